@@ -1,0 +1,67 @@
+# Everything a person needs: `make run` and `make test`. Each makes .venv and installs what it needs, and installs
+# again only when a requirements file has changed. Plain make and sh; any Python from 3.11 on.
+
+PYTHON ?= python3
+VENV ?= .venv
+PORT ?= 8501
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
+RUN_READY := $(VENV)/.ready-run
+DEV_READY := $(VENV)/.ready-dev
+BENCH_READY := $(VENV)/.ready-bench
+BENCHES ?= bench/train.py bench/serve.py bench/storyteller.py
+
+.DEFAULT_GOAL := help
+.PHONY: help run dev test lint format messages bench clean
+
+help: ## what can be made
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | sort
+
+run: $(RUN_READY) ## start the studio and open it in the browser
+	$(BIN)/streamlit run app.py --server.port $(PORT)
+
+dev: $(RUN_READY) ## as run, and look at changed files again
+	$(BIN)/streamlit run app.py --server.port $(PORT) --server.fileWatcherType auto
+
+test: $(DEV_READY) ## run every test; what cannot run here is skipped with a reason
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: $(DEV_READY) ## check style, annotations and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(DEV_READY) ## put every file into the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+messages: $(RUN_READY) ## collect visible sentences into core/locale and name those without translation
+	$(BIN)/python -m core.locale
+
+bench: $(BENCH_READY) ## measure everything that docs/benchmarks.md gives figures for; takes a while
+	@for script in $(BENCHES); do echo "== $$script"; PYTHONPATH=. $(BIN)/python $$script || exit 1; done
+
+clean: ## remove the environment and caches; data in .fabula stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find app.py core pages tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Fabula needs Python 3.11 or newer. Install one, then: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(RUN_READY): requirements.txt requirements-engine.txt | $(VENV)/bin/python
+	@echo "Installing what the studio and its engine need (once; a few minutes, about 2 GB) ..."
+	$(PIP) -r requirements.txt -r requirements-engine.txt
+	@touch $@
+
+$(DEV_READY): requirements-dev.txt $(RUN_READY)
+	@echo "Installing what the tests need ..."
+	$(PIP) -r requirements-dev.txt
+	@touch $@
+
+$(BENCH_READY): requirements-bench.txt $(DEV_READY)
+	@echo "Installing what the benchmarks compare with ..."
+	$(PIP) -r requirements-bench.txt
+	@touch $@
