@@ -1,0 +1,78 @@
+"""Make `data/storyteller/storyteller.gguf`: our trainer, our 189 sample stories, the article's instruction.
+
+    python -m data.storyteller.make [--epochs 6] [--out FILE.gguf]
+
+Runs a real job on a real engine through the official SDK, then copies the adapter. About half an hour on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from bench._engine import running_engine
+
+DATA = Path(__file__).resolve().parents[1]
+SAMPLES = ("ultraman_stories.csv", "ultraman_stories_more.csv")
+SEED = 1
+
+
+def instruction(values: dict[str, str]) -> str:
+    """The article's prompt (S1), from the preset that the data-set page starts with."""
+    presets = json.loads((DATA / "presets.json").read_text(encoding="utf-8"))
+    template: str = presets["presets"][0]["recipe"]["template"]
+    return template.format(**values)
+
+
+def training_lines() -> list[str]:
+    """One conversation a story: instruction in, story out."""
+    lines = []
+    for name in SAMPLES:
+        with (DATA / "samples" / name).open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                messages = [
+                    {"role": "user", "content": instruction(row)},
+                    {"role": "assistant", "content": row["story"]},
+                ]
+                lines.append(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--out", type=Path, default=DATA / "storyteller/storyteller.gguf")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as home, running_engine(Path(home)) as engine:
+        client = engine.client
+        upload = client.files.create(file=("stories.jsonl", "".join(training_lines()).encode()), purpose="fine-tune")
+        hyperparameters = {"n_epochs": options.epochs, "batch_size": 4, "learning_rate_multiplier": 1.0}
+        job = client.fine_tuning.jobs.create(
+            training_file=upload.id,
+            model="gemma-3-270m",
+            suffix="storyteller",
+            seed=SEED,
+            method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        )
+        seen: set[str] = set()
+        while job.status not in ("succeeded", "failed", "cancelled"):
+            time.sleep(5)
+            for event in reversed(client.fine_tuning.jobs.list_events(job.id, limit=20).data):
+                if event.id not in seen:
+                    seen.add(event.id)
+                    print(event.message, flush=True)
+            job = client.fine_tuning.jobs.retrieve(job.id)
+        if job.status != "succeeded":
+            raise SystemExit(f"the job {job.status}: {job.error}")
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(home) / "jobs" / job.id / "final.gguf", options.out)
+        print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
