@@ -1,0 +1,69 @@
+"""A real engine process for the length of a `with` block, and the official SDK's client for it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import openai
+
+_START_S = 120
+
+
+@dataclass(frozen=True)
+class RunningEngine:
+    """Where it listens, what opens it, and where it keeps its files."""
+
+    url: str
+    token: str
+    home: Path
+
+    @property
+    def client(self) -> openai.OpenAI:
+        """The official SDK, with nothing but another base URL."""
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.token, max_retries=0, timeout=None)
+
+
+@contextmanager
+def running_engine(home: Path) -> Iterator[RunningEngine]:
+    """Start `python -m core.engine` on a free port with `home`, and stop it at the end.
+
+    Raises:
+        RuntimeError: it ended, or did not answer in two minutes.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    token = secrets.token_urlsafe(16)
+    command = [sys.executable, "-m", "core.engine", "--host", "127.0.0.1", "--port", str(port), "--home", str(home)]
+    root = Path(__file__).resolve().parents[1]
+    process = subprocess.Popen(command, cwd=root, env={**os.environ, "FABULA_ENGINE_TOKEN": token})
+    engine = RunningEngine(f"http://127.0.0.1:{port}", token, home)
+    try:
+        _wait(engine, process)
+        yield engine
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _wait(engine: RunningEngine, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"the engine ended with code {process.returncode}")
+        try:
+            if httpx2.get(f"{engine.url}/health", headers={"authorization": f"Bearer {engine.token}"}).is_success:
+                return
+        except httpx2.TransportError:
+            time.sleep(0.2)
+    raise RuntimeError("the engine did not answer")

@@ -1,0 +1,125 @@
+"""Speed of serving through the engine against the llama.cpp server behind it: `python -m bench.serve`.
+
+Both get the same prompt and the same sampling, streamed, in turns, alone and four at a time. The llama.cpp server is
+started by the engine's own code, with the engine's own settings. The last line printed is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from core.engine import weights
+from core.engine.gguf_file import model_card
+from core.engine.llama import CONTEXT, PARALLEL, Base, Pool
+
+PROMPT = "宋,发射激光,艰难 ->\n"  # the untuned base repeats itself for ever after it: every answer has the same length
+TOKEN = "bench"
+
+Ask = Callable[[], Awaitable[int]]
+
+
+async def main() -> None:
+    """Measure, print a table, and one line of JSON."""
+    options = _options()
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        gguf = weights.ensure_gguf(weights.PACKAGED_BASE, home, {})
+        base = Base(weights.PACKAGED_BASE, gguf, model_card(gguf))
+        pool = Pool(options.threads)
+        async with _engine(home, options.threads) as engine, pool.lease(base) as backend:
+            direct = _asker(backend.client, "/completion", _llama_order(options.tokens))
+            through = _asker(engine, "/v1/completions", _openai_order(options.tokens))
+            rows = [await _compare(direct, through, parallel, options.rounds) for parallel in (1, PARALLEL)]
+        await pool.close()
+    print(f"{platform.processor() or platform.machine()}, {options.threads} threads, {options.tokens} tokens an answer")
+    print(f"{'requests at once':>18} {'llama.cpp tokens/s':>20} {'engine tokens/s':>16} {'ratio':>7}")
+    for parallel, llama, ours, ratio in rows:
+        print(f"{parallel:>18} {llama:>20.1f} {ours:>16.1f} {ratio:>7.3f}")
+    print(json.dumps({"tokens_per_s_vs_llama_cpp": round(min(ratio for *_, ratio in rows), 4)}))
+
+
+async def _compare(direct: Ask, through: Ask, parallel: int, rounds: int) -> tuple[int, float, float, float]:
+    """(requests at once, tokens/s of llama.cpp, of the engine, median of the ratios of neighbouring rounds)."""
+    speeds: dict[Ask, list[float]] = {direct: [], through: []}
+    for ask in (direct, through):
+        await _speed(ask, parallel)  # the first of each is not counted
+    for turn in range(rounds):
+        for ask in (direct, through) if turn % 2 == 0 else (through, direct):
+            speeds[ask].append(await _speed(ask, parallel))
+    ratios = [ours / llama for llama, ours in zip(speeds[direct], speeds[through], strict=True)]
+    medians = [statistics.median(speeds[ask]) for ask in (direct, through)]
+    return parallel, medians[0], medians[1], statistics.median(ratios)
+
+
+async def _speed(ask: Ask, parallel: int) -> float:
+    started = time.perf_counter()
+    tokens = sum(await asyncio.gather(*(ask() for _ in range(parallel))))
+    return tokens / (time.perf_counter() - started)
+
+
+def _asker(client: httpx2.AsyncClient, path: str, order: dict[str, Any]) -> Ask:
+    async def ask() -> int:
+        """One streamed answer, read to its end; its tokens."""
+        last = b""
+        async with client.stream("POST", path, json=order) as answer:
+            answer.raise_for_status()
+            async for chunk in answer.aiter_raw():
+                last = (last + chunk)[-4096:]
+        events = [block[6:] for block in last.split(b"\n\n") if block.startswith(b"data: {")]
+        final = json.loads(events[-1])
+        usage = final.get("usage")
+        return int(usage["completion_tokens"] if usage else final["tokens_predicted"])
+
+    return ask
+
+
+def _llama_order(tokens: int) -> dict[str, Any]:
+    """What the engine asks of llama.cpp for `_openai_order`."""
+    options = {"n_predict": tokens, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "lora": []}
+    return {**options, "prompt": PROMPT, "stream": True, "cache_prompt": True, "repeat_last_n": CONTEXT}
+
+
+def _openai_order(tokens: int) -> dict[str, Any]:
+    order = {"model": weights.PACKAGED_BASE, "prompt": PROMPT, "max_tokens": tokens, "temperature": 0.0}
+    return {**order, "stream": True, "stream_options": {"include_usage": True}}
+
+
+@asynccontextmanager
+async def _engine(home: Path, threads: int) -> AsyncIterator[httpx2.AsyncClient]:
+    """A real engine process, and a client for it."""
+    command = [sys.executable, "-m", "core.engine", "--port", "0", "--home", str(home), "--threads", str(threads)]
+    environment = {**os.environ, "FABULA_ENGINE_TOKEN": TOKEN}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[-1].removesuffix("/v1")
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=None, trust_env=False) as client:
+            yield client
+        process.terminate()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=128, help="length of an answer")
+    parser.add_argument("--rounds", type=int, default=7, help="measurements of each, in turns")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of llama.cpp, both times")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

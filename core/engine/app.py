@@ -1,0 +1,266 @@
+"""The engine as an ASGI application: routes, errors, and what starts and stops with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from core.engine import VERSION, shapes
+from core.engine.auth import Gate
+from core.engine.errors import ApiError, bad_value, disk_full, is_disk_full
+from core.engine.files import Files
+from core.engine.inference import Inference
+from core.engine.jobs import Jobs
+from core.engine.llama import Pool
+from core.engine.models import Models
+from core.engine.requests import json_body, known, required
+from core.engine.runner import Runner, Workshop
+from core.engine.store import Job, Store
+from core.engine.weights import PACKAGED_BASE
+
+_log = logging.getLogger(__name__)
+_CLIENT_CLOSED = 499  # nginx's status for it; nobody is there to read it
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """How an engine is set up.
+
+    Attributes:
+        home: folder of everything the engine keeps; absolute.
+        token: bearer token, None for an engine that answers anyone on this machine.
+        environ: FABULA_ENGINE_MODELS is read from it.
+        threads: processor threads for serving and for training.
+        warm: whether the packaged base is loaded at the start.
+    """
+
+    home: Path
+    token: str | None
+    environ: Mapping[str, str]
+    threads: int
+    warm: bool = True
+
+
+class Engine:
+    """The parts of a running engine."""
+
+    def __init__(self, config: Config) -> None:
+        """Opens the store. Raises ValueError for a wrong FABULA_ENGINE_MODELS, OSError and sqlite3.Error."""
+        for folder in ("files", "jobs", "adapters", "models"):
+            (config.home / folder).mkdir(parents=True, exist_ok=True)
+        self.config = config
+        self.store = Store(config.home / "engine.db")
+        self.models = Models(config.home, config.environ, self.store)
+        self.files = Files(config.home, self.store)
+        self.files.tidy()
+        self.pool = Pool(config.threads)
+        self.inference = Inference(self.models, self.pool)
+        shop = Workshop(
+            config.home, self.store, self.files, self.models, self.pool, config.threads, partial(self._trained)
+        )
+        self.runner = Runner(shop)
+        self.jobs = Jobs(config.home, self.store, self.files, self.models, self.runner.wake)
+        self._loop = asyncio.get_running_loop()
+        self._background: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Take up interrupted jobs and warm up."""
+        self.runner.start()
+        if self.config.warm:
+            self._later(self._warm())
+
+    async def stop(self) -> None:
+        """Let a running trainer save, then end every child."""
+        for task in self._background:
+            task.cancel()
+        await run_in_threadpool(self.runner.stop)
+        await self.pool.close()
+
+    def health(self, request: Request) -> Response:
+        """GET /health: that it is up; to those with a token also what it is doing."""
+        brief = {"status": "ok", "version": VERSION}
+        if not request.state.known:
+            return JSONResponse(brief)
+        running = self.store.select(Job, "status = 'running'")
+        waiting = self.store.select(Job, "status IN ('validating_files', 'queued')")
+        training = None
+        if running:
+            job = running[0]
+            training = {
+                "job": job.id,
+                "step": job.step,
+                "total_steps": job.total_steps,
+                "tokens_per_s": job.tokens_per_s,
+                "estimated_finish": job.estimated_finish,
+            }
+        return JSONResponse(
+            {
+                **brief,
+                "models": [model.id for model in self.models.listed()],
+                "training": training,
+                "queue": len(waiting),
+                "generating": self.pool.leases,
+                "tokens_per_s": self.inference.tokens_per_s,
+            }
+        )
+
+    def list_models(self, request: Request) -> Response:
+        """GET /v1/models."""
+        return JSONResponse({"object": "list", "data": [shapes.model(model) for model in self.models.listed()]})
+
+    def get_model(self, request: Request) -> Response:
+        """GET /v1/models/{id}, checkpoints included."""
+        return JSONResponse(shapes.model(self.models.find(request.path_params["id"])))
+
+    def delete_model(self, request: Request) -> Response:
+        """DELETE /v1/models/{id}."""
+        self.models.remove(request.path_params["id"])
+        return JSONResponse({"id": request.path_params["id"], "object": "model", "deleted": True})
+
+    async def tokenize(self, request: Request) -> Response:
+        """POST /fabula/v1/tokenize {"model", "text"} → {"tokens": n}."""
+        body = await json_body(request)
+        known(body, frozenset({"model", "text"}))
+        model = self.models.find(required(body, "model"))
+        if not isinstance(body.get("text"), str):
+            raise bad_value("text", "'text' must be text.")
+        base = await run_in_threadpool(self.models.base, model.base)
+        async with self.pool.lease(base) as backend:
+            answer = await backend.client.post("/tokenize", json={"content": body["text"], "add_special": False})
+        answer.raise_for_status()
+        return JSONResponse({"tokens": len(answer.json()["tokens"])})
+
+    def _trained(self, model_id: str) -> None:
+        """From the trainer's thread: have the new model ready before anyone asks."""
+        asyncio.run_coroutine_threadsafe(self._load(model_id), self._loop)
+
+    async def _load(self, model_id: str) -> None:
+        try:
+            model = self.models.find(model_id)
+            base = await run_in_threadpool(self.models.base, model.base)
+            await self.pool.load(base, [] if model.adapter is None else [model.adapter])
+        except ApiError as exc:
+            _log.warning("Could not load %s ahead of time: %s", model_id, exc)
+
+    async def _warm(self) -> None:
+        try:
+            base = await run_in_threadpool(self.models.base, PACKAGED_BASE)
+            await self.pool.load(base, self.models.newest_adapters(base.name))
+        except ApiError as exc:
+            _log.warning("Could not load %s ahead of time: %s", PACKAGED_BASE, exc)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def create_app(config: Config) -> Starlette:
+    """The application of one engine. It opens its home when it starts serving."""
+    opened: list[Engine] = []
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        engine = Engine(config)
+        opened.append(engine)
+        engine.start()
+        try:
+            yield
+        finally:
+            opened.clear()
+            await engine.stop()
+
+    def to(pick: Callable[[Engine], Callable[[Request], Any]]) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            handler = pick(opened[0])
+            if asyncio.iscoroutinefunction(handler):
+                answer: Response = await handler(request)
+                return answer
+            return await run_in_threadpool(handler, request)
+
+        return endpoint
+
+    def route(method: str, path: str, pick: Callable[[Engine], Callable[[Request], Any]]) -> Route:
+        return Route(path, to(pick), methods=[method])
+
+    jobs = "/v1/fine_tuning/jobs"
+    return Starlette(
+        routes=[
+            route("GET", "/health", lambda engine: engine.health),
+            route("GET", "/v1/models", lambda engine: engine.list_models),
+            route("GET", "/v1/models/{id:path}", lambda engine: engine.get_model),
+            route("DELETE", "/v1/models/{id:path}", lambda engine: engine.delete_model),
+            route("POST", "/v1/files", lambda engine: engine.files.create),
+            route("GET", "/v1/files", lambda engine: engine.files.list),
+            route("GET", "/v1/files/{id}", lambda engine: engine.files.get),
+            route("DELETE", "/v1/files/{id}", lambda engine: engine.files.delete),
+            route("GET", "/v1/files/{id}/content", lambda engine: engine.files.content),
+            route("POST", jobs, lambda engine: engine.jobs.create),
+            route("GET", jobs, lambda engine: engine.jobs.list),
+            route("GET", jobs + "/{id}", lambda engine: engine.jobs.get),
+            route("POST", jobs + "/{id}/cancel", lambda engine: engine.jobs.cancel),
+            route("POST", jobs + "/{id}/pause", lambda engine: engine.jobs.pause),
+            route("POST", jobs + "/{id}/resume", lambda engine: engine.jobs.resume),
+            route("GET", jobs + "/{id}/events", lambda engine: engine.jobs.events),
+            route("GET", jobs + "/{id}/checkpoints", lambda engine: engine.jobs.checkpoints),
+            route("POST", "/v1/completions", lambda engine: engine.inference.completions),
+            route("POST", "/v1/chat/completions", lambda engine: engine.inference.chat_completions),
+            route("POST", "/fabula/v1/tokenize", lambda engine: engine.tokenize),
+        ],
+        middleware=[Middleware(Gate, token=config.token)],
+        exception_handlers={
+            Exception: _failed,
+            HTTPException: _http_error,
+            ApiError: _api_error,
+            OSError: _failed,
+            sqlite3.Error: _failed,
+            ClientDisconnect: _gone,
+        },
+        lifespan=lifespan,
+    )
+
+
+async def _api_error(_: Request, exc: Exception) -> Response:
+    assert isinstance(exc, ApiError)
+    return JSONResponse(exc.body(), exc.status)
+
+
+async def _http_error(request: Request, exc: Exception) -> Response:
+    """Starlette's own: no such path, or another method."""
+    assert isinstance(exc, HTTPException)
+    at = f"{request.method} {request.url.path}"
+    if exc.status_code == 405:
+        error = ApiError(405, f"Not allowed: {at}. Perhaps you meant another HTTP method.", code="method_not_allowed")
+    else:
+        error = ApiError(exc.status_code, f"Invalid URL ({at})", code="unknown_url")
+    return JSONResponse(error.body(), exc.status_code)
+
+
+async def _failed(request: Request, exc: Exception) -> Response:
+    """Anything else: a full disk by its name, the rest as OpenAI words it, with the details in the log only."""
+    if is_disk_full(exc):
+        error = disk_full()
+    else:
+        _log.error("%s %s failed", request.method, request.url.path, exc_info=exc)
+        message = "The engine had an error while processing your request. Its log has the details."
+        error = ApiError(500, message, type="server_error", code="server_error")
+    return JSONResponse(error.body(), error.status)
+
+
+async def _gone(_: Request, exc: Exception) -> Response:
+    return Response(status_code=_CLIENT_CLOSED)

@@ -1,0 +1,154 @@
+"""/v1/files: upload, list, get, content, delete."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+
+from core.engine import ids, results, shapes
+from core.engine.errors import ApiError, bad_value, unknown_file
+from core.engine.requests import query_limit
+from core.engine.store import File, Store
+from core.engine.upload import Upload, receive
+
+PURPOSE, RESULTS_PURPOSE = "fine-tune", "fine-tune-results"
+_PAGE = 10_000  # OpenAI's own, both as default and as limit
+_EXPIRY_S = (3600, 30 * 86400)  # OpenAI's own limits
+
+
+class Files:
+    """Uploaded files lie in HOME/files/<id>; the results of a job are made from its metrics when asked for."""
+
+    def __init__(self, home: Path, store: Store) -> None:
+        self._folder, self._jobs, self._store = home / "files", home / "jobs", store
+        self._incoming = self._folder / "incoming"
+
+    def tidy(self) -> None:
+        """At the start: forget uploads that were cut, and files whose upload was never acknowledged."""
+        self._incoming.mkdir(parents=True, exist_ok=True)
+        for part in self._incoming.iterdir():
+            part.unlink()
+        kept = {file.id for file in self._store.select(File, "deleted_at IS NULL")}
+        for path in self._folder.iterdir():
+            if path.is_file() and path.name not in kept:
+                path.unlink()
+
+    def expire(self) -> None:
+        """Delete the files whose time is over."""
+        for file in self._store.select(File, "deleted_at IS NULL AND expires_at <= ?", (int(time.time()),)):
+            self._delete(file.id)
+
+    async def create(self, request: Request) -> Response:
+        """POST /v1/files."""
+        file_id = ids.new("file")
+        part = self._incoming / file_id
+        try:
+            upload = await receive(request, part)
+            file = await run_in_threadpool(self._keep, file_id, part, upload)
+        finally:
+            part.unlink(missing_ok=True)
+        return JSONResponse(shapes.file(file, file.bytes))
+
+    def list(self, request: Request) -> Response:
+        """GET /v1/files?after&limit&order&purpose, newest first."""
+        limit = query_limit(request, _PAGE, _PAGE)
+        order = request.query_params.get("order", "desc")
+        if order not in ("asc", "desc"):
+            raise bad_value("order", "'order' must be 'asc' or 'desc'.")
+        where, values = "deleted_at IS NULL", list[Any]()
+        if purpose := request.query_params.get("purpose"):
+            where, values = f"{where} AND purpose = ?", [purpose]
+        after = request.query_params.get("after")
+        try:
+            rows, more = self._store.page(File, where, values, after=after, limit=limit, newest=order == "desc")
+        except KeyError as exc:
+            raise bad_value("after", f"No such File object: {after}") from exc
+        return JSONResponse(shapes.page([shapes.file(row, self._size(row)) for row in rows], more))
+
+    def get(self, request: Request) -> Response:
+        """GET /v1/files/{id}."""
+        file = self.find(request.path_params["id"])
+        return JSONResponse(shapes.file(file, self._size(file)))
+
+    def content(self, request: Request) -> Response:
+        """GET /v1/files/{id}/content. The results of a running job grow from one call to the next."""
+        file = self.find(request.path_params["id"])
+        if file.job_id is not None:
+            return Response(results.csv_text(self._jobs / file.job_id), media_type="text/csv; charset=utf-8")
+        return FileResponse(self.path(file.id), media_type="application/octet-stream")
+
+    def delete(self, request: Request) -> Response:
+        """DELETE /v1/files/{id}."""
+        file = self.find(request.path_params["id"])
+        self._delete(file.id)
+        return JSONResponse({"id": file.id, "object": "file", "deleted": True})
+
+    def find(self, file_id: str) -> File:
+        """The row of a file that is there. Raises ApiError 404."""
+        file = self._store.get(File, file_id)
+        if file is None or file.deleted_at is not None:
+            raise unknown_file(file_id)
+        return file
+
+    def path(self, file_id: str) -> Path:
+        """Where the content of an uploaded file lies."""
+        return self._folder / file_id
+
+    def _keep(self, file_id: str, part: Path, upload: Upload) -> File:
+        """Move the file to its place, then acknowledge it: a row means that the content is on the disk."""
+        purpose = upload.fields.get("purpose")
+        if purpose is None:
+            raise ApiError(
+                400, "Missing required parameter: 'purpose'.", param="purpose", code="missing_required_parameter"
+            )
+        if purpose != PURPOSE:
+            raise bad_value("purpose", f"'{purpose[:40]}' is not a purpose of this engine; use '{PURPOSE}'.")
+        if upload.size == 0:
+            raise bad_value("file", "The file is empty.")
+        now = int(time.time())
+        file = File(file_id, upload.filename or "file", upload.size, purpose, now, _expires_at(upload.fields, now))
+        os.replace(part, self.path(file_id))
+        _sync_folder(self._folder)
+        try:
+            self._store.add(file)
+        except BaseException:
+            self.path(file_id).unlink(missing_ok=True)
+            raise
+        return file
+
+    def _delete(self, file_id: str) -> None:
+        self._store.update(File, file_id, deleted_at=int(time.time()))
+        self.path(file_id).unlink(missing_ok=True)
+
+    def _size(self, file: File) -> int:
+        """Bytes; the results of a job that has not ended have none in their row yet."""
+        if file.bytes or file.job_id is None:
+            return file.bytes
+        return len(results.csv_text(self._jobs / file.job_id).encode())
+
+
+def _expires_at(fields: dict[str, str], now: int) -> int | None:
+    seconds = fields.get("expires_after[seconds]")
+    if seconds is None:
+        return None
+    low, high = _EXPIRY_S
+    if fields.get("expires_after[anchor]", "created_at") != "created_at":
+        raise bad_value("expires_after[anchor]", "'expires_after[anchor]' must be 'created_at'.")
+    if not (seconds.isascii() and seconds.isdigit() and len(seconds) < 9 and low <= int(seconds) <= high):
+        message = f"'expires_after[seconds]' must be a whole number from {low} to {high}."
+        raise bad_value("expires_after[seconds]", message)
+    return now + int(seconds)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

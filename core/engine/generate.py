@@ -1,0 +1,107 @@
+"""One generation at a llama.cpp server, as pieces of text. Closing the iterator stops the server's work at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import httpx2
+
+from core.engine.errors import unavailable
+from core.engine.llama import Backend, refused
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a generation ended.
+
+    Attributes:
+        prompt_tokens, completion_tokens: as llama.cpp counts them, special tokens included.
+        tokens_per_s: of this generation alone, None for a single token.
+    """
+
+    reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    tokens_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some text; the last piece carries the end."""
+
+    text: str
+    end: End | None = None
+
+
+async def whole(backend: Backend, order: Mapping[str, Any]) -> Piece:
+    """The whole answer at once: the same text as its pieces, where llama.cpp's own differs in cut characters."""
+    texts = []
+    async with aclosing(pieces(backend, order)) as parts:
+        async for piece in parts:
+            texts.append(piece.text)
+    return Piece("".join(texts), piece.end)
+
+
+async def pieces(backend: Backend, order: Mapping[str, Any]) -> AsyncGenerator[Piece, None]:
+    """The answer as it is written. Raises ApiError, at the first piece or later."""
+    async with backend.slots:
+        request = backend.client.build_request("POST", "/completion", json={**order, "stream": True})
+        try:
+            answer = await backend.client.send(request, stream=True)
+            try:
+                if answer.status_code != 200:
+                    raise refused(answer.status_code, _json(await answer.aread()))
+                async with aclosing(_events(answer)) as events:
+                    async for event in events:
+                        yield _piece(event)
+            finally:
+                await answer.aclose()
+        except httpx2.HTTPError as exc:
+            raise unavailable(f"The model stopped working: {exc or type(exc).__name__}.") from exc
+
+
+async def _events(answer: httpx2.Response) -> AsyncGenerator[dict[str, Any], None]:
+    """Server-sent events; an `error` event is raised. A stream that is cut before its end is an error too."""
+    waiting = b""
+    async for chunk in answer.aiter_raw():
+        *blocks, waiting = (waiting + chunk).split(b"\n\n")
+        for block in blocks:
+            if block.startswith(b"data: "):
+                event: dict[str, Any] = json.loads(block[6:])
+                yield event
+                if event.get("stop"):
+                    return
+            elif block.startswith(b"error: "):
+                raise refused(500, {"error": _json(block[7:])})
+    raise unavailable("The model stopped working in the middle of an answer.")
+
+
+def _piece(event: Mapping[str, Any]) -> Piece:
+    if "error" in event:
+        raise refused(int(event["error"].get("code", 500)), dict(event))
+    text = str(event.get("content", ""))
+    if not event.get("stop"):
+        return Piece(text)
+    timings = event.get("timings") or {}
+    measured = int(event["tokens_predicted"]) > 1
+    end = End(
+        reason="length" if event.get("stop_type") == "limit" else "stop",
+        prompt_tokens=int(event["tokens_evaluated"]),
+        completion_tokens=int(event["tokens_predicted"]),
+        tokens_per_s=float(timings["predicted_per_second"]) if measured and timings else None,
+    )
+    return Piece(text, end)
+
+
+def _json(raw: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(raw)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}

@@ -1,0 +1,272 @@
+"""POST /v1/completions and /v1/chat/completions, whole and streamed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from core.engine import VERSION, chat, sampling
+from core.engine.errors import ApiError, bad_value
+from core.engine.generate import End, Piece, pieces, whole
+from core.engine.llama import Backend, Base, Pool
+from core.engine.models import Model, Models
+from core.engine.requests import json_body, until_gone
+from core.engine.sampling import Sampling
+from core.engine.streaming import EventStream
+
+Prompt: TypeAlias = "str | list[int]"
+_MAX_PROMPTS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A request that has been understood.
+
+    Attributes:
+        chat: whether the answer is worded as a chat or as a completion.
+        model: its id goes into the answer.
+    """
+
+    chat: bool
+    model: Model
+    base: Base
+    prompts: tuple[Prompt, ...]
+    sampling: Sampling
+
+    def orders(self, backend: Backend) -> list[dict[str, Any]]:
+        """llama.cpp's request for each choice: n for the first prompt, then n for the second, …"""
+        common = {**self.sampling.options, "lora": backend.lora(self.model.adapter)}
+        return [
+            {**common, "prompt": prompt, "seed": self.sampling.seed_of(choice)}
+            for prompt in self.prompts
+            for choice in range(self.sampling.n)
+        ]
+
+
+class Inference:
+    """The two endpoints. `tokens_per_s` is the speed of the last answer, None before the first."""
+
+    def __init__(self, models: Models, pool: Pool) -> None:
+        self._models, self._pool = models, pool
+        self.tokens_per_s: float | None = None
+
+    async def completions(self, request: Request) -> Response:
+        """POST /v1/completions."""
+        body = await json_body(request)
+        model, base = await self._open(body)
+        return await self._answer(request, Work(False, model, base, _prompts(body), sampling.of_completion(body)))
+
+    async def chat_completions(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        body = await json_body(request)
+        model, base = await self._open(body)
+        template = chat.template_for(base.card.architecture)
+        if template is None:
+            raise ApiError(400, f"The model '{model.id}' has no chat format here; use /v1/completions.", param="model")
+        try:
+            messages = chat.parse(body.get("messages"))
+        except ValueError as exc:
+            raise bad_value("messages", f"Invalid 'messages': {exc}.") from exc
+        text = chat.prompt(messages, template)
+        return await self._answer(request, Work(True, model, base, (text,), sampling.of_chat(body, template.stop)))
+
+    async def _open(self, body: dict[str, Any]) -> tuple[Model, Base]:
+        if body.get("model") is None:
+            message = "You must provide a model parameter."
+            raise ApiError(400, message, param="model", code="missing_required_parameter")
+        model = self._models.find(body["model"])
+        return model, await run_in_threadpool(self._models.base, model.base)
+
+    async def _answer(self, request: Request, work: Work) -> Response:
+        if not work.sampling.stream:
+            return await until_gone(request, self._whole(work))
+        parts = self._stream(work)
+        try:
+            first = await until_gone(request, _first(parts))  # so that a refusal has its own status
+        except BaseException:
+            await parts.aclose()
+            raise
+        return EventStream(_chained(first, parts))
+
+    async def _whole(self, work: Work) -> Response:
+        async with self._pool.lease(work.base, work.model.adapter) as backend:
+            answers = await _all([whole(backend, order) for order in work.orders(backend)])
+        ends = [self._noted(answer.end) for answer in answers]
+        shape = _Shape(work)
+        choices = [shape.choice(index, answer) for index, answer in enumerate(answers)]
+        return JSONResponse({**shape.head(), "choices": choices, "usage": _usage(ends, work.sampling.n)})
+
+    async def _stream(self, work: Work) -> AsyncGenerator[bytes, None]:
+        """Server-sent events. An error after the first piece becomes an event, as at OpenAI."""
+        shape = _Shape(work)
+        ends: dict[int, End] = {}
+        started = False
+        async with AsyncExitStack() as stack:
+            try:
+                backend = await stack.enter_async_context(self._pool.lease(work.base, work.model.adapter))
+                merged = _merged([pieces(backend, order) for order in work.orders(backend)])
+                async for index, piece in await stack.enter_async_context(aclosing(merged)):
+                    if not started and work.chat:
+                        for opened in range(len(work.prompts) * work.sampling.n):
+                            yield shape.opening(opened)
+                    started = True
+                    for event in shape.chunks(index, piece):
+                        yield event
+                    if piece.end:
+                        ends[index] = self._noted(piece.end)
+            except ApiError as exc:
+                if not started:
+                    raise
+                yield _event(exc.body())
+                return
+        if work.sampling.include_usage:
+            yield shape.usage(_usage([ends[index] for index in sorted(ends)], work.sampling.n))
+        yield b"data: [DONE]\n\n"
+
+    def _noted(self, end: End | None) -> End:
+        assert end is not None
+        self.tokens_per_s = end.tokens_per_s or self.tokens_per_s
+        return end
+
+
+class _Shape:
+    """OpenAI's JSON for one request."""
+
+    def __init__(self, work: Work) -> None:
+        self._chat = work.chat
+        self._usage = {"usage": None} if work.sampling.include_usage else {}
+        code = secrets.token_hex(12)
+        self._common = {
+            "id": f"chatcmpl-{code}" if work.chat else f"cmpl-{code}",
+            "created": int(time.time()),
+            "model": work.model.id,
+            "system_fingerprint": f"fabula-{VERSION}",
+        }
+
+    def head(self) -> dict[str, Any]:
+        return {**self._common, "object": "chat.completion" if self._chat else "text_completion"}
+
+    def choice(self, index: int, piece: Piece) -> dict[str, Any]:
+        reason = piece.end.reason if piece.end else None
+        if not self._chat:
+            return {"index": index, "text": piece.text, "logprobs": None, "finish_reason": reason}
+        message = {"role": "assistant", "content": piece.text, "refusal": None}
+        return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
+
+    def opening(self, index: int) -> bytes:
+        return self._chunk(index, {"role": "assistant", "content": "", "refusal": None}, None)
+
+    def chunks(self, index: int, piece: Piece) -> list[bytes]:
+        """The events of one piece: its text if there is any, and the end in one of its own, as at OpenAI."""
+        events = [self._chunk(index, {"content": piece.text}, None)] if piece.text else []
+        return [*events, self._chunk(index, {}, piece.end.reason)] if piece.end else events
+
+    def usage(self, usage: dict[str, int]) -> bytes:
+        return _event({**self._common, "object": self._object, "choices": [], "usage": usage})
+
+    @property
+    def _object(self) -> str:
+        return "chat.completion.chunk" if self._chat else "text_completion"
+
+    def _chunk(self, index: int, delta: dict[str, Any], reason: str | None) -> bytes:
+        text = {"delta": delta} if self._chat else {"text": delta.get("content", "")}
+        choice = {"index": index, **text, "logprobs": None, "finish_reason": reason}
+        return _event({**self._common, "object": self._object, "choices": [choice], **self._usage})
+
+
+def _usage(ends: Sequence[End], n: int) -> dict[str, int]:
+    """Each prompt counts once, each answer once."""
+    prompt = sum(end.prompt_tokens for end in ends[::n])
+    completion = sum(end.completion_tokens for end in ends)
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def _prompts(body: dict[str, Any]) -> tuple[Prompt, ...]:
+    """One text, several, one list of token ids, or several."""
+    raw = body.get("prompt", "")
+    if isinstance(raw, str):
+        return (raw,)
+    if _is_tokens(raw):
+        return (raw,)
+    several = isinstance(raw, list) and 0 < len(raw) <= _MAX_PROMPTS
+    if not several or not all(isinstance(prompt, str) or _is_tokens(prompt) for prompt in raw):
+        raise bad_value("prompt", f"'prompt' must be text, token ids, or a list of at most {_MAX_PROMPTS} of these.")
+    return tuple(raw)
+
+
+def _is_tokens(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < 2**31 for token in value)
+    )
+
+
+async def _all(work: Sequence[Any]) -> list[Piece]:
+    """Every answer, or the first error with the others stopped."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _merged(streams: Sequence[AsyncGenerator[Piece, None]]) -> AsyncGenerator[tuple[int, Piece], None]:
+    """Pieces of several generations as they come, with the number of each. Closing it closes them all."""
+    if len(streams) == 1:
+        async with aclosing(streams[0]) as only:
+            async for piece in only:
+                yield 0, piece
+        return
+    queue: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue(maxsize=64)
+
+    async def pump(index: int, stream: AsyncGenerator[Piece, None]) -> None:
+        try:
+            async with aclosing(stream) as one:
+                async for piece in one:
+                    await queue.put((index, piece))
+            await queue.put(None)
+        except ApiError as exc:
+            await queue.put(exc)
+
+    tasks = [asyncio.create_task(pump(index, stream)) for index, stream in enumerate(streams)]
+    try:
+        left = len(tasks)
+        while left:
+            item = await queue.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                left -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _first(events: AsyncGenerator[bytes, None]) -> bytes:
+    return await anext(events)
+
+
+async def _chained(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(rest) as events:
+        yield first
+        async for event in events:
+            yield event
+
+
+def _event(body: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

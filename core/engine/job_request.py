@@ -1,0 +1,130 @@
+"""POST /v1/fine_tuning/jobs: what is asked for, checked against OpenAI's rules, with `auto` resolved."""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from core.engine.errors import ApiError, bad_value
+from core.engine.requests import integer, known, number, required
+
+_KNOWN = frozenset(
+    [
+        "model",
+        "training_file",
+        "validation_file",
+        "suffix",
+        "seed",
+        "metadata",
+        "method",
+        "hyperparameters",
+        "integrations",
+    ]
+)
+_HYPERPARAMETERS = frozenset({"n_epochs", "batch_size", "learning_rate_multiplier"})
+_SUFFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_MAX_SEED = 2**31 - 1
+_MAX_METADATA, _MAX_KEY, _MAX_VALUE = 16, 64, 512  # OpenAI's own
+
+BASE_LEARNING_RATE = 1e-3  # of the multiplier 1.0; measured on LoRA rank 16 of gemma-3-270m
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """A request for a job, in good form; None means `auto` for the hyper-parameters."""
+
+    model: str
+    training_file: str
+    validation_file: str | None
+    suffix: str | None
+    seed: int
+    metadata: dict[str, str] | None
+    n_epochs: int | None
+    batch_size: int | None
+    learning_rate_multiplier: float | None
+
+
+def parse(body: Mapping[str, Any]) -> JobRequest:
+    """Check the form of a request. Raises ApiError 400."""
+    known(body, _KNOWN)
+    if body.get("integrations"):
+        message = "'integrations' are not supported by this engine; read the events or the result file instead."
+        raise ApiError(400, message, param="integrations", code="unsupported_parameter")
+    hyperparameters = _without_auto(_hyperparameters(body))
+    return JobRequest(
+        model=required(body, "model"),
+        training_file=required(body, "training_file"),
+        validation_file=None if body.get("validation_file") is None else required(body, "validation_file"),
+        suffix=_suffix(body.get("suffix")),
+        seed=integer(body, "seed", 0, _MAX_SEED, secrets.randbelow(_MAX_SEED)),
+        metadata=_metadata(body.get("metadata")),
+        n_epochs=integer(hyperparameters, "n_epochs", 1, 50, None),
+        batch_size=integer(hyperparameters, "batch_size", 1, 256, None),
+        learning_rate_multiplier=number(hyperparameters, "learning_rate_multiplier", 1e-4, 100, None),
+    )
+
+
+def auto_epochs(examples: int) -> int:
+    """3; more when there are fewer than 50 examples, up to 8, so that they are seen about 150 times together."""
+    return min(8, max(3, math.ceil(150 / examples)))
+
+
+def auto_batch(examples: int) -> int:
+    """4; 1 when there are fewer than 16 examples, so that there are steps enough."""
+    return 1 if examples < 16 else 4
+
+
+def _hyperparameters(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """From `method.supervised.hyperparameters`, or from the older `hyperparameters`."""
+    old = _object(body, "hyperparameters")
+    method = _object(body, "method")
+    known(method, frozenset({"type", "supervised", "dpo", "reinforcement"}), "method.")
+    kind = method.get("type", "supervised")
+    if kind != "supervised" or method.get("dpo") or method.get("reinforcement"):
+        message = "This engine does supervised fine-tuning only: 'method.type' must be 'supervised'."
+        raise ApiError(400, message, param="method.type", code="unsupported_parameter")
+    supervised = _object(method, "supervised", "method.")
+    known(supervised, frozenset({"hyperparameters"}), "method.supervised.")
+    new = _object(supervised, "hyperparameters", "method.supervised.")
+    where = "method.supervised.hyperparameters." if new else "hyperparameters."
+    known(new or old, _HYPERPARAMETERS, where)
+    return new or old
+
+
+def _without_auto(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in hyperparameters.items() if value != "auto"}
+
+
+def _object(body: Mapping[str, Any], name: str, where: str = "") -> dict[str, Any]:
+    value = body.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise bad_value(where + name, f"'{where}{name}' must be an object.")
+    return value
+
+
+def _suffix(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or not _SUFFIX.fullmatch(value):
+        raise bad_value("suffix", "'suffix' must be 1 to 64 letters (a-z), digits, dots, hyphens or underscores.")
+    return value
+
+
+def _metadata(value: object) -> dict[str, str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict) or len(value) > _MAX_METADATA:
+        raise bad_value("metadata", f"'metadata' must be an object with at most {_MAX_METADATA} pairs.")
+    for key, text in value.items():
+        if len(key) > _MAX_KEY or not isinstance(text, str) or len(text) > _MAX_VALUE:
+            raise bad_value(
+                "metadata",
+                f"'metadata' keys have at most {_MAX_KEY} characters, values are texts of at most {_MAX_VALUE}.",
+            )
+    return dict(value)

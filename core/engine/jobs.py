@@ -1,0 +1,221 @@
+"""/v1/fine_tuning/jobs: create, list, get, cancel, pause, resume, events, checkpoints."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from core.engine import chat, ids, job_request, shapes, validate
+from core.engine.errors import ApiError, bad_value, unknown_job
+from core.engine.files import PURPOSE, Files
+from core.engine.job_request import JobRequest
+from core.engine.journal import say
+from core.engine.models import Models
+from core.engine.requests import json_body, query_limit
+from core.engine.store import Checkpoint, Event, Job, Row, Status, Store, to_json
+from core.engine.weights import TRAINABLE
+
+ALIVE: tuple[Status, ...] = ("validating_files", "queued", "running")
+_MAX_PAGE = 1000
+
+
+class Jobs:
+    """The endpoints. The work itself is the runner's; `wake` tells it that something has changed."""
+
+    def __init__(self, home: Path, store: Store, files: Files, models: Models, wake: Callable[[], None]) -> None:
+        self._folder, self._store, self._files, self._models, self._wake = home / "jobs", store, files, models, wake
+
+    async def create(self, request: Request) -> Response:
+        """POST /v1/fine_tuning/jobs. The job exists only when every line of its files has been read and is good."""
+        wanted = job_request.parse(await json_body(request))
+        job = await run_in_threadpool(self._create, wanted)
+        self._wake()
+        return JSONResponse(shapes.job(job))
+
+    def list(self, request: Request) -> Response:
+        """GET /v1/fine_tuning/jobs?after&limit&metadata[k]=v (or metadata=null), newest first."""
+        where, values = _metadata_filter(request)
+        return self._page(request, Job, where, values, 20, shapes.job)
+
+    def get(self, request: Request) -> Response:
+        """GET /v1/fine_tuning/jobs/{id}."""
+        return JSONResponse(shapes.job(self._find(request)))
+
+    def events(self, request: Request) -> Response:
+        """GET /v1/fine_tuning/jobs/{id}/events, newest first."""
+        return self._page(request, Event, "job_id = ?", [self._find(request).id], 20, shapes.event)
+
+    def checkpoints(self, request: Request) -> Response:
+        """GET /v1/fine_tuning/jobs/{id}/checkpoints, newest first."""
+        return self._page(request, Checkpoint, "job_id = ?", [self._find(request).id], 10, shapes.checkpoint)
+
+    def cancel(self, request: Request) -> Response:
+        """POST …/cancel: for good; checkpoints stay usable."""
+        return self._move(request, (*ALIVE, "paused"), "cancelled", "The job was cancelled.", finished_at=_now())
+
+    def pause(self, request: Request) -> Response:
+        """POST …/pause: the trainer saves and leaves; `resume` goes on at the same step."""
+        return self._move(request, ("queued", "running"), "paused", "The job was paused.", estimated_finish=None)
+
+    def resume(self, request: Request) -> Response:
+        """POST …/resume: back into the queue. A job that failed while it trained may be tried again, too."""
+        cleared = {"error": None, "finished_at": None}
+        started = "status != 'failed' OR started_at IS NOT NULL"
+        return self._move(request, ("paused", "failed"), "queued", "The job was resumed.", started, **cleared)
+
+    def _create(self, wanted: JobRequest) -> Job:
+        start = self._models.find(wanted.model)
+        base = self._models.base(start.base)
+        if base.card.architecture not in TRAINABLE:
+            message = f"Models of the {base.card.architecture} family can be served here, not trained."
+            raise ApiError(400, message, param="model", code="model_not_trainable")
+        checked = self._check(wanted.training_file, "training_file")
+        if wanted.validation_file and self._check(wanted.validation_file, "validation_file").format != checked.format:
+            raise bad_value("validation_file", "The training file and the validation file differ in format.")
+        if checked.format == "chat" and chat.template_for(base.card.architecture) is None:
+            raise bad_value("training_file", f"{base.name} has no chat format here; use prompt and completion.")
+        both = start.adapter is not None and start.format != checked.format
+        multiplier = wanted.learning_rate_multiplier
+        job = Job(
+            id=ids.new("ftjob"),
+            created_at=_now(),
+            status="validating_files",
+            model=wanted.model,
+            base=base.name,
+            format="both" if both else checked.format,
+            tuned_id=ids.tuned_model(base.name, wanted.suffix),
+            suffix=wanted.suffix,
+            seed=wanted.seed,
+            training_file=wanted.training_file,
+            validation_file=wanted.validation_file,
+            examples=checked.examples,
+            n_epochs=wanted.n_epochs or job_request.auto_epochs(checked.examples),
+            batch_size=wanted.batch_size or job_request.auto_batch(checked.examples),
+            learning_rate_multiplier=1.0 if multiplier is None else multiplier,
+            metadata=to_json(wanted.metadata) if wanted.metadata else None,
+        )
+        self._keep(job, start.adapter)
+        return job
+
+    def _check(self, file_id: str, param: str) -> validate.Checked:
+        try:
+            file = self._files.find(file_id)
+            if file.purpose != PURPOSE:
+                raise bad_value(param, f"{file_id} has the purpose '{file.purpose}', not '{PURPOSE}'.")
+            return validate.check(self._files.path(file.id))
+        except validate.BadTrainingFile as exc:
+            raise ApiError(400, f"{file_id}: {exc}", param=param, code="invalid_training_file") from exc
+        except FileNotFoundError as exc:
+            raise _gone(file_id, param) from exc
+        except ApiError as exc:
+            raise (_gone(file_id, param) if exc.status == 404 else exc) from exc
+
+    def _keep(self, job: Job, adapter: Path | None) -> None:
+        """The job's folder first (with its own copy of the adapter it starts from), then the row, then the answer."""
+        folder = self._folder / job.id
+        folder.mkdir(parents=True)
+        try:
+            if adapter is not None:
+                _link(adapter, folder / "start.gguf")
+            with self._store.transaction():
+                self._store.add(job)
+                say(self._store, job.id, f"Created fine-tuning job: {job.id}")
+                say(self._store, job.id, f"Validating training file: {job.training_file}")
+        except FileNotFoundError as exc:
+            shutil.rmtree(folder, ignore_errors=True)
+            message = f"The model '{job.model}' was deleted."
+            raise ApiError(404, message, param="model", code="model_not_found") from exc
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def _find(self, request: Request) -> Job:
+        job = self._store.get(Job, request.path_params["id"])
+        if job is None:
+            raise unknown_job(request.path_params["id"])
+        return job
+
+    def _move(
+        self,
+        request: Request,
+        before: tuple[Status, ...],
+        after: Status,
+        message: str,
+        also: str = "1",
+        **values: int | None,
+    ) -> Response:
+        """Change the status if it is one of `before`, durably; the runner acts on it."""
+        job = self._find(request)
+        names = ", ".join(f"'{status}'" for status in before)
+        with self._store.transaction():
+            if not self._store.update(Job, job.id, where=f"status IN ({names}) AND ({also})", status=after, **values):
+                status = self._find(request).status
+                verb = request.url.path.rpartition("/")[2]
+                message = f"The job {job.id} cannot be {_PAST[verb]}: its status is '{status}'."
+                raise ApiError(400, message, code="invalid_job_status")
+            say(self._store, job.id, message)
+        self._wake()
+        return JSONResponse(shapes.job(self._find(request)))
+
+    def _page(
+        self,
+        request: Request,
+        kind: type[Row],
+        where: str,
+        values: Sequence[str],
+        default: int,
+        shape: Callable[[Row], shapes.Json],
+    ) -> Response:
+        after = request.query_params.get("after")
+        limit = query_limit(request, default, _MAX_PAGE)
+        try:
+            rows, more = self._store.page(kind, where, values, after=after, limit=limit)
+        except KeyError as exc:
+            raise bad_value("after", f"'after' names nothing that is there: {after}") from exc
+        return JSONResponse(shapes.page([shape(row) for row in rows], more))
+
+
+_PAST = {"cancel": "cancelled", "pause": "paused", "resume": "resumed"}
+
+
+def _metadata_filter(request: Request) -> tuple[str, Sequence[str]]:
+    """SQL for `metadata[k]=v` (all must hold) or `metadata=null`."""
+    pairs = [
+        (name[len("metadata[") : -1], value)
+        for name, value in request.query_params.multi_items()
+        if name.startswith("metadata[") and name.endswith("]")
+    ]
+    if request.query_params.get("metadata") == "null":
+        if pairs:
+            raise bad_value("metadata", "'metadata=null' and 'metadata[key]=value' cannot be combined.")
+        return "metadata IS NULL", []
+    where = " AND ".join(
+        ["1", *["EXISTS (SELECT 1 FROM json_each(metadata) WHERE key = ? AND value = ?)"] * len(pairs)]
+    )
+    return where, [each for pair in pairs for each in pair]
+
+
+def _gone(file_id: str, param: str) -> ApiError:
+    message = f"There is no file {file_id}. It may have been deleted; upload it again."
+    return ApiError(400, message, param=param, code="file_not_found")
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for a file, or a copy where that cannot be."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _now() -> int:
+    return int(time.time())

@@ -1,0 +1,60 @@
+"""`python -m core.engine.llama_child`: one llama.cpp server for one base model and some adapters.
+
+It reads its orders as one line of JSON on stdin, answers `{"url": …}` on stdout, and leaves when stdin closes:
+so it never outlives the engine, however that ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+
+def _start(orders: dict[str, Any]) -> tuple[object, str]:
+    """The server, which must be kept, and its URL."""
+    import xllamacpp as llama  # type: ignore[import-untyped, unused-ignore]  # it ships no types
+
+    params = llama.CommonParams()
+    params.model.path = orders["model"]
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.api_keys = [orders["key"]]
+    params.n_parallel = orders["parallel"]
+    params.n_ctx = orders["context"]
+    params.cache_ram_mib = orders["cache_mib"]
+    params.cpuparams.n_threads = orders["threads"]
+    params.cpuparams_batch.n_threads = orders["threads"]
+    params.warmup = False
+    params.ui = False
+    params.verbosity = 0
+    adapters = []
+    for path in orders["adapters"]:
+        adapter = llama.CommonAdapterLoraInfo()
+        adapter.path = path
+        adapter.scale = 0.0  # until a request asks for it
+        adapters.append(adapter)
+    params.lora_adapters = adapters
+    params.lora_init_without_apply = True
+    server = llama.Server(params)
+    return server, str(server.listening_address)
+
+
+def main() -> None:
+    """Serve until stdin closes."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever llama.cpp prints must not mix with our one line
+    orders = json.loads(sys.stdin.readline())
+    try:
+        _server, url = _start(orders)
+    except Exception as exc:  # the engine words it; a traceback would only be noise
+        print(json.dumps({"error": str(exc)}), file=answers, flush=True)
+        os._exit(1)
+    print(json.dumps({"url": url}), file=answers, flush=True)
+    sys.stdin.read()
+    os._exit(0)  # running requests belong to nobody any more
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Which models there are: bases, `storyteller`, tuned models and their checkpoints."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.engine import weights
+from core.engine.errors import ApiError, unknown_model
+from core.engine.gguf_file import model_card
+from core.engine.llama import Base
+from core.engine.store import Format, Store, TunedModel
+
+STORYTELLER = "storyteller"
+_SHIPPED_ADAPTER = Path(__file__).parents[2] / "data" / "storyteller" / "storyteller.gguf"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Something that can be asked for by `model`.
+
+    Attributes:
+        adapter: LoRA on top of the base; None for the base itself.
+        created: unix seconds.
+        job, step: the job that made it, and the step if it is a checkpoint.
+    """
+
+    id: str
+    base: str
+    adapter: Path | None
+    format: Format
+    created: int
+    job: str | None = None
+    step: int | None = None
+
+
+class Models:
+    """The catalogue. Bases are opened (and the packaged one is assembled) on first use."""
+
+    def __init__(self, home: Path, environ: Mapping[str, str], store: Store) -> None:
+        """Raises ValueError when FABULA_ENGINE_MODELS is wrong."""
+        self._home, self._environ, self._store = home, dict(environ), store
+        self._paths = weights.available(home, environ)
+        self._bases: dict[str, Base] = {}
+        self._lock = threading.Lock()
+        self._started = int(time.time())
+
+    def base(self, name: str) -> Base:
+        """The opened base model; may take seconds the first time.
+
+        Raises:
+            ApiError: 404 when there is no such base (any more), 503 when its file cannot be used.
+        """
+        with self._lock:
+            if name not in self._paths:
+                raise unknown_model(name)
+            if name not in self._bases:
+                try:
+                    path = weights.ensure_gguf(name, self._home, self._environ)
+                    self._bases[name] = Base(name, path, model_card(path))
+                except (ValueError, KeyError, ImportError) as exc:
+                    message = f"The base model {name} cannot be used: {exc}"
+                    raise ApiError(503, message, type="server_error", code="engine_unavailable") from exc
+            return self._bases[name]
+
+    def weights_dir(self, base: Base) -> Path:
+        """Where the trainer keeps the converted weights of `base`."""
+        return weights.cache_dir(base.gguf, self._home)
+
+    def find(self, model_id: object) -> Model:
+        """The model of that id. Raises ApiError 404 model_not_found."""
+        found = next((model for model in self._shipped() if model.id == model_id), None)
+        if found is None and isinstance(model_id, str):
+            row = self._store.get(TunedModel, model_id)
+            found = self._tuned(row) if row is not None and row.base in self._paths else None
+        if found is None:
+            raise unknown_model(model_id)
+        return found
+
+    def listed(self) -> list[Model]:
+        """Bases, the storyteller, then tuned models, oldest first. Checkpoints are found by id, not listed."""
+        rows = self._store.select(TunedModel, "step IS NULL")
+        return [*self._shipped(), *(self._tuned(row) for row in rows if row.base in self._paths)]
+
+    def newest_adapters(self, base: str, limit: int = 4) -> list[Path]:
+        """Adapters worth loading at the start, the most useful last."""
+        tuned = [model.adapter for model in self.listed() if model.base == base and model.adapter]
+        return tuned[-limit:]
+
+    def remove(self, model_id: str) -> None:
+        """Delete a tuned model or a checkpoint. Raises ApiError 404, or 403 for one that ships with the engine."""
+        model = self.find(model_id)
+        if any(shipped.id == model.id for shipped in self._shipped()):
+            raise ApiError(403, f"The model '{model.id}' ships with the engine and cannot be deleted.", param="model")
+        self._store.remove(TunedModel, model.id)
+        if model.adapter is not None:
+            model.adapter.unlink(missing_ok=True)
+
+    def _shipped(self) -> list[Model]:
+        models = [
+            Model(name, name, None, "both", int(path.stat().st_mtime) if path.exists() else self._started)
+            for name, path in self._paths.items()
+        ]
+        if weights.PACKAGED_BASE in self._paths and _SHIPPED_ADAPTER.is_file():
+            created = int(_SHIPPED_ADAPTER.stat().st_mtime)
+            models.append(Model(STORYTELLER, weights.PACKAGED_BASE, _SHIPPED_ADAPTER, "both", created))
+        return models
+
+    def _tuned(self, row: TunedModel) -> Model:
+        return Model(row.id, row.base, self._home / row.adapter, row.format, row.created_at, row.job_id, row.step)

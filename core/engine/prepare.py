@@ -1,0 +1,77 @@
+"""The validating_files phase: every example is tokenised as it will be served, and measured against the context."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from core.engine import chat, tokens, validate
+from core.engine.llama import Base
+from core.engine.tokens import Encoded, Example
+
+_NAMED = 10  # over-long lines named in one message
+_ASK_EVERY_S = 0.5  # how soon a cancelled job stops being prepared
+
+
+class JobFailed(Exception):
+    """A job cannot go on. `code` and `param` as in OpenAI's job errors."""
+
+    def __init__(self, message: str, code: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message, self.code, self.param = message, code, param
+
+    def error(self) -> dict[str, str | None]:
+        """The `error` of a job object."""
+        return {"code": self.code, "message": self.message, "param": self.param}
+
+
+class Dropped(Exception):
+    """The job was cancelled meanwhile."""
+
+
+def prepare(
+    source: Path, target: Path, base: Base, tokenize: Callable[[str], list[int]], wanted: Callable[[], bool], param: str
+) -> int:
+    """Tokenise the training file `source` into `target`; the number of tokens.
+
+    Raises:
+        JobFailed: lines that are longer than the context, by number and length; the file is gone or has changed.
+        Dropped: `wanted()` became false.
+    """
+    encoded: list[Encoded] = []
+    too_long: list[str] = []
+    asked_at = time.monotonic()
+    try:
+        for number, example in validate.examples(source):
+            if time.monotonic() - asked_at > _ASK_EVERY_S:
+                asked_at = time.monotonic()
+                if not wanted():
+                    raise Dropped
+            made = tokens.encode(as_example(example, base), tokenize, base.card.bos, base.card.eos)
+            if len(made.tokens) > base.context:
+                too_long.append(f"Line {number} has {len(made.tokens)} tokens.")
+            encoded.append(made)
+    except FileNotFoundError as exc:
+        raise JobFailed(f"The file of '{param}' was deleted before it was read.", "file_not_found", param) from exc
+    except validate.BadLine as exc:
+        raise JobFailed(f"The file of '{param}' has a broken line: {exc}.", "invalid_training_file", param) from exc
+    if too_long:
+        more = f" {len(too_long) - _NAMED} more lines are too long." if len(too_long) > _NAMED else ""
+        raise JobFailed(
+            f"An example can have {base.context} tokens at most. {' '.join(too_long[:_NAMED])}{more} "
+            "Shorten or remove them.",
+            "invalid_training_file",
+            param,
+        )
+    tokens.save(target, encoded)
+    return sum(len(example.tokens) for example in encoded)
+
+
+def as_example(example: validate.Pair | validate.Conversation, base: Base) -> Example:
+    """A line of a training file as the segments that the trainer learns."""
+    if isinstance(example, validate.Pair):
+        return Example(((example.prompt, False), (example.completion, True)), eos=True)
+    template = chat.template_for(base.card.architecture)
+    assert template is not None, "checked when the job was made"
+    return Example(chat.segments(example.messages, template), eos=False)

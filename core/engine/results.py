@@ -1,0 +1,46 @@
+"""The results of a job: the trainer's metrics as the CSV that OpenAI's fine-tuning gave."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HEADER = (
+    "step",
+    "elapsed_tokens",
+    "elapsed_examples",
+    "training_loss",
+    "training_sequence_accuracy",
+    "training_token_accuracy",
+    "validation_loss",
+    "validation_token_accuracy",
+)
+
+
+def csv_text(job_folder: Path) -> str:
+    """The CSV so far; only the header before the first step. What was not measured is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEADER)
+    for row in rows(job_folder / "metrics.jsonl"):
+        writer.writerow(["" if row.get(name) is None else row[name] for name in HEADER])
+    return text.getvalue()
+
+
+def rows(path: Path) -> Iterator[dict[str, Any]]:
+    """JSON objects of a file that is still being written; a malformed or unfinished line is skipped."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            yield row

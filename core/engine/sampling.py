@@ -1,0 +1,172 @@
+"""OpenAI's sampling parameters as llama.cpp's. What cannot be done is refused, not ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from core.engine.errors import ApiError, bad_value
+from core.engine.llama import CONTEXT
+from core.engine.requests import boolean, integer, known, number
+
+_MAX_CHOICES = 128
+_MAX_STOPS = 4
+_MAX_SEED = 2**63 - 1
+_SEEDS = 2**32 - 1  # llama.cpp's seeds have 32 bits, and the last one means "random"
+_COMMON = frozenset(
+    [
+        "model",
+        "n",
+        "stream",
+        "stream_options",
+        "stop",
+        "temperature",
+        "top_p",
+        "max_tokens",
+        "seed",
+        "presence_penalty",
+        "frequency_penalty",
+        "logit_bias",
+        "user",
+    ]
+)
+_COMPLETION = _COMMON | frozenset(["prompt", "suffix", "echo", "best_of", "logprobs"])
+_CHAT = _COMMON | frozenset(
+    [
+        "messages",
+        "max_completion_tokens",
+        "logprobs",
+        "top_logprobs",
+        "response_format",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "functions",
+        "function_call",
+        "modalities",
+        "audio",
+        "prediction",
+        "metadata",
+        "store",
+        "service_tier",
+        "reasoning_effort",
+        "verbosity",
+        "web_search_options",
+        "safety_identifier",
+        "prompt_cache_key",
+    ]
+)
+# Parameters that change the answer and that the engine does not have; these values of them change nothing.
+_REFUSED: dict[str, tuple[object, ...]] = {
+    "suffix": (None, ""),
+    "echo": (None, False),
+    "logprobs": (None, False),
+    "top_logprobs": (None,),
+    "response_format": (None, {"type": "text"}),
+    "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "functions": (None, []),
+    "function_call": (None, "none", "auto"),
+    "modalities": (None, ["text"]),
+    "audio": (None,),
+    "prediction": (None,),
+    "web_search_options": (None,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to generate.
+
+    Attributes:
+        n: answers for each prompt.
+        seed: of the first answer (the next ones count up), or None for chance.
+        options: the other parameters, in llama.cpp's names.
+    """
+
+    n: int
+    stream: bool
+    include_usage: bool
+    seed: int | None
+    options: dict[str, Any]
+
+    def seed_of(self, choice: int) -> int:
+        """llama.cpp's seed of one answer; -1 is chance."""
+        return -1 if self.seed is None else (self.seed + choice) % _SEEDS
+
+
+def of_completion(body: Mapping[str, Any]) -> Sampling:
+    """Parameters of POST /v1/completions (16 tokens unless told otherwise, as at OpenAI). Raises ApiError 400."""
+    known(body, _COMPLETION)
+    sampling = _common(body, integer(body, "max_tokens", 0, 1 << 20, 16))
+    if integer(body, "best_of", 1, _MAX_CHOICES, sampling.n) != sampling.n:
+        raise bad_value("best_of", "'best_of' other than 'n' is not supported by this engine.")
+    return sampling
+
+
+def of_chat(body: Mapping[str, Any], stop: str) -> Sampling:
+    """Parameters of POST /v1/chat/completions; `stop` ends the model's turn. Raises ApiError 400."""
+    known(body, _CHAT)
+    limit = integer(body, "max_tokens", 1, 1 << 20, None)
+    sampling = _common(body, integer(body, "max_completion_tokens", 1, 1 << 20, limit))
+    sampling.options["stop"].append(stop)
+    return sampling
+
+
+def _common(body: Mapping[str, Any], max_tokens: int | None) -> Sampling:
+    for name, harmless in _REFUSED.items():
+        value = body.get(name)
+        if not any(type(value) is type(allowed) and value == allowed for allowed in harmless):
+            message = f"'{name}' is not supported by this engine."
+            raise ApiError(400, message, param=name, code="unsupported_parameter")
+    seed = integer(body, "seed", -_MAX_SEED - 1, _MAX_SEED, None)
+    options: dict[str, Any] = {
+        "n_predict": -1 if max_tokens is None else max_tokens,
+        "temperature": number(body, "temperature", 0, 2, 1.0),
+        "top_p": number(body, "top_p", 0, 1, 1.0),
+        "top_k": 0,  # llama.cpp cuts the tail by default, OpenAI does not
+        "min_p": 0.0,
+        "presence_penalty": number(body, "presence_penalty", -2, 2, 0.0),
+        "frequency_penalty": number(body, "frequency_penalty", -2, 2, 0.0),
+        "repeat_last_n": CONTEXT,  # penalties count the whole text, as OpenAI's do
+        "stop": _stops(body.get("stop")),
+        "logit_bias": _biases(body.get("logit_bias")),
+        # A prompt read from the cache is computed in other batches: equal to the eye, not to the last bit.
+        "cache_prompt": seed is None,
+    }
+    stream = boolean(body, "stream")
+    n = integer(body, "n", 1, _MAX_CHOICES, 1)
+    return Sampling(n, stream, _include_usage(body, stream), seed, options)
+
+
+def _include_usage(body: Mapping[str, Any], stream: bool) -> bool:
+    options = body.get("stream_options")
+    if options is None:
+        return False
+    if not stream:
+        raise bad_value("stream_options", "'stream_options' is only allowed when 'stream' is true.")
+    if not isinstance(options, dict):
+        raise bad_value("stream_options", "'stream_options' must be an object.")
+    known(options, frozenset({"include_usage", "include_obfuscation"}), "stream_options.")
+    return boolean(options, "include_usage")
+
+
+def _stops(value: object) -> list[str]:
+    stops = [value] if isinstance(value, str) else value if value is not None else []
+    if not isinstance(stops, list) or len(stops) > _MAX_STOPS or not all(isinstance(s, str) and s for s in stops):
+        raise bad_value("stop", f"'stop' must be text or a list of at most {_MAX_STOPS} texts, none of them empty.")
+    return list(stops)
+
+
+def _biases(value: object) -> list[list[float]]:
+    if value is None:
+        return []
+    if not isinstance(value, dict):
+        raise bad_value("logit_bias", "'logit_bias' must be an object of token ids and numbers.")
+    pairs = []
+    for token in value:
+        if not (isinstance(token, str) and token.isascii() and token.isdigit() and len(token) < 10):
+            raise bad_value("logit_bias", f"'logit_bias' has a key that is not a token id: {str(token)[:40]!r}.")
+        pairs.append([int(token), number(value, token, -100, 100, 0.0)])
+    return pairs

@@ -1,0 +1,243 @@
+"""engine.db: files, jobs, events, checkpoints and models. What was acknowledged survives kill -9 and power loss."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+Status = Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
+Format = Literal["chat", "completion", "both"]
+
+_BUSY_S = 30.0  # longest wait for another writer; transactions here take milliseconds
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE files (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, filename TEXT NOT NULL, bytes INTEGER NOT NULL,
+  purpose TEXT NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER, job_id TEXT, deleted_at INTEGER
+);
+CREATE TABLE jobs (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL, status TEXT NOT NULL,
+  model TEXT NOT NULL, base TEXT NOT NULL, format TEXT NOT NULL, tuned_id TEXT NOT NULL, suffix TEXT,
+  seed INTEGER NOT NULL, training_file TEXT NOT NULL, validation_file TEXT, examples INTEGER NOT NULL,
+  n_epochs INTEGER NOT NULL, batch_size INTEGER NOT NULL, learning_rate_multiplier REAL NOT NULL, metadata TEXT,
+  fine_tuned_model TEXT, result_file TEXT, trained_tokens INTEGER, error TEXT, started_at INTEGER,
+  finished_at INTEGER, estimated_finish INTEGER, step INTEGER NOT NULL DEFAULT 0, total_steps INTEGER,
+  tokens_per_s REAL, events_read INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX jobs_by_status ON jobs (status, seq);
+CREATE TABLE events (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, job_id TEXT NOT NULL, created_at INTEGER NOT NULL,
+  level TEXT NOT NULL, message TEXT NOT NULL, type TEXT NOT NULL, data TEXT NOT NULL
+);
+CREATE INDEX events_by_job ON events (job_id, seq);
+CREATE TABLE checkpoints (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, job_id TEXT NOT NULL, created_at INTEGER NOT NULL,
+  step INTEGER NOT NULL, model TEXT NOT NULL, metrics TEXT NOT NULL, UNIQUE (job_id, step)
+);
+CREATE TABLE models (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL, base TEXT NOT NULL,
+  adapter TEXT NOT NULL, format TEXT NOT NULL, job_id TEXT, step INTEGER
+);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """An uploaded file, or the results of a job (`job_id`). Deleted ones stay as a row, so that paging goes on."""
+
+    id: str
+    filename: str
+    bytes: int
+    purpose: str
+    created_at: int
+    expires_at: int | None = None
+    job_id: str | None = None
+    deleted_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A fine-tuning job.
+
+    Attributes:
+        model: what training started from, as the client named it; `base` is the base model under it.
+        tuned_id: the id that the finished model will have; `fine_tuned_model` is None until it is there.
+        metadata, error: JSON text, or None.
+        events_read: bytes of the trainer's events that are in `events` already.
+    """
+
+    id: str
+    created_at: int
+    status: Status
+    model: str
+    base: str
+    format: Format
+    tuned_id: str
+    suffix: str | None
+    seed: int
+    training_file: str
+    validation_file: str | None
+    examples: int
+    n_epochs: int
+    batch_size: int
+    learning_rate_multiplier: float
+    metadata: str | None
+    fine_tuned_model: str | None = None
+    result_file: str | None = None
+    trained_tokens: int | None = None
+    error: str | None = None
+    started_at: int | None = None
+    finished_at: int | None = None
+    estimated_finish: int | None = None
+    step: int = 0
+    total_steps: int | None = None
+    tokens_per_s: float | None = None
+    events_read: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of a job's log; `data` is JSON text."""
+
+    id: str
+    job_id: str
+    created_at: int
+    level: str
+    message: str
+    type: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """An adapter saved on the way; `model` is its model id, `metrics` JSON text."""
+
+    id: str
+    job_id: str
+    created_at: int
+    step: int
+    model: str
+    metrics: str
+
+
+@dataclass(frozen=True, slots=True)
+class TunedModel:
+    """A base model with an adapter on it. `step` is set for checkpoints, None for the end of a job."""
+
+    id: str
+    created_at: int
+    base: str
+    adapter: str
+    format: Format
+    job_id: str | None
+    step: int | None
+
+
+Row = TypeVar("Row", File, Job, Event, Checkpoint, TunedModel)
+_TABLES: dict[type, str] = {
+    File: "files",
+    Job: "jobs",
+    Event: "events",
+    Checkpoint: "checkpoints",
+    TunedModel: "models",
+}
+
+
+class Store:
+    """One connection per thread on one SQLite file (WAL, synchronous=FULL)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+        with self.transaction() as transaction:
+            version = transaction.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                for statement in filter(str.strip, _SCHEMA.split(";")):
+                    transaction.execute(statement)
+                transaction.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction: durable when the block ends, undone when it raises. It may be nested."""
+        connection = self._connection()
+        if connection.in_transaction:
+            yield connection
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def add(self, row: File | Job | Event | Checkpoint | TunedModel) -> None:
+        """Insert a row. Raises sqlite3.IntegrityError when its id is there already."""
+        values = asdict(row)
+        names = ", ".join(values)
+        marks = ", ".join("?" * len(values))
+        with self.transaction() as transaction:
+            transaction.execute(f"INSERT INTO {_TABLES[type(row)]} ({names}) VALUES ({marks})", tuple(values.values()))
+
+    def update(self, kind: type[Row], row_id: str, *, where: str = "1", **values: object) -> bool:
+        """Set columns of one row if `where` (SQL) holds; whether it did."""
+        assigned = ", ".join(f"{name} = ?" for name in values)
+        with self.transaction() as transaction:
+            done = transaction.execute(
+                f"UPDATE {_TABLES[kind]} SET {assigned} WHERE id = ? AND ({where})", (*values.values(), row_id)
+            )
+            return done.rowcount == 1
+
+    def remove(self, kind: type[Row], row_id: str) -> None:
+        """Delete one row."""
+        with self.transaction() as transaction:
+            transaction.execute(f"DELETE FROM {_TABLES[kind]} WHERE id = ?", (row_id,))
+
+    def get(self, kind: type[Row], row_id: str) -> Row | None:
+        """The row of that id."""
+        found = self.select(kind, "id = ?", (row_id,))
+        return found[0] if found else None
+
+    def select(self, kind: type[Row], where: str, values: Sequence[Any] = (), tail: str = "ORDER BY seq") -> list[Row]:
+        """Rows for which `where` (SQL with ? marks) holds."""
+        names = ", ".join(field.name for field in fields(kind))
+        rows = self._connection().execute(f"SELECT {names} FROM {_TABLES[kind]} WHERE {where} {tail}", values)
+        return [kind(*row) for row in rows]
+
+    def page(
+        self, kind: type[Row], where: str, values: Sequence[Any], *, after: str | None, limit: int, newest: bool = True
+    ) -> tuple[list[Row], bool]:
+        """One page of rows and whether more follow; `after` is the id of the last row of the page before.
+
+        Raises:
+            KeyError: there is no row `after`.
+        """
+        order = "DESC" if newest else "ASC"
+        if after is not None:
+            seq = self._connection().execute(f"SELECT seq FROM {_TABLES[kind]} WHERE id = ?", (after,)).fetchone()
+            if seq is None:
+                raise KeyError(after)
+            where, values = f"({where}) AND seq {'<' if newest else '>'} ?", (*values, seq[0])
+        rows = self.select(kind, where, (*values, limit + 1), f"ORDER BY seq {order} LIMIT ?")
+        return rows[:limit], len(rows) > limit
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            self._local.connection = connection
+        return connection
+
+
+def to_json(value: object) -> str:
+    """JSON text as it is kept in a column."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

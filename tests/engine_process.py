@@ -1,0 +1,147 @@
+"""A real engine process on a tiny model, for tests: start, talk to it with the official SDK, kill, start again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import httpx2
+from openai import OpenAI
+from openai.types.fine_tuning import FineTuningJob
+
+from tests.tiny_gemma import write_tiny_gemma
+
+ROOT = Path(__file__).parents[1]
+TOKEN = "a token for tests"
+TINY = "tiny-gemma"
+DEADLINE_S = 240.0  # for anything; a busy machine needs ten times what a quiet one needs
+OVER = ("succeeded", "failed", "cancelled")
+
+T = TypeVar("T")
+
+
+class EngineProcess:
+    """One `python -m core.engine` on `home` with the tiny model; `base` may name another model file."""
+
+    def __init__(self, home: Path, base: Path | None = None, *arguments: str) -> None:
+        self.home = home
+        home.mkdir(parents=True, exist_ok=True)
+        if base is None and not (base := home.parent / "tiny.gguf").exists():
+            write_tiny_gemma(base)
+        self._models = f"{TINY}={base}"
+        self._arguments = arguments or ("--no-warm-up",)
+        self.url = ""
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Start, and wait for its first line."""
+        environ = {**os.environ, "FABULA_ENGINE_TOKEN": TOKEN, "FABULA_ENGINE_MODELS": self._models}
+        command = [sys.executable, "-m", "core.engine", "--port", "0", "--home", str(self.home), *self._arguments]
+        self.process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line.startswith("Fabula engine"), line
+        self.url = line.split()[-1]
+        poll(self._answers)
+
+    def stop(self) -> None:
+        """As an operator would: SIGTERM."""
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait(DEADLINE_S)
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(DEADLINE_S)
+
+    def client(self, *, strict: bool = True, token: str = TOKEN) -> OpenAI:
+        """The official SDK; `strict` refuses every answer that is not exactly of OpenAI's shape."""
+        return OpenAI(
+            base_url=self.url, api_key=token, max_retries=0, timeout=DEADLINE_S, _strict_response_validation=strict
+        )
+
+    def http(self) -> httpx2.Client:
+        """Plain HTTP with the right token, for what the SDK would not send."""
+        root = self.url.removesuffix("/v1")
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        return httpx2.Client(base_url=root, headers=headers, timeout=DEADLINE_S, trust_env=False)
+
+    def _answers(self) -> bool:
+        try:
+            return self.http().get("/health").status_code == 200
+        except httpx2.TransportError:
+            assert self.process is not None
+            assert self.process.poll() is None, "the engine ended"
+            return False
+
+
+@contextmanager
+def running(home: Path, base: Path | None = None, *arguments: str) -> Iterator[EngineProcess]:
+    """An engine for the length of a block."""
+    engine = EngineProcess(home, base, *arguments)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        assert engine.process is not None
+        if engine.process.poll() is None:
+            engine.stop()
+
+
+def poll(look: Callable[[], T], every_s: float = 0.1) -> T:
+    """Look until there is something to see; fails when the deadline is over."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not (seen := look()):
+        assert time.monotonic() < deadline, "nothing happened in time"
+        time.sleep(every_s)
+    return seen
+
+
+def pairs(count: int, length: int = 8) -> bytes:
+    """A training file of `count` small prompt/completion lines."""
+    lines = ({"prompt": f"唐,隐形,{n} ->", "completion": f" {'英雄' * length}{n}。"} for n in range(count))
+    return jsonl(list(lines))
+
+
+def chats(count: int) -> bytes:
+    """A training file of `count` small conversations."""
+    return jsonl(
+        [
+            {"messages": [{"role": "user", "content": f"唐 {n}"}, {"role": "assistant", "content": f"英雄 {n}。"}]}
+            for n in range(count)
+        ]
+    )
+
+
+def jsonl(rows: Sequence[object]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def upload(client: OpenAI, content: bytes, name: str = "stories.jsonl") -> str:
+    """Upload a training file; its id."""
+    return client.files.create(file=(name, content), purpose="fine-tune").id
+
+
+def finished(client: OpenAI, job_id: str) -> FineTuningJob:
+    """The job when it is over. `paused` is not in the SDK's type, so the client must not be strict about that."""
+
+    def look() -> FineTuningJob | None:
+        job = client.fine_tuning.jobs.retrieve(job_id)
+        return job if job.status in OVER else None
+
+    return poll(look)  # type: ignore[return-value]  # poll returns what is there
+
+
+def steps(csv: str) -> list[int]:
+    """The step column of a result file."""
+    return [int(line.split(",")[0]) for line in csv.splitlines()[1:]]

@@ -1,0 +1,262 @@
+"""What goes wrong: kill -9, a full disk, a client that leaves, a port that is taken, packages that are missing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import openai
+import pytest
+
+pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installed")
+
+from starlette.types import Message  # noqa: E402
+
+from core.engine import generate, llama  # noqa: E402
+from core.engine.gguf_file import ModelCard  # noqa: E402
+from core.engine.streaming import EventStream  # noqa: E402
+from tests.engine_process import (  # noqa: E402
+    DEADLINE_S,
+    ROOT,
+    TINY,
+    TOKEN,
+    EngineProcess,
+    finished,
+    pairs,
+    poll,
+    running,
+    steps,
+    upload,
+)
+
+# --- kill -9 ----------------------------------------------------------------------------------------------------------
+
+
+def test_kill_9_in_the_middle_of_training_loses_nothing(tmp_path: Path) -> None:
+    engine = EngineProcess(tmp_path / "home")
+    engine.start()
+    client = engine.client()
+    file_id = upload(client, pairs(6))
+    method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 8, "batch_size": 1}}}
+    job = client.fine_tuning.jobs.create(model=TINY, training_file=file_id, method=method, metadata={"a": "b"})
+    result = poll(lambda: client.fine_tuning.jobs.retrieve(job.id).result_files)[0]
+    poll(lambda: len(steps(client.files.content(result).text)) >= 8)
+    waiting = client.fine_tuning.jobs.create(model=TINY, training_file=file_id, method=method)
+    client.fine_tuning.jobs.cancel(waiting.id)
+    last = upload(client, pairs(3))
+    engine.kill()  # no sooner said than done: everything above was acknowledged
+
+    engine.start()
+    client = engine.client()
+    assert client.files.content(last).read() == pairs(3)
+    assert client.fine_tuning.jobs.retrieve(waiting.id).status == "cancelled"
+    ended = finished(client, job.id)
+    assert ended.status == "succeeded", ended.error
+    assert ended.metadata == {"a": "b"}
+    assert ended.result_files == [result]
+    assert steps(client.files.content(result).text) == list(range(1, 49))
+    events = [event for event in client.fine_tuning.jobs.list_events(job.id) if event.type == "metrics"]
+    numbers = [int(event.data["step"]) for event in events if isinstance(event.data, dict)]
+    assert numbers == list(range(48, 0, -1))
+    assert len({checkpoint.step_number for checkpoint in client.fine_tuning.jobs.checkpoints.list(job.id)}) == 8
+    engine.stop()
+
+
+def test_a_graceful_stop_goes_on_at_the_next_start_too(tmp_path: Path) -> None:
+    engine = EngineProcess(tmp_path / "home")
+    engine.start()
+    client = engine.client()
+    method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4, "batch_size": 1}}}
+    job = client.fine_tuning.jobs.create(model=TINY, training_file=upload(client, pairs(6)), method=method)
+    result = poll(lambda: client.fine_tuning.jobs.retrieve(job.id).result_files)[0]
+    poll(lambda: len(steps(client.files.content(result).text)) >= 2)
+    engine.stop()
+    before = len((engine.home / "jobs" / job.id / "metrics.jsonl").read_text().splitlines())
+    engine.start()
+    client = engine.client()
+    ended = finished(client, job.id)
+    assert ended.status == "succeeded", ended.error
+    assert steps(client.files.content(result).text) == list(range(1, 25))
+    told = [event.message for event in client.fine_tuning.jobs.list_events(job.id)]
+    assert f"Going on from step {before} of 24." in told
+    engine.stop()
+
+
+def test_the_remains_of_cut_uploads_are_swept_at_the_start(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "files" / "incoming").mkdir(parents=True)
+    (home / "files" / "incoming" / "file-half").write_bytes(b"half")
+    (home / "files" / "file-never-acknowledged").write_bytes(b"whole")
+    with running(home) as engine:
+        kept = upload(engine.client(), pairs(1))
+    assert [path.name for path in (home / "files").rglob("*") if path.is_file()] == [kept]
+
+
+# --- a full disk ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits a process's files through prlimit")
+def test_a_full_disk_is_said_in_words_and_nothing_is_lost(tmp_path: Path) -> None:
+    with running(tmp_path / "home") as engine:
+        assert engine.process is not None
+        client = engine.client()
+        kept = upload(client, pairs(2))
+        # The limit on the size of files is the one full disk that needs no privileges.
+        unlimited = resource.prlimit(engine.process.pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        for act in (
+            lambda: upload(client, pairs(200)),
+            lambda: client.fine_tuning.jobs.create(model=TINY, training_file=kept),
+        ):
+            with pytest.raises(openai.APIStatusError) as caught:
+                act()
+            assert caught.value.status_code == 507
+            assert caught.value.code == "insufficient_storage"
+            assert "disk is full" in caught.value.message
+        assert client.files.content(kept).read() == pairs(2)
+        assert list((engine.home / "files" / "incoming").iterdir()) == []
+        assert list((engine.home / "jobs").iterdir()) == []
+        resource.prlimit(engine.process.pid, resource.RLIMIT_FSIZE, unlimited)
+        later = client.fine_tuning.jobs.create(model=TINY, training_file=kept)
+        assert client.fine_tuning.jobs.cancel(later.id).status == "cancelled"
+        assert [file.id for file in client.files.list()] == [kept]
+
+
+# --- a client that leaves ---------------------------------------------------------------------------------------------
+
+
+def test_a_client_that_leaves_stops_the_generation_upstream() -> None:
+    asyncio.run(_leave_in_the_middle())
+
+
+async def _leave_in_the_middle() -> None:
+    async with _endless_llama() as (backend, gone):
+        sent: list[Message] = []
+        leaving = asyncio.Event()
+
+        async def events() -> AsyncIterator[bytes]:
+            async for piece in generate.pieces(backend, {"prompt": "a"}):
+                yield piece.text.encode()
+
+        async def receive() -> Message:
+            await leaving.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+            if len(sent) == 5:
+                leaving.set()
+
+        await EventStream(events())({"type": "http"}, receive, send)  # type: ignore[arg-type]  # as an ASGI server
+        await asyncio.wait_for(gone.wait(), DEADLINE_S)
+        assert [message["type"] for message in sent[:2]] == ["http.response.start", "http.response.body"]
+        assert backend.slots._value == llama.PARALLEL
+
+
+@asynccontextmanager
+async def _endless_llama() -> AsyncIterator[tuple[llama.Backend, asyncio.Event]]:
+    """A llama.cpp server that never ends its answer, and the event that its client has left."""
+    gone = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        try:
+            while True:
+                writer.write(b'data: {"content": "a", "stop": false}\n\n')
+                await writer.drain()
+                await asyncio.sleep(0)
+        except ConnectionError:
+            gone.set()
+        finally:
+            writer.close()
+
+    import httpx2
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = "http://127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+    card = ModelCard("gemma3", 512, 400, 2, 1, "")
+    async with httpx2.AsyncClient(base_url=url, trust_env=False) as client, server:
+        process = None
+        yield llama.Backend(llama.Base("a", Path("a"), card), process, client, {}), gone  # type: ignore[arg-type]  # unused
+
+
+# --- starting ---------------------------------------------------------------------------------------------------------
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Start an engine that should not start."""
+    command = [sys.executable, "-m", "core.engine", *arguments]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FABULA_")}
+    return subprocess.run(
+        command, cwd=ROOT, env={**kept, **environ}, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        yield sock.getsockname()[1]
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path, taken: int) -> None:
+    ended = run("--port", str(taken), "--home", str(tmp_path), FABULA_ENGINE_TOKEN=TOKEN)
+    assert ended.returncode == 4
+    assert ended.stderr == f"Port {taken} on 127.0.0.1 is taken by another program. Choose another with --port.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "code", "words"),
+    [
+        ((), {}, 2, "FABULA_ENGINE_TOKEN is not set"),
+        (("--no-auth", "--host", "0.0.0.0"), {}, 2, "--no-auth is only allowed on a loopback address, not on 0.0.0.0"),
+        (("--no-auth", "--home", "/proc/fabula"), {}, 5, "cannot write to its home /proc/fabula"),
+        (("--no-auth", "--port", "70000"), {}, 2, "There is no port 70000"),
+        (("--no-auth",), {"FABULA_ENGINE_MODELS": "a=/nowhere.gguf"}, 2, "there is no file /nowhere.gguf"),
+    ],
+)
+def test_wrong_settings_are_named(
+    tmp_path: Path, arguments: tuple[str, ...], environ: dict[str, str], code: int, words: str
+) -> None:
+    home = () if "--home" in arguments else ("--home", str(tmp_path))
+    ended = run("--port", "0", *home, *arguments, **environ)
+    assert (ended.returncode, words in ended.stderr) == (code, True), ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_missing_packages_are_named_with_what_to_install(tmp_path: Path) -> None:
+    script = (
+        "import importlib.util, sys; real = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name == 'xllamacpp' else real(name, *rest)\n"
+        "from core.engine.__main__ import main; main(['--no-auth', '--home', sys.argv[1]])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 3
+    assert "(xllamacpp). Install them: pip install -r requirements-engine.txt" in ended.stderr
+
+
+def test_two_engines_never_share_a_home(tmp_path: Path) -> None:
+    with running(tmp_path / "home") as engine:
+        ended = run("--no-auth", "--port", "0", "--home", str(engine.home))
+    assert ended.returncode == 5
+    assert "Another engine is using" in ended.stderr
+
+
+def test_without_a_token_only_this_machine_gets_in(tmp_path: Path) -> None:
+    with running(tmp_path / "home", None, "--no-auth", "--no-warm-up") as engine:
+        assert engine.client(token="anything").models.list().data
+        with engine.http() as http:
+            for headers in ({"host": "evil.example"}, {"origin": "https://evil.example"}):
+                answer = http.get("/v1/models", headers=headers)
+                assert (answer.status_code, json.loads(answer.text)["error"]["code"]) == (401, "invalid_api_key")

@@ -1,0 +1,128 @@
+"""Parameters: OpenAI's limits, and what the engine cannot do is refused instead of ignored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from core.engine import job_request, sampling
+from core.engine.errors import ApiError
+
+MINIMUM = {"model": "m", "training_file": "file-1"}
+
+
+def hyper(**values: object) -> dict[str, Any]:
+    return {**MINIMUM, "method": {"type": "supervised", "supervised": {"hyperparameters": values}}}
+
+
+@pytest.mark.parametrize(
+    ("examples", "epochs", "batch"),
+    [(1, 8, 1), (15, 8, 1), (16, 8, 4), (25, 6, 4), (49, 4, 4), (50, 3, 4), (464, 3, 4), (100_000, 3, 4)],
+)
+def test_auto_hyperparameters(examples: int, epochs: int, batch: int) -> None:
+    assert (job_request.auto_epochs(examples), job_request.auto_batch(examples)) == (epochs, batch)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (MINIMUM, (None, None, None)),
+        (hyper(n_epochs="auto", batch_size="auto", learning_rate_multiplier="auto"), (None, None, None)),
+        (hyper(n_epochs=2, batch_size=8, learning_rate_multiplier=0.5), (2, 8, 0.5)),
+        ({**MINIMUM, "hyperparameters": {"n_epochs": 4, "batch_size": 1, "learning_rate_multiplier": 0.2}}, (4, 1, 0.2)),
+    ],
+)
+def test_hyperparameters_old_and_new(body: dict[str, Any], expected: tuple[object, ...]) -> None:
+    wanted = job_request.parse(body)
+    assert (wanted.n_epochs, wanted.batch_size, wanted.learning_rate_multiplier) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "code"),
+    [
+        ({"training_file": "file-1"}, "model", "missing_required_parameter"),
+        ({"model": "m"}, "training_file", "missing_required_parameter"),
+        ({**MINIMUM, "suffix": "has spaces"}, "suffix", "invalid_value"),
+        ({**MINIMUM, "suffix": "a" * 65}, "suffix", "invalid_value"),
+        ({**MINIMUM, "suffix": "a:b"}, "suffix", "invalid_value"),
+        ({**MINIMUM, "seed": -1}, "seed", "invalid_value"),
+        ({**MINIMUM, "seed": True}, "seed", "invalid_value"),
+        ({**MINIMUM, "n_epochs": 3}, "n_epochs", "unknown_parameter"),
+        ({**MINIMUM, "integrations": [{"type": "wandb"}]}, "integrations", "unsupported_parameter"),
+        ({**MINIMUM, "method": {"type": "dpo"}}, "method.type", "unsupported_parameter"),
+        ({**MINIMUM, "metadata": {"a": 1}}, "metadata", "invalid_value"),
+        ({**MINIMUM, "metadata": {str(n): "" for n in range(17)}}, "metadata", "invalid_value"),
+        (hyper(n_epochs=0), "n_epochs", "invalid_value"),
+        (hyper(n_epochs=2.5), "n_epochs", "invalid_value"),
+        (hyper(batch_size=257), "batch_size", "invalid_value"),
+        (hyper(learning_rate_multiplier=0), "learning_rate_multiplier", "invalid_value"),
+        (hyper(learning_rate_multiplier=float("inf")), "learning_rate_multiplier", "invalid_value"),
+        (hyper(epochs=3), "method.supervised.hyperparameters.epochs", "unknown_parameter"),
+    ],
+)
+def test_bad_job_requests_name_the_parameter(body: dict[str, Any], param: str, code: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        job_request.parse(body)
+    assert (caught.value.status, caught.value.param, caught.value.code) == (400, param, code)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"top_p": -0.1}, "top_p"),
+        ({"n": 0}, "n"),
+        ({"n": 129}, "n"),
+        ({"max_tokens": -5}, "max_tokens"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"stop": [""]}, "stop"),
+        ({"stop": 3}, "stop"),
+        ({"seed": 1.5}, "seed"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"logprobs": 3}, "logprobs"),
+        ({"echo": True}, "echo"),
+        ({"suffix": "end"}, "suffix"),
+        ({"best_of": 3}, "best_of"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"top_k": 4}, "top_k"),
+    ],
+)
+def test_bad_sampling_names_the_parameter(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        sampling.of_completion({"model": "m", "prompt": "p", **body})
+    assert (caught.value.status, caught.value.param) == (400, param)
+
+
+def test_sampling_in_llama_cpps_words() -> None:
+    body = {"model": "m", "prompt": "p", "stop": ".", "temperature": 0.7, "top_p": 1, "seed": 5, "n": 3}
+    made = sampling.of_completion(body)
+    assert made.n == 3
+    assert [made.seed_of(choice) for choice in range(3)] == [5, 6, 7]
+    wanted = {"n_predict": 16, "temperature": 0.7, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "stop": ["."]}
+    assert {name: made.options[name] for name in wanted} == wanted
+    assert made.options["cache_prompt"] is False
+
+
+@pytest.mark.parametrize(
+    ("body", "limit"),
+    [({}, -1), ({"max_tokens": 9}, 9), ({"max_completion_tokens": 7}, 7), ({"max_tokens": 9, "max_completion_tokens": 7}, 7)],
+)
+def test_chat_limits(body: dict[str, Any], limit: int) -> None:
+    made = sampling.of_chat({"model": "m", "messages": [], **body}, "<end_of_turn>")
+    assert made.options["n_predict"] == limit
+    assert made.options["stop"] == ["<end_of_turn>"]
+
+
+@pytest.mark.parametrize("body", [{"tools": []}, {"response_format": {"type": "text"}}, {"logprobs": False}, {"user": "u"}])
+def test_harmless_parameters_are_taken(body: dict[str, Any]) -> None:
+    sampling.of_chat({"model": "m", "messages": [], **body}, "<end_of_turn>")
+
+
+@pytest.mark.parametrize("body", [{"tools": [{"type": "function"}]}, {"response_format": {"type": "json_object"}}])
+def test_what_cannot_be_done_is_refused(body: dict[str, Any]) -> None:
+    with pytest.raises(ApiError) as caught:
+        sampling.of_chat({"model": "m", "messages": [], **body}, "<end_of_turn>")
+    assert caught.value.code == "unsupported_parameter"
