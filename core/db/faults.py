@@ -1,0 +1,70 @@
+"""What a database error means to a person: full, locked, gone, or a mistake of ours (then it stays as it is)."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from sqlalchemy import exc as sa_exc
+
+from core.errors import StorageFull
+
+_FULL = (
+    "The disk that holds Fabula's database is full.",
+    "Nothing saved so far is lost. Free some space, then continue.",
+)
+_LOCKED = (
+    "The database is busy: another program holds it.",
+    "Nothing saved so far is lost. Close the other program, or try again in a minute.",
+)
+_READ_ONLY = (
+    "The database cannot be written: it is read-only.",
+    "Give Fabula write permission to its home folder (FABULA_HOME), then try again.",
+)
+_GONE = (
+    "The database cannot be reached.",
+    "Nothing saved so far is lost. See that the database and its folder are there (FABULA_HOME, DATABASE_URL).",
+)
+_DAMAGED = (
+    "The database file is damaged or is not a database.",
+    "Put back a copy, or move the file away: Fabula then starts an empty one.",
+)
+_CROWDED = (
+    "The database has no free connection: too much happens at once.",
+    "Nothing saved so far is lost. Try again in a minute.",
+)
+
+# https://www.sqlite.org/rescode.html, primary result codes
+_SQLITE = {5: _LOCKED, 6: _LOCKED, 8: _READ_ONLY, 10: _GONE, 11: _DAMAGED, 13: _FULL, 14: _GONE, 26: _DAMAGED}
+# https://www.postgresql.org/docs/current/errcodes-appendix.html, whole codes first, then their classes
+_POSTGRES = {
+    "53100": _FULL,
+    "53300": _CROWDED,
+    "25006": _READ_ONLY,
+    "40P01": _LOCKED,
+    "55P03": _LOCKED,
+    "08": _GONE,
+    "53": _FULL,
+    "57P": _GONE,
+    "58": _GONE,
+}
+
+
+def storage_fault(error: BaseException) -> StorageFull | None:
+    """The StorageFull that `error` means, or None when it is a fault of our own (bad SQL, a broken constraint)."""
+    if isinstance(error, sa_exc.TimeoutError):  # the connection pool's own
+        return StorageFull(*_CROWDED)
+    if not isinstance(error, sa_exc.DBAPIError):
+        return None
+    cause = error.orig
+    if isinstance(cause, sqlite3.Error):
+        sentences = _SQLITE.get(getattr(cause, "sqlite_errorcode", 0) & 0xFF)
+    else:
+        sentences = _postgres(error, getattr(cause, "sqlstate", None))
+    return StorageFull(*sentences) if sentences else None
+
+
+def _postgres(error: sa_exc.DBAPIError, sqlstate: str | None) -> tuple[str, str] | None:
+    if sqlstate is None:  # no answer from the server at all: the connection broke, or never was
+        broken = error.connection_invalidated or isinstance(error, (sa_exc.OperationalError, sa_exc.InterfaceError))
+        return _GONE if broken else None
+    return _POSTGRES.get(sqlstate) or _POSTGRES.get(sqlstate[:3]) or _POSTGRES.get(sqlstate[:2])

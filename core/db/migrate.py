@@ -1,0 +1,73 @@
+"""Bring a database to today's schema: once, whoever comes first, while the others wait."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import OperationalError
+
+from core.errors import FabulaError
+
+logging.getLogger("alembic").setLevel(logging.WARNING)  # a start is no news
+_FOLDER = Path(__file__).parent / "migrations"
+_LOCK_KEY = 0x46616275  # any number that no other program uses for its advisory lock: "Fabu"
+_WAL_TRIES = 100  # changing the journal mode needs the file for itself and does not wait by itself
+_WAL_PAUSE_S = 0.1
+
+
+def upgrade(engine: Engine) -> None:
+    """Apply the migrations that are missing. Idempotent, and safe in several processes at once.
+
+    Raises:
+        FabulaError: the database has a migration that this Fabula does not know.
+        sqlalchemy.exc.DBAPIError: the database cannot be reached or written.
+    """
+    if engine.dialect.name == "sqlite":
+        _use_write_ahead_log(engine)
+    config = Config()
+    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    with engine.begin() as connection:  # on SQLite this takes the write lock: the second process waits here
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})")
+        if _is_current(connection, config):
+            return
+        config.attributes["connection"] = connection
+        try:
+            command.upgrade(config, "head")
+        except CommandError as exc:
+            raise FabulaError(
+                "This database was written by a newer version of Fabula.",
+                "Update Fabula, or set FABULA_HOME (or DATABASE_URL) to another place.",
+            ) from exc
+
+
+def _is_current(connection: Connection, config: Config) -> bool:
+    head = ScriptDirectory.from_config(config).get_current_head()
+    return MigrationContext.configure(connection).get_current_revision() == head
+
+
+def _use_write_ahead_log(engine: Engine) -> None:
+    """Readers and the writer do not wait for each other in this mode. It is a property of the file, set once."""
+    for attempt in range(1, _WAL_TRIES + 1):
+        with engine.connect() as connection:
+            raw = connection.connection.dbapi_connection
+            assert isinstance(raw, sqlite3.Connection)
+            try:
+                if raw.execute("PRAGMA journal_mode=WAL").fetchone()[0] == "wal":
+                    return
+            except sqlite3.OperationalError as exc:
+                if attempt == _WAL_TRIES or exc.sqlite_errorcode & 0xFF not in (
+                    sqlite3.SQLITE_BUSY,
+                    sqlite3.SQLITE_LOCKED,
+                ):
+                    raise OperationalError("PRAGMA journal_mode=WAL", None, exc) from exc
+        time.sleep(_WAL_PAUSE_S)

@@ -1,0 +1,14 @@
+"""Alembic runs this file: the migrations go over the connection (and transaction) that the caller opened."""
+
+from __future__ import annotations
+
+from alembic import context
+from sqlalchemy import Connection
+
+from core.db import workers  # noqa: F401 - its table belongs to the metadata
+from core.db.tables import Base
+
+connection: Connection = context.config.attributes["connection"]
+context.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True, transactional_ddl=True)
+with context.begin_transaction():
+    context.run_migrations()

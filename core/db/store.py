@@ -1,0 +1,172 @@
+"""The one way to the ledger: short sessions, durable commits, and errors in sentences."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session, sessionmaker
+
+from core.db.faults import storage_fault
+from core.db.migrate import upgrade
+from core.errors import StorageFull
+from core.settings import Settings
+
+_BUSY_MS = 30_000  # SQLite lets one writer in at a time; commits take milliseconds, so half a minute is "never"
+_CONNECT_S = 5  # a Postgres that does not answer by then is told as gone
+_POOL_SIZE = 20  # idle connections kept: worker threads and page polls together stay below it
+_POOL_OVERFLOW = 40  # short bursts, for example 25 sessions that open a page at once
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: sorts as it counts
+
+
+class Store:
+    """Sessions on one database. Safe to share between threads; open one per process.
+
+    `session()` is for changing things, `reading()` for looking. On SQLite a session takes the write lock at once:
+    a transaction that reads first and writes later could otherwise fail for good half-way. So keep sessions short,
+    and never wait for a network inside one.
+    """
+
+    def __init__(self, database_url: str) -> None:
+        self.url = database_url
+        self.engine = _create_engine(database_url)
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        self._readers = sessionmaker(self.engine.execution_options(fabula_begin="BEGIN"), expire_on_commit=False)
+        self._current: ContextVar[_Open | None] = ContextVar("fabula_session", default=None)
+
+    @classmethod
+    def open(cls, settings: Settings) -> Store:
+        """Create the folders, bring the schema up to date (any number of processes may do so at once), and connect.
+
+        Raises:
+            StorageFull: the folder or the database cannot be written or reached.
+            FabulaError: the database was written by a newer Fabula.
+        """
+        _create_folders(settings)
+        store = cls(settings.database_url)
+        try:
+            with _told_in_sentences():
+                upgrade(store.engine)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A transaction: committed at the end, rolled back on any error. Inside another one it joins it.
+
+        Raises:
+            StorageFull: disk full, database locked for half a minute, or gone; nothing of this session was kept.
+        """
+        outer = self._current.get()
+        if outer is not None and outer.live:
+            yield outer.session
+            return
+        with _told_in_sentences(), self._sessions.begin() as session:
+            entry = _Open(session)
+            token = self._current.set(entry)
+            try:
+                yield session
+            finally:
+                entry.live = False
+                self._current.reset(token)
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session to look with: never waits for a writer and keeps nothing. Inside a `session()` it joins that.
+
+        Raises:
+            StorageFull: the database is gone.
+        """
+        outer = self._current.get()
+        if outer is not None and outer.live:
+            yield outer.session
+            return
+        with _told_in_sentences(), self._readers() as session:
+            yield session
+
+    def close(self) -> None:
+        """Give all connections back. The store may be used again: it then connects anew."""
+        self.engine.dispose()
+
+
+class _Open:
+    """The session that this thread (or task) is in, so that functions which open one compose."""
+
+    __slots__ = ("live", "session")
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.live = True
+
+
+def new_id() -> str:
+    """A fresh identifier: 20 characters, sorts by time of making (microseconds, then 45 random bits)."""
+    number = (time.time_ns() // 1000) << 45 | secrets.randbits(45)
+    return "".join(_ALPHABET[number >> shift & 31] for shift in range(95, -1, -5))
+
+
+def hold(session: Session, name: str) -> None:
+    """Let no other session that holds `name` in until this one ends. (On SQLite a session is alone in any case.)"""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtext(name))))
+
+
+@contextmanager
+def _told_in_sentences() -> Iterator[None]:
+    try:
+        yield
+    except (DBAPIError, PoolTimeout) as exc:
+        fault = storage_fault(exc)
+        if fault is None:
+            raise
+        raise fault from exc
+
+
+def _create_folders(settings: Settings) -> None:
+    folders = [settings.home]
+    if "://" not in settings.artifacts:
+        folders.append(Path(settings.artifacts))
+    url = make_url(settings.database_url)
+    if url.get_backend_name() == "sqlite" and url.database:
+        folders.append(Path(url.database).parent)
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise StorageFull(
+                f"The folder {folder} cannot be created: {os.strerror(exc.errno or 0)}.",
+                "Free some space or set FABULA_HOME to a folder that can be written.",
+            ) from exc
+
+
+def _create_engine(database_url: str) -> Engine:
+    url = make_url(database_url)
+    options: dict[str, Any] = {"pool_size": _POOL_SIZE, "max_overflow": _POOL_OVERFLOW}
+    if url.get_backend_name() != "sqlite":
+        timeout = {"connect_timeout": _CONNECT_S}
+        return create_engine(url, pool_pre_ping=True, connect_args=timeout, **options)
+    engine = create_engine(url, connect_args={"timeout": _BUSY_MS / 1000}, **options)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves, see _begin_sqlite
+    for pragma in ("synchronous=FULL", f"busy_timeout={_BUSY_MS}", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("fabula_begin", "BEGIN IMMEDIATE"))

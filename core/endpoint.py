@@ -1,0 +1,118 @@
+"""Where the engine is, for any process: what its keeper wrote down in the home folder.
+
+`engine.json` says how the engine is and where; `engine.token` holds the key, readable by its owner only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from core import process
+from core.errors import EngineMissing, StorageFull, Unavailable
+from core.settings import Settings
+
+State = Literal["starting", "up", "missing", "down", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Address of an engine, without `/v1`, and its bearer token (empty: it asks for none)."""
+
+    url: str
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What the keeper wrote last.
+
+    Attributes:
+        state: starting, up, missing (its packages are), down (it fell and will be started again), stopped.
+        url: where it is or was.
+        process: identity of the engine's process, see `core.process`.
+        message, next_step: why it is not up, in sentences.
+    """
+
+    state: State
+    url: str = ""
+    process: str = ""
+    message: str = ""
+    next_step: str = ""
+
+
+_NO_ENGINE = Note("stopped", message="The engine is not running.", next_step="Start the studio: it brings the engine.")
+
+
+def engine_endpoint(settings: Settings) -> Endpoint:
+    """Where to send requests for the engine now. It may still be starting: then they fail as `Unavailable`.
+
+    Raises:
+        EngineMissing: its packages are not installed.
+        Unavailable: it is not running.
+    """
+    if settings.engine_url is not None:
+        return Endpoint(settings.engine_url, settings.engine_token or "")
+    note = read(settings)
+    if note.state == "missing":
+        raise EngineMissing(note.message, note.next_step)
+    if note.state not in ("starting", "up"):
+        raise Unavailable(note.message, note.next_step)
+    return Endpoint(note.url, token(settings))
+
+
+def read(settings: Settings) -> Note:
+    """The note, as far as it is still true."""
+    try:
+        note = Note(**json.loads(_path(settings).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return _NO_ENGINE
+    if note.state in ("starting", "up") and not process.runs(note.process):
+        return replace(_NO_ENGINE, url=note.url)
+    return note
+
+
+def write(settings: Settings, note: Note) -> None:
+    """Leave a note, in place of the last one.
+
+    Raises:
+        StorageFull: there is no room for it.
+    """
+    beside = _path(settings).with_suffix(".part")
+    try:
+        beside.write_text(json.dumps(asdict(note), ensure_ascii=False), encoding="utf-8")
+        os.replace(beside, _path(settings))
+    except OSError as exc:
+        raise StorageFull(
+            f"Nothing can be written to {settings.home}: {os.strerror(exc.errno or 0)}.",
+            "Free some space or set FABULA_HOME to a folder that can be written.",
+        ) from exc
+
+
+def token(settings: Settings) -> str:
+    """The engine's key: the one that was set, or one of our own, made once and kept."""
+    if settings.engine_token:
+        return settings.engine_token
+    path = settings.home / "engine.token"
+    try:
+        return path.read_text(encoding="ascii")
+    except FileNotFoundError:
+        pass
+    beside = path.with_suffix(f".{secrets.token_hex(8)}.part")
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+        file.write(secrets.token_urlsafe(32))
+    try:
+        os.link(beside, path)  # whoever links first has made the key; a link never appears half-written
+    except FileExistsError:
+        pass
+    finally:
+        beside.unlink()
+    return path.read_text(encoding="ascii")
+
+
+def _path(settings: Settings) -> Path:
+    return settings.home / "engine.json"

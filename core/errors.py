@@ -1,0 +1,73 @@
+"""One family of errors. Each says what happened and what to do next, in a sentence for people."""
+
+from __future__ import annotations
+
+
+class FabulaError(Exception):
+    """Base of every error that a page may show.
+
+    Attributes:
+        what: what happened, one sentence.
+        next_step: what the person can do about it, one sentence.
+    """
+
+    def __init__(self, what: str, next_step: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.next_step = next_step
+
+
+class NotFound(FabulaError, LookupError):
+    """The thing asked for is not (or no longer) there."""
+
+
+class BadRecipe(FabulaError, ValueError):
+    """A recipe that cannot be run: empty grid, unknown column in the template, …"""
+
+
+class BadFile(FabulaError, ValueError):
+    """A file that cannot be read; `what` names line and column where it can."""
+
+
+class BadTrainingFile(BadFile):
+    """Training data that a provider would refuse; `what` names the line."""
+
+
+class StorageFull(FabulaError, OSError):
+    """Disk full or database gone: nothing more is bought until it is back."""
+
+
+class ProviderError(FabulaError):
+    """An endpoint answered with an error. Subclasses say which kind."""
+
+
+class RateLimited(ProviderError):
+    """429: wait and retry. `retry_after_s` is what the server asked for, if it did."""
+
+    def __init__(self, what: str, next_step: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(what, next_step)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(ProviderError):
+    """Connection refused, timeout, 408, 409, 5xx: wait and retry."""
+
+
+class Refused(ProviderError):
+    """insufficient_quota, 401, 403: stop, keep everything, fix the account, resume."""
+
+
+class BadRequest(ProviderError, ValueError):
+    """400, 404, 422: this request fails, others may work."""
+
+
+class ModelNotFound(BadRequest, LookupError):
+    """The model does not exist at that endpoint (any more)."""
+
+
+class StreamCut(ProviderError):
+    """A stream ended before its end; what had arrived is kept by the caller."""
+
+
+class EngineMissing(FabulaError, RuntimeError):
+    """The engine's packages are not installed."""

@@ -1,0 +1,86 @@
+"""A worker's hands: each carries one piece of work out, in its own thread, until the ledger says it is finished."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+
+from core.db.store import Store
+from core.errors import FabulaError, StorageFull
+from core.work import Kind, RegistryMaker
+
+_LOOK_S = 0.5
+_STORAGE_PAUSE_S = 5.0  # a full disk is not emptied in less
+_GRACE_S = 5.0  # how long a piece may take to save itself at a stop; the rest is done again at the next start
+
+_log = logging.getLogger("fabula.worker")
+_held: dict[str, threading.Thread] = {}  # by workflow id, also what an earlier worker here could not end in time
+
+
+def held() -> set[str]:
+    """Workflow ids whose work is in hand in this process."""
+    return set(_held)
+
+
+class Hands:
+    """The hands of one life of a worker."""
+
+    def __init__(self, store: Store, registry: RegistryMaker, kinds: Mapping[str, Kind]) -> None:
+        self._store, self._registry, self._kinds = store, registry, kinds
+        self._stopping = threading.Event()
+
+    def carry(self, workflow_id: str, kind_name: str, item_id: str) -> None:
+        """Carry a piece of work out; returns when it is finished, or soon after `stop`. Never raises."""
+        if self._stopping.is_set():
+            return
+        arguments = (workflow_id, self._kinds[kind_name], item_id)
+        # A daemon thread: the interpreter waits for other threads at its end, and must not wait for a slow provider.
+        hand = threading.Thread(target=self._hold, args=arguments, name=workflow_id, daemon=True)
+        _held[workflow_id] = hand
+        hand.start()
+        while hand.is_alive() and not self._stopping.is_set():
+            hand.join(_LOOK_S)
+        hand.join(_GRACE_S)
+
+    def stop(self) -> None:
+        """Have all of them save themselves, and wait for it, though not long."""
+        self._stopping.set()
+        deadline = time.monotonic() + _GRACE_S
+        for hand in list(_held.values()):
+            hand.join(max(0.0, deadline - time.monotonic()))
+
+    def _hold(self, workflow_id: str, kind: Kind, item_id: str) -> None:
+        """Without room to write, even that a piece has failed cannot be written: wait for room, and begin again."""
+        try:
+            while not self._stopping.is_set():
+                try:
+                    return self._settle(kind, item_id)
+                except StorageFull as exc:
+                    _log.error("%s %s", exc.what, exc.next_step)
+                    self._stopping.wait(_STORAGE_PAUSE_S)
+        finally:
+            _held.pop(workflow_id, None)
+
+    def _settle(self, kind: Kind, item_id: str) -> None:
+        """Carry it out; what is unfinished afterwards, though nobody asked us to stop, has failed."""
+        error = self._problem(kind, item_id)
+        if not self._stopping.is_set() and item_id in kind.unfinished(self._store):
+            kind.give_up(self._store, item_id, error or FabulaError("The work ended without a result.", "Try again."))
+
+    def _problem(self, kind: Kind, item_id: str) -> FabulaError | None:
+        """Carry it out; the error that ended it, if one did."""
+        try:
+            kind.carry_out(self._store, self._registry(), item_id, self._stopping)
+        except StorageFull:
+            raise
+        except FabulaError as exc:
+            return exc
+        except Exception as exc:
+            _log.exception("Unexpected error in %s %s", kind.name, item_id)
+            return FabulaError(
+                f"Something unexpected happened ({type(exc).__name__}).",
+                "Try again; if it stays, the log has the details.",
+            )
+        return None

@@ -1,0 +1,93 @@
+"""Languages: gettext catalogues, one `.po` file a language, compiled in memory when first asked for.
+
+The message id is the English sentence itself, so English needs no catalogue and a missing translation shows English.
+`make messages` collects new sentences from the code into the catalogues.
+"""
+
+from __future__ import annotations
+
+import gettext
+import io
+from functools import cache
+from pathlib import Path
+
+from babel.messages.mofile import write_mo
+from babel.messages.pofile import read_po
+
+LANGUAGES = {"en": "English", "zh_CN": "简体中文"}
+"""Language code → its name in itself."""
+
+DEFAULT = "en"
+DOMAIN = "fabula"
+LOCALE = Path(__file__).parent / "locale"
+
+
+class Translator:
+    """Sentences in one language. Call it with a message, or use gettext's own method names."""
+
+    def __init__(self, language: str, catalogue: gettext.NullTranslations) -> None:
+        self.language = language
+        self._catalogue = catalogue
+
+    def __call__(self, message: str) -> str:
+        return self.gettext(message)
+
+    def gettext(self, message: str) -> str:
+        """`message` in this language; as it is when it is empty or has no translation."""
+        return self._catalogue.gettext(message) if message else ""
+
+    def ngettext(self, singular: str, plural: str, n: int) -> str:
+        """The form of a counted phrase for `n`, its `{n}` not yet filled in."""
+        return self._catalogue.ngettext(singular, plural, n)
+
+
+@cache
+def translator(language: str) -> Translator:
+    """The translator for a language code; a language that we do not have gives English."""
+    known = language if language in LANGUAGES else DEFAULT
+    return Translator(known, _catalogue(known))
+
+
+@cache
+def messages(language: str) -> tuple[str, ...]:
+    """The ids of all messages that `language` has a translation for; the singular for counted ones."""
+    path = catalogue_path(language)
+    if not path.is_file():
+        return ()
+    with path.open("rb") as file:
+        catalogue = read_po(file, locale=language, domain=DOMAIN)
+    ids = ((message.id, message.string) for message in catalogue if message.id and not message.fuzzy)
+    return tuple(key if isinstance(key, str) else key[0] for key, string in ids if _filled(string))
+
+
+def match(accepted: str | None) -> str:
+    """The language to start with for a browser's locale or Accept-Language header.
+
+    Every kind of Chinese gets 简体中文; what we do not have gets English.
+    """
+    for part in (accepted or "").split(","):
+        code = part.split(";")[0].strip().replace("-", "_").lower()
+        for language in LANGUAGES:
+            if code and code.split("_")[0] == language.split("_")[0].lower():
+                return language
+    return DEFAULT
+
+
+def catalogue_path(language: str) -> Path:
+    """Where the `.po` file of a language lies."""
+    return LOCALE / language / "LC_MESSAGES" / f"{DOMAIN}.po"
+
+
+def _catalogue(language: str) -> gettext.NullTranslations:
+    path = catalogue_path(language)
+    if not path.is_file():
+        return gettext.NullTranslations()
+    compiled = io.BytesIO()
+    with path.open("rb") as file:
+        write_mo(compiled, read_po(file, locale=language, domain=DOMAIN))
+    compiled.seek(0)
+    return gettext.GNUTranslations(compiled)
+
+
+def _filled(string: str | list[str] | tuple[str, ...] | None) -> bool:
+    return bool(string) if string is None or isinstance(string, str) else all(string)

@@ -1,0 +1,1 @@
+"""The catalogues (`<language>/LC_MESSAGES/fabula.po`) and what collects their sentences from the code."""

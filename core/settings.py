@@ -1,0 +1,55 @@
+"""Where things are: read once from the environment, then passed on as a value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_HOME = ".fabula"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that differs between one machine and another.
+
+    Attributes:
+        home: folder that holds all local state (database, files, engine home).
+        database_url: SQLAlchemy URL of the ledger; SQLite in `home` unless `DATABASE_URL` says otherwise.
+        engine_url: base URL of a foreign engine (without `/v1`), or None: the app starts its own.
+        engine_token: bearer token of the engine, or None: one is made and kept in `home`.
+        artifacts: folder or fsspec URL for files that pages and workers share.
+    """
+
+    home: Path
+    database_url: str
+    engine_url: str | None
+    engine_token: str | None
+    artifacts: str
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read FABULA_HOME, DATABASE_URL, FABULA_ENGINE_URL, FABULA_ENGINE_TOKEN, FABULA_ARTIFACTS."""
+        env = os.environ if environ is None else environ
+        home = Path(env.get("FABULA_HOME") or DEFAULT_HOME).expanduser().resolve()
+        return cls(
+            home=home,
+            database_url=_sqlalchemy_url(env.get("DATABASE_URL") or f"sqlite:///{home / 'fabula.db'}"),
+            engine_url=(env.get("FABULA_ENGINE_URL") or "").rstrip("/") or None,
+            engine_token=env.get("FABULA_ENGINE_TOKEN") or None,
+            artifacts=env.get("FABULA_ARTIFACTS") or str(home / "artifacts"),
+        )
+
+    @property
+    def engine_home(self) -> Path:
+        """Folder of the engine that the app starts itself."""
+        return self.home / "engine"
+
+
+def _sqlalchemy_url(url: str) -> str:
+    """Postgres URLs as people write them, with the driver that Fabula ships."""
+    for prefix in ("postgresql://", "postgres://"):
+        if url.startswith(prefix):
+            return "postgresql+psycopg://" + url.removeprefix(prefix)
+    return url

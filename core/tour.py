@@ -1,0 +1,266 @@
+"""The guided tour: the whole way on sample stories, for real, with nothing but what ships with the studio."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from core.actor import Actor
+from core.cost.book import PriceBook
+from core.dataset import datasets, presets
+from core.db.store import Store, hold, new_id
+from core.db.tables import Tour, utcnow
+from core.errors import FabulaError, ModelNotFound, RateLimited, Unavailable
+from core.providers import CompletionRequest, Registry
+from core.settings import Settings
+from core.story import stream
+from core.training import jobs
+
+EXAMPLES = 48  # and two epochs of them in batches of 4: 24 steps, about three minutes on two cores
+_EPOCHS = 2
+_BATCH = 4
+_SEED = 7
+_PROVIDER = "engine"
+_BASE_MODEL = "gemma-3-270m"
+_LONGEST_STORY = 400  # tokens; a model this young may not find its end
+STEPS = ("dataset", "training", "curve", "cost", "story")
+_SENTENCES = {
+    "dataset": "Sample stories are being loaded as a data set.",
+    "training": "A small model is learning from the stories, on this machine.",
+    "curve": "The training is over; its curve is being read.",
+    "cost": "The tokens are being counted, to say what they would cost elsewhere.",
+    "story": "The new model writes a story with a power that no training story has.",
+}
+_ENDINGS = {
+    "done": "The tour is over: the data set, the curve and the story stay yours.",
+    "stopped": "The tour was stopped. What it made so far stays.",
+    "failed": "The tour could not go on.",
+}
+_QUEUED = "The tour begins as soon as the worker is free."
+_LOOK_S = 1.0  # as often as a person may wonder whether anything happens
+_STORY_S = 15.0  # a story of 200 tokens at the engine's 40 tokens a second, and the change to the new model
+_STORY_TRIES = 30  # looks, a second each, until the engine serves what it has just trained
+_UNFINISHED = ("queued", "running")
+
+
+@dataclass(frozen=True, slots=True)
+class TourProgress:
+    """Where the newest tour is.
+
+    Attributes:
+        state: queued, running, done, stopped or failed.
+        step, steps: which step it is at, counting from 1, and how many there are.
+        key: name of the step, one of `STEPS`.
+        sentence: what is happening, in plain English (a message of the catalogue).
+        reason: why it failed.
+        eta_s: seconds to the end; None: not known (yet).
+    """
+
+    id: str
+    state: str
+    step: int
+    steps: int
+    key: str
+    sentence: str
+    reason: str | None
+    eta_s: float | None
+    dataset_id: str | None
+    job_id: str | None
+    story_id: str | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+def start(store: Store, actor: Actor) -> str:
+    """Queue a tour and return its id; while one is under way, that is the one."""
+    with store.session() as session:
+        hold(session, "tours")
+        if (under_way := _under_way(session)) is not None:
+            return under_way.id
+        tour = Tour(id=new_id(), created_by=actor.id)
+        session.add(tour)
+        return tour.id
+
+
+def stop(store: Store, actor: Actor) -> None:
+    """End the tour that is under way, and its training with it. What it made stays."""
+    with store.session() as session:
+        tour = _under_way(session)
+        if tour is None:
+            return
+        tour.state, tour.finished_at = "stopped", utcnow()
+        if tour.job_id is not None and not jobs.get(store, tour.job_id).finished:
+            jobs.request(store, actor, tour.job_id, "cancel")
+
+
+def progress(store: Store, now: datetime | None = None) -> TourProgress | None:
+    """The newest tour, or None when there has been none."""
+    with store.reading() as session:
+        tour = session.scalar(select(Tour).order_by(Tour.created_at.desc(), Tour.id.desc()).limit(1))
+    if tour is None:
+        return None
+    sentence = _QUEUED if tour.state == "queued" else _ENDINGS.get(tour.state, _SENTENCES[tour.step])
+    return TourProgress(
+        id=tour.id,
+        state=tour.state,
+        step=STEPS.index(tour.step) + 1,
+        steps=len(STEPS),
+        key=tour.step,
+        sentence=sentence,
+        reason=tour.reason,
+        eta_s=_eta_s(store, tour, now or utcnow()),
+        dataset_id=tour.dataset_id,
+        job_id=tour.job_id,
+        story_id=tour.story_id,
+        created_at=tour.created_at,
+        finished_at=tour.finished_at,
+    )
+
+
+def carry_out(store: Store, registry: Registry, tour_id: str, stopping: threading.Event | None = None) -> None:
+    """Walk the tour from the step that it is at. Returns early once `stopping`, or when somebody stops the tour.
+
+    Raises:
+        FabulaError: it cannot go on; the ledger does not say so yet (see `give_up`).
+    """
+    walk = _Walk(store, registry, tour_id, stopping or threading.Event())
+    for step in STEPS[STEPS.index(walk.tour().step) :]:
+        if not walk.enter(step) or not getattr(walk, step)():
+            return
+    walk.write(state="done", finished_at=utcnow())
+
+
+def give_up(store: Store, tour_id: str, error: FabulaError) -> None:
+    """Write down that a tour has failed, and why."""
+    reason = f"{error.what} {error.next_step}".strip()
+    _Walk(store, None, tour_id, threading.Event()).write(state="failed", reason=reason, finished_at=utcnow())
+
+
+class _Walk:
+    """One go at a tour. Each step is a method that says whether to go on, and may be repeated after a crash."""
+
+    def __init__(self, store: Store, registry: Registry | None, tour_id: str, stopping: threading.Event) -> None:
+        self._store, self._registry, self._id, self._stopping = store, registry, tour_id, stopping
+
+    def tour(self) -> Tour:
+        with self._store.reading() as session:
+            return session.get_one(Tour, self._id)
+
+    def write(self, **values: Any) -> bool:
+        """Set columns; False, and nothing is written, when the tour has ended meanwhile."""
+        with self._store.session() as session:
+            tour = session.get_one(Tour, self._id)
+            if tour.state not in _UNFINISHED:
+                return False
+            for name, value in values.items():
+                setattr(tour, name, value)
+            return True
+
+    def enter(self, step: str) -> bool:
+        return not self._stopping.is_set() and self.write(state="running", step=step)
+
+    def dataset(self) -> bool:
+        with self._store.session():  # one transaction: no data set without a tour that knows it
+            tour = self.tour()
+            return tour.dataset_id is not None or self.write(
+                dataset_id=datasets.load_sample(self._store, _actor(tour), presets.get().sample or "", EXAMPLES)
+            )
+
+    def training(self) -> bool:
+        with self._store.session():
+            tour = self.tour()
+            if tour.job_id is None and not self.write(job_id=jobs.submit(self._store, _actor(tour), _form(tour))):
+                return False
+        job = self._job()
+        while not job.finished:
+            if self._stopping.wait(_LOOK_S) or self.tour().state not in _UNFINISHED:
+                return False
+            job = self._job()
+        if job.status != "succeeded" or job.fine_tuned_model is None:
+            raise FabulaError(job.error or f"The training ended as {job.status}.", job.next_step or "Start a new tour.")
+        return True
+
+    def curve(self) -> bool:
+        return True
+
+    def cost(self) -> bool:
+        return True
+
+    def story(self) -> bool:
+        """Write it; the engine may need a moment until it serves the model that it has just trained."""
+        assert self._registry is not None
+        job, book = self._job(), PriceBook.load(Settings.from_env().home)
+        for left in range(_STORY_TRIES - 1, -1, -1):
+            try:
+                client = self._registry.get(job.provider)
+                return self._keep(stream.write(self._store, _actor(self.tour()), client, _request(job), book))
+            except (ModelNotFound, Unavailable, RateLimited):
+                if not left:
+                    raise
+            if self._stopping.wait(_LOOK_S):
+                break
+        return False
+
+    def _keep(self, story: stream.StoryStream) -> bool:
+        """Follow a story to its end."""
+        self.write(story_id=story.id)  # at once: the page can show the words as they come
+        for _ in story:
+            if self._stopping.is_set() or self.tour().state not in _UNFINISHED:
+                story.stop()
+                return False
+        return True
+
+    def _job(self) -> jobs.JobView:
+        return jobs.get(self._store, self.tour().job_id or "")
+
+
+def _under_way(session: Session) -> Tour | None:
+    return session.scalar(select(Tour).where(Tour.state.in_(_UNFINISHED)).order_by(Tour.id).limit(1))
+
+
+def _actor(tour: Tour) -> Actor:
+    return Actor(id=tour.created_by, name=tour.created_by, role="editor")
+
+
+def _form(tour: Tour) -> jobs.JobForm:
+    return jobs.JobForm(
+        dataset_id=tour.dataset_id or "",
+        name=f"Guided tour {tour.created_at:%Y-%m-%d %H:%M}",
+        provider=_PROVIDER,
+        base_model=_BASE_MODEL,
+        suffix="tour",
+        n_epochs=_EPOCHS,
+        batch_size=_BATCH,
+        seed=_SEED,
+    )
+
+
+def _request(job: jobs.JobView) -> CompletionRequest:
+    """A story outside the grid, asked for as the training file asked."""
+    preset = presets.get()
+    return CompletionRequest(
+        model=job.fine_tuned_model or "",
+        prompt=",".join(preset.outside[0]) + (job.separator or ""),
+        endpoint="completion",
+        temperature=float(preset.story.get("temperature", 0.7)),
+        top_p=float(preset.story.get("top_p", 1.0)),
+        max_tokens=_LONGEST_STORY,
+        stop=(job.stop,) if job.stop else (),
+        seed=_SEED,
+    )
+
+
+def _eta_s(store: Store, tour: Tour, now: datetime) -> float | None:
+    if tour.state not in _UNFINISHED:
+        return None
+    if STEPS.index(tour.step) > STEPS.index("training"):
+        return _STORY_S
+    if tour.job_id is None:
+        return None
+    finish = jobs.get(store, tour.job_id).estimated_finish
+    return None if finish is None else max(0.0, (finish - now).total_seconds()) + _STORY_S

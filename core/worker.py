@@ -1,0 +1,241 @@
+"""Durable background work: `python -m core.worker`, or inside the dashboard. The only place that knows DBOS.
+
+The ledger says *what* is to be done (a run is queued, a job is not finished yet); DBOS says *who* does it, a few at a
+time, also when there are several workers and when one of them is killed. The work itself is idempotent and goes on
+from what the ledger holds; so one workflow is one go at one piece of work, and has no steps of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from core.db.store import Store
+from core.errors import FabulaError, StorageFull
+from core.hands import Hands, held
+from core.heartbeat import BEAT_S, Heart, WorkerState, alive
+from core.settings import Settings
+from core.work import KINDS, Kind, RegistryMaker
+
+if TYPE_CHECKING:
+    from dbos import WorkflowStatus
+
+    from core.providers import Registry
+
+__all__ = ["Worker", "WorkerState", "alive", "main"]
+
+_LOOK_S = 0.5  # a click is seen to work within a second; the look is a few small reads, about 1 % of a core
+_STORAGE_PAUSE_S = 5.0  # a full disk is not emptied in less
+_CRASH_PAUSE_S = 30.0  # an error that nobody foresaw will come again; not every second, please
+_OPEN = ("ENQUEUED", "PENDING")  # a workflow that somebody has, or will have
+_VERSION = "1"  # DBOS gives workflows only to workers of the same version; ours are alike in every release
+
+_log = logging.getLogger("fabula.worker")
+
+
+_hands: Hands | None = None  # DBOS is one per process, and so is the worker
+_workflow: Callable[[str, str], None] | None = None
+
+
+class Worker:
+    """Does queued work in threads of its own. One per process.
+
+    Args:
+        settings: where the ledger is.
+        registry: makes the registry of providers for each piece of work; by default from settings and environment.
+        kinds: the kinds of work.
+    """
+
+    def __init__(
+        self, settings: Settings, *, registry: RegistryMaker | None = None, kinds: Mapping[str, Kind] = KINDS
+    ) -> None:
+        self._settings = settings
+        self._registry = registry or (lambda: _registry(settings))
+        self._kinds = kinds
+        self._stopping = threading.Event()
+        self._ready = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin in a thread and return at once. A storage that is not there yet is tried again until it is."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._live, name="fabula-worker", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let work in hand save itself, and end within seconds; what is unfinished goes on at the next start."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def wait_until_ready(self, timeout_s: float) -> bool:
+        """Whether the worker takes work by now; waits for it up to `timeout_s` seconds."""
+        return self._ready.wait(timeout_s)
+
+    def _live(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._work()
+            except FabulaError as exc:
+                _log.error("%s %s", exc.what, exc.next_step)
+                self._stopping.wait(_STORAGE_PAUSE_S)
+            except Exception:
+                _log.exception("The worker stopped on an error. Nothing is lost: it starts again in half a minute.")
+                self._stopping.wait(_CRASH_PAUSE_S)
+
+    def _work(self) -> None:
+        """One life: from joining the others to leaving them."""
+        global _hands
+        store = Store.open(self._settings)
+        heart = Heart(store)
+        hands = Hands(store, self._registry, self._kinds)
+        try:
+            heart.beat(0)
+            _hands = hands
+            _launch(self._settings, heart.id, self._kinds)
+            self._ready.set()
+            self._dispatch(store, heart)
+        finally:
+            self._ready.clear()
+            hands.stop()
+            _shut_down()
+            try:
+                heart.stop()
+            finally:
+                store.close()
+
+    def _dispatch(self, store: Store, heart: Heart) -> None:
+        next_beat, told = time.monotonic(), 0
+        while not self._stopping.is_set():
+            try:
+                taken = _taken()
+                if time.monotonic() >= next_beat or len(held()) != told:
+                    heart.beat(told := len(held()))
+                    _free(taken, heart.living())
+                    next_beat = time.monotonic() + BEAT_S
+                _hand_out(store, self._kinds, taken)
+            except StorageFull as exc:
+                _log.error("%s %s", exc.what, exc.next_step)
+                self._stopping.wait(_STORAGE_PAUSE_S)
+            self._stopping.wait(_LOOK_S)
+
+
+def main() -> None:
+    """Run a worker until it is asked to stop (SIGTERM, Ctrl+C); asked twice, it stops at once."""
+    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("fabula").setLevel(logging.INFO)
+    asked = threading.Event()
+
+    def ask(*_: object) -> None:
+        if asked.is_set():
+            os._exit(1)
+        asked.set()
+
+    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGINT, ask)
+    settings = Settings.from_env()
+    worker = Worker(settings)
+    worker.start()
+    _log.info("Working for %s. Ctrl+C stops.", settings.home)
+    asked.wait()
+    worker.stop()
+
+
+def _carry(kind_name: str, item_id: str) -> None:
+    """The workflow: one go at one piece of work. DBOS calls it in a thread of its own."""
+    from dbos import DBOS
+
+    if (hands := _hands) is not None:
+        hands.carry(str(DBOS.workflow_id), kind_name, item_id)
+
+
+# --- DBOS ----------------------------------------------------------------------------------------------------------
+
+
+def _launch(settings: Settings, executor_id: str, kinds: Mapping[str, Kind]) -> None:
+    """Start DBOS: quiet, JSON instead of pickle, its own SQLite file or its own schema in our Postgres."""
+    from dbos import DBOS, DBOSPortableJSONSerializer
+
+    global _workflow
+    if _workflow is None:
+        _workflow = DBOS.workflow(name="carry")(_carry)
+    own_file = f"sqlite:///{settings.home / 'work.db'}"
+    DBOS(
+        config={
+            "name": "fabula",
+            "system_database_url": own_file if settings.database_url.startswith("sqlite") else settings.database_url,
+            "serializer": DBOSPortableJSONSerializer(),
+            "application_version": _VERSION,
+            "executor_id": executor_id,
+            "log_level": "CRITICAL",  # what matters to a person is in the ledger and in our own log
+        }
+    )
+    DBOS.launch()
+    for kind in kinds.values():
+        DBOS.register_queue(
+            kind.name, worker_concurrency=kind.at_once, polling_interval_sec=_LOOK_S, on_conflict="always_update"
+        )
+
+
+def _shut_down() -> None:
+    from dbos import DBOS
+
+    DBOS.destroy()
+
+
+def _taken() -> list[WorkflowStatus]:
+    """Work that waits in DBOS's queues or that a worker, maybe a dead one, has in hand."""
+    from dbos import DBOS
+
+    return DBOS.list_workflows(status=list(_OPEN), load_input=False, load_output=False)
+
+
+def _free(taken: list[WorkflowStatus], living: set[str]) -> None:
+    """Take from the dead what they had in hand: the next look finds it with nobody. Twice does no harm."""
+    from dbos import DBOS
+
+    for workflow in taken:
+        if workflow.status == "PENDING" and workflow.executor_id not in living:
+            _log.warning("Going on with %s, whose worker is gone.", workflow.workflow_id)
+            DBOS.cancel_workflow(workflow.workflow_id)
+
+
+def _hand_out(store: Store, kinds: Mapping[str, Kind], taken: list[WorkflowStatus]) -> None:
+    """Queue what is unfinished and with nobody. `taken` was read first: what ends meanwhile is no longer unfinished."""
+    from dbos import DBOS, SetWorkflowID
+
+    assert _workflow is not None
+    busy = {_item(workflow.workflow_id) for workflow in taken} | {_item(one) for one in held()}
+    for kind in kinds.values():
+        for item_id in kind.unfinished(store):
+            item = f"{kind.name}-{item_id}"
+            if item in busy:
+                continue
+            earlier = DBOS.list_workflows(workflow_id_prefix=item, load_input=False, load_output=False)
+            if any(workflow.status in _OPEN for workflow in earlier):  # another worker was faster
+                continue
+            # The same number at every worker: the second one to queue it gets the first one's workflow.
+            with SetWorkflowID(f"{item}.{len(earlier) + 1}" if earlier else item):
+                DBOS.enqueue_workflow(kind.name, _workflow, kind.name, item_id)
+
+
+def _item(workflow_id: str) -> str:
+    """`run-abc.2` is the second go at `run-abc`."""
+    return workflow_id.partition(".")[0]
+
+
+def _registry(settings: Settings) -> Registry:
+    from core.providers import Registry
+
+    return Registry.from_settings(settings, os.environ)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""A real PostgreSQL for one test run: Debian's binaries, its own folder, a socket and no port."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class PostgresAbsent(Exception):
+    """Why no server can be started here."""
+
+
+def binaries() -> Path:
+    """Folder of the newest installed server.
+
+    Raises:
+        PostgresAbsent: none is installed, or only root is here to run it (which PostgreSQL refuses).
+    """
+    found = sorted(
+        (path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")),
+        key=lambda folder: float(folder.parent.name),
+    )
+    if not found:
+        raise PostgresAbsent("no PostgreSQL in /usr/lib/postgresql (apt-get install postgresql)")
+    return found[-1]
+
+
+@contextmanager
+def running() -> Iterator[str]:
+    """Start a server, yield its SQLAlchemy URL, stop it. Durable writes are off: only speed matters here."""
+    folder = binaries()
+    user = _unprivileged()
+    home = Path(tempfile.mkdtemp(prefix="fabula-pg-"))  # not pytest's folder: another user must be able to enter it
+    try:
+        if user:
+            shutil.chown(home, user)
+        data = home / "data"
+        _run(user, folder / "initdb", "-D", data, "-U", "fabula", "-A", "trust", "-E", "UTF8", "--no-sync")
+        options = f"-c listen_addresses='' -c unix_socket_directories='{home}' -c fsync=off"
+        _run(user, folder / "pg_ctl", "-D", data, "-l", home / "log", "-w", "-t", "60", "-o", options, "start")
+        try:
+            yield f"postgresql://fabula@/postgres?host={home}"
+        finally:
+            _run(user, folder / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _unprivileged() -> str | None:
+    """The user to run the server as, when we are root; None: ourselves."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name).pw_name
+        except KeyError:
+            continue
+    raise PostgresAbsent("running as root, and there is no user postgres or nobody to run the server as")
+
+
+def _run(user: str | None, *argv: object) -> None:
+    done = subprocess.run(
+        [str(one) for one in argv],
+        user=user,
+        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,  # not a pipe: the server inherits it and would hold it open
+        stderr=subprocess.DEVNULL,
+        timeout=120,
+        check=False,
+    )
+    if done.returncode:
+        raise PostgresAbsent(f"{argv[0]} ended with {done.returncode}")

@@ -1,0 +1,327 @@
+"""The engine's keeper, with real processes: started, started again, never left behind; and the status of it all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from core import endpoint, process, status, supervisor
+from core.db.store import Store
+from core.endpoint import Note, engine_endpoint
+from core.errors import EngineMissing, Unavailable
+from core.heartbeat import Heart
+from core.settings import Settings
+from core.supervisor import EngineProcess, ask_health, missing_packages
+from tests.waiting import until
+
+_ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def requirements(tmp_path: Path) -> Path:
+    path = tmp_path / "requirements.txt"
+    path.write_text("# what the fake needs\npytest>=8\n")
+    return path
+
+
+@pytest.fixture
+def keep(
+    settings: Settings, requirements: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., EngineProcess]]:
+    """Keep a fake engine; it is stopped after the test."""
+    monkeypatch.setattr(supervisor, "_FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(supervisor, "_LOCK_LOOK_S", 0.05)
+    kept: list[EngineProcess] = []
+
+    def start(behaviour: str = "well", needs: Path = requirements) -> EngineProcess:
+        monkeypatch.setenv("FABULA_FAKE_ENGINE", behaviour)
+        keeper = EngineProcess(settings, module="tests.fake_engine", requirements=needs)
+        keeper.start()
+        kept.append(keeper)
+        return keeper
+
+    yield start
+    for keeper in kept:
+        keeper.stop()
+
+
+def note_when(settings: Settings, state: str) -> Note:
+    return until(lambda: note if (note := endpoint.read(settings)).state == state else None, f"the engine {state}")
+
+
+def lives(settings: Settings) -> list[list[str]]:
+    path = settings.engine_home / "lives"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_the_engine_comes_up_with_a_key_of_its_own(settings: Settings, keep: Callable[..., EngineProcess]) -> None:
+    keep()
+    note = note_when(settings, "up")
+    where = engine_endpoint(settings)
+    health = ask_health(where, 5.0)
+    assert health is not None
+    assert health["models"] == ["tiny"]
+    assert stat.S_IMODE((settings.home / "engine.token").stat().st_mode) == 0o600
+    assert where.token not in (settings.home / "engine.json").read_text()
+    assert where.token not in (settings.engine_home / "engine.log").read_text()
+    assert where.token not in repr(where)
+    assert note.url == where.url
+    assert int(lives(settings)[0][0]) in {int(note.process.partition(":")[0])}
+
+
+def test_stop_ends_it_and_says_so(settings: Settings, keep: Callable[..., EngineProcess]) -> None:
+    keeper = keep()
+    note = note_when(settings, "up")
+    keeper.stop()
+    assert not process.runs(note.process)
+    assert endpoint.read(settings).state == "stopped"
+    with pytest.raises(Unavailable) as caught:
+        engine_endpoint(settings)
+    assert caught.value.next_step
+    keeper.start()
+    assert note_when(settings, "up").process != note.process
+
+
+def test_an_engine_that_is_killed_is_started_again_at_its_address(
+    settings: Settings, keep: Callable[..., EngineProcess]
+) -> None:
+    keep()
+    first = note_when(settings, "up")
+    os.kill(int(first.process.partition(":")[0]), signal.SIGKILL)
+    second = until(
+        lambda: note if (note := endpoint.read(settings)).state == "up" and note.process != first.process else None,
+        "a second life",
+    )
+    assert second.url == first.url
+    assert ask_health(engine_endpoint(settings), 5.0) is not None
+
+
+def test_an_engine_that_falls_is_told_with_its_last_words(
+    settings: Settings, keep: Callable[..., EngineProcess]
+) -> None:
+    keep("fall")
+    note = note_when(settings, "down")
+    assert "The dog ate the weights." in note.message
+    assert "engine.log" in note.next_step
+    with pytest.raises(Unavailable, match="dog"):
+        engine_endpoint(settings)
+    until(lambda: len(lives(settings)) >= 2, "another try")
+
+
+def test_a_taken_port_is_changed(settings: Settings, keep: Callable[..., EngineProcess]) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        settings.home.mkdir(parents=True)
+        endpoint.write(settings, Note("stopped", f"http://127.0.0.1:{taken}"))
+        keep("port")
+        note = note_when(settings, "up")
+    assert str(taken) not in note.url
+    assert len(lives(settings)) == 2
+
+
+def test_missing_packages_are_named_and_looked_for_again(
+    settings: Settings, keep: Callable[..., EngineProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_MISSING_LOOK_S", 0.05)
+    needs = tmp_path / "needs.txt"
+    needs.write_text("pytest>=8\nno-such-package-for-fabula==1\n")
+    keep("well", needs)
+    note = note_when(settings, "missing")
+    assert "no-such-package-for-fabula" in note.message
+    assert "pytest" not in note.message
+    assert "requirements-engine.txt" in note.next_step
+    with pytest.raises(EngineMissing, match="no-such-package"):
+        engine_endpoint(settings)
+    assert lives(settings) == []
+    needs.write_text("pytest>=8\n")
+    note_when(settings, "up")
+
+
+def test_the_real_list_of_packages_can_be_read() -> None:
+    assert "torch" not in missing_packages(_ROOT / "requirements.txt")
+    names = (_ROOT / "requirements-engine.txt").read_text()
+    assert all(name in names for name in missing_packages(_ROOT / "requirements-engine.txt"))
+
+
+def test_a_deaf_engine_of_an_earlier_life_is_not_left_running(
+    settings: Settings, keep: Callable[..., EngineProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_GRACE_S", 0.2)
+    settings.engine_home.mkdir(parents=True)
+    stale = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "tests.fake_engine",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--home",
+            settings.engine_home,
+        ],
+        cwd=_ROOT,
+        env=os.environ | {"FABULA_FAKE_ENGINE": "deaf", "FABULA_ENGINE_TOKEN": "x"},
+    )
+    until(lambda: lives(settings), "the stale engine")
+    endpoint.write(settings, Note("up", "http://127.0.0.1:1", process.identity(stale.pid)))
+    keep()
+    assert stale.wait(30) == -signal.SIGKILL
+    note_when(settings, "up")
+
+
+def test_two_studios_on_one_home_share_an_engine_and_the_second_takes_over(
+    settings: Settings, keep: Callable[..., EngineProcess]
+) -> None:
+    first = keep()
+    note = note_when(settings, "up")
+    keep()
+    assert engine_endpoint(settings).url == note.url
+    assert len(lives(settings)) == 1
+    first.stop()
+    until(lambda: len(lives(settings)) == 2, "the second studio's engine")
+    note_when(settings, "up")
+
+
+def test_the_log_is_bounded(
+    settings: Settings, keep: Callable[..., EngineProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_LOG_BYTES", 1_000)
+    keep("chatty")
+    log = settings.engine_home / "engine.log"
+    until(lambda: log.with_suffix(".log.1").exists() and log.stat().st_size == 0, "a shortened log")
+    assert "xxx" in log.with_suffix(".log.1").read_text()
+
+
+def test_a_foreign_engine_is_not_kept(settings: Settings, requirements: Path) -> None:
+    foreign = replace(settings, engine_url="http://gpu:8010", engine_token="k")
+    keeper = EngineProcess(foreign, module="tests.fake_engine", requirements=requirements)
+    keeper.start()
+    keeper.stop()
+    assert (engine_endpoint(foreign).url, engine_endpoint(foreign).token) == ("http://gpu:8010", "k")
+    assert not settings.engine_home.exists()
+
+
+def test_kill_9_of_the_studio_ends_the_engine_and_the_next_start_has_a_new_one(
+    settings: Settings, requirements: Path, keep: Callable[..., EngineProcess]
+) -> None:
+    studio = subprocess.Popen(
+        [sys.executable, "-m", "tests.keeper_process", str(settings.home), str(requirements)],
+        cwd=_ROOT,
+        stdin=subprocess.PIPE,
+    )
+    note = note_when(settings, "up")
+    os.kill(studio.pid, signal.SIGKILL)
+    studio.wait()
+    until(lambda: not process.runs(note.process), "the engine ended with its studio")
+    with pytest.raises(Unavailable):
+        engine_endpoint(settings)
+    keep()
+    assert note_when(settings, "up").process != note.process
+
+
+def test_the_key_is_made_once_however_many_ask(settings: Settings) -> None:
+    settings.home.mkdir(parents=True)
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(endpoint.token(settings))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert len(set(found)) == 1
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"state": "up", "surprise": 1}', '{"state": "up"}'])
+def test_a_note_that_makes_no_sense_is_no_engine(settings: Settings, content: str) -> None:
+    settings.home.mkdir(parents=True)
+    (settings.home / "engine.json").write_text(content)
+    with pytest.raises(Unavailable):
+        engine_endpoint(settings)
+
+
+def test_a_process_is_known_by_more_than_its_number() -> None:
+    mine = process.identity()
+    assert process.runs(mine)
+    assert not process.runs(f"{os.getpid()}:1")
+    assert not process.runs("")
+    assert process.identity(2**22 + 1) == ""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    who = process.identity(child.pid)
+    assert process.runs(who)
+    threading.Thread(target=child.wait).start()
+    process.end(who, 10.0)
+    assert not process.runs(who)
+
+
+# --- status --------------------------------------------------------------------------------------------------------
+
+
+def test_status_of_a_studio_at_work(settings: Settings, keep: Callable[..., EngineProcess]) -> None:
+    keep()
+    note_when(settings, "up")
+    store = Store.open(settings)
+    Heart(store).beat(2)
+    seen = status.look(settings, store, {"OPENAI_API_KEY": "sk-x"})
+    assert (seen.engine.state, seen.engine.models, seen.engine.tokens_per_s) == ("up", ("tiny",), 41.5)
+    assert (seen.worker.up, seen.worker.running, seen.worker.queued) == (True, 2, 0)
+    assert [(one.id, one.kind) for one in seen.providers] == [("engine", "engine"), ("openai", "openai")]
+    assert "sk-x" not in repr(seen)
+
+
+def test_status_with_nothing_there_says_what_to_do(settings: Settings) -> None:
+    seen = status.look(settings, None, {})
+    assert (seen.engine.state, seen.worker.up) == ("down", False)
+    assert seen.engine.message
+    assert seen.engine.next_step
+    assert seen.worker.next_step
+    assert [one.id for one in seen.providers] == ["engine"]
+    waiting = status.look(settings, Store.open(settings), {})
+    assert (waiting.worker.up, waiting.worker.queued) == (False, 0)
+    assert "python -m core.worker" in waiting.worker.next_step
+
+
+def test_status_with_the_engine_missing(settings: Settings) -> None:
+    settings.home.mkdir(parents=True)
+    endpoint.write(settings, Note("missing", message="torch is missing.", next_step="Install it."))
+    seen = status.look(settings, None, {}).engine
+    assert (seen.state, seen.message, seen.next_step) == ("missing", "torch is missing.", "Install it.")
+
+
+@pytest.mark.parametrize("state", ["starting", "up"])
+def test_status_of_an_engine_that_does_not_answer_yet(settings: Settings, state: endpoint.State) -> None:
+    settings.home.mkdir(parents=True)
+    endpoint.write(settings, Note(state, "http://127.0.0.1:1", process.identity(), "It starts.", "Wait."))
+    assert status.look(settings, None, {}).engine.state == state
+
+
+def test_status_answers_within_a_second_when_nothing_answers(settings: Settings) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        there = replace(settings, engine_url=f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+        class Stuck(Store):
+            def reading(self) -> object:  # type: ignore[override]  # a database that never answers
+                return threading.Event().wait(5)
+
+        status.look(there, None, {})  # what is imported is imported
+        began = time.monotonic()
+        seen = status.look(there, Stuck(settings.database_url), {})
+        took = time.monotonic() - began
+    assert (seen.engine.state, seen.engine.foreign, seen.worker.up) == ("down", True, False)
+    assert "FABULA_ENGINE_URL" in seen.engine.next_step
+    assert took < 1.0

@@ -1,0 +1,343 @@
+"""The worker, in this process and in processes that are killed: nothing is lost, nothing runs twice at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from core import heartbeat
+from core.actor import LOCAL
+from core.dataset import datasets
+from core.db.store import Store, new_id
+from core.db.tables import Tour, utcnow
+from core.errors import FabulaError, StorageFull
+from core.heartbeat import Heart
+from core.settings import Settings
+from core.training import jobs
+from core.work import KINDS, Kind
+from core.worker import Worker, alive
+from tests.fakes import RESULTS
+from tests.job_server import JobServer
+from tests.waiting import until
+
+_ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    store = Store.open(settings)
+    yield store
+    store.close()
+
+
+class Desk:
+    """Work on tours whose behaviour a test chooses, and which remembers what happened."""
+
+    def __init__(self, work: Callable[[Store, str, threading.Event], None]) -> None:
+        self.began: list[str] = []
+        self.given_up: list[str] = []
+        self._work = work
+
+    def kinds(self) -> dict[str, Kind]:
+        return {"tour": Kind("tour", 2, KINDS["tour"].unfinished, self._carry_out, self._give_up)}
+
+    def _carry_out(self, store: Store, _registry: object, item_id: str, stopping: threading.Event) -> None:
+        self.began.append(item_id)
+        self._work(store, item_id, stopping)
+
+    def _give_up(self, store: Store, item_id: str, error: FabulaError) -> None:
+        self.given_up.append(error.what)
+        finish(store, item_id, "failed")
+
+
+def finish(store: Store, item_id: str, state: str = "done") -> None:
+    with store.session() as session:
+        tour = session.get_one(Tour, item_id)
+        tour.state, tour.finished_at = state, utcnow()
+
+
+def add_tour(store: Store) -> str:
+    with store.session() as session:
+        session.add(tour := Tour(id=new_id(), created_by="local"))
+        return tour.id
+
+
+def state_of(store: Store, item_id: str) -> str:
+    with store.reading() as session:
+        return session.get_one(Tour, item_id).state
+
+
+@pytest.fixture
+def hire(settings: Settings) -> Iterator[Callable[[Desk], Worker]]:
+    """A running worker for a desk; stopped after the test."""
+    hired: list[Worker] = []
+
+    def start(desk: Desk) -> Worker:
+        worker = Worker(settings, kinds=desk.kinds(), registry=lambda: None)  # type: ignore[arg-type, return-value]
+        worker.start()
+        hired.append(worker)
+        assert worker.wait_until_ready(60)
+        return worker
+
+    yield start
+    for worker in hired:
+        worker.stop()
+
+
+def test_queued_work_is_done_and_the_heartbeat_says_so(store: Store, hire: Callable[[Desk], Worker]) -> None:
+    assert not alive(store).up
+    before = add_tour(store)
+    desk = Desk(lambda store, item_id, _: finish(store, item_id))
+    worker = hire(desk)
+    after = add_tour(store)
+    until(lambda: state_of(store, before) == state_of(store, after) == "done", "both tours done")
+    assert sorted(desk.began) == sorted([before, after])
+    assert alive(store).up
+    assert alive(store).queued == 0
+    worker.stop()
+    assert not alive(store).up
+
+
+def test_a_worker_stops_within_seconds_and_its_work_goes_on_at_the_next_start(
+    store: Store, hire: Callable[[Desk], Worker]
+) -> None:
+    item_id = add_tour(store)
+    waiting = Desk(lambda _store, _item_id, stopping: stopping.wait() and None)
+    worker = hire(waiting)
+    until(lambda: waiting.began, "work begun")
+    worker.stop()
+    assert state_of(store, item_id) == "queued"
+    assert waiting.given_up == []
+    finishing = Desk(lambda store, item_id, _: finish(store, item_id))
+    worker = hire(finishing)
+    until(lambda: state_of(store, item_id) == "done", "the same work done by the next worker")
+    assert finishing.began == [item_id]
+
+
+def test_start_twice_is_one_worker(store: Store, hire: Callable[[Desk], Worker]) -> None:
+    desk = Desk(lambda store, item_id, _: finish(store, item_id))
+    worker = hire(desk)
+    worker.start()
+    item_id = add_tour(store)
+    until(lambda: state_of(store, item_id) == "done", "done")
+    assert desk.began == [item_id]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (FabulaError("The data set is gone.", "Choose another."), "The data set is gone."),
+        (KeyError("x"), "Something unexpected happened (KeyError)."),
+        (None, "The work ended without a result."),
+    ],
+)
+def test_work_that_cannot_be_done_fails_with_a_sentence(
+    store: Store, hire: Callable[[Desk], Worker], error: Exception | None, told: str
+) -> None:
+    def work(_store: Store, _item_id: str, _stopping: threading.Event) -> None:
+        if error is not None:
+            raise error
+
+    desk = Desk(work)
+    item_id = add_tour(store)
+    hire(desk)
+    until(lambda: state_of(store, item_id) == "failed", "failed")
+    assert desk.given_up == [told]
+
+
+def test_full_storage_is_waited_for(
+    store: Store, hire: Callable[[Desk], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.hands._STORAGE_PAUSE_S", 0.01)
+
+    def work(store: Store, item_id: str, _stopping: threading.Event) -> None:
+        if len(desk.began) < 3:
+            raise StorageFull("full")
+        finish(store, item_id)
+
+    desk = Desk(work)
+    item_id = add_tour(store)
+    hire(desk)
+    until(lambda: state_of(store, item_id) == "done", "done once there is room")
+    assert desk.given_up == []
+
+
+def test_dbos_is_quiet_and_keeps_json_not_pickles(
+    store: Store, settings: Settings, hire: Callable[[Desk], Worker], capfd: pytest.CaptureFixture[str]
+) -> None:
+    desk = Desk(lambda store, item_id, _: finish(store, item_id))
+    worker = hire(desk)
+    item_id = add_tour(store)
+    until(lambda: state_of(store, item_id) == "done", "done")
+    worker.stop()
+    rows = sqlite3.connect(settings.home / "work.db").execute(
+        "SELECT workflow_uuid, serialization FROM workflow_status"
+    )
+    assert rows.fetchall() == [(f"tour-{item_id}", "portable_json")]
+    assert capfd.readouterr().err == ""
+    assert logging.getLogger("dbos").level == logging.CRITICAL
+
+
+# --- processes that are killed -------------------------------------------------------------------------------------
+
+
+def run_worker(home: Path, behaviour: str, environ: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.worker_process", str(home), behaviour],
+        cwd=_ROOT,
+        env=os.environ | (environ or {}),
+        stdin=subprocess.PIPE,
+        text=True,
+    )
+
+
+def diary(home: Path) -> list[list[str]]:
+    path = home / "diary"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def stop_in_peace(process: subprocess.Popen[str]) -> None:
+    process.communicate("\n", timeout=60)
+    assert process.returncode == 0
+
+
+def test_work_of_a_killed_process_goes_on_at_the_next_start_without_a_visitor(store: Store, home: Path) -> None:
+    item_id = add_tour(store)
+    killed = run_worker(home, "hang")
+    until(lambda: diary(home), "the first process at work")
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert state_of(store, item_id) == "running"
+    assert not alive(store).up
+    heir = run_worker(home, "finish")
+    until(lambda: state_of(store, item_id) == "done", "the second process done")
+    stop_in_peace(heir)
+    assert [(word, pid) for word, _, pid in diary(home)] == [
+        ("began", str(killed.pid)),
+        ("began", str(heir.pid)),
+        ("ended", str(heir.pid)),
+        ("stopped", str(heir.pid)),
+    ]
+
+
+def test_killed_before_it_began_and_killed_again(store: Store, home: Path) -> None:
+    item_id = add_tour(store)
+    for _ in range(2):
+        before = len(diary(home))
+        killed = run_worker(home, "hang")
+        until(lambda before=before: len(diary(home)) > before, "at work")  # type: ignore[misc]  # default in lambda
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.wait()
+    heir = run_worker(home, "finish")
+    until(lambda: state_of(store, item_id) == "done", "done after two kills")
+    stop_in_peace(heir)
+
+
+def test_two_workers_at_once_do_each_piece_once(store: Store, home: Path) -> None:
+    workers = [run_worker(home, "finish") for _ in range(2)]
+    items = [add_tour(store) for _ in range(6)]
+    until(lambda: all(state_of(store, item) == "done" for item in items), "all done")
+    for worker in workers:
+        stop_in_peace(worker)
+    began = [item for word, item, _ in diary(home) if word == "began"]
+    assert sorted(began) == sorted(items)
+
+
+def test_a_living_worker_keeps_its_work_when_another_starts(store: Store, home: Path) -> None:
+    item_id = add_tour(store)
+    first = run_worker(home, "hang")
+    until(lambda: diary(home), "the first at work")
+    second = run_worker(home, "finish")
+    other = add_tour(store)
+    until(lambda: state_of(store, other) == "done", "the second at work")
+    assert state_of(store, item_id) == "running"
+    stop_in_peace(second)
+    first.kill()
+    first.wait()
+
+
+def test_python_m_core_worker_starts_and_stops(home: Path, settings: Settings) -> None:
+    process = subprocess.Popen([sys.executable, "-m", "core.worker"], cwd=_ROOT, stderr=subprocess.PIPE, text=True)
+    store = Store.open(settings)
+    until(lambda: alive(store).up, "the worker's heartbeat")
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "Working for" in errors
+    assert not alive(store).up
+
+
+def test_killed_between_the_post_and_the_id_there_is_one_post_and_one_job(
+    store: Store, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = pd.DataFrame({"power": ["隐形", "飞行"], "story": ["故事一。", "故事二。"]})
+    dataset_id = datasets.from_frame(store, LOCAL, "two", frame, ["power"], "story")
+    job_id = jobs.submit(store, LOCAL, jobs.JobForm(dataset_id, "First", "engine", "gemma-3-270m"))
+    command = [sys.executable, "-m", "core.worker"]
+    with JobServer() as server:
+        monkeypatch.setenv("FABULA_ENGINE_URL", server.url)
+        killed = subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.DEVNULL)
+        server.on_created = lambda: os.kill(killed.pid, signal.SIGKILL)  # the job is there; nobody hears of it
+        assert killed.wait(60) == -signal.SIGKILL
+        assert (jobs.get(store, job_id).status, jobs.get(store, job_id).remote_id) == ("submitting", None)
+        heir = subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.DEVNULL)
+        until(lambda: jobs.get(store, job_id).finished, "the job finished by the second process")
+        heir.send_signal(signal.SIGTERM)
+        assert heir.wait(60) == 0
+    job = jobs.get(store, job_id)
+    assert (job.status, job.remote_id, job.results_csv) == ("succeeded", "ftjob-1", RESULTS)
+    assert server.count("POST /v1/fine_tuning/jobs") == 1
+    assert server.count("POST /v1/files") == 1
+
+
+# --- heartbeats ----------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_elsewhere_is_dead_only_after_silence_on_our_own_clock(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
+    mine, other = Heart(store), Heart(store)
+    mine.beat(0)
+    monkeypatch.setattr(heartbeat.socket, "gethostname", lambda: "elsewhere")
+    other.beat(1)
+    monkeypatch.undo()
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
+    assert mine.living() == {mine.id, other.id}
+    now[0] = 29.0
+    assert other.id in mine.living()
+    other.beat(1)
+    now[0] = 58.0
+    assert other.id in mine.living()
+    now[0] = 90.0
+    assert mine.living() == {mine.id}
+    other.beat(0)  # it was only cut off: it is back on the list
+    assert mine.living() == {mine.id, other.id}
+
+
+def test_alive_counts_running_and_queued(store: Store) -> None:
+    heart = Heart(store)
+    heart.beat(3)
+    add_tour(store)
+    state = alive(store)
+    assert (state.up, state.running, state.queued) == (True, 3, 1)
+    heart.stop()
+    assert alive(store).up is False
+
+
+def test_importing_the_worker_is_light() -> None:
+    code = "import sys, core.worker, json; print(json.dumps([m for m in ('dbos', 'streamlit') if m in sys.modules]))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=_ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(found.stdout) == []

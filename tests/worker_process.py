@@ -1,0 +1,60 @@
+"""A worker in a process of its own, for tests that kill it: its work writes what it does into a file.
+
+Arguments: the home folder, and how the work behaves: `hang` (until killed), `finish`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+from core.db.store import Store
+from core.db.tables import Tour, utcnow
+from core.errors import FabulaError
+from core.settings import Settings
+from core.work import KINDS, Kind
+from core.worker import Worker
+
+
+def note(home: Path, word: str, item_id: str) -> None:
+    """One line of the diary: word, piece of work, process."""
+    with (home / "diary").open("a") as file:
+        file.write(f"{word} {item_id} {os.getpid()}\n")
+
+
+def kinds(home: Path, behaviour: str) -> dict[str, Kind]:
+    """Tours, with work of our own."""
+
+    def carry_out(store: Store, _registry: object, item_id: str, stopping: threading.Event) -> None:
+        with store.session() as session:
+            session.get_one(Tour, item_id).state = "running"
+        note(home, "began", item_id)
+        if behaviour == "hang":
+            stopping.wait()
+            return
+        with store.session() as session:
+            tour = session.get_one(Tour, item_id)
+            tour.state, tour.finished_at = "done", utcnow()
+        note(home, "ended", item_id)
+
+    def give_up(_store: Store, _item_id: str, error: FabulaError) -> None:
+        raise AssertionError(error.what)
+
+    return {"tour": Kind("tour", 1, KINDS["tour"].unfinished, carry_out, give_up)}
+
+
+def main() -> None:
+    """Work until killed, or until a line comes in: then stop in peace."""
+    home, behaviour = Path(sys.argv[1]), sys.argv[2]
+    settings = Settings.from_env({"FABULA_HOME": str(home), "DATABASE_URL": os.environ.get("DATABASE_URL", "")})
+    worker = Worker(settings, kinds=kinds(home, behaviour))
+    worker.start()
+    sys.stdin.readline()
+    worker.stop()
+    note(home, "stopped", "worker")
+
+
+if __name__ == "__main__":
+    main()
