@@ -1,0 +1,186 @@
+"""A recipe: columns with their values, the sentence that they fill, and who is asked to write."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from string import Formatter
+from typing import Any
+
+from core.errors import BadRecipe
+
+MANY_ROWS = 100_000  # from here on a run takes days, not hours, on one machine
+MOST_ROWS = 10_000_000  # a ledger of about 10 GB
+_LONGEST_TEMPLATE = 100_000  # characters: more than any model reads
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One dimension of the grid."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides what is written.
+
+    Attributes:
+        name: what the data set will be called.
+        columns: the dimensions; the grid is their product.
+        template: the prompt; `{column}` stands for the value of a column, `{{` and `}}` for braces.
+        system: system text, or "".
+        repeats: how many stories each cell gets.
+        provider, model: who writes.
+        temperature, top_p, max_tokens: sampling.
+        seed: makes every row repeatable where the provider can; None: another text each time.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    template: str
+    system: str = ""
+    repeats: int = 1
+    provider: str = "engine"
+    model: str = "storyteller"
+    temperature: float = 0.5
+    top_p: float = 1.0
+    max_tokens: int = 2048
+    seed: int | None = None
+
+    def check(self) -> None:
+        """Raise BadRecipe, with what is wrong and what to do, unless this can be run."""
+        _check_columns(self.columns)
+        fields = template_fields(self.template)
+        names = [c.name for c in self.columns]
+        for field in fields:
+            if field not in names:
+                raise BadRecipe(
+                    f"The template names {{{field}}}, but there is no column {field!r}.",
+                    f"Add the column, or use one of: {', '.join(f'{{{n}}}' for n in names)}.",
+                )
+        _check_numbers(self)
+
+    def warnings(self) -> list[str]:
+        """What a person should know before they start; the recipe can be run all the same."""
+        found = []
+        rows = self.rows()
+        if rows > MANY_ROWS:
+            found.append(
+                f"This grid has {rows:,} rows. It will work, and it can be stopped and continued at any time; "
+                "fewer values or repeats give a result sooner."
+            )
+        used = set(template_fields(self.template))
+        for column in self.columns:
+            if column.name not in used and len(column.values) > 1:
+                found.append(f"The template does not use {column.name}: its values all get the same prompt.")
+        if rows == 1:
+            found.append("This grid has one row. Give a column more values, or raise the repeats.")
+        return found
+
+    def rows(self) -> int:
+        """How many rows the grid has: the product of the columns' sizes, times the repeats."""
+        count = self.repeats if self.columns else 0
+        for column in self.columns:
+            count *= len(column.values)
+        return count
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON keeps it. `rows` is there so that a list of data sets need not load every value to count them."""
+        columns = [{"name": c.name, "values": list(c.values)} for c in self.columns]
+        return {**asdict(self), "columns": columns, "rows": self.rows()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+        """The recipe that `to_dict` gave.
+
+        Raises:
+            BadRecipe: something is missing or of another kind.
+        """
+        try:
+            columns = tuple(Column(str(c["name"]), tuple(str(v) for v in c["values"])) for c in data["columns"])
+            known = {name: data[name] for name in cls.__dataclass_fields__ if name in data and name != "columns"}
+            return cls(columns=columns, **known)
+        except (KeyError, TypeError) as exc:
+            raise BadRecipe("This recipe is not complete.", "Set the grid up anew.") from exc
+
+
+def template_fields(template: str) -> list[str]:
+    """Names of the columns that a template uses, in order, each once.
+
+    Raises:
+        BadRecipe: no text, or braces that do not fit.
+    """
+    return list(dict.fromkeys(name for _, name in template_parts(template) if name is not None))
+
+
+def template_parts(template: str) -> list[tuple[str, str | None]]:
+    """The template as (text, column after it or None). Only names stand in braces: no formats, no attributes.
+
+    Raises:
+        BadRecipe: no text, or braces that do not fit.
+    """
+    if not template.strip():
+        raise BadRecipe("The template is empty.", "Write the prompt, with {column} where a value belongs.")
+    if len(template) > _LONGEST_TEMPLATE:
+        raise BadRecipe(
+            f"The template is longer than {_LONGEST_TEMPLATE:,} characters.", "No model reads that much; shorten it."
+        )
+    parts: list[tuple[str, str | None]] = []
+    try:
+        for text, name, spec, conversion in Formatter().parse(template):
+            if name == "":
+                raise BadRecipe("The template has empty braces {}.", "Put a column's name between them.")
+            if name is not None:  # what looks like a format belongs to the name: {a:b} asks for a column "a:b"
+                name += (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+            parts.append((text, name))
+    except ValueError as exc:
+        if isinstance(exc, BadRecipe):
+            raise
+        raise BadRecipe(
+            "The braces of the template do not fit together.", "Write {{ and }} where you mean the braces themselves."
+        ) from exc
+    return parts
+
+
+def _check_columns(columns: tuple[Column, ...]) -> None:
+    if not columns:
+        raise BadRecipe("The grid is empty: it has no column.", "Add a column with at least one value.")
+    names = [c.name for c in columns]
+    for column in columns:
+        if not column.name.strip() or set(column.name) & set("{}\r\n\0"):
+            raise BadRecipe(
+                f"A column cannot be called {column.name!r}.", "Give it a name without braces and line breaks."
+            )
+        if names.count(column.name) > 1:
+            raise BadRecipe(f"Two columns are called {column.name}.", "Give each column a name of its own.")
+        if not column.values:
+            raise BadRecipe(f"The grid is empty: {column.name} has no values.", "Give it at least one value.")
+        value, count = Counter(column.values).most_common(1)[0]
+        if count > 1:
+            raise BadRecipe(
+                f"{column.name} has the value {value!r} twice.", "Remove one; repeats give more stories per cell."
+            )
+        if any("\0" in v or not v.strip() for v in column.values):
+            raise BadRecipe(f"{column.name} has an empty value.", "Remove it, or write something there.")
+
+
+def _check_numbers(recipe: Recipe) -> None:
+    for name, low, high in (
+        ("repeats", 1, 10_000),
+        ("temperature", 0, 2),
+        ("top_p", 0, 1),
+        ("max_tokens", 1, 1_000_000),
+    ):
+        value = getattr(recipe, name)
+        if not low <= value <= high:  # also False for NaN
+            raise BadRecipe(f"{name} is {value}, but must be between {low:,} and {high:,}.", "Choose another number.")
+    if not recipe.model.strip() or not recipe.provider.strip():
+        raise BadRecipe("No model is chosen.", "Choose the model that writes.")
+    if recipe.rows() > MOST_ROWS:
+        raise BadRecipe(
+            f"This grid has {recipe.rows():,} rows; the ledger takes {MOST_ROWS:,}.",
+            "Take fewer values or fewer repeats, or make several data sets.",
+        )

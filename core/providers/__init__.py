@@ -1,0 +1,37 @@
+"""One OpenAI-shaped client for every endpoint: the engine, OpenAI, and whatever speaks the same API."""
+
+from core.providers.client import Client
+from core.providers.registry import Registry
+from core.providers.retry import Patience
+from core.providers.shapes import (
+    Choice,
+    Completion,
+    CompletionRequest,
+    Health,
+    JobRequest,
+    ModelInfo,
+    Provider,
+    RemoteCheckpoint,
+    RemoteEvent,
+    RemoteJob,
+    StreamFacts,
+)
+from core.providers.stream import TextStream
+
+__all__ = [
+    "Choice",
+    "Client",
+    "Completion",
+    "CompletionRequest",
+    "Health",
+    "JobRequest",
+    "ModelInfo",
+    "Patience",
+    "Provider",
+    "Registry",
+    "RemoteCheckpoint",
+    "RemoteEvent",
+    "RemoteJob",
+    "StreamFacts",
+    "TextStream",
+]

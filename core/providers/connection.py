@@ -1,0 +1,133 @@
+"""One SDK client per endpoint, made so that nothing happens behind our back: no hidden retries, no borrowed headers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
+
+import httpx2
+import openai
+
+from core.providers.errors import nonsense, translated
+from core.providers.retry import Patience, patient
+from core.providers.shapes import Provider
+
+T = TypeVar("T")
+
+# A whole story arrives in one answer, and a small machine that also trains may write 10 tokens a second.
+_TIMEOUT = httpx2.Timeout(connect=5.0, read=600.0, write=60.0, pool=60.0)
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+class Connection:
+    """The SDK clients of one endpoint and the two ways to call them: once, or patiently.
+
+    Args:
+        provider: the endpoint.
+        patience: how long calls that are safe to repeat are repeated.
+        transport, async_transport: in place of the network, for tests.
+        timeout: seconds, in place of the defaults.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        *,
+        patience: Patience | None = None,
+        transport: httpx2.BaseTransport | None = None,
+        async_transport: httpx2.AsyncBaseTransport | None = None,
+        timeout: httpx2.Timeout | float | None = None,
+    ) -> None:
+        self.provider = provider
+        self._patience = patience or Patience()
+        self._transport = transport
+        self._async_transport = async_transport
+        self._timeout = _TIMEOUT if timeout is None else timeout
+        self._lock = threading.Lock()
+        self._sync: openai.OpenAI | None = None
+        self._async: WeakKeyDictionary[asyncio.AbstractEventLoop, openai.AsyncOpenAI] = WeakKeyDictionary()
+
+    def close(self) -> None:
+        """Close idle connections. The next call opens new ones."""
+        with self._lock:
+            sdk, self._sync = self._sync, None
+        if sdk is not None:
+            sdk.close()
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+        sdk = self._async.pop(asyncio.get_running_loop(), None)
+        if sdk is not None:
+            await sdk.close()
+
+    def _sdk(self) -> openai.OpenAI:
+        with self._lock:
+            if self._sync is None:
+                self._sync = openai.OpenAI(
+                    api_key=self._key(),
+                    admin_api_key="",
+                    base_url=self.provider.base_url,
+                    max_retries=0,
+                    default_headers=self._headers(),
+                    http_client=openai.DefaultHttpx2Client(
+                        transport=self._transport,
+                        timeout=self._timeout,
+                        trust_env=self._through_proxies(),
+                        event_hooks={"response": [self._check]},
+                    ),
+                )
+            return self._sync
+
+    def _async_sdk(self) -> openai.AsyncOpenAI:
+        loop = asyncio.get_running_loop()
+        if loop not in self._async:
+            self._async[loop] = openai.AsyncOpenAI(
+                api_key=self._key(),
+                admin_api_key="",
+                base_url=self.provider.base_url,
+                max_retries=0,
+                default_headers=self._headers(),
+                http_client=openai.DefaultAsyncHttpx2Client(
+                    transport=self._async_transport,
+                    timeout=self._timeout,
+                    trust_env=self._through_proxies(),
+                    event_hooks={"response": [self._acheck]},
+                ),
+            )
+        return self._async[loop]
+
+    def _once(self, call: Callable[[], T]) -> T:
+        """`call()`, its errors translated; never repeated."""
+        with translated(self.provider):
+            return call()
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """`call()`, repeated while patience lasts: only for calls that change nothing, or nothing that counts."""
+        return patient(lambda: self._once(call), self._patience)
+
+    def _headers(self) -> Mapping[str, str]:
+        """Our key and nothing else: the SDK would add headers from OPENAI_* variables to every endpoint's requests."""
+        headers: dict[str, Any] = {"Authorization": f"Bearer {self._key()}"}
+        if self.provider.kind != "openai":
+            headers |= {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
+        return headers
+
+    def _key(self) -> str:
+        """An endpoint without sign-in still needs some word there: the SDK refuses to start without one."""
+        return self.provider.api_key or "none"
+
+    def _through_proxies(self) -> bool:
+        """A proxy of the environment cannot reach this machine's own loopback."""
+        return (urlsplit(self.provider.base_url).hostname or "") not in _LOOPBACK
+
+    def _check(self, response: httpx2.Response) -> None:
+        """A web page in place of JSON (a login, a proxy, a wrong path) would come out of the SDK as plain text."""
+        if response.status_code < 300 and response.headers.get("content-type", "").startswith("text/html"):
+            raise nonsense(self.provider)
+
+    async def _acheck(self, response: httpx2.Response) -> None:
+        self._check(response)

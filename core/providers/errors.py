@@ -1,0 +1,184 @@
+"""The one place where the SDK's errors become Fabula's: a sentence for people and a next step, cause kept."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from email.utils import mktime_tz, parsedate_tz
+from typing import Any
+
+import openai
+
+from core.errors import (
+    BadRequest,
+    FabulaError,
+    ModelNotFound,
+    NotFound,
+    ProviderError,
+    RateLimited,
+    Refused,
+    StreamCut,
+    Unavailable,
+)
+from core.providers.shapes import Provider
+
+_LONGEST_WORDS = 300  # characters of a server's own words that a card can hold
+_QUOTA_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "account_deactivated"}
+_NO_MODEL = re.compile(r"model.{0,120}(does not exist|not found|has been (deprecated|retired|shut))", re.I | re.S)
+_TUNING_CLOSED = re.compile(r"fine[- _]?tun|training", re.I)
+
+
+class Overloaded(Unavailable):
+    """Unavailable, and the server said for how long: `retry_after_s`."""
+
+    def __init__(self, what: str, next_step: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(what, next_step)
+        self.retry_after_s = retry_after_s
+
+
+class NotThere(BadRequest, NotFound):
+    """404 for a file, a job or a page: the address is right, the thing is gone."""
+
+
+def retry_after_s(error: BaseException) -> float | None:
+    """Seconds that the server asked to wait, if it did."""
+    return error.retry_after_s if isinstance(error, RateLimited | Overloaded) else None
+
+
+@contextmanager
+def translated(provider: Provider, *, streaming: bool = False) -> Iterator[None]:
+    """Turn every error of the SDK into one of the family.
+
+    With `streaming`, whatever ends the stream early is a `StreamCut` (what had arrived stays with the caller).
+
+    Raises:
+        RateLimited, Unavailable, Refused, BadRequest, ModelNotFound, StreamCut: see `core.errors`.
+    """
+    try:
+        yield
+    except openai.OpenAIError as exc:
+        raise (_cut(exc, provider) if streaming else translate(exc, provider)) from exc
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as exc:
+        if isinstance(exc, FabulaError):
+            raise
+        # the SDK does not check shapes: an answer that is no JSON, or other JSON, fails where it is read
+        raise (_cut(exc, provider) if streaming else nonsense(provider)) from exc
+
+
+def translate(exc: openai.OpenAIError, provider: Provider) -> ProviderError:
+    """The error of the family that says what `exc` means for the work."""
+    if isinstance(exc, openai.APIStatusError):
+        return _from_status(exc, provider)
+    if isinstance(exc, openai.APITimeoutError):
+        return Unavailable(
+            f"{provider.name} did not answer in time.", "It is tried again; if it stays silent, check its status page."
+        )
+    if isinstance(exc, openai.APIConnectionError):
+        return Unavailable(
+            f"{provider.name} cannot be reached at {provider.base_url}.",
+            "Check the address and the network; the engine may still be starting.",
+        )
+    if isinstance(exc, openai.APIResponseValidationError):
+        return nonsense(provider)
+    return Unavailable(f"{provider.name} answered with an error: {_words(exc, provider)}", "Try again in a minute.")
+
+
+def nonsense(provider: Provider) -> Unavailable:
+    """The answer is not what an OpenAI-shaped endpoint sends: a login page, a proxy's page, other JSON."""
+    return Unavailable(
+        f"{provider.name} answered with something that is not OpenAI's format.",
+        f"Check that {provider.base_url} is the address of an OpenAI-compatible API; most end in /v1.",
+    )
+
+
+def _from_status(exc: openai.APIStatusError, provider: Provider) -> ProviderError:
+    status, words = exc.status_code, _words(exc, provider)
+    code = {str(exc.code or ""), str(exc.type or "")}
+    if status in (401, 403):
+        return Refused(
+            f"{provider.name} refused the key ({status}): {words}",
+            "Check the key and what this account may do, then go on; every row is kept.",
+        )
+    if status == 402 or code & _QUOTA_CODES:
+        return Refused(
+            f"{provider.name}: the account has no credit left: {words}",
+            "Add credit or raise the limit at the provider, then go on; every row is kept.",
+        )
+    if status == 429:
+        return RateLimited(
+            f"{provider.name} asks to slow down: {words}",
+            "It is tried again by itself; fewer requests at once help.",
+            _header_wait_s(exc.response.headers),
+        )
+    if status in (408, 409, 425) or status >= 500 or status < 400:
+        return Overloaded(
+            f"{provider.name} is in trouble ({status}): {words}",
+            "It is tried again by itself; if it lasts, check its status page.",
+            _header_wait_s(exc.response.headers),
+        )
+    if "model_not_found" in code or (status in (400, 404) and _NO_MODEL.search(words)):
+        return ModelNotFound(
+            f"{provider.name} does not have this model: {words}",
+            "Choose another model; tuned models disappear when their base model is retired.",
+        )
+    if status == 404:
+        return NotThere(f"{provider.name} does not have it: {words}", "It was deleted, or belongs to another account.")
+    return BadRequest(f"{provider.name} could not use the request ({status}): {words}", "Change it and send it again.")
+
+
+def _cut(exc: Exception, provider: Provider) -> StreamCut:
+    words = f" {_words(exc, provider)}" if type(exc) is openai.APIError else ""
+    return StreamCut(f"{provider.name} broke off in the middle of the text.{words}", "What arrived is kept; try again.")
+
+
+def tuning_closed(error: ProviderError, provider: Provider) -> ProviderError:
+    """Say it in full when an account may not create fine-tuning jobs at all."""
+    if isinstance(error, Refused) and _TUNING_CLOSED.search(error.what):
+        return Refused(
+            f"This account may not create fine-tuning jobs at {provider.name}: {error.what}",
+            "Train on the built-in engine; OpenAI closes self-serve fine-tuning to everyone on 2027-01-06.",
+        )
+    return error
+
+
+def _words(exc: Exception, provider: Provider) -> str:
+    """The server's own words: one line, bounded, without markup of an error page, and never with the key in it."""
+    body: Any = getattr(exc, "body", None)
+    text = _message(body) or (str(body) if isinstance(body, str) else "") or str(exc)
+    if "<html" in text.lower() or "<!doctype" in text.lower():
+        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.I | re.S)
+        text = f"a web page ({title[1].strip()})" if title else "a web page"
+    if provider.api_key:
+        text = text.replace(provider.api_key, "[key]")
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST_WORDS else text[: _LONGEST_WORDS - 1] + "…"
+
+
+def _message(body: object) -> str:
+    """`message` of OpenAI's error object, or what other servers call it."""
+    if isinstance(body, Mapping):
+        for name in ("message", "detail", "error", "error_description"):
+            value = body.get(name)
+            if isinstance(value, Mapping):
+                return _message(value)
+            if value:
+                return str(value)
+    return ""
+
+
+def _header_wait_s(headers: Mapping[str, str]) -> float | None:
+    """`retry-after-ms` or `retry-after` (seconds or a date), in seconds; None: not given, or no sense in it."""
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        try:
+            wait = float(headers[name]) / unit
+        except (KeyError, ValueError):
+            continue
+        if math.isfinite(wait) and wait >= 0:
+            return wait
+    date = parsedate_tz(headers.get("retry-after", ""))
+    if date is None:
+        return None
+    return max(0.0, mktime_tz(date) - time.time())

@@ -1,0 +1,206 @@
+"""Fine-tuning at an endpoint: files, jobs, events, checkpoints. What may be repeated is; a job is never sent twice."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+
+from core.errors import BadFile, ProviderError
+from core.providers.connection import Connection
+from core.providers.errors import nonsense, tuning_closed
+from core.providers.shapes import JobRequest, RemoteCheckpoint, RemoteEvent, RemoteJob
+
+INTENT = "fabula_intent"  # metadata key that ties a job there to our record of it
+_PAGE = 100  # the most that OpenAI gives at once
+_NEWEST_JOBS = 1000  # how far back a lost job is searched: a crash is found within minutes, not after 1,000 jobs
+_NEWEST_EVENTS = 2000  # a poll every few seconds misses far fewer
+
+
+class FineTuning(Connection):
+    """The calls that train."""
+
+    def upload(
+        self, path: Path, purpose: str = "fine-tune", on_progress: Callable[[int, int], None] | None = None
+    ) -> str:
+        """Upload the file at `path`; its id there. Not repeated: a second upload would be a second file.
+
+        Args:
+            path: the file.
+            purpose: what it is for.
+            on_progress: called with (bytes sent, bytes in all).
+
+        Raises:
+            BadFile: it cannot be read here.
+            ProviderError: it could not be uploaded.
+        """
+        try:
+            file = _Watched(path, on_progress)
+        except OSError as exc:
+            raise BadFile(f"{path.name} cannot be read: {exc.strerror}.", "Prepare the training file again.") from exc
+        with file:
+
+            def call() -> str:
+                sent: Any = {"file": (path.name, file), "purpose": purpose}
+                return str(self._sdk().files.create(**sent).id)
+
+            return self._once(call)
+
+    def create_job(self, request: JobRequest, intent_id: str) -> RemoteJob:
+        """Create a fine-tuning job: exactly one POST. After any error, look with `find_job` before sending again.
+
+        Raises:
+            ProviderError: the endpoint answered with an error, or not at all (then the job may exist).
+        """
+        chosen = {
+            "n_epochs": request.n_epochs,
+            "batch_size": request.batch_size,
+            "learning_rate_multiplier": request.learning_rate_multiplier,
+        }
+        given = {"hyperparameters": {name: value for name, value in chosen.items() if value is not None}}
+        body: dict[str, Any] = {
+            "model": request.model,
+            "training_file": request.training_file,
+            "method": {"type": "supervised", "supervised": given},
+            "metadata": {INTENT: intent_id},
+        }
+        for name in ("validation_file", "suffix", "seed"):
+            if (value := getattr(request, name)) is not None:
+                body[name] = value
+        try:
+            return self._once(lambda: self._job(self._sdk().fine_tuning.jobs.create(**body)))
+        except ProviderError as error:
+            told = tuning_closed(error, self.provider)
+            if told is error:
+                raise
+            raise told from error
+
+    def find_job(self, intent_id: str) -> RemoteJob | None:
+        """The job that carries `intent_id`, among the newest 1,000; None: it was never created."""
+
+        def call() -> RemoteJob | None:
+            jobs: Iterable[FineTuningJob] = self._sdk().fine_tuning.jobs.list(limit=_PAGE)
+            for job in islice(jobs, _NEWEST_JOBS):
+                if (job.metadata or {}).get(INTENT) == intent_id:
+                    return self._job(job)
+            return None
+
+        return self._patiently(call)
+
+    def job(self, job_id: str) -> RemoteJob:
+        """The job as it is now."""
+        return self._patiently(lambda: self._job(self._sdk().fine_tuning.jobs.retrieve(job_id)))
+
+    def cancel(self, job_id: str) -> RemoteJob:
+        """Cancel the job. Not repeated."""
+        return self._once(lambda: self._job(self._sdk().fine_tuning.jobs.cancel(job_id)))
+
+    def pause(self, job_id: str) -> RemoteJob:
+        """Pause the job. Not repeated."""
+        return self._once(lambda: self._job(self._sdk().fine_tuning.jobs.pause(job_id)))
+
+    def resume(self, job_id: str) -> RemoteJob:
+        """Go on with a paused job. Not repeated."""
+        return self._once(lambda: self._job(self._sdk().fine_tuning.jobs.resume(job_id)))
+
+    def events(self, job_id: str, after: str | None = None) -> list[RemoteEvent]:
+        """Events of the job that are newer than the event `after`, oldest first.
+
+        OpenAI lists events newest first, so that its own `after` means *older than*: here it is where reading stops.
+        """
+
+        def call() -> list[RemoteEvent]:
+            found: list[RemoteEvent] = []
+            events: Iterable[FineTuningJobEvent] = self._sdk().fine_tuning.jobs.list_events(job_id, limit=_PAGE)
+            for event in islice(events, _NEWEST_EVENTS):
+                if event.id == after:
+                    break
+                found.append(_event(event))
+            return found[::-1]
+
+        return self._patiently(call)
+
+    def checkpoints(self, job_id: str) -> list[RemoteCheckpoint]:
+        """Checkpoints of the job, by step."""
+
+        def call() -> list[RemoteCheckpoint]:
+            listed: Iterable[FineTuningJobCheckpoint] = self._sdk().fine_tuning.jobs.checkpoints.list(
+                job_id, limit=_PAGE
+            )
+            return sorted((_checkpoint(c) for c in listed), key=lambda c: c.step)
+
+        return self._patiently(call)
+
+    def file_text(self, file_id: str) -> str:
+        """The content of a file there, as text (UTF-8; what is not is replaced)."""
+        return self._patiently(lambda: self._sdk().files.content(file_id).content.decode("utf-8-sig", "replace"))
+
+    def _job(self, job: FineTuningJob) -> RemoteJob:
+        if not isinstance(job.id, str) or not isinstance(job.status, str):
+            raise nonsense(self.provider)
+        supervised = job.method.supervised if job.method else None
+        parameters = (supervised.hyperparameters if supervised else None) or job.hyperparameters
+        return RemoteJob(
+            id=job.id,
+            status=job.status,
+            model=job.model,
+            fine_tuned_model=job.fine_tuned_model,
+            error=job.error.message if job.error and job.error.message else None,
+            trained_tokens=job.trained_tokens,
+            estimated_finish=_moment(job.estimated_finish),
+            result_files=tuple(job.result_files or ()),
+            training_file=job.training_file,
+            validation_file=job.validation_file,
+            created_at=_moment(job.created_at),
+            finished_at=_moment(job.finished_at),
+            seed=job.seed,
+            hyperparameters=parameters.to_dict() if parameters else {},
+            intent=(job.metadata or {}).get(INTENT),
+        )
+
+
+def _event(event: FineTuningJobEvent) -> RemoteEvent:
+    return RemoteEvent(
+        id=event.id,
+        at=_moment(event.created_at) or datetime.fromtimestamp(0, UTC),
+        level=event.level or "info",
+        message=event.message or "",
+        type=event.type or "message",
+        data=event.data if isinstance(event.data, Mapping) else {},
+    )
+
+
+def _checkpoint(checkpoint: FineTuningJobCheckpoint) -> RemoteCheckpoint:
+    metrics = checkpoint.metrics.to_dict() if checkpoint.metrics else {}
+    return RemoteCheckpoint(
+        id=checkpoint.id,
+        step=int(checkpoint.step_number),
+        model=checkpoint.fine_tuned_model_checkpoint,
+        created_at=_moment(checkpoint.created_at),
+        metrics={name: float(value) for name, value in metrics.items() if isinstance(value, int | float)},
+    )
+
+
+def _moment(unix_s: float | None) -> datetime | None:
+    return datetime.fromtimestamp(unix_s, UTC) if unix_s else None
+
+
+class _Watched(io.FileIO):
+    """A file that tells how much of it has been read."""
+
+    def __init__(self, path: Path, on_progress: Callable[[int, int], None] | None) -> None:
+        super().__init__(path, "rb")
+        self._size = path.stat().st_size
+        self._on_progress = on_progress
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(-1 if size is None else size)
+        if self._on_progress is not None and data:
+            self._on_progress(self.tell(), self._size)
+        return data

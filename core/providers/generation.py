@@ -1,0 +1,222 @@
+"""Text from a model: whole answers, many at once, or as a stream."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, cast
+
+import openai
+from openai.types import Completion as LegacyCompletion
+from openai.types import Model
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from core.errors import NotFound
+from core.providers.connection import Connection
+from core.providers.errors import nonsense, translated
+from core.providers.shapes import Choice, Completion, CompletionRequest, Endpoint, Health, ModelInfo
+from core.providers.stream import Piece, TextStream
+
+# OpenAI lists every model of an account; these families write no text.
+_NOT_TEXT = re.compile(
+    r"embedding|whisper|tts|dall-e|moderation|image|audio|realtime|transcribe|sora|search-similarity|computer-use"
+)
+_LEGACY = re.compile(r"^(ft:)?(davinci-002|babbage-002|gpt-3\.5-turbo-instruct)")
+
+
+class Generation(Connection):
+    """The calls that give text, and the models that give it."""
+
+    def complete(self, request: CompletionRequest) -> Completion:
+        """The answers to `request`. Repeats patiently on `RateLimited` and `Unavailable`.
+
+        Raises:
+            RateLimited, Unavailable, Refused, BadRequest, ModelNotFound: see `core.errors`.
+        """
+
+        def call() -> Completion:
+            sdk = self._sdk()
+            if request.endpoint == "chat":
+                return self._from_chat(sdk.chat.completions.create(**self._chat(request)))
+            return self._from_legacy(sdk.completions.create(**_legacy(request)))
+
+        return self._patiently(call)
+
+    async def acomplete(self, request: CompletionRequest) -> Completion:
+        """One try of `complete` on the running event loop: who runs many of them does its own waiting.
+
+        Raises:
+            RateLimited, Unavailable, Refused, BadRequest, ModelNotFound: see `core.errors`.
+        """
+        with translated(self.provider):
+            sdk = self._async_sdk()
+            if request.endpoint == "chat":
+                return self._from_chat(await sdk.chat.completions.create(**self._chat(request)))
+            return self._from_legacy(await sdk.completions.create(**_legacy(request)))
+
+    def stream(self, request: CompletionRequest) -> TextStream:
+        """The first answer to `request`, as it is written. Repeats patiently until the first text, never after."""
+        extra: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+
+        def open_chat() -> openai.Stream[ChatCompletionChunk]:
+            stream = self._sdk().chat.completions.create(**self._chat(request), **extra)
+            return cast("openai.Stream[ChatCompletionChunk]", stream)
+
+        def open_legacy() -> openai.Stream[LegacyCompletion]:
+            stream = self._sdk().completions.create(**_legacy(request), **extra)
+            return cast("openai.Stream[LegacyCompletion]", stream)
+
+        if request.endpoint == "chat":
+            return TextStream(self.provider, request.model, lambda: self._patiently(open_chat), _chat_piece)
+        return TextStream(self.provider, request.model, lambda: self._patiently(open_legacy), _legacy_piece)
+
+    def models(self) -> list[ModelInfo]:
+        """The models that write text here, newest first."""
+
+        return self._patiently(lambda: self._listed(self._sdk().models.list().data))
+
+    def endpoint(self, model: str) -> Endpoint:
+        """Which endpoint `model` answers on; `chat` where it takes both or does not say."""
+        if self.provider.kind != "engine":
+            return "completion" if _LEGACY.match(model) else "chat"
+        return _endpoint_of(model, self.models())
+
+    async def aendpoint(self, model: str) -> Endpoint:
+        """`endpoint`, one try, on the running event loop."""
+        if self.provider.kind != "engine":
+            return self.endpoint(model)
+        with translated(self.provider):
+            return _endpoint_of(model, self._listed((await self._async_sdk().models.list()).data))
+
+    def count_tokens(self, model: str, text: str) -> int:
+        """Exact number of tokens of `text`, by the engine's own tokenizer.
+
+        Raises:
+            NotFound: this endpoint does not count tokens.
+        """
+        answer = self._engine("POST", "/fabula/v1/tokenize", {"model": model, "text": text})
+        with translated(self.provider):
+            return int(answer["tokens"])
+
+    def health(self) -> Health:
+        """What the engine says about itself.
+
+        Raises:
+            NotFound: this endpoint is no engine.
+        """
+        answer = self._engine("GET", "/health", None)
+        with translated(self.provider):
+            return Health(
+                version=str(answer["version"]),
+                models=tuple(str(m) for m in answer.get("models") or ()),
+                training=answer.get("training"),
+                queue=int(answer.get("queue") or 0),
+                tokens_per_s=answer.get("tokens_per_s"),
+            )
+
+    def _engine(self, method: Literal["GET", "POST"], path: str, body: dict[str, str] | None) -> Mapping[str, Any]:
+        """A call outside OpenAI's API; its paths start at the root, not under `/v1`."""
+        if self.provider.kind != "engine":
+            raise NotFound(f"{self.provider.name} is not an engine of Fabula.", "Use the engine for this.")
+        url = self.provider.base_url.removesuffix("/").removesuffix("/v1") + path
+
+        def call() -> Mapping[str, Any]:
+            sdk = self._sdk()
+            answer = sdk.get(url, cast_to=object) if method == "GET" else sdk.post(url, cast_to=object, body=body)
+            if not isinstance(answer, Mapping):
+                raise nonsense(self.provider)
+            return answer
+
+        return self._patiently(call)
+
+    def _chat(self, request: CompletionRequest) -> dict[str, Any]:
+        messages = [{"role": "system", "content": request.system}] if request.system else []
+        messages.append({"role": "user", "content": request.prompt})
+        # OpenAI's newer models take only the newer name; servers that follow OpenAI know the older one
+        cap = "max_completion_tokens" if self.provider.kind == "openai" else "max_tokens"
+        return {"messages": messages, cap: request.max_tokens, **_common(request)}
+
+    def _from_chat(self, answer: ChatCompletion) -> Completion:
+        choices = []
+        for choice in answer.choices or ():
+            refusal = getattr(choice.message, "refusal", None)
+            text = choice.message.content or refusal or ""
+            choices.append(Choice(text, "refusal" if refusal else choice.finish_reason))
+        return self._completion(answer, choices)
+
+    def _from_legacy(self, answer: LegacyCompletion) -> Completion:
+        return self._completion(answer, [Choice(c.text or "", c.finish_reason) for c in answer.choices or ()])
+
+    def _completion(self, answer: ChatCompletion | LegacyCompletion, choices: list[Choice]) -> Completion:
+        if not isinstance(answer.model, str):
+            raise nonsense(self.provider)
+        usage = answer.usage
+        return Completion(
+            texts=tuple(choices),
+            model=answer.model,
+            prompt_tokens=usage.prompt_tokens if usage else None,
+            completion_tokens=usage.completion_tokens if usage else None,
+        )
+
+    def _listed(self, models: list[Model]) -> list[ModelInfo]:
+        found = [self._model(m) for m in models if not _NOT_TEXT.search(m.id)]
+        return sorted(found, key=lambda m: m.created or datetime.min.replace(tzinfo=UTC), reverse=True)
+
+    def _model(self, model: Model) -> ModelInfo:
+        ours = (model.model_extra or {}).get("fabula") or {}
+        created = model.created if isinstance(model.created, int | float) and model.created > 0 else None
+        tuned = model.id.split(":") if model.id.startswith("ft:") else []
+        return ModelInfo(
+            id=model.id,
+            provider=self.provider.id,
+            base=ours.get("base") or (tuned[1] if len(tuned) > 1 else None),
+            format=ours.get("format") or ("completion" if _LEGACY.match(model.id) else None),
+            created=None if created is None else datetime.fromtimestamp(created, UTC),
+            job=ours.get("job"),
+        )
+
+
+def _endpoint_of(model: str, among: list[ModelInfo]) -> Endpoint:
+    known = next((m.format for m in among if m.id == model), None)
+    return "completion" if known == "completion" else "chat"
+
+
+def _common(request: CompletionRequest) -> dict[str, Any]:
+    given: dict[str, Any] = {"model": request.model, "temperature": request.temperature, "top_p": request.top_p}
+    if request.stop:
+        given["stop"] = list(request.stop)
+    if request.seed is not None:
+        given["seed"] = request.seed
+    if request.n > 1:
+        given["n"] = request.n
+    return given
+
+
+def _legacy(request: CompletionRequest) -> dict[str, Any]:
+    """The older endpoint has no system text: it stands in front of the prompt."""
+    prompt = f"{request.system}\n\n{request.prompt}" if request.system else request.prompt
+    return {"prompt": prompt, "max_tokens": request.max_tokens, **_common(request)}
+
+
+def _chat_piece(chunk: ChatCompletionChunk) -> Piece:
+    choice = chunk.choices[0] if chunk.choices else None
+    refusal = getattr(choice.delta, "refusal", None) if choice else None
+    text = (choice.delta.content or refusal or "") if choice and choice.delta else ""
+    return _piece(chunk, text, "refusal" if refusal else choice.finish_reason if choice else None)
+
+
+def _legacy_piece(chunk: LegacyCompletion) -> Piece:
+    choice = chunk.choices[0] if chunk.choices else None
+    return _piece(chunk, (choice.text or "") if choice else "", choice.finish_reason if choice else None)
+
+
+def _piece(chunk: ChatCompletionChunk | LegacyCompletion, text: str, finish_reason: str | None) -> Piece:
+    usage = chunk.usage
+    return Piece(
+        text=text,
+        finish_reason=finish_reason,
+        model=chunk.model or None,
+        prompt_tokens=usage.prompt_tokens if usage else None,
+        completion_tokens=usage.completion_tokens if usage else None,
+    )

@@ -1,0 +1,99 @@
+"""Which endpoints there are, from the settings and the environment; the engine always."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from urllib.parse import urlsplit
+
+from core.endpoint import engine_endpoint
+from core.errors import NotFound
+from core.providers.client import Client
+from core.providers.retry import Patience
+from core.providers.shapes import Provider
+from core.settings import Settings
+
+ENGINE = "engine"
+OPENAI = "openai"
+COMPATIBLE = "compatible"
+_OPENAI_URL = "https://api.openai.com/v1"
+
+
+class Registry:
+    """Providers by their id. A provider may be given as a function where its address can change (the engine's does).
+
+    Args:
+        providers: the endpoints, the default first.
+        patience: how long their clients repeat calls.
+    """
+
+    def __init__(
+        self,
+        providers: Iterable[Provider | tuple[str, Callable[[], Provider]]],
+        *,
+        patience: Patience | None = None,
+    ) -> None:
+        self._providers: dict[str, Callable[[], Provider]] = {}
+        for item in providers:
+            if isinstance(item, Provider):
+                self._providers[item.id] = partial(_unchanging, item)
+            else:
+                self._providers[item[0]] = item[1]
+        self._patience = patience
+        self._clients: dict[str, Client] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_settings(cls, settings: Settings, environ: Mapping[str, str]) -> Registry:
+        """The engine; and OpenAI, or what stands at OPENAI_BASE_URL, when there is an OPENAI_API_KEY."""
+        providers: list[Provider | tuple[str, Callable[[], Provider]]] = [(ENGINE, lambda: _engine(settings))]
+        if key := environ.get("OPENAI_API_KEY", "").strip():
+            providers.append(_openai(key, environ.get("OPENAI_BASE_URL", "").strip() or _OPENAI_URL))
+        return cls(providers)
+
+    def ids(self) -> list[str]:
+        """Ids of all providers, the default first."""
+        return list(self._providers)
+
+    def provider(self, provider_id: str) -> Provider:
+        """The endpoint as it is now.
+
+        Raises:
+            NotFound: no such provider here.
+            EngineMissing, Unavailable: the engine cannot be used now, and why.
+        """
+        if provider_id not in self._providers:
+            raise NotFound(
+                f"There is no provider {provider_id!r} on this machine.",
+                "Set its key (OPENAI_API_KEY) and start the studio again, or choose another provider.",
+            )
+        return self._providers[provider_id]()
+
+    def get(self, provider_id: str) -> Client:
+        """The client of a provider; the same one as long as its address and key stay the same.
+
+        Raises:
+            NotFound, EngineMissing, Unavailable: see `provider`.
+        """
+        provider = self.provider(provider_id)
+        with self._lock:
+            client = self._clients.get(provider_id)
+            if client is None or client.provider != provider:
+                client = self._clients[provider_id] = Client(provider, patience=self._patience)
+            return client
+
+
+def _unchanging(provider: Provider) -> Provider:
+    return provider
+
+
+def _engine(settings: Settings) -> Provider:
+    endpoint = engine_endpoint(settings)
+    return Provider(ENGINE, "engine", "The engine", f"{endpoint.url.rstrip('/')}/v1", endpoint.token)
+
+
+def _openai(key: str, base_url: str) -> Provider:
+    if urlsplit(base_url).hostname == urlsplit(_OPENAI_URL).hostname:
+        return Provider(OPENAI, "openai", "OpenAI", base_url, key)
+    return Provider(COMPATIBLE, "compatible", urlsplit(base_url).hostname or base_url, base_url, key)

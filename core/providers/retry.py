@@ -1,0 +1,79 @@
+"""How long to wait before the next try: full jitter, the server's own wish first, a cap on the whole.
+
+Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import backoff
+
+from core.errors import RateLimited, Unavailable
+from core.providers.errors import retry_after_s
+
+T = TypeVar("T")
+
+RETRIED = (RateLimited, Unavailable)  # everything else stays wrong however often it is sent
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a call is worth waiting for.
+
+    Attributes:
+        total_s: cap on one call with all its tries and waits.
+        tries: how often it is sent at most.
+        base_s, cap_s: the first wait is at most `base_s`; each further one twice that, at most `cap_s`.
+    """
+
+    total_s: float = 60.0
+    tries: int = 5
+    base_s: float = 0.5
+    cap_s: float = 20.0
+
+
+def wait_s(tries: int, asked_s: float | None, base_s: float, cap_s: float) -> float:
+    """Seconds until the next try, after `tries` (≥ 1) that failed.
+
+    What the server asked for is honoured, with up to `base_s` on top so that many waiting requests do not come back
+    in one crowd; else full jitter under an exponential bound.
+    """
+    if asked_s is not None:
+        return float(asked_s + backoff.full_jitter(base_s))
+    return float(backoff.full_jitter(min(cap_s, base_s * 2.0 ** min(tries - 1, 30))))
+
+
+def patient(call: Callable[[], T], patience: Patience) -> T:
+    """`call()`, again after `RateLimited` and `Unavailable` while patience lasts. Only for calls safe to repeat.
+
+    Raises:
+        ProviderError: the last error, when patience is over or the server asks to wait longer than that.
+    """
+
+    def waits() -> Generator[float, Any, None]:
+        error = yield 0.0
+        tries = 1
+        while True:
+            error = yield wait_s(tries, retry_after_s(error), patience.base_s, patience.cap_s)
+            tries += 1
+
+    began = time.monotonic()
+
+    def hopeless(error: Exception) -> bool:
+        return (time.monotonic() - began) + (retry_after_s(error) or 0.0) > patience.total_s
+
+    retried = backoff.on_exception(
+        waits,
+        RETRIED,
+        max_tries=patience.tries,
+        max_time=patience.total_s,
+        jitter=None,  # already in `wait_s`
+        giveup=hopeless,
+        logger=None,
+    )
+    result: T = retried(call)()
+    return result

@@ -1,0 +1,108 @@
+"""A job's line in the ledger, as the worker reads and writes it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from core.db.store import Store
+from core.db.tables import TrainingJob, utcnow
+from core.errors import FabulaError, RateLimited, Unavailable
+from core.training import views
+from core.training.views import FINISHED, JobView
+
+T = TypeVar("T")
+
+_FIRST_PAUSE_S = 2.0
+_LONGEST_PAUSE_S = 30.0
+
+
+class Stopping(Exception):
+    """The worker stops, or the job was cancelled meanwhile: leave it as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One job in a worker's hand.
+
+    Attributes:
+        stopping: set when the worker stops; every pause waits on it.
+    """
+
+    store: Store
+    job_id: str
+    stopping: threading.Event
+
+    def view(self) -> JobView:
+        """The job as it is in the ledger now."""
+        return views.get(self.store, self.job_id)
+
+    def write(self, **values: Any) -> None:
+        """Set columns, durably; a job that is finished stays as it is."""
+        with self.store.session() as session:
+            job = session.get_one(TrainingJob, self.job_id)
+            if job.status not in FINISHED:
+                for name, value in values.items():
+                    setattr(job, name, value)
+                job.updated_at = utcnow()
+
+    def note(self, error: FabulaError | None) -> None:
+        """Show what the job waits for, or that it waits no more."""
+        job = self.view()
+        what, next_step = (error.what, error.next_step) if error else (None, None)
+        if (job.error, job.next_step) != (what, next_step):
+            with self.store.session() as session:  # not `write`: this is no news from the provider
+                row = session.get_one(TrainingJob, self.job_id)
+                row.error, row.next_step = what, next_step
+
+    def pause(self, seconds: float) -> None:
+        """Wait.
+
+        Raises:
+            Stopping: the worker stops.
+        """
+        if self.stopping.wait(seconds):
+            raise Stopping
+
+    def patiently(self, call: Callable[[], T], give_up_after: int | None = None) -> T:
+        """`call()`, again after growing pauses while the provider is away; the job says meanwhile what it waits for.
+
+        Args:
+            call: safe to repeat.
+            give_up_after: how many tries, or None: as long as it takes, or until the job is cancelled.
+
+        Raises:
+            RateLimited, Unavailable: the last try failed too.
+            Stopping: the worker stops, or the job was cancelled.
+        """
+        tries = 0
+        while True:
+            try:
+                result = call()
+            except (RateLimited, Unavailable) as exc:
+                tries += 1
+                if give_up_after is not None and tries >= give_up_after:
+                    raise
+                self.note(exc)
+                asked_s = getattr(exc, "retry_after_s", None) or 0.0
+                self.pause(max(asked_s, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(tries - 1, 10))))
+                self.heed_cancel()
+            else:
+                if tries:
+                    self.note(None)
+                return result
+
+    def heed_cancel(self, status: str = "preparing") -> None:
+        """End a job here when somebody cancelled it and, being in `status`, its provider does not have it.
+
+        Raises:
+            Stopping: it was cancelled.
+        """
+        job = self.view()
+        if job.finished:
+            raise Stopping
+        if job.request == "cancel" and job.status == status:
+            self.write(status="cancelled", stop_requested=None, error=None, next_step=None, finished_at=utcnow())
+            raise Stopping

@@ -1,0 +1,137 @@
+"""The results CSV of a training job, as our engine, OpenAI today, and OpenAI in 2023 write it."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+COLUMNS = (
+    "step",
+    "elapsed_tokens",
+    "elapsed_examples",
+    "training_loss",
+    "training_sequence_accuracy",
+    "training_token_accuracy",
+    "validation_loss",
+    "validation_sequence_accuracy",
+    "validation_token_accuracy",
+)
+"""The columns of `Results.frame`, always all of them; a column that the file does not have is all NaN."""
+
+_WHOLE = frozenset({"step", "elapsed_tokens", "elapsed_examples"})
+_LARGEST = 2.0**53  # counts beyond this are not exact in a float, and not real
+
+# Names of OpenAI's later results files (guide "Supervised fine-tuning", 2024 on) for what 2023 called otherwise.
+_NAMES = {
+    "train_loss": "training_loss",
+    "train_accuracy": "training_token_accuracy",
+    "train_mean_token_accuracy": "training_token_accuracy",
+    "valid_loss": "validation_loss",
+    "valid_accuracy": "validation_token_accuracy",
+    "valid_mean_token_accuracy": "validation_token_accuracy",
+    "full_valid_loss": "validation_loss",
+    "full_valid_mean_token_accuracy": "validation_token_accuracy",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """A curve: one row per step in order of steps, columns `COLUMNS`, and how many lines made no row."""
+
+    frame: pd.DataFrame
+    skipped: int
+
+    @property
+    def steps(self) -> int:
+        """The number of steps there are values for."""
+        return len(self.frame)
+
+    @property
+    def trained_tokens(self) -> int | None:
+        """Tokens trained on up to the last step, or None where the file does not say."""
+        known = self.frame["elapsed_tokens"].dropna()
+        return int(known.iloc[-1]) if len(known) else None
+
+    def first(self, column: str) -> float | None:
+        """The first known value of a column, or None."""
+        known = self.frame[column].dropna()
+        return float(known.iloc[0]) if len(known) else None
+
+    def last(self, column: str) -> float | None:
+        """The last known value of a column, or None."""
+        known = self.frame[column].dropna()
+        return float(known.iloc[-1]) if len(known) else None
+
+    def best_accuracy(self) -> float | None:
+        """The highest training token accuracy of a single step (0 to 1), or None."""
+        known = self.frame["training_token_accuracy"].dropna()
+        return float(known.max()) if len(known) else None
+
+
+def parse(text: str) -> Results:
+    """Read a results file, also a growing one: lines that cannot be read are skipped and counted, never an error.
+
+    Understands the header of 2023, today's names, any order of columns, missing columns, a BOM, and base64 around
+    the whole (as OpenAI's file endpoint has sent it). A step that comes twice counts once, the later line.
+    """
+    lines = [line for line in _plain(text).splitlines() if line.strip()]
+    names = [_NAMES.get(name, name) for name in (cell.lower() for cell in _cells(lines[0]))] if lines else []
+    if "step" not in names:
+        return Results(_frame([]), skipped=len(lines))
+    rows: dict[float, dict[str, float]] = {}
+    skipped = 0
+    for line in lines[1:]:
+        row = _row(names, _cells(line))
+        if row is None or row["step"] in rows:
+            skipped += 1
+        if row is not None:
+            rows[row["step"]] = row
+    return Results(_frame([rows[step] for step in sorted(rows)]), skipped)
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of a line: numbers and plain names, so that a stray quote harms one line and no more."""
+    return [cell.strip().strip('"') for cell in line.split(",")]
+
+
+def _row(names: list[str], cells: list[str]) -> dict[str, float] | None:
+    """The values of one line, or None when it is cut short, too long, or holds something that is not a number."""
+    if len(cells) != len(names):
+        return None
+    row = {name: math.nan for name in COLUMNS}
+    try:
+        for name, value in _numbers(names, cells):
+            if math.isnan(row[name]):  # two columns for one name (full_valid_loss): the one that has a value
+                row[name] = value
+    except ValueError:
+        return None
+    counts = [row[name] for name in _WHOLE if name == "step" or not math.isnan(row[name])]
+    return row if all(0 <= value <= _LARGEST and value.is_integer() for value in counts) else None
+
+
+def _numbers(names: list[str], cells: list[str]) -> Iterator[tuple[str, float]]:
+    for name, cell in zip(names, cells, strict=True):
+        if name in COLUMNS:
+            value = float(cell) if cell else math.nan
+            yield name, value if math.isfinite(value) else math.nan
+
+
+def _frame(rows: list[dict[str, float]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=list(COLUMNS), dtype="float64")
+    return frame.astype({name: "Int64" for name in _WHOLE})
+
+
+def _plain(text: str) -> str:
+    """`text` without its BOM, and decoded where the whole of it is base64."""
+    text = text.removeprefix("\ufeff")
+    packed = "".join(text.split())
+    if not packed or "," in packed:
+        return text
+    try:
+        return base64.b64decode(packed, validate=True).decode("utf-8-sig")
+    except ValueError:  # not base64, or not text: both of their errors are ValueErrors
+        return text

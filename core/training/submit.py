@@ -1,0 +1,95 @@
+"""Hand a job to its provider: file, intent, exactly one POST. After any doubt: look there first, never send blindly."""
+
+from __future__ import annotations
+
+import tempfile
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from core.db.tables import TrainingJob, utcnow
+from core.errors import BadRequest, FabulaError, ProviderError, RateLimited, Refused
+from core.providers import Client, JobRequest, Registry, RemoteJob
+from core.training import prepare
+from core.training.record import Work
+from core.training.views import JobView
+
+_UPLOAD_TRIES = 20  # with pauses of up to half a minute: an engine that starts, or converts weights, is there by then
+_SETTLE = timedelta(seconds=10)  # a POST that was on its way when we died is in the provider's list after this
+
+
+def hand_over(work: Work, registry: Registry) -> None:
+    """Bring the job to where the provider has it and we know its id there. Goes on from wherever an earlier life was.
+
+    Raises:
+        FabulaError: it cannot be handed over; nothing runs there.
+        Stopping: the worker stops, or the job was cancelled.
+    """
+    work.heed_cancel()
+    job = work.view()
+    if job.remote_id is not None:
+        return
+    if job.status != "submitting":
+        training_file = _upload(work, registry, job)
+        work.heed_cancel()
+        # The intent, durable before the POST: whoever comes after us knows that there may have been one.
+        work.write(status="submitting", training_file=training_file)
+    elif (found := _look(work, registry, job.updated_at)) is not None:
+        return _adopt(work, found)
+    _adopt(work, _post(work, registry))
+
+
+def _upload(work: Work, registry: Registry, job: JobView) -> str:
+    """The id of the training file at the provider. A repeated upload leaves an unused file there, no more."""
+    with tempfile.TemporaryDirectory(prefix="fabula-") as folder:
+        file = prepare.write(work.store, job, Path(folder))
+        work.write(file_sha256=file.sha256, n_examples=file.n_examples, separator=file.separator, stop=file.stop)
+        return work.patiently(lambda: _client(work, registry).upload(file.path), _UPLOAD_TRIES)
+
+
+def _post(work: Work, registry: Registry) -> RemoteJob:
+    """The one POST. A clear no is told; with no clear answer, the job is looked for."""
+    with work.store.reading() as session:
+        training_file = session.get_one(TrainingJob, work.job_id).training_file
+    job, client = work.view(), work.patiently(lambda: _client(work, registry))
+    request = JobRequest(
+        model=job.base_model,
+        training_file=training_file or "",
+        suffix=job.suffix,
+        seed=job.seed,
+        **job.hyperparameters,
+    )
+    while True:
+        try:
+            return client.create_job(request, job.id)
+        except RateLimited as exc:  # a clear no, and sending again is what it asks for
+            work.note(exc)
+            work.pause(exc.retry_after_s or _SETTLE.total_seconds())
+            work.heed_cancel("submitting")
+        except (BadRequest, Refused):
+            raise
+        except ProviderError as exc:
+            found = _look(work, registry, utcnow())
+            if found is None:
+                raise FabulaError(
+                    f"The provider did not confirm the job, and does not list it: {exc.what}",
+                    "Nothing is known to run there. Submit it again.",
+                ) from exc
+            return found
+
+
+def _look(work: Work, registry: Registry, sent_at: datetime) -> RemoteJob | None:
+    """The job there that carries our mark; None once it is certain that none came of a POST at `sent_at`."""
+    while True:
+        settled = utcnow() - sent_at >= _SETTLE
+        found = work.patiently(lambda: _client(work, registry).find_job(work.job_id))
+        if found is not None or settled:
+            return found
+        work.pause(1.0)
+
+
+def _adopt(work: Work, remote: RemoteJob) -> None:
+    work.write(status=remote.status, remote_id=remote.id, error=None, next_step=None)
+
+
+def _client(work: Work, registry: Registry) -> Client:
+    return registry.get(work.view().provider)

@@ -1,0 +1,77 @@
+"""What a job's state means, in plain words: is it alive, is this normal, what comes next?"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from core.training.views import JobView
+
+_QUIET = timedelta(minutes=2)  # we ask every two seconds: so long without an answer is worth a word
+_LONG_QUEUE = timedelta(hours=1)
+
+
+def verdict(job: JobView, now: datetime) -> str:
+    """One or two sentences about a job at the time `now` (UTC)."""
+    if job.finished:
+        return _ended(job)
+    if job.request == "cancel":
+        return "It is being cancelled."
+    if job.error:
+        return f"It is waiting, and tries again by itself: {job.error}"
+    if job.remote_id is not None and now - job.updated_at > _QUIET:
+        return (
+            f"No news for {_minutes(now - job.updated_at)} minutes. The job may well go on; see that the worker is up."
+        )
+    return _under_way(job, now)
+
+
+def _ended(job: JobView) -> str:
+    if job.status == "failed":
+        return f"It failed: {job.error or 'the provider gives no reason.'}"
+    if job.status in ("cancelled", "canceled"):
+        return "It was cancelled. Nothing more is trained or billed."
+    if job.fine_tuned_model is None:
+        return "The provider calls it done but names no model yet. That can take minutes; if it stays so, ask them."
+    took = (job.finished_at or job.updated_at) - job.created_at
+    if took < timedelta(minutes=2):
+        return f"Done after {max(1, round(took.total_seconds()))} seconds. The model is ready: {job.fine_tuned_model}"
+    return f"Done after {_minutes(took)} minutes. The model is ready: {job.fine_tuned_model}"
+
+
+def _under_way(job: JobView, now: datetime) -> str:
+    age = now - job.created_at
+    match job.status:
+        case "preparing":
+            return "The training file is being prepared and uploaded."
+        case "submitting":
+            return "The file is there; the job is being handed over."
+        case "validating_files":
+            return "The provider is checking the training file."
+        case "queued" if age > _LONG_QUEUE:
+            return (
+                f"It has waited in the provider's queue for {_minutes(age)} minutes. That happens, and costs nothing."
+            )
+        case "queued":
+            return "It waits for its turn."
+        case "paused":
+            return "It is paused and keeps everything that it has learned. Resume it to go on."
+        case "running":
+            return _running(job, now, age)
+    return f"The provider says: {job.status}."
+
+
+def _running(job: JobView, now: datetime, age: timedelta) -> str:
+    if job.request == "pause":
+        return "It is being paused."
+    if job.estimated_finish is None:
+        return f"It is training, for {_minutes(age)} minutes so far. How long it will take is not known yet."
+    left = job.estimated_finish - now
+    if left < timedelta(0):
+        return "It is training, and takes a little longer than estimated."
+    if left < timedelta(minutes=2):
+        return f"It is training, with about {round(left.total_seconds())} seconds to go."
+    return f"It is training, with about {_minutes(left)} minutes to go."
+
+
+def _minutes(span: timedelta) -> int:
+    return max(1, round(span.total_seconds() / 60))

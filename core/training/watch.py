@@ -1,0 +1,200 @@
+"""Follow a job at its provider until it ends: status, events and curve into the ledger, requests to the provider."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from core.actor import Actor
+from core.cost import spend
+from core.cost.book import PriceBook, training_cost
+from core.db.store import new_id
+from core.db.tables import TrainingEvent, TrainingJob, utcnow
+from core.errors import BadRequest, FabulaError, NotFound, ProviderError, Refused
+from core.providers import Client, Registry, RemoteEvent, RemoteJob
+from core.training.record import Work
+from core.training.views import FINISHED
+
+_POLL_S = 2.0  # the engine writes metrics about once a second
+_REFUSED_POLL_S = 30.0  # a revoked key does not come back by asking often
+_SLOW_POLL_S = 15.0  # a long results file is fetched less often: 10,000 steps are a megabyte
+_LONG_RESULTS = 200_000  # characters
+_HEARD = timedelta(seconds=20)  # without news the row is written this seldom: each write waits for the disk
+_OWN_EVENT = "fabula-"  # ids of events that we add ourselves
+_LAST_TRIES = 5  # for the results of a job that has ended
+
+
+def follow(work: Work, registry: Registry, book: PriceBook) -> None:
+    """Watch the job to its end. Trouble on the way is shown and waited for: the job goes on without us.
+
+    Raises:
+        FabulaError: the provider does not know the job (any more).
+        Stopping: the worker stops.
+    """
+    watch = _Watch(work, book)
+    provider = work.view().provider
+    while True:
+        try:
+            if work.patiently(lambda: watch.look(registry.get(provider))):
+                return
+            wait_s = _POLL_S
+        except Refused as exc:
+            work.note(exc)
+            wait_s = _REFUSED_POLL_S
+        except BadRequest as exc:
+            if not isinstance(exc, NotFound):
+                raise
+            raise FabulaError("The provider does not know this job any more.", "Submit it again.") from exc
+        work.pause(wait_s)
+
+
+class _Watch:
+    """What is remembered between two looks."""
+
+    def __init__(self, work: Work, book: PriceBook) -> None:
+        self._work, self._book = work, book
+        self._newest_event = _newest_event(work)
+        self._results: str | None = work.view().results_csv
+        self._results_due = 0.0
+        self._last_tries = 0
+
+    def look(self, client: Client) -> bool:
+        """One look at the job; whether it has ended and everything about it is in the ledger."""
+        job = self._work.view()
+        assert job.remote_id is not None
+        if job.request is not None:
+            self._obey(client, job.remote_id, job.request)
+        remote = client.job(job.remote_id)
+        ended = remote.status in FINISHED
+        events = self._new_events(client, remote)
+        complete = self._fetch_results(client, remote, ended)
+        if ended and not complete and self._last_tries < _LAST_TRIES:
+            self._last_tries += 1
+            ended = False
+        self._keep(remote, events, ended)
+        return ended
+
+    def _obey(self, client: Client, remote_id: str, request: str) -> None:
+        """Pass on what somebody asked for. What the provider will not do is told as an event."""
+        act = {"cancel": client.cancel, "pause": client.pause, "resume": client.resume}[request]
+        try:
+            act(remote_id)
+        except BadRequest as exc:
+            self._tell(f"{exc.what} {exc.next_step}".strip())
+        with self._work.store.session() as session:
+            job = session.get_one(TrainingJob, self._work.job_id)
+            if job.stop_requested == request:  # else somebody asked for something else meanwhile
+                job.stop_requested = None
+
+    def _tell(self, message: str) -> None:
+        with self._work.store.session() as session:
+            session.add(
+                TrainingEvent(
+                    job_id=self._work.job_id,
+                    remote_id=f"{_OWN_EVENT}{new_id()}",
+                    at=utcnow(),
+                    level="warn",
+                    type="message",
+                    message=message,
+                )
+            )
+
+    def _new_events(self, client: Client, remote: RemoteJob) -> list[RemoteEvent]:
+        try:
+            return client.events(remote.id, self._newest_event)
+        except ProviderError:  # the status is worth more; they come with the next look
+            return []
+
+    def _fetch_results(self, client: Client, remote: RemoteJob, ended: bool) -> bool:
+        """Get the results file when it is time; whether the newest copy is here."""
+        if not remote.result_files:
+            return True
+        if not ended and time.monotonic() < self._results_due:
+            return True
+        try:
+            self._results = client.file_text(remote.result_files[0])
+        except ProviderError:
+            return False
+        self._results_due = time.monotonic() + (_SLOW_POLL_S if len(self._results) > _LONG_RESULTS else 0.0)
+        return True
+
+    def _keep(self, remote: RemoteJob, events: list[RemoteEvent], ended: bool) -> None:
+        """Everything that is new, in one transaction: a finished job is seen with its whole curve or not at all."""
+        seen = self._seen(remote, ended)
+        with self._work.store.session() as session:
+            job = session.get_one(TrainingJob, self._work.job_id)
+            changed = {name: value for name, value in seen.items() if getattr(job, name) != value}
+            if not (changed or events or ended) and utcnow() - job.updated_at < _HEARD:
+                return
+            for name, value in changed.items():
+                setattr(job, name, value)
+            job.updated_at = utcnow()
+            _add_events(session, job.id, events)
+            if ended:
+                job.stop_requested, job.finished_at = None, remote.finished_at or utcnow()
+                self._account(session, job)
+        if events:
+            self._newest_event = events[-1].id
+
+    def _seen(self, remote: RemoteJob, ended: bool) -> dict[str, Any]:
+        """The columns as the provider tells them now."""
+        failed = remote.status == "failed"
+        return {
+            "status": remote.status if ended or remote.status not in FINISHED else "running",
+            "fine_tuned_model": remote.fine_tuned_model,
+            "trained_tokens": remote.trained_tokens,
+            "estimated_finish": remote.estimated_finish,
+            "results_csv": self._results,
+            "error": (remote.error or "The provider gives no reason.") if failed else None,
+            "next_step": "Read the events, change the data or the settings, and submit again." if failed else None,
+        }
+
+    def _account(self, session: Session, job: TrainingJob) -> None:
+        """What the training cost, in the job and in the spend ledger; a failed job is billed by nobody."""
+        tokens = job.trained_tokens
+        if job.status == "failed" or (tokens is None and job.status != "succeeded"):
+            return
+        job.cost_usd = training_cost(self._book, job.provider, job.base_model, tokens)
+        actor = Actor(id=job.created_by, name=job.created_by, role="editor")
+        spend.record(
+            session,
+            actor,
+            "training",
+            provider=job.provider,
+            model=job.base_model,
+            reference=job.id,
+            prompt_tokens=tokens,
+            cost_usd=job.cost_usd,
+        )
+
+
+def _newest_event(work: Work) -> str | None:
+    query = (
+        select(TrainingEvent.remote_id)
+        .where(TrainingEvent.job_id == work.job_id, TrainingEvent.remote_id.not_like(f"{_OWN_EVENT}%"))
+        .order_by(TrainingEvent.at.desc(), TrainingEvent.id.desc())
+        .limit(1)
+    )
+    with work.store.reading() as session:
+        return session.scalar(query)
+
+
+def _add_events(session: Session, job_id: str, events: list[RemoteEvent]) -> None:
+    """Those that are not there yet; numbers are in the results file, and a line a step would bury the words."""
+    ids = [event.id for event in events]
+    known = set(
+        session.scalars(
+            select(TrainingEvent.remote_id).where(TrainingEvent.job_id == job_id, TrainingEvent.remote_id.in_(ids))
+        )
+    )
+    session.add_all(
+        TrainingEvent(
+            job_id=job_id, remote_id=event.id, at=event.at, level=event.level, type=event.type, message=event.message
+        )
+        for event in events
+        if event.id not in known and event.type != "metrics"
+    )

@@ -1,0 +1,369 @@
+"""Prices, multiples, costs and the spend ledger: exact, sourced, and unknown where unknown."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.actor import LOCAL
+from core.cost import estimate, spend, tokens
+from core.cost.book import OVERLAY, PriceBook, compare, cost_of, training_cost
+from core.cost.overlay import read_prices
+from core.cost.prices import Price, tuned_base
+from core.db.store import Store
+from core.errors import BadFile
+from core.settings import Settings
+
+_NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+_TURBO_2023 = ("openai-2023", "gpt-3.5-turbo")
+_DAVINCI_003 = ("openai-2023", "text-davinci-003")
+
+
+@pytest.fixture(scope="module")
+def book() -> PriceBook:
+    return PriceBook.load(now=_NOW)
+
+
+def _row(**values: object) -> Price:
+    known: dict[str, object] = {
+        "model": "m",
+        "provider": "p",
+        "input_per_mtok": Decimal(1),
+        "output_per_mtok": Decimal(2),
+        "training_per_mtok": None,
+        "base_model": None,
+        "currency": "USD",
+        "source": "test",
+        "checked": date(2026, 11, 1),
+    }
+    return Price(**{**known, **values})  # type: ignore[arg-type]  # a table row, checked by the assertions
+
+
+# --- the article's arithmetic ---------------------------------------------------------------------------------------
+
+
+def test_the_articles_job_costs_exactly_what_its_tokens_cost(book: PriceBook) -> None:
+    assert training_cost(book, "openai-2023", "curie", 1_229_945) == Decimal("3.689835")
+
+
+@pytest.mark.parametrize(
+    ("model", "baseline", "multiple"),
+    [("ft:davinci", _DAVINCI_003, 6), ("ft:davinci", _TURBO_2023, 60), ("ft:curie", _TURBO_2023, 6)],
+)
+def test_the_articles_multiples_come_out_of_the_table(
+    book: PriceBook, model: str, baseline: tuple[str, str], multiple: int
+) -> None:
+    lines = {line.key: line for line in compare(book, baseline)}
+    assert lines["openai-2023", model].multiple == multiple
+    assert lines[baseline].multiple == 1
+    assert lines[baseline].is_baseline
+
+
+@pytest.mark.parametrize(
+    ("model", "training", "use"),
+    [
+        ("ft:ada", "0.0004", "0.0016"),
+        ("ft:babbage", "0.0006", "0.0024"),
+        ("ft:curie", "0.0030", "0.0120"),
+        ("ft:davinci", "0.0300", "0.1200"),
+        ("text-davinci-003", None, "0.0200"),
+        ("gpt-3.5-turbo", None, "0.0020"),
+    ],
+)
+def test_the_2023_table_per_1k_tokens(book: PriceBook, model: str, training: str | None, use: str) -> None:
+    line = next(line for line in compare(book, _TURBO_2023, 1_000) if line.key == ("openai-2023", model))
+    assert (line.training, line.input, line.output) == (training and Decimal(training), Decimal(use), Decimal(use))
+
+
+# --- looking up -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "base"),
+    [
+        ("ft:gpt-4o-mini-2024-07-18:org::abc", "gpt-4o-mini-2024-07-18"),
+        ("ft:gpt-4o-mini-2024-07-18:org:ultraman:abc:ckpt-step-90", "gpt-4o-mini-2024-07-18"),
+        ("ft:gemma-3-270m:fabula:ultraman:AbC123", "gemma-3-270m"),
+        ("curie:ft-bothub-ai:ultraman-2023-04-04-03-03-26", "curie"),
+        ("gpt-4o-mini-2024-07-18.ft-0123", "gpt-4o-mini-2024-07-18"),
+        ("gpt-4o-mini", None),
+        ("storyteller", None),
+    ],
+)
+def test_the_base_is_read_from_a_tuned_id(model: str, base: str | None) -> None:
+    assert tuned_base(model) == base
+
+
+@pytest.mark.parametrize(
+    ("model", "output"),
+    [
+        ("ft:gpt-4.1-2025-04-14:org::a", "12"),
+        ("ft:gpt-4.1-mini-2025-04-14:org:ultraman:a", "3.2"),
+        ("ft:gpt-4o-2024-08-06:org::a", "15"),
+        ("ft:gpt-4o-mini-2024-07-18:org::a:ckpt-step-3", "1.2"),
+        ("ft:gpt-3.5-turbo-0125:org::a", "6"),  # from the snapshot's own row for tuned models
+        ("ft:gpt-4-0613:org::a", None),  # the snapshot lists it under gpt-4: that is the base's price
+        ("ft:gpt-5-2025-08-07:org::a", None),  # nobody has named a price
+        ("ft:no-such-model:org::a", None),
+        ("curie:ft-org:ultraman-2023-04-04-03-03-26", None),
+    ],
+)
+def test_a_tuned_model_has_a_tuned_price_or_none(book: PriceBook, model: str, output: str | None) -> None:
+    price = book.find("openai", model)
+    assert (price and price.output_per_mtok) == (output and Decimal(output))
+    assert price is None or price.output_per_mtok != 0
+
+
+def test_no_tuned_price_is_ever_the_bases(book: PriceBook) -> None:
+    for base in book.rows(["openai"]):
+        if base.base_model is None:
+            price = book.find("openai", f"ft:{base.model}:org:suffix:id")
+            paid = price and (price.input_per_mtok, price.output_per_mtok)
+            assert paid != (base.input_per_mtok, base.output_per_mtok), base.model
+
+
+@pytest.mark.parametrize("model", ["gpt-4o-mini", "gpt-4o-mini-2024-07-18"])
+def test_untuned_models_come_from_the_snapshot_with_its_date(book: PriceBook, model: str) -> None:
+    price = book.find("openai", model)
+    assert price is not None
+    assert (price.input_per_mtok, price.output_per_mtok) == (Decimal("0.15"), Decimal("0.6"))
+    assert price.source.startswith("genai-prices ")
+    assert price.checked >= date(2026, 11, 10)
+
+
+@pytest.mark.parametrize(("provider", "model"), [("openai", "made-up"), ("made-up", "gpt-4o"), ("openai", "tts-1")])
+def test_what_is_not_known_is_none(book: PriceBook, provider: str, model: str) -> None:
+    assert book.find(provider, model) is None
+    assert cost_of(book, provider, model, 10, 10) is None
+
+
+@pytest.mark.parametrize("model", ["gemma-3-270m", "storyteller", "ft:gemma-3-270m:fabula:ultraman:AbC123"])
+def test_the_engines_models_are_local_and_free(book: PriceBook, model: str) -> None:
+    price = book.find("engine", model)
+    assert price is not None
+    assert price.local
+    assert price.training_per_mtok == 0
+    assert cost_of(book, "engine", model, 1_000, 1_000) == 0
+    assert cost_of(book, "engine", model, None, None) == 0
+    assert training_cost(book, "engine", model, None) == 0
+    assert not book.stale(price)
+
+
+def test_training_further_costs_what_training_the_root_costs(book: PriceBook) -> None:
+    assert training_cost(book, "openai", "ft:gpt-4o-mini-2024-07-18:org::a", 1_000_000) == 3
+    assert training_cost(book, "openai", "gpt-4o-mini-2024-07-18", 1_000_000) == 3
+    assert training_cost(book, "openai", "gpt-5", 1_000_000) is None
+    assert training_cost(book, "openai", "gpt-4o-mini-2024-07-18", None) is None
+
+
+# --- costs ----------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10**9), st.integers(0, 10**9))
+def test_costs_are_exact(prompt: int, completion: int) -> None:
+    book = PriceBook((_row(input_per_mtok=Decimal("0.15"), output_per_mtok=Decimal("0.6")),), None, date(2026, 11, 21))
+    cost = cost_of(book, "p", "m", prompt, completion)
+    assert cost is not None
+    assert cost * 1_000_000 * 100 == 15 * prompt + 60 * completion
+
+
+@pytest.mark.parametrize(
+    ("price", "prompt", "completion", "cost"),
+    [
+        (_row(), None, 5, None),  # a token count is not known
+        (_row(output_per_mtok=None), 5, 5, None),  # half a price is none
+        (_row(output_per_mtok=None), 5, 0, Decimal("0.000005")),  # … unless that half is not needed
+        (_row(currency="CNY"), 5, 5, None),  # not dollars
+    ],
+)
+def test_an_unknown_part_makes_the_cost_unknown(
+    price: Price, prompt: int | None, completion: int | None, cost: Decimal | None
+) -> None:
+    assert cost_of(PriceBook((price,), None, date(2026, 11, 21)), "p", "m", prompt, completion) == cost
+
+
+def test_comparison_is_sorted_and_unknown_stays_unknown() -> None:
+    rows = (_row(model="dear", output_per_mtok=Decimal(9)), _row(), _row(model="dark", output_per_mtok=None))
+    lines = compare(PriceBook(rows, None, date(2026, 11, 21)), ("p", "m"), 1_000_000, prices=rows)
+    assert [(line.model, line.multiple) for line in lines] == [("m", 1), ("dear", Decimal("4.5")), ("dark", None)]
+    assert lines[-1].output is None
+
+
+@pytest.mark.parametrize("baseline", [("p", "gone"), ("p", "free")])
+def test_an_unknown_or_free_baseline_gives_no_multiples(baseline: tuple[str, str]) -> None:
+    rows = (_row(), _row(model="free", output_per_mtok=Decimal(0)))
+    lines = compare(PriceBook(rows, None, date(2026, 11, 21)), baseline, prices=rows)
+    assert all(line.multiple is None for line in lines)
+
+
+def test_currencies_are_not_compared() -> None:
+    rows = (_row(), _row(model="yuan", currency="CNY"))
+    lines = compare(PriceBook(rows, None, date(2026, 11, 21)), ("p", "m"), prices=rows)
+    assert {line.model: line.multiple for line in lines} == {"m": 1, "yuan": None}
+
+
+def test_the_baseline_is_added_when_it_is_not_among_the_rows(book: PriceBook) -> None:
+    lines = compare(book, ("openai", "gpt-4o-mini"), prices=[_row()])
+    assert [line.key for line in lines if line.is_baseline] == [("openai", "gpt-4o-mini")]
+
+
+def test_old_rows_say_so(book: PriceBook) -> None:
+    lines = {line.key: line for line in compare(book, _TURBO_2023)}
+    assert lines[_TURBO_2023].stale
+    assert lines[_TURBO_2023].ended
+    today = lines["openai", "ft:gpt-4o-mini-2024-07-18"]
+    assert not today.stale
+    assert not today.ended
+    later = PriceBook.load(now=datetime(2027, 3, 1, tzinfo=UTC))
+    assert later.stale(today.price)
+    assert later.ended(today.price)
+
+
+# --- price files ----------------------------------------------------------------------------------------------------
+
+
+def test_every_shipped_row_has_a_source_and_a_date_and_no_zero() -> None:
+    rows = read_prices(OVERLAY)
+    for price in rows:
+        assert price.source.startswith("https://")
+        assert price.checked <= date(2026, 11, 21)
+        assert price.input_per_mtok and price.output_per_mtok
+        assert price.model == (f"ft:{price.base_model}" if price.base_model else price.model)
+    assert {p.training_until for p in rows if p.provider == "openai"} == {date(2027, 1, 6)}
+    assert {p.valid_until for p in rows if p.provider == "openai"} == {date(2027, 1, 14)}
+    assert len({(p.provider, p.model) for p in rows}) == len(rows)
+
+
+def test_own_prices_win(home: Path) -> None:
+    home.mkdir()
+    header = OVERLAY.read_text(encoding="utf-8").splitlines()[0]
+    (home / "prices.csv").write_text(
+        f"{header}\ngpt-4o-mini,openai,,7,8,,USD,contract,2026-11-20,,\nmine,house,,1,1,,USD,me,2026-11-20,,\n",
+        encoding="utf-8-sig",
+    )
+    book = PriceBook.load(home, _NOW)
+    assert cost_of(book, "openai", "gpt-4o-mini", 1_000_000, 0) == 7
+    assert cost_of(book, "house", "mine", 0, 1_000_000) == 1
+    assert training_cost(book, "openai-2023", "curie", 1_229_945) == Decimal("3.689835")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("m,p,,cheap,1,,USD,s,2026-11-20,,", "line 2: “cheap” in “input_per_mtok” is not a number"),
+        ("m,p,,-1,1,,USD,s,2026-11-20,,", "line 2: “-1” in “input_per_mtok” is not a price"),
+        ("m,p,,NaN,1,,USD,s,2026-11-20,,", "line 2: “NaN” in “input_per_mtok” is not a price"),
+        ("m,p,,1,1,,USD,s,20.11.2026,,", "line 2: “20.11.2026” in “checked” is not a date"),
+        ("m,p,,1,1,,USD,,2026-11-20,,", "line 2: “source” is empty"),
+        ("m", "line 2: “provider” is empty"),
+    ],
+)
+def test_a_bad_price_file_names_its_line(home: Path, line: str, says: str) -> None:
+    home.mkdir()
+    header = OVERLAY.read_text(encoding="utf-8").splitlines()[0]
+    (home / "prices.csv").write_text(f"{header}\n{line}\n", encoding="utf-8")
+    with pytest.raises(BadFile) as caught:
+        PriceBook.load(home, _NOW)
+    assert says in caught.value.what
+    assert caught.value.next_step
+
+
+@pytest.mark.parametrize("data", [b"model,price\nm,1\n", b"", b"\xff\xfe\x00", b"model,provider\n"])
+def test_a_file_that_is_no_price_list_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "prices.csv"
+    path.write_bytes(data)
+    with pytest.raises(BadFile):
+        read_prices(path)
+
+
+# --- tokens and estimates -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens_counted", "exact"),
+    [
+        ("gpt-4o-mini", 2, True),
+        ("ft:gpt-3.5-turbo-0125:org::a", 2, True),
+        ("gemma-3-270m", 2, False),
+        ("curie", 2, False),
+    ],
+)
+def test_tokens_are_counted_offline(model: str, tokens_counted: int, exact: bool) -> None:
+    assert tokens.count(["hello world"], model) == tokens.TokenCount(tokens_counted, exact)
+
+
+def test_no_texts_have_no_tokens() -> None:
+    assert tokens.count([], "gpt-4o-mini").tokens == 0
+    assert tokens.count(["", "<|endoftext|>"], "gpt-4o-mini").tokens > 1  # markup in data counts as the text it is
+
+
+def test_an_estimate_names_its_worst_case(book: PriceBook) -> None:
+    made = estimate.generation(
+        book,
+        "openai",
+        "gpt-4o-mini",
+        requests=486,
+        prompt_tokens_each=120,
+        completion_tokens_each=400,
+        max_tokens=2048,
+    )
+    assert made.expected_usd == Decimal("0.125388")
+    assert made.worst_usd == Decimal("0.6059448")
+    assert (made.prompt_tokens, made.completion_tokens) == (58_320, 194_400)
+
+
+def test_a_training_estimate_counts_every_epoch_and_names_the_last_day(book: PriceBook) -> None:
+    paid = estimate.training(book, "openai", "gpt-4o-mini-2024-07-18", tokens=200_000, epochs=4)
+    assert paid == estimate.TrainingEstimate(800_000, Decimal("2.4"), False, date(2027, 1, 6))
+    free = estimate.training(book, "engine", "gemma-3-270m", tokens=200_000, epochs=4)
+    assert free == estimate.TrainingEstimate(800_000, Decimal(0), True, None)
+    assert estimate.training(book, "openai", "gpt-5", tokens=1, epochs=1).cost_usd is None
+
+
+# --- the ledger -----------------------------------------------------------------------------------------------------
+
+
+def _spend(store: Store, cost: str | None, reference: str = "run-1", model: str = "gpt-4o-mini") -> int:
+    with store.session() as session:
+        return spend.record(
+            session,
+            LOCAL,
+            "dataset",
+            provider="openai",
+            model=model,
+            reference=reference,
+            prompt_tokens=10,
+            completion_tokens=None if cost is None else 20,
+            cost_usd=None if cost is None else Decimal(cost),
+        )
+
+
+def test_spend_sums_are_exact_and_unknown_is_counted_apart(settings: Settings) -> None:
+    store = Store.open(settings)
+    since = datetime.now(UTC) - timedelta(minutes=1)
+    for cost in (*["0.1"] * 3, "0.000000000000000001", None):
+        _spend(store, cost)
+    _spend(store, "5", reference="run-2", model="gpt-4.1")
+    every = spend.spent(store, since)
+    assert every.cost_usd == Decimal("5.300000000000000001")
+    assert (every.calls, every.unknown) == (6, 1)
+    assert [line.model for line in every.lines] == ["gpt-4.1", "gpt-4o-mini"]
+    one = spend.spent(store, since, reference="run-1")
+    assert one.cost_usd == Decimal("0.300000000000000001")
+    assert (one.lines[0].prompt_tokens, one.lines[0].completion_tokens) == (50, 80)
+    assert spend.spent(store, datetime.now(UTC) + timedelta(minutes=1)).calls == 0
+
+
+def test_a_reserved_call_is_settled_with_what_it_took(settings: Settings) -> None:
+    store = Store.open(settings)
+    since = datetime.now(UTC) - timedelta(minutes=1)
+    reserved = _spend(store, "0.5")
+    with store.session() as session:
+        spend.settle(session, reserved, prompt_tokens=11, completion_tokens=7, cost_usd=Decimal("0.02"))
+    line = spend.spent(store, since).lines[0]
+    assert (line.cost_usd, line.prompt_tokens, line.completion_tokens) == (Decimal("0.02"), 11, 7)

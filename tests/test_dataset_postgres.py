@@ -1,0 +1,106 @@
+"""Data sets and runs on a real PostgreSQL: the same code, another database."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine
+
+from core.actor import LOCAL
+from core.dataset import datasets, executor, ledger, runs
+from core.dataset.pace import Limits
+from core.dataset.recipe import Column, Recipe
+from core.db.store import Store, new_id
+from core.settings import Settings
+from tests import postgres_server
+from tests.fault_server import FaultServer, error, rate_limit, text
+
+QUICK = Limits(base_s=0.001, cap_s=0.01, tick_s=0.02)
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    try:
+        with postgres_server.running() as url:
+            yield url
+    except postgres_server.PostgresAbsent as exc:
+        pytest.skip(f"PostgreSQL tests skipped: {exc}")
+
+
+@pytest.fixture
+def store(url: str, tmp_path: Path) -> Iterator[Store]:
+    name = f"d{new_id()}"
+    admin = create_engine(Settings.from_env({"DATABASE_URL": url}).database_url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    admin.dispose()
+    home = {"DATABASE_URL": url.replace("/postgres?", f"/{name}?"), "FABULA_HOME": str(tmp_path / "home")}
+    opened = Store.open(Settings.from_env(home))
+    yield opened
+    opened.close()
+
+
+def recipe(rows: int) -> Recipe:
+    numbers = tuple(f"n{i:03}" for i in range(rows))
+    return Recipe("s", (Column("number", numbers),), "{number}", provider="fault", model="writer")
+
+
+def test_a_run_with_faults_writes_every_row(store: Store) -> None:
+    with FaultServer(default=lambda prompt: text(f"{prompt}\0 的故事")) as server:
+        server.enqueue(rate_limit(), error(503, "x"))
+        server.when("n007", error(400, "no"))
+        dataset_id = datasets.create(store, LOCAL, recipe(30))
+        run_id = runs.enqueue(store, LOCAL, dataset_id)
+        assert runs.enqueue(store, LOCAL, dataset_id) == run_id
+        executor.execute(store, server.registry(), run_id, limits=QUICK)
+    told = runs.progress(store, run_id)
+    assert (told.state, told.total, told.done, told.failed, told.pending) == ("done", 30, 29, 1, 0)
+    assert told.cost_usd is None and told.tokens == 29 * 11
+    found = datasets.rows(store, dataset_id, states=("done",), newest=True, limit=3)
+    assert len(found) == 3 and found[0].text == f"{found[0].prompt} 的故事"
+    assert datasets.to_csv(store, dataset_id).startswith(",number,story\n0,n000,n000 的故事\n")
+    assert len(datasets.examples(store, dataset_id)) == 29
+
+
+def test_loaded_and_grown_data_sets_are_listed(store: Store) -> None:
+    loaded = datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+    grown = datasets.create(store, LOCAL, recipe(3))
+    assert [(s.id, s.total, s.done) for s in datasets.list_datasets(store)] == [(grown, 3, 0), (loaded, 27, 27)]
+
+
+def test_two_workers_never_take_the_same_row(store: Store) -> None:
+    dataset_id = datasets.create(store, LOCAL, recipe(200))
+    order = ledger.begin(store, runs.enqueue(store, LOCAL, dataset_id))
+    assert order is not None
+    taken: list[int] = []
+
+    def take() -> None:
+        while True:
+            with store.session() as session:
+                claims, _ = ledger.claim(session, order, 7, lambda prompt: None, None)
+            if not claims:
+                return
+            taken.extend(c.row_id for c in claims)
+
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(taken) == len(set(taken)) == 200
+
+
+def test_two_clicks_at_once_start_one_run(store: Store) -> None:
+    dataset_id = datasets.create(store, LOCAL, recipe(5))
+    started: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: started.append(runs.enqueue(store, LOCAL, dataset_id))) for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(started) == 6 and len(set(started)) == 1

@@ -1,0 +1,106 @@
+"""Every sentence that a person may see has its Chinese, with the same places in it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from babel.messages.catalog import Message
+from babel.messages.pofile import read_po
+
+from core import i18n
+from core.locale.collect import collect
+
+_ROOT = Path(__file__).parents[1]
+_OTHERS = [language for language in i18n.LANGUAGES if language != i18n.DEFAULT]
+_PLACE = re.compile(r"\{\w*\}|\*\*|`")
+
+
+def _messages(language: str) -> list[Message]:
+    with i18n.catalogue_path(language).open("rb") as file:
+        return [message for message in read_po(file, locale=language) if message.id]
+
+
+@pytest.mark.parametrize("language", _OTHERS)
+def test_every_sentence_of_the_code_is_translated(language: str) -> None:
+    known = set(i18n.messages(language))
+    missing = sorted({found.message for found in collect(_ROOT)} - known)
+    assert not missing, f"{len(missing)} without translation (make messages lists them): {missing[:5]} …"
+
+
+@pytest.mark.parametrize("language", _OTHERS)
+def test_no_translation_is_left_over(language: str) -> None:
+    said = {found.message for found in collect(_ROOT)}
+    assert not sorted(set(i18n.messages(language)) - said), "run make messages: it drops what is no longer said"
+
+
+@pytest.mark.parametrize("language", _OTHERS)
+def test_places_and_marks_survive_translation(language: str) -> None:
+    for message in _messages(language):
+        ids = [message.id] if isinstance(message.id, str) else list(message.id)
+        texts = [message.string] if isinstance(message.string, str) else list(message.string)
+        allowed = [sorted(_PLACE.findall(text)) for text in ids]
+        for text in texts:
+            assert not text or sorted(_PLACE.findall(text)) in allowed, (ids[0], text)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "language"),
+    [
+        ("zh-CN,zh;q=0.9,en;q=0.8", "zh_CN"),
+        ("zh-Hans-CN", "zh_CN"),
+        ("zh", "zh_CN"),
+        ("zh_TW", "zh_CN"),
+        ("en-GB,zh;q=0.5", "en"),
+        ("de-DE,zh-CN;q=0.5", "zh_CN"),
+        ("de-DE", "en"),
+        ("", "en"),
+        (None, "en"),
+    ],
+)
+def test_the_browsers_language_is_followed(accepted: str | None, language: str) -> None:
+    assert i18n.match(accepted) == language
+
+
+def test_english_is_the_message_itself() -> None:
+    english = i18n.translator("en")
+    assert english("Data set") == "Data set"
+    assert english.gettext("") == ""
+    assert [english.ngettext("{n} row", "{n} rows", n) for n in (0, 1, 2)] == ["{n} rows", "{n} row", "{n} rows"]
+
+
+def test_a_language_that_is_not_there_is_english() -> None:
+    assert i18n.translator("xx").language == "en"
+    assert i18n.messages("xx") == ()
+
+
+def test_a_message_without_translation_stays_english() -> None:
+    assert i18n.translator("zh_CN")("A sentence nobody has translated.") == "A sentence nobody has translated."
+
+
+def test_collecting_finds_marked_words_errors_and_plain_sentences(tmp_path: Path) -> None:
+    (tmp_path / "core").mkdir()
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "core" / "errors.py").write_text("class BadFile(Exception): ...\n", encoding="utf-8")
+    (tmp_path / "core" / "a.py").write_text(
+        '"""A docstring is not shown."""\n'
+        "import logging\n"
+        "def f(row, n):\n"
+        '    """Nor is this one."""\n'
+        '    logging.getLogger().warning("Logs stay English.")\n'
+        '    raise BadFile(f"line {n} of {row.name}: {row.why()}", next_step="Mend it")\n'
+        'NOTE = f"It has {1} part."\n'
+        'KEY = "not_a_sentence"\n',
+        encoding="utf-8",
+    )
+    (tmp_path / "pages" / "b.py").write_text('_("Home")\nn_("{n} row", "{n} rows", 3)\nmark("Later")\n', "utf-8")
+    found = {(item.message, item.plural) for item in collect(tmp_path)}
+    assert found == {
+        ("line {n} of {name}: {why}", None),
+        ("Mend it", None),
+        ("It has {value} part.", None),
+        ("Home", None),
+        ("{n} row", "{n} rows"),
+        ("Later", None),
+    }

@@ -1,0 +1,123 @@
+"""Our client and a run against a real engine process with a tiny model: the two halves fit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core.actor import LOCAL
+from core.dataset import datasets, executor, runs
+from core.dataset.recipe import Column, Recipe
+from core.errors import ModelNotFound, NotFound, Refused
+from core.providers import Client, CompletionRequest, JobRequest, Provider, Registry
+from core.settings import Settings
+from tests import engine_process
+from tests.engine_process import OVER, TINY, TOKEN, EngineProcess, pairs
+from tests.stores import fresh
+from tests.waiting import until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
+    with engine_process.running(tmp_path_factory.mktemp("engine") / "home") as running:
+        yield running
+
+
+@pytest.fixture
+def client(engine: EngineProcess) -> Client:
+    return Client(provider(engine))
+
+
+def provider(engine: EngineProcess, key: str = TOKEN) -> Provider:
+    return Provider("engine", "engine", "The engine", engine.url, key)
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completion"])
+def test_whole_and_streamed_answers(client: Client, endpoint: str) -> None:
+    request = CompletionRequest(TINY, "唐", endpoint=endpoint, max_tokens=12, seed=1, n=2)  # type: ignore[arg-type]
+    answer = client.complete(request)
+    assert len(answer.texts) == 2 and answer.model == TINY and answer.prompt_tokens
+    stream = client.stream(CompletionRequest(TINY, "唐", endpoint=endpoint, max_tokens=12, seed=1))  # type: ignore[arg-type]
+    text = "".join(stream)
+    assert stream.facts.finish_reason in ("stop", "length") and stream.facts.tokens and stream.facts.prompt_tokens
+    assert text == answer.texts[0].text  # one seed, one text
+
+
+def test_a_stream_can_be_closed_in_the_middle(client: Client) -> None:
+    stream = client.stream(CompletionRequest(TINY, "唐", max_tokens=2000))
+    next(stream)
+    stream.close()
+    assert list(stream) == [] and stream.facts.finish_reason is None
+    assert client.complete(CompletionRequest(TINY, "宋", max_tokens=3)).texts
+
+
+def test_models_health_and_tokens(client: Client) -> None:
+    found = {m.id: m for m in client.models()}
+    assert found[TINY].provider == "engine" and found[TINY].format == "both"
+    assert client.endpoint(TINY) == "chat"
+    health = client.health()
+    assert TINY in health.models and health.queue == 0 and health.training is None
+    assert client.count_tokens(TINY, "唐宋元明清") > 0
+
+
+def test_errors_of_the_engine_are_told_as_what_they_are(engine: EngineProcess, client: Client) -> None:
+    with pytest.raises(ModelNotFound):
+        client.complete(CompletionRequest("no-such-model", "x"))
+    with pytest.raises(Refused):
+        Client(provider(engine, "wrong")).models()
+    with pytest.raises(NotFound):
+        client.job("ftjob-nothing")
+    with pytest.raises(NotFound):
+        client.file_text("file-nothing")
+
+
+def test_a_job_from_upload_to_the_tuned_model(client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(pairs(8))
+    file_id = client.upload(path)
+    request = JobRequest(TINY, file_id, suffix="test", seed=1, n_epochs=2, batch_size=4)
+    made = client.create_job(request, "intent-1")
+    found = client.find_job("intent-1")
+    assert found is not None and found.id == made.id and client.find_job("intent-2") is None
+    first = until(lambda: client.events(made.id), "the first event", 60)
+    job = until(lambda: (j := client.job(made.id)).status in OVER and j, "the end of the job", 240)
+    assert job and job.status == "succeeded" and job.fine_tuned_model and job.trained_tokens and job.error is None
+    events = client.events(made.id)
+    assert [e.id for e in events][: len(first)] == [e.id for e in first]  # oldest first
+    assert client.events(made.id, after=events[-1].id) == []
+    assert [e.id for e in client.events(made.id, after=events[0].id)] == [e.id for e in events[1:]]
+    assert client.file_text(job.result_files[0]).splitlines()[0].startswith("step,elapsed_tokens,elapsed_examples")
+    assert [c.step for c in client.checkpoints(made.id)] == [2, 4]
+    tuned = next(m for m in client.models() if m.id == job.fine_tuned_model)
+    assert (tuned.base, tuned.format, tuned.job) == (TINY, "completion", made.id)
+    assert client.endpoint(tuned.id) == "completion"
+    assert client.complete(CompletionRequest(tuned.id, "唐,隐形,1 ->", endpoint="completion", max_tokens=5)).texts
+
+
+def test_a_run_writes_on_the_engine_and_survives_its_death(
+    engine: EngineProcess, settings: Settings, tmp_path: Path
+) -> None:
+    store = fresh(settings)
+    numbers = Column("number", tuple(str(n) for n in range(12)))
+    recipe = Recipe("tiny", (numbers,), "第{number}个故事", model=TINY, max_tokens=60, seed=5)
+    registry = Registry([("engine", lambda: provider(engine))])
+    run_id = runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, recipe))
+    thread = threading.Thread(target=executor.execute, args=(store, registry, run_id), daemon=True)
+    thread.start()
+    until(lambda: runs.progress(store, run_id).done + runs.progress(store, run_id).failed >= 2, "the first rows")
+    engine.kill()
+    engine.start()
+    thread.join(240)
+    told = runs.progress(store, run_id)
+    assert not thread.is_alive() and told.state == "done" and told.pending == 0
+    assert told.cost_usd == 0 and told.tokens > 0
+    # a tiny random model seldom ends by itself: rows that were cut off say so and keep their text
+    rows = datasets.rows(store, told.dataset_id)
+    assert all(r.state == "done" or r.reason == "The text was cut off at 60 tokens." for r in rows)
+    assert all(r.text for r in rows if r.finish_reason == "length")
+    store.close()

@@ -1,0 +1,126 @@
+"""The results CSV is read whoever wrote it, growing or whole, and what cannot be read is counted."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.training.results import COLUMNS, parse
+
+_ROOT = Path(__file__).parents[1]
+_EXCERPT = _ROOT / "data" / "samples" / "curie_2023_excerpt.csv"
+_FIXTURE = _ROOT.parent / "shared" / "fixtures" / "curie_results.csv"
+_HEADER = "step,elapsed_tokens,elapsed_examples,training_loss,training_sequence_accuracy,training_token_accuracy"
+_ENGINE = f"{_HEADER},validation_loss,validation_token_accuracy"
+
+
+def test_the_articles_excerpt_reads_as_printed() -> None:
+    results = parse(_EXCERPT.read_text(encoding="utf-8"))
+    assert (results.steps, results.skipped, results.trained_tokens) == (27, 0, 1_229_945)
+    assert results.first("training_loss") == 0.8805545861742778
+    assert (results.first("training_token_accuracy"), results.last("training_token_accuracy")) == (
+        0.75,
+        0.9556650246305419,
+    )
+    assert results.last("validation_loss") is None
+    assert list(results.frame["step"][:24]) == list(range(1, 25))
+    assert list(results.frame["step"][24:]) == [1855, 1856, 1857]
+
+
+@pytest.mark.skipif(not _FIXTURE.exists(), reason="the whole results file of 2023 is not on this machine")
+def test_the_whole_file_of_2023_reads_in_full() -> None:
+    text = _FIXTURE.read_text(encoding="utf-8")
+    results = parse(text)
+    assert (results.steps, results.skipped, results.trained_tokens) == (1857, 0, 1_229_945)
+    assert list(results.frame["step"]) == list(range(1, 1858))
+    assert parse(base64.b64encode(text.encode()).decode()).frame.equals(results.frame)
+    printed = parse(_EXCERPT.read_text(encoding="utf-8")).frame
+    pd.testing.assert_frame_equal(
+        results.frame[results.frame["step"].isin(printed["step"])].reset_index(drop=True), printed
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "steps", "skipped"),
+    [
+        ("", 0, 0),
+        ("\n\n", 0, 0),
+        (_HEADER, 0, 0),
+        (f"{_HEADER}\n1,625,1,0.88,0.0,0.75\n", 1, 0),
+        (f"{_HEADER}\r\n1,625,1,0.88,0.0,0.75\r\n", 1, 0),
+        (f"\ufeff{_HEADER}\n1,625,1,0.88,0.0,0.75", 1, 0),
+        (f"{_HEADER}\n1,625,1,0.88,0.0,0.75\n2,1258,2,0.8", 1, 1),  # a line that is still being written
+        (f"{_HEADER}\n1,625,1,0.88,0.0,0.75,9\n", 0, 1),
+        (f"{_HEADER}\n1,625,1,lots,0.0,0.75\n2,700,2,1,0,1\n", 1, 1),
+        (f"{_HEADER}\n1.5,625,1,0.88,0.0,0.75\n", 0, 1),
+        (f"{_HEADER}\n-1,625,1,0.88,0.0,0.75\n", 0, 1),
+        (f"{_HEADER}\n1,6.5,1,0.88,0.0,0.75\n", 0, 1),
+        (f"{_HEADER}\n1,1e300,1,0.88,0.0,0.75\n", 0, 1),
+        (f"{_HEADER}\n,625,1,0.88,0.0,0.75\n", 0, 1),
+        (f'{_HEADER}\n1,625,1,"0.88",0.0,0.75\n2,"700,2,1,0,1\n3,800,3,1,0,1\n', 3, 0),  # a stray quote
+        ("hello", 0, 1),
+        ("<html>\n<body>not found</body>", 0, 2),
+        ("aGVsbG8=", 0, 1),  # base64 of something else
+        ("step\n1\n2\nx\n3", 3, 1),
+        ("\x00,\x00", 0, 1),
+    ],
+)
+def test_what_cannot_be_read_is_skipped_and_counted(text: str, steps: int, skipped: int) -> None:
+    results = parse(text)
+    assert (results.steps, results.skipped) == (steps, skipped)
+    assert tuple(results.frame.columns) == COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "expected"),
+    [
+        (_ENGINE, "3,90,3,1.5,0.0,0.6,1.7,0.55", {"validation_loss": 1.7, "validation_token_accuracy": 0.55}),
+        (_ENGINE, "3,90,3,1.5,0.0,0.6,,", {"training_loss": 1.5, "validation_loss": None}),
+        (
+            "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy",
+            "3,1.5,0.6,1.7,0.55",
+            {
+                "training_loss": 1.5,
+                "training_token_accuracy": 0.6,
+                "validation_loss": 1.7,
+                "validation_token_accuracy": 0.55,
+                "elapsed_tokens": None,
+            },
+        ),
+        (
+            "step,train_loss,train_mean_token_accuracy,full_valid_loss,valid_loss,train_mean_reward",
+            "3,1.5,0.6,,1.7,0.1",
+            {"training_token_accuracy": 0.6, "validation_loss": 1.7},
+        ),
+        (" Step ,Training_Loss", "3, 1.5", {"training_loss": 1.5}),
+        ("training_loss,step", "1.5,3", {"training_loss": 1.5}),
+        ("step,training_loss", "3,nan", {"training_loss": None}),
+        ("step,training_loss", "3,inf", {"training_loss": None}),
+    ],
+)
+def test_headers_of_other_days_are_understood(header: str, row: str, expected: dict[str, float | None]) -> None:
+    results = parse(f"{header}\n{row}\n")
+    assert list(results.frame["step"]) == [3]
+    assert {column: results.last(column) for column in expected} == expected
+
+
+def test_steps_come_out_sorted_and_once_each_the_later_line_counting() -> None:
+    results = parse("step,training_loss\n2,9\n1,8\n2,7\n")
+    assert list(results.frame["step"]) == [1, 2]
+    assert (results.last("training_loss"), results.skipped) == (7, 1)
+
+
+def test_base64_with_line_breaks_is_unpacked() -> None:
+    packed = base64.encodebytes(f"{_HEADER}\n1,625,1,0.88,0.0,0.75\n".encode()).decode()
+    assert parse(packed).steps == 1
+
+
+@given(st.text())
+def test_no_text_is_an_error(text: str) -> None:
+    assert parse(text).steps >= 0
+    assert parse(f"{_HEADER}\n{text}").steps >= 0

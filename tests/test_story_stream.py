@@ -1,0 +1,175 @@
+"""A story that is streamed: read along, stopped, cut; always kept, always accounted for."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+from sqlalchemy import select
+
+from core.actor import LOCAL
+from core.cost.book import PriceBook
+from core.db.store import Store
+from core.db.tables import Spend, Story
+from core.errors import FabulaError, ModelNotFound, ProviderError, StorageFull, StreamCut
+from core.providers import CompletionRequest, Provider, StreamFacts
+from core.settings import Settings
+from core.story import stream
+from tests.stores import fresh
+
+_REQUEST = CompletionRequest(model="writer", prompt="宋,发射激光,艰难 ->", endpoint="completion", stop=(".",))
+_WAIT_S = 10
+
+
+class _Stream:
+    """Pieces as a test wants them: an exception is raised, `...` waits until the stream is closed."""
+
+    def __init__(self, pieces: tuple[object, ...]) -> None:
+        self._pieces = pieces
+        self.facts = StreamFacts(model="writer-2026", first_text_s=0.4, prompt_tokens=9)
+        self.closed = threading.Event()
+
+    def __iter__(self) -> Iterator[str]:
+        for number, piece in enumerate(self._pieces, start=1):
+            if piece is ...:
+                assert self.closed.wait(_WAIT_S)
+                return
+            if isinstance(piece, BaseException):
+                raise piece
+            self.facts = replace(self.facts, pieces=number, tokens=number, tokens_per_s=40.0)
+            yield str(piece)
+        self.facts = replace(self.facts, finish_reason="stop")
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+class _Client:
+    def __init__(self, *pieces: object, provider: str = "engine") -> None:
+        self.provider = Provider(provider, "engine", "The engine", "http://127.0.0.1:1/v1", "")
+        self.made = _Stream(pieces)
+
+    def stream(self, _request: CompletionRequest) -> _Stream:
+        return self.made
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    store = fresh(settings)
+    yield store
+    store.close()
+
+
+def _write(store: Store, client: _Client) -> stream.StoryStream:
+    return stream.write(store, LOCAL, client, _REQUEST, PriceBook.load())  # type: ignore[arg-type]  # a fake client
+
+
+def _kept(store: Store) -> list[Story]:
+    with store.reading() as session:
+        return list(session.scalars(select(Story)))
+
+
+def test_the_words_come_in_order_and_the_story_is_kept_with_what_made_it(store: Store) -> None:
+    told = _write(store, _Client("从前", "，有", "一位英雄。"))
+    assert "".join(told) == told.text == "从前，有一位英雄。"
+    (row,) = _kept(store)
+    assert (row.id, row.text, row.prompt, row.finish_reason) == (told.id, told.text, _REQUEST.prompt, "stop")
+    assert row.parameters["stop"] == ["."] and row.completion_tokens == 3 and row.first_text_s == 0.4
+    assert told.facts == stream.Facts("writer-2026", 0.4, 3, 40.0, "stop", stopped=False, cost_usd=Decimal(0))
+
+
+def test_many_small_pieces_are_gathered_to_few(store: Store) -> None:
+    client = _Client(*["字"] * 500)
+    told = _write(store, client)
+    pieces = list(told)
+    assert "".join(pieces) == "字" * 500
+    assert len(pieces) < 50
+
+
+def test_every_reader_gets_the_whole_story(store: Store) -> None:
+    told = _write(store, _Client("one ", "two"))
+    assert "".join(told) == "".join(told) == "one two"
+
+
+def test_stopping_ends_it_at_once_and_keeps_the_words(store: Store) -> None:
+    client = _Client("从前", ...)
+    told = _write(store, client)
+    assert next(iter(told)) == "从前"
+    told.stop()
+    assert told.done and client.made.closed.is_set()
+    assert "".join(told) == "从前"  # and no error
+    assert told.facts.stopped and told.facts.finish_reason is None
+    (row,) = _kept(store)
+    assert (row.text, row.finish_reason) == ("从前", None)
+    told.stop()  # twice does no harm
+
+
+def test_a_story_nobody_reads_is_written_and_kept_all_the_same(store: Store) -> None:
+    told = _write(store, _Client("nobody ", "looks"))
+    told.stop() if not told.done else None
+    list(told)
+    assert [row.text for row in _kept(store)][0].startswith("nobody")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "text", "error"),
+    [
+        (("half a ", StreamCut("The stream was cut.", "Write it again.")), "half a ", StreamCut),
+        ((ModelNotFound("There is no such model.", "Pick another."),), "", ModelNotFound),
+        (("half", RuntimeError("a bug")), "half", ProviderError),
+    ],
+)
+def test_an_error_comes_after_the_words_that_came_before_it(
+    store: Store, pieces: tuple[object, ...], text: str, error: type[FabulaError]
+) -> None:
+    told = _write(store, _Client(*pieces))
+    read = []
+    with pytest.raises(error):
+        for piece in told:
+            read.append(piece)
+    assert "".join(read) == text
+    assert isinstance(told.error, error) and told.facts.finish_reason is None
+    assert [row.text for row in _kept(store)] == ([text] if text else [])
+
+
+@pytest.mark.parametrize(
+    ("provider", "cost"), [("engine", Decimal(0)), ("nobody-knows", None)], ids=["local", "unknown price"]
+)
+def test_what_it_took_is_in_the_spend_ledger(store: Store, provider: str, cost: Decimal | None) -> None:
+    told = _write(store, _Client("a", "b", provider=provider))
+    list(told)
+    with store.reading() as session:
+        (spent,) = session.scalars(select(Spend))
+    assert (spent.page, spent.provider, spent.reference) == ("story", provider, told.id)
+    assert (spent.prompt_tokens, spent.completion_tokens, spent.cost_usd) == (9, 2, cost)
+
+
+def test_a_full_disk_is_told_and_the_words_stay_on_the_page(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise StorageFull("The disk is full.", "Free some space.")
+
+    monkeypatch.setattr(store, "session", full)
+    told = _write(store, _Client("kept in ", "memory"))
+    with pytest.raises(StorageFull):
+        list(told)
+    assert told.text == "kept in memory"
+
+
+def test_the_shelf_has_the_newest_first(store: Store) -> None:
+    for text in ("first", "second", "third"):
+        list(_write(store, _Client(text)))
+    assert [story.text for story in stream.recent(store, 2)] == ["third", "second"]
+    newest = stream.recent(store, 1)[0]
+    assert stream.get(store, newest.id) == newest
+    assert stream.get(store, "nothing") is None
+
+
+def test_ids_differ(store: Store) -> None:
+    stories = [_write(store, _Client("x")) for _number in range(3)]
+    for told in stories:
+        list(told)
+    assert all(a.id != b.id for a, b in itertools.combinations(stories, 2))

@@ -1,0 +1,605 @@
+"""Training jobs: one POST whatever happens, everything in the ledger, and plain words for every state."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pandas as pd
+import pytest
+from sqlalchemy import select
+
+from core.actor import LOCAL
+from core.cost.spend import Spend
+from core.dataset import datasets
+from core.db.store import Store
+from core.db.tables import TrainingJob, utcnow
+from core.errors import (
+    BadRequest,
+    BadTrainingFile,
+    EngineMissing,
+    FabulaError,
+    NotFound,
+    RateLimited,
+    Refused,
+    StorageFull,
+    Unavailable,
+)
+from core.providers.errors import NotThere
+from core.settings import Settings
+from core.training import jobs, submit, watch
+from core.training.jobs import JobForm, JobView
+from tests.fakes import MOMENT, RESULTS, FakeClient, FakeRegistry, event, remote_job
+
+AWAY = Unavailable("The engine cannot be reached.", "It may still be starting.")
+
+
+class Hurry(threading.Event):
+    """A stop signal whose waiting takes no time; tests see how long it would have been."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+        self.then: Callable[[int], None] = lambda number: None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout or 0.0)
+        self.then(len(self.waits))
+        return self.is_set()
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    store = Store.open(settings)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def dataset_id(store: Store) -> str:
+    frame = pd.DataFrame({"dynasty": ["唐", "宋"], "power": ["隐形", "飞行"], "story": ["故事一。", "故事二。"]})
+    return datasets.from_frame(store, LOCAL, "two", frame, ["dynasty", "power"], "story")
+
+
+@pytest.fixture
+def form(dataset_id: str) -> JobForm:
+    return JobForm(dataset_id, "First", "engine", "gemma-3-270m", suffix="tour", n_epochs=2, batch_size=4, seed=7)
+
+
+@pytest.fixture
+def client() -> FakeClient:
+    return FakeClient()
+
+
+@pytest.fixture
+def carry(store: Store, client: FakeClient) -> Callable[..., Hurry]:
+    """Carry a job out as the worker would, without waiting; errors end it as the worker ends it."""
+
+    def go(job_id: str, hurry: Hurry | None = None, registry: FakeRegistry | None = None) -> Hurry:
+        hurry = hurry or Hurry()
+        try:
+            jobs.carry_out(store, registry or FakeRegistry({"engine": client}), job_id, hurry)  # type: ignore[arg-type]
+        except StorageFull:
+            raise
+        except FabulaError as exc:
+            jobs.give_up(store, job_id, exc)
+        return hurry
+
+    return go
+
+
+@pytest.fixture(autouse=True)
+def settled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "_SETTLE", timedelta(0))
+
+
+# --- submit --------------------------------------------------------------------------------------------------------
+
+
+def test_submit_keeps_the_form_and_a_second_submit_is_the_first(store: Store, form: JobForm) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    assert jobs.submit(store, LOCAL, form) == job_id
+    job = jobs.get(store, job_id)
+    assert (job.status, job.suffix, job.seed) == ("preparing", "tour", 7)
+    assert job.hyperparameters == {"n_epochs": 2, "batch_size": 4}
+
+
+@pytest.mark.parametrize("change", [{"name": "Second"}, {"n_epochs": 3}, {"seed": None}, {"suffix": None}])
+def test_another_form_is_another_job(store: Store, form: JobForm, change: dict[str, Any]) -> None:
+    assert jobs.submit(store, LOCAL, replace(form, **change)) != jobs.submit(store, LOCAL, form)
+
+
+def test_the_same_form_after_the_end_is_a_new_job(store: Store, form: JobForm) -> None:
+    first = jobs.submit(store, LOCAL, form)
+    jobs.give_up(store, first, FabulaError("no"))
+    assert jobs.submit(store, LOCAL, form) != first
+
+
+def test_ten_clicks_at_once_are_one_job(store: Store, form: JobForm) -> None:
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(jobs.submit(store, LOCAL, form))) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 10
+    assert len(set(found)) == 1
+    assert len(jobs.list_jobs(store)) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "told"),
+    [
+        ({"dataset_id": "nothing"}, NotFound, "not there"),
+        ({"name": "  "}, FabulaError, "name"),
+        ({"base_model": ""}, FabulaError, "base model"),
+        ({"suffix": "x" * 65}, FabulaError, "suffix"),
+        ({"n_epochs": 0}, FabulaError, "epochs"),
+        ({"batch_size": 257}, FabulaError, "batch"),
+        ({"learning_rate_multiplier": 0.0}, FabulaError, "multiplier"),
+        ({"file_format": "csv"}, FabulaError, "format"),
+        ({"separator": "-" * 51}, FabulaError, "separator"),
+    ],
+)
+def test_a_form_that_cannot_be_is_refused(
+    store: Store, form: JobForm, change: dict[str, Any], error: type[FabulaError], told: str
+) -> None:
+    with pytest.raises(error, match=told) as caught:
+        jobs.submit(store, LOCAL, replace(form, **change))
+    assert caught.value.next_step
+    assert jobs.list_jobs(store) == []
+
+
+def test_a_data_set_without_finished_rows_is_refused(store: Store, form: JobForm) -> None:
+    frame = pd.DataFrame({"a": ["x"], "story": [" "]})
+    empty = datasets.from_frame(store, LOCAL, "empty", frame, ["a"], "story")
+    with pytest.raises(BadTrainingFile, match="no finished rows"):
+        jobs.submit(store, LOCAL, replace(form, dataset_id=empty))
+
+
+# --- the whole way -------------------------------------------------------------------------------------------------
+
+
+def test_a_job_from_the_ledger_to_the_model(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    client.enqueue("job", remote_job("running", estimated_finish=MOMENT), remote_job("succeeded"))
+    client.enqueue("events", [event(1, "Job started"), event(2, "step", "metrics")], [event(3, "Done")], [])
+    carry(job_id)
+    job = jobs.get(store, job_id)
+    assert (job.status, job.fine_tuned_model, job.error) == ("succeeded", "ft:gemma-3-270m:fabula:tour:AbC123", None)
+    assert (job.trained_tokens, job.n_examples, job.results_csv) == (1250, 2, RESULTS)
+    assert job.finished_at == MOMENT
+    assert [one.message for one in jobs.events(store, job_id)] == ["Job started", "Done"]
+    assert [what for call, what in client.sent if call == "events"] == [None, "ftevent-2"]
+    (request, intent) = next(what for call, what in client.sent if call == "create_job")
+    assert intent == job_id
+    assert (request.model, request.training_file, request.suffix, request.seed) == (
+        "gemma-3-270m",
+        "file-1",
+        "tour",
+        7,
+    )
+    assert (request.n_epochs, request.batch_size, request.learning_rate_multiplier) == (2, 4, None)
+
+
+def test_the_file_holds_the_finished_rows(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    carry(job_id)
+    lines = [json.loads(line) for line in client.uploaded[0].splitlines()]
+    job = jobs.get(store, job_id)
+    assert job.separator
+    assert job.stop
+    assert [line["prompt"] for line in lines] == [f"唐,隐形{job.separator}", f"宋,飞行{job.separator}"]
+    assert all(line["completion"].endswith(job.stop) for line in lines)
+
+
+def test_the_chat_format(store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]) -> None:
+    job_id = jobs.submit(store, LOCAL, replace(form, file_format="chat"))
+    carry(job_id)
+    first = json.loads(client.uploaded[0].splitlines()[0])
+    assert [message["role"] for message in first["messages"]] == ["user", "assistant"]
+    assert (jobs.get(store, job_id).separator, jobs.get(store, job_id).stop) == (None, None)
+
+
+def test_own_training_is_free_and_in_the_spend_ledger(store: Store, form: JobForm, carry: Callable[..., Hurry]) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    carry(job_id)
+    assert jobs.get(store, job_id).cost_usd == Decimal(0)
+    with store.reading() as session:
+        lines = session.scalars(select(Spend)).all()
+    assert [(line.page, line.reference, line.prompt_tokens, line.cost_usd) for line in lines] == [
+        ("training", job_id, 1250, Decimal(0))
+    ]
+
+
+def test_the_curve_grows_in_the_ledger_while_the_job_runs(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    first_step = RESULTS.rsplit("\n", 2)[0] + "\n"
+    client.enqueue("job", remote_job("running"), remote_job("running"), remote_job("succeeded"))
+    client.enqueue("file_text", first_step, RESULTS)
+    seen: list[str | None] = []
+    hurry = Hurry()
+    hurry.then = lambda _: seen.append(jobs.get(store, job_id).results_csv)
+    carry(job_id, hurry)
+    assert seen == [first_step, RESULTS]
+
+
+def test_a_finished_job_is_seen_with_its_whole_curve(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    client.enqueue("job", remote_job("succeeded"))
+    client.enqueue("file_text", AWAY, RESULTS)
+    states: list[tuple[str, bool]] = []
+    hurry = Hurry()
+    hurry.then = lambda _: states.append((jobs.get(store, job_id).status, jobs.get(store, job_id).finished))
+    carry(job_id, hurry)
+    assert states == [("running", False)]
+    assert jobs.get(store, job_id).results_csv == RESULTS
+
+
+def test_a_job_that_fails_there_says_why(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    client.enqueue("job", remote_job("failed", error="Line 3: no completion."))
+    carry(job_id)
+    job = jobs.get(store, job_id)
+    assert (job.status, job.error, job.cost_usd) == ("failed", "Line 3: no completion.", None)
+    assert job.next_step
+
+
+# --- crashes: never two POSTs --------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """What kill -9 looks like from inside: nothing is caught, nothing is written."""
+
+
+def test_killed_between_the_post_and_the_id(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    client.enqueue("create_job", Killed())
+    with pytest.raises(Killed):
+        carry(job_id)
+    assert (jobs.get(store, job_id).status, jobs.get(store, job_id).remote_id) == ("submitting", None)
+    carry(job_id)
+    assert jobs.get(store, job_id).status == "succeeded"
+    assert client.count("create_job") == 1
+    assert client.count("upload") == 1
+
+
+def test_killed_between_the_intent_and_the_post(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(submit, "_post", lambda *_: (_ for _ in ()).throw(Killed()))
+        carry(job_id)
+    assert client.count("create_job") == 0
+    carry(job_id)
+    assert jobs.get(store, job_id).status == "succeeded"
+    assert (client.count("find_job"), client.count("create_job")) == (1, 1)
+
+
+def test_after_a_crash_it_looks_until_a_late_job_would_be_listed(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "_SETTLE", timedelta(hours=1))
+    job_id = jobs.submit(store, LOCAL, form)
+    client.enqueue("create_job", Killed())
+    with pytest.raises(Killed):
+        carry(job_id)
+    client.enqueue("find_job", None, None, remote_job())
+    carry(job_id)
+    assert jobs.get(store, job_id).status == "succeeded"
+    assert (client.count("find_job"), client.count("create_job")) == (3, 1)
+
+
+def test_killed_during_the_upload_uploads_again(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    client.enqueue("upload", Killed(), "file-2")
+    with pytest.raises(Killed):
+        carry(job_id)
+    carry(job_id)
+    assert jobs.get(store, job_id).status == "succeeded"
+    assert client.uploaded[0] == client.uploaded[1]
+    assert client.count("create_job") == 1
+
+
+def test_killed_while_watching_goes_on_watching(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    client.enqueue("job", remote_job("running"), Killed(), remote_job("succeeded"))
+    client.enqueue("events", [event(1, "Job started")], [event(1, "Job started"), event(2, "Done")])
+    with pytest.raises(Killed):
+        carry(job_id)
+    assert jobs.get(store, job_id).status == "running"
+    carry(job_id)
+    assert jobs.get(store, job_id).status == "succeeded"
+    assert [one.message for one in jobs.events(store, job_id)] == ["Job started", "Done"]
+    assert (client.count("upload"), client.count("create_job")) == (1, 1)
+
+
+def test_a_finished_job_is_left_alone(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    carry(job_id)
+    calls = len(client.sent)
+    carry(job_id)
+    assert len(client.sent) == calls
+
+
+@pytest.mark.parametrize(
+    ("error", "exists", "status", "posts"),
+    [
+        (AWAY, True, "succeeded", 1),  # the answer got lost, the job is there
+        (AWAY, False, "failed", 1),  # no answer and no job: told, not sent again
+        (RateLimited("slow", retry_after_s=3.0), False, "succeeded", 2),  # a clear no that asks to come back
+        (Refused("This account may not train.", "Use the engine."), False, "failed", 1),
+        (BadRequest("The model cannot be tuned.", "Choose another."), False, "failed", 1),
+    ],
+)
+def test_what_an_error_of_the_post_means(
+    store: Store,
+    form: JobForm,
+    client: FakeClient,
+    carry: Callable[..., Hurry],
+    error: FabulaError,
+    exists: bool,
+    status: str,
+    posts: int,
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    client.enqueue("create_job", error, remote_job())
+    if not exists:
+        client.enqueue("find_job", None)
+    carry(job_id)
+    job = jobs.get(store, job_id)
+    assert (job.status, client.count("create_job")) == (status, posts)
+    if status == "failed":
+        assert job.error
+        assert error.what in job.error
+        assert job.next_step
+
+
+# --- trouble on the way --------------------------------------------------------------------------------------------
+
+
+def test_an_engine_that_is_not_up_yet_is_waited_for_and_the_job_says_so(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    client.enqueue("upload", AWAY, AWAY, "file-1")
+    said: list[str | None] = []
+    hurry = Hurry()
+    hurry.then = lambda _: said.append(jobs.get(store, job_id).error)
+    carry(job_id, hurry)
+    assert said == [AWAY.what, AWAY.what]
+    assert hurry.waits == [2.0, 4.0]
+    assert (jobs.get(store, job_id).status, jobs.get(store, job_id).error) == ("succeeded", None)
+
+
+def test_a_provider_that_never_comes_ends_the_job_with_its_words(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    client.enqueue("upload", *[AWAY] * 30)
+    hurry = carry(job_id)
+    assert (jobs.get(store, job_id).status, jobs.get(store, job_id).error) == ("failed", AWAY.what)
+    assert max(hurry.waits) == 30.0
+    assert client.count("create_job") == 0
+
+
+@pytest.mark.parametrize(
+    "error", [EngineMissing("The engine is not installed.", "Install it."), NotFound("no such provider", "choose")]
+)
+def test_a_provider_that_cannot_be_used_fails_the_job(
+    store: Store, form: JobForm, carry: Callable[..., Hurry], error: FabulaError
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    carry(job_id, registry=FakeRegistry({"engine": error}))
+    job = jobs.get(store, job_id)
+    assert (job.status, job.error, job.next_step) == ("failed", error.what, error.next_step)
+
+
+@pytest.mark.parametrize("error", [AWAY, RateLimited("slow"), Refused("The key was revoked.", "Set a new one.")])
+def test_trouble_while_watching_is_shown_and_waited_for(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry], error: FabulaError
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    client.enqueue("job", remote_job("running"), error, remote_job("succeeded"))
+    said: list[tuple[str, str | None]] = []
+    hurry = Hurry()
+    hurry.then = lambda _: said.append((jobs.get(store, job_id).status, jobs.get(store, job_id).error))
+    carry(job_id, hurry)
+    assert said == [("running", None), ("running", error.what)]
+    assert (jobs.get(store, job_id).status, jobs.get(store, job_id).error) == ("succeeded", None)
+
+
+def test_a_job_that_is_gone_there_fails(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    client.enqueue("job", remote_job("running"), NotThere("No such job.", ""))
+    carry(job_id)
+    job = jobs.get(store, job_id)
+    assert job.status == "failed"
+    assert "does not know this job" in (job.error or "")
+
+
+def test_a_data_set_deleted_meanwhile_fails_the_job(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    with store.session() as session:
+        session.get_one(TrainingJob, job_id).dataset_id = "gone"
+    carry(job_id)
+    assert jobs.get(store, job_id).status == "failed"
+    assert client.sent == []
+
+
+def test_a_worker_that_stops_leaves_the_job_for_the_next(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    client.enqueue("job", remote_job("running"), remote_job("running"), remote_job("succeeded"))
+    hurry = Hurry()
+    hurry.then = lambda number: hurry.set() if number == 1 else None
+    carry(job_id, hurry)
+    assert jobs.get(store, job_id).status == "running"
+    carry(job_id)
+    assert jobs.get(store, job_id).status == "succeeded"
+
+
+# --- requests ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("what", "before"), [("cancel", "running"), ("pause", "running"), ("resume", "paused")])
+def test_a_request_is_passed_on_once(
+    store: Store,
+    form: JobForm,
+    client: FakeClient,
+    carry: Callable[..., Hurry],
+    what: jobs.Request,
+    before: str,
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    client.enqueue("job", remote_job(before), remote_job(before), remote_job("succeeded"))
+    hurry = Hurry()
+    hurry.then = lambda number: jobs.request(store, LOCAL, job_id, what) if number == 1 else None
+    carry(job_id, hurry)
+    assert client.count(what) == 1
+    assert jobs.get(store, job_id).request is None
+
+
+def test_a_request_that_the_provider_refuses_is_told_as_an_event(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    client.enqueue("job", remote_job("running"), remote_job("running"), remote_job("succeeded"))
+    client.enqueue("pause", BadRequest("This job cannot be paused.", "Cancel it."))
+    hurry = Hurry()
+    hurry.then = lambda number: jobs.request(store, LOCAL, job_id, "pause") if number == 1 else None
+    carry(job_id, hurry)
+    told = [(one.level, one.message) for one in jobs.events(store, job_id)]
+    assert told == [("warn", "This job cannot be paused. Cancel it.")]
+    assert jobs.get(store, job_id).status == "succeeded"
+
+
+def test_cancelled_before_the_provider_knew(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    jobs.request(store, LOCAL, job_id, "cancel")
+    carry(job_id)
+    job = jobs.get(store, job_id)
+    assert (job.status, job.request, client.sent) == ("cancelled", None, [])
+    assert job.finished_at is not None
+
+
+def test_cancelled_while_it_waits_for_the_provider(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    client.enqueue("upload", *[AWAY] * 30)
+    hurry = Hurry()
+    hurry.then = lambda number: jobs.request(store, LOCAL, job_id, "cancel") if number == 3 else None
+    carry(job_id, hurry)
+    assert jobs.get(store, job_id).status == "cancelled"
+    assert client.count("upload") == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "what"), [("succeeded", "cancel"), ("preparing", "pause"), ("running", "resume"), ("paused", "pause")]
+)
+def test_a_request_that_makes_no_sense_is_refused(store: Store, form: JobForm, status: str, what: jobs.Request) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    with store.session() as session:
+        session.get_one(TrainingJob, job_id).status = status
+    with pytest.raises(FabulaError) as caught:
+        jobs.request(store, LOCAL, job_id, what)
+    assert caught.value.next_step
+    with pytest.raises(NotFound):
+        jobs.request(store, LOCAL, "nothing", what)
+
+
+# --- lists and words -----------------------------------------------------------------------------------------------
+
+
+def test_lists_leave_the_curves_out_unless_asked(store: Store, form: JobForm, carry: Callable[..., Hurry]) -> None:
+    first = jobs.submit(store, LOCAL, form)
+    carry(first)
+    second = jobs.submit(store, LOCAL, replace(form, name="Second"))
+    assert [(job.id, job.results_csv) for job in jobs.list_jobs(store)] == [(second, None), (first, None)]
+    assert [job.results_csv for job in jobs.list_jobs(store, results=True)] == [None, RESULTS]
+    with pytest.raises(NotFound):
+        jobs.get(store, "nothing")
+
+
+def _view(**values: Any) -> JobView:
+    blank = dict.fromkeys(JobView.__slots__)
+    blank |= {"id": "j", "name": "n", "provider": "engine", "base_model": "b", "file_format": "completion"}
+    blank |= {"hyperparameters": {}, "status": "running", "created_at": MOMENT, "updated_at": MOMENT}
+    return JobView(**(blank | values))  # type: ignore[arg-type]  # a dictionary of everything
+
+
+@pytest.mark.parametrize(
+    ("values", "age", "told"),
+    [
+        ({"status": "preparing"}, 1, "being prepared"),
+        ({"status": "preparing", "error": "The engine cannot be reached."}, 1, "tries again by itself: The engine"),
+        ({"status": "submitting"}, 1, "handed over"),
+        ({"status": "validating_files"}, 1, "checking"),
+        ({"status": "queued"}, 1, "waits for its turn"),
+        ({"status": "queued", "updated_at": MOMENT + timedelta(minutes=90)}, 90, "queue for 90 minutes"),
+        ({"status": "running", "remote_id": "r"}, 1, "not known yet"),
+        ({"status": "running", "estimated_finish": MOMENT + timedelta(minutes=11)}, 1, "about 10 minutes"),
+        ({"status": "running", "estimated_finish": MOMENT + timedelta(seconds=100)}, 1, "about 40 seconds"),
+        ({"status": "running", "estimated_finish": MOMENT}, 1, "longer than estimated"),
+        ({"status": "running", "remote_id": "r"}, 10, "No news for 10 minutes"),
+        ({"status": "running", "request": "cancel"}, 1, "being cancelled"),
+        ({"status": "running", "request": "pause"}, 1, "being paused"),
+        ({"status": "paused"}, 1, "Resume it"),
+        ({"status": "weighing"}, 1, "The provider says: weighing"),
+        ({"status": "succeeded", "fine_tuned_model": "ft:x", "finished_at": MOMENT + timedelta(minutes=3)}, 5, "3 min"),
+        ({"status": "succeeded", "fine_tuned_model": "ft:x", "finished_at": MOMENT + timedelta(seconds=9)}, 5, "9 sec"),
+        ({"status": "succeeded"}, 5, "names no model"),
+        ({"status": "failed", "error": "Line 3."}, 5, "It failed: Line 3."),
+        ({"status": "cancelled"}, 5, "Nothing more is trained"),
+    ],
+)
+def test_the_verdict_says_it_in_plain_words(values: dict[str, Any], age: int, told: str) -> None:
+    now: datetime = MOMENT + timedelta(minutes=age)
+    assert told in jobs.verdict(_view(**values), now)
+
+
+def test_long_results_are_fetched_seldom(
+    store: Store,
+    form: JobForm,
+    client: FakeClient,
+    carry: Callable[..., Hurry],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch, "_LONG_RESULTS", 10)
+    job_id = jobs.submit(store, LOCAL, form)
+    client.enqueue("job", *[remote_job("running")] * 5, remote_job("succeeded"))
+    carry(job_id)
+    assert client.count("file_text") == 2  # once while it ran, once at the end
+    assert jobs.get(store, job_id).updated_at <= utcnow()
