@@ -1,0 +1,93 @@
+"""Prices of untuned models, from the snapshot inside the package genai-prices: offline, dated, Decimal, MIT."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from datetime import date, datetime
+from decimal import Decimal
+from functools import cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from core.cost.prices import Price, tuned_base
+
+if TYPE_CHECKING:
+    from genai_prices.types import ModelInfo, Provider
+
+CHECKED = date(2026, 11, 10)
+"""The day genai-prices 0.2.3 was uploaded to PyPI. The least version we accept, so a newer one is only fresher."""
+
+# Our provider ids where they differ from the snapshot's.
+_ALIASES = {"zhipu": "zhipuai", "moonshot": "moonshotai", "gemini": "google"}
+
+
+class Snapshot:
+    """A `PriceSource` over the packaged price data, as of one point in time."""
+
+    def __init__(self, now: datetime) -> None:
+        self._now = now
+
+    def find(self, provider: str, model: str) -> Price | None:
+        """The price of `model` at `provider`; a tuned model only ever matches a row for tuned models."""
+        theirs = _providers().get(_ALIASES.get(provider, provider))
+        if theirs is None:
+            return None
+        if tuned_base(model) is None:
+            info = theirs.find_model(model.lower(), all_providers=list(_providers().values()))
+            return None if info is None or _is_tuned(info) else self._price(provider, model, info)
+        # The snapshot lists some tuned ids under their base (ft:gpt-4-0613 under gpt-4): its own matching is no help.
+        matches = (info for info in theirs.models if _is_tuned(info) and info.is_match(model.lower()))
+        return next((self._price(provider, model, info) for info in matches), None)
+
+    def rows(self, providers: Collection[str]) -> list[Price]:
+        """Every text model of these providers that has a price, under the snapshot's own ids."""
+        return list(self._rows(providers))
+
+    def _rows(self, providers: Collection[str]) -> Iterator[Price]:
+        for provider in providers:
+            theirs = _providers().get(_ALIASES.get(provider, provider))
+            for info in theirs.models if theirs is not None else ():
+                price = None if _is_tuned(info) else self._price(provider, info.id, info)
+                if price is not None:
+                    yield price
+
+    def _price(self, provider: str, model: str, info: ModelInfo) -> Price | None:
+        prices = info.get_prices(self._now)
+        paid_in, paid_out = _base_amount(prices.input_mtok), _base_amount(prices.output_mtok)
+        if paid_in is None or paid_out is None:  # speech, images, embeddings: not what this studio calls
+            return None
+        return Price(
+            model=model,
+            provider=provider,
+            input_per_mtok=paid_in,
+            output_per_mtok=paid_out,
+            training_per_mtok=None,
+            base_model=tuned_base(model),
+            currency="USD",
+            source=source_name(),
+            checked=CHECKED,
+        )
+
+
+def source_name() -> str:
+    """What the rows of the snapshot name as their source, for example `genai-prices 0.2.3`."""
+    return f"genai-prices {version('genai-prices')}"
+
+
+@cache
+def _providers() -> dict[str, Provider]:
+    from genai_prices.data import providers  # 1.6 MB of literals, a quarter of a second: only when asked
+
+    return {provider.id: provider for provider in providers}
+
+
+def _is_tuned(info: ModelInfo) -> bool:
+    return info.id.startswith("ft:") or info.id.endswith(".ft-")
+
+
+def _base_amount(amount: object) -> Decimal | None:
+    """The price of a short request; tiers above 128k tokens or so never apply to a story."""
+    if isinstance(amount, Decimal):
+        return amount
+    base = getattr(amount, "base", None)
+    return base if isinstance(base, Decimal) else None
