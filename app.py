@@ -1,0 +1,53 @@
+"""The launcher: `streamlit run app.py`. It starts the worker and the engine with the server, and stops them with it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import streamlit as st
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from core import endpoint
+from core.settings import Settings
+from core.supervisor import EngineProcess
+from core.worker import Worker
+
+_FRAME = Path(__file__).parent / "pages" / "frame.py"
+
+
+@asynccontextmanager
+async def lifespan(_app: st.App) -> AsyncIterator[dict[str, Any]]:
+    """Both start in threads of their own, so that pages answer at once; both save their work when they are stopped."""
+    settings = Settings.from_env()
+    worker, engine = Worker(settings), EngineProcess(settings)
+    engine.start()
+    worker.start()
+    gc.freeze()  # Streamlit collects after every run; what is loaded by now need not be looked at again
+    try:
+        yield {"settings": settings, "worker": worker}
+    finally:
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.to_thread.run_sync, engine.stop)
+            group.start_soon(anyio.to_thread.run_sync, worker.stop)
+
+
+async def health(_request: Request) -> JSONResponse:
+    """`GET /api/health`: whether the server answers, whether its worker takes work, and how its engine is."""
+    state = app.state
+    return JSONResponse(
+        {
+            "status": "ok",
+            "worker": "up" if state["worker"].wait_until_ready(0) else "starting",
+            "engine": endpoint.read(state["settings"]).state,
+        }
+    )
+
+
+app = st.App(_FRAME, lifespan=lifespan, routes=[Route("/api/health", health)])

@@ -1,0 +1,44 @@
+"""The shell around every page: page config, language, navigation, title."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from pages.ui import cards, lang
+from pages.ui.lang import _
+
+st.set_page_config(
+    page_title="Fabula",
+    page_icon=":material/auto_stories:",
+    layout="wide",
+    menu_items={"About": _("Fabula: from an idea to a tuned, costed, streaming model.")},
+)
+
+_SENTENCES = {
+    "": _("From a grid of ideas to a model that tells its own stories."),
+    "dataset": _("Set a grid, and let a model write one story for each of its cells."),
+    "training": _("Teach a model your stories, and watch it learn."),
+    "cost": _("What a thousand tokens cost, model by model."),
+    "story": _("Pick a model, give it an idea, and read along as it writes."),
+    "settings": _("The engine, the providers, the language, and where your data lies."),
+}
+page = st.navigation(
+    [
+        st.Page("home.py", title=_("Home"), icon=":material/home:", default=True),
+        st.Page("dataset.py", title=_("Data set"), icon=":material/grid_view:", url_path="dataset"),
+        st.Page("training.py", title=_("Training"), icon=":material/model_training:", url_path="training"),
+        st.Page("cost.py", title=_("Cost"), icon=":material/payments:", url_path="cost"),
+        st.Page("story.py", title=_("Story"), icon=":material/auto_stories:", url_path="story"),
+        st.Page("settings.py", title=_("Settings"), icon=":material/settings:", url_path="settings"),
+    ],
+    position="top",
+)
+
+with st.container(horizontal_alignment="center"), st.container(width=1320):
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        with st.container(width="content", gap=None):
+            st.title(_("Fabula") if page.url_path == "" else page.title, anchor=False)
+            st.caption(_SENTENCES[page.url_path])
+        lang.picker()
+    cards.left_by_last_action()
+    page.run()

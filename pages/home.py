@@ -1,0 +1,10 @@
+"""Home: where am I, what next; the guided tour."""
+
+from __future__ import annotations
+
+from pages.ui import cards, overview, status, tour_card
+
+with cards.errors_shown():
+    tour_card.show()
+    overview.show()
+    status.strip()

@@ -1,0 +1,16 @@
+"""Settings: engine, models, providers, where the data lies, versions and licences."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from pages.ui import about, cards, status
+
+with cards.errors_shown():
+    left, right = st.columns(2, gap="medium")
+    with left:
+        status.engine_card()
+        status.providers_card()
+    with right:
+        about.data_card()
+        about.versions_card()

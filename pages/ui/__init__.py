@@ -1,0 +1,1 @@
+"""What the pages share: language, session state, cached reads, cards and small views."""

@@ -1,0 +1,78 @@
+"""Where the data lies, which versions run, under which licences."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from urllib.parse import urlsplit, urlunsplit
+
+import streamlit as st
+
+from pages.ui import cached
+from pages.ui.lang import _, plain
+
+_PARTS = (
+    "streamlit",
+    "openai",
+    "pandas",
+    "altair",
+    "sqlalchemy",
+    "dbos",
+    "genai-prices",
+    "torch",
+    "transformers",
+    "xllamacpp",
+)
+
+
+def data_card() -> None:
+    """Folders and the database, without secrets."""
+    settings = cached.settings()
+    with st.container(border=True):
+        st.subheader(_("Where your data lies"), anchor=False)
+        st.table(
+            {
+                _("Everything of this studio"): plain(settings.home),
+                _("Database"): plain(_without_password(settings.database_url)),
+                _("Files"): plain(settings.artifacts),
+                _("Engine: models, jobs"): plain(settings.engine_home),
+            },
+            border="horizontal",
+            alt=_("Where your data lies"),
+        )
+        st.caption(_("Set FABULA_HOME, DATABASE_URL or FABULA_ARTIFACTS before the start to keep it elsewhere."))
+
+
+def versions_card() -> None:
+    """Python, the parts that matter, and their licences."""
+    with st.container(border=True):
+        st.subheader(_("Versions and licences"), anchor=False)
+        found = {name: _version(name) for name in _PARTS}
+        st.table(
+            {
+                "Python": plain(platform.python_version()),
+                **{plain(name): plain(version) if version else _("not installed") for name, version in found.items()},
+            },
+            border="horizontal",
+            width="content",
+            alt=_("Versions and licences"),
+        )
+        st.caption(
+            _("The base model Gemma 3 270M comes under the Gemma terms of use; prices come from genai-prices (MIT).")
+        )
+
+
+def _version(name: str) -> str:
+    try:
+        found = metadata.metadata(name)
+    except metadata.PackageNotFoundError:
+        return ""
+    licence = found.get("License-Expression") or ""
+    return f"{found['Version']}{f' · {licence}' if licence else ''}"
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    if not parts.password:
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":…@")))

@@ -1,0 +1,229 @@
+"""What pages read, shared between visitors: clients and reference data for long, polls for about a second.
+
+Nothing here belongs to one visitor. Ten viewers of a run cost one poll.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+
+from core.cost import tokens
+from core.cost.book import PriceBook
+from core.dataset import datasets, importing, jsonl, presets
+from core.dataset.datasets import DatasetSummary
+from core.db.store import Store
+from core.db.tables import utcnow
+from core.errors import FabulaError, StorageFull
+from core.providers import Client, ModelInfo, Patience, Registry
+from core.providers.registry import ENGINE
+from core.settings import Settings
+from core.status import Status, look
+from core.training import jobs, results
+from core.training.jobs import JobView
+
+POLL_S = 1.0  # rows and steps come about once a second; a second's delay still feels live
+_MODELS_S = 5  # a model appears when its job ends: soon enough to feel true
+_QUICK = Patience(total_s=3.0, tries=1)  # a page does not wait for an endpoint that is not there; it says so
+_QUICK_TIMEOUT_S = 3.0
+
+
+def settings() -> Settings:
+    """Where things are, from the environment."""
+    return Settings.from_env()
+
+
+def _where() -> str:
+    """Tells caches of one studio from those of another (tests have many)."""
+    return repr(settings())
+
+
+def store() -> Store:
+    """The ledger."""
+    return _store(settings())
+
+
+@st.cache_resource(hash_funcs={Settings: repr}, max_entries=4)
+def _store(settings: Settings) -> Store:
+    return Store.open(settings)
+
+
+def registry() -> Registry:
+    """The providers that this studio can reach, with the worker's patience."""
+    return _registry(settings(), os.environ.get("OPENAI_BASE_URL", ""), bool(os.environ.get("OPENAI_API_KEY")))
+
+
+@st.cache_resource(hash_funcs={Settings: repr}, max_entries=4)
+def _registry(settings: Settings, base_url: str, has_key: bool) -> Registry:
+    return Registry.from_settings(settings, os.environ)
+
+
+def client(provider: str) -> Client:
+    """The client of one provider."""
+    return registry().get(provider)
+
+
+@st.cache_resource(max_entries=1)
+def _book(home: Path, day: str) -> PriceBook:
+    return PriceBook.load(home)
+
+
+def prices() -> PriceBook:
+    """The price book, with the person's own rows."""
+    return _book(settings().home, utcnow().date().isoformat())
+
+
+# --- models and engine ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Models:
+    """What every provider offers now, and why one of them offers nothing."""
+
+    found: tuple[ModelInfo, ...]
+    problems: Mapping[str, FabulaError]
+
+
+def models() -> Models:
+    """Models of all providers, the engine's first."""
+    return _models(tuple(registry().ids()), _where())
+
+
+@st.cache_resource(ttl=_MODELS_S, max_entries=4, refresh_mode="background")
+def _models(providers: tuple[str, ...], where: str) -> Models:
+    found: list[ModelInfo] = []
+    problems: dict[str, FabulaError] = {}
+    for provider in providers:
+        try:
+            found += _quick(provider).models()
+        except FabulaError as problem:
+            problems[provider] = problem
+    return Models(tuple(found), problems)
+
+
+def forget_models() -> None:
+    """Ask for the models anew at the next run."""
+    _models.clear()
+
+
+def ask_models(provider: str) -> list[ModelInfo]:
+    """What one provider offers, asked now.
+
+    Raises:
+        FabulaError: why it does not answer.
+    """
+    return _quick(provider).models()
+
+
+def _quick(provider: str) -> Client:
+    return Client(registry().provider(provider), patience=_QUICK, timeout=_QUICK_TIMEOUT_S)
+
+
+def status() -> Status:
+    """How engine, worker and providers are now."""
+    return _status(_where(), bool(os.environ.get("OPENAI_API_KEY")))
+
+
+@st.cache_resource(ttl=POLL_S, max_entries=4)
+def _status(where: str, has_key: bool) -> Status:
+    try:
+        ledger = store()
+    except StorageFull:
+        ledger = None
+    return look(settings(), ledger)
+
+
+def endpoint_of(info: ModelInfo) -> str:
+    """Which endpoint a model answers on."""
+    if info.format is not None:
+        return "completion" if info.format == "completion" else "chat"
+    return _quick(info.provider).endpoint(info.id)
+
+
+def trainable() -> list[ModelInfo]:
+    """Models that a job can start from: the engine's own, and what OpenAI still tunes."""
+    book = prices()
+    return [m for m in models().found if m.provider == ENGINE or book.training_price(m.provider, m.id) is not None]
+
+
+# --- polls ---------------------------------------------------------------------------------------------------------
+
+
+def dataset_list() -> list[DatasetSummary]:
+    """All data sets, the newest first."""
+    return datasets.list_datasets(store())
+
+
+def job_list() -> list[JobView]:
+    """All jobs with their results, the newest first."""
+    return jobs.list_jobs(store(), results=True)
+
+
+def job_of(model: str) -> JobView | None:
+    """The job that made a tuned model, or one of its checkpoints; None when it is not in the ledger."""
+    made = model.split(":ckpt-step-")[0]
+    return next((job for job in jobs.list_jobs(store()) if job.fine_tuned_model == made), None)
+
+
+def training_of(job_id: str | None) -> tuple[int, int] | None:
+    """Step and number of steps of a job that the engine trains now; None when it does not, or does not say."""
+    training = status().engine.training
+    if job_id is None or not training or not training.get("total_steps"):
+        return None
+    job = jobs.get(store(), job_id)
+    if job.remote_id != training.get("job"):
+        return None
+    return int(training.get("step") or 0), int(training["total_steps"])
+
+
+@st.cache_data(max_entries=64)
+def _curve(text: str) -> results.Results:
+    return results.parse(text)
+
+
+def curve(job: JobView) -> results.Results:
+    """A job's curve so far."""
+    return _curve(job.results_csv or "")
+
+
+# --- data sets on their way to training ----------------------------------------------------------------------------
+
+
+@st.cache_data(max_entries=8)
+def prepared(dataset_id: str, done: int) -> jsonl.Prepared:
+    """What preparation makes of a data set; it is prepared again when another number of its rows is done."""
+    return jsonl.prepare(datasets.examples(store(), dataset_id))
+
+
+@st.cache_data(max_entries=16)
+def training_tokens(dataset_id: str, done: int, model: str) -> int:
+    """Tokens of the prepared file, read once."""
+    return tokens.count(list(prepared(dataset_id, done).lines), model).tokens
+
+
+@st.cache_data(max_entries=32, ttl=60)
+def suggestions(dataset_id: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Columns of a data set, each with the values it knows, in order of appearance."""
+    recipe = datasets.recipe(store(), dataset_id)
+    if recipe is not None:
+        return tuple((column.name, column.values) for column in recipe.columns)
+    seen: dict[str, dict[str, None]] = {name: {} for name in datasets.summary(store(), dataset_id).columns}
+    for row in datasets.rows(store(), dataset_id, limit=_SUGGESTED_FROM):
+        for name, value in row.values.items():
+            seen.setdefault(name, {})[value] = None
+    return tuple((name, tuple(values)[:_MOST_SUGGESTIONS]) for name, values in seen.items())
+
+
+_SUGGESTED_FROM = 1_000  # rows looked at for suggestions
+_MOST_SUGGESTIONS = 50  # a longer list is no help
+
+
+@st.cache_data(max_entries=8)
+def sample_size(name: str) -> int:
+    """How many stories a sample has."""
+    path = presets.DATA / "samples" / f"{name}.csv"
+    return len(importing.read_table(path.read_bytes(), path.name).frame)

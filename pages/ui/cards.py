@@ -1,0 +1,102 @@
+"""Cards that say something in full: what happened, what is safe, what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import streamlit as st
+
+from core import errors
+from pages.ui import state
+from pages.ui.lang import _, mark, plain, told
+
+_HEADLINES: tuple[tuple[type[errors.FabulaError], str, str], ...] = (
+    (errors.EngineMissing, ":material/memory:", mark("The engine is not installed")),
+    (errors.ModelNotFound, ":material/search_off:", mark("This model is not there")),
+    (errors.RateLimited, ":material/hourglass_top:", mark("The provider asks to slow down")),
+    (errors.Unavailable, ":material/cloud_off:", mark("The provider does not answer")),
+    (errors.Refused, ":material/key_off:", mark("The provider refused")),
+    (errors.StreamCut, ":material/content_cut:", mark("The stream was cut")),
+    (errors.BadRequest, ":material/block:", mark("The provider could not use this request")),
+    (errors.ProviderError, ":material/cloud_off:", mark("The provider answered with an error")),
+    (errors.StorageFull, ":material/storage:", mark("The disk is full or the database is gone")),
+    (errors.BadFile, ":material/description:", mark("This file cannot be used as it is")),
+    (errors.BadRecipe, ":material/grid_off:", mark("This grid cannot be generated yet")),
+    (errors.NotFound, ":material/search_off:", mark("It is not there any more")),
+)
+_SAFE = {
+    errors.StorageFull: mark(
+        "Everything saved before this moment is kept; nothing more is bought until there is room."
+    ),
+    errors.ProviderError: mark("Everything made so far is kept."),
+}
+
+
+def error_card(error: errors.FabulaError) -> None:
+    """What happened, what is safe, what to do: the one way in which a page shows an error."""
+    icon, headline = next(
+        ((icon, headline) for kind, icon, headline in _HEADLINES if isinstance(error, kind)),
+        (":material/error:", mark("This did not work")),
+    )
+    lines = [f"**{_(headline)}**", plain(told(error.what))]
+    lines += [_(safe) for kind, safe in _SAFE.items() if isinstance(error, kind)]
+    if error.next_step:
+        lines.append(f":material/arrow_forward: {plain(told(error.next_step))}")
+    st.error("\n\n".join(lines), icon=icon)
+
+
+def hint(error: errors.FabulaError) -> None:
+    """The same in one quiet line, where the card would shout."""
+    st.caption(f":material/info: {plain(told(error.what))} {plain(told(error.next_step))}")
+
+
+@contextmanager
+def errors_kept() -> Iterator[None]:
+    """For callbacks, which run before the page is drawn: keep the error, and show its card on top of the page."""
+    try:
+        yield
+    except errors.FabulaError as error:
+        state.studio().problem = error
+
+
+@contextmanager
+def errors_shown() -> Iterator[None]:
+    """Turn an error of the family into its card, in place; every other error is a bug and goes on."""
+    try:
+        yield
+    except errors.FabulaError as error:
+        error_card(error)
+
+
+def engine_missing_card() -> None:
+    """What to install, when the engine's packages are not there. Everything else works without."""
+    with st.container(border=True):
+        st.markdown(f":material/memory: **{_('The engine is not installed')}**")
+        st.markdown(
+            _("Writing and training on this machine need it. Everything else works: grids, files, prices, charts.")
+        )
+        st.code("pip install -r requirements-engine.txt", language="bash")
+        st.caption(_("Then start the studio again. Or set OPENAI_API_KEY to use OpenAI."))
+
+
+@contextmanager
+def empty(sentence: str, *, icon: str) -> Iterator[None]:
+    """An empty state that teaches: one sentence, and the one button that the block draws under it."""
+    with st.container(border=True, horizontal_alignment="center", gap="small"):
+        st.space("small")
+        st.markdown(f"## :gray[{icon}]", text_alignment="center", anchors=False)
+        st.markdown(sentence, text_alignment="center")
+        yield
+        st.space("small")
+
+
+def left_by_last_action() -> None:
+    """What the last click left to say: a line that goes away by itself, or the card of its error."""
+    held = state.studio()
+    if held.notice is not None:
+        (icon, sentence), held.notice = held.notice, None
+        st.toast(sentence, icon=icon)
+    if held.problem is not None:
+        problem, held.problem = held.problem, None
+        error_card(problem)

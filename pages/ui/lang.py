@@ -1,0 +1,170 @@
+"""The visitor's language: every visible string of a page goes through `_` or `n_`.
+
+The choice lives in the URL (`?lang=zh_CN`), so that a link shares it; without one, the browser's language decides.
+`core` speaks English sentences; `told` finds the catalogue's sentence for one that core has filled with values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta, tzinfo
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import streamlit as st
+
+from core import i18n
+
+KEY = "lang"
+
+
+def browser_language() -> str:
+    """The language to start with: Chinese for a Chinese browser, English for every other."""
+    return i18n.match(st.context.locale)
+
+
+def language() -> str:
+    """The language of this run: `en` or `zh_CN`."""
+    chosen = st.session_state.get(KEY) or st.query_params.get(KEY)
+    return chosen if chosen in i18n.LANGUAGES else browser_language()
+
+
+def picker() -> None:
+    """Two segments that switch the language of the whole studio."""
+    st.segmented_control(
+        _("Language"),
+        list(i18n.LANGUAGES),
+        default=browser_language(),
+        required=True,
+        format_func=i18n.LANGUAGES.__getitem__,
+        label_visibility="collapsed",
+        key=KEY,
+        bind="query-params",
+    )
+
+
+def in_language(names: Mapping[str, str]) -> str:
+    """The name for the visitor's language, of data that brings its names along."""
+    return names.get(language()) or names["en"]
+
+
+def mark(message: str) -> str:
+    """Say that `message` is visible text which is translated later, where it is shown."""
+    return message
+
+
+def _(message: str) -> str:
+    """`message` in the visitor's language."""
+    return i18n.translator(language()).gettext(message)
+
+
+def n_(singular: str, plural: str, n: int) -> str:
+    """The form of a counted phrase for `n`, with `{n}` filled in (thousands separated)."""
+    return i18n.translator(language()).ngettext(singular, plural, n).format(n=f"{n:,}")
+
+
+def told(sentence: str) -> str:
+    """A sentence of core's in the visitor's language, values kept; as it is when the catalogue has none for it."""
+    exact = _(sentence)
+    if exact != sentence or language() == "en":
+        return exact
+    for pattern, message in _templates():
+        if match := pattern.fullmatch(sentence):
+            return _(message).format_map({name: told(value) for name, value in match.groupdict().items()})
+    return sentence
+
+
+_PLACE = re.compile(r"\{(\w*)\}")
+_FEWEST_LETTERS = 8  # a template of almost nothing but places would match any sentence
+
+
+@lru_cache(maxsize=1)
+def _templates() -> list[tuple[re.Pattern[str], str]]:
+    """Catalogue messages with `{places}`, the wordiest first, each as a pattern that recognises a filled one."""
+    found = [m for m in i18n.messages("zh_CN") if _PLACE.search(m) and len(_PLACE.sub("", m)) >= _FEWEST_LETTERS]
+    return [(_pattern(message), message) for message in sorted(found, key=lambda m: -len(_PLACE.sub("", m)))]
+
+
+def _pattern(message: str) -> re.Pattern[str]:
+    """A pattern that matches `message` with anything in its places, and catches that by the place's name."""
+    seen: set[str] = set()
+    out, end = "", 0
+    for place in _PLACE.finditer(message):
+        name = place[1]
+        out += re.escape(message[end : place.start()])
+        out += f"(?P={name})" if name in seen else f"(?P<{name}>.*?)" if name else ".*?"
+        seen.add(name)
+        end = place.end()
+    return re.compile(out + re.escape(message[end:]), re.DOTALL)
+
+
+# --- numbers, money and time as people read them -------------------------------------------------------------------
+
+
+def usd(amount: Decimal | float | None) -> str:
+    """Money for Markdown, with as many digits as it needs; None is "unknown", never 0."""
+    if amount is None:
+        return _("unknown")
+    value = Decimal(str(amount))
+    if value == 0:
+        return "\\$0"
+    digits = 2 if abs(value) >= 1 else 4
+    return f"\\${value:,.{digits}f}" if abs(value) >= Decimal("0.0001") else _("under \\$0.0001")
+
+
+def duration(seconds: float | None) -> str:
+    """A stretch of time in words: "40 s", "3 min", "1 h 5 min"; None is "unknown"."""
+    if seconds is None:
+        return _("unknown")
+    whole = max(0, round(seconds))
+    if whole < 90:
+        return _("{n} s").format(n=whole)
+    minutes = round(whole / 60)
+    if minutes < 90:
+        return _("{n} min").format(n=minutes)
+    return _("{hours} h {minutes} min").format(hours=minutes // 60, minutes=minutes % 60)
+
+
+def ago(moment: datetime, now: datetime) -> str:
+    """How long ago `moment` was, in words."""
+    gone: timedelta = now - moment
+    if gone < timedelta(seconds=45):
+        return _("just now")
+    return _("{time} ago").format(time=duration(gone.total_seconds()))
+
+
+def clock(moment: datetime) -> str:
+    """The time of day where the visitor is."""
+    try:
+        zone: tzinfo = ZoneInfo(st.context.timezone or "UTC")
+    except (KeyError, ValueError):
+        zone = UTC
+    return f"{moment.astimezone(zone):%H:%M:%S}"
+
+
+def number(value: float | int | None, digits: int = 0) -> str:
+    """A number with thousands separated; None is "unknown"."""
+    return _("unknown") if value is None else f"{value:,.{digits}f}"
+
+
+def about(value: int | None) -> str:
+    """A guess as people say it: two digits that matter."""
+    return number(None if value is None else float(f"{value:.2g}"))
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share (0 to 1) as percent; None is "unknown"."""
+    return _("unknown") if share is None else f"{share * 100:.{digits}f} %"
+
+
+def code(text: Any) -> str:
+    """Untrusted text in one line of code type: ids, prompts, whatever must be read letter by letter."""
+    return f"`{' '.join(str(text).replace('`', 'ˋ').split())}`"
+
+
+def plain(text: Any) -> str:
+    """Untrusted text for a place that reads Markdown: nothing in it is markup, a link or an image."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~$:&@])", r"\\\1", str(text))

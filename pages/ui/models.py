@@ -1,0 +1,65 @@
+"""Which models there are to write with and to train, and how a page names them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import streamlit as st
+
+from core.providers import ModelInfo
+from pages.ui import cached, cards, state
+from pages.ui.lang import _
+
+
+def picker(
+    title: str,
+    key: str,
+    *,
+    prefer: str = "",
+    among: Sequence[ModelInfo] | None = None,
+    help: str | None = None,
+    width: int | Literal["stretch"] = "stretch",
+) -> ModelInfo | None:
+    """A list to pick a model from, `prefer` or else an untuned one to begin with; None when there is none to pick."""
+    found = list(cached.models().found if among is None else among)
+    by_id = {f"{info.provider}/{info.id}": info for info in found}
+    if not by_id:
+        st.selectbox(title, [], key=f"{key}_none", placeholder=_("No model yet"), disabled=True, width=width)
+        return None
+    if state.get(key) not in by_id:
+        first = min(by_id, key=lambda k: (by_id[k].id != prefer, by_id[k].id.startswith("ft:")))
+        state.put(key, first)
+    chosen = st.selectbox(
+        title,
+        list(by_id),
+        format_func=lambda k: label(by_id[k]),
+        key=key,
+        help=help,
+        width=width,
+        persist_state="session",
+    )
+    return by_id[str(chosen)]
+
+
+def none_yet() -> None:
+    """Why there is no model to pick, and what to do."""
+    engine = cached.status().engine
+    if engine.state == "missing":
+        cards.engine_missing_card()
+    elif engine.state == "starting":
+        st.info(_("The engine is starting; its models are here in a moment."), icon=":material/hourglass_top:")
+        st.button(_("Look again"), icon=":material/refresh:", key="models_again", on_click=cached.forget_models)
+    else:
+        for problem in cached.models().problems.values():
+            cards.error_card(problem)
+        st.button(_("Look again"), icon=":material/refresh:", key="models_again", on_click=cached.forget_models)
+
+
+def label(info: ModelInfo) -> str:
+    """A model's name for a list: short for our own tuned ones, with the provider where it is not the engine."""
+    name = info.id
+    if info.id.startswith("ft:"):
+        parts = info.id.split(":")
+        name = " · ".join((" ".join(part for part in parts[3:] if part) or info.id, parts[1]))
+    return name if info.provider == "engine" else f"{name} · {info.provider}"

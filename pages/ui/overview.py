@@ -1,0 +1,111 @@
+"""Four cards in the order of the work, each with its latest true figure and the one next step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from core.cost import spend
+from core.db.tables import utcnow
+from core.story import stream
+from pages.ui import cached, state
+from pages.ui.job_view import STATUSES
+from pages.ui.lang import _, n_, number, percent, usd
+
+_LOOK_S = 3.0  # figures of a whole stage change slowly
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One stage of the work: its figure, a sentence about it, and the next step (`part` of that page opens)."""
+
+    title: str
+    icon: str
+    label: str
+    figure: str
+    sentence: str
+    step: str
+    page: str
+    part: tuple[str, str] | None = None
+
+
+def show() -> None:
+    """All four; they follow what the worker does."""
+    busy = cached.status().worker
+    st.fragment(run_every=_LOOK_S if busy.running or busy.queued else None)(_cards)()
+
+
+def _cards() -> None:
+    with st.grid(4, min_column_width=240):
+        for card in (_dataset(), _training(), _cost(), _story()):
+            with st.container(border=True, height="stretch"):
+                st.markdown(f"{card.icon} **{card.title}**")
+                st.metric(card.label, card.figure)
+                st.caption(card.sentence)
+                st.space("stretch")
+                if st.button(card.step, key=f"home_{card.page}", width="stretch"):
+                    if card.part is not None:
+                        state.put(*card.part)
+                    st.switch_page(f"{card.page}.py")
+
+
+def _dataset() -> Card:
+    found = cached.dataset_list()
+    ready = sum(one.done for one in found)
+    if not found:
+        sentence, step, part = _("No data set yet."), _("Design a grid"), "design"
+    elif found[0].done < found[0].total:
+        sentence = _("{name}: {done} of {total}").format(
+            name=found[0].name, done=number(found[0].done), total=number(found[0].total)
+        )
+        step, part = _("Watch it grow"), "rows"
+    else:
+        sentence = n_("{n} data set", "{n} data sets", len(found))
+        step, part = _("Look at the rows"), "rows"
+    return Card(
+        _("Data set"), ":material/grid_view:", _("Rows ready"), number(ready), sentence, step, "dataset",
+        ("dataset_part", part),
+    )  # fmt: skip
+
+
+def _training() -> Card:
+    found = cached.job_list()
+    best = max((a for job in found if (a := cached.curve(job).best_accuracy())), default=None)
+    if not found:
+        sentence, step, part = _("No job yet."), _("Train a model"), "new"
+    else:
+        sentence = f"{found[0].name}: {_(STATUSES.get(found[0].status, found[0].status))}"
+        step, part = (_("Look at the curve") if found[0].finished else _("Watch it learn")), "jobs"
+    return Card(
+        _("Training"), ":material/model_training:", _("Best token accuracy"), "–" if best is None else percent(best),
+        sentence, step, "training", ("training_part", part),
+    )  # fmt: skip
+
+
+def _cost() -> Card:
+    month = utcnow().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    spent = spend.spent(cached.store(), month)
+    sentence = n_("{n} call", "{n} calls", spent.calls)
+    if spent.unknown:
+        sentence = _("{calls}, {unknown} of them at an unknown price").format(
+            calls=sentence, unknown=number(spent.unknown)
+        )
+    return Card(
+        _("Cost"), ":material/payments:", _("Spent this month"), usd(spent.cost_usd), sentence,
+        _("Compare prices"), "cost",
+    )  # fmt: skip
+
+
+def _story() -> Card:
+    found = stream.recent(cached.store(), 1)
+    if not found:
+        return Card(
+            _("Story"), ":material/auto_stories:", _("Last story"), "–", _("No story has been told yet."),
+            _("Write a story"), "story", ("story_part", "write"),
+        )  # fmt: skip
+    first_line = found[0].text.strip().splitlines()[0]
+    return Card(
+        _("Story"), ":material/auto_stories:", _("Characters in the last story"), number(len(found[0].text.strip())),
+        first_line[:40] + ("…" if len(first_line) > 40 else ""), _("Write another"), "story", ("story_part", "write"),
+    )  # fmt: skip

@@ -1,0 +1,134 @@
+"""How engine, worker and providers are: a strip for home, cards for the settings."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core.errors import FabulaError
+from core.providers.registry import ENGINE
+from core.status import EngineStatus, WorkerStatus
+from pages.ui import cached, cards, views
+from pages.ui.lang import _, code, n_, number, plain, told
+
+_LOOK_S = 3.0  # states change seldom; three seconds still feel alive
+
+
+@st.fragment(run_every=_LOOK_S)
+def strip() -> None:
+    """One line: engine, what it does, worker, providers."""
+    seen = cached.status()
+    engine, worker = seen.engine, seen.worker
+    badges = [_engine_badge(engine)]
+    if engine.models:
+        badges.append(_badge("gray", "deployed_code", n_("{n} model", "{n} models", len(engine.models))))
+    if engine.training:
+        badges.append(_badge("blue", "model_training", _training(engine)))
+    if not worker.up:
+        badges.append(_badge("orange", "pause_circle", _("Worker not running")))
+    elif worker.running or worker.queued:
+        words = _("Worker: {running} running, {queued} waiting").format(running=worker.running, queued=worker.queued)
+        badges.append(_badge("blue", "sync", words))
+    else:
+        badges.append(_badge("green", "check_circle", _("Worker ready")))
+    badges += [_badge("gray", "cloud", plain(p.name)) for p in seen.providers if p.id != ENGINE]
+    st.markdown(" ".join(badges))
+    if engine.state == "missing":
+        cards.engine_missing_card()
+    else:
+        _trouble(engine)
+    _trouble(worker)
+
+
+@st.fragment(run_every=_LOOK_S)
+def engine_card() -> None:
+    """The engine in full: state, models, speed, queue."""
+    with st.container(border=True):
+        st.subheader(_("Engine"), anchor=False)
+        engine = cached.status().engine
+        st.markdown(_engine_badge(engine))
+        if engine.state == "missing":
+            cards.engine_missing_card()
+            return
+        _trouble(engine)
+        if engine.state != "up":
+            return
+        st.table(
+            {
+                _("Version"): plain(engine.version or _("unknown")),
+                _("Address"): code(engine.url),
+                _("Speed measured last"): _("{rate} tokens/s").format(rate=number(engine.tokens_per_s, 0))
+                if engine.tokens_per_s
+                else _("not measured yet"),
+                _("Training now"): _training(engine) if engine.training else _("nothing"),
+                _("Jobs waiting"): number(engine.queue),
+            },
+            border="horizontal",
+            alt=_("State of the engine"),
+        )
+        st.markdown(_("**Models**"))
+        for model in cached.models().found:
+            if model.provider == ENGINE:
+                base = model.base if model.base not in (None, model.id) else None
+                views.facts((code(model.id), _("tuned from {base}").format(base=base) if base else ""))
+
+
+def _trouble(part: EngineStatus | WorkerStatus) -> None:
+    """Why a part is not up, and what to do."""
+    if part.message:
+        st.caption(f"{plain(told(part.message))} {plain(told(part.next_step))}")
+
+
+def providers_card() -> None:
+    """Each provider with a test button."""
+    with st.container(border=True):
+        st.subheader(_("Providers"), anchor=False)
+        for provider_id in cached.registry().ids():
+            with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+                st.markdown(f"**{plain(_name(provider_id))}**")
+                asked = st.button(_("Test"), icon=":material/network_check:", key=f"settings_test_{provider_id}")
+            if asked:
+                _test(provider_id)
+        if cached.registry().ids() == [ENGINE]:
+            st.caption(
+                _("Set OPENAI_API_KEY, and OPENAI_BASE_URL for a compatible endpoint, before the start to add one.")
+            )
+
+
+def _test(provider_id: str) -> None:
+    try:
+        found = cached.ask_models(provider_id)
+    except FabulaError as problem:
+        cards.error_card(problem)
+        return
+    st.success(n_("It answers, and offers {n} model.", "It answers, and offers {n} models.", len(found)))
+
+
+def _name(provider_id: str) -> str:
+    try:
+        return cached.registry().provider(provider_id).name
+    except FabulaError:
+        return provider_id
+
+
+def _engine_badge(engine: EngineStatus) -> str:
+    match engine.state:
+        case "up":
+            return _badge("green", "check_circle", _("Engine ready"))
+        case "starting":
+            return _badge("orange", "hourglass_top", _("Engine starting"))
+        case "missing":
+            return _badge("gray", "memory", _("Engine not installed"))
+    return _badge("red", "error", _("Engine not running"))
+
+
+def _training(engine: EngineStatus) -> str:
+    training = engine.training or {}
+    if not training.get("total_steps"):
+        return _("Training: getting ready")
+    return _("Training: step {step} of {total}").format(
+        step=number(training.get("step") or 0), total=number(training.get("total_steps"))
+    )
+
+
+def _badge(color: str, icon: str, words: str) -> str:
+    return f":{color}-badge[:material/{icon}: {words}]"

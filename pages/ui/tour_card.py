@@ -1,0 +1,168 @@
+"""The guided tour: a button that starts it, then each step as it happens, with the time left and a way to stop."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core import tour
+from core.actor import LOCAL
+from core.cost.book import training_cost
+from core.db.tables import utcnow
+from core.story import stream
+from core.tour import TourProgress
+from core.training import jobs
+from core.training.jobs import JobView
+from pages.ui import cached, cards, curves, state, views
+from pages.ui.lang import _, code, duration, mark, number, percent, plain, told, usd
+
+_STEPS = {
+    "dataset": (mark("Stories"), ":material/grid_view:"),
+    "training": (mark("Training"), ":material/model_training:"),
+    "curve": (mark("Curve"), ":material/show_chart:"),
+    "cost": (mark("Cost"), ":material/payments:"),
+    "story": (mark("A new story"), ":material/auto_stories:"),
+}
+_ACTIVE = ("queued", "running")
+_USUALLY_DONE = {"dataset": 0.0, "training": 0.05, "curve": 0.9, "cost": 0.9, "story": 0.92}  # share before each step
+_COMPARED = ("openai", "gpt-4o-mini-2024-07-18")  # the cheapest model that OpenAI still tunes
+
+
+def show() -> None:
+    """The card; it moves by itself while a tour is under way."""
+    progress = tour.progress(cached.store())
+    active = progress is not None and progress.state in _ACTIVE
+    st.fragment(run_every=cached.POLL_S if active else None)(_card)(active)
+
+
+def _card(was_active: bool) -> None:
+    with st.container(border=True), cards.errors_shown():
+        progress = tour.progress(cached.store())
+        active = progress is not None and progress.state in _ACTIVE
+        if was_active != active:
+            st.rerun()
+        if progress is None:
+            _invitation(_("Take the tour"))
+        elif active:
+            _under_way(progress)
+        else:
+            _ended(progress)
+
+
+def _invitation(button: str) -> None:
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        with st.container(width=760, gap="xsmall"):
+            st.subheader(_("The whole way in about three minutes"), anchor=False)
+            st.markdown(
+                _(
+                    "The tour really does it, on this machine: it takes 48 sample stories, trains a small model "
+                    "on them, shows its curve and its cost, and has it write a story that no training row asked for."
+                )
+            )
+        missing = cached.status().engine.state == "missing"
+        st.button(button, type="primary", icon=":material/tour:", key="home_tour", on_click=_start, disabled=missing)
+    if missing:
+        cards.engine_missing_card()
+
+
+def _under_way(progress: TourProgress) -> None:
+    """The step it is at, as a sentence, and how long to the end."""
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.subheader(_("The tour"), anchor=False)
+        st.button(_("Stop the tour"), icon=":material/stop:", key="home_tour_stop", on_click=_stop)
+    left = _("{time} left").format(time=duration(progress.eta_s)) if progress.eta_s is not None else ""
+    st.progress(_share(progress), text=" · ".join(words for words in (told(progress.sentence), left) if words))
+    _steps(progress)
+    if progress.job_id is not None and progress.key == "training":
+        _training(progress.job_id)
+
+
+def _steps(progress: TourProgress) -> None:
+    """All steps on one line: done, now, to come."""
+    marks = []
+    for place, (title, icon) in enumerate(_STEPS.values(), start=1):
+        if place < progress.step or progress.state == "done":
+            marks.append(f":green[:material/check_circle: {_(title)}]")
+        elif place == progress.step:
+            marks.append(f"**{icon} {_(title)}**")
+        else:
+            marks.append(f":gray[{icon} {_(title)}]")
+    st.markdown("  :gray[:material/chevron_right:]  ".join(marks))
+
+
+def _share(progress: TourProgress) -> float:
+    """How much of the way is done: by time where the rest is known, else by what has been seen to take long."""
+    if progress.eta_s is not None:
+        gone = (utcnow() - progress.created_at).total_seconds()
+        return min(1.0, gone / max(1.0, gone + progress.eta_s))
+    return _USUALLY_DONE[progress.key]
+
+
+def _training(job_id: str) -> None:
+    """The job of the tour: its newest words and its curve as it grows."""
+    job = jobs.get(cached.store(), job_id)
+    events = jobs.events(cached.store(), job_id)
+    if events:
+        st.caption(plain(told(events[-1].message)))
+    curve = cached.curve(job)
+    if curve.steps >= _ENOUGH_STEPS:
+        curves.pair(curve, "home_tour_curve")
+
+
+_ENOUGH_STEPS = 2  # one point is no curve
+
+
+def _ended(progress: TourProgress) -> None:
+    """What the tour made, to be looked at, and the invitation to take it again."""
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.subheader(told(progress.sentence), anchor=False)
+        st.button(_("Take it again"), icon=":material/replay:", type="tertiary", key="home_tour", on_click=_start)
+    _steps(progress)
+    if progress.reason:
+        st.error(plain(told(progress.reason)), icon=":material/error:")
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        story = None if progress.story_id is None else stream.get(cached.store(), progress.story_id)
+        if story is not None:
+            views.story_text(story.text)
+            st.caption(f"{code(story.model)} · {code(story.prompt)}")
+    with right:
+        if progress.job_id is not None:
+            _what_it_took(jobs.get(cached.store(), progress.job_id))
+        if progress.dataset_id is not None:
+            _way_on(progress.dataset_id, has_job=progress.job_id is not None)
+
+
+def _what_it_took(job: JobView) -> None:
+    """The curve in two numbers, and what it cost here and would cost elsewhere."""
+    curve = cached.curve(job)
+    first, last = curve.first("training_token_accuracy"), curve.last("training_token_accuracy")
+    st.metric(
+        _("Token accuracy"), percent(last), None if first is None else _("from {start}").format(start=percent(first))
+    )
+    there = training_cost(cached.prices(), *_COMPARED, curve.trained_tokens)
+    st.markdown(
+        _("Trained on **{tokens}** tokens: **{here}** here, {there} at OpenAI for {model}.").format(
+            tokens=number(curve.trained_tokens), here=usd(job.cost_usd or 0), there=usd(there), model=_COMPARED[1]
+        )
+    )
+
+
+def _way_on(dataset_id: str, *, has_job: bool) -> None:
+    with st.container(horizontal=True):
+        if st.button(_("Its data set"), icon=":material/grid_view:", key="home_tour_dataset"):
+            state.put("dataset_open", dataset_id)
+            state.put("dataset_part", "rows")
+            st.switch_page("dataset.py")
+        if has_job and st.button(_("Its curve"), icon=":material/show_chart:", key="home_tour_job"):
+            state.put("training_part", "jobs")
+            st.switch_page("training.py")
+
+
+def _start() -> None:
+    with cards.errors_kept():
+        tour.start(cached.store(), LOCAL)
+
+
+def _stop() -> None:
+    with cards.errors_kept():
+        tour.stop(cached.store(), LOCAL)
