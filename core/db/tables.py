@@ -70,7 +70,8 @@ class Row(Base):
     __tablename__ = "rows"
     __table_args__ = (
         UniqueConstraint("dataset_id", "key"),
-        Index("rows_by_state", "dataset_id", "state"),
+        Index("rows_by_state", "dataset_id", "state", "updated_at"),
+        Index("rows_by_place", "dataset_id", "position"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)

@@ -134,7 +134,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("dataset_id", "key"),
     )
-    op.create_index("rows_by_state", "rows", ["dataset_id", "state"])
+    op.create_index("rows_by_state", "rows", ["dataset_id", "state", "updated_at"])
+    op.create_index("rows_by_place", "rows", ["dataset_id", "position"])
     op.create_table(
         "runs",
         sa.Column("id", sa.String(length=32), nullable=False),

@@ -1,0 +1,1 @@
+"""Data sets: recipe → grid → rows in the ledger → finished examples → training file."""
