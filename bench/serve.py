@@ -41,8 +41,8 @@ async def main() -> None:
         gguf = weights.ensure_gguf(weights.PACKAGED_BASE, home, {})
         base = Base(weights.PACKAGED_BASE, gguf, model_card(gguf))
         pool = Pool(options.threads)
-        async with _engine(home, options.threads) as engine, pool.lease(base) as backend:
-            direct = _asker(backend.client, "/completion", _llama_order(options.tokens))
+        async with _engine(home, options.threads) as engine, _llama(pool, base) as llama:
+            direct = _asker(llama, "/completion", _llama_order(options.tokens))
             through = _asker(engine, "/v1/completions", _openai_order(options.tokens))
             rows = [await _compare(direct, through, parallel, options.rounds) for parallel in (1, PARALLEL)]
         await pool.close()
@@ -97,6 +97,17 @@ def _llama_order(tokens: int) -> dict[str, Any]:
 def _openai_order(tokens: int) -> dict[str, Any]:
     order = {"model": weights.PACKAGED_BASE, "prompt": PROMPT, "max_tokens": tokens, "temperature": 0.0}
     return {**order, "stream": True, "stream_options": {"include_usage": True}}
+
+
+@asynccontextmanager
+async def _llama(pool: Pool, base: Base) -> AsyncIterator[httpx2.AsyncClient]:
+    """A llama.cpp server as the engine starts it, and a client for it."""
+    async with pool.lease(base) as backend:
+        address = backend.address
+        headers = {"authorization": f"Bearer {address.key}"}
+        url = f"http://{address.host}:{address.port}"
+        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=None, trust_env=False) as client:
+            yield client
 
 
 @asynccontextmanager

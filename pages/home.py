@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pages.ui import cards, overview, status, tour_card
+from pages.ui import activity, cards, overview, status, tour_card
 
 with cards.errors_shown():
     tour_card.show()
     overview.show()
     status.strip()
+    activity.show()

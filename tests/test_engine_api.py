@@ -12,10 +12,10 @@ import pytest
 
 pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installed")
 
-from openai import OpenAI  # noqa: E402
+from openai import OpenAI
 
-from core.engine.upload import MAX_FILE_BYTES  # noqa: E402
-from tests.engine_process import TINY, TOKEN, EngineProcess, jsonl, pairs, running, upload  # noqa: E402
+from core.engine.upload import MAX_FILE_BYTES
+from tests.engine_process import TINY, TOKEN, EngineProcess, jsonl, pairs, running, upload
 
 PROMPT = "宋,发射激光,艰难 ->\n"
 
@@ -135,7 +135,12 @@ def test_a_base_model_cannot_be_deleted(client: OpenAI) -> None:
 def test_a_file_comes_back_byte_by_byte(client: OpenAI) -> None:
     content = pairs(50)
     file = client.files.create(file=("故事 1.jsonl", content), purpose="fine-tune")
-    assert (file.bytes, file.filename, file.purpose, file.status) == (len(content), "故事 1.jsonl", "fine-tune", "processed")
+    assert (file.bytes, file.filename, file.purpose, file.status) == (
+        len(content),
+        "故事 1.jsonl",
+        "fine-tune",
+        "processed",
+    )
     assert client.files.retrieve(file.id) == file
     assert client.files.content(file.id).read() == content
     deleted = client.files.delete(file.id)
@@ -320,13 +325,26 @@ def test_streamed_completions_say_the_same(engine: EngineProcess) -> None:
 def test_chat_streamed_and_not(client: OpenAI) -> None:
     messages: list[Any] = [{"role": "system", "content": "你是作家"}, {"role": "user", "content": "写一个故事"}]
     whole = client.chat.completions.create(
-        model=TINY, messages=messages, max_completion_tokens=20, seed=3, n=3, presence_penalty=0.5, frequency_penalty=0.5
+        model=TINY,
+        messages=messages,
+        max_completion_tokens=20,
+        seed=3,
+        n=3,
+        presence_penalty=0.5,
+        frequency_penalty=0.5,
     )
     assert whole.choices[0].message.role == "assistant"
     chunks = list(
         client.chat.completions.create(
-            model=TINY, messages=messages, max_tokens=20, seed=3, n=3, presence_penalty=0.5, frequency_penalty=0.5,
-            stream=True, stream_options={"include_usage": True},
+            model=TINY,
+            messages=messages,
+            max_tokens=20,
+            seed=3,
+            n=3,
+            presence_penalty=0.5,
+            frequency_penalty=0.5,
+            stream=True,
+            stream_options={"include_usage": True},
         )
     )
     assert [chunk.choices[0].delta.role for chunk in chunks[:3]] == ["assistant"] * 3
@@ -357,7 +375,9 @@ def test_token_ids_that_are_not_in_the_vocabulary_are_refused(client: OpenAI) ->
 
 
 def test_an_answer_may_fill_the_context(client: OpenAI) -> None:
-    made = client.completions.create(model=TINY, prompt=PROMPT, max_tokens=5000, temperature=0, logit_bias={"1": -100, "6": -100})
+    made = client.completions.create(
+        model=TINY, prompt=PROMPT, max_tokens=5000, temperature=0, logit_bias={"1": -100, "6": -100}
+    )
     assert made.choices[0].finish_reason == "length"
     assert made.usage is not None
     assert made.usage.total_tokens <= 513

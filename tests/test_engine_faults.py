@@ -18,12 +18,13 @@ import pytest
 
 pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installed")
 
-from starlette.types import Message  # noqa: E402
+from starlette.types import Message
 
-from core.engine import generate, llama  # noqa: E402
-from core.engine.gguf_file import ModelCard  # noqa: E402
-from core.engine.streaming import EventStream  # noqa: E402
-from tests.engine_process import (  # noqa: E402
+from core.engine import generate, llama
+from core.engine.gguf_file import ModelCard
+from core.engine.streaming import EventStream
+from core.engine.wire import Address
+from tests.engine_process import (
     DEADLINE_S,
     ROOT,
     TINY,
@@ -167,10 +168,11 @@ async def _endless_llama() -> AsyncIterator[tuple[llama.Backend, asyncio.Event]]
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         try:
             while True:
-                writer.write(b'data: {"content": "a", "stop": false}\n\n')
+                event = b'data: {"content": "a", "stop": false}\n\n'
+                writer.write(b"%x\r\n%s\r\n" % (len(event), event))
                 await writer.drain()
                 await asyncio.sleep(0)
         except ConnectionError:
@@ -178,14 +180,12 @@ async def _endless_llama() -> AsyncIterator[tuple[llama.Backend, asyncio.Event]]
         finally:
             writer.close()
 
-    import httpx2
-
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    url = "http://127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+    address = Address("127.0.0.1", server.sockets[0].getsockname()[1], "key")
     card = ModelCard("gemma3", 512, 400, 2, 1, "")
-    async with httpx2.AsyncClient(base_url=url, trust_env=False) as client, server:
+    async with server:
         process = None
-        yield llama.Backend(llama.Base("a", Path("a"), card), process, client, {}), gone  # type: ignore[arg-type]  # unused
+        yield llama.Backend(llama.Base("a", Path("a"), card), process, address, {}), gone  # type: ignore[arg-type]  # unused
 
 
 # --- starting ---------------------------------------------------------------------------------------------------------

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -11,12 +14,14 @@ import pytest
 
 pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
 
-from openai import OpenAI  # noqa: E402
-from openai.types.fine_tuning import FineTuningJob  # noqa: E402
+from openai import OpenAI
+from openai.types.fine_tuning import FineTuningJob
 
-from core.engine.results import HEADER  # noqa: E402
-from tests.engine_process import (  # noqa: E402
+from core.engine.results import HEADER
+from tests.engine_process import (
+    ROOT,
     TINY,
+    TOKEN,
     EngineProcess,
     chats,
     finished,
@@ -52,7 +57,10 @@ def tuned(client: OpenAI) -> FineTuningJob:
         suffix="ultraman",
         seed=7,
         metadata={"fabula_intent": "i-1", "who": "测试"},
-        method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2, "learning_rate_multiplier": 5}}},
+        method={
+            "type": "supervised",
+            "supervised": {"hyperparameters": {"n_epochs": 2, "learning_rate_multiplier": 5}},
+        },
     )
     assert (job.status, job.fine_tuned_model, job.trained_tokens) == ("validating_files", None, None)
     return finished(client, job.id)
@@ -220,7 +228,7 @@ def _results(client: OpenAI, job: FineTuningJob) -> str:
     return client.files.content(client.fine_tuning.jobs.retrieve(job.id).result_files[0]).text
 
 
-def _step(data: Any) -> int:  # noqa: ANN401 - the SDK types it as object
+def _step(data: Any) -> int:
     return int(data["step"])
 
 
@@ -266,6 +274,28 @@ def test_lines_beyond_the_context_fail_the_job_by_number_and_length(client: Open
     assert ended.error.code == "invalid_training_file"
     # <bos>, the prompt, 600 characters, <eos>
     assert "An example can have 512 tokens at most. Line 2 has 603 tokens." in ended.error.message
+
+
+def test_the_ten_lines_of_the_documentation_work(
+    engine: EngineProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs" / "engine.md").read_text(encoding="utf-8")
+    lines = text.split("```python\n")[1].split("```")[0]
+    assert len(lines.splitlines()) == 10
+    for documented, here in (
+        ("http://127.0.0.1:8010/v1", engine.url),
+        ("choose-a-long-random-text", TOKEN),
+        ("gemma-3-270m", TINY),
+    ):
+        assert documented in lines
+        lines = lines.replace(documented, here)
+    (tmp_path / "stories.jsonl").write_bytes(pairs(16))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "sleep", lambda _: threading.Event().wait(0.2))
+    exec(lines, {"OpenAI": OpenAI, "time": time})
+    printed = capsys.readouterr().out
+    assert "succeeded The job has successfully completed" in printed
+    assert printed.splitlines()[-1]  # the story
 
 
 def test_a_tuned_model_can_be_deleted_and_its_job_stays(client: OpenAI, engine: EngineProcess) -> None:

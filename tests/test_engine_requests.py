@@ -30,7 +30,10 @@ def test_auto_hyperparameters(examples: int, epochs: int, batch: int) -> None:
         (MINIMUM, (None, None, None)),
         (hyper(n_epochs="auto", batch_size="auto", learning_rate_multiplier="auto"), (None, None, None)),
         (hyper(n_epochs=2, batch_size=8, learning_rate_multiplier=0.5), (2, 8, 0.5)),
-        ({**MINIMUM, "hyperparameters": {"n_epochs": 4, "batch_size": 1, "learning_rate_multiplier": 0.2}}, (4, 1, 0.2)),
+        (
+            {**MINIMUM, "hyperparameters": {"n_epochs": 4, "batch_size": 1, "learning_rate_multiplier": 0.2}},
+            (4, 1, 0.2),
+        ),
     ],
 )
 def test_hyperparameters_old_and_new(body: dict[str, Any], expected: tuple[object, ...]) -> None:
@@ -108,7 +111,12 @@ def test_sampling_in_llama_cpps_words() -> None:
 
 @pytest.mark.parametrize(
     ("body", "limit"),
-    [({}, -1), ({"max_tokens": 9}, 9), ({"max_completion_tokens": 7}, 7), ({"max_tokens": 9, "max_completion_tokens": 7}, 7)],
+    [
+        ({}, -1),
+        ({"max_tokens": 9}, 9),
+        ({"max_completion_tokens": 7}, 7),
+        ({"max_tokens": 9, "max_completion_tokens": 7}, 7),
+    ],
 )
 def test_chat_limits(body: dict[str, Any], limit: int) -> None:
     made = sampling.of_chat({"model": "m", "messages": [], **body}, "<end_of_turn>")
@@ -116,7 +124,9 @@ def test_chat_limits(body: dict[str, Any], limit: int) -> None:
     assert made.options["stop"] == ["<end_of_turn>"]
 
 
-@pytest.mark.parametrize("body", [{"tools": []}, {"response_format": {"type": "text"}}, {"logprobs": False}, {"user": "u"}])
+@pytest.mark.parametrize(
+    "body", [{"tools": []}, {"response_format": {"type": "text"}}, {"logprobs": False}, {"user": "u"}]
+)
 def test_harmless_parameters_are_taken(body: dict[str, Any]) -> None:
     sampling.of_chat({"model": "m", "messages": [], **body}, "<end_of_turn>")
 

@@ -103,7 +103,7 @@ def test_memory_is_bounded_whatever_the_length_of_a_line(tmp_path: Path) -> None
         file.seek(200 << 20)  # a hole: one line of 200 MiB
         file.write(b"\n" + PAIR)
     tracemalloc.start()
-    with pytest.raises(validate.BadTrainingFile, match="^Line 2: it is longer than 1 MiB"):
+    with pytest.raises(validate.BadTrainingFile, match=r"^Line 2: it is longer than 1 MiB"):
         validate.check(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

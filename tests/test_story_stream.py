@@ -20,6 +20,7 @@ from core.providers import CompletionRequest, Provider, StreamFacts
 from core.settings import Settings
 from core.story import stream
 from tests.stores import fresh
+from tests.waiting import until
 
 _REQUEST = CompletionRequest(model="writer", prompt="宋,发射激光,艰难 ->", endpoint="completion", stop=(".",))
 _WAIT_S = 10
@@ -110,9 +111,8 @@ def test_stopping_ends_it_at_once_and_keeps_the_words(store: Store) -> None:
 
 def test_a_story_nobody_reads_is_written_and_kept_all_the_same(store: Store) -> None:
     told = _write(store, _Client("nobody ", "looks"))
-    told.stop() if not told.done else None
-    list(told)
-    assert [row.text for row in _kept(store)][0].startswith("nobody")
+    until(lambda: told.done, "the end of the story")
+    assert [row.text for row in _kept(store)] == ["nobody looks"]
 
 
 @pytest.mark.parametrize(

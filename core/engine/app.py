@@ -8,7 +8,6 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,16 @@ from core.engine import VERSION, shapes
 from core.engine.auth import Gate
 from core.engine.errors import ApiError, bad_value, disk_full, is_disk_full
 from core.engine.files import Files
+from core.engine.generate import count_tokens
 from core.engine.inference import Inference
 from core.engine.jobs import Jobs
 from core.engine.llama import Pool
 from core.engine.models import Models
 from core.engine.requests import json_body, known, required
-from core.engine.runner import Runner, Workshop
+from core.engine.runner import Runner
 from core.engine.store import Job, Store
 from core.engine.weights import PACKAGED_BASE
+from core.engine.workshop import Workshop
 
 _log = logging.getLogger(__name__)
 _CLIENT_CLOSED = 499  # nginx's status for it; nobody is there to read it
@@ -70,9 +71,7 @@ class Engine:
         self.files.tidy()
         self.pool = Pool(config.threads)
         self.inference = Inference(self.models, self.pool)
-        shop = Workshop(
-            config.home, self.store, self.files, self.models, self.pool, config.threads, partial(self._trained)
-        )
+        shop = Workshop(config.home, self.store, self.files, self.models, self.pool, config.threads, self._trained)
         self.runner = Runner(shop)
         self.jobs = Jobs(config.home, self.store, self.files, self.models, self.runner.wake)
         self._loop = asyncio.get_running_loop()
@@ -141,9 +140,8 @@ class Engine:
             raise bad_value("text", "'text' must be text.")
         base = await run_in_threadpool(self.models.base, model.base)
         async with self.pool.lease(base) as backend:
-            answer = await backend.client.post("/tokenize", json={"content": body["text"], "add_special": False})
-        answer.raise_for_status()
-        return JSONResponse({"tokens": len(answer.json()["tokens"])})
+            tokens = await count_tokens(backend, body["text"])
+        return JSONResponse({"tokens": tokens})
 
     def _trained(self, model_id: str) -> None:
         """From the trainer's thread: have the new model ready before anyone asks."""

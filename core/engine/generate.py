@@ -8,8 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import httpx2
-
+from core.engine import wire
 from core.engine.errors import unavailable
 from core.engine.llama import Backend, refused
 
@@ -51,34 +50,42 @@ async def whole(backend: Backend, order: Mapping[str, Any]) -> Piece:
 async def pieces(backend: Backend, order: Mapping[str, Any]) -> AsyncGenerator[Piece, None]:
     """The answer as it is written. Raises ApiError, at the first piece or later."""
     async with backend.slots:
-        request = backend.client.build_request("POST", "/completion", json={**order, "stream": True})
         try:
-            answer = await backend.client.send(request, stream=True)
-            try:
-                if answer.status_code != 200:
-                    raise refused(answer.status_code, _json(await answer.aread()))
-                async with aclosing(_events(answer)) as events:
+            async with aclosing(wire.post(backend.address, "/completion", {**order, "stream": True})) as blocks:
+                async with aclosing(_events(blocks)) as events:
                     async for event in events:
                         yield _piece(event)
-            finally:
-                await answer.aclose()
-        except httpx2.HTTPError as exc:
-            raise unavailable(f"The model stopped working: {exc or type(exc).__name__}.") from exc
+        except wire.Refused as exc:
+            raise refused(exc.status, _json(exc.body)) from exc
+        except wire.Broken as exc:
+            raise unavailable(f"The model stopped working: {exc}.") from exc
 
 
-async def _events(answer: httpx2.Response) -> AsyncGenerator[dict[str, Any], None]:
+async def count_tokens(backend: Backend, text: str) -> int:
+    """How many tokens a text has, without the one that starts a sequence. Raises ApiError."""
+    try:
+        async with aclosing(wire.post(backend.address, "/tokenize", {"content": text, "add_special": False})) as blocks:
+            answer = _json(b"".join([block async for block in blocks]))
+    except wire.Refused as exc:
+        raise refused(exc.status, _json(exc.body)) from exc
+    except wire.Broken as exc:
+        raise unavailable(f"The model stopped working: {exc}.") from exc
+    return len(answer["tokens"])
+
+
+async def _events(blocks: AsyncGenerator[bytes, None]) -> AsyncGenerator[dict[str, Any], None]:
     """Server-sent events; an `error` event is raised. A stream that is cut before its end is an error too."""
     waiting = b""
-    async for chunk in answer.aiter_raw():
-        *blocks, waiting = (waiting + chunk).split(b"\n\n")
-        for block in blocks:
-            if block.startswith(b"data: "):
-                event: dict[str, Any] = json.loads(block[6:])
+    async for block in blocks:
+        *texts, waiting = (waiting + block).split(b"\n\n")
+        for text in texts:
+            if text.startswith(b"data: "):
+                event: dict[str, Any] = json.loads(text[6:])
                 yield event
                 if event.get("stop"):
                     return
-            elif block.startswith(b"error: "):
-                raise refused(500, {"error": _json(block[7:])})
+            elif text.startswith(b"error: "):
+                raise refused(500, {"error": _json(text[7:])})
     raise unavailable("The model stopped working in the middle of an answer.")
 
 

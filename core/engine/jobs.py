@@ -58,7 +58,14 @@ class Jobs:
 
     def cancel(self, request: Request) -> Response:
         """POST …/cancel: for good; checkpoints stay usable."""
-        return self._move(request, (*ALIVE, "paused"), "cancelled", "The job was cancelled.", finished_at=_now())
+        return self._move(
+            request,
+            (*ALIVE, "paused"),
+            "cancelled",
+            "The job was cancelled.",
+            finished_at=_now(),
+            estimated_finish=None,
+        )
 
     def pause(self, request: Request) -> Response:
         """POST …/pause: the trainer saves and leaves; `resume` goes on at the same step."""

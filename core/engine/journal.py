@@ -16,6 +16,7 @@ from core.engine import ids, results
 from core.engine.store import Checkpoint, Event, Job, Store, TunedModel, to_json
 
 _LEVELS = frozenset({"info", "warn", "error"})
+_MEASURED_STEPS = 3  # before that an estimate would be a guess
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ def harvest(store: Store, job: Job, home: Path) -> Job:
             _add(store, job.id, entry)
         _checkpoints(store, job, folder, home)
         state = state_of(folder)
+        trains = job.status == "running"
         store.update(
             Job,
             job.id,
@@ -55,7 +57,7 @@ def harvest(store: Store, job: Job, home: Path) -> Job:
             step=step,
             total_steps=_whole(state.get("total_steps")) or job.total_steps,
             tokens_per_s=state.get("tokens_per_s"),
-            estimated_finish=_whole(state.get("estimated_finish")) if step >= 3 else None,
+            estimated_finish=_whole(state.get("estimated_finish")) if trains and step >= _MEASURED_STEPS else None,
         )
     after = store.get(Job, job.id)
     assert after is not None

@@ -11,18 +11,20 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 
 from core.engine import children
 from core.engine.errors import ApiError, unavailable
 from core.engine.gguf_file import ModelCard
+from core.engine.wire import Address
 
 _log = logging.getLogger(__name__)
 
 PARALLEL = 4  # requests decoded together; more share the same two cores and only add memory
 CONTEXT = 4096  # tokens of one request, prompt and answer; a story needs about 600
-_ADAPTERS_LOADED = 8  # most recently used ones per base, about 15 MB each
+_ADAPTERS_LOADED = 8  # most recently used ones per base, about 8 MB each
 _CACHE_MIB = 256  # prompts kept for reuse; llama.cpp's own default is 8 GiB
 _START_S = 120.0  # 2 s on a warm disk; a cold, busy one is slower
 _STOP_S = 5.0
@@ -54,7 +56,7 @@ class Backend:
 
     base: Base
     process: asyncio.subprocess.Process
-    client: httpx2.AsyncClient
+    address: Address
     adapters: dict[Path, int]
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL))
     leases: int = 0
@@ -102,7 +104,10 @@ class Pool:
         stack = AsyncExitStack()
         backend = asyncio.run_coroutine_threadsafe(stack.enter_async_context(self.lease(base)), self._loop).result()
         try:
-            with httpx2.Client(base_url=backend.client.base_url, headers=backend.client.headers) as client:
+            address = backend.address
+            headers = {"authorization": f"Bearer {address.key}"}
+            url = f"http://{address.host}:{address.port}"
+            with httpx2.Client(base_url=url, headers=headers, trust_env=False) as client:
                 yield Tokenizer(client)
         finally:
             asyncio.run_coroutine_threadsafe(stack.aclose(), self._loop).result()
@@ -194,14 +199,9 @@ async def _start(base: Base, adapters: Sequence[Path], threads: int) -> Backend:
     if "url" not in answer:
         _log.error("llama.cpp could not load %s: %s", base.gguf, answer.get("error"))
         raise unavailable(f"The model {base.name} could not be loaded: {answer.get('error', 'llama.cpp ended')}.")
-    client = httpx2.AsyncClient(
-        base_url=answer["url"],
-        headers={"authorization": f"Bearer {key}"},
-        timeout=httpx2.Timeout(None, connect=5.0),
-        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=PARALLEL),
-        trust_env=False,
-    )
-    return Backend(base, process, client, {path: number for number, path in enumerate(adapters)})
+    url = urlsplit(answer["url"])
+    address = Address(url.hostname or "127.0.0.1", url.port or 80, key)
+    return Backend(base, process, address, {path: number for number, path in enumerate(adapters)})
 
 
 async def _introduce(process: asyncio.subprocess.Process, orders: dict[str, Any]) -> dict[str, Any]:
@@ -215,7 +215,6 @@ async def _introduce(process: asyncio.subprocess.Process, orders: dict[str, Any]
 
 
 async def _end(backend: Backend) -> None:
-    await backend.client.aclose()
     if backend.process.stdin is not None:
         backend.process.stdin.close()
     try:

@@ -6,14 +6,32 @@ so it never outlives the engine, however that ends.
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
+
+_HTTP_THREADS = 16  # each open connection holds one, and tokenising must not wait behind four long answers
+
+
+def _provide_openmp() -> None:
+    """xllamacpp links the system's libgomp, which slim images lack; torch brings one under the same name."""
+    try:
+        ctypes.CDLL("libgomp.so.1")
+    except OSError:
+        torch = importlib.util.find_spec("torch")
+        for folder in (torch and torch.submodule_search_locations) or ():
+            bundled = Path(folder) / "lib" / "libgomp.so.1"
+            if bundled.exists():
+                ctypes.CDLL(str(bundled), mode=ctypes.RTLD_GLOBAL)
 
 
 def _start(orders: dict[str, Any]) -> tuple[object, str]:
     """The server, which must be kept, and its URL."""
+    _provide_openmp()
     import xllamacpp as llama  # type: ignore[import-untyped, unused-ignore]  # it ships no types
 
     params = llama.CommonParams()
@@ -26,6 +44,7 @@ def _start(orders: dict[str, Any]) -> tuple[object, str]:
     params.cache_ram_mib = orders["cache_mib"]
     params.cpuparams.n_threads = orders["threads"]
     params.cpuparams_batch.n_threads = orders["threads"]
+    params.n_threads_http = _HTTP_THREADS
     params.warmup = False
     params.ui = False
     params.verbosity = 0

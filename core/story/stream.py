@@ -6,6 +6,7 @@ as they come, and a reader that returns gets the text so far at once and the res
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from core.cost import spend
 from core.cost.book import PriceBook, cost_of
 from core.db.store import Store, new_id
 from core.db.tables import Story
-from core.errors import FabulaError, ProviderError
+from core.errors import FabulaError, ProviderError, StorageFull
 from core.providers import Client, CompletionRequest
 
 TICK_S = 0.1  # ten updates a second read as a steady flow; each update sends the whole text to the browser again
@@ -156,7 +157,8 @@ class StoryStream:
                 if stopped:
                     break
                 if time.monotonic() - saved > _SAVE_S:
-                    self._keep()
+                    with contextlib.suppress(StorageFull):  # it is saved again at the end, and told then
+                        self._keep()
                     saved = time.monotonic()
         except FabulaError as failure:
             error = failure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import streamlit as st
 
@@ -11,7 +11,7 @@ from core.actor import LOCAL
 from core.dataset import datasets, grid, runs
 from core.dataset.recipe import Recipe
 from core.errors import BadRecipe
-from pages.ui import cached, cards, grid_form, state, views
+from pages.ui import cached, cards, grid_form, models, state, views
 from pages.ui.background import Gathering
 from pages.ui.estimates import estimate
 from pages.ui.lang import _, about, duration, n_, plain, told, usd
@@ -40,8 +40,9 @@ def show() -> None:
 
 
 def _problem(recipe: Recipe) -> BadRecipe | None:
+    """What is wrong with the grid; that no model is there yet is another matter."""
     try:
-        recipe.check()
+        replace(recipe, provider=recipe.provider or "-", model=recipe.model or "-").check()
     except BadRecipe as problem:
         return problem
     return None
@@ -98,6 +99,8 @@ def _estimate_card(recipe: Recipe, problem: BadRecipe | None) -> None:
             args=(recipe,),
             width="stretch",
         )
+        if not recipe.model:
+            models.none_yet()
 
 
 def _generate(recipe: Recipe) -> None:

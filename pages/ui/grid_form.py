@@ -81,6 +81,7 @@ def _presets() -> None:
         list(names),
         format_func=names.__getitem__,
         required=True,
+        wrap=True,
         key="dataset_preset",
         on_change=lambda: _apply(str(state.get("dataset_preset"))),
         persist_state="session",
@@ -114,13 +115,13 @@ def _column(draft: ColumnDraft) -> Column:
     name_key, values_key, add_key = (f"dataset_{part}_{draft.id}" for part in ("name", "values", "add"))
     state.first(name_key, draft.name)
     state.first(values_key, list(draft.values))
-    left, right = st.columns([3, 9])
-    with left:
+    left, right = st.columns([4, 9])
+    with left, st.container(horizontal=True, vertical_alignment="bottom", gap="xxsmall"):
         name = st.text_input(_("Column"), key=name_key, placeholder=_("Name"), persist_state="session")
         st.button(
-            _("Remove"),
-            icon=":material/delete:",
+            ":material/delete:",
             type="tertiary",
+            help=_("Remove this column"),
             key=f"dataset_remove_{draft.id}",
             on_click=_remove_column,
             args=(draft.id,),

@@ -46,9 +46,22 @@ def show() -> None:
                 args=("training_part", "new"),
             )
         return
-    chosen = _list(found)
-    active = not chosen.finished
-    st.fragment(run_every=cached.POLL_S if active else None)(_watch)(chosen.id, active)
+    active = any(not job.finished for job in found)
+    st.fragment(run_every=cached.POLL_S if active else None)(_all)(active)
+
+
+def _all(was_active: bool) -> None:
+    """The list and the open job, as they are now. When the last job ends, the whole page is drawn once more."""
+    with cards.errors_shown():
+        found = cached.job_list()
+        if was_active and all(job.finished for job in found):
+            st.rerun()
+        job = _list(found)
+        _verdict(job)
+        _actions(job)
+        curves.show(cached.curve(job), "training_job")
+        _events(job)
+        _settings(job)
 
 
 def _list(found: list[JobView]) -> JobView:
@@ -60,7 +73,7 @@ def _list(found: list[JobView]) -> JobView:
         height="content" if len(found) <= 6 else 260,
         on_select="rerun",
         selection_mode="single-row-required",
-        key="training_list",
+        key=f"training_list_{len(found)}",  # a new job is the one to look at
         column_config={
             "name": st.column_config.TextColumn(_("Job")),
             "status": st.column_config.TextColumn(_("Status")),
@@ -71,6 +84,7 @@ def _list(found: list[JobView]) -> JobView:
             "curve": st.column_config.LineChartColumn(_("Loss so far"), width="small"),
             "when": st.column_config.TextColumn(_("When")),
         },
+        placeholder="–",
         alt=_("Training jobs"),
     )
     picked = event.selection.rows
@@ -90,19 +104,6 @@ def _record(job: JobView) -> dict[str, object]:
         "curve": [float(value) for value in losses.iloc[:: max(1, len(losses) // 40)]],
         "when": ago(job.created_at, utcnow()),
     }
-
-
-def _watch(job_id: str, was_active: bool) -> None:
-    """One job, as it is now. When it ends, the whole page is drawn once more."""
-    with cards.errors_shown():
-        job = jobs.get(cached.store(), job_id)
-        if was_active and job.finished:
-            st.rerun()
-        _verdict(job)
-        _actions(job)
-        curves.show(cached.curve(job), "training_job")
-        _events(job)
-        _settings(job)
 
 
 def _verdict(job: JobView) -> None:

@@ -33,17 +33,24 @@ def language() -> str:
 
 
 def picker() -> None:
-    """Two segments that switch the language of the whole studio."""
-    st.segmented_control(
+    """Two segments that switch the language of the whole studio, and put the choice into the address.
+
+    Not `bind="query-params"`: that would write the label into the address (`?lang=简体中文`), not the code.
+    """
+    st.session_state.setdefault(KEY, language())
+    chosen = st.segmented_control(
         _("Language"),
         list(i18n.LANGUAGES),
-        default=browser_language(),
         required=True,
         format_func=i18n.LANGUAGES.__getitem__,
         label_visibility="collapsed",
         key=KEY,
-        bind="query-params",
+        persist_state="session",
     )
+    if chosen != browser_language():
+        st.query_params[KEY] = str(chosen)
+    elif KEY in st.query_params:
+        del st.query_params[KEY]
 
 
 def in_language(names: Mapping[str, str]) -> str:
@@ -165,6 +172,16 @@ def code(text: Any) -> str:
     return f"`{' '.join(str(text).replace('`', 'ˋ').split())}`"
 
 
+_MARKUP = re.compile(r"[\\`*_{}\[\]<>#~$:|&]")
+_AT_LINE_START = re.compile(r"(?m)^(\s*)([-+=]|\d+(?=[.)]))")
+
+
 def plain(text: Any) -> str:
     """Untrusted text for a place that reads Markdown: nothing in it is markup, a link or an image."""
-    return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~$:&@])", r"\\\1", str(text))
+    escaped = _MARKUP.sub(r"\\\g<0>", str(text))
+    return _AT_LINE_START.sub(lambda start: f"{start[1]}{_unlisted(start[2])}", escaped)
+
+
+def _unlisted(start: str) -> str:
+    """The beginning of a line, so that it begins no list, rule or heading."""
+    return f"{start}\u200b" if start.isdigit() else f"\\{start}"

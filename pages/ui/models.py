@@ -11,6 +11,8 @@ from core.providers import ModelInfo
 from pages.ui import cached, cards, state
 from pages.ui.lang import _
 
+_LOOK_S = 2.0  # the engine takes about ten seconds to start
+
 
 def picker(
     title: str,
@@ -47,13 +49,21 @@ def none_yet() -> None:
     engine = cached.status().engine
     if engine.state == "missing":
         cards.engine_missing_card()
-    elif engine.state == "starting":
-        st.info(_("The engine is starting; its models are here in a moment."), icon=":material/hourglass_top:")
-        st.button(_("Look again"), icon=":material/refresh:", key="models_again", on_click=cached.forget_models)
+    elif engine.state == "starting" or (engine.state == "up" and not cached.models().problems):
+        st.fragment(run_every=_LOOK_S)(_wait)()
     else:
         for problem in cached.models().problems.values():
             cards.error_card(problem)
         st.button(_("Look again"), icon=":material/refresh:", key="models_again", on_click=cached.forget_models)
+
+
+def _wait() -> None:
+    """Until the engine is up: then the page is drawn with its models."""
+    st.info(_("The engine is starting; its models are here in a moment."), icon=":material/hourglass_top:")
+    if cached.status().engine.state != "starting":
+        cached.forget_models()
+        if cached.models().found:
+            st.rerun()
 
 
 def label(info: ModelInfo) -> str:

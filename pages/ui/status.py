@@ -84,7 +84,7 @@ def providers_card() -> None:
         st.subheader(_("Providers"), anchor=False)
         for provider_id in cached.registry().ids():
             with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-                st.markdown(f"**{plain(_name(provider_id))}**")
+                st.markdown(f"**{plain(told(_name(provider_id)))}**")
                 asked = st.button(_("Test"), icon=":material/network_check:", key=f"settings_test_{provider_id}")
             if asked:
                 _test(provider_id)

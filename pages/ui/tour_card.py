@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import streamlit as st
 
 from core import tour
@@ -24,6 +26,7 @@ _STEPS = {
 }
 _ACTIVE = ("queued", "running")
 _USUALLY_DONE = {"dataset": 0.0, "training": 0.05, "curve": 0.9, "cost": 0.9, "story": 0.92}  # share before each step
+_LONG_AGO = timedelta(hours=2)  # by then the home page is for one's own work
 _COMPARED = ("openai", "gpt-4o-mini-2024-07-18")  # the cheapest model that OpenAI still tunes
 
 
@@ -35,20 +38,24 @@ def show() -> None:
 
 
 def _card(was_active: bool) -> None:
+    progress = tour.progress(cached.store())
+    active = progress is not None and progress.state in _ACTIVE
+    if was_active != active:
+        st.rerun()
+    if progress is not None and progress.finished_at is not None and utcnow() - progress.finished_at > _LONG_AGO:
+        st.button(_("Take the tour again"), icon=":material/tour:", type="tertiary", key="home_tour", on_click=_start)
+        return
     with st.container(border=True), cards.errors_shown():
-        progress = tour.progress(cached.store())
-        active = progress is not None and progress.state in _ACTIVE
-        if was_active != active:
-            st.rerun()
         if progress is None:
-            _invitation(_("Take the tour"))
+            _invitation()
         elif active:
             _under_way(progress)
         else:
             _ended(progress)
 
 
-def _invitation(button: str) -> None:
+def _invitation() -> None:
+    """What the tour is, and the button that starts it."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         with st.container(width=760, gap="xsmall"):
             st.subheader(_("The whole way in about three minutes"), anchor=False)
@@ -59,7 +66,14 @@ def _invitation(button: str) -> None:
                 )
             )
         missing = cached.status().engine.state == "missing"
-        st.button(button, type="primary", icon=":material/tour:", key="home_tour", on_click=_start, disabled=missing)
+        st.button(
+            _("Take the tour"),
+            type="primary",
+            icon=":material/tour:",
+            key="home_tour",
+            on_click=_start,
+            disabled=missing,
+        )
     if missing:
         cards.engine_missing_card()
 

@@ -77,11 +77,19 @@ def _keep(page: str, imported: importing.Imported, filename: str, opened: Callab
         placeholder=_("Choose at least one"),
     )
     name = st.text_input(_("Name"), PurePath(filename).stem, key=f"{page}_name_of_file")
-    if st.button(
-        _("Keep as a data set"), icon=":material/save:", key=f"{page}_keep", disabled=not prompts, type="primary"
-    ):
-        dataset_id = datasets.from_frame(
-            cached.store(), LOCAL, name or filename, imported.frame, prompts, str(completion), "upload"
-        )
-        opened(dataset_id)
-        st.rerun()
+    st.button(
+        _("Keep as a data set"),
+        icon=":material/save:",
+        key=f"{page}_keep",
+        disabled=not prompts,
+        type="primary",
+        on_click=_kept,
+        args=(imported, name or filename, list(prompts), str(completion), opened),
+    )
+
+
+def _kept(
+    imported: importing.Imported, name: str, prompts: list[str], completion: str, opened: Callable[[str], None]
+) -> None:
+    with cards.errors_kept():
+        opened(datasets.from_frame(cached.store(), LOCAL, name, imported.frame, prompts, completion, "upload"))

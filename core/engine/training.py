@@ -1,0 +1,217 @@
+"""Training: one trainer process at a time, watched until it ends or the job's status says that it should."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sqlite3
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from core.engine import ids, job_request, results
+from core.engine.files import RESULTS_PURPOSE
+from core.engine.journal import harvest, keep_adapter, say, state_of
+from core.engine.prepare import JobFailed
+from core.engine.process import TrainerProcess, write_orders
+from core.engine.store import File, Job
+from core.engine.workshop import Workshop, check_there, in_words
+
+_log = logging.getLogger(__name__)
+
+LORA_RANK, LORA_ALPHA = 16, 32  # on every linear layer of gemma-3-270m: 3.8 million numbers, 7.6 MB an adapter
+_CHECKPOINT_S = 20  # the most work that a kill -9 costs
+_LOOK_S = 0.5  # how often the trainer's files are read; it writes about once a second
+_GRACE_S = 60.0  # a paused trainer saves at the end of its step; the longest step of a slow machine
+_LEAVE_S = 10.0  # the same when the engine itself is told to stop
+_DEATHS = 3  # a trainer that dies this often without a step in between will not get further
+
+
+class Training:
+    """queued → running → succeeded, failed, or whatever the API has said meanwhile."""
+
+    def __init__(self, workshop: Workshop, leaving: threading.Event, wake: threading.Event) -> None:
+        self._shop, self._leaving, self._wake = workshop, leaving, wake
+
+    def step(self) -> bool:
+        """Train the job that was interrupted, else the oldest in the queue; whether there was one."""
+        self._sweep()
+        job = self._shop.oldest("running") or self._shop.oldest("queued")
+        if job is None:
+            return False
+        try:
+            if job.status == "queued":
+                self._begin(job)
+            self._train(job)
+        except JobFailed as failure:
+            self._shop.fail(job, failure)
+        except sqlite3.Error:
+            raise  # not the job's fault: wait and try again
+        except Exception as exc:
+            self._shop.fail(job, in_words(exc))
+        return True
+
+    def _sweep(self) -> None:
+        """Free the space of jobs that ended, and of files whose time is over."""
+        self._shop.files.expire()
+        for job in self._shop.store.select(
+            Job, "status IN ('succeeded', 'cancelled')", (), "ORDER BY seq DESC LIMIT 50"
+        ):
+            _tidy(self._shop.folder(job))
+
+    def _begin(self, job: Job) -> None:
+        """Into `running`, with a result file from now on."""
+        shop = self._shop
+        if job.started_at is None:
+            for param, file_id in (("training_file", job.training_file), ("validation_file", job.validation_file)):
+                if file_id is not None:
+                    check_there(shop.files, file_id, param)
+        result = job.result_file or ids.new("file")
+        with shop.store.transaction():
+            running = {"status": "running", "result_file": result, "started_at": job.started_at or _now()}
+            if not shop.store.update(Job, job.id, where="status = 'queued'", **running):
+                return
+            if job.result_file is None:
+                shop.store.add(File(result, "step_metrics.csv", 0, RESULTS_PURPOSE, _now(), job_id=job.id))
+            if job.started_at is None:
+                say(shop.store, job.id, "Fine-tuning job started")
+
+    def _train(self, job: Job) -> None:
+        """Have the trainer work until it ends or is told to stop; a trainer that dies is started again."""
+        write_orders(self._shop.folder(job), self._orders(job))
+        deaths, reached = 0, job.step
+        while self._shop.status(job) == "running" and not self._leaving.is_set():
+            (self._shop.folder(job) / "state.json").unlink(missing_ok=True)  # of the trainer before
+            trainer = TrainerProcess(self._shop.folder(job))
+            try:
+                after = self._watch(job, trainer)
+            finally:
+                if trainer.code is None:
+                    trainer.kill()
+            if after is None:
+                return
+            status = state_of(self._shop.folder(job)).get("status")
+            if status == "succeeded":
+                return self._finish(after)
+            if status == "failed":
+                raise _trainer_failed(state_of(self._shop.folder(job)))
+            deaths, reached = (1 if after.step > reached else deaths + 1), after.step
+            if self._shop.status(job) != "running" or self._leaving.is_set():
+                return
+            if deaths >= _DEATHS:
+                raise JobFailed(f"The trainer ended {deaths} times: {_cause(trainer)}.", "trainer_died")
+            message = f"The trainer ended ({_cause(trainer)}); starting it again from its last checkpoint."
+            say(self._shop.store, job.id, message, level="warn")
+
+    def _watch(self, job: Job, trainer: TrainerProcess) -> Job | None:
+        """Take over what the trainer writes until it ends; None when it was told to stop and has."""
+        seen: object = None
+        while True:
+            ended = trainer.code is not None
+            signature = _signature(self._shop.folder(job))
+            if signature != seen or ended:
+                try:
+                    job, seen = self._harvest(job), signature
+                except (OSError, sqlite3.Error) as exc:
+                    if ended:
+                        raise
+                    _log.error("Cannot store the progress of %s for now: %s", job.id, exc)
+            if ended:
+                return job
+            status = self._shop.status(job)
+            if status != "running" or self._leaving.is_set():
+                self._stop(job, trainer, status)
+                return None
+            self._wake.wait(_LOOK_S)
+            self._wake.clear()
+
+    def _stop(self, job: Job, trainer: TrainerProcess, status: str) -> None:
+        if status in ("paused", "queued", "running"):  # `queued`: paused and resumed before we looked
+            trainer.ask_to_stop()
+            trainer.wait(_LEAVE_S if self._leaving.is_set() else _GRACE_S)
+        if trainer.code is None:
+            trainer.kill()
+        self._harvest(job)
+        self._close_results(job)
+
+    def _harvest(self, job: Job) -> Job:
+        return harvest(self._shop.store, self._shop.store.get(Job, job.id) or job, self._shop.home)
+
+    def _finish(self, job: Job) -> None:
+        """The adapter becomes a model and the job `succeeded`, in one transaction."""
+        shop, folder = self._shop, self._shop.folder(job)
+        tokens = state_of(folder).get("tokens_done")
+        with shop.store.transaction():
+            done = {"status": "succeeded", "fine_tuned_model": job.tuned_id, "finished_at": _now()}
+            if not shop.store.update(
+                Job, job.id, where="status = 'running'", trained_tokens=tokens, estimated_finish=None, **done
+            ):
+                return
+            keep_adapter(shop.store, job, folder / "final.gguf", shop.home, None)
+            say(shop.store, job.id, f"New fine-tuned model created: {job.tuned_id}", model=job.tuned_id)
+            say(shop.store, job.id, "The job has successfully completed")
+        self._close_results(job)
+        shop.trained(job.tuned_id)
+
+    def _close_results(self, job: Job) -> None:
+        if job.result_file is not None:
+            size = len(results.csv_text(self._shop.folder(job)).encode())
+            over = self._shop.status(job) in ("succeeded", "cancelled", "failed")
+            self._shop.store.update(File, job.result_file, bytes=size if over else 0)
+
+    def _orders(self, job: Job) -> dict[str, Any]:
+        shop, folder = self._shop, self._shop.folder(job)
+        base = shop.models.base(job.base)
+        start, valid = folder / "start.gguf", folder / "valid.npz"
+        return {
+            "job_id": job.id,
+            "base_gguf": str(base.gguf),
+            "weights_dir": str(shop.models.weights_dir(base)),
+            "start_adapter": str(start) if start.exists() else None,
+            "train": str(folder / "train.npz"),
+            "valid": str(valid) if valid.exists() else None,
+            "n_epochs": job.n_epochs,
+            "batch_size": job.batch_size,
+            "learning_rate": job_request.BASE_LEARNING_RATE * job.learning_rate_multiplier,
+            "seed": job.seed,
+            "lora_rank": LORA_RANK,
+            "lora_alpha": LORA_ALPHA,
+            "max_tokens": base.context,
+            "checkpoint_seconds": _CHECKPOINT_S,
+            "threads": shop.threads,
+        }
+
+
+def _trainer_failed(state: dict[str, Any]) -> JobFailed:
+    words = " ".join(str(state[name]) for name in ("error", "next_step") if state.get(name))
+    return JobFailed(words or "Training stopped for a reason that is not known.", "training_failed")
+
+
+def _cause(trainer: TrainerProcess) -> str:
+    code = trainer.code
+    if code == -9:
+        return "killed, most likely because memory ran out: use a smaller batch_size or shorter examples"
+    cause = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+    return f"{cause}; {trainer.last_words()}" if trainer.last_words() else cause
+
+
+def _signature(folder: Path) -> tuple[object, ...]:
+    """Changes whenever the trainer has written something."""
+    signature: list[object] = []
+    for name in ("events.jsonl", "metrics.jsonl", "checkpoints.jsonl", "state.json"):
+        path = folder / name
+        stat = path.stat() if path.exists() else None
+        signature.append(stat and (stat.st_size, stat.st_mtime_ns))
+    return tuple(signature)
+
+
+def _tidy(folder: Path) -> None:
+    """Only the small files of a job that is over are kept: its metrics, events and log."""
+    for path in (*folder.glob("*.npz"), *folder.glob("*.gguf"), *folder.glob("*.safetensors")):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _now() -> int:
+    return int(time.time())

@@ -1,0 +1,36 @@
+"""What happened lately, over all stages, newest first."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import streamlit as st
+
+from core.db.tables import utcnow
+from core.story import stream
+from pages.ui import cached
+from pages.ui.job_view import STATUSES
+from pages.ui.lang import _, ago, n_, plain
+
+_SHOWN = 6
+
+
+def show() -> None:
+    """A few lines; nothing where nothing has happened."""
+    lines: list[tuple[datetime, str, str]] = []
+    for one in cached.dataset_list()[:_SHOWN]:
+        rows = n_("{n} row", "{n} rows", one.total)
+        lines.append((one.created_at, ":material/grid_view:", f"{plain(one.name)} · {rows}"))
+    for job in cached.job_list()[:_SHOWN]:
+        status = _(STATUSES.get(job.status, job.status))
+        lines.append((job.updated_at, ":material/model_training:", f"{plain(job.name)} · {status}"))
+    for story in stream.recent(cached.store(), _SHOWN):
+        first = next(iter(story.text.strip().splitlines()), "")
+        lines.append((story.at, ":material/auto_stories:", plain(first[:60])))
+    if not lines:
+        return
+    now = utcnow()
+    st.markdown(_("**Lately**"))
+    with st.container(gap="xxsmall"):
+        for at, icon, words in sorted(lines, reverse=True)[:_SHOWN]:
+            st.caption(f"{icon} {words} · {ago(at, now)}")

@@ -1,0 +1,220 @@
+"""The real app in a real browser: cold addresses, both languages, both themes, a phone, and the tour to its end."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests import fault_server, studio_process
+from tests.fault_server import FaultServer
+from tests.studio_process import Studio
+from tests.tiny_gemma import write_tiny_gemma
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+_CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+_ROOT = Path(__file__).parents[1]
+_PAGES = ("", "dataset", "training", "cost", "story", "settings")
+_TITLES = {
+    "en-US": ("Fabula", "Data set", "Training", "Cost", "Story", "Settings"),
+    "zh-CN": ("Fabula", "数据集", "训练", "成本", "故事", "设置"),
+}
+_SOON_MS = 30_000
+_TOUR_MS = 300_000  # a tiny model learns in seconds, but torch has to be loaded first, maybe on a busy machine
+_LONG_TOUR_MS = 1_200_000
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not Path(_CHROMIUM).exists(), reason="Debian's chromium is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """A studio with its own engine, which has a tiny random model under the name of the real one."""
+    pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
+    folder = tmp_path_factory.mktemp("studio")
+    write_tiny_gemma(folder / "tiny.gguf")
+    with studio_process.running(folder / "home", FABULA_ENGINE_MODELS=f"gemma-3-270m={folder / 'tiny.gguf'}") as studio:
+        yield studio
+
+
+@pytest.fixture(scope="module")
+def writer() -> Iterator[FaultServer]:
+    """An engine in the test's hand."""
+    with FaultServer(fault_server.text("从前，", "有一位英雄。")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def light_studio(tmp_path_factory: pytest.TempPathFactory, writer: FaultServer) -> Iterator[Studio]:
+    """A studio whose engine is the test's."""
+    home = tmp_path_factory.mktemp("light") / "home"
+    with studio_process.running(home, FABULA_ENGINE_URL=writer.url.removesuffix("/v1")) as studio:
+        yield studio
+
+
+def visit(browser: Browser, url: str, *, width: int = 1440, **context: Any) -> Page:
+    """A fresh visitor; what the browser complains about fails the test at the end (`complaints`)."""
+    page = browser.new_context(viewport={"width": width, "height": 1100}, **context).new_page()
+    page.set_default_timeout(_SOON_MS)
+    page.goto(url)
+    settled(page)
+    return page
+
+
+def settled(page: Page) -> None:
+    """Until the page is drawn: a title is there and no script runs."""
+    page.wait_for_selector("h1")
+    page.wait_for_selector('[data-testid="stStatusWidget"]', state="detached")
+    page.wait_for_function("!document.querySelector('[data-stale=\"true\"]')")
+
+
+def press(page: Page, key: str) -> None:
+    page.locator(f".st-key-{key} button").click()
+
+
+@pytest.mark.parametrize("locale", _TITLES)
+@pytest.mark.parametrize("index", range(len(_PAGES)), ids=[name or "home" for name in _PAGES])
+def test_a_cold_address_opens_its_page_in_the_browsers_language(
+    browser: Browser, light_studio: Studio, index: int, locale: str
+) -> None:
+    scheme = "dark" if locale == "zh-CN" else "light"
+    page = visit(browser, f"{light_studio.url}/{_PAGES[index]}", locale=locale, color_scheme=scheme)
+    assert page.locator("h1").inner_text() == _TITLES[locale][index]
+    assert page.get_by_role("alert").count() == 0
+    page.context.close()
+
+
+@pytest.mark.parametrize("name", _PAGES)
+def test_nothing_is_wider_than_a_phone(browser: Browser, light_studio: Studio, name: str) -> None:
+    page = visit(browser, f"{light_studio.url}/{name}", width=390, locale="zh-CN")
+    widest = page.evaluate(
+        "Math.max(...[...document.querySelectorAll('[data-testid=stMain] button, [data-testid=stMain] p, "
+        "[data-testid=stMain] input')].map(e => e.getBoundingClientRect().right))"
+    )
+    assert widest <= 390
+    page.context.close()
+
+
+def test_a_link_carries_the_language_and_pages_keep_it(browser: Browser, light_studio: Studio) -> None:
+    page = visit(browser, f"{light_studio.url}/cost?lang=zh_CN", locale="en-US")
+    assert page.locator("h1").inner_text() == "成本"
+    page.get_by_role("link", name="故事").first.click()
+    page.wait_for_function("document.querySelector('h1').innerText === '故事'")
+    page.get_by_role("radio", name="English").click()
+    page.wait_for_function("document.querySelector('h1').innerText === 'Story'")
+    page.context.close()
+
+
+def test_rows_come_while_one_watches(browser: Browser, light_studio: Studio, writer: FaultServer) -> None:
+    page = visit(browser, f"{light_studio.url}/dataset", locale="en-US")
+    page.locator(".st-key-dataset_repeats input").fill("1")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Generate 162 stories").click()
+    page.get_by_text("Finished").wait_for(timeout=_TOUR_MS)
+    settled(page)
+    assert "162 of 162" in page.locator('[data-testid="stProgress"]').inner_text()
+    with page.expect_download() as download:
+        press(page, "dataset_csv")
+    lines = Path(download.value.path()).read_text(encoding="utf-8-sig").splitlines()
+    assert lines[0] == ",dynasty,super_power,story_type,story" and len(lines) == 163
+    page.context.close()
+
+
+def test_a_story_streams_and_stopping_keeps_its_words(
+    browser: Browser, light_studio: Studio, writer: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(writer._http.RequestHandlerClass, "_stream", _slowly(go_on))
+    page = visit(browser, f"{light_studio.url}/story", locale="en-US")
+    press(page, "story_button")
+    page.get_by_text("从前，有一位").wait_for()
+    page.get_by_role("button", name="Stop", exact=True).last.click()
+    page.get_by_text("stopped; the words so far are kept").wait_for()
+    go_on.set()
+    settled(page)
+    assert page.get_by_text("从前，有一位").count() == 1
+    page.get_by_role("radio", name="Earlier stories").click()
+    page.get_by_text("从前，有一位").wait_for()
+    page.context.close()
+
+
+def _slowly(go_on: threading.Event) -> Any:
+    """A stream that says three pieces and then waits."""
+
+    def stream(handler: Any, answer: fault_server.Answer, body: dict[str, Any]) -> None:
+        handler.send_response(200)
+        handler.send_header("content-type", "text/event-stream")
+        handler.send_header("connection", "close")
+        handler.end_headers()
+        handler.close_connection = True
+        for piece in ("从前，", "有一", "位"):
+            chunk = fault_server._chunk(answer, body, piece, None)
+            handler.wfile.write(f"data: {fault_server.json.dumps(chunk)}\n\n".encode())
+            handler.wfile.flush()
+        go_on.wait(60)
+
+    return stream
+
+
+@pytest.mark.slow
+def test_the_tour_goes_to_its_end_for_real(browser: Browser, studio: Studio) -> None:
+    page = visit(browser, studio.url, locale="en-US")
+    press(page, "home_tour")
+    page.get_by_text("A small model is learning from the stories").wait_for(timeout=_TOUR_MS)
+    page.get_by_text("The tour is over").wait_for(timeout=_TOUR_MS)
+    settled(page)
+    rows = page.locator('[data-testid="stMetric"]', has_text="Rows ready")
+    assert re.search(r"\b48\b", rows.inner_text())
+    press(page, "home_tour_job")
+    page.wait_for_function("document.querySelector('h1').innerText === 'Training'")
+    settled(page)
+    assert page.locator('[data-testid="stVegaLiteChart"]').count() == 2
+    assert page.get_by_text("The model is ready").count() == 1
+    page.context.close()
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+@pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="set SCREENSHOTS=1 to make docs/screenshots anew")
+def test_screenshots_for_the_documents(browser: Browser, tmp_path: Path) -> None:
+    folder = _ROOT / "docs" / "screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    with studio_process.running(tmp_path / "home") as studio:
+        page = visit(browser, studio.url, locale="en-US")
+        press(page, "home_tour")
+        page.get_by_text("The tour is over").wait_for(timeout=_LONG_TOUR_MS)
+        page.context.close()
+        for name in _PAGES:
+            page = visit(browser, f"{studio.url}/{name}", locale="en-US")
+            if name == "story":
+                press(page, "story_outside_0")
+                settled(page)
+                press(page, "story_button")
+                page.get_by_text("finished by itself").or_(page.get_by_text("cut at the most")).first.wait_for(
+                    timeout=_TOUR_MS
+                )
+            settled(page)
+            page.screenshot(path=folder / f"{name or 'home'}.png")
+            page.context.close()
+        page = visit(browser, studio.url, locale="zh-CN", color_scheme="dark")
+        page.screenshot(path=folder / "home-zh-dark.png")
+        page.context.close()

@@ -1,0 +1,645 @@
+"""Every page through the frame, as a visitor sees it: the happy way, bad input, and parts that are not there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core import endpoint, tour
+from core.actor import LOCAL
+from core.cost import spend
+from core.dataset import datasets, executor, presets, runs
+from core.db.store import Store, new_id
+from core.db.tables import Dataset, Row, Run, Story, Tour, TrainingEvent, TrainingJob, utcnow
+from core.settings import Settings
+from core.story import stream
+from core.training import jobs
+from core.training.jobs import JobForm
+from tests import fault_server
+from tests.fault_server import FaultServer
+from tests.stores import fresh
+from tests.waiting import until
+
+_FRAME = Path(__file__).parents[1] / "pages" / "frame.py"
+_PAGES = ("home", "dataset", "training", "cost", "story", "settings")
+_TITLES = {
+    "en-US": dict(zip(_PAGES, ("Fabula", "Data set", "Training", "Cost", "Story", "Settings"), strict=True)),
+    "zh-CN": dict(zip(_PAGES, ("Fabula", "数据集", "训练", "成本", "故事", "设置"), strict=True)),
+}
+_RESULTS = (
+    "step,elapsed_tokens,elapsed_examples,training_loss,training_sequence_accuracy,training_token_accuracy\n"
+    "1,625,1,0.88,0.0,0.75\n2,1258,2,0.81,0.0,0.78\nbroken\n3,1859,3,0.40,0.0,0.95\n"
+)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
+    """An endpoint that offers the model `writer`, as the studio's engine."""
+    with FaultServer(fault_server.text("从前，", "有一位英雄。")) as server:
+        monkeypatch.setenv("FABULA_ENGINE_URL", server.url.removesuffix("/v1"))
+        yield server
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    store = fresh(Settings.from_env())
+    yield store
+    store.close()
+
+
+def visit(page: str, locale: str = "en-US", **state: object) -> AppTest:
+    """A visitor opens a page. `state`: widget values that are there already."""
+    at = AppTest.from_file(str(_FRAME), default_timeout=60)
+    at.context = {"locale": locale, "timezone": "Asia/Shanghai"}
+    for key, value in state.items():
+        at.session_state[key] = value
+    at.run()
+    if page != "home":
+        at.switch_page(str(_FRAME.with_name(f"{page}.py"))).run()
+    assert not at.exception
+    return at
+
+
+def click(at: AppTest, key: str) -> AppTest:
+    at.button(key=key).click().run()
+    assert not at.exception
+    return at
+
+
+def words(at: AppTest) -> str:
+    """All that stands on the page, but for labels of widgets."""
+    texts = (at.title, at.subheader, at.markdown, at.caption, at.text, at.code)
+    shown = [str(element.value) for kind in (*texts, at.error, at.warning, at.info, at.success) for element in kind]
+    return "\n".join([*shown, *(str(bar.text) for bar in at.progress)]).replace("\\", "")
+
+
+def trouble(at: AppTest) -> str:
+    """What the error cards say."""
+    return "\n".join(card.value for card in at.error).replace("\\", "")
+
+
+def labels(at: AppTest) -> list[str]:
+    return [button.label for button in at.button]
+
+
+# --- every page -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("locale", _TITLES)
+@pytest.mark.parametrize("page", _PAGES)
+def test_a_page_opens_on_an_empty_home_in_the_browsers_language(page: str, locale: str, server: FaultServer) -> None:
+    at = visit(page, locale)
+    assert at.title[0].value == _TITLES[locale][page]
+    assert not at.error
+
+
+@pytest.mark.parametrize("page", _PAGES)
+def test_without_the_engines_packages_a_page_works_and_says_what_to_install(page: str) -> None:
+    settings = Settings.from_env()
+    settings.home.mkdir(parents=True)
+    endpoint.write(settings, endpoint.Note("missing", message="The engine needs packages.", next_step="Install them."))
+    at = visit(page)
+    if page in ("home", "dataset", "story", "settings"):
+        assert any("pip install -r requirements-engine.txt" in block.value for block in at.code)
+
+
+@pytest.mark.parametrize("page", ["home", "dataset", "training", "story"])
+def test_a_home_that_cannot_be_written_is_told_with_a_next_step(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file where the folder should be")
+    monkeypatch.setenv("FABULA_HOME", str(blocked / "home"))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{blocked / 'home' / 'fabula.db'}")
+    state = {"dataset_part": "rows", "story_part": "shelf"}
+    at = visit(page, **state)
+    assert "The disk is full or the database is gone" in trouble(at) and "FABULA_HOME" in trouble(at)
+
+
+def test_the_language_can_be_chosen() -> None:
+    at = visit("cost")
+    at.get_by_key("lang").set_value("zh_CN").run()
+    assert at.title[0].value == "成本"
+    assert at.query_params["lang"] == "zh_CN"
+
+
+def test_a_link_carries_the_language() -> None:
+    at = AppTest.from_file(str(_FRAME), default_timeout=60)
+    at.query_params["lang"] = "zh_CN"
+    at.run()
+    assert "开始导览" in labels(at)
+
+
+# --- home -----------------------------------------------------------------------------------------------------------
+
+
+def test_home_shows_true_figures_and_one_next_step_each(store: Store, server: FaultServer) -> None:
+    datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+    _job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1")
+    with store.session() as session:
+        spend.record(
+            session, LOCAL, "story", provider="openai", model="m", reference="r", cost_usd=Decimal("1.25"),
+            prompt_tokens=1, completion_tokens=1,
+        )  # fmt: skip
+    at = visit("home")
+    figures = {metric.label: metric.value for metric in at.metric}
+    assert figures["Rows ready"] == "27"
+    assert figures["Best token accuracy"] == "95.0 %"
+    assert figures["Spent this month"] == "\\$1.25"
+    assert "Engine ready" in words(at) and "Worker not running" in words(at)
+    assert {"Look at the rows", "Look at the curve", "Compare prices", "Write a story"} <= set(labels(at))
+
+
+def test_the_tour_starts_once_tells_where_it_is_and_can_be_stopped(store: Store, server: FaultServer) -> None:
+    at = click(visit("home"), "home_tour")
+    assert "The tour begins as soon as the worker is free." in words(at)
+    click(at, "home_tour_stop")
+    assert (found := tour.progress(store)) is not None and found.state == "stopped"
+    assert "The tour was stopped." in words(at)
+
+
+@pytest.mark.parametrize(("hours_ago", "whole"), [(0, True), (3, False)])
+def test_a_finished_tour_shows_what_it_made_and_steps_back_later(
+    store: Store, server: FaultServer, hours_ago: int, whole: bool
+) -> None:
+    dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more", 9)
+    job_id = _job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:tour:1", dataset_id=dataset_id)
+    with store.session() as session:
+        session.add(
+            Story(
+                id="story-1", actor="local", provider="engine", model="ft:writer:fabula:tour:1", parameters={},
+                prompt="宋,发射激光,艰难 ->", text="宋朝的一位英雄", finish_reason="stop",
+            )
+        )  # fmt: skip
+        session.add(
+            Tour(
+                id="tour-1", state="done", step="story", dataset_id=dataset_id, job_id=job_id, story_id="story-1",
+                created_by="local", finished_at=utcnow() - timedelta(hours=hours_ago),
+            )
+        )  # fmt: skip
+    at = visit("home")
+    assert any(text.value == "宋朝的一位英雄" for text in at.text) is whole
+    assert ("1,859** tokens: **$0** here" in words(at)) is whole
+    assert ("Take the tour again" in labels(at)) is not whole
+    assert "Lately" in words(at) and "ultraman_stories_more · 9 rows" in words(at)
+
+
+# --- data set -------------------------------------------------------------------------------------------------------
+
+
+def test_the_articles_grid_is_the_default(server: FaultServer) -> None:
+    at = visit("dataset")
+    assert at.button(key="dataset_generate").label == "Generate 486 stories"
+    assert "**162 cells** × 3 repeats = **486 stories**" in words(at)
+    assert at.text_area(key="dataset_template").value == presets.get().recipe.template
+    assert any("朝时期的英雄人物" in text.value and "{" not in text.value for text in at.text)  # rendered
+
+
+def test_the_dice_show_another_cell(server: FaultServer) -> None:
+    at = visit("dataset")
+    seen = {at.text[0].value}
+    for _throw in range(8):
+        seen.add(click(at, "dataset_dice").text[0].value)
+    assert len(seen) > 1
+
+
+def test_values_are_chips_that_can_be_added_and_switched_off(server: FaultServer) -> None:
+    at = visit("dataset")
+    at.text_input(key="dataset_add_2").input("勇敢，辛苦, 轻松").run()  # one of them is there already
+    assert at.button(key="dataset_generate").label == "Generate 810 stories"  # 9 × 6 × 5 × 3
+    at.session_state["dataset_values_0"] = ["唐"]
+    at.run()
+    assert at.button(key="dataset_generate").label == "Generate 90 stories"
+    assert at.text_input(key="dataset_add_2").value == ""
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("写{nobody}的故事", "The template names {nobody}, but there is no column 'nobody'"),
+        ("", "The template is empty"),
+        ("写{的故事", "The braces of the template do not fit together"),
+    ],
+)
+def test_a_template_that_cannot_be_filled_is_told_and_cannot_be_generated(
+    server: FaultServer, template: str, told: str
+) -> None:
+    at = visit("dataset")
+    at.text_area(key="dataset_template").set_value(template).run()
+    assert told in trouble(at)
+    assert at.button(key="dataset_generate").disabled
+
+
+def test_an_empty_grid_is_told_with_a_next_step(server: FaultServer) -> None:
+    at = visit("dataset")
+    for column in (0, 1, 2):
+        click(at, f"dataset_remove_{column}")
+    assert "The grid is empty" in trouble(at)
+    assert at.button(key="dataset_generate").disabled
+
+
+def test_a_grid_of_one_value_can_be_generated(server: FaultServer, store: Store) -> None:
+    at = visit("dataset")
+    at.number_input(key="dataset_repeats").set_value(1).run()
+    at.get_by_key("dataset_preset").set_value("blank").run()
+    column = next(box for box in at.text_input if box.key and box.key.startswith("dataset_name_"))
+    number = column.key.rsplit("_", 1)[1]
+    column.input("hero").run()
+    at.text_input(key=f"dataset_add_{number}").input("孙悟空").run()
+    at.text_area(key="dataset_template").set_value("写{hero}的故事").run()
+    assert at.button(key="dataset_generate").label == "Generate 1 story"
+    assert any("one row" in warning.value for warning in at.warning)
+    click(at, "dataset_generate")
+    assert datasets.list_datasets(store)[0].total == 1
+
+
+def test_a_grid_of_a_million_warns_and_is_still_usable(server: FaultServer, store: Store) -> None:
+    at = visit("dataset")
+    at.number_input(key="dataset_repeats").set_value(10_000).run()
+    assert at.button(key="dataset_generate").label == "Generate 1,620,000 stories"
+    assert any("1,620,000 rows" in warning.value for warning in at.warning)
+    click(at, "dataset_generate")
+    assert datasets.list_datasets(store)[0].total == 1_620_000
+    assert "0 of 1,620,000" in words(at)
+
+
+def test_without_a_model_nothing_can_be_generated_and_the_page_says_why() -> None:
+    at = visit("dataset")
+    assert at.button(key="dataset_generate").disabled
+
+
+def test_generating_shows_rows_as_they_come_and_ends_with_a_table(server: FaultServer, store: Store) -> None:
+    at = _small_grid(visit("dataset"))
+    click(at, "dataset_generate")
+    assert "Waiting for the worker" in words(at) and "0 of 2" in words(at)
+    (run_id,) = _run_ids(store)
+    executor.execute(store, server.registry("engine", "engine"), run_id)
+    at.run()
+    assert "Finished" in words(at) and "2 of 2" in words(at)
+    assert list(at.dataframe[0].value["text"]) == ["从前，有一位英雄。"] * 2
+    assert not any(button.key == "dataset_stop" for button in at.button)
+    assert at.get("download_button")
+
+
+def test_a_run_can_be_stopped_and_continued(server: FaultServer, store: Store) -> None:
+    at = click(_small_grid(visit("dataset")), "dataset_generate")
+    (run_id,) = _run_ids(store)
+    click(at, "dataset_stop")
+    assert runs.progress(store, run_id).state == "stopped"
+    at.run()
+    assert at.button(key="dataset_continue").label == "Write the missing 2"
+    click(at, "dataset_continue")
+    assert len(_run_ids(store)) == 2
+
+
+def test_a_run_that_met_a_problem_says_which(server: FaultServer, store: Store) -> None:
+    server.default = fault_server.unauthorized()
+    click(_small_grid(visit("dataset")), "dataset_generate")
+    executor.execute(store, server.registry("engine", "engine"), _run_ids(store)[0])
+    at = visit("dataset", dataset_part="rows")
+    assert "Stopped on a problem" in words(at) and at.error
+    assert fault_server.KEY not in words(at)
+
+
+def test_the_preview_writes_three_stories_and_keeps_nothing(server: FaultServer, store: Store) -> None:
+    at = click(visit("dataset"), "dataset_preview")
+    until(lambda: at.session_state["studio"].preview.gathering.done, "the preview")
+    at.run()
+    assert sum(text.value == "从前，有一位英雄。" for text in at.text) == 3
+    assert datasets.list_datasets(store) == []
+    assert at.button(key="dataset_preview").label == "Write 3"
+
+
+def test_a_preview_that_fails_says_why(server: FaultServer, store: Store) -> None:
+    server.default = fault_server.error(404, "The model does not exist", "model_not_found")
+    at = click(visit("dataset"), "dataset_preview")
+    until(lambda: at.session_state["studio"].preview.gathering.done, "the preview")
+    at.run()
+    assert "This model is not there" in trouble(at)
+
+
+def test_sample_stories_load_with_one_click(store: Store) -> None:
+    at = click(visit("dataset", dataset_part="bring"), "dataset_sample_ultraman_stories_more")
+    assert "27 rows, all there" in words(at)
+    assert at.button(key="dataset_train").label == "Train on this"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "encoding"),
+    [
+        ("a.csv", "朝代,故事\n唐,从前\n".encode("gbk"), "GB"),
+        ("a.csv", "\ufeff朝代,故事\n唐,从前\n".encode(), "UTF-8"),
+        ("a.csv", "朝代,故事\n唐,从前\n".encode("utf-16"), "UTF-16"),
+    ],
+)
+def test_an_uploaded_table_states_its_encoding_and_becomes_a_data_set(
+    store: Store, name: str, data: bytes, encoding: str
+) -> None:
+    at = visit("dataset", dataset_part="bring")
+    at.file_uploader(key="dataset_file").upload(name, data).run()
+    assert encoding in words(at)
+    click(at, "dataset_keep")
+    (kept,) = datasets.list_datasets(store)
+    assert (kept.columns, kept.done) == (("朝代",), 1)
+    assert datasets.examples(store, kept.id) == [("唐", "从前")]
+
+
+def test_a_broken_line_is_named_and_the_good_rows_are_kept(store: Store) -> None:
+    lines = [json.dumps({"prompt": f"p{n}", "completion": f"c{n}"}) for n in range(4)]
+    lines[2] = '{"prompt": "p2", '
+    at = visit("dataset", dataset_part="bring")
+    at.file_uploader(key="dataset_file").upload("a.jsonl", "\n".join(lines).encode()).run()
+    assert "1 line could not be used" in at.warning[0].value
+    assert any("Line 3" in text.value for text in at.text)
+    click(at, "dataset_keep")
+    assert datasets.list_datasets(store)[0].done == 3
+
+
+def test_a_file_that_is_no_table_is_told_with_a_next_step() -> None:
+    at = visit("dataset", dataset_part="bring")
+    at.file_uploader(key="dataset_file").upload("a.csv", b"\x89PNG\r\n\x1a\n\x00\x00").run()
+    assert not at.exception
+    assert "This file cannot be used as it is" in trouble(at)
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+def test_preparation_tells_what_it_found_and_will_do(server: FaultServer, store: Store) -> None:
+    datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+    at = visit("training", training_part="new")
+    assert "There are 27 pairs" in words(at)
+    assert any('->", "completion": " ' in block.value and block.value.endswith('."}') for block in at.code)
+    assert "free on this machine" in words(at)
+
+
+def test_a_job_is_submitted_once_however_often_one_clicks(server: FaultServer, store: Store) -> None:
+    datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+    at = visit("training", training_part="new")
+    at.text_input(key="training_suffix").input("ultraman").run()
+    at.toggle(key="training_epochs_auto").set_value(False).run()
+    at.number_input(key="training_epochs").set_value(2).run()
+    click(at, "training_submit")
+    (job,) = jobs.list_jobs(store)
+    assert (job.suffix, job.hyperparameters, job.base_model) == ("ultraman", {"n_epochs": 2}, "writer")
+    assert "The training file is being prepared" in words(at)
+    again = visit("training", training_part="new", training_suffix="ultraman", training_epochs_auto=False)
+    again.number_input(key="training_epochs").set_value(2).run()
+    click(again, "training_submit")
+    assert len(jobs.list_jobs(store)) == 1
+
+
+def test_a_job_on_a_data_set_that_is_gone_is_told(server: FaultServer, store: Store) -> None:
+    dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+    at = visit("training", training_part="new")
+    with store.session() as session:
+        session.query(Row).delete()
+        session.query(Dataset).delete()
+    at.button(key="training_submit").click().run()
+    assert not at.exception
+    assert "It is not there any more" in trouble(at)
+    assert jobs.list_jobs(store) == [] and dataset_id
+
+
+def test_a_file_can_be_uploaded_on_the_training_page_too(server: FaultServer, store: Store) -> None:
+    at = visit("training", training_part="new")
+    at.file_uploader(key="training_file").upload("a.csv", b"topic,text\nsea,A wave.\n").run()
+    click(at, "training_keep")
+    assert "There are 1 pairs" in words(at)
+
+
+def test_a_running_job_shows_verdict_progress_curve_and_events(server: FaultServer, store: Store) -> None:
+    _job(store, status="running", estimated_finish=utcnow() + timedelta(minutes=5))
+    at = visit("training")
+    assert "It is training, with about 5 minutes to go" in words(at)
+    assert {m.label: m.value for m in at.metric}["Token accuracy"] == "95.0 %"
+    assert len(at.get("vega_lite_chart")) == 2
+    assert "1 line could not be read" in words(at)
+    assert "Training started" in words(at)
+    assert {"Pause", "Cancel"} <= set(labels(at))
+
+
+@pytest.mark.parametrize(
+    ("status", "action"), [("running", "pause"), ("paused", "resume"), ("running", "cancel"), ("queued", "cancel")]
+)
+def test_a_job_can_be_paused_resumed_and_cancelled(server: FaultServer, store: Store, status: str, action: str) -> None:
+    job_id = _job(store, status=status)
+    at = click(visit("training"), f"training_{action}")
+    assert jobs.get(store, job_id).request == action
+    assert at.button(key=f"training_{action}").disabled
+
+
+def test_a_job_that_ended_meanwhile_says_so_when_one_cancels_it(server: FaultServer, store: Store) -> None:
+    job_id = _job(store, status="running")
+    at = visit("training")
+    with store.session() as session:
+        session.get_one(TrainingJob, job_id).status = "succeeded"
+    click(at, "training_cancel")
+    assert "The job has ended already" in trouble(at)
+
+
+def test_a_failed_job_says_why_and_what_to_do(server: FaultServer, store: Store) -> None:
+    _job(store, status="failed", error="The file has no examples.", next_step="Choose another data set.")
+    at = visit("training")
+    assert "It failed: The file has no examples" in words(at)
+    assert "Choose another data set" in words(at)
+
+
+def test_a_finished_job_leads_to_a_story_with_its_model(server: FaultServer, store: Store) -> None:
+    server.models.append({"id": "ft:writer:fabula:x:1", "object": "model", "created": 1_800_000_000, "owned_by": "t"})
+    dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+    _job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1", dataset_id=dataset_id)
+    at = visit("training")
+    at.button(key="training_try").click().run()
+    at.switch_page(str(_FRAME.with_name("story.py"))).run()
+    assert at.selectbox(key="story_model").value == "engine/ft:writer:fabula:x:1"
+    assert any(text.value.endswith(" ->") for text in at.text)  # it is asked as it was trained
+
+
+def test_any_results_file_is_charted(server: FaultServer) -> None:
+    at = visit("training", training_part="read")
+    at.file_uploader(key="training_results_file").upload("results.csv", _RESULTS.encode()).run()
+    assert not at.exception and len(at.get("vega_lite_chart")) == 2
+    assert {m.label: m.value for m in at.metric}["Steps"] == "3"
+
+
+def test_the_articles_own_results_are_charted(server: FaultServer) -> None:
+    path = Path(__file__).parents[2] / "shared" / "fixtures" / "curie_results.csv"
+    if not path.is_file():
+        pytest.skip("the article's results file is not on this machine")
+    at = visit("training", training_part="read")
+    at.file_uploader(key="training_results_file").upload(path.name, path.read_bytes()).run()
+    shown = {m.label: m.value for m in at.metric}
+    assert (shown["Steps"], shown["Token accuracy"], shown["Tokens trained on"]) == ("1,857", "95.6 %", "1,229,945")
+
+
+def test_a_file_that_holds_no_results_is_told(server: FaultServer) -> None:
+    at = visit("training", training_part="read")
+    at.file_uploader(key="training_results_file").upload("a.csv", b"a,b\n1,2\n").run()
+    assert "no results file" in trouble(at)
+
+
+# --- cost -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_2023_gives_six_and_sixty() -> None:
+    at = visit("cost")
+    table = at.dataframe[0].value.set_index("model")
+    assert table.loc["ft:davinci", "multiple"] == 60 and table.loc["ft:curie", "multiple"] == 6
+    assert table.loc["ft:davinci", "output"] == 0.12
+    assert "**60 ×**" in words(at)
+    at.get_by_key("cost_baseline").set_value(("openai-2023", "text-davinci-003")).run()
+    assert at.dataframe[0].value.set_index("model").loc["ft:davinci", "multiple"] == 6
+    assert set(table["checked"].astype(str)) >= {"2023-04-04"} and table["source"].str.startswith("http").any()
+
+
+def test_the_unit_can_be_a_million() -> None:
+    at = visit("cost", cost_unit=1_000_000)
+    assert at.dataframe[0].value.set_index("model").loc["ft:davinci", "output"] == 120
+
+
+def test_a_search_keeps_what_matches_and_the_baseline() -> None:
+    at = visit("cost", cost_search="curie")
+    assert set(at.dataframe[0].value["model"]) == {"ft:curie", "gpt-3.5-turbo"}
+
+
+def test_an_unknown_price_is_unknown_not_zero() -> None:
+    table = visit("cost").dataframe[0].value.set_index("model")
+    assert table["training"].isna()["gpt-3.5-turbo"]
+
+
+# --- story ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_story_is_written_with_its_facts_and_kept(server: FaultServer, store: Store) -> None:
+    at = click(visit("story"), "story_button")
+    assert any(text.value == "从前，有一位英雄。" for text in at.text)
+    assert "finished by itself" in words(at) and "writer" in words(at)
+    assert [story.text for story in stream.recent(store)] == ["从前，有一位英雄。"]
+    assert at.button(key="story_button").label == "Write"
+    shelf = visit("story", story_part="shelf")
+    assert any(text.value == "从前，有一位英雄。" for text in shelf.text)
+
+
+def test_values_outside_the_grid_are_welcome(server: FaultServer, store: Store) -> None:
+    at = click(visit("story"), "story_outside_0")
+    assert at.selectbox(key="story_column_super_power").value == "发射激光"
+    click(at, "story_button")
+    assert "发射激光" in server.prompts()[-1]
+
+
+def test_a_free_prompt_goes_out_as_it_is(server: FaultServer, store: Store) -> None:
+    at = visit("story", story_mode="free")
+    assert at.button(key="story_button").disabled
+    at.text_area(key="story_prompt").set_value("Tell me about **the sea**").run()
+    click(at, "story_button")
+    assert server.prompts() == ["Tell me about **the sea**"]
+
+
+def test_a_story_of_a_model_that_is_gone_says_so(server: FaultServer, store: Store) -> None:
+    server.default = fault_server.error(404, "The model does not exist", "model_not_found")
+    at = click(visit("story"), "story_button")
+    assert "This model is not there" in trouble(at)
+    assert stream.recent(store) == []
+
+
+def test_a_story_that_is_cut_keeps_its_words(server: FaultServer, store: Store) -> None:
+    server.default = fault_server.cut("从前，", "有一")
+    at = click(visit("story"), "story_button")
+    assert any(text.value == "从前，有一" for text in at.text)
+    assert "The stream was cut" in trouble(at) and "cut off" in words(at)
+    assert stream.recent(store)[0].text == "从前，有一"
+
+
+def test_a_models_words_are_text_and_nothing_else(server: FaultServer, store: Store) -> None:
+    nasty = "![x](http://example.com/x.png) <script>alert(1)</script> **bold** [a](http://example.com)"
+    server.default = fault_server.text(nasty)
+    at = click(visit("story"), "story_button")
+    assert any(text.value == nasty for text in at.text)
+    assert "example.com" not in "".join(m.value for m in at.markdown)
+
+
+def test_without_a_model_the_story_page_says_what_to_do(store: Store) -> None:
+    at = visit("story")
+    assert not at.exception and not any(button.key == "story_button" for button in at.button)
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+def test_settings_tell_where_the_data_lies_without_secrets(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://ann:s3cret@db.example.com/fabula")
+    at = visit("settings")
+    shown = "\n".join(table.value.to_string() for table in at.table)
+    assert "db" in shown and "s3cret" not in shown
+    assert str(Settings.from_env().home.name) in shown
+
+
+def test_a_provider_can_be_tested(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FABULA_ENGINE_TOKEN", fault_server.KEY)
+    at = click(visit("settings"), "settings_test_engine")
+    assert "It answers, and offers 1 model" in at.success[0].value
+    server.enqueue(fault_server.unauthorized())
+    click(at, "settings_test_engine")
+    assert at.error and fault_server.KEY not in words(at)
+
+
+# --- helpers --------------------------------------------------------------------------------------------------------
+
+
+def _small_grid(at: AppTest) -> AppTest:
+    """Two rows: one dynasty, one power, one mood, two repeats."""
+    for column, value in enumerate(("唐", "隐形", "轻松")):
+        at.session_state[f"dataset_values_{column}"] = [value]
+    at.session_state["dataset_repeats"] = 2
+    at.run()
+    assert at.button(key="dataset_generate").label == "Generate 2 stories"
+    return at
+
+
+def _run_ids(store: Store) -> list[str]:
+    with store.reading() as session:
+        return [run.id for run in session.query(Run).order_by(Run.created_at.desc())]
+
+
+def _job(store: Store, *, dataset_id: str | None = None, **values: object) -> str:
+    """A job in the ledger, as the worker would have left it."""
+    form = JobForm(dataset_id or "gone", "ultraman", "engine", "writer", "x")
+    with store.session() as session:
+        job = TrainingJob(
+            id=new_id(),
+            dataset_id=dataset_id,
+            name=form.name,
+            provider=form.provider,
+            base_model=form.base_model,
+            suffix=form.suffix,
+            hyperparameters={},
+            file_format="completion",
+            separator=" ->",
+            stop=".",
+            remote_id="ftjob-1",
+            results_csv=_RESULTS,
+            n_examples=27,
+            created_by="local",
+        )
+        for name, value in values.items():
+            setattr(job, name, value)
+        if job.status in jobs.FINISHED:
+            job.finished_at = utcnow()
+        session.add(job)
+        session.flush()
+        session.add(
+            TrainingEvent(
+                job_id=job.id, remote_id="e1", at=utcnow(), level="info", type="message",
+                message="Training started: 27 examples, 3 epochs, 21 steps.",
+            )
+        )  # fmt: skip
+        return job.id
