@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -116,12 +117,14 @@ async def _engine(home: Path, threads: int) -> AsyncIterator[httpx2.AsyncClient]
     command = [sys.executable, "-m", "core.engine", "--port", "0", "--home", str(home), "--threads", str(threads)]
     environment = {**os.environ, "FABULA_ENGINE_TOKEN": TOKEN}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().split()[-1].removesuffix("/v1")
-        headers = {"authorization": f"Bearer {TOKEN}"}
-        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=None, trust_env=False) as client:
-            yield client
-        process.terminate()
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[-1].removesuffix("/v1")
+            headers = {"authorization": f"Bearer {TOKEN}"}
+            async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=None, trust_env=False) as client:
+                yield client
+        finally:
+            process.terminate()
 
 
 def _options() -> argparse.Namespace:
@@ -133,4 +136,5 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the engine does not stay behind
     asyncio.run(main())

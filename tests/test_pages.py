@@ -21,6 +21,7 @@ from core.settings import Settings
 from core.story import stream
 from core.training import jobs
 from core.training.jobs import JobForm
+from pages.ui import cached
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.stores import fresh
@@ -64,6 +65,12 @@ def visit(page: str, locale: str = "en-US", **state: object) -> AppTest:
         at.switch_page(str(_FRAME.with_name(f"{page}.py"))).run()
     assert not at.exception
     return at
+
+
+def again(at: AppTest) -> AppTest:
+    """The page a moment later, when something has happened elsewhere."""
+    cached.look_again()
+    return at.run()
 
 
 def click(at: AppTest, key: str) -> AppTest:
@@ -190,6 +197,22 @@ def test_a_finished_tour_shows_what_it_made_and_steps_back_later(
     assert "Lately" in words(at) and "ultraman_stories_more · 9 rows" in words(at)
 
 
+def test_names_and_stories_of_others_are_text_on_the_home_page(store: Store, server: FaultServer) -> None:
+    nasty = "![x](http://example.com/x.png)"
+    dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+    with store.session() as session:
+        session.get_one(Dataset, dataset_id).name = nasty
+        session.add(
+            Row(
+                dataset_id=dataset_id, key="k", position=99, column_values={}, prompt="p", state="pending",
+            )
+        )  # fmt: skip
+    at = visit("home")
+    shown = [*at.caption, *at.markdown]
+    assert any("example.com" in element.value for element in shown)
+    assert not any(nasty in element.value for element in shown)
+
+
 # --- data set -------------------------------------------------------------------------------------------------------
 
 
@@ -236,6 +259,12 @@ def test_a_template_that_cannot_be_filled_is_told_and_cannot_be_generated(
     assert at.button(key="dataset_generate").disabled
 
 
+def test_what_core_says_is_told_in_the_visitors_language(server: FaultServer) -> None:
+    at = visit("dataset", "zh-CN")
+    at.text_area(key="dataset_template").set_value("写{nobody}的故事").run()
+    assert "{nobody}" in trouble(at) and "template" not in trouble(at)
+
+
 def test_an_empty_grid_is_told_with_a_next_step(server: FaultServer) -> None:
     at = visit("dataset")
     for column in (0, 1, 2):
@@ -280,7 +309,7 @@ def test_generating_shows_rows_as_they_come_and_ends_with_a_table(server: FaultS
     assert "Waiting for the worker" in words(at) and "0 of 2" in words(at)
     (run_id,) = _run_ids(store)
     executor.execute(store, server.registry("engine", "engine"), run_id)
-    at.run()
+    again(at)
     assert "Finished" in words(at) and "2 of 2" in words(at)
     assert list(at.dataframe[0].value["text"]) == ["从前，有一位英雄。"] * 2
     assert not any(button.key == "dataset_stop" for button in at.button)
@@ -292,7 +321,7 @@ def test_a_run_can_be_stopped_and_continued(server: FaultServer, store: Store) -
     (run_id,) = _run_ids(store)
     click(at, "dataset_stop")
     assert runs.progress(store, run_id).state == "stopped"
-    at.run()
+    again(at)
     assert at.button(key="dataset_continue").label == "Write the missing 2"
     click(at, "dataset_continue")
     assert len(_run_ids(store)) == 2

@@ -51,10 +51,10 @@ async def pieces(backend: Backend, order: Mapping[str, Any]) -> AsyncGenerator[P
     """The answer as it is written. Raises ApiError, at the first piece or later."""
     async with backend.slots:
         try:
-            async with aclosing(wire.post(backend.address, "/completion", {**order, "stream": True})) as blocks:
-                async with aclosing(_events(blocks)) as events:
-                    async for event in events:
-                        yield _piece(event)
+            blocks = wire.post(backend.address, "/completion", {**order, "stream": True})
+            async with aclosing(blocks), aclosing(_events(blocks)) as events:
+                async for event in events:
+                    yield _piece(event)
         except wire.Refused as exc:
             raise refused(exc.status, _json(exc.body)) from exc
         except wire.Broken as exc:

@@ -1,7 +1,7 @@
 """One POST to llama.cpp over a plain socket, its answer block by block.
 
-A general HTTP client takes 0.2 ms of processor time a token, on the two cores that llama.cpp computes with, and its
-threads wait for each other: that alone would cost 2 % of the speed. This takes a tenth of it.
+With a general HTTP client the engine takes 0.33 ms of processor time for a token, with this 0.21 ms (measured): time
+on the cores that llama.cpp computes with, whose threads wait for each other.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ class Broken(Exception):
     """The connection failed or ended in the middle."""
 
 
-@dataclass(frozen=True, slots=True)
 class Refused(Exception):
     """An answer other than 200, with its body."""
 
-    status: int
-    body: bytes
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__(status)
+        self.status, self.body = status, body
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ def main() -> None:
             )
             model = wait_for(client, job.id)
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(Path(home) / "jobs" / job.id / "final.gguf", options.out)
+        shutil.copyfile(Path(home) / "adapters" / f"{model.rpartition(':')[2]}.gguf", options.out)
         print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
 
 

@@ -14,8 +14,9 @@ import streamlit as st
 
 from core.cost import tokens
 from core.cost.book import PriceBook
-from core.dataset import datasets, importing, jsonl, presets
+from core.dataset import datasets, importing, jsonl, presets, runs
 from core.dataset.datasets import DatasetSummary
+from core.dataset.runs import RunProgress
 from core.db.store import Store
 from core.db.tables import utcnow
 from core.errors import FabulaError, StorageFull
@@ -27,6 +28,7 @@ from core.training import jobs, results
 from core.training.jobs import JobView
 
 POLL_S = 1.0  # rows and steps come about once a second; a second's delay still feels live
+_FRESH_S = 0.8  # below a poll, so that each poll looks anew, but all viewers' polls of that moment look once
 _MODELS_S = 5  # a model appears when its job ends: soon enough to feel true
 _QUICK = Patience(total_s=3.0, tries=1)  # a page does not wait for an endpoint that is not there; it says so
 _QUICK_TIMEOUT_S = 3.0
@@ -155,12 +157,42 @@ def trainable() -> list[ModelInfo]:
 
 def dataset_list() -> list[DatasetSummary]:
     """All data sets, the newest first."""
-    return datasets.list_datasets(store())
+    return list(_dataset_list(_where()))
+
+
+@st.cache_resource(ttl=_FRESH_S, max_entries=4)
+def _dataset_list(where: str) -> tuple[DatasetSummary, ...]:
+    return tuple(datasets.list_datasets(store()))
+
+
+def run_of(dataset_id: str) -> tuple[DatasetSummary, RunProgress | None]:
+    """A data set and its newest run.
+
+    Raises:
+        NotFound: the data set is not there (any more).
+    """
+    return _run_of(dataset_id, _where())
+
+
+@st.cache_resource(ttl=_FRESH_S, max_entries=64)
+def _run_of(dataset_id: str, where: str) -> tuple[DatasetSummary, RunProgress | None]:
+    return datasets.summary(store(), dataset_id), runs.latest(store(), dataset_id)
 
 
 def job_list() -> list[JobView]:
     """All jobs with their results, the newest first."""
-    return jobs.list_jobs(store(), results=True)
+    return list(_job_list(_where()))
+
+
+@st.cache_resource(ttl=_FRESH_S, max_entries=4)
+def _job_list(where: str) -> tuple[JobView, ...]:
+    return tuple(jobs.list_jobs(store(), results=True))
+
+
+def look_again() -> None:
+    """What has just been done shall be seen at once: forget every poll."""
+    for poll in (_status, _dataset_list, _run_of, _job_list):
+        poll.clear()
 
 
 def job_of(model: str) -> JobView | None:

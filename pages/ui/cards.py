@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import streamlit as st
 
 from core import errors
-from pages.ui import state
+from pages.ui import cached, state
 from pages.ui.lang import _, mark, plain, told
 
 _HEADLINES: tuple[tuple[type[errors.FabulaError], str, str], ...] = (
@@ -58,6 +58,8 @@ def errors_kept() -> Iterator[None]:
         yield
     except errors.FabulaError as error:
         state.studio().problem = error
+    finally:
+        cached.look_again()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import streamlit as st
 from core.dataset import grid, presets
 from core.providers import CompletionRequest, ModelInfo
 from pages.ui import cached, models, state
-from pages.ui.lang import _
+from pages.ui.lang import _, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def _column_prompt(shape: Shape) -> str:
     for name, suggestions in shape.columns:
         key = f"story_column_{name}"
         value = st.selectbox(
-            name,
+            plain(name),
             list(dict.fromkeys([*suggestions, *([state.get(key)] if state.get(key) else [])])),
             accept_new_options=True,
             key=key,

@@ -88,7 +88,7 @@ def _estimate_card(recipe: Recipe, problem: BadRecipe | None) -> None:
                 )
             )
             for warning in recipe.warnings():
-                st.warning(told(warning), icon=":material/info:")
+                st.warning(plain(told(warning)), icon=":material/info:")
         st.button(
             n_("Generate {n} story", "Generate {n} stories", total),
             type="primary",

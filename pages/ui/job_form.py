@@ -13,7 +13,7 @@ from core.providers import ModelInfo
 from core.training import jobs
 from core.training.jobs import JobForm
 from pages.ui import cached, cards, models, rows, state, upload, views
-from pages.ui.lang import _, about, n_, told, usd
+from pages.ui.lang import _, about, n_, plain, told, usd
 
 _SHOWN_EXAMPLES = 2
 _SHOWN_START, _SHOWN_END = 40, 24  # characters of a story
@@ -64,7 +64,7 @@ def _preparation(chosen: DatasetSummary) -> None:
     """Findings as a list, then two lines of the file with separator and stop visible."""
     prepared = cached.prepared(chosen.id, chosen.done)
     for finding in prepared.report:
-        st.markdown(f":material/check: {told(str(finding))}")
+        st.markdown(f":material/check: {plain(told(str(finding)))}")
     st.caption(_("So the model reads each row like this: the prompt, its separator, the story, its stop."))
     for line in prepared.lines[:_SHOWN_EXAMPLES]:
         st.code(_shortened(line), language=None, wrap_lines=True)

@@ -7,7 +7,7 @@ The choice lives in the URL (`?lang=zh_CN`), so that a link shares it; without o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from functools import lru_cache
@@ -80,8 +80,21 @@ def told(sentence: str) -> str:
         return exact
     for pattern, message in _templates():
         if match := pattern.fullmatch(sentence):
-            return _(message).format_map({name: told(value) for name, value in match.groupdict().items()})
+            return _filled(_(message), _PLACE.findall(message), match.groups())
     return sentence
+
+
+def _filled(translation: str, names: list[str], values: Sequence[str]) -> str:
+    """`translation` with `values` in its places: a place gets the value of its name, the n-th the n-th of that name."""
+    waiting: dict[str, list[str]] = {}
+    for name, value in zip(names, values, strict=True):
+        waiting.setdefault(name, []).append(told(value))
+
+    def fill(place: re.Match[str]) -> str:
+        known = waiting.get(place[1]) or [place[0]]
+        return known.pop(0) if len(known) > 1 else known[0]
+
+    return _PLACE.sub(fill, translation)
 
 
 _PLACE = re.compile(r"\{(\w*)\}")
@@ -96,16 +109,9 @@ def _templates() -> list[tuple[re.Pattern[str], str]]:
 
 
 def _pattern(message: str) -> re.Pattern[str]:
-    """A pattern that matches `message` with anything in its places, and catches that by the place's name."""
-    seen: set[str] = set()
-    out, end = "", 0
-    for place in _PLACE.finditer(message):
-        name = place[1]
-        out += re.escape(message[end : place.start()])
-        out += f"(?P={name})" if name in seen else f"(?P<{name}>.*?)" if name else ".*?"
-        seen.add(name)
-        end = place.end()
-    return re.compile(out + re.escape(message[end:]), re.DOTALL)
+    """A pattern that matches `message` with anything in its places, and catches what is there."""
+    words = [re.escape(part) for part in re.split(r"\{\w*\}", message)]
+    return re.compile("(.*?)".join(words), re.DOTALL)
 
 
 # --- numbers, money and time as people read them -------------------------------------------------------------------

@@ -9,9 +9,9 @@ import streamlit as st
 from core.cost import spend
 from core.db.tables import utcnow
 from core.story import stream
-from pages.ui import cached, state
+from pages.ui import cached, cards, state
 from pages.ui.job_view import STATUSES
-from pages.ui.lang import _, n_, number, percent, usd
+from pages.ui.lang import _, n_, number, percent, plain, usd
 
 _LOOK_S = 3.0  # figures of a whole stage change slowly
 
@@ -37,12 +37,12 @@ def show() -> None:
 
 
 def _cards() -> None:
-    with st.grid(4, min_column_width=240):
+    with cards.errors_shown(), st.grid(4, min_column_width=240):
         for card in (_dataset(), _training(), _cost(), _story()):
             with st.container(border=True, height="stretch"):
                 st.markdown(f"{card.icon} **{card.title}**")
                 st.metric(card.label, card.figure)
-                st.caption(card.sentence)
+                st.caption(plain(card.sentence))
                 st.space("stretch")
                 if st.button(card.step, key=f"home_{card.page}", width="stretch"):
                     if card.part is not None:

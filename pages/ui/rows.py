@@ -48,7 +48,7 @@ def show() -> None:
             )
         return
     chosen = _pick(found)
-    progress = runs.latest(cached.store(), chosen.id)
+    _summary, progress = cached.run_of(chosen.id)
     active = progress is not None and progress.state in ACTIVE
     st.fragment(run_every=cached.POLL_S if active else None)(_watch)(chosen.id, active)
 
@@ -78,8 +78,7 @@ def label(one: DatasetSummary) -> str:
 def _watch(dataset_id: str, was_active: bool) -> None:
     """What changes while a run goes on. When it ends, the whole page is drawn once more."""
     with cards.errors_shown():
-        summary = datasets.summary(cached.store(), dataset_id)
-        progress = runs.latest(cached.store(), dataset_id)
+        summary, progress = cached.run_of(dataset_id)
         active = progress is not None and progress.state in ACTIVE
         if was_active and not active:
             st.rerun()
@@ -105,9 +104,9 @@ def _progress(summary: DatasetSummary, progress: RunProgress | None) -> None:
     ]
     st.progress(min(share, 1.0), text=" · ".join(part for part in parts if part))
     if progress.note:
-        st.caption(f":material/hourglass_top: {told(progress.note)}")
+        st.caption(f":material/hourglass_top: {plain(told(progress.note))}")
     if progress.state == "failed" and progress.reason:
-        st.error(told(progress.reason), icon=":material/error:")
+        st.error(plain(told(progress.reason)), icon=":material/error:")
 
 
 def _controls(summary: DatasetSummary, progress: RunProgress | None) -> None:

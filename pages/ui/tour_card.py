@@ -38,27 +38,33 @@ def show() -> None:
 
 
 def _card(was_active: bool) -> None:
-    progress = tour.progress(cached.store())
-    active = progress is not None and progress.state in _ACTIVE
-    if was_active != active:
-        st.rerun()
-    if progress is not None and progress.finished_at is not None and utcnow() - progress.finished_at > _LONG_AGO:
-        st.button(_("Take the tour again"), icon=":material/tour:", type="tertiary", key="home_tour", on_click=_start)
-        return
-    with st.container(border=True), cards.errors_shown():
-        if progress is None:
-            _invitation()
-        elif active:
-            _under_way(progress)
-        else:
-            _ended(progress)
+    with cards.errors_shown():
+        progress = tour.progress(cached.store())
+        active = progress is not None and progress.state in _ACTIVE
+        if was_active != active:
+            st.rerun()
+        if progress is not None and _long_ago(progress):
+            title = _("Take the tour again")
+            st.button(title, icon=":material/tour:", type="tertiary", key="home_tour", on_click=_start)
+            return
+        with st.container(border=True):
+            if progress is None:
+                _invitation()
+            elif active:
+                _under_way(progress)
+            else:
+                _ended(progress)
+
+
+def _long_ago(progress: TourProgress) -> bool:
+    return progress.finished_at is not None and utcnow() - progress.finished_at > _LONG_AGO
 
 
 def _invitation() -> None:
     """What the tour is, and the button that starts it."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         with st.container(width=760, gap="xsmall"):
-            st.subheader(_("The whole way in about three minutes"), anchor=False)
+            st.subheader(_("The whole way in a few minutes"), anchor=False)
             st.markdown(
                 _(
                     "The tour really does it, on this machine: it takes 48 sample stories, trains a small model "
@@ -149,6 +155,8 @@ def _ended(progress: TourProgress) -> None:
 def _what_it_took(job: JobView) -> None:
     """The curve in two numbers, and what it cost here and would cost elsewhere."""
     curve = cached.curve(job)
+    if not curve.steps:
+        return
     first, last = curve.first("training_token_accuracy"), curve.last("training_token_accuracy")
     st.metric(
         _("Token accuracy"), percent(last), None if first is None else _("from {start}").format(start=percent(first))
