@@ -28,7 +28,7 @@ _CURVE_HEIGHT = 300  # px
 _BAR_STEP = 26  # px for each price bar
 _STATE_HEIGHT = 44  # px
 _X_END = "xEnd"  # a parameter, not a number in the spec, so that a growing curve needs no new spec
-_LABEL_ROOM = 0.09  # share of the x axis kept free at the right for the value written at the end of a curve
+_LABEL_ROOM = 0.14  # share of the x axis kept free at the right for the value written at the end of a curve
 
 # Row states: told apart by colour-blind eyes (Okabe and Ito's hues), at least 3:1 against both of our backgrounds.
 STATE_COLOURS = {

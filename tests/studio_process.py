@@ -39,7 +39,7 @@ class Studio:
 
 
 @contextmanager
-def running(home: Path, project: Path = ROOT, **environ: str) -> Iterator[Studio]:
+def running(home: Path, **environ: str) -> Iterator[Studio]:
     """A studio on `home` for the length of a block, up with its worker, and its engine unless that is foreign."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -50,7 +50,7 @@ def running(home: Path, project: Path = ROOT, **environ: str) -> Iterator[Studio
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "streamlit", "run", *arguments],
-            cwd=project,
+            cwd=ROOT,
             env={**os.environ, "FABULA_HOME": str(home), **environ},
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -66,18 +66,6 @@ def running(home: Path, project: Path = ROOT, **environ: str) -> Iterator[Studio
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def without_storyteller(folder: Path) -> Path:
-    """The project, linked into `folder`, but for the shipped adapter: it fits the real weights only."""
-    folder.mkdir()
-    for part in ("app.py", "core", "pages", ".streamlit", "requirements-engine.txt"):
-        (folder / part).symlink_to(ROOT / part)
-    (folder / "data").mkdir()
-    for path in (ROOT / "data").iterdir():
-        if path.name != "storyteller":
-            (folder / "data" / path.name).symlink_to(path)
-    return folder
 
 
 def _up(studio: Studio, process: subprocess.Popen[bytes], *, foreign: bool) -> bool:

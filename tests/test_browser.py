@@ -52,9 +52,8 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
     folder = tmp_path_factory.mktemp("studio")
     write_tiny_gemma(folder / "tiny.gguf", context=4096)
-    project = studio_process.without_storyteller(folder / "project")
     models = f"gemma-3-270m={folder / 'tiny.gguf'}"
-    with studio_process.running(folder / "home", project, FABULA_ENGINE_MODELS=models) as studio:
+    with studio_process.running(folder / "home", FABULA_ENGINE_MODELS=models) as studio:
         yield studio
 
 

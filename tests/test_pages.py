@@ -56,6 +56,7 @@ def store() -> Iterator[Store]:
 
 def visit(page: str, locale: str = "en-US", **state: object) -> AppTest:
     """A visitor opens a page. `state`: widget values that are there already."""
+    cached.look_again()
     at = AppTest.from_file(str(_FRAME), default_timeout=60)
     at.context = {"locale": locale, "timezone": "Asia/Shanghai"}
     for key, value in state.items():

@@ -104,9 +104,10 @@ class Models:
             Model(name, name, None, "both", int(path.stat().st_mtime) if path.exists() else self._started)
             for name, path in self._paths.items()
         ]
-        if weights.PACKAGED_BASE in self._paths and _SHIPPED_ADAPTER.is_file():
+        fits = self._paths[weights.PACKAGED_BASE] == weights.packaged_path(self._home)  # not another file of that name
+        if fits and _SHIPPED_ADAPTER.is_file():
             created = int(_SHIPPED_ADAPTER.stat().st_mtime)
-            models.append(Model(STORYTELLER, weights.PACKAGED_BASE, _SHIPPED_ADAPTER, "both", created))
+            models.append(Model(STORYTELLER, weights.PACKAGED_BASE, _SHIPPED_ADAPTER, "chat", created))
         return models
 
     def _tuned(self, row: TunedModel) -> Model:

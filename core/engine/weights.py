@@ -32,7 +32,7 @@ def available(home: Path, environ: Mapping[str, str] | None = None) -> dict[str,
         ValueError: an entry of FABULA_ENGINE_MODELS is not `name=path`, or its file is not there.
     """
     env = os.environ if environ is None else environ
-    bases = {PACKAGED_BASE: _packaged_path(home)}
+    bases = {PACKAGED_BASE: packaged_path(home)}
     for entry in filter(None, (part.strip() for part in env.get("FABULA_ENGINE_MODELS", "").split(","))):
         name, _, path = entry.partition("=")
         if not name or not path:
@@ -51,7 +51,7 @@ def ensure_gguf(name: str, home: Path, environ: Mapping[str, str] | None = None)
         ValueError: the assembled file is not the one we know.
     """
     path = available(home, environ)[name]
-    if path == _packaged_path(home) and not path.exists():
+    if path == packaged_path(home) and not path.exists():
         _assemble(path)
     return path
 
@@ -162,7 +162,8 @@ def _config(reader: Any, architecture: str) -> dict[str, Any]:
     return config
 
 
-def _packaged_path(home: Path) -> Path:
+def packaged_path(home: Path) -> Path:
+    """Where the packaged base lies (or will lie, after its first use)."""
     return home / "models" / "gemma-3-270m-q4_k_m.gguf"
 
 

@@ -77,16 +77,8 @@ def _estimate_card(recipe: Recipe, problem: BadRecipe | None) -> None:
                     rows=n_("{n} story", "{n} stories", total),
                 )
             )
-            guess = estimate(recipe)
-            views.facts(
-                (
-                    _("about {tokens} tokens").format(tokens=about(guess.tokens)),
-                    _("free on this machine") if guess.local else usd(guess.usd),
-                    _("about {time}").format(time=duration(guess.seconds))
-                    if guess.seconds is not None
-                    else _("time: known after a preview"),
-                )
-            )
+            if recipe.model:
+                _guess(recipe)
             for warning in recipe.warnings():
                 st.warning(plain(told(warning)), icon=":material/info:")
         st.button(
@@ -101,6 +93,20 @@ def _estimate_card(recipe: Recipe, problem: BadRecipe | None) -> None:
         )
         if not recipe.model:
             models.none_yet()
+
+
+def _guess(recipe: Recipe) -> None:
+    """What the run will take, in one line."""
+    guess = estimate(recipe)
+    views.facts(
+        (
+            _("about {tokens} tokens").format(tokens=about(guess.tokens)),
+            _("free on this machine") if guess.local else usd(guess.usd),
+            _("time: known after a preview")
+            if guess.seconds is None
+            else _("about {time}").format(time=duration(guess.seconds)),
+        )
+    )
 
 
 def _generate(recipe: Recipe) -> None:

@@ -32,10 +32,7 @@ def strip() -> None:
         badges.append(_badge("green", "check_circle", _("Worker ready")))
     badges += [_badge("gray", "cloud", plain(p.name)) for p in seen.providers if p.id != ENGINE]
     st.markdown(" ".join(badges))
-    if engine.state == "missing":
-        cards.engine_missing_card()
-    else:
-        _trouble(engine)
+    _trouble(engine)
     _trouble(worker)
 
 
