@@ -7,7 +7,7 @@ light and in dark. Titles and labels come in already translated; the page gives 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cache
@@ -26,18 +26,8 @@ Spec = dict[str, Any]
 MOST_POINTS = 2_000  # more cannot be told apart on a screen, and cost transfer and drawing time
 _CURVE_HEIGHT = 300  # px
 _BAR_STEP = 26  # px for each price bar
-_STATE_HEIGHT = 44  # px
 _X_END = "xEnd"  # a parameter, not a number in the spec, so that a growing curve needs no new spec
 _LABEL_ROOM = 0.14  # share of the x axis kept free at the right for the value written at the end of a curve
-
-# Row states: told apart by colour-blind eyes (Okabe and Ito's hues), at least 3:1 against both of our backgrounds.
-STATE_COLOURS = {
-    "done": "#1B8A6B",
-    "sent": "#3F86C4",
-    "pending": "#8C8778",
-    "failed": "#CC5A2B",
-    "excluded": "#A5739E",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,35 +95,6 @@ def price_bars(lines: Sequence[PriceLine], labels: PriceLabels, side: str = "out
     spec = _with_data(_price_spec(replace(labels, description="")), rows)
     spec["height"] = {"step": _BAR_STEP}
     return spec
-
-
-def state_bar(counts: Mapping[str, int], names: Mapping[str, str]) -> Spec:
-    """One bar: how many rows are done, sent, pending, failed, excluded.
-
-    Args:
-        counts: state → rows; states without rows may be missing.
-        names: state → its name in the visitor's language, for the tooltip and the label inside the bar.
-    """
-    total = sum(counts.values())
-    rows: list[dict[str, Any]] = []
-    start = 0.0  # everything is in shares of the whole, so that one spec serves every total
-    for state in STATE_COLOURS:
-        if count := counts.get(state, 0):
-            share = count / total
-            label = f"{names.get(state, state)} {count:,}" if share >= 0.12 else ""  # narrower parts have no room
-            rows.append(
-                {
-                    "state": state,
-                    "name": names.get(state, state),
-                    "count": count,
-                    "start": start,
-                    "end": start + share,
-                    "middle": start + share / 2,
-                    "label": label,
-                }
-            )
-            start += share
-    return _with_data(_state_spec(), rows)
 
 
 def smooth(values: pd.Series[float], smoothing: float) -> pd.Series[float]:
@@ -265,27 +226,6 @@ def _price_spec(labels: PriceLabels) -> Spec:
         base.mark_bar(cornerRadiusEnd=3).encode(x=x, y=y, color=colour, tooltip=tooltip),
         base.mark_text(align="left", dx=5, fontSize=12).encode(x=x, y=y, text="multiple:N", color=colour),
     )
-    return _plain(chart)
-
-
-@cache
-def _state_spec() -> Spec:
-    scale = alt.Scale(domain=[0, 1], nice=False)
-    colour = alt.Color(
-        "state:N", scale=alt.Scale(domain=list(STATE_COLOURS), range=list(STATE_COLOURS.values())), legend=None
-    )
-    base = alt.Chart(alt.NamedData("rows"))
-    chart = alt.layer(
-        base.mark_bar(height=26, cornerRadius=2).encode(
-            x=alt.X("start:Q", scale=scale, axis=None),
-            x2="end:Q",
-            color=colour,
-            tooltip=[alt.Tooltip("name:N", title=" "), alt.Tooltip("count:Q", title=" ", format=",d")],
-        ),
-        base.mark_text(fontSize=12, fontWeight="bold", color="white").encode(
-            x=alt.X("middle:Q", scale=scale, axis=None), text="label:N"
-        ),
-    ).properties(height=_STATE_HEIGHT)
     return _plain(chart)
 
 

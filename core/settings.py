@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 DEFAULT_HOME = ".fabula"
@@ -23,9 +23,9 @@ class Settings:
     """
 
     home: Path
-    database_url: str
+    database_url: str = field(repr=False)  # may hold a password
     engine_url: str | None
-    engine_token: str | None
+    engine_token: str | None = field(repr=False)
     artifacts: str
 
     @classmethod

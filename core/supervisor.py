@@ -26,7 +26,7 @@ from core.endpoint import Endpoint, Note, engine_endpoint
 from core.errors import FabulaError
 from core.settings import Settings
 
-__all__ = ["Endpoint", "EngineProcess", "ask_health", "engine_endpoint", "missing_packages"]
+__all__ = ["INSTALL", "Endpoint", "EngineProcess", "ask_health", "engine_endpoint", "missing_packages"]
 
 ROOT = Path(__file__).parent.parent
 _HOST = "127.0.0.1"
@@ -37,7 +37,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 _WELL_S = 60.0  # an engine that lived so long did not fall because of how it was started
 _GRACE_S = 10.0  # the engine gives its streams five seconds, and its trainer time for a checkpoint
 _LOG_BYTES = 2_000_000
-_INSTALL = "Install them: pip install -r requirements-engine.txt. Everything else works without."
+INSTALL = f"{sys.executable} -m pip install -r requirements-engine.txt"
+_INSTALL = f"Install them: {INSTALL}. The engine then starts by itself within half a minute."
 _EXIT_MISSING, _EXIT_PORT = 3, 4  # as core.engine.__main__ documents them
 
 _log = logging.getLogger("fabula.engine")

@@ -82,7 +82,6 @@ def test_no_chart_paints_a_background_or_sets_a_font() -> None:
     for spec in (
         charts.loss_chart(frame, 0.5, _WORDS),
         charts.price_bars(lines, _PRICE_WORDS),
-        charts.state_bar({"done": 1}, {}),
     ):
         _valid(spec)
         assert {"background", "config", "datasets", "description"}.isdisjoint(spec)
@@ -145,36 +144,3 @@ def test_multiples_are_written_as_people_read_them(multiple: str, written: str) 
 
 def test_an_unknown_multiple_is_not_written() -> None:
     assert charts.times(None) == ""
-
-
-def test_the_state_bar_is_whole_and_names_what_has_room() -> None:
-    spec = charts.state_bar({"done": 90, "failed": 5, "pending": 5}, {"done": "完成"})
-    rows = spec["data"]["values"]
-    assert [(row["state"], row["count"]) for row in rows] == [("done", 90), ("pending", 5), ("failed", 5)]
-    assert (rows[0]["start"], round(rows[-1]["end"], 9)) == (0, 1)
-    assert [row["label"] for row in rows] == ["完成 90", "", ""]
-
-
-@pytest.mark.parametrize("counts", [{}, {"done": 0}])
-def test_an_empty_state_bar_is_valid(counts: dict[str, int]) -> None:
-    spec = charts.state_bar(counts, {})
-    _valid(spec)
-    assert spec["data"]["values"] == []
-
-
-@pytest.mark.parametrize("background", ["#FBFAF6", "#181714"])
-@pytest.mark.parametrize("state", charts.STATE_COLOURS)
-def test_state_colours_stand_out_in_both_themes(state: str, background: str) -> None:
-    assert _contrast(charts.STATE_COLOURS[state], background) >= 3  # WCAG 2.2, 1.4.11
-
-
-def _contrast(one: str, other: str) -> float:
-    light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-def _luminance(colour: str) -> float:
-    """WCAG's relative luminance of `#RRGGBB`."""
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -35,7 +35,6 @@ def test_the_second_grid_is_135_stories() -> None:
     second = presets.get("ultraman_more")
     second.recipe.check()
     assert second.recipe.rows() == 135
-    assert second.training["learning_rate_multiplier"] == 0.2
 
 
 def test_presets_have_samples_and_values_outside_their_grid() -> None:

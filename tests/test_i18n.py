@@ -104,3 +104,16 @@ def test_collecting_finds_marked_words_errors_and_plain_sentences(tmp_path: Path
         ("{n} row", "{n} rows"),
         ("Later", None),
     }
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "The job was paused.",
+        "The disk is full. Free some space, then resume the job: it goes on from its last checkpoint.",
+        "The trainer ended {deaths} times: {trainer}.",
+        "The engine failed unexpectedly: {exc}. Its log has the details.",
+    ],
+)
+def test_events_and_failures_of_the_engines_jobs_are_collected(sentence: str) -> None:
+    assert sentence in {found.message for found in collect(_ROOT)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
@@ -14,14 +15,14 @@ from streamlit.testing.v1 import AppTest
 from core import endpoint, tour
 from core.actor import LOCAL
 from core.cost import spend
-from core.dataset import datasets, executor, presets, runs
+from core.dataset import datasets, executor, importing, presets, runs
 from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, Run, Story, Tour, TrainingEvent, TrainingJob, utcnow
 from core.settings import Settings
 from core.story import stream
 from core.training import jobs
 from core.training.jobs import JobForm
-from pages.ui import cached
+from pages.ui import about, cached
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.stores import fresh
@@ -114,7 +115,7 @@ def test_without_the_engines_packages_a_page_works_and_says_what_to_install(page
     endpoint.write(settings, endpoint.Note("missing", message="The engine needs packages.", next_step="Install them."))
     at = visit(page)
     if page in ("home", "dataset", "story", "settings"):
-        assert any("pip install -r requirements-engine.txt" in block.value for block in at.code)
+        assert any(f"{sys.executable} -m pip install -r requirements-engine.txt" == block.value for block in at.code)
 
 
 @pytest.mark.parametrize("page", ["home", "dataset", "training", "story"])
@@ -425,6 +426,28 @@ def test_a_job_is_submitted_once_however_often_one_clicks(server: FaultServer, s
     assert len(jobs.list_jobs(store)) == 1
 
 
+def test_a_separator_and_a_stop_of_ones_own_go_into_the_job(server: FaultServer, store: Store) -> None:
+    dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+    at = visit("training", training_part="new")
+    assert at.text_input(key=f"training_separator_{dataset_id}_27").value == " ->"
+    at.text_input(key=f"training_stop_{dataset_id}_27").input("\\n###").run()
+    assert any(block.value.endswith('\\n###"}') for block in at.code)
+    click(at, "training_submit")
+    (job,) = jobs.list_jobs(store)
+    assert (job.file_format, job.separator, job.stop) == ("completion", None, "\n###")
+
+
+def test_a_data_set_of_a_chat_file_trains_as_chat(server: FaultServer, store: Store) -> None:
+    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
+    imported = importing.read_table(json.dumps({"messages": turns}).encode(), "chat.jsonl")
+    datasets.from_frame(store, LOCAL, "talk", imported.frame, ["prompt"], "completion", imported.source)
+    at = visit("training", training_part="new")
+    assert any('"role": "assistant"' in block.value for block in at.code)
+    click(at, "training_submit")
+    (job,) = jobs.list_jobs(store)
+    assert job.file_format == "chat"
+
+
 def test_a_job_on_a_data_set_that_is_gone_is_told(server: FaultServer, store: Store) -> None:
     dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more")
     at = visit("training", training_part="new")
@@ -513,6 +536,24 @@ def test_a_file_that_holds_no_results_is_told(server: FaultServer) -> None:
     at = visit("training", training_part="read")
     at.file_uploader(key="training_results_file").upload("a.csv", b"a,b\n1,2\n").run()
     assert "no results file" in trouble(at)
+
+
+def test_a_results_file_in_utf_16_or_without_lines_is_no_other_file(server: FaultServer) -> None:
+    at = visit("training", training_part="read")
+    at.file_uploader(key="training_results_file").upload("a.csv", _RESULTS.encode("utf-16")).run()
+    assert not at.error and not at.info
+    at = visit("training", training_part="read")
+    at.file_uploader(key="training_results_file").upload("b.csv", _RESULTS.splitlines()[0].encode()).run()
+    assert not at.error and "no line with a step" in at.info[0].value
+
+
+def test_no_secret_of_the_settings_is_shown() -> None:
+    url = "postgresql://me:hidden@host/db?sslmode=require&password=hidden&user=me"
+    found = Settings.from_env({"DATABASE_URL": url, "FABULA_ENGINE_TOKEN": "hidden"})
+    assert "hidden" not in repr(found)
+    shown = about._without_password(url)
+    assert "hidden" not in shown and "sslmode=require" in shown
+    assert about._without_password("sqlite:////tmp/a.db") == "sqlite:////tmp/a.db"
 
 
 # --- cost -----------------------------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ def test_missing_packages_are_named_and_looked_for_again(
     note = note_when(settings, "missing")
     assert "no-such-package-for-fabula" in note.message
     assert "pytest" not in note.message
-    assert "requirements-engine.txt" in note.next_step
+    assert f"{sys.executable} -m pip install -r requirements-engine.txt" in note.next_step
     with pytest.raises(EngineMissing, match="no-such-package"):
         engine_endpoint(settings)
     assert lives(settings) == []

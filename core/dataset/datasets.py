@@ -22,7 +22,7 @@ from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadFile, BadRecipe, NotFound
 
-Source = Literal["recipe", "sample", "upload"]
+Source = Literal["recipe", "sample", "upload", "chat"]
 _AT_ONCE = 5_000  # rows that `create` waits for, a quarter of a second; the run puts the rest of the grid in its place
 _FORMULA = tuple("=+-@\t\r＝＋－＠")  # what a spreadsheet takes for a formula (OWASP, "CSV injection")
 _LONGEST_NAME = 200  # characters, as the table has it

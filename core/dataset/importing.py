@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
@@ -19,6 +19,7 @@ from core.errors import BadFile
 if TYPE_CHECKING:
     import _csv
 
+CHAT: Literal["chat"] = "chat"  # the source of a data set whose lines all were messages
 _INDEX_NAMES = {"", "index", "unnamed: 0"}  # what pandas and people call a column that only counts
 _MOST_COLUMNS = 1_000
 _MOST_RESTARTS = 20  # each reads the rest of the file again
@@ -39,6 +40,11 @@ class Imported:
     frame: pd.DataFrame
     encoding: str
     problems: list[str]
+
+    @property
+    def source(self) -> Literal["upload", "chat"]:
+        """Where a data set of these rows comes from: `CHAT` when they all were messages, else `upload`."""
+        return CHAT if self.frame.attrs.get("chat") else "upload"
 
 
 def read_table(data: bytes, filename: str) -> Imported:

@@ -32,7 +32,9 @@ def read(text: str, filename: str, problems: Problems) -> pd.DataFrame:
     columns = ["prompt", "completion"]
     if any(row.get("system") for row in rows):
         columns.insert(0, "system")
-    return pd.DataFrame([[row.get(c, "") for c in columns] for row in rows], columns=columns, dtype="str")
+    frame = pd.DataFrame([[row.get(c, "") for c in columns] for row in rows], columns=columns, dtype="str")
+    frame.attrs["chat"] = all("system" in row for row in rows)  # only lines of messages have that key
+    return frame
 
 
 def _rows(text: str, problems: Problems) -> Iterator[dict[str, str] | None]:

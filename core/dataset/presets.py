@@ -25,7 +25,6 @@ class Preset:
         recipe: the grid.
         sample: name of the sample stories that fill it (see `datasets.load_sample`), or None.
         outside: values that no cell of the grid has, one list a row, in the order of the columns.
-        training: separator, stop, suffix and other settings that fit (S3, S4).
         story: sampling for the tuned model (S6).
     """
 
@@ -35,7 +34,6 @@ class Preset:
     recipe: Recipe
     sample: str | None
     outside: tuple[tuple[str, ...], ...]
-    training: Mapping[str, Any]
     story: Mapping[str, Any]
 
 
@@ -51,7 +49,6 @@ def load() -> tuple[Preset, ...]:
             recipe=Recipe.from_dict(item["recipe"]),
             sample=item.get("sample"),
             outside=tuple(tuple(values) for values in item.get("outside", ())),
-            training=item.get("training", {}),
             story=item.get("story", {}),
         )
         for item in data["presets"]

@@ -54,7 +54,7 @@ class Dataset(Base):
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
-    source: Mapped[str] = mapped_column(String(20))  # recipe | sample | upload
+    source: Mapped[str] = mapped_column(String(20))  # recipe | sample | upload | chat
     columns: Mapped[list[str]]  # the columns that make the prompt, in order
     recipe: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(default=utcnow)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
+_SECRETS = frozenset({"FABULA_ENGINE_TOKEN", "OPENAI_API_KEY", "DATABASE_URL"})  # children need none of them
 
 
 def command(module: str, *arguments: str) -> list[str]:
@@ -15,12 +16,8 @@ def command(module: str, *arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The engine's own environment without its token, offline, and able to import the engine from any folder.
-
-    Threads wait asleep, not spinning (`OMP_WAIT_POLICY`): a story written while a job trains on two cores comes at 13
-    tokens/s instead of 3, and the job does not stand still meanwhile.
-    """
-    kept = {name: value for name, value in os.environ.items() if name != "FABULA_ENGINE_TOKEN"}
+    """The engine's own environment without secrets, offline, and able to import the engine from any folder."""
+    kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
     path = os.pathsep.join(filter(None, (str(_ROOT), kept.get("PYTHONPATH"))))
-    ours = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    ours = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     return {**kept, **ours}

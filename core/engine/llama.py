@@ -131,13 +131,15 @@ class Pool:
         await asyncio.gather(*self._ending, return_exceptions=True)
 
     async def _with(self, base: Base, adapter: Path | None) -> Backend:
-        if adapter is not None:
-            self._touch(base, adapter)
         async with self._locks.setdefault(base.name, asyncio.Lock()):
+            if adapter is not None:
+                self._touch(base, adapter)
             current = self._current.get(base.name)
             if current and current.alive and (adapter is None or adapter in current.adapters):
                 return current
             adapters = [path for path in self._recent.get(base.name, []) if path.exists()]
+            if adapter is not None and adapter not in adapters:  # never answer as the base under a tuned name
+                raise unavailable(f"The adapter {adapter.name} is not in the engine's home any more.")
             fresh = await _start(base, adapters, self._threads)
             self._all.add(fresh)
             self._current[base.name] = fresh

@@ -25,7 +25,7 @@ class TrainerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=children.environment(),
+                env={**children.environment(), "OMP_WAIT_POLICY": "PASSIVE"},  # threads that wait sleep, not spin
                 process_group=0,  # Ctrl-C in a terminal is for the engine, which lets the trainer save
             )
         _yield_to_everyone(self._process.pid)

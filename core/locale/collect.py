@@ -19,8 +19,14 @@ _ERRORS = "errors.py"
 _SENTENCE = re.compile(r"[A-Z“{].*\s.*[.!?…]|[A-Z][a-z]* [a-z].*\}", re.DOTALL)  # ends like one, or in a place
 _LOGGING = frozenset({"debug", "info", "warning", "error", "exception", "critical", "print", "compile"})
 _SILENT = ("locale", "db/migrations")
-_ENGINE = "core/engine/"  # its API is English, as OpenAI's is; only its jobs' events are shown to people
+_ENGINE = "core/engine/"  # its API is English, as OpenAI's is; its jobs' events and failures are shown to people
 _EVENTS = frozenset({"say", "event"})
+_JOBS = tuple(
+    f"{_ENGINE}{name}.py"
+    for name in ("jobs", "prepare", "training", "validate", "validator", "workshop", "trainer/__main__")
+)
+_OUTCOMES = frozenset({"_in_words", "_cause"})
+_REFUSALS = frozenset({"JobFailed", "ApiError", "BadLine", "BadTrainingFile", "bad_value"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,13 @@ def collect(root: Path) -> list[Found]:
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=where)
         found += _marked(tree, where)
         if where.startswith(_ENGINE):
-            found += _events(tree, where)
+            events = list(_events(tree, where))
+            known = {(event.message, event.line) for event in events}
+            found += events
+            if where in _JOBS:
+                found += _outcomes(tree, where)
+                said = _said(tree, where, _REFUSALS)
+                found += (f for f in said if " " in f.message and (f.message, f.line) not in known)
         elif where.startswith("core/"):
             found += _said(tree, where, errors)
     return found
@@ -70,6 +82,16 @@ def _events(tree: ast.AST, where: str) -> Iterator[Found]:
             for argument in node.args:
                 if (text := _template(argument)) and re.search(r"[^\W\d_]", _without_places(text)):
                     yield Found(text, None, where, argument.lineno)
+
+
+def _outcomes(tree: ast.AST, where: str) -> Iterator[Found]:
+    """What `_in_words` and `_cause` return: a pair of what happened and what to do is shown as one sentence."""
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name in _OUTCOMES]
+    for node in (node for function in functions for node in ast.walk(function) if isinstance(node, ast.Return)):
+        parts = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value] if node.value else []
+        texts = [text for text in map(_template, parts) if text]
+        if texts and len(texts) == len(parts) and " " in _without_places(text := " ".join(texts)).strip():
+            yield Found(text, None, where, node.lineno)
 
 
 def _said(tree: ast.AST, where: str, errors: frozenset[str]) -> Iterator[Found]:

@@ -40,10 +40,14 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A curve: one row per step in order of steps, columns `COLUMNS`, and how many lines made no row."""
+    """A curve: one row per step in order of steps, columns `COLUMNS`, and how many lines made no row.
+
+    `has_steps`: whether the file names a column of steps, as every results file does.
+    """
 
     frame: pd.DataFrame
     skipped: int
+    has_steps: bool = True
 
     @property
     def steps(self) -> int:
@@ -81,7 +85,7 @@ def parse(text: str) -> Results:
     lines = [line for line in _plain(text).splitlines() if line.strip()]
     names = [_NAMES.get(name, name) for name in (cell.lower() for cell in _cells(lines[0]))] if lines else []
     if "step" not in names:
-        return Results(_frame([]), skipped=len(lines))
+        return Results(_frame([]), skipped=len(lines), has_steps=False)
     rows: dict[float, dict[str, float]] = {}
     skipped = 0
     for line in lines[1:]:

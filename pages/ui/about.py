@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from importlib import metadata
 from urllib.parse import urlsplit, urlunsplit
 
@@ -73,6 +74,8 @@ def _version(name: str) -> str:
 
 def _without_password(url: str) -> str:
     parts = urlsplit(url)
-    if not parts.password:
-        return url
-    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":…@")))
+    netloc = parts.netloc.replace(f":{parts.password}@", ":…@") if parts.password else parts.netloc
+    query = re.sub(r"(?i)((?:^|&)\w*password=)[^&]*", r"\1…", parts.query)
+    if (netloc, query) == (parts.netloc, parts.query):
+        return url  # urlunsplit would drop slashes of sqlite:////path
+    return urlunsplit(parts._replace(netloc=netloc, query=query))

@@ -5,9 +5,10 @@ Nothing here belongs to one visitor. Ten viewers of a run cost one poll.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import streamlit as st
@@ -25,6 +26,7 @@ from core.providers.registry import ENGINE
 from core.settings import Settings
 from core.status import Status, look
 from core.training import jobs, results
+from core.training.form import FileFormat
 from core.training.jobs import JobView
 
 POLL_S = 1.0  # rows and steps come about once a second; a second's delay still feels live
@@ -41,7 +43,12 @@ def settings() -> Settings:
 
 def _where() -> str:
     """Tells caches of one studio from those of another (tests have many)."""
-    return repr(settings())
+    return _digest(settings())
+
+
+def _digest(settings: Settings) -> str:
+    """A key of all fields that shows none of them."""
+    return hashlib.sha256(repr(astuple(settings)).encode()).hexdigest()
 
 
 def store() -> Store:
@@ -49,7 +56,7 @@ def store() -> Store:
     return _store(settings())
 
 
-@st.cache_resource(hash_funcs={Settings: repr}, max_entries=4)
+@st.cache_resource(hash_funcs={Settings: _digest}, max_entries=4)
 def _store(settings: Settings) -> Store:
     return Store.open(settings)
 
@@ -59,7 +66,7 @@ def registry() -> Registry:
     return _registry(settings(), os.environ.get("OPENAI_BASE_URL", ""), bool(os.environ.get("OPENAI_API_KEY")))
 
 
-@st.cache_resource(hash_funcs={Settings: repr}, max_entries=4)
+@st.cache_resource(hash_funcs={Settings: _digest}, max_entries=4)
 def _registry(settings: Settings, base_url: str, has_key: bool) -> Registry:
     return Registry.from_settings(settings, os.environ)
 
@@ -225,16 +232,28 @@ def curve(job: JobView) -> results.Results:
 # --- data sets on their way to training ----------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """How a data set is written for training: format, end of prompts, end of completions (None: as proposed)."""
+
+    separator: str | None = None
+    stop: str | None = None
+    file_format: FileFormat = "completion"
+
+
 @st.cache_data(max_entries=8)
-def prepared(dataset_id: str, done: int) -> jsonl.Prepared:
+def prepared(dataset_id: str, done: int, marks: Marks) -> jsonl.Prepared:
     """What preparation makes of a data set; it is prepared again when another number of its rows is done."""
-    return jsonl.prepare(datasets.examples(store(), dataset_id))
+    examples = datasets.examples(store(), dataset_id)
+    if marks.file_format == "chat":
+        return jsonl.prepare_chat(examples)
+    return jsonl.prepare(examples, separator=marks.separator, stop=marks.stop)
 
 
 @st.cache_data(max_entries=16)
-def training_tokens(dataset_id: str, done: int, model: str) -> int:
+def training_tokens(dataset_id: str, done: int, marks: Marks, model: str) -> int:
     """Tokens of the prepared file, read once."""
-    return tokens.count(list(prepared(dataset_id, done).lines), model).tokens
+    return tokens.count(list(prepared(dataset_id, done, marks).lines), model).tokens
 
 
 @st.cache_data(max_entries=32, ttl=60)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import streamlit as st
 
-from core import errors
+from core import errors, supervisor
 from pages.ui import cached, state
 from pages.ui.lang import _, mark, plain, told
 
@@ -78,8 +78,8 @@ def engine_missing_card() -> None:
         st.markdown(
             _("Writing and training on this machine need it. Everything else works: grids, files, prices, charts.")
         )
-        st.code("pip install -r requirements-engine.txt", language="bash")
-        st.caption(_("Then start the studio again. Or set OPENAI_API_KEY to use OpenAI."))
+        st.code(supervisor.INSTALL, language="bash")
+        st.caption(_("The engine then starts by itself within half a minute. Or set OPENAI_API_KEY to use OpenAI."))
 
 
 @contextmanager

@@ -8,12 +8,15 @@ import streamlit as st
 
 from core.actor import LOCAL
 from core.cost import estimate
+from core.dataset import importing
 from core.dataset.datasets import DatasetSummary
+from core.errors import FabulaError
 from core.providers import ModelInfo
 from core.training import jobs
 from core.training.jobs import JobForm
 from pages.ui import cached, cards, models, rows, state, upload, views
-from pages.ui.lang import _, about, n_, plain, told, usd
+from pages.ui.cached import Marks
+from pages.ui.lang import _, about, mark, n_, plain, told, usd
 
 _SHOWN_EXAMPLES = 2
 _SHOWN_START, _SHOWN_END = 40, 24  # characters of a story
@@ -22,6 +25,7 @@ _SHOWN_START, _SHOWN_END = 40, 24  # characters of a story
 def show() -> None:
     """The whole part."""
     ready = [one for one in cached.dataset_list() if one.done]
+    ready_marks: Marks | None = None  # a file that cannot be prepared cannot be trained on
     left, right = st.columns([3, 2], gap="medium")
     with left:
         with st.container(border=True):
@@ -33,10 +37,12 @@ def show() -> None:
             with st.container(border=True):
                 st.markdown(_("**2 · What preparation found and will do**"))
                 with cards.errors_shown():
-                    _preparation(chosen)
+                    marks = _marks(chosen)
+                    _preparation(chosen, marks)
+                    ready_marks = marks
     with right:
-        if chosen is not None:
-            _form(chosen)
+        if chosen is not None and ready_marks is not None:
+            _form(chosen, ready_marks)
 
 
 def _pick(ready: list[DatasetSummary]) -> DatasetSummary | None:
@@ -60,12 +66,50 @@ def _opened(dataset_id: str) -> None:
     state.put("training_dataset", dataset_id)
 
 
-def _preparation(chosen: DatasetSummary) -> None:
+def _marks(chosen: DatasetSummary) -> Marks:
+    """Format, separator and stop; the fields begin with what preparation proposes for this data set."""
+    with st.popover(_("More"), icon=":material/tune:"):
+        chat = st.segmented_control(
+            _("Format of the file"),
+            list(_FORMATS),
+            required=True,
+            default="chat" if chosen.source == importing.CHAT else "completion",
+            format_func=lambda one: _(_FORMATS[one]),
+            key=f"training_format_{chosen.id}",
+        )
+        if chat == "chat":
+            return Marks(file_format="chat")
+        try:
+            proposed = cached.prepared(chosen.id, chosen.done, Marks())
+        except FabulaError:  # no usual mark is free: they must be given here
+            proposed = None
+        key, start = f"{chosen.id}_{chosen.done}", proposed or Marks()
+        separator = _mark(_("Separator: ends every prompt"), f"training_separator_{key}", start.separator)
+        stop = _mark(_("Stop: ends every completion"), f"training_stop_{key}", start.stop)
+        st.caption(_("\\n is a line end. An empty field takes what is proposed."))
+    return Marks(
+        None if proposed and separator == proposed.separator else separator,
+        None if proposed and stop == proposed.stop else stop,
+    )
+
+
+_FORMATS = {"completion": mark("Prompt and completion"), "chat": mark("Chat")}
+
+
+def _mark(title: str, key: str, proposed: str | None) -> str | None:
+    shown = st.text_input(title, (proposed or "").replace("\n", "\\n"), max_chars=50, key=key)
+    return shown.replace("\\n", "\n") or None
+
+
+def _preparation(chosen: DatasetSummary, marks: Marks) -> None:
     """Findings as a list, then two lines of the file with separator and stop visible."""
-    prepared = cached.prepared(chosen.id, chosen.done)
+    prepared = cached.prepared(chosen.id, chosen.done, marks)
     for finding in prepared.report:
         st.markdown(f":material/check: {plain(told(str(finding)))}")
-    st.caption(_("So the model reads each row like this: the prompt, its separator, the story, its stop."))
+    if marks.file_format == "chat":
+        st.caption(_("So the model reads each row like this: the prompt as the user, the story as the answer."))
+    else:
+        st.caption(_("So the model reads each row like this: the prompt, its separator, the story, its stop."))
     for line in prepared.lines[:_SHOWN_EXAMPLES]:
         st.code(_shortened(line), language=None, wrap_lines=True)
 
@@ -73,13 +117,14 @@ def _preparation(chosen: DatasetSummary) -> None:
 def _shortened(line: str) -> str:
     """A line of the file with the middle of its story left out, so that both ends show."""
     row = json.loads(line)
-    text = row.get("completion", "")
+    holder, name = (row["messages"][-1], "content") if "messages" in row else (row, "completion")
+    text = holder[name]
     if len(text) > _SHOWN_START + _SHOWN_END:
-        row["completion"] = f"{text[:_SHOWN_START]} … {text[-_SHOWN_END:]}"
+        holder[name] = f"{text[:_SHOWN_START]} … {text[-_SHOWN_END:]}"
     return json.dumps(row, ensure_ascii=False)
 
 
-def _form(chosen: DatasetSummary) -> None:
+def _form(chosen: DatasetSummary, marks: Marks) -> None:
     """Base, suffix and the three numbers, each of which may stay automatic; then one button."""
     with st.container(border=True):
         st.markdown(_("**3 · The job**"))
@@ -114,6 +159,9 @@ def _form(chosen: DatasetSummary) -> None:
             batch_size=None if batch is None else int(batch),
             learning_rate_multiplier=rate,
             seed=None,
+            file_format=marks.file_format,
+            separator=marks.separator,
+            stop=marks.stop,
         )
         _price(base, chosen, form)
         st.button(
@@ -149,7 +197,8 @@ def _auto(title: str, key: str, start: float, least: float, most: float) -> floa
 
 
 def _price(base: ModelInfo, chosen: DatasetSummary, form: JobForm) -> None:
-    tokens = cached.training_tokens(chosen.id, chosen.done, base.id)
+    marks = Marks(form.separator, form.stop, form.file_format)
+    tokens = cached.training_tokens(chosen.id, chosen.done, marks, base.id)
     guess = estimate.training(cached.prices(), base.provider, base.id, tokens=tokens, epochs=form.n_epochs or 3)
     views.facts(
         (

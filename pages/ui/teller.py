@@ -83,9 +83,14 @@ def _known(facts: Facts, *, writing: bool) -> list[str]:
 def _ending(facts: Facts) -> str:
     if facts.stopped:
         return _("stopped; the words so far are kept")
-    if facts.finish_reason is None:
+    return ending(facts.finish_reason)
+
+
+def ending(finish_reason: str | None) -> str:
+    """Why a story ended, in words; None: the connection ended before the provider said."""
+    if finish_reason is None:
         return _("cut off; the words so far are kept")
-    return _(_ENDINGS[facts.finish_reason]) if facts.finish_reason in _ENDINGS else facts.finish_reason
+    return _(_ENDINGS[finish_reason]) if finish_reason in _ENDINGS else finish_reason
 
 
 def _write(order: Order) -> None:

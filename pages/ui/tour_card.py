@@ -14,7 +14,7 @@ from core.story import stream
 from core.tour import TourProgress
 from core.training import jobs
 from core.training.jobs import JobView
-from pages.ui import cached, cards, curves, state, views
+from pages.ui import cached, cards, curves, state, teller, views
 from pages.ui.lang import _, code, duration, mark, number, percent, plain, told, usd
 
 _STEPS = {
@@ -144,7 +144,8 @@ def _ended(progress: TourProgress) -> None:
         story = None if progress.story_id is None else stream.get(cached.store(), progress.story_id)
         if story is not None:
             views.story_text(story.text)
-            st.caption(f"{code(story.model)} · {code(story.prompt)}")
+            cut = "" if story.finish_reason == "stop" else f" · {teller.ending(story.finish_reason)}"
+            st.caption(f"{code(story.model)} · {code(story.prompt)}{cut}")
     with right:
         if progress.job_id is not None:
             _what_it_took(jobs.get(cached.store(), progress.job_id))

@@ -92,4 +92,4 @@ def _kept(
     imported: importing.Imported, name: str, prompts: list[str], completion: str, opened: Callable[[str], None]
 ) -> None:
     with cards.errors_kept():
-        opened(datasets.from_frame(cached.store(), LOCAL, name, imported.frame, prompts, completion, "upload"))
+        opened(datasets.from_frame(cached.store(), LOCAL, name, imported.frame, prompts, completion, imported.source))
