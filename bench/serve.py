@@ -30,6 +30,7 @@ from core.engine.llama import CONTEXT, PARALLEL, Base, Pool
 
 PROMPT = "宋,发射激光,艰难 ->\n"  # the untuned base repeats itself for ever after it: every answer has the same length
 TOKEN = "bench"
+FRESH = httpx2.Limits(max_keepalive_connections=0)  # llama.cpp closes idle connections at moments of its own
 
 Ask = Callable[[], Awaitable[int]]
 
@@ -110,7 +111,7 @@ async def _llama(pool: Pool, base: Base) -> AsyncIterator[httpx2.AsyncClient]:
         address = backend.address
         headers = {"authorization": f"Bearer {address.key}"}
         url = f"http://{address.host}:{address.port}"
-        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=None, trust_env=False) as client:
+        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=None, limits=FRESH) as client:
             yield client
 
 
@@ -124,7 +125,7 @@ async def _engine(home: Path, threads: int) -> AsyncIterator[httpx2.AsyncClient]
             assert process.stdout is not None
             url = process.stdout.readline().split()[-1].removesuffix("/v1")
             headers = {"authorization": f"Bearer {TOKEN}"}
-            async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=None, trust_env=False) as client:
+            async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=None, limits=FRESH) as client:
                 yield client
         finally:
             process.terminate()

@@ -76,8 +76,10 @@ class Keeper:
         group, self._outbox = self._outbox, []
         try:
             return await self._settled(group, work)
-        except StorageFull as exc:
-            self._outbox = group + self._outbox
+        except BaseException as exc:
+            self._outbox = group + self._outbox  # paid for: whatever went wrong with the other work
+            if not isinstance(exc, StorageFull):
+                raise
             self._trouble(exc)
             return None
 

@@ -96,8 +96,9 @@ def _turns(messages: Sequence[Message], template: Template) -> list[tuple[Role, 
 
 
 def _plain(text: str, template: Template) -> str:
-    for mark in template.control:
-        text = text.replace(mark, "")
+    while any(mark in text for mark in template.control):  # again: taking one out may join the halves of another
+        for mark in template.control:
+            text = text.replace(mark, "")
     return text.strip()
 
 

@@ -237,7 +237,7 @@ async def _merged(streams: Sequence[AsyncGenerator[Piece, None]]) -> AsyncGenera
                 async for piece in one:
                     await queue.put((index, piece))
             await queue.put(None)
-        except ApiError as exc:
+        except Exception as exc:  # whatever it is, the reader must hear of it, or it waits for ever
             await queue.put(exc)
 
     tasks = [asyncio.create_task(pump(index, stream)) for index, stream in enumerate(streams)]

@@ -28,6 +28,7 @@ _ADAPTERS_LOADED = 8  # most recently used ones per base, about 8 MB each
 _CACHE_MIB = 256  # prompts kept for reuse; llama.cpp's own default is 8 GiB
 _START_S = 120.0  # 2 s on a warm disk; a cold, busy one is slower
 _STOP_S = 5.0
+_TOKENIZE_S = 60.0  # one text; a loaded machine may take seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ class Pool:
             address = backend.address
             headers = {"authorization": f"Bearer {address.key}"}
             url = f"http://{address.host}:{address.port}"
-            with httpx2.Client(base_url=url, headers=headers, trust_env=False) as client:
+            with httpx2.Client(base_url=url, headers=headers, timeout=_TOKENIZE_S, trust_env=False) as client:
                 yield Tokenizer(client)
         finally:
             asyncio.run_coroutine_threadsafe(stack.aclose(), self._loop).result()
@@ -140,7 +141,14 @@ class Pool:
             adapters = [path for path in self._recent.get(base.name, []) if path.exists()]
             if adapter is not None and adapter not in adapters:  # never answer as the base under a tuned name
                 raise unavailable(f"The adapter {adapter.name} is not in the engine's home any more.")
-            fresh = await _start(base, adapters, self._threads)
+            try:
+                fresh = await _start(base, adapters, self._threads)
+            except ApiError:
+                if adapter is not None:  # it may be the one that does not load: do not take others down with it
+                    self._recent[base.name].remove(adapter)
+                    raise
+                self._recent[base.name] = []
+                fresh = await _start(base, [], self._threads)
             self._all.add(fresh)
             self._current[base.name] = fresh
             if current:

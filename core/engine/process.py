@@ -21,7 +21,7 @@ class TrainerProcess:
         self._log = folder / "trainer.log"
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                children.command("trainer", str(folder)),
+                children.command("trainer", str(folder), str(os.getpid())),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

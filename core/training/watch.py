@@ -14,7 +14,7 @@ from core.cost import spend
 from core.cost.book import PriceBook, training_cost
 from core.db.store import new_id
 from core.db.tables import TrainingEvent, TrainingJob, utcnow
-from core.errors import BadRequest, FabulaError, NotFound, ProviderError, Refused
+from core.errors import BadRequest, EngineMissing, FabulaError, NotFound, ProviderError, Refused
 from core.providers import Client, Registry, RemoteEvent, RemoteJob
 from core.training.record import Work
 from core.training.views import FINISHED
@@ -39,7 +39,7 @@ def follow(work: Work, registry: Registry, book: PriceBook) -> None:
     provider = work.view().provider
     while True:
         try:
-            if work.patiently(lambda: watch.look(registry.get(provider))):
+            if work.patiently(lambda: watch.look(_client(registry, provider))):
                 return
             wait_s = _POLL_S
         except Refused as exc:
@@ -50,6 +50,14 @@ def follow(work: Work, registry: Registry, book: PriceBook) -> None:
                 raise
             raise FabulaError("The provider does not know this job any more.", "Submit it again.") from exc
         work.pause(wait_s)
+
+
+def _client(registry: Registry, provider: str) -> Client:
+    """The job's provider. One that is not set up in this life (no key, no engine) is waited for: the job goes on."""
+    try:
+        return registry.get(provider)
+    except (NotFound, EngineMissing) as exc:
+        raise Refused(exc.what, exc.next_step) from exc
 
 
 class _Watch:

@@ -1,4 +1,4 @@
-"""`python -m core.engine.trainer JOBDIR`: carry out one job, from wherever it stopped.
+"""`python -m core.engine.trainer JOBDIR [ENGINE_PID]`: carry out one job, from wherever it stopped.
 
 SIGTERM, or the death of the engine that started it, makes it save at the next step and leave. A kill -9 costs the
 steps since the last save. Two trainers never work in one folder.
@@ -27,11 +27,13 @@ from core.engine.trainer.resume import Position
 _NICENESS = 10  # pages and running stories go first
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, engine_pid: int) -> int:
     """Train; 0 when finished or paused, 1 when the job failed (state.json says why)."""
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # an orphan of a killed engine may still be saving: wait for it
-        asked = _StopRequest()
+        asked = _StopRequest(engine_pid)
+        if asked():  # the engine died while we waited: its successor has a trainer of its own
+            return 0
         os.nice(_NICENESS)
         journal = Journal(folder)
         try:
@@ -103,8 +105,8 @@ def _in_words(exc: Exception) -> tuple[str, str]:
 class _StopRequest:
     """True once SIGTERM arrived or the parent died."""
 
-    def __init__(self) -> None:
-        self._parent = os.getppid()
+    def __init__(self, engine_pid: int) -> None:
+        self._parent = engine_pid
         self._asked = False
         signal.signal(signal.SIGTERM, self._on_signal)
 
@@ -116,4 +118,4 @@ class _StopRequest:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else os.getppid()))

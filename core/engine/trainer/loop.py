@@ -19,7 +19,9 @@ from core.engine.trainer.job import JobSpec, Journal
 from core.engine.trainer.model import TunableModel
 from core.engine.trainer.resume import Position
 
-_MICRO_BATCH_TOKENS = 640  # padded; activations take about 2 MB a token, so this keeps them under 1.5 GB
+_MICRO_BATCH_TOKENS = (
+    640  # padded; activations take about 2 MB a token: 1.3 GB, more only for an example that is longer
+)
 _MAX_GRADIENT_NORM = 1.0  # the usual clip: transformers.TrainingArguments.max_grad_norm
 _MEASURED_STEPS = 3  # before that an estimate would be a guess
 
