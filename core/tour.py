@@ -21,7 +21,7 @@ from core.settings import Settings
 from core.story import stream
 from core.training import jobs
 
-EXAMPLES = 48  # and two epochs of them in batches of 4: 24 steps, about three minutes on two cores
+EXAMPLES = 48  # and two epochs of them in batches of 4: 24 steps, a few minutes on two cores
 _EPOCHS = 2
 _BATCH = 4
 _SEED = 7

@@ -23,7 +23,7 @@ from bench._engine import running_engine
 DATA = Path(__file__).resolve().parents[1]
 SAMPLES = ("ultraman_stories.csv", "ultraman_stories_more.csv")
 STAGES = ((6, 1.0), (2, 0.5))
-"""(epochs, learning-rate multiplier): the second job makes it name the power in nine stories of ten."""
+"""(epochs, learning-rate multiplier) of the two jobs."""
 
 
 def instruction(values: dict[str, str]) -> str:

@@ -73,11 +73,11 @@ def _marks(chosen: DatasetSummary) -> Marks:
             _("Format of the file"),
             list(_FORMATS),
             required=True,
-            default="chat" if chosen.source == importing.CHAT else "completion",
+            default=_CHAT if chosen.source == importing.CHAT else _COMPLETION,
             format_func=lambda one: _(_FORMATS[one]),
             key=f"training_format_{chosen.id}",
         )
-        if chat == "chat":
+        if chat == _CHAT:
             return Marks(file_format="chat")
         try:
             proposed = cached.prepared(chosen.id, chosen.done, Marks())
@@ -93,7 +93,8 @@ def _marks(chosen: DatasetSummary) -> Marks:
     )
 
 
-_FORMATS = {"completion": mark("Prompt and completion"), "chat": mark("Chat")}
+_COMPLETION, _CHAT = "completion", "chat"
+_FORMATS = {_COMPLETION: mark("Prompt and completion"), _CHAT: mark("Chat")}
 
 
 def _mark(title: str, key: str, proposed: str | None) -> str | None:
