@@ -70,8 +70,8 @@ class TrainerProcess:
 def _yield_to_everyone(pid: int) -> None:
     """Let a process have only the time that nobody else wants.
 
-    llama.cpp's threads wait for each other at every layer: a trainer that takes one processor in ten, as it does with
-    nice +10, made them wait so often that an answer came at 1.4 tokens/s instead of 49 (two cores).
+    llama.cpp's threads wait for each other at every layer, so a trainer that takes even a small share of a processor,
+    as it does with nice +10, slows an answer far more than that share. How much has not been measured on quiet cores.
     """
     if hasattr(os, "SCHED_IDLE"):  # Linux
         with contextlib.suppress(OSError):  # it has ended already, or the system forbids it
