@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.engine import ids, results
+from core.engine import ids
 from core.engine.store import Checkpoint, Event, Job, Store, TunedModel, to_json
+from core.engine.trainer.job import MEASURED_STEPS, read_lines
 
 _LEVELS = frozenset({"info", "warn", "error"})
-_MEASURED_STEPS = 3  # before that an estimate would be a guess
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def harvest(store: Store, job: Job, home: Path) -> Job:
             step=step,
             total_steps=_whole(state.get("total_steps")) or job.total_steps,
             tokens_per_s=state.get("tokens_per_s"),
-            estimated_finish=_whole(state.get("estimated_finish")) if trains and step >= _MEASURED_STEPS else None,
+            estimated_finish=_whole(state.get("estimated_finish")) if trains and step >= MEASURED_STEPS else None,
         )
     after = store.get(Job, job.id)
     assert after is not None
@@ -113,7 +113,7 @@ def _metrics(job: Job, path: Path) -> tuple[list[_Entry], int]:
     last = job.step
     total = job.total_steps or _whole(state_of(path.parent).get("total_steps"))
     entries = []
-    for row in results.rows(path):
+    for row in read_lines(path):
         step = _whole(row.get("step"))
         if step is None or step <= last:
             continue
@@ -128,7 +128,7 @@ def _metrics(job: Job, path: Path) -> tuple[list[_Entry], int]:
 
 def _checkpoints(store: Store, job: Job, folder: Path, home: Path) -> None:
     known = {row.step for row in store.select(Checkpoint, "job_id = ?", (job.id,))}
-    for row in results.rows(folder / "checkpoints.jsonl"):
+    for row in read_lines(folder / "checkpoints.jsonl"):
         step, path = _whole(row.get("step")), row.get("path")
         if step is None or step in known or not isinstance(path, str):
             continue

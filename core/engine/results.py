@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+from core.engine.trainer.job import read_lines
 
 HEADER = (
     "step",
@@ -26,21 +25,6 @@ def csv_text(job_folder: Path) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
-    for row in rows(job_folder / "metrics.jsonl"):
+    for row in read_lines(job_folder / "metrics.jsonl"):
         writer.writerow(["" if row.get(name) is None else row[name] for name in HEADER])
     return text.getvalue()
-
-
-def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """JSON objects of a file that is still being written; a malformed or unfinished line is skipped."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            yield row

@@ -177,7 +177,6 @@ class Training:
             "seed": job.seed,
             "lora_rank": LORA_RANK,
             "lora_alpha": LORA_ALPHA,
-            "max_tokens": base.context,
             "checkpoint_seconds": _CHECKPOINT_S,
             "threads": shop.threads,
         }

@@ -21,6 +21,8 @@ from typing import Any, Literal
 
 Status = Literal["starting", "running", "paused", "succeeded", "failed"]
 
+MEASURED_STEPS = 3  # before that an estimate of the end would be a guess
+
 _STATE_PERIOD_S = 1.0  # readers poll about that often
 
 
@@ -116,10 +118,12 @@ class Journal:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a JSON Lines file; a malformed one is skipped."""
-    if not path.exists():
+    """JSON objects of a file that is still being written; a malformed or unfinished line is skipped."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in text.splitlines():
         try:
             row = json.loads(line)
         except ValueError:

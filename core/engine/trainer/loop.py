@@ -15,7 +15,7 @@ from core.engine import adapters
 from core.engine.tokens import Encoded
 from core.engine.trainer import resume
 from core.engine.trainer.head import cross_entropy
-from core.engine.trainer.job import JobSpec, Journal
+from core.engine.trainer.job import MEASURED_STEPS, JobSpec, Journal
 from core.engine.trainer.model import TunableModel
 from core.engine.trainer.resume import Position
 
@@ -23,7 +23,6 @@ _MICRO_BATCH_TOKENS = (
     640  # padded; activations take about 2 MB a token: 1.3 GB, more only for an example that is longer
 )
 _MAX_GRADIENT_NORM = 1.0  # the usual clip: transformers.TrainingArguments.max_grad_norm
-_MEASURED_STEPS = 3  # before that an estimate would be a guess
 
 
 class LossDiverged(ArithmeticError):
@@ -95,7 +94,7 @@ class Loop:
     def figures(self, position: Position) -> dict[str, Any]:
         """Progress for `state.json`; the estimate is None until it is one."""
         speed = finish = None
-        if len(self._recent) >= _MEASURED_STEPS:
+        if len(self._recent) >= MEASURED_STEPS:
             speed = sum(tokens for tokens, _ in self._recent) / sum(seconds for _, seconds in self._recent)
             finish = time.time() + max(0, self.tokens_total - position.tokens) / speed
         return {
