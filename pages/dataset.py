@@ -1,19 +1,29 @@
-"""Data set: set a grid and generate it, or bring rows that exist; watch them come, take them on."""
+"""Data set: set a grid and generate it, or bring rows that exist; watch them come, judge them, take them on."""
 
 from __future__ import annotations
 
-from pages.ui import bring, cards, design, rows, views
+from pages.ui import bring, cards, design, quality, rows, use, views
 from pages.ui.lang import _
 
 part = views.switch(
     "dataset_part",
     _("Part"),
-    {"design": _("Design a grid"), "bring": _("Bring your own"), "rows": _("Your data sets")},
+    {
+        "design": _("Design"),
+        "bring": _("Bring your own"),
+        "rows": _("Run"),
+        "quality": _("Quality"),
+        "use": _("Use"),
+    },
 )
 with cards.errors_shown():
     if part == "design":
         design.show()
     elif part == "bring":
         bring.show()
-    else:
+    elif part == "rows":
         rows.show()
+    elif part == "quality":
+        quality.show()
+    else:
+        use.show()

@@ -20,7 +20,7 @@ from sqlalchemy import select, update
 
 from core.actor import LOCAL
 from core.cost.book import Price, PriceBook
-from core.dataset import datasets, executor, keeper, ledger, runs
+from core.dataset import datasets, executor, keeper, ledger, matrix, runs
 from core.dataset.pace import Limits, Pace
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
@@ -183,8 +183,8 @@ def test_a_grid_larger_than_the_ledger_is_filled_as_the_run_goes(
     store: Store, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets, "_AT_ONCE", 5)
-    monkeypatch.setattr(ledger, "CHUNK", 5)
-    monkeypatch.setattr(ledger.fill, "__defaults__", (5,))
+    monkeypatch.setattr(matrix, "CHUNK", 5)
+    monkeypatch.setattr(matrix.fill, "__defaults__", (5,))
     run_id = queue(store, recipe(23))
     assert len(all_rows(store, run_id)) == 5 and runs.progress(store, run_id).total == 23
     execute(store, server, run_id)

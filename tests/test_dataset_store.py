@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import func, select
 
 from core.actor import LOCAL
-from core.dataset import datasets, grid, importing, ledger, presets
+from core.dataset import datasets, grid, importing, matrix, presets
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row
@@ -72,7 +72,7 @@ def test_a_million_cells_are_usable_at_once_and_in_bounded_memory(store: Store) 
     assert grown < 100_000 if sys.platform == "linux" else True  # KiB; all cells at once would be ten times that
     with store.session() as session:
         assert session.scalar(select(func.count()).select_from(Row)) == 5_000
-        assert ledger.fill(session, dataset_id, recipe, 10) == 10
+        assert matrix.fill(session, dataset_id, recipe, 10) == 10
         assert session.scalar(select(func.max(Row.position))) == 5_009
 
 
@@ -87,7 +87,7 @@ def test_a_column_of_a_hundred_thousand_values_is_listed_quickly(store: Store) -
 def test_filling_the_grid_ends_with_its_last_cell(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, RECIPE)
     with store.session() as session:
-        assert ledger.fill(session, dataset_id, RECIPE) == 0
+        assert matrix.fill(session, dataset_id, RECIPE) == 0
 
 
 def test_a_table_becomes_finished_rows(store: Store) -> None:

@@ -37,6 +37,7 @@ from tests.engine_process import (
     steps,
     upload,
 )
+from tests.tiny_gemma import write_tiny_gemma
 
 # --- kill -9 ----------------------------------------------------------------------------------------------------------
 
@@ -99,6 +100,22 @@ def test_the_remains_of_cut_uploads_are_swept_at_the_start(tmp_path: Path) -> No
     with running(home) as engine:
         kept = upload(engine.client(), pairs(1))
     assert [path.name for path in (home / "files").rglob("*") if path.is_file()] == [kept]
+
+
+def test_llama_cpp_leaves_when_its_engine_died_before_it_was_up(tmp_path: Path) -> None:
+    orders = {"model": str(write_tiny_gemma(tmp_path / "tiny.gguf")), "adapters": [], "key": "k", "parallel": 1}
+    read, write = os.pipe()
+    command = [sys.executable, "-m", "core.engine.llama_child"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=write, stderr=subprocess.DEVNULL) as child:
+        os.close(write)
+        os.close(read)  # nobody will read its answer
+        assert child.stdin is not None
+        child.stdin.write(json.dumps({**orders, "context": 512, "cache_mib": 0, "threads": 1}).encode() + b"\n")
+        child.stdin.close()
+        try:
+            assert child.wait(DEADLINE_S) == 1
+        finally:
+            child.kill()
 
 
 # --- a full disk ------------------------------------------------------------------------------------------------------

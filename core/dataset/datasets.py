@@ -15,7 +15,7 @@ import pandas as pd
 from sqlalchemy import Select, insert, select
 
 from core.actor import Actor
-from core.dataset import grid, importing, ledger, presets
+from core.dataset import grid, importing, matrix, presets
 from core.dataset.outcomes import storable
 from core.dataset.recipe import Recipe
 from core.db.store import Store, new_id
@@ -74,9 +74,9 @@ def create(store: Store, actor: Actor, recipe: Recipe) -> str:
     """
     recipe.check()
     dataset_id = _insert(store, actor, recipe.name, "recipe", [c.name for c in recipe.columns], recipe.to_dict())
-    for _ in range(0, min(recipe.rows(), _AT_ONCE), ledger.CHUNK):
+    for _ in range(0, min(recipe.rows(), _AT_ONCE), matrix.CHUNK):
         with store.session() as session:
-            ledger.fill(session, dataset_id, recipe)
+            matrix.fill(session, dataset_id, recipe)
     return dataset_id
 
 
@@ -108,8 +108,8 @@ def from_frame(
     seen: Counter[tuple[str, ...]] = Counter()
     with store.session() as session:  # all or nothing: half a file would look like the whole
         dataset_id = _insert(store, actor, name, source, columns, None)
-        for start in range(0, len(frame), ledger.CHUNK):
-            part = frame.iloc[start : start + ledger.CHUNK]
+        for start in range(0, len(frame), matrix.CHUNK):
+            part = frame.iloc[start : start + matrix.CHUNK]
             rows = [
                 _row(dataset_id, start + i, dict(zip(columns, map(_cell, values), strict=True)), _cell(text), seen)
                 for i, (*values, text) in enumerate(
@@ -161,7 +161,7 @@ def recipe(store: Store, dataset_id: str) -> Recipe | None:
     """
     with store.reading() as session:
         try:
-            return ledger.recipe_of(session, dataset_id)
+            return matrix.recipe_of(session, dataset_id)
         except BadRecipe:
             return None
 
@@ -282,7 +282,7 @@ def _summaries(store: Store, dataset_id: str | None) -> list[DatasetSummary]:
         query = query.where(Dataset.id == dataset_id)
     with store.reading() as session:
         found = session.execute(query.order_by(Dataset.created_at.desc(), Dataset.id.desc())).all()
-        counted = ledger.counts(session, None if dataset_id is None else [dataset_id])
+        counted = matrix.counts(session, None if dataset_id is None else [dataset_id])
     summaries = []
     for id_, name, source, columns, created_at in found:
         if (c := counted.get(id_)) is not None:

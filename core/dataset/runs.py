@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from core.actor import Actor
 from core.cost import spend
 from core.cost.book import PriceBook, cost_of
-from core.dataset import grid, ledger
+from core.dataset import grid, ledger, matrix
 from core.dataset.outcomes import judge
 from core.dataset.pace import ceiling
 from core.dataset.recipe import Recipe
@@ -92,7 +92,7 @@ def enqueue(
     """
     with store.session() as session:
         session.execute(select(Dataset.id).where(Dataset.id == dataset_id).with_for_update())  # one click at a time
-        recipe = ledger.recipe_of(session, dataset_id)
+        recipe = matrix.recipe_of(session, dataset_id)
         running = session.scalar(select(Run.id).where(Run.dataset_id == dataset_id, Run.state.in_(ACTIVE)))
         if running is not None:
             return running
@@ -100,7 +100,7 @@ def enqueue(
         if retry_failed:
             failed = update(Row).where(Row.dataset_id == dataset_id, Row.state == "failed")
             session.execute(failed.values(state="pending", reason=None, updated_at=utcnow()))
-        if ledger.counts(session, [dataset_id])[dataset_id].pending == 0:
+        if matrix.counts(session, [dataset_id])[dataset_id].pending == 0:
             raise BadRecipe("Every row is written.", "Add values or repeats to write more, or train on these.")
         run = Run(
             id=new_id(),
@@ -221,7 +221,7 @@ def _record(store: Store, actor: Actor, provider: str, model: str, answer: Compl
 
 
 def _progress(session: Session, run: Run, now: datetime) -> RunProgress:
-    counts = ledger.counts(session, [run.dataset_id])[run.dataset_id]
+    counts = matrix.counts(session, [run.dataset_id])[run.dataset_id]
     tokens, cost = _used(session, run)
     rate = _rate(session, run, now)
     active = run.state in ACTIVE

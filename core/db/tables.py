@@ -54,9 +54,12 @@ class Dataset(Base):
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
-    source: Mapped[str] = mapped_column(String(20))  # recipe | sample | upload | chat
+    source: Mapped[str] = mapped_column(String(20))  # recipe | sample | upload | chat | mix
     columns: Mapped[list[str]]  # the columns that make the prompt, in order
     recipe: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    recipe_id: Mapped[str | None] = mapped_column(String(32))  # the saved recipe that it began with
+    filled: Mapped[int] = mapped_column(default=0)  # places of the grid, from 0, that have been looked at
+    parts: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # of a mix: what it is made of
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     created_by: Mapped[str] = mapped_column(String(100))
 
@@ -89,13 +92,93 @@ class Row(Base):
     completion_tokens: Mapped[int | None]
     cost_usd: Mapped[Decimal | None]
     run_id: Mapped[str | None] = mapped_column(String(32))
+    claimed_by: Mapped[str | None] = mapped_column(String(64))  # the executor that has sent it
+    batch_id: Mapped[str | None] = mapped_column(String(32), index=True)
+    original_text: Mapped[str | None] = mapped_column(Text)  # what was written, once a person has edited `text`
+    state_before: Mapped[str | None] = mapped_column(String(20))  # of an excluded row: what it goes back to
+    split: Mapped[str | None] = mapped_column(String(20))  # held_out, train, validation; None: not decided
+    updated_at: Mapped[datetime] = mapped_column(default=utcnow)
+
+
+class Recipe(Base):
+    """One version of a saved recipe. Versions of one recipe share `family`; a copy begins a family of its own."""
+
+    __tablename__ = "recipes"
+    __table_args__ = (UniqueConstraint("family", "version"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    family: Mapped[str] = mapped_column(String(32), index=True)
+    version: Mapped[int]
+    name: Mapped[str] = mapped_column(String(200))
+    recipe: Mapped[dict[str, Any]]
+    copied_from: Mapped[str | None] = mapped_column(String(32))
+    deleted_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    created_by: Mapped[str] = mapped_column(String(100))
+
+
+class DatasetVersion(Base):
+    """What a data set was at one moment, split into train and validation; its examples never change."""
+
+    __tablename__ = "dataset_versions"
+    __table_args__ = (UniqueConstraint("dataset_id", "number"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
+    number: Mapped[int]
+    note: Mapped[str] = mapped_column(Text, default="")
+    sha256: Mapped[str] = mapped_column(String(64))  # of its examples: equal ones are the same version
+    settings: Mapped[dict[str, Any]]  # how it was split
+    n_train: Mapped[int]
+    n_validation: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    created_by: Mapped[str] = mapped_column(String(100))
+
+
+class VersionExample(Base):
+    """One example of a version."""
+
+    __tablename__ = "version_examples"
+    __table_args__ = (UniqueConstraint("version_id", "position"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    version_id: Mapped[str] = mapped_column(ForeignKey("dataset_versions.id"))
+    position: Mapped[int]
+    split: Mapped[str] = mapped_column(String(20))  # train | validation
+    row_key: Mapped[str] = mapped_column(String(64))
+    column_values: Mapped[dict[str, Any]]
+    prompt: Mapped[str] = mapped_column(Text)
+    completion: Mapped[str] = mapped_column(Text)
+
+
+class Batch(Base):
+    """One file of requests at a provider's Batch API. The row is the intent; `remote_id` is what the POST answered.
+
+    `state` is ours: preparing, submitting, waiting, collecting, done, failed, cancelled; `status` the provider's word.
+    """
+
+    __tablename__ = "batches"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)  # sent as metadata fabula_intent
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), index=True)
+    state: Mapped[str] = mapped_column(String(20), index=True, default="preparing")
+    reason: Mapped[str | None] = mapped_column(Text)
+    status: Mapped[str | None] = mapped_column(String(30))
+    input_file: Mapped[str | None] = mapped_column(String(200))
+    remote_id: Mapped[str | None] = mapped_column(String(200))
+    output_file: Mapped[str | None] = mapped_column(String(200))
+    error_file: Mapped[str | None] = mapped_column(String(200))
+    total: Mapped[int] = mapped_column(default=0)
+    completed: Mapped[int] = mapped_column(default=0)
+    failed: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
     updated_at: Mapped[datetime] = mapped_column(default=utcnow)
 
 
 class Run(Base):
     """One go at filling the pending rows of a data set.
 
-    States: queued, running, stopping, stopped, done, failed(reason).
+    States: queued, running, pausing, paused, stopping, stopped, done, failed(reason).
     """
 
     __tablename__ = "runs"
@@ -107,6 +190,7 @@ class Run(Base):
     note: Mapped[str | None] = mapped_column(Text)  # what it waits for right now, e.g. "waiting 12 s: rate limit"
     provider: Mapped[str] = mapped_column(String(50))
     model: Mapped[str] = mapped_column(String(200))
+    mode: Mapped[str] = mapped_column(String(10), default="live")  # live | batch
     budget_usd: Mapped[Decimal | None]
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     started_at: Mapped[datetime | None]
@@ -134,7 +218,10 @@ class TrainingJob(Base):
     separator: Mapped[str | None] = mapped_column(String(50))
     stop: Mapped[str | None] = mapped_column(String(50))
     file_sha256: Mapped[str | None] = mapped_column(String(64), index=True)
+    version_id: Mapped[str | None] = mapped_column(String(32))  # the version of the data set that it trains on
     training_file: Mapped[str | None] = mapped_column(String(200))  # id at the provider
+    validation_file: Mapped[str | None] = mapped_column(String(200))
+    validation_share: Mapped[float | None]  # of the examples, kept out of training; None: none
     status: Mapped[str] = mapped_column(String(30), index=True, default="preparing")
     stop_requested: Mapped[str | None] = mapped_column(String(10))  # cancel | pause | resume
     remote_id: Mapped[str | None] = mapped_column(String(200))

@@ -61,7 +61,20 @@ def _start(orders: dict[str, Any]) -> tuple[object, str]:
 
 
 def main() -> None:
-    """Serve until stdin closes."""
+    """Serve until stdin closes.
+
+    It always leaves by `os._exit`: an ordinary end of the interpreter waits for llama.cpp's threads, for ever. That is
+    how a child stayed behind whose engine was killed before it could read the answer.
+    """
+    try:
+        _serve()
+    except Exception as exc:  # stdin or stdout has gone, and the engine with it
+        print(f"llama.cpp's process ends: {exc}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(1)
+
+
+def _serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever llama.cpp prints must not mix with our one line
     orders = json.loads(sys.stdin.readline())
@@ -69,7 +82,7 @@ def main() -> None:
         _server, url = _start(orders)
     except Exception as exc:  # the engine words it; a traceback would only be noise
         print(json.dumps({"error": str(exc)}), file=answers, flush=True)
-        os._exit(1)
+        return
     print(json.dumps({"url": url}), file=answers, flush=True)
     sys.stdin.read()
     os._exit(0)  # running requests belong to nobody any more

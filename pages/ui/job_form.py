@@ -14,7 +14,7 @@ from core.errors import FabulaError
 from core.providers import ModelInfo
 from core.training import jobs
 from core.training.jobs import JobForm
-from pages.ui import cached, cards, models, rows, state, upload, views
+from pages.ui import cached, cards, dataset_picker, models, state, upload, views
 from pages.ui.cached import Marks
 from pages.ui.lang import _, about, mark, n_, plain, told, usd
 
@@ -55,7 +55,7 @@ def _pick(ready: list[DatasetSummary]) -> DatasetSummary | None:
     key = st.selectbox(
         _("Data set"),
         list(by_id),
-        format_func=lambda one: rows.label(by_id[one]),
+        format_func=lambda one: dataset_picker.label(by_id[one]),
         key="training_dataset",
         persist_state="session",
     )

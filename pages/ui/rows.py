@@ -9,7 +9,7 @@ from core.actor import LOCAL
 from core.dataset import datasets, runs
 from core.dataset.datasets import DatasetSummary, RowView
 from core.dataset.runs import RunProgress
-from pages.ui import cached, cards, state, views
+from pages.ui import cached, cards, dataset_picker, state, views
 from pages.ui.lang import _, duration, mark, n_, number, plain, told, usd
 
 ACTIVE = ("queued", "running", "stopping")
@@ -35,44 +35,12 @@ _RUN_STATES = {
 
 def show() -> None:
     """The whole part."""
-    found = cached.dataset_list()
-    if not found:
-        with cards.empty(_("No data set yet. Design a grid, or load the sample stories."), icon=":material/grid_view:"):
-            st.button(
-                _("Load the sample stories"),
-                type="primary",
-                icon=":material/download:",
-                key="dataset_first",
-                on_click=state.put,
-                args=("dataset_part", "bring"),
-            )
+    chosen = dataset_picker.pick()
+    if chosen is None:
         return
-    chosen = _pick(found)
     _summary, progress = cached.run_of(chosen.id)
     active = progress is not None and progress.state in ACTIVE
     st.fragment(run_every=cached.POLL_S if active else None)(_watch)(chosen.id, active)
-
-
-def _pick(found: list[DatasetSummary]) -> DatasetSummary:
-    by_id = {one.id: one for one in found}
-    if state.get("dataset_open") not in by_id:
-        state.put("dataset_open", found[0].id)
-    chosen = st.selectbox(
-        _("Data set"),
-        list(by_id),
-        format_func=lambda key: label(by_id[key]),
-        key="dataset_open",
-        width=520,
-        persist_state="session",
-    )
-    return by_id[str(chosen)]
-
-
-def label(one: DatasetSummary) -> str:
-    """A data set in a list: its name and how many rows are ready."""
-    if one.done == one.total:
-        return _("{name} · {rows}").format(name=one.name, rows=n_("{n} row", "{n} rows", one.total))
-    return _("{name} · {done} of {total}").format(name=one.name, done=number(one.done), total=number(one.total))
 
 
 def _watch(dataset_id: str, was_active: bool) -> None:
