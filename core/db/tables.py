@@ -222,6 +222,12 @@ class TrainingJob(Base):
     training_file: Mapped[str | None] = mapped_column(String(200))  # id at the provider
     validation_file: Mapped[str | None] = mapped_column(String(200))
     validation_share: Mapped[float | None]  # of the examples, kept out of training; None: none
+    parent_id: Mapped[str | None] = mapped_column(String(32), index=True)  # the job whose model this one trains on
+    file_bytes: Mapped[int | None]  # of the training file
+    uploaded_bytes: Mapped[int | None]
+    estimated_usd: Mapped[Decimal | None]  # what was shown before the button
+    estimated_s: Mapped[float | None]
+    trackers: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # where the run is logged too
     status: Mapped[str] = mapped_column(String(30), index=True, default="preparing")
     stop_requested: Mapped[str | None] = mapped_column(String(10))  # cancel | pause | resume
     remote_id: Mapped[str | None] = mapped_column(String(200))
@@ -254,6 +260,94 @@ class TrainingEvent(Base):
     message: Mapped[str] = mapped_column(Text)
 
 
+class Checkpoint(Base):
+    """One checkpoint of a job; `model` is the name to call it by."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (UniqueConstraint("job_id", "remote_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("training_jobs.id"), index=True)
+    remote_id: Mapped[str] = mapped_column(String(200))
+    step: Mapped[int]
+    model: Mapped[str] = mapped_column(String(200))
+    metrics: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime | None]
+
+
+class Evaluation(Base):
+    """One model judged on held-out examples. States: queued, running, stopping, stopped, done, failed(reason)."""
+
+    __tablename__ = "evaluations"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    job_id: Mapped[str | None] = mapped_column(String(32), index=True)  # the job whose model is judged; None: a base
+    dataset_id: Mapped[str] = mapped_column(String(32))
+    version_id: Mapped[str | None] = mapped_column(String(32))
+    provider: Mapped[str] = mapped_column(String(50))
+    model: Mapped[str] = mapped_column(String(200))
+    kind: Mapped[str] = mapped_column(String(20))  # label | text
+    settings: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(20), index=True, default="queued")
+    reason: Mapped[str | None] = mapped_column(Text)
+    total: Mapped[int] = mapped_column(default=0)
+    metrics: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    finished_at: Mapped[datetime | None]
+    created_by: Mapped[str] = mapped_column(String(100))
+
+
+class Answer(Base):
+    """What a model answered to one held-out example."""
+
+    __tablename__ = "answers"
+    __table_args__ = (UniqueConstraint("evaluation_id", "row_key"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    evaluation_id: Mapped[str] = mapped_column(ForeignKey("evaluations.id"))
+    row_key: Mapped[str] = mapped_column(String(64))
+    prompt: Mapped[str] = mapped_column(Text)
+    expected: Mapped[str] = mapped_column(Text)
+    text: Mapped[str | None] = mapped_column(Text)
+    finish_reason: Mapped[str | None] = mapped_column(String(30))
+    reason: Mapped[str | None] = mapped_column(Text)  # why there is no answer
+    right: Mapped[bool | None]
+
+
+class OwnPrice(Base):
+    """A price that a person has set: it stands before the book's. One amount for one use of one model."""
+
+    __tablename__ = "own_prices"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    provider: Mapped[str] = mapped_column(String(50))
+    model: Mapped[str] = mapped_column(String(200))
+    what: Mapped[str] = mapped_column(String(20))  # training input cached_input output hosting_hour batch_factor
+    amount: Mapped[Decimal]
+    currency: Mapped[str] = mapped_column(String(3), default="USD")
+    unit: Mapped[str] = mapped_column(String(10), default="mtok")  # mtok | ktok | hour | factor
+    valid_from: Mapped[datetime | None]
+    valid_until: Mapped[datetime | None]
+    note: Mapped[str] = mapped_column(Text, default="")
+    deleted_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    created_by: Mapped[str] = mapped_column(String(100))
+
+
+class Budget(Base):
+    """The most that may be spent: in a calendar month (UTC) by everybody or by one person, or in any one run."""
+
+    __tablename__ = "budgets"
+    __table_args__ = (UniqueConstraint("scope", "subject"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    scope: Mapped[str] = mapped_column(String(10))  # run | month | person
+    subject: Mapped[str] = mapped_column(String(100), default="")  # of `person`: the actor
+    amount_usd: Mapped[Decimal]
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    created_by: Mapped[str] = mapped_column(String(100))
+
+
 class Spend(Base):
     """One paid (or free) call: an intent before it is sent, the actual figures after."""
 
@@ -269,6 +363,9 @@ class Spend(Base):
     prompt_tokens: Mapped[int | None]
     completion_tokens: Mapped[int | None]
     cost_usd: Mapped[Decimal | None]  # None: the price is unknown
+    estimated_usd: Mapped[Decimal | None]  # what was expected before the call
+    counted_prompt_tokens: Mapped[int | None]  # by our own count; the two above are the provider's where it gave them
+    counted_completion_tokens: Mapped[int | None]
 
 
 class Story(Base):
@@ -288,6 +385,33 @@ class Story(Base):
     completion_tokens: Mapped[int | None]
     first_text_s: Mapped[float | None]
     duration_s: Mapped[float | None]
+    asked_model: Mapped[str | None] = mapped_column(String(200))  # `model` is what the server said it was
+    prompt_tokens: Mapped[int | None]
+    cost_usd: Mapped[Decimal | None]
+    error: Mapped[str | None] = mapped_column(Text)  # why it was cut
+    edited_text: Mapped[str | None] = mapped_column(Text)  # a person's own version; `text` stays as written
+    stars: Mapped[int | None]  # 1 to 5
+    liked: Mapped[bool | None]  # thumb up or down
+    tags: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    column_values: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # what filled the prompt
+    round_id: Mapped[str | None] = mapped_column(String(32), index=True)  # stories from one prompt, side by side
+    step: Mapped[str | None] = mapped_column(String(20))  # of a chain: outline, story, title
+    deleted_at: Mapped[datetime | None]
+
+
+class Vote(Base):
+    """Which of the stories of one round a person liked best. `winner` None: none of them."""
+
+    __tablename__ = "votes"
+    __table_args__ = (UniqueConstraint("round_id", "actor"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    at: Mapped[datetime] = mapped_column(default=utcnow)
+    actor: Mapped[str] = mapped_column(String(100))
+    round_id: Mapped[str] = mapped_column(String(32), index=True)
+    blind: Mapped[bool]
+    order: Mapped[list[str]]  # story ids as they stood on the screen
+    winner: Mapped[str | None] = mapped_column(String(32))  # story id
 
 
 class Tour(Base):
