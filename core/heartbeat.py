@@ -86,12 +86,15 @@ class Heart:
             beat.id: old if (old := self._seen.get(beat.id)) and old[0] == beat.beat_at else (beat.beat_at, now)
             for beat in beats
         }
-        dead = {
-            beat.id for beat in beats if beat.id != self.id and (_gone(beat) or now - self._seen[beat.id][1] > _DEAD_S)
-        }
+        dead = {beat.id for beat in beats if beat.id != self.id and self._dead(beat, now)}
         if dead:
             self._forget(dead)
         return {beat.id for beat in beats} - dead | {self.id}
+
+    def _dead(self, beat: WorkerBeat, now: float) -> bool:
+        if beat.host == socket.gethostname():  # one that waits for a full disk is silent, and alive
+            return _gone(beat)
+        return now - self._seen[beat.id][1] > _DEAD_S
 
     def _forget(self, ids: set[str]) -> None:
         with self._store.session() as session:

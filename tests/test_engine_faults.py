@@ -260,7 +260,7 @@ def test_missing_packages_are_named_with_what_to_install(tmp_path: Path) -> None
         [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 3
-    assert "(xllamacpp). Install them: pip install -r requirements-engine.txt" in ended.stderr
+    assert f"(xllamacpp). Install them: {sys.executable} -m pip install -r requirements-engine.txt" in ended.stderr
 
 
 def test_two_engines_never_share_a_home(tmp_path: Path) -> None:

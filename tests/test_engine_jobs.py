@@ -174,6 +174,23 @@ def test_jobs_are_listed_by_metadata_and_page(client: OpenAI, tuned: FineTuningJ
     assert tuned.id not in without
 
 
+def test_one_intent_makes_one_job_however_often_it_is_posted(client: OpenAI) -> None:
+    file, found = upload(client, pairs(8)), []
+
+    def post() -> None:
+        found.append(start(client, file=file, metadata={"fabula_intent": "twice"}).id)
+
+    threads = [threading.Thread(target=post) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    post()
+    assert len(found) == 4 and len(set(found)) == 1
+    assert start(client, file=file, metadata={"fabula_intent": "another"}).id not in found
+    assert start(client, file=file, metadata={"who": "twice"}).id not in found
+
+
 def test_training_goes_on_from_a_tuned_model_and_from_a_checkpoint(client: OpenAI, tuned: FineTuningJob) -> None:
     assert tuned.fine_tuned_model
     last_loss = _losses(client, tuned)[-1]

@@ -150,7 +150,8 @@ def test_padding_and_batching_change_nothing(base: Path, tmp_path: Path) -> None
     tunable.initialise(0)
     examples = [example for length in (6, 30, 80, 11) for example in _examples(1, length)]
     spec = _job(base, tmp_path)
-    loop = Loop(spec, Journal(tmp_path), tunable, examples, [])
+    tokens.save(spec.train, examples)
+    loop = Loop(spec, Journal(tmp_path), tunable, tokens.load(spec.train), [])
     together = loop.score(examples)
     alone = [(loop.score([example]), sum(example.trained)) for example in examples]
     total = sum(n for _, n in alone)
@@ -264,6 +265,15 @@ def test_encode_learns_trained_segments_and_the_end() -> None:
     encoded = tokens.encode(example, lambda text: [ord(char) for char in text], bos=2, eos=1)
     assert encoded.tokens == (2, 97, 98, 99, 100, 1)
     assert encoded.trained == (False, False, False, True, True, True)
+
+
+def test_examples_come_back_from_the_file_as_they_went(tmp_path: Path) -> None:
+    examples = _examples(3, 5) + _examples(1, 9)
+    assert tokens.save(tmp_path / "train.npz", iter(examples)) == sum(len(example.tokens) for example in examples)
+    back = tokens.load(tmp_path / "train.npz")
+    assert list(back) == examples and back[-1] == examples[-1] and back[1:3] == examples[1:3]
+    with pytest.raises(IndexError):
+        back[4]
 
 
 @pytest.mark.parametrize(

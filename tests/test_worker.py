@@ -327,6 +327,22 @@ def test_a_worker_elsewhere_is_dead_only_after_silence_on_our_own_clock(
     assert mine.living() == {mine.id, other.id}
 
 
+def test_a_worker_of_this_machine_is_dead_only_when_its_process_is(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that waits for room on a full disk cannot beat; it still has its work in hand."""
+    now = [0.0]
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
+    mine, other = Heart(store), Heart(store)
+    mine.beat(0)
+    other.beat(1)
+    assert mine.living() == {mine.id, other.id}
+    now[0] = 3600.0
+    assert mine.living() == {mine.id, other.id}
+    monkeypatch.setattr(heartbeat.process, "runs", lambda identity: False)
+    assert mine.living() == {mine.id}
+
+
 def test_alive_counts_running_and_queued(store: Store) -> None:
     heart = Heart(store)
     heart.beat(3)

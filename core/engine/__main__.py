@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | No
         _leave(
             EXIT_MISSING,
             f"The engine needs packages that are not installed ({', '.join(missing)}). "
-            "Install them: pip install -r requirements-engine.txt",
+            f"Install them: {sys.executable} -m pip install -r requirements-engine.txt",
         )
     token = _token(options, env)
     home = Path(options.home).expanduser().resolve()

@@ -24,6 +24,8 @@ from core.engine.weights import TRAINABLE
 
 ALIVE: tuple[Status, ...] = ("validating_files", "queued", "running")
 _MAX_PAGE = 1000
+INTENT = "fabula_intent"  # metadata that makes a POST safe to repeat
+_HAS_METADATA = "EXISTS (SELECT 1 FROM json_each(metadata) WHERE key = ? AND value = ?)"
 
 
 class Jobs:
@@ -33,9 +35,14 @@ class Jobs:
         self._folder, self._store, self._files, self._models, self._wake = home / "jobs", store, files, models, wake
 
     async def create(self, request: Request) -> Response:
-        """POST /v1/fine_tuning/jobs. The job exists only when every line of its files has been read and is good."""
+        """POST /v1/fine_tuning/jobs. The job exists only when every line of its files has been read and is good.
+
+        A second POST with the same `metadata.fabula_intent` is answered with the first one's job.
+        """
         wanted = job_request.parse(await json_body(request))
-        job = await run_in_threadpool(self._create, wanted)
+        job = self._meant(wanted)
+        if job is None:
+            job = await run_in_threadpool(self._create, wanted)
         self._wake()
         return JSONResponse(shapes.job(job))
 
@@ -77,6 +84,14 @@ class Jobs:
         started = "status != 'failed' OR started_at IS NOT NULL"
         return self._move(request, ("paused", "failed"), "queued", "The job was resumed.", started, **cleared)
 
+    def _meant(self, wanted: JobRequest) -> Job | None:
+        """The job that this intent has made already."""
+        intent = (wanted.metadata or {}).get(INTENT)
+        if intent is None:
+            return None
+        rows = self._store.select(Job, _HAS_METADATA, (INTENT, intent), "ORDER BY seq LIMIT 1")
+        return rows[0] if rows else None
+
     def _create(self, wanted: JobRequest) -> Job:
         start = self._models.find(wanted.model)
         base = self._models.base(start.base)
@@ -108,8 +123,7 @@ class Jobs:
             learning_rate_multiplier=1.0 if multiplier is None else multiplier,
             metadata=to_json(wanted.metadata) if wanted.metadata else None,
         )
-        self._keep(job, start.adapter)
-        return job
+        return self._keep(job, wanted, start.adapter)
 
     def _check(self, file_id: str, param: str) -> validate.Checked:
         try:
@@ -124,7 +138,7 @@ class Jobs:
         except ApiError as exc:
             raise (_gone(file_id, param) if exc.status == 404 else exc) from exc
 
-    def _keep(self, job: Job, adapter: Path | None) -> None:
+    def _keep(self, job: Job, wanted: JobRequest, adapter: Path | None) -> Job:
         """The job's folder first (with its own copy of the adapter it starts from), then the row, then the answer."""
         folder = self._folder / job.id
         folder.mkdir(parents=True)
@@ -132,9 +146,13 @@ class Jobs:
             if adapter is not None:
                 _link(adapter, folder / "start.gguf")
             with self._store.transaction():
+                if (twin := self._meant(wanted)) is not None:  # two at once: the other one was faster
+                    shutil.rmtree(folder, ignore_errors=True)
+                    return twin
                 self._store.add(job)
                 say(self._store, job.id, f"Created fine-tuning job: {job.id}")
                 say(self._store, job.id, f"Validating training file: {job.training_file}")
+            return job
         except FileNotFoundError as exc:
             shutil.rmtree(folder, ignore_errors=True)
             message = f"The model '{job.model}' was deleted."
@@ -203,9 +221,7 @@ def _metadata_filter(request: Request) -> tuple[str, Sequence[str]]:
         if pairs:
             raise bad_value("metadata", "'metadata=null' and 'metadata[key]=value' cannot be combined.")
         return "metadata IS NULL", []
-    where = " AND ".join(
-        ["1", *["EXISTS (SELECT 1 FROM json_each(metadata) WHERE key = ? AND value = ?)"] * len(pairs)]
-    )
+    where = " AND ".join(["1", *[_HAS_METADATA] * len(pairs)])
     return where, [each for pair in pairs for each in pair]
 
 

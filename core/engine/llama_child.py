@@ -63,15 +63,16 @@ def _start(orders: dict[str, Any]) -> tuple[object, str]:
 def main() -> None:
     """Serve until stdin closes.
 
-    It always leaves by `os._exit`: an ordinary end of the interpreter waits for llama.cpp's threads, for ever. That is
-    how a child stayed behind whose engine was killed before it could read the answer.
+    It leaves by `os._exit` while it still holds the server: letting go of it, like an ordinary end of the interpreter,
+    waits for llama.cpp's threads, for ever. That is how a child stayed behind whose engine was killed before it could
+    read the answer.
     """
     try:
         _serve()
     except Exception as exc:  # stdin or stdout has gone, and the engine with it
         print(f"llama.cpp's process ends: {exc}", file=sys.stderr, flush=True)
-    finally:
         os._exit(1)
+    os._exit(1)
 
 
 def _serve() -> None:

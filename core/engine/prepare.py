@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from core.engine import chat, tokens, validate
@@ -39,10 +39,10 @@ def prepare(
         JobFailed: lines that are longer than the context, by number and length; the file is gone or has changed.
         Dropped: `wanted()` became false.
     """
-    encoded: list[Encoded] = []
     too_long: list[str] = []
-    asked_at = time.monotonic()
-    try:
+
+    def encoded() -> Iterator[Encoded]:
+        asked_at = time.monotonic()
         for number, example in validate.examples(source):
             if time.monotonic() - asked_at > _ASK_EVERY_S:
                 asked_at = time.monotonic()
@@ -51,12 +51,16 @@ def prepare(
             made = tokens.encode(as_example(example, base), tokenize, base.card.bos, base.card.eos)
             if len(made.tokens) > base.context:
                 too_long.append(f"Line {number} has {len(made.tokens)} tokens.")
-            encoded.append(made)
+            yield made
+
+    try:
+        total = tokens.save(target, encoded())
     except FileNotFoundError as exc:
         raise JobFailed(f"The file of '{param}' was deleted before it was read.", "file_not_found", param) from exc
     except validate.BadLine as exc:
         raise JobFailed(f"The file of '{param}' has a broken line: {exc}.", "invalid_training_file", param) from exc
     if too_long:
+        target.unlink()
         more = f" {len(too_long) - _NAMED} more lines are too long." if len(too_long) > _NAMED else ""
         raise JobFailed(
             f"An example can have {base.context} tokens at most. {' '.join(too_long[:_NAMED])}{more} "
@@ -64,8 +68,7 @@ def prepare(
             "invalid_training_file",
             param,
         )
-    tokens.save(target, encoded)
-    return sum(len(example.tokens) for example in encoded)
+    return total
 
 
 def as_example(example: validate.Pair | validate.Conversation, base: Base) -> Example:

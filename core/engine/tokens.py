@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +49,59 @@ def encode(example: Example, tokenize: Callable[[str], list[int]], bos: int | No
     return Encoded(tuple(tokens), tuple(trained))
 
 
-def save(path: Path, examples: Sequence[Encoded]) -> None:
-    """Write examples as one .npz (no pickle), beside and renamed."""
-    lengths = np.array([len(example.tokens) for example in examples], dtype=np.int64)
-    tokens = np.array([token for example in examples for token in example.tokens], dtype=np.int32)
-    trained = np.array([flag for example in examples for flag in example.trained], dtype=np.bool_)
+class Examples(Sequence[Encoded]):
+    """Examples as they lie in a file: five bytes a token, made into `Encoded` when they are looked at."""
+
+    def __init__(self, lengths: NDArray[np.int64], tokens: NDArray[np.int32], trained: NDArray[np.bool_]) -> None:
+        self._ends, self._tokens, self._trained = np.cumsum(lengths), tokens, trained
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> Encoded: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Encoded]: ...
+
+    def __getitem__(self, index: int | slice) -> Encoded | list[Encoded]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        at, end = int(self._ends[place - 1]) if place else 0, int(self._ends[place])
+        return Encoded(tuple(self._tokens[at:end].tolist()), tuple(self._trained[at:end].tolist()))
+
+    def __iter__(self) -> Iterator[Encoded]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all examples."""
+        return len(self._tokens)
+
+
+def save(path: Path, examples: Iterable[Encoded]) -> int:
+    """Write examples, as they come, as one .npz (no pickle), beside and renamed; the number of tokens."""
+    lengths, tokens, trained = array("q"), array("i"), bytearray()
+    for example in examples:
+        lengths.append(len(example.tokens))
+        tokens.extend(example.tokens)
+        trained.extend(example.trained)
     beside = path.with_name(path.name + ".part")
     with beside.open("wb") as file:
-        np.savez(file, lengths=lengths, tokens=tokens, trained=trained)
+        np.savez(
+            file,
+            lengths=np.array(lengths, dtype=np.int64),
+            tokens=np.array(tokens, dtype=np.int32),
+            trained=np.frombuffer(trained, dtype=np.bool_),
+        )
         file.flush()
         os.fsync(file.fileno())
     os.replace(beside, path)
+    return len(tokens)
 
 
-def load(path: Path) -> list[Encoded]:
+def load(path: Path) -> Examples:
     """Read what `save` wrote."""
     with np.load(path, allow_pickle=False) as file:
-        lengths, tokens, trained = file["lengths"], file["tokens"].tolist(), file["trained"].tolist()
-    examples, at = [], 0
-    for length in lengths.tolist():
-        examples.append(Encoded(tuple(tokens[at : at + length]), tuple(trained[at : at + length])))
-        at += length
-    return examples
+        return Examples(file["lengths"], file["tokens"], file["trained"])

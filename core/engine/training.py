@@ -129,11 +129,20 @@ class Training:
     def _stop(self, job: Job, trainer: TrainerProcess, status: str) -> None:
         if status in ("paused", "queued", "running"):  # `queued`: paused and resumed before we looked
             trainer.ask_to_stop()
-            trainer.wait(_LEAVE_S if self._leaving.is_set() else _GRACE_S)
+            self._patient(trainer)
         if trainer.code is None:
             trainer.kill()
         self._harvest(job)
         self._close_results(job)
+
+    def _patient(self, trainer: TrainerProcess) -> None:
+        """Until the trainer has saved and left, but not long once the engine itself is told to stop."""
+        deadline = time.monotonic() + _GRACE_S
+        while time.monotonic() < deadline and not self._leaving.is_set():
+            if trainer.wait(_LOOK_S):
+                return
+        if self._leaving.is_set():
+            trainer.wait(_LEAVE_S)
 
     def _harvest(self, job: Job) -> Job:
         return harvest(self._shop.store, self._shop.store.get(Job, job.id) or job, self._shop.home)

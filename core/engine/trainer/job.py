@@ -112,6 +112,14 @@ class Journal:
             beside.write_text("".join(kept), encoding="utf-8")
             os.replace(beside, path)
 
+    def sync(self) -> None:
+        """Metrics and checkpoints are on the disk when this returns: the step that `resume` keeps has its line."""
+        for name in ("metrics.jsonl", "checkpoints.jsonl"):
+            path = self.folder / name
+            if path.exists():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
         with (self.folder / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from core.engine import adapters
-from core.engine.tokens import Encoded
+from core.engine.tokens import Encoded, Examples
 from core.engine.trainer import resume
 from core.engine.trainer.head import cross_entropy
 from core.engine.trainer.job import MEASURED_STEPS, JobSpec, Journal
@@ -42,12 +42,12 @@ class Loop:
     """One job, from wherever it was to its end (or to a request to stop)."""
 
     def __init__(
-        self, spec: JobSpec, journal: Journal, model: TunableModel, train: Sequence[Encoded], valid: Sequence[Encoded]
+        self, spec: JobSpec, journal: Journal, model: TunableModel, train: Examples, valid: Sequence[Encoded]
     ) -> None:
         self.spec, self.journal, self.model, self.train, self.valid = spec, journal, model, train, valid
         self.steps_per_epoch = math.ceil(len(train) / spec.batch_size)
         self.total_steps = self.steps_per_epoch * spec.n_epochs
-        self.tokens_total = spec.n_epochs * sum(len(example.tokens) for example in train)
+        self.tokens_total = spec.n_epochs * train.n_tokens
         self.named = {
             f"{name}.{matrix}": getattr(layer, matrix)
             for name, layer in model.lora.items()
@@ -81,6 +81,7 @@ class Loop:
             if ends_epoch or halt or time.monotonic() - saved_at >= self.spec.checkpoint_seconds:
                 if ends_epoch:
                     self._checkpoint(position, score, held_out)
+                self.journal.sync()
                 resume.save(self.journal.folder, position, self.named, self.optimizer)
                 saved_at = time.monotonic()
             if halt:
@@ -145,6 +146,7 @@ class Loop:
         self._recent = [*self._recent[-19:], (tokens, seconds)]
         self.journal.metrics(
             {
+                "at": time.time(),
                 "step": position.step,
                 "epoch": position.step / self.steps_per_epoch,
                 "elapsed_tokens": position.tokens,
