@@ -71,3 +71,7 @@ class StreamCut(ProviderError):
 
 class EngineMissing(FabulaError, RuntimeError):
     """The engine's packages are not installed."""
+
+
+class OverBudget(FabulaError):
+    """What is about to be bought would go over a budget, or may: its price is unknown. Nothing was sent."""

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
-from core.cost.book import PriceBook
+from core.cost import own
 from core.dataset import datasets, presets
 from core.db.store import Store, hold, new_id
 from core.db.tables import Tour, utcnow
@@ -194,7 +194,7 @@ class _Walk:
     def story(self) -> bool:
         """Write it; the engine may need a moment until it serves the model that it has just trained."""
         assert self._registry is not None
-        job, book = self._job(), PriceBook.load(Settings.from_env().home)
+        job, book = self._job(), own.book(self._store, Settings.from_env().home)
         for left in range(_STORY_TRIES - 1, -1, -1):
             try:
                 client = self._registry.get(job.provider)

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Select, select
 
 from core import tour
+from core.dataset import runs
+from core.dataset.writing import ledger
 from core.db.store import Store
-from core.db.tables import Run, Tour, TrainingJob, utcnow
+from core.db.tables import Run, Tour, TrainingJob
 from core.errors import FabulaError
-from core.training import jobs
+from core.training import evaluation_run, jobs
 
 if TYPE_CHECKING:
     from core.providers import Registry
@@ -49,19 +51,25 @@ def _ids(query: Select[str]) -> Callable[[Store], list[str]]:
 
 
 def _execute_run(store: Store, registry: Registry, run_id: str, stopping: threading.Event) -> None:
-    from core.dataset import executor  # here: it brings the asynchronous client with it, which pages do not need
+    # here: they bring the asynchronous clients with them, which pages do not need
+    from core.dataset.batch import batching
+    from core.dataset.writing import executor
 
-    executor.execute(store, registry, run_id, stopping)
+    if batching.due(store, run_id):
+        batching.carry_out(store, registry, run_id, stopping)
+    with store.reading() as session:
+        live = session.scalar(select(Run.mode).where(Run.id == run_id)) != "batch"
+    if live and not stopping.is_set():
+        executor.execute(store, registry, run_id, stopping)
 
 
 def _give_up_run(store: Store, run_id: str, error: FabulaError) -> None:
     with store.session() as session:
-        run = session.get(Run, run_id)
-        if run is not None:
-            run.state, run.reason, run.note, run.finished_at = "failed", error.what, None, utcnow()
+        if session.get(Run, run_id) is not None:
+            ledger.finish(session, run_id, "failed", error.what)
 
 
-_UNFINISHED_RUNS = select(Run.id).where(Run.state.in_(("queued", "running", "stopping"))).order_by(Run.id)
+_UNFINISHED_RUNS = select(Run.id).where(Run.state.in_(runs.ACTIVE)).order_by(Run.id)
 _UNFINISHED_JOBS = select(TrainingJob.id).where(TrainingJob.status.not_in(jobs.FINISHED)).order_by(TrainingJob.id)
 _UNFINISHED_TOURS = select(Tour.id).where(Tour.state.in_(("queued", "running"))).order_by(Tour.id)
 
@@ -72,6 +80,8 @@ KINDS: Mapping[str, Kind] = {
         Kind("run", 2, _ids(_UNFINISHED_RUNS), _execute_run, _give_up_run),
         # A job that trains at its provider, or is paused for days, only costs a look every two seconds.
         Kind("job", 32, _ids(_UNFINISHED_JOBS), jobs.carry_out, jobs.give_up),
+        # One after the other: each has several requests in flight, and stories go first.
+        Kind("evaluation", 1, _ids(evaluation_run.UNFINISHED), evaluation_run.carry_out, evaluation_run.give_up),
         Kind("tour", 1, _ids(_UNFINISHED_TOURS), tour.carry_out, tour.give_up),
     )
 }

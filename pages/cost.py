@@ -1,19 +1,16 @@
-"""Prices: what tokens cost, model by model, as multiples of one of them."""
+"""Cost: what tokens cost against what, when tuning pays back, and what was really spent."""
 
 from __future__ import annotations
 
-import streamlit as st
-
-from pages.ui import cards, price_list
+from pages.ui import cards, views
+from pages.ui.cost import price_list, spending, workload_form
 from pages.ui.lang import _
 
+part = views.switch("cost_part", _("Part"), {"prices": _("Prices"), "workload": _("My workload"), "spent": _("Spent")})
 with cards.errors_shown():
-    choice = price_list.controls()
-    lines = price_list.lines(choice)
-    if not lines:
-        with cards.empty(_("No model has this in its name."), icon=":material/search:"):
-            st.caption(_("Search for less, or add a price list."))
+    if part == "prices":
+        price_list.show()
+    elif part == "workload":
+        workload_form.show()
     else:
-        price_list.answer(lines, choice)
-        price_list.chart(lines, choice)
-        price_list.table(lines, choice)
+        spending.show()

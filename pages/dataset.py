@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pages.ui import bring, cards, design, quality, rows, use, views
+from pages.ui import cards, views
+from pages.ui.dataset import bring, design, quality, rows, use
 from pages.ui.lang import _
 
 part = views.switch(

@@ -6,10 +6,11 @@ import streamlit as st
 
 from pages.ui import cards, lang
 from pages.ui.lang import _
+from pages.ui.story import stage
 
 st.set_page_config(
     page_title="Fabula",
-    page_icon=":material/auto_stories:",
+    page_icon="📖",  # drawn by the browser itself: an icon by name would be asked of a font server
     layout="wide",
     menu_items={"About": _("Fabula: from an idea to a tuned, costed, streaming model.")},
 )
@@ -31,14 +32,16 @@ page = st.navigation(
         st.Page("story.py", title=_("Story"), icon=":material/auto_stories:", url_path="story"),
         st.Page("settings.py", title=_("Settings"), icon=":material/settings:", url_path="settings"),
     ],
-    position="top",
+    position="hidden" if stage.on() else "top",
 )
 
-with st.container(horizontal_alignment="center"), st.container(width=1320):
-    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        with st.container(width="content", gap=None):
-            st.title(_("Fabula") if page.url_path == "" else page.title, anchor=False)
-            st.caption(_SENTENCES[page.url_path])
-        lang.picker()
+
+with st.container(horizontal_alignment="center"), st.container(width="stretch" if stage.on() else 1320):
+    if not stage.on():
+        with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+            with st.container(width="content", gap=None):
+                st.title(_("Fabula") if page.url_path == "" else page.title, anchor=False)
+                st.caption(_SENTENCES[page.url_path])
+            lang.picker()
     cards.left_by_last_action()
     page.run()

@@ -1,19 +1,28 @@
-"""Story: pick a model, give it an idea, read along as it writes."""
+"""Story: pick a model or several, give them an idea, read along as they write; the shelf; the votes."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from pages.ui import cards, composer, shelf, teller, views
+from pages.ui import cards, state, views
 from pages.ui.lang import _
+from pages.ui.story import arena_vote, composer, shelf, stage, story_desk, teller
 
-part = views.switch("story_part", _("Part"), {"write": _("Write"), "shelf": _("Earlier stories")})
-with cards.errors_shown():
-    if part == "write":
-        left, right = st.columns([2, 3], gap="medium")
-        with left:
-            composer.form(teller.button)
-        with right:
-            teller.page()
+with story_desk.present(), cards.errors_shown():
+    if stage.on():
+        stage.show()
     else:
-        shelf.show()
+        part = views.switch(
+            "story_part", _("Part"), {"write": _("Write"), "shelf": _("Earlier stories"), "votes": _("Votes")}
+        )
+        if part == "write":
+            several = bool(state.get("story_compare"))
+            left, right = (st.container(), st.container()) if several else st.columns([2, 3], gap="medium")
+            with left:
+                composer.form(teller.button)
+            with right:
+                teller.page()
+        elif part == "shelf":
+            shelf.show()
+        else:
+            arena_vote.tally()

@@ -1,17 +1,22 @@
-"""Training: your jobs and how they go, a new one, or the curve of any results file."""
+"""Training: your jobs and how they go, several compared, a new one in a dialog, or the curve of any results file."""
 
 from __future__ import annotations
 
-from pages.ui import cards, job_form, job_view, results_file, views
-from pages.ui.lang import _
+import streamlit as st
 
-part = views.switch(
-    "training_part", _("Part"), {"jobs": _("Your jobs"), "new": _("New job"), "read": _("Read a results file")}
-)
+from pages.ui import cached, cards, views
+from pages.ui.lang import _
+from pages.ui.training import job_dialog, job_view, results_file
+
+job_dialog.asked_for()
+with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+    part = views.switch("training_part", _("Part"), {"jobs": _("Your jobs"), "read": _("Read a results file")})
+    with cards.errors_shown():
+        if part == "jobs" and cached.job_list():
+            job_dialog.button(primary=False)
 with cards.errors_shown():
     if part == "jobs":
         job_view.show()
-    elif part == "new":
-        job_form.show()
     else:
         results_file.show()
+    job_dialog.show()

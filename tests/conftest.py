@@ -13,7 +13,7 @@ import pytest
 
 from core.settings import Settings
 
-_SCRUBBED_PREFIXES = ("FABULA_", "OPENAI_", "AZURE_OPENAI_", "STREAMLIT_", "DBOS_")
+_SCRUBBED_PREFIXES = ("FABULA_", "OPENAI_", "AZURE_OPENAI_", "TOGETHER_", "WANDB_", "STREAMLIT_", "DBOS_")
 _SCRUBBED = {"DATABASE_URL"} | {
     name
     for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "WS_PROXY", "WSS_PROXY")

@@ -120,6 +120,8 @@ class FaultServer:
         self.requests: list[Seen] = []
         self.flying = 0
         self.peak = 0
+        self.most_choices: int | None = None  # some servers take `n` and give one answer all the same
+        self.refuses_n = False  # others answer 400
         self.jobs: list[dict[str, Any]] = []
         self.events: dict[str, list[dict[str, Any]]] = {}
         self.files: dict[str, bytes] = {}
@@ -243,6 +245,9 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.end == "drop":
             self.close_connection = True
             self.connection.close()
+        elif self.fault.refuses_n and isinstance(body, dict) and int(body.get("n") or 1) > 1:
+            refused = error(400, "Only n = 1 is supported")
+            self._send(refused.status, refused.body or b"")
         elif answer.body is not None:
             self._send(answer.status, answer.body, answer.content_type, answer.headers)
         elif not isinstance(body, dict):
@@ -250,7 +255,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif body.get("stream"):
             self._stream(answer, body)
         else:
-            self._send(200, json.dumps(_whole(answer, body)).encode(), headers=answer.headers)
+            self._send(200, json.dumps(_whole(answer, body, self.fault.most_choices)).encode(), headers=answer.headers)
 
     def _send(
         self,
@@ -356,9 +361,9 @@ def _usage(answer: Answer, n: int) -> dict[str, int]:
     return {"prompt_tokens": 10, "completion_tokens": count, "total_tokens": 10 + count}
 
 
-def _whole(answer: Answer, body: dict[str, Any]) -> dict[str, Any]:
+def _whole(answer: Answer, body: dict[str, Any], most_choices: int | None = None) -> dict[str, Any]:
     said = "".join(answer.pieces)
-    n = int(body.get("n") or 1)
+    n = min(int(body.get("n") or 1), most_choices or 10_000)
     if "messages" in body:
         one: dict[str, Any] = {"message": {"role": "assistant", "content": said, **answer.message}}
     else:

@@ -1,4 +1,9 @@
-"""A provider that trains in no time, over real HTTP: it counts what it is sent, and can kill who sends."""
+"""A provider that trains in no time, over real HTTP: it counts what it is sent, can kill who sends, and can fail.
+
+`faults` are told by what they spoil: `create` (a list, one for each POST), `upload`, `job`, `results`.
+A fault is an HTTP status; `drop` (the connection breaks before an answer); `hang` (no answer until the end of the
+test); with `after:` in front of it (`after:502`) the job is made first. For `results` it may be the file's bytes.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +26,8 @@ class JobServer:
         self.requests: list[str] = []
         self.jobs: list[dict[str, Any]] = []
         self.on_created: Callable[[], None] = lambda: None
+        self.faults: dict[str, Any] = {}
+        self.over = threading.Event()
         handler = type("Handler", (_Handler,), {"owner": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -30,6 +37,7 @@ class JobServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.over.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -77,9 +85,14 @@ class _Handler(BaseHTTPRequestHandler):
                 "filename": "x",
                 "status": "processed",
             }
-            self._say(file | {"purpose": "fine-tune"})
-        else:
-            self._say(self.owner.create(json.loads(sent)))
+            if not self._fails(self.owner.faults.get("upload")):
+                self._say(file | {"purpose": "fine-tune"})
+            return
+        waiting = self.owner.faults.get("create") or []
+        fault = str(waiting.pop(0)) if waiting else None
+        made = self.owner.create(json.loads(sent)) if fault is None or fault.startswith("after:") else {}
+        if not self._fails(fault and fault.removeprefix("after:")):
+            self._say(made)
 
     def do_GET(self) -> None:
         self.owner.requests.append(f"GET {self.path}")
@@ -88,18 +101,39 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/v1/fine_tuning/jobs":
             self._say({"object": "list", "data": jobs, "has_more": False})
         elif re.fullmatch(r"/v1/fine_tuning/jobs/[\w-]+", path):
+            if self._fails(self.owner.faults.get("job")):
+                return
             self._say(next(job for job in jobs if job["id"] == path.rpartition("/")[2]))
         elif path.startswith("/v1/files/"):
-            self._send(RESULTS.encode(), "text/csv")
+            results = self.owner.faults.get("results", RESULTS.encode())
+            if isinstance(results, bytes):
+                self._send(results, "text/csv")
+            else:
+                self._fails(results)
         else:
             self._say({"object": "list", "data": [], "has_more": False})
+
+    def _fails(self, fault: Any) -> bool:
+        """Answer with the fault, if there is one."""
+        if fault is None:
+            return False
+        if fault == "hang":
+            self.owner.over.wait(60)
+        if fault in ("drop", "hang"):
+            self.close_connection = True
+            self.connection.close()
+        else:
+            words = "You are not allowed to use fine-tuning" if str(fault) == "403" else f"says {fault}"
+            body = json.dumps({"error": {"message": words, "type": "test", "code": None}}).encode()
+            self._send(body, "application/json", int(fault))
+        return True
 
     def _say(self, answer: dict[str, Any]) -> None:
         self._send(json.dumps(answer).encode(), "application/json")
 
-    def _send(self, body: bytes, kind: str) -> None:
+    def _send(self, body: bytes, kind: str, status: int = 200) -> None:
         try:
-            self.send_response(200)
+            self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

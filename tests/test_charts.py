@@ -1,9 +1,8 @@
-"""Charts are plain Vega-Lite: right data, thinned with their extremes, and no look of their own."""
+"""Charts of training are plain Vega-Lite: right data, thinned with their extremes, and no look of their own."""
 
 from __future__ import annotations
 
 import json
-from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -11,32 +10,37 @@ import altair as alt
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core import charts
-from core.cost.book import PriceBook, compare
-from core.cost.prices import Price
+from core.charts import common as charts
+from core.charts import family as charts_family
+from core.charts import training as charts_training
+from core.charts.common import CurveView, Mark
+from core.charts.family import Member
+from core.charts.training import OverlayLabels, RunCurve, Span, SpanLabels
 from core.training.results import COLUMNS
 
-_WORDS = charts.CurveLabels(step="Step", value="Loss", training="Training", validation="Validation")
-_PRICE_WORDS = charts.PriceLabels(price="USD per 1k", model="Model", multiple="Multiple", provider="List")
+_WORDS = charts.CurveLabels("Step", "Loss", "Training", "Smoothed", "Validation", "Step")
+_OVERLAY = OverlayLabels("Step", "Loss", "Job")
+_BOTH = [charts.loss_chart, charts.accuracy_chart]
 
 
 def _frame(steps: int, validation_every: int = 0) -> pd.DataFrame:
     step = np.arange(1, steps + 1)
     frame = pd.DataFrame({name: np.full(steps, np.nan) for name in COLUMNS})
-    frame["step"] = step
-    frame = frame.astype({"step": "Int64"})
+    frame["step"], frame["elapsed_tokens"] = step, step * 500
+    frame = frame.astype({"step": "Int64", "elapsed_tokens": "Int64"})
     frame["training_loss"] = 3 / np.sqrt(step)
     frame["training_token_accuracy"] = 1 - 0.5 / np.sqrt(step)
+    frame["epoch"], frame["seconds"] = step / 10, step * 6.0
     if validation_every:
         frame.loc[step % validation_every == 0, ["validation_loss", "validation_token_accuracy"]] = 0.5
     return frame
 
 
-def _rows(spec: charts.Spec, kind: str, *, ends: bool = False) -> list[dict[str, Any]]:
-    return [row for row in spec["data"]["values"] if row["kind"] == kind and ("end" in row) == ends]
+def _rows(spec: charts.Spec, field: str) -> list[dict[str, Any]]:
+    return [row for row in spec["data"]["values"] if field in row]
 
 
 def _valid(spec: charts.Spec) -> None:
@@ -45,49 +49,102 @@ def _valid(spec: charts.Spec) -> None:
     alt.LayerChart.from_dict({**plain, "data": {"values": plain["data"]["values"][:5]}})
 
 
+# --- one curve ------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("steps", [0, 1, 2, 2000, 2001, 10_000])
-@pytest.mark.parametrize("chart", [charts.loss_chart, charts.accuracy_chart])
+@pytest.mark.parametrize("chart", _BOTH)
 def test_a_curve_of_any_length_is_valid_and_bounded(steps: int, chart: Any) -> None:
-    spec = chart(_frame(steps, validation_every=100), 0.6, _WORDS)
+    spec = chart(_frame(steps, validation_every=100), CurveView(), _WORDS)
     _valid(spec)
-    assert len(_rows(spec, "raw")) == min(steps, charts.MOST_POINTS)
-    assert len(_rows(spec, "smooth")) == min(steps, charts.MOST_POINTS)
-    assert len(_rows(spec, "validation")) == steps // 100
+    assert len(_rows(spec, "raw")) == len(_rows(spec, "smooth")) == min(steps, charts.MOST_POINTS)
+    assert len(_rows(spec, "valid")) == steps // 100
+
+
+@pytest.mark.parametrize("axis", charts.AXES)
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("chart", _BOTH)
+def test_every_way_to_look_at_a_curve_is_valid(chart: Any, axis: charts.Axis, log: bool) -> None:
+    marks = [Mark(10, "checkpoint at step 10"), Mark(20, "the second job", "part")]
+    _valid(chart(_frame(50, 10), CurveView(axis, 0.5, log), _WORDS, marks))
+
+
+@pytest.mark.parametrize(
+    ("axis", "last"), [("step", 30.0), ("tokens", 15_000.0), ("epoch", 3.0), ("time", 3.0)]
+)  # time: 180 s are 3 minutes
+def test_a_curve_is_drawn_over_what_one_chooses(axis: charts.Axis, last: float) -> None:
+    spec = charts.loss_chart(_frame(30), CurveView(axis), _WORDS)
+    assert _rows(spec, "raw")[-1]["x"] == pytest.approx(last)
+    assert spec["params"][-1]["value"] == pytest.approx(last * 1.14)
+
+
+def test_a_frame_can_be_drawn_over_what_it_has() -> None:
+    frame = _frame(3)
+    assert charts.axes(frame) == ("step", "tokens", "epoch", "time")
+    frame["elapsed_tokens"], frame["epoch"] = pd.NA, np.nan
+    assert charts.axes(frame.drop(columns="seconds")) == ("step",)
+    assert charts.axes(_frame(0)) == ()
 
 
 def test_a_curve_says_its_last_smoothed_value() -> None:
     frame = _frame(3, validation_every=3)
-    loss = charts.loss_chart(frame, 0.0, _WORDS)
-    assert [row["end"] for row in _rows(loss, "smooth", ends=True)] == ["1.73"]
-    assert [row["end"] for row in _rows(loss, "validation", ends=True)] == ["0.50"]
-    accuracy = charts.accuracy_chart(frame, 0.0, _WORDS)
-    assert [row["end"] for row in _rows(accuracy, "smooth", ends=True)] == ["71.1%"]
+    loss = charts.loss_chart(frame, CurveView(smoothing=0), _WORDS)
+    assert [(row["line"], row["end"]) for row in _rows(loss, "end")] == [("smooth", "1.73"), ("valid", "0.50")]
+    accuracy = charts.accuracy_chart(frame, CurveView(smoothing=0), _WORDS)
+    assert [row["end"] for row in _rows(accuracy, "end")] == ["71.1%", "50.0%"]
+
+
+def test_what_has_no_place_on_a_log_scale_is_left_out_there_only() -> None:
+    frame = _frame(4)
+    frame.loc[1, "training_loss"] = 0.0
+    assert len(_rows(charts.loss_chart(frame, CurveView(log=True), _WORDS), "raw")) == 3
+    assert len(_rows(charts.loss_chart(frame, CurveView(), _WORDS), "raw")) == 4
+    frame["training_token_accuracy"] = 0.0
+    assert len(_rows(charts.accuracy_chart(frame, CurveView(log=True), _WORDS), "raw")) == 4
+
+
+def test_blank_cells_make_no_points() -> None:
+    frame = _frame(5)
+    frame.loc[[1, 3], "training_loss"] = np.nan
+    assert [row["x"] for row in _rows(charts.loss_chart(frame, CurveView(), _WORDS), "raw")] == [1, 3, 5]
+    frame["training_loss"] = np.nan
+    assert charts.loss_chart(frame, CurveView(), _WORDS)["data"]["values"] == []
+
+
+def test_marks_stand_where_their_step_is_and_those_to_come_are_left_out() -> None:
+    marks = [Mark(3, "three"), Mark(5, "five", "part"), Mark(9, "not yet")]
+    shown = _rows(charts.loss_chart(_frame(5), CurveView("tokens"), _WORDS, marks), "mark")
+    assert [(row["x"], row["at"], row["kind"]) for row in shown] == [(1500, 3, "checkpoint"), (2500, 5, "part")]
 
 
 def test_words_are_the_callers() -> None:
-    words = charts.CurveLabels(step="步", value="损失", training="训练", validation="验证", description="说明")
-    text = json.dumps(charts.loss_chart(_frame(5, 1), 0.5, words), ensure_ascii=False)
-    assert all(word in text for word in ("步", "损失", "训练", "验证"))
+    words = charts.CurveLabels("步", "损失", "训练", "平滑", "验证", "步数", description="说明")
+    text = json.dumps(charts.loss_chart(_frame(5, 1), CurveView("tokens"), words), ensure_ascii=False)
+    assert all(word in text for word in ("步", "损失", "训练", "平滑", "验证", "步数"))
     assert "说明" not in text  # the page gives it as alt; Streamlit warns of two descriptions
 
 
 def test_one_curve_does_not_leak_into_the_next() -> None:
-    long, short = charts.loss_chart(_frame(50), 0.5, _WORDS), charts.loss_chart(_frame(5), 0.5, _WORDS)
+    view = CurveView()
+    long, short = charts.loss_chart(_frame(50), view, _WORDS), charts.loss_chart(_frame(5), view, _WORDS)
     assert (len(_rows(long, "raw")), len(_rows(short, "raw"))) == (50, 5)
     assert long["params"] != short["params"]
+    assert [param["name"] for param in short["params"]].count("xEnd") == 1
 
 
 def test_no_chart_paints_a_background_or_sets_a_font() -> None:
-    frame, lines = _frame(5, 1), compare(_book(), ("p", "a"), prices=_book().overlay)
+    frame = _frame(5, 1)
     for spec in (
-        charts.loss_chart(frame, 0.5, _WORDS),
-        charts.price_bars(lines, _PRICE_WORDS),
+        charts.loss_chart(frame, CurveView(), _WORDS, [Mark(2, "two")]),
+        charts_training.overlay([RunCurve("a", frame)], "training_loss", CurveView(), _OVERLAY),
+        charts_training.intervals([Span("a", 0.5, 0.4, 0.6)], SpanLabels("Right", "Model", "95 %")),
     ):
         _valid(spec)
         assert {"background", "config", "datasets", "description"}.isdisjoint(spec)
         assert '"font"' not in json.dumps(spec)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), size=st.integers(2001, 6000), peak=st.integers(1, 999), pit=st.integers(1, 999))
 def test_thinning_keeps_first_last_and_extremes(seed: int, size: int, peak: int, pit: int) -> None:
     values = np.random.default_rng(seed).normal(size=size)
@@ -117,21 +174,82 @@ def test_a_smoothing_outside_its_range_is_refused(weight: float) -> None:
         charts.smooth(pd.Series([1.0]), weight)
 
 
-# --- bars -----------------------------------------------------------------------------------------------------------
+# --- several jobs ---------------------------------------------------------------------------------------------------
 
 
-def _book() -> PriceBook:
-    def row(model: str, output: str | None) -> Price:
-        amount = None if output is None else Decimal(output)
-        return Price(model, "p", amount, amount, None, None, "USD", "test", date(2026, 11, 1))
+@pytest.mark.parametrize("runs", [1, 2, 8, 30])
+@pytest.mark.parametrize("column", ["training_loss", "training_token_accuracy", "validation_loss"])
+def test_an_overlay_of_many_jobs_is_valid_and_bounded(runs: int, column: charts_training.Column) -> None:
+    frame = _frame(5_000, validation_every=50)
+    curves = [RunCurve(f"job {n}", frame) for n in range(runs)]
+    spec = charts_training.overlay(curves, column, CurveView("tokens", 0.6, log=True), _OVERLAY)
+    _valid(spec)
+    points = [row for row in spec["data"]["values"] if "end" not in row]
+    assert len(points) <= max(4_000, 200 * runs) and {row["job"] for row in points} == {c.name for c in curves}
+    assert [row["end"] for row in _rows(spec, "end")] == [curve.name for curve in curves]
 
-    return PriceBook((row("a", "2"), row("b", "120"), row("c", "12"), row("d", None)), None, date(2026, 11, 21))
+
+def test_a_job_without_this_column_has_no_line_and_takes_no_others_colour() -> None:
+    runs = [RunCurve("none", _frame(3)), RunCurve("some", _frame(3, 1)), RunCurve("empty", _frame(0))]
+    spec = charts_training.overlay(runs, "validation_loss", CurveView(), _OVERLAY)
+    assert {row["job"] for row in spec["data"]["values"]} == {"some"}
+    assert '"domain": ["none", "some", "empty"]' in json.dumps(spec)
 
 
-def test_price_bars_are_sorted_with_their_multiples_and_leave_out_the_unknown() -> None:
-    spec = charts.price_bars(compare(_book(), ("p", "a"), prices=_book().overlay), _PRICE_WORDS)
-    rows = [(row["model"], row["multiple"], row["kind"]) for row in spec["data"]["values"]]
-    assert rows == [("a", "1 ×", "baseline"), ("c", "6 ×", "other"), ("b", "60 ×", "other")]
+def test_an_overlay_of_nothing_is_valid() -> None:
+    _valid(charts_training.overlay([], "training_loss", CurveView(), _OVERLAY))
+
+
+def test_intervals_keep_their_order_and_write_their_share() -> None:
+    spans = [Span("tuned", 0.9, 0.83, 0.95), Span("base", 0.4, 0.31, 0.5)]
+    spec = charts_training.intervals(spans, SpanLabels("Right", "Model", "95 %"))
+    _valid(spec)
+    rows = [(row["name"], row["written"], row["between"]) for row in spec["data"]["values"]]
+    assert rows == [("tuned", "90.0%", "83.0% – 95.0%"), ("base", "40.0%", "31.0% – 50.0%")]
+
+
+# --- a family -------------------------------------------------------------------------------------------------------
+
+_KINDS = {"dataset": "Data set", "job": "Job", "model": "Model"}
+_CHAIN = (("d", "j1"), ("j1", "m1"), ("m1", "j2"), ("e", "j2"), ("j2", "m2"))
+
+
+@pytest.mark.parametrize(
+    ("ids", "edges", "columns"),
+    [
+        ("", (), {}),
+        ("a", (), {"a": 0}),
+        ("ab", (("a", "b"),), {"a": 0, "b": 1}),
+        ("abc", (("a", "b"), ("b", "c"), ("a", "c")), {"a": 0, "b": 1, "c": 2}),
+        ("ab", (("a", "b"), ("b", "a")), {"a": 1, "b": 0}),  # a circle is cut somewhere, and drawn
+        ("ab", (("a", "a"), ("x", "b")), {"a": 0, "b": 0}),
+    ],
+)
+def test_what_came_later_stands_further_right(
+    ids: str, edges: tuple[tuple[str, str], ...], columns: dict[str, int]
+) -> None:
+    assert charts_family.layers(list(ids), edges) == columns
+
+
+def test_no_two_stand_in_one_place() -> None:
+    ids = [f"{kind}{n}" for n in range(9) for kind in "djm"]
+    edges = [(f"d{n % 3}", f"j{n}") for n in range(9)] + [(f"j{n}", f"m{n}") for n in range(9)]
+    at = charts_family.places(ids, edges)
+    assert len(set(at.values())) == len(ids) and all(row >= 0 for _, row in at.values())
+
+
+def test_a_family_of_any_size_is_a_valid_picture() -> None:
+    members = [Member(one, {"d": "dataset", "e": "dataset", "j": "job", "m": "model"}[one[0]], f"the {one}", "more")
+               for one in ("d", "e", "j1", "m1", "j2", "m2")]  # fmt: skip
+    for some in (members, members[:1], []):
+        spec = charts_family.family(some, _CHAIN, _KINDS)
+        _valid(spec)
+        assert sum("label" in row for row in spec["data"]["values"]) == len(some)
+    whole = charts_family.family(members, _CHAIN, _KINDS)["data"]["values"]
+    assert sum("from" in row for row in whole) == len(_CHAIN)
+
+
+# --- multiples ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from genai_prices import Usage, calc_price
 from hypothesis import given
 from hypothesis import strategies as st
 
 from core.actor import LOCAL
 from core.cost import estimate, spend, tokens
 from core.cost.book import OVERLAY, PriceBook, compare, cost_of, training_cost
+from core.cost.currency import Rate, convert
 from core.cost.overlay import read_prices
 from core.cost.prices import Price, tuned_base
 from core.db.store import Store
@@ -91,6 +93,8 @@ def test_the_2023_table_per_1k_tokens(book: PriceBook, model: str, training: str
         ("ft:gemma-3-270m:fabula:ultraman:AbC123", "gemma-3-270m"),
         ("curie:ft-bothub-ai:ultraman-2023-04-04-03-03-26", "curie"),
         ("gpt-4o-mini-2024-07-18.ft-0123", "gpt-4o-mini-2024-07-18"),
+        ("qwen3-8b-ft-202511132025-0260", "qwen3-8b"),
+        ("soft-ft-model", None),
         ("gpt-4o-mini", None),
         ("storyteller", None),
     ],
@@ -106,7 +110,8 @@ def test_the_base_is_read_from_a_tuned_id(model: str, base: str | None) -> None:
         ("ft:gpt-4.1-mini-2025-04-14:org:ultraman:a", "3.2"),
         ("ft:gpt-4o-2024-08-06:org::a", "15"),
         ("ft:gpt-4o-mini-2024-07-18:org::a:ckpt-step-3", "1.2"),
-        ("ft:gpt-3.5-turbo-0125:org::a", "6"),  # from the snapshot's own row for tuned models
+        ("ft:gpt-3.5-turbo-0125:org::a", "6"),
+        ("ft:gpt-3.5-turbo-1106:org::a", "6"),  # from the snapshot's own row for tuned models
         ("ft:gpt-4-0613:org::a", None),  # the snapshot lists it under gpt-4: that is the base's price
         ("ft:gpt-5-2025-08-07:org::a", None),  # nobody has named a price
         ("ft:no-such-model:org::a", None),
@@ -187,6 +192,86 @@ def test_an_unknown_part_makes_the_cost_unknown(
     assert cost_of(PriceBook((price,), None, date(2026, 11, 21)), "p", "m", prompt, completion) == cost
 
 
+@pytest.mark.parametrize(
+    ("options", "cost"),
+    [
+        ({}, "2.2"),
+        ({"cached_tokens": 500_000}, "1.75"),
+        ({"cached_tokens": 5_000_000}, "1.3"),  # never more than the prompt
+        ({"cached_tokens": -5}, "2.2"),
+        ({"batch": True}, "1.1"),
+        ({"batch": True, "cached_tokens": 500_000}, "1.1"),  # batches get no discount for what is cached
+    ],
+)
+def test_cached_input_and_batches_have_their_own_prices(options: dict[str, int], cost: str) -> None:
+    row = _row(
+        cached_input_per_mtok=Decimal("0.1"), batch_input_per_mtok=Decimal("0.5"), batch_output_per_mtok=Decimal("1"),
+        output_per_mtok=Decimal(2),
+    )  # fmt: skip
+    book = PriceBook((row,), None, date(2026, 11, 21))
+    assert cost_of(book, "p", "m", 1_000_000, 600_000, **options) == Decimal(cost)  # type: ignore[arg-type]  # a table
+
+
+def test_a_batch_without_a_price_is_unknown() -> None:
+    assert cost_of(PriceBook((_row(),), None, date(2026, 11, 21)), "p", "m", 1, 1, batch=True) is None
+
+
+@pytest.mark.parametrize(("prompt", "completion"), [(-1, 5), (5, -1)])
+def test_a_count_below_zero_is_no_count(prompt: int, completion: int) -> None:
+    book = PriceBook((_row(),), None, date(2026, 11, 21))
+    assert cost_of(book, "p", "m", prompt, completion) is None
+    assert training_cost(book, "p", "m", -1) is None
+
+
+_PRICED = ["gpt-5.4", "gpt-4.1-mini", "gpt-4o", "gpt-4o-mini", "gpt-3.5-turbo"]
+
+
+@pytest.mark.parametrize("model", _PRICED)
+@pytest.mark.parametrize(
+    ("prompt", "cached", "completion"),
+    [(0, 0, 0), (120, 0, 400), (272_000, 0, 9), (272_001, 100, 9), (10**6, 10**6, 1)],
+)
+def test_calls_cost_what_genai_prices_says(
+    book: PriceBook, model: str, prompt: int, cached: int, completion: int
+) -> None:
+    usage = Usage(input_tokens=prompt, cache_read_tokens=cached, output_tokens=completion)
+    theirs = calc_price(usage, model_ref=model, provider_id="openai", genai_request_timestamp=_NOW).total_price
+    assert cost_of(book, "openai", model, prompt, completion, cached_tokens=cached) == theirs
+
+
+@pytest.mark.parametrize("model", ["gpt-4.1-mini", "gpt-5.4"])
+def test_batches_cost_what_genai_prices_says(book: PriceBook, model: str) -> None:
+    theirs = calc_price(
+        Usage(input_tokens=120, output_tokens=400), model_ref=model, provider_id="openai", genai_request_timestamp=_NOW,
+        price_context={"processing": "batch"},
+    ).total_price  # fmt: skip
+    assert cost_of(book, "openai", model, 120, 400, batch=True) == theirs
+
+
+_TOKENS = st.integers(0, 10**7)
+
+
+@given(_TOKENS, _TOKENS, _TOKENS, _TOKENS)
+def test_costs_are_monotone_and_additive(prompt: int, more: int, completion: int, longer: int) -> None:
+    flat = PriceBook((_row(),), None, date(2026, 11, 21))
+    one, two = cost_of(flat, "p", "m", prompt, completion), cost_of(flat, "p", "m", more, longer)
+    both = cost_of(flat, "p", "m", prompt + more, completion + longer)
+    assert one is not None and two is not None and both == one + two >= max(one, two)
+
+
+@given(prompt=_TOKENS, more=_TOKENS, completion=_TOKENS)
+def test_long_prompts_are_never_cheaper(book: PriceBook, prompt: int, more: int, completion: int) -> None:
+    shorter, longer = (cost_of(book, "openai", "gpt-5.4", tokens, completion) for tokens in (prompt, prompt + more))
+    assert shorter is not None and longer is not None and shorter <= longer
+
+
+@given(st.integers(0, 10**12), st.integers(0, 10**12))
+def test_training_is_monotone_and_additive(one: int, two: int) -> None:
+    book = PriceBook((_row(base_model="b", training_per_mtok=Decimal("0.48")),), None, date(2026, 11, 21))
+    first, second, both = (training_cost(book, "p", "b", tokens) for tokens in (one, two, one + two))
+    assert first is not None and second is not None and both == first + second
+
+
 def test_comparison_is_sorted_and_unknown_stays_unknown() -> None:
     rows = (_row(model="dear", output_per_mtok=Decimal(9)), _row(), _row(model="dark", output_per_mtok=None))
     lines = compare(PriceBook(rows, None, date(2026, 11, 21)), ("p", "m"), 1_000_000, prices=rows)
@@ -205,6 +290,47 @@ def test_currencies_are_not_compared() -> None:
     rows = (_row(), _row(model="yuan", currency="CNY"))
     lines = compare(PriceBook(rows, None, date(2026, 11, 21)), ("p", "m"), prices=rows)
     assert {line.model: line.multiple for line in lines} == {"m": 1, "yuan": None}
+
+
+_RATE = Rate("CNY", Decimal(7), "test", date(2026, 11, 1))
+
+
+def test_a_stated_rate_makes_currencies_comparable() -> None:
+    rows = (_row(), _row(model="yuan", currency="CNY", output_per_mtok=Decimal(7)), _row(model="lira", currency="TRY"))
+    book = PriceBook(rows, None, date(2026, 11, 21))
+    in_usd = {line.model: line for line in compare(book, ("p", "m"), 1_000_000, prices=rows, rate=_RATE)}
+    assert {name: line.multiple for name, line in in_usd.items()} == {"m": 1, "yuan": Decimal("0.5"), "lira": None}
+    assert (in_usd["yuan"].output, in_usd["yuan"].currency) == (1, "USD")
+    assert (in_usd["lira"].output, in_usd["lira"].currency) == (2, "TRY")  # as it is, and last
+    assert list(in_usd)[-1] == "lira"
+    in_cny = {
+        line.model: line for line in compare(book, ("p", "m"), 1_000_000, prices=rows, currency="CNY", rate=_RATE)
+    }
+    assert (in_cny["m"].output, in_cny["yuan"].output) == (14, 7)
+    assert in_cny["yuan"].multiple == Decimal("0.5")
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "to", "rate", "expected"),
+    [
+        (Decimal(2), "USD", "USD", None, Decimal(2)),
+        (Decimal(2), "USD", "CNY", _RATE, Decimal(14)),
+        (Decimal(14), "CNY", "USD", _RATE, Decimal(2)),
+        (Decimal(2), "USD", "CNY", None, None),
+        (Decimal(2), "EUR", "CNY", _RATE, None),
+        (None, "USD", "CNY", _RATE, None),
+    ],
+)
+def test_nothing_is_converted_without_a_rate(
+    amount: Decimal | None, currency: str, to: str, rate: Rate | None, expected: Decimal | None
+) -> None:
+    assert convert(amount, currency, to, rate) == expected
+
+
+@pytest.mark.parametrize("per_usd", ["0", "-7", "NaN", "Infinity"])
+def test_a_rate_is_above_zero(per_usd: str) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        Rate("CNY", Decimal(per_usd), "test", date(2026, 11, 1))
 
 
 def test_the_baseline_is_added_when_it_is_not_among_the_rows(book: PriceBook) -> None:
@@ -229,44 +355,111 @@ def test_old_rows_say_so(book: PriceBook) -> None:
 
 def test_every_shipped_row_has_a_source_and_a_date_and_no_zero() -> None:
     rows = read_prices(OVERLAY)
-    for price in rows:
-        assert price.source.startswith("https://")
-        assert price.checked <= date(2026, 11, 21)
-        assert price.input_per_mtok and price.output_per_mtok
-        assert price.model == (f"ft:{price.base_model}" if price.base_model else price.model)
-    assert {p.training_until for p in rows if p.provider == "openai"} == {date(2027, 1, 6)}
-    assert {p.valid_until for p in rows if p.provider == "openai"} == {date(2027, 1, 14)}
-    assert len({(p.provider, p.model) for p in rows}) == len(rows)
+    assert len(rows) > 100
+    for row in rows:
+        assert row.source.startswith("https://"), row.where
+        assert date(2023, 1, 1) <= row.checked <= date(2026, 11, 22), row.where
+        assert row.amount is None or row.amount > 0, row.where
+        assert row.model == (f"ft:{row.base_model}" if row.base_model else row.model), row.where
+
+
+def test_openais_tuned_models_have_their_last_days(book: PriceBook) -> None:
+    tuned = [price for price in book.overlay if price.provider == "openai" and price.training_per_mtok is not None]
+    assert {price.training_until for price in tuned} == {date(2027, 1, 6)}
+    assert {price.valid_until for price in tuned} == {date(2027, 1, 14)}
+    gone = book.find("openai", "ft:gpt-3.5-turbo-0125:org::a")
+    assert gone is not None and gone.valid_until == date(2026, 10, 23) and book.ended(gone)
+
+
+@pytest.mark.parametrize(
+    ("model", "last_day", "soon"),
+    [("gpt-5", date(2026, 12, 11), True), ("gpt-4o", date(2027, 1, 14), True), ("gpt-5.1", date(2027, 4, 1), False)],
+)
+def test_last_days_reach_models_whose_price_stands_elsewhere(
+    book: PriceBook, model: str, last_day: date, soon: bool
+) -> None:
+    price = book.find("openai", model)
+    assert price is not None and price.source.startswith("genai-prices")
+    assert (price.valid_until, book.ends_soon(price)) == (last_day, soon)
+    assert next(row for row in book.rows(["openai"]) if row.model == model).valid_until == last_day
+
+
+def _price_file(home: Path, *lines: str) -> None:
+    home.mkdir()
+    header = OVERLAY.read_text(encoding="utf-8").splitlines()[0]
+    (home / "prices.csv").write_text("\n".join([header, *lines, ""]), encoding="utf-8-sig")
 
 
 def test_own_prices_win(home: Path) -> None:
-    home.mkdir()
-    header = OVERLAY.read_text(encoding="utf-8").splitlines()[0]
-    (home / "prices.csv").write_text(
-        f"{header}\ngpt-4o-mini,openai,,7,8,,USD,contract,2026-11-20,,\nmine,house,,1,1,,USD,me,2026-11-20,,\n",
-        encoding="utf-8-sig",
+    _price_file(
+        home,
+        "gpt-4o-mini,openai,,input,7,USD,mtok,,,contract,2026-11-20,",
+        "mine,house,,output,0.001,USD,ktok,,,me,2026-11-20,",
+        "mine,house,,input,1,USD,mtok,,,me,2026-11-20,",
     )
     book = PriceBook.load(home, _NOW)
     assert cost_of(book, "openai", "gpt-4o-mini", 1_000_000, 0) == 7
+    assert cost_of(book, "openai", "gpt-4o-mini", 0, 1_000_000) == Decimal("0.6")  # the other amounts stay
+    price = book.find("openai", "gpt-4o-mini")
+    assert price is not None and price.own and price.source == "contract"
     assert cost_of(book, "house", "mine", 0, 1_000_000) == 1
     assert training_cost(book, "openai-2023", "curie", 1_229_945) == Decimal("3.689835")
 
 
+def test_amounts_follow_each_other_by_date(home: Path) -> None:
+    _price_file(
+        home,
+        "m,p,,input,1,USD,mtok,,2026-10-31,old,2026-10-01,",
+        "m,p,,input,2,USD,mtok,2026-11-01,2026-11-30,now,2026-11-01,",
+        "m,p,,input,3,USD,mtok,2026-12-01,,soon,2026-11-01,",
+    )
+    for day, amount in ((date(2026, 10, 31), 1), (date(2026, 11, 21), 2), (date(2026, 12, 1), 3)):
+        price = PriceBook.load(home, datetime(day.year, day.month, day.day, tzinfo=UTC)).find("p", "m")
+        assert price is not None and price.input_per_mtok == amount
+
+
+def test_an_amount_that_has_ended_is_shown_as_ended_and_one_of_the_future_waits(home: Path) -> None:
+    _price_file(
+        home,
+        "past,p,,input,1,USD,mtok,,2026-10-31,s,2026-10-01,",
+        "next,p,,input,1,USD,mtok,2026-12-01,,s,2026-10-01,",
+    )
+    book = PriceBook.load(home, _NOW)
+    past = book.find("p", "past")
+    assert past is not None and book.ended(past)
+    assert book.find("p", "next") is None
+
+
+_GOOD = "m,p,,input,1,USD,mtok,,,s,2026-11-20,"
+
+
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("lines", "says"),
     [
-        ("m,p,,cheap,1,,USD,s,2026-11-20,,", "line 2: “cheap” in “input_per_mtok” is not a number"),
-        ("m,p,,-1,1,,USD,s,2026-11-20,,", "line 2: “-1” in “input_per_mtok” is not a price"),
-        ("m,p,,NaN,1,,USD,s,2026-11-20,,", "line 2: “NaN” in “input_per_mtok” is not a price"),
-        ("m,p,,1,1,,USD,s,20.11.2026,,", "line 2: “20.11.2026” in “checked” is not a date"),
-        ("m,p,,1,1,,USD,,2026-11-20,,", "line 2: “source” is empty"),
-        ("m", "line 2: “provider” is empty"),
+        (["m,p,,input,cheap,USD,mtok,,,s,2026-11-20,"], "line 2: “cheap” in “amount” is not a number"),
+        (["m,p,,input,-1,USD,mtok,,,s,2026-11-20,"], "line 2: “-1” in “amount” is not a price"),
+        (["m,p,,input,NaN,USD,mtok,,,s,2026-11-20,"], "line 2: “NaN” in “amount” is not a price"),
+        (["m,p,,input,1000000,USD,mtok,,,s,2026-11-20,"], "is more than anybody asks"),
+        (["m,p,,batch_factor,5,,factor,,,s,2026-11-20,"], "is more than anybody asks"),
+        (["m,p,,input,1,USD,hour,,,s,2026-11-20,"], "“hour” in “unit” does not go with “input”"),
+        (["m,p,,lunch,1,USD,mtok,,,s,2026-11-20,"], "“lunch” in “what” is none of"),
+        (["m,p,,input,1,dollars,mtok,,,s,2026-11-20,"], "“dollars” in “currency” is not a code"),
+        (["m,p,,input,1,USD,mtok,,,s,20.11.2026,"], "line 2: “20.11.2026” in “checked” is not a date"),
+        (["m,p,,input,1,USD,mtok,2026-12-01,2026-11-01,s,2026-11-20,"], "“valid_from” is after “valid_until”"),
+        (["m,p,,input,1,USD,mtok,,,,2026-11-20,"], "line 2: “source” is empty"),
+        (["m,p,,input,1,USD,mtok,,,s,,"], "line 2: “checked” is empty"),
+        (["m,p,,use,,,,,,s,2026-11-20,"], "“use” has a last day"),
+        (["m"], "line 2: “provider” is empty"),
+        ([_GOOD, _GOOD], "line 2 and prices.csv, line 3 give two amounts of “input” for m"),
+        (
+            ["m,p,,input,1,USD,mtok,,2026-11-30,s,2026-11-20,", "m,p,,input,2,USD,mtok,2026-11-30,,s,2026-11-20,"],
+            "give two amounts of “input” for m",
+        ),
+        ([_GOOD, "m,p,,output,1,CNY,mtok,,,s,2026-11-20,"], "price m in"),
     ],
 )
-def test_a_bad_price_file_names_its_line(home: Path, line: str, says: str) -> None:
-    home.mkdir()
-    header = OVERLAY.read_text(encoding="utf-8").splitlines()[0]
-    (home / "prices.csv").write_text(f"{header}\n{line}\n", encoding="utf-8")
+def test_a_bad_price_file_names_its_line(home: Path, lines: list[str], says: str) -> None:
+    _price_file(home, *lines)
     with pytest.raises(BadFile) as caught:
         PriceBook.load(home, _NOW)
     assert says in caught.value.what
@@ -300,6 +493,20 @@ def test_tokens_are_counted_offline(model: str, tokens_counted: int, exact: bool
 def test_no_texts_have_no_tokens() -> None:
     assert tokens.count([], "gpt-4o-mini").tokens == 0
     assert tokens.count(["", "<|endoftext|>"], "gpt-4o-mini").tokens > 1  # markup in data counts as the text it is
+
+
+def test_a_data_set_is_measured_by_its_average_example() -> None:
+    found = tokens.measure(["hello world"] * 3, ["hello", "hello world", "hello world hello world"], "gpt-4o-mini")
+    assert found == tokens.Measured(prompt_each=2, completion_each=2, total=13, examples=3, exact=True)
+    with pytest.raises(ValueError, match="at least one"):
+        tokens.measure([], [], "gpt-4o-mini")
+
+
+def test_an_estimate_of_many_short_prompts_pays_no_long_prompts_price(book: PriceBook) -> None:
+    made = estimate.generation(
+        book, "openai", "gpt-5.4", requests=10_000, prompt_tokens_each=100, completion_tokens_each=100, max_tokens=200
+    )
+    assert made.expected_usd == Decimal("17.5")
 
 
 def test_an_estimate_names_its_worst_case(book: PriceBook) -> None:

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.dataset import decoding, importing, presets
+from core.dataset import presets
+from core.dataset.intake import importing
 from core.errors import BadFile
 
 FIXTURES = Path(__file__).resolve().parents[2] / "shared" / "fixtures"
@@ -111,7 +112,7 @@ def test_nul_characters_are_named_by_line_and_column() -> None:
 def test_a_second_column_of_the_same_name_gets_another_one() -> None:
     found = read("a,b,a,a\n1,2,3,4\n")
     assert list(found.frame.columns) == ["a", "b", "a (2)", "a (3)"]
-    assert found.problems[0] == "Two columns are called a: the second one is a (2) here."
+    assert found.notes[0] == "Two columns are called a: the second one is a (2) here."
 
 
 def test_a_column_without_a_name_gets_a_number() -> None:
@@ -130,7 +131,7 @@ def test_quotes_that_do_not_fit_are_named() -> None:
     assert found.problems == ["Line 2: the quotes do not fit together."]
 
 
-@pytest.mark.parametrize("length", [decoding.MOST_BYTES // 2000, 200_000])
+@pytest.mark.parametrize("length", [100_000, 200_000])
 def test_a_giant_cell_is_named_not_kept(length: int) -> None:
     found = read(f"a,b\n1,{'x' * length}\n3,4\n")
     if length > 100_000:
@@ -171,7 +172,7 @@ def test_a_file_of_which_nothing_can_be_used_says_why_and_what_to_do(data: bytes
 
 
 def test_a_file_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "MOST_BYTES", 10)
+    monkeypatch.setattr(importing, "MOST_BYTES", 10)
     with pytest.raises(BadFile, match="can be read"):
         read(STORIES)
 
@@ -252,6 +253,7 @@ def test_line_separators_inside_a_story_do_not_part_lines() -> None:
     assert rows(read(line, "a.jsonl")) == [["p", "a\u2028b\x85c"]]
 
 
+@settings(deadline=None)  # a file that begins like Parquet starts a process
 @given(st.binary(max_size=300), st.sampled_from(["a.csv", "a.jsonl"]))
 def test_no_file_makes_it_stumble(data: bytes, name: str) -> None:
     try:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.dataset import importing, jsonl, presets
+from core.dataset import jsonl, presets
+from core.dataset.intake import importing
 from core.errors import BadTrainingFile
 
 FIXTURES = Path(__file__).resolve().parents[2] / "shared" / "fixtures"
@@ -113,6 +114,23 @@ def test_chat_lines_have_system_user_and_assistant() -> None:
     }
     assert prepared.separator is None and prepared.stop is None
     assert len(json.loads(jsonl.prepare_chat(PAIRS).lines[0])["messages"]) == 2
+
+
+def test_each_thing_that_is_done_says_why() -> None:
+    taken = jsonl.prepare([("a -> b", "one. two"), ("c", "three")])
+    why = {finding.kind: finding.why for finding in taken.report}
+    assert "' ->' was not free" in why["add_separator"] and "'.' was not free: 1 completions" in why["add_stop"]
+    free = {finding.kind: finding.why for finding in jsonl.prepare(PAIRS).report}
+    assert "give it as stop" in free["add_stop"] and "was not free" not in free["add_separator"]
+    chat = jsonl.plan(PAIRS, "chat", system="Tell.").report
+    assert [finding.kind for finding in chat if finding.why] == ["roles", "system"]
+
+
+def test_a_plan_goes_through_pairs_twice_and_remembers_only_the_repeated() -> None:
+    pairs = [("p", "a"), ("q", "b"), ("p", "a"), ("p", "a")]
+    plan = jsonl.plan(iter(pairs))
+    assert plan.findings.duplicates == (2, 3) and plan.findings.kept == 2 and len(plan.findings.repeated) == 1
+    assert list(plan.pairs(iter(pairs))) == [("p ->", " a."), ("q ->", " b.")]
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]))

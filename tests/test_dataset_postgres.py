@@ -10,9 +10,10 @@ import pytest
 from sqlalchemy import create_engine
 
 from core.actor import LOCAL
-from core.dataset import datasets, executor, ledger, runs
-from core.dataset.pace import Limits
+from core.dataset import datasets, runs
 from core.dataset.recipe import Column, Recipe
+from core.dataset.writing import executor, ledger
+from core.dataset.writing.pace import Limits
 from core.db.store import Store, new_id
 from core.settings import Settings
 from tests import postgres_server

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.dataset import grid, presets
-from core.dataset.recipe import Column, Recipe, template_fields
+from core.dataset.recipe import Column, Recipe, template_fields, values_of
 from core.errors import BadRecipe, NotFound
 
 COLOURS = Column("colour", ("red", "blue"))
@@ -37,9 +37,18 @@ def test_the_second_grid_is_135_stories() -> None:
     assert second.recipe.rows() == 135
 
 
-def test_presets_have_samples_and_values_outside_their_grid() -> None:
+def test_an_english_grid_and_a_task_that_writes_no_stories_come_along() -> None:
+    assert presets.get("english_stories").recipe.rows() == 288
+    intents = presets.get("support_intents").recipe
+    assert (intents.temperature, intents.max_tokens, intents.template) == (0.0, 16, "{message}")
+
+
+def test_presets_can_be_run_and_have_values_outside_their_grid() -> None:
+    assert sum(preset.sample is not None for preset in presets.load()) == 3
     for preset in presets.load():
-        assert preset.sample and (presets.DATA / "samples" / f"{preset.sample}.csv").is_file()
+        preset.recipe.check()
+        assert not preset.recipe.warnings() and preset.outside
+        assert preset.sample is None or (presets.DATA / "samples" / f"{preset.sample}.csv").is_file()
         assert set(preset.names) == {"en", "zh_CN"} and preset.name == preset.names["en"]
         for values in preset.outside:
             named = dict(zip([c.name for c in preset.recipe.columns], values, strict=True))
@@ -74,6 +83,7 @@ BAD = [
     ({"temperature": float("nan")}, "temperature is nan"),
     ({"top_p": -0.1}, "top_p is -0.1"),
     ({"max_tokens": 0}, "max_tokens is 0"),
+    ({"endpoint": "speech"}, "cannot be asked at 'speech'"),
     ({"model": " "}, "No model is chosen"),
     ({"repeats": 10_000, "columns": (Column("colour", tuple(map(str, range(2000)))), THINGS)}, "60,000,000 rows"),
 ]
@@ -178,10 +188,26 @@ def test_a_row_keeps_its_key_when_the_grid_grows_but_not_when_the_text_would_cha
                 {"top_p": 0.9},
                 {"max_tokens": 9},
                 {"seed": 1},
+                {"endpoint": "chat"},
+                {"endpoint": "completion"},
             )
         ),
     ]
     assert len({key, *others}) == len(others) + 1
+
+
+def test_the_key_of_a_row_never_changes() -> None:
+    """Rows that were bought with an earlier version of the studio must be found again."""
+    key = grid.key(RECIPE, {"colour": "red", "thing": "hat"}, 0)
+    assert key == "ad4b07fd7607fc840f46939b6c36888c08d7c9e621e75dbbab5e9aa5a2f2b69d"
+
+
+def test_a_row_is_found_by_its_values_as_it_was_made_from_its_position() -> None:
+    place = grid.placer(RECIPE)
+    assert [place(c.values, c.repeat) for c in grid.cells(RECIPE)] == list(range(12))
+    assert place({"colour": "red", "thing": "hat"}, 2) is None
+    assert place({"colour": "green", "thing": "hat"}, 0) is None
+    assert place({"colour": "red"}, 0) is None
 
 
 def test_every_row_has_a_seed_of_its_own_when_the_recipe_has_one() -> None:
@@ -190,6 +216,22 @@ def test_every_row_has_a_seed_of_its_own_when_the_recipe_has_one() -> None:
     seeds = [grid.row_seed(replace(RECIPE, seed=7), key) for key in keys]
     assert len(set(seeds)) == len(keys)
     assert all(seed is not None and 0 <= seed < 2**31 for seed in seeds)
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "values"),
+    [
+        ("", (), ()),
+        ("red, blue,red", (), ("red", "blue")),
+        ("唐，宋、元；明;清\t汉", (), ("唐", "宋", "元", "明", "清", "汉")),
+        ("red\nblue, dark\r\n\n red ", (), ("red", "blue, dark")),
+        ("a\tb\nc\td", (), ("a", "b", "c", "d")),
+        ("Hello, you", ("Hello, you",), ("Hello, you",)),
+        ("Hello, you", (), ("Hello", "you")),
+    ],
+)
+def test_a_pasted_list_is_values(text: str, known: tuple[str, ...], values: tuple[str, ...]) -> None:
+    assert values_of(text, known) == values
 
 
 names = st.text(st.characters(exclude_characters="{}\r\n\0", exclude_categories=["Cs"]), min_size=1).filter(str.strip)

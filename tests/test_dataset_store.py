@@ -15,10 +15,11 @@ import pytest
 from sqlalchemy import func, select
 
 from core.actor import LOCAL
-from core.dataset import datasets, grid, importing, matrix, presets
+from core.dataset import datasets, grid, matrix, presets
+from core.dataset.intake import importing
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
-from core.db.tables import Row
+from core.db.tables import Row, utcnow
 from core.errors import BadFile, BadRecipe, NotFound
 from core.settings import Settings
 from tests.stores import fresh
@@ -121,6 +122,38 @@ def test_columns_that_do_not_fit_are_told(store: Store, prompts: list[str], comp
     assert datasets.list_datasets(store) == []
 
 
+def test_a_split_column_and_others_stay_with_their_rows(store: Store) -> None:
+    table = frame(a=["x", "y", "z"], text=["1", "2", "3"], part=["Test", "", "dev"], lang=["en", "zh", None])
+    dataset_id = datasets.from_frame(
+        store, LOCAL, "x", table, ["a"], "text", split_column="part", other_columns=["lang", "a", "part"]
+    )
+    assert datasets.summary(store, dataset_id).columns == ("a",)
+    assert [r.values for r in datasets.rows(store, dataset_id)][:2] == [
+        {"a": "x", "lang": "en"},
+        {"a": "y", "lang": "zh"},
+    ]
+    assert datasets.examples(store, dataset_id) == [("y", "2")]  # neither held out nor for validation
+    assert datasets.to_csv(store, dataset_id) == (
+        ",a,lang,story,split\n0,x,en,1,held_out\n1,y,zh,2,\n2,z,,3,validation\n"
+    )
+
+
+def test_a_word_that_is_no_part_is_told(store: Store) -> None:
+    with pytest.raises(BadFile, match="'maybe', which is none of") as caught:
+        datasets.from_frame(store, LOCAL, "x", frame(a=["x"], text=["1"], s=["maybe"]), ["a"], "text", split_column="s")
+    assert caught.value.next_step and datasets.list_datasets(store) == []
+
+
+def test_a_fingerprint_changes_with_the_rows_and_only_then(store: Store) -> None:
+    dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more", 5)
+    before = datasets.fingerprint(store, dataset_id)
+    assert datasets.fingerprint(store, dataset_id) == before
+    with store.session() as session:
+        row = session.query(Row).filter_by(position=0).one()
+        row.text, row.updated_at = "another", utcnow()
+    assert datasets.fingerprint(store, dataset_id) != before
+
+
 def test_an_empty_table_is_told(store: Store) -> None:
     with pytest.raises(BadFile, match="no rows"):
         datasets.from_frame(store, LOCAL, "x", frame(a=[], text=[]), ["a"], "text", "upload")
@@ -147,6 +180,17 @@ def test_a_few_samples_are_spread_over_the_whole_grid(store: Store) -> None:
     assert len(found) == 48
     for column in presets.get().recipe.columns:
         assert {r.values[column.name] for r in found} == set(column.values)
+
+
+def test_the_intents_are_loaded_with_their_held_out_rows(store: Store) -> None:
+    if not (presets.DATA / "samples" / "support_intents.csv").is_file():
+        pytest.skip("the sample is not written yet")
+    dataset_id = datasets.load_sample(store, LOCAL, "support_intents")
+    one = datasets.summary(store, dataset_id)
+    assert (one.total, one.done, one.columns) == (160, 160, ("message",))
+    learned = datasets.examples(store, dataset_id)
+    assert len(learned) == 120 and len({intent for _, intent in learned}) == 8
+    assert {r.values["language"] for r in datasets.rows(store, dataset_id, limit=200)} == {"en", "zh"}
 
 
 @pytest.mark.parametrize("name", ["nothing", "../presets", "/etc/passwd", ""])

@@ -15,7 +15,8 @@ from streamlit.testing.v1 import AppTest
 from core import endpoint, tour
 from core.actor import LOCAL
 from core.cost import spend
-from core.dataset import datasets, executor, importing, presets, runs
+from core.dataset import datasets, presets, runs
+from core.dataset.writing import executor
 from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, Run, Story, Tour, TrainingEvent, TrainingJob, utcnow
 from core.settings import Settings
@@ -399,152 +400,7 @@ def test_a_file_that_is_no_table_is_told_with_a_next_step() -> None:
     assert "This file cannot be used as it is" in trouble(at)
 
 
-# --- training -------------------------------------------------------------------------------------------------------
-
-
-def test_preparation_tells_what_it_found_and_will_do(server: FaultServer, store: Store) -> None:
-    datasets.load_sample(store, LOCAL, "ultraman_stories_more")
-    at = visit("training", training_part="new")
-    assert "There are 27 pairs" in words(at)
-    assert any('->", "completion": " ' in block.value and block.value.endswith('."}') for block in at.code)
-    assert "free on this machine" in words(at)
-
-
-def test_a_job_is_submitted_once_however_often_one_clicks(server: FaultServer, store: Store) -> None:
-    datasets.load_sample(store, LOCAL, "ultraman_stories_more")
-    at = visit("training", training_part="new")
-    at.text_input(key="training_suffix").input("ultraman").run()
-    at.toggle(key="training_epochs_auto").set_value(False).run()
-    at.number_input(key="training_epochs").set_value(2).run()
-    click(at, "training_submit")
-    (job,) = jobs.list_jobs(store)
-    assert (job.suffix, job.hyperparameters, job.base_model) == ("ultraman", {"n_epochs": 2}, "writer")
-    assert "The training file is being prepared" in words(at)
-    again = visit("training", training_part="new", training_suffix="ultraman", training_epochs_auto=False)
-    again.number_input(key="training_epochs").set_value(2).run()
-    click(again, "training_submit")
-    assert len(jobs.list_jobs(store)) == 1
-
-
-def test_a_separator_and_a_stop_of_ones_own_go_into_the_job(server: FaultServer, store: Store) -> None:
-    dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more")
-    at = visit("training", training_part="new")
-    assert at.text_input(key=f"training_separator_{dataset_id}_27").value == " ->"
-    at.text_input(key=f"training_stop_{dataset_id}_27").input("\\n###").run()
-    assert any(block.value.endswith('\\n###"}') for block in at.code)
-    click(at, "training_submit")
-    (job,) = jobs.list_jobs(store)
-    assert (job.file_format, job.separator, job.stop) == ("completion", None, "\n###")
-
-
-def test_a_data_set_of_a_chat_file_trains_as_chat(server: FaultServer, store: Store) -> None:
-    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
-    imported = importing.read_table(json.dumps({"messages": turns}).encode(), "chat.jsonl")
-    datasets.from_frame(store, LOCAL, "talk", imported.frame, ["prompt"], "completion", imported.source)
-    at = visit("training", training_part="new")
-    assert any('"role": "assistant"' in block.value for block in at.code)
-    click(at, "training_submit")
-    (job,) = jobs.list_jobs(store)
-    assert job.file_format == "chat"
-
-
-def test_a_job_on_a_data_set_that_is_gone_is_told(server: FaultServer, store: Store) -> None:
-    dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more")
-    at = visit("training", training_part="new")
-    with store.session() as session:
-        session.query(Row).delete()
-        session.query(Dataset).delete()
-    at.button(key="training_submit").click().run()
-    assert not at.exception
-    assert "It is not there any more" in trouble(at)
-    assert jobs.list_jobs(store) == [] and dataset_id
-
-
-def test_a_file_can_be_uploaded_on_the_training_page_too(server: FaultServer, store: Store) -> None:
-    at = visit("training", training_part="new")
-    at.file_uploader(key="training_file").upload("a.csv", b"topic,text\nsea,A wave.\n").run()
-    click(at, "training_keep")
-    assert "There are 1 pairs" in words(at)
-
-
-def test_a_running_job_shows_verdict_progress_curve_and_events(server: FaultServer, store: Store) -> None:
-    _job(store, status="running", estimated_finish=utcnow() + timedelta(minutes=5))
-    at = visit("training")
-    assert "It is training, with about 5 minutes to go" in words(at)
-    assert {m.label: m.value for m in at.metric}["Token accuracy"] == "95.0 %"
-    assert len(at.get("vega_lite_chart")) == 2
-    assert "1 line could not be read" in words(at)
-    assert "Training started" in words(at)
-    assert {"Pause", "Cancel"} <= set(labels(at))
-
-
-@pytest.mark.parametrize(
-    ("status", "action"), [("running", "pause"), ("paused", "resume"), ("running", "cancel"), ("queued", "cancel")]
-)
-def test_a_job_can_be_paused_resumed_and_cancelled(server: FaultServer, store: Store, status: str, action: str) -> None:
-    job_id = _job(store, status=status)
-    at = click(visit("training"), f"training_{action}")
-    assert jobs.get(store, job_id).request == action
-    assert at.button(key=f"training_{action}").disabled
-
-
-def test_a_job_that_ended_meanwhile_says_so_when_one_cancels_it(server: FaultServer, store: Store) -> None:
-    job_id = _job(store, status="running")
-    at = visit("training")
-    with store.session() as session:
-        session.get_one(TrainingJob, job_id).status = "succeeded"
-    click(at, "training_cancel")
-    assert "The job has ended already" in trouble(at)
-
-
-def test_a_failed_job_says_why_and_what_to_do(server: FaultServer, store: Store) -> None:
-    _job(store, status="failed", error="The file has no examples.", next_step="Choose another data set.")
-    at = visit("training")
-    assert "It failed: The file has no examples" in words(at)
-    assert "Choose another data set" in words(at)
-
-
-def test_a_finished_job_leads_to_a_story_with_its_model(server: FaultServer, store: Store) -> None:
-    server.models.append({"id": "ft:writer:fabula:x:1", "object": "model", "created": 1_800_000_000, "owned_by": "t"})
-    dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more")
-    _job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1", dataset_id=dataset_id)
-    at = visit("training")
-    at.button(key="training_try").click().run()
-    at.switch_page(str(_FRAME.with_name("story.py"))).run()
-    assert at.selectbox(key="story_model").value == "engine/ft:writer:fabula:x:1"
-    assert any(text.value.endswith(" ->") for text in at.text)  # it is asked as it was trained
-
-
-def test_any_results_file_is_charted(server: FaultServer) -> None:
-    at = visit("training", training_part="read")
-    at.file_uploader(key="training_results_file").upload("results.csv", _RESULTS.encode()).run()
-    assert not at.exception and len(at.get("vega_lite_chart")) == 2
-    assert {m.label: m.value for m in at.metric}["Steps"] == "3"
-
-
-def test_the_articles_own_results_are_charted(server: FaultServer) -> None:
-    path = Path(__file__).parents[2] / "shared" / "fixtures" / "curie_results.csv"
-    if not path.is_file():
-        pytest.skip("the article's results file is not on this machine")
-    at = visit("training", training_part="read")
-    at.file_uploader(key="training_results_file").upload(path.name, path.read_bytes()).run()
-    shown = {m.label: m.value for m in at.metric}
-    assert (shown["Steps"], shown["Token accuracy"], shown["Tokens trained on"]) == ("1,857", "95.6 %", "1,229,945")
-
-
-def test_a_file_that_holds_no_results_is_told(server: FaultServer) -> None:
-    at = visit("training", training_part="read")
-    at.file_uploader(key="training_results_file").upload("a.csv", b"a,b\n1,2\n").run()
-    assert "no results file" in trouble(at)
-
-
-def test_a_results_file_in_utf_16_or_without_lines_is_no_other_file(server: FaultServer) -> None:
-    at = visit("training", training_part="read")
-    at.file_uploader(key="training_results_file").upload("a.csv", _RESULTS.encode("utf-16")).run()
-    assert not at.error and not at.info
-    at = visit("training", training_part="read")
-    at.file_uploader(key="training_results_file").upload("b.csv", _RESULTS.splitlines()[0].encode()).run()
-    assert not at.error and "no line with a step" in at.info[0].value
+# --- secrets ----------------------------------------------------------------------------------------------------------
 
 
 def test_no_secret_of_the_settings_is_shown() -> None:

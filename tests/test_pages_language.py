@@ -13,17 +13,18 @@ _ROOT = Path(__file__).parents[1]
 _PAGES = sorted((_ROOT / "pages").rglob("*.py"))
 _TRANSLATORS = {"_", "n_", "mark"}
 # What a string is allowed to be without a translation: an icon, a file, a key, a format, a command, a proper name.
-_NOT_WORDS = re.compile(r":material/\w+:|:\w+\[|[a-z]+-badge|:small|\{[^}]*\}")
+_NOT_WORDS = re.compile(r":material/\w+:|:\w+\[|[a-z]+-badge|:small|\{[^}]*\}|ft:[\w.-]+")
 _TECHNICAL_ARGUMENTS = {
     "key", "icon", "type", "width", "height", "gap", "layout", "mime", "file_name", "language", "color", "border",
     "horizontal_alignment", "vertical_alignment", "text_alignment", "label_visibility", "selection_mode", "bind",
     "persist_state", "on_change", "on_click", "on_select", "url_path", "format", "position", "scope",
     "initial_sidebar_state", "args", "format_func", "data",
     "page_icon", "avatar", "theme", "state", "delta_color", "delta_arrow", "submit_mode", "anchor",
-    "pinned", "column_order",
+    "pinned", "column_order", "selection_default", "default", "options",
 }  # fmt: skip
 _PASSED_ON = {"str", "plain", "join", "format", "replace", "strip", "facts"}  # what they get, they show
-_PICKERS = {"selectbox", "multiselect", "pills", "segmented_control", "radio"}  # their options are shown by format_func
+# Only the first argument is for the eye: options are shown by format_func, files and addresses are none.
+_PICKERS = {"selectbox", "multiselect", "pills", "segmented_control", "radio", "download_button", "link_button"}
 _PROPER_NAMES = {"Fabula", "English", "简体中文", "Python", "OpenAI"}
 _STREAMLIT = {
     "title", "header", "subheader", "caption", "markdown", "text", "write", "button", "download_button", "metric",
@@ -31,7 +32,7 @@ _STREAMLIT = {
     "segmented_control", "toggle", "checkbox", "radio", "slider", "select_slider", "file_uploader", "expander",
     "popover", "tabs", "progress", "spinner", "status", "toast", "error", "warning", "info", "success", "badge",
     "dialog", "page_link", "link_button", "dataframe", "table", "vega_lite_chart", "set_page_config", "Page",
-    "TextColumn", "NumberColumn", "DatetimeColumn", "ProgressColumn", "Column", "menu_button", "chat_input", "feedback",
+    "TextColumn", "NumberColumn", "DatetimeColumn", "ProgressColumn", "Column", "menu_button", "chat_input",
 }  # fmt: skip
 
 

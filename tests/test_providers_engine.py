@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from core.actor import LOCAL
-from core.dataset import datasets, executor, runs
+from core.dataset import datasets, runs
 from core.dataset.recipe import Column, Recipe
+from core.dataset.writing import executor
 from core.errors import ModelNotFound, NotFound, Refused
 from core.providers import Client, CompletionRequest, JobRequest, Provider, Registry
 from core.settings import Settings

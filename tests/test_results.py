@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.training import results as results_module
 from core.training.results import COLUMNS, parse
 
 _ROOT = Path(__file__).parents[1]
@@ -124,3 +125,45 @@ def test_base64_with_line_breaks_is_unpacked() -> None:
 def test_no_text_is_an_error(text: str) -> None:
     assert parse(text).steps >= 0
     assert parse(f"{_HEADER}\n{text}").steps >= 0
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("", "The results file is empty."),
+        ("<html>", "no results file"),
+        (_HEADER, "no step yet"),
+        (f"{_HEADER}\n1,625,1,0.88,0.0,0.75\n2,12", "could not be read: 1"),
+        (f"{_HEADER}\n1,625,1,0.88,0.0,0.75\n", None),
+    ],
+)
+def test_why_there_is_no_curve_is_told(text: str, note: str | None) -> None:
+    told = parse(text).note
+    assert (told is None) if note is None else (told is not None and note in told)
+
+
+_LINES = [f"{n},{n * 625},{n},{1 / n},0.0,{1 - 1 / n},," for n in range(1, 5_000)]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        _LINES,
+        [*_LINES[:2_000], "", *_LINES[2_000:]],
+        [*_LINES, "5000,12"],
+        [*_LINES, "5000,1,1,lots,0,0,,"],
+        [*_LINES, _LINES[0]],
+        [*_LINES, "5000.5,1,1,1,0,0,,"],
+        [*_LINES, "5000,1,1,inf,0,0,1.5,nan"],
+        [*_LINES, '5000,1,1,"1.5",0,0,,'],
+        [line.replace(",", ", ") for line in _LINES],
+        list(reversed(_LINES)),
+    ],
+)
+def test_a_long_file_reads_as_a_short_one_does(monkeypatch: pytest.MonkeyPatch, lines: list[str]) -> None:
+    text = "\n".join([_ENGINE, *lines]) + "\n"
+    quick = parse(text)
+    monkeypatch.setattr(results_module, "_LARGE", len(text))
+    patient = parse(text)
+    pd.testing.assert_frame_equal(quick.frame, patient.frame)
+    assert quick.skipped == patient.skipped

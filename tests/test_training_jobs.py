@@ -16,7 +16,7 @@ from sqlalchemy import select
 
 from core.actor import LOCAL
 from core.cost.spend import Spend
-from core.dataset import datasets
+from core.dataset import datasets, versions
 from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
 from core.errors import (
@@ -160,6 +160,32 @@ def test_a_data_set_without_finished_rows_is_refused(store: Store, form: JobForm
     empty = datasets.from_frame(store, LOCAL, "empty", frame, ["a"], "story")
     with pytest.raises(BadTrainingFile, match="no finished rows"):
         jobs.submit(store, LOCAL, replace(form, dataset_id=empty))
+
+
+def test_a_version_that_is_not_of_this_data_set_is_refused(store: Store, form: JobForm) -> None:
+    frame = pd.DataFrame({"a": ["x"], "story": ["y"]})
+    other = versions.freeze(store, LOCAL, datasets.from_frame(store, LOCAL, "other", frame, ["a"], "story"))
+    for version_id in (other, "nothing"):
+        with pytest.raises(NotFound, match="version"):
+            jobs.submit(store, LOCAL, replace(form, version_id=version_id))
+
+
+def test_a_version_trains_on_its_part_and_is_judged_by_the_other(
+    store: Store, dataset_id: str, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+) -> None:
+    version_id = versions.freeze(store, LOCAL, dataset_id, validation_share=0.5)
+    job_id = jobs.submit(store, LOCAL, replace(form, version_id=version_id))
+    assert jobs.submit(store, LOCAL, replace(form, version_id=version_id)) == job_id
+    assert jobs.submit(store, LOCAL, form) != job_id
+    client.enqueue("upload", "file-1", "file-2")
+    carry(job_id)
+    (request, _intent) = next(what for call, what in client.sent if call == "create_job")
+    assert (request.training_file, request.validation_file) == ("file-1", "file-2")
+    learned, judged = (json.loads(text)["prompt"] for text in client.uploaded)
+    assert {learned, judged} == {"唐,隐形 ->", "宋,飞行 ->"}
+    with store.reading() as session:
+        job = session.get_one(TrainingJob, job_id)
+        assert (job.validation_file, job.validation_share, job.n_examples) == ("file-2", 0.5, 1)
 
 
 # --- the whole way -------------------------------------------------------------------------------------------------

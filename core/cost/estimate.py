@@ -48,8 +48,8 @@ def generation(
         requests=requests,
         prompt_tokens=prompt,
         completion_tokens=completion,
-        expected_usd=cost_of(book, provider, model, prompt, completion),
-        worst_usd=cost_of(book, provider, model, prompt, requests * max_tokens),
+        expected_usd=_times(requests, cost_of(book, provider, model, prompt_tokens_each, completion_tokens_each)),
+        worst_usd=_times(requests, cost_of(book, provider, model, prompt_tokens_each, max_tokens)),
         local=price is not None and price.local,
     )
 
@@ -63,3 +63,8 @@ def training(book: PriceBook, provider: str, base_model: str, *, tokens: int, ep
         local=price is not None and price.local,
         last_day=price.training_until if price is not None else None,
     )
+
+
+def _times(requests: int, each: Decimal | None) -> Decimal | None:
+    """Call by call: what a long prompt costs for each token is not what many short ones cost."""
+    return None if each is None else requests * each

@@ -9,10 +9,10 @@ from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from core.cost.prices import Price, tuned_base
+from core.cost.prices import Price, Tier, tuned_base
 
 if TYPE_CHECKING:
-    from genai_prices.types import ModelInfo, Provider
+    from genai_prices.types import ModelInfo, ModelPrice, Provider
 
 CHECKED = date(2026, 11, 10)
 """The day genai-prices 0.2.3 was uploaded to PyPI. The least version we accept, so a newer one is only fresher."""
@@ -26,6 +26,7 @@ class Snapshot:
 
     def __init__(self, now: datetime) -> None:
         self._now = now
+        self._known: dict[str, tuple[Price, ...]] = {}
 
     def find(self, provider: str, model: str) -> Price | None:
         """The price of `model` at `provider`; a tuned model only ever matches a row for tuned models."""
@@ -41,18 +42,26 @@ class Snapshot:
 
     def rows(self, providers: Collection[str]) -> list[Price]:
         """Every text model of these providers that has a price, under the snapshot's own ids."""
-        return list(self._rows(providers))
-
-    def _rows(self, providers: Collection[str]) -> Iterator[Price]:
         for provider in providers:
-            theirs = _providers().get(_ALIASES.get(provider, provider))
-            for info in theirs.models if theirs is not None else ():
-                price = None if _is_tuned(info) else self._price(provider, info.id, info)
-                if price is not None:
-                    yield price
+            if provider not in self._known:
+                self._known[provider] = tuple(self._rows(provider))
+        return [price for provider in providers for price in self._known[provider]]
+
+    def providers(self) -> list[str]:
+        """Ids of all providers that the snapshot knows, in alphabetical order."""
+        return sorted(_providers())
+
+    def _rows(self, provider: str) -> Iterator[Price]:
+        theirs = _providers().get(_ALIASES.get(provider, provider))
+        for info in theirs.models if theirs is not None else ():
+            price = None if _is_tuned(info) else self._price(provider, info.id, info)
+            if price is not None:
+                yield price
 
     def _price(self, provider: str, model: str, info: ModelInfo) -> Price | None:
         prices = info.get_prices(self._now)
+        batch = info.get_prices(self._now, {"processing": "batch"})
+        in_batches = batch is not prices and batch != prices
         paid_in, paid_out = _base_amount(prices.input_mtok), _base_amount(prices.output_mtok)
         if paid_in is None or paid_out is None:  # speech, images, embeddings: not what this studio calls
             return None
@@ -66,9 +75,14 @@ class Snapshot:
             currency="USD",
             source=source_name(),
             checked=CHECKED,
+            cached_input_per_mtok=_base_amount(prices.cache_read_mtok),
+            batch_input_per_mtok=_base_amount(batch.input_mtok) if in_batches else None,
+            batch_output_per_mtok=_base_amount(batch.output_mtok) if in_batches else None,
+            tiers=_tiers(prices),
         )
 
 
+@cache
 def source_name() -> str:
     """What the rows of the snapshot name as their source, for example `genai-prices 0.2.3`."""
     return f"genai-prices {version('genai-prices')}"
@@ -86,8 +100,20 @@ def _is_tuned(info: ModelInfo) -> bool:
 
 
 def _base_amount(amount: object) -> Decimal | None:
-    """The price of a short request; tiers above 128k tokens or so never apply to a story."""
+    """The price of a short request."""
     if isinstance(amount, Decimal):
         return amount
     base = getattr(amount, "base", None)
     return base if isinstance(base, Decimal) else None
+
+
+def _tiers(prices: ModelPrice) -> tuple[Tier, ...]:
+    """What long prompts cost. A tier begins above its start, and is the price of every token of such a request."""
+    amounts = (prices.input_mtok, prices.cache_read_mtok, prices.output_mtok)
+    starts = sorted({int(tier.start) for amount in amounts for tier in getattr(amount, "tiers", ())})
+    return tuple(Tier(start, *(_amount_above(amount, start) for amount in amounts)) for start in starts)
+
+
+def _amount_above(amount: object, start: int) -> Decimal | None:
+    reached = [tier.price for tier in getattr(amount, "tiers", ()) if tier.start <= start]
+    return reached[-1] if reached else _base_amount(amount)

@@ -1,4 +1,5 @@
-"""The spend ledger: every call that we make, for whom, and what it cost."""
+"""The spend ledger: every call that we make, for whom, and what it cost. The calls are written here; who reads how
+much was spent by day, person or run asks `core.cost.history`."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
+from core.cost import budget
 from core.db.store import Store
 from core.db.tables import Spend
 
@@ -53,24 +55,44 @@ def record(
     prompt_tokens: int | None = None,
     completion_tokens: int | None = None,
     cost_usd: Decimal | None = None,
+    estimated_usd: Decimal | None = None,
+    counted_prompt_tokens: int | None = None,
+    counted_completion_tokens: int | None = None,
 ) -> int:
     """Write one call into the ledger, in the caller's transaction, and return its id.
 
     Before a call is sent, give the worst case as `cost_usd` and `settle` it afterwards; `reference` is the run, job
     or story that it belongs to. A None cost stays "unknown" in every sum.
+
+    Args:
+        prompt_tokens, completion_tokens: as the provider reports them. Where it does not, our count stands in.
+        cost_usd: what it cost; or, without any token count, the worst case: a reservation, which budgets may refuse.
+        estimated_usd: what was expected; for a reservation, that is the worst case unless something else is given.
+        counted_prompt_tokens, counted_completion_tokens: by our own count; kept beside what the provider reports.
+
+    Raises:
+        OverBudget: the reservation would go over a budget; nothing is written.
     """
+    tokens = (prompt_tokens, completion_tokens, counted_prompt_tokens, counted_completion_tokens)
+    reserves = page != "training" and cost_usd is not None and all(count is None for count in tokens)
+    if reserves:
+        budget.check(session, actor, cost_usd, reference)
     row = Spend(
         actor=actor.id,
         page=page,
         provider=provider,
         model=model,
         reference=reference,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
+        prompt_tokens=_reported(prompt_tokens, counted_prompt_tokens),
+        completion_tokens=_reported(completion_tokens, counted_completion_tokens),
         cost_usd=cost_usd,
+        estimated_usd=cost_usd if reserves and estimated_usd is None else estimated_usd,
+        counted_prompt_tokens=counted_prompt_tokens,
+        counted_completion_tokens=counted_completion_tokens,
     )
     session.add(row)
     session.flush()
+    budget.reserved(session, actor, cost_usd, reference)
     return row.id
 
 
@@ -81,10 +103,16 @@ def settle(
     prompt_tokens: int | None,
     completion_tokens: int | None,
     cost_usd: Decimal | None,
+    counted_prompt_tokens: int | None = None,
+    counted_completion_tokens: int | None = None,
 ) -> None:
-    """Replace what was reserved for a call by what it really took."""
+    """Replace what was reserved for a call by what it really took; what was estimated stays beside it."""
     row = session.get_one(Spend, spend_id)
-    row.prompt_tokens, row.completion_tokens, row.cost_usd = prompt_tokens, completion_tokens, cost_usd
+    row.prompt_tokens = _reported(prompt_tokens, counted_prompt_tokens)
+    row.completion_tokens = _reported(completion_tokens, counted_completion_tokens)
+    row.cost_usd = cost_usd
+    row.counted_prompt_tokens, row.counted_completion_tokens = counted_prompt_tokens, counted_completion_tokens
+    budget.forget(session)
 
 
 def spent(store: Store, since: datetime, reference: str | None = None) -> Spent:
@@ -127,3 +155,7 @@ def spent(store: Store, since: datetime, reference: str | None = None) -> Spent:
         cost_usd=sum((line.cost_usd for line in ordered), Decimal(0)),
         lines=tuple(ordered),
     )
+
+
+def _reported(by_provider: int | None, by_us: int | None) -> int | None:
+    return by_us if by_provider is None else by_provider

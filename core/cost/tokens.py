@@ -36,6 +36,32 @@ def count(texts: Sequence[str], model: str) -> TokenCount:
     return TokenCount(sum(toktok.batch_count(texts, encoding or _NEAREST)), exact=encoding is not None)
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Tokens of a data set as one model reads it: an average example's prompt and completion, and all of them."""
+
+    prompt_each: int
+    completion_each: int
+    total: int
+    examples: int
+    exact: bool
+
+
+def measure(prompts: Sequence[str], completions: Sequence[str], model: str) -> Measured:
+    """Count a data set's prompts and completions; averages are rounded to whole tokens.
+
+    Raises:
+        ValueError: there are no examples, or not as many prompts as completions.
+    """
+    if not prompts or len(prompts) != len(completions):
+        raise ValueError("a data set has as many prompts as completions, and at least one")
+    read, written = count(prompts, model), count(completions, model)
+    n = len(prompts)
+    return Measured(
+        round(read.tokens / n), round(written.tokens / n), read.tokens + written.tokens, n, read.exact and written.exact
+    )
+
+
 def encoding_of(model: str) -> str | None:
     """Name of the model's vocabulary, or None when it is not known."""
     name = tuned_base(model) or model

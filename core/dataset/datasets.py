@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
 import pandas as pd
-from sqlalchemy import Select, insert, select
+from sqlalchemy import Select, func, insert, select
 
 from core.actor import Actor
-from core.dataset import grid, importing, matrix, presets
-from core.dataset.outcomes import storable
+from core.dataset import grid, matrix, presets
+from core.dataset.intake import importing
 from core.dataset.recipe import Recipe
+from core.dataset.writing.outcomes import storable
 from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadFile, BadRecipe, NotFound
 
 Source = Literal["recipe", "sample", "upload", "chat"]
-_AT_ONCE = 5_000  # rows that `create` waits for, a quarter of a second; the run puts the rest of the grid in its place
+Split = Literal["held_out", "train", "validation"]
 _FORMULA = tuple("=+-@\t\r＝＋－＠")  # what a spreadsheet takes for a formula (OWASP, "CSV injection")
 _LONGEST_NAME = 200  # characters, as the table has it
+_ROLES = "roles.json"  # beside the samples: which column is what, where it is not "the last one is the completion"
+# What files call the three parts (Hugging Face's and scikit-learn's words among them) → ours.
+_SPLIT_WORDS: dict[str, Split] = {
+    **dict.fromkeys(("held_out", "heldout", "held out", "held-out", "test", "eval"), "held_out"),
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,7 @@ def create(store: Store, actor: Actor, recipe: Recipe) -> str:
     """
     recipe.check()
     dataset_id = _insert(store, actor, recipe.name, "recipe", [c.name for c in recipe.columns], recipe.to_dict())
-    for _ in range(0, min(recipe.rows(), _AT_ONCE), matrix.CHUNK):
+    for _ in range(0, min(recipe.rows(), matrix.AT_ONCE), matrix.CHUNK):
         with store.session() as session:
             matrix.fill(session, dataset_id, recipe)
     return dataset_id
@@ -88,15 +97,25 @@ def from_frame(
     prompt_columns: Sequence[str],
     completion_column: str,
     source: Source = "upload",
+    *,
+    split_column: str | None = None,
+    other_columns: Sequence[str] = (),
 ) -> str:
     """A data set from a table: one row each, done; a row without a completion is excluded, not lost.
 
+    Args:
+        prompt_columns: make the prompt, in this order.
+        completion_column: the text to learn.
+        split_column: says of each row whether it is held out, or which part it belongs to; empty is undecided.
+        other_columns: kept with each row, but no part of its prompt.
+
     Raises:
-        BadFile: a column is not there, or there are no rows.
+        BadFile: a column is not there, there are no rows, or the split column has a word that is none.
     """
     columns = [str(c) for c in prompt_columns]
+    others = [str(c) for c in other_columns if c not in (*columns, completion_column, split_column)]
     have = [str(c) for c in frame.columns]
-    for column in (*columns, completion_column):
+    for column in (*columns, *others, completion_column, *([split_column] if split_column is not None else [])):
         if column not in have:
             raise BadFile(f"There is no column {column!r}.", f"Choose among: {', '.join(have)}.")
     if not columns or completion_column in columns:
@@ -105,19 +124,40 @@ def from_frame(
         )
     if frame.empty:
         raise BadFile("There are no rows.", "Choose a file that has some.")
+    splits = [None] * len(frame) if split_column is None else [split_of(_cell(v)) for v in frame[split_column]]
     seen: Counter[tuple[str, ...]] = Counter()
     with store.session() as session:  # all or nothing: half a file would look like the whole
         dataset_id = _insert(store, actor, name, source, columns, None)
         for start in range(0, len(frame), matrix.CHUNK):
             part = frame.iloc[start : start + matrix.CHUNK]
+            named = part[[*columns, *others, completion_column]].itertuples(index=False, name=None)
             rows = [
-                _row(dataset_id, start + i, dict(zip(columns, map(_cell, values), strict=True)), _cell(text), seen)
-                for i, (*values, text) in enumerate(
-                    part[[*columns, completion_column]].itertuples(index=False, name=None)
-                )
+                {
+                    **_row(dataset_id, i, dict(zip(columns, map(_cell, values), strict=False)), _cell(text), seen),
+                    "column_values": dict(zip((*columns, *others), map(_cell, values), strict=True)),
+                    "split": splits[i],
+                }
+                for i, (*values, text) in enumerate(named, start)
             ]
             session.execute(insert(Row.__table__), rows)  # type: ignore[arg-type]  # a Table, typed as FromClause
     return dataset_id
+
+
+def split_of(word: str) -> Split | None:
+    """Which part a word of a file means; None for an empty one.
+
+    Raises:
+        BadFile: it means none.
+    """
+    if not word.strip():
+        return None
+    try:
+        return _SPLIT_WORDS[word.strip().lower()]
+    except KeyError:
+        raise BadFile(
+            f"The split column says {word.strip()[:50]!r}, which is none of train, validation and held_out.",
+            "Choose another column, or none; an empty cell leaves a row undecided.",
+        ) from None
 
 
 def load_sample(store: Store, actor: Actor, name: str, limit: int | None = None) -> str:
@@ -132,8 +172,14 @@ def load_sample(store: Store, actor: Actor, name: str, limit: int | None = None)
     frame = importing.read_table(path.read_bytes(), path.name).frame
     if limit is not None and 0 < limit < len(frame):
         frame = frame.iloc[[i * len(frame) // limit for i in range(limit)]]
-    *columns, completion = frame.columns
-    return from_frame(store, actor, name, frame, columns, completion, "sample")
+    names = [str(column) for column in frame.columns]
+    roles = json.loads(path.with_name(_ROLES).read_text(encoding="utf-8")).get(name, {})
+    completion, split = roles.get("completion", names[-1]), roles.get("split")
+    columns = roles.get("prompt", [column for column in names if column not in (completion, split)])
+    others = [column for column in names if column not in (*columns, completion, split)]
+    return from_frame(
+        store, actor, name, frame, columns, completion, "sample", split_column=split, other_columns=others
+    )
 
 
 def list_datasets(store: Store) -> list[DatasetSummary]:
@@ -184,18 +230,57 @@ def rows(
         return [_view(row) for row in session.scalars(query.limit(limit).offset(offset))]
 
 
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Finished rows to learn from, as (prompt, completion): read anew whenever they are gone through, never held.
+
+    Rows that are held out, or kept for validation, are not among them.
+
+    Raises:
+        NotFound: when gone through: the data set is not there (any more).
+    """
+
+    store: Store
+    dataset_id: str
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        with self.store.reading() as session:
+            columns = _columns(session.get(Dataset, self.dataset_id))
+            learned = _done(self.dataset_id).where(Row.split.is_(None) | (Row.split == "train"))
+            for values, text, _split in session.execute(learned):
+                yield prompt_of(columns, values), text or ""
+
+
 def examples(store: Store, dataset_id: str) -> list[tuple[str, str]]:
-    """Finished rows as (prompt, completion); the prompt is the column values, joined by commas (S3)."""
+    """`Examples`, all at once: for data sets that fit into memory."""
+    return list(Examples(store, dataset_id))
+
+
+def prompt_of(columns: Sequence[str], values: Mapping[str, Any]) -> str:
+    """The prompt that a row is learned by: its values, joined by commas (S3)."""
+    return ",".join(str(values.get(column, "")) for column in columns)
+
+
+def parts(store: Store, dataset_id: str) -> dict[str | None, int]:
+    """How many finished rows are held out, for training, for validation; None: undecided, so learned from."""
+    done = select(Row.split, func.count()).where(Row.dataset_id == dataset_id, Row.state == "done").group_by(Row.split)
     with store.reading() as session:
-        columns = _columns(session.get(Dataset, dataset_id))
-        found = session.execute(_done(dataset_id))
-        return [(",".join(str(values.get(c, "")) for c in columns), text or "") for values, text in found]
+        return {split: count for split, count in session.execute(done)}
+
+
+def fingerprint(store: Store, dataset_id: str) -> str:
+    """Changes when a finished row comes, goes or is edited; cheap enough to ask at every rerun."""
+    done = select(func.count(), func.max(Row.updated_at)).where(Row.dataset_id == dataset_id, Row.state == "done")
+    with store.reading() as session:
+        count, newest = session.execute(done).one()
+        return f"{dataset_id}:{count}:{newest.isoformat() if newest else ''}"
 
 
 def to_csv(store: Store, dataset_id: str) -> str:
     """Finished rows as CSV like the article's: an index without a name, the columns, then the story.
 
-    Cells that a spreadsheet would take for a formula get a `'` in front.
+    Cells that a spreadsheet would take for a formula get a `'` in front. Where rows are held out or have been given a
+    part, a last column `split` says so.
     """
     return "".join(csv_lines(store, dataset_id))
 
@@ -204,9 +289,14 @@ def csv_lines(store: Store, dataset_id: str) -> Iterator[str]:
     """`to_csv`, line by line, for files larger than memory."""
     with store.reading() as session:
         columns = _columns(session.get(Dataset, dataset_id))
-        yield _csv_line(["", *columns, "story" if "story" not in columns else "completion"])
-        for index, (values, text) in enumerate(session.execute(_done(dataset_id))):
-            yield _csv_line([str(index), *(str(values.get(c, "")) for c in columns), text or ""])
+        first = session.execute(_done(dataset_id).limit(1)).first()
+        columns += [name for name in (first[0] if first else ()) if name not in columns]
+        divided = _done(dataset_id).where(Row.split.is_not(None)).limit(1)
+        ending = ["split"] if session.execute(divided).first() and "split" not in columns else []
+        yield csv_line(["", *columns, "story" if "story" not in columns else "completion", *ending])
+        for index, (values, text, split) in enumerate(session.execute(_done(dataset_id))):
+            cells = [str(values.get(c, "")) for c in columns]
+            yield csv_line([str(index), *cells, text or "", *([split or ""] if ending else [])])
 
 
 def safe_cell(text: str) -> str:
@@ -214,8 +304,15 @@ def safe_cell(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
-def _done(dataset_id: str) -> Select[tuple[dict[str, Any], str | None]]:
-    query = select(Row.column_values, Row.text).where(Row.dataset_id == dataset_id, Row.state == "done")
+def csv_line(cells: Sequence[str]) -> str:
+    """One line of CSV, with its end; no cell of it is a formula."""
+    line = io.StringIO()
+    csv.writer(line).writerow([safe_cell(c) for c in cells])  # its own line end makes it quote both CR and LF in cells
+    return line.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _done(dataset_id: str) -> Select[tuple[dict[str, Any], str | None, str | None]]:
+    query = select(Row.column_values, Row.text, Row.split).where(Row.dataset_id == dataset_id, Row.state == "done")
     return query.order_by(Row.position, Row.id).execution_options(yield_per=1_000)
 
 
@@ -223,12 +320,6 @@ def _columns(dataset: Dataset | None) -> list[str]:
     if dataset is None:
         raise NotFound("This data set is not there any more.", "Choose another one.")
     return list(dataset.columns)
-
-
-def _csv_line(cells: Sequence[str]) -> str:
-    line = io.StringIO()
-    csv.writer(line).writerow([safe_cell(c) for c in cells])  # its own line end makes it quote both CR and LF in cells
-    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _insert(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from core.dataset.recipe import Recipe, template_parts
 from core.errors import BadRecipe
@@ -49,6 +50,27 @@ def cells(recipe: Recipe, start: int = 0) -> Iterator[Cell]:
         yield cell(recipe, position)
 
 
+def placer(recipe: Recipe) -> Callable[[Mapping[str, Any], int], int | None]:
+    """The way back: a function from (values, repeat) to the position of that row, None when the grid has no such row.
+
+    It keeps the place of every value, so that a look-up costs the same however long the lists are.
+    """
+    columns = [(c.name, {value: i for i, value in enumerate(c.values)}) for c in recipe.columns]
+
+    def place(values: Mapping[str, Any], repeat: int) -> int | None:
+        if repeat >= recipe.repeats or len(values) != len(columns):
+            return None
+        position = 0
+        for name, places in columns:
+            index = places.get(values.get(name, ""))
+            if index is None:
+                return None
+            position = position * len(places) + index
+        return position * recipe.repeats + repeat
+
+    return place
+
+
 def render(template: str, values: Mapping[str, str]) -> str:
     """The prompt of one cell. Values are put in as they are: braces in a value stay braces.
 
@@ -72,7 +94,7 @@ def key(recipe: Recipe, values: Mapping[str, str], repeat: int) -> str:
 
     Name, list of values and number of repeats are not in it, so that a grid can grow without buying a row twice.
     """
-    shaping = {
+    shaping: dict[str, object] = {
         "template": recipe.template,
         "system": recipe.system,
         "provider": recipe.provider,
@@ -84,6 +106,8 @@ def key(recipe: Recipe, values: Mapping[str, str], repeat: int) -> str:
         "values": dict(values),
         "repeat": repeat,
     }
+    if recipe.endpoint != "auto":  # left out otherwise, so that rows written before there was a choice keep their keys
+        shaping["endpoint"] = recipe.endpoint
     canonical = json.dumps(shaping, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
-from sqlalchemy import ColumnElement, func, insert, select
+from sqlalchemy import ColumnElement, bindparam, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
+from core.actor import Actor
 from core.dataset import grid
 from core.dataset.recipe import Recipe
+from core.db.store import Store
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadRecipe, NotFound
 
 CHUNK = 1_000  # rows in one transaction: about 50 ms, so that no other writer waits long
+AT_ONCE = 5_000  # rows that a click waits for, a quarter of a second; the run puts the rest of the grid in its place
+SHAPING = ("template", "system", "provider", "model", "temperature", "top_p", "max_tokens", "seed", "endpoint")
+_FROM_THE_FIRST_ROW = -1  # the cursor while rows get new places, see `_put_in_place`
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rows of a data set by state. `total` counts the whole grid, also the part that is not in the ledger yet."""
+    """Rows of a data set by state.
+
+    `total` counts the whole grid, also the part that is not in the ledger yet, and the rows that stand outside of it
+    since the grid has changed.
+    """
 
     total: int
     done: int
@@ -31,6 +40,14 @@ class Counts:
     def pending(self) -> int:
         """Rows that are still to be written, those on their way among them."""
         return self.total - self.done - self.failed - self.excluded
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What a grown grid has that it did not have before, and how many rows of the ledger it has kept."""
+
+    new_rows: int
+    kept_rows: int
 
 
 def recipe_of(session: Session, dataset_id: str) -> Recipe:
@@ -52,10 +69,24 @@ def recipe_of(session: Session, dataset_id: str) -> Recipe:
 
 
 def fill(session: Session, dataset_id: str, recipe: Recipe, most: int = CHUNK) -> int:
-    """Put the next `most` cells of the grid into the ledger; how many there were (0: the grid is all there)."""
-    session.execute(select(Dataset.id).where(Dataset.id == dataset_id).with_for_update())  # one filler at a time
-    last = session.scalar(select(func.max(Row.position)).where(Row.dataset_id == dataset_id))
-    start, now = 0 if last is None else last + 1, utcnow()
+    """Put the next missing cells of the grid into the ledger; how many there were (0: the grid is all there).
+
+    At most `most` cells are looked at from the first missing one on, so that a transaction stays short. The data set's
+    own recipe counts: `recipe` is what the caller took for it, and the set may have grown since. (The answer is also 0
+    in a moment in which another session holds rows of a grid that is just growing.)
+
+    Raises:
+        NotFound: no such data set.
+    """
+    filled, recipe = _locked(session, dataset_id, recipe)
+    while filled < 0:  # a `grow` that is under way, or was cut short: its rows are put in their places first
+        before, filled = filled, _put_in_place(session, dataset_id, recipe, filled)
+        if filled == before:
+            return 0
+    start = _first_gap(session, dataset_id, filled, recipe.rows(), most)
+    end, now = min(start + most, recipe.rows()), utcnow()
+    there = _between(dataset_id, start, end)
+    taken = set(session.scalars(select(Row.position).where(*there)))
     rows = [
         {
             "dataset_id": dataset_id,
@@ -67,11 +98,70 @@ def fill(session: Session, dataset_id: str, recipe: Recipe, most: int = CHUNK) -
             "state": "pending",
             "updated_at": now,
         }
-        for cell in islice(grid.cells(recipe, start), most)
+        for cell in islice(grid.cells(recipe, start), end - start)
+        if cell.position not in taken
     ]
     if rows:
         session.execute(insert(Row.__table__), rows)  # type: ignore[arg-type]  # a Table, typed as FromClause
+    if end != filled:
+        session.execute(update(Dataset).where(Dataset.id == dataset_id).values(filled=end))
     return len(rows)
+
+
+def grow(store: Store, actor: Actor, dataset_id: str, recipe: Recipe) -> Growth:
+    """Let the grid of a data set have more values or repeats; what is bought stays, only what is missing is added.
+
+    Every row keeps its key, text and state, and gets its place in the new grid. Rows whose value (or repeat) `recipe`
+    has no more stand after the grid with all they have; those of them that were still to be written hold nothing, and
+    go. The missing cells become rows as a run comes to them (`fill`). Cut short at any moment, it is finished by the
+    next `grow` or `fill`; done twice, it changes nothing. A run that is under way writes the new cells too.
+
+    Raises:
+        NotFound: no such data set.
+        BadRecipe: it did not grow from a recipe; `recipe` cannot be run, has other columns, or writes other texts.
+    """
+    recipe.check()
+    with store.session() as session:
+        filled, held = _locked(session, dataset_id, recipe)
+        _must_continue(held, recipe)
+        recipe = replace(recipe, name=held.name)
+        added = recipe.rows() - _common_rows(held, recipe)
+        if recipe != held:
+            kept = {"recipe": recipe.to_dict(), "filled": _FROM_THE_FIRST_ROW}
+            session.execute(update(Dataset).where(Dataset.id == dataset_id).values(kept))
+            filled = _put_in_place(session, dataset_id, recipe, _FROM_THE_FIRST_ROW)
+    while filled < 0:
+        with store.session() as session:
+            filled, recipe = _locked(session, dataset_id, recipe)
+            if filled < 0:
+                filled = _put_in_place(session, dataset_id, recipe, filled)
+    with store.reading() as session:
+        kept_rows = session.scalar(select(func.count()).select_from(Row).where(Row.dataset_id == dataset_id)) or 0
+    for _ in range(0, min(added, AT_ONCE), CHUNK):
+        with store.session() as session:
+            fill(session, dataset_id, recipe)
+    return Growth(new_rows=added, kept_rows=kept_rows)
+
+
+def more_repeats(recipe: Recipe, k: int) -> Recipe:
+    """The recipe with `k` more repeats of every cell; check it before use."""
+    return replace(recipe, repeats=recipe.repeats + k)
+
+
+def with_value(recipe: Recipe, column: str, values: Sequence[str]) -> Recipe:
+    """The recipe with more values in one column, after those it has; one that is there already is not added again.
+
+    Raises:
+        BadRecipe: there is no such column, or no new value.
+    """
+    old = next((c for c in recipe.columns if c.name == column), None)
+    if old is None:
+        raise BadRecipe(f"There is no column {column!r}.", "Choose one of the data set's columns.")
+    new = [value for value in dict.fromkeys(v.strip() for v in values) if value and value not in old.values]
+    if not new:
+        raise BadRecipe("There is no new value to add.", f"Name a value that {column} does not have yet.")
+    grown = replace(old, values=(*old.values, *new))
+    return replace(recipe, columns=tuple(grown if c is old else c for c in recipe.columns))
 
 
 def grid_size() -> ColumnElement[int]:
@@ -82,7 +172,8 @@ def grid_size() -> ColumnElement[int]:
 
 def counts(session: Session, dataset_ids: Sequence[str] | None = None) -> dict[str, Counts]:
     """Rows by state for the given data sets (all of them by default). Counted by the database, never loaded."""
-    totals = select(Dataset.id, grid_size())
+    beside = select(func.count()).where(Row.dataset_id == Dataset.id, Row.position >= grid_size())
+    totals = select(Dataset.id, grid_size(), beside.correlate(Dataset).scalar_subquery())
     states = select(Row.dataset_id, Row.state, func.count()).group_by(Row.dataset_id, Row.state)
     if dataset_ids is not None:
         totals = totals.where(Dataset.id.in_(dataset_ids))
@@ -90,14 +181,100 @@ def counts(session: Session, dataset_ids: Sequence[str] | None = None) -> dict[s
     found: dict[str, dict[str, int]] = {}
     for dataset_id, state, count in session.execute(states):
         found.setdefault(dataset_id, {})[state] = count
-    return {dataset_id: _counts(total, found.get(dataset_id, {})) for dataset_id, total in session.execute(totals)}
+    return {
+        dataset_id: _counts((size or 0) + outside, found.get(dataset_id, {}))
+        for dataset_id, size, outside in session.execute(totals)
+    }
 
 
-def _counts(total: int | None, by_state: Mapping[str, int]) -> Counts:
+def _counts(total: int, by_state: Mapping[str, int]) -> Counts:
     return Counts(
-        total=max(total or 0, sum(by_state.values())),
+        total=max(total, sum(by_state.values())),
         done=by_state.get("done", 0),
         failed=by_state.get("failed", 0),
         sent=by_state.get("sent", 0),
         excluded=by_state.get("excluded", 0),
     )
+
+
+def _locked(session: Session, dataset_id: str, recipe: Recipe) -> tuple[int, Recipe]:
+    """Cursor and recipe of a data set that nobody else fills or lets grow until this transaction ends."""
+    query = select(Dataset.filled, Dataset.recipe).where(Dataset.id == dataset_id).with_for_update()
+    found = session.execute(query).first()
+    if found is None or found[1] is None:
+        return 0, recipe_of(session, dataset_id)  # which says why there is none
+    return found[0], recipe if found[1] == recipe.to_dict() else Recipe.from_dict(found[1])
+
+
+def _between(dataset_id: str, start: int, end: int) -> tuple[ColumnElement[bool], ...]:
+    return Row.dataset_id == dataset_id, Row.position >= start, Row.position < end
+
+
+def _first_gap(session: Session, dataset_id: str, start: int, end: int, step: int) -> int:
+    """From where on a row is missing within the next `step` places; `end` when none is missing at all.
+
+    A row whose position is inside the grid is the row of that cell, so a stretch is complete when its rows are as many
+    as its places: a long one is skipped by counting it. The stretch doubles while it is complete.
+    """
+    width = step
+    while start < end:
+        stop = min(start + width, end)
+        there = session.scalar(select(func.count()).select_from(Row).where(*_between(dataset_id, start, stop)))
+        if there == stop - start:
+            start, width = stop, width * 2
+        elif stop - start <= step:
+            break
+        else:
+            width = max(step, (stop - start) // 2)
+    return start
+
+
+def _put_in_place(session: Session, dataset_id: str, recipe: Recipe, filled: int) -> int:
+    """Give the next `CHUNK` rows their places in the grid that the data set has now; the new cursor.
+
+    While rows are being placed, the cursor is negative: -n says that those from id n on are still to be looked at.
+    """
+    next_ids = select(Row.id).where(Row.dataset_id == dataset_id, Row.id >= -filled).order_by(Row.id).limit(CHUNK)
+    ids = list(session.scalars(next_ids))
+    query = select(Row.id, Row.position, Row.column_values, Row.repeat, Row.state, Row.text).where(Row.id.in_(ids))
+    found = session.execute(query.with_for_update(skip_locked=True)).all()  # waiting for a row here could be a deadlock
+    place, size = grid.placer(recipe), recipe.rows()
+    moved, gone = [], []
+    for row_id, position, values, repeat, state, text in found:
+        new = place(values, repeat)
+        if new is None and state == "pending" and text is None:
+            gone.append(row_id)
+        elif (new := size + row_id if new is None else new) != position:
+            moved.append({"row": row_id, "place": new})
+    if moved:
+        rows = Row.__table__.c
+        moving = update(Row.__table__).where(rows.id == bindparam("row"))  # type: ignore[arg-type]  # a Table
+        session.execute(moving.values(position=bindparam("place")), moved)
+    if gone:
+        session.execute(delete(Row).where(Row.id.in_(gone)))
+    held_by_others = set(ids) - {row.id for row in found}
+    cursor = -min(held_by_others, default=ids[-1] + 1 if len(ids) == CHUNK else 0)
+    session.execute(update(Dataset).where(Dataset.id == dataset_id).values(filled=cursor))
+    return cursor
+
+
+def _must_continue(held: Recipe, recipe: Recipe) -> None:
+    """Raise BadRecipe unless `recipe` writes the same texts as `held`, only more or fewer of them."""
+    if [c.name for c in held.columns] != [c.name for c in recipe.columns]:
+        raise BadRecipe(
+            "A data set keeps its columns while it grows.", "Save this as a new data set; both can be mixed later."
+        )
+    changed = [name for name in SHAPING if getattr(held, name) != getattr(recipe, name)]
+    if changed:
+        raise BadRecipe(
+            f"The rows of this data set were written in another way: {', '.join(changed)} differs.",
+            "Save this as a new data set; both can be mixed later.",
+        )
+
+
+def _common_rows(held: Recipe, recipe: Recipe) -> int:
+    """How many rows are in both grids."""
+    count = min(held.repeats, recipe.repeats)
+    for old, new in zip(held.columns, recipe.columns, strict=True):
+        count *= len(set(old.values) & set(new.values))
+    return count

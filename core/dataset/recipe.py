@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from string import Formatter
-from typing import Any
+from typing import Any, Literal, get_args
 
 from core.errors import BadRecipe
 
+AskedAt = Literal["auto", "chat", "completion"]
+
 MANY_ROWS = 100_000  # from here on a run takes days, not hours, on one machine
 MOST_ROWS = 10_000_000  # a ledger of about 10 GB
+_BETWEEN_VALUES = re.compile(r"[,，、;；\t]+")
 _LONGEST_TEMPLATE = 100_000  # characters: more than any model reads
 
 
@@ -36,6 +40,7 @@ class Recipe:
         provider, model: who writes.
         temperature, top_p, max_tokens: sampling.
         seed: makes every row repeatable where the provider can; None: another text each time.
+        endpoint: how the model is asked; `auto`: as it answers, chat where it can do both.
     """
 
     name: str
@@ -49,6 +54,7 @@ class Recipe:
     top_p: float = 1.0
     max_tokens: int = 2048
     seed: int | None = None
+    endpoint: AskedAt = "auto"
 
     def check(self) -> None:
         """Raise BadRecipe, with what is wrong and what to do, unless this can be run."""
@@ -105,6 +111,20 @@ class Recipe:
             return cls(columns=columns, **known)
         except (KeyError, TypeError) as exc:
             raise BadRecipe("This recipe is not complete.", "Set the grid up anew.") from exc
+
+
+def values_of(text: str, known: Collection[str] = ()) -> tuple[str, ...]:
+    """A pasted list as values, each once, in its order.
+
+    Several lines are a value a line (cells side by side, as a spreadsheet pastes them, are values too); a single line
+    is split at its commas, semicolons or tabs, unless it is a value that is `known`.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) == 1 and lines[0] not in known:
+        found = _BETWEEN_VALUES.split(lines[0])
+    else:
+        found = [cell for line in lines for cell in line.split("\t")]
+    return tuple(dict.fromkeys(value.strip() for value in found if value.strip()))
 
 
 def template_fields(template: str) -> list[str]:
@@ -177,6 +197,8 @@ def _check_numbers(recipe: Recipe) -> None:
         value = getattr(recipe, name)
         if not low <= value <= high:  # also False for NaN
             raise BadRecipe(f"{name} is {value}, but must be between {low:,} and {high:,}.", "Choose another number.")
+    if recipe.endpoint not in get_args(AskedAt):
+        raise BadRecipe(f"A model cannot be asked at {recipe.endpoint!r}.", "Choose auto, chat or completion.")
     if not recipe.model.strip() or not recipe.provider.strip():
         raise BadRecipe("No model is chosen.", "Choose the model that writes.")
     if recipe.rows() > MOST_ROWS:

@@ -1,4 +1,4 @@
-"""Runs as pages see them: begin, stop, look. The worker carries them out."""
+"""Runs as pages see them: begin, pause, stop, look. The worker carries them out."""
 
 from __future__ import annotations
 
@@ -7,62 +7,40 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from decimal import Decimal
 
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
 from core.cost import spend
 from core.cost.book import PriceBook, cost_of
-from core.dataset import grid, ledger, matrix
-from core.dataset.outcomes import judge
-from core.dataset.pace import ceiling
+from core.dataset import grid, matrix
 from core.dataset.recipe import Recipe
+from core.dataset.writing import ledger
+from core.dataset.writing.outcomes import judge
+from core.dataset.writing.progress import ACTIVE, Mode, RunProgress, latest, progress
 from core.db.store import Store, new_id
-from core.db.tables import Dataset, Row, Run, Spend, utcnow
+from core.db.tables import Batch, Dataset, Row, Run, utcnow
 from core.errors import BadRecipe, NotFound
 from core.providers import Client, Completion, CompletionRequest
 
-ACTIVE = ("queued", "running", "stopping")
-_WINDOW_S = 60  # long enough for a slow machine's rows, short enough to follow a change
-_LONG_WINDOW_S = 600  # where a minute holds almost no row
-_FEW_ROWS = 5
+__all__ = [
+    "ACTIVE",
+    "Mode",
+    "PreviewRow",
+    "RunProgress",
+    "enqueue",
+    "latest",
+    "preview",
+    "progress",
+    "raise_budget",
+    "request_pause",
+    "request_stop",
+    "resume",
+]
 
-
-@dataclass(frozen=True, slots=True)
-class RunProgress:
-    """How far a run is; any process can ask. None: unknown.
-
-    Attributes:
-        state: queued, running, stopping, stopped, done or failed; reason: why it ended so.
-        note: what it waits for right now.
-        total, done, failed, pending: rows of the data set; pending counts the `in_flight` ones too.
-        in_flight, ceiling: requests under way, and the most there may be.
-        tokens: prompt and completion tokens of this run; cost_usd: what they cost.
-        rows_per_s: rows finished a second, over the last minute; for a run that is over, over all of it.
-        eta_s: seconds until the last row at that rate.
-    """
-
-    run_id: str
-    dataset_id: str
-    state: str
-    reason: str | None
-    note: str | None
-    total: int
-    done: int
-    failed: int
-    pending: int
-    in_flight: int
-    ceiling: int
-    tokens: int
-    cost_usd: Decimal | None
-    budget_usd: Decimal | None
-    rows_per_s: float | None
-    eta_s: float | None
-    started_at: datetime | None
-    finished_at: datetime | None
+_RESUMED = {"pausing": "running", "paused": "queued", "stopped": "queued", "failed": "queued", "done": "queued"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +58,18 @@ class PreviewRow:
 
 
 def enqueue(
-    store: Store, actor: Actor, dataset_id: str, *, budget_usd: Decimal | None = None, retry_failed: bool = True
+    store: Store,
+    actor: Actor,
+    dataset_id: str,
+    *,
+    budget_usd: Decimal | None = None,
+    retry_failed: bool = True,
+    mode: Mode = "live",
 ) -> str:
     """Ask for the missing rows to be written, the failed ones again too; the run's id.
 
-    While a run of this data set is not over, it is that run: clicking twice starts one.
+    While a run of this data set is not over, it is that run: clicking twice starts one. A paused one goes on, with
+    `budget_usd` where one is given; where it was of the other mode, it is over, and a new one begins.
 
     Raises:
         NotFound: no such data set.
@@ -100,13 +85,18 @@ def enqueue(
         if retry_failed:
             failed = update(Row).where(Row.dataset_id == dataset_id, Row.state == "failed")
             session.execute(failed.values(state="pending", reason=None, updated_at=utcnow()))
-        if matrix.counts(session, [dataset_id])[dataset_id].pending == 0:
-            raise BadRecipe("Every row is written.", "Add values or repeats to write more, or train on these.")
+        _must_be_missing(session, dataset_id)
+        for paused in session.scalars(select(Run).where(Run.dataset_id == dataset_id, Run.state == "paused")):
+            if paused.mode == mode:
+                paused.budget_usd = paused.budget_usd if budget_usd is None else budget_usd
+                return _queue_again(paused)
+            paused.state = "stopped"
         run = Run(
             id=new_id(),
             dataset_id=dataset_id,
             provider=recipe.provider,
             model=recipe.model,
+            mode=mode,
             budget_usd=budget_usd,
             created_by=actor.id,
         )
@@ -121,34 +111,62 @@ def request_stop(store: Store, actor: Actor, run_id: str) -> None:
         NotFound: no such run.
     """
     with store.session() as session:
-        run = session.get(Run, run_id, with_for_update=True)
-        if run is None:
-            raise NotFound("This run is not there any more.", "Choose another one.")
-        if run.state == "queued":
+        run = _run(session, run_id)
+        if run.state in ("running", "pausing") or (run.state in ("queued", "paused") and _at_provider(session, run)):
+            run.state = "stopping"  # the worker cancels what is with the provider: it would go on writing, and billing
+        elif run.state == "queued":
             ledger.finish(session, run_id, "stopped", None)
-        elif run.state == "running":
-            run.state = "stopping"
+        elif run.state == "paused":
+            run.state = "stopped"
 
 
-def progress(store: Store, run_id: str, now: datetime | None = None) -> RunProgress:
-    """How far the run is, from the ledger alone.
+def request_pause(store: Store, actor: Actor, run_id: str) -> None:
+    """Ask a run to hold: as `request_stop`, but it is not over, and `resume` lets it go on. Twice does no harm.
 
     Raises:
         NotFound: no such run.
     """
-    with store.reading() as session:
-        run = session.get(Run, run_id)
-        if run is None:
-            raise NotFound("This run is not there any more.", "Choose another one.")
-        return _progress(session, run, now or utcnow())
+    with store.session() as session:
+        run = _run(session, run_id)
+        if run.state == "queued":
+            ledger.finish(session, run_id, "paused", None, held=True)
+        elif run.state == "running":
+            run.state = "pausing"
 
 
-def latest(store: Store, dataset_id: str, now: datetime | None = None) -> RunProgress | None:
-    """The newest run of a data set; None when there was none."""
-    with store.reading() as session:
-        newest = select(Run).where(Run.dataset_id == dataset_id).order_by(Run.created_at.desc(), Run.id.desc())
-        run = session.scalar(newest.limit(1))
-        return None if run is None else _progress(session, run, now or utcnow())
+def resume(store: Store, actor: Actor, run_id: str) -> None:
+    """Let a run go on that was paused, was stopped, or ended on a problem; with what it has spent already on its bill.
+
+    One that is under way, or another one of the same data set, is left as it is.
+
+    Raises:
+        NotFound: no such run.
+        BadRecipe: nothing is missing.
+    """
+    with store.session() as session:
+        run = _run(session, run_id)
+        session.execute(select(Dataset.id).where(Dataset.id == run.dataset_id).with_for_update())
+        others = select(Run.id).where(Run.dataset_id == run.dataset_id, Run.id != run_id, Run.state.in_(ACTIVE))
+        if run.state not in _RESUMED or session.scalar(others.limit(1)) is not None:
+            return
+        if run.state == "pausing":
+            run.state = "running"
+            return
+        _must_be_missing(session, run.dataset_id)
+        _queue_again(run)
+
+
+def raise_budget(store: Store, actor: Actor, run_id: str, budget_usd: Decimal | None) -> None:
+    """Give a run another budget, None: no limit. One that is under way heeds it with its next rows.
+
+    Raises:
+        NotFound: no such run.
+        BadRecipe: this is no amount.
+    """
+    if budget_usd is not None and not (budget_usd.is_finite() and budget_usd > 0):
+        raise BadRecipe(f"A budget of ${budget_usd} buys nothing.", "Give an amount above zero.")
+    with store.session() as session:
+        _run(session, run_id).budget_usd = budget_usd
 
 
 def preview(
@@ -171,7 +189,7 @@ def preview(
     """
     recipe.check()
     positions = random.Random(seed).sample(range(recipe.rows()), min(n, recipe.rows()))
-    endpoint = client.endpoint(recipe.model)
+    endpoint = client.endpoint(recipe.model) if recipe.endpoint == "auto" else recipe.endpoint
 
     def write(position: int) -> tuple[PreviewRow, Completion]:
         cell = grid.cell(recipe, position)
@@ -220,69 +238,24 @@ def _record(store: Store, actor: Actor, provider: str, model: str, answer: Compl
         )
 
 
-def _progress(session: Session, run: Run, now: datetime) -> RunProgress:
-    counts = matrix.counts(session, [run.dataset_id])[run.dataset_id]
-    tokens, cost = _used(session, run)
-    rate = _rate(session, run, now)
-    active = run.state in ACTIVE
-    return RunProgress(
-        run_id=run.id,
-        dataset_id=run.dataset_id,
-        state=run.state,
-        reason=run.reason,
-        note=run.note,
-        total=counts.total,
-        done=counts.done,
-        failed=counts.failed,
-        pending=counts.pending,
-        in_flight=counts.sent,
-        ceiling=ceiling(run.provider),
-        tokens=tokens,
-        cost_usd=cost,
-        budget_usd=run.budget_usd,
-        rows_per_s=rate,
-        eta_s=counts.pending / rate if active and rate else None,
-        started_at=run.started_at,
-        finished_at=run.finished_at,
-    )
+def _run(session: Session, run_id: str) -> Run:
+    run = session.get(Run, run_id, with_for_update=True)
+    if run is None:
+        raise NotFound("This run is not there any more.", "Choose another one.")
+    return run
 
 
-def _used(session: Session, run: Run) -> tuple[int, Decimal | None]:
-    """Tokens and dollars of this run's calls that are settled. Amounts are text, so equal ones are grouped by SQL."""
-    query = (
-        select(Spend.cost_usd, func.count(), func.sum(Spend.prompt_tokens), func.sum(Spend.completion_tokens))
-        .where(Spend.at >= run.created_at, Spend.reference == run.id)
-        .where(Spend.completion_tokens.is_not(None) | Spend.cost_usd.is_(None))  # the others are reservations
-        .group_by(Spend.cost_usd)
-    )
-    tokens, total, unknown = 0, Decimal(0), False
-    for cost, calls, prompt, completion in session.execute(query):
-        tokens += int(prompt or 0) + int(completion or 0)
-        unknown = unknown or cost is None
-        total += (cost or Decimal(0)) * calls
-    return tokens, None if unknown else total
+def _queue_again(run: Run) -> str:
+    run.state, run.reason, run.note, run.finished_at = "queued", None, None, None
+    return run.id
 
 
-def _rate(session: Session, run: Run, now: datetime) -> float | None:
-    """Rows finished a second. A minute's window, ten where that holds too few rows; the whole run once it is over."""
-    if run.started_at is None:
-        return None
-    if run.finished_at is not None:
-        return _per_second(_finished(session, run, run.started_at), run.finished_at - run.started_at)
-    for window_s in (_WINDOW_S, _LONG_WINDOW_S):
-        since = max(run.started_at, now - timedelta(seconds=window_s))
-        finished = _finished(session, run, since)
-        if finished >= _FEW_ROWS or (window_s == _LONG_WINDOW_S and finished):
-            return _per_second(finished, now - since)
-    return None
+def _at_provider(session: Session, run: Run) -> bool:
+    """Whether a batch of this run is not over."""
+    open_ones = select(Batch.id).where(Batch.run_id == run.id, Batch.state.not_in(("done", "failed", "cancelled")))
+    return session.scalar(open_ones.limit(1)) is not None
 
 
-def _finished(session: Session, run: Run, since: datetime) -> int:
-    query = select(func.count()).select_from(Row)
-    query = query.where(Row.dataset_id == run.dataset_id, Row.state.in_(("done", "failed")))
-    return session.scalar(query.where(Row.run_id == run.id, Row.updated_at >= since)) or 0
-
-
-def _per_second(count: int, span: timedelta) -> float | None:
-    seconds = span.total_seconds()
-    return count / seconds if count and seconds > 0 else None
+def _must_be_missing(session: Session, dataset_id: str) -> None:
+    if matrix.counts(session, [dataset_id])[dataset_id].pending == 0:
+        raise BadRecipe("Every row is written.", "Add values or repeats to write more, or train on these.")

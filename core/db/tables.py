@@ -144,7 +144,7 @@ class VersionExample(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     version_id: Mapped[str] = mapped_column(ForeignKey("dataset_versions.id"))
     position: Mapped[int]
-    split: Mapped[str] = mapped_column(String(20))  # train | validation
+    split: Mapped[str] = mapped_column(String(20))  # train | validation | held_out
     row_key: Mapped[str] = mapped_column(String(64))
     column_values: Mapped[dict[str, Any]]
     prompt: Mapped[str] = mapped_column(Text)
@@ -359,7 +359,7 @@ class Spend(Base):
     page: Mapped[str] = mapped_column(String(20))  # dataset | training | story
     provider: Mapped[str] = mapped_column(String(50))
     model: Mapped[str] = mapped_column(String(200))
-    reference: Mapped[str] = mapped_column(String(64))  # run, job or story id
+    reference: Mapped[str] = mapped_column(String(64), index=True)  # run, job or story id
     prompt_tokens: Mapped[int | None]
     completion_tokens: Mapped[int | None]
     cost_usd: Mapped[Decimal | None]  # None: the price is unknown

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from core.providers.batches import Batches
 from core.providers.finetuning import FineTuning
-from core.providers.generation import Generation
 
 
-class Client(Generation, FineTuning):
-    """One endpoint: text, models, files and fine-tuning. Safe to share between threads and event loops."""
+class Client(Batches, FineTuning):
+    """One endpoint: text, live or in batches, models, files, tuning. Safe to share between threads and event loops."""

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 # A whole story arrives in one answer, and a small machine that also trains may write 10 tokens a second.
 _TIMEOUT = httpx2.Timeout(connect=5.0, read=600.0, write=60.0, pool=60.0)
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 class Connection:
@@ -122,7 +122,7 @@ class Connection:
 
     def _through_proxies(self) -> bool:
         """A proxy of the environment cannot reach this machine's own loopback."""
-        return (urlsplit(self.provider.base_url).hostname or "") not in _LOOPBACK
+        return (urlsplit(self.provider.base_url).hostname or "") not in LOOPBACK
 
     def _check(self, response: httpx2.Response) -> None:
         """A web page in place of JSON (a login, a proxy, a wrong path) would come out of the SDK as plain text."""

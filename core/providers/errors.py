@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import mktime_tz, parsedate_tz
-from typing import Any
 
 import openai
 
@@ -71,19 +70,38 @@ def translated(provider: Provider, *, streaming: bool = False) -> Iterator[None]
 def translate(exc: openai.OpenAIError, provider: Provider) -> ProviderError:
     """The error of the family that says what `exc` means for the work."""
     if isinstance(exc, openai.APIStatusError):
-        return _from_status(exc, provider)
+        code = {str(exc.code or ""), str(exc.type or "")}
+        return _from_status(exc.status_code, code, _words(exc.body, str(exc), provider), exc.response.headers, provider)
     if isinstance(exc, openai.APITimeoutError):
-        return Unavailable(
-            f"{provider.name} did not answer in time.", "It is tried again; if it stays silent, check its status page."
-        )
+        return silent(provider)
     if isinstance(exc, openai.APIConnectionError):
-        return Unavailable(
-            f"{provider.name} cannot be reached at {provider.base_url}.",
-            "Check the address and the network; the engine may still be starting.",
-        )
+        return unreachable(provider)
     if isinstance(exc, openai.APIResponseValidationError):
         return nonsense(provider)
-    return Unavailable(f"{provider.name} answered with an error: {_words(exc, provider)}", "Try again in a minute.")
+    return Unavailable(f"{provider.name} answered with an error: {_said(exc, provider)}", "Try again in a minute.")
+
+
+def silent(provider: Provider) -> Unavailable:
+    """Nothing came within the time limit."""
+    return Unavailable(
+        f"{provider.name} did not answer in time.", "It is tried again; if it stays silent, check its status page."
+    )
+
+
+def unreachable(provider: Provider) -> Unavailable:
+    """No connection, or one that broke before the answer was there."""
+    return Unavailable(
+        f"{provider.name} cannot be reached at {provider.base_url}.",
+        "Check the address and the network; the engine may still be starting.",
+    )
+
+
+def from_status(status: int, body: object, headers: Mapping[str, str], provider: Provider) -> ProviderError:
+    """The error that an answer of 300 and more means. `body` is its JSON, or its text where it is none."""
+    error = body.get("error", body) if isinstance(body, Mapping) else body
+    named = error if isinstance(error, Mapping) else {}
+    code = {str(named.get("code") or ""), str(named.get("type") or "")}
+    return _from_status(status, code, _words(error, f"Error code: {status}", provider), headers, provider)
 
 
 def nonsense(provider: Provider) -> Unavailable:
@@ -94,9 +112,9 @@ def nonsense(provider: Provider) -> Unavailable:
     )
 
 
-def _from_status(exc: openai.APIStatusError, provider: Provider) -> ProviderError:
-    status, words = exc.status_code, _words(exc, provider)
-    code = {str(exc.code or ""), str(exc.type or "")}
+def _from_status(
+    status: int, code: set[str], words: str, headers: Mapping[str, str], provider: Provider
+) -> ProviderError:
     if status in (401, 403):
         return Refused(
             f"{provider.name} refused the key ({status}): {words}",
@@ -111,13 +129,13 @@ def _from_status(exc: openai.APIStatusError, provider: Provider) -> ProviderErro
         return RateLimited(
             f"{provider.name} asks to slow down: {words}",
             "It is tried again by itself; fewer requests at once help.",
-            _header_wait_s(exc.response.headers),
+            _header_wait_s(headers),
         )
     if status in (408, 409, 425) or status >= 500 or status < 400:
         return Overloaded(
             f"{provider.name} is in trouble ({status}): {words}",
             "It is tried again by itself; if it lasts, check its status page.",
-            _header_wait_s(exc.response.headers),
+            _header_wait_s(headers),
         )
     if "model_not_found" in code or (status in (400, 404) and _NO_MODEL.search(words)):
         return ModelNotFound(
@@ -130,7 +148,7 @@ def _from_status(exc: openai.APIStatusError, provider: Provider) -> ProviderErro
 
 
 def _cut(exc: Exception, provider: Provider) -> StreamCut:
-    words = f" {_words(exc, provider)}" if type(exc) is openai.APIError else ""
+    words = f" {_said(exc, provider)}" if type(exc) is openai.APIError else ""
     return StreamCut(f"{provider.name} broke off in the middle of the text.{words}", "What arrived is kept; try again.")
 
 
@@ -144,10 +162,13 @@ def tuning_closed(error: ProviderError, provider: Provider) -> ProviderError:
     return error
 
 
-def _words(exc: Exception, provider: Provider) -> str:
+def _said(exc: Exception, provider: Provider) -> str:
+    return _words(getattr(exc, "body", None), str(exc), provider)
+
+
+def _words(body: object, otherwise: str, provider: Provider) -> str:
     """The server's own words: one line, bounded, without markup of an error page, and never with the key in it."""
-    body: Any = getattr(exc, "body", None)
-    text = _message(body) or (str(body) if isinstance(body, str) else "") or str(exc)
+    text = _message(body) or (body if isinstance(body, str) else "") or otherwise
     if "<html" in text.lower() or "<!doctype" in text.lower():
         title = re.search(r"<title[^>]*>(.*?)</title>", text, re.I | re.S)
         text = f"a web page ({title[1].strip()})" if title else "a web page"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -41,7 +41,7 @@ class FineTuning(Connection):
             ProviderError: it could not be uploaded.
         """
         try:
-            file = _Watched(path, on_progress)
+            file = Watched(path, on_progress)
         except OSError as exc:
             raise BadFile(f"{path.name} cannot be read: {exc.strerror}.", "Prepare the training file again.") from exc
         with file:
@@ -73,6 +73,10 @@ class FineTuning(Connection):
         for name in ("validation_file", "suffix", "seed"):
             if (value := getattr(request, name)) is not None:
                 body[name] = value
+        if request.integrations:  # https://platform.openai.com/docs/api-reference/fine-tuning/create
+            body["integrations"] = [
+                {"type": kind, kind: {"project": project}} for kind, project in request.integrations
+            ]
         try:
             return self._once(lambda: self._job(self._sdk().fine_tuning.jobs.create(**body)))
         except ProviderError as error:
@@ -92,6 +96,14 @@ class FineTuning(Connection):
             return None
 
         return self._patiently(call)
+
+    def jobs(self) -> Iterator[RemoteJob]:
+        """All jobs here, the newest first; fetched a page at a time, as far as they are gone through."""
+        return (self._job(job) for job in self._patiently(lambda: self._sdk().fine_tuning.jobs.list(limit=_PAGE)))
+
+    def files(self) -> Iterator[tuple[str, str]]:
+        """(id, name) of all files here, the newest first."""
+        return ((file.id, file.filename) for file in self._patiently(lambda: self._sdk().files.list(order="desc")))
 
     def job(self, job_id: str) -> RemoteJob:
         """The job as it is now."""
@@ -191,7 +203,7 @@ def _moment(unix_s: float | None) -> datetime | None:
     return datetime.fromtimestamp(unix_s, UTC) if unix_s else None
 
 
-class _Watched(io.FileIO):
+class Watched(io.FileIO):
     """A file that tells how much of it has been read."""
 
     def __init__(self, path: Path, on_progress: Callable[[int, int], None] | None) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import openai
 from openai.types import Completion as LegacyCompletion
 from openai.types import Model
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.chat import ChatCompletion
 
 from core.errors import NotFound
+from core.providers.bodies import PATHS, body_of
 from core.providers.connection import Connection
 from core.providers.errors import nonsense, translated
+from core.providers.pieces import chat_piece, legacy_piece
 from core.providers.shapes import Choice, Completion, CompletionRequest, Endpoint, Health, ModelInfo
-from core.providers.stream import Piece, TextStream
+from core.providers.stream import TextStream
 
 # OpenAI lists every model of an account; these families write no text.
 _NOT_TEXT = re.compile(
@@ -38,8 +40,8 @@ class Generation(Connection):
         def call() -> Completion:
             sdk = self._sdk()
             if request.endpoint == "chat":
-                return self._from_chat(sdk.chat.completions.create(**self._chat(request)))
-            return self._from_legacy(sdk.completions.create(**_legacy(request)))
+                return self._from_chat(sdk.chat.completions.create(**body_of(request, self.provider.kind)))
+            return self._from_legacy(sdk.completions.create(**body_of(request, self.provider.kind)))
 
         return self._patiently(call)
 
@@ -52,24 +54,20 @@ class Generation(Connection):
         with translated(self.provider):
             sdk = self._async_sdk()
             if request.endpoint == "chat":
-                return self._from_chat(await sdk.chat.completions.create(**self._chat(request)))
-            return self._from_legacy(await sdk.completions.create(**_legacy(request)))
+                return self._from_chat(await sdk.chat.completions.create(**body_of(request, self.provider.kind)))
+            return self._from_legacy(await sdk.completions.create(**body_of(request, self.provider.kind)))
 
     def stream(self, request: CompletionRequest) -> TextStream:
         """The first answer to `request`, as it is written. Repeats patiently until the first text, never after."""
         extra: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+        body = {**body_of(request, self.provider.kind), **extra}
 
-        def open_chat() -> openai.Stream[ChatCompletionChunk]:
-            stream = self._sdk().chat.completions.create(**self._chat(request), **extra)
-            return cast("openai.Stream[ChatCompletionChunk]", stream)
+        def open_stream() -> openai.Stream[object]:
+            path, kind = PATHS[request.endpoint], openai.Stream[object]
+            return self._sdk().post(path, body=body, cast_to=object, stream=True, stream_cls=kind)
 
-        def open_legacy() -> openai.Stream[LegacyCompletion]:
-            stream = self._sdk().completions.create(**_legacy(request), **extra)
-            return cast("openai.Stream[LegacyCompletion]", stream)
-
-        if request.endpoint == "chat":
-            return TextStream(self.provider, request.model, lambda: self._patiently(open_chat), _chat_piece)
-        return TextStream(self.provider, request.model, lambda: self._patiently(open_legacy), _legacy_piece)
+        read = chat_piece if request.endpoint == "chat" else legacy_piece
+        return TextStream(self.provider, request.model, lambda: self._patiently(open_stream), read)
 
     def models(self) -> list[ModelInfo]:
         """The models that write text here, newest first."""
@@ -130,13 +128,6 @@ class Generation(Connection):
 
         return self._patiently(call)
 
-    def _chat(self, request: CompletionRequest) -> dict[str, Any]:
-        messages = [{"role": "system", "content": request.system}] if request.system else []
-        messages.append({"role": "user", "content": request.prompt})
-        # OpenAI's newer models take only the newer name; servers that follow OpenAI know the older one
-        cap = "max_completion_tokens" if self.provider.kind == "openai" else "max_tokens"
-        return {"messages": messages, cap: request.max_tokens, **_common(request)}
-
     def _from_chat(self, answer: ChatCompletion) -> Completion:
         choices = []
         for choice in answer.choices or ():
@@ -180,43 +171,3 @@ class Generation(Connection):
 def _endpoint_of(model: str, among: list[ModelInfo]) -> Endpoint:
     known = next((m.format for m in among if m.id == model), None)
     return "completion" if known == "completion" else "chat"
-
-
-def _common(request: CompletionRequest) -> dict[str, Any]:
-    given: dict[str, Any] = {"model": request.model, "temperature": request.temperature, "top_p": request.top_p}
-    if request.stop:
-        given["stop"] = list(request.stop)
-    if request.seed is not None:
-        given["seed"] = request.seed
-    if request.n > 1:
-        given["n"] = request.n
-    return given
-
-
-def _legacy(request: CompletionRequest) -> dict[str, Any]:
-    """The older endpoint has no system text: it stands in front of the prompt."""
-    prompt = f"{request.system}\n\n{request.prompt}" if request.system else request.prompt
-    return {"prompt": prompt, "max_tokens": request.max_tokens, **_common(request)}
-
-
-def _chat_piece(chunk: ChatCompletionChunk) -> Piece:
-    choice = chunk.choices[0] if chunk.choices else None
-    refusal = getattr(choice.delta, "refusal", None) if choice else None
-    text = (choice.delta.content or refusal or "") if choice and choice.delta else ""
-    return _piece(chunk, text, "refusal" if refusal else choice.finish_reason if choice else None)
-
-
-def _legacy_piece(chunk: LegacyCompletion) -> Piece:
-    choice = chunk.choices[0] if chunk.choices else None
-    return _piece(chunk, (choice.text or "") if choice else "", choice.finish_reason if choice else None)
-
-
-def _piece(chunk: ChatCompletionChunk | LegacyCompletion, text: str, finish_reason: str | None) -> Piece:
-    usage = chunk.usage
-    return Piece(
-        text=text,
-        finish_reason=finish_reason,
-        model=chunk.model or None,
-        prompt_tokens=usage.prompt_tokens if usage else None,
-        completion_tokens=usage.completion_tokens if usage else None,
-    )

@@ -9,15 +9,20 @@ from urllib.parse import urlsplit
 
 from core.endpoint import engine_endpoint
 from core.errors import NotFound
+from core.providers.azure import Azure
 from core.providers.client import Client
 from core.providers.retry import Patience
 from core.providers.shapes import Provider
+from core.providers.together import Together
 from core.settings import Settings
 
 ENGINE = "engine"
 OPENAI = "openai"
 COMPATIBLE = "compatible"
+AZURE = "azure"
+TOGETHER = "together"
 _OPENAI_URL = "https://api.openai.com/v1"
+_TOGETHER_URL = "https://api.together.ai/v1"
 
 
 class Registry:
@@ -46,10 +51,20 @@ class Registry:
 
     @classmethod
     def from_settings(cls, settings: Settings, environ: Mapping[str, str]) -> Registry:
-        """The engine; and OpenAI, or what stands at OPENAI_BASE_URL, when there is an OPENAI_API_KEY."""
+        """The engine; then those that there is a key for.
+
+        OPENAI_API_KEY: OpenAI, or what stands at OPENAI_BASE_URL. AZURE_OPENAI_API_KEY with AZURE_OPENAI_ENDPOINT
+        (`https://<resource>.openai.azure.com`): Azure. TOGETHER_API_KEY: Together, or what stands at TOGETHER_BASE_URL.
+        """
         providers: list[Provider | tuple[str, Callable[[], Provider]]] = [(ENGINE, lambda: _engine(settings))]
         if key := environ.get("OPENAI_API_KEY", "").strip():
             providers.append(_openai(key, environ.get("OPENAI_BASE_URL", "").strip() or _OPENAI_URL))
+        endpoint = environ.get("AZURE_OPENAI_ENDPOINT", "").strip()
+        if endpoint and (key := environ.get("AZURE_OPENAI_API_KEY", "").strip()):
+            providers.append(Provider(AZURE, "azure", "Azure OpenAI", _azure_url(endpoint), key))
+        if key := environ.get("TOGETHER_API_KEY", "").strip():
+            url = environ.get("TOGETHER_BASE_URL", "").strip() or _TOGETHER_URL
+            providers.append(Provider(TOGETHER, "compatible", "Together", url, key))
         return cls(providers)
 
     def ids(self) -> list[str]:
@@ -80,8 +95,21 @@ class Registry:
         with self._lock:
             client = self._clients.get(provider_id)
             if client is None or client.provider != provider:
-                client = self._clients[provider_id] = Client(provider, patience=self._patience)
+                client = self._clients[provider_id] = _client_of(provider)(provider, patience=self._patience)
             return client
+
+
+def _client_of(provider: Provider) -> type[Client]:
+    """Who speaks to this endpoint: most are OpenAI's API to the letter."""
+    if provider.kind == "azure":
+        return Azure
+    return Together if provider.id == TOGETHER else Client
+
+
+def _azure_url(endpoint: str) -> str:
+    """The resource's address as the portal shows it, with the path of its OpenAI-shaped API."""
+    root = endpoint.rstrip("/")
+    return root if root.endswith("/v1") else f"{root.removesuffix('/openai')}/openai/v1"
 
 
 def _unchanging(provider: Provider) -> Provider:

@@ -39,11 +39,11 @@ class Patience:
 def wait_s(tries: int, asked_s: float | None, base_s: float, cap_s: float) -> float:
     """Seconds until the next try, after `tries` (≥ 1) that failed.
 
-    What the server asked for is honoured, with up to `base_s` on top so that many waiting requests do not come back
-    in one crowd; else full jitter under an exponential bound.
+    What the server asked for is honoured, with up to a tenth of it (`base_s` at most) on top so that many waiting
+    requests do not come back in one crowd; else full jitter under an exponential bound.
     """
     if asked_s is not None:
-        return float(asked_s + backoff.full_jitter(base_s))
+        return float(asked_s + backoff.full_jitter(min(base_s, asked_s / 10) if asked_s >= base_s else base_s))
     return float(backoff.full_jitter(min(cap_s, base_s * 2.0 ** min(tries - 1, 30))))
 
 

@@ -109,7 +109,10 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """A fine-tuning job to create. None for a hyper-parameter leaves the choice to the endpoint (`auto`)."""
+    """A fine-tuning job to create. None for a hyper-parameter leaves the choice to the endpoint (`auto`).
+
+    `integrations` are (tracker, project) pairs that the endpoint logs to by itself, where it can.
+    """
 
     model: str
     training_file: str
@@ -119,6 +122,7 @@ class JobRequest:
     n_epochs: int | None = None
     batch_size: int | None = None
     learning_rate_multiplier: float | None = None
+    integrations: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""Stories as they are told: streamed, kept, listed."""
+"""Stories: streamed as they are written, side by side, voted on, kept on the shelf, taken on to training."""

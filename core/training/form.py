@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
 from core.errors import FabulaError
@@ -14,6 +15,13 @@ _LONGEST_NAME = 200
 _LONGEST_SUFFIX = 64  # as at OpenAI
 _LONGEST_MARK = 50
 _HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
+_MOST_SHARE = 0.9  # something must be left to learn from
+TRACKERS = ("wandb", "trackio")
+"""Where a run can be logged too; see `core.training.tracking`."""
+PROJECT = "fabula"
+LR_ADVICE = (0.05, 0.2)
+"""Learning rate multipliers that 2023's article, and OpenAI's guide of the time, advise: higher for larger batches."""
+_SMALL = 200  # examples; the article's second data set, for which it advises a higher rate, had 135
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +36,11 @@ class JobForm:
         suffix: becomes part of the new model's name.
         learning_rate_multiplier: times the provider's own learning rate.
         file_format: `completion` (prompt and completion) or `chat` (messages).
-        separator, stop: end of prompts and of completions; None: what the data has, or the usual (`jsonl.prepare`).
+        separator, stop: end of prompts and of completions; None: what the data has, or the usual (`jsonl.plan`).
+        version_id: the version of the data set to train on, with its validation examples; None: its finished rows.
+        validation_share: without a version, keep this share (up to 0.9) of the rows from training: a version is made.
+        estimated_usd, estimated_s: what was shown before the button, kept beside what it really took.
+        trackers: where the run is logged too, some of `TRACKERS`; `project` is its name there.
     """
 
     dataset_id: str
@@ -43,6 +55,12 @@ class JobForm:
     file_format: FileFormat = "completion"
     separator: str | None = None
     stop: str | None = None
+    version_id: str | None = None
+    validation_share: float | None = None
+    estimated_usd: Decimal | None = None
+    estimated_s: float | None = None
+    trackers: tuple[str, ...] = ()
+    project: str = PROJECT
 
     def check(self) -> None:
         """Look for what no provider would take.
@@ -69,8 +87,26 @@ class JobForm:
 
         if max(len(self.separator or ""), len(self.stop or "")) > _LONGEST_MARK:
             raise FabulaError("The separator and the stop must have at most 50 characters.", "Shorten them.")
+        if self.validation_share is not None and not 0 <= self.validation_share <= _MOST_SHARE:
+            raise FabulaError("The share for validation must be between 0 and 0.9.", "A tenth is usual.")
+        if unknown := set(self.trackers) - set(TRACKERS):
+            raise FabulaError(f"There is no tracker {min(unknown)!r}.", "Choose W&B or Trackio, or none.")
+        if self.trackers and not (self.project.strip() and len(self.project) <= _LONGEST_SUFFIX):
+            raise FabulaError("The project must have 1 to 64 characters.", "Shorten it.")
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """Those that were chosen."""
         return {name: value for name, value in asdict(self).items() if name in _HYPERPARAMETERS and value is not None}
+
+
+def rate_advice(n_examples: int | None, training_further: bool, provider: str = "") -> str:
+    """One sentence about the learning rate multiplier, for data of this size. Each provider has its own scale."""
+    small = training_further and n_examples is not None and n_examples < _SMALL
+    if provider == "engine":
+        if small:
+            return "A small addition to a tuned model needs a higher rate. On the engine 1.0 is the middle."
+        return "On the engine 1.0 is the middle: higher for small additions, lower against overfitting."
+    if small:
+        return "A small addition to a tuned model needs a higher rate to be noticed: 0.2 is a good start."
+    return "Usual at OpenAI is 0.05 to 0.2: higher for small additions and large batches, lower against overfitting."

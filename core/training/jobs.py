@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from dataclasses import replace
 from typing import Literal
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
-from core.cost.book import PriceBook
+from core.cost import own
+from core.dataset import versions
 from core.db.store import Store, hold, new_id
-from core.db.tables import Dataset, Row, TrainingJob, utcnow
+from core.db.tables import Checkpoint, Dataset, Row, TrainingJob, utcnow
 from core.errors import BadTrainingFile, FabulaError, NotFound
 from core.providers import Registry, RemoteCheckpoint
 from core.settings import Settings
+from core.training import paying, tracking, watch
 from core.training import submit as handing
-from core.training import watch
-from core.training.form import JobForm
+from core.training.form import PROJECT, JobForm
 from core.training.record import Stopping, Work
 from core.training.verdict import verdict
-from core.training.views import FINISHED, JobEvent, JobView, events, get, list_jobs
+from core.training.views import FINISHED, JobEvent, JobView, events, get, last_event, list_jobs
 
 __all__ = [
     "FINISHED",
@@ -30,9 +32,11 @@ __all__ = [
     "JobView",
     "carry_out",
     "checkpoints",
+    "clone",
     "events",
     "get",
     "give_up",
+    "last_event",
     "list_jobs",
     "request",
     "submit",
@@ -40,6 +44,7 @@ __all__ = [
 ]
 
 Request = Literal["cancel", "pause", "resume"]
+_LONGEST_CLONE = 190  # characters of a name that leave room for what is added
 _MEANT_FOR = {"pause": ("running", "queued"), "resume": ("paused",)}
 
 
@@ -48,11 +53,13 @@ def submit(store: Store, actor: Actor, form: JobForm) -> str:
 
     Raises:
         FabulaError: the form has something that no provider would take.
-        NotFound: the data set is not there.
+        NotFound: the data set, or its version, is not there.
         BadTrainingFile: it has no finished rows.
+        OverBudget: what it is expected to cost would go over a budget.
         StorageFull: no room.
     """
     form.check()
+    form = _with_version(store, actor, form)
     with store.session() as session:
         hold(session, "training_jobs")  # two clicks at once must not both find nothing
         if (twin := _twin(session, form)) is not None:
@@ -62,6 +69,9 @@ def submit(store: Store, actor: Actor, form: JobForm) -> str:
         done = select(func.count()).select_from(Row).where(Row.dataset_id == form.dataset_id, Row.state == "done")
         if not session.scalar(done):
             raise BadTrainingFile("The data set has no finished rows to train on.", "Generate or load some first.")
+        version = versions.get(store, form.version_id) if form.version_id is not None else None
+        if version is not None and version.dataset_id != form.dataset_id:
+            raise NotFound("This version is not there any more.", "Choose another one.")
         job = TrainingJob(
             id=new_id(),
             dataset_id=form.dataset_id,
@@ -74,10 +84,44 @@ def submit(store: Store, actor: Actor, form: JobForm) -> str:
             file_format=form.file_format,
             separator=form.separator,
             stop=form.stop,
+            version_id=form.version_id,
+            validation_share=_validation_share(version),
+            parent_id=_parent(session, form),
+            estimated_usd=form.estimated_usd,
+            estimated_s=form.estimated_s,
+            trackers={name: {"project": form.project.strip()} for name in form.trackers} or None,
             created_by=actor.id,
         )
         session.add(job)
+        session.flush()
+        paying.reserve(session, actor, job)
         return job.id
+
+
+def clone(store: Store, job_id: str) -> JobForm:
+    """A job's settings, to be changed and submitted again. Its estimate is not among them: prices move.
+
+    Raises:
+        NotFound: there is no such job, or its data set is gone.
+    """
+    job = get(store, job_id)
+    if job.dataset_id is None:
+        raise NotFound("The job has no data set.", "Choose a data set and submit again.")
+    return JobForm(
+        dataset_id=job.dataset_id,
+        name=f"{job.name[:_LONGEST_CLONE]} (again)",
+        provider=job.provider,
+        base_model=job.base_model,
+        suffix=job.suffix,
+        seed=job.seed,
+        file_format="chat" if job.file_format == "chat" else "completion",
+        separator=job.separator,
+        stop=job.stop,
+        version_id=job.version_id,
+        trackers=tuple(job.trackers),
+        project=next((str(one.get("project", PROJECT)) for one in job.trackers.values()), PROJECT),
+        **job.hyperparameters,
+    )
 
 
 def carry_out(store: Store, registry: Registry, job_id: str, stopping: threading.Event | None = None) -> None:
@@ -91,13 +135,18 @@ def carry_out(store: Store, registry: Registry, job_id: str, stopping: threading
         return
     with contextlib.suppress(Stopping):
         handing.hand_over(work, registry)
-        watch.follow(work, registry, PriceBook.load(Settings.from_env().home))
+        watch.follow(work, registry, own.book(store, Settings.from_env().home))
+        tracking.log_run(store, job_id)
 
 
 def give_up(store: Store, job_id: str, error: FabulaError) -> None:
     """Write down that a job has failed, and why."""
     failed = {"status": "failed", "error": error.what, "next_step": error.next_step or None, "finished_at": utcnow()}
-    Work(store, job_id, threading.Event()).write(**failed, stop_requested=None)
+    work = Work(store, job_id, threading.Event())
+    with store.session() as session:
+        work.write(**failed, stop_requested=None)
+        if work.view().remote_id is None:  # nothing runs there, and nothing will be billed
+            paying.release(session, job_id)
 
 
 def request(store: Store, actor: Actor, job_id: str, what: Request) -> None:
@@ -127,6 +176,33 @@ def checkpoints(registry: Registry, job: JobView) -> list[RemoteCheckpoint]:
     return registry.get(job.provider).checkpoints(job.remote_id) if job.remote_id else []
 
 
+def _with_version(store: Store, actor: Actor, form: JobForm) -> JobForm:
+    """The form with a version that keeps its share for validation; the same rows and share are the same version."""
+    if form.version_id is not None or not form.validation_share:
+        return form
+    made = versions.freeze(store, actor, form.dataset_id, validation_share=form.validation_share)
+    return replace(form, version_id=made)
+
+
+def _parent(session: Session, form: JobForm) -> str | None:
+    """The job whose model, or one of whose checkpoints, is trained further."""
+    made = select(TrainingJob.id).where(
+        TrainingJob.provider == form.provider, TrainingJob.fine_tuned_model == form.base_model
+    )
+    if (parent := session.scalar(made.limit(1))) is not None:
+        return parent
+    kept = select(Checkpoint.job_id).join(TrainingJob, TrainingJob.id == Checkpoint.job_id)
+    kept = kept.where(TrainingJob.provider == form.provider, Checkpoint.model == form.base_model)
+    return session.scalar(kept.limit(1))
+
+
+def _validation_share(version: versions.Version | None) -> float | None:
+    """The part of a version's examples that training does not learn from; None where there is none."""
+    if version is None or not version.n_validation:
+        return None
+    return version.n_validation / (version.n_train + version.n_validation)
+
+
 def _twin(session: Session, form: JobForm) -> str | None:
     """An unfinished job of exactly this form."""
     alike = select(TrainingJob).where(
@@ -138,6 +214,7 @@ def _twin(session: Session, form: JobForm) -> str | None:
         TrainingJob.suffix == form.suffix,
         TrainingJob.seed == form.seed,
         TrainingJob.file_format == form.file_format,
+        TrainingJob.version_id == form.version_id,
     )
     for job in session.scalars(alike):
         marks = form.separator in (None, job.separator) and form.stop in (None, job.stop)

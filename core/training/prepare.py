@@ -1,14 +1,15 @@
-"""From a data set to a training file."""
+"""From a data set, or one of its versions, to training files. Rows are read twice, and never held all at once."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.dataset import datasets, jsonl
+from core.dataset import datasets, export
 from core.db.store import Store
 from core.errors import BadTrainingFile, NotFound, StorageFull
 from core.training.views import JobView
@@ -21,6 +22,7 @@ class TrainingFile:
     Attributes:
         sha256: of its bytes, hexadecimal.
         separator, stop: what prompts and completions end with; None in the chat format.
+        validation: the file with the validation examples of the version; None: there are none.
     """
 
     path: Path
@@ -28,29 +30,43 @@ class TrainingFile:
     n_examples: int
     separator: str | None
     stop: str | None
+    validation: Path | None = None
 
 
 def write(store: Store, job: JobView, folder: Path) -> TrainingFile:
-    """Write the finished rows of the job's data set as JSONL into `folder`. The same rows give the same bytes.
+    """Write what the job learns from as JSONL into `folder`. The same rows give the same bytes.
 
     Raises:
         NotFound: the data set is not there any more.
-        BadTrainingFile: it has no finished rows.
+        BadTrainingFile: it has no finished rows, or they changed meanwhile.
         StorageFull: there is no room for the file.
     """
     if job.dataset_id is None:
         raise NotFound("The job has no data set.", "Choose a data set and submit again.")
-    examples = datasets.examples(store, job.dataset_id)
-    if not examples:
+    selection = export.Selection(store, job.dataset_id, job.version_id)
+    if next(iter(selection.examples()), None) is None:
+        datasets.summary(store, job.dataset_id)
         raise BadTrainingFile("The data set has no finished rows to train on.", "Generate or load some first.")
     if job.file_format == "chat":
-        prepared = jsonl.prepare_chat(examples)
+        made = export.plan(selection, "chat")
     else:
-        prepared = jsonl.prepare(examples, separator=job.separator, stop=job.stop)
-    content = "".join(f"{line}\n" for line in prepared.lines).encode()
-    path = folder / f"fabula-{job.id}.jsonl"
+        made = export.plan(selection, separator=job.separator, stop=job.stop)
+    path, kept_back = folder / f"fabula-{job.id}.jsonl", folder / f"fabula-{job.id}-validation.jsonl"
+    sha256, count = _write(path, export.jsonl_lines(selection, made))
+    _sha256, n_validation = _write(kept_back, export.jsonl_lines(selection, made, "validation"))
+    return TrainingFile(path, sha256, count, made.separator, made.stop, kept_back if n_validation else None)
+
+
+def _write(path: Path, lines: Iterable[str]) -> tuple[str, int]:
+    """SHA-256 and number of the lines, written to `path`."""
+    made, count = hashlib.sha256(), 0
     try:
-        path.write_bytes(content)
+        with path.open("wb") as file:
+            for line in lines:
+                content = line.encode()
+                made.update(content)
+                file.write(content)
+                count += 1
     except OSError as exc:
         if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
@@ -58,6 +74,4 @@ def write(store: Store, job: JobView, folder: Path) -> TrainingFile:
             f"The training file cannot be written: {os.strerror(exc.errno)}.",
             "Free some space in the folder for temporary files; the job then goes on.",
         ) from exc
-    return TrainingFile(
-        path, hashlib.sha256(content).hexdigest(), len(prepared.lines), prepared.separator, prepared.stop
-    )
+    return made.hexdigest(), count

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
 from core.errors import FabulaError, RateLimited, Unavailable
-from core.training import views
+from core.training import paying, views
 from core.training.views import FINISHED, JobView
 
 T = TypeVar("T")
@@ -105,4 +105,6 @@ class Work:
             raise Stopping
         if job.request == "cancel" and job.status == status:
             self.write(status="cancelled", stop_requested=None, error=None, next_step=None, finished_at=utcnow())
+            with self.store.session() as session:
+                paying.release(session, self.job_id)
             raise Stopping

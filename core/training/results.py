@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import csv
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 COLUMNS = (
@@ -23,6 +26,7 @@ COLUMNS = (
 """The columns of `Results.frame`, always all of them; a column that the file does not have is all NaN."""
 
 _WHOLE = frozenset({"step", "elapsed_tokens", "elapsed_examples"})
+_LARGE = 100_000  # characters, from which on reading line by line takes more than a blink
 _LARGEST = 2.0**53  # counts beyond this are not exact in a float, and not real
 
 # Names of OpenAI's later results files (guide "Supervised fine-tuning", 2024 on) for what 2023 called otherwise.
@@ -33,6 +37,7 @@ _NAMES = {
     "valid_loss": "validation_loss",
     "valid_accuracy": "validation_token_accuracy",
     "valid_mean_token_accuracy": "validation_token_accuracy",
+    "validation_mean_token_accuracy": "validation_token_accuracy",  # Azure's
     "full_valid_loss": "validation_loss",
     "full_valid_mean_token_accuracy": "validation_token_accuracy",
 }
@@ -42,12 +47,26 @@ _NAMES = {
 class Results:
     """A curve: one row per step in order of steps, columns `COLUMNS`, and how many lines made no row.
 
-    `has_steps`: whether the file names a column of steps, as every results file does.
+    `has_steps`: whether the file names a column of steps, as every results file does; `empty`: nothing is in it.
     """
 
     frame: pd.DataFrame
     skipped: int
     has_steps: bool = True
+    empty: bool = False
+
+    @property
+    def note(self) -> str | None:
+        """Why there is no curve, or less of one than one might expect; None: all is well."""
+        if self.empty:
+            return "The results file is empty."
+        if not self.has_steps:
+            return "This is no results file: its first line names no column of steps."
+        if not self.steps:
+            return "The results file has a header, and no step yet."
+        if self.skipped:
+            return f"Lines that could not be read: {self.skipped:,}. The others make the curve."
+        return None
 
     @property
     def steps(self) -> int:
@@ -82,10 +101,13 @@ def parse(text: str) -> Results:
     Understands the header of 2023, today's names, any order of columns, missing columns, a BOM, and base64 around
     the whole (as OpenAI's file endpoint has sent it). A step that comes twice counts once, the later line.
     """
-    lines = [line for line in _plain(text).splitlines() if line.strip()]
+    text = _plain(text)
+    if len(text) > _LARGE and (quick := _quickly(text)) is not None:
+        return quick
+    lines = [line for line in text.splitlines() if line.strip()]
     names = [_NAMES.get(name, name) for name in (cell.lower() for cell in _cells(lines[0]))] if lines else []
     if "step" not in names:
-        return Results(_frame([]), skipped=len(lines), has_steps=False)
+        return Results(_frame([]), skipped=len(lines), has_steps=False, empty=not lines)
     rows: dict[float, dict[str, float]] = {}
     skipped = 0
     for line in lines[1:]:
@@ -95,6 +117,34 @@ def parse(text: str) -> Results:
         if row is not None:
             rows[row["step"]] = row
     return Results(_frame([rows[step] for step in sorted(rows)]), skipped)
+
+
+def _quickly(text: str) -> Results | None:
+    """The same of a large file that is in good form, by pandas' own reader; None: it needs the patient one."""
+    header = _cells(text.partition("\n")[0])
+    names = [_NAMES.get(name.lower(), name.lower()) for name in header]
+    known = [place for place, name in enumerate(names) if name in COLUMNS]
+    if "step" not in names or len({names[place] for place in known}) < len(known) or not text.endswith("\n"):
+        return None
+    try:
+        read = pd.read_csv(
+            io.StringIO(text), header=0, names=list(range(len(names))), usecols=known, dtype="float64",
+            index_col=False, engine="c", quoting=csv.QUOTE_NONE,
+            keep_default_na=False, na_values=[""], skipinitialspace=True, on_bad_lines="error",
+        )  # fmt: skip
+    except (ValueError, pd.errors.ParserError):
+        return None
+    if text.count(",") != (len(names) - 1) * (len(read) + 1):  # a line that is cut short
+        return None
+    frame = read.set_axis([names[place] for place in known], axis=1).reindex(columns=list(COLUMNS)).astype("float64")
+    frame = frame.where(np.isfinite(frame))
+    steps = frame["step"]
+    whole = frame[list(_WHOLE)]
+    if steps.isna().any() or not (steps.diff().iloc[1:] > 0).all():
+        return None
+    if not (whole.isna() | ((whole >= 0) & (whole <= _LARGEST) & (whole % 1 == 0))).all(axis=None):
+        return None
+    return Results(frame.astype({name: "Int64" for name in _WHOLE}), 0)
 
 
 def _cells(line: str) -> list[str]:

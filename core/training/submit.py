@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from core.db.tables import TrainingJob, utcnow
 from core.errors import BadRequest, FabulaError, ProviderError, RateLimited, Refused
 from core.providers import Client, JobRequest, Registry, RemoteJob
 from core.training import prepare
-from core.training.record import Work
-from core.training.views import JobView
+from core.training.record import Stopping, Work
+from core.training.views import FINISHED, LONGEST_STATUS, JobView
 
 _UPLOAD_TRIES = 20  # with pauses of up to half a minute: an engine that starts, or converts weights, is there by then
+_TOLD_EVERY_S = 0.5  # a page looks about once a second, and each write waits for the disk
 _SETTLE = timedelta(seconds=10)  # a POST that was on its way when we died is in the provider's list after this
 
 
@@ -29,33 +31,70 @@ def hand_over(work: Work, registry: Registry) -> None:
     if job.remote_id is not None:
         return
     if job.status != "submitting":
-        training_file = _upload(work, registry, job)
+        training_file, validation_file = _upload(work, registry, job)
         work.heed_cancel()
         # The intent, durable before the POST: whoever comes after us knows that there may have been one.
-        work.write(status="submitting", training_file=training_file)
+        work.write(status="submitting", training_file=training_file, validation_file=validation_file)
     elif (found := _look(work, registry, job.updated_at)) is not None:
         return _adopt(work, found)
     _adopt(work, _post(work, registry))
 
 
-def _upload(work: Work, registry: Registry, job: JobView) -> str:
-    """The id of the training file at the provider. A repeated upload leaves an unused file there, no more."""
+class Sending:
+    """Writes into the ledger how much of a file has been sent, and breaks off when nobody wants it any more."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._told = time.monotonic()
+
+    def __call__(self, sent: int, size: int) -> None:
+        """Raises Stopping, which the SDK turns into a connection that broke: then `Work.patiently` sees why."""
+        if time.monotonic() - self._told < _TOLD_EVERY_S:
+            return
+        self._told = time.monotonic()
+        self._work.write(uploaded_bytes=sent)
+        if self._work.stopping.is_set() or self._work.view().request == "cancel":
+            raise Stopping
+
+
+def _upload(work: Work, registry: Registry, job: JobView) -> tuple[str, str | None]:
+    """Ids of the training file, and of the validation file if there is one, at the provider.
+
+    A repeated upload leaves an unused file there, no more.
+    """
     with tempfile.TemporaryDirectory(prefix="fabula-") as folder:
         file = prepare.write(work.store, job, Path(folder))
-        work.write(file_sha256=file.sha256, n_examples=file.n_examples, separator=file.separator, stop=file.stop)
-        return work.patiently(lambda: _client(work, registry).upload(file.path), _UPLOAD_TRIES)
+        work.write(
+            file_sha256=file.sha256,
+            n_examples=file.n_examples,
+            separator=file.separator,
+            stop=file.stop,
+            file_bytes=file.path.stat().st_size,
+            uploaded_bytes=0,
+        )
+        sending = Sending(work)
+        training_file = work.patiently(
+            lambda: _client(work, registry).upload(file.path, on_progress=sending), _UPLOAD_TRIES
+        )
+        work.write(uploaded_bytes=file.path.stat().st_size)
+        if (validation := file.validation) is None:
+            return training_file, None
+        return training_file, work.patiently(lambda: _client(work, registry).upload(validation), _UPLOAD_TRIES)
 
 
 def _post(work: Work, registry: Registry) -> RemoteJob:
     """The one POST. A clear no is told; with no clear answer, the job is looked for."""
     with work.store.reading() as session:
-        training_file = session.get_one(TrainingJob, work.job_id).training_file
+        intent = session.get_one(TrainingJob, work.job_id)
+        training_file, validation_file = intent.training_file, intent.validation_file
     job, client = work.view(), work.patiently(lambda: _client(work, registry))
     request = JobRequest(
         model=job.base_model,
         training_file=training_file or "",
+        validation_file=validation_file,
         suffix=job.suffix,
         seed=job.seed,
+        integrations=_integrations(job, client.provider.kind),
         **job.hyperparameters,
     )
     while True:
@@ -78,6 +117,13 @@ def _post(work: Work, registry: Registry) -> RemoteJob:
             return found
 
 
+def _integrations(job: JobView, kind: str) -> tuple[tuple[str, str], ...]:
+    """(tracker, project) of trackers that the provider logs to by itself: W&B at OpenAI."""
+    if kind != "openai" or "wandb" not in job.trackers:
+        return ()
+    return (("wandb", str(job.trackers["wandb"].get("project"))),)
+
+
 def _look(work: Work, registry: Registry, sent_at: datetime) -> RemoteJob | None:
     """The job there that carries our mark; None once it is certain that none came of a POST at `sent_at`."""
     while True:
@@ -89,7 +135,9 @@ def _look(work: Work, registry: Registry, sent_at: datetime) -> RemoteJob | None
 
 
 def _adopt(work: Work, remote: RemoteJob) -> None:
-    work.write(status=remote.status, remote_id=remote.id, error=None, next_step=None)
+    """The job is there. One that has ended already is called running until its model and curve are here too."""
+    status = "running" if remote.status in FINISHED else remote.status[:LONGEST_STATUS]
+    work.write(status=status, remote_id=remote.id, error=None, next_step=None)
 
 
 def _client(work: Work, registry: Registry) -> Client:

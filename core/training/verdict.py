@@ -8,10 +8,15 @@ from core.training.views import JobView
 
 _QUIET = timedelta(minutes=2)  # we ask every two seconds: so long without an answer is worth a word
 _LONG_QUEUE = timedelta(hours=1)
+_SILENT = timedelta(minutes=15)  # providers tell of every step, or of every epoch: so long without a word is noticed
+_LATE = 2.0  # times what was expected
 
 
-def verdict(job: JobView, now: datetime) -> str:
-    """One or two sentences about a job at the time `now` (UTC)."""
+def verdict(job: JobView, now: datetime, last_event: datetime | None = None) -> str:
+    """One or two sentences about a job at the time `now` (UTC).
+
+    `last_event` is when its provider last told something new (`views.last_event`); None: not known.
+    """
     if job.finished:
         return _ended(job)
     if job.request == "cancel":
@@ -22,7 +27,28 @@ def verdict(job: JobView, now: datetime) -> str:
         return (
             f"No news for {_minutes(now - job.updated_at)} minutes. The job may well go on; see that the worker is up."
         )
+    if job.status == "running" and last_event is not None and now - last_event > _SILENT:
+        silent = _minutes(now - last_event)
+        return f"No event for {silent} minutes; the provider still says {job.status}. That is usual in long epochs."
     return _under_way(job, now)
+
+
+def advice(error: str) -> str:
+    """What to do about a training that failed, from the provider's own words."""
+    words = error.lower()
+    if any(word in words for word in ("moderation", "usage policies", "safety", "unsafe")):
+        return "The provider's moderation objects to examples: leave out those that it names, or train on the engine."
+    if any(word in words for word in ("quota", "billing", "credit", "hard limit")):
+        return "Add credit or raise the limit at the provider, and submit again: the file is as it should be."
+    if any(word in words for word in ("context", "too long", "too many tokens")):
+        return "Shorten or leave out the long examples that the check names, and submit again."
+    if any(word in words for word in ("infinite", "not a number", "nan", "diverg")):
+        return "The training ran away: take a lower learning rate multiplier, and submit again."
+    if any(word in words for word in ("line ", "invalid_training_file", "format", "jsonl", "parse")):
+        return "Check the file: the lines that are named must be mended. Then submit again."
+    if any(word in words for word in ("internal", "server error", "try again", "retry", "restart", "memory")):
+        return "Nothing is wrong with the data: submit it again, with a smaller batch if it happens twice."
+    return "Read the events, change the data or the settings, and submit again."
 
 
 def _ended(job: JobView) -> str:
@@ -41,6 +67,8 @@ def _ended(job: JobView) -> str:
 def _under_way(job: JobView, now: datetime) -> str:
     age = now - job.created_at
     match job.status:
+        case "preparing" if job.upload_share is not None:
+            return f"The training file is being uploaded: {job.upload_share:.0%} of {_size(job.file_bytes or 0)}."
         case "preparing":
             return "The training file is being prepared and uploaded."
         case "submitting":
@@ -51,6 +79,8 @@ def _under_way(job: JobView, now: datetime) -> str:
             return (
                 f"It has waited in the provider's queue for {_minutes(age)} minutes. That happens, and costs nothing."
             )
+        case "queued" if age > _QUIET:
+            return f"It has waited for its turn for {_minutes(age)} minutes. That is normal."
         case "queued":
             return "It waits for its turn."
         case "paused":
@@ -66,6 +96,8 @@ def _running(job: JobView, now: datetime, age: timedelta) -> str:
     if job.estimated_finish is None:
         return f"It is training, for {_minutes(age)} minutes so far. How long it will take is not known yet."
     left = job.estimated_finish - now
+    if left < timedelta(0) and -left > age / _LATE and -left > _SILENT:
+        return f"It is training, {_minutes(-left)} minutes longer than estimated. Its provider can tell if it is stuck."
     if left < timedelta(0):
         return "It is training, and takes a little longer than estimated."
     if left < timedelta(minutes=2):
@@ -75,3 +107,7 @@ def _running(job: JobView, now: datetime, age: timedelta) -> str:
 
 def _minutes(span: timedelta) -> int:
     return max(1, round(span.total_seconds() / 60))
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB" if size >= 2**20 else f"{max(1, size >> 10):,} KiB"

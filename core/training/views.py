@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import defer
 
 from core.db.store import Store
@@ -16,6 +16,7 @@ from core.db.tables import TrainingEvent, TrainingJob
 from core.errors import NotFound
 
 FINISHED = ("succeeded", "failed", "cancelled", "canceled")  # Azure writes one l
+LONGEST_STATUS = 30  # characters, as the ledger has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +26,17 @@ class JobView:
     Attributes:
         status: preparing, submitting, then the provider's own word; see `verdict` for plain ones.
         request: cancel, pause or resume, while it has been asked for and not done yet.
+        version_id: the version of the data set that it trains on; None: its finished rows at that moment.
         separator, stop: what the prompts end with, and what the completions end with, in the training file.
         error, next_step: why it failed; while it goes on: what it is waiting for.
         results_csv: the newest copy of the results file, for `core.training.results.parse`; None in lists.
         updated_at: when the provider was last heard.
+        parent_id: the job whose model this one trains further.
+        training_file, validation_file: their ids at the provider, once they are there.
+        validation_share: of the examples, kept from training.
+        file_bytes, uploaded_bytes: of the training file; how much of it has been sent.
+        estimated_usd, estimated_s: what was expected before the button.
+        trackers: where the run is logged too, each with what is known about it there (`url`, `error`).
     """
 
     id: str
@@ -56,11 +64,42 @@ class JobView:
     created_at: datetime
     updated_at: datetime
     finished_at: datetime | None
+    version_id: str | None = None
+    parent_id: str | None = None
+    training_file: str | None = None
+    validation_file: str | None = None
+    validation_share: float | None = None
+    file_bytes: int | None = None
+    uploaded_bytes: int | None = None
+    estimated_usd: Decimal | None = None
+    estimated_s: float | None = None
+    trackers: Mapping[str, Any] = field(default_factory=dict)
+    created_by: str = ""
 
     @property
     def finished(self) -> bool:
         """Whether nothing more will happen to it."""
         return self.status in FINISHED
+
+    @property
+    def upload_share(self) -> float | None:
+        """How much of the training file has been sent (0 to 1); None where nothing is being sent."""
+        if not self.file_bytes or self.uploaded_bytes is None:
+            return None
+        return min(1.0, self.uploaded_bytes / self.file_bytes)
+
+    def duration_s(self, now: datetime) -> float:
+        """Seconds from the button to the end, or until `now` (UTC) while it goes on; waiting is part of it."""
+        end = self.finished_at or (self.updated_at if self.finished else now)
+        return max(0.0, (end - self.created_at).total_seconds())
+
+    def eta_s(self, now: datetime) -> float | None:
+        """Seconds that are left as its provider expects, or, before it says so, as was expected; None: not known."""
+        if self.finished:
+            return None
+        if self.estimated_finish is not None:
+            return max(0.0, (self.estimated_finish - now).total_seconds())
+        return None if self.estimated_s is None else max(0.0, self.estimated_s - self.duration_s(now))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +145,12 @@ def events(store: Store, job_id: str, limit: int = 500) -> list[JobEvent]:
         return [JobEvent(event.at, event.level, event.message) for event in session.scalars(query)][::-1]
 
 
+def last_event(store: Store, job_id: str) -> datetime | None:
+    """When the job's provider last told something new; None: never yet."""
+    with store.reading() as session:
+        return session.scalar(select(func.max(TrainingEvent.at)).where(TrainingEvent.job_id == job_id))
+
+
 def _view(job: TrainingJob, results_csv: str | None) -> JobView:
     return JobView(
         id=job.id,
@@ -133,4 +178,15 @@ def _view(job: TrainingJob, results_csv: str | None) -> JobView:
         created_at=job.created_at,
         updated_at=job.updated_at,
         finished_at=job.finished_at,
+        version_id=job.version_id,
+        parent_id=job.parent_id,
+        training_file=job.training_file,
+        validation_file=job.validation_file,
+        validation_share=job.validation_share,
+        file_bytes=job.file_bytes,
+        uploaded_bytes=job.uploaded_bytes,
+        estimated_usd=job.estimated_usd,
+        estimated_s=job.estimated_s,
+        trackers=dict(job.trackers or {}),
+        created_by=job.created_by,
     )

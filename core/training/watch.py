@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
-from core.cost import spend
-from core.cost.book import PriceBook, training_cost
+from core.cost.book import PriceBook
+from core.dataset.writing.outcomes import storable
 from core.db.store import new_id
 from core.db.tables import TrainingEvent, TrainingJob, utcnow
 from core.errors import BadRequest, EngineMissing, FabulaError, NotFound, ProviderError, Refused
-from core.providers import Client, Registry, RemoteEvent, RemoteJob
+from core.providers import Client, Registry, RemoteCheckpoint, RemoteEvent, RemoteJob
+from core.training import paying
+from core.training.checkpoints import add_checkpoints
 from core.training.record import Work
-from core.training.views import FINISHED
+from core.training.verdict import advice
+from core.training.views import FINISHED, LONGEST_STATUS
 
 _POLL_S = 2.0  # the engine writes metrics about once a second
 _REFUSED_POLL_S = 30.0  # a revoked key does not come back by asking often
@@ -26,6 +29,9 @@ _LONG_RESULTS = 200_000  # characters
 _HEARD = timedelta(seconds=20)  # without news the row is written this seldom: each write waits for the disk
 _OWN_EVENT = "fabula-"  # ids of events that we add ourselves
 _LAST_TRIES = 5  # for the results of a job that has ended
+_MODEL_TRIES = 150  # for the model of a job that has succeeded: five minutes
+_CHECKPOINTS_S = 15.0  # one comes at the end of an epoch
+_LONGEST_LEVEL, _LONGEST_TYPE = 10, 30  # as the ledger's columns have it
 
 
 def follow(work: Work, registry: Registry, book: PriceBook) -> None:
@@ -68,7 +74,9 @@ class _Watch:
         self._newest_event = _newest_event(work)
         self._results: str | None = work.view().results_csv
         self._results_due = 0.0
+        self._checkpoints_due = time.monotonic() + _CHECKPOINTS_S
         self._last_tries = 0
+        self._model_tries = 0
 
     def look(self, client: Client) -> bool:
         """One look at the job; whether it has ended and everything about it is in the ledger."""
@@ -80,11 +88,21 @@ class _Watch:
         ended = remote.status in FINISHED
         events = self._new_events(client, remote)
         complete = self._fetch_results(client, remote, ended)
-        if ended and not complete and self._last_tries < _LAST_TRIES:
+        checkpoints = self._new_checkpoints(client, remote, ended)
+        if ended and not (complete and checkpoints is not None) and self._last_tries < _LAST_TRIES:
             self._last_tries += 1
             ended = False
-        self._keep(remote, events, ended)
+        if remote.status == "succeeded" and not remote.fine_tuned_model and self._model_tries < _MODEL_TRIES:
+            self._await_model()
+            ended = False
+        self._keep(remote, events, checkpoints or (), ended)
         return ended
+
+    def _await_model(self) -> None:
+        """A job may be called done before its model is there (R11)."""
+        if not self._model_tries:
+            self._tell("The provider calls the job done but names no model yet. It is asked again for five minutes.")
+        self._model_tries += 1
 
     def _obey(self, client: Client, remote_id: str, request: str) -> None:
         """Pass on what somebody asked for. What the provider will not do is told as an event."""
@@ -117,6 +135,18 @@ class _Watch:
         except ProviderError:  # the status is worth more; they come with the next look
             return []
 
+    def _new_checkpoints(self, client: Client, remote: RemoteJob, ended: bool) -> Sequence[RemoteCheckpoint] | None:
+        """Checkpoints when it is time to ask; None: the provider did not answer."""
+        if not ended and time.monotonic() < self._checkpoints_due:
+            return ()
+        self._checkpoints_due = time.monotonic() + _CHECKPOINTS_S
+        try:
+            return client.checkpoints(remote.id)
+        except BadRequest:  # a provider without checkpoints
+            return ()
+        except ProviderError:
+            return None
+
     def _fetch_results(self, client: Client, remote: RemoteJob, ended: bool) -> bool:
         """Get the results file when it is time; whether the newest copy is here."""
         if not remote.result_files:
@@ -130,13 +160,16 @@ class _Watch:
         self._results_due = time.monotonic() + (_SLOW_POLL_S if len(self._results) > _LONG_RESULTS else 0.0)
         return True
 
-    def _keep(self, remote: RemoteJob, events: list[RemoteEvent], ended: bool) -> None:
+    def _keep(
+        self, remote: RemoteJob, events: list[RemoteEvent], checkpoints: Sequence[RemoteCheckpoint], ended: bool
+    ) -> None:
         """Everything that is new, in one transaction: a finished job is seen with its whole curve or not at all."""
         seen = self._seen(remote, ended)
         with self._work.store.session() as session:
             job = session.get_one(TrainingJob, self._work.job_id)
             changed = {name: value for name, value in seen.items() if getattr(job, name) != value}
-            if not (changed or events or ended) and utcnow() - job.updated_at < _HEARD:
+            new_checkpoints = add_checkpoints(session, job.id, checkpoints)
+            if not (changed or events or ended or new_checkpoints) and utcnow() - job.updated_at < _HEARD:
                 return
             for name, value in changed.items():
                 setattr(job, name, value)
@@ -144,7 +177,7 @@ class _Watch:
             _add_events(session, job.id, events)
             if ended:
                 job.stop_requested, job.finished_at = None, remote.finished_at or utcnow()
-                self._account(session, job)
+                paying.account(session, self._book, job)
         if events:
             self._newest_event = events[-1].id
 
@@ -152,32 +185,14 @@ class _Watch:
         """The columns as the provider tells them now."""
         failed = remote.status == "failed"
         return {
-            "status": remote.status if ended or remote.status not in FINISHED else "running",
+            "status": remote.status[:LONGEST_STATUS] if ended or remote.status not in FINISHED else "running",
             "fine_tuned_model": remote.fine_tuned_model,
             "trained_tokens": remote.trained_tokens,
             "estimated_finish": remote.estimated_finish,
-            "results_csv": self._results,
-            "error": (remote.error or "The provider gives no reason.") if failed else None,
-            "next_step": "Read the events, change the data or the settings, and submit again." if failed else None,
+            "results_csv": None if self._results is None else storable(self._results),
+            "error": storable(remote.error or "The provider gives no reason.") if failed else None,
+            "next_step": advice(remote.error or "") if failed else None,
         }
-
-    def _account(self, session: Session, job: TrainingJob) -> None:
-        """What the training cost, in the job and in the spend ledger; a failed job is billed by nobody."""
-        tokens = job.trained_tokens
-        if job.status == "failed" or (tokens is None and job.status != "succeeded"):
-            return
-        job.cost_usd = training_cost(self._book, job.provider, job.base_model, tokens)
-        actor = Actor(id=job.created_by, name=job.created_by, role="editor")
-        spend.record(
-            session,
-            actor,
-            "training",
-            provider=job.provider,
-            model=job.base_model,
-            reference=job.id,
-            prompt_tokens=tokens,
-            cost_usd=job.cost_usd,
-        )
 
 
 def _newest_event(work: Work) -> str | None:
@@ -201,7 +216,12 @@ def _add_events(session: Session, job_id: str, events: list[RemoteEvent]) -> Non
     )
     session.add_all(
         TrainingEvent(
-            job_id=job_id, remote_id=event.id, at=event.at, level=event.level, type=event.type, message=event.message
+            job_id=job_id,
+            remote_id=event.id,
+            at=event.at,
+            level=event.level[:_LONGEST_LEVEL],
+            type=event.type[:_LONGEST_TYPE],
+            message=storable(event.message),
         )
         for event in events
         if event.id not in known and event.type != "metrics"

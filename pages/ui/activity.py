@@ -9,8 +9,8 @@ import streamlit as st
 from core.db.tables import utcnow
 from core.story import stream
 from pages.ui import cached
-from pages.ui.job_view import STATUSES
 from pages.ui.lang import _, ago, n_, plain
+from pages.ui.training.job_view import STATUSES
 
 _SHOWN = 6
 

@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
+from datetime import datetime
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import streamlit as st
 
-from core.cost import tokens
+from core.cost import own, tokens
 from core.cost.book import PriceBook
-from core.dataset import datasets, importing, jsonl, presets, runs
+from core.cost.overlay import Entry
+from core.dataset import datasets, export, heatmap, jsonl, presets, quality, runs, versions
+from core.dataset.batch import batching
 from core.dataset.datasets import DatasetSummary
+from core.dataset.heatmap import HeatMap
+from core.dataset.intake import importing
 from core.dataset.runs import RunProgress
 from core.db.store import Store
 from core.db.tables import utcnow
@@ -28,6 +35,8 @@ from core.status import Status, look
 from core.training import jobs, results
 from core.training.form import FileFormat
 from core.training.jobs import JobView
+from pages.ui.beside import Beside
+from pages.ui.dataset.quality_job import Board
 
 POLL_S = 1.0  # rows and steps come about once a second; a second's delay still feels live
 _FRESH_S = 0.8  # below a poll, so that each poll looks anew, but all viewers' polls of that moment look once
@@ -76,14 +85,15 @@ def client(provider: str) -> Client:
     return registry().get(provider)
 
 
-@st.cache_resource(max_entries=1)
-def _book(home: Path, day: str) -> PriceBook:
-    return PriceBook.load(home)
+@st.cache_resource(max_entries=2)
+def _book(mine: str, day: str, home: str, _entries: tuple[Entry, ...]) -> PriceBook:
+    return PriceBook.load(Path(home), own=_entries)
 
 
 def prices() -> PriceBook:
-    """The price book, with the person's own rows."""
-    return _book(settings().home, utcnow().date().isoformat())
+    """The price book, with the prices that people of this studio have set."""
+    entries = tuple(own.entries(store()))
+    return _book(repr(entries), utcnow().date().isoformat(), str(settings().home), entries)
 
 
 # --- models and engine ---------------------------------------------------------------------------------------------
@@ -187,18 +197,18 @@ def _run_of(dataset_id: str, where: str) -> tuple[DatasetSummary, RunProgress | 
 
 
 def job_list() -> list[JobView]:
-    """All jobs with their results, the newest first."""
+    """All jobs, the newest first, without their results (`curve` has those)."""
     return list(_job_list(_where()))
 
 
 @st.cache_resource(ttl=_FRESH_S, max_entries=4)
 def _job_list(where: str) -> tuple[JobView, ...]:
-    return tuple(jobs.list_jobs(store(), results=True))
+    return tuple(jobs.list_jobs(store()))
 
 
 def look_again() -> None:
     """What has just been done shall be seen at once: forget every poll."""
-    for poll in (_status, _dataset_list, _run_of, _job_list):
+    for poll in (_status, _dataset_list, _run_of, _job_list, _heat, _large_heat, _batches_of):
         poll.clear()
 
 
@@ -219,14 +229,14 @@ def training_of(job_id: str | None) -> tuple[int, int] | None:
     return int(training.get("step") or 0), int(training["total_steps"])
 
 
-@st.cache_data(max_entries=64)
-def _curve(text: str) -> results.Results:
-    return results.parse(text)
-
-
 def curve(job: JobView) -> results.Results:
-    """A job's curve so far."""
-    return _curve(job.results_csv or "")
+    """A job's curve so far, shared between visitors: not to be changed."""
+    return _curve(job.id, job.updated_at, _where())
+
+
+@st.cache_resource(max_entries=16)
+def _curve(job_id: str, heard: datetime, where: str) -> results.Results:
+    return results.parse(jobs.get(store(), job_id).results_csv or "")
 
 
 # --- data sets on their way to training ----------------------------------------------------------------------------
@@ -239,21 +249,6 @@ class Marks:
     separator: str | None = None
     stop: str | None = None
     file_format: FileFormat = "completion"
-
-
-@st.cache_data(max_entries=8)
-def prepared(dataset_id: str, done: int, marks: Marks) -> jsonl.Prepared:
-    """What preparation makes of a data set; it is prepared again when another number of its rows is done."""
-    examples = datasets.examples(store(), dataset_id)
-    if marks.file_format == "chat":
-        return jsonl.prepare_chat(examples)
-    return jsonl.prepare(examples, separator=marks.separator, stop=marks.stop)
-
-
-@st.cache_data(max_entries=16)
-def training_tokens(dataset_id: str, done: int, marks: Marks, model: str) -> int:
-    """Tokens of the prepared file, read once."""
-    return tokens.count(list(prepared(dataset_id, done, marks).lines), model).tokens
 
 
 @st.cache_data(max_entries=32, ttl=60)
@@ -278,3 +273,132 @@ def sample_size(name: str) -> int:
     """How many stories a sample has."""
     path = presets.DATA / "samples" / f"{name}.csv"
     return len(importing.read_table(path.read_bytes(), path.name).frame)
+
+
+_LARGE_HEAT_S = 10  # 300,000 rows are counted in about a second, beside the page
+
+
+def heat_map(dataset_id: str, rows: int, pair: tuple[int, int] | None) -> HeatMap:
+    """The map of a data set of `rows` rows; `pair`: the columns across and down that were chosen.
+
+    Raises:
+        NotFound: the data set is not there (any more).
+    """
+    poll = _heat if rows <= heatmap.MOST_SQUARES else _large_heat
+    return poll(dataset_id, pair, _where())
+
+
+@st.cache_resource(ttl=_FRESH_S, max_entries=16)
+def _heat(dataset_id: str, pair: tuple[int, int] | None, where: str) -> HeatMap:
+    return heatmap.draw(store(), dataset_id, pair)
+
+
+@st.cache_resource(ttl=_LARGE_HEAT_S, max_entries=16, refresh_mode="background")
+def _large_heat(dataset_id: str, pair: tuple[int, int] | None, where: str) -> HeatMap:
+    return heatmap.draw(store(), dataset_id, pair)
+
+
+def quality_of(dataset_id: str) -> tuple[Board, str]:
+    """Where the quality of a data set is measured, and the mark of the rows as they are now.
+
+    Raises:
+        NotFound: the data set is not there (any more).
+    """
+    return _board(dataset_id, _where()), quality.fingerprint(store(), dataset_id)
+
+
+@st.cache_resource(max_entries=8)
+def _board(dataset_id: str, where: str) -> Board:
+    ledger = store()
+    return Board(lambda progress: quality.of(ledger, dataset_id, progress))
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """How rows are written for training, and the first lines of that file."""
+
+    plan: jsonl.Plan
+    lines: tuple[str, ...]
+
+
+_SHOWN_LINES = 2
+
+
+def written(dataset_id: str, version_id: str | None, rows: int, marks: Marks) -> Beside[Written]:
+    """How a data set, or a version of it, is written; looked at anew when a row has come, gone or been edited."""
+    as_now = version_id or datasets.fingerprint(store(), dataset_id)
+    return _written(as_now, dataset_id, version_id, rows, marks, _where())
+
+
+@st.cache_resource(max_entries=16)
+def _written(
+    as_now: str, dataset_id: str, version_id: str | None, rows: int, marks: Marks, where: str
+) -> Beside[Written]:
+    chosen = export.Selection(store(), dataset_id, version_id)
+
+    def look(seen: Callable[[], None]) -> Written:
+        plan = export.plan(chosen, marks.file_format, separator=marks.separator, stop=marks.stop, seen=seen)
+        return Written(plan, tuple(islice(plan.lines(chosen.examples()), _SHOWN_LINES)))
+
+    return Beside(look, rows)
+
+
+def tokens_of(
+    dataset_id: str, version_id: str | None, rows: int, marks: Marks, model: ModelInfo
+) -> Beside[tokens.TokenCount]:
+    """Tokens that `model` reads in one epoch of a file so written: by its own tokenizer where the engine is up.
+
+    Raises:
+        FabulaError: it cannot be written so.
+    """
+    as_now = version_id or datasets.fingerprint(store(), dataset_id)
+    own = model.provider == ENGINE and status().engine.state == "up"
+    return _tokens_of(as_now, dataset_id, version_id, rows, marks, model.provider, model.id, own, _where())
+
+
+@st.cache_resource(max_entries=64)
+def _tokens_of(
+    as_now: str,
+    dataset_id: str,
+    version_id: str | None,
+    rows: int,
+    marks: Marks,
+    provider: str,
+    model: str,
+    own: bool,
+    where: str,
+) -> Beside[tokens.TokenCount]:
+    chosen = export.Selection(store(), dataset_id, version_id)
+    asked = _quick(provider) if own else None
+
+    def count(seen: Callable[[], None]) -> tokens.TokenCount:
+        plan = export.plan(chosen, marks.file_format, separator=marks.separator, stop=marks.stop)
+        ask = None if asked is None else partial(asked.count_tokens, model)
+        return export.count_tokens(plan, export.Watched(chosen.examples(), seen), model, ask)
+
+    return Beside(count, rows, asks=own)
+
+
+def parts(dataset_id: str) -> dict[str | None, int]:
+    """Finished rows of a data set by the part that they are in."""
+    return _parts(datasets.fingerprint(store(), dataset_id), dataset_id)
+
+
+@st.cache_data(max_entries=64)
+def _parts(as_now: str, dataset_id: str) -> dict[str | None, int]:
+    return datasets.parts(store(), dataset_id)
+
+
+def version_list(dataset_id: str) -> list[versions.Version]:
+    """Versions of a data set, the newest first."""
+    return versions.list_versions(store(), dataset_id)
+
+
+def batches_of(run_id: str) -> tuple[batching.BatchView, ...]:
+    """The batches of a run, the newest first."""
+    return _batches_of(run_id, _where())
+
+
+@st.cache_resource(ttl=_FRESH_S, max_entries=16)
+def _batches_of(run_id: str, where: str) -> tuple[batching.BatchView, ...]:
+    return batching.of_run(store(), run_id)

@@ -23,6 +23,7 @@ _HEADLINES: tuple[tuple[type[errors.FabulaError], str, str], ...] = (
     (errors.StorageFull, ":material/storage:", mark("The disk is full or the database is gone")),
     (errors.BadFile, ":material/description:", mark("This file cannot be used as it is")),
     (errors.BadRecipe, ":material/grid_off:", mark("This grid cannot be generated yet")),
+    (errors.OverBudget, ":material/savings:", mark("This would go over a budget")),
     (errors.NotFound, ":material/search_off:", mark("It is not there any more")),
 )
 _SAFE = {

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from core.cost import estimate as costs
 from core.cost import tokens
+from core.cost.book import cost_of
 from core.dataset import grid
 from core.dataset.recipe import Recipe
 from pages.ui import cached, state
@@ -26,8 +27,8 @@ class Estimate:
     measured: bool
 
 
-def estimate(recipe: Recipe) -> Estimate:
-    """The estimate for a recipe that can be run."""
+def estimate(recipe: Recipe, *, batch: bool = False) -> Estimate:
+    """The estimate for a recipe that can be run; `batch`: at the price of a batch, which takes up to a day."""
     rows = recipe.rows()
     seen = _previewed(recipe)
     if seen:
@@ -46,10 +47,14 @@ def estimate(recipe: Recipe) -> Estimate:
         completion_tokens_each=completion_each,
         max_tokens=recipe.max_tokens,
     )
+    expected = guess.expected_usd
+    if batch:
+        each = cost_of(cached.prices(), recipe.provider, recipe.model, prompt_each, completion_each, batch=True)
+        expected = None if each is None else each * rows
     return Estimate(
         tokens=guess.prompt_tokens + guess.completion_tokens,
-        usd=guess.expected_usd,
-        seconds=_seconds(guess.completion_tokens, local=guess.local),
+        usd=expected,
+        seconds=None if batch else _seconds(guess.completion_tokens, local=guess.local),
         local=guess.local,
         measured=bool(seen),
     )

@@ -10,8 +10,9 @@ from core.cost import spend
 from core.db.tables import utcnow
 from core.story import stream
 from pages.ui import cached, cards, state
-from pages.ui.job_view import STATUSES
 from pages.ui.lang import _, n_, number, percent, plain, usd
+from pages.ui.training import cached_training
+from pages.ui.training.job_view import STATUSES
 
 _LOOK_S = 3.0  # figures of a whole stage change slowly
 
@@ -71,7 +72,7 @@ def _dataset() -> Card:
 
 def _training() -> Card:
     found = cached.job_list()
-    best = max((a for job in found if (a := cached.curve(job).best_accuracy())), default=None)
+    best = max((a for job in found if (a := cached_training.summary(job).best_accuracy)), default=None)
     if not found:
         sentence, step, part = _("No job yet."), _("Train a model"), "new"
     else:

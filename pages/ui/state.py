@@ -32,21 +32,35 @@ class GridDraft:
     preset: str = ""
     next_id: int = 0
     draw: int = 0  # which random cell the prompt is shown for
+    removed: tuple[int, ColumnDraft] | None = None  # the column that was taken out last, and where it stood
+    family: str = ""  # of the saved recipe that is open, "": none
+    version: str = ""  # id of the version that is open
 
     @classmethod
     def of(cls, columns: Sequence[tuple[str, Sequence[str]]], preset: str, first_id: int) -> GridDraft:
         made = tuple(ColumnDraft(first_id + i, name, tuple(values)) for i, (name, values) in enumerate(columns))
         return cls(columns=made, preset=preset, next_id=first_id + len(made))
 
-    def with_column(self) -> GridDraft:
-        return replace(self, columns=(*self.columns, ColumnDraft(self.next_id, "", ())), next_id=self.next_id + 1)
+    def with_column(self, name: str = "", values: tuple[str, ...] = ()) -> GridDraft:
+        made = ColumnDraft(self.next_id, name, values)
+        return replace(self, columns=(*self.columns, made), next_id=self.next_id + 1, removed=None)
 
     def with_values(self, column_id: int, values: tuple[str, ...]) -> GridDraft:
         changed = tuple(replace(c, values=values) if c.id == column_id else c for c in self.columns)
         return replace(self, columns=changed)
 
     def without(self, column_id: int) -> GridDraft:
-        return replace(self, columns=tuple(c for c in self.columns if c.id != column_id))
+        at = next((i for i, c in enumerate(self.columns) if c.id == column_id), None)
+        if at is None:
+            return self
+        return replace(self, columns=(*self.columns[:at], *self.columns[at + 1 :]), removed=(at, self.columns[at]))
+
+    def with_removed(self) -> GridDraft:
+        """The column that was taken out last is back where it was."""
+        if self.removed is None:
+            return self
+        at, column = self.removed
+        return replace(self, columns=(*self.columns[:at], column, *self.columns[at:]), removed=None)
 
 
 @dataclass
@@ -59,6 +73,14 @@ class Studio:
     imported: tuple[str, Any] | None = None  # id of the upload that was read last, and what was read
     notice: tuple[str, str] | None = None  # a line to show once on the next run: icon, sentence
     problem: FabulaError | None = None  # an error of the last click, to show once on the next run
+    columns_read: tuple[str, Any] | None = None  # id of the upload whose columns were read last, and their values
+    recipe_drawn: Any = None  # the Recipe that the form held when it was drawn last
+    recipe_before: tuple[Any, GridDraft] | None = None  # what another start has put out of the form: to go back to
+    recipe_deleted: tuple[str, str] | None = None  # family and name of the saved recipe that was deleted last
+    undo: Any = None  # the pages.ui.undo.Undo of what was last done to rows
+    row_open: int | None = None  # the row whose dialog is open
+    rows_of: Any = None  # the rows that the table of a run is narrowed to: (data set, their name, where)
+    table: int = 0  # a new number draws the table of rows anew, without what was typed into it
 
 
 def studio() -> Studio:
@@ -88,3 +110,8 @@ def first(key: str, value: Any) -> None:
 def notify(icon: str, sentence: str) -> None:
     """Show `sentence` once, at the next run (a toast now would be lost in the rerun that follows)."""
     studio().notice = (icon, sentence)
+
+
+def drop(key: str) -> None:
+    """Forget a widget's value, so that it begins anew. Only before the widget is drawn, or in a callback."""
+    st.session_state.pop(key, None)

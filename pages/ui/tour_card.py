@@ -14,8 +14,10 @@ from core.story import stream
 from core.tour import TourProgress
 from core.training import jobs
 from core.training.jobs import JobView
-from pages.ui import cached, cards, curves, state, teller, views
+from pages.ui import cached, cards, state, views
 from pages.ui.lang import _, code, duration, mark, number, percent, plain, told, usd
+from pages.ui.story import teller
+from pages.ui.training import curves
 
 _STEPS = {
     "dataset": (mark("Stories"), ":material/grid_view:"),

@@ -1,0 +1,155 @@
+"""One measured run, in a process of its own: `python -m bench._runs WAY URL HOME REQUESTS RUN`; prints JSON.
+
+Ways: `aiohttp` (nothing but requests), `holding` (the same, and a slot sleeps while it waits), `sdk` (the official
+one), `ours` (a run, prices unknown), `execute` (a run at a dollar for a million tokens).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import resource
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import openai
+from sqlalchemy import select
+
+from core.actor import LOCAL
+from core.cost.book import Price, PriceBook
+from core.dataset import datasets, runs
+from core.dataset.recipe import Column, Recipe
+from core.dataset.writing import executor
+from core.dataset.writing.pace import Limits
+from core.db.store import Store
+from core.db.tables import Row
+from core.providers import Provider, Registry
+from core.settings import Settings
+
+IN_FLIGHT = 64
+_USD = Price("writer", "bench", Decimal(1), Decimal(1), None, None, "USD", "bench", date(2026, 1, 1))
+_TODAY = date(2026, 11, 1)
+
+Ask = Callable[[str], Awaitable[None]]
+
+
+def new_run(home: Path, requests: int, budget_usd: Decimal | None = None) -> str:
+    """A grid of `requests` rows in a fresh ledger, and a run that waits for its executor."""
+    store = _store(home)
+    prompts = tuple(_prompt(number) for number in range(requests))
+    recipe = Recipe("bench", (Column("prompt", prompts),), "{prompt}", provider="bench", model="writer", max_tokens=256)
+    run_id = runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, recipe), budget_usd=budget_usd)
+    store.close()
+    return run_id
+
+
+def ledger_of(home: Path, run_id: str) -> list[tuple[str, str, str | None]]:
+    """(prompt, state, text) of every row."""
+    store = _store(home)
+    dataset_id = runs.progress(store, run_id).dataset_id
+    with store.reading() as session:
+        rows = session.execute(select(Row.prompt, Row.state, Row.text).where(Row.dataset_id == dataset_id))
+        found = [(prompt, state, text) for prompt, state, text in rows]
+    store.close()
+    return found
+
+
+def main() -> None:
+    """Run one way and tell its figures."""
+    way, url, home, requests, run_id = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+    if way in ("ours", "execute"):
+        work = _ours(way, url, home, run_id)
+        if way == "ours":  # a worker lives for days: what it does once, at its first run, is not counted
+            _ours(way, url, home / "warm", new_run(home / "warm", IN_FLIGHT))()
+    else:
+        work = _bare(way, url, requests)
+        if way != "holding":
+            _bare(way, url, IN_FLIGHT)()
+    wall, cpu = time.perf_counter(), time.process_time()
+    told = work()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    figures = {"rps": requests / wall, "cpu_us": cpu / requests * 1e6, "wall_s": wall}
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kilobytes on Linux, getrusage(2)
+    print(json.dumps({**figures, "rss_mb": peak_mb, **told}))
+
+
+def _ours(way: str, url: str, home: Path, run_id: str) -> Callable[[], dict[str, Any]]:
+    store = _store(home)
+    registry = Registry([Provider("bench", "compatible", "The bench server", f"{url}/v1", "key")])
+    book = PriceBook(overlay=(_USD,) if way == "execute" else (), source=None, today=_TODAY)
+
+    def work() -> dict[str, Any]:
+        executor.execute(store, registry, run_id, limits=Limits(ceiling=IN_FLIGHT), book=book)
+        told = runs.progress(store, run_id)
+        assert told.state == "done" or way == "execute", told
+        return {"cost_usd": str(told.cost_usd), "state": told.state}
+
+    return work
+
+
+def _bare(way: str, url: str, requests: int) -> Callable[[], dict[str, Any]]:
+    async def raw() -> None:
+        connector = aiohttp.TCPConnector(limit=IN_FLIGHT)
+        async with aiohttp.ClientSession(connector=connector, headers={"Authorization": "Bearer key"}) as session:
+
+            async def ask(prompt: str) -> None:
+                while True:
+                    async with session.post(f"{url}/v1/chat/completions", json=_body(prompt)) as answer:
+                        told = await answer.json()
+                    if answer.status == 200:
+                        assert told["choices"][0]["message"]["content"]
+                        return
+                    await asyncio.sleep(float(answer.headers["Retry-After"]))  # with the slot in hand
+
+            await _all(ask, requests)
+
+    async def sdk() -> None:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="key", max_retries=0) as client:
+
+            async def ask(prompt: str) -> None:
+                told = await client.chat.completions.create(**_body(prompt))
+                assert told.choices[0].message.content
+
+            await _all(ask, requests)
+
+    def work() -> dict[str, Any]:
+        asyncio.run(sdk() if way == "sdk" else raw())
+        return {}
+
+    return work
+
+
+async def _all(ask: Ask, requests: int) -> None:
+    """Every prompt, `IN_FLIGHT` at a time."""
+    numbers = iter(range(requests))
+
+    async def lane() -> None:
+        for number in numbers:
+            await ask(_prompt(number))
+
+    await asyncio.gather(*itertools.starmap(lane, [()] * IN_FLIGHT))
+
+
+def _body(prompt: str) -> dict[str, Any]:
+    """What a run sends."""
+    messages = [{"role": "user", "content": prompt}]
+    return {"messages": messages, "max_tokens": 256, "model": "writer", "temperature": 0.5, "top_p": 1.0}
+
+
+def _prompt(number: int) -> str:
+    return f"Tell story number {number}."
+
+
+def _store(home: Path) -> Store:
+    return Store.open(Settings.from_env({"FABULA_HOME": str(home)}))
+
+
+if __name__ == "__main__":
+    main()

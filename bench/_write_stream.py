@@ -1,0 +1,13 @@
+"""The plain way, to be compared with: one button, one prompt, `st.write_stream`."""
+
+from __future__ import annotations
+
+import os
+
+import openai
+import streamlit as st
+
+if st.button("Write"):
+    client = openai.OpenAI(base_url=os.environ["BENCH_TELLER"] + "/v1", api_key="x")
+    asked = [{"role": "user", "content": "a story"}]
+    st.write_stream(client.chat.completions.create(model="writer", messages=asked, stream=True))

@@ -1,0 +1,113 @@
+"""Server time of page reruns: `python -m bench.pages`. Each part measures one page; the last line printed is JSON.
+
+What is timed is a rerun of the script in a session that has run before, from its first line to its last, with
+everything that it builds for the browser: what a click costs the server. Sending and drawing are not in it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from streamlit.runtime.scriptrunner import script_runner
+from streamlit.testing.v1 import AppTest
+
+_PAGES = Path(__file__).parents[1] / "pages"
+_RERUNS = 15
+_TIMEOUT_S = 60
+
+
+def rerun_ms(page: str, state: dict[str, Any], change: Callable[[AppTest, int], object]) -> float:
+    """The median rerun of a page in milliseconds.
+
+    Args:
+        page: the script below `pages/`.
+        state: widget values that are there from the start.
+        change: what a visitor does before each rerun, given the number of the rerun; it only sets values.
+    """
+    at = AppTest.from_file(str(_PAGES / "frame.py"), default_timeout=_TIMEOUT_S)
+    for key, value in state.items():
+        at.session_state[key] = value
+    at.run()
+    at.switch_page(str(_PAGES / f"{page}.py")).run()
+    with _timed() as times:
+        for number in range(_RERUNS):
+            change(at, number)
+            at.run()
+    if at.exception:
+        raise RuntimeError(f"{page} failed: {at.exception[0].value}")
+    return statistics.median(times) * 1_000
+
+
+def cost() -> dict[str, float]:
+    """The price comparison with every list that there is; the baseline changes at each rerun."""
+    from core.cost.book import PriceBook
+    from pages.ui.cost import cached_cost
+
+    lists = ["engine", "openai-2023", *cached_cost.providers()]
+    rows = len(PriceBook.load().rows(lists))
+    baselines = [("openai-2023", "gpt-3.5-turbo"), ("openai-2023", "text-davinci-003")]
+    found = rerun_ms(
+        "cost",
+        {"cost_lists": lists, "cost_baseline": baselines[0]},
+        lambda at, number: at.get_by_key("cost_baseline").set_value(baselines[(number + 1) % 2]),
+    )
+    print(f"cost page, {rows} prices of {len(lists)} lists: {found:.0f} ms a rerun")
+    return {"cost_rerun_ms": round(found, 1)}
+
+
+def training() -> dict[str, float]:
+    """The training page with many jobs and a long curve, against Streamlit's own chart."""
+    from bench import _training
+
+    return _training.measure(rerun_ms)
+
+
+PARTS: tuple[Callable[[], dict[str, float]], ...] = (cost, training)
+"""What is measured, one after the other; each part prints a line and adds its keys."""
+
+
+def main() -> None:
+    """Measure every part in an empty home."""
+    logging.disable(logging.WARNING)
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["FABULA_HOME"] = home
+        for part in PARTS:
+            found |= part()
+    print(json.dumps(found))
+    sys.stdout.flush()
+    os._exit(0)  # AppTest leaves threads behind that nobody waits for
+
+
+@contextmanager
+def _timed() -> Iterator[list[float]]:
+    """Seconds of every script run in the block."""
+    times: list[float] = []
+    real = script_runner.exec_func_with_error_handling
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return real(*args, **kwargs)
+        finally:
+            times.append(time.perf_counter() - began)
+
+    script_runner.exec_func_with_error_handling = timed
+    try:
+        yield times
+    finally:
+        script_runner.exec_func_with_error_handling = real
+
+
+if __name__ == "__main__":
+    main()

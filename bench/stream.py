@@ -1,0 +1,267 @@
+"""Speed of the story page against the raw SDK and plain `st.write_stream`: `python -m bench.stream`.
+
+A loopback server streams 100 chunks a second. The studio and a page of one `st.write_stream` run as people start them;
+each is read through its websocket, as a browser does, and its bytes and the processor time of its server are counted
+(less what the same server takes while idle). The last line printed is JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import openai
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+
+from bench._teller import ENDLESS
+
+ROOT = Path(__file__).parents[1]
+TRIES = 5
+PEOPLE = 10
+IDLE_S = 3.0
+START_S = 120
+WATCH_S = 6.0
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Seen:
+    """What one visitor's websocket has brought."""
+
+    size: int = 0
+    texts: list[tuple[float, str]] = field(default_factory=list)
+    button: str = ""
+    area: str = ""
+    finished: int = 0
+
+
+class Visitor:
+    """A browser, as far as the server can tell."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, page: str) -> None:
+        self._session, self._url, self._page = session, url, page
+        self.seen = Seen()
+
+    async def __aenter__(self) -> Visitor:
+        address = self._url.replace("http", "ws") + "/_stcore/stream"
+        self.socket = await self._session.ws_connect(address, protocols=("streamlit",), max_msg_size=0)
+        self._reader = asyncio.create_task(self._read())
+        await self.run({})
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.socket.close()
+        await asyncio.gather(self._reader, return_exceptions=True)
+
+    async def run(self, widgets: dict[str, Any], *, wait: bool = True) -> float:
+        """Have the page run with these widgets; when it was asked."""
+        message = BackMsg()
+        state = message.rerun_script
+        state.page_name = self._page
+        for name, value in widgets.items():
+            one = state.widget_states.widgets.add(id=name)
+            if value is True:
+                one.trigger_value = True
+            elif isinstance(value, str):
+                one.string_value = value
+            else:
+                one.string_array_value.data[:] = value
+        before, asked = self.seen.finished, time.monotonic()
+        await self.socket.send_bytes(message.SerializeToString())
+        while wait and self.seen.finished == before:
+            await asyncio.sleep(0.005)
+        return asked
+
+    async def write(self) -> float:
+        """Press the button; when."""
+        return await self.run({self.seen.button: True}, wait=False)
+
+    async def _read(self) -> None:
+        async for received in self.socket:
+            if received.type != aiohttp.WSMsgType.BINARY:
+                continue
+            now = time.monotonic()
+            self.seen.size += len(received.data)
+            message = ForwardMsg.FromString(received.data)
+            kind = message.WhichOneof("type")
+            if kind == "script_finished":
+                self.seen.finished += 1
+            elif kind == "delta" and message.delta.WhichOneof("type") == "new_element":
+                self._learn(message.delta.new_element, now)
+
+    def _learn(self, element: Any, now: float) -> None:
+        kind = element.WhichOneof("type")
+        if kind == "button" and element.button.label == "Write":
+            self.seen.button = element.button.id
+        elif kind == "text_area":
+            self.seen.area = element.text_area.id
+        elif kind in ("text", "markdown"):
+            said = getattr(element, kind).body
+            if said.lstrip().startswith("the sea"):
+                self.seen.texts.append((now, said))
+
+
+@contextmanager
+def _process(arguments: list[str], **environ: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, *arguments], cwd=ROOT, env={**os.environ, **environ}, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(40)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+@contextmanager
+def _streamlit(script: str, **environ: str) -> Iterator[tuple[str, int]]:
+    """A page's server: address and process id."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = ["--server.port", str(port), "--server.headless", "true", "--server.enableXsrfProtection", "false"]
+    with _process(["-m", "streamlit", "run", script, *options], **environ) as process:
+        url = f"http://localhost:{port}"
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                with socket.create_connection(("localhost", port), timeout=1):
+                    break
+            except OSError:
+                time.sleep(0.2)
+        yield url, process.pid
+
+
+def _cpu(pid: int) -> float:
+    """Seconds of processor time of a process, all its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+async def _whole(session: aiohttp.ClientSession, url: str, pid: int, page: str) -> tuple[int, float]:
+    """Bytes and processor seconds of one story, from the click to its end."""
+    async with Visitor(session, url, page) as visitor:
+        await visitor.run({})
+        idle = _cpu(pid)
+        await asyncio.sleep(IDLE_S)
+        idle_rate = (_cpu(pid) - idle) / IDLE_S
+        size, used, began = visitor.seen.size, _cpu(pid), await visitor.write()
+        finished = visitor.seen.finished
+        while visitor.seen.finished == finished or not visitor.seen.texts:
+            await asyncio.sleep(0.02)
+        took = time.monotonic() - began
+        await asyncio.sleep(0.5)  # the run that brings the Write button back
+        return visitor.seen.size - size, max(0.01, _cpu(pid) - used - idle_rate * (took + 0.5))
+
+
+async def _first(session: aiohttp.ClientSession, url: str, teller: str) -> float:
+    """Milliseconds that the first words take longer on the page than in the raw SDK; median of neighbouring tries."""
+    client = openai.AsyncOpenAI(base_url=f"{teller}/v1", api_key="x", max_retries=0)
+    extra = []
+    for number in range(TRIES + 1):
+        began = time.monotonic()
+        stream = await client.chat.completions.create(
+            model="writer", messages=[{"role": "user", "content": ENDLESS}], stream=True
+        )
+        async for _ in stream:
+            break
+        raw = time.monotonic() - began
+        await stream.close()
+        async with Visitor(session, url, "story") as visitor:
+            asked = await visitor.write()
+            while not visitor.seen.texts:
+                await asyncio.sleep(0.001)
+            if number:  # the first one warms up
+                extra.append((visitor.seen.texts[0][0] - asked - raw) * 1000)
+    await client.close()
+    return statistics.median(extra)
+
+
+async def _ten(session: aiohttp.ClientSession, url: str) -> float:
+    """Updates a second that the worst served of ten people sees, while all of them stream."""
+
+    async def one() -> float:
+        async with Visitor(session, url, "story") as visitor:
+            await ready.wait()
+            await visitor.write()
+            while not visitor.seen.texts:
+                await asyncio.sleep(0.01)
+            begun = len(visitor.seen.texts)
+            began = time.monotonic()
+            await asyncio.sleep(WATCH_S)
+            return (len(visitor.seen.texts) - begun) / (time.monotonic() - began)
+
+    ready = asyncio.Event()
+    people = [asyncio.create_task(one()) for _ in range(PEOPLE)]
+    await asyncio.sleep(5)  # all pages are open
+    ready.set()
+    return min(await asyncio.gather(*people))
+
+
+async def _stop(session: aiohttp.ClientSession, url: str, teller: str) -> float:
+    """Seconds from closing the page to the end of the request behind it; the slowest of some tries."""
+    slowest = 0.0
+    for _ in range(TRIES):
+        async with session.get(f"{teller}/hung_up") as answer:
+            before = len(await answer.json())
+        async with Visitor(session, url, "story") as visitor:
+            await visitor.write()
+            while not visitor.seen.texts:
+                await asyncio.sleep(0.01)
+            left = time.monotonic()
+        while True:
+            async with session.get(f"{teller}/hung_up") as answer:
+                if len(found := await answer.json()) > before:
+                    break
+            await asyncio.sleep(0.02)
+        slowest = max(slowest, found[before] - left)
+    return slowest
+
+
+async def main() -> None:
+    """Measure, print what was found, and one line of JSON."""
+    with tempfile.TemporaryDirectory() as home, _process(["-m", "bench._teller"]) as server:
+        assert server.stdout is not None
+        teller = server.stdout.readline().strip()
+        async with aiohttp.ClientSession() as session:
+            with _streamlit("bench/_write_stream.py", BENCH_TELLER=teller) as (url, pid):
+                plain_bytes, plain_cpu = await _whole(session, url, pid, "")
+            with _streamlit("app.py", FABULA_HOME=home, FABULA_ENGINE_URL=teller) as (url, pid):
+                first = await _first(session, url, teller)
+                our_bytes, our_cpu = await _whole(session, url, pid, "story")
+                stop = await _stop(session, url, teller)
+                ten = await _ten(session, url)
+    print(f"write_stream: {plain_bytes:,} bytes, {plain_cpu:.2f} s of processor; ours: {our_bytes:,}, {our_cpu:.2f} s")
+    print(
+        json.dumps(
+            {
+                "first_text_extra_ms": round(first, 1),
+                "bytes_vs_write_stream": round(our_bytes / plain_bytes, 4),
+                "cpu_vs_write_stream": round(our_cpu / plain_cpu, 4),
+                "updates_per_s_10_people": round(ten, 2),
+                "upstream_stop_s": round(stop, 3),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,1 @@
+"""Numbers in, plain Vega-Lite dicts out. The only place that knows Altair."""

@@ -1,0 +1,311 @@
+"""Frames in, Vega-Lite out: plain dicts that `st.vega_lite_chart` shows and any Vega viewer opens.
+
+No backgrounds, fonts or series colours are set: they come from the theme around the chart, so one chart is right in
+light and in dark. Titles and labels come in already translated; the page gives the `alt` text. Curves of more than
+2,000 points are thinned with MinMaxLTTB, which keeps the extremes of every stretch. This module draws the curve of a
+job or of a chain of jobs; `core.charts.training` draws several jobs in one picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from functools import cache
+from typing import Any, Literal
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from tsdownsample import MinMaxLTTBDownsampler
+
+Spec = dict[str, Any]
+"""A Vega-Lite specification with its data inside."""
+
+Axis = Literal["step", "tokens", "epoch", "time"]
+"""What a curve is drawn over."""
+
+AXES: dict[Axis, str] = {"step": "step", "tokens": "elapsed_tokens", "epoch": "epoch", "time": "seconds"}
+"""Each axis with the column of the frame that it needs (`core.training.reading.with_axes` has all four)."""
+
+MOST_POINTS = 2_000  # more cannot be told apart on a screen, and cost transfer and drawing time
+CHECKPOINT = "checkpoint"
+"""Name of the selection that a click on a checkpoint's mark makes; its point has the field `at`, a step."""
+
+_CURVE_HEIGHT = 300  # px
+_X_END = "xEnd"  # a parameter, not a number in the spec, so that a growing curve needs no new spec
+_LABEL_ROOM = 0.14  # share of the x axis kept free at the right for the value written at the end of a curve
+_MINUTE_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class CurveView:
+    """How curves are looked at.
+
+    Attributes:
+        axis: over what; one of `axes(frame)`.
+        smoothing: 0 (none) to below 1, the weight of the past, as in `smooth`.
+        log: loss on a logarithmic scale; values that are not above 0 have no place there and are left out.
+    """
+
+    axis: Axis = "step"
+    smoothing: float = 0.6
+    log: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CurveLabels:
+    """Words of a curve chart, in the visitor's language.
+
+    Attributes:
+        x, value: titles of the axes.
+        training, smoothed, validation: names of the three lines, shown in tooltips.
+        step: name of a step, in tooltips of curves over something else.
+        description: what a screen reader says; the page passes it on as `alt`, the chart itself does not hold it.
+    """
+
+    x: str
+    value: str
+    training: str
+    smoothed: str
+    validation: str
+    step: str
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A step that is marked on the curve: a checkpoint, or where the next job of a chain begins."""
+
+    step: int
+    label: str
+    kind: Literal["checkpoint", "part"] = "checkpoint"
+
+
+def axes(frame: pd.DataFrame) -> tuple[Axis, ...]:
+    """What this frame can be drawn over: step, and whatever else it has values for."""
+    return tuple(name for name, column in AXES.items() if column in frame and bool(frame[column].notna().any()))
+
+
+def loss_chart(frame: pd.DataFrame, view: CurveView, labels: CurveLabels, marks: Sequence[Mark] = ()) -> Spec:
+    """Training loss (raw faint, smoothed bold) and validation loss where there is any.
+
+    Args:
+        frame: `core.training.results.Results.frame`, with `AXES[view.axis]` among its columns; it may be empty.
+        view: how to look at it.
+        labels: words.
+        marks: steps to point out.
+    """
+    return _curve(frame, ("training_loss", "validation_loss"), view, labels, marks, percent=False)
+
+
+def accuracy_chart(frame: pd.DataFrame, view: CurveView, labels: CurveLabels, marks: Sequence[Mark] = ()) -> Spec:
+    """Token accuracy as percent, in the same manner as `loss_chart`; never on a logarithmic scale."""
+    columns = ("training_token_accuracy", "validation_token_accuracy")
+    return _curve(frame, columns, replace(view, log=False), labels, marks, percent=True)
+
+
+def smooth(values: pd.Series[float], smoothing: float) -> pd.Series[float]:
+    """Exponential moving average without the bias of its start; gaps stay gaps.
+
+    `s_t = Σ wᵗ⁻ⁱ·xᵢ / Σ wᵗ⁻ⁱ` with w = smoothing (0 gives the values back): what TensorBoard's slider does.
+    """
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing must be from 0 to below 1, not {smoothing}")
+    averaged = values.ewm(alpha=1 - smoothing, adjust=True, ignore_na=True).mean()
+    return averaged.where(values.notna())
+
+
+def thin(frame: pd.DataFrame, x: str, y: str, most: int = MOST_POINTS) -> pd.DataFrame:
+    """At most `most` of the rows with a value in `y`, first, last and extremes kept (MinMaxLTTB)."""
+    known = frame[frame[y].notna()]
+    if len(known) <= most:
+        return known
+    kept = MinMaxLTTBDownsampler().downsample(  # type: ignore[no-untyped-call]  # py.typed, but its class is not
+        known[x].to_numpy(dtype="float64"), known[y].to_numpy(dtype="float64"), n_out=most
+    )
+    return known.iloc[np.unique(kept)]
+
+
+def over(frame: pd.DataFrame, axis: Axis) -> pd.Series[float]:
+    """Where each row stands on the axis; time in minutes."""
+    values = frame[AXES[axis]].astype("Float64").astype("float64")
+    return values / _MINUTE_S if axis == "time" else values
+
+
+def x_axis(axis: Axis, title: str) -> alt.X:
+    """The axis across, ending where the parameter of `x_end` says."""
+    whole = axis == "step"
+    return alt.X(
+        "x:Q",
+        title=title,
+        scale=alt.Scale(domainMin=0, domainMax=alt.ExprRef(_X_END), nice=False),
+        axis=alt.Axis(
+            grid=False, tickMinStep=1 if whole else alt.Undefined, format={"step": ",d", "tokens": "~s"}.get(axis, "~g")
+        ),
+    )
+
+
+def x_end(last: float, room: float = _LABEL_ROOM) -> dict[str, Any]:
+    """The parameter that ends the axis across, with `room` (a share of it) for a label after the last value."""
+    return {"name": _X_END, "value": float(f"{(last or 1.0) * (1 + room):.6g}")}
+
+
+def times(multiple: Decimal | None) -> str:
+    """A multiple as people write it: 6 ×, 0.3 ×, 1,200 ×; "" when it is unknown."""
+    if multiple is None:
+        return ""
+    digits = 0 if multiple >= 100 or multiple == multiple.to_integral_value() else 1 if multiple >= 1 else 2
+    return f"{multiple:,.{digits}f} ×"
+
+
+def plain(chart: alt.LayerChart | alt.FacetChart) -> Spec:
+    """The chart as a dict, without Altair's own default look (the page's theme gives that)."""
+    spec: Spec = chart.to_dict()
+    for key in ("config", "datasets"):
+        spec.pop(key, None)
+    return spec
+
+
+def with_rows(spec: Spec, rows: list[dict[str, Any]], last: float, room: float = _LABEL_ROOM) -> Spec:
+    """A copy of a cached spec with its rows inside, and the end of its axis across."""
+    return {**spec, "data": {"values": rows}, "params": [*spec.get("params", ()), x_end(last, room)]}
+
+
+# --- one curve ------------------------------------------------------------------------------------------------------
+
+
+def _curve(
+    frame: pd.DataFrame,
+    columns: tuple[str, str],
+    view: CurveView,
+    labels: CurveLabels,
+    marks: Sequence[Mark],
+    *,
+    percent: bool,
+) -> Spec:
+    lines = pd.DataFrame(
+        {
+            "x": over(frame, view.axis),
+            "step": frame["step"].astype("float64"),
+            "raw": frame[columns[0]].astype("float64"),
+            "valid": frame[columns[1]].astype("float64"),
+        }
+    )
+    lines = lines[lines["x"].notna()]
+    if view.log:
+        lines[["raw", "valid"]] = lines[["raw", "valid"]].where(lines[["raw", "valid"]] > 0)
+    lines["smooth"] = smooth(lines["raw"], view.smoothing) if len(lines) else lines["raw"]
+    shown = ["x"] if view.axis == "step" else ["x", "step"]
+    rows = [
+        *_records(thin(lines, "x", "raw"), [*shown, "raw", "smooth"]),
+        *_records(thin(lines, "x", "valid"), [*shown, "valid"]),
+        *_ends(lines, percent),
+        *_marked(lines, marks),
+    ]
+    spec = _curve_spec(replace(labels, description=""), view.axis, view.log, percent)
+    return with_rows(spec, rows, float(lines["x"].max()) if len(lines) else 1.0)
+
+
+def _records(frame: pd.DataFrame, columns: list[str]) -> list[dict[str, Any]]:
+    """Rows as they are sent. Six digits of a value are more than a screen shows."""
+    lists = [frame[column].tolist() for column in columns]
+    return [
+        {name: value if name in _PLACES else float(f"{value:.6g}") for name, value in zip(columns, row, strict=True)}
+        for row in zip(*lists, strict=True)
+    ]
+
+
+_PLACES = frozenset({"x", "step"})
+
+
+def _ends(lines: pd.DataFrame, percent: bool) -> list[dict[str, Any]]:
+    """The last value of each bold line, written at its end."""
+    found = []
+    for name in ("smooth", "valid"):
+        known = lines[lines[name].notna()]
+        if len(known):
+            value = float(known[name].iloc[-1])
+            written = f"{value:.1%}" if percent else f"{value:.2f}"
+            found.append({"x": float(known["x"].iloc[-1]), "y": value, "end": written, "line": name})
+    return found
+
+
+def _marked(lines: pd.DataFrame, marks: Sequence[Mark]) -> list[dict[str, Any]]:
+    """Marks where their step is on the axis; those beyond the curve are left out."""
+    if not len(lines):
+        return []
+    steps, at = lines["step"].to_numpy(), lines["x"].to_numpy()
+    found = []
+    for mark in marks:
+        place = int(np.searchsorted(steps, mark.step))
+        if place < len(at):
+            found.append({"x": float(at[place]), "at": mark.step, "mark": mark.label, "kind": mark.kind})
+    return found
+
+
+@cache
+def _curve_spec(labels: CurveLabels, axis: Axis, log: bool, percent: bool) -> Spec:
+    x = x_axis(axis, labels.x)
+    number = ".2%" if percent else ".4f"
+    step = [] if axis == "step" else [alt.Tooltip("step:Q", title=labels.step, format=",d")]
+    here = [alt.Tooltip("x:Q", title=labels.x, format=",d" if axis in ("step", "tokens") else ".2f"), *step]
+    # A nominal colour without a range takes the theme's own palette: the first colour trains, the second validates.
+    colour = alt.Color("tone:N", scale=alt.Scale(domain=["training", "validation"]), legend=None)
+    base = alt.Chart(alt.NamedData("rows")).transform_calculate(tone=_TONE)
+    raw, smoothed, checked, end = (
+        {"x": x, "y": _y(field, labels.value, log, percent), "color": colour}
+        for field in ("raw", "smooth", "valid", "y")
+    )
+    trained = base.transform_filter("isValid(datum.raw)")
+    valid = base.transform_filter("isValid(datum.valid)").mark_line(strokeWidth=2, strokeDash=[5, 3], point=True)
+    hover = alt.selection_point(name="hover", on="pointerover", nearest=True, encodings=["x"], empty=False)
+    readout = trained.mark_rule(strokeWidth=1).encode(
+        x=x,
+        opacity=alt.condition(hover, alt.value(0.45), alt.value(0)),
+        tooltip=[
+            *here,
+            alt.Tooltip("raw:Q", title=labels.training, format=number),
+            alt.Tooltip("smooth:Q", title=labels.smoothed, format=number),
+        ],
+    )
+    ends = base.transform_filter("isValid(datum.end)").mark_text(align="left", dx=6, fontSize=13, fontWeight="bold")
+    chart = alt.layer(
+        *_marks(base, x),
+        trained.mark_line(strokeWidth=1, opacity=0.3, clip=True).encode(**raw),
+        trained.mark_line(strokeWidth=2.5, clip=True).encode(**smoothed),
+        valid.encode(**checked, tooltip=[*here, alt.Tooltip("valid:Q", title=labels.validation, format=number)]),
+        readout.add_params(hover),
+        ends.encode(**end, text="end:N"),
+    ).properties(height=_CURVE_HEIGHT)
+    return plain(chart)
+
+
+_TONE = "isValid(datum.valid) || datum.line == 'valid' ? 'validation' : 'training'"
+
+
+def _y(field: str, title: str, log: bool, percent: bool) -> alt.Y:
+    scale = alt.Scale(type="log") if log else alt.Scale(zero=False)
+    return alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(format=".0%" if percent else "~g", tickCount=5))
+
+
+def _marks(base: alt.Chart, x: alt.X) -> list[alt.Chart]:
+    """A thin rule for each mark; a triangle that can be clicked for a checkpoint, its name for a part of a chain."""
+    clicked = alt.selection_point(name=CHECKPOINT, on="click", fields=["at"], empty=False)
+    tooltip = alt.Tooltip("mark:N", title=" ")
+    marked = base.transform_filter("isValid(datum.mark)")
+    checkpoint, part = (marked.transform_filter(f"datum.kind == '{kind}'") for kind in ("checkpoint", "part"))
+    return [
+        marked.mark_rule(strokeDash=[2, 4], opacity=0.35).encode(x=x),
+        checkpoint.mark_point(shape="triangle-up", size=110, filled=True, cursor="pointer")
+        .encode(
+            x=x,
+            y=alt.value(alt.ExprRef("height - 7")),  # the page may make it less high
+            tooltip=tooltip,
+            opacity=alt.condition(clicked, alt.value(1.0), alt.value(0.55)),
+        )
+        .add_params(clicked),
+        part.mark_text(align="left", dx=4, fontSize=12, baseline="top").encode(
+            x=x, y=alt.value(2), text="mark:N", tooltip=tooltip
+        ),
+    ]

@@ -1,0 +1,170 @@
+"""Several training jobs in one picture, and how models did on held-out rows; in the manner of `core.charts.common`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import altair as alt
+import pandas as pd
+
+from core.charts.common import Axis, CurveView, Spec, over, plain, smooth, thin, with_rows, x_axis
+
+Column = Literal["training_loss", "validation_loss", "training_token_accuracy", "validation_token_accuracy"]
+
+_OVERLAY_POINTS = 4_000  # of all lines together
+_FEWEST_POINTS = 200  # of one line
+_OVERLAY_HEIGHT = 320  # px
+_NAME_ROOM = 0.28  # share of the axis across that is kept free for the names at the ends of the lines
+_INTERVAL_STEP = 46  # px for each model
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayLabels:
+    """Words of an overlay: titles of its axes, and what a line is called in tooltips."""
+
+    x: str
+    value: str
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunCurve:
+    """The curve of one job: the name at its line (each its own), and a frame as for `core.charts.common.loss_chart`."""
+
+    name: str
+    frame: pd.DataFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A share (0 to 1) with its 95 % interval."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class SpanLabels:
+    """Words of the intervals: title of the axis, and what a row is called in tooltips."""
+
+    value: str
+    name: str
+    interval: str
+
+
+def overlay(runs: Sequence[RunCurve], column: Column, view: CurveView, labels: OverlayLabels) -> Spec:
+    """One smoothed line for each job that has this column, in the order of `runs`, its name at its end."""
+    percent = column.endswith("accuracy")
+    most = max(_FEWEST_POINTS, _OVERLAY_POINTS // max(1, len(runs)))
+    rows: list[dict[str, Any]] = []
+    ends: list[dict[str, Any]] = []
+    for run in runs:
+        line = _line(run.frame, column, view, positive=view.log and not percent)
+        if not len(line):
+            continue
+        shown = thin(line, "x", "y", most)
+        rows += [
+            {"x": x, "y": float(f"{y:.6g}"), "job": run.name}
+            for x, y in zip(shown["x"].tolist(), shown["y"].tolist(), strict=True)
+        ]
+        ends.append({**rows[-1], "end": run.name})
+    last = max((row["x"] for row in rows), default=1.0)
+    spec = _overlay_spec(labels, view.axis, view.log and not percent, percent, tuple(run.name for run in runs))
+    return with_rows(spec, [*rows, *ends], last, _NAME_ROOM)
+
+
+def intervals(spans: Sequence[Span], labels: SpanLabels) -> Spec:
+    """A point with its interval for each model, in the order of `spans`, the share written above it."""
+    rows = [
+        {
+            "name": span.name,
+            "value": round(span.value, 4),
+            "low": round(span.low, 4),
+            "high": round(span.high, 4),
+            "written": f"{span.value:.1%}",
+            "between": f"{span.low:.1%} – {span.high:.1%}",
+        }
+        for span in spans
+    ]
+    return {
+        **_interval_spec(labels),
+        "data": {"values": rows},
+        "height": {"step": _INTERVAL_STEP},
+    }
+
+
+def _line(frame: pd.DataFrame, column: str, view: CurveView, *, positive: bool) -> pd.DataFrame:
+    """Where this column is known, over the axis, smoothed (validation is not: it is measured seldom)."""
+    if column not in frame or not len(frame):
+        return pd.DataFrame({"x": [], "y": []}, dtype="float64")
+    line = pd.DataFrame({"x": over(frame, view.axis), "y": frame[column].astype("float64")}).dropna()
+    if positive:
+        line = line[line["y"] > 0]
+    if len(line) and column.startswith("training"):
+        line = line.assign(y=smooth(line["y"], view.smoothing))
+    return line
+
+
+@cache
+def _overlay_spec(labels: OverlayLabels, axis: Axis, log: bool, percent: bool, names: tuple[str, ...]) -> Spec:
+    x = x_axis(axis, labels.x)
+    y = alt.Y(
+        "y:Q",
+        title=labels.value,
+        scale=alt.Scale(type="log") if log else alt.Scale(zero=False),
+        axis=alt.Axis(format=".0%" if percent else "~g", tickCount=5),
+    )
+    colour = alt.Color("job:N", scale=alt.Scale(domain=list(names)), legend=None)
+    base = alt.Chart(alt.NamedData("rows"))
+    line = base.transform_filter("!isValid(datum.end)")
+    tooltip = [
+        alt.Tooltip("job:N", title=labels.job),
+        alt.Tooltip("x:Q", title=labels.x, format=",d" if axis in ("step", "tokens") else ".2f"),
+        alt.Tooltip("y:Q", title=labels.value, format=".2%" if percent else ".4f"),
+    ]
+    hover = alt.selection_point(name="hover", on="pointerover", nearest=True, empty=False)
+    chart = alt.layer(
+        line.mark_line(strokeWidth=2.2, clip=True).encode(x=x, y=y, color=colour),
+        line.mark_point(size=70, filled=True)
+        .encode(x=x, y=y, color=colour, tooltip=tooltip, opacity=alt.condition(hover, alt.value(1), alt.value(0)))
+        .add_params(hover),
+        base.transform_filter("isValid(datum.end)")
+        .mark_text(align="left", dx=6, fontSize=12, fontWeight="bold", limit=140)
+        .encode(x=x, y=y, color=colour, text="end:N"),
+    ).properties(height=_OVERLAY_HEIGHT)
+    return plain(chart)
+
+
+@cache
+def _interval_spec(labels: SpanLabels) -> Spec:
+    name = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=320, ticks=False))
+    share = alt.Scale(domain=[0, 1])
+    axis = alt.Axis(format=".0%", tickCount=5)
+    tooltip = [
+        alt.Tooltip("name:N", title=labels.name),
+        alt.Tooltip("value:Q", title=labels.value, format=".1%"),
+        alt.Tooltip("between:N", title=labels.interval),
+    ]
+    colour = alt.Color("name:N", sort=None, legend=None)
+    base = alt.Chart(alt.NamedData("rows"))
+    chart = alt.layer(
+        base.mark_rule(strokeWidth=3, opacity=0.5).encode(
+            x=alt.X("low:Q", title=labels.value, scale=share, axis=axis),
+            x2="high:Q",
+            y=name,
+            color=colour,
+            tooltip=tooltip,
+        ),
+        base.mark_point(size=140, filled=True, opacity=1).encode(
+            x=alt.X("value:Q", scale=share), y=name, color=colour, tooltip=tooltip
+        ),
+        base.mark_text(dy=-14, fontSize=13, fontWeight="bold").encode(
+            x=alt.X("value:Q", scale=share), y=name, color=colour, text="written:N"
+        ),
+    )
+    return plain(chart)

@@ -1,0 +1,201 @@
+"""What was really spent, read from the ledger: by day, page, model and person; estimate against actual; as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import func, select
+
+from core.db.store import Store
+from core.db.tables import Dataset, Run, Spend, Story, TrainingJob
+
+_PAGE_ROWS = 5_000  # of the export, read at a time
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run what begins like this
+COLUMNS = (
+    "at",
+    "actor",
+    "page",
+    "provider",
+    "model",
+    "reference",
+    "prompt_tokens",
+    "completion_tokens",
+    "counted_prompt_tokens",
+    "counted_completion_tokens",
+    "estimated_usd",
+    "cost_usd",
+)
+"""Columns of the export."""
+
+
+@dataclass(frozen=True, slots=True)
+class DayLine:
+    """What one model cost one person on one page on one day (UTC). `unknown` calls are not in `cost_usd`."""
+
+    day: datetime
+    page: str
+    provider: str
+    model: str
+    person: str
+    calls: int
+    unknown: int
+    tokens: int
+    cost_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class WorkLine:
+    """One run, job or story: what it was expected to cost at most, and what it cost.
+
+    Amounts are None where not a single call's is known; `unknown` counts the calls without a known cost.
+    """
+
+    reference: str
+    page: str
+    name: str
+    provider: str
+    model: str
+    person: str
+    began: datetime
+    calls: int
+    unknown: int
+    estimated_usd: Decimal | None
+    cost_usd: Decimal | None
+
+
+def days(store: Store, since: datetime, until: datetime) -> list[DayLine]:
+    """Day by day from `since` (a midnight, UTC) to before `until`, the oldest first."""
+    found: list[DayLine] = []
+    day = since
+    with store.reading() as session:
+        while day < until:
+            query = (
+                select(
+                    Spend.page, Spend.provider, Spend.model, Spend.actor, Spend.cost_usd,
+                    func.count(), func.sum(Spend.prompt_tokens), func.sum(Spend.completion_tokens),
+                )
+                .where(Spend.at >= day, Spend.at < min(day + timedelta(days=1), until))
+                .group_by(Spend.page, Spend.provider, Spend.model, Spend.actor, Spend.cost_usd)
+            )  # fmt: skip
+            found += _of_day(day, session.execute(query).all())
+            day += timedelta(days=1)
+    return found
+
+
+def works(store: Store, since: datetime, limit: int = 50) -> list[WorkLine]:
+    """Runs, jobs and stories with calls since then, the newest first."""
+    newest = (
+        select(Spend.reference, func.min(Spend.at).label("began"), func.max(Spend.id).label("last"))
+        .where(Spend.at >= since)
+        .group_by(Spend.reference)
+        .order_by(func.max(Spend.id).desc())
+        .limit(limit)
+        .subquery()
+    )
+    query = (
+        select(
+            Spend.reference, Spend.page, Spend.provider, Spend.model, Spend.actor, newest.c.began, newest.c.last,
+            Spend.cost_usd, Spend.estimated_usd, func.count(),
+        )
+        .join(newest, newest.c.reference == Spend.reference)
+        .where(Spend.at >= since)
+        .group_by(
+            Spend.reference, Spend.page, Spend.provider, Spend.model, Spend.actor, newest.c.began, newest.c.last,
+            Spend.cost_usd, Spend.estimated_usd,
+        )
+        .order_by(newest.c.last.desc())
+    )  # fmt: skip
+    lines: dict[str, WorkLine] = {}
+    with store.reading() as session:
+        for reference, page, provider, model, person, began, _, cost, estimated, calls in session.execute(query):
+            old = lines.get(reference) or WorkLine(
+                reference, page, "", provider, model, person, began, 0, 0, None, None
+            )
+            lines[reference] = replace(
+                old,
+                calls=old.calls + calls,
+                unknown=old.unknown + (calls if cost is None else 0),
+                estimated_usd=_plus(old.estimated_usd, estimated, calls),
+                cost_usd=_plus(old.cost_usd, cost, calls),
+            )
+    return _named(store, list(lines.values()))
+
+
+def export(store: Store, since: datetime, until: datetime) -> bytes:
+    """Every call of that time as CSV with a BOM (spreadsheets then read UTF-8); unknown amounts are empty."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(COLUMNS)
+    for row in _rows(store, since, until):
+        writer.writerow([_cell(getattr(row, name)) for name in COLUMNS])
+    return b"\xef\xbb\xbf" + buffer.getvalue().encode()
+
+
+def _rows(store: Store, since: datetime, until: datetime) -> Iterator[Spend]:
+    last = 0
+    while True:
+        query = select(Spend).where(Spend.at >= since, Spend.at < until, Spend.id > last)
+        with store.reading() as session:
+            found = session.scalars(query.order_by(Spend.id).limit(_PAGE_ROWS)).all()
+        yield from found
+        if len(found) < _PAGE_ROWS:
+            return
+        last = found[-1].id
+
+
+def _cell(value: object) -> object:
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="seconds")
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
+    return value
+
+
+def _of_day(day: datetime, rows: Iterable[Any]) -> list[DayLine]:
+    lines: dict[tuple[str, str, str, str], DayLine] = {}
+    for page, provider, model, person, cost, calls, prompt, completion in rows:
+        key = (page, provider, model, person)
+        old = lines.get(key) or DayLine(day, *key, 0, 0, 0, Decimal(0))
+        lines[key] = replace(
+            old,
+            calls=old.calls + calls,
+            unknown=old.unknown + (calls if cost is None else 0),
+            tokens=old.tokens + int(prompt or 0) + int(completion or 0),
+            cost_usd=old.cost_usd + (Decimal(0) if cost is None else cost * calls),
+        )
+    return sorted(lines.values(), key=lambda line: (-line.cost_usd, line.model, line.person))
+
+
+def _plus(total: Decimal | None, amount: Decimal | None, calls: int) -> Decimal | None:
+    return total if amount is None else (total or Decimal(0)) + amount * calls
+
+
+def _named(store: Store, lines: list[WorkLine]) -> list[WorkLine]:
+    """With the name of the data set or the job, and with the job's own estimate."""
+    ids = [line.reference for line in lines]
+    with store.reading() as session:
+        sets = select(Run.id, Dataset.name).join(Dataset, Dataset.id == Run.dataset_id).where(Run.id.in_(ids))
+        names = dict(session.execute(sets).all())
+        own = select(Dataset.id, Dataset.name).where(Dataset.id.in_(ids))  # previews go by the data set
+        names.update(session.execute(own).all())
+        stories = select(Story.id, Story.prompt).where(Story.id.in_(ids))
+        names.update((key, " ".join(prompt.split())[:60]) for key, prompt in session.execute(stories))
+        query = select(TrainingJob.id, TrainingJob.name, TrainingJob.estimated_usd).where(TrainingJob.id.in_(ids))
+        jobs = {key: (name, estimated) for key, name, estimated in session.execute(query)}
+    names.update((key, name) for key, (name, _) in jobs.items())
+    return [
+        replace(
+            line,
+            name=names.get(line.reference, ""),
+            estimated_usd=jobs[line.reference][1] if line.reference in jobs else line.estimated_usd,
+        )
+        for line in lines
+    ]

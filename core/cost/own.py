@@ -1,0 +1,191 @@
+"""Prices that people of this studio have set: they stand before the book's, and are marked wherever they show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+from sqlalchemy import select, update
+
+from core.actor import Actor
+from core.cost.book import PriceBook
+from core.cost.overlay import ANY, UNITS, Entry, amount_in
+from core.cost.prices import ENGINE
+from core.db.store import Store, hold, new_id
+from core.db.tables import OwnPrice, utcnow
+from core.errors import BadFile, FabulaError, NotFound
+
+USES = ("input", "cached_input", "output", "training", "hosting_hour", "batch_factor")
+"""What a price can be set for."""
+
+_LONGEST = 200  # characters of a model's name, as the ledger holds them
+_CURRENCIES = ("USD", "CNY")
+_SOURCE = "set in this studio"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPriceView:
+    """A price that was set, by whom and when. `amount` is in `unit`: mtok, ktok, hour or factor."""
+
+    id: str
+    provider: str
+    model: str
+    what: str
+    amount: Decimal
+    currency: str
+    unit: str
+    note: str
+    created_at: datetime
+    created_by: str
+
+
+def set_price(
+    store: Store,
+    actor: Actor,
+    *,
+    provider: str,
+    model: str,
+    what: str,
+    amount: str,
+    currency: str = "USD",
+    unit: str = "mtok",
+    note: str = "",
+) -> str:
+    """Set one amount; an earlier one for the same use of the same model is replaced. Returns its id.
+
+    Args:
+        model: its id; `ft:<base>` for everything tuned from a base.
+        amount: as typed.
+
+    Raises:
+        FabulaError: a name is missing, the amount cannot be one, or the actor may only look.
+    """
+    if actor.role == "viewer":
+        raise FabulaError("Viewers cannot set prices.", "Ask an editor.")
+    provider, model = provider.strip(), model.strip()
+    if not provider or not model or len(model) > _LONGEST or len(provider) > 50:
+        raise FabulaError("A price needs a provider and a model.", "Give both as the provider writes them.")
+    if provider == ENGINE and model != ANY:
+        raise FabulaError("The engine's models cost nothing for a token.", "Say what an hour of this machine costs.")
+    if what not in USES or unit not in UNITS[what] or currency not in _CURRENCIES:
+        raise FabulaError(f"“{unit}” does not go with “{what}”.", "Choose another unit.")
+    try:
+        parsed = amount_in(amount.strip().replace(",", ""), what, "mtok", model)
+        amount_in(amount.strip().replace(",", ""), what, unit, model)
+    except BadFile as exc:
+        raise FabulaError(f"“{amount}” is not a price for {model}.", "Give a number of 0 or more.") from exc
+    _one_currency(store, provider, model, what, currency)
+    with store.session() as session:
+        hold(session, "own_prices")
+        same = (OwnPrice.provider == provider, OwnPrice.model == model, OwnPrice.what == what)
+        now = utcnow()
+        session.execute(update(OwnPrice).where(*same, OwnPrice.deleted_at.is_(None)).values(deleted_at=now))
+        row = OwnPrice(
+            id=new_id(),
+            provider=provider,
+            model=model,
+            what=what,
+            amount=parsed,
+            currency=currency,
+            unit=unit,
+            note=note.strip(),
+            created_by=actor.id,
+        )
+        session.add(row)
+        return row.id
+
+
+def remove(store: Store, actor: Actor, price_id: str) -> None:
+    """Take an own price away: the book's stands again.
+
+    Raises:
+        NotFound: it is not there (any more).
+        FabulaError: the actor may only look.
+    """
+    if actor.role == "viewer":
+        raise FabulaError("Viewers cannot change prices.", "Ask an editor.")
+    with store.session() as session:
+        row = session.get(OwnPrice, price_id)
+        if row is None or row.deleted_at is not None:
+            raise NotFound("This price is not there any more.")
+        row.deleted_at = utcnow()
+
+
+def list_own(store: Store) -> list[OwnPriceView]:
+    """All own prices, the newest first; the hourly price of this machine is not among them (see `machine_hour`)."""
+    return [_view(row) for row in _rows(store) if row.provider != ENGINE]
+
+
+def entries(store: Store) -> list[Entry]:
+    """The own prices as rows of a price file, for `PriceBook.load(own=…)`."""
+    return [_entry(row) for row in _rows(store) if row.provider != ENGINE]
+
+
+def book(store: Store, home: Path | None = None, now: datetime | None = None) -> PriceBook:
+    """The price book as this studio sees it: shipped prices, those of `<home>/prices.csv`, and those set in the page.
+
+    Raises:
+        BadFile: a price file cannot be read.
+    """
+    return PriceBook.load(home, now, entries(store))
+
+
+def machine_hour(store: Store) -> tuple[Decimal, str] | None:
+    """What an hour of this machine costs, and in which currency; None: nobody has said."""
+    rows = [row for row in _rows(store) if row.provider == ENGINE and row.what == "hosting_hour"]
+    return (rows[0].amount, rows[0].currency) if rows else None
+
+
+def set_machine_hour(store: Store, actor: Actor, amount: str, currency: str = "USD") -> None:
+    """Say what an hour of this machine costs: electricity, or rent.
+
+    Raises:
+        FabulaError: the amount cannot be one, or the actor may only look.
+    """
+    set_price(
+        store, actor, provider=ENGINE, model=ANY, what="hosting_hour", amount=amount, currency=currency, unit="hour"
+    )
+
+
+def _rows(store: Store) -> list[OwnPrice]:
+    query = select(OwnPrice).where(OwnPrice.deleted_at.is_(None)).order_by(OwnPrice.created_at.desc(), OwnPrice.id)
+    with store.reading() as session:
+        return list(session.scalars(query))
+
+
+def _one_currency(store: Store, provider: str, model: str, what: str, currency: str) -> None:
+    others = (row for row in _rows(store) if (row.provider, row.model) == (provider, model) and row.what != what)
+    for row in others:
+        if what != "batch_factor" and row.what != "batch_factor" and row.currency != currency:
+            raise FabulaError(
+                f"Your other prices for {model} are in {row.currency}.", "Give all prices of a model in one currency."
+            )
+
+
+def _day(moment: datetime | None) -> date | None:
+    return None if moment is None else moment.astimezone(UTC).date()
+
+
+def _view(row: OwnPrice) -> OwnPriceView:
+    return OwnPriceView(
+        row.id, row.provider, row.model, row.what, row.amount, row.currency, row.unit, row.note,
+        row.created_at, row.created_by,
+    )  # fmt: skip
+
+
+def _entry(row: OwnPrice) -> Entry:
+    return Entry(
+        model=row.model,
+        provider=row.provider,
+        what=row.what,
+        amount=row.amount * 1_000 if row.unit == "ktok" else row.amount,
+        currency=row.currency,
+        source=_SOURCE,
+        checked=row.created_at.astimezone(UTC).date(),
+        valid_from=_day(row.valid_from),
+        valid_until=_day(row.valid_until),
+        note=row.note,
+        where=f"own price {row.id}",
+    )

@@ -1,0 +1,145 @@
+"""How good a model was found, beside what a story of it costs: blind votes and evaluations, as far as there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from math import sqrt
+from typing import Any, Literal
+
+from sqlalchemy import func, select
+
+from core.cost.book import PriceBook
+from core.db.store import Store
+from core.db.tables import Evaluation, Spend, Story, Vote
+
+Kind = Literal["votes", "evaluation"]
+
+_SHARES = ("accuracy", "exact_match", "token_f1", "similarity", "score")  # 0 to 1, more is better; the first one counts
+_Z = 1.96  # 95 % interval
+_NEWEST = 10_000  # rounds and calls looked at: older ones say little about what a model is now
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """One model's quality by one measure.
+
+    Attributes:
+        kind: `votes`: share of the blind rounds with it that it won; `evaluation`: share of right answers, or the
+            evaluation's own measure from 0 to 1 (`measure` names it).
+        share, low, high: 0 to 1, with its 95 % interval (Wilson) where it is a share of counted things.
+        n: rounds, or examples.
+        cost_usd: what a story of it costs on average; None where that is not known.
+    """
+
+    provider: str
+    model: str
+    kind: Kind
+    measure: str
+    share: float
+    low: float
+    high: float
+    n: int
+    cost_usd: Decimal | None
+
+
+def qualities(store: Store, book: PriceBook) -> list[Quality]:
+    """Every model that was voted on or evaluated: those with votes first, the best first."""
+    each = _cost_of_a_story(store, book)
+    found = [*_by_votes(store, each), *_by_evaluations(store, each)]
+    return sorted(found, key=lambda q: (q.kind != "votes", -q.share, q.model))
+
+
+def wilson(wins: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share, after E. B. Wilson (1927): honest also for few rounds and for shares of 0 or 1."""
+    if n <= 0:
+        return 0.0, 1.0
+    p = wins / n
+    middle = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z * sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+_Model = tuple[str, str]
+
+
+def _by_votes(store: Store, each: dict[_Model, Decimal | None]) -> Iterable[Quality]:
+    """Only blind rounds between different models count; one without a winner is lost by all."""
+    query = select(Vote.order, Vote.winner).where(Vote.blind.is_(True)).order_by(Vote.at.desc()).limit(_NEWEST)
+    with store.reading() as session:
+        votes = session.execute(query).all()
+        ids = {story for order, _ in votes for story in order}
+        models: dict[str, _Model] = {}
+        for some in _chunks(sorted(ids)):
+            rows = session.execute(select(Story.id, Story.provider, Story.model).where(Story.id.in_(some)))
+            models.update({key: (provider, model) for key, provider, model in rows})
+    rounds, wins = dict[_Model, int](), dict[_Model, int]()
+    for order, winner in votes:
+        there = {models[story] for story in order if story in models}
+        if len(there) < 2:
+            continue
+        for model in there:
+            rounds[model] = rounds.get(model, 0) + 1
+        if winner in models:
+            wins[models[winner]] = wins.get(models[winner], 0) + 1
+    for model, n in rounds.items():
+        share, (low, high) = wins.get(model, 0) / n, wilson(wins.get(model, 0), n)
+        yield Quality(*model, "votes", "votes", share, low, high, n, each.get(model))
+
+
+def _by_evaluations(store: Store, each: dict[_Model, Decimal | None]) -> Iterable[Quality]:
+    """The newest finished evaluation of each model that has a measure from 0 to 1."""
+    query = select(Evaluation).where(Evaluation.state == "done").order_by(Evaluation.created_at.desc()).limit(_NEWEST)
+    with store.reading() as session:
+        rows = session.scalars(query).all()
+    seen: set[_Model] = set()
+    for row in rows:
+        measured = _measure(row.metrics)
+        if measured is None or (row.provider, row.model) in seen:
+            continue
+        seen.add((row.provider, row.model))
+        name, share = measured
+        low, high = wilson(share * row.total, row.total) if name in ("accuracy", "exact_match") else (share, share)
+        cost = each.get((row.provider, row.model))
+        yield Quality(row.provider, row.model, "evaluation", name, share, low, high, row.total, cost)
+
+
+def _measure(metrics: dict[str, Any] | None) -> tuple[str, float] | None:
+    for name in _SHARES:
+        value = (metrics or {}).get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
+            return name, float(value)
+    return None
+
+
+def _cost_of_a_story(store: Store, book: PriceBook) -> dict[_Model, Decimal | None]:
+    """The average call of each model that wrote: by what was paid, or else its average tokens at today's price."""
+    query = (
+        select(
+            Spend.provider, Spend.model, Spend.cost_usd, func.count(), func.sum(Spend.prompt_tokens),
+            func.sum(Spend.completion_tokens),
+        )
+        .where(Spend.page.in_(("story", "dataset")), Spend.completion_tokens.is_not(None))
+        .group_by(Spend.provider, Spend.model, Spend.cost_usd)
+    )  # fmt: skip
+    paid: dict[_Model, list[tuple[Decimal | None, int, int, int]]] = {}
+    with store.reading() as session:
+        for provider, model, cost, calls, prompt, completion in session.execute(query):
+            paid.setdefault((provider, model), []).append((cost, calls, int(prompt or 0), int(completion or 0)))
+    return {key: _average(book, key, groups) for key, groups in paid.items()}
+
+
+def _average(book: PriceBook, key: _Model, groups: list[tuple[Decimal | None, int, int, int]]) -> Decimal | None:
+    known = [(cost, calls) for cost, calls, _, _ in groups if cost is not None]
+    if known:
+        return sum((cost * calls for cost, calls in known), Decimal(0)) / sum(calls for _, calls in known)
+    price, calls = book.find(*key), sum(calls for _, calls, _, _ in groups)
+    if price is None or price.currency != "USD" or not calls:
+        return None
+    prompt, completion = sum(g[2] for g in groups), sum(g[3] for g in groups)
+    return price.call(prompt // calls, completion // calls)
+
+
+def _chunks(ids: list[str], size: int = 500) -> Iterable[list[str]]:
+    return (ids[i : i + size] for i in range(0, len(ids), size))

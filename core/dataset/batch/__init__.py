@@ -1,0 +1,1 @@
+"""A run through a provider's Batch API: files handed in, watched, collected."""

@@ -1,0 +1,287 @@
+"""Carries out a run through a provider's Batch API: hand in files of pending rows, watch, collect, hand in the rest.
+
+The ledger says at every moment how far it is, so whoever takes the run in hand next goes on there: a batch is written
+down before it exists, and its answers may be read twice. `batch_steps` has the steps of one batch, `batch_answers`
+what answers mean, `batch_ledger` and `batch_books` the SQL. One worker at a time carries out a batch run; the
+worker's queue sees to that.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+
+from core.cost import own
+from core.cost.book import PriceBook
+from core.dataset.batch import books as batch_books
+from core.dataset.batch import ledger as batch_ledger
+from core.dataset.batch.answers import End, ended_by
+from core.dataset.batch.ledger import BatchView, Order, Room, of_run
+from core.dataset.batch.steps import Steps
+from core.dataset.writing import ledger
+from core.db.store import Store, new_id
+from core.db.tables import Run, utcnow
+from core.errors import FabulaError, NotFound, ProviderError, RateLimited, StorageFull, Unavailable
+from core.providers import Client, Patience, Provider, Registry
+from core.providers.errors import retry_after_s
+from core.providers.retry import wait_s
+from core.settings import Settings
+
+__all__ = ["BatchView", "Rhythm", "can", "carry_out", "due", "of_run"]
+
+_ENDING = "The provider is ending the batch; what it has written is collected."
+_COLLECTING = "A batch of an earlier run is still with the provider; it is collected first."
+_COLLECTED = End("running")  # of a live run: no end, its rows are written by others
+_GATHERING = "gather"  # in place of a batch's id, while a new one is made
+_KNOWN_S = 600.0  # whether an endpoint has a Batch API changes with its version, seldom
+_UNKNOWN_S = 30.0
+_ASK_S = 3.0  # a form waits for the answer
+_asked: dict[str, tuple[bool, float]] = {}  # by address: the answer, and until when it holds
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """How often a batch run looks, and how much it hands in at once.
+
+    Attributes:
+        tick_s: how often a stop is looked for.
+        poll_s, slowest_poll_s: a batch is looked at this often at first, and at least so often later (a twentieth of
+            its age in between): small ones end in minutes, large ones in hours.
+        settle_s: a POST that was on its way when we died is in the provider's list after this.
+        base_s, cap_s: the first wait after trouble is at most `base_s`; each further one twice that, at most `cap_s`.
+        most_requests: in one file; 50,000 is OpenAI's limit.
+        most_bytes: of one file; the limit is 200 MB, and a margin is left.
+        at_once: batches that are with the provider at the same time.
+    """
+
+    tick_s: float = 0.5
+    poll_s: float = 5.0
+    slowest_poll_s: float = 60.0
+    settle_s: float = 10.0
+    base_s: float = 2.0
+    cap_s: float = 60.0
+    most_requests: int = 50_000
+    most_bytes: int = 190_000_000
+    at_once: int = 4
+
+
+def can(provider: Provider) -> bool:
+    """Whether runs at this endpoint can go through its Batch API. The engine writes at once and has none.
+
+    OpenAI and Azure have one. Any other endpoint is asked, within three seconds; the answer is kept for a while.
+    """
+    if provider.kind in ("openai", "azure", "engine"):
+        return provider.kind != "engine"
+    answer, until = _asked.get(provider.base_url, (False, 0.0))
+    if time.monotonic() < until:
+        return answer
+    try:
+        answer, kept_s = Client(provider, patience=Patience(_ASK_S, 1), timeout=_ASK_S).lists_batches(), _KNOWN_S
+    except ProviderError:
+        answer, kept_s = False, _UNKNOWN_S
+    _asked[provider.base_url] = (answer, time.monotonic() + kept_s)
+    return answer
+
+
+def due(store: Store, run_id: str) -> bool:
+    """Whether `carry_out` has something to do for this run: it is a batch run, or earlier batches are to be collected.
+
+    Raises:
+        NotFound: no such run.
+    """
+    with store.reading() as session:
+        run = session.get(Run, run_id)
+        if run is None:
+            raise NotFound("This run is not there any more.", "Start another one.")
+        return run.mode == "batch" or bool(batch_ledger.open_of(session, run.dataset_id))
+
+
+def carry_out(
+    store: Store,
+    registry: Registry,
+    run_id: str,
+    stopping: threading.Event,
+    *,
+    rhythm: Rhythm | None = None,
+    book: PriceBook | None = None,
+) -> None:
+    """Write the missing rows of a run's data set through batches, until they are there or something ends the run.
+
+    A live run is only helped: batches that an earlier run has left with the provider are collected, for their rows are
+    paid for. Then it is as it was, still running, and its own rows can be written.
+
+    Its end, and why, stands in the run's row afterwards. When `stopping` is set it returns soon and leaves the run as
+    it is, to be taken in hand again; what is with the provider goes on there meanwhile.
+
+    Raises:
+        NotFound, BadRecipe: there is nothing to run.
+        StorageFull: the database cannot be written; nothing is lost, begin again.
+    """
+    order = batch_ledger.begin(store, run_id)
+    if order is not None:
+        pace = rhythm or Rhythm()
+        steps = Steps(store, registry, order, book or own.book(store, Settings.from_env().home), pace.settle_s)
+        _Batching(store, order, steps, stopping, pace).run()
+
+
+class _Batching:
+    """One go at one batch run."""
+
+    def __init__(self, store: Store, order: Order, steps: Steps, halt: threading.Event, rhythm: Rhythm) -> None:
+        self._store, self._order, self._steps = store, order, steps
+        self._halt, self._rhythm = halt, rhythm
+        self._due: dict[str, float] = {}  # batch → when it is looked at next
+        self._tries: dict[str, int] = {}  # batch → troubles in a row
+        self._trouble: dict[str, str] = {}  # batch → what it waits for
+        self._most = rhythm.most_requests  # smaller once the provider has said that it is too much
+        self._budget: Decimal | None = None
+        self._crowded_at: int | None = None  # how many other batches there were when the provider said so
+
+    def run(self) -> None:
+        """Until the run is over, somebody pauses or stops it, or the worker stops."""
+        while not self._halt.is_set():
+            state, self._budget = self._look()
+            if state == "pausing":
+                self._finish(End("paused"))
+                if batch_ledger.begin(self._store, self._order.run_id) is None:
+                    return None
+                continue  # somebody has resumed it meanwhile
+            if state not in ("running", "stopping"):
+                return None
+            if state == "stopping" and not self._steps.stop:
+                self._steps.stop = True
+                self._due.clear()
+            end = self._step()
+            if end is not None:
+                return None if end == _COLLECTED else self._finish(end)
+            self._halt.wait(self._rhythm.tick_s)
+        return None
+
+    def _look(self) -> tuple[str, Decimal | None]:
+        usual = _ENDING if self._steps.stop else None if self._order.writes else _COLLECTING
+        note = next(iter(self._trouble.values()), usual)
+        return batch_books.look(self._store, self._order.run_id, note)
+
+    def _finish(self, end: End) -> None:
+        with self._store.session() as session:
+            ledger.finish(session, self._order.run_id, end.state, end.reason)
+
+    def _step(self) -> End | None:
+        """Everything that can be done now; why the run is over, if it is."""
+        for batch in self._open():
+            if self._halt.is_set():
+                return None
+            self._due.setdefault(batch.id, 0.0)
+            if time.monotonic() >= self._due[batch.id]:
+                end = self._tried(batch)
+                if end is not None:
+                    return end
+        if self._steps.answers.end is not None:
+            return self._given_up(self._steps.answers.end)
+        under_way = len(self._open())
+        if self._steps.stop:
+            return None if under_way else End("stopped")
+        if not self._order.writes:
+            return None if under_way else _COLLECTED
+        if not self._room(under_way):
+            return None
+        return self._attempt(_GATHERING, lambda: self._gather(alone=under_way == 0), under_way > 0)
+
+    def _open(self) -> list[BatchView]:
+        with self._store.reading() as session:
+            return batch_ledger.open_of(session, self._order.dataset_id)
+
+    def _tried(self, batch: BatchView) -> End | None:
+        """The next step of one batch, and when it is looked at again."""
+        if batch.state == "waiting":
+            age_s = 0.0 if self._steps.stop else (utcnow() - batch.created_at).total_seconds()
+            pause_s = min(self._rhythm.slowest_poll_s, max(self._rhythm.poll_s, age_s / 20))
+            self._due[batch.id] = time.monotonic() + pause_s
+        end = self._attempt(batch.id, lambda: self._steps.advance(batch), batch.remote_id is not None)
+        if batch.state == "waiting" and self._moved_on(batch):
+            self._due[batch.id] = 0.0
+        return end
+
+    def _moved_on(self, batch: BatchView) -> bool:
+        return any(now.id == batch.id and now.state != batch.state for now in self._open())
+
+    def _attempt(self, name: str, work: Callable[[], End | None], away: bool) -> End | None:
+        """Do `work`; trouble that passes is shown and waited for, any other ends the run: rows and batches are kept.
+
+        `away`: something is with the provider.
+        """
+        if time.monotonic() < self._due.get(name, 0.0) and name == _GATHERING:
+            return None
+        try:
+            end = work()
+        except StorageFull:
+            raise
+        except (RateLimited, Unavailable) as exc:
+            self._tries[name] = self._tries.get(name, 0) + 1
+            pause_s = wait_s(self._tries[name], retry_after_s(exc), self._rhythm.base_s, self._rhythm.cap_s)
+            self._due[name] = time.monotonic() + pause_s
+            self._trouble[name] = f"Waiting {max(1, round(pause_s))} s. {exc.what}"
+            return None
+        except FabulaError as exc:
+            reason = ended_by(exc).reason
+            if away:
+                reason = f"{reason} What is with the provider goes on there, and is collected when the run goes on."
+            return End("stopped" if self._steps.stop else "failed", reason)
+        self._tries.pop(name, None)
+        self._trouble.pop(name, None)
+        return end
+
+    def _given_up(self, end: End) -> End:
+        """The run ends for what answers have said; other batches would bring the same, and cost."""
+        for batch in self._open():
+            try:
+                self._steps.cancel(batch)
+            except StorageFull:
+                raise
+            except FabulaError:  # it ends by itself within a day; what it writes is collected when the run goes on
+                continue
+        return end
+
+    # --- a new batch ---------------------------------------------------------------------------------------------
+
+    def _room(self, under_way: int) -> bool:
+        """Whether another batch may be made now."""
+        crowd, self._steps.crowd = self._steps.crowd, None
+        if crowd is not None and crowd.others:
+            self._crowded_at = crowd.others
+        elif crowd is not None:  # alone, and still too much
+            self._most = max(1, crowd.rows // 2)
+        if self._crowded_at is not None and under_way < self._crowded_at:
+            self._crowded_at = None
+        return under_way < self._rhythm.at_once and self._crowded_at is None
+
+    def _gather(self, alone: bool) -> End | None:
+        """Put pending rows into a new batch, as far as limits and money allow. `alone`: no other one is under way."""
+        batch_id, requests, size, broke = new_id(), 0, 0, False
+        client, steps, budget = self._steps.client(), self._steps, self._budget
+        if budget is not None and steps.worst("") is None:
+            return End(
+                "failed", f"The price of {self._order.model} is unknown, so no budget can be kept. Start without one."
+            )
+        with self._store.reading() as session:
+            spent = batch_books.spent(session, self._order, steps.worst)
+        while requests < self._most and not self._halt.is_set():
+            left = None if budget is None else budget - spent
+            room = Room(self._most - requests, self._rhythm.most_bytes - size, left)
+            with self._store.session() as session:
+                taken = batch_ledger.claim(
+                    session, self._order, batch_id, room, lambda sent: len(steps.line(client, sent)), steps.worst
+                )
+            requests, size, spent = requests + taken.requests, size + taken.size_bytes, spent + taken.usd
+            broke = taken.broke
+            if taken.more or not taken.requests:
+                break
+        if requests or not alone or self._halt.is_set():
+            return None
+        if broke:
+            return End("stopped", f"The budget of ${budget} is used up. Raise it to go on.")
+        with self._store.reading() as session:
+            return None if batch_books.pending(session, self._order.dataset_id) else End("done")

@@ -1,0 +1,246 @@
+"""The SQL of batch runs, outward: rows go into a batch, which owns them (`Row.batch_id`, state `sent`) from then on.
+
+A batch has one line in the spend ledger. It is written with the batch, holds the worst that its rows may cost while
+they are away, and is found again by the run and the moment that both carry. The way back is `batch_books`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from core.actor import Actor
+from core.dataset.matrix import CHUNK, fill, recipe_of
+from core.dataset.recipe import Recipe
+from core.dataset.writing import ledger
+from core.db.store import Store
+from core.db.tables import Batch, Row, Run, Spend, utcnow
+from core.errors import NotFound
+
+OVER = ("done", "failed", "cancelled")
+_EMPTY = ("reason", "text", "finish_reason", "prompt_tokens", "completion_tokens", "cost_usd", "claimed_by")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One run as whoever carries it out needs it. `writes`: makes new batches, too; else it only collects open ones."""
+
+    run_id: str
+    dataset_id: str
+    provider: str
+    model: str
+    actor: Actor
+    recipe: Recipe
+    writes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BatchView:
+    """One batch. `state` is ours (preparing, submitting, waiting, collecting, done, failed, cancelled), `status` the
+    provider's word, None before it has one. `completed` and `failed` count its rows as the provider tells them, and
+    as they came once it is over; `reason` says why it failed."""
+
+    id: str
+    run_id: str
+    state: str
+    status: str | None
+    reason: str | None
+    input_file: str | None
+    remote_id: str | None
+    output_file: str | None
+    error_file: str | None
+    total: int
+    completed: int
+    failed: int
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.state in OVER
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A row in a batch, as its line is made from it."""
+
+    row_id: int
+    key: str
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What may still go into a batch. `usd` None: no budget."""
+
+    requests: int
+    size_bytes: int
+    usd: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What went into a batch. `more`: pending rows are left that found no room; `broke`: for want of money."""
+
+    requests: int = 0
+    size_bytes: int = 0
+    usd: Decimal = Decimal(0)
+    more: bool = False
+    broke: bool = False
+
+
+def begin(store: Store, run_id: str) -> Order | None:
+    """Take a batch run in hand; None when there is nothing (more) to do for it.
+
+    Rows that a killed executor of a live run had sent are pending again.
+
+    Raises:
+        NotFound: no such run.
+        BadRecipe: its data set has no recipe, or one that cannot be run.
+    """
+    with store.session() as session:
+        run = session.get(Run, run_id, with_for_update=True)
+        if run is None:
+            raise NotFound("This run is not there any more.", "Start another one.")
+        if run.state not in ("queued", "running", "stopping", "pausing"):
+            return None
+        recipe = recipe_of(session, run.dataset_id)
+        recipe.check()
+        if run.state == "queued":
+            run.state = "running"
+        run.note, run.started_at = None, run.started_at or utcnow()
+        ledger.give_back(session, run.dataset_id)
+        over = select(Batch.id).where(Batch.state.in_(OVER))
+        lost = update(Row).where(Row.dataset_id == run.dataset_id, Row.state == "sent", Row.batch_id.in_(over))
+        session.execute(lost.values(state="pending", batch_id=None, updated_at=utcnow()))
+        actor = Actor(id=run.created_by, name=run.created_by, role="editor")
+        writes = run.mode == "batch"
+        return Order(run.id, run.dataset_id, run.provider, run.model, actor, recipe, writes)
+
+
+def open_of(session: Session, dataset_id: str) -> list[BatchView]:
+    """Batches of a data set that are not over, of earlier runs too, oldest first: what they write is paid for."""
+    query = select(Batch).join(Run, Run.id == Batch.run_id).where(Run.dataset_id == dataset_id)
+    return [_view(batch) for batch in session.scalars(query.where(Batch.state.not_in(OVER)).order_by(Batch.id))]
+
+
+def of_run(store: Store, run_id: str) -> tuple[BatchView, ...]:
+    """The batches that a run has made, newest first; before them those of earlier runs that it goes on with."""
+    with store.reading() as session:
+        dataset_id = select(Run.dataset_id).where(Run.id == run_id).scalar_subquery()
+        mine = (Batch.run_id == run_id) | (Batch.state.not_in(OVER) & (Run.dataset_id == dataset_id))
+        query = select(Batch).join(Run, Run.id == Batch.run_id).where(mine).order_by(Batch.id.desc())
+        return tuple(_view(batch) for batch in session.scalars(query))
+
+
+def _view(batch: Batch) -> BatchView:
+    return BatchView(**{name: getattr(batch, name) for name in BatchView.__dataclass_fields__})
+
+
+# --- rows go into a batch -------------------------------------------------------------------------------------------
+
+
+def claim(
+    session: Session,
+    order: Order,
+    batch_id: str,
+    room: Room,
+    size_of: Callable[[Sent], int],
+    worst: Callable[[str], Decimal | None],
+) -> Taken:
+    """Put the next pending rows, up to `CHUNK`, into the batch, as far as there is room; make it if it is new.
+
+    Args:
+        size_of: bytes of a row's line.
+        worst: what a prompt costs at most, None where the price is unknown.
+    """
+    pending = _pending(session, order, min(CHUNK, room.requests + 1))
+    ids: list[int] = []
+    size, usd, broke = 0, Decimal(0), False
+    for sent in pending[: room.requests]:
+        cost, bytes_ = worst(sent.prompt), size_of(sent)
+        broke = room.usd is not None and cost is not None and usd + cost > room.usd
+        if broke or (ids and size + bytes_ > room.size_bytes):  # a line alone always fits: limits have a margin
+            break
+        ids.append(sent.row_id)
+        size, usd = size + bytes_, usd + (cost or Decimal(0))
+    if ids:
+        _enter(session, order, batch_id, ids, usd if worst("") is not None else None)
+    return Taken(len(ids), size, usd, more=len(pending) > len(ids), broke=broke)
+
+
+def _pending(session: Session, order: Order, most: int) -> list[Sent]:
+    """Pending rows in their order; the grid is filled as far as it takes to find `most`."""
+    query = (
+        select(Row.id, Row.key, Row.prompt)
+        .where(Row.dataset_id == order.dataset_id, Row.state == "pending")
+        .order_by(Row.updated_at, Row.id)  # as the index has them: nothing is sorted
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    found = session.execute(query).all()
+    while len(found) < most and fill(session, order.dataset_id, order.recipe):
+        found = session.execute(query).all()
+    return [Sent(*row) for row in found]
+
+
+def _enter(session: Session, order: Order, batch_id: str, row_ids: Sequence[int], worst: Decimal | None) -> None:
+    batch = session.get(Batch, batch_id)
+    if batch is None:
+        batch = Batch(id=batch_id, run_id=order.run_id, created_at=_moment(session, order.run_id), total=0)
+        session.add(batch)
+        session.flush()
+        reserved = Spend(
+            at=batch.created_at,
+            actor=order.actor.id,
+            page="dataset",
+            provider=order.provider,
+            model=order.model,
+            reference=order.run_id,
+            cost_usd=worst,
+        )
+        session.add(reserved)
+    elif (spend := spend_of(session, batch)) is not None and worst is not None:
+        spend.cost_usd = (spend.cost_usd or Decimal(0)) + worst
+    batch.total += len(row_ids)
+    batch.updated_at = utcnow()
+    taken = update(Row).where(Row.id.in_(row_ids))
+    values = {"state": "sent", "run_id": order.run_id, "batch_id": batch_id, "updated_at": utcnow()}
+    session.execute(taken.values({**dict.fromkeys(_EMPTY), **values}))
+
+
+def _moment(session: Session, run_id: str) -> datetime:
+    """Now, and later than every other batch of the run: run and moment together name its line of the spend ledger."""
+    newest = session.scalar(select(func.max(Batch.created_at)).where(Batch.run_id == run_id))
+    return utcnow() if newest is None else max(utcnow(), newest + timedelta(microseconds=1))
+
+
+def rows_of(store: Store, batch_id: str) -> Iterator[Sent]:
+    """The rows of a batch that are on their way, in the order of its lines; a thousand at a time."""
+    last = 0
+    query = select(Row.id, Row.key, Row.prompt).where(Row.batch_id == batch_id, Row.state == "sent")
+    while True:
+        with store.reading() as session:
+            found = session.execute(query.where(Row.id > last).order_by(Row.id).limit(CHUNK)).all()
+        yield from (Sent(*row) for row in found)
+        if len(found) < CHUNK:
+            return
+        last = found[-1][0]
+
+
+def write(store: Store, batch_id: str, **values: Any) -> None:
+    """Set columns of a batch, durably."""
+    with store.session() as session:
+        session.execute(update(Batch).where(Batch.id == batch_id).values(**{"updated_at": utcnow(), **values}))
+
+
+def spend_of(session: Session, batch: Batch) -> Spend | None:
+    """The batch's line of the spend ledger."""
+    return session.scalar(select(Spend).where(Spend.at == batch.created_at, Spend.reference == batch.run_id))

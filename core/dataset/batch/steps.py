@@ -1,0 +1,272 @@
+"""One batch, step by step: handed in, watched, collected. Each step ends with the ledger saying where the batch is."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+
+from core.cost.book import PriceBook, cost_of
+from core.dataset import grid
+from core.dataset.batch import books as batch_books
+from core.dataset.batch import ledger as batch_ledger
+from core.dataset.batch.answers import Answers, End, crowded, ended_by, lines_at_fault, unbilled, why_refused
+from core.dataset.batch.books import Outcome
+from core.dataset.batch.ledger import BatchView, Order, Sent
+from core.dataset.writing.outcomes import storable
+from core.db.store import Store
+from core.db.tables import utcnow
+from core.errors import BadRequest, FabulaError, NotFound, RateLimited, StorageFull, Unavailable
+from core.providers import Client, CompletionRequest, Registry
+from core.providers.batches import ENDED, RemoteBatch, read_answer
+from core.providers.shapes import Endpoint
+
+ASKED_FOR = "The run was ended, and so was this batch."
+_TEMPLATE_TOKENS = 32  # what a chat template adds to a prompt at most: turn marks and role names
+_GROUP = 500  # answers in one transaction: some 30 ms
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """The provider took no more: so many other batches of ours were there, and so many rows were too many."""
+
+    others: int
+    rows: int
+
+
+class Steps:
+    """The steps of the batches of one run.
+
+    Attributes:
+        answers: decides what lines mean; its `end` is a reason for the run to end.
+        crowd: set when a batch was refused only because too much waits at the provider.
+        stop: set when the run is to stop: batches are ended, what they have written is collected.
+
+    Args:
+        settle_s: a POST that was on its way when we died is in the provider's list after this.
+    """
+
+    def __init__(self, store: Store, registry: Registry, order: Order, book: PriceBook, settle_s: float) -> None:
+        self._store, self._registry, self._order, self._book = store, registry, order, book
+        self._settle = timedelta(seconds=settle_s)
+        self.answers = Answers(order.recipe.max_tokens, self._price)
+        self.crowd: Crowd | None = None
+        self.stop = False
+
+    def advance(self, batch: BatchView) -> End | None:
+        """The next step of a batch; why the run is over, if it is.
+
+        Raises:
+            ProviderError: it could not be done; the same step is safe to be tried again.
+            NotFound, EngineMissing: the provider is not set up here.
+            StorageFull: the database or the disk cannot be written.
+        """
+        if batch.state == "preparing":
+            return self._hand_in(batch)
+        if batch.state == "submitting":
+            return self._look_for(batch)
+        if batch.state == "waiting":
+            return self._watch(batch)
+        return self._collect(batch)
+
+    def client(self) -> Client:
+        """The run's provider, as it is set up now."""
+        return self._registry.get(self._order.provider)
+
+    def line(self, client: Client, sent: Sent) -> bytes:
+        """The line of a row in a file of requests."""
+        recipe = self._order.recipe
+        request = CompletionRequest(
+            model=self._order.model,
+            prompt=sent.prompt,
+            system=recipe.system,
+            endpoint=self._endpoint(client),
+            temperature=recipe.temperature,
+            top_p=recipe.top_p,
+            max_tokens=recipe.max_tokens,
+            seed=grid.row_seed(recipe, sent.key),
+        )
+        return client.batch_line(sent.key, request)
+
+    def worst(self, prompt: str) -> Decimal | None:
+        """What a request can cost at most: no tokenizer in use makes more tokens than there are bytes."""
+        recipe = self._order.recipe
+        return self._price(len((prompt + recipe.system).encode()) + _TEMPLATE_TOKENS, recipe.max_tokens)
+
+    def close(self, batch: BatchView, state: str, reason: str | None = None, *, unknown: bool = False) -> None:
+        """The end of a batch, see `batch_books.close`."""
+        with self._store.session() as session:
+            batch_books.close(session, batch.id, state, reason, unknown=unknown)
+
+    def cancel(self, batch: BatchView) -> None:
+        """Ask for the end of a batch. One that was never handed in is given up here.
+
+        Raises:
+            ProviderError: it could not be asked for; what stands in the ledger is that it was wanted.
+        """
+        if batch.state == "preparing":
+            self.close(batch, "cancelled", ASKED_FOR)
+        elif batch.reason is None:
+            batch_ledger.write(self._store, batch.id, updated_at=batch.updated_at, reason=ASKED_FOR)
+        if batch.state == "waiting" and batch.remote_id is not None:
+            with suppress(BadRequest):  # it has just ended: the next look says so
+                self.client().cancel_batch(batch.remote_id)
+
+    # --- out -----------------------------------------------------------------------------------------------------
+
+    def _hand_in(self, batch: BatchView) -> End | None:
+        """Write its file, upload it, and POST. A repeated upload leaves an unused file there, no more."""
+        if self.stop:
+            self.cancel(batch)
+            return None
+        client = self.client()
+        with _folder() as folder:
+            path = Path(folder) / f"fabula-{batch.id}.jsonl"
+            _write(path, (self.line(client, sent) for sent in batch_ledger.rows_of(self._store, batch.id)))
+            input_file = client.upload(path, "batch")
+        return self._post(batch, client, input_file)
+
+    def _post(self, batch: BatchView, client: Client, input_file: str) -> End | None:
+        """The one POST. The intent is durable before it; with no clear answer, the batch is looked for."""
+        batch_ledger.write(self._store, batch.id, state="submitting", input_file=input_file)
+        try:
+            remote = client.create_batch(input_file, self._endpoint(client), batch.id)
+        except (RateLimited, Unavailable):
+            raise
+        except FabulaError as exc:  # a clear no
+            self.close(batch, "failed", storable(exc.what))
+            return ended_by(exc)
+        return self._adopt(batch, remote)
+
+    def _look_for(self, batch: BatchView) -> End | None:
+        """There may have been a POST: it is adopted, or certain after a while never to have come."""
+        client = self.client()
+        remote = client.find_batch(batch.id)
+        if remote is not None:
+            return self._adopt(batch, remote)
+        if utcnow() - batch.updated_at < self._settle:
+            return None
+        if self.stop:
+            self.close(batch, "cancelled", ASKED_FOR)
+            return None
+        return self._post(batch, client, batch.input_file or "")
+
+    def _adopt(self, batch: BatchView, remote: RemoteBatch) -> End | None:
+        batch_ledger.write(self._store, batch.id, state="waiting", remote_id=remote.id, status=remote.status)
+        return None
+
+    # --- there ---------------------------------------------------------------------------------------------------
+
+    def _watch(self, batch: BatchView) -> End | None:
+        """One look at the provider's batch."""
+        try:
+            remote = self.client().batch(batch.remote_id or "")
+        except BadRequest as exc:
+            if not isinstance(exc, NotFound):
+                raise
+            self.close(batch, "failed", storable(exc.what), unknown=True)
+            return End("failed", "The provider does not know this batch any more. Go on to hand its rows in again.")
+        if remote.status in ENDED:
+            return self._over(batch, remote)
+        seen = {"status": remote.status, "completed": remote.completed, "failed": remote.failed}
+        if seen != {name: getattr(batch, name) for name in seen}:
+            batch_ledger.write(self._store, batch.id, **seen)
+        if self.stop and remote.status != "cancelling":
+            self.cancel(batch)
+        return None
+
+    def _over(self, batch: BatchView, remote: RemoteBatch) -> End | None:
+        files = {"output_file": remote.output_file, "error_file": remote.error_file}
+        if remote.status == "failed" and not any(files.values()):
+            return self._refused(batch, remote)
+        batch_ledger.write(self._store, batch.id, state="collecting", status=remote.status, **files)
+        return None  # collected at the next step
+
+    def _refused(self, batch: BatchView, remote: RemoteBatch) -> End | None:
+        """The file was not taken, nothing of it was written: because of some lines, of the queue, or altogether."""
+        batch_ledger.write(self._store, batch.id, status=remote.status)
+        at_fault = {} if crowded(remote) else lines_at_fault(remote)
+        rows = islice(batch_ledger.rows_of(self._store, batch.id), max(at_fault, default=0))
+        outcomes = [unbilled(sent.key, at_fault[line].message) for line, sent in enumerate(rows, 1) if line in at_fault]
+        self._keep(batch, outcomes)
+        with self._store.reading() as session:
+            others = len(batch_ledger.open_of(session, self._order.dataset_id)) - 1
+        self.close(batch, "failed", why_refused(remote))
+        if outcomes or self.stop:
+            return None
+        if crowded(remote) and (others or batch.total > 1):
+            self.crowd = Crowd(others, batch.total)
+            return None
+        return End("failed", f"The provider refused the batch. {why_refused(remote)}")
+
+    # --- home ----------------------------------------------------------------------------------------------------
+
+    def _collect(self, batch: BatchView) -> End | None:
+        """Read both files into the ledger. Cut short, it is simply done again: what is settled stays settled."""
+        client = self.client()
+        with _folder() as folder:
+            path = Path(folder) / "answers.jsonl"
+            for file_id in (batch.output_file, batch.error_file):
+                if file_id is not None:
+                    client.download(file_id, path)
+                    self._read(batch, client, path)
+        cancelled = batch.status == "cancelled"
+        if not cancelled:
+            self._not_named(batch)
+        self.close(batch, "cancelled" if cancelled else "done", batch.reason)
+        if cancelled and batch.reason is None and not self.stop:
+            return End("stopped", "The batch was cancelled at the provider. Go on to write the rows that it left.")
+        return None
+
+    def _read(self, batch: BatchView, client: Client, path: Path) -> None:
+        with path.open("rb") as lines:
+            found = (answer for line in lines if (answer := read_answer(client.provider, line)) is not None)
+            while group := list(islice(found, _GROUP)):
+                old = batch.run_id != self._order.run_id or batch.reason is not None
+                self._keep(batch, [self.answers.read(answer, old) for answer in group])
+
+    def _not_named(self, batch: BatchView) -> None:
+        """Rows that no file names were not carried out: the batch expired before."""
+        words = "The provider ended the batch before it came to this row."
+        rows = batch_ledger.rows_of(self._store, batch.id)
+        while group := list(islice(rows, _GROUP)):
+            self._keep(batch, [self.answers.struck(sent.key, words) for sent in group])
+
+    def _keep(self, batch: BatchView, outcomes: list[Outcome]) -> None:
+        if outcomes:
+            with self._store.session() as session:
+                batch_books.settle(session, self._order.dataset_id, batch.id, outcomes)
+
+    def _endpoint(self, client: Client) -> Endpoint:
+        chosen = self._order.recipe.endpoint
+        if chosen == "chat":
+            return "chat"
+        return "completion" if chosen == "completion" else client.endpoint(self._order.model)
+
+    def _price(self, prompt_tokens: int | None, completion_tokens: int | None) -> Decimal | None:
+        """What a request costs in a batch. Where the book has no price for that, the live one: it costs no more."""
+        asked = (self._book, self._order.provider, self._order.model, prompt_tokens, completion_tokens)
+        in_batch = cost_of(*asked, batch=True)
+        return cost_of(*asked) if in_batch is None else in_batch
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="fabula-")
+    except OSError as exc:
+        raise StorageFull(f"No temporary folder can be made: {exc.strerror}.", "Free some space.") from exc
+
+
+def _write(path: Path, lines: Iterable[bytes]) -> None:
+    try:
+        with path.open("wb") as file:
+            file.writelines(lines)
+    except FabulaError:
+        raise
+    except OSError as exc:
+        raise StorageFull(f"{path.parent} cannot be written: {exc.strerror}.", "Free some space.") from exc

@@ -1,0 +1,115 @@
+"""CSV: a header line, then a cell for each column; comma, semicolon or tab. What is broken costs its own line only."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from core.dataset.intake import table
+from core.dataset.intake.problems import LONGEST_CELL, LONGEST_LINE, Problems
+from core.dataset.intake.textlines import Lines, LineTooLong, RowTooLong
+from core.errors import BadFile
+
+_SEPARATOR_LINE = re.compile(r"sep=(.)\s*")  # what Excel puts on top for itself
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row, which may span lines; `line` is its first, from 1."""
+
+    line: int
+    cells: list[str]
+
+
+def read(lines: Lines, filename: str, problems: Problems) -> pd.DataFrame:
+    """The good rows, all cells text.
+
+    Raises:
+        BadFile: there is none, or there are too many columns.
+    """
+    found = records(lines, _delimiter(lines), problems)
+    header = next(found, None)
+    if header is None:
+        raise BadFile(f"{filename} is empty. {problems.first()}".strip(), "Choose a file with rows.")
+    table.checked_width(len(header.cells), filename)
+    good = table.Table(table.names(header.cells, problems))
+    for record in found:
+        if _usable(record, len(header.cells), problems):
+            good.add(record.cells)
+            if good.full:
+                table.ends_early(len(good), record.line, problems)
+                break
+    if not len(good):
+        raise BadFile(
+            f"{filename} has no row that can be used. {problems.first()}".strip(),
+            "The first line must name the columns, and each further line must have a cell for each.",
+        )
+    return table.without_index(good.frame(), header.cells[0], problems)
+
+
+def records(lines: Lines, delimiter: str, problems: Problems) -> Iterator[Record]:
+    """The rows of a CSV file, the header among them. Blank ones are skipped.
+
+    A quote that is never closed would swallow what follows: its line is left out, and reading goes on after it.
+    """
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+        first = lines.begin()
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except (csv.Error, LineTooLong, RowTooLong) as exc:
+            _broken(exc, first, lines, problems)
+            continue
+        if any(cell.strip() for cell in cells):
+            yield Record(first, cells)
+
+
+def _broken(exc: Exception, first: int, lines: Lines, problems: Problems) -> None:
+    """Say what is wrong with the row that begins at line `first`, and go on after that line."""
+    last = lines.number
+    if isinstance(exc, LineTooLong) and exc.number == first:
+        problems.add(f"Line {first:,} has more than {LONGEST_LINE:,} characters.")
+    elif "unexpected end of data" in str(exc):
+        problems.add(f"Line {first:,}: a quote is opened and never closed; the line is left out.")
+    elif last > first:
+        problems.add(f"Line {first:,}: a quote is opened and not closed as it should be; the line is left out.")
+    elif "field larger than field limit" in str(exc):
+        problems.add(f"Line {first:,}: a cell has more than {LONGEST_CELL:,} characters.")
+    else:
+        problems.add(f"Line {first:,}: the quotes do not fit together.")
+    if last > first and not lines.give_back(keep=1):
+        problems.add(f"Lines {first + 1:,} to {last:,} lie between quotes that do not fit; they are left out.")
+
+
+def _usable(record: Record, width: int, problems: Problems) -> bool:
+    line, cells = record.line, record.cells
+    if len(cells) != width:
+        problems.add(f"Line {line:,} has {len(cells)} cells, but the header has {width}.")
+        return False
+    for number, cell in enumerate(cells, 1):
+        if (flaw := table.flaw(cell)) is not None:
+            problems.add(f"Line {line:,}, column {number}: {flaw}")
+            return False
+        if table.no_number(cell):
+            problems.note(f"Line {line:,}, column {number} says {cell.strip()}; it is kept as that word.")
+    return True
+
+
+def _delimiter(lines: Lines) -> str:
+    """Comma, unless the first line has more semicolons or tabs outside quotes, or names its own delimiter."""
+    lines.begin()
+    try:
+        first = next((line for line in lines if line.strip()), "")
+    except (LineTooLong, RowTooLong):
+        first = ""
+    if named := _SEPARATOR_LINE.fullmatch(first):
+        return named[1]
+    lines.give_back()
+    bare = re.sub(r'"[^"]*"', "", first)
+    return max((",", ";", "\t"), key=bare.count)

@@ -1,0 +1,77 @@
+"""Parquet, opened by a process of its own: see `parquet_child`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import pandas as pd
+
+from core.dataset.intake import apart, jsonlines, table
+from core.dataset.intake.problems import Problems
+from core.errors import BadFile
+
+MOST_BYTES = 500_000_000  # of a file, which is packed
+MOST_MEMORY = 3_000_000_000  # bytes for the child: the file, and one batch of rows unpacked
+_NEXT_STEP = "Write it anew, or save it as CSV or JSONL."
+
+
+def read(file: BinaryIO, filename: str, problems: Problems) -> pd.DataFrame:
+    """The good rows, all cells text; a column `messages` makes examples, as in JSONL. Columns of bytes are left out.
+
+    Raises:
+        BadFile: it is broken, too large when unpacked, or has no row that can be used.
+    """
+    size = file.seek(0, os.SEEK_END)
+    if size > MOST_BYTES:
+        raise BadFile(
+            f"{filename} is a Parquet file of {size // 1_000_000:,} MB; {MOST_BYTES // 1_000_000} can be read.",
+            "Split it into several files.",
+        )
+    with apart.opened("core.dataset.intake.parquet_child", [str(MOST_MEMORY)], file) as child:
+        answers = apart.answers(child, lambda why: _refused(why, filename))
+        about = next(answers)
+        for name in about["bytes"]:
+            problems.note(f"The column {name} holds bytes, not text; it is left out.")
+        if not about["columns"]:
+            raise BadFile(f"{filename} has no column of text or numbers.", _NEXT_STEP)
+        table.checked_width(len(about["columns"]), filename)
+        if "messages" in about["columns"]:
+            return jsonlines.examples(_objects(about["columns"], answers), filename, problems)
+        return _table(about["columns"], answers, filename, problems)
+
+
+def _table(headers: list[str], rows: Iterator[list[str]], filename: str, problems: Problems) -> pd.DataFrame:
+    names = table.names(headers, problems)
+    good = table.Table(names)
+    for row, cells in enumerate(rows, 1):
+        if table.usable(row, names, cells, problems):
+            good.add(cells)
+        if good.full:
+            table.ends_early(len(good), row, problems)
+            break
+    if not len(good):
+        raise BadFile(f"{filename} has no row that can be used. {problems.first()}".strip(), _NEXT_STEP)
+    return table.without_index(good.frame(), headers[0], problems)
+
+
+def _objects(headers: list[str], rows: Iterator[list[str]]) -> Iterator[jsonlines.Object]:
+    """Rows as JSONL would have them: the list of messages is a list again."""
+    for row, cells in enumerate(rows, 1):
+        found: dict[str, Any] = dict(zip(headers, cells, strict=True))
+        try:
+            found["messages"] = json.loads(found["messages"])
+        except (ValueError, RecursionError):  # a column of that name that holds something else
+            found["messages"] = None
+        yield row, found
+
+
+def _refused(why: str, filename: str) -> BadFile:
+    if why == "memory":
+        return BadFile(
+            f"{filename} is a Parquet file that is broken, or takes more than {MOST_MEMORY // 1_000_000:,} MB to open.",
+            "Write it anew with smaller row groups, or save it as CSV or JSONL.",
+        )
+    return BadFile(f"{filename} is a Parquet file that is broken or cut off.", _NEXT_STEP)

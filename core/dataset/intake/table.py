@@ -1,0 +1,144 @@
+"""Rows of text on their way from a file into a table: checked one by one, packed as they come, bounded. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from core.dataset.intake.decoding import BROKEN
+from core.dataset.intake.problems import LONGEST_CELL, Problems
+from core.errors import BadFile
+
+MOST_ROWS = 2_000_000
+MOST_KEPT = 300_000_000  # characters; about 1 GB as a table of Chinese text
+MOST_COLUMNS = 1_000
+_PACK = 10_000  # rows; packed text takes a tenth of what Python's strings take
+_PACK_CHARACTERS = 10_000_000
+_INDEX_NAMES = {"", "index", "unnamed: 0", "__index_level_0__"}  # what pandas and people call a column that only counts
+_NO_NUMBERS = frozenset({"nan", "inf", "-inf", "infinity", "-infinity"})
+
+
+class Table:
+    """Collects rows of one width.
+
+    Args:
+        columns: their names, each once.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._columns = list(columns)
+        self._packed: list[pd.DataFrame] = []
+        self._rows: list[Sequence[str]] = []
+        self._loose = 0
+        self._kept = 0
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def full(self) -> bool:
+        """Whether no more rows should be added."""
+        return self._count >= MOST_ROWS or self._kept >= MOST_KEPT
+
+    def add(self, cells: Sequence[str]) -> None:
+        """One more row, with a cell for each column."""
+        self._rows.append(cells)
+        self._count += 1
+        size = sum(map(len, cells))
+        self._kept += size
+        self._loose += size
+        if len(self._rows) >= _PACK or self._loose >= _PACK_CHARACTERS:
+            self._pack()
+
+    def frame(self) -> pd.DataFrame:
+        """The rows as a table, all cells text."""
+        self._pack()
+        return self._packed[0] if len(self._packed) == 1 else pd.concat(self._packed, ignore_index=True)
+
+    def _pack(self) -> None:
+        if self._rows or not self._packed:
+            self._packed.append(pd.DataFrame(self._rows, columns=self._columns, dtype="str"))
+            self._rows, self._loose = [], 0
+
+
+def names(header: Sequence[str], problems: Problems) -> list[str]:
+    """Names of the columns, each once: an empty one is numbered, a second one of the same name too.
+
+    An empty first name stays empty: such a column may only count the rows, see `without_index`.
+    """
+    found: list[str] = []
+    for number, cell in enumerate(header, 1):
+        name = " ".join(cell.replace("\0", "").encode("utf-8", "ignore").decode().split())[:200]
+        name = name or (f"column {number}" if number > 1 else "")
+        if name in found:
+            again = next(f"{name} ({n})" for n in range(2, len(header) + 2) if f"{name} ({n})" not in found)
+            problems.note(f"Two columns are called {name}: the second one is {again} here.")
+            name = again
+        found.append(name)
+    return found
+
+
+def checked_width(columns: int, filename: str) -> None:
+    """Refuse a table of too many columns.
+
+    Raises:
+        BadFile: it has more than `MOST_COLUMNS`.
+    """
+    if columns > MOST_COLUMNS:
+        raise BadFile(f"{filename} has {columns:,} columns.", f"{MOST_COLUMNS:,} can be read.")
+
+
+def without_index(frame: pd.DataFrame, first: str, problems: Problems) -> pd.DataFrame:
+    """Drop a column that only counts the rows: the first one, whose header was `first`, or pandas' own."""
+    for name in [str(frame.columns[0]), "__index_level_0__"]:
+        header = first if name == frame.columns[0] else name
+        if name not in frame.columns or header.strip().lower() not in _INDEX_NAMES or len(frame.columns) < 2:
+            continue
+        if frame[name].str.fullmatch(r"\d+").all():
+            problems.note("A column that only counts the rows is left out.")
+            return frame.drop(columns=name)
+    return frame.rename(columns={"": "column 1"})
+
+
+def ends_early(rows: int, line: int, problems: Problems) -> None:
+    """Say that the table is full, and where."""
+    problems.ends_early(
+        f"Only the first {rows:,} rows are here; what follows line {line:,} is too much for one data set."
+    )
+
+
+def flaw(cell: str) -> str | None:
+    """What makes a cell unusable, in words that go on after its place; None for a good one."""
+    if "\0" in cell:
+        return "there is a NUL character."
+    if not cell.isascii() and not _whole(cell):
+        return "some bytes fit no character." if BROKEN in cell else "there is half of a character (a lone surrogate)."
+    if len(cell) > LONGEST_CELL:
+        return f"the cell has more than {LONGEST_CELL:,} characters."
+    return None
+
+
+def usable(row: int, names: Sequence[str], cells: Sequence[str], problems: Problems) -> bool:
+    """Whether a row of Parquet or Excel can be kept; what is wrong or odd in it is told."""
+    for name, cell in zip(names, cells, strict=True):
+        if (bad := flaw(cell)) is not None:
+            problems.add(f"Row {row:,}, column {name}: {bad}")
+            return False
+        if no_number(cell):
+            problems.note(f"Row {row:,}, column {name} says {cell.strip()}; it is kept as that word.")
+    return any(cell.strip() for cell in cells)
+
+
+def _whole(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def no_number(cell: str) -> bool:
+    """Whether a cell is a word that programs write where a number is missing or endless."""
+    return len(cell) < 10 and cell.strip().lower() in _NO_NUMBERS

@@ -1,0 +1,125 @@
+"""What to do when a request ends: keep its row, try again, give it back, end the run (design §8). No clock, no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.dataset.writing.outcomes import Alike, Verdict, judge
+from core.dataset.writing.pace import Limits, Pace
+from core.dataset.writing.sharing import divided
+from core.errors import FabulaError, ModelNotFound, ProviderError, RateLimited, Refused, Unavailable
+from core.providers import Completion
+from core.providers.errors import retry_after_s
+from core.providers.retry import wait_s
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a run ends: its last state, and a sentence."""
+
+    state: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The row is settled: a verdict, and the tokens that it took (None: unknown)."""
+
+    said: Verdict
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The row is sent again after `wait_s` seconds."""
+
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """The row was not bought; it is pending again."""
+
+
+@dataclass(slots=True, eq=False)
+class Tries:
+    """What a row has been through. `strikes` counts failures while other rows succeeded: then it is the row."""
+
+    count: int = 0
+    sent_at: float = 0.0
+    strikes: int = 0
+    answers_seen: int = 0
+
+
+class Arrivals:
+    """Decides on every request that ends, and remembers what the decisions need.
+
+    Attributes:
+        heard_at: when the endpoint last gave an answer that counts (a clock's seconds).
+        cause: why rows wait, a sentence; "" while none has had to.
+        end: set as soon as the run has a reason to end.
+    """
+
+    def __init__(self, limits: Limits, pace: Pace, max_tokens: int, now: float) -> None:
+        self._limits, self._pace, self._max_tokens = limits, pace, max_tokens
+        self._alike = Alike(limits.alike)
+        self._answers = 0
+        self.heard_at = now
+        self.cause = ""
+        self.end: End | None = None
+
+    def answer(self, answer: Completion, now: float, wanted: int = 1) -> list[Kept]:
+        """An answer came, with `wanted` texts or fewer; one verdict for each text, at least one."""
+        self._heard(now)
+        self._alike.succeeded()
+        self._pace.succeeded()
+        return [
+            Kept(judge(one, self._max_tokens), one.prompt_tokens, one.completion_tokens)
+            for one in divided(answer, wanted)
+        ]
+
+    def error(self, error: FabulaError, tries: Tries, now: float) -> Kept | Again | Back:
+        """A request ended with an error."""
+        if isinstance(error, RateLimited | Unavailable):
+            return self._again(error, tries, now)
+        if isinstance(error, ProviderError) and not isinstance(error, Refused | ModelNotFound):
+            self._heard(now)
+            if self._alike.failed(error.what):
+                self.ended(End("failed", f"The provider refuses every request alike. {error.what}"))
+            return Kept(Verdict("failed", error.what, None, None), 0, 0)
+        self.ended(ended_by(error))
+        return Back()
+
+    def stalled(self, now: float, all_retried: bool) -> None:
+        """End the run when there has been no answer for too long. What flies for the first time is still hoped for."""
+        if all_retried and now - self.heard_at > self._limits.stall_s:
+            minutes = max(1, round(self._limits.stall_s / 60))
+            self.ended(End("failed", f"There was no answer for {minutes} minutes. {self.cause}".strip()))
+
+    def ended(self, end: End) -> None:
+        """The run has a reason to end; the first one counts."""
+        self.end = self.end or end
+
+    def _heard(self, now: float) -> None:
+        self._answers += 1
+        self.heard_at = now
+
+    def _again(self, error: RateLimited | Unavailable, tries: Tries, now: float) -> Kept | Again:
+        self.cause = error.what
+        asked_s = retry_after_s(error)
+        if isinstance(error, RateLimited):
+            self._pace.rate_limited(tries.sent_at, now)
+        elif self._answers > tries.answers_seen:
+            tries.strikes, tries.answers_seen = tries.strikes + 1, self._answers
+        if tries.strikes >= self._limits.strikes:
+            return Kept(Verdict("failed", error.what, None, None), None, None)
+        if asked_s is not None and asked_s > self._limits.stall_s:
+            minutes = round(asked_s / 60)
+            self.ended(End("failed", f"The provider asks to wait for {minutes} minutes. Go on then. {error.what}"))
+        return Again(wait_s(max(1, tries.count), asked_s, self._limits.base_s, self._limits.cap_s))
+
+
+def ended_by(error: FabulaError) -> End:
+    """The end that an error makes: what happened and what to do."""
+    return End("failed", f"{error.what} {error.next_step}".strip())

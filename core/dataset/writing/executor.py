@@ -1,0 +1,323 @@
+"""Carries out a run: many requests in flight, every answer in the ledger before it counts, stoppable at any moment.
+
+`Writing` sends and receives. Which rows come next is `supply`, the way to the provider `line`, what a reply means for
+its row and the run `arrivals`, how many fly at once `pace`, the SQL `ledger`, the durable writing `keeper`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import threading
+import time
+from collections.abc import Sequence
+from decimal import Decimal
+
+from sqlalchemy.orm import Session
+
+from core.cost import own
+from core.cost.book import PriceBook
+from core.dataset.writing import claimants, ledger
+from core.dataset.writing.arrivals import Again, Arrivals, End, Kept, ended_by
+from core.dataset.writing.keeper import Keeper
+from core.dataset.writing.ledger import Claim, Order, Outcome
+from core.dataset.writing.line import Line
+from core.dataset.writing.pace import Limits, Pace, ceiling
+from core.dataset.writing.sharing import money_for, tokens_for
+from core.dataset.writing.supply import Supply, Work
+from core.dataset.writing.tariff import Tariff
+from core.db.store import Store
+from core.db.tables import Run, utcnow
+from core.errors import BadRequest, FabulaError, ModelNotFound, RateLimited, Unavailable
+from core.providers import Completion, Registry
+from core.settings import Settings
+
+_RATE_S = 0.25  # how often the rate is taken: long enough not to follow single answers
+_MANY = 16  # answers that say something about a rate before it is counted
+_ENDS = {"stopping": "stopped", "pausing": "paused"}  # what people ask for → how the run then ends
+
+
+def execute(
+    store: Store,
+    registry: Registry,
+    run_id: str,
+    stopping: threading.Event | None = None,
+    *,
+    limits: Limits | None = None,
+    book: PriceBook | None = None,
+) -> None:
+    """Write the missing rows of a run's data set, until they are there or something ends the run.
+
+    Its end, and why, stands in the run's row afterwards; rows that were not written are pending there. When `stopping`
+    is set it returns within a second and leaves the run as it is, to be taken in hand again. Any number of executors
+    may work on one run; each returns when the whole run has ended.
+
+    Raises:
+        NotFound, BadRecipe: there is nothing to run.
+        StorageFull: the database cannot be written, and `stopping` is set or the run could not even begin.
+    """
+    halt = stopping or threading.Event()
+    with claimants.present() as claimant:
+        while not halt.is_set() and (order := ledger.begin(store, run_id, claimant)) is not None:
+            prices = book or own.book(store, Settings.from_env().home)
+            asyncio.run(Writing(store, registry, order, prices, halt, limits or Limits()).run())
+
+
+class Writing:
+    """One go at one run, on one event loop."""
+
+    def __init__(
+        self, store: Store, registry: Registry, order: Order, book: PriceBook, halt: threading.Event, limits: Limits
+    ) -> None:
+        self._order, self._halt, self._limits = order, halt, limits
+        self._wake = asyncio.Event()
+        self._tariff = Tariff(book, order)
+        self._keeper = Keeper(store, limits.storage_s, self._recorded)
+        self._supply = Supply(self._keeper, order, self._tariff, self._wake.set)
+        self._line = Line(registry, order, limits.tick_s, self._wake.set)
+        self._pace = Pace(limits.ceiling or ceiling(order.provider))
+        self._arrivals = Arrivals(limits, self._pace, order.recipe.max_tokens, time.monotonic())
+        self._lanes: set[asyncio.Task[None]] = set()
+        self._flying: dict[Work, int] = {}  # what it weighs: how many of the slots it takes
+        self._weight = 0
+        self._waiting: list[tuple[float, int, Work]] = []  # a heap by the time of the next try
+        self._unbought: list[Claim] = []
+        self._came_in = 0  # answers since they were last counted
+        self._counted_at = time.monotonic()
+        self._rate = 0.0  # answers a second
+        self._asked: str | None = None  # how a person wants the run to end
+        self._looked_at = float("-inf")
+
+    async def run(self) -> None:
+        """Until nothing is left to do, or the run is ended from inside or outside."""
+        try:
+            while not self._over():
+                await self._look()
+                self._keeper.start()
+                self._connect()
+                self._dispatch()
+                await self._rest()
+        finally:
+            await self._land()
+        if not self._halt.is_set():
+            end = self._arrivals.end or End(self._asked or "done")
+            run_id, claimant = self._order.run_id, self._order.claimant
+            await self._keeper.insist(lambda s: ledger.finish(s, run_id, end.state, end.reason, claimant), self._halt)
+
+    def _over(self) -> bool:
+        for lane in [lane for lane in self._lanes if lane.done()]:
+            self._lanes.discard(lane)
+            lane.result()  # an error that nobody foresaw ends the run here, not in silence
+        if self._halt.is_set() or self._asked is not None:
+            return True
+        if self._flying or self._keeper.unrecorded:
+            return False
+        return self._arrivals.end is not None or self._supply.complete
+
+    @property
+    def _sending(self) -> bool:
+        """Whether requests may go out now."""
+        ended = self._arrivals.end is not None or self._asked is not None or self._halt.is_set()
+        return not ended and not self._keeper.down and self._line.open
+
+    async def _look(self) -> None:
+        """A few times a second: is a stop asked for, does the endpoint still answer, what do people read."""
+        now = time.monotonic()
+        if now - self._looked_at < self._limits.tick_s:
+            return
+        self._looked_at = now
+        if now - self._counted_at >= _RATE_S:
+            self._rate = (self._rate + self._came_in / (now - self._counted_at)) / 2
+            self._came_in, self._counted_at = 0, now
+        note = self._note(now)
+        state = await self._keeper.call(lambda session: _state(session, self._order.run_id, note))
+        if state not in (None, "running"):
+            self._asked = _ENDS.get(state or "", "stopped")
+        if not self._keeper.down:
+            self._arrivals.stalled(now, all(work.tries.count > 1 for work in self._flying))
+
+    async def _rest(self) -> None:
+        """Until something has changed, a wait is over, or it is time to look."""
+        timeout = self._limits.tick_s
+        if self._waiting and self._room():
+            timeout = min(timeout, max(0.0, self._waiting[0][0] - time.monotonic()))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), timeout)
+        self._wake.clear()
+
+    # --- what goes out -------------------------------------------------------------------------------------------
+
+    def _room(self) -> int:
+        """How many more may fly. An answer holds its slot until it is durable: a crash loses no more than these."""
+        return self._pace.room(self._weight + self._keeper.unrecorded)
+
+    def _stock(self) -> None:
+        """See that there are rows to send. Those that wait for another try hold no slot, but not too many may wait."""
+        supply = self._supply
+        if supply.unpriced:
+            why = f"The price of {self._order.model} is unknown, so no budget can be kept. Start without one."
+            self._arrivals.ended(End("failed", why))
+        idle = not (self._flying or self._waiting or supply.ready or self._keeper.unrecorded)
+        if idle and supply.broke:
+            why = f"The budget of ${supply.budget_usd} is used up. Raise it to go on."
+            self._arrivals.ended(End("stopped", why))
+        if self._sending and not supply.claiming:
+            supply.top_up(min(self._room(), self._may_wait()), self._per_second(), idle)
+
+    def _per_second(self) -> float:
+        """Answers a second: as last counted, or more where a whole round has come since."""
+        if self._came_in < max(_MANY, self._pace.allowed):
+            return self._rate
+        return max(self._rate, self._came_in / max(_RATE_S / 10, time.monotonic() - self._counted_at))
+
+    def _may_wait(self) -> int:
+        """How many more rows may be begun: each that flies may have to wait."""
+        return max(0, self._limits.most_waiting + int(self._rate) - len(self._waiting) - len(self._flying))
+
+    def _dispatch(self) -> None:
+        """Send as much as there is room for. Called whenever there is more room, or more to send."""
+        while (work := self._next()) is not None:
+            self._lanes.add(asyncio.create_task(self._lane(work)))
+        self._stock()
+
+    def _next(self) -> Work | None:
+        """What goes out now: what has waited long enough, then new rows."""
+        if not self._sending or not self._room():
+            return None
+        if self._waiting and self._waiting[0][0] <= time.monotonic():
+            work = heapq.heappop(self._waiting)[2]
+        elif self._supply.ready and (self._may_wait() or self._supply.ready[0].split):
+            work = self._supply.ready.popleft()
+        else:
+            return None
+        weight = len(work.claims) if self._order.provider == "engine" else 1  # the engine writes them side by side
+        self._flying[work] = weight
+        self._weight += weight
+        return work
+
+    async def _lane(self, work: Work | None) -> None:
+        """One request after another, as long as there is room and something to send."""
+        while work is not None:
+            work.tries.count += 1
+            work.tries.sent_at = time.monotonic()
+            try:
+                answer = await self._line.ask(work.claims[0], len(work.claims))
+            except FabulaError as exc:
+                self._landed(work)
+                self._failed(work, exc)
+            else:
+                self._landed(work)
+                self._came(work, answer)
+            work = self._next()
+        if not self._flying:
+            self._wake.set()
+
+    def _connect(self) -> None:
+        """An engine that is still starting is waited for."""
+        if self._arrivals.end is not None or self._keeper.down:
+            return
+        try:
+            self._line.connect()
+        except (RateLimited, Unavailable) as exc:
+            self._arrivals.cause = exc.what
+        except FabulaError as exc:
+            self._arrivals.ended(ended_by(exc))
+
+    # --- what comes back -----------------------------------------------------------------------------------------
+
+    def _recorded(self) -> None:
+        """A group of answers is in the ledger: their slots are free."""
+        self._dispatch()
+        if not self._flying:
+            self._wake.set()
+
+    def _landed(self, work: Work) -> None:
+        self._weight -= self._flying.pop(work)
+
+    def _came(self, work: Work, answer: Completion) -> None:
+        """One request was answered. With fewer texts than asked for, the endpoint knows no `n`: the rest goes alone."""
+        kept = self._arrivals.answer(answer, time.monotonic(), len(work.claims))
+        self._came_in += len(kept)
+        if work.split or len(kept) < len(work.claims):
+            self._supply.together = 1
+        self._split(work.claims[len(kept) :])
+        cost = self._tariff.price(answer.prompt_tokens, answer.completion_tokens)
+        self._keep(work.claims, kept, money_for(cost, len(kept)))
+
+    def _failed(self, work: Work, error: FabulaError) -> None:
+        """One request has ended with an error."""
+        now = time.monotonic()
+        if len(work.claims) > 1 and isinstance(error, BadRequest) and not isinstance(error, ModelNotFound):
+            self._split(work.claims)
+            return
+        told = self._arrivals.error(error, work.tries, now)
+        if isinstance(told, Again):
+            heapq.heappush(self._waiting, (now + told.wait_s, work.claims[0].row_id, work))
+            self._wake.set()
+        elif isinstance(told, Kept):
+            parts = len(work.claims)
+            prompt, written = (tokens_for(t, parts) for t in (told.prompt_tokens, told.completion_tokens))
+            kept = [Kept(told.said, *used) for used in zip(prompt, written, strict=True)]
+            cost = self._tariff.price(told.prompt_tokens, told.completion_tokens)
+            self._keep(work.claims, kept, money_for(cost, parts))
+        else:
+            self._unbought += work.claims
+
+    def _split(self, claims: Sequence[Claim]) -> None:
+        """Send rows one by one, next. If that works, it was the sharing, and there is no more of it in this run."""
+        self._supply.ready.extendleft(Work((claim,), split=True) for claim in reversed(claims))
+
+    def _keep(self, claims: Sequence[Claim], kept: Sequence[Kept], costs: Sequence[Decimal | None]) -> None:
+        now, outcomes = utcnow(), []
+        for claim, one, cost in zip(claims, kept, costs, strict=False):
+            self._supply.settled(claim, cost)
+            outcomes.append(
+                Outcome(
+                    row_id=claim.row_id,
+                    spend_id=claim.spend_id,
+                    state=one.said.state,
+                    reason=one.said.reason,
+                    text=one.said.text,
+                    finish_reason=one.said.finish_reason,
+                    prompt_tokens=one.prompt_tokens,
+                    completion_tokens=one.completion_tokens,
+                    cost_usd=cost,
+                    at=now,
+                )
+            )
+        self._keeper.add(outcomes)
+
+    async def _land(self) -> None:
+        """End what flies, keep what has come, give back the rest."""
+        for lane in self._lanes:
+            lane.cancel()
+        await asyncio.gather(*self._lanes, return_exceptions=True)
+        unknown = self._tariff.price(None, None)
+        cut = [(claim, unknown) for work in self._flying for claim in work.claims]
+        waiting = [claim for _, _, work in self._waiting for claim in work.claims]
+        unsent = [*self._unbought, *waiting, *await self._supply.close()]
+        claimant = self._order.claimant
+        await self._keeper.flush(self._halt)
+        await self._keeper.insist(lambda session: ledger.release(session, unsent, cut, claimant), self._halt)
+        self._keeper.close()
+        await self._line.close()
+
+    def _note(self, now: float) -> str | None:
+        """What the run waits for right now; None when it writes."""
+        cause = self._arrivals.cause
+        if self._flying or self._arrivals.end is not None:
+            return None
+        if not self._line.open and cause:
+            return f"Waiting for the provider. {cause}"
+        if not self._waiting:
+            return None
+        seconds = max(1, round(self._waiting[0][0] - now))
+        return f"Waiting {seconds} s. {cause}"
+
+
+def _state(session: Session, run_id: str, note: str | None) -> str:
+    run = session.get_one(Run, run_id)
+    if run.note != note:
+        run.note = note
+    return run.state

@@ -1,0 +1,156 @@
+"""Puts answers into the ledger in groups, durably, beside the event loop; rides out a full disk."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
+
+from core.dataset.writing import ledger
+from core.dataset.writing.ledger import Outcome
+from core.db.faults import storage_fault
+from core.db.store import Store
+from core.errors import StorageFull
+
+T = TypeVar("T")
+_log = logging.getLogger("fabula.dataset")
+
+
+class Keeper:
+    """One writer for a run. While one group is being written, the next gathers: few commits when many answers come.
+
+    An outcome is in the ledger once `unrecorded` no longer counts it. While the storage cannot be written, `down` is
+    true, outcomes are kept in memory, and nothing more may be bought.
+
+    Args:
+        store: the ledger.
+        pause_s: seconds before a storage that failed is tried again.
+        recorded: called on the event loop after each group that was written.
+    """
+
+    def __init__(self, store: Store, pause_s: float, recorded: Callable[[], None] = lambda: None) -> None:
+        self._store = store
+        self._pause_s = pause_s
+        self._recorded = recorded
+        self._outbox: list[Outcome] = []
+        self._group: list[Outcome] = []
+        self._lock = asyncio.Lock()  # SQLite lets one writer in; a second one would sleep, not queue
+        self._writing: asyncio.Task[None] | None = None
+        self._connection: Connection | None = None
+        self._retry_at = 0.0
+
+    @property
+    def down(self) -> bool:
+        """The storage could not be written, and it is not time yet to try again."""
+        return time.monotonic() < self._retry_at
+
+    @property
+    def unrecorded(self) -> int:
+        """Outcomes that were added and are not durably in the ledger yet."""
+        return len(self._outbox) + len(self._group)
+
+    def add(self, outcomes: Iterable[Outcome]) -> None:
+        """Keep these answers."""
+        self._outbox += outcomes
+        self.start()
+
+    def start(self) -> None:
+        """Begin to write what gathers, unless that is under way or the storage is down; raises what writing raised."""
+        if self._writing is not None and self._writing.done():
+            writing, self._writing = self._writing, None
+            writing.result()
+        if self._writing is None and self._outbox and not self.down:
+            self._writing = asyncio.create_task(self._write())
+
+    async def call(self, work: Callable[[Session], T]) -> T | None:
+        """Other work on the ledger, in a transaction of its own; None when the storage is down."""
+        if self.down:
+            return None
+        try:
+            return await self._settled(work)
+        except StorageFull as exc:
+            self._trouble(exc)
+            return None
+
+    async def insist(self, work: Callable[[Session], object], until: threading.Event) -> None:
+        """Work on the ledger that must happen: tried until it does.
+
+        Raises:
+            StorageFull: it could not be done, and `until` is set.
+        """
+        while True:
+            try:
+                await self._settled(work)
+                return
+            except StorageFull as exc:
+                self._trouble(exc)
+                if until.is_set():
+                    raise
+                await asyncio.sleep(self._pause_s)
+
+    async def flush(self, until: threading.Event) -> None:
+        """Write everything that was added; raises as `insist` does."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+        if self._outbox:
+            group = self._outbox
+            await self.insist(lambda session: ledger.settle(session, group), until)
+            self._outbox = []
+
+    def close(self) -> None:
+        """Give the connection back. No work may be under way."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    async def _write(self) -> None:
+        while self._outbox and not self.down:
+            self._group, self._outbox = self._outbox, []
+            try:
+                async with self._lock:
+                    await asyncio.to_thread(self._record, self._group)
+            except BaseException as exc:
+                self._outbox = self._group + self._outbox  # paid for: whatever went wrong
+                if not isinstance(exc, StorageFull):
+                    raise
+                self._trouble(exc)
+            finally:
+                self._group = []
+            self._recorded()
+
+    async def _settled(self, work: Callable[[Session], T]) -> T:
+        async with self._lock:
+            return await asyncio.to_thread(self._transaction, work)
+
+    def _transaction(self, work: Callable[[Session], T]) -> T:
+        with self._store.session() as session:
+            return work(session)
+
+    def _record(self, group: Sequence[Outcome]) -> None:
+        """Write a group, on a connection of its own: a session and the pool would take longer than the writing."""
+        try:
+            if self._connection is None:
+                self._connection = self._store.engine.connect()
+            with self._connection.begin():
+                ledger.settle(self._connection, group)
+        except (DBAPIError, PoolTimeout) as exc:
+            with suppress(SQLAlchemyError):
+                self.close()
+            self._connection = None
+            fault = storage_fault(exc)
+            if fault is None:
+                raise
+            raise fault from exc
+
+    def _trouble(self, error: StorageFull) -> None:
+        _log.error("%s %s", error.what, error.next_step)
+        self._retry_at = time.monotonic() + self._pause_s

@@ -1,0 +1,75 @@
+"""What an answer means for its row: a finished story, or a text that is not one, and why. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from core.providers import Completion
+from core.text import storable as storable
+
+_FINISHED = {"stop", "eos", "eos_token", "end_turn", "stop_sequence"}  # what servers call a text that ended by itself
+
+_LONGEST_WORD = 30  # characters, as the table has it; the API's own words are shorter
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`state` is done or failed; `reason` a sentence for a failed one. The text is kept in both cases."""
+
+    state: str
+    reason: str | None
+    text: str | None
+    finish_reason: str | None
+
+
+def judge(answer: Completion, max_tokens: int) -> Verdict:
+    """The verdict on the first text of an answer. Only a text that ended by itself is a finished story."""
+    if not answer.texts:
+        return Verdict("failed", "The answer was empty.", "", None)
+    choice = answer.texts[0]
+    text = storable(choice.text)
+    reason = _why_unfinished(text, choice.finish_reason, max_tokens)
+    word = storable(choice.finish_reason)[:_LONGEST_WORD] if choice.finish_reason else None
+    return Verdict("done" if reason is None else "failed", reason, text, word)
+
+
+def _why_unfinished(text: str, finish_reason: str | None, max_tokens: int) -> str | None:
+    if finish_reason == "length":
+        return f"The text was cut off at {max_tokens:,} tokens."
+    if finish_reason == "refusal":
+        return "The model refused to write this."
+    if finish_reason == "content_filter":
+        return "The provider's filter held the text back."
+    if not text.strip():
+        return "The answer was empty."
+    if finish_reason is None:
+        return "The provider did not say whether the text is finished."
+    if finish_reason not in _FINISHED:
+        return f"The text is not finished: the provider ended it with {finish_reason}."
+    return None
+
+
+class Alike:
+    """Tells when requests fail for a reason that is not their own: many in a row, all in the same words.
+
+    Args:
+        first: how many before anything has succeeded; four times as many afterwards.
+    """
+
+    def __init__(self, first: int) -> None:
+        self._first = first
+        self._words = ""
+        self._count = 0
+        self._succeeded = False
+
+    def succeeded(self) -> None:
+        """One request was good."""
+        self._succeeded, self._count = True, 0
+
+    def failed(self, words: str) -> bool:
+        """One was refused with these words; whether that makes it pointless to go on."""
+        words = re.sub(r"\d+", "#", words)  # token counts and ids differ where the cause is the same
+        self._count = self._count + 1 if words == self._words else 1
+        self._words = words
+        return self._count >= (4 * self._first if self._succeeded else self._first)

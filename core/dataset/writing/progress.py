@@ -1,0 +1,177 @@
+"""How far runs are: the ledger's figures, for pages to show."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Literal
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from core.dataset import matrix
+from core.dataset.writing.pace import ceiling
+from core.db.store import Store
+from core.db.tables import Row, Run, Spend, utcnow
+from core.errors import NotFound
+
+Mode = Literal["live", "batch"]
+
+ACTIVE = ("queued", "running", "pausing", "stopping")
+_WINDOW_S = 60  # long enough for a slow machine's rows, short enough to follow a change
+_LONG_WINDOW_S = 600  # where a minute holds almost no row
+_FEW_ROWS = 5
+_CLOCK = timedelta(days=1)  # how far a clock may be set back without hiding what a run has spent
+_MOST_REASONS = 100  # looked at; those that differ in numbers only are then one
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """How far a run is; any process can ask. None: unknown.
+
+    Attributes:
+        state: queued, running, pausing, paused, stopping, stopped, done or failed; reason: why it ended so.
+        note: what it waits for right now.
+        mode: live, or batch.
+        total, done, failed, pending: rows of the data set; pending counts the `in_flight` ones too.
+        failed_by_reason: failed rows of the data set by why, the most frequent first; a few rare ones may be missing.
+        in_flight, ceiling: rows under way, and the most requests there may be.
+        requests: calls in the spend ledger, those in flight too: one for each row that was sent, or each batch.
+        tokens: prompt and completion tokens of this run; cost_usd: what they cost.
+        projected_usd: what it will have cost once every pending row is written, if they cost as much as those before.
+        rows_per_s: rows finished a second, over the last minute; for a run that is over, over all of it.
+        eta_s: seconds until the last row at that rate.
+    """
+
+    run_id: str
+    dataset_id: str
+    state: str
+    reason: str | None
+    note: str | None
+    total: int
+    done: int
+    failed: int
+    pending: int
+    in_flight: int
+    ceiling: int
+    tokens: int
+    cost_usd: Decimal | None
+    budget_usd: Decimal | None
+    rows_per_s: float | None
+    eta_s: float | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    mode: Mode = "live"
+    failed_by_reason: tuple[tuple[str, int], ...] = ()
+    projected_usd: Decimal | None = None
+    requests: int = 0
+
+
+def progress(store: Store, run_id: str, now: datetime | None = None) -> RunProgress:
+    """How far the run is, from the ledger alone.
+
+    Raises:
+        NotFound: no such run.
+    """
+    with store.reading() as session:
+        run = session.get(Run, run_id)
+        if run is None:
+            raise NotFound("This run is not there any more.", "Choose another one.")
+        return _progress(session, run, now or utcnow())
+
+
+def latest(store: Store, dataset_id: str, now: datetime | None = None) -> RunProgress | None:
+    """The newest run of a data set; None when there was none."""
+    with store.reading() as session:
+        newest = select(Run).where(Run.dataset_id == dataset_id).order_by(Run.created_at.desc(), Run.id.desc())
+        run = session.scalar(newest.limit(1))
+        return None if run is None else _progress(session, run, now or utcnow())
+
+
+def _progress(session: Session, run: Run, now: datetime) -> RunProgress:
+    counts = matrix.counts(session, [run.dataset_id])[run.dataset_id]
+    calls, tokens, cost = _used(session, run)
+    rate = _rate(session, run, now)
+    active = run.state in ACTIVE
+    written = _finished(session, run, None)
+    return RunProgress(
+        run_id=run.id,
+        dataset_id=run.dataset_id,
+        state=run.state,
+        reason=run.reason,
+        note=run.note,
+        total=counts.total,
+        done=counts.done,
+        failed=counts.failed,
+        pending=counts.pending,
+        in_flight=counts.sent,
+        ceiling=ceiling(run.provider),
+        tokens=tokens,
+        cost_usd=cost,
+        budget_usd=run.budget_usd,
+        rows_per_s=rate,
+        eta_s=counts.pending / rate if active and rate else None,
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+        mode="batch" if run.mode == "batch" else "live",
+        failed_by_reason=_reasons(session, run.dataset_id) if counts.failed else (),
+        projected_usd=None if cost is None or not written else cost + cost / written * counts.pending,
+        requests=calls + (counts.sent if run.mode == "live" else 0),
+    )
+
+
+def _reasons(session: Session, dataset_id: str) -> tuple[tuple[str, int], ...]:
+    count = func.count()
+    query = select(Row.reason, count).where(Row.dataset_id == dataset_id, Row.state == "failed").group_by(Row.reason)
+    found: dict[str, tuple[str, int]] = {}
+    for reason, rows in session.execute(query.order_by(count.desc(), Row.reason).limit(_MOST_REASONS)):
+        alike = re.sub(r"\d+", "#", reason or "")  # token counts and ids differ where the cause is the same
+        words, before = found.get(alike, (reason or "", 0))
+        found[alike] = (words, before + rows)
+    return tuple(sorted(found.values(), key=lambda told: -told[1]))
+
+
+def _used(session: Session, run: Run) -> tuple[int, int, Decimal | None]:
+    """Settled calls of this run, their tokens and dollars. Amounts are text, so equal ones are grouped by SQL."""
+    query = (
+        select(Spend.cost_usd, func.count(), func.sum(Spend.prompt_tokens), func.sum(Spend.completion_tokens))
+        .where(Spend.at >= run.created_at - _CLOCK, Spend.reference == run.id)
+        .where(Spend.completion_tokens.is_not(None) | Spend.cost_usd.is_(None))  # the others are reservations
+        .group_by(Spend.cost_usd)
+    )
+    settled, tokens, total, unknown = 0, 0, Decimal(0), False
+    for cost, calls, prompt, completion in session.execute(query):
+        settled += calls
+        tokens += int(prompt or 0) + int(completion or 0)
+        unknown = unknown or cost is None
+        total += (cost or Decimal(0)) * calls
+    return settled, tokens, None if unknown else total
+
+
+def _rate(session: Session, run: Run, now: datetime) -> float | None:
+    """Rows finished a second. A minute's window, ten where that holds too few rows; the whole run once it is over."""
+    if run.started_at is None:
+        return None
+    if run.finished_at is not None:
+        return _per_second(_finished(session, run, run.started_at), run.finished_at - run.started_at)
+    for window_s in (_WINDOW_S, _LONG_WINDOW_S):
+        since = max(run.started_at, now - timedelta(seconds=window_s))
+        finished = _finished(session, run, since)
+        if finished >= _FEW_ROWS or (window_s == _LONG_WINDOW_S and finished):
+            return _per_second(finished, now - since)
+    return None
+
+
+def _finished(session: Session, run: Run, since: datetime | None) -> int:
+    query = select(func.count()).select_from(Row)
+    query = query.where(Row.dataset_id == run.dataset_id, Row.state.in_(("done", "failed")), Row.run_id == run.id)
+    if since is not None:
+        query = query.where(Row.updated_at >= since)
+    return session.scalar(query) or 0
+
+
+def _per_second(count: int, span: timedelta) -> float | None:
+    seconds = span.total_seconds()
+    return count / seconds if count and seconds > 0 else None

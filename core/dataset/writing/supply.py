@@ -1,0 +1,136 @@
+"""The rows that one executor has claimed and not sent yet, and how it comes by more of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from sqlalchemy.orm import Session
+
+from core.dataset.writing import ledger
+from core.dataset.writing.arrivals import Tries
+from core.dataset.writing.keeper import Keeper
+from core.dataset.writing.ledger import Claim, Order
+from core.dataset.writing.purse import Purse
+from core.dataset.writing.sharing import MOST_SHARED, together
+from core.dataset.writing.tariff import Tariff
+
+_AHEAD_S = 0.5  # rows for so long are claimed before there is room for them, where a commit would hold the next up
+_FAST = 20  # answers a second; below that nothing is claimed ahead, so that what is `sent` is on its way
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """Claimed rows that go in one request. `split`: they were refused together, and go one by one now."""
+
+    claims: tuple[Claim, ...]
+    tries: Tries = field(default_factory=Tries)
+    split: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What one claim brought. `state` is the run's; `broke`: the money ended it; `others`: they may give some back."""
+
+    claims: list[Claim]
+    state: str
+    broke: bool = False
+    others: int = 0
+    complete: bool = False
+
+
+class Supply:
+    """Claims in the background, ahead of need where answers come fast.
+
+    Attributes:
+        ready: to be sent, first come first served.
+        together: how many repeats of a cell may share a request.
+        broke: nothing more can be reserved within the budget, and nobody is about to give anything back.
+        unpriced: there is a budget, and no price to keep it with.
+        complete: everything is written; the run is done.
+        budget_usd: the run's budget when rows were last claimed.
+
+    Args:
+        news: called on the event loop when a claim has ended.
+    """
+
+    def __init__(self, keeper: Keeper, order: Order, tariff: Tariff, news: Callable[[], None]) -> None:
+        self._keeper, self._order, self._tariff, self._news = keeper, order, tariff, news
+        self._purse = Purse(order.run_id)
+        self._claiming: asyncio.Task[None] | None = None
+        self._exhausted = False
+        alone = order.recipe.seed is not None or order.recipe.repeats == 1  # each row has a seed of its own
+        self.together = 1 if alone else MOST_SHARED
+        self.ready: deque[Work] = deque()
+        self.broke = self.unpriced = self.complete = False
+        self.budget_usd = order.budget_usd
+
+    @property
+    def claiming(self) -> bool:
+        """A claim is under way."""
+        return self._claiming is not None
+
+    def top_up(self, room: int, rate: float, idle: bool) -> None:
+        """See that there is something to send for `room` more requests, at `rate` answers a second.
+
+        With `idle`, nothing of this executor is under way: once all is claimed, it is looked whether the run is done.
+        """
+        ahead = int(rate * _AHEAD_S) if rate >= _FAST else 0
+        have = len(self.ready)
+        if self._claiming is not None or have > room + ahead // 2 or (have >= room and not ahead):
+            return
+        if self._exhausted and (have or not idle):
+            return
+        most = (room + ahead - have) * min(self.together, self._order.recipe.repeats)
+        if most > 0:
+            self._claiming = asyncio.create_task(self._claim(most, idle))
+
+    def settled(self, claim: Claim, cost_usd: Decimal | None) -> None:
+        """What a claimed row really cost; an unknown cost keeps its reservation."""
+        self._purse.settled(claim, cost_usd)
+
+    async def close(self) -> list[Claim]:
+        """Wait for a claim that is under way; all rows that were claimed and not sent."""
+        if self._claiming is not None:
+            await asyncio.wait([self._claiming])
+        left, self.ready = self.ready, deque()
+        return [claim for work in left for claim in work.claims]
+
+    async def _claim(self, most: int, idle: bool) -> None:
+        work = self._finish if self._exhausted else lambda session: self._take(session, most)
+        try:
+            found = await self._keeper.call(work)
+        finally:
+            self._claiming = None
+        if found is None:
+            return
+        self._purse.reserved(found.claims)
+        self.ready.extend(Work(claims) for claims in together(found.claims, self.together))
+        self.complete = found.complete
+        self.broke = idle and found.broke and not found.claims and not found.others
+        self._exhausted = not found.claims and not found.broke and not self._exhausted
+        if found.claims or self._exhausted or self.complete or self.broke or self.unpriced:
+            self._news()
+
+    def _take(self, session: Session, most: int) -> _Found:
+        state, budget = ledger.held(session, self._order.run_id)
+        if state != "running":
+            return _Found([], state)
+        self.budget_usd = budget
+        if budget is None:
+            return _Found(ledger.claim(session, self._order, most, self._tariff.worst, None)[0], state)
+        if self._tariff.worst("") is None:
+            self.unpriced = True
+            return _Found([], state)
+        left = self._purse.left(session, budget)
+        claims, broke = ledger.claim(session, self._order, most, self._tariff.worst, left)
+        if broke and not claims:
+            left = self._purse.recount(session, budget)
+            claims, broke = ledger.claim(session, self._order, most, self._tariff.worst, left)
+        return _Found(claims, state, broke, ledger.others(session, self._order) if broke and not claims else 0)
+
+    def _finish(self, session: Session) -> _Found:
+        return _Found([], "", complete=ledger.finish_complete(session, self._order))

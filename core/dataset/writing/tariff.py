@@ -1,0 +1,31 @@
+"""What the requests of one run cost: its model's price, looked up once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+
+from core.cost.book import PriceBook, cost_of
+from core.dataset.writing.ledger import Order
+
+_TEMPLATE_TOKENS = 32  # what a chat template adds to a prompt at most: turn marks and role names
+
+
+class Tariff:
+    """The price of a run's model, and the most that one of its requests can cost."""
+
+    def __init__(self, book: PriceBook, order: Order) -> None:
+        price = book.find(order.provider, order.model)
+        own = () if price is None else (replace(price, provider=order.provider, model=order.model),)
+        self._book = replace(book, overlay=own, source=None)
+        self._provider, self._model = order.provider, order.model
+        self._system = len(order.recipe.system.encode()) + _TEMPLATE_TOKENS
+        self._max_tokens = order.recipe.max_tokens
+
+    def price(self, prompt_tokens: int | None, completion_tokens: int | None) -> Decimal | None:
+        """US dollars; None: unknown."""
+        return cost_of(self._book, self._provider, self._model, prompt_tokens, completion_tokens)
+
+    def worst(self, prompt: str) -> Decimal | None:
+        """What a request can cost at most: no tokenizer in use makes more tokens than there are bytes."""
+        return self.price(len(prompt.encode("utf-8", "replace")) + self._system, self._max_tokens)

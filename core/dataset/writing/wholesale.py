@@ -1,0 +1,74 @@
+"""Many rows in one statement: the group travels as one JSON text, on SQLite and on PostgreSQL alike.
+
+Why not one statement for each row: SQLite's driver lets other threads in at every step, and then waits for the event
+loop, which is busy with the answers, to let it in again; up to 5 ms each time. One statement is one wait.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, FromClause, Integer, Select, Text, bindparam, cast, func, select
+from sqlalchemy.dialects.postgresql import JSON as PG_JSON
+from sqlalchemy.orm import Session
+
+
+class Group:
+    """The rows of a JSON array of arrays, as a table that a statement can read.
+
+    The statement's bound parameter `packed` carries the JSON: give it `packed(rows)`. Build statements once for each
+    dialect and keep them: that takes SQLAlchemy longer than the database needs to carry them out.
+    """
+
+    def __init__(self, postgres: bool) -> None:
+        self._postgres = postgres
+        carried = bindparam("packed", type_=Text())
+        if postgres:
+            self.table: FromClause = func.json_array_elements(cast(carried, PG_JSON)).table_valued("value", name="g")
+        else:
+            self.table = func.json_each(carried).table_valued("value", name="g")
+
+    def text(self, place: int) -> ColumnElement[Any]:
+        """The value at `place` (from 0) of each row, as text; JSON's null is SQL's."""
+        value: ColumnElement[Any] = self.table.c.value
+        return value.op("->>")(place) if self._postgres else func.json_extract(value, f"$[{place}]")
+
+    def number(self, place: int) -> ColumnElement[int]:
+        """The value at `place` of each row, as a whole number."""
+        return cast(self.text(place), Integer)
+
+
+def on_postgres(where: Session | Connection) -> bool:
+    """Whether this is a PostgreSQL database."""
+    dialect = where.dialect if isinstance(where, Connection) else where.get_bind().dialect
+    return dialect.name == "postgresql"
+
+
+def packed(rows: Sequence[Sequence[object]]) -> str:
+    """The rows as JSON."""
+    return json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
+
+
+def fetched(session: Session, query: Select[*tuple[Any, ...]]) -> list[list[Any]]:
+    """All rows of a query, each a list, in one step of the database. Columns: numbers and texts."""
+    table = query.subquery()
+    if on_postgres(session):
+        return [list(row) for row in session.execute(query)]
+    told = session.scalar(select(func.json_group_array(func.json_array(*table.c))))
+    return json.loads(told or "[]")  # type: ignore[no-any-return]  # JSON that we have just asked for
+
+
+def fresh_ids(session: Session, table: str, highest: ColumnElement[int | None], count: int) -> list[int]:
+    """Ids for `count` new rows of a table, which no other session can take.
+
+    PostgreSQL gives them out; on SQLite this session is the only writer, and the next ones are free.
+    """
+    if on_postgres(session):
+        numbers = select(func.nextval(func.pg_get_serial_sequence(table, "id"))).select_from(
+            func.generate_series(1, count)
+        )
+        return list(session.scalars(numbers))
+    first = (session.scalar(select(highest)) or 0) + 1
+    return list(range(first, first + count))

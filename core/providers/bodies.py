@@ -1,0 +1,84 @@
+"""What a request for text looks like on the wire, and its answer: OpenAI's JSON, without the SDK's objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from core.providers.errors import nonsense
+from core.providers.shapes import Choice, Completion, CompletionRequest, Endpoint, Kind, Provider
+
+PATHS: Mapping[Endpoint, str] = {"chat": "/chat/completions", "completion": "/completions"}
+
+
+def body_of(request: CompletionRequest, kind: Kind) -> dict[str, Any]:
+    """The JSON body that asks for `request` at an endpoint of this kind."""
+    return _chat(request, kind) if request.endpoint == "chat" else _legacy(request)
+
+
+def completion_of(answer: Any, endpoint: Endpoint, provider: Provider) -> Completion:
+    """The answer in an endpoint's JSON.
+
+    Raises:
+        Unavailable: it is other JSON than OpenAI's.
+    """
+    try:
+        usage = answer.get("usage") or {}
+        read = _chat_choice if endpoint == "chat" else _legacy_choice
+        model = answer["model"]
+        if not isinstance(model, str):
+            raise nonsense(provider)
+        return Completion(
+            texts=tuple(read(choice) for choice in answer.get("choices") or ()),
+            model=model,
+            prompt_tokens=_count(usage.get("prompt_tokens")),
+            completion_tokens=_count(usage.get("completion_tokens")),
+        )
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise nonsense(provider) from exc
+
+
+def _chat(request: CompletionRequest, kind: Kind) -> dict[str, Any]:
+    messages = [{"role": "system", "content": request.system}] if request.system else []
+    messages.append({"role": "user", "content": request.prompt})
+    # OpenAI's newer models take only the newer name; servers that follow OpenAI know the older one
+    cap = "max_completion_tokens" if kind == "openai" else "max_tokens"
+    return {"messages": messages, cap: request.max_tokens, **_common(request)}
+
+
+def _legacy(request: CompletionRequest) -> dict[str, Any]:
+    """The older endpoint has no system text: it stands in front of the prompt."""
+    prompt = f"{request.system}\n\n{request.prompt}" if request.system else request.prompt
+    return {"prompt": prompt, "max_tokens": request.max_tokens, **_common(request)}
+
+
+def _common(request: CompletionRequest) -> dict[str, Any]:
+    given: dict[str, Any] = {"model": request.model, "temperature": request.temperature, "top_p": request.top_p}
+    if request.stop:
+        given["stop"] = list(request.stop)
+    if request.seed is not None:
+        given["seed"] = request.seed
+    if request.n > 1:
+        given["n"] = request.n
+    return given
+
+
+def _chat_choice(choice: Mapping[str, Any]) -> Choice:
+    message = choice["message"]
+    refusal = message.get("refusal")
+    return _choice(message.get("content") or refusal or "", "refusal" if refusal else choice.get("finish_reason"))
+
+
+def _legacy_choice(choice: Mapping[str, Any]) -> Choice:
+    return _choice(choice.get("text") or "", choice.get("finish_reason"))
+
+
+def _choice(text: object, finish_reason: object) -> Choice:
+    if not isinstance(text, str) or not isinstance(finish_reason, str | None):
+        raise TypeError("a text and a word")
+    return Choice(text, finish_reason)
+
+
+def _count(tokens: object) -> int | None:
+    """A number of tokens; what is none, or below zero, is unknown."""
+    return tokens if isinstance(tokens, int) and tokens >= 0 else None

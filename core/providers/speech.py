@@ -1,0 +1,54 @@
+"""Text read aloud by an endpoint: OpenAI's `/audio/speech`, and whatever speaks the same API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from core.errors import BadRequest
+from core.providers.connection import Connection
+
+AudioFormat = Literal["mp3", "wav", "opus", "flac", "aac"]
+MOST_CHARACTERS = 4_096  # OpenAI's API reference, "Create speech": the maximum length of `input`
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechRequest:
+    """One text to be read aloud. `speed` is 0.25 to 4; 1 is as people speak."""
+
+    model: str
+    voice: str
+    text: str
+    audio_format: AudioFormat = "mp3"
+    speed: float = 1.0
+
+
+class Speech(Connection):
+    """The one call that gives sound."""
+
+    def speak(self, request: SpeechRequest) -> bytes:
+        """The text as sound, in the format that was asked for. Repeats patiently on `RateLimited` and `Unavailable`.
+
+        Raises:
+            RateLimited, Unavailable, Refused, BadRequest, ModelNotFound: see `core.errors`.
+        """
+        if not request.text.strip() or len(request.text) > MOST_CHARACTERS:
+            raise BadRequest(
+                f"A text of {len(request.text):,} characters cannot be read aloud at once.",
+                f"Send 1 to {MOST_CHARACTERS:,}.",
+            )
+
+        def call() -> bytes:
+            answer = self._sdk().audio.speech.create(
+                model=request.model,
+                voice=request.voice,
+                input=request.text,
+                response_format=request.audio_format,
+                speed=request.speed,
+            )
+            sound = answer.read()
+            if not sound or "json" in answer.response.headers.get("content-type", ""):
+                raise BadRequest(f"{self.provider.name} answered with no sound.", "Check the model and the voice.")
+            return sound
+
+        return self._patiently(call)

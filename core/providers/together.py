@@ -1,0 +1,244 @@
+"""Together: OpenAI's API for text, and an API of its own for fine-tuning, told here in OpenAI's words.
+
+Source: Together's own OpenAPI document (github.com/togethercomputer/openapi, `openapi.yaml`, MIT). What differs: files
+go to `/files/upload`, jobs to `/fine-tunes` with a learning rate in place of a multiplier; a tuned model is trained
+further through `from_checkpoint`; there are metrics in place of a results file, and no metadata.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from openai.types import Model
+
+from core.errors import BadFile, BadRequest
+from core.providers.client import Client
+from core.providers.errors import NotThere, nonsense, translated
+from core.providers.finetuning import Watched
+from core.providers.marks import by_file
+from core.providers.shapes import JobRequest, ModelInfo, RemoteCheckpoint, RemoteEvent, RemoteJob
+
+Json = Mapping[str, Any]
+
+LEARNING_RATE = 1e-5  # what a multiplier of 1 stands for: Together's own default
+_METRICS = "metrics:"  # stands for a results file
+_STATUSES = {"completed": "succeeded", "error": "failed", "cancel_requested": "running", "user_error": "failed"}
+_TEXT = frozenset({"chat", "language", "code"})
+# Together's names for what a results file calls otherwise.
+_COLUMNS = {
+    "train/global_step": "step",
+    "global_step": "step",
+    "train/loss": "train_loss",
+    "eval/loss": "valid_loss",
+    "train/token_accuracy": "train_accuracy",
+    "eval/token_accuracy": "valid_accuracy",
+}
+
+
+class Together(Client):
+    """One Together account."""
+
+    def upload(
+        self, path: Path, purpose: str = "fine-tune", on_progress: Callable[[int, int], None] | None = None
+    ) -> str:
+        """Upload the file at `path`; see `FineTuning.upload`."""
+        try:
+            file = Watched(path, on_progress)
+        except OSError as exc:
+            raise BadFile(f"{path.name} cannot be read: {exc.strerror}.", "Prepare the training file again.") from exc
+        with file:
+            body = {"purpose": purpose, "file_name": path.name}
+
+            def call() -> str:
+                answer = self._sdk().post(
+                    "/files/upload",
+                    cast_to=object,
+                    body=body,
+                    files=[("file", (path.name, file))],
+                    options={"headers": {"Content-Type": "multipart/form-data"}},
+                )
+                return str(self._object(answer)["id"])
+
+            return self._once(call)
+
+    def create_job(self, request: JobRequest, intent_id: str) -> RemoteJob:
+        """Create a job: exactly one POST; see `FineTuning.create_job`."""
+        body: dict[str, Any] = {"training_file": request.training_file, **self._start(request.model)}
+        if request.n_epochs is not None:
+            body |= {"n_epochs": request.n_epochs, "n_checkpoints": request.n_epochs}
+        if request.validation_file is not None:
+            body |= {"validation_file": request.validation_file, "n_evals": request.n_epochs or 1}
+        if request.learning_rate_multiplier is not None:
+            body["learning_rate"] = request.learning_rate_multiplier * LEARNING_RATE
+        for name, value in (
+            ("batch_size", request.batch_size),
+            ("suffix", request.suffix),
+            ("random_seed", request.seed),
+        ):
+            if value is not None:
+                body[name] = value
+        return self._once(lambda: self._remote(self._sdk().post("/fine-tunes", cast_to=object, body=body)))
+
+    def find_job(self, intent_id: str) -> RemoteJob | None:
+        """By the training file, whose name carries our mark."""
+        return by_file(self, intent_id)
+
+    def job(self, job_id: str) -> RemoteJob:
+        return self._patiently(lambda: self._remote(self._sdk().get(f"/fine-tunes/{job_id}", cast_to=object)))
+
+    def jobs(self) -> Iterator[RemoteJob]:
+        found = self._list("/fine-tunes")
+        with translated(self.provider):
+            return iter([self._remote(one) for one in found])
+
+    def files(self) -> Iterator[tuple[str, str]]:
+        found = self._list("/files")
+        with translated(self.provider):
+            return iter([(str(one["id"]), str(one.get("filename") or "")) for one in found])
+
+    def cancel(self, job_id: str) -> RemoteJob:
+        path = f"/fine-tunes/{job_id}/cancel"
+        return self._once(lambda: self._remote(self._sdk().post(path, cast_to=object)))
+
+    def pause(self, job_id: str) -> RemoteJob:
+        raise self._cannot()
+
+    def resume(self, job_id: str) -> RemoteJob:
+        raise self._cannot()
+
+    def events(self, job_id: str, after: str | None = None) -> list[RemoteEvent]:
+        found = self._list(f"/fine-tunes/{job_id}/events")
+        with translated(self.provider):
+            told = sorted((_event(one) for one in found), key=lambda one: one.at)
+        ids = [one.id for one in told]
+        return told[ids.index(after) + 1 :] if after in ids else told
+
+    def checkpoints(self, job_id: str) -> list[RemoteCheckpoint]:
+        found = self._list(f"/fine-tunes/{job_id}/checkpoints")
+        if not found:
+            return []
+        model = self.job(job_id).fine_tuned_model or job_id
+        with translated(self.provider):
+            made = [
+                RemoteCheckpoint(
+                    id=f"{job_id}:{one['step']}",
+                    step=int(one["step"]),
+                    model=f"{model}:{one['step']}",
+                    created_at=_moment(one.get("created_at")),
+                    metrics={},
+                )
+                for one in found
+            ]
+        return sorted(made, key=lambda one: one.step)
+
+    def file_text(self, file_id: str) -> str:
+        """The content of a file; of a job's metrics, a results file made of them."""
+        if not file_id.startswith(_METRICS):
+            return super().file_text(file_id)
+        path = f"/fine-tunes/{file_id.removeprefix(_METRICS)}/metrics"
+        answer = self._patiently(lambda: self._object(self._sdk().get(path, cast_to=object)))
+        with translated(self.provider):
+            return _csv([one for one in answer.get("metrics") or () if isinstance(one, Mapping)])
+
+    def models(self) -> list[ModelInfo]:
+        """The models that write text; Together lists them without the object around them."""
+        found = [one for one in self._list("/models") if one.get("type") in _TEXT]
+        with translated(self.provider):
+            return self._listed([Model.construct(**one) for one in found])
+
+    def _start(self, model: str) -> dict[str, Any]:
+        """Where training starts: a base model, or the last state of the job that made a tuned one."""
+        made, _, step = model.partition(":")
+        for job in self.jobs():
+            if job.fine_tuned_model == made:
+                return {"model": job.model, "from_checkpoint": f"{job.id}:{step}" if step else job.id}
+        return {"model": model}
+
+    def _list(self, path: str) -> Sequence[Json]:
+        def call() -> Sequence[Json]:
+            answer = self._sdk().get(path, cast_to=object)
+            data = answer.get("data") if isinstance(answer, Mapping) else answer
+            if not isinstance(data, list):
+                raise nonsense(self.provider)
+            return [one for one in data if isinstance(one, Mapping)]
+
+        return self._patiently(call)
+
+    def _object(self, answer: object) -> Json:
+        if not isinstance(answer, Mapping):
+            raise nonsense(self.provider)
+        return answer
+
+    def _remote(self, answer: object) -> RemoteJob:
+        job = self._object(answer)
+        status = str(job["status"])
+        progress = job.get("progress") or {}
+        left_s = progress.get("seconds_remaining") if progress.get("estimate_available") else None
+        ended = status in ("completed", "error", "cancelled", "user_error")
+        words = [str(one.get("message") or "") for one in job.get("events") or () if "error" in str(one.get("level"))]
+        return RemoteJob(
+            id=str(job["id"]),
+            status=_STATUSES.get(status, status),
+            model=str(job.get("model") or ""),
+            fine_tuned_model=job.get("model_output_name") if status == "completed" else None,
+            error=words[-1] if words and _STATUSES.get(status) == "failed" else None,
+            trained_tokens=job.get("token_count") if ended else None,
+            estimated_finish=None if left_s is None else datetime.now(UTC) + timedelta(seconds=float(left_s)),
+            result_files=(f"{_METRICS}{job['id']}",) if status not in ("pending", "queued") else (),
+            training_file=str(job.get("training_file") or ""),
+            validation_file=job.get("validation_file") or None,
+            created_at=_moment(job.get("created_at")),
+            finished_at=_moment(job.get("updated_at")) if ended else None,
+            seed=job.get("random_seed"),
+            hyperparameters={name: job[name] for name in ("n_epochs", "batch_size", "learning_rate") if name in job},
+            intent=None,
+        )
+
+    def _cannot(self) -> BadRequest:
+        return NotThere(f"{self.provider.name} cannot pause a job.", "Cancel it, or let it go on.")
+
+
+def _event(one: Json) -> RemoteEvent:
+    at = _moment(one.get("created_at")) or datetime.fromtimestamp(0, UTC)
+    told = f"{one.get('created_at')} {one.get('type')} {one.get('step')} {one.get('message')}"
+    level = str(one.get("level") or "info").lower().removeprefix("legacy_i").removeprefix("legacy_")
+    return RemoteEvent(
+        id=str(one.get("hash") or hashlib.blake2b(told.encode(), digest_size=12).hexdigest()),
+        at=at,
+        level=level,
+        message=str(one.get("message") or ""),
+        type="message",
+        data={},
+    )
+
+
+def _csv(metrics: Sequence[Json]) -> str:
+    """Metrics as a results file; snapshots of one step are one line."""
+    names = tuple(dict.fromkeys(_COLUMNS.values()))
+    lines: dict[float, dict[str, float]] = {}
+    for one in metrics:
+        known = {_COLUMNS[name]: value for name, value in one.items() if name in _COLUMNS and _is_number(value)}
+        if "step" in known:
+            lines.setdefault(float(known["step"]), {}).update(known)
+    rows = (",".join(_cell(line.get(name)) for name in names) for _, line in sorted(lines.items()))
+    return "".join(f"{row}\n" for row in (",".join(names), *rows))
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.10g}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _moment(iso: object) -> datetime | None:
+    """ISO 8601, with or without a zone (UTC)."""
+    if not isinstance(iso, str) or not iso:
+        return None
+    moment = datetime.fromisoformat(iso)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

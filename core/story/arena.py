@@ -1,0 +1,136 @@
+"""Side by side: up to four stories from one idea, written at the same time and read together."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from core.actor import Actor
+from core.cost.book import PriceBook
+from core.db.store import Store, new_id
+from core.errors import FabulaError
+from core.providers import CompletionRequest, Registry
+from core.story.stream import TICK_S, News, Place, StoryStream, write
+
+MOST_PANES = 4  # four columns can still be read, on a projector too
+_BEAT_S = 0.25  # a page that waits for words looks up so often, and so notices that its reader has gone
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One model of a round, how it is asked, and what filled its columns."""
+
+    provider: str
+    request: CompletionRequest
+    column_values: dict[str, str] | None = None
+
+
+@dataclass
+class Round:
+    """Stories that are being written side by side, or have been.
+
+    Attributes:
+        order: which entry stands in which place on the screen; mixed where names are hidden.
+        problems: of entries that could not begin: why; such an entry has no story.
+    """
+
+    id: str
+    stories: list[StoryStream]
+    order: list[int]
+    blind: bool = False
+    problems: dict[int, FabulaError] = field(default_factory=dict)
+    news: News = field(default_factory=News)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more will come, to any of them."""
+        return all(story.done for story in self.stories)
+
+    @property
+    def places(self) -> list[StoryStream]:
+        """The stories as they stand on the screen."""
+        return [self.stories[index] for index in self.order]
+
+    def stop(self) -> None:
+        """End all of them and keep their words."""
+        for story in self.stories:
+            story.stop()
+
+
+def begin(
+    store: Store,
+    actor: Actor,
+    registry: Registry,
+    entries: Sequence[Entry],
+    book: PriceBook,
+    *,
+    blind: bool = False,
+    leave_s: float | None = None,
+    seed: int | None = None,
+) -> Round:
+    """Have every entry write at the same time.
+
+    Args:
+        blind: names are hidden, and the order on the screen is mixed (by `seed`, for tests).
+        leave_s: see `stream.write`.
+
+    Raises:
+        FabulaError: none or too many entries, an empty prompt, or a provider that is not there.
+    """
+    check(entries)
+    clients = [registry.get(entry.provider) for entry in entries]
+    round_ = Round(new_id(), [], list(range(len(entries))), blind)
+    if blind:
+        random.Random(seed).shuffle(round_.order)
+    for entry, client in zip(entries, clients, strict=True):
+        place = Place(round_.id if len(entries) > 1 else None, column_values=entry.column_values)
+        round_.stories.append(
+            write(store, actor, client, entry.request, book, place=place, leave_s=leave_s, news=round_.news)
+        )
+    return round_
+
+
+def check(entries: Sequence[Entry]) -> None:
+    """See that the entries can be written.
+
+    Raises:
+        FabulaError: none or too many of them, or one without a prompt.
+    """
+    if not entries:
+        raise FabulaError("There is no model to write with.", "Choose one.")
+    if len(entries) > MOST_PANES:
+        raise FabulaError(f"At most {MOST_PANES} models can write side by side.", "Leave some out.")
+    if any(not entry.request.prompt.strip() for entry in entries):
+        raise FabulaError("The prompt is empty.", "Give every column a value, or write a prompt.")
+
+
+def updates(
+    stories: Sequence[StoryStream], news: News, *, tick_s: float = TICK_S, beat_s: float = _BEAT_S
+) -> Iterator[tuple[int, ...]]:
+    """Which of the stories have something new, at once for the first words and then once a tick at most.
+
+    Yields an empty tuple once a beat while there is nothing; ends when all are done and told. Whoever iterates counts
+    as a reader of all of them.
+    """
+    seen = [-1] * len(stories)
+
+    def changed() -> tuple[int, ...]:
+        return tuple(i for i, story in enumerate(stories) if story.version != seen[i])
+
+    with ExitStack() as reading:
+        for story in stories:
+            reading.enter_context(story.read())
+        while True:
+            with news:
+                news.await_words(lambda: bool(changed()) or all(story.done for story in stories), beat_s)
+                new = changed()
+                for i in new:
+                    seen[i] = stories[i].version
+                over = all(story.done for story in stories)
+            yield new
+            if over and not changed():
+                return
+            with news:
+                news.wait_for(lambda: all(story.done for story in stories), timeout=tick_s)

@@ -1,0 +1,67 @@
+"""A chain as it is written on the page: each step is a story on the shelf, and begins when the one before has ended."""
+
+from __future__ import annotations
+
+from core.actor import Actor
+from core.cost.book import PriceBook
+from core.db.store import Store, new_id
+from core.providers import Client, CompletionRequest
+from core.story.chain import STEPS, StepName, step_request
+from core.story.stream import Place, StoryStream, write
+
+
+class Chain:
+    """Outline, story, title: `advance()` begins the next step. `steps` are those that have begun, in order."""
+
+    def __init__(
+        self,
+        store: Store,
+        actor: Actor,
+        client: Client,
+        request: CompletionRequest,
+        book: PriceBook,
+        *,
+        column_values: dict[str, str] | None = None,
+        leave_s: float | None = None,
+    ) -> None:
+        self.id = new_id()
+        self.steps: dict[StepName, StoryStream] = {}
+        self._store, self._actor, self._client, self._book = store, actor, client, book
+        self._request, self._values, self._leave_s = request, column_values, leave_s
+
+    @property
+    def done(self) -> bool:
+        """Whether no step is being written and none can follow."""
+        last = self._last()
+        return last is not None and last.done and (len(self.steps) == len(STEPS) or not _good(last))
+
+    def advance(self) -> StoryStream | None:
+        """The step that is being written, or the next one, begun now; None when the chain is over.
+
+        A step that was stopped, cut, or brought no word ends the chain; what was written stays.
+        """
+        last = self._last()
+        if last is not None and not last.done:
+            return last
+        if self.done:
+            return None
+        name = STEPS[len(self.steps)]
+        asked = step_request(self._request, name, {step: story.text for step, story in self.steps.items()})
+        place = Place(self.id, name, self._values)
+        self.steps[name] = write(
+            self._store, self._actor, self._client, asked, self._book, place=place, leave_s=self._leave_s
+        )
+        return self.steps[name]
+
+    def stop(self) -> None:
+        """End it here and keep its words."""
+        last = self._last()
+        if last is not None:
+            last.stop()
+
+    def _last(self) -> StoryStream | None:
+        return next(reversed(self.steps.values()), None)
+
+
+def _good(story: StoryStream) -> bool:
+    return story.error is None and not story.facts.stopped and bool(story.text.strip())

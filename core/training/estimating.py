@@ -1,0 +1,112 @@
+"""What a job will take, before the button: tokens, money, and minutes where jobs have shown how fast it goes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from statistics import median
+
+from sqlalchemy import select
+
+from core.cost.book import PriceBook, training_cost
+from core.cost.prices import ENGINE, tuned_base
+from core.db.store import Store
+from core.db.tables import TrainingJob
+
+_USUAL_EPOCHS = 3  # what OpenAI mostly takes when it is left to it (guide "Supervised fine-tuning")
+_SEEN, _MOST_EPOCHS = 150, 8  # the engine's own rule: few examples are seen about 150 times together
+_JOBS = 5  # the newest ones tell how fast it is now
+
+
+@dataclass(frozen=True, slots=True)
+class JobEstimate:
+    """What to expect. None is not known.
+
+    Attributes:
+        epochs: as asked for, or as the provider will probably choose.
+        trained_tokens: of all epochs together: what is billed.
+        local: on one's own machine, where nobody sends a bill.
+        seconds: from the button to the model, waiting included where earlier jobs waited.
+        basis: from what the time is known, a sentence.
+        train_until, callable_until: last days of training on this base, and of calling what comes out of it.
+    """
+
+    epochs: int
+    trained_tokens: int
+    cost_usd: Decimal | None
+    local: bool
+    seconds: float | None
+    basis: str
+    train_until: date | None
+    callable_until: date | None
+
+
+def estimate(
+    store: Store,
+    book: PriceBook,
+    provider: str,
+    model: str,
+    *,
+    tokens: int,
+    epochs: int | None,
+    examples: int | None = None,
+    speed: float | None = None,
+) -> JobEstimate:
+    """An estimate for a file of `tokens`.
+
+    Args:
+        epochs: None: left to the provider.
+        examples: in the file; decides how many epochs the engine chooses by itself.
+        speed: tokens a second that the provider trains at just now, where it says so (the engine's health).
+    """
+    chosen = epochs or auto_epochs(provider, examples)
+    trained = tokens * chosen
+    price = book.training_price(provider, model)
+    called = book.find(provider, f"ft:{tuned_base(model) or model}")
+    rates = measured_rates(store, provider, model)
+    if rates:
+        seconds, basis = trained / median(rates), _from_jobs(len(rates))
+    elif speed:
+        seconds, basis = trained / speed, f"From the {speed:,.0f} tokens a second that it trains at just now."
+    else:
+        seconds, basis = None, "How long it takes is known after the first job on this model."
+    return JobEstimate(
+        epochs=chosen,
+        trained_tokens=trained,
+        cost_usd=training_cost(book, provider, model, trained),
+        local=price is not None and price.local,
+        seconds=seconds,
+        basis=basis,
+        train_until=price.training_until if price is not None else None,
+        callable_until=called.valid_until if called is not None else None,
+    )
+
+
+def auto_epochs(provider: str, examples: int | None) -> int:
+    """How many epochs a provider will probably choose by itself."""
+    if provider != ENGINE or not examples:
+        return _USUAL_EPOCHS
+    return min(_MOST_EPOCHS, max(_USUAL_EPOCHS, math.ceil(_SEEN / examples)))
+
+
+def measured_rates(store: Store, provider: str, model: str) -> list[float]:
+    """Trained tokens a second of the newest jobs on this base, the newest first."""
+    query = select(TrainingJob.base_model, TrainingJob.trained_tokens, TrainingJob.created_at, TrainingJob.finished_at)
+    query = query.where(TrainingJob.provider == provider, TrainingJob.status == "succeeded")
+    root = tuned_base(model) or model
+    with store.reading() as session:
+        rows = session.execute(query.order_by(TrainingJob.created_at.desc())).all()
+    rates = [
+        trained / (finished - created).total_seconds()
+        for base, trained, created, finished in rows
+        if (tuned_base(base) or base) == root and trained and finished is not None and finished > created
+    ]
+    return rates[:_JOBS]
+
+
+def _from_jobs(count: int) -> str:
+    if count == 1:
+        return "From how long the last job on this model took."
+    return f"From how long the last {count} jobs on this model took."

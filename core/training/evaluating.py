@@ -1,0 +1,328 @@
+"""Evaluations in the ledger: one model judged on rows that it has not learned from. The worker does it (see
+`evaluation_run`); pages start it, watch it and compare two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from statistics import median
+from typing import Any
+
+from sqlalchemy import Select, delete, func, select
+from sqlalchemy.orm import Session
+
+from core.actor import Actor
+from core.dataset import datasets, splitting
+from core.db.store import Store, hold, new_id
+from core.db.tables import Answer, Dataset, Evaluation, Row, VersionExample, utcnow
+from core.errors import BadTrainingFile, FabulaError, NotFound
+from core.training.evaluation_shapes import (
+    ACTIVE,
+    AnswerView,
+    EvaluationForm,
+    EvaluationView,
+    Example,
+    HeldOut,
+    Kind,
+    Metrics,
+)
+from core.training.views import JobView
+
+__all__ = [
+    "ACTIVE",
+    "AnswerView",
+    "EvaluationForm",
+    "EvaluationView",
+    "Example",
+    "HeldOut",
+    "Kind",
+    "Metrics",
+    "answers",
+    "examples",
+    "form_for",
+    "get",
+    "held_out",
+    "list_evaluations",
+    "of_job",
+    "retry",
+    "start",
+    "start_pair",
+    "stop",
+]
+
+_PARTS: Mapping[str, tuple[str, ...]] = {
+    "both": ("held_out", "validation"),
+    "held_out": ("held_out",),
+    "validation": ("validation",),
+}
+_HEAD = 1_000  # rows looked at to see whether the completions are labels
+_LABELS_UP_TO = 40  # characters, as in the quality report
+_ROWS_A_LABEL = 4
+_MOST_ROWS = 10_000
+_AT_ONCE = 500  # rows fetched at a time
+
+
+def held_out(store: Store, dataset_id: str, version_id: str | None = None) -> HeldOut:
+    """The rows that there are to judge by.
+
+    Raises:
+        NotFound: no such data set.
+    """
+    with store.reading() as session:
+        if session.get(Dataset, dataset_id) is None:
+            raise NotFound("This data set is not there any more.", "Choose another one.")
+        if version_id is not None:
+            counting = select(VersionExample.split, func.count()).where(VersionExample.version_id == version_id)
+            counted = {part: n for part, n in session.execute(counting.group_by(VersionExample.split))}
+            some: Select[Any] = (
+                select(VersionExample.completion).where(VersionExample.version_id == version_id).limit(_HEAD)
+            )
+        else:
+            rows = (Row.dataset_id == dataset_id, Row.state == "done")
+            counted = {
+                str(part): n
+                for part, n in session.execute(select(Row.split, func.count()).where(*rows).group_by(Row.split))
+            }
+            some = select(Row.text).where(*rows).order_by(Row.position).limit(_HEAD)
+        completions = [text or "" for text in session.scalars(some)]
+    kind, labels = _kind(completions)
+    return HeldOut(counted.get("validation", 0), counted.get("held_out", 0), kind, labels)
+
+
+def form_for(job: JobView, *, model: str | None = None, base: bool = False, limit: int = 200) -> EvaluationForm:
+    """An evaluation that asks as the job's training file did.
+
+    Args:
+        model: a checkpoint's; by default the model that the job made.
+        base: ask its base model instead, for comparison.
+
+    Raises:
+        FabulaError: the job has no data set, or no model yet.
+    """
+    asked = job.base_model if base else model or job.fine_tuned_model
+    if job.dataset_id is None or asked is None:
+        raise FabulaError("This job has no model to judge yet.", "Wait until it has finished.")
+    return EvaluationForm(
+        dataset_id=job.dataset_id,
+        provider=job.provider,
+        model=asked,
+        job_id=None if base else job.id,
+        version_id=job.version_id,
+        limit=limit,
+        separator=job.separator,
+        stop=job.stop,
+        file_format=job.file_format,
+    )
+
+
+def start(store: Store, actor: Actor, form: EvaluationForm) -> str:
+    """Put an evaluation into the ledger; its id. The same one again, while the first goes on, is the first.
+
+    Raises:
+        NotFound: the data set is not there.
+        BadTrainingFile: no row is kept from training.
+        FabulaError: the limit is out of bounds.
+    """
+    if not 1 <= form.limit <= _MOST_ROWS:
+        raise FabulaError(f"The number of rows must be between 1 and {_MOST_ROWS:,}.", "Choose another one.")
+    there = held_out(store, form.dataset_id, form.version_id)
+    total = sum(getattr(there, part) for part in _PARTS[form.part])
+    if not total:
+        raise BadTrainingFile(
+            "No row is kept from training, so there is nothing to judge by.",
+            "Train on a version of the data set that keeps a part of its rows for validation.",
+        )
+    settings = asdict(form) | {"labels": list(there.labels)}
+    with store.session() as session:
+        hold(session, "evaluations")
+        alike = select(Evaluation).where(
+            Evaluation.state.in_(ACTIVE), Evaluation.provider == form.provider, Evaluation.model == form.model
+        )
+        for one in session.scalars(alike):
+            if one.settings == settings:
+                return one.id
+        made = Evaluation(
+            id=new_id(),
+            job_id=form.job_id,
+            dataset_id=form.dataset_id,
+            version_id=form.version_id,
+            provider=form.provider,
+            model=form.model,
+            kind=form.kind or there.kind,
+            settings=settings,
+            total=min(total, form.limit),
+            created_by=actor.id,
+        )
+        session.add(made)
+        return made.id
+
+
+def start_pair(store: Store, actor: Actor, job: JobView, limit: int = 200) -> tuple[str, str]:
+    """Judge the model that a job made and the one it started from, on the same rows: (tuned, base).
+
+    Raises:
+        FabulaError: see `form_for` and `start`.
+    """
+    tuned, base = form_for(job, limit=limit), form_for(job, base=True, limit=limit)
+    return start(store, actor, tuned), start(store, actor, base)
+
+
+def stop(store: Store, actor: Actor, evaluation_id: str) -> None:
+    """Ask for an end within the requests that are under way; answers stay. NotFound: no such evaluation."""
+    with store.session() as session:
+        one = _one(session, evaluation_id)
+        if one.state == "running":
+            one.state = "stopping"
+        elif one.state == "queued":
+            one.state, one.finished_at = "stopped", utcnow()
+
+
+def retry(store: Store, actor: Actor, evaluation_id: str) -> None:
+    """Ask again for what is missing. Answers that are there are kept. NotFound: no such evaluation."""
+    with store.session() as session:
+        one = _one(session, evaluation_id)
+        if one.state not in ACTIVE:
+            session.execute(delete(Answer).where(Answer.evaluation_id == one.id, Answer.text.is_(None)))
+            one.state, one.reason, one.finished_at, one.metrics = "queued", None, None, None
+
+
+def get(store: Store, evaluation_id: str) -> EvaluationView:
+    """One evaluation. Raises NotFound."""
+    with store.reading() as session:
+        one = _one(session, evaluation_id)
+        return _view(one, _counts(session, [one.id]).get(one.id, (0, 0, 0)))
+
+
+def list_evaluations(
+    store: Store, job_id: str | None = None, dataset_id: str | None = None
+) -> tuple[EvaluationView, ...]:
+    """Evaluations, the newest first; of one job's model, or on one data set, if given."""
+    query = select(Evaluation).order_by(Evaluation.created_at.desc(), Evaluation.id.desc())
+    if job_id is not None:
+        query = query.where(Evaluation.job_id == job_id)
+    if dataset_id is not None:
+        query = query.where(Evaluation.dataset_id == dataset_id)
+    with store.reading() as session:
+        found = session.scalars(query).all()
+        counts = _counts(session, [one.id for one in found])
+        return tuple(_view(one, counts.get(one.id, (0, 0, 0))) for one in found)
+
+
+def of_job(store: Store, job: JobView) -> tuple[EvaluationView, ...]:
+    """Evaluations of a job's models, and of its base on the same rows, the newest first."""
+    found = list_evaluations(store, dataset_id=job.dataset_id) if job.dataset_id else ()
+    mine = [
+        one
+        for one in found
+        if one.job_id == job.id
+        or (one.job_id is None and (one.provider, one.model) == (job.provider, job.base_model)
+            and one.version_id == job.version_id)
+    ]  # fmt: skip
+    return tuple(mine)
+
+
+def answers(
+    store: Store, evaluation_id: str, *, wrong_only: bool = False, limit: int = 200, after: int = 0
+) -> tuple[AnswerView, ...]:
+    """Answers in the order in which they came; `after` is the id of the last one that was seen."""
+    query = select(Answer).where(Answer.evaluation_id == evaluation_id, Answer.id > after)
+    if wrong_only:
+        query = query.where(Answer.right.is_(False) | Answer.text.is_(None))
+    with store.reading() as session:
+        rows = session.scalars(query.order_by(Answer.id).limit(limit))
+        return tuple(AnswerView(r.id, r.prompt, r.expected, r.text, r.right, r.reason) for r in rows)
+
+
+def examples(store: Store, evaluation: EvaluationView) -> Iterator[Example]:
+    """The rows of an evaluation, in order: the same ones every time, while the data set stays as it is.
+
+    Where there are more than its limit, those with the lowest ranks (see `splitting.rank`) are taken: from all over the
+    data set, and the same for every model.
+    """
+    parts, limit = _PARTS[str(evaluation.settings["part"])], int(evaluation.settings["limit"])
+    seed = int(evaluation.settings.get("seed", 0))
+    with store.reading() as session:
+        if evaluation.version_id is not None:
+            of_version = (VersionExample.version_id == evaluation.version_id, VersionExample.split.in_(parts))
+            keys = select(VersionExample.id, VersionExample.row_key).where(*of_version)
+            whole: Select[Any] = select(
+                VersionExample.row_key, VersionExample.column_values, VersionExample.prompt, VersionExample.completion
+            )
+            ids = _drawn(session, keys, limit, seed)
+            for some in _chunks(ids):
+                rows = session.execute(whole.where(VersionExample.id.in_(some)).order_by(VersionExample.id))
+                yield from (Example(key, _strings(values), prompt, said) for key, values, prompt, said in rows)
+            return
+        columns = list(session.get_one(Dataset, evaluation.dataset_id).columns)
+        kept = (Row.dataset_id == evaluation.dataset_id, Row.state == "done", Row.split.in_(parts))
+        ids = _drawn(session, select(Row.id, Row.key).where(*kept), limit, seed)
+        for some in _chunks(ids):
+            found = select(Row.key, Row.column_values, Row.text).where(Row.id.in_(some)).order_by(Row.id)
+            for key, values, text in session.execute(found):
+                yield Example(key, _strings(values), datasets.prompt_of(columns, values), text or "")
+
+
+def _drawn(session: Session, keys: Select[int, str], limit: int, seed: int) -> list[int]:
+    """Ids of at most `limit` rows, in order."""
+    ranked = sorted((splitting.rank(key, seed), id_) for id_, key in session.execute(keys))
+    return sorted(id_ for _, id_ in ranked[:limit])
+
+
+def _chunks(ids: list[int]) -> Iterator[list[int]]:
+    return (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))
+
+
+def _kind(completions: list[str]) -> tuple[Kind, tuple[str, ...]]:
+    """Labels are short, few, and come again and again (as in the quality report)."""
+    said = [text.strip() for text in completions if text.strip()]
+    different = sorted(set(said))
+    if (
+        said
+        and median(len(text) for text in said) <= _LABELS_UP_TO
+        and 2 <= len(different) <= len(said) / _ROWS_A_LABEL
+    ):
+        return "label", tuple(different)
+    return "text", ()
+
+
+def _one(session: Session, evaluation_id: str) -> Evaluation:
+    one = session.get(Evaluation, evaluation_id)
+    if one is None:
+        raise NotFound("This evaluation is not there any more.", "Choose another one.")
+    return one
+
+
+def _counts(session: Session, ids: list[str]) -> dict[str, tuple[int, int, int]]:
+    """Answered, failed, right, for each evaluation."""
+    answered, right = func.count(Answer.text), func.count().filter(Answer.right.is_(True))
+    query = select(Answer.evaluation_id, func.count(), answered, right).where(Answer.evaluation_id.in_(ids))
+    rows = session.execute(query.group_by(Answer.evaluation_id))
+    return {id_: (said, whole - said, good) for id_, whole, said, good in rows}
+
+
+def _view(one: Evaluation, counts: tuple[int, int, int]) -> EvaluationView:
+    answered, failed, right = counts
+    return EvaluationView(
+        id=one.id,
+        job_id=one.job_id,
+        dataset_id=one.dataset_id,
+        version_id=one.version_id,
+        provider=one.provider,
+        model=one.model,
+        kind=one.kind,
+        settings=dict(one.settings),
+        state=one.state,
+        reason=one.reason,
+        total=one.total,
+        answered=answered,
+        failed=failed,
+        right=right,
+        metrics=None if one.metrics is None else Metrics.from_dict(one.metrics),
+        created_at=one.created_at,
+        finished_at=one.finished_at,
+        created_by=one.created_by,
+    )
+
+
+def _strings(values: Mapping[str, Any]) -> dict[str, str]:
+    return {str(name): str(value) for name, value in values.items()}

@@ -1,0 +1,96 @@
+"""The worker's part of an evaluation: ask, judge, keep each answer at once, account for it, and sum up at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
+
+from sqlalchemy import select
+
+from core.cost import own, tokens
+from core.db.store import Store
+from core.db.tables import Answer, Evaluation, utcnow
+from core.errors import FabulaError
+from core.providers import Client, Registry
+from core.providers.shapes import Endpoint
+from core.settings import Settings
+from core.training import evaluating
+from core.training.asking import Asking
+from core.training.evaluation_shapes import ACTIVE, EvaluationView, Example
+from core.training.evaluation_work import Stopped, Work
+
+UNFINISHED = select(Evaluation.id).where(Evaluation.state.in_(ACTIVE)).order_by(Evaluation.id)
+"""Ids of evaluations that a worker has to take up, oldest first."""
+
+_AT_ONCE = 4  # requests: as many as the engine answers at a time
+_ALIKE = 5  # answers that fail one after the other, at the beginning: then all will
+_LABEL_TOKENS = 16  # a label in any script, and a word around it
+_FACTOR = 1.5  # times the longest expected text
+_MOST_TOKENS = 2_048
+
+
+def carry_out(store: Store, registry: Registry, evaluation_id: str, stopping: threading.Event | None = None) -> None:
+    """Bring an evaluation to its end, from wherever it is; rows that are answered are not asked again.
+
+    Raises:
+        FabulaError: it cannot go on; the ledger does not say so yet (see `give_up`).
+    """
+    work = Work(store, evaluation_id, stopping or threading.Event())
+    if not work.begin():
+        return
+    with contextlib.suppress(Stopped):
+        client = work.patiently(lambda: registry.get(work.view.provider))
+        endpoint = work.patiently(lambda: _endpoint(client, work.view))
+        _ask_all(work, client, endpoint)
+    if not work.stopping.is_set():
+        work.end()
+
+
+def give_up(store: Store, evaluation_id: str, error: FabulaError) -> None:
+    """Write down that an evaluation has failed, and why. Its answers stay."""
+    with store.session() as session:
+        one = session.get(Evaluation, evaluation_id)
+        if one is not None and one.state in ACTIVE:
+            one.state, one.reason, one.finished_at = "failed", f"{error.what} {error.next_step}".strip(), utcnow()
+
+
+def _ask_all(work: Work, client: Client, endpoint: Endpoint) -> None:
+    """Ask for every row that has no answer yet, a few at a time."""
+    view, book = work.view, own.book(work.store, Settings.from_env().home)
+    everything = list(evaluating.examples(work.store, view))
+    with work.store.reading() as session:
+        known = set(session.scalars(select(Answer.row_key).where(Answer.evaluation_id == work.id)))
+    todo = [one for one in everything if one.key not in known]
+    cap = _cap(view, everything)
+    asking = Asking(work, client, book, view, endpoint, cap)
+    failed_alike = 0
+    with ExitStack() as stack:
+        pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="evaluation")
+        stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+        waiting: set[Future[bool]] = {pool.submit(asking.ask, one) for one in todo}
+        for done in as_completed(waiting):
+            answered = done.result()
+            failed_alike = 0 if answered else failed_alike + 1
+            if failed_alike >= _ALIKE and not work.view.answered:
+                raise FabulaError(
+                    f"The first {failed_alike} rows all failed: {work.last_reason()}",
+                    "Mend what they name, and ask for what is missing.",
+                )
+
+
+def _endpoint(client: Client, view: EvaluationView) -> Endpoint:
+    """A model is asked as it was trained; where it takes both, by the format of the training file."""
+    if client.provider.kind == "engine":
+        return "chat" if view.settings.get("file_format") == "chat" else "completion"
+    return client.endpoint(view.model)
+
+
+def _cap(view: EvaluationView, found: list[Example]) -> int:
+    """Tokens that an answer may have."""
+    if (given := view.settings.get("max_tokens")) is not None:
+        return int(given)
+    longest = max((one.expected for one in found), key=len, default="")
+    wanted = int(tokens.count([longest], view.model).tokens * _FACTOR)
+    return max(_LABEL_TOKENS, min(_MOST_TOKENS, wanted))

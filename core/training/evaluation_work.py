@@ -1,0 +1,100 @@
+"""One evaluation in a worker's hand: its state in the ledger, and patience with its provider."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sqlalchemy import select
+
+from core.db.store import Store
+from core.db.tables import Answer, Evaluation, utcnow
+from core.errors import RateLimited, Unavailable
+from core.training import evaluating, summing_up
+from core.training.evaluation_shapes import ACTIVE, EvaluationView
+
+T = TypeVar("T")
+
+_TRIES = 12  # while a provider is away or asks to slow down
+_FIRST_PAUSE_S = 2.0
+_LONGEST_PAUSE_S = 30.0
+
+
+class Stopped(Exception):
+    """The worker stops, or somebody stopped the evaluation."""
+
+
+@dataclass(slots=True)
+class Work:
+    """One evaluation in a worker's hand."""
+
+    store: Store
+    id: str
+    stopping: threading.Event
+
+    @property
+    def view(self) -> EvaluationView:
+        return evaluating.get(self.store, self.id)
+
+    def begin(self) -> bool:
+        """Whether there is anything to do."""
+        with self.store.session() as session:
+            one = session.get(Evaluation, self.id)
+            if one is None or one.state not in ACTIVE:
+                return False
+            if one.state == "queued":
+                one.state = "running"
+            return True
+
+    def last_reason(self) -> str:
+        query = select(Answer.reason).where(Answer.evaluation_id == self.id, Answer.reason.is_not(None))
+        with self.store.reading() as session:
+            return session.scalar(query.order_by(Answer.id.desc()).limit(1)) or ""
+
+    def heed(self) -> None:
+        """Raises Stopped when nobody wants more answers."""
+        if self.stopping.is_set():
+            raise Stopped
+        with self.store.reading() as session:
+            if session.scalar(select(Evaluation.state).where(Evaluation.id == self.id)) != "running":
+                raise Stopped
+
+    def end(self) -> None:
+        """Sum up what there is."""
+        view = self.view
+        metrics = summing_up.metrics(self.store, view)
+        with self.store.session() as session:
+            one = session.get_one(Evaluation, self.id)
+            if one.state in ACTIVE:
+                one.metrics = metrics.to_dict()
+                one.state = "done" if one.state == "running" else "stopped"
+                one.reason, one.finished_at = None, utcnow()
+
+    def patiently(self, call: Callable[[], T]) -> T:
+        """`call()`, again after growing pauses while its provider is away; the evaluation says meanwhile why it waits.
+
+        Raises:
+            Stopped: nobody waits any more.
+            RateLimited, Unavailable: it stays away.
+        """
+        for tries in range(1, _TRIES + 1):
+            self.heed()
+            try:
+                result = call()
+            except (RateLimited, Unavailable) as exc:
+                if tries == _TRIES:
+                    raise
+                self.note(exc.what)
+                asked_s = getattr(exc, "retry_after_s", None) or 0.0
+                self.stopping.wait(max(asked_s, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (tries - 1))))
+            else:
+                if tries > 1:
+                    self.note(None)
+                return result
+        raise AssertionError("the last try returns or raises")
+
+    def note(self, reason: str | None) -> None:
+        with self.store.session() as session:
+            session.get_one(Evaluation, self.id).reason = reason

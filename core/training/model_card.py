@@ -1,0 +1,137 @@
+"""The model card of a run, in Markdown: what the model is, what it learned from, how good it is, and what is unknown.
+
+After M. Mitchell and others, "Model Cards for Model Reporting" (2019).
+"""
+
+from __future__ import annotations
+
+from core.dataset import datasets
+from core.db.store import Store
+from core.errors import NotFound
+from core.training import evaluating, lineage, reading, results, views
+from core.training.evaluation_shapes import EvaluationView
+from core.training.judging import Interval
+from core.training.views import JobView
+
+_SPECIAL = "\\`*_{}[]<>()#+!|~$"
+_UNKNOWN = "unknown"
+
+
+def model_card(store: Store, job_id: str) -> str:
+    """The card of the model that a job made.
+
+    Raises:
+        NotFound: there is no such job.
+    """
+    job = views.get(store, job_id)
+    curve = results.parse(job.results_csv or "")
+    chain = lineage.chain(store, job_id)
+    judged = [one for one in evaluating.of_job(store, job) if one.metrics is not None]
+    said = [f"- {_plain(one.sentence)}" for one in reading.observations(curve)]
+    lines = [
+        f"# {_plain(job.fine_tuned_model or job.name)}",
+        "",
+        f"Made by the training job “{_plain(job.name)}” with Fabula.",
+        "",
+        "## What it is",
+        "",
+        *_table(_facts(job, chain)),
+        "",
+        "## What it learned from",
+        "",
+        *_table(_data(store, job)),
+        "",
+        "## How the training went",
+        "",
+        *_table(
+            [
+                ("Steps", f"{curve.steps:,}" if curve.steps else _UNKNOWN),
+                ("Training loss, first and last", _pair(curve.first("training_loss"), curve.last("training_loss"))),
+                ("Validation loss, last", _number(curve.last("validation_loss"))),
+                ("Tokens trained on", f"{job.trained_tokens:,}" if job.trained_tokens is not None else _UNKNOWN),
+                ("Cost", f"${job.cost_usd:f}" if job.cost_usd is not None else _UNKNOWN),
+            ]
+        ),
+        *(["", *said] if said else []),
+        "",
+        "## How good it is on rows that it never saw",
+        "",
+        *(_judged(judged) if judged else ["It has not been judged on held-out rows."]),
+        "",
+        "## What one should know",
+        "",
+        "- Figures hold for data like that which it learned from; outside of it nothing is promised.",
+        "- What it writes is not checked by anyone. The licence and terms of its base model apply to it too.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _facts(job: JobView, chain: tuple[JobView, ...]) -> list[tuple[str, str]]:
+    chosen = ", ".join(f"{name} {value}" for name, value in job.hyperparameters.items()) or "automatic"
+    return [
+        ("Base model", _plain(chain[0].base_model)),
+        ("Trained at", _plain(job.provider)),
+        ("Trained through", " → ".join(_plain(one.name) for one in chain)),
+        ("Hyper-parameters", _plain(chosen)),
+        ("Seed", _UNKNOWN if job.seed is None else str(job.seed)),
+        ("Prompts end with", _code(job.separator)),
+        ("Completions end with", _code(job.stop)),
+        ("Finished", f"{job.finished_at:%Y-%m-%d %H:%M} UTC" if job.finished_at is not None else "not yet"),
+    ]
+
+
+def _data(store: Store, job: JobView) -> list[tuple[str, str]]:
+    name = _UNKNOWN
+    if job.dataset_id is not None:
+        try:
+            name = datasets.summary(store, job.dataset_id).name
+        except NotFound:
+            name = "a data set that is gone"
+    kept = "none" if job.validation_share is None else f"{job.validation_share:.0%}"
+    return [
+        ("Data set", _plain(name)),
+        ("Examples", f"{job.n_examples:,}" if job.n_examples is not None else _UNKNOWN),
+        ("Kept for validation", kept),
+        ("Format", job.file_format),
+    ]
+
+
+def _judged(found: list[EvaluationView]) -> list[str]:
+    lines = ["| Model | Rows | Measure | Value | 95 % interval |", "|---|---|---|---|---|"]
+    for one in found:
+        assert one.metrics is not None
+        told: list[tuple[str, Interval | None]] = [
+            ("label accuracy", one.metrics.accuracy),
+            ("nearness to the expected text (chrF)", one.metrics.overlap),
+        ]
+        begin = f"| {_plain(one.model)} | {one.metrics.n:,}"
+        lines += [
+            f"{begin} | {name} | {value.value:.3f} | {value.low:.3f} to {value.high:.3f} |"
+            for name, value in told
+            if value is not None
+        ]
+    return lines
+
+
+def _table(rows: list[tuple[str, str]]) -> list[str]:
+    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+
+
+def _pair(first: float | None, last: float | None) -> str:
+    return f"{_number(first)}, {_number(last)}"
+
+
+def _number(value: float | None) -> str:
+    return _UNKNOWN if value is None else f"{value:.4f}"
+
+
+def _code(mark: str | None) -> str:
+    if mark is None:
+        return "nothing in particular"
+    return "`" + repr(mark)[1:-1].replace("`", "'").replace("|", "\\|") + "`"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is: no link, image or HTML can be made of a name."""
+    return "".join(f"\\{char}" if char in _SPECIAL else " " if char in "\r\n\t" else char for char in text)

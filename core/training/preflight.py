@@ -1,0 +1,104 @@
+"""Before the button: may this account train here, and until when can be called what comes out of it?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+from sqlalchemy import select
+
+from core.cost.book import PriceBook
+from core.cost.prices import tuned_base
+from core.db.store import Store
+from core.db.tables import TrainingJob
+from core.errors import FabulaError, Refused
+from core.providers import Client
+
+# OpenAI's deprecations page, 2026-05-07: closed to organisations that have trained nothing in the 60 days before
+# 2026-07-02, and to everyone on 2027-01-06.
+_CLOSED_TO_IDLE = date(2026, 7, 2)
+_CLOSED_TO_ALL = date(2027, 1, 6)
+_RECENT = timedelta(days=60)
+_MAY_NOT = "may not create fine-tuning jobs"  # as `core.providers.errors.tuning_closed` puts it
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What is known before a job is sent.
+
+    Attributes:
+        may_train: None: nobody can know before the job is sent.
+        why: a sentence.
+        train_until, callable_until: last days, where they are announced.
+        lifetime: until when the tuned model can be called, a sentence.
+    """
+
+    may_train: bool | None
+    why: str
+    train_until: date | None
+    callable_until: date | None
+    lifetime: str
+
+
+def preflight(store: Store, client: Client, book: PriceBook, model: str, now: datetime) -> Preflight:
+    """Look before a job is sent; asks the provider for its list of jobs, once.
+
+    Args:
+        model: the base, or a tuned model that is trained further.
+        now: UTC.
+    """
+    provider = client.provider.id
+    price = book.training_price(provider, model)
+    tuned = book.find(provider, f"ft:{tuned_base(model) or model}")
+    until = tuned.valid_until if tuned is not None else None
+    last = price.training_until if price is not None else None
+    may, why = _may_train(store, client, now)
+    if may is not False and last is not None and last < now.date():
+        may, why = False, f"Training on this model ended on {last}. Choose another base, or the engine."
+    return Preflight(may, why, last, until, _lifetime(client, until, now))
+
+
+def _may_train(store: Store, client: Client, now: datetime) -> tuple[bool | None, str]:
+    provider, name = client.provider, client.provider.name
+    if provider.kind == "engine":
+        return True, "The engine trains on this machine: no account is needed."
+    if provider.kind == "openai" and now.date() >= _CLOSED_TO_ALL:
+        return False, "OpenAI has closed fine-tuning to everyone on 2027-01-06. Train on the engine."
+    try:
+        next(iter(client.jobs()), None)
+    except Refused as exc:
+        return False, f"This account may not even see fine-tuning jobs there: {exc.what}"
+    except FabulaError as exc:
+        return None, f"The provider could not be asked: {exc.what}"
+    succeeded, refused = _past(store, provider.id)
+    if refused is not None and (succeeded is None or refused > succeeded):
+        return False, f"{name} refused the last job of this account: it may not train. The engine can."
+    if succeeded is not None and now - succeeded < _RECENT:
+        return True, f"This account has trained at {name} lately, so it may."
+    if provider.kind == "openai" and now.date() >= _CLOSED_TO_IDLE:
+        return None, "OpenAI lets only those train who did so lately. Whether it is you shows when the job is sent."
+    return None, f"{name} answers, and lists the jobs of this account. Whether it may train shows with the first one."
+
+
+def _past(store: Store, provider: str) -> tuple[datetime | None, datetime | None]:
+    """When a job of this provider last succeeded, and when one was last refused."""
+    query = select(TrainingJob.status, TrainingJob.error, TrainingJob.created_at)
+    query = query.where(TrainingJob.provider == provider).order_by(TrainingJob.created_at.desc())
+    with store.reading() as session:
+        rows = session.execute(query).all()
+    succeeded = next((at for status, _, at in rows if status == "succeeded"), None)
+    refused = next((at for status, error, at in rows if status == "failed" and _MAY_NOT in (error or "")), None)
+    return succeeded, refused
+
+
+def _lifetime(client: Client, until: date | None, now: datetime) -> str:
+    if client.provider.kind == "engine":
+        return "The tuned model stays on this machine for as long as you keep it."
+    if client.provider.kind == "azure":
+        return "On Azure the tuned model must be deployed before it can be called, and costs by the hour while it is."
+    if until is None:
+        return "No last day is announced for models that are tuned from it."
+    if until < now.date():
+        return f"Models that are tuned from it could be called until {until}: they answer no more."
+    days = (until - now.date()).days
+    return f"The tuned model can be called until {until}, when its base retires: {days:,} days from now."

@@ -1,0 +1,220 @@
+"""What a curve says, in words; and one curve for a whole chain of jobs. Pure.
+
+A single step's loss is that of a few examples and jumps about: medians of parts of the curve are compared, not steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from core.training.checkpoints import CheckpointView
+from core.training.results import Results
+from core.training.views import JobView
+
+Kind = Literal["overfitting", "divergence", "plateau", "gap", "memorised", "good", "short"]
+Level = Literal["good", "look", "bad"]
+_Numbers = npt.NDArray[np.float64]
+
+_FEWEST_STEPS = 20  # below, medians of parts are those of two or three steps
+_PARTS = 10  # of the curve that are compared
+# L. Prechelt, "Early Stopping - But When?" (1998): the generalisation loss GL = E_va / min E_va - 1, stopped at 5 %.
+_GENERALISATION_LOSS = 0.05
+_RISEN = 1.25  # times its least, in two parts running: no longer noise. Ours, from runs with rates too high
+_STILL = 0.01  # a change of the loss that nobody would notice
+_WIDE = 1.5  # times the training loss: new examples are far harder than known ones
+_BY_HEART = 0.985  # training token accuracy; stories have several words that would do at every place
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One thing that a curve says. `step` is where to look."""
+
+    kind: Kind
+    level: Level
+    sentence: str
+    step: int | None = None
+
+
+def observations(results: Results, checkpoints: Sequence[CheckpointView] = ()) -> tuple[Observation, ...]:
+    """What a curve says, the gravest first. `checkpoints` of the job make the advice concrete."""
+    steps, losses = _known(results, "training_loss")
+    if not len(steps):
+        return ()
+    found = [_diverged(steps, losses), _overfitted(results, checkpoints), _by_heart(results)]
+    if len(steps) < _FEWEST_STEPS:
+        found.append(_short(results, len(steps)))
+    else:
+        found += [_plateau(steps, losses)]
+    told = [one for one in found if one is not None]
+    if not any(one.level == "bad" for one in told):
+        told += [one for one in (_gap(results), _good(results)) if one is not None]
+    order: dict[Level, int] = {"bad": 0, "look": 1, "good": 2}
+    return tuple(sorted(told, key=lambda one: order[one.level]))
+
+
+def with_axes(results: Results, job: JobView | None = None) -> pd.DataFrame:
+    """The curve with `epoch` and `seconds` beside its columns, NaN where they cannot be known.
+
+    Epochs come from the examples seen; where the file does not tell them, from steps and the batch size. Seconds are
+    spread over the job's time by tokens (else by steps): near enough for an axis, since waiting is part of it.
+    """
+    frame = results.frame.copy()
+    seen = frame["elapsed_examples"].astype("float64")
+    batch = _batch(job)
+    if seen.isna().all() and batch is not None:
+        seen = frame["step"].astype("float64") * batch
+    frame["epoch"] = seen / job.n_examples if job is not None and job.n_examples else np.nan
+    frame["seconds"] = np.nan
+    if job is not None and len(frame):
+        end = job.finished_at or job.updated_at
+        took = max(0.0, (end - job.created_at).total_seconds())
+        by = frame["elapsed_tokens"].astype("float64")
+        by = by if by.notna().any() else frame["step"].astype("float64")
+        frame["seconds"] = by / by.max() * took
+    return frame
+
+
+def curve_frame(parts: Sequence[tuple[JobView, Results]]) -> pd.DataFrame:
+    """One curve of a chain of jobs, the first ancestor first.
+
+    Beside the columns of `with_axes`: `job` (id), `part` (from 0), and `total_step`, `total_tokens`, `epoch`,
+    `seconds` that go on from one job to the next.
+    """
+    frames, step, tokens, epoch, seconds = [], 0.0, 0.0, 0.0, 0.0
+    for number, (job, results) in enumerate(parts):
+        frame = with_axes(results, job)
+        frame["job"], frame["part"] = job.id, number
+        frame["total_step"] = frame["step"].astype("float64") + step
+        frame["total_tokens"] = frame["elapsed_tokens"].astype("float64") + tokens
+        frame["epoch"] += epoch
+        frame["seconds"] += seconds
+        step, tokens = _end(frame["total_step"], step), _end(frame["total_tokens"], tokens)
+        epoch, seconds = _end(frame["epoch"], epoch), _end(frame["seconds"], seconds)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _end(column: pd.Series, otherwise: float) -> float:
+    known = column.dropna()
+    return float(known.iloc[-1]) if len(known) else otherwise
+
+
+def _batch(job: JobView | None) -> int | None:
+    size = None if job is None else job.hyperparameters.get("batch_size")
+    return size if isinstance(size, int) else None
+
+
+def _known(results: Results, column: str) -> tuple[_Numbers, _Numbers]:
+    """Steps and values of a column where it has any."""
+    kept = results.frame[["step", column]].dropna()
+    return kept["step"].to_numpy(dtype=np.float64), kept[column].to_numpy(dtype=np.float64)
+
+
+def _medians(values: _Numbers) -> _Numbers:
+    return np.array([np.median(part) for part in np.array_split(values, min(_PARTS, len(values)))])
+
+
+def _diverged(steps: _Numbers, losses: _Numbers) -> Observation | None:
+    if len(steps) < _FEWEST_STEPS:
+        return None
+    medians = _medians(losses)
+    least = int(np.argmin(medians))
+    lowest = medians[least]
+    if least >= len(medians) - 2 or not (medians[-2:] > lowest * _RISEN).all():
+        return None
+    place = round((least + 1) * len(steps) / len(medians)) - 1
+    step = int(steps[place])
+    sentence = (
+        f"Divergence: the training loss fell to about {lowest:.3f} near step {step:,} and has risen to "
+        f"{medians[-1]:.3f} since. A lower learning rate multiplier keeps it down."
+    )
+    return Observation("divergence", "bad", sentence, step)
+
+
+def _overfitted(results: Results, checkpoints: Sequence[CheckpointView]) -> Observation | None:
+    steps, losses = _known(results, "validation_loss")
+    if len(steps) < 2:
+        return None
+    best = int(np.argmin(losses))
+    lowest, last = losses[best], losses[-1]
+    if best == len(steps) - 1 or lowest <= 0 or last / lowest - 1 < _GENERALISATION_LOSS:
+        return None
+    step = int(steps[best])
+    nearest = min(checkpoints, key=lambda one: abs(one.step - step), default=None)
+    if nearest is not None and nearest.step < steps[-1]:
+        sentence = (
+            f"Overfitting: the validation loss was lowest at step {step:,} ({lowest:.3f}) and is {last:.3f} now. "
+            f"The checkpoint of step {nearest.step:,} is the better model."
+        )
+    else:
+        sentence = (
+            f"Overfitting: the validation loss was lowest at step {step:,} ({lowest:.3f}) and is {last:.3f} now. "
+            "Fewer epochs, or more varied examples, make a better model."
+        )
+    return Observation("overfitting", "bad", sentence, step)
+
+
+def _by_heart(results: Results) -> Observation | None:
+    """Without validation there is only this hint."""
+    steps, accuracy = _known(results, "training_token_accuracy")
+    if len(steps) < _FEWEST_STEPS or len(_known(results, "validation_loss")[0]):
+        return None
+    last = float(np.median(accuracy[-max(3, len(accuracy) // _PARTS) :]))
+    if last < _BY_HEART:
+        return None
+    sentence = (
+        f"It gets {last:.1%} of the training tokens right: it may know the examples by heart. "
+        "Keep a tenth of the rows for validation to see whether it does."
+    )
+    return Observation("memorised", "look", sentence, int(steps[-1]))
+
+
+def _plateau(steps: _Numbers, losses: _Numbers) -> Observation | None:
+    medians = _medians(losses)
+    late = medians[-max(2, len(medians) // 2) :]
+    if len(medians) < _PARTS or medians[0] <= 0 or (late.max() - late.min()) / medians[0] > _STILL:
+        return None
+    step = int(steps[len(steps) - len(steps) * len(late) // len(medians)])
+    sentence = f"Nothing more is learned after about step {step:,}: fewer epochs would do, and cost less."
+    return Observation("plateau", "look", sentence, step)
+
+
+def _gap(results: Results) -> Observation | None:
+    valid, train = results.last("validation_loss"), _late(results, "training_loss")
+    if valid is None or train is None or train <= 0 or valid / train < _WIDE:
+        return None
+    sentence = (
+        f"On examples that it has not seen it loses {valid:.3f}, on those that it trains on {train:.3f}: "
+        "more, or more varied, examples would narrow the gap."
+    )
+    return Observation("gap", "look", sentence)
+
+
+def _short(results: Results, known: int) -> Observation:
+    sentence = f"Only {known:,} steps so far: too few to say how it goes."
+    return Observation("short", "look", sentence, int(results.frame["step"].iloc[-1]))
+
+
+def _good(results: Results) -> Observation | None:
+    first, last = results.first("training_loss"), _late(results, "training_loss")
+    if first is None or last is None or last >= first or results.steps < _FEWEST_STEPS:
+        return None
+    before, after = results.first("training_token_accuracy"), _late(results, "training_token_accuracy")
+    if before is None or after is None:
+        return Observation("good", "good", f"It learns: the training loss went from {first:.3f} to {last:.3f}.")
+    sentence = (
+        f"It learns: the training loss went from {first:.3f} to {last:.3f}, "
+        f"the token accuracy from {before:.0%} to {after:.0%}."
+    )
+    return Observation("good", "good", sentence)
+
+
+def _late(results: Results, column: str) -> float | None:
+    values = _known(results, column)[1]
+    return float(np.median(values[-max(1, len(values) // _PARTS) :])) if len(values) else None

@@ -1,0 +1,86 @@
+"""Two evaluations against each other, row by row: does tuning help?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from core.db.store import Store
+from core.db.tables import Answer
+from core.errors import FabulaError
+from core.training import judging
+from core.training.evaluating import get
+from core.training.evaluation_shapes import EvaluationView
+from core.training.judging import Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Versus:
+    """Two models on the same rows. `p_value` None: scores of texts, where the interval of the difference tells."""
+
+    n: int
+    tuned: Interval
+    base: Interval
+    difference: Interval
+    p_value: float | None
+    sentence: str
+
+
+def versus(store: Store, tuned_id: str, base_id: str) -> Versus:
+    """Two evaluations, row by row, on the rows that both have answered.
+
+    Raises:
+        NotFound: one of them is not there.
+        FabulaError: they have no row in common, or are of different kinds.
+    """
+    one, other = get(store, tuned_id), get(store, base_id)
+    if one.kind != other.kind:
+        raise FabulaError("The two evaluations are of different kinds.", "Judge both models on the same rows.")
+    mine, theirs = _scores(store, one), _scores(store, other)
+    shared = [key for key in mine if key in theirs]
+    if not shared:
+        raise FabulaError("The two evaluations have no row in common.", "Judge both models on the same rows.")
+    left, right = [mine[key] for key in shared], [theirs[key] for key in shared]
+    apart = judging.difference(left, right)
+    interval = _shares if one.kind == "label" else judging.mean
+    tuned, base = interval(left), interval(right)
+    assert apart is not None and tuned is not None and base is not None
+    p_value = None
+    if one.kind == "label":
+        only = [sum(1 for a, b in zip(left, right, strict=True) if (a, b) == pair) for pair in ((1, 0), (0, 1))]
+        p_value = judging.mcnemar(*only)
+    return Versus(len(shared), tuned, base, apart, p_value, _sentence(one.kind, len(shared), tuned, base, apart))
+
+
+def _scores(store: Store, evaluation: EvaluationView) -> dict[str, float]:
+    """Score of each answered row: right or not for labels, chrF for texts."""
+    query = select(Answer.row_key, Answer.right, Answer.text, Answer.expected).where(
+        Answer.evaluation_id == evaluation.id, Answer.text.is_not(None)
+    )
+    with store.reading() as session:
+        rows = session.execute(query).all()
+    if evaluation.kind == "label":
+        return {key: float(bool(right)) for key, right, _, _ in rows}
+    return {key: judging.chrf(text or "", expected) for key, _, text, expected in rows}
+
+
+def _shares(scores: list[float]) -> Interval | None:
+    return judging.wilson(int(sum(scores)), len(scores))
+
+
+def _sentence(kind: str, n: int, tuned: Interval, base: Interval, apart: Interval) -> str:
+    """The comparison in words; "no clear difference" where 0 lies inside the interval."""
+    if kind == "label":
+        if apart.low > 0:
+            return f"Tuning helps: {tuned.value:.0%} right against {base.value:.0%}, on {n:,} rows that it never saw."
+        if apart.high < 0:
+            return f"Tuning harms: {tuned.value:.0%} right against {base.value:.0%}, on {n:,} rows that it never saw."
+        return f"No clear difference: {tuned.value:.0%} right against {base.value:.0%}, on {n:,} rows. More would tell."
+    if apart.low > 0:
+        return f"Tuning helps: its texts are nearer to what was expected ({tuned.value:.2f} against {base.value:.2f})."
+    if apart.high < 0:
+        return (
+            f"Tuning harms: its texts are further from what was expected ({tuned.value:.2f} against {base.value:.2f})."
+        )
+    return f"No clear difference: {tuned.value:.2f} against {base.value:.2f}, on {n:,} rows. More would tell."

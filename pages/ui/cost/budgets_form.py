@@ -1,0 +1,79 @@
+"""Budgets: of any one run, of a month for everybody, of a month for one person; with what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.cost import budget
+from core.cost.budget import BudgetView
+from pages.ui import cached, cards, state
+from pages.ui.cost import cached_cost
+from pages.ui.lang import _, mark, plain, usd
+
+_SCOPES = {
+    "month": mark("Everybody, in a month"),
+    "person": mark("One person, in a month"),
+    "run": mark("Any one run, job or story"),
+}
+
+
+def show(budgets: Sequence[BudgetView]) -> None:
+    """Behind one click: what is set and what is left, and the form."""
+    with st.expander(
+        _("Budgets"), icon=":material/account_balance_wallet:", key="cost_budgets", on_change="rerun"
+    ) as at:
+        if not at.open:
+            return
+        for one in budgets:
+            _line(one)
+        state.first("cost_budget_scope", "month")
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            scope = st.selectbox(
+                _("Budget of"),
+                list(_SCOPES),
+                format_func=lambda key: _(_SCOPES[key]),
+                key="cost_budget_scope",
+                width=260,
+            )
+            if scope == "person":
+                state.first("cost_budget_person", LOCAL.id)
+                st.text_input(_("Person"), key="cost_budget_person", width=180, max_chars=100)
+            st.number_input(
+                _("US dollars"), min_value=0.0, max_value=float(budget.MOST_USD), step=1.0, value=None,
+                key="cost_budget_amount", placeholder="20", width=160,
+            )  # fmt: skip
+            st.button(_("Set this budget"), icon=":material/check:", key="cost_budget_set", on_click=_set)
+        st.caption(_("What would go over a budget is not sent. Reservations count; what is not needed is given back."))
+
+
+def _line(one: BudgetView) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        name = _(_SCOPES[one.scope]) + (f" · {plain(one.subject)}" if one.subject else "")
+        rest = "" if one.left_usd is None else _(", {left} left").format(left=usd(max(one.left_usd, Decimal(0))))
+        st.markdown(_("{name}: **{amount}**{rest}").format(name=name, amount=usd(one.amount_usd), rest=rest))
+        st.button(
+            _("Remove"), icon=":material/delete:", type="tertiary", key=f"cost_budget_remove_{one.scope}_{one.subject}",
+            on_click=_remove, args=(one.scope, one.subject),
+        )  # fmt: skip
+
+
+def _set() -> None:
+    scope, amount = state.get("cost_budget_scope"), state.get("cost_budget_amount")
+    if amount is None:
+        return
+    subject = str(state.get("cost_budget_person") or "") if scope == "person" else ""
+    with cards.errors_kept():
+        budget.set_budget(cached.store(), LOCAL, scope, Decimal(str(amount)), subject)
+        state.notify(":material/check:", _("The budget is set."))
+    cached_cost.forget()
+
+
+def _remove(scope: budget.Scope, subject: str) -> None:
+    with cards.errors_kept():
+        budget.set_budget(cached.store(), LOCAL, scope, None, subject)
+        state.notify(":material/undo:", _("The budget is gone."))
+    cached_cost.forget()

@@ -1,0 +1,118 @@
+"""What the cost page reads, shared between visitors; in the manner of `pages.ui.cached`, which it builds on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import astuple
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import streamlit as st
+
+from core.cost import budget, history, own, quality, tokens
+from core.cost.budget import BudgetView
+from core.cost.history import DayLine, WorkLine
+from core.cost.quality import Quality
+from core.cost.snapshot import Snapshot
+from core.cost.tokens import Measured
+from core.cost.workload import Machine
+from core.dataset import datasets
+from core.db.tables import utcnow
+from pages.ui import cached
+
+_FRESH_S = 3  # sums over a month of calls: money does not move faster than an eye
+
+
+def machine(speed: float | None = None, always_on: bool = False) -> Machine | None:
+    """This machine as a way to do the work; None: nobody has said what an hour costs, or its speed is not known."""
+    said = hour()
+    tokens_per_s = speed or cached.status().engine.tokens_per_s
+    if said is None or not tokens_per_s:
+        return None
+    return Machine(said[0], Decimal(str(round(tokens_per_s, 2))), always_on)
+
+
+def hour() -> tuple[Decimal, str] | None:
+    """What an hour of this machine costs, and in which currency; None: nobody has said."""
+    return own.machine_hour(cached.store())
+
+
+def providers() -> list[str]:
+    """Ids of all providers that have prices of untuned models."""
+    source = cached.prices().source
+    return source.providers() if isinstance(source, Snapshot) else []
+
+
+def month() -> tuple[datetime, datetime]:
+    """The calendar month so far: its first moment, and the end of today (UTC)."""
+    now = utcnow()
+    tomorrow = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    return budget.month_start(now), tomorrow
+
+
+def budgets() -> list[BudgetView]:
+    """All budgets, with what is left of them."""
+    return list(_budgets(_where()))
+
+
+@st.cache_resource(ttl=_FRESH_S, max_entries=2)
+def _budgets(where: str) -> tuple[BudgetView, ...]:
+    return tuple(budget.budgets(cached.store()))
+
+
+def now() -> datetime:
+    """This moment (UTC)."""
+    return utcnow()
+
+
+def days(since: datetime, until: datetime) -> list[DayLine]:
+    """What was spent, day by day."""
+    return list(_days(since, until, _where()))
+
+
+@st.cache_resource(ttl=_FRESH_S, max_entries=8)
+def _days(since: datetime, until: datetime, where: str) -> tuple[DayLine, ...]:
+    return tuple(history.days(cached.store(), since, until))
+
+
+def works(since: datetime) -> list[WorkLine]:
+    """Runs, jobs and stories with what they cost."""
+    return list(_works(since, _where()))
+
+
+@st.cache_resource(ttl=_FRESH_S, max_entries=8)
+def _works(since: datetime, where: str) -> tuple[WorkLine, ...]:
+    return tuple(history.works(cached.store(), since))
+
+
+def qualities() -> list[Quality]:
+    """What was found of the quality of models."""
+    return list(_qualities(_where()))
+
+
+@st.cache_resource(ttl=_FRESH_S, max_entries=2)
+def _qualities(where: str) -> tuple[Quality, ...]:
+    return tuple(quality.qualities(cached.store(), cached.prices()))
+
+
+def forget() -> None:
+    """A price or a budget has changed: read everything anew."""
+    for poll in (_days, _works, _qualities, _budgets):
+        poll.clear()
+
+
+@st.cache_data(max_entries=16)
+def measured(dataset_id: str, stamp: str, model: str) -> Measured | None:
+    """Tokens of a data set's examples as `model` reads them; None: it has no finished rows.
+
+    Args:
+        stamp: `datasets.fingerprint`: another one is counted anew.
+    """
+    found = datasets.examples(cached.store(), dataset_id)
+    prompts, completions = [prompt for prompt, _ in found], [completion for _, completion in found]
+    return tokens.measure(prompts, completions, model) if found else None
+
+
+def _where() -> str:
+    """Tells one studio from another (tests have many), and shows nothing of it."""
+    return hashlib.sha256(repr(astuple(cached.settings())).encode()).hexdigest()

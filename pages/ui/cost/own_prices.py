@@ -1,0 +1,104 @@
+"""Prices that people of this studio set themselves: a form, what was set, and the way back."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.cost import own
+from core.cost.book import PriceBook
+from core.cost.overlay import UNITS
+from pages.ui import cached, cards, state
+from pages.ui.cost import cached_cost
+from pages.ui.cost.price_choice import list_names
+from pages.ui.lang import _, ago, mark, plain
+
+_USES = {
+    "input": mark("Input"),
+    "cached_input": mark("Cached input"),
+    "output": mark("Output"),
+    "training": mark("Training"),
+    "hosting_hour": mark("Hosting an hour"),
+    "batch_factor": mark("Batch, times the live price"),
+}
+_UNITS = {
+    "mtok": mark("1M tokens"),
+    "ktok": mark("1k tokens"),
+    "hour": mark("hour"),
+    "factor": mark("times"),
+}
+
+
+def show(book: PriceBook) -> None:
+    """Behind one click: what was set, and the form to set more."""
+    mine = own.list_own(cached.store())
+    title = _("Your own prices") if not mine else _("Your own prices ({n})").format(n=len(mine))
+    with st.expander(title, icon=":material/edit:", key="cost_own", on_change="rerun") as opened:
+        if opened.open:
+            for one in mine:
+                _line(one)
+            _form(book)
+
+
+def _line(one: own.OwnPriceView) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(
+            _("**{model}** · {provider}: {what} {amount} {currency} / {unit}").format(
+                model=plain(one.model),
+                provider=plain(one.provider),
+                what=_(_USES[one.what]),
+                amount=one.amount,
+                currency=one.currency,
+                unit=_(_UNITS[one.unit]),
+            )
+        )
+        st.caption(" · ".join(part for part in (plain(one.note), ago(one.created_at, cached_cost.now())) if part))
+        st.button(
+            _("Remove"), icon=":material/delete:", type="tertiary", key=f"cost_own_remove_{one.id}",
+            on_click=_remove, args=(one.id,),
+        )  # fmt: skip
+
+
+def _form(book: PriceBook) -> None:
+    st.caption(
+        _("It stands before the list's own price and is marked. For everything tuned from a base, write ft: before it.")
+    )
+    names = [name for name in list_names(book) if name != "engine"]
+    state.first("cost_own_what", "output")
+    with st.grid(4, min_column_width=150):
+        st.selectbox(_("Provider"), names, key="cost_own_provider", accept_new_options=True)
+        st.text_input(_("Model"), key="cost_own_model", placeholder="ft:gpt-4.1-mini-2025-04-14", max_chars=200)
+        what = st.selectbox(_("For"), list(_USES), format_func=lambda use: _(_USES[use]), key="cost_own_what")
+        st.text_input(_("Amount"), key="cost_own_amount", placeholder="0.40", max_chars=20)
+        units = UNITS[what or "output"]
+        if state.get("cost_own_unit") not in units:
+            state.put("cost_own_unit", units[0])
+        st.selectbox(_("Per"), units, format_func=lambda unit: _(_UNITS[unit]), key="cost_own_unit")
+        st.selectbox(_("Currency"), ["USD", "CNY"], key="cost_own_currency")
+        st.text_input(_("Note"), key="cost_own_note", placeholder=_("Where it is from"), max_chars=200)
+    st.button(_("Set this price"), icon=":material/check:", key="cost_own_set", on_click=_set)
+
+
+def _set() -> None:
+    with cards.errors_kept():
+        own.set_price(
+            cached.store(),
+            LOCAL,
+            provider=str(state.get("cost_own_provider") or ""),
+            model=str(state.get("cost_own_model") or ""),
+            what=str(state.get("cost_own_what")),
+            amount=str(state.get("cost_own_amount") or ""),
+            currency=str(state.get("cost_own_currency") or "USD"),
+            unit=str(state.get("cost_own_unit")),
+            note=str(state.get("cost_own_note") or ""),
+        )
+        state.put("cost_own_amount", "")
+        state.notify(":material/check:", _("The price is set."))
+    cached_cost.forget()
+
+
+def _remove(price_id: str) -> None:
+    with cards.errors_kept():
+        own.remove(cached.store(), LOCAL, price_id)
+        state.notify(":material/undo:", _("The list's own price stands again."))
+    cached_cost.forget()

@@ -1,0 +1,168 @@
+"""What the visitor compares: lists, baseline, unit and search in sight; side, filters and currency one click away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+import streamlit as st
+
+from core.cost.book import Key, PriceBook
+from core.cost.comparison import Side
+from core.cost.currency import USD, YUAN, Rate
+from core.cost.prices import ENGINE, Price
+from core.db.tables import utcnow
+from pages.ui import cached, state
+from pages.ui.cost import cached_cost
+from pages.ui.lang import _, mark
+
+ARTICLE = "openai-2023"
+UNITS = {1_000: "1k", 1_000_000: "1M"}
+_BASELINE: Key = (ARTICLE, "gpt-3.5-turbo")
+_FIRST = (ENGINE, ARTICLE, "openai", "azure", "anthropic", "google", "deepseek", "mistral", "together")
+_CHINESE = ("dashscope", "dashscope-intl", "zhipuai", "moonshotai")
+_PROPER = {
+    "azure": "Azure",
+    "anthropic": "Anthropic",
+    "google": "Google",
+    "deepseek": "DeepSeek",
+    "mistral": "Mistral",
+    "together": "Together",
+    "dashscope": "DashScope",
+    "dashscope-intl": "DashScope (Singapore)",
+    "zhipuai": "Zhipu",
+    "moonshotai": "Moonshot",
+}
+_KINDS = {
+    "tuned": mark("Tuned models"),
+    "trainable": mark("Can be tuned"),
+    "cached": mark("Cheaper when cached"),
+    "batch": mark("Has batches"),
+    "usable": mark("Can still be used"),
+}
+_DEFAULT_MODEL = "gemma-3-270m"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the visitor compares, and how."""
+
+    unit: int
+    baseline: Key
+    prices: tuple[Price, ...]
+    search: str
+    side: Side
+    currency: str
+    rate: Rate
+
+
+def controls(book: PriceBook) -> Choice:
+    """Lists and baseline in one row; unit, search, and the rest behind a button in the next."""
+    names = list_names(book)
+    state.first("cost_lists", [ENGINE, ARTICLE])
+    chosen = st.multiselect(
+        _("Price lists"),
+        list(names),
+        format_func=names.__getitem__,
+        key="cost_lists",
+        placeholder=_("Choose price lists"),
+        persist_state="session",
+    )
+    found = rows(book, chosen or [ARTICLE])
+    kinds = state.get("cost_kinds") or []
+    prices = tuple(price for price in found if all(_is(kind, price, book) for kind in kinds)) or tuple(found)
+    keys = [price.key for price in prices]
+    if state.get("cost_baseline") not in keys:
+        state.put("cost_baseline", _BASELINE if _BASELINE in keys else keys[0])
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        baseline = st.selectbox(
+            _("Baseline: counts as 1 ×"),
+            keys,
+            format_func=lambda key: f"{key[1]} · {names.get(key[0], key[0])}",
+            key="cost_baseline",
+            width=380,
+            persist_state="session",
+        )
+        state.first("cost_unit", 1_000)
+        unit = st.segmented_control(
+            _("Price per"),
+            list(UNITS),
+            format_func=lambda unit: _("{unit} tokens").format(unit=UNITS[unit]),
+            required=True,
+            key="cost_unit",
+            persist_state="session",
+        )
+        search = st.text_input(
+            _("Search"), key="cost_search", placeholder=_("Part of a model's name"), width=240, persist_state="session"
+        )
+        with st.popover(_("More"), icon=":material/tune:"):
+            side, currency, rate = _more()
+    return Choice(unit or 1_000, baseline or _BASELINE, prices, (search or "").strip().lower(), side, currency, rate)
+
+
+def rows(book: PriceBook, lists: list[str]) -> list[Price]:
+    """The prices of these lists; this machine's are what its hour costs through its speed, once somebody says it."""
+    found = book.rows([name for name in lists if name != ENGINE])
+    return [*(here(book) if ENGINE in lists else []), *found]
+
+
+def here(book: PriceBook) -> list[Price]:
+    """The engine's models as prices: nothing, or their share of what this machine costs in an hour."""
+    machine, hour = cached_cost.machine(), cached_cost.hour()
+    models = list(cached.status().engine.models) or [_DEFAULT_MODEL]
+    local = [price for model in models if (price := book.find(ENGINE, model)) is not None]
+    if machine is None or hour is None:
+        return local
+    return [replace(price, output_per_mtok=machine.per_mtok, currency=hour[1], own=True) for price in local]
+
+
+def list_names(book: PriceBook) -> dict[str, str]:
+    """Every price list, those people ask for first, with its name."""
+    own = {ENGINE: _("This machine"), ARTICLE: _("OpenAI in 2023"), "openai": _("OpenAI today")}
+    mine = sorted({price.provider for price in book.own})
+    more = [name for name in cached_cost.providers() if name not in (*_FIRST, *_CHINESE)]
+    return {name: (own | _PROPER).get(name, name) for name in dict.fromkeys((*_FIRST, *_CHINESE, *mine, *more))}
+
+
+def _more() -> tuple[Side, str, Rate]:
+    sides: dict[Side, str] = {"output": _("Output"), "input": _("Input"), "training": _("Training")}
+    state.first("cost_side", "output")
+    side = st.segmented_control(
+        _("Compare by"), list(sides), format_func=sides.__getitem__, required=True, key="cost_side",
+        persist_state="session",
+    )  # fmt: skip
+    st.pills(
+        _("Only"), list(_KINDS), format_func=lambda kind: _(_KINDS[kind]), selection_mode="multi", key="cost_kinds",
+        persist_state="session",
+    )  # fmt: skip
+    currency, rate = currency_choice("cost")
+    return side or "output", currency, rate
+
+
+def currency_choice(page: str) -> tuple[str, Rate]:
+    """The currency that amounts are shown in, and the rate, with its day."""
+    state.first("cost_currency", USD)
+    currency = st.segmented_control(
+        _("Currency"), [USD, YUAN.currency], required=True, key="cost_currency", persist_state="session"
+    )
+    state.first("cost_rate", float(YUAN.per_usd))
+    typed = st.number_input(
+        _("Yuan for one US dollar"), min_value=0.01, max_value=1_000.0, step=0.01, format="%.4f", key="cost_rate",
+        persist_state="session",
+    )  # fmt: skip
+    if Decimal(str(typed)) == YUAN.per_usd:
+        st.caption(_("Reference rate of the European Central Bank, {day}").format(day=YUAN.day))
+        return str(currency), YUAN
+    return str(currency), Rate(YUAN.currency, Decimal(str(typed)), _("typed by you"), utcnow().date())
+
+
+def _is(kind: str, price: Price, book: PriceBook) -> bool:
+    if kind == "tuned":
+        return price.base_model is not None
+    if kind == "trainable":
+        return book.training_price(*price.key) is not None and not book.ended(price)
+    if kind == "cached":
+        return price.cached_input_per_mtok is not None
+    if kind == "batch":
+        return price.batch_output_per_mtok is not None
+    return not book.ended(price)

@@ -1,0 +1,209 @@
+"""The prices: the answer as a sentence, bars, the table with its sources, own prices, and quality beside price."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+
+import pandas as pd
+import streamlit as st
+
+from core.charts import cost as charts_cost
+from core.charts.common import times
+from core.cost.book import PriceBook
+from core.cost.comparison import PriceLine, compare
+from core.cost.snapshot import CHECKED, source_name
+from pages.ui import cached, cards
+from pages.ui.cost import own_prices, quality_view
+from pages.ui.cost.price_choice import UNITS, Choice, controls, list_names
+from pages.ui.lang import _, n_, plain
+from pages.ui.money import money
+
+_MOST_BARS = 300  # more cannot be read; the table has them all
+_BARS_IN_SIGHT = 24  # more than these scroll
+_BARS_HEIGHT = 620  # px
+
+
+def show() -> None:
+    """The whole part."""
+    book = cached.prices()
+    choice = controls(book)
+    found = lines(book, choice)
+    if not found:
+        with cards.empty(_("No model has this in its name."), icon=":material/search:"):
+            st.caption(_("Search for less, or add a price list."))
+    else:
+        answer(found, choice)
+        bars(found, choice, list_names(book))
+        table(book, found, choice)
+    _sources(found)
+    own_prices.show(book)
+    quality_view.show()
+
+
+def lines(book: PriceBook, choice: Choice) -> list[PriceLine]:
+    """The comparison, cheapest first; the baseline stays in, whatever is searched for."""
+    found = compare(
+        book,
+        choice.baseline,
+        choice.unit,
+        prices=choice.prices,
+        side=choice.side,
+        currency=choice.currency,
+        rate=choice.rate,
+    )
+    if not choice.search:
+        return found
+    hits = [line for line in found if choice.search in line.model.lower() or line.is_baseline]
+    return [] if all(line.is_baseline for line in hits) and choice.search not in choice.baseline[1].lower() else hits
+
+
+def answer(found: Sequence[PriceLine], choice: Choice) -> None:
+    """The comparison in one sentence: the dearest against the baseline."""
+    known = [line for line in found if line.multiple is not None and not line.is_baseline]
+    base = next((line for line in found if line.is_baseline), None)
+    if not known or base is None:
+        return
+    dearest = max(known, key=lambda line: line.multiple or Decimal(0))
+    st.markdown(
+        _(
+            "**{dearest}** costs **{multiple} ×** as much as **{baseline}**: {price} against {base} for {unit} tokens."
+        ).format(
+            dearest=plain(dearest.model),
+            multiple=times(dearest.multiple).removesuffix(" ×"),
+            baseline=plain(choice.baseline[1]),
+            price=money(getattr(dearest, choice.side), dearest.currency),
+            base=money(getattr(base, choice.side), base.currency),
+            unit=UNITS[choice.unit],
+        )
+    )
+
+
+def bars(found: Sequence[PriceLine], choice: Choice, names: dict[str, str]) -> None:
+    """Sorted bars with the multiples written at them; nothing where all is free or unknown."""
+    priced = [line for line in found if getattr(line, choice.side) and line.currency == choice.currency]
+    shown = priced[:_MOST_BARS]
+    shown += [line for line in priced[_MOST_BARS:] if line.is_baseline]
+    if not shown:
+        st.caption(_("None of these has a price of this kind; the table says what is known."))
+        return
+    title = {"output": _("written"), "input": _("read"), "training": _("trained on")}[choice.side]
+    words = charts_cost.PriceLabels(
+        price=_("{currency} for {unit} tokens {side}, logarithmic").format(
+            currency=choice.currency, unit=UNITS[choice.unit], side=title
+        ),
+        model=_("Model"),
+        multiple=_("Multiple"),
+        provider=_("Price list"),
+        own=_("your price"),
+        retired=_("retired"),
+    )
+    named = [replace(line, provider=names.get(line.provider, line.provider)) for line in shown]
+    high = len(shown) > _BARS_IN_SIGHT
+    with st.container(height=_BARS_HEIGHT if high else "content", border=high):
+        st.vega_lite_chart(
+            charts_cost.price_bars(named, words, choice.side),
+            alt=_("Price of the models per {unit} tokens").format(unit=UNITS[choice.unit]),
+            key="cost_chart",
+        )
+    if len(priced) > len(shown):
+        st.caption(
+            n_("{n} dearer model is in the table only.", "{n} dearer models are in the table only.",
+               len(priced) - len(shown))
+        )  # fmt: skip
+
+
+def table(book: PriceBook, found: Sequence[PriceLine], choice: Choice) -> None:
+    """Every row with its source and the day on which it was checked."""
+    names, unit = list_names(book), UNITS[choice.unit]
+    columns = {
+        "model": [line.model for line in found],
+        "provider": [names.get(line.provider, line.provider) for line in found],
+        "multiple": [_float(line.multiple) for line in found],
+        "over_base": [_float(_over_base(book, line)) for line in found],
+        "input": [_float(line.input) for line in found],
+        "cached": [_float(line.cached_input) for line in found],
+        "output": [_float(line.output) for line in found],
+        "training": [_float(line.training) for line in found],
+        "hosting": [_float(line.hosting_per_hour) for line in found],
+        "currency": [line.currency for line in found],
+        "note": [_note(line) for line in found],
+        "checked": [line.price.checked for line in found],
+        "source": [_("this machine") if line.price.local else line.price.source for line in found],
+    }
+    frame = pd.DataFrame(columns)
+    if set(frame["currency"]) == {choice.currency}:
+        frame = frame.drop(columns="currency")
+    frame = frame.drop(columns=[name for name in ("over_base", "cached", "hosting") if frame[name].isna().all()])
+    amount = "%.4f" if choice.unit == 1_000 else "%.2f"
+    st.dataframe(
+        frame,
+        hide_index=True,
+        height="content" if len(frame) <= 15 else 560,
+        column_config={
+            "model": st.column_config.TextColumn(_("Model"), pinned=True),
+            "provider": st.column_config.TextColumn(_("Price list")),
+            "multiple": st.column_config.NumberColumn(_("Multiple"), format="%.3g ×"),
+            "over_base": st.column_config.NumberColumn(
+                _("Of its base"), format="%.3g ×", help=_("What a tuned model costs of the model it was tuned from")
+            ),
+            "input": st.column_config.NumberColumn(_("Input per {unit}").format(unit=unit), format=amount),
+            "cached": st.column_config.NumberColumn(_("Cached input per {unit}").format(unit=unit), format=amount),
+            "output": st.column_config.NumberColumn(_("Output per {unit}").format(unit=unit), format=amount),
+            "training": st.column_config.NumberColumn(_("Training per {unit}").format(unit=unit), format=amount),
+            "hosting": st.column_config.NumberColumn(_("Hosting an hour"), format="%.2f"),
+            "currency": st.column_config.TextColumn(_("Currency"), width="small"),
+            "source": st.column_config.TextColumn(_("Source")),
+            "checked": st.column_config.DateColumn(_("Checked"), format="YYYY-MM-DD"),
+            "note": st.column_config.TextColumn(_("Note")),
+        },
+        placeholder=_("unknown"),
+        alt=_("Prices with their multiples, sources and dates"),
+    )
+
+
+def _sources(found: Sequence[PriceLine]) -> None:
+    """Of when the prices are: nothing is fetched, and old ones say so."""
+    stale = sum(line.stale for line in found)
+    sentences = [
+        _("Prices lie in the studio, nothing is fetched: untuned models from {source} of {day}.").format(
+            source=source_name(), day=CHECKED
+        )
+    ]
+    if stale:
+        sentences.append(
+            n_("{n} row was last checked more than three months ago.",
+               "{n} rows were last checked more than three months ago.", stale)
+        )  # fmt: skip
+    st.caption(f":material/info: {' '.join(sentences)}")
+
+
+def _over_base(book: PriceBook, line: PriceLine) -> Decimal | None:
+    """A tuned model's output price over its base's, where both are known in one currency."""
+    base = book.find(line.provider, line.price.base_model) if line.price.base_model and not line.price.local else None
+    if base is None or base.currency != line.price.currency or not base.output_per_mtok:
+        return None
+    mine = line.price.output_per_mtok
+    return None if mine is None else mine / base.output_per_mtok
+
+
+def _note(line: PriceLine) -> str:
+    """Whether it can be used, whether somebody has set it, whether it is old, and what is to be known about it."""
+    until = line.price.valid_until
+    notes = [
+        _("retired on {day}").format(day=until) if line.ended else "",
+        _("until {day}: soon").format(day=until) if line.ends_soon else "",
+        _("until {day}").format(day=until) if until is not None and not (line.ended or line.ends_soon) else "",
+        _("no training after {day}").format(day=line.price.training_until)
+        if line.price.training_until is not None and not line.ended
+        else "",
+        _("your price") if line.price.own else "",
+        _("not checked for three months") if line.stale and not line.ended else "",
+        line.price.note,
+    ]
+    return " · ".join(note for note in notes if note)
+
+
+def _float(value: Decimal | None) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,64 @@
+"""Quality beside price: what blind votes and evaluations found, against what a story costs."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core.charts import cost as charts_cost
+from core.cost.quality import Quality
+from pages.ui.cost import cached_cost
+from pages.ui.lang import _, n_, percent, plain, usd
+
+
+def show() -> None:
+    """The scatter with its sentence; where nothing was measured yet, how to come to it."""
+    st.subheader(_("Quality beside price"), anchor=False)
+    found = cached_cost.qualities()
+    if not found:
+        st.caption(
+            _("No model has been voted on or evaluated yet. Compare two blindly on the story page, or evaluate a job.")
+        )
+        return
+    _sentence(found)
+    if any(one.cost_usd is not None for one in found):
+        words = charts_cost.QualityLabels(
+            cost=_("US dollars a story, logarithmic"),
+            quality=_("Quality"),
+            model=_("Model"),
+            count=_("Rounds or examples"),
+            kinds=(_("blind votes"), _("evaluation")),
+        )
+        st.vega_lite_chart(
+            charts_cost.quality_scatter(found, words),
+            alt=_("Quality of {n} models against what a story of them costs").format(n=len(found)),
+            key="cost_quality_chart",
+        )
+    unknown = sum(one.cost_usd is None for one in found)
+    if unknown:
+        st.caption(
+            n_("{n} result has no place here: its price is unknown.",
+               "{n} results have no place here: their prices are unknown.", unknown)
+        )  # fmt: skip
+
+
+def _sentence(found: list[Quality]) -> None:
+    best = found[0]
+    priced = [one for one in found if one.kind == best.kind and one.cost_usd is not None and one.high >= best.low]
+    thrifty = min(priced, key=lambda one: (one.cost_usd or 0, -one.share), default=None)
+    st.markdown(
+        _("Best so far: **{model}** with {share} of {n}.").format(
+            model=plain(best.model), share=percent(best.share), n=_counted(best)
+        )
+    )
+    if thrifty is not None and thrifty.model != best.model:
+        st.markdown(
+            _("**{model}** may be as good (the intervals overlap), at {cost} a story.").format(
+                model=plain(thrifty.model), cost=usd(thrifty.cost_usd)
+            )
+        )
+
+
+def _counted(one: Quality) -> str:
+    if one.kind == "votes":
+        return n_("{n} blind round", "{n} blind rounds", one.n)
+    return n_("{n} example", "{n} examples", one.n)

@@ -1,0 +1,156 @@
+"""What was really spent: month to date against the budget, by day and model, estimate against actual."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import pandas as pd
+import streamlit as st
+
+from core.charts import cost as charts_cost
+from core.cost import history
+from core.cost.budget import BudgetView
+from core.cost.history import DayLine, WorkLine
+from pages.ui import cached, cards
+from pages.ui.cost import budgets_form, cached_cost
+from pages.ui.lang import _, mark, n_, number, percent, usd
+
+_PAGES = {"dataset": mark("Data set"), "training": mark("Training"), "story": mark("Story")}
+
+
+def show() -> None:
+    """The whole part."""
+    since, until = cached_cost.month()
+    lines = cached_cost.days(since, until)
+    budgets = cached_cost.budgets()
+    if not lines:
+        with cards.empty(
+            _("Nothing has been spent this month. Every call will be listed here."), icon=":material/savings:"
+        ):
+            budgets_form.show(budgets)
+        return
+    _month(lines, budgets)
+    _by_day(lines, since, until)
+    _by_model(lines)
+    _by_work(cached_cost.works(since))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.download_button(
+            _("Download every call as CSV"),
+            data=lambda: history.export(cached.store(), since, until),
+            file_name=f"fabula_spend_{since:%Y-%m}.csv",
+            mime="text/csv",
+            icon=":material/download:",
+            key="cost_export",
+            on_click="ignore",
+        )
+    budgets_form.show(budgets)
+
+
+def _month(lines: Sequence[DayLine], budgets: Sequence[BudgetView]) -> None:
+    spent = sum((line.cost_usd for line in lines), Decimal(0))
+    calls, unknown = sum(line.calls for line in lines), sum(line.unknown for line in lines)
+    month = next((one for one in budgets if one.scope == "month"), None)
+    if month is not None and month.amount_usd > 0:
+        share = float(spent / month.amount_usd)
+        st.markdown(
+            _("**{spent}** of **{budget}** spent this month, {left} left.").format(
+                spent=usd(spent), budget=usd(month.amount_usd), left=usd(max(month.left_usd or Decimal(0), Decimal(0)))
+            )
+        )
+        st.progress(min(max(share, 0.0), 1.0), text=percent(share, 0))
+    else:
+        st.markdown(_("**{spent}** spent this month; no budget is set.").format(spent=usd(spent)))
+    with st.grid(4, min_column_width=150):
+        st.metric(_("Calls"), number(calls))
+        st.metric(_("Tokens"), number(sum(line.tokens for line in lines)))
+        st.metric(_("At an unknown price"), number(unknown), help=_("These calls are in no sum."))
+        st.metric(_("Models"), number(len({(line.provider, line.model) for line in lines})))
+
+
+def _by_day(lines: Sequence[DayLine], since: datetime, until: datetime) -> None:
+    words = charts_cost.DayLabels(day=_("Day (UTC)"), spent=_("US dollars"), model=_("Model"), others=_("other models"))
+    calendar = [(since + timedelta(days=n)).date() for n in range((until - since).days)]
+    st.vega_lite_chart(
+        charts_cost.days(lines, calendar, words), alt=_("US dollars spent by day and model"), key="cost_days_chart"
+    )
+
+
+def _by_model(lines: Sequence[DayLine]) -> None:
+    st.subheader(_("By model, page and person"), anchor=False)
+    frame = pd.DataFrame(
+        {
+            "model": [line.model for line in lines],
+            "provider": [line.provider for line in lines],
+            "page": [_(_PAGES.get(line.page, line.page)) for line in lines],
+            "person": [line.person for line in lines],
+            "calls": [line.calls for line in lines],
+            "unknown": [line.unknown for line in lines],
+            "tokens": [line.tokens for line in lines],
+            "spent": [float(line.cost_usd) for line in lines],
+        }
+    )
+    keys = ["model", "provider", "page", "person"]
+    frame = frame.groupby(keys, as_index=False, sort=False).sum().sort_values("spent", ascending=False)
+    frame.loc[frame["unknown"] == frame["calls"], "spent"] = None
+    st.dataframe(
+        frame,
+        hide_index=True,
+        column_config={
+            "model": st.column_config.TextColumn(_("Model"), pinned=True),
+            "provider": st.column_config.TextColumn(_("Provider")),
+            "page": st.column_config.TextColumn(_("Page")),
+            "person": st.column_config.TextColumn(_("Person")),
+            "calls": st.column_config.NumberColumn(_("Calls"), format="localized"),
+            "unknown": st.column_config.NumberColumn(_("At an unknown price"), format="localized"),
+            "tokens": st.column_config.NumberColumn(_("Tokens"), format="localized"),
+            "spent": st.column_config.NumberColumn(_("US dollars"), format="%.4f"),
+        },
+        placeholder=_("unknown"),
+        alt=_("What each model cost, by page and person"),
+    )
+
+
+def _by_work(works: Sequence[WorkLine]) -> None:
+    st.subheader(_("Estimate against actual"), anchor=False)
+    over = [w for w in works if w.cost_usd and w.estimated_usd is not None and w.cost_usd > w.estimated_usd]
+    if over:
+        st.markdown(
+            n_(
+                "{n} run or job cost more than was estimated.",
+                "{n} runs or jobs cost more than was estimated.",
+                len(over),
+            )
+        )
+    frame = pd.DataFrame(
+        {
+            "name": [work.name or work.reference for work in works],
+            "page": [_(_PAGES.get(work.page, work.page)) for work in works],
+            "model": [work.model for work in works],
+            "began": [work.began for work in works],
+            "calls": [work.calls for work in works],
+            "estimated": [None if work.estimated_usd is None else float(work.estimated_usd) for work in works],
+            "spent": [None if work.cost_usd is None else float(work.cost_usd) for work in works],
+            "person": [work.person for work in works],
+        }
+    )
+    st.dataframe(
+        frame,
+        hide_index=True,
+        height="content" if len(frame) <= 12 else 440,
+        column_config={
+            "name": st.column_config.TextColumn(_("Run, job or story"), pinned=True),
+            "page": st.column_config.TextColumn(_("Page")),
+            "model": st.column_config.TextColumn(_("Model")),
+            "began": st.column_config.DatetimeColumn(_("Began"), format="YYYY-MM-DD HH:mm"),
+            "calls": st.column_config.NumberColumn(_("Calls"), format="localized"),
+            "estimated": st.column_config.NumberColumn(
+                _("Estimated"), format="%.4f", help=_("US dollars; of a run, the most that its rows could cost")
+            ),
+            "spent": st.column_config.NumberColumn(_("Actual"), format="%.4f", help=_("US dollars")),
+            "person": st.column_config.TextColumn(_("Person")),
+        },
+        placeholder=_("unknown"),
+        alt=_("Runs, jobs and stories with their estimates and what they cost"),
+    )

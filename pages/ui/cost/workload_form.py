@@ -1,0 +1,135 @@
+"""My workload: five numbers, three ways to do it, when one pays back, and what that hangs on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+import streamlit as st
+
+from core.cost.book import PriceBook
+from core.cost.currency import Rate
+from core.cost.workload import Workload
+from core.dataset import datasets
+from pages.ui import cached, state
+from pages.ui.cost import cached_cost, workload_ways
+from pages.ui.cost.price_choice import currency_choice
+from pages.ui.cost.workload_result import result
+from pages.ui.cost.workload_ways import Ways
+from pages.ui.lang import _, about, n_
+
+_START = {
+    "work_requests": 1_000,
+    "work_prompt": 15,  # 宋,发射激光,艰难 and its separator
+    "work_story": 260,  # a Chinese story of 300 characters, in the sample stories
+    "work_context": 1_500,  # five of those stories as examples
+    "work_file": 130_000,  # the tokens of the sample stories
+    "work_epochs": 4,
+    "work_cached": 0,
+    "work_batch": False,
+    "work_rent": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the visitor has put in."""
+
+    workload: Workload
+    ways: Ways
+    currency: str
+    rate: Rate
+
+
+def show() -> None:
+    """The whole part: inputs at the left, the answer at the right."""
+    for key, value in _START.items():
+        state.first(key, value)
+    book = cached.prices()
+    left, right = st.columns([2, 5], gap="large")
+    with left:
+        asked = _inputs(book)
+    with right:
+        asked.workload.check()
+        result(asked.workload, asked.ways, asked.currency, asked.rate)
+
+
+def _inputs(book: PriceBook) -> Asked:
+    _from_dataset()
+    _count(_("Stories a day"), "work_requests", most=10**9)
+    _count(_("Tokens of a story"), "work_story")
+    _count(_("Tokens of a short prompt"), "work_prompt", help=_("All that a tuned model needs"))
+    _count(
+        _("Tokens of examples or context"), "work_context",
+        help=_("What an untuned model needs besides, in every prompt: few-shot examples, or retrieved text"),
+    )  # fmt: skip
+    _count(_("Tokens of the training file"), "work_file", most=10**12)
+    ways = workload_ways.pickers(book)
+    with st.popover(_("More"), icon=":material/tune:", width="stretch"):
+        _count(_("Epochs"), "work_epochs", most=1_000)
+        st.slider(
+            _("Of the examples, found in the provider's cache"), 0, 100, step=5, format="%d %%", key="work_cached",
+            persist_state="session",
+        )  # fmt: skip
+        st.toggle(_("In batches: answers may take a day"), key="work_batch", persist_state="session")
+        currency, rate = currency_choice("work")
+    workload = Workload(
+        requests_per_day=Decimal(_typed("work_requests")),
+        prompt_tokens=_typed("work_prompt"),
+        completion_tokens=_typed("work_story"),
+        context_tokens=_typed("work_context"),
+        training_tokens=_typed("work_file"),
+        epochs=_typed("work_epochs"),
+        cached_share=Decimal(_typed("work_cached")) / 100,
+        batch=bool(state.get("work_batch")),
+    )
+    return Asked(workload, ways, currency, rate)
+
+
+def _count(label: str, key: str, *, most: int = 10**8, help: str | None = None) -> None:
+    st.number_input(label, min_value=0, max_value=most, step=1, key=key, help=help, persist_state="session")
+
+
+def _typed(key: str) -> int:
+    """A number that was typed; an emptied field counts as it was given at first."""
+    value = state.get(key)
+    return int(_START[key] if value is None else value)
+
+
+def _from_dataset() -> None:
+    """Take prompt, story and file from a data set, counted as the model to tune counts."""
+    found = {one.id: one for one in cached.dataset_list() if one.done}
+    if not found:
+        st.caption(_("With a data set, these numbers can be measured."))
+        return
+    st.selectbox(
+        _("Measure a data set"),
+        list(found),
+        index=None,
+        format_func=lambda key: found[key].name,
+        key="work_dataset",
+        placeholder=_("Choose one"),
+        on_change=_measure,
+    )
+    counted = state.get("work_measured")
+    if counted:
+        st.caption(counted)
+
+
+def _measure() -> None:
+    dataset_id = state.get("work_dataset")
+    if dataset_id is None:
+        return
+    model = workload_ways.model_to_tune()
+    measured = cached_cost.measured(dataset_id, datasets.fingerprint(cached.store(), dataset_id), model)
+    if measured is None:
+        return
+    state.put("work_prompt", measured.prompt_each)
+    state.put("work_story", measured.completion_each)
+    state.put("work_file", measured.total)
+    sentence = n_("Measured on {n} example", "Measured on {n} examples", measured.examples)
+    exact = _("counted exactly") if measured.exact else _("counted with the nearest vocabulary, about right")
+    state.put(
+        "work_measured",
+        _("{measured}: {tokens} tokens, {exact}.").format(measured=sentence, tokens=about(measured.total), exact=exact),
+    )

@@ -1,0 +1,192 @@
+"""The answer to a workload: a sentence, the chart with its crossing, the ways side by side, what it hangs on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+
+import pandas as pd
+import streamlit as st
+
+from core.charts import cost as charts_cost
+from core.cost import sensitivity, workload
+from core.cost.currency import Rate, convert
+from core.cost.sensitivity import Effect
+from core.cost.workload import BreakEven, Candidate, Costs, Workload
+from pages.ui.cost import cached_cost
+from pages.ui.cost.workload_ways import Ways
+from pages.ui.lang import _, duration, mark, number, plain, told
+from pages.ui.money import money
+
+_S_PER_DAY = 86_400
+_INPUTS = {
+    "requests_per_day": mark("Stories a day"),
+    "prompt_tokens": mark("Tokens of a short prompt"),
+    "completion_tokens": mark("Tokens of a story"),
+    "context_tokens": mark("Tokens of examples or context"),
+    "training_tokens": mark("Tokens of the training file"),
+    "cached_share": mark("Found in the cache"),
+}
+
+
+def result(work: Workload, ways: Ways, currency: str, rate: Rate) -> None:
+    """Everything at the right of the inputs."""
+    local = _in(ways.local, ways.machine_currency, currency, rate)
+    found = [workload.costs(work, way, currency, rate) for way in (ways.tuned, ways.base, local)]
+    tuned, base = found[0], found[1]
+    against = [workload.break_even(tuned, base), workload.break_even(tuned, found[2])]
+    st.markdown(_answer(tuned, base, against[0]))
+    if found[2].slope is not None:
+        st.markdown(_answer(tuned, found[2], against[1]))
+    _last_day(tuned, against[0])
+    _chart(found, against, currency)
+    _table(found, currency)
+    for cost in found:
+        if cost.problem is not None and not (cost.candidate.way == "local" and cost.candidate.machine is None):
+            st.caption(f":material/help: **{plain(cost.candidate.name)}**: {plain(told(cost.problem))}")
+    if ways.machine_currency is None:
+        st.caption(_("Say what an hour of this machine costs, at the left, to see it beside the others."))
+    elif local.machine is None:
+        st.caption(_("The speed of this machine is known once the engine has written something, or when you type it."))
+    _hangs_on(work, ways, currency, rate)
+
+
+def _in(local: Candidate, theirs: str | None, currency: str, rate: Rate) -> Candidate:
+    """The machine with its hour in the currency of the comparison."""
+    if local.machine is None or theirs is None:
+        return local
+    per_hour = convert(local.machine.per_hour, theirs, currency, rate)
+    return replace(local, machine=None if per_hour is None else replace(local.machine, per_hour=per_hour))
+
+
+def _answer(mine: Costs, other: Costs, crossing: BreakEven) -> str:
+    names = {"mine": plain(mine.candidate.name), "other": plain(other.candidate.name)}
+    if crossing.outcome == "at":
+        return _("**{mine}** pays back against {other} after **{n} stories**, {time} at your rate.").format(
+            n=number(crossing.requests), time=_stretch(crossing.days), **names
+        )
+    if crossing.outcome == "until":
+        return _("**{mine}** is cheaper than {other} for the first **{n} stories**, then dearer.").format(
+            n=number(crossing.requests), **names
+        )
+    if crossing.outcome == "at_once":
+        return _("**{mine}** is cheaper than {other} from the first story.").format(**names)
+    if crossing.outcome == "never":
+        return _("**{mine}** never pays back against {other}: each of its stories costs as much or more.").format(
+            **names
+        )
+    return _("Whether **{mine}** pays back against {other} is unknown: a price is missing.").format(**names)
+
+
+def _last_day(tuned: Costs, crossing: BreakEven) -> None:
+    """Whether the tuned model is there for long enough to pay back."""
+    last = tuned.candidate.price.valid_until if tuned.candidate.price is not None else None
+    if last is None:
+        return
+    name, left = plain(tuned.candidate.name), (last - cached_cost.now().date()).days
+    if left < 0:
+        st.caption(_(":material/event_busy: {name} was retired on {day}.").format(name=name, day=last))
+    elif crossing.days is not None and crossing.outcome == "at" and crossing.days > left:
+        st.warning(
+            _("{name} is shut down on {day}, before it has paid back.").format(name=name, day=last),
+            icon=":material/event_busy:",
+        )
+    else:
+        st.caption(_(":material/event: {name} can be used until {day}.").format(name=name, day=last))
+
+
+def _stretch(days: Decimal | None) -> str:
+    """A stretch of days as people say it."""
+    if days is None:
+        return _("at no rate yet")
+    if days < 2:
+        return _("about {time}").format(time=duration(float(days) * _S_PER_DAY))
+    if days < 21:
+        return _("about {n} days").format(n=number(float(days)))
+    if days < 120:
+        return _("about {n} weeks").format(n=number(float(days) / 7))
+    if days < 1_000:
+        return _("about {n} months").format(n=number(float(days) / 30))
+    return _("about {n} years").format(n=number(float(days) / 365))
+
+
+def _chart(found: Sequence[Costs], against: Sequence[BreakEven], currency: str) -> None:
+    known = [cost for cost in found if cost.total(1) is not None]
+    if not known:
+        return
+    words = charts_cost.BreakEvenLabels(
+        requests=_("Stories"),
+        total=_("{currency} in all").format(currency=currency),
+        way=_("Way"),
+        crossings=tuple(
+            _("{n} stories").format(n=number(one.requests)) if one.requests is not None else "" for one in against
+        ),
+    )
+    most = workload.horizon(known, list(against))
+    st.vega_lite_chart(
+        charts_cost.break_even(found, against, most, words),
+        alt=_("Total cost of {n} ways against the number of stories").format(n=len(known)),
+        key="work_chart",
+    )
+
+
+def _table(found: Sequence[Costs], currency: str) -> None:
+    frame = pd.DataFrame(
+        {
+            "way": [cost.candidate.name for cost in found],
+            "each": [_float(cost.per_request) for cost in found],
+            "thousand": [_float(cost.per_thousand) for cost in found],
+            "month": [_float(cost.per_month) for cost in found],
+            "hosting": [_float(cost.fixed_per_month) for cost in found],
+            "upfront": [_float(cost.upfront) for cost in found],
+        }
+    )
+    if not frame["hosting"].any():
+        frame = frame.drop(columns="hosting")
+    st.dataframe(
+        frame,
+        hide_index=True,
+        column_config={
+            "way": st.column_config.TextColumn(_("Way"), pinned=True),
+            "each": st.column_config.NumberColumn(_("A story"), format="%.6f", help=currency),
+            "thousand": st.column_config.NumberColumn(_("1,000 stories"), format="%.4f", help=currency),
+            "month": st.column_config.NumberColumn(_("A month"), format="%.2f", help=_("30 days, hosting included")),
+            "hosting": st.column_config.NumberColumn(_("Hosting a month"), format="%.2f", help=currency),
+            "upfront": st.column_config.NumberColumn(_("Training, once"), format="%.2f", help=currency),
+        },
+        placeholder=_("unknown"),
+        alt=_("What each way costs, in {currency}").format(currency=currency),
+    )
+
+
+def _hangs_on(work: Workload, ways: Ways, currency: str, rate: Rate) -> None:
+    def both(changed: Workload) -> tuple[Costs, Costs]:
+        return (
+            workload.costs(changed, ways.tuned, currency, rate),
+            workload.costs(changed, ways.base, currency, rate),
+        )
+
+    in_days, effects = sensitivity.effects(work, both)
+    if not effects:
+        return
+    st.markdown(
+        _("**What it hangs on**: each a fifth less, and a fifth more")
+        if in_days
+        else _("**What it hangs on**: the difference a month, each a fifth less, and a fifth more")
+    )
+    for effect in effects:
+        lower, higher = _outcomes(effect, in_days, currency)
+        st.markdown(
+            _("- {input}: {lower} … {higher}").format(input=_(_INPUTS[effect.input]), lower=lower, higher=higher)
+        )
+
+
+def _outcomes(effect: Effect, in_days: bool, currency: str) -> tuple[str, str]:
+    if in_days:
+        return tuple(_("never") if days is None else _stretch(days) for days in (effect.lower, effect.higher))  # type: ignore[return-value]  # two
+    return money(effect.lower, currency), money(effect.higher, currency)
+
+
+def _float(value: Decimal | None) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,110 @@
+"""The three ways to do a workload: a tuned model, an untuned one with a long prompt, this machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.cost import own
+from core.cost.book import Key, PriceBook
+from core.cost.prices import tuned_base
+from core.cost.workload import Candidate, Machine
+from core.errors import FabulaError
+from pages.ui import cached, cards, state
+from pages.ui.cost import cached_cost
+from pages.ui.cost.price_choice import list_names
+from pages.ui.lang import _, number
+from pages.ui.money import money
+
+_TUNED: Key = ("openai", "ft:gpt-4o-mini-2024-07-18")
+_DATE = re.compile(r"-\d{4}-\d{2}-\d{2}$")
+_BASE: Key = ("openai", "gpt-4o-mini")
+_LISTS = ("openai", "openai-2023", "azure", "anthropic", "google", "deepseek", "mistral", "together", "dashscope",
+          "dashscope-intl", "zhipuai", "moonshotai")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """The candidates. `machine_currency`: of what an hour of this machine costs; None: nobody has said."""
+
+    tuned: Candidate
+    base: Candidate
+    local: Candidate
+    machine_currency: str | None
+
+
+def pickers(book: PriceBook) -> Ways:
+    """Two lists to pick from, and what this machine costs."""
+    names = list_names(book)
+    prices = [*book.rows([name for name in {*_LISTS, *(price.provider for price in book.own)} if name != "engine"])]
+    tuned = sorted(price.key for price in prices if price.base_model is not None)
+    base = sorted(price.key for price in prices if price.base_model is None)
+    tuned_key = _pick(_("Tuned model"), "work_tuned", tuned, _TUNED, names)
+    base_key = _pick(_("Untuned model, with the long prompt"), "work_base", base, _BASE, names)
+    machine, currency = _machine()
+    return Ways(
+        tuned=Candidate(_short(tuned_key), "tuned", book.find(*tuned_key)),
+        base=Candidate(_short(base_key), "base", book.find(*base_key)),
+        local=Candidate(_("This machine"), "local", machine=machine),
+        machine_currency=currency,
+    )
+
+
+def model_to_tune() -> str:
+    """The base of the tuned model that is picked: its vocabulary counts the tokens."""
+    model = (state.get("work_tuned") or _TUNED)[1]
+    return tuned_base(model) or model
+
+
+def _pick(label: str, key: str, keys: list[Key], first: Key, names: Mapping[str, str]) -> Key:
+    if state.get(key) not in keys:
+        state.put(key, first if first in keys else keys[0])
+    chosen = st.selectbox(
+        label, keys, format_func=lambda one: f"{one[1].removeprefix('ft:')} · {names.get(one[0], one[0])}", key=key,
+        persist_state="session",
+    )  # fmt: skip
+    return chosen or first
+
+
+def _short(key: Key) -> str:
+    """The name without its maker and its date: what fits at the end of a line."""
+    model = _DATE.sub("", key[1].rsplit("/", 1)[-1])
+    return _("tuned {model}").format(model=model.removeprefix("ft:")) if key[1].startswith("ft:") else model
+
+
+def _machine() -> tuple[Machine | None, str | None]:
+    """Electricity or rent an hour, and the speed that the engine measured last."""
+    said, measured = cached_cost.hour(), cached.status().engine.tokens_per_s
+    with st.container(border=True, gap="small"):
+        st.markdown(f":material/memory: **{_('This machine')}**")
+        state.first("work_hour", float(said[0]) if said else None)
+        st.number_input(
+            _("US dollars an hour"), min_value=0.0, max_value=10_000.0, step=0.01, format="%.4f", key="work_hour",
+            placeholder=_("electricity or rent"), on_change=_say_hour,
+            help=_("A machine of 100 watts uses 0.1 kilowatt-hours in an hour."),
+        )  # fmt: skip
+        state.first("work_speed", None if measured is None else round(measured, 1))
+        speed = st.number_input(
+            _("Tokens a second"), min_value=0.0, max_value=1e6, step=1.0, format="%.1f", key="work_speed",
+            placeholder=_("not measured yet"), persist_state="session",
+        )  # fmt: skip
+        rent = st.toggle(_("Rented: costs when it is idle too"), key="work_rent", persist_state="session")
+        if measured is not None:
+            st.caption(_("The engine wrote {n} tokens/s last.").format(n=number(measured, 1)))
+        machine = cached_cost.machine(speed, rent)
+        if machine is not None and said is not None and machine.per_mtok is not None:
+            st.caption(_("That is {amount} for 1M tokens written.").format(amount=money(machine.per_mtok, said[1])))
+    return machine, said[1] if said else None
+
+
+def _say_hour() -> None:
+    typed = state.get("work_hour")
+    with cards.errors_kept():
+        if typed is None:
+            raise FabulaError("What an hour of this machine costs stays as it was.", "Type 0 if it costs nothing.")
+        own.set_machine_hour(cached.store(), LOCAL, f"{typed:.6f}".rstrip("0").rstrip("."))
+    cached_cost.forget()

@@ -1,0 +1,105 @@
+"""The batches of a run: where each one is, since when, and what happens next."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import streamlit as st
+
+from core.dataset.batch.batching import BatchView
+from core.dataset.runs import RunProgress
+from core.db.tables import utcnow
+from pages.ui import cached
+from pages.ui.lang import _, ago, code, duration, mark, n_, number, plain, told
+
+_SHOWN = 4  # as many as are with the provider at once; those before them have been collected
+_WINDOW = timedelta(hours=24)  # the time that a provider gives itself for a batch
+_GOING = ("queued", "running", "pausing", "stopping")
+_STATES = {
+    "preparing": (mark("Being prepared"), "edit_document"),
+    "submitting": (mark("Being handed in"), "upload"),
+    "validating": (mark("Being checked by the provider"), "rule"),
+    "in_progress": (mark("Being written by the provider"), "edit_note"),
+    "finalizing": (mark("Almost ready"), "inventory_2"),
+    "cancelling": (mark("Being ended"), "cancel"),
+    "collecting": (mark("Being collected"), "download"),
+    "done": (mark("Collected"), "check_circle"),
+    "expired": (mark("Out of time, collected"), "timer_off"),
+    "failed": (mark("Not taken by the provider"), "error"),
+    "cancelled": (mark("Ended early"), "cancel"),
+}
+_NEXT = {
+    "preparing": mark("Its rows are put into a file, and the file goes to the provider."),
+    "submitting": mark("The file is there. It is handed in exactly once, whatever happens."),
+    "validating": mark("Checking takes minutes; then the provider begins to write."),
+    "finalizing": mark("All is written. The provider puts the answers into a file, which is then collected."),
+    "cancelling": mark("This takes up to ten minutes. What is written by then is collected."),
+    "collecting": mark("The answers go into their rows."),
+    "expired": mark("What was written is kept; the rest is handed in again."),
+    "cancelled": mark("What was written is kept; the rest can be written later."),
+}
+
+
+def show(progress: RunProgress) -> None:
+    """The panel of a batch run."""
+    found = cached.batches_of(progress.run_id)
+    going = progress.state in _GOING
+    with st.container(border=True):
+        st.markdown(f":material/schedule_send: **{_('Written as a batch')}** · {_heading(found, going)}")
+        for batch in found[:_SHOWN]:
+            _one(batch)
+        if len(found) > _SHOWN:
+            rest = len(found) - _SHOWN
+            st.caption(n_("and {n} earlier batch, collected", "and {n} earlier batches, collected", rest))
+
+
+def _heading(found: tuple[BatchView, ...], going: bool) -> str:
+    """Whether anybody need stay here."""
+    waiting = any(not batch.over for batch in found)
+    if going and (waiting or not found):
+        return _("you can close this page: the worker watches, and collects by itself")
+    if waiting:
+        return _("the provider goes on with what it has; go on with the run to collect it")
+    return n_("{n} row collected", "{n} rows collected", sum(batch.completed for batch in found))
+
+
+def _one(batch: BatchView) -> None:
+    """One batch: a bar while it is away, a line once it is over."""
+    where = _where(batch)
+    words, icon = _STATES.get(where, (plain(where), "hourglass_top"))
+    now = utcnow()
+    parts = [
+        f":material/{icon}: {_(words)}",
+        _("{done} of {total}").format(done=number(batch.completed), total=number(batch.total)),
+        n_("{n} failed", "{n} failed", batch.failed) if batch.failed else "",
+        ago(batch.created_at, now),
+        code(batch.remote_id) if batch.remote_id else "",
+    ]
+    line = " · ".join(part for part in parts if part)
+    if batch.over:
+        st.markdown(line)
+    else:
+        share = (batch.completed + batch.failed) / batch.total if batch.total else 0.0
+        st.progress(min(share, 1.0), text=line)
+    after = _next(batch, where, now)
+    if after:
+        st.caption(after)
+
+
+def _where(batch: BatchView) -> str:
+    """Our word for where it is, the provider's while it is there."""
+    if batch.state == "waiting":
+        return batch.status or "validating"
+    return "expired" if batch.state == "done" and batch.status == "expired" else batch.state
+
+
+def _next(batch: BatchView, where: str, now: datetime) -> str:
+    """What happens next, or what was wrong."""
+    if where == "failed":
+        return plain(told(batch.reason)) if batch.reason else ""
+    if where == "in_progress":
+        left = (batch.created_at + _WINDOW - now).total_seconds()
+        if left > 0:
+            return _("It takes {time} more at most; most batches are done much sooner.").format(time=duration(left))
+        return _("The day that the provider gives itself is over; it ends the batch soon.")
+    return _(_NEXT[where]) if where in _NEXT else ""

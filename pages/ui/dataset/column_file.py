@@ -1,0 +1,82 @@
+"""Columns from a file: each column that is chosen becomes one of the grid, with the values that occur in it."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core.dataset.intake import importing
+from pages.ui import cards, state
+from pages.ui.dataset.column_form import take
+from pages.ui.lang import _, n_, number, plain
+
+_MOST_VALUES = 100_000  # in one column: as many rows as a grid should have, and a page can still hold
+
+
+def show() -> None:
+    """The button, and the file behind it."""
+    shown = st.popover(_("From a file"), icon=":material/upload_file:", key="dataset_column_file", on_change="rerun")
+    if not shown.open:
+        return
+    with shown, cards.errors_shown():
+        file = st.file_uploader(
+            _("CSV with a header line"), type=["csv", "tsv", "txt", "jsonl"], key="dataset_values_file", width=420
+        )
+        if file is None:
+            st.caption(_("Each column that you choose becomes one of the grid, with every value that occurs in it."))
+            return
+        found = _columns(file.file_id, file.getvalue(), file.name)
+        chosen = st.multiselect(
+            _("Columns"),
+            list(found),
+            format_func=lambda name: _("{name} ({values})").format(
+                name=name, values=n_("{n} value", "{n} values", len(found[name]))
+            ),
+            key="dataset_file_columns",
+            placeholder=_("Choose at least one"),
+        )
+        too_many = [name for name in chosen if len(found[name]) > _MOST_VALUES]
+        for name in too_many:
+            st.warning(
+                _("{name} has more than {most} different values. Choose another column.").format(
+                    name=plain(name), most=number(_MOST_VALUES)
+                )
+            )
+        st.button(
+            _("Use them"),
+            type="primary",
+            key="dataset_use_file",
+            disabled=not chosen or bool(too_many),
+            on_click=_use,
+            args=({name: found[name] for name in chosen},),
+        )
+
+
+def _columns(file_id: str, data: bytes, name: str) -> dict[str, tuple[str, ...]]:
+    """The columns of the file with their different values; read once per upload."""
+    held = state.studio()
+    if held.columns_read is None or held.columns_read[0] != file_id:
+        frame = importing.read_table(data, name).frame
+        held.columns_read = (file_id, {str(column): _values(frame[column].tolist()) for column in frame.columns})
+    found: dict[str, tuple[str, ...]] = held.columns_read[1]
+    return found
+
+
+def _values(cells: list[object]) -> tuple[str, ...]:
+    texts = (" ".join(str(cell).split()) for cell in cells if cell is not None and cell == cell)  # NaN is not itself
+    return tuple(dict.fromkeys(text for text in texts if text))
+
+
+def _use(columns: dict[str, tuple[str, ...]]) -> None:
+    """A column of that name takes the values; a nameless, empty one is used up first; else there is a new column."""
+    held = state.studio()
+    for name, values in columns.items():
+        names = {draft.id: str(state.get(f"dataset_name_{draft.id}") or "") for draft in held.grid.columns}
+        same = next((key for key, known in names.items() if known == name), None)
+        if same is None:
+            same = next((d.id for d in held.grid.columns if not names[d.id].strip() and not d.values), None)
+        if same is None:
+            held.grid = held.grid.with_column(name, values)
+            continue
+        take(same, values, values)
+        state.put(f"dataset_name_{same}", name)
+    state.put("dataset_column_file", False)

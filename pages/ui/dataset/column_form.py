@@ -1,0 +1,151 @@
+"""One column of the grid: its name, its values as chips, a list to paste; and a way back for one that was removed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import streamlit as st
+
+from core.dataset.recipe import Column, values_of
+from pages.ui import state
+from pages.ui.lang import _, n_, plain
+from pages.ui.state import ColumnDraft
+
+_MOST_CHIPS = 60  # what one can still look over; more are a list
+_SHOWN = 12
+_LIST_HEIGHT = 320  # pixels
+
+
+def column(draft: ColumnDraft) -> Column:
+    """The column as the form holds it now."""
+    name_key = f"dataset_name_{draft.id}"
+    state.first(name_key, draft.name)
+    left, right = st.columns([4, 9])
+    with left, st.container(horizontal=True, vertical_alignment="bottom", gap="xxsmall"):
+        name = st.text_input(_("Column"), key=name_key, placeholder=_("Name"), persist_state="session")
+        st.button(
+            ":material/delete:",
+            type="tertiary",
+            help=_("Remove this column"),
+            key=f"dataset_remove_{draft.id}",
+            on_click=_remove,
+            args=(draft.id,),
+        )
+    with right:
+        kept = _chips(draft) if len(draft.values) <= _MOST_CHIPS else _long(draft)
+        with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
+            st.text_input(
+                _("Add values"),
+                key=f"dataset_add_{draft.id}",
+                placeholder=_("Add values, with commas between them"),
+                label_visibility="collapsed",
+                on_change=_add,
+                args=(draft.id,),
+            )
+            _list(draft)
+    return Column(name=(name or "").strip(), values=kept)
+
+
+def removed() -> None:
+    """The column that was removed last, and the button that brings it back."""
+    gone = state.studio().grid.removed
+    if gone is None:
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        values = n_("{n} value", "{n} values", len(gone[1].values))
+        st.caption(_("Removed: {column}, {values}").format(column=plain(gone[1].name or _("a column")), values=values))
+        st.button(_("Undo"), icon=":material/undo:", type="tertiary", key="dataset_undo_remove", on_click=_bring_back)
+
+
+def take(column_id: int, values: tuple[str, ...], chosen: tuple[str, ...]) -> None:
+    """Give a column these values, the chosen ones switched on. In a callback only."""
+    held = state.studio()
+    held.grid = held.grid.with_values(column_id, values)
+    state.put(f"dataset_values_{column_id}", list(chosen))
+
+
+def _chips(draft: ColumnDraft) -> tuple[str, ...]:
+    """A chip for each value; one that is off is left out."""
+    key = f"dataset_values_{draft.id}"
+    state.first(key, list(draft.values))
+    chosen = st.pills(_("Values"), draft.values, selection_mode="multi", key=key, persist_state="session", wrap=True)
+    on = set(chosen or ())
+    return tuple(value for value in draft.values if value in on)
+
+
+def _long(draft: ColumnDraft) -> tuple[str, ...]:
+    """Too many for chips: how many, and the first of them. All of them are used."""
+    first = ", ".join(plain(value) for value in draft.values[:_SHOWN])
+    count = n_("{n} value", "{n} values", len(draft.values))
+    st.markdown(_("**{values}**: {first}, …").format(values=count, first=first))
+    return draft.values
+
+
+def _list(draft: ColumnDraft) -> None:
+    """All values as text, a line each: to paste, to sort, to take out."""
+    shown = st.popover(_("List"), icon=":material/list:", key=f"dataset_list_{draft.id}", on_change="rerun")
+    if not shown.open:
+        return
+    with shown:
+        key = f"dataset_pasted_{draft.id}"
+        state.first(key, "\n".join(draft.values))
+        text = st.text_area(
+            _("One value a line; values in a single line have commas or tabs between them"),
+            key=key,
+            height=_LIST_HEIGHT,
+            width=420,
+        )
+        found = values_of(text or "", draft.values)
+        st.button(
+            n_("Use {n} value", "Use {n} values", len(found)),
+            key=f"dataset_use_{draft.id}",
+            type="primary",
+            disabled=found == draft.values,
+            on_click=_use,
+            args=(draft.id, found),
+        )
+
+
+def _use(column_id: int, values: tuple[str, ...]) -> None:
+    """The list as it was typed; a chip that was off stays off."""
+    draft = _draft(column_id)
+    chosen = state.get(f"dataset_values_{column_id}")
+    off = set() if chosen is None else set(draft.values) - set(chosen)
+    take(column_id, values, tuple(value for value in values if value not in off))
+    state.put(f"dataset_list_{column_id}", False)
+    state.drop(f"dataset_pasted_{column_id}")
+
+
+def _add(column_id: int) -> None:
+    """Take what was typed as new values, switched on."""
+    key = f"dataset_add_{column_id}"
+    typed, draft = values_of(state.get(key) or ""), _draft(column_id)
+    values = tuple(dict.fromkeys((*draft.values, *typed)))
+    before = state.get(f"dataset_values_{column_id}")
+    chosen = set(draft.values if before is None else before) | set(typed)
+    take(column_id, values, tuple(value for value in values if value in chosen))
+    state.put(key, "")
+    state.drop(f"dataset_pasted_{column_id}")
+
+
+def _remove(column_id: int) -> None:
+    held = state.studio()
+    draft = replace(_draft(column_id), name=str(state.get(f"dataset_name_{column_id}") or ""))
+    columns = tuple(draft if column.id == column_id else column for column in held.grid.columns)
+    held.grid = replace(held.grid, columns=columns).without(column_id)
+    state.put(f"dataset_kept_{column_id}", state.get(f"dataset_values_{column_id}"))
+
+
+def _bring_back() -> None:
+    held = state.studio()
+    if held.grid.removed is None:
+        return
+    draft = held.grid.removed[1]
+    held.grid = held.grid.with_removed()
+    state.put(f"dataset_name_{draft.id}", draft.name)
+    chosen = state.get(f"dataset_kept_{draft.id}")
+    state.put(f"dataset_values_{draft.id}", list(draft.values if chosen is None else chosen))
+
+
+def _draft(column_id: int) -> ColumnDraft:
+    return next(column for column in state.studio().grid.columns if column.id == column_id)

@@ -1,0 +1,149 @@
+"""What a grid comes to: rows, requests, tokens, money, minutes; how it shall be written; and the one button."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Literal
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.dataset import datasets, recipes, runs
+from core.dataset.batch import batching
+from core.dataset.recipe import Recipe
+from core.dataset.writing import sharing
+from core.errors import BadRecipe
+from pages.ui import cached, cards, models, state, views
+from pages.ui.dataset import recipe_shelf
+from pages.ui.estimates import Estimate, estimate
+from pages.ui.lang import _, about, duration, n_, number, plain, told, usd
+
+Mode = Literal["live", "batch"]
+
+
+def show(recipe: Recipe, problem: BadRecipe | None) -> None:
+    """The whole card; `problem` says why the recipe cannot be run."""
+    total = recipe.rows()
+    mode: Mode = "live"
+    budget_usd: Decimal | None = None
+    with st.container(border=True):
+        if problem is not None:
+            cards.error_card(problem)
+        else:
+            _size(recipe)
+            if recipe.model:
+                mode = _mode(recipe)
+                guess = estimate(recipe, batch=mode == "batch")
+                _guess(recipe, guess, mode)
+                budget_usd = _budget(guess)
+            for warning in recipe.warnings():
+                st.warning(plain(told(warning)), icon=":material/info:")
+        st.button(
+            n_("Generate {n} story", "Generate {n} stories", total),
+            type="primary",
+            icon=":material/play_arrow:",
+            disabled=problem is not None or not recipe.model,
+            key="dataset_generate",
+            on_click=_generate,
+            args=(recipe, mode, budget_usd),
+            width="stretch",
+        )
+        if not recipe.model:
+            models.none_yet()
+
+
+def requests(recipe: Recipe, mode: Mode) -> tuple[int, int]:
+    """Fewest and most requests of a run: repeats of a cell can share one, unless each row has its own seed."""
+    rows = recipe.rows()
+    if mode == "batch" or recipe.seed is not None:
+        return rows, rows
+    shared = -(-recipe.repeats // sharing.MOST_SHARED)  # rounded up
+    return rows // recipe.repeats * shared, rows
+
+
+def _size(recipe: Recipe) -> None:
+    total = recipe.rows()
+    st.markdown(
+        _("**{cells}** × {repeats} = **{rows}**").format(
+            cells=n_("{n} cell", "{n} cells", total // recipe.repeats),
+            repeats=n_("{n} repeat", "{n} repeats", recipe.repeats),
+            rows=n_("{n} story", "{n} stories", total),
+        )
+    )
+
+
+def _guess(recipe: Recipe, guess: Estimate, mode: Mode) -> None:
+    """What the run will take, in one line."""
+    fewest, most = requests(recipe, mode)
+    if mode == "batch":
+        time = _("done within a day")
+    elif guess.seconds is None:
+        time = _("time: known after a preview")
+    else:
+        time = _("about {time}").format(time=duration(guess.seconds))
+    views.facts(
+        (
+            n_("{n} request", "{n} requests", most)
+            if fewest == most
+            else _("{fewest} to {most} requests").format(fewest=number(fewest), most=number(most)),
+            _("about {tokens} tokens").format(tokens=about(guess.tokens)),
+            _("free on this machine") if guess.local else usd(guess.usd),
+            time,
+        )
+    )
+
+
+def _mode(recipe: Recipe) -> Mode:
+    """Now, or as a batch where the provider has them."""
+    if not batching.can(cached.registry().provider(recipe.provider)):
+        return "live"
+    live, batch = estimate(recipe).usd, estimate(recipe, batch=True).usd
+    cheaper = (
+        _("Within a day, at {share} of the price").format(share=f"{batch / live * 100:.0f} %")
+        if live and batch
+        else _("Within a day, as a batch")
+    )
+    state.first("dataset_mode", "live")
+    chosen = st.segmented_control(
+        _("When"),
+        ["live", "batch"],
+        format_func={"live": _("Now"), "batch": cheaper}.__getitem__,
+        required=True,
+        label_visibility="collapsed",
+        key="dataset_mode",
+        persist_state="session",
+    )
+    return "batch" if chosen == "batch" else "live"
+
+
+def _budget(guess: Estimate) -> Decimal | None:
+    """The most that the run may cost; not asked for what is free."""
+    if guess.local:
+        return None
+    amount = st.number_input(
+        _("Spend at most (US dollars)"),
+        min_value=0.01,
+        value=None,
+        step=0.5,
+        format="%.2f",
+        placeholder=_("No limit"),
+        disabled=guess.usd is None,
+        help=_("The run stops before the next row could cost more than this. What is written stays."),
+        key="dataset_budget",
+        persist_state="session",
+    )
+    if guess.usd is None:
+        st.caption(_("The price of this model is unknown, so no limit can be kept."))
+        return None
+    return None if amount is None else Decimal(str(amount)).quantize(Decimal("0.01"))
+
+
+def _generate(recipe: Recipe, mode: Mode, budget_usd: Decimal | None) -> None:
+    with cards.errors_kept():
+        store = cached.store()
+        dataset_id = datasets.create(store, LOCAL, recipe)
+        if (saved := recipe_shelf.unchanged(recipe)) is not None:
+            recipes.mark(store, LOCAL, dataset_id, saved)
+        runs.enqueue(store, LOCAL, dataset_id, budget_usd=budget_usd, mode=mode)
+        state.put("dataset_open", dataset_id)
+        state.put("dataset_part", "rows")

@@ -1,0 +1,186 @@
+"""The form that sets a grid: columns with their values, template, repeats, model."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import streamlit as st
+
+from core.dataset import presets
+from core.dataset.recipe import Recipe
+from pages.ui import models, state
+from pages.ui.dataset import column_file, column_form
+from pages.ui.lang import _, in_language
+from pages.ui.state import GridDraft
+
+SAVED = "saved"  # in place of a preset's id: the form holds a recipe that was saved
+_BLANK = "blank"
+_TEXTS = ("template", "name", "system", "seed", "endpoint")
+_RANGES: dict[str, tuple[float, float]] = {  # as Recipe.check has them
+    "repeats": (1, 10_000),
+    "temperature": (0.0, 2.0),
+    "top_p": (0.0, 1.0),
+    "max_tokens": (1, 1_000_000),
+}
+
+
+def recipe_form() -> Recipe:
+    """The recipe as the form holds it now; it may not be runnable yet (`Recipe.check` says)."""
+    _start()
+    _presets()
+    with st.container(border=True):
+        columns = [column_form.column(draft) for draft in state.studio().grid.columns]
+        column_form.removed()
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.button(_("Add a column"), icon=":material/add:", key="dataset_add_column", on_click=_add_column)
+            column_file.show()
+    with st.container(border=True):
+        template = st.text_area(
+            _("Template: what the model is asked, with {column} where a value goes"),
+            height=130,
+            key="dataset_template",
+            persist_state="session",
+        )
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            model = models.picker(_("Written by"), "dataset_model", prefer="storyteller", width=320)
+            repeats = st.number_input(
+                _("Repeats of each cell"), 1, 10_000, step=1, width=170, key="dataset_repeats", persist_state="session"
+            )
+            with st.popover(_("More"), icon=":material/tune:"):
+                more = _more()
+    recipe = Recipe(
+        name=str(more["name"] or ""),
+        columns=tuple(columns),
+        template=template or "",
+        system=str(more["system"] or ""),
+        repeats=int(repeats),
+        provider=model.provider if model else "",
+        model=model.id if model else "",
+        temperature=float(more["temperature"]),
+        top_p=float(more["top_p"]),
+        max_tokens=int(more["max_tokens"]),
+        seed=int(more["seed"]) if more["seed"] is not None else None,
+        endpoint=more["endpoint"],
+    )
+    state.studio().recipe_drawn = recipe
+    return recipe
+
+
+def random_cell(recipe: Recipe) -> dict[str, str]:
+    """The values of one cell, drawn anew each time the dice are thrown."""
+    dice = random.Random(state.studio().grid.draw)
+    return {column.name: dice.choice(column.values) for column in recipe.columns if column.values}
+
+
+def throw_dice() -> None:
+    """Show another cell."""
+    held = state.studio()
+    held.grid = replace(held.grid, draw=held.grid.draw + 1)
+
+
+def open_recipe(recipe: Recipe, *, preset: str = SAVED, family: str = "", version: str = "") -> None:
+    """Put a recipe into the form. In a callback, or before the form is drawn."""
+    held = state.studio()
+    columns = [(column.name, column.values) for column in recipe.columns] or [("", ())]
+    draft = GridDraft.of(columns, preset, held.grid.next_id)
+    held.grid = replace(draft, draw=held.grid.draw, family=family, version=version)
+    state.put("dataset_preset", preset)
+    if preset == SAVED:
+        state.put("dataset_model", f"{recipe.provider}/{recipe.model}")
+    for name in _TEXTS:
+        state.put(f"dataset_{name}", getattr(recipe, name))
+    for name, (low, high) in _RANGES.items():  # a widget refuses a number outside, or of another kind
+        state.put(f"dataset_{name}", type(low)(min(max(getattr(recipe, name), low), high)))
+
+
+def _start() -> None:
+    if not state.studio().grid.columns and not state.studio().grid.preset:
+        _take_preset(presets.load()[0].id)
+
+
+def _presets() -> None:
+    names = {preset.id: in_language(preset.names) for preset in presets.load()} | {_BLANK: _("Empty grid")}
+    if state.studio().grid.preset == SAVED:
+        names[SAVED] = _("Saved recipe")
+    state.first("dataset_preset", state.studio().grid.preset)
+    st.pills(
+        _("Start from"),
+        list(names),
+        format_func=names.__getitem__,
+        required=True,
+        wrap=True,
+        key="dataset_preset",
+        on_change=_change_start,
+        persist_state="session",
+    )
+    if state.studio().recipe_before is not None:
+        st.button(
+            _("Back to what you had"), icon=":material/undo:", type="tertiary", key="dataset_back", on_click=_go_back
+        )
+
+
+def _change_start() -> None:
+    """Another start takes the place of what is in the form; what a person has changed there is kept to go back to."""
+    held = state.studio()
+    drawn: Recipe | None = held.recipe_drawn
+    start = next((preset.recipe for preset in presets.load() if preset.id == held.grid.preset), None)
+    untouched = drawn is None or not any(column.values for column in drawn.columns)
+    if drawn is not None and start is not None:
+        untouched = untouched or drawn == replace(start, provider=drawn.provider, model=drawn.model)
+    held.recipe_before = None if untouched else (drawn, held.grid)
+    _take_preset(str(state.get("dataset_preset")))
+
+
+def _go_back() -> None:
+    held = state.studio()
+    if held.recipe_before is None:
+        return
+    (recipe, grid), held.recipe_before = held.recipe_before, None
+    open_recipe(recipe, preset=grid.preset, family=grid.family, version=grid.version)
+
+
+def _take_preset(preset_id: str) -> None:
+    chosen = next((preset.recipe for preset in presets.load() if preset.id == preset_id), None)
+    if chosen is not None:
+        open_recipe(chosen, preset=preset_id)
+        return
+    held = state.studio()
+    held.grid = GridDraft.of([("", ())], preset_id, held.grid.next_id)
+    state.put("dataset_template", "")
+    state.put("dataset_system", "")
+    state.put("dataset_name", "")
+
+
+def _more() -> dict[str, Any]:
+    """What is needed sometimes."""
+    asked = {"auto": _("As it answers"), "chat": _("Chat"), "completion": _("Completion")}
+    state.first("dataset_endpoint", "auto")
+    return {
+        "name": st.text_input(_("Name of the data set"), key="dataset_name", persist_state="session"),
+        "system": st.text_area(_("System text"), key="dataset_system", persist_state="session"),
+        "temperature": st.slider(
+            _("Temperature"), 0.0, 2.0, step=0.05, key="dataset_temperature", persist_state="session"
+        ),
+        "top_p": st.slider(_("Top p"), 0.0, 1.0, step=0.05, key="dataset_top_p", persist_state="session"),
+        "max_tokens": st.number_input(
+            _("Most tokens in one story"), 1, 1_000_000, step=1, key="dataset_max_tokens", persist_state="session"
+        ),
+        "seed": st.number_input(
+            _("Seed (empty: a new one each time)"), value=None, step=1, key="dataset_seed", persist_state="session"
+        ),
+        "endpoint": st.segmented_control(
+            _("The model is asked as"),
+            list(asked),
+            format_func=asked.__getitem__,
+            required=True,
+            key="dataset_endpoint",
+            persist_state="session",
+        ),
+    }
+
+
+def _add_column() -> None:
+    held = state.studio()
+    held.grid = held.grid.with_column()

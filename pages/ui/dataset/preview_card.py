@@ -1,0 +1,86 @@
+"""Three stories of a grid before anything is kept: does the template work, and how long is a story."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.dataset import runs
+from core.dataset.recipe import Recipe
+from core.errors import BadRecipe
+from pages.ui import cached, cards, state, views
+from pages.ui.background import Gathering
+from pages.ui.lang import _, plain
+
+_PREVIEW = 3  # enough to see whether the template works, few enough to wait for
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """Stories of `subject`, as they come."""
+
+    subject: Recipe
+    gathering: Gathering[runs.PreviewRow]
+
+
+def show(recipe: Recipe, problem: BadRecipe | None) -> None:
+    """The whole card; `problem` says why the recipe cannot be run."""
+    held = state.studio()
+    with st.container(border=True):
+        with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+            st.markdown(_("**Preview**"))
+            running = held.preview is not None and not held.preview.gathering.done
+            st.button(
+                _("Stop") if running else _("Write {n}").format(n=_PREVIEW),
+                icon=":material/stop:" if running else ":material/visibility:",
+                disabled=not running and (problem is not None or not recipe.model),
+                key="dataset_preview",
+                on_click=_forget_preview if running else _preview_now,
+                args=() if running else (recipe,),
+            )
+        st.fragment(run_every=cached.POLL_S if running else None)(_preview)(running)
+
+
+def _preview_now(recipe: Recipe) -> None:
+    with cards.errors_kept():
+        state.studio().preview = _start_preview(recipe)
+
+
+def _forget_preview() -> None:
+    held = state.studio()
+    if held.preview is not None:
+        held.preview.gathering.stop()
+        held.preview = None
+
+
+def _start_preview(recipe: Recipe) -> Preview:
+    client = cached.client(recipe.provider)
+    seed, store, book = state.studio().grid.draw, cached.store(), cached.prices()
+
+    def make() -> Iterator[runs.PreviewRow]:
+        return runs.preview(client, recipe, _PREVIEW, seed, store=store, actor=LOCAL, book=book)
+
+    return Preview(recipe, Gathering(make, expected=min(_PREVIEW, recipe.rows())))
+
+
+def _preview(was_running: bool) -> None:
+    shown = state.studio().preview
+    if shown is None:
+        st.caption(_("See three stories of this grid before you generate them all. Nothing is kept."))
+        return
+    gathering = shown.gathering
+    if was_running and gathering.done:
+        st.rerun()
+    if not gathering.done:
+        st.progress(
+            len(gathering.items) / gathering.expected,
+            text=_("{done} of {total} written").format(done=len(gathering.items), total=gathering.expected),
+        )
+    for row in gathering.items:
+        views.facts(plain(value) for value in row.values.values())
+        st.text((row.text or row.reason or "").strip())
+    if gathering.error is not None:
+        cards.error_card(gathering.error)

@@ -1,0 +1,155 @@
+"""The one figure of each score card, with a line about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from core.dataset import jsonl
+from core.dataset.quality import Report
+from pages.ui.dataset import quality_words
+from pages.ui.lang import _, n_, number, percent, plain
+
+CARD_OF = {
+    "empty": "remains",
+    "refusal": "remains",
+    "leftover": "remains",
+    "echo": "remains",
+    "looping": "remains",
+    "cut": "endings",
+    "unended": "endings",
+    "exact": "duplicates",
+    "near": "duplicates",
+    "missing": "adherence",
+    "language": "languages",
+    "short": "lengths",
+    "long": "lengths",
+    "conflict": "labels",
+}
+"""On which card a finding is shown."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a card says: the number, the line under it, and where it comes from."""
+
+    value: str
+    about: str
+    help: str = ""
+
+
+def of(card: str, report: Report) -> Figure:
+    """The figure of one card."""
+    return _FIGURES[card](report)
+
+
+def _count(report: Report, card: str) -> int:
+    return len({row for f in report.findings if CARD_OF[f.kind] == card for row in f.rows})
+
+
+def _duplicates(report: Report) -> Figure:
+    groups = n_("in {n} group", "in {n} groups", len(report.clusters))
+    return Figure(
+        number(_count(report, "duplicates")),
+        groups if report.clusters else _("no text comes twice"),
+        _("Copies beside the one that stays. Near: 70 % of the runs of five characters, or three words, are alike."),
+    )
+
+
+def _adherence(report: Report) -> Figure:
+    literal = [one for one in report.adherence if one.literal and one.share is not None]
+    if not literal:
+        return Figure("–", _("no column is written out"), _("A manner, such as a mood, is not a word of the text."))
+    worst = min(literal, key=lambda one: one.share or 0.0)
+    return Figure(
+        percent(worst.share, 0),
+        _("have their {column}").format(column=plain(worst.column)),
+        _("The column that the texts miss most, among those whose values are written out."),
+    )
+
+
+def _coverage(report: Report) -> Figure:
+    covered = report.coverage
+    if not covered.columns:
+        return Figure("–", _("every row has values of its own"))
+    share = covered.filled / covered.expected if covered.expected else None
+    of_all = _("{filled} of {expected} cells").format(filled=number(covered.filled), expected=number(covered.expected))
+    return Figure(percent(share, 0), of_all, _("Cells with at least one finished row."))
+
+
+def _lengths(report: Report) -> Figure:
+    odd = _count(report, "lengths")
+    about = n_("{n} far from the others", "{n} far from the others", odd) if odd else _("none far from the others")
+    tokens = n_("{n} token", "{n} tokens", report.tokens.median or 0)
+    return Figure(
+        number(report.characters.median),
+        about,
+        _("Characters of the text in the middle; {tokens}.").format(tokens=tokens),
+    )
+
+
+def _diversity(report: Report) -> Figure:
+    spread = report.diversity
+    highest = spread.highest
+    about = _("no cell has two texts") if highest is None else _("in a cell at most {share} alike")
+    return Figure(
+        number(spread.distinct[1], 2),
+        about.format(share=percent(highest, 0)),
+        _("Distinct-2: the share of runs of two characters, or words, that differ. Higher is more varied."),
+    )
+
+
+def _remains(report: Report) -> Figure:
+    kinds = [quality_words.counted(f) for f in report.findings if CARD_OF[f.kind] == "remains"]
+    return Figure(
+        number(_count(report, "remains")),
+        _(", ").join(kinds) if kinds else _("no refusal, echo or leftover"),
+        _("Refusals, pieces of a template, repeated prompts, loops and empty texts."),
+    )
+
+
+def _endings(report: Report) -> Figure:
+    kinds = [quality_words.counted(f) for f in report.findings if CARD_OF[f.kind] == "endings"]
+    known = [quality_words.ending(one.name) for one in report.endings if one.name]
+    about = _(", ").join(kinds) or (known[0] if known else _("all end like a sentence"))
+    return Figure(
+        number(_count(report, "endings")), about, _("Texts that were cut off, or do not end like a sentence.")
+    )
+
+
+def _languages(report: Report) -> Figure:
+    if not report.languages:
+        return Figure("–", _("no letters"))
+    names = [_(quality_words.LANGUAGES[one.name]) for one in report.languages[:2]]
+    first = len(report.languages[0].rows) / report.total
+    return Figure(percent(first, 0), _(", ").join(names), _("Share of the most frequent; told by the letters."))
+
+
+def _stops(report: Report) -> Figure:
+    used = {one.name for one in report.stops}
+    free = next((stop for stop in jsonl.STOPS if stop not in used), None)
+    inside = n_("{n} usual stop is in the texts", "{n} usual stops are in the texts", len(used))
+    about = inside if used else _("no usual stop is in the texts")
+    return Figure(
+        "–" if free is None else f"`{free!r}`", about, _("The first usual stop ending that no text contains.")
+    )
+
+
+def _labels(report: Report) -> Figure:
+    wrong = _count(report, "labels")
+    about = n_("{n} prompt with two labels", "{n} prompts with two labels", wrong) if wrong else _("no prompt has two")
+    return Figure(number(len(report.labels)), about, _("Different completions."))
+
+
+_FIGURES: dict[str, Callable[[Report], Figure]] = {
+    "labels": _labels,
+    "duplicates": _duplicates,
+    "adherence": _adherence,
+    "coverage": _coverage,
+    "lengths": _lengths,
+    "diversity": _diversity,
+    "remains": _remains,
+    "endings": _endings,
+    "languages": _languages,
+    "stops": _stops,
+}

@@ -1,0 +1,83 @@
+"""Measuring quality beside the page: one measurement a data set at a time, shared by everybody who looks."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from core.dataset.quality import Report
+from core.errors import FabulaError
+from pages.ui.lang import mark
+
+Progress = Callable[[int, int], None]
+_log = logging.getLogger(__name__)
+_QUICK_S = 1.0  # a measurement that took less is made again while a run goes on; a longer one when the run has ended
+
+
+class Board:
+    """The newest report on one data set, and the measurement that is on its way.
+
+    Attributes:
+        report: the newest one there is; None before the first.
+        error: why the last measurement came to nothing.
+        read, total: how far the one on its way has come, in rows.
+    """
+
+    def __init__(self, measure: Callable[[Progress], Report]) -> None:
+        self.report: Report | None = None
+        self.error: FabulaError | None = None
+        self.read, self.total = 0, 0
+        self._measure = measure
+        self._asked_for: str | None = None
+        self._took_s = 0.0
+        self._idle = threading.Event()
+        self._idle.set()
+        self._lock = threading.Lock()
+
+    @property
+    def measuring(self) -> bool:
+        """Whether a measurement is on its way."""
+        return not self._idle.is_set()
+
+    def fresh(self, fingerprint: str) -> bool:
+        """Whether the report is about the rows as they are now."""
+        return not self.measuring and self._asked_for == fingerprint
+
+    def ask(self, fingerprint: str, *, calm: bool = False, again: bool = False) -> None:
+        """See to it that the rows of `fingerprint` are measured.
+
+        Args:
+            calm: rows keep coming: a data set that takes long is then measured only when there is no report yet.
+            again: measure in any case.
+        """
+        with self._lock:
+            waits = calm and self._took_s >= _QUICK_S and self.report is not None
+            if self.measuring or (not again and (waits or self._asked_for == fingerprint)):
+                return
+            self._asked_for, self.error, self.read, self.total = fingerprint, None, 0, 0
+            self._idle.clear()
+            threading.Thread(target=self._work, name="quality", daemon=True).start()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the measurement on its way, this long at most."""
+        self._idle.wait(seconds)
+
+    def _work(self) -> None:
+        started = time.perf_counter()
+        try:
+            self.report = self._measure(self._note)
+        except FabulaError as error:
+            self.error = error
+        except Exception:  # a bug: the page says that there is one, the log says which
+            _log.exception("measuring quality failed")
+            self.error = FabulaError(
+                mark("The rows could not be measured."), mark("Measure again; the log says what happened.")
+            )
+        finally:
+            self._took_s = time.perf_counter() - started
+            self._idle.set()
+
+    def _note(self, read: int, total: int) -> None:
+        self.read, self.total = read, total

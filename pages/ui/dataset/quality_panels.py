@@ -1,0 +1,121 @@
+"""What a score card opens: its chart, and the rows behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from core.dataset.quality import Adherence, Report, Share
+from pages.ui import views
+from pages.ui.dataset import quality_rows, quality_shared, quality_spread, quality_words
+from pages.ui.dataset.quality_figures import CARD_OF
+from pages.ui.lang import _, percent, plain
+
+
+def show(card: str, report: Report) -> None:
+    """The panel of one card."""
+    icon, name = quality_words.CARDS[card]
+    st.markdown(f"#### {icon} {_(name)}")
+    _PANELS[card](report)
+
+
+def _duplicates(report: Report) -> None:
+    st.caption(_("Near-duplicates are found by MinHash and may differ in a few words. The first of each group stays."))
+    surplus = [*report.find("exact"), *report.find("near")]
+    if not surplus:
+        st.markdown(_("No text comes twice."))
+        return
+    marks: dict[int, str] = {}
+    for place, group in enumerate(report.clusters, start=1):
+        alike = _("the same") if group.exact else percent(group.likeness, 0)
+        marks |= {row: f"{place} · {alike}" for row in group.rows[1:]}
+        marks[group.rows[0]] = f"{place} · {_('stays')}"
+    views.facts([quality_words.counted(finding) for finding in surplus])
+    rows = [row for finding in surplus for row in finding.rows]
+    shown = [row for group in report.clusters for row in group.rows]
+    kind = "exact" if len(surplus) == 1 and surplus[0].kind == "exact" else "near"
+    quality_rows.show("duplicates", rows, kind, marks=marks, also=shown)
+
+
+def _adherence(report: Report) -> None:
+    st.caption(_("How many texts have the value that their cell asked for, letter by letter."))
+    clicked = False
+    for one in report.adherence:
+        column = f"**{plain(one.column)}**"
+        if one.share is None:
+            st.markdown(_("{column}: free text, not measured").format(column=column))
+        elif not one.literal:
+            said = _("{column}: {share} have it; its values are not written out, so a missing one says nothing")
+            st.markdown(said.format(column=column, share=percent(one.share, 0)))
+        else:
+            by_chance = _("; {share} of other texts have it by chance").format(share=percent(one.chance, 0))
+            had = _("{column}: {share} have it").format(column=column, share=percent(one.share, 0))
+            st.markdown(had + (by_chance if one.chance is not None else ""))
+            clicked = _values(one) or clicked
+    if not clicked:
+        quality_shared.findings("adherence", report)
+
+
+def _values(column: Adherence) -> bool:
+    """A bar for each value, those that are missing most first; whether one was clicked and its rows are shown."""
+    shown = column.values[: quality_shared.MOST_BARS]
+    picked = quality_shared.bars(
+        f"adherence_{column.column}",
+        [(one.value, one.found / one.asked) for one in shown],
+        _("Texts that have their value"),
+        _("Of {column}, {value} is missing most").format(column=column.column, value=shown[0].value),
+        shares_of_one=True,
+    )
+    rows = next((one.missing for one in shown if one.value == picked), ())
+    if rows:
+        st.markdown(f"**{_('Without {value}').format(value=plain(picked))}**")
+        quality_rows.show(f"adherence_{column.column}_value", rows, "missing")
+    return bool(rows)
+
+
+def _remains(report: Report) -> None:
+    if not any(CARD_OF[finding.kind] == "remains" for finding in report.findings):
+        st.markdown(_("No refusal, no repeated prompt, no piece of a template, no loop, no empty text."))
+    quality_shared.findings("remains", report)
+
+
+def _endings(report: Report) -> None:
+    named = [Share(quality_words.ending(one.name), one.rows) for one in report.endings]
+    quality_shared.shares("endings", named, _("Rows by the provider's word on how they ended"))
+    quality_shared.findings("endings", report)
+
+
+def _languages(report: Report) -> None:
+    named = [Share(_(quality_words.LANGUAGES[one.name]), one.rows) for one in report.languages]
+    quality_shared.shares("languages", named, _("Rows by language"))
+    quality_shared.findings("languages", report)
+
+
+def _stops(report: Report) -> None:
+    st.caption(_("A model stops at the first stop ending. One that stands inside a text would teach it to stop there."))
+    if not report.stops:
+        st.markdown(_("None of the usual stop endings is in the texts."))
+        return
+    quality_shared.shares(
+        "stops", [Share(repr(one.name), one.rows) for one in report.stops], _("Rows that have the stop inside")
+    )
+
+
+def _labels(report: Report) -> None:
+    quality_shared.shares("labels", report.labels, _("Rows by label"))
+    quality_shared.findings("labels", report)
+
+
+_PANELS: dict[str, Callable[[Report], None]] = {
+    "labels": _labels,
+    "duplicates": _duplicates,
+    "adherence": _adherence,
+    "coverage": quality_spread.coverage,
+    "lengths": quality_spread.lengths,
+    "diversity": quality_spread.diversity,
+    "remains": _remains,
+    "endings": _endings,
+    "languages": _languages,
+    "stops": _stops,
+}

@@ -1,0 +1,129 @@
+"""The rows behind a figure: read, choose, leave out, take back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from core.actor import LOCAL
+from core.dataset import curation, quality
+from core.dataset.quality import RowText
+from pages.ui import cached, cards, state, undo, views
+from pages.ui.lang import _, n_, plain, told
+
+_A_PAGE = 50  # rows of one page of the table
+_FEW = 10
+_OURS = ("mark", "text", "reason")  # columns of the table; a data set's own of such a name stands beside it
+
+
+def show(
+    key: str,
+    row_ids: Sequence[int],
+    kind: str = "",
+    *,
+    every: bool = True,
+    marks: Mapping[int, str] | None = None,
+    also: Sequence[int] = (),
+) -> None:
+    """The rows as a table, with one click to leave them out.
+
+    Args:
+        key: tells tables of one page apart.
+        row_ids: what to leave out.
+        kind: of the finding; says why.
+        every: whether leaving out all of them makes sense.
+        marks: a word for some rows, in a column of its own.
+        also: rows shown in place of `row_ids` (of duplicates, those that stay too).
+    """
+    ids = list(also or row_ids)
+    if not ids:
+        return
+    page = _page(key, len(ids))
+    found = quality.texts_of(cached.store(), ids[page * _A_PAGE : (page + 1) * _A_PAGE])
+    chosen = _table(key, found, marks or {})
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if every and row_ids and not chosen:
+            label = n_("Leave out this {n} row", "Leave out these {n} rows", len(row_ids))
+            _button(f"{key}_all", label, list(row_ids), kind)
+        if chosen:
+            label = n_("Leave out the chosen row", "Leave out the {n} chosen rows", len(chosen))
+            _button(f"{key}_chosen", label, [row.id for row in chosen], kind)
+        elif not every:
+            st.caption(_("Choose rows in the table to leave them out."))
+    if len(chosen) == 1:
+        with st.container(border=True):
+            views.facts(plain(value) for value in chosen[0].values.values())
+            views.story_text(chosen[0].text)
+
+
+def _page(key: str, rows: int) -> int:
+    pages = -(-rows // _A_PAGE)
+    if pages < 2:
+        return 0
+    name = f"dataset_quality_{key}_page"
+    if int(state.get(name) or 1) > pages:
+        state.put(name, pages)
+    return st.pagination(pages, key=name) - 1
+
+
+def _table(key: str, found: Sequence[RowText], marks: Mapping[int, str]) -> list[RowText]:
+    """The table; the rows that are chosen in it."""
+    frame = pd.DataFrame([_record(row, marks) for row in found])
+    if not marks:
+        frame = frame.drop(columns="mark", errors="ignore")
+    if all(row.state == "done" for row in found):
+        frame = frame.drop(columns="reason", errors="ignore")
+    event: Any = st.dataframe(
+        frame,
+        hide_index=True,
+        height="content" if len(found) <= _FEW else 400,
+        on_select="rerun",
+        selection_mode="multi-row",
+        column_config={
+            "mark": st.column_config.TextColumn(_("Group"), width="small"),
+            "text": st.column_config.TextColumn(_("Text"), width="large"),
+            "reason": st.column_config.TextColumn(_("Reason")),
+        },
+        key=f"dataset_quality_{key}_rows_{state.studio().table}",
+        alt=_("Rows behind this figure"),
+    )
+    picked = getattr(getattr(event, "selection", None), "rows", None) or []
+    return [found[place] for place in picked if place < len(found)]
+
+
+def _record(row: RowText, marks: Mapping[int, str]) -> dict[str, str]:
+    return {
+        "mark": marks.get(row.id, ""),
+        **{f"{name} " if name in _OURS else name: value for name, value in row.values.items()},
+        "text": row.text.strip(),
+        "reason": told(row.reason) if row.reason else "",
+    }
+
+
+def _button(key: str, label: str, row_ids: list[int], kind: str) -> None:
+    pressed = st.button(
+        label,
+        icon=":material/remove_circle:",
+        type="primary",
+        key=f"dataset_quality_{key}",
+        on_click=leave_out,
+        args=(row_ids, kind),
+    )
+    if pressed:
+        st.rerun()  # the whole page: the line that says what was done stands above this part
+
+
+def leave_out(row_ids: Sequence[int], kind: str) -> None:
+    """Leave rows out of training and export, and say why in each."""
+    with cards.errors_kept():
+        store = cached.store()
+        changed = curation.exclude(store, LOCAL, row_ids, quality.REASONS.get(kind, quality.REASONS[""]))
+        state.studio().table += 1
+        if changed:
+            said = n_("{n} row left out", "{n} rows left out", len(changed))
+            undo.offer(":material/remove_circle:", said, lambda: curation.restore(store, LOCAL, changed))
+        else:
+            state.notify(":material/info:", _("They are left out already."))

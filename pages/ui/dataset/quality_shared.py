@@ -1,0 +1,79 @@
+"""Charts whose marks lead to rows, and findings with theirs: what the panels of the quality report share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from core.charts import quality as charts_quality
+from core.dataset.quality import Finding, Report, Share
+from pages.ui.dataset import quality_rows, quality_words
+from pages.ui.dataset.quality_figures import CARD_OF
+from pages.ui.lang import _, code
+
+MOST_BARS = 30  # of one chart, and names in one line; what is beyond them is rare
+
+
+def findings(card: str, report: Report) -> None:
+    """Each finding of a card with its rows; one that it takes a click to see when there are several."""
+    found = [finding for finding in report.findings if CARD_OF[finding.kind] == card]
+    if not found:
+        return
+    chosen = found[0]
+    if len(found) > 1:
+        names = {f"{one.kind} {one.detail}": one for one in found}
+        labels = {name: quality_words.counted(one) for name, one in names.items()}
+        key = f"dataset_quality_{card}_finding"
+        picked = st.pills(
+            _("Found"), list(names), format_func=labels.__getitem__, default=next(iter(names)), required=True, key=key
+        )
+        chosen = names.get(str(picked), chosen)
+    else:
+        st.markdown(f"**{quality_words.counted(chosen)}**")
+    _rows_of(chosen)
+
+
+def _rows_of(finding: Finding) -> None:
+    quality_rows.show(f"{CARD_OF[finding.kind]}_{finding.kind}", finding.rows, finding.kind)
+
+
+def shares(key: str, found: Sequence[Share], alt: str) -> None:
+    """Bars, one a share; a click leads to its rows, and so does the list beside the chart for who cannot click it."""
+    if not found:
+        st.markdown(_("Nothing stands out."))
+        return
+    shown = list(found[:MOST_BARS])
+    picked = bars(key, [(one.name, len(one.rows)) for one in shown], _("Rows"), alt)
+    by_name = {one.name: one for one in shown}
+    names = ["", *by_name]
+    chosen = picked or st.selectbox(
+        _("Rows of"),
+        names,
+        format_func=lambda name: name or _("choose one, or click its bar"),
+        key=f"dataset_quality_{key}_rows_of",
+        width=320,
+    )
+    if chosen in by_name:
+        st.markdown(f"**{code(chosen)}**")
+        quality_rows.show(key, by_name[chosen].rows, every=False)
+
+
+def bars(
+    key: str, values: Sequence[tuple[str, float]], title: str, alt: str, *, shares_of_one: bool = False
+) -> str | None:
+    """A bar chart; the name of the bar that was clicked."""
+    spec = charts_quality.bars(values, charts_quality.BarLabels("", title), percent=shares_of_one)
+    mark = clicked(key, spec, alt)
+    return None if mark is None else str(mark.get("name") or "") or None
+
+
+def clicked(key: str, spec: dict[str, Any], alt: str) -> Mapping[str, Any] | None:
+    """A chart; the fields of the mark in it that was clicked last."""
+    event: Any = st.vega_lite_chart(
+        spec, alt=alt, key=f"dataset_quality_{key}_chart", on_select="rerun", selection_mode=charts_quality.PICKED
+    )
+    selection = event.get("selection") if isinstance(event, dict) else getattr(event, "selection", None)
+    points = (selection or {}).get(charts_quality.PICKED) or []
+    return points[-1] if points and isinstance(points[-1], Mapping) else None

@@ -1,0 +1,97 @@
+"""The words of the quality report: what a finding is called, counted; what a card, a language, an ending is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from core.dataset.quality import Finding, Report
+from pages.ui.lang import _, mark, n_, percent, plain
+
+LEVELS = {
+    "good": (":material/check_circle:", "green", mark("Good")),
+    "look": (":material/visibility:", "orange", mark("Worth a look")),
+    "poor": (":material/warning:", "red", mark("Needs work")),
+    "few": (":material/hourglass_empty:", "gray", mark("Too few rows to judge")),
+}
+CARDS = {
+    "labels": (":material/label:", mark("Labels")),
+    "duplicates": (":material/content_copy:", mark("Duplicates")),
+    "adherence": (":material/rule:", mark("Values in the text")),
+    "coverage": (":material/grid_on:", mark("Coverage")),
+    "lengths": (":material/straighten:", mark("Lengths")),
+    "diversity": (":material/shuffle:", mark("Diversity")),
+    "remains": (":material/cleaning_services:", mark("Not a finished text")),
+    "endings": (":material/flag:", mark("How they ended")),
+    "languages": (":material/translate:", mark("Languages")),
+    "stops": (":material/front_hand:", mark("Stop endings")),
+}
+LANGUAGES = {
+    "han": mark("Chinese"),
+    "latin": mark("Latin script"),
+    "kana": mark("Japanese"),
+    "hangul": mark("Korean"),
+    "cyrillic": mark("Cyrillic script"),
+    "arabic": mark("Arabic script"),
+    "other": mark("another script"),
+    "mixed": mark("two scripts"),
+}
+ENDINGS = {
+    "stop": mark("ended by itself"),
+    "length": mark("cut off at the token limit"),
+    "refusal": mark("refused"),
+    "content_filter": mark("held back by a filter"),
+    "": mark("not said"),
+}
+
+_COUNTED: dict[str, Callable[[int], str]] = {
+    "empty": lambda n: n_("{n} empty text", "{n} empty texts", n),
+    "conflict": lambda n: n_("{n} prompt with two labels", "{n} prompts with two labels", n),
+    "refusal": lambda n: n_("{n} refusal", "{n} refusals", n),
+    "leftover": lambda n: n_("{n} text with a piece of a template", "{n} texts with pieces of a template", n),
+    "echo": lambda n: n_("{n} echo of the prompt", "{n} echoes of the prompt", n),
+    "exact": lambda n: n_("{n} exact copy", "{n} exact copies", n),
+    "near": lambda n: n_("{n} near-duplicate", "{n} near-duplicates", n),
+    "looping": lambda n: n_("{n} text that repeats itself", "{n} texts that repeat themselves", n),
+    "cut": lambda n: n_("{n} text cut off", "{n} texts cut off", n),
+    "unended": lambda n: n_("{n} text without an end", "{n} texts without an end", n),
+    "language": lambda n: n_("{n} text in another language", "{n} texts in another language", n),
+    "short": lambda n: n_("{n} far too short", "{n} far too short", n),
+    "long": lambda n: n_("{n} far too long", "{n} far too long", n),
+}
+
+
+def counted(finding: Finding) -> str:
+    """A finding in a few words, with its number: "3 near-duplicates"."""
+    if finding.kind == "missing":
+        rows = n_("{n} row", "{n} rows", len(finding.rows))
+        return _("{rows} without their {column}").format(rows=rows, column=plain(finding.detail))
+    return _COUNTED[finding.kind](len(finding.rows))
+
+
+def verdict(report: Report) -> str:
+    """The sentence that stands first: how good, and what was found."""
+    icon, colour, word = LEVELS[report.verdict.level]
+    found = [counted(finding) for finding in report.findings]
+    what = _(", ").join(found) if found else _("nothing found that should not be there")
+    return f"### :{colour}[{icon} {_(word)}:] {what}"
+
+
+def behind(report: Report) -> str:
+    """What the verdict rests on, in one line."""
+    rows = n_("{n} finished row", "{n} finished rows", report.total)
+    grave = report.verdict.grave
+    if not grave:
+        return _("{rows} measured; none that a model should not learn from.").format(rows=rows)
+    told = n_("{n} of them should not be trained on", "{n} of them should not be trained on", grave)
+    return _("{rows} measured; {told} ({share}).").format(rows=rows, told=told, share=percent(report.verdict.share))
+
+
+def cards(report: Report) -> list[str]:
+    """Which cards there are for this report."""
+    hidden = {"adherence", "stops"} if report.task == "labels" else {"labels"}
+    return [card for card in CARDS if card not in hidden]
+
+
+def ending(name: str) -> str:
+    """A finish reason in words; one that is not known, as the provider said it."""
+    return _(ENDINGS[name]) if name in ENDINGS else plain(name)

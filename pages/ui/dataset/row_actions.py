@@ -1,0 +1,99 @@
+"""What a person can do to rows, each with its way back: callbacks of the table, the cards and the dialog."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+from core.actor import LOCAL
+from core.dataset import curation, runs
+from core.dataset.rowlist import ListedRow
+from pages.ui import cached, cards, state, undo
+from pages.ui.lang import _, n_
+
+CENT = Decimal("0.01")  # the smallest budget
+
+
+def leave_out(row_ids: Sequence[int]) -> bool:
+    """Leave rows out of training and export. Whether any has changed."""
+    changed: tuple[int, ...] = ()
+    with cards.errors_kept():
+        store = cached.store()
+        changed = curation.exclude(store, LOCAL, row_ids, curation.BY_HAND)
+        if changed:
+            said = n_("{n} row left out", "{n} rows left out", len(changed))
+            undo.offer(":material/remove_circle:", said, lambda: curation.restore(store, LOCAL, changed))
+    return bool(changed)
+
+
+def put_back(row_ids: Sequence[int]) -> bool:
+    """Take rows in again. Whether any has changed."""
+    changed: tuple[int, ...] = ()
+    with cards.errors_kept():
+        store = cached.store()
+        changed = curation.restore(store, LOCAL, row_ids)
+        if changed:
+            said = n_("{n} row put back", "{n} rows put back", len(changed))
+            again = curation.BY_HAND
+            undo.offer(":material/add_circle:", said, lambda: curation.exclude(store, LOCAL, changed, again))
+        else:
+            state.notify(":material/info:", _("A row without a text needs one before it can be put back."))
+    return bool(changed)
+
+
+def edit(row: ListedRow, text: str) -> bool:
+    """Put a person's words in place of the model's; white space around them stays what it was. Whether it changed."""
+    changed = False
+    with cards.errors_kept():
+        store = cached.store()
+        changed = curation.edit(store, LOCAL, row.id, framed(row.text, text))
+        if changed:
+            undo.offer(":material/edit:", _("Text changed"), lambda: _text_again(row))
+    return changed
+
+
+def as_written(row: ListedRow) -> None:
+    """The model's own words again."""
+    with cards.errors_kept():
+        store = cached.store()
+        if curation.revert(store, LOCAL, row.id):
+            state.studio().table += 1
+            undo.offer(
+                ":material/history:",
+                _("The model's own words are back"),
+                lambda: curation.edit(store, LOCAL, row.id, row.text),
+            )
+
+
+def write_again(dataset_id: str, row_ids: Sequence[int]) -> None:
+    """Have failed rows written again, within what the last run's budget has left."""
+    with cards.errors_kept():
+        store = cached.store()
+        last = runs.latest(store, dataset_id)
+        budget = None
+        if last is not None and last.budget_usd is not None:
+            budget = max(last.budget_usd - (last.cost_usd or Decimal(0)), CENT)
+        mode: runs.Mode = "live" if last is None else last.mode
+        curation.retry_failed(store, LOCAL, dataset_id, row_ids, budget_usd=budget, mode=mode)
+
+
+def open_row(row_id: int | None) -> None:
+    """Show this row in full at the next run; None closes it."""
+    state.studio().row_open = row_id
+
+
+def framed(before: str, text: str) -> str:
+    """`text` with the white space that `before` begins and ends with: an article's story starts with two newlines."""
+    bare = before.strip()
+    if not bare or not text.strip():
+        return text
+    start = before.index(bare)
+    return before[:start] + text.strip() + before[start + len(bare) :]
+
+
+def _text_again(row: ListedRow) -> None:
+    store = cached.store()
+    if row.text.strip():
+        curation.edit(store, LOCAL, row.id, row.text)
+    else:
+        curation.revert(store, LOCAL, row.id)

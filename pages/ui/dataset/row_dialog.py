@@ -1,0 +1,91 @@
+"""One row in full: its story to read and to edit, what was asked, what came back, and what can be done about it."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core.dataset import rowlist
+from core.dataset.rowlist import ListedRow, Where
+from pages.ui import cached, state, views
+from pages.ui.dataset import row_actions, story_cards
+from pages.ui.lang import _, n_, plain, told
+
+_HEIGHT = 320  # px: a story of 300 characters without scrolling
+
+
+def show(dataset_id: str) -> None:
+    """The dialog of the row that is open, if there is one."""
+    row_id = state.studio().row_open
+    if row_id is None:
+        return
+    found = rowlist.page(cached.store(), dataset_id, Where(ids=(row_id,)), limit=1)
+    if not found:
+        row_actions.open_row(None)
+        return
+    waiting = rowlist.count(cached.store(), dataset_id, Where(states=("pending",)))
+    st.dialog(_("Row {n}").format(n=found[0].position + 1), width="medium", on_dismiss=_close)(_row)(
+        dataset_id, found[0], waiting
+    )
+
+
+def _close() -> None:
+    row_actions.open_row(None)
+
+
+def _row(dataset_id: str, row: ListedRow, waiting: int) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        story_cards.state_badge(row)
+        views.facts(
+            [
+                *(plain(value) for value in row.values.values()),
+                _("repeat {n}").format(n=row.repeat + 1),
+                n_("{n} token", "{n} tokens", row.completion_tokens) if row.completion_tokens else "",
+            ]
+        )
+    if row.reason and row.state in ("failed", "excluded"):
+        st.warning(plain(told(row.reason)), icon=":material/info:")
+    writable = row.state in ("done", "failed", "excluded")
+    state.first(f"dataset_text_{row.id}", row.text.strip())
+    st.text_area(_("Story"), height=_HEIGHT, key=f"dataset_text_{row.id}", disabled=not writable, max_chars=100_000)
+    if row.state == "failed" and waiting:
+        st.caption(
+            n_(
+                "If it is written again, {n} waiting row is written with it.",
+                "If it is written again, {n} waiting rows are written with it.",
+                waiting,
+            )
+        )
+    if row.original is not None:
+        with st.expander(_("As the model wrote it"), icon=":material/history:"):
+            st.text(row.original.strip())
+    with st.container(horizontal=True):
+        if writable:
+            _button(_("Save the text"), "save", ":material/save:", _save, (row,), primary=True)
+        if row.original is not None:
+            _button(_("The model's own words"), "revert", ":material/history:", _done, (row_actions.as_written, row))
+        if row.state == "excluded":
+            _button(_("Put back"), "back", ":material/add_circle:", _done, (row_actions.put_back, [row.id]))
+        elif row.state != "sent":
+            _button(_("Leave out"), "out", ":material/remove_circle:", _done, (row_actions.leave_out, [row.id]))
+        if row.state == "failed":
+            again = (row_actions.write_again, dataset_id, [row.id])
+            _button(_("Write it again"), "again", ":material/replay:", _done, again)
+
+
+def _button(label: str, key: str, icon: str, act: object, args: tuple[object, ...], primary: bool = False) -> None:
+    kind = "primary" if primary else "secondary"
+    if st.button(label, icon=icon, type=kind, key=f"dataset_row_{key}", on_click=act, args=args):
+        st.rerun()
+
+
+def _save(row: ListedRow) -> None:
+    text = str(state.get(f"dataset_text_{row.id}", row.text))
+    if text.strip() != row.text.strip():
+        row_actions.edit(row, text)
+        state.studio().table += 1
+    _close()
+
+
+def _done(act: object, *args: object) -> None:
+    act(*args)  # type: ignore[operator]  # a callback of row_actions
+    _close()

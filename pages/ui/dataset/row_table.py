@@ -1,0 +1,181 @@
+"""All rows of a data set in a table that can be edited: text in place, a tick to leave a row out, a row in full."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from core.dataset import rowlist
+from core.dataset.datasets import DatasetSummary
+from core.dataset.rowlist import ListedRow, Where
+from pages.ui import cached, state
+from pages.ui.dataset import row_actions, row_dialog
+from pages.ui.dataset.story_cards import STATES
+from pages.ui.lang import _, mark, n_, number, plain, told
+
+_PAGE_ROWS = 50  # a screen and a half; more would be sent to the browser for nobody
+_FEW_ROWS = 12
+_COUNTED_ROWS = 20_000  # from here on counting the edited ones, for which there is no index, takes too long
+_LONGEST_TABLE = 520  # px
+_FILTERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "all": (mark("All"), ()),
+    "done": (mark("Done"), ("done",)),
+    "failed": (mark("Failed"), ("failed",)),
+    "waiting": (mark("Waiting"), ("pending", "sent")),
+    "excluded": (mark("Left out"), ("excluded",)),
+    "edited": (mark("Edited"), ()),
+}
+
+
+def show(summary: DatasetSummary) -> None:
+    """The table with its filters, and the dialog of the row that is open."""
+    where = _filters(summary)
+    count = rowlist.count(cached.store(), summary.id, where)
+    pages = max(1, -(-count // _PAGE_ROWS))
+    key = f"dataset_page_{zlib.crc32(repr((summary.id, where, pages)).encode())}"  # another filter begins on page 1
+    first = (int(state.get(key) or 1) - 1) * _PAGE_ROWS
+    found = rowlist.page(cached.store(), summary.id, where, limit=_PAGE_ROWS, offset=first)
+    if found:
+        _editor(summary, found)
+    else:
+        st.caption(_nothing(summary, where))
+    if pages > 1:
+        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            st.pagination(pages, key=key)
+            st.caption(n_("{n} row", "{n} rows", count))
+    row_dialog.show(summary.id)
+
+
+def _filters(summary: DatasetSummary) -> Where:
+    """Which rows: by state, by words, by the square that the map was left with."""
+    few = summary.total <= _COUNTED_ROWS
+    counts: dict[str, int | None] = {
+        "all": summary.total,
+        "done": summary.done,
+        "failed": summary.failed,
+        "waiting": summary.pending,
+        "excluded": summary.excluded,
+        "edited": rowlist.edited(cached.store(), summary.id) if few else None,
+    }
+    state.first("dataset_filter", "all")
+    chosen = state.get("dataset_filter")
+    shown = [key for key, n in counts.items() if key == "all" or n != 0 or key == chosen]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.pills(
+            _("Rows"),
+            shown,
+            format_func=lambda key: _label(key, counts[key]),
+            required=True,
+            key="dataset_filter",
+            label_visibility="collapsed",
+            persist_state="session",
+        )
+        words = st.text_input(
+            _("Search"),
+            type="search",
+            placeholder=_("Search in the texts"),
+            label_visibility="collapsed",
+            key="dataset_words",
+            width=240,
+        )
+    narrowed = _narrowed(summary.id)
+    key = str(state.get("dataset_filter", "all"))
+    states = _FILTERS[key][1] if key in _FILTERS else ()
+    base = narrowed or Where()
+    return Where(
+        states, base.ids, base.start, base.end, base.turns, edited=key == "edited", words=str(words or "").strip()
+    )
+
+
+def _label(key: str, rows: int | None) -> str:
+    name = _(_FILTERS[key][0])
+    return name if rows is None else f"{name} {number(rows)}"
+
+
+def _narrowed(dataset_id: str) -> Where | None:
+    """The square of the map that the table is narrowed to, and the way out of it."""
+    held: tuple[str, str, Where] | None = state.studio().rows_of
+    if held is None or held[0] != dataset_id:
+        return None
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(_("Only **{cell}**").format(cell=plain(held[1])))
+        st.button(_("All rows"), icon=":material/close:", type="tertiary", key="dataset_widen", on_click=_widen)
+    return held[2]
+
+
+def _editor(summary: DatasetSummary, rows: Sequence[ListedRow]) -> None:
+    columns = list(summary.columns)
+    frame = pd.DataFrame([_record(row, columns) for row in rows], index=[row.id for row in rows])
+    if not frame["reason"].any():
+        frame = frame.drop(columns="reason")
+    plain_text = st.column_config.TextColumn
+    key = f"dataset_rows_{state.studio().table}"
+    st.data_editor(
+        frame,
+        key=key,
+        hide_index=True,
+        height="auto" if len(frame) < _FEW_ROWS else _LONGEST_TABLE,
+        disabled=[name for name in frame.columns if name not in ("out", "text")],
+        column_config={
+            "out": st.column_config.CheckboxColumn(
+                _("Out"), help=_("Left out of training and export; nothing is lost."), width="small"
+            ),
+            **{f"value_{i}": plain_text(name, width="small") for i, name in enumerate(columns)},
+            "text": plain_text(_("Story"), width="large", help=_("Double-click to edit. The original is kept.")),
+            "state": plain_text(_("State"), width="small"),
+            "reason": plain_text(_("Reason"), width="medium"),
+            "open": st.column_config.ButtonColumn(
+                "", key=f"{key}_open", on_click=_open, args=(f"{key}_open", rows), width=70, type="tertiary"
+            ),
+        },
+        alt=_("Rows of the data set"),
+    )
+    _keep(key, rows)
+
+
+def _record(row: ListedRow, columns: Sequence[str]) -> dict[str, Any]:
+    said = _(STATES.get(row.state, row.state))
+    return {
+        "out": row.state == "excluded",
+        **{f"value_{i}": row.values.get(name, "") for i, name in enumerate(columns)},
+        "text": row.text.strip(),
+        "state": f"{said}, {_('edited')}" if row.edited else said,
+        "reason": told(row.reason) if row.reason and row.state in ("failed", "excluded") else "",
+        "open": _("Open"),
+    }
+
+
+def _keep(key: str, rows: Sequence[ListedRow]) -> None:
+    """What was typed or ticked goes into the ledger at once. The editor forgets an edit when the ledger has it."""
+    edits: Mapping[int, Mapping[str, Any]] = (state.get(key) or {}).get("edited_rows", {})
+    kept = []
+    for place, changed in edits.items():
+        row = rows[int(place)]
+        if "out" in changed and bool(changed["out"]) != (row.state == "excluded"):
+            kept.append((row_actions.leave_out if changed["out"] else row_actions.put_back)([row.id]))
+        if "text" in changed and str(changed["text"] or "").strip() != row.text.strip():
+            kept.append(row_actions.edit(row, str(changed["text"] or "")))
+    if not all(kept):
+        state.studio().table += 1  # what could not be done is not shown as if it were
+    if kept:
+        st.rerun()
+
+
+def _open(key: str, rows: Sequence[ListedRow]) -> None:
+    click = state.get(key)
+    if click is not None and 0 <= int(click["row"]) < len(rows):
+        row_actions.open_row(rows[int(click["row"])].id)
+
+
+def _nothing(summary: DatasetSummary, where: Where) -> str:
+    if where == Where() and summary.total:
+        return _("No row is in the ledger yet; the run puts them there as it comes to them.")
+    return _("No row is like that.")
+
+
+def _widen() -> None:
+    state.studio().rows_of = None

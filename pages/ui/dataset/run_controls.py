@@ -1,0 +1,147 @@
+"""What can be done about a run: hold it or go on, give it more money, write what is missing, take the rows on."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.dataset import curation, datasets, runs
+from core.dataset.datasets import DatasetSummary
+from core.dataset.runs import RunProgress
+from pages.ui import cached, cards, state
+from pages.ui.dataset import top_up
+from pages.ui.dataset.row_actions import CENT
+from pages.ui.lang import _, n_
+
+
+def moving(progress: RunProgress | None) -> bool:
+    """Whether the figures change by themselves: a run is at work, or about to be."""
+    return progress is not None and progress.state in runs.ACTIVE
+
+
+def show(summary: DatasetSummary, progress: RunProgress | None) -> None:
+    """One row: hold or go on, write more, train, take away."""
+    open_run = progress is not None and (moving(progress) or progress.state == "paused")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if open_run and progress is not None:
+            _hold(progress)
+        else:
+            _go_on(summary, progress)
+        if summary.source == "recipe":
+            top_up.show(summary, "live" if progress is None else progress.mode)
+        if summary.done:
+            _take_on(summary, main=not open_run)
+
+
+def _hold(progress: RunProgress) -> None:
+    if progress.state == "paused":
+        st.button(
+            _("Go on"),
+            icon=":material/play_arrow:",
+            type="primary",
+            key="dataset_resume",
+            on_click=_act,
+            args=("resume", progress.run_id),
+        )
+    else:
+        st.button(
+            _("Pause"),
+            icon=":material/pause:",
+            key="dataset_pause",
+            disabled=progress.state in ("pausing", "stopping"),
+            on_click=_act,
+            args=("pause", progress.run_id),
+        )
+    st.button(
+        _("Stop"),
+        icon=":material/stop:",
+        key="dataset_stop",
+        disabled=progress.state == "stopping",
+        on_click=_act,
+        args=("stop", progress.run_id),
+    )
+    if progress.budget_usd is not None:
+        _raise_budget(progress.run_id, progress.budget_usd)
+
+
+def _raise_budget(run_id: str, budget_usd: Decimal) -> None:
+    with st.popover(_("Raise the budget"), icon=":material/savings:"):
+        state.first("dataset_more_budget", float(budget_usd))
+        st.number_input(
+            _("At most, in US dollars"), min_value=float(budget_usd), step=0.5, format="%.2f", key="dataset_more_budget"
+        )
+        st.button(_("Set"), key="dataset_set_budget", on_click=_set_budget, args=(run_id,))
+
+
+def _go_on(summary: DatasetSummary, progress: RunProgress | None) -> None:
+    """What is missing, and what failed: each with its own button, since one costs money that was not spent before."""
+    if progress is None and summary.source != "recipe":
+        return
+    if summary.pending:
+        label = n_("Write the missing {n}", "Write the missing {n}", summary.pending)
+        _start(label, "continue", ":material/play_arrow:", summary.id, progress)
+    if summary.failed:
+        label = n_("Write the failed {n} again", "Write the failed {n} again", summary.failed)
+        _start(label, "retry", ":material/replay:", summary.id, progress)
+
+
+def _start(label: str, key: str, icon: str, dataset_id: str, last: RunProgress | None) -> None:
+    """A button, for a run of the same kind; where the last one had a budget, the new one needs its own first."""
+    mode = "live" if last is None else last.mode
+    if last is None or last.budget_usd is None:
+        st.button(label, icon=icon, key=f"dataset_{key}", on_click=_begin, args=(dataset_id, key, mode, None))
+        return
+    amount = f"dataset_{key}_budget"
+    with st.popover(label, icon=icon):
+        left = last.budget_usd - (last.cost_usd or Decimal(0))
+        state.first(amount, float(left if left >= CENT else last.budget_usd))
+        st.number_input(_("At most, in US dollars"), min_value=float(CENT), step=0.5, format="%.2f", key=amount)
+        st.button(label, key=f"dataset_{key}", on_click=_begin, args=(dataset_id, key, mode, amount))
+
+
+def _take_on(summary: DatasetSummary, main: bool) -> None:
+    if st.button(
+        _("Train on this"),
+        icon=":material/model_training:",
+        type="primary" if main else "secondary",
+        key="dataset_train",
+        disabled=not main,
+    ):
+        state.put("training_dataset", summary.id)
+        state.put("training_part", "new")
+        st.switch_page("training.py")
+    st.download_button(
+        _("Download CSV"),
+        data=lambda: datasets.to_csv(cached.store(), summary.id).encode("utf-8-sig"),
+        file_name=f"{summary.name}.csv",
+        mime="text/csv",
+        icon=":material/download:",
+        key="dataset_csv",
+        on_click="ignore",
+    )
+
+
+def _act(what: str, run_id: str) -> None:
+    act = {"pause": runs.request_pause, "resume": runs.resume, "stop": runs.request_stop}[what]
+    with cards.errors_kept():
+        act(cached.store(), LOCAL, run_id)
+
+
+def _set_budget(run_id: str) -> None:
+    with cards.errors_kept():
+        runs.raise_budget(cached.store(), LOCAL, run_id, _dollars("dataset_more_budget"))
+
+
+def _begin(dataset_id: str, key: str, mode: runs.Mode, amount: str | None) -> None:
+    budget = _dollars(amount) if amount else None
+    with cards.errors_kept():
+        if key == "retry":
+            curation.retry_failed(cached.store(), LOCAL, dataset_id, budget_usd=budget, mode=mode)
+        else:
+            runs.enqueue(cached.store(), LOCAL, dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
+
+
+def _dollars(key: str) -> Decimal:
+    return Decimal(str(round(float(state.get(key, 0)), 4)))

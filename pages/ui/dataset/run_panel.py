@@ -1,0 +1,90 @@
+"""One run as it goes: a wide bar with its sentence, what failed and why, what it waits for."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core.dataset.datasets import DatasetSummary
+from core.dataset.runs import RunProgress
+from pages.ui import cached
+from pages.ui.dataset import batch_card, run_controls
+from pages.ui.lang import _, duration, mark, n_, number, plain, told, usd
+
+_REASONS = 3  # shown; the table has every row with its own
+_RUN_STATES = {
+    "queued": mark("Waiting for the worker"),
+    "running": mark("Writing"),
+    "pausing": mark("Pausing"),
+    "paused": mark("Paused"),
+    "stopping": mark("Stopping"),
+    "stopped": mark("Stopped"),
+    "done": mark("Finished"),
+    "failed": mark("Stopped on a problem"),
+}
+
+
+def show(summary: DatasetSummary, progress: RunProgress | None) -> None:
+    """The panel."""
+    if progress is None:
+        _loaded(summary)
+    else:
+        _bar(summary, progress)
+        if progress.mode == "batch" or cached.batches_of(progress.run_id):
+            batch_card.show(progress)
+    run_controls.show(summary, progress)
+
+
+def _loaded(summary: DatasetSummary) -> None:
+    """Rows that no run has written: all there, but for those that are left out."""
+    parts = [n_("{n} row, all there", "{n} rows, all there", summary.done)]
+    if summary.pending:
+        parts = [_("{done} of {total}").format(done=number(summary.done), total=number(summary.total))]
+    if summary.excluded:
+        parts.append(n_("{n} left out", "{n} left out", summary.excluded))
+    st.caption(" · ".join(parts))
+
+
+def _bar(summary: DatasetSummary, progress: RunProgress) -> None:
+    over = summary.done + summary.excluded
+    share = over / summary.total if summary.total else 1.0
+    parts = [
+        _("**{state}**").format(state=_(_RUN_STATES.get(progress.state, progress.state))),
+        _("{done} of {total}").format(done=number(summary.done), total=number(summary.total)),
+        n_("{n} failed", "{n} failed", summary.failed) if summary.failed else "",
+        n_("{n} left out", "{n} left out", summary.excluded) if summary.excluded else "",
+        _("{rate} rows/s").format(rate=number(progress.rows_per_s, 2)) if progress.rows_per_s else "",
+        n_("{n} token", "{n} tokens", progress.tokens) if progress.tokens else "",
+        _money(progress),
+        _("done in {time}").format(time=duration(progress.eta_s)) if progress.eta_s is not None else "",
+    ]
+    st.progress(min(share, 1.0), text=" · ".join(part for part in parts if part))
+    if progress.note and run_controls.moving(progress):
+        st.caption(f":material/hourglass_top: {plain(told(progress.note))}")
+    if progress.state in ("failed", "paused") and progress.reason:
+        show_reason = st.error if progress.state == "failed" else st.info
+        show_reason(plain(told(progress.reason)), icon=":material/error:")
+    _reasons(progress)
+
+
+def _money(progress: RunProgress) -> str:
+    """What it has cost, of what it may cost, and what all of it will cost as far as that can be told."""
+    if not progress.tokens and progress.budget_usd is None:
+        return ""
+    spent = usd(progress.cost_usd)
+    if progress.budget_usd is not None:
+        spent = _("{spent} of at most {most}").format(spent=spent, most=usd(progress.budget_usd))
+    if run_controls.moving(progress) and progress.projected_usd:
+        spent = _("{spent}, about {whole} in all").format(spent=spent, whole=usd(progress.projected_usd))
+    return spent
+
+
+def _reasons(progress: RunProgress) -> None:
+    """Failed rows by what they failed for, the most frequent first."""
+    found = progress.failed_by_reason
+    if not found:
+        return
+    lines = [f":material/error: **{number(n)}** {plain(told(reason))}" for reason, n in found[:_REASONS]]
+    rest = len(found) - _REASONS
+    if rest > 0:
+        lines.append(n_("and {n} other reason", "and {n} other reasons", rest))
+    st.caption("  \n".join(lines))

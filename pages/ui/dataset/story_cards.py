@@ -1,0 +1,95 @@
+"""Stories as cards of one height, so that nothing jumps when one comes: the newest ones, or those of one cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from core.dataset import datasets, rowlist
+from core.dataset.rowlist import ListedRow, Where
+from pages.ui import cached, views
+from pages.ui.dataset import row_actions
+from pages.ui.lang import _, mark, plain, told
+
+STATES = {
+    "pending": mark("waiting"),
+    "sent": mark("being written"),
+    "done": mark("done"),
+    "failed": mark("failed"),
+    "excluded": mark("left out"),
+}
+_COLOURS = {"pending": "gray", "sent": "orange", "done": "blue", "failed": "red", "excluded": "gray"}
+_NEWEST = 3
+_MOST = 12  # of one square; the table has all
+_HEIGHT = 210  # px: the beginning of a story; the rest is a scroll away
+_EMPTY = 60
+
+
+def newest(dataset_id: str, waiting: bool) -> None:
+    """The stories that came last, the newest first; while a run goes on, room for those that come next."""
+    found = datasets.rows(cached.store(), dataset_id, states=("done",), newest=True, limit=_NEWEST)
+    for row in found:
+        with st.container(border=True, height=_HEIGHT, key=f"dataset_card_{row.id}"):
+            views.facts(plain(value) for value in row.values.values())
+            st.text((row.text or "").strip())
+    for _place in range(_NEWEST - len(found) if waiting else 0):
+        with st.container(border=True, height=_HEIGHT):
+            st.markdown(f":gray[:shimmer[{_('Waiting for a story')}]]")
+
+
+def of_place(dataset_id: str, where: Where) -> int:
+    """Rows of a square that was clicked, in full; how many of them there are."""
+    store = cached.store()
+    found = rowlist.page(store, dataset_id, where, limit=_MOST)
+    if not found:
+        st.caption(_("These rows are not in the ledger yet; the run puts them there as it comes to them."))
+    for row in found:
+        _card(row)
+    return rowlist.count(store, dataset_id, where)
+
+
+def state_badge(row: ListedRow) -> None:
+    """What a row is, in its colour and in a word."""
+    st.badge(_(STATES.get(row.state, row.state)), color=_COLOURS.get(row.state, "gray"))
+    if row.edited:
+        st.badge(_("edited"), color="violet", icon=":material/edit:")
+
+
+def _card(row: ListedRow) -> None:
+    with st.container(border=True, key=f"dataset_card_{row.id}"):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            state_badge(row)
+            views.facts([_("repeat {n}").format(n=row.repeat + 1), *_reason(row)])
+        if row.text.strip():
+            with st.container(height=_HEIGHT - _EMPTY, border=False):
+                st.text(row.text.strip())
+        _buttons(row)
+
+
+def _reason(row: ListedRow) -> Sequence[str]:
+    return [plain(told(row.reason))] if row.reason and row.state in ("failed", "excluded") else []
+
+
+def _buttons(row: ListedRow) -> None:
+    out = row.state == "excluded"
+    with st.container(horizontal=True):
+        taken = st.button(
+            _("Put back") if out else _("Leave out"),
+            icon=":material/add_circle:" if out else ":material/remove_circle:",
+            type="tertiary",
+            key=f"dataset_out_{row.id}",
+            disabled=row.state == "sent",
+            on_click=row_actions.put_back if out else row_actions.leave_out,
+            args=([row.id],),
+        )
+        opened = st.button(
+            _("Open"),
+            icon=":material/open_in_full:",
+            type="tertiary",
+            key=f"dataset_open_{row.id}",
+            on_click=row_actions.open_row,
+            args=(row.id,),
+        )
+    if taken or opened:
+        st.rerun()  # what was done concerns the whole part, not this card alone

@@ -1,0 +1,161 @@
+"""A file of rows: read with everything stated that was found, its columns given a part, kept as a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import PurePath
+
+import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
+
+from core.actor import LOCAL
+from core.dataset import datasets
+from core.dataset.intake import decoding, importing, mapping
+from core.errors import BadFile
+from pages.ui import cached, cards, state
+from pages.ui.dataset import upload_columns
+from pages.ui.lang import _, mark, n_, plain, told
+
+_SHOWN_PROBLEMS = 20
+_FEW_NOTES = 2  # more of them are one click away
+_SHOWN_ROWS = 5
+_TYPES = ["csv", "tsv", "txt", "jsonl", "ndjson", "json", "parquet", "xlsx", "xlsm", "xls", "ods"]
+_KINDS = {
+    "csv": mark("a CSV table"),
+    "jsonl": mark("JSONL"),
+    "parquet": mark("Parquet"),
+    "workbook": mark("an Excel workbook"),
+}
+_LONGEST_NAME = 200  # characters, as the table has it
+_AUTO = ""  # the encoding as found
+
+
+def form(page: str, opened: Callable[[str], None]) -> None:
+    """Upload, look, say which column is which, keep. `opened` gets the id of the new data set."""
+    file = st.file_uploader(_("CSV, JSONL, Parquet or Excel"), type=_TYPES, key=f"{page}_file")
+    if file is None:
+        st.caption(
+            _(
+                "A table with a name over each column, in UTF-8, GBK or UTF-16; or JSONL with prompt and completion, "
+                "or with messages. Nothing is sent anywhere."
+            )
+        )
+        return
+    with cards.errors_shown():
+        try:
+            imported = _imported(page, file)
+        except BadFile:
+            _read_otherwise(page, file, None)
+            raise
+        _findings(page, file, imported)
+        _keep(page, file, imported, opened)
+
+
+def _imported(page: str, file: UploadedFile) -> importing.Imported:
+    """The file as read, once per upload and way to read it."""
+    held = state.studio()
+    encoding, sheet = state.get(_key(page, "encoding", file), _AUTO), state.get(_key(page, "sheet", file))
+    way = f"{file.file_id} {encoding}"
+    known = held.imported[1] if held.imported is not None and held.imported[0] == way else None
+    if known is None or (sheet is not None and isinstance(known, importing.Imported) and known.sheet != sheet):
+        with st.spinner(_("Reading the file"), show_time=True):
+            try:
+                known = importing.read_table(file, file.name, encoding=encoding or None, sheet=sheet)
+            except BadFile as problem:
+                known = problem  # also kept: a file that cannot be read is not read again at every click
+        held.imported = (way, known)
+    if isinstance(known, BadFile):
+        raise known.with_traceback(None)
+    found: importing.Imported = known
+    return found
+
+
+def _key(page: str, name: str, file: UploadedFile) -> str:
+    """Of a widget whose choice is about this one file."""
+    return f"{page}_{name}_{file.file_id}"
+
+
+def _findings(page: str, file: UploadedFile, imported: importing.Imported) -> None:
+    """What was read, how, and what could not be."""
+    encoding = _("encoding **{encoding}**").format(encoding=plain(imported.encoding)) if imported.encoding else ""
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        rows = n_("{n} row read", "{n} rows read", len(imported.frame))
+        st.markdown(" · ".join(part for part in (f"**{rows}**", _(_KINDS[imported.kind]), encoding) if part))
+        _read_otherwise(page, file, imported)
+    if imported.cut_short:
+        st.warning(plain(told(imported.cut_short)), icon=":material/content_cut:")
+    if imported.left_out:
+        st.warning(
+            n_(
+                "{n} line could not be used; the good rows are below.",
+                "{n} lines could not be used; the good rows are below.",
+                imported.left_out,
+            ),
+            icon=":material/report:",
+        )
+        _sentences(_("Which lines, and why"), imported.problems)
+    if len(imported.notes) > _FEW_NOTES:
+        _sentences(n_("{n} thing to know", "{n} things to know", len(imported.notes)), imported.notes)
+    else:
+        for note in imported.notes:
+            st.caption(f":material/info: {plain(told(note))}")
+    st.dataframe(imported.frame.head(_SHOWN_ROWS), hide_index=True, row_height=36, alt=_("The first rows of the file"))
+
+
+def _sentences(title: str, sentences: list[str]) -> None:
+    with st.expander(title):
+        for sentence in sentences[:_SHOWN_PROBLEMS]:
+            st.text(told(sentence))
+        if len(sentences) > _SHOWN_PROBLEMS:
+            st.caption(_("and {n} more").format(n=len(sentences) - _SHOWN_PROBLEMS))
+
+
+def _read_otherwise(page: str, file: UploadedFile, imported: importing.Imported | None) -> None:
+    """What a person can say when the file was taken for something else: its encoding, or another sheet."""
+    if imported is not None and len(imported.sheets) > 1:
+        state.first(_key(page, "sheet", file), imported.sheet)
+        st.selectbox(_("Sheet"), imported.sheets, key=_key(page, "sheet", file), width=220)
+        return
+    certain = imported is not None and (imported.encoding is None or imported.encoding.startswith("UTF-8"))
+    if not certain or state.get(_key(page, "encoding", file)):
+        with st.popover(_("Wrong characters?"), icon=":material/translate:"):
+            st.selectbox(
+                _("Read it as"),
+                [_AUTO, *decoding.CHOICES],
+                format_func=lambda name: name or _("As found"),
+                key=_key(page, "encoding", file),
+            )
+
+
+def _keep(page: str, file: UploadedFile, imported: importing.Imported, opened: Callable[[str], None]) -> None:
+    """Which column is which, what becomes of it, and the button."""
+    chosen = upload_columns.choose(imported, lambda name: _key(page, f"{name}_{imported.sheet}", file))
+    ready = bool(chosen.prompts) and upload_columns.outlook(imported, chosen)
+    stem = PurePath(file.name).stem[:_LONGEST_NAME]
+    name = st.text_input(_("Name"), stem, max_chars=_LONGEST_NAME, key=_key(page, "name_of_file", file))
+    st.button(
+        _("Keep as a data set"),
+        icon=":material/save:",
+        key=f"{page}_keep",
+        disabled=not ready,
+        type="primary",
+        on_click=_kept,
+        args=(imported, name or file.name, chosen, opened),
+    )
+
+
+def _kept(imported: importing.Imported, name: str, chosen: mapping.Mapping, opened: Callable[[str], None]) -> None:
+    with cards.errors_kept():
+        opened(
+            datasets.from_frame(
+                cached.store(),
+                LOCAL,
+                name,
+                imported.frame,
+                chosen.prompts,
+                chosen.completion,
+                imported.source,
+                split_column=chosen.split,
+                other_columns=chosen.others([str(column) for column in imported.frame.columns]),
+            )
+        )

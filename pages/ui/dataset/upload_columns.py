@@ -1,0 +1,74 @@
+"""Which column of a file is which, and what becomes of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from core.dataset.intake import importing, mapping
+from core.errors import BadFile
+from pages.ui import cards, views
+from pages.ui.lang import _, n_
+
+_SHOWN_TEXT = 240  # characters of an example: enough to see how it begins
+
+
+def choose(imported: importing.Imported, key: Callable[[str], str]) -> mapping.Mapping:
+    """What each column is for: a guess by its name to begin with. `key` makes the keys of widgets."""
+    columns = [str(column) for column in imported.frame.columns]
+    guess = mapping.guess(imported.frame)
+    left_half, right_half = st.columns(2)
+    completion = str(
+        left_half.selectbox(
+            _("Column with the text to learn"),
+            columns,
+            index=columns.index(guess.completion),
+            key=key("completion"),
+        )
+    )
+    left = [column for column in columns if column != completion]
+    prompts = st.multiselect(
+        _("Columns that make the prompt, in order"),
+        left,
+        default=[column for column in guess.prompts if column in left],
+        key=key("prompts"),
+        placeholder=_("Choose at least one"),
+    )
+    free = [column for column in left if column not in prompts]
+    split = None
+    if free:
+        split = right_half.selectbox(
+            _("Column that says which rows are held out"),
+            free,
+            index=free.index(guess.split) if guess.split in free else None,
+            key=key("split"),
+            placeholder=_("None: decide later"),
+            help=_("Its words may be train, validation or held out (test); an empty cell leaves a row undecided."),
+        )
+    return mapping.Mapping(tuple(map(str, prompts)), completion, split)
+
+
+def outlook(imported: importing.Imported, chosen: mapping.Mapping) -> bool:
+    """What the table becomes, and its first row as an example; False, and why, when it cannot be kept so."""
+    try:
+        found = mapping.outlook(imported.frame, chosen)
+    except BadFile as problem:
+        cards.error_card(problem)
+        return False
+    parts = (_rows(part, count) for part, count in found.parts.items())
+    empty = n_("{n} row without a completion", "{n} rows without a completion", found.empty) if found.empty else ""
+    views.facts((n_("{n} example", "{n} examples", found.examples), *parts, empty))
+    st.code(mapping.example(imported.frame, chosen, 0, _SHOWN_TEXT), language="json", wrap_lines=True)
+    return True
+
+
+def _rows(part: str | None, count: int) -> str:
+    """How many rows belong to a part."""
+    if part == "held_out":
+        return n_("{n} row held out", "{n} rows held out", count)
+    if part == "train":
+        return n_("{n} row to train", "{n} rows to train", count)
+    if part == "validation":
+        return n_("{n} row to validate", "{n} rows to validate", count)
+    return n_("{n} row undecided", "{n} rows undecided", count)

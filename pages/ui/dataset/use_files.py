@@ -1,0 +1,100 @@
+"""Take away: CSV for people, JSONL for training, Parquet for tools; each with its tokens, money and minutes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import streamlit as st
+
+from core.dataset import datasets, export
+from core.dataset.datasets import DatasetSummary, Split
+from core.dataset.versions import Version
+from core.errors import FabulaError
+from core.providers import ModelInfo
+from pages.ui import beside, cached, cards, preparation, training_estimate, views
+from pages.ui.cached import Marks
+from pages.ui.lang import _
+
+_CSV_MARK = "\ufeff"  # without it, spreadsheets take UTF-8 for something else
+
+
+def show(chosen: DatasetSummary, version: Version | None, marks: Marks, model: ModelInfo | None, epochs: int) -> None:
+    """One line for each format: its button, and what training on such a file takes. `marks`: those that were chosen."""
+    st.markdown(_("**Take it away**"))
+    marks = marks if marks.file_format == "completion" else Marks()
+    _jsonl(chosen, version, marks, _("JSONL, prompt and completion"), model, epochs)
+    _jsonl(chosen, version, Marks(file_format="chat"), _("JSONL, chat"), model, epochs)
+    with st.container(horizontal=True):
+        _button(_("CSV"), "csv", f"{chosen.name}.csv", "text/csv", lambda: _csv(chosen.id))
+        _button(
+            _("Parquet"), "parquet", f"{chosen.name}.parquet", "application/vnd.apache.parquet",
+            lambda: _parquet(chosen.id),
+        )  # fmt: skip
+    st.caption(_("CSV and Parquet have every finished row as it is now, with the part that it is in."))
+
+
+def _jsonl(
+    chosen: DatasetSummary, version: Version | None, marks: Marks, title: str, model: ModelInfo | None, epochs: int
+) -> None:
+    rows, version_id = preparation.rows_of(chosen, version), version.id if version else None
+    try:
+        written = cached.written(chosen.id, version_id, rows, marks).get()
+        work = cached.tokens_of(chosen.id, version_id, rows, marks, model) if model is not None else None
+        count = work.get() if work is not None else None
+    except FabulaError as problem:
+        cards.hint(problem)
+        return
+    name = f"{chosen.name}{'_chat' if marks.file_format == 'chat' else ''}"
+    with st.container(horizontal=True):
+        parts: list[tuple[Split, str, str]] = [("train", title, "")]
+        if version is not None and version.n_validation:
+            parts.append(("validation", _("Validation"), "_validation"))
+        if version is not None and version.n_held_out:
+            parts.append(("held_out", _("Held out"), "_held_out"))
+        for part, label, ending in parts:
+            _button(
+                label,
+                f"{marks.file_format}_{part}",
+                f"{name}{ending}.jsonl",
+                "application/jsonl",
+                lambda part=part: _lines(chosen.id, version_id, marks, part),  # type: ignore[misc]  # bound now
+                disabled=written is None,
+            )
+    if model is not None:
+        views.facts(training_estimate.facts(model, count, epochs))
+    if work is not None and not work.done:
+        beside.wait(work)
+
+
+def _button(
+    title: str, kind: str, filename: str, mime: str, data: Callable[[], bytes], *, disabled: bool = False
+) -> None:
+    st.download_button(
+        title,
+        data=data,
+        file_name=filename,
+        mime=mime,
+        icon=":material/download:",
+        key=f"dataset_file_{kind}",
+        on_click="ignore",
+        disabled=disabled,
+    )
+
+
+def _lines(dataset_id: str, version_id: str | None, marks: Marks, part: Split) -> bytes:
+    selection = export.Selection(cached.store(), dataset_id, version_id)
+    plan = export.plan(selection, marks.file_format, separator=marks.separator, stop=marks.stop)
+    return b"".join(line.encode() for line in export.jsonl_lines(selection, plan, part))
+
+
+def _csv(dataset_id: str) -> bytes:
+    return b"".join(line.encode() for line in (_CSV_MARK, *datasets.csv_lines(cached.store(), dataset_id)))
+
+
+def _parquet(dataset_id: str) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="fabula-") as folder:
+        path = Path(folder) / "rows.parquet"
+        export.write_parquet(cached.store(), dataset_id, path)
+        return path.read_bytes()

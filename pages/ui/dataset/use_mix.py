@@ -1,0 +1,77 @@
+"""A mix of several data sets, each with its share (R5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.dataset import mixing
+from core.dataset.datasets import DatasetSummary
+from core.errors import FabulaError
+from pages.ui import cached, cards, state
+from pages.ui.dataset import dataset_picker
+from pages.ui.lang import _, n_, percent, plain
+
+_LARGEST_SEED = 2**31 - 1
+_MADE = "dataset_mix_made"
+
+
+def show(chosen: DatasetSummary, others: Sequence[DatasetSummary]) -> None:
+    """Others to choose, a share for each, what that makes, and one button."""
+    by_id = {one.id: one for one in others}
+    picked = st.multiselect(
+        _("Other data sets"),
+        list(by_id),
+        format_func=lambda one: dataset_picker.label(by_id[one]),
+        key="dataset_mix_others",
+        placeholder=_("Choose at least one"),
+    )
+    if not picked:
+        st.caption(_("Several domains in one model: rows of each data set, drawn evenly from its cells, never twice."))
+        return
+    parts = [(one.id, _share(one)) for one in (chosen, *(by_id[id_] for id_ in picked))]
+    whole = st.toggle(_("As many rows as there are"), True, key="dataset_mix_whole")
+    size = None if whole else int(st.number_input(_("Rows of the mix"), 1, value=100, key="dataset_mix_size"))
+    seed = int(st.number_input(_("Seed: another one draws other rows"), 0, _LARGEST_SEED, 0, key="dataset_mix_seed"))
+    name = st.text_input(_("Name"), max_chars=200, key="dataset_mix_name", placeholder=_("the names of its parts"))
+    try:
+        planned = mixing.plan(cached.store(), parts, size)
+    except FabulaError as problem:
+        cards.hint(problem)
+        return
+    for part in planned:
+        taken = n_("{n} row", "{n} rows", part.rows)
+        st.markdown(f"- {plain(part.name)}: {taken} · {percent(part.share)}")
+    count = sum(part.rows for part in planned)
+    if st.button(n_("Mix {n} row", "Mix {n} rows", count), icon=":material/join:", key="dataset_mix"):
+        with cards.errors_shown(), st.spinner(_("Mixing"), show_time=True):
+            _mix(name, parts, seed, size)
+            st.rerun()
+
+
+def open_made() -> None:
+    """Open the mix that was just made. To be called before the data set is picked."""
+    if (made := state.get(_MADE)) is not None:
+        state.put("dataset_open", made)
+        state.put(_MADE, None)
+
+
+def _share(one: DatasetSummary) -> float:
+    return float(
+        st.number_input(
+            _("Share of {name}").format(name=plain(one.name)),
+            min_value=0.0,
+            value=1.0,
+            step=0.5,
+            key=f"dataset_mix_share_{one.id}",
+            help=_("Shares count in proportion: 2 and 1 are two thirds and one third."),
+        )
+    )
+
+
+def _mix(name: str, parts: list[tuple[str, float]], seed: int, size: int | None) -> None:
+    state.put(_MADE, mixing.mix(cached.store(), LOCAL, name, parts, seed, size))
+    state.notify(":material/join:", _("The mix is a data set of its own now."))
+    cached.look_again()

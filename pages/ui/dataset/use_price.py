@@ -1,0 +1,64 @@
+"""What training on these rows takes with a model, and the way there."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core.dataset.datasets import DatasetSummary
+from core.dataset.versions import Version
+from core.errors import FabulaError
+from core.providers import ModelInfo
+from pages.ui import beside, cached, models, preparation, state, training_estimate, views
+from pages.ui.cached import Marks
+from pages.ui.lang import _
+
+
+def show(chosen: DatasetSummary, version: Version | None, marks: Marks) -> tuple[ModelInfo | None, int]:
+    """Model, epochs, what that takes, and the primary button. Returns both; None when no model can be trained now."""
+    st.markdown(_("**Training on it**"))
+    model = models.picker(_("With"), "dataset_train_model", prefer="gemma-3-270m", among=cached.trainable())
+    epochs = st.number_input(
+        _("Epochs: how often each row is read"),
+        1,
+        50,
+        training_estimate.USUAL_EPOCHS,
+        key="dataset_train_epochs",
+        persist_state="session",
+    )
+    if model is None:
+        models.none_yet()
+    else:
+        _facts(chosen, version, marks, model, int(epochs))
+    if st.button(
+        _("Train on this"),
+        icon=":material/model_training:",
+        type="primary",
+        width="stretch",
+        key="dataset_train",
+    ):
+        _carry_over(chosen, version, model, int(epochs))
+    return model, int(epochs)
+
+
+def _facts(chosen: DatasetSummary, version: Version | None, marks: Marks, model: ModelInfo, epochs: int) -> None:
+    rows, version_id = preparation.rows_of(chosen, version), version.id if version else None
+    try:
+        work = cached.tokens_of(chosen.id, version_id, rows, marks, model)
+        views.facts(training_estimate.facts(model, work.get(), epochs))
+    except FabulaError:
+        return  # the check says what is wrong
+    beside.wait(work)
+
+
+def _carry_over(chosen: DatasetSummary, version: Version | None, model: ModelInfo | None, epochs: int) -> None:
+    """The new job begins with what was chosen here."""
+    state.put("training_dataset", chosen.id)
+    state.put(f"training_version_{chosen.id}", version.id if version is not None else "")
+    state.put("training_part", "new")
+    preparation.carry(chosen, version, "dataset", "training")
+    if model is not None:
+        state.put("training_base", f"{model.provider}/{model.id}")
+    if epochs != training_estimate.USUAL_EPOCHS:
+        state.put("training_epochs_auto", False)
+        state.put("training_epochs", epochs)
+    st.switch_page("training.py")

@@ -1,0 +1,101 @@
+"""Which rows: as they are now, or a version that stays as it was; and how to split and keep a new one."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.dataset import versions
+from core.dataset.datasets import DatasetSummary
+from core.dataset.versions import Version
+from core.db.tables import utcnow
+from pages.ui import cached, cards, state, views
+from pages.ui.lang import _, ago, n_, number
+
+_NOW = ""
+_MADE = "dataset_version_made"
+_SHARES = (0, 5, 10, 15, 20, 25, 30, 40, 50)  # percent
+_LARGEST_SEED = 2**31 - 1
+
+
+def pick(page: str, chosen: DatasetSummary) -> Version | None:
+    """A version to work with; None: the rows as they are now. Draws nothing but facts while there is no version."""
+    by_id = {version.id: version for version in cached.version_list(chosen.id)}
+    key = f"{page}_version_{chosen.id}"
+    found = cached.parts(chosen.id)
+    now = (found.get(None, 0) + found.get("train", 0), found.get("validation", 0), found.get("held_out", 0))
+    if not by_id:
+        _facts(*now, _("as they are now"))
+        return None
+    if state.get(_MADE) in by_id:
+        state.put(key, state.get(_MADE))
+        state.put(_MADE, None)
+    elif state.get(key) not in by_id:
+        state.put(key, _NOW)
+    picked = st.selectbox(
+        _("Rows"),
+        [_NOW, *by_id],
+        format_func=lambda one: _label(by_id[one]) if one else _as_now(chosen),
+        key=key,
+        label_visibility="collapsed",
+        persist_state="session",
+    )
+    version = by_id.get(str(picked))
+    if version is None:
+        _facts(*now)
+    else:
+        when = _("kept {time}").format(time=ago(version.created_at, utcnow()))
+        _facts(version.n_train, version.n_validation, version.n_held_out, when)
+    return version
+
+
+def keep(chosen: DatasetSummary) -> None:
+    """Split by cell and keep as a version; the same rows and split are the same version."""
+    with st.popover(_("Split and keep as a version"), icon=":material/call_split:"):
+        share = st.select_slider(
+            _("Kept for validation"),
+            _SHARES,
+            10,
+            format_func=lambda one: f"{one} %",
+            key="dataset_share",
+            help=_(
+                "The same share of every cell. Training does not learn from these rows; its curve is judged by them."
+            ),
+        )
+        seed = st.number_input(
+            _("Seed: another one draws other rows"), 0, _LARGEST_SEED, 0, key="dataset_split_seed", format="%d"
+        )
+        note = st.text_input(_("Note"), max_chars=200, key="dataset_version_note")
+        if st.button(_("Keep as a version"), type="primary", icon=":material/bookmark_add:", key="dataset_freeze"):
+            with cards.errors_shown(), st.spinner(_("Keeping the rows"), show_time=True):
+                _keep(chosen.id, int(share) / 100, int(seed), note)
+                st.rerun()
+
+
+def _keep(dataset_id: str, share: float, seed: int, note: str) -> None:
+    version_id = versions.freeze(cached.store(), LOCAL, dataset_id, validation_share=share, seed=seed, note=note)
+    state.put(_MADE, version_id)
+    kept = versions.get(cached.store(), version_id)
+    state.notify(":material/bookmark:", _("Version {n} is kept as it is.").format(n=kept.number))
+
+
+def _as_now(chosen: DatasetSummary) -> str:
+    return n_("As they are now · {n} row", "As they are now · {n} rows", chosen.done)
+
+
+def _label(version: Version) -> str:
+    name = _("Version {n} · {train} to train, {validation} to validate").format(
+        n=version.number, train=number(version.n_train), validation=number(version.n_validation)
+    )
+    return f"{name} · {version.note}" if version.note else name
+
+
+def _facts(train: int, validation: int, held_out: int, when: str = "") -> None:
+    views.facts(
+        (
+            n_("{n} row to train on", "{n} rows to train on", train),
+            n_("{n} row for validation", "{n} rows for validation", validation) if validation else "",
+            n_("{n} row held out", "{n} rows held out", held_out) if held_out else "",
+            when,
+        )
+    )

@@ -1,0 +1,117 @@
+"""Preparation for training, as the data-set and the training page show it: marks to choose, what is found and done."""
+
+from __future__ import annotations
+
+import json
+
+import streamlit as st
+
+from core.dataset.datasets import DatasetSummary
+from core.dataset.intake import importing
+from core.dataset.versions import Version
+from core.errors import FabulaError
+from pages.ui import cached, state
+from pages.ui.cached import Marks, Written
+from pages.ui.lang import _, mark, plain, told
+
+_COMPLETION, _CHAT = "completion", "chat"
+_FORMATS = {_COMPLETION: mark("Prompt and completion"), _CHAT: mark("Chat")}
+_WILL = ("add_separator", "add_space", "add_stop", "roles", "system")
+_SHOWN_START, _SHOWN_END = 40, 24  # characters of a story
+
+
+def rows_of(chosen: DatasetSummary, version: Version | None) -> int:
+    """How many rows are learned from: those of a version, or the finished ones that are not kept from training."""
+    if version is not None:
+        return version.n_train
+    found = cached.parts(chosen.id)
+    return found.get(None, 0) + found.get("train", 0)
+
+
+def marks(page: str, chosen: DatasetSummary, version: Version | None) -> Marks:
+    """Format, separator and stop; the fields begin with what preparation proposes for these rows."""
+    with st.popover(_("More"), icon=":material/tune:"):
+        key = f"{page}_format_{chosen.id}"
+        state.first(key, _CHAT if chosen.source == importing.CHAT else _COMPLETION)
+        chat = st.segmented_control(
+            _("Format of the file"),
+            list(_FORMATS),
+            required=True,
+            format_func=lambda one: _(_FORMATS[one]),
+            key=key,
+        )
+        if chat == _CHAT:
+            return Marks(file_format="chat")
+        proposed = _proposed(chosen, version)
+        place, start = _place(chosen, version), proposed or Marks()
+        separator = _mark(_("Separator: ends every prompt"), f"{page}_separator_{place}", start.separator)
+        stop = _mark(_("Stop: ends every completion"), f"{page}_stop_{place}", start.stop)
+        st.caption(_("\\n is a line end. An empty field takes what is proposed."))
+    return Marks(
+        None if proposed and separator == proposed.separator else separator,
+        None if proposed and stop == proposed.stop else stop,
+    )
+
+
+def carry(chosen: DatasetSummary, version: Version | None, source: str, target: str) -> None:
+    """Take the choices of one page over to another."""
+    place = _place(chosen, version)
+    for name in (f"format_{chosen.id}", f"separator_{place}", f"stop_{place}"):
+        if (value := state.get(f"{source}_{name}")) is not None:
+            state.put(f"{target}_{name}", value)
+
+
+def put(page: str, chosen: DatasetSummary, version: Version | None, marks: Marks) -> None:
+    """Put marks into the fields of a page: before they are drawn, or in a callback. None leaves what is proposed."""
+    state.put(f"{page}_format_{chosen.id}", _CHAT if marks.file_format == "chat" else _COMPLETION)
+    for name, value in (("separator", marks.separator), ("stop", marks.stop)):
+        if value is not None:
+            state.put(f"{page}_{name}_{_place(chosen, version)}", value.replace("\n", "\\n"))
+
+
+def report(written: Written) -> None:
+    """What was found, what will be done and why; then two lines of the file with separator and stop visible."""
+    found = [finding for finding in written.plan.report if finding.kind not in _WILL]
+    done = [finding for finding in written.plan.report if finding.kind in _WILL]
+    for icon, findings in ((":material/check:", found), (":material/edit:", done)):
+        for finding in findings:
+            why = f" :gray[{plain(told(finding.why))}]" if finding.why else ""
+            st.markdown(f"{icon} {plain(told(str(finding)))}{why}")
+    if written.plan.file_format == "chat":
+        st.caption(_("So the model reads each row like this: the prompt as the user, the story as the answer."))
+    else:
+        st.caption(_("So the model reads each row like this: the prompt, its separator, the story, its stop."))
+    for line in written.lines:
+        st.code(_shortened(line), language=None, wrap_lines=True)
+
+
+def _proposed(chosen: DatasetSummary, version: Version | None) -> Marks | None:
+    """The marks that are free; None when no usual one is, so that they must be given."""
+    try:
+        written = cached.written(chosen.id, version and version.id, rows_of(chosen, version), Marks()).get()
+    except FabulaError:
+        return None
+    return Marks(written.plan.separator, written.plan.stop) if written is not None else None
+
+
+def _place(chosen: DatasetSummary, version: Version | None) -> str:
+    return f"{chosen.id}_{chosen.done}" if version is None else f"{chosen.id}_{version.id}"
+
+
+def _mark(title: str, key: str, proposed: str | None) -> str | None:
+    start, before = (proposed or "").replace("\n", "\\n"), f"{key}_proposed"
+    if state.get(key) is None or state.get(key) == state.get(before):  # nobody has typed here: follow the proposal
+        state.put(key, start)
+    state.put(before, start)
+    shown = st.text_input(title, max_chars=50, key=key)
+    return shown.replace("\\n", "\n") or None
+
+
+def _shortened(line: str) -> str:
+    """A line of the file with the middle of its story left out, so that both ends show."""
+    row = json.loads(line)
+    holder, name = (row["messages"][-1], "content") if "messages" in row else (row, "completion")
+    text = holder[name]
+    if len(text) > _SHOWN_START + _SHOWN_END:
+        holder[name] = f"{text[:_SHOWN_START]} … {text[-_SHOWN_END:]}"
+    return json.dumps(row, ensure_ascii=False)

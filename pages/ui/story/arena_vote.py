@@ -1,0 +1,121 @@
+"""The vote on a round: which story is best; afterwards the names, and how the models stand by now."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.story import exports, votes
+from core.story.arena import Round
+from pages.ui import cached, cards, state
+from pages.ui.lang import _, code, n_, number, percent
+
+_LETTERS = "ABCD"
+
+
+def voted(round_: Round) -> bool:
+    """Whether this visitor has voted on the round."""
+    return votes.of(cached.store(), LOCAL, round_.id)[0]
+
+
+def show(round_: Round) -> None:
+    """The buttons of the vote, once two stories have words; then what was chosen."""
+    if not round_.done or sum(bool(story.text) for story in round_.stories) < 2:
+        return
+    done, winner = votes.of(cached.store(), LOCAL, round_.id)
+    with st.container(border=True):
+        if done:
+            _chosen(round_, winner)
+            return
+        st.markdown(_("**Which one is best?**"))
+        with st.container(horizontal=True):
+            for place, story in enumerate(round_.places):
+                if story.text:
+                    name = _LETTERS[place] if round_.blind else story.facts.model
+                    st.button(name, key=f"story_vote_{place}", on_click=_cast, args=(round_, story.id))
+            st.button(_("None of them"), key="story_vote_none", type="tertiary", on_click=_cast, args=(round_, None))
+
+
+def tally() -> None:
+    """How the models stand after all blind rounds, and the pairs to train on."""
+    found = votes.standings(cached.store())
+    if not found:
+        with cards.empty(
+            _("No blind round has been voted on yet. Write with two models, hide their names, and choose."),
+            icon=":material/how_to_vote:",
+        ):
+            st.button(_("Compare models"), type="primary", key="story_first_vote", on_click=_compare)
+    else:
+        _table(found)
+    _pairs()
+
+
+def _table(found: list[votes.Standing]) -> None:
+    best = found[0]
+    st.markdown(
+        _(
+            "Best so far: {model}, preferred in {share} of {rounds}; with 95 % certainty between {low} and {high}."
+        ).format(
+            model=code(best.model),
+            share=percent(best.share, 0),
+            rounds=n_("{n} blind round", "{n} blind rounds", best.rounds),
+            low=percent(best.low, 0),
+            high=percent(best.high, 0),
+        )
+    )
+    st.table(
+        {
+            _("Model"): [code(one.model) for one in found],
+            _("Rounds"): [number(one.rounds) for one in found],
+            _("Preferred"): [number(one.wins) for one in found],
+            _("Share"): [percent(one.share, 0) for one in found],
+            _("95 % interval"): [f"{percent(one.low, 0)} – {percent(one.high, 0)}" for one in found],
+        },
+        border="horizontal",
+        alt=_("How the models stand after all blind rounds"),
+    )
+    st.caption(_("Only rounds between different models with hidden names count. The cost page sets it beside prices."))
+
+
+def _pairs() -> None:
+    """Preferred and other, as lines for preference training."""
+    found = votes.pairs(cached.store())
+    if not found:
+        return
+    st.markdown(
+        n_("**{n} pair for preference training (DPO)**", "**{n} pairs for preference training (DPO)**", len(found))
+    )
+    with st.container(horizontal=True):
+        for form, label in (("openai", _("For OpenAI")), ("trl", _("For TRL"))):
+            st.download_button(
+                label,
+                "".join(exports.preferences(found, "trl" if form == "trl" else "openai")),
+                f"preferences_{form}.jsonl",
+                "application/jsonl",
+                icon=":material/download:",
+                key=f"story_pairs_{form}",
+                on_click="ignore",
+            )
+
+
+def _chosen(round_: Round, winner: str | None) -> None:
+    best = next((story for story in round_.stories if story.id == winner), None)
+    if best is None:
+        st.markdown(_("You chose none of them."))
+    else:
+        st.markdown(_("You chose {model}.").format(model=code(best.facts.model)))
+    if round_.blind:
+        names = [f"**{_LETTERS[place]}** {code(story.facts.model)}" for place, story in enumerate(round_.places)]
+        st.markdown(" · ".join(names))
+
+
+def _cast(round_: Round, winner: str | None) -> None:
+    with cards.errors_kept():
+        order = [story.id for story in round_.places if story.text]
+        votes.cast(cached.store(), LOCAL, round_.id, order, winner, blind=round_.blind)
+
+
+def _compare() -> None:
+    state.put("story_part", "write")
+    state.put("story_compare", True)
+    state.put("story_blind", True)

@@ -1,0 +1,194 @@
+"""What the story shall be about: a model or several, and one value for each column or a free prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import streamlit as st
+
+from core.dataset import presets
+from core.providers import CompletionRequest, ModelInfo
+from core.story.arena import MOST_PANES, Entry
+from pages.ui import cached, models, state
+from pages.ui.lang import _, code, plain
+from pages.ui.story import story_model, story_settings
+from pages.ui.story.story_desk import Order
+from pages.ui.story.story_model import Shape
+
+
+def form(button: Callable[[Order | None], None]) -> None:
+    """The composer; `button` draws the one that sends, and gets None while there is nothing to send yet."""
+    several = bool(state.get("story_compare"))
+    with st.container(border=True):
+        left, right = st.columns([2, 3], gap="medium") if several else (st.container(), st.container())
+        with left:
+            info = models.picker(_("Model"), "story_model", prefer="storyteller")
+            if info is None:
+                models.none_yet()
+                return
+            story_model.about(info)
+        with right:
+            others, blind = _others(info)
+        shape = story_model.shape_of(info)
+        free = _free()
+        values = {} if free else _columns(shape, several)
+        prompt = _free_prompt() if free else shape.prompt(values)
+        row = st.container(horizontal=True)
+        if not free:
+            _as_read(prompt, several)
+    with row:
+        send = st.container()
+        with st.popover(_("More"), icon=":material/tune:"):
+            settings = story_settings.form(info, shape)
+    entries = [_entry(info, shape, shape, values, prompt, settings)]
+    for other in others:
+        entries.append(_entry(other, story_model.shape_of(other), shape, values, prompt, settings))
+    _stop_in_prompt(entries)
+    with send:
+        order = Order(tuple(entries), blind and len(entries) > 1, settings.chain and len(entries) == 1)
+        button(order if prompt.strip() else None)
+
+
+def _entry(
+    info: ModelInfo, own: Shape, first: Shape, values: dict[str, str], prompt: str, settings: story_settings.Settings
+) -> Entry:
+    """How one model is asked: in its own form where the values fit it, else as the first one is."""
+    if values:
+        fits = all(name in values for name, _suggested in own.columns)
+        asked = own.prompt(values) if fits else (first.sentence(values) or prompt)
+    else:
+        asked = prompt
+    request = CompletionRequest(
+        model=info.id,
+        prompt=asked,
+        endpoint="completion" if own.template is None else cached.endpoint_of(info),
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        max_tokens=settings.max_tokens,
+        stop=settings.stops(own, first),
+        seed=settings.seed,
+    )
+    return Entry(info.provider, request, values or None)
+
+
+def _others(info: ModelInfo) -> tuple[list[ModelInfo], bool]:
+    """Who else shall write; a tuned model's base to begin with. And whether names are hidden."""
+    found = {f"{one.provider}/{one.id}": one for one in cached.models().found}
+    found.pop(f"{info.provider}/{info.id}", None)
+    if not found:
+        return [], False
+    with st.container(horizontal=True, gap="medium"):
+        compare = st.toggle(_("Compare"), key="story_compare", persist_state="session")
+        blind = compare and st.toggle(
+            _("Blind"), key="story_blind", help=_("Names are hidden and the order is mixed until you have chosen."),
+            persist_state="session",
+        )  # fmt: skip
+    if not compare:
+        return [], False
+    key = "story_others"
+    names = sorted(found, key=lambda name: (found[name].id != info.base, not found[name].id.startswith("ft:")))
+    kept = [name for name in state.get(key) or () if name in found]
+    state.put(key, kept or names[:1])
+    chosen = st.multiselect(
+        _("With"),
+        names,
+        format_func=lambda name: models.label(found[name]),
+        max_selections=MOST_PANES - 1,
+        key=key,
+        persist_state="session",
+    )
+    return [found[name] for name in chosen], bool(blind)
+
+
+def _free() -> bool:
+    state.first("story_mode", "columns")
+    chosen = st.segmented_control(
+        _("Idea"),
+        ["columns", "free"],
+        format_func={"columns": _("From columns"), "free": _("Free prompt")}.__getitem__,
+        required=True,
+        label_visibility="collapsed",
+        key="story_mode",
+        persist_state="session",
+    )
+    return chosen == "free"
+
+
+def _as_read(prompt: str, several: bool) -> None:
+    """The prompt of the first model, letter by letter; where panes need the room, one click away."""
+    title = _("Prompt as the model reads it")
+    with st.expander(title, type="compact") if several else st.container():
+        if not several:
+            st.caption(title)
+        st.text(prompt or _("Give every column a value."))
+
+
+_ABREAST = 4  # columns of inputs that fit beside one another
+
+
+def _columns(shape: Shape, several: bool) -> dict[str, str]:
+    """One value for each column; empty while one is missing."""
+    values: dict[str, str] = {}
+    outside = []
+    abreast = several and 1 < len(shape.columns) <= _ABREAST
+    places = st.columns(len(shape.columns)) if abreast else [st.container()] * len(shape.columns)
+    for place, (name, suggestions) in zip(places, shape.columns, strict=True):
+        key = f"story_column_{name}"
+        value = place.selectbox(
+            plain(name),
+            list(dict.fromkeys([*suggestions, *([state.get(key)] if state.get(key) else [])])),
+            accept_new_options=True,
+            key=key,
+            placeholder=_("Choose, or type your own"),
+            persist_state="session",
+        )
+        values[name] = str(value or "")
+        if value and value not in suggestions:
+            outside.append(code(value))
+    if outside:
+        st.caption(f":material/explore: {_('Outside the grid: {values}').format(values=' '.join(outside))}")
+    _outside(shape)
+    return values if all(values.values()) else {}
+
+
+def _outside(shape: Shape) -> None:
+    """Values that no cell of the grid has, one click each; only where the columns are the preset's."""
+    names = tuple(name for name, _values in shape.columns)
+    offers = [
+        values
+        for preset in presets.load()
+        if tuple(column.name for column in preset.recipe.columns) == names
+        for values in preset.outside
+    ]
+    if offers:
+        st.caption(_("Or outside the grid"))
+        with st.container(horizontal=True, gap="xsmall"):
+            for number, values in enumerate(offers):
+                st.button(
+                    ", ".join(values),
+                    key=f"story_outside_{number}",
+                    on_click=_take,
+                    args=(names, values),
+                )
+
+
+def _take(names: Sequence[str], values: Sequence[str]) -> None:
+    for name, value in zip(names, values, strict=True):
+        state.put(f"story_column_{name}", value)
+
+
+def _free_prompt() -> str:
+    return str(
+        st.text_area(
+            _("Prompt"), height=180, key="story_prompt", placeholder=_("Write anything"), persist_state="session"
+        )
+        or ""
+    )
+
+
+def _stop_in_prompt(entries: Sequence[Entry]) -> None:
+    """A stop that the prompt has itself ends a model that repeats its prompt, and some servers at once."""
+    found = {stop for entry in entries for stop in entry.request.stop if stop in entry.request.prompt}
+    for stop in sorted(found):
+        words = _("The prompt contains the stop {stop}: a story that repeats it ends there.")
+        st.caption(f":material/warning: {words.format(stop=code(stop))}")

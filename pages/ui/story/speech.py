@@ -1,0 +1,80 @@
+"""Read aloud: in the browser while the story is written, or as a sound file from an endpoint that speaks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.providers.registry import ENGINE
+from core.providers.speech import Speech, SpeechRequest
+from core.story import reading
+from core.story.stream import StoryStream
+from pages.ui import cached, cards
+from pages.ui.lang import _
+from pages.ui.story.story_desk import desk
+
+_SCRIPT = Path(__file__).with_name("components") / "speech.js"
+_read_aloud: Any = st.components.v2.component("fabula_speech", js=_SCRIPT.read_text(encoding="utf-8"))
+_VOICES = ["alloy", "ash", "coral", "echo", "fable", "nova", "onyx", "sage", "shimmer"]  # OpenAI's; others: type it
+_MODEL = "gpt-4o-mini-tts"
+
+
+def follow(story: StoryStream, number: int) -> None:
+    """A switch, and with it the reader that follows the words of sheet `number`, sentence by sentence."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        on = st.toggle(_("Read aloud"), key="story_aloud", persist_state="session")
+        if story.done and story.text.strip():
+            with st.popover(_("As a sound file"), icon=":material/graphic_eq:", type="tertiary"):
+                sound_file(story.id, story.text, "story_sound")
+    if on:
+        reader(story.id, f".st-key-story_words_{number} [data-testid='stText']", over=story.done)
+
+
+def reader(story_id: str, target: str, *, over: bool) -> None:
+    """The browser's own voice reads what stands at `target` (a CSS selector); `over`: nothing more will come."""
+    _read_aloud(
+        key="story_reader",
+        data={
+            "story": story_id,
+            "target": target,
+            "over": over,
+            "language": "zh",
+            "labels": {
+                "pause": _("Pause"),
+                "go_on": _("Go on"),
+                "again": _("From the start"),
+                "voice": _("Voice"),
+                "rate": _("Speed"),
+                "mute": _("This browser cannot read aloud."),
+            },
+        },
+    )
+
+
+def sound_file(story_id: str, text: str, key: str) -> None:
+    """Have an endpoint read the text, to hear and to keep."""
+    providers = [name for name in cached.registry().ids() if name != ENGINE]
+    if not providers:
+        st.caption(_("Set OPENAI_API_KEY, and OPENAI_BASE_URL for a compatible endpoint, to have stories read by one."))
+        return
+    provider = str(st.selectbox(_("Provider"), providers, key=f"{key}_provider"))
+    model = st.text_input(_("Model"), _MODEL, key=f"{key}_model")
+    voice = st.selectbox(_("Voice"), _VOICES, accept_new_options=True, key=f"{key}_voice")
+    speed = st.slider(_("Speed"), 0.25, 4.0, 1.0, 0.05, key=f"{key}_speed")
+    made = f"{story_id} {provider} {model} {voice} {speed} {hash(text)}"
+    if st.button(_("Make the sound"), icon=":material/graphic_eq:", key=f"{key}_make"):
+        with cards.errors_shown(), st.spinner(_("Reading aloud")):
+            request = SpeechRequest(model=model.strip(), voice=str(voice), text=text, speed=float(speed))
+            endpoint = Speech(cached.client(provider).provider)
+            parts = reading.read_aloud(cached.store(), LOCAL, endpoint, request, story_id)
+            desk().sound = (made, b"".join(parts))
+    sound = desk().sound
+    if sound is not None and sound[0] == made:
+        st.audio(sound[1], format="audio/mpeg")
+        st.download_button(
+            _("Download"), sound[1], f"{story_id}.mp3", "audio/mpeg", icon=":material/download:",
+            key=f"{key}_download", on_click="ignore",
+        )  # fmt: skip

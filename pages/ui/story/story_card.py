@@ -1,0 +1,192 @@
+"""One story on the shelf: its words, what made it, and what one thinks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.db.tables import utcnow
+from core.story import shelf, stream
+from core.story.arena import Round
+from core.story.shelf import KeptStory
+from pages.ui import cached, cards, state, views
+from pages.ui.lang import _, ago, code, duration, n_, number, plain, usd
+from pages.ui.story import story_facts
+from pages.ui.story.story_desk import LEAVE_S, desk
+
+_LONG = 700  # characters that are shown at once
+
+
+def show(story: KeptStory) -> None:
+    """The card."""
+    with st.container(border=True, width=760):
+        _words(story)
+        views.facts(
+            (
+                code(story.model),
+                n_("{n} token", "{n} tokens", story.tokens) if story.tokens else "",
+                usd(story.cost_usd) if story.cost_usd is not None else "",
+                "" if story.finish_reason == "stop" else story_facts.ending(story.finish_reason),
+                _("edited") if story.edited_text is not None else "",
+                " ".join(f":gray-badge[{plain(tag)}]" for tag in story.tags),
+                ago(story.at, utcnow()),
+            )
+        )
+        _opinion(story)
+        with st.expander(_("Prompt and settings"), type="compact"):
+            _made(story)
+
+
+def _words(story: KeptStory) -> None:
+    text = story.final.strip()
+    if len(text) <= _LONG:
+        st.text(text)
+        return
+    st.text(text[:_LONG].rstrip() + " …")
+    with st.expander(_("The whole story"), type="compact"):
+        st.text(text)
+
+
+def _opinion(story: KeptStory) -> None:
+    """Thumbs, stars, and what can be done with it, on one row."""
+    state.put(f"story_thumb_{story.id}", None if story.liked is None else int(story.liked))
+    state.put(f"story_stars_{story.id}", None if story.stars is None else story.stars - 1)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.feedback("thumbs", key=f"story_thumb_{story.id}", on_change=_liked, args=(story.id,))
+        st.feedback("stars", key=f"story_stars_{story.id}", on_change=_starred, args=(story.id,))
+        _do(_("Edit"), ":material/edit:", f"story_edit_{story.id}", _open, story)
+        with st.popover(_("Tags"), icon=":material/sell:", type="tertiary"):
+            _tags(story)
+        _do(_("Delete"), ":material/delete:", f"story_delete_{story.id}", _delete, story)
+        if story.partial:
+            _do(_("Go on writing"), ":material/play_arrow:", f"story_resume_{story.id}", _go_on, story)
+
+
+def _do(label: str, icon: str, key: str, act: Callable[[KeptStory], None], story: KeptStory) -> None:
+    st.button(label, icon=icon, type="tertiary", key=key, on_click=act, args=(story,))
+
+
+def _made(story: KeptStory) -> None:
+    """Everything that made it."""
+    st.text(story.prompt)
+    given = {name: value for name, value in (story.parameters or {}).items() if value not in (None, "", [])}
+    rows = {plain(name): code(value) for name, value in given.items()}
+    if story.asked_model and story.asked_model != story.model:
+        rows[_("Asked for")] = code(story.asked_model)
+    rows[_("Provider")] = code(story.provider)
+    if story.first_text_s is not None:
+        rows[_("First words")] = _("after {seconds} s").format(seconds=number(story.first_text_s, 1))
+    if story.duration_s is not None:
+        rows[_("Duration")] = duration(story.duration_s)
+    st.table(rows, border="horizontal", alt=_("What made this story"))
+    if story.error:
+        st.text(story.error)
+
+
+def editor() -> None:
+    """The dialog of the story that is being edited, if there is one."""
+    held = desk()
+    story = None if held.editing is None else shelf.get(cached.store(), held.editing)
+    if story is None:
+        held.editing = None
+        return
+    st.dialog(_("Edit the story"), width="large", on_dismiss=_close)(_edit)(story)
+
+
+def _edit(story: KeptStory) -> None:
+    """A person's own version; the words as written stay beside it."""
+    state.first(f"story_text_{story.id}", story.final)
+    st.text_area(_("Text"), height=420, key=f"story_text_{story.id}", max_chars=shelf.LONGEST_TEXT)
+    with st.container(horizontal=True):
+        st.button(_("Keep"), type="primary", key=f"story_keep_{story.id}", on_click=_keep, args=(story.id,))
+        if story.edited_text is not None:
+            _do(_("As it was written"), ":material/history:", f"story_unedit_{story.id}", _unedit, story)
+
+
+def _open(story: KeptStory) -> None:
+    state.drop(f"story_text_{story.id}")
+    desk().editing = story.id
+
+
+def _close() -> None:
+    desk().editing = None
+
+
+def _keep(story_id: str) -> None:
+    with cards.errors_kept():
+        shelf.edit(cached.store(), LOCAL, story_id, str(state.get(f"story_text_{story_id}") or ""))
+        _close()
+
+
+def _unedit(story: KeptStory) -> None:
+    with cards.errors_kept():
+        shelf.edit(cached.store(), LOCAL, story.id, None)
+        _close()
+
+
+def _tags(story: KeptStory) -> None:
+    key = f"story_tags_{story.id}"
+    state.first(key, list(story.tags))
+    known = dict.fromkeys([*shelf.tags(cached.store()), *(state.get(key) or ())])
+    st.multiselect(
+        _("Tags"), list(known), key=key, accept_new_options=True, placeholder=_("Type one"),
+        on_change=_tagged, args=(story.id,),
+    )  # fmt: skip
+
+
+def _liked(story_id: str) -> None:
+    chosen = state.get(f"story_thumb_{story_id}")
+    with cards.errors_kept():
+        shelf.like(cached.store(), LOCAL, story_id, None if chosen is None else bool(chosen))
+
+
+def _starred(story_id: str) -> None:
+    chosen = state.get(f"story_stars_{story_id}")
+    with cards.errors_kept():
+        shelf.rate(cached.store(), LOCAL, story_id, stars=None if chosen is None else int(chosen) + 1)
+
+
+def _tagged(story_id: str) -> None:
+    with cards.errors_kept():
+        shelf.tag(cached.store(), LOCAL, story_id, [str(tag) for tag in state.get(f"story_tags_{story_id}") or ()])
+
+
+def _delete(story: KeptStory) -> None:
+    with cards.errors_kept():
+        shelf.delete(cached.store(), LOCAL, story.id)
+        state.notify(":material/delete:", _("The story was deleted."))
+        desk().deleted = story.id
+
+
+def _go_on(story: KeptStory) -> None:
+    """Its rest, on the writing desk."""
+    with cards.errors_kept():
+        round_ = Round(story.id, [], [0])
+        round_.stories.append(
+            stream.go_on(
+                cached.store(), LOCAL, cached.client(story.provider), story, cached.prices(),
+                leave_s=LEAVE_S, news=round_.news,
+            )
+        )  # fmt: skip
+        held = desk()
+        held.stop()
+        held.round, held.chain = round_, None
+        state.put("story_part", "write")
+
+
+def bring_back() -> None:
+    """The way back for the story that was deleted last."""
+    deleted = desk().deleted
+    if deleted is not None:
+        st.button(
+            _("Undo: delete"), icon=":material/undo:", type="tertiary", key="story_undo", on_click=_restore,
+            args=(deleted,),
+        )  # fmt: skip
+
+
+def _restore(story_id: str) -> None:
+    with cards.errors_kept():
+        shelf.restore(cached.store(), LOCAL, story_id)
+        desk().deleted = None

@@ -1,0 +1,49 @@
+"""A chain on the page: outline, story and title, each on its sheet as it is written."""
+
+from __future__ import annotations
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from core.story import arena
+from core.story.chain import STEPS
+from core.story.chaining import Chain
+from core.story.stream import StoryStream
+from pages.ui import cards
+from pages.ui.lang import _, mark
+from pages.ui.story import speech, story_facts
+
+_NAMES = {"outline": mark("Outline"), "story": mark("Story"), "title": mark("Title")}
+
+
+def page(chain: Chain) -> None:
+    """The three sheets; the next step begins by itself when one has ended."""
+    current = chain.advance()
+    sheets: dict[str, tuple[DeltaGenerator, DeltaGenerator]] = {}
+    with st.container(width=760):
+        for number, name in enumerate(STEPS):
+            with st.container(border=True):
+                st.markdown(f"**{number + 1} · {_(_NAMES[name])}**")
+                with st.container(key=f"story_words_{number}"):
+                    words = st.empty()
+                sheets[name] = (words, st.empty())
+        if (told := chain.steps.get("story")) is not None:
+            speech.follow(told, STEPS.index("story"))
+        for name, story in chain.steps.items():
+            _draw(story, *sheets[name])
+            if story.error is not None:
+                cards.error_card(story.error)
+    if current is not None:
+        words, line = sheets[current.place.step or "story"]
+        for changed in arena.updates([current], current.news):
+            _draw(current, words, line, words_too=bool(changed))
+        st.rerun()  # the next step begins, or the Write button comes back
+
+
+def _draw(story: StoryStream, words: DeltaGenerator, line: DeltaGenerator, *, words_too: bool = True) -> None:
+    text = story.text.strip()
+    if text and words_too:
+        words.text(text)
+    elif not text and not story.done:
+        words.markdown(f":shimmer[{_('Waiting for the first word')}]")
+    line.caption(story_facts.line(story.facts, writing=not story.done))

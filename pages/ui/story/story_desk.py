@@ -1,0 +1,71 @@
+"""What one visitor has on the desk: the round or chain that is being written, and what was made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from core.story.arena import Entry, Round
+from core.story.chaining import Chain
+from core.story.stream import StoryStream
+from pages.ui import state
+
+LEAVE_S = 0.6  # after the reader has gone; noticing that takes a quarter of a second: together below one
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to write, and with whom. With `chain` there is one entry: outline, story, title one after the other."""
+
+    entries: tuple[Entry, ...]
+    blind: bool = False
+    chain: bool = False
+
+
+@dataclass
+class Desk:
+    """The newest round, or else the newest chain."""
+
+    round: Round | None = None
+    chain: Chain | None = None
+    sound: tuple[str, bytes] | None = None  # a story's text and settings as they were read aloud, and how that sounds
+    deleted: str | None = None  # the story that was taken off the shelf last
+    editing: str | None = None  # the story whose dialog is open
+    training: bool = False  # the dialog that makes a data set is open
+
+    @property
+    def writing(self) -> bool:
+        """Whether words are still coming."""
+        return (self.round is not None and not self.round.done) or (self.chain is not None and not self.chain.done)
+
+    @property
+    def stories(self) -> list[StoryStream]:
+        """All that is on the desk."""
+        chained = [] if self.chain is None else list(self.chain.steps.values())
+        return chained if self.round is None else [*self.round.stories, *chained]
+
+    def stop(self) -> None:
+        """End what is being written, and keep its words."""
+        for what in (self.round, self.chain):
+            if what is not None:
+                what.stop()
+
+
+def desk() -> Desk:
+    """This visitor's desk, made on first use."""
+    held = state.studio()
+    if not isinstance(held.story, Desk):
+        held.story = Desk()
+    found: Desk = held.story
+    return found
+
+
+@contextmanager
+def present() -> Iterator[None]:
+    """The visitor is on the page for the length of the block; a story that nobody is present for is stopped."""
+    with ExitStack() as reading:
+        for story in desk().stories:
+            if not story.done:
+                reading.enter_context(story.read())
+        yield

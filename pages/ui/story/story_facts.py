@@ -1,0 +1,52 @@
+"""One thin line of facts under a story, and why it ended, in words."""
+
+from __future__ import annotations
+
+from core.story.facts import Facts
+from pages.ui.lang import _, code, mark, n_, number, usd
+
+_ENDINGS = {
+    "stop": mark("finished by itself"),
+    "length": mark("cut at the most tokens allowed"),
+    "content_filter": mark("cut by the provider's content filter"),
+    "refusal": mark("the model refused"),
+}
+
+
+def line(facts: Facts, *, writing: bool, named: bool = True) -> str:
+    """All that is known, between dots; `named` False hides what would tell the model."""
+    if not named:
+        return _("writing …") if writing else (ending_of(facts))
+    tokens = n_("{n} token", "{n} tokens", facts.tokens) if facts.tokens else ""
+    parts = [
+        code(facts.model),
+        _("first words after {seconds} s").format(seconds=number(facts.first_text_s, 1)) if facts.first_text_s else "",
+        _("{rate} tokens/s").format(rate=number(facts.tokens_per_s, 0)) if facts.tokens_per_s else "",
+        _("about {tokens}").format(tokens=tokens) if tokens and facts.counted else tokens,
+        "" if writing else usd(facts.cost_usd),
+        "" if writing else ending_of(facts),
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def ending_of(facts: Facts) -> str:
+    """Why it ended, or that it was stopped, by whom."""
+    if facts.left:
+        return _("stopped because the page was left; the words so far are kept")
+    if facts.stopped:
+        return _("stopped; the words so far are kept")
+    return ending(facts.finish_reason)
+
+
+def ending(finish_reason: str | None) -> str:
+    """Why a story ended, in words; None: the connection ended before the provider said."""
+    if finish_reason is None:
+        return _("cut off; the words so far are kept")
+    return _(_ENDINGS[finish_reason]) if finish_reason in _ENDINGS else code(finish_reason)
+
+
+def stranger(facts: Facts) -> str:
+    """That another model has answered than the one that was asked for."""
+    return _("Asked for {asked}, but the server says that {model} wrote this.").format(
+        asked=code(facts.asked), model=code(facts.model)
+    )

@@ -1,0 +1,103 @@
+"""A model as one writes with it: what it is, where it runs, what it costs, until when it lives, how it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from core.cost.prices import tuned_base
+from core.dataset import datasets, grid, presets
+from core.errors import FabulaError
+from core.providers import ModelInfo
+from core.providers.registry import ENGINE
+from pages.ui import cached, views
+from pages.ui.lang import _, code, plain, told, usd
+
+_CHECKPOINT = ":ckpt-step-"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How a model wants to be asked: its columns with values to suggest, and how they become a prompt.
+
+    A model that was tuned on rows takes the values joined, then its separator, and ends at its stop; every other
+    model takes the sentence of the template. `source` is the data set of a tuned model.
+    """
+
+    columns: tuple[tuple[str, tuple[str, ...]], ...]
+    template: str | None
+    separator: str = ""
+    stop: tuple[str, ...] = ()
+    source: str | None = None
+
+    def prompt(self, values: Mapping[str, str]) -> str:
+        """The prompt for values of all columns; "" while one is missing."""
+        if any(not values.get(name) for name, _suggested in self.columns):
+            return ""
+        if self.template is None:
+            return ",".join(values[name] for name, _suggested in self.columns) + self.separator
+        return grid.render(self.template, dict(values))
+
+    def sentence(self, values: Mapping[str, str]) -> str:
+        """The same idea as a sentence for a model that was not tuned on it; "" where the data set has no template."""
+        if self.template is not None or self.source is None:
+            return self.prompt(values)
+        recipe = datasets.recipe(cached.store(), self.source)
+        return "" if recipe is None else grid.render(recipe.template, dict(values))
+
+
+def shape_of(info: ModelInfo) -> Shape:
+    """How `info` wants to be asked: from the job that made it, else from the article's template."""
+    job = cached.job_of(info.id)
+    if job is not None and job.dataset_id is not None and job.separator is not None:
+        return Shape(
+            columns=cached.suggestions(job.dataset_id),
+            template=None,
+            separator=job.separator,
+            stop=(job.stop,) if job.stop else (),
+            source=job.dataset_id,
+        )
+    recipe = presets.get().recipe
+    return Shape(tuple((column.name, column.values) for column in recipe.columns), recipe.template)
+
+
+def about(info: ModelInfo) -> None:
+    """One line: base, tuned or checkpoint; where it runs; what a thousand tokens cost; until when it lives."""
+    views.facts((_what(info), _where(info), _price(info), _until(info)))
+
+
+def _what(info: ModelInfo) -> str:
+    base = info.base if info.base not in (None, info.id) else None
+    if _CHECKPOINT in info.id:
+        return _("Checkpoint of step {step}").format(step=plain(info.id.split(_CHECKPOINT)[1]))
+    return _("Base model") if base is None else _("Tuned from {base}").format(base=code(base))
+
+
+def _where(info: ModelInfo) -> str:
+    if info.provider == ENGINE:
+        return _("runs on this machine")
+    try:
+        name = cached.registry().provider(info.provider).name
+    except FabulaError:
+        name = info.provider
+    return _("runs at {provider}").format(provider=plain(told(name)))
+
+
+def _price(info: ModelInfo) -> str:
+    price = cached.prices().find(info.provider, info.id)
+    if price is None or price.output_per_mtok is None or price.currency != "USD":
+        return _("price unknown")
+    if price.local:
+        return _("free")
+    return _("{price} per 1k tokens written").format(price=usd(price.output_per_mtok / 1000))
+
+
+def _until(info: ModelInfo) -> str:
+    book = cached.prices()
+    for name in (info.id, tuned_base(info.id)):
+        price = None if name is None else book.find(info.provider, name)
+        if price is not None and price.valid_until is not None:
+            words = _("retired since {day}") if book.ended(price) else _("until {day}")
+            line = words.format(day=f"{price.valid_until:%Y-%m-%d}")
+            return f":orange[{line}]" if book.ended(price) or book.ends_soon(price) else line
+    return ""

@@ -1,0 +1,71 @@
+"""How a model shall write: temperature, length, where it stops, seed, in one go or as a chain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from core.providers import ModelInfo
+from pages.ui import state
+from pages.ui.lang import _
+from pages.ui.story.story_model import Shape
+
+_MOST_STOPS = 4  # OpenAI's API reference, "stop": up to 4 sequences
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What stands under More. `stop` is what was chosen for the first model."""
+
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int | None
+    stop: tuple[str, ...]
+    chain: bool
+
+    def stops(self, own: Shape, first: Shape) -> tuple[str, ...]:
+        """Where a model stops: as chosen; for another than the first, its own in place of the first one's."""
+        if own is first:
+            return self.stop
+        added = tuple(stop for stop in self.stop if stop not in first.stop)
+        return tuple(dict.fromkeys([*own.stop, *added]))[:_MOST_STOPS]
+
+
+def form(info: ModelInfo, shape: Shape) -> Settings:
+    """The controls, with what the model's own training data proposes."""
+    for key, value in {"temperature": 0.7, "top_p": 1.0, "max_tokens": 1_000, "seed": None}.items():
+        state.first(f"story_{key}", value)
+    temperature = st.slider(_("Temperature"), 0.0, 2.0, step=0.05, key="story_temperature", persist_state="session")
+    top_p = st.slider(_("Top p"), 0.0, 1.0, step=0.05, key="story_top_p", persist_state="session")
+    most = st.number_input(
+        _("Most tokens in one story"), 1, 32_768, step=1, key="story_max_tokens", persist_state="session"
+    )
+    stop = _stop(info, shape)
+    seed = st.number_input(
+        _("Seed (empty: a new one each time)"), value=None, step=1, key="story_seed", persist_state="session"
+    )
+    chain = st.toggle(
+        _("Outline, then story, then title"),
+        key="story_chain",
+        help=_("Three requests, each reading what the one before has written. For models that follow instructions."),
+        persist_state="session",
+    )
+    return Settings(float(temperature), float(top_p), int(most), None if seed is None else int(seed), stop, chain)
+
+
+def _stop(info: ModelInfo, shape: Shape) -> tuple[str, ...]:
+    key = f"story_stop_{info.provider}_{info.id}"
+    state.first(key, list(shape.stop))
+    chosen = st.multiselect(
+        _("Stop at"),
+        list(dict.fromkeys([*shape.stop, *(state.get(key) or ())])),
+        accept_new_options=True,
+        max_selections=_MOST_STOPS,
+        key=key,
+        help=_("Proposed from the model's own training data."),
+        placeholder=_("Type one; none: until it ends by itself"),
+        persist_state="session",
+    )
+    return tuple(str(stop) for stop in chosen)

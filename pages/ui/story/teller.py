@@ -1,0 +1,168 @@
+"""The story as it arrives, one or several side by side, with a way to stop, to go on, and to hear it."""
+
+from __future__ import annotations
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from core.actor import LOCAL
+from core.story import arena, stream
+from core.story.arena import Round
+from core.story.chaining import Chain
+from core.story.stream import StoryStream
+from pages.ui import cached, cards
+from pages.ui.lang import _
+from pages.ui.story import arena_vote, speech, story_chain, story_facts
+from pages.ui.story.story_desk import LEAVE_S, Desk, Order, desk
+from pages.ui.story.story_facts import ending as ending
+
+_FACTS_EVERY = 5  # updates: twice a second; a line that changes more often cannot be read
+_LETTERS = "ABCD"
+
+
+def button(order: Order | None) -> None:
+    """Write; or Stop, while a story is coming. One button under one key, so that nothing jumps or lingers."""
+    held = desk()
+    writing = held.writing
+    st.button(
+        _("Stop") if writing else _("Write"),
+        icon=":material/stop:" if writing else ":material/edit:",
+        type="secondary" if writing else "primary",
+        width="stretch",
+        key="story_button",
+        disabled=order is None and not writing,
+        on_click=held.stop if writing else write,
+        args=() if writing else (order,),
+    )
+
+
+def page() -> None:
+    """The sheets on which the stories appear. A visitor who comes back reads on where they are by now."""
+    held = desk()
+    if held.chain is not None:
+        story_chain.page(held.chain)
+    elif held.round is not None:
+        _round(held.round)
+    else:
+        with st.container(border=True, width=760):
+            st.markdown(f":gray[:material/auto_stories: {_('The story appears here, word by word.')}]")
+            st.caption(_("Values that no training row has are welcome: there a tuned model shows what it has learned."))
+
+
+def write(order: Order) -> None:
+    """Begin what was ordered; an error is shown on top of the page at the next run."""
+    with cards.errors_kept():
+        held = desk()
+        held.stop()
+        new = Desk()
+        arena.check(order.entries)
+        if order.chain:
+            entry = order.entries[0]
+            new.chain = Chain(
+                cached.store(), LOCAL, cached.client(entry.provider), entry.request, cached.prices(),
+                column_values=entry.column_values, leave_s=LEAVE_S,
+            )  # fmt: skip
+            new.chain.advance()
+        else:
+            new.round = arena.begin(
+                cached.store(), LOCAL, cached.registry(), order.entries, cached.prices(),
+                blind=order.blind, leave_s=LEAVE_S,
+            )  # fmt: skip
+        held.round, held.chain, held.sound = new.round, new.chain, None
+
+
+def _round(round_: Round) -> None:
+    places = round_.places
+    several = len(places) > 1
+    hidden = round_.blind and several and not arena_vote.voted(round_)
+    sheets = []
+    for number, column in enumerate(st.columns(len(places), gap="medium") if several else [st.container(width=760)]):
+        with column:
+            sheets.append(Sheet(places[number], number, named=not hidden, lettered=round_.blind and several))
+    with st.container(width=760):
+        speech.follow(places[0], 0)
+    running = not round_.done
+    read_along(sheets, round_)
+    if running:
+        st.rerun()  # the Write button comes back
+    if several:
+        arena_vote.show(round_)
+
+
+def read_along(sheets: list[Sheet], round_: Round) -> None:
+    """Show the words of all sheets as they come, to the end."""
+    for sheet in sheets:
+        sheet.draw()
+    if not round_.done:
+        for changed in arena.updates([sheet.story for sheet in sheets], round_.news):
+            for index in changed:
+                sheets[index].draw()
+            if not changed:
+                sheets[0].beat()
+    for sheet in sheets:
+        sheet.finish()
+
+
+class Sheet:
+    """The place of one story: its name, words, facts and trouble, with room kept for each."""
+
+    def __init__(self, story: StoryStream, number: int, *, named: bool = True, lettered: bool = False) -> None:
+        self.story = story
+        self._number, self._named, self._drawn, self._text = number, named, 0, None
+        with st.container(border=True):
+            if lettered:
+                st.markdown(f"**{_LETTERS[number]}**")
+            with st.container(key=f"story_words_{number}"):
+                self._words: DeltaGenerator = st.empty()
+            self._line: DeltaGenerator = st.empty()
+            self._trouble: DeltaGenerator = st.empty()
+
+    def draw(self) -> None:
+        """The words so far; the facts now and then."""
+        text = self.story.text.strip()
+        if text and text != self._text:
+            self._words.text(text)
+        elif not text and self._drawn == 0 and not self.story.done:
+            self._words.markdown(f":shimmer[{_('Waiting for the first word')}]")
+        self._text = text
+        if self._drawn % _FACTS_EVERY == 0 or self.story.done:
+            self.beat()
+        self._drawn += 1
+
+    def beat(self) -> None:
+        """The facts only: also what lets a script notice that its reader has gone."""
+        done = self.story.done
+        self._line.caption(story_facts.line(self.story.facts, writing=not done, named=self._named))
+
+    def finish(self) -> None:
+        """How it ended, and what can be done about it."""
+        story = self.story
+        if not story.text:
+            self._words.markdown(f":gray[{_('No word has come.')}]")
+        self.beat()
+        facts = story.facts
+        with self._trouble.container():
+            if self._named and story.text and facts.stranger:
+                st.warning(story_facts.stranger(facts), icon=":material/swap_horiz:")
+            if story.error is not None:
+                cards.error_card(story.error)
+            if story.text and (facts.finish_reason in (None, "length")):
+                st.button(
+                    _("Go on writing"),
+                    icon=":material/play_arrow:",
+                    key=f"story_go_on_{self._number}",
+                    on_click=_go_on,
+                    args=(story,),
+                )
+
+
+def _go_on(story: StoryStream) -> None:
+    """Have the rest written, in its place in the round."""
+    with cards.errors_kept():
+        kept = stream.get(cached.store(), story.id)
+        round_ = desk().round
+        if kept is None or round_ is None or story not in round_.stories:
+            return
+        client = cached.client(story.provider)
+        more = stream.go_on(cached.store(), LOCAL, client, kept, cached.prices(), leave_s=LEAVE_S, news=round_.news)
+        round_.stories[round_.stories.index(story)] = more

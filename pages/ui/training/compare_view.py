@@ -1,0 +1,149 @@
+"""Several jobs side by side: overlaid curves, settings with their differences marked, figures with the best marked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from core.charts import common as charts
+from core.charts import training as charts_training
+from core.charts.training import Column, OverlayLabels, RunCurve
+from core.db.tables import utcnow
+from core.training import compare
+from core.training.compare import Comparison, JobColumn
+from core.training.jobs import JobView
+from pages.ui import cached
+from pages.ui.lang import _, duration, mark, number, percent, plain, told, usd
+from pages.ui.training import cached_training, curves, evaluation_words, job_words
+from pages.ui.training.job_details import HYPERPARAMETERS
+
+_SETTINGS = {
+    "base_model": mark("Started from"),
+    "provider": mark("Provider"),
+    **HYPERPARAMETERS,
+    "seed": mark("Seed"),
+    "suffix": mark("Suffix"),
+    "n_examples": mark("Rows"),
+    "dataset_id": mark("Data set"),
+    "version_id": mark("Version"),
+    "file_format": mark("Format of the file"),
+    "validation_share": mark("Kept for validation"),
+}
+_FIGURES = {
+    "last_loss": mark("Training loss"),
+    "valid_loss": mark("Validation loss"),
+    "accuracy": mark("Token accuracy"),
+    "valid_accuracy": mark("Validation accuracy"),
+    "tokens": mark("Tokens trained on"),
+    "cost_usd": mark("Cost"),
+    "duration_s": mark("Time"),
+    "points": mark("Points of accuracy gained"),
+    "usd_per_point": mark("Cost of one point of accuracy"),
+}
+_COLUMNS: dict[Column, str] = {
+    "training_loss": mark("Training loss"),
+    "training_token_accuracy": mark("Token accuracy"),
+    "validation_loss": mark("Validation loss"),
+    "validation_token_accuracy": mark("Validation accuracy"),
+}
+_KEY = "training_compare"
+
+
+def show(opened: Sequence[JobView]) -> None:
+    """The comparison. The address of the page leads back to it."""
+    names = job_words.names(opened)
+    found = _compared(opened)
+    st.markdown(f":material/compare_arrows: **{plain(told(found.sentence))}**")
+    st.caption(_("This page's address opens the same comparison for whoever you send it to."))
+    _overlays(opened, names)
+    figures, settings = st.columns(2)
+    with figures:
+        st.markdown(f"**{_('What came of it')}**")
+        _figures(found, names)
+    with settings:
+        st.markdown(f"**{_('Settings')}**")
+        _settings(found, names)
+
+
+def _compared(opened: Sequence[JobView]) -> Comparison:
+    return compare.compare(opened, [cached.curve(job) for job in opened], utcnow())
+
+
+def _overlays(opened: Sequence[JobView], names: Mapping[str, str]) -> None:
+    """One chart for each thing that any of them measured, two on a line."""
+    sources = [cached_training.source(job) for job in opened]
+    possible = [axis for axis in charts.AXES if all(axis in one.axes for one in sources)] or ["step"]
+    view = curves.view_of(_KEY, possible)
+    shown = [
+        column for column in _COLUMNS if any(column in one.frame and one.frame[column].notna().any() for one in sources)
+    ]
+    if not shown:
+        st.caption(_("None of them has measured a step yet."))
+        return
+    runs = [RunCurve(names[job.id], one.frame) for job, one in zip(opened, sources, strict=True)]
+    with st.grid(2, min_column_width=420):
+        for column in shown:
+            labels = OverlayLabels(curves.axis_title(view.axis), _(_COLUMNS[column]), _("Job"))
+            key = (column, view, labels, tuple(one.key for one in sources), tuple(names[job.id] for job in opened))
+            drawn = cached_training.drawn(key, partial(charts_training.overlay, runs, column, view, labels))
+            words = _("{what} of {jobs}").format(what=_(_COLUMNS[column]), jobs=", ".join(names.values()))
+            st.vega_lite_chart(drawn.rows, drawn.spec, alt=words, key=f"{_KEY}_{column}")
+    curves.controls(_KEY, possible)
+
+
+def _figures(found: Comparison, names: Mapping[str, str]) -> None:
+    """A row for each figure, the best of it marked; then what an evaluation said, where there was one."""
+    rows = {
+        _(title): [_marked(found, name, column) for column in found.columns]
+        for name, title in _FIGURES.items()
+        if any(getattr(column, name) is not None for column in found.columns)
+    }
+    judged = evaluation_words.newest(list(names))
+    if judged:
+        shares = {one: evaluation_words.share(evaluation_words.judged(view)) for one, view in judged.items()}
+        rows[_("Right on held-out rows")] = [shares.get(one, _("not judged")) for one in names]
+    _table(rows, names, _("What came of it"))
+    st.caption(_("★ the best of them; what is not known is left out of that."))
+
+
+def _marked(found: Comparison, name: str, column: JobColumn) -> str:
+    written = _written(name, getattr(column, name))
+    return f"**{written}** ★" if found.best.get(name) == column.job_id else written
+
+
+def _written(name: str, value: object) -> str:
+    if value is None:
+        return _("unknown")
+    if name in ("cost_usd", "usd_per_point"):
+        return usd(value)  # type: ignore[arg-type]  # a Decimal, as compare says
+    amount = float(value)  # type: ignore[arg-type]  # a number: everything but the money is
+    if name == "duration_s":
+        return duration(amount)
+    if name in ("accuracy", "valid_accuracy"):
+        return percent(amount)
+    return number(amount) if name == "tokens" else number(amount, 1 if name == "points" else 3)
+
+
+def _settings(found: Comparison, names: Mapping[str, str]) -> None:
+    """A row for each setting; those that differ first, and marked."""
+    datasets = {one.id: one.name for one in cached.dataset_list()}
+    rows = {}
+    for one in sorted(found.rows, key=lambda row: not row.differs):
+        title = _(_SETTINGS[one.name]) if one.name in _SETTINGS else plain(one.name)
+        known = datasets if one.name == "dataset_id" else {}
+        values = [_value(known.get(value, value)) for value in one.values]
+        rows[f":orange[≠] **{title}**" if one.differs else title] = values
+    _table(rows, names, _("Settings"))
+
+
+def _value(text: str) -> str:
+    """A setting as it is written: a number stays one, and anything else is text only."""
+    return text if text.replace(".", "", 1).isdecimal() else plain(text) or "–"
+
+
+def _table(rows: Mapping[str, Sequence[str]], names: Mapping[str, str], alt: str) -> None:
+    columns = [plain(name) for name in names.values()]
+    st.table(pd.DataFrame(list(rows.values()), index=list(rows), columns=columns), border="horizontal", alt=alt)

@@ -1,0 +1,177 @@
+"""Curves: training loss and token accuracy, side by side, over what one chooses, and what they say in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import streamlit as st
+
+from core.charts import common as charts
+from core.charts.common import Axis, CurveLabels, CurveView
+from core.training.checkpoints import CheckpointView
+from core.training.reading import Observation
+from core.training.results import Results
+from pages.ui import state
+from pages.ui.lang import _, mark, n_, number, percent, plain, told
+from pages.ui.training import cached_training
+from pages.ui.training.cached_training import CurveSource, Drawn, Figures
+
+_BOTH: tuple[Literal["loss", "accuracy"], ...] = ("loss", "accuracy")
+_SMOOTHING = 0.6  # a batch of four stories jumps about; this shows where it goes and hides nothing
+_AXES: Mapping[Axis, str] = {
+    "step": mark("Step"),
+    "tokens": mark("Tokens"),
+    "epoch": mark("Epoch"),
+    "time": mark("Minutes"),
+}
+_ICONS = {
+    "good": ":green[:material/check_circle:]",
+    "look": ":orange[:material/visibility:]",
+    "bad": ":red[:material/warning:]",
+}
+
+
+def show(source: CurveSource, key: str, points: Sequence[CheckpointView] = ()) -> int | None:
+    """Figures, two charts, how to look at them, and what they say. `key` tells curves on one page apart.
+
+    Returns:
+        The step of the checkpoint whose mark was clicked, or None.
+    """
+    results = source.results
+    if not results.steps:
+        st.caption(_("No step has been measured yet; the curve starts with the first one."))
+        return None
+    figures(source.figures)
+    view = view_of(key, source.axes)
+    if points:
+        words = _("checkpoint at step {step}")
+        marks = [charts.Mark(point.step, words.format(step=number(point.step))) for point in points]
+        source = source.marked([*source.marks, *marks])
+    clicked = _pair(source, key, view, clickable=bool(points))
+    controls(key, source.axes)
+    said(cached_training.observations(source, tuple(points)))
+    if results.skipped:
+        st.caption(n_("{n} line could not be read", "{n} lines could not be read", results.skipped))
+    return clicked
+
+
+def pair(results: Results, key: str, smoothing: float = _SMOOTHING) -> None:
+    """Loss and accuracy, side by side, over steps, and nothing else."""
+    view = CurveView(smoothing=smoothing)
+    for which, place in zip(_BOTH, st.columns(2), strict=True):
+        draw = charts.loss_chart if which == "loss" else charts.accuracy_chart
+        words = _labels(which, view.axis, Figures.of(results))
+        with place:
+            drawn = Drawn.of(draw(results.frame, view, words))
+            st.vega_lite_chart(drawn.rows, drawn.spec, alt=words.description, key=f"{key}_{which}_chart")
+
+
+def charts_only(source: CurveSource, key: str) -> None:
+    """The two charts and how to look at them, without figures and words."""
+    _pair(source, key, view_of(key, source.axes), clickable=False)
+    controls(key, source.axes)
+
+
+def for_file(source: CurveSource) -> dict[str, Drawn]:
+    """Both charts over steps, to be taken away; none while there is no step."""
+    if not source.results.steps:
+        return {}
+    view = CurveView(smoothing=_SMOOTHING)
+    return {
+        which: cached_training.curve_chart(which, source, view, _labels(which, view.axis, source.figures))
+        for which in _BOTH
+    }
+
+
+def view_of(key: str, possible: Sequence[Axis]) -> CurveView:
+    """How this visitor looks at the curves of `key`: over steps, a little smoothed, to begin with."""
+    axis = state.get(f"{key}_axis", "step")
+    return CurveView(
+        axis=axis if axis in possible else "step",
+        smoothing=float(state.get(f"{key}_smoothing", _SMOOTHING)),
+        log=bool(state.get(f"{key}_log", False)),
+    )
+
+
+def controls(key: str, possible: Sequence[Axis]) -> None:
+    """Over what, how smooth, which scale."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        if len(possible) > 1:
+            if state.get(f"{key}_axis") not in possible:
+                state.put(f"{key}_axis", "step")
+            st.segmented_control(
+                _("Over"), list(possible), format_func=lambda one: _(_AXES[one]), required=True, key=f"{key}_axis",
+                persist_state="session",
+            )  # fmt: skip
+        state.first(f"{key}_smoothing", _SMOOTHING)
+        st.slider(_("Smoothing"), 0.0, 0.95, step=0.05, key=f"{key}_smoothing", width=260, persist_state="session")
+        state.first(f"{key}_log", False)
+        st.toggle(_("Loss on a log scale"), key=f"{key}_log", persist_state="session")
+
+
+def axis_title(axis: Axis) -> str:
+    """The title of the axis across."""
+    return _(_AXES[axis])
+
+
+def figures(one: Figures) -> None:
+    """The curve in four numbers."""
+    with st.grid(4, min_column_width=150):
+        st.metric(_("Steps"), number(one.steps))
+        st.metric(_("Training loss"), number(one.last_loss, 3), _change(one), delta_color="inverse")
+        st.metric(_("Token accuracy"), percent(one.last_accuracy), help=_("of the last step measured"))
+        st.metric(_("Tokens trained on"), number(one.tokens))
+
+
+def said(observations: Sequence[Observation]) -> None:
+    """What the curve says, the gravest first."""
+    for one in observations:
+        st.markdown(f"{_ICONS[one.level]} {plain(told(one.sentence))}")
+
+
+def _pair(source: CurveSource, key: str, view: CurveView, *, clickable: bool) -> int | None:
+    found: int | None = None
+    for which, place in zip(_BOTH, st.columns(2), strict=True):
+        words = _labels(which, view.axis, source.figures)
+        drawn = cached_training.curve_chart(which, source, view, words)
+        name = f"{key}_{which}_chart"
+        with place:
+            if not clickable:
+                st.vega_lite_chart(drawn.rows, drawn.spec, alt=words.description, key=name)
+                continue
+            event = st.vega_lite_chart(
+                drawn.rows, drawn.spec, alt=words.description, key=f"{name}_marked", on_select="rerun",
+                selection_mode=charts.CHECKPOINT,
+            )  # fmt: skip
+        found = found if found is not None else _clicked(event)
+    return found
+
+
+def _clicked(event: Any) -> int | None:
+    """The step of the mark that was clicked."""
+    hits = event.selection.get(charts.CHECKPOINT) or []
+    return int(hits[0]["at"]) if hits and "at" in hits[0] else None
+
+
+def _change(one: Figures) -> str | None:
+    if one.first_loss is None or one.last_loss is None:
+        return None
+    return f"{one.last_loss - one.first_loss:+.3f}"
+
+
+def _labels(which: str, axis: Axis, one: Figures) -> CurveLabels:
+    if which == "loss":
+        value = _("Loss")
+        description = _("Training loss from {first} to {last}").format(
+            first=number(one.first_loss, 2), last=number(one.last_loss, 2)
+        )
+    else:
+        value = _("Token accuracy")
+        description = _("Token accuracy from {first} to {last}").format(
+            first=percent(one.first_accuracy), last=percent(one.last_accuracy)
+        )
+    return CurveLabels(
+        x=axis_title(axis), value=value, training=_("Training"), smoothed=_("Smoothed"), validation=_("Validation"),
+        step=_("Step"), description=description,
+    )  # fmt: skip

@@ -1,0 +1,100 @@
+"""The answers behind an evaluation: scores of each label or of the texts, and the rows, wrong ones first."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from core.training import evaluating
+from core.training.evaluating import EvaluationView, Metrics
+from pages.ui import cached
+from pages.ui.lang import _, mark, number, percent, plain, told
+
+_MOST = 100
+_QUALITY = {
+    "characters": mark("Characters"),
+    "distinct_2": mark("Different pairs of words"),
+    "grave": mark("Texts with a fault"),
+    "adherence": mark("Names what it was asked for"),
+}
+_COUNTS = ("characters",)
+
+
+def scores(metrics: Metrics) -> None:
+    """A row for each label, with what it was taken for; or the measures of the data-set report, for texts."""
+    if metrics.labels:
+        st.dataframe(
+            pd.DataFrame(
+                [
+                    {
+                        "label": one.label,
+                        "n": one.n,
+                        "right": one.right,
+                        "precision": one.precision,
+                        "recall": one.recall,
+                    }
+                    for one in metrics.labels
+                ]
+            ),
+            hide_index=True,
+            height="content" if len(metrics.labels) <= 8 else 260,
+            column_config={
+                "label": st.column_config.TextColumn(_("Label")),
+                "n": st.column_config.NumberColumn(_("Rows"), format="localized"),
+                "right": st.column_config.NumberColumn(_("Right"), format="localized"),
+                "precision": st.column_config.NumberColumn(
+                    _("Precision"), format="percent", help=_("Of the answers with this label: how many were right.")
+                ),
+                "recall": st.column_config.NumberColumn(
+                    _("Recall"), format="percent", help=_("Of the rows with this label: how many were found.")
+                ),
+            },
+            placeholder="–",
+            alt=_("Scores by label"),
+        )
+    if metrics.quality:
+        st.table(
+            {
+                _(_QUALITY[name]) if name in _QUALITY else plain(name): number(value)
+                if name in _COUNTS
+                else percent(value)
+                for name, value in metrics.quality.items()
+            },
+            border="horizontal",
+            width="content",
+            alt=_("Measures of the texts"),
+        )
+
+
+def show(view: EvaluationView) -> None:
+    """Rows with what was expected and what came, as text."""
+    key = f"training_wrong_{view.id}"
+    wrong = st.toggle(_("Only wrong ones"), value=view.kind == "label", key=key)
+    found = evaluating.answers(cached.store(), view.id, wrong_only=wrong, limit=_MOST)
+    if not found:
+        st.caption(_("None."))
+        return
+    frame = pd.DataFrame(
+        [
+            {
+                "prompt": one.prompt,
+                "expected": one.expected,
+                "answer": one.text if one.text is not None else told(one.reason or ""),
+                "right": one.right,
+            }
+            for one in found
+        ]
+    )
+    st.dataframe(
+        frame,
+        hide_index=True,
+        height="content" if len(found) <= 6 else 300,
+        column_config={
+            "prompt": st.column_config.TextColumn(_("Asked")),
+            "expected": st.column_config.TextColumn(_("Expected")),
+            "answer": st.column_config.TextColumn(_("Answered")),
+            "right": st.column_config.CheckboxColumn(_("Right")),
+        },
+        placeholder="–",
+        alt=_("Answers"),
+    )

@@ -1,0 +1,193 @@
+"""How good a job's model is on rows that it has never seen, beside its base: asked, counted, with intervals."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.charts import training as charts_training
+from core.charts.training import Span, SpanLabels
+from core.db.tables import utcnow
+from core.training import evaluating
+from core.training.evaluating import EvaluationView, HeldOut
+from core.training.jobs import JobView
+from pages.ui import cached, cards, models
+from pages.ui.lang import _, ago, n_, number, percent, plain, told, usd
+from pages.ui.training import cached_training, evaluation_answers, evaluation_words, job_words
+from pages.ui.training.evaluation_words import share
+
+_LIMITS = (20, 50, 100, 120, 200, 500, 1000)
+_USUAL_LIMIT = 120
+_KEY = "training_evaluation"
+
+
+def show(job: JobView) -> None:
+    """What was judged, and the button that judges."""
+    with cards.errors_shown():
+        found = list(evaluating.of_job(cached.store(), job))
+        pairs = _of_this(job, found)
+        for tuned, base in pairs[:1]:
+            _result(tuned, base)
+        _start(job, running=any(one.active for one in found))
+        if len(found) > 1:
+            _earlier(found)
+
+
+def _of_this(job: JobView, found: list[EvaluationView]) -> list[tuple[EvaluationView, EvaluationView | None]]:
+    """Evaluations of the job's own models, the newest first, each with that of the base on the same rows."""
+    bases = [one for one in found if one.job_id != job.id]
+    return [(one, _beside(one, bases)) for one in found if one.job_id == job.id]
+
+
+def _beside(tuned: EvaluationView, bases: list[EvaluationView]) -> EvaluationView | None:
+    """The base that answered the same rows: of the same version and as many, nearest in time."""
+    alike = [one for one in bases if (one.version_id, one.total) == (tuned.version_id, tuned.total)]
+    return min(alike, key=lambda one: abs((one.created_at - tuned.created_at).total_seconds()), default=None)
+
+
+def _result(tuned: EvaluationView, base: EvaluationView | None) -> None:
+    both = [one for one in (tuned, base) if one is not None]
+    for one in both:
+        _going(one)
+    ready = [one for one in both if one.metrics is not None]
+    if not ready:
+        return
+    if base is not None and tuned.metrics is not None and base.metrics is not None:
+        found = cached_training.against(tuned, base)
+        st.markdown(f":material/balance: **{plain(told(found.sentence))}**")
+        facts = [_("difference {share}").format(share=share(found.difference))]
+        if found.p_value is not None:
+            facts.append(_("p = {p}, McNemar's exact test").format(p=number(found.p_value, 4)))
+        facts.append(n_("{n} row", "{n} rows", found.n))
+        st.caption(" · ".join(facts))
+    _chart(ready)
+    for one in ready:
+        with st.expander(
+            _("{model}: answers and figures").format(model=plain(job_words.model_name(one.model))),
+            icon=":material/fact_check:",
+        ):
+            _figures(one)
+            evaluation_answers.show(one)
+
+
+def _going(one: EvaluationView) -> None:
+    """The bar while it is asked, and what can be done about it."""
+    name = plain(job_words.model_name(one.model))
+    if one.active:
+        share_done = one.answered / one.total if one.total else 0.0
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.progress(min(1.0, share_done), text=f"{name}: {evaluation_words.state(one)}")
+            st.button(
+                _("Stop"), icon=":material/stop:", key=f"{_KEY}_stop_{one.id}", on_click=_act, args=("stop", one.id),
+                disabled=one.state == "stopping",
+            )  # fmt: skip
+        return
+    if one.failed or one.state in ("failed", "stopped"):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            missing = n_("{n} row has no answer", "{n} rows have no answer", max(one.failed, one.total - one.answered))
+            st.markdown(f":material/error: {name}: {evaluation_words.state(one)} · {missing}")
+            st.button(
+                _("Ask those again"), icon=":material/replay:", key=f"{_KEY}_retry_{one.id}", on_click=_act,
+                args=("retry", one.id),
+            )  # fmt: skip
+
+
+def _chart(ready: list[EvaluationView]) -> None:
+    spans = []
+    for one in ready:
+        interval = evaluation_words.judged(one)
+        if interval is not None:
+            spans.append(Span(job_words.model_name(one.model), interval.value, interval.low, interval.high))
+    if not spans:
+        return
+    title = _("Right labels") if ready[0].kind == "label" else _("Nearness to the expected texts (chrF)")
+    labels = SpanLabels(title, _("Model"), _("95 % interval"))
+    key = (tuple(spans), labels)
+    drawn = cached_training.drawn(key, lambda: charts_training.intervals(spans, labels))
+    words = "; ".join(f"{span.name}: {percent(span.value)}" for span in spans)
+    st.vega_lite_chart(drawn.rows, drawn.spec, alt=words, key=f"{_KEY}_chart")
+
+
+def _figures(one: EvaluationView) -> None:
+    """Loss where it can be had, otherwise why not; scores of labels, or of texts; what asking cost."""
+    metrics = one.metrics
+    if metrics is None:
+        return
+    facts = [share(evaluation_words.judged(one)), n_("{n} answer", "{n} answers", metrics.n)]
+    facts.append(_("cost: {price}").format(price=usd(metrics.cost_usd)))
+    if metrics.loss is not None:
+        facts.append(_("loss {loss}").format(loss=number(metrics.loss, 3)))
+    st.markdown(" · ".join(facts))
+    if metrics.loss is None and metrics.loss_note:
+        st.caption(plain(told(metrics.loss_note)))
+    evaluation_answers.scores(metrics)
+
+
+def _start(job: JobView, *, running: bool) -> None:
+    """What there is to judge it on, how many rows, and the button."""
+    if job.fine_tuned_model is None or job.dataset_id is None:
+        st.caption(_("There is no model to judge yet. When the job is done, it can be asked about rows kept from it."))
+        return
+    rows = evaluating.held_out(cached.store(), job.dataset_id, job.version_id)
+    if not rows.usable:
+        st.info(
+            _(
+                "No row was kept from training, so there is nothing fair to judge the model on. Keep some for "
+                "validation when you start the next job, or hold some out on the data set page."
+            ),
+            icon=":material/info:",
+        )
+        return
+    with st.container(border=True):
+        st.markdown(_held_out(rows))
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            choices = sorted({limit for limit in _LIMITS if limit < rows.usable} | {min(rows.usable, _LIMITS[-1])})
+            limit = choices[0]
+            if len(choices) > 1:
+                usual = min(choices, key=lambda n: abs(n - _USUAL_LIMIT))
+                limit = st.select_slider(_("Rows to ask about"), choices, usual, key=f"{_KEY}_limit", width=320)
+            st.button(
+                _("Judge it beside its base"), icon=":material/balance:", type="primary", key=f"{_KEY}_start",
+                on_click=_judge, args=(job, int(limit)), disabled=running,
+            )  # fmt: skip
+        if not cached.models().found:
+            models.none_yet()
+
+
+def _held_out(rows: HeldOut) -> str:
+    """What the rows are, in a sentence."""
+    kept = n_("{n} row was kept from training", "{n} rows were kept from training", rows.usable)
+    if rows.kind == "label":
+        shown = ", ".join(plain(label) for label in rows.labels[:6]) + (" …" if len(rows.labels) > 6 else "")
+        return _("{kept}. Their answers are labels ({labels}): counted is whether the label is right.").format(
+            kept=kept, labels=shown
+        )
+    return _(
+        "{kept}. Their answers are texts: compared with what was written, and measured as the data set is."
+    ).format(kept=kept)
+
+
+def _judge(job: JobView, limit: int) -> None:
+    with cards.errors_kept():
+        evaluating.start_pair(cached.store(), LOCAL, job, limit=limit)
+
+
+def _act(what: str, evaluation_id: str) -> None:
+    with cards.errors_kept():
+        act = evaluating.stop if what == "stop" else evaluating.retry
+        act(cached.store(), LOCAL, evaluation_id)
+
+
+def _earlier(found: list[EvaluationView]) -> None:
+    """All evaluations of this job, as a table."""
+    with st.expander(n_("{n} evaluation of this job", "{n} evaluations of this job", len(found))):
+        st.table(
+            {
+                _("Model"): [plain(job_words.model_name(one.model)) for one in found],
+                _("State"): [evaluation_words.state(one) for one in found],
+                _("Right"): [share(evaluation_words.judged(one)) for one in found],
+                _("When"): [ago(one.created_at, utcnow()) for one in found],
+            },
+            border="horizontal",
+            alt=_("Evaluations of this job"),
+        )

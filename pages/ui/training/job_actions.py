@@ -1,0 +1,97 @@
+"""What can be done about a job: hold it, go on, cancel, use its model, train it further, do it again, take it away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.training import exporting, jobs
+from core.training.jobs import JobView
+from pages.ui import cached, cards, state
+from pages.ui.lang import _, mark
+from pages.ui.training import cached_training, curves, job_dialog
+
+_ACTIONS = {
+    "pause": (mark("Pause"), ":material/pause:", ("running", "queued")),
+    "resume": (mark("Resume"), ":material/play_arrow:", ("paused",)),
+    "cancel": (mark("Cancel"), ":material/close:", ("validating_files", "queued", "running", "paused", "preparing")),
+}
+
+
+def show(job: JobView) -> None:
+    """One row of buttons."""
+    with st.container(horizontal=True):
+        _requests(job)
+        if job.fine_tuned_model is not None:
+            if st.button(
+                _("Write a story with it"), icon=":material/auto_stories:", type="primary", key="training_try"
+            ):
+                write_with(job, job.fine_tuned_model)
+            further = st.button(
+                _("Train it further"), icon=":material/forward:", key="training_further",
+                on_click=job_dialog.further, args=(job, job.fine_tuned_model),
+            )  # fmt: skip
+        else:
+            further = False
+        again = st.button(
+            _("Do it again"), icon=":material/replay:", key="training_again", on_click=job_dialog.again, args=(job,),
+            help=_("A new job that begins with the settings of this one."),
+        )  # fmt: skip
+        _take_away(job)
+    if further or again:
+        st.rerun()  # the dialog belongs to the whole page
+
+
+def write_with(job: JobView, model: str) -> None:
+    """To the story page, with this model chosen."""
+    state.put("story_model", f"{job.provider}/{model}")
+    state.put("story_part", "write")
+    st.switch_page("story.py")
+
+
+def _requests(job: JobView) -> None:
+    for action, (title, icon, statuses) in _ACTIONS.items():
+        if job.status in statuses:
+            st.button(
+                _(title), icon=icon, key=f"training_{action}", on_click=_request, args=(job.id, action),
+                disabled=job.request is not None,
+            )  # fmt: skip
+
+
+def _request(job_id: str, action: jobs.Request) -> None:
+    with cards.errors_kept():
+        jobs.request(cached.store(), LOCAL, job_id, action)
+
+
+def _take_away(job: JobView) -> None:
+    """Results as they came, and everything about the run in one file; both are made when they are asked for."""
+    with st.popover(_("Take away"), icon=":material/download:"):
+        st.download_button(
+            _("Results CSV"), data=partial(cached_training.results_text, job.id), file_name=f"{job.name}.csv",
+            mime="text/csv", key="training_results_csv", icon=":material/table:", on_click="ignore", width="stretch",
+        )  # fmt: skip
+        st.download_button(
+            _("Everything, as a zip"), data=_zipped(job), file_name=f"{job.name}.zip",
+            mime="application/zip", key="training_zip", icon=":material/folder_zip:", on_click="ignore",
+            width="stretch",
+        )  # fmt: skip
+        images = exporting.chart_images()
+        st.caption(
+            _("Settings, results, events, checkpoints, evaluations, a model card, and the charts as SVG and PNG.")
+            if images
+            else _("Settings, results, events, checkpoints, evaluations, a model card, and the charts as Vega-Lite.")
+        )
+
+
+def _zipped(job: JobView) -> Callable[[], bytes]:
+    """Makes the zip, with the charts in the visitor's language, when it is asked for."""
+    drawn, store = curves.for_file(cached_training.source(job)), cached.store()
+
+    def make() -> bytes:
+        charts = {name: one.whole() for name, one in drawn.items()}
+        return exporting.run_zip(store, job.id, charts)
+
+    return make

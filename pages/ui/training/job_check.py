@@ -1,0 +1,143 @@
+"""The first step of a new job: which rows, which model, and the whole file looked at before anything is sent."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from core.dataset.datasets import DatasetSummary
+from core.dataset.versions import Version
+from core.training.filecheck import FileCheck
+from pages.ui import beside, cached, cards, models, preparation, state
+from pages.ui.cached import Marks
+from pages.ui.dataset import upload, use_versions
+from pages.ui.lang import _, mark, n_, number, plain, told
+from pages.ui.training import cached_training, job_form
+from pages.ui.training.job_form import Draft
+
+_SHARES = (0, 5, 10, 15, 20, 25, 30, 40, 50)  # percent
+_LEVELS = {"error": mark("error"), "warning": mark("to look at")}
+_MEGABYTE = 1_000_000
+
+
+def show() -> bool:
+    """The whole step; whether one can go on."""
+    ready = [one for one in cached.dataset_list() if one.done]
+    left, right = st.columns(2, gap="medium")
+    with left:
+        chosen = job_form.pick_rows(ready)
+        version = use_versions.pick("training", chosen) if chosen is not None else None
+        if chosen is not None and version is None:
+            _share(chosen)
+    with right:
+        base = job_form.pick_base()
+        if base is None:
+            models.none_yet()
+        with st.expander(_("Upload a CSV or JSONL instead"), icon=":material/upload_file:", expanded=not ready):
+            upload.form("training", _opened)
+    if chosen is None:
+        return False
+    st.markdown(_("**What preparation found and will do**"))
+    marks = preparation.marks("training", chosen, version)
+    job_form.keep(marks)
+    fine = _prepared(chosen, version, marks)
+    return base is not None and fine and _checked(job_form.draft())
+
+
+def _opened(dataset_id: str) -> None:
+    state.put(job_form.DATASET, dataset_id)
+
+
+def _share(chosen: DatasetSummary) -> None:
+    """How much is kept for validation, unless the data set says so itself."""
+    if cached.parts(chosen.id).get("validation"):
+        return
+    state.first("training_share", 0)
+    st.select_slider(
+        _("Kept for validation"),
+        _SHARES,
+        format_func=lambda one: f"{one} %",
+        key="training_share",
+        persist_state="session",
+        help=_("The same share of every cell. Training does not learn from these rows; its curve is judged by them."),
+    )
+
+
+def _prepared(chosen: DatasetSummary, version: Version | None, marks: Marks) -> bool:
+    """What preparation found and will do, with two lines of the file."""
+    with cards.errors_shown():
+        rows = preparation.rows_of(chosen, version)
+        written = beside.wait(cached.written(chosen.id, version.id if version is not None else None, rows, marks))
+        if written is not None:
+            preparation.report(written)
+            return True
+    return False
+
+
+def _checked(draft: Draft) -> bool:
+    """The whole file as it would be sent: figures, then faults by their line."""
+    st.markdown(_("**The whole file, checked here**"))
+    with cards.errors_shown():
+        found = beside.wait(cached_training.file_check(job_form.form(draft), draft.rows))
+        if found is None:
+            return False
+        _verdict(found)
+        if found.problems:
+            _problems(found)
+        return found.ok
+    return False
+
+
+def _verdict(found: FileCheck) -> None:
+    for sentence in found.sentences():
+        if found.errors:
+            st.markdown(f":red[:material/error:] {plain(told(sentence))}")
+        elif found.warnings:
+            st.markdown(f":orange[:material/warning:] {plain(told(sentence))}")
+        else:
+            st.markdown(f":green[:material/check_circle:] {plain(told(sentence))}")
+    tokens = number(found.tokens) if found.exact_tokens else _("about {tokens}").format(tokens=number(found.tokens))
+    longest = _("longest example: {n} tokens, line {line}").format(
+        n=number(found.longest_tokens), line=number(found.longest_line)
+    )
+    reads = _("the model reads {n}").format(n=number(found.context)) if found.context else ""
+    facts = [
+        n_("{n} example", "{n} examples", found.examples),
+        _("{n} MB").format(n=number(max(0.01, found.bytes / _MEGABYTE), 2)),
+        _("{tokens} tokens in one epoch").format(tokens=tokens),
+        longest,
+        reads,
+    ]
+    st.caption(" · ".join(fact for fact in facts if fact))
+    st.caption(_("Whether a provider's moderation takes the texts, only the provider can say, when the job begins."))
+
+
+def _problems(found: FileCheck) -> None:
+    """Line by line, with how the line begins."""
+    shown = pd.DataFrame(
+        [
+            {
+                "line": one.line or None,
+                "level": _(_LEVELS[one.level]),
+                "what": told(one.sentence),
+                "begins": one.preview,
+            }
+            for one in found.problems
+        ]
+    )
+    st.dataframe(
+        shown,
+        hide_index=True,
+        height="content" if len(shown) <= 5 else 220,
+        column_config={
+            "line": st.column_config.NumberColumn(_("Line"), format="localized"),
+            "level": st.column_config.TextColumn(_("Weight")),
+            "what": st.column_config.TextColumn(_("What is wrong")),
+            "begins": st.column_config.TextColumn(_("How the line begins")),
+        },
+        placeholder="–",
+        alt=_("Faults of the file, line by line"),
+    )
+    more = found.errors + found.warnings - len(found.problems)
+    if more > 0:
+        st.caption(n_("and {n} more", "and {n} more", more))

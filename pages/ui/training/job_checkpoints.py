@@ -1,0 +1,62 @@
+"""The checkpoints of a job: try one, or train on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from core.training.checkpoints import CheckpointView
+from core.training.jobs import JobView
+from pages.ui import state
+from pages.ui.lang import _, code, number, percent
+from pages.ui.training import job_actions, job_dialog
+
+_KEY = "training_checkpoint"
+_CLICKED = "training_checkpoint_clicked"
+_ACCURACIES = (
+    "full_valid_mean_token_accuracy",
+    "valid_mean_token_accuracy",
+    "validation_token_accuracy",
+    "train_mean_token_accuracy",
+    "training_token_accuracy",
+)
+
+
+def show(job: JobView, points: Sequence[CheckpointView], clicked: int | None) -> None:
+    """One line: which checkpoint (also by a click on its mark in the curve), its figures, and what to do with it."""
+    if not points:
+        return
+    by_step = {point.step: point for point in points}
+    key = f"{_KEY}_{job.id}"
+    if clicked in by_step and clicked != state.get(_CLICKED):
+        state.put(key, clicked)
+    state.put(_CLICKED, clicked)
+    if state.get(key) not in by_step:
+        state.put(key, points[-1].step)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        chosen = by_step[
+            int(
+                st.selectbox(
+                    _("Checkpoint"), list(by_step), format_func=lambda step: _label(by_step[step]), key=key, width=320
+                )
+            )
+        ]
+        if st.button(_("Try it"), icon=":material/auto_stories:", key="training_checkpoint_try"):
+            job_actions.write_with(job, chosen.model)
+        if st.button(
+            _("Train on from it"), icon=":material/forward:", key="training_checkpoint_further",
+            on_click=job_dialog.further, args=(job, chosen.model),
+        ):  # fmt: skip
+            st.rerun()
+        st.caption(code(chosen.model))
+
+
+def _label(point: CheckpointView) -> str:
+    """Step and what was measured there."""
+    words = [_("step {step}").format(step=number(point.step))]
+    if (loss := point.loss()) is not None:
+        words.append(_("loss {loss}").format(loss=number(loss, 3)))
+    if (accuracy := next((point.metrics[name] for name in _ACCURACIES if name in point.metrics), None)) is not None:
+        words.append(_("accuracy {share}").format(share=percent(accuracy)))
+    return " · ".join(words)

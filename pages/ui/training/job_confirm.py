@@ -1,0 +1,109 @@
+"""The third step of a new job: all of it once more on one card, and the one button that starts it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.errors import FabulaError
+from core.training import jobs
+from core.training.jobs import JobForm
+from pages.ui import cached, cards, state
+from pages.ui.lang import _, n_, percent, plain, usd
+from pages.ui.training import job_estimate, job_form, job_list, job_words
+from pages.ui.training.job_estimate import Taken
+from pages.ui.training.job_form import Draft
+
+
+def show() -> bool:
+    """What will be done; whether it can be."""
+    if (problem := job_form.problem()) is not None:
+        cards.error_card(problem)
+    draft = job_form.draft()
+    found = job_estimate.taken(draft)
+    with st.container(border=True):
+        st.markdown(_sentence(draft))
+        st.caption(" · ".join(_choices(job_form.form(draft))))
+        job_estimate.facts(found)
+    st.caption(
+        _(
+            "One press makes one job, however often it is pressed and whatever is cut off meanwhile. It goes on when "
+            "this page is closed."
+        )
+    )
+    return found.may
+
+
+def button(ready: bool, close: Callable[[], None]) -> bool:
+    """The one button. Its label has the price where there is one. Returns whether it was pressed."""
+    try:
+        draft = job_form.draft()
+        found = job_estimate.taken(draft)
+    except FabulaError:  # the step above has said what is wrong; the button may still be pressed, and says it again
+        return False
+    return st.button(
+        _label(draft, found),
+        type="primary",
+        icon=":material/model_training:",
+        key="training_submit",
+        disabled=not ready,
+        on_click=_submit,
+        args=(_form(draft, found), close),
+    )
+
+
+def _label(draft: Draft, found: Taken) -> str:
+    rows = n_("Train on {n} row", "Train on {n} rows", draft.rows)
+    one = found.estimate
+    if one is None or one.local:
+        return rows
+    return _("{rows} for {price}").format(rows=rows, price=usd(one.cost_usd))
+
+
+def _sentence(draft: Draft) -> str:
+    words = _("**{model}** at **{provider}** learns from **{rows}** of **{dataset}**").format(
+        model=plain(job_words.model_name(draft.base.id)),
+        provider=plain(draft.base.provider),
+        rows=n_("{n} row", "{n} rows", draft.rows),
+        dataset=plain(draft.chosen.name),
+    )
+    if draft.version is not None and draft.version.n_validation:
+        words += ", " + n_("judged by {n} other row", "judged by {n} other rows", draft.version.n_validation)
+    elif draft.share:
+        words += ", " + _("judged by the {share} that are kept from it").format(share=percent(draft.share, 0))
+    return f"{words}."
+
+
+def _choices(form: JobForm) -> list[str]:
+    """The few numbers that were chosen, and what is left to the provider."""
+    automatic = _("automatic")
+    return [
+        _("suffix: {suffix}").format(suffix=plain(form.suffix or "–")),
+        _("epochs: {n}").format(n=form.n_epochs or automatic),
+        _("batch size: {n}").format(n=form.batch_size or automatic),
+        _("learning rate multiplier: {n}").format(n=form.learning_rate_multiplier or automatic),
+        _("seed: {n}").format(n=automatic if form.seed is None else form.seed),
+    ]
+
+
+def _form(draft: Draft, found: Taken) -> JobForm:
+    """The job with what was shown before the button."""
+    one = found.estimate
+    if one is None:
+        return job_form.form(draft)
+    return replace(job_form.form(draft), estimated_usd=one.cost_usd, estimated_s=one.seconds)
+
+
+def _submit(form: JobForm, close: Callable[[], None]) -> None:
+    try:
+        job_list.open_jobs(jobs.submit(cached.store(), LOCAL, form))
+    except FabulaError as problem:
+        job_form.keep_problem(problem)
+    else:
+        close()
+        state.put("training_part", "jobs")
+    finally:
+        cached.look_again()

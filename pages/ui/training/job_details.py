@@ -1,0 +1,101 @@
+"""What a job's provider has said, and what the job was told to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import streamlit as st
+
+from core.db.tables import utcnow
+from core.training import jobs
+from core.training.jobs import JobView
+from pages.ui import cached
+from pages.ui.lang import _, clock, duration, mark, n_, number, percent, plain, told, usd
+from pages.ui.training import job_words
+
+_LEVELS = {"warn": ":material/warning: ", "error": ":material/error: "}
+_MOST = 200  # events on the page; all of them are in the zip
+HYPERPARAMETERS = {
+    "n_epochs": mark("Epochs"),
+    "batch_size": mark("Batch size"),
+    "learning_rate_multiplier": mark("Learning rate multiplier"),
+}
+_TRACKERS = {"wandb": "Weights & Biases", "trackio": "Trackio"}
+
+
+def events(job: JobView) -> None:
+    """Every event, the newest first, in the provider's words."""
+    found = jobs.events(cached.store(), job.id, _MOST)
+    if not found:
+        st.caption(_("Nothing has been said about it yet."))
+        return
+    st.caption(n_("{n} event", "{n} events", len(found)))
+    with st.container(height=320 if len(found) > 10 else "content", border=False):
+        for event in reversed(found):
+            st.caption(f"{clock(event.at)} · {_LEVELS.get(event.level, '')}{plain(told(event.message))}")
+
+
+def settings(job: JobView) -> None:
+    """What it was told, and what came of it beside what was expected."""
+    left, right = st.columns(2)
+    with left:
+        _table(_("Settings of this job"), _told(job))
+    with right:
+        _table(_("What it took"), _took(job))
+        _trackers(job)
+
+
+def hyperparameter(job: JobView, name: str) -> str:
+    """A hyper-parameter as it was chosen."""
+    value = job.hyperparameters.get(name)
+    if value in (None, "auto"):
+        return _("automatic")
+    return f"{value:g}" if isinstance(value, int | float) else plain(value)
+
+
+def _told(job: JobView) -> dict[str, str]:
+    share = _("none") if not job.validation_share else percent(job.validation_share, 0)
+    names = {one.id: one.name for one in cached.dataset_list()}
+    return {
+        _("Provider"): plain(job.provider),
+        _("Started from"): plain(job.base_model),
+        _("Data set"): plain(names.get(job.dataset_id or "", _("not there any more"))),
+        _("Rows"): number(job.n_examples),
+        _("Kept for validation"): share,
+        _("Format of the file"): plain(job.file_format),
+        _("Separator"): plain(repr(job.separator)),
+        _("Stop"): plain(repr(job.stop)),
+        **{_(title): hyperparameter(job, name) for name, title in HYPERPARAMETERS.items()},
+        _("Seed"): _("automatic") if job.seed is None else number(job.seed),
+        _("Suffix"): plain(job.suffix or "–"),
+    }
+
+
+def _took(job: JobView) -> dict[str, str]:
+    took = duration(job.duration_s(utcnow()))
+    return {
+        _("Status"): plain(job_words.status(job)),
+        _("Model it made"): plain(job.fine_tuned_model or _("none yet")),
+        _("Id at the provider"): plain(job.remote_id or _("none yet")),
+        _("Tokens trained on"): number(job.trained_tokens),
+        _("Cost"): _beside(usd(job.cost_usd), None if job.estimated_usd is None else usd(job.estimated_usd)),
+        _("Time"): _beside(took, None if job.estimated_s is None else duration(job.estimated_s)),
+        _("Started by"): plain(job.created_by or "–"),
+    }
+
+
+def _beside(actual: str, expected: str | None) -> str:
+    return actual if expected is None else _("{actual}, expected: {expected}").format(actual=actual, expected=expected)
+
+
+def _table(title: str, rows: Mapping[str, str]) -> None:
+    st.markdown(f"**{title}**")
+    st.table(dict(rows), border="horizontal", width="content", alt=title)
+
+
+def _trackers(job: JobView) -> None:
+    """Where the run is logged too."""
+    for name, known in job.trackers.items():
+        facts = known if isinstance(known, Mapping) else {}
+        words = str(facts.get("error") or facts.get("url") or facts.get("state") or "")
+        st.caption(f":material/monitoring: {plain(_TRACKERS.get(name, name))}: {plain(told(words))}")

@@ -1,0 +1,104 @@
+"""A new job, in three steps: check the file, see what it takes, confirm. Opened from anywhere by a line of state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from core.training import jobs
+from core.training.jobs import JobView
+from pages.ui import cached, cards, state
+from pages.ui.lang import _, mark
+from pages.ui.training import job_check, job_confirm, job_estimate, job_form
+
+_STEP = "training_dialog"  # 1 to 3; 0 or missing: closed
+_ASKED_FOR = "new"  # what other pages put into `training_part` to begin a job
+_STEPS: tuple[tuple[str, Callable[[], bool]], ...] = (
+    (mark("Check"), job_check.show),
+    (mark("Estimate"), job_estimate.show),
+    (mark("Confirm"), job_confirm.show),
+)
+_NEXT = (mark("Next: what it takes"), mark("Next: confirm"))
+
+
+def button(*, primary: bool) -> None:
+    """The way in."""
+    st.button(
+        _("New job"), type="primary" if primary else "secondary", icon=":material/add:", key="training_new",
+        on_click=begin,
+    )  # fmt: skip
+
+
+def begin() -> None:
+    """Open the dialog at its first step, with what was chosen last. Only in a callback, or before it is drawn."""
+    state.put(_STEP, 1)
+
+
+def further(job: JobView, model: str) -> None:
+    """A new job that starts from a model of this one."""
+    job_form.start_from(job.provider, model)
+    begin()
+
+
+def again(job: JobView) -> None:
+    """A new job with the settings of this one."""
+    with cards.errors_kept():
+        job_form.fill(jobs.clone(cached.store(), job.id))
+        begin()
+
+
+def asked_for() -> None:
+    """Another page has sent its visitor here to begin a job: open the dialog over the list."""
+    if state.get("training_part") == _ASKED_FOR:
+        state.put("training_part", "jobs")
+        begin()
+
+
+def show() -> None:
+    """The dialog, if it is open."""
+    if state.get(_STEP):
+        st.dialog(_("New job"), width="large", icon=":material/model_training:", on_dismiss=_close)(_body)()
+
+
+def _body() -> None:
+    step = int(state.get(_STEP) or 0)
+    if not 1 <= step <= len(_STEPS):
+        return
+    _stepper(step)
+    if step > 1:
+        job_form.hold()
+    ready = False
+    with cards.errors_shown():
+        ready = _STEPS[step - 1][1]()
+    with st.container(horizontal=True, horizontal_alignment="distribute"):
+        if step > 1:
+            st.button(
+                _("Back"), icon=":material/arrow_back:", key="training_back", on_click=state.put, args=(_STEP, step - 1)
+            )
+        else:
+            st.space("stretch")
+        if step < len(_STEPS):
+            st.button(
+                _(_NEXT[step - 1]), type="primary", icon=":material/arrow_forward:", key="training_next",
+                disabled=not ready, on_click=state.put, args=(_STEP, step + 1),
+            )  # fmt: skip
+        elif job_confirm.button(ready, _close):
+            st.rerun()
+
+
+def _stepper(step: int) -> None:
+    """All steps on one line: done, now, to come."""
+    marks = []
+    for place, (title, _show) in enumerate(_STEPS, start=1):
+        words = f"{place} · {_(title)}"
+        if place == step:
+            marks.append(f"**{words}**")
+        else:
+            marks.append(f":green[{words}]" if place < step else f":gray[{words}]")
+    st.markdown("  :gray[:material/chevron_right:]  ".join(marks))
+
+
+def _close() -> None:
+    state.put(_STEP, 0)
+    job_form.forget_problem()

@@ -1,0 +1,151 @@
+"""The second step of a new job: its few numbers, and what it takes: tokens, money, minutes, and whether it may."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from core.errors import FabulaError
+from core.training import estimating, tracking
+from core.training.estimating import JobEstimate
+from core.training.form import rate_advice
+from core.training.preflight import Preflight
+from pages.ui import beside, cached, cards, state
+from pages.ui.lang import _, about, duration, n_, number, plain, told, usd
+from pages.ui.training import cached_training, job_form
+from pages.ui.training.job_form import Draft
+
+_USUAL_RATE = 1.0
+_TRACKERS = {"wandb": "Weights & Biases", "trackio": "Trackio"}
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a job takes. `estimate` is None while tokens are being counted; `account`: None where nobody could say."""
+
+    estimate: JobEstimate | None
+    exact: bool
+    account: Preflight | None
+    problem: FabulaError | None = None
+
+    @property
+    def may(self) -> bool:
+        """Whether there is no reason to stop here: nobody has said that the account may not."""
+        return self.account is None or self.account.may_train is not False
+
+
+def show() -> bool:
+    """The whole step; whether one can go on."""
+    draft = job_form.draft()
+    left, right = st.columns(2, gap="medium")
+    with left:
+        _numbers(draft)
+    with right, st.container(border=True):
+        st.markdown(_("**What it takes**"))
+        found = taken(draft, wait=True)
+        facts(found)
+    return found.may
+
+
+def taken(draft: Draft, *, wait: bool = False) -> Taken:
+    """What the job that is chosen now takes."""
+    form = job_form.form(draft)
+    account, problem = None, None
+    try:
+        account = cached_training.account(draft.base.provider, draft.base.id)
+    except FabulaError as found:
+        problem = found
+    version_id = draft.version.id if draft.version is not None else None
+    work = cached.tokens_of(draft.chosen.id, version_id, draft.rows, draft.marks, draft.base)
+    count = beside.wait(work) if wait else work.get()
+    if count is None:
+        return Taken(None, False, account, problem)
+    estimate = estimating.estimate(
+        cached.store(),
+        cached.prices(),
+        draft.base.provider,
+        draft.base.id,
+        tokens=round(count.tokens * (1 - (draft.share or 0))),
+        epochs=form.n_epochs,
+        examples=draft.rows,
+    )
+    return Taken(estimate, count.exact, account, problem)
+
+
+def facts(found: Taken) -> None:
+    """Tokens, money, minutes; then what the provider says about the account, and how long the model can be called."""
+    one = found.estimate
+    if one is None:
+        st.caption(_("Tokens are being counted."))
+    else:
+        tokens = number(one.trained_tokens) if found.exact else about(one.trained_tokens)
+        with st.grid(3, min_column_width=110):
+            st.metric(n_("Tokens, {n} epoch", "Tokens, {n} epochs", one.epochs), tokens)
+            st.metric(_("Price"), _("free") if one.local else usd(one.cost_usd))
+            st.metric(_("Time"), duration(one.seconds))
+        if one.basis:
+            st.caption(plain(told(one.basis)))
+        if one.cost_usd is None and not one.local:
+            st.caption(_("The price is unknown, so no budget can be kept. You can set it on the cost page."))
+    if found.problem is not None:
+        cards.hint(found.problem)
+    elif found.account is not None:
+        icon = {True: ":green[:material/check_circle:]", False: ":red[:material/block:]"}.get(
+            found.account.may_train,  # type: ignore[arg-type]  # None: nobody knows
+            ":gray[:material/help:]",
+        )
+        for mark, sentence in ((icon, found.account.why), (":material/event:", found.account.lifetime)):
+            if sentence:
+                st.markdown(f"{mark} {plain(told(sentence))}")
+
+
+def _numbers(draft: Draft) -> None:
+    """Suffix and hyper-parameters, each of which may stay automatic."""
+    st.text_input(
+        _("Suffix: becomes part of the model's name"),
+        max_chars=40,
+        key="training_suffix",
+        placeholder=_("for example ultraman"),
+        persist_state="session",
+    )
+    _auto(_("Epochs"), "training_epochs", 3, 1, 50)
+    _auto(_("Batch size"), "training_batch", 4, 1, 256)
+    _auto(_("Learning rate multiplier"), "training_rate", _USUAL_RATE, 0.01, 100.0)
+    further = draft.base.base is not None or draft.base.id.startswith("ft:")
+    st.caption(plain(told(rate_advice(draft.rows, further, draft.base.provider))))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        with st.popover(_("More"), icon=":material/tune:"):
+            _auto(_("Seed"), "training_seed", 0, 0, 2**31 - 1)
+        _trackers()
+
+
+def _auto(title: str, key: str, start: float, least: float, most: float) -> None:
+    """A number that stays automatic until it is switched off."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        state.first(f"{key}_auto", True)
+        automatic = st.toggle(_("{title}: automatic").format(title=title), key=f"{key}_auto", persist_state="session")
+        if automatic:
+            return
+        kind = type(start)
+        if state.get(key) is not None:
+            state.put(key, kind(state.get(key)))
+        else:
+            state.first(key, start)
+        st.number_input(
+            title, kind(least), kind(most), key=key, label_visibility="collapsed", width=140, persist_state="session"
+        )
+
+
+def _trackers() -> None:
+    """Where the run can be logged too. Nothing of it is needed."""
+    with st.popover(_("Log it elsewhere too"), icon=":material/monitoring:"):
+        for name, why_not in tracking.available().items():
+            if why_not is not None:
+                state.put(f"training_tracker_{name}", False)
+            st.checkbox(
+                _TRACKERS.get(name, name), key=f"training_tracker_{name}", disabled=why_not is not None,
+                persist_state="session",
+            )  # fmt: skip
+            if why_not is not None:
+                st.caption(plain(told(why_not)))

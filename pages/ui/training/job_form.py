@@ -1,0 +1,192 @@
+"""What is chosen for a new job, kept from step to step: rows, the model to start from, and the few numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from core.dataset.datasets import DatasetSummary
+from core.dataset.versions import Version
+from core.errors import FabulaError, NotFound
+from core.providers import ModelInfo
+from core.training.form import TRACKERS
+from core.training.jobs import JobForm
+from pages.ui import cached, models, preparation, state
+from pages.ui.cached import Marks
+from pages.ui.dataset import dataset_picker
+from pages.ui.lang import _
+
+DATASET = "training_dataset"
+BASE = "training_base"
+_MARKS = "training_marks"  # as step one left them
+_WANTED = "training_base_wanted"  # a model that no list names, a checkpoint say
+_PROBLEM = "training_problem"
+_SHARE = "training_share"  # percent
+_NUMBERS = {
+    "training_epochs": "n_epochs",
+    "training_batch": "batch_size",
+    "training_rate": "learning_rate_multiplier",
+    "training_seed": "seed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What was chosen in the first step. `rows`: how many are learned from; `share`: kept for validation."""
+
+    chosen: DatasetSummary
+    version: Version | None
+    marks: Marks
+    base: ModelInfo
+    rows: int
+    share: float | None
+
+
+def pick_rows(ready: list[DatasetSummary]) -> DatasetSummary | None:
+    """The list of data sets to learn from."""
+    by_id = {one.id: one for one in ready}
+    if not by_id:
+        st.caption(_("No data set has rows yet. Upload a file here, or make one on the data set page."))
+        return None
+    if state.get(DATASET) not in by_id:
+        state.put(DATASET, ready[0].id)
+    key = st.selectbox(
+        _("Data set"),
+        list(by_id),
+        format_func=lambda one: dataset_picker.label(by_id[one]),
+        key=DATASET,
+        persist_state="session",
+    )
+    return by_id[str(key)]
+
+
+def pick_base() -> ModelInfo | None:
+    """The list of models to start from."""
+    return models.picker(
+        _("Start from"),
+        BASE,
+        prefer="gemma-3-270m",
+        among=_bases(),
+        help=_("A base model; or one that you tuned before, to train it further."),
+    )
+
+
+def keep(marks: Marks) -> None:
+    """What the first step found, for the next ones."""
+    state.put(_MARKS, marks)
+
+
+def draft() -> Draft:
+    """What was chosen in the first step.
+
+    Raises:
+        NotFound: something of it is not there any more.
+    """
+    chosen = next((one for one in cached.dataset_list() if one.id == state.get(DATASET)), None)
+    base = next((one for one in _bases() if f"{one.provider}/{one.id}" == state.get(BASE)), None)
+    if chosen is None:
+        raise NotFound("This data set is not there any more.", "Choose another one.")
+    if base is None:
+        raise NotFound("This model is not there any more.", "Choose another one.")
+    version = _version(chosen)
+    share = None if version is not None or not state.get(_SHARE) else int(state.get(_SHARE)) / 100
+    rows = preparation.rows_of(chosen, version)
+    return Draft(chosen, version, state.get(_MARKS, Marks()), base, rows - round(rows * (share or 0)), share)
+
+
+def hold() -> None:
+    """What was typed in the first step outlives the steps in which its fields are not drawn."""
+    chosen = next((one for one in cached.dataset_list() if one.id == state.get(DATASET)), None)
+    if chosen is not None:
+        preparation.carry(chosen, _version(chosen), "training", "training")
+
+
+def _version(chosen: DatasetSummary) -> Version | None:
+    wanted = state.get(f"training_version_{chosen.id}")
+    return next((one for one in cached.version_list(chosen.id) if one.id == wanted), None)
+
+
+def form(draft: Draft) -> JobForm:
+    """The job that is chosen now; the second step adds its numbers."""
+    suffix = str(state.get("training_suffix") or "").strip()
+    numbers = {name: _number(key) for key, name in _NUMBERS.items()}
+    return JobForm(
+        dataset_id=draft.chosen.id,
+        name=suffix or draft.chosen.name,
+        provider=draft.base.provider,
+        base_model=draft.base.id,
+        suffix=suffix or None,
+        n_epochs=_whole(numbers["n_epochs"]),
+        batch_size=_whole(numbers["batch_size"]),
+        learning_rate_multiplier=numbers["learning_rate_multiplier"],
+        seed=_whole(numbers["seed"]),
+        file_format=draft.marks.file_format,
+        separator=draft.marks.separator,
+        stop=draft.marks.stop,
+        version_id=draft.version.id if draft.version is not None else None,
+        validation_share=draft.share,
+        trackers=tuple(name for name in TRACKERS if state.get(f"training_tracker_{name}")),
+    )
+
+
+def fill(form: JobForm) -> None:
+    """Put a job's settings into the fields. Only before they are drawn, or in a callback."""
+    state.put(DATASET, form.dataset_id)
+    state.put(f"training_version_{form.dataset_id}", form.version_id or "")
+    chosen = next((one for one in cached.dataset_list() if one.id == form.dataset_id), None)
+    if chosen is not None:
+        version = next((one for one in cached.version_list(chosen.id) if one.id == form.version_id), None)
+        preparation.put("training", chosen, version, Marks(form.separator, form.stop, form.file_format))
+    state.put(_SHARE, round((form.validation_share or 0) * 100))
+    state.put("training_suffix", form.suffix or "")
+    for key, name in _NUMBERS.items():
+        value = getattr(form, name)
+        state.put(f"{key}_auto", value is None)
+        if value is not None:
+            state.put(key, value)
+    start_from(form.provider, form.base_model)
+
+
+def start_from(provider: str, model: str) -> None:
+    """Choose the model to start from, also one that no list names."""
+    state.put(BASE, f"{provider}/{model}")
+    state.put(_WANTED, (provider, model))
+
+
+def problem() -> FabulaError | None:
+    """What the last try to start the job said."""
+    found: FabulaError | None = state.get(_PROBLEM)
+    return found
+
+
+def keep_problem(error: FabulaError) -> None:
+    """To be shown in the dialog, which hides the page under it."""
+    state.put(_PROBLEM, error)
+
+
+def forget_problem() -> None:
+    state.put(_PROBLEM, None)
+
+
+def _bases() -> list[ModelInfo]:
+    """What can be trained, and the model that somebody has asked to train further."""
+    found = cached.trainable()
+    wanted = state.get(_WANTED)
+    if wanted is not None and wanted not in {(one.provider, one.id) for one in found}:
+        provider, model = wanted
+        if provider in cached.registry().ids():
+            found.append(ModelInfo(id=model, provider=provider, base=None, format=None, created=None))
+    return found
+
+
+def _number(key: str) -> float | None:
+    """A number that was typed; None where the choice is left to the provider."""
+    if state.get(f"{key}_auto", True):
+        return None
+    value = state.get(key)
+    return None if value is None else float(value)
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)

@@ -1,0 +1,149 @@
+"""All jobs, the newest first: a click opens one, several are compared; the address says which are open."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from core.db.tables import utcnow
+from core.training.jobs import JobView
+from pages.ui import cached, state
+from pages.ui.lang import _, ago, duration, language
+from pages.ui.training import cached_training, job_words
+
+OPEN = "training_open"  # ids of the jobs that are open, for whoever wants to open one
+_ADDRESS = "jobs"  # query parameter
+_DRAWN = "training_list_drawn"  # a new number draws the list anew, with what is open selected
+_FEW = 6  # rows that need no scrolling
+_HEIGHT = 260  # px
+_SEARCHED = 9  # jobs from which on one can search
+_MOST_COMPARED = 8
+
+
+def open_jobs(*ids: str) -> None:
+    """Open these jobs at the next run."""
+    state.put(OPEN, ids)
+    state.put(_DRAWN, int(state.get(_DRAWN, 0)) + 1)
+    _to_address(ids)
+
+
+def show(found: Sequence[JobView]) -> list[JobView]:
+    """The list. Returns the jobs that are open, at least one, in the order of the list."""
+    _from_address(found)
+    listed = _searched(found)
+    if not listed:
+        st.caption(_("No job is called so."))
+        return [found[0]]
+    several = len({job.provider for job in listed}) > 1
+    event = st.dataframe(
+        _frame(listed),
+        hide_index=True,
+        height="content" if len(listed) <= _FEW else _HEIGHT,
+        on_select="rerun",
+        selection_mode="multi-row",
+        selection_default={"selection": {"rows": _rows(listed), "columns": [], "cells": []}},
+        key=f"training_list_{_digest(listed)}_{state.get(_DRAWN, 0)}",
+        column_order=[name for name in _columns() if name != "provider" or several],
+        column_config=_columns(),
+        placeholder="–",
+        alt=_("Training jobs"),
+    )
+    picked = [listed[row] for row in event.selection.rows if row < len(listed)][:_MOST_COMPARED]
+    ids = tuple(job.id for job in picked)
+    if ids != tuple(state.get(OPEN, ())):
+        state.put(OPEN, ids)
+        _to_address(ids)
+    return picked or [found[0]]
+
+
+def _from_address(found: Sequence[JobView]) -> None:
+    """A link opens the jobs that it names; those that are gone are left out."""
+    wanted = st.query_params.get(_ADDRESS)
+    if wanted is None or state.get(OPEN) is not None:
+        return
+    known = {job.id for job in found}
+    state.put(OPEN, tuple(one for one in wanted.split(",") if one in known))
+
+
+def _to_address(ids: Sequence[str]) -> None:
+    if ids:
+        st.query_params[_ADDRESS] = ",".join(ids)
+    elif _ADDRESS in st.query_params:
+        del st.query_params[_ADDRESS]
+
+
+def _searched(found: Sequence[JobView]) -> list[JobView]:
+    """Those whose name, model, state or provider has what was typed."""
+    if len(found) < _SEARCHED:
+        return list(found)
+    word = st.text_input(
+        _("Search"), key="training_search", placeholder=_("name, model, state"), label_visibility="collapsed",
+        icon=":material/search:", width=320, persist_state="session",
+    )  # fmt: skip
+    wanted = (word or "").casefold().strip()
+    if not wanted:
+        return list(found)
+    return [
+        job
+        for job in found
+        if any(
+            wanted in text.casefold()
+            for text in (job.name, job.base_model, job.provider, job_words.status(job), job.fine_tuned_model or "")
+        )
+    ]
+
+
+def _digest(listed: Sequence[JobView]) -> int:
+    """Tells lists of other jobs apart: what is selected in one means nothing in another."""
+    return zlib.crc32(" ".join(job.id for job in listed).encode())
+
+
+def _rows(listed: Sequence[JobView]) -> list[int]:
+    wanted = set(state.get(OPEN) or ())
+    return [row for row, job in enumerate(listed) if job.id in wanted]
+
+
+def _frame(listed: Sequence[JobView]) -> pd.DataFrame:
+    """The list as a table, made once a moment for all who look at it."""
+    datasets = {one.id: one.name for one in cached.dataset_list()}
+    seen = hash((tuple((job.id, job.updated_at, job.status) for job in listed), tuple(datasets.items()), language()))
+    return cached_training.shared_table(seen, lambda: pd.DataFrame([_record(job, datasets) for job in listed]))
+
+
+def _record(job: JobView, datasets: dict[str, str]) -> dict[str, object]:
+    curve = cached_training.summary(job)
+    return {
+        "name": job.name,
+        "status": job_words.status(job),
+        "base": job_words.model_name(job.base_model),
+        "provider": job.provider,
+        "dataset": datasets.get(job.dataset_id or ""),
+        "curve": list(curve.sparks),
+        "loss": curve.loss,
+        "accuracy": curve.accuracy,
+        "cost": None if job.cost_usd is None else float(job.cost_usd),
+        "took": duration(job.duration_s(utcnow())),
+        "when": ago(job.created_at, utcnow()),
+    }
+
+
+def _columns() -> dict[str, Any]:
+    """Titles and formats; a cost that is not known stays empty, it is not 0."""
+    config: Any = st.column_config
+    return {
+        "name": config.TextColumn(_("Job")),
+        "status": config.TextColumn(_("Status")),
+        "base": config.TextColumn(_("Started from")),
+        "provider": config.TextColumn(_("Provider")),
+        "dataset": config.TextColumn(_("Data set")),
+        "curve": config.LineChartColumn(_("Curve"), width="small"),
+        "loss": config.NumberColumn(_("Loss"), format="%.3f"),
+        "accuracy": config.NumberColumn(_("Token accuracy"), format="percent"),
+        "cost": config.NumberColumn(_("Cost, USD"), format="%.4f"),
+        "took": config.TextColumn(_("Time")),
+        "when": config.TextColumn(_("When")),
+    }

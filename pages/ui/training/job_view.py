@@ -1,0 +1,111 @@
+"""Your jobs: the list, and below it what is open: one job as it goes, or several side by side."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core.db.tables import utcnow
+from core.training import jobs
+from core.training.jobs import JobView
+from pages.ui import cached, cards, views
+from pages.ui.lang import _, duration, mark, number, plain, told
+from pages.ui.training import (
+    cached_training,
+    compare_view,
+    curves,
+    evaluation_tab,
+    job_actions,
+    job_checkpoints,
+    job_details,
+    job_dialog,
+    job_list,
+    lineage_view,
+)
+from pages.ui.training.job_words import STATUSES
+
+__all__ = ["STATUSES", "show"]
+
+_ICONS = {"succeeded": ":material/check_circle:", "failed": ":material/error:", "paused": ":material/pause_circle:"}
+_PARTS = {
+    "events": mark("Events"),
+    "settings": mark("Settings"),
+    "evaluation": mark("Evaluation"),
+    "family": mark("Family tree"),
+}
+_MEGABYTE = 1_000_000
+
+
+def show() -> None:
+    """The whole part."""
+    found = cached.job_list()
+    if not found:
+        with cards.empty(
+            _("No job yet. A new one takes a data set of yours, or a file."), icon=":material/model_training:"
+        ):
+            job_dialog.button(primary=True)
+        return
+    active = any(not job.finished for job in found)
+    st.fragment(run_every=cached.POLL_S if active else None)(_all)(active)
+
+
+def _all(was_active: bool) -> None:
+    """The list and what is open, as they are now. When the last job ends, the whole page is drawn once more."""
+    with cards.errors_shown():
+        found = cached.job_list()
+        if was_active and all(job.finished for job in found):
+            st.rerun()
+        opened = job_list.show(found)
+        if len(opened) > 1:
+            compare_view.show(opened)
+        else:
+            _one(opened[0])
+
+
+def _one(job: JobView) -> None:
+    """One job: how it goes, what can be done, its curve, its checkpoints, and the rest one at a time."""
+    _verdict(job)
+    job_actions.show(job)
+    points = cached_training.points(job)
+    clicked = curves.show(cached_training.source(job), "training_job", points)
+    job_checkpoints.show(job, points, clicked)
+    part = views.switch("training_tab", _("About this job"), {key: _(title) for key, title in _PARTS.items()})
+    if part == "events":
+        job_details.events(job)
+    elif part == "settings":
+        job_details.settings(job)
+    elif part == "evaluation":
+        evaluation_tab.show(job)
+    else:
+        lineage_view.show(job)
+
+
+def _verdict(job: JobView) -> None:
+    """How it goes, in a sentence, with the bar and the time left."""
+    sentence = told(jobs.verdict(job, utcnow()))
+    st.markdown(f"{_ICONS.get(job.status, ':material/model_training:')} **{plain(sentence)}**")
+    if not job.finished:
+        _bar(job)
+    if job.status == "failed" and job.next_step:
+        st.caption(f":material/arrow_forward: {plain(told(job.next_step))}")
+
+
+def _bar(job: JobView) -> None:
+    """Of the upload while there is one; then by steps where the engine says so, else by time where an end is known."""
+    gone, left = job.duration_s(utcnow()), job.eta_s(utcnow())
+    steps = cached.training_of(job.id)
+    if job.status == "preparing" and job.upload_share is not None:
+        share, words = job.upload_share, [_sent(job)]
+    elif steps:
+        share = steps[0] / max(1, steps[1])
+        words = [_("step {step} of {total}").format(step=number(steps[0]), total=number(steps[1]))]
+    else:
+        share, words = (gone / (gone + left) if left else 0.0), []
+    words += [_("done in {time}").format(time=duration(left))] if left is not None else []
+    words += [_("since {time}").format(time=duration(gone))]
+    st.progress(min(1.0, share), text=" · ".join(words))
+
+
+def _sent(job: JobView) -> str:
+    return _("{sent} of {total} MB sent").format(
+        sent=number((job.uploaded_bytes or 0) / _MEGABYTE, 1), total=number((job.file_bytes or 0) / _MEGABYTE, 1)
+    )

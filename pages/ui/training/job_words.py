@@ -1,0 +1,47 @@
+"""What jobs are called and how their state is said, wherever jobs are named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from core.training.jobs import JobView
+from pages.ui.lang import _, mark
+
+STATUSES = {
+    "preparing": mark("preparing"),
+    "submitting": mark("submitting"),
+    "validating_files": mark("checking the file"),
+    "queued": mark("queued"),
+    "running": mark("training"),
+    "paused": mark("paused"),
+    "succeeded": mark("finished"),
+    "failed": mark("failed"),
+    "cancelled": mark("cancelled"),
+    "canceled": mark("cancelled"),
+}
+_SHORT_ID = 4  # characters at the end of an id, where ids differ: enough to tell jobs of one name apart
+
+
+def status(job: JobView) -> str:
+    """Its state in a word."""
+    return status_word(job.status)
+
+
+def status_word(status: str) -> str:
+    """A state in a word; one that nobody knows is shown as the provider says it."""
+    return _(STATUSES[status]) if status in STATUSES else status
+
+
+def model_name(model: str) -> str:
+    """A model's name for a narrow place: a tuned one's own name and id, with its base."""
+    if not model.startswith("ft:"):
+        return model
+    parts = model.split(":")
+    own = " ".join(part for part in parts[3:] if part)
+    return f"{own or model} · {parts[1]}" if len(parts) > 1 else model
+
+
+def names(jobs: Sequence[JobView]) -> dict[str, str]:
+    """A name for each job, by id: its own, with the end of its id where two have the same."""
+    taken = [job.name for job in jobs]
+    return {job.id: job.name if taken.count(job.name) == 1 else f"{job.name} · {job.id[-_SHORT_ID:]}" for job in jobs}

@@ -1,0 +1,80 @@
+"""Where a job comes from and what came of it: the family tree as a picture, and its chain as one curve."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core.charts import family as charts_family
+from core.charts.family import Member
+from core.db.tables import utcnow
+from core.training import lineage
+from core.training.jobs import JobView
+from core.training.lineage import Family, Node
+from pages.ui import cached
+from pages.ui.lang import _, duration, mark, n_, number, usd
+from pages.ui.training import cached_training, curves, job_list, job_words
+
+_KINDS = {
+    "dataset": mark("Data set"),
+    "base": mark("Base model"),
+    "job": mark("Job"),
+    "checkpoint": mark("Checkpoint"),
+    "model": mark("Model"),
+}
+
+
+def show(job: JobView) -> None:
+    """The tree; then, for a job that trained further, the whole way from the first base model."""
+    family = cached_training.family(job)
+    _tree(family, job)
+    chain = lineage.chain(cached.store(), job.id)
+    if len(chain) > 1:
+        _chain(chain)
+
+
+def _tree(family: Family, job: JobView) -> None:
+    """The picture; a click on another job opens it."""
+    members = [_member(one, job) for one in family.nodes]
+    kinds = {kind: _(title) for kind, title in _KINDS.items()}
+    key = (tuple(members), family.edges, tuple(kinds.values()))
+    drawn = cached_training.drawn(key, lambda: charts_family.family(members, family.edges, kinds))
+    event = st.vega_lite_chart(
+        drawn.rows, drawn.spec, key=f"training_family_{job.id}", on_select="rerun",
+        selection_mode=charts_family.OPENED,
+        alt=_("Data sets, jobs, checkpoints and models, and what was made from what"),
+    )  # fmt: skip
+    st.caption(_("From left to right: what was made from what. A click on another job opens it."))
+    hits = event.selection.get(charts_family.OPENED) or []
+    wanted = {one.id: one.ref for one in family.nodes if one.kind == "job" and one.ref != job.id}
+    if hits and (job_id := wanted.get(str(hits[0].get("id")))) is not None:
+        job_list.open_jobs(job_id)
+        st.rerun()
+
+
+def _member(node: Node, job: JobView) -> Member:
+    """A box, in the visitor's words."""
+    label, detail = node.label, node.detail
+    if node.kind == "checkpoint":
+        label = _("step {step}").format(step=node.label)
+    elif node.kind == "model" and node.model:
+        label, _slash, base = job_words.model_name(node.model.partition("/")[2]).partition(" · ")
+        detail = base
+    elif node.kind == "job" and node.status:
+        rows = _("{rows} rows").format(rows=node.detail) if node.detail else ""
+        detail = " · ".join(part for part in (job_words.status_word(node.status), rows) if part)
+    return Member(node.id, node.kind, label, detail, marked=node.kind == "job" and node.ref == job.id)
+
+
+def _chain(chain: tuple[JobView, ...]) -> None:
+    """One continuous curve, and what all of it cost."""
+    st.markdown(f"**{_('From the first job to this one')}**")
+    cost = lineage.chain_cost(chain, utcnow())
+    unknown = n_("and {n} job at an unknown price", "and {n} jobs at an unknown price", cost.unknown)
+    with st.grid(4, min_column_width=150):
+        st.metric(_("Jobs"), number(len(chain)))
+        st.metric(_("Tokens trained on"), number(cost.tokens))
+        st.metric(_("Cost of all"), usd(cost.known_usd), unknown if cost.unknown else None, delta_color="off")
+        st.metric(_("Time of all"), duration(cost.seconds))
+    source = cached_training.chain_source(chain)
+    if source.results.steps:
+        curves.charts_only(source, "training_chain")

@@ -1,0 +1,56 @@
+"""The curve of any results CSV: ours, OpenAI's of today, or one from 2023."""
+
+from __future__ import annotations
+
+import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
+
+from core.dataset.intake import decoding
+from pages.ui import cards, state
+from pages.ui.lang import _, plain, told
+from pages.ui.training import cached_training, curves
+from pages.ui.training.cached_training import CurveSource
+
+_HELD = "training_file_read"  # (id of the upload, its curve)
+
+
+def show() -> None:
+    """The whole part."""
+    file = st.file_uploader(_("Results CSV of a fine-tuning job"), type=["csv", "txt"], key="training_results_file")
+    if file is None:
+        st.caption(_("The file that a job leaves behind, with one line for each step. Nothing is sent anywhere."))
+        return
+    with cards.errors_shown():
+        _read(_source(file))
+
+
+def _source(file: UploadedFile) -> CurveSource:
+    """The file as read, once per upload."""
+    held = state.get(_HELD)
+    if held is None or held[0] != file.file_id:
+        with st.spinner(_("Reading the file"), show_time=True):
+            text = decoding.decode(file.getvalue(), file.name).text
+            held = (file.file_id, cached_training.read_file(file.file_id, text))
+        state.put(_HELD, held)
+    source: CurveSource = held[1]
+    return source
+
+
+def _read(source: CurveSource) -> None:
+    """The curve, or why there is none."""
+    read = source.results
+    if not read.has_steps:
+        st.error(
+            _("This file has no column “step”, so it is no results file. Upload the CSV that the job left behind."),
+            icon=":material/description:",
+        )
+        return
+    if not read.steps:
+        st.info(
+            _("This file has no line with a step that can be read yet. Upload it again when the job has made one."),
+            icon=":material/hourglass_empty:",
+        )
+        return
+    if read.note:
+        st.caption(f":material/info: {plain(told(read.note))}")
+    curves.show(source, "training_file")

@@ -1,0 +1,173 @@
+"""The Run part in a real browser: a run outlives the tab that began it, and every tab sees the same one."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from core.actor import LOCAL
+from core.dataset import datasets
+from core.dataset.recipe import Column, Recipe
+from core.db.store import Store
+from core.settings import Settings
+from tests import fault_server, studio_process
+from tests.fault_server import Answer, FaultServer
+from tests.studio_process import Studio
+from tests.test_browser import press, settled, visit
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+_CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+_SOON_S = 60
+_SOON_MS = 1000 * _SOON_S
+_RECIPE = Recipe(
+    "heroes",
+    (
+        Column("hero", ("唐", "宋", "元", "明", "清")),
+        Column("power", ("隐形", "飞行", "读心术", "喷火")),
+        Column("mood", ("轻松", "努力", "艰难")),
+    ),
+    "写{hero}朝英雄，{power}，{mood}的故事",
+    repeats=2,
+    model="writer",
+    seed=1,  # a seed of its own for each row: one request for each
+)
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not Path(_CHROMIUM).exists(), reason="Debian's chromium is not installed"),
+]
+
+
+class Gates:
+    """Answers as many requests as it is told to; the others wait for the next word."""
+
+    def __init__(self) -> None:
+        self._open = 0
+        self._asked = 0
+        self._news = threading.Condition()
+
+    def __call__(self, prompt: str) -> Answer:
+        with self._news:
+            self._asked += 1
+            mine = self._asked
+            self._news.wait_for(lambda: mine <= self._open, _SOON_S)
+        return fault_server.text(f"从前，{prompt[1:]}。")
+
+    def open(self, requests: int) -> None:
+        """Answer so many requests in all."""
+        with self._news:
+            self._open = requests
+            self._news.notify_all()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def gates() -> Gates:
+    return Gates()
+
+
+@pytest.fixture
+def studio(tmp_path: Path, gates: Gates) -> Iterator[Studio]:
+    """A studio whose engine is the test's, and answers when the test says so."""
+    with FaultServer(gates) as server:
+        environ = {"FABULA_ENGINE_URL": server.url.removesuffix("/v1")}
+        with studio_process.running(tmp_path / "home", **environ) as studio:
+            yield studio
+        gates.open(1_000_000)
+
+
+@pytest.fixture
+def store(tmp_path: Path, studio: Studio) -> Iterator[Store]:
+    """The studio's own ledger, seen from outside."""
+    store = Store(Settings.from_env({"FABULA_HOME": str(tmp_path / "home")}).database_url)
+    yield store
+    store.close()
+
+
+def _run_part(browser: Browser, studio: Studio, **context: Any) -> Page:
+    page = visit(browser, f"{studio.url}/dataset", locale="en-US", **context)
+    page.get_by_role("radio", name="Run", exact=True).click()
+    page.get_by_role("radio", name="Run", exact=True, checked=True).wait_for()
+    settled(page)
+    return page
+
+
+def test_a_run_goes_on_when_its_tab_is_closed(browser: Browser, studio: Studio, store: Store, gates: Gates) -> None:
+    dataset_id = datasets.create(store, LOCAL, _RECIPE)
+
+    def done() -> int:
+        return datasets.summary(store, dataset_id).done
+
+    page = _run_part(browser, studio)
+    gates.open(20)
+    press(page, "dataset_continue")
+    page.get_by_text("20 of 120").wait_for(timeout=_SOON_MS)
+    page.context.close()
+
+    gates.open(60)  # nobody is looking
+    until(lambda: done() == 60, "the run without a tab", _SOON_S)
+
+    first, second = _run_part(browser, studio), _run_part(browser, studio, color_scheme="dark")
+    for tab in (first, second):
+        tab.get_by_text("60 of 120").wait_for(timeout=_SOON_MS)
+        assert tab.locator(".st-key-dataset_stop button").count() == 1
+    gates.open(1_000)
+    for tab in (first, second):  # nothing is clicked: they watch
+        tab.get_by_text("120 of 120").wait_for(timeout=_SOON_MS)
+        tab.get_by_text("Finished").wait_for(timeout=_SOON_MS)
+    second.context.close()
+    assert done() == 120
+
+    _click_a_square(first)
+    first.get_by_role("button", name="2 rows in the table").wait_for(timeout=_SOON_MS)
+    first.get_by_role("button", name="Leave out").first.click()
+    first.get_by_role("button", name="Undo: 1 row left out").wait_for(timeout=_SOON_MS)
+    assert datasets.summary(store, dataset_id).excluded == 1
+    first.get_by_role("button", name="Undo: 1 row left out").click()
+    until(lambda: done() == 120, "the row is back", _SOON_S)
+    first.context.close()
+
+
+def test_a_run_is_paused_in_one_tab_and_gone_on_with_in_another(
+    browser: Browser, studio: Studio, store: Store, gates: Gates
+) -> None:
+    dataset_id = datasets.create(store, LOCAL, _RECIPE)
+    page = _run_part(browser, studio)
+    gates.open(10)
+    press(page, "dataset_continue")
+    page.get_by_text("10 of 120").wait_for(timeout=_SOON_MS)
+    press(page, "dataset_pause")
+    page.get_by_text("Paused").wait_for(timeout=_SOON_MS)
+    page.context.close()
+    gates.open(1_000)
+    other = _run_part(browser, studio)
+    press(other, "dataset_resume")
+    other.get_by_text("Finished").wait_for(timeout=_SOON_MS)
+    assert datasets.summary(store, dataset_id).done == 120
+    other.context.close()
+
+
+def _click_a_square(page: Page) -> None:
+    """The first square of the map: its place is measured, since a canvas has no elements."""
+    chart = page.locator('[data-testid="stVegaLiteChart"]').first
+    chart.scroll_into_view_if_needed()
+    chart.locator("canvas, svg").first.wait_for()
+    box = chart.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + min(box["height"] * 0.6, 200))

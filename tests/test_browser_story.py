@@ -1,0 +1,238 @@
+"""The story page in a real browser: words that grow, four panes, a vote, a voice, and no request to anywhere else."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests import fault_server, studio_process
+from tests.fault_server import FaultServer
+from tests.studio_process import Studio
+from tests.test_browser import _CHROMIUM, press, settled, visit
+from tests.test_browser import pytestmark as pytestmark
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+_MODELS = ("writer", "second", "third", "fourth")
+_NASTY = (
+    "![x](http://example.com/x.png) <img src=http://example.com/y.png> <script>fetch('http://example.com/z')</script> "
+    "[link](http://example.com) http://example.com/plain"
+)
+_PACE_S = 0.02  # between pieces: fifty a second
+# A voice that only remembers: each sentence ends as soon as it has begun.
+_VOICE = """
+window.spoken = [];
+const voice = {name: "Test", lang: "zh-CN", voiceURI: "test", localService: true, default: true};
+Object.defineProperty(window, "speechSynthesis", {value: {
+  getVoices: () => [voice], addEventListener() {}, removeEventListener() {}, pause() {}, resume() {}, cancel() {},
+  speak(said) { window.spoken.push([said.text, said.rate]); setTimeout(() => said.onend && said.onend(), 0); },
+}});
+window.SpeechSynthesisUtterance = function (text) { this.text = text; };
+"""
+
+
+class Teller(FaultServer):
+    """An engine that streams piece by piece: each model's pieces, then `held` says whether it goes on for ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.models = [{**self.models[0], "id": name} for name in _MODELS]
+        self.begin(("从前，",))
+
+    def begin(self, pieces: tuple[str, ...], *, gated: int | None = None, endless: bool = False) -> None:
+        """What is streamed from now on; after `gated` pieces it waits for `go_on`."""
+        self.pieces, self.gated, self.endless = pieces, gated, endless
+        self.go_on, self.hung_up = threading.Event(), threading.Event()
+
+
+def _stream(handler: Any, answer: fault_server.Answer, body: dict[str, Any]) -> None:
+    server: Teller = handler.fault
+    handler.send_response(200)
+    handler.send_header("content-type", "text/event-stream")
+    handler.send_header("connection", "close")
+    handler.end_headers()
+    handler.close_connection = True
+    go_on, hung_up, gated = server.go_on, server.hung_up, server.gated
+
+    def say(chunk: dict[str, Any]) -> None:
+        handler.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+        handler.wfile.flush()
+
+    try:
+        for number, piece in enumerate(server.pieces):
+            if number == gated:
+                go_on.wait(60)
+            say(fault_server._chunk(answer, body, piece.replace("{model}", body["model"]), None))
+        while server.endless and not go_on.wait(_PACE_S):
+            say(fault_server._chunk(answer, body, "字", None))
+        say(fault_server._chunk(answer, body, "", "stop"))
+        handler.wfile.write(b"data: [DONE]\n\n")
+    except OSError:
+        hung_up.set()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def teller() -> Iterator[Teller]:
+    with Teller() as server:
+        server._http.RequestHandlerClass._stream = _stream  # type: ignore[attr-defined]  # of this server only
+        yield server
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory, teller: Teller) -> Iterator[Studio]:
+    home = tmp_path_factory.mktemp("stories") / "home"
+    with studio_process.running(home, FABULA_ENGINE_URL=teller.url.removesuffix("/v1")) as studio:
+        yield studio
+
+
+def _words(page: Page, number: int = 0) -> str:
+    return page.locator(f".st-key-story_words_{number}").inner_text()
+
+
+def _on_stage(page: Page, url: str) -> Page:
+    """The stage, drawn; it has no title."""
+    page.set_default_timeout(30_000)
+    page.goto(url)
+    page.locator(".st-key-story_stage_0").wait_for()
+    return page
+
+
+def _until_words(page: Page, text: str, number: int = 0) -> None:
+    page.locator(f".st-key-story_words_{number}").get_by_text(text).wait_for()
+
+
+def test_words_grow_while_they_come_and_stopping_keeps_them(browser: Browser, studio: Studio, teller: Teller) -> None:
+    teller.begin(("从前，", "有一"), endless=True)
+    page = visit(browser, f"{studio.url}/story", locale="en-US")
+    press(page, "story_button")
+    _until_words(page, "从前，有一")
+    first = len(_words(page))
+    page.wait_for_function(f"document.querySelector('.st-key-story_words_0').innerText.length > {first + 20}")
+    page.get_by_role("button", name="Stop", exact=True).last.click()
+    page.get_by_text("stopped; the words so far are kept").wait_for()
+    assert teller.hung_up.wait(30) and len(_words(page)) > first + 20
+    assert page.get_by_role("button", name="Go on writing").count() == 1
+    page.context.close()
+
+
+def test_a_page_that_is_left_hangs_up(browser: Browser, studio: Studio, teller: Teller) -> None:
+    teller.begin(("从前，",), endless=True)
+    page = visit(browser, f"{studio.url}/story", locale="en-US")
+    press(page, "story_button")
+    _until_words(page, "从前，")
+    page.context.close()
+    assert teller.hung_up.wait(30)
+
+
+def test_another_page_of_the_studio_is_leaving_too(browser: Browser, studio: Studio, teller: Teller) -> None:
+    teller.begin(("从前，",), endless=True)
+    page = visit(browser, f"{studio.url}/story", locale="en-US")
+    press(page, "story_button")
+    _until_words(page, "从前，")
+    page.get_by_role("link", name="Settings").first.click()
+    assert teller.hung_up.wait(30)
+    page.context.close()
+
+
+def test_a_click_on_the_page_is_not_leaving(browser: Browser, studio: Studio, teller: Teller) -> None:
+    teller.begin(("从前，",), endless=True)
+    page = visit(browser, f"{studio.url}/story", locale="en-US")
+    press(page, "story_button")
+    _until_words(page, "从前，")
+    for _ in range(3):
+        page.locator(".st-key-story_aloud label").click()
+        first = len(_words(page))
+        page.wait_for_function(f"document.querySelector('.st-key-story_words_0').innerText.length > {first + 30}")
+    assert not teller.hung_up.is_set()
+    teller.go_on.set()
+    page.get_by_text("finished by itself").wait_for()
+    page.context.close()
+
+
+def test_four_panes_fill_at_once_and_a_blind_vote_reveals_them(
+    browser: Browser, studio: Studio, teller: Teller
+) -> None:
+    teller.begin(("我是 {model}。", "完。"), gated=1)
+    page = visit(browser, f"{studio.url}/story", locale="en-US")
+    page.locator(".st-key-story_compare label").click()
+    page.locator(".st-key-story_blind label").click()
+    settled(page)
+    box = page.locator(".st-key-story_others input")
+    for name in _MODELS[2:]:
+        box.fill(name)
+        page.keyboard.press("Enter")
+        settled(page)
+    page.keyboard.press("Escape")
+    press(page, "story_button")
+    for number in range(4):
+        _until_words(page, "我是", number)  # all of them before any has ended
+    teller.go_on.set()
+    page.get_by_text("Which one is best?").wait_for()
+    shown = {_words(page, number).split()[1].split("。")[0] for number in range(4)}
+    assert shown == set(_MODELS)
+    press(page, "story_vote_1")
+    page.get_by_text("You chose").wait_for()
+    page.context.close()
+
+
+def test_a_voice_reads_sentence_by_sentence_while_more_is_written(
+    browser: Browser, studio: Studio, teller: Teller
+) -> None:
+    teller.begin(("第一句。第二", "句！后", "来呢"), gated=2)
+    page = browser.new_context(locale="en-US").new_page()
+    page.add_init_script(_VOICE)
+    page.goto(f"{studio.url}/story")
+    settled(page)
+    press(page, "story_button")
+    _until_words(page, "第二句！")
+    page.locator(".st-key-story_aloud label").click()
+    page.wait_for_function("window.spoken.length === 2")  # the third sentence has no end yet
+    teller.go_on.set()
+    page.wait_for_function("window.spoken.length === 3")
+    assert [said for said, _rate in page.evaluate("window.spoken")] == ["第一句。", "第二句！", "后来呢"]
+    assert page.get_by_role("button", name="Pause").count() == 1
+    page.context.close()
+
+
+def test_no_word_of_a_model_makes_the_browser_ask_anybody(browser: Browser, studio: Studio, teller: Teller) -> None:
+    teller.begin((_NASTY,))
+    page = visit(browser, f"{studio.url}/story", locale="en-US")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    press(page, "story_button")
+    page.get_by_text("finished by itself").wait_for()
+    assert _words(page).strip() == _NASTY
+    page.get_by_role("radio", name="Earlier stories").click()
+    page.get_by_text("plain").first.wait_for()
+    settled(page)
+    _on_stage(page, f"{studio.url}/story?stage=1&embed=true")
+    press(page, "story_stage_0")
+    page.get_by_text("finished by itself").wait_for()
+    assert page.locator("img[src*='example']").count() == 0
+    assert asked and not [url for url in asked if not url.startswith((studio.url, "data:", "blob:"))]
+    page.context.close()
+
+
+def test_the_stage_is_calm(browser: Browser, studio: Studio, teller: Teller) -> None:
+    teller.begin(("从前，有一位{model}。",))
+    page = browser.new_context(locale="en-US").new_page()
+    _on_stage(page, f"{studio.url}/story?stage=1&embed=true&models=engine/writer,engine/second")
+    press(page, "story_stage_0")
+    for name in ("writer", "second"):
+        page.get_by_text(f"从前，有一位{name}。").wait_for()
+    assert page.locator(".st-key-story_button").count() == 0
+    page.context.close()

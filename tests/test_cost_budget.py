@@ -1,0 +1,425 @@
+"""The ledger by day, person and run; budgets that hold where money is reserved; own prices; quality beside price."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from threading import Thread
+
+import pytest
+
+from core.actor import LOCAL, Actor
+from core.cost import budget, history, own, quality, spend
+from core.cost.book import PriceBook, cost_of, training_cost
+from core.db.store import Store, new_id
+from core.db.tables import Evaluation, Spend, Story, TrainingJob, Vote
+from core.errors import FabulaError, NotFound, OverBudget
+from core.settings import Settings
+from tests.stores import fresh
+
+_ANNA = Actor("anna", "Anna", "editor")
+_VIEWER = Actor("vic", "Vic", "viewer")
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    ledger = fresh(settings)
+    yield ledger
+    ledger.close()
+
+
+def _reserve(store: Store, amount: str | None, actor: Actor = LOCAL, reference: str = "run-1") -> int:
+    with store.session() as session:
+        return spend.record(
+            session, actor, "dataset", provider="openai", model="m", reference=reference,
+            cost_usd=None if amount is None else Decimal(amount),
+        )  # fmt: skip
+
+
+def _paid(
+    store: Store, amount: str | None, actor: Actor = LOCAL, reference: str = "s", at: datetime | None = None
+) -> int:
+    with store.session() as session:
+        made = spend.record(
+            session, actor, "story", provider="openai", model="m", reference=reference, prompt_tokens=10,
+            completion_tokens=20, cost_usd=None if amount is None else Decimal(amount),
+        )  # fmt: skip
+        if at is not None:
+            session.get_one(Spend, made).at = at
+        return made
+
+
+# --- budgets --------------------------------------------------------------------------------------------------------
+
+
+def test_without_budgets_everything_goes_and_nothing_is_said_of_a_rest(store: Store) -> None:
+    _reserve(store, "1000000")
+    assert budget.left(store, LOCAL) is None
+    assert budget.budgets(store) == []
+
+
+@pytest.mark.parametrize(
+    ("scope", "subject", "says"),
+    [("month", "", "This month's"), ("person", "local", "Your budget"), ("run", "", "of a run")],
+)
+def test_a_reservation_that_goes_over_a_budget_is_refused_and_not_written(
+    store: Store, scope: budget.Scope, subject: str, says: str
+) -> None:
+    budget.set_budget(store, LOCAL, scope, Decimal(10), subject)
+    _reserve(store, "6")
+    with pytest.raises(OverBudget) as caught:
+        _reserve(store, "4.01")
+    assert says in caught.value.what and "$6.00 of $10.00" in caught.value.what and caught.value.next_step
+    assert budget.left(store, LOCAL, "run-1") == 4
+    _reserve(store, "4")
+    assert budget.left(store, LOCAL, "run-1") == 0
+
+
+def test_a_run_and_a_person_have_their_own(store: Store) -> None:
+    budget.set_budget(store, LOCAL, "run", Decimal(5))
+    budget.set_budget(store, LOCAL, "person", Decimal(7), "anna")
+    _reserve(store, "5", _ANNA, "run-1")
+    with pytest.raises(OverBudget):
+        _reserve(store, "0.01", _ANNA, "run-1")
+    with pytest.raises(OverBudget):
+        _reserve(store, "3", _ANNA, "run-2")
+    _reserve(store, "3", LOCAL, "run-2")  # somebody else
+    assert budget.left(store, _ANNA, "run-3") == 2
+    assert budget.left(store, LOCAL, "run-2") == 2
+    assert budget.left(store, LOCAL) is None  # no run, no month, no budget of this person
+
+
+def test_many_rows_reserved_in_one_transaction_are_counted_together(store: Store) -> None:
+    budget.set_budget(store, LOCAL, "month", Decimal(3))
+    with pytest.raises(OverBudget), store.session() as session:
+        for _ in range(4):
+            spend.record(
+                session, LOCAL, "dataset", provider="p", model="m", reference="r", cost_usd=Decimal(1)
+            )  # fmt: skip
+    assert budget.left(store, LOCAL) == 3  # all or nothing
+
+
+def test_settling_gives_back_what_was_not_needed(store: Store) -> None:
+    budget.set_budget(store, LOCAL, "month", Decimal(3))
+    made = _reserve(store, "3")
+    with store.session() as session:
+        assert budget.left(store, LOCAL, session=session) == 0
+        spend.settle(session, made, prompt_tokens=5, completion_tokens=5, cost_usd=Decimal("0.5"))
+        assert budget.left(store, LOCAL, session=session) == Decimal("2.5")
+    line = history.works(store, datetime.now(UTC) - timedelta(days=1))[0]
+    assert (line.estimated_usd, line.cost_usd) == (3, Decimal("0.5"))  # the worst case stays as the estimate
+
+
+def test_last_month_does_not_count(store: Store) -> None:
+    budget.set_budget(store, LOCAL, "month", Decimal(1))
+    _paid(store, "100", at=budget.month_start(datetime.now(UTC)) - timedelta(seconds=1))
+    assert budget.left(store, LOCAL) == 1
+
+
+def test_what_was_already_bought_is_written_whatever_the_budget(store: Store) -> None:
+    budget.set_budget(store, LOCAL, "month", Decimal(1))
+    _paid(store, "2")
+    view = budget.budgets(store)[0]
+    assert (view.spent_usd, view.left_usd) == (2, -1)
+    assert budget.left(store, LOCAL) == 0
+
+
+def test_an_unknown_price_cannot_be_kept_within_a_budget(store: Store) -> None:
+    with store.session() as session:
+        budget.check(session, LOCAL, None)  # no budget: nothing to keep
+    budget.set_budget(store, LOCAL, "month", Decimal(1))
+    with store.session() as session, pytest.raises(OverBudget) as caught:
+        budget.check(session, LOCAL, None)
+    assert "price of this model is unknown" in caught.value.what
+    with store.session() as session:
+        budget.check(session, LOCAL, Decimal(0))  # the engine's
+
+
+def test_two_at_once_do_not_both_get_the_last_dollar(store: Store) -> None:
+    budget.set_budget(store, LOCAL, "month", Decimal(5))
+    refused: list[OverBudget] = []
+
+    def buy() -> None:
+        for _ in range(5):
+            try:
+                _reserve(store, "1")
+            except OverBudget as error:
+                refused.append(error)
+
+    threads = [Thread(target=buy) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 15
+    assert budget.left(store, LOCAL) == 0
+
+
+def test_a_budget_is_changed_and_taken_away(store: Store) -> None:
+    budget.set_budget(store, LOCAL, "month", Decimal(5))
+    budget.set_budget(store, LOCAL, "month", Decimal(6))
+    assert [view.amount_usd for view in budget.budgets(store)] == [6]
+    budget.set_budget(store, LOCAL, "month", None)
+    assert budget.budgets(store) == []
+
+
+@pytest.mark.parametrize(
+    ("actor", "scope", "amount", "subject"),
+    [
+        (LOCAL, "month", Decimal(-1), ""),
+        (LOCAL, "month", Decimal("NaN"), ""),
+        (LOCAL, "month", Decimal("Infinity"), ""),
+        (LOCAL, "month", Decimal("1e10"), ""),
+        (LOCAL, "person", Decimal(1), " "),
+        (LOCAL, "month", Decimal(1), "anna"),
+        (_ANNA, "month", Decimal(1), ""),
+    ],
+)
+def test_what_cannot_be_a_budget_is_refused(
+    store: Store, actor: Actor, scope: budget.Scope, amount: Decimal, subject: str
+) -> None:
+    with pytest.raises(FabulaError):
+        budget.set_budget(store, actor, scope, amount, subject)
+    assert budget.budgets(store) == []
+
+
+# --- the ledger -----------------------------------------------------------------------------------------------------
+
+
+def test_the_providers_count_wins_and_ours_is_kept_beside_it(store: Store) -> None:
+    with store.session() as session:
+        both = spend.record(
+            session, LOCAL, "story", provider="p", model="m", reference="s", prompt_tokens=10, completion_tokens=20,
+            counted_prompt_tokens=11, counted_completion_tokens=19,
+        )  # fmt: skip
+        ours = spend.record(
+            session, LOCAL, "story", provider="p", model="m", reference="s", counted_prompt_tokens=11,
+            counted_completion_tokens=19,
+        )  # fmt: skip
+        rows = [session.get_one(Spend, made) for made in (both, ours)]
+        assert [(row.prompt_tokens, row.completion_tokens) for row in rows] == [(10, 20), (11, 19)]
+        assert {(row.counted_prompt_tokens, row.counted_completion_tokens) for row in rows} == {(11, 19)}
+
+
+def test_days_are_told_apart_by_model_and_person(store: Store) -> None:
+    start = datetime(2026, 11, 1, tzinfo=UTC)
+    for at, amount, actor in (
+        (start, "1", LOCAL),
+        (start + timedelta(hours=23, minutes=59), "0.1", LOCAL),
+        (start + timedelta(days=1), "2", _ANNA),
+        (start + timedelta(days=1), None, _ANNA),
+        (start - timedelta(seconds=1), "50", LOCAL),
+        (start + timedelta(days=2), "50", LOCAL),
+    ):
+        _paid(store, amount, actor, at=at)
+    found = history.days(store, start, start + timedelta(days=2))
+    assert [(line.day.day, line.person, line.cost_usd, line.calls, line.unknown) for line in found] == [
+        (1, "local", Decimal("1.1"), 2, 0),
+        (2, "anna", Decimal(2), 2, 1),
+    ]
+    assert found[0].tokens == 60
+
+
+def test_estimate_against_actual_for_each_run_and_job(store: Store) -> None:
+    since = datetime.now(UTC) - timedelta(hours=1)
+    _reserve(store, "2", reference="run-1")
+    made = _reserve(store, "2", reference="run-1")
+    with store.session() as session:
+        spend.settle(session, made, prompt_tokens=1, completion_tokens=1, cost_usd=Decimal("0.25"))
+        job = TrainingJob(
+            id="job-1", name="Ultraman", provider="openai", base_model="b", hyperparameters={},
+            file_format="chat", estimated_usd=Decimal("2.4"), created_by="local",
+        )  # fmt: skip
+        session.add(job)
+        spend.record(
+            session, LOCAL, "training", provider="openai", model="b", reference="job-1", prompt_tokens=9,
+            cost_usd=Decimal("2.5"),
+        )  # fmt: skip
+    job_line, run_line = history.works(store, since)
+    assert (job_line.name, job_line.estimated_usd, job_line.cost_usd) == ("Ultraman", Decimal("2.4"), Decimal("2.5"))
+    assert (run_line.estimated_usd, run_line.cost_usd, run_line.calls) == (4, Decimal("2.25"), 2)
+    assert len(history.works(store, since, limit=1)) == 1
+
+
+def test_an_unknown_cost_stays_unknown_in_its_run(store: Store) -> None:
+    _paid(store, None, reference="dark")
+    line = history.works(store, datetime.now(UTC) - timedelta(hours=1))[0]
+    assert (line.cost_usd, line.unknown, line.calls) == (None, 1, 1)
+
+
+def test_the_export_is_csv_that_no_spreadsheet_runs(store: Store) -> None:
+    now = datetime.now(UTC)
+    _paid(store, "0.000000000000000001", Actor("=cmd()", "x", "editor"), reference="@evil")
+    _paid(store, None)
+    data = history.export(store, now - timedelta(hours=1), now + timedelta(hours=1))
+    assert data.startswith(b"\xef\xbb\xbf")
+    rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
+    assert [row["cost_usd"] for row in rows] == ["1E-18", ""]
+    assert (rows[0]["actor"], rows[0]["reference"]) == ("'=cmd()", "'@evil")
+    assert tuple(rows[0]) == history.COLUMNS
+
+
+# --- own prices -----------------------------------------------------------------------------------------------------
+
+
+def _set(store: Store, **values: str) -> str:
+    return own.set_price(store, LOCAL, **{"provider": "openai", "model": "gpt-4o-mini", "what": "output", **values})  # type: ignore[arg-type]  # a table row
+
+
+def test_an_own_price_stands_before_the_books_and_is_marked(store: Store) -> None:
+    _set(store, amount="0.9")
+    book = own.book(store)
+    price = book.find("openai", "gpt-4o-mini")
+    assert price is not None and price.own and price.source == "set in this studio"
+    assert (price.output_per_mtok, price.input_per_mtok) == (Decimal("0.9"), Decimal("0.15"))
+    assert next(row for row in book.rows(["openai"]) if row.model == "gpt-4o-mini").own
+    tuned = book.find("openai", "ft:gpt-4o-mini-2024-07-18:org::a")
+    assert tuned is not None and not tuned.own  # a base's price says nothing of what is tuned from it
+
+
+def test_a_later_price_replaces_an_earlier_one_and_can_be_taken_back(store: Store) -> None:
+    _set(store, amount="0.9")
+    second = _set(store, amount="0.0008", unit="ktok")
+    assert [(view.amount, view.unit) for view in own.list_own(store)] == [(Decimal("0.0008"), "ktok")]
+    assert cost_of(own.book(store), "openai", "gpt-4o-mini", 0, 1_000_000) == Decimal("0.8")
+    own.remove(store, LOCAL, second)
+    assert cost_of(own.book(store), "openai", "gpt-4o-mini", 0, 1_000_000) == Decimal("0.6")
+    with pytest.raises(NotFound):
+        own.remove(store, LOCAL, second)
+
+
+def test_own_prices_make_unknown_models_and_trainings_known(store: Store) -> None:
+    for what, amount in (("input", "1"), ("output", "2"), ("training", "4"), ("hosting_hour", "3")):
+        unit = "hour" if what == "hosting_hour" else "mtok"
+        _set(store, provider="mistral", model="ft:open-mistral-7b", what=what, amount=amount, unit=unit)
+    _set(store, provider="openai", model="gpt-5", what="training", amount="50")
+    book = own.book(store)
+    assert cost_of(book, "mistral", "ft:open-mistral-7b:org:x", 1_000_000, 1_000_000) == 3
+    assert training_cost(book, "mistral", "open-mistral-7b", 1_000_000) == 4
+    assert training_cost(book, "openai", "gpt-5", 1_000_000) == 50
+    assert any(price.key == ("mistral", "ft:open-mistral-7b") for price in book.rows(["mistral"]))
+
+
+def test_prices_in_another_currency_stand_alone(store: Store) -> None:
+    _set(store, amount="5", currency="CNY")
+    price = own.book(store).find("openai", "gpt-4o-mini")
+    assert price is not None
+    assert (price.currency, price.input_per_mtok, price.output_per_mtok) == ("CNY", None, Decimal(5))
+    with pytest.raises(FabulaError, match="CNY"):
+        _set(store, what="input", amount="1", currency="USD")
+
+
+def test_the_machine_has_a_price_an_hour_and_its_models_none_a_token(store: Store) -> None:
+    assert own.machine_hour(store) is None
+    own.set_machine_hour(store, LOCAL, "0.05")
+    own.set_machine_hour(store, LOCAL, "0.30", "CNY")
+    assert own.machine_hour(store) == (Decimal("0.30"), "CNY")
+    assert own.list_own(store) == []
+    assert cost_of(own.book(store), "engine", "storyteller", 100, 100) == 0
+    with pytest.raises(FabulaError):
+        _set(store, provider="engine", model="storyteller", amount="1")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"amount": "cheap"},
+        {"amount": "-1"},
+        {"amount": "NaN"},
+        {"amount": ""},
+        {"amount": "99999999"},
+        {"amount": "1", "provider": " "},
+        {"amount": "1", "model": ""},
+        {"amount": "1", "model": "m" * 300},
+        {"amount": "1", "what": "lunch"},
+        {"amount": "1", "unit": "hour"},
+        {"amount": "1", "currency": "EUR"},
+        {"amount": "2", "what": "batch_factor", "unit": "factor"},
+    ],
+)
+def test_what_cannot_be_a_price_is_refused(store: Store, values: dict[str, str]) -> None:
+    with pytest.raises(FabulaError) as caught:
+        _set(store, **values)
+    assert caught.value.next_step
+    assert own.list_own(store) == []
+
+
+def test_viewers_look_but_do_not_set(store: Store) -> None:
+    with pytest.raises(FabulaError):
+        own.set_price(store, _VIEWER, provider="p", model="m", what="input", amount="1")
+    made = _set(store, amount="1")
+    with pytest.raises(FabulaError):
+        own.remove(store, _VIEWER, made)
+
+
+# --- quality beside price -------------------------------------------------------------------------------------------
+
+
+def _story(store: Store, model: str, provider: str = "openai") -> str:
+    with store.session() as session:
+        row = Story(
+            id=new_id(), actor="local", provider=provider, model=model, prompt="p", parameters={}, text="t"
+        )  # fmt: skip
+        session.add(row)
+        return row.id
+
+
+def _vote(store: Store, order: list[str], winner: str | None, blind: bool = True) -> None:
+    with store.session() as session:
+        session.add(Vote(id=new_id(), actor="local", round_id=new_id(), blind=blind, order=order, winner=winner))
+
+
+def test_blind_votes_become_shares_with_their_interval(store: Store) -> None:
+    a, b, again = _story(store, "a"), _story(store, "b"), _story(store, "a")
+    for _ in range(3):
+        _vote(store, [a, b], a)
+    _vote(store, [b, a], None)  # nobody won
+    _vote(store, [a, b], b, blind=False)
+    _vote(store, [a, again], a)  # a model against itself says nothing
+    found = {q.model: q for q in quality.qualities(store, PriceBook((), None, datetime.now(UTC).date()))}
+    assert (found["a"].share, found["a"].n, found["b"].share) == (0.75, 4, 0.0)
+    assert found["a"].low == pytest.approx(0.3006, abs=1e-4) and found["a"].high == pytest.approx(0.9544, abs=1e-4)
+
+
+@pytest.mark.parametrize(("wins", "n", "low", "high"), [(0, 0, 0, 1), (0, 10, 0, 0.2775), (10, 10, 0.7225, 1)])
+def test_the_interval_is_honest_at_the_ends(wins: int, n: int, low: float, high: float) -> None:
+    assert quality.wilson(wins, n) == (pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "measure"),
+    [
+        ({"accuracy": 0.8}, "accuracy"),
+        ({"similarity": 0.8}, "similarity"),
+        ({"accuracy": 7}, None),
+        ({"accuracy": "good"}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_evaluations_count_by_their_share(store: Store, metrics: dict[str, object] | None, measure: str | None) -> None:
+    with store.session() as session:
+        for state in ("done", "running"):
+            session.add(
+                Evaluation(
+                    id=new_id(), dataset_id="d", provider="openai", model=f"m-{state}", kind="label", settings={},
+                    state=state, total=50, metrics=metrics, created_by="local",
+                )
+            )  # fmt: skip
+    found = quality.qualities(store, PriceBook((), None, datetime.now(UTC).date()))
+    assert [(q.model, q.measure, q.share) for q in found] == ([("m-done", measure, 0.8)] if measure else [])
+
+
+def test_the_cost_beside_it_is_what_was_paid_or_else_todays_price(store: Store) -> None:
+    _vote(store, [_story(store, "paid"), _story(store, "gpt-4o-mini")], None)
+    with store.session() as session:
+        for model, cost in (("paid", Decimal("0.3")), ("paid", Decimal("0.1")), ("gpt-4o-mini", None)):
+            spend.record(
+                session, LOCAL, "story", provider="openai", model=model, reference="s", prompt_tokens=1000,
+                completion_tokens=1000, cost_usd=cost,
+            )  # fmt: skip
+    found = {q.model: q.cost_usd for q in quality.qualities(store, PriceBook.load())}
+    assert found == {"paid": Decimal("0.2"), "gpt-4o-mini": Decimal("0.00075")}

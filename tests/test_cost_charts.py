@@ -1,0 +1,108 @@
+"""Charts of the cost page are plain Vega-Lite: the right rows, no look of their own, nothing that is unknown as 0."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+import altair as alt
+import pytest
+
+from core.charts import cost as charts_cost
+from core.cost import workload
+from core.cost.book import PriceBook, compare
+from core.cost.history import DayLine
+from core.cost.prices import Price
+from core.cost.quality import Quality
+from core.cost.workload import BreakEven, Candidate, Costs
+
+_PRICES = charts_cost.PriceLabels("USD per 1k", "Model", "Multiple", "List", "your price", "retired")
+_DAYS = charts_cost.DayLabels("Day", "USD", "Model", "other models")
+_QUALITY = charts_cost.QualityLabels("USD a story", "Quality", "Model", "Rounds", ("votes", "evaluation"))
+
+
+def _valid(spec: charts_cost.Spec) -> None:
+    plain = json.loads(json.dumps(spec, allow_nan=False))
+    alt.LayerChart.from_dict({**plain, "data": {"values": plain["data"]["values"][:5]}})
+    text = json.dumps(plain)
+    assert "config" not in plain and '"font"' not in text and "#" not in text
+
+
+def _price(model: str, output: str | None, **more: Any) -> Price:
+    amount = None if output is None else Decimal(output)
+    known: dict[str, Any] = {"provider": "p", "currency": "USD", "source": "s", "checked": date(2026, 11, 1), **more}
+    return Price(model, known.pop("provider"), amount, amount, None, None, **known)
+
+
+def test_bars_carry_multiples_and_marks_and_leave_out_what_has_no_place_on_a_logarithm() -> None:
+    rows = (
+        _price("base", "2"),
+        _price("dear", "120", valid_until=date(2024, 1, 4)),
+        _price("mine", "1", own=True),
+        _price("free", "0"),
+        _price("dark", None),
+        _price("yuan", "8", currency="CNY"),
+    )
+    book = PriceBook(rows, None, date(2026, 11, 22))
+    spec = charts_cost.price_bars(compare(book, ("p", "base"), prices=rows), _PRICES)
+    _valid(spec)
+    bars = spec["data"]["values"]
+    assert [bar["at_end"] for bar in bars] == ["0.50 × your price", "1 ×", "60 × retired"]
+    assert [bar["ended"] for bar in bars] == [False, False, True]
+    assert all(bar["start"] == pytest.approx(0.0005) for bar in bars)
+    assert spec["layer"][0]["encoding"]["x"]["scale"]["type"] == "log"
+
+
+@pytest.mark.parametrize("many", [0, 1, 300])
+def test_any_number_of_bars_has_room(many: int) -> None:
+    rows = [_price(f"m{i}", str(i + 1)) for i in range(many)]
+    book = PriceBook(tuple(rows), None, date(2026, 11, 22))
+    spec = charts_cost.price_bars(compare(book, ("p", "m0"), prices=rows), _PRICES)
+    _valid(spec)
+    assert len(spec["data"]["values"]) == many and spec["height"]["step"] >= 18
+
+
+def _costs(name: str, upfront: str | None, each: str) -> Costs:
+    made = Candidate(name, "tuned")
+    return Costs(made, Decimal(each), None if upfront is None else Decimal(upfront), Decimal(0), Decimal(30))
+
+
+def test_each_way_is_a_line_and_each_crossing_a_mark() -> None:
+    found = [_costs("tuned", "10", "1"), _costs("base", "0", "2"), _costs("dark", None, "1")]
+    crossings = [workload.break_even(found[0], found[1]), BreakEven("never")]
+    words = charts_cost.BreakEvenLabels("Requests", "USD", "Way", ("10 requests", ""))
+    spec = charts_cost.break_even(found, crossings, 20, words)
+    _valid(spec)
+    rows = spec["data"]["values"]
+    assert [(row["way"], row["requests"], row["total"]) for row in rows if "way" in row] == [
+        ("tuned", 0, 10.0), ("tuned", 20, 30.0), ("base", 0, 0.0), ("base", 20, 40.0),
+    ]  # fmt: skip
+    marks = [row for row in rows if "crossing" in row]
+    assert marks == [{"requests": 10, "total": 20.0, "crossing": "10 requests", "of": "tuned"}]
+
+
+def test_days_stack_the_dearest_models_and_sum_up_the_others() -> None:
+    day = datetime(2026, 11, 3, tzinfo=UTC)
+    lines = [DayLine(day, "story", "p", f"m{i}", "a", 1, 0, 1, Decimal(i)) for i in range(1, 10)]
+    spec = charts_cost.days(lines, [date(2026, 11, n) for n in (1, 2, 3)], _DAYS)
+    _valid(spec)
+    by_model = {row["model"]: row["spent"] for row in spec["data"]["values"]}
+    assert by_model["other models"] == 6.0 and by_model["m9"] == 9.0 and len(by_model) == 7
+    assert spec["layer"][0]["encoding"]["x"]["scale"]["domain"] == ["11-01", "11-02", "11-03"]
+    _valid(charts_cost.days([], [date(2026, 11, 1)], _DAYS))
+
+
+def test_quality_needs_a_known_cost_and_free_models_stand_at_the_edge() -> None:
+    found = [
+        Quality("p", "paid", "votes", "votes", 0.75, 0.3, 0.95, 4, Decimal("0.3")),
+        Quality("engine", "free", "evaluation", "accuracy", 0.5, 0.4, 0.6, 50, Decimal(0)),
+        Quality("p", "dark", "votes", "votes", 0.5, 0.1, 0.9, 2, None),
+    ]
+    spec = charts_cost.quality_scatter(found, _QUALITY)
+    _valid(spec)
+    points = {row["model"]: row for row in spec["data"]["values"]}
+    assert set(points) == {"paid", "free"}
+    assert points["free"]["cost"] == pytest.approx(0.1) and points["free"]["paid"] == 0
+    _valid(charts_cost.quality_scatter([], _QUALITY))

@@ -1,0 +1,751 @@
+"""Runs through a Batch API, against a server of our own: every row is bought once, whatever happens on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+
+from core import work
+from core.actor import LOCAL
+from core.cost.book import Price, PriceBook
+from core.dataset import datasets, runs
+from core.dataset.batch import batching
+from core.dataset.batch import steps as batch_steps
+from core.dataset.batch.batching import Rhythm
+from core.dataset.recipe import Column, Recipe
+from core.db.store import Store
+from core.db.tables import Batch, Row, Run, Spend
+from core.errors import BadRequest, FabulaError, NotFound, RateLimited, Refused, StorageFull, Unavailable
+from core.providers import Client, CompletionRequest, Provider, Registry
+from core.providers.batches import read_answer
+from core.settings import Settings
+from tests.batch_server import KEY, BatchServer
+from tests.fault_server import FaultServer, error
+from tests.stores import fresh
+
+QUICK = Rhythm(tick_s=0.001, poll_s=0.0, slowest_poll_s=0.0, settle_s=0.0, base_s=0.001, cap_s=0.01)
+NO_PRICES = PriceBook(overlay=(), source=None, today=date(2026, 11, 1))
+PRICE = Price("writer", "openai", Decimal(1000), Decimal(1000), None, None, "USD", "test", date(2026, 1, 1))
+HALF = PriceBook((PRICE,), None, date(2026, 11, 1), batch_factors={("openai", "*"): Decimal("0.5")})
+EACH = Decimal("0.0075")  # 10 + 5 tokens at half a dollar a thousand
+ROOT = Path(__file__).resolve().parents[1]
+POST, UPLOAD = "POST /v1/batches", "POST /v1/files"
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    opened = fresh(settings)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def server() -> Iterator[BatchServer]:
+    with BatchServer() as running:
+        yield running
+
+
+def recipe(rows: int = 12, provider: str = "openai", **given: object) -> Recipe:
+    numbers = tuple(f"n{i:04}" for i in range(rows))
+    made = Recipe("stories", (Column("number", numbers),), "{number}", provider=provider, model="writer", max_tokens=99)
+    return replace(made, **given)  # type: ignore[arg-type]  # a table of changes
+
+
+def queue(store: Store, made: Recipe, budget_usd: Decimal | None = None, dataset_id: str | None = None) -> str:
+    chosen = dataset_id or datasets.create(store, LOCAL, made)
+    return runs.enqueue(store, LOCAL, chosen, budget_usd=budget_usd, mode="batch")
+
+
+def set_run(store: Store, run_id: str, **values: object) -> None:
+    with store.session() as session:
+        session.execute(update(Run).where(Run.id == run_id).values(**values))
+
+
+def execute(
+    store: Store, server: BatchServer, run_id: str, rhythm: Rhythm = QUICK, book: PriceBook = NO_PRICES
+) -> runs.RunProgress:
+    """Carry the run out to its end, or fail after half a minute."""
+    halt = threading.Event()
+    timer = threading.Timer(30, halt.set)
+    timer.start()
+    try:
+        batching.carry_out(store, server.registry(), run_id, halt, rhythm=rhythm, book=book)
+    finally:
+        timer.cancel()
+    assert not halt.is_set(), "it never ended"
+    return runs.progress(store, run_id)
+
+
+def rows(store: Store, run_id: str) -> list[Row]:
+    with store.reading() as session:
+        dataset_id = session.get_one(Run, run_id).dataset_id
+        return list(session.scalars(select(Row).where(Row.dataset_id == dataset_id).order_by(Row.position)))
+
+
+def states(store: Store, run_id: str) -> Counter[str]:
+    return Counter(row.state for row in rows(store, run_id))
+
+
+def spends(store: Store) -> list[tuple[int | None, int | None, Decimal | None]]:
+    with store.reading() as session:
+        found = session.scalars(select(Spend).order_by(Spend.id)).all()
+        return [(s.prompt_tokens, s.completion_tokens, s.cost_usd) for s in found]
+
+
+def dataset_of(store: Store, run_id: str) -> str:
+    return runs.progress(store, run_id).dataset_id
+
+
+# --- the good way ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_hands_in_one_file_and_collects_every_row(store: Store, server: BatchServer) -> None:
+    run_id = queue(store, recipe(30, system="Be brief.", temperature=0.5, seed=3))
+    done = execute(store, server, run_id, book=HALF)
+    assert (done.state, done.reason, done.done, done.failed, done.pending) == ("done", None, 30, 0, 0)
+    found = rows(store, run_id)
+    assert [(r.text, r.finish_reason, r.cost_usd) for r in found] == [
+        (f"A story of n{i:04}.", "stop", EACH) for i in range(30)
+    ]
+    assert (server.count(UPLOAD), server.count(POST)) == (1, 1)
+    lines = server.lines()
+    assert [line["custom_id"] for line in lines] == [row.key for row in found]
+    assert {(line["method"], line["url"]) for line in lines} == {("POST", "/v1/chat/completions")}
+    assert lines[0]["body"]["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "n0000"},
+    ]
+    assert {line["body"]["max_completion_tokens"] for line in lines} == {99}
+    assert len({line["body"]["seed"] for line in lines}) == 30
+    assert spends(store) == [(300, 150, 30 * EACH)]
+    (batch,) = batching.of_run(store, run_id)
+    assert (batch.state, batch.status, batch.total, batch.completed, batch.failed) == ("done", "completed", 30, 30, 0)
+    assert next(iter(server.batches.values()))["metadata"] == {"fabula_intent": batch.id}
+    assert done.cost_usd == 30 * EACH and done.tokens == 450
+
+
+def test_a_completion_model_is_asked_at_its_own_endpoint(store: Store, server: BatchServer) -> None:
+    run_id = queue(store, recipe(2, model="davinci-002"))
+    assert execute(store, server, run_id).done == 2
+    assert server.lines()[0]["url"] == "/v1/completions" and server.lines()[0]["body"]["prompt"] == "n0000"
+
+
+@pytest.mark.parametrize(
+    ("rhythm", "sizes"),
+    [
+        (replace(QUICK, most_requests=5), [5, 5, 2]),
+        (replace(QUICK, most_requests=5, at_once=1), [5, 5, 2]),
+        (replace(QUICK, most_bytes=1000), [3, 3, 3, 3]),
+    ],
+)
+def test_a_large_grid_is_split_into_files(store: Store, server: BatchServer, rhythm: Rhythm, sizes: list[int]) -> None:
+    run_id = queue(store, recipe(12))
+    assert execute(store, server, run_id, rhythm).done == 12
+    assert [len(server.lines(i)) for i in range(len(server.batches))] == sizes
+    assert sorted(server.bought) == sorted(row.key for row in rows(store, run_id))
+
+
+def test_the_recipe_may_say_how_the_model_is_asked(store: Store, server: BatchServer) -> None:
+    run_id = queue(store, recipe(2, endpoint="completion"))
+    assert execute(store, server, run_id).done == 2 and server.lines()[0]["url"] == "/v1/completions"
+
+
+def test_a_grid_larger_than_a_transaction_is_one_file(store: Store, server: BatchServer) -> None:
+    run_id = queue(store, recipe(2300))
+    assert execute(store, server, run_id).done == 2300
+    assert server.count(POST) == 1
+
+
+# --- lines that fail ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "reason", "bought"),
+    [
+        ("length", "failed", "The text was cut off at 99 tokens.", True),
+        ("content_filter", "failed", "The provider's filter held the text back.", True),
+        ((400, "Too long."), "failed", "could not use the request (400): Too long.", False),
+        ((400, "a\0b \ud800"), "failed", "could not use the request (400): ab ?", False),
+        ((500, "Sorry."), "failed", "is in trouble (500): Sorry.", False),
+        ((429, "Slow down."), "failed", "asks to slow down: Slow down.", False),
+        (None, "failed", "The provider ended the batch before it came to this row.", False),
+        (b"not json", "failed", "The provider ended the batch before it came to this row.", False),
+        (b'{"custom_id": 7}', "failed", "The provider ended the batch before it came to this row.", False),
+    ],
+)
+def test_a_line_that_fails_is_told_on_its_row(
+    store: Store, server: BatchServer, answer: Any, state: str, reason: str, bought: bool
+) -> None:
+    server.answers["n0003"] = answer
+    run_id = queue(store, recipe())
+    done = execute(store, server, run_id, book=HALF)
+    row = rows(store, run_id)[3]
+    assert (done.state, done.done, done.failed) == ("done", 11, 1)
+    assert row.state == state and reason in (row.reason or "")
+    assert row.cost_usd == (EACH if bought else 0)
+    assert sum((s[2] or Decimal(0) for s in spends(store)), Decimal(0)) == (11 + bought) * EACH
+
+
+def test_what_failed_for_the_providers_sake_is_handed_in_again_alone(store: Store, server: BatchServer) -> None:
+    server.answers["n0003"] = (503, "Overloaded.")
+    server.on = lambda what: server.answers.clear() if server.count(POST) == 1 and what == UPLOAD else None
+    run_id = queue(store, recipe())
+    assert execute(store, server, run_id).done == 12
+    assert [len(server.lines(i)) for i in range(2)] == [12, 1]
+    assert Counter(server.bought).most_common(1)[0][1] == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ((401, "Bad key."), "refused the key (401)"),
+        ((429, "No credit.", "insufficient_quota"), "has no credit left"),
+        ((404, "The model `writer` does not exist"), "does not have this model"),
+        ((400, "temperature is not supported"), "refuses every request alike"),
+    ],
+)
+def test_a_cause_that_all_rows_share_ends_the_run(store: Store, server: BatchServer, answer: Any, words: str) -> None:
+    server.answers |= {f"n{i:04}": answer for i in range(12)}
+    run_id = queue(store, recipe())
+    done = execute(store, server, run_id, replace(QUICK, most_requests=6), HALF)
+    assert done.state == "failed" and words in (done.reason or "")
+    assert KEY not in (done.reason or "")
+    assert server.bought == [] and sum(states(store, run_id).values()) == 12
+    server.answers.clear()
+    again = queue(store, recipe(), dataset_id=dataset_of(store, run_id))
+    assert execute(store, server, again, book=HALF).state == "done"
+    assert states(store, again) == {"done": 12} and len(server.bought) == 12
+
+
+def test_a_run_that_ended_on_a_refused_key_is_resumed_with_what_is_there(store: Store, server: BatchServer) -> None:
+    server.answers |= {f"n{i:04}": (401, "Bad key.") for i in range(12)}
+    run_id = queue(store, recipe())
+    assert execute(store, server, run_id, replace(QUICK, most_requests=4), HALF).state == "failed"
+    server.answers.clear()
+    runs.resume(store, LOCAL, run_id)
+    done = execute(store, server, run_id, book=HALF)
+    assert (done.state, done.done, len(server.bought)) == ("done", 12, 12)
+    assert sum(s[2] or 0 for s in spends(store)) == 12 * EACH
+
+
+# --- batches that end otherwise -------------------------------------------------------------------------------------
+
+
+def test_an_expired_batch_keeps_what_it_wrote_and_hands_in_the_rest(store: Store, server: BatchServer) -> None:
+    server.fates = ["expired"]
+    run_id = queue(store, recipe())
+    assert execute(store, server, run_id, book=HALF).done == 12
+    assert [len(server.lines(i)) for i in range(2)] == [12, 6]
+    assert len(server.bought) == 12 and sum(s[2] or 0 for s in spends(store)) == 12 * EACH
+    assert [b.status for b in batching.of_run(store, run_id)] == ["completed", "expired"]
+
+
+def test_a_batch_that_always_expires_untouched_ends_with_words_on_its_rows(store: Store, server: BatchServer) -> None:
+    server.fates, server.done_share = ["expired"] * 9, 0.0
+    run_id = queue(store, recipe(3))
+    done = execute(store, server, run_id)
+    assert (done.state, done.failed, server.count(POST)) == ("done", 3, 3)
+    assert rows(store, run_id)[0].reason == "The batch server did not carry out this request: Out of time."
+
+
+def test_lines_that_a_file_is_refused_for_fail_and_the_others_are_handed_in(store: Store, server: BatchServer) -> None:
+    server.fates = ["failed"]
+    server.errors = [(2, "invalid_request", "Line 2 is wrong."), (5, "invalid_request", "Line 5 is too long.")]
+    run_id = queue(store, recipe())
+    done = execute(store, server, run_id, book=HALF)
+    assert (done.state, done.done, done.failed) == ("done", 10, 2)
+    assert [r.position for r in rows(store, run_id) if r.reason] == [1, 4]
+    assert [b.reason for b in batching.of_run(store, run_id)] == [None, "Line 2 is wrong."]
+    assert len(spends(store)) == 1, "a refused batch costs nothing"
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        [(None, "invalid_model", "The model is not supported in batches.")],
+        [(line, "model_not_found", f"Line {line}: no such model.") for line in range(1, 13)],
+        [],
+    ],
+)
+def test_a_file_that_is_refused_altogether_ends_the_run(
+    store: Store, server: BatchServer, errors: list[tuple[int | None, str, str]]
+) -> None:
+    server.fates, server.errors = ["failed"], errors
+    run_id = queue(store, recipe())
+    done = execute(store, server, run_id)
+    assert done.state == "failed" and (done.reason or "").startswith("The provider refused the batch.")
+    assert states(store, run_id) == {"pending": 12}
+    assert spends(store) == []
+
+
+def test_too_much_in_the_queue_makes_files_smaller(store: Store, server: BatchServer) -> None:
+    server.limit = 4
+    run_id = queue(store, recipe())
+    assert execute(store, server, run_id).done == 12
+    sizes = [len(server.lines(i)) for i in range(len(server.batches))]
+    assert sizes[:2] == [12, 6] and len(sizes) <= 8 and {3} == set(sizes[3:])
+    assert len(server.bought) == 12
+
+
+def test_a_batch_that_somebody_cancelled_at_the_provider_is_not_bought_again_unasked(
+    store: Store, server: BatchServer
+) -> None:
+    server.fates = ["cancelled"]
+    run_id = queue(store, recipe())
+    done = execute(store, server, run_id)
+    assert done.state == "stopped" and "cancelled at the provider" in (done.reason or "")
+    assert states(store, run_id) == {"done": 6, "pending": 6}
+    again = queue(store, recipe(), dataset_id=dataset_of(store, run_id))
+    assert execute(store, server, again).done == 12 and len(server.bought) == 12
+
+
+# --- stop, pause, money ---------------------------------------------------------------------------------------------
+
+
+def during(server: BatchServer, request: str, act: Any) -> None:
+    """Do something once, when this request comes for the first time."""
+    waiting = [act]
+
+    def on(what: str) -> None:
+        if what == request and waiting:
+            waiting.pop()()
+
+    server.on = on
+
+
+def test_stop_cancels_the_batch_and_keeps_what_it_wrote(store: Store, server: BatchServer) -> None:
+    server.fates = ["endless"]
+    run_id = queue(store, recipe())
+    during(server, "GET /v1/batches/batch_1", lambda: runs.request_stop(store, LOCAL, run_id))
+    done = execute(store, server, run_id, book=HALF)
+    assert (done.state, done.done) == ("stopped", 6)
+    assert states(store, run_id) == {"done": 6, "pending": 6}
+    assert server.count("POST /v1/batches/batch_1/cancel") == 1
+    assert spends(store) == [(60, 30, 6 * EACH)]
+    assert batching.of_run(store, run_id)[0].state == "cancelled"
+
+
+def test_stop_before_the_post_sends_nothing(store: Store, server: BatchServer) -> None:
+    run_id = queue(store, recipe())
+    server.faults[UPLOAD] = [503]
+    during(server, UPLOAD, lambda: runs.request_stop(store, LOCAL, run_id))
+    assert execute(store, server, run_id, book=HALF).state == "stopped"
+    assert server.count(POST) == 0 and states(store, run_id) == {"pending": 12} and spends(store) == []
+
+
+def test_pause_leaves_the_batch_where_it_is_and_goes_on_with_it(store: Store, server: BatchServer) -> None:
+    run_id = queue(store, recipe())
+    during(server, "GET /v1/batches/batch_1", lambda: set_run(store, run_id, state="pausing"))
+    assert execute(store, server, run_id).state == "paused"
+    assert states(store, run_id) == {"sent": 12}
+    set_run(store, run_id, state="queued")
+    assert execute(store, server, run_id).done == 12
+    assert (server.count(POST), len(server.bought)) == (1, 12)
+
+
+def test_stop_of_a_paused_run_cancels_what_is_with_the_provider(store: Store, server: BatchServer) -> None:
+    server.fates = ["endless"]
+    run_id = queue(store, recipe())
+    during(server, "GET /v1/batches/batch_1", lambda: runs.request_pause(store, LOCAL, run_id))
+    assert execute(store, server, run_id).state == "paused"
+    runs.request_stop(store, LOCAL, run_id)
+    assert runs.progress(store, run_id).state == "stopping"
+    assert execute(store, server, run_id).state == "stopped"
+    assert server.count("POST /v1/batches/batch_1/cancel") == 1
+    assert states(store, run_id) == {"done": 6, "pending": 6}
+
+
+def test_a_live_run_collects_the_batch_of_an_earlier_run_first(store: Store, server: BatchServer) -> None:
+    first = queue(store, recipe())
+    during(server, "GET /v1/batches/batch_1", lambda: runs.request_pause(store, LOCAL, first))
+    assert execute(store, server, first).state == "paused"
+    live = runs.enqueue(store, LOCAL, dataset_of(store, first), retry_failed=False, mode="live")
+    assert live != first and batching.due(store, live)
+    work.KINDS["run"].carry_out(store, server.registry(), live, threading.Event())
+    assert runs.progress(store, live).state == "done" and states(store, live) == {"done": 12}
+    assert len(server.bought) == 12
+
+
+def test_a_run_that_is_resumed_while_it_is_being_paused_goes_on(
+    store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = queue(store, recipe())
+    during(server, "GET /v1/batches/batch_1", lambda: set_run(store, run_id, state="pausing"))
+    real = batching.ledger.finish
+
+    def finish(session: Any, run: str, state: str, reason: str | None) -> None:
+        if state == "paused":
+            session.get_one(Run, run).state = "running"
+            session.flush()
+        real(session, run, state, reason)
+
+    monkeypatch.setattr(batching.ledger, "finish", finish)
+    assert execute(store, server, run_id).done == 12
+
+
+def test_a_budget_is_kept_by_the_worst_case_and_used_by_the_true_one(store: Store, server: BatchServer) -> None:
+    worst = batch_steps._TEMPLATE_TOKENS + 5 + 99  # tokens of one request at most
+    run_id = queue(store, recipe(), budget_usd=Decimal(worst) / 2000 * 4)
+    held: list[Decimal | None] = []
+    during(server, POST, lambda: held.append(spends(store)[0][2]))
+    done = execute(store, server, run_id, book=HALF)
+    assert held == [Decimal(worst) / 2000 * 4], "four fit at first"
+    assert len(server.lines()) == 4 and server.count(POST) > 1, "and more once those had cost less"
+    assert (done.state, done.done) == ("done", 12)
+    assert done.cost_usd == 12 * EACH <= (done.budget_usd or 0)
+
+
+def test_a_budget_that_is_used_up_stops_the_run_without_overshoot(store: Store, server: BatchServer) -> None:
+    run_id = queue(store, recipe(), budget_usd=Decimal("0.08"))
+    done = execute(store, server, run_id, book=HALF)
+    assert done.state == "stopped" and done.reason == "The budget of $0.08 is used up. Raise it to go on."
+    assert done.cost_usd is not None and 0 < done.cost_usd <= Decimal("0.08")
+
+
+def test_a_raised_budget_is_heeded_at_once(store: Store, server: BatchServer) -> None:
+    run_id = queue(store, recipe(), budget_usd=Decimal("0.3"))
+    during(server, POST, lambda: runs.raise_budget(store, LOCAL, run_id, Decimal(5)))
+    assert execute(store, server, run_id, book=HALF).done == 12
+    assert [len(server.lines(i)) for i in range(len(server.batches))] == [4, 8]
+
+
+def test_costs_that_nobody_tells_count_as_the_dearest_ones(store: Store, server: BatchServer) -> None:
+    server.usage = False
+    run_id = queue(store, recipe(), budget_usd=Decimal("0.3"))
+    done = execute(store, server, run_id, book=HALF)
+    assert done.state == "stopped" and done.done == 4, "each may have cost 0.068"
+    assert done.cost_usd is None and rows(store, run_id)[0].cost_usd is None
+
+
+def test_without_a_price_no_budget_can_be_kept(store: Store, server: BatchServer) -> None:
+    run_id = queue(store, recipe(), budget_usd=Decimal(1))
+    done = execute(store, server, run_id)
+    assert done.state == "failed" and "price of writer is unknown" in (done.reason or "")
+    assert server.requests == []
+
+
+def test_an_unknown_price_stays_unknown(store: Store, server: BatchServer) -> None:
+    run_id = queue(store, recipe())
+    assert execute(store, server, run_id).cost_usd is None
+    assert spends(store) == [(120, 60, None)]
+
+
+def test_a_provider_without_a_batch_price_is_counted_at_the_live_one(store: Store, server: BatchServer) -> None:
+    run_id = queue(store, recipe())
+    assert execute(store, server, run_id, book=replace(HALF, batch_factors={})).cost_usd == 24 * EACH
+
+
+# --- trouble on the way ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        {UPLOAD: [503, 429, "drop"]},
+        {POST: [500, 503, 429]},
+        {POST: ["drop"]},
+        {POST: ["cut", "drop"]},
+        {"GET /v1/batches/batch_1": [500, "drop", 429, "cut"]},
+        {"GET /v1/files/file-batch_1-output/content": ["cut", 500, "drop"]},
+        {"GET /v1/files/file-batch_1-error/content": ["cut"]},
+    ],
+)
+def test_trouble_is_waited_for_and_nothing_is_bought_twice(
+    store: Store, server: BatchServer, faults: dict[str, list[Any]]
+) -> None:
+    server.faults |= faults
+    server.answers["n0005"] = (400, "Too long.")
+    run_id = queue(store, recipe())
+    done = execute(store, server, run_id, book=HALF)
+    assert (done.state, done.done, done.failed, done.note) == ("done", 11, 1, None)
+    assert len(server.batches) == 1 and len(server.bought) == 11
+    assert sum(s[2] or 0 for s in spends(store)) == 11 * EACH
+
+
+def test_trouble_is_shown_while_it_is_waited_for(store: Store, server: BatchServer) -> None:
+    run_id = queue(store, recipe())
+    server.faults["GET /v1/batches/batch_1"] = [503, 503]
+    notes: list[str | None] = []
+    server.on = lambda what: notes.append(runs.progress(store, run_id).note)
+    execute(store, server, run_id)
+    assert any((note or "").startswith("Waiting 1 s. The batch server is in trouble (503)") for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("request_", "fault", "words", "left"),
+    [
+        (UPLOAD, 401, "refused the key", "sent"),
+        (POST, 402, "no credit left", "pending"),
+        (POST, 400, "could not use the request (400)", "pending"),
+        ("GET /v1/batches/batch_1", 401, "is collected when the run goes on", "sent"),
+    ],
+)
+def test_a_clear_no_ends_the_run_and_the_next_one_goes_on(
+    store: Store, server: BatchServer, request_: str, fault: int, words: str, left: str
+) -> None:
+    server.faults[request_] = [fault]
+    run_id = queue(store, recipe())
+    done = execute(store, server, run_id, book=HALF)
+    assert done.state == "failed" and words in (done.reason or "")
+    assert states(store, run_id) == {left: 12}
+    again = queue(store, recipe(), dataset_id=dataset_of(store, run_id))
+    assert execute(store, server, again, book=HALF).done == 12
+    assert len(server.bought) == 12 and sum(s[2] or 0 for s in spends(store)) == 12 * EACH
+
+
+def test_a_batch_that_the_provider_forgot_is_told_and_its_cost_is_unknown(store: Store, server: BatchServer) -> None:
+    run_id = queue(store, recipe())
+    during(server, "GET /v1/batches/batch_1", server.batches.clear)
+    done = execute(store, server, run_id, book=HALF)
+    assert done.state == "failed" and "does not know this batch any more" in (done.reason or "")
+    assert states(store, run_id) == {"pending": 12} and spends(store) == [(None, None, None)]
+
+
+def test_a_provider_that_is_not_set_up_any_more_ends_the_run(store: Store) -> None:
+    run_id = queue(store, recipe())
+    batching.carry_out(store, Registry([]), run_id, threading.Event(), rhythm=QUICK, book=NO_PRICES)
+    done = runs.progress(store, run_id)
+    assert done.state == "failed" and "There is no provider 'openai'" in (done.reason or "")
+
+
+def test_a_run_that_is_over_is_left_alone(store: Store, server: BatchServer) -> None:
+    run_id = queue(store, recipe())
+    set_run(store, run_id, state="stopped")
+    assert execute(store, server, run_id).state == "stopped" and server.requests == []
+    with pytest.raises(NotFound):
+        execute(store, server, "no such run")
+
+
+# --- the worker dies ------------------------------------------------------------------------------------------------
+
+
+class Died(BaseException):
+    """Stands for a process that is gone between two statements."""
+
+
+@pytest.mark.parametrize("call", ["upload", "create_batch", "batch", "download"])
+@pytest.mark.parametrize("done", [False, True])
+def test_whoever_comes_after_a_dead_worker_goes_on_and_buys_nothing_twice(
+    store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch, call: str, done: bool
+) -> None:
+    run_id = queue(store, recipe())
+    real = getattr(Client, call)
+
+    def die(client: Client, *args: Any, **named: Any) -> None:
+        if done:
+            real(client, *args, **named)
+        raise Died
+
+    with monkeypatch.context() as patched, pytest.raises(Died):
+        patched.setattr(Client, call, die)
+        execute(store, server, run_id, book=HALF)
+    assert states(store, run_id) == {"sent": 12}
+    assert execute(store, server, run_id, book=HALF).done == 12
+    assert server.count(POST) == 1 and len(server.bought) == 12
+    assert spends(store) == [(120, 60, 12 * EACH)]
+
+
+def test_a_death_in_the_middle_of_collecting_loses_and_doubles_nothing(
+    store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = queue(store, recipe(30))
+    monkeypatch.setattr(batch_steps, "_GROUP", 7)
+    real, groups = batch_steps.Steps._keep, []
+
+    def keep(steps: Any, batch: Any, outcomes: Any) -> None:
+        if len(groups) == 2:
+            raise Died
+        groups.append(len(outcomes))
+        real(steps, batch, outcomes)
+
+    with monkeypatch.context() as patched, pytest.raises(Died):
+        patched.setattr(batch_steps.Steps, "_keep", keep)
+        execute(store, server, run_id, book=HALF)
+    assert states(store, run_id) == {"done": 14, "sent": 16}
+    assert execute(store, server, run_id, book=HALF).done == 30
+    assert len(server.bought) == 30 and spends(store) == [(300, 150, 30 * EACH)]
+
+
+def test_a_death_while_rows_are_gathered_hands_in_those_that_were(
+    store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = queue(store, recipe(2300))
+    real, calls = batching.batch_ledger.claim, []
+
+    def claim(*args: Any, **named: Any) -> Any:
+        if calls:
+            raise Died
+        calls.append(1)
+        return real(*args, **named)
+
+    with monkeypatch.context() as patched, pytest.raises(Died):
+        patched.setattr(batching.batch_ledger, "claim", claim)
+        execute(store, server, run_id)
+    assert execute(store, server, run_id).done == 2300
+    assert sorted(len(server.lines(i)) for i in range(2)) == [1000, 1300]
+
+
+def test_kill_9_while_the_post_is_on_its_way(store: Store, server: BatchServer, settings: Settings) -> None:
+    run_id = queue(store, recipe())
+    script = (
+        "import sys, threading\n"
+        "from core.dataset import batching\nfrom core.db.store import Store\n"
+        "from core.providers import Provider, Registry\n"
+        "url, key, database, run_id = sys.argv[1:]\n"
+        "registry = Registry([Provider('openai', 'openai', 'x', url, key)])\n"
+        "batching.carry_out(Store(database), registry, run_id, threading.Event())\n"
+    )
+    arguments = [server.url, KEY, settings.database_url, run_id]
+    environment = {**os.environ, "FABULA_HOME": str(settings.home)}
+    process = subprocess.Popen([sys.executable, "-c", script, *arguments], cwd=ROOT, env=environment)
+    during(server, POST, lambda: process.send_signal(signal.SIGKILL))
+    assert process.wait(60) == -signal.SIGKILL
+    assert execute(store, server, run_id, replace(QUICK, settle_s=0.5), HALF).done == 12
+    assert server.count(POST) == 1 and len(server.bought) == 12
+
+
+def test_a_worker_that_stops_leaves_the_run_as_it_is(store: Store, server: BatchServer) -> None:
+    run_id = queue(store, recipe())
+    halt = threading.Event()
+    during(server, "GET /v1/batches/batch_1", halt.set)
+    batching.carry_out(store, server.registry(), run_id, halt, rhythm=QUICK, book=NO_PRICES)
+    assert runs.progress(store, run_id).state == "running"
+    assert execute(store, server, run_id).done == 12 and server.count(POST) == 1
+
+
+def test_a_full_disk_loses_nothing(store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = queue(store, recipe())
+
+    def full(*_: Any, **__: Any) -> None:
+        raise StorageFull("The disk is full.", "Free some space.")
+
+    with monkeypatch.context() as patched, pytest.raises(StorageFull):
+        patched.setattr(batch_steps.batch_books, "settle", full)
+        execute(store, server, run_id)
+    assert execute(store, server, run_id).done == 12 and len(server.bought) == 12
+
+
+def test_a_live_run_collects_what_an_earlier_batch_has_bought_and_hands_nothing_in(
+    store: Store, server: BatchServer
+) -> None:
+    run_id = queue(store, recipe(), budget_usd=Decimal("0.3"))
+    server.faults["GET /v1/batches/batch_1"] = [401]
+    assert execute(store, server, run_id, book=HALF).state == "failed"
+    assert states(store, run_id) == {"sent": 4, "pending": 8}
+    live = queue(store, recipe(), dataset_id=dataset_of(store, run_id))
+    set_run(store, live, mode="live")
+    assert batching.due(store, live)
+    assert execute(store, server, live, book=HALF).state == "running"
+    assert states(store, live) == {"done": 4, "pending": 8} and server.count(POST) == 1
+    assert not batching.due(store, live)
+
+
+def test_rows_of_a_killed_live_run_are_handed_in_too(store: Store, server: BatchServer) -> None:
+    run_id = queue(store, recipe())
+    with store.session() as session:
+        first = select(func.min(Row.id)).scalar_subquery()
+        session.execute(update(Row).where(Row.id == first).values(state="sent", claimed_by="a dead executor"))
+    assert execute(store, server, run_id).done == 12
+
+
+# --- the client -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        (b'{"custom_id": "a", "response": {"status_code": 401, "body": {"error": {"message": "x"}}}}', Refused),
+        (b'{"custom_id": "a", "response": {"status_code": 422, "body": {"error": {"message": "x"}}}}', BadRequest),
+        (b'{"custom_id": "a", "response": {"status_code": 429, "body": {}}}', RateLimited),
+        (b'{"custom_id": "a", "response": {"status_code": 502, "body": "<html>"}}', Unavailable),
+        (b'{"custom_id": "a", "response": null, "error": {"code": "batch_expired", "message": "x"}}', Unavailable),
+        (b'{"custom_id": "a", "response": null, "error": {"code": "content_filter"}}', BadRequest),
+        (b'{"custom_id": "a"}', Unavailable),
+    ],
+)
+def test_an_error_in_a_line_is_the_one_that_a_live_request_would_have_raised(
+    line: bytes, kind: type[FabulaError]
+) -> None:
+    answer = read_answer(Provider("openai", "openai", "OpenAI", "https://x/v1", KEY), line)
+    assert answer is not None and isinstance(answer.error, kind) and answer.completion is None
+
+
+@pytest.mark.parametrize("line", [b"", b"\n", b"null", b"[]", b"\xff\xfe", b'{"custom_id": null}', b'{"response": {}}'])
+def test_a_line_that_is_none_is_as_if_it_had_not_come(line: bytes) -> None:
+    assert read_answer(Provider("openai", "openai", "OpenAI", "https://x/v1", KEY), line) is None
+
+
+@pytest.mark.parametrize("body", ["null", "[]", "7", "{}", '{"model": "m", "choices": [7]}', '{"choices": null}'])
+def test_an_answer_of_another_shape_is_an_empty_one(body: str) -> None:
+    line = '{"custom_id": "a", "response": {"status_code": 200, "body": %s}}' % body  # noqa: UP031  # braces
+    answer = read_answer(Provider("openai", "openai", "OpenAI", "https://x/v1", KEY), line.encode())
+    assert answer is not None and answer.completion is not None and answer.completion.texts == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "url"),
+    [("openai", "/v1/chat/completions"), ("compatible", "/v1/chat/completions"), ("azure", "/chat/completions")],
+)
+def test_the_path_in_a_line_is_the_providers(kind: Any, url: str) -> None:
+    client = Client(Provider("x", kind, "X", "https://x/v1", KEY))
+    assert f'"url":"{url}"'.encode() in client.batch_line("a", CompletionRequest("m", "p"))
+
+
+@pytest.mark.parametrize("kind", ["openai", "azure", "engine"])
+def test_known_kinds_are_told_without_asking(kind: Any) -> None:
+    assert batching.can(Provider("x", kind, "X", "http://127.0.0.1:9/v1", KEY)) == (kind != "engine")
+
+
+def test_another_endpoint_is_asked_once(server: BatchServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "_asked", {})
+    provider = server.provider("compatible", "other")
+    assert [batching.can(provider), batching.can(provider)] == [True, True]
+    assert server.requests == ["GET /v1/batches"]
+
+
+def test_an_endpoint_that_has_no_batches_or_does_not_answer_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "_asked", {})
+    with FaultServer(error(404, "Not found")) as other:
+        assert not batching.can(other.provider())
+    assert not batching.can(Provider("x", "compatible", "X", "http://127.0.0.1:9/v1", KEY))
+
+
+def test_batches_of_a_run_are_told_newest_first(store: Store, server: BatchServer) -> None:
+    run_id = queue(store, recipe())
+    execute(store, server, run_id, replace(QUICK, most_requests=4))
+    found = batching.of_run(store, run_id)
+    assert [b.remote_id for b in found] == ["batch_3", "batch_2", "batch_1"] and all(b.over for b in found)
+    assert batching.of_run(store, "no such run") == ()
+
+
+def test_the_ledger_says_where_a_batch_is(store: Store, server: BatchServer) -> None:
+    run_id = queue(store, recipe())
+    seen: list[tuple[str, str | None]] = []
+
+    def on(what: str) -> None:
+        with store.reading() as session:
+            seen.extend((state, status) for state, status in session.execute(select(Batch.state, Batch.status)))
+
+    server.on = on
+    execute(store, server, run_id)
+    assert list(dict.fromkeys(seen)) == [
+        ("preparing", None),
+        ("submitting", None),
+        ("waiting", "validating"),
+        ("waiting", "in_progress"),
+        ("waiting", "finalizing"),
+        ("collecting", "completed"),
+    ]

@@ -1,0 +1,58 @@
+"""Batch runs on a real PostgreSQL: the same code, another database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine
+
+from core.db.store import Store, new_id
+from core.providers import Client
+from core.settings import Settings
+from tests import postgres_server
+from tests.batch_server import BatchServer
+from tests.test_dataset_batch import EACH, HALF, QUICK, Died, execute, queue, recipe, spends, states
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    try:
+        with postgres_server.running() as url:
+            yield url
+    except postgres_server.PostgresAbsent as exc:
+        pytest.skip(f"PostgreSQL tests skipped: {exc}")
+
+
+@pytest.fixture
+def store(url: str, tmp_path: Path) -> Iterator[Store]:
+    name = f"d{new_id()}"
+    admin = create_engine(Settings.from_env({"DATABASE_URL": url}).database_url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    admin.dispose()
+    home = {"DATABASE_URL": url.replace("/postgres?", f"/{name}?"), "FABULA_HOME": str(tmp_path / "home")}
+    opened = Store.open(Settings.from_env(home))
+    yield opened
+    opened.close()
+
+
+def test_a_run_with_every_kind_of_trouble_buys_each_row_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with BatchServer() as server:
+        server.fates = ["expired"]
+        server.faults["POST /v1/batches"] = ["drop"]
+        server.answers |= {"n0002": "length", "n0003": (400, "Too long.")}
+        run_id = queue(store, recipe(20))
+
+        def die(*_: object) -> None:
+            raise Died
+
+        with monkeypatch.context() as patched, pytest.raises(Died):
+            patched.setattr(Client, "download", die)
+            execute(store, server, run_id, book=HALF)
+        done = execute(store, server, run_id, replace(QUICK, most_requests=6), HALF)
+        assert (done.state, done.done, done.failed) == ("done", 18, 2)
+        assert len(server.bought) == 19 and sum(s[2] or 0 for s in spends(store)) == 19 * EACH
+        assert states(store, run_id) == {"done": 18, "failed": 2}

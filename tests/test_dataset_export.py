@@ -1,0 +1,136 @@
+"""Files that leave the studio: written as planned, part by part, in bounded memory; counted before anyone pays."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from core.actor import LOCAL
+from core.cost import tokens
+from core.dataset import datasets, export, jsonl, versions
+from core.db.store import Store
+from core.db.tables import Row
+from core.errors import BadTrainingFile, NotFound, Unavailable
+from core.settings import Settings
+from tests.stores import fresh
+
+
+@pytest.fixture
+def store(settings: Settings) -> Store:
+    return fresh(settings)
+
+
+def load(store: Store, texts: list[str], splits: list[str] | None = None) -> str:
+    frame = pd.DataFrame({"topic": [f"t{i}" for i in range(len(texts))], "text": texts})
+    frame["split"] = splits or [""] * len(texts)
+    return datasets.from_frame(store, LOCAL, "x", frame, ["topic"], "text", split_column="split")
+
+
+def test_the_parts_of_a_version_are_files_with_one_separator_and_one_stop(store: Store) -> None:
+    texts = ["one", "two", "three END"]  # the stop must be free in the validation part as well
+    dataset_id = load(store, [*texts, "4. four"], ["train", "train", "val", "held_out"])
+    selection = export.Selection(store, dataset_id, versions.freeze(store, LOCAL, dataset_id))
+    made = export.plan(selection)
+    assert (made.separator, made.stop) == (" ->", ".")
+    files = {part: list(export.jsonl_lines(selection, made, part)) for part in ("train", "validation")}  # type: ignore[arg-type]  # literals
+    assert files["train"][0] == '{"prompt": "t0 ->", "completion": " one."}\n'
+    assert [json.loads(line)["completion"] for line in files["validation"]] == [" three END."]
+    chat = list(export.jsonl_lines(selection, export.plan(selection, "chat", system="Be brief."), "held_out"))
+    assert [turn["content"] for turn in json.loads(chat[0])["messages"]] == ["Be brief.", "t3", "4. four"]
+
+
+def test_a_stop_that_is_taken_in_the_validation_part_is_not_proposed(store: Store) -> None:
+    dataset_id = load(store, ["one", "two", "a. b"], ["train", "train", "val"])
+    version_id = versions.freeze(store, LOCAL, dataset_id)
+    assert export.plan(export.Selection(store, dataset_id, version_id)).stop == " END"
+    assert export.plan(export.Selection(store, dataset_id)).stop == "."  # nothing is kept back for validation there
+
+
+def test_without_a_version_only_what_may_be_learned_is_written(store: Store) -> None:
+    dataset_id = load(store, ["a", "b", "c", "d"], ["held_out", "val", "train", ""])
+    selection = export.Selection(store, dataset_id)
+    assert [prompt for prompt, _ in selection.examples()] == ["t2", "t3"]
+    assert list(selection.examples("validation")) == []
+
+
+def test_rows_that_change_between_looking_and_writing_are_told(store: Store) -> None:
+    dataset_id = load(store, ["one", "two"])
+    selection = export.Selection(store, dataset_id)
+    made = export.plan(selection)
+    with store.session() as session:
+        session.query(Row).filter_by(position=1).one().text = "Now. With a stop."
+    with pytest.raises(BadTrainingFile, match="changed") as caught:
+        list(export.jsonl_lines(selection, made))
+    assert caught.value.next_step
+
+
+PAIRS = [(f"p{i}", f"Once upon a time, number {i}") for i in range(30)]
+
+
+@pytest.mark.parametrize("file_format", ["completion", "chat"])
+def test_tokens_are_those_of_prompt_and_completion_with_their_marks(file_format: jsonl.Format) -> None:
+    made = jsonl.plan(PAIRS, file_format)
+    counted = export.count_tokens(made, PAIRS, "gpt-4o-mini")
+    texts = [a + b for a, b in made.pairs(PAIRS)]
+    bare = tokens.count(texts, "gpt-4o-mini").tokens
+    assert counted.exact and counted.tokens == bare + (11 * 30 if file_format == "chat" else 0)
+    assert not export.count_tokens(made, PAIRS, "gemma-3-270m").exact
+
+
+def test_a_tokenizer_that_is_a_request_away_counts_some_and_the_rest_in_proportion() -> None:
+    made, asked = jsonl.plan(PAIRS), list[str]()
+
+    def ask(text: str) -> int:
+        asked.append(text)
+        return len(text)
+
+    whole = sum(len(a + b) for a, b in made.pairs(PAIRS))
+    assert export.count_tokens(made, PAIRS, "gemma", ask) == tokens.TokenCount(whole, True)
+    assert asked[0] == "p0 -> Once upon a time, number 0."
+    asked.clear()
+    some = export.count_tokens(made, PAIRS, "gemma", ask, most=6)
+    assert len(asked) == 6 and not some.exact and abs(some.tokens - whole) < whole * 0.05
+
+
+def test_a_tokenizer_that_fails_is_not_asked_again() -> None:
+    made, asked = jsonl.plan(PAIRS), list[str]()
+
+    def ask(text: str) -> int:
+        asked.append(text)
+        raise Unavailable("away", "wait")
+
+    assert export.count_tokens(made, PAIRS, "gemma", ask) == export.count_tokens(made, PAIRS, "gemma")
+    assert len(asked) == 1
+
+
+def test_parquet_has_every_finished_row_with_its_part(store: Store, tmp_path: Path) -> None:
+    dataset_id = load(store, ["one", "", "=3"], ["train", "", "held_out"])
+    assert export.write_parquet(store, dataset_id, tmp_path / "x.parquet") == 2
+    rows = pq.read_table(tmp_path / "x.parquet").to_pylist()
+    assert [(r["prompt"], r["completion"], r["split"]) for r in rows] == [
+        ("t0", "one", "train"),
+        ("t2", "=3", "held_out"),
+    ]
+    assert dict(rows[0]["values"]) == {"topic": "t0"}
+    with pytest.raises(NotFound):
+        export.write_parquet(store, "gone", tmp_path / "y.parquet")
+
+
+def test_a_large_file_is_written_without_holding_its_texts() -> None:
+    class Many:
+        def __iter__(self) -> Iterator[tuple[str, str]]:
+            return ((f"prompt {i}", f"story {i} " + "x" * 1_000) for i in range(30_000))
+
+    tracemalloc.start()
+    made = jsonl.plan(Many())
+    written = sum(1 for _ in made.lines(Many()))
+    _now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert written == 30_000
+    assert peak < 4_000_000  # bytes; the texts are 30 MB

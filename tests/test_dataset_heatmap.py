@@ -1,0 +1,199 @@
+"""The map of a data set: every row is in one square, every square leads to its rows, whatever the size of the grid."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from core.actor import LOCAL
+from core.charts import matrix as charts_matrix
+from core.charts.matrix import MapLabels
+from core.dataset import curation, datasets, heatmap, rowlist
+from core.dataset.recipe import Column, Recipe
+from core.dataset.rowlist import Where
+from core.db.store import Store
+from core.db.tables import Row
+from core.errors import NotFound
+from core.settings import Settings
+from tests.stores import fresh
+
+_RECIPE = Recipe(
+    "heroes",
+    (Column("hero", ("唐", "宋", "元")), Column("power", ("隐形", "飞行")), Column("mood", ("轻松", "艰难"))),
+    "{hero}",
+    repeats=2,
+)
+_WORDS = MapLabels({"done": "fertig"}, "state", "cell", "repeat", "done", "failed")
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    store = fresh(settings)
+    yield store
+    store.close()
+
+
+def _many(n: int) -> Recipe:
+    heroes = Column("hero", tuple(f"hero {i}" for i in range(n)))
+    return replace(_RECIPE, columns=(heroes, *_RECIPE.columns[1:]))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kind", "squares"),
+    [
+        (_RECIPE, "cells", 24),
+        (replace(_RECIPE, repeats=200), "pairs", 6),  # 2,400 rows, but 400 across
+        (replace(_RECIPE, repeats=100), "strip", 1_200),
+        (_many(46), "strip", 368),  # 92 lines
+        (replace(_RECIPE, columns=(Column("hero", ("唐",)),)), "cells", 2),
+        (replace(_RECIPE, columns=(Column("hero", tuple(map(str, range(3_000)))),), repeats=2), "blocks", 1_000),
+    ],
+)
+def test_the_kind_fits_the_grid_and_all_rows_are_in_it(store: Store, recipe: Recipe, kind: str, squares: int) -> None:
+    map_ = heatmap.draw(store, datasets.create(store, LOCAL, recipe))
+    assert (map_.kind, len(map_.squares)) == (kind, squares)
+    assert len(map_.squares) <= heatmap.MOST_SQUARES
+    assert sum(s.rows for s in map_.squares) == recipe.rows()
+
+
+@pytest.mark.parametrize(
+    "recipe", [_RECIPE, replace(_RECIPE, repeats=200), replace(_RECIPE, columns=_RECIPE.columns[:1], repeats=900)]
+)
+def test_a_square_leads_to_its_rows_and_together_to_all(store: Store, recipe: Recipe) -> None:
+    dataset_id = datasets.create(store, LOCAL, recipe)
+    map_ = heatmap.draw(store, dataset_id)
+    found: Counter[int] = Counter()
+    for place in {square.place for square in map_.squares}:
+        where = map_.where(place)
+        rows = rowlist.page(store, dataset_id, where, limit=10_000)
+        assert len(rows) == rowlist.count(store, dataset_id, where)
+        if map_.kind != "blocks":
+            assert all(value in row.values.values() for row in rows for value in map_.name(place).split(" · "))
+        found.update(row.id for row in rows)
+    assert len(found) == recipe.rows() and set(found.values()) == {1}
+
+
+def test_states_are_those_of_the_ledger(store: Store) -> None:
+    dataset_id = datasets.create(store, LOCAL, _RECIPE)
+    with store.session() as session:
+        first, second, *_rest = session.query(Row).order_by(Row.position)
+        first.state, second.state = "done", "failed"
+    map_ = heatmap.draw(store, dataset_id)
+    assert [square.state for square in map_.squares[:3]] == ["done", "failed", "pending"]
+    assert (map_.squares[0].down, map_.squares[0].across, map_.squares[1].repeat) == ("唐 · 隐形", "轻松", 1)
+
+
+def test_cells_that_are_not_in_the_ledger_yet_are_waiting_and_lead_nowhere(store: Store) -> None:
+    dataset_id = datasets.create(store, LOCAL, _RECIPE)
+    with store.session() as session:
+        session.query(Row).delete()
+    map_ = heatmap.draw(store, dataset_id)
+    assert {square.state for square in map_.squares} == {"pending"}
+    assert rowlist.page(store, dataset_id, map_.where(0)) == []
+
+
+def test_of_a_large_grid_one_chooses_two_columns(store: Store) -> None:
+    dataset_id = datasets.create(store, LOCAL, replace(_RECIPE, repeats=1_000))
+    with store.session() as session:
+        session.query(Row).filter(Row.position < 500).update({"state": "done"})
+    by_default = heatmap.draw(store, dataset_id)
+    assert (by_default.pair, by_default.choices, len(by_default.squares)) == ((2, 0), (0, 1, 2), 6)
+    assert [(s.name, s.done, s.share) for s in by_default.squares if s.done] == [("唐 · 轻松", 500, 0.25)]
+    chosen = heatmap.draw(store, dataset_id, (0, 1))
+    assert [s.name for s in chosen.squares] == [
+        "隐形 · 唐",
+        "隐形 · 宋",
+        "隐形 · 元",
+        "飞行 · 唐",
+        "飞行 · 宋",
+        "飞行 · 元",
+    ]
+    assert heatmap.draw(store, dataset_id, (1, 1)).pair == (1, 0)  # nonsense is put right
+
+
+def test_rows_from_a_file_make_a_map_of_the_cells_that_occur(store: Store) -> None:
+    frame = pd.DataFrame({"hero": ["唐", "唐", "宋"], "mood": ["艰难", "艰难", "轻松"], "story": ["a", "b", ""]})
+    dataset_id = datasets.from_frame(store, LOCAL, "loaded", frame, ["hero", "mood"], "story")
+    map_ = heatmap.draw(store, dataset_id)
+    assert [(s.place, s.repeat, s.state) for s in map_.squares] == [(0, 0, "done"), (0, 1, "done"), (1, 0, "excluded")]
+    assert len(map_.where(0).ids or ()) == 2
+
+
+def test_an_empty_data_set_has_a_map_and_one_that_is_gone_has_none(store: Store) -> None:
+    dataset_id = datasets.create(store, LOCAL, _RECIPE)
+    with store.session() as session:
+        session.query(Row).delete()
+        session.execute(datasets.Dataset.__table__.update().values(recipe=None))
+    assert heatmap.draw(store, dataset_id).squares == ()
+    with pytest.raises(NotFound):
+        heatmap.draw(store, "gone")
+
+
+# --- rows -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("where", "positions"),
+    [
+        (Where(), [0, 1, 2, 3]),
+        (Where(states=("done", "failed")), [0, 1]),
+        (Where(start=1, end=3), [1, 2]),
+        (Where(edited=True), [0]),
+        (Where(words="DRAGON"), [0]),
+        (Where(words="100%"), [1]),
+        (Where(words="宋"), [2, 3]),  # in the prompt
+        (Where(states=("pending",), words="宋"), [2, 3]),
+        (Where(ids=()), []),
+    ],
+)
+def test_rows_are_found_by_what_they_are(store: Store, where: Where, positions: list[int]) -> None:
+    recipe = replace(_RECIPE, columns=(Column("hero", ("唐", "宋")),), template="{hero}")
+    dataset_id = datasets.create(store, LOCAL, recipe)
+    with store.session() as session:
+        first, second, *_rest = session.query(Row).order_by(Row.position)
+        first.state, first.text = "done", "a dragon"
+        second.state, second.text = "failed", "100% 100x"
+    curation.edit(store, LOCAL, first.id, "The dragon sleeps.")
+    found = rowlist.page(store, dataset_id, where)
+    assert [row.position for row in found] == positions
+    assert rowlist.count(store, dataset_id, where) == len(positions)
+
+
+def test_rows_come_a_page_at_a_time(store: Store) -> None:
+    dataset_id = datasets.create(store, LOCAL, _RECIPE)
+    assert [r.position for r in rowlist.page(store, dataset_id, Where(), limit=2, offset=3)] == [3, 4]
+
+
+# --- chart ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", [_RECIPE, replace(_RECIPE, repeats=100), replace(_RECIPE, repeats=1_000)])
+def test_the_chart_holds_every_square_and_a_selection_by_place(store: Store, recipe: Recipe) -> None:
+    map_ = heatmap.draw(store, datasets.create(store, LOCAL, recipe))
+    spec = charts_matrix.chart(map_, _WORDS)
+    assert [row["place"] for row in spec["data"]["values"]] == [square.place for square in map_.squares]
+    (selection,) = spec["params"]
+    assert (selection["name"], selection["select"]["fields"]) == (charts_matrix.SELECTION, ["place"])
+    assert "config" not in spec
+
+
+def test_states_have_words_signs_and_one_colour_each(store: Store) -> None:
+    dataset_id = datasets.create(store, LOCAL, _RECIPE)
+    with store.session() as session:
+        for row, state in zip(session.query(Row).order_by(Row.position), charts_matrix.STATES, strict=False):
+            row.state = state
+    spec = charts_matrix.chart(heatmap.draw(store, dataset_id), _WORDS)
+    shown = [(row["state"], row["sign"]) for row in spec["data"]["values"][:5]]
+    assert shown == [("fertig", ""), ("sent", ""), ("failed", "×"), ("excluded", "–"), ("pending", "")]
+    scale = spec["layer"][0]["encoding"]["color"]["scale"]
+    assert scale["domain"] == ["fertig", "sent", "failed", "excluded", "pending"] and len(set(scale["range"])) == 5
+
+
+def test_a_long_name_is_cut_in_the_chart(store: Store) -> None:
+    frame = pd.DataFrame({"message": ["x" * 500], "intent": ["y"]})
+    map_ = heatmap.draw(store, datasets.from_frame(store, LOCAL, "loaded", frame, ["message"], "intent"))
+    assert len(charts_matrix.chart(map_, _WORDS)["data"]["values"][0]["name"]) == 60

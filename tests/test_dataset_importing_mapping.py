@@ -1,0 +1,68 @@
+"""Which column is which: guessed by name, told before it is kept."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from core.dataset.intake import mapping
+from core.dataset.intake.mapping import Mapping
+from core.errors import BadFile
+
+
+def frame(*columns: str, **cells: list[str]) -> pd.DataFrame:
+    rows = max((len(c) for c in cells.values()), default=1)
+    return pd.DataFrame({c: cells.get(c, ["x"] * rows) for c in columns}, dtype="str")
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        (("dynasty", "super_power", "story_type", "story"), (("dynasty", "super_power", "story_type"), "story")),
+        (("topic", "text"), (("topic",), "text")),
+        (("a", "b", "c"), (("a", "b"), "c")),
+        (("message", "intent", "language"), (("message",), "intent")),
+        (("text", "label"), (("text",), "label")),
+        (("Label", "Text"), (("Text",), "Label")),
+        (("instruction", "input", "output"), (("instruction", "input"), "output")),
+        (("system", "prompt", "completion"), (("system", "prompt"), "completion")),
+        (("问题", "来源", "回答"), (("问题",), "回答")),
+        (("only",), ((), "only")),
+        (("text",), ((), "text")),
+    ],
+)
+def test_columns_are_guessed_by_their_names(columns: tuple[str, ...], expected: tuple[tuple[str, ...], str]) -> None:
+    assert mapping.guess(frame(*columns)) == Mapping(*expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "guessed"),
+    [(["held_out", ""], True), (["test", "Train "], True), (["", ""], False), (["A", "B"], False)],
+)
+def test_a_split_column_is_guessed_when_all_its_words_mean_a_part(words: list[str], guessed: bool) -> None:
+    found = mapping.guess(frame("message", "split", "intent", split=words))
+    assert found.split == ("split" if guessed else None) and found.completion == "intent"
+
+
+def test_what_becomes_of_a_table_is_counted() -> None:
+    table = frame(
+        "k", "story", "split", k=["a", "b", "c", "d"], story=["1", " ", "3", "4"], split=["test", "", "", "held_out"]
+    )
+    found = mapping.outlook(table, Mapping(("k",), "story", "split"))
+    assert (found.examples, found.empty, found.parts) == (3, 1, {"held_out": 2, None: 1})
+
+
+def test_words_that_mean_no_part_are_told_before_anything_is_kept() -> None:
+    with pytest.raises(BadFile, match="The split column says 'x'"):
+        mapping.outlook(frame("k", "story"), Mapping((), "story", "k"))
+
+
+def test_an_example_shows_line_ends_and_is_cut() -> None:
+    table = frame("a", "b", "story", story=["\n\n从前" + "x" * 99])
+    assert mapping.example(table, Mapping(("b", "a"), "story"), 0, 6) == (
+        '{"prompt": "x,x", "completion": "\\n\\n从前xx…"}'
+    )
+
+
+def test_columns_without_a_part_stay_with_their_rows() -> None:
+    assert Mapping(("a",), "c", "s").others(["a", "b", "c", "s", "d"]) == ("b", "d")

@@ -1,0 +1,474 @@
+"""Repeats that share a request, several executors on one run, runs that hold and go on."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from sqlalchemy import event, func, select, update
+
+from core.actor import LOCAL
+from core.dataset import datasets, runs
+from core.dataset.writing import claimants, executor, ledger
+from core.dataset.writing.ledger import Claim
+from core.dataset.writing.sharing import divided, money_for, together, tokens_for
+from core.db.store import Store
+from core.db.tables import Dataset, Row, Run, Spend, utcnow
+from core.errors import BadRecipe, NotFound
+from core.providers import Choice, Completion
+from core.settings import Settings
+from core.work import KINDS
+from tests import test_dataset_runs as basics
+from tests.fault_server import Answer, FaultServer, error, held, quota, rate_limit, raw, text, unauthorized
+from tests.stores import fresh
+from tests.test_dataset_runs import QUICK, all_rows, book, execute, executing, queue, recipe, spends, states, until
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    opened = fresh(settings)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def server() -> Iterator[FaultServer]:
+    with FaultServer(default=lambda prompt: text(f"A story of {prompt}.")) as running:
+        yield running
+
+
+# --- repeats of a cell share a request -------------------------------------------------------------------------------
+
+
+def asked_for(server: FaultServer) -> list[int]:
+    """How many answers each request asked for."""
+    return sorted(int(r.body.get("n") or 1) for r in server.requests)
+
+
+def test_repeats_of_a_cell_share_a_request_and_its_cost_exactly(store: Store, server: FaultServer) -> None:
+    run_id = queue(store, recipe(4, repeats=3))
+    execute(store, server, run_id, book=book(per_mtok="100"))
+    assert states(store, run_id) == {"done": 12}
+    assert asked_for(server) == [3] * 4
+    rows = all_rows(store, run_id)
+    # 10 prompt tokens and 3 written ones for each cell, at a ten-thousandth of a dollar each
+    assert [(r.prompt_tokens, r.completion_tokens) for r in rows[:3]] == [(4, 1), (3, 1), (3, 1)]
+    assert sum((r.cost_usd for r in rows if r.cost_usd), Decimal(0)) == Decimal("0.0052")
+    assert runs.progress(store, run_id).cost_usd == Decimal("0.0052")
+    assert len(spends(store)) == 12
+
+
+def test_at_most_eight_share(store: Store, server: FaultServer) -> None:
+    run_id = queue(store, recipe(1, repeats=20))
+    execute(store, server, run_id)
+    assert states(store, run_id) == {"done": 20} and asked_for(server) == [4, 8, 8]
+
+
+def test_with_a_seed_each_row_is_asked_for_alone(store: Store, server: FaultServer) -> None:
+    run_id = queue(store, recipe(2, repeats=3, seed=7))
+    execute(store, server, run_id)
+    assert asked_for(server) == [1] * 6 and len({r.body["seed"] for r in server.requests}) == 6
+
+
+@pytest.mark.parametrize("way", ["gives one", "refuses"])
+def test_an_endpoint_without_n_is_asked_for_one_at_a_time(store: Store, server: FaultServer, way: str) -> None:
+    server.most_choices, server.refuses_n = (1, False) if way == "gives one" else (None, True)
+    run_id = queue(store, recipe(10, repeats=2))
+    execute(store, server, run_id, replace(QUICK, ceiling=1), book())
+    assert states(store, run_id) == {"done": 20}
+    shared = sum(n > 1 for n in asked_for(server))
+    assert 1 <= shared <= 3  # what was claimed before it was known
+    assert len(server.requests) == 20 + (shared if way == "refuses" else 0)
+    # each answer is paid for once: 10 tokens for the prompt, one that was written
+    assert runs.progress(store, run_id).cost_usd == Decimal("0.011") * 20
+
+
+def test_a_cell_that_is_refused_alone_too_does_not_end_the_sharing(store: Store, server: FaultServer) -> None:
+    server.when("n0001", error(400, "this prompt is not allowed"))
+    run_id = queue(store, recipe(6, repeats=2))
+    execute(store, server, run_id, replace(QUICK, ceiling=1))
+    assert states(store, run_id) == {"done": 10, "failed": 2}
+    assert asked_for(server) == [1, 1, 2, 2, 2, 2, 2, 2]
+
+
+def test_the_texts_of_one_answer_are_judged_one_by_one() -> None:
+    answer = Completion((Choice("a", "stop"), Choice("b", "length")), "writer", 11, 7)
+    first, second = divided(answer, 3)
+    assert (first.texts, first.prompt_tokens, first.completion_tokens) == ((Choice("a", "stop"),), 6, 4)
+    assert (second.texts, second.prompt_tokens, second.completion_tokens) == ((Choice("b", "length"),), 5, 3)
+    assert [one.texts for one in divided(Completion((), "writer", 3, 0), 3)] == [()]
+
+
+@pytest.mark.parametrize(("total", "parts"), [("0.1", 3), ("1", 7), ("0.000001", 8), ("0", 2), ("5", 1)])
+def test_money_is_divided_exactly(total: str, parts: int) -> None:
+    shares = money_for(Decimal(total), parts)
+    assert len(shares) == parts and sum(s for s in shares if s is not None) == Decimal(total)
+    assert money_for(None, parts) == [None] * parts and tokens_for(None, parts) == [None] * parts
+
+
+def test_claims_go_together_by_prompt() -> None:
+    claims = [Claim(i, str(i), prompt, i, None) for i, prompt in enumerate("aabab")]
+    assert [[c.row_id for c in group] for group in together(claims, 2)] == [[0, 1], [2, 4], [3]]
+    assert [len(group) for group in together(claims, 1)] == [1] * 5
+
+
+# --- several executors on one run ------------------------------------------------------------------------------------
+
+
+def test_two_executors_share_a_run_and_buy_each_row_once(store: Store, server: FaultServer) -> None:
+    run_id = queue(store, recipe(120))
+    with ExitStack() as both:
+        for _ in range(2):
+            both.enter_context(executing(store, server.registry(), run_id, replace(QUICK, ceiling=4)))
+    assert states(store, run_id) == {"done": 120}
+    assert Counter(server.prompts()).most_common(1)[0][1] == 1
+    assert runs.progress(store, run_id).state == "done"
+
+
+def test_two_executors_keep_one_budget(store: Store, server: FaultServer) -> None:
+    run_id = queue(store, recipe(80), budget_usd=Decimal("0.50"))
+    with ExitStack() as both:
+        for _ in range(2):
+            both.enter_context(executing(store, server.registry(), run_id, replace(QUICK, ceiling=4), book=book()))
+    ended = runs.progress(store, run_id)
+    assert ended.state == "stopped" and "budget of $0.50 is used up" in (ended.reason or "")
+    assert sum((s.cost_usd for s in spends(store) if s.cost_usd), Decimal(0)) <= Decimal("0.50")
+    assert ended.done >= 20 and ended.in_flight == 0
+
+
+def test_a_run_is_done_only_when_the_other_executor_has_its_answers(store: Store, server: FaultServer) -> None:
+    server.when("n0000", held())
+    run_id = queue(store, recipe(6))
+    with ExitStack() as both:
+        first = both.enter_context(executing(store, server.registry(), run_id, replace(QUICK, ceiling=1)))
+        server.wait_for(lambda s: s.flying == 1)
+        second = both.enter_context(executing(store, server.registry(), run_id, QUICK))
+        until(lambda: states(store, run_id)["done"] == 5)
+        assert first.is_alive() and second.is_alive() and runs.progress(store, run_id).state == "running"
+        server.release()
+    assert states(store, run_id) == {"done": 6} and len(server.requests) == 6
+
+
+def test_only_the_rows_of_the_dead_are_given_back(store: Store) -> None:
+    run_id = queue(store, recipe(6))
+    with claimants.present() as living:
+        gone = living.replace(living.split(":")[1], "999999999")  # a process that cannot be
+        elsewhere = "0" * 12 + living[12:]  # a machine on which no worker is known
+        batch = {"batch_id": "b", "claimed_by": None}
+        for place, who in enumerate((living, gone, elsewhere, None)):
+            _hand(store, place, {"claimed_by": who})
+        _hand(store, 4, batch)
+        assert ledger.begin(store, run_id) is not None
+        with store.session() as session:
+            ids = session.scalars(select(Row.position).where(Row.state == "sent").order_by(Row.position))
+            assert list(ids) == [0, 4]
+    assert ledger.begin(store, run_id) is not None
+    assert states(store, run_id) == {"pending": 5, "sent": 1}  # its block has ended
+
+
+def _hand(store: Store, position: int, values: dict[str, object]) -> None:
+    with store.session() as session:
+        session.execute(update(Row).where(Row.position == position).values(state="sent", **values))
+
+
+def test_an_answer_that_comes_late_overwrites_nothing(store: Store) -> None:
+    """This machine slept, others took its row for lost and wrote it: both answers are paid, the first one stays."""
+    order = ledger.begin(store, queue(store, recipe(1)))
+    assert order is not None
+    with store.session() as session:
+        slow, _ = ledger.claim(session, order, 1, lambda prompt: Decimal(1), None)
+    ledger.begin(store, order.run_id)
+    with store.session() as session:
+        quick, _ = ledger.claim(session, order, 1, lambda prompt: Decimal(1), None)
+        ledger.settle(session, [_outcome(quick[0], "first")])
+    with store.session() as session:
+        ledger.settle(session, [_outcome(slow[0], "second")])
+    assert [r.text for r in all_rows(store, order.run_id)] == ["first"]
+    assert [s.cost_usd for s in spends(store)] == [Decimal("0.5")] * 2
+
+
+def _outcome(claim: Claim, words: str) -> ledger.Outcome:
+    return ledger.Outcome(claim.row_id, claim.spend_id, "done", None, words, "stop", 1, 1, Decimal("0.5"), utcnow())
+
+
+# --- hold and go on --------------------------------------------------------------------------------------------------
+
+
+def test_a_paused_run_sends_nothing_and_goes_on_where_it_was(store: Store, server: FaultServer) -> None:
+    server.default = held()
+    server.enqueue(text("one"), text("two"))
+    run_id = queue(store, recipe(12))
+    with executing(store, server.registry(), run_id, replace(QUICK, ceiling=3)):
+        server.wait_for(lambda s: s.flying == 3 and len(s.requests) == 5)
+        runs.request_pause(store, LOCAL, run_id)
+        assert runs.progress(store, run_id).state == "pausing"
+        runs.request_pause(store, LOCAL, run_id)
+    assert runs.progress(store, run_id).state == "paused"
+    assert states(store, run_id) == {"done": 2, "pending": 10}
+    execute(store, server, run_id)
+    assert len(server.requests) == 5  # nobody works on a paused run
+    assert run_id not in KINDS["run"].unfinished(store)
+    server.release()
+    runs.resume(store, LOCAL, run_id)
+    assert runs.progress(store, run_id).state == "queued" and run_id in KINDS["run"].unfinished(store)
+    execute(store, server, run_id)
+    ended = runs.progress(store, run_id)
+    assert (ended.state, ended.done) == ("done", 12)
+
+
+def test_a_run_that_is_resumed_while_it_pauses_goes_on(store: Store, server: FaultServer) -> None:
+    server.default = held()
+    run_id = queue(store, recipe(4))
+    with executing(store, server.registry(), run_id):
+        server.wait_for(lambda s: s.flying == 4)
+        runs.request_pause(store, LOCAL, run_id)
+        runs.resume(store, LOCAL, run_id)
+        assert runs.progress(store, run_id).state == "running"
+        server.release()
+    assert states(store, run_id) == {"done": 4}
+
+
+def test_what_waits_in_the_queue_is_paused_at_once_and_can_be_stopped(store: Store) -> None:
+    run_id = queue(store, recipe(3))
+    runs.request_pause(store, LOCAL, run_id)
+    assert runs.progress(store, run_id).state == "paused"
+    runs.request_stop(store, LOCAL, run_id)
+    assert runs.progress(store, run_id).state == "stopped"
+
+
+def test_the_button_that_starts_lets_a_paused_run_go_on(store: Store) -> None:
+    run_id = queue(store, recipe(3), Decimal(1))
+    runs.request_pause(store, LOCAL, run_id)
+    dataset_id = runs.progress(store, run_id).dataset_id
+    assert runs.enqueue(store, LOCAL, dataset_id) == run_id
+    assert (runs.progress(store, run_id).state, runs.progress(store, run_id).budget_usd) == ("queued", Decimal(1))
+    runs.request_pause(store, LOCAL, run_id)
+    batch = runs.enqueue(store, LOCAL, dataset_id, mode="batch")
+    assert batch != run_id and runs.progress(store, batch).mode == "batch"
+    assert runs.progress(store, run_id).state == "stopped"
+    runs.resume(store, LOCAL, run_id)  # another run is at work: this one stays as it is
+    assert runs.progress(store, run_id).state == "stopped"
+
+
+def test_a_raised_budget_lets_a_run_go_on_with_what_it_has_spent(store: Store, server: FaultServer) -> None:
+    run_id = queue(store, recipe(40), budget_usd=Decimal("0.30"))
+    execute(store, server, run_id, book=book())
+    first = runs.progress(store, run_id)
+    assert first.state == "stopped" and first.done < 40
+    runs.raise_budget(store, LOCAL, run_id, Decimal("0.70"))
+    runs.resume(store, LOCAL, run_id)
+    execute(store, server, run_id, book=book())
+    ended = runs.progress(store, run_id)
+    assert (ended.state, ended.done, ended.cost_usd) == ("done", 40, Decimal("0.44"))
+    with pytest.raises(BadRecipe, match="Every row is written"):
+        runs.resume(store, LOCAL, run_id)
+
+
+def test_a_budget_that_is_raised_in_mid_run_is_heeded(store: Store, server: FaultServer) -> None:
+    run_id = queue(store, recipe(20), budget_usd=Decimal("0.28"))
+    server.default = held()
+    with executing(store, server.registry(), run_id, replace(QUICK, ceiling=2), book=book()):
+        server.wait_for(lambda s: s.flying == 2)
+        runs.raise_budget(store, LOCAL, run_id, Decimal(100))
+        server.release()
+    assert states(store, run_id) == {"done": 20}
+
+
+@pytest.mark.parametrize("amount", ["0", "-1", "NaN"])
+def test_no_amount_is_no_budget(store: Store, amount: str) -> None:
+    run_id = queue(store, recipe(1))
+    with pytest.raises(BadRecipe):
+        runs.raise_budget(store, LOCAL, run_id, Decimal(amount))
+
+
+def test_runs_that_are_not_there(store: Store) -> None:
+    for call in (runs.request_pause, runs.resume):
+        with pytest.raises(NotFound):
+            call(store, LOCAL, "gone")
+    with pytest.raises(NotFound):
+        runs.raise_budget(store, LOCAL, "gone", None)
+
+
+def test_a_run_that_ended_on_a_problem_can_be_resumed(store: Store, server: FaultServer) -> None:
+    server.enqueue(text("one"), quota())
+    run_id = queue(store, recipe(8))
+    execute(store, server, run_id, replace(QUICK, ceiling=1))
+    assert runs.progress(store, run_id).state == "failed"
+    runs.resume(store, LOCAL, run_id)
+    execute(store, server, run_id)
+    assert (runs.progress(store, run_id).state, runs.progress(store, run_id).reason) == ("done", None)
+
+
+# --- what people see -------------------------------------------------------------------------------------------------
+
+
+def test_progress_tells_reasons_requests_and_what_it_will_cost(store: Store, server: FaultServer) -> None:
+    server.default = held()
+    server.enqueue(text("one"), error(400, "no (request 17)"), error(400, "no (request 18)"), error(422, "never"))
+    run_id = queue(store, recipe(10))
+    with executing(store, server.registry(), run_id, replace(QUICK, ceiling=1), book=book()):
+        server.wait_for(lambda s: len(s.requests) == 5)
+        until(lambda: runs.progress(store, run_id).failed == 3)
+        told = runs.progress(store, run_id)
+        assert [count for _, count in told.failed_by_reason] == [2, 1]
+        assert "no (request 1" in told.failed_by_reason[0][0] and "never" in told.failed_by_reason[1][0]
+        assert told.requests == 5
+        # four rows have cost 0.011 dollars together; six are to come
+        assert told.cost_usd == Decimal("0.011") and told.projected_usd == Decimal("0.0275")
+        runs.request_stop(store, LOCAL, run_id)
+
+
+# --- faults in mid-run (the table of the design) ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "state", "done"),
+    [
+        (rate_limit(retry_after="0"), "done", 30),
+        (rate_limit(retry_after_ms="3"), "done", 30),
+        (error(408, "late"), "done", 30),
+        (error(409, "busy"), "done", 30),
+        (error(500, "x"), "done", 30),
+        (error(503, "x", retry_after="0"), "done", 30),
+        (raw(b"<!doctype html><title>Log in</title>", "text/html; charset=utf-8"), "done", 30),
+        (raw(b"{}"), "done", 30),
+        (raw(b"[1]"), "done", 30),
+        (raw(b"null"), "done", 30),
+        (raw(b'{"model": "writer", "choices": [{"message": {"content": 5}}]}'), "done", 30),
+        (raw(b'{"model": "writer", "choi'), "done", 30),
+        (unauthorized(), "failed", None),
+        (quota(), "failed", None),
+        (error(402, "pay first"), "failed", None),
+        (error(404, "The model `writer` does not exist", "model_not_found"), "failed", None),
+        (error(413, "too large"), "done", 29),
+        (text("", finish_reason="stop"), "done", 29),
+        (Answer(finish_reason="length"), "done", 29),
+    ],
+)
+def test_a_fault_in_mid_run(store: Store, server: FaultServer, fault: Answer, state: str, done: int | None) -> None:
+    server.enqueue(*[text("fine")] * 12, fault)
+    run_id = queue(store, recipe(30))
+    execute(store, server, run_id, replace(QUICK, ceiling=3))
+    ended = runs.progress(store, run_id)
+    assert ended.state == state
+    if done is None:
+        assert 12 <= ended.done <= 15 and ended.failed == 0 and ended.done + ended.pending == 30
+        assert len(server.requests) <= ended.done + 3
+    else:
+        assert ended.done == done and ended.done + ended.failed == 30
+
+
+def test_a_cut_answer_is_asked_for_again(store: Store, server: FaultServer) -> None:
+    """The connection breaks in the middle of the JSON."""
+    server.enqueue(Answer(body=b'{"model": "writer"', headers={"content-length": "400"}, end="cut"))
+    run_id = queue(store, recipe(3))
+    execute(store, server, run_id)
+    assert states(store, run_id) == {"done": 3}
+
+
+def test_the_key_is_in_no_reason_and_no_log(
+    store: Store, server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.default = unauthorized()
+    run_id = queue(store, recipe(2))
+    execute(store, server, run_id)
+    assert "[key]" in (runs.progress(store, run_id).reason or "")
+    assert basics.text and "sk-test-key" not in (runs.progress(store, run_id).reason or "") + caplog.text
+
+
+def test_a_clock_that_is_set_back_hides_no_money(
+    store: Store, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = queue(store, recipe(40), budget_usd=Decimal("0.30"))
+    early = lambda: utcnow() - timedelta(hours=3)  # noqa: E731 - a clock
+    monkeypatch.setattr(ledger, "utcnow", early)
+    execute(store, server, run_id, book=book())
+    with store.session() as session:
+        session.execute(update(Run).values(state="queued", finished_at=None))
+    execute(store, server, run_id, book=book())
+    assert sum((s.cost_usd for s in spends(store) if s.cost_usd), Decimal(0)) <= Decimal("0.30")
+    assert (runs.progress(store, run_id).cost_usd or Decimal(0)) > 0
+
+
+def test_a_locked_database_holds_the_buying_up_and_loses_nothing(settings: Settings, server: FaultServer) -> None:
+    store = fresh(settings)
+
+    @event.listens_for(store.engine, "connect")
+    def impatient(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("PRAGMA busy_timeout=20")  # in place of half a minute
+
+    run_id = queue(store, recipe(10))
+    server.default = held()
+    other = sqlite3.connect(settings.database_url.removeprefix("sqlite:///"), isolation_level=None)
+    with executing(store, server.registry(), run_id, replace(QUICK, ceiling=4)) as thread:
+        server.wait_for(lambda s: s.flying == 4)
+        until(lambda: _locked(other))
+        server.release()
+        server.wait_for(lambda s: s.flying == 0)
+        thread.join(0.3)
+        assert len(server.requests) == 4
+        other.execute("ROLLBACK")
+    assert states(store, run_id) == {"done": 10} and len(server.requests) == 10
+    other.close()
+    store.close()
+
+
+def _locked(connection: sqlite3.Connection) -> bool:
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        return False
+    return True
+
+
+def test_a_storm_of_refusals_is_no_flood(store: Store, server: FaultServer) -> None:
+    """Each row is sent again only when the server lets it, and everything is written in the end."""
+    server.enqueue(*[rate_limit(retry_after_ms="20")] * 60)
+    run_id = queue(store, recipe(80))
+    execute(store, server, run_id)
+    assert states(store, run_id) == {"done": 80} and len(server.requests) == 140
+
+
+def test_what_a_dead_executor_left_is_taken_up_while_another_runs(store: Store, server: FaultServer) -> None:
+    run_id = queue(store, recipe(5))
+    server.when("n0004", held())
+    with executing(store, server.registry(), run_id):
+        server.wait_for(lambda s: s.flying == 1)
+        until(lambda: states(store, run_id)["done"] == 4)
+        _hand(store, 0, {"claimed_by": "somewhere:1:2:x", "text": None})
+        server.release()
+    assert states(store, run_id) == {"done": 5} and len(server.requests) == 6
+
+
+def test_the_ledger_knows_who_has_a_row(store: Store, server: FaultServer) -> None:
+    server.default = held()
+    run_id = queue(store, recipe(2))
+    with executing(store, server.registry(), run_id):
+        server.wait_for(lambda s: s.flying == 2)
+        with store.reading() as session:
+            assert session.scalar(select(func.count(func.distinct(Row.claimed_by)))) == 1
+        server.release()
+    with store.reading() as session:
+        assert session.scalar(select(func.count(Row.claimed_by))) == 0
+        assert session.scalar(select(func.count()).select_from(Dataset)) == 1
+        assert session.scalar(select(func.count()).select_from(Spend)) == 2
+
+
+def test_the_kind_of_work_chooses_by_mode(store: Store, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from core.dataset.batch import batching
+
+    seen: list[str] = []
+    monkeypatch.setattr(batching, "carry_out", lambda *args: seen.append("batch"))
+    monkeypatch.setattr(executor, "execute", lambda *args: seen.append("live"))
+    for mode in ("live", "batch"):
+        dataset_id = datasets.create(store, LOCAL, recipe(1))
+        run_id = runs.enqueue(store, LOCAL, dataset_id, mode=mode)  # type: ignore[arg-type]  # a table of modes
+        KINDS["run"].carry_out(store, server.registry(), run_id, threading.Event())
+    assert seen == ["live", "batch"]

@@ -1,0 +1,86 @@
+"""The split: exact, by cell, the same every time, and hardly moved by rows that come later."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.dataset import splitting
+from core.errors import FabulaError
+
+
+def grid(cells: int, repeats: int) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Keys and cells of a grid."""
+    names = [(f"cell {c}",) for c in range(cells) for _ in range(repeats)]
+    return [f"{name[0]}/{i % repeats}" for i, name in enumerate(names)], names
+
+
+@pytest.mark.parametrize(
+    ("cells", "repeats", "share", "count"),
+    [(162, 3, 0.2, 97), (162, 1, 0.1, 16), (1, 1, 0.5, 0), (3, 4, 0.25, 3), (10, 10, 0.0, 0), (7, 9, 0.9, 57)],
+)
+def test_the_share_is_met_exactly_and_in_every_cell(cells: int, repeats: int, share: float, count: int) -> None:
+    keys, names = grid(cells, repeats)
+    kept = splitting.split(keys, names, share=share, seed=1)
+    assert sum(kept) == count
+    by_cell = Counter(name for name, keep in zip(names, kept, strict=True) if keep)
+    assert all(abs(by_cell[name] - count / cells) < 1 for name in set(names))
+
+
+def test_the_same_rows_are_kept_whatever_their_order_and_others_with_another_seed() -> None:
+    keys, names = grid(20, 10)
+    kept = {key for key, keep in zip(keys, splitting.split(keys, names, share=0.3, seed=7), strict=True) if keep}
+    turned = splitting.split(keys[::-1], names[::-1], share=0.3, seed=7)
+    assert kept == {key for key, keep in zip(keys[::-1], turned, strict=True) if keep}
+    other = splitting.split(keys, names, share=0.3, seed=8)
+    assert kept != {key for key, keep in zip(keys, other, strict=True) if keep}
+
+
+def test_new_rows_move_few_old_ones() -> None:
+    keys, names = grid(50, 10)
+    before = dict(zip(keys, splitting.split(keys, names, share=0.2, seed=1), strict=True))
+    more_keys, more_names = [*keys, "cell 0/10", "cell 0/11"], [*names, ("cell 0",), ("cell 0",)]
+    after = dict(zip(more_keys, splitting.split(more_keys, more_names, share=0.2, seed=1), strict=True))
+    moved = [key for key in keys if before[key] != after[key]]
+    assert len(moved) <= 2 and all(key.startswith("cell 0/") for key in moved)
+
+
+@pytest.mark.parametrize("share", [-0.1, 0.95, float("nan")])
+def test_a_share_out_of_bounds_is_told(share: float) -> None:
+    with pytest.raises(FabulaError, match=r"between 0 and 0\.9") as caught:
+        splitting.split(["a"], [("c",)], share=share, seed=0)
+    assert caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("values", "completions", "wanted"),
+    [
+        ([("a", "x"), ("a", "x"), ("a", "y"), ("a", "y")], "1234", [("a", "x"), ("a", "x"), ("a", "y"), ("a", "y")]),
+        ([("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")], "1234", [("a",), ("a",), ("b",), ("b",)]),
+        ([("m1",), ("m2",), ("m3",), ("m4",)], ["yes", "no", "yes", "no"], [("yes",), ("no",), ("yes",), ("no",)]),
+        ([("m1",), ("m2",)], ["one", "two"], [(), ()]),
+        ([], [], []),
+    ],
+)
+def test_rows_are_split_by_cell_or_by_what_is_coarser(
+    values: list[tuple[str, ...]], completions: list[str], wanted: list[tuple[str, ...]]
+) -> None:
+    assert splitting.strata(values, list(completions)) == wanted
+
+
+@given(st.lists(st.integers(0, 1_000), min_size=1).filter(any), st.integers(0, 10_000))
+def test_largest_remainders_give_every_thing_away_and_nobody_is_off_by_one(weights: list[int], total: int) -> None:
+    given_out = splitting.apportion(weights, total)
+    assert sum(given_out) == total
+    exact = [weight * total / sum(weights) for weight in weights]
+    assert all(abs(got - want) < 1 + 1e-6 for got, want in zip(given_out, exact, strict=True))
+
+
+@given(st.lists(st.integers(0, 5), max_size=60), st.floats(0, 0.9), st.integers())
+def test_whatever_the_cells_the_count_is_right(cells: list[int], share: float, seed: int) -> None:
+    keys = [str(i) for i in range(len(cells))]
+    kept = splitting.split(keys, [(str(cell),) for cell in cells], share=share, seed=seed)
+    assert sum(kept) == round(share * len(cells))

@@ -1,0 +1,291 @@
+"""The cost page through the frame: prices, a workload, and what was spent, happy and failing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core.actor import LOCAL
+from core.cost import budget, own, spend
+from core.dataset import datasets
+from core.db.store import Store, new_id
+from core.db.tables import Evaluation, Story, Vote
+from core.settings import Settings
+from pages.ui.cost import cached_cost
+from tests.stores import fresh
+from tests.test_pages import click, trouble, visit, words
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    ledger = fresh(Settings.from_env())
+    yield ledger
+    ledger.close()
+
+
+def _table(at: AppTest, index: int = 0, by: str = "model") -> object:
+    return at.dataframe[index].value.set_index(by)
+
+
+def _captions(at: AppTest) -> str:
+    return "\n".join(caption.value for caption in at.caption)
+
+
+# --- prices ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_article_comes_out_with_its_sources(store: Store) -> None:
+    at = visit("cost")
+    table = at.dataframe[0].value.set_index("model")
+    assert table.loc["ft:davinci", "multiple"] == 60 and table.loc["ft:curie", "multiple"] == 6
+    assert "**60 ×**" in words(at)
+    assert "nothing is fetched: untuned models from genai-prices" in _captions(at)
+    assert "6 rows were last checked more than three months ago" in _captions(at)
+    assert table.loc["ft:curie", "note"] == "retired on 2024-01-04"
+
+
+def test_base_stands_beside_tuned_and_its_last_day_is_told(store: Store) -> None:
+    table = visit("cost", cost_lists=["openai"]).dataframe[0].value.set_index("model")
+    tuned = table.loc["ft:gpt-4o-mini-2024-07-18"]
+    assert (tuned["over_base"], tuned["cached"], tuned["training"]) == (2, 0.00015, 0.003)
+    assert "until 2027-01-14" in tuned["note"] and "no training after 2027-01-06" in tuned["note"]
+    assert table.loc["gpt-4o-mini", "output"] == 0.0006
+
+
+@pytest.mark.parametrize(
+    ("kinds", "there", "gone"),
+    [
+        (["tuned"], "ft:gpt-4.1-2025-04-14", "gpt-4o-mini"),
+        (["usable"], "gpt-4o-mini", "ft:gpt-3.5-turbo-0125"),
+        (["trainable", "tuned"], "ft:gpt-4.1-2025-04-14", "ft:gpt-3.5-turbo-0125"),
+        (["cached"], "gpt-4o-mini", "ft:davinci-002"),
+        (["batch"], "gpt-4o-mini", "ft:davinci-002"),
+    ],
+)
+def test_models_are_filtered_by_what_they_can_do(store: Store, kinds: list[str], there: str, gone: str) -> None:
+    models = set(visit("cost", cost_lists=["openai"], cost_kinds=kinds).dataframe[0].value["model"])
+    assert there in models and gone not in models
+
+
+def test_prices_can_be_compared_by_training_and_per_million(store: Store) -> None:
+    at = visit("cost", cost_side="training", cost_unit=1_000_000, cost_baseline=("openai-2023", "ft:curie"))
+    table = at.dataframe[0].value.set_index("model")
+    assert (table.loc["ft:davinci", "multiple"], table.loc["ft:davinci", "training"]) == (10, 30)
+    assert "**10 ×**" in words(at)
+
+
+def test_another_currency_is_shown_at_a_stated_rate(store: Store) -> None:
+    at = visit("cost", cost_lists=["openai-2023", "dashscope"], cost_currency="CNY", cost_unit=1_000_000)
+    table = at.dataframe[0].value.set_index("model")
+    assert table.loc["ft:qwen3-32b", "output"] == 8 and "currency" not in table
+    assert table.loc["gpt-3.5-turbo", "output"] == pytest.approx(13.6024)
+    assert "European Central Bank, 2026-05-08" in _captions(at) and "¥" in words(at)
+    at.get_by_key("cost_rate").set_value(7.0).run()
+    assert at.dataframe[0].value.set_index("model").loc["gpt-3.5-turbo", "output"] == 14
+    at.get_by_key("cost_currency").set_value("USD").run()
+    assert at.dataframe[0].value.set_index("model").loc["ft:qwen3-32b", "output"] == pytest.approx(8 / 7)
+
+
+def test_a_search_without_a_hit_says_what_to_do(store: Store) -> None:
+    at = visit("cost", cost_search="no such model")
+    assert "No model has this in its name." in words(at) and not at.dataframe
+
+
+def test_every_list_together_is_one_table(store: Store) -> None:
+    at = visit("cost")
+    every = list(at.get_by_key("cost_lists").options)
+    assert len(every) > 40
+    at = visit("cost", cost_lists=["openai-2023", "openai", "openrouter", "together", "aws", "google"])
+    assert len(at.dataframe[0].value) > 900
+    assert "are in the table only" in _captions(at)
+
+
+def test_an_own_price_is_set_marked_and_taken_back(store: Store) -> None:
+    at = visit(
+        "cost", cost_lists=["openai"], cost_own=True, cost_own_provider="openai", cost_own_model="gpt-4o-mini",
+        cost_own_what="output", cost_own_amount="0.9",
+    )  # fmt: skip
+    click(at, "cost_own_set")
+    table = at.dataframe[0].value.set_index("model")
+    assert table.loc["gpt-4o-mini", "output"] == 0.0009 and "your price" in table.loc["gpt-4o-mini", "note"]
+    assert "**gpt-4o-mini** · openai: Output 0.9 USD / 1M tokens" in words(at).replace("\\", "")
+    made = own.list_own(store)[0]
+    click(at, f"cost_own_remove_{made.id}")
+    assert at.dataframe[0].value.set_index("model").loc["gpt-4o-mini", "output"] == 0.0006
+    assert own.list_own(store) == []
+
+
+@pytest.mark.parametrize("amount", ["cheap", "-1", ""])
+def test_what_cannot_be_a_price_is_told_with_a_next_step(store: Store, amount: str) -> None:
+    at = visit(
+        "cost", cost_own=True, cost_own_provider="openai", cost_own_model="gpt-4o-mini", cost_own_what="output",
+        cost_own_amount=amount,
+    )  # fmt: skip
+    click(at, "cost_own_set")
+    assert "is not a price for gpt" in trouble(at).replace("\\", "") and "number of 0 or more" in trouble(at)
+    assert own.list_own(store) == []
+
+
+def test_a_broken_price_file_is_told_and_the_other_parts_work(store: Store) -> None:
+    home = Settings.from_env().home
+    (home / "prices.csv").write_text("model,price\nm,1\n", encoding="utf-8")
+    at = visit("cost")
+    assert "has no column" in trouble(at)
+    assert not visit("cost", cost_part="spent").error
+
+
+def test_names_that_look_like_markup_are_text(store: Store) -> None:
+    own.set_price(store, LOCAL, provider="p", model="![x](http://evil/a.png)", what="output", amount="1")
+    at = visit("cost", cost_lists=["p"], cost_own=True, cost_baseline=("p", "![x](http://evil/a.png)"))
+    assert not any("![x](" in text.value for text in at.markdown)
+
+
+# --- my workload ----------------------------------------------------------------------------------------------------
+
+
+def test_a_workload_is_answered_in_a_sentence(store: Store) -> None:
+    at = visit("cost", cost_part="workload")
+    assert "pays back against gpt" in words(at) and "23,371 stories" in words(at) and "about 3 weeks" in words(at)
+    table = at.dataframe[0].value.set_index("way")
+    assert table.loc["tuned gpt-4o-mini", "upfront"] == 1.56
+    assert table.loc["gpt-4o-mini", "thousand"] == pytest.approx(0.38325)
+    assert table["each"].isna()["This machine"]
+    assert "What it hangs on" in words(at)
+    at.get_by_key("work_context").set_value(0).run()
+    assert "never pays back" in words(at)
+
+
+def test_the_articles_reasoning_can_be_repeated(store: Store) -> None:
+    at = visit(
+        "cost", cost_part="workload", work_tuned=("openai-2023", "ft:curie"),
+        work_base=("openai-2023", "gpt-3.5-turbo"), work_file=1_229_945, work_epochs=1, work_prompt=15,
+        work_story=500, work_context=6_000,
+    )  # fmt: skip
+    table = at.dataframe[0].value.set_index("way")
+    assert table.loc["tuned curie", "upfront"] == pytest.approx(3.689835)
+    assert "pays back" in words(at)
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        ({"work_requests": 100}, "is shut down on 2027-01-14, before it has paid back"),
+        ({"work_requests": 10_000_000}, "can be used until 2027-01-14"),
+        ({"work_tuned": ("openai-2023", "ft:curie")}, "was retired on 2024-01-04"),
+    ],
+)
+def test_a_model_that_will_not_be_there_is_told(
+    store: Store, state: dict[str, object], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cached_cost, "now", lambda: datetime(2026, 11, 22, tzinfo=UTC))
+    at = visit("cost", cost_part="workload", **state)
+    assert says in words(at)
+
+
+def test_this_machine_counts_once_its_hour_has_a_price(store: Store) -> None:
+    at = visit("cost", cost_part="workload", work_speed=40.0)
+    assert "Say what an hour of this machine costs" in _captions(at)
+    at.get_by_key("work_hour").set_value(0.036).run()
+    assert own.machine_hour(store) == (Decimal("0.036"), "USD")
+    table = at.dataframe[0].value.set_index("way")
+    assert table.loc["This machine", "each"] == pytest.approx(0.000065)
+    assert "\\$0.2500 for 1M tokens written" in _captions(at)
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        ({"work_tuned": ("together", "ft:Qwen/Qwen3-8B")}, "A price that this needs is unknown"),
+        ({"work_batch": True, "work_base": ("openai-2023", "gpt-3.5-turbo")}, "No batch price is known"),
+        ({"work_tuned": ("azure", "ft:o4-mini-2025-04-16")}, "What training costs is unknown"),
+    ],
+)
+def test_what_is_unknown_is_said(store: Store, state: dict[str, object], says: str) -> None:
+    at = visit("cost", cost_part="workload", **state)
+    assert says in _captions(at)
+    assert "is unknown: a price is missing" in words(at)
+
+
+def test_numbers_are_measured_from_a_data_set(store: Store) -> None:
+    made = datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+    at = visit("cost", cost_part="workload")
+    at.get_by_key("work_dataset").set_value(made).run()
+    assert "Measured on" in _captions(at) and "counted exactly" in _captions(at)
+    assert at.get_by_key("work_story").value > 100
+    assert at.get_by_key("work_file").value > 10_000
+
+
+# --- spent ----------------------------------------------------------------------------------------------------------
+
+
+def _spend(store: Store, cost: str | None, reference: str = "r") -> None:
+    with store.session() as session:
+        spend.record(
+            session, LOCAL, "story", provider="openai", model="m", reference=reference, prompt_tokens=10,
+            completion_tokens=20, cost_usd=None if cost is None else Decimal(cost),
+        )  # fmt: skip
+
+
+def test_an_empty_month_says_so_and_budgets_can_be_set_already(store: Store) -> None:
+    at = visit("cost", cost_part="spent", cost_budgets=True, cost_budget_amount=20.0)
+    assert "Nothing has been spent this month" in words(at)
+    click(at, "cost_budget_set")
+    assert [one.amount_usd for one in budget.budgets(store)] == [20]
+    click(at, "cost_budget_remove_month_")
+    assert budget.budgets(store) == []
+
+
+def test_the_month_stands_against_its_budget(store: Store) -> None:
+    for cost in ("1.5", "0.5", None):
+        _spend(store, cost)
+    budget.set_budget(store, LOCAL, "month", Decimal(8))
+    at = visit("cost", cost_part="spent")
+    assert "**$2.00** of **$8.00** spent this month, $6.00 left" in words(at)
+    assert {metric.label: metric.value for metric in at.metric}["At an unknown price"] == "1"
+    assert at.dataframe[0].value.iloc[0]["spent"] == 2
+    assert at.dataframe[1].value.iloc[0]["calls"] == 3
+
+
+def test_a_cost_that_nobody_knows_is_unknown_in_every_table(store: Store) -> None:
+    _spend(store, None)
+    at = visit("cost", cost_part="spent")
+    assert at.dataframe[0].value["spent"].isna().all() and at.dataframe[1].value["spent"].isna().all()
+    assert "no budget is set" in words(at)
+
+
+# --- quality beside price -------------------------------------------------------------------------------------------
+
+
+def test_quality_stands_beside_price(store: Store) -> None:
+    assert "No model has been voted on" in _captions(visit("cost"))
+    ids = []
+    with store.session() as session:
+        for model in ("good", "thrifty"):
+            story = Story(
+                id=new_id(), actor="local", provider="openai", model=model, prompt="p", parameters={}, text="t"
+            )
+            session.add(story)
+            ids.append(story.id)
+            spend.record(
+                session, LOCAL, "story", provider="openai", model=model, reference="s", prompt_tokens=1,
+                completion_tokens=1, cost_usd=Decimal("0.3") if model == "good" else Decimal("0.01"),
+            )  # fmt: skip
+        for winner in (ids[0], ids[0], ids[1]):
+            session.add(Vote(id=new_id(), actor="local", round_id=new_id(), blind=True, order=ids, winner=winner))
+        session.add(
+            Evaluation(
+                id=new_id(), dataset_id="d", provider="openai", model="dark", kind="label", settings={}, state="done",
+                total=9, metrics={"accuracy": 0.5}, created_by="local",
+            )
+        )  # fmt: skip
+    cached_cost.forget()
+    at = visit("cost")
+    assert "Best so far: **good** with 66.7 % of 3 blind rounds." in words(at)
+    assert "**thrifty** may be as good" in words(at)
+    assert "1 result has no place here" in _captions(at)
+    at = visit("cost", locale="zh-CN")
+    assert not at.exception

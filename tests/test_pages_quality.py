@@ -1,0 +1,238 @@
+"""The Quality part as a visitor sees it: verdict first, cards that open, rows that one click leaves out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core.actor import LOCAL
+from core.dataset import datasets, quality, runs
+from core.dataset.quality import Report
+from core.dataset.recipe import Column, Recipe
+from core.db.store import Store
+from core.errors import StorageFull
+from core.settings import Settings
+from pages.ui.dataset import quality_words
+from pages.ui.dataset.quality_job import Board, Progress
+from tests.stores import fresh
+from tests.test_pages import again, click, labels, trouble, visit, words
+from tests.waiting import until
+
+_HERO = "一位唐朝的英雄穿越到现代，拥有了{power}的超能力，帮助奥特曼打败了怪兽，从此城市恢复了和平与安宁。"
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    store = fresh(Settings.from_env())
+    yield store
+    store.close()
+
+
+def _load(store: Store, texts: list[tuple[str, str]], columns: tuple[str, ...] = ("power",)) -> str:
+    frame = pd.DataFrame([{"power": power, "story": text} for power, text in texts])
+    return datasets.from_frame(store, LOCAL, "heroes", frame, columns, "story")
+
+
+def _open(card: str = "") -> AppTest:
+    state = {"dataset_part": "quality", **({"dataset_quality_card": card} if card else {})}
+    at = visit("dataset", **state)
+    until(lambda: not again(at).progress, "the report")
+    return at
+
+
+def _figures(at: AppTest) -> dict[str, str]:
+    return {metric.label.split(": ", 1)[-1]: metric.value for metric in at.metric}
+
+
+def test_without_a_data_set_it_says_what_to_do() -> None:
+    assert "No data set yet" in words(visit("dataset", dataset_part="quality"))
+
+
+def test_the_samples_verdict_stands_first_in_both_languages(store: Store) -> None:
+    datasets.load_sample(store, LOCAL, "ultraman_stories")
+    at = _open()
+    assert at.markdown[0].value.startswith("### :green[") and "Good" in at.markdown[0].value
+    assert "162 finished rows measured" in words(at)
+    at = visit("dataset", "zh-CN", dataset_part="quality")  # the report is there
+    assert at.markdown[0].value.startswith("### :green[") and not at.error
+
+
+def test_every_card_opens(store: Store) -> None:
+    datasets.load_sample(store, LOCAL, "ultraman_stories")
+    at = _open()
+    for card in quality_words.CARDS:
+        if card != "labels":
+            name = quality_words.CARDS[card][1]
+            if not at.button(key=f"dataset_quality_open_{card}").disabled:
+                click(at, f"dataset_quality_open_{card}")
+            assert any(block.value.endswith(name) and block.value.startswith("####") for block in at.markdown), card
+    assert _figures(at)["Coverage"] == "100 %"
+
+
+def test_copies_are_left_out_with_one_click_and_come_back_with_another(store: Store) -> None:
+    texts = [(power, _HERO.format(power=power) + chr(0x4E00 + 40 * i) * 30) for i, power in enumerate("飞隐火水雷")]
+    dataset_id = _load(store, [*texts, texts[0], texts[1]])
+    at = _open()
+    assert "2 exact copies" in at.markdown[0].value
+    assert at.button(key="dataset_quality_duplicates_all").label == "Leave out these 2 rows"
+    click(at, "dataset_quality_duplicates_all")
+    until(lambda: "exact" not in again(at).markdown[0].value, "a report without the copies")
+    assert datasets.summary(store, dataset_id).excluded == 2
+    assert "2 rows are left out." in words(at)
+    excluded = datasets.rows(store, dataset_id, states=("excluded",))
+    assert {row.reason for row in excluded} == {quality.REASONS["exact"]}
+    assert [row.position for row in excluded] == [5, 6]  # the first of each stays
+    click(at, "dataset_undo")
+    assert datasets.summary(store, dataset_id).excluded == 0
+    until(lambda: "2 exact copies" in again(at).markdown[0].value, "the copies again")
+
+
+def test_rows_without_their_value_lead_to_themselves(store: Store) -> None:
+    made = [("隐形" if i % 2 else "喷火", chr(0x4E00 + 97 * i) * 40) for i in range(20)]
+    texts = [(power, f"{power}的英雄。{filling}。") for power, filling in made]
+    _load(store, [*texts, ("喷火", "他什么都没有做，只是静静地看着远方的城市。")])
+    at = _open("adherence")
+    assert "1 row without their power" in at.markdown[0].value
+    assert _figures(at)["Values in the text"] == "95 %"
+    assert at.button(key="dataset_quality_adherence_missing_all").label == "Leave out this 1 row"
+    assert "静静地看着" in str(at.dataframe[0].value["text"].iloc[0])
+
+
+def test_a_classification_has_labels_in_place_of_stops(store: Store) -> None:
+    frame = pd.DataFrame(
+        [{"message": f"message number {i} about {'xyz'[i % 3] * 9}", "label": "abc"[i % 3]} for i in range(30)]
+    )
+    datasets.from_frame(store, LOCAL, "intents", frame, ["message"], "label")
+    at = _open("labels")
+    assert _figures(at)["Labels"] == "3"
+    assert "dataset_quality_open_stops" not in {button.key for button in at.button}
+    at.selectbox(key="dataset_quality_labels_rows_of").select("b").run()
+    assert set(at.dataframe[0].value["text"]) == {"b"} and len(at.dataframe[0].value) == 10
+
+
+def test_many_rows_come_in_pages(store: Store) -> None:
+    _load(store, [("飞行", "完全一样的故事，一个字也没有改。")] * 120)
+    at = _open("duplicates")
+    assert len(at.dataframe[0].value) == 50
+    assert at.button(key="dataset_quality_duplicates_all").label == "Leave out these 119 rows"
+
+
+def test_what_a_model_wrote_is_text_only(store: Store) -> None:
+    nasty = "![x](http://example.com/x.png)"
+    _load(store, [(f"{nasty}{i}", f"{nasty} :red[hi] {i}.") for i in range(12)])
+    for card in quality_words.CARDS:
+        at = _open(card)
+        shown = [*at.markdown, *at.caption, *at.metric]
+        assert not any(nasty in str(element.value) for element in shown), card
+
+
+def test_before_the_first_row_it_says_where_to_go(store: Store) -> None:
+    datasets.create(store, LOCAL, Recipe("r", (Column("a", ("x", "y")),), "{a}"))
+    at = _open()
+    assert "No finished row to judge yet." in words(at)
+    assert "Go to the run" in labels(at)
+
+
+def test_while_a_run_goes_on_it_says_that_rows_are_judged_as_they_come(store: Store) -> None:
+    dataset_id = datasets.create(store, LOCAL, Recipe("r", (Column("a", ("x", "y")),), "{a}"))
+    runs.enqueue(store, LOCAL, dataset_id)
+    assert "They are judged as they come." in words(_open())
+
+
+def test_a_broken_ledger_is_told_and_can_be_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+
+    def full(*_: object) -> Report:
+        raise StorageFull("The disk is full.", "Make room.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(quality, "of", full)
+        at = visit("dataset", dataset_part="quality")
+        until(lambda: "The disk is full" in trouble(again(at)), "the error")
+    click(at, "dataset_quality_again")
+    until(lambda: not again(at).error and "Good" in at.markdown[0].value, "the report")
+
+
+# --- the measurement beside the page --------------------------------------------------------------------------------
+
+
+def _empty() -> Report:
+    return quality.report([], [])
+
+
+def test_one_measurement_at_a_time_and_one_for_each_state_of_the_rows() -> None:
+    gate, begun = threading.Event(), []
+
+    def measure(progress: Progress) -> Report:
+        begun.append(1)
+        progress(3, 9)
+        gate.wait(30)
+        return _empty()
+
+    board = Board(measure)
+    board.ask("a")
+    board.ask("b")  # while the first is on its way
+    assert board.measuring and not board.fresh("a") and len(begun) <= 1
+    until(lambda: (board.read, board.total) == (3, 9), "its progress")
+    gate.set()
+    board.wait(30)
+    assert board.fresh("a") and not board.fresh("b") and board.report is not None
+    board.ask("a")
+    assert len(begun) == 1
+    board.ask("b")
+    board.wait(30)
+    assert len(begun) == 2 and board.fresh("b")
+
+
+def test_a_bug_is_told_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def measure(progress: Progress) -> Report:
+        raise ZeroDivisionError
+
+    board = Board(measure)
+    board.ask("a")
+    board.wait(30)
+    assert board.error is not None and "could not be measured" in board.error.what
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_long_measurement_waits_until_rows_stop_coming(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = Board(lambda progress: _empty())
+    board.ask("a", calm=True)
+    board.wait(30)
+    board.ask("b", calm=True)  # a quick one is made again
+    board.wait(30)
+    assert board.fresh("b")
+    monkeypatch.setattr("pages.ui.dataset.quality_job._QUICK_S", 0.0)  # now every one is long
+    board.ask("c", calm=True)
+    assert not board.measuring and board.fresh("b")
+    board.ask("c", calm=True, again=True)
+    board.wait(30)
+    assert board.fresh("c")
+
+
+def test_a_column_called_text_stands_beside_the_text(store: Store) -> None:
+    frame = pd.DataFrame([{"text": "起因", "story": "完全一样的故事，一个字也没有改。"}] * 12)
+    datasets.from_frame(store, LOCAL, "texts", frame, ["text"], "story")
+    table = _open("duplicates").dataframe[0].value
+    assert table["text "].iloc[0] == "起因" and "完全一样" in table["text"].iloc[0]
+
+
+def test_an_error_is_kept_with_the_last_good_report() -> None:
+    answers = iter([_empty(), StorageFull("The disk is full.", "Make room.")])
+
+    def measure(progress: Progress) -> Report:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    board = Board(measure)
+    board.ask("a")
+    board.wait(30)
+    board.ask("b")
+    board.wait(30)
+    assert board.report is not None and isinstance(board.error, StorageFull) and not board.measuring

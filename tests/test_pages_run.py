@@ -1,0 +1,383 @@
+"""The Run part as a visitor sees it: a run going on, the map of its grid, rows left out, edited and written again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pandas as pd
+import pytest
+from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
+from streamlit.testing.v1 import AppTest
+
+from core.actor import LOCAL
+from core.cost import spend
+from core.dataset import curation, datasets, runs
+from core.dataset.recipe import Column, Recipe
+from core.dataset.writing import executor
+from core.db.store import Store
+from core.db.tables import Row, Run, utcnow
+from core.settings import Settings
+from tests import fault_server
+from tests.fault_server import FaultServer
+from tests.stores import fresh
+from tests.test_pages import again, click, trouble, visit, words
+
+_RECIPE = Recipe(
+    "heroes",
+    (Column("hero", ("唐", "宋", "元")), Column("mood", ("轻松", "艰难"))),
+    "写{hero}{mood}的故事",
+    repeats=2,
+    model="writer",
+)
+_STORY = "\n\n从前，有一位英雄。"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
+    """An endpoint that offers the model `writer`, as the studio's engine."""
+    with FaultServer(fault_server.text(_STORY)) as server:
+        monkeypatch.setenv("FABULA_ENGINE_URL", server.url.removesuffix("/v1"))
+        yield server
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    store = fresh(Settings.from_env())
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def written(store: Store) -> str:
+    """A grid whose rows are: done, failed, waiting, and nine more that are done."""
+    dataset_id = datasets.create(store, LOCAL, _RECIPE)
+    with store.session() as session:
+        for row in session.query(Row).order_by(Row.position):
+            row.state, row.text = ("pending", None) if row.position == 2 else ("done", _STORY)
+            if row.position == 1:
+                row.state, row.reason = "failed", "The text was cut off at 2,048 tokens."
+        session.add(
+            Run(
+                id="run-1", dataset_id=dataset_id, state="stopped", provider="engine", model="writer",
+                created_by="local", started_at=utcnow(), finished_at=utcnow(),
+            )
+        )  # fmt: skip
+    return dataset_id
+
+
+def show(**state: Any) -> AppTest:
+    return visit("dataset", dataset_part="rows", **state)
+
+
+def table(at: AppTest) -> pd.DataFrame:
+    return at.data_editor[0].value
+
+
+def type_into(at: AppTest, place: int, **cells: object) -> AppTest:
+    """What the browser sends when a cell of the table has been changed."""
+    key = at.data_editor[0].key
+    at.session_state[key] = {"edited_rows": {place: cells}, "added_rows": [], "deleted_rows": []}
+    # AppTest has no way to fire on_change of an editor: the callback is what the page has registered
+    at.run()
+    return at
+
+
+def texts(store: Store, dataset_id: str) -> list[str | None]:
+    return [row.text for row in datasets.rows(store, dataset_id)]
+
+
+def states(store: Store, dataset_id: str) -> list[str]:
+    return [row.state for row in datasets.rows(store, dataset_id)]
+
+
+def squares(at: AppTest) -> pd.DataFrame:
+    """What the map is drawn from."""
+    return convert_arrow_bytes_to_pandas_df(at.get("vega_lite_chart")[0].proto.data.data)
+
+
+# --- panel ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_sentence_says_how_far_the_run_is(store: Store, written: str) -> None:
+    at = show()
+    said = words(at)
+    assert "**Stopped** · 10 of 12 · 1 failed" in said
+    assert at.button(key="dataset_continue").label == "Write the missing 1"
+    assert at.button(key="dataset_retry").label == "Write the failed 1 again"
+    assert "dataset_stop" not in [button.key for button in at.button]
+
+
+def test_a_data_set_that_was_loaded_has_no_run_to_go_on_with(store: Store) -> None:
+    datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+    at = show()
+    assert "27 rows, all there" in words(at)
+    keys = {button.key for button in at.button}
+    assert "dataset_train" in keys and not keys & {"dataset_continue", "dataset_retry", "dataset_more_repeats_go"}
+
+
+def test_rows_that_fail_are_counted_by_their_reason(store: Store, server: FaultServer) -> None:
+    dataset_id = datasets.create(store, LOCAL, _RECIPE)
+    server.when("唐", fault_server.refusal("No."))
+    executor.execute(store, server.registry("engine", "engine"), runs.enqueue(store, LOCAL, dataset_id))
+    assert "**4** The model refused to write this." in words(show())
+
+
+def test_a_run_is_paused_gone_on_with_and_stopped(store: Store, server: FaultServer) -> None:
+    run_id = runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, _RECIPE))
+    at = show()
+    click(at, "dataset_pause")
+    assert runs.progress(store, run_id).state == "paused"
+    assert "**Paused**" in words(again(at))
+    click(at, "dataset_resume")
+    assert runs.progress(store, run_id).state == "queued"
+    click(again(at), "dataset_stop")
+    assert runs.progress(store, run_id).state == "stopped"
+
+
+def test_the_budget_of_a_run_is_shown_and_can_be_raised(store: Store, server: FaultServer) -> None:
+    dataset_id = datasets.create(store, LOCAL, _RECIPE)
+    run_id = runs.enqueue(store, LOCAL, dataset_id, budget_usd=Decimal("2.00"))
+    at = show()
+    assert "of at most $2.00" in words(at)
+    at.number_input(key="dataset_more_budget").set_value(3.5).run()
+    click(at, "dataset_set_budget")
+    assert runs.progress(store, run_id).budget_usd == Decimal("3.5")
+
+
+def test_failed_rows_alone_are_written_again_once_nothing_else_is_missing(
+    store: Store, server: FaultServer, written: str
+) -> None:
+    with store.session() as session:
+        session.query(Row).filter_by(state="pending").update({"state": "done", "text": _STORY})
+    at = show()
+    assert "dataset_continue" not in [button.key for button in at.button]
+    click(at, "dataset_retry")
+    run_id = runs.latest(store, written).run_id  # type: ignore[union-attr]  # there is one
+    executor.execute(store, server.registry("engine", "engine"), run_id)
+    assert server.prompts() == ["写唐轻松的故事"]
+    assert set(states(store, written)) == {"done"}
+
+
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+def test_the_part_opens_in_both_languages_in_the_middle_of_a_run(
+    store: Store, server: FaultServer, written: str, locale: str
+) -> None:
+    runs.enqueue(store, LOCAL, written)
+    at = visit("dataset", locale, dataset_part="rows")
+    assert not at.error
+    assert at.progress[0].value == 83  # 10 of 12
+
+
+# --- top-up ---------------------------------------------------------------------------------------------------------
+
+
+def test_two_more_repeats_write_only_what_is_missing(store: Store, server: FaultServer, written: str) -> None:
+    at = show(dataset_top_up=True)
+    assert at.button(key="dataset_more_repeats_go").label == "Write 12 more"
+    click(at, "dataset_more_repeats_go")
+    run = runs.latest(store, written)
+    assert run is not None and (run.total, run.done, run.failed, run.pending) == (24, 10, 1, 13)
+    server.default = fault_server.text("很久以前。")
+    executor.execute(store, server.registry("engine", "engine"), run.run_id)
+    assert sorted(Counter(texts(store, written)).items()) == [(_STORY, 11), ("很久以前。", 13)]
+
+
+def test_a_value_that_is_added_writes_its_cells_only(store: Store, server: FaultServer, written: str) -> None:
+    at = show(dataset_top_up=True)
+    assert at.button(key="dataset_more_values_go").disabled
+    at.selectbox(key="dataset_more_column").set_value("mood").run()
+    at.text_area(key="dataset_more_values").input("勇敢，轻松\n辛苦").run()
+    assert at.button(key="dataset_more_values_go").label == "Write 12 more"  # two new ones; 轻松 is there already
+    click(at, "dataset_more_values_go")
+    run = runs.latest(store, written)
+    assert run is not None and (run.total, run.pending) == (24, 13)
+    assert at.text_area(key="dataset_more_values").value == ""
+
+
+def test_a_value_that_is_there_already_is_told(store: Store, server: FaultServer, written: str) -> None:
+    at = show(dataset_top_up=True)
+    at.text_area(key="dataset_more_values").input("唐").run()
+    assert "There is no new value to add." in words(at)
+    assert at.button(key="dataset_more_values_go").disabled
+
+
+# --- map ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_map_has_a_square_for_each_row(store: Store, written: str) -> None:
+    drawn = squares(show())
+    assert list(drawn["state"])[:4] == ["done", "failed", "waiting", "done"]
+    assert len(drawn) == 12
+
+
+def test_a_square_that_is_clicked_shows_its_rows_and_narrows_the_table(store: Store, written: str) -> None:
+    key = f"dataset_map_{written}"
+    at = show(**{key: {"selection": {"cell": [{"place": 0}]}}})
+    assert "**唐 · 轻松**" in words(at) and "The text was cut off at 2,048 tokens." in words(at)
+    assert at.button(key="dataset_narrow").label == "2 rows in the table"
+    click(at, "dataset_narrow")
+    assert len(table(at)) == 2 and "Only **唐 · 轻松**" in words(at)
+    click(at, "dataset_widen")
+    assert len(table(at)) == 12
+
+
+def test_a_card_leaves_its_row_out_and_undo_takes_it_back(store: Store, written: str) -> None:
+    at = show(**{f"dataset_map_{written}": {"selection": {"cell": [{"place": 0}]}}})
+    first = datasets.rows(store, written)[0].id
+    click(at, f"dataset_out_{first}")
+    assert states(store, written)[0] == "excluded"
+    assert at.button(key="dataset_undo").label == "Undo: 1 row left out"
+    click(at, "dataset_undo")
+    assert states(store, written)[0] == "done"
+    assert "dataset_undo" not in [button.key for button in at.button]
+
+
+def test_a_large_grid_is_seen_by_two_columns_that_one_chooses(store: Store) -> None:
+    columns = (*_RECIPE.columns, Column("power", ("隐形", "飞行")))
+    dataset_id = datasets.create(store, LOCAL, replace(_RECIPE, columns=columns, repeats=1_000))
+    at = show()
+    assert "a pair of values and has 2,000 rows" in words(at)
+    at.selectbox(key=f"dataset_across_{dataset_id}").set_value(1).run()
+    assert not at.exception and "has 2,000 rows" in words(at)
+
+
+# --- table ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_tick_leaves_a_row_out_and_keeps_all_it_had(store: Store, written: str) -> None:
+    at = type_into(show(), 0, out=True)
+    assert states(store, written)[0] == "excluded"
+    assert datasets.rows(store, written)[0].text == _STORY
+    assert bool(table(at)["out"].iloc[0])
+    click(at, "dataset_undo")
+    assert states(store, written)[0] == "done"
+    assert not bool(table(at)["out"].iloc[0])
+
+
+def test_text_is_edited_in_place_and_the_original_is_kept(store: Store, written: str) -> None:
+    at = type_into(show(), 0, text="很久以前，有一位英雄。")
+    assert texts(store, written)[0] == "\n\n很久以前，有一位英雄。"  # the white space of the story stays
+    assert table(at)["state"].iloc[0] == "done, edited"
+    with store.reading() as session:
+        assert session.query(Row).order_by(Row.position).first().original_text == _STORY  # type: ignore[union-attr]
+    click(at, "dataset_undo")
+    assert texts(store, written)[0] == _STORY
+    assert table(at)["state"].iloc[0] == "done"
+
+
+def test_an_edit_that_cannot_be_is_told_and_not_shown(store: Store, written: str) -> None:
+    at = type_into(show(), 2, text="a text for a row that is not written")
+    assert "This row is not written yet." in trouble(at)
+    assert texts(store, written)[2] is None and table(at)["text"].iloc[2] == ""
+    at = type_into(at, 0, text="  ")
+    assert "A row without text teaches nothing." in trouble(at)
+    assert texts(store, written)[0] == _STORY
+
+
+def test_a_row_that_came_empty_is_told_when_it_is_put_back(store: Store) -> None:
+    frame = pd.DataFrame({"hero": ["唐", "宋"], "story": ["从前", ""]})
+    dataset_id = datasets.from_frame(store, LOCAL, "loaded", frame, ["hero"], "story")
+    type_into(show(), 1, out=False)
+    assert states(store, dataset_id) == ["done", "excluded"]
+
+
+@pytest.mark.parametrize(("chosen", "n"), [("all", 12), ("done", 10), ("failed", 1), ("waiting", 1)])
+def test_the_table_is_filtered_by_state(store: Store, written: str, chosen: str, n: int) -> None:
+    at = show()
+    at.get_by_key("dataset_filter").set_value(chosen).run()
+    assert len(table(at)) == n
+
+
+def test_the_table_is_searched_and_nothing_found_is_told(store: Store, written: str) -> None:
+    at = show()
+    at.text_input(key="dataset_words").input("宋").run()
+    assert len(table(at)) == 4
+    at.text_input(key="dataset_words").input("%").run()
+    assert not at.data_editor and "No row is like that." in words(at)
+
+
+def test_a_long_table_comes_in_pages(store: Store) -> None:
+    datasets.create(store, LOCAL, replace(_RECIPE, repeats=20))  # 120 rows
+    at = show(dataset_rows_shown="x")
+    assert len(table(at)) == 50 and "120 rows" in words(at)
+    at.get("pagination")[0].set_value(3).run()
+    assert len(table(at)) == 20
+    at.text_input(key="dataset_words").input("唐").run()
+    assert len(table(at)) == 40  # another filter begins on its first page
+
+
+def test_a_row_in_full_is_read_edited_and_given_back(store: Store, written: str) -> None:
+    at = show(**{f"dataset_map_{written}": {"selection": {"cell": [{"place": 0}]}}})
+    first = datasets.rows(store, written)[0].id
+    click(at, f"dataset_open_{first}")
+    box = at.text_area(key=f"dataset_text_{first}")
+    assert box.value == "从前，有一位英雄。"
+    box.input("很久以前。").run()
+    click(at, "dataset_row_save")
+    assert texts(store, written)[0] == "\n\n很久以前。"
+    click(at, f"dataset_open_{first}")
+    click(at, "dataset_row_revert")
+    assert texts(store, written)[0] == _STORY
+
+
+def test_a_failed_row_in_full_says_why_and_is_written_again_alone(
+    store: Store, server: FaultServer, written: str
+) -> None:
+    at = show(**{f"dataset_map_{written}": {"selection": {"cell": [{"place": 0}]}}})
+    second = datasets.rows(store, written)[1].id
+    click(at, f"dataset_open_{second}")
+    assert any("cut off at 2,048 tokens" in warning.value for warning in at.warning)
+    click(at, "dataset_row_again")
+    assert states(store, written)[1] == "pending"
+    assert runs.latest(store, written).state == "queued"  # type: ignore[union-attr]
+
+
+def test_words_of_models_and_files_are_text_only(store: Store) -> None:
+    nasty = "![x](http://example.com/x.png)"
+    frame = pd.DataFrame({"text": [nasty], nasty: [nasty], "story": [nasty]})
+    dataset_id = datasets.from_frame(store, LOCAL, nasty, frame, ["text", nasty], "story")
+    curation.exclude(store, LOCAL, [datasets.rows(store, dataset_id)[0].id], f"{nasty}.")
+    at = show(**{f"dataset_map_{dataset_id}": {"selection": {"cell": [{"place": 0}]}}})
+    shown = [*at.markdown, *at.caption, *at.warning]
+    assert any("example.com" in element.value for element in shown)
+    assert not any(nasty in element.value for element in shown)
+
+
+def test_what_was_open_of_one_data_set_is_closed_with_the_next(store: Store, written: str) -> None:
+    other = datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+    at = show(dataset_open=written)
+    at.get_by_key("dataset_filter").set_value("failed").run()
+    type_into(at, 0, out=True)
+    at.selectbox(key="dataset_open").set_value(other).run()
+    assert len(table(at)) == 27
+    assert "dataset_undo" not in [button.key for button in at.button]
+
+
+@pytest.mark.parametrize(("spent", "left"), [("0.50", "1.50"), ("2.00", "0.01")])
+def test_what_is_written_again_stays_within_what_the_budget_has_left(
+    store: Store, server: FaultServer, written: str, spent: str, left: str
+) -> None:
+    with store.session() as session:
+        session.get_one(Run, "run-1").budget_usd = Decimal("2.00")
+        record = {"provider": "engine", "model": "writer", "reference": "run-1", "cost_usd": Decimal(spent)}
+        spend.record(session, LOCAL, "dataset", prompt_tokens=1, completion_tokens=1, **record)
+    at = show(**{f"dataset_map_{written}": {"selection": {"cell": [{"place": 0}]}}})
+    click(at, f"dataset_open_{datasets.rows(store, written)[1].id}")
+    assert "1 waiting row is written with it" in words(at)
+    click(at, "dataset_row_again")
+    assert runs.latest(store, written).budget_usd == Decimal(left)  # type: ignore[union-attr]
+
+
+def test_a_new_run_after_one_with_a_budget_asks_for_its_own(store: Store, server: FaultServer, written: str) -> None:
+    with store.session() as session:
+        session.get_one(Run, "run-1").budget_usd = Decimal("2.00")
+    at = show()
+    assert at.number_input(key="dataset_continue_budget").value == 2.0
+    at.number_input(key="dataset_continue_budget").set_value(0.75).run()
+    click(at, "dataset_continue")
+    run = runs.latest(store, written)
+    assert run is not None and (run.budget_usd, run.failed, run.pending) == (Decimal("0.75"), 1, 1)

@@ -1,0 +1,345 @@
+"""The story page as a visitor sees it: several models, a vote, the shelf, a chain, the stage, and what goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core.actor import LOCAL
+from core.dataset import datasets
+from core.db.store import Store
+from core.db.tables import Story, TrainingJob
+from core.providers.speech import Speech, SpeechRequest
+from core.settings import Settings
+from core.story import prompts, shelf, votes
+from tests import fault_server
+from tests.fault_server import FaultServer
+from tests.stores import fresh
+from tests.test_pages import click, labels, trouble, visit, words
+
+_TUNED = "ft:writer:fabula:x:1"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
+    """An engine with a base model and one tuned from it."""
+    with FaultServer(lambda prompt: fault_server.text("从前，", f"{len(prompt)}。")) as server:
+        server.models += [{**server.models[0], "id": _TUNED}, {**server.models[0], "id": "third"}]
+        monkeypatch.setenv("FABULA_ENGINE_URL", server.url.removesuffix("/v1"))
+        yield server
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    store = fresh(Settings.from_env())
+    yield store
+    store.close()
+
+
+def _texts(at: AppTest) -> list[str]:
+    return [text.value for text in at.text]
+
+
+def _put(store: Store, number: int, **values: object) -> str:
+    given = {"model": "writer", "text": f"story {number}", "prompt": f"prompt {number}", "finish_reason": "stop"}
+    with store.session() as session:
+        session.add(Story(id=f"s{number}", actor="local", provider="engine", parameters={}, **given | values))
+    return f"s{number}"
+
+
+def _tuned(store: Store) -> None:
+    """The job that made the tuned model, from a data set with one column."""
+    frame = pd.DataFrame({"hero": ["唐", "宋"], "story": ["一", "二"]})
+    dataset_id = datasets.from_frame(store, LOCAL, "x", frame, ["hero"], "story")
+    with store.session() as session:
+        session.add(
+            TrainingJob(
+                id="j1", dataset_id=dataset_id, name="x", provider="engine", base_model="writer", hyperparameters={},
+                file_format="completion", separator=" ->", stop=".", fine_tuned_model=_TUNED, status="succeeded",
+                created_by="local",
+            )
+        )  # fmt: skip
+
+
+# --- the desk ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_says_what_it_is_where_it_runs_and_what_it_costs(server: FaultServer, store: Store) -> None:
+    at = visit("story", story_model=f"engine/{_TUNED}")
+    said = words(at)
+    assert "Tuned from `writer`" in said and "runs on this machine" in said and "free" in said
+
+
+def test_a_value_outside_the_grid_is_marked(server: FaultServer, store: Store) -> None:
+    at = click(visit("story"), "story_outside_0")
+    assert "Outside the grid: `发射激光`" in words(at)
+
+
+def test_the_stop_of_the_training_data_is_proposed_and_sent(server: FaultServer, store: Store) -> None:
+    _tuned(store)
+    at = visit("story", story_model=f"engine/{_TUNED}", story_column_hero="唐")
+    assert at.multiselect(key=f"story_stop_engine_{_TUNED}").value == ["."]
+    click(at, "story_button")
+    body = server.requests[-1].body
+    assert (body["prompt"], body["stop"]) == ("唐 ->", ["."])
+    assert shelf.recent(store)[0].column_values == {"hero": "唐"}
+
+
+def test_a_stop_that_stands_in_the_prompt_is_warned_of(server: FaultServer, store: Store) -> None:
+    _tuned(store)
+    at = visit("story", story_model=f"engine/{_TUNED}", story_column_hero="唐. 宋")
+    assert "The prompt contains the stop `.`" in words(at)
+
+
+def test_another_model_than_the_one_asked_for_is_told(
+    server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fault_server._chunk
+    monkeypatch.setattr(fault_server, "_chunk", lambda *given: real(*given) | {"model": "impostor"})
+    at = click(visit("story"), "story_button")
+    (warning,) = at.warning
+    assert "`impostor`" in warning.value and "`writer`" in warning.value
+    assert shelf.recent(store)[0].model == "impostor"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (fault_server.error(400, "This model's maximum context length is 10 tokens"), "longer than"),
+        (fault_server.error(404, "The model does not exist", "model_not_found"), "never written here"),
+        (fault_server.error(400, "filtered due to content management policy", "content_filter"), "content filter"),
+        (fault_server.quota(), "no credit"),
+        (fault_server.html(), "not OpenAI's format"),
+        (fault_server.error_in_stream("从前"), "broke off"),
+    ],
+)
+def test_what_goes_wrong_is_a_card_with_a_way_on(
+    server: FaultServer, store: Store, answer: fault_server.Answer, said: str
+) -> None:
+    server.default = answer
+    at = click(visit("story"), "story_button")
+    assert said in trouble(at) and at.button(key="story_button").label == "Write"
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("length", "cut at the most tokens allowed"),
+        ("content_filter", "cut by the provider's content filter"),
+        ("odd **word**", "`odd **word**`"),
+    ],
+)
+def test_why_a_story_ended_is_said_in_words(server: FaultServer, store: Store, reason: str, said: str) -> None:
+    server.default = fault_server.text("从前", finish_reason=reason)
+    assert said in words(click(visit("story"), "story_button"))
+
+
+def test_a_cut_story_goes_on_where_it_stopped(server: FaultServer, store: Store) -> None:
+    server.default = fault_server.cut("从前，", "有一")
+    at = click(visit("story"), "story_button")
+    server.default = fault_server.text("位英雄。")
+    click(at, "story_go_on_0")
+    assert "从前，有一位英雄。" in _texts(at) and not at.error
+    assert "从前，有一" in server.prompts()[-1]
+    assert [(s.text, s.finish_reason) for s in shelf.recent(store)] == [("从前，有一位英雄。", "stop")]
+
+
+# --- side by side -----------------------------------------------------------------------------------------------------
+
+
+def _compare(store: Store, *, blind: bool = False, others: int = 1) -> AppTest:
+    names = [f"engine/{_TUNED}", "engine/third"][:others]
+    return visit(
+        "story", story_compare=True, story_blind=blind, story_others=names, story_mode="free", story_prompt="讲",
+    )  # fmt: skip
+
+
+def test_several_models_write_side_by_side_each_with_its_name(server: FaultServer, store: Store) -> None:
+    at = click(_compare(store, others=2), "story_button")
+    assert sorted(seen.body["model"] for seen in server.requests if seen.method == "POST") == [
+        _TUNED,
+        "third",
+        "writer",
+    ]
+    assert all(f"`{name}`" in words(at) for name in (_TUNED, "third", "writer"))
+    rounds = {story.round_id for story in shelf.recent(store)}
+    assert len(shelf.recent(store)) == 3 and len(rounds) == 1 and None not in rounds
+
+
+def test_the_base_is_what_a_tuned_model_is_compared_with_first(server: FaultServer, store: Store) -> None:
+    at = visit("story", story_model=f"engine/{_TUNED}", story_compare=True)
+    assert at.multiselect(key="story_others").value == ["engine/writer"]
+
+
+def test_each_model_is_asked_in_its_own_form(server: FaultServer, store: Store) -> None:
+    _tuned(store)
+    at = visit("story", story_model=f"engine/{_TUNED}", story_compare=True, story_column_hero="唐")
+    click(at, "story_button")
+    asked = {seen.body["model"]: seen.body for seen in server.requests if seen.method == "POST"}
+    assert asked[_TUNED]["prompt"] == "唐 ->" and asked[_TUNED]["stop"] == ["."]
+    assert "唐" in fault_server.prompt_of(asked["writer"])
+
+
+def test_a_blind_round_hides_the_names_until_the_vote(server: FaultServer, store: Store) -> None:
+    at = click(_compare(store, blind=True), "story_button")
+    shown = words(at)
+    assert "**A**" in shown and "**B**" in shown and "`writer`" not in shown and f"`{_TUNED}`" not in shown
+    click(at, "story_vote_0")
+    assert "You chose" in words(at) and "`writer`" in words(at) and f"`{_TUNED}`" in words(at)
+    assert [one.rounds for one in votes.standings(store)] == [1, 1]
+    tally = visit("story", story_part="votes")
+    assert "Best so far" in words(tally) and "1 blind round" in words(tally)
+
+
+def test_one_can_like_none_of_them(server: FaultServer, store: Store) -> None:
+    at = click(click(_compare(store), "story_button"), "story_vote_none")
+    assert "You chose none of them." in words(at)
+    assert votes.standings(store) == []  # names were not hidden
+
+
+def test_without_a_vote_the_tally_says_how_to_begin(server: FaultServer, store: Store) -> None:
+    at = click(visit("story", story_part="votes"), "story_first_vote")
+    assert at.toggle(key="story_blind").value is True
+
+
+# --- the chain --------------------------------------------------------------------------------------------------------
+
+
+def test_a_chain_writes_outline_story_and_title(server: FaultServer, store: Store) -> None:
+    server.when("提纲，三到五句话", fault_server.text("先遇见，后分别。"))
+    server.when("起一个题目", fault_server.text("光"))
+    at = click(visit("story", story_chain=True, story_mode="free", story_prompt="一个想法"), "story_button")
+    assert {"先遇见，后分别。", "光"} <= set(_texts(at)) and at.button(key="story_button").label == "Write"
+    assert "先遇见，后分别。" in server.prompts()[1]
+    assert sorted(str(story.step) for story in shelf.recent(store)) == ["outline", "story", "title"]
+
+
+# --- reading aloud ----------------------------------------------------------------------------------------------------
+
+
+def test_reading_aloud_is_a_switch_and_a_file_needs_an_endpoint(server: FaultServer, store: Store) -> None:
+    at = click(visit("story", story_aloud=True), "story_button")
+    assert not at.exception and at.toggle(key="story_aloud").value is True
+    assert "Set OPENAI_API_KEY" in words(at)
+
+
+def test_an_endpoint_makes_a_sound_file(server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", fault_server.KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    at = click(visit("story", story_model="engine/writer"), "story_button")
+    asked: list[SpeechRequest] = []
+    monkeypatch.setattr(Speech, "speak", lambda _self, request: asked.append(request) or b"sound")
+    click(at, "story_sound_make")
+    assert [request.text for request in asked] == [shelf.recent(store)[0].text] and not at.error
+    assert at.get("download_button")
+
+
+# --- the shelf --------------------------------------------------------------------------------------------------------
+
+
+def test_the_shelf_finds_rates_and_deletes(server: FaultServer, store: Store) -> None:
+    _put(store, 1, text="一位英雄")
+    _put(store, 2, text="别的")
+    at = visit("story", story_part="shelf", story_search="英雄")
+    assert "一位英雄" in _texts(at) and "别的" not in _texts(at)
+    click(at, "story_delete_s1")
+    assert "一位英雄" not in _texts(at)
+    click(at, "story_undo")
+    assert "一位英雄" in _texts(at)
+
+
+def test_thumbs_stars_and_tags_are_kept(server: FaultServer, store: Store) -> None:
+    _put(store, 1)
+    at = visit("story", story_part="shelf")
+    at.feedback(key="story_thumb_s1").set_value(1).run()
+    at.feedback(key="story_stars_s1").set_value(3).run()
+    kept = shelf.get(store, "s1")
+    assert not at.exception and kept is not None and (kept.liked, kept.stars) == (True, 4)
+
+
+def test_an_edit_is_kept_beside_the_words(server: FaultServer, store: Store) -> None:
+    _put(store, 1)
+    at = click(visit("story", story_part="shelf"), "story_edit_s1")
+    at.text_area(key="story_text_s1").set_value("mine").run()
+    click(at, "story_keep_s1")
+    kept = shelf.get(store, "s1")
+    assert kept is not None and (kept.edited_text, kept.text) == ("mine", "story 1")
+
+
+def test_a_shelf_of_many_stories_has_pages_and_one_that_nothing_fits_says_so(server: FaultServer, store: Store) -> None:
+    for number in range(23):
+        _put(store, number)
+    at = visit("story", story_part="shelf")
+    assert "23 stories" in words(at) and len([text for text in _texts(at) if text.startswith("story ")]) == 10
+    at = visit("story", story_part="shelf", story_search="nothing like it")
+    assert at.info and "No story fits" in at.info[0].value
+
+
+def test_a_cut_story_of_the_shelf_goes_on_at_the_desk(server: FaultServer, store: Store) -> None:
+    _put(store, 1, text="从前，", finish_reason=None, asked_model="writer")
+    at = click(visit("story", story_part="shelf"), "story_resume_s1")
+    assert any(text.startswith("从前，从前，") for text in _texts(at))
+    assert len(shelf.recent(store)) == 1 and shelf.recent(store)[0].finish_reason == "stop"
+
+
+def test_liked_stories_become_a_data_set_in_one_go(server: FaultServer, store: Store) -> None:
+    _put(store, 1, liked=True, column_values={"hero": "唐"}, edited_text="mine")
+    _put(store, 2, liked=True, column_values={"hero": "宋"})
+    _put(store, 3, liked=False, column_values={"hero": "元"})
+    at = click(visit("story", story_part="shelf"), "story_liked")
+    click(at, "story_liked_make")
+    (made,) = datasets.list_datasets(store)
+    rows = datasets.rows(store, made.id)
+    assert made.columns == ["hero"] or made.columns == ("hero",)
+    assert [(row.values, row.text) for row in rows] == [({"hero": "唐"}, "mine"), ({"hero": "宋"}, "story 2")]
+
+
+def test_nothing_on_the_shelf_is_markup(server: FaultServer, store: Store) -> None:
+    nasty = "![x](http://example.com/x.png) <script>alert(1)</script> **bold**"
+    _put(store, 1, text=nasty, prompt=nasty, model="ft:" + nasty, tags=[nasty], error=nasty, finish_reason=nasty[:30])
+    at = visit("story", story_part="shelf")
+    assert nasty in _texts(at)
+    shown = [*(m.value for m in at.markdown), *(c.value for c in at.caption)]
+    assert not any("](http" in line.replace("`", "") and "\\]" not in line and "`" not in line for line in shown)
+
+
+# --- the stage --------------------------------------------------------------------------------------------------------
+
+
+def _stage(**query: str) -> AppTest:
+    at = visit("story")
+    for name, value in {"stage": "1", **query}.items():
+        at.query_params[name] = value
+    at.run()
+    assert not at.exception
+    return at
+
+
+def test_the_stage_writes_prepared_prompts_and_nothing_else(server: FaultServer, store: Store) -> None:
+    prompts.prepare(Settings.from_env().home, LOCAL, ["讲一个**故事**", "另一个"])
+    at = _stage(models=f"engine/writer,engine/{_TUNED},engine/nobody")
+    assert not any(button.key == "story_button" for button in at.button)
+    click(at, "story_stage_0")
+    assert sorted(seen.body["model"] for seen in server.requests if seen.method == "POST") == [_TUNED, "writer"]
+    assert words(at).count("### 从前，") == 2 and "讲一个**故事**" in server.prompts()
+
+
+def test_the_stage_without_prepared_prompts_has_those_of_the_presets(server: FaultServer, store: Store) -> None:
+    at = _stage()
+    assert any("龙卷风" in label for label in labels(at))
+    at.text_area(key="story_stage_prompts").set_value("mine").run()
+    click(at, "story_stage_keep")
+    assert prompts.prepared(Settings.from_env().home) == ["mine"]
+    assert "mine" in labels(at)
+
+
+def test_words_on_the_stage_are_text(server: FaultServer, store: Store) -> None:
+    nasty = "![x](http://example.com/x.png) # a\n- b <b>"
+    server.default = fault_server.text(nasty)
+    at = click(_stage(), "story_stage_0")
+    (shown,) = [m.value for m in at.markdown if "example" in m.value]
+    assert "\\!\\[x" in shown or "!\\[x\\]" in shown
+    assert "\\- b \\<b\\>" in shown

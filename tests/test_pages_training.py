@@ -1,0 +1,505 @@
+"""The training page as a visitor sees it: a job in three steps, how jobs go, curves, comparison, family, evaluation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core.actor import LOCAL
+from core.dataset import datasets
+from core.dataset.intake import importing
+from core.db.store import Store, new_id
+from core.db.tables import Checkpoint, Dataset, Row, TrainingEvent, TrainingJob, utcnow
+from core.settings import Settings
+from core.training import evaluating, jobs
+from pages.ui import cached
+from pages.ui.training import cached_training
+from tests import fault_server
+from tests.fault_server import FaultServer
+from tests.stores import fresh
+from tests.test_pages import again, click, labels, trouble, visit, words
+
+_STORY = Path(__file__).parents[1] / "pages" / "story.py"
+_RESULTS = (
+    "step,elapsed_tokens,elapsed_examples,training_loss,training_sequence_accuracy,training_token_accuracy\n"
+    "1,625,1,0.88,0.0,0.75\n2,1258,2,0.81,0.0,0.78\nbroken\n3,1859,3,0.40,0.0,0.95\n"
+)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
+    """An endpoint that offers the model `writer`, as the studio's engine."""
+    with FaultServer(fault_server.text("从前，", "有一位英雄。")) as server:
+        monkeypatch.setenv("FABULA_ENGINE_URL", server.url.removesuffix("/v1"))
+        yield server
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    store = fresh(Settings.from_env())
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def sample(store: Store) -> str:
+    """27 rows to learn from."""
+    return datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+
+
+def _new_job(at: AppTest | None = None) -> AppTest:
+    """The dialog at its first step, as other pages open it."""
+    return visit("training", training_part="new") if at is None else click(at, "training_new")
+
+
+def _to_the_end(at: AppTest) -> AppTest:
+    return click(click(at, "training_next"), "training_next")
+
+
+# --- a new job ------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_step_tells_what_preparation_and_the_check_found(server: FaultServer, sample: str) -> None:
+    at = _new_job()
+    assert "**1 · Check**" in words(at)
+    assert "There are 27 pairs" in words(at)
+    assert any('->", "completion": " ' in block.value and block.value.endswith('."}') for block in at.code)
+    assert "All 27 examples are in good form" in words(at)
+    assert "longest example" in words(at) and "moderation" in words(at)
+    assert not at.button(key="training_next").disabled
+
+
+def test_the_second_step_tells_what_it_takes_and_asks_the_few_numbers(server: FaultServer, sample: str) -> None:
+    at = click(_new_job(), "training_next")
+    shown = {metric.label: metric.value for metric in at.metric}
+    assert shown["Price"] == "free" and any(title.startswith("Tokens, ") for title in shown)
+    assert "On the engine 1.0 is the middle" in words(at)
+    assert at.toggle(key="training_epochs_auto").value and at.toggle(key="training_rate_auto").value
+    assert click(at, "training_back").button(key="training_next").label == "Next: what it takes"
+
+
+def test_a_job_is_submitted_once_however_often_one_clicks(server: FaultServer, store: Store, sample: str) -> None:
+    for _press in range(2):
+        at = click(_new_job(), "training_next")
+        at.text_input(key="training_suffix").input("ultraman").run()
+        at.toggle(key="training_epochs_auto").set_value(False).run()
+        at.number_input(key="training_epochs").set_value(2).run()
+        click(at, "training_next")
+        assert "epochs: 2" in words(at) and "suffix: ultraman" in words(at)
+        assert at.button(key="training_submit").label == "Train on 27 rows"
+        click(at, "training_submit")
+    (job,) = jobs.list_jobs(store)
+    assert (job.suffix, job.hyperparameters, job.base_model) == ("ultraman", {"n_epochs": 2}, "writer")
+    assert "The training file is being prepared" in words(again(at))
+    assert not any(button.key == "training_submit" for button in at.button)  # the dialog is closed
+
+
+def test_a_separator_and_a_stop_of_ones_own_go_into_the_job(server: FaultServer, store: Store, sample: str) -> None:
+    at = _new_job()
+    assert at.text_input(key=f"training_separator_{sample}_27").value == " ->"
+    at.text_input(key=f"training_stop_{sample}_27").input("\\n###").run()
+    assert any(block.value.endswith('\\n###"}') for block in at.code)
+    click(_to_the_end(at), "training_submit")
+    (job,) = jobs.list_jobs(store)
+    assert (job.file_format, job.separator, job.stop) == ("completion", None, "\n###")
+
+
+def test_going_back_keeps_what_was_typed(server: FaultServer, sample: str) -> None:
+    at = _new_job()
+    at.text_input(key=f"training_stop_{sample}_27").input("\\n###").run()
+    at.select_slider(key="training_share").set_value(10).run()
+    click(click(at, "training_next"), "training_next")
+    assert "judged by the 10 %" in words(at)
+    click(click(at, "training_back"), "training_back")
+    assert at.text_input(key=f"training_stop_{sample}_27").value == "\\n###"
+    assert at.select_slider(key="training_share").value == 10
+
+
+def test_a_share_of_the_rows_is_kept_for_validation(server: FaultServer, store: Store, sample: str) -> None:
+    at = _new_job()
+    at.select_slider(key="training_share").set_value(25).run()
+    click(_to_the_end(at), "training_submit")
+    (job,) = jobs.list_jobs(store)
+    assert job.validation_share is not None and 0 < job.validation_share < 0.5
+
+
+def test_a_data_set_of_a_chat_file_trains_as_chat(server: FaultServer, store: Store) -> None:
+    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
+    imported = importing.read_table(json.dumps({"messages": turns}).encode(), "chat.jsonl")
+    datasets.from_frame(store, LOCAL, "talk", imported.frame, ["prompt"], "completion", imported.source)
+    at = _new_job()
+    assert any('"role": "assistant"' in block.value for block in at.code)
+    click(_to_the_end(at), "training_submit")
+    (job,) = jobs.list_jobs(store)
+    assert job.file_format == "chat"
+
+
+def test_a_job_on_a_data_set_that_is_gone_is_told_in_the_dialog(server: FaultServer, store: Store, sample: str) -> None:
+    at = _to_the_end(_new_job())
+    with store.session() as session:
+        session.query(Row).delete()
+        session.query(Dataset).delete()
+    at.button(key="training_submit").click().run()
+    assert not at.exception
+    assert "It is not there any more" in trouble(at)
+    assert jobs.list_jobs(store) == []
+
+
+def test_a_file_can_be_uploaded_on_the_training_page_too(server: FaultServer, store: Store) -> None:
+    at = _new_job()
+    at.file_uploader(key="training_file").upload("a.csv", b"topic,text\nsea,A wave.\n").run()
+    click(at, "training_keep")
+    assert "There are 1 pairs" in words(at)
+
+
+def test_without_rows_one_cannot_go_on(server: FaultServer, store: Store) -> None:
+    at = _new_job()
+    assert "No data set has rows yet" in words(at)
+    assert at.button(key="training_next").disabled
+
+
+def test_a_file_that_no_model_takes_is_told_by_line_and_cannot_go_on(
+    server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = importing.read_table(f"topic,text\nsea,A wave.\nsun,{'very long ' * 900}\n".encode(), "a.csv")
+    datasets.from_frame(store, LOCAL, "long", frame.frame, ["topic"], "text", frame.source)
+    monkeypatch.setattr("core.training.checking.context_of", lambda model: 64)
+    at = _new_job()
+    assert "longer than the model can read: 1" in words(at)
+    (table,) = [one.value for one in at.dataframe if "begins" in one.value]
+    assert table["line"][0] == 2 and table["begins"][0].startswith('{"prompt"')
+    assert at.button(key="training_next").disabled
+
+
+def test_a_finished_job_can_be_trained_further_and_done_again(server: FaultServer, store: Store, sample: str) -> None:
+    made = "ft:writer:fabula:x:1"
+    server.models.append({"id": made, "object": "model", "created": 1_800_000_000, "owned_by": "t"})
+    _job(store, status="succeeded", fine_tuned_model=made, dataset_id=sample, hyperparameters={"n_epochs": 2})
+    at = click(visit("training"), "training_further")
+    assert at.selectbox(key="training_base").value == f"engine/{made}"
+    at = click(visit("training"), "training_again")
+    assert at.selectbox(key="training_base").value == "engine/writer"
+    assert at.selectbox(key="training_dataset").value == sample
+    assert click(at, "training_next").number_input(key="training_epochs").value == 2
+
+
+def test_a_checkpoint_that_no_list_names_can_be_trained_further(server: FaultServer, store: Store, sample: str) -> None:
+    job_id = _job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1", dataset_id=sample)
+    _checkpoint(store, job_id, 2, "ft:writer:fabula:x:1:ckpt-step-2")
+    at = click(visit("training"), "training_checkpoint_further")
+    assert at.selectbox(key="training_base").value == "engine/ft:writer:fabula:x:1:ckpt-step-2"
+
+
+# --- how jobs go ----------------------------------------------------------------------------------------------------
+
+
+def test_a_running_job_shows_verdict_progress_curve_and_events(server: FaultServer, store: Store) -> None:
+    _job(store, status="running", estimated_finish=utcnow() + timedelta(minutes=5))
+    at = visit("training")
+    assert "It is training, with about 5 minutes to go" in words(at)
+    assert {m.label: m.value for m in at.metric}["Token accuracy"] == "95.0 %"
+    assert len(at.get("vega_lite_chart")) == 2
+    assert "1 line could not be read" in words(at)
+    assert "Training started" in words(at)
+    assert {"Pause", "Cancel"} <= set(labels(at))
+
+
+def test_an_upload_shows_how_much_has_been_sent(server: FaultServer, store: Store) -> None:
+    _job(store, status="preparing", remote_id=None, results_csv=None, file_bytes=4_000_000, uploaded_bytes=1_000_000)
+    at = visit("training")
+    assert "1.0 of 4.0 MB sent" in words(at)
+    assert "No step has been measured yet" in words(at)
+
+
+@pytest.mark.parametrize(
+    ("status", "action"), [("running", "pause"), ("paused", "resume"), ("running", "cancel"), ("queued", "cancel")]
+)
+def test_a_job_can_be_paused_resumed_and_cancelled(server: FaultServer, store: Store, status: str, action: str) -> None:
+    job_id = _job(store, status=status)
+    at = click(visit("training"), f"training_{action}")
+    assert jobs.get(store, job_id).request == action
+    assert at.button(key=f"training_{action}").disabled
+
+
+def test_a_job_that_ended_meanwhile_says_so_when_one_cancels_it(server: FaultServer, store: Store) -> None:
+    job_id = _job(store, status="running")
+    at = visit("training")
+    with store.session() as session:
+        session.get_one(TrainingJob, job_id).status = "succeeded"
+    click(at, "training_cancel")
+    assert "The job has ended already" in trouble(at)
+
+
+def test_a_failed_job_says_why_and_what_to_do(server: FaultServer, store: Store) -> None:
+    _job(store, status="failed", error="The file has no examples.", next_step="Choose another data set.")
+    at = visit("training")
+    assert "It failed: The file has no examples" in words(at)
+    assert "Choose another data set" in words(at)
+
+
+def test_a_state_that_nobody_knows_is_shown_as_it_is(server: FaultServer, store: Store) -> None:
+    _job(store, status="pondering")
+    at = visit("training")
+    assert list(at.dataframe[0].value["status"]) == ["pondering"] and "pondering" in words(at)
+
+
+def test_a_finished_job_leads_to_a_story_with_its_model(server: FaultServer, store: Store, sample: str) -> None:
+    server.models.append({"id": "ft:writer:fabula:x:1", "object": "model", "created": 1_800_000_000, "owned_by": "t"})
+    _job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1", dataset_id=sample)
+    at = visit("training")
+    at.button(key="training_try").click().run()
+    at.switch_page(str(_STORY)).run()
+    assert at.selectbox(key="story_model").value == "engine/ft:writer:fabula:x:1"
+
+
+def test_the_list_has_figures_sparkline_and_what_it_cost(server: FaultServer, store: Store, sample: str) -> None:
+    _job(store, status="succeeded", dataset_id=sample, cost_usd=Decimal("1.05"), trained_tokens=1859)
+    row = visit("training").dataframe[0].value.iloc[0]
+    assert (row["dataset"], row["status"], row["cost"]) == ("ultraman_stories_more", "finished", 1.05)
+    assert (row["loss"], row["accuracy"], list(row["curve"])) == (0.40, 0.95, [0.88, 0.81, 0.40])
+
+
+def test_many_jobs_can_be_searched(server: FaultServer, store: Store) -> None:
+    for number in range(12):
+        _job(store, status="succeeded", name=f"job {number}", remote_id=f"r{number}")
+    at = visit("training")
+    assert len(at.dataframe[0].value) == 12
+    at.text_input(key="training_search").input("JOB 11").run()
+    assert list(at.dataframe[0].value["name"]) == ["job 11"]
+    at.text_input(key="training_search").input("no such").run()
+    assert not at.exception and "No job is called so" in words(at)
+
+
+def test_a_job_is_read_once_however_often_its_page_is_drawn(
+    server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _job(store, status="succeeded")
+    at = visit("training")
+    monkeypatch.setattr("core.training.results.parse", lambda text: pytest.fail("the results are read again"))
+    assert len(again(at).get("vega_lite_chart")) == 2
+
+
+def test_names_and_events_of_others_are_text(server: FaultServer, store: Store) -> None:
+    nasty = "![x](http://example.com/x.png)"
+    job_id = _job(store, status="succeeded", name=nasty, fine_tuned_model=nasty, base_model=nasty)
+    with store.session() as session:
+        session.add(TrainingEvent(job_id=job_id, remote_id="e2", at=utcnow(), level="warn", type="x", message=nasty))
+    for tab in ("events", "settings", "family", "evaluation"):
+        at = visit("training", training_tab=tab)
+        assert not any(nasty in str(element.value) for element in [*at.caption, *at.markdown])
+
+
+# --- curves ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_curve_can_be_drawn_over_tokens_and_on_a_log_scale(server: FaultServer, store: Store) -> None:
+    _job(store, status="succeeded", trained_tokens=1859)
+    at = visit("training")
+    at.get_by_key("training_job_axis").set_value("tokens").run()
+    at.toggle(key="training_job_log").set_value(True).run()
+    assert not at.exception
+    specs = [json.loads(chart.proto.spec) for chart in at.get("vega_lite_chart")]
+    assert all('"title": "Tokens"' in json.dumps(spec) for spec in specs)
+    assert ['"type": "log"' in json.dumps(spec) for spec in specs] == [True, False]
+
+
+def test_checkpoints_are_marked_and_can_be_tried(server: FaultServer, store: Store, sample: str) -> None:
+    made = "ft:writer:fabula:x:1"
+    server.models.append({"id": f"{made}:ckpt-step-2", "object": "model", "created": 1, "owned_by": "t"})
+    job_id = _job(store, status="succeeded", fine_tuned_model=made, dataset_id=sample)
+    _checkpoint(store, job_id, 2, f"{made}:ckpt-step-2", valid_loss=0.7)
+    at = visit("training")
+    chosen = at.selectbox(key=f"training_checkpoint_{job_id}")
+    assert chosen.options == ["step 2 · loss 0.700"]
+    assert all("checkpoint" in chart.proto.spec for chart in at.get("vega_lite_chart"))
+    at.button(key="training_checkpoint_try").click().run()
+    at.switch_page(str(_STORY)).run()
+    assert at.selectbox(key="story_model").value == f"engine/{made}:ckpt-step-2"
+
+
+def test_a_curve_that_overfits_says_so(server: FaultServer, store: Store) -> None:
+    lines = [f"{n},{2 - n / 60:.3f},{max(1.0, 2 - n / 30) if n < 40 else 1 + (n - 40) / 40:.3f}" for n in range(1, 101)]
+    _job(store, status="succeeded", results_csv="\n".join(["step,train_loss,valid_loss", *lines]))
+    shown = words(visit("training")).casefold()
+    assert ":red[:material/warning:]" in shown or ":orange[:material/visibility:]" in shown
+
+
+def test_any_results_file_is_charted(server: FaultServer) -> None:
+    at = visit("training", training_part="read")
+    at.file_uploader(key="training_results_file").upload("results.csv", _RESULTS.encode()).run()
+    assert not at.exception and len(at.get("vega_lite_chart")) == 2
+    assert {m.label: m.value for m in at.metric}["Steps"] == "3"
+
+
+def test_the_articles_own_results_are_charted(server: FaultServer) -> None:
+    path = Path(__file__).parents[2] / "shared" / "fixtures" / "curie_results.csv"
+    if not path.is_file():
+        pytest.skip("the article's results file is not on this machine")
+    at = visit("training", training_part="read")
+    at.file_uploader(key="training_results_file").upload(path.name, path.read_bytes()).run()
+    shown = {m.label: m.value for m in at.metric}
+    assert (shown["Steps"], shown["Token accuracy"], shown["Tokens trained on"]) == ("1,857", "95.6 %", "1,229,945")
+
+
+def test_a_file_that_holds_no_results_is_told(server: FaultServer) -> None:
+    at = visit("training", training_part="read")
+    at.file_uploader(key="training_results_file").upload("a.csv", b"a,b\n1,2\n").run()
+    assert "no results file" in trouble(at)
+
+
+def test_a_results_file_in_utf_16_or_without_lines_is_no_other_file(server: FaultServer) -> None:
+    at = visit("training", training_part="read")
+    at.file_uploader(key="training_results_file").upload("a.csv", _RESULTS.encode("utf-16")).run()
+    assert not at.error and not at.info
+    at = visit("training", training_part="read")
+    at.file_uploader(key="training_results_file").upload("b.csv", _RESULTS.splitlines()[0].encode()).run()
+    assert not at.error and "no line with a step" in at.info[0].value
+
+
+def test_a_long_curve_is_sent_as_two_thousand_points() -> None:
+    lines = "\n".join(f"{n},{2 + 1 / n:.5f},0.5" for n in range(1, 20_001))
+    source = cached_training.read_file("x", f"step,train_loss,train_accuracy\n{lines}\n")
+    drawn = cached_training.Drawn.of(
+        cached_training.charts.loss_chart(source.frame, cached_training.CurveView(), _labels())
+    )
+    assert len(drawn.rows) <= 2_001
+    assert len(drawn.whole()["data"]["values"]) == len(drawn.rows) and "data" not in drawn.spec
+
+
+# --- several jobs ---------------------------------------------------------------------------------------------------
+
+
+def test_an_address_opens_a_comparison(server: FaultServer, store: Store) -> None:
+    first = _job(store, status="succeeded", name="slow", hyperparameters={"n_epochs": 2}, created_at=_ago(2))
+    second = _job(store, status="succeeded", name="fast", hyperparameters={"n_epochs": 4}, created_at=_ago(1))
+    at = visit("home")
+    at.query_params["jobs"] = f"{first},{second},gone"
+    at.switch_page(str(_STORY.with_name("training.py"))).run()
+    assert not at.exception
+    assert "This page's address opens the same comparison" in words(at)
+    assert len(at.get("vega_lite_chart")) == 2
+    settings = next(table.value for table in at.table if any("≠" in str(name) for name in table.value.index))
+    epochs = next(name for name in settings.index if "Epochs" in str(name))
+    assert "≠" in epochs and sorted(settings.loc[epochs]) == ["2", "4"]
+    assert list(settings.columns) == ["fast", "slow"]
+
+
+def test_a_link_to_a_job_that_is_gone_opens_the_newest(server: FaultServer, store: Store) -> None:
+    _job(store, status="failed", error="No room.")
+    at = visit("home")
+    at.query_params["jobs"] = "gone"
+    at.switch_page(str(_STORY.with_name("training.py"))).run()
+    assert "It failed: No room" in words(at)
+
+
+# --- the other tabs -------------------------------------------------------------------------------------------------
+
+
+def test_settings_show_what_was_told_and_what_it_took(server: FaultServer, store: Store) -> None:
+    _job(
+        store, status="succeeded", cost_usd=Decimal("1.05"), estimated_usd=Decimal("1.20"), estimated_s=120.0,
+        hyperparameters={"learning_rate_multiplier": 0.2},
+    )  # fmt: skip
+    tables = "\n".join(table.value.to_string() for table in visit("training", training_tab="settings").table)
+    assert "0.2" in tables and "expected: \\$1.20" in tables and "expected: 2 min" in tables
+
+
+def test_a_chain_shows_its_family_its_one_curve_and_its_cost(server: FaultServer, store: Store, sample: str) -> None:
+    made = "ft:writer:fabula:x:1"
+    first = _job(
+        store, status="succeeded", name="first", fine_tuned_model=made, dataset_id=sample, created_at=_ago(2),
+        cost_usd=Decimal("3.69"), trained_tokens=1859,
+    )  # fmt: skip
+    _job(
+        store, status="succeeded", name="second", base_model=made, parent_id=first, dataset_id=sample,
+        created_at=_ago(1), cost_usd=Decimal("1.05"), trained_tokens=1859,
+    )  # fmt: skip
+    at = visit("training", training_tab="family")
+    assert {m.label: m.value for m in at.metric}["Cost of all"] == "\\$4.74"
+    assert len(at.get("vega_lite_chart")) == 2 + 1 + 2
+
+
+def test_a_model_is_judged_beside_its_base(server: FaultServer, store: Store) -> None:
+    dataset_id = _labelled(store, held_out=12)
+    made = "ft:writer:fabula:x:1"
+    job_id = _job(store, status="succeeded", fine_tuned_model=made, dataset_id=dataset_id)
+    at = visit("training", training_tab="evaluation")
+    assert "12 rows were kept from training" in words(at) and "labels" in words(at)
+    click(at, "training_evaluation_start")
+    found = evaluating.of_job(store, jobs.get(store, job_id))
+    assert {one.model for one in found} == {made, "writer"} and {one.total for one in found} == {12}
+    assert at.button(key="training_evaluation_start").disabled
+    assert "0 of 12 answers" in words(at)
+    (tuned,) = [one for one in found if one.model == made]
+    click(at, f"training_evaluation_stop_{tuned.id}")
+    assert evaluating.get(store, tuned.id).state == "stopped"
+
+
+def test_without_rows_kept_from_training_nothing_is_judged(server: FaultServer, store: Store, sample: str) -> None:
+    _job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1", dataset_id=sample)
+    at = visit("training", training_tab="evaluation")
+    assert any("No row was kept from training" in info.value for info in at.info)
+
+
+@pytest.mark.parametrize("tab", ["events", "settings", "evaluation", "family"])
+def test_every_tab_opens_in_chinese(server: FaultServer, store: Store, sample: str, tab: str) -> None:
+    job_id = _job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1", dataset_id=sample)
+    _checkpoint(store, job_id, 2, "ft:writer:fabula:x:1:ckpt-step-2")
+    assert not visit("training", "zh-CN", training_tab=tab).error
+
+
+# --- helpers --------------------------------------------------------------------------------------------------------
+
+
+def _ago(hours: int) -> object:
+    return utcnow() - timedelta(hours=hours)
+
+
+def _labels() -> object:
+    return cached_training.CurveLabels("Step", "Loss", "Training", "Smoothed", "Validation", "Step")
+
+
+def _labelled(store: Store, *, held_out: int) -> str:
+    """Short rows with one of three labels, some of them held out."""
+    lines = [f"text {n},{('red', 'green', 'blue')[n % 3]}" for n in range(30)]
+    frame = importing.read_table("\n".join(["topic,label", *lines]).encode(), "labels.csv")
+    dataset_id = datasets.from_frame(store, LOCAL, "labels", frame.frame, ["topic"], "label", frame.source)
+    with store.session() as session:
+        for row in session.query(Row).filter(Row.dataset_id == dataset_id).order_by(Row.position).limit(held_out):
+            row.split = "held_out"
+    cached.look_again()
+    return dataset_id
+
+
+def _checkpoint(store: Store, job_id: str, step: int, model: str, **metrics: float) -> None:
+    with store.session() as session:
+        session.add(Checkpoint(job_id=job_id, remote_id=f"c{step}", step=step, model=model, metrics=metrics))
+
+
+def _job(store: Store, **values: object) -> str:
+    """A job in the ledger, as the worker would have left it."""
+    job_id = new_id()
+    given: dict[str, object] = {
+        "id": job_id, "dataset_id": None, "name": "ultraman", "provider": "engine", "base_model": "writer",
+        "suffix": "x", "hyperparameters": {}, "file_format": "completion", "separator": " ->", "stop": ".",
+        "remote_id": f"ftjob-{job_id}", "results_csv": _RESULTS, "n_examples": 27, "created_by": "local",
+    }  # fmt: skip
+    with store.session() as session:
+        job = TrainingJob(**{**given, **values})
+        if job.status in jobs.FINISHED:
+            job.finished_at = utcnow()
+        session.add(job)
+        session.flush()
+        session.add(
+            TrainingEvent(
+                job_id=job.id, remote_id="e1", at=utcnow(), level="info", type="message",
+                message="Training started: 27 examples, 3 epochs, 21 steps.",
+            )
+        )  # fmt: skip
+    return job_id

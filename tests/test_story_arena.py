@@ -1,0 +1,290 @@
+"""Several stories at once: read together, each with its own end; votes on them, and who is left when a page is left."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+from sqlalchemy import select
+
+from core.actor import LOCAL, Actor
+from core.cost import budget
+from core.cost.book import PriceBook
+from core.db.store import Store
+from core.db.tables import Spend, Story
+from core.errors import FabulaError, ModelNotFound, NotFound, OverBudget, Refused
+from core.providers import CompletionRequest
+from core.settings import Settings
+from core.story import arena, shelf, stream, votes
+from core.story.arena import Entry
+from core.story.facts import same_model
+from tests import fault_server
+from tests.fakes import FakeRegistry
+from tests.fault_server import FaultServer
+from tests.stores import fresh
+from tests.test_story_stream import _Client
+from tests.waiting import until
+
+_REQUEST = CompletionRequest(model="writer", prompt="讲一个故事", endpoint="completion")
+_BOOK = PriceBook.load()
+_VIEWER = Actor("guest", "A guest", "viewer")
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    store = fresh(settings)
+    yield store
+    store.close()
+
+
+def _entries(*models: str) -> list[Entry]:
+    return [Entry(model, replace(_REQUEST, model=model)) for model in models]
+
+
+def _round(store: Store, *clients: _Client, blind: bool = False, seed: int | None = None) -> arena.Round:
+    registry = FakeRegistry({f"m{i}": client for i, client in enumerate(clients)})
+    entries = _entries(*registry.clients)
+    for client, name in zip(clients, registry.clients, strict=True):
+        client.made.facts = replace(client.made.facts, model=name)
+    return arena.begin(store, LOCAL, registry, entries, _BOOK, blind=blind, seed=seed)  # type: ignore[arg-type]  # a fake
+
+
+def _finished(store: Store, *texts: str, blind: bool = True) -> arena.Round:
+    round_ = _round(store, *(_Client(text) for text in texts), blind=blind, seed=1)
+    for _ in arena.updates(round_.stories, round_.news):
+        pass
+    return round_
+
+
+def test_four_stories_are_written_at_the_same_time_and_each_is_kept(store: Store) -> None:
+    clients = [_Client("a", ...), _Client("b", ...), _Client("c", ...), _Client("d", ...)]
+    round_ = _round(store, *clients)
+    seen: set[int] = set()
+    for changed in arena.updates(round_.stories, round_.news, tick_s=0.001):
+        seen |= {i for i in changed if round_.stories[i].text}
+        if seen == {0, 1, 2, 3}:
+            break  # all have words while none has ended
+    assert not any(story.done for story in round_.stories)
+    round_.stop()
+    assert round_.done
+    kept = shelf.look(store, shelf.Where(round_id=round_.id)).stories
+    assert {story.text for story in kept} == set("abcd") and all(story.partial for story in kept)
+
+
+def test_one_that_fails_leaves_the_others_alone(store: Store) -> None:
+    round_ = _round(store, _Client(ModelNotFound("Gone.", "Pick another.")), _Client("fine"))
+    for _ in arena.updates(round_.stories, round_.news):
+        pass
+    bad, good = round_.stories
+    assert isinstance(bad.error, ModelNotFound) and good.error is None and good.text == "fine"
+
+
+def test_while_nothing_comes_there_is_a_beat(store: Store) -> None:
+    round_ = _round(store, _Client(...))
+    beats = arena.updates(round_.stories, round_.news, tick_s=0.001, beat_s=0.001)
+    next(beats)  # the state it is in
+    assert [next(beats) for _ in range(3)] == [(), (), ()]
+    round_.stop()
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ([], "no model"),
+        (_entries(*"abcde"), "At most 4"),
+        ([Entry("a", replace(_REQUEST, prompt=" \n"))], "prompt is empty"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_anything_is_sent(store: Store, entries: list[Entry], words: str) -> None:
+    with pytest.raises(FabulaError, match=words):
+        arena.begin(store, LOCAL, FakeRegistry(), entries, _BOOK)  # type: ignore[arg-type]  # a fake
+
+
+def test_the_order_is_mixed_only_where_names_are_hidden(store: Store) -> None:
+    orders = {tuple(_round(store, *(_Client("x") for _ in range(4)), blind=True, seed=n).order) for n in range(6)}
+    assert len(orders) > 1 and all(sorted(order) == [0, 1, 2, 3] for order in orders)
+    assert _round(store, _Client("x"), _Client("y")).order == [0, 1]
+
+
+# --- votes ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_vote_counts_once_a_person_and_moves_with_them(store: Store) -> None:
+    round_ = _finished(store, "one", "two")
+    order = [story.id for story in round_.places]
+    votes.cast(store, LOCAL, round_.id, order, order[0], blind=True)
+    votes.cast(store, LOCAL, round_.id, order, order[1], blind=True)
+    assert votes.of(store, LOCAL, round_.id) == (True, order[1])
+    assert sum(one.wins for one in votes.standings(store)) == 1
+    votes.cast(store, LOCAL, round_.id, order, None, blind=True)
+    assert [one.wins for one in votes.standings(store)] == [0, 0]
+
+
+def test_models_stand_by_share_with_an_interval_and_open_rounds_do_not_count(store: Store) -> None:
+    for blind in (True, True, True, False):
+        round_ = _finished(store, "good", "bad", blind=blind)
+        ids = {story.text: story.id for story in round_.stories}
+        votes.cast(store, LOCAL, round_.id, list(ids.values()), ids["good"], blind=blind)
+    best, worst = votes.standings(store)
+    assert (best.model, best.rounds, best.wins, best.share) == ("m0", 3, 3, 1.0)
+    assert (best.low, best.high) == (pytest.approx(0.4385, abs=1e-3), pytest.approx(1.0))  # Wilson, 3 of 3
+    assert (worst.model, worst.wins) == ("m1", 0)
+
+
+@pytest.mark.parametrize("wrong", ["foreign winner", "foreign story", "one story"])
+def test_a_vote_on_something_else_is_refused(store: Store, wrong: str) -> None:
+    round_, other = _finished(store, "one", "two"), _finished(store, "three", "four")
+    order = [story.id for story in round_.places]
+    winner = order[0]
+    if wrong == "foreign winner":
+        winner = other.stories[0].id
+    elif wrong == "foreign story":
+        order[1] = other.stories[0].id
+    else:
+        order = order[:1]
+    with pytest.raises((FabulaError, NotFound)):
+        votes.cast(store, LOCAL, round_.id, order, winner, blind=True)
+
+
+def test_pairs_take_the_edit_of_the_winner_and_leave_equal_texts_out(store: Store) -> None:
+    round_ = _finished(store, "good", "bad", "good")
+    ids = [story.id for story in round_.stories]
+    votes.cast(store, LOCAL, round_.id, ids, ids[0], blind=True)
+    assert [(pair.preferred, pair.other) for pair in votes.pairs(store)] == [("good", "bad")]
+    shelf.edit(store, LOCAL, ids[0], "better")
+    assert [(pair.preferred, pair.other) for pair in votes.pairs(store)] == [("better", "bad"), ("better", "good")]
+    shelf.delete(store, LOCAL, ids[1])
+    assert [(pair.preferred, pair.other) for pair in votes.pairs(store)] == [("better", "good")]
+
+
+# --- which model, and who pays ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "returned", "same"),
+    [
+        ("gpt-4o-mini", "gpt-4o-mini-2024-07-18", True),
+        ("gpt-4", "gpt-4-0613", True),
+        ("Writer", "writer", True),
+        ("qwen", "models/qwen", True),
+        ("gpt-4o", "gpt-4o-mini", False),
+        ("gpt-4", "gpt-4.1", False),
+        ("ft:a:b:c:1", "ft:a:b:c:2", False),
+        ("storyteller", "gemma-3-270m", False),
+    ],
+)
+def test_a_dated_name_is_the_same_model_and_another_name_is_not(asked: str, returned: str, same: bool) -> None:
+    assert same_model(asked, returned) is same
+
+
+def test_a_page_that_is_left_stops_the_request_and_keeps_the_words(store: Store) -> None:
+    client = _Client("half a ", ...)
+    told = stream.write(store, LOCAL, client, _REQUEST, _BOOK, leave_s=0.0)  # type: ignore[arg-type]  # a fake
+    with told.read():
+        until(lambda: told.text != "", "the first words")
+    until(lambda: told.done, "the end")
+    assert client.made.closed.is_set() and told.facts.left and told.facts.stopped
+    assert [(s.text, s.finish_reason) for s in shelf.recent(store)] == [("half a ", None)]
+
+
+def test_a_reader_who_comes_back_in_time_reads_on(store: Store) -> None:
+    client = _Client("half a ", ...)
+    told = stream.write(store, LOCAL, client, _REQUEST, _BOOK, leave_s=30.0)  # type: ignore[arg-type]  # a fake
+    with told.read():
+        pass
+    with told.read():
+        assert not told.done
+    told.stop()
+
+
+def test_leaving_closes_the_connection_at_the_provider(store: Store) -> None:
+    with FaultServer(fault_server.held()) as server:
+        client = server.registry().get("fault")
+        told = stream.write(store, LOCAL, client, _REQUEST, _BOOK, leave_s=0.0)
+        server.wait_for(lambda s: s.flying == 1)
+        with told.read():
+            pass
+        server.release()
+        until(lambda: told.done, "the end")
+        assert told.facts.left
+
+
+_PAID = replace(_REQUEST, model="gpt-4o-mini", endpoint="chat", max_tokens=1000)
+
+
+def _paid(store: Store, actor: Actor, *pieces: object) -> stream.StoryStream:
+    client = _Client(*pieces, provider="openai")
+    client.made.facts = replace(client.made.facts, model="gpt-4o-mini-2024-07-18")
+    told = stream.write(store, actor, client, _PAID, _BOOK)  # type: ignore[arg-type]  # a fake
+    until(lambda: told.done, "the end")
+    return told
+
+
+def test_a_paid_story_is_reserved_settled_and_priced_by_its_own_count_when_it_is_stopped(store: Store) -> None:
+    told = _paid(store, LOCAL, "a", "b")
+    with store.reading() as session:
+        (spent,) = session.scalars(select(Spend))
+    assert spent.cost_usd == told.facts.cost_usd and spent.completion_tokens == 2
+    assert spent.estimated_usd is not None and spent.cost_usd is not None and spent.estimated_usd > spent.cost_usd > 0
+
+
+def test_a_request_that_is_refused_before_its_first_word_costs_nothing(store: Store) -> None:
+    client = _Client(ModelNotFound("Gone.", "Pick another."), provider="openai")
+    client.made.facts = replace(client.made.facts, prompt_tokens=None)
+    told = stream.write(store, LOCAL, client, _PAID, _BOOK)  # type: ignore[arg-type]  # a fake
+    until(lambda: told.done, "the end")
+    with store.reading() as session:
+        assert session.scalars(select(Spend)).all() == []
+    assert told.facts.cost_usd == Decimal(0)
+
+
+def test_a_budget_stops_a_story_before_anything_is_sent(store: Store) -> None:
+    budget.set_budget(store, LOCAL, "month", Decimal("0.0000001"))
+    told = _paid(store, LOCAL, "never")
+    assert isinstance(told.error, OverBudget) and told.text == ""
+
+
+def test_a_visitor_writes_here_for_nothing_and_elsewhere_only_within_a_budget(store: Store) -> None:
+    assert isinstance(_paid(store, _VIEWER, "never").error, Refused)
+    free = stream.write(store, _VIEWER, _Client("free"), _REQUEST, _BOOK)  # type: ignore[arg-type]  # a fake
+    assert "".join(free) == "free"
+    budget.set_budget(store, LOCAL, "month", Decimal(1))
+    assert _paid(store, _VIEWER, "paid").text == "paid"
+
+
+# --- going on ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("endpoint", ["completion", "chat"])
+def test_a_cut_story_goes_on_as_one_story(store: Store, endpoint: str) -> None:
+    request = replace(_REQUEST, endpoint=endpoint)  # type: ignore[arg-type]  # both are endpoints
+    first = stream.write(store, LOCAL, _Client("从前，有", RuntimeError("cut")), request, _BOOK)  # type: ignore[arg-type]
+    until(lambda: first.done, "the cut")
+    (kept,) = shelf.recent(store)
+    assert kept.partial and kept.error and kept.request() == first.request
+    client = _Client("一位", "英雄。")
+    more = stream.go_on(store, LOCAL, client, kept, _BOOK)  # type: ignore[arg-type]  # a fake
+    assert "".join(more) == "从前，有一位英雄。"
+    assert more.request.prompt.endswith("从前，有") and more.request.prompt != kept.prompt
+    (whole,) = shelf.recent(store)
+    assert (whole.id, whole.text, whole.prompt) == (kept.id, "从前，有一位英雄。", kept.prompt)
+    assert whole.finish_reason == "stop" and whole.error is None and whole.tokens == (kept.tokens or 0) + 2
+
+
+def test_stories_from_elsewhere_fit_the_table(store: Store) -> None:
+    client = _Client("x\0\ud800y")
+    client.made.facts = replace(client.made.facts, model="m" * 500)
+    told = stream.write(store, LOCAL, client, replace(_REQUEST, prompt="p\0\udfff"), _BOOK)  # type: ignore[arg-type]
+    assert "".join(told) == "x\ufffdy"
+    with store.reading() as session:
+        (row,) = session.scalars(select(Story))
+    assert len(row.model) == 200 and row.prompt == "p?"
+
+
+def test_threads_end_with_their_stories(store: Store) -> None:
+    told = stream.write(store, LOCAL, _Client("x"), _REQUEST, _BOOK)  # type: ignore[arg-type]  # a fake
+    list(told)
+    until(lambda: not any(t.name == f"story-{told.id}" for t in threading.enumerate()), "the end of its thread")

@@ -1,0 +1,212 @@
+"""Outline → story → title, sentences as they are spoken, and sound from an endpoint."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from decimal import Decimal
+
+import pytest
+from sqlalchemy import select
+
+from core.actor import LOCAL, Actor
+from core.cost import budget
+from core.cost.book import PriceBook
+from core.db.store import Store
+from core.db.tables import Spend
+from core.errors import BadRequest, FabulaError, ModelNotFound, OverBudget, Refused, StreamCut
+from core.providers import CompletionRequest, Patience
+from core.providers.speech import MOST_CHARACTERS, Speech, SpeechRequest
+from core.settings import Settings
+from core.story import chain, reading, shelf
+from core.story.chaining import Chain
+from core.story.sentences import parts, sentences
+from tests import fault_server
+from tests.fakes import FakeClient, FakeStream
+from tests.fault_server import FaultServer
+from tests.stores import fresh
+from tests.waiting import until
+
+_IDEA = CompletionRequest(model="writer", prompt="一只{outline}猫", max_tokens=500, stop=(".",))
+_SPOKEN = SpeechRequest("tts-1", "alloy", "一句话。")
+_ONCE = Patience(total_s=1, tries=1)
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    store = fresh(settings)
+    yield store
+    store.close()
+
+
+def _client(*texts: object) -> FakeClient:
+    client = FakeClient()
+    client.enqueue("stream", *(t if isinstance(t, Exception) else FakeStream((str(t),), "writer") for t in texts))
+    return client
+
+
+def test_each_step_streams_and_reads_the_ones_before(store: Store) -> None:
+    client = _client("提纲", "故事", "题目")
+    told = {step.name: "".join(step) for step in chain.tell(client, _IDEA)}
+    assert told == {"outline": "提纲", "story": "故事", "title": "题目"}
+    asked = [request for _, request in client.sent]
+    assert "一只{outline}猫" in asked[0].prompt and asked[0].max_tokens == 300 and asked[0].stop == ()
+    assert "提纲" in asked[1].prompt and asked[1].max_tokens == 500
+    assert "故事" in asked[2].prompt and asked[2].max_tokens == 40
+
+
+def test_a_step_that_nobody_reads_is_read_for_the_next(store: Store) -> None:
+    client = _client("提纲", "故事", "题目")
+    assert [step.name for step in chain.tell(client, _IDEA)] == list(chain.STEPS)
+    assert "提纲" in client.sent[1][1].prompt
+
+
+def test_the_language_of_the_idea_is_the_language_of_the_steps() -> None:
+    english = CompletionRequest(model="m", prompt="a cat")
+    assert "Write an outline" in chain.step_request(english, "outline", {}).prompt
+    assert "提纲" in chain.step_request(_IDEA, "outline", {}).prompt
+
+
+def _to_its_end(written: Chain) -> None:
+    while (story := written.advance()) is not None:
+        until(lambda: story.done, "the end of a step")
+
+
+def test_a_chain_on_the_page_keeps_each_step_as_a_story(store: Store) -> None:
+    client = _client("提纲", "故事", "题目")
+    written = Chain(store, LOCAL, client, _IDEA, PriceBook.load())  # type: ignore[arg-type]  # a fake
+    _to_its_end(written)
+    assert written.done and written.advance() is None
+    kept = shelf.look(store, shelf.Where(round_id=written.id)).stories
+    assert {story.step: story.text for story in kept} == {"outline": "提纲", "story": "故事", "title": "题目"}
+
+
+class _Cut(FakeStream):
+    def __iter__(self) -> Iterator[str]:
+        yield "半"
+        raise StreamCut("Cut.", "Again.")
+
+
+@pytest.mark.parametrize("how", ["cut", "empty"])
+def test_a_step_that_fails_ends_the_chain_and_keeps_what_there_is(store: Store, how: str) -> None:
+    client = _client("提纲")
+    client._queues["stream"].append(_Cut((), "writer") if how == "cut" else FakeStream((), "writer"))
+    written = Chain(store, LOCAL, client, _IDEA, PriceBook.load())  # type: ignore[arg-type]  # a fake
+    _to_its_end(written)
+    assert written.done and list(written.steps) == ["outline", "story"]
+
+
+class _Waiting(FakeStream):
+    def __init__(self) -> None:
+        super().__init__((), "writer")
+        self._closed = threading.Event()
+
+    def __iter__(self) -> Iterator[str]:
+        yield "半"
+        self._closed.wait(10)
+
+    def close(self) -> None:
+        self._closed.set()
+
+
+def test_a_chain_that_is_stopped_goes_no_further(store: Store) -> None:
+    client = FakeClient()
+    client.enqueue("stream", _Waiting())
+    written = Chain(store, LOCAL, client, _IDEA, PriceBook.load())  # type: ignore[arg-type]  # a fake
+    first = written.advance()
+    assert first is not None
+    until(lambda: first.text == "半", "the first word")
+    written.stop()
+    assert written.done and written.advance() is None and [s.text for s in shelf.recent(store)] == ["半"]
+
+
+# --- sentences --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "over", "found"),
+    [
+        ("从前。有一天！他说：“走吧！”然后", True, ["从前。", "有一天！", "他说：“走吧！”", "然后"]),
+        ("从前。有一天", False, ["从前。"]),
+        ('It was 3.5 m. "Go!" he said. End', True, ["It was 3.5 m.", '"Go!"', "he said.", "End"]),
+        ("It was 3.", False, []),
+        ("It was 3. ", False, ["It was 3."]),
+        ("Line one\nLine two\n", False, ["Line one", "Line two"]),
+        ("Wait... what?!", True, ["Wait...", "what?!"]),
+        ("……\n。。", True, []),
+        ("", True, []),
+    ],
+)
+def test_a_text_is_cut_where_a_voice_would_pause(text: str, over: bool, found: list[str]) -> None:
+    assert sentences(text, over=over) == found
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_sentences_do_not_change_while_more_comes(size: int) -> None:
+    text = "从前。有一天！It was 3.5 m. Then? 完"
+    seen: list[str] = []
+    for at in range(0, len(text) + size, size):
+        now = sentences(text[:at], over=False)
+        assert now[: len(seen)] == seen
+        seen = now
+
+
+def test_parts_are_whole_sentences_within_the_limit() -> None:
+    text = "一二三。" * 10 + "长" * 25 + "。"
+    found = parts(text, most=12)
+    assert all(len(part) <= 12 for part in found)
+    assert "".join(found).replace(" ", "") == text
+    assert parts("。。。") == []
+
+
+# --- sound ------------------------------------------------------------------------------------------------------------
+
+
+def _speech(server: FaultServer) -> Speech:
+    return Speech(server.provider(), patience=_ONCE)
+
+
+def test_an_endpoint_reads_a_story_part_by_part_and_the_ledger_knows(store: Store) -> None:
+    with FaultServer() as server:
+        server.enqueue(*(fault_server.raw(sound, "audio/mpeg") for sound in (b"one", b"two")))
+        text = "第一句。" * 600 + "第二句。" * 600  # 4,800 characters: two requests
+        request = SpeechRequest("tts-1", "alloy", text, speed=1.25)
+        assert list(reading.read_aloud(store, LOCAL, _speech(server), request, "s1")) == [b"one", b"two"]
+        sent = [seen.body for seen in server.requests]
+        assert all(len(body["input"]) <= MOST_CHARACTERS for body in sent)
+        assert (sent[0]["model"], sent[0]["voice"], sent[0]["speed"]) == ("tts-1", "alloy", 1.25)
+    with store.reading() as session:
+        assert [(s.page, s.cost_usd) for s in session.scalars(select(Spend))] == [("story", None)] * 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (fault_server.error(404, "The model does not exist", "model_not_found"), ModelNotFound),
+        (fault_server.unauthorized(), Refused),
+        (fault_server.raw(b"{}"), BadRequest),
+        (fault_server.raw(b"", "audio/mpeg"), BadRequest),
+        (fault_server.html(), FabulaError),
+        (fault_server.drop(), FabulaError),
+    ],
+)
+def test_an_endpoint_that_does_not_speak_says_why(answer: fault_server.Answer, error: type[FabulaError]) -> None:
+    with FaultServer() as server:
+        server.enqueue(answer)
+        with pytest.raises(error):
+            _speech(server).speak(_SPOKEN)
+
+
+def test_what_cannot_be_read_is_not_sent(store: Store) -> None:
+    with FaultServer() as server:
+        speech = _speech(server)
+        with pytest.raises(BadRequest):
+            speech.speak(SpeechRequest("m", "v", "x" * (MOST_CHARACTERS + 1)))
+        with pytest.raises(FabulaError):
+            list(reading.read_aloud(store, LOCAL, speech, SpeechRequest("m", "v", " 。"), "s"))
+        with pytest.raises(Refused):
+            list(reading.read_aloud(store, Actor("g", "g", "viewer"), speech, _SPOKEN, "s"))
+        budget.set_budget(store, LOCAL, "month", Decimal(1))
+        with pytest.raises(OverBudget):  # its price is unknown
+            list(reading.read_aloud(store, LOCAL, speech, _SPOKEN, "s"))
+        assert server.requests == []

@@ -1,0 +1,126 @@
+"""The article's whole story, with the engine and a tiny model: two grids, a job, its curve, a tuned model, a second job
+on top of it, and a story outside of both grids."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from core.actor import LOCAL
+from core.dataset import datasets
+from core.db.store import Store
+from core.providers import CompletionRequest, Provider, Registry
+from core.settings import Settings
+from core.training import (
+    checking,
+    checkpoints,
+    compare,
+    evaluating,
+    evaluation_run,
+    exporting,
+    jobs,
+    lineage,
+    reading,
+    results,
+    versus,
+)
+from core.training.jobs import JobForm, JobView
+from tests import engine_process
+from tests.engine_process import TINY, TOKEN, EngineProcess
+from tests.stores import fresh
+
+pytestmark = pytest.mark.slow
+
+FIRST = (("唐", "宋", "元"), ("隐形", "飞行"), ("轻松", "艰难"))
+SECOND = (("秦", "隋"), ("龙卷风", "流星火雨"), ("勇敢",))
+COLUMNS = ["dynasty", "super_power", "story_type"]
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[EngineProcess]:
+    with engine_process.running(tmp_path / "engine") as running:
+        yield running
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    store = fresh(settings)
+    yield store
+    store.close()
+
+
+def grid(store: Store, name: str, columns: tuple[tuple[str, ...], ...], repeats: int) -> str:
+    """A data set of a grid, as the article's CSV has it."""
+    cells = [cell for cell in itertools.product(*columns) for _ in range(repeats)]
+    rows = [
+        {**dict(zip(COLUMNS, cell, strict=True)), "story": f"\n\n一位{cell[0]}朝英雄用{cell[1]}打败怪兽{n}。"}
+        for n, cell in enumerate(cells)
+    ]
+    return datasets.from_frame(store, LOCAL, name, pd.DataFrame(rows), COLUMNS, "story")
+
+
+def test_the_articles_story_from_two_grids_to_a_story_outside_of_them(store: Store, engine: EngineProcess) -> None:
+    provider = Provider("engine", "engine", "The engine", engine.url, TOKEN)
+    registry = Registry([("engine", lambda: provider)])
+
+    def train(form: JobForm) -> JobView:
+        """As the worker does it."""
+        job_id = jobs.submit(store, LOCAL, form)
+        jobs.carry_out(store, registry, job_id, threading.Event())
+        return jobs.get(store, job_id)
+
+    # S3, S4: the first grid, checked, then trained on with a tenth kept for validation
+    first_form = JobForm(
+        grid(store, "first", FIRST, 2), "Ultraman", "engine", TINY, suffix="ultraman", n_epochs=2, batch_size=4, seed=1,
+        validation_share=0.1,
+    )  # fmt: skip
+    checked = checking.check_form(store, first_form)
+    assert checked.ok and checked.examples == 24 and checked.preview[0].prompt.endswith(" ->")
+    first = train(first_form)
+    assert first.status == "succeeded" and first.fine_tuned_model is not None and ":ultraman:" in first.fine_tuned_model
+    assert first.n_examples == 22 and first.validation_file is not None and first.upload_share == 1
+
+    # S9: its results, its checkpoints
+    curve = results.parse(first.results_csv or "")
+    assert curve.steps == 12 and curve.trained_tokens and curve.last("validation_loss") is not None
+    assert reading.observations(curve, checkpoints.list_checkpoints(store, first.id))
+    assert [one.step for one in checkpoints.list_checkpoints(store, first.id)] == [6, 12]
+
+    # S10: the second grid, on top of the tuned model, with the article's learning rate multiplier
+    again = train(
+        JobForm(
+            grid(store, "second", SECOND, 3), "More", "engine", first.fine_tuned_model, suffix="more", n_epochs=1,
+            batch_size=4, learning_rate_multiplier=0.2, seed=1,
+        )
+    )  # fmt: skip
+    assert again.status == "succeeded" and again.parent_id == first.id and again.fine_tuned_model is not None
+    chain = lineage.chain(store, again.id)
+    assert [one.id for one in chain] == [first.id, again.id]
+    whole = reading.curve_frame([(one, results.parse(jobs.get(store, one.id).results_csv or "")) for one in chain])
+    assert list(whole["total_step"]) == list(range(1, 16))
+    assert lineage.chain_cost(chain, datetime.now(UTC)).known_usd == 0
+    both = [results.parse(jobs.get(store, one.id).results_csv or "") for one in chain]
+    assert compare.compare(chain, both, datetime.now(UTC)).columns[1].name == "More"
+
+    # S7: a story outside of both grids, asked for as the training file asked
+    asked = CompletionRequest(
+        again.fine_tuned_model, f"宋,发射激光,艰难{again.separator}", endpoint="completion", max_tokens=20,
+        temperature=0.7, stop=(again.stop or ".",), seed=1,
+    )  # fmt: skip
+    assert "".join(registry.get("engine").stream(asked))
+
+    # tuned against base, on rows that were kept from training
+    tuned_id, base_id = evaluating.start_pair(store, LOCAL, first, limit=2)
+    for evaluation_id in (tuned_id, base_id):
+        evaluation_run.carry_out(store, registry, evaluation_id, threading.Event())
+    tuned = evaluating.get(store, tuned_id)
+    assert tuned.state == "done" and tuned.metrics is not None and tuned.metrics.n == 2
+    assert tuned.metrics.loss == curve.last("validation_loss")
+    assert versus.versus(store, tuned_id, base_id).n == 2
+    assert exporting.run_zip(store, again.id).startswith(b"PK")

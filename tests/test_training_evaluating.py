@@ -1,0 +1,323 @@
+"""Evaluations: asked once a row, kept at once, gone on with after anything, and compared row by row."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from core.actor import LOCAL
+from core.cost import budget
+from core.cost.spend import spent
+from core.dataset import datasets, versions
+from core.db.store import Store
+from core.db.tables import Answer, TrainingJob
+from core.errors import BadRequest, BadTrainingFile, FabulaError, ModelNotFound, NotFound, Refused, Unavailable
+from core.providers import Choice, Completion, CompletionRequest, Provider
+from core.settings import Settings
+from core.training import evaluating, evaluation_run, jobs
+from core.training.evaluating import EvaluationForm
+from core.training.jobs import JobForm
+from core.training.versus import versus
+from core.work import KINDS
+from tests.fakes import MOMENT, FakeRegistry
+from tests.stores import fresh
+
+TUNED, BASE = "ft:gemma-3-270m:fabula:x:1", "gemma-3-270m"
+LABELS = ("refund", "balance", "card lost")
+Say = Callable[[CompletionRequest], Any]
+
+
+@dataclass
+class Writer:
+    """A model that says what `say` says, and remembers what it was asked."""
+
+    say: Say
+    provider: Provider = field(default_factory=lambda: Provider("engine", "engine", "The engine", "http://x/v1", ""))
+    asked: list[CompletionRequest] = field(default_factory=list)
+
+    def complete(self, request: CompletionRequest) -> Completion:
+        self.asked.append(request)
+        said = self.say(request)
+        if isinstance(said, BaseException):
+            raise said
+        return said if isinstance(said, Completion) else Completion((Choice(said, "stop"),), request.model, 5, 2)
+
+    def endpoint(self, model: str) -> str:
+        return "chat"
+
+
+class Hurry(threading.Event):
+    def wait(self, timeout: float | None = None) -> bool:
+        return self.is_set()
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    store = fresh(settings)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def intents(store: Store) -> str:
+    """120 short rows of three labels, a fifth of them kept for validation; the version."""
+    rows = [{"question": f"question {n} about {LABELS[n % 3]}", "intent": LABELS[n % 3]} for n in range(120)]
+    made = datasets.from_frame(store, LOCAL, "intents", pd.DataFrame(rows), ["question"], "intent")
+    return versions.freeze(store, LOCAL, made, validation_share=0.2)
+
+
+@pytest.fixture
+def form(store: Store, intents: str) -> EvaluationForm:
+    return EvaluationForm(
+        versions.get(store, intents).dataset_id, "engine", TUNED, version_id=intents, separator=" ->", stop="."
+    )
+
+
+def right(request: CompletionRequest) -> str:
+    return f" {request.prompt.removesuffix(' ->').split('about ')[1].title()}.\nBecause."
+
+
+def go(store: Store, evaluation_id: str, writer: Writer, stopping: threading.Event | None = None) -> None:
+    """As the worker does it."""
+    registry: Any = FakeRegistry({writer.provider.id: writer})
+    try:
+        evaluation_run.carry_out(store, registry, evaluation_id, stopping or Hurry())
+    except FabulaError as exc:
+        evaluation_run.give_up(store, evaluation_id, exc)
+
+
+def test_what_there_is_to_judge_by(store: Store, form: EvaluationForm) -> None:
+    there = evaluating.held_out(store, form.dataset_id, form.version_id)
+    assert (there.validation, there.held_out, there.usable, there.kind) == (24, 0, 24, "label")
+    assert set(there.labels) == set(LABELS)
+    assert evaluating.held_out(store, form.dataset_id).usable == 0
+    with pytest.raises(NotFound):
+        evaluating.held_out(store, "nothing")
+
+
+def test_labels_are_judged_with_an_interval(store: Store, form: EvaluationForm) -> None:
+    made = evaluating.start(store, LOCAL, form)
+    assert evaluating.start(store, LOCAL, form) == made
+    assert KINDS["evaluation"].unfinished(store) == [made]
+    writer = Writer(lambda r: right(r) if "refund" not in r.prompt else "balance")
+    go(store, made, writer)
+    view = evaluating.get(store, made)
+    assert (view.state, view.total, view.answered, view.failed, view.right) == ("done", 24, 24, 0, 16)
+    assert view.metrics is not None and view.metrics.accuracy is not None
+    assert view.metrics.accuracy.value == pytest.approx(16 / 24)
+    assert view.metrics.accuracy.low < 0.66 < view.metrics.accuracy.high
+    assert view.metrics.confusion["refund"] == {"balance": 8}
+    assert view.metrics.loss is None and "does not tell" in view.metrics.loss_note
+    assert (view.metrics.prompt_tokens, view.metrics.completion_tokens, view.metrics.cost_usd) == (120, 48, Decimal(0))
+    asked = writer.asked[0]
+    assert asked.prompt.endswith(" ->") and asked.stop == (".",) and asked.endpoint == "completion"
+    assert asked.temperature == 0 and asked.max_tokens == 16
+    assert spent(store, MOMENT, made).calls == 24
+    assert len(evaluating.answers(store, made, wrong_only=True)) == 8
+    assert KINDS["evaluation"].unfinished(store) == []
+
+
+def test_tuned_against_base_is_told_in_a_sentence(store: Store, form: EvaluationForm) -> None:
+    tuned, base = evaluating.start(store, LOCAL, form), evaluating.start(store, LOCAL, replace(form, model=BASE))
+    go(store, tuned, Writer(right))
+    go(store, base, Writer(lambda r: "refund"))
+    told = versus(store, tuned, base)
+    assert (told.n, told.tuned.value, round(told.base.value, 2)) == (24, 1.0, 0.33)
+    assert told.difference.low > 0 and told.p_value is not None and told.p_value < 0.001
+    assert told.sentence == "Tuning helps: 100% right against 33%, on 24 rows that it never saw."
+    assert "No clear difference" in versus(store, tuned, tuned).sentence
+    assert "harms" in versus(store, base, tuned).sentence
+
+
+def test_an_evaluation_goes_on_where_it_was_and_asks_no_row_twice(store: Store, form: EvaluationForm) -> None:
+    made = evaluating.start(store, LOCAL, form)
+    stopping = Hurry()
+    first = Writer(right)
+
+    def say(request: CompletionRequest) -> str:
+        if len(first.asked) >= 5:
+            stopping.set()  # the worker is told to stop, or dies
+        return right(request)
+
+    first.say = say
+    go(store, made, first, stopping)
+    there = evaluating.get(store, made)
+    assert there.state == "running" and 5 <= there.answered < 24
+    second = Writer(right)
+    go(store, made, second)
+    assert evaluating.get(store, made).state == "done"
+    prompts = [one.prompt for one in (*first.asked, *second.asked)]
+    assert len(prompts) == len(set(prompts)) == 24
+
+
+def test_a_person_can_stop_it_and_ask_for_the_rest(store: Store, form: EvaluationForm) -> None:
+    made = evaluating.start(store, LOCAL, form)
+    writer = Writer(right)
+
+    def say(request: CompletionRequest) -> str:
+        evaluating.stop(store, LOCAL, made)
+        return right(request)
+
+    writer.say = say
+    go(store, made, writer)
+    stopped = evaluating.get(store, made)
+    assert stopped.state == "stopped" and 0 < stopped.answered < 24 and stopped.metrics is not None
+    evaluating.retry(store, LOCAL, made)
+    go(store, made, Writer(right))
+    assert evaluating.get(store, made).answered == 24
+    queued = evaluating.start(store, LOCAL, form)
+    evaluating.stop(store, LOCAL, queued)
+    assert evaluating.get(store, queued).state == "stopped"
+
+
+def test_rows_that_fail_say_why_and_the_others_count(store: Store, form: EvaluationForm) -> None:
+    made = evaluating.start(store, LOCAL, form)
+    go(store, made, Writer(lambda r: right(r) if "lost" not in r.prompt else BadRequest("Too long.", "Shorten it.")))
+    view = evaluating.get(store, made)
+    assert (view.state, view.answered, view.failed) == ("done", 16, 8)
+    assert view.metrics is not None and view.metrics.n == 16
+    assert {one.reason for one in evaluating.answers(store, made, wrong_only=True)} == {"Too long."}
+    evaluating.retry(store, LOCAL, made)
+    go(store, made, Writer(right))
+    assert evaluating.get(store, made).answered == 24
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (ModelNotFound("No such model.", "Choose another."), "No such model. Choose another."),
+        (Refused("The key is wrong.", "Check it."), "The key is wrong. Check it."),
+        (BadRequest("Nothing fits.", "x"), "all failed: Nothing fits."),
+        (Unavailable("It is away.", "Wait."), "It is away. Wait."),
+    ],
+)
+def test_what_stops_all_rows_stops_the_evaluation(
+    store: Store, form: EvaluationForm, fault: FabulaError, told: str
+) -> None:
+    made = evaluating.start(store, LOCAL, form)
+    writer = Writer(lambda r: fault)
+    go(store, made, writer)
+    view = evaluating.get(store, made)
+    assert view.state == "failed" and told in (view.reason or "")
+    assert spent(store, MOMENT, made).cost_usd == 0
+
+
+def test_a_provider_that_is_away_for_a_moment_is_waited_for(store: Store, form: EvaluationForm) -> None:
+    made = evaluating.start(store, LOCAL, form)
+    away = [Unavailable("It is away.", "Wait.")] * 6
+
+    def say(request: CompletionRequest) -> Any:
+        return away.pop() if away else right(request)
+
+    go(store, made, Writer(say))
+    view = evaluating.get(store, made)
+    assert (view.state, view.answered, view.reason) == ("done", 24, None)
+
+
+def test_a_budget_is_kept(store: Store, form: EvaluationForm) -> None:
+    budget.set_budget(store, LOCAL, "month", Decimal("0.0000001"))
+    paid = replace(form, provider="openai", model="gpt-4.1-mini-2025-04-14")
+    made = evaluating.start(store, LOCAL, paid)
+    writer = Writer(right, Provider("openai", "openai", "OpenAI", "http://x/v1", "k"))
+    go(store, made, writer)
+    assert evaluating.get(store, made).state == "failed" and writer.asked == []
+
+
+def test_texts_are_judged_by_nearness_and_quality(store: Store) -> None:
+    stories = [
+        f"一位{d}朝的英雄穿越到现代，拥有了{p}的能力，打败了第{n}只怪兽，大家都很高兴。"
+        for d in "唐宋元"
+        for p in ("飞行", "隐形")
+        for n in range(4)
+    ]
+    rows = [{"dynasty": s[2], "power": s[16:18], "story": s} for s in stories]
+    made = datasets.from_frame(store, LOCAL, "stories", pd.DataFrame(rows), ["dynasty", "power"], "story")
+    version = versions.freeze(store, LOCAL, made, validation_share=0.5)
+    tuned = evaluating.start(store, LOCAL, EvaluationForm(made, "engine", TUNED, version_id=version))
+    base = evaluating.start(store, LOCAL, EvaluationForm(made, "engine", BASE, version_id=version))
+    go(store, tuned, Writer(lambda r: stories[0]))
+    go(store, base, Writer(lambda r: "I do not know."))
+    metrics = evaluating.get(store, tuned).metrics
+    assert metrics is not None and metrics.accuracy is None and metrics.overlap is not None
+    assert metrics.overlap.value > 0.5 and metrics.quality["characters"] == len(stories[0])
+    assert 0 < metrics.quality["distinct_2"] <= 1 and 0 <= metrics.quality["adherence"] <= 1
+    told = versus(store, tuned, base)
+    assert told.p_value is None and "Tuning helps" in told.sentence
+
+
+def test_the_loss_is_the_providers_where_it_measured_it(store: Store, form: EvaluationForm) -> None:
+    job_id = jobs.submit(store, LOCAL, JobForm(form.dataset_id, "j", "engine", BASE, version_id=form.version_id))
+    with store.session() as session:
+        job = session.get_one(TrainingJob, job_id)
+        job.fine_tuned_model, job.separator, job.stop = TUNED, " ->", "."
+        job.results_csv = "step,valid_loss\n1,2.5\n2,1.25\n"
+    tuned, base = evaluating.start_pair(store, LOCAL, jobs.get(store, job_id))
+    go(store, tuned, Writer(right))
+    go(store, base, Writer(right))
+    metrics = evaluating.get(store, tuned).metrics
+    assert metrics is not None and metrics.loss == 1.25 and "Measured by the provider" in metrics.loss_note
+    other = evaluating.get(store, base).metrics
+    assert other is not None and other.loss is None
+    assert [one.id for one in evaluating.of_job(store, jobs.get(store, job_id))] == [base, tuned]
+    assert [one.id for one in evaluating.list_evaluations(store, job_id=job_id)] == [tuned]
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"limit": 0}, FabulaError),
+        ({"version_id": None}, BadTrainingFile),
+        ({"dataset_id": "x", "version_id": None}, NotFound),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_refused(
+    store: Store, form: EvaluationForm, change: dict[str, Any], error: type[FabulaError]
+) -> None:
+    with pytest.raises(error):
+        evaluating.start(store, LOCAL, replace(form, **change))
+
+
+def test_what_is_gone_is_not_found(store: Store, form: EvaluationForm) -> None:
+    for call in (lambda: evaluating.get(store, "x"), lambda: evaluating.stop(store, LOCAL, "x")):
+        with pytest.raises(NotFound):
+            call()
+    evaluation_run.give_up(store, "x", FabulaError("no"))
+    go(store, "x", Writer(right))
+
+
+def test_hostile_answers_are_kept_as_text(store: Store, form: EvaluationForm) -> None:
+    made = evaluating.start(store, LOCAL, form)
+    go(store, made, Writer(lambda r: "\0\ud800=cmd"))
+    with store.reading() as session:
+        texts = {row.text for row in session.query(Answer)}
+    assert len(texts) == 1 and "\0" not in str(texts)
+    empty = evaluating.start(store, LOCAL, replace(form, model=BASE))
+    go(store, empty, Writer(lambda r: Completion((), BASE, None, None)))
+    assert evaluating.get(store, empty).state == "failed"
+
+
+def test_fewer_rows_than_there_are_come_from_all_over_and_are_the_same_for_both(
+    store: Store, form: EvaluationForm
+) -> None:
+    few = [evaluating.start(store, LOCAL, replace(form, model=model, limit=9)) for model in (TUNED, BASE)]
+    drawn = [list(evaluating.examples(store, evaluating.get(store, one))) for one in few]
+    assert drawn[0] == drawn[1] and len(drawn[0]) == 9 == evaluating.get(store, few[0]).total
+    whole = list(evaluating.examples(store, evaluating.get(store, evaluating.start(store, LOCAL, form))))
+    assert drawn[0] != whole[:9] and set(one.key for one in drawn[0]) <= set(one.key for one in whole)
+
+
+def test_rows_that_a_file_has_held_out_need_no_version(store: Store) -> None:
+    rows = [{"q": f"q{n}", "a": LABELS[n % 2], "split": "test" if n % 4 == 0 else "train"} for n in range(40)]
+    made = datasets.from_frame(store, LOCAL, "split", pd.DataFrame(rows), ["q"], "a", split_column="split")
+    there = evaluating.held_out(store, made)
+    assert (there.held_out, there.validation, there.kind) == (10, 0, "label")
+    started = evaluating.start(store, LOCAL, EvaluationForm(made, "engine", TUNED, part="held_out"))
+    go(store, started, Writer(lambda r: LABELS[0]))
+    view = evaluating.get(store, started)
+    assert (view.state, view.answered, view.right) == ("done", 10, 10)

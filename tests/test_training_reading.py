@@ -1,0 +1,99 @@
+"""What a curve says in words, and one curve for a chain of jobs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+
+from core.training.checkpoints import CheckpointView
+from core.training.reading import curve_frame, observations, with_axes
+from core.training.results import Results, parse
+from core.training.views import JobView
+from tests.fakes import MOMENT
+
+_FIXTURE = Path(__file__).parents[2] / "shared" / "fixtures" / "curie_results.csv"
+
+
+def curve(
+    loss: Callable[[int], float],
+    *,
+    steps: int = 200,
+    accuracy: float = 0.8,
+    valid: Mapping[int, float] = MappingProxyType({}),
+) -> Results:
+    lines = ["step,elapsed_tokens,elapsed_examples,training_loss,training_token_accuracy,validation_loss"]
+    for n in range(1, steps + 1):
+        jitter = 0.005 * math.sin(n * 12.9898)
+        lines.append(f"{n},{n * 10},{n * 2},{loss(n) + jitter:.5f},{accuracy},{valid.get(n, '')}")
+    return parse("\n".join(lines) + "\n")
+
+
+def falling(n: int) -> float:
+    return 0.5 + 2 * math.exp(-n / 60)
+
+
+@pytest.mark.parametrize(
+    ("results", "kinds", "told", "step"),
+    [
+        (curve(falling), ["good"], "It learns", None),
+        (curve(lambda n: falling(n) if n < 100 else falling(100) + (n - 100) * 0.02), ["divergence"], "lower", 100),
+        (curve(falling, valid={50: 1.0, 100: 0.9, 150: 0.95, 200: 1.1}), ["overfitting"], "step 100", 100),
+        (curve(falling, valid={50: 1.0, 100: 0.9, 200: 0.92}), ["gap", "good"], "has not seen", None),
+        (curve(falling, valid={100: 0.7, 200: 0.6}), ["good"], "It learns", None),
+        (curve(falling, accuracy=0.99), ["memorised", "good"], "by heart", 200),
+        (curve(lambda n: 0.5 + 2 * math.exp(-n / 5)), ["plateau", "good"], "fewer epochs", 101),
+        (curve(falling, steps=5), ["short"], "Only 5 steps", 5),
+        (parse(""), [], "", None),
+    ],
+)
+def test_what_a_curve_says(results: Results, kinds: list[str], told: str, step: int | None) -> None:
+    said = observations(results)
+    assert [one.kind for one in said] == kinds
+    if kinds:
+        assert told in said[0].sentence and said[0].step == step
+
+
+def test_the_better_checkpoint_is_named() -> None:
+    results = curve(falling, valid={50: 1.0, 100: 0.9, 150: 0.95, 200: 1.1})
+    kept = [CheckpointView(f"c{n}", "j", n, f"m:{n}", {"valid_loss": 1.0}, None) for n in (50, 100, 150)]
+    assert "The checkpoint of step 100 is the better model." in observations(results, kept)[0].sentence
+    assert kept[0].loss() == 1.0
+
+
+@pytest.mark.skipif(not _FIXTURE.exists(), reason="the whole results file of 2023 is not on this machine")
+def test_the_articles_curve_learns_from_three_quarters_to_nineteen_twentieths() -> None:
+    said = observations(parse(_FIXTURE.read_text(encoding="utf-8")))
+    good = next(one for one in said if one.kind == "good")
+    assert "75%" in good.sentence or "76%" in good.sentence
+    assert "95%" in good.sentence
+
+
+def job(id: str, **values: object) -> JobView:
+    base = JobView(
+        id, None, id, "engine", "gemma-3-270m", None, {"batch_size": 2}, None, "completion", None, None, "succeeded",
+        None, None, None, None, None, None, 100, None, None, None, MOMENT, MOMENT, MOMENT + timedelta(seconds=60),
+    )  # fmt: skip
+    return replace(base, **values)  # type: ignore[arg-type]  # any of its fields
+
+
+def test_axes_are_epochs_and_seconds_where_they_can_be_known() -> None:
+    frame = with_axes(curve(falling), job("a"))
+    assert frame["epoch"].iloc[-1] == 4 and frame["seconds"].iloc[-1] == 60
+    without = with_axes(parse("step,train_loss\n1,2\n50,1\n"), job("a"))
+    assert without["epoch"].iloc[-1] == 1 and without["seconds"].iloc[0] == pytest.approx(60 / 50)
+    assert with_axes(curve(falling))["epoch"].isna().all()
+
+
+def test_a_chain_is_one_curve_that_goes_on() -> None:
+    frame = curve_frame([(job("a"), curve(falling)), (job("b"), curve(falling, steps=50)), (job("c"), parse(""))])
+    assert list(frame["total_step"]) == list(range(1, 251))
+    assert frame["total_tokens"].iloc[-1] == 2_500 and frame["epoch"].iloc[-1] == 5
+    assert frame["seconds"].is_monotonic_increasing and frame["seconds"].iloc[-1] == 120
+    assert list(frame["job"].unique()) == ["a", "b"] and frame["part"].iloc[-1] == 1
+    assert curve_frame([]).empty

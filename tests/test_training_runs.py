@@ -1,0 +1,550 @@
+"""What surrounds a job: estimate, permission, family, comparison, export, trackers; and its ledger line by line."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from core.actor import LOCAL
+from core.cost import budget
+from core.cost.book import PriceBook
+from core.cost.budget import OverBudget
+from core.cost.spend import spent
+from core.dataset import datasets, versions
+from core.db.store import Store
+from core.db.tables import Checkpoint, TrainingJob
+from core.errors import FabulaError, NotFound, Refused, Unavailable
+from core.providers import Provider, RemoteCheckpoint
+from core.settings import Settings
+from core.training import (
+    checkpoints,
+    compare,
+    estimating,
+    exporting,
+    jobs,
+    lineage,
+    model_card,
+    preflight,
+    submit,
+    tracking,
+    verdict,
+)
+from core.training.form import rate_advice
+from core.training.jobs import JobForm, JobView
+from core.training.results import parse
+from tests.fakes import MOMENT, RESULTS, FakeClient, FakeRegistry, event, remote_job
+from tests.stores import fresh
+from tests.test_training_jobs import Hurry
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+MINI = "gpt-4.1-mini-2025-04-14"
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    store = fresh(settings)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def form(store: Store) -> JobForm:
+    frame = pd.DataFrame({"power": [f"飞行{n}" for n in range(20)], "story": [f"故事{n}" for n in range(20)]})
+    made = datasets.from_frame(store, LOCAL, "<b>twenty</b>", frame, ["power"], "story")
+    return JobForm(made, "First", "engine", "gemma-3-270m", suffix="tour", n_epochs=2)
+
+
+@pytest.fixture(autouse=True)
+def settled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "_SETTLE", timedelta(0))
+
+
+@pytest.fixture
+def book() -> PriceBook:
+    return PriceBook.load(None, NOW)
+
+
+def carry(store: Store, job_id: str, client: FakeClient | None = None) -> FakeClient:
+    client = client or FakeClient()
+    registry: Any = FakeRegistry({client.provider.id: client})
+    try:
+        jobs.carry_out(store, registry, job_id, Hurry())
+    except FabulaError as exc:
+        jobs.give_up(store, job_id, exc)
+    return client
+
+
+def done(store: Store, form: JobForm, model: str = "ft:gemma-3-270m:fabula:x:1", **more: Any) -> str:
+    """A job that has succeeded."""
+    job_id = jobs.submit(store, LOCAL, form)
+    with store.session() as session:
+        job = session.get_one(TrainingJob, job_id)
+        values = {
+            "status": "succeeded",
+            "fine_tuned_model": model,
+            "trained_tokens": 600,
+            "results_csv": RESULTS,
+            **more,
+        }
+        for name, value in values.items():
+            setattr(job, name, value)
+        job.finished_at = job.created_at + timedelta(seconds=60)
+    return job_id
+
+
+# --- the form and its version --------------------------------------------------------------------------------------
+
+
+def test_a_share_for_validation_makes_a_version_and_the_same_one_again(store: Store, form: JobForm) -> None:
+    wanted = replace(form, validation_share=0.2, estimated_usd=Decimal("1.5"), estimated_s=90.0, trackers=("trackio",))
+    job = jobs.get(store, jobs.submit(store, LOCAL, wanted))
+    assert jobs.submit(store, LOCAL, wanted) == job.id
+    assert job.version_id is not None and job.validation_share == 0.2
+    assert versions.get(store, job.version_id).n_validation == 4
+    assert (job.estimated_usd, job.estimated_s) == (Decimal("1.5"), 90.0)
+    assert job.trackers == {"trackio": {"project": "fabula"}}
+    again = jobs.clone(store, job.id)
+    assert again.version_id == job.version_id and again.n_epochs == 2 and again.name == "First (again)"
+    assert again.trackers == ("trackio",) and again.estimated_usd is None
+    with pytest.raises(NotFound):
+        jobs.clone(store, "nothing")
+
+
+@pytest.mark.parametrize(
+    "change", [{"validation_share": 0.95}, {"trackers": ("mlflow",)}, {"trackers": ("wandb",), "project": " "}]
+)
+def test_a_form_that_cannot_be_is_refused(store: Store, form: JobForm, change: dict[str, Any]) -> None:
+    with pytest.raises(FabulaError):
+        jobs.submit(store, LOCAL, replace(form, **change))
+
+
+def test_advice_about_the_rate_looks_at_the_size() -> None:
+    assert "0.2" in rate_advice(135, True) and "small addition" in rate_advice(135, True)
+    assert "0.05 to 0.2" in rate_advice(135, False) == rate_advice(None, True)
+    assert "1.0 is the middle" in rate_advice(135, True, "engine") != rate_advice(500, True, "engine")
+
+
+# --- upload and poll -----------------------------------------------------------------------------------------------
+
+
+def test_how_much_is_sent_stands_in_the_ledger_while_it_is_sent(
+    store: Store, form: JobForm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "_TOLD_EVERY_S", 0.0)
+    job_id = jobs.submit(store, LOCAL, form)
+    seen: list[tuple[float | None, str]] = []
+
+    class Slow(FakeClient):
+        def upload(self, path: Any, purpose: str = "fine-tune", on_progress: Any = None) -> str:
+            size = path.stat().st_size
+            on_progress(size // 2, size)
+            job = jobs.get(store, job_id)
+            seen.append((job.upload_share, verdict.verdict(job, job.created_at)))
+            return super().upload(path, purpose)
+
+    carry(store, job_id, Slow())
+    assert seen[0][0] == pytest.approx(0.5, abs=0.01) and "being uploaded: 50% of 1 KiB" in seen[0][1]
+    assert jobs.get(store, job_id).upload_share == 1
+
+
+def test_an_upload_that_nobody_wants_any_more_breaks_off(
+    store: Store, form: JobForm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "_TOLD_EVERY_S", 0.0)
+    job_id = jobs.submit(store, LOCAL, form)
+
+    class Cancelled(FakeClient):
+        def upload(self, path: Any, purpose: str = "fine-tune", on_progress: Any = None) -> str:
+            jobs.request(store, LOCAL, job_id, "cancel")
+            try:
+                on_progress(1, 2)
+            except Exception as exc:  # what the SDK makes of it
+                raise Unavailable("The connection broke.") from exc
+            raise AssertionError("it went on")
+
+    client = carry(store, job_id, Cancelled())
+    assert jobs.get(store, job_id).status == "cancelled" and client.count("create_job") == 0
+
+
+def test_checkpoints_come_into_the_ledger_with_the_poll(store: Store, form: JobForm) -> None:
+    client = FakeClient()
+    kept = [RemoteCheckpoint(f"c{n}", n, f"m:{n}", MOMENT, {"valid_loss": 1 / n}) for n in (1, 2)]
+    client.enqueue("checkpoints", Unavailable("away"), kept)
+    job_id = jobs.submit(store, LOCAL, form)
+    carry(store, job_id, client)
+    assert [(one.step, one.model, one.loss()) for one in checkpoints.list_checkpoints(store, job_id)] == [
+        (1, "m:1", 1.0),
+        (2, "m:2", 0.5),
+    ]
+    assert checkpoints.list_checkpoints(store, "nothing") == ()
+
+
+def test_a_model_that_is_not_listed_yet_is_waited_for(store: Store, form: JobForm) -> None:
+    client = FakeClient()
+    late = remote_job("succeeded", fine_tuned_model=None)
+    client.enqueue("job", late, late, late, remote_job("succeeded"))
+    # a queue keeps its last answer; the ones before are given once each
+    job_id = jobs.submit(store, LOCAL, form)
+    carry(store, job_id, client)
+    assert jobs.get(store, job_id).fine_tuned_model is not None
+    assert any("names no model yet" in one.message for one in jobs.events(store, job_id))
+
+
+def test_a_model_that_never_comes_ends_the_waiting(store: Store, form: JobForm) -> None:
+    client = FakeClient()
+    client.enqueue("job", remote_job("succeeded", fine_tuned_model=None))
+    job_id = jobs.submit(store, LOCAL, form)
+    carry(store, job_id, client)
+    job = jobs.get(store, job_id)
+    assert job.status == "succeeded" and "names no model" in verdict.verdict(job, NOW)
+
+
+def test_unknown_words_of_a_provider_are_kept_as_they_are(store: Store, form: JobForm) -> None:
+    client = FakeClient()
+    strange = replace(event(1, "hm\0", "reward"), level="a level that is long")
+    client.enqueue("events", [strange])
+    seen: list[str] = []
+
+    class Looked(FakeClient):
+        def job(self, job_id: str) -> Any:
+            seen.append(jobs.get(store, ours).status)
+            return super().job(job_id)
+
+    looked = Looked()
+    looked.enqueue("events", [strange])
+    looked.enqueue("job", remote_job("pondering deeply about what was asked"), remote_job("succeeded"))
+    ours = jobs.submit(store, LOCAL, form)
+    carry(store, ours, looked)
+    assert "pondering deeply about what wa" in seen
+    assert [one.level for one in jobs.events(store, ours)] == ["a level th"]
+
+
+# --- verdicts ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "minutes", "silent", "told"),
+    [
+        ({"status": "queued"}, 12, None, "It has waited for its turn for 12 minutes. That is normal."),
+        ({"status": "queued"}, 90, None, "provider's queue for 90 minutes"),
+        ({"status": "running"}, 50, 40, "No event for 40 minutes; the provider still says running."),
+        ({"status": "running"}, 50, 5, "It is training, for 50 minutes so far."),
+        ({"status": "running", "estimated_finish": MOMENT + timedelta(minutes=10)}, 60, None, "50 minutes longer"),
+        ({"status": "pondering"}, 5, None, "The provider says: pondering."),
+    ],
+)
+def test_how_a_job_goes_is_said_plainly(change: dict[str, Any], minutes: int, silent: int | None, told: str) -> None:
+    now = MOMENT + timedelta(minutes=minutes)
+    last = None if silent is None else now - timedelta(minutes=silent)
+    assert told in verdict.verdict(view(updated_at=now, remote_id="r", **change), now, last)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ("The training file violates our usage policies", "moderation"),
+        ("You exceeded your current quota", "credit"),
+        ("Line 3: missing role", "Check the file"),
+        ("An example can have 4096 tokens; maximum context", "Shorten"),
+        ("the loss is nan at step 7", "lower learning rate"),
+        ("Internal server error", "submit it again"),
+        ("hm", "Read the events"),
+    ],
+)
+def test_what_to_do_about_a_failure(error: str, told: str) -> None:
+    assert told in verdict.advice(error)
+
+
+def view(id: str = "a", **values: object) -> JobView:
+    base = JobView(
+        id, None, f"job {id}", "engine", "gemma-3-270m", None, {}, None, "completion", None, None, "succeeded",
+        None, None, None, None, None, None, 100, None, None, None, MOMENT, MOMENT, None,
+    )  # fmt: skip
+    return replace(base, **values)  # type: ignore[arg-type]  # any of its fields
+
+
+def test_how_long_it_took_and_takes() -> None:
+    job = view(status="running", estimated_s=100.0)
+    assert job.duration_s(MOMENT + timedelta(seconds=40)) == 40 and job.eta_s(MOMENT + timedelta(seconds=40)) == 60
+    assert replace(job, estimated_finish=MOMENT).eta_s(NOW) == 0
+    assert view(finished_at=MOMENT + timedelta(seconds=9)).duration_s(NOW) == 9 and view().eta_s(NOW) is None
+
+
+# --- estimate and permission ---------------------------------------------------------------------------------------
+
+
+def test_an_estimate_is_tokens_money_and_time(store: Store, form: JobForm, book: PriceBook) -> None:
+    first = estimating.estimate(store, book, "engine", "gemma-3-270m", tokens=1_000, epochs=None, examples=30)
+    assert (first.epochs, first.trained_tokens, first.cost_usd, first.local, first.seconds) == (5, 5_000, 0, True, None)
+    assert "after the first job" in first.basis
+    running = estimating.estimate(store, book, "engine", "gemma-3-270m", tokens=100, epochs=2, speed=50)
+    assert running.seconds == 4 and "50 tokens a second" in running.basis
+    done(store, form)  # 600 tokens in 60 s
+    measured = estimating.estimate(store, book, "engine", "ft:gemma-3-270m:fabula:x:1", tokens=100, epochs=2)
+    assert measured.seconds == 20 and "last job" in measured.basis
+    paid = estimating.estimate(store, book, "openai", MINI, tokens=1_000_000, epochs=1)
+    assert paid.cost_usd == Decimal(5) and paid.train_until == date(2027, 1, 6)
+    assert paid.callable_until == date(2027, 1, 14)
+    assert estimating.estimate(store, book, "openai", "nobody-knows", tokens=5, epochs=1).cost_usd is None
+
+
+class Account:
+    """An endpoint that lists its jobs, or does not."""
+
+    def __init__(self, kind: str = "openai", fault: FabulaError | None = None) -> None:
+        self.provider = Provider(kind, kind, kind.title(), "http://x/v1", "k")  # type: ignore[arg-type]
+        self._fault = fault
+
+    def jobs(self) -> Iterator[Any]:
+        if self._fault is not None:
+            raise self._fault
+        return iter(())
+
+
+@pytest.mark.parametrize(
+    ("account", "now", "may", "told"),
+    [
+        (Account("engine"), NOW, True, "no account"),
+        (Account("openai", Refused("The key is wrong.")), NOW, False, "The key is wrong."),
+        (Account("openai", Unavailable("It is away.")), NOW, None, "could not be asked"),
+        (Account("openai"), NOW, None, "Whether it is you"),
+        (Account("openai"), datetime(2027, 1, 6, tzinfo=UTC), False, "2027-01-06"),
+        (Account("azure"), NOW, None, "first one"),
+    ],
+)
+def test_whether_an_account_may_train_is_said_before_the_button(
+    store: Store, book: PriceBook, account: Any, now: datetime, may: bool | None, told: str
+) -> None:
+    found = preflight.preflight(store, account, book, MINI, now)
+    assert found.may_train is may and told in found.why
+
+
+def test_what_happened_before_counts(store: Store, form: JobForm, book: PriceBook) -> None:
+    paid = replace(form, provider="openai", base_model=MINI)
+    done(store, paid, "ft:x", created_at=NOW - timedelta(days=3))
+    found = preflight.preflight(store, Account(), book, MINI, NOW)  # type: ignore[arg-type]
+    assert found.may_train is True
+    assert found.callable_until == date(2027, 1, 14) and "53 days" in found.lifetime
+    refused = jobs.submit(store, LOCAL, replace(paid, name="later"))
+    jobs.give_up(store, refused, Refused("This account may not create fine-tuning jobs at OpenAI: no"))
+    assert preflight.preflight(store, Account(), book, MINI, NOW).may_train is False  # type: ignore[arg-type]
+    gone = preflight.preflight(store, Account(), book, MINI, datetime(2027, 2, 1, tzinfo=UTC))  # type: ignore[arg-type]
+    assert gone.may_train is False and "answer no more" in gone.lifetime
+
+
+# --- money ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_reserved_with_the_button_and_settled_at_the_end(store: Store, form: JobForm) -> None:
+    paid = replace(form, provider="openai", base_model=MINI, estimated_usd=Decimal(2))
+    job_id = jobs.submit(store, LOCAL, paid)
+    assert spent(store, MOMENT, job_id).cost_usd == 2
+    client = FakeClient(Provider("openai", "openai", "OpenAI", "http://x/v1", "k"))
+    carry(store, job_id, client)
+    found = spent(store, MOMENT, job_id)
+    assert (found.calls, found.cost_usd) == (1, Decimal("0.00625"))  # 1,250 tokens at 5 USD a million
+    assert jobs.get(store, job_id).cost_usd == Decimal("0.00625")
+
+
+def test_what_was_reserved_comes_back_when_nothing_ran(store: Store, form: JobForm) -> None:
+    paid = replace(form, provider="openai", base_model=MINI, estimated_usd=Decimal(2))
+    failed, cancelled = jobs.submit(store, LOCAL, paid), jobs.submit(store, LOCAL, replace(paid, name="b"))
+    jobs.give_up(store, failed, Refused("no"))
+    jobs.request(store, LOCAL, cancelled, "cancel")
+    carry(store, cancelled, FakeClient(Provider("openai", "openai", "OpenAI", "http://x/v1", "k")))
+    assert jobs.get(store, cancelled).status == "cancelled"
+    assert spent(store, MOMENT).calls == 0
+
+
+@pytest.mark.parametrize("expected", [Decimal(2), None])
+def test_a_budget_is_kept_before_anything_is_sent(store: Store, form: JobForm, expected: Decimal | None) -> None:
+    budget.set_budget(store, LOCAL, "month", Decimal(1))
+    with pytest.raises(OverBudget):
+        jobs.submit(store, LOCAL, replace(form, provider="openai", base_model=MINI, estimated_usd=expected))
+    assert jobs.list_jobs(store) == []
+    assert jobs.submit(store, LOCAL, form)  # the engine costs nothing
+
+
+# --- family and comparison -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def family_of_two(store: Store, form: JobForm) -> tuple[str, str]:
+    first = done(store, form, cost_usd=Decimal("3.69"))
+    with store.session() as session:
+        session.add(Checkpoint(job_id=first, remote_id="c1", step=5, model="ft:m:ckpt-step-5", metrics={}))
+    further = replace(form, name='Second "one"', base_model="ft:gemma-3-270m:fabula:x:1")
+    second = done(store, further, "ft:gemma-3-270m:fabula:y:2", cost_usd=Decimal("1.05"))
+    done(store, replace(form, name="Stranger", base_model="other"), "ft:other:z")
+    return first, second
+
+
+def test_a_chain_goes_back_to_its_first_job_and_sums_up(store: Store, family_of_two: tuple[str, str]) -> None:
+    found = lineage.chain(store, family_of_two[1])
+    assert tuple(one.id for one in found) == family_of_two and found[1].parent_id == family_of_two[0]
+    whole = lineage.chain_cost(found, NOW)
+    assert (whole.known_usd, whole.unknown, whole.tokens, whole.seconds) == (Decimal("4.74"), 0, 1_200, 120)
+    assert lineage.chain_cost([view()], NOW).unknown == 1
+
+
+def test_a_job_on_a_checkpoint_has_its_job_as_parent(
+    store: Store, form: JobForm, family_of_two: tuple[str, str]
+) -> None:
+    third = jobs.submit(store, LOCAL, replace(form, name="third", base_model="ft:m:ckpt-step-5"))
+    assert jobs.get(store, third).parent_id == family_of_two[0]
+
+
+def test_the_family_is_a_picture(store: Store, family_of_two: tuple[str, str]) -> None:
+    drawn = lineage.family(store, family_of_two[0])
+    kinds = [one.kind for one in drawn.nodes]
+    assert sorted(set(kinds)) == ["base", "checkpoint", "dataset", "job", "model"]
+    assert kinds.count("job") == 2 and kinds.count("base") == 1 and kinds.count("dataset") == 1
+    made = "model:engine/ft:gemma-3-270m:fabula:x:1"
+    assert (f"job:{family_of_two[0]}", made) in drawn.edges and (made, f"job:{family_of_two[1]}") in drawn.edges
+    dot = drawn.dot(family_of_two[1])
+    assert '\\"one\\"' in dot and "penwidth=3" in dot and dot.startswith("digraph family {") and dot.endswith("}")
+    assert len(lineage.family(store).nodes) > len(drawn.nodes)
+
+
+def test_runs_side_by_side() -> None:
+    good, bad = parse("step,training_loss,training_token_accuracy\n1,2,0.5\n2,1,0.9\n"), parse(RESULTS)
+    one = view("a", hyperparameters={"n_epochs": 2}, cost_usd=Decimal(4))
+    other = view("b", hyperparameters={"n_epochs": 3}, cost_usd=Decimal(9), finished_at=MOMENT + timedelta(hours=1))
+    found = compare.compare([one, other], [good, bad], NOW)
+    assert [row.name for row in found.rows if row.differs] == ["n_epochs"]
+    assert found.columns[0].points == pytest.approx(40) and found.columns[0].usd_per_point == Decimal("0.1")
+    assert found.best["accuracy"] == "a" and found.best["duration_s"] == "a" and "valid_loss" not in found.best
+    assert "job a" in found.sentence and "90%" in found.sentence
+    same = compare.compare([one, replace(one, id="c")], [good, good], NOW)
+    assert not same.best and "same settings" in same.sentence
+    validated = parse("step,valid_loss\n1,0.5\n")
+    assert (
+        "validation loss 0.500"
+        in compare.compare([one, other], [validated, parse("step,valid_loss\n1,1\n")], NOW).sentence
+    )
+    with pytest.raises(ValueError, match="argument"):
+        compare.compare([one], [], NOW)
+
+
+# --- export and trackers -------------------------------------------------------------------------------------------
+
+CHART = {
+    "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+    "data": {"values": [{"a": 1, "b": 2}]},
+    "mark": "line",
+    "encoding": {"x": {"field": "a", "type": "quantitative"}, "y": {"field": "b", "type": "quantitative"}},
+}
+
+
+def test_a_run_can_be_taken_along_whole(store: Store, family_of_two: tuple[str, str]) -> None:
+    with zipfile.ZipFile(io.BytesIO(exporting.run_zip(store, family_of_two[1], {"../loss": CHART}))) as file:
+        names = set(file.namelist())
+        assert {"README.md", "settings.json", "results.csv", "events.csv", "checkpoints.csv", "lineage.json"} <= names
+        assert "charts/---loss.vl.json" in names
+        assert json.loads(file.read("settings.json"))["cost_usd"] == "1.05"
+        assert file.read("results.csv").decode() == RESULTS
+        assert [one["name"] for one in json.loads(file.read("lineage.json"))] == ["First", 'Second "one"']
+        if exporting.chart_images():
+            assert file.read("charts/---loss.svg").startswith(b"<svg")
+            assert file.read("charts/---loss.png").startswith(b"\x89PNG")
+    with pytest.raises(NotFound):
+        exporting.run_zip(store, "nothing")
+
+
+def test_a_chart_is_left_as_it_is_where_nothing_can_draw_it(
+    store: Store, family_of_two: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "chart_images", lambda: False)
+    with zipfile.ZipFile(io.BytesIO(exporting.run_zip(store, family_of_two[0], {"loss": CHART}))) as file:
+        assert [one for one in file.namelist() if one.startswith("charts/")] == ["charts/loss.vl.json"]
+
+
+def test_the_model_card_says_what_is_known_and_shows_names_as_text(
+    store: Store, family_of_two: tuple[str, str]
+) -> None:
+    card = model_card.model_card(store, family_of_two[1])
+    assert card.startswith("# ft:gemma-3-270m:fabula:y:2")
+    assert "First → Second" in card and "\\<b\\>twenty" in card and "<b>" not in card
+    assert "| Cost | $1.05 |" in card and "has not been judged" in card and "| Base model | gemma-3-270m |" in card
+
+
+def test_trackers_are_optional_and_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
+    assert "pip install wandb" in str(tracking.available({})["wandb"])
+    assert "pip install trackio" in str(tracking.available({})["trackio"])
+    assert tracking.unavailable("wandb", {}, provider="openai") is None
+    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: object())
+    assert "WANDB_API_KEY" in str(tracking.available({})["wandb"])
+    assert tracking.available({"WANDB_API_KEY": "k"}) == {"wandb": None, "trackio": None}
+
+
+@pytest.fixture
+def fake_trackers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """Both libraries, which remember what they were told."""
+    told: list[tuple[str, Any]] = []
+
+    def log(values: Any, step: int | None = None) -> None:
+        told.append(("log", (step, values)))
+
+    run = SimpleNamespace(log=log, summary={}, finish=lambda: told.append(("finish", None)), url="https://w/run/1")
+
+    def init(**given: Any) -> Any:
+        told.append(("init", given))
+        return run
+
+    for name in tracking.TRACKERS:
+        module = ModuleType(name)
+        module.__dict__.update(init=init, log=log, finish=run.finish)
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setenv("WANDB_API_KEY", "k")
+    return told
+
+
+@pytest.mark.parametrize("name", tracking.TRACKERS)
+def test_a_run_of_the_engine_is_logged_step_by_step(
+    store: Store, form: JobForm, fake_trackers: list[tuple[str, Any]], name: str
+) -> None:
+    job_id = jobs.submit(store, LOCAL, replace(form, trackers=(name,), project="stories"))
+    carry(store, job_id)
+    assert fake_trackers[0][1]["project"] == "stories" and fake_trackers[0][1]["config"]["base_model"] == "gemma-3-270m"
+    steps = [what for call, what in fake_trackers if call == "log"]
+    assert [step for step, _ in steps[:2]] == [1, 2] and steps[0][1]["training_loss"] == 2.8
+    assert fake_trackers[-1][0] == "finish"
+    known = jobs.get(store, job_id).trackers[name]
+    assert known["state"] == "logged" and known["project"] == "stories"
+    before = len(fake_trackers)
+    tracking.log_run(store, job_id)
+    assert len(fake_trackers) == before
+
+
+def test_a_tracker_that_fails_harms_nothing(store: Store, form: JobForm, fake_trackers: list[tuple[str, Any]]) -> None:
+    def broken(**given: Any) -> Any:
+        raise RuntimeError("no network")
+
+    sys.modules["trackio"].__dict__["init"] = broken
+    job_id = jobs.submit(store, LOCAL, replace(form, trackers=("trackio",)))
+    carry(store, job_id)
+    job = jobs.get(store, job_id)
+    assert job.status == "succeeded" and job.trackers["trackio"]["state"] == "failed"
+    assert "no network" in job.trackers["trackio"]["error"]
+
+
+def test_openai_logs_to_wandb_by_itself(store: Store, form: JobForm, fake_trackers: list[tuple[str, Any]]) -> None:
+    paid = replace(form, provider="openai", base_model=MINI, trackers=("wandb",), project="stories")
+    job_id = jobs.submit(store, LOCAL, paid)
+    client = carry(store, job_id, FakeClient(Provider("openai", "openai", "OpenAI", "http://x/v1", "k")))
+    (request, _intent) = next(what for call, what in client.sent if call == "create_job")
+    assert request.integrations == (("wandb", "stories"),)
+    assert fake_trackers == [] and jobs.get(store, job_id).trackers["wandb"]["state"] == "logged"

@@ -1,0 +1,67 @@
+"""Small Excel workbooks for tests, written by hand: also such as no program would write."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from xml.sax.saxutils import escape, quoteattr
+
+_HEAD = '<?xml version="1.0" encoding="UTF-8"?>'
+_MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+_OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+_PACKAGE = "http://schemas.openxmlformats.org/package/2006"
+_DATES = '<cellXfs count="2"><xf numFmtId="0"/><xf numFmtId="14" applyNumberFormat="1"/></cellXfs>'  # 14: a day
+Cell = str | int | float | bool | None
+
+
+def row(number: int, cells: Sequence[Cell]) -> str:
+    """A row of a sheet as XML; None leaves a cell out."""
+    return f'<row r="{number}">{"".join(_cell(f"{chr(65 + i)}{number}", c) for i, c in enumerate(cells))}</row>'
+
+
+def sheet(rows: Sequence[Sequence[Cell]]) -> str:
+    """All rows of a sheet as XML, from row 1 on."""
+    return "".join(row(number, cells) for number, cells in enumerate(rows, 1))
+
+
+def workbook(sheets: Mapping[str, str], hidden: Sequence[str] = ()) -> bytes:
+    """A workbook of sheets, given as the XML of their rows."""
+    listed, related = "", ""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
+        for number, (name, rows) in enumerate(sheets.items(), 1):
+            state = ' state="hidden"' if name in hidden else ""
+            listed += f'<sheet name={quoteattr(name)} sheetId="{number}"{state} r:id="r{number}"/>'
+            related += _related(f"r{number}", "worksheet", f"worksheets/sheet{number}.xml")
+            body = f'{_HEAD}<worksheet xmlns="{_MAIN}"><sheetData>{rows}</sheetData></worksheet>'
+            file.writestr(f"xl/worksheets/sheet{number}.xml", body)
+        related += _related("styles", "styles", "styles.xml")
+        types = f'{_HEAD}<Types xmlns="{_PACKAGE}/content-types"/>'
+        file.writestr("[Content_Types].xml", types)
+        file.writestr("_rels/.rels", _relations(_related("r1", "officeDocument", "xl/workbook.xml")))
+        file.writestr("xl/_rels/workbook.xml.rels", _relations(related))
+        file.writestr("xl/styles.xml", f'{_HEAD}<styleSheet xmlns="{_MAIN}">{_DATES}</styleSheet>')
+        book = f'<workbook xmlns="{_MAIN}" xmlns:r="{_OFFICE}"><sheets>{listed}</sheets></workbook>'
+        file.writestr("xl/workbook.xml", _HEAD + book)
+    return out.getvalue()
+
+
+def _cell(place: str, value: Cell) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return f'<c r="{place}" t="b"><v>{int(value)}</v></c>'
+    if isinstance(value, int | float):
+        return f'<c r="{place}"><v>{value!r}</v></c>'
+    if value.startswith("date:"):
+        return f'<c r="{place}" s="1"><v>{value.removeprefix("date:")}</v></c>'
+    return f'<c r="{place}" t="inlineStr"><is><t xml:space="preserve">{escape(value)}</t></is></c>'
+
+
+def _related(key: str, kind: str, target: str) -> str:
+    return f'<Relationship Id="{key}" Type="{_OFFICE}/{kind}" Target="{target}"/>'
+
+
+def _relations(inside: str) -> str:
+    return f'{_HEAD}<Relationships xmlns="{_PACKAGE}/relationships">{inside}</Relationships>'
