@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 RUN_READY := $(VENV)/.ready-run
 DEV_READY := $(VENV)/.ready-dev
 BENCH_READY := $(VENV)/.ready-bench
-BENCHES ?= bench/train.py bench/serve.py bench/storyteller.py
+BENCHES ?= bench/train.py bench/serve.py bench/storyteller.py bench/generate.py bench/quality.py bench/pages.py bench/stream.py
 
 .DEFAULT_GOAL := help
 .PHONY: help run dev test lint format messages bench clean
@@ -25,7 +25,7 @@ dev: $(RUN_READY) ## as run, and look at changed files again
 	$(BIN)/streamlit run app.py --server.port $(PORT) --server.fileWatcherType auto
 
 test: $(DEV_READY) ## run every test; what cannot run here is skipped with a reason
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(TESTS)
 
 lint: $(DEV_READY) ## check style, annotations and types
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ _KNOWN_ONLY_TO = {
     "dbos": ("core/worker.py",),
     "altair": ("core/charts/",),
     "tsdownsample": ("core/charts/",),
-    "genai_prices": ("core/cost/snapshot.py",),
+    "genai_prices": ("core/cost/edition.py", "core/cost/snapshot.py"),
     "toktok": ("core/cost/tokens.py",),
     "aiohttp": ("core/providers/",),
     "python_calamine": ("core/dataset/",),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pytest
+from PIL import Image
 
 from tests import fault_server, studio_process
 from tests.fault_server import FaultServer
@@ -42,11 +46,14 @@ class Teller(FaultServer):
     def __init__(self) -> None:
         super().__init__()
         self.models = [{**self.models[0], "id": name} for name in _MODELS]
+        self.by_model: dict[str, tuple[str, ...]] = {}
         self.begin(("从前，",))
 
-    def begin(self, pieces: tuple[str, ...], *, gated: int | None = None, endless: bool = False) -> None:
-        """What is streamed from now on; after `gated` pieces it waits for `go_on`."""
-        self.pieces, self.gated, self.endless = pieces, gated, endless
+    def begin(
+        self, pieces: tuple[str, ...], *, gated: int | None = None, endless: bool = False, pace_s: float = 0
+    ) -> None:
+        """What is streamed from now on (or `by_model`); after `gated` pieces it waits for `go_on`."""
+        self.pieces, self.gated, self.endless, self.pace_s = pieces, gated, endless, pace_s
         self.go_on, self.hung_up = threading.Event(), threading.Event()
 
 
@@ -64,9 +71,11 @@ def _stream(handler: Any, answer: fault_server.Answer, body: dict[str, Any]) -> 
         handler.wfile.flush()
 
     try:
-        for number, piece in enumerate(server.pieces):
+        for number, piece in enumerate(server.by_model.get(body["model"], server.pieces)):
             if number == gated:
                 go_on.wait(60)
+            elif server.pace_s:
+                go_on.wait(server.pace_s * (1 if number else 20))  # reading the prompt takes longer
             say(fault_server._chunk(answer, body, piece.replace("{model}", body["model"]), None))
         while server.endless and not go_on.wait(_PACE_S):
             say(fault_server._chunk(answer, body, "字", None))
@@ -126,6 +135,19 @@ def test_words_grow_while_they_come_and_stopping_keeps_them(browser: Browser, st
     page.get_by_text("stopped; the words so far are kept").wait_for()
     assert teller.hung_up.wait(30) and len(_words(page)) > first + 20
     assert page.get_by_role("button", name="Go on writing").count() == 1
+    page.context.close()
+
+
+def test_nothing_of_before_stays_while_a_story_is_written(browser: Browser, studio: Studio, teller: Teller) -> None:
+    teller.begin(("从前，",), endless=True)
+    page = visit(browser, f"{studio.url}/story", locale="en-US")
+    invitation = page.get_by_text("Values that no training row has are welcome")
+    assert invitation.count() == 1
+    press(page, "story_button")
+    _until_words(page, "从前，")
+    assert invitation.count() == 0
+    teller.go_on.set()
+    page.get_by_text("finished by itself").wait_for()
     page.context.close()
 
 
@@ -236,3 +258,70 @@ def test_the_stage_is_calm(browser: Browser, studio: Studio, teller: Teller) -> 
         page.get_by_text(f"从前，有一位{name}。").wait_for()
     assert page.locator(".st-key-story_button").count() == 0
     page.context.close()
+
+
+_ROOT = Path(__file__).parents[1]
+_FRAMES = _ROOT / "docs" / "screenshots"
+_FRAME = {"width": 1100, "height": 1040}
+_TUNED, _BASE = "storyteller", "gemma-3-270m"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="set SCREENSHOTS=1 to make docs/screenshots anew")
+def test_frames_for_the_documents(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A story as it is told, then two models side by side and the vote. The test's own server tells sample stories at
+    the pace of an engine, so that the frames are the same on a busy machine."""
+    stories = pd.read_csv(_ROOT / "data" / "samples" / "ultraman_stories.csv")["story"].str.strip()
+    with Teller() as teller:
+        monkeypatch.setattr(teller._http.RequestHandlerClass, "_stream", _stream)
+        teller.models = [
+            {**teller.models[0], "id": _TUNED, "fabula": {"base": _BASE}},
+            {**teller.models[0], "id": _BASE},
+        ]
+        teller.begin(tuple(stories[0]), pace_s=_PACE_S)
+        teller.by_model = {_BASE: tuple("请你用中文写一段300字的故事，情节跌宕起伏。" * 8)}  # a base repeats its prompt
+        with studio_process.running(tmp_path / "home", FABULA_ENGINE_URL=teller.url.removesuffix("/v1")) as studio:
+            page = browser.new_context(viewport=_FRAME, locale="en-US").new_page()
+            page.set_default_timeout(60_000)
+            page.goto(f"{studio.url}/story")
+            settled(page)
+            _frame(page, 1)
+            press(page, "story_button")
+            for number, letters in ((2, 25), (3, 100)):
+                page.wait_for_function(_LONGER, arg=[0, letters])
+                _frame(page, number)
+            _told(page)
+            _frame(page, 4)
+            page.locator(".st-key-story_compare label").click()
+            page.locator(".st-key-story_blind label").click()
+            settled(page)
+            press(page, "story_button")
+            for pane in range(2):
+                page.wait_for_function(_LONGER, arg=[pane, 40])
+            _frame(page, 5)
+            _told(page)
+            press(page, f"story_vote_{0 if '再快些' in _words(page, 0) else 1}")
+            page.get_by_text("You chose").wait_for()
+            _frame(page, 6)
+            page.context.close()
+
+
+_LONGER = (
+    "([n, letters]) => "
+    "document.querySelector(`.st-key-story_words_${n} [data-testid='stText']`)?.innerText.length > letters"
+)
+
+
+def _told(page: Page) -> None:
+    """Until nothing more comes: the button says Write again."""
+    page.locator(".st-key-story_button").get_by_text("Write", exact=True).wait_for()
+    settled(page)
+
+
+def _frame(page: Page, number: int) -> None:
+    """The page as it is now, as a small picture in 64 colours."""
+    page.mouse.move(0, 0)
+    path = _FRAMES / f"story-{number}.png"
+    page.screenshot(path=path, animations="disabled")
+    with Image.open(path) as picture:
+        picture.convert("RGB").quantize(64).save(path, optimize=True)

@@ -117,6 +117,19 @@ def test_marks_stand_where_their_step_is_and_those_to_come_are_left_out() -> Non
     assert [(row["x"], row["at"], row["kind"]) for row in shown] == [(1500, 3, "checkpoint"), (2500, 5, "part")]
 
 
+@pytest.mark.parametrize("chart", _BOTH)
+def test_nothing_of_a_curve_is_in_vegas_own_black(chart: Any) -> None:
+    spec = chart(_frame(10), CurveView(), _WORDS, [Mark(5, "five"), Mark(1, "first", "part")])
+    assert all("color" in layer["encoding"] for layer in spec["layer"])
+
+
+def test_each_job_of_a_chain_is_smoothed_by_itself() -> None:
+    frame = pd.concat([_frame(5), _frame(5).assign(training_loss=9.0)], ignore_index=True)
+    frame["step"], frame["part"] = range(1, 11), [0] * 5 + [1] * 5
+    rows = _rows(charts.loss_chart(frame, CurveView(smoothing=0.9), _WORDS), "smooth")
+    assert [row["smooth"] for row in rows][5:] == [9.0] * 5
+
+
 def test_words_are_the_callers() -> None:
     words = charts.CurveLabels("步", "损失", "训练", "平滑", "验证", "步数", description="说明")
     text = json.dumps(charts.loss_chart(_frame(5, 1), CurveView("tokens"), words), ensure_ascii=False)

@@ -384,6 +384,15 @@ def test_blind_votes_become_shares_with_their_interval(store: Store) -> None:
     assert found["a"].low == pytest.approx(0.3006, abs=1e-4) and found["a"].high == pytest.approx(0.9544, abs=1e-4)
 
 
+def test_a_preferred_story_costs_as_many_stories_as_it_takes_to_win() -> None:
+    def one(kind: str, share: float, cost: str | None) -> Decimal | None:
+        usd = None if cost is None else Decimal(cost)
+        return quality.Quality("openai", "a", kind, kind, share, 0, 1, 4, usd).usd_per_preferred  # type: ignore[arg-type]
+
+    assert one("votes", 0.25, "0.01") == Decimal("0.04")
+    assert one("votes", 0.25, None) is one("votes", 0, "0.01") is one("evaluation", 0.5, "0.01") is None
+
+
 @pytest.mark.parametrize(("wins", "n", "low", "high"), [(0, 0, 0, 1), (0, 10, 0, 0.2775), (10, 10, 0.7225, 1)])
 def test_the_interval_is_honest_at_the_ends(wins: int, n: int, low: float, high: float) -> None:
     assert quality.wilson(wins, n) == (pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))

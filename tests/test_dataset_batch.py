@@ -430,6 +430,31 @@ def test_costs_that_nobody_tells_count_as_the_dearest_ones(store: Store, server:
     assert done.cost_usd is None and rows(store, run_id)[0].cost_usd is None
 
 
+def test_one_answer_without_token_counts_does_not_make_the_others_free(
+    store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = server._carried_out
+
+    def carried_out(line: Any) -> Any:
+        server.usage = "n0000" not in str(line["body"])
+        return real(line)
+
+    monkeypatch.setattr(server, "_carried_out", carried_out)
+    run_id = queue(store, recipe(), budget_usd=Decimal("0.14"))
+    done = execute(store, server, run_id, book=HALF)
+    assert (done.state, done.done) == ("stopped", 2), "0.068 + 0.0075: a third may cost another 0.068"
+
+
+def test_a_batch_that_the_provider_forgot_counts_as_dear_as_it_can_have_been(store: Store, server: BatchServer) -> None:
+    server.fates = ["endless"]
+    run_id = queue(store, recipe(), budget_usd=Decimal("0.3"))
+    during(server, "GET /v1/batches/batch_1", lambda: server.batches.clear())
+    assert execute(store, server, run_id, book=HALF).state == "failed"
+    runs.resume(store, LOCAL, run_id)
+    done = execute(store, server, run_id, book=HALF)
+    assert done.state == "stopped" and server.count(POST) == 1, "four rows at $0.068 each may be on the bill"
+
+
 def test_without_a_price_no_budget_can_be_kept(store: Store, server: BatchServer) -> None:
     run_id = queue(store, recipe(), budget_usd=Decimal(1))
     done = execute(store, server, run_id)
@@ -602,7 +627,7 @@ def test_kill_9_while_the_post_is_on_its_way(store: Store, server: BatchServer, 
     run_id = queue(store, recipe())
     script = (
         "import sys, threading\n"
-        "from core.dataset import batching\nfrom core.db.store import Store\n"
+        "from core.dataset.batch import batching\nfrom core.db.store import Store\n"
         "from core.providers import Provider, Registry\n"
         "url, key, database, run_id = sys.argv[1:]\n"
         "registry = Registry([Provider('openai', 'openai', 'x', url, key)])\n"

@@ -92,6 +92,13 @@ def test_a_mix_knows_what_it_is_made_of_and_can_be_mixed_again(store: Store) -> 
     assert (version.n_train, version.n_validation, version.n_held_out) == (9, 3, 6)
 
 
+def test_mixes_of_mixes_of_mixes_keep_every_row_apart(store: Store) -> None:
+    mix_id = load(store, "a", 20, 2)
+    for turn in range(5):
+        mix_id = mixing.mix(store, LOCAL, f"m{turn}", [(mix_id, 1), (load(store, f"b{turn}", 20, 2), 1)])
+    assert datasets.summary(store, mix_id).done > 76
+
+
 def test_what_cannot_be_mixed_is_told(store: Store) -> None:
     a, b = load(store, "a", 4, 2), load(store, "b", 4, 2)
     empty = load(store, "empty", 1, 2)

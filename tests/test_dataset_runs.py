@@ -26,7 +26,7 @@ from core.dataset.writing import executor, keeper, ledger
 from core.dataset.writing.pace import Limits, Pace
 from core.db.store import Store
 from core.db.tables import Row, Run, Spend, utcnow
-from core.errors import BadRecipe, EngineMissing, NotFound, RateLimited, StorageFull, Unavailable
+from core.errors import BadRecipe, BadRequest, EngineMissing, NotFound, RateLimited, StorageFull, Unavailable
 from core.providers import Provider, Registry
 from core.settings import Settings
 from tests.fault_server import (
@@ -751,6 +751,15 @@ def test_a_preview_can_be_put_on_the_bill(store: Store, server: FaultServer) -> 
     client = server.registry().get("fault")
     assert len(list(runs.preview(client, recipe(9), store=store, actor=LOCAL, book=book()))) == 3
     assert [s.cost_usd for s in spends(store)] == [Decimal("0.011")] * 3
+
+
+def test_a_preview_is_on_the_bill_when_nobody_waits_for_it_any_more(store: Store, server: FaultServer) -> None:
+    server.default = held()
+    server.enqueue(error(400, "no"))
+    with pytest.raises(BadRequest):
+        list(runs.preview(server.registry().get("fault"), recipe(9), store=store, actor=LOCAL, book=book()))
+    server.release()
+    until(lambda: len(spends(store)) == 2)
 
 
 def test_a_preview_of_an_unfinished_text_says_so(server: FaultServer) -> None:

@@ -281,6 +281,40 @@ def test_a_budget_that_is_raised_in_mid_run_is_heeded(store: Store, server: Faul
     assert states(store, run_id) == {"done": 20}
 
 
+def test_a_budget_holds_where_nobody_tells_what_an_answer_took(store: Store, server: FaultServer) -> None:
+    """Each such answer counts as dear as it can have been: $0.136."""
+    server.default = Answer(usage=False)
+    run_id = queue(store, recipe(12), budget_usd=Decimal("0.30"))
+    execute(store, server, run_id, book=book())
+    assert runs.progress(store, run_id).state == "stopped" and states(store, run_id) == {"done": 2, "pending": 10}
+    runs.resume(store, LOCAL, run_id)
+    execute(store, server, run_id, book=book())
+    assert states(store, run_id) == {"done": 2, "pending": 10} and len(server.requests) == 2
+    assert runs.progress(store, run_id).cost_usd is None
+
+
+def test_what_was_cut_off_counts_against_the_budget_when_the_run_goes_on(store: Store, server: FaultServer) -> None:
+    server.default = held()
+    run_id = queue(store, recipe(12), budget_usd=Decimal("0.30"))
+    with executing(store, server.registry(), run_id, replace(QUICK, ceiling=2), book=book()):
+        server.wait_for(lambda s: s.flying == 2)
+        runs.request_stop(store, LOCAL, run_id)
+    server.release()
+    server.default = text("A story.")
+    runs.resume(store, LOCAL, run_id)
+    execute(store, server, run_id, book=book())
+    assert len(server.requests) == 2 and states(store, run_id) == {"pending": 12}  # $0.272 may be on the bill
+
+
+def test_a_stop_that_comes_while_a_run_pauses_is_not_lost(store: Store) -> None:
+    run_id = queue(store, recipe(2))
+    with store.session() as session:
+        session.get_one(Run, run_id).state = "stopping"  # the executor has seen "pausing", and is landing
+    with store.session() as session:
+        ledger.finish(session, run_id, "paused", None)
+    assert runs.progress(store, run_id).state == "stopped"
+
+
 @pytest.mark.parametrize("amount", ["0", "-1", "NaN"])
 def test_no_amount_is_no_budget(store: Store, amount: str) -> None:
     run_id = queue(store, recipe(1))

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
-from core.cost import budget, own, spend
+from core.cost import budget, edition, own, spend
 from core.dataset import datasets
 from core.db.store import Store, new_id
 from core.db.tables import Evaluation, Story, Vote
 from core.settings import Settings
 from pages.ui.cost import cached_cost
+from tests.price_address import price_server
 from tests.stores import fresh
 from tests.test_pages import click, trouble, visit, words
 
@@ -25,6 +28,7 @@ def store() -> Iterator[Store]:
     ledger = fresh(Settings.from_env())
     yield ledger
     ledger.close()
+    edition.forget()
 
 
 def _table(at: AppTest, index: int = 0, by: str = "model") -> object:
@@ -93,6 +97,25 @@ def test_another_currency_is_shown_at_a_stated_rate(store: Store) -> None:
 def test_a_search_without_a_hit_says_what_to_do(store: Store) -> None:
     at = visit("cost", cost_search="no such model")
     assert "No model has this in its name." in words(at) and not at.dataframe
+
+
+def test_a_list_without_such_a_model_says_so_and_shows_no_other(store: Store) -> None:
+    for asked in ({"cost_lists": ["voyageai"]}, {"cost_lists": ["openai-2023"], "cost_kinds": ["cached"]}):
+        at = visit("cost", **asked)
+        assert "No model of these lists is like that." in words(at) and not at.dataframe and not trouble(at)
+
+
+def test_newer_prices_are_fetched_when_asked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edition, "URL", "http://127.0.0.1:9/none")  # offline
+    at = click(visit("cost", cost_lists=["openai"]), "cost_fetch")
+    assert "The prices of 2026-11-10 serve" in at.warning[0].value.replace("\\", "") and not at.exception
+    models = [{"id": "gpt-4o-mini", "match": {"equals": "gpt-4o-mini"}, "prices": {"input_mtok": 1, "output_mtok": 9}}]
+    newer = [{"id": "openai", "name": "OpenAI", "api_pattern": "x", "models": models}]
+    with price_server(json.dumps(newer).encode()) as address:
+        monkeypatch.setattr(edition, "URL", address.url)
+        click(at, "cost_fetch")
+    assert at.dataframe[0].value.set_index("model").loc["gpt-4o-mini", "output"] == 0.009
+    assert "from genai-prices, fetched just now" in _captions(at) and not at.warning
 
 
 def test_every_list_together_is_one_table(store: Store) -> None:
@@ -287,5 +310,8 @@ def test_quality_stands_beside_price(store: Store) -> None:
     assert "Best so far: **good** with 66.7 % of 3 blind rounds." in words(at)
     assert "**thrifty** may be as good" in words(at)
     assert "1 result has no place here" in _captions(at)
+    table = at.dataframe[-1].value.set_index("model")
+    assert table.loc["good", "preferred"] == pytest.approx(0.45) and table.loc["good", "each"] == pytest.approx(0.3)
+    assert pd.isna(table.loc["dark", "preferred"]) and table.loc["dark", "interval"] == "23 % – 77 %"
     at = visit("cost", locale="zh-CN")
     assert not at.exception

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterator
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -16,16 +21,20 @@ from core.dataset import datasets
 from core.dataset.intake import importing
 from core.db.store import Store, new_id
 from core.db.tables import Checkpoint, Dataset, Row, TrainingEvent, TrainingJob, utcnow
+from core.errors import BadRequest
+from core.providers import Choice, Completion, CompletionRequest, Provider
 from core.settings import Settings
-from core.training import evaluating, jobs
+from core.training import evaluating, evaluation_run, jobs
 from pages.ui import cached
-from pages.ui.training import cached_training
+from pages.ui.training import cached_training, job_actions
 from tests import fault_server
+from tests.fakes import FakeRegistry
 from tests.fault_server import FaultServer
 from tests.stores import fresh
 from tests.test_pages import again, click, labels, trouble, visit, words
 
 _STORY = Path(__file__).parents[1] / "pages" / "story.py"
+_HEADER = "step,train_loss,train_accuracy"
 _RESULTS = (
     "step,elapsed_tokens,elapsed_examples,training_loss,training_sequence_accuracy,training_token_accuracy\n"
     "1,625,1,0.88,0.0,0.75\n2,1258,2,0.81,0.0,0.78\nbroken\n3,1859,3,0.40,0.0,0.95\n"
@@ -189,6 +198,15 @@ def test_a_finished_job_can_be_trained_further_and_done_again(server: FaultServe
     assert click(at, "training_next").number_input(key="training_epochs").value == 2
 
 
+def test_a_job_that_was_logged_elsewhere_is_done_again_so(
+    server: FaultServer, store: Store, sample: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.training.tracking.unavailable", lambda name, environ=None, provider="": None)
+    _job(store, status="succeeded", dataset_id=sample, trackers={"trackio": {"project": "fabula"}})
+    at = click(click(visit("training"), "training_again"), "training_next")
+    assert at.checkbox(key="training_tracker_trackio").value and not at.checkbox(key="training_tracker_wandb").value
+
+
 def test_a_checkpoint_that_no_list_names_can_be_trained_further(server: FaultServer, store: Store, sample: str) -> None:
     job_id = _job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1", dataset_id=sample)
     _checkpoint(store, job_id, 2, "ft:writer:fabula:x:1:ckpt-step-2")
@@ -208,6 +226,11 @@ def test_a_running_job_shows_verdict_progress_curve_and_events(server: FaultServ
     assert "1 line could not be read" in words(at)
     assert "Training started" in words(at)
     assert {"Pause", "Cancel"} <= set(labels(at))
+
+
+def test_tokens_that_the_file_does_not_count_are_the_providers(server: FaultServer, store: Store) -> None:
+    _job(store, status="succeeded", results_csv=f"{_HEADER}\n1,1,0.5\n", trained_tokens=300_000)
+    assert {m.label: m.value for m in visit("training").metric}["Tokens trained on"] == "300,000"
 
 
 def test_an_upload_shows_how_much_has_been_sent(server: FaultServer, store: Store) -> None:
@@ -236,6 +259,30 @@ def test_a_job_that_ended_meanwhile_says_so_when_one_cancels_it(server: FaultSer
     assert "The job has ended already" in trouble(at)
 
 
+def test_a_job_whose_provider_falls_silent_says_so(server: FaultServer, store: Store) -> None:
+    _job(store, status="running", events_at=utcnow() - timedelta(minutes=40))
+    assert "No event for 40 minutes; the provider still says running" in words(visit("training"))
+
+
+@pytest.mark.parametrize(
+    ("status", "results", "says"),
+    [
+        ("succeeded", None, "gave no results file for this job"),
+        ("succeeded", "", "gave no results file for this job"),
+        ("succeeded", "step,train_loss\n", "has a header, and no step yet"),
+        ("succeeded", "<html>Not found</html>", "names no column of steps"),
+        ("failed", None, "It ended before a step was measured"),
+        ("running", None, "the curve starts with the first one"),
+    ],
+)
+def test_a_job_without_a_curve_says_why(
+    server: FaultServer, store: Store, status: str, results: str | None, says: str
+) -> None:
+    _job(store, status=status, results_csv=results)
+    at = visit("training")
+    assert says in words(at) and not at.get("vega_lite_chart")
+
+
 def test_a_failed_job_says_why_and_what_to_do(server: FaultServer, store: Store) -> None:
     _job(store, status="failed", error="The file has no examples.", next_step="Choose another data set.")
     at = visit("training")
@@ -247,6 +294,16 @@ def test_a_state_that_nobody_knows_is_shown_as_it_is(server: FaultServer, store:
     _job(store, status="pondering")
     at = visit("training")
     assert list(at.dataframe[0].value["status"]) == ["pondering"] and "pondering" in words(at)
+
+
+def test_an_event_of_a_type_that_nobody_knows_is_shown_as_it_is(server: FaultServer, store: Store) -> None:
+    job_id = _job(store, status="running")
+    with store.session() as session:
+        session.add(
+            TrainingEvent(job_id=job_id, remote_id="e2", at=utcnow(), level="info", type="moon", message="It waxes.")
+        )
+    shown = words(visit("training"))
+    assert "· moon: It waxes." in shown and "message: " not in shown
 
 
 def test_a_finished_job_leads_to_a_story_with_its_model(server: FaultServer, store: Store, sample: str) -> None:
@@ -347,10 +404,17 @@ def test_the_articles_own_results_are_charted(server: FaultServer) -> None:
     assert (shown["Steps"], shown["Token accuracy"], shown["Tokens trained on"]) == ("1,857", "95.6 %", "1,229,945")
 
 
-def test_a_file_that_holds_no_results_is_told(server: FaultServer) -> None:
+@pytest.mark.parametrize(("body", "says"), [(b"a,b\n1,2\n", "no results file"), (b" \n", "is empty")])
+def test_a_file_that_holds_no_results_is_told(server: FaultServer, body: bytes, says: str) -> None:
     at = visit("training", training_part="read")
-    at.file_uploader(key="training_results_file").upload("a.csv", b"a,b\n1,2\n").run()
-    assert "no results file" in trouble(at)
+    at.file_uploader(key="training_results_file").upload("a.csv", body).run()
+    assert says in trouble(at)
+
+
+def test_lines_that_cannot_be_read_are_told_once(server: FaultServer) -> None:
+    at = visit("training", training_part="read")
+    at.file_uploader(key="training_results_file").upload("results.csv", _RESULTS.encode()).run()
+    assert words(at).count("could not be read") == 1
 
 
 def test_a_results_file_in_utf_16_or_without_lines_is_no_other_file(server: FaultServer) -> None:
@@ -388,6 +452,17 @@ def test_an_address_opens_a_comparison(server: FaultServer, store: Store) -> Non
     epochs = next(name for name in settings.index if "Epochs" in str(name))
     assert "≠" in epochs and sorted(settings.loc[epochs]) == ["2", "4"]
     assert list(settings.columns) == ["fast", "slow"]
+
+
+def test_jobs_of_one_name_are_told_apart_in_the_sentence_too(server: FaultServer, store: Store) -> None:
+    ids = [
+        _job(store, status="succeeded", hyperparameters={"n_epochs": n}, results_csv=f"{_HEADER}\n1,1,0.{n}\n")
+        for n in (2, 4)
+    ]
+    at = visit("home")
+    at.query_params["jobs"] = ",".join(ids)
+    at.switch_page(str(_STORY.with_name("training.py"))).run()
+    assert f"'ultraman · {ids[1][-4:]}' gets most of its training tokens right (40%)" in words(at)
 
 
 def test_a_link_to_a_job_that_is_gone_opens_the_newest(server: FaultServer, store: Store) -> None:
@@ -441,6 +516,60 @@ def test_a_model_is_judged_beside_its_base(server: FaultServer, store: Store) ->
     assert evaluating.get(store, tuned.id).state == "stopped"
 
 
+def test_a_finished_evaluation_shows_both_with_intervals_and_every_answer(server: FaultServer, store: Store) -> None:
+    """120 short rows: the tuned model knows two of three labels, its base one."""
+    dataset_id, made = _labelled(store, held_out=120, rows=150), "ft:writer:fabula:x:1"
+    job_id = _job(store, status="succeeded", fine_tuned_model=made, dataset_id=dataset_id)
+    tuned, base = evaluating.start_pair(store, LOCAL, jobs.get(store, job_id), limit=120)
+    _judge(store, tuned, lambda expected: "green" if expected == "blue" else expected)
+    _judge(store, base, lambda expected: "red")
+    at = visit("training", training_tab="evaluation")
+    shown = words(at)
+    assert "66.7 %" in shown and "33.3 %" in shown and "120 rows" in shown
+    assert "p below 0.0001, McNemar's exact test" in shown
+    (chart,) = [one for one in at.get("vega_lite_chart") if "95 % interval" in one.proto.spec]
+    assert chart.proto.alt == "x 1 · writer: 66.7 %; writer: 33.3 %"
+    scores = next(one.value for one in at.dataframe if "recall" in one.value)
+    assert dict(zip(scores["label"], scores["recall"], strict=True)) == {"blue": 0.0, "green": 1.0, "red": 1.0}
+    answers = next(one.value for one in at.dataframe if "expected" in one.value)
+    assert set(answers["expected"]) == {"blue"} and set(answers["answer"]) == {" green."}
+    at.toggle(key=f"training_wrong_{tuned}").set_value(False).run()
+    assert len(next(one.value for one in at.dataframe if "expected" in one.value)) == 100
+    assert not at.button(key="training_evaluation_start").disabled
+
+
+def test_an_evaluation_with_rows_that_failed_can_be_asked_again(server: FaultServer, store: Store) -> None:
+    dataset_id, made = _labelled(store, held_out=12), "ft:writer:fabula:x:1"
+    job_id = _job(store, status="succeeded", fine_tuned_model=made, dataset_id=dataset_id)
+    tuned, _base = evaluating.start_pair(store, LOCAL, jobs.get(store, job_id), limit=12)
+    _judge(store, tuned, lambda expected: None if expected == "red" else expected)
+    at = visit("training", training_tab="evaluation")
+    assert "4 rows have no answer" in words(at)
+    click(at, f"training_evaluation_retry_{tuned}")
+    assert evaluating.get(store, tuned).state == "queued"
+
+
+def test_everything_about_a_run_comes_as_a_zip_with_its_charts(
+    server: FaultServer, store: Store, sample: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("vl_convert")
+    _job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1", dataset_id=sample, seed=7)
+    offered: list[Callable[[], bytes]] = []
+    zipped = job_actions._zipped
+    monkeypatch.setattr(job_actions, "_zipped", lambda job: offered.append(zipped(job)) or offered[-1])
+    at = visit("training")
+    assert "the charts as SVG and PNG" in words(at)
+    with zipfile.ZipFile(io.BytesIO(offered[-1]())) as file:
+        names = set(file.namelist())
+        assert {"README.md", "settings.json", "results.csv", "events.csv", "checkpoints.csv", "lineage.json"} <= names
+        for chart in ("loss", "accuracy"):
+            assert file.read(f"charts/{chart}.svg").startswith(b"<svg")
+            assert file.read(f"charts/{chart}.png").startswith(b"\x89PNG")
+            assert b"<path" in file.read(f"charts/{chart}.svg")
+        assert file.read("results.csv").decode() == _RESULTS
+        assert json.loads(file.read("settings.json"))["seed"] == 7
+
+
 def test_without_rows_kept_from_training_nothing_is_judged(server: FaultServer, store: Store, sample: str) -> None:
     _job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1", dataset_id=sample)
     at = visit("training", training_tab="evaluation")
@@ -465,9 +594,27 @@ def _labels() -> object:
     return cached_training.CurveLabels("Step", "Loss", "Training", "Smoothed", "Validation", "Step")
 
 
-def _labelled(store: Store, *, held_out: int) -> str:
+def _judge(store: Store, evaluation_id: str, say: Callable[[str], str | None]) -> None:
+    """The worker's part: `say` makes an answer from the expected one; None: it fails."""
+    expected = {row.prompt: row.expected for row in evaluating.examples(store, evaluating.get(store, evaluation_id))}
+
+    def complete(request: CompletionRequest) -> Completion:
+        said = say(next(label for text, label in expected.items() if request.prompt == f"{text} ->"))
+        if said is None:
+            raise BadRequest("The provider refuses this text.")
+        return Completion((Choice(f" {said}.", "stop"),), request.model, 5, 2)
+
+    client = SimpleNamespace(
+        provider=Provider("engine", "engine", "The engine", "http://x/v1", ""), complete=complete,
+        endpoint=lambda model: "completion",
+    )  # fmt: skip
+    registry: Any = FakeRegistry({"engine": client})
+    evaluation_run.carry_out(store, registry, evaluation_id, threading.Event())
+
+
+def _labelled(store: Store, *, held_out: int, rows: int = 30) -> str:
     """Short rows with one of three labels, some of them held out."""
-    lines = [f"text {n},{('red', 'green', 'blue')[n % 3]}" for n in range(30)]
+    lines = [f"text {n},{('red', 'green', 'blue')[n % 3]}" for n in range(rows)]
     frame = importing.read_table("\n".join(["topic,label", *lines]).encode(), "labels.csv")
     dataset_id = datasets.from_frame(store, LOCAL, "labels", frame.frame, ["topic"], "label", frame.source)
     with store.session() as session:
@@ -485,6 +632,7 @@ def _checkpoint(store: Store, job_id: str, step: int, model: str, **metrics: flo
 def _job(store: Store, **values: object) -> str:
     """A job in the ledger, as the worker would have left it."""
     job_id = new_id()
+    events_at = values.pop("events_at", None) or utcnow()
     given: dict[str, object] = {
         "id": job_id, "dataset_id": None, "name": "ultraman", "provider": "engine", "base_model": "writer",
         "suffix": "x", "hyperparameters": {}, "file_format": "completion", "separator": " ->", "stop": ".",
@@ -498,7 +646,7 @@ def _job(store: Store, **values: object) -> str:
         session.flush()
         session.add(
             TrainingEvent(
-                job_id=job.id, remote_id="e1", at=utcnow(), level="info", type="message",
+                job_id=job.id, remote_id="e1", at=events_at, level="info", type="message",
                 message="Training started: 27 examples, 3 epochs, 21 steps.",
             )
         )  # fmt: skip

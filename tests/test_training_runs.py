@@ -40,7 +40,7 @@ from core.training import (
     tracking,
     verdict,
 )
-from core.training.form import rate_advice
+from core.training.form import TRACKERS, rate_advice
 from core.training.jobs import JobForm, JobView
 from core.training.results import parse
 from tests.fakes import MOMENT, RESULTS, FakeClient, FakeRegistry, event, remote_job
@@ -437,6 +437,21 @@ def test_runs_side_by_side() -> None:
         compare.compare([one], [], NOW)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [(None, None, "none was validated"), (0.5, None, "only 1 of 2 were validated"), (0.5, 0.5, "all do equally well")],
+)
+def test_what_was_validated_is_said_as_it_is(first: float | None, second: float | None, says: str) -> None:
+    header = "step,training_token_accuracy,valid_loss"
+    both = [
+        parse(f"{header}\n1,{accuracy},{'' if loss is None else loss}\n")
+        for accuracy, loss in ((0.9, first), (0.6, second))
+    ]
+    jobs_ = [view("a", hyperparameters={"n_epochs": 2}), view("b", hyperparameters={"n_epochs": 3})]
+    sentence = compare.compare(jobs_, both, NOW).sentence
+    assert sentence.startswith("'job a' gets most of its training tokens right (90%)") and says in sentence
+
+
 # --- export and trackers -------------------------------------------------------------------------------------------
 
 CHART = {
@@ -481,12 +496,13 @@ def test_the_model_card_says_what_is_known_and_shows_names_as_text(
 
 def test_trackers_are_optional_and_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
-    assert "pip install wandb" in str(tracking.available({})["wandb"])
-    assert "pip install trackio" in str(tracking.available({})["trackio"])
+    assert "pip install wandb" in str(tracking.unavailable("wandb", {}))
+    assert "pip install trackio" in str(tracking.unavailable("trackio", {}))
     assert tracking.unavailable("wandb", {}, provider="openai") is None
     monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: object())
-    assert "WANDB_API_KEY" in str(tracking.available({})["wandb"])
-    assert tracking.available({"WANDB_API_KEY": "k"}) == {"wandb": None, "trackio": None}
+    assert "WANDB_API_KEY" in str(tracking.unavailable("wandb", {}))
+    assert tracking.unavailable("wandb", {"WANDB_API_KEY": "k"}) is None
+    assert tracking.unavailable("trackio", {}) is None
 
 
 @pytest.fixture
@@ -503,7 +519,7 @@ def fake_trackers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
         told.append(("init", given))
         return run
 
-    for name in tracking.TRACKERS:
+    for name in TRACKERS:
         module = ModuleType(name)
         module.__dict__.update(init=init, log=log, finish=run.finish)
         monkeypatch.setitem(sys.modules, name, module)
@@ -512,7 +528,7 @@ def fake_trackers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     return told
 
 
-@pytest.mark.parametrize("name", tracking.TRACKERS)
+@pytest.mark.parametrize("name", TRACKERS)
 def test_a_run_of_the_engine_is_logged_step_by_step(
     store: Store, form: JobForm, fake_trackers: list[tuple[str, Any]], name: str
 ) -> None:

@@ -195,7 +195,9 @@ def _curve(
     lines = lines[lines["x"].notna()]
     if view.log:
         lines[["raw", "valid"]] = lines[["raw", "valid"]].where(lines[["raw", "valid"]] > 0)
-    lines["smooth"] = smooth(lines["raw"], view.smoothing) if len(lines) else lines["raw"]
+    parts = frame["part"].loc[lines.index] if "part" in frame else pd.Series(0, index=lines.index)
+    smoothed = [smooth(one, view.smoothing) for _, one in lines["raw"].groupby(parts)]  # each job of a chain by itself
+    lines["smooth"] = pd.concat(smoothed) if smoothed else lines["raw"]
     shown = ["x"] if view.axis == "step" else ["x", "step"]
     rows = [
         *_records(thin(lines, "x", "raw"), [*shown, "raw", "smooth"]),
@@ -262,6 +264,7 @@ def _curve_spec(labels: CurveLabels, axis: Axis, log: bool, percent: bool) -> Sp
     hover = alt.selection_point(name="hover", on="pointerover", nearest=True, encodings=["x"], empty=False)
     readout = trained.mark_rule(strokeWidth=1).encode(
         x=x,
+        color=colour,
         opacity=alt.condition(hover, alt.value(0.45), alt.value(0)),
         tooltip=[
             *here,
@@ -271,7 +274,7 @@ def _curve_spec(labels: CurveLabels, axis: Axis, log: bool, percent: bool) -> Sp
     )
     ends = base.transform_filter("isValid(datum.end)").mark_text(align="left", dx=6, fontSize=13, fontWeight="bold")
     chart = alt.layer(
-        *_marks(base, x),
+        *_marks(base, x, colour),
         trained.mark_line(strokeWidth=1, opacity=0.3, clip=True).encode(**raw),
         trained.mark_line(strokeWidth=2.5, clip=True).encode(**smoothed),
         valid.encode(**checked, tooltip=[*here, alt.Tooltip("valid:Q", title=labels.validation, format=number)]),
@@ -289,23 +292,27 @@ def _y(field: str, title: str, log: bool, percent: bool) -> alt.Y:
     return alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(format=".0%" if percent else "~g", tickCount=5))
 
 
-def _marks(base: alt.Chart, x: alt.X) -> list[alt.Chart]:
-    """A thin rule for each mark; a triangle that can be clicked for a checkpoint, its name for a part of a chain."""
+def _marks(base: alt.Chart, x: alt.X, colour: alt.Color) -> list[alt.Chart]:
+    """A thin rule for each mark; a triangle that can be clicked for a checkpoint, its name for a part of a chain.
+
+    All of it in a colour of the theme: Vega's own black is not seen on a dark page.
+    """
     clicked = alt.selection_point(name=CHECKPOINT, on="click", fields=["at"], empty=False)
     tooltip = alt.Tooltip("mark:N", title=" ")
     marked = base.transform_filter("isValid(datum.mark)")
     checkpoint, part = (marked.transform_filter(f"datum.kind == '{kind}'") for kind in ("checkpoint", "part"))
     return [
-        marked.mark_rule(strokeDash=[2, 4], opacity=0.35).encode(x=x),
+        marked.mark_rule(strokeDash=[2, 4], opacity=0.35).encode(x=x, color=colour),
         checkpoint.mark_point(shape="triangle-up", size=110, filled=True, cursor="pointer")
         .encode(
             x=x,
             y=alt.value(alt.ExprRef("height - 7")),  # the page may make it less high
+            color=colour,
             tooltip=tooltip,
             opacity=alt.condition(clicked, alt.value(1.0), alt.value(0.55)),
         )
         .add_params(clicked),
         part.mark_text(align="left", dx=4, fontSize=12, baseline="top").encode(
-            x=x, y=alt.value(2), text="mark:N", tooltip=tooltip
+            x=x, y=alt.value(2), text="mark:N", tooltip=tooltip, color=colour
         ),
     ]

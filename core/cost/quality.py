@@ -15,6 +15,8 @@ from core.db.store import Store
 from core.db.tables import Evaluation, Spend, Story, Vote
 
 Kind = Literal["votes", "evaluation"]
+Model = tuple[str, str]
+"""(provider, model)"""
 
 _SHARES = ("accuracy", "exact_match", "token_f1", "similarity", "score")  # 0 to 1, more is better; the first one counts
 _Z = 1.96  # 95 % interval
@@ -43,6 +45,13 @@ class Quality:
     n: int
     cost_usd: Decimal | None
 
+    @property
+    def usd_per_preferred(self) -> Decimal | None:
+        """What a story that wins its round costs: as many stories as it takes to win one. None: unknown, or no win."""
+        if self.kind != "votes" or self.cost_usd is None or not self.share:
+            return None
+        return self.cost_usd / Decimal(str(self.share))
+
 
 def qualities(store: Store, book: PriceBook) -> list[Quality]:
     """Every model that was voted on or evaluated: those with votes first, the best first."""
@@ -61,39 +70,40 @@ def wilson(wins: float, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-_Model = tuple[str, str]
+def blind_rounds(store: Store) -> dict[Model, tuple[int, int]]:
+    """(rounds, wins) of every model that was in a blind round with another model; one without a winner nobody won.
 
-
-def _by_votes(store: Store, each: dict[_Model, Decimal | None]) -> Iterable[Quality]:
-    """Only blind rounds between different models count; one without a winner is lost by all."""
+    What was written counts also after the story was taken off the shelf.
+    """
     query = select(Vote.order, Vote.winner).where(Vote.blind.is_(True)).order_by(Vote.at.desc()).limit(_NEWEST)
     with store.reading() as session:
         votes = session.execute(query).all()
         ids = {story for order, _ in votes for story in order}
-        models: dict[str, _Model] = {}
+        models: dict[str, Model] = {}
         for some in _chunks(sorted(ids)):
             rows = session.execute(select(Story.id, Story.provider, Story.model).where(Story.id.in_(some)))
             models.update({key: (provider, model) for key, provider, model in rows})
-    rounds, wins = dict[_Model, int](), dict[_Model, int]()
+    found: dict[Model, tuple[int, int]] = {}
     for order, winner in votes:
         there = {models[story] for story in order if story in models}
-        if len(there) < 2:
-            continue
-        for model in there:
-            rounds[model] = rounds.get(model, 0) + 1
-        if winner in models:
-            wins[models[winner]] = wins.get(models[winner], 0) + 1
-    for model, n in rounds.items():
-        share, (low, high) = wins.get(model, 0) / n, wilson(wins.get(model, 0), n)
-        yield Quality(*model, "votes", "votes", share, low, high, n, each.get(model))
+        for model in there if len(there) > 1 else ():
+            rounds, wins = found.get(model, (0, 0))
+            found[model] = (rounds + 1, wins + (models.get(winner or "") == model))
+    return found
 
 
-def _by_evaluations(store: Store, each: dict[_Model, Decimal | None]) -> Iterable[Quality]:
+def _by_votes(store: Store, each: dict[Model, Decimal | None]) -> Iterable[Quality]:
+    for model, (rounds, wins) in blind_rounds(store).items():
+        low, high = wilson(wins, rounds)
+        yield Quality(*model, "votes", "votes", wins / rounds, low, high, rounds, each.get(model))
+
+
+def _by_evaluations(store: Store, each: dict[Model, Decimal | None]) -> Iterable[Quality]:
     """The newest finished evaluation of each model that has a measure from 0 to 1."""
     query = select(Evaluation).where(Evaluation.state == "done").order_by(Evaluation.created_at.desc()).limit(_NEWEST)
     with store.reading() as session:
         rows = session.scalars(query).all()
-    seen: set[_Model] = set()
+    seen: set[Model] = set()
     for row in rows:
         measured = _measure(row.metrics)
         if measured is None or (row.provider, row.model) in seen:
@@ -113,7 +123,7 @@ def _measure(metrics: dict[str, Any] | None) -> tuple[str, float] | None:
     return None
 
 
-def _cost_of_a_story(store: Store, book: PriceBook) -> dict[_Model, Decimal | None]:
+def _cost_of_a_story(store: Store, book: PriceBook) -> dict[Model, Decimal | None]:
     """The average call of each model that wrote: by what was paid, or else its average tokens at today's price."""
     query = (
         select(
@@ -123,14 +133,14 @@ def _cost_of_a_story(store: Store, book: PriceBook) -> dict[_Model, Decimal | No
         .where(Spend.page.in_(("story", "dataset")), Spend.completion_tokens.is_not(None))
         .group_by(Spend.provider, Spend.model, Spend.cost_usd)
     )  # fmt: skip
-    paid: dict[_Model, list[tuple[Decimal | None, int, int, int]]] = {}
+    paid: dict[Model, list[tuple[Decimal | None, int, int, int]]] = {}
     with store.reading() as session:
         for provider, model, cost, calls, prompt, completion in session.execute(query):
             paid.setdefault((provider, model), []).append((cost, calls, int(prompt or 0), int(completion or 0)))
     return {key: _average(book, key, groups) for key, groups in paid.items()}
 
 
-def _average(book: PriceBook, key: _Model, groups: list[tuple[Decimal | None, int, int, int]]) -> Decimal | None:
+def _average(book: PriceBook, key: Model, groups: list[tuple[Decimal | None, int, int, int]]) -> Decimal | None:
     known = [(cost, calls) for cost, calls, _, _ in groups if cost is not None]
     if known:
         return sum((cost * calls for cost, calls in known), Decimal(0)) / sum(calls for _, calls in known)

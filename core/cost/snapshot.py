@@ -1,64 +1,63 @@
-"""Prices of untuned models, from the snapshot inside the package genai-prices: offline, dated, Decimal, MIT."""
+"""Prices of untuned models, from genai-prices: the data in its package, or a newer edition. Dated, Decimal, MIT."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from datetime import date, datetime
+from datetime import datetime
 from decimal import Decimal
-from functools import cache
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from core.cost import edition
+from core.cost.edition import Edition
 from core.cost.prices import Price, Tier, tuned_base
 
 if TYPE_CHECKING:
-    from genai_prices.types import ModelInfo, ModelPrice, Provider
-
-CHECKED = date(2026, 11, 10)
-"""The day genai-prices 0.2.3 was uploaded to PyPI. The least version we accept, so a newer one is only fresher."""
+    from genai_prices.types import ModelInfo, ModelPrice
 
 # Our provider ids where they differ from the snapshot's.
 _ALIASES = {"zhipu": "zhipuai", "moonshot": "moonshotai", "gemini": "google"}
 
 
 class Snapshot:
-    """A `PriceSource` over the packaged price data, as of one point in time."""
+    """A `PriceSource` over the edition of the price data that is in use, as of one point in time."""
 
     def __init__(self, now: datetime) -> None:
         self._now = now
-        self._known: dict[str, tuple[Price, ...]] = {}
+        self._known: dict[tuple[datetime | None, str], tuple[Price, ...]] = {}  # by edition and provider
 
     def find(self, provider: str, model: str) -> Price | None:
         """The price of `model` at `provider`; a tuned model only ever matches a row for tuned models."""
-        theirs = _providers().get(_ALIASES.get(provider, provider))
+        now = edition.current()
+        theirs = now.providers.get(_ALIASES.get(provider, provider))
         if theirs is None:
             return None
         if tuned_base(model) is None:
-            info = theirs.find_model(model.lower(), all_providers=list(_providers().values()))
-            return None if info is None or _is_tuned(info) else self._price(provider, model, info)
+            info = theirs.find_model(model.lower(), all_providers=list(now.providers.values()))
+            return None if info is None or _is_tuned(info) else self._price(provider, model, info, now)
         # The snapshot lists some tuned ids under their base (ft:gpt-4-0613 under gpt-4): its own matching is no help.
         matches = (info for info in theirs.models if _is_tuned(info) and info.is_match(model.lower()))
-        return next((self._price(provider, model, info) for info in matches), None)
+        return next((self._price(provider, model, info, now) for info in matches), None)
 
     def rows(self, providers: Collection[str]) -> list[Price]:
         """Every text model of these providers that has a price, under the snapshot's own ids."""
+        now = edition.current()
         for provider in providers:
-            if provider not in self._known:
-                self._known[provider] = tuple(self._rows(provider))
-        return [price for provider in providers for price in self._known[provider]]
+            if (now.fetched, provider) not in self._known:
+                self._known[now.fetched, provider] = tuple(self._rows(provider, now))
+        return [price for provider in providers for price in self._known[now.fetched, provider]]
 
     def providers(self) -> list[str]:
         """Ids of all providers that the snapshot knows, in alphabetical order."""
-        return sorted(_providers())
+        return sorted(edition.current().providers)
 
-    def _rows(self, provider: str) -> Iterator[Price]:
-        theirs = _providers().get(_ALIASES.get(provider, provider))
+    def _rows(self, provider: str, now: Edition) -> Iterator[Price]:
+        theirs = now.providers.get(_ALIASES.get(provider, provider))
         for info in theirs.models if theirs is not None else ():
-            price = None if _is_tuned(info) else self._price(provider, info.id, info)
+            price = None if _is_tuned(info) else self._price(provider, info.id, info, now)
             if price is not None:
                 yield price
 
-    def _price(self, provider: str, model: str, info: ModelInfo) -> Price | None:
+    def _price(self, provider: str, model: str, info: ModelInfo, now: Edition) -> Price | None:
         prices = info.get_prices(self._now)
         batch = info.get_prices(self._now, {"processing": "batch"})
         in_batches = batch is not prices and batch != prices
@@ -73,26 +72,13 @@ class Snapshot:
             training_per_mtok=None,
             base_model=tuned_base(model),
             currency="USD",
-            source=source_name(),
-            checked=CHECKED,
+            source=now.source,
+            checked=now.day,
             cached_input_per_mtok=_base_amount(prices.cache_read_mtok),
             batch_input_per_mtok=_base_amount(batch.input_mtok) if in_batches else None,
             batch_output_per_mtok=_base_amount(batch.output_mtok) if in_batches else None,
             tiers=_tiers(prices),
         )
-
-
-@cache
-def source_name() -> str:
-    """What the rows of the snapshot name as their source, for example `genai-prices 0.2.3`."""
-    return f"genai-prices {version('genai-prices')}"
-
-
-@cache
-def _providers() -> dict[str, Provider]:
-    from genai_prices.data import providers  # 1.6 MB of literals, a quarter of a second: only when asked
-
-    return {provider.id: provider for provider in providers}
 
 
 def _is_tuned(info: ModelInfo) -> bool:

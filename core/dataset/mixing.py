@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, insert, select
@@ -159,11 +160,17 @@ def _drawn(session: Session, source: Dataset, part: Part, seed: int) -> list[tup
     return drawn + [placed for placed, take in zip(learned, taken, strict=True) if take]
 
 
+def _key(source: str, key: str) -> str:
+    """A row's key in a mix: where it comes from, then its key there, or a hash of that where it is too long."""
+    room = _LONGEST_KEY - len(source) - 1
+    return f"{source}:{key if len(key) <= room else sha256(key.encode()).hexdigest()[:room]}"
+
+
 def _copy(row: Any, dataset_id: str, position: int, source: Dataset, shared: bool) -> dict[str, Any]:
     prompt = datasets.prompt_of(source.columns, row.column_values)
     return {
         "dataset_id": dataset_id,
-        "key": f"{source.id}:{row.key}"[:_LONGEST_KEY],
+        "key": _key(source.id, row.key),
         "position": position,
         "repeat": row.repeat,
         "column_values": row.column_values if shared else {**row.column_values, _PROMPT: prompt},

@@ -181,7 +181,7 @@ def preview(
 ) -> Iterator[PreviewRow]:
     """Stories of `n` cells drawn from the grid, all at once, each as it comes. Nothing is kept.
 
-    With `store` and `actor`, what they cost is recorded as spend.
+    With `store` and `actor`, what they cost is recorded as spend, also of those that nobody waits for any more.
 
     Raises:
         BadRecipe: the recipe cannot be run.
@@ -191,7 +191,7 @@ def preview(
     positions = random.Random(seed).sample(range(recipe.rows()), min(n, recipe.rows()))
     endpoint = client.endpoint(recipe.model) if recipe.endpoint == "auto" else recipe.endpoint
 
-    def write(position: int) -> tuple[PreviewRow, Completion]:
+    def write(position: int) -> PreviewRow:
         cell = grid.cell(recipe, position)
         request = CompletionRequest(
             model=recipe.model,
@@ -205,19 +205,16 @@ def preview(
         )
         began = time.monotonic()
         answer = client.complete(request)
-        said = judge(answer, recipe.max_tokens)
         used = (answer.prompt_tokens, answer.completion_tokens, time.monotonic() - began)
-        return PreviewRow(
-            dict(cell.values), request.prompt, said.text or "", said.reason, said.finish_reason, *used
-        ), answer
+        if store is not None and actor is not None:  # here: it is on the bill, whether or not anybody still looks
+            _record(store, actor, client.provider.id, recipe.model, answer, book or PriceBook.load())
+        said = judge(answer, recipe.max_tokens)
+        return PreviewRow(dict(cell.values), request.prompt, said.text or "", said.reason, said.finish_reason, *used)
 
     pool = ThreadPoolExecutor(max_workers=max(1, len(positions)), thread_name_prefix="preview")
     try:
         for future in as_completed([pool.submit(write, position) for position in positions]):
-            row, answer = future.result()
-            if store is not None and actor is not None:
-                _record(store, actor, client.provider.id, recipe.model, answer, book or PriceBook.load())
-            yield row
+            yield future.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

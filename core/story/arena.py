@@ -33,14 +33,12 @@ class Round:
 
     Attributes:
         order: which entry stands in which place on the screen; mixed where names are hidden.
-        problems: of entries that could not begin: why; such an entry has no story.
     """
 
     id: str
     stories: list[StoryStream]
     order: list[int]
     blind: bool = False
-    problems: dict[int, FabulaError] = field(default_factory=dict)
     news: News = field(default_factory=News)
 
     @property

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
-from core.cost.quality import wilson
+from core.cost.quality import blind_rounds, wilson
 from core.db.store import Store, hold, new_id
 from core.db.tables import Story, Vote, utcnow
 from core.errors import FabulaError, NotFound
@@ -84,21 +84,7 @@ def of(store: Store, actor: Actor, round_id: str) -> tuple[bool, str | None]:
 
 def standings(store: Store) -> list[Standing]:
     """How the models stand, the best first. Only blind rounds between different models count."""
-    rounds, wins = dict[tuple[str, str], int](), dict[tuple[str, str], int]()
-    with store.reading() as session:
-        query = select(Vote).where(Vote.blind.is_(True)).order_by(Vote.at.desc()).limit(_LOOKED_AT)
-        votes = list(session.scalars(query))
-        stories = _stories(session, votes)
-    for vote in votes:
-        there = {_model(stories[story]) for story in vote.order if story in stories}
-        if len(there) < 2:
-            continue
-        for model in there:
-            rounds[model] = rounds.get(model, 0) + 1
-        if vote.winner in stories:
-            model = _model(stories[vote.winner])
-            wins[model] = wins.get(model, 0) + 1
-    found = [_standing(model, n, wins.get(model, 0)) for model, n in rounds.items()]
+    found = [_standing(model, rounds, wins) for model, (rounds, wins) in blind_rounds(store).items()]
     return sorted(found, key=lambda s: (-s.share, -s.rounds, s.model))
 
 
@@ -138,10 +124,6 @@ def _stories(session: Session, votes: Sequence[Vote], size: int = 500) -> dict[s
         some = Story.id.in_(ids[start : start + size])
         found |= {story.id: story for story in session.scalars(select(Story).where(some, Story.deleted_at.is_(None)))}
     return found
-
-
-def _model(story: Story) -> tuple[str, str]:
-    return story.provider, story.model
 
 
 def _standing(model: tuple[str, str], rounds: int, wins: int) -> Standing:

@@ -137,5 +137,21 @@ def _sentence(columns: Sequence[JobColumn], rows: Sequence[Setting], best: Mappi
     if (winner := by_id.get(best.get("valid_loss", ""))) is not None:
         return f"{winner.name!r} is best on examples that it never saw: validation loss {winner.valid_loss:.3f}."
     if (winner := by_id.get(best.get("accuracy", ""))) is not None:
-        return f"{winner.name!r} gets most of its training tokens right ({winner.accuracy:.0%}); none was validated."
+        return _by_training(winner, columns)
     return "None of them is clearly better than the others."
+
+
+def _by_training(winner: JobColumn, columns: Sequence[JobColumn]) -> str:
+    """Who is best at what it was trained on, and why nothing is said about new examples."""
+    validated, total = sum(one.valid_loss is not None for one in columns), len(columns)
+    if not validated:
+        return f"{winner.name!r} gets most of its training tokens right ({winner.accuracy:.0%}); none was validated."
+    if validated < total:
+        return (
+            f"{winner.name!r} gets most of its training tokens right ({winner.accuracy:.0%}); "
+            f"only {validated} of {total} were validated."
+        )
+    return (
+        f"{winner.name!r} gets most of its training tokens right ({winner.accuracy:.0%}); "
+        "on examples that they never saw all do equally well."
+    )

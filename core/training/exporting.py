@@ -36,7 +36,9 @@ def run_zip(store: Store, job_id: str, charts: Mapping[str, Mapping[str, Any]] |
         file.writestr("settings.json", _json(settings(job)))
         file.writestr("results.csv", job.results_csv or "")
         events = views.events(store, job_id, _MOST_EVENTS)
-        file.writestr("events.csv", _csv(("at", "level", "message"), ([e.at, e.level, e.message] for e in events)))
+        file.writestr(
+            "events.csv", _csv(("at", "level", "type", "message"), ([e.at, e.level, e.type, e.message] for e in events))
+        )
         kept = checkpoints.list_checkpoints(store, job_id)
         rows = ([one.step, one.model, one.created_at, json.dumps(dict(one.metrics))] for one in kept)
         file.writestr("checkpoints.csv", _csv(("step", "model", "created_at", "metrics"), rows))

@@ -18,17 +18,12 @@ from core.db.store import Store
 from core.db.tables import TrainingJob
 from core.settings import Settings
 from core.training import exporting, results, views
-from core.training.form import PROJECT, TRACKERS
+from core.training.form import PROJECT
 from core.training.views import JobView
 
 _log = logging.getLogger(__name__)
 _LONGEST_ERROR = 300  # characters of a tracker's own words
 _BY_ITSELF = ("openai", "wandb")  # (provider, tracker): the provider logs there, see core.training.submit
-
-
-def available(environ: Mapping[str, str] | None = None) -> Mapping[str, str | None]:
-    """For each tracker None when it can be used here, else a sentence why not."""
-    return {name: unavailable(name, environ) for name in TRACKERS}
 
 
 def unavailable(tracker: str, environ: Mapping[str, str] | None = None, provider: str = "") -> str | None:

@@ -104,11 +104,12 @@ class JobView:
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """One event, in the provider's words."""
+    """One event, in the provider's words; `type` is `message` for what is said to people."""
 
     at: datetime
     level: str
     message: str
+    type: str = "message"
 
 
 def list_jobs(store: Store, *, results: bool = False) -> list[JobView]:
@@ -142,7 +143,7 @@ def events(store: Store, job_id: str, limit: int = 500) -> list[JobEvent]:
         .limit(limit)
     )
     with store.reading() as session:
-        return [JobEvent(event.at, event.level, event.message) for event in session.scalars(query)][::-1]
+        return [JobEvent(event.at, event.level, event.message, event.type) for event in session.scalars(query)][::-1]
 
 
 def last_event(store: Store, job_id: str) -> datetime | None:

@@ -267,7 +267,7 @@ class _Batching:
                 "failed", f"The price of {self._order.model} is unknown, so no budget can be kept. Start without one."
             )
         with self._store.reading() as session:
-            spent = batch_books.spent(session, self._order, steps.worst)
+            spent = ledger.total_spent(session, self._order.run_id)
         while requests < self._most and not self._halt.is_set():
             left = None if budget is None else budget - spent
             room = Room(self._most - requests, self._rhythm.most_bytes - size, left)

@@ -10,10 +10,10 @@ from typing import Any
 from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
-from core.dataset.batch.ledger import OVER, Order, spend_of
+from core.dataset.batch.ledger import OVER, spend_of
 from core.dataset.writing.ledger import FINAL
 from core.db.store import Store
-from core.db.tables import Batch, Row, Run, Spend, utcnow
+from core.db.tables import Batch, Row, Run, utcnow
 
 _FIELDS = ("state", "reason", "text", "finish_reason", "prompt_tokens", "completion_tokens", "cost_usd")
 
@@ -47,11 +47,22 @@ def settle(session: Session, dataset_id: str, batch_id: str, outcomes: Sequence[
         session.execute(change.values(state="pending", batch_id=None, updated_at=now), back)
 
 
-def close(session: Session, batch_id: str, state: str, reason: str | None = None, *, unknown: bool = False) -> None:
+def close(
+    session: Session,
+    batch_id: str,
+    state: str,
+    worst: Callable[[str], Decimal | None],
+    reason: str | None = None,
+    *,
+    unknown: bool = False,
+) -> None:
     """The end of a batch: rows without an answer are pending again, and its line of the spend ledger is what it cost.
+
+    Where that is not known, the line's estimate stays: the most that it can have cost.
 
     Args:
         state: done, failed or cancelled.
+        worst: what a prompt costs at most, None where the price is unknown.
         reason: why it failed.
         unknown: nobody knows what the provider has written, and bills.
     """
@@ -72,6 +83,15 @@ def close(session: Session, batch_id: str, state: str, reason: str | None = None
         session.delete(spend)
     else:
         (spend.prompt_tokens, spend.completion_tokens), spend.cost_usd = tokens, cost
+        if cost is None:
+            spend.estimated_usd = _at_most(session, batch_id, worst)
+
+
+def _at_most(session: Session, batch_id: str, worst: Callable[[str], Decimal | None]) -> Decimal | None:
+    """What the settled rows of a batch can have cost; None where the price is unknown."""
+    rows = session.execute(select(Row.prompt, Row.cost_usd).where(Row.batch_id == batch_id))
+    costs = [worst(prompt) if cost is None else cost for prompt, cost in rows]
+    return None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0))
 
 
 def _carried_out(session: Session, batch_id: str) -> bool:
@@ -96,21 +116,6 @@ def _bought(session: Session, batch_id: str) -> tuple[tuple[int, int], Decimal |
         total, unknown = total + (cost or Decimal(0)) * rows, unknown or cost is None
         counts[state] = counts.get(state, 0) + rows
     return (prompt, written), None if unknown else total, counts
-
-
-def spent(session: Session, order: Order, worst: Callable[[str], Decimal | None]) -> Decimal:
-    """What a run has spent or reserved. A row whose cost nobody told counts as dear as it can have been."""
-    since = select(func.min(Batch.created_at)).where(Batch.run_id == order.run_id).scalar_subquery()
-    query = select(Spend.cost_usd, func.count()).where(Spend.at >= since, Spend.reference == order.run_id)
-    query = query.group_by(Spend.cost_usd)
-    known = sum((cost * lines for cost, lines in session.execute(query) if cost is not None), Decimal(0))
-    untold = select(Row.prompt).where(
-        Row.dataset_id == order.dataset_id,
-        Row.run_id == order.run_id,
-        Row.state.in_(("done", "failed")),
-        Row.cost_usd.is_(None),
-    )
-    return known + sum((worst(prompt) or Decimal(0) for prompt in session.scalars(untold)), Decimal(0))
 
 
 def look(store: Store, run_id: str, note: str | None) -> tuple[str, Decimal | None]:

@@ -205,10 +205,11 @@ def _enter(session: Session, order: Order, batch_id: str, row_ids: Sequence[int]
             model=order.model,
             reference=order.run_id,
             cost_usd=worst,
+            estimated_usd=worst,
         )
         session.add(reserved)
     elif (spend := spend_of(session, batch)) is not None and worst is not None:
-        spend.cost_usd = (spend.cost_usd or Decimal(0)) + worst
+        spend.cost_usd = spend.estimated_usd = (spend.cost_usd or Decimal(0)) + worst
     batch.total += len(row_ids)
     batch.updated_at = utcnow()
     taken = update(Row).where(Row.id.in_(row_ids))

@@ -101,7 +101,7 @@ class Steps:
     def close(self, batch: BatchView, state: str, reason: str | None = None, *, unknown: bool = False) -> None:
         """The end of a batch, see `batch_books.close`."""
         with self._store.session() as session:
-            batch_books.close(session, batch.id, state, reason, unknown=unknown)
+            batch_books.close(session, batch.id, state, self.worst, reason, unknown=unknown)
 
     def cancel(self, batch: BatchView) -> None:
         """Ask for the end of a batch. One that was never handed in is given up here.

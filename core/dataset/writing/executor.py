@@ -298,10 +298,12 @@ class Writing:
         waiting = [claim for _, _, work in self._waiting for claim in work.claims]
         unsent = [*self._unbought, *waiting, *await self._supply.close()]
         claimant = self._order.claimant
-        await self._keeper.flush(self._halt)
-        await self._keeper.insist(lambda session: ledger.release(session, unsent, cut, claimant), self._halt)
-        self._keeper.close()
-        await self._line.close()
+        try:
+            await self._keeper.flush(self._halt)
+            await self._keeper.insist(lambda session: ledger.release(session, unsent, cut, claimant), self._halt)
+        finally:
+            self._keeper.close()
+            await self._line.close()
 
     def _note(self, now: float) -> str | None:
         """What the run waits for right now; None when it writes."""

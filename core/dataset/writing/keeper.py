@@ -22,6 +22,8 @@ from core.db.store import Store
 from core.errors import StorageFull
 
 T = TypeVar("T")
+_GATHER_S = 0.004  # how long a small group waits for more: a commit takes as long, whatever it holds
+_FEW = 16  # answers
 _log = logging.getLogger("fabula.dataset")
 
 
@@ -114,6 +116,8 @@ class Keeper:
 
     async def _write(self) -> None:
         while self._outbox and not self.down:
+            if len(self._outbox) < _FEW:
+                await asyncio.sleep(_GATHER_S)
             self._group, self._outbox = self._outbox, []
             try:
                 async with self._lock:

@@ -39,6 +39,8 @@ from core.errors import NotFound
 FINAL = ("done", "failed", "stopped", "paused")  # nobody works on it (any more)
 _ROWS: Table = Row.__table__  # type: ignore[assignment]  # a Table, typed as FromClause
 _SPEND: Table = Spend.__table__  # type: ignore[assignment]  # the same
+AT_MOST = func.coalesce(Spend.cost_usd, Spend.estimated_usd, type_=Spend.cost_usd.type)
+"""What a call cost; where nobody knows (cut off, no token counts), what it can have cost at most, if the price is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +130,11 @@ _ASKED = {"stopping": "stopped", "pausing": "paused"}
 
 
 def total_spent(session: Session, run_id: str) -> Decimal:
-    """What a run has spent or reserved, as far as known. Amounts are text: equal ones are grouped by SQL, then summed.
+    """What a run has spent or reserved. Amounts are text: equal ones are grouped by SQL, then summed.
 
     Not bounded by time: a clock that is set back must not hide what was spent.
     """
-    query = select(Spend.cost_usd, func.count()).where(Spend.reference == run_id).group_by(Spend.cost_usd)
+    query = select(AT_MOST, func.count()).where(Spend.reference == run_id).group_by(AT_MOST)
     return sum((cost * calls for cost, calls in session.execute(query) if cost is not None), Decimal(0))
 
 
@@ -206,8 +208,8 @@ def _taking(postgres: bool) -> tuple[Update, Insert]:
         "model": given["model"],
         "reference": given["run"],
     }
-    lines = select(group.number(1), *same.values(), group.text(2)).select_from(group.table)
-    return taken, insert(_SPEND).from_select(["id", *same, "cost_usd"], lines)
+    lines = select(group.number(1), *same.values(), group.text(2), group.text(2)).select_from(group.table)
+    return taken, insert(_SPEND).from_select(["id", *same, "cost_usd", "estimated_usd"], lines)
 
 
 def settle(session: Session | Connection, outcomes: Sequence[Outcome]) -> None:
@@ -316,10 +318,13 @@ def finish(
 ) -> None:
     """The end of a run: its state, why, and no row left in dead hands. The first end counts.
 
-    A run that was resumed while it was being paused goes on instead; with `held` it is paused in any case.
+    A run that was resumed while it was being paused goes on instead; with `held` it is paused in any case. One that was
+    to stop meanwhile is stopped.
     """
     run = session.get_one(Run, run_id, with_for_update=True)
     resumed = state == "paused" and run.state in ("running", "queued") and not held
+    if state == "paused" and run.state == "stopping":
+        state = "stopped"
     if run.state not in FINAL and not resumed:
         run.state, run.reason, run.note, run.finished_at = state, reason, None, utcnow()
     give_back(session, run.dataset_id, claimant)

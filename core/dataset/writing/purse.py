@@ -8,7 +8,7 @@ from decimal import Decimal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from core.dataset.writing.ledger import Claim, total_spent
+from core.dataset.writing.ledger import AT_MOST, Claim, total_spent
 from core.db.tables import Spend
 
 
@@ -30,9 +30,9 @@ class Purse:
     def left(self, session: Session, budget_usd: Decimal) -> Decimal:
         """What may still be reserved."""
         lines = session.execute(
-            select(Spend.cost_usd, func.count(), func.max(Spend.id))
+            select(AT_MOST, func.count(), func.max(Spend.id))
             .where(Spend.id > self._read_to, Spend.reference == self._run_id, Spend.id.not_in(self._fresh))
-            .group_by(Spend.cost_usd)
+            .group_by(AT_MOST)
         )
         highest = max(self._fresh, default=self._read_to)
         for cost, count, last in lines:

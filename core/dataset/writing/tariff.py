@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 
-from core.cost.book import PriceBook, cost_of
+from core.cost.book import PriceBook
+from core.cost.currency import USD
 from core.dataset.writing.ledger import Order
 
 _TEMPLATE_TOKENS = 32  # what a chat template adds to a prompt at most: turn marks and role names
@@ -16,15 +16,13 @@ class Tariff:
 
     def __init__(self, book: PriceBook, order: Order) -> None:
         price = book.find(order.provider, order.model)
-        own = () if price is None else (replace(price, provider=order.provider, model=order.model),)
-        self._book = replace(book, overlay=own, source=None)
-        self._provider, self._model = order.provider, order.model
+        self._price = price if price is not None and price.currency == USD else None
         self._system = len(order.recipe.system.encode()) + _TEMPLATE_TOKENS
         self._max_tokens = order.recipe.max_tokens
 
     def price(self, prompt_tokens: int | None, completion_tokens: int | None) -> Decimal | None:
         """US dollars; None: unknown."""
-        return cost_of(self._book, self._provider, self._model, prompt_tokens, completion_tokens)
+        return None if self._price is None else self._price.call(prompt_tokens, completion_tokens)
 
     def worst(self, prompt: str) -> Decimal | None:
         """What a request can cost at most: no tokenizer in use makes more tokens than there are bytes."""

@@ -45,7 +45,7 @@ _DEFAULT_MODEL = "gemma-3-270m"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the visitor compares, and how."""
+    """What the visitor compares, and how. `prices` are empty where no model of the lists is as it should be."""
 
     unit: int
     baseline: Key
@@ -70,8 +70,8 @@ def controls(book: PriceBook) -> Choice:
     )
     found = rows(book, chosen or [ARTICLE])
     kinds = state.get("cost_kinds") or []
-    prices = tuple(price for price in found if all(_is(kind, price, book) for kind in kinds)) or tuple(found)
-    keys = [price.key for price in prices]
+    prices = tuple(price for price in found if all(_is(kind, price, book) for kind in kinds))
+    keys = [price.key for price in prices or found or book.rows([ARTICLE])]
     if state.get("cost_baseline") not in keys:
         state.put("cost_baseline", _BASELINE if _BASELINE in keys else keys[0])
     with st.container(horizontal=True, vertical_alignment="bottom"):

@@ -13,9 +13,8 @@ from core.charts import cost as charts_cost
 from core.charts.common import times
 from core.cost.book import PriceBook
 from core.cost.comparison import PriceLine, compare
-from core.cost.snapshot import CHECKED, source_name
 from pages.ui import cached, cards
-from pages.ui.cost import own_prices, quality_view
+from pages.ui.cost import own_prices, price_data, quality_view
 from pages.ui.cost.price_choice import UNITS, Choice, controls, list_names
 from pages.ui.lang import _, n_, plain
 from pages.ui.money import money
@@ -30,14 +29,17 @@ def show() -> None:
     book = cached.prices()
     choice = controls(book)
     found = lines(book, choice)
-    if not found:
+    if not choice.prices:
+        with cards.empty(_("No model of these lists is like that."), icon=":material/filter_alt_off:"):
+            st.caption(_("Choose another price list, or ask for less under More."))
+    elif not found:
         with cards.empty(_("No model has this in its name."), icon=":material/search:"):
             st.caption(_("Search for less, or add a price list."))
     else:
         answer(found, choice)
         bars(found, choice, list_names(book))
         table(book, found, choice)
-    _sources(found)
+    price_data.show(sum(line.stale for line in found))
     own_prices.show(book)
     quality_view.show()
 
@@ -161,22 +163,6 @@ def table(book: PriceBook, found: Sequence[PriceLine], choice: Choice) -> None:
         placeholder=_("unknown"),
         alt=_("Prices with their multiples, sources and dates"),
     )
-
-
-def _sources(found: Sequence[PriceLine]) -> None:
-    """Of when the prices are: nothing is fetched, and old ones say so."""
-    stale = sum(line.stale for line in found)
-    sentences = [
-        _("Prices lie in the studio, nothing is fetched: untuned models from {source} of {day}.").format(
-            source=source_name(), day=CHECKED
-        )
-    ]
-    if stale:
-        sentences.append(
-            n_("{n} row was last checked more than three months ago.",
-               "{n} rows were last checked more than three months ago.", stale)
-        )  # fmt: skip
-    st.caption(f":material/info: {' '.join(sentences)}")
 
 
 def _over_base(book: PriceBook, line: PriceLine) -> Decimal | None:

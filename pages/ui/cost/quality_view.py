@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
+import pandas as pd
 import streamlit as st
 
 from core.charts import cost as charts_cost
@@ -33,12 +36,54 @@ def show() -> None:
             alt=_("Quality of {n} models against what a story of them costs").format(n=len(found)),
             key="cost_quality_chart",
         )
+    _table(found)
     unknown = sum(one.cost_usd is None for one in found)
     if unknown:
         st.caption(
             n_("{n} result has no place here: its price is unknown.",
                "{n} results have no place here: their prices are unknown.", unknown)
         )  # fmt: skip
+
+
+def _table(found: list[Quality]) -> None:
+    frame = pd.DataFrame(
+        {
+            "model": [one.model for one in found],
+            "measured": [_("blind votes") if one.kind == "votes" else _("evaluation") for one in found],
+            "share": [one.share for one in found],
+            "interval": [_interval(one) for one in found],
+            "n": [one.n for one in found],
+            "each": [_float(one.cost_usd) for one in found],
+            "preferred": [_float(one.usd_per_preferred) for one in found],
+        }
+    )
+    st.dataframe(
+        frame,
+        hide_index=True,
+        column_config={
+            "model": st.column_config.TextColumn(_("Model"), pinned=True),
+            "measured": st.column_config.TextColumn(_("Measured by")),
+            "share": st.column_config.NumberColumn(_("Quality"), format="percent"),
+            "interval": st.column_config.TextColumn(_("95 % interval")),
+            "n": st.column_config.NumberColumn(_("Rounds or examples"), format="localized"),
+            "each": st.column_config.NumberColumn(_("A story"), format="%.6f", help=_("US dollars")),
+            "preferred": st.column_config.NumberColumn(
+                _("A preferred story"), format="%.6f",
+                help=_("US dollars for as many stories as it takes to win one blind round"),
+            ),
+        },
+        placeholder=_("unknown"),
+        alt=_("Quality and cost of each model that was voted on or evaluated"),
+    )  # fmt: skip
+
+
+def _interval(one: Quality) -> str | None:
+    """The 95 % interval; None where the measure is no share of counted things and has none."""
+    return None if one.low == one.high else f"{percent(one.low, 0)} – {percent(one.high, 0)}"
+
+
+def _float(value: Decimal | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def _sentence(found: list[Quality]) -> None:

@@ -37,16 +37,28 @@ def button(order: Order | None) -> None:
 
 
 def page() -> None:
-    """The sheets on which the stories appear. A visitor who comes back reads on where they are by now."""
+    """The sheets on which the stories appear. A visitor who comes back reads on where they are by now.
+
+    Nothing, a chain, and a round of each size have places of their own: what was there before is gone at once, where
+    it would otherwise stay, greyed, for as long as a story is written.
+    """
     held = desk()
-    if held.chain is not None:
-        story_chain.page(held.chain)
-    elif held.round is not None:
-        _round(held.round)
-    else:
-        with st.container(border=True, width=760):
-            st.markdown(f":gray[:material/auto_stories: {_('The story appears here, word by word.')}]")
-            st.caption(_("Values that no training row has are welcome: there a tuned model shows what it has learned."))
+    chain, round_ = held.chain, held.round
+    kind = 1 if chain is not None else 0 if round_ is None else 1 + len(round_.stories)
+    places = [st.container() if place == kind else st.empty() for place in range(2 + arena.MOST_PANES)]
+    with places[kind]:
+        if chain is not None:
+            story_chain.page(chain)
+        elif round_ is not None:
+            _round(round_)
+        else:
+            _nothing_yet()
+
+
+def _nothing_yet() -> None:
+    with st.container(border=True, width=760):
+        st.markdown(f":gray[:material/auto_stories: {_('The story appears here, word by word.')}]")
+        st.caption(_("Values that no training row has are welcome: there a tuned model shows what it has learned."))
 
 
 def write(order: Order) -> None:
@@ -81,12 +93,14 @@ def _round(round_: Round) -> None:
             sheets.append(Sheet(places[number], number, named=not hidden, lettered=round_.blind and several))
     with st.container(width=760):
         speech.follow(places[0], 0)
+    vote = st.empty()  # of the round before: gone before the first word
     running = not round_.done
     read_along(sheets, round_)
     if running:
         st.rerun()  # the Write button comes back
     if several:
-        arena_vote.show(round_)
+        with vote.container():
+            arena_vote.show(round_)
 
 
 def read_along(sheets: list[Sheet], round_: Round) -> None:

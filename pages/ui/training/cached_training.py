@@ -7,7 +7,7 @@ jobs, or with a curve of a million steps, reads each of them once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
@@ -19,8 +19,9 @@ from core.charts import common as charts
 from core.charts.common import Axis, CurveLabels, CurveView, Mark, Spec
 from core.dataset import datasets
 from core.db.tables import utcnow
-from core.training import checking, checkpoints, jobs, lineage, preflight, reading, results, versus
+from core.training import checking, checkpoints, compare, jobs, lineage, preflight, reading, results, versus
 from core.training.checkpoints import CheckpointView
+from core.training.compare import Comparison
 from core.training.evaluating import EvaluationView
 from core.training.filecheck import FileCheck
 from core.training.form import JobForm
@@ -162,7 +163,9 @@ def source(job: JobView) -> CurveSource:
 @st.cache_resource(max_entries=8)
 def _source(job_id: str, heard: datetime, where: str, _job: JobView) -> CurveSource:
     read = cached.curve(_job)
-    return CurveSource.of(f"{job_id} {heard}", read, reading.with_axes(read, _job))
+    found = CurveSource.of(f"{job_id} {heard}", read, reading.with_axes(read, _job))
+    tokens = found.figures.tokens or _job.trained_tokens  # today's files do not count them; their provider does
+    return replace(found, figures=replace(found.figures, tokens=tokens))
 
 
 def chain_source(chain: Sequence[JobView]) -> CurveSource:
@@ -238,6 +241,27 @@ def family(job: JobView) -> Family:
 @st.cache_resource(ttl=_FRESH_S, max_entries=16)
 def _family(job_id: str, where: str) -> Family:
     return lineage.family(cached.store(), job_id)
+
+
+def compared(opened: Sequence[JobView], names: Mapping[str, str]) -> Comparison:
+    """Jobs side by side, under names that tell them apart; made anew every few seconds, as it tells times."""
+    named = tuple(replace(job, name=names[job.id]) for job in opened)
+    return _compared(tuple((job.id, job.updated_at, job.name) for job in named), where(), named)
+
+
+@st.cache_resource(ttl=_FRESH_S, max_entries=16)
+def _compared(key: tuple[tuple[str, datetime, str], ...], where: str, _named: tuple[JobView, ...]) -> Comparison:
+    return compare.compare(_named, [cached.curve(job) for job in _named], utcnow())
+
+
+def last_event(job: JobView) -> datetime | None:
+    """When the provider of a job last told something new; None: never yet."""
+    return _last_event(job.id, job.updated_at, where())
+
+
+@st.cache_resource(max_entries=256)
+def _last_event(job_id: str, heard: datetime, where: str) -> datetime | None:
+    return jobs.last_event(cached.store(), job_id)
 
 
 def results_text(job_id: str) -> str:

@@ -11,8 +11,6 @@ import streamlit as st
 from core.charts import common as charts
 from core.charts import training as charts_training
 from core.charts.training import Column, OverlayLabels, RunCurve
-from core.db.tables import utcnow
-from core.training import compare
 from core.training.compare import Comparison, JobColumn
 from core.training.jobs import JobView
 from pages.ui import cached
@@ -55,7 +53,7 @@ _KEY = "training_compare"
 def show(opened: Sequence[JobView]) -> None:
     """The comparison. The address of the page leads back to it."""
     names = job_words.names(opened)
-    found = _compared(opened)
+    found = cached_training.compared(opened, names)
     st.markdown(f":material/compare_arrows: **{plain(told(found.sentence))}**")
     st.caption(_("This page's address opens the same comparison for whoever you send it to."))
     _overlays(opened, names)
@@ -68,15 +66,12 @@ def show(opened: Sequence[JobView]) -> None:
         _settings(found, names)
 
 
-def _compared(opened: Sequence[JobView]) -> Comparison:
-    return compare.compare(opened, [cached.curve(job) for job in opened], utcnow())
-
-
 def _overlays(opened: Sequence[JobView], names: Mapping[str, str]) -> None:
     """One chart for each thing that any of them measured, two on a line."""
     sources = [cached_training.source(job) for job in opened]
     possible = [axis for axis in charts.AXES if all(axis in one.axes for one in sources)] or ["step"]
-    view = curves.view_of(_KEY, possible)
+    longest = max(one.results.steps for one in sources)
+    view = curves.view_of(_KEY, possible, longest)
     shown = [
         column for column in _COLUMNS if any(column in one.frame and one.frame[column].notna().any() for one in sources)
     ]
@@ -91,7 +86,7 @@ def _overlays(opened: Sequence[JobView], names: Mapping[str, str]) -> None:
             drawn = cached_training.drawn(key, partial(charts_training.overlay, runs, column, view, labels))
             words = _("{what} of {jobs}").format(what=_(_COLUMNS[column]), jobs=", ".join(names.values()))
             st.vega_lite_chart(drawn.rows, drawn.spec, alt=words, key=f"{_KEY}_{column}")
-    curves.controls(_KEY, possible)
+    curves.controls(_KEY, possible, longest)
 
 
 def _figures(found: Comparison, names: Mapping[str, str]) -> None:

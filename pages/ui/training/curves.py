@@ -19,6 +19,8 @@ from pages.ui.training.cached_training import CurveSource, Drawn, Figures
 
 _BOTH: tuple[Literal["loss", "accuracy"], ...] = ("loss", "accuracy")
 _SMOOTHING = 0.6  # a batch of four stories jumps about; this shows where it goes and hides nothing
+_LONG = 500  # steps, from which on there are more than two for a pixel of a chart
+_LONG_SMOOTHING = 0.9  # there the same would draw a band instead of a line
 _AXES: Mapping[Axis, str] = {
     "step": mark("Step"),
     "tokens": mark("Tokens"),
@@ -32,24 +34,29 @@ _ICONS = {
 }
 
 
-def show(source: CurveSource, key: str, points: Sequence[CheckpointView] = ()) -> int | None:
+def show(
+    source: CurveSource, key: str, points: Sequence[CheckpointView] = (), missing: str | None = None
+) -> int | None:
     """Figures, two charts, how to look at them, and what they say. `key` tells curves on one page apart.
+
+    `missing` stands where the curve would be, if there is none and none will come.
 
     Returns:
         The step of the checkpoint whose mark was clicked, or None.
     """
     results = source.results
     if not results.steps:
-        st.caption(_("No step has been measured yet; the curve starts with the first one."))
+        yet = _("No step has been measured yet; the curve starts with the first one.")
+        st.caption(plain(missing) if missing else yet)
         return None
     figures(source.figures)
-    view = view_of(key, source.axes)
+    view = view_of(key, source.axes, results.steps)
     if points:
         words = _("checkpoint at step {step}")
         marks = [charts.Mark(point.step, words.format(step=number(point.step))) for point in points]
         source = source.marked([*source.marks, *marks])
     clicked = _pair(source, key, view, clickable=bool(points))
-    controls(key, source.axes)
+    controls(key, source.axes, results.steps)
     said(cached_training.observations(source, tuple(points)))
     if results.skipped:
         st.caption(n_("{n} line could not be read", "{n} lines could not be read", results.skipped))
@@ -69,32 +76,42 @@ def pair(results: Results, key: str, smoothing: float = _SMOOTHING) -> None:
 
 def charts_only(source: CurveSource, key: str) -> None:
     """The two charts and how to look at them, without figures and words."""
-    _pair(source, key, view_of(key, source.axes), clickable=False)
-    controls(key, source.axes)
+    steps = source.results.steps
+    _pair(source, key, view_of(key, source.axes, steps), clickable=False)
+    controls(key, source.axes, steps)
 
 
 def for_file(source: CurveSource) -> dict[str, Drawn]:
     """Both charts over steps, to be taken away; none while there is no step."""
     if not source.results.steps:
         return {}
-    view = CurveView(smoothing=_SMOOTHING)
+    view = CurveView(smoothing=_usual(source.results.steps))
     return {
         which: cached_training.curve_chart(which, source, view, _labels(which, view.axis, source.figures))
         for which in _BOTH
     }
 
 
-def view_of(key: str, possible: Sequence[Axis]) -> CurveView:
-    """How this visitor looks at the curves of `key`: over steps, a little smoothed, to begin with."""
+def _usual(steps: int) -> float:
+    return _SMOOTHING if steps < _LONG else _LONG_SMOOTHING
+
+
+def _smoothing_key(key: str, steps: int) -> str:
+    """Long curves are smoothed by themselves: what suits them would hide a short one."""
+    return f"{key}_smoothing" if steps < _LONG else f"{key}_smoothing_long"
+
+
+def view_of(key: str, possible: Sequence[Axis], steps: int) -> CurveView:
+    """How this visitor looks at curves of this many steps: over steps, a little smoothed, to begin with."""
     axis = state.get(f"{key}_axis", "step")
     return CurveView(
         axis=axis if axis in possible else "step",
-        smoothing=float(state.get(f"{key}_smoothing", _SMOOTHING)),
+        smoothing=float(state.get(_smoothing_key(key, steps), _usual(steps))),
         log=bool(state.get(f"{key}_log", False)),
     )
 
 
-def controls(key: str, possible: Sequence[Axis]) -> None:
+def controls(key: str, possible: Sequence[Axis], steps: int) -> None:
     """Over what, how smooth, which scale."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if len(possible) > 1:
@@ -104,8 +121,9 @@ def controls(key: str, possible: Sequence[Axis]) -> None:
                 _("Over"), list(possible), format_func=lambda one: _(_AXES[one]), required=True, key=f"{key}_axis",
                 persist_state="session",
             )  # fmt: skip
-        state.first(f"{key}_smoothing", _SMOOTHING)
-        st.slider(_("Smoothing"), 0.0, 0.95, step=0.05, key=f"{key}_smoothing", width=260, persist_state="session")
+        smoothing = _smoothing_key(key, steps)
+        state.first(smoothing, _usual(steps))
+        st.slider(_("Smoothing"), 0.0, 0.95, step=0.05, key=smoothing, width=260, persist_state="session")
         state.first(f"{key}_log", False)
         st.toggle(_("Loss on a log scale"), key=f"{key}_log", persist_state="session")
 

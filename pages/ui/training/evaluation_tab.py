@@ -18,6 +18,7 @@ from pages.ui.training.evaluation_words import share
 
 _LIMITS = (20, 50, 100, 120, 200, 500, 1000)
 _USUAL_LIMIT = 120
+_LEAST_P = 0.0001  # four digits are shown; none of them would be told from 0 below
 _KEY = "training_evaluation"
 
 
@@ -57,7 +58,7 @@ def _result(tuned: EvaluationView, base: EvaluationView | None) -> None:
         st.markdown(f":material/balance: **{plain(told(found.sentence))}**")
         facts = [_("difference {share}").format(share=share(found.difference))]
         if found.p_value is not None:
-            facts.append(_("p = {p}, McNemar's exact test").format(p=number(found.p_value, 4)))
+            facts.append(_p_value(found.p_value))
         facts.append(n_("{n} row", "{n} rows", found.n))
         st.caption(" · ".join(facts))
     _chart(ready)
@@ -68,6 +69,12 @@ def _result(tuned: EvaluationView, base: EvaluationView | None) -> None:
         ):
             _figures(one)
             evaluation_answers.show(one)
+
+
+def _p_value(p: float) -> str:
+    if p < _LEAST_P:
+        return _("p below {p}, McNemar's exact test").format(p=number(_LEAST_P, 4))
+    return _("p = {p}, McNemar's exact test").format(p=number(p, 4))
 
 
 def _going(one: EvaluationView) -> None:
@@ -147,8 +154,8 @@ def _start(job: JobView, *, running: bool) -> None:
                 usual = min(choices, key=lambda n: abs(n - _USUAL_LIMIT))
                 limit = st.select_slider(_("Rows to ask about"), choices, usual, key=f"{_KEY}_limit", width=320)
             st.button(
-                _("Judge it beside its base"), icon=":material/balance:", type="primary", key=f"{_KEY}_start",
-                on_click=_judge, args=(job, int(limit)), disabled=running,
+                _("Judge it beside its base"), icon=":material/balance:", key=f"{_KEY}_start", on_click=_judge,
+                args=(job, int(limit)), disabled=running,
             )  # fmt: skip
         if not cached.models().found:
             models.none_yet()

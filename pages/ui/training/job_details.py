@@ -32,7 +32,8 @@ def events(job: JobView) -> None:
     st.caption(n_("{n} event", "{n} events", len(found)))
     with st.container(height=320 if len(found) > 10 else "content", border=False):
         for event in reversed(found):
-            st.caption(f"{clock(event.at)} · {_LEVELS.get(event.level, '')}{plain(told(event.message))}")
+            kind = "" if event.type == "message" else f"{plain(event.type)}: "  # one that nobody knows, as it is
+            st.caption(f"{clock(event.at)} · {_LEVELS.get(event.level, '')}{kind}{plain(told(event.message))}")
 
 
 def settings(job: JobView) -> None:

@@ -63,8 +63,8 @@ def show() -> None:
 
 def _body() -> None:
     step = int(state.get(_STEP) or 0)
-    if not 1 <= step <= len(_STEPS):
-        return
+    if not 1 <= step <= len(_STEPS):  # closed by a press whose run a second press has cut off
+        st.rerun()
     _stepper(step)
     if step > 1:
         job_form.hold()

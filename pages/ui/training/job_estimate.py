@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+from core.cost.prices import ENGINE
 from core.errors import FabulaError
 from core.training import estimating, tracking
 from core.training.estimating import JobEstimate
-from core.training.form import rate_advice
+from core.training.form import TRACKERS, rate_advice
 from core.training.preflight import Preflight
 from pages.ui import beside, cached, cards, state
 from pages.ui.lang import _, about, duration, n_, number, plain, told, usd
@@ -69,8 +70,15 @@ def taken(draft: Draft, *, wait: bool = False) -> Taken:
         tokens=round(count.tokens * (1 - (draft.share or 0))),
         epochs=form.n_epochs,
         examples=draft.rows,
+        speed=_speed(draft.base.provider),
     )
     return Taken(estimate, count.exact, account, problem)
+
+
+def _speed(provider: str) -> float | None:
+    """Tokens a second that the engine trains at just now, where it does."""
+    training = (cached.status().engine.training or {}) if provider == ENGINE else {}
+    return training.get("tokens_per_s")
 
 
 def facts(found: Taken) -> None:
@@ -117,7 +125,7 @@ def _numbers(draft: Draft) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         with st.popover(_("More"), icon=":material/tune:"):
             _auto(_("Seed"), "training_seed", 0, 0, 2**31 - 1)
-        _trackers()
+        _trackers(draft.base.provider)
 
 
 def _auto(title: str, key: str, start: float, least: float, most: float) -> None:
@@ -137,10 +145,11 @@ def _auto(title: str, key: str, start: float, least: float, most: float) -> None
         )
 
 
-def _trackers() -> None:
-    """Where the run can be logged too. Nothing of it is needed."""
+def _trackers(provider: str) -> None:
+    """Where the run can be logged too. Nothing of it is needed; OpenAI logs to W&B by itself."""
     with st.popover(_("Log it elsewhere too"), icon=":material/monitoring:"):
-        for name, why_not in tracking.available().items():
+        for name in TRACKERS:
+            why_not = tracking.unavailable(name, provider=provider)
             if why_not is not None:
                 state.put(f"training_tracker_{name}", False)
             st.checkbox(

@@ -145,6 +145,8 @@ def fill(form: JobForm) -> None:
         state.put(f"{key}_auto", value is None)
         if value is not None:
             state.put(key, value)
+    for name in TRACKERS:
+        state.put(f"training_tracker_{name}", name in form.trackers)
     start_from(form.provider, form.base_model)
 
 

@@ -21,6 +21,7 @@ from pages.ui.training import (
     job_list,
     lineage_view,
 )
+from pages.ui.training.cached_training import CurveSource
 from pages.ui.training.job_words import STATUSES
 
 __all__ = ["STATUSES", "show"]
@@ -66,7 +67,8 @@ def _one(job: JobView) -> None:
     _verdict(job)
     job_actions.show(job)
     points = cached_training.points(job)
-    clicked = curves.show(cached_training.source(job), "training_job", points)
+    source = cached_training.source(job)
+    clicked = curves.show(source, "training_job", points, missing=_no_curve(job, source) if job.finished else None)
     job_checkpoints.show(job, points, clicked)
     part = views.switch("training_tab", _("About this job"), {key: _(title) for key, title in _PARTS.items()})
     if part == "events":
@@ -79,9 +81,19 @@ def _one(job: JobView) -> None:
         lineage_view.show(job)
 
 
+def _no_curve(job: JobView, source: CurveSource) -> str:
+    """Why a job that has ended shows no curve, where it shows none."""
+    if job.status != "succeeded":
+        return _("It ended before a step was measured.")
+    if source.results.empty:
+        return _("The provider gave no results file for this job, or an empty one. The model is not touched by that.")
+    return told(source.results.note or "")
+
+
 def _verdict(job: JobView) -> None:
     """How it goes, in a sentence, with the bar and the time left."""
-    sentence = told(jobs.verdict(job, utcnow()))
+    last = None if job.finished else cached_training.last_event(job)
+    sentence = told(jobs.verdict(job, utcnow(), last))
     st.markdown(f"{_ICONS.get(job.status, ':material/model_training:')} **{plain(sentence)}**")
     if not job.finished:
         _bar(job)

@@ -39,6 +39,9 @@ def _source(file: UploadedFile) -> CurveSource:
 def _read(source: CurveSource) -> None:
     """The curve, or why there is none."""
     read = source.results
+    if read.empty:
+        st.error(plain(told(read.note or "")), icon=":material/description:")
+        return
     if not read.has_steps:
         st.error(
             _("This file has no column “step”, so it is no results file. Upload the CSV that the job left behind."),
@@ -51,6 +54,4 @@ def _read(source: CurveSource) -> None:
             icon=":material/hourglass_empty:",
         )
         return
-    if read.note:
-        st.caption(f":material/info: {plain(told(read.note))}")
     curves.show(source, "training_file")

@@ -1,0 +1,51 @@
+"""Of when the prices are, and a way to fetch newer ones; without a network, the packaged prices serve."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.cost import edition
+from core.errors import FabulaError
+from pages.ui import state
+from pages.ui.cost import cached_cost
+from pages.ui.lang import _, ago, n_, plain, told
+
+
+def show(stale: int) -> None:
+    """One line with its button. `stale`: how many of the shown rows nobody has checked for long."""
+    now = edition.current()
+    if now.fetched is None:
+        line = _("Prices lie in the studio, nothing is fetched: untuned models from {source} of {day}.").format(
+            source=now.source, day=now.day
+        )
+    else:
+        line = _("Prices of untuned models are from {source}, fetched {time}.").format(
+            source=now.source, time=ago(now.fetched, cached_cost.now())
+        )
+    if stale:
+        line += " " + n_(
+            "{n} row was last checked more than three months ago.",
+            "{n} rows were last checked more than three months ago.",
+            stale,
+        )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(f":material/info: {line}", width="content")
+        asked = st.button(
+            _("Fetch newer prices"), icon=":material/sync:", type="tertiary", key="cost_fetch",
+            help=_("Asks the price list's own address once. Your own prices and the studio's file stay before it."),
+        )  # fmt: skip
+    if asked:
+        _fetch()
+
+
+def _fetch() -> None:
+    try:
+        with st.spinner(_("Fetching prices")):
+            edition.fetch(LOCAL, cached_cost.now())
+    except FabulaError as problem:
+        st.warning(f"{plain(told(problem.what))} {plain(told(problem.next_step))}", icon=":material/cloud_off:")
+        return
+    cached_cost.forget()
+    state.notify(":material/sync:", _("The newest prices are in use."))
+    st.rerun()

@@ -1,0 +1,162 @@
+"""The training page in a real browser: from a file in the dialog to one job, its curve as it grows, and the model."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests import job_server, studio_process
+from tests.job_server import JobServer
+from tests.studio_process import Studio
+from tests.test_browser import _CHROMIUM, _ROOT, _picture, press, settled, visit
+from tests.test_browser import pytestmark as pytestmark
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+_CURIE = _ROOT.parent / "shared" / "fixtures" / "curie_results.csv"
+_SOON_MS = 60_000
+_STORIES = "topic,text\n" + "".join(f"sea {n},A wave came {n} times.\n" for n in range(12))
+_HEADER = "step,elapsed_tokens,elapsed_examples,training_loss,training_sequence_accuracy,training_token_accuracy\n"
+
+
+def _curve(steps: int) -> bytes:
+    lines = (f"{n},{n * 60},{n},{2 / n + 0.3:.4f},0.0,{1 - 0.5 / n:.4f}\n" for n in range(1, steps + 1))
+    return (_HEADER + "".join(lines)).encode()
+
+
+class Trainer(JobServer):
+    """An engine that trains for as long as the test wants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._server.RequestHandlerClass = type("Handler", (_Handler,), {"owner": self})
+        self.faults["results"] = _curve(8)
+
+    def create(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A job that goes on."""
+        job = super().create(body)
+        job |= {"status": "running", "fine_tuned_model": None, "finished_at": None, "trained_tokens": None}
+        return job
+
+    def finish(self, steps: int) -> None:
+        """The whole curve, and the model."""
+        self.faults["results"] = _curve(steps)
+        done = {"fine_tuned_model": job_server._MODEL, "finished_at": 1767323046, "trained_tokens": steps * 60}
+        self.jobs[-1] |= {"status": "succeeded", **done}
+
+
+class _Handler(job_server._Handler):
+    """What a studio asks of its engine besides jobs."""
+
+    def do_GET(self) -> None:
+        if self.path == "/health":
+            self._say({"status": "ok", "version": "1", "models": ["writer"], "queue": 0, "training": None})
+        elif self.path == "/v1/models":
+            model = {"id": "writer", "object": "model", "created": 1_700_000_000, "owned_by": "fabula"}
+            self._say({"object": "list", "data": [model]})
+        else:
+            super().do_GET()
+
+    def do_POST(self) -> None:
+        if not self.path.startswith("/fabula/"):
+            super().do_POST()
+            return
+        said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self._say({"tokens": len(str(said.get("text")).split())})
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def trainer() -> Iterator[Trainer]:
+    with Trainer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory, trainer: Trainer) -> Iterator[Studio]:
+    home = tmp_path_factory.mktemp("training") / "home"
+    with studio_process.running(home, FABULA_ENGINE_URL=trainer.url) as studio:
+        yield studio
+
+
+def _metric(page: Page, label: str) -> str:
+    return page.locator('[data-testid="stMetric"]', has_text=label).first.inner_text()
+
+
+def _drawn(page: Page) -> int:
+    """How many charts there are, all of them with something on them."""
+    charts = page.locator('[data-testid="stVegaLiteChart"]')
+    charts.first.wait_for()
+    for chart in charts.all():
+        chart.locator("canvas, svg").first.wait_for()
+    return charts.count()
+
+
+def test_from_a_file_in_the_dialog_to_one_job_whose_curve_grows(
+    browser: Browser, studio: Studio, trainer: Trainer, tmp_path: Path
+) -> None:
+    path = tmp_path / "waves.csv"
+    path.write_text(_STORIES, encoding="utf-8")
+    page = visit(browser, f"{studio.url}/training", locale="en-US")
+    page.set_default_timeout(_SOON_MS)
+    press(page, "training_new")
+    page.locator('.st-key-training_file input[type="file"]').set_input_files(path)
+    press(page, "training_keep")
+    page.get_by_text("All 12 examples are in good form").wait_for()
+    press(page, "training_next")
+    page.get_by_text("What it takes").wait_for()
+    page.locator(".st-key-training_suffix input").fill("waves")
+    page.keyboard.press("Tab")
+    settled(page)
+    press(page, "training_next")
+    page.get_by_text("suffix: waves").wait_for()
+    page.locator(".st-key-training_submit button").dblclick()
+    page.get_by_text("It is training").wait_for()
+    assert _drawn(page) == 2 and page.get_by_role("dialog").count() == 0
+
+    page.reload()
+    page.get_by_text("It is training").wait_for()
+    settled(page)
+    assert "8" in _metric(page, "Steps") and "jobs=" in page.url
+    trainer.finish(40)  # the page is not touched from here on
+    page.get_by_text("The model is ready").wait_for()
+    settled(page)
+    assert "40" in _metric(page, "Steps") and "98.8 %" in _metric(page, "Token accuracy")
+    assert _drawn(page) == 2 and page.get_by_role("alert").count() == 0
+    assert (trainer.count("POST /v1/files"), trainer.count("POST /v1/fine_tuning/jobs")) == (1, 1)
+    page.context.close()
+
+
+def test_a_link_to_a_job_that_is_gone_opens_in_the_dark_and_in_chinese(browser: Browser, studio: Studio) -> None:
+    page = visit(browser, f"{studio.url}/training?jobs=gone", locale="zh-CN", color_scheme="dark")
+    assert page.get_by_role("alert").count() == 0
+    page.context.close()
+
+
+@pytest.mark.skipif(not _CURIE.is_file(), reason="the article's results file is not on this machine")
+def test_the_articles_results_are_charted(browser: Browser, studio: Studio) -> None:
+    """From 75 % to 95 %. With SCREENSHOTS set, the picture in docs/screenshots is made anew."""
+    page = visit(browser, f"{studio.url}/training", locale="en-US")
+    page.get_by_role("radio", name="Read a results file").click()
+    page.locator('.st-key-training_results_file input[type="file"]').set_input_files(_CURIE)
+    page.get_by_text("the token accuracy from 75% to 95%").wait_for()
+    assert _drawn(page) == 2
+    assert "1,857" in _metric(page, "Steps") and "95.6 %" in _metric(page, "Token accuracy")
+    if "SCREENSHOTS" in os.environ:
+        _picture(page, _ROOT / "docs" / "screenshots" / "training-curie.png")
+    else:
+        page.context.close()
