@@ -348,6 +348,15 @@ def test_the_preview_writes_three_stories_and_keeps_nothing(server: FaultServer,
     assert at.button(key="dataset_preview").label == "Write 3"
 
 
+def test_a_preview_tells_the_time_of_the_run(server: FaultServer, store: Store) -> None:
+    at = visit("dataset")
+    assert "time: known after a preview" in words(at)
+    click(at, "dataset_preview")
+    until(lambda: at.session_state["studio"].preview.gathering.done, "the preview")
+    again(at)
+    assert "time: known after a preview" not in words(at)
+
+
 def test_a_preview_that_fails_says_why(server: FaultServer, store: Store) -> None:
     server.default = fault_server.error(404, "The model does not exist", "model_not_found")
     at = click(visit("dataset"), "dataset_preview")

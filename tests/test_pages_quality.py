@@ -14,6 +14,7 @@ from core.dataset import datasets, quality, runs
 from core.dataset.quality import Report
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
+from core.db.tables import Row
 from core.errors import StorageFull
 from core.settings import Settings
 from pages.ui.dataset import quality_words
@@ -71,6 +72,14 @@ def test_every_card_opens(store: Store) -> None:
                 click(at, f"dataset_quality_open_{card}")
             assert any(block.value.endswith(name) and block.value.startswith("####") for block in at.markdown), card
     assert _figures(at)["Coverage"] == "100 %"
+
+
+def test_texts_that_all_ended_are_not_counted_as_none_that_ended(store: Store) -> None:
+    dataset_id = _load(store, [(power, _HERO.format(power=power)) for power in "飞隐火"])
+    with store.session() as session:
+        session.query(Row).filter_by(dataset_id=dataset_id).update({"finish_reason": "stop"})
+    said = words(_open())
+    assert "none was cut off" in said and "ended by itself" not in said
 
 
 def test_copies_are_left_out_with_one_click_and_come_back_with_another(store: Store) -> None:

@@ -21,6 +21,7 @@ from core.dataset.writing import executor
 from core.db.store import Store
 from core.db.tables import Row, Run, utcnow
 from core.settings import Settings
+from pages.ui.dataset import story_cards
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.stores import fresh
@@ -162,6 +163,14 @@ def test_failed_rows_alone_are_written_again_once_nothing_else_is_missing(
     assert set(states(store, written)) == {"done"}
 
 
+def test_a_run_that_costs_nothing_says_no_price(store: Store, server: FaultServer) -> None:
+    run_id = runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, _RECIPE))
+    executor.execute(store, server.registry("engine", "engine"), run_id)
+    said = words(show())
+    assert "**Finished** · 12 of 12" in said and "tokens" in said
+    assert "\\$0" not in said
+
+
 @pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
 def test_the_part_opens_in_both_languages_in_the_middle_of_a_run(
     store: Store, server: FaultServer, written: str, locale: str
@@ -170,6 +179,12 @@ def test_the_part_opens_in_both_languages_in_the_middle_of_a_run(
     at = visit("dataset", locale, dataset_part="rows")
     assert not at.error
     assert at.progress[0].value == 83  # 10 of 12
+
+
+def test_before_the_first_story_there_is_no_heading_over_nothing(store: Store) -> None:
+    datasets.create(store, LOCAL, _RECIPE)
+    said = words(show())
+    assert "Newest stories" not in said and "Click a square" in said
 
 
 # --- top-up ---------------------------------------------------------------------------------------------------------
@@ -190,12 +205,20 @@ def test_a_value_that_is_added_writes_its_cells_only(store: Store, server: Fault
     at = show(dataset_top_up=True)
     assert at.button(key="dataset_more_values_go").disabled
     at.selectbox(key="dataset_more_column").set_value("mood").run()
-    at.text_area(key="dataset_more_values").input("勇敢，轻松\n辛苦").run()
+    at.text_area(key="dataset_more_values").input("勇敢，轻松，辛苦").run()
     assert at.button(key="dataset_more_values_go").label == "Write 12 more"  # two new ones; 轻松 is there already
     click(at, "dataset_more_values_go")
     run = runs.latest(store, written)
     assert run is not None and (run.total, run.pending) == (24, 13)
     assert at.text_area(key="dataset_more_values").value == ""
+
+
+def test_new_values_in_several_lines_keep_their_commas(store: Store, server: FaultServer, written: str) -> None:
+    at = show(dataset_top_up=True)
+    at.text_area(key="dataset_more_values").input("周，和平\n秦").run()
+    click(at, "dataset_more_values_go")
+    recipe = datasets.recipe(store, written)
+    assert recipe is not None and recipe.columns[0].values == ("唐", "宋", "元", "周，和平", "秦")
 
 
 def test_a_value_that_is_there_already_is_told(store: Store, server: FaultServer, written: str) -> None:
@@ -243,6 +266,30 @@ def test_a_large_grid_is_seen_by_two_columns_that_one_chooses(store: Store) -> N
     assert "a pair of values and has 2,000 rows" in words(at)
     at.selectbox(key=f"dataset_across_{dataset_id}").set_value(1).run()
     assert not at.exception and "has 2,000 rows" in words(at)
+
+
+def test_the_default_grid_is_seen_whole_and_a_longer_map_says_how_long_it_is(store: Store) -> None:
+    heroes = Column("hero", tuple(f"v{n}" for n in range(54)))
+    datasets.create(store, LOCAL, replace(_RECIPE, columns=(heroes, _RECIPE.columns[1])))
+    assert "scroll" not in words(show())
+    heroes = Column("hero", tuple(f"v{n}" for n in range(80)))
+    open_ = datasets.create(store, LOCAL, replace(_RECIPE, columns=(heroes, _RECIPE.columns[1])))
+    assert "80 lines: scroll in the map to see the others." in words(show(dataset_open=open_))
+
+
+def test_the_newest_stories_are_of_different_cells(store: Store, written: str) -> None:
+    with store.session() as session:  # one answer wrote all rows of a cell, the last one came last
+        for row in session.query(Row):
+            row.updated_at = utcnow()
+    cards = [row.values for row in story_cards.latest(store, written)]
+    assert len(cards) == 3 and len({tuple(values.values()) for values in cards}) == 3
+
+
+def test_the_newest_stories_of_a_data_set_of_one_cell_are_its_rows(store: Store) -> None:
+    frame = pd.DataFrame({"prompt": ["讲个故事"] * 4, "story": ["从前", "很久以前", "有一天", "后来"]})
+    dataset_id = datasets.from_frame(store, LOCAL, "loaded", frame, ["prompt"], "story")
+    assert len(story_cards.latest(store, dataset_id)) == 3
+    assert len(story_cards.latest(store, dataset_id, more_to_come=True)) == 1
 
 
 # --- table ----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -10,6 +11,8 @@ from core.cost import tokens
 from core.cost.book import cost_of
 from core.dataset import grid
 from core.dataset.recipe import Recipe
+from core.dataset.runs import PreviewRow
+from core.dataset.writing import pace
 from pages.ui import cached, state
 
 _TYPICAL_TOKENS = 260  # a Chinese story of 300 characters, in the sample stories
@@ -54,20 +57,29 @@ def estimate(recipe: Recipe, *, batch: bool = False) -> Estimate:
     return Estimate(
         tokens=guess.prompt_tokens + guess.completion_tokens,
         usd=expected,
-        seconds=None if batch else _seconds(guess.completion_tokens, local=guess.local),
+        seconds=None if batch else _seconds(recipe, guess.completion_tokens, seen, local=guess.local),
         local=guess.local,
         measured=bool(seen),
     )
 
 
-def _previewed(recipe: Recipe) -> list:  # type: ignore[type-arg]  # rows of runs.PreviewRow
+def _previewed(recipe: Recipe) -> list[PreviewRow]:
     held = state.studio().preview
     if held is None or held.subject != recipe:
         return []
     return [row for row in held.gathering.items if row.completion_tokens]
 
 
-def _seconds(completion_tokens: int, *, local: bool) -> float | None:
-    """Time on this machine, from the speed that the engine measured last; None elsewhere and before it has."""
+def _seconds(recipe: Recipe, completion_tokens: int, seen: Sequence[PreviewRow], *, local: bool) -> float | None:
+    """Time of the whole run.
+
+    On this machine from the speed that the engine measured last; elsewhere, and before it has, from a preview: its
+    stories were written side by side, as those of a run are. None: neither is there.
+    """
     speed = cached.status().engine.tokens_per_s
-    return completion_tokens / (speed * _SHARED_SPEED) if local and speed else None
+    if local and speed:
+        return completion_tokens / (speed * _SHARED_SPEED)
+    if not seen:
+        return None
+    each = sum(row.seconds for row in seen) / len(seen)
+    return each * -(-recipe.rows() // pace.ceiling(recipe.provider))  # in rounds of as many as fly at once

@@ -14,9 +14,9 @@ from pages.ui.dataset import story_cards
 from pages.ui.lang import _, n_, number, percent, plain
 
 _POLL_S = 2.0  # beside the panel, which counts every second, a slower picture is calmer
-_TALL = 680  # px, as three cards beside it: a map of more lines scrolls in its own frame
-_LINES = 36  # that fit into it
-_SHORT_LINES = 30  # of squares with shares, which are larger
+_TALL = 1_020  # px, the grid that is proposed: a map of more lines scrolls in its own frame
+_LINES = 58  # that fit into it
+_SHORT_LINES = 48  # of squares with shares, which are larger
 
 
 def show(summary: DatasetSummary, active: bool) -> None:
@@ -39,13 +39,22 @@ def _chart(dataset_id: str, map_: HeatMap) -> int | None:
     """The chart; the square that was clicked."""
     shares = map_.kind in ("pairs", "blocks")
     lines = len({s.down for s in map_.squares}) if map_.kind in ("cells", "pairs") else len(map_.squares) // 50
-    with st.container(height=_TALL if lines > (_SHORT_LINES if shares else _LINES) else "content", border=False):
+    scrolls = lines > (_SHORT_LINES if shares else _LINES)
+    with st.container(height=_TALL if scrolls else "content", border=False):
         event: Any = st.vega_lite_chart(
             charts_matrix.chart(map_, _labels()),
             alt=_said(map_),
             key=f"dataset_map_{dataset_id}",
             on_select="rerun",
             selection_mode=charts_matrix.SELECTION,
+        )
+    if scrolls:
+        st.caption(
+            n_(
+                "{n} line: scroll in the map to see the others.",
+                "{n} lines: scroll in the map to see the others.",
+                lines,
+            )
         )
     if map_.kind == "blocks":
         n = map_.per_square
@@ -71,7 +80,6 @@ def _picked(event: Any) -> int | None:
 def _stories(dataset_id: str, map_: HeatMap, place: int | None, active: bool) -> None:
     name = map_.name(place) if place is not None else ""
     if place is None or not name:
-        st.markdown(f"**{_('Newest stories')}**")
         story_cards.newest(dataset_id, waiting=active)
         st.caption(_("Click a square of the map to see its rows."))
         return

@@ -110,8 +110,8 @@ def _remains(report: Report) -> Figure:
 
 def _endings(report: Report) -> Figure:
     kinds = [quality_words.counted(f) for f in report.findings if CARD_OF[f.kind] == "endings"]
-    known = [quality_words.ending(one.name) for one in report.endings if one.name]
-    about = _(", ").join(kinds) or (known[0] if known else _("all end like a sentence"))
+    told = any(one.name for one in report.endings)
+    about = _(", ").join(kinds) or (_("none was cut off") if told else _("all end like a sentence"))
     return Figure(
         number(_count(report, "endings")), about, _("Texts that were cut off, or do not end like a sentence.")
     )

@@ -73,7 +73,8 @@ def verdict(report: Report) -> str:
     icon, colour, word = LEVELS[report.verdict.level]
     found = [counted(finding) for finding in report.findings]
     what = _(", ").join(found) if found else _("nothing found that should not be there")
-    return f"### :{colour}[{icon} {_(word)}:] {what}"
+    said = _("{word}:").format(word=_(word))
+    return f"### :{colour}[{icon} {said}] {what}"
 
 
 def behind(report: Report) -> str:

@@ -68,8 +68,8 @@ def _bar(summary: DatasetSummary, progress: RunProgress) -> None:
 
 def _money(progress: RunProgress) -> str:
     """What it has cost, of what it may cost, and what all of it will cost as far as that can be told."""
-    if not progress.tokens and progress.budget_usd is None:
-        return ""
+    if progress.budget_usd is None and (not progress.tokens or progress.cost_usd == 0):
+        return ""  # nothing is asked for it, as by this machine
     spent = usd(progress.cost_usd)
     if progress.budget_usd is not None:
         spent = _("{spent} of at most {most}").format(spent=spent, most=usd(progress.budget_usd))

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import streamlit as st
 
 from core.dataset import datasets, rowlist
+from core.dataset.datasets import RowView
 from core.dataset.rowlist import ListedRow, Where
+from core.dataset.writing import sharing
+from core.db.store import Store
 from pages.ui import cached, views
 from pages.ui.dataset import row_actions
 from pages.ui.lang import _, mark, plain, told
@@ -21,6 +24,7 @@ STATES = {
 }
 _COLOURS = {"pending": "gray", "sent": "orange", "done": "blue", "failed": "red", "excluded": "gray"}
 _NEWEST = 3
+_LOOKED_AT = 8 * sharing.MOST_SHARED  # rows: one request can write as many of a cell
 _MOST = 12  # of one square; the table has all
 _HEIGHT = 210  # px: the beginning of a story; the rest is a scroll away
 _EMPTY = 60
@@ -28,7 +32,9 @@ _EMPTY = 60
 
 def newest(dataset_id: str, waiting: bool) -> None:
     """The stories that came last, the newest first; while a run goes on, room for those that come next."""
-    found = datasets.rows(cached.store(), dataset_id, states=("done",), newest=True, limit=_NEWEST)
+    found = latest(cached.store(), dataset_id, more_to_come=waiting)
+    if found or waiting:
+        st.markdown(f"**{_('Newest stories')}**")
     for row in found:
         with st.container(border=True, height=_HEIGHT, key=f"dataset_card_{row.id}"):
             views.facts(plain(value) for value in row.values.values())
@@ -36,6 +42,20 @@ def newest(dataset_id: str, waiting: bool) -> None:
     for _place in range(_NEWEST - len(found) if waiting else 0):
         with st.container(border=True, height=_HEIGHT):
             st.markdown(f":gray[:shimmer[{_('Waiting for a story')}]]")
+
+
+def latest(store: Store, dataset_id: str, *, more_to_come: bool = False) -> list[RowView]:
+    """The newest finished row of each of the cells that were written last.
+
+    Where there are too few cells, more rows of each, unless there are `more_to_come`.
+    """
+    rows = datasets.rows(store, dataset_id, states=("done",), newest=True, limit=_LOOKED_AT)
+    cells: dict[tuple[str, ...], RowView] = {}
+    for row in rows:
+        cells.setdefault(tuple(row.values.values()), row)
+    first = list(cells.values())
+    others = [] if more_to_come else [row for row in rows if row not in first]
+    return [*first, *others][:_NEWEST]
 
 
 def of_place(dataset_id: str, where: Where) -> int:

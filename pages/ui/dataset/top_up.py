@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from decimal import Decimal
 
 import streamlit as st
@@ -10,13 +9,12 @@ import streamlit as st
 from core.actor import LOCAL
 from core.dataset import datasets, matrix, runs
 from core.dataset.datasets import DatasetSummary
-from core.dataset.recipe import Recipe
+from core.dataset.recipe import Recipe, values_of
 from core.errors import FabulaError
 from pages.ui import cached, cards, estimates, state
 from pages.ui.lang import _, n_, usd
 
 _MORE = 2  # repeats that are proposed
-_SEPARATORS = re.compile(r"[\n\t,，、;；]+")
 _BUDGET = "dataset_top_up_budget"
 
 
@@ -39,15 +37,15 @@ def _form(dataset_id: str, recipe: Recipe, mode: runs.Mode) -> None:
         _button(dataset_id, recipe, matrix.more_repeats(recipe, more), "repeats", mode)
     st.divider()
     st.markdown(f"**{_('More values')}**")
-    names = [column.name for column in recipe.columns]
-    column = str(st.selectbox(_("Column"), names, key="dataset_more_column"))
+    known = {column.name: column.values for column in recipe.columns}
+    column = str(st.selectbox(_("Column"), list(known), key="dataset_more_column"))
     typed = st.text_area(
         _("New values"),
         placeholder=_("one in a line, or with commas between"),
         height=90,
         key="dataset_more_values",
     )
-    values = [value.strip() for value in _SEPARATORS.split(str(typed)) if value.strip()]
+    values = values_of(str(typed), known[column])
     try:
         grown = matrix.with_value(recipe, column, values) if values else None
     except FabulaError as error:
