@@ -43,7 +43,7 @@ _ENDINGS = {
 }
 _QUEUED = "The tour begins as soon as the worker is free."
 _LOOK_S = 1.0  # as often as a person may wonder whether anything happens
-_STORY_S = 15.0  # a story of 200 tokens at the engine's 40 tokens a second, and the change to the new model
+_STORY_S = 20.0  # a story of 200 tokens at the engine's 30 tokens a second, and the change to the new model
 _STORY_TRIES = 30  # looks, a second each, until the engine serves what it has just trained
 _UNFINISHED = ("queued", "running")
 

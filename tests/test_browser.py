@@ -27,11 +27,11 @@ _TITLES = {
     "en-US": ("Fabula", "Data set", "Training", "Cost", "Story", "Settings"),
     "zh-CN": ("Fabula", "数据集", "训练", "成本", "故事", "设置"),
 }
-_PARTS = (  # further pictures for the documents: address, part of the page, file
-    ("dataset", "Run", "dataset-run"),
-    ("dataset", "Quality", "dataset-quality"),
-    ("dataset", "Use", "dataset-use"),
-    ("cost", "My workload", "cost-workload"),
+_PARTS = (  # further pictures for the documents: address, part of the page, file, words that come last
+    ("dataset", "Run", "dataset-run", "all there"),
+    ("dataset", "Quality", "dataset-quality", "(Good|Worth a look|Needs work):"),
+    ("dataset", "Use", "dataset-use", "about [0-9,]+ tokens|[0-9,]+ tokens"),
+    ("cost", "My workload", "cost-workload", "pays back"),
 )
 _SOON_MS = 30_000
 _TOUR_MS = 600_000  # a tiny model learns in seconds, but torch has to be loaded first, maybe on a busy machine
@@ -223,10 +223,11 @@ def test_screenshots_for_the_documents(browser: Browser, tmp_path: Path) -> None
                     timeout=_TOUR_MS
                 )
             _picture(page, folder / f"{name or 'home'}.png")
-        for address, part, name in _PARTS:
+        for address, part, name, last in _PARTS:
             page = visit(browser, f"{studio.url}/{address}", locale="en-US")
             page.get_by_role("radio", name=part, exact=True).click()
             page.get_by_role("radio", name=part, exact=True, checked=True).wait_for()
+            page.get_by_text(re.compile(last)).first.wait_for(timeout=_SOON_MS)
             _picture(page, folder / f"{name}.png")
         page = visit(browser, studio.url, locale="zh-CN", color_scheme="dark")
         _picture(page, folder / "home-zh-dark.png")

@@ -88,6 +88,8 @@ def providers_card() -> None:
         if cached.registry().ids() == [ENGINE]:
             st.caption(
                 _("Set OPENAI_API_KEY, and OPENAI_BASE_URL for a compatible endpoint, before the start to add one.")
+                + " "
+                + _("Azure OpenAI and Together have keys of their own: see the settings in the documentation.")
             )
 
 
@@ -102,7 +104,7 @@ def _test(provider_id: str) -> None:
 
 def _name(provider_id: str) -> str:
     try:
-        return cached.registry().provider(provider_id).name
+        return _("The engine") if provider_id == ENGINE else cached.registry().provider(provider_id).name
     except FabulaError:
         return provider_id
 

@@ -113,7 +113,7 @@ def _bar(job: JobView) -> None:
     else:
         share, words = (gone / (gone + left) if left else 0.0), []
     words += [_("done in {time}").format(time=duration(left))] if left is not None else []
-    words += [_("since {time}").format(time=duration(gone))]
+    words += [_("for {time} so far").format(time=duration(gone))]
     st.progress(min(1.0, share), text=" · ".join(words))
 
 
