@@ -33,7 +33,7 @@ _PARTS = (  # further pictures for the documents: address, part of the page, fil
     ("dataset", "Use", "dataset-use", "about [0-9,]+ tokens|[0-9,]+ tokens"),
     ("cost", "My workload", "cost-workload", "pays back"),
 )
-_SOON_MS = 30_000
+_SOON_MS = 90_000
 _TOUR_MS = 600_000  # a tiny model learns in seconds, but torch has to be loaded first, maybe on a busy machine
 _LONG_TOUR_MS = 1_200_000
 

@@ -114,7 +114,7 @@ def _words(page: Page, number: int = 0) -> str:
 
 def _on_stage(page: Page, url: str) -> Page:
     """The stage, drawn; it has no title."""
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(90_000)  # a machine may be busy
     page.goto(url)
     page.locator(".st-key-story_stage_0").wait_for()
     return page
