@@ -120,7 +120,12 @@ async def main() -> None:
     app.router.add_post("/v1/chat/completions", server.complete)
     app.router.add_get("/counts", counts)
     app.router.add_post("/reset", reset)
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=False)
+    await serve(app, cancel=False)
+
+
+async def serve(app: web.Application, *, cancel: bool) -> None:
+    """Serve on a free port, print the address, leave when stdin closes. `cancel`: end an answer nobody waits for."""
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=cancel)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, backlog=512)
     await site.start()

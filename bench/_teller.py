@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 from typing import Any
 
 from aiohttp import web
+
+from bench._loopback import serve
 
 FIRST_S = 0.2
 PACE_S = 0.01
@@ -83,14 +84,7 @@ async def main() -> None:
     app.router.add_get("/hung_up", fixed(lambda: server.hung_up))
     app.router.add_post("/v1/chat/completions", server.stream)
     app.router.add_post("/v1/completions", server.stream)
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, backlog=512)
-    await site.start()
-    assert site._server is not None
-    port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]  # asyncio's server has them
-    print(f"http://127.0.0.1:{port}", flush=True)
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    await serve(app, cancel=True)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from sqlalchemy import func, select
 
 from core.db.store import Store
 from core.db.tables import Dataset, Run, Spend, Story, TrainingJob
+from core.text import cell
 
 _PAGE_ROWS = 5_000  # of the export, read at a time
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run what begins like this
 COLUMNS = (
     "at",
     "actor",
@@ -154,9 +154,7 @@ def _cell(value: object) -> object:
         return ""
     if isinstance(value, datetime):
         return value.isoformat(timespec="seconds")
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return f"'{value}"
-    return value
+    return cell(value) if isinstance(value, str) else value
 
 
 def _of_day(day: datetime, rows: Iterable[Any]) -> list[DayLine]:

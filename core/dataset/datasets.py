@@ -23,10 +23,10 @@ from core.dataset.writing.outcomes import storable
 from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadFile, BadRecipe, NotFound
+from core.text import cell
 
 Source = Literal["recipe", "sample", "upload", "chat"]
 Split = Literal["held_out", "train", "validation"]
-_FORMULA = tuple("=+-@\t\r＝＋－＠")  # what a spreadsheet takes for a formula (OWASP, "CSV injection")
 _LONGEST_NAME = 200  # characters, as the table has it
 _ROLES = "roles.json"  # beside the samples: which column is what, where it is not "the last one is the completion"
 # What files call the three parts (Hugging Face's and scikit-learn's words among them) → ours.
@@ -299,15 +299,10 @@ def csv_lines(store: Store, dataset_id: str) -> Iterator[str]:
             yield csv_line([str(index), *cells, text or "", *([split or ""] if ending else [])])
 
 
-def safe_cell(text: str) -> str:
-    """`text`, so that no spreadsheet runs it."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
-
-
 def csv_line(cells: Sequence[str]) -> str:
     """One line of CSV, with its end; no cell of it is a formula."""
     line = io.StringIO()
-    csv.writer(line).writerow([safe_cell(c) for c in cells])  # its own line end makes it quote both CR and LF in cells
+    csv.writer(line).writerow([cell(c) for c in cells])  # its own line end makes it quote both CR and LF in cells
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from core.dataset.datasets import safe_cell
 from core.db.store import Store
+from core.text import cell as safe_cell
 from core.training import checkpoints, evaluating, lineage, model_card, views
 from core.training.views import JobView
 
