@@ -15,14 +15,11 @@ _MOST_S = 1_200  # installing it, or one measurement
 
 # Runs with curator's own interpreter: nothing of ours is there.
 _SCRIPT = """
-import json, sys, time
-import tiktoken
+import json, os, sys, time
+from importlib.resources import files
 
-class Words:  # its tokenizer would be downloaded; counting words costs it less
-    def encode(self, text, **options):
-        return text.split()
-
-tiktoken.get_encoding = tiktoken.encoding_for_model = lambda name: Words()
+# tiktoken would download its vocabularies; litellm, which curator needs, has them in its package
+os.environ["TIKTOKEN_CACHE_DIR"] = str(files("litellm.litellm_core_utils.tokenizers"))
 
 from bespokelabs import curator
 

@@ -10,6 +10,7 @@ import asyncio
 import gc
 import itertools
 import json
+import math
 import resource
 import sys
 import time
@@ -37,6 +38,7 @@ from core.settings import Settings
 IN_FLIGHT = 64
 _USD = Price("writer", "bench", Decimal(1), Decimal(1), None, None, "USD", "bench", date(2026, 1, 1))
 _TODAY = date(2026, 11, 1)
+_TEMPLATE = "Tell story number {volume}.{part}."
 
 Ask = Callable[[str], Awaitable[None]]
 
@@ -44,8 +46,9 @@ Ask = Callable[[str], Awaitable[None]]
 def new_run(home: Path, requests: int, budget_usd: Decimal | None = None) -> str:
     """A grid of `requests` rows in a fresh ledger, and a run that waits for its executor."""
     store = _store(home)
-    prompts = tuple(_prompt(number) for number in range(requests))
-    recipe = Recipe("bench", (Column("prompt", prompts),), "{prompt}", provider="bench", model="writer", max_tokens=256)
+    parts = math.gcd(requests, 100)  # two columns, as grids have them: the recipe does not grow with the rows
+    columns = (Column("volume", _numbers(requests // parts)), Column("part", _numbers(parts)))
+    recipe = Recipe("bench", columns, _TEMPLATE, provider="bench", model="writer", max_tokens=256)
     run_id = runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, recipe), budget_usd=budget_usd)
     store.close()
     return run_id
@@ -147,7 +150,11 @@ def _body(prompt: str) -> dict[str, Any]:
 
 
 def _prompt(number: int) -> str:
-    return f"Tell story number {number}."
+    return _TEMPLATE.format(volume=number // 100, part=number % 100)
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    return tuple(str(number) for number in range(count))
 
 
 def _store(home: Path) -> Store:

@@ -22,7 +22,7 @@ from core.db.store import Store
 from core.errors import StorageFull
 
 T = TypeVar("T")
-_GATHER_S = 0.004  # how long a small group waits for more: a commit takes as long, whatever it holds
+_GATHER_S = 0.001  # how long a small group waits for more; a slot is not free before its answer is durable
 _FEW = 16  # answers
 _log = logging.getLogger("fabula.dataset")
 
