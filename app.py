@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from core import endpoint
+from core import endpoint, garbage
 from core.settings import Settings
 from core.supervisor import EngineProcess
 from core.worker import Worker
@@ -29,7 +28,7 @@ async def lifespan(_app: st.App) -> AsyncIterator[dict[str, Any]]:
     worker, engine = Worker(settings), EngineProcess(settings)
     engine.start()
     worker.start()
-    gc.freeze()  # Streamlit collects after every run; what is loaded by now need not be looked at again
+    garbage.set_aside()
     try:
         yield {"settings": settings, "worker": worker}
     finally:

@@ -6,35 +6,25 @@ page of its own with nothing else on it, for how many reruns a second 25 visitor
 
 from __future__ import annotations
 
-import asyncio
 import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
+import statistics
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-from streamlit.proto.BackMsg_pb2 import BackMsg
-from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.testing.v1 import AppTest
 
+from bench import _viewers
 from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
 from core.settings import Settings
 
 JOBS = 500
 STEPS = 1_000_000
-VIEWERS = 25
 _SHORT = 300  # steps of the other jobs
-_SECONDS = 12.0  # of asking, for each page; longer for a page of which so few reruns end in that time
-_FEWEST, _PATIENCE_S = 10, 60.0
+_ROUNDS = 3
 _ROOT = Path(__file__).parents[1]
-_START_S = 60
-_LARGEST = 1 << 30
 
 _STOCK = """
 import streamlit as st
@@ -50,11 +40,6 @@ def curve():
 st.line_chart(curve(), x="step", y="training_loss")
 st.line_chart(curve(), x="step", y="training_token_accuracy")
 """
-_OURS = """
-import sys
-import streamlit as st
-app = st.App({frame!r})
-"""
 
 
 def measure(rerun_ms: Callable[..., float]) -> dict[str, float]:
@@ -66,12 +51,11 @@ def measure(rerun_ms: Callable[..., float]) -> dict[str, float]:
     ours, stock = _sent()
     share = ours / stock
     print(f"one chart of {STEPS:,} steps: {ours:,} bytes, st.line_chart {stock:,} bytes: {share:.2%}")
-    here, there = asyncio.run(_viewed())
-    print(f"{VIEWERS} viewers of {STEPS:,} steps: {here:.2f} reruns/s; with st.line_chart {there:.2f}")
+    ratio = _viewed()
     return {
         "training_rerun_ms": round(rerun, 1),
         "chart_payload_vs_stock": round(share, 5),
-        "reruns_vs_stock_25_viewers": round(here / there, 1),
+        "reruns_vs_stock_25_viewers": round(ratio, 1),
     }
 
 
@@ -115,91 +99,13 @@ def _sent() -> tuple[int, int]:
     return int(ours), int(theirs)
 
 
-async def _viewed() -> tuple[float, float]:
-    """Reruns a second that all viewers get together: of the training page, and of the stock one."""
-    home = Path(os.environ["FABULA_HOME"])
-    rates = []
-    for name, text, page in (
-        ("ours.py", _OURS.format(frame=str(_ROOT / "pages" / "frame.py")), "training"),
-        ("stock.py", _STOCK, ""),
-    ):
-        script = home / name
-        script.write_text(text, encoding="utf-8")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        process = subprocess.Popen(
-            [sys.executable, "-m", "streamlit", "run", str(script), f"--server.port={port}", "--server.headless=true"],
-            cwd=_ROOT,
-            env={**os.environ, "PYTHONPATH": str(_ROOT)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            _up(port, process)
-            rates.append(await _rate(port, page))
-        finally:
-            process.kill()
-            process.wait()
-    return rates[0], rates[1]
-
-
-def _up(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Until the server answers."""
-    ends = time.monotonic() + _START_S
-    while time.monotonic() < ends and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise RuntimeError("the server did not start")
-
-
-async def _rate(port: int, page: str) -> float:
-    """Each viewer asks again as soon as its page is there; the first run of each does not count."""
-    from websockets.asyncio.client import connect
-
-    counted = 0
-    together = asyncio.Barrier(VIEWERS + 1)
-
-    async def view() -> None:
-        nonlocal counted
-        async with connect(
-            f"ws://127.0.0.1:{port}/_stcore/stream", max_size=_LARGEST, origin=f"http://127.0.0.1:{port}"
-        ) as stream:  # type: ignore[arg-type]  # any origin of this machine is one
-            await _once(stream, page)
-            await together.wait()
-            while True:
-                await _once(stream, page)
-                counted += 1
-
-    tasks = [asyncio.create_task(view()) for _ in range(VIEWERS)]
-    waiting = asyncio.create_task(together.wait())
-    await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        if task.done():
-            task.result()
-    began = time.perf_counter()
-    while (gone := time.perf_counter() - began) < _SECONDS or (counted < _FEWEST and gone < _PATIENCE_S):
-        await asyncio.sleep(0.5)
-    rate = max(counted, 1) / gone  # none at all counts as one
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    return rate
-
-
-async def _once(stream: object, page: str) -> None:
-    """One rerun, to its last message."""
-    ask = BackMsg()
-    ask.rerun_script.query_string = ""
-    ask.rerun_script.page_name = page
-    await stream.send(ask.SerializeToString())  # type: ignore[attr-defined]  # a websocket
-    while True:
-        raw = await stream.recv()  # type: ignore[attr-defined]
-        if len(raw) > 200:  # the end of a run is a few bytes; a chart need not be taken apart to be told from it
-            continue
-        message = ForwardMsg.FromString(raw)
-        if message.WhichOneof("type") == "script_finished":
-            return
+def _viewed() -> float:
+    """How many times the reruns of a stock page the training page gives to its viewers; the median round."""
+    stock = Path(os.environ["FABULA_HOME"]) / "stock.py"
+    stock.write_text(_STOCK, encoding="utf-8")
+    ratios = []
+    for _ in range(_ROUNDS):
+        ours, theirs = _viewers.reruns_per_s(_ROOT / "app.py", "training"), _viewers.reruns_per_s(stock, "")
+        print(f"{_viewers.VIEWERS} viewers of {STEPS:,} steps: {ours:.2f} reruns/s; with st.line_chart {theirs:.2f}")
+        ratios.append(ours / theirs)
+    return statistics.median(ratios)
