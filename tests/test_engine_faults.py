@@ -103,7 +103,7 @@ def test_the_remains_of_cut_uploads_are_swept_at_the_start(tmp_path: Path) -> No
 
 
 def test_llama_cpp_leaves_when_its_engine_died_before_it_was_up(tmp_path: Path) -> None:
-    orders = {"model": str(write_tiny_gemma(tmp_path / "tiny.gguf")), "adapters": [], "key": "k", "parallel": 1}
+    orders = {"model": str(write_tiny_gemma(tmp_path / "tiny.gguf")), "adapter": None, "key": "k", "parallel": 1}
     read, write = os.pipe()
     command = [sys.executable, "-m", "core.engine.llama_child"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=write, stderr=subprocess.DEVNULL) as child:

@@ -215,6 +215,45 @@ def test_sigterm_pauses_and_a_new_start_goes_on(base: Path, tmp_path: Path) -> N
     assert _steps(tmp_path / "job") == list(range(1, 121))
 
 
+@pytest.mark.parametrize(
+    ("asked_at", "kept"),
+    [
+        (1, 0),  # before anything was learned
+        (5, 1),  # in the second step, between its two small batches
+        (10, 2),  # among the held-out examples after the third step
+    ],
+)
+def test_a_pause_waits_for_no_step_and_for_no_held_out_examples(
+    asked_at: int, kept: int, base: Path, tmp_path: Path
+) -> None:
+    valid = tmp_path / "valid.npz"
+    tokens.save(valid, _examples(40, 100))  # seven small batches
+    order = {"valid": str(valid), "examples": _examples(6, 400), "batch_size": 2, "checkpoint_seconds": 1000}
+    for name in ("whole", "paused"):
+        _job(base, tmp_path / name, **order)
+    tunable = model.load(base / "weights", torch.float32, 16, 32.0)
+    tunable.initialise(7)
+    spec = JobSpec.read(tmp_path / "paused")
+    asked: list[int] = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) >= asked_at
+
+    loop = Loop(spec, Journal(tmp_path / "paused"), tunable, tokens.load(spec.train), tokens.load(valid))
+    position = loop.run(Position(dtype="float32"), stop)
+    assert (position.step, len(asked), _steps(tmp_path / "paused")) == (kept, asked_at, list(range(1, kept + 1)))
+    assert read_position(tmp_path / "paused") == position
+
+    _finish(tmp_path / "whole")
+    _finish(tmp_path / "paused")
+    whole, paused = (list(read_lines(tmp_path / name / "metrics.jsonl")) for name in ("whole", "paused"))
+    assert [row["step"] for row in paused] == [1, 2, 3, 4, 5, 6]
+    for measured in ("training_loss", "validation_loss"):
+        paused_curve, whole_curve = ([row[measured] or 0.0 for row in rows] for rows in (paused, whole))
+        assert paused_curve == pytest.approx(whole_curve, rel=1e-4)
+
+
 def test_training_goes_on_from_a_tuned_model(base: Path, tmp_path: Path) -> None:
     _job(base, tmp_path / "first", n_epochs=8)
     _finish(tmp_path / "first")

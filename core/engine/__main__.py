@@ -136,6 +136,7 @@ def _serve(
             server_header=False,
             timeout_keep_alive=65,
             timeout_graceful_shutdown=5,
+            loop="asyncio",  # uvloop, which other packages bring along (Trackio), starts no process with a group
         )
     )
     address, port = sock.getsockname()[:2]

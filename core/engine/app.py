@@ -139,7 +139,7 @@ class Engine:
         if not isinstance(body.get("text"), str):
             raise bad_value("text", "'text' must be text.")
         base = await run_in_threadpool(self.models.base, model.base)
-        async with self.pool.lease(base) as backend:
+        async with self.pool.counting(base) as backend:
             tokens = await count_tokens(backend, body["text"])
         return JSONResponse({"tokens": tokens})
 
@@ -151,14 +151,14 @@ class Engine:
         try:
             model = self.models.find(model_id)
             base = await run_in_threadpool(self.models.base, model.base)
-            await self.pool.load(base, [] if model.adapter is None else [model.adapter])
+            await self.pool.load(base, model.adapter)
         except ApiError as exc:
             _log.warning("Could not load %s ahead of time: %s", model_id, exc)
 
     async def _warm(self) -> None:
         try:
             base = await run_in_threadpool(self.models.base, PACKAGED_BASE)
-            await self.pool.load(base, self.models.newest_adapters(base.name))
+            await self.pool.load(base, self.models.newest_adapter(base.name))
         except ApiError as exc:
             _log.warning("Could not load %s ahead of time: %s", PACKAGED_BASE, exc)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
-_SECRETS = frozenset({"FABULA_ENGINE_TOKEN", "OPENAI_API_KEY", "DATABASE_URL"})  # children need none of them
+_SECRETS = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|DATABASE_URL)$")  # names of what children need nothing of
 
 
 def command(module: str, *arguments: str) -> list[str]:
@@ -17,7 +18,7 @@ def command(module: str, *arguments: str) -> list[str]:
 
 def environment() -> dict[str, str]:
     """The engine's own environment without secrets, offline, and able to import the engine from any folder."""
-    kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    kept = {name: value for name, value in os.environ.items() if not _SECRETS.search(name)}
     path = os.pathsep.join(filter(None, (str(_ROOT), kept.get("PYTHONPATH"))))
     ours = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     return {**kept, **ours}

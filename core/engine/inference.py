@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from core.engine import VERSION, chat, sampling
 from core.engine.errors import ApiError, bad_value
 from core.engine.generate import End, Piece, pieces, whole
-from core.engine.llama import Backend, Base, Pool
+from core.engine.llama import Base, Pool
 from core.engine.models import Model, Models
 from core.engine.requests import json_body, until_gone
 from core.engine.sampling import Sampling
@@ -43,11 +43,10 @@ class Work:
     prompts: tuple[Prompt, ...]
     sampling: Sampling
 
-    def orders(self, backend: Backend) -> list[dict[str, Any]]:
+    def orders(self) -> list[dict[str, Any]]:
         """llama.cpp's request for each choice: n for the first prompt, then n for the second, …"""
-        common = {**self.sampling.options, "lora": backend.lora(self.model.adapter)}
         return [
-            {**common, "prompt": prompt, "seed": self.sampling.seed_of(choice)}
+            {**self.sampling.options, "prompt": prompt, "seed": self.sampling.seed_of(choice)}
             for prompt in self.prompts
             for choice in range(self.sampling.n)
         ]
@@ -100,7 +99,7 @@ class Inference:
 
     async def _whole(self, work: Work) -> Response:
         async with self._pool.lease(work.base, work.model.adapter) as backend:
-            answers = await _all([whole(backend, order) for order in work.orders(backend)])
+            answers = await _all([whole(backend, order) for order in work.orders()])
         ends = [self._noted(answer.end) for answer in answers]
         shape = _Shape(work)
         choices = [shape.choice(index, answer) for index, answer in enumerate(answers)]
@@ -114,7 +113,7 @@ class Inference:
         async with AsyncExitStack() as stack:
             try:
                 backend = await stack.enter_async_context(self._pool.lease(work.base, work.model.adapter))
-                merged = _merged([pieces(backend, order) for order in work.orders(backend)])
+                merged = _merged([pieces(backend, order) for order in work.orders()])
                 async for index, piece in await stack.enter_async_context(aclosing(merged)):
                     if not started and work.chat:
                         for opened in range(len(work.prompts) * work.sampling.n):

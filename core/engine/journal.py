@@ -7,13 +7,14 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from core.engine import ids
 from core.engine.store import Checkpoint, Event, Job, Store, TunedModel, to_json
+from core.engine.tail import Tail
 from core.engine.trainer.job import MEASURED_STEPS, read_lines
 
 _LEVELS = frozenset({"info", "warn", "error"})
@@ -35,33 +36,46 @@ def say(store: Store, job_id: str, message: str, *, level: str = "info", **data:
     _add(store, job_id, _Entry(time.time(), message, level, "message", data))
 
 
-def harvest(store: Store, job: Job, home: Path) -> Job:
-    """Take over what the trainer has written since the last time, each line once; the job as it is now.
+class Harvest:
+    """What the trainer of one job writes, taken over into the store: each line once, and only what is new is read."""
 
-    Raises:
-        OSError, sqlite3.Error: nothing of this round is kept, the next one takes it.
-    """
-    folder = home / "jobs" / job.id
-    with store.transaction():
-        events, read = _events(folder / "events.jsonl", job.events_read)
-        metrics, step = _metrics(job, folder / "metrics.jsonl")
-        for entry in sorted((*metrics, *events), key=lambda entry: entry.at):
-            _add(store, job.id, entry)
-        _checkpoints(store, job, folder, home)
-        state = state_of(folder)
-        trains = job.status == "running"
-        store.update(
-            Job,
-            job.id,
-            events_read=read,
-            step=step,
-            total_steps=_whole(state.get("total_steps")) or job.total_steps,
-            tokens_per_s=state.get("tokens_per_s"),
-            estimated_finish=_whole(state.get("estimated_finish")) if trains and step >= MEASURED_STEPS else None,
-        )
-    after = store.get(Job, job.id)
-    assert after is not None
-    return after
+    def __init__(self, store: Store, job_id: str, home: Path) -> None:
+        self._store, self._id, self._home = store, job_id, home
+        self._folder = home / "jobs" / job_id
+        self._metrics = Tail(self._folder / "metrics.jsonl")
+
+    def take(self) -> Job:
+        """Take over what was written since the last time; the job as it is now.
+
+        Raises:
+            OSError, sqlite3.Error: nothing of this round is kept, the next one takes it.
+        """
+        job = self._job()
+        state, rows = state_of(self._folder), self._metrics.fresh()
+        total = _whole(state.get("total_steps")) or job.total_steps
+        events, read = _events(self._folder / "events.jsonl", job.events_read)
+        metrics, step = _metrics(rows, job.step, total)
+        with self._store.transaction():
+            for entry in sorted((*metrics, *events), key=lambda entry: entry.at):
+                _add(self._store, job.id, entry)
+            _checkpoints(self._store, job, self._folder, self._home)
+            trains = self._job().status == "running"
+            self._store.update(
+                Job,
+                job.id,
+                events_read=read,
+                step=step,
+                total_steps=total,
+                tokens_per_s=state.get("tokens_per_s"),
+                estimated_finish=_whole(state.get("estimated_finish")) if trains and step >= MEASURED_STEPS else None,
+            )
+        self._metrics.keep()
+        return self._job()
+
+    def _job(self) -> Job:
+        job = self._store.get(Job, self._id)
+        assert job is not None, "rows of jobs are never taken away"
+        return job
 
 
 def state_of(folder: Path) -> dict[str, Any]:
@@ -93,6 +107,7 @@ def _events(path: Path, read: int) -> tuple[list[_Entry], int]:
     if not path.exists():
         return [], read
     with path.open("rb") as file:
+        read = min(read, os.fstat(file.fileno()).st_size)  # shorter than we know it: the power failed
         file.seek(read)
         fresh = file.read()
     whole = fresh[: fresh.rfind(b"\n") + 1]
@@ -108,12 +123,11 @@ def _events(path: Path, read: int) -> tuple[list[_Entry], int]:
     return entries, read + len(whole)
 
 
-def _metrics(job: Job, path: Path) -> tuple[list[_Entry], int]:
-    """One event for each new step, and the last step. After a resume the trainer repeats steps: those are known."""
-    last = job.step
-    total = job.total_steps or _whole(state_of(path.parent).get("total_steps"))
+def _metrics(rows: Iterable[Mapping[str, Any]], last: int, total: int | None) -> tuple[list[_Entry], int]:
+    """One event for each step after `last`, and the last step. After a resume the trainer repeats steps: those are
+    known."""
     entries = []
-    for row in read_lines(path):
+    for row in rows:
         step = _whole(row.get("step"))
         if step is None or step <= last:
             continue

@@ -1,4 +1,9 @@
-"""llama.cpp servers as child processes: one per base model in use, with its adapters; swapped, never cut."""
+"""llama.cpp servers as child processes: one for each model in use, be it a base as it is or with an adapter.
+
+llama.cpp decodes requests together only where they use the same adapter, and has all others wait until those are done.
+So a base and what was tuned from it get a process each, or they could not write side by side. The weights are mapped
+from one file and are in memory once.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +29,15 @@ _log = logging.getLogger(__name__)
 
 PARALLEL = 4  # requests decoded together; more share the same two cores and only add memory
 CONTEXT = 4096  # tokens of one request, prompt and answer; a story needs about 600
-_ADAPTERS_LOADED = 8  # most recently used ones per base, about 8 MB each
+_AT_ONCE = 5  # models kept loaded, the most recently used: four side by side, and the one that is wanted next
 _CACHE_MIB = 256  # prompts kept for reuse; llama.cpp's own default is 8 GiB
+_SPINS = "1000"  # looks of a waiting thread before it sleeps; with more, two models starve each other (benchmarks.md)
 _START_S = 120.0  # 2 s on a warm disk; a cold, busy one is slower
 _STOP_S = 5.0
 _TOKENIZE_S = 60.0  # one text; a loaded machine may take seconds
+
+
+_Key = tuple[str, Path | None]  # a base's name, what is laid over it
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +59,7 @@ class Backend:
     """One running llama.cpp server.
 
     Attributes:
-        adapters: adapter file → its number in llama.cpp's `lora` field.
+        adapter: what is laid over the base; None: nothing.
         slots: as many requests as are decoded together; the others wait here, in order.
         leases: users; a retired backend ends when the last one leaves.
     """
@@ -58,7 +67,7 @@ class Backend:
     base: Base
     process: asyncio.subprocess.Process
     address: Address
-    adapters: dict[Path, int]
+    adapter: Path | None
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL))
     leases: int = 0
     retired: bool = False
@@ -67,20 +76,15 @@ class Backend:
     def alive(self) -> bool:
         return self.process.returncode is None
 
-    def lora(self, adapter: Path | None) -> list[dict[str, float]]:
-        """The `lora` field of a request: this adapter on, all others off (an empty list would mean "as before")."""
-        return [{"id": number, "scale": float(path == adapter)} for path, number in self.adapters.items()]
-
 
 class Pool:
     """The backends. All methods but `borrow` belong to the event loop."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        self._current: dict[str, Backend] = {}
+        self._current: dict[_Key, Backend] = {}  # the most recently used last
         self._all: set[Backend] = set()
-        self._locks: dict[str, asyncio.Lock] = {}
-        self._recent: dict[str, list[Path]] = {}
+        self._locks: dict[_Key, asyncio.Lock] = {}
         self._loop = asyncio.get_running_loop()
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -91,7 +95,18 @@ class Pool:
         Raises:
             ApiError: 503, the model could not be loaded.
         """
-        backend = await self._with(base, adapter)
+        async with self._using(await self._with(base, adapter)) as backend:
+            yield backend
+
+    @asynccontextmanager
+    async def counting(self, base: Base) -> AsyncIterator[Backend]:
+        """Some backend of `base`, whatever lies over it: they all count tokens alike. Raises as `lease` does."""
+        running = (one for one in self._current.values() if one.base.name == base.name and one.alive)
+        async with self._using(next(running, None) or await self._with(base, None)) as backend:
+            yield backend
+
+    @asynccontextmanager
+    async def _using(self, backend: Backend) -> AsyncIterator[Backend]:
         backend.leases += 1
         try:
             yield backend
@@ -103,7 +118,7 @@ class Pool:
     def borrow(self, base: Base) -> Iterator[Tokenizer]:
         """From another thread: the tokenizer of `base`."""
         stack = AsyncExitStack()
-        backend = asyncio.run_coroutine_threadsafe(stack.enter_async_context(self.lease(base)), self._loop).result()
+        backend = asyncio.run_coroutine_threadsafe(stack.enter_async_context(self.counting(base)), self._loop).result()
         try:
             address = backend.address
             headers = {"authorization": f"Bearer {address.key}"}
@@ -113,11 +128,9 @@ class Pool:
         finally:
             asyncio.run_coroutine_threadsafe(stack.aclose(), self._loop).result()
 
-    async def load(self, base: Base, adapters: Sequence[Path]) -> None:
-        """Have these adapters (of least importance first) ready before anyone asks."""
-        for adapter in adapters:
-            self._touch(base, adapter)
-        await self._with(base, adapters[-1] if adapters else None)
+    async def load(self, base: Base, adapter: Path | None) -> None:
+        """Have this model ready before anyone asks. Raises as `lease` does."""
+        await self._with(base, adapter)
 
     @property
     def leases(self) -> int:
@@ -132,36 +145,24 @@ class Pool:
         await asyncio.gather(*self._ending, return_exceptions=True)
 
     async def _with(self, base: Base, adapter: Path | None) -> Backend:
-        async with self._locks.setdefault(base.name, asyncio.Lock()):
-            if adapter is not None:
-                self._touch(base, adapter)
-            current = self._current.get(base.name)
-            if current and current.alive and (adapter is None or adapter in current.adapters):
-                return current
-            adapters = [path for path in self._recent.get(base.name, []) if path.exists()]
-            if adapter is not None and adapter not in adapters:  # never answer as the base under a tuned name
-                raise unavailable(f"The adapter {adapter.name} is not in the engine's home any more.")
-            try:
-                fresh = await _start(base, adapters, self._threads)
-            except ApiError:
-                if adapter is not None:  # it may be the one that does not load: do not take others down with it
-                    self._recent[base.name].remove(adapter)
-                    raise
-                self._recent[base.name] = []
-                fresh = await _start(base, [], self._threads)
-            self._all.add(fresh)
-            self._current[base.name] = fresh
-            if current:
-                current.retired = True
-                self._end_if_unused(current)
-            return fresh
+        key = (base.name, adapter)
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            current = self._current.pop(key, None)
+            if current is None or not current.alive:
+                if current is not None:
+                    self._retire(current)
+                if adapter is not None and not adapter.exists():  # never answer as the base under a tuned name
+                    raise unavailable(f"The adapter {adapter.name} is not in the engine's home any more.")
+                current = await _start(base, adapter, self._threads)
+                self._all.add(current)
+            self._current[key] = current
+            for old in list(self._current)[:-_AT_ONCE]:
+                self._retire(self._current.pop(old))
+            return current
 
-    def _touch(self, base: Base, adapter: Path) -> None:
-        recent = self._recent.setdefault(base.name, [])
-        if adapter in recent:
-            recent.remove(adapter)
-        recent.append(adapter)
-        del recent[:-_ADAPTERS_LOADED]
+    def _retire(self, backend: Backend) -> None:
+        backend.retired = True
+        self._end_if_unused(backend)
 
     def _end_if_unused(self, backend: Backend) -> None:
         if backend.retired and backend.leases == 0 and backend in self._all:
@@ -183,11 +184,11 @@ class Tokenizer:
         return [int(token) for token in answer.json()["tokens"]]
 
 
-async def _start(base: Base, adapters: Sequence[Path], threads: int) -> Backend:
+async def _start(base: Base, adapter: Path | None, threads: int) -> Backend:
     key = secrets.token_urlsafe(24)
     orders = {
         "model": str(base.gguf),
-        "adapters": [str(path) for path in adapters],
+        "adapter": None if adapter is None else str(adapter),
         "key": key,
         "parallel": PARALLEL,
         "context": PARALLEL * base.context,
@@ -198,11 +199,14 @@ async def _start(base: Base, adapters: Sequence[Path], threads: int) -> Backend:
         *children.command("llama_child"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        env=children.environment(),
+        env={**children.environment(), "GOMP_SPINCOUNT": _SPINS},
         process_group=0,  # Ctrl-C in a terminal is for the engine, which ends its children in order
     )
     try:
         answer = await asyncio.wait_for(_introduce(process, orders), _START_S)
+    except TimeoutError as exc:
+        process.kill()
+        raise unavailable(f"The model {base.name} was not loaded within {_START_S:.0f} seconds.") from exc
     except BaseException:
         process.kill()
         raise
@@ -211,7 +215,7 @@ async def _start(base: Base, adapters: Sequence[Path], threads: int) -> Backend:
         raise unavailable(f"The model {base.name} could not be loaded: {answer.get('error', 'llama.cpp ended')}.")
     url = urlsplit(answer["url"])
     address = Address(url.hostname or "127.0.0.1", url.port or 80, key)
-    return Backend(base, process, address, {path: number for number, path in enumerate(adapters)})
+    return Backend(base, process, address, adapter)
 
 
 async def _introduce(process: asyncio.subprocess.Process, orders: dict[str, Any]) -> dict[str, Any]:

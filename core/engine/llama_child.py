@@ -1,4 +1,4 @@
-"""`python -m core.engine.llama_child`: one llama.cpp server for one base model and some adapters.
+"""`python -m core.engine.llama_child`: one llama.cpp server for one base model, with an adapter or without.
 
 It reads its orders as one line of JSON on stdin, answers `{"url": …}` on stdout, and leaves when stdin closes:
 so it never outlives the engine, however that ends.
@@ -48,14 +48,10 @@ def _start(orders: dict[str, Any]) -> tuple[object, str]:
     params.warmup = False
     params.ui = False
     params.verbosity = 0
-    adapters = []
-    for path in orders["adapters"]:
+    if orders["adapter"] is not None:
         adapter = llama.CommonAdapterLoraInfo()
-        adapter.path = path
-        adapter.scale = 0.0  # until a request asks for it
-        adapters.append(adapter)
-    params.lora_adapters = adapters
-    params.lora_init_without_apply = True
+        adapter.path, adapter.scale = orders["adapter"], 1.0
+        params.lora_adapters = [adapter]
     server = llama.Server(params)
     return server, str(server.listening_address)
 

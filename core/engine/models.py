@@ -85,10 +85,10 @@ class Models:
         rows = self._store.select(TunedModel, "step IS NULL")
         return [*self._shipped(), *(self._tuned(row) for row in rows if row.base in self._paths)]
 
-    def newest_adapters(self, base: str, limit: int = 4) -> list[Path]:
-        """Adapters worth loading at the start, the most useful last."""
+    def newest_adapter(self, base: str) -> Path | None:
+        """The adapter worth loading at the start."""
         tuned = [model.adapter for model in self.listed() if model.base == base and model.adapter]
-        return tuned[-limit:]
+        return tuned[-1] if tuned else None
 
     def remove(self, model_id: str) -> None:
         """Delete a tuned model or a checkpoint. Raises ApiError 404, or 403 for one that ships with the engine."""

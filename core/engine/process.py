@@ -12,6 +12,7 @@ from typing import Any
 from core.engine import children
 
 _LOG_BYTES = 2000  # of the trainer's last words, for the message when it dies
+_NICENESS = 10  # where a system has nothing lower
 
 
 class TrainerProcess:
@@ -40,7 +41,7 @@ class TrainerProcess:
         return self._process.poll()
 
     def ask_to_stop(self) -> None:
-        """Have it save at the next step and leave."""
+        """Have it save and leave, within a small batch."""
         self._process.terminate()
 
     def kill(self) -> None:
@@ -68,14 +69,16 @@ class TrainerProcess:
 
 
 def _yield_to_everyone(pid: int) -> None:
-    """Let a process have only the time that nobody else wants.
+    """Let a process have only the time that nobody else wants. From here, so that its imports yield too.
 
     llama.cpp's threads wait for each other at every layer, so a trainer that takes even a small share of a processor,
     as it does with nice +10, slows an answer far more than that share. How much has not been measured on quiet cores.
     """
-    if hasattr(os, "SCHED_IDLE"):  # Linux
-        with contextlib.suppress(OSError):  # it has ended already, or the system forbids it
+    with contextlib.suppress(OSError):  # it has ended already, or the system forbids it
+        if hasattr(os, "SCHED_IDLE"):  # Linux
             os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+        else:
+            os.setpriority(os.PRIO_PROCESS, pid, _NICENESS)
 
 
 def write_orders(folder: Path, orders: dict[str, Any]) -> None:

@@ -91,8 +91,8 @@ def save(path: Path, examples: Iterable[Encoded]) -> int:
     with beside.open("wb") as file:
         np.savez(
             file,
-            lengths=np.array(lengths, dtype=np.int64),
-            tokens=np.array(tokens, dtype=np.int32),
+            lengths=np.frombuffer(lengths, dtype=np.int64),
+            tokens=np.frombuffer(tokens, dtype=np.int32),
             trained=np.frombuffer(trained, dtype=np.bool_),
         )
         file.flush()

@@ -12,7 +12,7 @@ from typing import Any
 
 from core.engine import ids, job_request, results
 from core.engine.files import RESULTS_PURPOSE
-from core.engine.journal import harvest, keep_adapter, say, state_of
+from core.engine.journal import Harvest, keep_adapter, say, state_of
 from core.engine.prepare import JobFailed
 from core.engine.process import TrainerProcess, write_orders
 from core.engine.store import File, Job
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 LORA_RANK, LORA_ALPHA = 16, 32  # on every linear layer of gemma-3-270m: 3.8 million numbers, 7.6 MB an adapter
 _CHECKPOINT_S = 20  # the most work that a kill -9 costs
 _LOOK_S = 0.5  # how often the trainer's files are read; it writes about once a second
-_GRACE_S = 60.0  # a paused trainer saves at the end of its step; the longest step of a slow machine
+_GRACE_S = 60.0  # a trainer that is asked to stop saves within one small batch; this is for a machine that swaps
 _LEAVE_S = 10.0  # the same when the engine itself is told to stop
 _DEATHS = 3  # a trainer that dies this often without a step in between will not get further
 
@@ -80,12 +80,13 @@ class Training:
     def _train(self, job: Job) -> None:
         """Have the trainer work until it ends or is told to stop; a trainer that dies is started again."""
         write_orders(self._shop.folder(job), self._orders(job))
+        harvest = Harvest(self._shop.store, job.id, self._shop.home)
         deaths, reached = 0, job.step
         while self._shop.status(job) == "running" and not self._leaving.is_set():
             (self._shop.folder(job) / "state.json").unlink(missing_ok=True)  # of the trainer before
             trainer = TrainerProcess(self._shop.folder(job))
             try:
-                after = self._watch(job, trainer)
+                after = self._watch(job, trainer, harvest)
             finally:
                 if trainer.code is None:
                     trainer.kill()
@@ -104,7 +105,7 @@ class Training:
             message = f"The trainer ended ({_cause(trainer)}); starting it again from its last checkpoint."
             say(self._shop.store, job.id, message, level="warn")
 
-    def _watch(self, job: Job, trainer: TrainerProcess) -> Job | None:
+    def _watch(self, job: Job, trainer: TrainerProcess, harvest: Harvest) -> Job | None:
         """Take over what the trainer writes until it ends; None when it was told to stop and has."""
         seen: object = None
         while True:
@@ -112,7 +113,7 @@ class Training:
             signature = _signature(self._shop.folder(job))
             if signature != seen or ended:
                 try:
-                    job, seen = self._harvest(job), signature
+                    job, seen = harvest.take(), signature
                 except (OSError, sqlite3.Error) as exc:
                     if ended:
                         raise
@@ -121,19 +122,19 @@ class Training:
                 return job
             status = self._shop.status(job)
             if status != "running" or self._leaving.is_set():
-                self._stop(job, trainer, status)
+                self._stop(trainer, status)
+                harvest.take()
+                self._close_results(job)
                 return None
             self._wake.wait(_LOOK_S)
             self._wake.clear()
 
-    def _stop(self, job: Job, trainer: TrainerProcess, status: str) -> None:
+    def _stop(self, trainer: TrainerProcess, status: str) -> None:
         if status in ("paused", "queued", "running"):  # `queued`: paused and resumed before we looked
             trainer.ask_to_stop()
             self._patient(trainer)
         if trainer.code is None:
             trainer.kill()
-        self._harvest(job)
-        self._close_results(job)
 
     def _patient(self, trainer: TrainerProcess) -> None:
         """Until the trainer has saved and left, but not long once the engine itself is told to stop."""
@@ -143,9 +144,6 @@ class Training:
                 return
         if self._leaving.is_set():
             trainer.wait(_LEAVE_S)
-
-    def _harvest(self, job: Job) -> Job:
-        return harvest(self._shop.store, self._shop.store.get(Job, job.id) or job, self._shop.home)
 
     def _finish(self, job: Job) -> None:
         """The adapter becomes a model and the job `succeeded`, in one transaction."""

@@ -8,12 +8,14 @@ import threading
 import httpx2
 
 from core.engine import prepare
+from core.engine.errors import ApiError
 from core.engine.journal import say
 from core.engine.prepare import Dropped, JobFailed
 from core.engine.store import Job
 from core.engine.workshop import Workshop, check_there, in_words
 
-_STUMBLES = 3  # by then it is the file, not the moment
+# A llama.cpp server that died or is loading answers again within seconds; by the fourth try it is not the moment.
+_PAUSES_S = (1.0, 3.0, 9.0)
 
 
 class Validator:
@@ -36,20 +38,22 @@ class Validator:
             self._shop.fail(job, failure)
         except sqlite3.Error:
             raise  # not the job's fault: wait and try again
-        except httpx2.HTTPError as exc:
-            self._again(job, exc)
         except Exception as exc:
-            self._shop.fail(job, in_words(exc))
+            if not (_may_pass(exc) and self._again(job)):
+                self._shop.fail(job, in_words(exc))
+        else:
+            self._stumbles.pop(job.id, None)
         return True
 
-    def _again(self, job: Job, exc: httpx2.HTTPError) -> None:
-        """llama.cpp's server died or stumbled under the tokenizer: the pool starts another one."""
-        self._stumbles[job.id] = self._stumbles.get(job.id, 0) + 1
-        if self._stumbles[job.id] >= _STUMBLES:
-            del self._stumbles[job.id]
-            self._shop.fail(job, in_words(exc))
-            return
+    def _again(self, job: Job) -> bool:
+        """Wait until it is worth reading the files again; False: it was tried often enough."""
+        tried = self._stumbles.pop(job.id, 0)
+        if tried == len(_PAUSES_S):
+            return False
+        self._stumbles[job.id] = tried + 1
         say(self._shop.store, job.id, "The tokenizer stumbled; the files are read again.", level="warn")
+        self._leaving.wait(_PAUSES_S[tried])
+        return True
 
     def _validate(self, job: Job) -> None:
         shop = self._shop
@@ -70,3 +74,8 @@ class Validator:
 
     def _wanted(self, job: Job) -> bool:
         return not self._leaving.is_set() and self._shop.status(job) == "validating_files"
+
+
+def _may_pass(exc: Exception) -> bool:
+    """Whether it is llama.cpp's server that stumbled: the pool starts another one."""
+    return isinstance(exc, httpx2.HTTPError) or (isinstance(exc, ApiError) and exc.status == 503)

@@ -1,7 +1,7 @@
 """`python -m core.engine.trainer JOBDIR [ENGINE_PID]`: carry out one job, from wherever it stopped.
 
-SIGTERM, or the death of the engine that started it, makes it save at the next step and leave. A kill -9 costs the
-steps since the last save. Two trainers never work in one folder.
+SIGTERM, or the death of the engine that started it, makes it save and leave, within one small batch. A kill -9 costs
+the steps since the last save. Two trainers never work in one folder.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from core.engine.trainer.job import JobSpec, Journal
 from core.engine.trainer.loop import Loop, LossDiverged
 from core.engine.trainer.resume import Position
 
-_NICENESS = 10  # pages and running stories go first
-
 
 def main(folder: Path, engine_pid: int) -> int:
     """Train; 0 when finished or paused, 1 when the job failed (state.json says why)."""
@@ -34,7 +32,6 @@ def main(folder: Path, engine_pid: int) -> int:
         asked = _StopRequest(engine_pid)
         if asked():  # the engine died while we waited: its successor has a trainer of its own
             return 0
-        os.nice(_NICENESS)
         journal = Journal(folder)
         try:
             _train(JobSpec.read(folder), journal, asked)
@@ -64,7 +61,7 @@ def _train(spec: JobSpec, journal: Journal, asked: _StopRequest) -> None:
         resume.load(journal.folder, position.step, loop.named, loop.optimizer)
         journal.event(f"Going on from step {position.step} of {loop.total_steps}.")
     else:
-        journal.event(f"Training started: {len(train)} examples, {spec.n_epochs} epochs, {loop.total_steps} steps.")
+        journal.event(f"Training started. Examples: {len(train)}, epochs: {spec.n_epochs}, steps: {loop.total_steps}.")
     position = loop.run(position, asked)
     if position.step < loop.total_steps:
         journal.event(f"Paused at step {position.step} of {loop.total_steps}; nothing is lost.")

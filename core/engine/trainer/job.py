@@ -110,19 +110,24 @@ class Journal:
             kept = [json.dumps(row) + "\n" for row in read_lines(path) if row.get("step", 0) <= step]
             beside = path.with_name(name + ".part")
             beside.write_text("".join(kept), encoding="utf-8")
+            _to_disk(beside)
             os.replace(beside, path)
 
     def sync(self) -> None:
-        """Metrics and checkpoints are on the disk when this returns: the step that `resume` keeps has its line."""
-        for name in ("metrics.jsonl", "checkpoints.jsonl"):
+        """All lines are on the disk when this returns: the step that `resume` keeps has its own."""
+        for name in ("metrics.jsonl", "checkpoints.jsonl", "events.jsonl"):
             path = self.folder / name
             if path.exists():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
+                _to_disk(path)
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
         with (self.folder / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _to_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

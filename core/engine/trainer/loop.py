@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,19 +14,22 @@ from torch import Tensor, nn
 from core.engine import adapters
 from core.engine.tokens import Encoded, Examples
 from core.engine.trainer import resume
+from core.engine.trainer.batches import micro_batches, tensors
 from core.engine.trainer.head import cross_entropy
 from core.engine.trainer.job import MEASURED_STEPS, JobSpec, Journal
 from core.engine.trainer.model import TunableModel
 from core.engine.trainer.resume import Position
 
-_MICRO_BATCH_TOKENS = (
-    640  # padded; activations take about 2 MB a token: 1.3 GB, more only for an example that is longer
-)
 _MAX_GRADIENT_NORM = 1.0  # the usual clip: transformers.TrainingArguments.max_grad_norm
+_SCORED_AT_ONCE = 1024  # held-out examples in memory, where one takes 45 bytes a token
 
 
 class LossDiverged(ArithmeticError):
     """The loss is no longer a number."""
+
+
+class Stopped(Exception):
+    """Asked to stop in the middle of a pass over examples; nothing of it counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,20 @@ class BatchScore:
     loss: float
     token_accuracy: float
     sequence_accuracy: float
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What was counted over some examples; `loss` is a sum over learned tokens."""
+
+    labels: int = 0
+    examples: int = 0
+    loss: float = 0.0
+    right: int = 0
+    whole: int = 0
+
+    def score(self) -> BatchScore:
+        return BatchScore(self.loss / self.labels, self.right / self.labels, self.whole / self.examples)
 
 
 class Loop:
@@ -55,6 +72,8 @@ class Loop:
         }
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=0.0)
         self._recent: list[tuple[int, float]] = []  # (tokens, seconds) of the latest steps, for the estimate
+        self._order: tuple[int, Tensor] | None = None  # of the epoch: its number, and the examples as they come
+        self._saved: int | None = None  # the step that is on the disk
 
     def run(self, position: Position, stop: Callable[[], bool]) -> Position:
         """Train from `position` until the end or until `stop()`; every return is durable.
@@ -67,11 +86,17 @@ class Loop:
         for step in range(position.step + 1, self.total_steps + 1):
             started = time.monotonic()
             batch = self._batch(step)
-            score = self._learn(batch, self.spec.learning_rate * (1 - (step - 1) / self.total_steps))
-            if not math.isfinite(score.loss):
-                raise LossDiverged(f"the loss is {score.loss} at step {step}")
             ends_epoch = step % self.steps_per_epoch == 0
-            held_out = self.score(self.valid) if ends_epoch and self.valid else None
+            if ends_epoch and self.valid:  # a long pass follows the step: to leave it, or a kill, costs this one step
+                self._save(position)
+            try:
+                score = self._learn(batch, self.spec.learning_rate * (1 - (step - 1) / self.total_steps), stop)
+                if not math.isfinite(score.loss):
+                    raise LossDiverged(f"the loss is {score.loss} at step {step}")
+                held_out = self.score(self.valid, stop) if ends_epoch and self.valid else None
+            except Stopped:
+                self._save(position)  # nothing was learned since; or, among the held-out examples, it is saved already
+                break
             tokens = sum(len(example.tokens) for example in batch)
             position = replace(
                 position, step=step, tokens=position.tokens + tokens, examples=position.examples + len(batch)
@@ -81,16 +106,22 @@ class Loop:
             if ends_epoch or halt or time.monotonic() - saved_at >= self.spec.checkpoint_seconds:
                 if ends_epoch:
                     self._checkpoint(position, score, held_out)
-                self.journal.sync()
-                resume.save(self.journal.folder, position, self.named, self.optimizer)
+                self._save(position)
                 saved_at = time.monotonic()
             if halt:
                 break
         return position
 
-    def score(self, examples: Sequence[Encoded]) -> BatchScore:
-        """Loss and accuracy without learning."""
-        return self._pass(examples, learn=False)
+    def score(self, examples: Sequence[Encoded], stop: Callable[[], bool] = lambda: False) -> BatchScore:
+        """Loss and accuracy without learning.
+
+        Raises:
+            Stopped: `stop()` became true on the way.
+        """
+        tally = _Tally()
+        for at in range(0, len(examples), _SCORED_AT_ONCE):
+            self._pass(examples[at : at + _SCORED_AT_ONCE], tally, stop, learn=False)
+        return tally.score()
 
     def figures(self, position: Position) -> dict[str, Any]:
         """Progress for `state.json`; the estimate is None until it is one."""
@@ -110,35 +141,45 @@ class Loop:
 
     def _batch(self, step: int) -> list[Encoded]:
         epoch, place = divmod(step - 1, self.steps_per_epoch)
-        generator = torch.Generator().manual_seed(self.spec.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.train), generator=generator).tolist()
-        chosen = order[place * self.spec.batch_size : (place + 1) * self.spec.batch_size]
-        return [self.train[index] for index in chosen]
+        if self._order is None or self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(self.spec.seed * 1_000_003 + epoch)
+            self._order = epoch, torch.randperm(len(self.train), generator=generator)
+        chosen = self._order[1][place * self.spec.batch_size : (place + 1) * self.spec.batch_size]
+        return [self.train[index] for index in chosen.tolist()]
 
-    def _learn(self, batch: Sequence[Encoded], learning_rate: float) -> BatchScore:
+    def _learn(self, batch: Sequence[Encoded], learning_rate: float, stop: Callable[[], bool]) -> BatchScore:
         self.optimizer.zero_grad(set_to_none=True)
-        score = self._pass(batch, learn=True)
+        tally = _Tally()
+        self._pass(batch, tally, stop, learn=True)
         nn.utils.clip_grad_norm_(self.model.parameters(), _MAX_GRADIENT_NORM)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
-        return score
+        return tally.score()
 
-    def _pass(self, examples: Sequence[Encoded], *, learn: bool) -> BatchScore:
+    def _pass(self, examples: Sequence[Encoded], tally: _Tally, stop: Callable[[], bool], *, learn: bool) -> None:
         n_labels = sum(sum(example.trained[1:]) for example in examples)
-        loss, right, whole = 0.0, 0, 0
-        for group in _micro_batches(examples):
-            ids, places, labels, owners = _tensors(group)
+        for group in micro_batches(examples):
+            if stop():
+                raise Stopped
+            ids, places, labels, owners = tensors(group)
             with torch.set_grad_enabled(learn):
                 hidden = self.model.hidden(ids).flatten(0, 1)[places]
             result = cross_entropy(hidden.detach(), self.model.head, labels, gradient=learn)
             if learn:
                 hidden.backward(result.gradient / n_labels)
-            loss += float(result.loss.sum())
-            right += int(result.correct.sum())
-            wrong_owners = set(owners[~result.correct].tolist())
-            whole += len(group) - len(wrong_owners)
-        return BatchScore(loss / n_labels, right / n_labels, whole / len(examples))
+            tally.loss += float(result.loss.sum())
+            tally.right += int(result.correct.sum())
+            tally.whole += len(group) - len(set(owners[~result.correct].tolist()))
+        tally.labels += n_labels
+        tally.examples += len(examples)
+
+    def _save(self, position: Position) -> None:
+        """Make `position` durable, once."""
+        if self._saved != position.step:
+            self.journal.sync()
+            resume.save(self.journal.folder, position, self.named, self.optimizer)
+            self._saved = position.step
 
     def _note(
         self, position: Position, tokens: int, seconds: float, score: BatchScore, held_out: BatchScore | None
@@ -173,30 +214,3 @@ class Loop:
             f"Epoch {epoch}/{self.spec.n_epochs} finished: training loss {score.loss:.3f}, "
             f"token accuracy {score.token_accuracy:.1%}."
         )
-
-
-def _micro_batches(examples: Iterable[Encoded]) -> Iterable[list[Encoded]]:
-    """Groups of like length whose padded size stays within bounds."""
-    group: list[Encoded] = []
-    for example in sorted(examples, key=lambda example: len(example.tokens)):
-        if group and len(example.tokens) * (len(group) + 1) > _MICRO_BATCH_TOKENS:
-            yield group
-            group = []
-        group.append(example)
-    if group:
-        yield group
-
-
-def _tensors(group: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Right-padded ids [n, longest]; flat places that predict a learned token; those tokens; whose they are."""
-    longest = max(len(example.tokens) for example in group)
-    ids = torch.zeros(len(group), longest, dtype=torch.int64)
-    places, labels, owners = [], [], []
-    for row, example in enumerate(group):
-        ids[row, : len(example.tokens)] = torch.tensor(example.tokens)
-        for at in range(1, len(example.tokens)):
-            if example.trained[at]:
-                places.append(row * longest + at - 1)
-                labels.append(example.tokens[at])
-                owners.append(row)
-    return ids, torch.tensor(places), torch.tensor(labels), torch.tensor(owners)
