@@ -19,18 +19,16 @@ class Settings:
         database_url: SQLAlchemy URL of the ledger; SQLite in `home` unless `DATABASE_URL` says otherwise.
         engine_url: base URL of a foreign engine (without `/v1`), or None: the app starts its own.
         engine_token: bearer token of the engine, or None: one is made and kept in `home`.
-        artifacts: folder or fsspec URL for files that pages and workers share.
     """
 
     home: Path
     database_url: str = field(repr=False)  # may hold a password
     engine_url: str | None
     engine_token: str | None = field(repr=False)
-    artifacts: str
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read FABULA_HOME, DATABASE_URL, FABULA_ENGINE_URL, FABULA_ENGINE_TOKEN, FABULA_ARTIFACTS."""
+        """Read FABULA_HOME, DATABASE_URL, FABULA_ENGINE_URL and FABULA_ENGINE_TOKEN."""
         env = os.environ if environ is None else environ
         home = Path(env.get("FABULA_HOME") or DEFAULT_HOME).expanduser().resolve()
         return cls(
@@ -38,7 +36,6 @@ class Settings:
             database_url=_sqlalchemy_url(env.get("DATABASE_URL") or f"sqlite:///{home / 'fabula.db'}"),
             engine_url=(env.get("FABULA_ENGINE_URL") or "").rstrip("/") or None,
             engine_token=env.get("FABULA_ENGINE_TOKEN") or None,
-            artifacts=env.get("FABULA_ARTIFACTS") or str(home / "artifacts"),
         )
 
     @property

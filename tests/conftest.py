@@ -6,12 +6,16 @@ import ipaddress
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from core.db.store import Store
 from core.settings import Settings
+from tests import fault_server, postgres_server, stores
+from tests.fault_server import FaultServer
 
 _SCRUBBED_PREFIXES = ("FABULA_", "OPENAI_", "AZURE_OPENAI_", "TOGETHER_", "WANDB_", "STREAMLIT_", "DBOS_")
 _SCRUBBED = {"DATABASE_URL"} | {
@@ -54,6 +58,39 @@ def home(tmp_path: Path) -> Path:
 def settings(home: Path) -> Settings:
     """The settings of a local studio in `home`."""
     return Settings.from_env({"FABULA_HOME": str(home)})
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    """The empty ledger of that studio."""
+    ledger = stores.fresh(settings)
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
+    """An endpoint that offers the model `writer`, as the studio's engine."""
+    with FaultServer(fault_server.text("从前，", "有一位英雄。")) as running:
+        monkeypatch.setenv("FABULA_ENGINE_URL", running.url.removesuffix("/v1"))
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A real PostgreSQL; tests that need one are skipped, with the reason, where none can be started."""
+    try:
+        with postgres_server.running() as url:
+            yield url
+    except postgres_server.PostgresAbsent as exc:
+        pytest.skip(f"PostgreSQL tests skipped: {exc}")
+
+
+@pytest.fixture
+def on_postgres(postgres_url: str, home: Path) -> Settings:
+    """The settings of a studio whose ledger is an empty database there."""
+    url = postgres_server.new_database(postgres_url)
+    return Settings.from_env({"DATABASE_URL": url, "FABULA_HOME": str(home)})
 
 
 def _to_scrub() -> list[str]:

@@ -11,6 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sqlalchemy import create_engine
+
+from core.db.store import new_id
+from core.settings import Settings
+
 
 class PostgresAbsent(Exception):
     """Why no server can be started here."""
@@ -50,6 +55,16 @@ def running() -> Iterator[str]:
             _run(user, folder / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+def new_database(url: str) -> str:
+    """Make an empty database on the server at `url`; its own URL."""
+    name = f"t{new_id()}"
+    admin = create_engine(Settings.from_env({"DATABASE_URL": url}).database_url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    admin.dispose()
+    return url.replace("/postgres?", f"/{name}?")
 
 
 def _unprivileged() -> str | None:

@@ -1,4 +1,4 @@
-"""Fresh ledgers for tests: migrated once, then copied, which takes a hundredth of the time."""
+"""Fresh ledgers for tests. On SQLite: migrated once, then copied, which takes a hundredth of the time."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from core.settings import Settings
 
 
 def fresh(settings: Settings) -> Store:
-    """An empty SQLite ledger with the newest schema, as `Store.open` makes it."""
+    """An empty ledger with the newest schema, as `Store.open` makes it."""
+    if not settings.database_url.startswith("sqlite"):
+        return Store.open(settings)
     path = Path(settings.database_url.removeprefix("sqlite:///"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    Path(settings.artifacts).mkdir(parents=True, exist_ok=True)
     path.write_bytes(_migrated())
     return Store(settings.database_url)
 

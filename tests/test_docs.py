@@ -14,7 +14,9 @@ import pytest
 _ROOT = Path(__file__).parents[1]
 _DOCUMENTS = [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
 _TEXT = "\n".join(path.read_text(encoding="utf-8") for path in _DOCUMENTS)
-_VARIABLE = re.compile(r"\b(?:FABULA_[A-Z_]+[A-Z]|DATABASE_URL|OPENAI_(?:API_KEY|BASE_URL))\b")
+_VARIABLE = re.compile(
+    r"\b(?:FABULA_[A-Z_]+[A-Z]|DATABASE_URL|(?:AZURE_|TOGETHER_|OPENAI_|WANDB_)[A-Z_]*(?:KEY|URL|ENDPOINT))\b"
+)
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _ROUTE = re.compile(r"/[a-z{}:/_0-9]*")
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
 import core.tour
 from core.actor import LOCAL
@@ -24,39 +22,14 @@ from core.errors import StorageFull
 from core.heartbeat import Heart, alive
 from core.settings import Settings
 from core.training import jobs
-from tests import postgres_server
-from tests.waiting import until
+from tests.waiting import at_once, until
 
 _ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    try:
-        postgres_server.binaries()
-    except postgres_server.PostgresAbsent as exc:
-        pytest.skip(f"PostgreSQL tests skipped: {exc}")
-    with postgres_server.running() as url:
-        yield url
-
-
 @pytest.fixture
-def settings(server: str, tmp_path: Path) -> Settings:
-    """A database of its own for every test."""
-    name = f"t{new_id()}"
-    admin = create_engine(Settings.from_env({"DATABASE_URL": server}).database_url, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    admin.dispose()
-    url = server.replace("/postgres?", f"/{name}?")
-    return Settings.from_env({"DATABASE_URL": url, "FABULA_HOME": str(tmp_path / "home")})
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = Store.open(settings)
-    yield store
-    store.close()
+def settings(on_postgres: Settings) -> Settings:
+    return on_postgres
 
 
 def test_migrations_make_exactly_the_tables_of_the_code(store: Store) -> None:
@@ -88,11 +61,7 @@ def test_threads_that_change_one_row_under_a_lock_lose_nothing(store: Store) -> 
                 found = session.get_one(Tour, tour.id, with_for_update=True)
                 found.reason = str(int(found.reason or 0) + 1)
 
-    threads = [threading.Thread(target=count_up) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
+    at_once(8, count_up)
     with store.reading() as session:
         assert session.get_one(Tour, tour.id).reason == "80"
 
@@ -135,14 +104,7 @@ def test_ten_submits_at_once_are_one_job(store: Store) -> None:
     frame = pd.DataFrame({"a": ["x"], "story": ["y."]})
     dataset_id = datasets.from_frame(store, LOCAL, "one", frame, ["a"], "story")
     form = jobs.JobForm(dataset_id, "First", "engine", "gemma-3-270m", n_epochs=2)
-    found: list[str] = []
-    threads = [threading.Thread(target=lambda: found.append(jobs.submit(store, LOCAL, form))) for _ in range(10)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 10
-    assert len(set(found)) == 1
+    assert len(set(at_once(10, lambda: jobs.submit(store, LOCAL, form)))) == 1
 
 
 def test_heartbeats_events_and_lists(store: Store) -> None:

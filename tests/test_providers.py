@@ -21,7 +21,8 @@ from core.errors import (
     StreamCut,
     Unavailable,
 )
-from core.providers import Client, CompletionRequest, Patience, Provider, Registry
+from core.providers import Client, Completion, CompletionRequest, Patience, Provider, Registry
+from core.providers.bulk import Bulk
 from core.providers.errors import retry_after_s
 from core.providers.retry import wait_s
 from core.settings import Settings
@@ -146,28 +147,37 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("answer", "kind", "words"), ERRORS)
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("in_bulk", [False, True], ids=["alone", "in bulk"])
 def test_every_fault_becomes_a_sentence_and_a_next_step(
-    server: FaultServer, answer: Answer, kind: type[FabulaError], words: str, asynchronous: bool
+    server: FaultServer, answer: Answer, kind: type[FabulaError], words: str, in_bulk: bool
 ) -> None:
     server.enqueue(answer)
-    ours = client(server, patience=ONE_TRY)
     with pytest.raises(kind) as caught:
-        if asynchronous:
-            asyncio.run(_once(ours, CHAT))
+        if in_bulk:
+            asyncio.run(_ask(server.provider()))
         else:
-            ours.complete(CHAT)
+            client(server, patience=ONE_TRY).complete(CHAT)
     assert words in caught.value.what
     assert caught.value.next_step
     assert KEY not in caught.value.what
     assert len(server.requests) == 1
 
 
-async def _once(ours: Client, request: CompletionRequest) -> object:
+async def _ask(provider: Provider) -> Completion:
+    bulk = Bulk(provider)
     try:
-        return await ours.acomplete(request)
+        return await bulk.ask(CHAT)
     finally:
-        await ours.aclose()
+        await bulk.aclose()
+
+
+@pytest.mark.parametrize(("kind", "key"), [("compatible", None), ("openai", None), ("azure", KEY)])
+def test_a_request_in_bulk_is_the_same_as_one_alone(server: FaultServer, kind: str, key: str | None) -> None:
+    assert client(server, kind).complete(CHAT) == asyncio.run(_ask(server.provider(kind)))
+    alone, in_bulk = server.requests
+    assert alone.body == in_bulk.body
+    for seen in (alone, in_bulk):
+        assert (seen.headers["authorization"], seen.headers.get("api-key")) == (f"Bearer {KEY}", key)
 
 
 def test_the_cause_is_kept(server: FaultServer) -> None:

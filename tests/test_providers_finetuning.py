@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from core.errors import BadFile, BadRequest, NotFound, ProviderError, Refused, Unavailable
 from core.providers import Client, JobRequest, Patience
 from tests.fault_server import Answer, FaultServer, drop, error, html, job
+from tests.waiting import at_once
 
 QUICK = Patience(total_s=5, tries=4, base_s=0.001, cap_s=0.01)
 REQUEST = JobRequest("gemma-3-270m", "file-1", suffix="ultraman", seed=7, n_epochs=2, learning_rate_multiplier=0.2)
@@ -194,10 +194,4 @@ def test_the_content_of_a_file_is_text_whatever_its_bytes(server: FaultServer, c
 
 def test_many_threads_share_one_client(server: FaultServer, client: Client) -> None:
     server.jobs = [job("ftjob-1")]
-    found: list[str] = []
-    threads = [threading.Thread(target=lambda: found.append(client.job("ftjob-1").id)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    assert found == ["ftjob-1"] * 8
+    assert at_once(8, lambda: client.job("ftjob-1").id) == ["ftjob-1"] * 8

@@ -23,7 +23,7 @@ from core.errors import EngineMissing, Unavailable
 from core.heartbeat import Heart
 from core.settings import Settings
 from core.supervisor import EngineProcess, ask_health, missing_packages
-from tests.waiting import until
+from tests.waiting import at_once, until
 
 _ROOT = Path(__file__).parent.parent
 
@@ -235,14 +235,7 @@ def test_kill_9_of_the_studio_ends_the_engine_and_the_next_start_has_a_new_one(
 
 def test_the_key_is_made_once_however_many_ask(settings: Settings) -> None:
     settings.home.mkdir(parents=True)
-    found: list[str] = []
-    threads = [threading.Thread(target=lambda: found.append(endpoint.token(settings))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 8
-    assert len(set(found)) == 1
+    assert len(set(at_once(8, lambda: endpoint.token(settings)))) == 1
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"state": "up", "surprise": 1}', '{"state": "up"}'])

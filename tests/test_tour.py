@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
@@ -13,12 +12,13 @@ from core.actor import LOCAL
 from core.dataset import datasets
 from core.db.store import Store
 from core.db.tables import Tour, TrainingJob, utcnow
-from core.errors import EngineMissing, FabulaError
+from core.errors import EngineMissing, FabulaError, Unavailable
 from core.settings import Settings
 from core.story import stream
 from core.training import jobs
 from tests.fakes import MOMENT, NO_MODEL, FakeClient, FakeRegistry, FakeStream, remote_job
 from tests.test_training_jobs import Hurry
+from tests.waiting import at_once
 
 
 @pytest.fixture
@@ -81,7 +81,8 @@ def test_the_whole_tour(store: Store, client: FakeClient, walk: Callable[..., Hu
     assert done.finished_at is not None
     assert datasets.summary(store, done.dataset_id or "").done == tour.EXAMPLES == 48
     job = jobs.get(store, done.job_id or "")
-    assert (job.base_model, job.hyperparameters) == ("gemma-3-270m", {"n_epochs": 2, "batch_size": 4})
+    assert (job.name, job.base_model) == (datasets.summary(store, done.dataset_id or "").name, "storyteller")
+    assert job.hyperparameters == {"n_epochs": 1, "batch_size": 4, "learning_rate_multiplier": 0.25}
     story = stream.get(store, done.story_id or "")
     assert story is not None
     assert (story.text, story.model) == ("从前有一天", job.fine_tuned_model)
@@ -89,6 +90,25 @@ def test_the_whole_tour(store: Store, client: FakeClient, walk: Callable[..., Hu
     assert request.prompt == f"宋,发射激光,艰难{job.separator}"
     assert (request.endpoint, request.stop) == ("completion", (job.stop,))
     assert tour.start(store, LOCAL) != tour_id
+
+
+def test_a_tour_that_is_stopped_while_the_engine_starts_trains_nothing(
+    store: Store, client: FakeClient, walk: Callable[..., Hurry]
+) -> None:
+    client.enqueue("models", Unavailable("The engine is starting.", "Wait."), [])
+    hurry = Hurry()
+    hurry.then = lambda _: tour.stop(store, LOCAL)
+    walk(tour.start(store, LOCAL), hurry)
+    assert (seen(store).state, jobs.list_jobs(store)) == ("stopped", [])
+
+
+def test_an_engine_without_the_storyteller_trains_its_base(
+    store: Store, client: FakeClient, walk: Callable[..., Hurry]
+) -> None:
+    client.enqueue("models", Unavailable("The engine is starting.", "Wait."), [])
+    walk(tour.start(store, LOCAL))
+    (job,) = jobs.list_jobs(store)
+    assert (job.base_model, job.hyperparameters) == ("gemma-3-270m", {"n_epochs": 1, "batch_size": 4})
 
 
 def test_the_prompt_is_outside_the_training_data(store: Store, client: FakeClient, walk: Callable[..., Hurry]) -> None:
@@ -206,11 +226,5 @@ def test_the_time_left_comes_from_the_engine(store: Store) -> None:
 
 
 def test_ten_clicks_at_once_are_one_tour(store: Store) -> None:
-    found: list[str] = []
-    threads = [threading.Thread(target=lambda: found.append(tour.start(store, LOCAL))) for _ in range(10)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(set(found)) == 1
+    assert len(set(at_once(10, lambda: tour.start(store, LOCAL)))) == 1
     assert utcnow() > seen(store).created_at

@@ -343,6 +343,28 @@ def test_a_worker_of_this_machine_is_dead_only_when_its_process_is(
     assert mine.living() == {mine.id}
 
 
+def test_a_worker_that_is_stopped_keeps_its_work_until_it_is_killed(
+    store: Store, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl+Z in a terminal: it is silent for an hour, and goes on with the same work when it is woken."""
+    add_tour(store)
+    worker = run_worker(home, "hang")
+    until(lambda: diary(home), "at work")
+    os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        mine, now = Heart(store), [0.0]
+        monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
+        mine.beat(0)
+        both = mine.living()
+        assert len(both) == 2
+        now[0] = 3600.0
+        assert mine.living() == both
+    finally:
+        worker.kill()
+        worker.wait()
+    assert mine.living() == {mine.id}
+
+
 def test_alive_counts_running_and_queued(store: Store) -> None:
     heart = Heart(store)
     heart.beat(3)

@@ -1,9 +1,11 @@
-"""Waiting for something real (a process, a thread) without sleeping for a guess."""
+"""Waiting for something real (a process, a thread) without sleeping for a guess; and many threads at once."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -18,3 +20,15 @@ def until(look: Callable[[], T], what: str, timeout_s: float = 60.0) -> T:
         assert time.monotonic() < deadline, f"waited {timeout_s} s in vain: {what}"
         time.sleep(_POLL_S)
     return found
+
+
+def at_once(n: int, act: Callable[[], T]) -> list[T]:
+    """What `act` returns in each of `n` threads that begin together; the first error, where one fails."""
+    start = threading.Barrier(n)
+
+    def run() -> T:
+        start.wait()
+        return act()
+
+    with ThreadPoolExecutor(n) as threads:
+        return [each.result() for each in [threads.submit(run) for _ in range(n)]]

@@ -135,8 +135,6 @@ def _told_in_sentences() -> Iterator[None]:
 
 def _create_folders(settings: Settings) -> None:
     folders = [settings.home]
-    if "://" not in settings.artifacts:
-        folders.append(Path(settings.artifacts))
     url = make_url(settings.database_url)
     if url.get_backend_name() == "sqlite" and url.database:
         folders.append(Path(url.database).parent)

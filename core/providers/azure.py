@@ -8,14 +8,13 @@ imported after it was uploaded, and a job wants it `processed`; examples are con
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from core.errors import BadTrainingFile
 from core.providers.client import Client
-from core.providers.errors import NotThere
+from core.providers.errors import NotThere, cannot_pause
 from core.providers.marks import by_file
 from core.providers.shapes import JobRequest, RemoteJob
 
@@ -69,9 +68,4 @@ class Azure(Client):
         try:
             return super().pause(job_id)
         except NotThere as exc:
-            raise NotThere(f"{self.provider.name} cannot pause a job.", "Cancel it, or let it go on.") from exc
-
-    def _headers(self) -> Mapping[str, str]:
-        """Azure's own name for the key. The bearer token of the SDK stays: newer gateways take either."""
-        headers: dict[str, Any] = {**super()._headers(), "api-key": self._key()}
-        return headers
+            raise cannot_pause(self.provider) from exc

@@ -19,15 +19,14 @@ from openai.types import Batch
 
 from core.errors import BadRequest, ProviderError, StorageFull, Unavailable
 from core.providers.bodies import PATHS, body_of, completion_of
-from core.providers.errors import from_status, nonsense
-from core.providers.finetuning import INTENT
+from core.providers.errors import from_status, nonsense, quoted
+from core.providers.finetuning import INTENT, NEWEST
 from core.providers.generation import Generation
 from core.providers.shapes import Completion, CompletionRequest, Endpoint, Provider
 
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})  # the API's words for a batch that changes no more
 _WINDOW = "24h"  # the only one that the API knows
 _PAGE = 100
-_NEWEST = 1000  # how far back a lost batch is searched: a crash is found within minutes
 _LONGEST_WORD = 30  # characters, as the ledger has it; the API's own words are shorter
 _BLOCK = 1 << 16  # bytes read at once from a file of answers
 # What the API says of a line that it never carried out, or not to the end: sending it again is what it asks for.
@@ -97,7 +96,7 @@ class Batches(Generation):
 
         def call() -> RemoteBatch | None:
             listed: Iterable[Batch] = self._sdk().batches.list(limit=_PAGE)
-            for batch in islice(listed, _NEWEST):
+            for batch in islice(listed, NEWEST):
                 if (batch.metadata or {}).get(INTENT) == intent_id:
                     return self._batch(batch)
             return None
@@ -170,15 +169,13 @@ class Batches(Generation):
             total=int(counts.total or 0) if counts else 0,
             completed=int(counts.completed or 0) if counts else 0,
             failed=int(counts.failed or 0) if counts else 0,
-            faults=tuple(BatchFault(f.line, str(f.code or ""), self._clean(f.message)) for f in faults),
+            faults=tuple(
+                BatchFault(f.line, str(f.code or ""), quoted(f.message or "no reason given", self.provider))
+                for f in faults
+            ),
             expires_at=datetime.fromtimestamp(batch.expires_at, UTC) if batch.expires_at else None,
             intent=(batch.metadata or {}).get(INTENT),
         )
-
-    def _clean(self, message: str | None) -> str:
-        """Words of the endpoint in one bounded line, without the key."""
-        text = " ".join((message or "no reason given").split())
-        return (text.replace(self.provider.api_key, "[key]") if self.provider.api_key else text)[:300]
 
 
 def read_answer(provider: Provider, line: bytes) -> BatchAnswer | None:

@@ -31,8 +31,8 @@ def completion_of(answer: Any, endpoint: Endpoint, provider: Provider) -> Comple
         return Completion(
             texts=tuple(read(choice) for choice in answer.get("choices") or ()),
             model=model,
-            prompt_tokens=_count(usage.get("prompt_tokens")),
-            completion_tokens=_count(usage.get("completion_tokens")),
+            prompt_tokens=count(usage.get("prompt_tokens")),
+            completion_tokens=count(usage.get("completion_tokens")),
         )
     except (KeyError, TypeError, AttributeError) as exc:
         raise nonsense(provider) from exc
@@ -64,9 +64,13 @@ def _common(request: CompletionRequest) -> dict[str, Any]:
 
 
 def _chat_choice(choice: Mapping[str, Any]) -> Choice:
-    message = choice["message"]
+    return _choice(*said(choice["message"], choice.get("finish_reason")))
+
+
+def said(message: Mapping[str, Any], finish_reason: object) -> tuple[object, object]:
+    """Text and end of a chat message, or of a piece of one: a refusal is the text, and the reason for the end."""
     refusal = message.get("refusal")
-    return _choice(message.get("content") or refusal or "", "refusal" if refusal else choice.get("finish_reason"))
+    return message.get("content") or refusal or "", "refusal" if refusal else finish_reason
 
 
 def _legacy_choice(choice: Mapping[str, Any]) -> Choice:
@@ -79,6 +83,6 @@ def _choice(text: object, finish_reason: object) -> Choice:
     return Choice(text, finish_reason)
 
 
-def _count(tokens: object) -> int | None:
+def count(tokens: object) -> int | None:
     """A number of tokens; what is none, or below zero, is unknown."""
-    return tokens if isinstance(tokens, int) and tokens >= 0 else None
+    return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0 else None

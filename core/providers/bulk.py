@@ -18,7 +18,7 @@ from yarl import URL
 
 from core.errors import ProviderError
 from core.providers.bodies import PATHS, body_of, completion_of
-from core.providers.connection import LOOPBACK
+from core.providers.connection import LOOPBACK, key_headers
 from core.providers.errors import from_status, nonsense, silent, unreachable
 from core.providers.shapes import Completion, CompletionRequest, Provider
 
@@ -44,7 +44,7 @@ class Bulk:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_S, ssl=_trust(base)),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Authorization": f"Bearer {provider.api_key or 'none'}", "Content-Type": "application/json"},
+            headers={**key_headers(provider), "Content-Type": "application/json"},
             timeout=timeout,
             proxy=_proxy(base),
         )

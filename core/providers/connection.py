@@ -21,6 +21,13 @@ T = TypeVar("T")
 # A whole story arrives in one answer, and a small machine that also trains may write 10 tokens a second.
 _TIMEOUT = httpx2.Timeout(connect=5.0, read=600.0, write=60.0, pool=60.0)
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+_NO_KEY = "none"  # an endpoint without sign-in still needs some word there: the SDK refuses to start without one
+
+
+def key_headers(provider: Provider) -> dict[str, str]:
+    """How every request to the endpoint shows our key. Azure has a name of its own; newer gateways take either."""
+    key = provider.api_key or _NO_KEY
+    return {"Authorization": f"Bearer {key}", **({"api-key": key} if provider.kind == "azure" else {})}
 
 
 class Connection:
@@ -68,7 +75,7 @@ class Connection:
         with self._lock:
             if self._sync is None:
                 self._sync = openai.OpenAI(
-                    api_key=self._key(),
+                    api_key=self.provider.api_key or _NO_KEY,
                     admin_api_key="",
                     base_url=self.provider.base_url,
                     max_retries=0,
@@ -86,7 +93,7 @@ class Connection:
         loop = asyncio.get_running_loop()
         if loop not in self._async:
             self._async[loop] = openai.AsyncOpenAI(
-                api_key=self._key(),
+                api_key=self.provider.api_key or _NO_KEY,
                 admin_api_key="",
                 base_url=self.provider.base_url,
                 max_retries=0,
@@ -111,14 +118,10 @@ class Connection:
 
     def _headers(self) -> Mapping[str, str]:
         """Our key and nothing else: the SDK would add headers from OPENAI_* variables to every endpoint's requests."""
-        headers: dict[str, Any] = {"Authorization": f"Bearer {self._key()}"}
+        headers: dict[str, Any] = {**key_headers(self.provider)}
         if self.provider.kind != "openai":
             headers |= {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
         return headers
-
-    def _key(self) -> str:
-        """An endpoint without sign-in still needs some word there: the SDK refuses to start without one."""
-        return self.provider.api_key or "none"
 
     def _through_proxies(self) -> bool:
         """A proxy of the environment cannot reach this machine's own loopback."""

@@ -147,9 +147,19 @@ def _from_status(
     return BadRequest(f"{provider.name} could not use the request ({status}): {words}", "Change it and send it again.")
 
 
-def _cut(exc: Exception, provider: Provider) -> StreamCut:
-    words = f" {_said(exc, provider)}" if type(exc) is openai.APIError else ""
+def cut(provider: Provider, words: str = "") -> StreamCut:
+    """The stream ended before its end; `words`: what the endpoint said of it."""
+    words = f" {words}" if words else ""
     return StreamCut(f"{provider.name} broke off in the middle of the text.{words}", "What arrived is kept; try again.")
+
+
+def cannot_pause(provider: Provider) -> NotThere:
+    """The endpoint knows no pausing of jobs."""
+    return NotThere(f"{provider.name} cannot pause a job.", "Cancel it, or let it go on.")
+
+
+def _cut(exc: Exception, provider: Provider) -> StreamCut:
+    return cut(provider, _said(exc, provider) if type(exc) is openai.APIError else "")
 
 
 def tuning_closed(error: ProviderError, provider: Provider) -> ProviderError:
@@ -167,11 +177,16 @@ def _said(exc: Exception, provider: Provider) -> str:
 
 
 def _words(body: object, otherwise: str, provider: Provider) -> str:
-    """The server's own words: one line, bounded, without markup of an error page, and never with the key in it."""
+    """The server's own words, fit to be shown; of an error page its title."""
     text = _message(body) or (body if isinstance(body, str) else "") or otherwise
     if "<html" in text.lower() or "<!doctype" in text.lower():
         title = re.search(r"<title[^>]*>(.*?)</title>", text, re.I | re.S)
         text = f"a web page ({title[1].strip()})" if title else "a web page"
+    return quoted(text, provider)
+
+
+def quoted(text: str, provider: Provider) -> str:
+    """Words of the endpoint in one bounded line, without the key."""
     if provider.api_key:
         text = text.replace(provider.api_key, "[key]")
     text = " ".join(text.split())

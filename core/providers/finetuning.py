@@ -19,7 +19,7 @@ from core.providers.shapes import JobRequest, RemoteCheckpoint, RemoteEvent, Rem
 
 INTENT = "fabula_intent"  # metadata key that ties a job there to our record of it
 _PAGE = 100  # the most that OpenAI gives at once
-_NEWEST_JOBS = 1000  # how far back a lost job is searched: a crash is found within minutes, not after 1,000 jobs
+NEWEST = 1000  # how far back a lost job is searched: a crash is found within minutes, not after 1,000 jobs
 _NEWEST_EVENTS = 2000  # a poll every few seconds misses far fewer
 
 
@@ -40,11 +40,7 @@ class FineTuning(Connection):
             BadFile: it cannot be read here.
             ProviderError: it could not be uploaded.
         """
-        try:
-            file = Watched(path, on_progress)
-        except OSError as exc:
-            raise BadFile(f"{path.name} cannot be read: {exc.strerror}.", "Prepare the training file again.") from exc
-        with file:
+        with watched(path, on_progress) as file:
 
             def call() -> str:
                 sent: Any = {"file": (path.name, file), "purpose": purpose}
@@ -90,7 +86,7 @@ class FineTuning(Connection):
 
         def call() -> RemoteJob | None:
             jobs: Iterable[FineTuningJob] = self._sdk().fine_tuning.jobs.list(limit=_PAGE)
-            for job in islice(jobs, _NEWEST_JOBS):
+            for job in islice(jobs, NEWEST):
                 if (job.metadata or {}).get(INTENT) == intent_id:
                     return self._job(job)
             return None
@@ -201,6 +197,18 @@ def _checkpoint(checkpoint: FineTuningJobCheckpoint) -> RemoteCheckpoint:
 
 def _moment(unix_s: float | None) -> datetime | None:
     return datetime.fromtimestamp(unix_s, UTC) if unix_s else None
+
+
+def watched(path: Path, on_progress: Callable[[int, int], None] | None) -> Watched:
+    """The file at `path`, opened to be sent.
+
+    Raises:
+        BadFile: it cannot be read.
+    """
+    try:
+        return Watched(path, on_progress)
+    except OSError as exc:
+        raise BadFile(f"{path.name} cannot be read: {exc.strerror}.", "Prepare the training file again.") from exc
 
 
 class Watched(io.FileIO):

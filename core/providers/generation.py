@@ -8,16 +8,14 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import openai
-from openai.types import Completion as LegacyCompletion
 from openai.types import Model
-from openai.types.chat import ChatCompletion
 
 from core.errors import NotFound
-from core.providers.bodies import PATHS, body_of
+from core.providers.bodies import PATHS, body_of, completion_of
 from core.providers.connection import Connection
 from core.providers.errors import nonsense, translated
 from core.providers.pieces import chat_piece, legacy_piece
-from core.providers.shapes import Choice, Completion, CompletionRequest, Endpoint, Health, ModelInfo
+from core.providers.shapes import Completion, CompletionRequest, Endpoint, Health, ModelInfo
 from core.providers.stream import TextStream
 
 # OpenAI lists every model of an account; these families write no text.
@@ -38,24 +36,11 @@ class Generation(Connection):
         """
 
         def call() -> Completion:
-            sdk = self._sdk()
-            if request.endpoint == "chat":
-                return self._from_chat(sdk.chat.completions.create(**body_of(request, self.provider.kind)))
-            return self._from_legacy(sdk.completions.create(**body_of(request, self.provider.kind)))
+            body = body_of(request, self.provider.kind)
+            answer = self._sdk().post(PATHS[request.endpoint], cast_to=object, body=body)
+            return completion_of(answer, request.endpoint, self.provider)
 
         return self._patiently(call)
-
-    async def acomplete(self, request: CompletionRequest) -> Completion:
-        """One try of `complete` on the running event loop: who runs many of them does its own waiting.
-
-        Raises:
-            RateLimited, Unavailable, Refused, BadRequest, ModelNotFound: see `core.errors`.
-        """
-        with translated(self.provider):
-            sdk = self._async_sdk()
-            if request.endpoint == "chat":
-                return self._from_chat(await sdk.chat.completions.create(**body_of(request, self.provider.kind)))
-            return self._from_legacy(await sdk.completions.create(**body_of(request, self.provider.kind)))
 
     def stream(self, request: CompletionRequest) -> TextStream:
         """The first answer to `request`, as it is written. Repeats patiently until the first text, never after."""
@@ -127,28 +112,6 @@ class Generation(Connection):
             return answer
 
         return self._patiently(call)
-
-    def _from_chat(self, answer: ChatCompletion) -> Completion:
-        choices = []
-        for choice in answer.choices or ():
-            refusal = getattr(choice.message, "refusal", None)
-            text = choice.message.content or refusal or ""
-            choices.append(Choice(text, "refusal" if refusal else choice.finish_reason))
-        return self._completion(answer, choices)
-
-    def _from_legacy(self, answer: LegacyCompletion) -> Completion:
-        return self._completion(answer, [Choice(c.text or "", c.finish_reason) for c in answer.choices or ()])
-
-    def _completion(self, answer: ChatCompletion | LegacyCompletion, choices: list[Choice]) -> Completion:
-        if not isinstance(answer.model, str):
-            raise nonsense(self.provider)
-        usage = answer.usage
-        return Completion(
-            texts=tuple(choices),
-            model=answer.model,
-            prompt_tokens=usage.prompt_tokens if usage else None,
-            completion_tokens=usage.completion_tokens if usage else None,
-        )
 
     def _listed(self, models: list[Model]) -> list[ModelInfo]:
         found = [self._model(m) for m in models if not _NOT_TEXT.search(m.id)]

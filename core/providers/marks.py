@@ -6,12 +6,11 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from core.providers.errors import translated
+from core.providers.finetuning import NEWEST
 from core.providers.shapes import RemoteJob
 
 if TYPE_CHECKING:
     from core.providers.client import Client
-
-_NEWEST = 1_000  # jobs and files: a crash is found within minutes
 
 
 def file_name(intent_id: str) -> str:
@@ -22,7 +21,7 @@ def file_name(intent_id: str) -> str:
 def by_file(client: Client, intent_id: str) -> RemoteJob | None:
     """The job that trains on a file of that name; None: there is none. Every upload of an intent has the same name."""
     with translated(client.provider):  # later pages are fetched here
-        mine = {file_id for file_id, name in islice(client.files(), _NEWEST) if name == file_name(intent_id)}
+        mine = {file_id for file_id, name in islice(client.files(), NEWEST) if name == file_name(intent_id)}
         if not mine:
             return None
-        return next((job for job in islice(client.jobs(), _NEWEST) if job.training_file in mine), None)
+        return next((job for job in islice(client.jobs(), NEWEST) if job.training_file in mine), None)

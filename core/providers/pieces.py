@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from core.providers.bodies import count, said
 from core.providers.stream import Piece
 
 
 def chat_piece(chunk: Any) -> Piece:
     """One chunk of `/chat/completions`. Raises TypeError or AttributeError where it is no such chunk."""
     choice = _choice(chunk)
-    delta = choice.get("delta") or {}
-    refusal = delta.get("refusal")
-    return _piece(chunk, delta.get("content") or refusal or "", "refusal" if refusal else choice.get("finish_reason"))
+    return _piece(chunk, *said(choice.get("delta") or {}, choice.get("finish_reason")))
 
 
 def legacy_piece(chunk: Any) -> Piece:
@@ -37,10 +36,6 @@ def _piece(chunk: Mapping[str, Any], text: Any, finish_reason: Any) -> Piece:
         text=text,
         finish_reason=finish_reason,
         model=model or None,
-        prompt_tokens=_count(usage.get("prompt_tokens")),
-        completion_tokens=_count(usage.get("completion_tokens")),
+        prompt_tokens=count(usage.get("prompt_tokens")),
+        completion_tokens=count(usage.get("completion_tokens")),
     )
-
-
-def _count(tokens: Any) -> int | None:
-    return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0 else None

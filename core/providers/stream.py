@@ -14,7 +14,7 @@ import httpx2
 import openai
 
 from core.errors import StreamCut
-from core.providers.errors import translated
+from core.providers.errors import cut, translated
 from core.providers.shapes import Provider, StreamFacts
 
 C = TypeVar("C")
@@ -101,9 +101,7 @@ class TextStream(Iterator[str]):
             with contextlib.suppress(Exception):
                 stream.close()
         if self._facts.finish_reason is None and not self._closed.is_set():
-            raise StreamCut(
-                f"{self._provider.name} broke off in the middle of the text.", "What arrived is kept; try again."
-            )
+            raise cut(self._provider)
 
     def _learn(self, piece: Piece, elapsed_s: float) -> None:
         seen = self._facts

@@ -15,10 +15,9 @@ from typing import Any
 
 from openai.types import Model
 
-from core.errors import BadFile, BadRequest
 from core.providers.client import Client
-from core.providers.errors import NotThere, nonsense, translated
-from core.providers.finetuning import Watched
+from core.providers.errors import cannot_pause, nonsense, translated
+from core.providers.finetuning import watched
 from core.providers.marks import by_file
 from core.providers.shapes import JobRequest, ModelInfo, RemoteCheckpoint, RemoteEvent, RemoteJob
 
@@ -46,11 +45,7 @@ class Together(Client):
         self, path: Path, purpose: str = "fine-tune", on_progress: Callable[[int, int], None] | None = None
     ) -> str:
         """Upload the file at `path`; see `FineTuning.upload`."""
-        try:
-            file = Watched(path, on_progress)
-        except OSError as exc:
-            raise BadFile(f"{path.name} cannot be read: {exc.strerror}.", "Prepare the training file again.") from exc
-        with file:
+        with watched(path, on_progress) as file:
             body = {"purpose": purpose, "file_name": path.name}
 
             def call() -> str:
@@ -105,10 +100,10 @@ class Together(Client):
         return self._once(lambda: self._remote(self._sdk().post(path, cast_to=object)))
 
     def pause(self, job_id: str) -> RemoteJob:
-        raise self._cannot()
+        raise cannot_pause(self.provider)
 
     def resume(self, job_id: str) -> RemoteJob:
-        raise self._cannot()
+        raise cannot_pause(self.provider)
 
     def events(self, job_id: str, after: str | None = None) -> list[RemoteEvent]:
         found = self._list(f"/fine-tunes/{job_id}/events")
@@ -197,9 +192,6 @@ class Together(Client):
             hyperparameters={name: job[name] for name in ("n_epochs", "batch_size", "learning_rate") if name in job},
             intent=None,
         )
-
-    def _cannot(self) -> BadRequest:
-        return NotThere(f"{self.provider.name} cannot pause a job.", "Cancel it, or let it go on.")
 
 
 def _event(one: Json) -> RemoteEvent:

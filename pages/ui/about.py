@@ -24,6 +24,7 @@ _PARTS = (
     "transformers",
     "xllamacpp",
 )
+_LONGEST_LICENCE = 120  # characters; what is longer is a text, not a name
 
 
 def data_card() -> None:
@@ -35,13 +36,12 @@ def data_card() -> None:
             {
                 _("Everything of this studio"): plain(settings.home),
                 _("Database"): plain(_without_password(settings.database_url)),
-                _("Files"): plain(settings.artifacts),
                 _("Engine: models, jobs"): plain(settings.engine_home),
             },
             border="horizontal",
             alt=_("Where your data lies"),
         )
-        st.caption(_("Set FABULA_HOME, DATABASE_URL or FABULA_ARTIFACTS before the start to keep it elsewhere."))
+        st.caption(_("Set FABULA_HOME or DATABASE_URL before the start to keep it elsewhere."))
 
 
 def versions_card() -> None:
@@ -55,7 +55,6 @@ def versions_card() -> None:
                 **{plain(name): plain(version) if version else _("not installed") for name, version in found.items()},
             },
             border="horizontal",
-            width="content",
             alt=_("Versions and licences"),
         )
         st.caption(
@@ -68,8 +67,23 @@ def _version(name: str) -> str:
         found = metadata.metadata(name)
     except metadata.PackageNotFoundError:
         return ""
-    licence = found.get("License-Expression") or ""
+    licence = _licence(found)
     return f"{found['Version']}{f' · {licence}' if licence else ''}"
+
+
+def _licence(found: metadata.PackageMetadata) -> str:
+    """The licence as a package names it: in the field made for that, in a classifier, or in the older field.
+
+    The older field is last, and its first line only: some packages have put the whole text of their licence there.
+    """
+    named = [found.get("License-Expression") or ""]
+    named += [
+        classifier.rpartition(" :: ")[2]
+        for classifier in found.get_all("Classifier") or ()
+        if classifier.startswith("License :: ") and not classifier.endswith("OSI Approved")
+    ]
+    named += (found.get("License") or "").strip().splitlines()[:1]
+    return next((name for name in named if name and len(name) <= _LONGEST_LICENCE), "")
 
 
 def _without_password(url: str) -> str:

@@ -25,8 +25,8 @@ def show() -> None:
         status = _(STATUSES.get(job.status, job.status))
         lines.append((job.updated_at, ":material/model_training:", f"{plain(job.name)} · {status}"))
     for story in stream.recent(cached.store(), _SHOWN):
-        first = next(iter(story.text.strip().splitlines()), "")
-        lines.append((story.at, ":material/auto_stories:", plain(first[:60])))
+        if first := story.text.strip().partition("\n")[0]:
+            lines.append((story.at, ":material/auto_stories:", plain(first[:60])))
     if not lines:
         return
     now = utcnow()

@@ -105,8 +105,9 @@ def _story() -> Card:
             _("Story"), ":material/auto_stories:", _("Last story"), "–", _("No story has been told yet."),
             _("Write a story"), "story", ("story_part", "write"),
         )  # fmt: skip
-    first_line = found[0].text.strip().splitlines()[0]
+    text = found[0].text.strip()
+    first_line = text.partition("\n")[0]  # of a story that has not begun yet, or never did: nothing
     return Card(
-        _("Story"), ":material/auto_stories:", _("Characters in the last story"), number(len(found[0].text.strip())),
+        _("Story"), ":material/auto_stories:", _("Characters in the last story"), number(len(text)),
         first_line[:40] + ("…" if len(first_line) > 40 else ""), _("Write another"), "story", ("story_part", "write"),
     )  # fmt: skip

@@ -69,8 +69,9 @@ def _invitation() -> None:
             st.subheader(_("The whole way in a few minutes"), anchor=False)
             st.markdown(
                 _(
-                    "The tour really does it, on this machine: it takes 48 sample stories, trains a small model "
-                    "on them, shows its curve and its cost, and has it write a story that no training row asked for."
+                    "The tour really does it, on this machine: it takes 48 sample stories, trains storyteller, the "
+                    "small model that ships with the studio, further on them, shows its curve and its cost, and has "
+                    "it write a story that no training row asked for."
                 )
             )
         missing = cached.status().engine.state == "missing"

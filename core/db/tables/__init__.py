@@ -1,0 +1,32 @@
+"""The ledger's tables. A data set *is* its rows; runs fill them; jobs train on them; spend counts what it cost."""
+
+from core.db.tables.base import Base, Usd, Utc, utcnow
+from core.db.tables.dataset import Batch, Dataset, DatasetVersion, Recipe, Row, Run, VersionExample
+from core.db.tables.money import Budget, OwnPrice, Spend
+from core.db.tables.story import Story, Tour, Vote
+from core.db.tables.training import Answer, Checkpoint, Evaluation, TrainingEvent, TrainingJob
+
+__all__ = [
+    "Answer",
+    "Base",
+    "Batch",
+    "Budget",
+    "Checkpoint",
+    "Dataset",
+    "DatasetVersion",
+    "Evaluation",
+    "OwnPrice",
+    "Recipe",
+    "Row",
+    "Run",
+    "Spend",
+    "Story",
+    "Tour",
+    "TrainingEvent",
+    "TrainingJob",
+    "Usd",
+    "Utc",
+    "VersionExample",
+    "Vote",
+    "utcnow",
+]

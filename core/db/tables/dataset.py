@@ -1,0 +1,165 @@
+"""A data set *is* its rows; runs and batches fill them; versions keep what it was."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.db.tables.base import Base, utcnow
+
+
+class Dataset(Base):
+    """A set of rows with named columns; `recipe` is set when it grows from a grid."""
+
+    __tablename__ = "datasets"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    source: Mapped[str] = mapped_column(String(20))  # recipe | sample | upload | chat | mix
+    columns: Mapped[list[str]]  # the columns that make the prompt, in order
+    recipe: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    recipe_id: Mapped[str | None] = mapped_column(String(32))  # the saved recipe that it began with
+    chat_system: Mapped[str | None] = mapped_column(Text)  # begins the conversations of a chat file; None: the recipe's
+    filled: Mapped[int] = mapped_column(default=0)  # places of the grid, from 0, that have been looked at
+    parts: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # of a mix: what it is made of
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    created_by: Mapped[str] = mapped_column(String(100))
+
+
+class Row(Base):
+    """One example: a cell of the grid × one repeat, and what came back for it.
+
+    States: pending, sent, done, failed(reason), excluded(reason).
+    """
+
+    __tablename__ = "rows"
+    __table_args__ = (
+        UniqueConstraint("dataset_id", "key"),
+        Index("rows_by_state", "dataset_id", "state", "updated_at"),
+        Index("rows_by_place", "dataset_id", "position"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    key: Mapped[str] = mapped_column(String(64))  # hash(recipe fields, values, repeat)
+    position: Mapped[int]
+    repeat: Mapped[int] = mapped_column(default=0)
+    column_values: Mapped[dict[str, Any]]
+    prompt: Mapped[str] = mapped_column(Text)  # as sent; for uploads, the columns joined
+    state: Mapped[str] = mapped_column(String(20), default="pending")
+    reason: Mapped[str | None] = mapped_column(Text)
+    text: Mapped[str | None] = mapped_column(Text)
+    finish_reason: Mapped[str | None] = mapped_column(String(30))
+    prompt_tokens: Mapped[int | None]
+    completion_tokens: Mapped[int | None]
+    cost_usd: Mapped[Decimal | None]
+    run_id: Mapped[str | None] = mapped_column(String(32))
+    claimed_by: Mapped[str | None] = mapped_column(String(64))  # the executor that has sent it
+    batch_id: Mapped[str | None] = mapped_column(String(32), index=True)
+    original_text: Mapped[str | None] = mapped_column(Text)  # what was written, once a person has edited `text`
+    state_before: Mapped[str | None] = mapped_column(String(20))  # of an excluded row: what it goes back to
+    split: Mapped[str | None] = mapped_column(String(20))  # held_out, train, validation; None: not decided
+    updated_at: Mapped[datetime] = mapped_column(default=utcnow)
+
+
+class Recipe(Base):
+    """One version of a saved recipe. Versions of one recipe share `family`; a copy begins a family of its own."""
+
+    __tablename__ = "recipes"
+    __table_args__ = (UniqueConstraint("family", "version"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    family: Mapped[str] = mapped_column(String(32), index=True)
+    version: Mapped[int]
+    name: Mapped[str] = mapped_column(String(200))
+    recipe: Mapped[dict[str, Any]]
+    copied_from: Mapped[str | None] = mapped_column(String(32))
+    deleted_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    created_by: Mapped[str] = mapped_column(String(100))
+
+
+class DatasetVersion(Base):
+    """What a data set was at one moment, split into train and validation; its examples never change."""
+
+    __tablename__ = "dataset_versions"
+    __table_args__ = (UniqueConstraint("dataset_id", "number"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
+    number: Mapped[int]
+    note: Mapped[str] = mapped_column(Text, default="")
+    sha256: Mapped[str] = mapped_column(String(64))  # of its examples: equal ones are the same version
+    settings: Mapped[dict[str, Any]]  # how it was split
+    n_train: Mapped[int]
+    n_validation: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    created_by: Mapped[str] = mapped_column(String(100))
+
+
+class VersionExample(Base):
+    """One example of a version."""
+
+    __tablename__ = "version_examples"
+    __table_args__ = (UniqueConstraint("version_id", "position"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    version_id: Mapped[str] = mapped_column(ForeignKey("dataset_versions.id"))
+    position: Mapped[int]
+    split: Mapped[str] = mapped_column(String(20))  # train | validation | held_out
+    row_key: Mapped[str] = mapped_column(String(64))
+    column_values: Mapped[dict[str, Any]]
+    prompt: Mapped[str] = mapped_column(Text)
+    completion: Mapped[str] = mapped_column(Text)
+
+
+class Run(Base):
+    """One go at filling the pending rows of a data set.
+
+    States: queued, running, pausing, paused, stopping, stopped, done, failed(reason).
+    """
+
+    __tablename__ = "runs"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
+    state: Mapped[str] = mapped_column(String(20), index=True, default="queued")
+    reason: Mapped[str | None] = mapped_column(Text)
+    note: Mapped[str | None] = mapped_column(Text)  # what it waits for right now, e.g. "waiting 12 s: rate limit"
+    provider: Mapped[str] = mapped_column(String(50))
+    model: Mapped[str] = mapped_column(String(200))
+    mode: Mapped[str] = mapped_column(String(10), default="live")  # live | batch
+    scope: Mapped[str] = mapped_column(String(10), default="all")  # all rows that wait | failed: those put back for it
+    budget_usd: Mapped[Decimal | None]
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    created_by: Mapped[str] = mapped_column(String(100))
+
+
+class Batch(Base):
+    """One file of requests at a provider's Batch API. The row is the intent; `remote_id` is what the POST answered.
+
+    `state` is ours: preparing, submitting, waiting, collecting, done, failed, cancelled; `status` the provider's word.
+    """
+
+    __tablename__ = "batches"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)  # sent as metadata fabula_intent
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), index=True)
+    state: Mapped[str] = mapped_column(String(20), index=True, default="preparing")
+    reason: Mapped[str | None] = mapped_column(Text)
+    status: Mapped[str | None] = mapped_column(String(30))
+    input_file: Mapped[str | None] = mapped_column(String(200))
+    remote_id: Mapped[str | None] = mapped_column(String(200))
+    output_file: Mapped[str | None] = mapped_column(String(200))
+    error_file: Mapped[str | None] = mapped_column(String(200))
+    total: Mapped[int] = mapped_column(default=0)
+    completed: Mapped[int] = mapped_column(default=0)
+    failed: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    updated_at: Mapped[datetime] = mapped_column(default=utcnow)

@@ -1,0 +1,65 @@
+"""Prices, budgets, and what every call cost."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+
+from sqlalchemy import String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.db.tables.base import Base, utcnow
+
+
+class OwnPrice(Base):
+    """A price that a person has set: it stands before the book's. One amount for one use of one model."""
+
+    __tablename__ = "own_prices"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    provider: Mapped[str] = mapped_column(String(50))
+    model: Mapped[str] = mapped_column(String(200))
+    what: Mapped[str] = mapped_column(String(20))  # training input cached_input output hosting_hour batch_factor
+    amount: Mapped[Decimal]
+    currency: Mapped[str] = mapped_column(String(3), default="USD")
+    unit: Mapped[str] = mapped_column(String(10), default="mtok")  # mtok | ktok | hour | factor
+    valid_from: Mapped[datetime | None]
+    valid_until: Mapped[datetime | None]
+    note: Mapped[str] = mapped_column(Text, default="")
+    deleted_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    created_by: Mapped[str] = mapped_column(String(100))
+
+
+class Budget(Base):
+    """The most that may be spent: in a calendar month (UTC) by everybody or by one person, or in any one run."""
+
+    __tablename__ = "budgets"
+    __table_args__ = (UniqueConstraint("scope", "subject"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    scope: Mapped[str] = mapped_column(String(10))  # run | month | person
+    subject: Mapped[str] = mapped_column(String(100), default="")  # of `person`: the actor
+    amount_usd: Mapped[Decimal]
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    created_by: Mapped[str] = mapped_column(String(100))
+
+
+class Spend(Base):
+    """One paid (or free) call: an intent before it is sent, the actual figures after."""
+
+    __tablename__ = "spend"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    at: Mapped[datetime] = mapped_column(default=utcnow, index=True)
+    actor: Mapped[str] = mapped_column(String(100))
+    page: Mapped[str] = mapped_column(String(20))  # dataset | training | story
+    provider: Mapped[str] = mapped_column(String(50))
+    model: Mapped[str] = mapped_column(String(200))
+    reference: Mapped[str] = mapped_column(String(64), index=True)  # run, job or story id
+    prompt_tokens: Mapped[int | None]
+    completion_tokens: Mapped[int | None]
+    cost_usd: Mapped[Decimal | None]  # None: the price is unknown
+    estimated_usd: Mapped[Decimal | None]  # what was expected before the call
+    counted_prompt_tokens: Mapped[int | None]  # by our own count; the two above are the provider's where it gave them
+    counted_completion_tokens: Mapped[int | None]

@@ -1,0 +1,75 @@
+"""Stories, votes on them, and the guided tour that ends with one."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import JSON, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.db.tables.base import Base, utcnow
+
+
+class Story(Base):
+    """A story that was streamed: kept whole, with what made it."""
+
+    __tablename__ = "stories"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    at: Mapped[datetime] = mapped_column(default=utcnow, index=True)
+    actor: Mapped[str] = mapped_column(String(100))
+    provider: Mapped[str] = mapped_column(String(50))
+    model: Mapped[str] = mapped_column(String(200))
+    prompt: Mapped[str] = mapped_column(Text)
+    parameters: Mapped[dict[str, Any]]
+    text: Mapped[str] = mapped_column(Text)
+    finish_reason: Mapped[str | None] = mapped_column(String(30))  # None: stopped or cut, text is partial
+    completion_tokens: Mapped[int | None]
+    first_text_s: Mapped[float | None]
+    duration_s: Mapped[float | None]
+    asked_model: Mapped[str | None] = mapped_column(String(200))  # `model` is what the server said it was
+    prompt_tokens: Mapped[int | None]
+    cost_usd: Mapped[Decimal | None]
+    error: Mapped[str | None] = mapped_column(Text)  # why it was cut
+    edited_text: Mapped[str | None] = mapped_column(Text)  # a person's own version; `text` stays as written
+    stars: Mapped[int | None]  # 1 to 5
+    liked: Mapped[bool | None]  # thumb up or down
+    tags: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    column_values: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # what filled the prompt
+    round_id: Mapped[str | None] = mapped_column(String(32), index=True)  # stories from one prompt, side by side
+    step: Mapped[str | None] = mapped_column(String(20))  # of a chain: outline, story, title
+    deleted_at: Mapped[datetime | None]
+
+
+class Vote(Base):
+    """Which of the stories of one round a person liked best. `winner` None: none of them."""
+
+    __tablename__ = "votes"
+    __table_args__ = (UniqueConstraint("round_id", "actor"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    at: Mapped[datetime] = mapped_column(default=utcnow)
+    actor: Mapped[str] = mapped_column(String(100))
+    round_id: Mapped[str] = mapped_column(String(32), index=True)
+    blind: Mapped[bool]
+    order: Mapped[list[str]]  # story ids as they stood on the screen
+    winner: Mapped[str | None] = mapped_column(String(32))  # story id
+
+
+class Tour(Base):
+    """The guided demo: which step it is at, and what it made on the way."""
+
+    __tablename__ = "tours"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    state: Mapped[str] = mapped_column(String(20), index=True, default="queued")  # queued running done stopped failed
+    step: Mapped[str] = mapped_column(String(20), default="dataset")  # dataset training curve cost story
+    dataset_id: Mapped[str | None] = mapped_column(String(32))
+    job_id: Mapped[str | None] = mapped_column(String(32))
+    story_id: Mapped[str | None] = mapped_column(String(32))
+    reason: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    finished_at: Mapped[datetime | None]
+    created_by: Mapped[str] = mapped_column(String(100))

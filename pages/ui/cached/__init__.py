@@ -1,0 +1,69 @@
+"""What pages read, shared between visitors: clients and reference data for long, polls for about a second.
+
+Nothing here belongs to one visitor. Ten viewers of a run cost one poll.
+"""
+
+from pages.ui.cached.offers import (
+    Models,
+    ask_models,
+    endpoint_of,
+    forget_models,
+    models,
+    status,
+    trainable,
+)
+from pages.ui.cached.polls import (
+    batches_of,
+    curve,
+    dataset_list,
+    heat_map,
+    job_list,
+    job_of,
+    look_again,
+    run_of,
+)
+from pages.ui.cached.rows import (
+    Marks,
+    Written,
+    parts,
+    quality_of,
+    sample_size,
+    suggestions,
+    tokens_of,
+    version_list,
+    written,
+)
+from pages.ui.cached.studio import POLL_S, client, prices, registry, settings, store
+
+__all__ = [
+    "POLL_S",
+    "Marks",
+    "Models",
+    "Written",
+    "ask_models",
+    "batches_of",
+    "client",
+    "curve",
+    "dataset_list",
+    "endpoint_of",
+    "forget_models",
+    "heat_map",
+    "job_list",
+    "job_of",
+    "look_again",
+    "models",
+    "parts",
+    "prices",
+    "quality_of",
+    "registry",
+    "run_of",
+    "sample_size",
+    "settings",
+    "status",
+    "store",
+    "suggestions",
+    "tokens_of",
+    "trainable",
+    "version_list",
+    "written",
+]
