@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pages.ui import cards, views
-from pages.ui.dataset import bring, design, quality, rows, use
+from pages.ui.dataset import address, bring, design, quality, rows, use
 from pages.ui.lang import _
 
+address.follow()
 part = views.switch(
     "dataset_part",
     _("Part"),
@@ -28,3 +29,4 @@ with cards.errors_shown():
         quality.show()
     else:
         use.show()
+address.keep(part)

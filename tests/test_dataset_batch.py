@@ -384,7 +384,7 @@ def test_a_run_that_is_resumed_while_it_is_being_paused_goes_on(
 ) -> None:
     run_id = queue(store, recipe())
     during(server, "GET /v1/batches/batch_1", lambda: set_run(store, run_id, state="pausing"))
-    real = batching.ledger.finish
+    real = batching.orders.finish
 
     def finish(session: Any, run: str, state: str, reason: str | None) -> None:
         if state == "paused":
@@ -392,7 +392,7 @@ def test_a_run_that_is_resumed_while_it_is_being_paused_goes_on(
             session.flush()
         real(session, run, state, reason)
 
-    monkeypatch.setattr(batching.ledger, "finish", finish)
+    monkeypatch.setattr(batching.orders, "finish", finish)
     assert execute(store, server, run_id).done == 12
 
 

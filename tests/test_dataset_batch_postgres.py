@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine
 
-from core.db.store import Store, new_id
+from core.db.store import Store
 from core.providers import Client
 from core.settings import Settings
-from tests import postgres_server
 from tests.batch_server import BatchServer
 from tests.test_dataset_batch import EACH, HALF, QUICK, Died, execute, queue, recipe, spends, states
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    try:
-        with postgres_server.running() as url:
-            yield url
-    except postgres_server.PostgresAbsent as exc:
-        pytest.skip(f"PostgreSQL tests skipped: {exc}")
-
-
 @pytest.fixture
-def store(url: str, tmp_path: Path) -> Iterator[Store]:
-    name = f"d{new_id()}"
-    admin = create_engine(Settings.from_env({"DATABASE_URL": url}).database_url, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    admin.dispose()
-    home = {"DATABASE_URL": url.replace("/postgres?", f"/{name}?"), "FABULA_HOME": str(tmp_path / "home")}
-    opened = Store.open(Settings.from_env(home))
-    yield opened
-    opened.close()
+def settings(on_postgres: Settings) -> Settings:
+    return on_postgres
 
 
 def test_a_run_with_every_kind_of_trouble_buys_each_row_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

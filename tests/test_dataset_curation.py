@@ -183,11 +183,11 @@ def test_only_the_failed_rows_that_were_chosen_are_written_again(store: Store) -
         executor.execute(store, server.registry(), runs.enqueue(store, LOCAL, dataset_id))
         first, second, *_others = datasets.rows(store, dataset_id, states=("failed",))
         server.default = fault_server.text("从前")
-        run_id = curation.retry_failed(store, LOCAL, dataset_id, [first.id])
-        assert curation.retry_failed(store, LOCAL, dataset_id, [second.id]) == run_id  # it is the same run
+        run_id = runs.retry_failed(store, LOCAL, dataset_id, [first.id])
+        assert runs.retry_failed(store, LOCAL, dataset_id, [second.id]) == run_id  # it is the same run
         executor.execute(store, server.registry(), run_id)
         assert datasets.summary(store, dataset_id).done == 2
-        executor.execute(store, server.registry(), curation.retry_failed(store, LOCAL, dataset_id))
+        executor.execute(store, server.registry(), runs.retry_failed(store, LOCAL, dataset_id))
     found = datasets.summary(store, dataset_id)
     assert (found.done, found.failed) == (6, 0)
 
@@ -196,5 +196,5 @@ def test_nothing_to_write_again_is_told_and_a_refused_retry_changes_nothing(stor
     with store.session() as session:
         session.query(Row).filter(Row.id.in_(ids)).update({"state": "done"})
         dataset_id = session.get_one(Row, ids[0]).dataset_id
-    with pytest.raises(BadRecipe, match="Every row is written"):
-        curation.retry_failed(store, LOCAL, dataset_id)
+    with pytest.raises(BadRecipe, match="No row has failed"):
+        runs.retry_failed(store, LOCAL, dataset_id)

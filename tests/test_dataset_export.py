@@ -10,10 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from sqlalchemy import update
 
 from core.actor import LOCAL
 from core.cost import tokens
 from core.dataset import datasets, export, jsonl, versions
+from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row
 from core.errors import BadTrainingFile, NotFound, Unavailable
@@ -81,6 +83,31 @@ def test_tokens_are_those_of_prompt_and_completion_with_their_marks(file_format:
     bare = tokens.count(texts, "gpt-4o-mini").tokens
     assert counted.exact and counted.tokens == bare + (11 * 30 if file_format == "chat" else 0)
     assert not export.count_tokens(made, PAIRS, "gemma-3-270m").exact
+
+
+def test_a_chat_file_begins_with_the_recipes_system_text_or_the_one_that_was_given(store: Store) -> None:
+    made = Recipe("x", (Column("a", ("1",)),), "{a}", system="Be brief.", provider="p", model="m")
+    dataset_id = datasets.create(store, LOCAL, made)
+    with store.session() as session:
+        session.execute(update(Row).values(state="done", text="One."))
+    selection = export.Selection(store, dataset_id)
+
+    def system() -> list[str]:
+        made = export.plan(selection, "chat")
+        (line,) = (json.loads(line) for line in export.jsonl_lines(selection, made))
+        return [turn["content"] for turn in line["messages"] if turn["role"] == "system"]
+
+    before = datasets.fingerprint(store, dataset_id), datasets.fingerprint(store, dataset_id, "v1")
+    assert system() == ["Be brief."] == [datasets.chat_system(store, dataset_id)]
+    datasets.set_chat_system(store, LOCAL, dataset_id, " Tell it well. ")
+    assert system() == ["Tell it well."]
+    assert datasets.fingerprint(store, dataset_id) != before[0]
+    assert datasets.fingerprint(store, dataset_id, "v1") != before[1]
+    datasets.set_chat_system(store, LOCAL, dataset_id, "")
+    assert system() == [] and export.plan(selection, "chat", system="Mine.").system == "Mine."
+    assert export.plan(selection).system == ""  # a file of prompts and completions has none
+    with pytest.raises(NotFound):
+        datasets.chat_system(store, "gone")
 
 
 def test_a_tokenizer_that_is_a_request_away_counts_some_and_the_rest_in_proportion() -> None:

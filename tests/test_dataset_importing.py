@@ -100,7 +100,7 @@ def test_ragged_rows_are_named_and_the_good_ones_kept() -> None:
 
 def test_lines_are_counted_as_an_editor_counts_them() -> None:
     found = read('a,b\n1,"two\nlines"\n3\n')
-    assert found.problems == ["Line 4 has 1 cells, but the header has 2."]
+    assert found.problems == ["Line 4 has 1 cell, but the header has 2."]
 
 
 def test_nul_characters_are_named_by_line_and_column() -> None:
@@ -151,7 +151,7 @@ BAD = [
     (b" \n\r\n", "stories.csv is empty"),
     (b"\xef\xbb\xbf", "stories.csv is empty"),
     (b"a,b\n", "has no row that can be used"),
-    (b"a,b\n1\n2\n", "has no row that can be used. Line 2 has 1 cells, but the header has 2"),
+    (b"a,b\n1\n2\n", "has no row that can be used. Line 2 has 1 cell, but the header has 2"),
     (b"PK\x03\x04rest", "is an Excel workbook"),
     (b"%PDF-1.7", "is a PDF"),
     (b"\x1f\x8b\x08rest", "is a compressed file"),

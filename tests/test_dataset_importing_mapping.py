@@ -25,7 +25,7 @@ def frame(*columns: str, **cells: list[str]) -> pd.DataFrame:
         (("text", "label"), (("text",), "label")),
         (("Label", "Text"), (("Text",), "Label")),
         (("instruction", "input", "output"), (("instruction", "input"), "output")),
-        (("system", "prompt", "completion"), (("system", "prompt"), "completion")),
+        (("system", "prompt", "completion"), (("prompt",), "completion")),
         (("问题", "来源", "回答"), (("问题",), "回答")),
         (("only",), ((), "only")),
         (("text",), ((), "text")),
@@ -33,6 +33,24 @@ def frame(*columns: str, **cells: list[str]) -> pd.DataFrame:
 )
 def test_columns_are_guessed_by_their_names(columns: tuple[str, ...], expected: tuple[tuple[str, ...], str]) -> None:
     assert mapping.guess(frame(*columns)) == Mapping(*expected)
+
+
+@pytest.mark.parametrize(
+    ("texts", "prompts", "shared"),
+    [
+        (["Be brief.", " Be brief. "], ("system", "prompt"), ""),
+        (["Be brief.", "Be brief."], ("prompt",), "Be brief."),
+        (["Be brief.", ""], ("system", "prompt"), ""),
+        (["", ""], ("system", "prompt"), ""),
+    ],
+)
+def test_a_system_text_of_all_rows_is_no_part_of_their_prompts(
+    texts: list[str], prompts: tuple[str, ...], shared: str
+) -> None:
+    table = frame("system", "prompt", "completion", system=texts, prompt=["a", "b"], completion=["c", "d"])
+    found = mapping.guess(table)
+    assert found.prompts == prompts and mapping.shared_system(table, found) == shared
+    assert mapping.shared_system(table, Mapping(("system",), "completion")) == ""
 
 
 @pytest.mark.parametrize(

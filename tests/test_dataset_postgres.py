@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from sqlalchemy import create_engine
 
 from core.actor import LOCAL
 from core.dataset import datasets, runs
 from core.dataset.recipe import Column, Recipe
 from core.dataset.writing import executor, ledger
 from core.dataset.writing.pace import Limits
-from core.db.store import Store, new_id
+from core.db.store import Store
 from core.settings import Settings
-from tests import postgres_server
 from tests.fault_server import FaultServer, error, rate_limit, text
+from tests.waiting import at_once
 
 QUICK = Limits(base_s=0.001, cap_s=0.01, tick_s=0.02)
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    try:
-        with postgres_server.running() as url:
-            yield url
-    except postgres_server.PostgresAbsent as exc:
-        pytest.skip(f"PostgreSQL tests skipped: {exc}")
-
-
 @pytest.fixture
-def store(url: str, tmp_path: Path) -> Iterator[Store]:
-    name = f"d{new_id()}"
-    admin = create_engine(Settings.from_env({"DATABASE_URL": url}).database_url, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    admin.dispose()
-    home = {"DATABASE_URL": url.replace("/postgres?", f"/{name}?"), "FABULA_HOME": str(tmp_path / "home")}
-    opened = Store.open(Settings.from_env(home))
-    yield opened
-    opened.close()
+def settings(on_postgres: Settings) -> Settings:
+    return on_postgres
 
 
 def recipe(rows: int) -> Recipe:
@@ -86,22 +64,10 @@ def test_two_workers_never_take_the_same_row(store: Store) -> None:
                 return
             taken.extend(c.row_id for c in claims)
 
-    threads = [threading.Thread(target=take) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    at_once(4, take)
     assert len(taken) == len(set(taken)) == 200
 
 
 def test_two_clicks_at_once_start_one_run(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, recipe(5))
-    started: list[str] = []
-    threads = [
-        threading.Thread(target=lambda: started.append(runs.enqueue(store, LOCAL, dataset_id))) for _ in range(6)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert len(started) == 6 and len(set(started)) == 1
+    assert len(set(at_once(6, lambda: runs.enqueue(store, LOCAL, dataset_id)))) == 1

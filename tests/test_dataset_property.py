@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 from core.actor import LOCAL
-from core.dataset import curation, datasets, matrix, runs
+from core.dataset import curation, datasets, growing, matrix, runs
 from core.dataset.recipe import Recipe
 from core.dataset.writing import executor, ledger
 from core.db.store import Store
@@ -32,6 +32,7 @@ _ACTIONS = st.one_of(
     st.tuples(st.just("stop"), st.integers(1, 6)),  # a worker is stopped after so many answers
     st.tuples(st.just("kill"), st.integers(1, 4)),  # … or killed with so many rows in its hands
     st.tuples(st.just("pause"), st.just(0)),
+    st.tuples(st.just("retry"), st.integers(0, 2)),  # failed rows only, with answers as at a start
     st.tuples(st.just("repeats"), st.integers(1, 2)),
     st.tuples(st.just("value"), st.integers(1, 2)),
     st.tuples(st.just("exclude"), st.integers(1, 3)),
@@ -75,15 +76,17 @@ class World:
             run_id = self._enqueue()
             if run_id is not None:
                 getattr(self, f"_{action}")(run_id, amount)
+        elif action == "retry":
+            self._retry(amount)
         elif action in ("repeats", "value"):
             more = [f"n{len(self.made.columns[0].values) + i:04}" for i in range(amount)]
             grown = (
-                matrix.more_repeats(self.made, amount)
+                growing.more_repeats(self.made, amount)
                 if action == "repeats"
-                else matrix.with_value(self.made, "number", more)
+                else growing.with_value(self.made, "number", more)
             )
             self.made = grown
-            matrix.grow(self.store, LOCAL, self.dataset_id, grown)
+            growing.grow(self.store, LOCAL, self.dataset_id, grown)
         else:
             rows = datasets.rows(self.store, self.dataset_id, limit=1_000)
             ids = [row.id for row in rows]
@@ -102,6 +105,26 @@ class World:
         self.fault = fault
         self._execute(run_id)
         self.fault = 0
+
+    def _retry(self, fault: int) -> None:
+        """Only what had failed is asked for, unless a run that is to write all is not over."""
+        counts, last = self._counts(), runs.latest(self.store, self.dataset_id)
+        asked = self._asked
+        try:
+            run_id = runs.retry_failed(self.store, LOCAL, self.dataset_id)
+        except BadRecipe:
+            return  # nothing has failed
+        own = runs.progress(self.store, run_id).own
+        assert own or (last is not None and last.state in runs.ACTIVE)
+        self._start(run_id, fault)
+        if own and fault == 0:
+            before = counts.failed + (last.left if last is not None and last.run_id == run_id else 0)
+            assert self._asked - asked <= before
+            assert self._counts().pending == counts.pending - (before - counts.failed)
+
+    def _counts(self) -> matrix.Counts:
+        with self.store.reading() as session:
+            return matrix.counts(session, [self.dataset_id])[self.dataset_id]
 
     def _stop(self, run_id: str, answers: int) -> None:
         self.halt_after = self.sold.total() + answers
@@ -147,8 +170,7 @@ class World:
     def finish(self) -> None:
         """Left alone, everything that is wanted gets written."""
         self.do("start", 0)
-        with self.store.reading() as session:
-            counts = matrix.counts(session, [self.dataset_id])[self.dataset_id]
+        counts = self._counts()
         assert counts.pending == 0 and counts.failed == 0 and counts.sent == 0
         assert counts.total == self.made.rows()
 

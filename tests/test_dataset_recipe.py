@@ -73,7 +73,7 @@ BAD = [
     ({"template": " \n"}, "The template is empty"),
     ({"template": "x" * 100_001}, "longer than 100,000"),
     ({"columns": (COLOURS, replace(THINGS, name="colour"))}, "Two columns are called colour"),
-    ({"columns": (Column(" ", ("a",)), COLOURS, THINGS)}, "A column cannot be called ' '"),
+    ({"columns": (Column(" ", ("a",)), COLOURS, THINGS)}, "A column has no name."),
     ({"columns": (Column("a}b", ("a",)), COLOURS, THINGS)}, "A column cannot be called 'a}b'"),
     ({"columns": (Column("colour", ("red", "red")), THINGS)}, "has the value 'red' twice"),
     ({"columns": (Column("colour", ("red", "")), THINGS)}, "colour has an empty value"),

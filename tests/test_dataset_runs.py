@@ -22,7 +22,7 @@ from core.actor import LOCAL
 from core.cost.book import Price, PriceBook
 from core.dataset import datasets, matrix, runs
 from core.dataset.recipe import Column, Recipe
-from core.dataset.writing import executor, keeper, ledger
+from core.dataset.writing import executor, keeper, orders
 from core.dataset.writing.pace import Limits, Pace
 from core.db.store import Store
 from core.db.tables import Row, Run, Spend, utcnow
@@ -589,7 +589,7 @@ def test_a_disk_that_is_full_from_the_start_buys_nothing(
     def broken(*args: object) -> None:
         raise StorageFull("The disk is full.", "Free some space.")
 
-    monkeypatch.setattr(ledger, "begin", broken)
+    monkeypatch.setattr(orders, "begin", broken)
     with pytest.raises(StorageFull):
         execute(store, server, run_id)
     assert server.requests == []
@@ -611,14 +611,15 @@ def test_every_call_is_in_the_spend_ledger_with_what_it_cost(store: Store, serve
         ("dataset", run_id, "local", "fault", "writer")
     ] * 3
     assert [(s.prompt_tokens, s.completion_tokens, s.cost_usd) for s in found] == [(10, 1, Decimal("0.011"))] * 3
-    assert runs.progress(store, run_id).cost_usd == Decimal("0.033")
+    done = runs.progress(store, run_id)
+    assert done.cost_usd == done.at_most_usd == Decimal("0.033")
     assert all_rows(store, run_id)[0].cost_usd == Decimal("0.011")
 
 
 def test_an_unknown_price_is_unknown_and_not_nothing(store: Store, server: FaultServer) -> None:
     run_id = queue(store, recipe(2))
     execute(store, server, run_id)
-    assert runs.progress(store, run_id).cost_usd is None
+    assert runs.progress(store, run_id).cost_usd is None is runs.progress(store, run_id).at_most_usd
     assert [s.cost_usd for s in spends(store)] == [None, None]
 
 
@@ -671,6 +672,8 @@ def test_what_was_cut_off_in_flight_costs_an_unknown_amount(store: Store, server
         assert runs.progress(store, run_id).cost_usd == 0  # reservations are not spent
         runs.request_stop(store, LOCAL, run_id)
     assert [s.cost_usd for s in spends(store)] == [None, None]
+    ended = runs.progress(store, run_id)
+    assert (ended.cost_usd, ended.at_most_usd) == (None, Decimal("0.272"))
 
 
 # --- pages ---------------------------------------------------------------------------------------------------------

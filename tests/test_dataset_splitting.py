@@ -48,6 +48,33 @@ def test_new_rows_move_few_old_ones() -> None:
     assert len(moved) <= 2 and all(key.startswith("cell 0/") for key in moved)
 
 
+def test_rows_that_say_the_same_stay_together_and_the_share_is_met_all_the_same() -> None:
+    keys, names = grid(20, 10)
+    alike = [f"text {i}" for i in range(len(keys))]
+    for twins in range(0, 150, 3):  # a third of the rows in pairs, some of them across cells
+        alike[twins + 1] = alike[twins]
+    kept = splitting.split(keys, names, share=0.2, seed=3, alike=alike)
+    parts = {what: {keep for one, keep in zip(alike, kept, strict=True) if one == what} for what in alike}
+    assert all(len(found) == 1 for found in parts.values())
+    assert sum(kept) == 40
+    by_cell = Counter(name for name, keep in zip(names, kept, strict=True) if keep)
+    assert all(abs(by_cell[name] - 2) <= 1 for name in set(names))
+
+
+def test_where_only_copies_are_left_the_share_is_as_near_as_they_allow() -> None:
+    keys, names = grid(1, 9)
+    kept = splitting.split(keys, names, share=0.5, seed=1, alike=["a"] * 3 + ["b"] * 3 + ["c"] * 3)  # 4 are wanted
+    assert sum(kept) == 3
+    assert sum(splitting.split(keys, names, share=0.5, seed=1, alike=["a"] * 9)) == 0
+
+
+def test_without_copies_nothing_changes() -> None:
+    keys, names = grid(20, 10)
+    assert splitting.split(keys, names, share=0.3, seed=7, alike=keys) == splitting.split(
+        keys, names, share=0.3, seed=7
+    )
+
+
 @pytest.mark.parametrize("share", [-0.1, 0.95, float("nan")])
 def test_a_share_out_of_bounds_is_told(share: float) -> None:
     with pytest.raises(FabulaError, match=r"between 0 and 0\.9") as caught:

@@ -269,3 +269,13 @@ def test_the_articles_own_464_stories_become_a_data_set(store: Store) -> None:
 
 def test_keys_of_loaded_rows_tell_repeats_apart() -> None:
     assert grid.loaded_key({"a": "1"}, 0) != grid.loaded_key({"a": "1"}, 1) != grid.loaded_key({"b": "1"}, 1)
+
+
+def test_every_data_set_has_a_name_of_its_own(store: Store) -> None:
+    long = "x" * 250
+    names = ["heroes", " heroes ", "heroes", "", "50%", "500", "50%", long, long]
+    for name in names:
+        datasets.create(store, LOCAL, replace(RECIPE, name=name))
+    found = [one.name for one in reversed(datasets.list_datasets(store))]
+    expected = ["heroes", "heroes (2)", "heroes (3)", "data set", "50%", "500", "50% (2)", "x" * 190]
+    assert found == [*expected, f"{'x' * 190} (2)"]

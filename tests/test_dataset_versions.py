@@ -84,6 +84,33 @@ def test_what_a_file_says_about_a_row_stays(store: Store) -> None:
     assert ("d", "4") in list(versions.examples(store, version.id))
 
 
+def test_copies_are_on_one_side_of_the_split_and_follow_a_row_that_has_a_part(store: Store) -> None:
+    story = "Once upon a time there was somebody who had a story that was told to many people, again and again. "
+    rows = [(f"c{i % 4}", f"{story}{i // 2}", "") for i in range(40)]  # each text twice, in two cells
+    rows += [("c0", f"{story}held", "test"), ("c1", f" {story}held\n", ""), ("c2", f"{story}val", "val")]
+    rows += [("c3", f"{story}val", ""), ("c0", f"{story}taught", "train"), ("c1", f"{story}taught", "")]
+    table = pd.DataFrame(rows, columns=["cell", "story", "part"])
+    dataset_id = datasets.from_frame(store, LOCAL, "x", table, ["cell"], "story", split_column="part")
+    version = versions.get(store, versions.freeze(store, LOCAL, dataset_id, validation_share=0.3))
+    texts = {
+        part: {text.strip() for _, text in versions.examples(store, version.id, part)}
+        for part in ("train", "validation", "held_out")
+    }
+    assert not texts["train"] & texts["validation"] and texts["held_out"] == {f"{story}held"}
+    assert f"{story}val" in texts["validation"] and f"{story}taught" in texts["train"]
+    assert (version.n_validation, version.n_held_out) == (12 + 2, 2)  # three tenths of 40, and those that follow
+
+
+def test_equal_labels_of_different_messages_are_no_copies(store: Store) -> None:
+    rows = [(f"message {i % 30}", "refund" if i % 2 else "delivery") for i in range(40)]  # ten messages come twice
+    table = pd.DataFrame(rows, columns=["message", "intent"])
+    dataset_id = datasets.from_frame(store, LOCAL, "x", table, ["message"], "intent")
+    version = versions.get(store, versions.freeze(store, LOCAL, dataset_id, validation_share=0.25))
+    taught, kept = (set(versions.examples(store, version.id, part)) for part in ("train", "validation"))
+    assert version.n_validation == 10 and not taught & kept
+    assert {label for _, label in kept} == {"refund", "delivery"}
+
+
 @pytest.mark.parametrize("states", [["failed"] * 30, ["done"] * 30])
 def test_nothing_to_train_on_is_told(store: Store, states: list[str]) -> None:
     dataset_id = grid(store)

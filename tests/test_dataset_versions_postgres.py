@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
+
+import pytest
 
 from core.actor import LOCAL
 from core.dataset import datasets, export, mixing, versions
 from core.db.store import Store
+from core.settings import Settings
 from tests.test_dataset_mixing import load
-from tests.test_dataset_postgres import store, url  # noqa: F401  # fixtures
+from tests.waiting import at_once
 
 
-def test_a_mix_is_frozen_once_and_written(store: Store, tmp_path: Path) -> None:  # noqa: F811  # a fixture
+@pytest.fixture
+def settings(on_postgres: Settings) -> Settings:
+    return on_postgres
+
+
+def test_a_mix_is_frozen_once_and_written(store: Store, tmp_path: Path) -> None:
     a, b = load(store, "a", 20, 5), load(store, "b", 10, 3)
     mix_id = mixing.mix(store, LOCAL, "both", [(a, 2), (b, 1)], seed=1)
     before = datasets.fingerprint(store, mix_id)
     assert datasets.parts(store, mix_id) == {None: 84, "held_out": 4}
-    made = list[str]()
-    threads = [
-        threading.Thread(target=lambda: made.append(versions.freeze(store, LOCAL, mix_id, validation_share=0.25)))
-        for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(made) == 4 and len(set(made)) == 1
-    version = versions.get(store, made[0])
+    (made,) = set(at_once(4, lambda: versions.freeze(store, LOCAL, mix_id, validation_share=0.25)))
+    version = versions.get(store, made)
     assert (version.n_train, version.n_validation, version.n_held_out) == (63, 21, 4)
     selection = export.Selection(store, mix_id, version.id)
     assert len(list(export.jsonl_lines(selection, export.plan(selection)))) == 63

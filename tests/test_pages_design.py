@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 
@@ -16,32 +15,14 @@ from core.dataset.batch import batching
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Dataset, Run
-from core.settings import Settings
 from pages.ui.dataset import generate_card
 from pages.ui.estimates import Estimate
-from tests import fault_server
 from tests.fault_server import FaultServer
-from tests.stores import fresh
 from tests.test_pages import click, trouble, visit, words
 
 RECIPE = Recipe(
     "colours", (Column("colour", ("red", "blue")), Column("thing", ("hat", "cat"))), "{colour} {thing}", model="writer"
 )
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    """An endpoint that offers the model `writer`, as the studio's engine."""
-    with FaultServer(fault_server.text("从前，", "有一位英雄。")) as server:
-        monkeypatch.setenv("FABULA_ENGINE_URL", server.url.removesuffix("/v1"))
-        yield server
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    store = fresh(Settings.from_env())
-    yield store
-    store.close()
 
 
 def opened(at: AppTest, popover: str) -> AppTest:
@@ -61,7 +42,7 @@ def test_a_pasted_list_becomes_the_values_of_a_column(server: FaultServer) -> No
     at.text_area(key="dataset_pasted_0").set_value("秦\n唐\n Hello, you \n秦\n").run()
     assert at.button(key="dataset_use_0").label == "Use 3 values"
     click(at, "dataset_use_0")
-    assert generate_label(at) == "Generate 162 stories"  # 3 × 6 × 3 × 3
+    assert generate_label(at) == "Generate 162 rows"  # 3 × 6 × 3 × 3
     assert at.session_state["dataset_values_0"] == ["秦", "唐", "Hello, you"]
     assert not at.exception
 
@@ -80,9 +61,9 @@ def test_a_list_too_long_for_chips_is_counted_and_used_whole(server: FaultServer
     at.text_area(key="dataset_pasted_0").set_value("\n".join(f"v{n}" for n in range(1_000))).run()
     click(at, "dataset_use_0")
     assert "**1,000 values**: v0, v1" in words(at)
-    assert generate_label(at) == "Generate 54,000 stories"
+    assert generate_label(at) == "Generate 54,000 rows"
     at.text_input(key="dataset_add_0").input("one more").run()
-    assert generate_label(at) == "Generate 54,054 stories"
+    assert generate_label(at) == "Generate 54,054 rows"
 
 
 def test_columns_of_a_file_become_columns_of_the_grid(server: FaultServer) -> None:
@@ -99,7 +80,7 @@ def test_columns_of_a_file_become_columns_of_the_grid(server: FaultServer) -> No
         "dataset_name_3": "colour",
     }
     assert at.session_state["dataset_values_0"] == ["秦", "唐"]  # the column of that name took them
-    assert generate_label(at) == "Generate 216 stories"  # 2 × 6 × 3 × 2 × 3
+    assert generate_label(at) == "Generate 216 rows"  # 2 × 6 × 3 × 2 × 3
     assert "The template does not use colour" in " ".join(warning.value for warning in at.warning)
 
 
@@ -107,7 +88,7 @@ def test_a_file_that_cannot_be_read_is_told_in_its_place(server: FaultServer) ->
     at = opened(visit("dataset"), "dataset_column_file")
     at.file_uploader(key="dataset_values_file").upload("a.csv", b"\x89PNG\r\n\x1a\n\x00\x00").run()
     assert "This file cannot be used as it is" in trouble(at)
-    assert generate_label(at) == "Generate 486 stories"
+    assert generate_label(at) == "Generate 486 rows"
 
 
 def test_a_removed_column_comes_back_where_it_was_with_its_chips(server: FaultServer) -> None:
@@ -135,7 +116,7 @@ def test_every_preset_is_ready_to_run(server: FaultServer, preset: presets.Prese
     at = visit("dataset")
     at.get_by_key("dataset_preset").set_value(preset.id).run()
     rows = preset.recipe.rows()
-    assert generate_label(at) == f"Generate {rows} stories"
+    assert generate_label(at) == f"Generate {rows} rows"
     assert not at.error and not at.button(key="dataset_generate").disabled
     assert at.text_area(key="dataset_system").value == preset.recipe.system
 
@@ -149,7 +130,7 @@ def test_another_start_does_not_lose_what_was_typed(server: FaultServer) -> None
     assert at.text_area(key="dataset_template").value == ""
     click(at, "dataset_back")
     assert at.text_area(key="dataset_template").value == "My own words about {hero}"
-    assert generate_label(at) == "Generate 288 stories"
+    assert generate_label(at) == "Generate 288 rows"
     assert not any(button.key == "dataset_back" for button in at.button)
 
 
@@ -165,10 +146,10 @@ def test_a_recipe_is_saved_changed_and_found_again(server: FaultServer, store: S
     assert (one.version, one.name, one.rows) == (2, "ultraman_stories", 54)
     at = opened(at, "dataset_recipes")
     at.get_by_key(f"dataset_version_{one.family}").select_index(1).run()
-    assert generate_label(at) == "Generate 486 stories"
+    assert generate_label(at) == "Generate 486 rows"
     assert at.button(key="dataset_save_recipe").label == "Save as version 3"  # to go back is a change too
     click(opened(at, "dataset_recipes"), f"dataset_open_{one.family}")
-    assert generate_label(at) == "Generate 54 stories"
+    assert generate_label(at) == "Generate 54 rows"
     assert at.session_state["studio"].grid.version == one.id
     assert not at.exception
 
@@ -177,7 +158,7 @@ def test_a_saved_recipe_is_opened_in_another_visit(server: FaultServer, store: S
     recipes.save(store, LOCAL, replace(RECIPE, endpoint="completion", seed=7))
     (one,) = recipes.list_saved(store)
     at = click(opened(visit("dataset"), "dataset_recipes"), f"dataset_open_{one.family}")
-    assert generate_label(at) == "Generate 4 stories"
+    assert generate_label(at) == "Generate 4 rows"
     assert at.get_by_key("dataset_endpoint").value == "completion"
     assert at.button(key="dataset_save_recipe").disabled
     click(at, "dataset_generate")
@@ -208,7 +189,7 @@ def test_a_recipe_of_python_with_other_kinds_of_numbers_can_be_opened(server: Fa
     recipes.save(store, LOCAL, replace(RECIPE, temperature=1, top_p=1, max_tokens=50_000, repeats=0))
     (one,) = recipes.list_saved(store)
     at = click(opened(visit("dataset"), "dataset_recipes"), f"dataset_open_{one.family}")
-    assert not at.exception and generate_label(at) == "Generate 4 stories"
+    assert not at.exception and generate_label(at) == "Generate 4 rows"
 
 
 def test_a_recipe_that_was_deleted_elsewhere_is_saved_as_a_new_one(server: FaultServer, store: Store) -> None:

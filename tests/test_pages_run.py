@@ -6,22 +6,26 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import streamlit as st
+from sqlalchemy import update
 from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
 from core.cost import spend
-from core.dataset import curation, datasets, runs
+from core.dataset import curation, datasets, growing, runs
 from core.dataset.recipe import Column, Recipe
 from core.dataset.writing import executor
 from core.db.store import Store
-from core.db.tables import Row, Run, utcnow
+from core.db.tables import Dataset, Row, Run, utcnow
 from core.settings import Settings
-from pages.ui.dataset import story_cards
+from pages.ui import cached
+from pages.ui.dataset import dataset_picker, run_panel, story_cards
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.stores import fresh
@@ -120,6 +124,38 @@ def test_a_data_set_that_was_loaded_has_no_run_to_go_on_with(store: Store) -> No
     assert "dataset_train" in keys and not keys & {"dataset_continue", "dataset_retry", "dataset_more_repeats_go"}
 
 
+def test_data_sets_that_are_called_alike_are_not_taken_for_each_other(store: Store) -> None:
+    ids = [datasets.create(store, LOCAL, _RECIPE) for _ in range(3)]
+    with store.session() as session:  # as they were before each got a name of its own
+        session.execute(update(Dataset).values(name="heroes"))
+    at = show()
+    assert at.selectbox(key="dataset_open").value == ids[-1]
+    assert again(at).selectbox(key="dataset_open").value == ids[-1]
+    assert again(show(dataset_open=ids[1])).selectbox(key="dataset_open").value == ids[1]
+    assert len(set(at.selectbox(key="dataset_open").options)) == 3
+
+
+def test_what_a_data_set_is_called_in_a_list_stays_when_its_grid_grows(store: Store, written: str) -> None:
+    before = dataset_picker.label(datasets.summary(store, written))  # a browser knows the option by these words alone
+    growing.grow(store, LOCAL, written, growing.more_repeats(_RECIPE, 1))
+    cached.look_again()
+    assert dataset_picker.label(datasets.summary(store, written)) == before == "heroes"
+
+
+def test_the_address_says_what_is_open_and_opens_it_again(store: Store, written: str) -> None:
+    datasets.create(store, LOCAL, replace(_RECIPE, name="newer"))
+    at = show(dataset_open=written)
+    assert (at.query_params["part"], at.query_params["set"]) == ("rows", written)
+    linked = visit("home")
+    linked.query_params["part"], linked.query_params["set"] = "rows", written
+    linked.switch_page(str(Path("pages/dataset.py").resolve())).run()
+    assert linked.selectbox(key="dataset_open").value == written
+    lost = visit("home")
+    lost.query_params["part"], lost.query_params["set"] = "nonsense", "gone"
+    lost.switch_page(str(Path("pages/dataset.py").resolve())).run()
+    assert not lost.exception and "part" not in lost.query_params
+
+
 def test_rows_that_fail_are_counted_by_their_reason(store: Store, server: FaultServer) -> None:
     dataset_id = datasets.create(store, LOCAL, _RECIPE)
     server.when("唐", fault_server.refusal("No."))
@@ -184,7 +220,7 @@ def test_the_part_opens_in_both_languages_in_the_middle_of_a_run(
 def test_before_the_first_story_there_is_no_heading_over_nothing(store: Store) -> None:
     datasets.create(store, LOCAL, _RECIPE)
     said = words(show())
-    assert "Newest stories" not in said and "Click a square" in said
+    assert "Newest texts" not in said and "Click a square" in said
 
 
 # --- top-up ---------------------------------------------------------------------------------------------------------
@@ -357,6 +393,57 @@ def test_a_long_table_comes_in_pages(store: Store) -> None:
     assert len(table(at)) == 40  # another filter begins on its first page
 
 
+def test_rows_as_cards_can_be_read_left_out_and_opened(store: Store, written: str) -> None:
+    at = show(dataset_view="cards")  # the newest texts beside the map are among them
+    assert not at.exception and not at.get("arrow_data_frame")
+    first = datasets.rows(store, written)[0].id
+    click(at, f"dataset_listed_out_{first}")
+    assert states(store, written)[0] == "excluded"
+    click(at, f"dataset_listed_open_{first}")
+    assert at.button(key="dataset_row_back").label == "Put back"
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [(None, ""), (0.0, ""), (120.4, "120 rows/s"), (3.14, "3.1 rows/s"), (0.5, "30 rows/min"), (0.03, "1.8 rows/min"),
+     (0.004, "14 rows/h")],
+)  # fmt: skip
+def test_a_rate_has_the_digits_that_matter(rate: float | None, said: str) -> None:
+    assert run_panel.rate(rate) == said
+
+
+@pytest.mark.parametrize(
+    ("cost", "estimate", "said"),
+    [("0.25", "0.30", "\\$0.2500"), (None, "0.30", "up to \\$0.3000"), (None, None, "cost unknown")],
+)
+def test_what_a_run_cost_is_said_as_far_as_it_is_known(
+    store: Store, written: str, cost: str | None, estimate: str | None, said: str
+) -> None:
+    amounts = {"cost_usd": cost and Decimal(cost), "estimated_usd": estimate and Decimal(estimate)}
+    with store.session() as session:
+        spend.record(
+            session, LOCAL, "dataset", provider="p", model="m", reference="run-1",
+            prompt_tokens=1, completion_tokens=None if cost is None else 1, **amounts,
+        )  # fmt: skip
+    assert said in str(show().get("progress")[0].proto.text)
+
+
+@pytest.mark.parametrize(
+    ("headers", "view"),
+    [
+        ({"User-Agent": "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) Mobile/15E148"}, "cards"),
+        ({"User-Agent": "Mozilla/5.0 (X11; Linux x86_64)", "Sec-Ch-Ua-Mobile": "?1"}, "cards"),
+        ({"User-Agent": "Mozilla/5.0 (X11; Linux x86_64)", "Sec-Ch-Ua-Mobile": "?0"}, "table"),
+        ({}, "table"),
+    ],
+)
+def test_a_phone_begins_with_cards(
+    store: Store, written: str, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], view: str
+) -> None:
+    monkeypatch.setattr(type(st.context), "headers", property(lambda self: headers))
+    assert show().segmented_control(key="dataset_view").value == view
+
+
 def test_a_row_in_full_is_read_edited_and_given_back(store: Store, written: str) -> None:
     at = show(**{f"dataset_map_{written}": {"selection": {"cell": [{"place": 0}]}}})
     first = datasets.rows(store, written)[0].id
@@ -414,7 +501,6 @@ def test_what_is_written_again_stays_within_what_the_budget_has_left(
         spend.record(session, LOCAL, "dataset", prompt_tokens=1, completion_tokens=1, **record)
     at = show(**{f"dataset_map_{written}": {"selection": {"cell": [{"place": 0}]}}})
     click(at, f"dataset_open_{datasets.rows(store, written)[1].id}")
-    assert "1 waiting row is written with it" in words(at)
     click(at, "dataset_row_again")
     assert runs.latest(store, written).budget_usd == Decimal(left)  # type: ignore[union-attr]
 

@@ -94,7 +94,7 @@ def _state_spec(kind: str, names: Sequence[str], words: Sequence[str]) -> Spec:
     colour = alt.Color(
         "state:N",
         scale=alt.Scale(domain=list(names), range=[_COLOURS[s] for s in STATES]),
-        legend=alt.Legend(orient="top", title=None, symbolType="square", columns=3, labelLimit=200),
+        legend=alt.Legend(orient="top", title=None, symbolType="square", columns=2, labelLimit=200),
     )
     tooltip = [
         alt.Tooltip("name:N", title=cell),

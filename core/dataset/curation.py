@@ -1,4 +1,4 @@
-"""A person's hand on single rows: left out, put back, edited, written again. Nothing is lost by any of it.
+"""A person's hand on single rows: left out, put back, edited. Nothing is lost by any of it.
 
 A row that is left out remembers what it was, an edited one what the model wrote. Every action may be repeated: the
 second time changes nothing. Rows that are on their way are left alone, so that an answer never meets a change.
@@ -7,16 +7,14 @@ second time changes nothing. Rows that are on their way are left alone, so that 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
-from core.dataset import runs
 from core.dataset.writing.outcomes import storable
 from core.db.store import Store
-from core.db.tables import Dataset, Row, utcnow
+from core.db.tables import Row, utcnow
 from core.errors import FabulaError, NotFound
 
 MOST_CHARACTERS = 100_000  # of one text, as in a file that is read: longer than any model trains on
@@ -106,32 +104,6 @@ def revert(store: Store, actor: Actor, row_id: int) -> bool:
     """
     with store.session() as session:
         return _revert(_row(session, row_id))
-
-
-def retry_failed(
-    store: Store,
-    actor: Actor,
-    dataset_id: str,
-    row_ids: Sequence[int] | None = None,
-    *,
-    budget_usd: Decimal | None = None,
-    mode: runs.Mode = "live",
-) -> str:
-    """Have failed rows written again, all of them or those given; the run's id. Pending rows are written with them.
-
-    Raises:
-        NotFound: no such data set.
-        BadRecipe: nothing is missing, or there is no recipe to write it with.
-    """
-    with store.session() as session:
-        session.execute(select(Dataset.id).where(Dataset.id == dataset_id).with_for_update())
-        failed: ColumnElement[bool] = (Row.dataset_id == dataset_id) & (Row.state == "failed")
-        again = {"state": "pending", "reason": None, "updated_at": utcnow()}
-        if row_ids is None:
-            session.execute(update(Row).where(failed).values(again))
-        for part in _parts(row_ids or ()):
-            session.execute(update(Row).where(failed, Row.id.in_(part)).values(again))
-        return runs.enqueue(store, actor, dataset_id, budget_usd=budget_usd, retry_failed=False, mode=mode)
 
 
 def _editable(session: Session, row_id: int) -> Row:

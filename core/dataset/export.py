@@ -77,11 +77,12 @@ def plan(
     *,
     separator: str | None = None,
     stop: str | None = None,
-    system: str = "",
+    system: str | None = None,
     seen: Callable[[], None] | None = None,
 ) -> jsonl.Plan:
     """How the examples to train on are written (see `jsonl.plan`), with marks that are free in those of validation too.
 
+    `system` begins the conversations of a chat file; None: what the data set has for that (`datasets.chat_system`).
     `seen` is called for each example that is looked at.
 
     Raises:
@@ -94,7 +95,9 @@ def plan(
     if selection.version_id is not None and file_format == "completion":
         whole = jsonl.plan(chain(learned, kept_back), separator=separator, stop=stop)
         separator, stop = whole.separator, whole.stop
-    return jsonl.plan(learned, file_format, separator=separator, stop=stop, system=system)
+    if file_format == "chat" and system is None:
+        system = datasets.chat_system(selection.store, selection.dataset_id)
+    return jsonl.plan(learned, file_format, separator=separator, stop=stop, system=system or "")
 
 
 def jsonl_lines(selection: Selection, made: jsonl.Plan, part: Split = "train") -> Iterator[str]:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 
 from sqlalchemy import ColumnElement, bindparam, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
 from core.dataset import grid
 from core.dataset.recipe import Recipe
-from core.db.store import Store
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadRecipe, NotFound
 
 CHUNK = 1_000  # rows in one transaction: about 50 ms, so that no other writer waits long
 AT_ONCE = 5_000  # rows that a click waits for, a quarter of a second; the run puts the rest of the grid in its place
-SHAPING = ("template", "system", "provider", "model", "temperature", "top_p", "max_tokens", "seed", "endpoint")
-_FROM_THE_FIRST_ROW = -1  # the cursor while rows get new places, see `_put_in_place`
+FROM_THE_FIRST_ROW = -1  # the cursor while rows get new places, see `put_in_place`
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +37,6 @@ class Counts:
     def pending(self) -> int:
         """Rows that are still to be written, those on their way among them."""
         return self.total - self.done - self.failed - self.excluded
-
-
-@dataclass(frozen=True, slots=True)
-class Growth:
-    """What a grown grid has that it did not have before, and how many rows of the ledger it has kept."""
-
-    new_rows: int
-    kept_rows: int
 
 
 def recipe_of(session: Session, dataset_id: str) -> Recipe:
@@ -78,9 +67,9 @@ def fill(session: Session, dataset_id: str, recipe: Recipe, most: int = CHUNK) -
     Raises:
         NotFound: no such data set.
     """
-    filled, recipe = _locked(session, dataset_id, recipe)
+    filled, recipe = locked(session, dataset_id, recipe)
     while filled < 0:  # a `grow` that is under way, or was cut short: its rows are put in their places first
-        before, filled = filled, _put_in_place(session, dataset_id, recipe, filled)
+        before, filled = filled, put_in_place(session, dataset_id, recipe, filled)
         if filled == before:
             return 0
     start = _first_gap(session, dataset_id, filled, recipe.rows(), most)
@@ -106,62 +95,6 @@ def fill(session: Session, dataset_id: str, recipe: Recipe, most: int = CHUNK) -
     if end != filled:
         session.execute(update(Dataset).where(Dataset.id == dataset_id).values(filled=end))
     return len(rows)
-
-
-def grow(store: Store, actor: Actor, dataset_id: str, recipe: Recipe) -> Growth:
-    """Let the grid of a data set have more values or repeats; what is bought stays, only what is missing is added.
-
-    Every row keeps its key, text and state, and gets its place in the new grid. Rows whose value (or repeat) `recipe`
-    has no more stand after the grid with all they have; those of them that were still to be written hold nothing, and
-    go. The missing cells become rows as a run comes to them (`fill`). Cut short at any moment, it is finished by the
-    next `grow` or `fill`; done twice, it changes nothing. A run that is under way writes the new cells too.
-
-    Raises:
-        NotFound: no such data set.
-        BadRecipe: it did not grow from a recipe; `recipe` cannot be run, has other columns, or writes other texts.
-    """
-    recipe.check()
-    with store.session() as session:
-        filled, held = _locked(session, dataset_id, recipe)
-        _must_continue(held, recipe)
-        recipe = replace(recipe, name=held.name)
-        added = recipe.rows() - _common_rows(held, recipe)
-        if recipe != held:
-            kept = {"recipe": recipe.to_dict(), "filled": _FROM_THE_FIRST_ROW}
-            session.execute(update(Dataset).where(Dataset.id == dataset_id).values(kept))
-            filled = _put_in_place(session, dataset_id, recipe, _FROM_THE_FIRST_ROW)
-    while filled < 0:
-        with store.session() as session:
-            filled, recipe = _locked(session, dataset_id, recipe)
-            if filled < 0:
-                filled = _put_in_place(session, dataset_id, recipe, filled)
-    with store.reading() as session:
-        kept_rows = session.scalar(select(func.count()).select_from(Row).where(Row.dataset_id == dataset_id)) or 0
-    for _ in range(0, min(added, AT_ONCE), CHUNK):
-        with store.session() as session:
-            fill(session, dataset_id, recipe)
-    return Growth(new_rows=added, kept_rows=kept_rows)
-
-
-def more_repeats(recipe: Recipe, k: int) -> Recipe:
-    """The recipe with `k` more repeats of every cell; check it before use."""
-    return replace(recipe, repeats=recipe.repeats + k)
-
-
-def with_value(recipe: Recipe, column: str, values: Sequence[str]) -> Recipe:
-    """The recipe with more values in one column, after those it has; one that is there already is not added again.
-
-    Raises:
-        BadRecipe: there is no such column, or no new value.
-    """
-    old = next((c for c in recipe.columns if c.name == column), None)
-    if old is None:
-        raise BadRecipe(f"There is no column {column!r}.", "Choose one of the data set's columns.")
-    new = [value for value in dict.fromkeys(v.strip() for v in values) if value and value not in old.values]
-    if not new:
-        raise BadRecipe("There is no new value to add.", f"Name a value that {column} does not have yet.")
-    grown = replace(old, values=(*old.values, *new))
-    return replace(recipe, columns=tuple(grown if c is old else c for c in recipe.columns))
 
 
 def grid_size() -> ColumnElement[int]:
@@ -197,7 +130,7 @@ def _counts(total: int, by_state: Mapping[str, int]) -> Counts:
     )
 
 
-def _locked(session: Session, dataset_id: str, recipe: Recipe) -> tuple[int, Recipe]:
+def locked(session: Session, dataset_id: str, recipe: Recipe) -> tuple[int, Recipe]:
     """Cursor and recipe of a data set that nobody else fills or lets grow until this transaction ends."""
     query = select(Dataset.filled, Dataset.recipe).where(Dataset.id == dataset_id).with_for_update()
     found = session.execute(query).first()
@@ -229,7 +162,7 @@ def _first_gap(session: Session, dataset_id: str, start: int, end: int, step: in
     return start
 
 
-def _put_in_place(session: Session, dataset_id: str, recipe: Recipe, filled: int) -> int:
+def put_in_place(session: Session, dataset_id: str, recipe: Recipe, filled: int) -> int:
     """Give the next `CHUNK` rows their places in the grid that the data set has now; the new cursor.
 
     While rows are being placed, the cursor is negative: -n says that those from id n on are still to be looked at.
@@ -256,25 +189,3 @@ def _put_in_place(session: Session, dataset_id: str, recipe: Recipe, filled: int
     cursor = -min(held_by_others, default=ids[-1] + 1 if len(ids) == CHUNK else 0)
     session.execute(update(Dataset).where(Dataset.id == dataset_id).values(filled=cursor))
     return cursor
-
-
-def _must_continue(held: Recipe, recipe: Recipe) -> None:
-    """Raise BadRecipe unless `recipe` writes the same texts as `held`, only more or fewer of them."""
-    if [c.name for c in held.columns] != [c.name for c in recipe.columns]:
-        raise BadRecipe(
-            "A data set keeps its columns while it grows.", "Save this as a new data set; both can be mixed later."
-        )
-    changed = [name for name in SHAPING if getattr(held, name) != getattr(recipe, name)]
-    if changed:
-        raise BadRecipe(
-            f"The rows of this data set were written in another way: {', '.join(changed)} differs.",
-            "Save this as a new data set; both can be mixed later.",
-        )
-
-
-def _common_rows(held: Recipe, recipe: Recipe) -> int:
-    """How many rows are in both grids."""
-    count = min(held.repeats, recipe.repeats)
-    for old, new in zip(held.columns, recipe.columns, strict=True):
-        count *= len(set(old.values) & set(new.values))
-    return count

@@ -12,13 +12,12 @@ from sqlalchemy.orm import Session
 
 from core.actor import Actor
 from core.dataset import datasets, splitting, versions
+from core.dataset.loading import own_name
 from core.dataset.matrix import CHUNK
-from core.dataset.writing.outcomes import storable
 from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadTrainingFile, NotFound
 
-_LONGEST_NAME = 200  # characters, as the table has it
 _LONGEST_KEY = 64  # characters, as the table has it
 _COPIED = (Row.id, Row.dataset_id, Row.key, Row.repeat, Row.column_values, Row.text, Row.finish_reason, Row.split)
 _PROMPT = "prompt"  # the one column of a mix of data sets whose columns differ
@@ -81,8 +80,7 @@ def mix(store: Store, actor: Actor, name: str, parts: Shares, seed: int = 0, siz
         session.add(
             Dataset(
                 id=dataset_id,
-                name=storable(name.strip())[:_LONGEST_NAME]
-                or " + ".join(part.name for part in planned)[:_LONGEST_NAME],
+                name=own_name(session, name.strip() or " + ".join(part.name for part in planned)),
                 source="mix",
                 columns=list(columns) if shared else [_PROMPT],
                 parts={"seed": seed, "size": sum(p.rows for p in planned), "parts": [asdict(p) for p in planned]},

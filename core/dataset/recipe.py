@@ -170,7 +170,9 @@ def _check_columns(columns: tuple[Column, ...]) -> None:
         raise BadRecipe("The grid is empty: it has no column.", "Add a column with at least one value.")
     names = [c.name for c in columns]
     for column in columns:
-        if not column.name.strip() or set(column.name) & set("{}\r\n\0"):
+        if not column.name.strip():
+            raise BadRecipe("A column has no name.", "Name it as the template is to call it.")
+        if set(column.name) & set("{}\r\n\0"):
             raise BadRecipe(
                 f"A column cannot be called {column.name!r}.", "Give it a name without braces and line breaks."
             )

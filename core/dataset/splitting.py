@@ -3,11 +3,14 @@
 Each row has a rank from a hash of its key and a seed; within a cell the lowest ranks are taken. How many of a cell is
 its share, rounded by largest remainders (Hamilton's method), so that the total is exact and no cell is off by one row
 or more. Rows that are added to one cell move nothing in another, but for the remainders that they use up.
+
+Rows that say the same stay together: a text that is learned from would otherwise be judged by its copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -21,36 +24,89 @@ _ENOUGH = 2  # rows that a stratum has on average: with fewer, a share of each m
 _MOST_SHARE = 0.9  # something must be left to learn from
 
 
-def split(keys: Sequence[str], cells: Sequence[Sequence[str]], *, share: float, seed: int) -> list[bool]:
-    """For each row whether it is kept for validation. `round(share × rows)` of them are.
+def split(
+    keys: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    *,
+    share: float,
+    seed: int,
+    alike: Sequence[Hashable] | None = None,
+) -> list[bool]:
+    """For each row whether it is kept for validation. `round(share × rows)` of them are, as far as copies allow.
 
     Args:
         keys: of the rows, each once.
         cells: for each row the cell that it belongs to (see `strata`).
         share: 0 to 0.9.
         seed: another one draws other rows.
+        alike: for each row what it says; rows that say the same stay together. None: no two do.
 
     Raises:
         FabulaError: the share is out of bounds.
     """
     if not 0 <= share <= _MOST_SHARE:
         raise FabulaError(f"The share for validation is {share}, but must be between 0 and 0.9.", "Choose another one.")
-    return choose(keys, cells, round(share * len(keys)), seed)
+    return choose(keys, cells, round(share * len(keys)), seed, alike)
 
 
-def choose(keys: Sequence[str], cells: Sequence[Sequence[str]], count: int, seed: int) -> list[bool]:
-    """For each row whether it is one of `count` that are spread over all cells, each in proportion to its rows."""
+def choose(
+    keys: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    count: int,
+    seed: int,
+    alike: Sequence[Hashable] | None = None,
+) -> list[bool]:
+    """For each row whether it is one of `count` that are spread over all cells, each in proportion to its rows.
+
+    Rows that are `alike` are all chosen or none: where they fit in, by their ranks; fewer than `count` are chosen where
+    only larger groups are left.
+    """
     if not keys or count <= 0:
         return [False] * len(keys)
     cell_of, ranks = _digests(["\x1f".join(cell) for cell in cells], seed), _digests(keys, seed)
     names, index, sizes = np.unique(cell_of, return_inverse=True, return_counts=True)
     wanted = apportion(sizes.tolist(), min(count, len(keys)), order=names.tolist())
     by_rank = np.lexsort((ranks, index))  # rows cell by cell, within a cell by rank
+    groups = _groups(alike)
+    if groups:
+        return _whole(by_rank.tolist(), index.tolist(), list(wanted), groups)
     place = np.empty(len(keys), dtype=np.int64)
     starts = np.cumsum(sizes) - sizes
     place[by_rank] = np.arange(len(keys)) - np.repeat(starts, sizes)
     chosen: list[bool] = (place < np.asarray(wanted)[index]).tolist()
     return chosen
+
+
+def _groups(alike: Sequence[Hashable] | None) -> dict[int, list[int]]:
+    """For each row that says what another one says, all that do."""
+    said: dict[Hashable, list[int]] = {}
+    for row, what in enumerate(alike or ()):
+        said.setdefault(what, []).append(row)
+    return {row: rows for rows in said.values() if len(rows) > 1 for row in rows}
+
+
+def _whole(by_rank: list[int], cell_of: list[int], wanted: list[int], groups: dict[int, list[int]]) -> list[bool]:
+    """The choice where some rows stay together: first as many of each cell as it is to give, then as many in all."""
+    chosen, left = [False] * len(by_rank), sum(wanted)
+    for by_cell in (True, False):
+        for row in by_rank:
+            if not left:
+                return chosen
+            together = groups.get(row, (row,))
+            if chosen[row] or len(together) > left or (by_cell and not _fits(together, cell_of, wanted)):
+                continue
+            for one in together:
+                chosen[one] = True
+                wanted[cell_of[one]] -= 1
+            left -= len(together)
+    return chosen
+
+
+def _fits(rows: Sequence[int], cell_of: list[int], wanted: list[int]) -> bool:
+    """Whether each cell is still to give as many rows as it has among these."""
+    if len(rows) == 1:
+        return wanted[cell_of[rows[0]]] > 0
+    return all(wanted[cell] >= count for cell, count in Counter(cell_of[row] for row in rows).items())
 
 
 def apportion(weights: Sequence[float], total: int, order: Sequence[Any] | None = None) -> list[int]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
@@ -25,6 +25,7 @@ from core.errors import BadTrainingFile, NotFound
 _LONGEST_NOTE = 1_000
 _LONGEST_LABEL = 100  # characters: a longer completion is no label
 _Chosen = list[tuple[int, Split]]  # ids of rows, in order, and the part that each belongs to
+_KEPT_AWAY: tuple[Split, ...] = ("train", "validation", "held_out")  # the later, the further from training
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,8 @@ def freeze(
     """Keep the finished rows as they are now, split; the id of the version. The same rows and split are the same one.
 
     Rows that a file or a person has given a part keep it: what is held out is never learned from. The others are
-    split by cell (see `splitting`).
+    split by cell (see `splitting`). Rows that say the same are in one part: an undecided copy of a row that has a part
+    follows it, and copies among the undecided stay together.
 
     Args:
         validation_share: of the undecided rows, 0 to 0.9.
@@ -150,19 +152,40 @@ def _chosen(session: Session, dataset: Dataset, share: float, seed: int) -> _Cho
     query = select(Row.id, Row.key, Row.column_values, Row.text, Row.split)
     query = query.where(Row.dataset_id == dataset.id, Row.state == "done").order_by(Row.position, Row.id)
     chosen: _Chosen = []
-    free, keys, cells, labels = list[int](), list[str](), list[tuple[str, ...]](), list[str]()
+    free = list[_Free]()
+    decided: dict[str, Split] = {}
     for place, (id_, key, values, text, part) in enumerate(session.execute(query.execution_options(yield_per=CHUNK))):
+        says = _said(datasets.prompt_of(dataset.columns, values), text or "")
         chosen.append((id_, part or "train"))
         if part is None:
-            free.append(place)
-            keys.append(key)
-            cells.append(cell_of(dataset, key, values))
-            labels.append(label_of(text or ""))
-    kept = splitting.split(keys, splitting.strata(cells, labels), share=share, seed=seed)
-    for place, keep in zip(free, kept, strict=True):
+            free.append(_Free(place, key, cell_of(dataset, key, values), label_of(text or ""), says))
+        else:
+            decided[says] = max(decided.get(says, part), part, key=_KEPT_AWAY.index)
+    for row in free:
+        chosen[row.place] = (chosen[row.place][0], decided.get(row.says, "train"))
+    free = [row for row in free if row.says not in decided]
+    strata = splitting.strata([row.cell for row in free], [row.label for row in free])
+    keys, says_of = [row.key for row in free], [row.says for row in free]
+    for row, keep in zip(free, splitting.split(keys, strata, share=share, seed=seed, alike=says_of), strict=True):
         if keep:
-            chosen[place] = (chosen[place][0], "validation")
+            chosen[row.place] = (chosen[row.place][0], "validation")
     return chosen
+
+
+class _Free(NamedTuple):
+    """A row that nobody has given a part: where it stands, and what decides about it."""
+
+    place: int
+    key: str
+    cell: tuple[str, ...]
+    label: str
+    says: str
+
+
+def _said(prompt: str, text: str) -> str:
+    """The same for two rows that say the same: a longer text, whatever it was asked by; a label, for one prompt."""
+    bare = text.strip()
+    return label_of(f"{prompt}\x1f{bare}") if len(bare) <= _LONGEST_LABEL else label_of(bare)
 
 
 def cell_of(dataset: Dataset, key: str, values: dict[str, Any]) -> tuple[str, ...]:

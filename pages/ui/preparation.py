@@ -12,6 +12,7 @@ from core.dataset.versions import Version
 from core.errors import FabulaError
 from pages.ui import cached, state
 from pages.ui.cached import Marks, Written
+from pages.ui.dataset import system_text
 from pages.ui.lang import _, mark, plain, told
 
 _COMPLETION, _CHAT = "completion", "chat"
@@ -41,6 +42,7 @@ def marks(page: str, chosen: DatasetSummary, version: Version | None) -> Marks:
             key=key,
         )
         if chat == _CHAT:
+            system_text.field(page, chosen.id)
             return Marks(file_format="chat")
         proposed = _proposed(chosen, version)
         place, start = _place(chosen, version), proposed or Marks()
@@ -78,9 +80,9 @@ def report(written: Written) -> None:
             why = f" :gray[{plain(told(finding.why))}]" if finding.why else ""
             st.markdown(f"{icon} {plain(told(str(finding)))}{why}")
     if written.plan.file_format == "chat":
-        st.caption(_("So the model reads each row like this: the prompt as the user, the story as the answer."))
+        st.caption(_("So the model reads each row like this: the prompt as the user, the text as the answer."))
     else:
-        st.caption(_("So the model reads each row like this: the prompt, its separator, the story, its stop."))
+        st.caption(_("So the model reads each row like this: the prompt, its separator, the text, its stop."))
     for line in written.lines:
         st.code(_shortened(line), language=None, wrap_lines=True)
 

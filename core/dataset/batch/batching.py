@@ -19,9 +19,10 @@ from core.cost.book import PriceBook
 from core.dataset.batch import books as batch_books
 from core.dataset.batch import ledger as batch_ledger
 from core.dataset.batch.answers import End, ended_by
-from core.dataset.batch.ledger import BatchView, Order, Room, of_run
+from core.dataset.batch.ledger import BatchView, Room, of_run
 from core.dataset.batch.steps import Steps
-from core.dataset.writing import ledger
+from core.dataset.writing import orders, purse
+from core.dataset.writing.orders import Order
 from core.db.store import Store, new_id
 from core.db.tables import Run, utcnow
 from core.errors import FabulaError, NotFound, ProviderError, RateLimited, StorageFull, Unavailable
@@ -35,6 +36,7 @@ __all__ = ["BatchView", "Rhythm", "can", "carry_out", "due", "of_run"]
 _ENDING = "The provider is ending the batch; what it has written is collected."
 _COLLECTING = "A batch of an earlier run is still with the provider; it is collected first."
 _COLLECTED = End("running")  # of a live run: no end, its rows are written by others
+_COMPLETE = End("done")  # and the ledger says so already
 _GATHERING = "gather"  # in place of a batch's id, while a new one is made
 _KNOWN_S = 600.0  # whether an endpoint has a Batch API changes with its version, seldom
 _UNKNOWN_S = 30.0
@@ -133,6 +135,7 @@ class _Batching:
     def __init__(self, store: Store, order: Order, steps: Steps, halt: threading.Event, rhythm: Rhythm) -> None:
         self._store, self._order, self._steps = store, order, steps
         self._halt, self._rhythm = halt, rhythm
+        self._writes = order.mode == "batch"  # makes new batches, too; else it only collects open ones
         self._due: dict[str, float] = {}  # batch → when it is looked at next
         self._tries: dict[str, int] = {}  # batch → troubles in a row
         self._trouble: dict[str, str] = {}  # batch → what it waits for
@@ -156,18 +159,18 @@ class _Batching:
                 self._due.clear()
             end = self._step()
             if end is not None:
-                return None if end == _COLLECTED else self._finish(end)
+                return None if end in (_COLLECTED, _COMPLETE) else self._finish(end)
             self._halt.wait(self._rhythm.tick_s)
         return None
 
     def _look(self) -> tuple[str, Decimal | None]:
-        usual = _ENDING if self._steps.stop else None if self._order.writes else _COLLECTING
+        usual = _ENDING if self._steps.stop else None if self._writes else _COLLECTING
         note = next(iter(self._trouble.values()), usual)
         return batch_books.look(self._store, self._order.run_id, note)
 
     def _finish(self, end: End) -> None:
         with self._store.session() as session:
-            ledger.finish(session, self._order.run_id, end.state, end.reason)
+            orders.finish(session, self._order.run_id, end.state, end.reason)
 
     def _step(self) -> End | None:
         """Everything that can be done now; why the run is over, if it is."""
@@ -184,7 +187,7 @@ class _Batching:
         under_way = len(self._open())
         if self._steps.stop:
             return None if under_way else End("stopped")
-        if not self._order.writes:
+        if not self._writes:
             return None if under_way else _COLLECTED
         if not self._room(under_way):
             return None
@@ -267,7 +270,7 @@ class _Batching:
                 "failed", f"The price of {self._order.model} is unknown, so no budget can be kept. Start without one."
             )
         with self._store.reading() as session:
-            spent = ledger.total_spent(session, self._order.run_id)
+            spent = purse.total_spent(session, self._order.run_id)
         while requests < self._most and not self._halt.is_set():
             left = None if budget is None else budget - spent
             room = Room(self._most - requests, self._rhythm.most_bytes - size, left)
@@ -283,5 +286,5 @@ class _Batching:
             return None
         if broke:
             return End("stopped", f"The budget of ${budget} is used up. Raise it to go on.")
-        with self._store.reading() as session:
-            return None if batch_books.pending(session, self._order.dataset_id) else End("done")
+        with self._store.session() as session:
+            return _COMPLETE if orders.finish_complete(session, self._order) else None

@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from core.dataset.batch.ledger import OVER, spend_of
-from core.dataset.writing.ledger import FINAL
+from core.dataset.writing.orders import FINAL
 from core.db.store import Store
 from core.db.tables import Batch, Row, Run, utcnow
 
@@ -127,9 +127,3 @@ def look(store: Store, run_id: str, note: str | None) -> tuple[str, Decimal | No
         with store.session() as session:
             session.execute(update(Run).where(Run.id == run_id, Run.state.not_in(FINAL)).values(note=note))
     return state, budget
-
-
-def pending(session: Session, dataset_id: str) -> bool:
-    """Whether a row of the data set waits to be sent."""
-    query = select(Row.id).where(Row.dataset_id == dataset_id, Row.state == "pending").limit(1)
-    return session.scalar(query) is not None

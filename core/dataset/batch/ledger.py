@@ -15,29 +15,14 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
-from core.dataset.matrix import CHUNK, fill, recipe_of
-from core.dataset.recipe import Recipe
-from core.dataset.writing import ledger
+from core.dataset.matrix import CHUNK, fill
+from core.dataset.writing import orders
+from core.dataset.writing.orders import Order
 from core.db.store import Store
 from core.db.tables import Batch, Row, Run, Spend, utcnow
-from core.errors import NotFound
 
 OVER = ("done", "failed", "cancelled")
 _EMPTY = ("reason", "text", "finish_reason", "prompt_tokens", "completion_tokens", "cost_usd", "claimed_by")
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """One run as whoever carries it out needs it. `writes`: makes new batches, too; else it only collects open ones."""
-
-    run_id: str
-    dataset_id: str
-    provider: str
-    model: str
-    actor: Actor
-    recipe: Recipe
-    writes: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,30 +84,21 @@ class Taken:
 def begin(store: Store, run_id: str) -> Order | None:
     """Take a batch run in hand; None when there is nothing (more) to do for it.
 
-    Rows that a killed executor of a live run had sent are pending again.
+    A live run is taken in hand too: batches that earlier runs have left with the provider are collected first.
 
     Raises:
         NotFound: no such run.
         BadRecipe: its data set has no recipe, or one that cannot be run.
     """
     with store.session() as session:
-        run = session.get(Run, run_id, with_for_update=True)
-        if run is None:
-            raise NotFound("This run is not there any more.", "Start another one.")
+        run = orders.locked(session, run_id)
         if run.state not in ("queued", "running", "stopping", "pausing"):
             return None
-        recipe = recipe_of(session, run.dataset_id)
-        recipe.check()
-        if run.state == "queued":
-            run.state = "running"
-        run.note, run.started_at = None, run.started_at or utcnow()
-        ledger.give_back(session, run.dataset_id)
+        order = orders.taken(session, run)
         over = select(Batch.id).where(Batch.state.in_(OVER))
         lost = update(Row).where(Row.dataset_id == run.dataset_id, Row.state == "sent", Row.batch_id.in_(over))
         session.execute(lost.values(state="pending", batch_id=None, updated_at=utcnow()))
-        actor = Actor(id=run.created_by, name=run.created_by, role="editor")
-        writes = run.mode == "batch"
-        return Order(run.id, run.dataset_id, run.provider, run.model, actor, recipe, writes)
+        return order
 
 
 def open_of(session: Session, dataset_id: str) -> list[BatchView]:
@@ -161,7 +137,8 @@ def claim(
         size_of: bytes of a row's line.
         worst: what a prompt costs at most, None where the price is unknown.
     """
-    pending = _pending(session, order, min(CHUNK, room.requests + 1))
+    own = orders.held(session, order.run_id).own
+    pending = _pending(session, order, min(CHUNK, room.requests + 1), own)
     ids: list[int] = []
     size, usd, broke = 0, Decimal(0), False
     for sent in pending[: room.requests]:
@@ -176,17 +153,17 @@ def claim(
     return Taken(len(ids), size, usd, more=len(pending) > len(ids), broke=broke)
 
 
-def _pending(session: Session, order: Order, most: int) -> list[Sent]:
-    """Pending rows in their order; the grid is filled as far as it takes to find `most`."""
+def _pending(session: Session, order: Order, most: int, own: bool) -> list[Sent]:
+    """Rows that wait for this run, in their order; the grid is filled as far as it takes to find `most`."""
     query = (
         select(Row.id, Row.key, Row.prompt)
-        .where(Row.dataset_id == order.dataset_id, Row.state == "pending")
+        .where(*orders.waiting(order.dataset_id, order.run_id, own))
         .order_by(Row.updated_at, Row.id)  # as the index has them: nothing is sorted
         .limit(most)
         .with_for_update(skip_locked=True)
     )
     found = session.execute(query).all()
-    while len(found) < most and fill(session, order.dataset_id, order.recipe):
+    while not own and len(found) < most and fill(session, order.dataset_id, order.recipe):
         found = session.execute(query).all()
     return [Sent(*row) for row in found]
 

@@ -17,7 +17,8 @@ from core.dataset.batch import books as batch_books
 from core.dataset.batch import ledger as batch_ledger
 from core.dataset.batch.answers import Answers, End, crowded, ended_by, lines_at_fault, unbilled, why_refused
 from core.dataset.batch.books import Outcome
-from core.dataset.batch.ledger import BatchView, Order, Sent
+from core.dataset.batch.ledger import BatchView, Sent
+from core.dataset.writing.orders import Order
 from core.dataset.writing.outcomes import storable
 from core.db.store import Store
 from core.db.tables import utcnow

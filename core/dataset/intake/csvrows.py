@@ -90,7 +90,10 @@ def _broken(exc: Exception, first: int, lines: Lines, problems: Problems) -> Non
 def _usable(record: Record, width: int, problems: Problems) -> bool:
     line, cells = record.line, record.cells
     if len(cells) != width:
-        problems.add(f"Line {line:,} has {len(cells)} cells, but the header has {width}.")
+        if len(cells) == 1:
+            problems.add(f"Line {line:,} has 1 cell, but the header has {width}.")
+        else:
+            problems.add(f"Line {line:,} has {len(cells)} cells, but the header has {width}.")
         return False
     for number, cell in enumerate(cells, 1):
         if (flaw := table.flaw(cell)) is not None:

@@ -23,6 +23,7 @@ _PROMPTS = frozenset(
         *("提示", "提示词", "指令", "输入", "问题", "消息"),
     )
 )
+_SYSTEM = "system"  # as `jsonlines` calls what stands in front of the turns
 _SPLITS = frozenset(("split", "set", "subset", "held_out", "held out", "holdout", "划分", "数据划分"))
 
 
@@ -57,7 +58,8 @@ class Outlook:
 def guess(frame: pd.DataFrame) -> Mapping:
     """The likely mapping, from the columns' names; without a hint the last column is the text to learn.
 
-    A split column is only guessed when every word in it means a part.
+    A split column is only guessed when every word in it means a part. A system text that is the same in all rows is no
+    part of their prompts: it begins every conversation of a chat file (see `shared_system`).
     """
     columns = [str(column) for column in frame.columns]
     by_name = {column.strip().lower(): column for column in reversed(columns)}
@@ -67,7 +69,20 @@ def guess(frame: pd.DataFrame) -> Mapping:
     completion = named if named is not None and len(left) > 1 else left[-1] if left else columns[-1]
     others = [column for column in left if column != completion]
     prompts = [column for column in others if column.strip().lower() in _PROMPTS] if named is not None else []
+    if len(prompts) > 1 and _SYSTEM in prompts and _only_text(frame[_SYSTEM]):
+        prompts.remove(_SYSTEM)
     return Mapping(tuple(prompts or others), completion, split)
+
+
+def shared_system(frame: pd.DataFrame, mapping: Mapping) -> str:
+    """The system text that all rows have, where its column has no other part; "" when there is none."""
+    columns = [str(column) for column in frame.columns]
+    return _only_text(frame[_SYSTEM]) if _SYSTEM in mapping.others(columns) else ""
+
+
+def _only_text(column: pd.Series[str]) -> str:
+    found = column.fillna("").unique()
+    return str(found[0]).strip() if len(found) == 1 else ""
 
 
 def outlook(frame: pd.DataFrame, mapping: Mapping) -> Outlook:

@@ -18,11 +18,12 @@ from sqlalchemy.orm import Session
 
 from core.cost import own
 from core.cost.book import PriceBook
-from core.dataset.writing import claimants, ledger
+from core.dataset.writing import claimants, ledger, orders
 from core.dataset.writing.arrivals import Again, Arrivals, End, Kept, ended_by
 from core.dataset.writing.keeper import Keeper
-from core.dataset.writing.ledger import Claim, Order, Outcome
+from core.dataset.writing.ledger import Claim, Outcome
 from core.dataset.writing.line import Line
+from core.dataset.writing.orders import Order
 from core.dataset.writing.pace import Limits, Pace, ceiling
 from core.dataset.writing.sharing import money_for, tokens_for
 from core.dataset.writing.supply import Supply, Work
@@ -59,7 +60,7 @@ def execute(
     """
     halt = stopping or threading.Event()
     with claimants.present() as claimant:
-        while not halt.is_set() and (order := ledger.begin(store, run_id, claimant)) is not None:
+        while not halt.is_set() and (order := orders.begin(store, run_id, claimant)) is not None:
             prices = book or own.book(store, Settings.from_env().home)
             asyncio.run(Writing(store, registry, order, prices, halt, limits or Limits()).run())
 
@@ -103,7 +104,7 @@ class Writing:
         if not self._halt.is_set():
             end = self._arrivals.end or End(self._asked or "done")
             run_id, claimant = self._order.run_id, self._order.claimant
-            await self._keeper.insist(lambda s: ledger.finish(s, run_id, end.state, end.reason, claimant), self._halt)
+            await self._keeper.insist(lambda s: orders.finish(s, run_id, end.state, end.reason, claimant), self._halt)
 
     def _over(self) -> bool:
         for lane in [lane for lane in self._lanes if lane.done()]:

@@ -1,4 +1,7 @@
-"""The rows of a run: claimed, settled, given back. `matrix` fills the grid, `wholesale` is SQL for whole groups."""
+"""The rows of a run: claimed, settled, given back.
+
+`orders` has the runs themselves, `matrix` fills the grid, `wholesale` is SQL for whole groups.
+"""
 
 from __future__ import annotations
 
@@ -27,40 +30,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
-from core.dataset.matrix import fill, recipe_of
-from core.dataset.recipe import Recipe
-from core.dataset.writing import claimants
+from core.dataset.matrix import fill
+from core.dataset.writing.orders import Order, begin, finish, waiting
 from core.dataset.writing.wholesale import Group, fetched, fresh_ids, on_postgres, packed
-from core.db.store import Store
-from core.db.tables import Dataset, Row, Run, Spend, Utc, utcnow
-from core.errors import NotFound
+from core.db.tables import Row, Spend, Utc, utcnow
 
-FINAL = ("done", "failed", "stopped", "paused")  # nobody works on it (any more)
+__all__ = ["Claim", "Outcome", "begin", "claim", "finish", "release", "settle"]
+
 _ROWS: Table = Row.__table__  # type: ignore[assignment]  # a Table, typed as FromClause
 _SPEND: Table = Spend.__table__  # type: ignore[assignment]  # the same
-AT_MOST = func.coalesce(Spend.cost_usd, Spend.estimated_usd, type_=Spend.cost_usd.type)
-"""What a call cost; where nobody knows (cut off, no token counts), what it can have cost at most, if the price is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """One run as its executor needs it.
-
-    Attributes:
-        spent_usd: what earlier goes have spent or reserved, as far as known.
-        claimant: who has the rows in hand that this executor claims, see `claimants`; "": nobody in particular.
-    """
-
-    run_id: str
-    dataset_id: str
-    provider: str
-    model: str
-    actor: Actor
-    recipe: Recipe
-    budget_usd: Decimal | None
-    spent_usd: Decimal
-    claimant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,81 +68,34 @@ class Outcome:
     at: datetime
 
 
-def begin(store: Store, run_id: str, claimant: str = "") -> Order | None:
-    """Take a run in hand; None when there is nothing (more) to do for it.
-
-    Rows that a killed executor had sent are pending again: whether they were bought nobody knows.
-
-    Raises:
-        NotFound: no such run.
-        BadRecipe: its data set has no recipe, or one that cannot be run.
-    """
-    with store.session() as session:
-        run = session.get(Run, run_id, with_for_update=True)
-        if run is None:
-            raise NotFound("This run is not there any more.", "Start another one.")
-        if run.state in _ASKED:
-            finish(session, run_id, _ASKED[run.state], None)
-        if run.state not in ("queued", "running"):
-            return None
-        recipe = recipe_of(session, run.dataset_id)
-        recipe.check()
-        run.state, run.note = "running", None
-        run.started_at = run.started_at or utcnow()
-        give_back(session, run.dataset_id)
-        actor = Actor(id=run.created_by, name=run.created_by, role="editor")
-        return Order(
-            run_id=run.id,
-            dataset_id=run.dataset_id,
-            provider=run.provider,
-            model=run.model,
-            actor=actor,
-            recipe=recipe,
-            budget_usd=run.budget_usd,
-            spent_usd=total_spent(session, run.id),
-            claimant=claimant,
-        )
-
-
-_ASKED = {"stopping": "stopped", "pausing": "paused"}
-
-
-def total_spent(session: Session, run_id: str) -> Decimal:
-    """What a run has spent or reserved. Amounts are text: equal ones are grouped by SQL, then summed.
-
-    Not bounded by time: a clock that is set back must not hide what was spent.
-    """
-    query = select(AT_MOST, func.count()).where(Spend.reference == run_id).group_by(AT_MOST)
-    return sum((cost * calls for cost, calls in session.execute(query) if cost is not None), Decimal(0))
-
-
-def held(session: Session, run_id: str) -> tuple[str, Decimal | None]:
-    """State and budget of a run, which nobody else changes before this transaction ends: claims of a run queue here."""
-    found = session.execute(select(Run.state, Run.budget_usd).where(Run.id == run_id).with_for_update()).one()
-    return found.state, found.budget_usd
-
-
 def claim(
-    session: Session, order: Order, most: int, worst: Callable[[str], Decimal | None], left_usd: Decimal | None
+    session: Session,
+    order: Order,
+    most: int,
+    worst: Callable[[str], Decimal | None],
+    left_usd: Decimal | None,
+    *,
+    own: bool = False,
 ) -> tuple[list[Claim], bool]:
     """Take up to `most` pending rows: they are `sent` from now on, and their worst case is reserved as spend.
 
     Args:
         worst: what a prompt costs at most, None where the price is unknown.
         left_usd: what may still be reserved, or None: no limit.
+        own: only rows that were put back for this run.
 
     Returns:
         The claims, and whether the money ended them.
     """
     pending = (
         select(Row.id, Row.key, Row.prompt)
-        .where(Row.dataset_id == order.dataset_id, Row.state == "pending")
+        .where(*waiting(order.dataset_id, order.run_id, own))
         .order_by(Row.updated_at, Row.id)  # as the index has them: nothing is sorted
         .limit(most)
         .with_for_update(skip_locked=True)
     )
     found = fetched(session, pending)
-    if len(found) < most and fill(session, order.dataset_id, order.recipe):
+    if not own and len(found) < most and fill(session, order.dataset_id, order.recipe):
         found = fetched(session, pending)
     costs: list[Decimal | None] = []
     for _, _, prompt in found:
@@ -276,55 +207,3 @@ def release(
     cut = cut.values(prompt_tokens=None, completion_tokens=None, cost_usd=group.text(1))
     costs = [(c.spend_id, None if cost is None else str(cost)) for c, cost in unknown]
     session.execute(cut, {"packed": packed(costs)})
-
-
-def give_back(session: Session, dataset_id: str, claimant: str = "") -> dict[str, int]:
-    """Rows that `claimant` or a dead executor had sent are pending again; how many each of the others has in hand.
-
-    Rows of a batch are not touched: the provider has them, and nobody needs to be alive for that.
-    """
-    sent = (_ROWS.c.dataset_id == dataset_id, _ROWS.c.state == "sent", _ROWS.c.batch_id.is_(None))
-    query = select(_ROWS.c.claimed_by, func.count()).where(*sent).group_by(_ROWS.c.claimed_by)
-    counts: dict[str | None, int] = {who: count for who, count in session.execute(query)}
-    lost = {None, claimant, *claimants.dead(session, [who for who in counts if who])} & counts.keys()
-    if lost:
-        theirs = _ROWS.c.claimed_by.in_([who for who in lost if who])
-        back = update(_ROWS).where(*sent, theirs | _ROWS.c.claimed_by.is_(None))
-        session.execute(back.values(state="pending", claimed_by=None, updated_at=utcnow()))
-    return {who: count for who, count in counts.items() if who is not None and who not in lost}
-
-
-def others(session: Session, order: Order) -> int:
-    """How many rows other living executors have in hand; what the dead had is given back."""
-    living = give_back(session, order.dataset_id)
-    return sum(count for who, count in living.items() if who != order.claimant)
-
-
-def finish_complete(session: Session, order: Order) -> bool:
-    """End the run as done if nothing is left to write, with nobody; whether it was so."""
-    give_back(session, order.dataset_id)
-    missing = select(Row.id).where(Row.dataset_id == order.dataset_id, Row.state.in_(("pending", "sent")))
-    if session.scalar(missing.limit(1)) is not None:
-        return False
-    filled = session.scalar(select(Dataset.filled).where(Dataset.id == order.dataset_id))
-    if filled is None or filled < 0 or fill(session, order.dataset_id, order.recipe):
-        return False
-    finish(session, order.run_id, "done", None)
-    return True
-
-
-def finish(
-    session: Session, run_id: str, state: str, reason: str | None, claimant: str = "", *, held: bool = False
-) -> None:
-    """The end of a run: its state, why, and no row left in dead hands. The first end counts.
-
-    A run that was resumed while it was being paused goes on instead; with `held` it is paused in any case. One that was
-    to stop meanwhile is stopped.
-    """
-    run = session.get_one(Run, run_id, with_for_update=True)
-    resumed = state == "paused" and run.state in ("running", "queued") and not held
-    if state == "paused" and run.state == "stopping":
-        state = "stopped"
-    if run.state not in FINAL and not resumed:
-        run.state, run.reason, run.note, run.finished_at = state, reason, None, utcnow()
-    give_back(session, run.dataset_id, claimant)

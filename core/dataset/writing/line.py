@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 
 from core.dataset import grid
-from core.dataset.writing.ledger import Claim, Order
+from core.dataset.writing.ledger import Claim
+from core.dataset.writing.orders import Order
 from core.providers import Client, Completion, CompletionRequest, Registry
 from core.providers.bulk import Bulk
 from core.providers.shapes import Endpoint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -12,7 +13,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.dataset import matrix
+from core.dataset.writing.orders import FAILED_ONLY
 from core.dataset.writing.pace import ceiling
+from core.dataset.writing.purse import AT_MOST
 from core.db.store import Store
 from core.db.tables import Row, Run, Spend, utcnow
 from core.errors import NotFound
@@ -37,10 +40,13 @@ class RunProgress:
         mode: live, or batch.
         total, done, failed, pending: rows of the data set; pending counts the `in_flight` ones too.
         failed_by_reason: failed rows of the data set by why, the most frequent first; a few rare ones may be missing.
+        own: it writes only the rows that were put back for it, not all that wait.
+        left: rows that it still has to write, those under way among them.
         in_flight, ceiling: rows under way, and the most requests there may be.
         requests: calls in the spend ledger, those in flight too: one for each row that was sent, or each batch.
-        tokens: prompt and completion tokens of this run; cost_usd: what they cost.
-        projected_usd: what it will have cost once every pending row is written, if they cost as much as those before.
+        tokens: prompt and completion tokens of this run; cost_usd: what they cost, None if that of one call is unknown.
+        at_most_usd: what this run can have cost at most: calls that were cut off, or told no tokens, at their dearest.
+        projected_usd: what it will have cost once nothing is left, if those rows cost as much as the ones before.
         rows_per_s: rows finished a second, over the last minute; for a run that is over, over all of it.
         eta_s: seconds until the last row at that rate.
     """
@@ -67,6 +73,9 @@ class RunProgress:
     failed_by_reason: tuple[tuple[str, int], ...] = ()
     projected_usd: Decimal | None = None
     requests: int = 0
+    own: bool = False
+    left: int = 0
+    at_most_usd: Decimal | None = None
 
 
 def progress(store: Store, run_id: str, now: datetime | None = None) -> RunProgress:
@@ -92,10 +101,12 @@ def latest(store: Store, dataset_id: str, now: datetime | None = None) -> RunPro
 
 def _progress(session: Session, run: Run, now: datetime) -> RunProgress:
     counts = matrix.counts(session, [run.dataset_id])[run.dataset_id]
-    calls, tokens, cost = _used(session, run)
+    calls, tokens, cost, at_most = _used(session, run)
     rate = _rate(session, run, now)
     active = run.state in ACTIVE
     written = _finished(session, run, None)
+    own = run.scope == FAILED_ONLY
+    left = _left(session, run) if own else counts.pending
     return RunProgress(
         run_id=run.id,
         dataset_id=run.dataset_id,
@@ -112,14 +123,23 @@ def _progress(session: Session, run: Run, now: datetime) -> RunProgress:
         cost_usd=cost,
         budget_usd=run.budget_usd,
         rows_per_s=rate,
-        eta_s=counts.pending / rate if active and rate else None,
+        eta_s=left / rate if active and rate else None,
         started_at=run.started_at,
         finished_at=run.finished_at,
         mode="batch" if run.mode == "batch" else "live",
         failed_by_reason=_reasons(session, run.dataset_id) if counts.failed else (),
-        projected_usd=None if cost is None or not written else cost + cost / written * counts.pending,
+        projected_usd=None if cost is None or not written else cost + cost / written * left,
         requests=calls + (counts.sent if run.mode == "live" else 0),
+        own=own,
+        left=left,
+        at_most_usd=at_most,
     )
+
+
+def _left(session: Session, run: Run) -> int:
+    """Rows that were put back for this run and are not written yet."""
+    mine = (Row.dataset_id == run.dataset_id, Row.run_id == run.id, Row.state.in_(("pending", "sent")))
+    return session.scalar(select(func.count()).select_from(Row).where(*mine)) or 0
 
 
 def _reasons(session: Session, dataset_id: str) -> tuple[tuple[str, int], ...]:
@@ -133,21 +153,30 @@ def _reasons(session: Session, dataset_id: str) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(found.values(), key=lambda told: -told[1]))
 
 
-def _used(session: Session, run: Run) -> tuple[int, int, Decimal | None]:
-    """Settled calls of this run, their tokens and dollars. Amounts are text, so equal ones are grouped by SQL."""
+def _used(session: Session, run: Run) -> tuple[int, int, Decimal | None, Decimal | None]:
+    """Settled calls of this run, their tokens, what they cost, and can have cost at most.
+
+    Amounts are text, so equal ones are grouped by SQL.
+    """
     query = (
-        select(Spend.cost_usd, func.count(), func.sum(Spend.prompt_tokens), func.sum(Spend.completion_tokens))
+        select(Spend.cost_usd, AT_MOST, func.count(), func.sum(Spend.prompt_tokens), func.sum(Spend.completion_tokens))
         .where(Spend.at >= run.created_at - _CLOCK, Spend.reference == run.id)
         .where(Spend.completion_tokens.is_not(None) | Spend.cost_usd.is_(None))  # the others are reservations
-        .group_by(Spend.cost_usd)
+        .group_by(Spend.cost_usd, AT_MOST)
     )
-    settled, tokens, total, unknown = 0, 0, Decimal(0), False
-    for cost, calls, prompt, completion in session.execute(query):
+    settled, tokens, costs, most = 0, 0, list[Decimal | None](), list[Decimal | None]()
+    for cost, at_most, calls, prompt, completion in session.execute(query):
         settled += calls
         tokens += int(prompt or 0) + int(completion or 0)
-        unknown = unknown or cost is None
-        total += (cost or Decimal(0)) * calls
-    return settled, tokens, None if unknown else total
+        costs.append(None if cost is None else cost * calls)
+        most.append(None if at_most is None else at_most * calls)
+    return settled, tokens, _sum(costs), _sum(most)
+
+
+def _sum(amounts: Sequence[Decimal | None]) -> Decimal | None:
+    """All amounts together; None if one is unknown."""
+    known = [amount for amount in amounts if amount is not None]
+    return sum(known, Decimal(0)) if len(known) == len(amounts) else None
 
 
 def _rate(session: Session, run: Run, now: datetime) -> float | None:

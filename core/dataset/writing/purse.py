@@ -8,8 +8,20 @@ from decimal import Decimal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from core.dataset.writing.ledger import AT_MOST, Claim, total_spent
+from core.dataset.writing.ledger import Claim
 from core.db.tables import Spend
+
+AT_MOST = func.coalesce(Spend.cost_usd, Spend.estimated_usd, type_=Spend.cost_usd.type)
+"""What a call cost; where nobody knows (cut off, no token counts), what it can have cost at most, if the price is."""
+
+
+def total_spent(session: Session, run_id: str) -> Decimal:
+    """What a run has spent or reserved. Amounts are text: equal ones are grouped by SQL, then summed.
+
+    Not bounded by time: a clock that is set back must not hide what was spent.
+    """
+    query = select(AT_MOST, func.count()).where(Spend.reference == run_id).group_by(AT_MOST)
+    return sum((cost * calls for cost, calls in session.execute(query) if cost is not None), Decimal(0))
 
 
 class Purse:

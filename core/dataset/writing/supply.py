@@ -10,10 +10,11 @@ from decimal import Decimal
 
 from sqlalchemy.orm import Session
 
-from core.dataset.writing import ledger
+from core.dataset.writing import ledger, orders
 from core.dataset.writing.arrivals import Tries
 from core.dataset.writing.keeper import Keeper
-from core.dataset.writing.ledger import Claim, Order
+from core.dataset.writing.ledger import Claim
+from core.dataset.writing.orders import Order
 from core.dataset.writing.purse import Purse
 from core.dataset.writing.sharing import MOST_SHARED, together
 from core.dataset.writing.tariff import Tariff
@@ -116,21 +117,21 @@ class Supply:
             self._news()
 
     def _take(self, session: Session, most: int) -> _Found:
-        state, budget = ledger.held(session, self._order.run_id)
+        state, budget, own = orders.held(session, self._order.run_id)
         if state != "running":
             return _Found([], state)
         self.budget_usd = budget
         if budget is None:
-            return _Found(ledger.claim(session, self._order, most, self._tariff.worst, None)[0], state)
+            return _Found(ledger.claim(session, self._order, most, self._tariff.worst, None, own=own)[0], state)
         if self._tariff.worst("") is None:
             self.unpriced = True
             return _Found([], state)
         left = self._purse.left(session, budget)
-        claims, broke = ledger.claim(session, self._order, most, self._tariff.worst, left)
+        claims, broke = ledger.claim(session, self._order, most, self._tariff.worst, left, own=own)
         if broke and not claims:
             left = self._purse.recount(session, budget)
-            claims, broke = ledger.claim(session, self._order, most, self._tariff.worst, left)
-        return _Found(claims, state, broke, ledger.others(session, self._order) if broke and not claims else 0)
+            claims, broke = ledger.claim(session, self._order, most, self._tariff.worst, left, own=own)
+        return _Found(claims, state, broke, orders.others(session, self._order) if broke and not claims else 0)
 
     def _finish(self, session: Session) -> _Found:
-        return _Found([], "", complete=ledger.finish_complete(session, self._order))
+        return _Found([], "", complete=orders.finish_complete(session, self._order))

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from core.cost.book import PriceBook
 from core.cost.currency import USD
-from core.dataset.writing.ledger import Order
+from core.dataset.writing.orders import Order
 
 _TEMPLATE_TOKENS = 32  # what a chat template adds to a prompt at most: turn marks and role names
 

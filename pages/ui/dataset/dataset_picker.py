@@ -6,7 +6,7 @@ import streamlit as st
 
 from core.dataset.datasets import DatasetSummary
 from pages.ui import cached, cards, state
-from pages.ui.lang import _, n_
+from pages.ui.lang import _
 
 
 def pick() -> DatasetSummary | None:
@@ -38,5 +38,10 @@ def pick() -> DatasetSummary | None:
 
 
 def label(one: DatasetSummary) -> str:
-    """A data set in a list: its name and how large it is, but nothing that changes while it is written."""
-    return _("{name} · {rows}").format(name=one.name, rows=n_("{n} row", "{n} rows", one.total))
+    """What a data set is called in a list: its name, and since when it is there where another one has the same.
+
+    A widget knows an option by these words alone. Two that are the same are one to it (it opens the last of them), and
+    words that change, like a count of rows, are an option that is gone (it opens the first).
+    """
+    alike = sum(other.name == one.name for other in cached.dataset_list())
+    return one.name if alike < 2 else f"{one.name} · {one.created_at:%Y-%m-%d %H:%M:%S.%f}"

@@ -47,6 +47,8 @@ def _prompt_card(recipe: Recipe, problem: BadRecipe | None) -> None:
         if problem is not None:
             st.text(recipe.template or _("The template is empty."))
             return
+        if recipe.system.strip():
+            st.caption(_("System text: {text}").format(text=plain(recipe.system.strip())))
         cell = grid_form.random_cell(recipe)
         st.text(grid.render(recipe.template, cell))
         views.facts(f"{plain(name)}: {plain(value)}" for name, value in cell.items())

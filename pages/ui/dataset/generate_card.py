@@ -28,7 +28,7 @@ def show(recipe: Recipe, problem: BadRecipe | None) -> None:
     budget_usd: Decimal | None = None
     with st.container(border=True):
         if problem is not None:
-            cards.error_card(problem)
+            cards.hint(problem)
         else:
             _size(recipe)
             if recipe.model:
@@ -39,7 +39,7 @@ def show(recipe: Recipe, problem: BadRecipe | None) -> None:
             for warning in recipe.warnings():
                 st.warning(plain(told(warning)), icon=":material/info:")
         st.button(
-            n_("Generate {n} story", "Generate {n} stories", total),
+            n_("Generate {n} row", "Generate {n} rows", total),
             type="primary",
             icon=":material/play_arrow:",
             disabled=problem is not None or not recipe.model,
@@ -67,7 +67,7 @@ def _size(recipe: Recipe) -> None:
         _("**{cells}** × {repeats} = **{rows}**").format(
             cells=n_("{n} cell", "{n} cells", total // recipe.repeats),
             repeats=n_("{n} repeat", "{n} repeats", recipe.repeats),
-            rows=n_("{n} story", "{n} stories", total),
+            rows=n_("{n} row", "{n} rows", total),
         )
     )
 

@@ -165,7 +165,7 @@ def _more() -> dict[str, Any]:
         ),
         "top_p": st.slider(_("Top p"), 0.0, 1.0, step=0.05, key="dataset_top_p", persist_state="session"),
         "max_tokens": st.number_input(
-            _("Most tokens in one story"), 1, 1_000_000, step=1, key="dataset_max_tokens", persist_state="session"
+            _("Most tokens in one text"), 1, 1_000_000, step=1, key="dataset_max_tokens", persist_state="session"
         ),
         "seed": st.number_input(
             _("Seed (empty: a new one each time)"), value=None, step=1, key="dataset_seed", persist_state="session"

@@ -1,4 +1,4 @@
-"""Three stories of a grid before anything is kept: does the template work, and how long is a story."""
+"""Three texts of a grid before anything is kept: does the template work, and how long do they get."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _start_preview(recipe: Recipe) -> Preview:
 def _preview(was_running: bool) -> None:
     shown = state.studio().preview
     if shown is None:
-        st.caption(_("See three stories of this grid before you generate them all. Nothing is kept."))
+        st.caption(_("See three texts of this grid before you generate them all. Nothing is kept."))
         return
     gathering = shown.gathering
     if was_running and gathering.done:

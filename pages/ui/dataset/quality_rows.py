@@ -12,6 +12,7 @@ from core.actor import LOCAL
 from core.dataset import curation, quality
 from core.dataset.quality import RowText
 from pages.ui import cached, cards, state, undo, views
+from pages.ui.dataset import screen
 from pages.ui.lang import _, n_, plain, told
 
 _A_PAGE = 50  # rows of one page of the table
@@ -82,6 +83,7 @@ def _table(key: str, found: Sequence[RowText], marks: Mapping[int, str]) -> list
         height="content" if len(found) <= _FEW else 400,
         on_select="rerun",
         selection_mode="multi-row",
+        column_order=_narrow(frame) if screen.is_phone() else None,
         column_config={
             "mark": st.column_config.TextColumn(_("Group"), width="small"),
             "text": st.column_config.TextColumn(_("Text"), width="large"),
@@ -92,6 +94,11 @@ def _table(key: str, found: Sequence[RowText], marks: Mapping[int, str]) -> list
     )
     picked = getattr(getattr(event, "selection", None), "rows", None) or []
     return [found[place] for place in picked if place < len(found)]
+
+
+def _narrow(frame: pd.DataFrame) -> list[str]:
+    """The text first: a phone shows what stands in front, and the values stand with the row that is chosen."""
+    return sorted(map(str, frame.columns), key=lambda name: {"mark": 0, "text": 1}.get(name, 2))
 
 
 def _record(row: RowText, marks: Mapping[int, str]) -> dict[str, str]:

@@ -72,9 +72,9 @@ def write_again(dataset_id: str, row_ids: Sequence[int]) -> None:
         last = runs.latest(store, dataset_id)
         budget = None
         if last is not None and last.budget_usd is not None:
-            budget = max(last.budget_usd - (last.cost_usd or Decimal(0)), CENT)
+            budget = max(last.budget_usd - (last.at_most_usd or Decimal(0)), CENT)
         mode: runs.Mode = "live" if last is None else last.mode
-        curation.retry_failed(store, LOCAL, dataset_id, row_ids, budget_usd=budget, mode=mode)
+        runs.retry_failed(store, LOCAL, dataset_id, row_ids, budget_usd=budget, mode=mode)
 
 
 def open_row(row_id: int | None) -> None:

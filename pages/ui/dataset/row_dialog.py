@@ -22,17 +22,15 @@ def show(dataset_id: str) -> None:
     if not found:
         row_actions.open_row(None)
         return
-    waiting = rowlist.count(cached.store(), dataset_id, Where(states=("pending",)))
-    st.dialog(_("Row {n}").format(n=found[0].position + 1), width="medium", on_dismiss=_close)(_row)(
-        dataset_id, found[0], waiting
-    )
+    title = _("Row {n}").format(n=found[0].position + 1)
+    st.dialog(title, width="medium", on_dismiss=_close)(_row)(dataset_id, found[0])
 
 
 def _close() -> None:
     row_actions.open_row(None)
 
 
-def _row(dataset_id: str, row: ListedRow, waiting: int) -> None:
+def _row(dataset_id: str, row: ListedRow) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         story_cards.state_badge(row)
         views.facts(
@@ -46,15 +44,7 @@ def _row(dataset_id: str, row: ListedRow, waiting: int) -> None:
         st.warning(plain(told(row.reason)), icon=":material/info:")
     writable = row.state in ("done", "failed", "excluded")
     state.first(f"dataset_text_{row.id}", row.text.strip())
-    st.text_area(_("Story"), height=_HEIGHT, key=f"dataset_text_{row.id}", disabled=not writable, max_chars=100_000)
-    if row.state == "failed" and waiting:
-        st.caption(
-            n_(
-                "If it is written again, {n} waiting row is written with it.",
-                "If it is written again, {n} waiting rows are written with it.",
-                waiting,
-            )
-        )
+    st.text_area(_("Text"), height=_HEIGHT, key=f"dataset_text_{row.id}", disabled=not writable, max_chars=100_000)
     if row.original is not None:
         with st.expander(_("As the model wrote it"), icon=":material/history:"):
             st.text(row.original.strip())

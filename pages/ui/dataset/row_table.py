@@ -1,4 +1,4 @@
-"""All rows of a data set in a table that can be edited: text in place, a tick to leave a row out, a row in full."""
+"""All rows of a data set: a table to edit in (a text in place, a tick to leave a row out), or cards, for a phone."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from core.dataset import rowlist
 from core.dataset.datasets import DatasetSummary
 from core.dataset.rowlist import ListedRow, Where
 from pages.ui import cached, state
-from pages.ui.dataset import row_actions, row_dialog
+from pages.ui.dataset import row_actions, row_dialog, screen, story_cards
 from pages.ui.dataset.story_cards import STATES
 from pages.ui.lang import _, mark, n_, number, plain, told
 
 _PAGE_ROWS = 50  # a screen and a half; more would be sent to the browser for nobody
+_PAGE_CARDS = 15
 _FEW_ROWS = 12
 _COUNTED_ROWS = 20_000  # from here on counting the edited ones, for which there is no index, takes too long
 _LONGEST_TABLE = 520  # px
@@ -34,12 +35,17 @@ _FILTERS: dict[str, tuple[str, tuple[str, ...]]] = {
 def show(summary: DatasetSummary) -> None:
     """The table with its filters, and the dialog of the row that is open."""
     where = _filters(summary)
+    cards = state.get("dataset_view") == "cards"
+    size = _PAGE_CARDS if cards else _PAGE_ROWS
     count = rowlist.count(cached.store(), summary.id, where)
-    pages = max(1, -(-count // _PAGE_ROWS))
+    pages = max(1, -(-count // size))
     key = f"dataset_page_{zlib.crc32(repr((summary.id, where, pages)).encode())}"  # another filter begins on page 1
-    first = (int(state.get(key) or 1) - 1) * _PAGE_ROWS
-    found = rowlist.page(cached.store(), summary.id, where, limit=_PAGE_ROWS, offset=first)
-    if found:
+    first = (int(state.get(key) or 1) - 1) * size
+    found = rowlist.page(cached.store(), summary.id, where, limit=size, offset=first)
+    if found and cards:
+        for row in found:
+            story_cards.card(row, listed=True)
+    elif found:
         _editor(summary, found)
     else:
         st.caption(_nothing(summary, where))
@@ -82,12 +88,29 @@ def _filters(summary: DatasetSummary) -> Where:
             key="dataset_words",
             width=240,
         )
+        _view()
     narrowed = _narrowed(summary.id)
     key = str(state.get("dataset_filter", "all"))
     states = _FILTERS[key][1] if key in _FILTERS else ()
     base = narrowed or Where()
     return Where(
         states, base.ids, base.start, base.end, base.turns, edited=key == "edited", words=str(words or "").strip()
+    )
+
+
+def _view() -> None:
+    """A table, or cards: a phone begins with cards, since a table is wider than it."""
+    state.first("dataset_view", "cards" if screen.is_phone() else "table")
+    names = {"table": _("Table"), "cards": _("Cards")}
+    icons = {"table": ":material/table_rows:", "cards": ":material/view_agenda:"}
+    st.segmented_control(
+        _("Rows as"),
+        list(names),
+        format_func=lambda key: f"{icons[key]} {names[key]}",
+        required=True,
+        key="dataset_view",
+        label_visibility="collapsed",
+        persist_state="session",
     )
 
 
@@ -125,7 +148,7 @@ def _editor(summary: DatasetSummary, rows: Sequence[ListedRow]) -> None:
                 _("Out"), help=_("Left out of training and export; nothing is lost."), width="small"
             ),
             **{f"value_{i}": plain_text(name, width="small") for i, name in enumerate(columns)},
-            "text": plain_text(_("Story"), width="large", help=_("Double-click to edit. The original is kept.")),
+            "text": plain_text(_("Text"), width="large", help=_("Double-click to edit. The original is kept.")),
             "state": plain_text(_("State"), width="small"),
             "reason": plain_text(_("Reason"), width="medium"),
             "open": st.column_config.ButtonColumn(

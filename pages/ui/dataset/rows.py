@@ -9,6 +9,8 @@ from pages.ui import cached, cards, state, undo
 from pages.ui.dataset import dataset_picker, heat_map, row_actions, row_dialog, row_table, run_controls, run_panel
 from pages.ui.lang import _
 
+_CALM_S = 5.0  # while nothing is written: another tab, or another person, may let the run go on
+
 
 def show() -> None:
     """The whole part."""
@@ -18,7 +20,8 @@ def show() -> None:
     _another_one(chosen.id)
     summary, progress = cached.run_of(chosen.id)
     active = run_controls.moving(progress)
-    st.fragment(run_every=cached.POLL_S if active else None)(_watch)(chosen.id, active)
+    pause_s = cached.POLL_S if active else _CALM_S if progress is not None else None
+    st.fragment(run_every=pause_s)(_watch)(chosen.id, active)
     heat_map.show(summary, active)
     undo.button()
     _rows(summary, active)

@@ -7,7 +7,7 @@ from decimal import Decimal
 import streamlit as st
 
 from core.actor import LOCAL
-from core.dataset import curation, datasets, runs
+from core.dataset import datasets, runs
 from core.dataset.datasets import DatasetSummary
 from core.dataset.runs import RunProgress
 from pages.ui import cached, cards, state
@@ -95,7 +95,7 @@ def _start(label: str, key: str, icon: str, dataset_id: str, last: RunProgress |
         return
     amount = f"dataset_{key}_budget"
     with st.popover(label, icon=icon):
-        left = last.budget_usd - (last.cost_usd or Decimal(0))
+        left = last.budget_usd - (last.at_most_usd or Decimal(0))
         state.first(amount, float(left if left >= CENT else last.budget_usd))
         st.number_input(_("At most, in US dollars"), min_value=float(CENT), step=0.5, format="%.2f", key=amount)
         st.button(label, key=f"dataset_{key}", on_click=_begin, args=(dataset_id, key, mode, amount))
@@ -138,7 +138,7 @@ def _begin(dataset_id: str, key: str, mode: runs.Mode, amount: str | None) -> No
     budget = _dollars(amount) if amount else None
     with cards.errors_kept():
         if key == "retry":
-            curation.retry_failed(cached.store(), LOCAL, dataset_id, budget_usd=budget, mode=mode)
+            runs.retry_failed(cached.store(), LOCAL, dataset_id, budget_usd=budget, mode=mode)
         else:
             runs.enqueue(cached.store(), LOCAL, dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
 

@@ -47,18 +47,20 @@ def _loaded(summary: DatasetSummary) -> None:
 def _bar(summary: DatasetSummary, progress: RunProgress) -> None:
     over = summary.done + summary.excluded
     share = over / summary.total if summary.total else 1.0
+    active = run_controls.moving(progress)
     parts = [
         _("**{state}**").format(state=_(_RUN_STATES.get(progress.state, progress.state))),
         _("{done} of {total}").format(done=number(summary.done), total=number(summary.total)),
         n_("{n} failed", "{n} failed", summary.failed) if summary.failed else "",
         n_("{n} left out", "{n} left out", summary.excluded) if summary.excluded else "",
-        _("{rate} rows/s").format(rate=number(progress.rows_per_s, 2)) if progress.rows_per_s else "",
+        n_("{n} to write again", "{n} to write again", progress.left) if progress.own and active else "",
+        rate(progress.rows_per_s),
         n_("{n} token", "{n} tokens", progress.tokens) if progress.tokens else "",
         _money(progress),
         _("done in {time}").format(time=duration(progress.eta_s)) if progress.eta_s is not None else "",
     ]
     st.progress(min(share, 1.0), text=" · ".join(part for part in parts if part))
-    if progress.note and run_controls.moving(progress):
+    if progress.note and active:
         st.caption(f":material/hourglass_top: {plain(told(progress.note))}")
     if progress.state in ("failed", "paused") and progress.reason:
         show_reason = st.error if progress.state == "failed" else st.info
@@ -66,11 +68,24 @@ def _bar(summary: DatasetSummary, progress: RunProgress) -> None:
     _reasons(progress)
 
 
+def rate(rows_per_s: float | None) -> str:
+    """With the digits that matter: 120 or 3.1 a second, 12 a minute, 5 an hour."""
+    if not rows_per_s:
+        return ""
+    for each, said in ((1, _("{rate} rows/s")), (60, _("{rate} rows/min"))):
+        if rows_per_s * each >= 1:
+            return said.format(rate=number(rows_per_s * each, 0 if rows_per_s * each >= 10 else 1))
+    return _("{rate} rows/h").format(rate=number(rows_per_s * 3_600, 0))
+
+
 def _money(progress: RunProgress) -> str:
     """What it has cost, of what it may cost, and what all of it will cost as far as that can be told."""
-    if progress.budget_usd is None and (not progress.tokens or progress.cost_usd == 0):
+    paid = progress.tokens or progress.at_most_usd
+    if progress.budget_usd is None and (not paid or progress.cost_usd == 0):
         return ""  # nothing is asked for it, as by this machine
-    spent = usd(progress.cost_usd)
+    spent = usd(progress.cost_usd) if progress.cost_usd is not None else _("cost unknown")
+    if progress.cost_usd is None and progress.at_most_usd is not None:  # nobody has told what a request cost
+        spent = _("up to {most}").format(most=usd(progress.at_most_usd))
     if progress.budget_usd is not None:
         spent = _("{spent} of at most {most}").format(spent=spent, most=usd(progress.budget_usd))
     if run_controls.moving(progress) and progress.projected_usd:

@@ -28,20 +28,21 @@ _LOOKED_AT = 8 * sharing.MOST_SHARED  # rows: one request can write as many of a
 _MOST = 12  # of one square; the table has all
 _HEIGHT = 210  # px: the beginning of a story; the rest is a scroll away
 _EMPTY = 60
+_SHORT, _LONG = 120, 600  # characters that a card beside the map, or in a list, shows without a frame to scroll in
 
 
 def newest(dataset_id: str, waiting: bool) -> None:
     """The stories that came last, the newest first; while a run goes on, room for those that come next."""
     found = latest(cached.store(), dataset_id, more_to_come=waiting)
     if found or waiting:
-        st.markdown(f"**{_('Newest stories')}**")
+        st.markdown(f"**{_('Newest texts')}**")
     for row in found:
         with st.container(border=True, height=_HEIGHT, key=f"dataset_card_{row.id}"):
             views.facts(plain(value) for value in row.values.values())
             st.text((row.text or "").strip())
     for _place in range(_NEWEST - len(found) if waiting else 0):
         with st.container(border=True, height=_HEIGHT):
-            st.markdown(f":gray[:shimmer[{_('Waiting for a story')}]]")
+            st.markdown(f":gray[:shimmer[{_('Waiting for a text')}]]")
 
 
 def latest(store: Store, dataset_id: str, *, more_to_come: bool = False) -> list[RowView]:
@@ -65,7 +66,7 @@ def of_place(dataset_id: str, where: Where) -> int:
     if not found:
         st.caption(_("These rows are not in the ledger yet; the run puts them there as it comes to them."))
     for row in found:
-        _card(row)
+        card(row)
     return rowlist.count(store, dataset_id, where)
 
 
@@ -76,29 +77,32 @@ def state_badge(row: ListedRow) -> None:
         st.badge(_("edited"), color="violet", icon=":material/edit:")
 
 
-def _card(row: ListedRow) -> None:
-    with st.container(border=True, key=f"dataset_card_{row.id}"):
+def card(row: ListedRow, *, listed: bool = False) -> None:
+    """One row in a card; a `listed` one has its values with it, since its neighbours have others."""
+    with st.container(border=True, key=f"dataset_listed_{row.id}" if listed else f"dataset_card_{row.id}"):
         with st.container(horizontal=True, vertical_alignment="center"):
             state_badge(row)
-            views.facts([_("repeat {n}").format(n=row.repeat + 1), *_reason(row)])
-        if row.text.strip():
-            with st.container(height=_HEIGHT - _EMPTY, border=False):
-                st.text(row.text.strip())
-        _buttons(row)
+            named = [plain(value) for value in row.values.values()] if listed else []
+            views.facts([*named, _("repeat {n}").format(n=row.repeat + 1), *_reason(row)])
+        if text := row.text.strip():
+            tall = len(text) > (_LONG if listed else _SHORT)
+            with st.container(height=_HEIGHT - _EMPTY if tall else "content", border=False):
+                st.text(text)
+        _buttons(row, "listed_" if listed else "")
 
 
 def _reason(row: ListedRow) -> Sequence[str]:
     return [plain(told(row.reason))] if row.reason and row.state in ("failed", "excluded") else []
 
 
-def _buttons(row: ListedRow) -> None:
+def _buttons(row: ListedRow, place: str) -> None:
     out = row.state == "excluded"
     with st.container(horizontal=True):
         taken = st.button(
             _("Put back") if out else _("Leave out"),
             icon=":material/add_circle:" if out else ":material/remove_circle:",
             type="tertiary",
-            key=f"dataset_out_{row.id}",
+            key=f"dataset_{place}out_{row.id}",
             disabled=row.state == "sent",
             on_click=row_actions.put_back if out else row_actions.leave_out,
             args=([row.id],),
@@ -107,7 +111,7 @@ def _buttons(row: ListedRow) -> None:
             _("Open"),
             icon=":material/open_in_full:",
             type="tertiary",
-            key=f"dataset_open_{row.id}",
+            key=f"dataset_{place}open_{row.id}",
             on_click=row_actions.open_row,
             args=(row.id,),
         )

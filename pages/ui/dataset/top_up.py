@@ -7,7 +7,7 @@ from decimal import Decimal
 import streamlit as st
 
 from core.actor import LOCAL
-from core.dataset import datasets, matrix, runs
+from core.dataset import datasets, growing, runs
 from core.dataset.datasets import DatasetSummary
 from core.dataset.recipe import Recipe, values_of
 from core.errors import FabulaError
@@ -28,13 +28,13 @@ def show(summary: DatasetSummary, mode: runs.Mode) -> None:
 
 
 def _form(dataset_id: str, recipe: Recipe, mode: runs.Mode) -> None:
-    st.markdown(f"**{_('More stories for each cell')}**")
+    st.markdown(f"**{_('More rows for each cell')}**")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         state.first("dataset_more_repeats", _MORE)
         more = int(
             st.number_input(_("More repeats"), min_value=1, max_value=1_000, key="dataset_more_repeats", width=140)
         )
-        _button(dataset_id, recipe, matrix.more_repeats(recipe, more), "repeats", mode)
+        _button(dataset_id, recipe, growing.more_repeats(recipe, more), "repeats", mode)
     st.divider()
     st.markdown(f"**{_('More values')}**")
     known = {column.name: column.values for column in recipe.columns}
@@ -47,7 +47,7 @@ def _form(dataset_id: str, recipe: Recipe, mode: runs.Mode) -> None:
     )
     values = values_of(str(typed), known[column])
     try:
-        grown = matrix.with_value(recipe, column, values) if values else None
+        grown = growing.with_value(recipe, column, values) if values else None
     except FabulaError as error:
         grown = None
         cards.hint(error)
@@ -97,7 +97,7 @@ def _grow(dataset_id: str, grown: Recipe | None, mode: runs.Mode) -> None:
         return
     with cards.errors_kept():
         typed = state.get(_BUDGET)
-        growth = matrix.grow(cached.store(), LOCAL, dataset_id, grown)
+        growth = growing.grow(cached.store(), LOCAL, dataset_id, grown)
         budget = Decimal(str(typed)) if typed else None
         runs.enqueue(cached.store(), LOCAL, dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
         state.put("dataset_more_values", "")

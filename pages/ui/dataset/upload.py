@@ -146,16 +146,17 @@ def _keep(page: str, file: UploadedFile, imported: importing.Imported, opened: C
 
 def _kept(imported: importing.Imported, name: str, chosen: mapping.Mapping, opened: Callable[[str], None]) -> None:
     with cards.errors_kept():
-        opened(
-            datasets.from_frame(
-                cached.store(),
-                LOCAL,
-                name,
-                imported.frame,
-                chosen.prompts,
-                chosen.completion,
-                imported.source,
-                split_column=chosen.split,
-                other_columns=chosen.others([str(column) for column in imported.frame.columns]),
-            )
+        dataset_id = datasets.from_frame(
+            cached.store(),
+            LOCAL,
+            name,
+            imported.frame,
+            chosen.prompts,
+            chosen.completion,
+            imported.source,
+            split_column=chosen.split,
+            other_columns=chosen.others([str(column) for column in imported.frame.columns]),
         )
+        if system := mapping.shared_system(imported.frame, chosen):
+            datasets.set_chat_system(cached.store(), LOCAL, dataset_id, system)
+        opened(dataset_id)

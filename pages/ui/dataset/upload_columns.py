@@ -9,7 +9,7 @@ import streamlit as st
 from core.dataset.intake import importing, mapping
 from core.errors import BadFile
 from pages.ui import cards, views
-from pages.ui.lang import _, n_
+from pages.ui.lang import _, n_, plain
 
 _SHOWN_TEXT = 240  # characters of an example: enough to see how it begins
 
@@ -59,6 +59,9 @@ def outlook(imported: importing.Imported, chosen: mapping.Mapping) -> bool:
     parts = (_rows(part, count) for part, count in found.parts.items())
     empty = n_("{n} row without a completion", "{n} rows without a completion", found.empty) if found.empty else ""
     views.facts((n_("{n} example", "{n} examples", found.examples), *parts, empty))
+    if system := mapping.shared_system(imported.frame, chosen):
+        said = plain(system[:_SHOWN_TEXT])
+        st.caption(_("System text of every conversation: {text}").format(text=said))
     st.code(mapping.example(imported.frame, chosen, 0, _SHOWN_TEXT), language="json", wrap_lines=True)
     return True
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 
 import streamlit as st
@@ -17,12 +19,18 @@ from pages.ui import beside, cached, cards, preparation, training_estimate, view
 from pages.ui.cached import Marks
 from pages.ui.lang import _
 
+_MOST_CHARACTERS = 100_000_000  # a file of 100 to 300 MB, which is held in memory while the browser takes it
 _CSV_MARK = "\ufeff"  # without it, spreadsheets take UTF-8 for something else
 
 
 def show(chosen: DatasetSummary, version: Version | None, marks: Marks, model: ModelInfo | None, epochs: int) -> None:
     """One line for each format: its button, and what training on such a file takes. `marks`: those that were chosen."""
     st.markdown(_("**Take it away**"))
+    if datasets.characters(cached.store(), chosen.id) > _MOST_CHARACTERS:
+        st.caption(
+            _("These rows are too many for a browser. From Python they are written line by line (see the docs).")
+        )
+        return
     marks = marks if marks.file_format == "completion" else Marks()
     _jsonl(chosen, version, marks, _("JSONL, prompt and completion"), model, epochs)
     _jsonl(chosen, version, Marks(file_format="chat"), _("JSONL, chat"), model, epochs)
@@ -63,13 +71,14 @@ def _jsonl(
                 disabled=written is None,
             )
     if model is not None:
-        views.facts(training_estimate.facts(model, count, epochs))
+        unknown = _("time: known after the first job")  # said once, beside the button: not under every file
+        views.facts(fact for fact in training_estimate.facts(model, count, epochs) if fact != unknown)
     if work is not None and not work.done:
         beside.wait(work)
 
 
 def _button(
-    title: str, kind: str, filename: str, mime: str, data: Callable[[], bytes], *, disabled: bool = False
+    title: str, kind: str, filename: str, mime: str, data: Callable[[], bytes | io.BytesIO], *, disabled: bool = False
 ) -> None:
     st.download_button(
         title,
@@ -83,14 +92,21 @@ def _button(
     )
 
 
-def _lines(dataset_id: str, version_id: str | None, marks: Marks, part: Split) -> bytes:
+def _lines(dataset_id: str, version_id: str | None, marks: Marks, part: Split) -> io.BytesIO:
     selection = export.Selection(cached.store(), dataset_id, version_id)
     plan = export.plan(selection, marks.file_format, separator=marks.separator, stop=marks.stop)
-    return b"".join(line.encode() for line in export.jsonl_lines(selection, plan, part))
+    return _file(export.jsonl_lines(selection, plan, part))
 
 
-def _csv(dataset_id: str) -> bytes:
-    return b"".join(line.encode() for line in (_CSV_MARK, *datasets.csv_lines(cached.store(), dataset_id)))
+def _csv(dataset_id: str) -> io.BytesIO:
+    return _file(chain((_CSV_MARK,), datasets.csv_lines(cached.store(), dataset_id)))
+
+
+def _file(lines: Iterable[str]) -> io.BytesIO:
+    """The lines as a file in memory, once: it is built when its button is pressed, not before."""
+    file = io.BytesIO()
+    file.writelines(line.encode() for line in lines)
+    return file
 
 
 def _parquet(dataset_id: str) -> bytes:

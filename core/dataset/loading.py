@@ -1,0 +1,182 @@
+"""Data sets from rows that exist: a table that was read, or a sample that ships with the studio."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain, count
+from typing import Any, Literal
+
+import pandas as pd
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from core.actor import Actor
+from core.dataset import grid, presets
+from core.dataset.intake import importing
+from core.dataset.matrix import CHUNK
+from core.dataset.writing.outcomes import storable
+from core.db.store import Store, new_id
+from core.db.tables import Dataset, Row, utcnow
+from core.errors import BadFile, NotFound
+
+Source = Literal["recipe", "sample", "upload", "chat"]
+Split = Literal["held_out", "train", "validation"]
+_LONGEST_NAME = 190  # characters; the table has room for 200, and a number may follow
+_ROLES = "roles.json"  # beside the samples: which column is what, where it is not "the last one is the completion"
+# What files call the three parts (Hugging Face's and scikit-learn's words among them) → ours.
+_SPLIT_WORDS: dict[str, Split] = {
+    **dict.fromkeys(("held_out", "heldout", "held out", "held-out", "test", "eval"), "held_out"),
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+}
+
+
+def from_frame(
+    store: Store,
+    actor: Actor,
+    name: str,
+    frame: pd.DataFrame,
+    prompt_columns: Sequence[str],
+    completion_column: str,
+    source: Source = "upload",
+    *,
+    split_column: str | None = None,
+    other_columns: Sequence[str] = (),
+) -> str:
+    """A data set from a table: one row each, done; a row without a completion is excluded, not lost.
+
+    Args:
+        prompt_columns: make the prompt, in this order.
+        completion_column: the text to learn.
+        split_column: says of each row whether it is held out, or which part it belongs to; empty is undecided.
+        other_columns: kept with each row, but no part of its prompt.
+
+    Raises:
+        BadFile: a column is not there, there are no rows, or the split column has a word that is none.
+    """
+    columns = [str(c) for c in prompt_columns]
+    others = [str(c) for c in other_columns if c not in (*columns, completion_column, split_column)]
+    have = [str(c) for c in frame.columns]
+    for column in (*columns, *others, completion_column, *([split_column] if split_column is not None else [])):
+        if column not in have:
+            raise BadFile(f"There is no column {column!r}.", f"Choose among: {', '.join(have)}.")
+    if not columns or completion_column in columns:
+        raise BadFile(
+            "At least one column must make the prompt, and the completion cannot be one of them.", "Choose again."
+        )
+    if frame.empty:
+        raise BadFile("There are no rows.", "Choose a file that has some.")
+    splits = [None] * len(frame) if split_column is None else [split_of(_cell(v)) for v in frame[split_column]]
+    seen: Counter[tuple[str, ...]] = Counter()
+    with store.session() as session:  # all or nothing: half a file would look like the whole
+        dataset_id = begun(store, actor, name, source, columns, None)
+        for start in range(0, len(frame), CHUNK):
+            part = frame.iloc[start : start + CHUNK]
+            named = part[[*columns, *others, completion_column]].itertuples(index=False, name=None)
+            rows = [
+                {
+                    **_row(dataset_id, i, dict(zip(columns, map(_cell, values), strict=False)), _cell(text), seen),
+                    "column_values": dict(zip((*columns, *others), map(_cell, values), strict=True)),
+                    "split": splits[i],
+                }
+                for i, (*values, text) in enumerate(named, start)
+            ]
+            session.execute(insert(Row.__table__), rows)  # type: ignore[arg-type]  # a Table, typed as FromClause
+    return dataset_id
+
+
+def split_of(word: str) -> Split | None:
+    """Which part a word of a file means; None for an empty one.
+
+    Raises:
+        BadFile: it means none.
+    """
+    if not word.strip():
+        return None
+    try:
+        return _SPLIT_WORDS[word.strip().lower()]
+    except KeyError:
+        raise BadFile(
+            f"The split column says {word.strip()[:50]!r}, which is none of train, validation and held_out.",
+            "Choose another column, or none; an empty cell leaves a row undecided.",
+        ) from None
+
+
+def load_sample(store: Store, actor: Actor, name: str, limit: int | None = None) -> str:
+    """A data set from the stories that ship with the studio; `limit` takes that many, spread over the whole grid.
+
+    Raises:
+        NotFound: there is no such sample.
+    """
+    path = presets.DATA / "samples" / f"{name}.csv"
+    if not name.replace("_", "").isalnum() or not path.is_file():
+        raise NotFound(f"There is no sample called {name}.", "Choose one of the list.")
+    frame = importing.read_table(path.read_bytes(), path.name).frame
+    if limit is not None and 0 < limit < len(frame):
+        frame = frame.iloc[[i * len(frame) // limit for i in range(limit)]]
+    names = [str(column) for column in frame.columns]
+    roles = json.loads(path.with_name(_ROLES).read_text(encoding="utf-8")).get(name, {})
+    completion, split = roles.get("completion", names[-1]), roles.get("split")
+    columns = roles.get("prompt", [column for column in names if column not in (completion, split)])
+    others = [column for column in names if column not in (*columns, completion, split)]
+    return from_frame(
+        store, actor, name, frame, columns, completion, "sample", split_column=split, other_columns=others
+    )
+
+
+def begun(
+    store: Store, actor: Actor, name: str, source: str, columns: list[str], recipe_dict: dict[str, Any] | None
+) -> str:
+    """A data set without rows; its id."""
+    dataset_id = new_id()
+    with store.session() as session:
+        session.add(
+            Dataset(
+                id=dataset_id,
+                name=own_name(session, name),
+                source=source,
+                columns=columns,
+                recipe=recipe_dict,
+                created_by=actor.id,
+            )
+        )
+    return dataset_id
+
+
+def own_name(session: Session, name: str) -> str:
+    """The name, as far as the table has room for it; with a number where another data set is called so.
+
+    Two of one name could not be told apart, in no list and by no widget.
+    """
+    wanted = storable(name.strip())[:_LONGEST_NAME] or "data set"
+    taken = set(session.scalars(select(Dataset.name).where(Dataset.name.startswith(wanted, autoescape=True))))
+    names = chain([wanted], (f"{wanted} ({n})" for n in count(2)))
+    return next(free for free in names if free not in taken)
+
+
+def _row(
+    dataset_id: str, position: int, values: dict[str, str], text: str, seen: Counter[tuple[str, ...]]
+) -> dict[str, Any]:
+    """A row of a table; equal values are repeats of one cell."""
+    cell = tuple(values.values())
+    repeat = seen[cell]
+    seen[cell] += 1
+    blank = not text.strip()
+    return {
+        "dataset_id": dataset_id,
+        "key": grid.loaded_key(values, repeat),
+        "position": position,
+        "repeat": repeat,
+        "column_values": values,
+        "prompt": ",".join(cell),
+        "state": "excluded" if blank else "done",
+        "reason": "The completion is empty." if blank else None,
+        "text": text,
+        "updated_at": utcnow(),
+    }
+
+
+def _cell(value: object) -> str:
+    return "" if value is None or value != value else storable(str(value))  # NaN is the one that differs from itself

@@ -1,0 +1,97 @@
+"""What preparation has found, what it will do and why, in sentences. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.dataset.analysis import LONGEST_PAIR, SEPARATOR, SEPARATORS, STOPS, Findings
+
+_MOST_ROWS = 20  # row numbers that a finding names
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was found or will be done. `str()` is a sentence; `why` is another, or "".
+
+    `rows` are the first rows it is about, from 1.
+    """
+
+    kind: str
+    count: int
+    sentence: str
+    rows: tuple[int, ...] = ()
+    why: str = ""
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+def found(findings: Findings) -> tuple[Finding, ...]:
+    """Plain sentences, the good news too: a silent check looks like none."""
+    pairs = f"There are {findings.pairs:,} pairs of prompt and completion."
+    if findings.pairs == 1:
+        pairs = "There is 1 pair of prompt and completion."
+    sentences = [Finding("pairs", findings.pairs, pairs)]
+    for kind, rows, one, many, why in (
+        (
+            "empty",
+            findings.empty,
+            "1 pair has no completion; it is left out.",
+            "pairs have no completion",
+            "A model that learns an empty answer gives empty answers.",
+        ),
+        (
+            "duplicates",
+            findings.duplicates,
+            "1 pair is there twice; one of them is left out.",
+            "pairs are repeated",
+            "What stands there twice counts twice, is paid for twice, and is learned by heart.",
+        ),
+        (
+            "too_long",
+            findings.too_long,
+            f"1 pair has more than {LONGEST_PAIR:,} characters; it is left out.",
+            f"pairs have more than {LONGEST_PAIR:,} characters",
+            "The end of an over-long pair would be cut off, and its stop with it.",
+        ),
+    ):
+        if rows:
+            sentence = one if len(rows) == 1 else f"{len(rows):,} {many}; they are left out."
+            sentences.append(Finding(kind, len(rows), sentence, tuple(r + 1 for r in rows[:_MOST_ROWS]), why))
+    if findings.separator:
+        sentences.append(Finding("separator", findings.usable, f"All prompts end with {findings.separator!r}."))
+    if findings.ending:
+        sentences.append(Finding("ending", findings.usable, f"All completions end with {findings.ending!r}."))
+    return tuple(sentences)
+
+
+def done(findings: Findings, separator: str, stop: str, leading_space: bool) -> tuple[Finding, ...]:
+    """What is added to prompts and completions; "" is no mark."""
+    sentences = []
+    if separator:
+        why = "It tells the model that the prompt is over. No prompt contains it."
+        if separator in SEPARATORS[1:] and findings.in_prompts[SEPARATOR].anywhere:
+            why = f"It tells the model that the prompt is over. {SEPARATOR!r} was not free: prompts contain it."
+        sentences.append(
+            Finding("add_separator", 0, f"{separator!r} is added to every prompt: here the answer begins.", why=why)
+        )
+    if leading_space:
+        why = "Most vocabularies have words with the space before them in one token."
+        sentences.append(Finding("add_space", 0, "Every completion begins with a space.", why=why))
+    if stop:
+        why = "The model learns to end there; give it as stop when you use the model."
+        if stop in STOPS[1:] and (taken := findings.in_completions[STOPS[0]].anywhere):
+            why = f"The model learns to end there. {STOPS[0]!r} was not free: {taken:,} completions contain it."
+        sentence = f"{stop!r} is added to every completion; no completion contains it."
+        sentences.append(Finding("add_stop", 0, sentence, why=why))
+    return tuple(sentences)
+
+
+def chat(system: str) -> tuple[Finding, ...]:
+    """What a chat file has in place of marks."""
+    why = "A chat model knows from the roles where an answer begins and ends: no separator and no stop is added."
+    turns = Finding("roles", 0, "The prompt is the user's turn, the completion the assistant's.", why=why)
+    if not system:
+        return (turns,)
+    said = Finding("system", 0, "Every conversation begins with the system text.", why="Send the same one in use.")
+    return (turns, said)

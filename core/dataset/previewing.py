@@ -1,0 +1,98 @@
+"""A few stories of a grid before anything is kept: does the template work, and how long is a story."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+
+from core.actor import Actor
+from core.cost import spend
+from core.cost.book import PriceBook, cost_of
+from core.dataset import grid
+from core.dataset.recipe import Recipe
+from core.dataset.writing.outcomes import judge
+from core.db.store import Store
+from core.providers import Client, Completion, CompletionRequest
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewRow:
+    """One story of a preview. `reason` says why it is not a finished one."""
+
+    values: dict[str, str]
+    prompt: str
+    text: str
+    reason: str | None
+    finish_reason: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    seconds: float
+
+
+def preview(
+    client: Client,
+    recipe: Recipe,
+    n: int = 3,
+    seed: int = 0,
+    *,
+    store: Store | None = None,
+    actor: Actor | None = None,
+    book: PriceBook | None = None,
+) -> Iterator[PreviewRow]:
+    """Stories of `n` cells drawn from the grid, all at once, each as it comes. Nothing is kept.
+
+    With `store` and `actor`, what they cost is recorded as spend, also of those that nobody waits for any more.
+
+    Raises:
+        BadRecipe: the recipe cannot be run.
+        ProviderError: the first error of a request; the other stories are not waited for.
+    """
+    recipe.check()
+    positions = random.Random(seed).sample(range(recipe.rows()), min(n, recipe.rows()))
+    endpoint = client.endpoint(recipe.model) if recipe.endpoint == "auto" else recipe.endpoint
+
+    def write(position: int) -> PreviewRow:
+        cell = grid.cell(recipe, position)
+        request = CompletionRequest(
+            model=recipe.model,
+            prompt=grid.render(recipe.template, cell.values),
+            system=recipe.system,
+            endpoint=endpoint,
+            temperature=recipe.temperature,
+            top_p=recipe.top_p,
+            max_tokens=recipe.max_tokens,
+            seed=grid.row_seed(recipe, grid.key(recipe, cell.values, cell.repeat)),
+        )
+        began = time.monotonic()
+        answer = client.complete(request)
+        used = (answer.prompt_tokens, answer.completion_tokens, time.monotonic() - began)
+        if store is not None and actor is not None:  # here: it is on the bill, whether or not anybody still looks
+            _record(store, actor, client.provider.id, recipe.model, answer, book or PriceBook.load())
+        said = judge(answer, recipe.max_tokens)
+        return PreviewRow(dict(cell.values), request.prompt, said.text or "", said.reason, said.finish_reason, *used)
+
+    pool = ThreadPoolExecutor(max_workers=max(1, len(positions)), thread_name_prefix="preview")
+    try:
+        for future in as_completed([pool.submit(write, position) for position in positions]):
+            yield future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _record(store: Store, actor: Actor, provider: str, model: str, answer: Completion, book: PriceBook) -> None:
+    used = (answer.prompt_tokens, answer.completion_tokens)
+    with store.session() as session:
+        spend.record(
+            session,
+            actor,
+            "dataset",
+            provider=provider,
+            model=model,
+            reference="preview",
+            prompt_tokens=used[0],
+            completion_tokens=used[1],
+            cost_usd=cost_of(book, provider, model, *used),
+        )

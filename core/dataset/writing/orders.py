@@ -1,0 +1,182 @@
+"""Runs in the ledger, as those see them who carry them out: taken in hand, held, ended; and who has which rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import NamedTuple
+
+from sqlalchemy import ColumnElement, Table, func, select, update
+from sqlalchemy.orm import Session
+
+from core.actor import Actor
+from core.dataset.matrix import fill, recipe_of
+from core.dataset.recipe import Recipe
+from core.dataset.writing import claimants
+from core.db.store import Store
+from core.db.tables import Dataset, Row, Run, utcnow
+from core.errors import NotFound
+
+FINAL = ("done", "failed", "stopped", "paused")  # nobody works on it (any more)
+FAILED_ONLY = "failed"  # the scope of a run that writes the rows that were put back for it, and no others
+_ASKED = {"stopping": "stopped", "pausing": "paused"}
+_ROWS: Table = Row.__table__  # type: ignore[assignment]  # a Table, typed as FromClause
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One run as whoever carries it out needs it.
+
+    Attributes:
+        mode: live, or batch.
+        claimant: who has the rows in hand that this executor claims, see `claimants`; "": nobody in particular.
+    """
+
+    run_id: str
+    dataset_id: str
+    provider: str
+    model: str
+    mode: str
+    actor: Actor
+    recipe: Recipe
+    budget_usd: Decimal | None
+    claimant: str = ""
+
+
+class Held(NamedTuple):
+    """What may change while a run goes on. `own`: it writes only the rows that were put back for it."""
+
+    state: str
+    budget_usd: Decimal | None
+    own: bool
+
+
+def begin(store: Store, run_id: str, claimant: str = "") -> Order | None:
+    """Take a live run in hand; None when there is nothing (more) to do for it.
+
+    Raises:
+        NotFound: no such run.
+        BadRecipe: its data set has no recipe, or one that cannot be run.
+    """
+    with store.session() as session:
+        run = locked(session, run_id)
+        if run.state in _ASKED:
+            finish(session, run_id, _ASKED[run.state], None)
+        return taken(session, run, claimant) if run.state in ("queued", "running") else None
+
+
+def locked(session: Session, run_id: str) -> Run:
+    """A run that nobody else changes before this transaction ends.
+
+    Raises:
+        NotFound: no such run.
+    """
+    run = session.get(Run, run_id, with_for_update=True)
+    if run is None:
+        raise NotFound("This run is not there any more.", "Start another one.")
+    return run
+
+
+def taken(session: Session, run: Run, claimant: str = "") -> Order:
+    """The order of a run that is under way from now on.
+
+    Rows that a killed executor had sent are pending again: whether they were bought nobody knows.
+
+    Raises:
+        BadRecipe: its data set has no recipe, or one that cannot be run.
+    """
+    recipe = recipe_of(session, run.dataset_id)
+    recipe.check()
+    if run.state == "queued":
+        run.state = "running"
+    run.note, run.started_at = None, run.started_at or utcnow()
+    give_back(session, run.dataset_id)
+    return Order(
+        run_id=run.id,
+        dataset_id=run.dataset_id,
+        provider=run.provider,
+        model=run.model,
+        mode=run.mode,
+        actor=Actor(id=run.created_by, name=run.created_by, role="editor"),
+        recipe=recipe,
+        budget_usd=run.budget_usd,
+        claimant=claimant,
+    )
+
+
+def held(session: Session, run_id: str) -> Held:
+    """The run, which nobody else changes before this transaction ends: claims of a run queue here."""
+    query = select(Run.state, Run.budget_usd, Run.scope).where(Run.id == run_id).with_for_update()
+    state, budget_usd, scope = session.execute(query).one()
+    return Held(state, budget_usd, scope == FAILED_ONLY)
+
+
+def waiting(dataset_id: str, run_id: str, own: bool) -> tuple[ColumnElement[bool], ...]:
+    """Conditions: the rows that wait for a run. With `own`, those that were put back for it; else all of them.
+
+    Rows that it has sent and got back carry its id, too. Few rows of others wait in the ledger beside them, since a
+    grid is put there bit by bit: to look past those is cheap.
+    """
+    pending = (Row.dataset_id == dataset_id, Row.state == "pending")
+    return (*pending, Row.run_id == run_id) if own else pending
+
+
+def give_back(session: Session, dataset_id: str, claimant: str = "") -> dict[str, int]:
+    """Rows that `claimant` or a dead executor had sent are pending again; how many each of the others has in hand.
+
+    Rows of a batch are not touched: the provider has them, and nobody needs to be alive for that.
+    """
+    sent = (_ROWS.c.dataset_id == dataset_id, _ROWS.c.state == "sent", _ROWS.c.batch_id.is_(None))
+    query = select(_ROWS.c.claimed_by, func.count()).where(*sent).group_by(_ROWS.c.claimed_by)
+    counts: dict[str | None, int] = {who: count for who, count in session.execute(query)}
+    lost = {None, claimant, *claimants.dead(session, [who for who in counts if who])} & counts.keys()
+    if lost:
+        theirs = _ROWS.c.claimed_by.in_([who for who in lost if who])
+        back = update(_ROWS).where(*sent, theirs | _ROWS.c.claimed_by.is_(None))
+        session.execute(back.values(state="pending", claimed_by=None, updated_at=utcnow()))
+    return {who: count for who, count in counts.items() if who is not None and who not in lost}
+
+
+def others(session: Session, order: Order) -> int:
+    """How many rows other living executors have in hand; what the dead had is given back."""
+    living = give_back(session, order.dataset_id)
+    return sum(count for who, count in living.items() if who != order.claimant)
+
+
+def finish_complete(session: Session, order: Order) -> bool:
+    """End the run as done if nothing is left for it to write, with nobody; whether it was so.
+
+    The data set is held meanwhile, so that nobody adds rows that this run is to write, and then finds it over.
+    """
+    own = held(session, order.run_id).own  # first the run, then its data set, as everywhere: nobody waits in a circle
+    session.execute(select(Dataset.id).where(Dataset.id == order.dataset_id).with_for_update())
+    give_back(session, order.dataset_id)
+    missing = select(Row.id).where(Row.dataset_id == order.dataset_id, Row.state.in_(("pending", "sent")))
+    if own:
+        missing = missing.where(Row.run_id == order.run_id)
+    if session.scalar(missing.limit(1)) is not None:
+        return False
+    if not own:
+        filled = session.scalar(select(Dataset.filled).where(Dataset.id == order.dataset_id))
+        if filled is None or filled < 0 or fill(session, order.dataset_id, order.recipe):
+            return False
+    finish(session, order.run_id, "done", None)
+    return True
+
+
+def finish(
+    session: Session, run_id: str, state: str, reason: str | None, claimant: str = "", *, held: bool = False
+) -> None:
+    """The end of a run: its state, why, and no row left in dead hands. The first end counts.
+
+    A run that was resumed while it was being paused goes on instead; with `held` it is paused in any case. One that was
+    to stop meanwhile is stopped. One that has ended and been resumed before `claimant` was through is left alone.
+    """
+    run = session.get_one(Run, run_id, with_for_update=True)
+    resumed = state == "paused" and run.state in ("running", "queued") and not held
+    resumed = resumed or (bool(claimant) and run.state == "queued")
+    if state == "paused" and run.state == "stopping":
+        state = "stopped"
+    if run.state not in FINAL and not resumed:
+        run.state, run.reason, run.note, run.finished_at = state, reason, None, utcnow()
+    give_back(session, run.dataset_id, claimant)

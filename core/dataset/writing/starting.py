@@ -1,0 +1,156 @@
+"""A run is asked for: all rows that wait, or only those that have failed. One run of a data set at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.orm import Session
+
+from core.actor import Actor
+from core.dataset import matrix
+from core.dataset.recipe import Recipe
+from core.dataset.writing import orders
+from core.dataset.writing.progress import ACTIVE, Mode
+from core.db.store import Store, new_id
+from core.db.tables import Dataset, Row, Run, utcnow
+from core.errors import BadRecipe
+
+_IDS = 500  # in one statement: SQLite takes 32,766 values, and a transaction stays short
+
+
+def enqueue(
+    store: Store,
+    actor: Actor,
+    dataset_id: str,
+    *,
+    budget_usd: Decimal | None = None,
+    retry_failed: bool = True,
+    mode: Mode = "live",
+) -> str:
+    """Ask for the missing rows to be written, the failed ones again too; the run's id.
+
+    While a run of this data set is not over, it is that run: clicking twice starts one; from then on it writes all that
+    wait, also if it was to write failed rows only. A paused one goes on, with `budget_usd` where one is given; where it
+    was of the other mode, it is over, and a new one begins.
+
+    Raises:
+        NotFound: no such data set.
+        BadRecipe: nothing is missing, or there is no recipe to write it with.
+    """
+    with store.session() as session:
+        recipe = _one_click(session, dataset_id)
+        running = _active(session, dataset_id)
+        if running is not None:
+            running.scope = "all"
+            return running.id
+        recipe.check()
+        if retry_failed:
+            _put_back(session, None, Row.dataset_id == dataset_id)
+        must_be_missing(session, dataset_id)
+        return _started(session, actor, dataset_id, recipe, budget_usd, mode, "all").id
+
+
+def retry_failed(
+    store: Store,
+    actor: Actor,
+    dataset_id: str,
+    row_ids: Sequence[int] | None = None,
+    *,
+    budget_usd: Decimal | None = None,
+    mode: Mode = "live",
+) -> str:
+    """Have failed rows written again, all of them or those given, and no others; the run's id.
+
+    Rows that were never written keep waiting. While a run is not over, it writes them too. A paused run that was to
+    write all is over then: go on with the missing rows afterwards.
+
+    Raises:
+        NotFound: no such data set.
+        BadRecipe: none of them has failed, or there is no recipe to write them with.
+    """
+    with store.session() as session:
+        recipe = _one_click(session, dataset_id)
+        recipe.check()
+        failed = (Row.dataset_id == dataset_id) & (Row.state == "failed")
+        parts = [failed] if row_ids is None else [failed & Row.id.in_(part) for part in _parts(row_ids)]
+        if not any(session.scalar(select(Row.id).where(part).limit(1)) for part in parts):
+            raise BadRecipe("No row has failed.", "Look at the table again: it may have been written meanwhile.")
+        running = _active(session, dataset_id)
+        run = running or _started(session, actor, dataset_id, recipe, budget_usd, mode, orders.FAILED_ONLY)
+        session.flush()
+        for part in parts:
+            _put_back(session, run.id, part)
+        return run.id
+
+
+def queue_again(run: Run) -> None:
+    """Let a run that is over, or held, go on."""
+    run.state, run.reason, run.note, run.finished_at = "queued", None, None, None
+
+
+def must_be_missing(session: Session, dataset_id: str, run: Run | None = None) -> None:
+    """Raise BadRecipe unless something is left to write, for this run or at all."""
+    if run is not None and run.scope == orders.FAILED_ONLY:
+        missing = session.scalar(select(Row.id).where(*orders.waiting(dataset_id, run.id, own=True)).limit(1))
+    else:
+        missing = matrix.counts(session, [dataset_id])[dataset_id].pending
+    if not missing:
+        raise BadRecipe("Every row is written.", "Add values or repeats to write more, or train on these.")
+
+
+def _one_click(session: Session, dataset_id: str) -> Recipe:
+    """The recipe of a data set for which nobody else asks for a run until this transaction ends.
+
+    First the run, then its data set, as whoever carries a run out holds them: nobody waits in a circle.
+    """
+    session.execute(select(Run.id).where(Run.dataset_id == dataset_id, Run.state.in_(ACTIVE)).with_for_update())
+    session.execute(select(Dataset.id).where(Dataset.id == dataset_id).with_for_update())
+    return matrix.recipe_of(session, dataset_id)
+
+
+def _active(session: Session, dataset_id: str) -> Run | None:
+    return session.scalar(select(Run).where(Run.dataset_id == dataset_id, Run.state.in_(ACTIVE)))
+
+
+def _started(
+    session: Session,
+    actor: Actor,
+    dataset_id: str,
+    recipe: Recipe,
+    budget_usd: Decimal | None,
+    mode: Mode,
+    scope: str,
+) -> Run:
+    """A new run, or the paused one that goes on: of the same mode, and not to write more than is asked for now."""
+    for paused in session.scalars(select(Run).where(Run.dataset_id == dataset_id, Run.state == "paused")):
+        if paused.mode == mode and scope in ("all", paused.scope):
+            paused.budget_usd = paused.budget_usd if budget_usd is None else budget_usd
+            paused.scope = scope
+            queue_again(paused)
+            return paused
+        paused.state = "stopped"
+    run = Run(
+        id=new_id(),
+        dataset_id=dataset_id,
+        provider=recipe.provider,
+        model=recipe.model,
+        mode=mode,
+        scope=scope,
+        budget_usd=budget_usd,
+        created_by=actor.id,
+    )
+    session.add(run)
+    return run
+
+
+def _put_back(session: Session, run_id: str | None, where: ColumnElement[bool]) -> None:
+    """Failed rows wait again: for one run, or for any."""
+    again = update(Row).where(where, Row.state == "failed")
+    session.execute(again.values(state="pending", reason=None, run_id=run_id, updated_at=utcnow()))
+
+
+def _parts(row_ids: Sequence[int]) -> list[list[int]]:
+    ids = sorted(set(row_ids))
+    return [ids[start : start + _IDS] for start in range(0, len(ids), _IDS)]

@@ -1,0 +1,31 @@
+"""Which part and which data set the address names: a reload, a bookmark and a link open the same."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from pages.ui import state
+
+_PART, _OPEN = "part", "set"
+_OF_ONE = ("rows", "quality", "use")  # parts that show one data set
+
+
+def follow() -> None:
+    """Open what the address names, unless this visitor has chosen already. Before anything is drawn."""
+    for name, key in ((_PART, "dataset_part"), (_OPEN, "dataset_open")):
+        if name in st.query_params:
+            state.first(key, st.query_params[name])
+
+
+def keep(part: str) -> None:
+    """Put what is open into the address."""
+    _put(_PART, part if part != "design" else None)
+    _put(_OPEN, state.get("dataset_open") if part in _OF_ONE else None)
+
+
+def _put(name: str, value: str | None) -> None:
+    if value is None:
+        if name in st.query_params:
+            del st.query_params[name]
+    elif st.query_params.get(name) != value:
+        st.query_params[name] = value
