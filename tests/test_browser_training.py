@@ -97,6 +97,11 @@ def _metric(page: Page, label: str) -> str:
     return page.locator('[data-testid="stMetric"]', has_text=label).first.inner_text()
 
 
+def _says(page: Page, words: str) -> None:
+    """Wait until the verdict has these words; the list has them too."""
+    page.locator("strong", has_text=words).first.wait_for()
+
+
 def _drawn(page: Page) -> int:
     """How many charts there are, all of them with something on them."""
     charts = page.locator('[data-testid="stVegaLiteChart"]')
@@ -118,22 +123,22 @@ def test_from_a_file_in_the_dialog_to_one_job_whose_curve_grows(
     press(page, "training_keep")
     page.get_by_text("All 12 examples are in good form").wait_for()
     press(page, "training_next")
-    page.get_by_text("What it takes").wait_for()
+    page.get_by_text("What it takes", exact=True).wait_for()
     page.locator(".st-key-training_suffix input").fill("waves")
     page.keyboard.press("Tab")
     settled(page)
     press(page, "training_next")
     page.get_by_text("suffix: waves").wait_for()
     page.locator(".st-key-training_submit button").dblclick()
-    page.get_by_text("It is training").wait_for()
+    _says(page, "It is training")
     assert _drawn(page) == 2 and page.get_by_role("dialog").count() == 0
 
     page.reload()
-    page.get_by_text("It is training").wait_for()
+    _says(page, "It is training")
     settled(page)
     assert "8" in _metric(page, "Steps") and "jobs=" in page.url
     trainer.finish(40)  # the page is not touched from here on
-    page.get_by_text("The model is ready").wait_for()
+    _says(page, "The model is ready")
     settled(page)
     assert "40" in _metric(page, "Steps") and "98.8 %" in _metric(page, "Token accuracy")
     assert _drawn(page) == 2 and page.get_by_role("alert").count() == 0

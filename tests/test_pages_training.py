@@ -6,31 +6,32 @@ import io
 import json
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
+from core.charts import common as charts
+from core.charts.common import CurveLabels, CurveView
 from core.dataset import datasets
 from core.dataset.intake import importing
 from core.db.store import Store, new_id
 from core.db.tables import Checkpoint, Dataset, Row, TrainingEvent, TrainingJob, utcnow
 from core.errors import BadRequest
 from core.providers import Choice, Completion, CompletionRequest, Provider
-from core.settings import Settings
-from core.training import evaluating, evaluation_run, jobs
+from core.training import evaluating, evaluation_run, jobs, results
 from pages.ui import cached
-from pages.ui.training import cached_training, job_actions
-from tests import fault_server
+from pages.ui.training import cached_curves, job_actions
+from pages.ui.training.curve_source import Drawn
 from tests.fakes import FakeRegistry
 from tests.fault_server import FaultServer
-from tests.stores import fresh
 from tests.test_pages import again, click, labels, trouble, visit, words
 
 _STORY = Path(__file__).parents[1] / "pages" / "story.py"
@@ -39,21 +40,6 @@ _RESULTS = (
     "step,elapsed_tokens,elapsed_examples,training_loss,training_sequence_accuracy,training_token_accuracy\n"
     "1,625,1,0.88,0.0,0.75\n2,1258,2,0.81,0.0,0.78\nbroken\n3,1859,3,0.40,0.0,0.95\n"
 )
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    """An endpoint that offers the model `writer`, as the studio's engine."""
-    with FaultServer(fault_server.text("从前，", "有一位英雄。")) as server:
-        monkeypatch.setenv("FABULA_ENGINE_URL", server.url.removesuffix("/v1"))
-        yield server
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    store = fresh(Settings.from_env())
-    yield store
-    store.close()
 
 
 @pytest.fixture
@@ -164,7 +150,7 @@ def test_a_file_can_be_uploaded_on_the_training_page_too(server: FaultServer, st
     at = _new_job()
     at.file_uploader(key="training_file").upload("a.csv", b"topic,text\nsea,A wave.\n").run()
     click(at, "training_keep")
-    assert "There are 1 pairs" in words(at)
+    assert '{"prompt": "sea ->", "completion": " A wave."}' in words(at)
 
 
 def test_without_rows_one_cannot_go_on(server: FaultServer, store: Store) -> None:
@@ -220,7 +206,7 @@ def test_a_checkpoint_that_no_list_names_can_be_trained_further(server: FaultSer
 def test_a_running_job_shows_verdict_progress_curve_and_events(server: FaultServer, store: Store) -> None:
     _job(store, status="running", estimated_finish=utcnow() + timedelta(minutes=5))
     at = visit("training")
-    assert "It is training, with about 5 minutes to go" in words(at)
+    assert "It is training, with about 5 min to go" in words(at)
     assert {m.label: m.value for m in at.metric}["Token accuracy"] == "95.0 %"
     assert len(at.get("vega_lite_chart")) == 2
     assert "1 line could not be read" in words(at)
@@ -250,6 +236,17 @@ def test_a_job_can_be_paused_resumed_and_cancelled(server: FaultServer, store: S
     assert at.button(key=f"training_{action}").disabled
 
 
+def test_a_job_that_failed_at_the_engine_can_go_on_where_it_was(server: FaultServer, store: Store) -> None:
+    early = _job(store, status="failed", results_csv=None, error="Line 3.")
+    assert "training_resume" not in _keys(visit("training", training_open=(early,)))
+    assert "training_resume" not in _keys(visit("training", training_open=(_job(store, status="cancelled"),)))
+    job_id = _job(store, status="failed", error="The trainer ended.", next_step="Submit it again.")
+    at = click(visit("training", training_open=(job_id,)), "training_resume")
+    job = jobs.get(store, job_id)
+    assert (job.status, job.request, job.error, job.finished_at) == ("queued", "resume", None, None)
+    assert "It waits for its turn" in words(at)
+
+
 def test_a_job_that_ended_meanwhile_says_so_when_one_cancels_it(server: FaultServer, store: Store) -> None:
     job_id = _job(store, status="running")
     at = visit("training")
@@ -261,7 +258,7 @@ def test_a_job_that_ended_meanwhile_says_so_when_one_cancels_it(server: FaultSer
 
 def test_a_job_whose_provider_falls_silent_says_so(server: FaultServer, store: Store) -> None:
     _job(store, status="running", events_at=utcnow() - timedelta(minutes=40))
-    assert "No event for 40 minutes; the provider still says running" in words(visit("training"))
+    assert "No event for 40 min; the provider still says running" in words(visit("training"))
 
 
 @pytest.mark.parametrize(
@@ -316,10 +313,26 @@ def test_a_finished_job_leads_to_a_story_with_its_model(server: FaultServer, sto
 
 
 def test_the_list_has_figures_sparkline_and_what_it_cost(server: FaultServer, store: Store, sample: str) -> None:
-    _job(store, status="succeeded", dataset_id=sample, cost_usd=Decimal("1.05"), trained_tokens=1859)
+    made = {"fine_tuned_model": "ft:writer:fabula:x:1", "cost_usd": Decimal("1.05"), "trained_tokens": 1859}
+    _job(store, status="succeeded", dataset_id=sample, **made)
     row = visit("training").dataframe[0].value.iloc[0]
     assert (row["dataset"], row["status"], row["cost"]) == ("ultraman_stories_more", "finished", 1.05)
     assert (row["loss"], row["accuracy"], list(row["curve"])) == (0.40, 0.95, [0.88, 0.81, 0.40])
+    assert (row["tokens"], row["base"], row["provider"]) == (1859, "writer", "engine")
+    assert row["verdict"].startswith("Done after") and row["eta"] is None
+
+
+def test_the_list_tells_when_a_job_is_done_and_what_it_came_from(server: FaultServer, store: Store) -> None:
+    made = "ft:writer:fabula:x:1"
+    first = _job(store, status="succeeded", name="First", fine_tuned_model=made, created_at=_ago(2))
+    ends = utcnow() + timedelta(minutes=20)
+    _job(store, status="running", name="Second", base_model=made, parent_id=first, estimated_finish=ends)
+    at = visit("training")
+    row = at.dataframe[0].value.iloc[0]
+    assert (row["name"], row["eta"], row["base"]) == ("Second", "20 min", "writer → First")
+    assert row["verdict"] == "It is training, with about 20 min to go."
+    assert row["tokens"] == 1859 and pd.isna(row["cost"])
+    assert "writer → First" in words(at) and "1,859 tokens" in words(at)
 
 
 def test_many_jobs_can_be_searched(server: FaultServer, store: Store) -> None:
@@ -340,6 +353,26 @@ def test_a_job_is_read_once_however_often_its_page_is_drawn(
     at = visit("training")
     monkeypatch.setattr("core.training.results.parse", lambda text: pytest.fail("the results are read again"))
     assert len(again(at).get("vega_lite_chart")) == 2
+
+
+def test_a_running_job_is_read_again_only_when_its_results_have_changed(
+    server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = _job(store, status="running")
+    at, read, parse = visit("training"), list[str](), results.parse
+
+    def parsed(text: str) -> results.Results:
+        read.append(text)
+        return parse(text)
+
+    monkeypatch.setattr("core.training.results.parse", parsed)
+    for more, steps, times in (("", "3", 0), ("4,2400,4,0.30,0.0,0.96\n", "4", 1)):
+        with store.session() as session:
+            job = session.get_one(TrainingJob, job_id)
+            job.results_csv, job.updated_at = (job.results_csv or "") + more, utcnow()
+        cached.look_again()
+        assert {m.label: m.value for m in again(at).metric}["Steps"] == steps
+        assert len(read) == times
 
 
 def test_names_and_events_of_others_are_text(server: FaultServer, store: Store) -> None:
@@ -378,6 +411,23 @@ def test_checkpoints_are_marked_and_can_be_tried(server: FaultServer, store: Sto
     at.button(key="training_checkpoint_try").click().run()
     at.switch_page(str(_STORY)).run()
     assert at.selectbox(key="story_model").value == f"engine/{made}:ckpt-step-2"
+
+
+def test_a_checkpoint_of_a_job_that_still_runs_can_be_tried_though_no_list_names_it(
+    server: FaultServer, store: Store, sample: str
+) -> None:
+    point = "ft:writer:fabula:x:1:ckpt-step-2"
+    job_id = _job(store, status="running", dataset_id=sample, separator=" =>")
+    _checkpoint(store, job_id, 2, point)
+    at = visit("training")
+    at.button(key="training_checkpoint_try").click().run()
+    at.switch_page(str(_STORY)).run()
+    assert at.selectbox(key="story_model").value == f"engine/{point}"
+    at.selectbox(key="story_model").select("engine/writer").run()
+    at.selectbox(key="story_model").select(f"engine/{point}").run()
+    assert "Checkpoint of step 2" in words(at)
+    click(at, "story_outside_0")
+    assert any(text.value.endswith(" =>") for text in at.text)
 
 
 def test_a_curve_that_overfits_says_so(server: FaultServer, store: Store) -> None:
@@ -428,10 +478,8 @@ def test_a_results_file_in_utf_16_or_without_lines_is_no_other_file(server: Faul
 
 def test_a_long_curve_is_sent_as_two_thousand_points() -> None:
     lines = "\n".join(f"{n},{2 + 1 / n:.5f},0.5" for n in range(1, 20_001))
-    source = cached_training.read_file("x", f"step,train_loss,train_accuracy\n{lines}\n")
-    drawn = cached_training.Drawn.of(
-        cached_training.charts.loss_chart(source.frame, cached_training.CurveView(), _labels())
-    )
+    source = cached_curves.read_file("x", f"step,train_loss,train_accuracy\n{lines}\n")
+    drawn = Drawn.of(charts.loss_chart(source.frame, CurveView(), _labels()))
     assert len(drawn.rows) <= 2_001
     assert len(drawn.whole()["data"]["values"]) == len(drawn.rows) and "data" not in drawn.spec
 
@@ -586,12 +634,16 @@ def test_every_tab_opens_in_chinese(server: FaultServer, store: Store, sample: s
 # --- helpers --------------------------------------------------------------------------------------------------------
 
 
+def _keys(at: AppTest) -> list[str | None]:
+    return [button.key for button in at.button]
+
+
 def _ago(hours: int) -> object:
     return utcnow() - timedelta(hours=hours)
 
 
-def _labels() -> object:
-    return cached_training.CurveLabels("Step", "Loss", "Training", "Smoothed", "Validation", "Step")
+def _labels() -> CurveLabels:
+    return CurveLabels("Step", "Loss", "Training", "Smoothed", "Validation", "Step")
 
 
 def _judge(store: Store, evaluation_id: str, say: Callable[[str], str | None]) -> None:

@@ -123,6 +123,16 @@ def test_labels_are_judged_with_an_interval(store: Store, form: EvaluationForm) 
     assert KINDS["evaluation"].unfinished(store) == []
 
 
+@pytest.mark.parametrize(("file_format", "system"), [("chat", "Name the intent."), ("completion", "")])
+def test_a_model_is_asked_with_the_system_text_that_it_learned(
+    store: Store, form: EvaluationForm, file_format: str, system: str
+) -> None:
+    datasets.set_chat_system(store, LOCAL, form.dataset_id, "Name the intent.")
+    writer = Writer(right)
+    go(store, evaluating.start(store, LOCAL, replace(form, file_format=file_format)), writer)
+    assert {request.system for request in writer.asked} == {system}
+
+
 def test_tuned_against_base_is_told_in_a_sentence(store: Store, form: EvaluationForm) -> None:
     tuned, base = evaluating.start(store, LOCAL, form), evaluating.start(store, LOCAL, replace(form, model=BASE))
     go(store, tuned, Writer(right))

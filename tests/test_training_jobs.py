@@ -35,6 +35,7 @@ from core.settings import Settings
 from core.training import jobs, submit, watch
 from core.training.jobs import JobForm, JobView
 from tests.fakes import MOMENT, RESULTS, FakeClient, FakeRegistry, event, remote_job
+from tests.waiting import at_once
 
 AWAY = Unavailable("The engine cannot be reached.", "It may still be starting.")
 
@@ -121,14 +122,7 @@ def test_the_same_form_after_the_end_is_a_new_job(store: Store, form: JobForm) -
 
 
 def test_ten_clicks_at_once_are_one_job(store: Store, form: JobForm) -> None:
-    found: list[str] = []
-    threads = [threading.Thread(target=lambda: found.append(jobs.submit(store, LOCAL, form))) for _ in range(10)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 10
-    assert len(set(found)) == 1
+    assert len(set(at_once(10, lambda: jobs.submit(store, LOCAL, form)))) == 1
     assert len(jobs.list_jobs(store)) == 1
 
 
@@ -515,6 +509,36 @@ def test_a_request_is_passed_on_once(
     assert jobs.get(store, job_id).request is None
 
 
+def test_a_job_that_failed_at_the_engine_is_resumed_there_and_followed_to_its_end(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    client.enqueue(
+        "job", remote_job("failed", error="The trainer ended."), remote_job("queued"), remote_job("succeeded")
+    )
+    carry(job_id)
+    assert jobs.get(store, job_id).status == "failed"
+    jobs.request(store, LOCAL, job_id, "resume")
+    assert not jobs.get(store, job_id).finished  # so that the worker takes it up
+    carry(job_id)
+    job = jobs.get(store, job_id)
+    assert client.count("resume") == 1 and client.count("create_job") == 1
+    assert (job.status, job.error, job.request) == ("succeeded", None, None) and job.fine_tuned_model
+    with pytest.raises(FabulaError):
+        jobs.request(store, LOCAL, job_id, "resume")
+
+
+def test_a_job_that_failed_elsewhere_cannot_be_resumed(store: Store, form: JobForm) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    for values in ({"provider": "openai", "remote_id": "r"}, {"provider": "engine", "remote_id": None}):
+        with store.session() as session:
+            job = session.get_one(TrainingJob, job_id)
+            job.status, job.provider, job.remote_id = "failed", str(values["provider"]), values["remote_id"]
+        assert not jobs.may(jobs.get(store, job_id), "resume")
+        with pytest.raises(FabulaError, match="ended already"):
+            jobs.request(store, LOCAL, job_id, "resume")
+
+
 def test_a_request_that_the_provider_refuses_is_told_as_an_event(
     store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
 ) -> None:
@@ -594,18 +618,22 @@ def _view(**values: Any) -> JobView:
         ({"status": "submitting"}, 1, "handed over"),
         ({"status": "validating_files"}, 1, "checking"),
         ({"status": "queued"}, 1, "waits for its turn"),
-        ({"status": "queued", "updated_at": MOMENT + timedelta(minutes=90)}, 90, "queue for 90 minutes"),
+        ({"status": "queued", "updated_at": MOMENT + timedelta(minutes=90)}, 90, "queue for 1 h 30 min"),
         ({"status": "running", "remote_id": "r"}, 1, "not known yet"),
-        ({"status": "running", "estimated_finish": MOMENT + timedelta(minutes=11)}, 1, "about 10 minutes"),
-        ({"status": "running", "estimated_finish": MOMENT + timedelta(seconds=100)}, 1, "about 40 seconds"),
+        ({"status": "running", "estimated_finish": MOMENT + timedelta(minutes=11)}, 1, "about 10 min to go"),
+        ({"status": "running", "estimated_finish": MOMENT + timedelta(seconds=100)}, 1, "about 40 s to go"),
         ({"status": "running", "estimated_finish": MOMENT}, 1, "longer than estimated"),
-        ({"status": "running", "remote_id": "r"}, 10, "No news for 10 minutes"),
+        ({"status": "running", "remote_id": "r"}, 10, "No news for 10 min."),
         ({"status": "running", "request": "cancel"}, 1, "being cancelled"),
         ({"status": "running", "request": "pause"}, 1, "being paused"),
         ({"status": "paused"}, 1, "Resume it"),
         ({"status": "weighing"}, 1, "The provider says: weighing"),
         ({"status": "succeeded", "fine_tuned_model": "ft:x", "finished_at": MOMENT + timedelta(minutes=3)}, 5, "3 min"),
-        ({"status": "succeeded", "fine_tuned_model": "ft:x", "finished_at": MOMENT + timedelta(seconds=9)}, 5, "9 sec"),
+        (
+            {"status": "succeeded", "fine_tuned_model": "ft:x", "finished_at": MOMENT + timedelta(seconds=9)},
+            5,
+            "after 9 s.",
+        ),
         ({"status": "succeeded"}, 5, "names no model"),
         ({"status": "failed", "error": "Line 3."}, 5, "It failed: Line 3."),
         ({"status": "cancelled"}, 5, "Nothing more is trained"),

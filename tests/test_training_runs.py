@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -23,7 +21,7 @@ from core.cost.budget import OverBudget
 from core.cost.spend import spent
 from core.dataset import datasets, versions
 from core.db.store import Store
-from core.db.tables import Checkpoint, TrainingJob
+from core.db.tables import Checkpoint, TrainingJob, utcnow
 from core.errors import FabulaError, NotFound, Refused, Unavailable
 from core.providers import Provider, RemoteCheckpoint
 from core.settings import Settings
@@ -35,12 +33,13 @@ from core.training import (
     jobs,
     lineage,
     model_card,
+    pace,
     preflight,
     submit,
-    tracking,
     verdict,
+    views,
 )
-from core.training.form import TRACKERS, rate_advice
+from core.training.form import rate_advice
 from core.training.jobs import JobForm, JobView
 from core.training.results import parse
 from tests.fakes import MOMENT, RESULTS, FakeClient, FakeRegistry, event, remote_job
@@ -75,11 +74,15 @@ def book() -> PriceBook:
     return PriceBook.load(None, NOW)
 
 
-def carry(store: Store, job_id: str, client: FakeClient | None = None) -> FakeClient:
-    client = client or FakeClient()
+def carry(
+    store: Store, job_id: str, client: FakeClient | None = None, seen: Callable[[], None] = lambda: None
+) -> FakeClient:
+    """As the worker does it; `seen` is called between two looks."""
+    client, hurry = client or FakeClient(), Hurry()
+    hurry.then = lambda number: seen()
     registry: Any = FakeRegistry({client.provider.id: client})
     try:
-        jobs.carry_out(store, registry, job_id, Hurry())
+        jobs.carry_out(store, registry, job_id, hurry)
     except FabulaError as exc:
         jobs.give_up(store, job_id, exc)
     return client
@@ -196,7 +199,10 @@ def test_a_model_that_is_not_listed_yet_is_waited_for(store: Store, form: JobFor
     client.enqueue("job", late, late, late, remote_job("succeeded"))
     # a queue keeps its last answer; the ones before are given once each
     job_id = jobs.submit(store, LOCAL, form)
-    carry(store, job_id, client)
+    said: list[str] = []
+    carry(store, job_id, client, lambda: said.append(verdict.verdict(jobs.get(store, job_id), utcnow())))
+    assert "its turn" not in said[-2] and "names no model yet. It is asked again for five minutes" in said[-2]
+    assert jobs.get(store, job_id).error is None
     assert jobs.get(store, job_id).fine_tuned_model is not None
     assert any("names no model yet" in one.message for one in jobs.events(store, job_id))
 
@@ -236,11 +242,20 @@ def test_unknown_words_of_a_provider_are_kept_as_they_are(store: Store, form: Jo
 @pytest.mark.parametrize(
     ("change", "minutes", "silent", "told"),
     [
-        ({"status": "queued"}, 12, None, "It has waited for its turn for 12 minutes. That is normal."),
-        ({"status": "queued"}, 90, None, "provider's queue for 90 minutes"),
-        ({"status": "running"}, 50, 40, "No event for 40 minutes; the provider still says running."),
-        ({"status": "running"}, 50, 5, "It is training, for 50 minutes so far."),
-        ({"status": "running", "estimated_finish": MOMENT + timedelta(minutes=10)}, 60, None, "50 minutes longer"),
+        ({"status": "queued"}, 12, None, "It has waited for its turn for 12 min. That is normal."),
+        ({"status": "queued"}, 400, None, "provider's queue for 6 h 40 min"),
+        ({"status": "running"}, 50, 40, "No event for 40 min; the provider still says running."),
+        ({"status": "running"}, 1, 1, "It is training, for 1 min so far."),
+        ({"status": "running"}, 50, 5, "It is training, for 50 min so far."),
+        ({"status": "running", "estimated_finish": MOMENT + timedelta(minutes=10)}, 60, None, "50 min longer"),
+        ({"status": "running", "estimated_finish": MOMENT + timedelta(hours=2)}, 50, 40, "about 70 min to go"),
+        (
+            {"status": "running", "estimated_finish": MOMENT + timedelta(hours=2), "provider": "openai"},
+            50,
+            40,
+            "No event for 40 min",
+        ),
+        ({"status": "running", "estimated_s": 600.0}, 4, None, "It is training, with about 6 min to go."),
         ({"status": "pondering"}, 5, None, "The provider says: pondering."),
     ],
 )
@@ -288,10 +303,13 @@ def test_an_estimate_is_tokens_money_and_time(store: Store, form: JobForm, book:
     first = estimating.estimate(store, book, "engine", "gemma-3-270m", tokens=1_000, epochs=None, examples=30)
     assert (first.epochs, first.trained_tokens, first.cost_usd, first.local, first.seconds) == (5, 5_000, 0, True, None)
     assert "after the first job" in first.basis
-    running = estimating.estimate(store, book, "engine", "gemma-3-270m", tokens=100, epochs=2, speed=50)
+    rough = estimating.estimate(store, book, "engine", "gemma-3-270m", tokens=100, epochs=2, rough=50)
+    assert rough.seconds == pace.START_S + 4 and rough.rough and rough.basis.startswith("Rough:")
+    running = estimating.estimate(store, book, "engine", "gemma-3-270m", tokens=100, epochs=2, speed=50, rough=1)
     assert running.seconds == 4 and "50 tokens a second" in running.basis
     done(store, form)  # 600 tokens in 60 s
-    measured = estimating.estimate(store, book, "engine", "ft:gemma-3-270m:fabula:x:1", tokens=100, epochs=2)
+    measured = estimating.estimate(store, book, "engine", "ft:gemma-3-270m:fabula:x:1", tokens=100, epochs=2, rough=1)
+    assert not measured.rough and not running.rough
     assert measured.seconds == 20 and "last job" in measured.basis
     paid = estimating.estimate(store, book, "openai", MINI, tokens=1_000_000, epochs=1)
     assert paid.cost_usd == Decimal(5) and paid.train_until == date(2027, 1, 6)
@@ -405,6 +423,28 @@ def test_a_job_on_a_checkpoint_has_its_job_as_parent(
     assert jobs.get(store, third).parent_id == family_of_two[0]
 
 
+def test_who_made_a_model_is_known_of_checkpoints_too(store: Store, family_of_two: tuple[str, str]) -> None:
+    first, second = family_of_two
+    made = str(jobs.get(store, first).fine_tuned_model)
+    found = {model: lineage.maker(store, model) for model in (made, f"{made}:ckpt-step-9", "m:1", "nobody")}
+    assert [one.id if one else None for one in found.values()] == [first, first, None, None]
+    with store.session() as session:  # of a job that has made no model yet
+        session.add(Checkpoint(job_id=second, remote_id="c", step=1, model="m:1", metrics={}, created_at=MOMENT))
+    assert [one.id for one in (lineage.maker(store, "m:1"),) if one] == [second]
+    assert [one.id for one in lineage.chains_of(jobs.list_jobs(store))[second]] == [first, second]
+
+
+def test_how_fast_it_may_be_is_measured_in_a_blink() -> None:
+    assert pace.rough_speed() > 0
+
+
+@pytest.mark.parametrize("text", ["", "step\n", RESULTS, RESULTS * 9])
+def test_the_end_of_a_results_file_tells_whether_it_has_changed(store: Store, form: JobForm, text: str) -> None:
+    job_id = done(store, form, results_csv=text)
+    assert views.results_end(store, job_id) == (len(text), text[-81:])
+    assert views.results_end(store, "nothing") == (0, "")
+
+
 def test_the_family_is_a_picture(store: Store, family_of_two: tuple[str, str]) -> None:
     drawn = lineage.family(store, family_of_two[0])
     kinds = [one.kind for one in drawn.nodes]
@@ -492,75 +532,3 @@ def test_the_model_card_says_what_is_known_and_shows_names_as_text(
     assert card.startswith("# ft:gemma-3-270m:fabula:y:2")
     assert "First → Second" in card and "\\<b\\>twenty" in card and "<b>" not in card
     assert "| Cost | $1.05 |" in card and "has not been judged" in card and "| Base model | gemma-3-270m |" in card
-
-
-def test_trackers_are_optional_and_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
-    assert "pip install wandb" in str(tracking.unavailable("wandb", {}))
-    assert "pip install trackio" in str(tracking.unavailable("trackio", {}))
-    assert tracking.unavailable("wandb", {}, provider="openai") is None
-    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: object())
-    assert "WANDB_API_KEY" in str(tracking.unavailable("wandb", {}))
-    assert tracking.unavailable("wandb", {"WANDB_API_KEY": "k"}) is None
-    assert tracking.unavailable("trackio", {}) is None
-
-
-@pytest.fixture
-def fake_trackers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
-    """Both libraries, which remember what they were told."""
-    told: list[tuple[str, Any]] = []
-
-    def log(values: Any, step: int | None = None) -> None:
-        told.append(("log", (step, values)))
-
-    run = SimpleNamespace(log=log, summary={}, finish=lambda: told.append(("finish", None)), url="https://w/run/1")
-
-    def init(**given: Any) -> Any:
-        told.append(("init", given))
-        return run
-
-    for name in TRACKERS:
-        module = ModuleType(name)
-        module.__dict__.update(init=init, log=log, finish=run.finish)
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setenv("WANDB_API_KEY", "k")
-    return told
-
-
-@pytest.mark.parametrize("name", TRACKERS)
-def test_a_run_of_the_engine_is_logged_step_by_step(
-    store: Store, form: JobForm, fake_trackers: list[tuple[str, Any]], name: str
-) -> None:
-    job_id = jobs.submit(store, LOCAL, replace(form, trackers=(name,), project="stories"))
-    carry(store, job_id)
-    assert fake_trackers[0][1]["project"] == "stories" and fake_trackers[0][1]["config"]["base_model"] == "gemma-3-270m"
-    steps = [what for call, what in fake_trackers if call == "log"]
-    assert [step for step, _ in steps[:2]] == [1, 2] and steps[0][1]["training_loss"] == 2.8
-    assert fake_trackers[-1][0] == "finish"
-    known = jobs.get(store, job_id).trackers[name]
-    assert known["state"] == "logged" and known["project"] == "stories"
-    before = len(fake_trackers)
-    tracking.log_run(store, job_id)
-    assert len(fake_trackers) == before
-
-
-def test_a_tracker_that_fails_harms_nothing(store: Store, form: JobForm, fake_trackers: list[tuple[str, Any]]) -> None:
-    def broken(**given: Any) -> Any:
-        raise RuntimeError("no network")
-
-    sys.modules["trackio"].__dict__["init"] = broken
-    job_id = jobs.submit(store, LOCAL, replace(form, trackers=("trackio",)))
-    carry(store, job_id)
-    job = jobs.get(store, job_id)
-    assert job.status == "succeeded" and job.trackers["trackio"]["state"] == "failed"
-    assert "no network" in job.trackers["trackio"]["error"]
-
-
-def test_openai_logs_to_wandb_by_itself(store: Store, form: JobForm, fake_trackers: list[tuple[str, Any]]) -> None:
-    paid = replace(form, provider="openai", base_model=MINI, trackers=("wandb",), project="stories")
-    job_id = jobs.submit(store, LOCAL, paid)
-    client = carry(store, job_id, FakeClient(Provider("openai", "openai", "OpenAI", "http://x/v1", "k")))
-    (request, _intent) = next(what for call, what in client.sent if call == "create_job")
-    assert request.integrations == (("wandb", "stories"),)
-    assert fake_trackers == [] and jobs.get(store, job_id).trackers["wandb"]["state"] == "logged"

@@ -35,6 +35,13 @@ CHECKPOINT = "checkpoint"
 _CURVE_HEIGHT = 300  # px
 _X_END = "xEnd"  # a parameter, not a number in the spec, so that a growing curve needs no new spec
 _LABEL_ROOM = 0.14  # share of the x axis kept free at the right for the value written at the end of a curve
+_LABEL_PX = 58  # and what that value takes at least, on a narrow screen
+_APART = 0.08  # of what a chart is high: a line of text
+_LATE = 0.6  # of the axis: what begins behind it has its name on its left, where there is room
+_MOST_ROOM = 0.7  # of the curve's own width: less would be left of it otherwise
+_FEW_POINTS = 12  # up to here each is drawn as a dot: a line through one point cannot be seen
+_FLAT = 0.01  # of its level: a curve that moves less would be given an axis of the eighth digit
+_AROUND = 0.05  # of the level, or points of accuracy: how far such an axis reaches to both sides
 _MINUTE_S = 60
 
 
@@ -117,14 +124,14 @@ def smooth(values: pd.Series[float], smoothing: float) -> pd.Series[float]:
 
 
 def thin(frame: pd.DataFrame, x: str, y: str, most: int = MOST_POINTS) -> pd.DataFrame:
-    """At most `most` of the rows with a value in `y`, first, last and extremes kept (MinMaxLTTB)."""
+    """At most `most` of the rows with a value in `y`: first, last, least, largest, and the shape (MinMaxLTTB)."""
     known = frame[frame[y].notna()]
     if len(known) <= most:
         return known
-    kept = MinMaxLTTBDownsampler().downsample(  # type: ignore[no-untyped-call]  # py.typed, but its class is not
-        known[x].to_numpy(dtype="float64"), known[y].to_numpy(dtype="float64"), n_out=most
-    )
-    return known.iloc[np.unique(kept)]
+    places, values = known[x].to_numpy(dtype="float64"), known[y].to_numpy(dtype="float64")
+    downsample = MinMaxLTTBDownsampler().downsample  # type: ignore[no-untyped-call]  # py.typed, but its class is not
+    kept = downsample(places, values, n_out=most - 2)
+    return known.iloc[np.unique([*kept, values.argmin(), values.argmax()])]
 
 
 def over(frame: pd.DataFrame, axis: Axis) -> pd.Series[float]:
@@ -146,9 +153,10 @@ def x_axis(axis: Axis, title: str) -> alt.X:
     )
 
 
-def x_end(last: float, room: float = _LABEL_ROOM) -> dict[str, Any]:
-    """The parameter that ends the axis across, with `room` (a share of it) for a label after the last value."""
-    return {"name": _X_END, "value": float(f"{(last or 1.0) * (1 + room):.6g}")}
+def x_end(last: float, room: float = _LABEL_ROOM, px: int = _LABEL_PX) -> dict[str, Any]:
+    """The parameter that ends the axis across: behind it `room` (a share), and `px` where the chart is narrow."""
+    narrow = f"min({1 + _MOST_ROOM}, width / max(1, width - {px}))"
+    return {"name": _X_END, "expr": f"{float(f'{last or 1.0:.6g}')} * max({1 + room:g}, {narrow})"}
 
 
 def times(multiple: Decimal | None) -> str:
@@ -167,9 +175,11 @@ def plain(chart: alt.LayerChart | alt.FacetChart) -> Spec:
     return spec
 
 
-def with_rows(spec: Spec, rows: list[dict[str, Any]], last: float, room: float = _LABEL_ROOM) -> Spec:
+def with_rows(
+    spec: Spec, rows: list[dict[str, Any]], last: float, room: float = _LABEL_ROOM, px: int = _LABEL_PX
+) -> Spec:
     """A copy of a cached spec with its rows inside, and the end of its axis across."""
-    return {**spec, "data": {"values": rows}, "params": [*spec.get("params", ()), x_end(last, room)]}
+    return {**spec, "data": {"values": rows}, "params": [*spec.get("params", ()), x_end(last, room, px)]}
 
 
 # --- one curve ------------------------------------------------------------------------------------------------------
@@ -203,9 +213,10 @@ def _curve(
         *_records(thin(lines, "x", "raw"), [*shown, "raw", "smooth"]),
         *_records(thin(lines, "x", "valid"), [*shown, "valid"]),
         *_ends(lines, percent),
+        *_around(lines, percent),
         *_marked(lines, marks),
     ]
-    spec = _curve_spec(replace(labels, description=""), view.axis, view.log, percent)
+    spec = _curve_spec(replace(labels, description=""), view.axis, view.log, percent, len(lines) <= _FEW_POINTS)
     return with_rows(spec, rows, float(lines["x"].max()) if len(lines) else 1.0)
 
 
@@ -222,15 +233,33 @@ _PLACES = frozenset({"x", "step"})
 
 
 def _ends(lines: pd.DataFrame, percent: bool) -> list[dict[str, Any]]:
-    """The last value of each bold line, written at its end."""
-    found = []
+    """The last value of each bold line, written at its end; two that are near stand above and below each other."""
+    found: list[dict[str, Any]] = []
     for name in ("smooth", "valid"):
         known = lines[lines[name].notna()]
         if len(known):
             value = float(known[name].iloc[-1])
             written = f"{value:.1%}" if percent else f"{value:.2f}"
             found.append({"x": float(known["x"].iloc[-1]), "y": value, "end": written, "line": name})
+    if len(found) == 2:
+        low, high = sorted(found, key=lambda end: float(end["y"]))
+        apart = _APART * float(np.nanmax(lines[["smooth", "valid"]]) - np.nanmin(lines[["smooth", "valid"]]))
+        missing = apart - (high["y"] - low["y"])
+        if missing > 0:
+            high["y"], low["y"] = high["y"] + missing / 2, low["y"] - missing / 2
     return found
+
+
+def _around(lines: pd.DataFrame, percent: bool) -> list[dict[str, Any]]:
+    """What keeps the axis up wide enough for people where the curve is flat, or but a point: two ends without words."""
+    values = lines[["raw", "valid"]].to_numpy().ravel()
+    values = values[~np.isnan(values)]
+    if not len(values) or np.ptp(values) > _FLAT * abs(values).max():
+        return []
+    level, x = float(values.mean()), float(lines["x"].iloc[-1])
+    reach = _AROUND if percent or not level else _AROUND * abs(level)
+    ends = (max(0.0, level - reach), min(1.0, level + reach)) if percent else (level - reach, level + reach)
+    return [{"x": x, "y": y, "end": "", "line": "smooth"} for y in ends]
 
 
 def _marked(lines: pd.DataFrame, marks: Sequence[Mark]) -> list[dict[str, Any]]:
@@ -247,7 +276,7 @@ def _marked(lines: pd.DataFrame, marks: Sequence[Mark]) -> list[dict[str, Any]]:
 
 
 @cache
-def _curve_spec(labels: CurveLabels, axis: Axis, log: bool, percent: bool) -> Spec:
+def _curve_spec(labels: CurveLabels, axis: Axis, log: bool, percent: bool, dots: bool) -> Spec:
     x = x_axis(axis, labels.x)
     number = ".2%" if percent else ".4f"
     step = [] if axis == "step" else [alt.Tooltip("step:Q", title=labels.step, format=",d")]
@@ -276,7 +305,7 @@ def _curve_spec(labels: CurveLabels, axis: Axis, log: bool, percent: bool) -> Sp
     chart = alt.layer(
         *_marks(base, x, colour),
         trained.mark_line(strokeWidth=1, opacity=0.3, clip=True).encode(**raw),
-        trained.mark_line(strokeWidth=2.5, clip=True).encode(**smoothed),
+        trained.mark_line(strokeWidth=2.5, clip=True, point={"size": 40} if dots else False).encode(**smoothed),
         valid.encode(**checked, tooltip=[*here, alt.Tooltip("valid:Q", title=labels.validation, format=number)]),
         readout.add_params(hover),
         ends.encode(**end, text="end:N"),
@@ -312,7 +341,10 @@ def _marks(base: alt.Chart, x: alt.X, colour: alt.Color) -> list[alt.Chart]:
             opacity=alt.condition(clicked, alt.value(1.0), alt.value(0.55)),
         )
         .add_params(clicked),
-        part.mark_text(align="left", dx=4, fontSize=12, baseline="top").encode(
-            x=x, y=alt.value(2), text="mark:N", tooltip=tooltip, color=colour
+        *(
+            part.transform_filter(f"{'!' if late else ''}(datum.x < {_LATE} * {_X_END})")
+            .mark_text(align="right" if late else "left", dx=-4 if late else 4, fontSize=12, baseline="top")
+            .encode(x=x, y=alt.value(2), text="mark:N", tooltip=tooltip, color=colour)
+            for late in (False, True)
         ),
     ]

@@ -18,6 +18,7 @@ _OVERLAY_POINTS = 4_000  # of all lines together
 _FEWEST_POINTS = 200  # of one line
 _OVERLAY_HEIGHT = 320  # px
 _NAME_ROOM = 0.28  # share of the axis across that is kept free for the names at the ends of the lines
+_NAME_PX = 140  # and what a name takes at the most
 _INTERVAL_STEP = 46  # px for each model
 
 
@@ -75,7 +76,7 @@ def overlay(runs: Sequence[RunCurve], column: Column, view: CurveView, labels: O
         ends.append({**rows[-1], "end": run.name})
     last = max((row["x"] for row in rows), default=1.0)
     spec = _overlay_spec(labels, view.axis, view.log and not percent, percent, tuple(run.name for run in runs))
-    return with_rows(spec, [*rows, *ends], last, _NAME_ROOM)
+    return with_rows(spec, [*rows, *ends], last, _NAME_ROOM, _NAME_PX)
 
 
 def intervals(spans: Sequence[Span], labels: SpanLabels) -> Spec:
@@ -134,7 +135,7 @@ def _overlay_spec(labels: OverlayLabels, axis: Axis, log: bool, percent: bool, n
         .encode(x=x, y=y, color=colour, tooltip=tooltip, opacity=alt.condition(hover, alt.value(1), alt.value(0)))
         .add_params(hover),
         base.transform_filter("isValid(datum.end)")
-        .mark_text(align="left", dx=6, fontSize=12, fontWeight="bold", limit=140)
+        .mark_text(align="left", dx=6, fontSize=12, fontWeight="bold", limit=_NAME_PX)
         .encode(x=x, y=y, color=colour, text="end:N"),
     ).properties(height=_OVERLAY_HEIGHT)
     return plain(chart)

@@ -14,6 +14,7 @@ from core.cost.book import PriceBook, training_cost
 from core.cost.prices import ENGINE, tuned_base
 from core.db.store import Store
 from core.db.tables import TrainingJob
+from core.training import pace
 
 _USUAL_EPOCHS = 3  # what OpenAI mostly takes when it is left to it (guide "Supervised fine-tuning")
 _SEEN, _MOST_EPOCHS = 150, 8  # the engine's own rule: few examples are seen about 150 times together
@@ -29,7 +30,7 @@ class JobEstimate:
         trained_tokens: of all epochs together: what is billed.
         local: on one's own machine, where nobody sends a bill.
         seconds: from the button to the model, waiting included where earlier jobs waited.
-        basis: from what the time is known, a sentence.
+        basis: from what the time is known, a sentence; `rough`: it may be twice that, or half.
         train_until, callable_until: last days of training on this base, and of calling what comes out of it.
     """
 
@@ -39,6 +40,7 @@ class JobEstimate:
     local: bool
     seconds: float | None
     basis: str
+    rough: bool
     train_until: date | None
     callable_until: date | None
 
@@ -53,6 +55,7 @@ def estimate(
     epochs: int | None,
     examples: int | None = None,
     speed: float | None = None,
+    rough: float | None = None,
 ) -> JobEstimate:
     """An estimate for a file of `tokens`.
 
@@ -60,6 +63,7 @@ def estimate(
         epochs: None: left to the provider.
         examples: in the file; decides how many epochs the engine chooses by itself.
         speed: tokens a second that the provider trains at just now, where it says so (the engine's health).
+        rough: what it may be before any job has shown it (`core.training.pace`).
     """
     chosen = epochs or auto_epochs(provider, examples)
     trained = tokens * chosen
@@ -70,6 +74,9 @@ def estimate(
         seconds, basis = trained / median(rates), _from_jobs(len(rates))
     elif speed:
         seconds, basis = trained / speed, f"From the {speed:,.0f} tokens a second that it trains at just now."
+    elif rough:
+        seconds = pace.START_S + trained / rough
+        basis = "Rough: from how fast this machine computes. The first job on this model tells better."
     else:
         seconds, basis = None, "How long it takes is known after the first job on this model."
     return JobEstimate(
@@ -79,6 +86,7 @@ def estimate(
         local=price is not None and price.local,
         seconds=seconds,
         basis=basis,
+        rough=bool(rough) and not rates and not speed,
         train_until=price.training_until if price is not None else None,
         callable_until=called.valid_until if called is not None else None,
     )

@@ -132,7 +132,10 @@ def start(store: Store, actor: Actor, form: EvaluationForm) -> str:
             "No row is kept from training, so there is nothing to judge by.",
             "Train on a version of the data set that keeps a part of its rows for validation.",
         )
-    settings = asdict(form) | {"labels": list(there.labels)}
+    system = form.system
+    if system is None:
+        system = datasets.chat_system(store, form.dataset_id) if form.file_format == "chat" else ""
+    settings = asdict(form) | {"system": system, "labels": list(there.labels)}
     with store.session() as session:
         hold(session, "evaluations")
         alike = select(Evaluation).where(

@@ -26,7 +26,8 @@ class EvaluationForm:
         kind: `label` (a few short answers) or `text`; None: found out from the rows.
         limit: the most rows; drawn from all over the data set, the same ones for every model.
         max_tokens: of one answer; None: by the rows.
-        separator, stop, file_format, system: how the training file asked, so that the model is asked the same way.
+        separator, stop, file_format: how the training file asked, so that the model is asked the same way.
+        system: before each prompt; None: what the data set's chat files begin with, nothing for other files.
     """
 
     dataset_id: str
@@ -43,7 +44,7 @@ class EvaluationForm:
     separator: str | None = None
     stop: str | None = None
     file_format: str = "completion"
-    system: str = ""
+    system: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -16,28 +17,29 @@ from core.dataset import versions
 from core.db.store import Store, hold, new_id
 from core.db.tables import Checkpoint, Dataset, Row, TrainingJob, utcnow
 from core.errors import BadTrainingFile, FabulaError, NotFound
-from core.providers import Registry, RemoteCheckpoint
+from core.providers import Registry
 from core.settings import Settings
 from core.training import paying, tracking, watch
 from core.training import submit as handing
 from core.training.form import PROJECT, JobForm
 from core.training.record import Stopping, Work
 from core.training.verdict import verdict
-from core.training.views import FINISHED, JobEvent, JobView, events, get, last_event, list_jobs
+from core.training.views import FINISHED, JobEvent, JobView, events, get, last_event, list_jobs, may_go_on
 
 __all__ = [
     "FINISHED",
     "JobEvent",
     "JobForm",
     "JobView",
+    "Request",
     "carry_out",
-    "checkpoints",
     "clone",
     "events",
     "get",
     "give_up",
     "last_event",
     "list_jobs",
+    "may",
     "request",
     "submit",
     "verdict",
@@ -45,7 +47,7 @@ __all__ = [
 
 Request = Literal["cancel", "pause", "resume"]
 _LONGEST_CLONE = 190  # characters of a name that leave room for what is added
-_MEANT_FOR = {"pause": ("running", "queued"), "resume": ("paused",)}
+_MEANT_FOR: Mapping[Request, tuple[str, ...]] = {"pause": ("running", "queued"), "resume": ("paused",)}
 
 
 def submit(store: Store, actor: Actor, form: JobForm) -> str:
@@ -135,8 +137,12 @@ def carry_out(store: Store, registry: Registry, job_id: str, stopping: threading
         return
     with contextlib.suppress(Stopping):
         handing.hand_over(work, registry)
-        watch.follow(work, registry, own.book(store, Settings.from_env().home))
-        tracking.log_run(store, job_id)
+        live = tracking.Live(store, work.view())
+        try:
+            watch.follow(work, registry, own.book(store, Settings.from_env().home), live)
+            live.end()
+        finally:
+            live.leave()
 
 
 def give_up(store: Store, job_id: str, error: FabulaError) -> None:
@@ -160,20 +166,21 @@ def request(store: Store, actor: Actor, job_id: str, what: Request) -> None:
         job = session.get(TrainingJob, job_id)
         if job is None:
             raise NotFound("This training job is not there any more.", "Choose another one.")
-        if job.status in FINISHED:
+        if what == "resume" and may_go_on(job.status, job.provider, job.remote_id):
+            job.status, job.finished_at, job.updated_at = "queued", None, utcnow()
+            job.error = job.next_step = None
+        elif job.status in FINISHED:
             raise FabulaError(f"The job has ended already: {job.status}.", "Start a new one to train more.")
-        if job.status not in _MEANT_FOR.get(what, (job.status,)):
+        elif job.status not in _MEANT_FOR.get(what, (job.status,)):
             raise FabulaError(f"The job cannot {what} now: it is {job.status}.", "Wait until it has come further.")
         job.stop_requested = what
 
 
-def checkpoints(registry: Registry, job: JobView) -> list[RemoteCheckpoint]:
-    """The job's checkpoints by step, asked of its provider: call it from a cached wrapper, not in every rerun.
-
-    Raises:
-        FabulaError: the provider does not answer.
-    """
-    return registry.get(job.provider).checkpoints(job.remote_id) if job.remote_id else []
+def may(job: JobView, what: Request) -> bool:
+    """Whether this can be asked for now. A job that has failed at the engine can be resumed where it was."""
+    if what == "resume" and may_go_on(job.status, job.provider, job.remote_id):
+        return True
+    return not job.finished and job.status in _MEANT_FOR.get(what, (job.status,))
 
 
 def _with_version(store: Store, actor: Actor, form: JobForm) -> JobForm:

@@ -1,8 +1,8 @@
 """How good answers are, and how sure one can be of it. Pure.
 
-Intervals are of 95 %. Wilson's for shares (E. B. Wilson, 1927): right for few rows and for shares near 0 and 1, where
-the usual one is not. Two models that answered the same rows are compared row by row: McNemar's exact test (1947) for
-right and wrong, a paired bootstrap (Koehn, 2004) for the difference of any score.
+Intervals are of 95 %; those of shares are Wilson's (`core.intervals`). Two models that answered the same rows are
+compared row by row: McNemar's exact test (1947) for right and wrong, a paired bootstrap (Koehn, 2004) for the
+difference of any score.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_Z = 1.959963984540054  # the normal distribution's 97.5 % point
+from core import intervals
+
 _RESAMPLES = 2_000  # the interval's ends then move by less than a tenth of its width
 _CHRF_N = 6  # characters; M. Popović, "chrF" (2015): n up to 6, recall counts twice as much
 _CHRF_BETA = 2.0
@@ -59,11 +60,7 @@ def wilson(right: int, n: int) -> Interval | None:
     """The share `right / n`; None without rows."""
     if n <= 0:
         return None
-    share, z2 = right / n, _Z * _Z
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    # rounding must not put the share itself outside
-    return Interval(share, min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half)), n)
+    return Interval(right / n, *intervals.wilson(right, n), n)
 
 
 def mean(scores: Sequence[float], seed: int = 0) -> Interval | None:

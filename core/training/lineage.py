@@ -11,11 +11,12 @@ from typing import Literal
 from sqlalchemy import select
 
 from core.db.store import Store
-from core.db.tables import Dataset
+from core.db.tables import Checkpoint, Dataset, TrainingJob
 from core.training.checkpoints import CheckpointView, all_checkpoints
 from core.training.views import JobView, get, list_jobs
 
 Kind = Literal["base", "dataset", "job", "checkpoint", "model"]
+_CHECKPOINT = ":ckpt-step-"  # as OpenAI and the engine name them: behind the name of the model
 _LONGEST_LABEL = 40  # characters of a name in the picture
 _SHAPES: Mapping[Kind, str] = {
     "base": "box",
@@ -77,6 +78,17 @@ class Family:
         return "\n".join([*lines, "}"])
 
 
+def maker(store: Store, model: str) -> JobView | None:
+    """The newest job that made a tuned model, or one of whose checkpoints it is; None: it is not in the ledger."""
+    newest, names = TrainingJob.created_at.desc(), (model, model.split(_CHECKPOINT)[0])
+    kept = select(Checkpoint.job_id).join(TrainingJob, TrainingJob.id == Checkpoint.job_id)
+    with store.reading() as session:
+        job_id = session.scalar(
+            select(TrainingJob.id).where(TrainingJob.fine_tuned_model.in_(names)).order_by(newest).limit(1)
+        ) or session.scalar(kept.where(Checkpoint.model == model).order_by(newest).limit(1))
+    return None if job_id is None else get(store, job_id, results=False)
+
+
 def chain(store: Store, job_id: str) -> tuple[JobView, ...]:
     """The job and those that its model was trained through, the first ancestor first.
 
@@ -89,6 +101,12 @@ def chain(store: Store, job_id: str) -> tuple[JobView, ...]:
 def chain_of(job: JobView, found: Iterable[JobView]) -> tuple[JobView, ...]:
     """The same, from jobs at hand."""
     return _line(job, _Index.of(found))
+
+
+def chains_of(found: Sequence[JobView]) -> Mapping[str, tuple[JobView, ...]]:
+    """The same of all jobs at hand, by id."""
+    index = _Index.of(found)
+    return {job.id: _line(job, index) for job in found}
 
 
 def chain_cost(jobs: Sequence[JobView], now: datetime) -> ChainCost:

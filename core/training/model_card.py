@@ -8,7 +8,7 @@ from __future__ import annotations
 from core.dataset import datasets
 from core.db.store import Store
 from core.errors import NotFound
-from core.training import evaluating, lineage, reading, results, views
+from core.training import checkpoints, evaluating, lineage, reading, results, views
 from core.training.evaluation_shapes import EvaluationView
 from core.training.judging import Interval
 from core.training.views import JobView
@@ -27,7 +27,8 @@ def model_card(store: Store, job_id: str) -> str:
     curve = results.parse(job.results_csv or "")
     chain = lineage.chain(store, job_id)
     judged = [one for one in evaluating.of_job(store, job) if one.metrics is not None]
-    said = [f"- {_plain(one.sentence)}" for one in reading.observations(curve)]
+    kept = checkpoints.list_checkpoints(store, job_id)
+    said = [f"- {_plain(one.sentence)}" for one in reading.observations(curve, kept)]
     lines = [
         f"# {_plain(job.fine_tuned_model or job.name)}",
         "",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -22,16 +24,7 @@ def reserve(session: Session, actor: Actor, job: TrainingJob) -> None:
         return
     budget.check(session, actor, job.estimated_usd, job.id)
     if job.estimated_usd:
-        spend.record(
-            session,
-            actor,
-            "training",
-            provider=job.provider,
-            model=job.base_model,
-            reference=job.id,
-            cost_usd=job.estimated_usd,
-            estimated_usd=job.estimated_usd,
-        )
+        _record(session, actor, job, None, job.estimated_usd)
 
 
 def account(session: Session, book: PriceBook, job: TrainingJob) -> None:
@@ -44,6 +37,11 @@ def account(session: Session, book: PriceBook, job: TrainingJob) -> None:
     if reserved is not None:
         return spend.settle(session, reserved.id, prompt_tokens=tokens, completion_tokens=None, cost_usd=job.cost_usd)
     actor = Actor(id=job.created_by, name=job.created_by, role="editor")
+    _record(session, actor, job, tokens, job.cost_usd)
+
+
+def _record(session: Session, actor: Actor, job: TrainingJob, tokens: int | None, cost_usd: Decimal | None) -> None:
+    """A line of the spend ledger, beside what was expected; `tokens` are not known before the end."""
     spend.record(
         session,
         actor,
@@ -52,7 +50,7 @@ def account(session: Session, book: PriceBook, job: TrainingJob) -> None:
         model=job.base_model,
         reference=job.id,
         prompt_tokens=tokens,
-        cost_usd=job.cost_usd,
+        cost_usd=cost_usd,
         estimated_usd=job.estimated_usd,
     )
 

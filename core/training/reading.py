@@ -26,6 +26,7 @@ _PARTS = 10  # of the curve that are compared
 # L. Prechelt, "Early Stopping - But When?" (1998): the generalisation loss GL = E_va / min E_va - 1, stopped at 5 %.
 _GENERALISATION_LOSS = 0.05
 _RISEN = 1.25  # times its least, in two parts running: no longer noise. Ours, from runs with rates too high
+_NOTICED = 0.02  # of where the loss began: near 0, a quarter more is nothing
 _STILL = 0.01  # a change of the loss that nobody would notice
 _WIDE = 1.5  # times the training loss: new examples are far harder than known ones
 _BY_HEART = 0.985  # training token accuracy; stories have several words that would do at every place
@@ -126,7 +127,8 @@ def _diverged(steps: _Numbers, losses: _Numbers) -> Observation | None:
     medians = _medians(losses)
     least = int(np.argmin(medians))
     lowest = medians[least]
-    if least >= len(medians) - 2 or not (medians[-2:] > lowest * _RISEN).all():
+    risen = np.maximum(lowest * _RISEN, lowest + medians[0] * _NOTICED)
+    if least >= len(medians) - 2 or not (medians[-2:] > risen).all():
         return None
     place = round((least + 1) * len(steps) / len(medians)) - 1
     step = int(steps[place])
@@ -197,7 +199,7 @@ def _gap(results: Results) -> Observation | None:
 
 
 def _short(results: Results, known: int) -> Observation:
-    sentence = f"Only {known:,} steps so far: too few to say how it goes."
+    sentence = f"Steps so far: {known:,}. That is too few to say how it goes."
     return Observation("short", "look", sentence, int(results.frame["step"].iloc[-1]))
 
 

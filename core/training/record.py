@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from sqlalchemy.orm import defer
+
 from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
 from core.errors import FabulaError, RateLimited, Unavailable
@@ -14,6 +16,9 @@ from core.training import paying, views
 from core.training.views import FINISHED, JobView
 
 T = TypeVar("T")
+
+LIGHT = (defer(TrainingJob.results_csv),)
+"""Read a job's line without its results file: with many steps that is megabytes, at every look."""
 
 _FIRST_PAUSE_S = 2.0
 _LONGEST_PAUSE_S = 30.0
@@ -36,13 +41,13 @@ class Work:
     stopping: threading.Event
 
     def view(self) -> JobView:
-        """The job as it is in the ledger now."""
-        return views.get(self.store, self.job_id)
+        """The job as it is in the ledger now, without its results file."""
+        return views.get(self.store, self.job_id, results=False)
 
     def write(self, **values: Any) -> None:
         """Set columns, durably; a job that is finished stays as it is."""
         with self.store.session() as session:
-            job = session.get_one(TrainingJob, self.job_id)
+            job = session.get_one(TrainingJob, self.job_id, options=LIGHT)
             if job.status not in FINISHED:
                 for name, value in values.items():
                     setattr(job, name, value)
@@ -54,7 +59,7 @@ class Work:
         what, next_step = (error.what, error.next_step) if error else (None, None)
         if (job.error, job.next_step) != (what, next_step):
             with self.store.session() as session:  # not `write`: this is no news from the provider
-                row = session.get_one(TrainingJob, self.job_id)
+                row = session.get_one(TrainingJob, self.job_id, options=LIGHT)
                 row.error, row.next_step = what, next_step
 
     def pause(self, seconds: float) -> None:

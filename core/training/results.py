@@ -137,7 +137,7 @@ def _quickly(text: str) -> Results | None:
     if text.count(",") != (len(names) - 1) * (len(read) + 1):  # a line that is cut short
         return None
     frame = read.set_axis([names[place] for place in known], axis=1).reindex(columns=list(COLUMNS)).astype("float64")
-    frame = frame.where(np.isfinite(frame))
+    frame = _above_zero(frame.where(np.isfinite(frame)))
     steps = frame["step"]
     whole = frame[list(_WHOLE)]
     if steps.isna().any() or not (steps.diff().iloc[1:] > 0).all():
@@ -175,8 +175,14 @@ def _numbers(names: list[str], cells: list[str]) -> Iterator[tuple[str, float]]:
 
 
 def _frame(rows: list[dict[str, float]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=list(COLUMNS), dtype="float64")
+    frame = _above_zero(pd.DataFrame(rows, columns=list(COLUMNS), dtype="float64"))
     return frame.astype({name: "Int64" for name in _WHOLE})
+
+
+def _above_zero(frame: pd.DataFrame) -> pd.DataFrame:
+    """No loss is below 0, but what is rounded may be: -0.000 of what is known by heart."""
+    losses = ["training_loss", "validation_loss"]
+    return frame.assign(**frame[losses].clip(lower=0.0))
 
 
 def _plain(text: str) -> str:

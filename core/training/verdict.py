@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from core.cost.prices import ENGINE
 from core.training.views import JobView
 
 _QUIET = timedelta(minutes=2)  # we ask every two seconds: so long without an answer is worth a word
 _LONG_QUEUE = timedelta(hours=1)
 _SILENT = timedelta(minutes=15)  # providers tell of every step, or of every epoch: so long without a word is noticed
 _LATE = 2.0  # times what was expected
+_MANY_MINUTES = 90
 
 
 def verdict(job: JobView, now: datetime, last_event: datetime | None = None) -> str:
@@ -24,13 +26,16 @@ def verdict(job: JobView, now: datetime, last_event: datetime | None = None) -> 
     if job.error:
         return f"It is waiting, and tries again by itself: {job.error}"
     if job.remote_id is not None and now - job.updated_at > _QUIET:
-        return (
-            f"No news for {_minutes(now - job.updated_at)} minutes. The job may well go on; see that the worker is up."
-        )
-    if job.status == "running" and last_event is not None and now - last_event > _SILENT:
+        return f"No news for {_minutes(now - job.updated_at)} min. The job may well go on; see that the worker is up."
+    if job.status == "running" and last_event is not None and now - last_event > _SILENT and not _moves(job, now):
         silent = _minutes(now - last_event)
-        return f"No event for {silent} minutes; the provider still says {job.status}. That is usual in long epochs."
+        return f"No event for {silent} min; the provider still says {job.status}. That is usual in long epochs."
     return _under_way(job, now)
+
+
+def _moves(job: JobView, now: datetime) -> bool:
+    """Whether its steps are seen to come though nothing is said: the engine's estimate is made anew with each step."""
+    return job.provider == ENGINE and job.estimated_finish is not None and job.estimated_finish > now
 
 
 def advice(error: str) -> str:
@@ -60,8 +65,8 @@ def _ended(job: JobView) -> str:
         return "The provider calls it done but names no model yet. That can take minutes; if it stays so, ask them."
     took = (job.finished_at or job.updated_at) - job.created_at
     if took < timedelta(minutes=2):
-        return f"Done after {max(1, round(took.total_seconds()))} seconds. The model is ready: {job.fine_tuned_model}"
-    return f"Done after {_minutes(took)} minutes. The model is ready: {job.fine_tuned_model}"
+        return f"Done after {max(1, round(took.total_seconds()))} s. The model is ready: {job.fine_tuned_model}"
+    return f"Done after {_minutes(took)} min. The model is ready: {job.fine_tuned_model}"
 
 
 def _under_way(job: JobView, now: datetime) -> str:
@@ -76,11 +81,9 @@ def _under_way(job: JobView, now: datetime) -> str:
         case "validating_files":
             return "The provider is checking the training file."
         case "queued" if age > _LONG_QUEUE:
-            return (
-                f"It has waited in the provider's queue for {_minutes(age)} minutes. That happens, and costs nothing."
-            )
+            return f"It has waited in the provider's queue for {_minutes(age)} min. That happens, and costs nothing."
         case "queued" if age > _QUIET:
-            return f"It has waited for its turn for {_minutes(age)} minutes. That is normal."
+            return f"It has waited for its turn for {_minutes(age)} min. That is normal."
         case "queued":
             return "It waits for its turn."
         case "paused":
@@ -93,20 +96,25 @@ def _under_way(job: JobView, now: datetime) -> str:
 def _running(job: JobView, now: datetime, age: timedelta) -> str:
     if job.request == "pause":
         return "It is being paused."
-    if job.estimated_finish is None:
-        return f"It is training, for {_minutes(age)} minutes so far. How long it will take is not known yet."
-    left = job.estimated_finish - now
+    ends = job.estimated_finish
+    if ends is None and job.estimated_s is not None:  # what was expected before the button
+        ends = job.created_at + timedelta(seconds=job.estimated_s)
+    if ends is None:
+        return f"It is training, for {_minutes(age)} min so far. How long it will take is not known yet."
+    left = ends - now
     if left < timedelta(0) and -left > age / _LATE and -left > _SILENT:
-        return f"It is training, {_minutes(-left)} minutes longer than estimated. Its provider can tell if it is stuck."
+        return f"It is training, {_minutes(-left)} min longer than estimated. Its provider can tell if it is stuck."
     if left < timedelta(0):
         return "It is training, and takes a little longer than estimated."
     if left < timedelta(minutes=2):
-        return f"It is training, with about {round(left.total_seconds())} seconds to go."
-    return f"It is training, with about {_minutes(left)} minutes to go."
+        return f"It is training, with about {round(left.total_seconds())} s to go."
+    return f"It is training, with about {_minutes(left)} min to go."
 
 
-def _minutes(span: timedelta) -> int:
-    return max(1, round(span.total_seconds() / 60))
+def _minutes(span: timedelta) -> str:
+    """A stretch of time in front of "min", hours with it where there are many: "12", "6 h 40"."""
+    minutes = max(1, round(span.total_seconds() / 60))
+    return f"{minutes}" if minutes < _MANY_MINUTES else f"{minutes // 60} h {minutes % 60}"
 
 
 def _size(size: int) -> str:

@@ -11,11 +11,13 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import defer
 
+from core.cost.prices import ENGINE
 from core.db.store import Store
 from core.db.tables import TrainingEvent, TrainingJob
 from core.errors import NotFound
 
 FINISHED = ("succeeded", "failed", "cancelled", "canceled")  # Azure writes one l
+_END = 80  # characters: the last line of a results file
 LONGEST_STATUS = 30  # characters, as the ledger has it
 
 
@@ -102,6 +104,11 @@ class JobView:
         return None if self.estimated_s is None else max(0.0, self.estimated_s - self.duration_s(now))
 
 
+def may_go_on(status: str, provider: str, remote_id: str | None) -> bool:
+    """Whether a job that has failed can be taken up again at its provider: the engine does that."""
+    return status == "failed" and provider == ENGINE and remote_id is not None
+
+
 @dataclass(frozen=True, slots=True)
 class JobEvent:
     """One event, in the provider's words; `type` is `message` for what is said to people."""
@@ -121,17 +128,26 @@ def list_jobs(store: Store, *, results: bool = False) -> list[JobView]:
         return [_view(job, job.results_csv if results else None) for job in session.scalars(query)]
 
 
-def get(store: Store, job_id: str) -> JobView:
-    """One job, with its results file.
+def get(store: Store, job_id: str, *, results: bool = True) -> JobView:
+    """One job, with its results file, which may be long, unless told otherwise.
 
     Raises:
         NotFound: there is no such job.
     """
     with store.reading() as session:
-        job = session.get(TrainingJob, job_id)
+        job = session.get(TrainingJob, job_id, options=[] if results else [defer(TrainingJob.results_csv)])
         if job is None:
             raise NotFound("This training job is not there any more.", "Choose another one.")
-        return _view(job, job.results_csv)
+        return _view(job, job.results_csv if results else None)
+
+
+def results_end(store: Store, job_id: str) -> tuple[int, str]:
+    """How long a job's results file is, and how it ends: what changes when it does, without reading the whole."""
+    text = TrainingJob.results_csv
+    query = select(func.length(text), func.substr(text, func.length(text) - _END)).where(TrainingJob.id == job_id)
+    with store.reading() as session:
+        length, end = session.execute(query).one_or_none() or (0, "")
+    return length or 0, end or ""
 
 
 def events(store: Store, job_id: str, limit: int = 500) -> list[JobEvent]:

@@ -7,18 +7,15 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
-
 from core.cost.book import PriceBook
 from core.dataset.writing.outcomes import storable
-from core.db.store import new_id
-from core.db.tables import TrainingEvent, TrainingJob, utcnow
+from core.db.tables import TrainingJob, utcnow
 from core.errors import BadRequest, EngineMissing, FabulaError, NotFound, ProviderError, Refused
 from core.providers import Client, Registry, RemoteCheckpoint, RemoteEvent, RemoteJob
-from core.training import paying
+from core.training import heard, paying, views
 from core.training.checkpoints import add_checkpoints
-from core.training.record import Work
+from core.training.record import LIGHT, Work
+from core.training.tracking import Live
 from core.training.verdict import advice
 from core.training.views import FINISHED, LONGEST_STATUS
 
@@ -27,21 +24,26 @@ _REFUSED_POLL_S = 30.0  # a revoked key does not come back by asking often
 _SLOW_POLL_S = 15.0  # a long results file is fetched less often: 10,000 steps are a megabyte
 _LONG_RESULTS = 200_000  # characters
 _HEARD = timedelta(seconds=20)  # without news the row is written this seldom: each write waits for the disk
-_OWN_EVENT = "fabula-"  # ids of events that we add ourselves
 _LAST_TRIES = 5  # for the results of a job that has ended
 _MODEL_TRIES = 150  # for the model of a job that has succeeded: five minutes
 _CHECKPOINTS_S = 15.0  # one comes at the end of an epoch
-_LONGEST_LEVEL, _LONGEST_TYPE = 10, 30  # as the ledger's columns have it
+_NO_MODEL = "The provider calls the job done but names no model yet. It is asked again for five minutes."
 
 
-def follow(work: Work, registry: Registry, book: PriceBook) -> None:
+def follow(work: Work, registry: Registry, book: PriceBook, live: Live) -> None:
     """Watch the job to its end. Trouble on the way is shown and waited for: the job goes on without us.
+
+    Args:
+        work: the job.
+        registry: where its provider is.
+        book: what it costs.
+        live: where its steps are logged too.
 
     Raises:
         FabulaError: the provider does not know the job (any more).
         Stopping: the worker stops.
     """
-    watch = _Watch(work, book)
+    watch = _Watch(work, book, live)
     provider = work.view().provider
     while True:
         try:
@@ -69,10 +71,10 @@ def _client(registry: Registry, provider: str) -> Client:
 class _Watch:
     """What is remembered between two looks."""
 
-    def __init__(self, work: Work, book: PriceBook) -> None:
-        self._work, self._book = work, book
-        self._newest_event = _newest_event(work)
-        self._results: str | None = work.view().results_csv
+    def __init__(self, work: Work, book: PriceBook, live: Live) -> None:
+        self._work, self._book, self._live = work, book, live
+        self._newest_event = heard.newest(work.store, work.job_id)
+        self._results = self._kept = views.get(work.store, work.job_id).results_csv
         self._results_due = 0.0
         self._checkpoints_due = time.monotonic() + _CHECKPOINTS_S
         self._last_tries = 0
@@ -101,7 +103,7 @@ class _Watch:
     def _await_model(self) -> None:
         """A job may be called done before its model is there (R11)."""
         if not self._model_tries:
-            self._tell("The provider calls the job done but names no model yet. It is asked again for five minutes.")
+            self._tell(_NO_MODEL)
         self._model_tries += 1
 
     def _obey(self, client: Client, remote_id: str, request: str) -> None:
@@ -112,22 +114,13 @@ class _Watch:
         except BadRequest as exc:
             self._tell(f"{exc.what} {exc.next_step}".strip())
         with self._work.store.session() as session:
-            job = session.get_one(TrainingJob, self._work.job_id)
+            job = session.get_one(TrainingJob, self._work.job_id, options=LIGHT)
             if job.stop_requested == request:  # else somebody asked for something else meanwhile
                 job.stop_requested = None
 
     def _tell(self, message: str) -> None:
         with self._work.store.session() as session:
-            session.add(
-                TrainingEvent(
-                    job_id=self._work.job_id,
-                    remote_id=f"{_OWN_EVENT}{new_id()}",
-                    at=utcnow(),
-                    level="warn",
-                    type="message",
-                    message=message,
-                )
-            )
+            heard.tell(session, self._work.job_id, message)
 
     def _new_events(self, client: Client, remote: RemoteJob) -> list[RemoteEvent]:
         try:
@@ -165,64 +158,38 @@ class _Watch:
     ) -> None:
         """Everything that is new, in one transaction: a finished job is seen with its whole curve or not at all."""
         seen = self._seen(remote, ended)
+        if (stands := self._live.send(self._results, everything=ended)) is not None:
+            seen["trackers"] = stands
         with self._work.store.session() as session:
-            job = session.get_one(TrainingJob, self._work.job_id)
+            job = session.get_one(TrainingJob, self._work.job_id, options=LIGHT)
             changed = {name: value for name, value in seen.items() if getattr(job, name) != value}
+            if self._results != self._kept:
+                changed["results_csv"] = storable(self._results or "")
             new_checkpoints = add_checkpoints(session, job.id, checkpoints)
             if not (changed or events or ended or new_checkpoints) and utcnow() - job.updated_at < _HEARD:
                 return
             for name, value in changed.items():
                 setattr(job, name, value)
             job.updated_at = utcnow()
-            _add_events(session, job.id, events)
+            heard.add(session, job.id, events)
             if ended:
                 job.stop_requested, job.finished_at = None, remote.finished_at or utcnow()
                 paying.account(session, self._book, job)
+        self._kept = self._results
         if events:
             self._newest_event = events[-1].id
 
     def _seen(self, remote: RemoteJob, ended: bool) -> dict[str, Any]:
         """The columns as the provider tells them now."""
         failed = remote.status == "failed"
+        error = storable(remote.error or "The provider gives no reason.") if failed else None
+        if self._model_tries and not ended:
+            error = _NO_MODEL
         return {
             "status": remote.status[:LONGEST_STATUS] if ended or remote.status not in FINISHED else "running",
             "fine_tuned_model": remote.fine_tuned_model,
             "trained_tokens": remote.trained_tokens,
             "estimated_finish": remote.estimated_finish,
-            "results_csv": None if self._results is None else storable(self._results),
-            "error": storable(remote.error or "The provider gives no reason.") if failed else None,
+            "error": error,
             "next_step": advice(remote.error or "") if failed else None,
         }
-
-
-def _newest_event(work: Work) -> str | None:
-    query = (
-        select(TrainingEvent.remote_id)
-        .where(TrainingEvent.job_id == work.job_id, TrainingEvent.remote_id.not_like(f"{_OWN_EVENT}%"))
-        .order_by(TrainingEvent.at.desc(), TrainingEvent.id.desc())
-        .limit(1)
-    )
-    with work.store.reading() as session:
-        return session.scalar(query)
-
-
-def _add_events(session: Session, job_id: str, events: list[RemoteEvent]) -> None:
-    """Those that are not there yet; numbers are in the results file, and a line a step would bury the words."""
-    ids = [event.id for event in events]
-    known = set(
-        session.scalars(
-            select(TrainingEvent.remote_id).where(TrainingEvent.job_id == job_id, TrainingEvent.remote_id.in_(ids))
-        )
-    )
-    session.add_all(
-        TrainingEvent(
-            job_id=job_id,
-            remote_id=event.id,
-            at=event.at,
-            level=event.level[:_LONGEST_LEVEL],
-            type=event.type[:_LONGEST_TYPE],
-            message=storable(event.message),
-        )
-        for event in events
-        if event.id not in known and event.type != "metrics"
-    )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Literal
 
 import streamlit as st
 
+from core.cost.prices import tuned_base
 from core.providers import ModelInfo
 from pages.ui import cached, cards, state
 from pages.ui.lang import _
@@ -26,6 +27,8 @@ def picker(
     """A list to pick a model from, `prefer` or else an untuned one to begin with; None when there is none to pick."""
     found = list(cached.models().found if among is None else among)
     by_id = {f"{info.provider}/{info.id}": info for info in found}
+    if among is None and (made := _made(key, by_id)) is not None:
+        by_id[f"{made.provider}/{made.id}"] = made
     if not by_id:
         st.selectbox(title, [], key=f"{key}_none", placeholder=_("No model yet"), disabled=True, width=width)
         return None
@@ -42,6 +45,22 @@ def picker(
         persist_state="session",
     )
     return by_id[str(chosen)]
+
+
+def _made(key: str, listed: Container[str]) -> ModelInfo | None:
+    """A model of one's own that was asked for though no list names it: a checkpoint, or one that is a second old."""
+    asked = state.get(key)
+    if asked is None or asked in listed:
+        asked = state.get(f"{key}_made")
+    if asked is None or asked in listed:
+        return None
+    provider, _slash, model = str(asked).partition("/")
+    job = cached.job_of(model)
+    if job is None or job.provider != provider or provider not in cached.registry().ids():
+        return None
+    state.put(f"{key}_made", asked)
+    written: Literal["chat", "completion"] = "chat" if job.file_format == "chat" else "completion"
+    return ModelInfo(model, provider, tuned_base(job.base_model) or job.base_model, written, job.finished_at)
 
 
 def none_yet() -> None:

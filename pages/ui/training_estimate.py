@@ -1,44 +1,39 @@
-"""What training on a file will take, before the button: tokens, money, and minutes where a job has shown how fast."""
+"""What training on a file will take, before the button: tokens, money, minutes, in a line."""
 
 from __future__ import annotations
 
-from statistics import median
+from decimal import Decimal
 
-from core.cost import estimate
 from core.cost.tokens import TokenCount
 from core.providers import ModelInfo
-from pages.ui import cached
+from core.training.estimating import JobEstimate
 from pages.ui.lang import _, about, duration, n_, usd
+from pages.ui.training import cached_form
 
 USUAL_EPOCHS = 3  # what the engine takes when it is left to itself
-_JOBS = 5  # the newest ones tell how fast it is now
 
 
 def facts(model: ModelInfo, tokens: TokenCount | None, epochs: int) -> tuple[str, ...]:
     """Tokens, money, time and last day, as short pieces; `tokens` are those of one epoch, None while unknown."""
-    trained = None if tokens is None else tokens.tokens * epochs
-    guess = estimate.training(cached.prices(), model.provider, model.id, tokens=trained or 0, epochs=1)
-    cost = guess.cost_usd if trained is not None else None
-    took = seconds(model, trained)
+    guess = cached_form.estimate(model, tokens.tokens if tokens is not None else 0, epochs)
     return (
         _tokens(tokens, epochs),
-        _("free on this machine") if guess.local else _("price: {price}").format(price=usd(cost)),
-        _("time: {time}").format(time=duration(took)) if trained is not None else "",
-        _("training can be started until {day}").format(day=guess.last_day) if guess.last_day else "",
+        _("free on this machine") if guess.local else _("price: {price}").format(price=_price(tokens, guess.cost_usd)),
+        _time(guess) if tokens is not None else "",
+        _("training can be started until {day}").format(day=guess.train_until) if guess.train_until else "",
     )
 
 
-def seconds(model: ModelInfo, trained_tokens: int | None) -> float | None:
-    """How long training on so many tokens takes, from what jobs on this model took, waiting included; None: unknown."""
-    rates = [
-        job.trained_tokens / took
-        for job in cached.job_list()
-        if (job.provider, job.base_model, job.status) == (model.provider, model.id, "succeeded")
-        and job.trained_tokens
-        and job.finished_at is not None
-        and (took := (job.finished_at - job.created_at).total_seconds()) > 0
-    ]
-    return trained_tokens / median(rates[:_JOBS]) if rates and trained_tokens is not None else None
+def _price(tokens: TokenCount | None, cost: Decimal | None) -> str:
+    return usd(None if tokens is None else cost)
+
+
+def _time(guess: JobEstimate) -> str:
+    """How long, and whether that is more than a guess."""
+    if guess.seconds is None:
+        return _("time: known after the first job")
+    words = _("time: roughly {time}") if guess.rough else _("time: {time}")
+    return words.format(time=duration(guess.seconds))
 
 
 def _tokens(tokens: TokenCount | None, epochs: int) -> str:

@@ -15,7 +15,7 @@ from core.training.compare import Comparison, JobColumn
 from core.training.jobs import JobView
 from pages.ui import cached
 from pages.ui.lang import _, duration, mark, number, percent, plain, told, usd
-from pages.ui.training import cached_training, curves, evaluation_words, job_words
+from pages.ui.training import cached_curves, cached_training, curves, evaluation_words, job_words
 from pages.ui.training.job_details import HYPERPARAMETERS
 
 _SETTINGS = {
@@ -68,7 +68,7 @@ def show(opened: Sequence[JobView]) -> None:
 
 def _overlays(opened: Sequence[JobView], names: Mapping[str, str]) -> None:
     """One chart for each thing that any of them measured, two on a line."""
-    sources = [cached_training.source(job) for job in opened]
+    sources = [cached_curves.source(job) for job in opened]
     possible = [axis for axis in charts.AXES if all(axis in one.axes for one in sources)] or ["step"]
     longest = max(one.results.steps for one in sources)
     view = curves.view_of(_KEY, possible, longest)
@@ -83,7 +83,7 @@ def _overlays(opened: Sequence[JobView], names: Mapping[str, str]) -> None:
         for column in shown:
             labels = OverlayLabels(curves.axis_title(view.axis), _(_COLUMNS[column]), _("Job"))
             key = (column, view, labels, tuple(one.key for one in sources), tuple(names[job.id] for job in opened))
-            drawn = cached_training.drawn(key, partial(charts_training.overlay, runs, column, view, labels))
+            drawn = cached_curves.drawn(key, partial(charts_training.overlay, runs, column, view, labels))
             words = _("{what} of {jobs}").format(what=_(_COLUMNS[column]), jobs=", ".join(names.values()))
             st.vega_lite_chart(drawn.rows, drawn.spec, alt=words, key=f"{_KEY}_{column}")
     curves.controls(_KEY, possible, longest)

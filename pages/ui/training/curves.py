@@ -14,11 +14,12 @@ from core.training.reading import Observation
 from core.training.results import Results
 from pages.ui import state
 from pages.ui.lang import _, mark, n_, number, percent, plain, told
-from pages.ui.training import cached_training
-from pages.ui.training.cached_training import CurveSource, Drawn, Figures
+from pages.ui.training import cached_curves
+from pages.ui.training.curve_source import CurveSource, Drawn, Figures
 
 _BOTH: tuple[Literal["loss", "accuracy"], ...] = ("loss", "accuracy")
 _SMOOTHING = 0.6  # a batch of four stories jumps about; this shows where it goes and hides nothing
+_LEAST_CHANGE = 0.0005  # three digits of it are shown
 _LONG = 500  # steps, from which on there are more than two for a pixel of a chart
 _LONG_SMOOTHING = 0.9  # there the same would draw a band instead of a line
 _AXES: Mapping[Axis, str] = {
@@ -57,7 +58,7 @@ def show(
         source = source.marked([*source.marks, *marks])
     clicked = _pair(source, key, view, clickable=bool(points))
     controls(key, source.axes, results.steps)
-    said(cached_training.observations(source, tuple(points)))
+    said(cached_curves.observations(source, tuple(points)))
     if results.skipped:
         st.caption(n_("{n} line could not be read", "{n} lines could not be read", results.skipped))
     return clicked
@@ -87,7 +88,7 @@ def for_file(source: CurveSource) -> dict[str, Drawn]:
         return {}
     view = CurveView(smoothing=_usual(source.results.steps))
     return {
-        which: cached_training.curve_chart(which, source, view, _labels(which, view.axis, source.figures))
+        which: cached_curves.curve_chart(which, source, view, _labels(which, view.axis, source.figures))
         for which in _BOTH
     }
 
@@ -152,7 +153,7 @@ def _pair(source: CurveSource, key: str, view: CurveView, *, clickable: bool) ->
     found: int | None = None
     for which, place in zip(_BOTH, st.columns(2), strict=True):
         words = _labels(which, view.axis, source.figures)
-        drawn = cached_training.curve_chart(which, source, view, words)
+        drawn = cached_curves.curve_chart(which, source, view, words)
         name = f"{key}_{which}_chart"
         with place:
             if not clickable:
@@ -173,9 +174,10 @@ def _clicked(event: Any) -> int | None:
 
 
 def _change(one: Figures) -> str | None:
-    if one.first_loss is None or one.last_loss is None:
+    if one.first_loss is None or one.last_loss is None or one.steps < 2:
         return None
-    return f"{one.last_loss - one.first_loss:+.3f}"
+    change = one.last_loss - one.first_loss
+    return f"{change:+.3f}" if abs(change) >= _LEAST_CHANGE else None
 
 
 def _labels(which: str, axis: Axis, one: Figures) -> CurveLabels:

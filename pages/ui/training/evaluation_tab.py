@@ -13,7 +13,7 @@ from core.training.evaluating import EvaluationView, HeldOut
 from core.training.jobs import JobView
 from pages.ui import cached, cards, models
 from pages.ui.lang import _, ago, n_, number, percent, plain, told, usd
-from pages.ui.training import cached_training, evaluation_answers, evaluation_words, job_words
+from pages.ui.training import cached_curves, cached_training, evaluation_answers, evaluation_words, job_words
 from pages.ui.training.evaluation_words import share
 
 _LIMITS = (20, 50, 100, 120, 200, 500, 1000)
@@ -23,9 +23,17 @@ _KEY = "training_evaluation"
 
 
 def show(job: JobView) -> None:
-    """What was judged, and the button that judges."""
+    """What was judged, and the button that judges; drawn anew while rows are asked."""
+    with cards.errors_shown():
+        running = any(one.active for one in evaluating.of_job(cached.store(), job))
+        st.fragment(run_every=cached.POLL_S if running else None)(_all)(job, running)
+
+
+def _all(job: JobView, was_running: bool) -> None:
     with cards.errors_shown():
         found = list(evaluating.of_job(cached.store(), job))
+        if was_running != any(one.active for one in found):
+            st.rerun()
         pairs = _of_this(job, found)
         for tuned, base in pairs[:1]:
             _result(tuned, base)
@@ -110,7 +118,7 @@ def _chart(ready: list[EvaluationView]) -> None:
     title = _("Right labels") if ready[0].kind == "label" else _("Nearness to the expected texts (chrF)")
     labels = SpanLabels(title, _("Model"), _("95 % interval"))
     key = (tuple(spans), labels)
-    drawn = cached_training.drawn(key, lambda: charts_training.intervals(spans, labels))
+    drawn = cached_curves.drawn(key, lambda: charts_training.intervals(spans, labels))
     words = "; ".join(f"{span.name}: {percent(span.value)}" for span in spans)
     st.vega_lite_chart(drawn.rows, drawn.spec, alt=words, key=f"{_KEY}_chart")
 

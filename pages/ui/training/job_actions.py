@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import streamlit as st
@@ -12,12 +12,12 @@ from core.training import exporting, jobs
 from core.training.jobs import JobView
 from pages.ui import cached, cards, state
 from pages.ui.lang import _, mark
-from pages.ui.training import cached_training, curves, job_dialog
+from pages.ui.training import cached_curves, cached_training, curves, job_dialog
 
-_ACTIONS = {
-    "pause": (mark("Pause"), ":material/pause:", ("running", "queued")),
-    "resume": (mark("Resume"), ":material/play_arrow:", ("paused",)),
-    "cancel": (mark("Cancel"), ":material/close:", ("validating_files", "queued", "running", "paused", "preparing")),
+_ACTIONS: Mapping[jobs.Request, tuple[str, str]] = {
+    "pause": (mark("Pause"), ":material/pause:"),
+    "resume": (mark("Resume"), ":material/play_arrow:"),
+    "cancel": (mark("Cancel"), ":material/close:"),
 }
 
 
@@ -53,8 +53,8 @@ def write_with(job: JobView, model: str) -> None:
 
 
 def _requests(job: JobView) -> None:
-    for action, (title, icon, statuses) in _ACTIONS.items():
-        if job.status in statuses:
+    for action, (title, icon) in _ACTIONS.items():
+        if jobs.may(job, action) and (job.status != "failed" or cached_training.summary(job).steps):
             st.button(
                 _(title), icon=icon, key=f"training_{action}", on_click=_request, args=(job.id, action),
                 disabled=job.request is not None,
@@ -88,7 +88,7 @@ def _take_away(job: JobView) -> None:
 
 def _zipped(job: JobView) -> Callable[[], bytes]:
     """Makes the zip, with the charts in the visitor's language, when it is asked for."""
-    drawn, store = curves.for_file(cached_training.source(job)), cached.store()
+    drawn, store = curves.for_file(cached_curves.source(job)), cached.store()
 
     def make() -> bytes:
         charts = {name: one.whole() for name, one in drawn.items()}

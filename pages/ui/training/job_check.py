@@ -5,14 +5,15 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from core.cost.tokens import TokenCount
 from core.dataset.datasets import DatasetSummary
 from core.dataset.versions import Version
 from core.training.filecheck import FileCheck
 from pages.ui import beside, cached, cards, models, preparation, state
 from pages.ui.cached import Marks
 from pages.ui.dataset import upload, use_versions
-from pages.ui.lang import _, mark, n_, number, plain, told
-from pages.ui.training import cached_training, job_form
+from pages.ui.lang import _, about, mark, n_, number, plain, told
+from pages.ui.training import cached_form, job_estimate, job_form
 from pages.ui.training.job_form import Draft
 
 _SHARES = (0, 5, 10, 15, 20, 25, 30, 40, 50)  # percent
@@ -78,10 +79,12 @@ def _checked(draft: Draft) -> bool:
     """The whole file as it would be sent: figures, then faults by their line."""
     st.markdown(_("**The whole file, checked here**"))
     with cards.errors_shown():
-        found = beside.wait(cached_training.file_check(job_form.form(draft), draft.rows))
-        if found is None:
+        found = beside.wait(cached_form.file_check(job_form.form(draft), draft.rows))
+        count = beside.wait(job_estimate.counting(draft)) if found is not None else None
+        if found is None or count is None:
             return False
         _verdict(found)
+        _facts(draft, found, count)
         if found.problems:
             _problems(found)
         return found.ok
@@ -96,13 +99,20 @@ def _verdict(found: FileCheck) -> None:
             st.markdown(f":orange[:material/warning:] {plain(told(sentence))}")
         else:
             st.markdown(f":green[:material/check_circle:] {plain(told(sentence))}")
-    tokens = number(found.tokens) if found.exact_tokens else _("about {tokens}").format(tokens=number(found.tokens))
+
+
+def _facts(draft: Draft, found: FileCheck, count: TokenCount) -> None:
+    """The file in a line: tokens are those that the next step reckons with."""
+    whole = job_estimate.epoch_tokens(draft, count)
+    tokens = number(whole) if count.exact else _("about {tokens}").format(tokens=about(whole))
     longest = _("longest example: {n} tokens, line {line}").format(
         n=number(found.longest_tokens), line=number(found.longest_line)
     )
     reads = _("the model reads {n}").format(n=number(found.context)) if found.context else ""
+    kept = draft.share or (draft.version is not None and draft.version.n_validation)
     facts = [
         n_("{n} example", "{n} examples", found.examples),
+        _("with those kept for validation") if kept else "",
         _("{n} MB").format(n=number(max(0.01, found.bytes / _MEGABYTE), 2)),
         _("{tokens} tokens in one epoch").format(tokens=tokens),
         longest,

@@ -10,7 +10,7 @@ from core.db.tables import utcnow
 from core.training import jobs
 from core.training.jobs import JobView
 from pages.ui import cached
-from pages.ui.lang import _, clock, duration, mark, n_, number, percent, plain, told, usd
+from pages.ui.lang import _, clock, code, duration, mark, n_, number, percent, plain, told, usd
 from pages.ui.training import job_words
 
 _LEVELS = {"warn": ":material/warning: ", "error": ":material/error: "}
@@ -21,6 +21,10 @@ HYPERPARAMETERS = {
     "learning_rate_multiplier": mark("Learning rate multiplier"),
 }
 _TRACKERS = {"wandb": "Weights & Biases", "trackio": "Trackio"}
+_TRACKED = {
+    "live": mark("logged up to step {step}, in the project {project}"),
+    "logged": mark("logged, in the project {project}"),
+}
 
 
 def events(job: JobView) -> None:
@@ -98,5 +102,10 @@ def _trackers(job: JobView) -> None:
     """Where the run is logged too."""
     for name, known in job.trackers.items():
         facts = known if isinstance(known, Mapping) else {}
-        words = str(facts.get("error") or facts.get("url") or facts.get("state") or "")
-        st.caption(f":material/monitoring: {plain(_TRACKERS.get(name, name))}: {plain(told(words))}")
+        words = [plain(told(str(fact))) for fact in (facts.get("error"), facts.get("url")) if fact]
+        state = _TRACKED.get(str(facts.get("state") or ""))
+        if state is not None and not facts.get("error"):
+            words.insert(0, _(state).format(step=number(facts.get("step")), project=plain(facts.get("project"))))
+        if name == "trackio" and not facts.get("error"):
+            words.append(code(f"trackio show --project {facts.get('project')}"))
+        st.caption(f":material/monitoring: {plain(_TRACKERS.get(name, name))}: {' · '.join(words) or '–'}")

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from core.cost.prices import ENGINE
+from core.cost.tokens import TokenCount
 from core.errors import FabulaError
-from core.training import estimating, tracking
+from core.training import tracking
 from core.training.estimating import JobEstimate
-from core.training.form import TRACKERS, rate_advice
+from core.training.form import PROJECT, TRACKERS, rate_advice
 from core.training.preflight import Preflight
 from pages.ui import beside, cached, cards, state
 from pages.ui.lang import _, about, duration, n_, number, plain, told, usd
-from pages.ui.training import cached_training, job_form
+from pages.ui.training import cached_form, job_form
 from pages.ui.training.job_form import Draft
 
 _USUAL_RATE = 1.0
@@ -54,31 +54,30 @@ def taken(draft: Draft, *, wait: bool = False) -> Taken:
     form = job_form.form(draft)
     account, problem = None, None
     try:
-        account = cached_training.account(draft.base.provider, draft.base.id)
+        account = cached_form.account(draft.base.provider, draft.base.id)
     except FabulaError as found:
         problem = found
-    version_id = draft.version.id if draft.version is not None else None
-    work = cached.tokens_of(draft.chosen.id, version_id, draft.rows, draft.marks, draft.base)
+    work = counting(draft)
     count = beside.wait(work) if wait else work.get()
     if count is None:
         return Taken(None, False, account, problem)
-    estimate = estimating.estimate(
-        cached.store(),
-        cached.prices(),
-        draft.base.provider,
-        draft.base.id,
-        tokens=round(count.tokens * (1 - (draft.share or 0))),
-        epochs=form.n_epochs,
-        examples=draft.rows,
-        speed=_speed(draft.base.provider),
-    )
+    estimate = cached_form.estimate(draft.base, epoch_tokens(draft, count), form.n_epochs, draft.rows)
     return Taken(estimate, count.exact, account, problem)
 
 
-def _speed(provider: str) -> float | None:
-    """Tokens a second that the engine trains at just now, where it does."""
-    training = (cached.status().engine.training or {}) if provider == ENGINE else {}
-    return training.get("tokens_per_s")
+def counting(draft: Draft) -> beside.Beside[TokenCount]:
+    """Tokens of all rows that are chosen, as the model reads them.
+
+    Raises:
+        FabulaError: they cannot be written so.
+    """
+    version_id = draft.version.id if draft.version is not None else None
+    return cached.tokens_of(draft.chosen.id, version_id, draft.rows, draft.marks, draft.base)
+
+
+def epoch_tokens(draft: Draft, count: TokenCount) -> int:
+    """Tokens that are learned from in one epoch: without the share that is still to be kept for validation."""
+    return round(count.tokens * (1 - (draft.share or 0)))
 
 
 def facts(found: Taken) -> None:
@@ -91,7 +90,7 @@ def facts(found: Taken) -> None:
         with st.grid(3, min_column_width=110):
             st.metric(n_("Tokens, {n} epoch", "Tokens, {n} epochs", one.epochs), tokens)
             st.metric(_("Price"), _("free") if one.local else usd(one.cost_usd))
-            st.metric(_("Time"), duration(one.seconds))
+            st.metric(_("Time, roughly") if one.rough else _("Time"), duration(one.seconds))
         if one.basis:
             st.caption(plain(told(one.basis)))
         if one.cost_usd is None and not one.local:
@@ -158,3 +157,5 @@ def _trackers(provider: str) -> None:
             )  # fmt: skip
             if why_not is not None:
                 st.caption(plain(told(why_not)))
+        state.first(job_form.PROJECT_KEY, PROJECT)
+        st.text_input(_("Project there"), max_chars=64, key=job_form.PROJECT_KEY, persist_state="session")

@@ -10,7 +10,7 @@ from core.dataset.datasets import DatasetSummary
 from core.dataset.versions import Version
 from core.errors import FabulaError, NotFound
 from core.providers import ModelInfo
-from core.training.form import TRACKERS
+from core.training.form import PROJECT, TRACKERS
 from core.training.jobs import JobForm
 from pages.ui import cached, models, preparation, state
 from pages.ui.cached import Marks
@@ -19,6 +19,7 @@ from pages.ui.lang import _
 
 DATASET = "training_dataset"
 BASE = "training_base"
+PROJECT_KEY = "training_tracker_project"
 _MARKS = "training_marks"  # as step one left them
 _WANTED = "training_base_wanted"  # a model that no list names, a checkpoint say
 _PROBLEM = "training_problem"
@@ -127,6 +128,7 @@ def form(draft: Draft) -> JobForm:
         version_id=draft.version.id if draft.version is not None else None,
         validation_share=draft.share,
         trackers=tuple(name for name in TRACKERS if state.get(f"training_tracker_{name}")),
+        project=str(state.get(PROJECT_KEY) or PROJECT).strip() or PROJECT,
     )
 
 
@@ -147,6 +149,7 @@ def fill(form: JobForm) -> None:
             state.put(key, value)
     for name in TRACKERS:
         state.put(f"training_tracker_{name}", name in form.trackers)
+    state.put(PROJECT_KEY, form.project)
     start_from(form.provider, form.base_model)
 
 

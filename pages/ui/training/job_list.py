@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from core.db.tables import utcnow
+from core.training import lineage
 from core.training.jobs import JobView
 from pages.ui import cached, state
 from pages.ui.lang import _, ago, duration, language
 from pages.ui.training import cached_training, job_words
+from pages.ui.training.curve_source import Sendable
 
 OPEN = "training_open"  # ids of the jobs that are open, for whoever wants to open one
 _ADDRESS = "jobs"  # query parameter
@@ -38,7 +40,6 @@ def show(found: Sequence[JobView]) -> list[JobView]:
     if not listed:
         st.caption(_("No job is called so."))
         return [found[0]]
-    several = len({job.provider for job in listed}) > 1
     event = st.dataframe(
         _frame(listed),
         hide_index=True,
@@ -47,7 +48,7 @@ def show(found: Sequence[JobView]) -> list[JobView]:
         selection_mode="multi-row",
         selection_default={"selection": {"rows": _rows(listed), "columns": [], "cells": []}},
         key=f"training_list_{_digest(listed)}_{state.get(_DRAWN, 0)}",
-        column_order=[name for name in _columns() if name != "provider" or several],
+        column_order=[name for name, needed in _needed(listed).items() if needed],
         column_config=_columns(),
         placeholder="–",
         alt=_("Training jobs"),
@@ -107,28 +108,42 @@ def _rows(listed: Sequence[JobView]) -> list[int]:
     return [row for row, job in enumerate(listed) if job.id in wanted]
 
 
-def _frame(listed: Sequence[JobView]) -> pd.DataFrame:
+def _frame(listed: Sequence[JobView]) -> Sendable:
     """The list as a table, made once a moment for all who look at it."""
     datasets = {one.id: one.name for one in cached.dataset_list()}
     seen = hash((tuple((job.id, job.updated_at, job.status) for job in listed), tuple(datasets.items()), language()))
-    return cached_training.shared_table(seen, lambda: pd.DataFrame([_record(job, datasets) for job in listed]))
+    return cached_training.shared_table(seen, lambda: _table(listed, datasets))
 
 
-def _record(job: JobView, datasets: dict[str, str]) -> dict[str, object]:
-    curve = cached_training.summary(job)
+def _table(listed: Sequence[JobView], datasets: Mapping[str, str]) -> pd.DataFrame:
+    chains = lineage.chains_of(cached.job_list())
+    return pd.DataFrame([_record(job, chains.get(job.id, (job,)), datasets) for job in listed])
+
+
+def _record(job: JobView, chain: Sequence[JobView], datasets: Mapping[str, str]) -> dict[str, object]:
+    curve, now = cached_training.summary(job), utcnow()
     return {
         "name": job.name,
         "status": job_words.status(job),
-        "base": job_words.model_name(job.base_model),
-        "provider": job.provider,
-        "dataset": datasets.get(job.dataset_id or ""),
+        "verdict": cached_training.words(job),
+        "eta": None if job.finished else duration(job.eta_s(now)),
         "curve": list(curve.sparks),
         "loss": curve.loss,
         "accuracy": curve.accuracy,
+        "tokens": job.trained_tokens or curve.tokens,
         "cost": None if job.cost_usd is None else float(job.cost_usd),
-        "took": duration(job.duration_s(utcnow())),
-        "when": ago(job.created_at, utcnow()),
+        "took": duration(job.duration_s(now)),
+        "base": job_words.came_from(chain),
+        "provider": job.provider,
+        "dataset": datasets.get(job.dataset_id or ""),
+        "when": ago(job.created_at, now),
     }
+
+
+def _needed(listed: Sequence[JobView]) -> dict[str, bool]:
+    """Which columns say something: no time to the end where every job has ended."""
+    running = any(not job.finished for job in listed)
+    return {name: name != "eta" or running for name in _columns()}
 
 
 def _columns() -> dict[str, Any]:
@@ -137,13 +152,16 @@ def _columns() -> dict[str, Any]:
     return {
         "name": config.TextColumn(_("Job")),
         "status": config.TextColumn(_("Status")),
-        "base": config.TextColumn(_("Started from")),
-        "provider": config.TextColumn(_("Provider")),
-        "dataset": config.TextColumn(_("Data set")),
+        "verdict": config.TextColumn(_("How it goes"), width=230),
+        "eta": config.TextColumn(_("Done in")),
         "curve": config.LineChartColumn(_("Curve"), width="small"),
         "loss": config.NumberColumn(_("Loss"), format="%.3f"),
         "accuracy": config.NumberColumn(_("Token accuracy"), format="percent"),
+        "tokens": config.NumberColumn(_("Tokens"), format="localized"),
         "cost": config.NumberColumn(_("Cost, USD"), format="%.4f"),
         "took": config.TextColumn(_("Time")),
+        "base": config.TextColumn(_("Came from")),
+        "provider": config.TextColumn(_("Provider")),
+        "dataset": config.TextColumn(_("Data set")),
         "when": config.TextColumn(_("When")),
     }

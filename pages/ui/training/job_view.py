@@ -5,11 +5,12 @@ from __future__ import annotations
 import streamlit as st
 
 from core.db.tables import utcnow
-from core.training import jobs
+from core.training import lineage
 from core.training.jobs import JobView
 from pages.ui import cached, cards, views
-from pages.ui.lang import _, duration, mark, number, plain, told
+from pages.ui.lang import _, duration, mark, n_, number, plain, told, usd
 from pages.ui.training import (
+    cached_curves,
     cached_training,
     compare_view,
     curves,
@@ -19,9 +20,10 @@ from pages.ui.training import (
     job_details,
     job_dialog,
     job_list,
+    job_words,
     lineage_view,
 )
-from pages.ui.training.cached_training import CurveSource
+from pages.ui.training.curve_source import CurveSource
 from pages.ui.training.job_words import STATUSES
 
 __all__ = ["STATUSES", "show"]
@@ -50,10 +52,10 @@ def show() -> None:
 
 
 def _all(was_active: bool) -> None:
-    """The list and what is open, as they are now. When the last job ends, the whole page is drawn once more."""
+    """The list and what is open, as they are now. When the last job ends, or one goes on, the page begins anew."""
     with cards.errors_shown():
         found = cached.job_list()
-        if was_active and all(job.finished for job in found):
+        if was_active != any(not job.finished for job in found):
             st.rerun()
         opened = job_list.show(found)
         if len(opened) > 1:
@@ -67,7 +69,7 @@ def _one(job: JobView) -> None:
     _verdict(job)
     job_actions.show(job)
     points = cached_training.points(job)
-    source = cached_training.source(job)
+    source = cached_curves.source(job)
     clicked = curves.show(source, "training_job", points, missing=_no_curve(job, source) if job.finished else None)
     job_checkpoints.show(job, points, clicked)
     part = views.switch("training_tab", _("About this job"), {key: _(title) for key, title in _PARTS.items()})
@@ -92,19 +94,34 @@ def _no_curve(job: JobView, source: CurveSource) -> str:
 
 def _verdict(job: JobView) -> None:
     """How it goes, in a sentence, with the bar and the time left."""
-    last = None if job.finished else cached_training.last_event(job)
-    sentence = told(jobs.verdict(job, utcnow(), last))
+    sentence = cached_training.words(job)
     st.markdown(f"{_ICONS.get(job.status, ':material/model_training:')} **{plain(sentence)}**")
     if not job.finished:
         _bar(job)
+    views.facts(_facts(job))
     if job.status == "failed" and job.next_step:
         st.caption(f":material/arrow_forward: {plain(told(job.next_step))}")
+
+
+def _facts(job: JobView) -> tuple[str, ...]:
+    """Where it runs, what it came from, and what it took so far."""
+    chain = lineage.chain_of(job, cached.job_list())
+    tokens = job.trained_tokens or cached_training.summary(job).tokens
+    expected = _("expected: {price}").format(price=usd(job.estimated_usd)) if job.estimated_usd else ""
+    return (
+        plain(job.name),
+        _("at {provider}").format(provider=plain(job.provider)),
+        plain(job_words.came_from(chain)),
+        n_("{n} token", "{n} tokens", tokens) if tokens is not None else "",
+        expected if job.cost_usd is None else _("cost: {price}").format(price=usd(job.cost_usd)),
+        duration(job.duration_s(utcnow())) if job.finished else "",
+    )
 
 
 def _bar(job: JobView) -> None:
     """Of the upload while there is one; then by steps where the engine says so, else by time where an end is known."""
     gone, left = job.duration_s(utcnow()), job.eta_s(utcnow())
-    steps = cached.training_of(job.id)
+    steps = _steps(job)
     if job.status == "preparing" and job.upload_share is not None:
         share, words = job.upload_share, [_sent(job)]
     elif steps:
@@ -115,6 +132,14 @@ def _bar(job: JobView) -> None:
     words += [_("done in {time}").format(time=duration(left))] if left is not None else []
     words += [_("for {time} so far").format(time=duration(gone))]
     st.progress(min(1.0, share), text=" · ".join(words))
+
+
+def _steps(job: JobView) -> tuple[int, int] | None:
+    """Step and number of steps of a job that the engine trains now; None when it does not, or does not say."""
+    training = cached.status().engine.training or {}
+    if training.get("job") != job.remote_id or not training.get("total_steps"):
+        return None
+    return int(training.get("step") or 0), int(training["total_steps"])
 
 
 def _sent(job: JobView) -> str:

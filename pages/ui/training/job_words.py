@@ -41,6 +41,11 @@ def model_name(model: str) -> str:
     return f"{own or model} · {parts[1]}" if len(parts) > 1 else model
 
 
+def came_from(chain: Sequence[JobView]) -> str:
+    """The base model and the jobs that a job was trained through before it, the first one first."""
+    return " → ".join([model_name(chain[0].base_model), *(job.name for job in chain[:-1])])
+
+
 def names(jobs: Sequence[JobView]) -> dict[str, str]:
     """A name for each job, by id: its own, with the end of its id where two have the same."""
     taken = [job.name for job in jobs]

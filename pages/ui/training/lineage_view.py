@@ -12,7 +12,7 @@ from core.training.jobs import JobView
 from core.training.lineage import Family, Node
 from pages.ui import cached
 from pages.ui.lang import _, duration, mark, n_, number, usd
-from pages.ui.training import cached_training, curves, job_list, job_words
+from pages.ui.training import cached_curves, cached_training, curves, job_list, job_words
 
 _KINDS = {
     "dataset": mark("Data set"),
@@ -37,7 +37,7 @@ def _tree(family: Family, job: JobView) -> None:
     members = [_member(one, job) for one in family.nodes]
     kinds = {kind: _(title) for kind, title in _KINDS.items()}
     key = (tuple(members), family.edges, tuple(kinds.values()))
-    drawn = cached_training.drawn(key, lambda: charts_family.family(members, family.edges, kinds))
+    drawn = cached_curves.drawn(key, lambda: charts_family.family(members, family.edges, kinds))
     event = st.vega_lite_chart(
         drawn.rows, drawn.spec, key=f"training_family_{job.id}", on_select="rerun",
         selection_mode=charts_family.OPENED,
@@ -75,6 +75,6 @@ def _chain(chain: tuple[JobView, ...]) -> None:
         st.metric(_("Tokens trained on"), number(cost.tokens))
         st.metric(_("Cost of all"), usd(cost.known_usd), unknown if cost.unknown else None, delta_color="off")
         st.metric(_("Time of all"), duration(cost.seconds))
-    source = cached_training.chain_source(chain)
+    source = cached_curves.chain_source(chain)
     if source.results.steps:
         curves.charts_only(source, "training_chain")

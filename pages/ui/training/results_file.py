@@ -8,8 +8,8 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 from core.dataset.intake import decoding
 from pages.ui import cards, state
 from pages.ui.lang import _, plain, told
-from pages.ui.training import cached_training, curves
-from pages.ui.training.cached_training import CurveSource
+from pages.ui.training import cached_curves, curves
+from pages.ui.training.curve_source import CurveSource
 
 _HELD = "training_file_read"  # (id of the upload, its curve)
 
@@ -30,7 +30,7 @@ def _source(file: UploadedFile) -> CurveSource:
     if held is None or held[0] != file.file_id:
         with st.spinner(_("Reading the file"), show_time=True):
             text = decoding.decode(file.getvalue(), file.name).text
-            held = (file.file_id, cached_training.read_file(file.file_id, text))
+            held = (file.file_id, cached_curves.read_file(file.file_id, text))
         state.put(_HELD, held)
     source: CurveSource = held[1]
     return source

@@ -1,0 +1,128 @@
+"""Curves and their charts, shared between visitors; in the manner of `pages.ui.cached`, which it builds on.
+
+A curve is read anew when its results file has changed, however often its job was heard of meanwhile: with a million
+steps that is what keeps a page quick while such a job runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, replace
+from datetime import datetime
+from typing import Any, Literal
+
+import streamlit as st
+
+from core.charts import common as charts
+from core.charts.common import CurveLabels, CurveView, Mark, Spec
+from core.training import jobs, reading, results, views
+from core.training.checkpoints import CheckpointView
+from core.training.jobs import JobView
+from core.training.reading import Observation
+from core.training.results import Results
+from pages.ui import cached
+from pages.ui.training.curve_source import CurveSource, Drawn
+
+_Mark = tuple[str, int, str]
+"""Tells a results file from what it was before: whether its job has ended, its length, how it ends."""
+
+
+def where() -> str:
+    """Tells caches of one studio from those of another."""
+    return hashlib.sha256(repr(astuple(cached.settings())).encode()).hexdigest()
+
+
+def curve(job: JobView) -> Results:
+    """A job's curve so far: not to be changed."""
+    return _curve(job.id, _mark(job), where())
+
+
+@st.cache_resource(max_entries=16)
+def _curve(job_id: str, mark: _Mark, where: str) -> Results:
+    return results.parse(jobs.get(cached.store(), job_id).results_csv or "")
+
+
+def _mark(job: JobView) -> _Mark:
+    if job.finished:
+        return (f"{job.status} {job.updated_at}", 0, "")
+    return _mark_now(job.id, job.updated_at, where())
+
+
+@st.cache_resource(max_entries=256)
+def _mark_now(job_id: str, heard: datetime, where: str) -> _Mark:
+    return ("", *views.results_end(cached.store(), job_id))
+
+
+def source(job: JobView) -> CurveSource:
+    """The curve of one job, with epochs and time where they can be told."""
+    return _source(job.id, _mark(job), where(), job)
+
+
+@st.cache_resource(max_entries=8)
+def _source(job_id: str, mark: _Mark, where: str, _job: JobView) -> CurveSource:
+    read = curve(_job)
+    found = CurveSource.of(f"{job_id} {mark}", read, reading.with_axes(read, _job))
+    tokens = found.figures.tokens or _job.trained_tokens  # today's files do not count them; their provider does
+    return replace(found, figures=replace(found.figures, tokens=tokens))
+
+
+def chain_source(chain: Sequence[JobView]) -> CurveSource:
+    """One continuous curve of a chain of jobs; where each begins is marked with its name."""
+    return _chain(tuple((job.id, _mark(job)) for job in chain), where(), tuple(chain))
+
+
+@st.cache_resource(max_entries=8)
+def _chain(key: tuple[tuple[str, _Mark], ...], where: str, _chain: tuple[JobView, ...]) -> CurveSource:
+    frame = reading.curve_frame([(job, curve(job)) for job in _chain])
+    frame = frame.drop(columns=["step", "elapsed_tokens"])
+    frame = frame.rename(columns={"total_step": "step", "total_tokens": "elapsed_tokens"})
+    begins = frame.drop_duplicates("job")
+    names = {job.id: job.name for job in _chain}
+    marks = tuple(
+        Mark(int(step), names.get(str(job), str(job)), "part")
+        for step, job in zip(begins["step"], begins["job"], strict=True)
+    )
+    return CurveSource.of(f"chain {key}", Results(frame, skipped=0), frame, marks)
+
+
+def observations(source: CurveSource, points: tuple[CheckpointView, ...] = ()) -> tuple[Observation, ...]:
+    """What a curve says, in words."""
+    return _observations(source.key, len(points), source.results, points)
+
+
+@st.cache_resource(max_entries=64)
+def _observations(key: str, n: int, _read: Results, _points: tuple[CheckpointView, ...]) -> tuple[Observation, ...]:
+    return reading.observations(_read, _points)
+
+
+_Which = Literal["loss", "accuracy"]
+
+
+def curve_chart(which: _Which, source: CurveSource, view: CurveView, labels: CurveLabels) -> Drawn:
+    """A curve's chart, drawn once for all who look at it in this way."""
+    return _curve_chart(which, source.key, source.marks, view, labels, source)
+
+
+@st.cache_resource(max_entries=64)
+def _curve_chart(
+    which: _Which, key: str, marks: tuple[Mark, ...], view: CurveView, labels: CurveLabels, _source: CurveSource
+) -> Drawn:
+    draw = charts.loss_chart if which == "loss" else charts.accuracy_chart
+    return Drawn.of(draw(_source.frame, view, labels, marks))
+
+
+def drawn(key: tuple[Any, ...], draw: Callable[[], Spec]) -> Drawn:
+    """Any other chart, drawn once for each `key`."""
+    return _drawn(repr(key), where(), draw)
+
+
+@st.cache_resource(max_entries=32)
+def _drawn(key: str, where: str, _draw: Callable[[], Spec]) -> Drawn:
+    return Drawn.of(_draw())
+
+
+def read_file(file_id: str, text: str) -> CurveSource:
+    """The curve of a results file that a visitor uploaded; the visitor keeps it, not this cache."""
+    read = results.parse(text)
+    return CurveSource.of(f"file {file_id}", read, reading.with_axes(read))

@@ -1,0 +1,92 @@
+"""What a new job needs to know, shared between visitors: may the account train, and is the file fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import streamlit as st
+
+from core.cost.prices import ENGINE, tuned_base
+from core.dataset import datasets
+from core.db.tables import utcnow
+from core.providers import ModelInfo
+from core.training import checking, estimating, pace, preflight
+from core.training.estimating import JobEstimate
+from core.training.filecheck import FileCheck
+from core.training.form import JobForm
+from core.training.preflight import Preflight
+from pages.ui import cached
+from pages.ui.beside import Beside
+from pages.ui.training.cached_curves import where
+
+PACKAGED = "gemma-3-270m"
+"""The engine's own base model: what is known of its pace holds for it alone."""
+_ACCOUNT_S = 300  # whether an account may train does not change by the minute
+
+
+def account(provider: str, model: str) -> Preflight:
+    """Whether the account may train this model, and for how long the result can be called.
+
+    Raises:
+        FabulaError: the provider is not set up.
+    """
+    return _account(provider, model, where())
+
+
+@st.cache_resource(ttl=_ACCOUNT_S, max_entries=64)
+def _account(provider: str, model: str, where: str) -> Preflight:
+    return preflight.preflight(cached.store(), cached.client(provider), cached.prices(), model, utcnow())
+
+
+def estimate(model: ModelInfo, tokens: int, epochs: int | None, examples: int | None = None) -> JobEstimate:
+    """What training on a file of so many tokens takes; see `core.training.estimating`."""
+    engine = cached.status().engine if model.provider == ENGINE else None
+    at_hand = engine is not None and not engine.foreign and (tuned_base(model.id) or model.id) == PACKAGED
+    return estimating.estimate(
+        cached.store(),
+        cached.prices(),
+        model.provider,
+        model.id,
+        tokens=tokens,
+        epochs=epochs,
+        examples=examples,
+        speed=(engine.training or {}).get("tokens_per_s") if engine is not None else None,
+        rough=_rough_speed() if at_hand else None,
+    )
+
+
+@st.cache_resource
+def _rough_speed() -> float:
+    return pace.rough_speed()
+
+
+def file_check(form: JobForm, rows: int) -> Beside[FileCheck]:
+    """The whole file that this form would send, looked at; anew when a row has come, gone or been edited.
+
+    Raises:
+        FabulaError: it cannot be written so.
+    """
+    as_now = datasets.fingerprint(cached.store(), form.dataset_id, form.version_id)
+    marks = (form.file_format, form.separator, form.stop)
+    return _file_check(as_now, marks, (form.provider, form.base_model), rows, where(), form)
+
+
+@st.cache_resource(max_entries=16)
+def _file_check(
+    as_now: str, marks: tuple[Any, ...], model: tuple[str, str], rows: int, where: str, _form: JobForm
+) -> Beside[FileCheck]:
+    store = cached.store()
+
+    def look(seen: Callable[[], None]) -> FileCheck:
+        told = 0
+
+        def count(lines: int) -> None:
+            nonlocal told
+            while told < min(lines, rows):
+                told += 1
+                seen()
+
+        return checking.check_form(store, _form, seen=count)
+
+    return Beside(look, rows)

@@ -1,0 +1,88 @@
+"""A curve as the page holds it: its table, its figures, and charts of it that are ready to be sent. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+import pyarrow as pa
+
+from core.charts import common as charts
+from core.charts.common import Axis, Mark, Spec
+from core.training.results import Results
+
+Sendable = pa.Table
+"""A table in the form that goes to the browser."""
+
+
+def sendable(frame: pd.DataFrame) -> Sendable:
+    """A table in the form that goes to the browser. Made by one thread: Streamlit would start some at every rerun."""
+    return pa.Table.from_pandas(frame, preserve_index=False, nthreads=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A chart that is ready to be shown: its specification, and its rows apart, as Streamlit sends them."""
+
+    spec: Spec
+    rows: Sendable
+
+    @classmethod
+    def of(cls, spec: Spec) -> Drawn:
+        """Take the rows out of a specification, once, so that a rerun has nothing to turn into a table."""
+        rows = sendable(pd.DataFrame(spec["data"]["values"]))
+        return cls({name: value for name, value in spec.items() if name != "data"}, rows)
+
+    def whole(self) -> Spec:
+        """The specification with its rows inside, for a file."""
+        return {**self.spec, "data": {"values": self.rows.to_pylist()}}
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """A curve in numbers. None: not known."""
+
+    steps: int
+    tokens: int | None
+    first_loss: float | None
+    last_loss: float | None
+    first_accuracy: float | None
+    last_accuracy: float | None
+
+    @classmethod
+    def of(cls, read: Results) -> Figures:
+        """The numbers of a curve."""
+        loss, accuracy = "training_loss", "training_token_accuracy"
+        ends = (read.first(loss), read.last(loss), read.first(accuracy), read.last(accuracy))
+        return cls(read.steps, read.trained_tokens, *ends)
+
+
+@dataclass(frozen=True, slots=True)
+class CurveSource:
+    """A curve and a key that changes when it does, for charts that are drawn once and shown many times.
+
+    Attributes:
+        key: tells this curve, as it is now, from every other.
+        results: for figures and words.
+        frame: with the columns that `core.charts.common.AXES` names, as far as they are known.
+        axes: what it can be drawn over.
+        figures: first and last known values; a long column is not searched at every rerun.
+        marks: steps to point out.
+    """
+
+    key: str
+    results: Results
+    frame: pd.DataFrame
+    axes: tuple[Axis, ...]
+    figures: Figures
+    marks: tuple[Mark, ...] = ()
+
+    @classmethod
+    def of(cls, key: str, read: Results, frame: pd.DataFrame, marks: tuple[Mark, ...] = ()) -> CurveSource:
+        """A curve with what is known of it."""
+        return cls(key, read, frame, charts.axes(frame), Figures.of(read), marks)
+
+    def marked(self, marks: Sequence[Mark]) -> CurveSource:
+        """The same curve with these steps pointed out."""
+        return replace(self, marks=tuple(marks))

@@ -1,0 +1,108 @@
+"""Evaluations on a real PostgreSQL, done by real workers that share them. Skipped, with the reason, without one."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+
+from core.actor import LOCAL
+from core.dataset import versions
+from core.db.store import Store
+from core.db.tables import Answer
+from core.settings import Settings
+from core.training import evaluating
+from core.training.evaluating import EvaluationForm
+from core.training.versus import versus
+from tests import fault_server
+from tests.fault_server import FaultServer
+from tests.test_training_evaluating import BASE, TUNED, form, intents
+from tests.waiting import until
+
+__all__ = ["form", "intents"]  # fixtures
+
+_ROOT = Path(__file__).parents[1]
+_AT_ONCE = 4  # requests that one worker has under way
+_START_S = 120.0
+
+
+@pytest.fixture
+def settings(on_postgres: Settings) -> Settings:
+    return on_postgres
+
+
+@contextmanager
+def worker(settings: Settings, server: FaultServer) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker of its own process, killed at the end."""
+    env = os.environ | {"DATABASE_URL": settings.database_url, "FABULA_HOME": str(settings.home)}
+    env["FABULA_ENGINE_URL"] = server.url.removesuffix("/v1")
+    process = subprocess.Popen([sys.executable, "-m", "core.worker"], cwd=_ROOT, env=env)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _label(prompt: str) -> fault_server.Answer:
+    return fault_server.text(f" {prompt.removesuffix(' ->').split('about ')[-1]}.")
+
+
+def _asked(server: FaultServer, model: str) -> Counter[str]:
+    """How often each row was asked of a model."""
+    bodies = [one.body for one in server.requests if one.method == "POST" and one.body.get("model") == model]
+    return Counter(str(body["prompt"]) for body in bodies)
+
+
+def _done(store: Store, *ids: str) -> bool:
+    found = [evaluating.get(store, one) for one in ids]
+    assert all(one.state != "failed" for one in found), [one.reason for one in found]
+    return all(one.state == "done" for one in found)
+
+
+def test_two_workers_judge_a_pair_and_no_row_is_asked_twice(
+    store: Store, settings: Settings, form: EvaluationForm
+) -> None:
+    with FaultServer(_label) as server, worker(settings, server), worker(settings, server):
+        tuned = evaluating.start(store, LOCAL, form)
+        base = evaluating.start(store, LOCAL, replace(form, model=BASE))
+        until(lambda: _done(store, tuned, base), "both judged", _START_S)
+        rows = versions.get(store, str(form.version_id)).n_validation
+        for model in (TUNED, BASE):
+            assert len(_asked(server, model)) == rows and set(_asked(server, model).values()) == {1}
+    found = versus(store, tuned, base)
+    assert (found.n, found.tuned.value, found.base.value, found.p_value) == (rows, 1.0, 1.0, 1.0)
+
+
+def test_a_worker_that_is_killed_leaves_every_answer_and_another_asks_for_the_rest(
+    store: Store, settings: Settings, form: EvaluationForm
+) -> None:
+    number = itertools.count()
+    with FaultServer(
+        lambda prompt: _label(prompt) if next(number) < 6 else fault_server.held(_label(prompt))
+    ) as server:
+        evaluation = evaluating.start(store, LOCAL, form)
+        with worker(settings, server) as first:
+            until(lambda: server.flying == _AT_ONCE, "a worker at work", _START_S)
+            first.kill()
+            first.wait()
+        kept = evaluating.get(store, evaluation)
+        assert (kept.state, kept.answered) == ("running", 6)
+        server.release()
+        with worker(settings, server), worker(settings, server):
+            until(lambda: _done(store, evaluation), "the rest judged", _START_S)
+        asked = _asked(server, TUNED)
+    rows = versions.get(store, str(form.version_id)).n_validation
+    with store.reading() as session:
+        each = session.execute(select(Answer.row_key, func.count()).group_by(Answer.row_key)).all()
+    assert len(each) == rows and {n for _, n in each} == {1}
+    assert sum(asked.values()) == rows + _AT_ONCE and max(asked.values()) <= 2

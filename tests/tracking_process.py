@@ -1,0 +1,57 @@
+"""A worker's hand in a process of its own that logs a job to real trackers, for tests that kill it.
+
+Arguments: the job's id, how long its curve is at each look (`3,5`), and how it goes on: `hang` (until killed), `end`.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
+
+from core.db.store import Store
+from core.settings import Settings
+from core.training import jobs
+from tests.fakes import FakeClient, FakeRegistry, remote_job
+
+HEADER = "step,elapsed_tokens,elapsed_examples,training_loss,training_sequence_accuracy,training_token_accuracy\n"
+
+
+def curve(steps: int) -> str:
+    """A results file that falls as they do."""
+    return HEADER + "".join(f"{n},{n * 60},{n},{2 / n:.4f},0.0,{1 - 0.5 / n:.4f}\n" for n in range(1, steps + 1))
+
+
+def client(*lengths: int, ends: bool = True) -> FakeClient:
+    """A provider whose job has so many steps at each look, and ends with the last."""
+    made = FakeClient()
+    last = remote_job("succeeded" if ends else "running")
+    made.enqueue("job", *[remote_job("running")] * (len(lengths) - 1), last)
+    made.enqueue("file_text", *[curve(length) for length in lengths])
+    return made
+
+
+class _Pause(threading.Event):
+    """Takes no time, until every look has been taken."""
+
+    def __init__(self, looks: int, seen: FakeClient) -> None:
+        super().__init__()
+        self._looks, self._seen = looks, seen
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if self._seen.count("file_text") >= self._looks:
+            print("there", flush=True)
+            return super().wait()
+        return False
+
+
+def main() -> None:
+    """Carry the job out."""
+    job_id, lengths, behaviour = sys.argv[1], [int(one) for one in sys.argv[2].split(",")], sys.argv[3]
+    provider = client(*lengths, ends=behaviour == "end")
+    registry: Any = FakeRegistry({"engine": provider})
+    jobs.carry_out(Store.open(Settings.from_env()), registry, job_id, _Pause(len(lengths), provider))
+
+
+if __name__ == "__main__":
+    main()
