@@ -13,6 +13,7 @@ from core.errors import ModelNotFound, NotFound
 from core.providers import (
     CompletionRequest,
     JobRequest,
+    ModelInfo,
     Provider,
     RemoteCheckpoint,
     RemoteEvent,
@@ -95,6 +96,9 @@ class FakeClient:
     def upload(self, path: Path, purpose: str = "fine-tune", on_progress: object = None) -> str:
         self.uploaded.append(path.read_text(encoding="utf-8"))
         return str(self._answer("upload", path.name, "file-1"))
+
+    def models(self) -> list[ModelInfo]:
+        return list(self._answer("models", None, [ModelInfo("storyteller", "engine", "gemma-3-270m", "chat", None)]))
 
     def create_job(self, request: JobRequest, intent_id: str) -> RemoteJob:
         self.created[intent_id] = remote_job(intent=intent_id)

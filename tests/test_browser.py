@@ -135,7 +135,7 @@ def test_rows_come_while_one_watches(browser: Browser, light_studio: Studio, wri
     page = visit(browser, f"{light_studio.url}/dataset", locale="en-US")
     page.locator(".st-key-dataset_repeats input").fill("1")
     page.keyboard.press("Enter")
-    page.get_by_role("button", name="Generate 162 stories").click()
+    page.get_by_role("button", name="Generate 162 rows").click()
     page.get_by_text("Finished").wait_for(timeout=_TOUR_MS)
     settled(page)
     assert "162 of 162" in page.locator('[data-testid="stProgress"]').inner_text()

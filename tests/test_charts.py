@@ -57,7 +57,8 @@ def _valid(spec: charts.Spec) -> None:
 def test_a_curve_of_any_length_is_valid_and_bounded(steps: int, chart: Any) -> None:
     spec = chart(_frame(steps, validation_every=100), CurveView(), _WORDS)
     _valid(spec)
-    assert len(_rows(spec, "raw")) == len(_rows(spec, "smooth")) == min(steps, charts.MOST_POINTS)
+    drawn = len(_rows(spec, "raw"))
+    assert drawn == len(_rows(spec, "smooth")) and min(steps, charts.MOST_POINTS - 2) <= drawn <= charts.MOST_POINTS
     assert len(_rows(spec, "valid")) == steps // 100
 
 
@@ -75,7 +76,25 @@ def test_every_way_to_look_at_a_curve_is_valid(chart: Any, axis: charts.Axis, lo
 def test_a_curve_is_drawn_over_what_one_chooses(axis: charts.Axis, last: float) -> None:
     spec = charts.loss_chart(_frame(30), CurveView(axis), _WORDS)
     assert _rows(spec, "raw")[-1]["x"] == pytest.approx(last)
-    assert spec["params"][-1]["value"] == pytest.approx(last * 1.14)
+    end = str(spec["params"][-1]["expr"])
+    assert float(end.partition(" ")[0]) == pytest.approx(last) and "max(1.14, " in end
+
+
+@pytest.mark.parametrize(("steps", "dots"), [(1, True), (12, True), (13, False)])
+def test_a_short_curve_is_dots_too(steps: int, dots: bool) -> None:
+    layers = charts.loss_chart(_frame(steps), CurveView(), _WORDS)["layer"]
+    bold = next(layer["mark"] for layer in layers if layer["mark"].get("strokeWidth") == 2.5)
+    assert bool(bold.get("point")) is dots
+
+
+@pytest.mark.parametrize("chart", _BOTH)
+def test_one_step_has_an_axis_that_people_can_read(chart: Any) -> None:
+    spec = chart(_frame(1), CurveView(), _WORDS)
+    value = _rows(spec, "raw")[0]["raw"]
+    ends = [row["y"] for row in spec["data"]["values"] if row.get("end") == ""]
+    reach = 0.05 * value if chart is charts.loss_chart else 0.05
+    assert ends == [pytest.approx(value - reach), pytest.approx(value + reach)]
+    assert not [row for row in chart(_frame(30), CurveView(), _WORDS)["data"]["values"] if row.get("end") == ""]
 
 
 def test_a_frame_can_be_drawn_over_what_it_has() -> None:
@@ -92,6 +111,13 @@ def test_a_curve_says_its_last_smoothed_value() -> None:
     assert [(row["line"], row["end"]) for row in _rows(loss, "end")] == [("smooth", "1.73"), ("valid", "0.50")]
     accuracy = charts.accuracy_chart(frame, CurveView(smoothing=0), _WORDS)
     assert [row["end"] for row in _rows(accuracy, "end")] == ["71.1%", "50.0%"]
+
+
+def test_values_at_the_ends_of_two_lines_that_meet_can_both_be_read() -> None:
+    frame = _frame(30, validation_every=10)
+    frame["validation_loss"] = frame["validation_loss"].where(frame["validation_loss"].isna(), 0.56)  # 0.55 trains
+    ends = {row["line"]: row["y"] for row in _rows(charts.loss_chart(frame, CurveView(smoothing=0), _WORDS), "end")}
+    assert ends["valid"] - ends["smooth"] == pytest.approx(0.08 * (3 - 3 / 30**0.5))
 
 
 def test_what_has_no_place_on_a_log_scale_is_left_out_there_only() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from threading import Thread
@@ -13,11 +14,14 @@ import pytest
 
 from core.actor import LOCAL, Actor
 from core.cost import budget, history, own, quality, spend
-from core.cost.book import PriceBook, cost_of, training_cost
+from core.cost.book import PriceBook, cost_of, speech_cost, training_cost
 from core.db.store import Store, new_id
 from core.db.tables import Evaluation, Spend, Story, TrainingJob, Vote
 from core.errors import FabulaError, NotFound, OverBudget
+from core.intervals import wilson
 from core.settings import Settings
+from core.training.evaluation_shapes import Metrics
+from core.training.judging import Interval
 from tests.stores import fresh
 
 _ANNA = Actor("anna", "Anna", "editor")
@@ -223,6 +227,21 @@ def test_days_are_told_apart_by_model_and_person(store: Store) -> None:
     assert found[0].tokens == 60
 
 
+def test_months_go_back_to_the_first_call_and_each_has_its_own_sums(store: Store) -> None:
+    now = datetime(2026, 3, 5, 12, tzinfo=UTC)
+    january, february, march = (datetime(2026, month, 1, tzinfo=UTC) for month in (1, 2, 3))
+    assert history.months(store, now) == [march]
+    _paid(store, "1", at=january + timedelta(days=30, hours=23))
+    _paid(store, "2", at=march)
+    assert history.months(store, now) == [march, february, january]
+    found = history.stretches(store, [january, february, march], now)
+    assert [(line.day, line.cost_usd) for line in found] == [(january, Decimal(1)), (march, Decimal(2))]
+    (work,) = history.works(store, january, february)
+    assert work.cost_usd == 1
+    assert b"\n2026-01-31T23:00:00" in history.export(store, january, february)
+    assert history.export(store, february, march).count(b"\n") == 1
+
+
 def test_estimate_against_actual_for_each_run_and_job(store: Store) -> None:
     since = datetime.now(UTC) - timedelta(hours=1)
     _reserve(store, "2", reference="run-1")
@@ -301,6 +320,13 @@ def test_own_prices_make_unknown_models_and_trainings_known(store: Store) -> Non
     assert training_cost(book, "mistral", "open-mistral-7b", 1_000_000) == 4
     assert training_cost(book, "openai", "gpt-5", 1_000_000) == 50
     assert any(price.key == ("mistral", "ft:open-mistral-7b") for price in book.rows(["mistral"]))
+
+
+def test_reading_aloud_can_have_an_own_price(store: Store) -> None:
+    _set(store, model="our-voice", what="speech", amount="20", unit="mchar")
+    assert speech_cost(own.book(store), "openai", "our-voice", "字" * 500) == Decimal("0.01")
+    with pytest.raises(FabulaError):
+        _set(store, model="our-voice", what="speech", amount="20", unit="mtok")
 
 
 def test_prices_in_another_currency_stand_alone(store: Store) -> None:
@@ -395,21 +421,28 @@ def test_a_preferred_story_costs_as_many_stories_as_it_takes_to_win() -> None:
 
 @pytest.mark.parametrize(("wins", "n", "low", "high"), [(0, 0, 0, 1), (0, 10, 0, 0.2775), (10, 10, 0.7225, 1)])
 def test_the_interval_is_honest_at_the_ends(wins: int, n: int, low: float, high: float) -> None:
-    assert quality.wilson(wins, n) == (pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))
+    assert wilson(wins, n) == (pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))
+
+
+_SURE = Interval(0.8, 0.7, 0.9, 50)
 
 
 @pytest.mark.parametrize(
-    ("metrics", "measure"),
+    ("found", "measure"),
     [
-        ({"accuracy": 0.8}, "accuracy"),
-        ({"similarity": 0.8}, "similarity"),
-        ({"accuracy": 7}, None),
-        ({"accuracy": "good"}, None),
+        ({"accuracy": _SURE}, "accuracy"),
+        ({"overlap": _SURE, "exact": Interval(0.1, 0.0, 0.2, 50)}, "overlap"),
+        ({"accuracy": Interval(7.0, 6.0, 8.0, 50)}, None),
         ({}, None),
         (None, None),
     ],
 )
-def test_evaluations_count_by_their_share(store: Store, metrics: dict[str, object] | None, measure: str | None) -> None:
+def test_evaluations_count_by_their_share(store: Store, found: dict[str, Interval] | None, measure: str | None) -> None:
+    nothing = Metrics(
+        n=50, accuracy=None, exact=None, loss=None, loss_note="", labels=(), confusion={}, overlap=None, quality={},
+        prompt_tokens=None, completion_tokens=None, cost_usd=None,
+    )  # fmt: skip
+    metrics = None if found is None else replace(nothing, **found).to_dict()
     with store.session() as session:
         for state in ("done", "running"):
             session.add(
@@ -418,8 +451,10 @@ def test_evaluations_count_by_their_share(store: Store, metrics: dict[str, objec
                     state=state, total=50, metrics=metrics, created_by="local",
                 )
             )  # fmt: skip
-    found = quality.qualities(store, PriceBook((), None, datetime.now(UTC).date()))
-    assert [(q.model, q.measure, q.share) for q in found] == ([("m-done", measure, 0.8)] if measure else [])
+    told = quality.qualities(store, PriceBook((), None, datetime.now(UTC).date()))
+    assert [(q.model, q.measure, q.share, q.low, q.high, q.n) for q in told] == (
+        [("m-done", measure, 0.8, 0.7, 0.9, 50)] if measure else []
+    )
 
 
 def test_the_cost_beside_it_is_what_was_paid_or_else_todays_price(store: Store) -> None:

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import pytest
 from hypothesis import assume, given
+from hypothesis import settings as pace
 from hypothesis import strategies as st
 
 from core.cost import sensitivity, workload
@@ -17,6 +18,7 @@ from core.cost.prices import Price, Tier
 from core.cost.workload import BreakEven, Candidate, Costs, Machine, Workload
 from core.errors import FabulaError
 
+_ANY = pace(deadline=None)  # a machine may be busy
 _DAY = date(2026, 11, 1)
 _OPENAI_TUNED, _OPENAI_BASE = ("openai", "ft:gpt-4o-mini-2024-07-18"), ("openai", "gpt-4o-mini")
 
@@ -215,6 +217,7 @@ def test_absurd_numbers_are_refused(change: dict[str, object]) -> None:
 _COUNT = st.integers(0, 10**6)
 
 
+@_ANY
 @given(_COUNT, _COUNT, _COUNT, _COUNT, st.integers(1, 20))
 def test_more_of_anything_never_costs_less(
     prompt: int, completion: int, context: int, tokens: int, epochs: int
@@ -234,6 +237,7 @@ def test_more_of_anything_never_costs_less(
             assert before is not None and after is not None and after >= before
 
 
+@_ANY
 @given(_COUNT, _COUNT)
 def test_totals_add_up(one: int, two: int) -> None:
     found = workload.costs(_WORK, _TUNED)
@@ -242,6 +246,7 @@ def test_totals_add_up(one: int, two: int) -> None:
     assert whole + found.upfront == first + second
 
 
+@_ANY
 @given(*[st.decimals("0", "100", places=4) for _ in range(4)])
 def test_at_the_crossing_the_two_change_places(a: Decimal, b: Decimal, c: Decimal, d: Decimal) -> None:
     mine = Costs(_TUNED, b, a, Decimal(0), Decimal(30))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -26,7 +25,6 @@ from core.training.jobs import JobForm
 from pages.ui import about, cached
 from tests import fault_server
 from tests.fault_server import FaultServer
-from tests.stores import fresh
 from tests.waiting import until
 
 _FRAME = Path(__file__).parents[1] / "pages" / "frame.py"
@@ -39,21 +37,6 @@ _RESULTS = (
     "step,elapsed_tokens,elapsed_examples,training_loss,training_sequence_accuracy,training_token_accuracy\n"
     "1,625,1,0.88,0.0,0.75\n2,1258,2,0.81,0.0,0.78\nbroken\n3,1859,3,0.40,0.0,0.95\n"
 )
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    """An endpoint that offers the model `writer`, as the studio's engine."""
-    with FaultServer(fault_server.text("从前，", "有一位英雄。")) as server:
-        monkeypatch.setenv("FABULA_ENGINE_URL", server.url.removesuffix("/v1"))
-        yield server
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    store = fresh(Settings.from_env())
-    yield store
-    store.close()
 
 
 def visit(page: str, locale: str = "en-US", **state: object) -> AppTest:
@@ -200,6 +183,18 @@ def test_a_finished_tour_shows_what_it_made_and_steps_back_later(
     assert "Lately" in words(at) and "ultraman_stories_more · 9 rows" in words(at)
 
 
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_a_story_without_a_word_is_no_trouble_on_the_home_page(text: str, store: Store, server: FaultServer) -> None:
+    with store.session() as session:
+        story = Story(
+            id=new_id(), actor="local", provider="engine", model="writer", prompt="x", parameters={}, text=text
+        )
+        session.add(story)
+    at = visit("home")
+    assert {metric.label: metric.value for metric in at.metric}["Characters in the last story"] == "0"
+    assert "Lately" not in words(at)
+
+
 def test_names_and_stories_of_others_are_text_on_the_home_page(store: Store, server: FaultServer) -> None:
     nasty = "![x](http://example.com/x.png)"
     dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more")
@@ -221,8 +216,8 @@ def test_names_and_stories_of_others_are_text_on_the_home_page(store: Store, ser
 
 def test_the_articles_grid_is_the_default(server: FaultServer) -> None:
     at = visit("dataset")
-    assert at.button(key="dataset_generate").label == "Generate 486 stories"
-    assert "**162 cells** × 3 repeats = **486 stories**" in words(at)
+    assert at.button(key="dataset_generate").label == "Generate 486 rows"
+    assert "**162 cells** × 3 repeats = **486 rows**" in words(at)
     assert at.text_area(key="dataset_template").value == presets.get().recipe.template
     assert any("朝时期的英雄人物" in text.value and "{" not in text.value for text in at.text)  # rendered
 
@@ -238,10 +233,10 @@ def test_the_dice_show_another_cell(server: FaultServer) -> None:
 def test_values_are_chips_that_can_be_added_and_switched_off(server: FaultServer) -> None:
     at = visit("dataset")
     at.text_input(key="dataset_add_2").input("勇敢，辛苦, 轻松").run()  # one of them is there already
-    assert at.button(key="dataset_generate").label == "Generate 810 stories"  # 9 × 6 × 5 × 3
+    assert at.button(key="dataset_generate").label == "Generate 810 rows"  # 9 × 6 × 5 × 3
     at.session_state["dataset_values_0"] = ["唐"]
     at.run()
-    assert at.button(key="dataset_generate").label == "Generate 90 stories"
+    assert at.button(key="dataset_generate").label == "Generate 90 rows"
     assert at.text_input(key="dataset_add_2").value == ""
 
 
@@ -258,21 +253,22 @@ def test_a_template_that_cannot_be_filled_is_told_and_cannot_be_generated(
 ) -> None:
     at = visit("dataset")
     at.text_area(key="dataset_template").set_value(template).run()
-    assert told in trouble(at)
+    assert told in words(at)
     assert at.button(key="dataset_generate").disabled
 
 
 def test_what_core_says_is_told_in_the_visitors_language(server: FaultServer) -> None:
     at = visit("dataset", "zh-CN")
     at.text_area(key="dataset_template").set_value("写{nobody}的故事").run()
-    assert "{nobody}" in trouble(at) and "template" not in trouble(at)
+    (hint,) = [caption.value for caption in at.caption if "nobody" in caption.value]
+    assert "template" not in hint
 
 
 def test_an_empty_grid_is_told_with_a_next_step(server: FaultServer) -> None:
     at = visit("dataset")
     for column in (0, 1, 2):
         click(at, f"dataset_remove_{column}")
-    assert "The grid is empty" in trouble(at)
+    assert "The grid is empty" in words(at)
     assert at.button(key="dataset_generate").disabled
 
 
@@ -285,7 +281,7 @@ def test_a_grid_of_one_value_can_be_generated(server: FaultServer, store: Store)
     column.input("hero").run()
     at.text_input(key=f"dataset_add_{number}").input("孙悟空").run()
     at.text_area(key="dataset_template").set_value("写{hero}的故事").run()
-    assert at.button(key="dataset_generate").label == "Generate 1 story"
+    assert at.button(key="dataset_generate").label == "Generate 1 row"
     assert any("one row" in warning.value for warning in at.warning)
     click(at, "dataset_generate")
     assert datasets.list_datasets(store)[0].total == 1
@@ -294,7 +290,7 @@ def test_a_grid_of_one_value_can_be_generated(server: FaultServer, store: Store)
 def test_a_grid_of_a_million_warns_and_is_still_usable(server: FaultServer, store: Store) -> None:
     at = visit("dataset")
     at.number_input(key="dataset_repeats").set_value(10_000).run()
-    assert at.button(key="dataset_generate").label == "Generate 1,620,000 stories"
+    assert at.button(key="dataset_generate").label == "Generate 1,620,000 rows"
     assert any("1,620,000 rows" in warning.value for warning in at.warning)
     click(at, "dataset_generate")
     assert datasets.list_datasets(store)[0].total == 1_620_000
@@ -519,6 +515,15 @@ def test_settings_tell_where_the_data_lies_without_secrets(
     assert str(Settings.from_env().home.name) in shown
 
 
+@pytest.mark.parametrize(
+    ("part", "licence"),
+    [("streamlit", "Apache-2.0"), ("altair", "BSD License"), ("dbos", "MIT License"), ("openai", "Apache-2.0")],
+)
+def test_the_licence_of_each_part_is_named(part: str, licence: str) -> None:
+    assert about._version(part).endswith(f" · {licence}")
+    assert [name for name in about._PARTS if (version := about._version(name)) and " · " not in version] == []
+
+
 def test_a_provider_can_be_tested(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FABULA_ENGINE_TOKEN", fault_server.KEY)
     at = click(visit("settings"), "settings_test_engine")
@@ -537,7 +542,7 @@ def _small_grid(at: AppTest) -> AppTest:
         at.session_state[f"dataset_values_{column}"] = [value]
     at.session_state["dataset_repeats"] = 2
     at.run()
-    assert at.button(key="dataset_generate").label == "Generate 2 stories"
+    assert at.button(key="dataset_generate").label == "Generate 2 rows"
     return at
 
 
@@ -575,7 +580,7 @@ def _job(store: Store, *, dataset_id: str | None = None, **values: object) -> st
         session.add(
             TrainingEvent(
                 job_id=job.id, remote_id="e1", at=utcnow(), level="info", type="message",
-                message="Training started: 27 examples, 3 epochs, 21 steps.",
+                message="Training started. Examples: 27, epochs: 3, steps: 21.",
             )
         )  # fmt: skip
         return job.id

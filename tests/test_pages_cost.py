@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pandas as pd
@@ -15,7 +15,7 @@ from core.actor import LOCAL
 from core.cost import budget, edition, own, spend
 from core.dataset import datasets
 from core.db.store import Store, new_id
-from core.db.tables import Evaluation, Story, Vote
+from core.db.tables import Evaluation, Spend, Story, Vote
 from core.settings import Settings
 from pages.ui.cost import cached_cost
 from tests.price_address import price_server
@@ -28,7 +28,6 @@ def store() -> Iterator[Store]:
     ledger = fresh(Settings.from_env())
     yield ledger
     ledger.close()
-    edition.forget()
 
 
 def _table(at: AppTest, index: int = 0, by: str = "model") -> object:
@@ -49,7 +48,8 @@ def test_the_article_comes_out_with_its_sources(store: Store) -> None:
     assert "**60 ×**" in words(at)
     assert "nothing is fetched: untuned models from genai-prices" in _captions(at)
     assert "6 rows were last checked more than three months ago" in _captions(at)
-    assert table.loc["ft:curie", "note"] == "retired on 2024-01-04"
+    assert "retired on 2024-01-04" in table.loc["ft:curie", "note"]
+    assert table.loc["gpt-3.5-turbo", "note"] == "price until 2023-06-13"  # the model lived on
 
 
 def test_base_stands_beside_tuned_and_its_last_day_is_told(store: Store) -> None:
@@ -116,6 +116,9 @@ def test_newer_prices_are_fetched_when_asked_for(store: Store, monkeypatch: pyte
         click(at, "cost_fetch")
     assert at.dataframe[0].value.set_index("model").loc["gpt-4o-mini", "output"] == 0.009
     assert "from genai-prices, fetched just now" in _captions(at) and not at.warning
+    click(at, "cost_packaged")
+    assert at.dataframe[0].value.set_index("model").loc["gpt-4o-mini", "output"] == 0.0006
+    assert "nothing is fetched" in _captions(at)
 
 
 def test_every_list_together_is_one_table(store: Store) -> None:
@@ -219,6 +222,21 @@ def test_this_machine_counts_once_its_hour_has_a_price(store: Store) -> None:
     assert "\\$0.2500 for 1M tokens written" in _captions(at)
 
 
+def test_this_machines_hour_can_be_in_yuan_and_is_converted_at_the_stated_rate(store: Store) -> None:
+    at = visit("cost", cost_part="workload", work_speed=40.0)
+    at.get_by_key("work_hour_currency").set_value("CNY").run()
+    assert own.machine_hour(store) is None and not trouble(at)  # no amount yet
+    at.get_by_key("work_hour").set_value(0.036).run()
+    assert own.machine_hour(store) == (Decimal("0.036"), "CNY")
+    assert "¥0.2500 for 1M tokens written" in _captions(at)
+    assert "Converted at 6.8012 yuan for one US dollar" in _captions(at)
+    table = at.dataframe[0].value.set_index("way")
+    assert table.loc["This machine", "each"] == pytest.approx(0.000065 / 6.8012)
+    at.get_by_key("work_hour_currency").set_value("USD").run()
+    assert own.machine_hour(store) == (Decimal("0.036"), "USD")
+    assert "Converted" not in _captions(at)
+
+
 @pytest.mark.parametrize(
     ("state", "says"),
     [
@@ -273,6 +291,29 @@ def test_the_month_stands_against_its_budget(store: Store) -> None:
     assert at.dataframe[1].value.iloc[0]["calls"] == 3
 
 
+def test_an_earlier_month_and_all_time_can_be_chosen_and_the_export_follows(store: Store) -> None:
+    _spend(store, "2")
+    assert "cost_period" not in visit("cost", cost_part="spent").session_state  # nothing to choose among
+    now = datetime.now(UTC)
+    before = (now.replace(day=1) - timedelta(days=1)).replace(day=3)
+    with store.session() as session:
+        made = spend.record(
+            session, LOCAL, "story", provider="openai", model="old", reference="o", prompt_tokens=1, cost_usd=Decimal(5)
+        )
+        session.get_one(Spend, made).at = before
+    budget.set_budget(store, LOCAL, "month", Decimal(8))
+    cached_cost.forget()
+    at = visit("cost", cost_part="spent")
+    assert "**$2.00** of **$8.00** spent this month" in words(at)
+    at.get_by_key("cost_period").set_value(f"{before:%Y-%m}").run()
+    assert f"**$5.00** spent in {before:%Y-%m}." in words(at) and "budget" not in words(at).split("spent in")[0]
+    assert list(at.dataframe[0].value["model"]) == ["old"] and len(at.dataframe[1].value) == 1
+    at.get_by_key("cost_period").set_value("all").run()
+    assert f"**$7.00** spent since {before:%Y-%m}." in words(at)
+    assert len(at.dataframe[0].value) == 2
+    assert at.get("download_button")[0].proto.label == "Download every call as CSV"
+
+
 def test_a_cost_that_nobody_knows_is_unknown_in_every_table(store: Store) -> None:
     _spend(store, None)
     at = visit("cost", cost_part="spent")
@@ -302,7 +343,7 @@ def test_quality_stands_beside_price(store: Store) -> None:
         session.add(
             Evaluation(
                 id=new_id(), dataset_id="d", provider="openai", model="dark", kind="label", settings={}, state="done",
-                total=9, metrics={"accuracy": 0.5}, created_by="local",
+                total=9, metrics={"accuracy": {"value": 0.5, "low": 0.23, "high": 0.77, "n": 9}}, created_by="local",
             )
         )  # fmt: skip
     cached_cost.forget()

@@ -8,17 +8,18 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from core.actor import LOCAL
+from core.actor import LOCAL, Actor
 from core.dataset import datasets
 from core.db.store import Store
 from core.db.tables import Story, TrainingJob
+from core.errors import FabulaError, NotFound
 from core.providers.speech import Speech, SpeechRequest
 from core.settings import Settings
-from core.story import prompts, shelf, votes
+from core.story import liked, prompts, shelf, votes
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.stores import fresh
-from tests.test_pages import click, labels, trouble, visit, words
+from tests.test_pages import _FRAME, click, labels, trouble, visit, words
 
 _TUNED = "ft:writer:fabula:x:1"
 
@@ -86,6 +87,13 @@ def test_the_stop_of_the_training_data_is_proposed_and_sent(server: FaultServer,
     body = server.requests[-1].body
     assert (body["prompt"], body["stop"]) == ("唐 ->", ["."])
     assert shelf.recent(store)[0].column_values == {"hero": "唐"}
+
+
+def test_nothing_can_be_sent_without_a_prompt(server: FaultServer, store: Store) -> None:
+    at = visit("story", story_mode="free", story_prompt=" \n ")
+    assert at.button(key="story_button").disabled
+    at.text_area(key="story_prompt").set_value("讲").run()
+    assert not at.button(key="story_button").disabled and server.prompts() == []
 
 
 def test_a_stop_that_stands_in_the_prompt_is_warned_of(server: FaultServer, store: Store) -> None:
@@ -194,6 +202,24 @@ def test_a_blind_round_hides_the_names_until_the_vote(server: FaultServer, store
     assert "Best so far" in words(tally) and "1 blind round" in words(tally)
 
 
+_BROKE_OFF = "This story broke off. You will be told why once you have chosen."
+
+
+def test_what_breaks_off_in_a_blind_round_names_no_model_before_the_vote(server: FaultServer, store: Store) -> None:
+    server.default = fault_server.error_in_stream("从前")
+    at = click(_compare(store, blind=True), "story_button")
+    assert [error.value for error in at.error] == [_BROKE_OFF] * 2
+    assert "`writer`" not in words(at)
+    click(at, "story_vote_0")
+    assert "once you have chosen" not in trouble(at) and len(at.error) == 2 and "`writer`" in words(at)
+
+
+def test_where_nothing_can_be_chosen_a_blind_round_tells_why_at_once(server: FaultServer, store: Store) -> None:
+    server.default = fault_server.error(404, "The model does not exist", "model_not_found")
+    at = click(_compare(store, blind=True), "story_button")
+    assert "never written here" in trouble(at) and not any(button.key == "story_vote_0" for button in at.button)
+
+
 def test_one_can_like_none_of_them(server: FaultServer, store: Store) -> None:
     at = click(click(_compare(store), "story_button"), "story_vote_none")
     assert "You chose none of them." in words(at)
@@ -217,6 +243,17 @@ def test_a_chain_writes_outline_story_and_title(server: FaultServer, store: Stor
     assert sorted(str(story.step) for story in shelf.recent(store)) == ["outline", "story", "title"]
 
 
+def test_a_cut_step_of_a_chain_goes_on_and_the_next_ones_follow(server: FaultServer, store: Store) -> None:
+    server.when("提纲，三到五句话", fault_server.text("先遇见，后分别。"))
+    server.when("写一个完整的故事", fault_server.cut("从前，"), fault_server.text("完。"))
+    server.when("起一个题目", fault_server.text("光"))
+    at = click(visit("story", story_chain=True, story_mode="free", story_prompt="一个想法"), "story_button")
+    assert "从前，" in _texts(at) and len(shelf.recent(store)) == 2
+    click(at, "story_chain_go_on_story")
+    assert {"从前，完。", "光"} <= set(_texts(at)) and not at.error
+    assert not any("go_on" in str(button.key) for button in at.button)
+
+
 # --- reading aloud ----------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +269,9 @@ def test_an_endpoint_makes_a_sound_file(server: FaultServer, store: Store, monke
     at = click(visit("story", story_model="engine/writer"), "story_button")
     asked: list[SpeechRequest] = []
     monkeypatch.setattr(Speech, "speak", lambda _self, request: asked.append(request) or b"sound")
+    at.get_by_key("story_sound_model").set_value("gpt-4o-mini-tts").run()
+    assert "What this model costs is unknown." in words(at)
+    at.get_by_key("story_sound_model").set_value("tts-1").run()
     click(at, "story_sound_make")
     assert [request.text for request in asked] == [shelf.recent(store)[0].text] and not at.error
     assert at.get("download_button")
@@ -285,16 +325,44 @@ def test_a_cut_story_of_the_shelf_goes_on_at_the_desk(server: FaultServer, store
     assert len(shelf.recent(store)) == 1 and shelf.recent(store)[0].finish_reason == "stop"
 
 
-def test_liked_stories_become_a_data_set_in_one_go(server: FaultServer, store: Store) -> None:
+def test_one_click_makes_a_data_set_of_the_liked_stories_and_opens_training_with_it(
+    server: FaultServer, store: Store
+) -> None:
     _put(store, 1, liked=True, column_values={"hero": "唐"}, edited_text="mine")
     _put(store, 2, liked=True, column_values={"hero": "宋"})
     _put(store, 3, liked=False, column_values={"hero": "元"})
     at = click(visit("story", story_part="shelf"), "story_liked")
-    click(at, "story_liked_make")
     (made,) = datasets.list_datasets(store)
     rows = datasets.rows(store, made.id)
-    assert made.columns == ["hero"] or made.columns == ("hero",)
+    assert list(made.columns) == ["hero"]
     assert [(row.values, row.text) for row in rows] == [({"hero": "唐"}, "mine"), ({"hero": "宋"}, "story 2")]
+    assert at.session_state["training_dataset"] == made.id
+    assert any(button.key == "training_next" for button in at.button)  # the dialog of a new job
+    at.switch_page(str(_FRAME.with_name("story.py"))).run()
+    click(at, "story_liked")
+    assert len(datasets.list_datasets(store)) == 1  # the same stories are the same data set
+    at.switch_page(str(_FRAME.with_name("story.py"))).run()
+    click(at, "story_liked_undo")
+    assert datasets.list_datasets(store) == [] and not at.error
+
+
+def test_the_data_set_of_liked_stories_can_be_taken_back_until_something_is_made_from_it(
+    server: FaultServer, store: Store
+) -> None:
+    _put(store, 1, liked=True)
+    frame = pd.DataFrame({"prompt": ["a"], "story": ["b"]})
+    made = datasets.from_frame(store, LOCAL, "liked", frame, ["prompt"], "story")
+    with pytest.raises(FabulaError, match="Visitors"):
+        liked.take_back(store, Actor("v", "V", "viewer"), made)
+    liked.take_back(store, LOCAL, made)
+    assert datasets.list_datasets(store) == [] and len(shelf.recent(store)) == 1
+    with pytest.raises(NotFound):
+        liked.take_back(store, LOCAL, made)
+    _tuned(store)
+    (used,) = datasets.list_datasets(store)
+    with pytest.raises(FabulaError, match="already"):
+        liked.take_back(store, LOCAL, used.id)
+    assert len(datasets.list_datasets(store)) == 1
 
 
 def test_nothing_on_the_shelf_is_markup(server: FaultServer, store: Store) -> None:

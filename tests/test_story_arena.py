@@ -18,7 +18,7 @@ from core.db.tables import Spend, Story
 from core.errors import FabulaError, ModelNotFound, NotFound, OverBudget, Refused
 from core.providers import CompletionRequest
 from core.settings import Settings
-from core.story import arena, shelf, stream, votes
+from core.story import arena, opinions, shelf, stream, votes
 from core.story.arena import Entry
 from core.story.facts import same_model
 from tests import fault_server
@@ -112,6 +112,16 @@ def test_the_order_is_mixed_only_where_names_are_hidden(store: Store) -> None:
 # --- votes ------------------------------------------------------------------------------------------------------------
 
 
+def test_names_are_hidden_until_there_is_a_vote_and_told_where_there_is_nothing_to_vote_on(store: Store) -> None:
+    assert not _finished(store, "a", "b", blind=False).secret
+    both = _finished(store, "a", "b")
+    assert both.secret and both.votable
+    one = _round(store, _Client("a"), _Client(ModelNotFound("m1 is not there.", "")), blind=True)
+    for _ in arena.updates(one.stories, one.news):
+        pass
+    assert not one.votable and not one.secret
+
+
 def test_a_vote_counts_once_a_person_and_moves_with_them(store: Store) -> None:
     round_ = _finished(store, "one", "two")
     order = [story.id for story in round_.places]
@@ -154,9 +164,9 @@ def test_pairs_take_the_edit_of_the_winner_and_leave_equal_texts_out(store: Stor
     ids = [story.id for story in round_.stories]
     votes.cast(store, LOCAL, round_.id, ids, ids[0], blind=True)
     assert [(pair.preferred, pair.other) for pair in votes.pairs(store)] == [("good", "bad")]
-    shelf.edit(store, LOCAL, ids[0], "better")
+    opinions.edit(store, LOCAL, ids[0], "better")
     assert [(pair.preferred, pair.other) for pair in votes.pairs(store)] == [("better", "bad"), ("better", "good")]
-    shelf.delete(store, LOCAL, ids[1])
+    opinions.delete(store, LOCAL, ids[1])
     assert [(pair.preferred, pair.other) for pair in votes.pairs(store)] == [("better", "good")]
 
 

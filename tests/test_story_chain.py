@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -14,11 +15,11 @@ from core.cost import budget
 from core.cost.book import PriceBook
 from core.db.store import Store
 from core.db.tables import Spend
-from core.errors import BadRequest, FabulaError, ModelNotFound, OverBudget, Refused, StreamCut
+from core.errors import BadRequest, FabulaError, ModelNotFound, NotFound, OverBudget, Refused, StreamCut
 from core.providers import CompletionRequest, Patience
 from core.providers.speech import MOST_CHARACTERS, Speech, SpeechRequest
 from core.settings import Settings
-from core.story import chain, reading, shelf
+from core.story import chain, opinions, reading, shelf
 from core.story.chaining import Chain
 from core.story.sentences import parts, sentences
 from tests import fault_server
@@ -120,6 +121,32 @@ def test_a_chain_that_is_stopped_goes_no_further(store: Store) -> None:
     assert written.done and written.advance() is None and [s.text for s in shelf.recent(store)] == ["半"]
 
 
+def test_a_cut_step_goes_on_and_the_steps_after_it_follow(store: Store) -> None:
+    client = _client("提纲")
+    client.enqueue("stream", _Cut((), "writer"), FakeStream(("篇",), "writer"), FakeStream(("题目",), "writer"))
+    written = Chain(store, LOCAL, client, _IDEA, PriceBook.load())  # type: ignore[arg-type]  # a fake
+    _to_its_end(written)
+    assert list(written.steps) == ["outline", "story"]
+    written.go_on("story")
+    _to_its_end(written)
+    assert [story.text for story in written.steps.values()] == ["提纲", "半篇", "题目"]
+    assert "半篇" in client.sent[-1][1].prompt
+    kept = shelf.look(store, shelf.Where(round_id=written.id)).stories
+    assert sorted((str(story.step), story.text) for story in kept) == [
+        ("outline", "提纲"), ("story", "半篇"), ("title", "题目"),
+    ]  # fmt: skip
+
+
+def test_a_step_that_is_not_on_the_shelf_any_more_cannot_go_on(store: Store) -> None:
+    client = FakeClient()
+    client.enqueue("stream", _Cut((), "writer"))
+    written = Chain(store, LOCAL, client, _IDEA, PriceBook.load())  # type: ignore[arg-type]  # a fake
+    _to_its_end(written)
+    opinions.delete(store, LOCAL, written.steps["outline"].id)
+    with pytest.raises(NotFound):
+        written.go_on("outline")
+
+
 # --- sentences --------------------------------------------------------------------------------------------------------
 
 
@@ -171,12 +198,30 @@ def test_an_endpoint_reads_a_story_part_by_part_and_the_ledger_knows(store: Stor
         server.enqueue(*(fault_server.raw(sound, "audio/mpeg") for sound in (b"one", b"two")))
         text = "第一句。" * 600 + "第二句。" * 600  # 4,800 characters: two requests
         request = SpeechRequest("tts-1", "alloy", text, speed=1.25)
-        assert list(reading.read_aloud(store, LOCAL, _speech(server), request, "s1")) == [b"one", b"two"]
+        read = reading.read_aloud(store, LOCAL, _speech(server), request, "s1", PriceBook.load())
+        assert list(read) == [b"one", b"two"]
         sent = [seen.body for seen in server.requests]
         assert all(len(body["input"]) <= MOST_CHARACTERS for body in sent)
         assert (sent[0]["model"], sent[0]["voice"], sent[0]["speed"]) == ("tts-1", "alloy", 1.25)
     with store.reading() as session:
         assert [(s.page, s.cost_usd) for s in session.scalars(select(Spend))] == [("story", None)] * 2
+
+
+def test_sound_with_a_known_price_is_paid_by_the_character_within_the_budget(store: Store) -> None:
+    budget.set_budget(store, LOCAL, "month", Decimal("0.001"))
+    with FaultServer() as server:
+        server.enqueue(fault_server.raw(b"one", "audio/mpeg"), fault_server.unauthorized())
+        speech = Speech(replace(server.provider(), id="openai"), patience=_ONCE)
+        for text, ends in (("字" * 60, None), ("字" * 6, Refused), ("字" * 60, OverBudget)):
+            read = reading.read_aloud(store, LOCAL, speech, replace(_SPOKEN, text=text), "s1", PriceBook.load())
+            if ends is None:
+                assert list(read) == [b"one"]
+            else:
+                with pytest.raises(ends):
+                    list(read)
+        assert len(server.requests) == 2
+    with store.reading() as session:  # what was refused cost nothing
+        assert [s.cost_usd for s in session.scalars(select(Spend))] == [Decimal("0.0009")]
 
 
 @pytest.mark.parametrize(
@@ -198,15 +243,16 @@ def test_an_endpoint_that_does_not_speak_says_why(answer: fault_server.Answer, e
 
 
 def test_what_cannot_be_read_is_not_sent(store: Store) -> None:
+    book = PriceBook.load()
     with FaultServer() as server:
         speech = _speech(server)
         with pytest.raises(BadRequest):
             speech.speak(SpeechRequest("m", "v", "x" * (MOST_CHARACTERS + 1)))
         with pytest.raises(FabulaError):
-            list(reading.read_aloud(store, LOCAL, speech, SpeechRequest("m", "v", " 。"), "s"))
+            list(reading.read_aloud(store, LOCAL, speech, SpeechRequest("m", "v", " 。"), "s", book))
         with pytest.raises(Refused):
-            list(reading.read_aloud(store, Actor("g", "g", "viewer"), speech, _SPOKEN, "s"))
+            list(reading.read_aloud(store, Actor("g", "g", "viewer"), speech, _SPOKEN, "s", book))
         budget.set_budget(store, LOCAL, "month", Decimal(1))
         with pytest.raises(OverBudget):  # its price is unknown
-            list(reading.read_aloud(store, LOCAL, speech, _SPOKEN, "s"))
+            list(reading.read_aloud(store, LOCAL, speech, _SPOKEN, "s", book))
         assert server.requests == []

@@ -21,7 +21,7 @@ from core.db.tables import Story, TrainingJob
 from core.errors import BadRequest, FabulaError, ModelNotFound, NotFound
 from core.providers import Provider
 from core.settings import Settings
-from core.story import exports, prompts, shelf, trouble
+from core.story import exports, opinions, prompts, shelf, trouble
 from core.story.shelf import KeptStory, Where
 from core.story.votes import Pair
 from tests.stores import fresh
@@ -39,57 +39,65 @@ def store(settings: Settings) -> Iterator[Store]:
     store.close()
 
 
-def _put(store: Store, number: int, **values: object) -> str:
+def put(store: Store, number: int, **values: object) -> str:
     given = {"model": "writer", "text": f"story {number}", "prompt": f"prompt {number}", "finish_reason": "stop"}
     with store.session() as session:
         session.add(Story(id=f"s{number}", actor="local", provider="engine", parameters={}, **given | values))
     return f"s{number}"
 
 
-def _found(store: Store, where: Where) -> list[str]:
+def found(store: Store, where: Where) -> list[str]:
     return sorted(story.id for story in shelf.look(store, where).stories)
 
 
-@pytest.mark.parametrize(
-    ("where", "found"),
-    [
-        (Where(), ["s1", "s2", "s3"]),
-        (Where(words="英雄"), ["s1", "s3"]),
-        (Where(words="英雄 OTHER"), ["s3"]),
-        (Where(words="100%"), ["s2"]),
-        (Where(words="_"), []),
-        (Where(model="other"), ["s3"]),
-        (Where(liked=True), ["s1"]),
-        (Where(liked=False), ["s2"]),
-        (Where(stars=4), ["s3"]),
-        (Where(tag="英雄"), ["s3"]),
-        (Where(tag="英"), []),
-        (Where(edited=True), ["s2"]),
-        (Where(partial=True), ["s2"]),
-        (Where(partial=False), ["s1", "s3"]),
-    ],
+SHELVED: tuple[dict[str, object], ...] = (
+    {"text": "一位英雄", "liked": True, "stars": 3},
+    {"edited_text": "100% mine", "liked": False, "finish_reason": None},
+    {"model": "other", "prompt": "another prompt", "tags": ["英雄", 'a"b'], "stars": 5},
 )
-def test_stories_are_found_again(store: Store, where: Where, found: list[str]) -> None:
-    _put(store, 1, text="一位英雄", liked=True, stars=3)
-    _put(store, 2, edited_text="100% mine", liked=False, finish_reason=None)
-    _put(store, 3, model="other", prompt="another prompt", tags=["英雄", 'a"b'], stars=5)
-    assert _found(store, where) == found
-    assert shelf.look(store, where, limit=0).total == len(found)
+SOUGHT: tuple[tuple[Where, list[str]], ...] = (
+    (Where(), ["s1", "s2", "s3"]),
+    (Where(words="英雄"), ["s1", "s3"]),
+    (Where(words="英雄 OTHER"), ["s3"]),
+    (Where(words="100%"), ["s2"]),
+    (Where(words="_"), []),
+    (Where(model="other"), ["s3"]),
+    (Where(liked=True), ["s1"]),
+    (Where(liked=False), ["s2"]),
+    (Where(stars=4), ["s3"]),
+    (Where(tag="英雄"), ["s3"]),
+    (Where(tag="英"), []),
+    (Where(edited=True), ["s2"]),
+    (Where(partial=True), ["s2"]),
+    (Where(partial=False), ["s1", "s3"]),
+)
+
+
+def shelve(store: Store) -> None:
+    for number, values in enumerate(SHELVED, start=1):
+        put(store, number, **values)
+
+
+@pytest.mark.parametrize(("where", "ids"), SOUGHT)
+def test_stories_are_found_again(store: Store, where: Where, ids: list[str]) -> None:
+    shelve(store)
+    assert found(store, where) == ids
+    assert shelf.look(store, where, limit=0).total == len(ids)
 
 
 def test_the_shelf_knows_its_models_and_tags(store: Store) -> None:
-    _put(store, 1, model="b", tags=["y", "x"])
-    _put(store, 2, model="a")
-    _put(store, 3, model="a", tags=["x"])
+    put(store, 1, model="b", tags=["y", "x"])
+    put(store, 2, model="a")
+    put(store, 3, model="a", tags=["x"])
     assert shelf.models(store) == ["a", "b"] and shelf.tags(store) == ["x", "y"]
 
 
 def test_what_people_think_of_a_story_is_kept_and_can_be_taken_back(store: Store) -> None:
-    story = _put(store, 1)
-    shelf.rate(store, LOCAL, story, stars=4)
-    shelf.like(store, LOCAL, story, True)
-    shelf.tag(store, LOCAL, story, [" a  b ", "a b", "", "c"])
-    shelf.edit(store, LOCAL, story, "mine\0")
+    story = put(store, 1)
+    opinions.rate(store, LOCAL, story, stars=4)
+    opinions.like(store, LOCAL, story, True)
+    opinions.tag(store, LOCAL, story, [" a  b ", "a b", "", "c"])
+    opinions.edit(store, LOCAL, story, "mine\0")
     kept = shelf.get(store, story)
     assert kept is not None
     assert (kept.stars, kept.liked, kept.tags, kept.edited_text, kept.text) == (
@@ -99,44 +107,44 @@ def test_what_people_think_of_a_story_is_kept_and_can_be_taken_back(store: Store
         "mine",
         "story 1",
     )
-    shelf.rate(store, LOCAL, story, stars=None)
-    shelf.like(store, LOCAL, story, None)
-    shelf.tag(store, LOCAL, story, [])
-    shelf.edit(store, LOCAL, story, "story 1")  # as it was written: no edit any more
+    opinions.rate(store, LOCAL, story, stars=None)
+    opinions.like(store, LOCAL, story, None)
+    opinions.tag(store, LOCAL, story, [])
+    opinions.edit(store, LOCAL, story, "story 1")  # as it was written: no edit any more
     kept = shelf.get(store, story)
     assert kept is not None
     assert (kept.stars, kept.liked, kept.tags, kept.edited_text) == (None, None, (), None)
 
 
 def test_a_deleted_story_is_gone_until_it_is_brought_back(store: Store) -> None:
-    story = _put(store, 1)
-    shelf.delete(store, LOCAL, story)
-    assert shelf.get(store, story) is None and _found(store, Where()) == []
+    story = put(store, 1)
+    opinions.delete(store, LOCAL, story)
+    assert shelf.get(store, story) is None and found(store, Where()) == []
     with pytest.raises(NotFound):
-        shelf.like(store, LOCAL, story, True)
-    shelf.restore(store, LOCAL, story)
-    assert _found(store, Where()) == [story]
+        opinions.like(store, LOCAL, story, True)
+    opinions.restore(store, LOCAL, story)
+    assert found(store, Where()) == [story]
 
 
 @pytest.mark.parametrize("wrong", ["stars", "empty", "long", "tags", "tag", "viewer", "gone"])
 def test_what_cannot_be_kept_is_refused_with_a_sentence(store: Store, wrong: str) -> None:
-    story = _put(store, 1)
+    story = put(store, 1)
     with pytest.raises(FabulaError) as caught:
         match wrong:
             case "stars":
-                shelf.rate(store, LOCAL, story, stars=6)
+                opinions.rate(store, LOCAL, story, stars=6)
             case "empty":
-                shelf.edit(store, LOCAL, story, " \0\n")
+                opinions.edit(store, LOCAL, story, " \0\n")
             case "long":
-                shelf.edit(store, LOCAL, story, "x" * (shelf.LONGEST_TEXT + 1))
+                opinions.edit(store, LOCAL, story, "x" * (opinions.LONGEST_TEXT + 1))
             case "tags":
-                shelf.tag(store, LOCAL, story, [str(n) for n in range(shelf.MOST_TAGS + 1)])
+                opinions.tag(store, LOCAL, story, [str(n) for n in range(opinions.MOST_TAGS + 1)])
             case "tag":
-                shelf.tag(store, LOCAL, story, ["x" * (shelf.LONGEST_TAG + 1)])
+                opinions.tag(store, LOCAL, story, ["x" * (opinions.LONGEST_TAG + 1)])
             case "viewer":
-                shelf.like(store, _VIEWER, story, True)
+                opinions.like(store, _VIEWER, story, True)
             case "gone":
-                shelf.like(store, LOCAL, "nothing", True)
+                opinions.like(store, LOCAL, "nothing", True)
     assert caught.value.what and caught.value.next_step
 
 
@@ -224,7 +232,7 @@ def test_a_retired_model_says_since_when_and_what_to_use(store: Store) -> None:
 
 
 def test_a_model_that_is_deleted_says_when_it_last_wrote_and_what_learned_the_same(store: Store) -> None:
-    _put(store, 1, model="ft:base:fabula:a:1", at=_AT)
+    put(store, 1, model="ft:base:fabula:a:1", at=_AT)
     with store.session() as session:
         for number, name in enumerate(("ft:base:fabula:a:1", "ft:base:fabula:b:2")):
             session.add(

@@ -17,7 +17,18 @@ from core.cost.overlay import Entry, check_together, read_prices
 from core.cost.prices import ENGINE, MTOK, Price, local_price, tuned_base
 from core.cost.snapshot import Snapshot
 
-__all__ = ["ENGINE", "Key", "Price", "PriceBook", "PriceLine", "Side", "compare", "cost_of", "training_cost"]
+__all__ = [
+    "ENGINE",
+    "Key",
+    "Price",
+    "PriceBook",
+    "PriceLine",
+    "Side",
+    "compare",
+    "cost_of",
+    "speech_cost",
+    "training_cost",
+]
 
 OVERLAY = Path(__file__).parents[2] / "data" / "prices.csv"
 OWN_PRICES = "prices.csv"  # in FABULA_HOME: same columns; its amounts win over ours
@@ -74,7 +85,7 @@ class PriceBook:
         mine = _own(from_file, own, today)
         return cls(
             overlay=shipped.prices,
-            source=Snapshot(moment),
+            source=Snapshot(moment, home),
             today=today,
             own=mine.prices,
             last_days=shipped.last_days | mine.last_days,
@@ -128,8 +139,12 @@ class PriceBook:
         return not price.local and (self.today - price.checked).days > _STALE_DAYS
 
     def ended(self, price: Price) -> bool:
-        """Whether the model can no longer be used at this price."""
+        """Whether the model can no longer be used."""
         return price.valid_until is not None and price.valid_until < self.today
+
+    def past(self, price: Price) -> bool:
+        """Whether the price holds no longer, though nobody has written down the one that followed."""
+        return price.price_until is not None and price.price_until < self.today
 
     def ends_soon(self, price: Price) -> bool:
         """Whether the model can be used for less than three months more."""
@@ -165,6 +180,14 @@ def cost_of(
     if price is None or price.currency != USD:
         return None
     return price.call(prompt_tokens, completion_tokens, cached_tokens=cached_tokens, batch=batch)
+
+
+def speech_cost(book: PriceBook, provider: str, model: str, text: str) -> Decimal | None:
+    """US dollars for reading `text` aloud, exact; None when the model is not paid by the character, or unknown."""
+    price = book.find(provider, model)
+    if price is None or price.currency != USD or price.speech_per_mchar is None:
+        return None
+    return len(text) * price.speech_per_mchar / MTOK
 
 
 def training_cost(book: PriceBook, provider: str, base_model: str, trained_tokens: int | None) -> Decimal | None:

@@ -23,7 +23,8 @@ class PriceLine:
 
     `multiple` is this line's price over the baseline's; None where either is unknown, the baseline is free, or the
     two are in currencies without a rate between them. `currency` is the comparison's, or the price's own where it
-    could not be converted. `ends_soon`: in less than three months; `ended`: it can no longer be used.
+    could not be converted. `ends_soon`: in less than three months; `ended`: it can no longer be used; `past`: the price
+    holds no longer.
     """
 
     model: str
@@ -40,6 +41,7 @@ class PriceLine:
     hosting_per_hour: Decimal | None = None
     currency: str = USD
     ends_soon: bool = False
+    past: bool = False
 
     @property
     def key(self) -> Key:
@@ -104,6 +106,7 @@ class _By:
             hosting_per_hour=convert(price.hosting_per_hour, price.currency, shown, self.rate),
             currency=shown,
             ends_soon=self.book.ends_soon(price),
+            past=self.book.past(price),
         )
 
     def place(self, line: PriceLine) -> tuple[bool, bool, Decimal, Key]:

@@ -1,17 +1,20 @@
 """Which edition of genai-prices' data is in use: the packaged one, or a newer one that somebody has fetched.
 
-A fetched edition serves this process until it ends; the package is what every start begins with. Nothing is fetched
-unless a person asks.
+What was fetched lies in the home folder, so that every process of the studio reads it, after a restart too. Nothing is
+fetched unless a person asks.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
-from functools import cache
+from datetime import UTC, date, datetime
+from functools import cache, lru_cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.actor import Actor
@@ -26,7 +29,11 @@ PACKAGED = date(2026, 11, 10)
 URL = "https://raw.githubusercontent.com/pydantic/genai-prices/refs/heads/main/prices/new_data/v2/data.json"
 """genai-prices' own DEFAULT_UPDATE_URL; given here so that a test can name another."""
 
+FILE = "genai-prices.json"
+"""In FABULA_HOME: what was fetched last, as it came; the file's time is when."""
+
 _NEEDED = "openai"  # an edition without it would turn most prices into "unknown": something else has answered
+_TIMEOUT_S = 10.0
 _one_at_a_time = threading.Lock()
 
 
@@ -40,48 +47,96 @@ class Edition:
     fetched: datetime | None = None
 
 
-_fetched: Edition | None = None
+def current(home: Path | None) -> Edition:
+    """What prices are read from now: what any process of this home has fetched last, else the package."""
+    found = None
+    if home is not None:
+        path = home / FILE
+        try:
+            seen = path.stat()
+        except OSError:
+            return _packaged()
+        found = _kept(str(path), seen.st_mtime_ns, seen.st_size)
+    return found if found is not None and found.day >= PACKAGED else _packaged()
 
 
-def current() -> Edition:
-    """What prices are read from now."""
-    return _fetched or _packaged()
-
-
-def fetch(actor: Actor, now: datetime) -> Edition:
-    """Fetch the newest data with the library's own updater, and use it from now on, for everybody in this process.
+def fetch(actor: Actor, now: datetime, home: Path) -> Edition:
+    """Fetch the newest data, and have every process of this home use it from now on.
 
     Takes 10 seconds at most. When it fails, what is in use stays.
 
     Raises:
         Refused: the actor may only look.
-        FabulaError: offline, or what came is no price data; `what` says why.
+        FabulaError: offline, what came is no price data, or it cannot be kept; `what` says why.
     """
-    global _fetched
-    if actor.role == "viewer":
-        raise Refused("Visitors cannot fetch prices.", "Ask an editor.")
-    from genai_prices import UpdatePrices
-
+    _may(actor)
     with _one_at_a_time:
         try:
-            found = UpdatePrices(url=URL).fetch()
-            providers = {} if found is None else {one.id: one for one in found.providers}
-            if _NEEDED not in providers:
-                raise ValueError("there are no prices in it")
+            data = _asked_for()
+            _read(data)
+            home.mkdir(parents=True, exist_ok=True)
+            part = home / f"{FILE}.{os.getpid()}.part"
+            part.write_bytes(data)
+            os.utime(part, (now.timestamp(), now.timestamp()))
+            part.replace(home / FILE)
         except Exception as exc:  # httpx2's and pydantic's errors, and what malformed data makes the library raise
-            reason, day = str(exc).strip().partition("\n")[0] or type(exc).__name__, current().day
+            reason = str(exc).strip().partition("\n")[0] or type(exc).__name__
             raise FabulaError(
                 f"Newer prices cannot be fetched: {reason}.",
-                f"The prices of {day} serve; they are kept with the studio.",
+                f"The prices of {current(home).day} serve; they are kept with the studio.",
             ) from exc
-        _fetched = Edition("genai-prices", now.date(), providers, now)
-        return _fetched
+    return current(home)
 
 
-def forget() -> None:
-    """Go back to the packaged data."""
-    global _fetched
-    _fetched = None
+def forget(actor: Actor, home: Path) -> None:
+    """Go back to the packaged data.
+
+    Raises:
+        Refused: the actor may only look.
+    """
+    _may(actor)
+    (home / FILE).unlink(missing_ok=True)
+
+
+def _may(actor: Actor) -> None:
+    if actor.role == "viewer":
+        raise Refused("Visitors cannot fetch prices.", "Ask an editor.")
+
+
+def _asked_for() -> bytes:
+    import httpx2  # the library's own client
+
+    answer = httpx2.get(URL, timeout=_TIMEOUT_S)
+    answer.raise_for_status()
+    return bytes(answer.content)
+
+
+def _read(data: bytes) -> dict[str, Provider]:
+    """The data by provider, as genai-prices' own updater reads it (it has no public way to read a file).
+
+    Raises:
+        ValueError: it is something else; also as pydantic's own error.
+    """
+    from genai_prices.types import _providers_from_raw
+
+    raw = json.loads(data)
+    if not isinstance(raw, list):
+        raise ValueError("it is no list of providers")
+    providers = {one.id: one for one in _providers_from_raw(raw)}
+    if _NEEDED not in providers:
+        raise ValueError("there are no prices in it")
+    return providers
+
+
+@lru_cache(maxsize=2)
+def _kept(path: str, time_ns: int, size: int) -> Edition | None:
+    """What lies in the file, of that time and size; None when it is not to be read, or no price data."""
+    try:
+        providers = _read(Path(path).read_bytes())
+    except Exception:  # a file that somebody has changed by hand must not take the packaged prices away
+        return None
+    at = datetime.fromtimestamp(time_ns / 1e9, UTC)
+    return Edition("genai-prices", at.date(), providers, at)
 
 
 @cache

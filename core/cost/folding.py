@@ -21,8 +21,19 @@ _FIELDS = {
     "hosting_hour": "hosting_per_hour",
     "batch_input": "batch_input_per_mtok",
     "batch_output": "batch_output_per_mtok",
+    "speech": "speech_per_mchar",
 }
-_SPEAKS = ("output", "input", "training", "hosting_hour", "cached_input", "batch_input", "batch_output", "batch_factor")
+_SPEAKS = (
+    "output",
+    "input",
+    "training",
+    "hosting_hour",
+    "cached_input",
+    "batch_input",
+    "batch_output",
+    "speech",
+    "batch_factor",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +82,10 @@ def over(own: Price, known: Price | None) -> Price:
         return own if known is None else replace(own, valid_until=own.valid_until or known.valid_until)
     set_by_hand = {name: amount for name in _FIELDS.values() if (amount := getattr(own, name)) is not None}
     long_prompts = () if {"input_per_mtok", "output_per_mtok"} & set_by_hand.keys() else known.tiers
-    return replace(known, **set_by_hand, own=True, tiers=long_prompts, source=own.source, note=own.note or known.note)
+    return replace(
+        known, **set_by_hand, own=True, tiers=long_prompts, source=own.source, note=own.note or known.note,
+        price_until=own.price_until,
+    )  # fmt: skip
 
 
 def with_batch(price: Price, factors: Mapping[Key, Decimal]) -> Price:
@@ -119,12 +133,14 @@ def _price(key: Key, now: dict[str, Entry], last_day: date | None, own: bool) ->
         currency=speaker.currency,
         source=speaker.source,
         checked=min(row.checked for what, row in now.items() if what in _FIELDS),
-        valid_until=last_day or min((day for day in ends if day is not None), default=None),
+        valid_until=last_day,
+        price_until=min((day for day in ends if day is not None), default=None),
         training_until=training.valid_until if training is not None else None,
         cached_input_per_mtok=amounts.get("cached_input_per_mtok"),
         batch_input_per_mtok=amounts.get("batch_input_per_mtok"),
         batch_output_per_mtok=amounts.get("batch_output_per_mtok"),
         hosting_per_hour=amounts.get("hosting_per_hour"),
+        speech_per_mchar=amounts.get("speech_per_mchar"),
         own=own,
         note=" ".join(notes),
     )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, select
 
+from core.cost.budget import month_start
 from core.db.store import Store
 from core.db.tables import Dataset, Run, Spend, Story, TrainingJob
 from core.text import cell
@@ -36,7 +38,10 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class DayLine:
-    """What one model cost one person on one page on one day (UTC). `unknown` calls are not in `cost_usd`."""
+    """What one model cost one person on one page on one day or month, which begins with `day` (UTC).
+
+    `unknown` calls are not in `cost_usd`.
+    """
 
     day: datetime
     page: str
@@ -69,30 +74,44 @@ class WorkLine:
     cost_usd: Decimal | None
 
 
+def months(store: Store, now: datetime) -> list[datetime]:
+    """The first moments (UTC) of all months from the first call's to this one, the newest first."""
+    with store.reading() as session:
+        first = session.scalar(select(func.min(Spend.at))) or now
+    found = [month_start(now)]
+    while found[-1] > first:
+        found.append(month_start(found[-1] - timedelta(days=1)))
+    return found
+
+
 def days(store: Store, since: datetime, until: datetime) -> list[DayLine]:
     """Day by day from `since` (a midnight, UTC) to before `until`, the oldest first."""
+    return stretches(store, [since + timedelta(days=n) for n in range(-(-(until - since) // timedelta(days=1)))], until)
+
+
+def stretches(store: Store, starts: Sequence[datetime], until: datetime) -> list[DayLine]:
+    """Stretch by stretch: each from its start to the next one's, the last to before `until`."""
     found: list[DayLine] = []
-    day = since
     with store.reading() as session:
-        while day < until:
+        for start, end in pairwise([*starts, until]):
             query = (
                 select(
                     Spend.page, Spend.provider, Spend.model, Spend.actor, Spend.cost_usd,
                     func.count(), func.sum(Spend.prompt_tokens), func.sum(Spend.completion_tokens),
                 )
-                .where(Spend.at >= day, Spend.at < min(day + timedelta(days=1), until))
+                .where(Spend.at >= start, Spend.at < end)
                 .group_by(Spend.page, Spend.provider, Spend.model, Spend.actor, Spend.cost_usd)
             )  # fmt: skip
-            found += _of_day(day, session.execute(query).all())
-            day += timedelta(days=1)
+            found += _of_stretch(start, session.execute(query).all())
     return found
 
 
-def works(store: Store, since: datetime, limit: int = 50) -> list[WorkLine]:
-    """Runs, jobs and stories with calls since then, the newest first."""
+def works(store: Store, since: datetime, until: datetime | None = None, limit: int = 50) -> list[WorkLine]:
+    """Runs, jobs and stories with calls in that time, and what those cost; the newest first."""
+    then = Spend.at >= since if until is None else and_(Spend.at >= since, Spend.at < until)
     newest = (
         select(Spend.reference, func.min(Spend.at).label("began"), func.max(Spend.id).label("last"))
-        .where(Spend.at >= since)
+        .where(then)
         .group_by(Spend.reference)
         .order_by(func.max(Spend.id).desc())
         .limit(limit)
@@ -104,7 +123,7 @@ def works(store: Store, since: datetime, limit: int = 50) -> list[WorkLine]:
             Spend.cost_usd, Spend.estimated_usd, func.count(),
         )
         .join(newest, newest.c.reference == Spend.reference)
-        .where(Spend.at >= since)
+        .where(then)
         .group_by(
             Spend.reference, Spend.page, Spend.provider, Spend.model, Spend.actor, newest.c.began, newest.c.last,
             Spend.cost_usd, Spend.estimated_usd,
@@ -157,7 +176,7 @@ def _cell(value: object) -> object:
     return cell(value) if isinstance(value, str) else value
 
 
-def _of_day(day: datetime, rows: Iterable[Any]) -> list[DayLine]:
+def _of_stretch(day: datetime, rows: Iterable[Any]) -> list[DayLine]:
     lines: dict[tuple[str, str, str, str], DayLine] = {}
     for page, provider, model, person, cost, calls, prompt, completion in rows:
         key = (page, provider, model, person)

@@ -25,6 +25,7 @@ USES = (
     "batch_input",
     "batch_output",
     "batch_factor",
+    "speech",
     "use",
 )
 """What an amount is for. `use` has none: its `valid_until` is the last day on which the model can be used."""
@@ -33,6 +34,7 @@ UNITS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("input", "cached_input", "output", "training", "batch_input", "batch_output"), ("mtok", "ktok")),
     "hosting_hour": ("hour",),
     "batch_factor": ("factor",),
+    "speech": ("mchar",),
     "use": ("",),
 }
 MOST_PER_MTOK = Decimal(100_000)  # a hundred times the dearest price there has been: a slip of the unit, not a price
@@ -47,7 +49,7 @@ class Entry:
     """One row of a price file: one amount for one use of one model, and from when until when it holds.
 
     Attributes:
-        amount: per million tokens, per hour, or a factor (see `what`); None for `use`.
+        amount: per million tokens or characters, per hour, or a factor (see `what`); None for `use`.
         base_model: of a tuned model: what it was tuned from.
         where: file and line, for messages.
     """

@@ -17,17 +17,19 @@ from core.db.store import Store, hold, new_id
 from core.db.tables import OwnPrice, utcnow
 from core.errors import BadFile, FabulaError, NotFound
 
-USES = ("input", "cached_input", "output", "training", "hosting_hour", "batch_factor")
+USES = ("input", "cached_input", "output", "training", "hosting_hour", "batch_factor", "speech")
 """What a price can be set for."""
 
+CURRENCIES = ("USD", "CNY")
+"""What a price can be set in: those between which a rate is stated."""
+
 _LONGEST = 200  # characters of a model's name, as the ledger holds them
-_CURRENCIES = ("USD", "CNY")
 _SOURCE = "set in this studio"
 
 
 @dataclass(frozen=True, slots=True)
 class OwnPriceView:
-    """A price that was set, by whom and when. `amount` is in `unit`: mtok, ktok, hour or factor."""
+    """A price that was set, by whom and when. `amount` is in `unit`: mtok, ktok, hour, factor or mchar."""
 
     id: str
     provider: str
@@ -69,7 +71,7 @@ def set_price(
         raise FabulaError("A price needs a provider and a model.", "Give both as the provider writes them.")
     if provider == ENGINE and model != ANY:
         raise FabulaError("The engine's models cost nothing for a token.", "Say what an hour of this machine costs.")
-    if what not in USES or unit not in UNITS[what] or currency not in _CURRENCIES:
+    if what not in USES or unit not in UNITS[what] or currency not in CURRENCIES:
         raise FabulaError(f"“{unit}” does not go with “{what}”.", "Choose another unit.")
     try:
         parsed = amount_in(amount.strip().replace(",", ""), what, "mtok", model)

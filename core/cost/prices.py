@@ -39,12 +39,14 @@ class Price:
         source: address of the page or name of the package that says so.
         checked: the day on which somebody looked.
         valid_until: last day on which the model can be used, where that is announced.
+        price_until: last day of the price itself, where it is known and none follows it: the model may live on.
         training_until: last day on which training can be started, where that is announced.
         local: runs on the person's own machine: nobody sends a bill (electricity is not counted).
         cached_input_per_mtok: for prompt tokens that the provider has read shortly before.
         batch_input_per_mtok, batch_output_per_mtok: in a batch that may take a day.
         hosting_per_hour: what a tuned model costs for each hour that it is deployed, used or not.
         tiers: dearer prices for long prompts, by their start; empty for most models.
+        speech_per_mchar: for each million characters read aloud.
         own: a person of this studio has set at least one of the amounts.
         note: what one should know about the amounts, in the words of who looked them up.
     """
@@ -68,6 +70,8 @@ class Price:
     tiers: tuple[Tier, ...] = ()
     own: bool = False
     note: str = ""
+    price_until: date | None = None
+    speech_per_mchar: Decimal | None = None
 
     @property
     def key(self) -> tuple[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
-from math import sqrt
 from typing import Any, Literal
 
 from sqlalchemy import func, select
@@ -13,13 +12,13 @@ from sqlalchemy import func, select
 from core.cost.book import PriceBook
 from core.db.store import Store
 from core.db.tables import Evaluation, Spend, Story, Vote
+from core.intervals import wilson
 
 Kind = Literal["votes", "evaluation"]
 Model = tuple[str, str]
 """(provider, model)"""
 
-_SHARES = ("accuracy", "exact_match", "token_f1", "similarity", "score")  # 0 to 1, more is better; the first one counts
-_Z = 1.96  # 95 % interval
+_MEASURES = ("accuracy", "overlap")  # of an evaluation: of labels, of texts; 0 to 1, more is better
 _NEWEST = 10_000  # rounds and calls looked at: older ones say little about what a model is now
 
 
@@ -28,9 +27,9 @@ class Quality:
     """One model's quality by one measure.
 
     Attributes:
-        kind: `votes`: share of the blind rounds with it that it won; `evaluation`: share of right answers, or the
-            evaluation's own measure from 0 to 1 (`measure` names it).
-        share, low, high: 0 to 1, with its 95 % interval (Wilson) where it is a share of counted things.
+        kind: `votes`: share of the blind rounds with it that it won; `evaluation`: share of right labels, or how near
+            texts come to the expected ones (`measure` names it).
+        share, low, high: 0 to 1, with its 95 % interval.
         n: rounds, or examples.
         cost_usd: what a story of it costs on average; None where that is not known.
     """
@@ -58,16 +57,6 @@ def qualities(store: Store, book: PriceBook) -> list[Quality]:
     each = _cost_of_a_story(store, book)
     found = [*_by_votes(store, each), *_by_evaluations(store, each)]
     return sorted(found, key=lambda q: (q.kind != "votes", -q.share, q.model))
-
-
-def wilson(wins: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share, after E. B. Wilson (1927): honest also for few rounds and for shares of 0 or 1."""
-    if n <= 0:
-        return 0.0, 1.0
-    p = wins / n
-    middle = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z * sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def blind_rounds(store: Store) -> dict[Model, tuple[int, int]]:
@@ -109,17 +98,16 @@ def _by_evaluations(store: Store, each: dict[Model, Decimal | None]) -> Iterable
         if measured is None or (row.provider, row.model) in seen:
             continue
         seen.add((row.provider, row.model))
-        name, share = measured
-        low, high = wilson(share * row.total, row.total) if name in ("accuracy", "exact_match") else (share, share)
         cost = each.get((row.provider, row.model))
-        yield Quality(row.provider, row.model, "evaluation", name, share, low, high, row.total, cost)
+        yield Quality(row.provider, row.model, "evaluation", *measured, cost)
 
 
-def _measure(metrics: dict[str, Any] | None) -> tuple[str, float] | None:
-    for name in _SHARES:
-        value = (metrics or {}).get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
-            return name, float(value)
+def _measure(metrics: dict[str, Any] | None) -> tuple[str, float, float, float, int] | None:
+    """Name, value, both ends of its interval, and rows, as `core.training`'s evaluations write them down."""
+    for name in _MEASURES:
+        found = (metrics or {}).get(name)
+        if isinstance(found, dict) and 0 <= found["low"] <= found["value"] <= found["high"] <= 1:
+            return name, found["value"], found["low"], found["high"], found["n"]
     return None
 
 

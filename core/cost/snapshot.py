@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from datetime import datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.cost import edition
@@ -19,15 +20,15 @@ _ALIASES = {"zhipu": "zhipuai", "moonshot": "moonshotai", "gemini": "google"}
 
 
 class Snapshot:
-    """A `PriceSource` over the edition of the price data that is in use, as of one point in time."""
+    """A `PriceSource` over the edition of the price data that is in use in `home`, as of one point in time."""
 
-    def __init__(self, now: datetime) -> None:
-        self._now = now
+    def __init__(self, now: datetime, home: Path | None = None) -> None:
+        self._now, self._home = now, home
         self._known: dict[tuple[datetime | None, str], tuple[Price, ...]] = {}  # by edition and provider
 
     def find(self, provider: str, model: str) -> Price | None:
         """The price of `model` at `provider`; a tuned model only ever matches a row for tuned models."""
-        now = edition.current()
+        now = edition.current(self._home)
         theirs = now.providers.get(_ALIASES.get(provider, provider))
         if theirs is None:
             return None
@@ -40,7 +41,7 @@ class Snapshot:
 
     def rows(self, providers: Collection[str]) -> list[Price]:
         """Every text model of these providers that has a price, under the snapshot's own ids."""
-        now = edition.current()
+        now = edition.current(self._home)
         for provider in providers:
             if (now.fetched, provider) not in self._known:
                 self._known[now.fetched, provider] = tuple(self._rows(provider, now))
@@ -48,13 +49,13 @@ class Snapshot:
 
     def providers(self) -> list[str]:
         """Ids of all providers that the snapshot knows, in alphabetical order."""
-        return sorted(edition.current().providers)
+        return sorted(edition.current(self._home).providers)
 
     def _rows(self, provider: str, now: Edition) -> Iterator[Price]:
         theirs = now.providers.get(_ALIASES.get(provider, provider))
         for info in theirs.models if theirs is not None else ():
             price = None if _is_tuned(info) else self._price(provider, info.id, info, now)
-            if price is not None:
+            if price is not None and price.speech_per_mchar is None:  # the tables compare what writes
                 yield price
 
     def _price(self, provider: str, model: str, info: ModelInfo, now: Edition) -> Price | None:
@@ -62,7 +63,8 @@ class Snapshot:
         batch = info.get_prices(self._now, {"processing": "batch"})
         in_batches = batch is not prices and batch != prices
         paid_in, paid_out = _base_amount(prices.input_mtok), _base_amount(prices.output_mtok)
-        if paid_in is None or paid_out is None:  # speech, images, embeddings: not what this studio calls
+        spoken = _base_amount(getattr(prices, "input_mchars", None))
+        if (paid_in is None or paid_out is None) and spoken is None:  # images, embeddings: not what this studio calls
             return None
         return Price(
             model=model,
@@ -78,6 +80,7 @@ class Snapshot:
             batch_input_per_mtok=_base_amount(batch.input_mtok) if in_batches else None,
             batch_output_per_mtok=_base_amount(batch.output_mtok) if in_batches else None,
             tiers=_tiers(prices),
+            speech_per_mchar=spoken,
         )
 
 

@@ -47,6 +47,16 @@ class Round:
         return all(story.done for story in self.stories)
 
     @property
+    def votable(self) -> bool:
+        """Whether there is a choice: all have ended, and two have words at least."""
+        return self.done and sum(bool(story.text) for story in self.stories) > 1
+
+    @property
+    def secret(self) -> bool:
+        """Whether names are hidden until somebody votes: not where there is nothing to vote on."""
+        return self.blind and len(self.stories) > 1 and (not self.done or self.votable)
+
+    @property
     def places(self) -> list[StoryStream]:
         """The stories as they stand on the screen."""
         return [self.stories[index] for index in self.order]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from core.actor import Actor
 from core.cost.book import PriceBook
 from core.db.store import Store, new_id
+from core.errors import NotFound
 from core.providers import Client, CompletionRequest
+from core.story import shelf, stream
 from core.story.chain import STEPS, StepName, step_request
 from core.story.stream import Place, StoryStream, write
 
@@ -33,18 +35,16 @@ class Chain:
     def done(self) -> bool:
         """Whether no step is being written and none can follow."""
         last = self._last()
-        return last is not None and last.done and (len(self.steps) == len(STEPS) or not _good(last))
+        return self._writing() is None and last is not None and (len(self.steps) == len(STEPS) or not _good(last))
 
     def advance(self) -> StoryStream | None:
         """The step that is being written, or the next one, begun now; None when the chain is over.
 
-        A step that was stopped, cut, or brought no word ends the chain; what was written stays.
+        A step that was stopped, cut, or brought no word ends the chain; what was written stays, and can `go_on`.
         """
-        last = self._last()
-        if last is not None and not last.done:
-            return last
-        if self.done:
-            return None
+        writing = self._writing()
+        if writing is not None or self.done:
+            return writing
         name = STEPS[len(self.steps)]
         asked = step_request(self._request, name, {step: story.text for step, story in self.steps.items()})
         place = Place(self.id, name, self._values)
@@ -53,11 +53,26 @@ class Chain:
         )
         return self.steps[name]
 
+    def go_on(self, name: StepName) -> StoryStream:
+        """Have the rest of a step written; where it was the last one, the steps after it follow.
+
+        Raises:
+            NotFound: its words are not on the shelf any more.
+        """
+        kept = shelf.get(self._store, self.steps[name].id)
+        if kept is None:
+            raise NotFound("This story is not on the shelf any more.", "Write the chain again.")
+        self.steps[name] = stream.go_on(self._store, self._actor, self._client, kept, self._book, leave_s=self._leave_s)
+        return self.steps[name]
+
     def stop(self) -> None:
         """End it here and keep its words."""
-        last = self._last()
-        if last is not None:
-            last.stop()
+        writing = self._writing()
+        if writing is not None:
+            writing.stop()
+
+    def _writing(self) -> StoryStream | None:
+        return next((story for story in self.steps.values() if not story.done), None)
 
     def _last(self) -> StoryStream | None:
         return next(reversed(self.steps.values()), None)

@@ -7,19 +7,25 @@ from dataclasses import replace
 
 from core.actor import Actor
 from core.cost import budget, spend
+from core.cost.book import PriceBook, speech_cost
 from core.db.store import Store
+from core.db.tables import Spend
 from core.errors import FabulaError, Refused
 from core.providers.speech import Speech, SpeechRequest
 from core.story.sentences import parts
 
 
-def read_aloud(store: Store, actor: Actor, speech: Speech, request: SpeechRequest, story_id: str) -> Iterator[bytes]:
+def read_aloud(
+    store: Store, actor: Actor, speech: Speech, request: SpeechRequest, story_id: str, book: PriceBook
+) -> Iterator[bytes]:
     """The sound of `request.text`, in parts that can be put behind one another (MP3, AAC, and Opus players take that).
 
-    What it costs is unknown (no price of speech is in the book), so it is refused while a budget applies.
+    Each part is reserved before it is sent. What costs an unknown amount (models that are paid by the second of sound,
+    which no endpoint counts out) is refused while a budget applies.
 
     Raises:
-        OverBudget: there is a budget. Refused: a viewer. FabulaError: nothing to read; ProviderError: see `Speech`.
+        OverBudget: it would go over a budget. Refused: a viewer. FabulaError: nothing to read; ProviderError: see
+            `Speech`.
     """
     found = parts(request.text)
     if not found:
@@ -27,12 +33,18 @@ def read_aloud(store: Store, actor: Actor, speech: Speech, request: SpeechReques
     if actor.role == "viewer":
         raise Refused("Visitors cannot have a story read aloud by a paid model.", "Use the browser's own voice.")
     for part in found:
+        cost = speech_cost(book, speech.provider.id, request.model, part)
         with store.session() as session:
-            budget.check(session, actor, None, story_id)
-        sound = speech.speak(replace(request, text=part))
-        with store.session() as session:
-            spend.record(
+            if cost is None:
+                budget.check(session, actor, None, story_id)
+            spend_id = spend.record(
                 session, actor, "story", provider=speech.provider.id, model=request.model, reference=story_id,
-                prompt_tokens=None, cost_usd=None,
+                cost_usd=cost,
             )  # fmt: skip
+        try:
+            sound = speech.speak(replace(request, text=part))
+        except FabulaError:
+            with store.session() as session:
+                session.delete(session.get_one(Spend, spend_id))
+            raise
         yield sound

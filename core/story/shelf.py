@@ -1,4 +1,4 @@
-"""The shelf: every story that was written, with what made it, and what people think of it."""
+"""The shelf: every story that was written, found again. What people think of it: `core.story.opinions`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, String, cast, func, or_, select
 
-from core.actor import Actor
 from core.db.store import Store
-from core.db.tables import Story, utcnow
-from core.errors import FabulaError, NotFound
+from core.db.tables import Story
 from core.providers import CompletionRequest
-from core.text import storable
-
-MOST_STARS = 5
-MOST_TAGS = 20
-LONGEST_TAG = 40  # characters
-LONGEST_TEXT = 1_000_000  # characters of an edit: a novel
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,86 +143,6 @@ def tags(store: Store) -> list[str]:
     with store.reading() as session:
         rows = session.scalars(select(Story.tags).where(Story.tags.is_not(None), Story.deleted_at.is_(None)))
         return sorted({tag for row in rows for tag in row or ()})
-
-
-def rate(store: Store, actor: Actor, story_id: str, *, stars: int | None) -> None:
-    """Give a story 1 to 5 stars, or take them away (None).
-
-    Raises:
-        FabulaError: not 1 to 5; or the actor may only look. NotFound: it is not there (any more).
-    """
-    if stars is not None and not 1 <= stars <= MOST_STARS:
-        raise FabulaError(f"{stars} stars cannot be given.", f"Give 1 to {MOST_STARS}.")
-    _change(store, actor, story_id, stars=stars)
-
-
-def like(store: Store, actor: Actor, story_id: str, liked: bool | None) -> None:
-    """Thumb up, down, or neither (None).
-
-    Raises:
-        FabulaError, NotFound: as `rate`.
-    """
-    _change(store, actor, story_id, liked=liked)
-
-
-def edit(store: Store, actor: Actor, story_id: str, text: str | None) -> None:
-    """Keep a person's version beside the text as written; None, or the same text, takes it away.
-
-    Raises:
-        FabulaError: empty or too long; or the actor may only look. NotFound: as `rate`.
-    """
-    if text is not None:
-        text = storable(text)
-        if not text.strip():
-            raise FabulaError("An edit without a word would lose the story.", "Delete the story instead.")
-        if len(text) > LONGEST_TEXT:
-            raise FabulaError(f"The edit has {len(text):,} characters.", f"Keep it below {LONGEST_TEXT:,}.")
-    kept = get(store, story_id)
-    _change(store, actor, story_id, edited_text=None if kept is not None and text == kept.text else text)
-
-
-def tag(store: Store, actor: Actor, story_id: str, given: Sequence[str]) -> None:
-    """Set the tags of a story: each once, without white space around, in the order given.
-
-    Raises:
-        FabulaError: too many or too long; or the actor may only look. NotFound: as `rate`.
-    """
-    clean = list(dict.fromkeys(" ".join(storable(word).split()) for word in given))
-    clean = [word for word in clean if word]
-    if len(clean) > MOST_TAGS:
-        raise FabulaError(f"A story can have {MOST_TAGS} tags.", "Leave some out.")
-    if any(len(word) > LONGEST_TAG for word in clean):
-        raise FabulaError(f"A tag can have {LONGEST_TAG} characters.", "Choose a shorter one.")
-    _change(store, actor, story_id, tags=clean or None)
-
-
-def delete(store: Store, actor: Actor, story_id: str) -> None:
-    """Take a story off the shelf; `restore` brings it back.
-
-    Raises:
-        FabulaError, NotFound: as `rate`.
-    """
-    _change(store, actor, story_id, deleted_at=utcnow())
-
-
-def restore(store: Store, actor: Actor, story_id: str) -> None:
-    """Bring a deleted story back.
-
-    Raises:
-        FabulaError, NotFound: as `rate`.
-    """
-    _change(store, actor, story_id, also_deleted=True, deleted_at=None)
-
-
-def _change(store: Store, actor: Actor, story_id: str, *, also_deleted: bool = False, **values: Any) -> None:
-    if actor.role == "viewer":
-        raise FabulaError("Visitors can read the shelf, not change it.", "Ask somebody who may.")
-    with store.session() as session:
-        row = session.get(Story, story_id)
-        if row is None or (row.deleted_at is not None and not also_deleted):
-            raise NotFound("This story is not on the shelf any more.", "Choose another one.")
-        for name, value in values.items():
-            setattr(row, name, value)
 
 
 def _narrowed(query: Select[Any], where: Where) -> Select[Any]:

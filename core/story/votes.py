@@ -9,10 +9,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
-from core.cost.quality import blind_rounds, wilson
+from core.cost.quality import blind_rounds
 from core.db.store import Store, hold, new_id
 from core.db.tables import Story, Vote, utcnow
 from core.errors import FabulaError, NotFound
+from core.intervals import wilson
 
 _LOOKED_AT = 10_000  # votes: older ones say little about what a model is now
 

@@ -63,10 +63,11 @@ def engine_card() -> None:
             alt=_("State of the engine"),
         )
         st.markdown(_("**Models**"))
-        for model in cached.models().found:
-            if model.provider == ENGINE:
-                base = model.base if model.base not in (None, model.id) else None
-                views.facts((code(model.id), _("tuned from {base}").format(base=base) if base else ""))
+        with st.container(gap="xsmall"):
+            for model in cached.models().found:
+                if model.provider == ENGINE:
+                    base = model.base if model.base not in (None, model.id) else None
+                    views.facts((code(model.id), _("tuned from {base}").format(base=base) if base else ""))
 
 
 def _trouble(part: EngineStatus | WorkerStatus) -> None:

@@ -43,11 +43,19 @@ def providers() -> list[str]:
     return source.providers() if isinstance(source, Snapshot) else []
 
 
-def month() -> tuple[datetime, datetime]:
-    """The calendar month so far: its first moment, and the end of today (UTC)."""
-    now = utcnow()
-    tomorrow = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-    return budget.month_start(now), tomorrow
+def tomorrow() -> datetime:
+    """The end of today (UTC)."""
+    return utcnow().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+
+
+def months() -> list[datetime]:
+    """The months with anything in the ledger, this one first, without a gap."""
+    return list(_months(tomorrow(), _where()))
+
+
+@st.cache_resource(ttl=_FRESH_S, max_entries=2)
+def _months(until: datetime, where: str) -> tuple[datetime, ...]:
+    return tuple(history.months(cached.store(), until - timedelta(days=1)))
 
 
 def budgets() -> list[BudgetView]:
@@ -65,24 +73,24 @@ def now() -> datetime:
     return utcnow()
 
 
-def days(since: datetime, until: datetime) -> list[DayLine]:
-    """What was spent, day by day."""
-    return list(_days(since, until, _where()))
+def stretches(starts: tuple[datetime, ...], until: datetime) -> list[DayLine]:
+    """What was spent, day by day or month by month."""
+    return list(_stretches(starts, until, _where()))
 
 
 @st.cache_resource(ttl=_FRESH_S, max_entries=8)
-def _days(since: datetime, until: datetime, where: str) -> tuple[DayLine, ...]:
-    return tuple(history.days(cached.store(), since, until))
+def _stretches(starts: tuple[datetime, ...], until: datetime, where: str) -> tuple[DayLine, ...]:
+    return tuple(history.stretches(cached.store(), starts, until))
 
 
-def works(since: datetime) -> list[WorkLine]:
+def works(since: datetime, until: datetime) -> list[WorkLine]:
     """Runs, jobs and stories with what they cost."""
-    return list(_works(since, _where()))
+    return list(_works(since, until, _where()))
 
 
 @st.cache_resource(ttl=_FRESH_S, max_entries=8)
-def _works(since: datetime, where: str) -> tuple[WorkLine, ...]:
-    return tuple(history.works(cached.store(), since))
+def _works(since: datetime, until: datetime, where: str) -> tuple[WorkLine, ...]:
+    return tuple(history.works(cached.store(), since, until))
 
 
 def qualities() -> list[Quality]:
@@ -97,7 +105,7 @@ def _qualities(where: str) -> tuple[Quality, ...]:
 
 def forget() -> None:
     """A price or a budget has changed: read everything anew."""
-    for poll in (_days, _works, _qualities, _budgets):
+    for poll in (_months, _stretches, _works, _qualities, _budgets):
         poll.clear()
 
 

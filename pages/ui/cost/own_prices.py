@@ -20,12 +20,14 @@ _USES = {
     "training": mark("Training"),
     "hosting_hour": mark("Hosting an hour"),
     "batch_factor": mark("Batch, times the live price"),
+    "speech": mark("Read aloud"),
 }
 _UNITS = {
     "mtok": mark("1M tokens"),
     "ktok": mark("1k tokens"),
     "hour": mark("hour"),
     "factor": mark("times"),
+    "mchar": mark("1M characters"),
 }
 
 
@@ -74,7 +76,7 @@ def _form(book: PriceBook) -> None:
         if state.get("cost_own_unit") not in units:
             state.put("cost_own_unit", units[0])
         st.selectbox(_("Per"), units, format_func=lambda unit: _(_UNITS[unit]), key="cost_own_unit")
-        st.selectbox(_("Currency"), ["USD", "CNY"], key="cost_own_currency")
+        st.selectbox(_("Currency"), own.CURRENCIES, key="cost_own_currency")
         st.text_input(_("Note"), key="cost_own_note", placeholder=_("Where it is from"), max_chars=200)
     st.button(_("Set this price"), icon=":material/check:", key="cost_own_set", on_click=_set)
 

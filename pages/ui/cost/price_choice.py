@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -156,6 +157,17 @@ def currency_choice(page: str) -> tuple[str, Rate]:
     return str(currency), Rate(YUAN.currency, Decimal(str(typed)), _("typed by you"), utcnow().date())
 
 
+def say_rate(theirs: Iterable[str], currency: str, rate: Rate) -> None:
+    """The rate, and whose it is, where amounts in another currency stand converted."""
+    if any(one != currency and one in (USD, rate.currency) for one in theirs):
+        whose = _("Reference rate of the European Central Bank, {day}").format(day=rate.day)
+        st.caption(
+            _(":material/currency_exchange: Converted at {rate} yuan for one US dollar ({whose}).").format(
+                rate=f"{rate.per_usd:f}", whose=whose if rate is YUAN else _("typed by you")
+            )
+        )
+
+
 def _is(kind: str, price: Price, book: PriceBook) -> bool:
     if kind == "tuned":
         return price.base_model is not None
@@ -165,4 +177,4 @@ def _is(kind: str, price: Price, book: PriceBook) -> bool:
         return price.cached_input_per_mtok is not None
     if kind == "batch":
         return price.batch_output_per_mtok is not None
-    return not book.ended(price)
+    return not book.ended(price) and not book.past(price)

@@ -7,14 +7,14 @@ import streamlit as st
 from core.actor import LOCAL
 from core.cost import edition
 from core.errors import FabulaError
-from pages.ui import state
+from pages.ui import cached, cards, state
 from pages.ui.cost import cached_cost
 from pages.ui.lang import _, ago, n_, plain, told
 
 
 def show(stale: int) -> None:
     """One line with its button. `stale`: how many of the shown rows nobody has checked for long."""
-    now = edition.current()
+    now = edition.current(cached.settings().home)
     if now.fetched is None:
         line = _("Prices lie in the studio, nothing is fetched: untuned models from {source} of {day}.").format(
             source=now.source, day=now.day
@@ -35,6 +35,11 @@ def show(stale: int) -> None:
             _("Fetch newer prices"), icon=":material/sync:", type="tertiary", key="cost_fetch",
             help=_("Asks the price list's own address once. Your own prices and the studio's file stay before it."),
         )  # fmt: skip
+        if now.fetched is not None:
+            st.button(
+                _("Back to the packaged prices"), icon=":material/undo:", type="tertiary", key="cost_packaged",
+                on_click=_forget,
+            )  # fmt: skip
     if asked:
         _fetch()
 
@@ -42,10 +47,17 @@ def show(stale: int) -> None:
 def _fetch() -> None:
     try:
         with st.spinner(_("Fetching prices")):
-            edition.fetch(LOCAL, cached_cost.now())
+            edition.fetch(LOCAL, cached_cost.now(), cached.settings().home)
     except FabulaError as problem:
         st.warning(f"{plain(told(problem.what))} {plain(told(problem.next_step))}", icon=":material/cloud_off:")
         return
     cached_cost.forget()
     state.notify(":material/sync:", _("The newest prices are in use."))
     st.rerun()
+
+
+def _forget() -> None:
+    with cards.errors_kept():
+        edition.forget(LOCAL, cached.settings().home)
+        state.notify(":material/undo:", _("The packaged prices are in use again."))
+    cached_cost.forget()

@@ -13,9 +13,10 @@ from core.charts import cost as charts_cost
 from core.charts.common import times
 from core.cost.book import PriceBook
 from core.cost.comparison import PriceLine, compare
+from core.cost.currency import convert
 from pages.ui import cached, cards
 from pages.ui.cost import own_prices, price_data, quality_view
-from pages.ui.cost.price_choice import UNITS, Choice, controls, list_names
+from pages.ui.cost.price_choice import UNITS, Choice, controls, list_names, say_rate
 from pages.ui.lang import _, n_, plain
 from pages.ui.money import money
 
@@ -39,6 +40,7 @@ def show() -> None:
         answer(found, choice)
         bars(found, choice, list_names(book))
         table(book, found, choice)
+        say_rate((line.price.currency for line in found if not line.price.local), choice.currency, choice.rate)
     price_data.show(sum(line.stale for line in found))
     own_prices.show(book)
     quality_view.show()
@@ -100,6 +102,7 @@ def bars(found: Sequence[PriceLine], choice: Choice, names: dict[str, str]) -> N
         provider=_("Price list"),
         own=_("your price"),
         retired=_("retired"),
+        past=_("old price"),
     )
     named = [replace(line, provider=names.get(line.provider, line.provider)) for line in shown]
     high = len(shown) > _BARS_IN_SIGHT
@@ -129,6 +132,7 @@ def table(book: PriceBook, found: Sequence[PriceLine], choice: Choice) -> None:
         "output": [_float(line.output) for line in found],
         "training": [_float(line.training) for line in found],
         "hosting": [_float(line.hosting_per_hour) for line in found],
+        "speech": [_float(_speech(line, choice)) for line in found],
         "currency": [line.currency for line in found],
         "note": [_note(line) for line in found],
         "checked": [line.price.checked for line in found],
@@ -137,7 +141,9 @@ def table(book: PriceBook, found: Sequence[PriceLine], choice: Choice) -> None:
     frame = pd.DataFrame(columns)
     if set(frame["currency"]) == {choice.currency}:
         frame = frame.drop(columns="currency")
-    frame = frame.drop(columns=[name for name in ("over_base", "cached", "hosting") if frame[name].isna().all()])
+    frame = frame.drop(
+        columns=[name for name in ("over_base", "cached", "hosting", "speech") if frame[name].isna().all()]
+    )
     amount = "%.4f" if choice.unit == 1_000 else "%.2f"
     st.dataframe(
         frame,
@@ -155,6 +161,7 @@ def table(book: PriceBook, found: Sequence[PriceLine], choice: Choice) -> None:
             "output": st.column_config.NumberColumn(_("Output per {unit}").format(unit=unit), format=amount),
             "training": st.column_config.NumberColumn(_("Training per {unit}").format(unit=unit), format=amount),
             "hosting": st.column_config.NumberColumn(_("Hosting an hour"), format="%.2f"),
+            "speech": st.column_config.NumberColumn(_("Reading aloud, 1M characters"), format="%.2f"),
             "currency": st.column_config.TextColumn(_("Currency"), width="small"),
             "source": st.column_config.TextColumn(_("Source")),
             "checked": st.column_config.DateColumn(_("Checked"), format="YYYY-MM-DD"),
@@ -174,18 +181,23 @@ def _over_base(book: PriceBook, line: PriceLine) -> Decimal | None:
     return None if mine is None else mine / base.output_per_mtok
 
 
+def _speech(line: PriceLine, choice: Choice) -> Decimal | None:
+    return convert(line.price.speech_per_mchar, line.price.currency, line.currency, choice.rate)
+
+
 def _note(line: PriceLine) -> str:
     """Whether it can be used, whether somebody has set it, whether it is old, and what is to be known about it."""
-    until = line.price.valid_until
+    until, price_until = line.price.valid_until, line.price.price_until
     notes = [
         _("retired on {day}").format(day=until) if line.ended else "",
         _("until {day}: soon").format(day=until) if line.ends_soon else "",
         _("until {day}").format(day=until) if until is not None and not (line.ended or line.ends_soon) else "",
+        _("price until {day}").format(day=price_until) if price_until is not None and not line.ended else "",
         _("no training after {day}").format(day=line.price.training_until)
         if line.price.training_until is not None and not line.ended
         else "",
         _("your price") if line.price.own else "",
-        _("not checked for three months") if line.stale and not line.ended else "",
+        _("not checked for three months") if line.stale and not (line.ended or line.past) else "",
         line.price.note,
     ]
     return " · ".join(note for note in notes if note)

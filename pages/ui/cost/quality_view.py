@@ -7,7 +7,7 @@ from decimal import Decimal
 import pandas as pd
 import streamlit as st
 
-from core.charts import cost as charts_cost
+from core.charts import worth
 from core.cost.quality import Quality
 from pages.ui.cost import cached_cost
 from pages.ui.lang import _, n_, percent, plain, usd
@@ -24,7 +24,7 @@ def show() -> None:
         return
     _sentence(found)
     if any(one.cost_usd is not None for one in found):
-        words = charts_cost.QualityLabels(
+        words = worth.QualityLabels(
             cost=_("US dollars a story, logarithmic"),
             quality=_("Quality"),
             model=_("Model"),
@@ -32,7 +32,7 @@ def show() -> None:
             kinds=(_("blind votes"), _("evaluation")),
         )
         st.vega_lite_chart(
-            charts_cost.quality_scatter(found, words),
+            worth.quality_scatter(found, words),
             alt=_("Quality of {n} models against what a story of them costs").format(n=len(found)),
             key="cost_quality_chart",
         )

@@ -1,20 +1,20 @@
-"""What was really spent: month to date against the budget, by day and model, estimate against actual."""
+"""What was really spent: the month against its budget, by day and model, estimate against actual; or any other time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pandas as pd
 import streamlit as st
 
-from core.charts import cost as charts_cost
+from core.charts import spent as spent_chart
 from core.cost import history
 from core.cost.budget import BudgetView
 from core.cost.history import DayLine, WorkLine
 from pages.ui import cached, cards
 from pages.ui.cost import budgets_form, cached_cost
+from pages.ui.cost.period import Period, choose
 from pages.ui.lang import _, mark, n_, number, percent, usd
 
 _PAGES = {"dataset": mark("Data set"), "training": mark("Training"), "story": mark("Story")}
@@ -22,24 +22,22 @@ _PAGES = {"dataset": mark("Data set"), "training": mark("Training"), "story": ma
 
 def show() -> None:
     """The whole part."""
-    since, until = cached_cost.month()
-    lines = cached_cost.days(since, until)
+    period = choose()
+    lines = cached_cost.stretches(period.starts, period.until)
     budgets = cached_cost.budgets()
     if not lines:
-        with cards.empty(
-            _("Nothing has been spent this month. Every call will be listed here."), icon=":material/savings:"
-        ):
+        with cards.empty(_nothing(period), icon=":material/savings:"):
             budgets_form.show(budgets)
         return
-    _month(lines, budgets)
-    _by_day(lines, since, until)
+    _total(lines, budgets, period)
+    _by_day(lines, period)
     _by_model(lines)
-    _by_work(cached_cost.works(since))
+    _by_work(cached_cost.works(period.since, period.until))
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
             _("Download every call as CSV"),
-            data=lambda: history.export(cached.store(), since, until),
-            file_name=f"fabula_spend_{since:%Y-%m}.csv",
+            data=lambda: history.export(cached.store(), period.since, period.until),
+            file_name=f"fabula_spend_{period.name}.csv",
             mime="text/csv",
             icon=":material/download:",
             key="cost_export",
@@ -48,11 +46,20 @@ def show() -> None:
     budgets_form.show(budgets)
 
 
-def _month(lines: Sequence[DayLine], budgets: Sequence[BudgetView]) -> None:
+def _nothing(period: Period) -> str:
+    if period.now:
+        return _("Nothing has been spent this month. Every call will be listed here.")
+    return _("Nothing was spent in {month}.").format(month=period.name)
+
+
+def _total(lines: Sequence[DayLine], budgets: Sequence[BudgetView], period: Period) -> None:
     spent = sum((line.cost_usd for line in lines), Decimal(0))
     calls, unknown = sum(line.calls for line in lines), sum(line.unknown for line in lines)
     month = next((one for one in budgets if one.scope == "month"), None)
-    if month is not None and month.amount_usd > 0:
+    if not period.now:
+        words = _("**{spent}** spent since {month}.") if period.monthly else _("**{spent}** spent in {month}.")
+        st.markdown(words.format(spent=usd(spent), month=f"{period.since:%Y-%m}"))
+    elif month is not None and month.amount_usd > 0:
         share = float(spent / month.amount_usd)
         st.markdown(
             _("**{spent}** of **{budget}** spent this month, {left} left.").format(
@@ -69,11 +76,17 @@ def _month(lines: Sequence[DayLine], budgets: Sequence[BudgetView]) -> None:
         st.metric(_("Models"), number(len({(line.provider, line.model) for line in lines})))
 
 
-def _by_day(lines: Sequence[DayLine], since: datetime, until: datetime) -> None:
-    words = charts_cost.DayLabels(day=_("Day (UTC)"), spent=_("US dollars"), model=_("Model"), others=_("other models"))
-    calendar = [(since + timedelta(days=n)).date() for n in range((until - since).days)]
+def _by_day(lines: Sequence[DayLine], period: Period) -> None:
+    words = spent_chart.DayLabels(
+        day=_("Month (UTC)") if period.monthly else _("Day (UTC)"),
+        spent=_("US dollars"),
+        model=_("Model"),
+        others=_("other models"),
+    )
     st.vega_lite_chart(
-        charts_cost.days(lines, calendar, words), alt=_("US dollars spent by day and model"), key="cost_days_chart"
+        spent_chart.days(lines, period.starts, words, monthly=period.monthly),
+        alt=_("US dollars spent by month and model") if period.monthly else _("US dollars spent by day and model"),
+        key="cost_days_chart",
     )
 
 
@@ -140,7 +153,7 @@ def _by_work(works: Sequence[WorkLine]) -> None:
         hide_index=True,
         height="content" if len(frame) <= 12 else 440,
         column_config={
-            "name": st.column_config.TextColumn(_("Run, job or story"), pinned=True),
+            "name": st.column_config.TextColumn(_("Run, job or story"), pinned=True, width=200),
             "page": st.column_config.TextColumn(_("Page")),
             "model": st.column_config.TextColumn(_("Model")),
             "began": st.column_config.DatetimeColumn(_("Began"), format="YYYY-MM-DD HH:mm"),

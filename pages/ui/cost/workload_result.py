@@ -9,12 +9,13 @@ from decimal import Decimal
 import pandas as pd
 import streamlit as st
 
-from core.charts import cost as charts_cost
+from core.charts import payback
 from core.cost import sensitivity, workload
 from core.cost.currency import Rate, convert
 from core.cost.sensitivity import Effect
 from core.cost.workload import BreakEven, Candidate, Costs, Workload
 from pages.ui.cost import cached_cost
+from pages.ui.cost.price_choice import say_rate
 from pages.ui.cost.workload_ways import Ways
 from pages.ui.lang import _, duration, mark, number, plain, told
 from pages.ui.money import money
@@ -42,6 +43,8 @@ def result(work: Workload, ways: Ways, currency: str, rate: Rate) -> None:
     _last_day(tuned, against[0])
     _chart(found, against, currency)
     _table(found, currency)
+    theirs = [cost.candidate.price.currency for cost in found if cost.candidate.price is not None]
+    say_rate([*theirs, ways.machine_currency or currency], currency, rate)
     for cost in found:
         if cost.problem is not None and not (cost.candidate.way == "local" and cost.candidate.machine is None):
             st.caption(f":material/help: **{plain(cost.candidate.name)}**: {plain(told(cost.problem))}")
@@ -115,7 +118,7 @@ def _chart(found: Sequence[Costs], against: Sequence[BreakEven], currency: str) 
     known = [cost for cost in found if cost.total(1) is not None]
     if not known:
         return
-    words = charts_cost.BreakEvenLabels(
+    words = payback.BreakEvenLabels(
         requests=_("Stories"),
         total=_("{currency} in all").format(currency=currency),
         way=_("Way"),
@@ -125,7 +128,7 @@ def _chart(found: Sequence[Costs], against: Sequence[BreakEven], currency: str) 
     )
     most = workload.horizon(known, list(against))
     st.vega_lite_chart(
-        charts_cost.break_even(found, against, most, words),
+        payback.break_even(found, against, most, words),
         alt=_("Total cost of {n} ways against the number of stories").format(n=len(known)),
         key="work_chart",
     )

@@ -11,6 +11,7 @@ import streamlit as st
 from core.actor import LOCAL
 from core.cost import own
 from core.cost.book import Key, PriceBook
+from core.cost.currency import USD
 from core.cost.prices import tuned_base
 from core.cost.workload import Candidate, Machine
 from core.errors import FabulaError
@@ -82,11 +83,17 @@ def _machine() -> tuple[Machine | None, str | None]:
     with st.container(border=True, gap="small"):
         st.markdown(f":material/memory: **{_('This machine')}**")
         state.first("work_hour", float(said[0]) if said else None)
-        st.number_input(
-            _("US dollars an hour"), min_value=0.0, max_value=10_000.0, step=0.01, format="%.4f", key="work_hour",
-            placeholder=_("electricity or rent"), on_change=_say_hour,
-            help=_("A machine of 100 watts uses 0.1 kilowatt-hours in an hour."),
-        )  # fmt: skip
+        state.first("work_hour_currency", said[1] if said else USD)
+        with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+            st.number_input(
+                _("An hour costs"), min_value=0.0, max_value=10_000.0, step=0.01, format="%.4f", key="work_hour",
+                placeholder=_("electricity or rent"), on_change=_say_hour,
+                help=_("A machine of 100 watts uses 0.1 kilowatt-hours in an hour."),
+            )  # fmt: skip
+            st.selectbox(
+                _("Currency"), own.CURRENCIES, key="work_hour_currency", label_visibility="collapsed", width=100,
+                on_change=_say_hour,
+            )  # fmt: skip
         state.first("work_speed", None if measured is None else round(measured, 1))
         speed = st.number_input(
             _("Tokens a second"), min_value=0.0, max_value=1e6, step=1.0, format="%.1f", key="work_speed",
@@ -103,8 +110,11 @@ def _machine() -> tuple[Machine | None, str | None]:
 
 def _say_hour() -> None:
     typed = state.get("work_hour")
+    if typed is None and cached_cost.hour() is None:  # a currency was chosen before an amount
+        return
     with cards.errors_kept():
         if typed is None:
             raise FabulaError("What an hour of this machine costs stays as it was.", "Type 0 if it costs nothing.")
-        own.set_machine_hour(cached.store(), LOCAL, f"{typed:.6f}".rstrip("0").rstrip("."))
+        currency = str(state.get("work_hour_currency") or USD)
+        own.set_machine_hour(cached.store(), LOCAL, f"{typed:.6f}".rstrip("0").rstrip("."), currency)
     cached_cost.forget()

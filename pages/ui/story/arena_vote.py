@@ -20,7 +20,7 @@ def voted(round_: Round) -> bool:
 
 def show(round_: Round) -> None:
     """The buttons of the vote, once two stories have words; then what was chosen."""
-    if not round_.done or sum(bool(story.text) for story in round_.stories) < 2:
+    if not round_.votable:
         return
     done, winner = votes.of(cached.store(), LOCAL, round_.id)
     with st.container(border=True):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from core.story import shelf
-from core.story.shelf import MOST_STARS, Where
+from core.story.opinions import MOST_STARS
+from core.story.shelf import Where
 from pages.ui import cached, cards, state
 from pages.ui.lang import _, mark, n_
 from pages.ui.story import story_card, story_exports
@@ -47,7 +48,6 @@ def show() -> None:
     for story in shelf.look(store, where, offset=(number - 1) * _SHOWN, limit=_SHOWN).stories:
         story_card.show(story)
     story_card.editor()
-    story_exports.liked()
 
 
 def _page(pages: int) -> int:

@@ -8,18 +8,20 @@ from typing import Any
 import streamlit as st
 
 from core.actor import LOCAL
+from core.cost import budget
+from core.cost.book import speech_cost
 from core.providers.registry import ENGINE
 from core.providers.speech import Speech, SpeechRequest
 from core.story import reading
 from core.story.stream import StoryStream
 from pages.ui import cached, cards
-from pages.ui.lang import _
+from pages.ui.lang import _, usd
 from pages.ui.story.story_desk import desk
 
 _SCRIPT = Path(__file__).with_name("components") / "speech.js"
 _read_aloud: Any = st.components.v2.component("fabula_speech", js=_SCRIPT.read_text(encoding="utf-8"))
 _VOICES = ["alloy", "ash", "coral", "echo", "fable", "nova", "onyx", "sage", "shimmer"]  # OpenAI's; others: type it
-_MODEL = "gpt-4o-mini-tts"
+_MODELS = ["tts-1", "tts-1-hd", "gpt-4o-mini-tts"]  # OpenAI's, those with a known price first; others: type it
 
 
 def follow(story: StoryStream, number: int) -> None:
@@ -61,15 +63,16 @@ def sound_file(story_id: str, text: str, key: str) -> None:
         st.caption(_("Set OPENAI_API_KEY, and OPENAI_BASE_URL for a compatible endpoint, to have stories read by one."))
         return
     provider = str(st.selectbox(_("Provider"), providers, key=f"{key}_provider"))
-    model = st.text_input(_("Model"), _MODEL, key=f"{key}_model")
+    model = str(st.selectbox(_("Model"), _MODELS, accept_new_options=True, key=f"{key}_model")).strip()
+    _price(provider, model, text)
     voice = st.selectbox(_("Voice"), _VOICES, accept_new_options=True, key=f"{key}_voice")
     speed = st.slider(_("Speed"), 0.25, 4.0, 1.0, 0.05, key=f"{key}_speed")
     made = f"{story_id} {provider} {model} {voice} {speed} {hash(text)}"
     if st.button(_("Make the sound"), icon=":material/graphic_eq:", key=f"{key}_make"):
         with cards.errors_shown(), st.spinner(_("Reading aloud")):
-            request = SpeechRequest(model=model.strip(), voice=str(voice), text=text, speed=float(speed))
+            request = SpeechRequest(model=model, voice=str(voice), text=text, speed=float(speed))
             endpoint = Speech(cached.client(provider).provider)
-            parts = reading.read_aloud(cached.store(), LOCAL, endpoint, request, story_id)
+            parts = reading.read_aloud(cached.store(), LOCAL, endpoint, request, story_id, cached.prices())
             desk().sound = (made, b"".join(parts))
     sound = desk().sound
     if sound is not None and sound[0] == made:
@@ -78,3 +81,17 @@ def sound_file(story_id: str, text: str, key: str) -> None:
             _("Download"), sound[1], f"{story_id}.mp3", "audio/mpeg", icon=":material/download:",
             key=f"{key}_download", on_click="ignore",
         )  # fmt: skip
+
+
+def _price(provider: str, model: str, text: str) -> None:
+    """What it will cost, or what follows from nobody knowing that."""
+    cost = speech_cost(cached.prices(), provider, model, text)
+    if cost is not None:
+        st.caption(_("This story costs about {cost}.").format(cost=usd(cost)))
+    elif budget.left(cached.store(), LOCAL) is not None:
+        st.caption(
+            f":material/warning: {_('What this model costs is unknown, and a budget applies: it will be refused.')} "
+            f"{_('Set a price for reading aloud on the cost page, or choose another model.')}"
+        )
+    else:
+        st.caption(_("What this model costs is unknown."))

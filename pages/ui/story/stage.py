@@ -35,6 +35,7 @@ def show() -> None:
     if not chosen:
         models.none_yet()
         return
+    st.space("medium")  # nothing else stands above it
     edge, middle = st.columns([1, 4], gap="large")
     with edge:
         _prompts(chosen)
@@ -111,6 +112,7 @@ def _stage(round_: Round | None) -> None:
     if round_ is None:
         st.markdown(f"## :gray[{_('Choose a prompt.')}]", anchors=False)
         return
+    st.caption(plain(round_.stories[0].asked.prompt))
     places = []
     for story, column in zip(round_.stories, st.columns(len(round_.stories), gap="large"), strict=True):
         with column, st.container(border=False):

@@ -8,7 +8,7 @@ import streamlit as st
 
 from core.actor import LOCAL
 from core.db.tables import utcnow
-from core.story import shelf, stream
+from core.story import opinions, shelf, stream
 from core.story.arena import Round
 from core.story.shelf import KeptStory
 from pages.ui import cached, cards, state, views
@@ -98,7 +98,7 @@ def editor() -> None:
 def _edit(story: KeptStory) -> None:
     """A person's own version; the words as written stay beside it."""
     state.first(f"story_text_{story.id}", story.final)
-    st.text_area(_("Text"), height=420, key=f"story_text_{story.id}", max_chars=shelf.LONGEST_TEXT)
+    st.text_area(_("Text"), height=420, key=f"story_text_{story.id}", max_chars=opinions.LONGEST_TEXT)
     with st.container(horizontal=True):
         st.button(_("Keep"), type="primary", key=f"story_keep_{story.id}", on_click=_keep, args=(story.id,))
         if story.edited_text is not None:
@@ -116,13 +116,13 @@ def _close() -> None:
 
 def _keep(story_id: str) -> None:
     with cards.errors_kept():
-        shelf.edit(cached.store(), LOCAL, story_id, str(state.get(f"story_text_{story_id}") or ""))
+        opinions.edit(cached.store(), LOCAL, story_id, str(state.get(f"story_text_{story_id}") or ""))
         _close()
 
 
 def _unedit(story: KeptStory) -> None:
     with cards.errors_kept():
-        shelf.edit(cached.store(), LOCAL, story.id, None)
+        opinions.edit(cached.store(), LOCAL, story.id, None)
         _close()
 
 
@@ -139,23 +139,23 @@ def _tags(story: KeptStory) -> None:
 def _liked(story_id: str) -> None:
     chosen = state.get(f"story_thumb_{story_id}")
     with cards.errors_kept():
-        shelf.like(cached.store(), LOCAL, story_id, None if chosen is None else bool(chosen))
+        opinions.like(cached.store(), LOCAL, story_id, None if chosen is None else bool(chosen))
 
 
 def _starred(story_id: str) -> None:
     chosen = state.get(f"story_stars_{story_id}")
     with cards.errors_kept():
-        shelf.rate(cached.store(), LOCAL, story_id, stars=None if chosen is None else int(chosen) + 1)
+        opinions.rate(cached.store(), LOCAL, story_id, stars=None if chosen is None else int(chosen) + 1)
 
 
 def _tagged(story_id: str) -> None:
     with cards.errors_kept():
-        shelf.tag(cached.store(), LOCAL, story_id, [str(tag) for tag in state.get(f"story_tags_{story_id}") or ()])
+        opinions.tag(cached.store(), LOCAL, story_id, [str(tag) for tag in state.get(f"story_tags_{story_id}") or ()])
 
 
 def _delete(story: KeptStory) -> None:
     with cards.errors_kept():
-        shelf.delete(cached.store(), LOCAL, story.id)
+        opinions.delete(cached.store(), LOCAL, story.id)
         state.notify(":material/delete:", _("The story was deleted."))
         desk().deleted = story.id
 
@@ -188,5 +188,5 @@ def bring_back() -> None:
 
 def _restore(story_id: str) -> None:
     with cards.errors_kept():
-        shelf.restore(cached.store(), LOCAL, story_id)
+        opinions.restore(cached.store(), LOCAL, story_id)
         desk().deleted = None

@@ -6,7 +6,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from core.story import arena
-from core.story.chain import STEPS
+from core.story.chain import STEPS, StepName
 from core.story.chaining import Chain
 from core.story.stream import StoryStream
 from pages.ui import cards
@@ -19,7 +19,7 @@ _NAMES = {"outline": mark("Outline"), "story": mark("Story"), "title": mark("Tit
 def page(chain: Chain) -> None:
     """The three sheets; the next step begins by itself when one has ended."""
     current = chain.advance()
-    sheets: dict[str, tuple[DeltaGenerator, DeltaGenerator]] = {}
+    sheets: dict[StepName, tuple[DeltaGenerator, DeltaGenerator]] = {}
     with st.container(width=760):
         for number, name in enumerate(STEPS):
             with st.container(border=True):
@@ -27,17 +27,32 @@ def page(chain: Chain) -> None:
                 with st.container(key=f"story_words_{number}"):
                     words = st.empty()
                 sheets[name] = (words, st.empty())
+                if (story := chain.steps.get(name)) is not None:
+                    _draw(story, *sheets[name])
+                    _ended(chain, name, story)
         if (told := chain.steps.get("story")) is not None:
             speech.follow(told, STEPS.index("story"))
-        for name, story in chain.steps.items():
-            _draw(story, *sheets[name])
-            if story.error is not None:
-                cards.error_card(story.error)
-    if current is not None:
-        words, line = sheets[current.place.step or "story"]
-        for changed in arena.updates([current], current.news):
-            _draw(current, words, line, words_too=bool(changed))
-        st.rerun()  # the next step begins, or the Write button comes back
+    for name, story in chain.steps.items():
+        if story is current:
+            for changed in arena.updates([story], story.news):
+                _draw(story, *sheets[name], words_too=bool(changed))
+            st.rerun()  # the next step begins, or the Write button comes back
+
+
+def _ended(chain: Chain, name: StepName, story: StoryStream) -> None:
+    """What went wrong with a step, and the way on where it is not whole."""
+    if story.error is not None:
+        cards.error_card(story.error)
+    if chain.done and story.text and story_facts.partial(story.facts):
+        st.button(
+            _("Go on writing"), icon=":material/play_arrow:", key=f"story_chain_go_on_{name}", on_click=_go_on,
+            args=(chain, name),
+        )  # fmt: skip
+
+
+def _go_on(chain: Chain, name: StepName) -> None:
+    with cards.errors_kept():
+        chain.go_on(name)
 
 
 def _draw(story: StoryStream, words: DeltaGenerator, line: DeltaGenerator, *, words_too: bool = True) -> None:

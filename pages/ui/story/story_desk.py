@@ -32,7 +32,7 @@ class Desk:
     sound: tuple[str, bytes] | None = None  # a story's text and settings as they were read aloud, and how that sounds
     deleted: str | None = None  # the story that was taken off the shelf last
     editing: str | None = None  # the story whose dialog is open
-    training: bool = False  # the dialog that makes a data set is open
+    liked: tuple[str, str] | None = None  # the data set that was made of the liked stories, and a digest of these
 
     @property
     def writing(self) -> bool:

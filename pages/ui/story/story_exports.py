@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import pandas as pd
@@ -10,14 +11,13 @@ import streamlit as st
 from core.actor import LOCAL
 from core.dataset import datasets
 from core.db.tables import utcnow
-from core.story import exports, shelf
+from core.story import exports, liked, shelf
 from core.story.shelf import KeptStory, Where
 from pages.ui import cached, cards, lang, state
 from pages.ui.lang import _, n_
 from pages.ui.story.story_desk import desk
 
 _MOST = 10_000  # stories in one file
-_LONGEST_NAME = 200
 
 
 def menu(where: Where, total: int) -> None:
@@ -26,27 +26,53 @@ def menu(where: Where, total: int) -> None:
         with st.popover(_("Export"), icon=":material/download:", disabled=not total):
             _files(where)
         count = shelf.look(cached.store(), Where(liked=True), limit=0).total
-        if count:
+        if count and st.button(
+            n_("Train on {n} liked story", "Train on {n} liked stories", count),
+            icon=":material/model_training:",
+            key="story_liked",
+            help=_(
+                "Makes a data set: each story's columns as the prompt, its text, or your edit of it, to be learned."
+            ),
+        ):
+            _train()
+        if desk().liked is not None:
             st.button(
-                n_("Train on {n} liked story", "Train on {n} liked stories", count),
-                icon=":material/model_training:",
-                key="story_liked",
-                on_click=_open,
-            )
+                _("Undo: data set of liked stories"), icon=":material/undo:", type="tertiary", key="story_liked_undo",
+                on_click=_take_back,
+            )  # fmt: skip
 
 
-def liked() -> None:
-    """The dialog that makes a data set of the stories one likes, while it is open."""
-    if desk().training:
-        st.dialog(_("A data set of the stories you like"), on_dismiss=_close)(_data_set)()
+def _train() -> None:
+    """A data set of the liked stories, chosen on the training page, which opens."""
+    with cards.errors_shown():
+        state.put("training_dataset", _made())
+        state.put("training_part", "new")
+        st.switch_page("training.py")
 
 
-def _open() -> None:
-    desk().training = True
+def _made() -> str:
+    """Its id; the same stories as at the last press are the same data set."""
+    store = cached.store()
+    columns, rows = exports.examples(reversed(shelf.look(store, Where(liked=True), limit=_MOST).stories))
+    stamp = hashlib.sha256(repr((columns, rows)).encode()).hexdigest()
+    held = desk()
+    if held.liked is None or held.liked[1] != stamp or all(one.id != held.liked[0] for one in cached.dataset_list()):
+        name = _("Liked stories {day}").format(day=f"{utcnow():%Y-%m-%d}")
+        made = datasets.from_frame(store, LOCAL, name, pd.DataFrame(rows), columns, "story")
+        held.liked = (made, stamp)
+        cached.look_again()
+        sentence = n_("{n} liked story is a data set now.", "{n} liked stories are a data set now.", len(rows))
+        state.notify(":material/model_training:", f"{sentence} {_('Earlier stories has the way back.')}")
+    return held.liked[0]
 
 
-def _close() -> None:
-    desk().training = False
+def _take_back() -> None:
+    held = desk()
+    with cards.errors_kept():
+        if held.liked is not None:
+            liked.take_back(cached.store(), LOCAL, held.liked[0])
+            state.notify(":material/undo:", _("The data set is gone; the stories stay."))
+    held.liked = None
 
 
 def _files(where: Where) -> None:
@@ -67,31 +93,3 @@ def _files(where: Where) -> None:
             label, make, f"stories.{ending}", kind, icon=":material/download:", key=f"story_export_{ending}",
             on_click="ignore", width="stretch",
         )  # fmt: skip
-
-
-def _data_set() -> None:
-    """What becomes of it, its name, and the button."""
-    stories = list(shelf.look(cached.store(), Where(liked=True), limit=_MOST).stories)
-    edited = sum(story.edited_text is not None for story in stories)
-    columns, rows = exports.examples(reversed(stories))
-    st.markdown(
-        _("Each liked story becomes an example: its {columns} as the prompt, its text as the completion.").format(
-            columns=", ".join(lang.code(column) for column in columns)
-        )
-    )
-    if edited:
-        st.caption(n_("{n} of them counts with your edit.", "{n} of them count with your edits.", edited))
-    name = st.text_input(
-        _("Name"), _("Liked stories {day}").format(day=f"{utcnow():%Y-%m-%d}"), max_chars=_LONGEST_NAME,
-        key="story_liked_name",
-    )  # fmt: skip
-    if st.button(_("Make it, and look at it"), type="primary", key="story_liked_make"):
-        made = None
-        with cards.errors_shown():
-            made = datasets.from_frame(cached.store(), LOCAL, name or "stories", pd.DataFrame(rows), columns, "story")
-        if made is not None:
-            _close()
-            cached.look_again()
-            state.put("dataset_open", made)
-            state.put("dataset_part", "use")
-            st.switch_page("dataset.py")

@@ -45,6 +45,11 @@ def ending(finish_reason: str | None) -> str:
     return _(_ENDINGS[finish_reason]) if finish_reason in _ENDINGS else code(finish_reason)
 
 
+def partial(facts: Facts) -> bool:
+    """Whether the model has not come to an end by itself, so that it can go on."""
+    return facts.finish_reason in (None, "length")
+
+
 def stranger(facts: Facts) -> str:
     """That another model has answered than the one that was asked for."""
     return _("Asked for {asked}, but the server says that {model} wrote this.").format(

@@ -6,6 +6,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from core.actor import LOCAL
+from core.errors import FabulaError
 from core.story import arena, stream
 from core.story.arena import Round
 from core.story.chaining import Chain
@@ -86,7 +87,7 @@ def write(order: Order) -> None:
 def _round(round_: Round) -> None:
     places = round_.places
     several = len(places) > 1
-    hidden = round_.blind and several and not arena_vote.voted(round_)
+    hidden = round_.secret and not arena_vote.voted(round_)
     sheets = []
     for number, column in enumerate(st.columns(len(places), gap="medium") if several else [st.container(width=760)]):
         with column:
@@ -159,8 +160,8 @@ class Sheet:
             if self._named and story.text and facts.stranger:
                 st.warning(story_facts.stranger(facts), icon=":material/swap_horiz:")
             if story.error is not None:
-                cards.error_card(story.error)
-            if story.text and (facts.finish_reason in (None, "length")):
+                self._error(story.error)
+            if story.text and story_facts.partial(facts):
                 st.button(
                     _("Go on writing"),
                     icon=":material/play_arrow:",
@@ -168,6 +169,15 @@ class Sheet:
                     on_click=_go_on,
                     args=(story,),
                 )
+
+    def _error(self, error: FabulaError) -> None:
+        """Why it ended; where names are hidden, only that it did: reasons name models and providers."""
+        if self._named:
+            cards.error_card(error)
+        else:
+            st.error(
+                _("This story broke off. You will be told why once you have chosen."), icon=":material/content_cut:"
+            )
 
 
 def _go_on(story: StoryStream) -> None:

@@ -1,0 +1,29 @@
+"""The data set that was made of the liked stories, taken back."""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, select
+
+from core.actor import Actor
+from core.db.store import Store
+from core.db.tables import Dataset, DatasetVersion, Evaluation, Row, TrainingJob
+from core.errors import FabulaError, NotFound
+
+
+def take_back(store: Store, actor: Actor, dataset_id: str) -> None:
+    """Delete the data set again, its rows with it; the stories stay as they are.
+
+    Raises:
+        FabulaError: something was made from it, or the actor may only look. NotFound: it is not there (any more).
+    """
+    if actor.role == "viewer":
+        raise FabulaError("Visitors cannot change data sets.", "Ask an editor.")
+    with store.session() as session:
+        made = session.get(Dataset, dataset_id)
+        if made is None:
+            raise NotFound("This data set is not there any more.", "There is nothing to take back.")
+        for table in (TrainingJob, DatasetVersion, Evaluation):
+            if session.scalar(select(table.id).where(table.dataset_id == dataset_id).limit(1)) is not None:
+                raise FabulaError("Something was made from this data set already.", "It stays, so that it is known.")
+        session.execute(delete(Row).where(Row.dataset_id == dataset_id))
+        session.delete(made)

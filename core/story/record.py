@@ -1,0 +1,101 @@
+"""The words of a story on the shelf while they come, and what they took once they have come."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from core.actor import Actor
+from core.db.store import Store, new_id
+from core.db.tables import Story
+from core.errors import FabulaError
+from core.providers import CompletionRequest
+from core.story.facts import Facts
+from core.story.till import LONGEST_NAME
+from core.text import storable
+
+_LONGEST_WORD = 30  # characters of a reason that the table takes
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a story belongs.
+
+    Attributes:
+        round_id: the round of stories from one prompt, side by side; or the chain that it is a step of.
+        step: of a chain: its name.
+        column_values: what filled the columns of the prompt.
+        goes_on: the story that this is the rest of: its id, and its text so far.
+    """
+
+    round_id: str | None = None
+    step: str | None = None
+    column_values: dict[str, str] | None = None
+    goes_on: tuple[str, str] | None = None
+
+
+class Record:
+    """One story's row. `asked` is how it was asked for; of a story that goes on, how it began."""
+
+    def __init__(self, store: Store, actor: Actor, provider: str, asked: CompletionRequest, place: Place) -> None:
+        self.id, self.before = place.goes_on or (new_id(), "")
+        self._store, self._actor, self._provider, self._asked, self._place = store, actor, provider, asked, place
+        self._began = time.monotonic()
+
+    def keep(self, text: str, facts: Facts, error: FabulaError | None, *, over: bool = False) -> None:
+        """Write the words so far; `over`: and what they took. A story without a word is not kept.
+
+        Raises:
+            StorageFull: it could not be written.
+        """
+        if not text:
+            return
+        with self._store.session() as session:
+            row = session.get(Story, self.id)
+            if row is None:
+                row = self._first()
+                session.add(row)
+            row.text = text
+            row.model = storable(facts.model)[:LONGEST_NAME]
+            row.finish_reason = storable(facts.finish_reason)[:_LONGEST_WORD] if facts.finish_reason else None
+            row.error = storable(f"{error.what} {error.next_step}".strip()) if error is not None else None
+            row.prompt_tokens = facts.prompt_tokens
+            seconds = time.monotonic() - self._began
+            if self._place.goes_on is None:
+                row.first_text_s = facts.first_text_s
+                row.completion_tokens, row.cost_usd, row.duration_s = facts.tokens, facts.cost_usd, seconds
+            elif over:  # once
+                row.completion_tokens = _sum(row.completion_tokens, facts.tokens)
+                row.cost_usd = _sum(row.cost_usd, facts.cost_usd)
+                row.duration_s = _sum(row.duration_s, seconds)
+
+    def _first(self) -> Story:
+        return Story(
+            id=self.id,
+            actor=self._actor.id,
+            provider=self._provider,
+            asked_model=self._asked.model[:LONGEST_NAME],
+            prompt=self._asked.prompt,
+            parameters=_parameters(self._asked),
+            round_id=self._place.round_id,
+            step=self._place.step,
+            column_values=self._place.column_values,
+        )
+
+
+def _parameters(request: CompletionRequest) -> dict[str, Any]:
+    return {
+        "endpoint": request.endpoint,
+        "system": request.system,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "max_tokens": request.max_tokens,
+        "stop": list(request.stop),
+        "seed": request.seed,
+    }
+
+
+def _sum(before: Any, now: Any) -> Any:
+    """Both together; unknown when one of them is."""
+    return None if before is None or now is None else before + now

@@ -1,0 +1,60 @@
+"""The stretch of time whose spending is shown: a month, or all of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import streamlit as st
+
+from pages.ui import state
+from pages.ui.cost import cached_cost
+from pages.ui.lang import _
+
+_ALL = "all"
+_KEY = "cost_period"
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """From `since` to before `until` (UTC). `starts` begin its bars: the days of a month, or the months of all time."""
+
+    name: str
+    since: datetime
+    until: datetime
+    starts: tuple[datetime, ...]
+    now: bool = False
+
+    @property
+    def monthly(self) -> bool:
+        """Whether a bar is a month."""
+        return self.name == _ALL
+
+
+def choose() -> Period:
+    """The picker, where there is more than this month; and what is picked, this month to begin with."""
+    months, tomorrow = cached_cost.months(), cached_cost.tomorrow()
+    names = [f"{month:%Y-%m}" for month in months]
+    if len(months) == 1:
+        return _month(months[0], tomorrow, now=True)
+    if state.get(_KEY) not in (*names, _ALL):
+        state.put(_KEY, names[0])
+    chosen = st.selectbox(
+        _("Month or all time"),
+        [*names, _ALL],
+        format_func=lambda name: _("All time") if name == _ALL else _("{month}, this month").format(month=name)
+        if name == names[0] else name,
+        key=_KEY,
+        width=240,
+        label_visibility="collapsed",
+        persist_state="session",
+    )  # fmt: skip
+    if chosen == _ALL:
+        return Period(_ALL, months[-1], tomorrow, tuple(reversed(months)))
+    place = names.index(chosen)
+    return _month(months[place], tomorrow if place == 0 else months[place - 1], now=place == 0)
+
+
+def _month(since: datetime, until: datetime, *, now: bool) -> Period:
+    days = tuple(since + timedelta(days=n) for n in range((until - since).days))
+    return Period(f"{since:%Y-%m}", since, until, days, now)

@@ -1,0 +1,142 @@
+"""Pictures of a story as it is told by the real engine: the packaged storyteller writes on the story page, then beside
+its base under hidden names, then on the stage. Made only when asked for: they take both cores for two minutes."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+
+from tests import studio_process
+from tests.test_browser import _CHROMIUM, press, settled
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+_FRAMES = Path(__file__).parents[1] / "docs" / "screenshots"
+_SIZE = {"width": 1100, "height": 1040}
+_FILM_WIDTH, _FILM_MOST = 640, 2_000_000  # px; bytes that a page of documents can carry
+_EVERY_S = 0.8
+_FASTER = 4  # than it was: nobody watches a busy machine write for three minutes
+_HOLD_MS = 2_500  # what must be read stands still for so long
+_TOKENS = 260
+_SEED = 3
+_PATIENCE_MS = 180_000  # the engine reads its weights first
+
+_LONGER = (
+    "([n, letters]) => "
+    "document.querySelector(`.st-key-story_words_${n} [data-testid='stText']`)?.innerText.length > letters"
+)
+_SAID = (  # on the stage, whose words are headings
+    "letters => { const all = [...document.querySelectorAll('[data-testid=stMain] h2')];"
+    " const said = all.map(e => e.innerText).join(''); return said.length > letters && !said.startsWith('Waiting'); }"
+)
+
+
+class Film:
+    """Frames of a page, each with how long it stands; kept as one animated WebP, and some as pictures of their own."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._frames: list[tuple[Image.Image, int]] = []
+
+    def take(self, name: str | None = None, *, ms: int | None = None) -> None:
+        """The page as it is now; `name`: also a picture in docs/screenshots, in 64 colours."""
+        picture = Image.open(io.BytesIO(self._page.screenshot(animations="disabled"))).convert("RGB")
+        if name is not None:
+            picture.quantize(64).save(_FRAMES / f"{name}.png", optimize=True)
+        height = round(picture.height * _FILM_WIDTH / picture.width)
+        small = picture.resize((_FILM_WIDTH, height), Image.Resampling.LANCZOS)
+        self._frames.append((small, ms or round(_EVERY_S * 1000 / _FASTER)))
+
+    def roll(self, over: Callable[[], bool]) -> None:
+        """A frame now and then, until it is over."""
+        while not over():
+            began = time.monotonic()
+            self.take()
+            self._page.wait_for_timeout(max(0.0, _EVERY_S - (time.monotonic() - began)) * 1000)
+
+    def save(self, path: Path) -> None:
+        pictures, stands = zip(*self._frames, strict=True)
+        pictures[0].save(
+            path, save_all=True, append_images=pictures[1:], duration=list(stands), loop=0, quality=45, method=4
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="set SCREENSHOTS=1 to make docs/screenshots anew")
+def test_frames_for_the_documents(tmp_path: Path) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright, studio_process.running(tmp_path / "home") as studio:
+        browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_context(viewport=_SIZE, locale="en-US").new_page()
+        page.set_default_timeout(_PATIENCE_MS)
+        film = Film(page)
+        page.goto(f"{studio.url}/story")
+        settled(page)
+        _prepare(page)
+        film.take("story-1", ms=_HOLD_MS)
+        press(page, "story_button")
+        page.wait_for_function(_LONGER, arg=[0, 4])
+        film.take("story-2")
+        film.roll(lambda: _longer(page, 0, 100))
+        film.take("story-3")
+        film.roll(lambda: _told(page))
+        settled(page)
+        film.take("story-4", ms=_HOLD_MS)
+        page.locator(".st-key-story_compare label").click()
+        settled(page)
+        page.locator(".st-key-story_blind label").click()
+        settled(page)
+        press(page, "story_button")
+        for pane in range(2):
+            page.wait_for_function(_LONGER, arg=[pane, 20])
+        film.take("story-5", ms=_HOLD_MS)
+        page.locator(".st-key-story_words_0").evaluate("e => e.closest('[data-testid=stColumn]').scrollIntoView()")
+        film.roll(lambda: _told(page))
+        settled(page)
+        repeats = "请你用中文写" in page.locator(".st-key-story_words_0").inner_text()  # as the untuned base does
+        press(page, f"story_vote_{int(repeats)}")
+        page.get_by_text("You chose").wait_for()
+        settled(page)
+        film.take("story-6", ms=_HOLD_MS)
+        page.goto(f"{studio.url}/story?stage=1&embed=true")
+        press(page, "story_stage_0")
+        page.wait_for_function(_SAID, arg=100)
+        film.take("story-7")
+        film.roll(lambda: page.locator(".st-key-story_stage_stop").count() == 0)
+        page.wait_for_selector('[data-testid="stStatusWidget"]', state="detached")
+        film.take(ms=_HOLD_MS)
+        film.save(_FRAMES / "story.webp")
+        browser.close()
+    assert (_FRAMES / "story.webp").stat().st_size < _FILM_MOST
+
+
+def _prepare(page: Page) -> None:
+    """Values that no training row has, a length that keeps the film short, a seed so that it is the same again."""
+    press(page, "story_outside_0")
+    settled(page)
+    page.get_by_role("button", name="More").click()
+    for key, number in (("story_max_tokens", _TOKENS), ("story_seed", _SEED)):
+        field = page.locator(f".st-key-{key} input")
+        field.fill(str(number))
+        field.press("Enter")
+        settled(page)
+    page.keyboard.press("Escape")
+    settled(page)
+    page.mouse.move(0, 0)
+
+
+def _longer(page: Page, pane: int, letters: int) -> bool:
+    return bool(page.evaluate(_LONGER, [pane, letters])) or _told(page)
+
+
+def _told(page: Page) -> bool:
+    """Whether nothing more comes: the button says Write again."""
+    return page.locator(".st-key-story_button").get_by_text("Write", exact=True).count() == 1

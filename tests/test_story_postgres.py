@@ -1,0 +1,92 @@
+"""The shelf, votes and the spending of stories on a real PostgreSQL: the same code, another database."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from core.actor import LOCAL, Actor
+from core.cost import history
+from core.db.store import Store
+from core.settings import Settings
+from core.story import opinions, shelf, votes
+from core.story.shelf import Where
+from tests import postgres_server
+from tests.test_story_arena import _finished
+from tests.test_story_shelf import SHELVED, SOUGHT, found, put, shelve
+from tests.test_story_stream import _Client, _write
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    try:
+        with postgres_server.running() as url:
+            yield url
+    except postgres_server.PostgresAbsent as exc:
+        pytest.skip(f"PostgreSQL tests skipped: {exc}")
+
+
+@pytest.fixture
+def store(server: str, tmp_path: Path) -> Iterator[Store]:
+    url = postgres_server.new_database(server)
+    opened = Store.open(Settings.from_env({"DATABASE_URL": url, "FABULA_HOME": str(tmp_path / "home")}))
+    yield opened
+    opened.close()
+
+
+def test_stories_are_found_again_as_on_sqlite(store: Store) -> None:
+    shelve(store)
+    for where, ids in SOUGHT:
+        assert found(store, where) == ids, where
+    assert shelf.look(store, Where(), offset=1, limit=1).total == len(SHELVED)
+    assert shelf.models(store) == ["writer", "other"] and shelf.tags(store) == ['a"b', "英雄"]
+
+
+def test_what_people_think_of_a_story_is_kept_and_can_be_taken_back(store: Store) -> None:
+    put(store, 1, tags=["x"])
+    opinions.rate(store, LOCAL, "s1", stars=4)
+    opinions.like(store, LOCAL, "s1", True)
+    opinions.edit(store, LOCAL, "s1", "mine\0")
+    opinions.tag(store, LOCAL, "s1", ["字", "字"])
+    kept = shelf.get(store, "s1")
+    assert kept is not None and (kept.stars, kept.liked, kept.final, kept.tags) == (4, True, "mine", ("字",))
+    opinions.delete(store, LOCAL, "s1")
+    assert shelf.get(store, "s1") is None and shelf.tags(store) == []
+    opinions.restore(store, LOCAL, "s1")
+    assert shelf.get(store, "s1") == kept
+
+
+def test_a_story_is_written_and_kept_with_its_money_exact(store: Store) -> None:
+    told = _write(store, _Client("从前\0", "，😀", provider="openai"))
+    assert "".join(told) == "从前，😀"
+    kept = shelf.recent(store)[0]
+    assert (kept.text, kept.finish_reason, kept.tokens) == ("从前，😀", "stop", 2)
+    now = datetime.now(UTC)
+    (month,) = history.months(store, now)
+    (work,) = history.works(store, month, now + timedelta(days=1))
+    assert work.reference == kept.id and work.name == kept.prompt
+    assert history.export(store, month, now + timedelta(days=1)).count(b"\n") == 2
+    (line,) = history.stretches(store, [month], now + timedelta(days=1))
+    assert (line.calls, line.unknown) == (1, 1)  # nobody knows the price of “writer”
+
+
+def test_ten_people_vote_at_once_and_each_has_one_vote(store: Store) -> None:
+    round_ = _finished(store, "a", "b")
+    ids = [story.id for story in round_.places]
+
+    def vote(name: str) -> None:
+        for winner in (ids[1], ids[0]):
+            votes.cast(store, Actor(name, name, "editor"), round_.id, ids, winner, blind=True)
+
+    threads = [threading.Thread(target=vote, args=(f"p{n}",)) for n in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    best, other = votes.standings(store)
+    assert (best.rounds, best.wins, other.wins) == (10, 10, 0)
+    assert len(votes.pairs(store)) == 10
