@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 import urllib.request
 from urllib.parse import urlsplit
 
 import aiohttp
-import httpx2
 from yarl import URL
 
 from core.errors import ProviderError
 from core.providers.bodies import PATHS, body_of, completion_of
-from core.providers.connection import LOOPBACK, key_headers
+from core.providers.connection import LOOPBACK, key_headers, trusted
 from core.providers.errors import from_status, nonsense, silent, unreachable
 from core.providers.shapes import Completion, CompletionRequest, Provider
 
@@ -42,7 +40,7 @@ class Bulk:
         base = provider.base_url.rstrip("/")
         self._urls = {endpoint: URL(base + path) for endpoint, path in PATHS.items()}
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_S, ssl=_trust(base)),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_S, ssl=trusted()),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={**key_headers(provider), "Content-Type": "application/json"},
             timeout=timeout,
@@ -86,11 +84,6 @@ class Bulk:
         except (ValueError, RecursionError):
             body = raw[:100_000].decode("utf-8", "replace")
         return from_status(answer.status, body, answer.headers, self.provider)
-
-
-def _trust(url: str) -> ssl.SSLContext | bool:
-    """The same certificates that the SDK's clients trust."""
-    return httpx2.create_ssl_context() if url.startswith("https:") else True
 
 
 def _proxy(url: str) -> str | None:

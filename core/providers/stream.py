@@ -58,7 +58,7 @@ class TextStream(Iterator[str]):
     @property
     def facts(self) -> StreamFacts:
         """What is known so far."""
-        return self._facts
+        return replace(self._facts, tokens_per_s=_rate(self._facts))
 
     def __iter__(self) -> TextStream:
         return self
@@ -105,18 +105,16 @@ class TextStream(Iterator[str]):
 
     def _learn(self, piece: Piece, elapsed_s: float) -> None:
         seen = self._facts
-        if piece.text:
-            seen = replace(
-                seen, first_text_s=seen.first_text_s or elapsed_s, duration_s=elapsed_s, pieces=seen.pieces + 1
-            )
-        seen = replace(
+        self._facts = replace(
             seen,
+            first_text_s=seen.first_text_s or (elapsed_s if piece.text else None),
+            duration_s=elapsed_s if piece.text else seen.duration_s,
+            pieces=seen.pieces + bool(piece.text),
             model=piece.model or seen.model,
             finish_reason=piece.finish_reason or seen.finish_reason,
             prompt_tokens=seen.prompt_tokens if piece.prompt_tokens is None else piece.prompt_tokens,
             tokens=seen.tokens if piece.completion_tokens is None else piece.completion_tokens,
         )
-        self._facts = replace(seen, tokens_per_s=_rate(seen))
 
 
 def _rate(seen: StreamFacts) -> float | None:

@@ -32,7 +32,7 @@ from core.story.shelf import recent as recent
 from core.story.till import Bill, Till
 from core.text import Joined, storable
 
-TICK_S = 0.1  # ten updates a second read as a steady flow; each update sends the whole text to the browser again
+TICK_S = 0.125  # eight updates a second read as a steady flow; each sends the whole text to the browser again
 _SAVE_S = 2.0  # what a power cut may take: two seconds of words
 
 

@@ -47,6 +47,7 @@ def _models(providers: tuple[str, ...], studio: str) -> Models:
 def forget_models() -> None:
     """Ask for the models anew at the next run."""
     _models.clear()
+    _endpoint.clear()
 
 
 def ask_models(provider: str) -> list[ModelInfo]:
@@ -86,7 +87,12 @@ def endpoint_of(info: ModelInfo) -> str:
     """Which endpoint a model answers on."""
     if info.format is not None:
         return "completion" if info.format == "completion" else "chat"
-    return quick(info.provider).endpoint(info.id)
+    return _endpoint(info.provider, info.id, where())
+
+
+@st.cache_resource(ttl=_MODELS_S, max_entries=256)
+def _endpoint(provider: str, model: str, studio: str) -> str:
+    return quick(provider).endpoint(model)
 
 
 def trainable() -> list[ModelInfo]:
