@@ -77,7 +77,7 @@ def main() -> None:
         if way != "holding":
             _bare(way, url, IN_FLIGHT)()
     gc.collect()
-    gc.freeze()  # as app.py does, for every way alike: what is loaded by now is not looked at again
+    gc.freeze()  # as the worker does, for every way alike: what is loaded by now is not looked at again
     wall, cpu = time.perf_counter(), time.process_time()
     told = work()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

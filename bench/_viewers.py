@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from pathlib import Path
 
 from streamlit.proto.BackMsg_pb2 import BackMsg
@@ -16,59 +11,29 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Origin
 
+from bench._page import served
+
 VIEWERS = 25
 _SECONDS = 12.0  # of asking, for each page; longer for a page of which so few reruns end in that time
 _FEWEST, _PATIENCE_S = 10, 60.0
-_ROOT = Path(__file__).parents[1]
-_START_S = 60
 _LARGEST = 1 << 30
 
 
 def reruns_per_s(script: Path, page: str) -> float:
     """Reruns a second that all viewers get together, from a server of its own that is started as people do."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "streamlit", "run", str(script), f"--server.port={port}", "--server.headless=true"],
-        cwd=_ROOT,
-        env={**os.environ, "PYTHONPATH": str(_ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.STDOUT,
-    )
-    try:
-        _up(port, process)
-        return asyncio.run(_rate(port, page))
-    finally:
-        process.terminate()
-        try:
-            process.wait(40)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    with served(script) as (url, _):
+        return asyncio.run(_rate(url, page))
 
 
-def _up(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Until the server answers."""
-    ends = time.monotonic() + _START_S
-    while time.monotonic() < ends and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise RuntimeError("the server did not start")
-
-
-async def _rate(port: int, page: str) -> float:
+async def _rate(url: str, page: str) -> float:
     """Each viewer asks again as soon as its page is there; the first run of each does not count."""
     counted = 0
     together = asyncio.Barrier(VIEWERS + 1)
 
     async def view() -> None:
         nonlocal counted
-        address, origin = f"ws://127.0.0.1:{port}/_stcore/stream", Origin(f"http://127.0.0.1:{port}")
-        async with connect(address, max_size=_LARGEST, origin=origin) as stream:
+        address = url.replace("http", "ws") + "/_stcore/stream"
+        async with connect(address, max_size=_LARGEST, origin=Origin(url)) as stream:
             kept = await _once(stream, page, set())
             await together.wait()
             while True:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ import openai
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
+from bench._page import served
 from bench._teller import ENDLESS
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +34,6 @@ TRIES = 5
 ROUNDS = 3
 PEOPLE = 10
 IDLE_S = 3.0
-START_S = 120
 WATCH_S = 6.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -132,25 +131,6 @@ def _process(arguments: list[str], **environ: str) -> Iterator[subprocess.Popen[
             process.kill()
 
 
-@contextmanager
-def _streamlit(script: str, **environ: str) -> Iterator[tuple[str, int]]:
-    """A page's server: address and process id."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = ["--server.port", str(port), "--server.headless", "true", "--server.enableXsrfProtection", "false"]
-    with _process(["-m", "streamlit", "run", script, *options], **environ) as process:
-        url = f"http://localhost:{port}"
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline and process.poll() is None:
-            try:
-                with socket.create_connection(("localhost", port), timeout=1):
-                    break
-            except OSError:
-                time.sleep(0.2)
-        yield url, process.pid
-
-
 def _cpu(pid: int) -> float:
     """Seconds of processor time of a process, all its threads."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -244,8 +224,8 @@ async def main() -> None:
         teller = server.stdout.readline().strip()
         async with aiohttp.ClientSession() as session:
             with (
-                _streamlit("bench/_write_stream.py", BENCH_TELLER=teller) as (stock, stock_pid),
-                _streamlit("app.py", FABULA_HOME=home, FABULA_ENGINE_URL=teller) as (url, pid),
+                served(ROOT / "bench" / "_write_stream.py", BENCH_TELLER=teller) as (stock, stock_pid),
+                served(ROOT / "app.py", FABULA_HOME=home, FABULA_ENGINE_URL=teller) as (url, pid),
             ):
                 first = await _first(session, url, teller)
                 shares = []

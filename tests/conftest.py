@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +16,10 @@ from core.db.store import Store
 from core.settings import Settings
 from tests import fault_server, postgres_server, stores
 from tests.fault_server import FaultServer
+from tests.studio_process import CHROMIUM
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 _SCRUBBED_PREFIXES = ("FABULA_", "OPENAI_", "AZURE_OPENAI_", "TOGETHER_", "WANDB_", "STREAMLIT_", "DBOS_")
 _SCRUBBED = {"DATABASE_URL"} | {
@@ -74,6 +78,16 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
     with FaultServer(fault_server.text("从前，", "有一位英雄。")) as running:
         monkeypatch.setenv("FABULA_ENGINE_URL", running.url.removesuffix("/v1"))
         yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real Chromium; skips where playwright is not installed."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[1]
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 _START_S = 120  # Python, Streamlit and the engine's libraries on a cold disk and a busy machine
 _STOP_S = 40  # the engine gives its streams and its trainer time
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +13,12 @@ import pytest
 
 from tests import fault_server, studio_process
 from tests.fault_server import FaultServer
-from tests.studio_process import Studio
+from tests.studio_process import CHROMIUM, Studio
 from tests.tiny_gemma import write_tiny_gemma
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-_CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 _ROOT = Path(__file__).parents[1]
 _PAGES = ("", "dataset", "training", "cost", "story", "settings")
 _TITLES = {
@@ -39,17 +37,8 @@ _LONG_TOUR_MS = 1_200_000
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(not Path(_CHROMIUM).exists(), reason="Debian's chromium is not installed"),
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="Debian's chromium is not installed"),
 ]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +16,13 @@ from core.db.store import Store
 from core.settings import Settings
 from tests import fault_server, studio_process
 from tests.fault_server import Answer, FaultServer
-from tests.studio_process import Studio
+from tests.studio_process import CHROMIUM, Studio
 from tests.test_browser import press, settled, visit
 from tests.waiting import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-_CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 _SOON_S = 60
 _SOON_MS = 1000 * _SOON_S
 _RECIPE = Recipe(
@@ -42,7 +40,7 @@ _RECIPE = Recipe(
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(not Path(_CHROMIUM).exists(), reason="Debian's chromium is not installed"),
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="Debian's chromium is not installed"),
 ]
 
 
@@ -66,15 +64,6 @@ class Gates:
         with self._news:
             self._open = requests
             self._news.notify_all()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

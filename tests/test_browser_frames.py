@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from tests import studio_process
-from tests.test_browser import _CHROMIUM, press, settled
+from tests.test_browser import press, settled
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 _FRAMES = Path(__file__).parents[1] / "docs" / "screenshots"
 _SIZE = {"width": 1100, "height": 1040}
@@ -71,10 +71,8 @@ class Film:
 
 @pytest.mark.slow
 @pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="set SCREENSHOTS=1 to make docs/screenshots anew")
-def test_frames_for_the_documents(tmp_path: Path) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright, studio_process.running(tmp_path / "home") as studio:
-        browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
+def test_frames_for_the_documents(browser: Browser, tmp_path: Path) -> None:
+    with studio_process.running(tmp_path / "home") as studio:
         page = browser.new_context(viewport=_SIZE, locale="en-US").new_page()
         page.set_default_timeout(_PATIENCE_MS)
         film = Film(page)

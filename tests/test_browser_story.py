@@ -12,7 +12,7 @@ import pytest
 from tests import fault_server, studio_process
 from tests.fault_server import FaultServer
 from tests.studio_process import Studio
-from tests.test_browser import _CHROMIUM, press, settled, visit
+from tests.test_browser import press, settled, visit
 from tests.test_browser import pytestmark as pytestmark
 
 if TYPE_CHECKING:
@@ -79,15 +79,6 @@ def _stream(handler: Any, answer: fault_server.Answer, body: dict[str, Any]) -> 
         handler.wfile.write(b"data: [DONE]\n\n")
     except OSError:
         hung_up.set()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

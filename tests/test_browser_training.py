@@ -13,7 +13,7 @@ import pytest
 from tests import job_server, studio_process
 from tests.job_server import JobServer
 from tests.studio_process import Studio
-from tests.test_browser import _CHROMIUM, _ROOT, _picture, press, settled, visit
+from tests.test_browser import _ROOT, _picture, press, settled, visit
 from tests.test_browser import pytestmark as pytestmark
 
 if TYPE_CHECKING:
@@ -69,15 +69,6 @@ class _Handler(job_server._Handler):
             return
         said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self._say({"tokens": len(str(said.get("text")).split())})
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

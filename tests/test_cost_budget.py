@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -19,20 +18,11 @@ from core.db.store import Store, new_id
 from core.db.tables import Evaluation, Spend, Story, TrainingJob, Vote
 from core.errors import FabulaError, NotFound, OverBudget
 from core.intervals import wilson
-from core.settings import Settings
 from core.training.evaluation_shapes import Metrics
 from core.training.judging import Interval
-from tests.stores import fresh
 
 _ANNA = Actor("anna", "Anna", "editor")
 _VIEWER = Actor("vic", "Vic", "viewer")
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    ledger = fresh(settings)
-    yield ledger
-    ledger.close()
 
 
 def _reserve(store: Store, amount: str | None, actor: Actor = LOCAL, reference: str = "run-1") -> int:

@@ -34,7 +34,6 @@ from core.providers.batches import read_answer
 from core.settings import Settings
 from tests.batch_server import KEY, BatchServer
 from tests.fault_server import FaultServer, error
-from tests.stores import fresh
 
 QUICK = Rhythm(tick_s=0.001, poll_s=0.0, slowest_poll_s=0.0, settle_s=0.0, base_s=0.001, cap_s=0.01)
 NO_PRICES = PriceBook(overlay=(), source=None, today=date(2026, 11, 1))
@@ -43,13 +42,6 @@ HALF = PriceBook((PRICE,), None, date(2026, 11, 1), batch_factors={("openai", "*
 EACH = Decimal("0.0075")  # 10 + 5 tokens at half a dollar a thousand
 ROOT = Path(__file__).resolve().parents[1]
 POST, UPLOAD = "POST /v1/batches", "POST /v1/files"
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    opened = fresh(settings)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

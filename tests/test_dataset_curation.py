@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pandas as pd
@@ -15,10 +14,8 @@ from core.dataset.writing import executor
 from core.db.store import Store
 from core.db.tables import Row
 from core.errors import BadRecipe, FabulaError, NotFound
-from core.settings import Settings
 from tests import fault_server
 from tests.fault_server import FaultServer
-from tests.stores import fresh
 
 _CUT = "The text was cut off at 2,048 tokens."
 _OUT = "It is a near-duplicate."
@@ -30,13 +27,6 @@ _RECIPE = Recipe(
     provider="fault",
     model="writer",
 )
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = fresh(settings)
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -19,13 +19,6 @@ from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row
 from core.errors import BadTrainingFile, NotFound, Unavailable
-from core.settings import Settings
-from tests.stores import fresh
-
-
-@pytest.fixture
-def store(settings: Settings) -> Store:
-    return fresh(settings)
 
 
 def load(store: Store, texts: list[str], splits: list[str] | None = None) -> str:

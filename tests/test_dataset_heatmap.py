@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pandas as pd
@@ -18,8 +17,6 @@ from core.dataset.rowlist import Where
 from core.db.store import Store
 from core.db.tables import Row
 from core.errors import NotFound
-from core.settings import Settings
-from tests.stores import fresh
 
 _RECIPE = Recipe(
     "heroes",
@@ -28,13 +25,6 @@ _RECIPE = Recipe(
     repeats=2,
 )
 _WORDS = MapLabels({"done": "fertig"}, "state", "cell", "repeat", "done", "failed")
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = fresh(settings)
-    yield store
-    store.close()
 
 
 def _many(n: int) -> Recipe:

@@ -12,13 +12,6 @@ from core.dataset import datasets, mixing, versions
 from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import BadTrainingFile, NotFound
-from core.settings import Settings
-from tests.stores import fresh
-
-
-@pytest.fixture
-def store(settings: Settings) -> Store:
-    return fresh(settings)
 
 
 def load(store: Store, name: str, cells: int, repeats: int, columns: tuple[str, str] = ("x", "y")) -> str:

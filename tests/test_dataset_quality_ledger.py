@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -20,15 +19,6 @@ from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row, utcnow
 from core.errors import NotFound
-from core.settings import Settings
-from tests.stores import fresh
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = fresh(settings)
-    yield store
-    store.close()
 
 
 def _ids(store: Store, dataset_id: str) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 
@@ -18,17 +17,8 @@ from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import BadRecipe, NotFound, StorageFull
-from core.settings import Settings
-from tests.stores import fresh
 
 RECIPE = Recipe("colours", (Column("colour", ("red", "blue")), Column("thing", ("hat", "cat"))), "{colour} {thing}")
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = fresh(settings)
-    yield store
-    store.close()
 
 
 def write(store: Store, dataset_id: str, **where: str) -> int:

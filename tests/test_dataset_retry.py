@@ -18,19 +18,10 @@ from core.dataset.writing import ledger, orders
 from core.db.store import Store
 from core.db.tables import Row, Run
 from core.errors import BadRecipe
-from core.settings import Settings
 from tests import test_dataset_batch as batch
 from tests.batch_server import BatchServer
 from tests.fault_server import FaultServer, held, refusal, text
-from tests.stores import fresh
 from tests.test_dataset_runs import QUICK, book, execute, executing, recipe
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    opened = fresh(settings)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

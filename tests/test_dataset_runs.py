@@ -28,7 +28,6 @@ from core.db.store import Store
 from core.db.tables import Row, Run, Spend, utcnow
 from core.errors import BadRecipe, BadRequest, EngineMissing, NotFound, RateLimited, StorageFull, Unavailable
 from core.providers import Provider, Registry
-from core.settings import Settings
 from tests.fault_server import (
     Answer,
     FaultServer,
@@ -43,18 +42,10 @@ from tests.fault_server import (
     text,
     unauthorized,
 )
-from tests.stores import fresh
 
 QUICK = Limits(base_s=0.001, cap_s=0.01, tick_s=0.02, storage_s=0.01)
 NO_PRICES = PriceBook(overlay=(), source=None, today=date(2026, 11, 1))
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    opened = fresh(settings)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

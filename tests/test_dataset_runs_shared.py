@@ -32,13 +32,6 @@ from tests.test_dataset_runs import QUICK, all_rows, book, execute, executing, q
 
 
 @pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    opened = fresh(settings)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def server() -> Iterator[FaultServer]:
     with FaultServer(default=lambda prompt: text(f"A story of {prompt}.")) as running:
         yield running

@@ -21,16 +21,9 @@ from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row, utcnow
 from core.errors import BadFile, BadRecipe, NotFound
-from core.settings import Settings
-from tests.stores import fresh
 
 RECIPE = Recipe("colours", (Column("colour", ("red", "blue")), Column("thing", ("hat", "cat"))), "{colour} {thing}")
 FIXTURES = Path(__file__).resolve().parents[2] / "shared" / "fixtures"
-
-
-@pytest.fixture
-def store(settings: Settings) -> Store:
-    return fresh(settings)
 
 
 def frame(**columns: list[object]) -> pd.DataFrame:

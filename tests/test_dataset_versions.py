@@ -12,13 +12,6 @@ from core.dataset import datasets, versions
 from core.db.store import Store
 from core.db.tables import Row
 from core.errors import BadTrainingFile, FabulaError, NotFound
-from core.settings import Settings
-from tests.stores import fresh
-
-
-@pytest.fixture
-def store(settings: Settings) -> Store:
-    return fresh(settings)
 
 
 def grid(store: Store, cells: int = 6, repeats: int = 5) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -14,16 +13,7 @@ from core.dataset import datasets, runs
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store, new_id
 from core.db.tables import Batch, Run, utcnow
-from core.settings import Settings
 from pages.ui import cached
-from tests.stores import fresh
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    store = fresh(Settings.from_env())
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 
 import pandas as pd
 import pytest
@@ -14,19 +13,10 @@ from core.dataset import datasets, presets
 from core.dataset.intake import importing, table
 from core.db.store import Store
 from core.db.tables import Row
-from core.settings import Settings
-from tests.stores import fresh
 from tests.test_pages import click, trouble, visit, words
 from tests.workbook_maker import sheet, workbook
 
 INTENTS = "message,intent,language,split\nWhere is it?,track,en,\n我要退款,refund,zh,held_out\nHi,greet,en,test\n"
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    store = fresh(Settings.from_env())
-    yield store
-    store.close()
 
 
 def brought(name: str, data: bytes, locale: str = "en-US") -> AppTest:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -19,15 +18,7 @@ from core.db.tables import Evaluation, Spend, Story, Vote
 from core.settings import Settings
 from pages.ui.cost import cached_cost
 from tests.price_address import price_server
-from tests.stores import fresh
 from tests.test_pages import click, trouble, visit, words
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    ledger = fresh(Settings.from_env())
-    yield ledger
-    ledger.close()
 
 
 def _table(at: AppTest, index: int = 0, by: str = "model") -> object:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pandas as pd
 import pytest
@@ -16,21 +15,12 @@ from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row
 from core.errors import StorageFull
-from core.settings import Settings
 from pages.ui.dataset import quality_words
 from pages.ui.dataset.quality_job import Board, Progress
-from tests.stores import fresh
 from tests.test_pages import again, click, labels, trouble, visit, words
 from tests.waiting import until
 
 _HERO = "一位唐朝的英雄穿越到现代，拥有了{power}的超能力，帮助奥特曼打败了怪兽，从此城市恢复了和平与安宁。"
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    store = fresh(Settings.from_env())
-    yield store
-    store.close()
 
 
 def _load(store: Store, texts: list[tuple[str, str]], columns: tuple[str, ...] = ("power",)) -> str:

@@ -23,12 +23,10 @@ from core.dataset.recipe import Column, Recipe
 from core.dataset.writing import executor
 from core.db.store import Store
 from core.db.tables import Dataset, Row, Run, utcnow
-from core.settings import Settings
 from pages.ui import cached
 from pages.ui.dataset import dataset_picker, run_panel, story_cards
 from tests import fault_server
 from tests.fault_server import FaultServer
-from tests.stores import fresh
 from tests.test_pages import again, click, trouble, visit, words
 
 _RECIPE = Recipe(
@@ -47,13 +45,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
     with FaultServer(fault_server.text(_STORY)) as server:
         monkeypatch.setenv("FABULA_ENGINE_URL", server.url.removesuffix("/v1"))
         yield server
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    store = fresh(Settings.from_env())
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from core.settings import Settings
 from core.story import liked, prompts, shelf, votes
 from tests import fault_server
 from tests.fault_server import FaultServer
-from tests.stores import fresh
 from tests.test_pages import _FRAME, click, labels, trouble, visit, words
 
 _TUNED = "ft:writer:fabula:x:1"
@@ -31,13 +30,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
         server.models += [{**server.models[0], "id": _TUNED}, {**server.models[0], "id": "third"}]
         monkeypatch.setenv("FABULA_ENGINE_URL", server.url.removesuffix("/v1"))
         yield server
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    store = fresh(Settings.from_env())
-    yield store
-    store.close()
 
 
 def _texts(at: AppTest) -> list[str]:

@@ -14,12 +14,10 @@ from core.actor import LOCAL
 from core.dataset import datasets, presets, versions
 from core.db.store import Store
 from core.db.tables import Row, TrainingJob, utcnow
-from core.settings import Settings
 from core.training import jobs
 from pages.ui import beside
 from tests import fault_server
 from tests.fault_server import FaultServer
-from tests.stores import fresh
 from tests.test_pages import again, click, trouble, visit, words
 from tests.waiting import until
 
@@ -29,13 +27,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
     with FaultServer(fault_server.text("从前，", "有一位英雄。")) as server:
         monkeypatch.setenv("FABULA_ENGINE_URL", server.url.removesuffix("/v1"))
         yield server
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    store = fresh(Settings.from_env())
-    yield store
-    store.close()
 
 
 def load(store: Store, name: str = "grid", cells: int = 6, repeats: int = 5) -> str:

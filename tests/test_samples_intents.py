@@ -7,7 +7,6 @@ import json
 import re
 import statistics
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -18,8 +17,6 @@ from core.actor import LOCAL
 from core.dataset import datasets, presets
 from core.db.store import Store
 from core.db.tables import Row
-from core.settings import Settings
-from tests.stores import fresh
 
 _FILE = Path(__file__).parents[1] / "data" / "samples" / "support_intents.csv"
 _INTENTS, _PER_LANGUAGE, _HELD_OUT = 8, 10, 5
@@ -30,13 +27,6 @@ _HAN = re.compile(r"[\u4e00-\u9fff]")
 @pytest.fixture(scope="module")
 def messages() -> pd.DataFrame:
     return pd.read_csv(_FILE, keep_default_na=False)
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = fresh(settings)
-    yield store
-    store.close()
 
 
 def test_each_intent_has_ten_messages_in_each_language(messages: pd.DataFrame) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 
@@ -17,27 +16,18 @@ from core.db.store import Store
 from core.db.tables import Spend, Story
 from core.errors import FabulaError, ModelNotFound, NotFound, OverBudget, Refused
 from core.providers import CompletionRequest
-from core.settings import Settings
 from core.story import arena, opinions, shelf, stream, votes
 from core.story.arena import Entry
 from core.story.facts import same_model
 from tests import fault_server
 from tests.fakes import FakeRegistry
 from tests.fault_server import FaultServer
-from tests.stores import fresh
 from tests.test_story_stream import _Client
 from tests.waiting import until
 
 _REQUEST = CompletionRequest(model="writer", prompt="讲一个故事", endpoint="completion")
 _BOOK = PriceBook.load()
 _VIEWER = Actor("guest", "A guest", "viewer")
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = fresh(settings)
-    yield store
-    store.close()
 
 
 def _entries(*models: str) -> list[Entry]:

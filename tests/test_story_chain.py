@@ -18,26 +18,17 @@ from core.db.tables import Spend
 from core.errors import BadRequest, FabulaError, ModelNotFound, NotFound, OverBudget, Refused, StreamCut
 from core.providers import CompletionRequest, Patience
 from core.providers.speech import MOST_CHARACTERS, Speech, SpeechRequest
-from core.settings import Settings
 from core.story import chain, opinions, reading, shelf
 from core.story.chaining import Chain
 from core.story.sentences import parts, sentences
 from tests import fault_server
 from tests.fakes import FakeClient, FakeStream
 from tests.fault_server import FaultServer
-from tests.stores import fresh
 from tests.waiting import until
 
 _IDEA = CompletionRequest(model="writer", prompt="一只{outline}猫", max_tokens=500, stop=(".",))
 _SPOKEN = SpeechRequest("tts-1", "alloy", "一句话。")
 _ONCE = Patience(total_s=1, tries=1)
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = fresh(settings)
-    yield store
-    store.close()
 
 
 def _client(*texts: object) -> FakeClient:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -15,27 +13,14 @@ from core.db.store import Store
 from core.settings import Settings
 from core.story import opinions, shelf, votes
 from core.story.shelf import Where
-from tests import postgres_server
 from tests.test_story_arena import _finished
 from tests.test_story_shelf import SHELVED, SOUGHT, found, put, shelve
 from tests.test_story_stream import _Client, _write
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    try:
-        with postgres_server.running() as url:
-            yield url
-    except postgres_server.PostgresAbsent as exc:
-        pytest.skip(f"PostgreSQL tests skipped: {exc}")
-
-
 @pytest.fixture
-def store(server: str, tmp_path: Path) -> Iterator[Store]:
-    url = postgres_server.new_database(server)
-    opened = Store.open(Settings.from_env({"DATABASE_URL": url, "FABULA_HOME": str(tmp_path / "home")}))
-    yield opened
-    opened.close()
+def settings(on_postgres: Settings) -> Settings:
+    return on_postgres
 
 
 def test_stories_are_found_again_as_on_sqlite(store: Store) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -20,23 +19,14 @@ from core.db.store import Store
 from core.db.tables import Story, TrainingJob
 from core.errors import BadRequest, FabulaError, ModelNotFound, NotFound
 from core.providers import Provider
-from core.settings import Settings
 from core.story import exports, opinions, prompts, shelf, trouble
 from core.story.shelf import KeptStory, Where
 from core.story.votes import Pair
-from tests.stores import fresh
 
 _VIEWER = Actor("guest", "A guest", "viewer")
 _AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 _NASTY = '<script>alert(1)</script> ![x](http://example.com/x.png) "quoted" & <img src=http://example.com/y onerror=z>'
 _STORY = KeptStory("1", _AT, "engine", "writer", "宋,飞行 ->", "从前。", "stop", 3, stars=2)
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = fresh(settings)
-    yield store
-    store.close()
 
 
 def put(store: Store, number: int, **values: object) -> str:

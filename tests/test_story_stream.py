@@ -17,9 +17,7 @@ from core.db.store import Store
 from core.db.tables import Spend, Story
 from core.errors import FabulaError, ModelNotFound, ProviderError, StorageFull, StreamCut
 from core.providers import CompletionRequest, Provider, StreamFacts
-from core.settings import Settings
 from core.story import stream
-from tests.stores import fresh
 from tests.waiting import until
 
 _REQUEST = CompletionRequest(model="writer", prompt="宋,发射激光,艰难 ->", endpoint="completion", stop=(".",))
@@ -56,13 +54,6 @@ class _Client:
 
     def stream(self, _request: CompletionRequest) -> _Stream:
         return self.made
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = fresh(settings)
-    yield store
-    store.close()
 
 
 def _write(store: Store, client: _Client) -> stream.StoryStream:

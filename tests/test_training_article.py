@@ -16,7 +16,6 @@ from core.actor import LOCAL
 from core.dataset import datasets
 from core.db.store import Store
 from core.providers import CompletionRequest, Provider, Registry
-from core.settings import Settings
 from core.training import (
     checking,
     checkpoints,
@@ -33,7 +32,6 @@ from core.training import (
 from core.training.jobs import JobForm, JobView
 from tests import engine_process
 from tests.engine_process import TINY, TOKEN, EngineProcess
-from tests.stores import fresh
 
 pytestmark = pytest.mark.slow
 
@@ -46,13 +44,6 @@ COLUMNS = ["dynasty", "super_power", "story_type"]
 def engine(tmp_path: Path) -> Iterator[EngineProcess]:
     with engine_process.running(tmp_path / "engine") as running:
         yield running
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = fresh(settings)
-    yield store
-    store.close()
 
 
 def grid(store: Store, name: str, columns: tuple[tuple[str, ...], ...], repeats: int) -> str:

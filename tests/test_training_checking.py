@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +14,8 @@ from core.actor import LOCAL
 from core.dataset import datasets
 from core.db.store import Store
 from core.errors import BadFile, BadTrainingFile, NotFound
-from core.settings import Settings
 from core.training import checking
 from core.training.jobs import JobForm
-from tests.stores import fresh
 
 MODEL = "gpt-4o-mini-2024-07-18"
 
@@ -200,13 +197,6 @@ def test_a_file_that_is_not_here_is_a_bad_file(tmp_path: Path) -> None:
 
 
 # --- the rows of a data set ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = fresh(settings)
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -19,14 +19,12 @@ from core.db.store import Store
 from core.db.tables import Answer, TrainingJob
 from core.errors import BadRequest, BadTrainingFile, FabulaError, ModelNotFound, NotFound, Refused, Unavailable
 from core.providers import Choice, Completion, CompletionRequest, Provider
-from core.settings import Settings
 from core.training import evaluating, evaluation_run, jobs
 from core.training.evaluating import EvaluationForm
 from core.training.jobs import JobForm
 from core.training.versus import versus
 from core.work import KINDS
 from tests.fakes import MOMENT, FakeRegistry
-from tests.stores import fresh
 
 TUNED, BASE = "ft:gemma-3-270m:fabula:x:1", "gemma-3-270m"
 LABELS = ("refund", "balance", "card lost")
@@ -55,13 +53,6 @@ class Writer:
 class Hurry(threading.Event):
     def wait(self, timeout: float | None = None) -> bool:
         return self.is_set()
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = fresh(settings)
-    yield store
-    store.close()
 
 
 @pytest.fixture

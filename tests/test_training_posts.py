@@ -15,24 +15,15 @@ from core.dataset import datasets
 from core.db.store import Store
 from core.errors import FabulaError
 from core.providers import Client, JobRequest, Patience, Provider, RemoteJob
-from core.settings import Settings
 from core.training import jobs, submit, verdict
 from core.training.jobs import JobForm, JobView
 from core.training.results import parse
 from tests.fakes import RESULTS, FakeRegistry
 from tests.job_server import JobServer
-from tests.stores import fresh
 from tests.test_training_jobs import Hurry
 
 CREATE = "POST /v1/fine_tuning/jobs"
 KEY = "sk-that-must-not-leak"
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = fresh(settings)
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ from core.db.store import Store
 from core.db.tables import Checkpoint, TrainingJob, utcnow
 from core.errors import FabulaError, NotFound, Refused, Unavailable
 from core.providers import Provider, RemoteCheckpoint
-from core.settings import Settings
 from core.training import (
     checkpoints,
     compare,
@@ -43,18 +42,10 @@ from core.training.form import rate_advice
 from core.training.jobs import JobForm, JobView
 from core.training.results import parse
 from tests.fakes import MOMENT, RESULTS, FakeClient, FakeRegistry, event, remote_job
-from tests.stores import fresh
 from tests.test_training_jobs import Hurry
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 MINI = "gpt-4.1-mini-2025-04-14"
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = fresh(settings)
-    yield store
-    store.close()
 
 
 @pytest.fixture

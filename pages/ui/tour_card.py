@@ -17,7 +17,7 @@ from core.training.jobs import JobView
 from pages.ui import cached, cards, state, views
 from pages.ui.lang import _, code, duration, mark, number, percent, plain, told, usd
 from pages.ui.story import teller
-from pages.ui.training import curves
+from pages.ui.training import cached_curves, curves
 
 _STEPS = {
     "dataset": (mark("Stories"), ":material/grid_view:"),
@@ -126,7 +126,7 @@ def _training(job_id: str) -> None:
     events = jobs.events(cached.store(), job_id)
     if events:
         st.caption(plain(told(events[-1].message)))
-    curve = cached.curve(job)
+    curve = cached_curves.curve(job)
     if curve.steps >= _ENOUGH_STEPS:
         curves.pair(curve, "home_tour_curve")
 
@@ -158,7 +158,7 @@ def _ended(progress: TourProgress) -> None:
 
 def _what_it_took(job: JobView) -> None:
     """The curve in two numbers, and what it cost here and would cost elsewhere."""
-    curve = cached.curve(job)
+    curve = cached_curves.curve(job)
     if not curve.steps:
         return
     first, last = curve.first("training_token_accuracy"), curve.last("training_token_accuracy")

@@ -14,7 +14,6 @@ from pages.ui.cached.offers import (
 )
 from pages.ui.cached.polls import (
     batches_of,
-    curve,
     dataset_list,
     heat_map,
     job_list,
@@ -33,7 +32,7 @@ from pages.ui.cached.rows import (
     version_list,
     written,
 )
-from pages.ui.cached.studio import POLL_S, client, prices, registry, settings, store
+from pages.ui.cached.studio import POLL_S, client, prices, registry, settings, store, where
 
 __all__ = [
     "POLL_S",
@@ -43,7 +42,6 @@ __all__ = [
     "ask_models",
     "batches_of",
     "client",
-    "curve",
     "dataset_list",
     "endpoint_of",
     "forget_models",
@@ -65,5 +63,6 @@ __all__ = [
     "tokens_of",
     "trainable",
     "version_list",
+    "where",
     "written",
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import streamlit as st
 
 from core.dataset import datasets, heatmap, runs
@@ -11,7 +9,7 @@ from core.dataset.batch import batching
 from core.dataset.datasets import DatasetSummary
 from core.dataset.heatmap import HeatMap
 from core.dataset.runs import RunProgress
-from core.training import jobs, lineage, results
+from core.training import jobs, lineage
 from core.training.jobs import JobView
 from pages.ui.cached.offers import forget_status
 from pages.ui.cached.studio import FRESH_S, store, where
@@ -44,7 +42,7 @@ def _run_of(dataset_id: str, studio: str) -> tuple[DatasetSummary, RunProgress |
 
 
 def job_list() -> list[JobView]:
-    """All jobs, the newest first, without their results (`curve` has those)."""
+    """All jobs, the newest first, without their results (`cached_curves.curve` has those)."""
     return list(_job_list(where()))
 
 
@@ -63,16 +61,6 @@ def look_again() -> None:
 def job_of(model: str) -> JobView | None:
     """The job that made a tuned model, or one of its checkpoints; None when it is not in the ledger."""
     return lineage.maker(store(), model)
-
-
-def curve(job: JobView) -> results.Results:
-    """A job's curve so far, shared between visitors: not to be changed."""
-    return _curve(job.id, job.updated_at, where())
-
-
-@st.cache_resource(max_entries=16)
-def _curve(job_id: str, heard: datetime, studio: str) -> results.Results:
-    return results.parse(jobs.get(store(), job_id).results_csv or "")
 
 
 def heat_map(dataset_id: str, rows: int, pair: tuple[int, int] | None) -> HeatMap:

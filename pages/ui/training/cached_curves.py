@@ -6,9 +6,8 @@ steps that is what keeps a page quick while such a job runs.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -22,15 +21,11 @@ from core.training.jobs import JobView
 from core.training.reading import Observation
 from core.training.results import Results
 from pages.ui import cached
+from pages.ui.cached import where
 from pages.ui.training.curve_source import CurveSource, Drawn
 
 _Mark = tuple[str, int, str]
 """Tells a results file from what it was before: whether its job has ended, its length, how it ends."""
-
-
-def where() -> str:
-    """Tells caches of one studio from those of another."""
-    return hashlib.sha256(repr(astuple(cached.settings())).encode()).hexdigest()
 
 
 def curve(job: JobView) -> Results:

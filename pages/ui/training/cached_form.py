@@ -18,7 +18,7 @@ from core.training.form import JobForm
 from core.training.preflight import Preflight
 from pages.ui import cached
 from pages.ui.beside import Beside
-from pages.ui.training.cached_curves import where
+from pages.ui.cached import where
 
 PACKAGED = "gemma-3-270m"
 """The engine's own base model: what is known of its pace holds for it alone."""

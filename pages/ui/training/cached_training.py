@@ -22,8 +22,9 @@ from core.training.jobs import JobView
 from core.training.lineage import Family
 from core.training.versus import Versus
 from pages.ui import cached
+from pages.ui.cached import where
 from pages.ui.lang import language, told
-from pages.ui.training.cached_curves import curve, where
+from pages.ui.training.cached_curves import curve
 from pages.ui.training.curve_source import Sendable, sendable
 
 _SPARKS = 40  # values of the small curve in the list
