@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 
 import pandas as pd
 import pytest
@@ -16,9 +17,12 @@ from core.errors import FabulaError, NotFound
 from core.providers.speech import Speech, SpeechRequest
 from core.settings import Settings
 from core.story import liked, prompts, shelf, votes
+from pages.ui.story import speech, teller
+from pages.ui.story.story_desk import desk
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.test_pages import _FRAME, click, labels, trouble, visit, words
+from tests.waiting import until
 
 _TUNED = "ft:writer:fabula:x:1"
 
@@ -252,6 +256,28 @@ def test_a_cut_step_of_a_chain_goes_on_and_the_next_ones_follow(server: FaultSer
 def test_reading_aloud_is_a_switch_and_a_file_needs_an_endpoint(server: FaultServer, store: Store) -> None:
     at = click(visit("story", story_aloud=True), "story_button")
     assert not at.exception and at.toggle(key="story_aloud").value is True
+    assert "Set OPENAI_API_KEY" in words(at)
+
+
+@pytest.mark.parametrize(
+    ("chain", "module", "name"),
+    [(False, teller, "button"), (False, speech, "follow"), (True, teller, "button")],
+)
+def test_a_story_that_ends_while_the_page_is_drawn_leaves_no_button_to_stop_it(
+    server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch, chain: bool, module: ModuleType, name: str
+) -> None:
+    draw = getattr(module, name)
+
+    def draw_and_end(*args: object) -> None:
+        draw(*args)
+        server.release()
+        until(lambda: all(story.done for story in desk().stories), "the story ends")
+
+    server.enqueue(fault_server.held())
+    at = visit("story", story_chain=chain, story_mode="free", story_prompt="一个想法")
+    monkeypatch.setattr(module, name, draw_and_end)
+    click(at, "story_button")
+    assert not at.exception and at.button(key="story_button").label == "Write"
     assert "Set OPENAI_API_KEY" in words(at)
 
 

@@ -119,14 +119,12 @@ def _stage(round_: Round | None) -> None:
             places.append((story, st.empty(), st.empty()))
     for story, words, line in places:
         _large(story, words, line, several=len(places) > 1)
-    running = not round_.done
-    if running:
+    if not round_.done:
         for changed in arena.updates(round_.stories, round_.news):
             for index in changed:
                 _large(*places[index], several=len(places) > 1)
             if not changed:
                 places[0][2].caption(code(places[0][0].facts.model))
-        st.rerun()
     for story in round_.stories:
         if story.error is not None:
             cards.error_card(story.error)

@@ -36,7 +36,7 @@ def page(chain: Chain) -> None:
         if story is current:
             for changed in arena.updates([story], story.news):
                 _draw(story, *sheets[name], words_too=bool(changed))
-            st.rerun()  # the next step begins, or the Write button comes back
+            st.rerun()  # the next step begins
 
 
 def _ended(chain: Chain, name: StepName, story: StoryStream) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+import streamlit as st
+
 from core.story.arena import Entry, Round
 from core.story.chaining import Chain
 from core.story.stream import StoryStream
@@ -63,9 +65,16 @@ def desk() -> Desk:
 
 @contextmanager
 def present() -> Iterator[None]:
-    """The visitor is on the page for the length of the block; a story that nobody is present for is stopped."""
+    """The visitor is on the page for the length of the block; a story that nobody is present for is stopped.
+
+    When the last words come within the block, the page is drawn once more: parts of it were drawn as of a story that is
+    still being written, whenever in the block it ended.
+    """
+    writing = desk().writing
     with ExitStack() as reading:
         for story in desk().stories:
             if not story.done:
                 reading.enter_context(story.read())
         yield
+    if writing and not desk().writing:
+        st.rerun()

@@ -95,10 +95,7 @@ def _round(round_: Round) -> None:
     with st.container(width=760):
         speech.follow(places[0], 0)
     vote = st.empty()  # of the round before: gone before the first word
-    running = not round_.done
     read_along(sheets, round_)
-    if running:
-        st.rerun()  # the Write button comes back
     if several:
         with vote.container():
             arena_vote.show(round_)
