@@ -17,6 +17,7 @@ from core import endpoint, garbage
 from core.settings import Settings
 from core.supervisor import EngineProcess
 from core.worker import Worker
+from pages.ui import downloads
 
 _FRAME = Path(__file__).parent / "pages" / "frame.py"
 
@@ -29,6 +30,7 @@ async def lifespan(_app: st.App) -> AsyncIterator[dict[str, Any]]:
     engine.start()
     worker.start()
     garbage.set_aside()
+    downloads.keep_for_a_while()
     try:
         yield {"settings": settings, "worker": worker}
     finally:

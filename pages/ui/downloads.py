@@ -1,0 +1,38 @@
+"""Keeps what download buttons offer for a while after they were drawn anew.
+
+Streamlit forgets what a button offered with the run that draws it again: a click that was on its way then finds nothing
+("Deferred file … not found"). On a page that is drawn every second that is one click in many, on busy cores one in
+three.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from streamlit import runtime
+
+_SWEEP_S = 20.0  # a click in the moment before a sweep can still be lost; what is kept until then is small
+
+
+class Broom:
+    """`sweep`, but no sooner than `every_s` seconds after the last time. Safe to call from any thread."""
+
+    def __init__(self, sweep: Callable[[], None], every_s: float = _SWEEP_S) -> None:
+        self._sweep, self._every_s = sweep, every_s
+        self._lock, self._swept = threading.Lock(), time.monotonic()
+
+    def __call__(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if now - self._swept < self._every_s:
+                return
+            self._swept = now
+        self._sweep()
+
+
+def keep_for_a_while() -> None:
+    """Have the server, which must be running, sweep less often."""
+    files = runtime.get_instance().media_file_mgr
+    files.remove_orphaned_files = Broom(files.remove_orphaned_files)  # type: ignore[method-assign]
