@@ -33,6 +33,8 @@ from core.story.till import Bill, Till
 from core.text import Joined, storable
 
 TICK_S = 0.125  # eight updates a second read as a steady flow; each sends the whole text to the browser again
+_REST_S = 0.06  # between reads of the model's stream: half a tick, so that nobody sees it
+_AT_ONCE_S = 0.001  # a piece that took longer was waited for: nothing more lies ready
 _SAVE_S = 2.0  # what a power cut may take: two seconds of words
 
 
@@ -167,15 +169,19 @@ class StoryStream:
         error: FabulaError | None = None
         try:
             self._till.reserve()
-            saved = time.monotonic()
+            saved = asked = time.monotonic()
             for piece in self._upstream:
+                came = time.monotonic()
                 self._add(self._joined.feed(piece))
                 if self._stopped:
                     break
-                if time.monotonic() - saved > _SAVE_S:
+                if came - saved > _SAVE_S:
                     with contextlib.suppress(StorageFull):  # it is saved again at the end, and told then
                         self._record.keep(self.text, self.facts, None)
-                    saved = time.monotonic()
+                    saved = came
+                if came - asked > _AT_ONCE_S:
+                    time.sleep(_REST_S)  # several pieces read at one go take less work than as many waited for
+                asked = time.monotonic()
         except FabulaError as failure:
             error = failure
             with contextlib.suppress(FabulaError):
