@@ -13,15 +13,17 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
+
 from core.providers import Patience, Provider, Registry
 
 KEY = "sk-test-key-that-must-not-leak"
-_GIVE_UP_S = 30  # a held request that nobody releases must not hang the test run
+_GIVE_UP_S = 240  # a held request that nobody releases must not hang the test run; longer than any test waits
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ class FaultServer:
         """Let every held request, now and later, be answered."""
         self._released.set()
 
-    def wait_for(self, condition: Callable[[FaultServer], bool], timeout_s: float = 10) -> None:
+    def wait_for(self, condition: Callable[[FaultServer], bool], timeout_s: float = 60) -> None:
         """Until `condition` holds; it is looked at whenever a request comes or goes."""
         with self._news:
             assert self._news.wait_for(lambda: condition(self), timeout_s), "the server never saw it"
@@ -197,6 +199,13 @@ class FaultServer:
             self.flying += change
             self.peak = max(self.peak, self.flying)
             self._news.notify_all()
+
+
+@pytest.fixture(name="server")
+def story_server() -> Iterator[FaultServer]:
+    """The fixture `server` of the modules that import this: it writes a story of whatever it is asked."""
+    with FaultServer(default=lambda prompt: text(f"A story of {prompt}.")) as running:
+        yield running
 
 
 def prompt_of(body: object) -> str:

@@ -69,9 +69,9 @@ def set_run(store: Store, run_id: str, **values: object) -> None:
 def execute(
     store: Store, server: BatchServer, run_id: str, rhythm: Rhythm = QUICK, book: PriceBook = NO_PRICES
 ) -> runs.RunProgress:
-    """Carry the run out to its end, or fail after half a minute."""
+    """Carry the run out to its end, or fail after a minute and a half."""
     halt = threading.Event()
-    timer = threading.Timer(30, halt.set)
+    timer = threading.Timer(90, halt.set)
     timer.start()
     try:
         batching.carry_out(store, server.registry(), run_id, halt, rhythm=rhythm, book=book)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from decimal import Decimal
@@ -20,14 +19,9 @@ from core.db.tables import Row, Run
 from core.errors import BadRecipe
 from tests import test_dataset_batch as batch
 from tests.batch_server import BatchServer
-from tests.fault_server import FaultServer, held, refusal, text
+from tests.fault_server import FaultServer, held, refusal
+from tests.fault_server import story_server as story_server
 from tests.test_dataset_runs import QUICK, book, execute, executing, recipe
-
-
-@pytest.fixture
-def server() -> Iterator[FaultServer]:
-    with FaultServer(default=lambda prompt: text(f"A story of {prompt}.")) as running:
-        yield running
 
 
 def some(store: Store, failed: int = 4, waiting: int = 8, provider: str = "fault") -> str:

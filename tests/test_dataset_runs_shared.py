@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
@@ -27,15 +26,10 @@ from core.settings import Settings
 from core.work import KINDS
 from tests import test_dataset_runs as basics
 from tests.fault_server import Answer, FaultServer, error, held, quota, rate_limit, raw, text, unauthorized
+from tests.fault_server import story_server as story_server
 from tests.stores import fresh
-from tests.test_dataset_runs import QUICK, all_rows, book, execute, executing, queue, recipe, spends, states, until
-
-
-@pytest.fixture
-def server() -> Iterator[FaultServer]:
-    with FaultServer(default=lambda prompt: text(f"A story of {prompt}.")) as running:
-        yield running
-
+from tests.test_dataset_runs import QUICK, all_rows, book, execute, executing, queue, recipe, spends, states
+from tests.waiting import until
 
 # --- repeats of a cell share a request -------------------------------------------------------------------------------
 
@@ -143,7 +137,7 @@ def test_a_run_is_done_only_when_the_other_executor_has_its_answers(store: Store
         first = both.enter_context(executing(store, server.registry(), run_id, replace(QUICK, ceiling=1)))
         server.wait_for(lambda s: s.flying == 1)
         second = both.enter_context(executing(store, server.registry(), run_id, QUICK))
-        until(lambda: states(store, run_id)["done"] == 5)
+        until(lambda: states(store, run_id)["done"] == 5, "five rows")
         assert first.is_alive() and second.is_alive() and runs.progress(store, run_id).state == "running"
         server.release()
     assert states(store, run_id) == {"done": 6} and len(server.requests) == 6
@@ -342,7 +336,7 @@ def test_progress_tells_reasons_requests_and_what_it_will_cost(store: Store, ser
     run_id = queue(store, recipe(10))
     with executing(store, server.registry(), run_id, replace(QUICK, ceiling=1), book=book()):
         server.wait_for(lambda s: len(s.requests) == 5)
-        until(lambda: runs.progress(store, run_id).failed == 3)
+        until(lambda: runs.progress(store, run_id).failed == 3, "three failed rows")
         told = runs.progress(store, run_id)
         assert [count for _, count in told.failed_by_reason] == [2, 1]
         assert "no (request 1" in told.failed_by_reason[0][0] and "never" in told.failed_by_reason[1][0]
@@ -436,7 +430,7 @@ def test_a_locked_database_holds_the_buying_up_and_loses_nothing(settings: Setti
     other = sqlite3.connect(settings.database_url.removeprefix("sqlite:///"), isolation_level=None)
     with executing(store, server.registry(), run_id, replace(QUICK, ceiling=4)) as thread:
         server.wait_for(lambda s: s.flying == 4)
-        until(lambda: _locked(other))
+        until(lambda: _locked(other), "the lock")
         server.release()
         server.wait_for(lambda s: s.flying == 0)
         thread.join(0.3)
@@ -468,7 +462,7 @@ def test_what_a_dead_executor_left_is_taken_up_while_another_runs(store: Store, 
     server.when("n0004", held())
     with executing(store, server.registry(), run_id):
         server.wait_for(lambda s: s.flying == 1)
-        until(lambda: states(store, run_id)["done"] == 4)
+        until(lambda: states(store, run_id)["done"] == 4, "four rows")
         _hand(store, 0, {"claimed_by": "somewhere:1:2:x", "text": None})
         server.release()
     assert states(store, run_id) == {"done": 5} and len(server.requests) == 6

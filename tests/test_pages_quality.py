@@ -169,7 +169,7 @@ def test_one_measurement_at_a_time_and_one_for_each_state_of_the_rows() -> None:
     def measure(progress: Progress) -> Report:
         begun.append(1)
         progress(3, 9)
-        gate.wait(30)
+        gate.wait(240)
         return _empty()
 
     board = Board(measure)
@@ -178,12 +178,12 @@ def test_one_measurement_at_a_time_and_one_for_each_state_of_the_rows() -> None:
     assert board.measuring and not board.fresh("a") and len(begun) <= 1
     until(lambda: (board.read, board.total) == (3, 9), "its progress")
     gate.set()
-    board.wait(30)
+    board.wait(90)
     assert board.fresh("a") and not board.fresh("b") and board.report is not None
     board.ask("a")
     assert len(begun) == 1
     board.ask("b")
-    board.wait(30)
+    board.wait(90)
     assert len(begun) == 2 and board.fresh("b")
 
 
@@ -193,23 +193,24 @@ def test_a_bug_is_told_and_logged(caplog: pytest.LogCaptureFixture) -> None:
 
     board = Board(measure)
     board.ask("a")
-    board.wait(30)
+    board.wait(90)
     assert board.error is not None and "could not be measured" in board.error.what
     assert "ZeroDivisionError" in caplog.text
 
 
 def test_a_long_measurement_waits_until_rows_stop_coming(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pages.ui.dataset.quality_job._QUICK_S", float("inf"))  # every measurement is a quick one
     board = Board(lambda progress: _empty())
     board.ask("a", calm=True)
-    board.wait(30)
+    board.wait(90)
     board.ask("b", calm=True)  # a quick one is made again
-    board.wait(30)
+    board.wait(90)
     assert board.fresh("b")
     monkeypatch.setattr("pages.ui.dataset.quality_job._QUICK_S", 0.0)  # now every one is long
     board.ask("c", calm=True)
     assert not board.measuring and board.fresh("b")
     board.ask("c", calm=True, again=True)
-    board.wait(30)
+    board.wait(90)
     assert board.fresh("c")
 
 
@@ -231,7 +232,7 @@ def test_an_error_is_kept_with_the_last_good_report() -> None:
 
     board = Board(measure)
     board.ask("a")
-    board.wait(30)
+    board.wait(90)
     board.ask("b")
-    board.wait(30)
+    board.wait(90)
     assert board.report is not None and isinstance(board.error, StorageFull) and not board.measuring

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,17 +15,9 @@ from core.db.store import Store
 from core.db.tables import Row, TrainingJob, utcnow
 from core.training import jobs
 from pages.ui import beside
-from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.test_pages import again, click, trouble, visit, words
 from tests.waiting import until
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    with FaultServer(fault_server.text("从前，", "有一位英雄。")) as server:
-        monkeypatch.setenv("FABULA_ENGINE_URL", server.url.removesuffix("/v1"))
-        yield server
 
 
 def load(store: Store, name: str = "grid", cells: int = 6, repeats: int = 5) -> str:

@@ -328,7 +328,7 @@ def test_closing_wakes_a_reader_in_another_thread() -> None:
     def app() -> Iterator[bytes]:
         chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
         yield f"data: {json.dumps({**chunk, 'choices': [{'index': 0, 'delta': {'content': 'a'}}]})}\n\n".encode()
-        never.wait(10)
+        never.wait()
 
     with FaultServer() as server:
         server.default = Answer()
@@ -353,11 +353,13 @@ def test_closing_wakes_a_reader_in_another_thread() -> None:
 
         reader = threading.Thread(target=read)
         reader.start()
-        assert first.wait(10)
-        stream.close()
-        reader.join(5)
-        never.set()
-        assert not reader.is_alive() and got == ["a"]
+        try:
+            assert first.wait(60)
+            stream.close()
+            reader.join(60)
+            assert not reader.is_alive() and got == ["a"]
+        finally:
+            never.set()
 
 
 def test_models_that_write_text_newest_first(server: FaultServer) -> None:

@@ -116,7 +116,7 @@ def test_reading_does_not_wait_for_a_writer(store: Store) -> None:
         session.flush()
         reader = threading.Thread(target=lambda: seen.append(_count(store)))
         reader.start()
-        reader.join(timeout=10)
+        reader.join(timeout=60)
         assert seen == [0]
     assert _count(store) == 1
 

@@ -95,7 +95,7 @@ class _Waiting(FakeStream):
 
     def __iter__(self) -> Iterator[str]:
         yield "半"
-        self._closed.wait(10)
+        self._closed.wait(240)
 
     def close(self) -> None:
         self._closed.set()

@@ -24,6 +24,7 @@ from tests.test_training_jobs import Hurry
 
 CREATE = "POST /v1/fine_tuning/jobs"
 KEY = "sk-that-must-not-leak"
+_PATIENCE_S = {True: 0.5, False: 60.0}  # with a server: whether it is to hang in this test
 
 
 @pytest.fixture
@@ -44,10 +45,10 @@ def settled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit, "_SETTLE", timedelta(0))
 
 
-def carry(store: Store, server: JobServer, job_id: str) -> JobView:
+def carry(store: Store, server: JobServer, job_id: str, timeout_s: float = 60) -> JobView:
     provider = Provider("engine", "engine", "The engine", f"{server.url}/v1", KEY)
-    quick = Patience(total_s=1, tries=2, base_s=0.001, cap_s=0.01)
-    client = Client(provider, patience=quick, timeout=httpx2.Timeout(0.5))
+    quick = Patience(total_s=60, tries=2, base_s=0.001, cap_s=0.01)
+    client = Client(provider, patience=quick, timeout=httpx2.Timeout(timeout_s))
     registry: Any = FakeRegistry({"engine": client})
     try:
         jobs.carry_out(store, registry, job_id, Hurry())
@@ -61,7 +62,7 @@ def test_a_job_that_was_made_although_the_answer_was_lost_is_found_and_not_made_
     store: Store, server: JobServer, job_id: str, fault: str
 ) -> None:
     server.faults["create"] = [fault]
-    job = carry(store, server, job_id)
+    job = carry(store, server, job_id, _PATIENCE_S[fault == "after:hang"])
     assert job.status == "succeeded" and job.remote_id == "ftjob-1"
     assert (server.count(CREATE), len(server.jobs)) == (1, 1)
     carry(store, server, job_id)
@@ -73,7 +74,7 @@ def test_a_job_that_was_not_made_is_said_so_and_not_sent_again_by_itself(
     store: Store, server: JobServer, job_id: str, fault: str
 ) -> None:
     server.faults["create"] = [fault]
-    job = carry(store, server, job_id)
+    job = carry(store, server, job_id, _PATIENCE_S[fault == "hang"])
     assert job.status == "failed" and "does not list it" in (job.error or "")
     assert (server.count(CREATE), len(server.jobs)) == (1, 0)
 
