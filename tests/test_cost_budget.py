@@ -100,9 +100,9 @@ def test_settling_gives_back_what_was_not_needed(store: Store) -> None:
     budget.set_budget(store, LOCAL, "month", Decimal(3))
     made = _reserve(store, "3")
     with store.session() as session:
-        assert budget.left(store, LOCAL, session=session) == 0
+        assert budget.left_in(session, LOCAL) == 0
         spend.settle(session, made, prompt_tokens=5, completion_tokens=5, cost_usd=Decimal("0.5"))
-        assert budget.left(store, LOCAL, session=session) == Decimal("2.5")
+        assert budget.left_in(session, LOCAL) == Decimal("2.5")
     line = history.works(store, datetime.now(UTC) - timedelta(days=1))[0]
     assert (line.estimated_usd, line.cost_usd) == (3, Decimal("0.5"))  # the worst case stays as the estimate
 

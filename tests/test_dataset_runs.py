@@ -735,13 +735,18 @@ def test_a_preview_can_be_put_on_the_bill(store: Store, server: FaultServer) -> 
     assert [s.cost_usd for s in spends(store)] == [Decimal("0.011")] * 3
 
 
-def test_a_preview_is_on_the_bill_when_nobody_waits_for_it_any_more(store: Store, server: FaultServer) -> None:
+def test_a_preview_is_on_the_bill_when_nobody_waits_for_it_any_more(
+    store: Store, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.default = held()
     server.enqueue(error(400, "no"))
+    client, together = server.registry().get("fault"), threading.Barrier(3)
+    real = client.complete
+    monkeypatch.setattr(client, "complete", lambda request: together.wait(60) in range(3) and real(request))
     with pytest.raises(BadRequest):
-        list(runs.preview(server.registry().get("fault"), recipe(9), store=store, actor=LOCAL, book=book()))
+        list(runs.preview(client, recipe(9), store=store, actor=LOCAL, book=book()))
     server.release()
-    until(lambda: len(spends(store)) == 2, "two lines")
+    until(lambda: [s.cost_usd for s in spends(store)] == [Decimal("0.012")] * 2, "two lines, settled")
 
 
 def test_a_preview_of_an_unfinished_text_says_so(server: FaultServer) -> None:

@@ -17,6 +17,8 @@ from core.db.tables import Budget, Spend, utcnow
 from core.errors import FabulaError, OverBudget
 
 Scope = Literal["run", "month", "person"]
+PREVIEW = "preview"
+"""In place of a run's id: what previews cost counts in a month, and for a person, but they are no run."""
 MOST_USD = Decimal(1_000_000_000)
 _CACHE = "fabula_budgets"  # in a session: what was read for its first check, so that a thousand rows read it once
 
@@ -30,6 +32,10 @@ class BudgetView:
     amount_usd: Decimal
     spent_usd: Decimal | None
     left_usd: Decimal | None
+
+
+AT_MOST = func.coalesce(Spend.cost_usd, Spend.estimated_usd, type_=Spend.cost_usd.type)
+"""What a call cost; where nobody knows (cut off, no token counts), what it can have cost at most, if the price is."""
 
 
 def month_start(now: datetime) -> datetime:
@@ -65,15 +71,18 @@ def budgets(store: Store) -> list[BudgetView]:
         return [_view(session, row, since) for row in rows]
 
 
-def left(store: Store, actor: Actor, reference: str | None = None, *, session: Session | None = None) -> Decimal | None:
+def left(store: Store, actor: Actor, reference: str | None = None) -> Decimal | None:
     """US dollars that this person may still spend now, on this run, job or story; None: no budget says anything.
 
-    Never below 0. With `session`, as that transaction sees it.
+    Never below 0.
     """
-    if session is not None:
-        return _least(_state(session), actor, reference, session)
     with store.reading() as reading:
         return _least(_State.read(reading), actor, reference, reading)
+
+
+def left_in(session: Session, actor: Actor, reference: str | None = None) -> Decimal | None:
+    """As `left`, in a transaction that may then reserve so much: nobody else does before it ends."""
+    return _least(_state(session), actor, reference, session)
 
 
 def check(session: Session, actor: Actor, amount: Decimal | None, reference: str | None = None) -> None:
@@ -151,7 +160,7 @@ class _State:
     def applying(self, actor: Actor, reference: str | None, session: Session) -> list[tuple[str, Decimal, Decimal]]:
         """(scope, limit, spent) of every budget that this person's next request counts against."""
         found = []
-        if (limit := self.amounts.get(("run", ""))) is not None and reference is not None:
+        if (limit := self.amounts.get(("run", ""))) is not None and reference not in (None, PREVIEW):
             if reference not in self.runs:
                 self.runs[reference] = _spent_on(session, reference)
             found.append(("run", limit, self.runs[reference]))
@@ -190,14 +199,14 @@ def _view(session: Session, row: Budget, since: datetime) -> BudgetView:
 
 def _spent_by_person(session: Session, since: datetime) -> dict[str, Decimal]:
     """Spent and reserved since then. Amounts are text (SQLite), so SQL only groups equal ones."""
-    query = select(Spend.actor, Spend.cost_usd, func.count()).where(Spend.at >= since, Spend.cost_usd.is_not(None))
+    query = select(Spend.actor, AT_MOST, func.count()).where(Spend.at >= since, AT_MOST.is_not(None))
     found: dict[str, Decimal] = {}
-    for person, cost, calls in session.execute(query.group_by(Spend.actor, Spend.cost_usd)):
+    for person, cost, calls in session.execute(query.group_by(Spend.actor, AT_MOST)):
         found[person] = found.get(person, Decimal(0)) + (cost or Decimal(0)) * calls
     return found
 
 
 def _spent_on(session: Session, reference: str) -> Decimal:
-    query = select(Spend.cost_usd, func.count()).where(Spend.reference == reference, Spend.cost_usd.is_not(None))
-    found = session.execute(query.group_by(Spend.cost_usd))
+    query = select(AT_MOST, func.count()).where(Spend.reference == reference, AT_MOST.is_not(None))
+    found = session.execute(query.group_by(AT_MOST))
     return sum(((cost or Decimal(0)) * calls for cost, calls in found), Decimal(0))

@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from core.actor import Actor
-from core.cost import spend
+from core.cost import budget, spend, tokens
 from core.cost.book import PriceBook, cost_of
 from core.dataset import grid
 from core.dataset.recipe import Recipe
 from core.dataset.writing.outcomes import judge
 from core.db.store import Store
+from core.db.tables import Spend
 from core.providers import Client, Completion, CompletionRequest
 
 
@@ -44,10 +45,12 @@ def preview(
 ) -> Iterator[PreviewRow]:
     """Stories of `n` cells drawn from the grid, all at once, each as it comes. Nothing is kept.
 
-    With `store` and `actor`, what they cost is recorded as spend, also of those that nobody waits for any more.
+    With `store` and `actor`, each is reserved before it is sent, and what it cost is recorded as spend, also of those
+    that nobody waits for any more.
 
     Raises:
         BadRecipe: the recipe cannot be run.
+        OverBudget: it would go over a budget.
         ProviderError: the first error of a request; the other stories are not waited for.
     """
     recipe.check()
@@ -67,10 +70,11 @@ def preview(
             seed=grid.row_seed(recipe, grid.key(recipe, cell.values, cell.repeat)),
         )
         began = time.monotonic()
-        answer = client.complete(request)
+        if store is not None and actor is not None:
+            answer = _bought(client, request, store, actor, book or PriceBook.load())
+        else:
+            answer = client.complete(request)
         used = (answer.prompt_tokens, answer.completion_tokens, time.monotonic() - began)
-        if store is not None and actor is not None:  # here: it is on the bill, whether or not anybody still looks
-            _record(store, actor, client.provider.id, recipe.model, answer, book or PriceBook.load())
         said = judge(answer, recipe.max_tokens)
         return PreviewRow(dict(cell.values), request.prompt, said.text or "", said.reason, said.finish_reason, *used)
 
@@ -82,17 +86,26 @@ def preview(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _record(store: Store, actor: Actor, provider: str, model: str, answer: Completion, book: PriceBook) -> None:
+def _bought(client: Client, request: CompletionRequest, store: Store, actor: Actor, book: PriceBook) -> Completion:
+    """The answer, on the bill whether or not anybody still looks: its worst case is reserved before it is sent."""
+    provider, model = client.provider.id, request.model
+    read = tokens.count([request.system + request.prompt], model).tokens
+    worst = cost_of(book, provider, model, read, request.max_tokens)
+    with store.session() as session:
+        budget.check(session, actor, worst, budget.PREVIEW)
+        spend_id = spend.record(
+            session, actor, "dataset", provider=provider, model=model, reference=budget.PREVIEW, cost_usd=worst
+        )
+    try:
+        answer = client.complete(request)
+    except BaseException:
+        with store.session() as session:
+            session.delete(session.get_one(Spend, spend_id))
+        raise
     used = (answer.prompt_tokens, answer.completion_tokens)
     with store.session() as session:
-        spend.record(
-            session,
-            actor,
-            "dataset",
-            provider=provider,
-            model=model,
-            reference="preview",
-            prompt_tokens=used[0],
-            completion_tokens=used[1],
+        spend.settle(
+            session, spend_id, prompt_tokens=used[0], completion_tokens=used[1],
             cost_usd=cost_of(book, provider, model, *used),
-        )
+        )  # fmt: skip
+    return answer

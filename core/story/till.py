@@ -49,7 +49,7 @@ class Till:
         worst = cost_of(self._book, self._provider, self._request.model, self._read(), self._request.max_tokens)
         with self._store.session() as session:
             ref, who = self._reference, self._actor
-            if who.role == "viewer" and budget.left(self._store, who, ref, session=session) is None:
+            if who.role == "viewer" and budget.left_in(session, who, ref) is None:
                 raise Refused(
                     "Visitors may write with a paid model only within a budget, and there is none.",
                     "Choose a model of this machine, or have a budget set on the cost page.",

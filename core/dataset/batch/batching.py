@@ -265,12 +265,11 @@ class _Batching:
         """Put pending rows into a new batch, as far as limits and money allow. `alone`: no other one is under way."""
         batch_id, requests, size, broke = new_id(), 0, 0, False
         client, steps, budget = self._steps.client(), self._steps, self._budget
-        if budget is not None and steps.worst("") is None:
-            return End(
-                "failed", f"The price of {self._order.model} is unknown, so no budget can be kept. Start without one."
-            )
-        with self._store.reading() as session:
+        with self._store.session() as session:
             spent = purse.total_spent(session, self._order.run_id)
+            why = purse.unpriced(session, self._order, budget, steps.worst(""))
+        if why is not None:
+            return End("failed", why)
         while requests < self._most and not self._halt.is_set():
             left = None if budget is None else budget - spent
             room = Room(self._most - requests, self._rhythm.most_bytes - size, left)
@@ -284,7 +283,8 @@ class _Batching:
                 break
         if requests or not alone or self._halt.is_set():
             return None
-        if broke:
-            return End("stopped", f"The budget of ${budget} is used up. Raise it to go on.")
         with self._store.session() as session:
+            if broke:
+                left = None if budget is None else budget - spent
+                return End("stopped", purse.used_up(session, self._order, budget, left))
             return _COMPLETE if orders.finish_complete(session, self._order) else None

@@ -16,7 +16,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from core.dataset.matrix import CHUNK, fill
-from core.dataset.writing import orders
+from core.dataset.writing import orders, purse
 from core.dataset.writing.orders import Order
 from core.db.store import Store
 from core.db.tables import Batch, Row, Run, Spend, utcnow
@@ -138,12 +138,13 @@ def claim(
         worst: what a prompt costs at most, None where the price is unknown.
     """
     own = orders.held(session, order.run_id).own
+    left = purse.least(room.usd, purse.page_left(session, order, worst("")))
     pending = _pending(session, order, min(CHUNK, room.requests + 1), own)
     ids: list[int] = []
     size, usd, broke = 0, Decimal(0), False
     for sent in pending[: room.requests]:
         cost, bytes_ = worst(sent.prompt), size_of(sent)
-        broke = room.usd is not None and cost is not None and usd + cost > room.usd
+        broke = left is not None and cost is not None and usd + cost > left
         if broke or (ids and size + bytes_ > room.size_bytes):  # a line alone always fits: limits have a margin
             break
         ids.append(sent.row_id)

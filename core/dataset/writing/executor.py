@@ -157,12 +157,10 @@ class Writing:
         """See that there are rows to send. Those that wait for another try hold no slot, but not too many may wait."""
         supply = self._supply
         if supply.unpriced:
-            why = f"The price of {self._order.model} is unknown, so no budget can be kept. Start without one."
-            self._arrivals.ended(End("failed", why))
+            self._arrivals.ended(End("failed", supply.unpriced))
         idle = not (self._flying or self._waiting or supply.ready or self._keeper.unrecorded)
         if idle and supply.broke:
-            why = f"The budget of ${supply.budget_usd} is used up. Raise it to go on."
-            self._arrivals.ended(End("stopped", why))
+            self._arrivals.ended(End("stopped", supply.broke))
         if self._sending and not supply.claiming:
             supply.top_up(min(self._room(), self._may_wait()), self._per_second(), idle)
 

@@ -12,10 +12,10 @@ from typing import Literal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from core.cost.budget import AT_MOST
 from core.dataset import matrix
 from core.dataset.writing.orders import FAILED_ONLY
 from core.dataset.writing.pace import ceiling
-from core.dataset.writing.purse import AT_MOST
 from core.db.store import Store
 from core.db.tables import Row, Run, Spend, utcnow
 from core.errors import NotFound

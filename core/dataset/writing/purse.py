@@ -1,4 +1,5 @@
-"""How much of a run's budget is left, also where several executors spend it: the ledger knows, this asks it cheaply."""
+"""How much a run may still reserve: of its own budget, also where several executors spend it, and of those of the
+cost page. The ledger knows, this asks it cheaply, and says which budget is used up."""
 
 from __future__ import annotations
 
@@ -8,11 +9,54 @@ from decimal import Decimal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from core.cost import budget
+from core.cost.budget import AT_MOST
 from core.dataset.writing.ledger import Claim
+from core.dataset.writing.orders import Order
 from core.db.tables import Spend
+from core.errors import OverBudget
 
-AT_MOST = func.coalesce(Spend.cost_usd, Spend.estimated_usd, type_=Spend.cost_usd.type)
-"""What a call cost; where nobody knows (cut off, no token counts), what it can have cost at most, if the price is."""
+_SMALLEST = Decimal("1e-12")  # US dollars; no request costs so little
+
+
+def least(own_usd: Decimal | None, page_usd: Decimal | None) -> Decimal | None:
+    """What two budgets leave together; None: neither says anything."""
+    given = [amount for amount in (own_usd, page_usd) if amount is not None]
+    return min(given) if given else None
+
+
+def page_left(session: Session, order: Order, dearest_usd: Decimal | None) -> Decimal | None:
+    """What the budgets of the cost page leave this run, in the transaction that also claims; None: they say nothing.
+
+    Args:
+        dearest_usd: what an empty prompt costs at most; where that is nothing, every row is free.
+    """
+    return None if dearest_usd == 0 else budget.left_in(session, order.actor, order.run_id)
+
+
+def unpriced(session: Session, order: Order, budget_usd: Decimal | None, dearest_usd: Decimal | None) -> str | None:
+    """Why the run cannot go on with a price that nobody knows; None: it can. `dearest_usd` as in `page_left`."""
+    if dearest_usd is not None:
+        return None
+    if budget_usd is not None:
+        return f"The price of {order.model} is unknown, so no budget can be kept. Start without one."
+    return _refusal(session, order, None)
+
+
+def used_up(session: Session, order: Order, budget_usd: Decimal | None, left_usd: Decimal | None) -> str | None:
+    """Which budget has ended the run: its own, of which `left_usd` is left, or the one of the cost page with less."""
+    page = budget.left_in(session, order.actor, order.run_id)
+    if left_usd is not None and least(left_usd, page) == left_usd:
+        return f"The budget of ${budget_usd} is used up. Raise it to go on."
+    return _refusal(session, order, (page or Decimal(0)) + _SMALLEST)
+
+
+def _refusal(session: Session, order: Order, amount_usd: Decimal | None) -> str | None:
+    try:
+        budget.check(session, order.actor, amount_usd, order.run_id)
+    except OverBudget as exc:
+        return f"{exc.what} {exc.next_step}"
+    return None
 
 
 def total_spent(session: Session, run_id: str) -> Decimal:

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from sqlalchemy.orm import Session
 
-from core.dataset.writing import ledger, orders
+from core.dataset.writing import ledger, orders, purse
 from core.dataset.writing.arrivals import Tries
 from core.dataset.writing.keeper import Keeper
 from core.dataset.writing.ledger import Claim
@@ -34,11 +34,10 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What one claim brought. `state` is the run's; `broke`: the money ended it; `others`: they may give some back."""
+    """What one claim brought. `broke`: why the money ended it; `others`: rows of those who may give some back."""
 
     claims: list[Claim]
-    state: str
-    broke: bool = False
+    broke: str | None = None
     others: int = 0
     complete: bool = False
 
@@ -49,10 +48,9 @@ class Supply:
     Attributes:
         ready: to be sent, first come first served.
         together: how many repeats of a cell may share a request.
-        broke: nothing more can be reserved within the budget, and nobody is about to give anything back.
-        unpriced: there is a budget, and no price to keep it with.
+        broke: why nothing more can be reserved, where nobody is about to give anything back.
+        unpriced: why a budget cannot be kept: there is no price.
         complete: everything is written; the run is done.
-        budget_usd: the run's budget when rows were last claimed.
 
     Args:
         news: called on the event loop when a claim has ended.
@@ -66,8 +64,9 @@ class Supply:
         alone = order.recipe.seed is not None or order.recipe.repeats == 1  # each row has a seed of its own
         self.together = 1 if alone else MOST_SHARED
         self.ready: deque[Work] = deque()
-        self.broke = self.unpriced = self.complete = False
-        self.budget_usd = order.budget_usd
+        self.broke: str | None = None
+        self.unpriced: str | None = None
+        self.complete = False
 
     @property
     def claiming(self) -> bool:
@@ -111,27 +110,28 @@ class Supply:
         self._purse.reserved(found.claims)
         self.ready.extend(Work(claims) for claims in together(found.claims, self.together))
         self.complete = found.complete
-        self.broke = idle and found.broke and not found.claims and not found.others
+        self.broke = found.broke if idle and not found.claims and not found.others else None
         self._exhausted = not found.claims and not found.broke and not self._exhausted
         if found.claims or self._exhausted or self.complete or self.broke or self.unpriced:
             self._news()
 
     def _take(self, session: Session, most: int) -> _Found:
-        state, budget, own = orders.held(session, self._order.run_id)
+        state, limit, own = orders.held(session, self._order.run_id)
         if state != "running":
-            return _Found([], state)
-        self.budget_usd = budget
-        if budget is None:
-            return _Found(ledger.claim(session, self._order, most, self._tariff.worst, None, own=own)[0], state)
-        if self._tariff.worst("") is None:
-            self.unpriced = True
-            return _Found([], state)
-        left = self._purse.left(session, budget)
-        claims, broke = ledger.claim(session, self._order, most, self._tariff.worst, left, own=own)
-        if broke and not claims:
-            left = self._purse.recount(session, budget)
-            claims, broke = ledger.claim(session, self._order, most, self._tariff.worst, left, own=own)
-        return _Found(claims, state, broke, orders.others(session, self._order) if broke and not claims else 0)
+            return _Found([])
+        order, worst = self._order, self._tariff.worst
+        self.unpriced = purse.unpriced(session, order, limit, worst(""))
+        if self.unpriced is not None:
+            return _Found([])
+        page = purse.page_left(session, order, worst(""))
+        left = None if limit is None else self._purse.left(session, limit)
+        claims, broke = ledger.claim(session, order, most, worst, purse.least(left, page), own=own)
+        if broke and not claims and limit is not None:
+            left = self._purse.recount(session, limit)
+            claims, broke = ledger.claim(session, order, most, worst, purse.least(left, page), own=own)
+        if claims or not broke:
+            return _Found(claims)
+        return _Found([], purse.used_up(session, order, limit, left), orders.others(session, order))
 
     def _finish(self, session: Session) -> _Found:
-        return _Found([], "", complete=orders.finish_complete(session, self._order))
+        return _Found([], complete=orders.finish_complete(session, self._order))

@@ -1,0 +1,147 @@
+"""Budgets of the cost page hold for runs as they do for everything else: what would go over one is not sent."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from core.actor import LOCAL
+from core.cost import budget
+from core.dataset import runs
+from core.db.store import Store
+from core.errors import BadRequest, OverBudget
+from tests import test_dataset_batch as batches
+from tests.batch_server import BatchServer
+from tests.fault_server import FaultServer, error, held
+from tests.fault_server import story_server as story_server
+from tests.test_dataset_runs import NO_PRICES, QUICK, book, execute, executing, queue, recipe, spends, states
+
+_WORST = Decimal("0.136")  # a row's: 5 bytes + 32 + 99 tokens; what it really takes is $0.011
+
+
+def total(store: Store) -> Decimal:
+    return sum((line.cost_usd for line in spends(store) if line.cost_usd), Decimal(0))
+
+
+@pytest.mark.parametrize(
+    ("scope", "subject", "says"),
+    [("month", "", "This month's budget"), ("person", "local", "Your budget"), ("run", "", "The budget of a run")],
+)
+def test_a_run_stops_where_a_budget_of_the_cost_page_is_used_up(
+    store: Store, server: FaultServer, scope: budget.Scope, subject: str, says: str
+) -> None:
+    budget.set_budget(store, LOCAL, scope, Decimal("0.30"), subject)
+    run_id = queue(store, recipe(40))
+    execute(store, server, run_id, replace(QUICK, ceiling=8), book())
+    ended = runs.progress(store, run_id)
+    assert ended.state == "stopped" and says in (ended.reason or "") and "cost page" in (ended.reason or "")
+    assert total(store) <= Decimal("0.30") and 10 <= ended.done < 40 and ended.done + ended.pending == 40
+
+
+def test_raised_it_goes_on(store: Store, server: FaultServer) -> None:
+    budget.set_budget(store, LOCAL, "month", Decimal("0.30"))
+    run_id = queue(store, recipe(40))
+    execute(store, server, run_id, book=book())
+    budget.set_budget(store, LOCAL, "month", Decimal(10))
+    runs.resume(store, LOCAL, run_id)
+    execute(store, server, run_id, book=book())
+    assert states(store, run_id) == {"done": 40}
+
+
+def test_the_smaller_of_both_budgets_counts(store: Store, server: FaultServer) -> None:
+    budget.set_budget(store, LOCAL, "month", Decimal(10))
+    run_id = queue(store, recipe(40), budget_usd=Decimal("0.30"))
+    execute(store, server, run_id, book=book())
+    assert "budget of $0.30 is used up" in (runs.progress(store, run_id).reason or "")
+    budget.set_budget(store, LOCAL, "month", Decimal("0.35"))
+    other = queue(store, recipe(40), budget_usd=Decimal(10))
+    execute(store, server, other, book=book())
+    assert "This month's budget" in (runs.progress(store, other).reason or "") and total(store) <= Decimal("0.35")
+
+
+def test_two_runs_at_once_do_not_both_get_the_last_dollar(store: Store, server: FaultServer) -> None:
+    budget.set_budget(store, LOCAL, "month", 4 * _WORST)
+    server.default = held()
+    both = [queue(store, recipe(8)) for _ in range(2)]
+    with ExitStack() as stack:
+        for run_id in both:
+            stack.enter_context(executing(store, server.registry(), run_id, book=book()))
+        server.wait_for(lambda s: s.flying == 4)
+        assert total(store) == 4 * _WORST
+        for run_id in both:
+            runs.request_stop(store, LOCAL, run_id)
+    assert len(server.requests) == 4
+
+
+def test_what_was_cut_off_counts_as_dear_as_it_can_have_been(store: Store, server: FaultServer) -> None:
+    budget.set_budget(store, LOCAL, "month", Decimal(1))
+    server.default = held()
+    run_id = queue(store, recipe(2))
+    with executing(store, server.registry(), run_id, book=book()):
+        server.wait_for(lambda s: s.flying == 2)
+        runs.request_stop(store, LOCAL, run_id)
+    assert [line.cost_usd for line in spends(store)] == [None, None]
+    assert budget.left(store, LOCAL) == 1 - 2 * _WORST
+
+
+def test_an_unknown_price_is_not_begun_within_a_budget(store: Store, server: FaultServer) -> None:
+    budget.set_budget(store, LOCAL, "month", Decimal(1))
+    run_id = queue(store, recipe(3))
+    execute(store, server, run_id)
+    ended = runs.progress(store, run_id)
+    assert ended.state == "failed" and "price of this model is unknown" in (ended.reason or "")
+    assert server.requests == [] and states(store, run_id) == {"pending": 3}
+
+
+def test_what_costs_nothing_is_written_whatever_the_budget(store: Store, server: FaultServer) -> None:
+    budget.set_budget(store, LOCAL, "month", Decimal(0))
+    run_id = queue(store, recipe(3))
+    execute(store, server, run_id, book=book(per_mtok="0"))
+    assert states(store, run_id) == {"done": 3}
+
+
+def test_a_preview_is_not_sent_where_a_budget_is_used_up(store: Store, server: FaultServer) -> None:
+    client = server.registry().get("fault")
+    budget.set_budget(store, LOCAL, "month", Decimal("0.05"))
+    with pytest.raises(OverBudget, match="This month's budget"):
+        list(runs.preview(client, recipe(9), store=store, actor=LOCAL, book=book()))
+    with pytest.raises(OverBudget, match="price of this model is unknown"):
+        list(runs.preview(client, recipe(9), store=store, actor=LOCAL, book=NO_PRICES))
+    assert server.requests == [] and spends(store) == []
+
+
+def test_previews_are_no_run_whose_budget_they_could_use_up(store: Store, server: FaultServer) -> None:
+    client = server.registry().get("fault")
+    budget.set_budget(store, LOCAL, "run", 2 * _WORST)
+    for _ in range(30):
+        list(runs.preview(client, recipe(9), n=1, store=store, actor=LOCAL, book=book()))
+    assert total(store) == 30 * Decimal("0.011") > 2 * _WORST
+
+
+def test_a_preview_that_fails_gives_back_what_was_reserved(store: Store, server: FaultServer) -> None:
+    server.default = error(400, "no")
+    with pytest.raises(BadRequest):
+        list(runs.preview(server.registry().get("fault"), recipe(9), n=1, store=store, actor=LOCAL, book=book()))
+    assert spends(store) == []
+
+
+def test_a_batch_takes_as_many_rows_as_a_budget_of_the_cost_page_pays_for(store: Store) -> None:
+    budget.set_budget(store, LOCAL, "month", Decimal("0.30"))
+    with BatchServer() as server:
+        run_id = batches.queue(store, batches.recipe(40))
+        ended = batches.execute(store, server, run_id, book=batches.HALF)
+    assert ended.state == "stopped" and "This month's budget" in (ended.reason or "")
+    paid = [cost for _, _, cost in batches.spends(store)]
+    assert None not in paid and sum(cost for cost in paid if cost) <= Decimal("0.30")
+    assert 20 <= ended.done < 40 and ended.done + ended.pending == 40
+
+
+def test_a_batch_of_an_unknown_price_is_not_handed_in_within_a_budget(store: Store) -> None:
+    budget.set_budget(store, LOCAL, "month", Decimal(1))
+    with BatchServer() as server:
+        ended = batches.execute(store, server, batches.queue(store, batches.recipe(3)))
+        assert server.count(batches.POST) == 0
+    assert ended.state == "failed" and "price of this model is unknown" in (ended.reason or "")
