@@ -16,7 +16,7 @@ from core.db.store import Store
 from core.db.tables import Spend, Story
 from core.errors import FabulaError, ModelNotFound, NotFound, OverBudget, Refused
 from core.providers import CompletionRequest
-from core.story import arena, opinions, shelf, stream, votes
+from core.story import arena, opinions, readers, shelf, stream, votes
 from core.story.arena import Entry
 from core.story.facts import same_model
 from tests import fault_server
@@ -180,6 +180,13 @@ def test_a_dated_name_is_the_same_model_and_another_name_is_not(asked: str, retu
     assert same_model(asked, returned) is same
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first reader is waited for, however busy the machine is."""
+    monkeypatch.setattr(readers, "_ARRIVE_S", 240.0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_page_that_is_left_stops_the_request_and_keeps_the_words(store: Store) -> None:
     client = _Client("half a ", ...)
     told = stream.write(store, LOCAL, client, _REQUEST, _BOOK, leave_s=0.0)  # type: ignore[arg-type]  # a fake
@@ -190,9 +197,10 @@ def test_a_page_that_is_left_stops_the_request_and_keeps_the_words(store: Store)
     assert [(s.text, s.finish_reason) for s in shelf.recent(store)] == [("half a ", None)]
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_reader_who_comes_back_in_time_reads_on(store: Store) -> None:
     client = _Client("half a ", ...)
-    told = stream.write(store, LOCAL, client, _REQUEST, _BOOK, leave_s=30.0)  # type: ignore[arg-type]  # a fake
+    told = stream.write(store, LOCAL, client, _REQUEST, _BOOK, leave_s=240.0)  # type: ignore[arg-type]  # a fake
     with told.read():
         pass
     with told.read():
@@ -200,6 +208,7 @@ def test_a_reader_who_comes_back_in_time_reads_on(store: Store) -> None:
     told.stop()
 
 
+@pytest.mark.usefixtures("patient")
 def test_leaving_closes_the_connection_at_the_provider(store: Store) -> None:
     with FaultServer(fault_server.held()) as server:
         client = server.registry().get("fault")

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 
-_ARRIVE_S = 3.0  # a first reader comes within a page's drawing; later it does not come at all
+_ARRIVE_S = 10.0  # a first reader comes when the page is drawn, on a busy machine too; later it does not come at all
 
 
 class Readers:
