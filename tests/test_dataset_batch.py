@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -630,8 +630,41 @@ def test_kill_9_while_the_post_is_on_its_way(store: Store, server: BatchServer, 
     process = subprocess.Popen([sys.executable, "-c", script, *arguments], cwd=ROOT, env=environment)
     during(server, POST, lambda: process.send_signal(signal.SIGKILL))
     assert process.wait(60) == -signal.SIGKILL
-    assert execute(store, server, run_id, replace(QUICK, settle_s=0.5), HALF).done == 12
+    assert execute(store, server, run_id, replace(QUICK, settle_s=60.0), HALF).done == 12
     assert server.count(POST) == 1 and len(server.bought) == 12
+
+
+def dying(store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch, at: str, moved: timedelta) -> str:
+    """A run whose worker died in this step of its batch; then the clock was moved."""
+    run_id = queue(store, recipe())
+
+    def dies(*_: object) -> None:
+        raise Died
+
+    with monkeypatch.context() as patched, pytest.raises(Died):
+        patched.setattr(*(Client, "create_batch") if at == "POST" else (batch_steps.Steps, "_adopt"), dies)
+        execute(store, server, run_id, book=HALF)
+    with store.session() as session:
+        session.scalars(select(Batch)).one().updated_at -= moved
+    return run_id
+
+
+def test_a_clock_that_was_put_on_sends_no_batch_twice(
+    store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = dying(store, server, monkeypatch, "its answer", timedelta(hours=3))
+    real, late = Client.find_batch, [None] * 3  # it is listed a little later
+    monkeypatch.setattr(Client, "find_batch", lambda self, mark: late.pop() if late else real(self, mark))
+    assert execute(store, server, run_id, replace(QUICK, settle_s=60.0), HALF).done == 12
+    assert server.count(POST) == 1 and len(server.bought) == 12
+
+
+def test_a_clock_that_was_put_back_does_not_hold_a_batch_up(
+    store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = dying(store, server, monkeypatch, "POST", timedelta(hours=-3))
+    assert execute(store, server, run_id, replace(QUICK, settle_s=0.05), HALF).done == 12
+    assert server.count(POST) == 1
 
 
 def test_a_worker_that_stops_leaves_the_run_as_it_is(store: Store, server: BatchServer) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -96,7 +97,7 @@ def carry(store: Store, client: FakeClient) -> Callable[..., Hurry]:
 
 @pytest.fixture(autouse=True)
 def settled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit, "_SETTLE", timedelta(0))
+    monkeypatch.setattr(submit, "_SETTLE_S", 0.0)
 
 
 # --- submit --------------------------------------------------------------------------------------------------------
@@ -317,7 +318,7 @@ def test_killed_between_the_intent_and_the_post(
 def test_after_a_crash_it_looks_until_a_late_job_would_be_listed(
     store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submit, "_SETTLE", timedelta(hours=1))
+    monkeypatch.setattr(submit, "_SETTLE_S", 3600.0)
     job_id = jobs.submit(store, LOCAL, form)
     client.enqueue("create_job", Killed())
     with pytest.raises(Killed):
@@ -326,6 +327,37 @@ def test_after_a_crash_it_looks_until_a_late_job_would_be_listed(
     carry(job_id)
     assert jobs.get(store, job_id).status == "succeeded"
     assert (client.count("find_job"), client.count("create_job")) == (3, 1)
+
+
+@pytest.mark.parametrize("hours", [-3, 3])
+def test_a_clock_that_moves_decides_nothing_about_a_post(
+    store: Store,
+    form: JobForm,
+    client: FakeClient,
+    carry: Callable[..., Hurry],
+    monkeypatch: pytest.MonkeyPatch,
+    hours: int,
+) -> None:
+    """Killed at the POST; until the next life the clock is put on by hours, or back: it is looked as long as ever."""
+    job_id, now, hurry = jobs.submit(store, LOCAL, form), [0.0], Hurry()
+    client.enqueue("create_job", Killed())
+    with pytest.raises(Killed):
+        carry(job_id)
+    with store.session() as session:
+        session.get_one(TrainingJob, job_id).updated_at -= timedelta(hours=hours)
+
+    def seconds_pass(number: int) -> None:
+        now[0] += hurry.waits[-1]
+        if number > 99:
+            hurry.set()
+
+    hurry.then = seconds_pass
+    monkeypatch.setattr(submit, "_SETTLE_S", 10.0)
+    monkeypatch.setattr(submit, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    client.enqueue("find_job", *[None] * 9, remote_job())
+    carry(job_id, hurry)
+    assert jobs.get(store, job_id).status == "succeeded"
+    assert (client.count("find_job"), client.count("create_job")) == (10, 1)
 
 
 def test_killed_during_the_upload_uploads_again(

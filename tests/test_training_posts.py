@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any
 
 import httpx2
@@ -42,7 +41,7 @@ def job_id(store: Store) -> str:
 
 @pytest.fixture(autouse=True)
 def settled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit, "_SETTLE", timedelta(0))
+    monkeypatch.setattr(submit, "_SETTLE_S", 0.0)
 
 
 def carry(store: Store, server: JobServer, job_id: str, timeout_s: float = 60) -> JobView:

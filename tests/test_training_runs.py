@@ -57,7 +57,7 @@ def form(store: Store) -> JobForm:
 
 @pytest.fixture(autouse=True)
 def settled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit, "_SETTLE", timedelta(0))
+    monkeypatch.setattr(submit, "_SETTLE_S", 0.0)
 
 
 @pytest.fixture

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from datetime import datetime, timedelta
 from pathlib import Path
 
-from core.db.tables import TrainingJob, utcnow
+from core.db.tables import TrainingJob
 from core.errors import BadRequest, FabulaError, ProviderError, RateLimited, Refused
 from core.providers import Client, JobRequest, Registry, RemoteJob
 from core.training import prepare
@@ -16,7 +15,7 @@ from core.training.views import FINISHED, LONGEST_STATUS, JobView
 
 _UPLOAD_TRIES = 20  # with pauses of up to half a minute: an engine that starts, or converts weights, is there by then
 _TOLD_EVERY_S = 0.5  # a page looks about once a second, and each write waits for the disk
-_SETTLE = timedelta(seconds=10)  # a POST that was on its way when we died is in the provider's list after this
+_SETTLE_S = 10.0  # a POST that was on its way when we died is in the provider's list after this
 
 
 def hand_over(work: Work, registry: Registry) -> None:
@@ -35,7 +34,7 @@ def hand_over(work: Work, registry: Registry) -> None:
         work.heed_cancel()
         # The intent, durable before the POST: whoever comes after us knows that there may have been one.
         work.write(status="submitting", training_file=training_file, validation_file=validation_file)
-    elif (found := _look(work, registry, job.updated_at)) is not None:
+    elif (found := _look(work, registry)) is not None:
         return _adopt(work, found)
     _adopt(work, _post(work, registry))
 
@@ -99,16 +98,15 @@ def _post(work: Work, registry: Registry) -> RemoteJob:
     )
     while True:
         work.heed_cancel("submitting")
-        work.write(status="submitting")  # the time of this very POST: who comes after us settles from here
         try:
             return client.create_job(request, job.id)
         except RateLimited as exc:  # a clear no, and sending again is what it asks for
             work.note(exc)
-            work.pause(exc.retry_after_s or _SETTLE.total_seconds())
+            work.pause(exc.retry_after_s or _SETTLE_S)
         except (BadRequest, Refused):
             raise
         except ProviderError as exc:
-            found = _look(work, registry, utcnow())
+            found = _look(work, registry)
             if found is None:
                 raise FabulaError(
                     f"The provider did not confirm the job, and does not list it: {exc.what}",
@@ -124,10 +122,14 @@ def _integrations(job: JobView, kind: str) -> tuple[tuple[str, str], ...]:
     return (("wandb", str(job.trackers["wandb"].get("project"))),)
 
 
-def _look(work: Work, registry: Registry, sent_at: datetime) -> RemoteJob | None:
-    """The job there that carries our mark; None once it is certain that none came of a POST at `sent_at`."""
+def _look(work: Work, registry: Registry) -> RemoteJob | None:
+    """The job there that carries our mark; None once it is certain that none came of a POST before this.
+
+    By a clock that nobody sets: one that was put on would have it sent twice, one that was put back never again.
+    """
+    began = time.monotonic()
     while True:
-        settled = utcnow() - sent_at >= _SETTLE
+        settled = time.monotonic() - began >= _SETTLE_S
         found = work.patiently(lambda: _client(work, registry).find_job(work.job_id))
         if found is not None or settled:
             return found

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,6 @@ from core.dataset.batch.ledger import BatchView, Sent
 from core.dataset.writing.orders import Order
 from core.dataset.writing.outcomes import storable
 from core.db.store import Store
-from core.db.tables import utcnow
 from core.errors import BadRequest, FabulaError, NotFound, RateLimited, StorageFull, Unavailable
 from core.providers import Client, CompletionRequest, Registry
 from core.providers.batches import ENDED, RemoteBatch, read_answer
@@ -54,7 +53,8 @@ class Steps:
 
     def __init__(self, store: Store, registry: Registry, order: Order, book: PriceBook, settle_s: float) -> None:
         self._store, self._registry, self._order, self._book = store, registry, order, book
-        self._settle = timedelta(seconds=settle_s)
+        self._settle_s = settle_s
+        self._looked: dict[str, float] = {}  # batch → when it was first looked for, by a clock that nobody sets
         self.answers = Answers(order.recipe.max_tokens, self._price)
         self.crowd: Crowd | None = None
         self.stop = False
@@ -134,6 +134,7 @@ class Steps:
 
     def _post(self, batch: BatchView, client: Client, input_file: str) -> End | None:
         """The one POST. The intent is durable before it; with no clear answer, the batch is looked for."""
+        self._looked.pop(batch.id, None)
         batch_ledger.write(self._store, batch.id, state="submitting", input_file=input_file)
         try:
             remote = client.create_batch(input_file, self._endpoint(client), batch.id)
@@ -150,7 +151,7 @@ class Steps:
         remote = client.find_batch(batch.id)
         if remote is not None:
             return self._adopt(batch, remote)
-        if utcnow() - batch.updated_at < self._settle:
+        if time.monotonic() - self._looked.setdefault(batch.id, time.monotonic()) < self._settle_s:
             return None
         if self.stop:
             self.close(batch, "cancelled", ASKED_FOR)
