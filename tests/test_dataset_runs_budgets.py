@@ -11,6 +11,7 @@ import pytest
 from core.actor import LOCAL
 from core.cost import budget
 from core.dataset import runs
+from core.dataset.writing import ledger
 from core.db.store import Store
 from core.errors import BadRequest, OverBudget
 from tests import test_dataset_batch as batches
@@ -85,6 +86,33 @@ def test_what_was_cut_off_counts_as_dear_as_it_can_have_been(store: Store, serve
         runs.request_stop(store, LOCAL, run_id)
     assert [line.cost_usd for line in spends(store)] == [None, None]
     assert budget.left(store, LOCAL) == 1 - 2 * _WORST
+
+
+def test_what_a_killed_executor_had_sent_costs_an_unknown_amount(store: Store, server: FaultServer) -> None:
+    """Its rows are bought again; whether they were bought before nobody knows, so that a sum without them is no sum."""
+    run_id = queue(store, recipe(5), budget_usd=Decimal(1))
+    order = ledger.begin(store, run_id, "0" * 12 + ":1:2:gone")
+    assert order is not None
+    with store.session() as session:
+        ledger.claim(session, order, 2, lambda prompt: _WORST, None)
+    execute(store, server, run_id, book=book())
+    ended = runs.progress(store, run_id)
+    assert (ended.state, ended.done) == ("done", 5)
+    assert sorted(str(line.cost_usd) for line in spends(store)) == ["0.011"] * 5 + ["None"] * 2
+    assert (ended.cost_usd, ended.at_most_usd) == (None, 5 * Decimal("0.011") + 2 * _WORST)
+    budget.set_budget(store, LOCAL, "month", Decimal(1))
+    assert budget.left(store, LOCAL) == 1 - 5 * Decimal("0.011") - 2 * _WORST
+
+
+def test_what_costs_nothing_costs_nothing_after_a_kill_either(store: Store, server: FaultServer) -> None:
+    run_id = queue(store, recipe(5))
+    order = ledger.begin(store, run_id, "0" * 12 + ":1:2:gone")
+    assert order is not None
+    with store.session() as session:
+        ledger.claim(session, order, 2, lambda prompt: Decimal(0), None)
+    execute(store, server, run_id, book=book(per_mtok="0"))
+    ended = runs.progress(store, run_id)
+    assert (ended.done, ended.cost_usd, ended.at_most_usd) == (5, 0, 0)
 
 
 def test_an_unknown_price_is_not_begun_within_a_budget(store: Store, server: FaultServer) -> None:

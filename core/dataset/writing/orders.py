@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from core.dataset.matrix import fill, recipe_of
 from core.dataset.recipe import Recipe
 from core.dataset.writing import claimants
 from core.db.store import Store
-from core.db.tables import Dataset, Row, Run, utcnow
+from core.db.tables import Dataset, Row, Run, Spend, utcnow
 from core.errors import NotFound
 
 FINAL = ("done", "failed", "stopped", "paused")  # nobody works on it (any more)
@@ -132,9 +133,26 @@ def give_back(session: Session, dataset_id: str, claimant: str = "") -> dict[str
     lost = {None, claimant, *claimants.dead(session, [who for who in counts if who])} & counts.keys()
     if lost:
         theirs = _ROWS.c.claimed_by.in_([who for who in lost if who])
-        back = update(_ROWS).where(*sent, theirs | _ROWS.c.claimed_by.is_(None))
+        gone = (*sent, theirs | _ROWS.c.claimed_by.is_(None))
+        _cut_off(session, gone)
+        back = update(_ROWS).where(*gone)
         session.execute(back.values(state="pending", claimed_by=None, updated_at=utcnow()))
     return {who: count for who, count in counts.items() if who is not None and who not in lost}
+
+
+def _cut_off(session: Session, gone: Sequence[ColumnElement[bool]]) -> None:
+    """What was reserved for rows whose executor died is an unknown cost from now on: nobody knows if they were bought.
+
+    A claim and its lines of the spend ledger carry one moment; lines that were settled meanwhile have tokens.
+    """
+    claims = session.execute(select(_ROWS.c.run_id, _ROWS.c.updated_at).where(*gone).distinct()).all()
+    for run_id, at in claims:
+        open_lines = (Spend.prompt_tokens.is_(None), Spend.completion_tokens.is_(None), Spend.cost_usd.is_not(None))
+        lines = session.execute(
+            select(Spend.id, Spend.cost_usd).where(Spend.reference == run_id, Spend.at == at, *open_lines)
+        )
+        paid = [line for line, cost in lines if cost]  # what costs nothing costs nothing
+        session.execute(update(Spend).where(Spend.id.in_(paid)).values(cost_usd=None))
 
 
 def others(session: Session, order: Order) -> int:
