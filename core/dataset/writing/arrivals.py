@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
 
+from core.dataset.writing.ledger import Claim, Outcome
 from core.dataset.writing.outcomes import Alike, Verdict, judge
 from core.dataset.writing.pace import Limits, Pace
 from core.dataset.writing.sharing import divided
@@ -28,6 +31,21 @@ class Kept:
     said: Verdict
     prompt_tokens: int | None
     completion_tokens: int | None
+
+    def outcome(self, claim: Claim, cost_usd: Decimal | None, at: datetime) -> Outcome:
+        """What becomes of the claimed row."""
+        return Outcome(
+            row_id=claim.row_id,
+            spend_id=claim.spend_id,
+            state=self.said.state,
+            reason=self.said.reason,
+            text=self.said.text,
+            finish_reason=self.said.finish_reason,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cost_usd=cost_usd,
+            at=at,
+        )
 
 
 @dataclass(frozen=True, slots=True)

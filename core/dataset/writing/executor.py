@@ -1,14 +1,14 @@
 """Carries out a run: many requests in flight, every answer in the ledger before it counts, stoppable at any moment.
 
-`Writing` sends and receives. Which rows come next is `supply`, the way to the provider `line`, what a reply means for
-its row and the run `arrivals`, how many fly at once `pace`, the SQL `ledger`, the durable writing `keeper`.
+`Writing` sends and receives. Which rows come next is `supply`, what flies or waits `flight`, the way to the provider
+`line`, what a reply means for its row and the run `arrivals`, how many fly at once `pace`, the SQL `ledger`, the
+durable writing `keeper`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 import threading
 import time
 from collections.abc import Sequence
@@ -20,11 +20,13 @@ from core.cost import own
 from core.cost.book import PriceBook
 from core.dataset.writing import claimants, ledger, orders
 from core.dataset.writing.arrivals import Again, Arrivals, End, Kept, ended_by
+from core.dataset.writing.flight import Flight
 from core.dataset.writing.keeper import Keeper
-from core.dataset.writing.ledger import Claim, Outcome
+from core.dataset.writing.ledger import Claim
 from core.dataset.writing.line import Line
 from core.dataset.writing.orders import Order
 from core.dataset.writing.pace import Limits, Pace, ceiling
+from core.dataset.writing.rate import Rate
 from core.dataset.writing.sharing import money_for, tokens_for
 from core.dataset.writing.supply import Supply, Work
 from core.dataset.writing.tariff import Tariff
@@ -34,8 +36,6 @@ from core.errors import BadRequest, FabulaError, ModelNotFound, RateLimited, Una
 from core.providers import Completion, Registry
 from core.settings import Settings
 
-_RATE_S = 0.25  # how often the rate is taken: long enough not to follow single answers
-_MANY = 16  # answers that say something about a rate before it is counted
 _ENDS = {"stopping": "stopped", "pausing": "paused"}  # what people ask for → how the run then ends
 
 
@@ -80,13 +80,9 @@ class Writing:
         self._pace = Pace(limits.ceiling or ceiling(order.provider))
         self._arrivals = Arrivals(limits, self._pace, order.recipe.max_tokens, time.monotonic())
         self._lanes: set[asyncio.Task[None]] = set()
-        self._flying: dict[Work, int] = {}  # what it weighs: how many of the slots it takes
-        self._weight = 0
-        self._waiting: list[tuple[float, int, Work]] = []  # a heap by the time of the next try
+        self._flight = Flight(side_by_side=order.provider == "engine")
         self._unbought: list[Claim] = []
-        self._came_in = 0  # answers since they were last counted
-        self._counted_at = time.monotonic()
-        self._rate = 0.0  # answers a second
+        self._rate = Rate(time.monotonic())
         self._asked: str | None = None  # how a person wants the run to end
         self._looked_at = float("-inf")
 
@@ -112,7 +108,7 @@ class Writing:
             lane.result()  # an error that nobody foresaw ends the run here, not in silence
         if self._halt.is_set() or self._asked is not None:
             return True
-        if self._flying or self._keeper.unrecorded:
+        if self._flight or self._keeper.unrecorded:
             return False
         return self._arrivals.end is not None or self._supply.complete
 
@@ -128,21 +124,19 @@ class Writing:
         if now - self._looked_at < self._limits.tick_s:
             return
         self._looked_at = now
-        if now - self._counted_at >= _RATE_S:
-            self._rate = (self._rate + self._came_in / (now - self._counted_at)) / 2
-            self._came_in, self._counted_at = 0, now
+        self._rate.take(now)
         note = self._note(now)
         state = await self._keeper.call(lambda session: _state(session, self._order.run_id, note))
         if state not in (None, "running"):
             self._asked = _ENDS.get(state or "", "stopped")
         if not self._keeper.down:
-            self._arrivals.stalled(now, all(work.tries.count > 1 for work in self._flying))
+            self._arrivals.stalled(now, self._flight.all_retried)
 
     async def _rest(self) -> None:
         """Until something has changed, a wait is over, or it is time to look."""
         timeout = self._limits.tick_s
-        if self._waiting and self._room():
-            timeout = min(timeout, max(0.0, self._waiting[0][0] - time.monotonic()))
+        if self._flight.next_at is not None and self._room():
+            timeout = min(timeout, max(0.0, self._flight.next_at - time.monotonic()))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), timeout)
         self._wake.clear()
@@ -151,28 +145,24 @@ class Writing:
 
     def _room(self) -> int:
         """How many more may fly. An answer holds its slot until it is durable: a crash loses no more than these."""
-        return self._pace.room(self._weight + self._keeper.unrecorded)
+        return self._pace.room(self._flight.weight + self._keeper.unrecorded)
 
     def _stock(self) -> None:
         """See that there are rows to send. Those that wait for another try hold no slot, but not too many may wait."""
         supply = self._supply
         if supply.unpriced:
             self._arrivals.ended(End("failed", supply.unpriced))
-        idle = not (self._flying or self._waiting or supply.ready or self._keeper.unrecorded)
+        idle = not (self._flight or self._flight.waiting or supply.ready or self._keeper.unrecorded)
         if idle and supply.broke:
             self._arrivals.ended(End("stopped", supply.broke))
         if self._sending and not supply.claiming:
-            supply.top_up(min(self._room(), self._may_wait()), self._per_second(), idle)
-
-    def _per_second(self) -> float:
-        """Answers a second: as last counted, or more where a whole round has come since."""
-        if self._came_in < max(_MANY, self._pace.allowed):
-            return self._rate
-        return max(self._rate, self._came_in / max(_RATE_S / 10, time.monotonic() - self._counted_at))
+            rate = self._rate.at_least(self._pace.allowed, time.monotonic())
+            supply.top_up(min(self._room(), self._may_wait()), rate, idle)
 
     def _may_wait(self) -> int:
         """How many more rows may be begun: each that flies may have to wait."""
-        return max(0, self._limits.most_waiting + int(self._rate) - len(self._waiting) - len(self._flying))
+        begun = self._flight.waiting + len(self._flight)
+        return max(0, self._limits.most_waiting + int(self._rate.per_s) - begun)
 
     def _dispatch(self) -> None:
         """Send as much as there is room for. Called whenever there is more room, or more to send."""
@@ -184,15 +174,11 @@ class Writing:
         """What goes out now: what has waited long enough, then new rows."""
         if not self._sending or not self._room():
             return None
-        if self._waiting and self._waiting[0][0] <= time.monotonic():
-            work = heapq.heappop(self._waiting)[2]
-        elif self._supply.ready and (self._may_wait() or self._supply.ready[0].split):
+        work = self._flight.due(time.monotonic())
+        if work is None and self._supply.ready and (self._may_wait() or self._supply.ready[0].split):
             work = self._supply.ready.popleft()
-        else:
-            return None
-        weight = len(work.claims) if self._order.provider == "engine" else 1  # the engine writes them side by side
-        self._flying[work] = weight
-        self._weight += weight
+        if work is not None:
+            self._flight.sent(work)
         return work
 
     async def _lane(self, work: Work | None) -> None:
@@ -203,13 +189,13 @@ class Writing:
             try:
                 answer = await self._line.ask(work.claims[0], len(work.claims))
             except FabulaError as exc:
-                self._landed(work)
+                self._flight.landed(work)
                 self._failed(work, exc)
             else:
-                self._landed(work)
+                self._flight.landed(work)
                 self._came(work, answer)
             work = self._next()
-        if not self._flying:
+        if not self._flight:
             self._wake.set()
 
     def _connect(self) -> None:
@@ -228,16 +214,13 @@ class Writing:
     def _recorded(self) -> None:
         """A group of answers is in the ledger: their slots are free."""
         self._dispatch()
-        if not self._flying:
+        if not self._flight:
             self._wake.set()
-
-    def _landed(self, work: Work) -> None:
-        self._weight -= self._flying.pop(work)
 
     def _came(self, work: Work, answer: Completion) -> None:
         """One request was answered. With fewer texts than asked for, the endpoint knows no `n`: the rest goes alone."""
         kept = self._arrivals.answer(answer, time.monotonic(), len(work.claims))
-        self._came_in += len(kept)
+        self._rate.came(len(kept))
         if work.split or len(kept) < len(work.claims):
             self._supply.together = 1
         self._split(work.claims[len(kept) :])
@@ -252,7 +235,7 @@ class Writing:
             return
         told = self._arrivals.error(error, work.tries, now)
         if isinstance(told, Again):
-            heapq.heappush(self._waiting, (now + told.wait_s, work.claims[0].row_id, work))
+            self._flight.wait(work, now + told.wait_s)
             self._wake.set()
         elif isinstance(told, Kept):
             parts = len(work.claims)
@@ -271,20 +254,7 @@ class Writing:
         now, outcomes = utcnow(), []
         for claim, one, cost in zip(claims, kept, costs, strict=False):
             self._supply.settled(claim, cost)
-            outcomes.append(
-                Outcome(
-                    row_id=claim.row_id,
-                    spend_id=claim.spend_id,
-                    state=one.said.state,
-                    reason=one.said.reason,
-                    text=one.said.text,
-                    finish_reason=one.said.finish_reason,
-                    prompt_tokens=one.prompt_tokens,
-                    completion_tokens=one.completion_tokens,
-                    cost_usd=cost,
-                    at=now,
-                )
-            )
+            outcomes.append(one.outcome(claim, cost, now))
         self._keeper.add(outcomes)
 
     async def _land(self) -> None:
@@ -293,9 +263,8 @@ class Writing:
             lane.cancel()
         await asyncio.gather(*self._lanes, return_exceptions=True)
         unknown = self._tariff.price(None, None)
-        cut = [(claim, unknown) for work in self._flying for claim in work.claims]
-        waiting = [claim for _, _, work in self._waiting for claim in work.claims]
-        unsent = [*self._unbought, *waiting, *await self._supply.close()]
+        cut = [(claim, unknown) for claim in self._flight.flying_claims()]
+        unsent = [*self._unbought, *self._flight.waiting_claims(), *await self._supply.close()]
         claimant = self._order.claimant
         try:
             await self._keeper.flush(self._halt)
@@ -307,13 +276,13 @@ class Writing:
     def _note(self, now: float) -> str | None:
         """What the run waits for right now; None when it writes."""
         cause = self._arrivals.cause
-        if self._flying or self._arrivals.end is not None:
+        if self._flight or self._arrivals.end is not None:
             return None
         if not self._line.open and cause:
             return f"Waiting for the provider. {cause}"
-        if not self._waiting:
+        if self._flight.next_at is None:
             return None
-        seconds = max(1, round(self._waiting[0][0] - now))
+        seconds = max(1, round(self._flight.next_at - now))
         return f"Waiting {seconds} s. {cause}"
 
 
