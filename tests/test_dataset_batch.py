@@ -22,7 +22,7 @@ from core import work
 from core.actor import LOCAL
 from core.cost.book import Price, PriceBook
 from core.dataset import datasets, runs
-from core.dataset.batch import batching
+from core.dataset.batch import batching, offered
 from core.dataset.batch import steps as batch_steps
 from core.dataset.batch.batching import Rhythm
 from core.dataset.recipe import Column, Recipe
@@ -756,21 +756,21 @@ def test_the_path_in_a_line_is_the_providers(kind: Any, url: str) -> None:
 
 @pytest.mark.parametrize("kind", ["openai", "azure", "engine"])
 def test_known_kinds_are_told_without_asking(kind: Any) -> None:
-    assert batching.can(Provider("x", kind, "X", "http://127.0.0.1:9/v1", KEY)) == (kind != "engine")
+    assert offered.can(Provider("x", kind, "X", "http://127.0.0.1:9/v1", KEY)) == (kind != "engine")
 
 
 def test_another_endpoint_is_asked_once(server: BatchServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "_asked", {})
+    monkeypatch.setattr(offered, "_asked", {})
     provider = server.provider("compatible", "other")
-    assert [batching.can(provider), batching.can(provider)] == [True, True]
+    assert [offered.can(provider), offered.can(provider)] == [True, True]
     assert server.requests == ["GET /v1/batches"]
 
 
 def test_an_endpoint_that_has_no_batches_or_does_not_answer_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "_asked", {})
+    monkeypatch.setattr(offered, "_asked", {})
     with FaultServer(error(404, "Not found")) as other:
-        assert not batching.can(other.provider())
-    assert not batching.can(Provider("x", "compatible", "X", "http://127.0.0.1:9/v1", KEY))
+        assert not offered.can(other.provider())
+    assert not offered.can(Provider("x", "compatible", "X", "http://127.0.0.1:9/v1", KEY))
 
 
 def test_batches_of_a_run_are_told_newest_first(store: Store, server: BatchServer) -> None:

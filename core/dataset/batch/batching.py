@@ -1,9 +1,8 @@
 """Carries out a run through a provider's Batch API: hand in files of pending rows, watch, collect, hand in the rest.
 
 The ledger says at every moment how far it is, so whoever takes the run in hand next goes on there: a batch is written
-down before it exists, and its answers may be read twice. `batch_steps` has the steps of one batch, `batch_answers`
-what answers mean, `batch_ledger` and `batch_books` the SQL. One worker at a time carries out a batch run; the
-worker's queue sees to that.
+down before it exists, and its answers may be read twice. `steps` has the steps of one batch, `answers` what answers
+mean, `ledger` and `books` the SQL. One worker at a time carries out a batch run; the worker's queue sees to that.
 """
 
 from __future__ import annotations
@@ -25,23 +24,19 @@ from core.dataset.writing import orders, purse
 from core.dataset.writing.orders import Order
 from core.db.store import Store, new_id
 from core.db.tables import Run, utcnow
-from core.errors import FabulaError, NotFound, ProviderError, RateLimited, StorageFull, Unavailable
-from core.providers import Client, Patience, Provider, Registry
+from core.errors import FabulaError, NotFound, RateLimited, StorageFull, Unavailable
+from core.providers import Registry
 from core.providers.errors import retry_after_s
 from core.providers.retry import wait_s
 from core.settings import Settings
 
-__all__ = ["BatchView", "Rhythm", "can", "carry_out", "due", "of_run"]
+__all__ = ["BatchView", "Rhythm", "carry_out", "due", "of_run"]
 
 _ENDING = "The provider is ending the batch; what it has written is collected."
 _COLLECTING = "A batch of an earlier run is still with the provider; it is collected first."
 _COLLECTED = End("running")  # of a live run: no end, its rows are written by others
 _COMPLETE = End("done")  # and the ledger says so already
 _GATHERING = "gather"  # in place of a batch's id, while a new one is made
-_KNOWN_S = 600.0  # whether an endpoint has a Batch API changes with its version, seldom
-_UNKNOWN_S = 30.0
-_ASK_S = 3.0  # a form waits for the answer
-_asked: dict[str, tuple[bool, float]] = {}  # by address: the answer, and until when it holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +63,6 @@ class Rhythm:
     most_requests: int = 50_000
     most_bytes: int = 190_000_000
     at_once: int = 4
-
-
-def can(provider: Provider) -> bool:
-    """Whether runs at this endpoint can go through its Batch API. The engine writes at once and has none.
-
-    OpenAI and Azure have one. Any other endpoint is asked, within three seconds; the answer is kept for a while.
-    """
-    if provider.kind in ("openai", "azure", "engine"):
-        return provider.kind != "engine"
-    answer, until = _asked.get(provider.base_url, (False, 0.0))
-    if time.monotonic() < until:
-        return answer
-    try:
-        answer, kept_s = Client(provider, patience=Patience(_ASK_S, 1), timeout=_ASK_S).lists_batches(), _KNOWN_S
-    except ProviderError:
-        answer, kept_s = False, _UNKNOWN_S
-    _asked[provider.base_url] = (answer, time.monotonic() + kept_s)
-    return answer
 
 
 def due(store: Store, run_id: str) -> bool:

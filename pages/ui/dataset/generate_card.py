@@ -9,7 +9,7 @@ import streamlit as st
 
 from core.actor import LOCAL
 from core.dataset import datasets, recipes, runs
-from core.dataset.batch import batching
+from core.dataset.batch import offered
 from core.dataset.recipe import Recipe
 from core.dataset.writing import sharing
 from core.errors import BadRecipe
@@ -95,7 +95,7 @@ def _guess(recipe: Recipe, guess: Estimate, mode: Mode) -> None:
 
 def _mode(recipe: Recipe) -> Mode:
     """Now, or as a batch where the provider has them."""
-    if not batching.can(cached.registry().provider(recipe.provider)):
+    if not offered.can(cached.registry().provider(recipe.provider)):
         return "live"
     live, batch = estimate(recipe).usd, estimate(recipe, batch=True).usd
     cheaper = (
