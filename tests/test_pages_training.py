@@ -26,7 +26,7 @@ from core.db.store import Store, new_id
 from core.db.tables import Checkpoint, Dataset, Row, TrainingEvent, TrainingJob, utcnow
 from core.errors import BadRequest
 from core.providers import Choice, Completion, CompletionRequest, Provider
-from core.training import evaluating, evaluation_run, jobs, results
+from core.training import evaluating, evaluation_run, jobs, judged_rows, results
 from pages.ui import cached
 from pages.ui.training import cached_curves, job_actions
 from pages.ui.training.curve_source import Drawn
@@ -648,7 +648,7 @@ def _labels() -> CurveLabels:
 
 def _judge(store: Store, evaluation_id: str, say: Callable[[str], str | None]) -> None:
     """The worker's part: `say` makes an answer from the expected one; None: it fails."""
-    expected = {row.prompt: row.expected for row in evaluating.examples(store, evaluating.get(store, evaluation_id))}
+    expected = {row.prompt: row.expected for row in judged_rows.examples(store, evaluating.get(store, evaluation_id))}
 
     def complete(request: CompletionRequest) -> Completion:
         said = say(next(label for text, label in expected.items() if request.prompt == f"{text} ->"))

@@ -19,7 +19,7 @@ from core.db.store import Store
 from core.db.tables import Answer, TrainingJob
 from core.errors import BadRequest, BadTrainingFile, FabulaError, ModelNotFound, NotFound, Refused, Unavailable
 from core.providers import Choice, Completion, CompletionRequest, Provider
-from core.training import evaluating, evaluation_run, jobs
+from core.training import evaluating, evaluation_run, jobs, judged_rows
 from core.training.evaluating import EvaluationForm
 from core.training.jobs import JobForm
 from core.training.versus import versus
@@ -84,12 +84,12 @@ def go(store: Store, evaluation_id: str, writer: Writer, stopping: threading.Eve
 
 
 def test_what_there_is_to_judge_by(store: Store, form: EvaluationForm) -> None:
-    there = evaluating.held_out(store, form.dataset_id, form.version_id)
+    there = judged_rows.held_out(store, form.dataset_id, form.version_id)
     assert (there.validation, there.held_out, there.usable, there.kind) == (24, 0, 24, "label")
     assert set(there.labels) == set(LABELS)
-    assert evaluating.held_out(store, form.dataset_id).usable == 0
+    assert judged_rows.held_out(store, form.dataset_id).usable == 0
     with pytest.raises(NotFound):
-        evaluating.held_out(store, "nothing")
+        judged_rows.held_out(store, "nothing")
 
 
 def test_labels_are_judged_with_an_interval(store: Store, form: EvaluationForm) -> None:
@@ -307,16 +307,16 @@ def test_fewer_rows_than_there_are_come_from_all_over_and_are_the_same_for_both(
     store: Store, form: EvaluationForm
 ) -> None:
     few = [evaluating.start(store, LOCAL, replace(form, model=model, limit=9)) for model in (TUNED, BASE)]
-    drawn = [list(evaluating.examples(store, evaluating.get(store, one))) for one in few]
+    drawn = [list(judged_rows.examples(store, evaluating.get(store, one))) for one in few]
     assert drawn[0] == drawn[1] and len(drawn[0]) == 9 == evaluating.get(store, few[0]).total
-    whole = list(evaluating.examples(store, evaluating.get(store, evaluating.start(store, LOCAL, form))))
+    whole = list(judged_rows.examples(store, evaluating.get(store, evaluating.start(store, LOCAL, form))))
     assert drawn[0] != whole[:9] and set(one.key for one in drawn[0]) <= set(one.key for one in whole)
 
 
 def test_rows_that_a_file_has_held_out_need_no_version(store: Store) -> None:
     rows = [{"q": f"q{n}", "a": LABELS[n % 2], "split": "test" if n % 4 == 0 else "train"} for n in range(40)]
     made = datasets.from_frame(store, LOCAL, "split", pd.DataFrame(rows), ["q"], "a", split_column="split")
-    there = evaluating.held_out(store, made)
+    there = judged_rows.held_out(store, made)
     assert (there.held_out, there.validation, there.kind) == (10, 0, "label")
     started = evaluating.start(store, LOCAL, EvaluationForm(made, "engine", TUNED, part="held_out"))
     go(store, started, Writer(lambda r: LABELS[0]))

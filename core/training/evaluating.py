@@ -1,31 +1,27 @@
-"""Evaluations in the ledger: one model judged on rows that it has not learned from. The worker does it (see
-`evaluation_run`); pages start it, watch it and compare two of them."""
+"""Evaluations in the ledger: one model judged on rows that it has not learned from (`judged_rows`). The worker does it
+(see `evaluation_run`); pages start it, watch it and compare two of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from statistics import median
-from typing import Any
 
-from sqlalchemy import Select, delete, func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
-from core.dataset import datasets, splitting
+from core.dataset import datasets
 from core.db.store import Store, hold, new_id
-from core.db.tables import Answer, Dataset, Evaluation, Row, VersionExample, utcnow
+from core.db.tables import Answer, Evaluation, utcnow
 from core.errors import BadTrainingFile, FabulaError, NotFound
 from core.training.evaluation_shapes import (
     ACTIVE,
     AnswerView,
     EvaluationForm,
     EvaluationView,
-    Example,
-    HeldOut,
     Kind,
     Metrics,
 )
+from core.training.judged_rows import PARTS, held_out
 from core.training.views import JobView
 
 __all__ = [
@@ -33,15 +29,11 @@ __all__ = [
     "AnswerView",
     "EvaluationForm",
     "EvaluationView",
-    "Example",
-    "HeldOut",
     "Kind",
     "Metrics",
     "answers",
-    "examples",
     "form_for",
     "get",
-    "held_out",
     "list_evaluations",
     "of_job",
     "retry",
@@ -50,43 +42,7 @@ __all__ = [
     "stop",
 ]
 
-_PARTS: Mapping[str, tuple[str, ...]] = {
-    "both": ("held_out", "validation"),
-    "held_out": ("held_out",),
-    "validation": ("validation",),
-}
-_HEAD = 1_000  # rows looked at to see whether the completions are labels
-_LABELS_UP_TO = 40  # characters, as in the quality report
-_ROWS_A_LABEL = 4
 _MOST_ROWS = 10_000
-_AT_ONCE = 500  # rows fetched at a time
-
-
-def held_out(store: Store, dataset_id: str, version_id: str | None = None) -> HeldOut:
-    """The rows that there are to judge by.
-
-    Raises:
-        NotFound: no such data set.
-    """
-    with store.reading() as session:
-        if session.get(Dataset, dataset_id) is None:
-            raise NotFound("This data set is not there any more.", "Choose another one.")
-        if version_id is not None:
-            counting = select(VersionExample.split, func.count()).where(VersionExample.version_id == version_id)
-            counted = {part: n for part, n in session.execute(counting.group_by(VersionExample.split))}
-            some: Select[Any] = (
-                select(VersionExample.completion).where(VersionExample.version_id == version_id).limit(_HEAD)
-            )
-        else:
-            rows = (Row.dataset_id == dataset_id, Row.state == "done")
-            counted = {
-                str(part): n
-                for part, n in session.execute(select(Row.split, func.count()).where(*rows).group_by(Row.split))
-            }
-            some = select(Row.text).where(*rows).order_by(Row.position).limit(_HEAD)
-        completions = [text or "" for text in session.scalars(some)]
-    kind, labels = _kind(completions)
-    return HeldOut(counted.get("validation", 0), counted.get("held_out", 0), kind, labels)
 
 
 def form_for(job: JobView, *, model: str | None = None, base: bool = False, limit: int = 200) -> EvaluationForm:
@@ -126,7 +82,7 @@ def start(store: Store, actor: Actor, form: EvaluationForm) -> str:
     if not 1 <= form.limit <= _MOST_ROWS:
         raise FabulaError(f"The number of rows must be between 1 and {_MOST_ROWS:,}.", "Choose another one.")
     there = held_out(store, form.dataset_id, form.version_id)
-    total = sum(getattr(there, part) for part in _PARTS[form.part])
+    total = sum(getattr(there, part) for part in PARTS[form.part])
     if not total:
         raise BadTrainingFile(
             "No row is kept from training, so there is nothing to judge by.",
@@ -236,58 +192,6 @@ def answers(
         return tuple(AnswerView(r.id, r.prompt, r.expected, r.text, r.right, r.reason) for r in rows)
 
 
-def examples(store: Store, evaluation: EvaluationView) -> Iterator[Example]:
-    """The rows of an evaluation, in order: the same ones every time, while the data set stays as it is.
-
-    Where there are more than its limit, those with the lowest ranks (see `splitting.rank`) are taken: from all over the
-    data set, and the same for every model.
-    """
-    parts, limit = _PARTS[str(evaluation.settings["part"])], int(evaluation.settings["limit"])
-    seed = int(evaluation.settings.get("seed", 0))
-    with store.reading() as session:
-        if evaluation.version_id is not None:
-            of_version = (VersionExample.version_id == evaluation.version_id, VersionExample.split.in_(parts))
-            keys = select(VersionExample.id, VersionExample.row_key).where(*of_version)
-            whole: Select[Any] = select(
-                VersionExample.row_key, VersionExample.column_values, VersionExample.prompt, VersionExample.completion
-            )
-            ids = _drawn(session, keys, limit, seed)
-            for some in _chunks(ids):
-                rows = session.execute(whole.where(VersionExample.id.in_(some)).order_by(VersionExample.id))
-                yield from (Example(key, _strings(values), prompt, said) for key, values, prompt, said in rows)
-            return
-        columns = list(session.get_one(Dataset, evaluation.dataset_id).columns)
-        kept = (Row.dataset_id == evaluation.dataset_id, Row.state == "done", Row.split.in_(parts))
-        ids = _drawn(session, select(Row.id, Row.key).where(*kept), limit, seed)
-        for some in _chunks(ids):
-            found = select(Row.key, Row.column_values, Row.text).where(Row.id.in_(some)).order_by(Row.id)
-            for key, values, text in session.execute(found):
-                yield Example(key, _strings(values), datasets.prompt_of(columns, values), text or "")
-
-
-def _drawn(session: Session, keys: Select[int, str], limit: int, seed: int) -> list[int]:
-    """Ids of at most `limit` rows, in order."""
-    ranked = sorted((splitting.rank(key, seed), id_) for id_, key in session.execute(keys))
-    return sorted(id_ for _, id_ in ranked[:limit])
-
-
-def _chunks(ids: list[int]) -> Iterator[list[int]]:
-    return (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))
-
-
-def _kind(completions: list[str]) -> tuple[Kind, tuple[str, ...]]:
-    """Labels are short, few, and come again and again (as in the quality report)."""
-    said = [text.strip() for text in completions if text.strip()]
-    different = sorted(set(said))
-    if (
-        said
-        and median(len(text) for text in said) <= _LABELS_UP_TO
-        and 2 <= len(different) <= len(said) / _ROWS_A_LABEL
-    ):
-        return "label", tuple(different)
-    return "text", ()
-
-
 def _one(session: Session, evaluation_id: str) -> Evaluation:
     one = session.get(Evaluation, evaluation_id)
     if one is None:
@@ -325,7 +229,3 @@ def _view(one: Evaluation, counts: tuple[int, int, int]) -> EvaluationView:
         finished_at=one.finished_at,
         created_by=one.created_by,
     )
-
-
-def _strings(values: Mapping[str, Any]) -> dict[str, str]:
-    return {str(name): str(value) for name, value in values.items()}

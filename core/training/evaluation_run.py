@@ -16,7 +16,7 @@ from core.errors import FabulaError
 from core.providers import Client, Registry
 from core.providers.shapes import Endpoint
 from core.settings import Settings
-from core.training import evaluating
+from core.training import judged_rows
 from core.training.asking import Asking
 from core.training.evaluation_shapes import ACTIVE, EvaluationView, Example
 from core.training.evaluation_work import Stopped, Work
@@ -59,7 +59,7 @@ def give_up(store: Store, evaluation_id: str, error: FabulaError) -> None:
 def _ask_all(work: Work, client: Client, endpoint: Endpoint) -> None:
     """Ask for every row that has no answer yet, a few at a time."""
     view, book = work.view, own.book(work.store, Settings.from_env().home)
-    everything = list(evaluating.examples(work.store, view))
+    everything = list(judged_rows.examples(work.store, view))
     with work.store.reading() as session:
         known = set(session.scalars(select(Answer.row_key).where(Answer.evaluation_id == work.id)))
     todo = [one for one in everything if one.key not in known]

@@ -13,8 +13,8 @@ from core.db.store import Store
 from core.db.tables import Answer, Spend, TrainingJob
 from core.training import judging, results
 from core.training.checkpoints import list_checkpoints
-from core.training.evaluating import examples
 from core.training.evaluation_shapes import EvaluationView, Metrics
+from core.training.judged_rows import examples
 
 _NO_LOSS = "This provider does not tell the loss of given texts; it can be had for tuned models with validation rows."
 _MEASURED = "Measured by the provider during training, on the validation examples."

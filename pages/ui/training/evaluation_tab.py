@@ -8,8 +8,8 @@ from core.actor import LOCAL
 from core.charts import training as charts_training
 from core.charts.training import Span, SpanLabels
 from core.db.tables import utcnow
-from core.training import evaluating
-from core.training.evaluating import EvaluationView, HeldOut
+from core.training import evaluating, judged_rows
+from core.training.evaluation_shapes import EvaluationView, HeldOut
 from core.training.jobs import JobView
 from pages.ui import cached, cards, models
 from pages.ui.lang import _, ago, n_, number, percent, plain, told, usd
@@ -143,7 +143,7 @@ def _start(job: JobView, *, running: bool) -> None:
     if job.fine_tuned_model is None or job.dataset_id is None:
         st.caption(_("There is no model to judge yet. When the job is done, it can be asked about rows kept from it."))
         return
-    rows = evaluating.held_out(cached.store(), job.dataset_id, job.version_id)
+    rows = judged_rows.held_out(cached.store(), job.dataset_id, job.version_id)
     if not rows.usable:
         st.info(
             _(
