@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Select, select
 
-from core import tour
+from core import tour_walk
 from core.dataset import runs
 from core.dataset.writing import ledger
 from core.db.store import Store
@@ -82,6 +82,6 @@ KINDS: Mapping[str, Kind] = {
         Kind("job", 32, _ids(_UNFINISHED_JOBS), jobs.carry_out, jobs.give_up),
         # One after the other: each has several requests in flight, and stories go first.
         Kind("evaluation", 1, _ids(evaluation_run.UNFINISHED), evaluation_run.carry_out, evaluation_run.give_up),
-        Kind("tour", 1, _ids(_UNFINISHED_TOURS), tour.carry_out, tour.give_up),
+        Kind("tour", 1, _ids(_UNFINISHED_TOURS), tour_walk.carry_out, tour_walk.give_up),
     )
 }

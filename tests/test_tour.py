@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from core import tour
+from core import tour, tour_walk
 from core.actor import LOCAL
 from core.dataset import datasets
 from core.db.store import Store
@@ -52,9 +52,9 @@ def walk(store: Store, client: FakeClient) -> Callable[..., Hurry]:
             hurry = Hurry()
             hurry.then = train
         try:
-            tour.carry_out(store, registry, tour_id, hurry)  # type: ignore[arg-type]  # a fake
+            tour_walk.carry_out(store, registry, tour_id, hurry)  # type: ignore[arg-type]  # a fake
         except FabulaError as exc:
-            tour.give_up(store, tour_id, exc)
+            tour_walk.give_up(store, tour_id, exc)
         return hurry
 
     return go
@@ -79,7 +79,7 @@ def test_the_whole_tour(store: Store, client: FakeClient, walk: Callable[..., Hu
     done = seen(store)
     assert (done.state, done.step, done.key, done.eta_s) == ("done", 5, "story", None)
     assert done.finished_at is not None
-    assert datasets.summary(store, done.dataset_id or "").done == tour.EXAMPLES == 48
+    assert datasets.summary(store, done.dataset_id or "").done == tour_walk.EXAMPLES == 48
     job = jobs.get(store, done.job_id or "")
     assert (job.name, job.base_model) == (datasets.summary(store, done.dataset_id or "").name, "storyteller")
     assert job.hyperparameters == {"n_epochs": 1, "batch_size": 4, "learning_rate_multiplier": 0.25}
@@ -126,7 +126,7 @@ def test_killed_at_any_step_it_goes_on_and_makes_nothing_twice(
 ) -> None:
     tour_id = tour.start(store, LOCAL)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(tour._Walk, moment, lambda _self: (_ for _ in ()).throw(Killed()))
+        patch.setattr(tour_walk._Walk, moment, lambda _self: (_ for _ in ()).throw(Killed()))
         walk(tour_id)
     assert (seen(store).state, seen(store).key) == ("running", moment)
     walk(tour_id)
