@@ -174,11 +174,9 @@ class _State:
 def _state(session: Session) -> _State:
     state: _State | None = session.info.get(_CACHE)
     if state is None:
-        state = _State.read(session)
-        if state.amounts:
+        if session.scalar(select(Budget.id).limit(1)) is not None:
             hold(session, "budgets")  # two workers must not both reserve the last dollar
-            state = _State.read(session)
-        session.info[_CACHE] = state
+        state = session.info[_CACHE] = _State.read(session)
     return state
 
 
