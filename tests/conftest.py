@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from core import status
 from core.db.store import Store
 from core.settings import Settings
 from tests import fault_server, postgres_server, stores
@@ -45,6 +46,8 @@ def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, value in _SET.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("FABULA_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(status, "_PATIENCE_S", 30.0)  # a person waits a second; a test, until a busy machine answers
+    monkeypatch.setattr(status, "_HEALTH_S", 25.0)
     monkeypatch.setattr(socket.socket, "connect", _loopback_only(socket.socket.connect))
     monkeypatch.setattr(socket.socket, "connect_ex", _loopback_only(socket.socket.connect_ex))
     if streamlit := sys.modules.get("streamlit"):

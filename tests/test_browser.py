@@ -166,7 +166,7 @@ def _slowly(go_on: threading.Event) -> Any:
             chunk = fault_server._chunk(answer, body, piece, None)
             handler.wfile.write(f"data: {fault_server.json.dumps(chunk)}\n\n".encode())
             handler.wfile.flush()
-        go_on.wait(60)
+        go_on.wait(240)
 
     return stream
 

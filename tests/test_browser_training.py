@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 _CURIE = _ROOT.parent / "shared" / "fixtures" / "curie_results.csv"
-_SOON_MS = 60_000
+_SOON_MS = 90_000
 _STORIES = "topic,text\n" + "".join(f"sea {n},A wave came {n} times.\n" for n in range(12))
 _HEADER = "step,elapsed_tokens,elapsed_examples,training_loss,training_sequence_accuracy,training_token_accuracy\n"
 

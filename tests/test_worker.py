@@ -87,7 +87,7 @@ def hire(settings: Settings) -> Iterator[Callable[[Desk], Worker]]:
         worker = Worker(settings, kinds=desk.kinds(), registry=lambda: None)  # type: ignore[arg-type, return-value]
         worker.start()
         hired.append(worker)
-        assert worker.wait_until_ready(60)
+        assert worker.wait_until_ready(120)
         return worker
 
     yield start
@@ -208,7 +208,7 @@ def diary(home: Path) -> list[list[str]]:
 
 
 def stop_in_peace(process: subprocess.Popen[str]) -> None:
-    process.communicate("\n", timeout=60)
+    process.communicate("\n", timeout=120)
     assert process.returncode == 0
 
 
@@ -272,7 +272,7 @@ def test_python_m_core_worker_starts_and_stops(home: Path, settings: Settings) -
     store = Store.open(settings)
     until(lambda: alive(store).up, "the worker's heartbeat")
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 0
     assert "Working for" in errors
     assert not alive(store).up
@@ -289,12 +289,12 @@ def test_killed_between_the_post_and_the_id_there_is_one_post_and_one_job(
         monkeypatch.setenv("FABULA_ENGINE_URL", server.url)
         killed = subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.DEVNULL)
         server.on_created = lambda: os.kill(killed.pid, signal.SIGKILL)  # the job is there; nobody hears of it
-        assert killed.wait(60) == -signal.SIGKILL
+        assert killed.wait(120) == -signal.SIGKILL
         assert (jobs.get(store, job_id).status, jobs.get(store, job_id).remote_id) == ("submitting", None)
         heir = subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.DEVNULL)
         until(lambda: jobs.get(store, job_id).finished, "the job finished by the second process")
         heir.send_signal(signal.SIGTERM)
-        assert heir.wait(60) == 0
+        assert heir.wait(120) == 0
     job = jobs.get(store, job_id)
     assert (job.status, job.remote_id, job.results_csv) == ("succeeded", "ftjob-1", RESULTS)
     assert server.count("POST /v1/fine_tuning/jobs") == 1
