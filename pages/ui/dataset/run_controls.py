@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-
 import streamlit as st
 
 from core.actor import LOCAL
@@ -11,8 +9,7 @@ from core.dataset import datasets, runs
 from core.dataset.datasets import DatasetSummary
 from core.dataset.runs import RunProgress
 from pages.ui import cached, cards, state
-from pages.ui.dataset import top_up
-from pages.ui.dataset.row_actions import CENT
+from pages.ui.dataset import run_budget, top_up
 from pages.ui.lang import _, n_
 
 
@@ -63,23 +60,17 @@ def _hold(progress: RunProgress) -> None:
         args=("stop", progress.run_id),
     )
     if progress.budget_usd is not None:
-        _raise_budget(progress.run_id, progress.budget_usd)
-
-
-def _raise_budget(run_id: str, budget_usd: Decimal) -> None:
-    with st.popover(_("Raise the budget"), icon=":material/savings:"):
-        state.first("dataset_more_budget", float(budget_usd))
-        st.number_input(
-            _("At most, in US dollars"), min_value=float(budget_usd), step=0.5, format="%.2f", key="dataset_more_budget"
-        )
-        st.button(_("Set"), key="dataset_set_budget", on_click=_set_budget, args=(run_id,))
+        run_budget.more(progress)
 
 
 def _go_on(summary: DatasetSummary, progress: RunProgress | None) -> None:
     """What is missing, and what failed: each with its own button, since one costs money that was not spent before."""
     if progress is None and summary.source != "recipe":
         return
-    if summary.pending:
+    capped = progress is not None and run_budget.capped(progress)
+    if progress is not None and capped:
+        run_budget.more(progress)
+    if summary.pending > (progress.left if progress is not None and capped else 0):
         label = n_("Write the missing {n}", "Write the missing {n}", summary.pending)
         _start(label, "continue", ":material/play_arrow:", summary.id, progress)
     if summary.failed:
@@ -93,11 +84,8 @@ def _start(label: str, key: str, icon: str, dataset_id: str, last: RunProgress |
     if last is None or last.budget_usd is None:
         st.button(label, icon=icon, key=f"dataset_{key}", on_click=_begin, args=(dataset_id, key, mode, None))
         return
-    amount = f"dataset_{key}_budget"
     with st.popover(label, icon=icon):
-        left = last.budget_usd - (last.at_most_usd or Decimal(0))
-        state.first(amount, float(left if left >= CENT else last.budget_usd))
-        st.number_input(_("At most, in US dollars"), min_value=float(CENT), step=0.5, format="%.2f", key=amount)
+        amount = run_budget.of_the_next(last, key)
         st.button(label, key=f"dataset_{key}", on_click=_begin, args=(dataset_id, key, mode, amount))
 
 
@@ -129,19 +117,10 @@ def _act(what: str, run_id: str) -> None:
         act(cached.store(), LOCAL, run_id)
 
 
-def _set_budget(run_id: str) -> None:
-    with cards.errors_kept():
-        runs.raise_budget(cached.store(), LOCAL, run_id, _dollars("dataset_more_budget"))
-
-
 def _begin(dataset_id: str, key: str, mode: runs.Mode, amount: str | None) -> None:
-    budget = _dollars(amount) if amount else None
+    budget = run_budget.dollars(amount) if amount else None
     with cards.errors_kept():
         if key == "retry":
             runs.retry_failed(cached.store(), LOCAL, dataset_id, budget_usd=budget, mode=mode)
         else:
             runs.enqueue(cached.store(), LOCAL, dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
-
-
-def _dollars(key: str) -> Decimal:
-    return Decimal(str(round(float(state.get(key, 0)), 4)))

@@ -1,0 +1,77 @@
+"""How much a run may cost: more for one that goes on or has stopped at its limit, a limit of its own for the next."""
+
+from __future__ import annotations
+
+from decimal import ROUND_CEILING, ROUND_DOWN, Decimal
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.dataset import runs
+from core.dataset.runs import RunProgress
+from pages.ui import cached, cards, state
+from pages.ui.dataset.row_actions import CENT
+from pages.ui.lang import _
+
+_STEP = Decimal("0.5")  # US dollars, of the plus and minus beside an amount
+_ROOM = Decimal("1.1")  # the rows to come may be longer than those before
+_OPEN = "dataset_raise"
+
+
+def capped(progress: RunProgress) -> bool:
+    """Whether the run has stopped for a reason, with rows left that more money may buy."""
+    has_limit = progress.budget_usd is not None and progress.left > 0
+    return has_limit and progress.state == "stopped" and progress.reason is not None
+
+
+def more(progress: RunProgress) -> None:
+    """Raise the limit of a run. One that is over goes on with it: what it has spent stays on its bill."""
+    over = capped(progress)
+    kind = "primary" if over else "secondary"
+    popover = st.popover(_("Raise the budget"), icon=":material/savings:", key=_OPEN, on_change="rerun", type=kind)
+    if not popover.open or progress.budget_usd is None:
+        return
+    with popover:
+        least = float(progress.budget_usd)
+        amount = f"dataset_more_budget_{progress.run_id}_{least}"  # raised in another tab, it begins anew
+        _amount(amount, _enough(progress) if over else progress.budget_usd, least)
+        st.button(
+            _("Go on") if over else _("Set"),
+            key="dataset_set_budget",
+            type="primary" if over else "secondary",
+            on_click=_raise,
+            args=(progress.run_id, amount, over),
+        )
+
+
+def of_the_next(last: RunProgress, button: str) -> str:
+    """Ask for the limit of a new run after one that had one; the key of what is typed."""
+    left = (last.budget_usd or Decimal(0)) - (last.at_most_usd or Decimal(0))
+    amount = f"dataset_{button}_budget_{last.run_id}"
+    _amount(amount, left if left >= CENT else last.budget_usd or CENT, float(CENT))
+    return amount
+
+
+def dollars(amount: str) -> Decimal:
+    """What was typed, to the cent."""
+    return Decimal(str(state.get(amount, 0))).quantize(CENT)
+
+
+def _amount(key: str, proposed: Decimal, least: float) -> None:
+    state.first(key, float(max(proposed.quantize(CENT, ROUND_DOWN), Decimal(str(least)))))
+    st.number_input(_("At most, in US dollars"), min_value=least, step=float(_STEP), format="%.2f", key=key)
+
+
+def _enough(progress: RunProgress) -> Decimal:
+    """What all of its rows will cost as far as that can be told, rounded up to the next step."""
+    budget = progress.budget_usd or Decimal(0)
+    whole = max((progress.projected_usd or Decimal(0)) * _ROOM, budget + CENT)
+    return (whole / _STEP).to_integral_value(ROUND_CEILING) * _STEP
+
+
+def _raise(run_id: str, amount: str, go_on: bool) -> None:
+    with cards.errors_kept():
+        runs.raise_budget(cached.store(), LOCAL, run_id, dollars(amount))
+        if go_on:
+            runs.resume(cached.store(), LOCAL, run_id)
+        state.put(_OPEN, False)
