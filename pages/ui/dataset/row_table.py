@@ -12,7 +12,7 @@ import streamlit as st
 from core.dataset import rowlist
 from core.dataset.datasets import DatasetSummary
 from core.dataset.rowlist import ListedRow, Where
-from pages.ui import cached, state
+from pages.ui import cached, state, undo
 from pages.ui.dataset import row_actions, row_dialog, screen, story_cards
 from pages.ui.dataset.story_cards import STATES
 from pages.ui.lang import _, mark, n_, number, plain, told
@@ -89,6 +89,7 @@ def _filters(summary: DatasetSummary) -> Where:
             width=240,
         )
         _view()
+        undo.button()  # in this line: in one of its own it would push the table from under the next click
     narrowed = _narrowed(summary.id)
     key = str(state.get("dataset_filter", "all"))
     states = _FILTERS[key][1] if key in _FILTERS else ()
@@ -133,8 +134,6 @@ def _narrowed(dataset_id: str) -> Where | None:
 def _editor(summary: DatasetSummary, rows: Sequence[ListedRow]) -> None:
     columns = list(summary.columns)
     frame = pd.DataFrame([_record(row, columns) for row in rows], index=[row.id for row in rows])
-    if not frame["reason"].any():
-        frame = frame.drop(columns="reason")
     plain_text = st.column_config.TextColumn
     key = f"dataset_rows_{state.studio().table}"
     st.data_editor(
@@ -150,7 +149,7 @@ def _editor(summary: DatasetSummary, rows: Sequence[ListedRow]) -> None:
             **{f"value_{i}": plain_text(name, width="small") for i, name in enumerate(columns)},
             "text": plain_text(_("Text"), width="large", help=_("Double-click to edit. The original is kept.")),
             "state": plain_text(_("State"), width="small"),
-            "reason": plain_text(_("Reason"), width="medium"),
+            "reason": plain_text(_("Reason"), width="medium"),  # always: a column that comes later shifts the ticks
             "open": st.column_config.ButtonColumn(
                 "", key=f"{key}_open", on_click=_open, args=(f"{key}_open", rows), width=70, type="tertiary"
             ),

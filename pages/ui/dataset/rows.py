@@ -23,7 +23,6 @@ def show() -> None:
     pause_s = cached.POLL_S if active else _CALM_S if progress is not None else None
     st.fragment(run_every=pause_s)(_watch)(chosen.id, active)
     heat_map.show(summary, active)
-    undo.button()
     _rows(summary, active)
 
 
@@ -38,6 +37,7 @@ def _rows(summary: DatasetSummary, active: bool) -> None:
             st.button(_("Look again"), icon=":material/refresh:", type="tertiary", key="dataset_refresh")
             row_table.show(summary)
     else:
+        undo.button()
         row_dialog.show(summary.id)
 
 
