@@ -58,9 +58,10 @@ def test_another_mapping_can_be_chosen(store: Store) -> None:
     assert kept(store)[0] == ("track,en", "Where is it?", None)
 
 
-def test_without_a_prompt_column_there_is_nothing_to_keep(store: Store) -> None:
+def test_without_a_prompt_column_there_is_nothing_to_keep_and_the_page_says_why(store: Store) -> None:
     at = brought("a.csv", b"only\nx\n")
     assert at.button(key="dataset_keep").disabled
+    assert "At least one column must make the prompt" in words(at)
 
 
 def test_a_split_column_of_other_words_is_told_in_place_and_not_kept(store: Store) -> None:

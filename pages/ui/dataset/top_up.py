@@ -16,11 +16,12 @@ from pages.ui.lang import _, n_, usd
 
 _MORE = 2  # repeats that are proposed
 _BUDGET = "dataset_top_up_budget"
+_OPEN = "dataset_top_up"
 
 
 def show(summary: DatasetSummary, mode: runs.Mode) -> None:
     """The popover of a data set that grew from a recipe; `mode`: how its rows are written."""
-    popover = st.popover(_("Write more"), icon=":material/add:", key="dataset_top_up", on_change="rerun")
+    popover = st.popover(_("Write more"), icon=":material/add:", key=_OPEN, on_change="rerun")
     recipe = datasets.recipe(cached.store(), summary.id) if popover.open else None
     if recipe is not None:  # drawn while it is open: the panel around it is drawn every second
         with popover:
@@ -101,5 +102,6 @@ def _grow(dataset_id: str, grown: Recipe | None, mode: runs.Mode) -> None:
         budget = Decimal(str(typed)) if typed else None
         runs.enqueue(cached.store(), LOCAL, dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
         state.put("dataset_more_values", "")
+        state.put(_OPEN, False)  # the rows come under it
         said = n_("{n} row added; what was there is kept", "{n} rows added; what was there is kept", growth.new_rows)
         state.notify(":material/add:", said)

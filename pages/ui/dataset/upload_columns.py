@@ -51,6 +51,10 @@ def choose(imported: importing.Imported, key: Callable[[str], str]) -> mapping.M
 
 def outlook(imported: importing.Imported, chosen: mapping.Mapping) -> bool:
     """What the table becomes, and its first row as an example; False, and why, when it cannot be kept so."""
+    if not chosen.prompts:
+        said = _("At least one column must make the prompt, and the completion cannot be one of them.")
+        st.caption(f":material/info: {said}")
+        return False
     try:
         found = mapping.outlook(imported.frame, chosen)
     except BadFile as problem:
