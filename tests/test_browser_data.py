@@ -1,0 +1,262 @@
+"""Making a data set in a real browser: values from a file, a run at its limit, failed rows, copies, mixes, files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from core.actor import LOCAL
+from core.cost import own
+from core.dataset import datasets, runs
+from core.dataset.recipe import Column, Recipe
+from core.db.store import Store
+from core.settings import Settings
+from tests import fault_server, studio_process
+from tests.fault_server import Answer, FaultServer
+from tests.studio_process import CHROMIUM, Studio
+from tests.test_browser import press, settled, visit
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+_SOON_S = 90
+_SOON_MS = 1000 * _SOON_S
+_LINE_PX = 35  # of the table, its header too
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="Debian's chromium is not installed"),
+]
+
+
+def _story(prompt: str) -> Answer:
+    """Another text for each prompt, of nine tokens that all come from the prompt."""
+    said = prompt.removeprefix("写")
+    return fault_server.text("\n\n", *(f"{said}之{number}，" for number in "一二三四五六七"), "完。")
+
+
+@pytest.fixture(scope="module")
+def writer() -> Iterator[FaultServer]:
+    """The engine, which costs nothing, and an endpoint whose model has a price: one server is both."""
+    with FaultServer(_story) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data") / "home"
+
+
+@pytest.fixture(scope="module")
+def studio(home: Path, writer: FaultServer) -> Iterator[Studio]:
+    """One studio for all tests of this file; each has data sets of its own."""
+    environ = {
+        "FABULA_ENGINE_URL": writer.url.removesuffix("/v1"),
+        "OPENAI_BASE_URL": writer.url,
+        "OPENAI_API_KEY": fault_server.KEY,
+    }
+    with studio_process.running(home, **environ) as studio:
+        yield studio
+
+
+@pytest.fixture(scope="module")
+def store(home: Path, studio: Studio) -> Iterator[Store]:
+    """The studio's own ledger, seen from outside."""
+    store = Store(Settings.from_env({"FABULA_HOME": str(home)}).database_url)
+    for use in ("input", "output"):
+        own.set_price(store, LOCAL, provider="compatible", model="writer", what=use, amount="100")
+    yield store
+    store.close()
+
+
+def _grid(name: str, **settings: Any) -> Recipe:
+    """Twelve rows, one request for each."""
+    columns = (Column("hero", ("唐", "宋", "元")), Column("power", ("隐形", "飞行", "读心术", "喷火")))
+    return Recipe(name, columns, f"写{{hero}}，{{power}}，{name}", repeats=1, model="writer", seed=1, **settings)
+
+
+def _written(store: Store, recipe: Recipe, budget_usd: Decimal | None = None) -> str:
+    """A data set whose run is over; the studio's worker writes it."""
+    dataset_id = datasets.create(store, LOCAL, recipe)
+    _over(store, runs.enqueue(store, LOCAL, dataset_id, budget_usd=budget_usd))
+    return dataset_id
+
+
+def _over(store: Store, run_id: str) -> None:
+    until(lambda: runs.progress(store, run_id).state not in runs.ACTIVE, "the run's end", _SOON_S)
+
+
+def _open(browser: Browser, studio: Studio, part: str, dataset_id: str = "") -> Page:
+    """The part in a window that shows all of it: a list that opens closes again when its page scrolls."""
+    page = visit(browser, f"{studio.url}/dataset?part={part}&set={dataset_id}", locale="en-US")
+    page.set_viewport_size({"width": 1440, "height": 2600})
+    settled(page)
+    return page
+
+
+def test_a_run_that_stopped_at_its_limit_goes_on_when_it_is_raised(
+    browser: Browser, studio: Studio, store: Store
+) -> None:
+    """A row costs $0.0019 and is reserved at $0.0110: two cents stop the run on its way."""
+    dataset_id = _written(store, _grid("capped", provider="compatible", max_tokens=100), Decimal("0.02"))
+    stopped = runs.latest(store, dataset_id)
+    assert stopped is not None and stopped.state == "stopped" and 0 < stopped.done < 12
+
+    page = _open(browser, studio, "rows", dataset_id)
+    page.get_by_text("The budget of $0.02 is used up. Raise it to go on.").wait_for()
+    page.get_by_role("button", name="Raise the budget").click()
+    amount = page.get_by_label("At most, in US dollars")
+    amount.wait_for()
+    assert amount.input_value() == "0.50"  # the next step that all twelve rows fit into
+    page.get_by_role("button", name="Go on", exact=True).click()
+    page.get_by_text("12 of 12").wait_for()
+    page.get_by_text("of at most $0.50").wait_for()
+    assert amount.count() == 0  # it is closed again
+    page.context.close()
+    now = runs.latest(store, dataset_id)
+    assert now is not None and now.run_id == stopped.run_id and now.requests == 12  # nothing was bought twice
+
+
+def test_a_column_takes_its_values_from_a_file(browser: Browser, studio: Studio, tmp_path: Path) -> None:
+    file = tmp_path / "values.csv"
+    file.write_bytes("dynasty,weapon,note\n秦,剑,一\n五代,刀,二\n秦,弓,三\n".encode("gbk"))
+    page = _open(browser, studio, "design")
+    page.get_by_role("button", name="From a file").click()
+    page.locator(".st-key-dataset_values_file input[type=file]").set_input_files(file)
+    columns = page.locator(".st-key-dataset_file_columns input")
+    for name in ("dynasty (2 values)", "weapon (3 values)"):
+        columns.fill(name)
+        page.get_by_role("option", name=name, exact=True).click()
+        settled(page)
+    page.keyboard.press("Escape")
+    press(page, "dataset_use_file")
+    page.get_by_text("108 cells").wait_for()  # 2 dynasties × 6 powers × 3 moods × 3 weapons
+    assert page.get_by_role("button", name="五代", exact=True).is_visible()
+    assert page.get_by_role("button", name="唐", exact=True).count() == 0
+    assert page.get_by_text("The template does not use weapon").is_visible()
+    page.context.close()
+
+
+def test_near_duplicates_are_left_out_with_a_click_and_taken_in_again(
+    browser: Browser, studio: Studio, store: Store, writer: FaultServer
+) -> None:
+    alike = "从前有一位英雄，他来到了现代的城市，遇见了怪兽，与奥特曼一起战斗，最后终于打败了怪兽，大家都很高兴"
+    writer.when("元，隐形，alike", fault_server.text(f"{alike}。"))
+    writer.when("元，飞行，alike", fault_server.text(f"{alike}呢！"))
+    dataset_id = _written(store, _grid("alike"))
+    page = _open(browser, studio, "quality", dataset_id)
+    page.get_by_role("heading", name=re.compile("1 near-duplicate")).wait_for()
+    page.get_by_role("button", name="Leave out this 1 row").click()
+    page.get_by_text("No text comes twice.").wait_for()
+    left_out = [row.values["power"] for row in datasets.rows(store, dataset_id) if row.state == "excluded"]
+    assert left_out == ["飞行"]  # the first of the two stays
+    page.get_by_role("button", name="Undo: 1 row left out").click()
+    page.get_by_role("heading", name=re.compile("1 near-duplicate")).wait_for()
+    page.context.close()
+    assert datasets.summary(store, dataset_id).excluded == 0
+
+
+def test_data_sets_are_mixed_with_their_shares_split_and_taken_away(
+    browser: Browser, studio: Studio, store: Store
+) -> None:
+    first, other = _written(store, _grid("first")), _written(store, _grid("other"))
+    page = _open(browser, studio, "use", first)
+    page.get_by_text("Mix with other data sets").click()
+    page.wait_for_function("!document.getAnimations().some(a => a.playState === 'running')")  # it has unfolded
+    others = page.locator(".st-key-dataset_mix_others input")
+    others.fill("other")
+    page.get_by_role("option", name="other", exact=True).click()
+    share = page.get_by_label("Share of other", exact=True)
+    share.fill("0.5")
+    share.press("Enter")
+    page.get_by_text("other: 6 rows · 33.3 %").wait_for()
+    press(page, "dataset_mix")
+    page.get_by_text("18 rows to train on").wait_for()
+    page.wait_for_function(f"!location.search.includes('{first}')")  # the mix is open now
+    mixed = re.search(r"set=(\w+)", page.url)
+    assert mixed is not None and mixed[1] != other
+    assert datasets.summary(store, mixed[1]).done == 18
+
+    page.get_by_role("button", name="Split and keep as a version").click()
+    press(page, "dataset_freeze")
+    page.get_by_text("16 rows to train on").wait_for()
+    lines = {part: _taken(page, part).decode().splitlines() for part in ("train", "validation")}
+    assert [len(lines[part]) for part in ("train", "validation")] == [16, 2]
+    assert {key for line in lines["train"] for key in json.loads(line)} == {"prompt", "completion"}
+    assert json.loads(_taken(page, "train", "chat").splitlines()[0])["messages"][0]["role"] == "user"
+    assert _taken(page, "", "parquet")[:4] == b"PAR1"
+    assert _taken(page, "", "csv").decode("utf-8-sig").startswith(",hero,power,story\n")
+    page.context.close()
+
+
+def _taken(page: Page, part: str, kind: str = "completion") -> bytes:
+    """What a button of "Take it away" gives."""
+    settled(page)
+    with page.expect_download() as download:
+        press(page, f"dataset_file_{kind}_{part}" if part else f"dataset_file_{kind}")
+    return Path(download.value.path()).read_bytes()
+
+
+def test_only_what_failed_is_written_again_and_a_new_value_only_adds_its_rows(
+    browser: Browser, studio: Studio, store: Store, writer: FaultServer
+) -> None:
+    cut = fault_server.text("从前", finish_reason="length")
+    writer.when("宋，飞行，failing", cut, _story("写宋，飞行，failing"))
+    dataset_id = _written(store, _grid("failing"))
+    page = _open(browser, studio, "rows", dataset_id)
+    page.get_by_role("button", name="Write the failed 1 again").click()
+    page.get_by_text("12 of 12").wait_for()
+    assert sum("failing" in prompt for prompt in writer.prompts()) == 13
+
+    page.get_by_role("button", name="Write more").click()
+    values = page.get_by_label("New values")
+    values.fill("秦")
+    values.press("Control+Enter")
+    page.get_by_role("button", name="Write 4 more").click()
+    page.get_by_text("16 of 16").wait_for()
+    assert values.count() == 0  # the rows come where it was
+    assert sum("failing" in prompt for prompt in writer.prompts()) == 17
+    page.context.close()
+
+
+def test_a_text_is_changed_in_its_place_and_the_table_stays_under_the_pointer(
+    browser: Browser, studio: Studio, store: Store
+) -> None:
+    dataset_id = _written(store, _grid("edited"))
+    page = _open(browser, studio, "rows", dataset_id)
+    page.get_by_text("12 of 12").wait_for()
+    x, y = _corner(page)
+    page.mouse.dblclick(x + 600, y + 1.5 * _LINE_PX)
+    page.locator("#portal textarea").fill("我自己写的故事。")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Undo: Text changed").wait_for()
+    for line in (2, 3):  # leave them out one after the other, where they were before
+        settled(page)
+        page.mouse.click(x + 20, y + (line + 0.5) * _LINE_PX)  # beside the box: its key ticks it
+        page.keyboard.press("Space")
+        until(lambda out=line - 1: datasets.summary(store, dataset_id).excluded == out, "left out", _SOON_S)  # type: ignore[misc]
+        page.get_by_role("radio", name=f"Left out {line - 1}").wait_for()
+    assert _corner(page) == (x, y)
+    found = datasets.rows(store, dataset_id)
+    assert (found[0].text or "").strip() == "我自己写的故事。"
+    assert [row.position for row in found if row.state == "excluded"] == [1, 2]
+    page.get_by_role("button", name="Undo: 1 row left out").click()
+    until(lambda: datasets.summary(store, dataset_id).excluded == 1, "the last one is back", _SOON_S)
+    page.context.close()
+
+
+def _corner(page: Page) -> tuple[float, float]:
+    """Where the table of rows begins, once it is in view and drawn."""
+    table = page.locator('[data-testid="stDataFrame"]')
+    table.scroll_into_view_if_needed()
+    table.locator("canvas").first.wait_for()
+    box = table.bounding_box()
+    assert box is not None
+    return box["x"], box["y"]
