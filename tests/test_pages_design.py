@@ -91,6 +91,12 @@ def test_a_file_that_cannot_be_read_is_told_in_its_place(server: FaultServer) ->
     assert generate_label(at) == "Generate 486 rows"
 
 
+def test_lines_of_a_file_that_cannot_be_used_are_named_beside_its_columns(server: FaultServer) -> None:
+    at = opened(visit("dataset"), "dataset_column_file")
+    at.file_uploader(key="dataset_values_file").upload("a.csv", b"colour,size\nred,1\nblue\n").run()
+    assert "Line 3 has 1 cell, but the header has 2." in words(at)
+
+
 def test_a_removed_column_comes_back_where_it_was_with_its_chips(server: FaultServer) -> None:
     at = visit("dataset")
     at.session_state["dataset_values_1"] = ["飞行", "喷火"]

@@ -73,7 +73,7 @@ class Studio:
     imported: tuple[str, Any] | None = None  # id of the upload that was read last, and what was read
     notice: tuple[str, str] | None = None  # a line to show once on the next run: icon, sentence
     problem: FabulaError | None = None  # an error of the last click, to show once on the next run
-    columns_read: tuple[str, Any] | None = None  # id of the upload whose columns were read last, and their values
+    columns_read: tuple[str, Any] | None = None  # id of the upload whose columns were read last, and what they are
     recipe_drawn: Any = None  # the Recipe that the form held when it was drawn last
     recipe_before: tuple[Any, GridDraft] | None = None  # what another start has put out of the form: to go back to
     recipe_deleted: tuple[str, str] | None = None  # family and name of the saved recipe that was deleted last

@@ -7,8 +7,9 @@ import streamlit as st
 from core.dataset.intake import importing
 from pages.ui import cards, state
 from pages.ui.dataset.column_form import take
-from pages.ui.lang import _, n_, number, plain
+from pages.ui.lang import _, n_, number, plain, told
 
+_SHOWN_PROBLEMS = 3
 _MOST_VALUES = 100_000  # in one column: as many rows as a grid should have, and a page can still hold
 
 
@@ -24,7 +25,11 @@ def show() -> None:
         if file is None:
             st.caption(_("Each column that you choose becomes one of the grid, with every value that occurs in it."))
             return
-        found = _columns(file.file_id, file.getvalue(), file.name)
+        found, problems = _columns(file.file_id, file.getvalue(), file.name)
+        if problems:
+            shown = [plain(told(problem)) for problem in problems[:_SHOWN_PROBLEMS]]
+            more = ["…"] if len(problems) > _SHOWN_PROBLEMS else []
+            st.warning("  \n".join([*shown, *more]), icon=":material/report:")
         chosen = st.multiselect(
             _("Columns"),
             list(found),
@@ -51,13 +56,14 @@ def show() -> None:
         )
 
 
-def _columns(file_id: str, data: bytes, name: str) -> dict[str, tuple[str, ...]]:
-    """The columns of the file with their different values; read once per upload."""
+def _columns(file_id: str, data: bytes, name: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """The columns of the file with their different values, and what could not be used; read once per upload."""
     held = state.studio()
     if held.columns_read is None or held.columns_read[0] != file_id:
-        frame = importing.read_table(data, name).frame
-        held.columns_read = (file_id, {str(column): _values(frame[column].tolist()) for column in frame.columns})
-    found: dict[str, tuple[str, ...]] = held.columns_read[1]
+        read = importing.read_table(data, name)
+        columns = {str(column): _values(read.frame[column].tolist()) for column in read.frame.columns}
+        held.columns_read = (file_id, (columns, read.problems))
+    found: tuple[dict[str, tuple[str, ...]], list[str]] = held.columns_read[1]
     return found
 
 
