@@ -140,6 +140,7 @@ def test_a_mix_is_planned_and_made(server: FaultServer, store: Store) -> None:
     newest = datasets.list_datasets(store)[0]
     assert (newest.name, newest.source, newest.done) == ("a + b", "mix", 36)
     assert at.selectbox(key="dataset_open").value == newest.id
+    assert at.multiselect(key="dataset_mix_others").value == []  # another click mixes nothing more
 
 
 def test_what_cannot_be_mixed_or_written_is_told_in_place(server: FaultServer, store: Store) -> None:

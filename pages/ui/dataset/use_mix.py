@@ -55,6 +55,7 @@ def open_made() -> None:
     """Open the mix that was just made. To be called before the data set is picked."""
     if (made := state.get(_MADE)) is not None:
         state.put("dataset_open", made)
+        state.put("dataset_mix_others", [])  # the next click is not to mix the mix
         state.put(_MADE, None)
 
 
