@@ -190,12 +190,12 @@ def test_a_run_that_has_stopped_at_its_budget_says_so_and_goes_on_with_more(
     """Ten rows have cost $1.90, and the one that is left would cost a tenth of it: no $0.10 would buy it."""
     with store.session() as session:
         run = session.get_one(Run, "run-1")
-        run.budget_usd, run.reason = Decimal("2.00"), "The budget of $2.00 is used up. Raise it to go on."
+        run.budget_usd, run.reason = Decimal("2.00"), "Too little is left of $2.00. Raise it to go on."
         session.query(Row).filter_by(state="done").update({"run_id": "run-1"})
         record = {"provider": "engine", "model": "writer", "reference": "run-1", "cost_usd": Decimal("1.90")}
         spend.record(session, LOCAL, "dataset", prompt_tokens=1, completion_tokens=1, **record)
     at = show(dataset_raise=True)
-    assert "The budget of $2.00 is used up." in words(at)
+    assert "Too little is left of $2.00." in words(at)
     assert "$1.90 of at most $2.00, about $2.09 in all" in words(at)
     assert "dataset_continue" not in [button.key for button in at.button]
     assert (amount_to_raise(at).value, amount_to_raise(at).min) == (2.5, 2.0)

@@ -47,7 +47,7 @@ def used_up(session: Session, order: Order, budget_usd: Decimal | None, left_usd
     """Which budget has ended the run: its own, of which `left_usd` is left, or the one of the cost page with less."""
     page = budget.left_in(session, order.actor, order.run_id)
     if left_usd is not None and least(left_usd, page) == left_usd:
-        return f"The budget of ${budget_usd} is used up. Raise it to go on."
+        return f"What is left of the budget of ${budget_usd} may not pay for the next row. Raise it to go on."
     return _refusal(session, order, (page or Decimal(0)) + _SMALLEST)
 
 

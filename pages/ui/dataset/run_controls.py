@@ -29,7 +29,7 @@ def show(summary: DatasetSummary, progress: RunProgress | None) -> None:
         if summary.source == "recipe":
             top_up.show(summary, "live" if progress is None else progress.mode)
         if summary.done:
-            _take_on(summary, main=not open_run)
+            _take_on(summary, ready=not open_run, main=progress is None or not run_budget.capped(progress))
 
 
 def _hold(progress: RunProgress) -> None:
@@ -89,13 +89,13 @@ def _start(label: str, key: str, icon: str, dataset_id: str, last: RunProgress |
         st.button(label, key=f"dataset_{key}", on_click=_begin, args=(dataset_id, key, mode, amount))
 
 
-def _take_on(summary: DatasetSummary, main: bool) -> None:
+def _take_on(summary: DatasetSummary, *, ready: bool, main: bool) -> None:
     if st.button(
         _("Train on this"),
         icon=":material/model_training:",
-        type="primary" if main else "secondary",
+        type="primary" if ready and main else "secondary",
         key="dataset_train",
-        disabled=not main,
+        disabled=not ready,
     ):
         state.put("training_dataset", summary.id)
         state.put("training_part", "new")
