@@ -50,7 +50,11 @@ class RateLimited(ProviderError):
 
 
 class Unavailable(ProviderError):
-    """Connection refused, timeout, 408, 409, 5xx: wait and retry."""
+    """Connection refused, timeout, 408, 409, 5xx: wait and retry. `retry_after_s` as in `RateLimited`."""
+
+    def __init__(self, what: str, next_step: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(what, next_step)
+        self.retry_after_s = retry_after_s
 
 
 class Refused(ProviderError):
@@ -59,6 +63,10 @@ class Refused(ProviderError):
 
 class BadRequest(ProviderError, ValueError):
     """400, 404, 422: this request fails, others may work."""
+
+
+class NotThere(BadRequest, NotFound):
+    """404 for a file, a job or a page: the address is right, the thing is gone."""
 
 
 class ModelNotFound(BadRequest, LookupError):

@@ -106,7 +106,7 @@ def test_lines_are_counted_as_an_editor_counts_them() -> None:
 def test_nul_characters_are_named_by_line_and_column() -> None:
     found = read(b"a,b\n1,2\n3,x\0y\n5,6\n")
     assert rows(found) == [["1", "2"], ["5", "6"]]
-    assert found.problems == ["Line 3, column 2: there is a NUL character."]
+    assert found.problems == ["Line 3, column 2: There is a NUL character."]
 
 
 def test_a_second_column_of_the_same_name_gets_another_one() -> None:
@@ -182,28 +182,32 @@ def test_a_file_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -
 GOOD = '{"prompt": "p", "completion": "c"}'
 
 BROKEN_LINES = [
-    ('{"prompt": "p", "completion": "c"', "Line 3: this is not JSON: Expecting ',' delimiter at column 34."),
-    ('{"prompt": "p" "completion": "c"}', "Line 3: this is not JSON: Expecting ',' delimiter at column 16."),
-    ("nonsense", "Line 3: this is not JSON: Expecting value at column 1."),
-    ("[" * 100_000, "Line 3: this JSON cannot be read."),
-    ('{"prompt": "p", "completion": ' + "9" * 10_000 + "}", "Line 3: this JSON cannot be read."),
-    ('["p", "c"]', "Line 3: this is not an object in braces."),
-    ('{"prompt": "p"}', "Line 3: there is no text under completion."),
-    ('{"text": "p"}', "Line 3: there is no text under prompt and completion."),
-    ('{"prompt": 1, "completion": "c"}', "Line 3: there is no text under prompt."),
-    ('{"prompt": "p", "completion": " "}', "Line 3: the completion is empty."),
+    ('{"prompt": "p", "completion": "c"', "Line 3: It is not JSON: Expecting ',' delimiter, at column 34."),
+    ('{"prompt": "p" "completion": "c"}', "Line 3: It is not JSON: Expecting ',' delimiter, at column 16."),
+    ("nonsense", "Line 3: It is not JSON: Expecting value, at column 1."),
+    ("[" * 100_000, "Line 3: It is JSON that cannot be read."),
+    ('{"prompt": "p", "completion": ' + "9" * 10_000 + "}", "Line 3: It is JSON that cannot be read."),
+    ('["p", "c"]', "Line 3: It is not an object in braces."),
+    ('{"prompt": "p"}', 'Line 3: There is no text under "completion".'),
+    ('{"text": "p"}', 'Line 3: There is no text under "prompt" and "completion".'),
+    ('{"prompt": 1, "completion": "c"}', 'Line 3: There is no text under "prompt".'),
+    ('{"prompt": "p", "completion": " "}', "Line 3: Its completion is empty."),
     ('{"prompt": "p", "completion": "c\\u0000"}', "Line 3: completion has a NUL character."),
     ('{"prompt": "\\ud800", "completion": "c"}', "Line 3: prompt has half of a character (a lone surrogate)."),
     (json.dumps({"prompt": "p", "completion": "c" * 100_001}), "Line 3: completion has more than 100,000 characters."),
-    ('{"messages": []}', "Line 3: the last message must be the assistant's."),
-    ('{"messages": "hi"}', "Line 3: messages must be a list of objects with a role and a text as content."),
+    ('{"messages": []}', 'Line 3: Its "messages" is not a list with messages in it.'),
+    ('{"messages": "hi"}', 'Line 3: Its "messages" is not a list with messages in it.'),
+    ('{"messages": ["hi"]}', "Line 3: Message 1 is not an object in braces."),
+    ('{"messages": [{"content": "p"}]}', "Line 3: Message 1 has no role."),
+    ('{"messages": [{"role": ["user"], "content": "p"}]}', "Line 3: Message 1 has a role that is none: \"['user']\"."),
+    ('{"messages": [{"role": "user", "content": 1}]}', "Line 3: Message 1 has no text as content."),
     (
         '{"messages": [{"role": "user", "content": "p"}]}',
-        "Line 3: the last message must be the assistant's.",
+        "Line 3: Its last message is the user's, not the assistant's.",
     ),
     (
         '{"messages": [{"role": "assistant", "content": "c"}]}',
-        "Line 3: there is no message of the user.",
+        "Line 3: There is no message of the user.",
     ),
 ]
 
@@ -236,7 +240,7 @@ def test_several_turns_become_one_example_with_the_last_answer() -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("[\n" + GOOD + "\n]", "one JSON list"), ("x\ny\n", "no line that can be used. Line 1: this is not JSON")],
+    [("[\n" + GOOD + "\n]", "one JSON list"), ("x\ny\n", "no line that can be used. Line 1: It is not JSON")],
 )
 def test_a_file_without_a_good_line_is_bad(text: str, words: str) -> None:
     with pytest.raises(BadFile) as caught:

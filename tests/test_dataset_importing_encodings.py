@@ -50,18 +50,18 @@ def test_a_scratch_costs_its_line_only(codec: str, encoding: str, scratch: bytes
     mark = "!".encode("utf-16-le" if codec == "utf-16-le" else "ascii")
     found = importing.read_table(text.encode(codec).replace(mark, scratch), "a.csv")
     assert (found.encoding, rows(found)) == (encoding, [["唐", STORY], ["元", STORY]])
-    assert found.problems == ["Line 3, column 2: some bytes fit no character."]
+    assert found.problems == ["Line 3, column 2: Some bytes fit no character."]
 
 
 def test_a_file_cut_off_in_the_middle_of_a_character_keeps_its_other_rows() -> None:
     found = importing.read_table(TABLE.encode().rstrip()[:-1], "a.csv")
-    assert rows(found) == [["唐", STORY]] and found.problems == ["Line 3, column 2: some bytes fit no character."]
+    assert rows(found) == [["唐", STORY]] and found.problems == ["Line 3, column 2: Some bytes fit no character."]
 
 
 def test_a_scratched_line_of_jsonl_is_named() -> None:
     good = f'{{"prompt": "唐", "completion": "{STORY}"}}\n'.encode()
     found = importing.read_table(good + good.replace(b"}", b"\xff}") + good, "a.jsonl")
-    assert len(found.frame) == 2 and found.problems == ["Line 2: some bytes fit no character."]
+    assert len(found.frame) == 2 and found.problems == ["Line 2: Some bytes fit no character."]
 
 
 def test_accents_of_western_europe_are_not_taken_for_chinese() -> None:
@@ -77,7 +77,7 @@ def test_a_person_can_say_how_to_read_it(name: str) -> None:
 
 
 def test_a_wrong_choice_names_the_lines_that_do_not_fit() -> None:
-    with pytest.raises(BadFile, match="some bytes fit no character"):
+    with pytest.raises(BadFile, match="Some bytes fit no character"):
         importing.read_table(b"a,b\n1,\xff\xff\n", "a.csv", encoding="UTF-8")
 
 

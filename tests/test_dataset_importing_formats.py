@@ -55,7 +55,7 @@ def test_a_csv_table_whose_first_cell_begins_with_a_brace_is_csv() -> None:
 
 def test_a_jsonl_file_that_begins_with_a_broken_line_stays_jsonl() -> None:
     found = importing.read_table(b"oh, no\n" + JSONL, "a.jsonl")
-    assert found.kind == "jsonl" and found.problems[0].startswith("Line 1: this is not JSON")
+    assert found.kind == "jsonl" and found.problems[0].startswith("Line 1: It is not JSON")
 
 
 @pytest.mark.parametrize(
@@ -206,8 +206,8 @@ def test_rows_of_parquet_that_cannot_be_used_are_named() -> None:
     found = importing.read_table(data, "a.parquet")
     assert rows(found) == [["x", "1"], ["w", "4"]]
     assert found.problems == [
-        "Row 2, column a: there is a NUL character.",
-        "Row 3, column a: the cell has more than 100,000 characters.",
+        "Row 2, column a: There is a NUL character.",
+        "Row 3, column a: The cell has more than 100,000 characters.",
     ]
 
 
@@ -224,7 +224,7 @@ def test_messages_in_parquet_are_examples_as_in_jsonl() -> None:
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     found = importing.read_table(as_parquet({"messages": [turns, turns[:1]], "split": ["test", ""]}), "a.parquet")
     assert rows(found) == [["q", "a", "test"]] and found.source == "chat"
-    assert found.problems == ["Line 2: the last message must be the assistant's."]
+    assert found.problems == ["Line 2: Its last message is the user's, not the assistant's."]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps a process from taking more memory than it may")
@@ -265,14 +265,14 @@ def test_objects_without_the_keys_of_examples_are_a_table() -> None:
     found = importing.read_table("\n".join(map(json.dumps, lines)).encode(), "a.jsonl")
     assert list(found.frame.columns) == ["text", "label", "n"] and found.source == "upload"
     assert rows(found) == [["hi", "greeting", "1"], ["bye", "", ""], ["!!", "anger", '[1, "二"]']]
-    assert found.problems == ["Line 4, 'text': there is a NUL character."]
+    assert found.problems == ["Line 4, 'text': There is a NUL character."]
     assert found.notes == ["Line 2 has 'extra', which the first line has not; it is left out."]
 
 
 def test_halves_of_characters_in_a_table_are_named() -> None:
     found = importing.read_table(b'{"a": "x", "\\ud800": "y"}\n{"a": "\\ud800", "\\ud800": "z"}', "a.jsonl")
     assert list(found.frame.columns) == ["a", "column 2"] and len(found.frame) == 1
-    assert found.problems == ["Line 2, 'a': there is half of a character (a lone surrogate)."]
+    assert found.problems == ["Line 2, 'a': It has half of a character (a lone surrogate)."]
 
 
 def test_the_split_of_an_example_is_kept() -> None:

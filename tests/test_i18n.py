@@ -109,6 +109,22 @@ def test_collecting_finds_marked_words_errors_and_plain_sentences(tmp_path: Path
 @pytest.mark.parametrize(
     "sentence",
     [
+        "{name} is in trouble ({status}): {words}",
+        "{name} does not have it: {words}",
+        "{filename} has no line that can be used. {first}",
+        "{filename} has no row that can be used. {first}",
+        "It is not JSON: {msg}, at column {colno}.",
+        "Message {number} has no role.",
+        "Some bytes fit no character.",
+    ],
+)
+def test_a_providers_trouble_and_a_files_faults_are_collected(sentence: str) -> None:
+    assert sentence in {found.message for found in collect(_ROOT)}
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
         "The job was paused.",
         "The disk is full. Free some space, then resume the job: it goes on from its last checkpoint.",
         "The trainer ended {deaths} times: {trainer}.",

@@ -26,12 +26,12 @@ from core.errors import (
     EngineMissing,
     FabulaError,
     NotFound,
+    NotThere,
     RateLimited,
     Refused,
     StorageFull,
     Unavailable,
 )
-from core.providers.errors import NotThere
 from core.settings import Settings
 from core.training import jobs, submit, watch
 from core.training.jobs import JobForm, JobView

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from core.errors import BadTrainingFile
+from core.errors import BadTrainingFile, NotThere
 from core.providers.client import Client
-from core.providers.errors import NotThere, cannot_pause
+from core.providers.errors import cannot_pause
 from core.providers.marks import by_file
 from core.providers.shapes import JobRequest, RemoteJob
 

@@ -15,7 +15,7 @@ from core.errors import (
     BadRequest,
     FabulaError,
     ModelNotFound,
-    NotFound,
+    NotThere,
     ProviderError,
     RateLimited,
     Refused,
@@ -30,21 +30,9 @@ _NO_MODEL = re.compile(r"model.{0,120}(does not exist|not found|has been (deprec
 _TUNING_CLOSED = re.compile(r"fine[- _]?tun|training", re.I)
 
 
-class Overloaded(Unavailable):
-    """Unavailable, and the server said for how long: `retry_after_s`."""
-
-    def __init__(self, what: str, next_step: str = "", retry_after_s: float | None = None) -> None:
-        super().__init__(what, next_step)
-        self.retry_after_s = retry_after_s
-
-
-class NotThere(BadRequest, NotFound):
-    """404 for a file, a job or a page: the address is right, the thing is gone."""
-
-
 def retry_after_s(error: BaseException) -> float | None:
     """Seconds that the server asked to wait, if it did."""
-    return error.retry_after_s if isinstance(error, RateLimited | Overloaded) else None
+    return error.retry_after_s if isinstance(error, RateLimited | Unavailable) else None
 
 
 @contextmanager
@@ -132,7 +120,7 @@ def _from_status(
             _header_wait_s(headers),
         )
     if status in (408, 409, 425) or status >= 500 or status < 400:
-        return Overloaded(
+        return Unavailable(
             f"{provider.name} is in trouble ({status}): {words}",
             "It is tried again by itself; if it lasts, check its status page.",
             _header_wait_s(headers),

@@ -34,7 +34,7 @@ def read(lines: Lines, filename: str, problems: Problems) -> pd.DataFrame:
     found = records(lines, _delimiter(lines), problems)
     header = next(found, None)
     if header is None:
-        raise BadFile(f"{filename} is empty. {problems.first()}".strip(), "Choose a file with rows.")
+        raise BadFile(f"{filename} is empty. {problems.first()}", "Choose a file with rows.")
     table.checked_width(len(header.cells), filename)
     good = table.Table(table.names(header.cells, problems))
     for record in found:
@@ -45,7 +45,7 @@ def read(lines: Lines, filename: str, problems: Problems) -> pd.DataFrame:
                 break
     if not len(good):
         raise BadFile(
-            f"{filename} has no row that can be used. {problems.first()}".strip(),
+            f"{filename} has no row that can be used. {problems.first()}",
             "The first line must name the columns, and each further line must have a cell for each.",
         )
     return table.without_index(good.frame(), header.cells[0], problems)

@@ -20,6 +20,7 @@ _SHAPES = (
     'Each line must be {"prompt": "…", "completion": "…"} or {"messages": […]}, or have the keys of the first one.'
 )
 _ROLES = {"system", "developer", "user", "assistant"}
+_LONGEST_ROLE = 40  # characters of a role that is none, in a message
 _EXAMPLE = ("system", "prompt", "completion", "split")  # columns of examples; `system` and `split` may not be there
 _KEYS = {"messages", "prompt", "completion"}
 Object = tuple[int, dict[str, Any]]  # the number of its line, and what it holds
@@ -76,7 +77,7 @@ def examples(objects: Iterable[Object], filename: str, problems: Problems) -> pd
 
 def nothing(filename: str, problems: Problems) -> BadFile:
     """The error of a file without any good line."""
-    return BadFile(f"{filename} has no line that can be used. {problems.first()}".strip(), _SHAPES)
+    return BadFile(f"{filename} has no line that can be used. {problems.first()}", _SHAPES)
 
 
 def _table(objects: Iterable[Object], keys: list[str], filename: str, problems: Problems) -> pd.DataFrame:
@@ -131,15 +132,15 @@ def _objects(lines: Lines, filename: str, problems: Problems) -> Iterator[Object
 
 def _object(line: str) -> dict[str, Any]:
     if BROKEN in line:
-        raise Broken("some bytes fit no character.")
+        raise Broken("Some bytes fit no character.")
     try:
         found = json.loads(line)
     except json.JSONDecodeError as exc:
-        raise Broken(f"this is not JSON: {exc.msg} at column {exc.colno:,}.") from exc
+        raise Broken(f"It is not JSON: {exc.msg}, at column {exc.colno:,}.") from exc
     except (ValueError, RecursionError) as exc:  # a number of 10,000 digits, a million brackets
-        raise Broken("this JSON cannot be read.") from exc
+        raise Broken("It is JSON that cannot be read.") from exc
     if not isinstance(found, dict):
-        raise Broken("this is not an object in braces.")
+        raise Broken("It is not an object in braces.")
     return found
 
 
@@ -162,27 +163,29 @@ def _example(found: dict[str, Any]) -> dict[str, str]:
         except UnicodeEncodeError as exc:
             raise Broken(f"{name} has half of a character (a lone surrogate).") from exc
     if not row["completion"].strip():
-        raise Broken("the completion is empty.")
+        raise Broken("Its completion is empty.")
     return row
 
 
 def _pair(found: dict[str, Any]) -> dict[str, str]:
     missing = [name for name in ("prompt", "completion") if not isinstance(found.get(name), str)]
-    if missing:
-        raise Broken(f"there is no text under {' and '.join(missing)}.")
+    if name := '" and "'.join(missing):
+        raise Broken(f'There is no text under "{name}".')
     return {"prompt": found["prompt"], "completion": found["completion"]}
 
 
 def _messages(messages: object) -> dict[str, str]:
     """Several turns become one example: the last answer, with everything before it as the prompt."""
-    if not isinstance(messages, list) or not all(_is_message(m) for m in messages):
-        raise Broken("messages must be a list of objects with a role and a text as content.")
-    if not messages or messages[-1]["role"] != "assistant":
-        raise Broken("the last message must be the assistant's.")
+    if not isinstance(messages, list) or not messages:
+        raise Broken('Its "messages" is not a list with messages in it.')
+    for number, message in enumerate(messages, 1):
+        _check(number, message)
+    if (role := messages[-1]["role"]) != "assistant":
+        raise Broken(f"Its last message is the {role}'s, not the assistant's.")
     system = "\n\n".join(m["content"] for m in messages if m["role"] in ("system", "developer"))
     turns = [m for m in messages[:-1] if m["role"] in ("user", "assistant")]
     if not turns:
-        raise Broken("there is no message of the user.")
+        raise Broken("There is no message of the user.")
     if len(turns) == 1:
         prompt = turns[0]["content"]
     else:
@@ -190,5 +193,17 @@ def _messages(messages: object) -> dict[str, str]:
     return {"system": system, "prompt": prompt, "completion": messages[-1]["content"]}
 
 
-def _is_message(message: object) -> bool:
-    return isinstance(message, dict) and message.get("role") in _ROLES and isinstance(message.get("content"), str)
+def _check(number: int, message: object) -> None:
+    """See that the `number`-th message has a role and a text, in the words of `core.training.checkline`.
+
+    Raises:
+        Broken: it has not.
+    """
+    if not isinstance(message, dict):
+        raise Broken(f"Message {number:,} is not an object in braces.")
+    if "role" not in message:
+        raise Broken(f"Message {number:,} has no role.")
+    if (role := str(message["role"])) not in _ROLES:
+        raise Broken(f"Message {number:,} has a role that is none: {role[:_LONGEST_ROLE]!r}.")
+    if not isinstance(message.get("content"), str):
+        raise Broken(f"Message {number:,} has no text as content.")

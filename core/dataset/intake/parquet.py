@@ -53,7 +53,7 @@ def _table(headers: list[str], rows: Iterator[list[str]], filename: str, problem
             table.ends_early(len(good), row, problems)
             break
     if not len(good):
-        raise BadFile(f"{filename} has no row that can be used. {problems.first()}".strip(), _NEXT_STEP)
+        raise BadFile(f"{filename} has no row that can be used. {problems.first()}", _NEXT_STEP)
     return table.without_index(good.frame(), headers[0], problems)
 
 

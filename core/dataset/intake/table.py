@@ -110,13 +110,13 @@ def ends_early(rows: int, line: int, problems: Problems) -> None:
 
 
 def flaw(cell: str) -> str | None:
-    """What makes a cell unusable, in words that go on after its place; None for a good one."""
+    """What makes a cell unusable, as a sentence that stands after its place; None for a good one."""
     if "\0" in cell:
-        return "there is a NUL character."
+        return "There is a NUL character."
     if not cell.isascii() and not _whole(cell):
-        return "some bytes fit no character." if BROKEN in cell else "there is half of a character (a lone surrogate)."
+        return "Some bytes fit no character." if BROKEN in cell else "It has half of a character (a lone surrogate)."
     if len(cell) > LONGEST_CELL:
-        return f"the cell has more than {LONGEST_CELL:,} characters."
+        return f"The cell has more than {LONGEST_CELL:,} characters."
     return None
 
 

@@ -65,7 +65,7 @@ def _table(rows: Iterator[tuple[int, list[str]]], filename: str, problems: Probl
             break
     if not len(good):
         raise BadFile(
-            f"{filename} has no row that can be used. {problems.first()}".strip(),
+            f"{filename} has no row that can be used. {problems.first()}",
             "The first row must name the columns, and rows must follow.",
         )
     return table.without_index(good.frame(), header[0], problems)
