@@ -287,6 +287,13 @@ def test_a_failed_job_says_why_and_what_to_do(server: FaultServer, store: Store)
     assert "Choose another data set" in words(at)
 
 
+def test_a_job_that_waits_says_what_to_do(server: FaultServer, store: Store) -> None:
+    _job(store, status="running", error="OpenAI refused the key (401).", next_step="Check the key.")
+    at = visit("training")
+    assert "It is waiting, and tries again by itself: OpenAI refused the key" in words(at)
+    assert "Check the key." in words(at)
+
+
 def test_a_state_that_nobody_knows_is_shown_as_it_is(server: FaultServer, store: Store) -> None:
     _job(store, status="pondering")
     at = visit("training")

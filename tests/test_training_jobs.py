@@ -270,6 +270,20 @@ def test_a_finished_job_is_seen_with_its_whole_curve(
     assert jobs.get(store, job_id).results_csv == RESULTS
 
 
+def test_a_results_file_that_cannot_be_had_is_told_and_what_came_of_it_is_kept(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+) -> None:
+    job_id = jobs.submit(store, LOCAL, form)
+    first_step = RESULTS.rsplit("\n", 2)[0] + "\n"
+    client.enqueue("job", remote_job("running"), remote_job("succeeded"))
+    client.enqueue("file_text", first_step, *[NotThere("No such file.", "")] * 20)
+    carry(job_id)
+    job = jobs.get(store, job_id)
+    assert (job.status, job.results_csv) == ("succeeded", first_step)
+    said = [event.message for event in jobs.events(store, job_id) if "results file" in event.message]
+    assert said == ["The provider did not give the whole results file: the curve may lack its end, or be missing."]
+
+
 def test_a_job_that_fails_there_says_why(
     store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
 ) -> None:
@@ -494,6 +508,9 @@ def test_a_job_that_is_gone_there_fails(
     job = jobs.get(store, job_id)
     assert job.status == "failed"
     assert "does not know this job" in (job.error or "")
+    assert not jobs.may(job, "resume")
+    with pytest.raises(FabulaError, match="has ended already"):
+        jobs.request(store, LOCAL, job_id, "resume")
 
 
 def test_a_data_set_deleted_meanwhile_fails_the_job(

@@ -166,7 +166,7 @@ def request(store: Store, actor: Actor, job_id: str, what: Request) -> None:
         job = session.get(TrainingJob, job_id)
         if job is None:
             raise NotFound("This training job is not there any more.", "Choose another one.")
-        if what == "resume" and may_go_on(job.status, job.provider, job.remote_id):
+        if what == "resume" and may_go_on(job.status, job.provider, job.remote_id, job.error):
             job.status, job.finished_at, job.updated_at = "queued", None, utcnow()
             job.error = job.next_step = None
         elif job.status in FINISHED:
@@ -178,7 +178,7 @@ def request(store: Store, actor: Actor, job_id: str, what: Request) -> None:
 
 def may(job: JobView, what: Request) -> bool:
     """Whether this can be asked for now. A job that has failed at the engine can be resumed where it was."""
-    if what == "resume" and may_go_on(job.status, job.provider, job.remote_id):
+    if what == "resume" and may_go_on(job.status, job.provider, job.remote_id, job.error):
         return True
     return not job.finished and job.status in _MEANT_FOR.get(what, (job.status,))
 

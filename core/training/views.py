@@ -19,6 +19,8 @@ from core.errors import NotFound
 FINISHED = ("succeeded", "failed", "cancelled", "canceled")  # Azure writes one l
 _END = 80  # characters: the last line of a results file
 LONGEST_STATUS = 30  # characters, as the ledger has it
+GONE = "The provider does not know this job any more."
+"""Why a job failed that somebody deleted there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +106,9 @@ class JobView:
         return None if self.estimated_s is None else max(0.0, self.estimated_s - self.duration_s(now))
 
 
-def may_go_on(status: str, provider: str, remote_id: str | None) -> bool:
-    """Whether a job that has failed can be taken up again at its provider: the engine does that."""
-    return status == "failed" and provider == ENGINE and remote_id is not None
+def may_go_on(status: str, provider: str, remote_id: str | None, error: str | None) -> bool:
+    """Whether a job that has failed can be taken up again at its provider: the engine does that, if it has the job."""
+    return status == "failed" and provider == ENGINE and remote_id is not None and error != GONE
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from core.training.checkpoints import add_checkpoints
 from core.training.record import LIGHT, Work
 from core.training.tracking import Live
 from core.training.verdict import advice
-from core.training.views import FINISHED, LONGEST_STATUS
+from core.training.views import FINISHED, GONE, LONGEST_STATUS
 
 _POLL_S = 2.0  # the engine writes metrics about once a second
 _REFUSED_POLL_S = 30.0  # a revoked key does not come back by asking often
@@ -27,6 +27,7 @@ _HEARD = timedelta(seconds=20)  # without news the row is written this seldom: e
 _LAST_TRIES = 5  # for the results of a job that has ended
 _MODEL_TRIES = 150  # for the model of a job that has succeeded: five minutes
 _CHECKPOINTS_S = 15.0  # one comes at the end of an epoch
+_NO_RESULTS = "The provider did not give the whole results file: the curve may lack its end, or be missing."
 _NO_MODEL = "The provider calls the job done but names no model yet. It is asked again for five minutes."
 
 
@@ -56,7 +57,7 @@ def follow(work: Work, registry: Registry, book: PriceBook, live: Live) -> None:
         except BadRequest as exc:
             if not isinstance(exc, NotFound):
                 raise
-            raise FabulaError("The provider does not know this job any more.", "Submit it again.") from exc
+            raise FabulaError(GONE, "Submit it again.") from exc
         work.pause(wait_s)
 
 
@@ -97,6 +98,8 @@ class _Watch:
         if remote.status == "succeeded" and not remote.fine_tuned_model and self._model_tries < _MODEL_TRIES:
             self._await_model()
             ended = False
+        if ended and not complete:
+            self._tell(_NO_RESULTS)
         self._keep(remote, events, checkpoints or (), ended)
         return ended
 

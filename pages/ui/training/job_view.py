@@ -28,7 +28,11 @@ from pages.ui.training.job_words import STATUSES
 
 __all__ = ["STATUSES", "show"]
 
-_ICONS = {"succeeded": ":material/check_circle:", "failed": ":material/error:", "paused": ":material/pause_circle:"}
+_ICONS = {
+    "succeeded": ":green[:material/check_circle:]",
+    "failed": ":red[:material/error:]",
+    "paused": ":material/pause_circle:",
+}
 _PARTS = {
     "events": mark("Events"),
     "settings": mark("Settings"),
@@ -98,9 +102,9 @@ def _verdict(job: JobView) -> None:
     st.markdown(f"{_ICONS.get(job.status, ':material/model_training:')} **{plain(sentence)}**")
     if not job.finished:
         _bar(job)
+    if job.next_step:
+        st.markdown(f":material/arrow_forward: {plain(told(job.next_step))}")
     views.facts(_facts(job))
-    if job.status == "failed" and job.next_step:
-        st.caption(f":material/arrow_forward: {plain(told(job.next_step))}")
 
 
 def _facts(job: JobView) -> tuple[str, ...]:
