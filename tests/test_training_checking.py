@@ -121,7 +121,7 @@ def test_an_empty_file_is_refused(tmp_path: Path, content: str) -> None:
 def test_one_row_is_a_warning_here_and_an_error_at_a_provider_that_wants_ten(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", GOOD)
     assert checking.check_file(path, MODEL).ok
-    assert "only 1 examples" in checking.check_file(path, MODEL).sentences()[0]
+    assert "very few examples (1)" in checking.check_file(path, MODEL).sentences()[0]
     refused = checking.check_file(path, MODEL, at_least=10)
     assert not refused.ok and "at least 10" in refused.sentences()[0]
 

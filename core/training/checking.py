@@ -215,10 +215,10 @@ class _Found:
         if not self.lines:
             self.tell(0, "error", "nothing", "The file holds no examples.")
         elif self.examples < at_least:
-            few = f"There are {self.examples:,} good examples, and this provider wants at least {at_least:,}."
+            few = f"The file has too few good examples ({self.examples:,}): this provider wants at least {at_least:,}."
             self.tell(0, "error", "too_few", few)
         elif self.examples < FEWEST:
-            few = f"There are only {self.examples:,} examples: the model will repeat them, and learn little else."
+            few = f"There are very few examples ({self.examples:,}): the model will repeat them, and learn little else."
             self.tell(0, "warning", "too_few", few)
         if self.size > _LARGEST:
             self.tell(0, "error", "too_large", f"The file has {self.size / 2**20:,.0f} MiB; 512 MiB is the most.")
