@@ -11,6 +11,7 @@ from babel.messages.pofile import read_po
 
 from core import i18n
 from core.locale.collect import collect
+from pages.ui import lang
 
 _ROOT = Path(__file__).parents[1]
 _OTHERS = [language for language in i18n.LANGUAGES if language != i18n.DEFAULT]
@@ -104,6 +105,14 @@ def test_collecting_finds_marked_words_errors_and_plain_sentences(tmp_path: Path
         ("{n} row", "{n} rows"),
         ("Later", None),
     }
+
+
+def test_a_sentence_that_holds_others_is_told_from_the_outside_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lang, "language", lambda: "zh_CN")
+    inner = "The engine cannot be reached at http://127.0.0.1:1/v1."
+    middle = "The provider did not confirm the job, and does not list it: "
+    said = lang.told(f"It failed: {middle}{inner}")
+    assert said.startswith(lang.told("It failed: x").removesuffix("x")) and said.endswith(lang.told(inner))
 
 
 @pytest.mark.parametrize(

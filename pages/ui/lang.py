@@ -103,9 +103,17 @@ _FEWEST_LETTERS = 8  # a template of almost nothing but places would match any s
 
 @lru_cache(maxsize=1)
 def _templates() -> list[tuple[re.Pattern[str], str]]:
-    """Catalogue messages with `{places}`, the wordiest first, each as a pattern that recognises a filled one."""
+    """Catalogue messages with `{places}`, each as a pattern that recognises a filled one.
+
+    Those that begin with words of their own come first: one that begins with a place would take a sentence by the end
+    of another that is told in it. Among equals the wordiest is first.
+    """
     found = [m for m in i18n.messages("zh_CN") if _PLACE.search(m) and len(_PLACE.sub("", m)) >= _FEWEST_LETTERS]
-    return [(_pattern(message), message) for message in sorted(found, key=lambda m: -len(_PLACE.sub("", m)))]
+    return [(_pattern(message), message) for message in sorted(found, key=_order)]
+
+
+def _order(message: str) -> tuple[bool, int]:
+    return _PLACE.match(message) is not None, -len(_PLACE.sub("", message))
 
 
 def _pattern(message: str) -> re.Pattern[str]:
