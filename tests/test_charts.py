@@ -143,6 +143,12 @@ def test_marks_stand_where_their_step_is_and_those_to_come_are_left_out() -> Non
     assert [(row["x"], row["at"], row["kind"]) for row in shown] == [(1500, 3, "checkpoint"), (2500, 5, "part")]
 
 
+def test_names_of_jobs_that_begin_close_together_stand_on_lines_of_their_own() -> None:
+    marks = [Mark(step, f"job {step}", "part") for step in (1, 2, 3, 4)]
+    shown = _rows(charts.loss_chart(_frame(5), CurveView(), _WORDS, marks), "mark")
+    assert [row["row"] for row in shown] == [0, 1, 2, 0]
+
+
 @pytest.mark.parametrize("chart", _BOTH)
 def test_nothing_of_a_curve_is_in_vegas_own_black(chart: Any) -> None:
     spec = chart(_frame(10), CurveView(), _WORDS, [Mark(5, "five"), Mark(1, "first", "part")])
@@ -284,8 +290,9 @@ def test_a_family_of_any_size_is_a_valid_picture() -> None:
         spec = charts_family.family(some, _CHAIN, _KINDS)
         _valid(spec)
         assert sum("label" in row for row in spec["data"]["values"]) == len(some)
-    whole = charts_family.family(members, _CHAIN, _KINDS)["data"]["values"]
-    assert sum("from" in row for row in whole) == len(_CHAIN)
+    whole = charts_family.family(members, _CHAIN, _KINDS)
+    assert sum("from" in row for row in whole["data"]["values"]) == len(_CHAIN)
+    assert whole["width"] == 5 * charts_family.family(members[:1], [], _KINDS)["width"]
 
 
 # --- multiples ------------------------------------------------------------------------------------------------------

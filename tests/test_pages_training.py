@@ -555,6 +555,14 @@ def test_a_chain_shows_its_family_its_one_curve_and_its_cost(server: FaultServer
     assert len(at.get("vega_lite_chart")) == 2 + 1 + 2
 
 
+def test_a_chain_of_which_no_price_is_known_did_not_cost_nothing(server: FaultServer, store: Store) -> None:
+    made = "ft:writer:fabula:x:1"
+    first = _job(store, status="succeeded", fine_tuned_model=made, created_at=_ago(2))
+    _job(store, status="succeeded", base_model=made, parent_id=first, created_at=_ago(1))
+    at = visit("training", training_tab="family")
+    assert {m.label: m.value for m in at.metric}["Cost of all"] == "unknown"
+
+
 def test_a_model_is_judged_beside_its_base(server: FaultServer, store: Store) -> None:
     dataset_id = _labelled(store, held_out=12)
     made = "ft:writer:fabula:x:1"

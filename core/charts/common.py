@@ -38,6 +38,7 @@ _LABEL_ROOM = 0.14  # share of the x axis kept free at the right for the value w
 _LABEL_PX = 58  # and what that value takes at least, on a narrow screen
 _APART = 0.08  # of what a chart is high: a line of text
 _LATE = 0.6  # of the axis: what begins behind it has its name on its left, where there is room
+_LINES, _LINE = 3, 15  # names of neighbours stand on so many lines of so many px: jobs may begin close together
 _MOST_ROOM = 0.7  # of the curve's own width: less would be left of it otherwise
 _FEW_POINTS = 12  # up to here each is drawn as a dot: a line through one point cannot be seen
 _FLAT = 0.01  # of its level: a curve that moves less would be given an axis of the eighth digit
@@ -267,11 +268,13 @@ def _marked(lines: pd.DataFrame, marks: Sequence[Mark]) -> list[dict[str, Any]]:
     if not len(lines):
         return []
     steps, at = lines["step"].to_numpy(), lines["x"].to_numpy()
-    found = []
+    found: list[dict[str, Any]] = []
     for mark in marks:
         place = int(np.searchsorted(steps, mark.step))
         if place < len(at):
             found.append({"x": float(at[place]), "at": mark.step, "mark": mark.label, "kind": mark.kind})
+    for number, part in enumerate(one for one in found if one["kind"] == "part"):
+        part["row"] = number % _LINES
     return found
 
 
@@ -330,6 +333,7 @@ def _marks(base: alt.Chart, x: alt.X, colour: alt.Color) -> list[alt.Chart]:
     tooltip = alt.Tooltip("mark:N", title=" ")
     marked = base.transform_filter("isValid(datum.mark)")
     checkpoint, part = (marked.transform_filter(f"datum.kind == '{kind}'") for kind in ("checkpoint", "part"))
+    high = alt.value(alt.ExprRef(f"2 + {_LINE} * datum.row"))
     return [
         marked.mark_rule(strokeDash=[2, 4], opacity=0.35).encode(x=x, color=colour),
         checkpoint.mark_point(shape="triangle-up", size=110, filled=True, cursor="pointer")
@@ -344,7 +348,7 @@ def _marks(base: alt.Chart, x: alt.X, colour: alt.Color) -> list[alt.Chart]:
         *(
             part.transform_filter(f"{'!' if late else ''}(datum.x < {_LATE} * {_X_END})")
             .mark_text(align="right" if late else "left", dx=-4 if late else 4, fontSize=12, baseline="top")
-            .encode(x=x, y=alt.value(2), text="mark:N", tooltip=tooltip, color=colour)
+            .encode(x=x, y=high, text="mark:N", tooltip=tooltip, color=colour)
             for late in (False, True)
         ),
     ]

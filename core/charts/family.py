@@ -19,7 +19,9 @@ OPENED = "member"
 """Name of the selection that a click on a member makes; its point has the field `id`."""
 
 _STEP = 58  # px for each row of members
+_COLUMN = 180  # px: seven of them on a laptop's page; the page scrolls what is wider
 _WIDTH = 0.84  # of a column; the rest is for the lines
+_LIMIT = _WIDTH * _COLUMN - 10  # px for the text in a box
 _HALF = 0.36  # of a row
 _LETTERS = 34  # at the most in a line of a box
 
@@ -95,7 +97,7 @@ def family(members: Sequence[Member], edges: Sequence[tuple[str, str]], kinds: M
     ]
     columns, rows = 1 + max((x for x, _ in at.values()), default=0), 1 + max((y for _, y in at.values()), default=0)
     spec = _family_spec(columns, int(rows), tuple(kinds.values()))
-    return {**spec, "data": {"values": [*boxes, *lines]}, "height": int(rows) * _STEP}
+    return {**spec, "data": {"values": [*boxes, *lines]}, "height": int(rows) * _STEP, "width": columns * _COLUMN}
 
 
 def _parents(one: str, edges: Sequence[tuple[str, str]], rows: Mapping[str, float]) -> list[float]:
@@ -120,7 +122,7 @@ def _family_spec(columns: int, rows: int, kinds: tuple[str, ...]) -> Spec:
     tones = alt.Scale(domain=list(kinds))
 
     def text(field: str, row: str, size: int, opacity: float) -> alt.Chart:
-        words: alt.Chart = box.mark_text(align="left", baseline="middle", fontSize=size, opacity=opacity, limit=190)
+        words: alt.Chart = box.mark_text(align="left", baseline="middle", fontSize=size, opacity=opacity, limit=_LIMIT)
         placed: alt.Chart = words.encode(
             x=alt.X("left:Q", scale=across, axis=None), y=alt.Y(f"{row}:Q", scale=down, axis=None), text=f"{field}:N"
         )

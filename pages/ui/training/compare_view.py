@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -48,6 +49,8 @@ _COLUMNS: dict[Column, str] = {
     "validation_token_accuracy": mark("Validation accuracy"),
 }
 _KEY = "training_compare"
+_BETWEEN = re.compile(r"(?<=[^\x00-\x7f])(?=[^\x00-\x7f])")
+_JOINER = "\u2060"  # no line ends here: beside long names a browser would give a Chinese title one character a line
 
 
 def show(opened: Sequence[JobView]) -> None:
@@ -127,9 +130,10 @@ def _settings(found: Comparison, names: Mapping[str, str]) -> None:
     datasets = {one.id: one.name for one in cached.dataset_list()}
     rows = {}
     for one in sorted(found.rows, key=lambda row: not row.differs):
-        title = _(_SETTINGS[one.name]) if one.name in _SETTINGS else plain(one.name)
+        title = _BETWEEN.sub(_JOINER, _(_SETTINGS[one.name])) if one.name in _SETTINGS else plain(one.name)
         known = datasets if one.name == "dataset_id" else {}
-        values = [_value(known.get(value, value)) for value in one.values]
+        short = job_words.model_name if one.name == "base_model" else str
+        values = [_value(short(known.get(value, value))) for value in one.values]
         rows[f":orange[≠] **{title}**" if one.differs else title] = values
     _table(rows, names, _("Settings"))
 

@@ -8,7 +8,7 @@ import streamlit as st
 
 from core.db.tables import utcnow
 from core.training import jobs
-from core.training.jobs import JobView
+from core.training.jobs import JobEvent, JobView
 from pages.ui import cached
 from pages.ui.lang import _, clock, code, duration, mark, n_, number, percent, plain, told, usd
 from pages.ui.training import job_words
@@ -35,9 +35,12 @@ def events(job: JobView) -> None:
         return
     st.caption(n_("{n} event", "{n} events", len(found)))
     with st.container(height=320 if len(found) > 10 else "content", border=False):
-        for event in reversed(found):
-            kind = "" if event.type == "message" else f"{plain(event.type)}: "  # one that nobody knows, as it is
-            st.caption(f"{clock(event.at)} · {_LEVELS.get(event.level, '')}{kind}{plain(told(event.message))}")
+        st.caption("  \n".join(_line(event) for event in reversed(found)))
+
+
+def _line(event: JobEvent) -> str:
+    kind = "" if event.type == "message" else f"{plain(event.type)}: "  # one that nobody knows, as it is
+    return f"{clock(event.at)} · {_LEVELS.get(event.level, '')}{kind}{plain(told(event.message))}"
 
 
 def settings(job: JobView) -> None:

@@ -152,7 +152,7 @@ def _columns() -> dict[str, Any]:
     return {
         "name": config.TextColumn(_("Job")),
         "status": config.TextColumn(_("Status")),
-        "verdict": config.TextColumn(_("How it goes"), width=230),
+        "verdict": config.TextColumn(_("How it goes"), width=200),
         "eta": config.TextColumn(_("Done in")),
         "curve": config.LineChartColumn(_("Curve"), width="small"),
         "loss": config.NumberColumn(_("Loss"), format="%.3f"),
@@ -160,7 +160,7 @@ def _columns() -> dict[str, Any]:
         "tokens": config.NumberColumn(_("Tokens"), format="localized"),
         "cost": config.NumberColumn(_("Cost, USD"), format="%.4f"),
         "took": config.TextColumn(_("Time")),
-        "base": config.TextColumn(_("Came from")),
+        "base": config.TextColumn(_("Came from"), width=150),
         "provider": config.TextColumn(_("Provider")),
         "dataset": config.TextColumn(_("Data set")),
         "when": config.TextColumn(_("When")),

@@ -21,6 +21,7 @@ _KINDS = {
     "checkpoint": mark("Checkpoint"),
     "model": mark("Model"),
 }
+_BAR, _HIGHEST = 24, 640  # px: room for the bar that scrolls; how much of a large family is seen at once
 
 
 def show(job: JobView) -> None:
@@ -38,11 +39,12 @@ def _tree(family: Family, job: JobView) -> None:
     kinds = {kind: _(title) for kind, title in _KINDS.items()}
     key = (tuple(members), family.edges, tuple(kinds.values()))
     drawn = cached_curves.drawn(key, lambda: charts_family.family(members, family.edges, kinds))
-    event = st.vega_lite_chart(
-        drawn.rows, drawn.spec, key=f"training_family_{job.id}", on_select="rerun",
-        selection_mode=charts_family.OPENED,
-        alt=_("Data sets, jobs, checkpoints and models, and what was made from what"),
-    )  # fmt: skip
+    with st.container(height=min(_HIGHEST, drawn.spec["height"] + _BAR), border=False):  # so that it can be scrolled
+        event = st.vega_lite_chart(
+            drawn.rows, drawn.spec, key=f"training_family_{job.id}", on_select="rerun", width="content",
+            selection_mode=charts_family.OPENED,
+            alt=_("Data sets, jobs, checkpoints and models, and what was made from what"),
+        )  # fmt: skip
     st.caption(_("From left to right: what was made from what. A click on another job opens it."))
     hits = event.selection.get(charts_family.OPENED) or []
     wanted = {one.id: one.ref for one in family.nodes if one.kind == "job" and one.ref != job.id}
@@ -73,7 +75,11 @@ def _chain(chain: tuple[JobView, ...]) -> None:
     with st.grid(4, min_column_width=150):
         st.metric(_("Jobs"), number(len(chain)))
         st.metric(_("Tokens trained on"), number(cost.tokens))
-        st.metric(_("Cost of all"), usd(cost.known_usd), unknown if cost.unknown else None, delta_color="off")
+        if cost.unknown == len(chain):
+            st.metric(_("Cost of all"), usd(None))
+        else:
+            also = unknown if cost.unknown else None
+            st.metric(_("Cost of all"), usd(cost.known_usd), also, delta_color="off", delta_arrow="off")
         st.metric(_("Time of all"), duration(cost.seconds))
     source = cached_curves.chain_source(chain)
     if source.results.steps:
