@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 RUN_READY := $(VENV)/.ready-run
 DEV_READY := $(VENV)/.ready-dev
 BENCH_READY := $(VENV)/.ready-bench
-BENCHES ?= bench/train.py bench/serve.py bench/storyteller.py bench/generate.py bench/quality.py bench/pages.py bench/stream.py
+BENCHES ?= bench/train.py bench/serve.py bench/storyteller.py bench/generate.py bench/quality.py bench/pages.py bench/responsive.py bench/stream.py
 
 .DEFAULT_GOAL := help
 .PHONY: help run dev test lint format messages bench clean

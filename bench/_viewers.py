@@ -1,4 +1,4 @@
-"""Many browsers on one page at once, as far as its server can tell: for `bench.pages`."""
+"""Many browsers on one page at once, as far as its server can tell: for `bench.pages` and `bench.responsive`."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ async def _rate(url: str, page: str) -> float:
         nonlocal counted
         address = url.replace("http", "ws") + "/_stcore/stream"
         async with connect(address, max_size=_LARGEST, origin=Origin(url)) as stream:
-            kept = await _once(stream, page, set())
+            kept = await once(stream, page, set())
             await together.wait()
             while True:
-                kept = await _once(stream, page, kept)
+                kept = await once(stream, page, kept)
                 counted += 1
 
     tasks = [asyncio.create_task(view()) for _ in range(VIEWERS)]
@@ -56,7 +56,7 @@ async def _rate(url: str, page: str) -> float:
     return rate
 
 
-async def _once(stream: ClientConnection, page: str, kept: set[str]) -> set[str]:
+async def once(stream: ClientConnection, page: str, kept: set[str]) -> set[str]:
     """One rerun, to its last message. As a browser it tells which large elements it has, and keeps those that came."""
     ask = BackMsg()
     ask.rerun_script.query_string = ""
