@@ -344,6 +344,24 @@ def test_the_preview_writes_three_stories_and_keeps_nothing(server: FaultServer,
     assert at.button(key="dataset_preview").label == "Write 3"
 
 
+def test_a_preview_is_asked_for_once_however_often_and_late_its_buttons_are_pressed(
+    server: FaultServer, store: Store
+) -> None:
+    server.when("奥特曼", fault_server.held())
+    at = visit("dataset")
+    write = at.button(key="dataset_preview")
+    at = write.click().run()
+    (stop,) = [button for button in at.button if button.label == "Stop"]
+    held = at.session_state["studio"].preview
+    assert write.click().run().session_state["studio"].preview is held
+    server.release()
+    until(lambda: held.gathering.done, "the preview")
+    at = stop.root.run()
+    assert at.button(key="dataset_preview").label == "Write 3"
+    stop.click().run()
+    assert len(server.prompts()) == 3
+
+
 def test_a_preview_tells_the_time_of_the_run(server: FaultServer, store: Store) -> None:
     at = visit("dataset")
     assert "time: known after a preview" in words(at)

@@ -8,6 +8,7 @@ from types import ModuleType
 import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
+from streamlit.testing.v1.element_tree import Button
 
 from core.actor import LOCAL, Actor
 from core.dataset import datasets
@@ -273,12 +274,55 @@ def test_a_story_that_ends_while_the_page_is_drawn_leaves_no_button_to_stop_it(
         server.release()
         until(lambda: all(story.done for story in desk().stories), "the story ends")
 
-    server.enqueue(fault_server.held())
+    server.when("一个想法", fault_server.held())
     at = visit("story", story_chain=chain, story_mode="free", story_prompt="一个想法")
     monkeypatch.setattr(module, name, draw_and_end)
     click(at, "story_button")
     assert not at.exception and at.button(key="story_button").label == "Write"
     assert "Set OPENAI_API_KEY" in words(at)
+
+
+def _labelled(at: AppTest, label: str) -> Button:
+    (found,) = [button for button in at.button if button.label == label]
+    return found
+
+
+def _writing(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> tuple[AppTest, Button, Button]:
+    """A page that does not wait for its story, which is under way; the buttons that began it and that stop it."""
+    server.when("奥特曼", fault_server.held())
+    at = visit("story", story_model="engine/writer")
+    monkeypatch.setattr(teller, "page", lambda: None)
+    monkeypatch.setattr(teller, "LEAVE_S", None)  # nobody reads between two runs of a test
+    begin = at.button(key="story_button")
+    at = begin.click().run()
+    return at, begin, _labelled(at, "Stop")
+
+
+def _tell(server: FaultServer, at: AppTest) -> None:
+    """Let the story come to its end."""
+    held = at.session_state["studio"].story
+    server.release()
+    until(lambda: not held.writing, "the story is told")
+
+
+def test_a_stop_that_comes_after_the_end_begins_no_story(
+    server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, _begin, stop = _writing(server, monkeypatch)
+    _tell(server, at)
+    assert _labelled(at.run(), "Write")
+    at = stop.click().run()
+    assert not at.exception and len(server.prompts()) == 1
+
+
+def test_write_pressed_twice_is_one_story_that_is_not_stopped(
+    server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, begin, _stop = _writing(server, monkeypatch)
+    at = begin.click().run()
+    assert not at.exception and _labelled(at, "Stop")
+    _tell(server, at)
+    assert len(server.prompts()) == 1
 
 
 def test_an_endpoint_makes_a_sound_file(server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

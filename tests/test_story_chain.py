@@ -112,6 +112,21 @@ def test_a_chain_that_is_stopped_goes_no_further(store: Store) -> None:
     assert written.done and written.advance() is None and [s.text for s in shelf.recent(store)] == ["半"]
 
 
+def test_a_chain_that_is_stopped_between_two_steps_begins_no_other_until_it_goes_on(store: Store) -> None:
+    client = _client("提纲", "故事", "题目")
+    written = Chain(store, LOCAL, client, _IDEA, PriceBook.load())  # type: ignore[arg-type]  # a fake
+    first = written.advance()
+    assert first is not None
+    until(lambda: first.done, "the end of the first step")
+    assert not written.done
+    written.stop()
+    assert written.done and written.advance() is None and written.rests("outline")
+    written.go_on("outline")
+    assert not written.done and not written.rests("outline")
+    _to_its_end(written)
+    assert [story.text for story in written.steps.values()] == ["提纲", "故事", "题目"]
+
+
 def test_a_cut_step_goes_on_and_the_steps_after_it_follow(store: Store) -> None:
     client = _client("提纲")
     client.enqueue("stream", _Cut((), "writer"), FakeStream(("篇",), "writer"), FakeStream(("题目",), "writer"))

@@ -30,12 +30,15 @@ class Chain:
         self.steps: dict[StepName, StoryStream] = {}
         self._store, self._actor, self._client, self._book = store, actor, client, book
         self._request, self._values, self._leave_s = request, column_values, leave_s
+        self._stopped = False
 
     @property
     def done(self) -> bool:
         """Whether no step is being written and none can follow."""
         last = self._last()
-        return self._writing() is None and last is not None and (len(self.steps) == len(STEPS) or not _good(last))
+        if self._writing() is not None or last is None:
+            return False
+        return self._stopped or len(self.steps) == len(STEPS) or not _good(last)
 
     def advance(self) -> StoryStream | None:
         """The step that is being written, or the next one, begun now; None when the chain is over.
@@ -53,20 +56,27 @@ class Chain:
         )
         return self.steps[name]
 
-    def go_on(self, name: StepName) -> StoryStream:
+    def rests(self, name: StepName) -> bool:
+        """Whether the chain was stopped after this step had ended by itself, before the next one began."""
+        return self._stopped and self.steps[name] is self._last() and self.steps[name].done and _good(self.steps[name])
+
+    def go_on(self, name: StepName) -> None:
         """Have the rest of a step written; where it was the last one, the steps after it follow.
 
         Raises:
             NotFound: its words are not on the shelf any more.
         """
+        whole, self._stopped = self.rests(name), False
+        if whole:
+            return
         kept = shelf.get(self._store, self.steps[name].id)
         if kept is None:
             raise NotFound("This story is not on the shelf any more.", "Write the chain again.")
         self.steps[name] = stream.go_on(self._store, self._actor, self._client, kept, self._book, leave_s=self._leave_s)
-        return self.steps[name]
 
     def stop(self) -> None:
-        """End it here and keep its words."""
+        """End it here and keep its words; between two steps, the next one does not begin."""
+        self._stopped = True
         writing = self._writing()
         if writing is not None:
             writing.stop()

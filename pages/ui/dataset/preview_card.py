@@ -28,23 +28,28 @@ class Preview:
 
 def show(recipe: Recipe, problem: BadRecipe | None) -> None:
     """The whole card; `problem` says why the recipe cannot be run."""
-    held = state.studio()
     with st.container(border=True):
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
             st.markdown(_("**Preview**"))
-            running = held.preview is not None and not held.preview.gathering.done
-            st.button(
-                _("Stop") if running else _("Write {n}").format(n=_PREVIEW),
-                icon=":material/stop:" if running else ":material/visibility:",
-                disabled=not running and (problem is not None or not recipe.model),
-                key="dataset_preview",
-                on_click=_forget_preview if running else _preview_now,
-                args=() if running else (recipe,),
-            )
+            running = _running()
+            if running:  # under a key of its own: a press that comes late is never taken for the other button
+                st.button(_("Stop"), icon=":material/stop:", key="dataset_preview_stop", on_click=_forget_preview)
+            else:
+                st.button(
+                    _("Write {n}").format(n=_PREVIEW), icon=":material/visibility:", key="dataset_preview",
+                    disabled=problem is not None or not recipe.model, on_click=_preview_now, args=(recipe,),
+                )  # fmt: skip
         st.fragment(run_every=cached.POLL_S if running else None)(_preview)(running)
 
 
+def _running() -> bool:
+    shown: Preview | None = state.studio().preview
+    return shown is not None and not shown.gathering.done
+
+
 def _preview_now(recipe: Recipe) -> None:
+    if _running():  # pressed twice
+        return
     with cards.errors_kept():
         state.studio().preview = _start_preview(recipe)
 

@@ -22,19 +22,18 @@ _LETTERS = "ABCD"
 
 
 def button(order: Order | None) -> None:
-    """Write; or Stop, while a story is coming. One button under one key, so that nothing jumps or lingers."""
+    """Write; or Stop in its place, while a story is coming.
+
+    Each has a key of its own: a press of the one that comes late, or twice, is never taken for the other.
+    """
     held = desk()
-    writing = held.writing
-    st.button(
-        _("Stop") if writing else _("Write"),
-        icon=":material/stop:" if writing else ":material/edit:",
-        type="secondary" if writing else "primary",
-        width="stretch",
-        key="story_button",
-        disabled=order is None and not writing,
-        on_click=held.stop if writing else write,
-        args=() if writing else (order,),
-    )
+    if held.writing:
+        st.button(_("Stop"), icon=":material/stop:", width="stretch", key="story_stop", on_click=held.stop)
+    else:
+        st.button(
+            _("Write"), icon=":material/edit:", type="primary", width="stretch", key="story_button",
+            disabled=order is None, on_click=write, args=(order,),
+        )  # fmt: skip
 
 
 def page() -> None:
@@ -63,10 +62,11 @@ def _nothing_yet() -> None:
 
 
 def write(order: Order) -> None:
-    """Begin what was ordered; an error is shown on top of the page at the next run."""
+    """Begin what was ordered, unless a story is coming; an error is shown on top of the page at the next run."""
+    held = desk()
+    if held.writing:  # pressed twice
+        return
     with cards.errors_kept():
-        held = desk()
-        held.stop()
         new = Desk()
         arena.check(order.entries)
         if order.chain:
