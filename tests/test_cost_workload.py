@@ -288,10 +288,12 @@ def test_where_nothing_pays_back_the_difference_a_month_is_told() -> None:
     assert all(effect.lower is not None and effect.lower > 0 for effect in found)
 
 
-def test_a_chart_shows_twice_the_crossing_and_at_least_a_month() -> None:
+def test_a_chart_shows_twice_the_crossing_and_a_month_where_the_crossing_is_not_lost_in_it() -> None:
     tuned, base = _both(_WORK)
     assert workload.horizon([tuned, base], [BreakEven("at", 41_200, None)]) == 82_400
     assert workload.horizon([tuned, base], [BreakEven("never")]) == 30_000
+    assert workload.horizon([tuned, base], [BreakEven("at", 2_000, None), BreakEven("never")]) == 30_000
+    assert workload.horizon([tuned, base], [BreakEven("at", 100, None)]) == 2_000
     assert workload.horizon([], []) == 10
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -16,7 +17,8 @@ from core.dataset import datasets
 from core.db.store import Store, new_id
 from core.db.tables import Evaluation, Spend, Story, Vote
 from core.settings import Settings
-from pages.ui.cost import cached_cost
+from pages.ui import cached
+from pages.ui.cost import cached_cost, period, price_choice
 from tests.price_address import price_server
 from tests.test_pages import click, trouble, visit, words
 
@@ -41,6 +43,35 @@ def test_the_article_comes_out_with_its_sources(store: Store) -> None:
     assert "6 rows were last checked more than three months ago" in _captions(at)
     assert "retired on 2024-01-04" in table.loc["ft:curie", "note"]
     assert table.loc["gpt-3.5-turbo", "note"] == "price until 2023-06-13"  # the model lived on
+
+
+def test_what_this_machine_costs_is_of_one_moment(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = iter([(Decimal("0.036"), "USD"), (Decimal("0.36"), "CNY")])
+    monkeypatch.setattr(cached_cost, "hour", lambda: next(said))
+    seen = cached.status()
+    status = replace(seen, engine=replace(seen.engine, tokens_per_s=10.0))
+    monkeypatch.setattr(cached, "status", lambda: status)
+    (price,) = price_choice.here(cached.prices())
+    assert (price.output_per_mtok, price.currency) == (1, "USD")
+    (price,) = price_choice.here(cached.prices())
+    assert (price.output_per_mtok, price.currency) == (10, "CNY")
+
+
+def test_what_this_machine_costs_is_unknown_while_its_speed_is(store: Store) -> None:
+    own.set_machine_hour(store, LOCAL, "0.036", "USD")
+    (price,) = price_choice.here(cached.prices())
+    assert price.output_per_mtok is None
+
+
+def test_the_month_ends_with_its_last_day_also_when_midnight_comes_while_it_is_looked_at(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([datetime(2026, 11, 30, 23, 59, 59, tzinfo=UTC), *[datetime(2026, 12, 1, tzinfo=UTC)] * 9])
+    monkeypatch.setattr(cached_cost, "utcnow", lambda: next(clock))
+    found = period.choose()
+    assert (found.name, found.since, found.until, len(found.starts)) == (
+        "2026-11", datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC), 30,
+    )  # fmt: skip
 
 
 def test_base_stands_beside_tuned_and_its_last_day_is_told(store: Store) -> None:
@@ -201,6 +232,11 @@ def test_a_model_that_will_not_be_there_is_told(
     monkeypatch.setattr(cached_cost, "now", lambda: datetime(2026, 11, 22, tzinfo=UTC))
     at = visit("cost", cost_part="workload", **state)
     assert says in words(at)
+
+
+def test_without_a_rate_the_answer_names_no_time(store: Store) -> None:
+    at = visit("cost", cost_part="workload", work_requests=0)
+    assert "pays back against gpt-4o-mini after **23,371 stories**." in words(at)
 
 
 def test_this_machine_counts_once_its_hour_has_a_price(store: Store) -> None:

@@ -58,15 +58,25 @@ def _letters(text: str) -> int:
     return sum(2 if character > "\u2e7f" else 1 for character in text)
 
 
+def _large(usual: str) -> str:
+    """How an axis writes its numbers: as `usual`, from a million on as 20M or 5B."""
+    return f"datum.value < 1e6 ? format(datum.value, '{usual}') : replace(format(datum.value, '~s'), 'G', 'B')"
+
+
 @cache
 def _break_even_spec(labels: BreakEvenLabels, ways: tuple[str, ...]) -> Spec:
     x = alt.X(
         "requests:Q",
         title=labels.requests,
         scale=alt.Scale(domainMin=0, domainMax=alt.ExprRef("xEnd"), nice=False),
-        axis=alt.Axis(format=",d", tickCount=6, grid=False),
+        axis=alt.Axis(labelExpr=_large(",d"), tickCount=6, grid=False),
     )
-    y = alt.Y("total:Q", title=labels.total, axis=alt.Axis(format="~g", tickCount=5), scale=alt.Scale(zero=True))
+    y = alt.Y(
+        "total:Q",
+        title=labels.total,
+        axis=alt.Axis(labelExpr=_large(",~g"), tickCount=5),
+        scale=alt.Scale(zero=True),
+    )
     colour = alt.Color("way:N", scale=alt.Scale(domain=list(ways)), legend=None)
     of = alt.Color("of:N", scale=alt.Scale(domain=list(ways)), legend=None)  # a crossing has the colour of its line
     tooltip = [

@@ -22,6 +22,7 @@ _MOST_REQUESTS = Decimal(1_000_000_000)  # a day: eight for everybody alive woul
 _MOST_TOKENS = 100_000_000  # of one request: no model reads a hundredth of that
 _MOST_TRAINED = 10**15
 _MOST_EPOCHS = 1_000
+_MOST_PAST = 20  # times a crossing: further right it could not be told from the start of a chart
 
 Way = Literal["tuned", "base", "local"]
 
@@ -203,10 +204,10 @@ def break_even(dearer_start: Costs, other: Costs) -> BreakEven:
 
 
 def horizon(found: list[Costs], crossings: list[BreakEven]) -> int:
-    """How many requests a chart should show: twice the last crossing, and at least a month's."""
+    """How many requests a chart should show: a month's, where the crossings are neither beyond nor lost in it."""
     month = max((int(cost.requests_per_month) for cost in found), default=0)
     last = max((crossing.requests or 0 for crossing in crossings), default=0)
-    return max(month, 2 * last, 10)
+    return max(min(month, _MOST_PAST * last) if last else month, 2 * last, 10)
 
 
 def _training(price: Price, workload: Workload) -> Decimal | None:

@@ -23,10 +23,8 @@ from pages.ui import cached
 _FRESH_S = 3  # sums over a month of calls: money does not move faster than an eye
 
 
-def machine(speed: float | None = None, always_on: bool = False) -> Machine | None:
-    """This machine as a way to do the work; None: nobody has said what an hour costs, or its speed is not known."""
-    said = hour()
-    tokens_per_s = speed or cached.status().engine.tokens_per_s
+def machine(said: tuple[Decimal, str] | None, tokens_per_s: float | None, always_on: bool = False) -> Machine | None:
+    """This machine as a way to do the work, by its `hour` and its speed; None: one of them is not known."""
     if said is None or not tokens_per_s:
         return None
     return Machine(said[0], Decimal(str(round(tokens_per_s, 2))), always_on)
@@ -48,9 +46,9 @@ def tomorrow() -> datetime:
     return utcnow().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
 
 
-def months() -> list[datetime]:
-    """The months with anything in the ledger, this one first, without a gap."""
-    return list(_months(tomorrow(), _where()))
+def months(until: datetime) -> list[datetime]:
+    """The months with anything in the ledger before `until`, a `tomorrow`: that day's first, without a gap."""
+    return list(_months(until, _where()))
 
 
 @st.cache_resource(ttl=_FRESH_S, max_entries=2)

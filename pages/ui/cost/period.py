@@ -33,7 +33,8 @@ class Period:
 
 def choose() -> Period:
     """The picker, where there is more than this month; and what is picked, this month to begin with."""
-    months, tomorrow = cached_cost.months(), cached_cost.tomorrow()
+    tomorrow = cached_cost.tomorrow()
+    months = cached_cost.months(tomorrow)
     names = [f"{month:%Y-%m}" for month in months]
     if len(months) == 1:
         return _month(months[0], tomorrow, now=True)

@@ -109,12 +109,14 @@ def rows(book: PriceBook, lists: list[str]) -> list[Price]:
 
 def here(book: PriceBook) -> list[Price]:
     """The engine's models as prices: nothing, or their share of what this machine costs in an hour."""
-    machine, hour = cached_cost.machine(), cached_cost.hour()
-    models = list(cached.status().engine.models) or [_DEFAULT_MODEL]
+    hour, engine = cached_cost.hour(), cached.status().engine
+    models = list(engine.models) or [_DEFAULT_MODEL]
     local = [price for model in models if (price := book.find(ENGINE, model)) is not None]
-    if machine is None or hour is None:
+    if hour is None:
         return local
-    return [replace(price, output_per_mtok=machine.per_mtok, currency=hour[1], own=True) for price in local]
+    machine = cached_cost.machine(hour, engine.tokens_per_s)
+    each = None if machine is None else machine.per_mtok
+    return [replace(price, output_per_mtok=each, currency=hour[1], own=True) for price in local]
 
 
 def list_names(book: PriceBook) -> dict[str, str]:

@@ -65,6 +65,10 @@ def _in(local: Candidate, theirs: str | None, currency: str, rate: Rate) -> Cand
 
 def _answer(mine: Costs, other: Costs, crossing: BreakEven) -> str:
     names = {"mine": plain(mine.candidate.name), "other": plain(other.candidate.name)}
+    if crossing.outcome == "at" and crossing.days is None:
+        return _("**{mine}** pays back against {other} after **{n} stories**.").format(
+            n=number(crossing.requests), **names
+        )
     if crossing.outcome == "at":
         return _("**{mine}** pays back against {other} after **{n} stories**, {time} at your rate.").format(
             n=number(crossing.requests), time=_stretch(crossing.days), **names
@@ -99,10 +103,8 @@ def _last_day(tuned: Costs, crossing: BreakEven) -> None:
         st.caption(_(":material/event: {name} can be used until {day}.").format(name=name, day=last))
 
 
-def _stretch(days: Decimal | None) -> str:
+def _stretch(days: Decimal) -> str:
     """A stretch of days as people say it."""
-    if days is None:
-        return _("at no rate yet")
     if days < 2:
         return _("about {time}").format(time=duration(float(days) * _S_PER_DAY))
     if days < 21:

@@ -102,7 +102,7 @@ def _machine() -> tuple[Machine | None, str | None]:
         rent = st.toggle(_("Rented: costs when it is idle too"), key="work_rent", persist_state="session")
         if measured is not None:
             st.caption(_("The engine wrote {n} tokens/s last.").format(n=number(measured, 1)))
-        machine = cached_cost.machine(speed, rent)
+        machine = cached_cost.machine(said, speed or measured, rent)
         if machine is not None and said is not None and machine.per_mtok is not None:
             st.caption(_("That is {amount} for 1M tokens written.").format(amount=money(machine.per_mtok, said[1])))
     return machine, said[1] if said else None
