@@ -130,10 +130,13 @@ def test_nothing_of_before_stays_while_a_story_is_written(browser: Browser, stud
     teller.begin(("从前，",), endless=True)
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     invitation = page.get_by_text("Values that no training row has are welcome")
-    assert invitation.count() == 1
+    write = page.locator(".st-key-story_button")
+    assert invitation.count() == write.count() == 1
     press(page, "story_button")
     _until_words(page, "从前，")
     invitation.wait_for(state="detached")
+    write.wait_for(state="detached")
+    page.locator(".st-key-story_stop").wait_for()
     assert not teller.go_on.is_set()  # and the story goes on
     teller.go_on.set()
     page.get_by_text("finished by itself").wait_for()

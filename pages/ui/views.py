@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from pages.ui import state
 
@@ -24,6 +25,12 @@ def switch(key: str, label: str, parts: Mapping[str, str]) -> str:
         persist_state="session",
     )
     return str(chosen)
+
+
+def either(first: bool) -> DeltaGenerator:
+    """A place of its own for each of two things: the other one, of the run before, is gone at once."""
+    places = [st.container() if here else st.empty() for here in (first, not first)]
+    return places[0 if first else 1]
 
 
 def facts(items: Iterable[str]) -> None:

@@ -32,14 +32,20 @@ def show(recipe: Recipe, problem: BadRecipe | None) -> None:
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
             st.markdown(_("**Preview**"))
             running = _running()
-            if running:  # under a key of its own: a press that comes late is never taken for the other button
-                st.button(_("Stop"), icon=":material/stop:", key="dataset_preview_stop", on_click=_forget_preview)
-            else:
-                st.button(
-                    _("Write {n}").format(n=_PREVIEW), icon=":material/visibility:", key="dataset_preview",
-                    disabled=problem is not None or not recipe.model, on_click=_preview_now, args=(recipe,),
-                )  # fmt: skip
+            with st.container(width="content"), views.either(running):
+                _button(recipe, running, possible=problem is None and bool(recipe.model))
         st.fragment(run_every=cached.POLL_S if running else None)(_preview)(running)
+
+
+def _button(recipe: Recipe, running: bool, *, possible: bool) -> None:
+    """Write or Stop, each under a key of its own: a press that comes late is never taken for the other."""
+    if running:
+        st.button(_("Stop"), icon=":material/stop:", key="dataset_preview_stop", on_click=_forget_preview)
+    else:
+        st.button(
+            _("Write {n}").format(n=_PREVIEW), icon=":material/visibility:", key="dataset_preview",
+            disabled=not possible, on_click=_preview_now, args=(recipe,),
+        )  # fmt: skip
 
 
 def _running() -> bool:

@@ -11,7 +11,7 @@ from core.story import arena, stream
 from core.story.arena import Round
 from core.story.chaining import Chain
 from core.story.stream import StoryStream
-from pages.ui import cached, cards
+from pages.ui import cached, cards, views
 from pages.ui.lang import _
 from pages.ui.story import arena_vote, speech, story_chain, story_facts
 from pages.ui.story.story_desk import LEAVE_S, Desk, Order, desk
@@ -24,12 +24,14 @@ _LETTERS = "ABCD"
 def button(order: Order | None) -> None:
     """Write; or Stop in its place, while a story is coming.
 
-    Each has a key of its own: a press of the one that comes late, or twice, is never taken for the other.
+    Each has a key and a place of its own: a press that comes late, or twice, is never taken for the other, and none
+    lingers, greyed, while the story comes.
     """
     held = desk()
-    if held.writing:
-        st.button(_("Stop"), icon=":material/stop:", width="stretch", key="story_stop", on_click=held.stop)
-    else:
+    with views.either(held.writing):
+        if held.writing:
+            st.button(_("Stop"), icon=":material/stop:", width="stretch", key="story_stop", on_click=held.stop)
+            return
         st.button(
             _("Write"), icon=":material/edit:", type="primary", width="stretch", key="story_button",
             disabled=order is None, on_click=write, args=(order,),
