@@ -13,12 +13,13 @@ from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
 from core.cost import budget, edition, own, spend
+from core.cost.comparison import compare
 from core.dataset import datasets
 from core.db.store import Store, new_id
 from core.db.tables import Evaluation, Spend, Story, Vote
 from core.settings import Settings
 from pages.ui import cached
-from pages.ui.cost import cached_cost, period, price_choice
+from pages.ui.cost import cached_cost, period, price_choice, price_list
 from tests.price_address import price_server
 from tests.test_pages import click, trouble, visit, words
 
@@ -43,6 +44,17 @@ def test_the_article_comes_out_with_its_sources(store: Store) -> None:
     assert "6 rows were last checked more than three months ago" in _captions(at)
     assert "retired on 2024-01-04" in table.loc["ft:curie", "note"]
     assert table.loc["gpt-3.5-turbo", "note"] == "price until 2023-06-13"  # the model lived on
+
+
+@pytest.mark.parametrize("unit", [1_000, 1_000_000])
+def test_no_price_of_any_list_is_shown_as_another_or_as_nothing(store: Store, unit: int) -> None:
+    book = cached.prices()
+    for provider in price_choice.list_names(book):
+        found = compare(book, ("openai", "gpt-4o-mini"), unit, prices=book.rows([provider]))
+        shown = price_list._format(found, unit)
+        for line in found:
+            for amount in (line.input, line.cached_input, line.output, line.training):
+                assert not amount or float(shown % amount) == pytest.approx(float(amount), rel=0.005), line.model
 
 
 def test_what_this_machine_costs_is_of_one_moment(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +170,9 @@ def test_an_own_price_is_set_marked_and_taken_back(store: Store) -> None:
         cost_own_what="output", cost_own_amount="0.9",
     )  # fmt: skip
     click(at, "cost_own_set")
+    assert next(
+        at.expander[n] for n in range(len(at.expander)) if "Your own prices" in at.expander[n].label
+    ).proto.expanded
     table = at.dataframe[0].value.set_index("model")
     assert table.loc["gpt-4o-mini", "output"] == 0.0009 and "your price" in table.loc["gpt-4o-mini", "note"]
     assert "**gpt-4o-mini** · openai: Output 0.9 USD / 1M tokens" in words(at).replace("\\", "")
@@ -174,6 +189,7 @@ def test_what_cannot_be_a_price_is_told_with_a_next_step(store: Store, amount: s
         cost_own_amount=amount,
     )  # fmt: skip
     click(at, "cost_own_set")
+    assert any("is not a price for gpt" in toast.value.replace("\\", "") for toast in at.toast)
     assert "is not a price for gpt" in trouble(at).replace("\\", "") and "number of 0 or more" in trouble(at)
     assert own.list_own(store) == []
 

@@ -102,4 +102,5 @@ def left_by_last_action() -> None:
         st.toast(sentence, icon=icon)
     if held.problem is not None:
         problem, held.problem = held.problem, None
+        st.toast(plain(told(problem.what)), icon=":material/error:", duration="long")  # the card may be out of sight
         error_card(problem)

@@ -8,6 +8,7 @@ from core.actor import LOCAL
 from core.cost import own
 from core.cost.book import PriceBook
 from core.cost.overlay import UNITS
+from core.cost.prices import ENGINE
 from pages.ui import cached, cards, state
 from pages.ui.cost import cached_cost
 from pages.ui.cost.price_choice import list_names
@@ -35,7 +36,8 @@ def show(book: PriceBook) -> None:
     """Behind one click: what was set, and the form to set more."""
     mine = own.list_own(cached.store())
     title = _("Your own prices") if not mine else _("Your own prices ({n})").format(n=len(mine))
-    with st.expander(title, icon=":material/edit:", key="cost_own", on_change="rerun") as opened:
+    changed = bool(state.get("cost_own_changed"))  # with its title it is another one, which would be closed
+    with st.expander(title, changed, icon=":material/edit:", key="cost_own", on_change="rerun") as opened:
         if opened.open:
             for one in mine:
                 _line(one)
@@ -65,10 +67,14 @@ def _form(book: PriceBook) -> None:
     st.caption(
         _("It stands before the list's own price and is marked. For everything tuned from a base, write ft: before it.")
     )
-    names = [name for name in list_names(book) if name != "engine"]
+    names = {name: title for name, title in list_names(book).items() if name != ENGINE}
+    state.first("cost_own_provider", "openai")
     state.first("cost_own_what", "output")
     with st.grid(4, min_column_width=150):
-        st.selectbox(_("Provider"), names, key="cost_own_provider", accept_new_options=True)
+        st.selectbox(
+            _("Provider"), list(names), format_func=lambda name: names.get(name, name), key="cost_own_provider",
+            accept_new_options=True,
+        )  # fmt: skip
         st.text_input(_("Model"), key="cost_own_model", placeholder="ft:gpt-4.1-mini-2025-04-14", max_chars=200)
         what = st.selectbox(_("For"), list(_USES), format_func=lambda use: _(_USES[use]), key="cost_own_what")
         st.text_input(_("Amount"), key="cost_own_amount", placeholder="0.40", max_chars=20)
@@ -95,6 +101,7 @@ def _set() -> None:
             note=str(state.get("cost_own_note") or ""),
         )
         state.put("cost_own_amount", "")
+        state.put("cost_own_changed", True)
         state.notify(":material/check:", _("The price is set."))
     cached_cost.forget()
 
@@ -102,5 +109,6 @@ def _set() -> None:
 def _remove(price_id: str) -> None:
     with cards.errors_kept():
         own.remove(cached.store(), LOCAL, price_id)
+        state.put("cost_own_changed", True)
         state.notify(":material/undo:", _("The list's own price stands again."))
     cached_cost.forget()

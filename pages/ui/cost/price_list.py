@@ -23,6 +23,7 @@ from pages.ui.money import money
 _MOST_BARS = 300  # more cannot be read; the table has them all
 _BARS_IN_SIGHT = 24  # more than these scroll
 _BARS_HEIGHT = 620  # px
+_MOST_DIGITS = 8
 
 
 def show() -> None:
@@ -144,7 +145,7 @@ def table(book: PriceBook, found: Sequence[PriceLine], choice: Choice) -> None:
     frame = frame.drop(
         columns=[name for name in ("over_base", "cached", "hosting", "speech") if frame[name].isna().all()]
     )
-    amount = "%.4f" if choice.unit == 1_000 else "%.2f"
+    amount = _format(found, choice.unit)
     st.dataframe(
         frame,
         hide_index=True,
@@ -170,6 +171,18 @@ def table(book: PriceBook, found: Sequence[PriceLine], choice: Choice) -> None:
         placeholder=_("unknown"),
         alt=_("Prices with their multiples, sources and dates"),
     )
+
+
+def _format(found: Sequence[PriceLine], unit: int) -> str:
+    """As many digits after the point as show three that matter of every price: none looks like nothing."""
+    amounts = [
+        amount.normalize()
+        for line in found
+        for amount in (line.input, line.cached_input, line.output, line.training)
+        if amount
+    ]
+    needed = [min(-int(amount.as_tuple().exponent), 2 - amount.adjusted()) for amount in amounts]
+    return f"%.{min(max([4 if unit == 1_000 else 2, *needed]), _MOST_DIGITS)}f"
 
 
 def _over_base(book: PriceBook, line: PriceLine) -> Decimal | None:
