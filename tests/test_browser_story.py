@@ -243,6 +243,21 @@ def test_no_word_of_a_model_makes_the_browser_ask_anybody(browser: Browser, stud
     page.context.close()
 
 
+def test_an_edit_that_is_kept_closes_its_dialog_and_shows(browser: Browser, studio: Studio, teller: Teller) -> None:
+    teller.begin(("从前，",))
+    page = visit(browser, f"{studio.url}/story", locale="en-US")
+    press(page, "story_button")
+    page.get_by_text("finished by itself").wait_for()
+    page.get_by_role("radio", name="Earlier stories").click()
+    page.get_by_role("button", name="Edit").first.click()
+    dialog = page.get_by_role("dialog")
+    dialog.locator("textarea").fill("mine")
+    dialog.get_by_role("button", name="Keep").click()
+    dialog.wait_for(state="detached")
+    page.get_by_text("mine", exact=True).wait_for()
+    page.context.close()
+
+
 def test_the_stage_is_calm(browser: Browser, studio: Studio, teller: Teller) -> None:
     teller.begin(("从前，有一位{model}。",))
     page = browser.new_context(locale="en-US").new_page()

@@ -97,6 +97,9 @@ def editor() -> None:
 
 def _edit(story: KeptStory) -> None:
     """A person's own version; the words as written stay beside it."""
+    if desk().editing is None:
+        st.rerun()  # a button of a dialog draws the dialog only
+    cards.left_by_last_action()
     state.first(f"story_text_{story.id}", story.final)
     st.text_area(_("Text"), height=420, key=f"story_text_{story.id}", max_chars=opinions.LONGEST_TEXT)
     with st.container(horizontal=True):
