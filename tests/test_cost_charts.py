@@ -75,6 +75,16 @@ def test_any_number_of_bars_has_room(many: int) -> None:
     assert len(spec["data"]["values"]) == many and spec["height"]["step"] >= 18
 
 
+def test_bars_are_sorted_by_their_place_also_where_some_of_them_were_there_before() -> None:
+    rows = [_price(f"m{price}", str(price)) for price in (3, 1, 2)]
+    spec = charts_cost.price_bars(
+        compare(PriceBook(tuple(rows), None, date(2026, 11, 22)), ("p", "m1"), prices=rows), _PRICES
+    )
+    sort = spec["layer"][0]["encoding"]["y"]["sort"]  # of a chart that gets new rows, "none" is not their order
+    places = {bar[sort["field"]]: bar["model"] for bar in spec["data"]["values"]}
+    assert [places[place] for place in sorted(places)] == ["m1", "m2", "m3"]
+
+
 def _costs(name: str, upfront: str | None, each: str) -> Costs:
     made = Candidate(name, "tuned")
     return Costs(made, Decimal(each), None if upfront is None else Decimal(upfront), Decimal(0), Decimal(30))

@@ -44,6 +44,7 @@ def price_bars(lines: Sequence[PriceLine], labels: PriceLabels, side: str = "out
     currency = next((line.currency for line, amount in priced if amount), "USD")
     rows = [
         {
+            "place": place,
             "bar": f"{line.model} · {line.provider}",
             "model": line.model,
             "provider": line.provider,
@@ -53,7 +54,7 @@ def price_bars(lines: Sequence[PriceLine], labels: PriceLabels, side: str = "out
             "kind": "baseline" if line.is_baseline else "other",
             "ended": line.ended or line.past,
         }
-        for line, amount in priced
+        for place, (line, amount) in enumerate(priced)
         if amount and line.currency == currency
     ]
     spec = with_data(_price_spec(labels), rows)
@@ -78,7 +79,8 @@ def _times(multiple: Decimal | None) -> str:
 
 @cache
 def _price_spec(labels: PriceLabels) -> Spec:
-    y = alt.Y("bar:N", sort=None, title=None, axis=alt.Axis(labelLimit=by_width(110, 320), ticks=False))
+    by_place = alt.EncodingSortField("place", op="min")  # without a field, bars that were there before stay on top
+    y = alt.Y("bar:N", sort=by_place, title=None, axis=alt.Axis(labelLimit=by_width(110, 320), ticks=False))
     x = alt.X(
         "price:Q",
         title=labels.price,
