@@ -157,6 +157,20 @@ def test_the_tour_starts_once_tells_where_it_is_and_can_be_stopped(store: Store,
     assert "The tour was stopped." in words(at)
 
 
+def test_the_story_of_a_tour_is_read_while_it_is_written(store: Store, server: FaultServer) -> None:
+    with store.session() as session:
+        session.add(
+            Story(
+                id="story-1", actor="local", provider="engine", model="writer", parameters={}, prompt="x",
+                text="宋朝的一位", finish_reason=None,
+            )
+        )  # fmt: skip
+        session.add(Tour(id="tour-1", state="running", step="story", story_id="story-1", created_by="local"))
+    at = visit("home")
+    assert "home_tour_stop" in [button.key for button in at.button]
+    assert "宋朝的一位" in [text.value for text in at.text]
+
+
 @pytest.mark.parametrize(("hours_ago", "whole"), [(0, True), (3, False)])
 def test_a_finished_tour_shows_what_it_made_and_steps_back_later(
     store: Store, server: FaultServer, hours_ago: int, whole: bool

@@ -97,6 +97,9 @@ def _under_way(progress: TourProgress) -> None:
     _steps(progress)
     if progress.job_id is not None and progress.key == "training":
         _training(progress.job_id)
+    story = None if progress.story_id is None else stream.get(cached.store(), progress.story_id)
+    if story is not None and story.text.strip():
+        views.story_text(story.text)
 
 
 def _steps(progress: TourProgress) -> None:
