@@ -22,7 +22,7 @@ from core.cost.workload import BreakEven, Candidate, Costs
 
 _PRICES = charts_cost.PriceLabels("USD per 1k", "Model", "Multiple", "List", "your price", "retired", "old price")
 _DAYS = spent.DayLabels("Day", "USD", "Model", "other models")
-_QUALITY = worth.QualityLabels("USD a story", "Quality", "Model", "Rounds", ("votes", "evaluation"))
+_QUALITY = worth.QualityLabels("USD a story", "Quality", "Model", "Rounds", ("votes", "evaluation"), "free")
 
 
 def _valid(spec: Spec) -> None:
@@ -129,6 +129,7 @@ def test_quality_needs_a_known_cost_and_free_models_stand_at_the_edge() -> None:
     points = {row["model"]: row for row in spec["data"]["values"]}
     assert set(points) == {"paid", "free"}
     assert points["free"]["cost"] == pytest.approx(0.1) and points["free"]["paid"] == 0
+    assert (points["free"]["name"], points["paid"]["name"]) == ("free · free", "paid")
     _valid(worth.quality_scatter([], _QUALITY))
     twins = [Quality("p", name, "votes", "votes", 0.5, 0.1, 0.9, 2, Decimal(1)) for name in ("one", "two")]
     assert [row["name"] for row in worth.quality_scatter(twins, _QUALITY)["data"]["values"]] == ["one, two", ""]

@@ -357,6 +357,13 @@ def test_an_earlier_month_and_all_time_can_be_chosen_and_the_export_follows(stor
     assert at.get("download_button")[0].proto.label == "Download every call as CSV"
 
 
+@pytest.mark.parametrize(("cost", "charts"), [("0", 0), ("0.01", 1)])
+def test_a_month_that_cost_nothing_has_no_empty_chart(store: Store, cost: str, charts: int) -> None:
+    _spend(store, cost)
+    at = visit("cost", cost_part="spent")
+    assert len(at.get("vega_lite_chart")) == charts and len(at.dataframe) == 2
+
+
 def test_a_cost_that_nobody_knows_is_unknown_in_every_table(store: Store) -> None:
     _spend(store, None)
     at = visit("cost", cost_part="spent")

@@ -17,19 +17,20 @@ _HEIGHT = 320  # px
 
 @dataclass(frozen=True, slots=True)
 class QualityLabels:
-    """Words of the scatter: axes and names in tooltips; `kinds` names votes and evaluations."""
+    """Words of the scatter: axes, names in tooltips; `kinds` names votes and evaluations, `free` what costs nothing."""
 
     cost: str
     quality: str
     model: str
     count: str
     kinds: tuple[str, str]
+    free: str
 
 
 def quality_scatter(found: Sequence[Quality], labels: QualityLabels) -> Spec:
     """Quality (0 to 1, with its interval) against what a story costs, each point with its model's name.
 
-    Models whose cost is unknown are left out, and free ones stand at the left edge: a logarithm has no zero.
+    Models whose cost is unknown are left out, and free ones stand at the left edge and say so: a logarithm has no zero.
     """
     known = [one for one in found if one.cost_usd is not None]
     least = min((float(one.cost_usd) for one in known if one.cost_usd), default=0.001)
@@ -50,7 +51,8 @@ def quality_scatter(found: Sequence[Quality], labels: QualityLabels) -> Spec:
     for row in rows:
         names.setdefault((row["cost"], row["share"]), []).append(str(row["model"]))
     for row in rows:
-        row["name"] = ", ".join(names.pop((row["cost"], row["share"]), []))
+        here = names.pop((row["cost"], row["share"]), [])
+        row["name"] = ", ".join(here) + (f" · {labels.free}" if here and not row["paid"] else "")
     return with_data(_scatter_spec(labels), rows)
 
 

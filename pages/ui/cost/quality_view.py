@@ -30,6 +30,7 @@ def show() -> None:
             model=_("Model"),
             count=_("Rounds or examples"),
             kinds=(_("blind votes"), _("evaluation")),
+            free=_("free"),
         )
         st.vega_lite_chart(
             worth.quality_scatter(found, words),

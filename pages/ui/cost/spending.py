@@ -30,7 +30,8 @@ def show() -> None:
             budgets_form.show(budgets)
         return
     _total(lines, budgets, period)
-    _by_day(lines, period)
+    if any(line.cost_usd for line in lines):
+        _by_day(lines, period)
     _by_model(lines)
     _by_work(cached_cost.works(period.since, period.until))
     with st.container(horizontal=True, vertical_alignment="center"):
