@@ -20,7 +20,7 @@ _TECHNICAL_ARGUMENTS = {
     "persist_state", "on_change", "on_click", "on_select", "url_path", "format", "position", "scope",
     "initial_sidebar_state", "args", "format_func", "data",
     "page_icon", "avatar", "theme", "state", "delta_color", "delta_arrow", "submit_mode", "anchor",
-    "pinned", "column_order", "selection_default", "default", "options",
+    "pinned", "column_order", "selection_default", "default", "options", "duration",
 }  # fmt: skip
 _PASSED_ON = {"str", "plain", "join", "format", "replace", "strip", "facts"}  # what they get, they show
 # Only the first argument is for the eye: options are shown by format_func, files and addresses are none.
