@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -18,11 +19,13 @@ from core.dataset import datasets, presets, runs
 from core.dataset.writing import executor
 from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, Run, Story, Tour, TrainingEvent, TrainingJob, utcnow
+from core.errors import Unavailable
 from core.settings import Settings
+from core.status import Status
 from core.story import stream
 from core.training import jobs
 from core.training.jobs import JobForm
-from pages.ui import about, cached
+from pages.ui import about, cached, models
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.waiting import until
@@ -496,6 +499,36 @@ def test_values_outside_the_grid_are_welcome(server: FaultServer, store: Store) 
     assert at.selectbox(key="story_column_super_power").value == "发射激光"
     click(at, "story_button")
     assert "发射激光" in server.prompts()[-1]
+
+
+def test_an_engine_that_came_up_since_its_models_were_asked_for_is_no_trouble(
+    server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, forgotten = cached.models, []
+    starting = cached.Models((), {"engine": Unavailable("The engine does not answer.", "Wait.")})
+    monkeypatch.setattr(cached, "models", lambda: real() if forgotten else starting)
+    monkeypatch.setattr(cached, "forget_models", lambda: forgotten.append(True))
+    at = visit("story")
+    assert not at.error and any(button.key == "story_button" for button in at.button)
+
+
+def test_an_engine_that_does_not_come_up_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, wait, waited = cached.status(), models._wait, []
+
+    def later() -> None:
+        waited.append(True)
+        wait()
+
+    def status() -> Status:
+        return replace(seen, engine=replace(seen.engine, state="down" if waited else "starting"))
+
+    monkeypatch.setattr(models, "_wait", later)
+    monkeypatch.setattr(cached, "status", status)
+    broken = cached.Models((), {"engine": Unavailable("The engine does not answer.", "Wait.")})
+    monkeypatch.setattr(cached, "models", lambda: broken)
+    at = visit("story")
+    assert "The engine does not answer." in trouble(at)
+    assert "models_again" in [button.key for button in at.button]
 
 
 def test_a_free_prompt_goes_out_as_it_is(server: FaultServer, store: Store) -> None:

@@ -68,12 +68,23 @@ def none_yet() -> None:
     engine = cached.status().engine
     if engine.state == "missing":
         cards.engine_missing_card()
-    elif engine.state == "starting" or (engine.state == "up" and not cached.models().problems):
-        st.fragment(run_every=_LOOK_S)(_wait)()
-    else:
-        for problem in cached.models().problems.values():
+        return
+    if engine.state != "starting" and (problems := _asked_again().problems):
+        for problem in problems.values():
             cards.error_card(problem)
         st.button(_("Look again"), icon=":material/refresh:", key="models_again", on_click=cached.forget_models)
+        return
+    st.fragment(run_every=_LOOK_S)(_wait)()
+
+
+def _asked_again() -> cached.Models:
+    """What is offered now: the answer at hand may be of the time when the engine was starting. News draw the page."""
+    before = cached.models().found
+    cached.forget_models()
+    seen = cached.models()
+    if seen.found != before:
+        st.rerun()
+    return seen
 
 
 def _wait() -> None:
@@ -81,7 +92,8 @@ def _wait() -> None:
     st.info(_("The engine is starting; its models are here in a moment."), icon=":material/hourglass_top:")
     if cached.status().engine.state != "starting":
         cached.forget_models()
-        if cached.models().found:
+        seen = cached.models()
+        if seen.found or seen.problems:  # problems: it did not come up
             st.rerun()
 
 
