@@ -158,7 +158,7 @@ def _table(found: Sequence[Costs], currency: str) -> None:
             "thousand": st.column_config.NumberColumn(_("1,000 stories"), format="%.4f", help=currency),
             "month": st.column_config.NumberColumn(_("A month"), format="%.2f", help=_("30 days, hosting included")),
             "hosting": st.column_config.NumberColumn(_("Hosting a month"), format="%.2f", help=currency),
-            "upfront": st.column_config.NumberColumn(_("Training, once"), format="%.2f", help=currency),
+            "upfront": st.column_config.NumberColumn(_("Training, once"), format="%.4f", help=currency),
         },
         placeholder=_("unknown"),
         alt=_("What each way costs, in {currency}").format(currency=currency),
