@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import and_, func, select
 
 from core.cost.budget import month_start
+from core.cost.prices import ENGINE
 from core.db.store import Store
 from core.db.tables import Dataset, Run, Spend, Story, TrainingJob
 from core.text import cell
@@ -58,7 +59,8 @@ class DayLine:
 class WorkLine:
     """One run, job or story: what it was expected to cost at most, and what it cost.
 
-    Amounts are None where not a single call's is known; `unknown` counts the calls without a known cost.
+    Amounts are None where not a single call's is known; `unknown` counts the calls without a known cost. What the
+    engine does is free, and was expected to be.
     """
 
     reference: str
@@ -140,7 +142,7 @@ def works(store: Store, since: datetime, until: datetime | None = None, limit: i
                 old,
                 calls=old.calls + calls,
                 unknown=old.unknown + (calls if cost is None else 0),
-                estimated_usd=_plus(old.estimated_usd, estimated, calls),
+                estimated_usd=_plus(old.estimated_usd, Decimal(0) if provider == ENGINE else estimated, calls),
                 cost_usd=_plus(old.cost_usd, cost, calls),
             )
     return _named(store, list(lines.values()))
@@ -206,13 +208,14 @@ def _named(store: Store, lines: list[WorkLine]) -> list[WorkLine]:
         stories = select(Story.id, Story.prompt).where(Story.id.in_(ids))
         names.update((key, " ".join(prompt.split())[:60]) for key, prompt in session.execute(stories))
         query = select(TrainingJob.id, TrainingJob.name, TrainingJob.estimated_usd).where(TrainingJob.id.in_(ids))
-        jobs = {key: (name, estimated) for key, name, estimated in session.execute(query)}
-    names.update((key, name) for key, (name, _) in jobs.items())
+        jobs = session.execute(query).all()
+    names.update((key, name) for key, name, _ in jobs)
+    estimates = {key: estimated for key, _, estimated in jobs if estimated is not None}
     return [
         replace(
             line,
             name=names.get(line.reference, ""),
-            estimated_usd=jobs[line.reference][1] if line.reference in jobs else line.estimated_usd,
+            estimated_usd=estimates.get(line.reference, line.estimated_usd),
         )
         for line in lines
     ]
