@@ -269,8 +269,8 @@ def test_a_story_that_ends_while_the_page_is_drawn_leaves_no_button_to_stop_it(
 ) -> None:
     draw = getattr(module, name)
 
-    def draw_and_end(*args: object) -> None:
-        draw(*args)
+    def draw_and_end(*args: object, **more: object) -> None:
+        draw(*args, **more)
         server.release()
         until(lambda: all(story.done for story in desk().stories), "the story ends")
 

@@ -24,10 +24,11 @@ _VOICES = ["alloy", "ash", "coral", "echo", "fable", "nova", "onyx", "sage", "sh
 _MODELS = ["tts-1", "tts-1-hd", "gpt-4o-mini-tts"]  # OpenAI's, those with a known price first; others: type it
 
 
-def follow(story: StoryStream, number: int) -> None:
+def follow(story: StoryStream, number: int, *, of_several: bool = False) -> None:
     """A switch, and with it the reader that follows the words of sheet `number`, sentence by sentence."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        on = st.toggle(_("Read aloud"), key="story_aloud", persist_state="session")
+        which = _("Of several stories, the first is read.") if of_several else None
+        on = st.toggle(_("Read aloud"), key="story_aloud", persist_state="session", help=which)
         if story.done and story.text.strip():
             with st.popover(_("As a sound file"), icon=":material/graphic_eq:", type="tertiary"):
                 sound_file(story.id, story.text, "story_sound")

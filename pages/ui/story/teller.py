@@ -95,7 +95,7 @@ def _round(round_: Round) -> None:
         with column:
             sheets.append(Sheet(places[number], number, named=not hidden, lettered=round_.blind and several))
     with st.container(width=760):
-        speech.follow(places[0], 0)
+        speech.follow(places[0], 0, of_several=several)
     vote = st.empty()  # of the round before: gone before the first word
     read_along(sheets, round_)
     if several:
