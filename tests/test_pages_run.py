@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -164,6 +165,24 @@ def test_a_run_is_paused_gone_on_with_and_stopped(store: Store, server: FaultSer
     assert runs.progress(store, run_id).state == "queued"
     click(again(at), "dataset_stop")
     assert runs.progress(store, run_id).state == "stopped"
+
+
+def _stopped(store: Store, written: str, reason: str) -> None:
+    with store.session() as session:
+        session.get_one(Run, "run-1").reason = reason
+
+
+def test_why_a_run_has_stopped_is_said(store: Store, server: FaultServer, written: str) -> None:
+    """A run that is out of money has not failed; it says so all the same."""
+    _stopped(store, written, "The budget of $0.30 is used up. Raise it to go on.")
+    assert "The budget of \\$0.30 is used up. Raise it to go on." in [one.value for one in show().info]
+
+
+def test_why_and_what_to_do_are_both_in_the_visitors_language(store: Store, server: FaultServer, written: str) -> None:
+    why = "This month's budget is used up: $0.28 of $0.30 spent or reserved."
+    _stopped(store, written, f"{why} Have it raised on the cost page, or choose a cheaper model.")
+    (said,) = [one.value for one in show(lang="zh_CN").info]
+    assert "0.28" in said and "0.30" in said and not re.search("[A-Za-z]", said)
 
 
 def test_the_budget_of_a_run_is_shown_and_can_be_raised(store: Store, server: FaultServer) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -74,14 +75,26 @@ def n_(singular: str, plural: str, n: int) -> str:
 
 
 def told(sentence: str) -> str:
-    """A sentence of core's in the visitor's language, values kept; as it is when the catalogue has none for it."""
+    """A sentence of core's in the visitor's language, values kept; as it is when the catalogue has none for it.
+
+    What happened and what to do may stand in one text: then each is looked for.
+    """
+    if (whole := _known(sentence)) is not None:
+        return whole
+    for end in islice(_SENTENCE_ENDS.finditer(sentence), _MOST_SENTENCES):
+        if (first := _known(sentence[: end.start()])) is not None:
+            return first + told(sentence[end.end() :])
+    return sentence
+
+
+def _known(sentence: str) -> str | None:
     exact = _(sentence)
     if exact != sentence or language() == "en":
         return exact
     for pattern, message in _templates():
         if match := pattern.fullmatch(sentence):
             return _filled(_(message), _PLACE.findall(message), match.groups())
-    return sentence
+    return None
 
 
 def _filled(translation: str, names: list[str], values: Sequence[str]) -> str:
@@ -97,6 +110,8 @@ def _filled(translation: str, names: list[str], values: Sequence[str]) -> str:
     return _PLACE.sub(fill, translation)
 
 
+_SENTENCE_ENDS = re.compile(r"(?<=[.!?]) ")
+_MOST_SENTENCES = 8  # a provider's own words may be long, and are in no catalogue
 _PLACE = re.compile(r"\{(\w*)\}")
 _FEWEST_LETTERS = 8  # a template of almost nothing but places would match any sentence
 
