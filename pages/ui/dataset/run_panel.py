@@ -7,7 +7,7 @@ import streamlit as st
 from core.dataset.datasets import DatasetSummary
 from core.dataset.runs import RunProgress
 from pages.ui import cached
-from pages.ui.dataset import batch_card, run_controls
+from pages.ui.dataset import batch_card, run_budget, run_controls
 from pages.ui.lang import _, duration, mark, n_, number, plain, told, usd
 
 _REASONS = 3  # shown; the table has every row with its own
@@ -88,7 +88,7 @@ def _money(progress: RunProgress) -> str:
         spent = _("up to {most}").format(most=usd(progress.at_most_usd))
     if progress.budget_usd is not None:
         spent = _("{spent} of at most {most}").format(spent=spent, most=usd(progress.budget_usd))
-    if run_controls.moving(progress) and progress.projected_usd:
+    if (run_controls.moving(progress) or run_budget.capped(progress)) and progress.projected_usd:
         spent = _("{spent}, about {whole} in all").format(spent=spent, whole=usd(progress.projected_usd))
     return spent
 
