@@ -135,6 +135,17 @@ def test_a_data_set_of_a_chat_file_trains_as_chat(server: FaultServer, store: St
     assert job.file_format == "chat"
 
 
+def test_a_base_that_takes_one_format_only_gets_it(
+    server: FaultServer, store: Store, sample: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.training.checking.wanted_format", lambda provider, model: "chat")
+    at = _new_job()
+    assert any('"role": "assistant"' in block.value for block in at.code)
+    click(_to_the_end(at), "training_submit")
+    (job,) = jobs.list_jobs(store)
+    assert job.file_format == "chat"
+
+
 def test_a_job_on_a_data_set_that_is_gone_is_told_in_the_dialog(server: FaultServer, store: Store, sample: str) -> None:
     at = _to_the_end(_new_job())
     with store.session() as session:

@@ -10,6 +10,7 @@ from core.dataset.datasets import DatasetSummary
 from core.dataset.intake import importing
 from core.dataset.versions import Version
 from core.errors import FabulaError
+from core.training.form import FileFormat
 from pages.ui import cached, state
 from pages.ui.cached import Marks, Written
 from pages.ui.dataset import system_text
@@ -29,12 +30,15 @@ def rows_of(chosen: DatasetSummary, version: Version | None) -> int:
     return found.get(None, 0) + found.get("train", 0)
 
 
-def marks(page: str, chosen: DatasetSummary, version: Version | None) -> Marks:
-    """Format, separator and stop; the fields begin with what preparation proposes for these rows."""
+def marks(page: str, chosen: DatasetSummary, version: Version | None, only: FileFormat | None = None) -> Marks:
+    """Format, separator and stop; the fields begin with what preparation proposes for these rows.
+
+    `only`: the one format that the model takes; then there is none to choose.
+    """
     with st.popover(_("More"), icon=":material/tune:"):
         key = f"{page}_format_{chosen.id}"
         state.first(key, _CHAT if chosen.source == importing.CHAT else _COMPLETION)
-        chat = st.segmented_control(
+        chat = only or st.segmented_control(
             _("Format of the file"),
             list(_FORMATS),
             required=True,

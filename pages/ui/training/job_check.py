@@ -8,6 +8,7 @@ import streamlit as st
 from core.cost.tokens import TokenCount
 from core.dataset.datasets import DatasetSummary
 from core.dataset.versions import Version
+from core.training import checking
 from core.training.filecheck import FileCheck
 from pages.ui import beside, cached, cards, models, preparation, state
 from pages.ui.cached import Marks
@@ -39,7 +40,8 @@ def show() -> bool:
     if chosen is None:
         return False
     st.markdown(_("**What preparation found and will do**"))
-    marks = preparation.marks("training", chosen, version)
+    only = checking.wanted_format(base.provider, base.id) if base is not None else None
+    marks = preparation.marks("training", chosen, version, only)
     job_form.keep(marks)
     fine = _prepared(chosen, version, marks)
     return base is not None and fine and _checked(job_form.draft())
