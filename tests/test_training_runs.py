@@ -325,7 +325,7 @@ class Account:
     ("account", "now", "may", "told"),
     [
         (Account("engine"), NOW, True, "no account"),
-        (Account("openai", Refused("The key is wrong.")), NOW, False, "The key is wrong."),
+        (Account("openai", Refused("The key is wrong.", "Set another one.")), NOW, False, "The key is wrong."),
         (Account("openai", Unavailable("It is away.")), NOW, None, "could not be asked"),
         (Account("openai"), NOW, None, "Whether it is you"),
         (Account("openai"), datetime(2027, 1, 6, tzinfo=UTC), False, "2027-01-06"),
@@ -337,6 +337,7 @@ def test_whether_an_account_may_train_is_said_before_the_button(
 ) -> None:
     found = preflight.preflight(store, account, book, MINI, now)
     assert found.may_train is may and told in found.why
+    assert found.next_step == ("Set another one." if told == "The key is wrong." else "")
 
 
 def test_what_happened_before_counts(store: Store, form: JobForm, book: PriceBook) -> None:

@@ -28,7 +28,7 @@ class Preflight:
 
     Attributes:
         may_train: None: nobody can know before the job is sent.
-        why: a sentence.
+        why: a sentence; next_step: what to do about it, where the provider refuses.
         train_until, callable_until: last days, where they are announced.
         lifetime: until when the tuned model can be called, a sentence.
     """
@@ -38,6 +38,7 @@ class Preflight:
     train_until: date | None
     callable_until: date | None
     lifetime: str
+    next_step: str = ""
 
 
 def preflight(store: Store, client: Client, book: PriceBook, model: str, now: datetime) -> Preflight:
@@ -52,13 +53,20 @@ def preflight(store: Store, client: Client, book: PriceBook, model: str, now: da
     tuned = book.find(provider, f"ft:{tuned_base(model) or model}")
     until = tuned.valid_until if tuned is not None else None
     last = price.training_until if price is not None else None
-    may, why = _may_train(store, client, now)
+    next_step = ""
+    try:
+        may, why = _may_train(store, client, now)
+    except Refused as exc:
+        may, next_step = False, exc.next_step
+        why = f"This account may not even see fine-tuning jobs there: {exc.what}"
     if may is not False and last is not None and last < now.date():
-        may, why = False, f"Training on this model ended on {last}. Choose another base, or the engine."
-    return Preflight(may, why, last, until, _lifetime(client, until, now))
+        may, next_step = False, ""
+        why = f"Training on this model ended on {last}. Choose another base, or the engine."
+    return Preflight(may, why, last, until, _lifetime(client, until, now), next_step)
 
 
 def _may_train(store: Store, client: Client, now: datetime) -> tuple[bool | None, str]:
+    """Whether it may, and why. Raises Refused where the provider does not even show its list of jobs."""
     provider, name = client.provider, client.provider.name
     if provider.kind == "engine":
         return True, "The engine trains on this machine: no account is needed."
@@ -66,8 +74,8 @@ def _may_train(store: Store, client: Client, now: datetime) -> tuple[bool | None
         return False, "OpenAI has closed fine-tuning to everyone on 2027-01-06. Train on the engine."
     try:
         next(iter(client.jobs()), None)
-    except Refused as exc:
-        return False, f"This account may not even see fine-tuning jobs there: {exc.what}"
+    except Refused:
+        raise
     except FabulaError as exc:
         return None, f"The provider could not be asked: {exc.what}"
     succeeded, refused = _past(store, provider.id)

@@ -102,7 +102,13 @@ def facts(found: Taken) -> None:
             found.account.may_train,  # type: ignore[arg-type]  # None: nobody knows
             ":gray[:material/help:]",
         )
-        for mark, sentence in ((icon, found.account.why), (":material/event:", found.account.lifetime)):
+        account = found.account
+        said = (
+            (icon, account.why),
+            (":material/arrow_forward:", account.next_step),
+            (":material/event:", account.lifetime),
+        )
+        for mark, sentence in said:
             if sentence:
                 st.markdown(f"{mark} {plain(told(sentence))}")
 
