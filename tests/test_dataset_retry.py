@@ -154,7 +154,7 @@ def test_a_budget_holds_for_it_and_what_is_left_is_said(store: Store, server: Fa
     run_id = runs.retry_failed(store, LOCAL, dataset_id, budget_usd=Decimal("0.15"))
     execute(store, server, run_id, book=book())
     ended = runs.progress(store, run_id)
-    assert ended.state == "stopped" and "used up" in (ended.reason or "")
+    assert ended.state == "stopped" and "left of the budget" in (ended.reason or "")
     assert 0 < ended.done < 4 and ended.left == 4 - ended.done
 
 

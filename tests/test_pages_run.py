@@ -174,12 +174,14 @@ def _stopped(store: Store, written: str, reason: str) -> None:
 
 def test_why_a_run_has_stopped_is_said(store: Store, server: FaultServer, written: str) -> None:
     """A run that is out of money has not failed; it says so all the same."""
-    _stopped(store, written, "The budget of $0.30 is used up. Raise it to go on.")
-    assert "The budget of \\$0.30 is used up. Raise it to go on." in [one.value for one in show().info]
+    _stopped(store, written, "What is left of the budget of $0.30 may not pay for the next row. Raise it to go on.")
+    assert "What is left of the budget of \\$0.30 may not pay for the next row. Raise it to go on." in [
+        one.value for one in show().info
+    ]
 
 
 def test_why_and_what_to_do_are_both_in_the_visitors_language(store: Store, server: FaultServer, written: str) -> None:
-    why = "This month's budget is used up: $0.28 of $0.30 spent or reserved."
+    why = "This month's budget leaves too little for this: $0.28 of $0.30 spent or reserved."
     _stopped(store, written, f"{why} Have it raised on the cost page, or choose a cheaper model.")
     (said,) = [one.value for one in show(lang="zh_CN").info]
     assert "0.28" in said and "0.30" in said and not re.search("[A-Za-z]", said)

@@ -106,17 +106,17 @@ def check(session: Session, actor: Actor, amount: Decimal | None, reference: str
             )
         if spent + amount > limit:
             raise OverBudget(
-                _used_up(scope, f"{spent:,.2f}", f"{limit:,.2f}"),
+                _too_little(scope, f"{spent:,.2f}", f"{limit:,.2f}"),
                 "Have it raised on the cost page, or choose a cheaper model.",
             )
 
 
-def _used_up(scope: str, spent: str, limit: str) -> str:
+def _too_little(scope: str, spent: str, limit: str) -> str:
     if scope == "run":
-        return f"The budget of a run is used up: ${spent} of ${limit} spent or reserved."
+        return f"The budget of a run leaves too little for this: ${spent} of ${limit} spent or reserved."
     if scope == "person":
-        return f"Your budget of this month is used up: ${spent} of ${limit} spent or reserved."
-    return f"This month's budget is used up: ${spent} of ${limit} spent or reserved."
+        return f"Your budget of this month leaves too little for this: ${spent} of ${limit} spent or reserved."
+    return f"This month's budget leaves too little for this: ${spent} of ${limit} spent or reserved."
 
 
 def reserved(session: Session, actor: Actor, amount: Decimal | None, reference: str) -> None:

@@ -1,5 +1,5 @@
 """How much a run may still reserve: of its own budget, also where several executors spend it, and of those of the
-cost page. The ledger knows, this asks it cheaply, and says which budget is used up."""
+cost page. The ledger knows, this asks it cheaply, and says which one ends it."""
 
 from __future__ import annotations
 
