@@ -106,12 +106,12 @@ def _from_status(
     if status in (401, 403):
         return Refused(
             f"{provider.name} refused the key ({status}): {words}",
-            "Check the key and what this account may do, then go on; every row is kept.",
+            "Check the key (with a new one, start Fabula again) and what this account may do, then go on; nothing is lost.",
         )
     if status == 402 or code & _QUOTA_CODES:
         return Refused(
             f"{provider.name}: the account has no credit left: {words}",
-            "Add credit or raise the limit at the provider, then go on; every row is kept.",
+            "Add credit or raise the limit at the provider, then go on; nothing is lost.",
         )
     if status == 429:
         return RateLimited(

@@ -141,9 +141,9 @@ def _record(job: JobView, chain: Sequence[JobView], datasets: Mapping[str, str])
 
 
 def _needed(listed: Sequence[JobView]) -> dict[str, bool]:
-    """Which columns say something: no time to the end where every job has ended."""
-    running = any(not job.finished for job in listed)
-    return {name: name != "eta" or running for name in _columns()}
+    """Which columns say something: no time to the end where every job has ended, no provider where all have one."""
+    idle = {"eta": all(job.finished for job in listed), "provider": len({job.provider for job in listed}) == 1}
+    return {name: not idle.get(name, False) for name in _columns()}
 
 
 def _columns() -> dict[str, Any]:
