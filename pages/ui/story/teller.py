@@ -28,8 +28,9 @@ def button(order: Order | None) -> None:
     lingers, greyed, while the story comes.
     """
     held = desk()
-    with views.either(held.writing):
-        if held.writing:
+    writing = held.writing
+    with views.either(writing):
+        if writing:
             st.button(_("Stop"), icon=":material/stop:", width="stretch", key="story_stop", on_click=held.stop)
             return
         st.button(
