@@ -228,6 +228,7 @@ def _picture(page: Page, path: Path) -> None:
     settled(page)
     for chart in page.locator('[data-testid="stVegaLiteChart"]').all():
         chart.locator("canvas, svg").first.wait_for()
+    page.get_by_text("counting tokens").wait_for(state="detached")
     page.wait_for_load_state("networkidle")
     page.screenshot(path=path, animations="disabled")
     page.context.close()

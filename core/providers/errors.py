@@ -106,7 +106,7 @@ def _from_status(
     if status in (401, 403):
         return Refused(
             f"{provider.name} refused the key ({status}): {words}",
-            "Check the key (with a new one, start Fabula again) and what this account may do, then go on; nothing is lost.",
+            "Check the key (a new one needs a restart) and what this account may do, then go on; nothing is lost.",
         )
     if status == 402 or code & _QUOTA_CODES:
         return Refused(
