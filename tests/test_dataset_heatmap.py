@@ -171,6 +171,16 @@ def test_the_chart_holds_every_square_and_a_selection_by_place(store: Store, rec
     assert "config" not in spec
 
 
+def test_values_stand_in_the_order_of_the_grid_whenever_their_squares_came(store: Store) -> None:
+    """A chart that gets new rows keeps those that it has in front: without a field to sort by, new values come last."""
+    map_ = heatmap.draw(store, datasets.create(store, LOCAL, _RECIPE))
+    spec = charts_matrix.chart(map_, _WORDS)
+    sorts = [layer["encoding"][side]["sort"] for layer in spec["layer"] for side in ("x", "y")]
+    assert sorts == [{"field": "place", "op": "min"}] * 4
+    first = {row["down"]: row["place"] for row in reversed(spec["data"]["values"])}
+    assert sorted(first, key=lambda down: first[down]) == list(dict.fromkeys(square.down for square in map_.squares))
+
+
 def test_states_have_words_signs_and_one_colour_each(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, _RECIPE)
     with store.session() as session:

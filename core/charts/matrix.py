@@ -143,9 +143,11 @@ def _axes(kind: str, offset: str | None = None) -> dict[str, Any]:
         title=None, labelLimit=220, labelFontSize=11, labelFlush=False, ticks=False, domain=False, labelOverlap=False
     )
     gap = alt.Scale(paddingInner=_GAP, paddingOuter=0)
+    apart = alt.Scale(paddingInner=_GAP / 2, paddingOuter=0)
+    by_place = alt.EncodingSortField("place", op="min")  # without a field, values that come later stand last
     found: dict[str, Any] = {
-        "x": alt.X("across:N", sort=None, axis=top, scale=alt.Scale(paddingInner=_GAP / 2, paddingOuter=0)),
-        "y": alt.Y("down:N", sort=None, axis=left, scale=gap),
+        "x": alt.X("across:N", sort=by_place, axis=top, scale=apart),
+        "y": alt.Y("down:N", sort=by_place, axis=left, scale=gap),
     }
     if offset:
         found["xOffset"] = alt.XOffset(f"{offset}:O", scale=gap)
