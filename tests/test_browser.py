@@ -28,7 +28,7 @@ _TITLES = {
 _PARTS = (  # further pictures for the documents: address, part of the page, file, words that come last
     ("dataset", "Run", "dataset-run", "all there"),
     ("dataset", "Quality", "dataset-quality", "(Good|Worth a look|Needs work):"),
-    ("dataset", "Use", "dataset-use", "about [0-9,]+ tokens|[0-9,]+ tokens"),
+    ("dataset", "Use", "dataset-use", "JSONL, chat"),
     ("cost", "My workload", "cost-workload", "pays back"),
 )
 _SOON_MS = 90_000
@@ -225,10 +225,10 @@ def test_screenshots_for_the_documents(browser: Browser, tmp_path: Path) -> None
 def _picture(page: Page, path: Path) -> None:
     """The page as it is when all of it is there and no button is hovered over."""
     page.mouse.move(0, 0)
+    page.get_by_text("counting tokens").wait_for(state="detached")
     settled(page)
     for chart in page.locator('[data-testid="stVegaLiteChart"]').all():
         chart.locator("canvas, svg").first.wait_for()
-    page.get_by_text("counting tokens").wait_for(state="detached")
     page.wait_for_load_state("networkidle")
     page.screenshot(path=path, animations="disabled")
     page.context.close()
