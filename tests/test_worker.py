@@ -350,7 +350,9 @@ def test_a_worker_that_is_stopped_keeps_its_work_until_it_is_killed(
     add_tour(store)
     worker = run_worker(home, "hang")
     until(lambda: diary(home), "at work")
-    os.kill(worker.pid, signal.SIGSTOP)
+    with store.session():  # stopped while it writes, it would keep everybody else from writing
+        os.kill(worker.pid, signal.SIGSTOP)
+        os.waitpid(worker.pid, os.WUNTRACED)
     try:
         mine, now = Heart(store), [0.0]
         monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
