@@ -119,6 +119,16 @@ def _too_little(scope: str, spent: str, limit: str) -> str:
     return f"This month's budget leaves too little for this: ${spent} of ${limit} spent or reserved."
 
 
+def spent_on(session: Session, reference: str) -> Decimal:
+    """What a run, job or story has spent or reserved. Amounts are text (SQLite): SQL groups equal ones.
+
+    Not bounded by time: a clock that is set back must not hide what was spent.
+    """
+    query = select(AT_MOST, func.count()).where(Spend.reference == reference, AT_MOST.is_not(None))
+    found = session.execute(query.group_by(AT_MOST))
+    return sum(((cost or Decimal(0)) * calls for cost, calls in found), Decimal(0))
+
+
 def reserved(session: Session, actor: Actor, amount: Decimal | None, reference: str) -> None:
     """Take note, in this transaction, of an amount that was just reserved, so that the next check knows of it."""
     state: _State | None = session.info.get(_CACHE)
@@ -162,7 +172,7 @@ class _State:
         found = []
         if (limit := self.amounts.get(("run", ""))) is not None and reference not in (None, PREVIEW):
             if reference not in self.runs:
-                self.runs[reference] = _spent_on(session, reference)
+                self.runs[reference] = spent_on(session, reference)
             found.append(("run", limit, self.runs[reference]))
         if (limit := self.amounts.get(("month", ""))) is not None:
             found.append(("month", limit, self.everybody))
@@ -202,9 +212,3 @@ def _spent_by_person(session: Session, since: datetime) -> dict[str, Decimal]:
     for person, cost, calls in session.execute(query.group_by(Spend.actor, AT_MOST)):
         found[person] = found.get(person, Decimal(0)) + (cost or Decimal(0)) * calls
     return found
-
-
-def _spent_on(session: Session, reference: str) -> Decimal:
-    query = select(AT_MOST, func.count()).where(Spend.reference == reference, AT_MOST.is_not(None))
-    found = session.execute(query.group_by(AT_MOST))
-    return sum(((cost or Decimal(0)) * calls for cost, calls in found), Decimal(0))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from core.cost import own
+from core.cost import budget, own
 from core.cost.book import PriceBook
 from core.dataset.batch import books as batch_books
 from core.dataset.batch import ledger as batch_ledger
@@ -241,14 +241,14 @@ class _Batching:
     def _gather(self, alone: bool) -> End | None:
         """Put pending rows into a new batch, as far as limits and money allow. `alone`: no other one is under way."""
         batch_id, requests, size, broke = new_id(), 0, 0, False
-        client, steps, budget = self._steps.client(), self._steps, self._budget
+        client, steps, limit = self._steps.client(), self._steps, self._budget
         with self._store.session() as session:
-            spent = purse.total_spent(session, self._order.run_id)
-            why = purse.unpriced(session, self._order, budget, steps.worst(""))
+            spent = budget.spent_on(session, self._order.run_id)
+            why = purse.unpriced(session, self._order, limit, steps.worst(""))
         if why is not None:
             return End("failed", why)
         while requests < self._most and not self._halt.is_set():
-            left = None if budget is None else budget - spent
+            left = None if limit is None else limit - spent
             room = Room(self._most - requests, self._rhythm.most_bytes - size, left)
             with self._store.session() as session:
                 taken = batch_ledger.claim(
@@ -262,6 +262,6 @@ class _Batching:
             return None
         with self._store.session() as session:
             if broke:
-                left = None if budget is None else budget - spent
-                return End("stopped", purse.used_up(session, self._order, budget, left))
+                left = None if limit is None else limit - spent
+                return End("stopped", purse.used_up(session, self._order, limit, left))
             return _COMPLETE if orders.finish_complete(session, self._order) else None

@@ -59,15 +59,6 @@ def _refusal(session: Session, order: Order, amount_usd: Decimal | None) -> str 
     return None
 
 
-def total_spent(session: Session, run_id: str) -> Decimal:
-    """What a run has spent or reserved. Amounts are text: equal ones are grouped by SQL, then summed.
-
-    Not bounded by time: a clock that is set back must not hide what was spent.
-    """
-    query = select(AT_MOST, func.count()).where(Spend.reference == run_id).group_by(AT_MOST)
-    return sum((cost * calls for cost, calls in session.execute(query) if cost is not None), Decimal(0))
-
-
 class Purse:
     """One executor's view of a budget.
 
@@ -99,7 +90,7 @@ class Purse:
 
     def recount(self, session: Session, budget_usd: Decimal) -> Decimal:
         """What may still be reserved, by a look at every line: slower, and sees what others have given back."""
-        return budget_usd - total_spent(session, self._run_id)
+        return budget_usd - budget.spent_on(session, self._run_id)
 
     def reserved(self, claims: Iterable[Claim]) -> None:
         """These are claimed now, durably."""
