@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 from core import status
@@ -36,6 +37,8 @@ def pytest_configure() -> None:
     for name in _to_scrub():
         del os.environ[name]
     os.environ.update(_SET)
+    hypothesis.settings.register_profile("fabula", deadline=None)  # a busy machine is no error
+    hypothesis.settings.load_profile("fabula")
 
 
 @pytest.fixture(autouse=True)

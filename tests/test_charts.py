@@ -10,7 +10,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from core.charts import common as charts
@@ -189,7 +189,6 @@ def test_no_chart_paints_a_background_or_sets_a_font() -> None:
         assert '"font"' not in json.dumps(spec)
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), size=st.integers(2001, 6000), peak=st.integers(1, 999), pit=st.integers(1, 999))
 def test_thinning_keeps_first_last_and_extremes(seed: int, size: int, peak: int, pit: int) -> None:
     values = np.random.default_rng(seed).normal(size=size)

@@ -8,7 +8,6 @@ from decimal import Decimal
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as pace
 from hypothesis import strategies as st
 
 from core.cost import sensitivity, workload
@@ -18,7 +17,6 @@ from core.cost.prices import Price, Tier
 from core.cost.workload import BreakEven, Candidate, Costs, Machine, Workload
 from core.errors import FabulaError
 
-_ANY = pace(deadline=None)  # a machine may be busy
 _DAY = date(2026, 11, 1)
 _OPENAI_TUNED, _OPENAI_BASE = ("openai", "ft:gpt-4o-mini-2024-07-18"), ("openai", "gpt-4o-mini")
 
@@ -217,7 +215,6 @@ def test_absurd_numbers_are_refused(change: dict[str, object]) -> None:
 _COUNT = st.integers(0, 10**6)
 
 
-@_ANY
 @given(_COUNT, _COUNT, _COUNT, _COUNT, st.integers(1, 20))
 def test_more_of_anything_never_costs_less(
     prompt: int, completion: int, context: int, tokens: int, epochs: int
@@ -237,7 +234,6 @@ def test_more_of_anything_never_costs_less(
             assert before is not None and after is not None and after >= before
 
 
-@_ANY
 @given(_COUNT, _COUNT)
 def test_totals_add_up(one: int, two: int) -> None:
     found = workload.costs(_WORK, _TUNED)
@@ -246,7 +242,6 @@ def test_totals_add_up(one: int, two: int) -> None:
     assert whole + found.upfront == first + second
 
 
-@_ANY
 @given(*[st.decimals(least, "100", places=4) for least in ("0", "0", "0.0001", "0.0001")])
 def test_at_the_crossing_the_two_change_places(upfront: Decimal, each: Decimal, more: Decimal, saved: Decimal) -> None:
     mine = Costs(_TUNED, each, upfront + more, Decimal(0), Decimal(30))

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from core.dataset import presets
@@ -257,7 +257,6 @@ def test_line_separators_inside_a_story_do_not_part_lines() -> None:
     assert rows(read(line, "a.jsonl")) == [["p", "a\u2028b\x85c"]]
 
 
-@settings(deadline=None)  # a file that begins like Parquet starts a process
 @given(st.binary(max_size=300), st.sampled_from(["a.csv", "a.jsonl"]))
 def test_no_file_makes_it_stumble(data: bytes, name: str) -> None:
     try:

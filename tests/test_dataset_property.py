@@ -185,7 +185,7 @@ def world() -> Iterator[World]:
             store.close()
 
 
-@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(_ACTIONS, min_size=1, max_size=8))
 def test_the_ledger_is_what_was_bought_whatever_happens(actions: list[tuple[str, int]]) -> None:
     with world() as this:

@@ -97,7 +97,6 @@ def test_ngrams_never_reach_over_the_end_of_a_text() -> None:
     assert row.tolist() == [0, 2, 2] and len(set(hashes.tolist())) == 3
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(max_size=40), max_size=12))
 def test_any_text_can_be_measured(texts_: list[str]) -> None:
     block = units.block([units.normal(text) for text in texts_])
@@ -379,7 +378,6 @@ def test_lengths_lead_to_their_rows() -> None:
     assert all(made.between(b.low, b.high) for b in made.bins() if b.count)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 5_000), min_size=1, max_size=60))
 def test_every_length_is_in_one_bar(values: list[int]) -> None:
     made = lengths.measure(range(len(values)), values)
@@ -486,7 +484,7 @@ def test_a_sample_does_not_hang_on_the_order() -> None:
     assert one.texts() == other.texts() and len(one.texts()) == 10
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(
         st.tuples(st.text(max_size=60), st.sampled_from(["done", "failed"]), st.text(max_size=9), st.text(max_size=9)),

@@ -202,7 +202,7 @@ _VALUES = st.lists(st.sampled_from("abcde"), min_size=1, unique=True).map(tuple)
 _GRIDS = st.lists(st.tuples(_VALUES, _VALUES, st.integers(1, 3), st.booleans()), min_size=2, max_size=4)
 
 
-@hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_GRIDS)
 def test_whatever_a_grid_becomes_nothing_bought_is_lost_or_missing(
     store: Store, steps: list[tuple[tuple[str, ...], tuple[str, ...], int, bool]]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from core.training import results as results_module
@@ -128,7 +128,6 @@ def test_base64_with_line_breaks_is_unpacked() -> None:
     assert parse(packed).steps == 1
 
 
-@settings(deadline=None)  # a busy machine is no error
 @given(st.text())
 def test_no_text_is_an_error(text: str) -> None:
     assert parse(text).steps >= 0

@@ -98,7 +98,7 @@ def test_halves_of_characters_are_joined_or_told_as_missing(pieces: list[str], t
     assert storable(got) == got
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.text(st.characters(exclude_categories=()), max_size=5), max_size=8))
 def test_whatever_comes_can_be_stored(pieces: list[str]) -> None:
     joined = Joined()
