@@ -33,6 +33,7 @@ from pages.ui.training.curve_source import Drawn
 from tests.fakes import FakeRegistry
 from tests.fault_server import FaultServer
 from tests.test_pages import again, click, labels, trouble, visit, words
+from tests.waiting import until
 
 _STORY = Path(__file__).parents[1] / "pages" / "story.py"
 _HEADER = "step,train_loss,train_accuracy"
@@ -54,7 +55,10 @@ def _new_job(at: AppTest | None = None) -> AppTest:
 
 
 def _to_the_end(at: AppTest) -> AppTest:
-    return click(click(at, "training_next"), "training_next")
+    for _ in range(2):
+        until(lambda: not at.button(key="training_next").disabled or not at.run(), "the check")  # it works beside
+        click(at, "training_next")
+    return at
 
 
 # --- a new job ------------------------------------------------------------------------------------------------------
@@ -109,7 +113,7 @@ def test_going_back_keeps_what_was_typed(server: FaultServer, sample: str) -> No
     at = _new_job()
     at.text_input(key=f"training_stop_{sample}_27").input("\\n###").run()
     at.select_slider(key="training_share").set_value(10).run()
-    click(click(at, "training_next"), "training_next")
+    _to_the_end(at)
     assert "judged by the 10 %" in words(at)
     click(click(at, "training_back"), "training_back")
     assert at.text_input(key=f"training_stop_{sample}_27").value == "\\n###"
