@@ -17,8 +17,10 @@ from core.db.store import Store
 from core.db.tables import Dataset, Run
 from pages.ui.dataset import generate_card
 from pages.ui.estimates import Estimate
+from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.test_pages import click, trouble, visit, words
+from tests.waiting import until
 
 RECIPE = Recipe(
     "colours", (Column("colour", ("red", "blue")), Column("thing", ("hat", "cat"))), "{colour} {thing}", model="writer"
@@ -138,6 +140,72 @@ def test_another_start_does_not_lose_what_was_typed(server: FaultServer) -> None
     assert at.text_area(key="dataset_template").value == "My own words about {hero}"
     assert generate_label(at) == "Generate 288 rows"
     assert not any(button.key == "dataset_back" for button in at.button)
+
+
+@pytest.mark.parametrize("before", presets.load(), ids=lambda preset: preset.id)
+def test_an_empty_grid_starts_with_the_defaults_of_a_recipe(server: FaultServer, before: presets.Preset) -> None:
+    at = visit("dataset")
+    at.get_by_key("dataset_preset").set_value(before.id).run()
+    at.get_by_key("dataset_preset").set_value("blank").run()
+    shown = at.session_state["studio"].recipe_drawn
+    assert [column.values for column in shown.columns] == [()]
+    empty = Recipe(name="", columns=shown.columns, template="")
+    assert shown == replace(empty, provider=shown.provider, model=shown.model)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "default"),
+    [
+        ("dataset_temperature", 0.0, 0.5),
+        ("dataset_top_p", 0.3, 1.0),
+        ("dataset_max_tokens", 16, 2048),
+        ("dataset_seed", 7, None),
+        ("dataset_repeats", 5, 1),
+        ("dataset_endpoint", "chat", "auto"),
+        ("dataset_system", "You are terse.", ""),
+    ],
+)
+def test_an_empty_grid_keeps_no_setting_of_the_form_before(
+    server: FaultServer, key: str, value: object, default: object
+) -> None:
+    at = visit("dataset")
+    at.get_by_key(key).set_value(value).run()
+    at.get_by_key("dataset_preset").set_value("blank").run()
+    assert at.session_state[key] == default
+
+
+def test_a_template_without_columns_is_kept_to_go_back_to(server: FaultServer) -> None:
+    at = visit("dataset")
+    at.get_by_key("dataset_preset").set_value("blank").run()
+    at.text_area(key="dataset_template").set_value("Write a haiku.").run()
+    at.get_by_key("dataset_preset").set_value("english_stories").run()
+    click(at, "dataset_back")
+    assert at.text_area(key="dataset_template").value == "Write a haiku."
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "says"),
+    [
+        (fault_server.text("Once upon", finish_reason="length"), "Once upon", "The text was cut off at 2,048 tokens."),
+        (fault_server.text("I saw", finish_reason="content_filter"), "I saw", "filter held the text back"),
+        (fault_server.text("Half", finish_reason="weird"), "Half", "The text is not finished"),
+        (fault_server.text("   "), "", "The answer was empty."),
+        (fault_server.refusal("No."), "", "The model refused to write this."),
+        (fault_server.text("A whole story."), "A whole story.", None),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_a_preview_says_why_a_text_is_not_a_finished_one(
+    server: FaultServer, answer: fault_server.Answer, text: str, says: str | None
+) -> None:
+    server.default = answer
+    at = click(visit("dataset"), "dataset_preview")
+    until(lambda: at.session_state["studio"].preview.gathering.done, "the preview")
+    at.run()
+    assert sum(one.value == text for one in at.text) == (3 if text else 0)
+    warned = [one.value for one in at.caption if ":material/warning:" in one.value]
+    assert len(warned) == (3 if says else 0)
+    assert says is None or all(says in one for one in warned)
 
 
 def test_a_recipe_is_saved_changed_and_found_again(server: FaultServer, store: Store) -> None:

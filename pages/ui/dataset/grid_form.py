@@ -17,6 +17,7 @@ from pages.ui.state import GridDraft
 
 SAVED = "saved"  # in place of a preset's id: the form holds a recipe that was saved
 _BLANK = "blank"
+_EMPTY = Recipe(name="", columns=(), template="")
 _TEXTS = ("template", "name", "system", "seed", "endpoint")
 _RANGES: dict[str, tuple[float, float]] = {  # as Recipe.check has them
     "repeats": (1, 10_000),
@@ -126,7 +127,7 @@ def _change_start() -> None:
     held = state.studio()
     drawn: Recipe | None = held.recipe_drawn
     start = next((preset.recipe for preset in presets.load() if preset.id == held.grid.preset), None)
-    untouched = drawn is None or not any(column.values for column in drawn.columns)
+    untouched = drawn is None or not (drawn.template.strip() or any(column.values for column in drawn.columns))
     if drawn is not None and start is not None:
         untouched = untouched or drawn == replace(start, provider=drawn.provider, model=drawn.model)
     held.recipe_before = None if untouched else (drawn, held.grid)
@@ -142,15 +143,9 @@ def _go_back() -> None:
 
 
 def _take_preset(preset_id: str) -> None:
-    chosen = next((preset.recipe for preset in presets.load() if preset.id == preset_id), None)
-    if chosen is not None:
-        open_recipe(chosen, preset=preset_id)
-        return
-    held = state.studio()
-    held.grid = GridDraft.of([("", ())], preset_id, held.grid.next_id)
-    state.put("dataset_template", "")
-    state.put("dataset_system", "")
-    state.put("dataset_name", "")
+    """Fill the form from a preset. The empty grid has every default of `Recipe`, and nothing of the form before it."""
+    chosen = next((preset.recipe for preset in presets.load() if preset.id == preset_id), _EMPTY)
+    open_recipe(chosen, preset=preset_id)
 
 
 def _more() -> dict[str, Any]:

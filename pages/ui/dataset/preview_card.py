@@ -13,7 +13,7 @@ from core.dataset.recipe import Recipe
 from core.errors import BadRecipe
 from pages.ui import cached, cards, state, views
 from pages.ui.background import Gathering
-from pages.ui.lang import _, plain
+from pages.ui.lang import _, plain, told
 
 _PREVIEW = 3  # enough to see whether the template works, few enough to wait for
 
@@ -91,7 +91,15 @@ def _preview(was_running: bool) -> None:
             text=_("{done} of {total} written").format(done=len(gathering.items), total=gathering.expected),
         )
     for row in gathering.items:
-        views.facts(plain(value) for value in row.values.values())
-        st.text((row.text or row.reason or "").strip())
+        _row(row)
     if gathering.error is not None:
         cards.error_card(gathering.error)
+
+
+def _row(row: runs.PreviewRow) -> None:
+    """One text with the values it was written for. A text that is not a finished one says why."""
+    views.facts(plain(value) for value in row.values.values())
+    if text := row.text.strip():
+        st.text(text)
+    if row.reason:
+        st.caption(f":orange[:material/warning: {plain(told(row.reason))}]")
