@@ -188,7 +188,7 @@ async def _endless_llama() -> AsyncIterator[tuple[llama.Backend, asyncio.Event]]
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         try:
             while True:
-                event = b'data: {"content": "a", "stop": false}\n\n'
+                event = b'data: {"content": "a", "stop": false, "tokens_predicted": 1, "tokens_evaluated": 2}\n\n'
                 writer.write(b"%x\r\n%s\r\n" % (len(event), event))
                 await writer.drain()
                 await asyncio.sleep(0)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from core.engine import wire
-from core.engine.errors import unavailable
+from core.engine.errors import ApiError, unavailable
 from core.engine.llama import Backend, refused
+from core.engine.stops import StopMatcher
 
 FinishReason = Literal["stop", "length"]
 
@@ -48,17 +50,32 @@ async def whole(backend: Backend, order: Mapping[str, Any]) -> Piece:
 
 
 async def pieces(backend: Backend, order: Mapping[str, Any]) -> AsyncGenerator[Piece, None]:
-    """The answer as it is written. Raises ApiError, at the first piece or later."""
+    """The answer as it is written, up to the first of the stop strings in `order["stop"]`.
+
+    Every other ending gives out the text that was held back for a stop string, also an error in the middle.
+
+    Raises:
+        ApiError: at the first piece or later.
+    """
+    stop = StopMatcher(order.get("stop", ()))
     async with backend.slots:
         try:
-            blocks = wire.post(backend.address, "/completion", {**order, "stream": True})
+            blocks = wire.post(backend.address, "/completion", {**order, "stop": [], "stream": True})
             async with aclosing(blocks), aclosing(_events(blocks)) as events:
+                first_at: float | None = None
                 async for event in events:
-                    yield _piece(event)
-        except wire.Refused as exc:
-            raise refused(exc.status, _json(exc.body)) from exc
-        except wire.Broken as exc:
-            raise unavailable(f"The model stopped working: {exc}.") from exc
+                    now = time.monotonic()
+                    first_at = now if first_at is None else first_at
+                    piece = _piece(event)
+                    text = stop.feed(piece.text)
+                    if stop.found:
+                        yield Piece(text, _end_at_stop(event, now - first_at))
+                        return  # closing the connection ends llama.cpp's work
+                    yield Piece(text + stop.rest(), piece.end) if piece.end else Piece(text)
+        except (wire.Refused, wire.Broken, ApiError) as exc:
+            if held := stop.rest():
+                yield Piece(held)
+            raise _api_error(exc) from exc
 
 
 async def count_tokens(backend: Backend, text: str) -> int:
@@ -66,10 +83,8 @@ async def count_tokens(backend: Backend, text: str) -> int:
     try:
         async with aclosing(wire.post(backend.address, "/tokenize", {"content": text, "add_special": False})) as blocks:
             answer = _json(b"".join([block async for block in blocks]))
-    except wire.Refused as exc:
-        raise refused(exc.status, _json(exc.body)) from exc
-    except wire.Broken as exc:
-        raise unavailable(f"The model stopped working: {exc}.") from exc
+    except (wire.Refused, wire.Broken) as exc:
+        raise _api_error(exc) from exc
     return len(answer["tokens"])
 
 
@@ -104,6 +119,26 @@ def _piece(event: Mapping[str, Any]) -> Piece:
         tokens_per_s=float(timings["predicted_per_second"]) if measured and timings else None,
     )
     return Piece(text, end)
+
+
+def _end_at_stop(event: Mapping[str, Any], generated_s: float) -> End:
+    """The end of an answer whose stop string is complete with `event`, `generated_s` after its first token."""
+    tokens = int(event["tokens_predicted"])
+    return End(
+        reason="stop",
+        prompt_tokens=int(event["tokens_evaluated"]),
+        completion_tokens=tokens,
+        tokens_per_s=(tokens - 1) / generated_s if tokens > 1 and generated_s > 0 else None,
+    )
+
+
+def _api_error(exc: Exception) -> ApiError:
+    """What went wrong between the engine and llama.cpp, for the client."""
+    if isinstance(exc, ApiError):
+        return exc
+    if isinstance(exc, wire.Refused):
+        return refused(exc.status, _json(exc.body))
+    return unavailable(f"The model stopped working: {exc}.")
 
 
 def _json(raw: bytes) -> dict[str, Any]:
