@@ -84,10 +84,11 @@ def stop(store: Store, actor: Actor) -> None:
             jobs.request(store, actor, tour.job_id, "cancel")
 
 
-def progress(store: Store, now: datetime | None = None) -> TourProgress | None:
-    """The newest tour, or None when there has been none."""
+def progress(store: Store, now: datetime | None = None, *, tour_id: str | None = None) -> TourProgress | None:
+    """The tour `tour_id`, or the newest one without an id; None: there is none."""
+    query = select(Tour).order_by(Tour.created_at.desc(), Tour.id.desc()).limit(1)
     with store.reading() as session:
-        tour = session.scalar(select(Tour).order_by(Tour.created_at.desc(), Tour.id.desc()).limit(1))
+        tour = session.scalar(query if tour_id is None else select(Tour).where(Tour.id == tour_id))
     if tour is None:
         return None
     sentence = _QUEUED if tour.state == "queued" else _ENDINGS.get(tour.state, _SENTENCES[tour.step])

@@ -11,7 +11,7 @@ from core.db.tables import utcnow
 from core.story import stream
 from pages.ui import cached, cards, state
 from pages.ui.lang import _, n_, number, percent, plain, usd
-from pages.ui.training import cached_training
+from pages.ui.training import cached_training, job_list
 from pages.ui.training.job_view import STATUSES
 
 _LOOK_S = 3.0  # figures of a whole stage change slowly
@@ -19,7 +19,10 @@ _LOOK_S = 3.0  # figures of a whole stage change slowly
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One stage of the work: its figure, a sentence about it, and the next step (`part` of that page opens)."""
+    """One stage of the work: its figure, a sentence about it, and the next step.
+
+    `part` of that page opens, with `opened`: the id of the data set or job that the sentence is about.
+    """
 
     title: str
     icon: str
@@ -29,6 +32,7 @@ class Card:
     step: str
     page: str
     part: tuple[str, str] | None = None
+    opened: str | None = None
 
 
 def show() -> None:
@@ -46,9 +50,17 @@ def _cards() -> None:
                 st.caption(plain(card.sentence))
                 st.space("stretch")
                 if st.button(card.step, key=f"home_{card.page}", width="stretch"):
-                    if card.part is not None:
-                        state.put(*card.part)
-                    st.switch_page(f"{card.page}.py")
+                    _go(card)
+
+
+def _go(card: Card) -> None:
+    if card.part is not None:
+        state.put(*card.part)
+    if card.opened is not None and card.page == "dataset":
+        state.put("dataset_open", card.opened)
+    elif card.opened is not None:
+        job_list.open_from_elsewhere(card.opened)
+    st.switch_page(f"{card.page}.py")
 
 
 def _dataset() -> Card:
@@ -66,7 +78,7 @@ def _dataset() -> Card:
         step, part = _("Look at the rows"), "rows"
     return Card(
         _("Data set"), ":material/grid_view:", _("Rows ready"), number(ready), sentence, step, "dataset",
-        ("dataset_part", part),
+        ("dataset_part", part), found[0].id if found else None,
     )  # fmt: skip
 
 
@@ -80,7 +92,7 @@ def _training() -> Card:
         step, part = (_("Look at the curve") if found[0].finished else _("Watch it learn")), "jobs"
     return Card(
         _("Training"), ":material/model_training:", _("Best token accuracy"), "–" if best is None else percent(best),
-        sentence, step, "training", ("training_part", part),
+        sentence, step, "training", ("training_part", part), found[0].id if found else None,
     )  # fmt: skip
 
 

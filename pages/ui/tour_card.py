@@ -17,7 +17,7 @@ from core.training.jobs import JobView
 from pages.ui import cached, cards, state, views
 from pages.ui.lang import _, code, duration, mark, number, percent, plain, told, usd
 from pages.ui.story import teller
-from pages.ui.training import cached_curves, curves
+from pages.ui.training import cached_curves, curves, job_list
 
 _STEPS = {
     "dataset": (mark("Stories"), ":material/grid_view:"),
@@ -26,6 +26,7 @@ _STEPS = {
     "cost": (mark("Cost"), ":material/payments:"),
     "story": (mark("A new story"), ":material/auto_stories:"),
 }
+_SHOWN = "home_tour_shown"  # id of the tour on the card: a tour of another visitor does not take its place
 _ACTIVE = ("queued", "running")
 _USUALLY_DONE = {"dataset": 0.0, "training": 0.05, "curve": 0.9, "cost": 0.9, "story": 0.92}  # share before each step
 _LONG_AGO = timedelta(hours=2)  # by then the home page is for one's own work
@@ -34,14 +35,14 @@ _COMPARED = ("openai", "gpt-4o-mini-2024-07-18")  # the cheapest model that Open
 
 def show() -> None:
     """The card; it moves by itself while a tour is under way."""
-    progress = tour.progress(cached.store())
+    progress = _shown()
     active = progress is not None and progress.state in _ACTIVE
     st.fragment(run_every=cached.POLL_S if active else None)(_card)(active)
 
 
 def _card(was_active: bool) -> None:
     with cards.errors_shown():
-        progress = tour.progress(cached.store())
+        progress = _shown()
         active = progress is not None and progress.state in _ACTIVE
         if was_active != active:
             st.rerun()
@@ -56,6 +57,16 @@ def _card(was_active: bool) -> None:
                 _under_way(progress)
             else:
                 _ended(progress)
+
+
+def _shown() -> TourProgress | None:
+    """The tour that this visitor started or saw first; the newest one to begin with."""
+    held = state.get(_SHOWN)
+    found = tour.progress(cached.store(), tour_id=held) if held else None
+    found = found or tour.progress(cached.store())
+    if found is not None:
+        state.put(_SHOWN, found.id)
+    return found
 
 
 def _long_ago(progress: TourProgress) -> bool:
@@ -156,7 +167,7 @@ def _ended(progress: TourProgress) -> None:
         if progress.job_id is not None:
             _what_it_took(jobs.get(cached.store(), progress.job_id))
         if progress.dataset_id is not None:
-            _way_on(progress.dataset_id, has_job=progress.job_id is not None)
+            _way_on(progress.dataset_id, progress.job_id)
 
 
 def _what_it_took(job: JobView) -> None:
@@ -176,20 +187,20 @@ def _what_it_took(job: JobView) -> None:
     )
 
 
-def _way_on(dataset_id: str, *, has_job: bool) -> None:
+def _way_on(dataset_id: str, job_id: str | None) -> None:
     with st.container(horizontal=True):
         if st.button(_("Its data set"), icon=":material/grid_view:", key="home_tour_dataset"):
             state.put("dataset_open", dataset_id)
             state.put("dataset_part", "rows")
             st.switch_page("dataset.py")
-        if has_job and st.button(_("Its curve"), icon=":material/show_chart:", key="home_tour_job"):
-            state.put("training_part", "jobs")
+        if job_id is not None and st.button(_("Its curve"), icon=":material/show_chart:", key="home_tour_job"):
+            job_list.open_from_elsewhere(job_id)
             st.switch_page("training.py")
 
 
 def _start() -> None:
     with cards.errors_kept():
-        tour.start(cached.store(), LOCAL)
+        state.put(_SHOWN, tour.start(cached.store(), LOCAL))
 
 
 def _stop() -> None:

@@ -38,10 +38,11 @@ def pick() -> DatasetSummary | None:
 
 
 def label(one: DatasetSummary) -> str:
-    """What a data set is called in a list: its name, and since when it is there where another one has the same.
+    """What a data set is called in a list: its name; with its time where an older one has the same name.
 
-    A widget knows an option by these words alone. Two that are the same are one to it (it opens the last of them), and
-    words that change, like a count of rows, are an option that is gone (it opens the first).
+    A selectbox knows an option by its label alone, and opens the first option when the label of the chosen one is
+    gone. So a label never depends on what is added later: another data set of the same name leaves it as it is.
     """
-    alike = sum(other.name == one.name for other in cached.dataset_list())
-    return one.name if alike < 2 else f"{one.name} · {one.created_at:%Y-%m-%d %H:%M:%S.%f}"
+    same = [other for other in cached.dataset_list() if other.name == one.name]
+    first = min(same, key=lambda other: (other.created_at, other.id), default=one)
+    return one.name if first.id == one.id else f"{one.name} · {one.created_at:%Y-%m-%d %H:%M:%S.%f}"

@@ -11,7 +11,7 @@ from core.db.tables import utcnow
 from core.training import evaluating, judged_rows
 from core.training.evaluation_shapes import EvaluationView, HeldOut
 from core.training.jobs import JobView
-from pages.ui import cached, cards, models
+from pages.ui import cached, cards, models, state
 from pages.ui.lang import _, ago, n_, number, percent, plain, told, usd
 from pages.ui.training import cached_curves, cached_training, evaluation_answers, evaluation_words, job_words
 from pages.ui.training.evaluation_words import share
@@ -35,8 +35,8 @@ def _all(job: JobView, was_running: bool) -> None:
         if was_running != any(one.active for one in found):
             st.rerun()
         pairs = _of_this(job, found)
-        for tuned, base in pairs[:1]:
-            _result(tuned, base)
+        if pairs:
+            _result(*_shown(job, pairs))
         _start(job, running=any(one.active for one in found))
         if len(found) > 1:
             _earlier(found)
@@ -46,6 +46,23 @@ def _of_this(job: JobView, found: list[EvaluationView]) -> list[tuple[Evaluation
     """Evaluations of the job's own models, the newest first, each with that of the base on the same rows."""
     bases = [one for one in found if one.job_id != job.id]
     return [(one, _beside(one, bases)) for one in found if one.job_id == job.id]
+
+
+def _shown(
+    job: JobView, pairs: list[tuple[EvaluationView, EvaluationView | None]]
+) -> tuple[EvaluationView, EvaluationView | None]:
+    """The evaluation that this visitor started or saw first; a button leads to a newer one of another visitor."""
+    key, newest = f"{_KEY}_shown_{job.id}", pairs[0][0]
+    held = next((pair for pair in pairs if pair[0].id == state.get(key)), None)
+    if held is None:
+        state.put(key, newest.id)
+        return pairs[0]
+    if held[0].id != newest.id:
+        st.button(
+            _("Show the newer evaluation"), icon=":material/update:", type="tertiary", key=f"{_KEY}_newest",
+            on_click=state.put, args=(key, newest.id),
+        )  # fmt: skip
+    return held
 
 
 def _beside(tuned: EvaluationView, bases: list[EvaluationView]) -> EvaluationView | None:
@@ -184,7 +201,8 @@ def _held_out(rows: HeldOut) -> str:
 
 def _judge(job: JobView, limit: int) -> None:
     with cards.errors_kept():
-        evaluating.start_pair(cached.store(), LOCAL, job, limit=limit)
+        started = evaluating.start_pair(cached.store(), LOCAL, job, limit=limit)
+        state.put(f"{_KEY}_shown_{job.id}", started[0])
 
 
 def _act(what: str, evaluation_id: str) -> None:

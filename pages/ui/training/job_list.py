@@ -1,4 +1,8 @@
-"""All jobs, the newest first: a click opens one, several are compared; the address says which are open."""
+"""All jobs, the newest first: a click opens one, several are compared; the address says which are open.
+
+What is open changes only when this visitor ticks a row, follows a link, or starts a job here. A job that someone else
+starts appears in the list.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from pages.ui.training import cached_training, job_words
 from pages.ui.training.curve_source import Sendable
 
 OPEN = "training_open"  # ids of the jobs that are open, for whoever wants to open one
+_SHOWN = "training_shown"  # id of the job below the list while no row is ticked
 _ADDRESS = "jobs"  # query parameter
 _DRAWN = "training_list_drawn"  # a new number draws the list anew, with what is open selected
 _FEW = 6  # rows that need no scrolling
@@ -28,9 +33,19 @@ _MOST_COMPARED = 8
 
 def open_jobs(*ids: str) -> None:
     """Open these jobs at the next run."""
-    state.put(OPEN, ids)
-    state.put(_DRAWN, int(state.get(_DRAWN, 0)) + 1)
+    _open(ids)
     _to_address(ids)
+
+
+def open_from_elsewhere(*ids: str) -> None:
+    """Open these jobs on the training page: for a button of another page, before it switches there."""
+    state.put("training_part", "jobs")
+    _open(ids)
+
+
+def _open(ids: Sequence[str]) -> None:
+    state.put(OPEN, tuple(ids))
+    state.put(_DRAWN, int(state.get(_DRAWN, 0)) + 1)
 
 
 def show(found: Sequence[JobView]) -> list[JobView]:
@@ -39,7 +54,7 @@ def show(found: Sequence[JobView]) -> list[JobView]:
     listed = _searched(found)
     if not listed:
         st.caption(_("No job is called so."))
-        return [found[0]]
+        return _open_now(found)
     event = st.dataframe(
         _frame(listed),
         hide_index=True,
@@ -55,10 +70,20 @@ def show(found: Sequence[JobView]) -> list[JobView]:
     )
     picked = [listed[row] for row in event.selection.rows if row < len(listed)][:_MOST_COMPARED]
     ids = tuple(job.id for job in picked)
-    if ids != tuple(state.get(OPEN, ())):
+    hidden = not picked and any(job.id in state.get(OPEN, ()) for job in found if job not in listed)
+    if not hidden:  # a search that hides what is open does not close it
         state.put(OPEN, ids)
         _to_address(ids)
-    return picked or [found[0]]
+    return _open_now(found)
+
+
+def _open_now(found: Sequence[JobView]) -> list[JobView]:
+    """The ticked jobs; without any, the job that was shown last, and for a first visit the newest."""
+    by_id = {job.id: job for job in found}
+    ticked = set(state.get(OPEN) or ())
+    opened = [job for job in found if job.id in ticked] or [by_id.get(str(state.get(_SHOWN)), found[0])]
+    state.put(_SHOWN, opened[0].id)
+    return opened
 
 
 def _from_address(found: Sequence[JobView]) -> None:
@@ -72,7 +97,8 @@ def _from_address(found: Sequence[JobView]) -> None:
 
 def _to_address(ids: Sequence[str]) -> None:
     if ids:
-        st.query_params[_ADDRESS] = ",".join(ids)
+        if st.query_params.get(_ADDRESS) != ",".join(ids):
+            st.query_params[_ADDRESS] = ",".join(ids)
     elif _ADDRESS in st.query_params:
         del st.query_params[_ADDRESS]
 
