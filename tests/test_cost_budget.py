@@ -14,6 +14,7 @@ import pytest
 from core.actor import LOCAL, Actor
 from core.cost import budget, history, own, quality, spend
 from core.cost.book import PriceBook, cost_of, speech_cost, training_cost
+from core.cost.quality import Quality
 from core.db.store import Store, new_id
 from core.db.tables import Evaluation, Spend, Story, TrainingJob, Vote
 from core.errors import FabulaError, NotFound, OverBudget
@@ -288,6 +289,26 @@ def _set(store: Store, **values: str) -> str:
     return own.set_price(store, LOCAL, **{"provider": "openai", "model": "gpt-4o-mini", "what": "output", **values})  # type: ignore[arg-type]  # a table row
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("0.15", "0.15"), (" 2 ", "2"), ("1,500", "1500"), ("12,345.5", "12345.5"), ("1,234,567", None), (".5", "0.5"),
+        ("１.５", "1.5"), ("1e-3", "0.001"), ("0", "0"), ("99 999", "99999"),
+        ("0,15", None), ("1,5", None), ("1,50", None), ("0,150", None), ("1,2345", None), ("1.500,25", None),
+        ("1,5,000", None), (",5", None), ("1,", None), ("1，5", None), ("$0.15", None), ("nan", None), ("-1", None),
+        ("Infinity", None), ("", None), ("one", None),
+    ],
+)  # fmt: skip
+def test_a_comma_is_read_only_where_it_groups_three_digits(store: Store, typed: str, meant: str | None) -> None:
+    if meant is None:
+        with pytest.raises(FabulaError):
+            _set(store, amount=typed)
+        assert own.list_own(store) == []
+    else:
+        _set(store, amount=typed)
+        assert own.list_own(store)[0].amount == Decimal(meant)
+
+
 def test_an_own_price_stands_before_the_books_and_is_marked(store: Store) -> None:
     _set(store, amount="0.9")
     book = own.book(store)
@@ -408,6 +429,33 @@ def test_blind_votes_become_shares_with_their_interval(store: Store) -> None:
     found = {q.model: q for q in quality.qualities(store, PriceBook((), None, datetime.now(UTC).date()))}
     assert (found["a"].share, found["a"].n, found["b"].share) == (0.75, 4, 0.0)
     assert found["a"].low == pytest.approx(0.3006, abs=1e-4) and found["a"].high == pytest.approx(0.9544, abs=1e-4)
+
+
+def _quality(model: str, share: float, low: float, high: float, kind: str = "votes", measure: str = "votes") -> Quality:
+    return Quality("p", model, kind, measure, share, low, high, 10, None)  # type: ignore[arg-type]  # a table row
+
+
+@pytest.mark.parametrize(
+    ("found", "best", "rivals", "clear"),
+    [
+        ([_quality("a", 0.9, 0.8, 0.95), _quality("b", 0.5, 0.4, 0.6)], "a", [], True),
+        ([_quality("a", 0.6, 0.3, 0.8), _quality("b", 0.5, 0.2, 0.7)], "a", ["b"], False),
+        ([_quality("a", 0.6, 0.5, 0.7), _quality("b", 0.4, 0.3, 0.5)], "a", ["b"], False),  # they touch
+        ([_quality("a", 1.0, 0.2, 1.0)], "a", [], False),  # nothing to be best of
+        (  # an evaluation is no rival of a vote
+            [_quality("a", 0.9, 0.8, 0.95), _quality("b", 0.5, 0.4, 0.6),
+             _quality("c", 0.99, 0.7, 1.0, "evaluation", "accuracy")], "a", [], True,
+        ),
+        ([_quality("a", 0.5, 0.5, 0.5), _quality("b", 0.5, 0.5, 0.5)], "a", ["b"], False),
+    ],
+)  # fmt: skip
+def test_best_so_far_needs_a_difference_that_the_intervals_support(
+    found: list[Quality], best: str, rivals: list[str], clear: bool
+) -> None:
+    first = quality.leader(found)
+    assert first is not None
+    assert (first.best.model, [one.model for one in first.rivals], first.clear) == (best, rivals, clear)
+    assert quality.leader([]) is None
 
 
 def test_a_preferred_story_costs_as_many_stories_as_it_takes_to_win() -> None:

@@ -20,7 +20,9 @@ from core.cost.prices import Price
 from core.cost.quality import Quality
 from core.cost.workload import BreakEven, Candidate, Costs
 
-_PRICES = charts_cost.PriceLabels("USD per 1k", "Model", "Multiple", "List", "your price", "retired", "old price")
+_PRICES = charts_cost.PriceLabels(
+    "USD per 1k", "Model", "Multiple", "List", "your price", "machine time", "retired", "old price"
+)
 _DAYS = spent.DayLabels("Day", "USD", "Model", "other models")
 _QUALITY = worth.QualityLabels("USD a story", "Quality", "Model", "Rounds", ("votes", "evaluation"), "free")
 

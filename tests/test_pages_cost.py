@@ -9,23 +9,31 @@ from decimal import Decimal
 
 import pandas as pd
 import pytest
+from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
-from core.cost import budget, edition, own, spend
+from core.cost import budget, edition, machine_time, own, spend
 from core.cost.comparison import compare
+from core.cost.machine_time import Speed
 from core.dataset import datasets
 from core.db.store import Store, new_id
 from core.db.tables import Evaluation, Spend, Story, Vote
 from core.settings import Settings
 from pages.ui import cached
 from pages.ui.cost import cached_cost, period, price_choice, price_list
+from pages.ui.money import local_price
 from tests.price_address import price_server
 from tests.test_pages import click, trouble, visit, words
 
 
 def _table(at: AppTest, index: int = 0, by: str = "model") -> object:
     return at.dataframe[index].value.set_index(by)
+
+
+def _bars(at: AppTest) -> set[str]:
+    """Names of the models in the price chart."""
+    return set(convert_arrow_bytes_to_pandas_df(at.get("vega_lite_chart")[0].proto.data.data)["model"])
 
 
 def _captions(at: AppTest) -> str:
@@ -35,8 +43,23 @@ def _captions(at: AppTest) -> str:
 # --- prices ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_article_comes_out_with_its_sources(store: Store) -> None:
+def test_the_page_opens_on_models_that_can_be_used_today(store: Store) -> None:
     at = visit("cost")
+    table = at.dataframe[0].value
+    assert {"gpt-6-luna", "claude-haiku-5-5", "gemini-3.8-flash", "gemma-3-270m"} <= set(table["model"])
+    assert not any("retired" in note for note in table["note"])
+    assert at.get_by_key("cost_baseline").value == ("openai", "gpt-6-luna")
+
+
+def test_every_model_of_the_first_comparison_has_a_price(store: Store) -> None:
+    book = cached.prices()
+    found = {key: book.find(*key) for key in price_choice._TODAY}
+    assert not [key for key, price in found.items() if price is None or price.output_per_mtok is None]
+
+
+def test_the_article_comes_out_with_its_sources_in_one_click(store: Store) -> None:
+    at = click(visit("cost"), "cost_2023")
+    assert "cost_2023" not in {button.key for button in at.button}
     table = at.dataframe[0].value.set_index("model")
     assert table.loc["ft:davinci", "multiple"] == 60 and table.loc["ft:curie", "multiple"] == 6
     assert "**60 ×**" in words(at)
@@ -57,22 +80,61 @@ def test_no_price_of_any_list_is_shown_as_another_or_as_nothing(store: Store, un
                 assert not amount or float(shown % amount) == pytest.approx(float(amount), rel=0.005), line.model
 
 
-def test_what_this_machine_costs_is_of_one_moment(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = iter([(Decimal("0.036"), "USD"), (Decimal("0.36"), "CNY")])
-    monkeypatch.setattr(cached_cost, "hour", lambda: next(said))
+def _measured(store: Store, rate: str = "10", day: int = 29) -> None:
+    found = Speed(Decimal(rate), "gemma-3-270m", datetime(2026, 11, day, 12, tzinfo=UTC))
+    machine_time.save(store, LOCAL, found)
+
+
+@pytest.mark.parametrize(
+    ("hour", "currency", "speeds", "output"),
+    [
+        ("0.036", "USD", ["10"], Decimal(1)),
+        ("0.36", "CNY", ["40", "10"], Decimal(10)),  # the newest measurement counts
+        ("0.036", "USD", [], None),  # unknown until the speed has been measured
+        ("0", "USD", [], Decimal(0)),
+    ],
+)
+def test_the_engines_price_is_its_hour_over_the_speed_that_was_measured(
+    store: Store, hour: str, currency: str, speeds: list[str], output: Decimal | None
+) -> None:
+    own.set_machine_hour(store, LOCAL, hour, currency)
+    for day, rate in enumerate(speeds, 1):
+        _measured(store, rate, day)
+    (price,) = price_choice.here(cached.prices())
+    assert (price.output_per_mtok, price.training_per_mtok, price.currency) == (output, output, currency)
+
+
+def test_the_speed_of_the_last_request_is_no_measurement(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = cached.status()
-    status = replace(seen, engine=replace(seen.engine, tokens_per_s=10.0))
+    status = replace(seen, engine=replace(seen.engine, tokens_per_s=3.0))
     monkeypatch.setattr(cached, "status", lambda: status)
-    (price,) = price_choice.here(cached.prices())
-    assert (price.output_per_mtok, price.currency) == (1, "USD")
-    (price,) = price_choice.here(cached.prices())
-    assert (price.output_per_mtok, price.currency) == (10, "CNY")
-
-
-def test_what_this_machine_costs_is_unknown_while_its_speed_is(store: Store) -> None:
-    own.set_machine_hour(store, LOCAL, "0.036", "USD")
+    own.set_machine_hour(store, LOCAL, "0.036")
     (price,) = price_choice.here(cached.prices())
     assert price.output_per_mtok is None
+    assert visit("cost", cost_part="workload").get_by_key("work_speed").value is None
+
+
+def test_an_hour_with_a_price_is_the_same_on_every_page(store: Store) -> None:
+    _spend(store, "0", provider="engine", model="gemma-3-270m", tokens=1_000)
+    with store.session() as session:
+        for model in ("gemma-3-270m", "other"):
+            session.add(Story(
+                id=model, actor="local", provider="engine", model=model, prompt="p", parameters={}, text="t",
+            ))  # fmt: skip
+    with store.session() as session:
+        session.add(Vote(id="v", actor="local", round_id="r", blind=True, order=["gemma-3-270m", "other"], winner=None))
+    before = visit("cost", cost_lists=["engine", "openai"], cost_unit=1_000)
+    assert before.dataframe[0].value.set_index("model").loc["gemma-3-270m", "output"] == 0
+    assert before.dataframe[1].value.set_index("model").loc["gemma-3-270m", "each"] == 0
+    own.set_machine_hour(store, LOCAL, "0.036")
+    _measured(store, "10")
+    cached_cost.forget()
+    at = visit("cost", cost_lists=["engine", "openai"], cost_unit=1_000)
+    priced = at.dataframe[0].value.set_index("model").loc["gemma-3-270m"]
+    assert (priced["output"], priced["training"]) == (0.001, 0.001) and "machine time" in priced["note"]
+    assert at.dataframe[1].value.set_index("model").loc["gemma-3-270m", "each"] == 0.001
+    assert "Measured on 2026-11-29: 10.0 tokens/s" in _captions(at)
+    assert "free" not in local_price() and local_price(3_600) == "machine time: \\$0.0360"
 
 
 def test_the_month_ends_with_its_last_day_also_when_midnight_comes_while_it_is_looked_at(
@@ -110,7 +172,10 @@ def test_models_are_filtered_by_what_they_can_do(store: Store, kinds: list[str],
 
 
 def test_prices_can_be_compared_by_training_and_per_million(store: Store) -> None:
-    at = visit("cost", cost_side="training", cost_unit=1_000_000, cost_baseline=("openai-2023", "ft:curie"))
+    at = visit(
+        "cost", cost_lists=["openai-2023"], cost_side="training", cost_unit=1_000_000,
+        cost_baseline=("openai-2023", "ft:curie"),
+    )  # fmt: skip
     table = at.dataframe[0].value.set_index("model")
     assert (table.loc["ft:davinci", "multiple"], table.loc["ft:davinci", "training"]) == (10, 30)
     assert "**10 ×**" in words(at)
@@ -162,6 +227,35 @@ def test_every_list_together_is_one_table(store: Store) -> None:
     at = visit("cost", cost_lists=["openai-2023", "openai", "openrouter", "together", "aws", "google"])
     assert len(at.dataframe[0].value) > 900
     assert "are in the table only" in _captions(at)
+
+
+def test_an_own_price_of_a_model_that_no_list_has_shows_up_at_once(store: Store) -> None:
+    at = visit(
+        "cost", cost_lists=["openai-2023"], cost_own=True, cost_own_provider="openai", cost_own_model="house-7b",
+        cost_own_what="output", cost_own_amount="0.15", cost_unit=1_000_000,
+    )  # fmt: skip
+    click(at, "cost_own_set")
+    line = at.dataframe[0].value.set_index("model").loc["house-7b"]
+    assert (line["output"], "your price" in line["note"]) == (0.15, True)
+    assert "house-7b" in _bars(at)
+
+
+def test_own_prices_of_a_provider_without_a_list_are_compared_on_opening(store: Store) -> None:
+    own.set_price(store, LOCAL, provider="acme", model="house-7b", what="output", amount="0.15")
+    at = visit("cost", cost_unit=1_000_000)
+    line = at.dataframe[0].value.set_index("model").loc["house-7b"]
+    assert (line["output"], line["provider"]) == (0.15, "acme")
+    assert "house-7b" in _bars(at)
+
+
+def test_an_amount_that_can_be_read_in_two_ways_is_asked_for_again(store: Store) -> None:
+    at = visit(
+        "cost", cost_own=True, cost_own_provider="openai", cost_own_model="gpt-4o-mini", cost_own_what="output",
+        cost_own_amount="0,15",
+    )  # fmt: skip
+    click(at, "cost_own_set")
+    assert "can be read in two ways" in trouble(at) and "0.15" in trouble(at)
+    assert own.list_own(store) == [] and at.get_by_key("cost_own_amount").value == "0,15"
 
 
 def test_an_own_price_is_set_marked_and_taken_back(store: Store) -> None:
@@ -306,11 +400,19 @@ def test_numbers_are_measured_from_a_data_set(store: Store) -> None:
 # --- spent ----------------------------------------------------------------------------------------------------------
 
 
-def _spend(store: Store, cost: str | None, reference: str = "r") -> None:
+def _spend(
+    store: Store,
+    cost: str | None,
+    reference: str = "r",
+    *,
+    provider: str = "openai",
+    model: str = "m",
+    tokens: int = 20,
+) -> None:
     with store.session() as session:
         spend.record(
-            session, LOCAL, "story", provider="openai", model="m", reference=reference, prompt_tokens=10,
-            completion_tokens=20, cost_usd=None if cost is None else Decimal(cost),
+            session, LOCAL, "story", provider=provider, model=model, reference=reference, prompt_tokens=10,
+            completion_tokens=tokens, cost_usd=None if cost is None else Decimal(cost),
         )  # fmt: skip
 
 
@@ -398,7 +500,7 @@ def test_quality_stands_beside_price(store: Store) -> None:
         )  # fmt: skip
     cached_cost.forget()
     at = visit("cost")
-    assert "Best so far: **good** with 66.7 % of 3 blind rounds." in words(at)
+    assert "No clear winner yet: **good** has 66.7 % of 3 blind rounds" in words(at)
     assert "**thrifty** may be as good" in words(at)
     assert "1 result has no place here" in _captions(at)
     table = at.dataframe[-1].value.set_index("model")

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from core import speed
 from core.actor import LOCAL
 from core.dataset import datasets, runs
 from core.dataset.recipe import Column, Recipe
 from core.dataset.writing import executor
-from core.errors import ModelNotFound, NotFound, Refused
+from core.errors import ModelNotFound, NotFound, Refused, Unavailable
 from core.providers import Client, CompletionRequest, JobRequest, Provider, Registry
 from core.settings import Settings
 from tests import engine_process
@@ -55,6 +56,14 @@ def test_a_stream_can_be_closed_in_the_middle(client: Client) -> None:
     stream.close()
     assert list(stream) == [] and stream.facts.finish_reason is None
     assert client.complete(CompletionRequest(TINY, "宋", max_tokens=3)).texts
+
+
+def test_the_speed_of_the_machine_is_measured_with_real_requests(client: Client) -> None:
+    assert speed.base_model(["ft:x:fabula::a", "base", "other"]) == "base"
+    found = speed.measure(client, TINY)
+    assert found.model == TINY and found.tokens_per_s > 0
+    with pytest.raises(Unavailable):
+        speed.base_model([])
 
 
 def test_models_health_and_tokens(client: Client) -> None:

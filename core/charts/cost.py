@@ -30,6 +30,7 @@ class PriceLabels:
     multiple: str
     provider: str
     own: str
+    machine: str
     retired: str
     past: str
 
@@ -68,7 +69,8 @@ def price_bars(lines: Sequence[PriceLine], labels: PriceLabels, side: str = "out
 
 def _marks(line: PriceLine, labels: PriceLabels) -> list[str]:
     old = labels.retired if line.ended else labels.past if line.past else ""
-    return [mark for mark in (_times(line.multiple), labels.own if line.price.own else "", old) if mark]
+    mine = labels.machine if line.price.local else labels.own
+    return [mark for mark in (_times(line.multiple), mine if line.price.own else "", old) if mark]
 
 
 def _times(multiple: Decimal | None) -> str:

@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 
 from core.actor import Actor
 from core.cost.book import PriceBook
-from core.cost.overlay import ANY, UNITS, Entry, amount_in
+from core.cost.overlay import ANY, UNITS, Entry, amount_in, typed_number
 from core.cost.prices import ENGINE
 from core.db.store import Store, hold, new_id
 from core.db.tables import OwnPrice, utcnow
@@ -62,7 +62,7 @@ def set_price(
         amount: as typed.
 
     Raises:
-        FabulaError: a name is missing, the amount cannot be one, or the actor may only look.
+        FabulaError: a name is missing, the amount cannot be one or can be read in two ways, or the actor may only look.
     """
     if actor.role == "viewer":
         raise FabulaError("Viewers cannot set prices.", "Ask an editor.")
@@ -73,9 +73,10 @@ def set_price(
         raise FabulaError("The engine's models cost nothing for a token.", "Say what an hour of this machine costs.")
     if what not in USES or unit not in UNITS[what] or currency not in CURRENCIES:
         raise FabulaError(f"“{unit}” does not go with “{what}”.", "Choose another unit.")
+    number = _typed(amount)
     try:
-        parsed = amount_in(amount.strip().replace(",", ""), what, "mtok", model)
-        amount_in(amount.strip().replace(",", ""), what, unit, model)
+        parsed = amount_in(number, what, "mtok", model)
+        amount_in(number, what, unit, model)
     except BadFile as exc:
         raise FabulaError(f"“{amount}” is not a price for {model}.", "Give a number of 0 or more.") from exc
     _one_currency(store, provider, model, what, currency)
@@ -97,6 +98,13 @@ def set_price(
         )
         session.add(row)
         return row.id
+
+
+def _typed(amount: str) -> str:
+    try:
+        return typed_number(amount)
+    except BadFile as exc:
+        raise FabulaError(exc.what, exc.next_step) from exc
 
 
 def remove(store: Store, actor: Actor, price_id: str) -> None:
@@ -135,7 +143,7 @@ def book(store: Store, home: Path | None = None, now: datetime | None = None) ->
 
 
 def machine_hour(store: Store) -> tuple[Decimal, str] | None:
-    """What an hour of this machine costs, and in which currency; None: nobody has said."""
+    """What an hour of this machine costs, and in which currency; None: no one has said."""
     rows = [row for row in _rows(store) if row.provider == ENGINE and row.what == "hosting_hour"]
     return (rows[0].amount, rows[0].currency) if rows else None
 

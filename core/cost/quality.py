@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
@@ -10,6 +10,9 @@ from typing import Any, Literal
 from sqlalchemy import func, select
 
 from core.cost.book import PriceBook
+from core.cost.currency import USD
+from core.cost.machine_time import MachineTime
+from core.cost.prices import ENGINE
 from core.db.store import Store
 from core.db.tables import Evaluation, Spend, Story, Vote
 from core.intervals import wilson
@@ -52,9 +55,43 @@ class Quality:
         return self.cost_usd / Decimal(str(self.share))
 
 
-def qualities(store: Store, book: PriceBook) -> list[Quality]:
-    """Every model that was voted on or evaluated: those with votes first, the best first."""
-    each = _cost_of_a_story(store, book)
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """The best model by one measure. `rivals` are those whose 95 % interval overlaps the leader's: no clear winner.
+
+    `compared`: how many models were measured in this way; with one there is nothing to be best of.
+    """
+
+    best: Quality
+    rivals: tuple[Quality, ...]
+    compared: int
+
+    @property
+    def clear(self) -> bool:
+        """Whether the difference to every other model is larger than chance explains."""
+        return self.compared > 1 and not self.rivals
+
+
+def leader(found: Sequence[Quality]) -> Leader | None:
+    """The best of the models that share the first one's kind and measure; None where nothing was measured.
+
+    Two models differ clearly where their 95 % intervals do not overlap, a stricter rule than a test at 5 %.
+    """
+    if not found:
+        return None
+    alike = [one for one in found if (one.kind, one.measure) == (found[0].kind, found[0].measure)]
+    best = max(alike, key=lambda one: one.share)
+    rivals = tuple(one for one in alike if one is not best and one.high >= best.low)
+    return Leader(best, rivals, len(alike))
+
+
+def qualities(store: Store, book: PriceBook, machine: MachineTime | None = None) -> list[Quality]:
+    """Every model that was voted on or evaluated: those with votes first, the best first.
+
+    Args:
+        machine: what an hour of this machine costs; a story of the engine then costs its machine time, not nothing.
+    """
+    each = _cost_of_a_story(store, book, machine)
     found = [*_by_votes(store, each), *_by_evaluations(store, each)]
     return sorted(found, key=lambda q: (q.kind != "votes", -q.share, q.model))
 
@@ -111,7 +148,7 @@ def _measure(metrics: dict[str, Any] | None) -> tuple[str, float, float, float, 
     return None
 
 
-def _cost_of_a_story(store: Store, book: PriceBook) -> dict[Model, Decimal | None]:
+def _cost_of_a_story(store: Store, book: PriceBook, machine: MachineTime | None) -> dict[Model, Decimal | None]:
     """The average call of each model that wrote: by what was paid, or else its average tokens at today's price."""
     query = (
         select(
@@ -125,10 +162,14 @@ def _cost_of_a_story(store: Store, book: PriceBook) -> dict[Model, Decimal | Non
     with store.reading() as session:
         for provider, model, cost, calls, prompt, completion in session.execute(query):
             paid.setdefault((provider, model), []).append((cost, calls, int(prompt or 0), int(completion or 0)))
-    return {key: _average(book, key, groups) for key, groups in paid.items()}
+    return {key: _average(book, machine, key, groups) for key, groups in paid.items()}
 
 
-def _average(book: PriceBook, key: Model, groups: list[tuple[Decimal | None, int, int, int]]) -> Decimal | None:
+def _average(
+    book: PriceBook, machine: MachineTime | None, key: Model, groups: list[tuple[Decimal | None, int, int, int]]
+) -> Decimal | None:
+    if key[0] == ENGINE and machine is not None:
+        return _machine_time(machine, groups)
     known = [(cost, calls) for cost, calls, _, _ in groups if cost is not None]
     if known:
         return sum((cost * calls for cost, calls in known), Decimal(0)) / sum(calls for _, calls in known)
@@ -137,6 +178,12 @@ def _average(book: PriceBook, key: Model, groups: list[tuple[Decimal | None, int
         return None
     prompt, completion = sum(g[2] for g in groups), sum(g[3] for g in groups)
     return price.call(prompt // calls, completion // calls)
+
+
+def _machine_time(machine: MachineTime, groups: list[tuple[Decimal | None, int, int, int]]) -> Decimal | None:
+    """US dollars of this machine's time for an average story; None where it is unknown or in another currency."""
+    calls, written = sum(g[1] for g in groups), sum(g[3] for g in groups)
+    return machine.call(written // calls) if calls and machine.currency == USD else None
 
 
 def _chunks(ids: list[str], size: int = 500) -> Iterable[list[str]]:

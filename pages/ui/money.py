@@ -4,10 +4,39 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+from core.cost import own
 from core.cost.currency import USD
+from pages.ui import cached
 from pages.ui.lang import _, usd
 
 _SIGNS = {"CNY": "¥"}
+
+
+def local_price(seconds: float | None = None) -> str:
+    """What work on this machine costs, in words: free, or its time, once an hour of the machine has a price.
+
+    Args:
+        seconds: how long the work takes, where that is known.
+    """
+    if _hour() is None:
+        return _("free on this machine")
+    if seconds is None:
+        return _("no bill, machine time only")
+    return _("machine time: {amount}").format(amount=local_amount(seconds))
+
+
+def local_amount(seconds: float | None) -> str:
+    """The same as an amount alone, where a label says what it is."""
+    hour = _hour()
+    if hour is None:
+        return _("free")
+    return money(None if seconds is None else hour[0] * Decimal(str(seconds)) / 3_600, hour[1])
+
+
+def _hour() -> tuple[Decimal, str] | None:
+    """What an hour of this machine costs; None where it costs nothing, as far as anyone has said."""
+    hour = own.machine_hour(cached.store())
+    return hour if hour is not None and hour[0] else None
 
 
 def money(amount: Decimal | None, currency: str = USD) -> str:

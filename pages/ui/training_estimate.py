@@ -8,6 +8,7 @@ from core.cost.tokens import TokenCount
 from core.providers import ModelInfo
 from core.training.estimating import JobEstimate
 from pages.ui.lang import _, about, duration, n_, usd
+from pages.ui.money import local_price
 from pages.ui.training import cached_form
 
 USUAL_EPOCHS = 3  # what the engine takes when it is left to itself
@@ -18,7 +19,7 @@ def facts(model: ModelInfo, tokens: TokenCount | None, epochs: int) -> tuple[str
     guess = cached_form.estimate(model, tokens.tokens if tokens is not None else 0, epochs)
     return (
         _tokens(tokens, epochs),
-        _("free on this machine") if guess.local else _("price: {price}").format(price=_price(tokens, guess.cost_usd)),
+        local_price(guess.seconds) if guess.local else _("price: {price}").format(price=_price(tokens, guess.cost_usd)),
         _time(guess) if tokens is not None else "",
         _("training can be started until {day}").format(day=guess.train_until) if guess.train_until else "",
     )

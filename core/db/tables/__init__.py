@@ -2,7 +2,7 @@
 
 from core.db.tables.base import Base, Usd, Utc, utcnow
 from core.db.tables.dataset import Batch, Dataset, DatasetVersion, Recipe, Row, Run, VersionExample
-from core.db.tables.money import Budget, OwnPrice, Spend
+from core.db.tables.money import Budget, OwnPrice, SpeedMeasurement, Spend
 from core.db.tables.story import Story, Tour, Vote
 from core.db.tables.training import Answer, Checkpoint, Evaluation, TrainingEvent, TrainingJob
 
@@ -19,6 +19,7 @@ __all__ = [
     "Recipe",
     "Row",
     "Run",
+    "SpeedMeasurement",
     "Spend",
     "Story",
     "Tour",

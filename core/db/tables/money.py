@@ -31,6 +31,18 @@ class OwnPrice(Base):
     created_by: Mapped[str] = mapped_column(String(100))
 
 
+class SpeedMeasurement(Base):
+    """How fast this machine's engine wrote when someone measured it: one request at a time, tokens per second."""
+
+    __tablename__ = "speed_measurements"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    model: Mapped[str] = mapped_column(String(200))
+    tokens_per_s: Mapped[float]
+    at: Mapped[datetime] = mapped_column(default=utcnow, index=True)
+    created_by: Mapped[str] = mapped_column(String(100))
+
+
 class Budget(Base):
     """The most that may be spent: in a calendar month (UTC) by everybody or by one person, or in any one run."""
 

@@ -9,13 +9,13 @@ from decimal import Decimal
 
 import streamlit as st
 
-from core.cost import budget, history, own, quality, tokens
+from core.cost import budget, history, machine_time, own, quality, tokens
 from core.cost.budget import BudgetView
 from core.cost.history import DayLine, WorkLine
+from core.cost.machine_time import MachineTime, Speed
 from core.cost.quality import Quality
 from core.cost.snapshot import Snapshot
 from core.cost.tokens import Measured
-from core.cost.workload import Machine
 from core.dataset import datasets
 from core.db.tables import utcnow
 from pages.ui import cached
@@ -23,16 +23,19 @@ from pages.ui import cached
 _FRESH_S = 3  # sums over a month of calls: money does not move faster than an eye
 
 
-def machine(said: tuple[Decimal, str] | None, tokens_per_s: float | None, always_on: bool = False) -> Machine | None:
-    """This machine as a way to do the work, by its `hour` and its speed; None: one of them is not known."""
-    if said is None or not tokens_per_s:
-        return None
-    return Machine(said[0], Decimal(str(round(tokens_per_s, 2))), always_on)
+def machine() -> MachineTime | None:
+    """What an hour of this machine costs, with its measured speed; None until someone has priced the hour."""
+    return machine_time.current(cached.store())
 
 
 def hour() -> tuple[Decimal, str] | None:
-    """What an hour of this machine costs, and in which currency; None: nobody has said."""
+    """What an hour of this machine costs, and in which currency; None until someone has priced it."""
     return own.machine_hour(cached.store())
+
+
+def speed() -> Speed | None:
+    """The newest measured speed of the engine; None: it was not measured yet."""
+    return machine_time.newest(cached.store())
 
 
 def providers() -> list[str]:
@@ -98,7 +101,7 @@ def qualities() -> list[Quality]:
 
 @st.cache_resource(ttl=_FRESH_S, max_entries=2)
 def _qualities(where: str) -> tuple[Quality, ...]:
-    return tuple(quality.qualities(cached.store(), cached.prices()))
+    return tuple(quality.qualities(cached.store(), cached.prices(), machine()))
 
 
 def forget() -> None:

@@ -11,7 +11,7 @@ from core.cost.overlay import UNITS
 from core.cost.prices import ENGINE
 from pages.ui import cached, cards, state
 from pages.ui.cost import cached_cost
-from pages.ui.cost.price_choice import list_names
+from pages.ui.cost.price_choice import list_names, show_own
 from pages.ui.lang import _, ago, mark, plain
 
 _USES = {
@@ -101,6 +101,7 @@ def _set() -> None:
             note=str(state.get("cost_own_note") or ""),
         )
         state.put("cost_own_amount", "")
+        show_own()
         state.put("cost_own_changed", True)
         state.notify(":material/check:", _("The price is set."))
     cached_cost.forget()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 
 import streamlit as st
@@ -18,8 +18,27 @@ from pages.ui.cost import cached_cost
 from pages.ui.lang import _, mark
 
 ARTICLE = "openai-2023"
+TODAY = "today"
+OWN = "own"
 UNITS = {1_000: "1k", 1_000_000: "1M"}
-_BASELINE: Key = (ARTICLE, "gpt-3.5-turbo")
+_BASELINES: tuple[Key, ...] = ((ARTICLE, "gpt-3.5-turbo"), ("openai", "gpt-6-luna"), ("openai", "gpt-4o-mini"))
+_TODAY: tuple[Key, ...] = (
+    ("openai", "ft:gpt-4o-mini-2024-07-18"),
+    ("openai", "ft:gpt-4.1-mini-2025-04-14"),
+    ("openai", "gpt-6-luna"),
+    ("openai", "gpt-6.1-terra"),
+    ("openai", "gpt-6.1-sol"),
+    ("anthropic", "claude-haiku-5-5"),
+    ("anthropic", "claude-sonnet-5-5"),
+    ("google", "gemini-3.1-flash-lite"),
+    ("google", "gemini-3.8-flash"),
+    ("deepseek", "deepseek-v4-flash"),
+    ("mistral", "mistral-small-latest"),
+    ("dashscope", "ft:qwen3-8b"),
+    ("dashscope", "ft:qwen3-32b"),
+    ("zhipuai", "GLM-5.3-Flash"),
+)
+"""A first comparison: tuned models that can still be used, and each large provider's small and medium model."""
 _FIRST = (ENGINE, ARTICLE, "openai", "azure", "anthropic", "google", "deepseek", "mistral", "together")
 _CHINESE = ("dashscope", "dashscope-intl", "zhipuai", "moonshotai")
 _PROPER = {
@@ -58,23 +77,14 @@ class Choice:
 
 
 def controls(book: PriceBook) -> Choice:
-    """Lists and baseline in one row; unit, search, and the rest behind a button in the next."""
+    """Lists in one row; baseline, unit, search, and the rest behind a button in the next."""
     names = list_names(book)
-    state.first("cost_lists", [ENGINE, ARTICLE])
-    chosen = st.multiselect(
-        _("Price lists"),
-        list(names),
-        format_func=names.__getitem__,
-        key="cost_lists",
-        placeholder=_("Choose price lists"),
-        persist_state="session",
-    )
-    found = rows(book, chosen or [ARTICLE])
+    found = rows(book, _lists(names))
     kinds = state.get("cost_kinds") or []
     prices = tuple(price for price in found if all(_is(kind, price, book) for kind in kinds))
     keys = [price.key for price in prices or found or book.rows([ARTICLE])]
     if state.get("cost_baseline") not in keys:
-        state.put("cost_baseline", _BASELINE if _BASELINE in keys else keys[0])
+        state.put("cost_baseline", _first_baseline(keys, prices or found))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         baseline = st.selectbox(
             _("Baseline: counts as 1 ×"),
@@ -98,25 +108,67 @@ def controls(book: PriceBook) -> Choice:
         )
         with st.popover(_("More"), icon=":material/tune:"):
             side, currency, rate = _more()
-    return Choice(unit or 1_000, baseline or _BASELINE, prices, (search or "").strip().lower(), side, currency, rate)
+    return Choice(unit or 1_000, baseline or keys[0], prices, (search or "").strip().lower(), side, currency, rate)
 
 
-def rows(book: PriceBook, lists: list[str]) -> list[Price]:
-    """The prices of these lists; this machine's are what its hour costs through its speed, once somebody says it."""
-    found = book.rows([name for name in lists if name != ENGINE])
-    return [*(here(book) if ENGINE in lists else []), *found]
+def _lists(names: Mapping[str, str]) -> list[str]:
+    """The lists to compare; the article's prices are one click away."""
+    options = {TODAY: _("In use today"), OWN: _("Your own prices"), **names}
+    state.first("cost_lists", [ENGINE, TODAY, OWN])
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        chosen = st.multiselect(
+            _("Price lists"),
+            list(options),
+            format_func=options.__getitem__,
+            key="cost_lists",
+            placeholder=_("Choose price lists"),
+            persist_state="session",
+        )
+        if ARTICLE not in chosen:
+            st.button(
+                _("Compare with 2023"), icon=":material/history:", key="cost_2023", on_click=_compare_with_2023,
+                help=_("The prices of the article: tuned davinci costs 60 times gpt-3.5-turbo."),
+            )  # fmt: skip
+    return chosen or [TODAY]
+
+
+def _compare_with_2023() -> None:
+    state.put("cost_lists", [ENGINE, ARTICLE])
+    state.put("cost_baseline", _BASELINES[0])
+    state.put("cost_unit", 1_000)
+
+
+def show_own() -> None:
+    """Make sure that the person's own prices are among the lists that are compared. Only in a callback."""
+    lists = state.get("cost_lists") or []
+    if OWN not in lists:
+        state.put("cost_lists", [*lists, OWN])
+
+
+def _first_baseline(keys: Sequence[Key], prices: Sequence[Price]) -> Key:
+    """A well-known model, or else the first that has a price: against a free one there are no multiples."""
+    known = next((key for key in _BASELINES if key in keys), None)
+    return known or next((price.key for price in prices if price.output_per_mtok), keys[0])
+
+
+def rows(book: PriceBook, lists: Sequence[str]) -> list[Price]:
+    """The prices of these lists, each model once."""
+    found = here(book) if ENGINE in lists else []
+    if TODAY in lists:
+        usable = (price for key in _TODAY if (price := book.find(*key)) is not None)
+        found += [price for price in usable if not book.ended(price)]
+    if OWN in lists:
+        found += [book.find(*price.key) or price for price in book.own if price.provider != ENGINE]
+    found += book.rows([name for name in lists if name not in (ENGINE, TODAY, OWN)])
+    return list({price.key: price for price in reversed(found)}.values())[::-1]
 
 
 def here(book: PriceBook) -> list[Price]:
-    """The engine's models as prices: nothing, or their share of what this machine costs in an hour."""
-    hour, engine = cached_cost.hour(), cached.status().engine
-    models = list(engine.models) or [_DEFAULT_MODEL]
+    """The engine's models as prices: no bill, or the time that they take on a machine whose hour has a price."""
+    models = list(cached.status().engine.models) or [_DEFAULT_MODEL]
     local = [price for model in models if (price := book.find(ENGINE, model)) is not None]
-    if hour is None:
-        return local
-    machine = cached_cost.machine(hour, engine.tokens_per_s)
-    each = None if machine is None else machine.per_mtok
-    return [replace(price, output_per_mtok=each, currency=hour[1], own=True) for price in local]
+    machine = cached_cost.machine()
+    return local if machine is None else [machine.priced(price) for price in local]
 
 
 def list_names(book: PriceBook) -> dict[str, str]:

@@ -15,7 +15,7 @@ from core.cost.book import PriceBook
 from core.cost.comparison import PriceLine, compare
 from core.cost.currency import convert
 from pages.ui import cached, cards
-from pages.ui.cost import own_prices, price_data, quality_view
+from pages.ui.cost import cached_cost, machine_speed, own_prices, price_data, quality_view
 from pages.ui.cost.price_choice import UNITS, Choice, controls, list_names, say_rate
 from pages.ui.lang import _, n_, plain
 from pages.ui.money import money
@@ -41,6 +41,7 @@ def show() -> None:
         answer(found, choice)
         bars(found, choice, list_names(book))
         table(book, found, choice)
+        _machine(found)
         say_rate((line.price.currency for line in found if not line.price.local), choice.currency, choice.rate)
     price_data.show(sum(line.stale for line in found))
     own_prices.show(book)
@@ -102,6 +103,7 @@ def bars(found: Sequence[PriceLine], choice: Choice, names: dict[str, str]) -> N
         multiple=_("Multiple"),
         provider=_("Price list"),
         own=_("your price"),
+        machine=_("machine time"),
         retired=_("retired"),
         past=_("old price"),
     )
@@ -173,6 +175,20 @@ def table(book: PriceBook, found: Sequence[PriceLine], choice: Choice) -> None:
     )
 
 
+def _machine(found: Sequence[PriceLine]) -> None:
+    """How the price of this machine's models comes about, once its hour has a price."""
+    machine = cached_cost.machine()
+    if machine is None or not any(line.price.local for line in found):
+        return
+    st.caption(
+        _(
+            ":material/memory: This machine: {hour} per hour. The engine sends no bill; its prices here are the time "
+            "that writing takes. Reading a prompt is not counted."
+        ).format(hour=money(machine.per_hour, machine.currency))
+    )
+    machine_speed.show()
+
+
 def _format(found: Sequence[PriceLine], unit: int) -> str:
     """As many digits after the point as show three that matter of every price: none looks like nothing."""
     amounts = [
@@ -209,7 +225,7 @@ def _note(line: PriceLine) -> str:
         _("no training after {day}").format(day=line.price.training_until)
         if line.price.training_until is not None and not line.ended
         else "",
-        _("your price") if line.price.own else "",
+        _("machine time") if line.price.local and line.price.own else _("your price") if line.price.own else "",
         _("not checked for three months") if line.stale and not (line.ended or line.past) else "",
         line.price.note,
     ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 import pandas as pd
 import streamlit as st
 
 from core.charts import worth
+from core.cost import quality
 from core.cost.quality import Quality
 from pages.ui.cost import cached_cost
 from pages.ui.lang import _, n_, percent, plain, usd
@@ -88,20 +90,38 @@ def _float(value: Decimal | None) -> float | None:
 
 
 def _sentence(found: list[Quality]) -> None:
-    best = found[0]
-    priced = [one for one in found if one.kind == best.kind and one.cost_usd is not None and one.high >= best.low]
-    thrifty = min(priced, key=lambda one: (one.cost_usd or 0, -one.share), default=None)
+    """Which model is best, if the intervals support it, and whether a cheaper one may be as good."""
+    first = quality.leader(found)
+    if first is None:
+        return
+    best = first.best
+    names = {"model": plain(best.model), "share": percent(best.share), "n": _counted(best)}
+    if first.clear:
+        st.markdown(_("Best so far: **{model}** with {share} of {n}.").format(**names))
+    elif first.compared == 1:
+        st.markdown(
+            _("**{model}**: {share} of {n}. Measure a second model in the same way to compare.").format(**names)
+        )
+    else:
+        others = ", ".join(plain(one.model) for one in first.rivals)
+        st.markdown(
+            _("No clear winner yet: **{model}** has {share} of {n}, but the 95 % interval overlaps with {others}.")
+            .format(others=others, **names)
+        )  # fmt: skip
+    _cheaper(best, first.rivals)
+
+
+def _cheaper(best: Quality, rivals: Sequence[Quality]) -> None:
+    """Name the cheapest rival, where it costs less than the leader."""
+    priced = [one for one in rivals if one.cost_usd is not None]
+    cheapest = min(priced, key=lambda one: (one.cost_usd or 0, -one.share), default=None)
+    if cheapest is None or (best.cost_usd is not None and cheapest.cost_usd >= best.cost_usd):
+        return
     st.markdown(
-        _("Best so far: **{model}** with {share} of {n}.").format(
-            model=plain(best.model), share=percent(best.share), n=_counted(best)
+        _("**{model}** may be as good (the intervals overlap), at {cost} a story.").format(
+            model=plain(cheapest.model), cost=usd(cheapest.cost_usd)
         )
     )
-    if thrifty is not None and thrifty.model != best.model:
-        st.markdown(
-            _("**{model}** may be as good (the intervals overlap), at {cost} a story.").format(
-                model=plain(thrifty.model), cost=usd(thrifty.cost_usd)
-            )
-        )
 
 
 def _counted(one: Quality) -> str:

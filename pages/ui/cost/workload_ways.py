@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 
 import streamlit as st
 
@@ -16,9 +17,9 @@ from core.cost.prices import tuned_base
 from core.cost.workload import Candidate, Machine
 from core.errors import FabulaError
 from pages.ui import cached, cards, state
-from pages.ui.cost import cached_cost
+from pages.ui.cost import cached_cost, machine_speed
 from pages.ui.cost.price_choice import list_names
-from pages.ui.lang import _, number
+from pages.ui.lang import _
 from pages.ui.money import money
 
 _TUNED: Key = ("openai", "ft:gpt-4o-mini-2024-07-18")
@@ -78,34 +79,41 @@ def _short(key: Key) -> str:
 
 
 def _machine() -> tuple[Machine | None, str | None]:
-    """Electricity or rent an hour, and the speed that the engine measured last."""
-    said, measured = cached_cost.hour(), cached.status().engine.tokens_per_s
+    """Electricity or rent per hour, and the measured speed or one that the visitor tries."""
+    hour, measured = cached_cost.hour(), cached_cost.speed()
     with st.container(border=True, gap="small"):
         st.markdown(f":material/memory: **{_('This machine')}**")
-        state.first("work_hour", float(said[0]) if said else None)
-        state.first("work_hour_currency", said[1] if said else USD)
-        with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-            st.number_input(
-                _("An hour costs"), min_value=0.0, max_value=10_000.0, step=0.01, format="%.4f", key="work_hour",
-                placeholder=_("electricity or rent"), on_change=_say_hour,
-                help=_("A machine of 100 watts uses 0.1 kilowatt-hours in an hour."),
-            )  # fmt: skip
-            st.selectbox(
-                _("Currency"), own.CURRENCIES, key="work_hour_currency", label_visibility="collapsed", width=100,
-                on_change=_say_hour,
-            )  # fmt: skip
-        state.first("work_speed", None if measured is None else round(measured, 1))
-        speed = st.number_input(
-            _("Tokens a second"), min_value=0.0, max_value=1e6, step=1.0, format="%.1f", key="work_speed",
+        _hour(hour)
+        state.first("work_speed", None)
+        if measured is not None and state.get("work_speed_of") != measured.measured_at:  # a new measurement counts
+            state.put("work_speed", float(measured.tokens_per_s))
+            state.put("work_speed_of", measured.measured_at)
+        typed = st.number_input(
+            _("Tokens per second"), min_value=0.0, max_value=1e6, step=1.0, format="%.1f", key="work_speed",
             placeholder=_("not measured yet"), persist_state="session",
         )  # fmt: skip
-        rent = st.toggle(_("Rented: costs when it is idle too"), key="work_rent", persist_state="session")
-        if measured is not None:
-            st.caption(_("The engine wrote {n} tokens/s last.").format(n=number(measured, 1)))
-        machine = cached_cost.machine(said, speed or measured, rent)
-        if machine is not None and said is not None and machine.per_mtok is not None:
-            st.caption(_("That is {amount} for 1M tokens written.").format(amount=money(machine.per_mtok, said[1])))
-    return machine, said[1] if said else None
+        machine_speed.show()
+        rented = st.toggle(_("Rented: costs when it is idle too"), key="work_rent", persist_state="session")
+        speed = Decimal(str(typed)) if typed else measured.tokens_per_s if measured is not None else None
+        machine = Machine(hour[0], speed, rented) if hour is not None and speed else None
+        if machine is not None and hour is not None and machine.per_mtok is not None:
+            st.caption(_("That is {amount} for 1M tokens written.").format(amount=money(machine.per_mtok, hour[1])))
+    return machine, hour[1] if hour else None
+
+
+def _hour(hour: tuple[Decimal, str] | None) -> None:
+    state.first("work_hour", float(hour[0]) if hour else None)
+    state.first("work_hour_currency", hour[1] if hour else USD)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        st.number_input(
+            _("Cost per hour"), min_value=0.0, max_value=10_000.0, step=0.01, format="%.4f", key="work_hour",
+            placeholder=_("electricity or rent"), on_change=_say_hour,
+            help=_("A machine of 100 watts uses 0.1 kilowatt-hours in an hour."),
+        )  # fmt: skip
+        st.selectbox(
+            _("Currency"), own.CURRENCIES, key="work_hour_currency", label_visibility="collapsed", width=100,
+            on_change=_say_hour,
+        )  # fmt: skip
 
 
 def _say_hour() -> None:

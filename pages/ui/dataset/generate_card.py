@@ -17,6 +17,7 @@ from pages.ui import cached, cards, models, state, views
 from pages.ui.dataset import recipe_shelf
 from pages.ui.estimates import Estimate, estimate
 from pages.ui.lang import _, about, duration, n_, number, plain, told, usd
+from pages.ui.money import local_price
 
 Mode = Literal["live", "batch"]
 
@@ -87,7 +88,7 @@ def _guess(recipe: Recipe, guess: Estimate, mode: Mode) -> None:
             if fewest == most
             else _("{fewest} to {most} requests").format(fewest=number(fewest), most=number(most)),
             _("about {tokens} tokens").format(tokens=about(guess.tokens)),
-            _("free on this machine") if guess.local else usd(guess.usd),
+            local_price(guess.seconds) if guess.local else usd(guess.usd),
             time,
         )
     )

@@ -12,6 +12,7 @@ from core.providers import ModelInfo
 from core.providers.registry import ENGINE
 from pages.ui import cached, views
 from pages.ui.lang import _, code, plain, told, usd
+from pages.ui.money import local_price
 
 _CHECKPOINT = ":ckpt-step-"
 
@@ -88,7 +89,7 @@ def _price(info: ModelInfo) -> str:
     if price is None or price.output_per_mtok is None or price.currency != "USD":
         return _("price unknown")
     if price.local:
-        return _("free")
+        return local_price()
     return _("{price} per 1k tokens written").format(price=usd(price.output_per_mtok / 1000))
 
 

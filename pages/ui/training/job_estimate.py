@@ -14,6 +14,7 @@ from core.training.form import PROJECT, TRACKERS, rate_advice
 from core.training.preflight import Preflight
 from pages.ui import beside, cached, cards, state
 from pages.ui.lang import _, about, duration, n_, number, plain, told, usd
+from pages.ui.money import local_amount
 from pages.ui.training import cached_form, job_form
 from pages.ui.training.job_form import Draft
 
@@ -89,7 +90,7 @@ def facts(found: Taken) -> None:
         tokens = number(one.trained_tokens) if found.exact else about(one.trained_tokens)
         with st.grid(3, min_column_width=110):
             st.metric(n_("Tokens, {n} epoch", "Tokens, {n} epochs", one.epochs), tokens)
-            st.metric(_("Price"), _("free") if one.local else usd(one.cost_usd))
+            st.metric(_("Price"), local_amount(one.seconds) if one.local else usd(one.cost_usd))
             st.metric(_("Time, roughly") if one.rough else _("Time"), duration(one.seconds))
         if one.basis:
             st.caption(plain(told(one.basis)))

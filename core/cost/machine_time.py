@@ -1,0 +1,96 @@
+"""What an hour of this machine buys: the speed of the engine, measured on request, and a price per token from it.
+
+The built-in engine sends no bill. Once someone has said what an hour of the machine costs (electricity or rent), the
+time that writing takes has a price: cost per hour ÷ (tokens per second × 3,600).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+
+from sqlalchemy import select
+
+from core.actor import Actor
+from core.cost import own
+from core.cost.prices import MTOK, Price
+from core.db.store import Store
+from core.db.tables import SpeedMeasurement
+from core.errors import FabulaError
+
+_S_PER_HOUR = 3_600
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """A measured generation speed: tokens per second of one request at a time, of which model, and when (UTC)."""
+
+    tokens_per_s: Decimal
+    model: str
+    measured_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class MachineTime:
+    """What an hour of this machine costs, and how fast it writes; `speed` is None until it has been measured."""
+
+    per_hour: Decimal
+    currency: str
+    speed: Speed | None = None
+
+    @property
+    def per_mtok(self) -> Decimal | None:
+        """Cost of the time in which a million tokens are written; None while the speed is unknown."""
+        if self.per_hour == 0:
+            return Decimal(0)
+        if self.speed is None or self.speed.tokens_per_s <= 0:
+            return None
+        return self.per_hour * MTOK / (self.speed.tokens_per_s * _S_PER_HOUR)
+
+    def priced(self, price: Price) -> Price:
+        """A local price with the cost of its machine time.
+
+        Training is counted at the writing speed, which is more than it takes (docs/benchmarks.md: the engine trains
+        nearly twice as fast as it writes). Reading a prompt takes little time and counts as 0.
+        """
+        return replace(
+            price, output_per_mtok=self.per_mtok, training_per_mtok=self.per_mtok, currency=self.currency, own=True
+        )
+
+    def call(self, completion_tokens: int | None) -> Decimal | None:
+        """Cost of the time in which so many tokens are written; None where it is unknown."""
+        each = self.per_mtok
+        if each is None or completion_tokens is None:
+            return Decimal(0) if each == 0 else None
+        return each * completion_tokens / MTOK
+
+
+def current(store: Store) -> MachineTime | None:
+    """What an hour of this machine costs, with the newest measured speed; None until someone has priced the hour."""
+    hour = own.machine_hour(store)
+    return None if hour is None else MachineTime(*hour, newest(store))
+
+
+def save(store: Store, actor: Actor, speed: Speed) -> None:
+    """Record a measurement; the newest one counts.
+
+    Raises:
+        FabulaError: the actor may only look.
+    """
+    if actor.role == "viewer":
+        raise FabulaError("Viewers cannot measure the machine.", "Ask an editor.")
+    with store.session() as session:
+        session.add(
+            SpeedMeasurement(
+                model=speed.model, tokens_per_s=float(speed.tokens_per_s), at=speed.measured_at, created_by=actor.id
+            )
+        )
+
+
+def newest(store: Store) -> Speed | None:
+    """The newest measurement; None: none was made yet."""
+    query = select(SpeedMeasurement).order_by(SpeedMeasurement.at.desc(), SpeedMeasurement.id.desc()).limit(1)
+    with store.reading() as session:
+        row = session.scalars(query).first()
+    return None if row is None else Speed(Decimal(str(row.tokens_per_s)), row.model, row.at)

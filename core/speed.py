@@ -1,0 +1,58 @@
+"""How fast the engine writes on this machine, measured with requests of one length."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+
+from core.cost.machine_time import Speed
+from core.db.tables import utcnow
+from core.errors import FabulaError, Unavailable
+from core.providers import Client, CompletionRequest
+
+_TOKENS = 96  # per request: about two seconds on two CPU cores, long enough that start-up does not count
+_ROUNDS = 3  # after one warm-up request; their median is the result
+_FEWEST_TOKENS = 16  # an answer shorter than this says nothing about speed
+_PROMPT = "Count upwards: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10,"
+
+
+def measure(client: Client, model: str) -> Speed:
+    """Let the engine write with `model` and time it: one warm-up request, then the median of three.
+
+    Takes about ten seconds. A training job that runs meanwhile makes the result slower than the machine is.
+
+    Raises:
+        FabulaError: the model stopped too early to measure anything.
+        Unavailable, ModelNotFound: the engine does not answer, or has no such model.
+    """
+    endpoint = client.endpoint(model)
+    request = CompletionRequest(model=model, prompt=_PROMPT, endpoint=endpoint, max_tokens=_TOKENS)
+    rates = [rate for seed in range(_ROUNDS + 1) if (rate := _rate(client, replace(request, seed=seed))) is not None]
+    if len(rates) < 2:
+        raise FabulaError(
+            f"{model} stopped after a few tokens, so its speed could not be measured.", "Measure with another model."
+        )
+    return Speed(Decimal(str(round(statistics.median(rates[1:]), 1))), model, utcnow())
+
+
+def base_model(models: Sequence[str]) -> str:
+    """The model to measure with: the first base, since tuned models may stop early.
+
+    Raises:
+        Unavailable: there is no model, so the engine is not up.
+    """
+    if not models:
+        raise Unavailable("The engine is not up, so its speed cannot be measured.", "Wait until it is up.")
+    return next((model for model in models if not model.startswith("ft:")), models[0])
+
+
+def _rate(client: Client, request: CompletionRequest) -> float | None:
+    """Tokens per second of one request; None where it was too short to tell."""
+    with client.stream(request) as stream:
+        for _ in stream:
+            pass
+        facts = stream.facts
+    written = facts.pieces if facts.tokens is None else facts.tokens
+    return facts.tokens_per_s if written >= _FEWEST_TOKENS else None

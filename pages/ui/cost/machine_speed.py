@@ -1,0 +1,44 @@
+"""The measured speed of this machine: what was measured when, and a button that measures it now."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core import speed
+from core.actor import LOCAL
+from core.cost import machine_time
+from core.cost.prices import ENGINE
+from pages.ui import cached, cards
+from pages.ui.cost import cached_cost
+from pages.ui.lang import _, number, plain
+
+
+def show() -> None:
+    """One line with the newest measurement, and the button. Call it once on a page."""
+    known, engine = cached_cost.speed(), cached.status().engine
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if known is None:
+            st.caption(_("The speed of this machine has not been measured yet."))
+        else:
+            st.caption(
+                _("Measured on {day}: {rate} tokens/s with {model}").format(
+                    day=f"{known.measured_at:%Y-%m-%d}", rate=number(known.tokens_per_s, 1), model=plain(known.model)
+                )
+            )
+        pressed = st.button(
+            _("Measure"), icon=":material/speed:", key="cost_measure", disabled=not engine.models,
+            help=_("Writes a few hundred tokens on the engine; takes about ten seconds."),
+        )  # fmt: skip
+    if engine.training is not None:
+        st.caption(_("A training job is running: a measurement now would be slower than the machine is."))
+    if pressed:
+        _measure(engine.models)
+
+
+def _measure(models: tuple[str, ...]) -> None:
+    """Measure while the page waits. Someone who leaves meanwhile loses nothing but this measurement."""
+    with cards.errors_shown(), st.spinner(_("Measuring, about ten seconds"), show_time=True):
+        found = speed.measure(cached.client(ENGINE), speed.base_model(models))
+        machine_time.save(cached.store(), LOCAL, found)
+        cached_cost.forget()
+        st.rerun()
