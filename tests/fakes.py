@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -57,19 +58,61 @@ def event(number: int, message: str, type_: str = "message") -> RemoteEvent:
     return RemoteEvent(f"ftevent-{number}", at, "info", message, type_, {})
 
 
-class FakeStream:
-    """Text that arrives in queued pieces."""
+class FakeStream(Iterator[str]):
+    """Queued pieces, under the contract of `core.providers.TextStream` (see `tests/test_stream_contract.py`).
 
-    def __init__(self, pieces: tuple[str, ...], model: str) -> None:
-        self._pieces = pieces
-        self.closed = False
-        self.facts = StreamFacts(model=model, first_text_s=0.1, tokens=len(pieces), finish_reason="stop")
+    Args:
+        pieces: each is a text, an exception to raise, or `...`: nothing more comes until the stream is closed.
+        model: the model as the endpoint names it.
+        usage: it tells the tokens, after the last piece.
+    """
 
-    def __iter__(self) -> Iterator[str]:
-        yield from self._pieces
+    def __init__(self, pieces: tuple[object, ...], model: str, *, usage: bool = True) -> None:
+        self._pieces = deque(pieces)
+        self._usage = usage
+        self._over = False
+        self.closed = threading.Event()
+        self.facts = StreamFacts(model=model)
+
+    def __iter__(self) -> FakeStream:
+        return self
+
+    def __next__(self) -> str:
+        if self._over or self.closed.is_set():
+            self._over = True
+            raise StopIteration
+        piece = self._pieces.popleft() if self._pieces else None
+        if isinstance(piece, str):
+            self._learn()
+            return piece
+        self._over = True
+        if piece is ...:
+            self.closed.wait()
+        elif isinstance(piece, BaseException):
+            raise piece
+        else:
+            self._end()
+        raise StopIteration
+
+    def __enter__(self) -> FakeStream:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def close(self) -> None:
-        self.closed = True
+        """End it, from any thread: a reader that waits is woken."""
+        self.closed.set()
+
+    def _learn(self) -> None:
+        n = self.facts.pieces + 1
+        rate = 40.0 if n > 1 else None
+        self.facts = replace(self.facts, pieces=n, first_text_s=0.4, duration_s=0.4 + n, tokens_per_s=rate)
+
+    def _end(self) -> None:
+        self.facts = replace(self.facts, finish_reason="stop")
+        if self._usage:
+            self.facts = replace(self.facts, prompt_tokens=9, tokens=self.facts.pieces)
 
 
 @dataclass

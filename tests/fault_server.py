@@ -31,7 +31,8 @@ class Answer:
     """One answer. `pieces` make the text; for a stream each is one chunk.
 
     `end` says how the connection ends: `ok`, `drop` (closed without an answer), `hold` (waits for `release()`, then
-    answers), `cut` (closed after the pieces), `error` (an error object after the pieces).
+    answers), `stall` (a stream: the pieces, then nothing until `release()`), `cut` (closed after the pieces), `error`
+    (an error object after the pieces).
     """
 
     pieces: tuple[str, ...] = ("Once upon", " a time.")
@@ -94,6 +95,10 @@ def drop() -> Answer:
 
 def held(answer: Answer | None = None) -> Answer:
     return replace(answer or Answer(), end="hold")
+
+
+def stalled(*pieces: str) -> Answer:
+    return Answer(pieces=pieces, end="stall")
 
 
 def cut(*pieces: str) -> Answer:
@@ -293,7 +298,7 @@ class _Handler(BaseHTTPRequestHandler):
         chunks = [_chunk(answer, body, piece, None) for piece in answer.pieces]
         if answer.end == "error":
             chunks.append({"error": {"message": "The server is overloaded", "code": "server_error"}})
-        elif answer.end != "cut":
+        elif answer.end not in ("cut", "stall"):
             chunks.append(_chunk(answer, body, "", answer.finish_reason))
             if answer.usage and body.get("stream_options", {}).get("include_usage"):
                 chunks.append({**_chunk(answer, body, "", None), "choices": [], "usage": _usage(answer, 1)})
@@ -301,6 +306,8 @@ class _Handler(BaseHTTPRequestHandler):
             for chunk in chunks:
                 self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
                 self.wfile.flush()
+            if answer.end == "stall":
+                self.fault._released.wait(_GIVE_UP_S)
             if answer.end in ("ok", "hold"):
                 self.wfile.write(b"data: [DONE]\n\n")
         except OSError:

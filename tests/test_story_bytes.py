@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
@@ -29,12 +29,13 @@ def _wire() -> bytes:
     return b"".join([*(_event(piece) for piece in _PIECES), _event("", "stop"), b"data: [DONE]\n\n"])
 
 
-class _Chunks(httpx2.SyncByteStream):
+class _Chunks(httpx2.AsyncByteStream):
     def __init__(self, chunks: list[bytes]) -> None:
         self._chunks = chunks
 
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._chunks
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for chunk in self._chunks:
+            yield chunk
 
 
 def _read(chunks: list[bytes]) -> tuple[str, ProviderError | None, str | None]:
@@ -42,7 +43,7 @@ def _read(chunks: list[bytes]) -> tuple[str, ProviderError | None, str | None]:
     headers = {"content-type": "text/event-stream"}
     transport = httpx2.MockTransport(lambda _request: httpx2.Response(200, headers=headers, stream=_Chunks(chunks)))
     provider = Provider("x", "compatible", "The server", "http://127.0.0.1:1/v1", "")
-    client = Client(provider, transport=transport, patience=_ONCE)
+    client = Client(provider, async_transport=transport, patience=_ONCE)
     stream = client.stream(CompletionRequest(model="writer", prompt="x", endpoint="completion"))
     text, error = "", None
     try:

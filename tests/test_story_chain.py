@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 
@@ -73,37 +71,22 @@ def test_a_chain_on_the_page_keeps_each_step_as_a_story(store: Store) -> None:
     assert {story.step: story.text for story in kept} == {"outline": "提纲", "story": "故事", "title": "题目"}
 
 
-class _Cut(FakeStream):
-    def __iter__(self) -> Iterator[str]:
-        yield "半"
-        raise StreamCut("Cut.", "Again.")
+def _cut() -> FakeStream:
+    return FakeStream(("半", StreamCut("Cut.", "Again.")), "writer")
 
 
 @pytest.mark.parametrize("how", ["cut", "empty"])
 def test_a_step_that_fails_ends_the_chain_and_keeps_what_there_is(store: Store, how: str) -> None:
     client = _client("提纲")
-    client._queues["stream"].append(_Cut((), "writer") if how == "cut" else FakeStream((), "writer"))
+    client._queues["stream"].append(_cut() if how == "cut" else FakeStream((), "writer"))
     written = Chain(store, LOCAL, client, _IDEA, PriceBook.load())  # type: ignore[arg-type]  # a fake
     _to_its_end(written)
     assert written.done and list(written.steps) == ["outline", "story"]
 
 
-class _Waiting(FakeStream):
-    def __init__(self) -> None:
-        super().__init__((), "writer")
-        self._closed = threading.Event()
-
-    def __iter__(self) -> Iterator[str]:
-        yield "半"
-        self._closed.wait(240)
-
-    def close(self) -> None:
-        self._closed.set()
-
-
 def test_a_chain_that_is_stopped_goes_no_further(store: Store) -> None:
     client = FakeClient()
-    client.enqueue("stream", _Waiting())
+    client.enqueue("stream", FakeStream(("半", ...), "writer"))
     written = Chain(store, LOCAL, client, _IDEA, PriceBook.load())  # type: ignore[arg-type]  # a fake
     first = written.advance()
     assert first is not None
@@ -129,7 +112,7 @@ def test_a_chain_that_is_stopped_between_two_steps_begins_no_other_until_it_goes
 
 def test_a_cut_step_goes_on_and_the_steps_after_it_follow(store: Store) -> None:
     client = _client("提纲")
-    client.enqueue("stream", _Cut((), "writer"), FakeStream(("篇",), "writer"), FakeStream(("题目",), "writer"))
+    client.enqueue("stream", _cut(), FakeStream(("篇",), "writer"), FakeStream(("题目",), "writer"))
     written = Chain(store, LOCAL, client, _IDEA, PriceBook.load())  # type: ignore[arg-type]  # a fake
     _to_its_end(written)
     assert list(written.steps) == ["outline", "story"]
@@ -145,7 +128,7 @@ def test_a_cut_step_goes_on_and_the_steps_after_it_follow(store: Store) -> None:
 
 def test_a_step_that_is_not_on_the_shelf_any_more_cannot_go_on(store: Store) -> None:
     client = FakeClient()
-    client.enqueue("stream", _Cut((), "writer"))
+    client.enqueue("stream", _cut())
     written = Chain(store, LOCAL, client, _IDEA, PriceBook.load())  # type: ignore[arg-type]  # a fake
     _to_its_end(written)
     opinions.delete(store, LOCAL, written.steps["outline"].id)

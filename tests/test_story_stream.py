@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
-from collections.abc import Iterator
-from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -16,43 +13,20 @@ from core.cost.book import PriceBook
 from core.db.store import Store
 from core.db.tables import Spend, Story
 from core.errors import FabulaError, ModelNotFound, ProviderError, StorageFull, StreamCut
-from core.providers import CompletionRequest, Provider, StreamFacts
+from core.providers import CompletionRequest, Provider
 from core.story import stream
+from tests.fakes import FakeStream
 from tests.waiting import until
 
 _REQUEST = CompletionRequest(model="writer", prompt="宋,发射激光,艰难 ->", endpoint="completion", stop=(".",))
-_WAIT_S = 10
-
-
-class _Stream:
-    """Pieces as a test wants them: an exception is raised, `...` waits until the stream is closed."""
-
-    def __init__(self, pieces: tuple[object, ...]) -> None:
-        self._pieces = pieces
-        self.facts = StreamFacts(model="writer-2026", first_text_s=0.4, prompt_tokens=9)
-        self.closed = threading.Event()
-
-    def __iter__(self) -> Iterator[str]:
-        for number, piece in enumerate(self._pieces, start=1):
-            if piece is ...:
-                assert self.closed.wait(_WAIT_S)
-                return
-            if isinstance(piece, BaseException):
-                raise piece
-            self.facts = replace(self.facts, pieces=number, tokens=number, tokens_per_s=40.0)
-            yield str(piece)
-        self.facts = replace(self.facts, finish_reason="stop")
-
-    def close(self) -> None:
-        self.closed.set()
 
 
 class _Client:
     def __init__(self, *pieces: object, provider: str = "engine") -> None:
         self.provider = Provider(provider, "engine", "The engine", "http://127.0.0.1:1/v1", "")
-        self.made = _Stream(pieces)
+        self.made = FakeStream(pieces, "writer-2026")
 
-    def stream(self, _request: CompletionRequest) -> _Stream:
+    def stream(self, _request: CompletionRequest) -> FakeStream:
         return self.made
 
 

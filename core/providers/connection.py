@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -14,8 +14,9 @@ from weakref import WeakKeyDictionary
 import httpx2
 import openai
 
+from core.providers.background_loop import running_loop
 from core.providers.errors import nonsense, translated
-from core.providers.retry import Patience, patient
+from core.providers.retry import Patience, apatient, patient
 from core.providers.shapes import Provider
 
 T = TypeVar("T")
@@ -67,15 +68,20 @@ class Connection:
         self._async: WeakKeyDictionary[asyncio.AbstractEventLoop, openai.AsyncOpenAI] = WeakKeyDictionary()
 
     def close(self) -> None:
-        """Close idle connections. The next call opens new ones."""
+        """Close idle connections, those of streams too. The next call opens new ones."""
+        loop = running_loop()
         with self._lock:
             sdk, self._sync = self._sync, None
+            streams = self._async.pop(loop, None) if loop is not None else None
         if sdk is not None:
             sdk.close()
+        if loop is not None and streams is not None:
+            asyncio.run_coroutine_threadsafe(streams.close(), loop)
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
-        sdk = self._async.pop(asyncio.get_running_loop(), None)
+        with self._lock:
+            sdk = self._async.pop(asyncio.get_running_loop(), None)
         if sdk is not None:
             await sdk.close()
 
@@ -100,22 +106,23 @@ class Connection:
 
     def _async_sdk(self) -> openai.AsyncOpenAI:
         loop = asyncio.get_running_loop()
-        if loop not in self._async:
-            self._async[loop] = openai.AsyncOpenAI(
-                api_key=self.provider.api_key or _NO_KEY,
-                admin_api_key="",
-                base_url=self.provider.base_url,
-                max_retries=0,
-                default_headers=self._headers(),
-                http_client=openai.DefaultAsyncHttpx2Client(
-                    transport=self._async_transport,
-                    verify=trusted(),
-                    timeout=self._timeout,
-                    trust_env=self._through_proxies(),
-                    event_hooks={"response": [self._acheck]},
-                ),
-            )
-        return self._async[loop]
+        with self._lock:
+            if loop not in self._async:
+                self._async[loop] = openai.AsyncOpenAI(
+                    api_key=self.provider.api_key or _NO_KEY,
+                    admin_api_key="",
+                    base_url=self.provider.base_url,
+                    max_retries=0,
+                    default_headers=self._headers(),
+                    http_client=openai.DefaultAsyncHttpx2Client(
+                        transport=self._async_transport,
+                        verify=trusted(),
+                        timeout=self._timeout,
+                        trust_env=self._through_proxies(),
+                        event_hooks={"response": [self._acheck]},
+                    ),
+                )
+            return self._async[loop]
 
     def _once(self, call: Callable[[], T]) -> T:
         """`call()`, its errors translated; never repeated."""
@@ -125,6 +132,15 @@ class Connection:
     def _patiently(self, call: Callable[[], T]) -> T:
         """`call()`, repeated while patience lasts: only for calls that change nothing, or nothing that counts."""
         return patient(lambda: self._once(call), self._patience)
+
+    async def _apatiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """`_patiently` on the running event loop."""
+
+        async def once() -> T:
+            with translated(self.provider):
+                return await call()
+
+        return await apatient(once, self._patience)
 
     def _headers(self) -> Mapping[str, str]:
         """Our key and nothing else: the SDK would add headers from OPENAI_* variables to every endpoint's requests."""

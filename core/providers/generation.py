@@ -47,12 +47,12 @@ class Generation(Connection):
         extra: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
         body = {**body_of(request, self.provider.kind), **extra}
 
-        def open_stream() -> openai.Stream[object]:
-            path, kind = PATHS[request.endpoint], openai.Stream[object]
-            return self._sdk().post(path, body=body, cast_to=object, stream=True, stream_cls=kind)
+        async def open_stream() -> openai.AsyncStream[object]:
+            path, kind = PATHS[request.endpoint], openai.AsyncStream[object]
+            return await self._async_sdk().post(path, body=body, cast_to=object, stream=True, stream_cls=kind)
 
         read = chat_piece if request.endpoint == "chat" else legacy_piece
-        return TextStream(self.provider, request.model, lambda: self._patiently(open_stream), read)
+        return TextStream(self.provider, request.model, lambda: self._apatiently(open_stream), read)
 
     def models(self) -> list[ModelInfo]:
         """The models that write text here, newest first."""

@@ -6,7 +6,7 @@ Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-j
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -53,6 +53,22 @@ def patient(call: Callable[[], T], patience: Patience) -> T:
     Raises:
         ProviderError: the last error, when patience is over or the server asks to wait longer than that.
     """
+    result: T = _retried(patience)(call)()
+    return result
+
+
+async def apatient(call: Callable[[], Awaitable[T]], patience: Patience) -> T:
+    """`patient` on the running event loop: its waits can be cancelled."""
+
+    async def awaited() -> T:
+        return await call()
+
+    result: T = await _retried(patience)(awaited)()
+    return result
+
+
+def _retried(patience: Patience) -> Callable[[Any], Any]:
+    """The decorator that repeats a function, or a coroutine function, while patience lasts."""
 
     def waits() -> Generator[float, Any, None]:
         error = yield 0.0
@@ -66,7 +82,7 @@ def patient(call: Callable[[], T], patience: Patience) -> T:
     def hopeless(error: Exception) -> bool:
         return (time.monotonic() - began) + (retry_after_s(error) or 0.0) > patience.total_s
 
-    retried = backoff.on_exception(
+    return backoff.on_exception(
         waits,
         RETRIED,
         max_tries=patience.tries,
@@ -75,5 +91,3 @@ def patient(call: Callable[[], T], patience: Patience) -> T:
         giveup=hopeless,
         logger=None,
     )
-    result: T = retried(call)()
-    return result

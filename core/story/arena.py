@@ -64,6 +64,8 @@ class Round:
     def stop(self) -> None:
         """End all of them and keep their words."""
         for story in self.stories:
+            story.cancel()
+        for story in self.stories:
             story.stop()
 
 

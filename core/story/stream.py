@@ -147,14 +147,19 @@ class StoryStream:
         return self._error
 
     def stop(self) -> None:
-        """End the story here and keep its words; returns when they are saved, or after two seconds."""
+        """End the story here, in whatever state its request is; returns when its words are saved (two seconds at most:
+        the database may be busy)."""
+        self.cancel()
+        with self._news:
+            self._news.wait_for(lambda: self._done, timeout=_SAVE_S)
+
+    def cancel(self) -> None:
+        """`stop`, without waiting until the words are saved."""
         with self._news:
             if self._done:
                 return
             self._stopped = True
         self._upstream.close()
-        with self._news:
-            self._news.wait_for(lambda: self._done, timeout=_SAVE_S)
 
     def _leave(self) -> None:
         with self._news:
