@@ -59,7 +59,12 @@ def check_there(files: Files, file_id: str, param: str) -> None:
     try:
         files.find(file_id)
     except ApiError as exc:
-        message = f"The {param.replace('_', ' ')} {file_id} was deleted before the job started. Upload it again."
+        # one sentence for each parameter: a translation is found by the words around a value
+        sentences = {
+            "training_file": f"The training file {file_id} was deleted before the job started. Upload it again.",
+            "validation_file": f"The validation file {file_id} was deleted before the job started. Upload it again.",
+        }
+        message = sentences[param]
         raise JobFailed(message, "file_not_found", param) from exc
 
 
