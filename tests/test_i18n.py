@@ -110,8 +110,8 @@ def test_collecting_finds_marked_words_errors_and_plain_sentences(tmp_path: Path
 @pytest.mark.parametrize(
     ("sentence", "kept"),
     [
-        ("The training file file-7 was deleted before the job started. Upload it again.", ["file-7"]),
-        ("The validation file training was deleted before the job started. Upload it again.", ["training"]),
+        ("There is no file file-7. It may have been deleted; upload it again.", ["file-7"]),
+        ("There is no file training. It may have been deleted; upload it again.", ["training"]),
         ("The model 'running' was deleted.", ["running"]),
         ("Home cannot be opened.", ["Home"]),
         ("Language is empty.", ["Language"]),
