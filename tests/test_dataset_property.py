@@ -137,12 +137,14 @@ class World:
         executor.execute(self.store, self.server.registry(), run_id, self.halt, limits=limits, book=book())
 
     def _kill(self, run_id: str, rows: int) -> None:
-        """As kill -9 leaves it: claimed, maybe sold, never recorded; and the process is gone."""
+        """As kill -9 leaves it: claimed, the first half sold and never recorded; and the process is gone."""
         order = ledger.begin(self.store, run_id, "0" * 12 + ":1:2:gone")
         assert order is not None
         with self.store.session() as session:
             claims, _ = ledger.claim(session, order, rows, lambda prompt: Decimal("0.1"), None)
-        for claim in claims:
+            sent = claims[: (len(claims) + 1) // 2]
+            ledger.mark(session, [claim.spend_id for claim in sent])
+        for claim in sent:
             self.sold[claim.prompt] += 1
             self.lost[claim.prompt] += 1
 

@@ -531,10 +531,10 @@ def test_after_kill_9_only_what_is_missing_is_asked_for(store: Store, server: Fa
 
 
 def _failing_while(full: threading.Event, real: Callable[..., object]) -> Callable[..., object]:
-    def storage(self: keeper.Keeper, work: object) -> object:
+    def storage(self: keeper.Keeper, *work: object) -> object:
         if full.is_set():
             raise StorageFull("The disk is full.", "Free some space.")
-        return real(self, work)
+        return real(self, *work)
 
     return storage
 

@@ -94,7 +94,8 @@ def test_what_a_killed_executor_had_sent_costs_an_unknown_amount(store: Store, s
     order = ledger.begin(store, run_id, "0" * 12 + ":1:2:gone")
     assert order is not None
     with store.session() as session:
-        ledger.claim(session, order, 2, lambda prompt: _WORST, None)
+        claims, _ = ledger.claim(session, order, 2, lambda prompt: _WORST, None)
+        ledger.mark(session, [claim.spend_id for claim in claims])
     execute(store, server, run_id, book=book())
     ended = runs.progress(store, run_id)
     assert (ended.state, ended.done) == ("done", 5)
@@ -109,7 +110,8 @@ def test_what_costs_nothing_costs_nothing_after_a_kill_either(store: Store, serv
     order = ledger.begin(store, run_id, "0" * 12 + ":1:2:gone")
     assert order is not None
     with store.session() as session:
-        ledger.claim(session, order, 2, lambda prompt: Decimal(0), None)
+        claims, _ = ledger.claim(session, order, 2, lambda prompt: Decimal(0), None)
+        ledger.mark(session, [claim.spend_id for claim in claims])
     execute(store, server, run_id, book=book(per_mtok="0"))
     ended = runs.progress(store, run_id)
     assert (ended.done, ended.cost_usd, ended.at_most_usd) == (5, 0, 0)

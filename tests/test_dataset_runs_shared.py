@@ -171,6 +171,7 @@ def test_an_answer_that_comes_late_overwrites_nothing(store: Store) -> None:
     assert order is not None
     with store.session() as session:
         slow, _ = ledger.claim(session, order, 1, lambda prompt: Decimal(1), None)
+        ledger.mark(session, [slow[0].spend_id])
     ledger.begin(store, order.run_id)
     with store.session() as session:
         quick, _ = ledger.claim(session, order, 1, lambda prompt: Decimal(1), None)

@@ -3,24 +3,25 @@ reserved, before a request is sent."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
+from core.db import totals
 from core.db.store import Store, hold, new_id
-from core.db.tables import Budget, Spend, utcnow
+from core.db.tables import Budget, utcnow
 from core.errors import FabulaError, OverBudget
 
 Scope = Literal["run", "month", "person"]
 PREVIEW = "preview"
 """In place of a run's id: what previews cost counts in a month, and for a person, but they are no run."""
 MOST_USD = Decimal(1_000_000_000)
-_CACHE = "fabula_budgets"  # in a session: what was read for its first check, so that a thousand rows read it once
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +33,6 @@ class BudgetView:
     amount_usd: Decimal
     spent_usd: Decimal | None
     left_usd: Decimal | None
-
-
-AT_MOST = func.coalesce(Spend.cost_usd, Spend.estimated_usd, type_=Spend.cost_usd.type)
-"""What a call cost; where nobody knows (cut off, no token counts), what it can have cost at most, if the price is."""
 
 
 def month_start(now: datetime) -> datetime:
@@ -67,8 +64,8 @@ def budgets(store: Store) -> list[BudgetView]:
     """All budgets with what was spent and what is left this month: of everybody, of a run, then of persons."""
     with store.reading() as session:
         rows = session.scalars(select(Budget).order_by(Budget.scope, Budget.subject)).all()
-        since = month_start(utcnow())
-        return [_view(session, row, since) for row in rows]
+        persons = totals.of_month(session, utcnow())
+        return [_view(row, persons) for row in rows]
 
 
 def left(store: Store, actor: Actor, reference: str | None = None) -> Decimal | None:
@@ -76,13 +73,14 @@ def left(store: Store, actor: Actor, reference: str | None = None) -> Decimal | 
 
     Never below 0.
     """
-    with store.reading() as reading:
-        return _least(_State.read(reading), actor, reference, reading)
+    with store.reading() as session:
+        return _least(_applying(session, actor, reference))
 
 
 def left_in(session: Session, actor: Actor, reference: str | None = None) -> Decimal | None:
     """As `left`, in a transaction that may then reserve so much: nobody else does before it ends."""
-    return _least(_state(session), actor, reference, session)
+    _hold(session)
+    return _least(_applying(session, actor, reference))
 
 
 def check(session: Session, actor: Actor, amount: Decimal | None, reference: str | None = None) -> None:
@@ -95,10 +93,10 @@ def check(session: Session, actor: Actor, amount: Decimal | None, reference: str
     Raises:
         OverBudget: it would go over one; `what` says which.
     """
-    state = _state(session)
-    if not state.amounts or amount == 0:
+    if amount == 0:
         return
-    for scope, limit, spent in state.applying(actor, reference, session):
+    _hold(session)
+    for scope, limit, spent in _applying(session, actor, reference):
         if amount is None:
             raise OverBudget(
                 "There is a budget, and the price of this model is unknown, so that the budget could not be kept.",
@@ -120,95 +118,42 @@ def _too_little(scope: str, spent: str, limit: str) -> str:
 
 
 def spent_on(session: Session, reference: str) -> Decimal:
-    """What a run, job or story has spent or reserved. Amounts are text (SQLite): SQL groups equal ones.
-
-    Not bounded by time: a clock that is set back must not hide what was spent.
-    """
-    query = select(AT_MOST, func.count()).where(Spend.reference == reference, AT_MOST.is_not(None))
-    found = session.execute(query.group_by(AT_MOST))
-    return sum(((cost or Decimal(0)) * calls for cost, calls in found), Decimal(0))
+    """What a run, job or story has spent or reserved; an unknown cost counts as what it can have been at most."""
+    return totals.of_reference(session, reference)
 
 
-def reserved(session: Session, actor: Actor, amount: Decimal | None, reference: str) -> None:
-    """Take note, in this transaction, of an amount that was just reserved, so that the next check knows of it."""
-    state: _State | None = session.info.get(_CACHE)
-    if state is not None and amount:
-        state.add(actor.id, reference, amount)
+def _hold(session: Session) -> None:
+    """Two workers must not both reserve the last dollar."""
+    if session.scalar(select(Budget.id).limit(1)) is not None:
+        hold(session, "budgets")
 
 
-def forget(session: Session) -> None:
-    """What this transaction knows of budgets is no longer true: amounts have been settled."""
-    session.info.pop(_CACHE, None)
+def _applying(session: Session, actor: Actor, reference: str | None) -> list[tuple[str, Decimal, Decimal]]:
+    """(scope, limit, spent) of every budget that this person's next request counts against."""
+    rows = session.execute(select(Budget.scope, Budget.subject, Budget.amount_usd))
+    limits = {(scope, subject): limit for scope, subject, limit in rows}
+    found = []
+    if (limit := limits.get(("run", ""))) is not None and reference is not None and reference != PREVIEW:
+        found.append(("run", limit, totals.of_reference(session, reference)))
+    month, person = limits.get(("month", "")), limits.get(("person", actor.id))
+    persons = {} if month is None and person is None else totals.of_month(session, utcnow())
+    if month is not None:
+        found.append(("month", month, sum(persons.values(), Decimal(0))))
+    if person is not None:
+        found.append(("person", person, persons.get(actor.id, Decimal(0))))
+    return found
 
 
-class _State:
-    """Budgets and what counts against them, as one transaction has read them."""
-
-    def __init__(
-        self, amounts: dict[tuple[str, str], Decimal], everybody: Decimal, persons: dict[str, Decimal]
-    ) -> None:
-        self.amounts = amounts
-        self.everybody = everybody
-        self.persons = persons
-        self.runs: dict[str, Decimal] = {}
-
-    @classmethod
-    def read(cls, session: Session) -> _State:
-        rows = session.execute(select(Budget.scope, Budget.subject, Budget.amount_usd))
-        amounts = {(scope, subject): amount for scope, subject, amount in rows}
-        persons: dict[str, Decimal] = {}
-        if any(scope != "run" for scope, _ in amounts):
-            persons = _spent_by_person(session, month_start(utcnow()))
-        return cls(amounts, sum(persons.values(), Decimal(0)), persons)
-
-    def add(self, person: str, reference: str, amount: Decimal) -> None:
-        self.everybody += amount
-        self.persons[person] = self.persons.get(person, Decimal(0)) + amount
-        if reference in self.runs:
-            self.runs[reference] += amount
-
-    def applying(self, actor: Actor, reference: str | None, session: Session) -> list[tuple[str, Decimal, Decimal]]:
-        """(scope, limit, spent) of every budget that this person's next request counts against."""
-        found = []
-        if (limit := self.amounts.get(("run", ""))) is not None and reference not in (None, PREVIEW):
-            if reference not in self.runs:
-                self.runs[reference] = spent_on(session, reference)
-            found.append(("run", limit, self.runs[reference]))
-        if (limit := self.amounts.get(("month", ""))) is not None:
-            found.append(("month", limit, self.everybody))
-        if (limit := self.amounts.get(("person", actor.id))) is not None:
-            found.append(("person", limit, self.persons.get(actor.id, Decimal(0))))
-        return found
-
-
-def _state(session: Session) -> _State:
-    state: _State | None = session.info.get(_CACHE)
-    if state is None:
-        if session.scalar(select(Budget.id).limit(1)) is not None:
-            hold(session, "budgets")  # two workers must not both reserve the last dollar
-        state = session.info[_CACHE] = _State.read(session)
-    return state
-
-
-def _least(state: _State, actor: Actor, reference: str | None, session: Session) -> Decimal | None:
-    rests = [limit - spent for _, limit, spent in state.applying(actor, reference, session)]
+def _least(applying: Iterable[tuple[str, Decimal, Decimal]]) -> Decimal | None:
+    rests = [limit - spent for _, limit, spent in applying]
     return max(min(rests), Decimal(0)) if rests else None
 
 
-def _view(session: Session, row: Budget, since: datetime) -> BudgetView:
+def _view(row: Budget, persons: Mapping[str, Decimal]) -> BudgetView:
     spent = None
     if row.scope == "month":
-        spent = sum(_spent_by_person(session, since).values(), Decimal(0))
+        spent = sum(persons.values(), Decimal(0))
     elif row.scope == "person":
-        spent = _spent_by_person(session, since).get(row.subject, Decimal(0))
+        spent = persons.get(row.subject, Decimal(0))
     scope: Scope = row.scope  # type: ignore[assignment]  # only set_budget writes it
     return BudgetView(scope, row.subject, row.amount_usd, spent, None if spent is None else row.amount_usd - spent)
-
-
-def _spent_by_person(session: Session, since: datetime) -> dict[str, Decimal]:
-    """Spent and reserved since then. Amounts are text (SQLite), so SQL only groups equal ones."""
-    query = select(Spend.actor, AT_MOST, func.count()).where(Spend.at >= since, AT_MOST.is_not(None))
-    found: dict[str, Decimal] = {}
-    for person, cost, calls in session.execute(query.group_by(Spend.actor, AT_MOST)):
-        found[person] = found.get(person, Decimal(0)) + (cost or Decimal(0)) * calls
-    return found

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from core.actor import Actor
 from core.cost import budget
 from core.db.store import Store
-from core.db.tables import Spend
+from core.db.tables import Spend, utcnow
 
 Page = Literal["dataset", "training", "story"]
 
@@ -83,6 +83,7 @@ def record(
         provider=provider,
         model=model,
         reference=reference,
+        sent_at=utcnow(),
         prompt_tokens=_reported(prompt_tokens, counted_prompt_tokens),
         completion_tokens=_reported(completion_tokens, counted_completion_tokens),
         cost_usd=cost_usd,
@@ -92,7 +93,6 @@ def record(
     )
     session.add(row)
     session.flush()
-    budget.reserved(session, actor, cost_usd, reference)
     return row.id
 
 
@@ -112,7 +112,6 @@ def settle(
     row.completion_tokens = _reported(completion_tokens, counted_completion_tokens)
     row.cost_usd = cost_usd
     row.counted_prompt_tokens, row.counted_completion_tokens = counted_prompt_tokens, counted_completion_tokens
-    budget.forget(session)
 
 
 def spent(store: Store, since: datetime, reference: str | None = None) -> Spent:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
+from core.db import totals
 from core.db.faults import storage_fault
 from core.db.migrate import upgrade
 from core.errors import StorageFull
@@ -41,6 +42,8 @@ class Store:
         self.engine = _create_engine(database_url)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         self._readers = sessionmaker(self.engine.execution_options(fabula_begin="BEGIN"), expire_on_commit=False)
+        for sessions in (self._sessions, self._readers):
+            event.listen(sessions, "after_flush", totals.follow)
         self._current: ContextVar[_Open | None] = ContextVar("fabula_session", default=None)
 
     @classmethod
@@ -162,6 +165,7 @@ def _create_engine(database_url: str) -> Engine:
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves, see _begin_sqlite
+    connection.create_function("decimal_add", 2, totals.decimal_add, deterministic=True)
     for pragma in ("synchronous=FULL", f"busy_timeout={_BUSY_MS}", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 

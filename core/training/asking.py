@@ -98,7 +98,6 @@ class Asking:
         with self.work.store.session() as session:
             if answer is None:
                 session.delete(session.get_one(Spend, spend_id))
-                budget.forget(session)
                 return
             cost = cost_of(
                 self.book, self.view.provider, self.view.model, answer.prompt_tokens, answer.completion_tokens

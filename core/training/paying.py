@@ -59,8 +59,6 @@ def release(session: Session, job_id: str) -> None:
     """Give back what was reserved for a job that costs nothing."""
     if (reserved := _reserved(session, job_id)) is not None:
         session.delete(reserved)
-        session.flush()
-        budget.forget(session)
 
 
 def _reserved(session: Session, job_id: str) -> Spend | None:

@@ -80,6 +80,7 @@ def close(
     if unknown:
         spend.prompt_tokens, spend.completion_tokens, spend.cost_usd = None, None, None
     elif not _carried_out(session, batch_id):
+        batch.spend_id = None
         session.delete(spend)
     else:
         (spend.prompt_tokens, spend.completion_tokens), spend.cost_usd = tokens, cost

@@ -1,18 +1,18 @@
 """The SQL of batch runs, outward: rows go into a batch, which owns them (`Row.batch_id`, state `sent`) from then on.
 
 A batch has one line in the spend ledger. It is written with the batch, holds the worst that its rows may cost while
-they are away, and is found again by the run and the moment that both carry. The way back is `batch_books`.
+they are away (`Batch.spend_id`). The way back is `batch_books`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from core.dataset.matrix import CHUNK, fill
@@ -172,11 +172,7 @@ def _pending(session: Session, order: Order, most: int, own: bool) -> list[Sent]
 def _enter(session: Session, order: Order, batch_id: str, row_ids: Sequence[int], worst: Decimal | None) -> None:
     batch = session.get(Batch, batch_id)
     if batch is None:
-        batch = Batch(id=batch_id, run_id=order.run_id, created_at=_moment(session, order.run_id), total=0)
-        session.add(batch)
-        session.flush()
         reserved = Spend(
-            at=batch.created_at,
             actor=order.actor.id,
             page="dataset",
             provider=order.provider,
@@ -186,6 +182,9 @@ def _enter(session: Session, order: Order, batch_id: str, row_ids: Sequence[int]
             estimated_usd=worst,
         )
         session.add(reserved)
+        session.flush()
+        batch = Batch(id=batch_id, run_id=order.run_id, spend_id=reserved.id, created_at=reserved.at, total=0)
+        session.add(batch)
     elif (spend := spend_of(session, batch)) is not None and worst is not None:
         spend.cost_usd = spend.estimated_usd = (spend.cost_usd or Decimal(0)) + worst
     batch.total += len(row_ids)
@@ -193,12 +192,6 @@ def _enter(session: Session, order: Order, batch_id: str, row_ids: Sequence[int]
     taken = update(Row).where(Row.id.in_(row_ids))
     values = {"state": "sent", "run_id": order.run_id, "batch_id": batch_id, "updated_at": utcnow()}
     session.execute(taken.values({**dict.fromkeys(_EMPTY), **values}))
-
-
-def _moment(session: Session, run_id: str) -> datetime:
-    """Now, and later than every other batch of the run: run and moment together name its line of the spend ledger."""
-    newest = session.scalar(select(func.max(Batch.created_at)).where(Batch.run_id == run_id))
-    return utcnow() if newest is None else max(utcnow(), newest + timedelta(microseconds=1))
 
 
 def rows_of(store: Store, batch_id: str) -> Iterator[Sent]:
@@ -221,5 +214,5 @@ def write(store: Store, batch_id: str, **values: Any) -> None:
 
 
 def spend_of(session: Session, batch: Batch) -> Spend | None:
-    """The batch's line of the spend ledger."""
-    return session.scalar(select(Spend).where(Spend.at == batch.created_at, Spend.reference == batch.run_id))
+    """The batch's line of the spend ledger; None where the batch cost nothing."""
+    return None if batch.spend_id is None else session.get(Spend, batch.spend_id)

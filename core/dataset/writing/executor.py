@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from decimal import Decimal
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.cost import own
@@ -74,16 +75,18 @@ class Writing:
         self._order, self._halt, self._limits = order, halt, limits
         self._wake = asyncio.Event()
         self._tariff = Tariff(book, order)
-        self._keeper = Keeper(store, limits.storage_s, self._recorded)
-        self._supply = Supply(self._keeper, order, self._tariff, self._wake.set)
+        self._flight = Flight(side_by_side=order.provider == "engine")
+        self._supply = Supply(order, self._tariff, self._clearable, self._flight.weigh, self._wake.set)
+        self._keeper = Keeper(store, limits.storage_s, self._recorded, self._supply)
         self._line = Line(registry, order, limits.tick_s, self._wake.set)
         self._pace = Pace(limits.ceiling or ceiling(order.provider))
         self._arrivals = Arrivals(limits, self._pace, order.recipe.max_tokens, time.monotonic())
         self._lanes: set[asyncio.Task[None]] = set()
-        self._flight = Flight(side_by_side=order.provider == "engine")
+        self._landing = False
         self._unbought: list[Claim] = []
         self._rate = Rate(time.monotonic())
         self._asked: str | None = None  # how a person wants the run to end
+        self._noted: str | None = None  # what the run's row says that it waits for
         self._looked_at = float("-inf")
 
     async def run(self) -> None:
@@ -91,7 +94,6 @@ class Writing:
         try:
             while not self._over():
                 await self._look()
-                self._keeper.start()
                 self._connect()
                 self._dispatch()
                 await self._rest()
@@ -105,7 +107,8 @@ class Writing:
     def _over(self) -> bool:
         for lane in [lane for lane in self._lanes if lane.done()]:
             self._lanes.discard(lane)
-            lane.result()  # an error that nobody foresaw ends the run here, not in silence
+            lane.result()  # an unforeseen error ends the run here, not in silence
+        self._supply.check()  # likewise
         if self._halt.is_set() or self._asked is not None:
             return True
         if self._flight or self._keeper.unrecorded:
@@ -116,7 +119,7 @@ class Writing:
     def _sending(self) -> bool:
         """Whether requests may go out now."""
         ended = self._arrivals.end is not None or self._asked is not None or self._halt.is_set()
-        return not ended and not self._keeper.down and self._line.open
+        return not ended and not self._landing and not self._keeper.down and self._line.open
 
     async def _look(self) -> None:
         """A few times a second: is a stop asked for, does the endpoint still answer, what do people read."""
@@ -125,8 +128,10 @@ class Writing:
             return
         self._looked_at = now
         self._rate.take(now)
-        note = self._note(now)
-        state = await self._keeper.call(lambda session: _state(session, self._order.run_id, note))
+        run_id, note = self._order.run_id, self._note(now)
+        state = await self._keeper.look(lambda session: session.scalar(select(Run.state).where(Run.id == run_id)))
+        if note != self._noted and await self._keeper.call(lambda session: _write_note(session, run_id, note)):
+            self._noted = note
         if state not in (None, "running"):
             self._asked = _ENDS.get(state or "", "stopped")
         if not self._keeper.down:
@@ -147,17 +152,29 @@ class Writing:
         """How many more may fly. An answer holds its slot until it is durable: a crash loses no more than these."""
         return self._pace.room(self._flight.weight + self._keeper.unrecorded)
 
+    def _clearable(self) -> int:
+        """How many more requests may be marked as sent: no more than will have room once this group is in the ledger.
+
+        Those whose wait is over go first. (The keeper asks while it takes a group: the slots of its answers are free
+        by the time that the marks are durable.)
+        """
+        if not self._sending:
+            return 0
+        cleared = self._supply.cleared
+        taken = self._flight.weight + sum(map(self._flight.weigh, cleared)) + self._flight.due_count(time.monotonic())
+        return min(self._pace.room(taken), self._may_wait() - len(cleared))
+
     def _stock(self) -> None:
         """See that there are rows to send. Those that wait for another try hold no slot, but not too many may wait."""
         supply = self._supply
         if supply.unpriced:
             self._arrivals.ended(End("failed", supply.unpriced))
-        idle = not (self._flight or self._flight.waiting or supply.ready or self._keeper.unrecorded)
+        idle = not (self._flight or self._flight.waiting or len(supply) or self._keeper.unrecorded)
         if idle and supply.broke:
             self._arrivals.ended(End("stopped", supply.broke))
         if self._sending and not supply.claiming:
             rate = self._rate.at_least(self._pace.allowed, time.monotonic())
-            supply.top_up(min(self._room(), self._may_wait()), rate, idle)
+            supply.top_up(self._keeper, min(self._room(), self._may_wait()), rate, idle)
 
     def _may_wait(self) -> int:
         """How many more rows may be begun: each that flies may have to wait."""
@@ -165,18 +182,21 @@ class Writing:
         return max(0, self._limits.most_waiting + int(self._rate.per_s) - begun)
 
     def _dispatch(self) -> None:
-        """Send as much as there is room for. Called whenever there is more room, or more to send."""
+        """Send as much as there is room for, and have the next marked. Called whenever there is more of either."""
         while (work := self._next()) is not None:
             self._lanes.add(asyncio.create_task(self._lane(work)))
         self._stock()
+        self._keeper.start()
 
     def _next(self) -> Work | None:
-        """What goes out now: what has waited long enough, then new rows."""
+        """What goes out now: what has waited long enough, then new rows. Only what is marked as sent goes out."""
         if not self._sending or not self._room():
             return None
-        work = self._flight.due(time.monotonic())
-        if work is None and self._supply.ready and (self._may_wait() or self._supply.ready[0].split):
-            work = self._supply.ready.popleft()
+        now, work = time.monotonic(), None
+        while (work := self._flight.due(now)) is not None and not work.marked:
+            self._supply.ready.appendleft(work)
+        if work is None and self._supply.cleared:
+            work = self._supply.cleared.popleft()
         if work is not None:
             self._flight.sent(work)
         return work
@@ -212,8 +232,9 @@ class Writing:
     # --- what comes back -----------------------------------------------------------------------------------------
 
     def _recorded(self) -> None:
-        """A group of answers is in the ledger: their slots are free."""
-        self._dispatch()
+        """A group is in the ledger: the slots of its answers are free, what it marks may go out."""
+        if not self._landing:
+            self._dispatch()
         if not self._flight:
             self._wake.set()
 
@@ -235,6 +256,8 @@ class Writing:
             return
         told = self._arrivals.error(error, work.tries, now)
         if isinstance(told, Again):
+            if isinstance(error, RateLimited):
+                self._supply.refused(work)
             self._flight.wait(work, now + told.wait_s)
             self._wake.set()
         elif isinstance(told, Kept):
@@ -248,30 +271,40 @@ class Writing:
 
     def _split(self, claims: Sequence[Claim]) -> None:
         """Send rows one by one, next. If that works, it was the sharing, and there is no more of it in this run."""
-        self._supply.ready.extendleft(Work((claim,), split=True) for claim in reversed(claims))
+        self._supply.cleared.extendleft(Work((claim,), split=True, marked=True) for claim in reversed(claims))
 
     def _keep(self, claims: Sequence[Claim], kept: Sequence[Kept], costs: Sequence[Decimal | None]) -> None:
         now, outcomes = utcnow(), []
         for claim, one, cost in zip(claims, kept, costs, strict=False):
-            self._supply.settled(claim, cost)
             outcomes.append(one.outcome(claim, cost, now))
         self._keeper.add(outcomes)
 
     async def _land(self) -> None:
         """End what flies, keep what has come, give back the rest."""
+        self._landing = True
         for lane in self._lanes:
             lane.cancel()
-        await asyncio.gather(*self._lanes, return_exceptions=True)
+        ended = await asyncio.gather(*self._lanes, return_exceptions=True)
+        try:
+            try:
+                await self._keeper.flush(self._halt)
+            finally:
+                await self._release()
+        finally:
+            self._keeper.close()
+            await self._line.close()
+        self._supply.check()
+        for error in ended:
+            if isinstance(error, Exception):
+                raise error
+
+    async def _release(self) -> None:
+        """Give back what was not sent; what was cut off costs an unknown amount."""
         unknown = self._tariff.price(None, None)
         cut = [(claim, unknown) for claim in self._flight.flying_claims()]
         unsent = [*self._unbought, *self._flight.waiting_claims(), *await self._supply.close()]
         claimant = self._order.claimant
-        try:
-            await self._keeper.flush(self._halt)
-            await self._keeper.insist(lambda session: ledger.release(session, unsent, cut, claimant), self._halt)
-        finally:
-            self._keeper.close()
-            await self._line.close()
+        await self._keeper.insist(lambda session: ledger.release(session, unsent, cut, claimant), self._halt)
 
     def _note(self, now: float) -> str | None:
         """What the run waits for right now; None when it writes."""
@@ -286,8 +319,6 @@ class Writing:
         return f"Waiting {seconds} s. {cause}"
 
 
-def _state(session: Session, run_id: str, note: str | None) -> str:
-    run = session.get_one(Run, run_id)
-    if run.note != note:
-        run.note = note
-    return run.state
+def _write_note(session: Session, run_id: str, note: str | None) -> bool:
+    session.get_one(Run, run_id).note = note
+    return True

@@ -48,9 +48,12 @@ class Flight:
 
     def sent(self, work: Work) -> None:
         """It is under way from now on."""
-        weight = len(work.claims) if self._side_by_side else 1
-        self._flying[work] = weight
-        self.weight += weight
+        self._flying[work] = self.weigh(work)
+        self.weight += self._flying[work]
+
+    def weigh(self, work: Work) -> int:
+        """How many of the slots a request takes."""
+        return len(work.claims) if self._side_by_side else 1
 
     def landed(self, work: Work) -> None:
         """It has ended."""
@@ -63,6 +66,12 @@ class Flight:
     def due(self, now: float) -> Work | None:
         """One that has waited long enough."""
         return heapq.heappop(self._waiting)[2] if self._waiting and self._waiting[0][0] <= now else None
+
+    def due_count(self, now: float) -> int:
+        """How many have waited long enough."""
+        if not self._waiting or self._waiting[0][0] > now:
+            return 0
+        return sum(until <= now for until, _, _ in self._waiting)
 
     def flying_claims(self) -> Iterator[Claim]:
         """The rows under way."""

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -27,6 +27,20 @@ _FEW = 16  # answers
 _log = logging.getLogger("fabula.dataset")
 
 
+class Marks(Protocol):
+    """Requests that must be marked as sent, durably, before they go out."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether `take` would give anything."""
+
+    def take(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Lines of the spend ledger: to be sent next; refused without a bill, so that they are not sent any more."""
+
+    def written(self, gone: set[int] | None) -> None:
+        """What was taken is in the ledger, but for the lines that are `gone`; None: nothing was written."""
+
+
 class Keeper:
     """One writer for a run. While one group is being written, the next gathers: few commits when many answers come.
 
@@ -37,12 +51,21 @@ class Keeper:
         store: the ledger.
         pause_s: seconds before a storage that failed is tried again.
         recorded: called on the event loop after each group that was written.
+        marks: what is to be marked as sent; asked for as each group is taken, so that marks cost no commit of their
+            own where answers come.
     """
 
-    def __init__(self, store: Store, pause_s: float, recorded: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        pause_s: float,
+        recorded: Callable[[], None] = lambda: None,
+        marks: Marks | None = None,
+    ) -> None:
         self._store = store
         self._pause_s = pause_s
         self._recorded = recorded
+        self._marks = marks
         self._outbox: list[Outcome] = []
         self._group: list[Outcome] = []
         self._lock = asyncio.Lock()  # SQLite lets one writer in; a second one would sleep, not queue
@@ -70,7 +93,8 @@ class Keeper:
         if self._writing is not None and self._writing.done():
             writing, self._writing = self._writing, None
             writing.result()
-        if self._writing is None and self._outbox and not self.down:
+        wanted = self._outbox or (self._marks is not None and self._marks.wanted)
+        if self._writing is None and wanted and not self.down:
             self._writing = asyncio.create_task(self._write())
 
     async def call(self, work: Callable[[Session], T]) -> T | None:
@@ -79,6 +103,16 @@ class Keeper:
             return None
         try:
             return await self._settled(work)
+        except StorageFull as exc:
+            self._trouble(exc)
+            return None
+
+    async def look(self, work: Callable[[Session], T]) -> T | None:
+        """A look at the ledger, which waits for no writer; None when the storage is down."""
+        if self.down:
+            return None
+        try:
+            return await asyncio.to_thread(self._reading, work)
         except StorageFull as exc:
             self._trouble(exc)
             return None
@@ -100,13 +134,17 @@ class Keeper:
                 await asyncio.sleep(self._pause_s)
 
     async def flush(self, until: threading.Event) -> None:
-        """Write everything that was added; raises as `insist` does."""
-        if self._writing is not None:
-            await asyncio.wait([self._writing])
+        """Write everything that was added; raises as `insist` does, or what writing has raised before."""
+        writing = self._writing
+        if writing is not None:
+            await asyncio.wait([writing])
+            self._writing = None
         if self._outbox:
             group = self._outbox
             await self.insist(lambda session: ledger.settle(session, group), until)
             self._outbox = []
+        if writing is not None:
+            writing.result()
 
     def close(self) -> None:
         """Give the connection back. No work may be under way."""
@@ -115,13 +153,17 @@ class Keeper:
             self._connection = None
 
     async def _write(self) -> None:
-        while self._outbox and not self.down:
-            if len(self._outbox) < _FEW:
+        while not self.down:
+            if 0 < len(self._outbox) < _FEW:
                 await asyncio.sleep(_GATHER_S)
             self._group, self._outbox = self._outbox, []
+            sent, refused = self._marks.take() if self._marks is not None else ((), ())
+            if not (self._group or sent or refused):
+                return
+            gone: set[int] | None = None  # None: nothing was written
             try:
                 async with self._lock:
-                    await asyncio.to_thread(self._record, self._group)
+                    gone = await asyncio.to_thread(self._record, self._group, sent, refused)
             except BaseException as exc:
                 self._outbox = self._group + self._outbox  # paid for: whatever went wrong
                 if not isinstance(exc, StorageFull):
@@ -129,6 +171,8 @@ class Keeper:
                 self._trouble(exc)
             finally:
                 self._group = []
+                if self._marks is not None:
+                    self._marks.written(gone)
             self._recorded()
 
     async def _settled(self, work: Callable[[Session], T]) -> T:
@@ -139,13 +183,22 @@ class Keeper:
         with self._store.session() as session:
             return work(session)
 
-    def _record(self, group: Sequence[Outcome]) -> None:
-        """Write a group, on a connection of its own: a session and the pool would take longer than the writing."""
+    def _reading(self, work: Callable[[Session], T]) -> T:
+        with self._store.reading() as session:
+            return work(session)
+
+    def _record(self, group: Sequence[Outcome], sent: Sequence[int], refused: Sequence[int]) -> set[int]:
+        """Write a group, on a connection of its own: a session and the pool would take longer than the writing.
+
+        Returns:
+            Lines that could not be marked as sent, see `ledger.mark`.
+        """
         try:
             if self._connection is None:
                 self._connection = self._store.engine.connect()
             with self._connection.begin():
                 ledger.settle(self._connection, group)
+                return ledger.mark(self._connection, sent, refused)
         except (DBAPIError, PoolTimeout) as exc:
             with suppress(SQLAlchemyError):
                 self.close()

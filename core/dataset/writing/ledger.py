@@ -1,6 +1,7 @@
 """The rows of a run: claimed, settled, given back.
 
-`orders` has the runs themselves, `matrix` fills the grid, `wholesale` is SQL for whole groups.
+`orders` has the runs themselves, `reservations` their lines of the spend ledger, `matrix` fills the grid, `wholesale`
+is SQL for whole groups.
 """
 
 from __future__ import annotations
@@ -10,35 +11,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
-from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Insert,
-    String,
-    Table,
-    Update,
-    bindparam,
-    delete,
-    func,
-    insert,
-    literal,
-    null,
-    select,
-    update,
-)
+from sqlalchemy import Connection, String, Table, Update, bindparam, func, null, select, update
 from sqlalchemy.orm import Session
 
 from core.dataset.matrix import fill
+from core.dataset.writing import reservations
 from core.dataset.writing.orders import Order, begin, finish, waiting
 from core.dataset.writing.wholesale import Group, fetched, fresh_ids, on_postgres, packed
 from core.db.tables import Row, Spend, Utc, utcnow
 
-__all__ = ["Claim", "Outcome", "begin", "claim", "finish", "release", "settle"]
+__all__ = ["Claim", "Outcome", "begin", "claim", "finish", "mark", "release", "settle"]
 
 _ROWS: Table = Row.__table__  # type: ignore[assignment]  # a Table, typed as FromClause
-_SPEND: Table = Spend.__table__  # type: ignore[assignment]  # the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +64,8 @@ def claim(
 ) -> tuple[list[Claim], bool]:
     """Take up to `most` pending rows: they are `sent` from now on, and their worst case is reserved as spend.
 
+    None of them may go out before `mark` has written so.
+
     Args:
         worst: what a prompt costs at most, None where the price is unknown.
         left_usd: what may still be reserved, or None: no limit.
@@ -117,30 +104,31 @@ def claim(
 
 
 def _take(session: Session, order: Order, claims: Sequence[Claim]) -> None:
-    taken, reserved = _taking(on_postgres(session))
-    rows = packed([(c.row_id, c.spend_id, None if c.reserved_usd is None else str(c.reserved_usd)) for c in claims])
-    given = {"packed": rows, "now": utcnow(), "run": order.run_id, "who": order.claimant or None}
-    session.execute(taken, given)
-    session.execute(reserved, {**given, "actor": order.actor.id, "provider": order.provider, "model": order.model})
+    now = utcnow()
+    given = {"packed": packed([(c.row_id,) for c in claims]), "now": now, "run": order.run_id}
+    session.execute(_taking(on_postgres(session)), {**given, "who": order.claimant or None})
+    reservations.reserve(
+        session,
+        [(c.row_id, c.spend_id, c.reserved_usd) for c in claims],
+        run_id=order.run_id,
+        actor=order.actor.id,
+        provider=order.provider,
+        model=order.model,
+        now=now,
+    )
 
 
 @cache
-def _taking(postgres: bool) -> tuple[Update, Insert]:
-    """The statements that put rows on their way: rows, lines of the spend ledger."""
-    group, now = Group(postgres), bindparam("now", type_=Utc())
+def _taking(postgres: bool) -> Update:
+    group = Group(postgres)
     taken = update(_ROWS).where(_ROWS.c.id.in_(select(group.number(0)).select_from(group.table)))
-    given = {name: bindparam(name, type_=String()) for name in ("run", "who", "actor", "provider", "model")}
-    taken = taken.values(state="sent", run_id=given["run"], claimed_by=given["who"], updated_at=now)
-    same: dict[str, ColumnElement[Any]] = {
-        "at": now,
-        "actor": given["actor"],
-        "page": literal("dataset"),
-        "provider": given["provider"],
-        "model": given["model"],
-        "reference": given["run"],
-    }
-    lines = select(group.number(1), *same.values(), group.text(2), group.text(2)).select_from(group.table)
-    return taken, insert(_SPEND).from_select(["id", *same, "cost_usd", "estimated_usd"], lines)
+    who, run, now = bindparam("who", type_=String()), bindparam("run", type_=String()), bindparam("now", type_=Utc())
+    return taken.values(state="sent", run_id=run, claimed_by=who, updated_at=now)
+
+
+def mark(on: Session | Connection, sent: Sequence[int], refused: Sequence[int] = ()) -> set[int]:
+    """See `reservations.mark`."""
+    return reservations.mark(on, sent, refused, utcnow())
 
 
 def settle(session: Session | Connection, outcomes: Sequence[Outcome]) -> None:
@@ -150,29 +138,28 @@ def settle(session: Session | Connection, outcomes: Sequence[Outcome]) -> None:
     both answers counts.
     """
     if outcomes:
-        given = {
-            "packed": packed([(o.row_id, o.spend_id, *_values(o)) for o in outcomes]),
-            "now": max(o.at for o in outcomes),
-        }
-        for statement in _settling(on_postgres(session)):
-            session.execute(statement, given)
+        rows = packed([(o.row_id, *_values(o)) for o in outcomes])
+        session.execute(_settling(on_postgres(session)), {"packed": rows, "now": max(o.at for o in outcomes)})
+        lines = [(o.spend_id, o.prompt_tokens, o.completion_tokens, o.cost_usd) for o in outcomes]
+        reservations.settle(session, lines)
 
 
 @cache
-def _settling(postgres: bool) -> tuple[Update, Update]:
-    """The statements that write outcomes: rows, lines of the spend ledger."""
+def _settling(postgres: bool) -> Update:
     group = Group(postgres)
-    took = {"prompt_tokens": group.number(6), "completion_tokens": group.number(7), "cost_usd": group.text(8)}
     written = {
-        "state": group.text(2),
-        "reason": group.text(3),
-        "text": group.text(4),
-        "finish_reason": group.text(5),
+        "state": group.text(1),
+        "reason": group.text(2),
+        "text": group.text(3),
+        "finish_reason": group.text(4),
+        "prompt_tokens": group.number(5),
+        "completion_tokens": group.number(6),
+        "cost_usd": group.text(7),
         "claimed_by": null(),
         "updated_at": bindparam("now", type_=Utc()),
     }
     rows = update(_ROWS).where(_ROWS.c.id == group.number(0), _ROWS.c.state.in_(("sent", "pending")))
-    return rows.values({**written, **took}), update(_SPEND).where(_SPEND.c.id == group.number(1)).values(took)
+    return rows.values(written)
 
 
 def _values(o: Outcome) -> tuple[object, ...]:
@@ -201,9 +188,5 @@ def release(
     if claimant:
         mine = mine.where(_ROWS.c.claimed_by == claimant)
     session.execute(mine.values(state="pending", claimed_by=None, updated_at=utcnow()), {"packed": rows})
-    gone = delete(_SPEND).where(_SPEND.c.id.in_(select(group.number(0)).select_from(group.table)))
-    session.execute(gone, {"packed": packed([(c.spend_id,) for c in unsent])})
-    cut = update(_SPEND).where(_SPEND.c.id == group.number(0))
-    cut = cut.values(prompt_tokens=None, completion_tokens=None, cost_usd=group.text(1))
-    costs = [(c.spend_id, None if cost is None else str(cost)) for c, cost in unknown]
-    session.execute(cut, {"packed": packed(costs)})
+    reservations.give_back(session, [c.spend_id for c in unsent])
+    reservations.settle(session, [(c.spend_id, None, None, cost) for c, cost in unknown])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
@@ -13,9 +12,9 @@ from sqlalchemy.orm import Session
 from core.actor import Actor
 from core.dataset.matrix import fill, recipe_of
 from core.dataset.recipe import Recipe
-from core.dataset.writing import claimants
+from core.dataset.writing import claimants, reservations
 from core.db.store import Store
-from core.db.tables import Dataset, Row, Run, Spend, utcnow
+from core.db.tables import Dataset, Row, Run, utcnow
 from core.errors import NotFound
 
 FINAL = ("done", "failed", "stopped", "paused")  # nobody works on it (any more)
@@ -81,7 +80,7 @@ def locked(session: Session, run_id: str) -> Run:
 def taken(session: Session, run: Run, claimant: str = "") -> Order:
     """The order of a run that is under way from now on.
 
-    Rows that a killed executor had sent are pending again: whether they were bought nobody knows.
+    Rows that a killed executor had claimed are pending again, see `give_back`.
 
     Raises:
         BadRecipe: its data set has no recipe, or one that cannot be run.
@@ -123,7 +122,9 @@ def waiting(dataset_id: str, run_id: str, own: bool) -> tuple[ColumnElement[bool
 
 
 def give_back(session: Session, dataset_id: str, claimant: str = "") -> dict[str, int]:
-    """Rows that `claimant` or a dead executor had sent are pending again; how many each of the others has in hand.
+    """Rows that `claimant` or a dead executor had claimed are pending again; how many each of the others has in hand.
+
+    What was reserved for those that were never sent is given back; the others may have been billed.
 
     Rows of a batch are not touched: the provider has them, and nobody needs to be alive for that.
     """
@@ -134,25 +135,10 @@ def give_back(session: Session, dataset_id: str, claimant: str = "") -> dict[str
     if lost:
         theirs = _ROWS.c.claimed_by.in_([who for who in lost if who])
         gone = (*sent, theirs | _ROWS.c.claimed_by.is_(None))
-        _cut_off(session, gone)
+        reservations.abandoned(session, select(_ROWS.c.id).where(*gone))
         back = update(_ROWS).where(*gone)
         session.execute(back.values(state="pending", claimed_by=None, updated_at=utcnow()))
     return {who: count for who, count in counts.items() if who is not None and who not in lost}
-
-
-def _cut_off(session: Session, gone: Sequence[ColumnElement[bool]]) -> None:
-    """What was reserved for rows whose executor died is an unknown cost from now on: nobody knows if they were bought.
-
-    A claim and its lines of the spend ledger carry one moment; lines that were settled meanwhile have tokens.
-    """
-    claims = session.execute(select(_ROWS.c.run_id, _ROWS.c.updated_at).where(*gone).distinct()).all()
-    for run_id, at in claims:
-        open_lines = (Spend.prompt_tokens.is_(None), Spend.completion_tokens.is_(None), Spend.cost_usd.is_not(None))
-        lines = session.execute(
-            select(Spend.id, Spend.cost_usd).where(Spend.reference == run_id, Spend.at == at, *open_lines)
-        )
-        paid = [line for line, cost in lines if cost]  # what costs nothing costs nothing
-        session.execute(update(Spend).where(Spend.id.in_(paid)).values(cost_usd=None))
 
 
 def others(session: Session, order: Order) -> int:

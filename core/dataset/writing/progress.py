@@ -12,12 +12,12 @@ from typing import Literal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from core.cost.budget import AT_MOST
 from core.dataset import matrix
 from core.dataset.writing.orders import FAILED_ONLY
 from core.dataset.writing.pace import ceiling
 from core.db.store import Store
 from core.db.tables import Row, Run, Spend, utcnow
+from core.db.totals import AT_MOST
 from core.errors import NotFound
 
 Mode = Literal["live", "batch"]

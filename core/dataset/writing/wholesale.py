@@ -7,7 +7,7 @@ loop, which is busy with the answers, to let it in again; up to 5 ms each time. 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, FromClause, Integer, Select, Text, bindparam, cast, func, select
@@ -53,11 +53,21 @@ def packed(rows: Sequence[Sequence[object]]) -> str:
 
 def fetched(session: Session, query: Select[*tuple[Any, ...]]) -> list[list[Any]]:
     """All rows of a query, each a list, in one step of the database. Columns: numbers and texts."""
-    table = query.subquery()
-    if on_postgres(session):
-        return [list(row) for row in session.execute(query)]
-    told = session.scalar(select(func.json_group_array(func.json_array(*table.c))))
-    return json.loads(told or "[]")  # type: ignore[no-any-return]  # JSON that we have just asked for
+    return read(session, in_one_step(query, on_postgres(session)))
+
+
+def in_one_step(query: Select[*tuple[Any, ...]], postgres: bool) -> Select[*tuple[Any, ...]]:
+    """The statement that `read` reads all rows of a query with; keep it where the query is used often."""
+    return query if postgres else select(func.json_group_array(func.json_array(*query.subquery().c)))
+
+
+def read(
+    on: Session | Connection, statement: Select[*tuple[Any, ...]], given: Mapping[str, object] | None = None
+) -> list[list[Any]]:
+    """All rows of `in_one_step`. On SQLite a point in time, or an amount of money, is the text that the table has."""
+    if on_postgres(on):
+        return [list(row) for row in on.execute(statement, given)]
+    return json.loads(on.scalar(statement, given) or "[]")  # type: ignore[no-any-return]  # JSON that we asked for
 
 
 def fresh_ids(session: Session, table: str, highest: ColumnElement[int | None], count: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from core.db.tables.base import Base, Usd, Utc, utcnow
 from core.db.tables.dataset import Batch, Dataset, DatasetVersion, Recipe, Row, Run, VersionExample
-from core.db.tables.money import Budget, OwnPrice, SpeedMeasurement, Spend
+from core.db.tables.money import Budget, OwnPrice, SpeedMeasurement, Spend, SpendTotal
 from core.db.tables.story import Story, Tour, Vote
 from core.db.tables.training import Answer, Checkpoint, Evaluation, TrainingEvent, TrainingJob
 
@@ -21,6 +21,7 @@ __all__ = [
     "Run",
     "SpeedMeasurement",
     "Spend",
+    "SpendTotal",
     "Story",
     "Tour",
     "TrainingEvent",

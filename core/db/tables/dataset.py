@@ -151,6 +151,7 @@ class Batch(Base):
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)  # sent as metadata fabula_intent
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), index=True)
+    spend_id: Mapped[int | None] = mapped_column(ForeignKey("spend.id", ondelete="SET NULL"), index=True)
     state: Mapped[str] = mapped_column(String(20), index=True, default="preparing")
     reason: Mapped[str | None] = mapped_column(Text)
     status: Mapped[str | None] = mapped_column(String(30))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 
-from sqlalchemy import String, Text, UniqueConstraint
+from sqlalchemy import ForeignKey, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.tables.base import Base, utcnow
@@ -58,20 +58,36 @@ class Budget(Base):
 
 
 class Spend(Base):
-    """One paid (or free) call: an intent before it is sent, the actual figures after."""
+    """One paid (or free) call: an intent before it is sent, the actual figures after.
+
+    The columns that budgets count by keep their old value when they change: `core.db.totals` needs it.
+    """
 
     __tablename__ = "spend"
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    at: Mapped[datetime] = mapped_column(default=utcnow, index=True)
-    actor: Mapped[str] = mapped_column(String(100))
+    at: Mapped[datetime] = mapped_column(default=utcnow, index=True, active_history=True)
+    actor: Mapped[str] = mapped_column(String(100), active_history=True)
     page: Mapped[str] = mapped_column(String(20))  # dataset | training | story
     provider: Mapped[str] = mapped_column(String(50))
     model: Mapped[str] = mapped_column(String(200))
-    reference: Mapped[str] = mapped_column(String(64), index=True)  # run, job or story id
+    reference: Mapped[str] = mapped_column(String(64), index=True, active_history=True)  # run, job or story id
+    row_id: Mapped[int | None] = mapped_column(ForeignKey("rows.id", ondelete="SET NULL"), index=True)  # of a live run
+    sent_at: Mapped[datetime | None]  # set before the request goes out; None: never sent, so nothing can be billed
     prompt_tokens: Mapped[int | None]
     completion_tokens: Mapped[int | None]
-    cost_usd: Mapped[Decimal | None]  # None: the price is unknown
-    estimated_usd: Mapped[Decimal | None]  # what was expected before the call
+    cost_usd: Mapped[Decimal | None] = mapped_column(active_history=True)  # None: unknown
+    estimated_usd: Mapped[Decimal | None] = mapped_column(active_history=True)  # what was expected before the call
     counted_prompt_tokens: Mapped[int | None]  # by our own count; the two above are the provider's where it gave them
     counted_completion_tokens: Mapped[int | None]
+
+
+class SpendTotal(Base):
+    """What counts against budgets, one row per scope, kept by `core.db.totals` in step with the spend ledger."""
+
+    __tablename__ = "spend_totals"
+
+    scope: Mapped[str] = mapped_column(String(10), primary_key=True)  # person | reference
+    subject: Mapped[str] = mapped_column(String(100), primary_key=True)  # the actor, or the run, job or story id
+    month: Mapped[str] = mapped_column(String(7), primary_key=True)  # of a person: 2026-11 (UTC); else ""
+    at_most_usd: Mapped[Decimal]  # spent and reserved; an unknown cost at its estimate
