@@ -149,6 +149,14 @@ def test_events_are_the_newer_ones_oldest_first(
         assert found[0].at.tzinfo is UTC
 
 
+_NOT_MEASURED = {
+    "full_valid_loss": -1.0,
+    "valid_mean_token_accuracy": -1,
+    "train_accuracy": "N/A",
+    "valid_loss": "None",
+}
+
+
 def test_checkpoints_come_by_step_with_their_metrics(server: FaultServer, client: Client) -> None:
     def checkpoint(step: int) -> dict[str, object]:
         return {
@@ -157,7 +165,7 @@ def test_checkpoints_come_by_step_with_their_metrics(server: FaultServer, client
             "created_at": 1,
             "fine_tuned_model_checkpoint": f"ft:x:ckpt-step-{step}",
             "fine_tuning_job_id": "ftjob-1",
-            "metrics": {"train_loss": 1.5, "step": step, "valid_loss": None},
+            "metrics": {"train_loss": 1.5, "step": step, "valid_loss": None, **_NOT_MEASURED},
             "step_number": step,
         }
 

@@ -224,12 +224,15 @@ def test_togethers_metrics_are_a_results_file() -> None:
     metrics = [
         {"train/global_step": 7, "train/loss": 0.5, "train/learning_rate": 1e-4},
         {"train/global_step": 14, "train/loss": 0.45},
-        {"train/global_step": 14, "eval/loss": 0.6},
+        {"train/global_step": 14, "eval/loss": 0.6, "eval/token_accuracy": "0.5"},
+        {"train/global_step": 21, "train/loss": "N/A", "eval/loss": -1.0, "train/token_accuracy": -1},
+        {"train/global_step": "n/a", "train/loss": 9.0},
         {"noise": 1},
     ]
     server = Server({("GET", "/fine-tunes/ft-0123/metrics"): {"metrics": metrics}})
     results = parse(together(server).file_text("metrics:ft-0123"))
-    assert (results.steps, results.last("training_loss"), results.last("validation_loss")) == (2, 0.45, 0.6)
+    assert (results.steps, results.last("training_loss"), results.last("validation_loss")) == (3, 0.45, 0.6)
+    assert (results.last("validation_token_accuracy"), results.last("training_token_accuracy")) == (0.5, None)
 
 
 def test_togethers_events_are_told_once_each_oldest_first() -> None:

@@ -13,6 +13,7 @@ from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from core.errors import BadFile, ProviderError
+from core.metrics import metrics
 from core.providers.connection import Connection
 from core.providers.errors import nonsense, tuning_closed
 from core.providers.shapes import JobRequest, RemoteCheckpoint, RemoteEvent, RemoteJob
@@ -185,13 +186,13 @@ def _event(event: FineTuningJobEvent) -> RemoteEvent:
 
 
 def _checkpoint(checkpoint: FineTuningJobCheckpoint) -> RemoteCheckpoint:
-    metrics = checkpoint.metrics.to_dict() if checkpoint.metrics else {}
+    measured = checkpoint.metrics.to_dict() if checkpoint.metrics else {}
     return RemoteCheckpoint(
         id=checkpoint.id,
         step=int(checkpoint.step_number),
         model=checkpoint.fine_tuned_model_checkpoint,
         created_at=_moment(checkpoint.created_at),
-        metrics={name: float(value) for name, value in metrics.items() if isinstance(value, int | float)},
+        metrics=metrics(measured),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from openai.types import Model
 
+from core.metrics import metrics
 from core.providers.client import Client
 from core.providers.errors import cannot_pause, nonsense, translated
 from core.providers.finetuning import watched
@@ -208,24 +209,20 @@ def _event(one: Json) -> RemoteEvent:
     )
 
 
-def _csv(metrics: Sequence[Json]) -> str:
+def _csv(found: Sequence[Json]) -> str:
     """Metrics as a results file; snapshots of one step are one line."""
     names = tuple(dict.fromkeys(_COLUMNS.values()))
     lines: dict[float, dict[str, float]] = {}
-    for one in metrics:
-        known = {_COLUMNS[name]: value for name, value in one.items() if name in _COLUMNS and _is_number(value)}
+    for one in found:
+        known = metrics({_COLUMNS[name]: value for name, value in one.items() if name in _COLUMNS})
         if "step" in known:
-            lines.setdefault(float(known["step"]), {}).update(known)
+            lines.setdefault(known["step"], {}).update(known)
     rows = (",".join(_cell(line.get(name)) for name in names) for _, line in sorted(lines.items()))
     return "".join(f"{row}\n" for row in (",".join(names), *rows))
 
 
 def _cell(value: float | None) -> str:
     return "" if value is None else f"{value:.10g}"
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _moment(iso: object) -> datetime | None:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from core.db.store import Store
 from core.db.tables import Checkpoint
+from core.metrics import metrics
 from core.providers import RemoteCheckpoint
 
 
@@ -22,7 +23,7 @@ class CheckpointView:
         id: the provider's.
         step: after which it was kept.
         model: the name to call it by.
-        metrics: as the provider measured them, by its own names.
+        metrics: as the provider measured them, by its own names; what it did not measure is left out.
         created_at: None: not told.
     """
 
@@ -74,4 +75,4 @@ def add_checkpoints(session: Session, job_id: str, found: Sequence[RemoteCheckpo
 
 
 def _view(row: Checkpoint) -> CheckpointView:
-    return CheckpointView(row.remote_id, row.job_id, row.step, row.model, dict(row.metrics), row.created_at)
+    return CheckpointView(row.remote_id, row.job_id, row.step, row.model, metrics(row.metrics), row.created_at)

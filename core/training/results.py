@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from core.metrics import NOT_MEASURED, PLACEHOLDERS, metric
+
 COLUMNS = (
     "step",
     "elapsed_tokens",
@@ -26,8 +28,10 @@ COLUMNS = (
 """The columns of `Results.frame`, always all of them; a column that the file does not have is all NaN."""
 
 _WHOLE = frozenset({"step", "elapsed_tokens", "elapsed_examples"})
+_LOSSES = ["training_loss", "validation_loss"]
 _LARGE = 100_000  # characters, from which on reading line by line takes more than a blink
 _LARGEST = 2.0**53  # counts beyond this are not exact in a float, and not real
+_EMPTY = [spelled for text in sorted(PLACEHOLDERS) for spelled in {text, text.upper(), text.capitalize()}]
 
 # Names of OpenAI's later results files (guide "Supervised fine-tuning", 2024 on) for what 2023 called otherwise.
 _NAMES = {
@@ -99,7 +103,9 @@ def parse(text: str) -> Results:
     """Read a results file, also a growing one: lines that cannot be read are skipped and counted, never an error.
 
     Understands the header of 2023, today's names, any order of columns, missing columns, a BOM, and base64 around
-    the whole (as OpenAI's file endpoint has sent it). A step that comes twice counts once, the later line.
+    the whole (as OpenAI's file endpoint has sent it). A step that comes twice counts once, the later line. A cell
+    that says "not measured" (`core.metrics`) is empty, and its line keeps its other values. Losses are as the file
+    has them: one below 0 is the fault of whatever wrote it, and is shown.
     """
     text = _plain(text)
     if len(text) > _LARGE and (quick := _quickly(text)) is not None:
@@ -130,14 +136,14 @@ def _quickly(text: str) -> Results | None:
         read = pd.read_csv(
             io.StringIO(text), header=0, names=list(range(len(names))), usecols=known, dtype="float64",
             index_col=False, engine="c", quoting=csv.QUOTE_NONE,
-            keep_default_na=False, na_values=[""], skipinitialspace=True, on_bad_lines="error",
+            keep_default_na=False, na_values=_EMPTY, skipinitialspace=True, on_bad_lines="error",
         )  # fmt: skip
     except (ValueError, pd.errors.ParserError):
         return None
     if text.count(",") != (len(names) - 1) * (len(read) + 1):  # a line that is cut short
         return None
     frame = read.set_axis([names[place] for place in known], axis=1).reindex(columns=list(COLUMNS)).astype("float64")
-    frame = _above_zero(frame.where(np.isfinite(frame)))
+    frame = _measured(frame.where(np.isfinite(frame)))
     steps = frame["step"]
     whole = frame[list(_WHOLE)]
     if steps.isna().any() or not (steps.diff().iloc[1:] > 0).all():
@@ -170,19 +176,20 @@ def _row(names: list[str], cells: list[str]) -> dict[str, float] | None:
 def _numbers(names: list[str], cells: list[str]) -> Iterator[tuple[str, float]]:
     for name, cell in zip(names, cells, strict=True):
         if name in COLUMNS:
-            value = float(cell) if cell else math.nan
-            yield name, value if math.isfinite(value) else math.nan
+            value = metric(name, cell)
+            yield name, math.nan if value is None else value
 
 
 def _frame(rows: list[dict[str, float]]) -> pd.DataFrame:
-    frame = _above_zero(pd.DataFrame(rows, columns=list(COLUMNS), dtype="float64"))
+    frame = pd.DataFrame(rows, columns=list(COLUMNS), dtype="float64")
     return frame.astype({name: "Int64" for name in _WHOLE})
 
 
-def _above_zero(frame: pd.DataFrame) -> pd.DataFrame:
-    """No loss is below 0, but what is rounded may be: -0.000 of what is known by heart."""
-    losses = ["training_loss", "validation_loss"]
-    return frame.assign(**frame[losses].clip(lower=0.0))
+def _measured(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rules of `core.metrics.metric` for whole columns: what stands for "not measured" becomes NaN."""
+    losses = frame[_LOSSES]
+    counts = frame[[name for name in COLUMNS if name not in _LOSSES and name != "step"]]
+    return frame.assign(**losses.where(losses != NOT_MEASURED), **counts.where(counts >= 0))
 
 
 def _plain(text: str) -> str:
