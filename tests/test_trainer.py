@@ -123,6 +123,82 @@ def test_a_bfloat16_head_stays_within_a_percent() -> None:
     assert (rounded.gradient - exact.gradient).norm() / exact.gradient.norm() < 0.01
 
 
+def _pointing(toward: int, low: float, high: float, *, words: int = 10_000, n: int = 96) -> tuple[Any, Any, Any]:
+    """Hidden states, bfloat16 head and labels; the logit of the word `toward` places after the label is low to high."""
+    generator = torch.Generator().manual_seed(4)
+    width = 640
+    weight = torch.randn(words, width, generator=generator).bfloat16()
+    labels = torch.randint(words, (n,), generator=generator)
+    rows = weight[(labels + toward) % words].float()
+    wanted = torch.linspace(low, high, n)[:, None]
+    hidden = torch.randn(n, width, generator=generator) * 0.2
+    hidden += rows * (wanted - (hidden * rows).sum(1, keepdim=True)) / rows.square().sum(1, keepdim=True)
+    return hidden.bfloat16().float(), weight, labels
+
+
+def _in_float64(hidden: Any, weight: Any, labels: Any) -> tuple[Any, Any, Any]:
+    """Loss, gradient and hits of the same numbers, in float64."""
+    wide = hidden.double().requires_grad_()
+    logits = wide @ weight.double().T
+    own = logits.gather(1, labels[:, None])
+    others = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1, keepdim=True)
+    loss = torch.nn.functional.softplus(others - own, threshold=700)[:, 0]
+    loss.sum().backward()
+    return loss.detach(), wide.grad, logits.argmax(1) == labels
+
+
+@pytest.mark.parametrize(
+    ("toward", "low", "high"),
+    [
+        (0, 35, 50),  # the label is certain: losses from 1e-14 to 0.01
+        (0, 18, 35),  # likely, not certain
+        (1, 35, 50),  # another word is certain: losses of 20 to 60
+        (0, 0, 18),  # one word of many
+        (0, -50, -35),  # the label is the least likely word
+        (0, 90, 120),  # nothing else has a probability that float32 can hold
+    ],
+)
+def test_a_bfloat16_loss_is_that_of_float64(toward: int, low: float, high: float) -> None:
+    hidden, weight, labels = _pointing(toward, low, high)
+    loss, gradient, correct = _in_float64(hidden, weight, labels)
+    ours = cross_entropy(hidden, weight, labels)
+    assert (ours.loss >= 0).all()
+    assert (ours.loss - loss).abs().max() < 0.002
+    near_zero = (loss < 0.1) & (loss > 1e-12)
+    assert ((ours.loss - loss).abs() <= 0.08 * loss)[near_zero].all()
+    assert torch.equal(ours.correct, correct)
+    assert torch.isfinite(ours.gradient).all()
+    assert (ours.gradient - gradient).norm() <= 0.05 * gradient.norm() + 1e-12
+    assert torch.equal(cross_entropy(hidden, weight, labels, gradient=False).loss, ours.loss)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_loss_near_zero_keeps_its_digits(dtype: Any) -> None:
+    """The label leads by 2 to 40: log-sum-exp minus logit would be 0, or noise, from a lead of 17 on in float32."""
+    leads = torch.tensor([2.0, 6.0, 11.0, 16.0, 20.0, 30.0, 40.0])
+    weight = torch.eye(3, 8).to(dtype)
+    hidden = torch.zeros(len(leads), 8)
+    hidden[:, 0], hidden[:, 1], hidden[:, 2] = leads, 0.0, -1000.0
+    result = cross_entropy(hidden, weight, torch.zeros(len(leads), dtype=torch.int64))
+    expected = torch.log1p(torch.exp(-leads.double()))
+    assert torch.allclose(result.loss.double(), expected, rtol=1e-5, atol=0)
+    pull = expected.expm1() / expected.exp()  # 1 - p(label)
+    assert torch.allclose(result.gradient[:, 0].double(), -pull, rtol=1e-4, atol=0)
+    assert torch.allclose(result.gradient[:, 1].double(), pull, rtol=5e-3, atol=0)
+
+
+def test_a_word_as_likely_as_the_label_is_not_correct() -> None:
+    result = cross_entropy(torch.zeros(2, 4), torch.randn(9, 4), torch.tensor([0, 8]))
+    assert not result.correct.any()
+    assert torch.allclose(result.loss, torch.full((2,), 9.0).log())
+
+
+def test_a_hidden_state_that_is_no_number_makes_a_loss_that_is_none() -> None:
+    hidden = torch.tensor([[float("nan"), 1.0], [float("inf"), 1.0]])
+    for dtype in (torch.float32, torch.bfloat16):
+        assert torch.isnan(cross_entropy(hidden, torch.ones(5, 2, dtype=dtype), torch.tensor([1, 2])).loss).all()
+
+
 def test_a_lora_layer_has_the_gradients_of_its_formula() -> None:
     torch.manual_seed(3)
     base = torch.nn.Linear(8, 6)
