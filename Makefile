@@ -10,7 +10,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 RUN_READY := $(VENV)/.ready-run
 DEV_READY := $(VENV)/.ready-dev
 BENCH_READY := $(VENV)/.ready-bench
-BENCHES ?= bench/train.py bench/serve.py bench/storyteller.py bench/generate.py bench/quality.py bench/pages.py bench/responsive.py bench/stream.py
+BENCHES ?= train serve storyteller generate quality pages responsive stream
+BENCH_FLAGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help run dev test lint format messages bench clean
@@ -40,7 +41,7 @@ messages: $(RUN_READY) ## collect visible sentences into core/locale and name th
 	$(BIN)/python -m core.locale
 
 bench: $(BENCH_READY) ## measure everything that docs/benchmarks.md gives figures for; takes a while
-	@for script in $(BENCHES); do echo "== $$script"; PYTHONPATH=. $(BIN)/python $$script || exit 1; done
+	@for name in $(BENCHES); do echo "== $$name"; $(BIN)/python -m bench.$$name $(BENCH_FLAGS) || exit 1; done
 
 clean: ## remove the environment and caches; data in .fabula stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

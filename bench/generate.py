@@ -22,7 +22,7 @@ from typing import Any
 
 import httpx2
 
-from bench import _curator
+from bench import _curator, _smoke
 from bench._runs import IN_FLIGHT, ledger_of, new_run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -197,6 +197,12 @@ def _counts(url: str) -> dict[str, Any]:
     return counts
 
 
+def _one_answer() -> None:
+    with _server() as url:
+        _reset(url)
+        _counts(url)
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=2_000)
@@ -204,7 +210,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each speed, in turns")
     parser.add_argument("--without-curator", action="store_true")
     parser.add_argument("--curator-venv", type=Path, default=ROOT / ".venv-curator", help="made where it is missing")
-    return parser.parse_args()
+    return _smoke.parse(parser, modules=("bench._runs",), start=_one_answer)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ everything that it builds for the browser: what a click costs the server. Sendin
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
@@ -20,6 +21,8 @@ from typing import Any
 
 from streamlit.runtime.scriptrunner import script_runner
 from streamlit.testing.v1 import AppTest
+
+from bench import _smoke
 
 _PAGES = Path(__file__).parents[1] / "pages"
 _RERUNS = 15
@@ -82,11 +85,18 @@ def main() -> None:
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as home:
         os.environ["FABULA_HOME"] = home
+        _smoke.parse(argparse.ArgumentParser(description=__doc__), modules=("bench._training",), start=_one_page)
         for part in PARTS:
             found |= part()
     print(json.dumps(found))
     sys.stdout.flush()
     os._exit(0)  # AppTest leaves threads behind that nobody waits for
+
+
+def _one_page() -> None:
+    page = AppTest.from_file(str(_PAGES / "frame.py"), default_timeout=_TIMEOUT_S).run()
+    if page.exception:
+        raise RuntimeError(f"the first page failed: {page.exception[0].value}")
 
 
 @contextmanager

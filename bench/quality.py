@@ -23,6 +23,7 @@ from typing import Any
 
 from sqlalchemy import insert
 
+from bench import _smoke
 from core.dataset import quality
 from core.db.store import Store
 from core.db.tables import Dataset, Row, utcnow
@@ -37,7 +38,7 @@ _CHUNK = 2_000
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rows", type=int, default=100_000)
-    options = arguments.parse_args()
+    options = _smoke.parse(arguments)
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings.from_env({"FABULA_HOME": folder})
         spawned = multiprocessing.get_context("spawn")

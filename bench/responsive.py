@@ -7,6 +7,7 @@ What is timed is what he waits: from the question to the last message of the ans
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import statistics
@@ -18,7 +19,7 @@ from pathlib import Path
 from websockets.asyncio.client import connect
 from websockets.typing import Origin
 
-from bench import _viewers
+from bench import _smoke, _viewers
 from bench._page import served
 from core.actor import LOCAL
 from core.cost.prices import ENGINE
@@ -41,6 +42,7 @@ Times = dict[str, list[float]]
 
 def main() -> None:
     """Train, click, and tell."""
+    _smoke.parse(argparse.ArgumentParser(description=__doc__))
     with tempfile.TemporaryDirectory() as home, served(ROOT / "app.py", FABULA_HOME=home) as (url, _):
         store = Store.open(Settings.from_env({"FABULA_HOME": home}))
         job_id = _job(store)

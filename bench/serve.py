@@ -24,6 +24,7 @@ from typing import Any
 
 import httpx2
 
+from bench import _smoke
 from core.engine import weights
 from core.engine.gguf_file import model_card
 from core.engine.llama import CONTEXT, PARALLEL, Base, Pool
@@ -136,7 +137,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=96, help="length of an answer")
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each, in turns")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of llama.cpp, both times")
-    return parser.parse_args()
+    return _smoke.parse(parser)
 
 
 if __name__ == "__main__":

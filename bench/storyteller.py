@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
+from bench import _smoke
 from bench._engine import running_engine
 from data.storyteller.make import instruction
 
@@ -34,7 +35,7 @@ def loops(text: str) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="keep the stories as JSON Lines")
-    options = parser.parse_args()
+    options = _smoke.parse(parser)
     cells = [
         {"dynasty": dynasty, "super_power": power, "story_type": TYPES[at % 3]}
         for at, (dynasty, power) in enumerate(product(DYNASTIES, POWERS))

@@ -7,6 +7,7 @@ each is read through its websocket, as a browser does, and its bytes and the pro
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -26,6 +27,7 @@ import openai
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
+from bench import _smoke
 from bench._page import served
 from bench._teller import ENDLESS
 
@@ -217,8 +219,15 @@ async def _stop(session: aiohttp.ClientSession, url: str, teller: str) -> float:
     return slowest
 
 
+def _server_answers() -> None:
+    with _process(["-m", "bench._teller"]) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline().startswith("http")
+
+
 async def main() -> None:
     """Measure, print what was found, and one line of JSON."""
+    _smoke.parse(argparse.ArgumentParser(description=__doc__), start=_server_answers)
     with tempfile.TemporaryDirectory() as home, _process(["-m", "bench._teller"]) as server:
         assert server.stdout is not None
         teller = server.stdout.readline().strip()

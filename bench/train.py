@@ -23,6 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench import _smoke
+
 ROOT = Path(__file__).resolve().parents[1]
 
 RUNS = ("ours-auto", "trl-default", "ours-float32", "trl-float32")
@@ -34,7 +36,11 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=1)
     arguments.add_argument("--stories", type=Path, default=ROOT / "data/samples/ultraman_stories.csv")
     arguments.add_argument("--one", nargs=3, metavar=("RUN", "FOLDER", "OUT"), help=argparse.SUPPRESS)
-    options = arguments.parse_args()
+    options = _smoke.parse(
+        arguments,
+        modules=("torch", "transformers", "core.engine.llama", "core.engine.trainer.loop", "core.engine.weights"),
+        optional=("trl", "peft", "datasets"),
+    )
     if options.one:
         run, folder, out = options.one
         result = _ours(Path(folder), run) if run.startswith("ours") else _trl(Path(folder), run)

@@ -1,0 +1,44 @@
+"""`--smoke`, which every bench understands: import everything, start what is quick to start, and measure nothing.
+
+`tests/test_bench.py` runs `make bench BENCH_FLAGS=--smoke`, so a bench that no longer starts fails a test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+
+def parse(
+    parser: argparse.ArgumentParser,
+    *,
+    modules: Sequence[str] = (),
+    optional: Sequence[str] = (),
+    start: Callable[[], object] = lambda: None,
+) -> argparse.Namespace:
+    """The arguments of a bench. With `--smoke` the process ends here, with code 0 if all went well.
+
+    Args:
+        parser: with the bench's own arguments.
+        modules: what the bench imports only while it measures.
+        optional: the same, of requirements-bench.txt; named where they are not installed.
+        start: a quick run of what it starts (a server, a page), for a few seconds at most.
+    """
+    parser.add_argument("--smoke", action="store_true", help="import everything, measure nothing")
+    options = parser.parse_args()
+    if not options.smoke:
+        return options
+    missing = [name for name in optional if importlib.util.find_spec(name) is None]
+    for name in (*modules, *(name for name in optional if name not in missing)):
+        importlib.import_module(name)
+    start()
+    if missing:
+        print(f"not installed (requirements-bench.txt): {', '.join(missing)}")
+    print(json.dumps({}))
+    sys.stdout.flush()
+    os._exit(0)  # whatever threads a page or a library has left behind

@@ -1,0 +1,56 @@
+"""Every bench starts, in the way that `make bench` starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parents[1]
+_BENCHES = sorted(path.stem for path in (_ROOT / "bench").glob("[!_]*.py"))
+_NEEDS_THE_ENGINE = {"train", "serve", "storyteller"}
+_DEADLINE_S = 300  # two busy cores
+
+
+@pytest.fixture(scope="module")
+def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment as `make` knows it, ready to run: its Python is the one that runs the tests."""
+    folder = tmp_path_factory.mktemp("venv")
+    (folder / "bin").mkdir()
+    python = folder / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    for name in ("run", "dev", "bench"):
+        (folder / f".ready-{name}").touch()
+    return folder
+
+
+def test_make_bench_runs_all_of_them() -> None:
+    listed = re.search(r"^BENCHES \?= (.*)$", (_ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert listed is not None
+    assert sorted(listed[1].split()) == _BENCHES
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("name", _BENCHES)
+def test_a_bench_imports_everything_and_starts(name: str, venv: Path, tmp_path: Path) -> None:
+    if name in _NEEDS_THE_ENGINE:
+        pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
+    made = subprocess.run(
+        ["make", "bench", f"VENV={venv}", f"BENCHES={name}", "BENCH_FLAGS=--smoke"],
+        cwd=_ROOT,
+        env={**os.environ, "FABULA_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=_DEADLINE_S,
+        check=False,
+    )
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert made.stdout.splitlines()[0] == f"== {name}"
+    assert json.loads(made.stdout.splitlines()[-1]) == {}
