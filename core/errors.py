@@ -62,7 +62,14 @@ class Refused(ProviderError):
 
 
 class BadRequest(ProviderError, ValueError):
-    """400, 404, 422: this request fails, others may work."""
+    """400, 404, 422: this request fails, others may work.
+
+    `refused_parameters` are those that the endpoint says this model does not take.
+    """
+
+    def __init__(self, what: str, next_step: str = "", refused_parameters: frozenset[str] = frozenset()) -> None:
+        super().__init__(what, next_step)
+        self.refused_parameters = refused_parameters
 
 
 class NotThere(BadRequest, NotFound):

@@ -33,7 +33,8 @@ class BatchServer:
 
     Attributes:
         fates: how the next batches end (completed, expired, failed, endless); cancelling one always works.
-        answers: by prompt, what a line gets: (status, words), a finish reason, bytes for a raw line, or None: nothing.
+        answers: by prompt, what a line gets: (status, words), a finish reason, bytes for a raw line, None: nothing, or
+            what a function of the line's body says.
         errors: the faults of batches that fail: (line or None, code, message).
         faults: by "METHOD path", for the next such requests: a status, "drop" (done, but no answer), "cut" (half).
         done_share: of an expired or cancelled batch, how much had been carried out.
@@ -161,6 +162,8 @@ class BatchServer:
         body, custom_id = line["body"], line["custom_id"]
         prompt = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
         said = self.answers.get(prompt, "stop")
+        if callable(said):
+            said = said(body)
         if said is None:
             return _SKIPPED
         if isinstance(said, bytes):

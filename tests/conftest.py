@@ -15,6 +15,7 @@ import pytest
 
 from core import status
 from core.db.store import Store
+from core.providers import parameters
 from core.settings import Settings
 from tests import fault_server, postgres_server, stores
 from tests.fault_server import FaultServer
@@ -53,6 +54,7 @@ def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(status, "_HEALTH_S", 25.0)
     monkeypatch.setattr(socket.socket, "connect", _loopback_only(socket.socket.connect))
     monkeypatch.setattr(socket.socket, "connect_ex", _loopback_only(socket.socket.connect_ex))
+    parameters.forget()
     if streamlit := sys.modules.get("streamlit"):
         streamlit.cache_data.clear()
         streamlit.cache_resource.clear()

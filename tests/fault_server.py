@@ -129,6 +129,7 @@ class FaultServer:
         self.peak = 0
         self.most_choices: int | None = None  # some servers take `n` and give one answer all the same
         self.refuses_n = False  # others answer 400
+        self.judge: Callable[[Any], Answer] | None = None  # answers by the whole body, before anything that is queued
         self.jobs: list[dict[str, Any]] = []
         self.events: dict[str, list[dict[str, Any]]] = {}
         self.files: dict[str, bytes] = {}
@@ -186,6 +187,8 @@ class FaultServer:
 
     def _answer(self, body: object) -> Answer:
         prompt = prompt_of(body)
+        if self.judge is not None:
+            return self.judge(body)
         with self._news:
             for part, answers in self._bound:
                 if part in prompt:

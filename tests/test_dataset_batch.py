@@ -140,7 +140,7 @@ def test_a_completion_model_is_asked_at_its_own_endpoint(store: Store, server: B
     [
         (replace(QUICK, most_requests=5), [5, 5, 2]),
         (replace(QUICK, most_requests=5, at_once=1), [5, 5, 2]),
-        (replace(QUICK, most_bytes=1000), [3, 3, 3, 3]),
+        (replace(QUICK, most_bytes=1000), [4, 4, 4]),
     ],
 )
 def test_a_large_grid_is_split_into_files(store: Store, server: BatchServer, rhythm: Rhythm, sizes: list[int]) -> None:
@@ -206,7 +206,7 @@ def test_what_failed_for_the_providers_sake_is_handed_in_again_alone(store: Stor
         ((401, "Bad key."), "refused the key (401)"),
         ((429, "No credit.", "insufficient_quota"), "has no credit left"),
         ((404, "The model `writer` does not exist"), "does not have this model"),
-        ((400, "temperature is not supported"), "refuses every request alike"),
+        ((400, "response_format is not supported"), "refuses every request alike"),
     ],
 )
 def test_a_cause_that_all_rows_share_ends_the_run(store: Store, server: BatchServer, answer: Any, words: str) -> None:
@@ -799,3 +799,13 @@ def test_the_ledger_says_where_a_batch_is(store: Store, server: BatchServer) -> 
         ("waiting", "finalizing"),
         ("collecting", "completed"),
     ]
+
+
+def test_rows_that_were_refused_for_a_parameter_go_again_without_it(store: Store, server: BatchServer) -> None:
+    refusal = (400, "Unsupported value: 'temperature' does not support 0.5 with this model.")
+    answer = lambda body: refusal if "temperature" in body else "stop"  # noqa: E731
+    server.answers |= {f"n{i:04}": answer for i in range(6)}
+    run_id = queue(store, recipe(6))
+    done = execute(store, server, run_id)
+    assert (done.state, done.done, done.failed) == ("done", 6, 0)
+    assert [["temperature" in line["body"] for line in server.lines(n)] for n in range(2)] == [[True] * 6, [False] * 6]

@@ -401,12 +401,12 @@ def test_a_refusal_stops_the_run_and_keeps_every_row(
 
 
 def test_equal_refusals_stop_the_run_early(store: Store, server: FaultServer) -> None:
-    server.default = lambda prompt: error(400, f"temperature is not supported (request {int(prompt[1:]) * 7})")
+    server.default = lambda prompt: error(400, f"response_format is not supported (request {int(prompt[1:]) * 7})")
     run_id = queue(store, recipe(40))
     execute(store, server, run_id, replace(QUICK, ceiling=2))
     ended = runs.progress(store, run_id)
     assert ended.state == "failed" and "refuses every request alike" in (ended.reason or "")
-    assert "temperature is not supported" in (ended.reason or "")
+    assert "response_format is not supported" in (ended.reason or "")
     assert 5 <= ended.failed <= 6 and len(server.requests) == ended.failed
 
 
@@ -761,3 +761,17 @@ def test_a_preview_that_fails_raises(server: FaultServer) -> None:
         list(runs.preview(server.registry().get("fault"), recipe(9)))
     with pytest.raises(BadRecipe):
         list(runs.preview(server.registry().get("fault"), recipe(9, template="{x}")))
+
+
+def test_a_parameter_that_the_model_does_not_take_is_left_out_and_said(store: Store, server: FaultServer) -> None:
+    refused = error(400, "Unsupported value: 'temperature' does not support 0.5 with this model.")
+    server.judge = lambda body: refused if "temperature" in body else held(text("A story."))
+    run_id = queue(store, recipe(6))
+    with executing(store, server.registry(), run_id, replace(QUICK, ceiling=2)):
+        note = "writer does not take `temperature`; the provider's default is used."
+        until(lambda: runs.progress(store, run_id).note == note, "the note on the run")
+        server.release()
+        until(lambda: runs.progress(store, run_id).state == "done", "the end")
+    assert sum("temperature" in seen.body for seen in server.requests) <= 2  # as many as flew at once
+    ended = runs.progress(store, run_id)
+    assert (ended.done, ended.failed, ended.note) == (6, 0, None)

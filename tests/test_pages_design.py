@@ -340,3 +340,13 @@ def test_where_no_price_is_known_no_limit_can_be_kept(server: FaultServer, monke
     at.get_by_key("dataset_model").select_index(1).run()
     assert at.number_input(key="dataset_budget").disabled
     assert "The price of this model is unknown" in words(at)
+
+
+def test_a_preview_says_which_parameters_the_model_does_not_take(server: FaultServer) -> None:
+    refused = fault_server.error(400, "Unsupported value: 'temperature' does not support 0.5 with this model.")
+    server.judge = lambda body: refused if "temperature" in body else fault_server.text("A story.")
+    at = click(visit("dataset"), "dataset_preview")
+    until(lambda: at.session_state["studio"].preview.gathering.done, "the preview")
+    at.run()
+    assert sum(one.value == "A story." for one in at.text) == 3
+    assert any("writer does not take" in one.value and "temperature" in one.value for one in at.caption)

@@ -473,3 +473,11 @@ def test_words_on_the_stage_are_text(server: FaultServer, store: Store) -> None:
     (shown,) = [m.value for m in at.markdown if "example" in m.value]
     assert "\\!\\[x" in shown or "!\\[x\\]" in shown
     assert "\\- b \\<b\\>" in shown
+
+
+def test_a_story_says_which_parameters_its_model_does_not_take(server: FaultServer, store: Store) -> None:
+    refused = fault_server.error(400, "`temperature` is deprecated for this model.")
+    server.judge = lambda body: refused if "temperature" in body else fault_server.text("A story.")
+    at = click(visit("story"), "story_button")
+    assert "A story." in _texts(at)
+    assert any("writer does not take" in one.value and "temperature" in one.value for one in at.caption)

@@ -78,7 +78,6 @@ def test_what_is_sent_is_what_was_asked_for(server: FaultServer) -> None:
         "model": "writer",
         "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Tell a story."}],
         "temperature": 0.5,
-        "top_p": 1.0,
         "max_tokens": 77,
         "seed": 3,
     }
@@ -86,7 +85,6 @@ def test_what_is_sent_is_what_was_asked_for(server: FaultServer) -> None:
         "model": "writer",
         "prompt": "宋,发射激光,艰难 ->\n",
         "temperature": 1.0,
-        "top_p": 1.0,
         "max_tokens": 2000,
         "stop": ["."],
     }

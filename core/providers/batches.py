@@ -22,6 +22,7 @@ from core.providers.bodies import PATHS, body_of, completion_of
 from core.providers.errors import from_status, nonsense, quoted
 from core.providers.finetuning import INTENT, NEWEST
 from core.providers.generation import Generation
+from core.providers.parameters import TOKEN_CAPS, adjusted, learn
 from core.providers.shapes import Completion, CompletionRequest, Endpoint, Provider
 
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})  # the API's words for a batch that changes no more
@@ -73,7 +74,7 @@ class Batches(Generation):
 
     def batch_line(self, custom_id: str, request: CompletionRequest) -> bytes:
         """One line of a file of requests, with its line end: the body is what the live call would send."""
-        body = body_of(request, self.provider.kind)
+        body = adjusted(self.provider, body_of(request, self.provider.kind))
         line = {"custom_id": custom_id, "method": "POST", "url": self._url(request.endpoint), "body": body}
         return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
 
@@ -178,8 +179,10 @@ class Batches(Generation):
         )
 
 
-def read_answer(provider: Provider, line: bytes) -> BatchAnswer | None:
+def read_answer(provider: Provider, line: bytes, asked: CompletionRequest | None = None) -> BatchAnswer | None:
     """One line of a file of answers or of errors; None when it is not one (it is then as if it had not come).
+
+    `asked` is any of the batch's requests: a parameter that was refused is left out when the row is handed in again.
 
     Shape: `{"custom_id", "response": {"status_code", "body"} | null, "error": {"code", "message"} | null}`.
     """
@@ -192,7 +195,7 @@ def read_answer(provider: Provider, line: bytes) -> BatchAnswer | None:
             status, body = int(response["status_code"]), response.get("body")
             if status < 300:
                 return BatchAnswer(custom_id, _completion(provider, body), None)
-            return BatchAnswer(custom_id, None, from_status(status, body, {}, provider))
+            return BatchAnswer(custom_id, None, _learned(from_status(status, body, {}, provider), provider, asked))
         return BatchAnswer(custom_id, None, _not_done(provider, error))
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
@@ -205,6 +208,16 @@ def _completion(provider: Provider, body: Any) -> Completion:
         return completion_of(body, "completion" if legacy else "chat", provider)
     except (ProviderError, AttributeError, KeyError, TypeError):
         return Completion((), "", None, None)
+
+
+def _learned(error: ProviderError, provider: Provider, asked: CompletionRequest | None) -> ProviderError:
+    """A refusal of a parameter is a reason to hand the row in again: the next batch goes without it."""
+    if asked is None or not isinstance(error, BadRequest):
+        return error
+    body = body_of(asked, provider.kind)
+    if not learn(provider, {**dict.fromkeys(TOKEN_CAPS), **body}, error.refused_parameters):
+        return error
+    return Unavailable(error.what, "It is handed in again without the parameter.")
 
 
 def _not_done(provider: Provider, error: Any) -> ProviderError:

@@ -10,10 +10,14 @@ from core.providers.shapes import Choice, Completion, CompletionRequest, Endpoin
 
 PATHS: Mapping[Endpoint, str] = {"chat": "/chat/completions", "completion": "/completions"}
 
+# OpenAI's and Azure's API references, and `core.engine.sampling`. Other servers have defaults of their own (Mistral:
+# 0.7; Qwen: by its model; vLLM: by the model's files): there every temperature is sent.
+_DEFAULT_TEMPERATURE: Mapping[Kind, float] = {"engine": 1.0, "openai": 1.0, "azure": 1.0}
+
 
 def body_of(request: CompletionRequest, kind: Kind) -> dict[str, Any]:
     """The JSON body that asks for `request` at an endpoint of this kind."""
-    return _chat(request, kind) if request.endpoint == "chat" else _legacy(request)
+    return _chat(request, kind) if request.endpoint == "chat" else _legacy(request, kind)
 
 
 def completion_of(answer: Any, endpoint: Endpoint, provider: Provider) -> Completion:
@@ -43,17 +47,22 @@ def _chat(request: CompletionRequest, kind: Kind) -> dict[str, Any]:
     messages.append({"role": "user", "content": request.prompt})
     # OpenAI's newer models take only the newer name; servers that follow OpenAI know the older one
     cap = "max_completion_tokens" if kind == "openai" else "max_tokens"
-    return {"messages": messages, cap: request.max_tokens, **_common(request)}
+    return {"messages": messages, cap: request.max_tokens, **_common(request, kind)}
 
 
-def _legacy(request: CompletionRequest) -> dict[str, Any]:
+def _legacy(request: CompletionRequest, kind: Kind) -> dict[str, Any]:
     """The older endpoint has no system text: it stands in front of the prompt."""
     prompt = f"{request.system}\n\n{request.prompt}" if request.system else request.prompt
-    return {"prompt": prompt, "max_tokens": request.max_tokens, **_common(request)}
+    return {"prompt": prompt, "max_tokens": request.max_tokens, **_common(request, kind)}
 
 
-def _common(request: CompletionRequest) -> dict[str, Any]:
-    given: dict[str, Any] = {"model": request.model, "temperature": request.temperature, "top_p": request.top_p}
+def _common(request: CompletionRequest, kind: Kind) -> dict[str, Any]:
+    """What both endpoints take. Defaults are not sent: several models refuse a parameter whatever its value."""
+    given: dict[str, Any] = {"model": request.model}
+    if request.temperature != _DEFAULT_TEMPERATURE.get(kind):
+        given["temperature"] = request.temperature
+    if request.top_p != 1.0:
+        given["top_p"] = request.top_p
     if request.stop:
         given["stop"] = list(request.stop)
     if request.seed is not None:

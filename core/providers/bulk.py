@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
-from core.errors import ProviderError
+from core.errors import BadRequest, ProviderError
 from core.providers.bodies import PATHS, body_of, completion_of
 from core.providers.connection import LOOPBACK, key_headers, trusted
 from core.providers.errors import from_status, nonsense, silent, unreachable
+from core.providers.parameters import Negotiation
 from core.providers.shapes import Completion, CompletionRequest, Provider
 
 # As for the SDK's clients: a whole story arrives in one answer, and a small machine may write 10 tokens a second.
@@ -48,12 +49,20 @@ class Bulk:
         )
 
     async def ask(self, request: CompletionRequest) -> Completion:
-        """The answers to `request`; one try.
+        """The answers to `request`; one try, and another for each parameter that the model turns out not to take.
 
         Raises:
             RateLimited, Unavailable, Refused, BadRequest, ModelNotFound: see `core.errors`.
         """
-        body = json.dumps(body_of(request, self.provider.kind)).encode()
+        negotiation = Negotiation(self.provider, body_of(request, self.provider.kind))
+        while True:
+            try:
+                return await self._ask(request, json.dumps(negotiation.body).encode())
+            except BadRequest as refusal:
+                if not negotiation.concedes(refusal):
+                    raise
+
+    async def _ask(self, request: CompletionRequest, body: bytes) -> Completion:
         try:
             async with self._session.post(
                 self._urls[request.endpoint], data=body, max_redirects=_MOST_REDIRECTS

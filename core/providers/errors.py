@@ -22,6 +22,7 @@ from core.errors import (
     StreamCut,
     Unavailable,
 )
+from core.providers.refusals import refused_parameters
 from core.providers.shapes import Provider
 
 _LONGEST_WORDS = 300  # characters of a server's own words that a card can hold
@@ -59,7 +60,8 @@ def translate(exc: openai.OpenAIError, provider: Provider) -> ProviderError:
     """The error of the family that says what `exc` means for the work."""
     if isinstance(exc, openai.APIStatusError):
         code = {str(exc.code or ""), str(exc.type or "")}
-        return _from_status(exc.status_code, code, _words(exc.body, str(exc), provider), exc.response.headers, provider)
+        words = _words(exc.body, str(exc), provider)
+        return _from_status(exc.status_code, code, words, exc.body, exc.response.headers, provider)
     if isinstance(exc, openai.APITimeoutError):
         return silent(provider)
     if isinstance(exc, openai.APIConnectionError):
@@ -89,7 +91,7 @@ def from_status(status: int, body: object, headers: Mapping[str, str], provider:
     error = body.get("error", body) if isinstance(body, Mapping) else body
     named = error if isinstance(error, Mapping) else {}
     code = {str(named.get("code") or ""), str(named.get("type") or "")}
-    return _from_status(status, code, _words(error, f"Error code: {status}", provider), headers, provider)
+    return _from_status(status, code, _words(error, f"Error code: {status}", provider), error, headers, provider)
 
 
 def nonsense(provider: Provider) -> Unavailable:
@@ -101,7 +103,7 @@ def nonsense(provider: Provider) -> Unavailable:
 
 
 def _from_status(
-    status: int, code: set[str], words: str, headers: Mapping[str, str], provider: Provider
+    status: int, code: set[str], words: str, body: object, headers: Mapping[str, str], provider: Provider
 ) -> ProviderError:
     if status in (401, 403):
         return Refused(
@@ -132,7 +134,11 @@ def _from_status(
         )
     if status == 404:
         return NotThere(f"{provider.name} does not have it: {words}", "It was deleted, or belongs to another account.")
-    return BadRequest(f"{provider.name} could not use the request ({status}): {words}", "Change it and send it again.")
+    return BadRequest(
+        f"{provider.name} could not use the request ({status}): {words}",
+        "Change it and send it again.",
+        refused_parameters(body),
+    )
 
 
 def cut(provider: Provider, words: str = "") -> StreamCut:

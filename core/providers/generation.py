@@ -10,10 +10,11 @@ from typing import Any, Literal
 import openai
 from openai.types import Model
 
-from core.errors import NotFound
+from core.errors import BadRequest, NotFound
 from core.providers.bodies import PATHS, body_of, completion_of
 from core.providers.connection import Connection
 from core.providers.errors import nonsense, translated
+from core.providers.parameters import Negotiation
 from core.providers.pieces import chat_piece, legacy_piece
 from core.providers.shapes import Completion, CompletionRequest, Endpoint, Health, ModelInfo
 from core.providers.stream import TextStream
@@ -35,24 +36,44 @@ class Generation(Connection):
             RateLimited, Unavailable, Refused, BadRequest, ModelNotFound: see `core.errors`.
         """
 
+        negotiation = Negotiation(self.provider, body_of(request, self.provider.kind))
+
         def call() -> Completion:
-            body = body_of(request, self.provider.kind)
-            answer = self._sdk().post(PATHS[request.endpoint], cast_to=object, body=body)
-            return completion_of(answer, request.endpoint, self.provider)
+            while True:
+                try:
+                    return self._once(lambda: self._completed(request, negotiation.body))
+                except BadRequest as refusal:
+                    if not negotiation.concedes(refusal):
+                        raise
 
         return self._patiently(call)
 
     def stream(self, request: CompletionRequest) -> TextStream:
         """The first answer to `request`, as it is written. Repeats patiently until the first text, never after."""
         extra: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
-        body = {**body_of(request, self.provider.kind), **extra}
+        negotiation = Negotiation(self.provider, {**body_of(request, self.provider.kind), **extra})
 
         async def open_stream() -> openai.AsyncStream[object]:
-            path, kind = PATHS[request.endpoint], openai.AsyncStream[object]
-            return await self._async_sdk().post(path, body=body, cast_to=object, stream=True, stream_cls=kind)
+            while True:
+                try:
+                    with translated(self.provider):
+                        return await self._opened(request.endpoint, negotiation.body)
+                except BadRequest as refusal:
+                    if not negotiation.concedes(refusal):
+                        raise
 
         read = chat_piece if request.endpoint == "chat" else legacy_piece
         return TextStream(self.provider, request.model, lambda: self._apatiently(open_stream), read)
+
+    def _completed(self, request: CompletionRequest, body: Mapping[str, Any]) -> Completion:
+        answer = self._sdk().post(PATHS[request.endpoint], cast_to=object, body=body)
+        return completion_of(answer, request.endpoint, self.provider)
+
+    async def _opened(self, endpoint: Endpoint, body: Mapping[str, Any]) -> openai.AsyncStream[object]:
+        stream_cls = openai.AsyncStream[object]
+        return await self._async_sdk().post(
+            PATHS[endpoint], body=body, cast_to=object, stream=True, stream_cls=stream_cls
+        )
 
     def models(self) -> list[ModelInfo]:
         """The models that write text here, newest first."""

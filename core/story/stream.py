@@ -18,7 +18,7 @@ from core.actor import Actor
 from core.cost.book import PriceBook
 from core.db.store import Store
 from core.errors import FabulaError, ProviderError, StorageFull
-from core.providers import Client, CompletionRequest
+from core.providers import Client, CompletionRequest, parameters
 from core.story import trouble
 from core.story.facts import Facts as Facts
 from core.story.going_on import continuation
@@ -140,6 +140,11 @@ class StoryStream:
             asked="" if seen.model == self.request.model else self.request.model,
             left=self._left,
         )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What its reader should know of how the model was asked: parameters that it does not take."""
+        return parameters.notes(self._client.provider, self.request, stream=True)
 
     @property
     def error(self) -> FabulaError | None:

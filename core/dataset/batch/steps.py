@@ -81,18 +81,21 @@ class Steps:
 
     def line(self, client: Client, sent: Sent) -> bytes:
         """The line of a row in a file of requests."""
+        seed = grid.row_seed(self._order.recipe, sent.key)
+        return client.batch_line(sent.key, self._request(client, sent.prompt, seed))
+
+    def _request(self, client: Client, prompt: str, seed: int | None) -> CompletionRequest:
         recipe = self._order.recipe
-        request = CompletionRequest(
+        return CompletionRequest(
             model=self._order.model,
-            prompt=sent.prompt,
+            prompt=prompt,
             system=recipe.system,
             endpoint=self._endpoint(client),
             temperature=recipe.temperature,
             top_p=recipe.top_p,
             max_tokens=recipe.max_tokens,
-            seed=grid.row_seed(recipe, sent.key),
+            seed=seed,
         )
-        return client.batch_line(sent.key, request)
 
     def worst(self, prompt: str) -> Decimal | None:
         """What a request can cost at most: no tokenizer in use makes more tokens than there are bytes."""
@@ -226,8 +229,9 @@ class Steps:
         return None
 
     def _read(self, batch: BatchView, client: Client, path: Path) -> None:
+        asked = self._request(client, "", self._order.recipe.seed)
         with path.open("rb") as lines:
-            found = (answer for line in lines if (answer := read_answer(client.provider, line)) is not None)
+            found = (answer for line in lines if (answer := read_answer(client.provider, line, asked)) is not None)
             while group := list(islice(found, _GROUP)):
                 old = batch.run_id != self._order.run_id or batch.reason is not None
                 self._keep(batch, [self.answers.read(answer, old) for answer in group])

@@ -128,7 +128,7 @@ class Writing:
             return
         self._looked_at = now
         self._rate.take(now)
-        run_id, note = self._order.run_id, self._note(now)
+        run_id, note = self._order.run_id, self._note(now) or "\n".join(self._line.notes) or None
         state = await self._keeper.look(lambda session: session.scalar(select(Run.state).where(Run.id == run_id)))
         if note != self._noted and await self._keeper.call(lambda session: _write_note(session, run_id, note)):
             self._noted = note

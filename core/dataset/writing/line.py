@@ -10,7 +10,7 @@ from collections.abc import Callable
 from core.dataset import grid
 from core.dataset.writing.ledger import Claim
 from core.dataset.writing.orders import Order
-from core.providers import Client, Completion, CompletionRequest, Registry
+from core.providers import Client, Completion, CompletionRequest, Registry, parameters
 from core.providers.bulk import Bulk
 from core.providers.shapes import Endpoint
 
@@ -28,6 +28,7 @@ class Line:
         self._client: Client | None = None
         self._bulk: Bulk | None = None
         self._old: list[Bulk] = []
+        self._request: CompletionRequest | None = None
         self._endpoint: Endpoint | None = None if order.recipe.endpoint == "auto" else order.recipe.endpoint
         self._connecting: asyncio.Task[Endpoint] | None = None
         self._connect_at = 0.0
@@ -54,6 +55,13 @@ class Line:
             task, self._connecting = self._connecting, None
             self._endpoint = task.result()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of how the model is asked: parameters that it does not take."""
+        if self._bulk is None or self._request is None:
+            return ()
+        return parameters.notes(self._bulk.provider, self._request)
+
     async def ask(self, claim: Claim, n: int) -> Completion:
         """`n` texts for a claimed row.
 
@@ -61,7 +69,7 @@ class Line:
             FabulaError: see `Bulk.ask` and `Registry.provider`.
         """
         recipe = self._order.recipe
-        request = CompletionRequest(
+        request = self._request = CompletionRequest(
             model=self._order.model,
             prompt=claim.prompt,
             system=recipe.system,

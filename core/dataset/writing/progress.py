@@ -36,7 +36,7 @@ class RunProgress:
 
     Attributes:
         state: queued, running, pausing, paused, stopping, stopped, done or failed; reason: why it ended so.
-        note: what it waits for right now.
+        note: what it waits for right now, or which parameters its model does not take (a line each).
         mode: live, or batch.
         total, done, failed, pending: rows of the data set; pending counts the `in_flight` ones too.
         failed_by_reason: failed rows of the data set by why, the most frequent first; a few rare ones may be missing.

@@ -11,7 +11,7 @@ from core.actor import LOCAL
 from core.dataset import runs
 from core.dataset.recipe import Recipe
 from core.errors import BadRecipe
-from pages.ui import cached, cards, state, views
+from pages.ui import cached, cards, parameter_notes, state, views
 from pages.ui.background import Gathering
 from pages.ui.lang import _, plain, told
 
@@ -92,6 +92,7 @@ def _preview(was_running: bool) -> None:
         )
     for row in gathering.items:
         _row(row)
+    parameter_notes.show(parameter_notes.of_recipe(shown.subject))
     if gathering.error is not None:
         cards.error_card(gathering.error)
 

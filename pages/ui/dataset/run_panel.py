@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import streamlit as st
 
+from core.dataset import datasets
 from core.dataset.datasets import DatasetSummary
 from core.dataset.runs import RunProgress
-from pages.ui import cached
+from pages.ui import cached, parameter_notes
 from pages.ui.dataset import batch_card, run_budget, run_controls
 from pages.ui.lang import _, duration, mark, n_, number, plain, told, usd
 
@@ -61,7 +62,10 @@ def _bar(summary: DatasetSummary, progress: RunProgress) -> None:
     ]
     st.progress(min(share, 1.0), text=" · ".join(part for part in parts if part))
     if progress.note and active:
-        st.caption(f":material/hourglass_top: {plain(told(progress.note))}")
+        for line in progress.note.splitlines():
+            st.caption(f":material/hourglass_top: {plain(told(line))}")
+    elif not active and (recipe := datasets.recipe(cached.store(), summary.id)) is not None:
+        parameter_notes.show(parameter_notes.of_recipe(recipe))
     if progress.reason and not active:
         show_reason = st.error if progress.state == "failed" else st.info
         show_reason(plain(told(progress.reason)), icon=":material/error:")

@@ -14,7 +14,7 @@ from core.providers import CompletionRequest, ModelInfo
 from core.story import arena, prompts
 from core.story.arena import MOST_PANES, Entry, Round
 from core.story.stream import StoryStream
-from pages.ui import cached, cards, models, state
+from pages.ui import cached, cards, models, parameter_notes, state
 from pages.ui.lang import _, code, plain
 from pages.ui.story import story_facts, story_model, teller
 from pages.ui.story.story_desk import Order, desk
@@ -126,6 +126,7 @@ def _stage(round_: Round | None) -> None:
             if not changed:
                 places[0][2].caption(code(places[0][0].facts.model))
     for story in round_.stories:
+        parameter_notes.show(story.notes)
         if story.error is not None:
             cards.error_card(story.error)
 

@@ -9,7 +9,7 @@ from core.story import arena
 from core.story.chain import STEPS, StepName
 from core.story.chaining import Chain
 from core.story.stream import StoryStream
-from pages.ui import cards
+from pages.ui import cards, parameter_notes
 from pages.ui.lang import _, mark
 from pages.ui.story import speech, story_facts
 
@@ -41,6 +41,8 @@ def page(chain: Chain) -> None:
 
 def _ended(chain: Chain, name: StepName, story: StoryStream) -> None:
     """What went wrong with a step, and the way on where it is not whole."""
+    if story.done:
+        parameter_notes.show(story.notes)
     if story.error is not None:
         cards.error_card(story.error)
     if chain.done and story.text and (chain.rests(name) or story_facts.partial(story.facts)):

@@ -11,7 +11,7 @@ from core.story import arena, stream
 from core.story.arena import Round
 from core.story.chaining import Chain
 from core.story.stream import StoryStream
-from pages.ui import cached, cards, views
+from pages.ui import cached, cards, parameter_notes, views
 from pages.ui.lang import _
 from pages.ui.story import arena_vote, speech, story_chain, story_facts
 from pages.ui.story.story_desk import LEAVE_S, Desk, Order, desk
@@ -159,6 +159,8 @@ class Sheet:
         with self._trouble.container():
             if self._named and story.text and facts.stranger:
                 st.warning(story_facts.stranger(facts), icon=":material/swap_horiz:")
+            if self._named:
+                parameter_notes.show(story.notes)
             if story.error is not None:
                 self._error(story.error)
             if story.text and story_facts.partial(facts):

@@ -1,0 +1,109 @@
+"""Which request parameters an endpoint's error says it does not take. Pure.
+
+Every family of servers has its own words; these are quoted from public bug reports:
+
+- OpenAI, Azure: `"Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'
+  instead."`, `"Unsupported value: 'temperature' does not support 0.7 with this model. Only the default (1) value is
+  supported."` with `param` and `code`; older: `"Unrecognized request argument supplied: stream_options"` without.
+- Mistral, vLLM and others made with pydantic: `{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra
+  inputs are not permitted"}`, also as text inside a text; Fireworks: `"Extra inputs are not permitted, field: 'seed'"`.
+- Anthropic and its gateways: `"temperature is deprecated for this model."`, `"temperature and top_p cannot both be
+  specified for this model. Please use only one."`
+- Moonshot: `"invalid temperature: only 1 is allowed for this model"`. xAI: `"Model grok-4.6 does not support parameter
+  stop."`, `"Argument not supported on this model: stop"`. Gemini: `Unknown name "seed": Cannot find field.` LiteLLM:
+  `"openai does not support parameters: ['temperature'], for model=gpt-5"`. Groq: `"property 'seed' is unsupported"`.
+
+An error about a *value* (out of range, too large) refuses no parameter: the person is told.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+ADJUSTABLE = ("max_completion_tokens", "max_tokens", "stream_options", "temperature", "top_p", "seed", "stop", "n")
+"""Parameters without which a text can still be asked for. The token cap is renamed, never left out: it caps cost."""
+
+_CODES = frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter", "unrecognized_parameter"})
+_CAPS = frozenset({"max_tokens", "max_completion_tokens"})
+_LONGEST = 20_000  # characters of one text that are looked at
+_DEEPEST = 6  # errors inside errors; a gateway of a gateway has three
+
+_VERDICT = re.compile(
+    r"unsupported|(?:not|n't|no longer) (?:yet |currently )?support|unrecogni[sz]ed|cannot find field|extra_forbidden"
+    r"|(?:unknown|unexpected|extra) (?:\w+ )?(?:parameter|argument|keyword|field|propert|name|input|key|option)"
+    r"|not (?:permitted|allowed|accepted|recogni[sz]ed|available)|deprecated|(?:may|can) only be set"
+    r"|only \S+ (?:is|are) allowed|不支持|不被支持|未知参数|已弃用",
+    re.I,
+)
+_ABOUT_A_VALUE = re.compile(
+    r"between|range|at (?:most|least)|(?:greater|less|more|fewer|larger|smaller) than|exceed"
+    r"|too (?:large|high|long|many)|maximum|minimum|范围|超过|大于|小于",
+    re.I,
+)
+_WHAT_IS_TAKEN = re.compile(
+    r"(?:expected|\b(?<!not )(?:supported|allowed|valid|available) (?:parameter|argument|field|key)s?\b).*",
+    re.I | re.S,
+)
+_EITHER = re.compile(r"temperature\W+(?:and|or)\W+top_p\W+(?:\w+ )?(?:cannot|can not|can't|may not) (?:both )?be", re.I)
+_INSTEAD = re.compile(r"\buse ['\"`]?(max_tokens|max_completion_tokens)\b['\"`]?", re.I)
+_SENTENCE_END = re.compile(r"(?<=[.;!?])\s+|[。；\n]|\}\s*,\s*\{")
+# `stop` and `n` are also words: they count in quotes, or after what names a parameter
+_NAME = re.compile(
+    r"(?<![\w.\-])(max_completion_tokens|max_tokens|stream_options|temperature|top_p|seed)(?![\w\-])"
+    r"|['\"`](stop|n)['\"`]"
+    r"|(?:parameters?|arguments?|fields?|supplied|model|supported)[:\s]+(stop|n)(?![\w\-])"
+)
+
+
+def refused_parameters(error: object) -> frozenset[str]:
+    """Names of the parameters that an error (its JSON, or its text) says are not taken; empty where it says none."""
+    if isinstance(error, Mapping) and str(error.get("code") or "").lower() in _CODES:
+        named = str(error.get("param") or "").split(".")[0]
+        if named in ADJUSTABLE:
+            return frozenset({named})
+    return frozenset(name for text in _texts(error) for name in _refused_in(text))
+
+
+def _texts(error: object, depth: int = 0) -> Iterator[str]:
+    """Every text in an error, also in JSON that is a text itself; of pydantic's errors, the field with its message."""
+    if depth > _DEEPEST:
+        return
+    if isinstance(error, Mapping):
+        place = error.get("loc")
+        if isinstance(place, Sequence) and not isinstance(place, str) and len(place) > 1:
+            yield f"'{place[1]}': {error.get('type')}, {error.get('msg')}"
+            return
+        for value in error.values():
+            yield from _texts(value, depth + 1)
+    elif isinstance(error, list | tuple):
+        for value in error:
+            yield from _texts(value, depth + 1)
+    elif isinstance(error, str):
+        inner = _json(error)
+        if inner is None:
+            yield error[:_LONGEST].replace("\\n", "\n").replace("\\", "")
+        else:
+            yield from _texts(inner, depth + 1)
+
+
+def _json(text: str) -> object:
+    if not text.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refused_in(text: str) -> Iterator[str]:
+    instead = {name.lower() for name in _INSTEAD.findall(text)}
+    if len(instead) == 1:
+        yield from _CAPS - instead
+    for sentence in _SENTENCE_END.split(_INSTEAD.sub("", text)):
+        if _EITHER.search(sentence):
+            yield "top_p"  # one of the two may stay, and the temperature says more
+        elif _VERDICT.search(sentence) and not _ABOUT_A_VALUE.search(sentence):
+            for groups in _NAME.findall(_WHAT_IS_TAKEN.sub("", sentence)):
+                yield "".join(groups)

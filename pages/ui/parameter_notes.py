@@ -1,0 +1,32 @@
+"""What a page says about parameters that a model does not take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+
+import streamlit as st
+
+from core.dataset.recipe import Recipe
+from core.errors import FabulaError
+from core.providers import CompletionRequest, parameters
+from pages.ui import cached
+from pages.ui.lang import plain, told
+
+
+def show(notes: Iterable[str]) -> None:
+    """One quiet line for each."""
+    for note in notes:
+        st.caption(f":material/info: {plain(told(note))}")
+
+
+def of_recipe(recipe: Recipe) -> tuple[str, ...]:
+    """What has been learned here about the model of a recipe, of the parameters that the recipe sets."""
+    chat = CompletionRequest(
+        recipe.model, "", temperature=recipe.temperature, top_p=recipe.top_p, seed=recipe.seed, n=recipe.repeats
+    )
+    with suppress(FabulaError):  # a provider that is not set up has learned nothing
+        provider = cached.registry().provider(recipe.provider)
+        return parameters.notes(provider, chat) or parameters.notes(provider, replace(chat, endpoint="completion"))
+    return ()
