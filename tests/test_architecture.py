@@ -123,6 +123,18 @@ def test_the_engine_knows_nothing_of_its_siblings_but_settings_and_errors() -> N
     assert not offenders
 
 
+def test_of_the_engine_the_studio_imports_only_the_reader_of_training_lines() -> None:
+    """The studio talks to the engine over HTTP; the rules for training files are pure and shared."""
+    offenders = [
+        f"{_where(path)}:{line} imports {module}"
+        for path in _SOURCES
+        if path not in _ENGINE
+        for module, line in _imports(path)
+        if _is(module, "core.engine") and module != "core.engine" and not _is(module, "core.engine.training_line")
+    ]
+    assert not offenders
+
+
 def test_only_one_module_touches_session_state() -> None:
     allowed = {"pages/ui/state.py", "pages/ui/lang.py"}  # lang reads which language its own widget holds
     offenders = [

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from core.engine import job_request, sampling
+from core.engine import chat, job_request, sampling
 from core.engine.errors import ApiError
 
 MINIMUM = {"model": "m", "training_file": "file-1"}
@@ -129,6 +129,80 @@ def test_chat_limits(body: dict[str, Any], limit: int) -> None:
 )
 def test_harmless_parameters_are_taken(body: dict[str, Any]) -> None:
     sampling.of_chat({"model": "m", "messages": [], **body}, "<end_of_turn>")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(
+            {name: None}
+            for name in ("tools", "functions", "stop", "seed", "n", "stream", "temperature", "top_p", "user")
+        ),
+        *({name: None} for name in ("max_tokens", "max_completion_tokens", "logit_bias", "stream_options", "metadata")),
+        *({name: None} for name in ("parallel_tool_calls", "function_call", "tool_choice", "audio", "prediction")),
+        *({name: None} for name in ("response_format", "logprobs", "top_logprobs", "web_search_options", "unheard_of")),
+        *({name: []} for name in ("tools", "functions", "modalities", "stop", "unheard_of")),
+        *({name: {}} for name in ("response_format", "logit_bias", "stream_options", "metadata", "unheard_of")),
+        *({name: ""} for name in ("stop", "user", "service_tier", "unheard_of")),
+        {"parallel_tool_calls": False},
+        {"parallel_tool_calls": True},
+        {"top_logprobs": 0},
+        {"tool_choice": "none"},
+        {"modalities": ["text"]},
+        {"stream": False, "stream_options": None},
+    ],
+)
+def test_what_is_null_or_empty_is_not_there(body: dict[str, Any]) -> None:
+    plain = sampling.of_chat({"model": "m", "messages": []}, "<end_of_turn>")
+    assert sampling.of_chat({"model": "m", "messages": [], **body}, "<end_of_turn>") == plain
+
+
+@pytest.mark.parametrize("name", ["suffix", "echo", "best_of", "logprobs", "prompt", "stop", "unheard_of"])
+def test_null_in_a_completion_is_not_there(name: str) -> None:
+    assert sampling.of_completion({"model": "m", name: None}) == sampling.of_completion({"model": "m"})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(
+            {name: None}
+            for name in ("validation_file", "suffix", "metadata", "method", "hyperparameters", "unheard_of")
+        ),
+        {"integrations": None},
+        {"integrations": []},
+        {"validation_file": ""},
+        {"metadata": {}},
+        {"metadata": {"a": None}},
+        {"method": {}},
+        {"method": {"type": None, "supervised": None, "dpo": None, "reinforcement": {}}},
+        {"method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": None, "batch_size": None}}}},
+        {"hyperparameters": {"n_epochs": None}},
+    ],
+)
+def test_null_in_a_job_is_not_there(body: dict[str, Any]) -> None:
+    assert job_request.parse({**MINIMUM, "seed": 1, **body}) == job_request.parse({**MINIMUM, "seed": 1})
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"name": None, "refusal": None, "tool_calls": None, "function_call": None, "audio": None, "weight": None},
+        {"tool_calls": [], "function_call": {}, "name": ""},
+    ],
+)
+def test_null_in_a_message_is_not_there(message: dict[str, Any]) -> None:
+    plain = {"role": "assistant", "content": "b"}
+    assert chat.parse([{**plain, **message}]) == chat.parse([plain])
+
+
+@pytest.mark.parametrize(
+    "body", [{"web_search_options": {}}, {"tools": {"type": "function"}}, {"tool_choice": "required"}]
+)
+def test_what_is_asked_for_is_not_ignored(body: dict[str, Any]) -> None:
+    with pytest.raises(ApiError) as caught:
+        sampling.of_chat({"model": "m", "messages": [], **body}, "<end_of_turn>")
+    assert caught.value.code == "unsupported_parameter"
 
 
 @pytest.mark.parametrize("body", [{"tools": [{"type": "function"}]}, {"response_format": {"type": "json_object"}}])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.engine import validate
+from core.engine import training_line, validate
 
 PAIR = b'{"prompt": "a", "completion": " b"}'
 CHAT = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
@@ -40,34 +40,37 @@ def test_good_files_are_counted(tmp_path: Path, content: bytes, expected: tuple[
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b'{"prompt": "a", "completion": " b"', "it is not JSON (Expecting ',' delimiter, column 35)"),
-        (b"[1, 2]", "it is not a JSON object"),
-        (b'{"text": "a"}', 'it has neither "messages" nor "prompt" and "completion"'),
-        (b'{"prompt": "a"}', '"completion" is missing or is not text'),
-        (b'{"prompt": 7, "completion": "b"}', '"prompt" is missing or is not text'),
-        (b'{"prompt": "a", "completion": "  \\n"}', "its completion is empty"),
-        (b'{"prompt": "a", "completion": "b", "id": 1}', 'it has a key that is not supported: "id"'),
-        (b'{"prompt": "a", "completion": "\\ud83d"}', "it holds half of a surrogate pair (a broken \\u escape)"),
-        (b'{"prompt": "\xd6\xd0", "completion": "b"}', "it is not UTF-8 text (byte 13)"),
-        ('{"prompt": "中"}'.encode("utf-16"), "it is not UTF-8 text (byte 1); save the file as UTF-8, not UTF-16"),
-        (b"[" * 100_000, "it is nested too deeply"),
-        (b'{"prompt": ' + b"9" * 5000 + b"}", "it is not JSON (a number is too long)"),
-        (b'{"messages": []}', "messages must be a list with at least one message"),
-        (b'{"messages": ["a"]}', "message 1 is not an object"),
-        (messages(("narrator", "a")), "message 1 has the role 'narrator'; these can be used: system, developer, user"),
-        (messages(("user", "a"), ("tool", "b")), "message 2 has the role 'tool'"),
-        (messages(("user", 5), ("assistant", "b")), "message 1 has content that is not text"),
-        (messages(("user", [{"type": "image_url"}]), ("assistant", "b")), "message 1 has content that is not text"),
-        (messages(("user", "a"), ("assistant", " ")), "message 2, the assistant's, is empty"),
-        (messages(("assistant", "b"), ("user", "a")), "its last message is not the assistant's"),
+        (b'{"prompt": "a", "completion": " b"', "It is not JSON: Expecting ',' delimiter, at column 35."),
+        (b"[1, 2]", "It is not an object in braces."),
+        (b'{"text": "a"}', 'It has neither "messages" nor "prompt" and "completion"'),
+        (b'{"prompt": "a"}', 'There is no text under "completion".'),
+        (b'{"prompt": 7, "completion": "b"}', 'There is no text under "prompt".'),
+        (b'{"prompt": "a", "completion": "  \\n"}', "Its completion is empty."),
+        (b'{"prompt": "a", "completion": "b", "id": 1}', "It has a key that fine-tuning does not take: 'id'."),
+        (b'{"prompt": "a", "completion": "\\ud83d"}', "It has half of a character (a lone surrogate)."),
+        (b'{"prompt": "\xd6\xd0", "completion": "b"}', "It is not UTF-8: byte 13 fits no character."),
+        ('{"prompt": "中"}'.encode("utf-16"), "It is not UTF-8 but looks like UTF-16: save the file as UTF-8."),
+        (b"[" * 100_000, "It is JSON that cannot be read."),
+        (b'{"prompt": ' + b"9" * 5000 + b"}", "It is JSON that cannot be read."),
+        (b'{"messages": []}', 'Its "messages" is not a list with messages in it.'),
+        (b'{"messages": ["a"]}', "Message 1 is not an object in braces."),
+        (messages(("narrator", "a")), "Message 1 has a role that is none: 'narrator'."),
+        (messages(("user", "a"), ("tool", "b")), "Message 2 has a role that is none: 'tool'."),
+        (messages(("user", 5), ("assistant", "b")), "Message 1 has no text as content."),
+        (messages(("user", [{"type": "image_url"}]), ("assistant", "b")), "Message 1 has no text as content."),
+        (messages(("user", "a"), ("assistant", " ")), "Message 2, the assistant's, is empty."),
+        (messages(("assistant", "b"), ("user", "a")), "Its last message is the user's, not the assistant's."),
         (
             b'{"messages": [{"role": "assistant", "content": "b", "weight": 0}]}',
-            "no answer in it has weight 1, so that there is nothing to learn",
+            "All its answers have weight 0: there is nothing to learn.",
         ),
-        (b'{"messages": [{"role": "assistant", "content": "b", "weight": 2}]}', "message 1 has the weight 2"),
-        (b'{"messages": [{"role": ["user"], "content": "b"}]}', "message 1 has the role ['user']"),
-        (CHAT, "it is in chat format, and the lines before it are in completion format"),
-        (b"x" * (validate.MAX_LINE_BYTES + 10), "it is longer than 1 MiB"),
+        (
+            b'{"messages": [{"role": "assistant", "content": "b", "weight": 2}]}',
+            "Message 1 has a weight; only answers have one, 0 or 1.",
+        ),
+        (b'{"messages": [{"role": ["user"], "content": "b"}]}', "Message 1 has a role that is none: \"['user']\"."),
+        (CHAT, "It is in the chat format; the lines before it are not."),
+        (b"x" * (training_line.MAX_LINE_BYTES + 10), "It has more than 1 MiB."),
     ],
 )
 def test_a_broken_line_is_named_by_number_and_reason(tmp_path: Path, line: bytes, reason: str) -> None:
@@ -103,7 +106,7 @@ def test_memory_is_bounded_whatever_the_length_of_a_line(tmp_path: Path) -> None
         file.seek(200 << 20)  # a hole: one line of 200 MiB
         file.write(b"\n" + PAIR)
     tracemalloc.start()
-    with pytest.raises(validate.BadTrainingFile, match=r"^Line 2: it is longer than 1 MiB"):
+    with pytest.raises(validate.BadTrainingFile, match=r"^Line 2: It has more than 1 MiB"):
         validate.check(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

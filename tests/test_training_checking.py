@@ -53,7 +53,7 @@ def write(path: Path, *lines: str | bytes) -> Path:
         ('{"prompt": "x", "completion": "y", "id": 3}', "shape", "'id'"),
         (pair(completion=" \n"), "empty", "empty"),
         (CHAT, "mixed", "chat"),
-        (b'{"prompt": "' + b"x" * (10 << 20) + b'", "completion": "y"}', "too_long_line", "10 MiB"),
+        (b'{"prompt": "' + b"x" * (1 << 20) + b'", "completion": "y"}', "too_long_line", "1 MiB"),
     ],
 )
 def test_a_broken_line_is_named_with_its_reason(tmp_path: Path, line: str | bytes, kind: str, told: str) -> None:

@@ -6,17 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from core.engine.training_line import CHATML_MARKS, GEMMA_MARKS, BadLine, Message, message, without_marks
+
 Role = Literal["system", "user", "assistant"]
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn. `trained` is OpenAI's `weight`: whether training learns this answer."""
-
-    role: Role
-    text: str
-    trained: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +37,13 @@ _GEMMA = Template(
     "<start_of_turn>{role}\n",
     "<end_of_turn>\n",
     {"user": "user", "assistant": "model"},
-    ("<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>"),
+    GEMMA_MARKS,
 )
 _CHATML = Template(
     "<|im_start|>{role}\n",
     "<|im_end|>\n",
     {"system": "system", "user": "user", "assistant": "assistant"},
-    ("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
+    CHATML_MARKS,
 )
 _TEMPLATES = {"gemma": _GEMMA, "gemma2": _GEMMA, "gemma3": _GEMMA, "qwen2": _CHATML, "qwen3": _CHATML}
 
@@ -82,24 +75,17 @@ def _turns(messages: Sequence[Message], template: Template) -> list[tuple[Role, 
     """Turns in the template's own roles; where it has none for the system, its text opens the next user turn."""
     turns: list[tuple[Role, str, bool]] = []
     waiting = ""
-    for message in messages:
-        text = _plain(message.text, template)
-        if message.role == "system" and "system" not in template.names:
+    for one in messages:
+        role, text = _ROLES[one.role], without_marks(one.text, template.control)
+        if role == "system" and "system" not in template.names:
             waiting += text + "\n\n"
             continue
-        if waiting and message.role != "user":
+        if waiting and role != "user":
             turns.append(("user", waiting.strip(), False))
             waiting = ""
-        turns.append((message.role, waiting + text, message.trained))
+        turns.append((role, waiting + text, one.trained))
         waiting = ""
     return [*turns, ("user", waiting.strip(), False)] if waiting else turns
-
-
-def _plain(text: str, template: Template) -> str:
-    while any(mark in text for mark in template.control):  # again: taking one out may join the halves of another
-        for mark in template.control:
-            text = text.replace(mark, "")
-    return text.strip()
 
 
 def _joined(pairs: Sequence[tuple[str, bool]]) -> tuple[tuple[str, bool], ...]:
@@ -114,35 +100,11 @@ def _joined(pairs: Sequence[tuple[str, bool]]) -> tuple[tuple[str, bool], ...]:
 
 
 def parse(raw: object) -> tuple[Message, ...]:
-    """Messages as OpenAI's JSON has them: content is text, or a list of text parts.
+    """Messages of a request, read as those of training files are.
 
     Raises:
-        ValueError: with a sentence that names the message (counted from 1) and what is wrong.
+        BadLine: with a sentence that names the message (counted from 1) and what is wrong.
     """
     if not isinstance(raw, list) or not raw:
-        raise ValueError("messages must be a list with at least one message")
-    return tuple(_message(number, item) for number, item in enumerate(raw, start=1))
-
-
-def _message(number: int, raw: object) -> Message:
-    if not isinstance(raw, dict):
-        raise ValueError(f"message {number} is not an object")
-    role = raw.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise ValueError(f"message {number} has the role {role!r}; these can be used: {', '.join(_ROLES)}")
-    if raw.get("tool_calls") or raw.get("function_call"):
-        raise ValueError(f"message {number} calls a tool, and tools are not supported")
-    weight = raw.get("weight", 1)
-    if weight not in (0, 1):
-        raise ValueError(f"message {number} has the weight {weight!r}; it must be 0 or 1")
-    return Message(_ROLES[role], _content(number, raw.get("content")), bool(weight))
-
-
-def _content(number: int, raw: object) -> str:
-    if isinstance(raw, str):
-        return raw
-    parts = raw if isinstance(raw, list) else [None]
-    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in parts]
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"message {number} has content that is not text")
-    return "".join(str(text) for text in texts)
+        raise BadLine("shape", "It is not a list with messages in it.")
+    return tuple(message(number, one) for number, one in enumerate(raw, start=1))

@@ -23,6 +23,7 @@ from core.engine.models import Model, Models
 from core.engine.requests import json_body, until_gone
 from core.engine.sampling import Sampling
 from core.engine.streaming import EventStream
+from core.engine.training_line import BadLine, is_missing
 
 Prompt: TypeAlias = "str | list[int]"
 _MAX_PROMPTS = 128
@@ -74,13 +75,13 @@ class Inference:
             raise ApiError(400, f"The model '{model.id}' has no chat format here; use /v1/completions.", param="model")
         try:
             messages = chat.parse(body.get("messages"))
-        except ValueError as exc:
-            raise bad_value("messages", f"Invalid 'messages': {exc}.") from exc
+        except BadLine as exc:
+            raise bad_value("messages", f"Invalid 'messages': {exc.sentence}") from exc
         text = chat.prompt(messages, template)
         return await self._answer(request, Work(True, model, base, (text,), sampling.of_chat(body, template.stop)))
 
     async def _open(self, body: dict[str, Any]) -> tuple[Model, Base]:
-        if body.get("model") is None:
+        if is_missing(body.get("model")):
             message = "You must provide a model parameter."
             raise ApiError(400, message, param="model", code="missing_required_parameter")
         model = self._models.find(body["model"])
@@ -192,7 +193,9 @@ def _usage(ends: Sequence[End], n: int) -> dict[str, int]:
 
 def _prompts(body: dict[str, Any]) -> tuple[Prompt, ...]:
     """One text, several, one list of token ids, or several."""
-    raw = body.get("prompt", "")
+    raw: Any = body.get("prompt")
+    if is_missing(raw):
+        return ("",)
     if isinstance(raw, str):
         return (raw,)
     if _is_tokens(raw):

@@ -11,6 +11,7 @@ from typing import Any
 
 from core.engine.errors import ApiError, bad_value
 from core.engine.requests import integer, known, number, required
+from core.engine.training_line import is_missing
 
 _KNOWN = frozenset(
     [
@@ -58,7 +59,7 @@ def parse(body: Mapping[str, Any]) -> JobRequest:
     return JobRequest(
         model=required(body, "model"),
         training_file=required(body, "training_file"),
-        validation_file=None if body.get("validation_file") is None else required(body, "validation_file"),
+        validation_file=None if is_missing(body.get("validation_file")) else required(body, "validation_file"),
         suffix=_suffix(body.get("suffix")),
         seed=integer(body, "seed", 0, _MAX_SEED, secrets.randbelow(_MAX_SEED)),
         metadata=_metadata(body.get("metadata")),
@@ -83,8 +84,8 @@ def _hyperparameters(body: Mapping[str, Any]) -> Mapping[str, Any]:
     old = _object(body, "hyperparameters")
     method = _object(body, "method")
     known(method, frozenset({"type", "supervised", "dpo", "reinforcement"}), "method.")
-    kind = method.get("type", "supervised")
-    if kind != "supervised" or method.get("dpo") or method.get("reinforcement"):
+    kind = method.get("type")
+    if (not is_missing(kind) and kind != "supervised") or method.get("dpo") or method.get("reinforcement"):
         message = "This engine does supervised fine-tuning only: 'method.type' must be 'supervised'."
         raise ApiError(400, message, param="method.type", code="unsupported_parameter")
     supervised = _object(method, "supervised", "method.")
@@ -101,15 +102,15 @@ def _without_auto(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _object(body: Mapping[str, Any], name: str, where: str = "") -> dict[str, Any]:
     value = body.get(name)
-    if value is None:
+    if is_missing(value):
         return {}
     if not isinstance(value, dict):
         raise bad_value(where + name, f"'{where}{name}' must be an object.")
-    return value
+    return {key: each for key, each in value.items() if not is_missing(each)}
 
 
 def _suffix(value: object) -> str | None:
-    if value is None or value == "":
+    if is_missing(value):
         return None
     if not isinstance(value, str) or not _SUFFIX.fullmatch(value):
         raise bad_value("suffix", "'suffix' must be 1 to 64 letters (a-z), digits, dots, hyphens or underscores.")
@@ -117,14 +118,15 @@ def _suffix(value: object) -> str | None:
 
 
 def _metadata(value: object) -> dict[str, str] | None:
-    if value is None:
+    if is_missing(value):
         return None
     if not isinstance(value, dict) or len(value) > _MAX_METADATA:
         raise bad_value("metadata", f"'metadata' must be an object with at most {_MAX_METADATA} pairs.")
-    for key, text in value.items():
+    kept = {key: text for key, text in value.items() if text is not None}
+    for key, text in kept.items():
         if len(key) > _MAX_KEY or not isinstance(text, str) or len(text) > _MAX_VALUE:
             raise bad_value(
                 "metadata",
                 f"'metadata' keys have at most {_MAX_KEY} characters, values are texts of at most {_MAX_VALUE}.",
             )
-    return dict(value)
+    return kept or None

@@ -9,6 +9,7 @@ from pathlib import Path
 from core.engine import chat, tokens, validate
 from core.engine.llama import Base
 from core.engine.tokens import Encoded, Example
+from core.engine.training_line import BadLine, Conversation, Pair
 
 _NAMED = 10  # over-long lines named in one message
 _ASK_EVERY_S = 0.5  # how soon a cancelled job stops being prepared
@@ -57,8 +58,10 @@ def prepare(
         total = tokens.save(target, encoded())
     except FileNotFoundError as exc:
         raise JobFailed(f"The file of '{param}' was deleted before it was read.", "file_not_found", param) from exc
-    except validate.BadLine as exc:
-        raise JobFailed(f"The file of '{param}' has a broken line: {exc}.", "invalid_training_file", param) from exc
+    except BadLine as exc:
+        raise JobFailed(
+            f"The file of '{param}' has a broken line. {exc.sentence}", "invalid_training_file", param
+        ) from exc
     if too_long:
         target.unlink()
         more = f" {len(too_long) - _NAMED} more lines are too long." if len(too_long) > _NAMED else ""
@@ -71,9 +74,9 @@ def prepare(
     return total
 
 
-def as_example(example: validate.Pair | validate.Conversation, base: Base) -> Example:
+def as_example(example: Pair | Conversation, base: Base) -> Example:
     """A line of a training file as the segments that the trainer learns."""
-    if isinstance(example, validate.Pair):
+    if isinstance(example, Pair):
         return Example(((example.prompt, False), (example.completion, True)), eos=True)
     template = chat.template_for(base.card.architecture)
     assert template is not None, "checked when the job was made"

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from core.engine.errors import ApiError, bad_value
+from core.engine.training_line import is_missing
 
 MAX_JSON_BYTES = 16 << 20  # a request with a long conversation is about 100 kB
 
@@ -39,8 +40,8 @@ async def json_body(request: Request) -> dict[str, Any]:
 
 
 def known(body: Mapping[str, Any], names: frozenset[str], where: str = "") -> None:
-    """Refuse a parameter that would be silently ignored: usually a slip of the pen."""
-    unknown = sorted(body.keys() - names)
+    """Refuse a parameter that would be silently ignored: usually a slip of the pen. One without a value is none."""
+    unknown = sorted(name for name in body.keys() - names if not is_missing(body[name]))
     if unknown:
         param = where + unknown[0]
         raise ApiError(400, f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
@@ -49,10 +50,10 @@ def known(body: Mapping[str, Any], names: frozenset[str], where: str = "") -> No
 def required(body: Mapping[str, Any], name: str) -> str:
     """A text parameter that must be there."""
     value = body.get(name)
-    if value is None:
+    if is_missing(value):
         message = f"Missing required parameter: '{name}'."
         raise ApiError(400, message, param=name, code="missing_required_parameter")
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str):
         raise bad_value(name, f"'{name}' must be text.")
     return value
 

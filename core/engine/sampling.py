@@ -9,6 +9,7 @@ from typing import Any
 from core.engine.errors import ApiError, bad_value
 from core.engine.llama import CONTEXT
 from core.engine.requests import boolean, integer, known, number
+from core.engine.training_line import is_missing
 
 _MAX_CHOICES = 128
 _MAX_STOPS = 4
@@ -59,20 +60,21 @@ _CHAT = _COMMON | frozenset(
 )
 # Parameters that change the answer and that the engine does not have; these values of them change nothing.
 _REFUSED: dict[str, tuple[object, ...]] = {
-    "suffix": (None, ""),
-    "echo": (None, False),
-    "logprobs": (None, False),
-    "top_logprobs": (None,),
-    "response_format": (None, {"type": "text"}),
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
-    "functions": (None, []),
-    "function_call": (None, "none", "auto"),
-    "modalities": (None, ["text"]),
-    "audio": (None,),
-    "prediction": (None,),
-    "web_search_options": (None,),
+    "suffix": (),
+    "echo": (False,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "response_format": ({"type": "text"},),
+    "tools": (),
+    "tool_choice": ("none", "auto"),
+    "functions": (),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
 }
+_ASKED_FOR_BY_EMPTY = frozenset({"web_search_options"})  # at OpenAI, `{}` turns it on
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,8 @@ def of_chat(body: Mapping[str, Any], stop: str) -> Sampling:
 def _common(body: Mapping[str, Any], max_tokens: int | None) -> Sampling:
     for name, harmless in _REFUSED.items():
         value = body.get(name)
+        if value is None or (is_missing(value) and name not in _ASKED_FOR_BY_EMPTY):
+            continue
         if not any(type(value) is type(allowed) and value == allowed for allowed in harmless):
             message = f"'{name}' is not supported by this engine."
             raise ApiError(400, message, param=name, code="unsupported_parameter")
@@ -142,7 +146,7 @@ def _common(body: Mapping[str, Any], max_tokens: int | None) -> Sampling:
 
 def _include_usage(body: Mapping[str, Any], stream: bool) -> bool:
     options = body.get("stream_options")
-    if options is None:
+    if is_missing(options):
         return False
     if not stream:
         raise bad_value("stream_options", "'stream_options' is only allowed when 'stream' is true.")
@@ -153,14 +157,14 @@ def _include_usage(body: Mapping[str, Any], stream: bool) -> bool:
 
 
 def _stops(value: object) -> list[str]:
-    stops = [value] if isinstance(value, str) else value if value is not None else []
+    stops = [] if is_missing(value) else [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or len(stops) > _MAX_STOPS or not all(isinstance(s, str) and s for s in stops):
         raise bad_value("stop", f"'stop' must be text or a list of at most {_MAX_STOPS} texts, none of them empty.")
     return list(stops)
 
 
 def _biases(value: object) -> list[list[float]]:
-    if value is None:
+    if is_missing(value):
         return []
     if not isinstance(value, dict):
         raise bad_value("logit_bias", "'logit_bias' must be an object of token ids and numbers.")

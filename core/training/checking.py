@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import chain
@@ -17,11 +17,12 @@ from core.cost import tokens
 from core.cost.prices import tuned_base
 from core.dataset import export
 from core.db.store import Store
+from core.engine import training_line
 from core.errors import BadFile
 from core.training import checkline
-from core.training.checkline import BadLine, Example, FileFormat
+from core.training.checkline import BadLine, Example
 from core.training.filecheck import ExamplePreview, FileCheck, Level, LineProblem
-from core.training.form import JobForm
+from core.training.form import FileFormat, JobForm
 
 _NAMED = 100  # faults that are told line by line; more are only counted
 _SHOWN = 3  # examples in the preview
@@ -31,6 +32,7 @@ _TOGETHER = 256  # texts counted at a time
 _TOLD_EVERY = 1_000  # lines
 FEWEST = 10  # examples: the least that OpenAI and Azure take (guide "Supervised fine-tuning")
 _AT_LEAST = {"openai": FEWEST, "azure": FEWEST}
+_LEARN_TOOLS = frozenset({"openai", "azure"})  # providers that also learn tool calls and from images
 _PAIRS = re.compile(r"davinci-002|babbage-002")  # OpenAI's only bases that learn from prompt and completion
 _LARGEST = 512 << 20  # bytes: the most that OpenAI's and Azure's files take
 _CHAT_TOKENS = 11  # around a user's and an assistant's turn; see core.dataset.export
@@ -77,7 +79,12 @@ def check_form(
         else export.plan(selection, separator=form.separator, stop=form.stop)
     )
     both = chain(export.jsonl_lines(selection, made), export.jsonl_lines(selection, made, "validation"))
-    found = _Found(form.base_model, context_of(form.base_model) if context is None else context, made.stop or "")
+    found = _Found(
+        form.base_model,
+        context_of(form.base_model) if context is None else context,
+        made.stop or "",
+        form.provider not in _LEARN_TOOLS,
+    )
     wanted = wanted_format(form.provider, form.base_model)
     if wanted is not None and wanted != form.file_format:
         found.tell(0, "error", "format", f"This base learns from files in the {wanted} format only.")
@@ -92,6 +99,7 @@ def check_file(
     context: int | None = None,
     stop: str = "",
     at_least: int = 1,
+    text_only: bool = True,
     seen: Callable[[int], None] | None = None,
 ) -> FileCheck:
     """Look at a JSONL file from anywhere, however large.
@@ -99,27 +107,17 @@ def check_file(
     Args:
         stop: what completions end with; "" for none.
         at_least: how many examples the provider wants.
+        text_only: whether the provider learns from text alone, as the engine does.
 
     Raises:
         BadFile: it cannot be read.
     """
-    found = _Found(model, context_of(model) if context is None else context, stop)
+    found = _Found(model, context_of(model) if context is None else context, stop, text_only)
     try:
         with path.open("rb") as file:
-            pieces = iter(lambda: file.readline(checkline.LONGEST_LINE + 1), b"")
-            return _look(found, _lines(pieces), at_least, seen)
+            return _look(found, training_line.lines(file), at_least, seen)
     except OSError as exc:
         raise BadFile(f"{path.name} cannot be read: {exc.strerror}.", "Choose another file.") from exc
-
-
-def _lines(pieces: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, bytes) of each line; of an over-long one only its first part."""
-    for number, piece in enumerate(pieces, 1):
-        line = piece.removeprefix(b"\xef\xbb\xbf") if number == 1 else piece
-        rest = piece
-        while len(rest) > checkline.LONGEST_LINE and not rest.endswith(b"\n"):
-            rest = next(pieces, b"")
-        yield number, line
 
 
 def _look(
@@ -141,6 +139,7 @@ class _Found:
     model: str
     context: int | None
     stop: str
+    text_only: bool = True
     size: int = 0
     lines: int = 0
     examples: int = 0
@@ -159,7 +158,7 @@ class _Found:
     def line(self, number: int, raw: bytes) -> None:
         self.lines += 1
         try:
-            example = checkline.read(raw)
+            example = checkline.read(raw, text_only=self.text_only)
             self.file_format = self.file_format or example.file_format
             if example.file_format != self.file_format:
                 raise BadLine("mixed", f"It is in the {example.file_format} format; the lines before it are not.")

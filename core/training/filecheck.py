@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from core.errors import BadTrainingFile
-from core.training.checkline import FileFormat
+from core.training.form import FileFormat
 
 Level = Literal["error", "warning"]
 

@@ -1,0 +1,218 @@
+"""One line of a training file, as the engine reads it and as the dashboard checks it. Pure, and it needs no package.
+
+The rules are OpenAI's (guide "Supervised fine-tuning", and the cookbook's "Data preparation and analysis for chat model
+fine-tuning"), which Azure and Together share. Keys whose value is null or empty count as missing: tables that are
+written as JSON lines have such keys in every line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Literal
+
+Format = Literal["chat", "completion"]
+
+MAX_LINE_BYTES = 1 << 20  # far above any context; what keeps memory bounded when a file has no line breaks
+# Texts that mark turns, beginnings and ends for one family of models or another (`core.engine.chat`).
+GEMMA_MARKS = ("<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>")
+CHATML_MARKS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"  # zero-width characters, which `str.strip` keeps
+_BOM = b"\xef\xbb\xbf"
+_PAIR_KEYS = frozenset({"prompt", "completion"})
+_TOOL_KEYS = frozenset({"tools", "functions"})
+_CHAT_KEYS = _TOOL_KEYS | {"messages", "parallel_tool_calls"}
+_ROLES = ("system", "developer", "user", "assistant")
+_TOOL_ROLES = ("tool", "function")
+_LONGEST_NAME = 40  # characters of a foreign key or role in a sentence
+
+
+class BadLine(ValueError):
+    """A line that cannot be used. `kind` groups its kind of fault; the message is a sentence for people."""
+
+    def __init__(self, kind: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.kind = kind
+        self.sentence = sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A line of the form `{"prompt": …, "completion": …}`."""
+
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message. `trained` is OpenAI's `weight`: whether training learns this answer."""
+
+    role: str
+    text: str
+    trained: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A line of the form `{"messages": […]}`."""
+
+    messages: tuple[Message, ...]
+
+
+def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, bytes) of each line; of an over-long one only its first part."""
+    number = 0
+    while raw := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        line = raw.removeprefix(_BOM) if number == 1 else raw
+        while len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
+            raw = file.readline(MAX_LINE_BYTES + 1)
+        yield number, line
+
+
+def parse(raw: bytes, *, text_only: bool = True) -> Pair | Conversation:
+    """One line as an example.
+
+    Args:
+        text_only: whether the provider learns from text alone, as the engine does; OpenAI and Azure also learn tool
+            calls and from images.
+
+    Raises:
+        BadLine: what is wrong with it.
+    """
+    if len(raw) > MAX_LINE_BYTES:
+        raise BadLine("too_long_line", f"It has more than {MAX_LINE_BYTES >> 20} MiB.")
+    record = _record(raw)
+    there = {name: value for name, value in record.items() if not is_missing(value)}
+    if "messages" in there:
+        return _conversation(there, text_only)
+    if _PAIR_KEYS & there.keys():
+        return _pair(record, there)
+    if "messages" in record:
+        raise BadLine("shape", 'Its "messages" is not a list with messages in it.')
+    raise BadLine("shape", 'It has neither "messages" nor "prompt" and "completion".')
+
+
+def format_of(example: Pair | Conversation) -> Format:
+    """The format of one example."""
+    return "completion" if isinstance(example, Pair) else "chat"
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value says as much as no value: null, an empty text, list or object."""
+    return value is None or value in ("", [], {})
+
+
+def message(number: int, raw: object, *, text_only: bool = True) -> Message:
+    """The `number`-th message of a conversation (counted from 1).
+
+    Raises:
+        BadLine: it is not one that can be used.
+    """
+    if not isinstance(raw, dict):
+        raise BadLine("shape", f"Message {number:,} is not an object in braces.")
+    role, weight = raw.get("role"), raw.get("weight")
+    if is_missing(role):
+        raise BadLine("role", f"Message {number:,} has no role.")
+    if not isinstance(role, str) or role not in (_ROLES if text_only else _ROLES + _TOOL_ROLES):
+        raise BadLine("role", f"Message {number:,} has a role that is none: {str(role)[:_LONGEST_NAME]!r}.")
+    if not is_missing(weight) and (role != "assistant" or weight not in (0, 1)):
+        raise BadLine("shape", f"Message {number:,} has a weight; only answers have one, 0 or 1.")
+    calls = _calls(raw)
+    if calls and text_only:
+        raise BadLine("shape", f"Message {number:,} calls a tool, and tools are not supported.")
+    text = _text(raw.get("content"), text_only)
+    if text is None and not calls:
+        raise BadLine("shape", f"Message {number:,} has no text as content.")
+    _encodable(text or "")
+    return Message(role, text or "", is_missing(weight) or bool(weight))
+
+
+def without_marks(text: str, marks: tuple[str, ...]) -> str:
+    """`text` without `marks`, so that no one can forge a turn, and without white space around it."""
+    while any(mark in text for mark in marks):  # again: taking one out may join the halves of another
+        for mark in marks:
+            text = text.replace(mark, "")
+    return text.strip()
+
+
+def _record(raw: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as exc:
+        if b"\x00" in raw or raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise BadLine("not_utf8", "It is not UTF-8 but looks like UTF-16: save the file as UTF-8.") from exc
+        raise BadLine("not_utf8", f"It is not UTF-8: byte {exc.start + 1} fits no character.") from exc
+    except json.JSONDecodeError as exc:
+        raise BadLine("not_json", f"It is not JSON: {exc.msg}, at column {exc.colno:,}.") from exc
+    except (ValueError, RecursionError) as exc:  # a number of 10,000 digits, a million brackets
+        raise BadLine("not_json", "It is JSON that cannot be read.") from exc
+    if not isinstance(found, dict):
+        raise BadLine("not_object", "It is not an object in braces.")
+    return found
+
+
+def _pair(record: Mapping[str, Any], there: Mapping[str, Any]) -> Pair:
+    _only(there, _PAIR_KEYS)
+    for name in ("prompt", "completion"):
+        if not isinstance(record.get(name), str):
+            raise BadLine("shape", f'There is no text under "{name}".')
+        _encodable(record[name])
+    if _is_blank(record["completion"]):
+        raise BadLine("empty", "Its completion is empty.")
+    return Pair(record["prompt"], record["completion"])
+
+
+def _conversation(there: Mapping[str, Any], text_only: bool) -> Conversation:
+    _only(there, _CHAT_KEYS)
+    if text_only and _TOOL_KEYS & there.keys():
+        raise BadLine("shape", "It has tools, and tools are not supported.")
+    given = there["messages"]
+    if not isinstance(given, list):
+        raise BadLine("shape", 'Its "messages" is not a list with messages in it.')
+    messages = [message(number, one, text_only=text_only) for number, one in enumerate(given, 1)]
+    if messages[-1].role != "assistant":
+        raise BadLine("no_answer", f"Its last message is the {messages[-1].role}'s, not the assistant's.")
+    if not any(one.role == "assistant" and one.trained for one in messages):
+        raise BadLine("no_answer", "All its answers have weight 0: there is nothing to learn.")
+    for number, one in enumerate(messages, 1):
+        if one.role == "assistant" and _is_blank(one.text) and not _calls(given[number - 1]):
+            raise BadLine("empty", f"Message {number:,}, the assistant's, is empty.")
+    if all(one.role == "assistant" for one in messages):
+        raise BadLine("role", "There is no message of the user.")
+    return Conversation(tuple(messages))
+
+
+def _text(content: object, text_only: bool) -> str | None:
+    """The text of a content, given as text or as a list of parts; None: there is none that can be used."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not content or not all(isinstance(part, dict) for part in content):
+        return None
+    texts = [part.get("text") for part in content if part.get("type") == "text"]
+    if not all(isinstance(text, str) for text in texts) or (text_only and len(texts) < len(content)):
+        return None
+    return "".join(texts)
+
+
+def _calls(raw: Mapping[str, Any]) -> bool:
+    return not is_missing(raw.get("tool_calls")) or not is_missing(raw.get("function_call"))
+
+
+def _is_blank(text: str) -> bool:
+    """Whether nothing is left to learn once the marks of turns are taken out."""
+    return not without_marks(text, GEMMA_MARKS + CHATML_MARKS).strip(_INVISIBLE + " \t\r\n")
+
+
+def _only(there: Mapping[str, Any], allowed: frozenset[str]) -> None:
+    if unknown := sorted(there.keys() - allowed):
+        raise BadLine("shape", f"It has a key that fine-tuning does not take: {unknown[0][:_LONGEST_NAME]!r}.")
+
+
+def _encodable(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise BadLine("not_json", "It has half of a character (a lone surrogate).") from exc
