@@ -38,10 +38,10 @@ def check(path: Path) -> Checked:
         for number, raw in _written(file):
             try:
                 example = parse(raw)
-                found = found or format_of(example)
-                if format_of(example) != found:
-                    sentence = f"It is in the {format_of(example)} format; the lines before it are not."
-                    raise BadLine("mixed", sentence)
+                file_format = format_of(example)
+                found = found or file_format
+                if file_format != found:
+                    raise BadLine("mixed", f"It is in the {file_format} format; the lines before it are not.")
                 examples += 1
             except BadLine as exc:
                 problems += 1
