@@ -112,7 +112,7 @@ def test_from_a_file_in_the_dialog_to_one_job_whose_curve_grows(
     press(page, "training_new")
     page.locator('.st-key-training_file input[type="file"]').set_input_files(path)
     press(page, "training_keep")
-    page.get_by_text("All 12 examples are in good form").wait_for()
+    page.get_by_text("The format of all 12 examples is right").wait_for()
     press(page, "training_next")
     page.get_by_text("What it takes", exact=True).wait_for()
     page.locator(".st-key-training_suffix input").fill("waves")

@@ -322,6 +322,16 @@ def test_streamed_completions_say_the_same(engine: EngineProcess) -> None:
     assert usage == whole.usage
 
 
+def test_with_a_seed_answers_are_written_one_after_the_other(engine: EngineProcess) -> None:
+    # Together they would be one batch whose size depends on timing, and batches of another size round differently.
+    chunks = engine.client(strict=False).completions.create(
+        model=TINY, prompt=["a", "b"], max_tokens=9, seed=1, n=3, stream=True, logit_bias={"1": -100, "6": -100}
+    )
+    indexes = [choice.index for chunk in chunks for choice in chunk.choices]
+    assert indexes == sorted(indexes)
+    assert set(indexes) == set(range(6))
+
+
 def test_chat_streamed_and_not(client: OpenAI) -> None:
     messages: list[Any] = [{"role": "system", "content": "你是作家"}, {"role": "user", "content": "写一个故事"}]
     whole = client.chat.completions.create(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from openai.types.fine_tuning import FineTuningJob
 
 from core.engine.results import HEADER
 from tests.engine_process import (
+    DEADLINE_S,
     ROOT,
     TINY,
     TOKEN,
@@ -284,20 +287,32 @@ def test_a_running_job_shows_its_results_and_can_be_cancelled(client: OpenAI, en
             call(job.id)
 
 
-def test_a_file_deleted_while_its_job_waits_fails_the_job_in_words(client: OpenAI) -> None:
+@pytest.mark.parametrize("when", ["at once", "queued"])
+@pytest.mark.parametrize("how", ["deleted", "expired"])
+def test_a_job_trains_on_when_its_files_are_gone(client: OpenAI, engine: EngineProcess, how: str, when: str) -> None:
     first = start(client, hyperparameters=LONG)
     until(client, first, "running")
-    file_id = upload(client, pairs(4))
-    waiting = start(client, file=file_id)
-    until(client, waiting, "queued")
-    client.files.delete(file_id)
+    training, validation = upload(client, pairs(4)), upload(client, pairs(2))
+    job = start(client, file=training, validation_file=validation, hyperparameters={"n_epochs": 1})
+    if when == "queued":
+        until(client, job, "queued")
+    for file_id in (training, validation):
+        if how == "deleted":
+            client.files.delete(file_id)
+        else:
+            _expire(engine, file_id)
     client.fine_tuning.jobs.cancel(first.id)
-    ended = finished(client, waiting.id)
-    assert ended.status == "failed"
-    assert ended.error is not None
-    assert (ended.error.code, ended.error.param) == ("file_not_found", "training_file")
-    assert ended.error.message == f"The training file {file_id} was deleted before the job started. Upload it again."
-    assert ended.error.message in messages(client, ended)
+    ended = finished(client, job.id)
+    assert (ended.status, ended.error) == ("succeeded", None)
+    assert _results(client, ended).splitlines()[-1].split(",")[6] != ""  # validation loss
+    poll(lambda: not {training, validation} & {file.id for file in client.files.list()})
+    poll(lambda: not list((engine.home / "jobs" / job.id).glob("*.source")))
+
+
+def _expire(engine: EngineProcess, file_id: str) -> None:
+    """As if the shortest time that a file may live, an hour, were over."""
+    with closing(sqlite3.connect(engine.home / "engine.db", timeout=DEADLINE_S)) as connection, connection:
+        connection.execute("UPDATE files SET expires_at = 1 WHERE id = ?", (file_id,))
 
 
 def test_lines_beyond_the_context_fail_the_job_by_number_and_length(client: OpenAI) -> None:

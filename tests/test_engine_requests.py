@@ -79,6 +79,10 @@ def test_bad_job_requests_name_the_parameter(body: dict[str, Any], param: str, c
         ({"n": 0}, "n"),
         ({"n": 129}, "n"),
         ({"max_tokens": -5}, "max_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 0.0}, "max_tokens"),
+        ({"max_tokens": False}, "max_tokens"),
+        ({"max_tokens": 1 << 21}, "max_tokens"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"stop": [""]}, "stop"),
         ({"stop": 3}, "stop"),
@@ -97,6 +101,13 @@ def test_bad_sampling_names_the_parameter(body: dict[str, Any], param: str) -> N
     with pytest.raises(ApiError) as caught:
         sampling.of_completion({"model": "m", "prompt": "p", **body})
     assert (caught.value.status, caught.value.param) == (400, param)
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_chat_does_not_take_a_limit_of_no_tokens(name: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        sampling.of_chat({"model": "m", "messages": [], name: 0}, "<end_of_turn>")
+    assert (caught.value.status, caught.value.param) == (400, name)
 
 
 def test_sampling_in_llama_cpps_words() -> None:

@@ -64,6 +64,13 @@ def test_the_base_serves_in_both_forms(client: OpenAI) -> None:
     assert len(chat.choices) == 3
 
 
+def test_a_seed_repeats_several_answers_from_call_to_call(client: OpenAI) -> None:
+    options: Any = {"model": BASE, "prompt": "Once upon a time there was", "max_tokens": 40, "seed": 7, "n": 4}
+    made = [client.completions.create(**options).choices for _ in range(3)]
+    assert made[0] == made[1] == made[2]
+    assert len({choice.text for choice in made[0]}) == 4
+
+
 def test_generation_stops_when_the_reader_leaves(client: OpenAI, engine: EngineProcess) -> None:
     assert engine.process is not None
     clock = _children_cpu(engine.process.pid)

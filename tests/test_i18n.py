@@ -107,6 +107,30 @@ def test_collecting_finds_marked_words_errors_and_plain_sentences(tmp_path: Path
     }
 
 
+@pytest.mark.parametrize(
+    ("sentence", "kept"),
+    [
+        ("There is no file file-7. It may have been deleted; upload it again.", ["file-7"]),
+        ("There is no file training. It may have been deleted; upload it again.", ["training"]),
+        ("The model 'running' was deleted.", ["running"]),
+        ("Home cannot be opened.", ["Home"]),
+        ("Language is empty.", ["Language"]),
+    ],
+)
+def test_names_in_a_sentence_are_kept_even_where_they_are_words_of_the_catalogue(
+    monkeypatch: pytest.MonkeyPatch, sentence: str, kept: list[str]
+) -> None:
+    monkeypatch.setattr(lang, "language", lambda: "zh_CN")
+    said = lang.told(sentence)
+    assert said != sentence and all(name in said for name in kept) and "训练中" not in said
+
+
+def test_places_in_a_sentence_of_core_are_kept_apart_by_words() -> None:
+    """Two places with only a space between them cannot be told apart when the filled sentence is recognised."""
+    together = re.compile(r"\}[\s'“”]+\{")
+    assert not [f.message for f in collect(_ROOT) if f.where.startswith("core/") and together.search(f.message)]
+
+
 def test_a_sentence_that_holds_others_is_told_from_the_outside_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lang, "language", lambda: "zh_CN")
     inner = "The engine cannot be reached at http://127.0.0.1:1/v1."

@@ -69,7 +69,7 @@ def test_the_first_step_tells_what_preparation_and_the_check_found(server: Fault
     assert "**1 · Check**" in words(at)
     assert "There are 27 pairs" in words(at)
     assert any('->", "completion": " ' in block.value and block.value.endswith('."}') for block in at.code)
-    assert "All 27 examples are in good form" in words(at)
+    assert "The format of all 27 examples is right" in words(at)
     assert "longest example" in words(at) and "moderation" in words(at)
     assert not at.button(key="training_next").disabled
 
@@ -91,7 +91,7 @@ def test_a_job_is_submitted_once_however_often_one_clicks(server: FaultServer, s
         at.number_input(key="training_epochs").set_value(2).run()
         click(at, "training_next")
         assert "epochs: 2" in words(at) and "suffix: ultraman" in words(at)
-        assert at.button(key="training_submit").label == "Train on 27 rows"
+        assert at.button(key="training_submit").label == "Train on 24 rows"  # 3 of 27 are kept for validation
         click(at, "training_submit")
     (job,) = jobs.list_jobs(store)
     assert (job.suffix, job.hyperparameters, job.base_model) == ("ultraman", {"n_epochs": 2}, "writer")
@@ -112,20 +112,80 @@ def test_a_separator_and_a_stop_of_ones_own_go_into_the_job(server: FaultServer,
 def test_going_back_keeps_what_was_typed(server: FaultServer, sample: str) -> None:
     at = _new_job()
     at.text_input(key=f"training_stop_{sample}_27").input("\\n###").run()
-    at.select_slider(key="training_share").set_value(10).run()
+    at.select_slider(key=f"training_share_{sample}").set_value(15).run()
     _to_the_end(at)
-    assert "judged by the 10 %" in words(at)
+    assert "judged by the 15 %" in words(at)
     click(click(at, "training_back"), "training_back")
     assert at.text_input(key=f"training_stop_{sample}_27").value == "\\n###"
-    assert at.select_slider(key="training_share").value == 10
+    assert at.select_slider(key=f"training_share_{sample}").value == 15
 
 
 def test_a_share_of_the_rows_is_kept_for_validation(server: FaultServer, store: Store, sample: str) -> None:
     at = _new_job()
-    at.select_slider(key="training_share").set_value(25).run()
+    at.select_slider(key=f"training_share_{sample}").set_value(25).run()
     click(_to_the_end(at), "training_submit")
     (job,) = jobs.list_jobs(store)
     assert job.validation_share is not None and 0 < job.validation_share < 0.5
+
+
+@pytest.mark.parametrize(("rows", "share"), [(9, 0), (19, 0), (20, 10), (27, 10)])
+def test_a_tenth_is_kept_for_validation_where_there_are_twenty_rows(
+    server: FaultServer, store: Store, rows: int, share: int
+) -> None:
+    dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more", rows)
+    at = _new_job()
+    assert at.select_slider(key=f"training_share_{dataset_id}").value == share
+    click(_to_the_end(at), "training_submit")
+    (job,) = jobs.list_jobs(store)
+    assert (job.validation_share or 0) == pytest.approx(share / 100, abs=0.05)
+    assert (job.version_id is not None) is (share > 0)
+
+
+def test_each_data_set_has_its_own_default_share(server: FaultServer, store: Store) -> None:
+    small = datasets.load_sample(store, LOCAL, "ultraman_stories_more", 9)
+    large = datasets.load_sample(store, LOCAL, "ultraman_stories_more", 27)
+    at = _new_job()
+    at.selectbox(key="training_dataset").set_value(large).run()
+    assert at.select_slider(key=f"training_share_{large}").value == 10
+    at.selectbox(key="training_dataset").set_value(small).run()
+    assert at.select_slider(key=f"training_share_{small}").value == 0
+
+
+def _waves(store: Store, *, rows: int, unfilled: int) -> str:
+    """Rows with different texts, of which the first `unfilled` still hold a piece of their template."""
+    text = [f"{n},{_SENTENCES[n % 7]} {n * n}{' {hero}' if n < unfilled else ''}." for n in range(rows)]
+    read = importing.read_table("\n".join(["topic,text", *text]).encode(), "waves.csv")
+    dataset_id = datasets.from_frame(store, LOCAL, "waves", read.frame, ["topic"], "text", read.source)
+    cached.look_again()
+    return dataset_id
+
+
+_SENTENCES = (
+    "A fisherman counted his nets at dawn", "Nobody had asked the lighthouse for its name", "Rain fell on tin roofs",
+    "The last bus carried only a sleeping drummer", "Two maps disagreed about the river", "Snow reached the third step",
+    "Her letters smelled of engine oil",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "unfilled", "says", "behind"),
+    [
+        (25, 23, "Needs work:", "23 of them should not be trained on (92.0 %)"),
+        (40, 3, "Worth a look:", "3 of them should not be trained on (7.5 %)"),
+        (9, 0, "Too few rows to judge:", "9 finished rows"),
+    ],
+)
+def test_the_first_step_shows_the_verdict_on_the_rows(
+    server: FaultServer, store: Store, rows: int, unfilled: int, says: str, behind: str
+) -> None:
+    dataset_id = _waves(store, rows=rows, unfilled=unfilled)
+    at = _new_job()
+    until(lambda: not cached.quality_of(dataset_id)[0].measuring, "the measurement")
+    shown = words(at.run())
+    assert says in shown and behind in shown and "good" not in shown.lower()
+    if unfilled:
+        click(at, "training_quality")
+        assert at.session_state["dataset_part"] == "quality" and at.session_state["dataset_open"] == dataset_id
 
 
 def test_a_data_set_of_a_chat_file_trains_as_chat(server: FaultServer, store: Store) -> None:

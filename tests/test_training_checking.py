@@ -213,7 +213,7 @@ def test_the_rows_that_a_job_would_send_are_checked_as_they_are_written(
     assert (checked.ok, checked.examples, checked.file_format) == (True, 12, file_format)
     assert checked.preview[0].prompt.startswith("飞行0")
     assert checked.exact_tokens and checked.tokens > 12
-    assert checked.sentences() == ("All 12 examples are in good form.",)
+    assert checked.sentences() == ("The format of all 12 examples is right.",)
 
 
 def test_a_form_without_its_data_set_is_not_found(store: Store, form: JobForm) -> None:

@@ -47,7 +47,7 @@ def falling(n: int) -> float:
         (curve(falling, valid={50: 1.0, 100: 0.9, 150: 0.95, 200: 1.1}), ["overfitting"], "step 100", 100),
         (curve(falling, valid={50: 1.0, 100: 0.9, 200: 0.92}), ["gap", "good"], "has not seen", None),
         (curve(falling, valid={100: 0.7, 200: 0.6}), ["good"], "It learns", None),
-        (curve(falling, accuracy=0.99), ["memorised", "good"], "by heart", 200),
+        (curve(falling, accuracy=0.99), ["memorised", "good"], "may be memorised", 200),
         (curve(lambda n: 0.5 + 2 * math.exp(-n / 5)), ["plateau", "good"], "fewer epochs", 101),
         (curve(falling, steps=5), ["short"], "Steps so far: 5.", 5),
         (parse(""), [], "", None),
@@ -58,6 +58,49 @@ def test_what_a_curve_says(results: Results, kinds: list[str], told: str, step: 
     assert [one.kind for one in said] == kinds
     if kinds:
         assert told in said[0].sentence and said[0].step == step
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "held_out", "examples", "says"),
+    [
+        (
+            [0.4, 0.9, 1.0, 1.0, 1.0, 1.0],
+            None,
+            9,
+            "100.0% of the training tokens are right after 6 steps on 9 examples",
+        ),
+        ([0.5] * 5 + [1.0] * 10, None, 27, "after 15 steps on 27 examples: probably memorised"),
+        ([1.0] * 40, None, None, "after 40 steps: probably memorised"),
+        ([1.0] * 40, None, 5_000, "after 40 steps: probably memorised"),
+        ([1.0] * 400, None, 120, "after 400 steps on 120 examples: probably memorised"),
+        ([1.0] * 400, None, 5_000, "100.0% of the training tokens are right: the examples may be memorised"),
+        ([1.0] * 400, 0.61, 5_000, "and 61.0% of the held-out tokens: probably memorised"),
+        ([1.0] * 6, 0.5, 27, "and 50.0% of the held-out tokens: probably memorised"),
+        ([1.0] * 400, 0.99, 5_000, None),  # it knows new examples as well
+        ([0.6] * 400, 0.3, 20, None),
+        ([1.0, 1.0], None, 9, None),  # two batches may be luck
+        ([0.98] * 40, None, 27, None),  # some words could be others
+        ([], None, 9, None),
+    ],
+)
+def test_examples_that_are_known_by_heart_are_told(
+    accuracies: list[float], held_out: float | None, examples: int | None, says: str | None
+) -> None:
+    lines = ["step,training_loss,training_token_accuracy,validation_token_accuracy"]
+    for n, accuracy in enumerate(accuracies, start=1):
+        last = held_out if held_out is not None and n == len(accuracies) else ""
+        lines.append(f"{n},{2 / n:.4f},{accuracy},{last}")
+    said = observations(parse("\n".join(lines) + "\n"), examples=examples)
+    memorised = [one.sentence for one in said if one.kind == "memorised"]
+    assert len(memorised) == (0 if says is None else 1)
+    assert says is None or says in memorised[0]
+    assert not (memorised and any(one.kind == "short" for one in said))
+
+
+def test_accuracy_alone_is_enough_to_tell_that_examples_are_memorised() -> None:
+    lines = "".join(f"{n},1.0\n" for n in range(1, 9))
+    (said,) = observations(parse(f"step,train_mean_token_accuracy\n{lines}"))
+    assert "probably memorised" in said.sentence
 
 
 def test_the_better_checkpoint_is_named() -> None:

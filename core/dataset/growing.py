@@ -9,7 +9,7 @@ from sqlalchemy import func, select, update
 
 from core.actor import Actor
 from core.dataset import matrix
-from core.dataset.recipe import Recipe
+from core.dataset.recipe import Recipe, distinct
 from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import BadRecipe
@@ -74,7 +74,7 @@ def with_value(recipe: Recipe, column: str, values: Sequence[str]) -> Recipe:
     old = next((c for c in recipe.columns if c.name == column), None)
     if old is None:
         raise BadRecipe(f"There is no column {column!r}.", "Choose one of the data set's columns.")
-    new = [value for value in dict.fromkeys(v.strip() for v in values) if value and value not in old.values]
+    new = [value for value in distinct(values, old.values) if value not in old.values]
     if not new:
         raise BadRecipe("There is no new value to add.", f"Name a value that {column} does not have yet.")
     grown = replace(old, values=(*old.values, *new))

@@ -37,26 +37,26 @@ def found(findings: Findings) -> tuple[Finding, ...]:
             "empty",
             findings.empty,
             "1 pair has no completion; it is left out.",
-            "pairs have no completion",
+            f"{len(findings.empty):,} pairs have no completion; they are left out.",
             "A model that learns an empty answer gives empty answers.",
         ),
         (
             "duplicates",
             findings.duplicates,
             "1 pair is there twice; one of them is left out.",
-            "pairs are repeated",
+            f"{len(findings.duplicates):,} pairs are repeated; they are left out.",
             "What stands there twice counts twice, is paid for twice, and is learned by heart.",
         ),
         (
             "too_long",
             findings.too_long,
             f"1 pair has more than {LONGEST_PAIR:,} characters; it is left out.",
-            f"pairs have more than {LONGEST_PAIR:,} characters",
+            f"{len(findings.too_long):,} pairs have more than {LONGEST_PAIR:,} characters; they are left out.",
             "The end of an over-long pair would be cut off, and its stop with it.",
         ),
     ):
         if rows:
-            sentence = one if len(rows) == 1 else f"{len(rows):,} {many}; they are left out."
+            sentence = one if len(rows) == 1 else many
             sentences.append(Finding(kind, len(rows), sentence, tuple(r + 1 for r in rows[:_MOST_ROWS]), why))
     if findings.separator:
         sentences.append(Finding("separator", findings.usable, f"All prompts end with {findings.separator!r}."))

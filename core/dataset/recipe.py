@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from string import Formatter
 from typing import Any, Literal, get_args
 
 from core.errors import BadRecipe
+from core.text import canonical
 
 AskedAt = Literal["auto", "chat", "completion"]
 
@@ -117,14 +118,24 @@ def values_of(text: str, known: Collection[str] = ()) -> tuple[str, ...]:
     """A pasted list as values, each once, in its order.
 
     Several lines are a value a line (cells side by side, as a spreadsheet pastes them, are values too); a single line
-    is split at its commas, semicolons or tabs, unless it is a value that is `known`.
+    is split at its commas, semicolons or tabs, unless it is a value that is `known`. Values that look alike are one.
     """
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(lines) == 1 and lines[0] not in known:
+    lines = [line.strip() for line in text.splitlines() if canonical(line)]
+    if len(lines) == 1 and canonical(lines[0]) not in {canonical(value) for value in known}:
         found = _BETWEEN_VALUES.split(lines[0])
     else:
         found = [cell for line in lines for cell in line.split("\t")]
-    return tuple(dict.fromkeys(value.strip() for value in found if value.strip()))
+    return distinct(found, known)
+
+
+def distinct(values: Iterable[str], known: Iterable[str] = ()) -> tuple[str, ...]:
+    """Values in their order, each once, blank ones left out; those that look alike (`canonical`) are one.
+
+    A value that is `known` keeps the spelling that it has there, since rows may have been written with it.
+    """
+    spelled = {canonical(value): value for value in known}
+    found = (canonical(value) for value in values)
+    return tuple(dict.fromkeys(spelled.get(value, value) for value in found if value))
 
 
 def template_fields(template: str) -> list[str]:
@@ -180,12 +191,16 @@ def _check_columns(columns: tuple[Column, ...]) -> None:
             raise BadRecipe(f"Two columns are called {column.name}.", "Give each column a name of its own.")
         if not column.values:
             raise BadRecipe(f"The grid is empty: {column.name} has no values.", "Give it at least one value.")
-        value, count = Counter(column.values).most_common(1)[0]
-        if count > 1:
+        value, count = Counter(map(canonical, column.values)).most_common(1)[0]
+        if count > 1 and value:
+            alike = [v for v in column.values if canonical(v) == value]
             raise BadRecipe(
-                f"{column.name} has the value {value!r} twice.", "Remove one; repeats give more stories per cell."
+                f"{column.name} has the value {value!r} twice."
+                if len(set(alike)) < len(alike)
+                else f"{column.name} has {count} values that look like {value!r}.",
+                "Remove one; repeats give more stories per cell.",
             )
-        if any("\0" in v or not v.strip() for v in column.values):
+        if any("\0" in v or not canonical(v) for v in column.values):
             raise BadRecipe(f"{column.name} has an empty value.", "Remove it, or write something there.")
 
 

@@ -19,7 +19,13 @@ from core.engine.upload import Upload, receive
 
 PURPOSE, RESULTS_PURPOSE = "fine-tune", "fine-tune-results"
 _PAGE = 10_000  # OpenAI's own, both as default and as limit
+SOURCES = ("training_file", "validation_file")  # parameters of a job that name files
 _EXPIRY_S = (3600, 30 * 86400)  # OpenAI's own limits
+
+
+def source_path(folder: Path, param: str) -> Path:
+    """Where the job in `folder` keeps its own copy of the file that the parameter `param` names."""
+    return folder / f"{param}.source"
 
 
 class Files:

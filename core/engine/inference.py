@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -100,7 +100,7 @@ class Inference:
 
     async def _whole(self, work: Work) -> Response:
         async with self._pool.lease(work.base, work.model.adapter) as backend:
-            answers = await _all([whole(backend, order) for order in work.orders()])
+            answers = await _all([whole(backend, order) for order in work.orders()], work.sampling.together)
         ends = [self._noted(answer.end) for answer in answers]
         shape = _Shape(work)
         choices = [shape.choice(index, answer) for index, answer in enumerate(answers)]
@@ -114,7 +114,8 @@ class Inference:
         async with AsyncExitStack() as stack:
             try:
                 backend = await stack.enter_async_context(self._pool.lease(work.base, work.model.adapter))
-                merged = _merged([pieces(backend, order) for order in work.orders()])
+                streams = [pieces(backend, order) for order in work.orders()]
+                merged = _merged(streams) if work.sampling.together and len(streams) > 1 else _in_turn(streams)
                 async for index, piece in await stack.enter_async_context(aclosing(merged)):
                     if not started and work.chat:
                         for opened in range(len(work.prompts) * work.sampling.n):
@@ -214,8 +215,10 @@ def _is_tokens(value: object) -> bool:
     )
 
 
-async def _all(work: Sequence[Any]) -> list[Piece]:
+async def _all(work: Sequence[Coroutine[Any, Any, Piece]], together: bool) -> list[Piece]:
     """Every answer, or the first error with the others stopped."""
+    if not together:
+        return await _each(work)
     tasks = [asyncio.ensure_future(each) for each in work]
     try:
         return list(await asyncio.gather(*tasks))
@@ -224,13 +227,25 @@ async def _all(work: Sequence[Any]) -> list[Piece]:
             task.cancel()
 
 
+async def _each(work: Sequence[Coroutine[Any, Any, Piece]]) -> list[Piece]:
+    """Every answer, one after the other."""
+    try:
+        return [await each for each in work]
+    finally:
+        for each in work:
+            each.close()  # of those that were never begun
+
+
+async def _in_turn(streams: Sequence[AsyncGenerator[Piece, None]]) -> AsyncGenerator[tuple[int, Piece], None]:
+    """The pieces of the first generation, then those of the second, …, with the number of each."""
+    for index, stream in enumerate(streams):
+        async with aclosing(stream) as pieces_of_one:
+            async for piece in pieces_of_one:
+                yield index, piece
+
+
 async def _merged(streams: Sequence[AsyncGenerator[Piece, None]]) -> AsyncGenerator[tuple[int, Piece], None]:
     """Pieces of several generations as they come, with the number of each. Closing it closes them all."""
-    if len(streams) == 1:
-        async with aclosing(streams[0]) as only:
-            async for piece in only:
-                yield 0, piece
-        return
     queue: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue(maxsize=64)
 
     async def pump(index: int, stream: AsyncGenerator[Piece, None]) -> None:

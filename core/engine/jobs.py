@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from core.engine import chat, ids, job_request, shapes, validate
 from core.engine.errors import ApiError, bad_value, unknown_job
-from core.engine.files import PURPOSE, Files
+from core.engine.files import PURPOSE, SOURCES, Files, source_path
 from core.engine.job_request import JobRequest
 from core.engine.journal import say
 from core.engine.models import Models
@@ -139,12 +139,14 @@ class Jobs:
             raise (_gone(file_id, param) if exc.status == 404 else exc) from exc
 
     def _keep(self, job: Job, wanted: JobRequest, adapter: Path | None) -> Job:
-        """The job's folder first (with its own copy of the adapter it starts from), then the row, then the answer."""
+        """The job's folder first (with copies of its files and of the adapter it starts from), then the row.
+
+        So a job that was answered does not depend on what is deleted or expires later.
+        """
         folder = self._folder / job.id
         folder.mkdir(parents=True)
         try:
-            if adapter is not None:
-                _link(adapter, folder / "start.gguf")
+            self._copy(job, adapter, folder)
             with self._store.transaction():
                 if (twin := self._meant(wanted)) is not None:  # two at once: the other one was faster
                     shutil.rmtree(folder, ignore_errors=True)
@@ -153,13 +155,24 @@ class Jobs:
                 say(self._store, job.id, f"Created fine-tuning job: {job.id}")
                 say(self._store, job.id, f"Validating training file: {job.training_file}")
             return job
-        except FileNotFoundError as exc:
-            shutil.rmtree(folder, ignore_errors=True)
-            message = f"The model '{job.model}' was deleted."
-            raise ApiError(404, message, param="model", code="model_not_found") from exc
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+
+    def _copy(self, job: Job, adapter: Path | None, folder: Path) -> None:
+        """Raises ApiError when the adapter or a file was deleted since it was looked at."""
+        if adapter is not None:
+            try:
+                _link(adapter, folder / "start.gguf")
+            except FileNotFoundError as exc:
+                message = f"The model '{job.model}' was deleted."
+                raise ApiError(404, message, param="model", code="model_not_found") from exc
+        for param, file_id in zip(SOURCES, (job.training_file, job.validation_file), strict=True):
+            if file_id is not None:
+                try:
+                    _link(self._files.path(file_id), source_path(folder, param))
+                except FileNotFoundError as exc:
+                    raise _gone(file_id, param) from exc
 
     def _find(self, request: Request) -> Job:
         job = self._store.get(Job, request.path_params["id"])

@@ -93,6 +93,15 @@ class Sampling:
     seed: int | None
     options: dict[str, Any]
 
+    @property
+    def together(self) -> bool:
+        """Whether several answers may be decoded at the same moment.
+
+        Not with a seed: llama.cpp computes what it decodes together as one batch, and batches of another size round
+        differently, so that the same seed would give other texts from call to call.
+        """
+        return self.seed is None
+
     def seed_of(self, choice: int) -> int:
         """llama.cpp's seed of one answer; -1 is chance."""
         return -1 if self.seed is None else (self.seed + choice) % _SEEDS
@@ -101,7 +110,7 @@ class Sampling:
 def of_completion(body: Mapping[str, Any]) -> Sampling:
     """Parameters of POST /v1/completions (16 tokens unless told otherwise, as at OpenAI). Raises ApiError 400."""
     known(body, _COMPLETION)
-    sampling = _common(body, integer(body, "max_tokens", 0, 1 << 20, 16))
+    sampling = _common(body, integer(body, "max_tokens", 1, 1 << 20, 16))
     if integer(body, "best_of", 1, _MAX_CHOICES, sampling.n) != sampling.n:
         raise bad_value("best_of", "'best_of' other than 'n' is not supported by this engine.")
     return sampling

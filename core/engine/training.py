@@ -16,7 +16,7 @@ from core.engine.journal import Harvest, keep_adapter, say, state_of
 from core.engine.prepare import JobFailed
 from core.engine.process import TrainerProcess, write_orders
 from core.engine.store import File, Job
-from core.engine.workshop import Workshop, check_there, in_words
+from core.engine.workshop import Workshop, in_words
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ _CHECKPOINT_S = 20  # the most work that a kill -9 costs
 _LOOK_S = 0.5  # how often the trainer's files are read; it writes about once a second
 _GRACE_S = 60.0  # a trainer that is asked to stop saves within one small batch; this is for a machine that swaps
 _LEAVE_S = 10.0  # the same when the engine itself is told to stop
+_LARGE = ("*.npz", "*.gguf", "*.safetensors", "*.source")  # files of a job that are of no use after it
 _DEATHS = 3  # a trainer that dies this often without a step in between will not get further
 
 
@@ -63,10 +64,6 @@ class Training:
     def _begin(self, job: Job) -> None:
         """Into `running`, with a result file from now on."""
         shop = self._shop
-        if job.started_at is None:
-            for param, file_id in (("training_file", job.training_file), ("validation_file", job.validation_file)):
-                if file_id is not None:
-                    check_there(shop.files, file_id, param)
         result = job.result_file or ids.new("file")
         with shop.store.transaction():
             running = {"status": "running", "result_file": result, "started_at": job.started_at or _now()}
@@ -214,7 +211,7 @@ def _signature(folder: Path) -> tuple[object, ...]:
 
 def _tidy(folder: Path) -> None:
     """Only the small files of a job that is over are kept: its metrics, events and log."""
-    for path in (*folder.glob("*.npz"), *folder.glob("*.gguf"), *folder.glob("*.safetensors")):
+    for path in (path for pattern in _LARGE for path in folder.glob(pattern)):
         path.unlink(missing_ok=True)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 

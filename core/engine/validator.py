@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from pathlib import Path
 
 import httpx2
 
 from core.engine import prepare
 from core.engine.errors import ApiError
+from core.engine.files import SOURCES
 from core.engine.journal import say
 from core.engine.prepare import Dropped, JobFailed
 from core.engine.store import Job
-from core.engine.workshop import Workshop, check_there, in_words
+from core.engine.workshop import Workshop, in_words
 
 # A llama.cpp server that died or is loading answers again within seconds; by the fourth try it is not the moment.
 _PAUSES_S = (1.0, 3.0, 9.0)
@@ -36,11 +38,13 @@ class Validator:
             pass
         except JobFailed as failure:
             self._shop.fail(job, failure)
+            self._forget_sources(job)
         except sqlite3.Error:
             raise  # not the job's fault: wait and try again
         except Exception as exc:
             if not (_may_pass(exc) and self._again(job)):
                 self._shop.fail(job, in_words(exc))
+                self._forget_sources(job)
         else:
             self._stumbles.pop(job.id, None)
         return True
@@ -65,12 +69,21 @@ class Validator:
         with shop.pool.borrow(base) as tokenize:
             for param, file_id, target in named:
                 if file_id is not None:
-                    check_there(shop.files, file_id, param)
-                    path = shop.folder(job) / target
-                    prepare.prepare(shop.files.path(file_id), path, base, tokenize, lambda: self._wanted(job), param)
+                    source, path = self._source(job, param, file_id), shop.folder(job) / target
+                    prepare.prepare(source, path, base, tokenize, lambda: self._wanted(job), param)
         with shop.store.transaction():
             if shop.store.update(Job, job.id, where="status = 'validating_files'", status="queued"):
                 say(shop.store, job.id, "Files validated, moving job to queued state")
+        self._forget_sources(job)
+
+    def _source(self, job: Job, param: str, file_id: str) -> Path:
+        """The job's own copy; the uploaded file for a job that an engine without such copies has made."""
+        copy = self._shop.source(job, param)
+        return copy if copy.exists() else self._shop.files.path(file_id)
+
+    def _forget_sources(self, job: Job) -> None:
+        for param in SOURCES:
+            self._shop.source(job, param).unlink(missing_ok=True)
 
     def _wanted(self, job: Job) -> bool:
         return not self._leaving.is_set() and self._shop.status(job) == "validating_files"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.engine.errors import ApiError, is_disk_full
-from core.engine.files import Files
+from core.engine.files import Files, source_path
 from core.engine.journal import say
 from core.engine.llama import Pool
 from core.engine.models import Models
@@ -35,6 +35,10 @@ class Workshop:
         """The job's own folder."""
         return self.home / "jobs" / job.id
 
+    def source(self, job: Job, param: str) -> Path:
+        """The job's own copy of its training or validation file (`param`), kept until it has been tokenised."""
+        return source_path(self.folder(job), param)
+
     def status(self, job: Job) -> str:
         """The job's status now."""
         row = self.store.get(Job, job.id)
@@ -52,15 +56,6 @@ class Workshop:
             ended = {"status": "failed", "error": to_json(failure.error()), "finished_at": int(time.time())}
             if self.store.update(Job, job.id, where=alive, estimated_finish=None, **ended):
                 say(self.store, job.id, failure.message, level="error")
-
-
-def check_there(files: Files, file_id: str, param: str) -> None:
-    """Raise JobFailed when a file that a job needs has been deleted."""
-    try:
-        files.find(file_id)
-    except ApiError as exc:
-        message = f"The {param.replace('_', ' ')} {file_id} was deleted before the job started. Upload it again."
-        raise JobFailed(message, "file_not_found", param) from exc
 
 
 def in_words(exc: Exception) -> JobFailed:

@@ -13,6 +13,7 @@ from typing import Any
 
 from core.db.store import Store
 from core.text import cell as safe_cell
+from core.text import safe_csv
 from core.training import checkpoints, evaluating, lineage, model_card, views
 from core.training.views import JobView
 
@@ -34,7 +35,7 @@ def run_zip(store: Store, job_id: str, charts: Mapping[str, Mapping[str, Any]] |
     with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("README.md", model_card.model_card(store, job_id))
         file.writestr("settings.json", _json(settings(job)))
-        file.writestr("results.csv", job.results_csv or "")
+        file.writestr("results.csv", safe_csv(job.results_csv or ""))
         events = views.events(store, job_id, _MOST_EVENTS)
         file.writestr(
             "events.csv", _csv(("at", "level", "type", "message"), ([e.at, e.level, e.type, e.message] for e in events))

@@ -81,7 +81,7 @@ class FileCheck:
         told = [problem.sentence for problem in self.problems if not problem.line]
         by_weight = sorted(self.counts.items(), key=lambda one: (self.levels[one[0]] != "error", -one[1]))
         told += [sentence for kind, count in by_weight if (sentence := _counted(kind, count)) is not None]
-        return tuple(told) or (f"All {self.examples:,} examples are in good form.",)
+        return tuple(told) or (f"The format of all {self.examples:,} examples is right.",)
 
     def refuse(self) -> None:
         """Stop here when the file cannot be trained on.

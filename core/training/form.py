@@ -21,6 +21,8 @@ TRACKERS = ("wandb", "trackio")
 PROJECT = "fabula"
 LR_ADVICE = (0.05, 0.2)
 """Learning rate multipliers that 2023's article, and OpenAI's guide of the time, advise: higher for larger batches."""
+DEFAULT_VALIDATION_SHARE = 0.10
+_FEWEST_TO_SPLIT = 20  # rows: a tenth of them is two examples; of fewer rows every one is needed to learn from
 _SMALL = 200  # examples; the article's second data set, for which it advises a higher rate, had 135
 
 
@@ -98,6 +100,11 @@ class JobForm:
     def hyperparameters(self) -> dict[str, Any]:
         """Those that were chosen."""
         return {name: value for name, value in asdict(self).items() if name in _HYPERPARAMETERS and value is not None}
+
+
+def default_validation_share(rows: int) -> float:
+    """The share of `rows` that is kept for validation unless the user says otherwise: 0.10, of fewer than 20 none."""
+    return DEFAULT_VALIDATION_SHARE if rows >= _FEWEST_TO_SPLIT else 0.0
 
 
 def rate_advice(n_examples: int | None, training_further: bool, provider: str = "") -> str:

@@ -28,7 +28,7 @@ def model_card(store: Store, job_id: str) -> str:
     chain = lineage.chain(store, job_id)
     judged = [one for one in evaluating.of_job(store, job) if one.metrics is not None]
     kept = checkpoints.list_checkpoints(store, job_id)
-    said = [f"- {_plain(one.sentence)}" for one in reading.observations(curve, kept)]
+    said = [f"- {_plain(one.sentence)}" for one in reading.observations(curve, kept, job.n_examples)]
     lines = [
         f"# {_plain(job.fine_tuned_model or job.name)}",
         "",

@@ -29,6 +29,10 @@ _RISEN = 1.25  # times its least, in two parts running: no longer noise. Ours, f
 _NOTICED = 0.02  # of where the loss began: near 0, a quarter more is nothing
 _STILL = 0.01  # a change of the loss that nobody would notice
 _WIDE = 1.5  # times the training loss: new examples are far harder than known ones
+_FEWEST_MEASURED = 3  # steps: one batch may be right by luck
+_FEW_STEPS = 100
+_FEW_EXAMPLES = 200  # a model with adapters of millions of numbers can hold so few word by word
+_GENERALISES = 0.05  # points of accuracy that held-out rows may be behind
 _BY_HEART = 0.985  # training token accuracy; stories have several words that would do at every place
 
 
@@ -42,14 +46,23 @@ class Observation:
     step: int | None = None
 
 
-def observations(results: Results, checkpoints: Sequence[CheckpointView] = ()) -> tuple[Observation, ...]:
-    """What a curve says, the gravest first. `checkpoints` of the job make the advice concrete."""
+def observations(
+    results: Results, checkpoints: Sequence[CheckpointView] = (), examples: int | None = None
+) -> tuple[Observation, ...]:
+    """What a curve says, the gravest first.
+
+    Args:
+        results: the curve.
+        checkpoints: of the job; they make the advice concrete.
+        examples: how many training examples there are; None: not known.
+    """
     steps, losses = _known(results, "training_loss")
+    memorised = _memorised(results, examples)
     if not len(steps):
-        return ()
-    found = [_diverged(steps, losses), _overfitted(results, checkpoints), _by_heart(results)]
+        return () if memorised is None else (memorised,)
+    found = [_diverged(steps, losses), _overfitted(results, checkpoints), memorised]
     if len(steps) < _FEWEST_STEPS:
-        found.append(_short(results, len(steps)))
+        found += [_short(results, len(steps))] if memorised is None else []
     else:
         found += [_plateau(steps, losses)]
     told = [one for one in found if one is not None]
@@ -162,19 +175,40 @@ def _overfitted(results: Results, checkpoints: Sequence[CheckpointView]) -> Obse
     return Observation("overfitting", "bad", sentence, step)
 
 
-def _by_heart(results: Results) -> Observation | None:
-    """Without validation there is only this hint."""
+def _memorised(results: Results, examples: int | None) -> Observation | None:
+    """Nearly all training tokens right, and held-out tokens not: known by heart. Without held-out rows, a suspicion."""
     steps, accuracy = _known(results, "training_token_accuracy")
-    if len(steps) < _FEWEST_STEPS or len(_known(results, "validation_loss")[0]):
+    if len(steps) < _FEWEST_MEASURED:
         return None
     last = float(np.median(accuracy[-max(3, len(accuracy) // _PARTS) :]))
     if last < _BY_HEART:
         return None
-    sentence = (
-        f"It gets {last:.1%} of the training tokens right: it may know the examples by heart. "
-        "Keep a tenth of the rows for validation to see whether it does."
-    )
-    return Observation("memorised", "look", sentence, int(steps[-1]))
+    held_out, step = results.last("validation_token_accuracy"), int(steps[-1])
+    if held_out is not None:
+        if held_out > last - _GENERALISES:
+            return None
+        sentence = (
+            f"{last:.1%} of the training tokens are right, and {held_out:.1%} of the held-out tokens: probably "
+            "memorised. Fewer epochs, or more varied examples, make a better model."
+        )
+    elif len(_known(results, "validation_loss")[0]):
+        return None
+    elif examples is not None and examples < _FEW_EXAMPLES:
+        sentence = (
+            f"{last:.1%} of the training tokens are right after {step:,} steps on {examples:,} examples: probably "
+            "memorised. Keep a tenth of the rows for validation to find out."
+        )
+    elif step < _FEW_STEPS:
+        sentence = (
+            f"{last:.1%} of the training tokens are right after {step:,} steps: probably memorised. "
+            "Keep a tenth of the rows for validation to find out."
+        )
+    else:
+        sentence = (
+            f"{last:.1%} of the training tokens are right: the examples may be memorised. "
+            "Keep a tenth of the rows for validation to find out."
+        )
+    return Observation("memorised", "look", sentence, step)
 
 
 def _plateau(steps: _Numbers, losses: _Numbers) -> Observation | None:

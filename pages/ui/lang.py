@@ -98,10 +98,14 @@ def _known(sentence: str) -> str | None:
 
 
 def _filled(translation: str, names: list[str], values: Sequence[str]) -> str:
-    """`translation` with `values` in its places: a place gets the value of its name, the n-th the n-th of that name."""
+    """`translation` with `values` in its places: a place gets the value of its name, the n-th the n-th of that name.
+
+    A value that is a sentence is translated too. A single word stays as it is: it is a name, an id or a number, even
+    where the catalogue has a translation of that word ("training", "running").
+    """
     waiting: dict[str, list[str]] = {}
     for name, value in zip(names, values, strict=True):
-        waiting.setdefault(name, []).append(told(value))
+        waiting.setdefault(name, []).append(told(value) if " " in value.strip() else value)
 
     def fill(place: re.Match[str]) -> str:
         known = waiting.get(place[1]) or [place[0]]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import streamlit as st
 
 from core.dataset.intake import importing
+from core.dataset.recipe import distinct
 from pages.ui import cards, state
+from pages.ui.dataset import upload
 from pages.ui.dataset.column_form import take
 from pages.ui.lang import _, n_, number, plain, told
 
@@ -20,7 +22,7 @@ def show() -> None:
         return
     with shown, cards.errors_shown():
         file = st.file_uploader(
-            _("CSV with a header line"), type=["csv", "tsv", "txt", "jsonl"], key="dataset_values_file", width=420
+            _("CSV, JSONL, Parquet or Excel"), type=upload.TYPES, key="dataset_values_file", width=420
         )
         if file is None:
             st.caption(_("Each column that you choose becomes one of the grid, with every value that occurs in it."))
@@ -61,15 +63,10 @@ def _columns(file_id: str, data: bytes, name: str) -> tuple[dict[str, tuple[str,
     held = state.studio()
     if held.columns_read is None or held.columns_read[0] != file_id:
         read = importing.read_table(data, name)
-        columns = {str(column): _values(read.frame[column].tolist()) for column in read.frame.columns}
+        columns = {str(column): distinct(read.frame[column].tolist()) for column in read.frame.columns}
         held.columns_read = (file_id, (columns, read.problems))
     found: tuple[dict[str, tuple[str, ...]], list[str]] = held.columns_read[1]
     return found
-
-
-def _values(cells: list[object]) -> tuple[str, ...]:
-    texts = (" ".join(str(cell).split()) for cell in cells if cell is not None and cell == cell)  # NaN is not itself
-    return tuple(dict.fromkeys(text for text in texts if text))
 
 
 def _use(columns: dict[str, tuple[str, ...]]) -> None:

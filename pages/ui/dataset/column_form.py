@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import streamlit as st
 
-from core.dataset.recipe import Column, values_of
+from core.dataset.recipe import Column, distinct, values_of
 from pages.ui import state
 from pages.ui.lang import _, n_, plain
 from pages.ui.state import ColumnDraft
@@ -119,7 +119,8 @@ def _use(column_id: int, values: tuple[str, ...]) -> None:
 def _add(column_id: int) -> None:
     """Take what was typed as new values, switched on."""
     key = f"dataset_add_{column_id}"
-    typed, draft = values_of(state.get(key) or ""), _draft(column_id)
+    draft = _draft(column_id)
+    typed = distinct(values_of(state.get(key) or ""), draft.values)
     values = tuple(dict.fromkeys((*draft.values, *typed)))
     before = state.get(f"dataset_values_{column_id}")
     chosen = set(draft.values if before is None else before) | set(typed)

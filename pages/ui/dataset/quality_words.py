@@ -69,12 +69,17 @@ def counted(finding: Finding) -> str:
 
 
 def verdict(report: Report) -> str:
-    """The sentence that stands first: how good, and what was found."""
+    """The headline of the report: how good the rows are, and what was found."""
+    return f"### {verdict_line(report)}"
+
+
+def verdict_line(report: Report) -> str:
+    """The same verdict as a line of text, for other pages."""
     icon, colour, word = LEVELS[report.verdict.level]
     found = [counted(finding) for finding in report.findings]
     what = _(", ").join(found) if found else _("nothing found that should not be there")
     said = _("{word}:").format(word=_(word))
-    return f"### :{colour}[{icon} {said}] {what}"
+    return f":{colour}[{icon} {said}] {what}"
 
 
 def behind(report: Report) -> str:

@@ -19,7 +19,7 @@ from pages.ui.lang import _, mark, n_, plain, told
 _SHOWN_PROBLEMS = 20
 _FEW_NOTES = 2  # more of them are one click away
 _SHOWN_ROWS = 5
-_TYPES = ["csv", "tsv", "txt", "jsonl", "ndjson", "json", "parquet", "xlsx", "xlsm", "xls", "ods"]
+TYPES = ["csv", "tsv", "txt", "jsonl", "ndjson", "json", "parquet", "xlsx", "xlsm", "xls", "ods", "gz", "bz2", "xz"]
 _KINDS = {
     "csv": mark("a CSV table"),
     "jsonl": mark("JSONL"),
@@ -32,7 +32,7 @@ _AUTO = ""  # the encoding as found
 
 def form(page: str, opened: Callable[[str], None]) -> None:
     """Upload, look, say which column is which, keep. `opened` gets the id of the new data set."""
-    file = st.file_uploader(_("CSV, JSONL, Parquet or Excel"), type=_TYPES, key=f"{page}_file")
+    file = st.file_uploader(_("CSV, JSONL, Parquet or Excel"), type=TYPES, key=f"{page}_file")
     if file is None:
         st.caption(
             _(

@@ -59,7 +59,7 @@ def _source(job_id: str, mark: _Mark, where: str, _job: JobView) -> CurveSource:
     read = curve(_job)
     found = CurveSource.of(f"{job_id} {mark}", read, reading.with_axes(read, _job))
     tokens = found.figures.tokens or _job.trained_tokens  # today's files do not count them; their provider does
-    return replace(found, figures=replace(found.figures, tokens=tokens))
+    return replace(found, figures=replace(found.figures, tokens=tokens), examples=_job.n_examples)
 
 
 def chain_source(chain: Sequence[JobView]) -> CurveSource:
@@ -83,12 +83,14 @@ def _chain(key: tuple[tuple[str, _Mark], ...], where: str, _chain: tuple[JobView
 
 def observations(source: CurveSource, points: tuple[CheckpointView, ...] = ()) -> tuple[Observation, ...]:
     """What a curve says, in words."""
-    return _observations(source.key, len(points), source.results, points)
+    return _observations(source.key, len(points), source.examples, source.results, points)
 
 
 @st.cache_resource(max_entries=64)
-def _observations(key: str, n: int, _read: Results, _points: tuple[CheckpointView, ...]) -> tuple[Observation, ...]:
-    return reading.observations(_read, _points)
+def _observations(
+    key: str, n: int, examples: int | None, _read: Results, _points: tuple[CheckpointView, ...]
+) -> tuple[Observation, ...]:
+    return reading.observations(_read, _points, examples)
 
 
 _Which = Literal["loss", "accuracy"]

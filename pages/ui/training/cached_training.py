@@ -14,6 +14,7 @@ import pandas as pd
 import streamlit as st
 
 from core.db.tables import utcnow
+from core.text import safe_csv
 from core.training import checkpoints, compare, jobs, lineage, versus
 from core.training.checkpoints import CheckpointView
 from core.training.compare import Comparison
@@ -130,8 +131,8 @@ def _last_event(job_id: str, heard: datetime, where: str) -> datetime | None:
 
 
 def results_text(job_id: str) -> str:
-    """A job's results file as it came."""
-    return jobs.get(cached.store(), job_id).results_csv or ""
+    """A job's results file as the provider sent it; no cell of it is a formula."""
+    return safe_csv(jobs.get(cached.store(), job_id).results_csv or "")
 
 
 def against(tuned: EvaluationView, base: EvaluationView) -> Versus:

@@ -69,6 +69,7 @@ class CurveSource:
         axes: what it can be drawn over.
         figures: first and last known values; a long column is not searched at every rerun.
         marks: steps to point out.
+        examples: how many examples the job trains on; None: not known.
     """
 
     key: str
@@ -77,6 +78,7 @@ class CurveSource:
     axes: tuple[Axis, ...]
     figures: Figures
     marks: tuple[Mark, ...] = ()
+    examples: int | None = None
 
     @classmethod
     def of(cls, key: str, read: Results, frame: pd.DataFrame, marks: tuple[Mark, ...] = ()) -> CurveSource:

@@ -1,4 +1,7 @@
-"""The first step of a new job: which rows, which model, and the whole file looked at before anything is sent."""
+"""The first step of a new job: which rows, how good they are, which model, and a check of the whole file.
+
+Nothing is sent to a provider here.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ from core.dataset.datasets import DatasetSummary
 from core.dataset.versions import Version
 from core.training import checking
 from core.training.filecheck import FileCheck
+from core.training.form import default_validation_share
 from pages.ui import beside, cached, cards, models, preparation, state
 from pages.ui.cached import Marks
-from pages.ui.dataset import upload, use_versions
+from pages.ui.dataset import quality_words, upload, use_versions
+from pages.ui.dataset.quality_job import Board
 from pages.ui.lang import _, about, mark, n_, number, plain, told
 from pages.ui.training import cached_form, job_estimate, job_form
 from pages.ui.training.job_form import Draft
@@ -20,6 +25,8 @@ from pages.ui.training.job_form import Draft
 _SHARES = (0, 5, 10, 15, 20, 25, 30, 40, 50)  # percent
 _LEVELS = {"error": mark("error"), "warning": mark("to look at")}
 _MEGABYTE = 1_000_000
+_QUALITY_WAIT_S = 0.7  # a few hundred rows take less: their verdict is there without a flicker
+_LOOK_S = 1.0  # a long measurement reads thousands of rows a second
 
 
 def show() -> bool:
@@ -39,6 +46,8 @@ def show() -> bool:
             upload.form("training", _opened)
     if chosen is None:
         return False
+    with cards.errors_shown():
+        _quality(chosen)
     st.markdown(_("**What preparation found and will do**"))
     only = checking.wanted_format(base.provider, base.id) if base is not None else None
     marks = preparation.marks("training", chosen, version, only)
@@ -55,15 +64,48 @@ def _share(chosen: DatasetSummary) -> None:
     """How much is kept for validation, unless the data set says so itself."""
     if cached.parts(chosen.id).get("validation"):
         return
-    state.first("training_share", 0)
+    key = job_form.share_key(chosen.id)
+    state.first(key, round(100 * default_validation_share(preparation.rows_of(chosen, None))))
     st.select_slider(
         _("Kept for validation"),
         _SHARES,
         format_func=lambda one: f"{one} %",
-        key="training_share",
+        key=key,
         persist_state="session",
         help=_("The same share of every cell. Training does not learn from these rows; its curve is judged by them."),
     )
+
+
+def _quality(chosen: DatasetSummary) -> None:
+    """The verdict of the quality report on the finished rows, as the quality part of the data-set page has it."""
+    board, fingerprint = cached.quality_of(chosen.id)
+    board.ask(fingerprint)
+    board.wait(_QUALITY_WAIT_S)
+    if board.measuring:
+        st.fragment(run_every=_LOOK_S)(_measuring)(board)
+        return
+    if board.error is not None or board.report is None:
+        st.caption(_("The quality of the rows could not be measured."))
+        return
+    report = board.report
+    st.markdown(quality_words.verdict_line(report))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(quality_words.behind(report), width="content")
+        if report.findings and st.button(
+            _("See these rows"), icon=":material/fact_check:", type="tertiary", key="training_quality"
+        ):
+            state.put("dataset_open", chosen.id)
+            state.put("dataset_part", "quality")
+            st.switch_page("dataset.py")
+
+
+def _measuring(board: Board) -> None:
+    """How far the measurement is; the step is drawn again when it is done."""
+    if not board.measuring:
+        st.rerun()
+    share = min(1.0, board.read / board.total) if board.total else 0.0
+    words = _("Measuring: {read} of {total} rows").format(read=number(board.read), total=number(board.total))
+    st.progress(share, text=words)
 
 
 def _prepared(chosen: DatasetSummary, version: Version | None, marks: Marks) -> bool:

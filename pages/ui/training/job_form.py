@@ -23,7 +23,6 @@ PROJECT_KEY = "training_tracker_project"
 _MARKS = "training_marks"  # as step one left them
 _WANTED = "training_base_wanted"  # a model that no list names, a checkpoint say
 _PROBLEM = "training_problem"
-_SHARE = "training_share"  # percent
 _NUMBERS = {
     "training_epochs": "n_epochs",
     "training_batch": "batch_size",
@@ -73,6 +72,11 @@ def pick_base() -> ModelInfo | None:
     )
 
 
+def share_key(dataset_id: str) -> str:
+    """Key of the slider with the share kept for validation, in percent: each data set has its own default."""
+    return f"training_share_{dataset_id}"
+
+
 def keep(marks: Marks) -> None:
     """What the first step found, for the next ones."""
     state.put(_MARKS, marks)
@@ -91,7 +95,8 @@ def draft() -> Draft:
     if base is None:
         raise NotFound("This model is not there any more.", "Choose another one.")
     version = _version(chosen)
-    share = None if version is not None or not state.get(_SHARE) else int(state.get(_SHARE)) / 100
+    percent = int(state.get(share_key(chosen.id)) or 0)
+    share = None if version is not None or not percent else percent / 100
     rows = preparation.rows_of(chosen, version)
     return Draft(chosen, version, state.get(_MARKS, Marks()), base, rows - round(rows * (share or 0)), share)
 
@@ -140,7 +145,7 @@ def fill(form: JobForm) -> None:
     if chosen is not None:
         version = next((one for one in cached.version_list(chosen.id) if one.id == form.version_id), None)
         preparation.put("training", chosen, version, Marks(form.separator, form.stop, form.file_format))
-    state.put(_SHARE, round((form.validation_share or 0) * 100))
+    state.put(share_key(form.dataset_id), round((form.validation_share or 0) * 100))
     state.put("training_suffix", form.suffix or "")
     for key, name in _NUMBERS.items():
         value = getattr(form, name)
