@@ -19,7 +19,8 @@ from core.charts import training as charts_training
 from core.charts.common import CurveView, Mark
 from core.charts.family import Member
 from core.charts.training import OverlayLabels, RunCurve, Span, SpanLabels
-from core.training.results import COLUMNS
+from core.training import figures
+from core.training.results import COLUMNS, Results
 
 _WORDS = charts.CurveLabels("Step", "Loss", "Training", "Smoothed", "Validation", "Step")
 _OVERLAY = OverlayLabels("Step", "Loss", "Job")
@@ -108,16 +109,32 @@ def test_a_frame_can_be_drawn_over_what_it_has() -> None:
 def test_a_curve_says_its_last_smoothed_value() -> None:
     frame = _frame(3, validation_every=3)
     loss = charts.loss_chart(frame, CurveView(smoothing=0), _WORDS)
-    assert [(row["line"], row["end"]) for row in _rows(loss, "end")] == [("smooth", "1.73"), ("valid", "0.50")]
+    assert [(row["line"], row["end"]) for row in _rows(loss, "end")] == [("smooth", "1.732"), ("valid", "0.500")]
     accuracy = charts.accuracy_chart(frame, CurveView(smoothing=0), _WORDS)
     assert [row["end"] for row in _rows(accuracy, "end")] == ["71.1%", "50.0%"]
 
 
+@pytest.mark.parametrize("chart", _BOTH)
+@pytest.mark.parametrize(("steps", "weight"), [(5, 0.0), (19, 0.0), (20, 0.6), (499, 0.6), (500, 0.9), (2_500, 0.9)])
+def test_the_number_at_the_end_of_the_bold_line_is_the_figure_of_the_run(chart: Any, steps: int, weight: float) -> None:
+    frame = _frame(steps)
+    percent = chart is charts.accuracy_chart
+    column = "training_token_accuracy" if percent else "training_loss"
+    found = figures.figure(Results(frame, skipped=0), column)
+    assert found is not None and figures.smoothing_weight(steps) == weight
+    for axis in charts.axes(frame):
+        for log in (False, True):
+            (end,) = _rows(chart(frame, CurveView(axis, weight, log), _WORDS), "end")
+            assert end["end"] == (f"{found.value:.1%}" if percent else f"{found.value:.3f}")
+    other = 0.3
+    assert not _rows(chart(frame, CurveView(smoothing=other), _WORDS), "end")  # another smoothing is another number
+
+
 def test_values_at_the_ends_of_two_lines_that_meet_can_both_be_read() -> None:
-    frame = _frame(30, validation_every=10)
-    frame["validation_loss"] = frame["validation_loss"].where(frame["validation_loss"].isna(), 0.56)  # 0.55 trains
+    frame = _frame(18, validation_every=6)
+    frame["validation_loss"] = frame["validation_loss"].where(frame["validation_loss"].isna(), 0.72)  # 0.71 trains
     ends = {row["line"]: row["y"] for row in _rows(charts.loss_chart(frame, CurveView(smoothing=0), _WORDS), "end")}
-    assert ends["valid"] - ends["smooth"] == pytest.approx(0.08 * (3 - 3 / 30**0.5))
+    assert ends["valid"] - ends["smooth"] == pytest.approx(0.08 * (3 - 3 / 18**0.5))
 
 
 def test_what_has_no_place_on_a_log_scale_is_left_out_there_only() -> None:
@@ -209,13 +226,13 @@ def test_thinning_keeps_first_last_and_extremes(seed: int, size: int, peak: int,
     ],
 )
 def test_smoothing_is_the_unbiased_moving_average(values: list[float], weight: float, expected: list[float]) -> None:
-    np.testing.assert_allclose(charts.smooth(pd.Series(values, dtype=float), weight), expected)
+    np.testing.assert_allclose(figures.smooth(pd.Series(values, dtype=float), weight), expected)
 
 
 @pytest.mark.parametrize("weight", [-0.1, 1.0, 2.0])
 def test_a_smoothing_outside_its_range_is_refused(weight: float) -> None:
     with pytest.raises(ValueError, match="smoothing must be"):
-        charts.smooth(pd.Series([1.0]), weight)
+        figures.smooth(pd.Series([1.0]), weight)
 
 
 # --- several jobs ---------------------------------------------------------------------------------------------------

@@ -146,7 +146,7 @@ def test_home_shows_true_figures_and_one_next_step_each(store: Store, server: Fa
     at = visit("home")
     figures = {metric.label: metric.value for metric in at.metric}
     assert figures["Rows ready"] == "27"
-    assert figures["Best token accuracy"] == "95.0 %"
+    assert figures["Token accuracy, last step"] == "95.0 %"
     assert figures["Spent this month"] == "\\$1.25"
     assert "Engine ready" in words(at) and "Worker not running" in words(at)
     assert {"Look at the rows", "Look at the curve", "Compare prices", "Write a story"} <= set(labels(at))

@@ -282,7 +282,7 @@ def test_a_running_job_shows_verdict_progress_curve_and_events(server: FaultServ
     _job(store, status="running", estimated_finish=utcnow() + timedelta(minutes=5))
     at = visit("training")
     assert "It is training, with about 5 min to go" in words(at)
-    assert {m.label: m.value for m in at.metric}["Token accuracy"] == "95.0 %"
+    assert {m.label: m.value for m in at.metric}["Token accuracy, last step"] == "95.0 %"
     assert len(at.get("vega_lite_chart")) == 2
     assert "1 line could not be read" in words(at)
     assert "Training started" in words(at)
@@ -488,7 +488,7 @@ def test_checkpoints_are_marked_and_can_be_tried(server: FaultServer, store: Sto
     _checkpoint(store, job_id, 2, f"{made}:ckpt-step-2", valid_loss=0.7)
     at = visit("training")
     chosen = at.selectbox(key=f"training_checkpoint_{job_id}")
-    assert chosen.options == ["step 2 · loss 0.700"]
+    assert chosen.options == ["step 2 · loss 0.700, held-out"]
     assert all("checkpoint" in chart.proto.spec for chart in at.get("vega_lite_chart"))
     at.button(key="training_checkpoint_try").click().run()
     at.switch_page(str(_STORY)).run()
@@ -533,7 +533,8 @@ def test_the_articles_own_results_are_charted(server: FaultServer) -> None:
     at = visit("training", training_part="read")
     at.file_uploader(key="training_results_file").upload(path.name, path.read_bytes()).run()
     shown = {m.label: m.value for m in at.metric}
-    assert (shown["Steps"], shown["Token accuracy"], shown["Tokens trained on"]) == ("1,857", "95.6 %", "1,229,945")
+    assert (shown["Steps"], shown["Tokens trained on"]) == ("1,857", "1,229,945")
+    assert shown["Token accuracy, smoothed"] == "94.3 %"
 
 
 @pytest.mark.parametrize(("body", "says"), [(b"a,b\n1,2\n", "no results file"), (b" \n", "is empty")])
@@ -586,13 +587,19 @@ def test_an_address_opens_a_comparison(server: FaultServer, store: Store) -> Non
 
 def test_jobs_of_one_name_are_told_apart_in_the_sentence_too(server: FaultServer, store: Store) -> None:
     ids = [
-        _job(store, status="succeeded", hyperparameters={"n_epochs": n}, results_csv=f"{_HEADER}\n1,1,0.{n}\n")
+        _job(
+            store,
+            status="succeeded",
+            dataset_id="d",
+            hyperparameters={"n_epochs": n},
+            results_csv=f"{_HEADER}\n1,1,0.{n}\n",
+        )
         for n in (2, 4)
     ]
     at = visit("home")
     at.query_params["jobs"] = ",".join(ids)
     at.switch_page(str(_STORY.with_name("training.py"))).run()
-    assert f"'ultraman · {ids[1][-4:]}' gets most of its training tokens right (40%)" in words(at)
+    assert f"'ultraman · {ids[1][-4:]}' has the highest training accuracy: 40.0% (last step)." in words(at)
 
 
 def test_a_link_to_a_job_that_is_gone_opens_the_newest(server: FaultServer, store: Store) -> None:

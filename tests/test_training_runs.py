@@ -38,6 +38,7 @@ from core.training import (
     verdict,
     views,
 )
+from core.training.figures import Figure
 from core.training.form import rate_advice
 from core.training.jobs import JobForm, JobView
 from core.training.results import parse
@@ -178,8 +179,8 @@ def test_checkpoints_come_into_the_ledger_with_the_poll(store: Store, form: JobF
     job_id = jobs.submit(store, LOCAL, form)
     carry(store, job_id, client)
     assert [(one.step, one.model, one.loss()) for one in checkpoints.list_checkpoints(store, job_id)] == [
-        (1, "m:1", 1.0),
-        (2, "m:2", 0.5),
+        (1, "m:1", Figure(1.0, "held_out")),
+        (2, "m:2", Figure(0.5, "held_out")),
     ]
     assert checkpoints.list_checkpoints(store, "nothing") == ()
 
@@ -451,13 +452,16 @@ def test_the_family_is_a_picture(store: Store, family_of_two: tuple[str, str]) -
 
 def test_runs_side_by_side() -> None:
     good, bad = parse("step,training_loss,training_token_accuracy\n1,2,0.5\n2,1,0.9\n"), parse(RESULTS)
-    one = view("a", hyperparameters={"n_epochs": 2}, cost_usd=Decimal(4))
-    other = view("b", hyperparameters={"n_epochs": 3}, cost_usd=Decimal(9), finished_at=MOMENT + timedelta(hours=1))
+    one = view("a", dataset_id="d", hyperparameters={"n_epochs": 2}, cost_usd=Decimal(4))
+    other = replace(
+        one, id="b", name="job b", hyperparameters={"n_epochs": 3}, cost_usd=Decimal(9),
+        finished_at=MOMENT + timedelta(hours=1),
+    )  # fmt: skip
     found = compare.compare([one, other], [good, bad], NOW)
     assert [row.name for row in found.rows if row.differs] == ["n_epochs"]
     assert found.columns[0].points == pytest.approx(40) and found.columns[0].usd_per_point == Decimal("0.1")
     assert found.best["accuracy"] == "a" and found.best["duration_s"] == "a" and "valid_loss" not in found.best
-    assert "job a" in found.sentence and "90%" in found.sentence
+    assert found.comparable and "job a" in found.sentence and "90.0% (last step)" in found.sentence
     same = compare.compare([one, replace(one, id="c")], [good, good], NOW)
     assert not same.best and "same settings" in same.sentence
     validated = parse("step,valid_loss\n1,0.5\n")
@@ -471,7 +475,11 @@ def test_runs_side_by_side() -> None:
 
 @pytest.mark.parametrize(
     ("first", "second", "says"),
-    [(None, None, "none was validated"), (0.5, None, "only 1 of 2 were validated"), (0.5, 0.5, "all do equally well")],
+    [
+        (None, None, "No run used validation data."),
+        (0.5, None, "Runs with validation data: 1 of 2."),
+        (0.5, 0.5, "On held-out rows all runs do equally well."),
+    ],
 )
 def test_what_was_validated_is_said_as_it_is(first: float | None, second: float | None, says: str) -> None:
     header = "step,training_token_accuracy,valid_loss"
@@ -479,9 +487,44 @@ def test_what_was_validated_is_said_as_it_is(first: float | None, second: float 
         parse(f"{header}\n1,{accuracy},{'' if loss is None else loss}\n")
         for accuracy, loss in ((0.9, first), (0.6, second))
     ]
-    jobs_ = [view("a", hyperparameters={"n_epochs": 2}), view("b", hyperparameters={"n_epochs": 3})]
+    jobs_ = [view(name, dataset_id="d", hyperparameters={"n_epochs": n}) for n, name in enumerate("ab", start=2)]
     sentence = compare.compare(jobs_, both, NOW).sentence
-    assert sentence.startswith("'job a' gets most of its training tokens right (90%)") and says in sentence
+    assert sentence.startswith("'job a' has the highest training accuracy: 90.0% (last step).") and says in sentence
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ({}, {}, True),
+        ({"version_id": "v"}, {"version_id": "v"}, True),
+        ({"n_examples": 90, "validation_share": 0.1}, {"n_examples": 90, "validation_share": 0.1}, True),
+        ({}, {"base_model": "another"}, True),
+        ({}, {"dataset_id": "other"}, False),
+        ({"dataset_id": None}, {"dataset_id": None}, False),  # not known is not the same
+        ({"version_id": "v"}, {"version_id": "w"}, False),
+        ({"version_id": "v"}, {}, False),
+        ({}, {"n_examples": 99}, False),  # rows came between the two
+        ({"validation_share": 0.1}, {"validation_share": 0.2}, False),
+    ],
+)
+def test_only_runs_on_the_same_rows_and_split_are_ranked(
+    first: dict[str, Any], second: dict[str, Any], same: bool
+) -> None:
+    plain = {"dataset_id": "d", "n_examples": 100, "cost_usd": Decimal(4)}
+    one = view("a", **{**plain, **first}, hyperparameters={"n_epochs": 2})
+    other = view("b", **{**plain, **second}, hyperparameters={"n_epochs": 3}, finished_at=MOMENT + timedelta(hours=1))
+    results = [parse(f"step,training_loss,valid_loss\n1,{loss},{loss}\n") for loss in (1, 2)]
+    found = compare.compare([one, other], results, NOW)
+    assert found.comparable is same and bool(found.best) is same
+    assert ("cannot be ranked" in found.sentence) is not same
+
+
+def test_a_last_step_is_not_ranked_with_a_smoothed_figure() -> None:
+    short, long = (parse("step,training_loss\n" + "".join(f"{n},{9 / n}\n" for n in range(1, k))) for k in (9, 60))
+    runs = [view(name, dataset_id="d", hyperparameters={"n_epochs": n}) for n, name in enumerate("ab")]
+    found = compare.compare(runs, [short, long], NOW)
+    assert [one.last_loss and one.last_loss.definition for one in found.columns] == ["last_step", "smoothed"]
+    assert found.comparable and "last_loss" not in found.best
 
 
 # --- export and trackers -------------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ import numpy as np
 import pandas as pd
 from tsdownsample import MinMaxLTTBDownsampler
 
+from core.training.figures import smooth, smoothing_weight
+
 Spec = dict[str, Any]
 """A Vega-Lite specification with its data inside."""
 
@@ -52,7 +54,7 @@ class CurveView:
 
     Attributes:
         axis: over what; one of `axes(frame)`.
-        smoothing: 0 (none) to below 1, the weight of the past, as in `smooth`.
+        smoothing: 0 (none) to below 1, the weight of the past, as in `core.training.figures.smooth`.
         log: loss on a logarithmic scale; values that are not above 0 have no place there and are left out.
     """
 
@@ -111,17 +113,6 @@ def accuracy_chart(frame: pd.DataFrame, view: CurveView, labels: CurveLabels, ma
     """Token accuracy as percent, in the same manner as `loss_chart`; never on a logarithmic scale."""
     columns = ("training_token_accuracy", "validation_token_accuracy")
     return _curve(frame, columns, replace(view, log=False), labels, marks, percent=True)
-
-
-def smooth(values: pd.Series[float], smoothing: float) -> pd.Series[float]:
-    """Exponential moving average without the bias of its start; gaps stay gaps.
-
-    `s_t = Σ wᵗ⁻ⁱ·xᵢ / Σ wᵗ⁻ⁱ` with w = smoothing (0 gives the values back): what TensorBoard's slider does.
-    """
-    if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing must be from 0 to below 1, not {smoothing}")
-    averaged = values.ewm(alpha=1 - smoothing, adjust=True, ignore_na=True).mean()
-    return averaged.where(values.notna())
 
 
 def thin(frame: pd.DataFrame, x: str, y: str, most: int = MOST_POINTS) -> pd.DataFrame:
@@ -195,25 +186,25 @@ def _curve(
     *,
     percent: bool,
 ) -> Spec:
+    raw = frame[columns[0]].astype("float64")
     lines = pd.DataFrame(
         {
             "x": over(frame, view.axis),
             "step": frame["step"].astype("float64"),
-            "raw": frame[columns[0]].astype("float64"),
+            "raw": raw,
+            "smooth": _smoothed(frame, raw, view.smoothing),
             "valid": frame[columns[1]].astype("float64"),
         }
     )
     lines = lines[lines["x"].notna()]
     if view.log:
-        lines[["raw", "valid"]] = lines[["raw", "valid"]].where(lines[["raw", "valid"]] > 0)
-    parts = frame["part"].loc[lines.index] if "part" in frame else pd.Series(0, index=lines.index)
-    smoothed = [smooth(one, view.smoothing) for _, one in lines["raw"].groupby(parts)]  # each job of a chain by itself
-    lines["smooth"] = pd.concat(smoothed) if smoothed else lines["raw"]
+        values = ["raw", "smooth", "valid"]
+        lines[values] = lines[values].where(lines[values] > 0)
     shown = ["x"] if view.axis == "step" else ["x", "step"]
     rows = [
         *_records(thin(lines, "x", "raw"), [*shown, "raw", "smooth"]),
         *_records(thin(lines, "x", "valid"), [*shown, "valid"]),
-        *_ends(lines, percent),
+        *_ends(lines, percent, named=view.smoothing == smoothing_weight(len(frame))),
         *_around(lines, percent),
         *_marked(lines, marks),
     ]
@@ -233,14 +224,26 @@ def _records(frame: pd.DataFrame, columns: list[str]) -> list[dict[str, Any]]:
 _PLACES = frozenset({"x", "step"})
 
 
-def _ends(lines: pd.DataFrame, percent: bool) -> list[dict[str, Any]]:
-    """The last value of each bold line, written at its end; two that are near stand above and below each other."""
+def _smoothed(frame: pd.DataFrame, raw: pd.Series[float], weight: float) -> pd.Series[float]:
+    """Each job of a chain by itself."""
+    if "part" not in frame:
+        return smooth(raw, weight)
+    parts = [smooth(one, weight) for _, one in raw.groupby(frame["part"])]
+    return pd.concat(parts) if parts else raw
+
+
+def _ends(lines: pd.DataFrame, percent: bool, *, named: bool) -> list[dict[str, Any]]:
+    """The last value of each bold line, written at its end; two that are near stand above and below each other.
+
+    The end of the training line is the run's figure (`core.training.figures`) only with the weight that defines it:
+    under another smoothing no number is written there (`named` is false).
+    """
     found: list[dict[str, Any]] = []
-    for name in ("smooth", "valid"):
+    for name in ("smooth", "valid") if named else ("valid",):
         known = lines[lines[name].notna()]
         if len(known):
             value = float(known[name].iloc[-1])
-            written = f"{value:.1%}" if percent else f"{value:.2f}"
+            written = f"{value:.1%}" if percent else f"{value:.3f}"
             found.append({"x": float(known["x"].iloc[-1]), "y": value, "end": written, "line": name})
     if len(found) == 2:
         low, high = sorted(found, key=lambda end: float(end["y"]))

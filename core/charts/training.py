@@ -10,7 +10,8 @@ from typing import Any, Literal
 import altair as alt
 import pandas as pd
 
-from core.charts.common import Axis, CurveView, Spec, over, plain, smooth, thin, with_rows, x_axis
+from core.charts.common import Axis, CurveView, Spec, over, plain, thin, with_rows, x_axis
+from core.training.figures import smooth
 
 Column = Literal["training_loss", "validation_loss", "training_token_accuracy", "validation_token_accuracy"]
 

@@ -13,6 +13,17 @@ from core.db.store import Store
 from core.db.tables import Checkpoint
 from core.metrics import metrics
 from core.providers import RemoteCheckpoint
+from core.training.figures import Definition, Figure
+
+# The providers' own names, those of held-out rows first.
+_LOSSES: Mapping[Definition, Sequence[str]] = {
+    "held_out": ("full_valid_loss", "valid_loss", "validation_loss"),
+    "last_step": ("train_loss", "training_loss"),
+}
+_ACCURACIES: Mapping[Definition, Sequence[str]] = {
+    "held_out": ("full_valid_mean_token_accuracy", "valid_mean_token_accuracy", "validation_token_accuracy"),
+    "last_step": ("train_mean_token_accuracy", "training_token_accuracy"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +45,20 @@ class CheckpointView:
     metrics: Mapping[str, float]
     created_at: datetime | None
 
-    def loss(self) -> float | None:
-        """What it lost on validation examples, or, where there were none, in training; None: not told."""
-        names = ("full_valid_loss", "valid_loss", "validation_loss", "train_loss", "training_loss")
-        return next((self.metrics[name] for name in names if name in self.metrics), None)
+    def loss(self) -> Figure | None:
+        """The loss on held-out rows, or, where there were none, of its step; None: not told."""
+        return self._figure(_LOSSES)
+
+    def accuracy(self) -> Figure | None:
+        """The token accuracy (0 to 1) on held-out rows, or, where there were none, of its step; None: not told."""
+        return self._figure(_ACCURACIES)
+
+    def _figure(self, names: Mapping[Definition, Sequence[str]]) -> Figure | None:
+        known = (
+            Figure(self.metrics[name], definition) for definition, of in names.items() for name in of
+            if name in self.metrics
+        )  # fmt: skip
+        return next(known, None)
 
 
 def list_checkpoints(store: Store, job_id: str) -> tuple[CheckpointView, ...]:

@@ -1,4 +1,8 @@
-"""Several runs side by side: what was set differently, what came out, and what a point of accuracy cost. Pure."""
+"""Several runs side by side: what was set differently, what came out, and what a point of accuracy cost. Pure.
+
+Runs are ranked only where they learned from the same rows and kept the same rows for validation. A loss on other rows
+is another measurement.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
+from core.training.figures import Figure, figure
 from core.training.results import Results
 from core.training.views import JobView
 
 _SMALLEST = ("last_loss", "valid_loss", "cost_usd", "duration_s", "usd_per_point")
 _LARGEST = ("accuracy", "valid_accuracy")
-_TAIL = 10  # the last tenth of the steps, as in `reading`
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class JobColumn:
-    """What came out of one job. Losses and accuracies are medians of the last tenth of the steps; None: not known.
+    """The outcome of one job. Losses and accuracies are the figures of `core.training.figures`; None: not known.
 
     `points` are percentage points of token accuracy that training won; `usd_per_point` is what one of them cost.
     """
@@ -34,10 +38,10 @@ class JobColumn:
     job_id: str
     name: str
     first_loss: float | None
-    last_loss: float | None
-    valid_loss: float | None
-    accuracy: float | None
-    valid_accuracy: float | None
+    last_loss: Figure | None
+    valid_loss: Figure | None
+    accuracy: Figure | None
+    valid_accuracy: Figure | None
     tokens: int | None
     cost_usd: Decimal | None
     duration_s: float
@@ -52,12 +56,15 @@ class Comparison:
     Attributes:
         rows: their settings.
         columns: their outcomes.
-        best: figure → id of the job that is best in it; only where at least two are known and they differ.
+        comparable: whether they have the same data set and the same split.
+        best: outcome → id of the job that is best in it: of comparable jobs, where at least two outcomes are known,
+            have the same definition, and differ.
         sentence: the comparison in words.
     """
 
     rows: tuple[Setting, ...]
     columns: tuple[JobColumn, ...]
+    comparable: bool
     best: Mapping[str, str]
     sentence: str
 
@@ -70,10 +77,24 @@ def compare(jobs: Sequence[JobView], results: Sequence[Results], now: datetime) 
     """
     columns = tuple(_column(job, result, now) for job, result in zip(jobs, results, strict=True))
     rows = tuple(_setting(name, [read(job) for job in jobs]) for name, read in _SETTINGS.items())
+    same_rows = comparable(jobs)
     best = {name: found for name in (*_SMALLEST, *_LARGEST) if (found := _best(columns, name)) is not None}
-    return Comparison(rows, columns, best, _sentence(columns, rows, best))
+    best = best if same_rows else {}
+    sentence = _sentence(columns, rows, best) if same_rows else _NOT_COMPARABLE
+    return Comparison(rows, columns, same_rows, best, sentence)
 
 
+def comparable(jobs: Sequence[JobView]) -> bool:
+    """Whether all jobs have the same data set and split.
+
+    A version of a data set fixes both. Jobs without one learned from all finished rows of that time: the same where
+    their number is the same. A data set that is not known is no other job's.
+    """
+    rows = {(job.dataset_id, job.version_id, job.n_examples, job.validation_share) for job in jobs}
+    return len(rows) == 1 and all(job.dataset_id is not None for job in jobs)
+
+
+_NOT_COMPARABLE = "These runs have different data sets or splits, so their figures cannot be ranked."
 _SETTINGS: Mapping[str, Callable[[JobView], object]] = {
     "base_model": lambda job: job.base_model,
     "provider": lambda job: job.provider,
@@ -96,18 +117,18 @@ def _setting(name: str, values: Sequence[object]) -> Setting:
 
 
 def _column(job: JobView, results: Results, now: datetime) -> JobColumn:
-    first, last = results.first("training_token_accuracy"), _late(results, "training_token_accuracy")
-    points = None if first is None or last is None else 100 * (last - first)
+    first, accuracy = results.first("training_token_accuracy"), figure(results, "training_token_accuracy")
+    points = None if first is None or accuracy is None else 100 * (accuracy.value - first)
     paid = job.cost_usd
     each = None if paid is None or points is None or points <= 0 else paid / Decimal(str(points))
     return JobColumn(
         job_id=job.id,
         name=job.name,
         first_loss=results.first("training_loss"),
-        last_loss=_late(results, "training_loss"),
-        valid_loss=results.last("validation_loss"),
-        accuracy=last,
-        valid_accuracy=results.last("validation_token_accuracy"),
+        last_loss=figure(results, "training_loss"),
+        valid_loss=figure(results, "validation_loss"),
+        accuracy=accuracy,
+        valid_accuracy=figure(results, "validation_token_accuracy"),
         tokens=job.trained_tokens or results.trained_tokens,
         cost_usd=paid,
         duration_s=job.duration_s(now),
@@ -116,14 +137,13 @@ def _column(job: JobView, results: Results, now: datetime) -> JobColumn:
     )
 
 
-def _late(results: Results, column: str) -> float | None:
-    known = results.frame[column].dropna()
-    return float(known.tail(max(1, len(known) // _TAIL)).median()) if len(known) else None
-
-
 def _best(columns: Sequence[JobColumn], name: str) -> str | None:
-    known = [(getattr(one, name), one.job_id) for one in columns if getattr(one, name) is not None]
-    if len(known) < 2 or len({value for value, _ in known}) < 2:
+    found = [(getattr(one, name), one.job_id) for one in columns]
+    definitions = {value.definition for value, _ in found if isinstance(value, Figure)}
+    known = [
+        (value.value if isinstance(value, Figure) else value, job_id) for value, job_id in found if value is not None
+    ]
+    if len(known) < 2 or len(definitions) > 1 or len({value for value, _ in known}) < 2:
         return None
     return (min if name in _SMALLEST else max)(known, key=lambda one: one[0])[1]
 
@@ -134,24 +154,29 @@ def _sentence(columns: Sequence[JobColumn], rows: Sequence[Setting], best: Mappi
     differing = sum(row.differs for row in rows)
     if not differing and len(columns) > 1:
         return "These runs have the same settings; what differs is chance."
-    if (winner := by_id.get(best.get("valid_loss", ""))) is not None:
-        return f"{winner.name!r} is best on examples that it never saw: validation loss {winner.valid_loss:.3f}."
+    winner = by_id.get(best.get("valid_loss", ""))
+    if winner is not None and winner.valid_loss is not None:
+        return f"{winner.name!r} is best on held-out rows: validation loss {winner.valid_loss.value:.3f}."
     if (winner := by_id.get(best.get("accuracy", ""))) is not None:
         return _by_training(winner, columns)
     return "None of them is clearly better than the others."
 
 
 def _by_training(winner: JobColumn, columns: Sequence[JobColumn]) -> str:
-    """Who is best at what it was trained on, and why nothing is said about new examples."""
+    """Which run is best on its training rows, and why nothing is said about new examples."""
+    assert winner.accuracy is not None
+    if winner.accuracy.definition == "smoothed":
+        highest = f"{winner.name!r} has the highest training accuracy: {winner.accuracy.value:.1%} (smoothed)."
+    else:
+        highest = f"{winner.name!r} has the highest training accuracy: {winner.accuracy.value:.1%} (last step)."
+    return " ".join((highest, _by_validation(columns)))
+
+
+def _by_validation(columns: Sequence[JobColumn]) -> str:
+    """Why no run is best on held-out rows."""
     validated, total = sum(one.valid_loss is not None for one in columns), len(columns)
     if not validated:
-        return f"{winner.name!r} gets most of its training tokens right ({winner.accuracy:.0%}); none was validated."
+        return "No run used validation data."
     if validated < total:
-        return (
-            f"{winner.name!r} gets most of its training tokens right ({winner.accuracy:.0%}); "
-            f"only {validated} of {total} were validated."
-        )
-    return (
-        f"{winner.name!r} gets most of its training tokens right ({winner.accuracy:.0%}); "
-        "on examples that they never saw all do equally well."
-    )
+        return f"Runs with validation data: {validated} of {total}."
+    return "On held-out rows all runs do equally well."

@@ -10,11 +10,13 @@ from core.db.store import Store
 from core.errors import NotFound
 from core.training import checkpoints, evaluating, lineage, reading, results, views
 from core.training.evaluation_shapes import EvaluationView
+from core.training.figures import figure
 from core.training.judging import Interval
 from core.training.views import JobView
 
 _SPECIAL = "\\`*_{}[]<>()#+!|~$"
 _UNKNOWN = "unknown"
+_DEFINITIONS = {"smoothed": "smoothed", "last_step": "last step", "held_out": "held-out"}
 
 
 def model_card(store: Store, job_id: str) -> str:
@@ -47,8 +49,11 @@ def model_card(store: Store, job_id: str) -> str:
         *_table(
             [
                 ("Steps", f"{curve.steps:,}" if curve.steps else _UNKNOWN),
-                ("Training loss, first and last", _pair(curve.first("training_loss"), curve.last("training_loss"))),
-                ("Validation loss, last", _number(curve.last("validation_loss"))),
+                ("Training loss, first step", _number(curve.first("training_loss"))),
+                ("Training loss", _figure(curve, "training_loss")),
+                ("Token accuracy", _figure(curve, "training_token_accuracy")),
+                ("Validation loss", _figure(curve, "validation_loss")),
+                ("Validation accuracy", _figure(curve, "validation_token_accuracy")),
                 ("Tokens trained on", f"{job.trained_tokens:,}" if job.trained_tokens is not None else _UNKNOWN),
                 ("Cost", f"${job.cost_usd:f}" if job.cost_usd is not None else _UNKNOWN),
             ]
@@ -119,8 +124,13 @@ def _table(rows: list[tuple[str, str]]) -> list[str]:
     return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
 
 
-def _pair(first: float | None, last: float | None) -> str:
-    return f"{_number(first)}, {_number(last)}"
+def _figure(curve: results.Results, column: str) -> str:
+    """The figure with its definition: "0.8123 (smoothed)"."""
+    found = figure(curve, column)
+    if found is None:
+        return _UNKNOWN
+    value = f"{found.value:.1%}" if column.endswith("accuracy") else f"{found.value:.4f}"
+    return f"{value} ({_DEFINITIONS[found.definition]})"
 
 
 def _number(value: float | None) -> str:

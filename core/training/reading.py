@@ -14,11 +14,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from core.training.checkpoints import CheckpointView
+from core.training.figures import figure
 from core.training.results import Results
 from core.training.views import JobView
 
 Kind = Literal["overfitting", "divergence", "plateau", "gap", "memorised", "good", "short"]
 Level = Literal["good", "look", "bad"]
+_ACCURACY = "training_token_accuracy"
 _Numbers = npt.NDArray[np.float64]
 
 _FEWEST_STEPS = 20  # below, medians of parts are those of two or three steps
@@ -177,13 +179,13 @@ def _overfitted(results: Results, checkpoints: Sequence[CheckpointView]) -> Obse
 
 def _memorised(results: Results, examples: int | None) -> Observation | None:
     """Nearly all training tokens right, and held-out tokens not: known by heart. Without held-out rows, a suspicion."""
-    steps, accuracy = _known(results, "training_token_accuracy")
+    steps, accuracy = _known(results, _ACCURACY)
     if len(steps) < _FEWEST_MEASURED:
         return None
-    last = float(np.median(accuracy[-max(3, len(accuracy) // _PARTS) :]))
-    if last < _BY_HEART:
+    late, found = float(np.median(accuracy[-max(3, len(accuracy) // _PARTS) :])), figure(results, _ACCURACY)
+    if late < _BY_HEART or found is None:
         return None
-    held_out, step = results.last("validation_token_accuracy"), int(steps[-1])
+    last, held_out, step = found.value, results.last("validation_token_accuracy"), int(steps[-1])
     if held_out is not None:
         if held_out > last - _GENERALISES:
             return None
@@ -222,11 +224,11 @@ def _plateau(steps: _Numbers, losses: _Numbers) -> Observation | None:
 
 
 def _gap(results: Results) -> Observation | None:
-    valid, train = results.last("validation_loss"), _late(results, "training_loss")
-    if valid is None or train is None or train <= 0 or valid / train < _WIDE:
+    valid, train = figure(results, "validation_loss"), figure(results, "training_loss")
+    if valid is None or train is None or train.value <= 0 or valid.value / train.value < _WIDE:
         return None
     sentence = (
-        f"On examples that it has not seen it loses {valid:.3f}, on those that it trains on {train:.3f}: "
+        f"The loss is {valid.value:.3f} on held-out rows and {train.value:.3f} on the training rows: "
         "more, or more varied, examples would narrow the gap."
     )
     return Observation("gap", "look", sentence)
@@ -238,19 +240,15 @@ def _short(results: Results, known: int) -> Observation:
 
 
 def _good(results: Results) -> Observation | None:
-    first, last = results.first("training_loss"), _late(results, "training_loss")
-    if first is None or last is None or last >= first or results.steps < _FEWEST_STEPS:
+    first, last = results.first("training_loss"), figure(results, "training_loss")
+    if first is None or last is None or last.value >= first or results.steps < _FEWEST_STEPS:
         return None
-    before, after = results.first("training_token_accuracy"), _late(results, "training_token_accuracy")
+    before, after = results.first(_ACCURACY), figure(results, _ACCURACY)
     if before is None or after is None:
-        return Observation("good", "good", f"It learns: the training loss went from {first:.3f} to {last:.3f}.")
-    sentence = (
-        f"It learns: the training loss went from {first:.3f} to {last:.3f}, "
-        f"the token accuracy from {before:.0%} to {after:.0%}."
-    )
+        sentence = f"It learns: the training loss went from {first:.3f} to {last.value:.3f} (smoothed)."
+    else:
+        sentence = (
+            f"It learns: the training loss went from {first:.3f} to {last.value:.3f} (smoothed), "
+            f"the token accuracy from {before:.1%} to {after.value:.1%} (smoothed)."
+        )
     return Observation("good", "good", sentence)
-
-
-def _late(results: Results, column: str) -> float | None:
-    values = _known(results, column)[1]
-    return float(np.median(values[-max(1, len(values) // _PARTS) :])) if len(values) else None

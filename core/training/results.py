@@ -93,11 +93,6 @@ class Results:
         known = self.frame[column].dropna()
         return float(known.iloc[-1]) if len(known) else None
 
-    def best_accuracy(self) -> float | None:
-        """The highest training token accuracy of a single step (0 to 1), or None."""
-        known = self.frame["training_token_accuracy"].dropna()
-        return float(known.max()) if len(known) else None
-
 
 def parse(text: str) -> Results:
     """Read a results file, also a growing one: lines that cannot be read are skipped and counted, never an error.

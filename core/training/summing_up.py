@@ -11,7 +11,7 @@ from core.dataset import quality
 from core.dataset.quality import QualityRow
 from core.db.store import Store
 from core.db.tables import Answer, Spend, TrainingJob
-from core.training import judging, results
+from core.training import figures, judging, results
 from core.training.checkpoints import list_checkpoints
 from core.training.evaluation_shapes import EvaluationView, Metrics
 from core.training.judged_rows import examples
@@ -58,7 +58,8 @@ def _loss(store: Store, evaluation: EvaluationView) -> float | None:
         job = session.get(TrainingJob, evaluation.job_id)
         made, text = (job.fine_tuned_model, job.results_csv) if job is not None else (None, None)
     if made == evaluation.model:
-        return results.parse(text or "").last("validation_loss")
+        found = figures.figure(results.parse(text or ""), "validation_loss")
+        return None if found is None else found.value
     kept = [one for one in list_checkpoints(store, evaluation.job_id) if one.model == evaluation.model]
     names = ("full_valid_loss", "valid_loss", "validation_loss")
     return next((one.metrics[name] for one in kept for name in names if name in one.metrics), None)

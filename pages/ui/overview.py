@@ -11,7 +11,7 @@ from core.db.tables import utcnow
 from core.story import stream
 from pages.ui import cached, cards, state
 from pages.ui.lang import _, n_, number, percent, plain, usd
-from pages.ui.training import cached_training, job_list
+from pages.ui.training import cached_training, job_list, job_words
 from pages.ui.training.job_view import STATUSES
 
 _LOOK_S = 3.0  # figures of a whole stage change slowly
@@ -83,16 +83,21 @@ def _dataset() -> Card:
 
 
 def _training() -> Card:
+    """The newest job, and the accuracy of the newest job that has measured one."""
     found = cached.job_list()
-    best = max((a for job in found if (a := cached_training.summary(job).best_accuracy)), default=None)
+    measured = next((job for job in found if cached_training.summary(job).headline is not None), None)
+    figure = cached_training.summary(measured).headline if measured is not None else None
     if not found:
         sentence, step, part = _("No job yet."), _("Train a model"), "new"
     else:
         sentence = f"{found[0].name}: {_(STATUSES.get(found[0].status, found[0].status))}"
         step, part = (_("Look at the curve") if found[0].finished else _("Watch it learn")), "jobs"
+        if measured is not None and measured.id != found[0].id:
+            sentence += " · " + _("accuracy of {job}").format(job=measured.name)
     return Card(
-        _("Training"), ":material/model_training:", _("Best token accuracy"), "–" if best is None else percent(best),
-        sentence, step, "training", ("training_part", part), found[0].id if found else None,
+        _("Training"), ":material/model_training:", job_words.named(_("Token accuracy"), figure),
+        "–" if figure is None else percent(figure.value), sentence, step, "training", ("training_part", part),
+        found[0].id if found else None,
     )  # fmt: skip
 
 

@@ -13,11 +13,12 @@ from core.db.tables import utcnow
 from core.story import stream
 from core.tour import TourProgress
 from core.training import jobs
+from core.training.figures import figure
 from core.training.jobs import JobView
 from pages.ui import cached, cards, state, views
 from pages.ui.lang import _, code, duration, mark, number, percent, plain, told, usd
 from pages.ui.story import teller
-from pages.ui.training import cached_curves, curves, job_list
+from pages.ui.training import cached_curves, curves, job_list, job_words
 
 _STEPS = {
     "dataset": (mark("Stories"), ":material/grid_view:"),
@@ -175,9 +176,11 @@ def _what_it_took(job: JobView) -> None:
     curve = cached_curves.curve(job)
     if not curve.steps:
         return
-    first, last = curve.first("training_token_accuracy"), curve.last("training_token_accuracy")
+    first, last = curve.first("training_token_accuracy"), figure(curve, "training_token_accuracy")
     st.metric(
-        _("Token accuracy"), percent(last), None if first is None else _("from {start}").format(start=percent(first))
+        job_words.named(_("Token accuracy"), last),
+        percent(last and last.value),
+        None if first is None else _("from {start}").format(start=percent(first)),
     )
     there = training_cost(cached.prices(), *_COMPARED, curve.trained_tokens)
     st.markdown(

@@ -19,6 +19,7 @@ from core.training import checkpoints, compare, jobs, lineage, versus
 from core.training.checkpoints import CheckpointView
 from core.training.compare import Comparison
 from core.training.evaluating import EvaluationView
+from core.training.figures import Figure, figure, headline_accuracy
 from core.training.jobs import JobView
 from core.training.lineage import Family
 from core.training.versus import Versus
@@ -34,12 +35,13 @@ _FRESH_S = 3
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A job's curve in a few figures, for lists. None: not known."""
+    """A job's curve in a few figures, for lists; `headline` is the one accuracy for a card. None: not known."""
 
     steps: int
-    loss: float | None
-    accuracy: float | None
-    best_accuracy: float | None
+    loss: Figure | None
+    accuracy: Figure | None
+    held_out_accuracy: Figure | None
+    headline: Figure | None
     tokens: int | None
     sparks: tuple[float, ...]
 
@@ -56,9 +58,10 @@ def _summary(job_id: str, heard: datetime, where: str, _job: JobView) -> Summary
     few = losses.iloc[:: max(1, len(losses) // _SPARKS)]
     return Summary(
         steps=read.steps,
-        loss=read.last("training_loss"),
-        accuracy=read.last("training_token_accuracy"),
-        best_accuracy=read.best_accuracy(),
+        loss=figure(read, "training_loss"),
+        accuracy=figure(read, "training_token_accuracy"),
+        held_out_accuracy=figure(read, "validation_token_accuracy"),
+        headline=headline_accuracy(read),
         tokens=read.trained_tokens,
         sparks=tuple(float(value) for value in few),
     )

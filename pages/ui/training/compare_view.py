@@ -13,6 +13,7 @@ from core.charts import common as charts
 from core.charts import training as charts_training
 from core.charts.training import Column, OverlayLabels, RunCurve
 from core.training.compare import Comparison, JobColumn
+from core.training.figures import Figure
 from core.training.jobs import JobView
 from pages.ui import cached
 from pages.ui.lang import _, duration, mark, number, percent, plain, told, usd
@@ -94,21 +95,36 @@ def _overlays(opened: Sequence[JobView], names: Mapping[str, str]) -> None:
 
 def _figures(found: Comparison, names: Mapping[str, str]) -> None:
     """A row for each figure, the best of it marked; then what an evaluation said, where there was one."""
-    rows = {
-        _(title): [_marked(found, name, column) for column in found.columns]
-        for name, title in _FIGURES.items()
-        if any(getattr(column, name) is not None for column in found.columns)
-    }
+    rows = {}
+    for name, title in _FIGURES.items():
+        values = [getattr(column, name) for column in found.columns]
+        if any(value is not None for value in values):
+            shared = _shared(values)
+            cells = [_marked(found, name, column, alone=shared is None) for column in found.columns]
+            rows[job_words.named(_(title), shared)] = cells
     judged = evaluation_words.newest(list(names))
     if judged:
         shares = {one: evaluation_words.share(evaluation_words.judged(view)) for one, view in judged.items()}
         rows[_("Right on held-out rows")] = [shares.get(one, _("not judged")) for one in names]
     _table(rows, names, _("What came of it"))
-    st.caption(_("★ the best of them; what is not known is left out of that."))
+    if found.best:
+        st.caption(_("★ the best of them; what is not known is left out of that."))
+    elif not found.comparable:
+        st.caption(_("No ★: the best is marked only for runs with the same data set and split."))
 
 
-def _marked(found: Comparison, name: str, column: JobColumn) -> str:
-    written = _written(name, getattr(column, name))
+def _shared(values: Sequence[object]) -> Figure | None:
+    """One of the figures where all have the same definition, which then stands in the title of the row."""
+    figures = [value for value in values if isinstance(value, Figure)]
+    return figures[0] if len({one.definition for one in figures}) == 1 else None
+
+
+def _marked(found: Comparison, name: str, column: JobColumn, *, alone: bool) -> str:
+    """A cell; `alone`: with its definition, as its neighbours have another."""
+    value = getattr(column, name)
+    written = _written(name, value)
+    if alone and isinstance(value, Figure):
+        written = job_words.named(written, value)
     return f"**{written}** ★" if found.best.get(name) == column.job_id else written
 
 
@@ -117,7 +133,7 @@ def _written(name: str, value: object) -> str:
         return _("unknown")
     if name in ("cost_usd", "usd_per_point"):
         return usd(value)  # type: ignore[arg-type]  # a Decimal, as compare says
-    amount = float(value)  # type: ignore[arg-type]  # a number: everything but the money is
+    amount = float(value.value if isinstance(value, Figure) else value)  # type: ignore[arg-type]  # a number
     if name == "duration_s":
         return duration(amount)
     if name in ("accuracy", "valid_accuracy"):

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from core.charts import common as charts
 from core.charts.common import Axis, Mark, Spec
+from core.training.figures import Figure, figure
 from core.training.results import Results
 
 Sendable = pa.Table
@@ -41,21 +42,30 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """A curve in numbers. None: not known."""
+    """A curve in numbers, as `core.training.figures` defines them. None: not known."""
 
     steps: int
     tokens: int | None
     first_loss: float | None
-    last_loss: float | None
+    loss: Figure | None
     first_accuracy: float | None
-    last_accuracy: float | None
+    accuracy: Figure | None
+    held_out_loss: Figure | None
+    held_out_accuracy: Figure | None
 
     @classmethod
     def of(cls, read: Results) -> Figures:
         """The numbers of a curve."""
-        loss, accuracy = "training_loss", "training_token_accuracy"
-        ends = (read.first(loss), read.last(loss), read.first(accuracy), read.last(accuracy))
-        return cls(read.steps, read.trained_tokens, *ends)
+        return cls(
+            steps=read.steps,
+            tokens=read.trained_tokens,
+            first_loss=read.first("training_loss"),
+            loss=figure(read, "training_loss"),
+            first_accuracy=read.first("training_token_accuracy"),
+            accuracy=figure(read, "training_token_accuracy"),
+            held_out_loss=figure(read, "validation_loss"),
+            held_out_accuracy=figure(read, "validation_token_accuracy"),
+        )
 
 
 @dataclass(frozen=True, slots=True)

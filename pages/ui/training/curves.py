@@ -10,18 +10,16 @@ import streamlit as st
 from core.charts import common as charts
 from core.charts.common import Axis, CurveLabels, CurveView
 from core.training.checkpoints import CheckpointView
+from core.training.figures import smoothing_weight
 from core.training.reading import Observation
 from core.training.results import Results
 from pages.ui import state
 from pages.ui.lang import _, mark, n_, number, percent, plain, told
-from pages.ui.training import cached_curves
+from pages.ui.training import cached_curves, job_words
 from pages.ui.training.curve_source import CurveSource, Drawn, Figures
 
 _BOTH: tuple[Literal["loss", "accuracy"], ...] = ("loss", "accuracy")
-_SMOOTHING = 0.6  # a batch of four stories jumps about; this shows where it goes and hides nothing
 _LEAST_CHANGE = 0.0005  # three digits of it are shown
-_LONG = 500  # steps, from which on there are more than two for a pixel of a chart
-_LONG_SMOOTHING = 0.9  # there the same would draw a band instead of a line
 _AXES: Mapping[Axis, str] = {
     "step": mark("Step"),
     "tokens": mark("Tokens"),
@@ -64,9 +62,9 @@ def show(
     return clicked
 
 
-def pair(results: Results, key: str, smoothing: float = _SMOOTHING) -> None:
+def pair(results: Results, key: str) -> None:
     """Loss and accuracy, side by side, over steps, and nothing else."""
-    view = CurveView(smoothing=smoothing)
+    view = CurveView(smoothing=smoothing_weight(results.steps))
     for which, place in zip(_BOTH, st.columns(2), strict=True):
         draw = charts.loss_chart if which == "loss" else charts.accuracy_chart
         words = _labels(which, view.axis, Figures.of(results))
@@ -86,20 +84,16 @@ def for_file(source: CurveSource) -> dict[str, Drawn]:
     """Both charts over steps, to be taken away; none while there is no step."""
     if not source.results.steps:
         return {}
-    view = CurveView(smoothing=_usual(source.results.steps))
+    view = CurveView(smoothing=smoothing_weight(source.results.steps))
     return {
         which: cached_curves.curve_chart(which, source, view, _labels(which, view.axis, source.figures))
         for which in _BOTH
     }
 
 
-def _usual(steps: int) -> float:
-    return _SMOOTHING if steps < _LONG else _LONG_SMOOTHING
-
-
 def _smoothing_key(key: str, steps: int) -> str:
-    """Long curves are smoothed by themselves: what suits them would hide a short one."""
-    return f"{key}_smoothing" if steps < _LONG else f"{key}_smoothing_long"
+    """Runs that are smoothed differently by default have sliders of their own: what suits one hides another."""
+    return f"{key}_smoothing_{round(100 * smoothing_weight(steps))}"
 
 
 def view_of(key: str, possible: Sequence[Axis], steps: int) -> CurveView:
@@ -107,7 +101,7 @@ def view_of(key: str, possible: Sequence[Axis], steps: int) -> CurveView:
     axis = state.get(f"{key}_axis", "step")
     return CurveView(
         axis=axis if axis in possible else "step",
-        smoothing=float(state.get(_smoothing_key(key, steps), _usual(steps))),
+        smoothing=float(state.get(_smoothing_key(key, steps), smoothing_weight(steps))),
         log=bool(state.get(f"{key}_log", False)),
     )
 
@@ -123,7 +117,7 @@ def controls(key: str, possible: Sequence[Axis], steps: int) -> None:
                 persist_state="session",
             )  # fmt: skip
         smoothing = _smoothing_key(key, steps)
-        state.first(smoothing, _usual(steps))
+        state.first(smoothing, smoothing_weight(steps))
         st.slider(_("Smoothing"), 0.0, 0.95, step=0.05, key=smoothing, width=260, persist_state="session")
         state.first(f"{key}_log", False)
         st.toggle(_("Loss on a log scale"), key=f"{key}_log", persist_state="session")
@@ -135,11 +129,16 @@ def axis_title(axis: Axis) -> str:
 
 
 def figures(one: Figures) -> None:
-    """The curve in four numbers."""
-    with st.grid(4, min_column_width=150):
+    """The curve in numbers, each named by its definition."""
+    held_out = one.held_out_accuracy is not None
+    loss, accuracy = job_words.named(_("Training loss"), one.loss), job_words.named(_("Token accuracy"), one.accuracy)
+    with st.grid(5 if held_out else 4, min_column_width=150):
         st.metric(_("Steps"), number(one.steps))
-        st.metric(_("Training loss"), number(one.last_loss, 3), _change(one), delta_color="inverse")
-        st.metric(_("Token accuracy"), percent(one.last_accuracy), help=_("of the last step measured"))
+        st.metric(loss, number(one.loss and one.loss.value, 3), _change(one), delta_color="inverse")
+        st.metric(accuracy, percent(one.accuracy and one.accuracy.value))
+        if one.held_out_accuracy is not None:
+            title = job_words.named(_("Token accuracy"), one.held_out_accuracy)
+            st.metric(title, percent(one.held_out_accuracy.value))
         st.metric(_("Tokens trained on"), number(one.tokens))
 
 
@@ -174,9 +173,9 @@ def _clicked(event: Any) -> int | None:
 
 
 def _change(one: Figures) -> str | None:
-    if one.first_loss is None or one.last_loss is None or one.steps < 2:
+    if one.first_loss is None or one.loss is None or one.steps < 2:
         return None
-    change = one.last_loss - one.first_loss
+    change = one.loss.value - one.first_loss
     return f"{change:+.3f}" if abs(change) >= _LEAST_CHANGE else None
 
 
@@ -184,12 +183,12 @@ def _labels(which: str, axis: Axis, one: Figures) -> CurveLabels:
     if which == "loss":
         value = _("Loss")
         description = _("Training loss from {first} to {last}").format(
-            first=number(one.first_loss, 2), last=number(one.last_loss, 2)
+            first=number(one.first_loss, 3), last=number(one.loss and one.loss.value, 3)
         )
     else:
         value = _("Token accuracy")
         description = _("Token accuracy from {first} to {last}").format(
-            first=percent(one.first_accuracy), last=percent(one.last_accuracy)
+            first=percent(one.first_accuracy), last=percent(one.accuracy and one.accuracy.value)
         )
     return CurveLabels(
         x=axis_title(axis), value=value, training=_("Training"), smoothed=_("Smoothed"), validation=_("Validation"),

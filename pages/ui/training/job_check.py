@@ -105,7 +105,7 @@ def _measuring(board: Board) -> None:
         st.rerun()
     share = min(1.0, board.read / board.total) if board.total else 0.0
     words = _("Measuring: {read} of {total} rows").format(read=number(board.read), total=number(board.total))
-    st.progress(share, text=words)
+    st.progress(share, text=words if board.total else _("Measuring"))
 
 
 def _prepared(chosen: DatasetSummary, version: Version | None, marks: Marks) -> bool:
@@ -123,7 +123,7 @@ def _checked(draft: Draft) -> bool:
     """The whole file as it would be sent: figures, then faults by their line."""
     st.markdown(_("**The whole file, checked here**"))
     with cards.errors_shown():
-        found = beside.wait(cached_form.file_check(job_form.form(draft), draft.rows))
+        found = beside.wait(cached_form.file_check(job_form.form(draft), draft.file_rows))
         count = beside.wait(job_estimate.counting(draft)) if found is not None else None
         if found is None or count is None:
             return False

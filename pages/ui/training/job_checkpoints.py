@@ -10,17 +10,10 @@ from core.training.checkpoints import CheckpointView
 from core.training.jobs import JobView
 from pages.ui import state
 from pages.ui.lang import _, code, number, percent
-from pages.ui.training import job_actions, job_dialog
+from pages.ui.training import job_actions, job_dialog, job_words
 
 _KEY = "training_checkpoint"
 _CLICKED = "training_checkpoint_clicked"
-_ACCURACIES = (
-    "full_valid_mean_token_accuracy",
-    "valid_mean_token_accuracy",
-    "validation_token_accuracy",
-    "train_mean_token_accuracy",
-    "training_token_accuracy",
-)
 
 
 def show(job: JobView, points: Sequence[CheckpointView], clicked: int | None) -> None:
@@ -56,7 +49,7 @@ def _label(point: CheckpointView) -> str:
     """Step and what was measured there."""
     words = [_("step {step}").format(step=number(point.step))]
     if (loss := point.loss()) is not None:
-        words.append(_("loss {loss}").format(loss=number(loss, 3)))
-    if (accuracy := next((point.metrics[name] for name in _ACCURACIES if name in point.metrics), None)) is not None:
-        words.append(_("accuracy {share}").format(share=percent(accuracy)))
+        words.append(job_words.named(_("loss {loss}").format(loss=number(loss.value, 3)), loss))
+    if (accuracy := point.accuracy()) is not None:
+        words.append(job_words.named(_("accuracy {share}").format(share=percent(accuracy.value)), accuracy))
     return " · ".join(words)

@@ -73,7 +73,7 @@ def counting(draft: Draft) -> beside.Beside[TokenCount]:
         FabulaError: they cannot be written so.
     """
     version_id = draft.version.id if draft.version is not None else None
-    return cached.tokens_of(draft.chosen.id, version_id, draft.rows, draft.marks, draft.base)
+    return cached.tokens_of(draft.chosen.id, version_id, draft.file_rows, draft.marks, draft.base)
 
 
 def epoch_tokens(draft: Draft, count: TokenCount) -> int:

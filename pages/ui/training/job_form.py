@@ -33,7 +33,13 @@ _NUMBERS = {
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What was chosen in the first step. `rows`: how many are learned from; `share`: kept for validation."""
+    """What was chosen in the first step.
+
+    Attributes:
+        rows: how many are learned from.
+        share: of the rows, kept for validation (0 to 1); None: none, or the version says it.
+        file_rows: how many there are before that share is taken out.
+    """
 
     chosen: DatasetSummary
     version: Version | None
@@ -41,6 +47,7 @@ class Draft:
     base: ModelInfo
     rows: int
     share: float | None
+    file_rows: int
 
 
 def pick_rows(ready: list[DatasetSummary]) -> DatasetSummary | None:
@@ -98,7 +105,7 @@ def draft() -> Draft:
     percent = int(state.get(share_key(chosen.id)) or 0)
     share = None if version is not None or not percent else percent / 100
     rows = preparation.rows_of(chosen, version)
-    return Draft(chosen, version, state.get(_MARKS, Marks()), base, rows - round(rows * (share or 0)), share)
+    return Draft(chosen, version, state.get(_MARKS, Marks()), base, rows - round(rows * (share or 0)), share, rows)
 
 
 def hold() -> None:

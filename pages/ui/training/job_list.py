@@ -15,6 +15,7 @@ import streamlit as st
 
 from core.db.tables import utcnow
 from core.training import lineage
+from core.training.figures import Figure
 from core.training.jobs import JobView
 from pages.ui import cached, state
 from pages.ui.lang import _, ago, duration, language
@@ -64,7 +65,7 @@ def show(found: Sequence[JobView]) -> list[JobView]:
         selection_default={"selection": {"rows": _rows(listed), "columns": [], "cells": []}},
         key=f"training_list_{_digest(listed)}_{state.get(_DRAWN, 0)}",
         column_order=[name for name, needed in _needed(listed).items() if needed],
-        column_config=_columns(),
+        column_config=_columns(listed),
         placeholder="–",
         alt=_("Training jobs"),
     )
@@ -154,8 +155,9 @@ def _record(job: JobView, chain: Sequence[JobView], datasets: Mapping[str, str])
         "verdict": cached_training.words(job),
         "eta": None if job.finished else duration(job.eta_s(now)),
         "curve": list(curve.sparks),
-        "loss": curve.loss,
-        "accuracy": curve.accuracy,
+        "loss": curve.loss and curve.loss.value,
+        "accuracy": curve.accuracy and curve.accuracy.value,
+        "held_out": curve.held_out_accuracy and curve.held_out_accuracy.value,
         "tokens": job.trained_tokens or curve.tokens,
         "cost": None if job.cost_usd is None else float(job.cost_usd),
         "took": duration(job.duration_s(now)),
@@ -168,21 +170,34 @@ def _record(job: JobView, chain: Sequence[JobView], datasets: Mapping[str, str])
 
 def _needed(listed: Sequence[JobView]) -> dict[str, bool]:
     """Which columns say something: no time to the end where every job has ended, no provider where all have one."""
-    idle = {"eta": all(job.finished for job in listed), "provider": len({job.provider for job in listed}) == 1}
-    return {name: not idle.get(name, False) for name in _columns()}
+    idle = {
+        "eta": all(job.finished for job in listed),
+        "provider": len({job.provider for job in listed}) == 1,
+        "held_out": all(cached_training.summary(job).held_out_accuracy is None for job in listed),
+    }
+    return {name: not idle.get(name, False) for name in _columns(listed)}
 
 
-def _columns() -> dict[str, Any]:
+def _columns(listed: Sequence[JobView]) -> dict[str, Any]:
     """Titles and formats; a cost that is not known stays empty, it is not 0."""
     config: Any = st.column_config
+    curves = [cached_training.summary(job) for job in listed]
+    smoothed = _("Where the smoothed curve ends; of a run with fewer than 20 steps, its last step.")
     return {
         "name": config.TextColumn(_("Job")),
         "status": config.TextColumn(_("Status")),
         "verdict": config.TextColumn(_("How it goes"), width=200),
         "eta": config.TextColumn(_("Done in")),
         "curve": config.LineChartColumn(_("Curve"), width="small"),
-        "loss": config.NumberColumn(_("Loss"), format="%.3f"),
-        "accuracy": config.NumberColumn(_("Token accuracy"), format="percent"),
+        "loss": config.NumberColumn(_titled(_("Loss"), [one.loss for one in curves]), format="%.3f", help=smoothed),
+        "accuracy": config.NumberColumn(
+            _titled(_("Token accuracy"), [one.accuracy for one in curves]), format="percent", help=smoothed
+        ),
+        "held_out": config.NumberColumn(
+            _titled(_("Token accuracy"), [one.held_out_accuracy for one in curves]),
+            format="percent",
+            help=_("The last measurement on rows kept for validation."),
+        ),
         "tokens": config.NumberColumn(_("Tokens"), format="localized"),
         "cost": config.NumberColumn(_("Cost, USD"), format="%.4f"),
         "took": config.TextColumn(_("Time")),
@@ -191,3 +206,9 @@ def _columns() -> dict[str, Any]:
         "dataset": config.TextColumn(_("Data set")),
         "when": config.TextColumn(_("When")),
     }
+
+
+def _titled(title: str, figures: Sequence[Figure | None]) -> str:
+    """The title of a column, with the definition where all of its figures have the same."""
+    known = [one for one in figures if one is not None]
+    return job_words.named(title, known[0]) if len({one.definition for one in known}) == 1 else title

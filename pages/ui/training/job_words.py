@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from core.training.figures import Definition, Figure
 from core.training.jobs import JobView
 from pages.ui.lang import _, mark
 
@@ -19,6 +20,11 @@ STATUSES = {
     "cancelled": mark("cancelled"),
     "canceled": mark("cancelled"),
 }
+DEFINITIONS: dict[Definition, str] = {
+    "smoothed": mark("smoothed"),
+    "last_step": mark("last step"),
+    "held_out": mark("held-out"),
+}
 _SHORT_ID = 4  # characters at the end of an id, where ids differ: enough to tell jobs of one name apart
 
 
@@ -30,6 +36,13 @@ def status(job: JobView) -> str:
 def status_word(status: str) -> str:
     """A state in a word; one that nobody knows is shown as the provider says it."""
     return _(STATUSES[status]) if status in STATUSES else status
+
+
+def named(title: str, figure: Figure | None) -> str:
+    """The title of a figure with its definition: "Token accuracy, smoothed"; alone where nothing was measured."""
+    if figure is None:
+        return title
+    return _("{figure}, {definition}").format(figure=title, definition=_(DEFINITIONS[figure.definition]))
 
 
 def model_name(model: str) -> str:
