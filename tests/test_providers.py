@@ -221,13 +221,13 @@ def test_how_long_the_server_asks_to_wait(
 
 
 def test_a_passing_fault_is_waited_out(server: FaultServer) -> None:
-    server.enqueue(rate_limit(retry_after_ms="1"), error(503, "busy"), drop(), text("done"))
+    server.enqueue(rate_limit(retry_after_ms="1"), error(503, "busy"), error(409, "locked"), text("done"))
     assert client(server).complete(CHAT).texts[0].text == "done"
     assert len(server.requests) == 4
 
 
 def test_patience_ends(server: FaultServer) -> None:
-    server.default = error(500, "oops")
+    server.default = error(503, "oops")
     with pytest.raises(Unavailable):
         client(server).complete(CHAT)
     assert len(server.requests) == QUICK.tries
@@ -295,7 +295,7 @@ def test_a_cut_stream_gives_what_came_and_says_so(
 
 
 def test_a_stream_waits_out_faults_before_its_first_text(server: FaultServer) -> None:
-    server.enqueue(rate_limit(), error(502, "x"), text("a", "b"))
+    server.enqueue(rate_limit(), error(503, "x"), text("a", "b"))
     assert "".join(client(server).stream(CHAT)) == "ab"
 
 

@@ -69,9 +69,9 @@ class Bulk:
             ) as answer:
                 raw = await answer.read()
         except TimeoutError as exc:
-            raise silent(self.provider) from exc
+            raise silent(self.provider, sent=not isinstance(exc, aiohttp.ConnectionTimeoutError)) from exc
         except (aiohttp.ClientError, OSError, ValueError) as exc:
-            raise unreachable(self.provider) from exc
+            raise unreachable(self.provider, sent=not isinstance(exc, aiohttp.ClientConnectorError)) from exc
         if answer.status >= 300:
             raise self._refused(answer, raw)
         if answer.content_type == "text/html":

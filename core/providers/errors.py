@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import mktime_tz, parsedate_tz
 
+import httpx2
 import openai
 
 from core.errors import (
@@ -27,6 +28,8 @@ from core.providers.shapes import Provider
 
 _LONGEST_WORDS = 300  # characters of a server's own words that a card can hold
 _QUOTA_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "account_deactivated"}
+_NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)  # there was no connection to send it on
+_NOT_BEGUN = {409, 425, 503, 529}  # the server says that it did not begin: locked, too early, overloaded
 _NO_MODEL = re.compile(r"model.{0,120}(does not exist|not found|has been (deprecated|retired|shut))", re.I | re.S)
 _TUNING_CLOSED = re.compile(r"fine[- _]?tun|training", re.I)
 
@@ -63,26 +66,29 @@ def translate(exc: openai.OpenAIError, provider: Provider) -> ProviderError:
         words = _words(exc.body, str(exc), provider)
         return _from_status(exc.status_code, code, words, exc.body, exc.response.headers, provider)
     if isinstance(exc, openai.APITimeoutError):
-        return silent(provider)
+        return silent(provider, sent=not isinstance(exc.__cause__, _NOT_SENT))
     if isinstance(exc, openai.APIConnectionError):
-        return unreachable(provider)
+        return unreachable(provider, sent=not isinstance(exc.__cause__, _NOT_SENT))
     if isinstance(exc, openai.APIResponseValidationError):
         return nonsense(provider)
     return Unavailable(f"{provider.name} answered with an error: {_said(exc, provider)}", "Try again in a minute.")
 
 
-def silent(provider: Provider) -> Unavailable:
-    """Nothing came within the time limit."""
+def silent(provider: Provider, *, sent: bool = True) -> Unavailable:
+    """Nothing came within the time limit. `sent`: the endpoint may have the request."""
     return Unavailable(
-        f"{provider.name} did not answer in time.", "It is tried again; if it stays silent, check its status page."
+        f"{provider.name} did not answer in time.",
+        "It is tried again; if it stays silent, check its status page.",
+        may_be_billed=sent,
     )
 
 
-def unreachable(provider: Provider) -> Unavailable:
-    """No connection, or one that broke before the answer was there."""
+def unreachable(provider: Provider, *, sent: bool = True) -> Unavailable:
+    """No connection, or one that broke before the answer was there. `sent`: the endpoint may have the request."""
     return Unavailable(
         f"{provider.name} cannot be reached at {provider.base_url}.",
         "Check the address and the network; the engine may still be starting.",
+        may_be_billed=sent,
     )
 
 
@@ -126,6 +132,7 @@ def _from_status(
             f"{provider.name} is in trouble ({status}): {words}",
             "It is tried again by itself; if it lasts, check its status page.",
             _header_wait_s(headers),
+            may_be_billed=status not in _NOT_BEGUN,
         )
     if "model_not_found" in code or (status in (400, 404) and _NO_MODEL.search(words)):
         return ModelNotFound(
