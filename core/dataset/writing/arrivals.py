@@ -45,6 +45,8 @@ class Kept:
             completion_tokens=self.completion_tokens,
             cost_usd=cost_usd,
             at=at,
+            key=claim.key,
+            reserved_usd=claim.reserved_usd,
         )
 
 
