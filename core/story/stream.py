@@ -8,6 +8,7 @@ they come, and a reader that returns gets the text so far at once and the rest a
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ from core.text import Joined, storable
 TICK_S = 0.125  # eight updates a second read as a steady flow; each sends the whole text to the browser again
 _REST_S = 0.06  # between reads of the model's stream: half a tick, so that nobody sees it
 _AT_ONCE_S = 0.001  # a piece that took longer was waited for: nothing more lies ready
+_log = logging.getLogger("fabula.story")
 _SAVE_S = 2.0  # what a power cut may take: two seconds of words
 
 
@@ -235,6 +237,11 @@ class StoryStream:
                 self._save(error)
         except FabulaError as failure:
             error = error or failure
+        except Exception as failure:  # a bug must not look like a story that was saved
+            _log.exception("The story %s could not be saved.", self.id)
+            lost = FabulaError("The story could not be saved.", "Copy its words; the log says what happened.")
+            lost.__cause__ = failure
+            error = error or lost
         finally:
             self._upstream.close()
             self._readers.forget()
