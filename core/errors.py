@@ -83,6 +83,10 @@ class Refused(ProviderError):
     may_be_billed = False
 
 
+class Misconfigured(Refused):
+    """An address, key, certificate or proxy that cannot work as it is set up: stop, keep everything, put it right."""
+
+
 class BadRequest(ProviderError, ValueError):
     """400, 404, 422: this request fails, others may work.
 

@@ -23,6 +23,8 @@ from core.errors import (
     StreamCut,
     Unavailable,
 )
+from core.providers.addresses import has_version
+from core.providers.causes import EVERYWHERE, no_version, plain_to_tls, proxy_refuses, unreachable, wants_tls
 from core.providers.refusals import refused_parameters
 from core.providers.shapes import Provider
 
@@ -30,6 +32,7 @@ _LONGEST_WORDS = 300  # characters of a server's own words that a card can hold
 _QUOTA_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "account_deactivated"}
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)  # there was no connection to send it on
 _NOT_BEGUN = {409, 425, 503, 529}  # the server says that it did not begin: locked, too early, overloaded
+_NO_MODEL_CODES = {"model_not_found", "DeploymentNotFound"}  # the latter is Azure's
 _NO_MODEL = re.compile(r"model.{0,120}(does not exist|not found|has been (deprecated|retired|shut))", re.I | re.S)
 _TUNING_CLOSED = re.compile(r"fine[- _]?tun|training", re.I)
 
@@ -64,11 +67,12 @@ def translate(exc: openai.OpenAIError, provider: Provider) -> ProviderError:
     if isinstance(exc, openai.APIStatusError):
         code = {str(exc.code or ""), str(exc.type or "")}
         words = _words(exc.body, str(exc), provider)
-        return _from_status(exc.status_code, code, words, exc.body, exc.response.headers, provider)
+        path = exc.request.url.path
+        return _from_status(exc.status_code, code, words, exc.body, exc.response.headers, provider, path)
     if isinstance(exc, openai.APITimeoutError):
         return silent(provider, sent=not isinstance(exc.__cause__, _NOT_SENT))
     if isinstance(exc, openai.APIConnectionError):
-        return unreachable(provider, sent=not isinstance(exc.__cause__, _NOT_SENT))
+        return unreachable(provider, exc, sent=not isinstance(exc.__cause__, _NOT_SENT))
     if isinstance(exc, openai.APIResponseValidationError):
         return nonsense(provider)
     return Unavailable(f"{provider.name} answered with an error: {_said(exc, provider)}", "Try again in a minute.")
@@ -83,21 +87,18 @@ def silent(provider: Provider, *, sent: bool = True) -> Unavailable:
     )
 
 
-def unreachable(provider: Provider, *, sent: bool = True) -> Unavailable:
-    """No connection, or one that broke before the answer was there. `sent`: the endpoint may have the request."""
-    return Unavailable(
-        f"{provider.name} cannot be reached at {provider.base_url}.",
-        "Check the address and the network; the engine may still be starting.",
-        may_be_billed=sent,
-    )
+def from_status(
+    status: int, body: object, headers: Mapping[str, str], provider: Provider, path: str = ""
+) -> ProviderError:
+    """The error that an answer of 300 and more means. `body` is its JSON, or its text where it is none.
 
-
-def from_status(status: int, body: object, headers: Mapping[str, str], provider: Provider) -> ProviderError:
-    """The error that an answer of 300 and more means. `body` is its JSON, or its text where it is none."""
+    `path` is that of the request, where it is known: a call that every OpenAI-shaped API has is missing only where the
+    address is wrong.
+    """
     error = body.get("error", body) if isinstance(body, Mapping) else body
     named = error if isinstance(error, Mapping) else {}
     code = {str(named.get("code") or ""), str(named.get("type") or "")}
-    return _from_status(status, code, _words(error, f"Error code: {status}", provider), error, headers, provider)
+    return _from_status(status, code, _words(error, f"Error code: {status}", provider), error, headers, provider, path)
 
 
 def nonsense(provider: Provider) -> Unavailable:
@@ -109,8 +110,18 @@ def nonsense(provider: Provider) -> Unavailable:
 
 
 def _from_status(
-    status: int, code: set[str], words: str, body: object, headers: Mapping[str, str], provider: Provider
+    status: int,
+    code: set[str],
+    words: str,
+    body: object,
+    headers: Mapping[str, str],
+    provider: Provider,
+    path: str,
 ) -> ProviderError:
+    if status == 407:
+        return proxy_refuses(provider, status)
+    if status == 400 and wants_tls(words):
+        return plain_to_tls(provider)
     if status in (401, 403):
         return Refused(
             f"{provider.name} refused the key ({status}): {words}",
@@ -134,11 +145,13 @@ def _from_status(
             _header_wait_s(headers),
             may_be_billed=status not in _NOT_BEGUN,
         )
-    if "model_not_found" in code or (status in (400, 404) and _NO_MODEL.search(words)):
+    if code & _NO_MODEL_CODES or (status in (400, 404) and _NO_MODEL.search(words)):
         return ModelNotFound(
             f"{provider.name} does not have this model: {words}",
             "Choose another model; tuned models disappear when their base model is retired.",
         )
+    if status in (404, 405) and path.endswith(EVERYWHERE) and not has_version(provider):
+        return no_version(provider, words)
     if status == 404:
         return NotThere(f"{provider.name} does not have it: {words}", "It was deleted, or belongs to another account.")
     return BadRequest(
