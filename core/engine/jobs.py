@@ -20,7 +20,6 @@ from core.engine.journal import say
 from core.engine.models import Models
 from core.engine.requests import json_body, query_limit
 from core.engine.store import Checkpoint, Event, Job, Row, Status, Store, to_json
-from core.engine.weights import TRAINABLE
 
 ALIVE: tuple[Status, ...] = ("validating_files", "queued", "running")
 _MAX_PAGE = 1000
@@ -95,8 +94,8 @@ class Jobs:
     def _create(self, wanted: JobRequest) -> Job:
         start = self._models.find(wanted.model)
         base = self._models.base(start.base)
-        if base.card.architecture not in TRAINABLE:
-            message = f"Models of the {base.card.architecture} family can be served here, not trained."
+        if (reason := self._models.not_trainable(base)) is not None:
+            message = f"The model {base.name} can be served here, not trained: {reason}."
             raise ApiError(400, message, param="model", code="model_not_trainable")
         checked = self._check(wanted.training_file, "training_file")
         if wanted.validation_file and self._check(wanted.validation_file, "validation_file").format != checked.format:

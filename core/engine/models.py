@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.engine import weights
+from core.engine import base_config, weights
 from core.engine.errors import ApiError, unknown_model
 from core.engine.gguf_file import model_card
 from core.engine.llama import Base
@@ -45,6 +45,7 @@ class Models:
         self._home, self._environ, self._store = home, dict(environ), store
         self._paths = weights.available(home, environ)
         self._bases: dict[str, Base] = {}
+        self._refusals: dict[str, str | None] = {}
         self._lock = threading.Lock()
         self._started = int(time.time())
 
@@ -65,6 +66,16 @@ class Models:
                     message = f"The base model {name} cannot be used: {exc}"
                     raise ApiError(503, message, type="server_error", code="engine_unavailable") from exc
             return self._bases[name]
+
+    def not_trainable(self, base: Base) -> str | None:
+        """Why `base` can be served, not trained; None: it can be trained. The file is read once."""
+        if base.name not in self._refusals:
+            try:
+                base_config.read(base.gguf)
+                self._refusals[base.name] = None
+            except base_config.UntrainableModel as exc:
+                self._refusals[base.name] = str(exc)
+        return self._refusals[base.name]
 
     def weights_dir(self, base: Base) -> Path:
         """Where the trainer keeps the converted weights of `base`."""

@@ -19,11 +19,6 @@ PACKAGED_BASE = "gemma-3-270m"
 PACKAGED_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 """SHA-256 of gemma-3-270m-q4_k_m.gguf; a constant of ours, so that a changed package is noticed."""
 
-TRAINABLE = frozenset({"gemma3", "qwen2", "qwen3"})
-"""Architectures whose matrices lie in GGUF as they do in transformers (llama's query and key rows are permuted)."""
-
-_MODEL_TYPES = {"gemma3": "gemma3_text"}
-
 
 def available(home: Path, environ: Mapping[str, str] | None = None) -> dict[str, Path]:
     """Base models by name: the packaged one, then `FABULA_ENGINE_MODELS="name=/path.gguf,…"`.
@@ -70,32 +65,28 @@ def convert(gguf: Path, folder: Path, say: Callable[[str], None]) -> Path:
     float32. Written beside and renamed, so that a cut conversion leaves nothing half-made.
 
     Raises:
-        ValueError: an architecture that cannot be trained here.
+        UntrainableModel: an architecture, a key or a tensor that is not computed here.
     """
+    from core.engine import base_config
+    from core.engine.gguf_file import QuickReader
+
+    reader = QuickReader(gguf)
+    config = base_config.from_reader(reader)
     if (folder / "weights.safetensors").exists():
+        _write_config(folder, config)  # an earlier version may have read the keys otherwise
         return folder
     say("Converting the base weights for training; this happens once per machine.")
     import numpy as np
     from gguf import dequantize
     from safetensors.numpy import save_file
 
-    from core.engine.gguf_file import QuickReader, scalar
-
-    reader = QuickReader(gguf)
-    architecture = scalar(reader, "general.architecture", "")
-    if architecture not in TRAINABLE:
-        raise ValueError(
-            f"models of architecture {architecture!r} can be served, not trained; these can: {sorted(TRAINABLE)}"
-        )
-    config = _config(reader, architecture)
-    names = hf_names(architecture, int(config["num_hidden_layers"]))
+    names = hf_names(reader.architecture, int(config["num_hidden_layers"]))
     tensors: dict[str, Any] = {}
     for tensor in reader.tensors:
         values = dequantize(tensor.data, tensor.tensor_type)
-        if architecture == "gemma3" and tensor.name.endswith("norm.weight"):
+        if reader.architecture == "gemma3" and tensor.name.endswith("norm.weight"):
             values = values - 1  # transformers multiplies by (1 + w), llama.cpp by w
-        if tensor.name in names:
-            tensors[names[tensor.name]] = values.astype(np.float16 if values.ndim == 2 else np.float32)
+        tensors[names[tensor.name]] = values.astype(np.float16 if values.ndim == 2 else np.float32)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         made = Path(temporary) / "made"
@@ -103,15 +94,21 @@ def convert(gguf: Path, folder: Path, say: Callable[[str], None]) -> Path:
         save_file(tensors, made / "weights.safetensors")
         with (made / "weights.safetensors").open("rb") as file:
             os.fsync(file.fileno())
-        (made / "config.json").write_text(json.dumps(config, indent=2))
+        _write_config(made, config)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(made, folder)
     return folder
 
 
+def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    beside = folder / "config.json.part"
+    beside.write_text(json.dumps(config, indent=2))
+    os.replace(beside, folder / "config.json")
+
+
 def hf_names(architecture: str, n_layers: int) -> dict[str, str]:
-    """GGUF tensor name → transformers parameter name, through gguf's own name map."""
+    """GGUF tensor name → transformers parameter name, by gguf's own name map; biases where llama.cpp reads them."""
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
     arch = next(key for key, value in MODEL_ARCH_NAMES.items() if value == architecture)
@@ -122,7 +119,12 @@ def hf_names(architecture: str, n_layers: int) -> dict[str, str]:
         modules += [f"{at}.{name}" for name in _LAYER_MODULES]
     found = ((name_map.get_name(module), module) for module in modules)
     pairs = [(gguf_name, module) for gguf_name, module in found if gguf_name]
-    return {f"{gguf_name}.{kind}": f"{module}.{kind}" for gguf_name, module in pairs for kind in ("weight", "bias")}
+    kinds = {True: ("weight", "bias"), False: ("weight",)}
+    return {
+        f"{gguf_name}.{kind}": f"{module}.{kind}"
+        for gguf_name, module in pairs
+        for kind in kinds[module.endswith(_BIASED_MODULES)]
+    }
 
 
 LINEAR_MODULES = (
@@ -134,6 +136,7 @@ LINEAR_MODULES = (
     "mlp.up_proj",
     "mlp.down_proj",
 )
+_BIASED_MODULES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _LAYER_MODULES = (
     *LINEAR_MODULES,
     "self_attn.q_norm",
@@ -143,25 +146,6 @@ _LAYER_MODULES = (
     "pre_feedforward_layernorm",
     "post_feedforward_layernorm",
 )
-
-
-def _config(reader: Any, architecture: str) -> dict[str, Any]:
-    """The transformers configuration of a GGUF, through transformers' own table of names."""
-    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
-
-    from core.engine.gguf_file import scalar
-
-    config: dict[str, Any] = {"model_type": _MODEL_TYPES.get(architecture, architecture)}
-    for key, name in GGUF_CONFIG_MAPPING[architecture].items():
-        value = scalar(reader, f"{architecture}.{key}")
-        if name and value is not None:
-            config[name] = value
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
-    config["vocab_size"] = int(tensors["token_embd.weight"].shape[1])
-    config["tie_word_embeddings"] = "output.weight" not in tensors
-    if "head_dim" in config:
-        config["query_pre_attn_scalar"] = config["head_dim"]
-    return config
 
 
 def packaged_path(home: Path) -> Path:

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from core.engine import adapters, tokens, weights
+from core.engine.base_config import UntrainableModel
 from core.engine.trainer import model, precision, resume
 from core.engine.trainer.job import JobSpec, Journal
 from core.engine.trainer.loop import Loop, LossDiverged
@@ -92,6 +93,8 @@ def _in_words(exc: Exception) -> tuple[str, str]:
     """What happened and what to do, for people."""
     if isinstance(exc, OSError) and exc.errno == errno.ENOSPC:
         return "The disk is full.", "Free some space, then resume the job: it goes on from its last checkpoint."
+    if isinstance(exc, UntrainableModel):  # the file was another one when the job was created
+        return f"The base model can be served here, not trained: {exc}.", "Use another base model."
     if isinstance(exc, LossDiverged):
         return f"Training diverged: {exc}.", "Use a smaller learning_rate_multiplier."
     if isinstance(exc, MemoryError):

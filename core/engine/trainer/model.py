@@ -120,8 +120,7 @@ def _insert_lora(
             base = block.get_submodule(module)
             assert isinstance(base, nn.Linear)
             bias = weights.pop(f"{name}.bias", None)
-            if bias is not None:
-                base.bias = nn.Parameter(bias.float(), requires_grad=False)
+            base.bias = None if bias is None else nn.Parameter(bias.float(), requires_grad=False)
             layer = LoraLinear(base, weights.pop(f"{name}.weight").to(dtype), rank, alpha)
             parent, _, leaf = module.rpartition(".")
             setattr(block.get_submodule(parent), leaf, layer)
