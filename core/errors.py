@@ -37,29 +37,19 @@ class StorageFull(FabulaError, OSError):
     """Disk full or database gone: nothing more is bought until it is back."""
 
 
-class DatabaseLost(StorageFull):
-    """The database was deleted, replaced or damaged, its server is away, or it may not be written any more.
-
-    Unlike a full disk, waiting inside a piece of work does not help: the work ends, and is taken up again once the
-    database is back.
-    """
-
-
 class ProviderError(FabulaError):
     """An endpoint answered with an error. Subclasses say which kind.
 
     Attributes:
-        may_be_billed: the request may have been carried out, and then it is paid for: nothing was heard of its end. Its
-            cost is unknown, and counts with the most that it can be. False: the endpoint refused it, or never had it.
+        may_be_billed: the request may have reached the model, and nothing says that it costs nothing. It counts at
+            the most that it can have cost, and sending it again is buying it again.
     """
 
-    may_be_billed = True
+    may_be_billed = False
 
 
 class RateLimited(ProviderError):
     """429: wait and retry. `retry_after_s` is what the server asked for, if it did."""
-
-    may_be_billed = False
 
     def __init__(self, what: str, next_step: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(what, next_step)
@@ -70,21 +60,19 @@ class Unavailable(ProviderError):
     """Connection refused, timeout, 408, 409, 5xx: wait and retry. `retry_after_s` as in `RateLimited`."""
 
     def __init__(
-        self, what: str, next_step: str = "", retry_after_s: float | None = None, *, may_be_billed: bool = True
+        self, what: str, next_step: str = "", retry_after_s: float | None = None, *, may_be_billed: bool = False
     ) -> None:
         super().__init__(what, next_step)
         self.retry_after_s = retry_after_s
         self.may_be_billed = may_be_billed
 
 
+class Unreadable(Unavailable):
+    """A success status with an answer that cannot be read: cut off, no JSON, or JSON without text, usage or error."""
+
+
 class Refused(ProviderError):
     """insufficient_quota, 401, 403: stop, keep everything, fix the account, resume."""
-
-    may_be_billed = False
-
-
-class Misconfigured(Refused):
-    """An address, key, certificate or proxy that cannot work as it is set up: stop, keep everything, put it right."""
 
 
 class BadRequest(ProviderError, ValueError):
@@ -97,8 +85,6 @@ class BadRequest(ProviderError, ValueError):
         super().__init__(what, next_step)
         self.refused_parameters = refused_parameters
 
-    may_be_billed = False
-
 
 class NotThere(BadRequest, NotFound):
     """404 for a file, a job or a page: the address is right, the thing is gone."""
@@ -110,6 +96,8 @@ class ModelNotFound(BadRequest, LookupError):
 
 class StreamCut(ProviderError):
     """A stream ended before its end; what had arrived is kept by the caller."""
+
+    may_be_billed = True
 
 
 class EngineMissing(FabulaError, RuntimeError):

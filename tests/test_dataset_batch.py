@@ -742,7 +742,8 @@ def test_a_line_that_is_none_is_as_if_it_had_not_come(line: bytes) -> None:
 def test_an_answer_of_another_shape_is_an_empty_one(body: str) -> None:
     line = '{"custom_id": "a", "response": {"status_code": 200, "body": %s}}' % body  # noqa: UP031  # braces
     answer = read_answer(Provider("openai", "openai", "OpenAI", "https://x/v1", KEY), line.encode())
-    assert answer is not None and answer.completion is not None and answer.completion.texts == ()
+    assert answer is not None and answer.completion is not None
+    assert "".join(choice.text for choice in answer.completion.texts) == ""
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_several_answers_to_one_request(server: FaultServer) -> None:
         (refusal("I can't."), [("I can't.", "refusal")]),
         (text("no reason", finish_reason=None), [("no reason", None)]),
         (no_choices(), []),
-        (raw(b'{"id":"1","object":"chat.completion","model":"writer","choices":null,"usage":null}'), []),
+        (raw(b'{"id":"1","object":"chat.completion","model":"writer","choices":[],"usage":null}'), []),
     ],
 )
 def test_unfinished_answers_say_what_they_are(server: FaultServer, answer: Answer, texts: list[object]) -> None:
@@ -139,7 +139,7 @@ ERRORS = [
     (raw(b'["list"]'), Unavailable, "not OpenAI's format"),
     (raw(b'"words"'), Unavailable, "not OpenAI's format"),
     (raw(b"{}"), Unavailable, "not OpenAI's format"),
-    (raw(b'{"detail": "Not authenticated"}'), Unavailable, "not OpenAI's format"),
+    (raw(b'{"detail": "Not authenticated"}'), Refused, "refused the key (401): Not authenticated"),
     (drop(), Unavailable, "cannot be reached"),
 ]
 
@@ -221,13 +221,21 @@ def test_how_long_the_server_asks_to_wait(
 
 
 def test_a_passing_fault_is_waited_out(server: FaultServer) -> None:
-    server.enqueue(rate_limit(retry_after_ms="1"), error(503, "busy"), error(409, "locked"), text("done"))
+    server.enqueue(rate_limit(retry_after_ms="1"), error(503, "busy"), text("done"))
     assert client(server).complete(CHAT).texts[0].text == "done"
-    assert len(server.requests) == 4
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("answer", [drop(), raw(b'{"choices": [{"mess'), error(504, "gateway timeout"), raw(b"")])
+def test_a_request_that_may_be_billed_is_not_sent_twice(server: FaultServer, answer: Answer) -> None:
+    server.default = answer
+    with pytest.raises(Unavailable) as caught:
+        client(server).complete(CHAT)
+    assert caught.value.may_be_billed and len(server.requests) == 1
 
 
 def test_patience_ends(server: FaultServer) -> None:
-    server.default = error(503, "oops")
+    server.default = error(500, "oops")
     with pytest.raises(Unavailable):
         client(server).complete(CHAT)
     assert len(server.requests) == QUICK.tries
@@ -295,7 +303,7 @@ def test_a_cut_stream_gives_what_came_and_says_so(
 
 
 def test_a_stream_waits_out_faults_before_its_first_text(server: FaultServer) -> None:
-    server.enqueue(rate_limit(), error(503, "x"), text("a", "b"))
+    server.enqueue(rate_limit(), error(502, "x"), text("a", "b"))
     assert "".join(client(server).stream(CHAT)) == "ab"
 
 

@@ -17,13 +17,15 @@ from typing import Any
 import httpx2
 from openai.types import Batch
 
-from core.errors import BadRequest, ProviderError, StorageFull, Unavailable
-from core.providers.bodies import PATHS, body_of, completion_of
+from core.errors import BadRequest, ProviderError, StorageFull, Unavailable, Unreadable
+from core.providers.answers import completion_of, parsed
+from core.providers.bodies import PATHS, body_of
 from core.providers.errors import from_status, nonsense, quoted
 from core.providers.finetuning import INTENT, NEWEST
 from core.providers.generation import Generation
 from core.providers.parameters import TOKEN_CAPS, adjusted, learn
 from core.providers.shapes import Completion, CompletionRequest, Endpoint, Provider
+from core.providers.usage import token_count
 
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})  # the API's words for a batch that changes no more
 _WINDOW = "24h"  # the only one that the API knows
@@ -187,27 +189,32 @@ def read_answer(provider: Provider, line: bytes, asked: CompletionRequest | None
     Shape: `{"custom_id", "response": {"status_code", "body"} | null, "error": {"code", "message"} | null}`.
     """
     try:
-        said = json.loads(line)
-        custom_id, response, error = said["custom_id"], said.get("response"), said.get("error")
-        if not isinstance(custom_id, str):
-            return None
-        if isinstance(response, Mapping) and response.get("status_code") is not None:
-            status, body = int(response["status_code"]), response.get("body")
-            if status < 300:
-                return BatchAnswer(custom_id, _completion(provider, body), None)
-            return BatchAnswer(custom_id, None, _learned(from_status(status, body, {}, provider), provider, asked))
-        return BatchAnswer(custom_id, None, _not_done(provider, error))
-    except (ValueError, TypeError, KeyError, AttributeError):
+        said = parsed(line)
+    except ValueError:
         return None
+    custom_id = said.get("custom_id") if isinstance(said, Mapping) else None
+    if not isinstance(custom_id, str):
+        return None
+    response = said.get("response")
+    if not isinstance(response, Mapping) or (not response.get("body") and response.get("status_code") is None):
+        return BatchAnswer(custom_id, None, _not_done(provider, said.get("error")))
+    body, status = response.get("body"), token_count(response.get("status_code"))
+    if status is not None and status >= 300:
+        return BatchAnswer(custom_id, None, _learned(from_status(status, body, {}, provider), provider, asked))
+    return _carried_out(provider, custom_id, body, asked)
 
 
-def _completion(provider: Provider, body: Any) -> Completion:
-    """The answer in a line; one that is none at all counts as an empty answer, for it was carried out and billed."""
+def _carried_out(provider: Provider, custom_id: str, body: Any, asked: CompletionRequest | None) -> BatchAnswer:
+    """A line with a success status: its answer, or the error that stands in place of one.
+
+    An answer that is none at all counts as an empty one at an unknown cost, for the request was carried out.
+    """
     try:
-        legacy = body.get("object") == "text_completion" or any("text" in choice for choice in body["choices"])
-        return completion_of(body, "completion" if legacy else "chat", provider)
-    except (ProviderError, AttributeError, KeyError, TypeError):
-        return Completion((), "", None, None)
+        return BatchAnswer(custom_id, completion_of(body, provider, "" if asked is None else asked.model), None)
+    except Unreadable:
+        return BatchAnswer(custom_id, Completion((), "", None, None), None)
+    except ProviderError as exc:
+        return BatchAnswer(custom_id, None, _learned(exc, provider, asked))
 
 
 def _learned(error: ProviderError, provider: Provider, asked: CompletionRequest | None) -> ProviderError:

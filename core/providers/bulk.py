@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import urllib.request
+from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
 
 from core.errors import BadRequest, ProviderError
-from core.providers.addresses import check_setup, proxy_of
-from core.providers.bodies import PATHS, body_of, completion_of
-from core.providers.causes import unreachable
-from core.providers.connection import key_headers, trusted
-from core.providers.errors import from_status, nonsense, silent
+from core.providers.bodies import PATHS, body_of
+from core.providers.connection import LOOPBACK, key_headers, trusted
+from core.providers.errors import from_status, nonsense, silent, unreachable
 from core.providers.parameters import Negotiation
+from core.providers.pieces import completion_in
 from core.providers.shapes import Completion, CompletionRequest, Provider
 
 # As for the SDK's clients: a whole story arrives in one answer, and a small machine may write 10 tokens a second.
@@ -26,6 +27,15 @@ from core.providers.shapes import Completion, CompletionRequest, Provider
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=600.0)
 _KEEP_S = 15.0  # an idle connection is closed before most servers close it
 _MOST_REDIRECTS = 5
+# Errors before the request has left. After any other the endpoint may have read it, and bill it.
+_BEFORE_SENDING = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientConnectionResetError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.InvalidURL,
+    aiohttp.TooManyRedirects,
+)
 
 
 class Bulk:
@@ -34,14 +44,10 @@ class Bulk:
     Args:
         provider: the endpoint.
         timeout: in place of the default.
-
-    Raises:
-        Misconfigured: its address or its key cannot work.
     """
 
     def __init__(self, provider: Provider, timeout: aiohttp.ClientTimeout = _TIMEOUT) -> None:
         self.provider = provider
-        check_setup(provider)
         base = provider.base_url.rstrip("/")
         self._urls = {endpoint: URL(base + path) for endpoint, path in PATHS.items()}
         self._session = aiohttp.ClientSession(
@@ -49,7 +55,7 @@ class Bulk:
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={**key_headers(provider), "Content-Type": "application/json"},
             timeout=timeout,
-            proxy=proxy_of(base),  # `trust_env` would also send what a ~/.netrc holds in place of our key
+            proxy=_proxy(base),
         )
 
     async def ask(self, request: CompletionRequest) -> Completion:
@@ -73,18 +79,15 @@ class Bulk:
             ) as answer:
                 raw = await answer.read()
         except TimeoutError as exc:
-            raise silent(self.provider, sent=not isinstance(exc, aiohttp.ConnectionTimeoutError)) from exc
+            raise silent(self.provider, may_be_billed=not isinstance(exc, _BEFORE_SENDING)) from exc
         except (aiohttp.ClientError, OSError, ValueError) as exc:
-            raise unreachable(self.provider, exc, sent=not isinstance(exc, aiohttp.ClientConnectorError)) from exc
+            left = isinstance(exc, aiohttp.ClientError) and not isinstance(exc, _BEFORE_SENDING)
+            raise unreachable(self.provider, may_be_billed=left) from exc
         if answer.status >= 300:
             raise self._refused(answer, raw)
         if answer.content_type == "text/html":
             raise nonsense(self.provider)
-        try:
-            told = json.loads(raw)
-        except (ValueError, RecursionError) as exc:
-            raise nonsense(self.provider) from exc
-        return completion_of(told, request.endpoint, self.provider)
+        return completion_in(raw, self.provider, request.model)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -96,4 +99,16 @@ class Bulk:
             body = json.loads(raw)
         except (ValueError, RecursionError):
             body = raw[:100_000].decode("utf-8", "replace")
-        return from_status(answer.status, body, answer.headers, self.provider, answer.url.path)
+        return from_status(answer.status, body, answer.headers, self.provider)
+
+
+def _proxy(url: str) -> str | None:
+    """The environment's proxy for this address, asked once; none for this machine's own loopback.
+
+    aiohttp's own look (`trust_env`) would also send what a ~/.netrc holds in place of our key.
+    """
+    parts = urlsplit(url)
+    if not parts.hostname or parts.hostname in LOOPBACK or urllib.request.proxy_bypass(parts.netloc):
+        return None
+    proxies = urllib.request.getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")

@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 import httpx2
 import openai
 
-from core.providers.addresses import LOOPBACK, check_setup
 from core.providers.background_loop import running_loop
 from core.providers.errors import nonsense, translated
 from core.providers.retry import Patience, apatient, patient
@@ -24,6 +23,7 @@ T = TypeVar("T")
 
 # A whole story arrives in one answer, and a small machine that also trains may write 10 tokens a second.
 _TIMEOUT = httpx2.Timeout(connect=5.0, read=600.0, write=60.0, pool=60.0)
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _NO_KEY = "none"  # an endpoint without sign-in still needs some word there: the SDK refuses to start without one
 
 
@@ -86,7 +86,6 @@ class Connection:
             await sdk.close()
 
     def _sdk(self) -> openai.OpenAI:
-        check_setup(self.provider)
         with self._lock:
             if self._sync is None:
                 self._sync = openai.OpenAI(
@@ -106,7 +105,6 @@ class Connection:
             return self._sync
 
     def _async_sdk(self) -> openai.AsyncOpenAI:
-        check_setup(self.provider)
         loop = asyncio.get_running_loop()
         with self._lock:
             if loop not in self._async:
@@ -131,22 +129,22 @@ class Connection:
         with translated(self.provider):
             return call()
 
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """`call()`, repeated while patience lasts: only for calls that change nothing, or nothing that counts."""
-        return patient(lambda: self._once(call), self._patience)
+    def _patiently(self, call: Callable[[], T], *, buys: bool = False) -> T:
+        """`call()`, repeated while patience lasts: only for calls that change nothing, or nothing that counts.
 
-    def _bought(self, call: Callable[[], T]) -> T:
-        """`call()`, which costs money at most endpoints: repeated only while it was certainly not carried out."""
-        return patient(lambda: self._once(call), self._patience, pays=self.provider.kind != "engine")
+        Args:
+            buys: an answer costs money; see `patient`.
+        """
+        return patient(lambda: self._once(call), self._patience, buys=buys)
 
-    async def _abought(self, call: Callable[[], Awaitable[T]]) -> T:
-        """`_bought` on the running event loop."""
+    async def _apatiently(self, call: Callable[[], Awaitable[T]], *, buys: bool = False) -> T:
+        """`_patiently` on the running event loop."""
 
         async def once() -> T:
             with translated(self.provider):
                 return await call()
 
-        return await apatient(once, self._patience, pays=self.provider.kind != "engine")
+        return await apatient(once, self._patience, buys=buys)
 
     def _headers(self) -> Mapping[str, str]:
         """Our key and nothing else: the SDK would add headers from OPENAI_* variables to every endpoint's requests."""

@@ -22,18 +22,19 @@ from core.errors import (
     Refused,
     StreamCut,
     Unavailable,
+    Unreadable,
 )
-from core.providers.addresses import has_version
-from core.providers.causes import EVERYWHERE, no_version, plain_to_tls, proxy_refuses, unreachable, wants_tls
+from core.providers.provider_errors import codes_of, no_credit, words_of
 from core.providers.refusals import refused_parameters
 from core.providers.shapes import Provider
 
 _LONGEST_WORDS = 300  # characters of a server's own words that a card can hold
-_QUOTA_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "account_deactivated"}
-_NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)  # there was no connection to send it on
-_NOT_BEGUN = {409, 425, 503, 529}  # the server says that it did not begin: locked, too early, overloaded
-_NO_MODEL_CODES = {"model_not_found", "DeploymentNotFound"}  # the latter is Azure's
-_NO_MODEL = re.compile(r"model.{0,120}(does not exist|not found|has been (deprecated|retired|shut))", re.I | re.S)
+# The request had left, and what came back, or did not, says nothing of its cost.
+_AFTER_SENDING = (httpx2.ReadTimeout, httpx2.ReadError, httpx2.RemoteProtocolError, httpx2.DecodingError)
+_GATEWAY_TIMEOUTS = frozenset({504, 524})  # a gateway has given up waiting; the model behind it may have written
+_NO_MODEL = re.compile(
+    r"model.{0,120}(does not exist|not found|has been (deprecated|retired|shut))|模型.{0,20}不存在", re.I | re.S
+)
 _TUNING_CLOSED = re.compile(r"fine[- _]?tun|training", re.I)
 
 
@@ -43,62 +44,67 @@ def retry_after_s(error: BaseException) -> float | None:
 
 
 @contextmanager
-def translated(provider: Provider, *, streaming: bool = False) -> Iterator[None]:
+def translated(provider: Provider) -> Iterator[None]:
     """Turn every error of the SDK into one of the family.
 
-    With `streaming`, whatever ends the stream early is a `StreamCut` (what had arrived stays with the caller).
-
     Raises:
-        RateLimited, Unavailable, Refused, BadRequest, ModelNotFound, StreamCut: see `core.errors`.
+        RateLimited, Unavailable, Refused, BadRequest, ModelNotFound: see `core.errors`.
     """
     try:
         yield
     except openai.OpenAIError as exc:
-        raise (_cut(exc, provider) if streaming else translate(exc, provider)) from exc
+        raise translate(exc, provider) from exc
     except (ValueError, TypeError, AttributeError, KeyError, IndexError) as exc:
         if isinstance(exc, FabulaError):
             raise
         # the SDK does not check shapes: an answer that is no JSON, or other JSON, fails where it is read
-        raise (_cut(exc, provider) if streaming else nonsense(provider)) from exc
+        raise nonsense(provider) from exc
 
 
 def translate(exc: openai.OpenAIError, provider: Provider) -> ProviderError:
     """The error of the family that says what `exc` means for the work."""
     if isinstance(exc, openai.APIStatusError):
-        code = {str(exc.code or ""), str(exc.type or "")}
-        words = _words(exc.body, str(exc), provider)
-        path = exc.request.url.path
-        return _from_status(exc.status_code, code, words, exc.body, exc.response.headers, provider, path)
+        return from_status(exc.status_code, exc.body or str(exc), exc.response.headers, provider)
     if isinstance(exc, openai.APITimeoutError):
-        return silent(provider, sent=not isinstance(exc.__cause__, _NOT_SENT))
+        return silent(provider, may_be_billed=isinstance(exc.__cause__, _AFTER_SENDING))
     if isinstance(exc, openai.APIConnectionError):
-        return unreachable(provider, exc, sent=not isinstance(exc.__cause__, _NOT_SENT))
+        return unreachable(provider, may_be_billed=isinstance(exc.__cause__, _AFTER_SENDING))
     if isinstance(exc, openai.APIResponseValidationError):
         return nonsense(provider)
     return Unavailable(f"{provider.name} answered with an error: {_said(exc, provider)}", "Try again in a minute.")
 
 
-def silent(provider: Provider, *, sent: bool = True) -> Unavailable:
-    """Nothing came within the time limit. `sent`: the endpoint may have the request."""
+def silent(provider: Provider, *, may_be_billed: bool = False) -> Unavailable:
+    """Nothing came within the time limit. `may_be_billed`: the request had been sent."""
     return Unavailable(
         f"{provider.name} did not answer in time.",
         "It is tried again; if it stays silent, check its status page.",
-        may_be_billed=sent,
+        may_be_billed=may_be_billed,
     )
 
 
-def from_status(
-    status: int, body: object, headers: Mapping[str, str], provider: Provider, path: str = ""
-) -> ProviderError:
-    """The error that an answer of 300 and more means. `body` is its JSON, or its text where it is none.
+def unreachable(provider: Provider, *, may_be_billed: bool = False) -> Unavailable:
+    """No connection, or one that broke before the answer was there. `may_be_billed`: after the request was sent."""
+    return Unavailable(
+        f"{provider.name} cannot be reached at {provider.base_url}.",
+        "Check the address and the network; the engine may still be starting.",
+        may_be_billed=may_be_billed,
+    )
 
-    `path` is that of the request, where it is known: a call that every OpenAI-shaped API has is missing only where the
-    address is wrong.
-    """
-    error = body.get("error", body) if isinstance(body, Mapping) else body
-    named = error if isinstance(error, Mapping) else {}
-    code = {str(named.get("code") or ""), str(named.get("type") or "")}
-    return _from_status(status, code, _words(error, f"Error code: {status}", provider), error, headers, provider, path)
+
+def from_status(status: int, body: object, headers: Mapping[str, str], provider: Provider) -> ProviderError:
+    """The error that an answer of 300 and more means. `body` is its JSON, or its text where it is none."""
+    words = _words(body, f"Error code: {status}", provider)
+    return _from_status(status, words, body, headers, provider)
+
+
+def unreadable(provider: Provider) -> Unreadable:
+    """A success status, and an answer from which neither a text nor usage can be read. It may be billed."""
+    return Unreadable(
+        f"{provider.name} answered with something that is not OpenAI's format.",
+        f"Check that {provider.base_url} is the address of an OpenAI-compatible API; most end in /v1.",
+        may_be_billed=True,
+    )
 
 
 def nonsense(provider: Provider) -> Unavailable:
@@ -110,27 +116,18 @@ def nonsense(provider: Provider) -> Unavailable:
 
 
 def _from_status(
-    status: int,
-    code: set[str],
-    words: str,
-    body: object,
-    headers: Mapping[str, str],
-    provider: Provider,
-    path: str,
+    status: int, words: str, body: object, headers: Mapping[str, str], provider: Provider
 ) -> ProviderError:
-    if status == 407:
-        return proxy_refuses(provider, status)
-    if status == 400 and wants_tls(words):
-        return plain_to_tls(provider)
+    codes = codes_of(body)
+    if no_credit(status, codes, words):
+        return Refused(
+            f"{provider.name}: the account has no credit left: {words}",
+            "Add credit or raise the limit at the provider, then go on; nothing is lost.",
+        )
     if status in (401, 403):
         return Refused(
             f"{provider.name} refused the key ({status}): {words}",
             "Check the key (a new one needs a restart) and what this account may do, then go on; nothing is lost.",
-        )
-    if status == 402 or code & _QUOTA_CODES:
-        return Refused(
-            f"{provider.name}: the account has no credit left: {words}",
-            "Add credit or raise the limit at the provider, then go on; nothing is lost.",
         )
     if status == 429:
         return RateLimited(
@@ -143,15 +140,13 @@ def _from_status(
             f"{provider.name} is in trouble ({status}): {words}",
             "It is tried again by itself; if it lasts, check its status page.",
             _header_wait_s(headers),
-            may_be_billed=status not in _NOT_BEGUN,
+            may_be_billed=status in _GATEWAY_TIMEOUTS,
         )
-    if code & _NO_MODEL_CODES or (status in (400, 404) and _NO_MODEL.search(words)):
+    if "model_not_found" in codes or (status in (400, 404) and _NO_MODEL.search(words)):
         return ModelNotFound(
             f"{provider.name} does not have this model: {words}",
             "Choose another model; tuned models disappear when their base model is retired.",
         )
-    if status in (404, 405) and path.endswith(EVERYWHERE) and not has_version(provider):
-        return no_version(provider, words)
     if status == 404:
         return NotThere(f"{provider.name} does not have it: {words}", "It was deleted, or belongs to another account.")
     return BadRequest(
@@ -172,10 +167,6 @@ def cannot_pause(provider: Provider) -> NotThere:
     return NotThere(f"{provider.name} cannot pause a job.", "Cancel it, or let it go on.")
 
 
-def _cut(exc: Exception, provider: Provider) -> StreamCut:
-    return cut(provider, _said(exc, provider) if type(exc) is openai.APIError else "")
-
-
 def tuning_closed(error: ProviderError, provider: Provider) -> ProviderError:
     """Say it in full when an account may not create fine-tuning jobs at all."""
     if isinstance(error, Refused) and _TUNING_CLOSED.search(error.what):
@@ -190,9 +181,14 @@ def _said(exc: Exception, provider: Provider) -> str:
     return _words(getattr(exc, "body", None), str(exc), provider)
 
 
+def words_for(error: object, provider: Provider) -> str:
+    """The server's own words in an error object, fit to be shown."""
+    return _words(error, ", ".join(codes_of(error)) or "no reason given", provider)
+
+
 def _words(body: object, otherwise: str, provider: Provider) -> str:
     """The server's own words, fit to be shown; of an error page its title."""
-    text = _message(body) or (body if isinstance(body, str) else "") or otherwise
+    text = words_of(body) or otherwise
     if "<html" in text.lower() or "<!doctype" in text.lower():
         title = re.search(r"<title[^>]*>(.*?)</title>", text, re.I | re.S)
         text = f"a web page ({title[1].strip()})" if title else "a web page"
@@ -205,18 +201,6 @@ def quoted(text: str, provider: Provider) -> str:
         text = text.replace(provider.api_key, "[key]")
     text = " ".join(text.split())
     return text if len(text) <= _LONGEST_WORDS else text[: _LONGEST_WORDS - 1] + "…"
-
-
-def _message(body: object) -> str:
-    """`message` of OpenAI's error object, or what other servers call it."""
-    if isinstance(body, Mapping):
-        for name in ("message", "detail", "error", "error_description"):
-            value = body.get(name)
-            if isinstance(value, Mapping):
-                return _message(value)
-            if value:
-                return str(value)
-    return ""
 
 
 def _header_wait_s(headers: Mapping[str, str]) -> float | None:

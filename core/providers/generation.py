@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import httpx2
 import openai
 from openai.types import Model
 
 from core.errors import BadRequest, NotFound
-from core.providers.bodies import PATHS, body_of, completion_of
+from core.providers.bodies import PATHS, body_of
 from core.providers.connection import Connection
 from core.providers.errors import nonsense, translated
 from core.providers.parameters import Negotiation
-from core.providers.pieces import chat_piece, legacy_piece
+from core.providers.piece_stream import PieceStream
+from core.providers.pieces import completion_in
 from core.providers.shapes import Completion, CompletionRequest, Endpoint, Health, ModelInfo
 from core.providers.stream import TextStream
 
@@ -29,12 +31,8 @@ _LEGACY = re.compile(r"^(ft:)?(davinci-002|babbage-002|gpt-3\.5-turbo-instruct)"
 class Generation(Connection):
     """The calls that give text, and the models that give it."""
 
-    def complete(self, request: CompletionRequest, *, once: bool = False) -> Completion:
-        """The answers to `request`. Repeats on `RateLimited` and `Unavailable`, unless a try may be billed.
-
-        Args:
-            request: what is asked for.
-            once: one try; the caller repeats, and books every one of them.
+    def complete(self, request: CompletionRequest) -> Completion:
+        """The answers to `request`. Repeats patiently on `RateLimited` and `Unavailable`, unless it may be billed.
 
         Raises:
             RateLimited, Unavailable, Refused, BadRequest, ModelNotFound: see `core.errors`.
@@ -50,34 +48,32 @@ class Generation(Connection):
                     if not negotiation.concedes(refusal):
                         raise
 
-        return self._once(call) if once else self._bought(call)
+        return self._patiently(call, buys=True)
 
     def stream(self, request: CompletionRequest) -> TextStream:
-        """The first answer to `request`, as it is written. Repeats as `complete` until it has begun, never after."""
+        """The first answer to `request`, as it is written. Repeats patiently until its first event, never after."""
         extra: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
         negotiation = Negotiation(self.provider, {**body_of(request, self.provider.kind), **extra})
 
-        async def open_stream() -> openai.AsyncStream[object]:
+        async def open_stream() -> PieceStream:
             while True:
                 try:
                     with translated(self.provider):
-                        return await self._opened(request.endpoint, negotiation.body)
+                        return await self._opened(request, negotiation.body)
                 except BadRequest as refusal:
                     if not negotiation.concedes(refusal):
                         raise
 
-        read = chat_piece if request.endpoint == "chat" else legacy_piece
-        return TextStream(self.provider, request.model, lambda: self._abought(open_stream), read)
+        return TextStream(self.provider, request.model, lambda: self._apatiently(open_stream, buys=True))
 
     def _completed(self, request: CompletionRequest, body: Mapping[str, Any]) -> Completion:
-        answer = self._sdk().post(PATHS[request.endpoint], cast_to=object, body=body)
-        return completion_of(answer, request.endpoint, self.provider)
+        answer = self._sdk().post(PATHS[request.endpoint], cast_to=httpx2.Response, body=body)
+        return completion_in(answer.content, self.provider, request.model)
 
-    async def _opened(self, endpoint: Endpoint, body: Mapping[str, Any]) -> openai.AsyncStream[object]:
-        stream_cls = openai.AsyncStream[object]
-        return await self._async_sdk().post(
-            PATHS[endpoint], body=body, cast_to=object, stream=True, stream_cls=stream_cls
-        )
+    async def _opened(self, request: CompletionRequest, body: Mapping[str, Any]) -> PieceStream:
+        path, kind = PATHS[request.endpoint], openai.AsyncStream[object]
+        stream = await self._async_sdk().post(path, body=body, cast_to=object, stream=True, stream_cls=kind)
+        return await PieceStream.begun(stream.response, self.provider, request.model)
 
     def models(self) -> list[ModelInfo]:
         """The models that write text here, newest first."""

@@ -48,20 +48,32 @@ class CompletionRequest:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One answer. `finish_reason` is the endpoint's own word, or `refusal`; None: it gave none."""
+    """One answer.
+
+    Attributes:
+        finish_reason: see `finish_reasons`; None: the endpoint gave none that can be read.
+        error: what the endpoint says of an error that ended the text; "" where it says nothing.
+    """
 
     text: str
     finish_reason: str | None
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The answers to one request, and what they took. Token counts are None when the endpoint gave none."""
+    """The answers to one request, and what they took. Token counts are None when the endpoint gave none.
+
+    Attributes:
+        model: as the endpoint named it; where it named none, as it was asked for.
+        cached_tokens: how many of the prompt's tokens the endpoint says it read from its cache.
+    """
 
     texts: tuple[Choice, ...]
     model: str
     prompt_tokens: int | None
     completion_tokens: int | None
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +85,13 @@ class StreamFacts:
         first_text_s: seconds from sending to the first text.
         duration_s: seconds from sending to the newest text.
         prompt_tokens, tokens: as the endpoint counted them, at the end; None if it never did.
+        cached_tokens: how many of the prompt's tokens it says it read from its cache.
         pieces: how many pieces of text have come.
         tokens_per_s: rate after the first text; by pieces while `tokens` is not known.
-        finish_reason: `stop`, `length`, `content_filter`, `refusal`, …; None while it runs or when it was cut.
+        finish_reason: see `finish_reasons`; None while it runs and when it was cut; `unknown` where the endpoint has
+            ended it without saying why.
+        begun: the endpoint has sent the first event of an answer: from then on the request is billed.
+        thought: it has sent thinking, which is billed as output and is no part of the text.
     """
 
     model: str
@@ -86,6 +102,9 @@ class StreamFacts:
     pieces: int = 0
     tokens_per_s: float | None = None
     finish_reason: str | None = None
+    cached_tokens: int = 0
+    begun: bool = False
+    thought: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,30 +13,17 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from queue import SimpleQueue
-from typing import TypeVar
-
-import openai
 
 from core.providers.background_loop import background_loop
-from core.providers.errors import cut, translated
+from core.providers.errors import cut
+from core.providers.finish_reasons import UNKNOWN
+from core.providers.piece_stream import PieceStream
+from core.providers.pieces import Piece
 from core.providers.shapes import Provider, StreamFacts
-
-C = TypeVar("C")
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What one chunk of a stream says; every part may be missing."""
-
-    text: str = ""
-    finish_reason: str | None = None
-    model: str | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+from core.providers.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +34,15 @@ class _Arrival:
     elapsed_s: float
 
 
-_Arrivals = SimpleQueue[_Arrival | BaseException | None]
-"""What the request task hands over: pieces, the error that ended the stream, None at its end."""
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """The end of the body; `announced`: the endpoint said before that nothing more comes."""
+
+    announced: bool
+
+
+_Arrivals = SimpleQueue[_Arrival | _Ending | BaseException | None]
+"""What the request task hands over: pieces, the end, or the error that ended the stream; None wakes the reader."""
 
 
 class TextStream(Iterator[str]):
@@ -66,13 +60,12 @@ class TextStream(Iterator[str]):
         self,
         provider: Provider,
         model: str,
-        open_stream: Callable[[], Awaitable[openai.AsyncStream[C]]],
-        read: Callable[[C], Piece],
+        open_stream: Callable[[], Awaitable[PieceStream]],
     ) -> None:
         self._provider = provider
         self._facts = StreamFacts(model=model)
         self._arrivals: _Arrivals = SimpleQueue()
-        self._request = partial(_receive, provider, open_stream, read, self._arrivals)
+        self._request = partial(_receive, open_stream, self._arrivals)
         self._lock = threading.Lock()
         self._task: Future[None] | None = None
         self._closed = self._over = False
@@ -97,10 +90,12 @@ class TextStream(Iterator[str]):
                     return arrival.piece.text
             else:
                 self._over = True
-                if arrival is not None:
+                if isinstance(arrival, BaseException):
                     raise arrival
                 if self._facts.finish_reason is None:
-                    raise cut(self._provider)
+                    if arrival is None or not arrival.announced:
+                        raise cut(self._provider)
+                    self._facts = replace(self._facts, finish_reason=UNKNOWN)
         raise StopIteration
 
     def __enter__(self) -> TextStream:
@@ -128,38 +123,42 @@ class TextStream(Iterator[str]):
                 weakref.finalize(self, self._task.cancel)  # a stream that is dropped unread stops generating
 
     def _learn(self, piece: Piece, elapsed_s: float) -> None:
-        seen = self._facts
+        seen, usage = self._facts, piece.usage
+        pieces = seen.pieces + bool(piece.text)
+        counted = Usage(
+            seen.prompt_tokens if usage.prompt_tokens is None else usage.prompt_tokens,
+            seen.tokens if usage.completion_tokens is None else usage.completion_tokens,
+            usage.cached_tokens if usage.known else seen.cached_tokens,
+        )
+        if pieces:
+            counted = counted.beside_text()
         self._facts = replace(
             seen,
+            begun=True,
+            thought=seen.thought or piece.thought,
             first_text_s=seen.first_text_s or (elapsed_s if piece.text else None),
             duration_s=elapsed_s if piece.text else seen.duration_s,
-            pieces=seen.pieces + bool(piece.text),
+            pieces=pieces,
             model=piece.model or seen.model,
             finish_reason=piece.finish_reason or seen.finish_reason,
-            prompt_tokens=seen.prompt_tokens if piece.prompt_tokens is None else piece.prompt_tokens,
-            tokens=seen.tokens if piece.completion_tokens is None else piece.completion_tokens,
+            prompt_tokens=counted.prompt_tokens,
+            tokens=counted.completion_tokens,
+            cached_tokens=counted.cached_tokens,
         )
 
 
-async def _receive(
-    provider: Provider,
-    open_stream: Callable[[], Awaitable[openai.AsyncStream[C]]],
-    read: Callable[[C], Piece],
-    arrivals: _Arrivals,
-) -> None:
+async def _receive(open_stream: Callable[[], Awaitable[PieceStream]], arrivals: _Arrivals) -> None:
     """Send the request and hand over everything that comes. Keeps no reference to the `TextStream`, so that one that
     nobody holds any more can be collected, which cancels this task."""
     began = time.monotonic()
     try:
         stream = await open_stream()  # raises translated errors itself, after its own patience
         try:
-            with translated(provider, streaming=True):
-                async for chunk in stream:
-                    arrivals.put(_Arrival(read(chunk), time.monotonic() - began))
+            async for piece in stream:
+                arrivals.put(_Arrival(piece, time.monotonic() - began))
         finally:
-            with suppress(Exception):
-                await stream.close()
-        arrivals.put(None)
+            await stream.aclose()
+        arrivals.put(_Ending(stream.ended))
     except Exception as error:
         arrivals.put(error)
 

@@ -1,0 +1,197 @@
+"""An endpoint's answer, read from its JSON: texts, why they ended, usage; or the error that it is.
+
+Whoever has answered with a text or with usage wants to be paid. So the reader takes every shape in which a text is
+known to come, and raises only where there is nothing that could be kept:
+
+- `message.content` as a string, or as a list of parts, of which those of text are joined and those of thinking left
+  out (Mistral: `{"type": "thinking"}`, `{"type": "text"}`; Responses API: `output_text`);
+- no `model`: it is the one that was asked for; an ending that is no string is unknown;
+- a whole answer where a stream was asked for, and events where a whole answer was (see `events`);
+- Anthropic's `content`, the Responses API's `output` and Ollama's `message` in place of `choices`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from core.errors import ProviderError
+from core.providers.errors import from_status, unreadable, words_for
+from core.providers.finish_reasons import folded
+from core.providers.provider_errors import error_object, inner_status
+from core.providers.shapes import Choice, Completion, Provider
+from core.providers.usage import Usage, read_usage
+
+_TEXT_PARTS = frozenset({"", "text", "output_text", "message", "assistant"})
+_REFUSAL = "refusal"
+_WITHOUT_CHOICES = ("message", "content", "output", "output_text", "response", "generated_text", "text")
+_ENDINGS = ("finish_reason", "finishReason", "stop_reason", "done_reason")
+_THINKING = ("reasoning_content", "reasoning", "thinking", "tool_calls")
+
+
+def completion_of(answer: Any, provider: Provider, model: str) -> Completion:
+    """The answer in an endpoint's JSON.
+
+    Args:
+        model: what was asked for; the answer's where it names none.
+
+    Raises:
+        ProviderError: it is an error and nothing else; by its own code, in its own words.
+        Unreadable: it has neither a text, nor usage, nor an error.
+    """
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
+    if not isinstance(answer, Mapping):
+        raise unreadable(provider)
+    choices = _choices(answer)
+    texts = tuple(_choice(choice, provider) for choice in choices)
+    usage = read_usage(answer)
+    wrote = any(choice.text for choice in texts)
+    if wrote or any(thought(choice.get("message")) for choice in choices if isinstance(choice, Mapping)):
+        usage = usage.beside_text()
+    if not wrote:
+        texts = _without_text(answer, texts, usage, provider)
+    named = answer.get("model")
+    return Completion(
+        texts=texts,
+        model=named if isinstance(named, str) and named else model,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+    )
+
+
+def parsed(raw: bytes) -> Any:
+    """The JSON in an answer. Bytes that are no UTF-8 cost a character, not the answer; what follows is left out.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    try:
+        return json.loads(raw)
+    except RecursionError as exc:
+        raise ValueError("nested too deeply") from exc
+    except ValueError:
+        text = raw.decode("utf-8-sig", "replace").lstrip()
+    try:
+        return json.JSONDecoder(strict=False).raw_decode(text)[0]
+    except RecursionError as exc:
+        raise ValueError("nested too deeply") from exc
+
+
+def text_of(content: object) -> str:
+    """The text of a message's content: a string, a part, or a list of them. Thinking is no part of the text."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(map(text_of, content))
+    if not isinstance(content, Mapping):
+        return ""
+    if str(content.get("type") or "").lower() not in _TEXT_PARTS or content.get("thought") is True:
+        return ""
+    for name in ("text", "content", "parts", "value"):
+        if found := text_of(content.get(name)):
+            return found
+    return ""
+
+
+def said(message: object, finish_reason: object) -> tuple[str, str | None]:
+    """Text and ending of a message, or of a piece of one: a refusal is the text, and the reason for the ending."""
+    ending = folded(finish_reason)
+    if not isinstance(message, Mapping):
+        return text_of(message), ending
+    content = message.get("content")
+    refusal = message.get(_REFUSAL) or _refusal_part(content)
+    if isinstance(refusal, str) and refusal:
+        return text_of(content) or refusal, _REFUSAL
+    return text_of(content), ending
+
+
+def ending_of(choice: Mapping[str, Any]) -> object:
+    """Why a choice ended, as the endpoint says it."""
+    return next((choice[name] for name in _ENDINGS if name in choice), None)
+
+
+def _choices(answer: Mapping[str, Any]) -> list[Any]:
+    """The choices of an answer; of an API without choices, the one that it gives."""
+    for name in ("choices", "candidates"):
+        found = answer.get(name)
+        if isinstance(found, Mapping):
+            return [found]
+        if isinstance(found, list):
+            return found
+    output = answer.get("output")
+    if isinstance(output, Mapping):
+        return _choices(output)
+    if error_object(answer) is not None:
+        return []
+    for name in _WITHOUT_CHOICES:
+        message = answer.get(name)
+        if text_of(message) and (name != "message" or isinstance(message, Mapping)):
+            whole = message if isinstance(message, Mapping) else {"content": message}
+            return [{"message": whole, "finish_reason": ending_of(answer)}]
+    return []
+
+
+def _choice(choice: Any, provider: Provider) -> Choice:
+    if not isinstance(choice, Mapping):
+        return Choice(text_of(choice), None)
+    message = next((choice[name] for name in ("message", "delta", "content") if choice.get(name)), None)
+    text, ending = said(message, ending_of(choice))
+    error = error_object({"error": choice.get("error")})
+    return Choice(
+        text=text or text_of(choice.get("text")),
+        finish_reason=ending if error is None else "error",
+        error="" if error is None else words_for(error, provider),
+    )
+
+
+def _without_text(
+    answer: Mapping[str, Any], texts: tuple[Choice, ...], usage: Usage, provider: Provider
+) -> tuple[Choice, ...]:
+    """What an answer without a text gives, when it is billed.
+
+    Raises:
+        ProviderError: it is not; it is an error, or nothing.
+    """
+    error = error_object(answer) or _error_of_choice(answer)
+    if error is not None and not usage.billed:
+        raise error_in_answer(error, provider)
+    if error is not None:
+        return (Choice("", "error", words_for(error, provider)),)
+    if not texts and not usage.billed and not isinstance(answer.get("choices"), list):
+        raise unreadable(provider)
+    return texts
+
+
+def error_in_answer(error: object, provider: Provider) -> ProviderError:
+    """The error that an error object under HTTP 200 stands for."""
+    return from_status(inner_status(error), error, {}, provider)
+
+
+def _error_of_choice(answer: Mapping[str, Any]) -> object | None:
+    """An error in place of the first choice's text (OpenRouter)."""
+    choices = _choices(answer)
+    choice = choices[0] if choices else None
+    return error_object({"error": choice.get("error")}) if isinstance(choice, Mapping) else None
+
+
+def _refusal_part(content: object) -> str:
+    parts = content if isinstance(content, list) else ()
+    return "".join(
+        part[_REFUSAL]
+        for part in parts
+        if isinstance(part, Mapping) and part.get("type") == _REFUSAL and isinstance(part.get(_REFUSAL), str)
+    )
+
+
+def thought(message: object) -> bool:
+    """Whether a message, or a piece of one, has something written that is no text: it is billed all the same."""
+    if not isinstance(message, Mapping):
+        return False
+    content = message.get("content")
+    parts = content if isinstance(content, list) else ()
+    return any(message.get(name) for name in _THINKING) or any(
+        isinstance(part, Mapping) and part.get("type") in ("thinking", "reasoning") for part in parts
+    )

@@ -1,0 +1,93 @@
+"""The pieces of one streamed answer, from the bytes of its response."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import anyio
+import httpx2
+
+from core.errors import ProviderError
+from core.providers.answers import error_in_answer
+from core.providers.errors import cut, silent, unreachable, unreadable, words_for
+from core.providers.events import DONE, EventDecoder, decode
+from core.providers.pieces import Piece, piece_of, whole_answer
+from core.providers.shapes import Provider
+
+_BROKEN = (httpx2.RequestError, ssl.SSLError, anyio.EndOfStream)  # as the SDK's own streams have them
+
+
+class PieceStream(AsyncIterator[Piece]):
+    """What arrives after the first event, and that event itself. Make it with `begun`.
+
+    Raises:
+        StreamCut: while it is read: the connection broke, an event cannot be read, or the endpoint sent an error.
+
+    Attributes:
+        ended: the endpoint has said that nothing more comes.
+    """
+
+    def __init__(self, response: httpx2.Response, provider: Provider, model: str) -> None:
+        self._response, self._provider, self._model = response, provider, model
+        self._decoder = EventDecoder()
+        self._items = decode(response.aiter_bytes(), self._decoder)
+        self._first: Piece | None = None
+        self._error: object | None = None  # told beside a text or usage: raised after those were handed over
+        self.ended = False
+
+    @classmethod
+    async def begun(cls, response: httpx2.Response, provider: Provider, model: str) -> PieceStream:
+        """The stream once its first event is there. An error in place of that is no beginning: it may be tried again.
+
+        Raises:
+            ProviderError: the first event is an error, by its own code and words.
+            Unreadable, Unavailable: there is no first event, or none that can be read.
+        """
+        stream = cls(response, provider, model)
+        try:
+            stream._first = await stream._next()
+            if stream._first is None:
+                raise unreadable(provider)
+            if stream._first.error is not None and not stream._first.text and not stream._first.usage.billed:
+                raise error_in_answer(stream._first.error, provider)
+        except BaseException as exc:
+            await stream.aclose()
+            if isinstance(exc, httpx2.TimeoutException):
+                raise silent(provider, may_be_billed=True) from exc
+            if isinstance(exc, _BROKEN):
+                raise unreachable(provider, may_be_billed=True) from exc
+            if isinstance(exc, ValueError) and not isinstance(exc, ProviderError):
+                raise unreadable(provider) from exc
+            raise
+        return stream
+
+    async def __anext__(self) -> Piece:
+        if self._error is not None:
+            raise cut(self._provider, words_for(self._error, self._provider))
+        first, self._first = self._first, None
+        try:
+            piece = first or await self._next()
+        except (*_BROKEN, ValueError, ProviderError) as exc:
+            raise cut(self._provider) from exc
+        if piece is None:
+            raise StopAsyncIteration
+        self._error = piece.error
+        return piece
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        with suppress(Exception):
+            await self._response.aclose()
+
+    async def _next(self) -> Piece | None:
+        async for item in self._items:
+            if item is DONE:
+                self.ended = True
+                return None
+            if self._decoder.whole:
+                self.ended = True
+                return whole_answer(item, self._provider, self._model)
+            return piece_of(item)
+        return None

@@ -1,0 +1,176 @@
+"""What an error object of a provider means: its code as an HTTP status, and whether the account is out of credit.
+
+Servers that speak OpenAI's API answer errors in many shapes, also under HTTP 200:
+
+- `{"error": {"message", "type", "code"}}`: OpenAI; OpenRouter and LiteLLM with the HTTP status as `code`.
+- `{"error": "Unexpected endpoint or method."}`: LM Studio (lmstudio-bug-tracker#618).
+- `[{"error": {"code", "message", "status"}}]`: Gemini's OpenAI-compatible endpoint.
+- `{"object": "error", "message", "type", "code"}`: older vLLM.
+- `{"base_resp": {"status_code", "status_msg"}}`: MiniMax.
+- `{"code", "message" | "msg"}`, `{"status_code", "status_message"}`, `{"detail"}`: gateways.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_CODES = ("code", "status_code", "status", "type", "statusCode", "http_code", "error_code")
+_WORDS = ("message", "msg", "detail", "error_msg", "errorMessage", "status_message", "status_msg", "error_description")
+
+# Codes of Zhipu (docs.bigmodel.cn, "error codes"), which are no HTTP statuses.
+_ZHIPU = {
+    **dict.fromkeys(("1000", "1001", "1002", "1003", "1004"), 401),
+    **dict.fromkeys(("1110", "1111", "1112", "1121", "1220"), 403),
+    **dict.fromkeys(("1302", "1303", "1305", "1308"), 429),
+    "1113": 402,
+    "1120": 503,
+    "1211": 404,
+    "1230": 500,
+    "1234": 503,
+    "1301": 400,
+}
+_MINIMAX = {"1000": 500, "1001": 504, "1002": 429, "1004": 401, "1008": 402, "1013": 500, "1024": 500, "1039": 429}
+_RATE = r"rate.?limit|throttl|too.?many.?requests|resource.?exhausted|slow down|concurrency|频繁|速率"
+_TROUBLE = (
+    r"overload|unavailable|busy|capacity|server.?error|internal.?error|upstream|time.?out|timed out|bad.?gateway"
+    r"|try again|繁忙|稍后"
+)
+_KEY = r"unauthori[sz]ed|authenticat|api.?key|permission|forbidden|access.?denied"
+# Read in this order, first in the codes, then in the words.
+_MEANINGS = tuple(
+    (re.compile(pattern, re.I), status) for pattern, status in ((_RATE, 429), (_TROUBLE, 503), (_KEY, 401))
+)
+
+# Codes and types that mean "no credit", reduced to their letters: OpenAI, Moonshot, DashScope, DeepSeek, Volcengine,
+# one-api and its kin, OpenRouter.
+_NO_CREDIT_CODES = frozenset(
+    {
+        "insufficientquota",
+        "exceededcurrentquotaerror",
+        "billinghardlimitreached",
+        "billingnotactive",
+        "accountdeactivated",
+        "arrearage",
+        "prepaidbilloverdue",
+        "postpaidbilloverdue",
+        "allocationquotafreetieronly",
+        "accountoverdueerror",
+        "insufficientbalance",
+        "insufficientcredits",
+        "insufficientcredit",
+        "insufficientfunds",
+        "insufficientuserquota",
+        "preconsumetokenquotafailed",
+        "paymentrequired",
+        "resourcepackexhausted",
+    }
+)
+_NO_CREDIT_WORDS = re.compile(
+    r"insufficient.{0,12}(balance|credit|fund)"
+    r"|(balance|credits?).{0,20}(insufficient|not enough|too low|exhausted|used up)"
+    r"|(out of|requires? more|not enough|no( more| remaining)?|doesn't have any|used all( your| available)?) credits?\b"
+    r"|credit limit exceeded|included credits|(spend(ing)?|billing.hard).limit|past invoices|payment required"
+    r"|account is in arrears|arrearage|overdue.{0,3}payment|account is in good standing"
+    r"|余额不足|余额已用|欠费|额度不足|额度已用|账户.{0,6}余额|请充值",
+    re.I,
+)
+# DashScope uses OpenAI's `insufficient_quota` also for tokens per minute (its error list: "Allocated quota exceeded,
+# please increase your quota limit"), which pass by themselves.
+_PER_MINUTE = re.compile(r"allocated quota exceeded|per.(minute|second|hour)|\b[RT]PM\b", re.I)
+
+
+def error_object(answer: object) -> object | None:
+    """The error that JSON tells of: an object, or a text; None where it tells of none."""
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
+    if not isinstance(answer, Mapping):
+        return None
+    for name in ("error", "errors"):
+        error = answer.get(name)
+        if isinstance(error, list) and error:
+            error = error[0]
+        if isinstance(error, str) and error.strip():
+            return error if _plain_code(answer) is None else {"message": error, "code": answer.get("code")}
+        if isinstance(error, Mapping) and (words_of(error) or _fails(error)):
+            return error
+    result = answer.get("base_resp")
+    if isinstance(result, Mapping) and result.get("status_code"):
+        return {"message": words_of(result), "code": _MINIMAX.get(_text(result["status_code"]), 400)}
+    told = answer.get("object") == "error" or answer.get("success") is False or _fails(answer) or "detail" in answer
+    return answer if told and words_of(answer) and not answer.get("choices") else None
+
+
+def inner_status(error: object) -> int:
+    """The HTTP status that an error object stands for: its own code, or what its type or its words say; else 400."""
+    codes = codes_of(error)
+    for code in codes:
+        if code.isdecimal() and 400 <= int(code) <= 599:
+            return int(code)
+    for code in codes:
+        if code in _ZHIPU:
+            return _ZHIPU[code]
+    for text in (" ".join(codes), words_of(error)):
+        for pattern, status in _MEANINGS:
+            if pattern.search(text):
+                return status
+    return 400
+
+
+def codes_of(error: object) -> list[str]:
+    """Codes and types of an error object, as texts, in the order in which they count."""
+    if isinstance(error, list) and len(error) == 1:
+        error = error[0]
+    if not isinstance(error, Mapping):
+        return []
+    codes = [_text(error.get(name)) for name in _CODES]
+    inner = error.get("error")
+    return [code for code in codes if code] + (codes_of(inner) if isinstance(inner, Mapping) else [])
+
+
+def words_of(error: object) -> str:
+    """What the server says; "" where it says nothing."""
+    if isinstance(error, list) and len(error) == 1:
+        error = error[0]
+    if isinstance(error, str):
+        return error.strip()
+    if isinstance(error, Mapping):
+        for name in (*_WORDS, "error"):
+            value = error.get(name)
+            found = words_of(value) if isinstance(value, Mapping | str) else ""
+            if found:
+                return found
+    return ""
+
+
+def no_credit(status: int, codes: list[str], words: str) -> bool:
+    """Whether the account has no money left: nothing that is sent before somebody pays will be answered."""
+    if status == 402:
+        return True
+    if status == 429 and _PER_MINUTE.search(words):
+        return False
+    letters = {re.sub(r"[^a-z]", "", code.lower()) for code in codes}
+    return "1113" in codes or bool(letters & _NO_CREDIT_CODES) or bool(_NO_CREDIT_WORDS.search(words))
+
+
+def _fails(error: Mapping[str, Any]) -> bool:
+    """Whether a code says that something went wrong: gateways also send 0, 200 and "success"."""
+    code = _plain_code(error)
+    return code is not None and code.lower() not in ("0", "200", "ok", "success")
+
+
+def _plain_code(error: Mapping[str, Any]) -> str | None:
+    for name in ("code", "status_code", "statusCode", "http_code", "error_code"):
+        if code := _text(error.get(name)):
+            return code
+    return None
+
+
+def _text(code: object) -> str:
+    """A code as a text: 429, 429.0 and "429" are the same."""
+    if isinstance(code, bool) or code is None:
+        return ""
+    if isinstance(code, float) and code.is_integer():
+        code = int(code)
+    return str(code).strip() if isinstance(code, int | str) else ""

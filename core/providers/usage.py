@@ -1,0 +1,151 @@
+"""How many tokens an answer took: the one reader of `usage`, for rows, streams, batches, previews and evaluations.
+
+Read here, because providers send it so:
+
+- DeepSeek: `prompt_cache_hit_tokens` and `prompt_cache_miss_tokens` beside OpenAI's names (api-docs.deepseek.com).
+- Moonshot: `cached_tokens` in `usage` itself, and `usage` inside the last choice of a stream.
+- Groq: `x_groq.usage` in the last event of a stream.
+- Gemini's OpenAI-compatible endpoint, xAI and gateways before them: reasoning tokens that are in `total_tokens` (or
+  only in `completion_tokens_details.reasoning_tokens`), but not in `completion_tokens`. They are billed as output.
+- Anthropic and the Responses API behind gateways: `input_tokens`, `output_tokens`, `cache_read_input_tokens`.
+- Ollama: zeros, or no prompt tokens, where the prompt was in its cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_MOST = 2**31 - 1  # what the database's integer columns hold; no request has so many tokens
+_PROMPT = ("prompt_tokens", "input_tokens", "promptTokenCount", "prompt_eval_count")
+_COMPLETION = ("completion_tokens", "output_tokens", "candidatesTokenCount", "eval_count")
+_TOTAL = ("total_tokens", "totalTokenCount")
+_REASONING = ("reasoning_tokens", "thoughtsTokenCount")
+_CACHED = (
+    "cached_tokens",
+    "prompt_cache_hit_tokens",
+    "cache_read_input_tokens",
+    "num_cached_tokens",
+    "cachedContentTokenCount",
+)
+_CACHE_MISSES = ("prompt_cache_miss_tokens",)
+_PROMPT_DETAILS = ("prompt_tokens_details", "input_tokens_details", "prompt_token_details")
+_COMPLETION_DETAILS = ("completion_tokens_details", "output_tokens_details", "completion_token_details")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request. None: not known.
+
+    Attributes:
+        cached_tokens: how many of the prompt's tokens the provider read from its cache; 0 where it does not say, so
+            that they are priced as fresh ones.
+    """
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int = 0
+
+    @property
+    def known(self) -> bool:
+        """Whether the provider has counted anything."""
+        return self.prompt_tokens is not None or self.completion_tokens is not None
+
+    @property
+    def billed(self) -> bool:
+        """Whether the provider has counted more than nothing."""
+        return bool(self.prompt_tokens or self.completion_tokens)
+
+    def beside_text(self) -> Usage:
+        """The same, for an answer with a text: a count of 0 cannot be true there, so it is unknown, not free."""
+        if self.prompt_tokens and self.completion_tokens:
+            return self
+        return Usage(self.prompt_tokens or None, self.completion_tokens or None, self.cached_tokens)
+
+
+_UNKNOWN = Usage()
+
+
+def read_usage(answer: Mapping[str, Any]) -> Usage:
+    """The usage in an answer, or in an event of a stream. What is missing, or no number, is unknown."""
+    for usage in _reports(answer):
+        found = _read(usage)
+        if found.known:
+            return found
+    return _UNKNOWN
+
+
+def token_count(value: object) -> int | None:
+    """A number of tokens: also as a float or a string. What is no number, or below zero, is unknown."""
+    if isinstance(value, str):
+        try:
+            value = float(value.replace(",", ""))
+        except ValueError:
+            return None
+    if isinstance(value, float) and math.isfinite(value):
+        value = math.ceil(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST:
+        return None
+    return value
+
+
+def _reports(answer: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    """Where a usage object may be, the most likely place first."""
+    if isinstance(usage := answer.get("usage"), Mapping):
+        yield usage
+    if isinstance(usage := answer.get("usageMetadata"), Mapping):
+        yield usage
+    if isinstance(groq := answer.get("x_groq"), Mapping) and isinstance(usage := groq.get("usage"), Mapping):
+        yield usage
+    choices = answer.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, Mapping) and isinstance(usage := choice.get("usage"), Mapping):
+            yield usage
+    if "eval_count" in answer:
+        yield answer
+
+
+def _read(usage: Mapping[str, Any]) -> Usage:
+    prompt, completion = _first(usage, _PROMPT), _first(usage, _COMPLETION)
+    total = _first(usage, _TOTAL)
+    reasoning = _detail(usage, _COMPLETION_DETAILS, _REASONING)
+    cached = _detail(usage, _PROMPT_DETAILS, _CACHED) or 0
+    if prompt is None:
+        prompt = _all_of_prompt(usage, cached, total, completion)
+    if prompt is not None and cached > prompt:
+        prompt += cached  # a part of the prompt cannot be larger than it: this provider counts it apart
+    if completion is not None and reasoning is not None and reasoning > completion:
+        completion += reasoning  # the same for reasoning, which is billed as output
+    if prompt is not None and total is not None:
+        completion = max(completion or 0, total - prompt)
+    if completion is None:
+        completion = reasoning
+    return Usage(_bounded(prompt), _bounded(completion), cached)
+
+
+def _all_of_prompt(usage: Mapping[str, Any], cached: int, total: int | None, completion: int | None) -> int | None:
+    """The prompt's tokens where they are not given: from the cache's hits and misses, or as the rest of the total."""
+    if (missed := _first(usage, _CACHE_MISSES)) is not None:
+        return cached + missed
+    return max(0, total - completion) if total is not None and completion is not None else None
+
+
+def _first(usage: Mapping[str, Any], names: Iterable[str]) -> int | None:
+    for name in names:
+        if (count := token_count(usage.get(name))) is not None:
+            return count
+    return None
+
+
+def _detail(usage: Mapping[str, Any], details: Iterable[str], names: Iterable[str]) -> int | None:
+    """A count that OpenAI puts into an object of details, and others beside it."""
+    for name in details:
+        if isinstance(detail := usage.get(name), Mapping) and (count := _first(detail, names)) is not None:
+            return count
+    return _first(usage, names)
+
+
+def _bounded(count: int | None) -> int | None:
+    return count if count is None or count <= _MOST else None
