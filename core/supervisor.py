@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from core import endpoint, process
 from core.endpoint import Endpoint, Note, engine_endpoint
 from core.errors import FabulaError
-from core.settings import Settings, engine_environment
+from core.settings import Settings
 
 __all__ = ["INSTALL", "Endpoint", "EngineProcess", "ask_health", "engine_endpoint", "missing_packages"]
 
@@ -96,9 +96,6 @@ class EngineProcess:
             except (FabulaError, OSError) as exc:
                 _log.error("The engine cannot be started: %s", exc)
                 self._stopping.wait(_LONGEST_PAUSE_S)
-            except Exception:  # without this thread no engine would ever be started again
-                _log.exception("Unexpected error; the engine is started again in half a minute.")
-                self._stopping.wait(_LONGEST_PAUSE_S)
 
     def _live(self) -> None:
         pause_s, url = _FIRST_PAUSE_S, endpoint.read(self._settings).url
@@ -141,7 +138,7 @@ class EngineProcess:
     def _spawn(self, url: str) -> subprocess.Popen[bytes]:
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        env = engine_environment(os.environ) | {
+        env = os.environ | {
             "FABULA_ENGINE_TOKEN": self._token(),
             "PYTHONPATH": os.pathsep.join(paths),
             "PYTHONUNBUFFERED": "1",

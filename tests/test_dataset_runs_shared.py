@@ -372,7 +372,7 @@ def test_progress_tells_reasons_requests_and_what_it_will_cost(store: Store, ser
         (raw(b"{}"), "done", 30),
         (raw(b"[1]"), "done", 30),
         (raw(b"null"), "done", 30),
-        (raw(b'{"model": "writer", "choices": [{"message": {"content": 5}}]}'), "done", 30),
+        (raw(b'{"model": "writer", "choices": [{"message": {"content": 5}}]}'), "done", 29),
         (raw(b'{"model": "writer", "choi'), "done", 30),
         (unauthorized(), "failed", None),
         (quota(), "failed", None),

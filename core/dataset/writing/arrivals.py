@@ -10,7 +10,7 @@ from core.dataset.writing.ledger import Claim, Outcome
 from core.dataset.writing.outcomes import Alike, Verdict, judge
 from core.dataset.writing.pace import Limits, Pace
 from core.dataset.writing.sharing import divided
-from core.errors import FabulaError, ModelNotFound, ProviderError, RateLimited, Refused, Unavailable
+from core.errors import FabulaError, ModelNotFound, ProviderError, RateLimited, Refused, Unavailable, Unreadable
 from core.providers import Completion
 from core.providers.errors import retry_after_s
 from core.providers.retry import wait_s
@@ -45,16 +45,18 @@ class Kept:
             completion_tokens=self.completion_tokens,
             cost_usd=cost_usd,
             at=at,
-            key=claim.key,
-            reserved_usd=claim.reserved_usd,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """The row is sent again after `wait_s` seconds."""
+    """The row is sent again after `wait_s` seconds.
+
+    `may_be_billed`: what was sent counts at the most that it can have cost, and the row needs a new reservation.
+    """
 
     wait_s: float
+    may_be_billed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,18 @@ class Back:
 
 @dataclass(slots=True, eq=False)
 class Tries:
-    """What a row has been through. `strikes` counts failures while other rows succeeded: then it is the row."""
+    """What a row has been through.
+
+    Attributes:
+        strikes: failures while other rows succeeded (then it is the row), and those that may be billed.
+        not_before: when it may be sent again (a clock's seconds).
+    """
 
     count: int = 0
     sent_at: float = 0.0
     strikes: int = 0
     answers_seen: int = 0
+    not_before: float = 0.0
 
 
 class Arrivals:
@@ -130,14 +138,18 @@ class Arrivals:
         asked_s = retry_after_s(error)
         if isinstance(error, RateLimited):
             self._pace.rate_limited(tries.sent_at, now)
-        elif self._answers > tries.answers_seen:
+        elif self._answers > tries.answers_seen or error.may_be_billed:
             tries.strikes, tries.answers_seen = tries.strikes + 1, self._answers
+        if isinstance(error, Unreadable) and self._alike.failed(error.what):
+            self.ended(End("failed", f"No answer can be read. {error.what} {error.next_step}"))
         if tries.strikes >= self._limits.strikes:
-            return Kept(Verdict("failed", error.what, None, None), None, None)
+            tokens = None if error.may_be_billed else 0
+            return Kept(Verdict("failed", error.what, None, None), tokens, tokens)
         if asked_s is not None and asked_s > self._limits.stall_s:
             minutes = round(asked_s / 60)
             self.ended(End("failed", f"The provider asks to wait for {minutes} minutes. Go on then. {error.what}"))
-        return Again(wait_s(max(1, tries.count), asked_s, self._limits.base_s, self._limits.cap_s))
+        wait = wait_s(max(1, tries.count), asked_s, self._limits.base_s, self._limits.cap_s)
+        return Again(wait, error.may_be_billed)
 
 
 def ended_by(error: FabulaError) -> End:

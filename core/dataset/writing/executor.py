@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Sequence
 from decimal import Decimal
-from functools import partial
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -21,15 +20,15 @@ from sqlalchemy.orm import Session
 from core.cost import own
 from core.cost.book import PriceBook
 from core.dataset.writing import claimants, ledger, orders
-from core.dataset.writing.arrivals import Again, Arrivals, End, Kept, ended_by
+from core.dataset.writing.arrivals import Again, Arrivals, End, Kept, Tries, ended_by
 from core.dataset.writing.flight import Flight
 from core.dataset.writing.keeper import Keeper
 from core.dataset.writing.ledger import Claim
 from core.dataset.writing.line import Line
 from core.dataset.writing.orders import Order
+from core.dataset.writing.outcomes import Verdict
 from core.dataset.writing.pace import Limits, Pace, ceiling
 from core.dataset.writing.rate import Rate
-from core.dataset.writing.rescue_entry import row_entry
 from core.dataset.writing.sharing import money_for, tokens_for
 from core.dataset.writing.supply import Supply, Work
 from core.dataset.writing.tariff import Tariff
@@ -60,8 +59,6 @@ def execute(
     Raises:
         NotFound, BadRecipe: there is nothing to run.
         StorageFull: the database cannot be written, and `stopping` is set or the run could not even begin.
-        DatabaseLost: it was deleted, damaged or cannot be written any more. Nothing was sent from then on; answers that
-            came later are in a rescue file (see `core.recovery`).
     """
     halt = stopping or threading.Event()
     with claimants.present() as claimant:
@@ -81,13 +78,14 @@ class Writing:
         self._tariff = Tariff(book, order)
         self._flight = Flight(side_by_side=order.provider == "engine")
         self._supply = Supply(order, self._tariff, self._clearable, self._flight.weigh, self._wake.set)
-        self._keeper = Keeper(store, limits.storage_s, self._recorded, self._supply, entry=partial(row_entry, order))
+        self._keeper = Keeper(store, limits.storage_s, self._recorded, self._supply)
         self._line = Line(registry, order, limits.tick_s, self._wake.set)
         self._pace = Pace(limits.ceiling or ceiling(order.provider))
         self._arrivals = Arrivals(limits, self._pace, order.recipe.max_tokens, time.monotonic())
         self._lanes: set[asyncio.Task[None]] = set()
         self._landing = False
         self._unbought: list[Claim] = []
+        self._tries: dict[int, Tries] = {}  # by row, of those that are claimed once more
         self._rate = Rate(time.monotonic())
         self._asked: str | None = None  # how a person wants the run to end
         self._noted: str | None = None  # what the run's row says that it waits for
@@ -115,8 +113,6 @@ class Writing:
         self._supply.check()  # likewise
         if self._halt.is_set() or self._asked is not None:
             return True
-        if self._keeper.lost is not None:
-            return not self._flight  # what was sent is paid for: its answers go into the rescue file
         if self._flight or self._keeper.unrecorded:
             return False
         return self._arrivals.end is not None or self._supply.complete
@@ -201,8 +197,12 @@ class Writing:
         now, work = time.monotonic(), None
         while (work := self._flight.due(now)) is not None and not work.marked:
             self._supply.ready.appendleft(work)
-        if work is None and self._supply.cleared:
+        while work is None and self._supply.cleared:
             work = self._supply.cleared.popleft()
+            work.tries = next((t for c in work.claims if (t := self._tries.pop(c.row_id, None))), work.tries)
+            if work.tries.not_before > now:
+                self._flight.wait(work, work.tries.not_before)
+                work = None
         if work is not None:
             self._flight.sent(work)
         return work
@@ -251,7 +251,7 @@ class Writing:
         if work.split or len(kept) < len(work.claims):
             self._supply.together = 1
         self._split(work.claims[len(kept) :])
-        cost = self._tariff.price(answer.prompt_tokens, answer.completion_tokens)
+        cost = self._tariff.price(answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens)
         self._keep(work.claims, kept, money_for(cost, len(kept)))
 
     def _failed(self, work: Work, error: FabulaError) -> None:
@@ -262,6 +262,9 @@ class Writing:
             return
         told = self._arrivals.error(error, work.tries, now)
         if isinstance(told, Again):
+            if told.may_be_billed:
+                self._give_up(work, now + told.wait_s)
+                return
             if isinstance(error, RateLimited):
                 self._supply.refused(work)
             self._flight.wait(work, now + told.wait_s)
@@ -274,6 +277,16 @@ class Writing:
             self._keep(work.claims, kept, money_for(cost, parts))
         else:
             self._unbought += work.claims
+
+    def _give_up(self, work: Work, not_before: float) -> None:
+        """A request that may be billed brought no answer: its cost is unknown, and counts as what was reserved.
+
+        Its rows are pending again. Whoever claims them reserves the money for another request, as far as it is there.
+        """
+        work.tries.not_before = not_before
+        self._tries.update((claim.row_id, work.tries) for claim in work.claims)
+        lost, cost = Kept(Verdict("pending", None, None, None), None, None), self._tariff.price(None, None)
+        self._keep(work.claims, [lost] * len(work.claims), [cost] * len(work.claims))
 
     def _split(self, claims: Sequence[Claim]) -> None:
         """Send rows one by one, next. If that works, it was the sharing, and there is no more of it in this run."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from core.providers import Completion
+from core.providers import Choice, Completion
 from core.text import storable as storable
-
-_FINISHED = {"stop", "eos", "eos_token", "end_turn", "stop_sequence"}  # what servers call a text that ended by itself
 
 _LONGEST_WORD = 30  # characters, as the table has it; the API's own words are shorter
 
@@ -29,12 +27,15 @@ def judge(answer: Completion, max_tokens: int) -> Verdict:
         return Verdict("failed", "The answer was empty.", "", None)
     choice = answer.texts[0]
     text = storable(choice.text)
-    reason = _why_unfinished(text, choice.finish_reason, max_tokens)
+    reason = _why_unfinished(text, choice, max_tokens)
     word = storable(choice.finish_reason)[:_LONGEST_WORD] if choice.finish_reason else None
     return Verdict("done" if reason is None else "failed", reason, text, word)
 
 
-def _why_unfinished(text: str, finish_reason: str | None, max_tokens: int) -> str | None:
+def _why_unfinished(text: str, choice: Choice, max_tokens: int) -> str | None:
+    finish_reason = choice.finish_reason
+    if choice.error:
+        return storable(f"The provider ended the text with an error: {choice.error}")
     if finish_reason == "length":
         return f"The text was cut off at {max_tokens:,} tokens."
     if finish_reason == "refusal":
@@ -45,7 +46,7 @@ def _why_unfinished(text: str, finish_reason: str | None, max_tokens: int) -> st
         return "The answer was empty."
     if finish_reason is None:
         return "The provider did not say whether the text is finished."
-    if finish_reason not in _FINISHED:
+    if finish_reason != "stop":
         return f"The text is not finished: the provider ended it with {finish_reason}."
     return None
 

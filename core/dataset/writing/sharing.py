@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from decimal import Decimal
 
 from core.dataset.writing.ledger import Claim
@@ -32,7 +33,7 @@ def divided(answer: Completion, wanted: int) -> list[Completion]:
     texts: list[tuple[Choice, ...]] = [(text,) for text in answer.texts[:wanted]] or [()]
     prompt, completion = (tokens_for(t, len(texts)) for t in (answer.prompt_tokens, answer.completion_tokens))
     return [
-        Completion(text, answer.model, used, written)
+        replace(answer, texts=text, prompt_tokens=used, completion_tokens=written)
         for text, used, written in zip(texts, prompt, completion, strict=True)
     ]
 

@@ -20,9 +20,11 @@ class Tariff:
         self._system = len(order.recipe.system.encode()) + _TEMPLATE_TOKENS
         self._max_tokens = order.recipe.max_tokens
 
-    def price(self, prompt_tokens: int | None, completion_tokens: int | None) -> Decimal | None:
+    def price(self, prompt_tokens: int | None, completion_tokens: int | None, cached_tokens: int = 0) -> Decimal | None:
         """US dollars; None: unknown."""
-        return None if self._price is None else self._price.call(prompt_tokens, completion_tokens)
+        if self._price is None:
+            return None
+        return self._price.call(prompt_tokens, completion_tokens, cached_tokens=cached_tokens)
 
     def worst(self, prompt: str) -> Decimal | None:
         """What a request can cost at most: no tokenizer in use makes more tokens than there are bytes."""

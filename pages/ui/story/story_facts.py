@@ -10,6 +10,8 @@ _ENDINGS = {
     "length": mark("cut at the most tokens allowed"),
     "content_filter": mark("cut by the provider's content filter"),
     "refusal": mark("the model refused"),
+    "error": mark("ended by an error of the provider"),
+    "unknown": mark("complete or not: the provider did not say"),
 }
 
 
