@@ -141,7 +141,7 @@ class Arrivals:
         elif self._answers > tries.answers_seen or error.may_be_billed:
             tries.strikes, tries.answers_seen = tries.strikes + 1, self._answers
         if isinstance(error, Unreadable) and self._alike.failed(error.what):
-            self.ended(End("failed", f"No answer can be read. {error.what} {error.next_step}"))
+            self.ended(End("failed", f"No answer can be read. {error.what}"))
         if tries.strikes >= self._limits.strikes:
             tokens = None if error.may_be_billed else 0
             return Kept(Verdict("failed", error.what, None, None), tokens, tokens)
