@@ -15,6 +15,7 @@ from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row
 from core.errors import StorageFull
+from pages.ui import unexpected
 from pages.ui.dataset import quality_words
 from pages.ui.dataset.quality_job import Board, Progress
 from tests.test_pages import again, click, labels, trouble, visit, words
@@ -194,8 +195,28 @@ def test_a_bug_is_told_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     board = Board(measure)
     board.ask("a")
     board.wait(90)
-    assert board.error is not None and "could not be measured" in board.error.what
+    assert board.error is not None and "went wrong" in board.error.what and board.error.next_step
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_failed_measurement_is_made_again_a_few_seconds_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([StorageFull("The disk is full.", "Make room."), _empty()])
+
+    def measure(progress: Progress) -> Report:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    board = Board(measure)
+    board.ask("a")
+    board.wait(90)
+    board.ask("a")  # at once: it is shown, not repeated
+    assert isinstance(board.error, StorageFull) and not board.measuring
+    monkeypatch.setattr(unexpected, "FAILURE_KEPT_S", 0.0)
+    board.ask("a")
+    board.wait(90)
+    assert board.error is None and board.fresh("a") and board.report is not None
 
 
 def test_a_long_measurement_waits_until_rows_stop_coming(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,10 +21,14 @@ _NEAREST = "o200k_base"  # the widest vocabulary at hand; Gemma's and Qwen's cou
 
 @dataclass(frozen=True, slots=True)
 class TokenCount:
-    """`tokens`, and whether that is what the provider will count (`exact`) or an approximation."""
+    """`tokens`, and whether that is what the provider will count (`exact`) or an approximation.
+
+    `unanswered`: an approximation only because the model's own tokenizer, a request away, failed; ask again.
+    """
 
     tokens: int
     exact: bool
+    unanswered: bool = False
 
 
 def count(texts: Sequence[str], model: str) -> TokenCount:

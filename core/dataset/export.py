@@ -132,7 +132,7 @@ def count_tokens(
     if made.system:
         added += _SYSTEM_TOKENS + tokens.count([made.system], model).tokens
     total = own = nearest = number = 0
-    exact = True
+    exact, unanswered = True, False
     for pairs in _batched(made.pairs(examples), CHUNK):
         texts = ["".join(pair) for pair in pairs]
         counted = tokens.count(texts, model)
@@ -142,11 +142,11 @@ def count_tokens(
                 try:
                     own, nearest = own + ask(text), nearest + tokens.count([text], model).tokens
                 except FabulaError:
-                    ask, own, nearest = None, 0, 0
+                    ask, own, nearest, unanswered = None, 0, 0, True
             number += 1
     if own and nearest:
         total, exact = round(total * own / nearest), step == 1
-    return TokenCount(total + number * added, exact)
+    return TokenCount(total + number * added, exact, unanswered)
 
 
 def write_parquet(store: Store, dataset_id: str, path: Path) -> int:

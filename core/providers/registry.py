@@ -98,6 +98,20 @@ class Registry:
                 client = self._clients[provider_id] = _client_of(provider)(provider, patience=self._patience)
             return client
 
+    def client(self, provider_id: str, *, patience: Patience, timeout: float) -> Client:
+        """A new client of a provider, for a caller that waits less long than the shared one.
+
+        Args:
+            provider_id: the provider.
+            patience: how long its calls are repeated.
+            timeout: seconds.
+
+        Raises:
+            NotFound, EngineMissing, Unavailable: see `provider`.
+        """
+        provider = self.provider(provider_id)
+        return _client_of(provider)(provider, patience=patience, timeout=timeout)
+
 
 def _client_of(provider: Provider) -> type[Client]:
     """Who speaks to this endpoint: most are OpenAI's API to the letter."""

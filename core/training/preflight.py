@@ -31,6 +31,7 @@ class Preflight:
         why: a sentence; next_step: what to do about it, where the provider refuses.
         train_until, callable_until: last days, where they are announced.
         lifetime: until when the tuned model can be called, a sentence.
+        answered: False: the provider did not answer, or refused; it may a moment later.
     """
 
     may_train: bool | None
@@ -39,6 +40,7 @@ class Preflight:
     callable_until: date | None
     lifetime: str
     next_step: str = ""
+    answered: bool = True
 
 
 def preflight(store: Store, client: Client, book: PriceBook, model: str, now: datetime) -> Preflight:
@@ -53,31 +55,29 @@ def preflight(store: Store, client: Client, book: PriceBook, model: str, now: da
     tuned = book.find(provider, f"ft:{tuned_base(model) or model}")
     until = tuned.valid_until if tuned is not None else None
     last = price.training_until if price is not None else None
-    next_step = ""
+    next_step, answered = "", True
     try:
         may, why = _may_train(store, client, now)
     except Refused as exc:
-        may, next_step = False, exc.next_step
+        may, next_step, answered = False, exc.next_step, False
         why = f"This account may not even see fine-tuning jobs there: {exc.what}"
+    except FabulaError as exc:
+        may, answered = None, False
+        why = f"The provider could not be asked: {exc.what}"
     if may is not False and last is not None and last < now.date():
         may, next_step = False, ""
         why = f"Training on this model ended on {last}. Choose another base, or the engine."
-    return Preflight(may, why, last, until, _lifetime(client, until, now), next_step)
+    return Preflight(may, why, last, until, _lifetime(client, until, now), next_step, answered)
 
 
 def _may_train(store: Store, client: Client, now: datetime) -> tuple[bool | None, str]:
-    """Whether it may, and why. Raises Refused where the provider does not even show its list of jobs."""
+    """Whether it may, and why. Raises FabulaError where the provider does not show its list of jobs."""
     provider, name = client.provider, client.provider.name
     if provider.kind == "engine":
         return True, "The engine trains on this machine: no account is needed."
     if provider.kind == "openai" and now.date() >= _CLOSED_TO_ALL:
         return False, "OpenAI has closed fine-tuning to everyone on 2027-01-06. Train on the engine."
-    try:
-        next(iter(client.jobs()), None)
-    except Refused:
-        raise
-    except FabulaError as exc:
-        return None, f"The provider could not be asked: {exc.what}"
+    next(iter(client.jobs()), None)
     succeeded, refused = _past(store, provider.id)
     if refused is not None and (succeeded is None or refused > succeeded):
         return False, f"{name} refused the last job of this account: it may not train. The engine can."

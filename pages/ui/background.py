@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from core.errors import FabulaError
+from pages.ui import unexpected
 
 T = TypeVar("T")
 
 
 class Gathering(Generic[T]):
-    """Items of an iterator as they come: watch `items` and `done` from a fragment, `stop()` it when nobody waits."""
+    """Items of an iterator as they come: watch `items` and `done` from a fragment, `stop()` it when nobody waits.
+
+    `error` says why it ended early; an error that is none of the family is told as one, and logged.
+    """
 
     def __init__(self, make: Callable[[], Iterator[T]], expected: int) -> None:
         self.expected = expected
@@ -32,7 +36,7 @@ class Gathering(Generic[T]):
                 if self._stopped:
                     break
                 self.items.append(item)
-        except FabulaError as error:
-            self.error = error
+        except Exception as error:
+            self.error = unexpected.told(error, "gathering")
         finally:
             self.done = True

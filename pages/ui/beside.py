@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import streamlit as st
 
 from core.errors import FabulaError
+from pages.ui import unexpected
 from pages.ui.lang import _, number
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _AT_ONCE = 5_000  # rows that take less than a second
 _LOOK_S = 0.5
@@ -25,20 +28,28 @@ class Beside(Generic[T]):
         make: works the answer out.
         rows: how many it looks at.
         asks: it asks an endpoint, so that few rows may take long too.
+        provisional: whether an answer is one to make do with for a few seconds only.
 
-    Raises:
-        FabulaError: what `make` raised, where there are few rows; where there are many, `get` raises it.
+    What `make` raises, `get` raises; an error that is none of the family is told as one, and logged.
     """
 
-    def __init__(self, make: Callable[[Callable[[], None]], T], rows: int, *, asks: bool = False) -> None:
+    def __init__(
+        self,
+        make: Callable[[Callable[[], None]], T],
+        rows: int,
+        *,
+        asks: bool = False,
+        provisional: Callable[[T], bool] = lambda made: False,
+    ) -> None:
         self.rows = rows
+        self._provisional = provisional
         self.seen = 0
         self.done = False
         self._made: T | None = None
         self._error: FabulaError | None = None
+        self._failed_at: float | None = None
         if rows <= _AT_ONCE and not asks:
-            self._made = make(self._count)
-            self.done = True
+            self._work(make)
         else:
             thread = threading.Thread(target=self._work, args=(make,), name="beside", daemon=True)
             thread.start()
@@ -51,8 +62,14 @@ class Beside(Generic[T]):
             FabulaError: there is none, and why.
         """
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)
         return self._made if self.done else None
+
+    @property
+    def stale(self) -> bool:
+        """Whether it failed, or its answer is provisional, and it is time to try again."""
+        failed_at = self._failed_at
+        return self.done and failed_at is not None and time.monotonic() - failed_at >= unexpected.FAILURE_KEPT_S
 
     def _count(self) -> None:
         self.seen += 1
@@ -60,10 +77,29 @@ class Beside(Generic[T]):
     def _work(self, make: Callable[[Callable[[], None]], T]) -> None:
         try:
             self._made = make(self._count)
-        except FabulaError as error:
-            self._error = error
+            if self._provisional(self._made):
+                self._failed_at = time.monotonic()
+        except Exception as error:
+            self._error, self._failed_at = unexpected.told(error, f"looking at {self.rows:,} rows"), time.monotonic()
         finally:
             self.done = True
+
+
+class Cached(Protocol[T_co]):
+    """A cached function (`st.cache_resource`), as far as it is needed here."""
+
+    def __call__(self, *given: Any) -> Beside[T_co]: ...
+
+    def clear(self, *given: Any) -> None: ...
+
+
+def shared(cached: Cached[T], *given: Any) -> Beside[T]:
+    """What a cached function has for these arguments; one that failed is kept for a few seconds only."""
+    work = cached(*given)
+    if not work.stale:
+        return work
+    cached.clear(*given)
+    return cached(*given)
 
 
 def wait(work: Beside[T]) -> T | None:

@@ -12,6 +12,7 @@ from core.errors import FabulaError, StorageFull
 from core.providers import Client, ModelInfo, Patience
 from core.providers.registry import ENGINE
 from core.status import Status, look
+from pages.ui import unexpected
 from pages.ui.cached.studio import POLL_S, prices, registry, settings, store, where
 
 _MODELS_S = 5  # a model appears when its job ends: soon enough to feel true
@@ -39,8 +40,8 @@ def _models(providers: tuple[str, ...], studio: str) -> Models:
     for provider in providers:
         try:
             found += quick(provider).models()
-        except FabulaError as problem:
-            problems[provider] = problem
+        except Exception as problem:
+            problems[provider] = unexpected.told(problem, f"asking {provider} for its models")
     return Models(tuple(found), problems)
 
 
@@ -61,7 +62,7 @@ def ask_models(provider: str) -> list[ModelInfo]:
 
 def quick(provider: str) -> Client:
     """A client of one provider for a page: one try, and a short one."""
-    return Client(registry().provider(provider), patience=_QUICK, timeout=_QUICK_TIMEOUT_S)
+    return registry().client(provider, patience=_QUICK, timeout=_QUICK_TIMEOUT_S)
 
 
 def status() -> Status:

@@ -15,7 +15,7 @@ from core.dataset.intake import importing
 from core.providers import ModelInfo
 from core.providers.registry import ENGINE
 from core.training.form import FileFormat
-from pages.ui.beside import Beside
+from pages.ui.beside import Beside, shared
 from pages.ui.cached.offers import quick, status
 from pages.ui.cached.studio import store, where
 from pages.ui.dataset.quality_job import Board
@@ -80,7 +80,7 @@ class Written:
 def written(dataset_id: str, version_id: str | None, rows: int, marks: Marks) -> Beside[Written]:
     """How a data set, or a version of it, is written; looked at anew when a row has come, gone or been edited."""
     as_now = datasets.fingerprint(store(), dataset_id, version_id)
-    return _written(as_now, dataset_id, version_id, rows, marks, where())
+    return shared(_written, as_now, dataset_id, version_id, rows, marks, where())
 
 
 @st.cache_resource(max_entries=16)
@@ -99,14 +99,11 @@ def _written(
 def tokens_of(
     dataset_id: str, version_id: str | None, rows: int, marks: Marks, model: ModelInfo
 ) -> Beside[tokens.TokenCount]:
-    """Tokens that `model` reads in one epoch of a file so written: by its own tokenizer where the engine is up.
-
-    Raises:
-        FabulaError: it cannot be written so.
-    """
+    """Tokens that `model` reads in one epoch of a file so written: by its own tokenizer where the engine is up."""
     as_now = datasets.fingerprint(store(), dataset_id, version_id)
     own = model.provider == ENGINE and status().engine.state == "up"
-    return _tokens_of(as_now, dataset_id, version_id, rows, marks, model.provider, model.id, own, where())
+    given = (as_now, dataset_id, version_id, rows, marks, model.provider, model.id, own, where())
+    return shared(_tokens_of, *given)
 
 
 @st.cache_resource(max_entries=64)
@@ -129,7 +126,7 @@ def _tokens_of(
         ask = None if asked is None else partial(asked.count_tokens, model)
         return export.count_tokens(plan, export.Watched(chosen.examples(), seen), model, ask)
 
-    return Beside(count, rows, asks=own)
+    return Beside(count, rows, asks=own, provisional=lambda counted: counted.unanswered)
 
 
 def parts(dataset_id: str) -> dict[str | None, int]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 
 from core.dataset.quality import Report
 from core.errors import FabulaError
-from pages.ui.lang import mark
+from pages.ui import unexpected
 
 Progress = Callable[[int, int], None]
-_log = logging.getLogger(__name__)
 _QUICK_S = 1.0  # a measurement that took less is made again while a run goes on; a longer one when the run has ended
 
 
@@ -21,7 +19,7 @@ class Board:
 
     Attributes:
         report: the newest one there is; None before the first.
-        error: why the last measurement came to nothing.
+        error: why the last measurement came to nothing; it is tried again a few seconds later, when somebody asks.
         read, total: how far the one on its way has come, in rows.
     """
 
@@ -31,7 +29,7 @@ class Board:
         self.read, self.total = 0, 0
         self._measure = measure
         self._asked_for: str | None = None
-        self._took_s = 0.0
+        self._took_s = self._failed_at = 0.0
         self._idle = threading.Event()
         self._idle.set()
         self._lock = threading.Lock()
@@ -54,7 +52,9 @@ class Board:
         """
         with self._lock:
             waits = calm and self._took_s >= _QUICK_S and self.report is not None
-            if self.measuring or (not again and (waits or self._asked_for == fingerprint)):
+            failed = self.error is not None and time.monotonic() - self._failed_at >= unexpected.FAILURE_KEPT_S
+            known = self._asked_for == fingerprint and not failed
+            if self.measuring or (not again and (waits or known)):
                 return
             self._asked_for, self.error, self.read, self.total = fingerprint, None, 0, 0
             self._idle.clear()
@@ -68,13 +68,8 @@ class Board:
         started = time.perf_counter()
         try:
             self.report = self._measure(self._note)
-        except FabulaError as error:
-            self.error = error
-        except Exception:  # a bug: the page says that there is one, the log says which
-            _log.exception("measuring quality failed")
-            self.error = FabulaError(
-                mark("The rows could not be measured."), mark("Measure again; the log says what happened.")
-            )
+        except Exception as error:
+            self.error, self._failed_at = unexpected.told(error, "measuring quality"), time.monotonic()
         finally:
             self._took_s = time.perf_counter() - started
             self._idle.set()

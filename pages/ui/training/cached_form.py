@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +17,10 @@ from core.training.estimating import JobEstimate
 from core.training.filecheck import FileCheck
 from core.training.form import JobForm
 from core.training.preflight import Preflight
-from pages.ui import cached
-from pages.ui.beside import Beside
+from pages.ui import cached, unexpected
+from pages.ui.beside import Beside, shared
 from pages.ui.cached import where
+from pages.ui.cached.offers import quick
 
 PACKAGED = "gemma-3-270m"
 """The engine's own base model: what is known of its pace holds for it alone."""
@@ -31,12 +33,18 @@ def account(provider: str, model: str) -> Preflight:
     Raises:
         FabulaError: the provider is not set up.
     """
-    return _account(provider, model, where())
+    found, at = _account(provider, model, where())
+    if not found.answered and time.monotonic() - at >= unexpected.FAILURE_KEPT_S:
+        _account.clear(provider, model, where())
+        found, at = _account(provider, model, where())
+    return found
 
 
 @st.cache_resource(ttl=_ACCOUNT_S, max_entries=64)
-def _account(provider: str, model: str, where: str) -> Preflight:
-    return preflight.preflight(cached.store(), cached.client(provider), cached.prices(), model, utcnow())
+def _account(provider: str, model: str, where: str) -> tuple[Preflight, float]:
+    """What is known of an account, and when it was asked (`time.monotonic()`)."""
+    found = preflight.preflight(cached.store(), quick(provider), cached.prices(), model, utcnow())
+    return found, time.monotonic()
 
 
 def estimate(model: ModelInfo, tokens: int, epochs: int | None, examples: int | None = None) -> JobEstimate:
@@ -62,14 +70,10 @@ def _rough_speed() -> float:
 
 
 def file_check(form: JobForm, rows: int) -> Beside[FileCheck]:
-    """The whole file that this form would send, looked at; anew when a row has come, gone or been edited.
-
-    Raises:
-        FabulaError: it cannot be written so.
-    """
+    """The whole file that this form would send, looked at; again when a row has come, gone or been edited."""
     as_now = datasets.fingerprint(cached.store(), form.dataset_id, form.version_id)
     marks = (form.file_format, form.separator, form.stop)
-    return _file_check(as_now, marks, (form.provider, form.base_model), rows, where(), form)
+    return shared(_file_check, as_now, marks, (form.provider, form.base_model), rows, where(), form)
 
 
 @st.cache_resource(max_entries=16)

@@ -84,8 +84,9 @@ def _quality(chosen: DatasetSummary) -> None:
     if board.measuring:
         st.fragment(run_every=_LOOK_S)(_measuring)(board)
         return
-    if board.error is not None or board.report is None:
-        st.caption(_("The quality of the rows could not be measured."))
+    if board.error is not None:
+        cards.error_card(board.error)
+    if board.report is None:
         return
     report = board.report
     st.markdown(quality_words.verdict_line(report))

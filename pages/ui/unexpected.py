@@ -1,0 +1,25 @@
+"""Errors that nobody foresaw, in work beside the page's script: told as an error of the family, and logged in full."""
+
+from __future__ import annotations
+
+import logging
+
+from core.errors import FabulaError
+from pages.ui.lang import mark
+
+FAILURE_KEPT_S = 3.0
+"""How long a failure is shown before the same work is tried again: a hiccup must not stick, a fault must not spin."""
+_log = logging.getLogger("fabula.pages")
+
+
+def told(error: Exception, work: str) -> FabulaError:
+    """`error` for a card: itself where it is one of the family, else that `work` (for the log) failed."""
+    if isinstance(error, FabulaError):
+        return error
+    _log.error("%s failed", work, exc_info=error)
+    fault = FabulaError(
+        mark("Something went wrong while this was worked out."),
+        mark("Open this part again in a few seconds. If it fails again, the log of the studio says why."),
+    )
+    fault.__cause__ = error
+    return fault
