@@ -17,8 +17,8 @@ from starlette.responses import JSONResponse, Response
 
 from core.engine import VERSION, chat, sampling
 from core.engine.errors import ApiError, bad_value
-from core.engine.generate import End, Piece, pieces, whole
-from core.engine.llama import Base, Pool
+from core.engine.generate import End, Piece, count_tokens, pieces, whole
+from core.engine.llama import Backend, Base, Pool, too_long
 from core.engine.models import Model, Models
 from core.engine.requests import json_body, until_gone
 from core.engine.sampling import Sampling
@@ -27,6 +27,7 @@ from core.engine.training_line import BadLine, is_missing
 
 Prompt: TypeAlias = "str | list[int]"
 _MAX_PROMPTS = 128
+_PATIENCE_S = 0.5  # a streamed answer's headers wait so long for a model that is being loaded, and never for a turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,9 @@ class Inference:
         """POST /v1/completions."""
         body = await json_body(request)
         model, base = await self._open(body)
-        return await self._answer(request, Work(False, model, base, _prompts(body), sampling.of_completion(body)))
+        prompts = _prompts(body)
+        _check_vocabulary(prompts, base)
+        return await self._answer(request, Work(False, model, base, prompts, sampling.of_completion(body)))
 
     async def chat_completions(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
@@ -90,13 +93,21 @@ class Inference:
     async def _answer(self, request: Request, work: Work) -> Response:
         if not work.sampling.stream:
             return await until_gone(request, self._whole(work))
-        parts = self._stream(work)
+        admitted = asyncio.create_task(self._admit(work))
         try:
-            first = await until_gone(request, _first(parts))  # so that a refusal has its own status
+            await until_gone(request, asyncio.wait({admitted}, timeout=_PATIENCE_S))
+            if admitted.done():
+                admitted.result()  # a refusal has a status of its own
         except BaseException:
-            await parts.aclose()
+            admitted.cancel()
             raise
-        return EventStream(_chained(first, parts))
+        return EventStream(self._stream(work, admitted))
+
+    async def _admit(self, work: Work) -> None:
+        """Load the model and see that it can take the prompts, without waiting for a turn. Raises ApiError."""
+        async with self._pool.lease(work.base, work.model.adapter) as backend:
+            for prompt in work.prompts:
+                await _check_length(backend, prompt)
 
     async def _whole(self, work: Work) -> Response:
         async with self._pool.lease(work.base, work.model.adapter) as backend:
@@ -106,13 +117,14 @@ class Inference:
         choices = [shape.choice(index, answer) for index, answer in enumerate(answers)]
         return JSONResponse({**shape.head(), "choices": choices, "usage": _usage(ends, work.sampling.n)})
 
-    async def _stream(self, work: Work) -> AsyncGenerator[bytes, None]:
-        """Server-sent events. An error after the first piece becomes an event, as at OpenAI."""
+    async def _stream(self, work: Work, admitted: asyncio.Task[None]) -> AsyncGenerator[bytes, None]:
+        """Server-sent events, once the request is `admitted`. An error becomes an event, as at OpenAI."""
         shape = _Shape(work)
         ends: dict[int, End] = {}
         started = False
         async with AsyncExitStack() as stack:
             try:
+                await admitted
                 backend = await stack.enter_async_context(self._pool.lease(work.base, work.model.adapter))
                 streams = [pieces(backend, order) for order in work.orders()]
                 merged = _merged(streams) if work.sampling.together and len(streams) > 1 else _in_turn(streams)
@@ -126,8 +138,6 @@ class Inference:
                     if piece.end:
                         ends[index] = self._noted(piece.end)
             except ApiError as exc:
-                if not started:
-                    raise
                 yield _event(exc.body())
                 return
         if work.sampling.include_usage:
@@ -207,6 +217,26 @@ def _prompts(body: dict[str, Any]) -> tuple[Prompt, ...]:
     return tuple(raw)
 
 
+def _check_vocabulary(prompts: Sequence[Prompt], base: Base) -> None:
+    """Raise ApiError 400 for a token id that the model does not have."""
+    highest = max((max(prompt) for prompt in prompts if not isinstance(prompt, str)), default=0)
+    if highest >= base.card.vocab_size:
+        raise bad_value("prompt", f"'prompt' has a token id that the model does not have: {highest}.")
+
+
+async def _check_length(backend: Backend, prompt: Prompt) -> None:
+    """Raise ApiError 400 for a prompt that llama.cpp would refuse when its turn comes."""
+    base = backend.base
+    if not isinstance(prompt, str):
+        tokens = len(prompt)
+    elif len(prompt.encode()) + 2 < base.context:  # a token has a byte at least; with <bos> and a leading space
+        return
+    else:
+        tokens = await count_tokens(backend, prompt) + (base.card.bos is not None)
+    if tokens >= base.context:
+        raise too_long(base.context, tokens)
+
+
 def _is_tokens(value: object) -> bool:
     return (
         isinstance(value, list)
@@ -272,17 +302,6 @@ async def _merged(streams: Sequence[AsyncGenerator[Piece, None]]) -> AsyncGenera
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _first(events: AsyncGenerator[bytes, None]) -> bytes:
-    return await anext(events)
-
-
-async def _chained(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    async with aclosing(rest) as events:
-        yield first
-        async for event in events:
-            yield event
 
 
 def _event(body: dict[str, Any]) -> bytes:

@@ -238,17 +238,22 @@ async def _end(backend: Backend) -> None:
         await backend.process.wait()
 
 
+def too_long(context: object, tokens: object) -> ApiError:
+    """400: a prompt of so many tokens leaves no room in a context of so many."""
+    return ApiError(
+        400,
+        f"This model's maximum context length is {context} tokens. "
+        f"However, your prompt has {tokens} tokens. Please shorten it.",
+        param="prompt",
+        code="context_length_exceeded",
+    )
+
+
 def refused(status: int, body: dict[str, Any]) -> ApiError:
     """llama.cpp's error as OpenAI would word it."""
     error = body.get("error") if isinstance(body.get("error"), dict) else {}
     assert isinstance(error, dict)
     if error.get("type") == "exceed_context_size_error":
-        return ApiError(
-            400,
-            f"This model's maximum context length is {error.get('n_ctx')} tokens. "
-            f"However, your prompt has {error.get('n_prompt_tokens')} tokens. Please shorten it.",
-            param="prompt",
-            code="context_length_exceeded",
-        )
+        return too_long(error.get("n_ctx"), error.get("n_prompt_tokens"))
     message = str(error.get("message") or "llama.cpp refused the request")
     return ApiError(400, message) if 400 <= status < 500 else unavailable(f"The model stopped working: {message}.")
