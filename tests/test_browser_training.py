@@ -149,7 +149,7 @@ def test_the_articles_results_are_charted(browser: Browser, studio: Studio) -> N
     page = visit(browser, f"{studio.url}/training", locale="en-US")
     page.get_by_role("radio", name="Read a results file").click()
     page.locator('.st-key-training_results_file input[type="file"]').set_input_files(_CURIE)
-    page.get_by_text("the token accuracy from 75% to 95%").wait_for()
+    page.get_by_text("the token accuracy from 75.0% to 94.3%").wait_for()
     assert _drawn(page) == 2
     assert "1,857" in _metric(page, "Steps") and "94.3 %" in _metric(page, "Token accuracy, smoothed")
     if "SCREENSHOTS" in os.environ:
