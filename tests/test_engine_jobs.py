@@ -261,6 +261,37 @@ def test_pause_and_resume_leave_no_hole(client: OpenAI) -> None:
     assert "The job was resumed." in messages(client, job)
 
 
+def test_a_job_behind_another_knows_its_place_and_only_training_counts(client: OpenAI) -> None:
+    first = start(client, hyperparameters=LONG)
+    second = start(client)
+    until(client, first, "running")
+    until(client, second, "queued")
+    assert _told(client, second)["queue_position"] == 2 and _told(client, first)["queue_position"] is None
+    poll(lambda: client.fine_tuning.jobs.retrieve(first.id).estimated_finish is not None)
+    starts = _told(client, second)["estimated_start"]
+    assert starts is not None and starts >= second.created_at
+    poll(lambda: _told(client, first)["training_seconds"] > 0)
+    client.fine_tuning.jobs.with_raw_response.pause(first.id)
+    until(client, first, "paused")
+    done = finished(client, second.id)
+    assert done.status == "succeeded" and _told(client, second)["queue_position"] is None
+    paused = _told(client, first)["training_seconds"]
+    third = finished(client, start(client).id)  # time goes by in which the first job does not train
+    assert _told(client, first)["training_seconds"] == paused > 0
+    for job in (second, third):
+        ended = client.fine_tuning.jobs.retrieve(job.id)
+        assert ended.finished_at is not None
+        assert 0 < _told(client, ended)["training_seconds"] <= ended.finished_at - ended.created_at + 2  # whole seconds
+    client.fine_tuning.jobs.cancel(first.id)
+
+
+def _told(client: OpenAI, job: FineTuningJob) -> dict[str, Any]:
+    """What the engine tells beyond OpenAI's fields."""
+    raw = client.fine_tuning.jobs.with_raw_response.retrieve(job.id)  # `paused` is not in the SDK's own type
+    more: dict[str, Any] = raw.http_response.json()["fabula"]
+    return more
+
+
 def _results(client: OpenAI, job: FineTuningJob) -> str:
     return client.files.content(client.fine_tuning.jobs.retrieve(job.id).result_files[0]).text
 

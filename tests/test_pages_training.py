@@ -395,13 +395,18 @@ def test_a_finished_job_leads_to_a_story_with_its_model(server: FaultServer, sto
 
 
 def test_the_list_has_figures_sparkline_and_what_it_cost(server: FaultServer, store: Store, sample: str) -> None:
-    made = {"fine_tuned_model": "ft:writer:fabula:x:1", "cost_usd": Decimal("1.05"), "trained_tokens": 1859}
+    made = {
+        "fine_tuned_model": "ft:writer:fabula:x:1",
+        "cost_usd": Decimal("1.05"),
+        "trained_tokens": 1859,
+        "training_s": 80.0,
+    }
     _job(store, status="succeeded", dataset_id=sample, **made)
     row = visit("training").dataframe[0].value.iloc[0]
     assert (row["dataset"], row["status"], row["cost"]) == ("ultraman_stories_more", "finished", 1.05)
     assert (row["loss"], row["accuracy"], list(row["curve"])) == (0.40, 0.95, [0.88, 0.81, 0.40])
     assert (row["tokens"], row["base"], row["provider"]) == (1859, "writer", "engine")
-    assert row["verdict"].startswith("Done after") and row["eta"] is None
+    assert row["verdict"].startswith("Done after 80 s of training") and row["eta"] is None and row["took"] == "80 s"
 
 
 def test_the_list_tells_when_a_job_is_done_and_what_it_came_from(server: FaultServer, store: Store) -> None:
@@ -415,6 +420,40 @@ def test_the_list_tells_when_a_job_is_done_and_what_it_came_from(server: FaultSe
     assert row["verdict"] == "It is training, with about 20 min to go."
     assert row["tokens"] == 1859 and pd.isna(row["cost"])
     assert "writer → First" in words(at) and "1,859 tokens" in words(at)
+
+
+@pytest.mark.parametrize(
+    ("locale", "place", "waited"),
+    [
+        ("en-US", "2nd in line, starts in about 9 min.", "waiting for 30 min"),
+        ("zh-CN", "排在第 2 位，约 9 分钟后开始。", "已等待 30 分钟"),
+    ],
+)
+def test_a_job_behind_another_shows_its_place_and_no_training_time(
+    server: FaultServer, store: Store, locale: str, place: str, waited: str
+) -> None:
+    now = utcnow()
+    _job(
+        store, status="queued", queue_position=2, estimated_start=now + timedelta(minutes=9), estimated_s=300.0,
+        training_s=0.0, created_at=now - timedelta(minutes=30), results_csv=None,
+    )  # fmt: skip
+    at = visit("training", locale)
+    shown = words(at)
+    assert place in shown and waited in shown
+    (bar,) = at.progress
+    assert bar.value == 0
+    row = at.dataframe[0].value.iloc[0]
+    assert row["verdict"] == place and row["took"] in ("0 s", "0 秒")
+    assert row["eta"] in ("14 min", "14 分钟")
+
+
+def test_a_running_job_counts_only_its_training(server: FaultServer, store: Store) -> None:
+    now = utcnow()
+    _job(store, status="running", training_s=60.0, estimated_s=240.0, created_at=now - timedelta(hours=2))
+    at = visit("training")
+    assert "with about 3 min to go" in words(at) and "trained for 60 s" in words(at)
+    (bar,) = at.progress
+    assert bar.value == 25
 
 
 def test_many_jobs_can_be_searched(server: FaultServer, store: Store) -> None:

@@ -121,8 +121,9 @@ def test_the_articles_curve_learns_from_75_to_94_percent() -> None:
 def job(id: str, **values: object) -> JobView:
     base = JobView(
         id, None, id, "engine", "gemma-3-270m", None, {"batch_size": 2}, None, "completion", None, None, "succeeded",
-        None, None, None, None, None, None, 100, None, None, None, MOMENT, MOMENT, MOMENT + timedelta(seconds=60),
+        None, None, None, None, None, None, 100, None, None, None, MOMENT, MOMENT, MOMENT + timedelta(seconds=90),
     )  # fmt: skip
+    base = replace(base, trained_s=60.0)
     return replace(base, **values)  # type: ignore[arg-type]  # any of its fields
 
 

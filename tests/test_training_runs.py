@@ -94,7 +94,7 @@ def done(store: Store, form: JobForm, model: str = "ft:gemma-3-270m:fabula:x:1",
         }
         for name, value in values.items():
             setattr(job, name, value)
-        job.finished_at = job.created_at + timedelta(seconds=60)
+        job.finished_at, job.training_s = job.created_at + timedelta(seconds=90), 60.0
     return job_id
 
 
@@ -237,8 +237,8 @@ def test_unknown_words_of_a_provider_are_kept_as_they_are(store: Store, form: Jo
         ({"status": "queued"}, 12, None, "It has waited for its turn for 12 min. That is normal."),
         ({"status": "queued"}, 400, None, "provider's queue for 6 h 40 min"),
         ({"status": "running"}, 50, 40, "No event for 40 min; the provider still says running."),
-        ({"status": "running"}, 1, 1, "It is training, for 1 min so far."),
-        ({"status": "running"}, 50, 5, "It is training, for 50 min so far."),
+        ({"status": "running", "running_since": MOMENT}, 1, 1, "It is training, for 1 min so far."),
+        ({"status": "running", "running_since": MOMENT}, 50, 5, "It is training, for 50 min so far."),
         ({"status": "running", "estimated_finish": MOMENT + timedelta(minutes=10)}, 60, None, "50 min longer"),
         ({"status": "running", "estimated_finish": MOMENT + timedelta(hours=2)}, 50, 40, "about 70 min to go"),
         (
@@ -247,7 +247,12 @@ def test_unknown_words_of_a_provider_are_kept_as_they_are(store: Store, form: Jo
             40,
             "No event for 40 min",
         ),
-        ({"status": "running", "estimated_s": 600.0}, 4, None, "It is training, with about 6 min to go."),
+        (
+            {"status": "running", "estimated_s": 600.0, "running_since": MOMENT},
+            4,
+            None,
+            "It is training, with about 6 min to go.",
+        ),
         ({"status": "pondering"}, 5, None, "The provider says: pondering."),
     ],
 )
@@ -283,9 +288,10 @@ def view(id: str = "a", **values: object) -> JobView:
 
 def test_how_long_it_took_and_takes() -> None:
     job = view(status="running", estimated_s=100.0)
-    assert job.duration_s(MOMENT + timedelta(seconds=40)) == 40 and job.eta_s(MOMENT + timedelta(seconds=40)) == 60
+    job = replace(job, running_since=MOMENT)
+    assert job.training_s(MOMENT + timedelta(seconds=40)) == 40 and job.eta_s(MOMENT + timedelta(seconds=40)) == 60
     assert replace(job, estimated_finish=MOMENT).eta_s(NOW) == 0
-    assert view(finished_at=MOMENT + timedelta(seconds=9)).duration_s(NOW) == 9 and view().eta_s(NOW) is None
+    assert view(trained_s=9.0).training_s(NOW) == 9 and view().eta_s(NOW) is None
 
 
 # --- estimate and permission ---------------------------------------------------------------------------------------
@@ -460,7 +466,7 @@ def test_runs_side_by_side() -> None:
     found = compare.compare([one, other], [good, bad], NOW)
     assert [row.name for row in found.rows if row.differs] == ["n_epochs"]
     assert found.columns[0].points == pytest.approx(40) and found.columns[0].usd_per_point == Decimal("0.1")
-    assert found.best["accuracy"] == "a" and found.best["duration_s"] == "a" and "valid_loss" not in found.best
+    assert found.best["accuracy"] == "a" and "training_s" not in found.best and "valid_loss" not in found.best
     assert found.comparable and "job a" in found.sentence and "90.0% (last step)" in found.sentence
     same = compare.compare([one, replace(one, id="c")], [good, good], NOW)
     assert not same.best and "same settings" in same.sentence

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from core.engine import chat, ids, job_request, shapes, validate
+from core.engine import chat, ids, job_request, queue, shapes, validate
 from core.engine.errors import ApiError, bad_value, unknown_job
 from core.engine.files import PURPOSE, SOURCES, Files, source_path
 from core.engine.job_request import JobRequest
@@ -43,16 +43,17 @@ class Jobs:
         if job is None:
             job = await run_in_threadpool(self._create, wanted)
         self._wake()
-        return JSONResponse(shapes.job(job))
+        return JSONResponse(self._shape(job))
 
     def list(self, request: Request) -> Response:
         """GET /v1/fine_tuning/jobs?after&limit&metadata[k]=v (or metadata=null), newest first."""
         where, values = _metadata_filter(request)
-        return self._page(request, Job, where, values, 20, shapes.job)
+        line = queue.places(self._store, time.time())
+        return self._page(request, Job, where, values, 20, lambda job: shapes.job(job, line.get(job.id)))
 
     def get(self, request: Request) -> Response:
         """GET /v1/fine_tuning/jobs/{id}."""
-        return JSONResponse(shapes.job(self._find(request)))
+        return JSONResponse(self._shape(self._find(request)))
 
     def events(self, request: Request) -> Response:
         """GET /v1/fine_tuning/jobs/{id}/events, newest first."""
@@ -82,6 +83,11 @@ class Jobs:
         cleared = {"error": None, "finished_at": None}
         started = "status != 'failed' OR started_at IS NOT NULL"
         return self._move(request, ("paused", "failed"), "queued", "The job was resumed.", started, **cleared)
+
+    def _shape(self, job: Job) -> shapes.Json:
+        """A job as the API shows it, with its place in line while it waits."""
+        waits = job.status in ("validating_files", "queued")
+        return shapes.job(job, queue.places(self._store, time.time()).get(job.id) if waits else None)
 
     def _meant(self, wanted: JobRequest) -> Job | None:
         """The job that this intent has made already."""
@@ -199,7 +205,7 @@ class Jobs:
                 raise ApiError(400, message, code="invalid_job_status")
             say(self._store, job.id, message)
         self._wake()
-        return JSONResponse(shapes.job(self._find(request)))
+        return JSONResponse(self._shape(self._find(request)))
 
     def _page(
         self,

@@ -44,8 +44,8 @@ class Harvest:
         self._folder = home / "jobs" / job_id
         self._metrics = Tail(self._folder / "metrics.jsonl")
 
-    def take(self) -> Job:
-        """Take over what was written since the last time; the job as it is now.
+    def take(self, trained_s: float = 0.0) -> Job:
+        """Take over what was written since the last time, and `trained_s` seconds of training; the job as it is now.
 
         Raises:
             OSError, sqlite3.Error: nothing of this round is kept, the next one takes it.
@@ -64,6 +64,7 @@ class Harvest:
                 Job,
                 job.id,
                 events_read=read,
+                training_s=job.training_s + trained_s,
                 step=step,
                 total_steps=total,
                 tokens_per_s=state.get("tokens_per_s"),

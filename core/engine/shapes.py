@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from core.engine.models import Model
+from core.engine.queue import Place
 from core.engine.store import Checkpoint, Event, File, Job
 
 Json = dict[str, Any]
@@ -39,8 +40,8 @@ def file(row: File, size: int) -> Json:
     }
 
 
-def job(row: Job) -> Json:
-    """A fine_tuning.job object."""
+def job(row: Job, place: Place | None = None) -> Json:
+    """A fine_tuning.job object; what OpenAI does not tell is under `fabula`. `place`: in line, while it waits."""
     hyperparameters = {
         "n_epochs": row.n_epochs,
         "batch_size": row.batch_size,
@@ -68,6 +69,11 @@ def job(row: Job) -> Json:
         "user_provided_suffix": row.suffix,
         "integrations": [],
         "metadata": json.loads(row.metadata) if row.metadata else None,
+        "fabula": {
+            "training_seconds": round(row.training_s, 3),
+            "queue_position": place.position if place is not None else None,
+            "estimated_start": place.estimated_start if place is not None else None,
+        },
     }
 
 

@@ -15,7 +15,7 @@ Status = Literal["validating_files", "queued", "running", "paused", "succeeded",
 Format = Literal["chat", "completion", "both"]
 
 _BUSY_S = 30.0  # longest wait for another writer; transactions here take milliseconds
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE files (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, filename TEXT NOT NULL, bytes INTEGER NOT NULL,
@@ -28,7 +28,7 @@ CREATE TABLE jobs (
   n_epochs INTEGER NOT NULL, batch_size INTEGER NOT NULL, learning_rate_multiplier REAL NOT NULL, metadata TEXT,
   fine_tuned_model TEXT, result_file TEXT, trained_tokens INTEGER, error TEXT, started_at INTEGER,
   finished_at INTEGER, estimated_finish INTEGER, step INTEGER NOT NULL DEFAULT 0, total_steps INTEGER,
-  tokens_per_s REAL, events_read INTEGER NOT NULL DEFAULT 0
+  tokens_per_s REAL, events_read INTEGER NOT NULL DEFAULT 0, training_s REAL NOT NULL DEFAULT 0, epoch_tokens INTEGER
 );
 CREATE INDEX jobs_by_status ON jobs (status, seq);
 CREATE TABLE events (
@@ -45,6 +45,15 @@ CREATE TABLE models (
   adapter TEXT NOT NULL, format TEXT NOT NULL, job_id TEXT, step INTEGER
 );
 """
+# What brings an older file to the next version. Before 2, the time of a job counted from its start, pauses included.
+_UPGRADES = {
+    1: (
+        "ALTER TABLE jobs ADD COLUMN training_s REAL NOT NULL DEFAULT 0",
+        "ALTER TABLE jobs ADD COLUMN epoch_tokens INTEGER",
+        "UPDATE jobs SET training_s = max(0, coalesce(finished_at, strftime('%s', 'now')) - started_at) "
+        "WHERE started_at IS NOT NULL",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +79,8 @@ class Job:
         tuned_id: the id that the finished model will have; `fine_tuned_model` is None until it is there.
         metadata, error: JSON text, or None.
         events_read: bytes of the trainer's events that are in `events` already.
+        training_s: seconds in which a trainer worked on it; waiting and pauses are not among them.
+        epoch_tokens: tokens of the training file, as the base model reads it; None: not counted yet.
     """
 
     id: str
@@ -99,6 +110,8 @@ class Job:
     total_steps: int | None = None
     tokens_per_s: float | None = None
     events_read: int = 0
+    training_s: float = 0.0
+    epoch_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +173,10 @@ class Store:
             if version == 0:
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     transaction.execute(statement)
+            for older in range(version or _SCHEMA_VERSION, _SCHEMA_VERSION):
+                for statement in _UPGRADES[older]:
+                    transaction.execute(statement)
+            if version < _SCHEMA_VERSION:
                 transaction.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
 
     @contextmanager

@@ -105,12 +105,14 @@ class Training:
     def _watch(self, job: Job, trainer: TrainerProcess, harvest: Harvest) -> Job | None:
         """Take over what the trainer writes until it ends; None when it was told to stop and has."""
         seen: object = None
+        taken_at = time.monotonic()
         while True:
             ended = trainer.code is not None
             signature = _signature(self._shop.folder(job))
             if signature != seen or ended:
                 try:
-                    job, seen = harvest.take(), signature
+                    now = time.monotonic()
+                    job, seen, taken_at = harvest.take(now - taken_at), signature, now
                 except (OSError, sqlite3.Error) as exc:
                     if ended:
                         raise
@@ -120,7 +122,7 @@ class Training:
             status = self._shop.status(job)
             if status != "running" or self._leaving.is_set():
                 self._stop(trainer, status)
-                harvest.take()
+                harvest.take(time.monotonic() - taken_at)
                 self._close_results(job)
                 return None
             self._wake.wait(_LOOK_S)

@@ -66,13 +66,15 @@ class Validator:
             ("training_file", job.training_file, "train.npz"),
             ("validation_file", job.validation_file, "valid.npz"),
         )
+        counted: dict[str, int] = {}
         with shop.pool.borrow(base) as tokenize:
             for param, file_id, target in named:
                 if file_id is not None:
                     source, path = self._source(job, param, file_id), shop.folder(job) / target
-                    prepare.prepare(source, path, base, tokenize, lambda: self._wanted(job), param)
+                    counted[param] = prepare.prepare(source, path, base, tokenize, lambda: self._wanted(job), param)
+        queued = {"status": "queued", "epoch_tokens": counted["training_file"]}
         with shop.store.transaction():
-            if shop.store.update(Job, job.id, where="status = 'validating_files'", status="queued"):
+            if shop.store.update(Job, job.id, where="status = 'validating_files'", **queued):
                 say(shop.store, job.id, "Files validated, moving job to queued state")
         self._forget_sources(job)
 

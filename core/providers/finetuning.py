@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
@@ -154,6 +155,7 @@ class FineTuning(Connection):
         if not isinstance(job.id, str) or not isinstance(job.status, str):
             raise nonsense(self.provider)
         supervised = job.method.supervised if job.method else None
+        more = _told_by_our_engine(job)
         parameters = (supervised.hyperparameters if supervised else None) or job.hyperparameters
         return RemoteJob(
             id=job.id,
@@ -171,6 +173,9 @@ class FineTuning(Connection):
             seed=job.seed,
             hyperparameters=parameters.to_dict() if parameters else {},
             intent=(job.metadata or {}).get(INTENT),
+            training_s=_number(more.get("training_seconds")),
+            queue_position=None if (place := _number(more.get("queue_position"))) is None else int(place),
+            estimated_start=_moment(_number(more.get("estimated_start"))),
         )
 
 
@@ -194,6 +199,19 @@ def _checkpoint(checkpoint: FineTuningJobCheckpoint) -> RemoteCheckpoint:
         created_at=_moment(checkpoint.created_at),
         metrics=metrics(measured),
     )
+
+
+def _told_by_our_engine(job: FineTuningJob) -> Mapping[str, Any]:
+    """The field `fabula` of a job object, which the SDK's type does not know."""
+    more = (job.model_extra or {}).get("fabula")
+    return more if isinstance(more, Mapping) else {}
+
+
+def _number(value: object) -> float | None:
+    """A finite number that is not negative; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        return None
+    return float(value)
 
 
 def _moment(unix_s: float | None) -> datetime | None:

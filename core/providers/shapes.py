@@ -146,7 +146,13 @@ class JobRequest:
 
 @dataclass(frozen=True, slots=True)
 class RemoteJob:
-    """A fine-tuning job as its endpoint tells it. `status` is its own word, beyond the SDK's type too (`paused`)."""
+    """A fine-tuning job as its endpoint tells it. `status` is its own word, beyond the SDK's type too (`paused`).
+
+    Our engine tells more; None from every other endpoint:
+        training_s: seconds in which it was trained, without waiting and pauses.
+        queue_position: in line, while it waits; the job that trains now is 1.
+        estimated_start: when its training should begin, while it waits.
+    """
 
     id: str
     status: str
@@ -163,6 +169,9 @@ class RemoteJob:
     seed: int | None
     hyperparameters: Mapping[str, Any]
     intent: str | None
+    training_s: float | None = None
+    queue_position: int | None = None
+    estimated_start: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

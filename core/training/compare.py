@@ -15,7 +15,7 @@ from core.training.figures import Figure, figure
 from core.training.results import Results
 from core.training.views import JobView
 
-_SMALLEST = ("last_loss", "valid_loss", "cost_usd", "duration_s", "usd_per_point")
+_SMALLEST = ("last_loss", "valid_loss", "cost_usd", "training_s", "usd_per_point")
 _LARGEST = ("accuracy", "valid_accuracy")
 
 
@@ -32,7 +32,10 @@ class Setting:
 class JobColumn:
     """The outcome of one job. Losses and accuracies are the figures of `core.training.figures`; None: not known.
 
-    `points` are percentage points of token accuracy that training won; `usd_per_point` is what one of them cost.
+    Attributes:
+        training_s: seconds of training, without waiting.
+        points: percentage points of token accuracy that training won.
+        usd_per_point: what one of them cost.
     """
 
     job_id: str
@@ -44,7 +47,7 @@ class JobColumn:
     valid_accuracy: Figure | None
     tokens: int | None
     cost_usd: Decimal | None
-    duration_s: float
+    training_s: float | None
     points: float | None
     usd_per_point: Decimal | None
 
@@ -131,7 +134,7 @@ def _column(job: JobView, results: Results, now: datetime) -> JobColumn:
         valid_accuracy=figure(results, "validation_token_accuracy"),
         tokens=job.trained_tokens or results.trained_tokens,
         cost_usd=paid,
-        duration_s=job.duration_s(now),
+        training_s=job.training_s(now),
         points=points,
         usd_per_point=each,
     )

@@ -29,7 +29,7 @@ class JobEstimate:
         epochs: as asked for, or as the provider will probably choose.
         trained_tokens: of all epochs together: what is billed.
         local: on one's own machine, where nobody sends a bill.
-        seconds: from the button to the model, waiting included where earlier jobs waited.
+        seconds: of training; a job that waits in line is done that much later.
         basis: from what the time is known, a sentence; `rough`: it may be twice that, or half.
         train_until, callable_until: last days of training on this base, and of calling what comes out of it.
     """
@@ -100,16 +100,16 @@ def auto_epochs(provider: str, examples: int | None) -> int:
 
 
 def measured_rates(store: Store, provider: str, model: str) -> list[float]:
-    """Trained tokens a second of the newest jobs on this base, the newest first."""
-    query = select(TrainingJob.base_model, TrainingJob.trained_tokens, TrainingJob.created_at, TrainingJob.finished_at)
+    """Trained tokens a second of the newest jobs on this base, the newest first. Waiting in line does not count."""
+    query = select(TrainingJob.base_model, TrainingJob.trained_tokens, TrainingJob.training_s)
     query = query.where(TrainingJob.provider == provider, TrainingJob.status == "succeeded")
     root = tuned_base(model) or model
     with store.reading() as session:
         rows = session.execute(query.order_by(TrainingJob.created_at.desc())).all()
     rates = [
-        trained / (finished - created).total_seconds()
-        for base, trained, created, finished in rows
-        if (tuned_base(base) or base) == root and trained and finished is not None and finished > created
+        trained / seconds
+        for base, trained, seconds in rows
+        if (tuned_base(base) or base) == root and trained and seconds
     ]
     return rates[:_JOBS]
 

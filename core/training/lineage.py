@@ -29,12 +29,15 @@ _SHAPES: Mapping[Kind, str] = {
 
 @dataclass(frozen=True, slots=True)
 class ChainCost:
-    """What a chain cost: the known sum, how many jobs have no known cost, tokens and seconds of all."""
+    """What a chain cost: the known sum, how many jobs have no known cost, tokens and seconds of training of all.
+
+    None: not known of any.
+    """
 
     known_usd: Decimal
     unknown: int
     tokens: int | None
-    seconds: float
+    seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +116,12 @@ def chain_cost(jobs: Sequence[JobView], now: datetime) -> ChainCost:
     """What jobs cost together, those that go on included with what is known of them."""
     costs = [job.cost_usd for job in jobs]
     tokens = [job.trained_tokens for job in jobs if job.trained_tokens is not None]
+    times = [seconds for job in jobs if (seconds := job.training_s(now)) is not None]
     return ChainCost(
         known_usd=sum((cost for cost in costs if cost is not None), Decimal(0)),
         unknown=sum(cost is None for cost in costs),
         tokens=sum(tokens) if tokens else None,
-        seconds=sum(job.duration_s(now) for job in jobs),
+        seconds=sum(times) if times else None,
     )
 
 

@@ -78,7 +78,7 @@ def with_axes(results: Results, job: JobView | None = None) -> pd.DataFrame:
     """The curve with `epoch` and `seconds` beside its columns, NaN where they cannot be known.
 
     Epochs come from the examples seen; where the file does not tell them, from steps and the batch size. Seconds are
-    spread over the job's time by tokens (else by steps): near enough for an axis, since waiting is part of it.
+    those of training, spread over the steps by tokens (else evenly).
     """
     frame = results.frame.copy()
     seen = frame["elapsed_examples"].astype("float64")
@@ -87,9 +87,8 @@ def with_axes(results: Results, job: JobView | None = None) -> pd.DataFrame:
         seen = frame["step"].astype("float64") * batch
     frame["epoch"] = seen / job.n_examples if job is not None and job.n_examples else np.nan
     frame["seconds"] = np.nan
-    if job is not None and len(frame):
-        end = job.finished_at or job.updated_at
-        took = max(0.0, (end - job.created_at).total_seconds())
+    took = None if job is None else job.training_s(job.updated_at)
+    if took and len(frame):
         by = frame["elapsed_tokens"].astype("float64")
         by = by if by.notna().any() else frame["step"].astype("float64")
         frame["seconds"] = by / by.max() * took

@@ -10,6 +10,8 @@ from core.training.views import JobView
 _QUIET = timedelta(minutes=2)  # we ask every two seconds: so long without an answer is worth a word
 _LONG_QUEUE = timedelta(hours=1)
 _SILENT = timedelta(minutes=15)  # providers tell of every step, or of every epoch: so long without a word is noticed
+_SECONDS_BELOW_S = 120  # a shorter time is told in seconds
+_ORDINALS_UP_TO = 20  # 21st and beyond are told as a number
 _LATE = 2.0  # times what was expected
 _MANY_MINUTES = 90
 
@@ -20,7 +22,7 @@ def verdict(job: JobView, now: datetime, last_event: datetime | None = None) -> 
     `last_event` is when its provider last told something new (`views.last_event`); None: not known.
     """
     if job.finished:
-        return _ended(job)
+        return _ended(job, now)
     if job.request == "cancel":
         return "It is being cancelled."
     if job.error:
@@ -56,17 +58,20 @@ def advice(error: str) -> str:
     return "Read the events, change the data or the settings, and submit again."
 
 
-def _ended(job: JobView) -> str:
+def _ended(job: JobView, now: datetime) -> str:
     if job.status == "failed":
         return f"It failed: {job.error or 'the provider gives no reason.'}"
     if job.status in ("cancelled", "canceled"):
         return "It was cancelled. Nothing more is trained or billed."
     if job.fine_tuned_model is None:
         return "The provider calls it done but names no model yet. That can take minutes; if it stays so, ask them."
-    took = (job.finished_at or job.updated_at) - job.created_at
-    if took < timedelta(minutes=2):
-        return f"Done after {max(1, round(took.total_seconds()))} s. The model is ready: {job.fine_tuned_model}"
-    return f"Done after {_minutes(took)} min. The model is ready: {job.fine_tuned_model}"
+    took = job.training_s(now)
+    if took is None:
+        return f"Training is done. The model is ready: {job.fine_tuned_model}"
+    if took < _SECONDS_BELOW_S:
+        return f"Done after {max(1, round(took))} s of training. The model is ready: {job.fine_tuned_model}"
+    minutes = _minutes(timedelta(seconds=took))
+    return f"Done after {minutes} min of training. The model is ready: {job.fine_tuned_model}"
 
 
 def _under_way(job: JobView, now: datetime) -> str:
@@ -78,6 +83,8 @@ def _under_way(job: JobView, now: datetime) -> str:
             return "The training file is being prepared and uploaded."
         case "submitting":
             return "The file is there; the job is being handed over."
+        case "queued" if job.queue_position is not None:
+            return _in_line(job, job.queue_position, now)
         case "validating_files":
             return "The provider is checking the training file."
         case "queued" if age > _LONG_QUEUE:
@@ -89,24 +96,55 @@ def _under_way(job: JobView, now: datetime) -> str:
         case "paused":
             return "It is paused and keeps everything that it has learned. Resume it to go on."
         case "running":
-            return _running(job, now, age)
+            return _running(job, now)
     return f"The provider says: {job.status}."
 
 
-def _running(job: JobView, now: datetime, age: timedelta) -> str:
+def _in_line(job: JobView, position: int, now: datetime) -> str:
+    """Where a job stands in the engine's line, and when its training should start."""
+    wait = job.wait_s(now)
+    if position <= 1:
+        return "Next in line: training starts in a moment."
+    if wait is None:
+        return " ".join((_place(position), "When it starts is known once the jobs ahead have an estimate."))
+    minutes = _minutes(timedelta(seconds=wait))
+    match position:
+        case 2:
+            return f"{position}nd in line, starts in about {minutes} min."
+        case 3:
+            return f"{position}rd in line, starts in about {minutes} min."
+    if position <= _ORDINALS_UP_TO:
+        return f"{position}th in line, starts in about {minutes} min."
+    return f"Number {position} in line, starts in about {minutes} min."
+
+
+def _place(position: int) -> str:
+    match position:
+        case 2:
+            return f"{position}nd in line."
+        case 3:
+            return f"{position}rd in line."
+    return f"{position}th in line." if position <= _ORDINALS_UP_TO else f"Number {position} in line."
+
+
+def _running(job: JobView, now: datetime) -> str:
     if job.request == "pause":
         return "It is being paused."
-    ends = job.estimated_finish
-    if ends is None and job.estimated_s is not None:  # what was expected before the button
-        ends = job.created_at + timedelta(seconds=job.estimated_s)
+    trained, ends = job.training_s(now), job.estimated_finish
+    if ends is None and job.estimated_s is not None and trained is not None:  # what was expected before the button
+        ends = now + timedelta(seconds=job.estimated_s - trained)
+    if ends is None and trained is None:
+        return "It is training. How long it will take is not known yet."
     if ends is None:
-        return f"It is training, for {_minutes(age)} min so far. How long it will take is not known yet."
+        minutes = _minutes(timedelta(seconds=trained or 0.0))
+        return f"It is training, for {minutes} min so far. How long it will take is not known yet."
     left = ends - now
-    if left < timedelta(0) and -left > age / _LATE and -left > _SILENT:
+    late = -left > timedelta(seconds=trained or 0.0) / _LATE and -left > _SILENT
+    if left < timedelta(0) and late:
         return f"It is training, {_minutes(-left)} min longer than estimated. Its provider can tell if it is stuck."
     if left < timedelta(0):
         return "It is training, and takes a little longer than estimated."
-    if left < timedelta(minutes=2):
+    if left < timedelta(seconds=_SECONDS_BELOW_S):
         return f"It is training, with about {round(left.total_seconds())} s to go."
     return f"It is training, with about {_minutes(left)} min to go."
 

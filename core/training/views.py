@@ -17,6 +17,7 @@ from core.db.tables import TrainingEvent, TrainingJob
 from core.errors import NotFound
 
 FINISHED = ("succeeded", "failed", "cancelled", "canceled")  # Azure writes one l
+WAITING = ("preparing", "submitting", "validating_files", "queued")
 _END = 80  # characters: the last line of a results file
 LONGEST_STATUS = 30  # characters, as the ledger has it
 GONE = "The provider does not know this job any more."
@@ -41,6 +42,9 @@ class JobView:
         file_bytes, uploaded_bytes: of the training file; how much of it has been sent.
         estimated_usd, estimated_s: what was expected before the button.
         trackers: where the run is logged too, each with what is known about it there (`url`, `error`).
+        trained_s, running_since: what `training_s` is worked out from: seconds of training until `running_since`.
+        queue_position: in line at the engine, while it waits; the job that trains now is 1.
+        estimated_start: of its training, while it waits in line.
     """
 
     id: str
@@ -79,6 +83,10 @@ class JobView:
     estimated_s: float | None = None
     trackers: Mapping[str, Any] = field(default_factory=dict)
     created_by: str = ""
+    trained_s: float | None = None
+    running_since: datetime | None = None
+    queue_position: int | None = None
+    estimated_start: datetime | None = None
 
     @property
     def finished(self) -> bool:
@@ -92,18 +100,44 @@ class JobView:
             return None
         return min(1.0, self.uploaded_bytes / self.file_bytes)
 
-    def duration_s(self, now: datetime) -> float:
-        """Seconds from the button to the end, or until `now` (UTC) while it goes on; waiting is part of it."""
-        end = self.finished_at or (self.updated_at if self.finished else now)
-        return max(0.0, (end - self.created_at).total_seconds())
+    @property
+    def waiting(self) -> bool:
+        """Whether it is on its way to the trainer: being prepared, checked or queued."""
+        return self.status in WAITING
+
+    def training_s(self, now: datetime) -> float | None:
+        """Seconds of training until now (UTC), or until the end; 0 before it begins; None: not known.
+
+        Waiting, in a queue or paused, is no part of it.
+        """
+        if self.running_since is not None:
+            end = self.finished_at or (self.updated_at if self.finished else now)
+            return (self.trained_s or 0.0) + max(0.0, (end - self.running_since).total_seconds())
+        if self.trained_s is None and (self.waiting or self.remote_id is None):
+            return 0.0
+        return self.trained_s
 
     def eta_s(self, now: datetime) -> float | None:
-        """Seconds that are left as its provider expects, or, before it says so, as was expected; None: not known."""
-        if self.finished:
+        """Seconds until it is done, those in line included; None: not known.
+
+        As its provider expects; before it says so, the training that was expected and, while it waits, the wait.
+        """
+        if self.finished or self.status == "paused":
             return None
         if self.estimated_finish is not None:
             return max(0.0, (self.estimated_finish - now).total_seconds())
-        return None if self.estimated_s is None else max(0.0, self.estimated_s - self.duration_s(now))
+        trained, wait = self.training_s(now), self.wait_s(now)
+        if self.estimated_s is None or trained is None or wait is None:
+            return None
+        return wait + max(0.0, self.estimated_s - trained)
+
+    def wait_s(self, now: datetime) -> float | None:
+        """Seconds until its training should begin; 0 where nothing is ahead of it; None: not known."""
+        if self.estimated_start is not None:
+            return max(0.0, (self.estimated_start - now).total_seconds())
+        if self.status == "queued":
+            return 0.0 if self.queue_position == 1 else None
+        return 0.0 if self.queue_position in (None, 1) else None
 
 
 def may_go_on(status: str, provider: str, remote_id: str | None, error: str | None) -> bool:
@@ -208,4 +242,8 @@ def _view(job: TrainingJob, results_csv: str | None) -> JobView:
         estimated_s=job.estimated_s,
         trackers=dict(job.trackers or {}),
         created_by=job.created_by,
+        trained_s=job.training_s,
+        running_since=job.running_since,
+        queue_position=job.queue_position,
+        estimated_start=job.estimated_start,
     )

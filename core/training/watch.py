@@ -12,7 +12,7 @@ from core.dataset.writing.outcomes import storable
 from core.db.tables import TrainingJob, utcnow
 from core.errors import BadRequest, EngineMissing, FabulaError, NotFound, ProviderError, Refused
 from core.providers import Client, Registry, RemoteCheckpoint, RemoteEvent, RemoteJob
-from core.training import heard, paying, views
+from core.training import heard, paying, training_time, views
 from core.training.checkpoints import add_checkpoints
 from core.training.record import LIGHT, Work
 from core.training.tracking import Live
@@ -160,7 +160,8 @@ class _Watch:
         self, remote: RemoteJob, events: list[RemoteEvent], checkpoints: Sequence[RemoteCheckpoint], ended: bool
     ) -> None:
         """Everything that is new, in one transaction: a finished job is seen with its whole curve or not at all."""
-        seen = self._seen(remote, ended)
+        before = self._work.view()
+        seen = self._seen(remote, ended) | training_time.after_look(before, remote, events, utcnow())
         if (stands := self._live.send(self._results, everything=ended)) is not None:
             seen["trackers"] = stands
         with self._work.store.session() as session:
@@ -193,6 +194,8 @@ class _Watch:
             "fine_tuned_model": remote.fine_tuned_model,
             "trained_tokens": remote.trained_tokens,
             "estimated_finish": remote.estimated_finish,
+            "queue_position": remote.queue_position,
+            "estimated_start": remote.estimated_start,
             "error": error,
             "next_step": advice(remote.error or "") if failed else None,
         }

@@ -51,6 +51,10 @@ class TrainingJob(Base):
     trained_tokens: Mapped[int | None]
     n_examples: Mapped[int | None]
     estimated_finish: Mapped[datetime | None]
+    queue_position: Mapped[int | None]  # in line at the engine, while it waits; the job that trains now is 1
+    estimated_start: Mapped[datetime | None]  # of its training, while it waits
+    training_s: Mapped[float | None]  # seconds of training until `running_since`; None: none, or not known
+    running_since: Mapped[datetime | None]  # where the provider does not tell `training_s`: seen training since
     results_csv: Mapped[str | None] = mapped_column(Text)  # the newest copy of the results file
     cost_usd: Mapped[Decimal | None]
     created_at: Mapped[datetime] = mapped_column(default=utcnow)

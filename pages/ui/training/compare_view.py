@@ -39,7 +39,7 @@ _FIGURES = {
     "valid_accuracy": mark("Validation accuracy"),
     "tokens": mark("Tokens trained on"),
     "cost_usd": mark("Cost"),
-    "duration_s": mark("Time"),
+    "training_s": mark("Training time"),
     "points": mark("Points of accuracy gained"),
     "usd_per_point": mark("Cost of one point of accuracy"),
 }
@@ -134,7 +134,7 @@ def _written(name: str, value: object) -> str:
     if name in ("cost_usd", "usd_per_point"):
         return usd(value)  # type: ignore[arg-type]  # a Decimal, as compare says
     amount = float(value.value if isinstance(value, Figure) else value)  # type: ignore[arg-type]  # a number
-    if name == "duration_s":
+    if name == "training_s":
         return duration(amount)
     if name in ("accuracy", "valid_accuracy"):
         return percent(amount)

@@ -80,14 +80,14 @@ def _told(job: JobView) -> dict[str, str]:
 
 
 def _took(job: JobView) -> dict[str, str]:
-    took = duration(job.duration_s(utcnow()))
+    took = duration(job.training_s(utcnow()))
     return {
         _("Status"): plain(job_words.status(job)),
         _("Model it made"): plain(job.fine_tuned_model or _("none yet")),
         _("Id at the provider"): plain(job.remote_id or _("none yet")),
         _("Tokens trained on"): number(job.trained_tokens),
         _("Cost"): _beside(usd(job.cost_usd), None if job.estimated_usd is None else usd(job.estimated_usd)),
-        _("Time"): _beside(took, None if job.estimated_s is None else duration(job.estimated_s)),
+        _("Training time"): _beside(took, None if job.estimated_s is None else duration(job.estimated_s)),
         _("Started by"): plain(job.created_by or "–"),
     }
 

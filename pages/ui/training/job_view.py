@@ -118,13 +118,17 @@ def _facts(job: JobView) -> tuple[str, ...]:
         plain(job_words.came_from(chain)),
         n_("{n} token", "{n} tokens", tokens) if tokens is not None else "",
         expected if job.cost_usd is None else _("cost: {price}").format(price=usd(job.cost_usd)),
-        duration(job.duration_s(utcnow())) if job.finished else "",
+        _("trained for {time}").format(time=duration(job.training_s(utcnow()))) if job.finished else "",
     )
 
 
 def _bar(job: JobView) -> None:
-    """Of the upload while there is one; then by steps where the engine says so, else by time where an end is known."""
-    gone, left = job.duration_s(utcnow()), job.eta_s(utcnow())
+    """Of the upload while there is one; then by steps where the engine says so, else by time where an end is known.
+
+    Time in line is told as such and fills no part of the bar.
+    """
+    now = utcnow()
+    gone, left = job.training_s(now), job.eta_s(now)
     steps = _steps(job)
     if job.status == "preparing" and job.upload_share is not None:
         share, words = job.upload_share, [_sent(job)]
@@ -132,9 +136,12 @@ def _bar(job: JobView) -> None:
         share = steps[0] / max(1, steps[1])
         words = [_("step {step} of {total}").format(step=number(steps[0]), total=number(steps[1]))]
     else:
-        share, words = (gone / (gone + left) if left else 0.0), []
+        share, words = (gone / (gone + left) if gone and left else 0.0), []
     words += [_("done in {time}").format(time=duration(left))] if left is not None else []
-    words += [_("for {time} so far").format(time=duration(gone))]
+    if job.waiting and not gone:
+        words += [_("waiting for {time}").format(time=duration((now - job.created_at).total_seconds()))]
+    elif gone is not None:
+        words += [_("trained for {time}").format(time=duration(gone))]
     st.progress(min(1.0, share), text=" · ".join(words))
 
 

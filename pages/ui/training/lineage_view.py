@@ -80,7 +80,7 @@ def _chain(chain: tuple[JobView, ...]) -> None:
         else:
             also = unknown if cost.unknown else None
             st.metric(_("Cost of all"), usd(cost.known_usd), also, delta_color="off", delta_arrow="off")
-        st.metric(_("Time of all"), duration(cost.seconds))
+        st.metric(_("Training time of all"), duration(cost.seconds))
     source = cached_curves.chain_source(chain)
     if source.results.steps:
         curves.charts_only(source, "training_chain")
