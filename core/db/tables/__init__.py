@@ -2,7 +2,7 @@
 
 from core.db.tables.base import Base, Usd, Utc, utcnow
 from core.db.tables.dataset import Batch, Dataset, DatasetVersion, Recipe, Row, Run, VersionExample
-from core.db.tables.money import Budget, OwnPrice, SpeedMeasurement, Spend, SpendTotal
+from core.db.tables.money import Budget, OwnPrice, RescuedEntry, SpeedMeasurement, Spend, SpendTotal
 from core.db.tables.story import Story, Tour, Vote
 from core.db.tables.training import Answer, Checkpoint, Evaluation, TrainingEvent, TrainingJob
 
@@ -17,6 +17,7 @@ __all__ = [
     "Evaluation",
     "OwnPrice",
     "Recipe",
+    "RescuedEntry",
     "Row",
     "Run",
     "SpeedMeasurement",

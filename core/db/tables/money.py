@@ -91,3 +91,12 @@ class SpendTotal(Base):
     subject: Mapped[str] = mapped_column(String(100), primary_key=True)  # the actor, or the run, job or story id
     month: Mapped[str] = mapped_column(String(7), primary_key=True)  # of a person: 2026-11 (UTC); else ""
     at_most_usd: Mapped[Decimal]  # spent and reserved; an unknown cost at its estimate
+
+
+class RescuedEntry(Base):
+    """A line of a rescue file whose cost is booked (see `core.recovery`)."""
+
+    __tablename__ = "rescued_entries"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    at: Mapped[datetime] = mapped_column(default=utcnow)
