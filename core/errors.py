@@ -75,6 +75,10 @@ class Refused(ProviderError):
     """insufficient_quota, 401, 403: stop, keep everything, fix the account, resume."""
 
 
+class Misconfigured(Refused):
+    """An address, key, certificate or proxy that cannot work as it is set up: stop, keep everything, put it right."""
+
+
 class BadRequest(ProviderError, ValueError):
     """400, 404, 422: this request fails, others may work.
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import urllib.request
-from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
 
 from core.errors import BadRequest, ProviderError
+from core.providers.addresses import check_setup, proxy_of
 from core.providers.bodies import PATHS, body_of
-from core.providers.connection import LOOPBACK, key_headers, trusted
-from core.providers.errors import from_status, nonsense, silent, unreachable
+from core.providers.causes import unreachable
+from core.providers.connection import key_headers, trusted
+from core.providers.errors import from_status, nonsense, silent
 from core.providers.parameters import Negotiation
 from core.providers.pieces import completion_in
 from core.providers.shapes import Completion, CompletionRequest, Provider
@@ -44,10 +44,14 @@ class Bulk:
     Args:
         provider: the endpoint.
         timeout: in place of the default.
+
+    Raises:
+        Misconfigured: its address or its key cannot work.
     """
 
     def __init__(self, provider: Provider, timeout: aiohttp.ClientTimeout = _TIMEOUT) -> None:
         self.provider = provider
+        check_setup(provider)
         base = provider.base_url.rstrip("/")
         self._urls = {endpoint: URL(base + path) for endpoint, path in PATHS.items()}
         self._session = aiohttp.ClientSession(
@@ -55,7 +59,7 @@ class Bulk:
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={**key_headers(provider), "Content-Type": "application/json"},
             timeout=timeout,
-            proxy=_proxy(base),
+            proxy=proxy_of(base),  # `trust_env` would also send what a ~/.netrc holds in place of our key
         )
 
     async def ask(self, request: CompletionRequest) -> Completion:
@@ -82,7 +86,7 @@ class Bulk:
             raise silent(self.provider, may_be_billed=not isinstance(exc, _BEFORE_SENDING)) from exc
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             left = isinstance(exc, aiohttp.ClientError) and not isinstance(exc, _BEFORE_SENDING)
-            raise unreachable(self.provider, may_be_billed=left) from exc
+            raise unreachable(self.provider, exc, may_be_billed=left) from exc
         if answer.status >= 300:
             raise self._refused(answer, raw)
         if answer.content_type == "text/html":
@@ -99,16 +103,4 @@ class Bulk:
             body = json.loads(raw)
         except (ValueError, RecursionError):
             body = raw[:100_000].decode("utf-8", "replace")
-        return from_status(answer.status, body, answer.headers, self.provider)
-
-
-def _proxy(url: str) -> str | None:
-    """The environment's proxy for this address, asked once; none for this machine's own loopback.
-
-    aiohttp's own look (`trust_env`) would also send what a ~/.netrc holds in place of our key.
-    """
-    parts = urlsplit(url)
-    if not parts.hostname or parts.hostname in LOOPBACK or urllib.request.proxy_bypass(parts.netloc):
-        return None
-    proxies = urllib.request.getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")
+        return from_status(answer.status, body, answer.headers, self.provider, answer.url.path)

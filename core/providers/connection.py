@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import httpx2
 import openai
 
+from core.providers.addresses import LOOPBACK, check_setup
 from core.providers.background_loop import running_loop
 from core.providers.errors import nonsense, translated
 from core.providers.retry import Patience, apatient, patient
@@ -23,7 +24,6 @@ T = TypeVar("T")
 
 # A whole story arrives in one answer, and a small machine that also trains may write 10 tokens a second.
 _TIMEOUT = httpx2.Timeout(connect=5.0, read=600.0, write=60.0, pool=60.0)
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _NO_KEY = "none"  # an endpoint without sign-in still needs some word there: the SDK refuses to start without one
 
 
@@ -86,6 +86,7 @@ class Connection:
             await sdk.close()
 
     def _sdk(self) -> openai.OpenAI:
+        check_setup(self.provider)
         with self._lock:
             if self._sync is None:
                 self._sync = openai.OpenAI(
@@ -105,6 +106,7 @@ class Connection:
             return self._sync
 
     def _async_sdk(self) -> openai.AsyncOpenAI:
+        check_setup(self.provider)
         loop = asyncio.get_running_loop()
         with self._lock:
             if loop not in self._async:

@@ -24,6 +24,15 @@ from core.errors import (
     Unavailable,
     Unreadable,
 )
+from core.providers.addresses import has_version
+from core.providers.causes import (
+    EVERYWHERE,
+    no_version,
+    plain_to_tls,
+    proxy_refuses,
+    unreachable,
+    wants_tls,
+)
 from core.providers.provider_errors import codes_of, no_credit, words_of
 from core.providers.refusals import refused_parameters
 from core.providers.shapes import Provider
@@ -32,9 +41,11 @@ _LONGEST_WORDS = 300  # characters of a server's own words that a card can hold
 # The request had left, and what came back, or did not, says nothing of its cost.
 _AFTER_SENDING = (httpx2.ReadTimeout, httpx2.ReadError, httpx2.RemoteProtocolError, httpx2.DecodingError)
 _GATEWAY_TIMEOUTS = frozenset({504, 524})  # a gateway has given up waiting; the model behind it may have written
+_NO_MODEL_CODES = frozenset({"model_not_found", "DeploymentNotFound"})  # the latter is Azure's
 _NO_MODEL = re.compile(
     r"model.{0,120}(does not exist|not found|has been (deprecated|retired|shut))|模型.{0,20}不存在", re.I | re.S
 )
+_NO_ROUTE = re.compile(r"unexpected endpoint or method", re.I)  # LM Studio, under HTTP 200
 _TUNING_CLOSED = re.compile(r"fine[- _]?tun|training", re.I)
 
 
@@ -64,11 +75,12 @@ def translated(provider: Provider) -> Iterator[None]:
 def translate(exc: openai.OpenAIError, provider: Provider) -> ProviderError:
     """The error of the family that says what `exc` means for the work."""
     if isinstance(exc, openai.APIStatusError):
-        return from_status(exc.status_code, exc.body or str(exc), exc.response.headers, provider)
+        path = exc.request.url.path
+        return from_status(exc.status_code, exc.body or str(exc), exc.response.headers, provider, path)
     if isinstance(exc, openai.APITimeoutError):
         return silent(provider, may_be_billed=isinstance(exc.__cause__, _AFTER_SENDING))
     if isinstance(exc, openai.APIConnectionError):
-        return unreachable(provider, may_be_billed=isinstance(exc.__cause__, _AFTER_SENDING))
+        return unreachable(provider, exc, may_be_billed=isinstance(exc.__cause__, _AFTER_SENDING))
     if isinstance(exc, openai.APIResponseValidationError):
         return nonsense(provider)
     return Unavailable(f"{provider.name} answered with an error: {_said(exc, provider)}", "Try again in a minute.")
@@ -83,19 +95,16 @@ def silent(provider: Provider, *, may_be_billed: bool = False) -> Unavailable:
     )
 
 
-def unreachable(provider: Provider, *, may_be_billed: bool = False) -> Unavailable:
-    """No connection, or one that broke before the answer was there. `may_be_billed`: after the request was sent."""
-    return Unavailable(
-        f"{provider.name} cannot be reached at {provider.base_url}.",
-        "Check the address and the network; the engine may still be starting.",
-        may_be_billed=may_be_billed,
-    )
+def from_status(
+    status: int, body: object, headers: Mapping[str, str], provider: Provider, path: str = ""
+) -> ProviderError:
+    """The error that an answer of 300 and more means. `body` is its JSON, or its text where it is none.
 
-
-def from_status(status: int, body: object, headers: Mapping[str, str], provider: Provider) -> ProviderError:
-    """The error that an answer of 300 and more means. `body` is its JSON, or its text where it is none."""
+    `path` is that of the request, where it is known: a call that every OpenAI-shaped API has is missing only where the
+    address is wrong.
+    """
     words = _words(body, f"Error code: {status}", provider)
-    return _from_status(status, words, body, headers, provider)
+    return _from_status(status, words, body, headers, provider, path)
 
 
 def unreadable(provider: Provider) -> Unreadable:
@@ -116,9 +125,13 @@ def nonsense(provider: Provider) -> Unavailable:
 
 
 def _from_status(
-    status: int, words: str, body: object, headers: Mapping[str, str], provider: Provider
+    status: int, words: str, body: object, headers: Mapping[str, str], provider: Provider, path: str
 ) -> ProviderError:
     codes = codes_of(body)
+    if status == 407:
+        return proxy_refuses(provider, status)
+    if status == 400 and wants_tls(words):
+        return plain_to_tls(provider)
     if no_credit(status, codes, words):
         return Refused(
             f"{provider.name}: the account has no credit left: {words}",
@@ -142,11 +155,14 @@ def _from_status(
             _header_wait_s(headers),
             may_be_billed=status in _GATEWAY_TIMEOUTS,
         )
-    if "model_not_found" in codes or (status in (400, 404) and _NO_MODEL.search(words)):
+    if _NO_MODEL_CODES.intersection(codes) or (status in (400, 404) and _NO_MODEL.search(words)):
         return ModelNotFound(
             f"{provider.name} does not have this model: {words}",
             "Choose another model; tuned models disappear when their base model is retired.",
         )
+    missing = (status in (404, 405) and path.endswith(EVERYWHERE)) or _NO_ROUTE.search(words)
+    if missing and not has_version(provider):
+        return no_version(provider, words)
     if status == 404:
         return NotThere(f"{provider.name} does not have it: {words}", "It was deleted, or belongs to another account.")
     return BadRequest(

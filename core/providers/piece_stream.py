@@ -11,7 +11,8 @@ import httpx2
 
 from core.errors import ProviderError
 from core.providers.answers import error_in_answer
-from core.providers.errors import cut, silent, unreachable, unreadable, words_for
+from core.providers.causes import unreachable
+from core.providers.errors import cut, silent, unreadable, words_for
 from core.providers.events import DONE, EventDecoder, decode
 from core.providers.pieces import Piece, piece_of, whole_answer
 from core.providers.shapes import Provider
@@ -57,7 +58,7 @@ class PieceStream(AsyncIterator[Piece]):
             if isinstance(exc, httpx2.TimeoutException):
                 raise silent(provider, may_be_billed=True) from exc
             if isinstance(exc, _BROKEN):
-                raise unreachable(provider, may_be_billed=True) from exc
+                raise unreachable(provider, exc, may_be_billed=True) from exc
             if isinstance(exc, ValueError) and not isinstance(exc, ProviderError):
                 raise unreadable(provider) from exc
             raise

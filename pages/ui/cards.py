@@ -16,6 +16,7 @@ _HEADLINES: tuple[tuple[type[errors.FabulaError], str, str], ...] = (
     (errors.ModelNotFound, ":material/search_off:", mark("This model is not there")),
     (errors.RateLimited, ":material/hourglass_top:", mark("The provider asks to slow down")),
     (errors.Unavailable, ":material/cloud_off:", mark("The provider does not answer")),
+    (errors.Misconfigured, ":material/settings_ethernet:", mark("The connection is not set up correctly")),
     (errors.Refused, ":material/key_off:", mark("The provider refused")),
     (errors.StreamCut, ":material/content_cut:", mark("The stream was cut")),
     (errors.BadRequest, ":material/block:", mark("The provider could not use this request")),
