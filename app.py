@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from core import endpoint, garbage
+from core import endpoint, garbage, logs
 from core.settings import Settings
 from core.supervisor import EngineProcess
 from core.worker import Worker
@@ -25,6 +26,7 @@ _FRAME = Path(__file__).parent / "pages" / "frame.py"
 @asynccontextmanager
 async def lifespan(_app: st.App) -> AsyncIterator[dict[str, Any]]:
     """Both start in threads of their own, so that pages answer at once; both save their work when they are stopped."""
+    logs.configure(logging.WARNING)
     settings = Settings.from_env()
     worker, engine = Worker(settings), EngineProcess(settings)
     engine.start()

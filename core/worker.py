@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from core import logs
 from core.db.store import Store
 from core.errors import FabulaError, StorageFull
 from core.hands import Hands, held
@@ -130,8 +131,7 @@ class Worker:
 
 def main() -> None:
     """Run a worker until it is asked to stop (SIGTERM, Ctrl+C); asked twice, it stops at once."""
-    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger("fabula").setLevel(logging.INFO)
+    logs.configure()
     asked = threading.Event()
 
     def ask(*_: object) -> None:

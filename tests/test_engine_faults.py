@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import openai
 import pytest
+from openai.types.chat import ChatCompletion
 
 pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installed")
 
@@ -145,6 +147,57 @@ def test_a_full_disk_is_said_in_words_and_nothing_is_lost(tmp_path: Path) -> Non
         later = client.fine_tuning.jobs.create(model=TINY, training_file=kept)
         assert client.fine_tuning.jobs.cancel(later.id).status == "cancelled"
         assert [file.id for file in client.files.list()] == [kept]
+
+
+# --- memory, and a child that is killed -------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits a process's memory through prlimit")
+def test_training_without_enough_memory_fails_in_words_and_works_once_there_is_enough(tmp_path: Path) -> None:
+    with running(tmp_path / "home") as engine:
+        assert engine.process is not None
+        client = engine.client()
+        file_id = upload(client, pairs(2))
+        method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1}}}
+        # PyTorch alone takes more address space; the trainer inherits the limit, the engine keeps what it has
+        unlimited = resource.prlimit(engine.process.pid, resource.RLIMIT_AS, (600 * 2**20, resource.RLIM_INFINITY))
+        job = finished(client, client.fine_tuning.jobs.create(model=TINY, training_file=file_id, method=method).id)
+        assert job.status == "failed" and job.error is not None and job.error.message
+        assert "memory ran out: use a smaller batch_size" in job.error.message
+        resource.prlimit(engine.process.pid, resource.RLIMIT_AS, unlimited)
+        job = finished(client, client.fine_tuning.jobs.create(model=TINY, training_file=file_id, method=method).id)
+        assert job.status == "succeeded"
+
+
+def test_llama_cpp_killed_in_the_middle_of_a_stream_cuts_it_and_is_started_again(tmp_path: Path) -> None:
+    with running(tmp_path / "home") as engine:
+        assert engine.process is not None
+        client = engine.client()
+        stream = client.chat.completions.create(
+            model=TINY, messages=[{"role": "user", "content": "a"}], max_tokens=400, stream=True, seed=1
+        )
+        seen = [next(stream), next(stream)]
+        for child in _llama_children(engine.process.pid):
+            os.kill(child, signal.SIGKILL)
+        with pytest.raises(openai.APIError):
+            seen += stream
+        assert not [chunk for chunk in seen if chunk.choices and chunk.choices[0].finish_reason]
+        answer = poll(lambda: _completed(client))
+        assert answer.choices[0].finish_reason in ("stop", "length")
+
+
+def _llama_children(engine_pid: int) -> list[int]:
+    children = Path(f"/proc/{engine_pid}/task/{engine_pid}/children").read_text().split()
+    return [int(pid) for pid in children if b"llama_child" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def _completed(client: openai.OpenAI) -> ChatCompletion | None:
+    try:
+        return client.chat.completions.create(
+            model=TINY, messages=[{"role": "user", "content": "a"}], max_tokens=4, seed=1
+        )
+    except openai.InternalServerError:  # llama.cpp is starting
+        return None
 
 
 # --- a client that leaves ---------------------------------------------------------------------------------------------

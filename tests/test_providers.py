@@ -16,6 +16,7 @@ from core.errors import (
     FabulaError,
     ModelNotFound,
     NotFound,
+    ProviderError,
     RateLimited,
     Refused,
     StreamCut,
@@ -494,3 +495,44 @@ def test_an_engine_that_cannot_run_says_so() -> None:
 
     with pytest.raises(EngineMissing):
         Registry([("engine", missing)]).get("engine")
+
+
+# --- a provider that repeats the key --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 422, 429, 500])
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"Incorrect API key provided: {KEY}.",
+        f"{KEY}{KEY}",
+        f"headers: {{'authorization': 'Bearer {KEY}'}}\n" * 50,
+        f"<html><title>401 {KEY}</title></html>",
+    ],
+)
+@pytest.mark.parametrize("asked_by", ["sdk", "bulk", "stream"])
+def test_a_key_that_a_provider_repeats_is_in_no_error(
+    server: FaultServer, status: int, words: str, asked_by: str
+) -> None:
+    server.default = error(status, words)
+    with pytest.raises(ProviderError) as caught:
+        _ask_by(server, asked_by)
+    assert KEY not in f"{caught.value.what} {caught.value.next_step} {caught.value!r}"
+
+
+def _ask_by(server: FaultServer, asked_by: str) -> None:
+    request = CompletionRequest("writer", "a")
+    if asked_by == "bulk":
+        asyncio.run(_ask_many(server, request))
+    elif asked_by == "stream":
+        next(client(server).stream(request))
+    else:
+        client(server).complete(request)
+
+
+async def _ask_many(server: FaultServer, request: CompletionRequest) -> None:
+    bulk = Bulk(server.provider())
+    try:
+        await bulk.ask(request)
+    finally:
+        await bulk.aclose()

@@ -10,7 +10,7 @@ import pytest
 
 from core.errors import BadFile, BadRequest, NotFound, ProviderError, Refused, Unavailable
 from core.providers import Client, JobRequest, Patience
-from tests.fault_server import Answer, FaultServer, drop, error, html, job
+from tests.fault_server import KEY, Answer, FaultServer, drop, error, html, job
 from tests.waiting import at_once
 
 QUICK = Patience(total_s=5, tries=4, base_s=0.001, cap_s=0.01)
@@ -203,3 +203,13 @@ def test_the_content_of_a_file_is_text_whatever_its_bytes(server: FaultServer, c
 def test_many_threads_share_one_client(server: FaultServer, client: Client) -> None:
     server.jobs = [job("ftjob-1")]
     assert at_once(8, lambda: client.job("ftjob-1").id) == ["ftjob-1"] * 8
+
+
+def test_a_key_that_a_provider_repeats_in_a_jobs_error_or_event_is_left_out(
+    server: FaultServer, client: Client
+) -> None:
+    server.jobs = [job("ftjob-1", status="failed", error={"code": "x", "message": f"bad key {KEY}", "param": None})]
+    event = {"id": "e1", "object": "fine_tuning.job.event", "created_at": 1, "level": "info", "type": "message"}
+    server.events["ftjob-1"] = [{**event, "message": f"sent with {KEY}"}]
+    assert client.job("ftjob-1").error == "bad key [key]"
+    assert [one.message for one in client.events("ftjob-1")] == ["sent with [key]"]

@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
 
+from core import logs
+
 EXIT_USAGE, EXIT_MISSING, EXIT_PORT, EXIT_HOME = 2, 3, 4, 5
 DEFAULT_PORT = 8010
 _LAST_PORT = 65535
@@ -121,7 +123,9 @@ def _serve(
     from core.engine import VERSION, weights
     from core.engine.app import Config, create_app
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure()
+    logs.keep_secret(token or "")
+    logging.getLogger().setLevel(logging.INFO)
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     try:
         weights.available(home, env)

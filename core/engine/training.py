@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import sqlite3
 import threading
@@ -193,10 +194,16 @@ def _trainer_failed(state: dict[str, Any]) -> JobFailed:
     return JobFailed(words or "Training stopped for a reason that is not known.", "training_failed")
 
 
+# Python's, PyTorch's CPU and CUDA allocators', and C++'s own words
+_NO_MEMORY = re.compile(r"MemoryError|can't allocate memory|out of memory|bad_alloc", re.IGNORECASE)
+
+
 def _cause(trainer: TrainerProcess) -> str:
     code = trainer.code
     if code == -9:
         return "killed, most likely because memory ran out: use a smaller batch_size or shorter examples"
+    if _NO_MEMORY.search(trainer.last_words()):
+        return "memory ran out: use a smaller batch_size or shorter examples"
     cause = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
     return f"{cause}; {trainer.last_words()}" if trainer.last_words() else cause
 

@@ -229,7 +229,7 @@ def _learned(error: ProviderError, provider: Provider, asked: CompletionRequest 
 
 def _not_done(provider: Provider, error: Any) -> ProviderError:
     told = error if isinstance(error, Mapping) else {}
-    words = str(told.get("message") or told.get("code") or "no reason given")[:300]
+    words = quoted(str(told.get("message") or told.get("code") or "no reason given"), provider)
     if told.get("code") in _NOT_DONE or not told:
         return Unavailable(f"{provider.name} did not carry out this request: {words}", "It is handed in again.")
     return BadRequest(f"{provider.name} could not use the request: {words}", "Change it and send it again.")

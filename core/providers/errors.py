@@ -211,11 +211,14 @@ def _words(body: object, otherwise: str, provider: Provider) -> str:
     return quoted(text, provider)
 
 
+def without_key(text: str, provider: Provider) -> str:
+    """Text of the endpoint without the key, which some servers repeat in their errors."""
+    return text.replace(provider.api_key, "[key]") if provider.api_key else text
+
+
 def quoted(text: str, provider: Provider) -> str:
     """Words of the endpoint in one bounded line, without the key."""
-    if provider.api_key:
-        text = text.replace(provider.api_key, "[key]")
-    text = " ".join(text.split())
+    text = " ".join(without_key(text, provider).split())
     return text if len(text) <= _LONGEST_WORDS else text[: _LONGEST_WORDS - 1] + "…"
 
 

@@ -16,8 +16,8 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from core.errors import BadFile, ProviderError
 from core.metrics import metrics
 from core.providers.connection import Connection
-from core.providers.errors import nonsense, tuning_closed
-from core.providers.shapes import JobRequest, RemoteCheckpoint, RemoteEvent, RemoteJob
+from core.providers.errors import nonsense, tuning_closed, without_key
+from core.providers.shapes import JobRequest, Provider, RemoteCheckpoint, RemoteEvent, RemoteJob
 
 INTENT = "fabula_intent"  # metadata key that ties a job there to our record of it
 _PAGE = 100  # the most that OpenAI gives at once
@@ -131,7 +131,7 @@ class FineTuning(Connection):
             for event in islice(events, _NEWEST_EVENTS):
                 if event.id == after:
                     break
-                found.append(_event(event))
+                found.append(_event(event, self.provider))
             return found[::-1]
 
         return self._patiently(call)
@@ -162,7 +162,7 @@ class FineTuning(Connection):
             status=job.status,
             model=job.model,
             fine_tuned_model=job.fine_tuned_model,
-            error=job.error.message if job.error and job.error.message else None,
+            error=without_key(job.error.message, self.provider) if job.error and job.error.message else None,
             trained_tokens=job.trained_tokens,
             estimated_finish=_moment(job.estimated_finish),
             result_files=tuple(job.result_files or ()),
@@ -179,12 +179,12 @@ class FineTuning(Connection):
         )
 
 
-def _event(event: FineTuningJobEvent) -> RemoteEvent:
+def _event(event: FineTuningJobEvent, provider: Provider) -> RemoteEvent:
     return RemoteEvent(
         id=event.id,
         at=_moment(event.created_at) or datetime.fromtimestamp(0, UTC),
         level=event.level or "info",
-        message=event.message or "",
+        message=without_key(event.message or "", provider),
         type=event.type or "message",
         data=event.data if isinstance(event.data, Mapping) else {},
     )

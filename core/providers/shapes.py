@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from core import logs
+
 Kind = Literal["engine", "openai", "azure", "compatible"]
 Endpoint = Literal["chat", "completion"]
 
@@ -28,6 +30,9 @@ class Provider:
     name: str
     base_url: str
     api_key: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        logs.keep_secret(self.api_key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,10 @@ from openai.types import Model
 
 from core.metrics import metrics
 from core.providers.client import Client
-from core.providers.errors import cannot_pause, nonsense, translated
+from core.providers.errors import cannot_pause, nonsense, translated, without_key
 from core.providers.finetuning import watched
 from core.providers.marks import by_file
-from core.providers.shapes import JobRequest, ModelInfo, RemoteCheckpoint, RemoteEvent, RemoteJob
+from core.providers.shapes import JobRequest, ModelInfo, Provider, RemoteCheckpoint, RemoteEvent, RemoteJob
 
 Json = Mapping[str, Any]
 
@@ -109,7 +109,7 @@ class Together(Client):
     def events(self, job_id: str, after: str | None = None) -> list[RemoteEvent]:
         found = self._list(f"/fine-tunes/{job_id}/events")
         with translated(self.provider):
-            told = sorted((_event(one) for one in found), key=lambda one: one.at)
+            told = sorted((_event(one, self.provider) for one in found), key=lambda one: one.at)
         ids = [one.id for one in told]
         return told[ids.index(after) + 1 :] if after in ids else told
 
@@ -175,7 +175,8 @@ class Together(Client):
         progress = job.get("progress") or {}
         left_s = progress.get("seconds_remaining") if progress.get("estimate_available") else None
         ended = status in ("completed", "error", "cancelled", "user_error")
-        words = [str(one.get("message") or "") for one in job.get("events") or () if "error" in str(one.get("level"))]
+        errors = (one for one in job.get("events") or () if "error" in str(one.get("level")))
+        words = [without_key(str(one.get("message") or ""), self.provider) for one in errors]
         return RemoteJob(
             id=str(job["id"]),
             status=_STATUSES.get(status, status),
@@ -195,7 +196,7 @@ class Together(Client):
         )
 
 
-def _event(one: Json) -> RemoteEvent:
+def _event(one: Json, provider: Provider) -> RemoteEvent:
     at = _moment(one.get("created_at")) or datetime.fromtimestamp(0, UTC)
     told = f"{one.get('created_at')} {one.get('type')} {one.get('step')} {one.get('message')}"
     level = str(one.get("level") or "info").lower().removeprefix("legacy_i").removeprefix("legacy_")
@@ -203,7 +204,7 @@ def _event(one: Json) -> RemoteEvent:
         id=str(one.get("hash") or hashlib.blake2b(told.encode(), digest_size=12).hexdigest()),
         at=at,
         level=level,
-        message=str(one.get("message") or ""),
+        message=without_key(str(one.get("message") or ""), provider),
         type="message",
         data={},
     )

@@ -1,0 +1,77 @@
+"""What a log may hold: one line per message whatever a stranger's text contains, and no key."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from core import logs
+
+_SECRET = "sk-canary-0123456789"
+
+
+@pytest.fixture
+def log() -> Iterator[tuple[logging.Logger, io.StringIO]]:
+    stream, logger = io.StringIO(), logging.getLogger("fabula.test-logs")
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logs.LineFormatter())
+    logger.addHandler(handler)
+    logger.propagate = False
+    yield logger, stream
+    logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a\n2026-01-01 00:00:00 INFO fabula: a forged line",
+        "a\r\nforged",
+        "a\x1b[31mred\x1b[0m",
+        "a\x00\x07\x08\x7f",
+        "a\u2028forged\u2029forged",
+        "a\x85forged",
+        "a\x9b31m",
+        "a\x0b\x0cforged",
+    ],
+)
+def test_text_from_outside_stays_in_its_line(log: tuple[logging.Logger, io.StringIO], text: str) -> None:
+    logger, stream = log
+    logger.warning("The model %s was refused.", text)
+    written = stream.getvalue()
+    assert written.endswith(" was refused.\n") and len(written.splitlines()) == 1
+    assert not [sign for sign in written[:-1] if ord(sign) < 32 or 0x7F <= ord(sign) < 0xA0]
+
+
+def test_a_traceback_can_forge_no_line(log: tuple[logging.Logger, io.StringIO]) -> None:
+    logger, stream = log
+    try:
+        raise ValueError("bad\n2026-01-01 00:00:00 INFO fabula: a forged line")
+    except ValueError:
+        logger.exception("It failed")
+    first, *rest = stream.getvalue().splitlines()
+    assert first.endswith("ERROR fabula.test-logs: It failed") and rest
+    assert all(line.startswith("  | ") for line in rest)
+
+
+@pytest.mark.parametrize("form", ["{0}", "Bearer {0}", '{{"key": "{0}"}}', "?api_key={0}&x=1", "{0}{0}"])
+def test_a_key_is_in_no_line_and_in_no_traceback(log: tuple[logging.Logger, io.StringIO], form: str) -> None:
+    logger, stream = log
+    logs.keep_secret(_SECRET)
+    text = form.format(_SECRET)
+    logger.warning("Sent %s", text)
+    try:
+        raise RuntimeError(text)
+    except RuntimeError:
+        logger.exception("It failed: %s", text)
+    assert "Sent" in stream.getvalue() and _SECRET not in stream.getvalue() and "[key]" in stream.getvalue()
+
+
+@pytest.mark.parametrize("short", ["", "a", "key"])
+def test_a_word_too_short_to_be_a_key_changes_no_line(log: tuple[logging.Logger, io.StringIO], short: str) -> None:
+    logger, stream = log
+    logs.keep_secret(short)
+    logger.warning("a key of a model")
+    assert stream.getvalue().endswith("a key of a model\n")
