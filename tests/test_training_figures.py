@@ -92,8 +92,10 @@ def test_every_page_shows_the_same_accuracy(server: FaultServer, store: Store, r
     page = visit("training")
     assert {metric.label: metric.value for metric in page.metric}[title] == sign
     table = page.dataframe[0]
-    assert list(table.value["accuracy"]) == [pytest.approx(found.value)] * 2
-    assert title in [column.get("label") for column in json.loads(table.proto.columns).values()]
+    assert list(table.value["accuracy"]) == [pytest.approx(100 * found.value)] * 2
+    assert title in [column.get("label") for column in _config(table).values()]
+    formats = {name: column.get("type_config", {}).get("format") for name, column in _config(table).items()}
+    assert formats["accuracy"] % (100 * found.value) == sign
     charts = [text for chart in page.get("vega_lite_chart") for text in _texts(chart) if text.endswith("%")]
     assert charts == [share]
     assert not re.search(r"accuracy from .* to (?!" + re.escape(share) + ")", words(page))
@@ -117,3 +119,9 @@ def _texts(chart: Any) -> list[str]:
     """What a chart writes at the ends of its lines."""
     rows = convert_arrow_bytes_to_pandas_df(chart.proto.data.data)
     return [str(text) for text in rows["end"].dropna()] if "end" in rows else []
+
+
+def _config(table: Any) -> dict[str, Any]:
+    """How the columns of a table are shown."""
+    found: dict[str, Any] = json.loads(table.proto.columns)
+    return found

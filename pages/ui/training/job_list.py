@@ -26,6 +26,7 @@ OPEN = "training_open"  # ids of the jobs that are open, for whoever wants to op
 _SHOWN = "training_shown"  # id of the job below the list while no row is ticked
 _ADDRESS = "jobs"  # query parameter
 _DRAWN = "training_list_drawn"  # a new number draws the list anew, with what is open selected
+_PERCENT = "%.1f %%"  # as many digits as the metrics below have; "percent" would show two
 _FEW = 6  # rows that need no scrolling
 _HEIGHT = 260  # px
 _SEARCHED = 9  # jobs from which on one can search
@@ -156,8 +157,8 @@ def _record(job: JobView, chain: Sequence[JobView], datasets: Mapping[str, str])
         "eta": None if job.finished else duration(job.eta_s(now)),
         "curve": list(curve.sparks),
         "loss": curve.loss and curve.loss.value,
-        "accuracy": curve.accuracy and curve.accuracy.value,
-        "held_out": curve.held_out_accuracy and curve.held_out_accuracy.value,
+        "accuracy": curve.accuracy and 100 * curve.accuracy.value,
+        "held_out": curve.held_out_accuracy and 100 * curve.held_out_accuracy.value,
         "tokens": job.trained_tokens or curve.tokens,
         "cost": None if job.cost_usd is None else float(job.cost_usd),
         "took": duration(trained) if (trained := job.training_s(now)) is not None else None,
@@ -191,11 +192,11 @@ def _columns(listed: Sequence[JobView]) -> dict[str, Any]:
         "curve": config.LineChartColumn(_("Curve"), width="small"),
         "loss": config.NumberColumn(_titled(_("Loss"), [one.loss for one in curves]), format="%.3f", help=smoothed),
         "accuracy": config.NumberColumn(
-            _titled(_("Token accuracy"), [one.accuracy for one in curves]), format="percent", help=smoothed
+            _titled(_("Token accuracy"), [one.accuracy for one in curves]), format=_PERCENT, help=smoothed
         ),
         "held_out": config.NumberColumn(
             _titled(_("Token accuracy"), [one.held_out_accuracy for one in curves]),
-            format="percent",
+            format=_PERCENT,
             help=_("The last measurement on rows kept for validation."),
         ),
         "tokens": config.NumberColumn(_("Tokens"), format="localized"),
