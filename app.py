@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from core import endpoint, garbage, logs
+from core import endpoint, garbage, logs, permissions
 from core.settings import Settings
 from core.supervisor import EngineProcess
 from core.worker import Worker
@@ -28,6 +28,7 @@ async def lifespan(_app: st.App) -> AsyncIterator[dict[str, Any]]:
     """Both start in threads of their own, so that pages answer at once; both save their work when they are stopped."""
     logs.configure(logging.WARNING)
     settings = Settings.from_env()
+    permissions.keep_private(settings.home)
     worker, engine = Worker(settings), EngineProcess(settings)
     engine.start()
     worker.start()

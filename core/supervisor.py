@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from core import endpoint, process
+from core import endpoint, permissions, process
 from core.endpoint import Endpoint, Note, engine_endpoint
 from core.errors import FabulaError
 from core.settings import Settings
@@ -136,7 +136,7 @@ class EngineProcess:
         return child.wait()
 
     def _spawn(self, url: str) -> subprocess.Popen[bytes]:
-        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        self._log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         env = os.environ | {
             "FABULA_ENGINE_TOKEN": self._token(),
@@ -144,7 +144,7 @@ class EngineProcess:
             "PYTHONUNBUFFERED": "1",
         }
         arguments = ["--host", _HOST, "--port", str(urlsplit(url).port), "--home", str(self._settings.engine_home)]
-        with self._log_path.open("ab") as log:
+        with open(self._log_path, "ab", opener=permissions.private_opener) as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "core.child", str(os.getpid()), self._module, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -213,8 +213,8 @@ class EngineProcess:
         Raises:
             BlockingIOError: another process keeps the engine.
         """
-        self._settings.home.mkdir(parents=True, exist_ok=True)
-        with (self._settings.home / "engine.keeper").open("w") as lock:
+        self._settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(self._settings.home / "engine.keeper", "w", opener=permissions.private_opener) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
 

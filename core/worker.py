@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from core import logs
+from core import logs, permissions
 from core.db.store import Store
 from core.errors import FabulaError, StorageFull
 from core.hands import Hands, held
@@ -142,6 +142,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, ask)
     signal.signal(signal.SIGINT, ask)
     settings = Settings.from_env()
+    permissions.keep_private(settings.home)
     worker = Worker(settings)
     worker.start()
     gc.freeze()  # what is loaded by now lives as long as the process; looking through it costs each answer of a run

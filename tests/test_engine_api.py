@@ -237,10 +237,13 @@ def _peak_kib(status: Path) -> int:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (pairs(2) + b'{"prompt": "a"\n' + pairs(2), "Line 3: it is not JSON"),
-        (jsonl([{"messages": [{"role": "user", "content": "a"}]}]), "Line 1: its last message is not the assistant's"),
-        (jsonl([{"prompt": "a", "completion": ""}]), "Line 1: its completion is empty"),
-        (b"dynasty,story\n\xcc\xc6,\xb9\xca\xca\xc2\n", "Line 1: it is not JSON"),
+        (pairs(2) + b'{"prompt": "a"\n' + pairs(2), "Line 3: It is not JSON"),
+        (
+            jsonl([{"messages": [{"role": "user", "content": "a"}]}]),
+            "Line 1: Its last message is the user's, not the assistant's.",
+        ),
+        (jsonl([{"prompt": "a", "completion": ""}]), "Line 1: Its completion is empty."),
+        (b"dynasty,story\n\xcc\xc6,\xb9\xca\xca\xc2\n", "Line 1: It is not JSON"),
     ],
 )
 def test_a_broken_line_is_named_and_no_job_is_made(client: OpenAI, content: bytes, message: str) -> None:

@@ -143,7 +143,7 @@ def _create_folders(settings: Settings) -> None:
         folders.append(Path(url.database).parent)
     for folder in folders:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as exc:
             raise StorageFull(
                 f"The folder {folder} cannot be created: {os.strerror(exc.errno or 0)}.",

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
 
-from core import logs
+from core import logs, permissions
 
 EXIT_USAGE, EXIT_MISSING, EXIT_PORT, EXIT_HOME = 2, 3, 4, 5
 DEFAULT_PORT = 8010
@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | No
     token = _token(options, env)
     home = Path(options.home).expanduser().resolve()
     with _lock(home):
+        permissions.keep_private(home)
         _serve(options, home, token, env, _bind(options.host, options.port))
 
 
@@ -89,7 +90,8 @@ def _token(options: argparse.Namespace, env: Mapping[str, str]) -> str | None:
 def _lock(home: Path) -> IO[str]:
     """One engine for one home."""
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (home / "engine.lock").touch(mode=0o600)
         lock = (home / "engine.lock").open("w")
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
