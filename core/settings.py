@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 DEFAULT_HOME = ".fabula"
+# What the engine and its children read of the environment: the system's basics, threads and accelerators of the
+# libraries, Fabula's own settings. Keys of providers, the database's address and proxies are not among them.
+_ENGINE_NAMES = frozenset(
+    ["PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "VIRTUAL_ENV"]
+)
+_ENGINE_PREFIXES = (
+    *("FABULA_", "LC_", "LD_", "DYLD_", "PYTHON", "XDG_", "MALLOC_"),
+    *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GGML_", "LLAMA_", "TORCH", "PYTORCH_", "CUDA", "NVIDIA_", "HIP_"),
+)
+_SECRET = re.compile(r"(KEY|KEYS|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|AUTH|_URL)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,15 @@ class Settings:
     def engine_home(self) -> Path:
         """Folder of the engine that the app starts itself."""
         return self.home / "engine"
+
+
+def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The part of an environment that the engine and its children need; nothing in it is a secret."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if (name in _ENGINE_NAMES or name.startswith(_ENGINE_PREFIXES)) and not _SECRET.search(name)
+    }
 
 
 def _sqlalchemy_url(url: str) -> str:

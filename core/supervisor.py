@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from core import endpoint, permissions, process
 from core.endpoint import Endpoint, Note, engine_endpoint
 from core.errors import FabulaError
-from core.settings import Settings
+from core.settings import Settings, engine_environment
 
 __all__ = ["INSTALL", "Endpoint", "EngineProcess", "ask_health", "engine_endpoint", "missing_packages"]
 
@@ -138,7 +138,7 @@ class EngineProcess:
     def _spawn(self, url: str) -> subprocess.Popen[bytes]:
         self._log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        env = os.environ | {
+        env = engine_environment(os.environ) | {
             "FABULA_ENGINE_TOKEN": self._token(),
             "PYTHONPATH": os.pathsep.join(paths),
             "PYTHONUNBUFFERED": "1",

@@ -17,6 +17,18 @@ from openai import OpenAI
 from core.engine.upload import MAX_FILE_BYTES
 from tests.engine_process import TINY, TOKEN, EngineProcess, jsonl, pairs, running, upload
 
+_FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\na\r\n--b--\r\n'
+_BAD_FORMS = [
+    "multipart/form-data; boundary=" + "b" * 257,
+    "multipart/form-data; boundary=" + "b" * 300,
+    "multipart/form-data; boundary=" + "b" * 60_000,
+    "multipart/form-data; boundary=",
+    'multipart/form-data; boundary=""',
+    "multipart/form-data",
+    "multipart/mixed; boundary=b",
+    "multipart/form-data; boundary=c",
+    "multipart/form-data; boundary=" + "b" * 256,
+]
 PROMPT = "宋,发射激光,艰难 ->\n"
 
 
@@ -100,13 +112,15 @@ def test_an_unknown_model_is_404_everywhere(client: OpenAI) -> None:
         ("GET", "/v1/fine_tuning/jobs/ftjob-x/events", None, 404, "fine_tuning_job_not_found"),
         ("POST", "/v1/fine_tuning/jobs/ftjob-x/cancel", None, 404, "fine_tuning_job_not_found"),
         ("POST", "/v1/files", b"plain", 400, "invalid_form"),
+        *(("POST", f"/v1/files#{kind}", _FORM, 400, "invalid_form") for kind in _BAD_FORMS),
     ],
 )
 def test_error_bodies(
     engine: EngineProcess, method: str, path: str, body: bytes | None, status: int, code: str | None
 ) -> None:
     with engine.http() as http:
-        answer = http.request(method, path, content=body)
+        path, _, kind = path.partition("#")
+        answer = http.request(method, path, content=body, headers={"content-type": kind} if kind else {})
     error = answer.json()["error"]
     assert answer.status_code == status
     assert error.keys() == {"message", "type", "param", "code"}

@@ -327,6 +327,44 @@ def test_without_a_token_only_this_machine_gets_in(tmp_path: Path) -> None:
     with running(tmp_path / "home", None, "--no-auth", "--no-warm-up") as engine:
         assert engine.client(token="anything").models.list().data
         with engine.http() as http:
-            for headers in ({"host": "evil.example"}, {"origin": "https://evil.example"}):
+            port = http.base_url.port
+            for headers in (
+                {"host": f"localhost:{port}"},
+                {"host": "LOCALHOST"},
+                {"host": f"[::1]:{port}"},
+                {"host": f"127.0.0.1:{port}", "origin": f"http://127.0.0.1:{port}", "sec-fetch-site": "same-origin"},
+                {"sec-fetch-site": "none"},
+            ):
+                assert http.get("/v1/models", headers=headers).status_code == 200, headers
+            for headers in (
+                {"host": "evil.example"},
+                {"host": f"localhost.evil.example:{port}"},
+                {"host": f"evil.example:{port}@localhost"},
+                {"host": "x@localhost"},
+                {"host": f"x:y@127.0.0.1:{port}"},
+                {"host": "127.0.0.1.evil.example"},
+                {"host": "evil-localhost"},
+                {"host": "localhost."},
+                {"host": "localhost:http"},
+                {"host": "[::1].evil.example"},
+                {"host": "127.1"},
+                {"host": "0.0.0.0"},
+                {"host": ""},
+                {"origin": "https://evil.example"},
+                {"origin": "http://localhost:3000"},
+                {"origin": "http://localhost"},
+                {"origin": "null"},
+                {"origin": ""},
+                {"host": f"127.0.0.1:{port}", "origin": f"http://localhost:{port}"},
+                {"host": f"127.0.0.1:{port}", "origin": f"https://127.0.0.1:{port}"},
+                {"host": f"127.0.0.1:{port}", "origin": f"http://127.0.0.1:{port}.evil.example"},
+                {"sec-fetch-site": "cross-site"},
+                {"sec-fetch-site": "same-site"},
+            ):
                 answer = http.get("/v1/models", headers=headers)
-                assert (answer.status_code, json.loads(answer.text)["error"]["code"]) == (401, "invalid_api_key")
+                assert (answer.status_code, json.loads(answer.text)["error"]["code"]) == (401, "invalid_api_key"), (
+                    headers
+                )
+        with socket.create_connection(("127.0.0.1", port or 0), timeout=DEADLINE_S) as nameless:
+            nameless.sendall(b"GET /v1/models HTTP/1.0\r\n\r\n")  # HTTP/1.0 needs no Host
+            assert nameless.recv(4096).startswith(b"HTTP/1.1 401 ")

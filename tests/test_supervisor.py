@@ -87,6 +87,37 @@ def test_the_engine_comes_up_with_a_key_of_its_own(settings: Settings, keep: Cal
     assert int(lives(settings)[0][0]) in {int(note.process.partition(":")[0])}
 
 
+_SECRETS = (
+    *("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "TOGETHER_API_KEY", "ANTHROPIC_API_KEY", "DEEPSEEK_KEY", "HF_TOKEN"),
+    *("DATABASE_URL", "FABULA_ENGINE_URL", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    *("HTTPS_PROXY", "http_proxy", "SMTP_PASSWORD", "FABULA_MASTER_KEY", "PYTHON_KEYRING_PASSWORD", "MY_PROVIDER"),
+)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_engine_gets_no_key_of_a_provider(
+    settings: Settings, keep: Callable[..., EngineProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in _SECRETS:
+        monkeypatch.setenv(name, "sk-not-for-the-engine")
+    kept = {
+        "LC_ALL": "C.UTF-8",
+        "OMP_NUM_THREADS": "2",
+        "FABULA_ENGINE_MODELS": "tiny=/x.gguf",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    for name, value in kept.items():
+        monkeypatch.setenv(name, value)
+    keep()
+    pid = note_when(settings, "up").process.partition(":")[0]
+    lines = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    environ = dict(line.split("=", 1) for line in lines if line)
+    assert not set(_SECRETS) & environ.keys()
+    assert "sk-not-for-the-engine" not in environ.values()
+    assert kept.items() <= environ.items()
+    assert environ["FABULA_ENGINE_TOKEN"] and environ["PATH"] == os.environ["PATH"]
+
+
 def test_stop_ends_it_and_says_so(settings: Settings, keep: Callable[..., EngineProcess]) -> None:
     keeper = keep()
     note = note_when(settings, "up")

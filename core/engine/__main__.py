@@ -122,7 +122,7 @@ def _serve(
 ) -> None:
     import uvicorn
 
-    from core.engine import VERSION, weights
+    from core.engine import VERSION, connections, weights
     from core.engine.app import Config, create_app
 
     logs.configure()
@@ -142,6 +142,8 @@ def _serve(
             server_header=False,
             timeout_keep_alive=65,
             timeout_graceful_shutdown=5,
+            http=connections.Connection,
+            limit_concurrency=connections.MOST,
             loop="asyncio",  # uvloop, which other packages bring along (Trackio), starts no process with a group
         )
     )

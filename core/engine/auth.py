@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hmac
+import re
 import uuid
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -12,14 +12,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.engine.errors import ApiError
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+# The whole of a Host header that names this machine. A name that only begins or ends so (`localhost.evil.example`,
+# `x@localhost`) may resolve to this machine, and is how a web page elsewhere would reach the engine (DNS rebinding).
+_LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
+_OWN_SITE = frozenset({None, "none", "same-origin"})  # Sec-Fetch-Site of what no other page has sent
 
 
 class Gate:
     """ASGI middleware: 401 without the right token. `/health` answers everyone, and tells more to those with a token.
 
-    Without a token (`--no-auth`) only requests that name this machine get in, so that a web page somebody visits
-    cannot reach the engine through their browser.
+    Without a token (`--no-auth`) only requests that name this machine get in, and none that a web page of another
+    address has sent (also one on another port of this machine), so that a page that is open in a browser here cannot
+    use the engine.
     """
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
@@ -46,14 +50,15 @@ class Gate:
 
     def _knows(self, headers: Headers) -> bool:
         if self._expected is None:
-            origin = headers.get("origin")
-            return _host(f"//{headers.get('host', '')}") in LOOPBACK and (origin is None or _host(origin) in LOOPBACK)
+            return _is_from_here(headers)
         given = headers.get("authorization", "").encode("latin-1", "replace")
         return hmac.compare_digest(given, self._expected)
 
     def _refusal(self, headers: Headers) -> ApiError:
         if self._expected is None:
-            message = "Without a token the engine answers this machine only, by the name localhost or 127.0.0.1."
+            message = (
+                "Without a token the engine answers programs on this machine only, by the name localhost or 127.0.0.1."
+            )
         elif headers.get("authorization"):
             message = "Incorrect API key provided. Use the engine's token (FABULA_ENGINE_TOKEN) as the API key."
         else:
@@ -61,8 +66,9 @@ class Gate:
         return ApiError(401, message, code="invalid_api_key")
 
 
-def _host(url: str) -> str | None:
-    try:
-        return urlsplit(url).hostname
-    except ValueError:
-        return None
+def _is_from_here(headers: Headers) -> bool:
+    """Whether a request names this machine and comes from no web page, or from one of the engine's own address."""
+    hosts, origins = headers.getlist("host"), headers.getlist("origin")
+    if len(hosts) != 1 or _LOOPBACK.fullmatch(hosts[0]) is None or headers.get("sec-fetch-site") not in _OWN_SITE:
+        return False
+    return all(origin.lower() == f"http://{hosts[0].lower()}" for origin in origins)

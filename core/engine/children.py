@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
 
+from core.settings import engine_environment
+
 _ROOT = Path(__file__).parents[2]
-_SECRETS = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|DATABASE_URL)$")  # names of what children need nothing of
 
 
 def command(module: str, *arguments: str) -> list[str]:
@@ -17,8 +17,8 @@ def command(module: str, *arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The engine's own environment without secrets, offline, and able to import the engine from any folder."""
-    kept = {name: value for name, value in os.environ.items() if not _SECRETS.search(name)}
+    """What children need of the engine's environment, offline, and able to import the engine from any folder."""
+    kept = engine_environment(os.environ)
     path = os.pathsep.join(filter(None, (str(_ROOT), kept.get("PYTHONPATH"))))
     ours = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     return {**kept, **ours}

@@ -205,7 +205,7 @@ def _usage(ends: Sequence[End], n: int) -> dict[str, int]:
 def _prompts(body: dict[str, Any]) -> tuple[Prompt, ...]:
     """One text, several, one list of token ids, or several."""
     raw: Any = body.get("prompt")
-    if is_missing(raw):
+    if raw is None:
         return ("",)
     if isinstance(raw, str):
         return (raw,)

@@ -31,10 +31,10 @@ class Upload:
     """
 
     def __init__(self, boundary: bytes, path: Path) -> None:
+        """Raises FormParserError for a boundary of more than 256 bytes."""
         self.fields: dict[str, str] = {}
         self.filename: str | None = None
         self.size = 0
-        self._file: BinaryIO = path.open("wb")
         self._name, self._value = b"", bytearray()
         self._headers: dict[bytes, bytes] = {}
         self._header, self._header_value = bytearray(), bytearray()
@@ -52,6 +52,7 @@ class Upload:
                 "on_end": self._end,
             },
         )
+        self._file: BinaryIO = path.open("wb")
 
     def write(self, data: bytes) -> None:
         """Take some of the body. Raises ApiError 400 or 413, OSError when it cannot be written."""
@@ -123,12 +124,15 @@ async def receive(request: Request, path: Path) -> Upload:
         starlette.requests.ClientDisconnect: the client went away.
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
-    if kind != b"multipart/form-data" or b"boundary" not in options:
+    if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise ApiError(400, "The request must be a form (multipart/form-data).", code="invalid_form")
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit():
         _check_size(int(announced), path)
-    upload = Upload(options[b"boundary"], path)
+    try:
+        upload = Upload(options[b"boundary"], path)
+    except FormParserError as exc:
+        raise ApiError(400, f"The form could not be read: {exc}.", code="invalid_form") from exc
     try:
         waiting = bytearray()
         async for chunk in request.stream():
