@@ -114,14 +114,12 @@ def test_arrows_point_one_way(part: str) -> None:
     assert not offenders
 
 
-def test_the_engine_knows_nothing_of_its_siblings_but_settings_errors_and_permissions() -> None:
+def test_the_engine_knows_nothing_of_its_siblings_but_what_is_named_here() -> None:
     offenders = [
         f"{_where(path)}:{line} imports {module}"
         for path in _ENGINE
         for module, line in _imports(path)
-        if _is(module, "core")
-        and module != "core"
-        and not any(_is(module, known) for known in _KNOWN_TO_THE_ENGINE)
+        if _is(module, "core") and module != "core" and not any(_is(module, known) for known in _KNOWN_TO_THE_ENGINE)
     ]
     assert not offenders
 
