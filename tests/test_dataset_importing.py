@@ -188,15 +188,16 @@ BROKEN_LINES = [
     ("[" * 100_000, "Line 3: It is JSON that cannot be read."),
     ('{"prompt": "p", "completion": ' + "9" * 10_000 + "}", "Line 3: It is JSON that cannot be read."),
     ('["p", "c"]', "Line 3: It is not an object in braces."),
-    ('{"prompt": "p"}', 'Line 3: There is no text under "completion".'),
-    ('{"text": "p"}', 'Line 3: There is no text under "prompt" and "completion".'),
-    ('{"prompt": 1, "completion": "c"}', 'Line 3: There is no text under "prompt".'),
-    ('{"prompt": "p", "completion": " "}', "Line 3: Its completion is empty."),
-    ('{"prompt": "p", "completion": "c\\u0000"}', "Line 3: completion has a NUL character."),
-    ('{"prompt": "\\ud800", "completion": "c"}', "Line 3: prompt has half of a character (a lone surrogate)."),
-    (json.dumps({"prompt": "p", "completion": "c" * 100_001}), "Line 3: completion has more than 100,000 characters."),
+    ('{"prompt": "p", "completion": "c\\u0000"}', "Line 3, 'completion': There is a NUL character."),
+    (
+        '{"prompt": "\\ud800", "completion": "c"}',
+        "Line 3, 'prompt': It has half of a character (a lone surrogate).",
+    ),
+    (
+        json.dumps({"prompt": "p", "completion": "c" * 100_001}),
+        "Line 3, 'completion': The cell has more than 100,000 characters.",
+    ),
     ('{"messages": []}', 'Line 3: Its "messages" is not a list with messages in it.'),
-    ('{"messages": "hi"}', 'Line 3: Its "messages" is not a list with messages in it.'),
     ('{"messages": ["hi"]}', "Line 3: Message 1 is not an object in braces."),
     ('{"messages": [{"content": "p"}]}', "Line 3: Message 1 has no role."),
     ('{"messages": [{"role": ["user"], "content": "p"}]}', "Line 3: Message 1 has a role that is none: \"['user']\"."),
@@ -210,6 +211,20 @@ BROKEN_LINES = [
         "Line 3: There is no message of the user.",
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("line", "cells"),
+    [
+        ('{"prompt": "p"}', ["p", ""]),
+        ('{"prompt": "p", "completion": " "}', ["p", " "]),
+        ('{"prompt": 1, "completion": true}', ["1", "true"]),
+        ('{"completion": "c"}', ["", "c"]),
+    ],
+)
+def test_a_line_without_text_under_a_key_is_a_row_as_in_csv(line: str, cells: list[str]) -> None:
+    found = read(f"{GOOD}\n{line}\n", "a.jsonl")
+    assert rows(found) == [["p", "c"], cells] and found.problems == []
 
 
 @pytest.mark.parametrize(("line", "problem"), BROKEN_LINES)
@@ -240,7 +255,10 @@ def test_several_turns_become_one_example_with_the_last_answer() -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("[\n" + GOOD + "\n]", "one JSON list"), ("x\ny\n", "no line that can be used. Line 1: It is not JSON")],
+    [
+        ("[\n1, 2]", "no line that can be used. Line 2: It is not an object in braces."),
+        ("x\ny\n", "no line that can be used. Line 1: It is not JSON"),
+    ],
 )
 def test_a_file_without_a_good_line_is_bad(text: str, words: str) -> None:
     with pytest.raises(BadFile) as caught:

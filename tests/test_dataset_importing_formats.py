@@ -224,7 +224,7 @@ def test_messages_in_parquet_are_examples_as_in_jsonl() -> None:
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     found = importing.read_table(as_parquet({"messages": [turns, turns[:1]], "split": ["test", ""]}), "a.parquet")
     assert rows(found) == [["q", "a", "test"]] and found.source == "chat"
-    assert found.problems == ["Line 2: Its last message is the user's, not the assistant's."]
+    assert found.problems == ["Row 2: Its last message is the user's, not the assistant's."]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps a process from taking more memory than it may")
@@ -263,10 +263,9 @@ def test_objects_without_the_keys_of_examples_are_a_table() -> None:
         {"text": "a\0", "label": "b", "n": 2},
     ]
     found = importing.read_table("\n".join(map(json.dumps, lines)).encode(), "a.jsonl")
-    assert list(found.frame.columns) == ["text", "label", "n"] and found.source == "upload"
-    assert rows(found) == [["hi", "greeting", "1"], ["bye", "", ""], ["!!", "anger", '[1, "二"]']]
-    assert found.problems == ["Line 4, 'text': There is a NUL character."]
-    assert found.notes == ["Line 2 has 'extra', which the first line has not; it is left out."]
+    assert list(found.frame.columns) == ["text", "label", "n", "extra"] and found.source == "upload"
+    assert rows(found) == [["hi", "greeting", "1", ""], ["bye", "", "", "1"], ["!!", "anger", '[1, "二"]', ""]]
+    assert found.problems == ["Line 4, 'text': There is a NUL character."] and found.notes == []
 
 
 def test_halves_of_characters_in_a_table_are_named() -> None:

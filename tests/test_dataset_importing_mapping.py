@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import pytest
 
@@ -24,14 +26,32 @@ def frame(*columns: str, **cells: list[str]) -> pd.DataFrame:
         (("message", "intent", "language"), (("message",), "intent")),
         (("text", "label"), (("text",), "label")),
         (("Label", "Text"), (("Text",), "Label")),
-        (("instruction", "input", "output"), (("instruction", "input"), "output")),
+        (("instruction", "input", "output"), (("instruction", "input"), "output", None, "\n")),
         (("system", "prompt", "completion"), (("prompt",), "completion")),
         (("问题", "来源", "回答"), (("问题",), "回答")),
+        (("assistant", "user"), (("user",), "assistant")),
+        (("答", "问"), (("问",), "答")),
+        (("问", "答"), (("问",), "答")),
+        (("A", "Q"), (("Q",), "A")),
+        (("gpt", "human", "id"), (("human",), "gpt")),
+        (("answer", "question", "model"), (("question",), "answer")),
+        (("assistant_message", "user_message"), (("user_message",), "assistant_message")),
+        (("question", "model_answer", "answer_date"), (("question",), "model_answer")),
+        (("Prompt", "Model Output", "Output Tokens"), (("Prompt",), "Model Output")),
+        (("userMessage", "assistantMessage"), (("userMessage",), "assistantMessage")),
+        (("标准答案", "用户问题", "编号"), (("用户问题",), "标准答案")),
+        (("title", "body", "model"), (("title",), "body")),
+        (("title", "body", "id"), (("title",), "body")),
+        (("title", "body", "date", "created_at", "url"), (("title",), "body")),
+        (("genre", "body", "language", "score"), (("genre", "language"), "body")),
+        (("source", "target"), (("source",), "target")),
+        (("prompt", "chosen", "rejected"), (("prompt",), "chosen")),
+        (("question", "context", "answer"), (("question", "context"), "answer", None, "\n")),
         (("only",), ((), "only")),
         (("text",), ((), "text")),
     ],
 )
-def test_columns_are_guessed_by_their_names(columns: tuple[str, ...], expected: tuple[tuple[str, ...], str]) -> None:
+def test_columns_are_guessed_by_their_names(columns: tuple[str, ...], expected: tuple[Any, ...]) -> None:
     assert mapping.guess(frame(*columns)) == Mapping(*expected)
 
 
@@ -84,3 +104,23 @@ def test_an_example_shows_line_ends_and_is_cut() -> None:
 
 def test_columns_without_a_part_stay_with_their_rows() -> None:
     assert Mapping(("a",), "c", "s").others(["a", "b", "c", "s", "d"]) == ("b", "d")
+
+
+def test_a_column_of_numbers_is_not_guessed_as_the_text_to_learn() -> None:
+    found = mapping.guess(frame("a", "b", "c", b=["x", "y"], c=["1", " 2.5"]))
+    assert found.completion == "b"
+
+
+def test_an_empty_cell_adds_no_separator_to_the_example() -> None:
+    table = frame("a", "b", "c", "story", b=[" "])
+    assert mapping.example(table, Mapping(("a", "b", "c"), "story", None, "\n"), 0, 9) == (
+        '{"prompt": "x\\nx", "completion": "x"}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("cells", "json"),
+    [(['[{"a": 1}]', "{}"], True), (["['x']"], True), (["[sic] He said", "{x}"], False), (["", ""], False)],
+)
+def test_a_column_of_json_is_seen(cells: list[str], json: bool) -> None:
+    assert mapping.holds_json(frame("c", c=cells), "c") == json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pandas as pd
 import pytest
@@ -73,7 +74,7 @@ def test_a_split_column_of_other_words_is_told_in_place_and_not_kept(store: Stor
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("a.parquet", "Parquet"), ("a.xlsx", "an Excel workbook"), ("a.jsonl", "JSONL")]
+    ("name", "kind"), [("a.parquet", "Parquet"), ("a.xlsx", "an Excel workbook"), ("a.jsonl", "JSON")]
 )
 def test_every_kind_of_table_becomes_a_data_set(store: Store, name: str, kind: str) -> None:
     out = io.BytesIO()
@@ -87,6 +88,44 @@ def test_every_kind_of_table_becomes_a_data_set(store: Store, name: str, kind: s
     assert "1 row read" in words(at) and kind in words(at)
     click(at, "dataset_keep")
     assert kept(store) == [("sea", "\n\nA wave.", None)]
+
+
+SHAREGPT = json.dumps(
+    [
+        {"id": "x", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]},
+        {"id": "y", "conversations": [{"from": "human", "value": "Bye"}]},
+    ]
+).encode()
+
+
+def test_what_was_recognised_is_said_and_the_last_answer_is_learned(store: Store) -> None:
+    at = brought("a.json", SHAREGPT)
+    assert "Recognised: ShareGPT conversations, 1 of 2 rows." in words(at)
+    assert "The last answer of each conversation is the text to learn" in words(at)
+    assert "**prompt** is the prompt, **completion** is the text to learn" in words(at)
+    click(at, "dataset_keep")
+    assert kept(store) == [("Hi", "Hello.", None)]
+
+
+def test_conversations_can_be_read_as_a_plain_table_which_warns_of_json(store: Store) -> None:
+    at = brought("a.json", SHAREGPT)
+    (choice,) = [one for one in at.segmented_control if str(one.key).startswith("dataset_form")]
+    choice.set_value("table").run()
+    assert not at.exception and "Recognised: a table, 2 of 2 rows." in words(at)
+    assert any("are JSON, not plain text" in one.value for one in at.warning)
+    (choice,) = [one for one in at.segmented_control if str(one.key).startswith("dataset_form")]
+    choice.set_value("found").run()
+    assert "Recognised: ShareGPT conversations" in words(at)
+
+
+def test_the_separator_between_columns_can_be_chosen(store: Store) -> None:
+    rows = [{"instruction": "Translate", "input": "rot", "output": "red"}, {"instruction": "Go", "output": "Gone"}]
+    at = brought("a.json", json.dumps(rows).encode())
+    assert "Recognised: Alpaca instructions, 2 of 2 rows." in words(at)
+    assert "joined by: New line. **output** is the text to learn" in words(at)
+    box(at, "separator").set_value("\n\n").run()
+    click(at, "dataset_keep")
+    assert kept(store) == [("Translate\n\nrot", "red", None), ("Go", "Gone", None)]
 
 
 def test_another_sheet_of_a_workbook_can_be_chosen(store: Store) -> None:

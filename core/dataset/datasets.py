@@ -11,7 +11,7 @@ from sqlalchemy import func, select, update
 
 from core.actor import Actor
 from core.dataset import matrix
-from core.dataset.finished import Examples, csv_line, csv_lines, examples, prompt_of, to_csv
+from core.dataset.finished import Examples, csv_line, csv_lines, examples, joined, prompt_of, to_csv
 from core.dataset.loading import Source, Split, begun, from_frame, load_sample, split_of
 from core.dataset.recipe import Recipe
 from core.dataset.writing.outcomes import storable
@@ -33,6 +33,7 @@ __all__ = [
     "examples",
     "fingerprint",
     "from_frame",
+    "joined",
     "list_datasets",
     "load_sample",
     "parts",
@@ -57,6 +58,7 @@ class DatasetSummary:
     name: str
     source: str
     columns: tuple[str, ...]
+    prompt_separator: str
     created_at: datetime
     total: int
     done: int
@@ -199,17 +201,19 @@ def characters(store: Store, dataset_id: str) -> int:
 
 
 def _summaries(store: Store, dataset_id: str | None) -> list[DatasetSummary]:
-    query = select(Dataset.id, Dataset.name, Dataset.source, Dataset.columns, Dataset.created_at)
+    query = select(
+        Dataset.id, Dataset.name, Dataset.source, Dataset.columns, Dataset.prompt_separator, Dataset.created_at
+    )
     if dataset_id is not None:
         query = query.where(Dataset.id == dataset_id)
     with store.reading() as session:
         found = session.execute(query.order_by(Dataset.created_at.desc(), Dataset.id.desc())).all()
         counted = matrix.counts(session, None if dataset_id is None else [dataset_id])
     summaries = []
-    for id_, name, source, columns, created_at in found:
+    for id_, name, source, columns, separator, created_at in found:
         if (c := counted.get(id_)) is not None:
             counts = (c.total, c.done, c.failed, c.pending, c.excluded)
-            summaries.append(DatasetSummary(id_, name, source, tuple(columns), created_at, *counts))
+            summaries.append(DatasetSummary(id_, name, source, tuple(columns), separator, created_at, *counts))
     return summaries
 
 

@@ -163,19 +163,17 @@ def write_parquet(store: Store, dataset_id: str, path: Path) -> int:
         query = select(Row.key, Row.column_values, Row.text, Row.split)
         query = query.where(Row.dataset_id == dataset_id, Row.state == "done").order_by(Row.position, Row.id)
         for rows in _batched(session.execute(query.execution_options(yield_per=CHUNK)), CHUNK):
-            records = [_record(dataset.columns, *row) for row in rows]
+            records = [_record(dataset, *row) for row in rows]
             writer.write_batch(pa.RecordBatch.from_pylist(records, _SCHEMA))
             count += len(records)
     return count
 
 
-def _record(
-    columns: list[str], key: str, values: dict[str, Any], text: str | None, split: str | None
-) -> dict[str, Any]:
+def _record(dataset: Dataset, key: str, values: dict[str, Any], text: str | None, split: str | None) -> dict[str, Any]:
     return {
         "key": key,
         "values": [(str(name), str(value)) for name, value in values.items()],
-        "prompt": datasets.prompt_of(columns, values),
+        "prompt": datasets.prompt_of(dataset, values),
         "completion": text or "",
         "split": split,
     }

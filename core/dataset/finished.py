@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,10 +31,10 @@ class Examples:
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         with self.store.reading() as session:
-            columns = _columns(session.get(Dataset, self.dataset_id))
+            dataset = _known(session.get(Dataset, self.dataset_id))
             learned = _done(self.dataset_id).where(Row.split.is_(None) | (Row.split == "train"))
             for values, text, _split in session.execute(learned):
-                yield prompt_of(columns, values), text or ""
+                yield prompt_of(dataset, values), text or ""
 
 
 def examples(store: Store, dataset_id: str) -> list[tuple[str, str]]:
@@ -42,9 +42,14 @@ def examples(store: Store, dataset_id: str) -> list[tuple[str, str]]:
     return list(Examples(store, dataset_id))
 
 
-def prompt_of(columns: Sequence[str], values: Mapping[str, Any]) -> str:
-    """The prompt that a row is learned by: its values, joined by commas (S3)."""
-    return ",".join(str(values.get(column, "")) for column in columns)
+def prompt_of(dataset: Dataset, values: Mapping[str, Any]) -> str:
+    """The prompt that a row of a data set is learned by: its values, joined by commas (S3), or as the data set says."""
+    return joined((str(values.get(column, "")) for column in dataset.columns), dataset.prompt_separator)
+
+
+def joined(values: Iterable[str], separator: str) -> str:
+    """The values of the columns of a prompt as one text; an empty one adds no separator."""
+    return separator.join(value for value in values if value.strip())
 
 
 def to_csv(store: Store, dataset_id: str) -> str:
@@ -59,7 +64,7 @@ def to_csv(store: Store, dataset_id: str) -> str:
 def csv_lines(store: Store, dataset_id: str) -> Iterator[str]:
     """`to_csv`, line by line, for files larger than memory."""
     with store.reading() as session:
-        columns = _columns(session.get(Dataset, dataset_id))
+        columns = list(_known(session.get(Dataset, dataset_id)).columns)
         first = session.execute(_done(dataset_id).limit(1)).first()
         columns += [name for name in (first[0] if first else ()) if name not in columns]
         divided = _done(dataset_id).where(Row.split.is_not(None)).limit(1)
@@ -82,7 +87,7 @@ def _done(dataset_id: str) -> Select[tuple[dict[str, Any], str | None, str | Non
     return query.order_by(Row.position, Row.id).execution_options(yield_per=1_000)
 
 
-def _columns(dataset: Dataset | None) -> list[str]:
+def _known(dataset: Dataset | None) -> Dataset:
     if dataset is None:
         raise NotFound("This data set is not there any more.", "Choose another one.")
-    return list(dataset.columns)
+    return dataset

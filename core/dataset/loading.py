@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from core.actor import Actor
 from core.dataset import grid, presets
+from core.dataset.finished import joined
 from core.dataset.intake import importing
 from core.dataset.matrix import CHUNK
 from core.dataset.writing.outcomes import storable
@@ -24,6 +25,7 @@ from core.errors import BadFile, NotFound
 Source = Literal["recipe", "sample", "upload", "chat"]
 Split = Literal["held_out", "train", "validation"]
 _LONGEST_NAME = 190  # characters; the table has room for 200, and a number may follow
+_LONGEST_SEPARATOR = 20  # characters, as the table has room for
 _ROLES = "roles.json"  # beside the samples: which column is what, where it is not "the last one is the completion"
 # What files call the three parts (Hugging Face's and scikit-learn's words among them) → ours.
 _SPLIT_WORDS: dict[str, Split] = {
@@ -44,6 +46,7 @@ def from_frame(
     *,
     split_column: str | None = None,
     other_columns: Sequence[str] = (),
+    separator: str = ",",
 ) -> str:
     """A data set from a table: one row each, done; a row without a completion is excluded, not lost.
 
@@ -52,6 +55,7 @@ def from_frame(
         completion_column: the text to learn.
         split_column: says of each row whether it is held out, or which part it belongs to; empty is undecided.
         other_columns: kept with each row, but no part of its prompt.
+        separator: stands between the columns of a prompt; at most 20 characters. An empty cell adds none.
 
     Raises:
         BadFile: a column is not there, there are no rows, or the split column has a word that is none.
@@ -71,13 +75,14 @@ def from_frame(
     splits = [None] * len(frame) if split_column is None else [split_of(_cell(v)) for v in frame[split_column]]
     seen: Counter[tuple[str, ...]] = Counter()
     with store.session() as session:  # all or nothing: half a file would look like the whole
-        dataset_id = begun(store, actor, name, source, columns, None)
+        dataset_id = begun(store, actor, name, source, columns, None, separator[:_LONGEST_SEPARATOR])
         for start in range(0, len(frame), CHUNK):
             part = frame.iloc[start : start + CHUNK]
             named = part[[*columns, *others, completion_column]].itertuples(index=False, name=None)
             rows = [
                 {
                     **_row(dataset_id, i, dict(zip(columns, map(_cell, values), strict=False)), _cell(text), seen),
+                    "prompt": joined(map(_cell, values[: len(columns)]), separator),
                     "column_values": dict(zip((*columns, *others), map(_cell, values), strict=True)),
                     "split": splits[i],
                 }
@@ -127,7 +132,13 @@ def load_sample(store: Store, actor: Actor, name: str, limit: int | None = None)
 
 
 def begun(
-    store: Store, actor: Actor, name: str, source: str, columns: list[str], recipe_dict: dict[str, Any] | None
+    store: Store,
+    actor: Actor,
+    name: str,
+    source: str,
+    columns: list[str],
+    recipe_dict: dict[str, Any] | None,
+    separator: str = ",",
 ) -> str:
     """A data set without rows; its id."""
     dataset_id = new_id()
@@ -138,6 +149,7 @@ def begun(
                 name=own_name(session, name),
                 source=source,
                 columns=columns,
+                prompt_separator=separator,
                 recipe=recipe_dict,
                 created_by=actor.id,
             )
@@ -170,7 +182,6 @@ def _row(
         "position": position,
         "repeat": repeat,
         "column_values": values,
-        "prompt": ",".join(cell),
         "state": "excluded" if blank else "done",
         "reason": "The completion is empty." if blank else None,
         "text": text,

@@ -74,15 +74,17 @@ def mix(store: Store, actor: Actor, name: str, parts: Shares, seed: int = 0, siz
         sources = {part.dataset_id: session.get_one(Dataset, part.dataset_id) for part in planned}
         drawn = sorted(pair for part in planned for pair in _drawn(session, sources[part.dataset_id], part, seed))
     with store.session() as session:  # all or nothing: half a mix would have other shares
-        columns = next(iter(sources.values())).columns
-        shared = all(source.columns == columns for source in sources.values())
+        first = next(iter(sources.values()))
+        written = (first.columns, first.prompt_separator)
+        shared = all((source.columns, source.prompt_separator) == written for source in sources.values())
         dataset_id = new_id()
         session.add(
             Dataset(
                 id=dataset_id,
                 name=own_name(session, name.strip() or " + ".join(part.name for part in planned)),
                 source="mix",
-                columns=list(columns) if shared else [_PROMPT],
+                columns=list(first.columns) if shared else [_PROMPT],
+                prompt_separator=first.prompt_separator,
                 parts={"seed": seed, "size": sum(p.rows for p in planned), "parts": [asdict(p) for p in planned]},
                 created_by=actor.id,
             )
@@ -165,7 +167,7 @@ def _key(source: str, key: str) -> str:
 
 
 def _copy(row: Any, dataset_id: str, position: int, source: Dataset, shared: bool) -> dict[str, Any]:
-    prompt = datasets.prompt_of(source.columns, row.column_values)
+    prompt = datasets.prompt_of(source, row.column_values)
     return {
         "dataset_id": dataset_id,
         "key": _key(source.id, row.key),

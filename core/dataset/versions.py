@@ -155,7 +155,7 @@ def _chosen(session: Session, dataset: Dataset, share: float, seed: int) -> _Cho
     free = list[_Free]()
     decided: dict[str, Split] = {}
     for place, (id_, key, values, text, part) in enumerate(session.execute(query.execution_options(yield_per=CHUNK))):
-        says = _said(datasets.prompt_of(dataset.columns, values), text or "")
+        says = _said(datasets.prompt_of(dataset, values), text or "")
         chosen.append((id_, part or "train"))
         if part is None:
             free.append(_Free(place, key, cell_of(dataset, key, values), label_of(text or ""), says))
@@ -211,7 +211,7 @@ def _examples(session: Session, dataset: Dataset, chosen: _Chosen) -> Iterator[d
                 "split": part[id_],
                 "row_key": row.key,
                 "column_values": row.column_values,
-                "prompt": datasets.prompt_of(dataset.columns, row.column_values),
+                "prompt": datasets.prompt_of(dataset, row.column_values),
                 "completion": row.text or "",
                 "position": position,
             }

@@ -73,13 +73,13 @@ def examples(store: Store, evaluation: EvaluationView) -> Iterator[Example]:
                 rows = session.execute(whole.where(VersionExample.id.in_(some)).order_by(VersionExample.id))
                 yield from (Example(key, _strings(values), prompt, said) for key, values, prompt, said in rows)
             return
-        columns = list(session.get_one(Dataset, evaluation.dataset_id).columns)
+        dataset = session.get_one(Dataset, evaluation.dataset_id)
         kept = (Row.dataset_id == evaluation.dataset_id, Row.state == "done", Row.split.in_(parts))
         ids = _drawn(session, select(Row.id, Row.key).where(*kept), limit, seed)
         for some in _chunks(ids):
             found = select(Row.key, Row.column_values, Row.text).where(Row.id.in_(some)).order_by(Row.id)
             for key, values, text in session.execute(found):
-                yield Example(key, _strings(values), datasets.prompt_of(columns, values), text or "")
+                yield Example(key, _strings(values), datasets.prompt_of(dataset, values), text or "")
 
 
 def _drawn(session: Session, keys: Select[int, str], limit: int, seed: int) -> list[int]:

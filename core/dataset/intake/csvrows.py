@@ -1,20 +1,18 @@
-"""CSV: a header line, then a cell for each column; comma, semicolon or tab. What is broken costs its own line only."""
+"""CSV: a header line, then a cell for each column. What is broken costs its own line only."""
 
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
-import pandas as pd
-
-from core.dataset.intake import table
+from core.dataset.intake import csvdialect, table
+from core.dataset.intake.csvdialect import Dialect
 from core.dataset.intake.problems import LONGEST_CELL, LONGEST_LINE, Problems
+from core.dataset.intake.table import Rows
 from core.dataset.intake.textlines import Lines, LineTooLong, RowTooLong
 from core.errors import BadFile
-
-_SEPARATOR_LINE = re.compile(r"sep=(.)\s*")  # what Excel puts on top for itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,21 +23,26 @@ class Record:
     cells: list[str]
 
 
-def read(lines: Lines, filename: str, problems: Problems) -> pd.DataFrame:
+def read(lines: Lines, filename: str, problems: Problems) -> Rows:
     """The good rows, all cells text.
 
     Raises:
         BadFile: there is none, or there are too many columns.
     """
-    found = records(lines, _delimiter(lines), problems)
+    dialect = csvdialect.sniffed(lines)
+    found = records(lines, dialect, problems)
+    for title in islice(found, dialect.titles):
+        problems.note(f"Line {title.line:,} is a title above the columns; it is left out.")
     header = next(found, None)
     if header is None:
         raise BadFile(f"{filename} is empty. {problems.first()}", "Choose a file with rows.")
     table.checked_width(len(header.cells), filename)
     good = table.Table(table.names(header.cells, problems))
     for record in found:
-        if _usable(record, len(header.cells), problems):
-            good.add(record.cells)
+        if len(record.cells) > 1 and record.cells == header.cells:
+            problems.note(f"Line {record.line:,} repeats the header; it is left out.")
+        elif _usable(record, len(header.cells), problems):
+            good.add(record.cells, record.line)
             if good.full:
                 table.ends_early(len(good), record.line, problems)
                 break
@@ -48,15 +51,15 @@ def read(lines: Lines, filename: str, problems: Problems) -> pd.DataFrame:
             f"{filename} has no row that can be used. {problems.first()}",
             "The first line must name the columns, and each further line must have a cell for each.",
         )
-    return table.without_index(good.frame(), header.cells[0], problems)
+    return table.without_index(good.rows("Line"), header.cells[0], problems)
 
 
-def records(lines: Lines, delimiter: str, problems: Problems) -> Iterator[Record]:
+def records(lines: Lines, dialect: Dialect, problems: Problems) -> Iterator[Record]:
     """The rows of a CSV file, the header among them. Blank ones are skipped.
 
     A quote that is never closed would swallow what follows: its line is left out, and reading goes on after it.
     """
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader = csv.reader(dialect.plain(lines), delimiter=dialect.delimiter, skipinitialspace=dialect.spaced, strict=True)
     while True:
         first = lines.begin()
         try:
@@ -102,17 +105,3 @@ def _usable(record: Record, width: int, problems: Problems) -> bool:
         if table.no_number(cell):
             problems.note(f"Line {line:,}, column {number} says {cell.strip()}; it is kept as that word.")
     return True
-
-
-def _delimiter(lines: Lines) -> str:
-    """Comma, unless the first line has more semicolons or tabs outside quotes, or names its own delimiter."""
-    lines.begin()
-    try:
-        first = next((line for line in lines if line.strip()), "")
-    except (LineTooLong, RowTooLong):
-        first = ""
-    if named := _SEPARATOR_LINE.fullmatch(first):
-        return named[1]
-    lines.give_back()
-    bare = re.sub(r'"[^"]*"', "", first)
-    return max((",", ";", "\t"), key=bare.count)

@@ -14,13 +14,15 @@ from typing import BinaryIO, Literal
 
 import pandas as pd
 
-from core.dataset.intake import csvrows, decoding, jsonlines, parquet, recognising, workbooks
+from core.dataset.intake import csvrows, decoding, jsontable, parquet, recognising, shapes, unpacking, workbooks
 from core.dataset.intake.problems import Problems
 from core.dataset.intake.recognising import HEAD, Kind
+from core.dataset.intake.shapes import Recognised
+from core.dataset.intake.table import Rows
 from core.dataset.intake.textlines import Lines
 from core.errors import BadFile
 
-CHAT: Literal["chat"] = "chat"  # the source of a data set whose lines all were messages
+CHAT: Literal["chat"] = "chat"  # the source of a data set whose rows all were conversations
 MOST_BYTES = 4_000_000_000  # of a text; it is read in blocks, a gigabyte in a quarter of a minute
 Source = bytes | Path | BinaryIO
 
@@ -35,6 +37,7 @@ class Imported:
         problems: a sentence for everything that could not be used, naming its line; at most about 100, the last one
             counting the others.
         kind: what the file is, by its content.
+        recognised: what its rows were taken for, and how many of them are such.
         notes: what was changed or is odd in the rows that were kept; at most about 100 sentences.
         left_out: how many rows could not be used.
         cut_short: why reading ended before the file did, also the first of `problems`; None when it did not.
@@ -45,6 +48,7 @@ class Imported:
     frame: pd.DataFrame
     encoding: str | None
     problems: list[str]
+    recognised: Recognised
     kind: Kind = "csv"
     notes: list[str] = field(default_factory=list)
     left_out: int = 0
@@ -54,47 +58,81 @@ class Imported:
 
     @property
     def source(self) -> Literal["upload", "chat"]:
-        """Where a data set of these rows comes from: `CHAT` when they all were messages, else `upload`."""
+        """Where a data set of these rows comes from: `CHAT` when they all were conversations, else `upload`."""
         return CHAT if self.frame.attrs.get("chat") else "upload"
 
 
-def read_table(source: Source, filename: str, *, encoding: str | None = None, sheet: str | None = None) -> Imported:
-    """The rows of a file. What it is, is told by its content, not by its name.
+def read_table(
+    source: Source, filename: str, *, encoding: str | None = None, sheet: str | None = None, as_table: bool = False
+) -> Imported:
+    """The rows of a file. What it is, is told by its content, not by its name; it may be compressed (gzip, bzip2, xz).
 
-    CSV: a header line; comma, semicolon or tab; a first column that only counts is dropped. JSONL: lines of
-    `{"prompt", "completion"}` or `{"messages": […]}`, or with the same keys throughout. Memory is bounded by what is
-    kept (`table.MOST_KEPT` characters), not by the size of the file or of a line.
+    CSV: a header line; comma, semicolon, tab or bar; a first column that only counts is dropped. JSON: lines, an array,
+    or any other layout (`jsonobjects`). Columns of conversations become examples (`conversations`). Memory is bounded
+    by what is kept (`table.MOST_KEPT` characters), not by the size of the file or of a line.
 
     Args:
         source: the file's bytes, where it lies, or the open file (read from its beginning, left open).
         filename: what people call it.
         encoding: of a text, one of `decoding.CHOICES`; None: as found, see `decoding`.
         sheet: of a workbook; None: the first one with rows.
+        as_table: leave columns of conversations as they are.
 
     Raises:
         BadFile: nothing in it can be used; `what` names the line, `next_step` what to do.
     """
-    problems = Problems()
+    wanted = _Wanted(encoding, sheet, as_table)
     with _opened(source) as file:
-        size = file.seek(0, os.SEEK_END)
-        if size > MOST_BYTES:
-            raise BadFile(
-                f"{filename} has {size // 1_000_000:,} MB; {MOST_BYTES // 1_000_000:,} MB can be read.",
-                "Split it into several files.",
-            )
-        file.seek(0)
-        head = file.read(HEAD)
-        recognising.refuse_others(head, filename, tables=True)
-        kind = recognising.binary_kind(head)
-        if kind == "workbook":
-            found = workbooks.read(file, filename, problems, sheet)
-            return _imported(found.frame, None, kind, filename, problems, found.name, found.names)
-        if kind == "parquet":
-            return _imported(parquet.read(file, filename, problems), None, kind, filename, problems)
-        return _text(file, filename, problems, encoding)
+        if not unpacking.is_compressed(_head(file)):
+            return _read(file, filename, wanted)
+        with unpacking.unpacked(file, filename) as inside:
+            return _read(inside, unpacking.name_inside(filename), wanted)
 
 
-def _text(file: BinaryIO, filename: str, problems: Problems, chosen: str | None) -> Imported:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """How a person wants a file to be read, as in `read_table`."""
+
+    encoding: str | None
+    sheet: str | None
+    as_table: bool
+
+
+def _read(file: BinaryIO, filename: str, wanted: _Wanted) -> Imported:
+    size = file.seek(0, os.SEEK_END)
+    if size > MOST_BYTES:
+        raise BadFile(
+            f"{filename} has {size // 1_000_000:,} MB; {MOST_BYTES // 1_000_000:,} MB can be read.",
+            "Split it into several files.",
+        )
+    head = _head(file)
+    recognising.refuse_others(head, filename, tables=True)
+    problems, encoding, sheet = Problems(), None, workbooks.NO_SHEET
+    kind = recognising.binary_kind(head)
+    if kind == "workbook":
+        rows, sheet = workbooks.read(file, filename, problems, wanted.sheet)
+    elif kind == "parquet":
+        rows = parquet.read(file, filename, problems)
+    else:
+        kind, rows, encoding = _text(file, filename, problems, wanted.encoding)
+    rows, recognised = shapes.recognised(rows, filename, problems, as_table=wanted.as_table)
+    otherwise = recognising.otherwise(kind, filename)
+    return Imported(
+        frame=rows.frame,
+        encoding=encoding,
+        problems=problems.told(),
+        recognised=recognised,
+        kind=kind,
+        notes=[*([otherwise] if otherwise else []), *problems.notes()],
+        left_out=problems.left_out,
+        cut_short=problems.cut_short,
+        sheet=sheet.name,
+        sheets=sheet.names,
+    )
+
+
+def _text(file: BinaryIO, filename: str, problems: Problems, chosen: str | None) -> tuple[Kind, Rows, str]:
+    """The kind of a text, its rows, and what people call its encoding."""
     if chosen is not None and chosen in decoding.CHOICES:
         found = decoding.Encoding(decoding.CHOICES[chosen], chosen)
     else:
@@ -103,34 +141,16 @@ def _text(file: BinaryIO, filename: str, problems: Problems, chosen: str | None)
     try:
         kind = recognising.text_kind(text.read(HEAD), filename)
         text.seek(0)
-        read = jsonlines.read if kind == "jsonl" else csvrows.read
-        return _imported(read(Lines(text), filename, problems), found.called, kind, filename, problems)
+        if kind == "jsonl":
+            return kind, jsontable.read(text, filename, problems), found.called
+        return kind, csvrows.read(Lines(text), filename, problems), found.called
     finally:
         text.detach()  # the file is not ours to close
 
 
-def _imported(
-    frame: pd.DataFrame,
-    encoding: str | None,
-    kind: Kind,
-    filename: str,
-    problems: Problems,
-    sheet: str | None = None,
-    sheets: tuple[str, ...] = (),
-) -> Imported:
-    otherwise = recognising.otherwise(kind, filename)
-    notes = [*([otherwise] if otherwise else []), *problems.notes()]
-    return Imported(
-        frame=frame,
-        encoding=encoding,
-        problems=problems.told(),
-        kind=kind,
-        notes=notes,
-        left_out=problems.left_out,
-        cut_short=problems.cut_short,
-        sheet=sheet,
-        sheets=sheets,
-    )
+def _head(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read(HEAD)
 
 
 @contextmanager

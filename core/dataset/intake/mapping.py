@@ -9,22 +9,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from core.dataset.datasets import split_of
+from core.dataset.datasets import joined, split_of
+from core.dataset.intake import column_roles, conversations
 from core.errors import BadFile
 
-# What people call these columns, in English and Chinese; of several completions the first of this order is taken.
-_COMPLETIONS = (
-    *("completion", "response", "answer", "output", "story", "label", "intent", "target", "reply", "text"),
-    *("补全", "回答", "答案", "输出", "故事", "标签", "意图", "回复"),
-)
-_PROMPTS = frozenset(
-    (
-        *("system", "prompt", "instruction", "input", "question", "query", "message", "text"),
-        *("提示", "提示词", "指令", "输入", "问题", "消息"),
-    )
-)
-_SYSTEM = "system"  # as `jsonlines` calls what stands in front of the turns
+COMMA, NEW_LINE = ",", "\n"
+_SYSTEM = "system"  # as `shapes` calls what stands in front of the turns
 _SPLITS = frozenset(("split", "set", "subset", "held_out", "held out", "holdout", "划分", "数据划分"))
+_LOOKED_AT = 200  # rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +26,7 @@ class Mapping:
     prompts: tuple[str, ...]
     completion: str
     split: str | None = None
+    separator: str = COMMA  # between the columns of a prompt
 
     def others(self, columns: Sequence[str]) -> tuple[str, ...]:
         """The columns that are kept beside the examples."""
@@ -56,22 +49,28 @@ class Outlook:
 
 
 def guess(frame: pd.DataFrame) -> Mapping:
-    """The likely mapping, from the columns' names; without a hint the last column is the text to learn.
+    """The likely mapping, from the columns' names; without a hint the last column is the text to learn, unless its name
+    or its cells say that it is a fact about the row (an id, a date, a model).
 
     A split column is only guessed when every word in it means a part. A system text that is the same in all rows is no
-    part of their prompts: it begins every conversation of a chat file (see `shared_system`).
+    part of their prompts: it begins every conversation of a chat file (see `shared_system`). Texts such as instruction
+    and input are joined by a line end, values such as those of a grid by a comma.
     """
     columns = [str(column) for column in frame.columns]
-    by_name = {column.strip().lower(): column for column in reversed(columns)}
     split = next((c for c in columns if c.strip().lower() in _SPLITS and _says_parts(frame[c])), None)
-    left = [column for column in columns if column != split]
-    named = next((by_name[word] for word in _COMPLETIONS if word in by_name and by_name[word] in left), None)
-    completion = named if named is not None and len(left) > 1 else left[-1] if left else columns[-1]
+    left = [column for column in columns if column != split] or columns
+    named = column_roles.completion_of(left) if len(left) > 1 else None
+    texts = [column for column in left if column_roles.may_be_learned(column) and not _only_numbers(frame[column])]
+    completion = named or (texts or left)[-1]
     others = [column for column in left if column != completion]
-    prompts = [column for column in others if column.strip().lower() in _PROMPTS] if named is not None else []
+    prompts = [column for column in others if column_roles.part_of(column) == "prompt"]
+    if not prompts and named is not None:  # `text` and `label`: the text is what is asked
+        prompts = [column for column in others if column_roles.part_of(column) == "completion"][:1]
     if len(prompts) > 1 and _SYSTEM in prompts and _only_text(frame[_SYSTEM]):
         prompts.remove(_SYSTEM)
-    return Mapping(tuple(prompts or others), completion, split)
+    long = bool(prompts)
+    prompts = prompts or [column for column in others if column_roles.part_of(column) != "fact"] or others
+    return Mapping(tuple(prompts), completion, split, NEW_LINE if long and len(prompts) > 1 else COMMA)
 
 
 def shared_system(frame: pd.DataFrame, mapping: Mapping) -> str:
@@ -102,9 +101,21 @@ def outlook(frame: pd.DataFrame, mapping: Mapping) -> Outlook:
 def example(frame: pd.DataFrame, mapping: Mapping, number: int, longest: int) -> str:
     """One row as a line of JSON, so that line ends and spaces can be seen; texts cut after `longest` characters."""
     row = frame.iloc[number]
-    prompt = ",".join(str(row[column]) for column in mapping.prompts)
+    prompt = joined((str(row[column]) for column in mapping.prompts), mapping.separator)
     shown = {"prompt": _cut(prompt, longest), "completion": _cut(str(row[mapping.completion]), longest)}
     return json.dumps(shown, ensure_ascii=False)
+
+
+def holds_json(frame: pd.DataFrame, column: str) -> bool:
+    """Whether most cells of a column are JSON lists or objects, which a model would learn to write as such."""
+    cells = [cell for cell in frame[column].head(_LOOKED_AT) if cell.strip()]
+    return sum(conversations.decoded(cell) is not None for cell in cells) * 2 > len(cells)
+
+
+def _only_numbers(column: pd.Series[str]) -> bool:
+    """Whether all cells are numbers; such a column is seldom what should be learned."""
+    cells = column.head(_LOOKED_AT)
+    return bool((cells.str.fullmatch(r"\s*[+-]?\d*[.,]?\d+\s*") | (cells.str.strip() == "")).all())
 
 
 def _cut(text: str, longest: int) -> str:

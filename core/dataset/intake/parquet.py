@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import pandas as pd
-
-from core.dataset.intake import apart, jsonlines, table
+from core.dataset.intake import apart, table
 from core.dataset.intake.problems import Problems
+from core.dataset.intake.table import Rows
 from core.errors import BadFile
 
 MOST_BYTES = 500_000_000  # of a file, which is packed
@@ -18,8 +16,8 @@ MOST_MEMORY = 3_000_000_000  # bytes for the child: the file, and one batch of r
 _NEXT_STEP = "Write it anew, or save it as CSV or JSONL."
 
 
-def read(file: BinaryIO, filename: str, problems: Problems) -> pd.DataFrame:
-    """The good rows, all cells text; a column `messages` makes examples, as in JSONL. Columns of bytes are left out.
+def read(file: BinaryIO, filename: str, problems: Problems) -> Rows:
+    """The good rows, all cells text; lists and objects in them are JSON. Columns of bytes are left out.
 
     Raises:
         BadFile: it is broken, too large when unpacked, or has no row that can be used.
@@ -38,34 +36,21 @@ def read(file: BinaryIO, filename: str, problems: Problems) -> pd.DataFrame:
         if not about["columns"]:
             raise BadFile(f"{filename} has no column of text or numbers.", _NEXT_STEP)
         table.checked_width(len(about["columns"]), filename)
-        if "messages" in about["columns"]:
-            return jsonlines.examples(_objects(about["columns"], answers), filename, problems)
         return _table(about["columns"], answers, filename, problems)
 
 
-def _table(headers: list[str], rows: Iterator[list[str]], filename: str, problems: Problems) -> pd.DataFrame:
+def _table(headers: list[str], rows: Iterator[list[str]], filename: str, problems: Problems) -> Rows:
     names = table.names(headers, problems)
     good = table.Table(names)
     for row, cells in enumerate(rows, 1):
         if table.usable(row, names, cells, problems):
-            good.add(cells)
+            good.add(cells, row)
         if good.full:
             table.ends_early(len(good), row, problems)
             break
     if not len(good):
         raise BadFile(f"{filename} has no row that can be used. {problems.first()}", _NEXT_STEP)
-    return table.without_index(good.frame(), headers[0], problems)
-
-
-def _objects(headers: list[str], rows: Iterator[list[str]]) -> Iterator[jsonlines.Object]:
-    """Rows as JSONL would have them: the list of messages is a list again."""
-    for row, cells in enumerate(rows, 1):
-        found: dict[str, Any] = dict(zip(headers, cells, strict=True))
-        try:
-            found["messages"] = json.loads(found["messages"])
-        except (ValueError, RecursionError):  # a column of that name that holds something else
-            found["messages"] = None
-        yield row, found
+    return table.without_index(good.rows("Row"), headers[0], problems)
 
 
 def _refused(why: str, filename: str) -> BadFile:

@@ -34,12 +34,22 @@ def main(memory: int) -> None:
         dropped = [field.name for place, field in enumerate(schema) if place not in good]
         say({"columns": [schema.field(place).name for place in good], "bytes": dropped})
         for batch in found.iter_batches(batch_size=_BATCH, use_threads=False) if good else ():
-            for row in zip(*(batch.column(place).to_pylist() for place in good), strict=True):
+            for row in zip(*(_values(pa, batch.column(place)) for place in good), strict=True):
                 say([text_of(value) for value in row])
     except (MemoryError, pa.ArrowMemoryError):
         say({"error": "memory"})
     except (pa.ArrowException, OSError, ValueError):
         say({"error": "broken"})
+
+
+def _values(pa: Any, column: Any) -> list[Any]:
+    """The values of a column. Single precision is written as short as it can be: 0.1, not 0.10000000149011612."""
+    if not (pa.types.is_float32(column.type) or pa.types.is_float16(column.type)):
+        return column.to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
+    import numpy as np
+
+    kind = np.float32 if pa.types.is_float32(column.type) else np.float16
+    return [value if value is None or value != value else float(str(kind(value))) for value in column.to_pylist()]
 
 
 def _holds_bytes(pa: Any, kind: Any) -> bool:

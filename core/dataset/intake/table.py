@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import pandas as pd
 
 from core.dataset.intake.decoding import BROKEN
 from core.dataset.intake.problems import LONGEST_CELL, Problems
 from core.errors import BadFile
+from core.text import canonical
 
 MOST_ROWS = 2_000_000
 MOST_KEPT = 300_000_000  # characters; about 1 GB as a table of Chinese text
@@ -17,6 +21,22 @@ _PACK = 10_000  # rows; packed text takes a tenth of what Python's strings take
 _PACK_CHARACTERS = 10_000_000
 _INDEX_NAMES = {"", "index", "unnamed: 0", "__index_level_0__"}  # what pandas and people call a column that only counts
 _NO_NUMBERS = frozenset({"nan", "inf", "-inf", "infinity", "-infinity"})
+
+
+Place = Literal["Line", "Row"]  # how people count the rows of a file: by its lines, or as a spreadsheet does
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A table that was read, all cells text, and where each of its rows begins in the file, from 1."""
+
+    frame: pd.DataFrame
+    lines: Sequence[int]
+    place: Place
+
+    def with_frame(self, frame: pd.DataFrame) -> Rows:
+        """The same rows with other columns."""
+        return replace(self, frame=frame)
 
 
 class Table:
@@ -30,6 +50,7 @@ class Table:
         self._columns = list(columns)
         self._packed: list[pd.DataFrame] = []
         self._rows: list[Sequence[str]] = []
+        self._lines = array("q")
         self._loose = 0
         self._kept = 0
         self._count = 0
@@ -42,9 +63,10 @@ class Table:
         """Whether no more rows should be added."""
         return self._count >= MOST_ROWS or self._kept >= MOST_KEPT
 
-    def add(self, cells: Sequence[str]) -> None:
-        """One more row, with a cell for each column."""
+    def add(self, cells: Sequence[str], line: int) -> None:
+        """One more row, with a cell for each column; `line` is where it begins."""
         self._rows.append(cells)
+        self._lines.append(line)
         self._count += 1
         size = sum(map(len, cells))
         self._kept += size
@@ -52,10 +74,11 @@ class Table:
         if len(self._rows) >= _PACK or self._loose >= _PACK_CHARACTERS:
             self._pack()
 
-    def frame(self) -> pd.DataFrame:
-        """The rows as a table, all cells text."""
+    def rows(self, place: Place) -> Rows:
+        """What was collected."""
         self._pack()
-        return self._packed[0] if len(self._packed) == 1 else pd.concat(self._packed, ignore_index=True)
+        frame = self._packed[0] if len(self._packed) == 1 else pd.concat(self._packed, ignore_index=True)
+        return Rows(frame, self._lines, place)
 
     def _pack(self) -> None:
         if self._rows or not self._packed:
@@ -70,7 +93,7 @@ def names(header: Sequence[str], problems: Problems) -> list[str]:
     """
     found: list[str] = []
     for number, cell in enumerate(header, 1):
-        name = " ".join(cell.replace("\0", "").encode("utf-8", "ignore").decode().split())[:200]
+        name = canonical(cell.encode("utf-8", "ignore").decode())[:200]
         name = name or (f"column {number}" if number > 1 else "")
         if name in found:
             again = next(f"{name} ({n})" for n in range(2, len(header) + 2) if f"{name} ({n})" not in found)
@@ -90,16 +113,17 @@ def checked_width(columns: int, filename: str) -> None:
         raise BadFile(f"{filename} has {columns:,} columns.", f"{MOST_COLUMNS:,} can be read.")
 
 
-def without_index(frame: pd.DataFrame, first: str, problems: Problems) -> pd.DataFrame:
+def without_index(rows: Rows, first: str, problems: Problems) -> Rows:
     """Drop a column that only counts the rows: the first one, whose header was `first`, or pandas' own."""
+    frame = rows.frame
     for name in [str(frame.columns[0]), "__index_level_0__"]:
         header = first if name == frame.columns[0] else name
         if name not in frame.columns or header.strip().lower() not in _INDEX_NAMES or len(frame.columns) < 2:
             continue
         if frame[name].str.fullmatch(r"\d+").all():
             problems.note("A column that only counts the rows is left out.")
-            return frame.drop(columns=name)
-    return frame.rename(columns={"": "column 1"})
+            return rows.with_frame(frame.drop(columns=name))
+    return rows.with_frame(frame.rename(columns={"": "column 1"}))
 
 
 def ends_early(rows: int, line: int, problems: Problems) -> None:

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
-
-import pandas as pd
+from itertools import chain, islice
+from typing import Any, BinaryIO
 
 from core.dataset.intake import apart, table
 from core.dataset.intake.problems import Problems
+from core.dataset.intake.table import Rows
 from core.errors import BadFile
 
 MOST_BYTES = 100_000_000  # of a workbook, which is packed: ten times that as text
 MOST_MEMORY = 1_500_000_000  # bytes for the child: a sheet of 10 million cells takes half of it
+_MOST_TITLES = 10  # rows above the header
 _AS_CSV = "Save the sheet as CSV (UTF-8), then choose that file."
 
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """What was read of a workbook: its good rows, which sheet they are on, and which sheets there are."""
+    """Which sheet of a workbook was read, and which ones there are."""
 
-    frame: pd.DataFrame
-    name: str
+    name: str | None
     names: tuple[str, ...]
 
 
-def read(file: BinaryIO, filename: str, problems: Problems, wanted: str | None = None) -> Sheet:
+NO_SHEET = Sheet(None, ())
+
+
+def read(file: BinaryIO, filename: str, problems: Problems, wanted: str | None = None) -> tuple[Rows, Sheet]:
     """The good rows of one sheet, all cells text: `wanted`, or the first one that has some. The first row names the
     columns.
 
@@ -43,32 +46,83 @@ def read(file: BinaryIO, filename: str, problems: Problems, wanted: str | None =
     with apart.opened("core.dataset.intake.workbook_child", arguments, file) as child:
         answers = apart.answers(child, lambda why: _refused(why, filename))
         about = next(answers)
-        rows = ((row, cells) for row, cells in enumerate(answers, 1) if any(c.strip() for c in cells))
-        frame = _table(rows, filename, problems)
-    return Sheet(frame, str(about["sheet"]), tuple(about["sheets"]))
+        found = _table(_rows(answers), filename, problems)
+    return found, Sheet(str(about["sheet"]), tuple(about["sheets"]))
 
 
-def _table(rows: Iterator[tuple[int, list[str]]], filename: str, problems: Problems) -> pd.DataFrame:
-    header = next(rows, (0, []))[1]
-    while header and not header[-1].strip():
-        header.pop()
-    table.checked_width(len(header), filename)
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row that is not empty: its number as Excel counts, its texts, and the places of errors and lost formulas."""
+
+    number: int
+    cells: list[str]
+    errors: Sequence[int] = ()
+    formulas: Sequence[int] = ()
+
+    @property
+    def filled(self) -> int:
+        """How many cells have something in them."""
+        return sum(bool(cell.strip()) for cell in self.cells) + len(self.formulas)
+
+
+def _rows(answers: Iterator[Any]) -> Iterator[_Row]:
+    for number, told in enumerate(answers, 1):
+        row = _Row(number, **told) if isinstance(told, dict) else _Row(number, told)
+        if row.filled:
+            yield row
+
+
+def _table(rows: Iterator[_Row], filename: str, problems: Problems) -> Rows:
+    header, rows = _header(rows, filename, problems)
     names = table.names(header, problems)
     good = table.Table(names)
-    for row, cells in rows:
-        if any(cell.strip() for cell in cells[len(names) :]):
-            problems.add(f"Row {row:,} has a cell beyond the last column that has a name.")
-        elif table.usable(row, names, cells[: len(names)], problems):
-            good.add(cells[: len(names)])
+    for row in rows:
+        cells = row.cells[: len(names)]
+        if any(cell.strip() for cell in row.cells[len(names) :]):
+            problems.add(f"Row {row.number:,} has a cell beyond the last column that has a name.")
+        elif cells == header and len(names) > 1:
+            problems.note(f"Row {row.number:,} repeats the header; it is left out.")
+        elif _usable(row, names, problems) and table.usable(row.number, names, cells, problems):
+            good.add(cells, row.number)
         if good.full:
-            table.ends_early(len(good), row, problems)
+            table.ends_early(len(good), row.number, problems)
             break
     if not len(good):
         raise BadFile(
             f"{filename} has no row that can be used. {problems.first()}",
             "The first row must name the columns, and rows must follow.",
         )
-    return table.without_index(good.frame(), header[0], problems)
+    return table.without_index(good.rows("Row"), header[0], problems)
+
+
+def _header(rows: Iterator[_Row], filename: str, problems: Problems) -> tuple[list[str], Iterator[_Row]]:
+    """The names of the columns, and the rows below. Rows of one cell above a wider row are titles."""
+    above = list(islice(rows, 1))
+    while above and above[-1].filled == 1 and len(above) <= _MOST_TITLES and (row := next(rows, None)) is not None:
+        above.append(row)
+    place = next((n for n, row in enumerate(above) if row.filled > 1), 0)
+    for row in above[:place]:
+        problems.note(f"Row {row.number:,} is a title above the columns; it is left out.")
+    header = above[place].cells if above else []
+    while header and not header[-1].strip():
+        header.pop()
+    table.checked_width(len(header), filename)
+    return header, chain(above[place + 1 :], rows)
+
+
+def _usable(row: _Row, names: Sequence[str], problems: Problems) -> bool:
+    """Whether the values of all formulas were saved; errors are kept as their word, and named."""
+    if lost := [names[place] for place in row.formulas if place < len(names)]:
+        problems.add(
+            f"Row {row.number:,}, column {lost[0]}: the formula has no saved value. Open the workbook in Excel and "
+            "save it there."
+        )
+        return False
+    for place in row.errors:
+        if place < len(names):
+            told = row.cells[place]
+            problems.note(f"Row {row.number:,}, column {names[place]} says {told}, an error; it is kept as that word.")
+    return True
 
 
 def _refused(why: str, filename: str) -> BadFile:

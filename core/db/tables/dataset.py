@@ -21,6 +21,7 @@ class Dataset(Base):
     name: Mapped[str] = mapped_column(String(200))
     source: Mapped[str] = mapped_column(String(20))  # recipe | sample | upload | chat | mix
     columns: Mapped[list[str]]  # the columns that make the prompt, in order
+    prompt_separator: Mapped[str] = mapped_column(String(20), default=",")  # between them
     recipe: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     recipe_id: Mapped[str | None] = mapped_column(String(32))  # the saved recipe that it began with
     chat_system: Mapped[str | None] = mapped_column(Text)  # begins the conversations of a chat file; None: the recipe's

@@ -36,15 +36,21 @@ class Marks:
 
 @st.cache_data(max_entries=32, ttl=60)
 def suggestions(dataset_id: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Columns of a data set, each with the values it knows, in order of appearance."""
+    """Columns of a data set, each with the values it knows, in order of appearance; "" where some rows have none."""
     recipe = datasets.recipe(store(), dataset_id)
     if recipe is not None:
         return tuple((column.name, column.values) for column in recipe.columns)
     seen: dict[str, dict[str, None]] = {name: {} for name in datasets.summary(store(), dataset_id).columns}
     for row in datasets.rows(store(), dataset_id, limit=_SUGGESTED_FROM):
-        for name, value in row.values.items():
-            seen.setdefault(name, {})[value] = None
+        for name, values in seen.items():  # no column that is only kept with the row
+            values[row.values.get(name, "")] = None
     return tuple((name, tuple(values)[:_MOST_SUGGESTIONS]) for name, values in seen.items())
+
+
+@st.cache_data(max_entries=32, ttl=60)
+def prompt_separator(dataset_id: str) -> str:
+    """What stands between the columns of a data set's prompts."""
+    return datasets.summary(store(), dataset_id).prompt_separator
 
 
 @st.cache_data(max_entries=8)

@@ -13,7 +13,7 @@ from core.dataset import datasets
 from core.dataset.intake import decoding, importing, mapping
 from core.errors import BadFile
 from pages.ui import cached, cards, state
-from pages.ui.dataset import upload_columns
+from pages.ui.dataset import upload_columns, upload_form
 from pages.ui.lang import _, mark, n_, plain, told
 
 _SHOWN_PROBLEMS = 20
@@ -22,7 +22,7 @@ _SHOWN_ROWS = 5
 TYPES = ["csv", "tsv", "txt", "jsonl", "ndjson", "json", "parquet", "xlsx", "xlsm", "xls", "ods", "gz", "bz2", "xz"]
 _KINDS = {
     "csv": mark("a CSV table"),
-    "jsonl": mark("JSONL"),
+    "jsonl": mark("JSON"),
     "parquet": mark("Parquet"),
     "workbook": mark("an Excel workbook"),
 }
@@ -36,8 +36,8 @@ def form(page: str, opened: Callable[[str], None]) -> None:
     if file is None:
         st.caption(
             _(
-                "A table with a name over each column, in UTF-8, GBK or UTF-16; or JSONL with prompt and completion, "
-                "or with messages. Nothing is sent anywhere."
+                "A table with a name over each column, JSON in any layout, or conversations (OpenAI messages, "
+                "ShareGPT, Alpaca and others). Files may be compressed (.gz). Nothing is sent anywhere."
             )
         )
         return
@@ -55,12 +55,13 @@ def _imported(page: str, file: UploadedFile) -> importing.Imported:
     """The file as read, once per upload and way to read it."""
     held = state.studio()
     encoding, sheet = state.get(_key(page, "encoding", file), _AUTO), state.get(_key(page, "sheet", file))
-    way = f"{file.file_id} {encoding}"
+    as_table = upload_form.wants_table(_key(page, "form", file))
+    way = f"{file.file_id} {encoding} {as_table}"
     known = held.imported[1] if held.imported is not None and held.imported[0] == way else None
     if known is None or (sheet is not None and isinstance(known, importing.Imported) and known.sheet != sheet):
         with st.spinner(_("Reading the file"), show_time=True):
             try:
-                known = importing.read_table(file, file.name, encoding=encoding or None, sheet=sheet)
+                known = importing.read_table(file, file.name, encoding=encoding or None, sheet=sheet, as_table=as_table)
             except BadFile as problem:
                 known = problem  # also kept: a file that cannot be read is not read again at every click
         held.imported = (way, known)
@@ -82,6 +83,7 @@ def _findings(page: str, file: UploadedFile, imported: importing.Imported) -> No
         rows = n_("{n} row read", "{n} rows read", len(imported.frame))
         st.markdown(" · ".join(part for part in (f"**{rows}**", _(_KINDS[imported.kind]), encoding) if part))
         _read_otherwise(page, file, imported)
+    upload_form.show(imported, _key(page, "form", file))
     if imported.cut_short:
         st.warning(plain(told(imported.cut_short)), icon=":material/content_cut:")
     if imported.left_out:
@@ -156,6 +158,7 @@ def _kept(imported: importing.Imported, name: str, chosen: mapping.Mapping, open
             imported.source,
             split_column=chosen.split,
             other_columns=chosen.others([str(column) for column in imported.frame.columns]),
+            separator=chosen.separator,
         )
         if system := mapping.shared_system(imported.frame, chosen):
             datasets.set_chat_system(cached.store(), LOCAL, dataset_id, system)

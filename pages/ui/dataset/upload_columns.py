@@ -9,9 +9,17 @@ import streamlit as st
 from core.dataset.intake import importing, mapping
 from core.errors import BadFile
 from pages.ui import cards, views
-from pages.ui.lang import _, n_, plain
+from pages.ui.lang import _, mark, n_, plain
 
 _SHOWN_TEXT = 240  # characters of an example: enough to see how it begins
+_SEPARATORS = {
+    ",": mark("Comma"),
+    "\n": mark("New line"),
+    "\n\n": mark("Blank line"),
+    " ": mark("Space"),
+    "\t": mark("Tab"),
+    "": mark("Nothing"),
+}
 
 
 def choose(imported: importing.Imported, key: Callable[[str], str]) -> mapping.Mapping:
@@ -46,7 +54,20 @@ def choose(imported: importing.Imported, key: Callable[[str], str]) -> mapping.M
             placeholder=_("None: decide later"),
             help=_("Its words may be train, validation or held out (test); an empty cell leaves a row undecided."),
         )
-    return mapping.Mapping(tuple(map(str, prompts)), completion, split)
+    separator = guess.separator
+    if len(prompts) > 1:
+        separator = str(
+            st.selectbox(
+                _("Between the columns of a prompt"),
+                list(_SEPARATORS),
+                index=list(_SEPARATORS).index(guess.separator),
+                format_func=lambda one: _(_SEPARATORS[one]),
+                key=key("separator"),
+                help=_("An empty cell adds no separator."),
+                width=260,
+            )
+        )
+    return mapping.Mapping(tuple(map(str, prompts)), completion, split, separator)
 
 
 def outlook(imported: importing.Imported, chosen: mapping.Mapping) -> bool:
@@ -66,8 +87,30 @@ def outlook(imported: importing.Imported, chosen: mapping.Mapping) -> bool:
     if system := mapping.shared_system(imported.frame, chosen):
         said = plain(system[:_SHOWN_TEXT])
         st.caption(_("System text of every conversation: {text}").format(text=said))
+    st.caption(_trained_on(chosen))
+    if mapping.holds_json(imported.frame, chosen.completion):
+        st.warning(
+            _(
+                "Most cells of **{column}** are JSON, not plain text: a model would learn to write JSON. Choose "
+                "another column if that is not what you want."
+            ).format(column=plain(chosen.completion)),
+            icon=":material/data_object:",
+        )
     st.code(mapping.example(imported.frame, chosen, 0, _SHOWN_TEXT), language="json", wrap_lines=True)
     return True
+
+
+def _trained_on(chosen: mapping.Mapping) -> str:
+    """How a row is learned from, as a sentence."""
+    prompts = ", ".join(f"**{plain(column)}**" for column in chosen.prompts)
+    completion = f"**{plain(chosen.completion)}**"
+    if len(chosen.prompts) == 1:
+        return _("How it will be trained: {prompt} is the prompt, {completion} is the text to learn.").format(
+            prompt=prompts, completion=completion
+        )
+    return _(
+        "How it will be trained: {prompts} make the prompt, joined by: {separator}. {completion} is the text to learn."
+    ).format(prompts=prompts, separator=_(_SEPARATORS[chosen.separator]), completion=completion)
 
 
 def _rows(part: str | None, count: int) -> str:

@@ -136,7 +136,7 @@ def _columns(shape: Shape, several: bool) -> dict[str, str]:
         key = f"story_column_{name}"
         value = place.selectbox(
             plain(name),
-            list(dict.fromkeys([*suggestions, *([state.get(key)] if state.get(key) else [])])),
+            [*dict.fromkeys(value for value in (*suggestions, state.get(key)) if value)],
             accept_new_options=True,
             key=key,
             placeholder=_("Choose, or type your own"),
@@ -148,7 +148,7 @@ def _columns(shape: Shape, several: bool) -> dict[str, str]:
     if outside:
         st.caption(f":material/explore: {_('Outside the grid: {values}').format(values=' '.join(outside))}")
     _outside(shape)
-    return values if all(values.values()) else {}
+    return values if shape.prompt(values) else {}
 
 
 def _outside(shape: Shape) -> None:

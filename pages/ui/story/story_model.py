@@ -21,8 +21,9 @@ _CHECKPOINT = ":ckpt-step-"
 class Shape:
     """How a model wants to be asked: its columns with values to suggest, and how they become a prompt.
 
-    A model that was tuned on rows takes the values joined, then its separator, and ends at its stop; every other
-    model takes the sentence of the template. `source` is the data set of a tuned model.
+    A model that was tuned on rows takes the values joined by `between`, then its separator, and ends at its stop; every
+    other model takes the sentence of the template. `source` is the data set of a tuned model. A column that was empty
+    in some rows has "" among its values, and may be empty here.
     """
 
     columns: tuple[tuple[str, tuple[str, ...]], ...]
@@ -30,13 +31,15 @@ class Shape:
     separator: str = ""
     stop: tuple[str, ...] = ()
     source: str | None = None
+    between: str = ","
 
     def prompt(self, values: Mapping[str, str]) -> str:
         """The prompt for values of all columns; "" while one is missing."""
-        if any(not values.get(name) for name, _suggested in self.columns):
+        if any(not values.get(name) and "" not in suggested for name, suggested in self.columns):
             return ""
         if self.template is None:
-            return ",".join(values[name] for name, _suggested in self.columns) + self.separator
+            prompt = datasets.joined((values.get(name, "") for name, _suggested in self.columns), self.between)
+            return prompt and prompt + self.separator
         return grid.render(self.template, dict(values))
 
     def sentence(self, values: Mapping[str, str]) -> str:
@@ -57,6 +60,7 @@ def shape_of(info: ModelInfo) -> Shape:
             separator=job.separator,
             stop=(job.stop,) if job.stop else (),
             source=job.dataset_id,
+            between=cached.prompt_separator(job.dataset_id),
         )
     recipe = presets.get().recipe
     return Shape(tuple((column.name, column.values) for column in recipe.columns), recipe.template)
