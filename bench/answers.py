@@ -1,8 +1,8 @@
 """What answers cost: `python -m bench.answers`. Each kind of answer is given to a real run, at known prices.
 
 A provider with books of its own answers in more than forty shapes, whole, odd and broken. What it charges is compared
-with what the spend ledger has, and the requests that whole answers took with their rows. The last line printed is JSON;
-null: not measured.
+with what the spend ledger has, and the requests that whole answers took with their rows. Then a real worker is killed
+twelve times (`_kills`). The last line printed is JSON.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from sqlalchemy import func, select
 
 from bench import _smoke
 from bench._answers import BOOK, GOOD, KINDS, Kind, ScriptedProvider
+from bench._kills import measure_kills
 from core.actor import LOCAL
 from core.cost import budget
 from core.dataset import datasets, runs
@@ -48,7 +49,7 @@ def main() -> None:
     """Measure, print a table, and one line of JSON."""
     _smoke.parse(argparse.ArgumentParser(description=__doc__), start=_one_kind)
     with tempfile.TemporaryDirectory() as folder:
-        told = {**_kinds(Path(folder) / "kinds"), **_kills(Path(folder) / "kills")}
+        told = {**_kinds(Path(folder) / "kinds"), **measure_kills()}
     print(json.dumps(told))
 
 
@@ -67,11 +68,6 @@ def _kinds(home: Path) -> dict[str, Any]:
             print(f"{kind.name:>32} {sums} {books.state}")
     store.close()
     return {"kinds": len(KINDS), "unbooked_usd": float(unbooked), "requests_per_row": round(requests / rows, 3)}
-
-
-def _kills(home: Path) -> dict[str, Any]:
-    """kill -9 of a real worker, twelve times."""
-    return {"counted_minus_real_usd_after_kills": None}
 
 
 def run_kind(store: Store, provider: ScriptedProvider, kind: Kind, rows: int = _ROWS) -> Books:

@@ -1,0 +1,166 @@
+"""What kill -9 costs: a real worker is killed twelve times, and the ledger compared with the provider's bill.
+
+The worker (`python -m core.worker`) writes a data set at a loopback server in a process of its own, which counts what
+it has answered, also to a client that is dead by then, and refuses one request in ten (429). Afterwards every answer
+must be in the ledger, and what counts against the budget may exceed the bill by what was in flight at the kills, no
+more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+
+import httpx2
+
+from core.actor import LOCAL
+from core.cost import budget, own
+from core.dataset import datasets, runs
+from core.dataset.recipe import Column, Recipe
+from core.dataset.writing import orders
+from core.dataset.writing.pace import ceiling
+from core.dataset.writing.tariff import Tariff
+from core.db.store import Store
+from core.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+KILLS = 12
+_PROVIDER = "compatible"  # what OPENAI_BASE_URL names
+_ROWS = 2_000
+_USD_PER_MTOK = Decimal(1)
+_ANSWER_TOKENS = 12 + 64  # what bench._loopback says that an answer took
+_MAX_TOKENS = 256
+_MOST_S = 600  # a measurement that takes longer is broken
+_LOOK_S = 0.02
+
+
+def measure_kills(kills: int = KILLS) -> dict[str, float]:
+    """Kill the worker `kills` times, let the last one finish, and compare.
+
+    Returns:
+        `counted_minus_real_usd_after_kills`: what counts against the budget, less the bill; never below 0.
+        `in_flight_worst_usd`: the most that it may be: all that was in flight at the kills, at its worst.
+        `kills`, `rows_after_kills`: of 2,000 rows, how many are written.
+    """
+    with tempfile.TemporaryDirectory() as folder, _server() as url:
+        httpx2.post(f"{url}/reset", json={"refuse": 0.1}).raise_for_status()
+        store = Store.open(Settings.from_env({"FABULA_HOME": folder}))
+        for use in ("input", "output"):
+            own.set_price(store, LOCAL, provider=_PROVIDER, model="writer", what=use, amount=str(_USD_PER_MTOK))
+        worst = _worst(store)
+        in_flight = kills * ceiling(_PROVIDER) * worst
+        budget_usd = _ROWS * _ANSWER_TOKENS * _USD_PER_MTOK / 1_000_000 + in_flight + 100 * worst
+        run_id = runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, _recipe()), budget_usd=budget_usd)
+        _kill(url, Path(folder), store, run_id, kills)
+        done = _finish(url, Path(folder), store, run_id)
+        answers = _answers(url)
+        with store.reading() as session:
+            counted = budget.spent_on(session, run_id)
+        store.close()
+    real = answers * _ANSWER_TOKENS * _USD_PER_MTOK / 1_000_000
+    print(f"{kills} kills: {done:,} rows, {answers:,} answers billed; bill ${real}, counted ${counted}")
+    return {
+        "counted_minus_real_usd_after_kills": float(counted - real),
+        "in_flight_worst_usd": float(in_flight),
+        "kills": kills,
+        "rows_after_kills": done,
+    }
+
+
+def _recipe() -> Recipe:
+    numbers = tuple(f"{number:04}" for number in range(_ROWS))
+    return Recipe(
+        "kills",
+        (Column("number", numbers),),
+        "Tell story number {number}.",
+        provider=_PROVIDER,
+        model="writer",
+        endpoint="chat",
+        max_tokens=_MAX_TOKENS,
+    )
+
+
+def _worst(store: Store) -> Decimal:
+    """What one request of the run can cost at most."""
+    recipe = _recipe()
+    order = orders.Order("", "", recipe.provider, recipe.model, "live", LOCAL, recipe, None)
+    worst = Tariff(own.book(store), order).worst("Tell story number 0000.")
+    assert worst is not None
+    return worst
+
+
+def _kill(url: str, home: Path, store: Store, run_id: str, kills: int) -> None:
+    """Kill after uneven numbers of answers: at the start of a worker, in mid-flight, between two groups."""
+    dice, answers = random.Random(7), 0
+    for _ in range(kills):
+        answers += dice.choice((1, 7, 40, 90, 150))
+        worker = _worker(url, home)
+        try:
+            _wait(worker, store, run_id, lambda most=answers: _answers(url) >= most)
+        finally:
+            worker.kill()
+            worker.wait()
+        answers = _answers(url)
+
+
+def _finish(url: str, home: Path, store: Store, run_id: str) -> int:
+    """Let one more worker write what is left; rows that are written then."""
+    worker = _worker(url, home)
+    try:
+        _wait(worker, store, run_id, lambda: runs.progress(store, run_id).state == "done")
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        worker.wait()
+    return runs.progress(store, run_id).done
+
+
+def _wait(worker: subprocess.Popen[bytes], store: Store, run_id: str, condition: Callable[[], bool]) -> None:
+    """Until the condition holds.
+
+    Raises:
+        RuntimeError: it never will: the run has ended, or the worker has.
+    """
+    deadline = time.monotonic() + _MOST_S
+    while not condition():
+        told = runs.progress(store, run_id)
+        if condition():
+            return
+        if told.state not in runs.ACTIVE or worker.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"The run is {told.state} with {told.done} rows. {told.reason or told.note or ''}")
+        time.sleep(_LOOK_S)
+
+
+def _answers(url: str) -> int:
+    return int(httpx2.get(f"{url}/counts").json()["answers"])
+
+
+def _worker(url: str, home: Path) -> subprocess.Popen[bytes]:
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "TMPDIR")}
+    given = {"FABULA_HOME": str(home), "OPENAI_API_KEY": "key", "OPENAI_BASE_URL": f"{url}/v1"}
+    command = [sys.executable, "-m", "core.worker"]
+    return subprocess.Popen(command, cwd=ROOT, env={**kept, **given}, stderr=subprocess.DEVNULL)
+
+
+@contextmanager
+def _server() -> Iterator[str]:
+    command = [sys.executable, "-m", "bench._loopback"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure_kills()))
