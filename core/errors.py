@@ -37,19 +37,29 @@ class StorageFull(FabulaError, OSError):
     """Disk full or database gone: nothing more is bought until it is back."""
 
 
+class DatabaseLost(StorageFull):
+    """The database was deleted, replaced or damaged, its server is away, or it may not be written any more.
+
+    Unlike a full disk, waiting inside a piece of work does not help: the work ends, and is taken up again once the
+    database is back.
+    """
+
+
 class ProviderError(FabulaError):
     """An endpoint answered with an error. Subclasses say which kind.
 
     Attributes:
-        may_be_billed: the request may have reached the model, and nothing says that it costs nothing. It counts at
-            the most that it can have cost, and sending it again is buying it again.
+        may_be_billed: the request may have been carried out, and then it is paid for: nothing was heard of its end. Its
+            cost is unknown, and counts with the most that it can be. False: the endpoint refused it, or never had it.
     """
 
-    may_be_billed = False
+    may_be_billed = True
 
 
 class RateLimited(ProviderError):
     """429: wait and retry. `retry_after_s` is what the server asked for, if it did."""
+
+    may_be_billed = False
 
     def __init__(self, what: str, next_step: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(what, next_step)
@@ -60,11 +70,15 @@ class Unavailable(ProviderError):
     """Connection refused, timeout, 408, 409, 5xx: wait and retry. `retry_after_s` as in `RateLimited`."""
 
     def __init__(
-        self, what: str, next_step: str = "", retry_after_s: float | None = None, *, may_be_billed: bool = False
+        self, what: str, next_step: str = "", retry_after_s: float | None = None, *, may_be_billed: bool = True
     ) -> None:
         super().__init__(what, next_step)
         self.retry_after_s = retry_after_s
         self.may_be_billed = may_be_billed
+
+
+class ServerError(Unavailable):
+    """5xx, or a web page in place of an answer: the server says that it failed, or is not the one that was meant."""
 
 
 class Unreadable(Unavailable):
@@ -73,6 +87,8 @@ class Unreadable(Unavailable):
 
 class Refused(ProviderError):
     """insufficient_quota, 401, 403: stop, keep everything, fix the account, resume."""
+
+    may_be_billed = False
 
 
 class Misconfigured(Refused):
@@ -88,6 +104,8 @@ class BadRequest(ProviderError, ValueError):
     def __init__(self, what: str, next_step: str = "", refused_parameters: frozenset[str] = frozenset()) -> None:
         super().__init__(what, next_step)
         self.refused_parameters = refused_parameters
+
+    may_be_billed = False
 
 
 class NotThere(BadRequest, NotFound):

@@ -7,8 +7,9 @@ import threading
 import time
 from collections.abc import Mapping
 
+from core import recovery
 from core.db.store import Store
-from core.errors import FabulaError, StorageFull
+from core.errors import DatabaseLost, FabulaError, StorageFull
 from core.work import Kind, RegistryMaker
 
 _LOOK_S = 0.5
@@ -56,7 +57,10 @@ class Hands:
         try:
             while not self._stopping.is_set():
                 try:
+                    recovery.restore(self._store)  # else rows that are in a rescue file would be bought again
                     return self._settle(kind, item_id)
+                except DatabaseLost as exc:
+                    return _log.error("%s %s", exc.what, exc.next_step)  # the worker begins again when it is back
                 except StorageFull as exc:
                     _log.error("%s %s", exc.what, exc.next_step)
                     self._stopping.wait(_STORAGE_PAUSE_S)

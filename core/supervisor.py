@@ -96,6 +96,9 @@ class EngineProcess:
             except (FabulaError, OSError) as exc:
                 _log.error("The engine cannot be started: %s", exc)
                 self._stopping.wait(_LONGEST_PAUSE_S)
+            except Exception:  # without this thread no engine would ever be started again
+                _log.exception("Unexpected error; the engine is started again in half a minute.")
+                self._stopping.wait(_LONGEST_PAUSE_S)
 
     def _live(self) -> None:
         pause_s, url = _FIRST_PAUSE_S, endpoint.read(self._settings).url

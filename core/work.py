@@ -66,7 +66,7 @@ def _execute_run(store: Store, registry: Registry, run_id: str, stopping: thread
 def _give_up_run(store: Store, run_id: str, error: FabulaError) -> None:
     with store.session() as session:
         if session.get(Run, run_id) is not None:
-            ledger.finish(session, run_id, "failed", error.what)
+            ledger.finish(session, run_id, "failed", f"{error.what} {error.next_step}".strip())
 
 
 _UNFINISHED_RUNS = select(Run.id).where(Run.state.in_(runs.ACTIVE)).order_by(Run.id)

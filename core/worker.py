@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from core import logs, permissions
+from core import logs, permissions, recovery
 from core.db.store import Store
-from core.errors import FabulaError, StorageFull
+from core.errors import DatabaseLost, FabulaError, StorageFull
 from core.hands import Hands, held
 from core.heartbeat import BEAT_S, Heart, WorkerState, alive
 from core.settings import Settings
@@ -33,6 +33,7 @@ __all__ = ["Worker", "WorkerState", "alive", "main"]
 
 _LOOK_S = 0.5  # a click is seen to work within a second; the look is a few small reads, about 1 % of a core
 _STORAGE_PAUSE_S = 5.0  # a full disk is not emptied in less
+_DRAIN_S = 60.0  # requests that are under way when the database is lost may still bring their answers
 _CRASH_PAUSE_S = 30.0  # an error that nobody foresaw will come again; not every second, please
 _OPEN = ("ENQUEUED", "PENDING")  # a workflow that somebody has, or will have
 _VERSION = "1"  # DBOS gives workflows only to workers of the same version; ours are alike in every release
@@ -62,6 +63,7 @@ class Worker:
         self._stopping = threading.Event()
         self._ready = threading.Event()
         self._thread: threading.Thread | None = None
+        self._opened = False  # the database was there once: from then on, an empty one in its place is not made
 
     def start(self) -> None:
         """Begin in a thread and return at once. A storage that is not there yet is tried again until it is."""
@@ -95,15 +97,20 @@ class Worker:
     def _work(self) -> None:
         """One life: from joining the others to leaving them."""
         global _hands
-        store = Store.open(self._settings)
+        store = Store.open(self._settings, create=not self._opened)
+        self._opened = True
         heart = Heart(store)
         hands = Hands(store, self._registry, self._kinds)
         try:
+            recovery.restore(store)
             heart.beat(0)
             _hands = hands
             _launch(self._settings, heart.id, self._kinds)
             self._ready.set()
             self._dispatch(store, heart)
+        except DatabaseLost:
+            self._drain()
+            raise
         finally:
             self._ready.clear()
             hands.stop()
@@ -112,6 +119,12 @@ class Worker:
                 heart.stop()
             finally:
                 store.close()
+
+    def _drain(self) -> None:
+        """The database is lost: work in hand notices it at its next look, and only waits for answers under way."""
+        deadline = time.monotonic() + _DRAIN_S
+        while held() and time.monotonic() < deadline and not self._stopping.is_set():
+            self._stopping.wait(_LOOK_S)
 
     def _dispatch(self, store: Store, heart: Heart) -> None:
         next_beat, told = time.monotonic(), 0
@@ -123,6 +136,8 @@ class Worker:
                     _free(taken, heart.living())
                     next_beat = time.monotonic() + BEAT_S
                 _hand_out(store, self._kinds, taken)
+            except DatabaseLost:
+                raise
             except StorageFull as exc:
                 _log.error("%s %s", exc.what, exc.next_step)
                 self._stopping.wait(_STORAGE_PAUSE_S)

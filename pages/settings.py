@@ -12,5 +12,6 @@ with cards.errors_shown():
         status.engine_card()
         status.providers_card()
     with right:
+        about.rescued_card()
         about.data_card()
         about.versions_card()

@@ -456,7 +456,7 @@ def test_no_secret_of_the_settings_is_shown() -> None:
 
 
 def test_the_table_of_2023_gives_six_and_sixty() -> None:
-    at = visit("cost")
+    at = click(visit("cost"), "cost_2023")
     table = at.dataframe[0].value.set_index("model")
     assert table.loc["ft:davinci", "multiple"] == 60 and table.loc["ft:curie", "multiple"] == 6
     assert table.loc["ft:davinci", "output"] == 0.12
@@ -467,17 +467,17 @@ def test_the_table_of_2023_gives_six_and_sixty() -> None:
 
 
 def test_the_unit_can_be_a_million() -> None:
-    at = visit("cost", cost_unit=1_000_000)
+    at = visit("cost", cost_lists=["openai-2023"], cost_unit=1_000_000)
     assert at.dataframe[0].value.set_index("model").loc["ft:davinci", "output"] == 120
 
 
 def test_a_search_keeps_what_matches_and_the_baseline() -> None:
-    at = visit("cost", cost_search="curie")
+    at = visit("cost", cost_lists=["openai-2023"], cost_search="curie")
     assert set(at.dataframe[0].value["model"]) == {"ft:curie", "gpt-3.5-turbo"}
 
 
 def test_an_unknown_price_is_unknown_not_zero() -> None:
-    table = visit("cost").dataframe[0].value.set_index("model")
+    table = visit("cost", cost_lists=["openai-2023"]).dataframe[0].value.set_index("model")
     assert table["training"].isna()["gpt-3.5-turbo"]
 
 

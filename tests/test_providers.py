@@ -222,9 +222,9 @@ def test_how_long_the_server_asks_to_wait(
 
 
 def test_a_passing_fault_is_waited_out(server: FaultServer) -> None:
-    server.enqueue(rate_limit(retry_after_ms="1"), error(503, "busy"), text("done"))
+    server.enqueue(rate_limit(retry_after_ms="1"), error(503, "busy"), error(409, "locked"), text("done"))
     assert client(server).complete(CHAT).texts[0].text == "done"
-    assert len(server.requests) == 3
+    assert len(server.requests) == 4
 
 
 @pytest.mark.parametrize("answer", [drop(), raw(b'{"choices": [{"mess'), error(504, "gateway timeout"), raw(b"")])
@@ -236,7 +236,7 @@ def test_a_request_that_may_be_billed_is_not_sent_twice(server: FaultServer, ans
 
 
 def test_patience_ends(server: FaultServer) -> None:
-    server.default = error(500, "oops")
+    server.default = error(503, "oops")
     with pytest.raises(Unavailable):
         client(server).complete(CHAT)
     assert len(server.requests) == QUICK.tries
@@ -304,7 +304,7 @@ def test_a_cut_stream_gives_what_came_and_says_so(
 
 
 def test_a_stream_waits_out_faults_before_its_first_text(server: FaultServer) -> None:
-    server.enqueue(rate_limit(), error(502, "x"), text("a", "b"))
+    server.enqueue(rate_limit(), error(503, "x"), text("a", "b"))
     assert "".join(client(server).stream(CHAT)) == "ab"
 
 

@@ -187,7 +187,7 @@ def test_a_file_that_is_no_database_is_a_sentence(settings: Settings) -> None:
 
 def test_a_mistake_in_our_sql_is_not_called_a_full_disk(store: Store) -> None:
     with pytest.raises(sa_exc.OperationalError), store.session() as session:
-        session.execute(text("SELECT * FROM nothing"))
+        session.execute(text("SELECT nothing FROM tours"))
     with pytest.raises(sa_exc.IntegrityError), store.session() as session:
         session.execute(text("INSERT INTO tours (id) VALUES ('x')"))
 
@@ -206,7 +206,12 @@ class _PostgresError(Exception):
         ("08006", "reached"),
         ("40P01", "busy"),
         (None, "reached"),
-        ("42P01", None),
+        ("42501", "rights"),
+        ("3D000", "reached"),
+        ("42P01", "lost tables"),
+        ("28000", "rights"),
+        ("XX001", "damaged"),
+        ("42601", None),
     ],
 )
 def test_postgres_codes(sqlstate: str | None, expected: str | None) -> None:

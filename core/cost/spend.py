@@ -15,7 +15,6 @@ from core.actor import Actor
 from core.cost import budget
 from core.db.store import Store
 from core.db.tables import Spend, utcnow
-from core.errors import FabulaError
 
 Page = Literal["dataset", "training", "story"]
 
@@ -113,19 +112,6 @@ def settle(
     row.completion_tokens = _reported(completion_tokens, counted_completion_tokens)
     row.cost_usd = cost_usd
     row.counted_prompt_tokens, row.counted_completion_tokens = counted_prompt_tokens, counted_completion_tokens
-
-
-def failed(session: Session, spend_id: int, error: BaseException) -> None:
-    """A call ended without an answer: give back what was reserved, unless the provider may bill it.
-
-    Then its cost is unknown, and goes on counting as what was reserved. An error that is not a provider's says nothing
-    of how far the call had come.
-    """
-    row = session.get_one(Spend, spend_id)
-    if isinstance(error, FabulaError) and not getattr(error, "may_be_billed", False):
-        session.delete(row)
-    else:
-        settle(session, spend_id, prompt_tokens=None, completion_tokens=None, cost_usd=None)
 
 
 def spent(store: Store, since: datetime, reference: str | None = None) -> Spent:

@@ -6,15 +6,18 @@ import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 
 from core.actor import Actor
-from core.cost import budget, spend, tokens
+from core.cost import budget, tokens
 from core.cost.book import PriceBook, cost_of
+from core.cost.reservation import Reservation
 from core.dataset import grid
 from core.dataset.recipe import Recipe
 from core.dataset.writing.outcomes import judge
 from core.db.store import Store
+from core.errors import StorageFull
 from core.providers import Client, Completion, CompletionRequest
 
 
@@ -90,21 +93,11 @@ def _bought(client: Client, request: CompletionRequest, store: Store, actor: Act
     provider, model = client.provider.id, request.model
     read = tokens.count([request.system + request.prompt], model).tokens
     worst = cost_of(book, provider, model, read, request.max_tokens)
-    with store.session() as session:
-        budget.check(session, actor, worst, budget.PREVIEW)
-        spend_id = spend.record(
-            session, actor, "dataset", provider=provider, model=model, reference=budget.PREVIEW, cost_usd=worst
-        )
-    try:
-        answer = client.complete(request)
-    except BaseException as exc:
-        with store.session() as session:
-            spend.failed(session, spend_id, exc)
-        raise
+    bought = Reservation(
+        store, actor, "dataset", provider=provider, model=model, reference=budget.PREVIEW, worst_usd=worst
+    )
+    answer = bought.call(lambda: client.complete(request))
     used = (answer.prompt_tokens, answer.completion_tokens)
-    with store.session() as session:
-        spend.settle(
-            session, spend_id, prompt_tokens=used[0], completion_tokens=used[1],
-            cost_usd=cost_of(book, provider, model, *used, cached_tokens=answer.cached_tokens),
-        )  # fmt: skip
+    with suppress(StorageFull):  # its cost is in a rescue file; the text is paid for, and shown
+        bought.settle(*used, cost_of(book, provider, model, *used, cached_tokens=answer.cached_tokens))
     return answer

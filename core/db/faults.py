@@ -6,7 +6,7 @@ import sqlite3
 
 from sqlalchemy import exc as sa_exc
 
-from core.errors import StorageFull
+from core.errors import DatabaseLost, StorageFull
 
 _FULL = (
     "The disk that holds Fabula's database is full.",
@@ -22,11 +22,19 @@ _READ_ONLY = (
 )
 _GONE = (
     "The database cannot be reached.",
-    "Nothing saved so far is lost. See that the database and its folder are there (FABULA_HOME, DATABASE_URL).",
+    "Nothing more is bought. See that the database and its folder are there (FABULA_HOME, DATABASE_URL).",
 )
 _DAMAGED = (
     "The database file is damaged or is not a database.",
-    "Put back a copy, or move the file away: Fabula then starts an empty one.",
+    "Nothing more is bought. Put back a copy, or move the file away and restart: Fabula then starts an empty one.",
+)
+_NO_RIGHTS = (
+    "The database does not let Fabula write (any more): its rights were revoked.",
+    "Nothing saved so far is lost. Give the database user its rights back; Fabula goes on by itself.",
+)
+_NO_TABLES = (
+    "The database has lost tables that Fabula needs.",
+    "Put back a copy of the database, then restart Fabula.",
 )
 _CROWDED = (
     "The database has no free connection: too much happens at once.",
@@ -34,7 +42,18 @@ _CROWDED = (
 )
 
 # https://www.sqlite.org/rescode.html, primary result codes
-_SQLITE = {5: _LOCKED, 6: _LOCKED, 8: _READ_ONLY, 10: _GONE, 11: _DAMAGED, 13: _FULL, 14: _GONE, 26: _DAMAGED}
+_SQLITE = {
+    3: _READ_ONLY,
+    5: _LOCKED,
+    6: _LOCKED,
+    8: _READ_ONLY,
+    10: _GONE,
+    11: _DAMAGED,
+    13: _FULL,
+    14: _GONE,
+    23: _NO_RIGHTS,
+    26: _DAMAGED,
+}
 # https://www.postgresql.org/docs/current/errcodes-appendix.html, whole codes first, then their classes
 _POSTGRES = {
     "53100": _FULL,
@@ -42,11 +61,20 @@ _POSTGRES = {
     "25006": _READ_ONLY,
     "40P01": _LOCKED,
     "55P03": _LOCKED,
+    "42501": _NO_RIGHTS,
+    "42P01": _NO_TABLES,
+    "3D000": _GONE,
+    "3F000": _NO_TABLES,
     "08": _GONE,
+    "28": _NO_RIGHTS,
     "53": _FULL,
     "57P": _GONE,
     "58": _GONE,
+    "XX001": _DAMAGED,
+    "XX002": _DAMAGED,
 }
+_PASSING = (_FULL, _LOCKED, _CROWDED)
+"""What ends by itself or with a little room: work in hand waits for it. Everything else is a `DatabaseLost`."""
 
 
 def storage_fault(error: BaseException) -> StorageFull | None:
@@ -57,10 +85,28 @@ def storage_fault(error: BaseException) -> StorageFull | None:
         return None
     cause = error.orig
     if isinstance(cause, sqlite3.Error):
-        sentences = _SQLITE.get(getattr(cause, "sqlite_errorcode", 0) & 0xFF)
+        sentences = _sqlite(cause)
     else:
         sentences = _postgres(error, getattr(cause, "sqlstate", None))
-    return StorageFull(*sentences) if sentences else None
+    if sentences is None:
+        return None
+    return StorageFull(*sentences) if sentences in _PASSING else DatabaseLost(*sentences)
+
+
+def gone() -> DatabaseLost:
+    """The database file is not where it was, or another file has taken its place."""
+    return DatabaseLost(*_GONE)
+
+
+def damaged() -> DatabaseLost:
+    """The database file was overwritten."""
+    return DatabaseLost(*_DAMAGED)
+
+
+def _sqlite(cause: sqlite3.Error) -> tuple[str, str] | None:
+    if "no such table" in str(cause):  # SQLite has no code of its own for this: SQLITE_ERROR
+        return _NO_TABLES
+    return _SQLITE.get(getattr(cause, "sqlite_errorcode", 0) & 0xFF)
 
 
 def _postgres(error: sa_exc.DBAPIError, sqlstate: str | None) -> tuple[str, str] | None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.exc import DBAPIError
@@ -17,13 +18,15 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.db import totals
-from core.db.faults import storage_fault
+from core.db.database_file import DatabaseFile
+from core.db.faults import damaged, storage_fault
 from core.db.migrate import upgrade
-from core.errors import StorageFull
+from core.errors import DatabaseLost, StorageFull
 from core.settings import Settings
 
 _BUSY_MS = 30_000  # SQLite lets one writer in at a time; commits take milliseconds, so half a minute is "never"
 _CONNECT_S = 5  # a Postgres that does not answer by then is told as gone
+_LOOK_AGAIN_S = 1.0  # after a file was lost: whether it is back is asked this seldom, and takes a look at every page
 _POOL_SIZE = 20  # idle connections kept: worker threads and page polls together stay below it
 _POOL_OVERFLOW = 40  # short bursts, for example 25 sessions that open a page at once
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: sorts as it counts
@@ -37,9 +40,13 @@ class Store:
     and never wait for a network inside one.
     """
 
-    def __init__(self, database_url: str) -> None:
+    def __init__(self, database_url: str, home: Path | None = None) -> None:
         self.url = database_url
-        self.engine = _create_engine(database_url)
+        self.file = _file_of(database_url)
+        self.home = home or (self.file.path.parent if self.file else Settings.from_env().home)
+        self.engine = _create_engine(database_url, self.file)
+        self._lost: DatabaseLost | None = None
+        self._look_at = 0.0
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         self._readers = sessionmaker(self.engine.execution_options(fabula_begin="BEGIN"), expire_on_commit=False)
         for sessions in (self._sessions, self._readers):
@@ -47,17 +54,27 @@ class Store:
         self._current: ContextVar[_Open | None] = ContextVar("fabula_session", default=None)
 
     @classmethod
-    def open(cls, settings: Settings) -> Store:
+    def open(cls, settings: Settings, *, create: bool = True) -> Store:
         """Create the folders, bring the schema up to date (any number of processes may do so at once), and connect.
+
+        Args:
+            settings: where the database is.
+            create: make the SQLite file where there is none. False: it was there before, and an empty one in its place
+                would hide that it is gone.
 
         Raises:
             StorageFull: the folder or the database cannot be written or reached.
             FabulaError: the database was written by a newer Fabula.
         """
-        _create_folders(settings)
-        store = cls(settings.database_url)
+        if create:
+            _create_folders(settings)
+        store = cls(settings.database_url, settings.home)
+        if create and store.file is not None:
+            _create_file(store.file.path)
         try:
             with _told_in_sentences():
+                if not create:
+                    check_pages(store.engine)
                 upgrade(store.engine)
         except BaseException:
             store.close()
@@ -70,12 +87,13 @@ class Store:
 
         Raises:
             StorageFull: disk full, database locked for half a minute, or gone; nothing of this session was kept.
+                `DatabaseLost` also where the file was deleted or overwritten during the session.
         """
         outer = self._current.get()
         if outer is not None and outer.live:
             yield outer.session
             return
-        with _told_in_sentences(), self._sessions.begin() as session:
+        with self._kept(), _told_in_sentences(), self._sessions.begin() as session:
             entry = _Open(session)
             token = self._current.set(entry)
             try:
@@ -95,12 +113,56 @@ class Store:
         if outer is not None and outer.live:
             yield outer.session
             return
+        self.check_file()
         with _told_in_sentences(), self._readers() as session:
             yield session
 
+    def check_file(self) -> None:
+        """See that the database file is still there; call it after a commit: only then is it durable.
+
+        Connections to a file that is gone are closed, so that a copy that is put back is used at once.
+
+        Raises:
+            DatabaseLost: it was deleted, replaced or overwritten.
+        """
+        if self.file is None:
+            return
+        if self._lost is not None:
+            self._look_again(self._lost)
+        try:
+            self.file.check()
+        except DatabaseLost as exc:
+            self._lost, self._look_at = exc, time.monotonic() + _LOOK_AGAIN_S
+            self.close()
+            raise
+
+    def _look_again(self, lost: DatabaseLost) -> None:
+        """A file that has come back must be whole: SQLite would also read the old journal over a foreign file."""
+        if time.monotonic() < self._look_at:
+            raise lost
+        self._look_at = time.monotonic() + _LOOK_AGAIN_S
+        try:
+            assert self.file is not None
+            self.file.check()
+            with _told_in_sentences():
+                check_pages(self.engine)
+        except StorageFull:
+            self.close()
+            raise
+        self._lost = None
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """What is committed inside goes into the file that has its name, before and afterwards."""
+        self.check_file()
+        yield
+        self.check_file()
+
     def close(self) -> None:
-        """Give all connections back. The store may be used again: it then connects anew."""
+        """Give all connections back. The store may be used again: it opens new ones."""
         self.engine.dispose()
+        if self.file is not None:
+            self.file.forget()
 
 
 class _Open:
@@ -151,13 +213,42 @@ def _create_folders(settings: Settings) -> None:
             ) from exc
 
 
-def _create_engine(database_url: str) -> Engine:
+def check_pages(engine: Engine) -> None:
+    """A database that comes back after it was lost: SQLite's checkpoint may have put a new header over garbage."""
+    if engine.dialect.name == "sqlite":
+        with engine.connect() as connection:
+            if connection.exec_driver_sql("PRAGMA quick_check(1)").scalar() != "ok":
+                raise damaged()
+
+
+def _create_file(path: Path) -> None:
+    """An empty file is an empty database. Connections themselves never make one: see `_create_engine`."""
+    try:
+        path.touch(mode=0o600)
+    except OSError:
+        return  # SQLite says it in its own words, when it opens the file
+
+
+def _file_of(database_url: str) -> DatabaseFile | None:
+    url = make_url(database_url)
+    return DatabaseFile(Path(url.database)) if url.get_backend_name() == "sqlite" and url.database else None
+
+
+def _create_engine(database_url: str, file: DatabaseFile | None) -> Engine:
     url = make_url(database_url)
     options: dict[str, Any] = {"pool_size": _POOL_SIZE, "max_overflow": _POOL_OVERFLOW}
     if url.get_backend_name() != "sqlite":
         timeout = {"connect_timeout": _CONNECT_S}
         return create_engine(url, pool_pre_ping=True, connect_args=timeout, **options)
     engine = create_engine(url, connect_args={"timeout": _BUSY_MS / 1000}, **options)
+    if file is not None:
+        address = f"file:{quote(str(file.path.absolute()))}?mode=rw"
+
+        def open_existing(_dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> None:
+            """SQLite would make an empty file where a deleted one was."""
+            arguments[:], options["uri"] = [address], True
+
+        event.listen(engine, "do_connect", open_existing)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

@@ -81,7 +81,7 @@ class Engine:
         """Take up interrupted jobs and warm up."""
         self.runner.start()
         if self.config.warm:
-            self._later(self._warm())
+            self._later(_logged(self._warm(), PACKAGED_BASE))
 
     async def stop(self) -> None:
         """Let a running trainer save, then end every child."""
@@ -145,27 +145,31 @@ class Engine:
 
     def _trained(self, model_id: str) -> None:
         """From the trainer's thread: have the new model ready before anyone asks."""
-        asyncio.run_coroutine_threadsafe(self._load(model_id), self._loop)
+        asyncio.run_coroutine_threadsafe(_logged(self._load(model_id), model_id), self._loop)
 
     async def _load(self, model_id: str) -> None:
-        try:
-            model = self.models.find(model_id)
-            base = await run_in_threadpool(self.models.base, model.base)
-            await self.pool.load(base, model.adapter)
-        except ApiError as exc:
-            _log.warning("Could not load %s ahead of time: %s", model_id, exc)
+        model = self.models.find(model_id)
+        base = await run_in_threadpool(self.models.base, model.base)
+        await self.pool.load(base, model.adapter)
 
     async def _warm(self) -> None:
-        try:
-            base = await run_in_threadpool(self.models.base, PACKAGED_BASE)
-            await self.pool.load(base, self.models.newest_adapter(base.name))
-        except ApiError as exc:
-            _log.warning("Could not load %s ahead of time: %s", PACKAGED_BASE, exc)
+        base = await run_in_threadpool(self.models.base, PACKAGED_BASE)
+        await self.pool.load(base, self.models.newest_adapter(base.name))
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+async def _logged(loading: Coroutine[Any, Any, None], model_id: str) -> None:
+    """Load a model that no request waits for: an error has only the log to go to."""
+    try:
+        await loading
+    except ApiError as exc:
+        _log.warning("Could not load %s ahead of time: %s", model_id, exc)
+    except Exception:
+        _log.exception("Unexpected error while %s was loaded ahead of time.", model_id)
 
 
 def create_app(config: Config) -> Starlette:

@@ -167,7 +167,7 @@ def _without_text(
 
 def error_in_answer(error: object, provider: Provider) -> ProviderError:
     """The error that an error object under HTTP 200 stands for."""
-    return from_status(inner_status(error), error, {}, provider)
+    return from_status(inner_status(error), error, {}, provider, "/chat/completions")
 
 
 def _error_of_choice(answer: Mapping[str, Any]) -> object | None:

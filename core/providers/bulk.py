@@ -27,15 +27,6 @@ from core.providers.shapes import Completion, CompletionRequest, Provider
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=600.0)
 _KEEP_S = 15.0  # an idle connection is closed before most servers close it
 _MOST_REDIRECTS = 5
-# Errors before the request has left. After any other the endpoint may have read it, and bill it.
-_BEFORE_SENDING = (
-    aiohttp.ClientConnectorError,
-    aiohttp.ConnectionTimeoutError,
-    aiohttp.ClientConnectionResetError,
-    aiohttp.ClientHttpProxyError,
-    aiohttp.InvalidURL,
-    aiohttp.TooManyRedirects,
-)
 
 
 class Bulk:
@@ -83,10 +74,9 @@ class Bulk:
             ) as answer:
                 raw = await answer.read()
         except TimeoutError as exc:
-            raise silent(self.provider, may_be_billed=not isinstance(exc, _BEFORE_SENDING)) from exc
+            raise silent(self.provider, sent=not isinstance(exc, aiohttp.ConnectionTimeoutError)) from exc
         except (aiohttp.ClientError, OSError, ValueError) as exc:
-            left = isinstance(exc, aiohttp.ClientError) and not isinstance(exc, _BEFORE_SENDING)
-            raise unreachable(self.provider, exc, may_be_billed=left) from exc
+            raise unreachable(self.provider, exc, sent=not isinstance(exc, aiohttp.ClientConnectorError)) from exc
         if answer.status >= 300:
             raise self._refused(answer, raw)
         if answer.content_type == "text/html":

@@ -32,15 +32,13 @@ _WANTS_TLS = re.compile(
 )
 
 
-def unreachable(
-    provider: Provider, cause: BaseException | None = None, *, may_be_billed: bool = False
-) -> ProviderError:
+def unreachable(provider: Provider, cause: BaseException | None = None, *, sent: bool = True) -> ProviderError:
     """No connection, or one that broke before the answer was there.
 
     Args:
         provider: the endpoint.
         cause: what the transport raised; its own causes are looked at too.
-        may_be_billed: the request had been sent.
+        sent: the endpoint may have the request, and bill it.
     """
     for error in _chain(cause):
         if isinstance(error, aiohttp.ClientConnectorError):
@@ -56,7 +54,7 @@ def unreachable(
             return proxy_refuses(provider, int(status[0]) if status else 0)
     if wants_tls(" ".join(str(error) for error in _chain(cause))):
         return _other_scheme(provider, "https")
-    return _no_answer(provider, cause, may_be_billed)
+    return _no_answer(provider, cause, sent)
 
 
 def wants_tls(words: str) -> bool:
@@ -95,6 +93,7 @@ def proxy_refuses(provider: Provider, status: int) -> ProviderError:
     return Unavailable(
         f"The proxy {proxy} could not connect to {host} ({status or 'no status'}).",
         f"It is tried again by itself; if it lasts, check HTTPS_PROXY, or set NO_PROXY to {host}.",
+        may_be_billed=False,
     )
 
 
@@ -133,26 +132,28 @@ def _name(provider: Provider, error: socket.gaierror) -> ProviderError:
     return Unavailable(
         f"The name {host} could not be looked up.",
         "It is tried again by itself; check this machine's network.",
+        may_be_billed=False,
     )
 
 
-def _no_answer(provider: Provider, cause: BaseException | None, may_be_billed: bool) -> Unavailable:
+def _no_answer(provider: Provider, cause: BaseException | None, sent: bool) -> Unavailable:
     proxy = proxy_of(provider.base_url)
     if proxy and any(isinstance(error, ConnectionRefusedError) for error in _chain(cause)):
         return Unavailable(
             f"The proxy {_shown(proxy)} cannot be reached.",
             "Check HTTPS_PROXY and HTTP_PROXY, or unset them, and start the studio again.",
+            may_be_billed=False,
         )
     if provider.base_url.startswith("http://") and any(_hung_up(error) for error in _chain(cause)):
         return Unavailable(
             f"{provider.name} cannot be reached at {provider.base_url}: it closes the connection without an answer.",
             "It is tried again by itself. If the server speaks https, write https:// in its address.",
-            may_be_billed=may_be_billed,
+            may_be_billed=sent,
         )
     return Unavailable(
         f"{provider.name} cannot be reached at {provider.base_url}.",
         "Check the address and the network; the engine may still be starting.",
-        may_be_billed=may_be_billed,
+        may_be_billed=sent,
     )
 
 

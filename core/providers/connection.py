@@ -131,22 +131,22 @@ class Connection:
         with translated(self.provider):
             return call()
 
-    def _patiently(self, call: Callable[[], T], *, buys: bool = False) -> T:
-        """`call()`, repeated while patience lasts: only for calls that change nothing, or nothing that counts.
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """`call()`, repeated while patience lasts: only for calls that change nothing, or nothing that counts."""
+        return patient(lambda: self._once(call), self._patience)
 
-        Args:
-            buys: an answer costs money; see `patient`.
-        """
-        return patient(lambda: self._once(call), self._patience, buys=buys)
+    def _bought(self, call: Callable[[], T]) -> T:
+        """`call()`, which costs money at most endpoints: repeated only while it was certainly not carried out."""
+        return patient(lambda: self._once(call), self._patience, pays=self.provider.kind != "engine")
 
-    async def _apatiently(self, call: Callable[[], Awaitable[T]], *, buys: bool = False) -> T:
-        """`_patiently` on the running event loop."""
+    async def _abought(self, call: Callable[[], Awaitable[T]]) -> T:
+        """`_bought` on the running event loop."""
 
         async def once() -> T:
             with translated(self.provider):
                 return await call()
 
-        return await apatient(once, self._patience, buys=buys)
+        return await apatient(once, self._patience, pays=self.provider.kind != "engine")
 
     def _headers(self) -> Mapping[str, str]:
         """Our key and nothing else: the SDK would add headers from OPENAI_* variables to every endpoint's requests."""

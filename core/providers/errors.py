@@ -20,28 +20,22 @@ from core.errors import (
     ProviderError,
     RateLimited,
     Refused,
+    ServerError,
     StreamCut,
     Unavailable,
     Unreadable,
 )
 from core.providers.addresses import has_version
-from core.providers.causes import (
-    EVERYWHERE,
-    no_version,
-    plain_to_tls,
-    proxy_refuses,
-    unreachable,
-    wants_tls,
-)
+from core.providers.causes import EVERYWHERE, no_version, plain_to_tls, proxy_refuses, unreachable, wants_tls
 from core.providers.provider_errors import codes_of, no_credit, words_of
 from core.providers.refusals import refused_parameters
 from core.providers.shapes import Provider
 
 _LONGEST_WORDS = 300  # characters of a server's own words that a card can hold
-# The request had left, and what came back, or did not, says nothing of its cost.
-_AFTER_SENDING = (httpx2.ReadTimeout, httpx2.ReadError, httpx2.RemoteProtocolError, httpx2.DecodingError)
-_GATEWAY_TIMEOUTS = frozenset({504, 524})  # a gateway has given up waiting; the model behind it may have written
-_NO_MODEL_CODES = frozenset({"model_not_found", "DeploymentNotFound"})  # the latter is Azure's
+_NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)  # there was no connection to send it on
+_NOT_BEGUN = {409, 425, 503, 529}  # the server says that it did not begin: locked, too early, overloaded
+_GATEWAY_TIMEOUTS = {408, 504, 524}  # whoever has answered gave up waiting; the model behind it may have written
+_NO_MODEL_CODES = {"model_not_found", "DeploymentNotFound"}  # the latter is Azure's
 _NO_MODEL = re.compile(
     r"model.{0,120}(does not exist|not found|has been (deprecated|retired|shut))|模型.{0,20}不存在", re.I | re.S
 )
@@ -78,20 +72,20 @@ def translate(exc: openai.OpenAIError, provider: Provider) -> ProviderError:
         path = exc.request.url.path
         return from_status(exc.status_code, exc.body or str(exc), exc.response.headers, provider, path)
     if isinstance(exc, openai.APITimeoutError):
-        return silent(provider, may_be_billed=isinstance(exc.__cause__, _AFTER_SENDING))
+        return silent(provider, sent=not isinstance(exc.__cause__, _NOT_SENT))
     if isinstance(exc, openai.APIConnectionError):
-        return unreachable(provider, exc, may_be_billed=isinstance(exc.__cause__, _AFTER_SENDING))
+        return unreachable(provider, exc, sent=not isinstance(exc.__cause__, _NOT_SENT))
     if isinstance(exc, openai.APIResponseValidationError):
         return nonsense(provider)
     return Unavailable(f"{provider.name} answered with an error: {_said(exc, provider)}", "Try again in a minute.")
 
 
-def silent(provider: Provider, *, may_be_billed: bool = False) -> Unavailable:
-    """Nothing came within the time limit. `may_be_billed`: the request had been sent."""
+def silent(provider: Provider, *, sent: bool = True) -> Unavailable:
+    """Nothing came within the time limit. `sent`: the endpoint may have the request."""
     return Unavailable(
         f"{provider.name} did not answer in time.",
         "It is tried again; if it stays silent, check its status page.",
-        may_be_billed=may_be_billed,
+        may_be_billed=sent,
     )
 
 
@@ -112,13 +106,12 @@ def unreadable(provider: Provider) -> Unreadable:
     return Unreadable(
         f"{provider.name} answered with something that is not OpenAI's format.",
         f"Check that {provider.base_url} is the address of an OpenAI-compatible API; most end in /v1.",
-        may_be_billed=True,
     )
 
 
-def nonsense(provider: Provider) -> Unavailable:
+def nonsense(provider: Provider) -> ServerError:
     """The answer is not what an OpenAI-shaped endpoint sends: a login page, a proxy's page, other JSON."""
-    return Unavailable(
+    return ServerError(
         f"{provider.name} answered with something that is not OpenAI's format.",
         f"Check that {provider.base_url} is the address of an OpenAI-compatible API; most end in /v1.",
     )
@@ -127,11 +120,11 @@ def nonsense(provider: Provider) -> Unavailable:
 def _from_status(
     status: int, words: str, body: object, headers: Mapping[str, str], provider: Provider, path: str
 ) -> ProviderError:
-    codes = codes_of(body)
     if status == 407:
         return proxy_refuses(provider, status)
     if status == 400 and wants_tls(words):
         return plain_to_tls(provider)
+    codes = codes_of(body)
     if no_credit(status, codes, words):
         return Refused(
             f"{provider.name}: the account has no credit left: {words}",
@@ -149,11 +142,12 @@ def _from_status(
             _header_wait_s(headers),
         )
     if status in (408, 409, 425) or status >= 500 or status < 400:
-        return Unavailable(
+        kind = Unavailable if status in _GATEWAY_TIMEOUTS else ServerError
+        return kind(
             f"{provider.name} is in trouble ({status}): {words}",
             "It is tried again by itself; if it lasts, check its status page.",
             _header_wait_s(headers),
-            may_be_billed=status in _GATEWAY_TIMEOUTS,
+            may_be_billed=status not in _NOT_BEGUN,
         )
     if _NO_MODEL_CODES.intersection(codes) or (status in (400, 404) and _NO_MODEL.search(words)):
         return ModelNotFound(

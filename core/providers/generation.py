@@ -31,8 +31,12 @@ _LEGACY = re.compile(r"^(ft:)?(davinci-002|babbage-002|gpt-3\.5-turbo-instruct)"
 class Generation(Connection):
     """The calls that give text, and the models that give it."""
 
-    def complete(self, request: CompletionRequest) -> Completion:
-        """The answers to `request`. Repeats patiently on `RateLimited` and `Unavailable`, unless it may be billed.
+    def complete(self, request: CompletionRequest, *, once: bool = False) -> Completion:
+        """The answers to `request`. Repeats on `RateLimited` and `Unavailable`, unless a try may be billed.
+
+        Args:
+            request: what is asked for.
+            once: one try; the caller repeats, and books every one of them.
 
         Raises:
             RateLimited, Unavailable, Refused, BadRequest, ModelNotFound: see `core.errors`.
@@ -48,10 +52,10 @@ class Generation(Connection):
                     if not negotiation.concedes(refusal):
                         raise
 
-        return self._patiently(call, buys=True)
+        return self._once(call) if once else self._bought(call)
 
     def stream(self, request: CompletionRequest) -> TextStream:
-        """The first answer to `request`, as it is written. Repeats patiently until its first event, never after."""
+        """The first answer to `request`, as it is written. Repeats as `complete` until its first event, never after."""
         extra: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
         negotiation = Negotiation(self.provider, {**body_of(request, self.provider.kind), **extra})
 
@@ -64,7 +68,7 @@ class Generation(Connection):
                     if not negotiation.concedes(refusal):
                         raise
 
-        return TextStream(self.provider, request.model, lambda: self._apatiently(open_stream, buys=True))
+        return TextStream(self.provider, request.model, lambda: self._abought(open_stream))
 
     def _completed(self, request: CompletionRequest, body: Mapping[str, Any]) -> Completion:
         answer = self._sdk().post(PATHS[request.endpoint], cast_to=httpx2.Response, body=body)

@@ -56,9 +56,9 @@ class PieceStream(AsyncIterator[Piece]):
         except BaseException as exc:
             await stream.aclose()
             if isinstance(exc, httpx2.TimeoutException):
-                raise silent(provider, may_be_billed=True) from exc
+                raise silent(provider) from exc
             if isinstance(exc, _BROKEN):
-                raise unreachable(provider, exc, may_be_billed=True) from exc
+                raise unreachable(provider, exc) from exc
             if isinstance(exc, ValueError) and not isinstance(exc, ProviderError):
                 raise unreadable(provider) from exc
             raise

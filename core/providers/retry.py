@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import backoff
 
-from core.errors import RateLimited, Unavailable
+from core.errors import ProviderError, RateLimited, Unavailable
 from core.providers.errors import retry_after_s
 
 T = TypeVar("T")
@@ -47,31 +47,33 @@ def wait_s(tries: int, asked_s: float | None, base_s: float, cap_s: float) -> fl
     return float(backoff.full_jitter(min(cap_s, base_s * 2.0 ** min(tries - 1, 30))))
 
 
-def patient(call: Callable[[], T], patience: Patience, *, buys: bool = False) -> T:
+def patient(call: Callable[[], T], patience: Patience, *, pays: bool = False) -> T:
     """`call()`, again after `RateLimited` and `Unavailable` while patience lasts. Only for calls safe to repeat.
 
     Args:
-        buys: an answer costs money. After an error that may be billed it is not repeated: whoever has reserved the
-            money for one request decides whether to buy a second one.
+        call: one try.
+        patience: for how long, and how often.
+        pays: each try costs money. It is repeated only after errors that say that it was not carried out: a request
+            that timed out may be on the bill already.
 
     Raises:
         ProviderError: the last error, when patience is over or the server asks to wait longer than that.
     """
-    result: T = _retried(patience, buys)(call)()
+    result: T = _retried(patience, pays)(call)()
     return result
 
 
-async def apatient(call: Callable[[], Awaitable[T]], patience: Patience, *, buys: bool = False) -> T:
+async def apatient(call: Callable[[], Awaitable[T]], patience: Patience, *, pays: bool = False) -> T:
     """`patient` on the running event loop: its waits can be cancelled."""
 
     async def awaited() -> T:
         return await call()
 
-    result: T = await _retried(patience, buys)(awaited)()
+    result: T = await _retried(patience, pays)(awaited)()
     return result
 
 
-def _retried(patience: Patience, buys: bool) -> Callable[[Any], Any]:
+def _retried(patience: Patience, pays: bool) -> Callable[[Any], Any]:
     """The decorator that repeats a function, or a coroutine function, while patience lasts."""
 
     def waits() -> Generator[float, Any, None]:
@@ -84,7 +86,7 @@ def _retried(patience: Patience, buys: bool) -> Callable[[Any], Any]:
     began = time.monotonic()
 
     def hopeless(error: Exception) -> bool:
-        if buys and getattr(error, "may_be_billed", False):
+        if pays and isinstance(error, ProviderError) and error.may_be_billed:
             return True
         return (time.monotonic() - began) + (retry_after_s(error) or 0.0) > patience.total_s
 

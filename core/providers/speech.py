@@ -27,8 +27,8 @@ class Speech(Connection):
     """The one call that gives sound."""
 
     def speak(self, request: SpeechRequest) -> bytes:
-        """The text as sound, in the format that was asked for. Repeats patiently on `RateLimited` and `Unavailable`,
-        unless it may be billed.
+        """The text as sound, in the format that was asked for. Repeats on `RateLimited` and `Unavailable`, unless a try
+        may be billed.
 
         Raises:
             RateLimited, Unavailable, Refused, BadRequest, ModelNotFound: see `core.errors`.
@@ -49,7 +49,9 @@ class Speech(Connection):
             )
             sound = answer.read()
             if not sound or "json" in answer.response.headers.get("content-type", ""):
-                raise BadRequest(f"{self.provider.name} answered with no sound.", "Check the model and the voice.")
+                silence = BadRequest(f"{self.provider.name} answered with no sound.", "Check the model and the voice.")
+                silence.may_be_billed = True  # it was carried out
+                raise silence
             return sound
 
-        return self._patiently(call, buys=True)
+        return self._bought(call)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 from core.actor import Actor
-from core.cost import budget, spend
 from core.cost.book import PriceBook, speech_cost
+from core.cost.reservation import Reservation
 from core.db.store import Store
 from core.errors import FabulaError, Refused
 from core.providers.speech import Speech, SpeechRequest
@@ -19,8 +20,9 @@ def read_aloud(
 ) -> Iterator[bytes]:
     """The sound of `request.text`, in parts that can be put behind one another (MP3, AAC, and Opus players take that).
 
-    Each part is reserved before it is sent. What costs an unknown amount (models that are paid by the second of sound,
-    which no endpoint counts out) is refused while a budget applies.
+    Each part is reserved before it is sent. One that fails and may be billed all the same stays in the ledger as an
+    unknown cost, which counts with its worst case. What costs an unknown amount (models that are paid by the second of
+    sound, which no endpoint counts out) is refused while a budget applies.
 
     Raises:
         OverBudget: it would go over a budget. Refused: a viewer. FabulaError: nothing to read; ProviderError: see
@@ -33,17 +35,7 @@ def read_aloud(
         raise Refused("Visitors cannot have a story read aloud by a paid model.", "Use the browser's own voice.")
     for part in found:
         cost = speech_cost(book, speech.provider.id, request.model, part)
-        with store.session() as session:
-            if cost is None:
-                budget.check(session, actor, None, story_id)
-            spend_id = spend.record(
-                session, actor, "story", provider=speech.provider.id, model=request.model, reference=story_id,
-                cost_usd=cost,
-            )  # fmt: skip
-        try:
-            sound = speech.speak(replace(request, text=part))
-        except BaseException as exc:
-            with store.session() as session:
-                spend.failed(session, spend_id, exc)
-            raise
-        yield sound
+        bought = Reservation(
+            store, actor, "story", provider=speech.provider.id, model=request.model, reference=story_id, worst_usd=cost
+        )
+        yield bought.call(partial(speech.speak, replace(request, text=part)))

@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from core.actor import Actor
 from core.db.store import Store, new_id
 from core.db.tables import Story
@@ -43,15 +45,20 @@ class Record:
         self._store, self._actor, self._provider, self._asked, self._place = store, actor, provider, asked, place
         self._began = time.monotonic()
 
-    def keep(self, text: str, facts: Facts, error: FabulaError | None, *, over: bool = False) -> None:
-        """Write the words so far; `over`: and what they took. A story without a word is not kept.
+    def keep(self, text: str, facts: Facts, error: FabulaError | None) -> None:
+        """Write the words so far. A story without a word is not kept.
 
         Raises:
             StorageFull: it could not be written.
         """
-        if not text:
-            return
         with self._store.session() as session:
+            self.keep_in(session, text, facts, error)
+
+    def keep_in(
+        self, session: Session, text: str, facts: Facts, error: FabulaError | None, *, over: bool = False
+    ) -> None:
+        """`keep`, in the caller's transaction; `over`: and what the words took."""
+        if text:
             row = session.get(Story, self.id)
             if row is None:
                 row = self._first()
@@ -69,6 +76,29 @@ class Record:
                 row.completion_tokens = _sum(row.completion_tokens, facts.tokens)
                 row.cost_usd = _sum(row.cost_usd, facts.cost_usd)
                 row.duration_s = _sum(row.duration_s, seconds)
+
+    def entry(self, text: str, facts: Facts, error: FabulaError | None) -> dict[str, Any]:
+        """The story as a rescue file has it (see `core.recovery`)."""
+        values = {
+            "actor": self._actor.id,
+            "provider": self._provider,
+            "asked_model": self._asked.model[:LONGEST_NAME],
+            "prompt": self._asked.prompt,
+            "parameters": _parameters(self._asked),
+            "round_id": self._place.round_id,
+            "step": self._place.step,
+            "column_values": self._place.column_values,
+            "text": text,
+            "model": storable(facts.model)[:LONGEST_NAME],
+            "finish_reason": storable(facts.finish_reason)[:_LONGEST_WORD] if facts.finish_reason else None,
+            "error": storable(f"{error.what} {error.next_step}".strip()) if error is not None else None,
+            "prompt_tokens": facts.prompt_tokens,
+            "completion_tokens": facts.tokens,
+            "cost_usd": facts.cost_usd,
+            "first_text_s": facts.first_text_s,
+            "duration_s": time.monotonic() - self._began,
+        }
+        return {"story_id": self.id, "values": values}
 
     def _first(self) -> Story:
         return Story(

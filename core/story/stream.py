@@ -8,17 +8,21 @@ they come, and a reader that returns gets the text so far at once and the rest a
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
+from sqlalchemy.orm import Session
+
 from core.actor import Actor
 from core.cost.book import PriceBook
+from core.db import rescue
 from core.db.store import Store
 from core.errors import FabulaError, ProviderError, StorageFull
-from core.providers import Client, CompletionRequest, parameters
+from core.providers import Client, CompletionRequest, StreamFacts, parameters
 from core.story import trouble
 from core.story.facts import Facts as Facts
 from core.story.going_on import continuation
@@ -35,6 +39,7 @@ from core.text import Joined, storable
 TICK_S = 0.125  # eight updates a second read as a steady flow; each sends the whole text to the browser again
 _REST_S = 0.06  # between reads of the model's stream: half a tick, so that nobody sees it
 _AT_ONCE_S = 0.001  # a piece that took longer was waited for: nothing more lies ready
+_log = logging.getLogger("fabula.story")
 _SAVE_S = 2.0  # what a power cut may take: two seconds of words
 
 
@@ -69,6 +74,7 @@ class StoryStream:
         self._news = news or News()
         self._version = 0
         self._done = self._stopped = self._left = False
+        self._sent = False
         self._error: FabulaError | None = None
         self._joined = Joined()
         self._till = Till(store, actor, book, self.provider, self.request, self.id)
@@ -179,6 +185,7 @@ class StoryStream:
         error: FabulaError | None = None
         try:
             self._till.reserve()
+            self._sent = not self._stopped
             saved = asked = time.monotonic()
             for piece in self._upstream:
                 came = time.monotonic()
@@ -210,15 +217,31 @@ class StoryStream:
             self._version += 1
             self._news.came()
 
+    def _save(self, error: FabulaError | None) -> None:
+        """The words and what they took, in one transaction; where the database is gone, in a rescue file."""
+        seen, written = self._upstream.facts, self.text[len(self._record.before) :]
+        unheard = self._sent and (self._stopped or (error is not None and _may_be_billed(error)))
+        self._bill = self._till.bill(seen, written, unheard=unheard)
+        story = self._record.entry(self.text, self.facts, error) if self.text else {}
+        entry = {"kind": "story" if story else "spend", **story, "spend": self._till.entry(seen, self._bill)}
+        rescue.write_or_keep(self._store, partial(self._settle, seen, written, error), entry)
+
+    def _settle(self, seen: StreamFacts, written: str, error: FabulaError | None, session: Session) -> None:
+        self._record.keep_in(session, self.text, self.facts, error, over=True)
+        self._till.settle(session, seen, written, self._bill)
+
     def _finish(self, error: FabulaError | None) -> None:
         """Save, account, and let the readers go, also when saving fails."""
         try:
-            seen, written = self._upstream.facts, self.text[len(self._record.before) :]
-            self._bill = self._till.bill(seen, written, error)
-            self._record.keep(self.text, self.facts, error, over=True)
-            self._till.settle(seen, written, self._bill, error)
+            if self._sent or self.text:
+                self._save(error)
         except FabulaError as failure:
             error = error or failure
+        except Exception as failure:  # a bug must not look like a story that was saved
+            _log.exception("The story %s could not be saved.", self.id)
+            lost = FabulaError("The story could not be saved.", "Copy its words; the log says what happened.")
+            lost.__cause__ = failure
+            error = error or lost
         finally:
             self._upstream.close()
             self._readers.forget()
@@ -227,6 +250,11 @@ class StoryStream:
                 self._done = True
                 self._version += 1
                 self._news.notify_all()
+
+
+def _may_be_billed(error: FabulaError) -> bool:
+    """Also of an error that was explained further (see `trouble.explained`), by what it was before."""
+    return bool(getattr(error, "may_be_billed", False))
 
 
 def write(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
+from typing import Any
 
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from core.actor import Actor
-from core.cost import budget, spend, tokens
+from core.cost import tokens
 from core.cost.book import PriceBook, cost_of
+from core.cost.reservation import Reservation
 from core.dataset.writing.outcomes import storable
+from core.db import rescue
 from core.db.tables import Answer
-from core.errors import BadRequest, ModelNotFound, Unreadable
+from core.errors import BadRequest, FabulaError, ModelNotFound, ProviderError
 from core.providers import Client, Completion, CompletionRequest
 from core.providers.shapes import Endpoint
 from core.training import judging
@@ -19,6 +24,14 @@ from core.training.evaluation_shapes import EvaluationView, Example
 from core.training.evaluation_work import Work
 
 _REFUSED = frozenset({"refusal", "content_filter"})
+_BILLED_TRIES = 5  # of one row: as often as a run sends a row that gets no answer; each counts with its worst case
+
+
+class _GivenUp(FabulaError):
+    """A row that was sent so often without an answer that it is left alone."""
+
+    def __init__(self, cause: ProviderError) -> None:
+        super().__init__(cause.what, cause.next_step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +54,32 @@ class Asking:
         """
         self.work.heed()
         request = self._request(example)
-        try:
-            answer = self.work.patiently(lambda: self._buy(request))
-        except (BadRequest, Unreadable) as exc:
-            if isinstance(exc, ModelNotFound):
+        tries = count(1)
+
+        def one_try() -> tuple[Completion, Reservation]:
+            bought = self._reserve(request)
+            try:
+                return bought.call(lambda: self.client.complete(request, once=True)), bought
+            except ProviderError as exc:
+                paid = self.client.provider.kind != "engine"
+                if paid and exc.may_be_billed and next(tries) >= _BILLED_TRIES:
+                    raise _GivenUp(exc) from exc
                 raise
+
+        try:
+            answer, bought = self.work.patiently(one_try)
+        except ModelNotFound:
+            raise
+        except (BadRequest, _GivenUp) as exc:
             self._keep(example, None, None, exc.what)
             return False
         choice = answer.texts[0] if answer.texts else None
         if choice is None or choice.error:
             words = choice.error if choice else ""
-            self._keep(example, None, None, words or "The provider answered without a text.")
+            reason = words or "The provider answered without a text."
+            self._keep(example, None, None, reason, (bought, answer))
             return False
-        self._keep(example, choice.text, choice.finish_reason, None)
+        self._keep(example, choice.text, choice.finish_reason, None, (bought, answer))
         return True
 
     def _request(self, example: Example) -> CompletionRequest:
@@ -70,75 +96,74 @@ class Asking:
             seed=int(settings["seed"]) if self.client.provider.kind in ("engine", "openai") else None,
         )
 
-    def _reserve(self, request: CompletionRequest) -> int:
-        """What the answer may cost at most, in the spend ledger and against budgets, before it is sent."""
+    def _reserve(self, request: CompletionRequest) -> Reservation:
+        """What one try may cost at most, in the spend ledger and against budgets, before it is sent."""
         view = self.view
         read = tokens.count([request.system + request.prompt], view.model).tokens
         worst = cost_of(self.book, view.provider, view.model, read, request.max_tokens)
-        with self.work.store.session() as session:
-            budget.check(session, self._actor, worst, view.id)
-            return spend.record(
-                session,
-                self._actor,
-                "training",
-                provider=view.provider,
-                model=view.model,
-                reference=view.id,
-                cost_usd=worst,
-                estimated_usd=worst,
-            )
-
-    def _buy(self, request: CompletionRequest) -> Completion:
-        """One request, with a reservation of its own: another try is another purchase, if this one may be billed."""
-        spend_id = self._reserve(request)
-        try:
-            answer = self.client.complete(request)
-        except BaseException as exc:
-            with self.work.store.session() as session:
-                spend.failed(session, spend_id, exc)
-            raise
-        cost = cost_of(
-            self.book,
-            self.view.provider,
-            self.view.model,
-            answer.prompt_tokens,
-            answer.completion_tokens,
-            cached_tokens=answer.cached_tokens,
+        return Reservation(
+            self.work.store,
+            self._actor,
+            "training",
+            provider=view.provider,
+            model=view.model,
+            reference=view.id,
+            worst_usd=worst,
         )
-        with self.work.store.session() as session:
-            spend.settle(
-                session,
-                spend_id,
-                prompt_tokens=answer.prompt_tokens,
-                completion_tokens=answer.completion_tokens,
-                cost_usd=cost,
-            )
-        return answer
 
-    def _keep(self, example: Example, text: str | None, finish_reason: str | None, reason: str | None) -> None:
+    def _keep(
+        self,
+        example: Example,
+        text: str | None,
+        finish_reason: str | None,
+        reason: str | None,
+        paid: tuple[Reservation, Completion] | None = None,
+    ) -> None:
+        """Write an answer, or why there is none, and what it took, in one transaction.
+
+        Raises:
+            StorageFull: it could not be written. What was paid for is in a rescue file.
+        """
         right = None
         if text is not None and self.view.kind == "label":
             expected = _without(example.expected, self.view.settings.get("stop"))
             right = finish_reason not in _REFUSED and judging.plain_label(text) == judging.plain_label(expected)
-        with self.work.store.session() as session:
-            there = select(func.count()).where(Answer.evaluation_id == self.view.id, Answer.row_key == example.key)
-            if not session.scalar(there):
-                session.add(
-                    Answer(
-                        evaluation_id=self.view.id,
-                        row_key=example.key,
-                        prompt=example.prompt,
-                        expected=example.expected,
-                        text=None if text is None else storable(text),
-                        finish_reason=finish_reason,
-                        reason=reason,
-                        right=right,
-                    )
-                )
+        values = {
+            "evaluation_id": self.view.id,
+            "row_key": example.key,
+            "prompt": example.prompt,
+            "expected": example.expected,
+            "text": None if text is None else storable(text),
+            "finish_reason": finish_reason,
+            "reason": reason,
+            "right": right,
+        }
+        if paid is None:
+            with self.work.store.session() as session:
+                _add(session, values)
+            return
+        bought, answer = paid
+        used = (answer.prompt_tokens, answer.completion_tokens)
+        cached = answer.cached_tokens
+        cost = cost_of(self.book, self.view.provider, self.view.model, *used, cached_tokens=cached)
+
+        def write(session: Session) -> None:
+            bought.settle_in(session, *used, cost)
+            _add(session, values)
+
+        entry = {"kind": "answer", "values": values, "spend": bought.entry(*used, cost)}
+        rescue.write_or_keep(self.work.store, write, entry)
 
     @property
     def _actor(self) -> Actor:
         return Actor(id=self.view.created_by, name=self.view.created_by, role="editor")
+
+
+def _add(session: Session, values: dict[str, Any]) -> None:
+    """An answer, unless its row has one already."""
+    mine = (Answer.evaluation_id == values["evaluation_id"], Answer.row_key == values["row_key"])
+    if not session.scalar(select(func.count()).where(*mine)):
+        session.add(Answer(**values))
 
 
 def _missing(prompt: str, separator: object) -> str:

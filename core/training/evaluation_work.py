@@ -18,7 +18,6 @@ from core.training.evaluation_shapes import ACTIVE, EvaluationView
 T = TypeVar("T")
 
 _TRIES = 12  # while a provider is away or asks to slow down
-_BILLED = 3  # tries that may be billed and brought nothing
 _FIRST_PAUSE_S = 2.0
 _LONGEST_PAUSE_S = 30.0
 
@@ -78,16 +77,14 @@ class Work:
 
         Raises:
             Stopped: nobody waits any more.
-            RateLimited, Unavailable: it stays away, or so many tries may be billed that no more are made.
+            RateLimited, Unavailable: it stays away.
         """
-        billed = 0
         for tries in range(1, _TRIES + 1):
             self.heed()
             try:
                 result = call()
             except (RateLimited, Unavailable) as exc:
-                billed += exc.may_be_billed
-                if tries == _TRIES or billed == _BILLED:
+                if tries == _TRIES:
                     raise
                 self.note(exc.what)
                 asked_s = getattr(exc, "retry_after_s", None) or 0.0

@@ -6,6 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from core.db import rescue
 from core.db.tables import TrainingJob
 from core.errors import BadRequest, FabulaError, ProviderError, RateLimited, Refused
 from core.providers import Client, JobRequest, Registry, RemoteJob
@@ -139,7 +140,9 @@ def _look(work: Work, registry: Registry) -> RemoteJob | None:
 def _adopt(work: Work, remote: RemoteJob) -> None:
     """The job is there. One that has ended already is called running until its model and curve are here too."""
     status = "running" if remote.status in FINISHED else remote.status[:LONGEST_STATUS]
-    work.write(status=status, remote_id=remote.id, error=None, next_step=None)
+    entry = {"kind": "job", "job_id": work.job_id, "remote_id": remote.id, "status": status}
+    values = {"status": status, "remote_id": remote.id, "error": None, "next_step": None}
+    rescue.write_or_keep(work.store, lambda session: work.write(**values), entry)
 
 
 def _client(work: Work, registry: Registry) -> Client:

@@ -9,8 +9,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 import streamlit as st
 
+from core import recovery
 from pages.ui import cached
-from pages.ui.lang import _, plain
+from pages.ui.lang import _, code, n_, plain
 
 _PARTS = (
     "streamlit",
@@ -42,6 +43,20 @@ def data_card() -> None:
             alt=_("Where your data lies"),
         )
         st.caption(_("Set FABULA_HOME or DATABASE_URL before the start to keep it elsewhere."))
+
+
+def rescued_card() -> None:
+    """Paid answers that fit nowhere in this database; nothing where there are none."""
+    for kept in recovery.kept(cached.settings().home):
+        with st.container(border=True):
+            st.subheader(_("Answers outside the database"), anchor=False)
+            words = n_(
+                "{n} paid answer does not fit this database. It is kept in this file:",
+                "{n} paid answers do not fit this database. They are kept in this file:",
+                kept.lines,
+            )
+            st.warning(f"{words} {code(kept.path)}", icon=":material/inventory_2:")
+            st.caption(_("Put the right database back and restart: Fabula takes them in. Or delete the file."))
 
 
 def versions_card() -> None:

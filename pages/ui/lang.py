@@ -205,13 +205,16 @@ def code(text: Any) -> str:
     return f"`{' '.join(str(text).replace('`', 'ˋ').split())}`"
 
 
+# GitHub's Markdown makes links of bare addresses after all escapes are undone; an invisible joiner breaks them up.
+_BARE_ADDRESS = re.compile(r"https?:(?=//)|www(?=\.)|@", re.IGNORECASE)
+_WORD_JOINER = "\u2060"
 _MARKUP = re.compile(r"[\\`*_{}\[\]<>#~$:|&]")
 _AT_LINE_START = re.compile(r"(?m)^(\s*)([-+=]|\d+(?=[.)]))")
 
 
 def plain(text: Any) -> str:
     """Untrusted text for a place that reads Markdown: nothing in it is markup, a link or an image."""
-    escaped = _MARKUP.sub(r"\\\g<0>", str(text))
+    escaped = _MARKUP.sub(r"\\\g<0>", _BARE_ADDRESS.sub(rf"\g<0>{_WORD_JOINER}", str(text)))
     return _AT_LINE_START.sub(lambda start: f"{start[1]}{_unlisted(start[2])}", escaped)
 
 

@@ -20,6 +20,7 @@ from core.dataset.batch.books import Outcome
 from core.dataset.batch.ledger import BatchView, Sent
 from core.dataset.writing.orders import Order
 from core.dataset.writing.outcomes import storable
+from core.db import rescue
 from core.db.store import Store
 from core.errors import BadRequest, FabulaError, NotFound, RateLimited, StorageFull, Unavailable
 from core.providers import Client, CompletionRequest, Registry
@@ -162,7 +163,11 @@ class Steps:
         return self._post(batch, client, batch.input_file or "")
 
     def _adopt(self, batch: BatchView, remote: RemoteBatch) -> End | None:
-        batch_ledger.write(self._store, batch.id, state="waiting", remote_id=remote.id, status=remote.status)
+        known = {"remote_id": remote.id, "status": remote.status}
+        entry = {"kind": "batch", "batch_id": batch.id, "input_file": batch.input_file, **known}
+        rescue.write_or_keep(
+            self._store, lambda session: batch_ledger.write(self._store, batch.id, state="waiting", **known), entry
+        )
         return None
 
     # --- there ---------------------------------------------------------------------------------------------------

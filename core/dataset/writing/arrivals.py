@@ -10,7 +10,16 @@ from core.dataset.writing.ledger import Claim, Outcome
 from core.dataset.writing.outcomes import Alike, Verdict, judge
 from core.dataset.writing.pace import Limits, Pace
 from core.dataset.writing.sharing import divided
-from core.errors import FabulaError, ModelNotFound, ProviderError, RateLimited, Refused, Unavailable, Unreadable
+from core.errors import (
+    FabulaError,
+    ModelNotFound,
+    ProviderError,
+    RateLimited,
+    Refused,
+    ServerError,
+    Unavailable,
+    Unreadable,
+)
 from core.providers import Completion
 from core.providers.errors import retry_after_s
 from core.providers.retry import wait_s
@@ -45,6 +54,8 @@ class Kept:
             completion_tokens=self.completion_tokens,
             cost_usd=cost_usd,
             at=at,
+            key=claim.key,
+            reserved_usd=claim.reserved_usd,
         )
 
 
@@ -52,11 +63,12 @@ class Kept:
 class Again:
     """The row is sent again after `wait_s` seconds.
 
-    `may_be_billed`: what was sent counts at the most that it can have cost, and the row needs a new reservation.
+    `lost`: nothing was heard of the end of what was sent, or it cannot be read. It counts at the most that it can have
+    cost, and the row needs a new reservation.
     """
 
     wait_s: float
-    may_be_billed: bool = False
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +81,7 @@ class Tries:
     """What a row has been through.
 
     Attributes:
-        strikes: failures while other rows succeeded (then it is the row), and those that may be billed.
+        strikes: failures while other rows succeeded (then it is the row), and requests that were lost.
         not_before: when it may be sent again (a clock's seconds).
     """
 
@@ -135,10 +147,11 @@ class Arrivals:
 
     def _again(self, error: RateLimited | Unavailable, tries: Tries, now: float) -> Kept | Again:
         self.cause = error.what
+        lost = error.may_be_billed and not isinstance(error, ServerError)
         asked_s = retry_after_s(error)
         if isinstance(error, RateLimited):
             self._pace.rate_limited(tries.sent_at, now)
-        elif self._answers > tries.answers_seen or error.may_be_billed:
+        elif self._answers > tries.answers_seen or lost:
             tries.strikes, tries.answers_seen = tries.strikes + 1, self._answers
         if isinstance(error, Unreadable) and self._alike.failed(error.what):
             self.ended(End("failed", f"No answer can be read. {error.what}"))
@@ -149,7 +162,7 @@ class Arrivals:
             minutes = round(asked_s / 60)
             self.ended(End("failed", f"The provider asks to wait for {minutes} minutes. Go on then. {error.what}"))
         wait = wait_s(max(1, tries.count), asked_s, self._limits.base_s, self._limits.cap_s)
-        return Again(wait, error.may_be_billed)
+        return Again(wait, lost)
 
 
 def ended_by(error: FabulaError) -> End:

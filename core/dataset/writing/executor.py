@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import partial
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -29,6 +30,7 @@ from core.dataset.writing.orders import Order
 from core.dataset.writing.outcomes import Verdict
 from core.dataset.writing.pace import Limits, Pace, ceiling
 from core.dataset.writing.rate import Rate
+from core.dataset.writing.rescue_entry import row_entry
 from core.dataset.writing.sharing import money_for, tokens_for
 from core.dataset.writing.supply import Supply, Work
 from core.dataset.writing.tariff import Tariff
@@ -59,6 +61,8 @@ def execute(
     Raises:
         NotFound, BadRecipe: there is nothing to run.
         StorageFull: the database cannot be written, and `stopping` is set or the run could not even begin.
+        DatabaseLost: it was deleted, damaged or cannot be written any more. Nothing was sent from then on; answers that
+            came later are in a rescue file (see `core.recovery`).
     """
     halt = stopping or threading.Event()
     with claimants.present() as claimant:
@@ -78,7 +82,7 @@ class Writing:
         self._tariff = Tariff(book, order)
         self._flight = Flight(side_by_side=order.provider == "engine")
         self._supply = Supply(order, self._tariff, self._clearable, self._flight.weigh, self._wake.set)
-        self._keeper = Keeper(store, limits.storage_s, self._recorded, self._supply)
+        self._keeper = Keeper(store, limits.storage_s, self._recorded, self._supply, entry=partial(row_entry, order))
         self._line = Line(registry, order, limits.tick_s, self._wake.set)
         self._pace = Pace(limits.ceiling or ceiling(order.provider))
         self._arrivals = Arrivals(limits, self._pace, order.recipe.max_tokens, time.monotonic())
@@ -113,6 +117,8 @@ class Writing:
         self._supply.check()  # likewise
         if self._halt.is_set() or self._asked is not None:
             return True
+        if self._keeper.lost is not None:
+            return not self._flight  # what was sent is paid for: its answers go into the rescue file
         if self._flight or self._keeper.unrecorded:
             return False
         return self._arrivals.end is not None or self._supply.complete
@@ -262,7 +268,7 @@ class Writing:
             return
         told = self._arrivals.error(error, work.tries, now)
         if isinstance(told, Again):
-            if told.may_be_billed:
+            if told.lost:
                 self._give_up(work, now + told.wait_s)
                 return
             if isinstance(error, RateLimited):

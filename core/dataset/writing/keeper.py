@@ -1,4 +1,8 @@
-"""Puts answers into the ledger in groups, durably, beside the event loop; rides out a full disk."""
+"""Puts answers into the ledger in groups, durably, beside the event loop.
+
+While a disk is full, answers wait in memory and in a rescue file. When the database is lost (deleted, damaged, not
+writable any more), the run ends, and its answers stay in the rescue file until the next start.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +22,9 @@ from sqlalchemy.orm import Session
 from core.dataset.writing import ledger
 from core.dataset.writing.ledger import Outcome
 from core.db.faults import storage_fault
+from core.db.rescue import Entry, RescueFile
 from core.db.store import Store
-from core.errors import StorageFull
+from core.errors import DatabaseLost, StorageFull
 
 T = TypeVar("T")
 _GATHER_S = 0.001  # how long a small group waits for more; a slot is not free before its answer is durable
@@ -45,7 +50,7 @@ class Keeper:
     """One writer for a run. While one group is being written, the next gathers: few commits when many answers come.
 
     An outcome is in the ledger once `unrecorded` no longer counts it. While the storage cannot be written, `down` is
-    true, outcomes are kept in memory, and nothing more may be bought.
+    true, outcomes are kept in memory and in a rescue file, and nothing more may be bought.
 
     Args:
         store: the ledger.
@@ -53,6 +58,10 @@ class Keeper:
         recorded: called on the event loop after each group that was written.
         marks: what is to be marked as sent; asked for as each group is taken, so that marks cost no commit of their
             own where answers come.
+        entry: the line of a rescue file for an outcome.
+
+    Attributes:
+        lost: why the database is gone for this run; set once. Outcomes that come later go into the rescue file only.
     """
 
     def __init__(
@@ -61,11 +70,17 @@ class Keeper:
         pause_s: float,
         recorded: Callable[[], None] = lambda: None,
         marks: Marks | None = None,
+        *,
+        entry: Callable[[Outcome], Entry],
     ) -> None:
         self._store = store
         self._pause_s = pause_s
         self._recorded = recorded
         self._marks = marks
+        self._entry = entry
+        self._rescue = RescueFile(store.home)
+        self._rescued: set[int] = set()  # lines of the spend ledger whose outcomes are in the rescue file
+        self.lost: DatabaseLost | None = None
         self._outbox: list[Outcome] = []
         self._group: list[Outcome] = []
         self._lock = asyncio.Lock()  # SQLite lets one writer in; a second one would sleep, not queue
@@ -76,7 +91,7 @@ class Keeper:
     @property
     def down(self) -> bool:
         """The storage could not be written, and it is not time yet to try again."""
-        return time.monotonic() < self._retry_at
+        return self.lost is not None or time.monotonic() < self._retry_at
 
     @property
     def unrecorded(self) -> int:
@@ -86,6 +101,8 @@ class Keeper:
     def add(self, outcomes: Iterable[Outcome]) -> None:
         """Keep these answers."""
         self._outbox += outcomes
+        if self.down:
+            self._save()
         self.start()
 
     def start(self) -> None:
@@ -121,28 +138,40 @@ class Keeper:
         """Work on the ledger that must happen: tried until it does.
 
         Raises:
-            StorageFull: it could not be done, and `until` is set.
+            StorageFull: it could not be done, and `until` is set or the database is lost.
         """
         while True:
+            if self.lost is not None:
+                raise self.lost
             try:
                 await self._settled(work)
                 return
             except StorageFull as exc:
                 self._trouble(exc)
-                if until.is_set():
+                if until.is_set() or self.lost is not None:
                     raise
                 await asyncio.sleep(self._pause_s)
 
     async def flush(self, until: threading.Event) -> None:
-        """Write everything that was added; raises as `insist` does, or what writing has raised before."""
+        """Write everything that was added.
+
+        Raises:
+            StorageFull: as `insist`; what could not be written is in the rescue file.
+            Exception: what writing raises, or has raised before; the same.
+        """
         writing = self._writing
         if writing is not None:
             await asyncio.wait([writing])
             self._writing = None
         if self._outbox:
             group = self._outbox
-            await self.insist(lambda session: ledger.settle(session, group), until)
+            try:
+                await self.insist(lambda session: ledger.settle(session, group), until)
+            except BaseException:
+                self._save()
+                raise
             self._outbox = []
+        self._all_recorded()
         if writing is not None:
             writing.result()
 
@@ -165,14 +194,16 @@ class Keeper:
                 async with self._lock:
                     gone = await asyncio.to_thread(self._record, self._group, sent, refused)
             except BaseException as exc:
-                self._outbox = self._group + self._outbox  # paid for: whatever went wrong
+                self._outbox, self._group = self._group + self._outbox, []  # paid for: kept whatever went wrong
                 if not isinstance(exc, StorageFull):
+                    self._save()
                     raise
                 self._trouble(exc)
             finally:
                 self._group = []
                 if self._marks is not None:
                     self._marks.written(gone)
+            self._all_recorded()
             self._recorded()
 
     async def _settled(self, work: Callable[[Session], T]) -> T:
@@ -190,24 +221,53 @@ class Keeper:
     def _record(self, group: Sequence[Outcome], sent: Sequence[int], refused: Sequence[int]) -> set[int]:
         """Write a group, on a connection of its own: a session and the pool would take longer than the writing.
 
+        A server that closes connections (a restart, a proxy's limit) is asked a second time; a group that is written
+        twice counts once.
+
         Returns:
             Lines that could not be marked as sent, see `ledger.mark`.
         """
+        try:
+            return self._write_group(group, sent, refused)
+        except DatabaseLost:
+            if self._store.file is not None:
+                raise
+            return self._write_group(group, sent, refused)
+
+    def _write_group(self, group: Sequence[Outcome], sent: Sequence[int], refused: Sequence[int]) -> set[int]:
         try:
             if self._connection is None:
                 self._connection = self._store.engine.connect()
             with self._connection.begin():
                 ledger.settle(self._connection, group)
-                return ledger.mark(self._connection, sent, refused)
-        except (DBAPIError, PoolTimeout) as exc:
+                gone = ledger.mark(self._connection, sent, refused)
+            self._store.check_file()
+            return gone
+        except (DBAPIError, PoolTimeout, DatabaseLost) as exc:
             with suppress(SQLAlchemyError):
                 self.close()
             self._connection = None
-            fault = storage_fault(exc)
+            fault = exc if isinstance(exc, DatabaseLost) else storage_fault(exc)
             if fault is None:
                 raise
             raise fault from exc
 
     def _trouble(self, error: StorageFull) -> None:
-        _log.error("%s %s", error.what, error.next_step)
+        if self.lost is None:
+            _log.error("%s %s", error.what, error.next_step)
+        if isinstance(error, DatabaseLost):
+            self.lost = self.lost or error
         self._retry_at = time.monotonic() + self._pause_s
+        self._save()
+
+    def _save(self) -> None:
+        """Put what is in memory only into the rescue file."""
+        fresh = [outcome for outcome in self._outbox if outcome.spend_id not in self._rescued]
+        if self._rescue.add([self._entry(outcome) for outcome in fresh]):
+            self._rescued |= {outcome.spend_id for outcome in fresh}
+
+    def _all_recorded(self) -> None:
+        """The rescue file has done its work."""
+        if self._rescued and not self._outbox:
+            self._rescue.discard()
+            self._rescued = set()

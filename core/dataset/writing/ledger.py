@@ -39,7 +39,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came back for a row. `state` is done or failed; a failed row keeps the text that it got."""
+    """What came back for a row. `state` is done or failed; a failed row keeps the text that it got.
+
+    `key` and `reserved_usd` are the claim's: where the database cannot be written, the row is found by its key later.
+    """
 
     row_id: int
     spend_id: int
@@ -51,6 +54,8 @@ class Outcome:
     completion_tokens: int | None
     cost_usd: Decimal | None
     at: datetime
+    key: str = ""
+    reserved_usd: Decimal | None = None
 
 
 def claim(

@@ -168,22 +168,24 @@ class Supply:
     # --- claims ------------------------------------------------------------------------------------------------------
 
     async def _claim(self, keeper: Keeper, most: int, idle: bool) -> None:
-        """The next rows. `check` raises what this raises; it is woken for that."""
+        """The next rows. What this raises, `check` raises; the loop is woken for it."""
         work = self._finish if self._exhausted else lambda session: self._take(session, most)
+        news = True
         try:
             found = await keeper.call(work)
-        except BaseException:
-            self._news()
-            raise
-        self._claiming = None
-        if found is None:
-            return
+            news = found is not None and self._found(found, idle)
+            self._claiming = None  # not where it raised
+        finally:
+            if news:
+                self._news()
+
+    def _found(self, found: _Found, idle: bool) -> bool:
+        """Take in what a claim has brought; whether there is something new to do."""
         self.ready.extend(Work(claims) for claims in together(found.claims, self.together))
         self.complete = found.complete
         self.broke = found.broke if idle and not found.claims and not found.others else None
         self._exhausted = not found.claims and not found.broke and not self._exhausted
-        if found.claims or self._exhausted or self.complete or self.broke or self.unpriced:
-            self._news()
+        return bool(found.claims or self._exhausted or self.complete or self.broke or self.unpriced)
 
     def _take(self, session: Session, most: int) -> _Found:
         state, limit, own = orders.held(session, self._order.run_id)

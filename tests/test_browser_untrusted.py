@@ -1,0 +1,291 @@
+"""Text that someone else wrote (stories, names, events, errors) stays text, on every page and dialog of a browser.
+
+Each field that can hold such text is filled with addresses, Markdown, HTML and LaTeX. Then every page is opened: no
+link, image or formatting may come of it, and the browser may ask nothing but the studio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from core.actor import LOCAL
+from core.cost import budget, own
+from core.dataset import datasets, recipes, versions
+from core.dataset.recipe import Column, Recipe
+from core.db.store import Store
+from core.db.tables import (
+    Answer,
+    Checkpoint,
+    Evaluation,
+    Row,
+    Run,
+    Story,
+    TrainingEvent,
+    TrainingJob,
+    utcnow,
+)
+from core.settings import Settings
+from tests import fault_server, studio_process
+from tests.fakes import RESULTS
+from tests.fault_server import FaultServer
+from tests.studio_process import CHROMIUM, Studio
+from tests.test_browser import press, settled, visit
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="Debian's chromium is not installed"),
+]
+
+_SHORT = (
+    "https://evil.example/a www.evil.example me@evil.example [link](//evil.example) ![i](//evil.example/i.png) "
+    "**fatword**"
+)
+_NASTY = f"""{_SHORT} <i>htmlword</i><img src="https://evil.example/h.png"> ~~goneword~~ $x^{{texword}}$ :red[redword]
+<https://evil.example/auto> http://evil.example:8/p?q=1#f HTTPS://EVIL.EXAMPLE ftp://evil.example mailto:me@evil.example
+# headword
+* listword
+> quoteword
+| a | b |
+|---|---|
+| cellword | c |
+
+[ref]
+
+[ref]: https://evil.example/ref"""
+
+_TRACES = """() => {
+  const words = ['fatword', 'htmlword', 'goneword', 'texword', 'redword', 'headword', 'listword', 'quoteword',
+    'cellword'];
+  const bad = [];
+  for (const e of document.querySelectorAll('a[href], img, iframe, video, audio, source, object, embed, .katex')) {
+    const to = (e.getAttribute('href') || e.getAttribute('src') || e.getAttribute('data') || '').toLowerCase();
+    if (e.matches('.katex') || to.includes('evil') || to.startsWith('mailto:')) bad.push(e.outerHTML.slice(0, 160));
+  }
+  for (const e of document.querySelectorAll('[data-testid=stApp] *')) {
+    if (!e.childElementCount && words.includes(e.textContent.trim())) bad.push(e.outerHTML.slice(0, 160));
+  }
+  return bad;
+}"""
+
+
+_SHOWN = "document.body.innerText.replaceAll('\u2060', '').toLowerCase().includes('evil.example')"
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[FaultServer]:
+    """The engine: its model has such a name, and it refuses every request in such words."""
+    with FaultServer(fault_server.error(400, _NASTY)) as server:
+        server.models = [
+            {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "test"} for name in ("writer", _SHORT)
+        ]
+        yield server
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("untrusted") / "home"
+
+
+@pytest.fixture(scope="module")
+def studio(home: Path, endpoint: FaultServer) -> Iterator[Studio]:
+    with studio_process.running(home, FABULA_ENGINE_URL=endpoint.url.removesuffix("/v1")) as studio:
+        yield studio
+
+
+@pytest.fixture(scope="module")
+def ids(home: Path, studio: Studio) -> Iterator[dict[str, str]]:
+    """Ids of what was put into the studio's own ledger: a data set, two jobs."""
+    store = Store(Settings.from_env({"FABULA_HOME": str(home)}).database_url)
+    try:
+        dataset = _dataset(store)
+        jobs = [_job(store, dataset, status) for status in ("succeeded", "failed")]
+        _stories(store)
+        own.set_price(store, LOCAL, provider="openai", model=_SHORT, what="output", amount="1", note=_SHORT)
+        budget.set_budget(store, LOCAL, "person", Decimal(5), _SHORT[:100])
+        yield {"dataset": dataset, "good": jobs[0], "failed": jobs[1]}
+    finally:
+        store.close()
+
+
+def _dataset(store: Store) -> str:
+    recipe = Recipe(
+        _SHORT, (Column(_SHORT[:60], (_SHORT, "b")), Column("power", ("fly", _SHORT))), _SHORT + " {power}",
+        system=_SHORT, repeats=2, model="writer",
+    )  # fmt: skip
+    recipes.save(store, LOCAL, recipe)
+    dataset = datasets.create(store, LOCAL, recipe)
+    states = [("done", None), ("failed", _NASTY), ("excluded", _NASTY), ("done", None)]
+    with store.session() as session:
+        session.add(Run(
+            id="r", dataset_id=dataset, state="failed", reason=_NASTY, note=_NASTY, provider="engine", model=_SHORT,
+            created_by="local", started_at=utcnow(), finished_at=utcnow(),
+        ))  # fmt: skip
+        for place in range(8):
+            state, reason = states[place % 4]
+            session.add(Row(
+                dataset_id=dataset, key=f"k{place}", position=place, repeat=place % 2, prompt=_NASTY, state=state,
+                column_values={recipe.columns[0].name: _SHORT, "power": "fly"}, reason=reason, text=f"{place} {_NASTY}",
+                finish_reason="stop", run_id="r", state_before="done",
+            ))  # fmt: skip
+    versions.freeze(store, LOCAL, dataset, validation_share=0.25, note=_NASTY)
+    return dataset
+
+
+def _job(store: Store, dataset: str, status: str) -> str:
+    job = f"job-{status}"
+    with store.session() as session:
+        session.add(TrainingJob(
+            id=job, dataset_id=dataset, name=_SHORT, provider="engine", base_model=_SHORT, suffix=_SHORT[:64],
+            hyperparameters={"n_epochs": 1}, file_format="completion", separator=" ->", stop=".", status=status,
+            remote_id=f"ftjob-{status}", results_csv=RESULTS, n_examples=9, fine_tuned_model=_SHORT, error=_NASTY,
+            next_step=_NASTY, created_by="local", finished_at=utcnow(),
+        ))  # fmt: skip
+        session.flush()
+        session.add(TrainingEvent(
+            job_id=job, remote_id="e", at=utcnow(), level="info", type="message", message=_NASTY,
+        ))  # fmt: skip
+        session.add(Checkpoint(job_id=job, remote_id="c", step=2, model=_SHORT, metrics={}, created_at=utcnow()))
+        session.add(Evaluation(
+            id=f"ev-{status}", job_id=job, dataset_id=dataset, provider="engine", model=_SHORT, kind="label",
+            settings={}, state="failed", reason=_NASTY, total=1, created_by="local", finished_at=utcnow(),
+        ))  # fmt: skip
+        session.flush()
+        session.add(Answer(
+            evaluation_id=f"ev-{status}", row_key="k", prompt=_NASTY, expected=_NASTY, text=_NASTY, reason=_NASTY,
+            right=False,
+        ))  # fmt: skip
+    return job
+
+
+def _stories(store: Store) -> None:
+    with store.session() as session:
+        for number in range(2):
+            session.add(Story(
+                id=f"s{number}", actor="local", provider="engine", model=_SHORT, asked_model="writer", prompt=_NASTY,
+                parameters={}, text=_NASTY, finish_reason="stop" if number else None, error=None if number else _NASTY,
+                tags=[_SHORT[:40]], column_values={_SHORT[:60]: _SHORT}, liked=True,
+            ))  # fmt: skip
+
+
+class Visit:
+    """A visitor whose browser's requests are recorded."""
+
+    def __init__(self, browser: Browser, url: str) -> None:
+        self.page: Page = visit(browser, url, locale="en-US")
+        self.asked: list[str] = []
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.set_viewport_size({"width": 1440, "height": 3000})
+        settled(self.page)
+
+    def check(self, url: str, *, shows: bool = True) -> None:
+        """No trace of the text but its letters; with `shows` they must be there."""
+        if shows:
+            self.page.wait_for_function(_SHOWN)
+        settled(self.page)
+        assert self.page.evaluate(_TRACES) == []
+        assert not [one for one in self.asked if not one.startswith((url, "ws://localhost", "data:", "blob:"))]
+
+
+_VIEWS = [
+    "",
+    "dataset",
+    "dataset?part=rows&set={dataset}",
+    "dataset?part=quality&set={dataset}",
+    "dataset?part=use&set={dataset}",
+    "training",
+    "training?jobs={good}",
+    "training?jobs={failed}",
+    "training?jobs={good},{failed}",
+    "cost",
+]
+
+
+@pytest.mark.parametrize("view", _VIEWS)
+def test_untrusted_text_stays_text_on_every_page(
+    browser: Browser, studio: Studio, ids: dict[str, str], view: str
+) -> None:
+    visitor = Visit(browser, f"{studio.url}/{view.format(**ids)}")
+    page = visitor.page
+    for expander in page.locator("details:not([open]) > summary").all():
+        if expander.is_visible():
+            expander.click()
+    visitor.check(studio.url, shows=view not in ("dataset", "cost", "dataset?part=quality&set={dataset}"))
+    page.context.close()
+
+
+@pytest.mark.parametrize("tab", ["Events", "Settings", "Evaluation", "Family tree"])
+def test_untrusted_text_stays_text_in_every_tab_of_a_job(
+    browser: Browser, studio: Studio, ids: dict[str, str], tab: str
+) -> None:
+    visitor = Visit(browser, f"{studio.url}/training?jobs={ids['good']}")
+    visitor.page.get_by_role("radio", name=tab).click()
+    visitor.check(studio.url)
+    visitor.page.context.close()
+
+
+def test_untrusted_text_stays_text_when_a_job_is_made(browser: Browser, studio: Studio, ids: dict[str, str]) -> None:
+    visitor = Visit(browser, f"{studio.url}/training")
+    press(visitor.page, "training_new")
+    visitor.page.get_by_role("dialog").wait_for()
+    visitor.check(studio.url)
+    visitor.page.context.close()
+
+
+@pytest.mark.parametrize("part", ["Prices", "My workload", "Spent"])
+def test_untrusted_text_stays_text_in_every_part_of_the_costs(
+    browser: Browser, studio: Studio, ids: dict[str, str], part: str
+) -> None:
+    visitor = Visit(browser, f"{studio.url}/cost")
+    visitor.page.get_by_role("radio", name=part).click()
+    settled(visitor.page)
+    for key in ("cost_own", "cost_budgets"):
+        if visitor.page.locator(f".st-key-{key} summary").count():
+            visitor.page.locator(f".st-key-{key} summary").click()
+    visitor.check(studio.url, shows=part != "My workload")
+    visitor.page.context.close()
+
+
+def test_untrusted_text_stays_text_in_stories_and_their_errors(
+    browser: Browser, studio: Studio, ids: dict[str, str]
+) -> None:
+    visitor = Visit(browser, f"{studio.url}/story")
+    page = visitor.page
+    press(page, "story_button")  # the endpoint refuses in its own words
+    visitor.check(studio.url)
+    page.get_by_role("radio", name="Earlier stories").click()
+    visitor.check(studio.url)
+    page.get_by_role("button", name="Edit").first.click()
+    page.get_by_role("dialog").wait_for()
+    visitor.check(studio.url)
+    page.context.close()
+
+
+def test_untrusted_text_stays_text_in_a_preview_that_fails(
+    browser: Browser, studio: Studio, ids: dict[str, str]
+) -> None:
+    visitor = Visit(browser, f"{studio.url}/dataset")
+    press(visitor.page, "dataset_preview")
+    visitor.check(studio.url)
+    visitor.page.context.close()
+
+
+def test_a_tables_own_toolbar_exports_nothing(browser: Browser, studio: Studio, ids: dict[str, str]) -> None:
+    """Its CSV would hold formulas unescaped; the downloads of the pages escape them."""
+    visitor = Visit(browser, f"{studio.url}/cost")
+    table = visitor.page.locator('[data-testid="stDataFrame"]').first
+    table.hover()
+    visitor.page.locator('[data-testid="stElementToolbar"] button').first.wait_for()
+    names = [
+        one.get_attribute("aria-label") or ""
+        for one in visitor.page.locator('[data-testid="stElementToolbar"] button').all()
+    ]
+    assert names and not [name for name in names if "csv" in name.lower()]
+    visitor.page.context.close()
