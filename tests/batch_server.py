@@ -33,8 +33,8 @@ class BatchServer:
 
     Attributes:
         fates: how the next batches end (completed, expired, failed, endless); cancelling one always works.
-        answers: by prompt, what a line gets: (status, words), a finish reason, bytes for a raw line, None: nothing, or
-            what a function of the line's body says.
+        answers: by prompt, what a line gets: (status, words), a finish reason, a dict for a body with status 200, bytes
+            for a raw line, None: nothing, or what a function of the line's body says.
         errors: the faults of batches that fail: (line or None, code, message).
         faults: by "METHOD path", for the next such requests: a status, "drop" (done, but no answer), "cut" (half).
         done_share: of an expired or cancelled batch, how much had been carried out.
@@ -174,6 +174,8 @@ class BatchServer:
             }
             return {"custom_id": custom_id, "response": {"status_code": said[0], "body": error}, "error": None}
         self.bought.append(custom_id)
+        if isinstance(said, dict):
+            return {"custom_id": custom_id, "response": {"status_code": 200, "body": said}, "error": None}
         text = f"A story of {prompt}."
         one = {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
         usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15} if self.usage else None

@@ -111,7 +111,7 @@ def test_a_story_that_cannot_be_saved_says_so(
 
     request = CompletionRequest(model="writer", prompt="A hero", endpoint="chat", max_tokens=9)
     client = server.registry().get("fault")
-    monkeypatch.setattr(record.Record, "keep", raising)
+    monkeypatch.setattr(record.Record, "keep_in", raising)
     story = stream.write(store, LOCAL, client, request, NO_PRICES)
     with pytest.raises(FabulaError, match="could not be saved"):
         list(story)

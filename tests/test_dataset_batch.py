@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
+from bench._answers import KINDS
 from core import work
 from core.actor import LOCAL
 from core.cost.book import Price, PriceBook
@@ -97,6 +98,11 @@ def spends(store: Store) -> list[tuple[int | None, int | None, Decimal | None]]:
         return [(s.prompt_tokens, s.completion_tokens, s.cost_usd) for s in found]
 
 
+def lines_of(store: Store) -> list[Spend]:
+    with store.reading() as session:
+        return list(session.scalars(select(Spend).order_by(Spend.id)))
+
+
 def dataset_of(store: Store, run_id: str) -> str:
     return runs.progress(store, run_id).dataset_id
 
@@ -174,8 +180,6 @@ def test_a_grid_larger_than_a_transaction_is_one_file(store: Store, server: Batc
         ((500, "Sorry."), "failed", "is in trouble (500): Sorry.", False),
         ((429, "Slow down."), "failed", "asks to slow down: Slow down.", False),
         (None, "failed", "The provider ended the batch before it came to this row.", False),
-        (b"not json", "failed", "The provider ended the batch before it came to this row.", False),
-        (b'{"custom_id": 7}', "failed", "The provider ended the batch before it came to this row.", False),
     ],
 )
 def test_a_line_that_fails_is_told_on_its_row(
@@ -189,6 +193,38 @@ def test_a_line_that_fails_is_told_on_its_row(
     assert row.state == state and reason in (row.reason or "")
     assert row.cost_usd == (EACH if bought else 0)
     assert sum((s[2] or Decimal(0) for s in spends(store)), Decimal(0)) == (11 + bought) * EACH
+
+
+@pytest.mark.parametrize("line", [b"not json", b'{"custom_id": 7}', b'["a"]', b'{"custom_id": "n0003", "respon'])
+def test_a_line_that_cannot_be_read_is_an_answer_at_an_unknown_cost(
+    store: Store, server: BatchServer, line: bytes
+) -> None:
+    """It was carried out: its row is not bought again, and it counts at the most that it can have cost."""
+    server.answers["n0003"] = line
+    run_id = queue(store, recipe())
+    done = execute(store, server, run_id, book=HALF)
+    row = rows(store, run_id)[3]
+    assert (done.state, done.done, done.failed, server.count(POST)) == ("done", 11, 1, 1)
+    assert row.state == "failed" and "cannot be read" in (row.reason or "") and row.cost_usd is None
+    (spent,) = lines_of(store)
+    assert spent.cost_usd is None and spent.estimated_usd is not None and spent.estimated_usd > 12 * EACH
+
+
+def test_answers_of_every_shape_are_read_and_paid_once(store: Store, server: BatchServer) -> None:
+    kinds = [kind for kind in KINDS if kind.took and (kind.whole or kind.final) and isinstance(kind.body, dict)]
+    server.answers = {f"n{number:04}": kind.body for number, kind in enumerate(kinds)}
+    run_id = queue(store, recipe(len(kinds)))
+    done = execute(store, server, run_id, book=HALF)
+    assert (done.state, server.count(POST), len(server.bought)) == ("done", 1, len(kinds))
+    for kind, row in zip(kinds, rows(store, run_id), strict=True):
+        if kind.whole:
+            assert kind.took is not None
+            assert (row.state, row.finish_reason, row.reason) == ("done", "stop", None), kind.name
+            assert row.cost_usd == (kind.took[0] + kind.took[1]) * Decimal("0.0005"), kind.name
+        assert row.cost_usd is None or row.cost_usd > 0, kind.name
+    (line,) = lines_of(store)
+    assert line.cost_usd is None and line.estimated_usd is not None  # some have no usage: counted at the most
+    assert line.estimated_usd >= sum((row.cost_usd or EACH for row in rows(store, run_id)), Decimal(0))
 
 
 def test_what_failed_for_the_providers_sake_is_handed_in_again_alone(store: Store, server: BatchServer) -> None:

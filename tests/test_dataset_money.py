@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from bench._answers import BOOK, GOOD, KINDS, Kind, ScriptedProvider
 from bench.answers import run_kind
 from core.actor import LOCAL
-from core.cost import budget, spend
+from core.cost import budget
 from core.cost.book import PriceBook
 from core.cost.prices import Price
 from core.dataset import datasets, previewing, runs
@@ -287,24 +287,3 @@ def test_a_story_that_began_and_broke_off_before_its_first_word_may_be_billed(
         list(story(store, server))
     (line,) = lines_of(store)
     assert line.cost_usd is None and line.estimated_usd and len(server.requests) == 1
-
-
-def test_what_a_failed_call_leaves_in_the_ledger(store: Store) -> None:
-    table: list[tuple[BaseException, bool]] = [
-        (Unavailable("refused"), False),
-        (Unavailable("silent", may_be_billed=True), True),
-        (Refused("no credit"), False),
-        (KeyboardInterrupt(), True),
-        (RuntimeError("a bug"), True),
-    ]
-    for failure, stays in table:
-        with store.session() as session:
-            one = spend.record(session, LOCAL, "story", provider="p", model="m", reference="r", cost_usd=Decimal("0.5"))
-        with store.session() as session:
-            spend.failed(session, one, failure)
-        with store.session() as session:
-            line = session.get(Spend, one)
-            assert (line is not None) == stays, failure
-            assert budget.spent_on(session, "r") == (Decimal("0.5") if stays else 0)
-            if line is not None:
-                session.delete(line)

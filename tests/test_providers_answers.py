@@ -390,7 +390,7 @@ def test_an_error_inside_200_is_that_error(
     [
         {"error": {"message": "Rate limit exceeded", "code": 429}},
         {"error": {"message": "Overloaded", "type": "overloaded_error"}},
-        {"id": "1", "choices": [], "error": {"message": "Worker limit reached", "code": 502}},
+        {"id": "1", "choices": [], "error": {"message": "Worker limit reached", "code": 503}},
         {"choices": [{"delta": {"content": ""}, "error": {"message": "x", "code": 503}, "finish_reason": "error"}]},
         {"error": "Server busy"},
     ],

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
 import pandas as pd
 import pytest
+from sqlalchemy import func, select
 
 from core.actor import LOCAL
 from core.cost import budget
+from core.cost.book import PriceBook
+from core.cost.prices import Price
 from core.cost.spend import spent
 from core.dataset import datasets, versions
 from core.db.store import Store
-from core.db.tables import Answer, TrainingJob
-from core.errors import BadRequest, BadTrainingFile, FabulaError, ModelNotFound, NotFound, Refused, Unavailable
+from core.db.tables import Answer, Spend, TrainingJob
+from core.errors import (
+    BadRequest,
+    BadTrainingFile,
+    FabulaError,
+    ModelNotFound,
+    NotFound,
+    RateLimited,
+    Refused,
+    Unavailable,
+    Unreadable,
+)
 from core.providers import Choice, Completion, CompletionRequest, Provider
 from core.training import evaluating, evaluation_run, jobs, judged_rows
 from core.training.evaluating import EvaluationForm
@@ -323,3 +338,61 @@ def test_rows_that_a_file_has_held_out_need_no_version(store: Store) -> None:
     go(store, started, Writer(lambda r: LABELS[0]))
     view = evaluating.get(store, started)
     assert (view.state, view.answered, view.right) == ("done", 10, 10)
+
+
+PAID = PriceBook(
+    overlay=(
+        Price(
+            TUNED, "openai", Decimal(1000), Decimal(1000), None, None, "USD", "test", date(2026, 1, 1),
+            cached_input_per_mtok=Decimal(100),
+        ),
+    ),
+    source=None,
+    today=date(2026, 11, 1),
+)  # fmt: skip
+
+
+def test_each_try_that_may_be_billed_stays_in_the_ledger(
+    store: Store, form: EvaluationForm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_run.own, "book", lambda *_: PAID)
+    lost = iter([Unavailable("silent", may_be_billed=True), Unavailable("busy"), RateLimited("slow down")])
+
+    def say(request: CompletionRequest) -> Any:
+        answer = Completion((Choice(right(request), "stop"),), TUNED, 10, 2, 8)
+        return next(lost, answer)
+
+    openai = Provider("openai", "openai", "OpenAI", "http://x/v1", "")
+    made = evaluating.start(store, LOCAL, replace(form, provider="openai", limit=1))
+    go(store, made, Writer(say, openai))
+    assert evaluating.get(store, made).answered == 1
+    with store.reading() as session:
+        lines = list(session.scalars(select(Spend).where(Spend.reference == made).order_by(Spend.id)))
+        assert budget.spent_on(session, made) == Decimal("0.0048") + (lines[0].estimated_usd or 0)
+    # one line for what was lost, at the most; none for what was refused; 2 fresh, 8 cached and 2 written tokens
+    assert [line.cost_usd for line in lines] == [None, Decimal("0.0048")] and lines[0].estimated_usd
+
+
+def test_a_row_that_cannot_be_read_fails_and_is_not_bought_for_ever(
+    store: Store, form: EvaluationForm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_run.own, "book", lambda *_: PAID)
+    unreadable = Unreadable("not OpenAI's format", may_be_billed=True)
+    openai = Provider("openai", "openai", "OpenAI", "http://x/v1", "")
+    writer = Writer(lambda r: unreadable if "question 0 " in r.prompt else right(r), openai)
+    made = evaluating.start(store, LOCAL, replace(form, provider="openai"))
+    go(store, made, writer)
+    view = evaluating.get(store, made)
+    asked = Counter(request.prompt for request in writer.asked)
+    assert (view.state, view.answered + view.failed) == ("done", 24)
+    assert set(asked.values()) <= {1, 3}
+    with store.reading() as session:
+        lines = session.scalar(select(func.count()).where(Spend.reference == made))
+    assert lines == len(writer.asked)  # one line each, whatever came
+
+
+def test_an_error_in_place_of_a_text_is_the_reason_of_its_row(store: Store, form: EvaluationForm) -> None:
+    made = evaluating.start(store, LOCAL, form)
+    go(store, made, Writer(lambda r: Completion((Choice("", "error", "upstream broke"),), TUNED, 10, 2)))
+    view = evaluating.get(store, made)
+    assert view.answered == 0 and "upstream broke" in (view.reason or "")

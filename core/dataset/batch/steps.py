@@ -218,14 +218,15 @@ class Steps:
 
     def _collect(self, batch: BatchView) -> End | None:
         """Read both files into the ledger. Cut short, it is simply done again: what is settled stays settled."""
-        client = self.client()
+        client, unreadable = self.client(), 0
         with _folder() as folder:
             path = Path(folder) / "answers.jsonl"
             for file_id in (batch.output_file, batch.error_file):
                 if file_id is not None:
                     client.download(file_id, path)
-                    self._read(batch, client, path)
+                    unreadable += self._read(batch, client, path)
         cancelled = batch.status == "cancelled"
+        self._unreadable(batch, unreadable)
         if not cancelled:
             self._not_named(batch)
         self.close(batch, "cancelled" if cancelled else "done", batch.reason)
@@ -233,13 +234,24 @@ class Steps:
             return End("stopped", "The batch was cancelled at the provider. Go on to write the rows that it left.")
         return None
 
-    def _read(self, batch: BatchView, client: Client, path: Path) -> None:
+    def _read(self, batch: BatchView, client: Client, path: Path) -> int:
+        """Keep what a file says of its rows; how many of its lines cannot be read."""
         asked = self._request(client, "", self._order.recipe.seed)
-        with path.open("rb") as lines:
-            found = (answer for line in lines if (answer := read_answer(client.provider, line, asked)) is not None)
-            while group := list(islice(found, _GROUP)):
-                old = batch.run_id != self._order.run_id or batch.reason is not None
-                self._keep(batch, [self.answers.read(answer, old) for answer in group])
+        old = batch.run_id != self._order.run_id or batch.reason is not None
+        unreadable = 0
+        with path.open("rb") as file:
+            lines = (line for line in file if line.strip())
+            while group := list(islice(lines, _GROUP)):
+                answers = [read_answer(client.provider, line, asked) for line in group]
+                unreadable += answers.count(None)
+                self._keep(batch, [self.answers.read(answer, old) for answer in answers if answer is not None])
+        return unreadable
+
+    def _unreadable(self, batch: BatchView, lines: int) -> None:
+        """As many rows without an answer as there are lines that cannot be read: carried out, at an unknown cost."""
+        rows = list(islice(batch_ledger.rows_of(self._store, batch.id), lines))
+        words = "The provider's file has a line that cannot be read in place of this answer."
+        self._keep(batch, [Outcome(sent.key, "failed", words) for sent in rows])
 
     def _not_named(self, batch: BatchView) -> None:
         """Rows that no file names were not carried out: the batch expired before."""
