@@ -142,8 +142,13 @@ def _from_status(
             _header_wait_s(headers),
         )
     if status in (408, 409, 425) or status >= 500 or status < 400:
-        kind = Unavailable if status in _GATEWAY_TIMEOUTS else ServerError
-        return kind(
+        if status in _GATEWAY_TIMEOUTS:
+            return Unavailable(
+                f"{provider.name} gave up waiting for the model ({status}): {words}",
+                "It is tried again by itself; if it lasts, ask for fewer tokens, or check its status page.",
+                _header_wait_s(headers),
+            )
+        return ServerError(
             f"{provider.name} is in trouble ({status}): {words}",
             "It is tried again by itself; if it lasts, check its status page.",
             _header_wait_s(headers),
