@@ -210,6 +210,7 @@ def old(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "postgresql":
         store = Store(request.getfixturevalue("on_postgres").database_url)
     else:
+        (tmp_path / "old.db").touch()  # a store opens a file, it never makes one
         store = Store(f"sqlite:///{tmp_path}/old.db")
         migrate._use_write_ahead_log(store.engine)
     _migrate(store, _BEFORE)
