@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from core import recovery
 from core.db.store import Store
@@ -26,10 +26,16 @@ def held() -> set[str]:
 
 
 class Hands:
-    """The hands of one life of a worker."""
+    """The hands of one life of a worker.
 
-    def __init__(self, store: Store, registry: RegistryMaker, kinds: Mapping[str, Kind]) -> None:
-        self._store, self._registry, self._kinds = store, registry, kinds
+    Args:
+        later: queues another go at (kind, id of the piece), so many seconds from now.
+    """
+
+    def __init__(
+        self, store: Store, registry: RegistryMaker, kinds: Mapping[str, Kind], later: Callable[[str, str, float], None]
+    ) -> None:
+        self._store, self._registry, self._kinds, self._later = store, registry, kinds, later
         self._stopping = threading.Event()
 
     def carry(self, workflow_id: str, kind_name: str, item_id: str) -> None:
@@ -69,22 +75,23 @@ class Hands:
 
     def _settle(self, kind: Kind, item_id: str) -> None:
         """Carry it out; what is unfinished afterwards, though nobody asked us to stop, has failed."""
-        error = self._problem(kind, item_id)
+        wait_s, error = self._outcome(kind, item_id)
+        if wait_s is not None:
+            return self._later(kind.name, item_id, wait_s)
         if not self._stopping.is_set() and item_id in kind.unfinished(self._store):
             kind.give_up(self._store, item_id, error or FabulaError("The work ended without a result.", "Try again."))
 
-    def _problem(self, kind: Kind, item_id: str) -> FabulaError | None:
-        """Carry it out; the error that ended it, if one did."""
+    def _outcome(self, kind: Kind, item_id: str) -> tuple[float | None, FabulaError | None]:
+        """Carry it out; how many seconds it waits, if it does, and the error that ended it, if one did."""
         try:
-            kind.carry_out(self._store, self._registry(), item_id, self._stopping)
+            return kind.carry_out(self._store, self._registry(), item_id, self._stopping), None
         except StorageFull:
             raise
         except FabulaError as exc:
-            return exc
+            return None, exc
         except Exception as exc:
             _log.exception("Unexpected error in %s %s", kind.name, item_id)
-            return FabulaError(
+            return None, FabulaError(
                 f"Something unexpected happened ({type(exc).__name__}).",
                 "Try again; if it stays, the log has the details.",
             )
-        return None

@@ -17,6 +17,7 @@ from core.settings import Settings
 from core.story import stream
 from core.tour import STEPS, UNFINISHED
 from core.training import jobs
+from core.waits import Waiting
 
 EXAMPLES = 48  # and one epoch of them in batches of 4: 12 steps, a minute or two on two cores
 _EPOCHS = 1
@@ -30,21 +31,29 @@ _STORYTELLER, _BASE_MODEL = "storyteller", "gemma-3-270m"
 _LEARNING_RATE = 0.25  # of the engine's own; at 1.0 the first epoch spoils what the model knows (loss 1.3 to 1.8)
 _LONGEST_STORY = 600  # tokens; the longest sample story has 400, and a model this young may not find its end
 _LOOK_S = 1.0  # as often as a person may wonder whether anything happens
+_LOOKS = 10  # at a job that trains, before the tour's place in the worker is given back
 _TEMPERATURE = 0.5  # the storyteller's own: warmer, so small a model loses its thread
 _TRIES = 30  # looks, a second each, until the engine is up, or serves what it has just trained
 
 
-def carry_out(store: Store, registry: Registry, tour_id: str, stopping: threading.Event | None = None) -> None:
+def carry_out(store: Store, registry: Registry, tour_id: str, stopping: threading.Event | None = None) -> float | None:
     """Walk the tour from the step that it is at. Returns early once `stopping`, or when somebody stops the tour.
+
+    Returns:
+        Seconds until it is to be taken up again, where it waits for its training job; else None.
 
     Raises:
         FabulaError: it cannot go on; the ledger does not say so yet (see `give_up`).
     """
     walk = _Walk(store, registry, tour_id, stopping or threading.Event())
-    for step in STEPS[STEPS.index(walk.tour().step) :]:
-        if not walk.enter(step) or not getattr(walk, step)():
-            return
+    try:
+        for step in STEPS[STEPS.index(walk.tour().step) :]:
+            if not walk.enter(step) or not getattr(walk, step)():
+                return None
+    except Waiting as exc:
+        return exc.seconds
     walk.write(state="done", finished_at=utcnow())
+    return None
 
 
 def give_up(store: Store, tour_id: str, error: FabulaError) -> None:
@@ -91,11 +100,13 @@ class _Walk:
                 if knows is None or self.tour().state not in UNFINISHED:
                     return False
                 self.write(job_id=jobs.submit(self._store, _actor(tour), self._form(tour, knows)))
-        job = self._job()
+        job, looks = self._job(), 0
         while not job.finished:
+            if looks >= _LOOKS:
+                raise Waiting(_LOOK_S)  # others may go first: training may take long, or wait in line
             if self._stopping.wait(_LOOK_S) or self.tour().state not in UNFINISHED:
                 return False
-            job = self._job()
+            job, looks = self._job(), looks + 1
         if job.status != "succeeded" or job.fine_tuned_model is None:
             raise FabulaError(job.error or f"The training ended as {job.status}.", job.next_step or "Start a new tour.")
         return True

@@ -31,15 +31,19 @@ class Kind:
         name: prefix of its workflows and name of its queue.
         at_once: how many pieces one worker has in hand at most.
         unfinished: ids of the pieces that are not finished, oldest first.
-        carry_out: does one piece, or goes on with it; returns early, nothing lost, once the event is set.
+        carry_out: does one piece, or goes on with it; returns early, nothing lost, once the event is set. It returns
+            None when the piece is finished, or seconds: the piece waits for somebody else, and holds no place until it
+            is taken up again then.
         give_up: writes into the ledger that a piece has failed, and why.
+        asked: what somebody asks of pieces, by id: a piece that waits is taken up at once for each new word.
     """
 
     name: str
     at_once: int
     unfinished: Callable[[Store], list[str]]
-    carry_out: Callable[[Store, Registry, str, threading.Event], None]
+    carry_out: Callable[[Store, Registry, str, threading.Event], float | None]
     give_up: Callable[[Store, str, FabulaError], None]
+    asked: Callable[[Store], dict[str, str]] = lambda store: {}
 
 
 def _ids(query: Select[str]) -> Callable[[Store], list[str]]:
@@ -50,17 +54,28 @@ def _ids(query: Select[str]) -> Callable[[Store], list[str]]:
     return read
 
 
-def _execute_run(store: Store, registry: Registry, run_id: str, stopping: threading.Event) -> None:
+def _pairs(query: Select[str, str | None]) -> Callable[[Store], dict[str, str]]:
+    def read(store: Store) -> dict[str, str]:
+        with store.reading() as session:
+            return {id_: said or "" for id_, said in session.execute(query)}
+
+    return read
+
+
+def _execute_run(store: Store, registry: Registry, run_id: str, stopping: threading.Event) -> float | None:
     # here: they bring the asynchronous clients with them, which pages do not need
     from core.dataset.batch import batching
     from core.dataset.writing import executor
 
     if batching.due(store, run_id):
-        batching.carry_out(store, registry, run_id, stopping)
+        wait_s = batching.carry_out(store, registry, run_id, stopping)
+        if wait_s is not None:
+            return wait_s
     with store.reading() as session:
         live = session.scalar(select(Run.mode).where(Run.id == run_id)) != "batch"
     if live and not stopping.is_set():
         executor.execute(store, registry, run_id, stopping)
+    return None
 
 
 def _give_up_run(store: Store, run_id: str, error: FabulaError) -> None:
@@ -71,15 +86,20 @@ def _give_up_run(store: Store, run_id: str, error: FabulaError) -> None:
 
 _UNFINISHED_RUNS = select(Run.id).where(Run.state.in_(runs.ACTIVE)).order_by(Run.id)
 _UNFINISHED_JOBS = select(TrainingJob.id).where(TrainingJob.status.not_in(jobs.FINISHED)).order_by(TrainingJob.id)
+_ASKED_OF_RUNS = select(Run.id, Run.state).where(Run.state.in_(("stopping", "pausing")))
+_ASKED_OF_JOBS = select(TrainingJob.id, TrainingJob.stop_requested).where(
+    TrainingJob.status.not_in(jobs.FINISHED), TrainingJob.stop_requested.is_not(None)
+)
 _UNFINISHED_TOURS = select(Tour.id).where(Tour.state.in_(("queued", "running"))).order_by(Tour.id)
 
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
-        # Two runs: a short one need not wait for a long one; each has several requests in flight already.
-        Kind("run", 2, _ids(_UNFINISHED_RUNS), _execute_run, _give_up_run),
-        # A job that trains at its provider, or is paused for days, only costs a look every two seconds.
-        Kind("job", 32, _ids(_UNFINISHED_JOBS), jobs.carry_out, jobs.give_up),
+        # Two runs: a short one need not wait for a long one; each has several requests in flight already. A batch that
+        # is with its provider holds no place.
+        Kind("run", 2, _ids(_UNFINISHED_RUNS), _execute_run, _give_up_run, _pairs(_ASKED_OF_RUNS)),
+        # A job that trains only costs a look every two seconds; one that is paused or queued holds no place.
+        Kind("job", jobs.AT_ONCE, _ids(_UNFINISHED_JOBS), jobs.carry_out, jobs.give_up, _pairs(_ASKED_OF_JOBS)),
         # One after the other: each has several requests in flight, and stories go first.
         Kind("evaluation", 1, _ids(evaluation_run.UNFINISHED), evaluation_run.carry_out, evaluation_run.give_up),
         Kind("tour", 1, _ids(_UNFINISHED_TOURS), tour_walk.carry_out, tour_walk.give_up),

@@ -35,7 +35,7 @@ _LOOK_S = 0.5  # a click is seen to work within a second; the look is a few smal
 _STORAGE_PAUSE_S = 5.0  # a full disk is not emptied in less
 _DRAIN_S = 60.0  # requests that are under way when the database is lost may still bring their answers
 _CRASH_PAUSE_S = 30.0  # an error that nobody foresaw will come again; not every second, please
-_OPEN = ("ENQUEUED", "PENDING")  # a workflow that somebody has, or will have
+_OPEN = ("ENQUEUED", "PENDING", "DELAYED")  # a workflow that a worker has, or will have
 _VERSION = "1"  # DBOS gives workflows only to workers of the same version; ours are alike in every release
 
 _log = logging.getLogger("fabula.worker")
@@ -100,7 +100,7 @@ class Worker:
         store = Store.open(self._settings, create=not self._opened)
         self._opened = True
         heart = Heart(store)
-        hands = Hands(store, self._registry, self._kinds)
+        hands = Hands(store, self._registry, self._kinds, _go_later)
         try:
             recovery.restore(store)
             heart.beat(0)
@@ -128,6 +128,7 @@ class Worker:
 
     def _dispatch(self, store: Store, heart: Heart) -> None:
         next_beat, told = time.monotonic(), 0
+        woken: dict[str, str] = {}
         while not self._stopping.is_set():
             try:
                 taken = _taken()
@@ -135,6 +136,7 @@ class Worker:
                     heart.beat(told := len(held()))
                     _free(taken, heart.living())
                     next_beat = time.monotonic() + BEAT_S
+                woken = _wake(store, self._kinds, taken, woken)
                 _hand_out(store, self._kinds, taken)
             except DatabaseLost:
                 raise
@@ -236,12 +238,62 @@ def _hand_out(store: Store, kinds: Mapping[str, Kind], taken: list[WorkflowStatu
             item = f"{kind.name}-{item_id}"
             if item in busy:
                 continue
-            earlier = DBOS.list_workflows(workflow_id_prefix=item, load_input=False, load_output=False)
-            if any(workflow.status in _OPEN for workflow in earlier):  # another worker was faster
+            earlier = _goes(item)
+            if any(workflow.status in _OPEN for workflow in earlier.values()):  # another worker was faster
                 continue
             # The same number at every worker: the second one to queue it gets the first one's workflow.
-            with SetWorkflowID(f"{item}.{len(earlier) + 1}" if earlier else item):
+            with SetWorkflowID(_go(item, max(earlier, default=0) + 1)):
                 DBOS.enqueue_workflow(kind.name, _workflow, kind.name, item_id)
+
+
+def _go_later(kind_name: str, item_id: str, wait_s: float) -> None:
+    """Queue another go at a piece that waits: until then no worker has it, and it takes no place (DBOS: DELAYED).
+
+    Earlier goes are forgotten, so that a piece that waits for days leaves a few rows and not thousands.
+    """
+    from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
+
+    assert _workflow is not None
+    item = f"{kind_name}-{item_id}"
+    earlier = _goes(item)
+    with SetWorkflowID(_go(item, max(earlier, default=0) + 1)), SetEnqueueOptions(delay_seconds=wait_s):
+        DBOS.enqueue_workflow(kind_name, _workflow, kind_name, item_id)
+    over = [workflow.workflow_id for workflow in earlier.values() if workflow.status not in _OPEN]
+    if over:
+        DBOS.delete_workflows(over)
+
+
+def _wake(
+    store: Store, kinds: Mapping[str, Kind], taken: list[WorkflowStatus], woken: dict[str, str]
+) -> dict[str, str]:
+    """Take up pieces that wait and of which somebody asks something new; what was asked, by piece."""
+    from dbos import DBOS
+
+    asked = {f"{kind.name}-{one}": what for kind in kinds.values() for one, what in kind.asked(store).items()}
+    seen = {item: what for item, what in asked.items() if woken.get(item) == what}
+    for workflow in taken:
+        item = _item(workflow.workflow_id)
+        if workflow.status == "DELAYED" and item in asked and item not in seen:
+            DBOS.set_workflow_delay(workflow.workflow_id, delay_seconds=0)
+            seen[item] = asked[item]
+    return seen
+
+
+def _goes(item: str) -> dict[int, WorkflowStatus]:
+    """All goes at a piece that DBOS knows, by number."""
+    from dbos import DBOS
+
+    found = DBOS.list_workflows(workflow_id_prefix=item, load_input=False, load_output=False)
+    return {_number(workflow.workflow_id): workflow for workflow in found if _item(workflow.workflow_id) == item}
+
+
+def _go(item: str, number: int) -> str:
+    """The workflow id of a go; the first one has no number."""
+    return item if number == 1 else f"{item}.{number}"
+
+
+def _number(workflow_id: str) -> int:
+    return int(workflow_id.partition(".")[2] or 1)
 
 
 def _item(workflow_id: str) -> str:

@@ -47,14 +47,25 @@ def running() -> Iterator[str]:
             shutil.chown(home, user)
         data = home / "data"
         _run(user, folder / "initdb", "-D", data, "-U", "fabula", "-A", "trust", "-E", "UTF8", "--no-sync")
-        options = f"-c listen_addresses='' -c unix_socket_directories='{home}' -c fsync=off"
-        _run(user, folder / "pg_ctl", "-D", data, "-l", home / "log", "-w", "-t", "60", "-o", options, "start")
+        start(home)
         try:
             yield f"postgresql://fabula@/postgres?host={home}"
         finally:
-            _run(user, folder / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+            stop(home)
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+def start(home: Path) -> None:
+    """Start the server whose folder is `home`: the `host` of its URL."""
+    options = f"-c listen_addresses='' -c unix_socket_directories='{home}' -c fsync=off"
+    control = (binaries() / "pg_ctl", "-D", home / "data", "-l", home / "log", "-w", "-t", "60", "-o", options)
+    _run(_unprivileged(), *control, "start")
+
+
+def stop(home: Path) -> None:
+    """Stop it at once, as a crash would."""
+    _run(_unprivileged(), binaries() / "pg_ctl", "-D", home / "data", "-m", "immediate", "-w", "stop")
 
 
 def new_database(url: str) -> str:

@@ -35,6 +35,7 @@ from core.providers.batches import read_answer
 from core.settings import Settings
 from tests.batch_server import KEY, BatchServer
 from tests.fault_server import FaultServer, error
+from tests.waiting import to_the_end
 
 QUICK = Rhythm(tick_s=0.001, poll_s=0.0, slowest_poll_s=0.0, settle_s=0.0, base_s=0.001, cap_s=0.01)
 NO_PRICES = PriceBook(overlay=(), source=None, today=date(2026, 11, 1))
@@ -402,7 +403,8 @@ def test_a_live_run_collects_the_batch_of_an_earlier_run_first(store: Store, ser
     assert execute(store, server, first).state == "paused"
     live = runs.enqueue(store, LOCAL, dataset_of(store, first), retry_failed=False, mode="live")
     assert live != first and batching.due(store, live)
-    work.KINDS["run"].carry_out(store, server.registry(), live, threading.Event())
+    halt, carry_out = threading.Event(), work.KINDS["run"].carry_out
+    to_the_end(lambda: carry_out(store, server.registry(), live, halt), lambda _: batching._memories.clear())
     assert runs.progress(store, live).state == "done" and states(store, live) == {"done": 12}
     assert len(server.bought) == 12
 

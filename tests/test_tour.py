@@ -18,7 +18,7 @@ from core.story import stream
 from core.training import jobs
 from tests.fakes import MOMENT, NO_MODEL, FakeClient, FakeRegistry, FakeStream, remote_job
 from tests.test_training_jobs import Hurry
-from tests.waiting import at_once
+from tests.waiting import at_once, to_the_end
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def walk(store: Store, client: FakeClient) -> Callable[..., Hurry]:
             hurry = Hurry()
             hurry.then = train
         try:
-            tour_walk.carry_out(store, registry, tour_id, hurry)  # type: ignore[arg-type]  # a fake
+            to_the_end(lambda: tour_walk.carry_out(store, registry, tour_id, hurry), hurry.wait)  # type: ignore[arg-type]
         except FabulaError as exc:
             tour_walk.give_up(store, tour_id, exc)
         return hurry

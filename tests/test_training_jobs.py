@@ -36,7 +36,7 @@ from core.settings import Settings
 from core.training import jobs, submit, watch
 from core.training.jobs import JobForm, JobView
 from tests.fakes import MOMENT, RESULTS, FakeClient, FakeRegistry, event, remote_job
-from tests.waiting import at_once
+from tests.waiting import at_once, to_the_end
 
 AWAY = Unavailable("The engine cannot be reached.", "It may still be starting.")
 
@@ -85,7 +85,8 @@ def carry(store: Store, client: FakeClient) -> Callable[..., Hurry]:
     def go(job_id: str, hurry: Hurry | None = None, registry: FakeRegistry | None = None) -> Hurry:
         hurry = hurry or Hurry()
         try:
-            jobs.carry_out(store, registry or FakeRegistry({"engine": client}), job_id, hurry)  # type: ignore[arg-type]
+            there: Any = registry or FakeRegistry({"engine": client})
+            to_the_end(lambda: jobs.carry_out(store, there, job_id, hurry), hurry.wait)
         except StorageFull:
             raise
         except FabulaError as exc:

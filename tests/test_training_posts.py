@@ -20,6 +20,7 @@ from core.training.results import parse
 from tests.fakes import RESULTS, FakeRegistry
 from tests.job_server import JobServer
 from tests.test_training_jobs import Hurry
+from tests.waiting import to_the_end
 
 CREATE = "POST /v1/fine_tuning/jobs"
 KEY = "sk-that-must-not-leak"
@@ -50,7 +51,7 @@ def carry(store: Store, server: JobServer, job_id: str, timeout_s: float = 60) -
     client = Client(provider, patience=quick, timeout=httpx2.Timeout(timeout_s))
     registry: Any = FakeRegistry({"engine": client})
     try:
-        jobs.carry_out(store, registry, job_id, Hurry())
+        to_the_end(lambda: jobs.carry_out(store, registry, job_id, Hurry()), lambda _: None)
     except FabulaError as exc:
         jobs.give_up(store, job_id, exc)
     return jobs.get(store, job_id)

@@ -44,6 +44,7 @@ from core.training.jobs import JobForm, JobView
 from core.training.results import parse
 from tests.fakes import MOMENT, RESULTS, FakeClient, FakeRegistry, event, remote_job
 from tests.test_training_jobs import Hurry
+from tests.waiting import to_the_end
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 MINI = "gpt-4.1-mini-2025-04-14"
@@ -74,7 +75,7 @@ def carry(
     hurry.then = lambda number: seen()
     registry: Any = FakeRegistry({client.provider.id: client})
     try:
-        jobs.carry_out(store, registry, job_id, hurry)
+        to_the_end(lambda: jobs.carry_out(store, registry, job_id, hurry), hurry.wait)
     except FabulaError as exc:
         jobs.give_up(store, job_id, exc)
     return client

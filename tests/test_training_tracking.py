@@ -33,6 +33,7 @@ from tests.fakes import FakeClient, FakeRegistry, remote_job
 from tests.test_training_jobs import Hurry
 from tests.tracking_process import client as grow
 from tests.tracking_process import curve
+from tests.waiting import to_the_end
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def form(store: Store) -> JobForm:
 def carry(store: Store, job_id: str, client: FakeClient) -> None:
     registry: Any = FakeRegistry({client.provider.id: client})
     try:
-        jobs.carry_out(store, registry, job_id, Hurry())
+        to_the_end(lambda: jobs.carry_out(store, registry, job_id, Hurry()), lambda _: None)
     except FabulaError as exc:
         jobs.give_up(store, job_id, exc)
 

@@ -32,3 +32,12 @@ def at_once(n: int, act: Callable[[], T]) -> list[T]:
 
     with ThreadPoolExecutor(n) as threads:
         return [each.result() for each in [threads.submit(run) for _ in range(n)]]
+
+
+def to_the_end(go: Callable[[], float | None], pause: Callable[[float], object]) -> None:
+    """Go on with a piece of work as the worker does: again after each wait, until it waits no more.
+
+    `pause` is called with the seconds; a true answer ends it.
+    """
+    while (wait_s := go()) is not None and not pause(wait_s):
+        pass

@@ -20,6 +20,7 @@ T = TypeVar("T")
 _TRIES = 12  # while a provider is away or asks to slow down
 _FIRST_PAUSE_S = 2.0
 _LONGEST_PAUSE_S = 30.0
+_LONGEST_ASKED_S = 120.0  # whoever asks for more time is asked again by a person: other evaluations wait for this one
 
 
 class Stopped(Exception):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,11 +21,13 @@ from core.settings import Settings
 from core.training import paying, tracking, watch
 from core.training import submit as handing
 from core.training.form import PROJECT, JobForm
-from core.training.record import Stopping, Work
+from core.training.record import AT_ONCE, Stopping, Work
 from core.training.verdict import verdict
 from core.training.views import FINISHED, JobEvent, JobView, events, get, last_event, list_jobs, may_go_on
+from core.waits import Waiting
 
 __all__ = [
+    "AT_ONCE",
     "FINISHED",
     "JobEvent",
     "JobForm",
@@ -126,16 +127,19 @@ def clone(store: Store, job_id: str) -> JobForm:
     )
 
 
-def carry_out(store: Store, registry: Registry, job_id: str, stopping: threading.Event | None = None) -> None:
+def carry_out(store: Store, registry: Registry, job_id: str, stopping: threading.Event | None = None) -> float | None:
     """Bring a job to its end, from wherever it is: prepare, upload, one POST, watch. Returns early once `stopping`.
+
+    Returns:
+        Seconds until it is to be taken up again, where it waits (paused, in line, its provider away); else None.
 
     Raises:
         FabulaError: the job cannot go on; the ledger does not say so yet (see `give_up`).
     """
     work = Work(store, job_id, stopping or threading.Event())
     if work.view().finished:
-        return
-    with contextlib.suppress(Stopping):
+        return None
+    try:
         handing.hand_over(work, registry)
         live = tracking.Live(store, work.view())
         try:
@@ -143,6 +147,11 @@ def carry_out(store: Store, registry: Registry, job_id: str, stopping: threading
             live.end()
         finally:
             live.leave()
+    except Waiting as exc:
+        return exc.seconds
+    except Stopping:
+        pass  # it is left as it is
+    return None
 
 
 def give_up(store: Store, job_id: str, error: FabulaError) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from sqlalchemy import func, select
 from sqlalchemy.orm import defer
 
 from core.db.store import Store
@@ -14,6 +15,7 @@ from core.db.tables import TrainingJob, utcnow
 from core.errors import FabulaError, RateLimited, Unavailable
 from core.training import paying, views
 from core.training.views import FINISHED, JobView
+from core.waits import Waiting
 
 T = TypeVar("T")
 
@@ -22,6 +24,9 @@ LIGHT = (defer(TrainingJob.results_csv),)
 
 _FIRST_PAUSE_S = 2.0
 _LONGEST_PAUSE_S = 30.0
+_SHORTEST_WAIT_S = 8.0  # shorter pauses are made in place: another go costs some commits
+AT_ONCE = 32
+"""Jobs that one worker has in hand at most; those that wait do not count."""
 
 
 class Stopping(Exception):
@@ -71,6 +76,23 @@ class Work:
         if self.stopping.wait(seconds):
             raise Stopping
 
+    def wait(self, seconds: float) -> None:
+        """Wait here when it is short; else give the job's place back.
+
+        Raises:
+            Waiting: it is not short.
+            Stopping: the worker stops.
+        """
+        if seconds >= _SHORTEST_WAIT_S:
+            raise Waiting(seconds)
+        self.pause(seconds)
+
+    def crowded(self) -> bool:
+        """Whether there are more unfinished jobs than one worker has in hand at once."""
+        unfinished = select(func.count()).select_from(TrainingJob).where(TrainingJob.status.not_in(FINISHED))
+        with self.store.reading() as session:
+            return (session.scalar(unfinished) or 0) > AT_ONCE
+
     def patiently(self, call: Callable[[], T], give_up_after: int | None = None) -> T:
         """`call()`, again after growing pauses while the provider is away; the job says meanwhile what it waits for.
 
@@ -81,6 +103,7 @@ class Work:
         Raises:
             RateLimited, Unavailable: the last try failed too.
             Stopping: the worker stops, or the job was cancelled.
+            Waiting: without `give_up_after`, where the next try is far away: the job's place is given back until then.
         """
         tries = 0
         while True:
@@ -92,7 +115,11 @@ class Work:
                     raise
                 self.note(exc)
                 asked_s = getattr(exc, "retry_after_s", None) or 0.0
-                self.pause(max(asked_s, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(tries - 1, 10))))
+                pause_s = max(asked_s, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(tries - 1, 10)))
+                if give_up_after is None:
+                    self.wait(pause_s)
+                else:
+                    self.pause(pause_s)
                 self.heed_cancel()
             else:
                 if tries:

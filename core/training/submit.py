@@ -103,7 +103,7 @@ def _post(work: Work, registry: Registry) -> RemoteJob:
             return client.create_job(request, job.id)
         except RateLimited as exc:  # a clear no, and sending again is what it asks for
             work.note(exc)
-            work.pause(exc.retry_after_s or _SETTLE_S)
+            work.wait(exc.retry_after_s or _SETTLE_S)
         except (BadRequest, Refused):
             raise
         except ProviderError as exc:

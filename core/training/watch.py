@@ -18,12 +18,16 @@ from core.training.record import LIGHT, Work
 from core.training.tracking import Live
 from core.training.verdict import advice
 from core.training.views import FINISHED, GONE, LONGEST_STATUS
+from core.waits import Waiting
 
 _POLL_S = 2.0  # the engine writes metrics about once a second
 _REFUSED_POLL_S = 30.0  # a revoked key does not come back by asking often
+_WAITING_POLL_S = 10.0  # paused, or in line at the provider: what somebody asks of it is passed on at once all the same
+_TURN_S = 20.0  # a job that is watched gives its place back after this, where there are more jobs than places
 _SLOW_POLL_S = 15.0  # a long results file is fetched less often: 10,000 steps are a megabyte
 _LONG_RESULTS = 200_000  # characters
 _HEARD = timedelta(seconds=20)  # without news the row is written this seldom: each write waits for the disk
+_IN_LINE = ("queued", "validating_files", "pending")  # as providers call a job that does not train yet
 _LAST_TRIES = 5  # for the results of a job that has ended
 _MODEL_TRIES = 150  # for the model of a job that has succeeded: five minutes
 _CHECKPOINTS_S = 15.0  # one comes at the end of an epoch
@@ -43,22 +47,29 @@ def follow(work: Work, registry: Registry, book: PriceBook, live: Live) -> None:
     Raises:
         FabulaError: the provider does not know the job (any more).
         Stopping: the worker stops.
+        Waiting: the job is paused, in line, or its provider is away for long; or others wait for this place.
     """
+    turn_ends = time.monotonic() + _TURN_S
     watch = _Watch(work, book, live)
     provider = work.view().provider
     while True:
         try:
             if work.patiently(lambda: watch.look(_client(registry, provider))):
                 return
-            wait_s = _POLL_S
         except Refused as exc:
             work.note(exc)
-            wait_s = _REFUSED_POLL_S
+            raise Waiting(_REFUSED_POLL_S) from exc
         except BadRequest as exc:
             if not isinstance(exc, NotFound):
                 raise
             raise FabulaError(GONE, "Submit it again.") from exc
-        work.pause(wait_s)
+        over = time.monotonic() >= turn_ends
+        status = work.view().status
+        if status == "paused" or (over and status in _IN_LINE):
+            raise Waiting(_WAITING_POLL_S)
+        if over and work.crowded():
+            raise Waiting(_POLL_S)
+        work.pause(_POLL_S)
 
 
 def _client(registry: Registry, provider: str) -> Client:

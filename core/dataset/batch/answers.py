@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from core.dataset.batch.books import Outcome
@@ -31,6 +31,15 @@ def ended_by(error: FabulaError) -> End:
     return End("failed", storable(f"{error.what} {error.next_step}".strip()))
 
 
+@dataclass(slots=True)
+class Seen:
+    """What is remembered from one batch of a run to the next: equal refusals in a row (`alike`), and how often a row, by
+    key, came back without an answer of its own (`strikes`)."""
+
+    alike: Alike = field(default_factory=lambda: Alike(_ALIKE))
+    strikes: Counter[str] = field(default_factory=Counter)
+
+
 class Answers:
     """Decides on every line, and remembers what the decisions need.
 
@@ -40,12 +49,18 @@ class Answers:
     Args:
         max_tokens: the recipe's.
         price: US dollars for (prompt tokens, completion tokens) in a batch, None where unknown.
+        seen: what earlier answers of the run have shown.
     """
 
-    def __init__(self, max_tokens: int, price: Callable[[int | None, int | None], Decimal | None]) -> None:
+    def __init__(
+        self,
+        max_tokens: int,
+        price: Callable[[int | None, int | None], Decimal | None],
+        seen: Seen | None = None,
+    ) -> None:
         self._max_tokens, self._price = max_tokens, price
-        self._alike = Alike(_ALIKE)
-        self._strikes: Counter[str] = Counter()
+        seen = seen or Seen()
+        self._alike, self._strikes = seen.alike, seen.strikes
         self.end: End | None = None
 
     def read(self, answer: BatchAnswer, old: bool = False) -> Outcome:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from core.cost import budget, own
 from core.cost.book import PriceBook
 from core.dataset.batch import books as batch_books
 from core.dataset.batch import ledger as batch_ledger
-from core.dataset.batch.answers import End, ended_by
+from core.dataset.batch.answers import End, Seen, ended_by
 from core.dataset.batch.ledger import BatchView, Room, of_run
 from core.dataset.batch.steps import Steps
 from core.dataset.writing import orders, purse
@@ -36,6 +36,7 @@ _ENDING = "The provider is ending the batch; what it has written is collected."
 _COLLECTING = "A batch of an earlier run is still with the provider; it is collected first."
 _COLLECTED = End("running")  # of a live run: no end, its rows are written by others
 _COMPLETE = End("done")  # and the ledger says so already
+_SHORTEST_WAIT_S = 2.0  # less is waited for in place: another go costs some commits
 _GATHERING = "gather"  # in place of a batch's id, while a new one is made
 
 
@@ -86,7 +87,7 @@ def carry_out(
     *,
     rhythm: Rhythm | None = None,
     book: PriceBook | None = None,
-) -> None:
+) -> float | None:
     """Write the missing rows of a run's data set through batches, until they are there or something ends the run.
 
     A live run is only helped: batches that an earlier run has left with the provider are collected, for their rows are
@@ -95,33 +96,66 @@ def carry_out(
     Its end, and why, stands in the run's row afterwards. When `stopping` is set it returns soon and leaves the run as
     it is, to be taken in hand again; what is with the provider goes on there meanwhile.
 
+    Returns:
+        Seconds until there is something to do, where everything waits for the provider; else None.
+
     Raises:
         NotFound, BadRecipe: there is nothing to run.
         StorageFull: the database cannot be written; nothing is lost, begin again.
     """
+    memory = _memories.pop(run_id, None) or _Memory()
     order = batch_ledger.begin(store, run_id)
-    if order is not None:
-        pace = rhythm or Rhythm()
-        steps = Steps(store, registry, order, book or own.book(store, Settings.from_env().home), pace.settle_s)
-        _Batching(store, order, steps, stopping, pace).run()
+    if order is None:
+        return None
+    pace = rhythm or Rhythm()
+    prices = book or own.book(store, Settings.from_env().home)
+    steps = Steps(store, registry, order, prices, pace.settle_s, memory.seen)
+    wait_s = _Batching(store, order, steps, stopping, pace, memory).run()
+    if wait_s is not None:
+        _memories[run_id] = memory
+    return wait_s
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What is remembered from one go at a run to the next. The ledger has all that matters; where this is lost (another
+    worker, a restart), tries and strikes are counted from zero.
+
+    Attributes:
+        due: batch → when it is looked at next, by the monotonic clock.
+        tries: batch → troubles in a row.
+        trouble: batch → what it waits for.
+        most: requests in one file, once the provider has said that more is too much.
+        crowded_at: how many other batches there were when the provider said that they are too many.
+        seen: what answers have shown.
+    """
+
+    due: dict[str, float] = field(default_factory=dict)
+    tries: dict[str, int] = field(default_factory=dict)
+    trouble: dict[str, str] = field(default_factory=dict)
+    most: int | None = None
+    crowded_at: int | None = None
+    seen: Seen = field(default_factory=Seen)
+
+
+_memories: dict[str, _Memory] = {}  # of runs that wait, by id
 
 
 class _Batching:
     """One go at one batch run."""
 
-    def __init__(self, store: Store, order: Order, steps: Steps, halt: threading.Event, rhythm: Rhythm) -> None:
+    def __init__(
+        self, store: Store, order: Order, steps: Steps, halt: threading.Event, rhythm: Rhythm, memory: _Memory
+    ) -> None:
         self._store, self._order, self._steps = store, order, steps
-        self._halt, self._rhythm = halt, rhythm
+        self._halt, self._rhythm, self._memory = halt, rhythm, memory
         self._writes = order.mode == "batch"  # makes new batches, too; else it only collects open ones
-        self._due: dict[str, float] = {}  # batch → when it is looked at next
-        self._tries: dict[str, int] = {}  # batch → troubles in a row
-        self._trouble: dict[str, str] = {}  # batch → what it waits for
-        self._most = rhythm.most_requests  # smaller once the provider has said that it is too much
+        self._due, self._tries, self._trouble = memory.due, memory.tries, memory.trouble
         self._budget: Decimal | None = None
-        self._crowded_at: int | None = None  # how many other batches there were when the provider said so
 
-    def run(self) -> None:
-        """Until the run is over, somebody pauses or stops it, or the worker stops."""
+    def run(self) -> float | None:
+        """Until the run is over, somebody pauses or stops it, the worker stops, or all that is left is to wait: then
+        for how many seconds."""
         while not self._halt.is_set():
             state, self._budget = self._look()
             if state == "pausing":
@@ -136,9 +170,22 @@ class _Batching:
                 self._due.clear()
             end = self._step()
             if end is not None:
-                return None if end in (_COLLECTED, _COMPLETE) else self._finish(end)
+                if end not in (_COLLECTED, _COMPLETE):
+                    self._finish(end)
+                return None
+            wait_s = self._idle_s()
+            if wait_s >= _SHORTEST_WAIT_S:
+                self._look()  # whoever reads the run sees what it waits for
+                return wait_s
             self._halt.wait(self._rhythm.tick_s)
         return None
+
+    def _idle_s(self) -> float:
+        """Seconds until the next batch, or the next try to make one, is due; 0: there is something to do."""
+        names = [batch.id for batch in self._open()]
+        if not names or _GATHERING in self._trouble:
+            names.append(_GATHERING)
+        return min(self._due.get(name, 0.0) for name in names) - time.monotonic()
 
     def _look(self) -> tuple[str, Decimal | None]:
         usual = _ENDING if self._steps.stop else None if self._writes else _COLLECTING
@@ -231,25 +278,26 @@ class _Batching:
         """Whether another batch may be made now."""
         crowd, self._steps.crowd = self._steps.crowd, None
         if crowd is not None and crowd.others:
-            self._crowded_at = crowd.others
+            self._memory.crowded_at = crowd.others
         elif crowd is not None:  # alone, and still too much
-            self._most = max(1, crowd.rows // 2)
-        if self._crowded_at is not None and under_way < self._crowded_at:
-            self._crowded_at = None
-        return under_way < self._rhythm.at_once and self._crowded_at is None
+            self._memory.most = max(1, crowd.rows // 2)
+        if self._memory.crowded_at is not None and under_way < self._memory.crowded_at:
+            self._memory.crowded_at = None
+        return under_way < self._rhythm.at_once and self._memory.crowded_at is None
 
     def _gather(self, alone: bool) -> End | None:
         """Put pending rows into a new batch, as far as limits and money allow. `alone`: no other one is under way."""
         batch_id, requests, size, broke = new_id(), 0, 0, False
         client, steps, limit = self._steps.client(), self._steps, self._budget
+        most = self._memory.most or self._rhythm.most_requests
         with self._store.session() as session:
             spent = budget.spent_on(session, self._order.run_id)
             why = purse.unpriced(session, self._order, limit, steps.worst(""))
         if why is not None:
             return End("failed", why)
-        while requests < self._most and not self._halt.is_set():
+        while requests < most and not self._halt.is_set():
             left = None if limit is None else limit - spent
-            room = Room(self._most - requests, self._rhythm.most_bytes - size, left)
+            room = Room(most - requests, self._rhythm.most_bytes - size, left)
             with self._store.session() as session:
                 taken = batch_ledger.claim(
                     session, self._order, batch_id, room, lambda sent: len(steps.line(client, sent)), steps.worst

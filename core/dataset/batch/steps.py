@@ -15,7 +15,7 @@ from core.cost.book import PriceBook, cost_of
 from core.dataset import grid
 from core.dataset.batch import books as batch_books
 from core.dataset.batch import ledger as batch_ledger
-from core.dataset.batch.answers import Answers, End, crowded, ended_by, lines_at_fault, unbilled, why_refused
+from core.dataset.batch.answers import Answers, End, Seen, crowded, ended_by, lines_at_fault, unbilled, why_refused
 from core.dataset.batch.books import Outcome
 from core.dataset.batch.ledger import BatchView, Sent
 from core.dataset.writing.orders import Order
@@ -50,13 +50,22 @@ class Steps:
 
     Args:
         settle_s: a POST that was on its way when we died is in the provider's list after this.
+        seen: what earlier answers of the run have shown.
     """
 
-    def __init__(self, store: Store, registry: Registry, order: Order, book: PriceBook, settle_s: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        order: Order,
+        book: PriceBook,
+        settle_s: float,
+        seen: Seen | None = None,
+    ) -> None:
         self._store, self._registry, self._order, self._book = store, registry, order, book
         self._settle_s = settle_s
         self._looked: dict[str, float] = {}  # batch → when it was first looked for, by a clock that nobody sets
-        self.answers = Answers(order.recipe.max_tokens, self._price)
+        self.answers = Answers(order.recipe.max_tokens, self._price, seen)
         self.crowd: Crowd | None = None
         self.stop = False
 

@@ -1,0 +1,303 @@
+"""What waits holds no place in the worker: batches at their provider, paused jobs. DBOS keeps it meanwhile."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import pytest
+from sqlalchemy import select
+
+from core.actor import LOCAL
+from core.dataset import datasets, runs
+from core.dataset.batch import batching
+from core.dataset.recipe import Column, Recipe
+from core.db.store import Store, new_id
+from core.db.tables import Tour, TrainingJob, utcnow
+from core.errors import FabulaError
+from core.providers import RemoteJob
+from core.settings import Settings
+from core.training import jobs, record, submit
+from core.work import KINDS, Kind
+from core.worker import Worker
+from tests.batch_server import BatchServer
+from tests.fakes import FakeClient, FakeRegistry, remote_job
+from tests.waiting import until
+
+_DAY_S = 86_400.0
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    store = Store.open(settings)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def hire(settings: Settings) -> Iterator[Callable[..., Worker]]:
+    """Starts a worker; stopped after the test."""
+    hired: list[Worker] = []
+
+    def start(registry: Any = None, kinds: dict[str, Kind] | None = None) -> Worker:
+        worker = Worker(settings, kinds=kinds or KINDS, registry=lambda: registry)
+        hired.append(worker)
+        worker.start()
+        assert worker.wait_until_ready(120)
+        return worker
+
+    yield start
+    for worker in hired:
+        worker.stop()
+
+
+# --- any work ------------------------------------------------------------------------------------------------------
+
+
+class Desk:
+    """Two places for tours. Each go at one counts; `ends` is how a go ends: None finishes it, seconds let it wait."""
+
+    def __init__(self) -> None:
+        self.goes: Counter[str] = Counter()
+        self.ends: dict[str, float | None] = {}
+        self.asked: dict[str, str] = {}
+        tour = KINDS["tour"]
+        self.kinds = {
+            "tour": Kind("tour", 2, tour.unfinished, self.carry_out, self.give_up, lambda _store: dict(self.asked))
+        }
+
+    def carry_out(self, store: Store, _registry: object, item_id: str, _stopping: threading.Event) -> float | None:
+        self.goes[item_id] += 1
+        end = self.ends.get(item_id)
+        if end is None:
+            with store.session() as session:
+                tour = session.get_one(Tour, item_id)
+                tour.state, tour.finished_at = "done", utcnow()
+        return end
+
+    def give_up(self, _store: Store, _item_id: str, error: FabulaError) -> None:
+        raise AssertionError(error.what)
+
+
+def add_tour(store: Store) -> str:
+    with store.session() as session:
+        session.add(tour := Tour(id=new_id(), created_by="local"))
+        return tour.id
+
+
+def done(store: Store, item_id: str) -> bool:
+    with store.reading() as session:
+        return session.get_one(Tour, item_id).state == "done"
+
+
+def workflows(settings: Settings) -> list[tuple[str, str]]:
+    """(id, status) of all that DBOS keeps."""
+    with closing(sqlite3.connect(settings.home / "work.db")) as database:
+        return database.execute("SELECT workflow_uuid, status FROM workflow_status ORDER BY created_at").fetchall()
+
+
+def test_a_hundred_pieces_that_wait_take_no_place(store: Store, hire: Callable[..., Worker]) -> None:
+    desk = Desk()
+    waiting = [add_tour(store) for _ in range(100)]
+    desk.ends = dict.fromkeys(waiting, _DAY_S)
+    hire(kinds=desk.kinds)
+    until(lambda: len(desk.goes) == 100, "each was looked at")
+    last = add_tour(store)
+    until(lambda: done(store, last), "the one behind them is done")
+    assert set(desk.goes.values()) == {1}  # none of them was taken up before its time
+
+
+def test_what_waits_is_taken_up_when_its_time_has_come(store: Store, hire: Callable[..., Worker]) -> None:
+    desk = Desk()
+    item_id = add_tour(store)
+    desk.ends[item_id] = 0.01
+    hire(kinds=desk.kinds)
+    until(lambda: desk.goes[item_id] >= 4, "looked at again and again")
+    desk.ends[item_id] = None
+    until(lambda: done(store, item_id), "done in the end")
+
+
+def test_a_piece_that_is_looked_at_often_leaves_few_traces(
+    store: Store, settings: Settings, hire: Callable[..., Worker]
+) -> None:
+    desk = Desk()
+    item_id = add_tour(store)
+    desk.ends[item_id] = 0.01
+    hire(kinds=desk.kinds)
+    until(lambda: desk.goes[item_id] >= 6, "looked at again and again")
+    assert len(workflows(settings)) <= 3  # the last go, this one, and the next
+    desk.ends[item_id] = None
+    until(lambda: done(store, item_id), "done")
+
+
+def test_what_somebody_asks_of_a_piece_that_waits_is_done_at_once_and_once(
+    store: Store, hire: Callable[..., Worker]
+) -> None:
+    desk = Desk()
+    item_id = add_tour(store)
+    desk.ends[item_id] = _DAY_S
+    hire(kinds=desk.kinds)
+    until(lambda: desk.goes[item_id] == 1, "it waits for a day")
+    desk.asked[item_id] = "pause"
+    until(lambda: desk.goes[item_id] == 2, "taken up for the request")
+    other = add_tour(store)
+    until(lambda: done(store, other), "some looks later")
+    assert desk.goes[item_id] == 2  # the same request does not wake it a second time
+    desk.ends[item_id] = None
+    desk.asked[item_id] = "stop"
+    until(lambda: done(store, item_id), "taken up for another request")
+
+
+def test_what_waits_goes_on_waiting_when_the_worker_is_started_again(
+    store: Store, settings: Settings, hire: Callable[..., Worker]
+) -> None:
+    first, second = Desk(), Desk()
+    item_id = add_tour(store)
+    first.ends[item_id] = second.ends[item_id] = _DAY_S
+    worker = hire(kinds=first.kinds)
+    until(lambda: first.goes[item_id] == 1, "it waits")
+    until(lambda: (f"tour-{item_id}.2", "DELAYED") in workflows(settings), "the next go is kept")
+    worker.stop()
+    hire(kinds=second.kinds)
+    other = add_tour(store)
+    until(lambda: done(store, other), "the second worker works")
+    assert second.goes[item_id] == 0
+    second.ends[item_id] = None
+    second.asked[item_id] = "stop"
+    until(lambda: done(store, item_id), "it can still be woken")
+
+
+# --- batches -------------------------------------------------------------------------------------------------------
+
+
+def batch_run(store: Store, name: str) -> str:
+    columns = (Column("n", tuple(f"{name}{i}" for i in range(3))),)
+    made = Recipe(name, columns, "{n}", provider="openai", model="writer", max_tokens=9)
+    return runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, made), mode="batch")
+
+
+def test_three_batches_that_wait_for_their_provider_let_others_work(store: Store, hire: Callable[..., Worker]) -> None:
+    with BatchServer() as server:
+        server.fates = ["endless"] * 3
+        waiting = [batch_run(store, name) for name in ("a", "b", "c")]
+        hire(server.registry())
+        until(lambda: len(server.batches) == 3, "all three are with the provider, though there are two places")
+        last = batch_run(store, "d")
+        until(lambda: runs.progress(store, last).state == "done", "the one behind them is done")
+        assert {runs.progress(store, run_id).state for run_id in waiting} == {"running"}
+        runs.request_stop(store, LOCAL, waiting[0])
+        until(lambda: runs.progress(store, waiting[0]).state == "stopped", "stopped while it waited")
+        runs.request_pause(store, LOCAL, waiting[1])
+        until(lambda: runs.progress(store, waiting[1]).state == "paused", "paused while it waited")
+        assert server.count("POST /v1/batches") == 4
+
+
+def test_a_batch_run_says_how_long_it_waits_and_goes_on_there(store: Store) -> None:
+    with BatchServer() as server:
+        run_id, registry, halt = batch_run(store, "a"), server.registry(), threading.Event()
+        goes = 0
+        while (wait_s := batching.carry_out(store, registry, run_id, halt)) is not None:
+            assert 2 <= wait_s <= 60
+            goes += 1
+            batching._memories[run_id].due.clear()  # as if the time were over
+        assert goes >= 2
+        assert runs.progress(store, run_id).state == "done"
+        assert (server.count("POST /v1/batches"), server.count("POST /v1/files")) == (1, 1)
+
+
+def test_a_provider_that_is_away_is_waited_for_elsewhere_and_longer_each_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "wait_s", lambda tries, *_: 4.0 * tries)  # without its jitter
+    with BatchServer() as server:
+        server.faults["POST /v1/files"] = [500] * 3
+        run_id, registry, halt = batch_run(store, "a"), server.registry(), threading.Event()
+        waits = []
+        for _ in range(3):
+            waits.append(round(batching.carry_out(store, registry, run_id, halt) or 0))
+            assert "Waiting" in (runs.progress(store, run_id).note or "")
+            batching._memories[run_id].due.clear()
+        assert waits == [4, 8, 12]
+
+
+# --- jobs ----------------------------------------------------------------------------------------------------------
+
+
+class Provider(FakeClient):
+    """Jobs that are paused until they are resumed; then they have succeeded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.resumed: set[str] = set()
+
+    def create_job(self, request: Any, intent_id: str) -> RemoteJob:
+        return replace(remote_job("running"), id=intent_id)
+
+    def job(self, job_id: str) -> RemoteJob:
+        return replace(remote_job("succeeded" if job_id in self.resumed else "paused"), id=job_id)
+
+    def resume(self, job_id: str) -> Any:
+        self.resumed.add(job_id)
+
+
+@pytest.fixture
+def few_places(monkeypatch: pytest.MonkeyPatch) -> dict[str, Kind]:
+    """Jobs as they are, with two places."""
+    monkeypatch.setattr(submit, "_SETTLE_S", 0.0)
+    monkeypatch.setattr(record, "AT_ONCE", 2)
+    return {"job": replace(KINDS["job"], at_once=2)}
+
+
+def add_jobs(store: Store, count: int) -> list[str]:
+    frame = pd.DataFrame({"power": ["a", "b"], "story": ["One.", "Two."]})
+    dataset_id = datasets.from_frame(store, LOCAL, "two", frame, ["power"], "story")
+    return [
+        jobs.submit(store, LOCAL, jobs.JobForm(dataset_id, f"job {n}", "engine", "gemma-3-270m")) for n in range(count)
+    ]
+
+
+def statuses(store: Store) -> Counter[str]:
+    with store.reading() as session:
+        return Counter(session.scalars(select(TrainingJob.status)))
+
+
+def test_paused_jobs_do_not_starve_the_next_and_are_resumed_at_once(
+    store: Store, hire: Callable[..., Worker], few_places: dict[str, Kind]
+) -> None:
+    provider = Provider()
+    paused = add_jobs(store, 5)
+    hire(FakeRegistry({"engine": provider}), few_places)
+    until(lambda: statuses(store) == {"paused": 5}, "five jobs were handed over, through two places, and are paused")
+    (last,) = add_jobs(store, 1)
+    provider.resumed.add(last)
+    until(lambda: jobs.get(store, last).status == "succeeded", "the sixth is trained")
+    jobs.request(store, LOCAL, paused[0], "resume")
+    until(lambda: jobs.get(store, paused[0]).status == "succeeded", "resumed while it waited")
+    assert statuses(store) == {"paused": 4, "succeeded": 2}
+
+
+@pytest.mark.parametrize(
+    ("status", "crowd", "expected"),
+    [("paused", 1, 10.0), ("running", 3, 2.0), ("queued", 1, 10.0), ("validating_files", 1, 10.0)],
+)
+def test_a_job_gives_its_place_back_when_it_waits_or_others_do(
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    few_places: dict[str, Kind],
+    status: str,
+    crowd: int,
+    expected: float,
+) -> None:
+    monkeypatch.setattr("core.training.watch._TURN_S", 0.0)
+    job_id = add_jobs(store, crowd)[0]
+    client = FakeClient()
+    client.enqueue("job", remote_job(status))
+    registry: Any = FakeRegistry({"engine": client})
+    assert jobs.carry_out(store, registry, job_id, threading.Event()) == expected
+    assert jobs.get(store, job_id).status == status
