@@ -11,12 +11,14 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import create_engine, func, select
+from sqlalchemy.exc import ProgrammingError
 
 from core.actor import LOCAL
 from core.cost import own
@@ -26,6 +28,7 @@ from core.db import rescue
 from core.db.store import Store
 from core.db.tables import Row, Spend
 from core.settings import Settings
+from tests import postgres_server
 from tests.fault_server import FaultServer, text
 from tests.waiting import until
 
@@ -190,4 +193,127 @@ def test_a_worker_whose_database_file_is_gone_stops_buying_and_loses_no_answer(
         until(lambda: done(store, run_id) == _ROWS, "all rows after the copy was put back", 300)
         running.stop()
     assert_bought_once(store, provider, run_id, settings.home)
+    store.close()
+
+
+# --- PostgreSQL ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[str]:
+    """A server that may be stopped: no other test uses it."""
+    try:
+        with postgres_server.running() as url:
+            yield url
+    except postgres_server.PostgresAbsent as exc:
+        pytest.skip(f"PostgreSQL tests skipped: {exc}")
+
+
+def as_admin(url: str, *statements: str) -> None:
+    admin = create_engine(Settings.from_env({"DATABASE_URL": url}).database_url, isolation_level="AUTOCOMMIT")
+    try:
+        with admin.connect() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+    finally:
+        admin.dispose()
+
+
+def run_tool(program: str, url: str, *arguments: str | Path) -> None:
+    """`pg_dump` or `pg_restore`."""
+    found = [str(postgres_server.binaries() / program), "-d", url, *map(str, arguments)]
+    subprocess.run(found, check=True, stdout=subprocess.DEVNULL, env={"PATH": "/usr/bin:/bin"})
+
+
+class Dropped:
+    """The database is dropped, and restored from a dump."""
+
+    def __init__(self, server: str, url: str, tmp_path: Path) -> None:
+        self.server, self.url, self.dump = server, url, tmp_path / "dump"
+        self.name = url.partition("?")[0].rpartition("/")[2]
+
+    def lose(self) -> None:
+        run_tool("pg_dump", self.url, "-Fc", "-f", self.dump)
+        as_admin(self.server, f"DROP DATABASE {self.name} WITH (FORCE)")
+
+    def give_back(self) -> None:
+        as_admin(self.server, f"CREATE DATABASE {self.name}")
+        run_tool("pg_restore", self.url, self.dump)
+
+
+class Stopped:
+    """The server is stopped, and started."""
+
+    def __init__(self, server: str, url: str, tmp_path: Path) -> None:
+        self.home = Path(url.partition("host=")[2])
+
+    def lose(self) -> None:
+        postgres_server.stop(self.home)
+
+    def give_back(self) -> None:
+        postgres_server.start(self.home)
+
+
+class Revoked:
+    """The worker's user may read and not write any more, and then again."""
+
+    def __init__(self, server: str, url: str, tmp_path: Path) -> None:
+        self.url = url
+        self.may("GRANT", "TO")
+
+    def may(self, verb: str, to: str) -> None:
+        as_admin(self.url, f"{verb} INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public {to} writer")
+
+    def lose(self) -> None:
+        self.may("REVOKE", "FROM")
+
+    def give_back(self) -> None:
+        self.may("GRANT", "TO")
+
+
+def writer(server: str, url: str) -> str:
+    """The URL of a user who owns nothing and may do what a worker needs."""
+    name = url.partition("?")[0].rpartition("/")[2]
+    with suppress(ProgrammingError):  # the role is there from another test
+        as_admin(server, "CREATE ROLE writer LOGIN")
+    as_admin(
+        url,
+        f"GRANT CREATE ON DATABASE {name} TO writer",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO writer",
+        "GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO writer",
+    )
+    return url.replace("fabula@", "writer@")
+
+
+@pytest.mark.parametrize("fault", [Dropped, Stopped, Revoked], ids=lambda fault: fault.__name__.lower())
+def test_a_worker_whose_postgres_is_gone_stops_buying_and_loses_no_answer(
+    own_server: str, provider: FaultServer, tmp_path: Path, home: Path, fault: Any
+) -> None:
+    url = postgres_server.new_database(own_server)
+    settings = Settings.from_env({"DATABASE_URL": url, "FABULA_HOME": str(home)})
+    store = Store.open(settings)
+    run_id = start_run(store)
+    asked_before = 0
+    user = writer(own_server, url) if fault is Revoked else url
+    trouble = fault(own_server, url, tmp_path)
+
+    def break_it() -> None:
+        nonlocal asked_before
+        store.close()
+        trouble.lose()
+        asked_before = len(provider.prompts())
+
+    with worker(settings, provider, tmp_path, user) as running:
+        until(lambda: done(store, run_id) >= 50, "fifty rows")
+        stopped_and_broken(running, break_it)
+        until(lambda: rescue.files(home), "answers under way are in a rescue file")
+        until(lambda: provider.flying == 0 and running.told(), "the worker says so")
+        asked = len(provider.prompts())
+        assert asked - asked_before <= 2 * _CEILING
+        assert asked < _ROWS
+        trouble.give_back()
+        until(lambda: done(store, run_id) == _ROWS, "the same worker goes on by itself", 300)
+        until(lambda: rescue.files(home) == [], "everything was taken in")
+        running.stop()
+    assert_bought_once(store, provider, run_id, home)
     store.close()

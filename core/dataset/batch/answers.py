@@ -33,8 +33,12 @@ def ended_by(error: FabulaError) -> End:
 
 @dataclass(slots=True)
 class Seen:
-    """What is remembered from one batch of a run to the next: equal refusals in a row (`alike`), and how often a row, by
-    key, came back without an answer of its own (`strikes`)."""
+    """What is remembered from one batch of a run to the next.
+
+    Attributes:
+        alike: counts equal refusals in a row.
+        strikes: how often a row, by key, came back without an answer of its own.
+    """
 
     alike: Alike = field(default_factory=lambda: Alike(_ALIKE))
     strikes: Counter[str] = field(default_factory=Counter)
