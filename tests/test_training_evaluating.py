@@ -225,6 +225,18 @@ def test_what_stops_all_rows_stops_the_evaluation(
     assert spent(store, MOMENT, made).cost_usd == 0
 
 
+@pytest.mark.parametrize("error", [RateLimited, Unavailable])
+def test_a_provider_that_asks_to_wait_for_an_hour_is_not_waited_for(
+    store: Store, form: EvaluationForm, error: type[RateLimited | Unavailable]
+) -> None:
+    """Other evaluations wait for this one's place."""
+    made = evaluating.start(store, LOCAL, replace(form, limit=1))
+    writer = Writer(lambda r: error("Come back later.", "Wait.", 3_600.0))
+    go(store, made, writer)
+    view = evaluating.get(store, made)
+    assert (view.state, len(writer.asked)) == ("failed", 1) and "Come back later." in (view.reason or "")
+
+
 def test_a_provider_that_is_away_for_a_moment_is_waited_for(store: Store, form: EvaluationForm) -> None:
     made = evaluating.start(store, LOCAL, form)
     away = [Unavailable("It is away.", "Wait.")] * 6
@@ -356,7 +368,9 @@ def test_each_try_that_may_be_billed_stays_in_the_ledger(
     store: Store, form: EvaluationForm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluation_run.own, "book", lambda *_: PAID)
-    lost = iter([Unavailable("silent", may_be_billed=True), Unavailable("busy"), RateLimited("slow down")])
+    lost = iter(
+        [Unavailable("silent", may_be_billed=True), Unavailable("busy", may_be_billed=False), RateLimited("slow down")]
+    )
 
     def say(request: CompletionRequest) -> Any:
         answer = Completion((Choice(right(request), "stop"),), TUNED, 10, 2, 8)

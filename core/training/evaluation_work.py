@@ -78,17 +78,17 @@ class Work:
 
         Raises:
             Stopped: nobody waits any more.
-            RateLimited, Unavailable: it stays away.
+            RateLimited, Unavailable: it stays away, or asks to wait for longer than two minutes.
         """
         for tries in range(1, _TRIES + 1):
             self.heed()
             try:
                 result = call()
             except (RateLimited, Unavailable) as exc:
-                if tries == _TRIES:
+                asked_s = exc.retry_after_s or 0.0
+                if tries == _TRIES or asked_s > _LONGEST_ASKED_S:
                     raise
                 self.note(exc.what)
-                asked_s = getattr(exc, "retry_after_s", None) or 0.0
                 self.stopping.wait(max(asked_s, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (tries - 1))))
             else:
                 if tries > 1:
