@@ -131,7 +131,8 @@ def _read_otherwise(page: str, file: UploadedFile, imported: importing.Imported 
 
 def _keep(page: str, file: UploadedFile, imported: importing.Imported, opened: Callable[[str], None]) -> None:
     """Which column is which, what becomes of it, and the button."""
-    chosen = upload_columns.choose(imported, lambda name: _key(page, f"{name}_{imported.sheet}", file))
+    read_as = f"{imported.sheet}_{imported.recognised.form}"  # other columns, other choices
+    chosen = upload_columns.choose(imported, lambda name: _key(page, f"{name}_{read_as}", file))
     ready = upload_columns.outlook(imported, chosen)
     stem = PurePath(file.name).stem[:_LONGEST_NAME]
     name = st.text_input(_("Name"), stem, max_chars=_LONGEST_NAME, key=_key(page, "name_of_file", file))
