@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.actor import LOCAL
-from core.dataset import datasets
+from core.dataset import datasets, mixing
 from core.dataset.intake import importing, jsonobjects, mapping, unpacking
 from core.dataset.intake.problems import LONGEST_LINE
 from core.db.store import Store
 from core.errors import BadFile
+from pages.ui.story.story_model import Shape
 
 
 def read(data: bytes | str, name: str = "a.jsonl", **named: Any) -> importing.Imported:
@@ -253,6 +254,33 @@ def test_an_empty_cell_adds_no_separator_and_the_separator_is_kept(store: Store)
         assert datasets.summary(store, id_).prompt_separator == separator
 
 
+def test_a_mix_keeps_the_prompts_of_data_sets_that_are_joined_otherwise(store: Store) -> None:
+    frame = read('{"instruction": "i", "input": "x", "output": "o"}').frame
+    made = [
+        datasets.from_frame(store, LOCAL, "d", frame, ["instruction", "input"], "output", separator=separator)
+        for separator in ("\n", ",", "\n")
+    ]
+    for pair, columns in ((made[:2], ("prompt",)), ([made[0], made[2]], ("instruction", "input"))):
+        mixed = mixing.mix(store, LOCAL, "m", [(id_, 1) for id_ in pair])
+        assert datasets.summary(store, mixed).columns == columns
+        prompts = [prompt for prompt, _ in datasets.examples(store, mixed)]
+        assert sorted(prompts) == sorted(prompt for id_ in pair for prompt, _ in datasets.examples(store, id_))
+
+
+@pytest.mark.parametrize(
+    ("values", "prompt"),
+    [
+        ({"instruction": "i", "input": "x"}, "i\nx ->"),
+        ({"instruction": "i", "input": ""}, "i ->"),
+        ({"instruction": "", "input": "x"}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_story_page_asks_as_the_rows_were_joined(values: dict[str, str], prompt: str) -> None:
+    columns = (("instruction", ("i", "j")), ("input", ("x", "")))
+    assert Shape(columns, None, separator=" ->", between="\n").prompt(values) == prompt
+
+
 # --- JSON that is not lines -----------------------------------------------------------------------------------------
 
 ROWS = [
@@ -329,7 +357,7 @@ def test_a_broken_object_is_named_by_its_line_and_the_others_are_kept(text: str,
 
 def test_an_object_that_is_cut_off_at_the_end_of_the_file_is_named() -> None:
     found = read(json.dumps(ROWS, indent=2)[:-40], "a.json")
-    assert records(found) == ROWS[:2] and len(found.problems) == 1 and "Line 10: " in found.problems[0]
+    assert records(found) == ROWS[:2] and len(found.problems) == 1 and "Line 11: " in found.problems[0]
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])

@@ -31,12 +31,17 @@ _LIST_OF_TURNS = re.compile(r'\[\s*\{\s*"(role|from|speaker|content|value|weight
 # Keys of an example: an object that has one of them is a row, not a wrapper around rows.
 _EXAMPLE_KEYS = {"prompt", "completion", "instruction", "output", "messages", "conversations", "question", "answer"}
 _SPLITS = {"train", "training", "validation", "valid", "val", "dev", "test", "eval", "held_out"}
-_BLOCK = 1 << 20  # characters
+_BLOCK = 1 << 16  # characters; the decoder counts the lines of all that is held for each fault
+_MOST_INDENT = 1_000  # characters in front of an object that are held with it
 _NEAR_END = 16  # characters: an error this close to the end of the buffer may only mean that more must be read
 
 
 class Broken(ValueError):
-    """Why a line or a value cannot be used, as a sentence."""
+    """Why a line or a value cannot be used, as a sentence; `line` is where, if that is not where it begins."""
+
+    def __init__(self, sentence: str, line: int | None = None) -> None:
+        super().__init__(sentence)
+        self.line = line
 
 
 class Object(NamedTuple):
@@ -125,7 +130,11 @@ def _checked(found: object) -> dict[str, Any]:
 
 
 class _Document:
-    """Reads values from a text in blocks. `_at` is the place in `_held` where reading goes on, `_line` its line."""
+    """Reads values from a text in blocks.
+
+    `_at` is the place in `_held` where reading goes on, `_line` its line, and `_margin` the place in `_held` where that
+    line begins; below zero where its beginning is not held any more.
+    """
 
     def __init__(self, text: TextIO, problems: Problems) -> None:
         self._text = text
@@ -133,6 +142,7 @@ class _Document:
         self._held = ""
         self._at = 0
         self._line = 1
+        self._margin = 0
         self._ended = False
 
     def objects(self) -> Iterator[Object]:
@@ -183,10 +193,10 @@ class _Document:
     def _wraps(self) -> bool:
         """Whether the object that begins here holds rows in a list, and is no row itself."""
         self._fill(4 * HEAD)  # more than is looked at here, so that what is held does not move
-        begun, line = self._at, self._line
+        begun = self._at, self._line, self._margin
         self._move(1)
         found = False
-        while self._at - begun < HEAD and (key := self._key()) is not None and key.lower() not in _EXAMPLE_KEYS:
+        while self._at - begun[0] < HEAD and (key := self._key()) is not None and key.lower() not in _EXAMPLE_KEYS:
             if self._matches(_LIST_OF_OBJECTS):
                 found = not self._matches(_LIST_OF_TURNS)
                 break
@@ -194,7 +204,7 @@ class _Document:
             if end is None:
                 break
             self._move(end - self._at)
-        self._at, self._line = begun, line
+        self._at, self._line, self._margin = begun
         return found
 
     def _object(self) -> Iterator[Object]:
@@ -203,7 +213,7 @@ class _Document:
         try:
             found, size = self._decoded()
         except Broken as exc:
-            self._problems.add(f"Line {line:,}: {exc}")
+            self._problems.add(f"Line {exc.line or line:,}: {exc}")
             return
         scratched = BROKEN in self._held[self._at : self._at + size]
         self._move(size)
@@ -228,7 +238,7 @@ class _Document:
                     if len(self._held) - self._at > LONGEST_LINE:
                         self._pass_over()
                         raise Broken(f"The object has more than {LONGEST_LINE:,} characters.") from exc
-                    self._fill(len(self._held) - self._at + _BLOCK)
+                    self._fill(2 * (len(self._held) - self._at) + _BLOCK)
                     continue
                 return self._mended(exc)
             except (ValueError, RecursionError) as exc:
@@ -242,15 +252,17 @@ class _Document:
                 return _mended(self._held[self._at : end], error), end - self._at
             except Broken:
                 pass
-        column = error.pos - self._held.rfind("\n", 0, error.pos)
+        line = self._line + self._held.count("\n", self._at, error.pos)
+        column = error.pos - max(self._held.rfind("\n", self._at, error.pos), self._margin - 1)
         self._pass_over()
-        raise Broken(f"It is not JSON: {error.msg}, at column {column:,}.") from error
+        raise Broken(f"It is not JSON: {error.msg}, at column {column:,}.", line) from error
 
     def _restart(self) -> int | None:
         """Where the next object may begin after a broken one: on a line that begins as far in as its own line does."""
-        begun = self._held.rfind("\n", 0, self._at) + 1
-        indent = self._held[begun : self._at]
-        indent = indent[: len(indent) - len(indent.lstrip(" \t"))]
+        if self._margin < 0 or self._at - self._margin > _MOST_INDENT:
+            return None
+        before = self._held[self._margin : self._at]
+        indent = before[: len(before) - len(before.lstrip(" \t"))]
         place = self._held.find(f"\n{indent}{{", self._at, self._at + HEAD)
         return None if place < 0 else place + 1 + len(indent)
 
@@ -325,16 +337,19 @@ class _Document:
                 return ""
 
     def _move(self, characters: int) -> None:
-        self._line += self._held.count("\n", self._at, self._at + characters)
+        if lines := self._held.count("\n", self._at, self._at + characters):
+            self._line += lines
+            self._margin = self._held.rfind("\n", self._at, self._at + characters) + 1
         self._at += characters
 
     def _fill(self, characters: int) -> bool:
         """Hold so many characters from here on, if there are as many. False: there are not."""
         while not self._ended and len(self._held) - self._at < characters:
-            begun = self._held.rfind("\n", 0, self._at) + 1 if self._at < LONGEST_LINE else self._at
-            block = self._text.read(_BLOCK)
+            kept_from = self._margin if 0 <= self._at - self._margin <= _MOST_INDENT and self._margin >= 0 else self._at
+            block = self._text.read(max(_BLOCK, characters - len(self._held) + self._at))
             self._ended = not block
-            self._held, self._at = self._held[begun:] + block, self._at - begun
+            self._held = self._held[kept_from:] + block
+            self._at, self._margin = self._at - kept_from, self._margin - kept_from
         return len(self._held) - self._at >= characters
 
 
