@@ -26,7 +26,7 @@ from core.providers.usage import Usage, read_usage
 _TEXT_PARTS = frozenset({"", "text", "output_text", "message", "assistant"})
 _REFUSAL = "refusal"
 _WITHOUT_CHOICES = ("message", "content", "output", "output_text", "response", "generated_text", "text")
-_ENDINGS = ("finish_reason", "finishReason", "stop_reason", "done_reason")
+_ENDINGS = ("finishReason", "stop_reason", "done_reason")
 _THINKING = ("reasoning_content", "reasoning", "thinking", "tool_calls")
 
 
@@ -110,6 +110,8 @@ def said(message: object, finish_reason: object) -> tuple[str, str | None]:
 
 def ending_of(choice: Mapping[str, Any]) -> object:
     """Why a choice ended, as the endpoint says it."""
+    if "finish_reason" in choice:
+        return choice["finish_reason"]
     return next((choice[name] for name in _ENDINGS if name in choice), None)
 
 
@@ -137,11 +139,11 @@ def _choices(answer: Mapping[str, Any]) -> list[Any]:
 def _choice(choice: Any, provider: Provider) -> Choice:
     if not isinstance(choice, Mapping):
         return Choice(text_of(choice), None)
-    message = next((choice[name] for name in ("message", "delta", "content") if choice.get(name)), None)
+    message = choice.get("message") or choice.get("delta") or choice.get("content")
     text, ending = said(message, ending_of(choice))
-    error = error_object({"error": choice.get("error")})
+    error = error_object({"error": choice["error"]}) if choice.get("error") else None
     return Choice(
-        text=text or text_of(choice.get("text")),
+        text=text or text_of(choice.get("text") or ""),
         finish_reason=ending if error is None else "error",
         error="" if error is None else words_for(error, provider),
     )

@@ -30,6 +30,7 @@ _CACHED = (
     "num_cached_tokens",
     "cachedContentTokenCount",
 )
+_OPENAI = {"prompt_tokens", "completion_tokens", "total_tokens"}
 _CACHE_MISSES = ("prompt_cache_miss_tokens",)
 _PROMPT_DETAILS = ("prompt_tokens_details", "input_tokens_details", "prompt_token_details")
 _COMPLETION_DETAILS = ("completion_tokens_details", "output_tokens_details", "completion_token_details")
@@ -70,6 +71,8 @@ _UNKNOWN = Usage()
 
 def read_usage(answer: Mapping[str, Any]) -> Usage:
     """The usage in an answer, or in an event of a stream. What is missing, or no number, is unknown."""
+    if isinstance(usage := answer.get("usage"), dict) and (plain := _plain(usage)) is not None:
+        return plain
     for usage in _reports(answer):
         found = _read(usage)
         if found.known:
@@ -79,6 +82,8 @@ def read_usage(answer: Mapping[str, Any]) -> Usage:
 
 def token_count(value: object) -> int | None:
     """A number of tokens: also as a float or a string. What is no number, or below zero, is unknown."""
+    if value is None:
+        return None
     if isinstance(value, str):
         try:
             value = float(value.replace(",", ""))
@@ -105,6 +110,16 @@ def _reports(answer: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
             yield usage
     if "eval_count" in answer:
         yield answer
+
+
+def _plain(usage: dict[str, Any]) -> Usage | None:
+    """Most answers say no more than this; the rest is read slowly."""
+    if usage.keys() != _OPENAI:
+        return None
+    prompt, completion = usage["prompt_tokens"], usage["completion_tokens"]
+    if type(prompt) is not int or type(completion) is not int or usage["total_tokens"] != prompt + completion:
+        return None
+    return Usage(prompt, completion) if 0 <= prompt <= _MOST and 0 <= completion <= _MOST else None
 
 
 def _read(usage: Mapping[str, Any]) -> Usage:
