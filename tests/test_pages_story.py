@@ -134,7 +134,7 @@ def test_what_goes_wrong_is_a_card_with_a_way_on(
     [
         ("length", "cut at the most tokens allowed"),
         ("content_filter", "cut by the provider's content filter"),
-        ("odd **word**", "`odd **word**`"),
+        ("odd **word**", "`odd_word`"),
     ],
 )
 def test_why_a_story_ended_is_said_in_words(server: FaultServer, store: Store, reason: str, said: str) -> None:

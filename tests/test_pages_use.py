@@ -106,7 +106,7 @@ def test_minutes_come_from_jobs_that_have_run(server: FaultServer, store: Store)
         session.add(
             TrainingJob(
                 id="j", name="n", provider="engine", base_model="writer", hyperparameters={}, file_format="completion",
-                status="succeeded", trained_tokens=600, created_at=utcnow() - timedelta(seconds=600),
+                status="succeeded", trained_tokens=600, training_s=600.0, created_at=utcnow() - timedelta(seconds=600),
                 finished_at=utcnow(), created_by="local",
             )
         )  # fmt: skip
