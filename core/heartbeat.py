@@ -73,6 +73,12 @@ class Heart:
         """Take this worker off the list."""
         self._forget({self.id})
 
+    def replace(self, ids: set[str]) -> None:
+        """Take earlier lives of this worker off the list, which could not do so when the database was away: their
+        process lives, so that nobody else would."""
+        if ids:
+            self._forget(ids)
+
     def living(self) -> set[str]:
         """Ids of the workers whose work is theirs, this one included; the dead are taken off the list.
 

@@ -63,6 +63,7 @@ class Worker:
         self._stopping = threading.Event()
         self._ready = threading.Event()
         self._thread: threading.Thread | None = None
+        self._lives: set[str] = set()  # ids of heartbeats that may still be on the list
         self._opened = False  # the database was there once: from then on, an empty one in its place is not made
 
     def start(self) -> None:
@@ -99,10 +100,13 @@ class Worker:
         global _hands
         store = Store.open(self._settings, create=not self._opened)
         self._opened = True
-        heart = Heart(store)
+        heart, earlier = Heart(store), set(self._lives)
+        self._lives.add(heart.id)
         hands = Hands(store, self._registry, self._kinds, _go_later)
         try:
             recovery.restore(store)
+            heart.replace(earlier)
+            self._lives -= earlier
             heart.beat(0)
             _hands = hands
             _launch(self._settings, heart.id, self._kinds)
@@ -129,12 +133,13 @@ class Worker:
     def _dispatch(self, store: Store, heart: Heart) -> None:
         next_beat, told = time.monotonic(), 0
         woken: dict[str, str] = {}
+        astray: set[str] = set()
         while not self._stopping.is_set():
             try:
                 taken = _taken()
                 if time.monotonic() >= next_beat or len(held()) != told:
                     heart.beat(told := len(held()))
-                    _free(taken, heart.living())
+                    astray = _free(taken, heart.living(), heart.id, astray)
                     next_beat = time.monotonic() + BEAT_S
                 woken = _wake(store, self._kinds, taken, woken)
                 _hand_out(store, self._kinds, taken)
@@ -217,14 +222,21 @@ def _taken() -> list[WorkflowStatus]:
     return DBOS.list_workflows(status=list(_OPEN), load_input=False, load_output=False)
 
 
-def _free(taken: list[WorkflowStatus], living: set[str]) -> None:
-    """Take from the dead what they had in hand: the next look finds it with nobody. Twice does no harm."""
+def _free(taken: list[WorkflowStatus], living: set[str], me: str, astray: set[str]) -> set[str]:
+    """Take from the dead what they had in hand: the next look finds it with nobody. Twice does no harm.
+
+    Workflows that are called ours and that no thread here has (their end could not be written while the database was
+    away) are freed when a second look finds them so; those of this look are returned.
+    """
     from dbos import DBOS
 
-    for workflow in taken:
-        if workflow.status == "PENDING" and workflow.executor_id not in living:
-            _log.warning("Going on with %s, whose worker is gone.", workflow.workflow_id)
-            DBOS.cancel_workflow(workflow.workflow_id)
+    pending = {one.workflow_id: str(one.executor_id) for one in taken if one.status == "PENDING"}
+    lost = {one for one, executor in pending.items() if executor == me} - held()
+    for workflow_id, executor in pending.items():
+        if executor not in living or workflow_id in lost & astray:
+            _log.warning("Going on with %s, which no worker has any more.", workflow_id)
+            DBOS.cancel_workflow(workflow_id)
+    return lost
 
 
 def _hand_out(store: Store, kinds: Mapping[str, Kind], taken: list[WorkflowStatus]) -> None:
