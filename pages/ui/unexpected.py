@@ -1,4 +1,4 @@
-"""Errors that nobody foresaw, in work beside the page's script: told as an error of the family, and logged in full."""
+"""Unexpected errors in background work of a page: shown as an error card, and logged with their traceback."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _log = logging.getLogger("fabula.pages")
 
 
 def told(error: Exception, work: str) -> FabulaError:
-    """`error` for a card: itself where it is one of the family, else that `work` (for the log) failed."""
+    """`error` for a card: itself where it is one of ours, else a general sentence; `work` names it in the log."""
     if isinstance(error, FabulaError):
         return error
-    _log.error("%s failed", work, exc_info=error)
+    _log.error(work, exc_info=error)
     fault = FabulaError(
         mark("Something went wrong while this was worked out."),
         mark("Open this part again in a few seconds. If it fails again, the log of the studio says why."),
