@@ -18,18 +18,19 @@ from core import recovery
 from core.actor import LOCAL
 from core.cost import own, spend
 from core.dataset import datasets, previewing, runs
+from core.dataset.previewing import PreviewRow
 from core.dataset.recipe import Column, Recipe
 from core.db import rescue
 from core.db.rescue import RescueFile
 from core.db.store import Store
 from core.db.tables import Answer, Batch, Evaluation, Row, Run, Spend, Story, TrainingJob
-from core.errors import DatabaseLost, FabulaError
+from core.errors import BadRequest, DatabaseLost, FabulaError
 from core.providers import Client, CompletionRequest
 from core.story import shelf, stream
 from core.training import jobs
 from core.training.record import Work
 from core.training.submit import hand_over
-from tests.fault_server import FaultServer, held, text
+from tests.fault_server import FaultServer, error, held, text
 from tests.fault_server import story_server as story_server
 from tests.job_server import JobServer
 from tests.stores import fresh
@@ -287,23 +288,39 @@ def test_nothing_is_bought_without_a_database(priced: Store, server: FaultServer
     assert rescue.files(priced.home) == []
 
 
-def test_a_preview_is_shown_and_its_cost_comes_back(priced: Store, server: FaultServer, aside: Path) -> None:
+def preview_without_a_database(store: Store, server: FaultServer, aside: Path) -> list[PreviewRow]:
+    """A preview of one row; the database is lost while its request is under way."""
     recipe = Recipe("s", (Column("n", ("a",)),), "{n}", provider="fault", model="writer", max_tokens=9)
-    book, client = own.book(priced), Client(server.provider())
-    server.default = held(text("A story."))
+    book, client = own.book(store), Client(server.provider())
 
     def away() -> None:
         server.wait_for(lambda s: s.flying == 1)
-        lose(priced, aside)
+        lose(store, aside)
         server.release()
 
     breaking = threading.Thread(target=away)
     breaking.start()
-    (row,) = previewing.preview(client, recipe, 1, store=priced, actor=LOCAL, book=book)
-    breaking.join()
+    try:
+        return list(previewing.preview(client, recipe, 1, store=store, actor=LOCAL, book=book))
+    finally:
+        breaking.join()
+
+
+def test_a_preview_is_shown_and_its_cost_comes_back(priced: Store, server: FaultServer, aside: Path) -> None:
+    server.default = held(text("A story."))
+    (row,) = preview_without_a_database(priced, server, aside)
     assert row.text == "A story."
     ((tokens, cost),) = lines(restored(priced, aside))
     assert tokens == 10 and cost
+
+
+def test_a_reservation_that_cannot_be_given_back_costs_nothing_after_the_next_start(
+    priced: Store, server: FaultServer, aside: Path
+) -> None:
+    server.default = held(error(400, "Not this one."))
+    with pytest.raises(BadRequest):
+        preview_without_a_database(priced, server, aside)
+    assert [cost for _, cost in lines(restored(priced, aside))] == [0]
 
 
 def test_a_job_that_was_made_is_followed_at_the_next_start(

@@ -219,6 +219,15 @@ def test_a_story_that_is_stopped_before_its_first_word_is_an_unknown_cost(priced
     assert line.cost_usd is None and line.estimated_usd
 
 
+def test_a_story_that_is_stopped_while_its_money_is_reserved_costs_nothing(priced: Store, server: FaultServer) -> None:
+    request, book = CompletionRequest(_MODEL, "once", max_tokens=9), own.book(priced)
+    with priced.session():  # another writer: the reservation has to wait
+        told = stream.write(priced, LOCAL, client(server.provider(), None), request, book)
+        told.cancel()
+    assert list(told) == []
+    assert (sent(server), lines(priced)) == (0, [])
+
+
 def test_a_story_that_is_cut_is_billed_by_its_words(priced: Store, server: FaultServer) -> None:
     server.enqueue(cut("Once upon"))
     with pytest.raises(FabulaError):

@@ -74,8 +74,8 @@ class Reservation:
         if getattr(error, "may_be_billed", not isinstance(error, FabulaError)):
             self.settle(None, None, None)
             return
-        with self._store.session() as session:
-            session.delete(session.get_one(Spend, self._id))
+        entry = {"kind": "spend", "spend": self.entry(0, 0, Decimal(0))}
+        rescue.write_or_keep(self._store, lambda session: session.delete(session.get_one(Spend, self._id)), entry)
 
     def settle(self, prompt_tokens: int | None, completion_tokens: int | None, cost_usd: Decimal | None) -> None:
         """What it really took.

@@ -74,7 +74,7 @@ class StoryStream:
         self._news = news or News()
         self._version = 0
         self._done = self._stopped = self._left = False
-        self._sent = False
+        self._reserved = self._sent = False
         self._error: FabulaError | None = None
         self._joined = Joined()
         self._till = Till(store, actor, book, self.provider, self.request, self.id)
@@ -185,6 +185,7 @@ class StoryStream:
         error: FabulaError | None = None
         try:
             self._till.reserve()
+            self._reserved = True
             self._sent = not self._stopped
             saved = asked = time.monotonic()
             for piece in self._upstream:
@@ -233,7 +234,7 @@ class StoryStream:
     def _finish(self, error: FabulaError | None) -> None:
         """Save, account, and let the readers go, also when saving fails."""
         try:
-            if self._sent or self.text:
+            if self._reserved or self.text:
                 self._save(error)
         except FabulaError as failure:
             error = error or failure
