@@ -96,6 +96,8 @@ WHOLE: dict[str, dict[str, Any]] = {
         "prompt_eval_count": 10,
         "eval_count": 5,
     },
+    "in an object of a gateway's own": {"code": 0, "message": "success", "data": chat()},
+    "an error of code 0 beside it": chat(error={"code": 0, "message": "ok"}),
     "DashScope's own output": {
         "output": {"choices": [{"message": {"content": STORY}, "finish_reason": "stop"}]},
         "usage": {"input_tokens": 10, "output_tokens": 5},
@@ -161,6 +163,32 @@ def test_events_where_a_whole_answer_was_asked_for_are_put_together(server: Faul
         assert (answer.prompt_tokens, answer.completion_tokens, answer.model) == (10, 5, "writer")
 
 
+def test_a_broken_event_among_others_leaves_the_text_and_its_usage(server: FaultServer) -> None:
+    first, last = {"choices": [{"delta": {"content": "A "}}]}, {"choices": [], "usage": USAGE}
+    body = f"data: {json.dumps(first)}\n\ndata: {{broken\n\ndata: {json.dumps(last)}\n\ndata: [DONE]\n\n"
+    server.default = raw(body.encode(), "text/event-stream")
+    told = Client(server.provider()).complete(CHAT)
+    (choice,) = told.texts
+    assert (choice.text, choice.finish_reason, told.prompt_tokens, told.completion_tokens) == ("A ", "error", 10, 5)
+    assert "cannot be read" in choice.error
+
+
+def _nested(open_: str, close: str, depth: int) -> bytes:
+    return (open_ * depth + '"x"' + close * depth).encode()
+
+
+@pytest.mark.parametrize("depth", [150, 500, 980, 100_000])
+@pytest.mark.parametrize("status", [200, 400])
+def test_json_without_a_bottom_is_no_answer_and_no_bug(server: FaultServer, depth: int, status: int) -> None:
+    content = b'{"choices":[{"message":{"content":' + _nested("[", "]", depth) + b"}}]}"
+    for body in (content, _nested('{"error":', "}", depth), _nested('{"output":', "}", depth)):
+        server.default = Answer(status=status, body=body)
+        with pytest.raises(BadRequest if status == 400 else Unreadable):
+            asyncio.run(in_bulk(server.provider()))
+        line = b'{"custom_id":"a","response":{"status_code":200,"body":' + body + b"}}"
+        assert read_answer(PROVIDER, line) is None
+
+
 # --- usage ----------------------------------------------------------------------------------------------------------
 
 COUNTS: list[tuple[dict[str, Any], Usage]] = [
@@ -217,7 +245,19 @@ COUNTS: list[tuple[dict[str, Any], Usage]] = [
         {"input_tokens": 10, "output_tokens": 5, "input_tokens_details": {"cached_tokens": "8"}},
         Usage(10, 5, 8),
     ),
+    # Anthropic counts them beside `input_tokens`; LiteLLM and OpenRouter among `prompt_tokens`
     ({"input_tokens": 10, "output_tokens": 5, "cache_read_input_tokens": 2000}, Usage(2010, 5, 2000)),
+    ({"input_tokens": 10, "output_tokens": 5, "cache_read_input_tokens": 8}, Usage(18, 5, 8)),
+    (
+        {
+            "input_tokens": 10,
+            "output_tokens": 5,
+            "cache_creation_input_tokens": 100,
+            "cache_read_input_tokens": 0,
+        },
+        Usage(110, 5, 0),
+    ),
+    ({"prompt_tokens": 10, "completion_tokens": 5, "cache_read_input_tokens": 8}, Usage(10, 5, 8)),
 ]
 
 
@@ -433,6 +473,14 @@ PIECES: list[tuple[list[object], tuple[object, ...]]] = [
         (STORY, None, None, 0),
     ),
     (["a word", 7, None, {"choices": [{"delta": {"content": STORY}}]}, {"choices": [None]}], (STORY, None, None, 0)),
+    ([{"error": {"code": 0, "message": "ok"}}, {"choices": [{"delta": {"content": STORY}}]}], (STORY, None, None, 0)),
+    (  # counts that fall back to 0 in the last event
+        [
+            {"choices": [{"delta": {"content": STORY}}], "usage": {**USAGE, "cached_tokens": 8}},
+            {"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}},
+        ],
+        (STORY, 10, 5, 8),
+    ),
 ]
 
 
@@ -453,6 +501,8 @@ def test_a_stream_is_read_whatever_the_shape_of_its_events(
     [
         'data: {"choices": [{"delta": {"content": "A "}}]}\r\n\r\n'
         'data: {"choices": [{"delta": {"content": "story."}, "finish_reason": "stop"}]}\r\n\r\n',
+        'data: ping\n\ndata: {"choices": [{"delta": {"content": "A "}}]}\n\ndata: ping\n\n'
+        'data: {"choices": [{"delta": {"content": "story."}, "finish_reason": "stop"}]}\n\n',
         ': hello\n\nevent: chunk\nid: 1\ndata:{"choices": [{"text": "A story.", "finish_reason": "stop"}]}\n\n',
         'data: {"choices": [{"text": "A "}]}\n'
         'data: {"choices": [{"text": "story.", "finish_reason": "stop"}]}\ndata: [DONE]\n',
@@ -480,6 +530,34 @@ def test_an_error_beside_usage_is_an_answer_that_is_billed() -> None:
     broken = {"message": {"content": "A st"}, "finish_reason": "error", "error": {"message": "broke", "code": 502}}
     cut = completion_of({"choices": [broken], "usage": USAGE}, PROVIDER, "writer")
     assert (cut.texts[0].text, cut.texts[0].finish_reason, cut.texts[0].error) == ("A st", "error", "broke")
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"message": {"content": "", "reasoning_content": "Hm."}, "finish_reason": "error"},
+        {"message": {"content": [THINKING]}, "finish_reason": "error"},
+        {"message": {"content": None, "reasoning": "Hm."}, "error": {"message": "broke", "code": 429}},
+    ],
+)
+def test_an_error_beside_thinking_is_an_answer_at_an_unknown_cost(server: FaultServer, choice: dict[str, Any]) -> None:
+    body = {"choices": [choice], "error": {"message": "broke", "code": 429}}
+    told = completion_of(body, PROVIDER, "writer")
+    assert (told.texts[0].text, told.texts[0].error) == ("", "broke")
+    assert (told.prompt_tokens, told.completion_tokens) == (None, None)
+    server.default = events({**body, "choices": [{**choice, "delta": choice["message"]}]})
+    assert asyncio.run(in_bulk(server.provider())).texts[0].error == "broke"
+    with pytest.raises(StreamCut, match="broke") as caught:
+        list(Client(server.provider(), patience=QUICK).stream(CHAT))
+    assert caught.value.may_be_billed and len(server.requests) == 2
+
+
+@pytest.mark.parametrize("last", [b"data: {broken\n\n", b'data: {"error": {"message": "x"}}\n\n', b"data: [DON"])
+def test_a_stream_that_breaks_after_its_ending_has_its_whole_text(server: FaultServer, last: bytes) -> None:
+    whole = {"choices": [{"delta": {"content": STORY}, "finish_reason": "stop"}]}
+    server.default = raw(b"data: " + json.dumps(whole).encode() + b"\n\n" + last, "text/event-stream")
+    stream = Client(server.provider()).stream(CHAT)
+    assert ("".join(stream), stream.facts.finish_reason, stream.facts.tokens) == (STORY, "stop", None)
 
 
 # --- no credit ---

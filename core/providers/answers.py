@@ -21,10 +21,12 @@ from core.providers.errors import from_status, unreadable, words_for
 from core.providers.finish_reasons import folded
 from core.providers.provider_errors import error_object, inner_status
 from core.providers.shapes import Choice, Completion, Provider
-from core.providers.usage import Usage, read_usage
+from core.providers.usage import read_usage
 
+_DEEPEST = 100  # levels of JSON; real answers have ten
 _TEXT_PARTS = frozenset({"", "text", "output_text", "message", "assistant"})
 _REFUSAL = "refusal"
+_WRAPPERS = ("data", "result", "response", "body")
 _WITHOUT_CHOICES = ("message", "content", "output", "output_text", "response", "generated_text", "text")
 _ENDINGS = ("finishReason", "stop_reason", "done_reason")
 _THINKING = ("reasoning_content", "reasoning", "thinking", "tool_calls")
@@ -44,14 +46,16 @@ def completion_of(answer: Any, provider: Provider, model: str) -> Completion:
         answer = answer[0]
     if not isinstance(answer, Mapping):
         raise unreadable(provider)
+    answer = _unwrapped(answer)
     choices = _choices(answer)
     texts = tuple(_choice(choice, provider) for choice in choices)
     usage = read_usage(answer)
     wrote = any(choice.text for choice in texts)
-    if wrote or any(thought(choice.get("message")) for choice in choices if isinstance(choice, Mapping)):
+    thinking = any(thought(choice.get("message")) for choice in choices if isinstance(choice, Mapping))
+    if wrote or thinking:
         usage = usage.beside_text()
     if not wrote:
-        texts = _without_text(answer, texts, usage, provider)
+        texts = _without_text(answer, texts, provider, billed=thinking or usage.billed)
     named = answer.get("model")
     return Completion(
         texts=texts,
@@ -66,18 +70,29 @@ def parsed(raw: bytes) -> Any:
     """The JSON in an answer. Bytes that are no UTF-8 cost a character, not the answer; what follows is left out.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: it is no JSON, or nested so deeply that its readers, which follow it down, would fail.
     """
     try:
-        return json.loads(raw)
+        found = _parsed(raw)
     except RecursionError as exc:
         raise ValueError("nested too deeply") from exc
+    if raw.count(b"[") + raw.count(b"{") > _DEEPEST and _deeper(found, _DEEPEST):
+        raise ValueError("nested too deeply")
+    return found
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
     except ValueError:
         text = raw.decode("utf-8-sig", "replace").lstrip()
-    try:
-        return json.JSONDecoder(strict=False).raw_decode(text)[0]
-    except RecursionError as exc:
-        raise ValueError("nested too deeply") from exc
+    return json.JSONDecoder(strict=False).raw_decode(text)[0]
+
+
+def _deeper(found: object, levels: int) -> bool:
+    """Whether JSON has more than so many levels of objects and lists."""
+    inner = found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
+    return bool(inner) and (levels == 0 or any(_deeper(one, levels - 1) for one in inner))
 
 
 def text_of(content: object) -> str:
@@ -115,6 +130,15 @@ def ending_of(choice: Mapping[str, Any]) -> object:
     return next((choice[name] for name in _ENDINGS if name in choice), None)
 
 
+def _unwrapped(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The answer itself, where a gateway has put it into an object of its own: `{"code": 0, "data": {…}}`."""
+    if not any(name in answer for name in ("choices", "usage")):
+        for name in _WRAPPERS:
+            if isinstance(inner := answer.get(name), Mapping) and inner.get("choices"):
+                return inner
+    return answer
+
+
 def _choices(answer: Mapping[str, Any]) -> list[Any]:
     """The choices of an answer; of an API without choices, the one that it gives."""
     for name in ("choices", "candidates"):
@@ -150,7 +174,7 @@ def _choice(choice: Any, provider: Provider) -> Choice:
 
 
 def _without_text(
-    answer: Mapping[str, Any], texts: tuple[Choice, ...], usage: Usage, provider: Provider
+    answer: Mapping[str, Any], texts: tuple[Choice, ...], provider: Provider, *, billed: bool
 ) -> tuple[Choice, ...]:
     """What an answer without a text gives, when it is billed.
 
@@ -158,11 +182,11 @@ def _without_text(
         ProviderError: it is not; it is an error, or nothing.
     """
     error = error_object(answer) or _error_of_choice(answer)
-    if error is not None and not usage.billed:
+    if error is not None and not billed:
         raise error_in_answer(error, provider)
     if error is not None:
         return (Choice("", "error", words_for(error, provider)),)
-    if not texts and not usage.billed and not isinstance(answer.get("choices"), list):
+    if not texts and not billed and not isinstance(answer.get("choices"), list):
         raise unreadable(provider)
     return texts
 

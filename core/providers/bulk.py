@@ -14,6 +14,7 @@ from yarl import URL
 
 from core.errors import BadRequest, ProviderError
 from core.providers.addresses import check_setup, proxy_of
+from core.providers.answers import parsed
 from core.providers.bodies import PATHS, body_of
 from core.providers.causes import unreachable
 from core.providers.connection import key_headers, trusted
@@ -90,7 +91,7 @@ class Bulk:
 
     def _refused(self, answer: aiohttp.ClientResponse, raw: bytes) -> ProviderError:
         try:
-            body = json.loads(raw)
-        except (ValueError, RecursionError):
+            body = parsed(raw)
+        except ValueError:
             body = raw[:100_000].decode("utf-8", "replace")
         return from_status(answer.status, body, answer.headers, self.provider, answer.url.path)

@@ -1,8 +1,8 @@
 """Server-sent events of a stream, decoded to their JSON; and an answer that comes as events, put together.
 
 Format: https://html.spec.whatwg.org/multipage/server-sent-events.html. Comments (`: keep-alive`, `: OPENROUTER
-PROCESSING`) and blank lines between events are skipped. A server that answers `stream: true` with a whole JSON body
-gives one item: that answer.
+PROCESSING`), blank lines between events, and data that is no JSON object or list (`data: ping`) are skipped. A server
+that answers `stream: true` with a whole JSON body gives one item: that answer.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from core.providers.answers import parsed
 
 DONE = object()
 """The item that stands for the end that the server announced (`[DONE]`)."""
+BROKEN = object()
+"""The item that stands for an event that is no JSON, in a body that came whole."""
 
 _MOST_BYTES = 64 << 20  # of one event or one answer: what is longer is no text of a model
 
@@ -27,9 +29,11 @@ class EventDecoder:
 
     Attributes:
         whole: the body is no stream of events, but one JSON answer.
+        strict: an event that is no JSON is an error; else it is the item `BROKEN`.
     """
 
     whole: bool = False
+    strict: bool = True
     _begun: bool = False
     _buffer: bytearray = field(default_factory=bytearray)
     _data: list[bytes] = field(default_factory=list)
@@ -79,8 +83,15 @@ class EventDecoder:
         data, self._data = b"\n".join(self._data), []
         if data.startswith(b"[DONE]"):
             yield DONE
-        elif data:
-            yield parsed(data)
+        elif data.startswith((b"{", b"[")):  # else it is a word that keeps the connection open, such as `ping`
+            yield parsed(data) if self.strict else _parsed_or_broken(data)
+
+
+def _parsed_or_broken(data: bytes) -> Any:
+    try:
+        return parsed(data)
+    except ValueError:
+        return BROKEN
 
 
 def _is_whole(data: bytes) -> bool:
@@ -99,10 +110,10 @@ def is_events(body: bytes) -> bool:
 
 def decoded(body: bytes) -> Iterator[Any]:
     """The JSON of all events in a whole body. What is cut off at its end is left out."""
-    decoder = EventDecoder()
+    decoder = EventDecoder(strict=False)
     yield from (item for item in decoder.feed(body) if item is not DONE)
     with suppress(ValueError):
-        yield from (item for item in decoder.close() if item is not DONE)
+        yield from (item for item in decoder.close() if item not in (DONE, BROKEN))
 
 
 async def decode(blocks: AsyncIterator[bytes], decoder: EventDecoder) -> AsyncIterator[Any]:

@@ -51,7 +51,7 @@ class PieceStream(AsyncIterator[Piece]):
             stream._first = await stream._next()
             if stream._first is None:
                 raise unreadable(provider)
-            if stream._first.error is not None and not stream._first.text and not stream._first.usage.billed:
+            if stream._first.error is not None and not stream._first.billed:
                 raise error_in_answer(stream._first.error, provider)
         except BaseException as exc:
             await stream.aclose()

@@ -13,12 +13,13 @@ from typing import Any
 from core.errors import ProviderError
 from core.providers.answers import completion_of, ending_of, error_in_answer, parsed, said, text_of, thought
 from core.providers.errors import unreadable, words_for
-from core.providers.events import decoded, is_events
+from core.providers.events import BROKEN, decoded, is_events
 from core.providers.provider_errors import error_object
 from core.providers.shapes import Choice, Completion, Provider
 from core.providers.usage import Usage, read_usage
 
 _NO_USAGE = Usage()
+_BROKEN_EVENT = "a part of its answer cannot be read."  # after "The provider ended the text with an error: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,11 @@ class Piece:
     usage: Usage = _NO_USAGE
     thought: bool = False
     error: object | None = None
+
+    @property
+    def billed(self) -> bool:
+        """Whether something was written, or counted: then it is paid for, whatever error stands beside it."""
+        return bool(self.text) or self.thought or self.usage.billed
 
 
 def piece_of(event: Any) -> Piece:
@@ -78,25 +84,30 @@ def completion_in(body: bytes, provider: Provider, model: str) -> Completion:
     try:
         if not is_events(body):
             return completion_of(parsed(body), provider, model)
-        return _gathered([piece_of(item) for item in decoded(body)], provider, model)
+        items = list(decoded(body))
+        pieces = [piece_of(item) for item in items if item is not BROKEN]
+        return _gathered(pieces, provider, model, broken=len(pieces) < len(items))
     except ValueError as exc:
         if isinstance(exc, ProviderError):
             raise
         raise unreadable(provider) from exc
 
 
-def _gathered(pieces: list[Piece], provider: Provider, model: str) -> Completion:
+def _gathered(pieces: list[Piece], provider: Provider, model: str, *, broken: bool) -> Completion:
     text = "".join(piece.text for piece in pieces)
-    usage = next((piece.usage for piece in reversed(pieces) if piece.usage.known), _NO_USAGE)
+    usage = _NO_USAGE
+    for piece in pieces:
+        usage = piece.usage.after(usage)
     ending = next((piece.finish_reason for piece in reversed(pieces) if piece.finish_reason), None)
     error = next((piece.error for piece in pieces if piece.error is not None), None)
     named = next((piece.model for piece in pieces if piece.model), model)
-    if error is not None and not text and not usage.billed:
+    wrote = bool(text) or any(piece.thought for piece in pieces)
+    if error is not None and not wrote and not usage.billed:
         raise error_in_answer(error, provider)
-    if not text and not usage.known and ending is None:
+    if not wrote and not usage.known and ending is None:
         raise unreadable(provider)
-    if text:
+    if wrote:
         usage = usage.beside_text()
-    words = "" if error is None else words_for(error, provider)
+    words = words_for(error, provider) if error is not None else _BROKEN_EVENT if broken else ""
     choice = Choice(text, "error" if words else ending, words)
     return Completion((choice,), named, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)

@@ -93,7 +93,7 @@ def error_object(answer: object) -> object | None:
             error = error[0]
         if isinstance(error, str) and error.strip():
             return error if _plain_code(answer) is None else {"message": error, "code": answer.get("code")}
-        if isinstance(error, Mapping) and (words_of(error) or _fails(error)):
+        if isinstance(error, Mapping) and (_fails(error) or (words_of(error) and _plain_code(error) is None)):
             return error
     result = answer.get("base_resp")
     if isinstance(result, Mapping) and result.get("status_code"):

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from queue import SimpleQueue
 
+from core.errors import StreamCut
 from core.providers.background_loop import background_loop
 from core.providers.errors import cut
 from core.providers.finish_reasons import UNKNOWN
@@ -53,7 +54,8 @@ class TextStream(Iterator[str]):
 
     Raises:
         RateLimited, Unavailable, Refused, BadRequest, ModelNotFound: from the first `next()`, before any text.
-        StreamCut: the stream broke off after it had begun; what was yielded is all there is.
+        StreamCut: the stream broke off after it had begun, before the endpoint said why the text ended; what was
+            yielded is all there is.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class TextStream(Iterator[str]):
                     return arrival.piece.text
             else:
                 self._over = True
-                if isinstance(arrival, BaseException):
+                if isinstance(arrival, BaseException) and not self._whole_before(arrival):
                     raise arrival
                 if self._facts.finish_reason is None:
                     if arrival is None or not arrival.announced:
@@ -122,14 +124,14 @@ class TextStream(Iterator[str]):
                 self._task = asyncio.run_coroutine_threadsafe(self._request(), background_loop())
                 weakref.finalize(self, self._task.cancel)  # a stream that is dropped unread stops generating
 
+    def _whole_before(self, error: BaseException) -> bool:
+        """Whether the text had ended before the stream broke off: only the usage is missing then."""
+        return isinstance(error, StreamCut) and self._facts.finish_reason not in (None, "error")
+
     def _learn(self, piece: Piece, elapsed_s: float) -> None:
         seen, usage = self._facts, piece.usage
         pieces = seen.pieces + bool(piece.text)
-        counted = Usage(
-            seen.prompt_tokens if usage.prompt_tokens is None else usage.prompt_tokens,
-            seen.tokens if usage.completion_tokens is None else usage.completion_tokens,
-            usage.cached_tokens if usage.known else seen.cached_tokens,
-        )
+        counted = usage.after(Usage(seen.prompt_tokens, seen.tokens, seen.cached_tokens))
         if pieces:
             counted = counted.beside_text()
         self._facts = replace(

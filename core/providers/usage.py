@@ -7,7 +7,9 @@ Read here, because providers send it so:
 - Groq: `x_groq.usage` in the last event of a stream.
 - Gemini's OpenAI-compatible endpoint, xAI and gateways before them: reasoning tokens that are in `total_tokens` (or
   only in `completion_tokens_details.reasoning_tokens`), but not in `completion_tokens`. They are billed as output.
-- Anthropic and the Responses API behind gateways: `input_tokens`, `output_tokens`, `cache_read_input_tokens`.
+- The Responses API: `input_tokens`, `output_tokens`, `input_tokens_details`.
+- Anthropic: `input_tokens` without what was read from its cache (`cache_read_input_tokens`) or written to it
+  (`cache_creation_input_tokens`); both are part of the prompt (docs.anthropic.com, "Prompt caching").
 - Ollama: zeros, or no prompt tokens, where the prompt was in its cache.
 """
 
@@ -32,6 +34,7 @@ _CACHED = (
 )
 _OPENAI = {"prompt_tokens", "completion_tokens", "total_tokens"}
 _CACHE_MISSES = ("prompt_cache_miss_tokens",)
+_BESIDE_INPUT = ("cache_read_input_tokens", "cache_creation_input_tokens")  # not counted in `input_tokens`
 _PROMPT_DETAILS = ("prompt_tokens_details", "input_tokens_details", "prompt_token_details")
 _COMPLETION_DETAILS = ("completion_tokens_details", "output_tokens_details", "completion_token_details")
 
@@ -64,6 +67,14 @@ class Usage:
         if self.prompt_tokens and self.completion_tokens:
             return self
         return Usage(self.prompt_tokens or None, self.completion_tokens or None, self.cached_tokens)
+
+    def after(self, earlier: Usage) -> Usage:
+        """What is known of a stream once this report has followed an earlier one: counts do not fall back to 0."""
+        return Usage(
+            self.prompt_tokens or _known(earlier.prompt_tokens, self.prompt_tokens),
+            self.completion_tokens or _known(earlier.completion_tokens, self.completion_tokens),
+            self.cached_tokens or earlier.cached_tokens,
+        )
 
 
 _UNKNOWN = Usage()
@@ -129,6 +140,8 @@ def _read(usage: Mapping[str, Any]) -> Usage:
     cached = _detail(usage, _PROMPT_DETAILS, _CACHED) or 0
     if prompt is None:
         prompt = _all_of_prompt(usage, cached, total, completion)
+    elif "input_tokens" in usage and _first(usage, _PROMPT[:1]) is None:
+        prompt += sum(token_count(usage.get(name)) or 0 for name in _BESIDE_INPUT)
     if prompt is not None and cached > prompt:
         prompt += cached  # a part of the prompt cannot be larger than it: this provider counts it apart
     if completion is not None and reasoning is not None and reasoning > completion:
@@ -160,6 +173,10 @@ def _detail(usage: Mapping[str, Any], details: Iterable[str], names: Iterable[st
         if isinstance(detail := usage.get(name), Mapping) and (count := _first(detail, names)) is not None:
             return count
     return _first(usage, names)
+
+
+def _known(count: int | None, otherwise: int | None) -> int | None:
+    return otherwise if count is None else count
 
 
 def _bounded(count: int | None) -> int | None:
