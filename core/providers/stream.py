@@ -92,7 +92,9 @@ class TextStream(Iterator[str]):
                     return arrival.piece.text
             else:
                 self._over = True
-                if isinstance(arrival, BaseException) and not self._whole_before(arrival):
+                if isinstance(arrival, BaseException):
+                    if self._whole_before(arrival):
+                        break
                     raise arrival
                 if self._facts.finish_reason is None:
                     if arrival is None or not arrival.announced:
