@@ -29,8 +29,12 @@ from tests.test_dataset_runs import NO_PRICES, queue, recipe, states
 
 def carry_out(store: Store, server: FaultServer, run_id: str) -> runs.RunProgress:
     """As a worker carries a run out: what it cannot finish, it gives up."""
-    Hands(store, server.registry, KINDS).carry(f"run-{run_id}", "run", run_id)
+    Hands(store, server.registry, KINDS, _never_later).carry(f"run-{run_id}", "run", run_id)
     return runs.progress(store, run_id)
+
+
+def _never_later(kind: str, item_id: str, wait_s: float) -> None:
+    raise AssertionError(f"{kind} {item_id} waits {wait_s} s")
 
 
 _FAULTS = [  # a database that refuses what a background task writes
