@@ -16,9 +16,10 @@ from core.db.store import Store
 from core.errors import BadRequest, OverBudget
 from tests import test_dataset_batch as batches
 from tests.batch_server import BatchServer
-from tests.fault_server import FaultServer, error, held
+from tests.fault_server import Answer, FaultServer, error, held, rate_limit
 from tests.fault_server import story_server as story_server
 from tests.test_dataset_runs import NO_PRICES, QUICK, book, execute, executing, queue, recipe, spends, states
+from tests.waiting import until
 
 _WORST = Decimal("0.136")  # a row's: 5 bytes + 32 + 99 tokens; what it really takes is $0.011
 
@@ -115,6 +116,43 @@ def test_what_costs_nothing_costs_nothing_after_a_kill_either(store: Store, serv
     execute(store, server, run_id, book=book(per_mtok="0"))
     ended = runs.progress(store, run_id)
     assert (ended.done, ended.cost_usd, ended.at_most_usd) == (5, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "counts"),
+    [
+        (rate_limit(retry_after="120"), False),
+        (error(409, "locked", retry_after="120"), False),
+        (error(503, "busy", retry_after="120"), False),
+        (error(529, "overloaded", retry_after="120"), False),
+        (error(500, "oops", retry_after="120"), True),
+        (error(502, "bad gateway", retry_after="120"), True),
+    ],
+    ids=lambda value: str(value.status) if isinstance(value, Answer) else "",
+)
+def test_a_row_that_waits_counts_only_where_its_last_request_may_be_billed(
+    store: Store, server: FaultServer, fault: Answer, counts: bool
+) -> None:
+    """After a kill by the mark in the ledger, and after a stop the same."""
+    server.default = fault
+    run_id = queue(store, recipe(2))
+    with executing(store, server.registry(), run_id, book=book()):
+        until(lambda: runs.progress(store, run_id).note is not None, "a note of what it waits for")
+        until(lambda: [line.sent_at is not None for line in spends(store)] == [counts] * 2, "the marks")
+        runs.request_stop(store, LOCAL, run_id)
+    assert states(store, run_id) == {"pending": 2} and len(server.requests) == 2
+    assert [(line.cost_usd, line.estimated_usd) for line in spends(store)] == [(None, _WORST)] * 2 * counts
+
+
+def test_a_row_that_never_reached_the_provider_is_not_marked_as_sent(store: Store, server: FaultServer) -> None:
+    run_id = queue(store, recipe(2))
+    registry = server.registry()
+    server.__exit__()  # nobody listens any more
+    with executing(store, registry, run_id, replace(QUICK, base_s=1_000, cap_s=1_000), book=book()):
+        until(lambda: runs.progress(store, run_id).note is not None, "a note of what it waits for")
+        until(lambda: [line.sent_at for line in spends(store)] == [None] * 2, "the marks")
+        runs.request_stop(store, LOCAL, run_id)
+    assert spends(store) == []
 
 
 def test_an_unknown_price_is_not_begun_within_a_budget(store: Store, server: FaultServer) -> None:

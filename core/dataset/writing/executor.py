@@ -36,7 +36,7 @@ from core.dataset.writing.supply import Supply, Work
 from core.dataset.writing.tariff import Tariff
 from core.db.store import Store
 from core.db.tables import Run, utcnow
-from core.errors import BadRequest, FabulaError, ModelNotFound, RateLimited, Unavailable
+from core.errors import BadRequest, FabulaError, ModelNotFound, ProviderError, RateLimited, Unavailable
 from core.providers import Completion, Registry
 from core.settings import Settings
 
@@ -207,6 +207,7 @@ class Writing:
             work = self._supply.cleared.popleft()
             work.tries = next((t for c in work.claims if (t := self._tries.pop(c.row_id, None))), work.tries)
             if work.tries.not_before > now:
+                self._supply.refused(work)  # it has not gone out
                 self._flight.wait(work, work.tries.not_before)
                 work = None
         if work is not None:
@@ -271,7 +272,7 @@ class Writing:
             if told.lost:
                 self._give_up(work, now + told.wait_s)
                 return
-            if isinstance(error, RateLimited):
+            if isinstance(error, ProviderError) and not error.may_be_billed:
                 self._supply.refused(work)
             self._flight.wait(work, now + told.wait_s)
             self._wake.set()
@@ -324,10 +325,12 @@ class Writing:
                 raise error
 
     async def _release(self) -> None:
-        """Give back what was not sent; what was cut off costs an unknown amount."""
+        """Give back what was not sent; what was cut off, or has failed and may be billed, costs an unknown amount."""
         unknown = self._tariff.price(None, None)
-        cut = [(claim, unknown) for claim in self._flight.flying_claims()]
-        unsent = [*self._unbought, *self._flight.waiting_claims(), *await self._supply.close()]
+        billed = [*self._flight.flying_claims(), *self._flight.waiting_claims(marked=True)]
+        cut = [(claim, unknown) for claim in billed]
+        waiting = self._flight.waiting_claims(marked=False)
+        unsent = [*self._unbought, *waiting, *await self._supply.close()]
         claimant = self._order.claimant
         await self._keeper.insist(lambda session: ledger.release(session, unsent, cut, claimant), self._halt)
 

@@ -77,6 +77,6 @@ class Flight:
         """The rows under way."""
         return (claim for work in self._flying for claim in work.claims)
 
-    def waiting_claims(self) -> Iterator[Claim]:
-        """The rows that wait."""
-        return (claim for _, _, work in self._waiting for claim in work.claims)
+    def waiting_claims(self, *, marked: bool) -> Iterator[Claim]:
+        """The rows that wait, and whose last request may be billed (`marked`), or is not."""
+        return (claim for _, _, work in self._waiting if work.marked is marked for claim in work.claims)

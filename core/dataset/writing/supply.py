@@ -122,7 +122,7 @@ class Supply:
     # --- marks -------------------------------------------------------------------------------------------------------
 
     def refused(self, work: Work) -> None:
-        """The provider has refused it, and bills nothing: it is not sent any more, until it is marked again."""
+        """It was refused, or never arrived, and costs nothing: it is not sent any more, until it is marked again."""
         work.marked = False
         self._refused += [claim.spend_id for claim in work.claims]
 
