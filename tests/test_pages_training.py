@@ -66,6 +66,7 @@ def _to_the_end(at: AppTest) -> AppTest:
 
 def test_the_first_step_tells_what_preparation_and_the_check_found(server: FaultServer, sample: str) -> None:
     at = _new_job()
+    until(lambda: not at.button(key="training_next").disabled or not again(at), "the check")
     assert "**1 · Check**" in words(at)
     assert "There are 27 pairs" in words(at)
     assert any('->", "completion": " ' in block.value and block.value.endswith('."}') for block in at.code)

@@ -132,8 +132,12 @@ class Arrivals:
         return Back()
 
     def stalled(self, now: float, all_retried: bool) -> None:
-        """End the run when there has been no answer for too long. What flies for the first time is still hoped for."""
-        if all_retried and now - self.heard_at > self._limits.stall_s:
+        """End the run when there has been no answer for too long.
+
+        Requests that are under way for the first time may still be answered; a run that has not failed to reach its
+        endpoint yet (a slow database, a busy machine) has not stalled.
+        """
+        if self.cause and all_retried and now - self.heard_at > self._limits.stall_s:
             minutes = max(1, round(self._limits.stall_s / 60))
             self.ended(End("failed", f"There was no answer for {minutes} minutes. {self.cause}".strip()))
 
