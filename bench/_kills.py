@@ -48,7 +48,7 @@ def measure_kills(kills: int = KILLS) -> dict[str, float]:
     """Kill the worker `kills` times, let the last one finish, and compare.
 
     Returns:
-        `counted_minus_real_usd_after_kills`: what counts against the budget, less the bill; never below 0.
+        `counted_minus_real_usd_after_kills`: what counts against the budget, less the bill. Below 0, answers were lost.
         `in_flight_worst_usd`: the most that it may be: all that was in flight at the kills, at its worst.
         `kills`, `rows_after_kills`: of 2,000 rows, how many are written.
     """

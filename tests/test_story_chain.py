@@ -13,7 +13,17 @@ from core.cost import budget
 from core.cost.book import PriceBook
 from core.db.store import Store
 from core.db.tables import Spend
-from core.errors import BadRequest, FabulaError, ModelNotFound, NotFound, OverBudget, Refused, StreamCut
+from core.errors import (
+    BadRequest,
+    FabulaError,
+    ModelNotFound,
+    NotFound,
+    OverBudget,
+    RateLimited,
+    Refused,
+    StreamCut,
+    Unavailable,
+)
 from core.providers import CompletionRequest, Patience
 from core.providers.speech import MOST_CHARACTERS, Speech, SpeechRequest
 from core.story import chain, opinions, reading, shelf
@@ -219,6 +229,9 @@ def test_sound_with_a_known_price_is_paid_by_the_character_within_the_budget(sto
         (fault_server.error(404, "The model does not exist", "model_not_found"), ModelNotFound),
         (fault_server.unauthorized(), Refused),
         (fault_server.raw(b"{}"), BadRequest),
+        (fault_server.raw(b'{"error": {"message": "Slow down", "code": 429}}'), RateLimited),
+        (fault_server.raw(b'{"error": {"message": "No balance", "code": "1113"}}'), Refused),
+        (fault_server.raw(b'{"error": {"message": "Overloaded", "code": 503}}'), Unavailable),
         (fault_server.raw(b"", "audio/mpeg"), BadRequest),
         (fault_server.html(), FabulaError),
         (fault_server.drop(), FabulaError),

@@ -63,6 +63,8 @@ REFUSED = {
     "404": error(404, "no"),
     "401": unauthorized(),
     "no credit": quota(),
+    "429 inside 200": raw(b'{"error": {"message": "Slow down", "code": 429}}'),
+    "no credit inside 200": raw(b'{"error": {"message": "No balance", "code": "1113"}}'),
 }
 
 

@@ -65,8 +65,8 @@ class Reservation:
             raise
 
     def failed(self, error: BaseException) -> None:
-        """Give the reservation back where the request was refused or never arrived; else nobody knows what it cost, and
-        its worst case counts (`spend.cost_usd` None, `estimated_usd` stays).
+        """Give the reservation back where the request was refused or never arrived; else its cost is unknown, and its
+        worst case counts (`spend.cost_usd` None, `estimated_usd` stays).
 
         Raises:
             StorageFull: it could not be written; the line is in a rescue file.

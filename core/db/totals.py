@@ -27,7 +27,7 @@ _TOTALS: Table = SpendTotal.__table__  # type: ignore[assignment]  # a Table, ty
 _PARTS = ("at", "actor", "reference", "cost_usd", "estimated_usd")
 
 AT_MOST = func.coalesce(Spend.cost_usd, Spend.estimated_usd, type_=Spend.cost_usd.type)
-"""What a call cost; where nobody knows (cut off, no token counts), what it can have cost at most, if the price is."""
+"""What a call cost; where that is unknown (cut off, no token counts), the most that it can have cost; else null."""
 
 
 class Changes:

@@ -34,7 +34,7 @@ def _legacy(request: CompletionRequest, kind: Kind) -> dict[str, Any]:
 
 
 def _common(request: CompletionRequest, kind: Kind) -> dict[str, Any]:
-    """What both endpoints take. Defaults are not sent: several models refuse a parameter whatever its value."""
+    """What both endpoints take. Defaults are not sent: several models refuse a parameter with any value."""
     given: dict[str, Any] = {"model": request.model}
     if request.temperature != _DEFAULT_TEMPERATURE.get(kind):
         given["temperature"] = request.temperature

@@ -40,7 +40,7 @@ class Piece:
 
     @property
     def billed(self) -> bool:
-        """Whether something was written, or counted: then it is paid for, whatever error stands beside it."""
+        """Whether something was written, or counted: then it is billed, also beside an error."""
         return bool(self.text) or self.thought or self.usage.billed
 
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from core.errors import BadRequest
+from core.providers.answers import error_in_answer, parsed
 from core.providers.connection import Connection
+from core.providers.provider_errors import error_object
 
 AudioFormat = Literal["mp3", "wav", "opus", "flac", "aac"]
 MOST_CHARACTERS = 4_096  # OpenAI's API reference, "Create speech": the maximum length of `input`
@@ -49,9 +51,19 @@ class Speech(Connection):
             )
             sound = answer.read()
             if not sound or "json" in answer.response.headers.get("content-type", ""):
+                self._raise_error_in(sound)
                 silence = BadRequest(f"{self.provider.name} answered with no sound.", "Check the model and the voice.")
                 silence.may_be_billed = True  # it was carried out
                 raise silence
             return sound
 
         return self._bought(call)
+
+    def _raise_error_in(self, body: bytes) -> None:
+        """An error inside HTTP 200 is that error, by its own code."""
+        try:
+            error = error_object(parsed(body))
+        except ValueError:
+            return
+        if error is not None:
+            raise error_in_answer(error, self.provider)

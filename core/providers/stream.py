@@ -49,7 +49,7 @@ _Arrivals = SimpleQueue[_Arrival | _Ending | BaseException | None]
 class TextStream(Iterator[str]):
     """The text of one answer, as it comes. Nothing is sent before the first `next()`.
 
-    `facts` grows while it is read. `close()`, from any thread, cancels the request in whatever state it is: a reader
+    `facts` grows while it is read. `close()`, from any thread, cancels the request in every state: a reader
     that waits is woken, iteration simply stops, and `facts.finish_reason` stays None.
 
     Raises:
