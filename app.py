@@ -18,7 +18,7 @@ from core import endpoint, garbage, logs, permissions
 from core.settings import Settings
 from core.supervisor import EngineProcess
 from core.worker import Worker
-from pages.ui import downloads
+from pages.ui import downloads, session_storage
 
 _FRAME = Path(__file__).parent / "pages" / "frame.py"
 
@@ -34,6 +34,7 @@ async def lifespan(_app: st.App) -> AsyncIterator[dict[str, Any]]:
     worker.start()
     garbage.set_aside()
     downloads.keep_for_a_while()
+    session_storage.close_left_sessions()
     try:
         yield {"settings": settings, "worker": worker}
     finally:

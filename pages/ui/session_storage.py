@@ -1,0 +1,82 @@
+"""Keeps the sessions of closed browsers for a minute, and then releases everything they hold.
+
+Streamlit keeps them for two minutes and then forgets them without a shutdown: the uploaded files of such a session stay
+in memory for as long as the server lives, so do the data and the functions behind its download buttons, and its event
+loop keeps three descriptors until the garbage collector finds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from streamlit import runtime
+
+if TYPE_CHECKING:
+    from streamlit.runtime.session_manager import SessionInfo
+
+KEEP_S = 60.0  # a browser that has lost its connection is back within seconds; what was open is still open then
+_MOST = 128  # sessions, as in Streamlit
+
+_log = logging.getLogger("fabula.sessions")
+
+
+class ClosingSessionStorage:
+    """Streamlit's `SessionStorage`: a session that nobody has come back to in time is shut down.
+
+    It lives on the event loop of the server, as all calls do that Streamlit makes.
+
+    Args:
+        keep_s: seconds for which a session can be resumed.
+        most: how many are kept; beyond that the one that left first is shut down.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, keep_s: float = KEEP_S, most: int = _MOST, clock: Callable[[], float] = time.monotonic) -> None:
+        self._keep_s, self._most, self._clock = keep_s, most, clock
+        self._left: OrderedDict[str, tuple[float, SessionInfo]] = OrderedDict()  # with the end of its time
+
+    def get(self, session_id: str) -> SessionInfo | None:
+        """The session, if its time is not over."""
+        ends, info = self._left.get(session_id, (0.0, None))
+        return info if self._clock() < ends else None
+
+    def save(self, session_info: SessionInfo) -> None:
+        """Keep a session whose browser has gone."""
+        self._left.pop(session_info.session.id, None)
+        self._left[session_info.session.id] = (self._clock() + self._keep_s, session_info)
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self.close_expired)  # not here: Streamlit holds a lock
+        loop.call_later(self._keep_s, self.close_expired)
+
+    def delete(self, session_id: str) -> None:
+        """Let go of a session that somebody else takes: it is resumed, or shut down by Streamlit."""
+        self._left.pop(session_id, None)
+
+    def list(self) -> list[SessionInfo]:
+        """Those that can still be resumed."""
+        now = self._clock()
+        return [info for ends, info in self._left.values() if now < ends]
+
+    def close_expired(self) -> None:
+        """Shut down the sessions whose time is over, and those that are too many."""
+        now = self._clock()
+        while self._left:
+            session_id, (ends, info) = next(iter(self._left.items()))
+            if now < ends and len(self._left) <= self._most:
+                return
+            del self._left[session_id]
+            try:
+                info.session.shutdown()
+            except Exception:
+                _log.exception("A session of a closed browser could not be shut down.")
+
+
+def close_left_sessions() -> None:
+    """Have the server, which must be running, use this storage."""
+    manager = runtime.get_instance()._session_mgr
+    manager._session_storage = ClosingSessionStorage()  # type: ignore[attr-defined]  # no setting for it in Streamlit
