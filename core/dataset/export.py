@@ -131,21 +131,24 @@ def count_tokens(
     added = _CHAT_TOKENS if made.file_format == "chat" else 0
     if made.system:
         added += _SYSTEM_TOKENS + tokens.count([made.system], model).tokens
-    total = own = nearest = number = 0
-    exact, unanswered = True, False
+    total = number = 0
+    exact, sampled = True, list[str]()
     for pairs in _batched(made.pairs(examples), CHUNK):
         texts = ["".join(pair) for pair in pairs]
         counted = tokens.count(texts, model)
         total, exact = total + counted.tokens, counted.exact
-        for text in texts:
-            if ask is not None and number % step == 0:
-                try:
-                    own, nearest = own + ask(text), nearest + tokens.count([text], model).tokens
-                except FabulaError:
-                    ask, own, nearest, unanswered = None, 0, 0, True
-            number += 1
-    if own and nearest:
-        total, exact = round(total * own / nearest), step == 1
+        if ask is not None:
+            sampled += texts[-number % step :: step]
+        number += len(texts)
+    unanswered = False
+    if ask is not None and sampled:  # afterwards: rows are read in a transaction, which must not wait for a network
+        nearest = tokens.count(sampled, model).tokens
+        try:
+            own = sum(map(ask, sampled))
+        except FabulaError:
+            own, unanswered = 0, True
+        if own and nearest:
+            total, exact = round(total * own / nearest), step == 1
     return TokenCount(total + number * added, exact, unanswered)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Generic, Protocol, TypeVar
 
 import streamlit as st
@@ -85,6 +85,9 @@ class Beside(Generic[T]):
             self.done = True
 
 
+_unfinished: dict[Hashable, Beside[Any]] = {}
+
+
 class Cached(Protocol[T_co]):
     """A cached function (`st.cache_resource`), as far as it is needed here."""
 
@@ -93,13 +96,23 @@ class Cached(Protocol[T_co]):
     def clear(self, *given: Any) -> None: ...
 
 
-def shared(cached: Cached[T], *given: Any) -> Beside[T]:
-    """What a cached function has for these arguments; one that failed is kept for a few seconds only."""
+def shared(cached: Cached[T], *given: Any, job: Hashable = None) -> Beside[T]:
+    """What a cached function has for these arguments; one that failed is kept for a few seconds only.
+
+    `job`: what is worked out, whatever the rows are by now. While that is still going on for earlier rows, it is what
+    everybody gets: rows that come every second must not start a thread every second.
+    """
+    if job is not None and (earlier := _unfinished.get(job)) is not None and not earlier.done:
+        return earlier
     work = cached(*given)
-    if not work.stale:
-        return work
-    cached.clear(*given)
-    return cached(*given)
+    if work.stale:
+        cached.clear(*given)
+        work = cached(*given)
+    if job is not None and not work.done:
+        for other in [other for other, its in list(_unfinished.items()) if its.done]:
+            _unfinished.pop(other, None)
+        _unfinished[job] = work
+    return work
 
 
 def wait(work: Beside[T]) -> T | None:

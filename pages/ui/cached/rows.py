@@ -10,13 +10,14 @@ from itertools import islice
 import streamlit as st
 
 from core.cost import tokens
-from core.dataset import datasets, export, jsonl, presets, quality, versions
+from core.dataset import datasets, export, jsonl, presets, quality, runs, versions
 from core.dataset.intake import importing
 from core.providers import ModelInfo
 from core.providers.registry import ENGINE
 from core.training.form import FileFormat
 from pages.ui.beside import Beside, shared
 from pages.ui.cached.offers import quick, status
+from pages.ui.cached.polls import run_of
 from pages.ui.cached.studio import store, where
 from pages.ui.dataset.quality_job import Board
 
@@ -84,9 +85,10 @@ class Written:
 
 
 def written(dataset_id: str, version_id: str | None, rows: int, marks: Marks) -> Beside[Written]:
-    """How a data set, or a version of it, is written; looked at anew when a row has come, gone or been edited."""
+    """How a data set, or a version of it, is written; looked at again when a row has come, gone or been edited."""
     as_now = datasets.fingerprint(store(), dataset_id, version_id)
-    return shared(_written, as_now, dataset_id, version_id, rows, marks, where())
+    job = ("written", dataset_id, version_id, marks, where())
+    return shared(_written, as_now, dataset_id, version_id, rows, marks, where(), job=job)
 
 
 @st.cache_resource(max_entries=16)
@@ -105,11 +107,23 @@ def _written(
 def tokens_of(
     dataset_id: str, version_id: str | None, rows: int, marks: Marks, model: ModelInfo
 ) -> Beside[tokens.TokenCount]:
-    """Tokens that `model` reads in one epoch of a file so written: by its own tokenizer where the engine is up."""
+    """Tokens that `model` reads in one epoch of a file so written: by its own tokenizer where the engine is up.
+
+    While a run adds rows the nearest vocabulary has to do: the engine would be asked 200 times for each new row.
+    """
     as_now = datasets.fingerprint(store(), dataset_id, version_id)
-    own = model.provider == ENGINE and status().engine.state == "up"
+    own = model.provider == ENGINE and status().engine.state == "up" and not _grows(dataset_id, version_id)
     given = (as_now, dataset_id, version_id, rows, marks, model.provider, model.id, own, where())
-    return shared(_tokens_of, *given)
+    job = ("tokens", dataset_id, version_id, marks, model.provider, model.id, own, where())
+    return shared(_tokens_of, *given, job=job)
+
+
+def _grows(dataset_id: str, version_id: str | None) -> bool:
+    """Whether rows come; those of a version are what they are."""
+    if version_id is not None:
+        return False
+    _summary, run = run_of(dataset_id)
+    return run is not None and run.state in runs.ACTIVE
 
 
 @st.cache_resource(max_entries=64)

@@ -73,7 +73,9 @@ def file_check(form: JobForm, rows: int) -> Beside[FileCheck]:
     """The whole file that this form would send, looked at; again when a row has come, gone or been edited."""
     as_now = datasets.fingerprint(cached.store(), form.dataset_id, form.version_id)
     marks = (form.file_format, form.separator, form.stop)
-    return shared(_file_check, as_now, marks, (form.provider, form.base_model), rows, where(), form)
+    about = (marks, (form.provider, form.base_model))
+    job = ("check", form.dataset_id, form.version_id, about, where())
+    return shared(_file_check, as_now, *about, rows, where(), form, job=job)
 
 
 @st.cache_resource(max_entries=16)
