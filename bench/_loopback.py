@@ -1,8 +1,8 @@
 """An OpenAI-shaped server in a process of its own, for measurements: `python -m bench._loopback`.
 
-Every answer takes 50 ms. It can refuse a share of the requests (429 with `Retry-After`) or run out of credit, and
-counts what it is sent and what it answers: `GET /counts` tells, `GET /after` waits for a number of answers,
-`POST /reset` begins anew (JSON: the faults for what follows).
+Every answer takes 50 ms, or what it is told. It can refuse a share of the requests (429 with `Retry-After`) or run out
+of credit, and counts what it is sent and what it answers: `GET /counts` tells, `GET /after` waits for a number of
+answers, `POST /reset` sets the counts to zero (JSON: the faults for what follows).
 The first line that it prints is its address.
 """
 
@@ -29,7 +29,11 @@ class Loopback:
         self.reset({})
 
     def reset(self, faults: dict[str, Any]) -> None:
-        """Count anew. Faults: `refuse` (share of requests that get a 429), `credit` (answers before it is used up)."""
+        """Count from zero.
+
+        Faults: `refuse` (share of requests that get a 429), `credit` (answers before it is used up), `latency_s`.
+        """
+        self.latency_s = float(faults.get("latency_s", LATENCY_S))
         self.refuse = float(faults.get("refuse", 0))
         self.credit: int | None = faults.get("credit")
         self.dice = random.Random(7)
@@ -70,7 +74,7 @@ class Loopback:
         self.flying += 1
         self.peak = max(self.peak, self.flying)
         try:
-            await asyncio.sleep(LATENCY_S)
+            await asyncio.sleep(self.latency_s)
         finally:
             self.flying -= 1
         if self.credit is not None and self.answered.total() >= self.credit:

@@ -1,4 +1,4 @@
-"""Many browsers on one page at once, as far as its server can tell: for `bench.pages` and `bench.responsive`."""
+"""Many browsers at once, as far as their server can tell: for `bench.pages`, `bench.responsive` and `bench.soak`."""
 
 from __future__ import annotations
 
@@ -56,11 +56,30 @@ async def _rate(url: str, page: str) -> float:
     return rate
 
 
-async def once(stream: ClientConnection, page: str, kept: set[str]) -> set[str]:
-    """One rerun, to its last message. As a browser it tells which large elements it has, and keeps those that came."""
+async def once(
+    stream: ClientConnection,
+    page: str,
+    kept: set[str],
+    *,
+    query: str = "",
+    fragment_id: str = "",
+    timers: dict[str, float] | None = None,
+) -> set[str]:
+    """One rerun, to its last message. As a browser it tells which large elements it has, and keeps those that came.
+
+    Args:
+        stream: the websocket of the session.
+        page: the page, by its address.
+        kept: hashes of the elements that the browser has.
+        query: the query string of the address.
+        fragment_id: run this fragment only, as its timer does.
+        timers: filled with the fragments that the page wants to be run again, and the seconds between two runs.
+    """
     ask = BackMsg()
-    ask.rerun_script.query_string = ""
+    ask.rerun_script.query_string = query
     ask.rerun_script.page_name = page
+    ask.rerun_script.fragment_id = fragment_id
+    ask.rerun_script.is_auto_rerun = bool(fragment_id)
     ask.rerun_script.cached_message_hashes.extend(kept)
     await stream.send(ask.SerializeToString())
     seen: set[str] = set()
@@ -69,7 +88,9 @@ async def once(stream: ClientConnection, page: str, kept: set[str]) -> set[str]:
         kind = message.WhichOneof("type")
         if kind == "script_finished":
             return seen
-        if kind == "ref_hash":
+        if kind == "auto_rerun" and timers is not None:
+            timers[message.auto_rerun.fragment_id] = message.auto_rerun.interval
+        elif kind == "ref_hash":
             seen.add(message.ref_hash)
         elif message.metadata.cacheable:
             seen.add(message.hash)

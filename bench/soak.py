@@ -1,0 +1,230 @@
+"""What five minutes of visitors leave behind in the web process: `python -m bench.soak`.
+
+The studio runs as people start it. Thirty sessions, each a websocket as a browser opens it, go from page to page, let
+the timers of a page run, reload, and leave; beside them a data-set run writes rows with a local OpenAI-shaped server.
+Every ten seconds the memory, the open descriptors and the threads of the web process (which has the worker in it) are
+read from /proc.
+
+Growth is the median of the last minute less the median of the second: the first minute fills caches, and a median is
+not moved by what a single moment holds. The last line printed is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Origin
+
+from bench import _smoke, _viewers
+from bench._page import served
+from core.actor import LOCAL
+from core.dataset import datasets, runs
+from core.dataset.recipe import Column, Recipe
+from core.db.store import Store
+from core.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+SESSIONS = 30
+MINUTES = 5
+SAMPLE_S = 10.0
+MINUTE_S = 60.0
+LATENCY_S = 0.5  # of the scripted server: 16 requests in flight write about 30 rows a second
+ROWS = 20_000  # more than are written in the time
+STAY_S = (1.0, 5.0)  # on a page
+AWAY_S = (0.5, 3.0)  # between leaving and coming back
+PAGES_A_VISIT = (2, 6)
+RELOADS = 0.3  # share of pages that are reloaded
+START_S = 120.0
+TICK_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The web process at one moment. `at_s`: seconds since the sessions came."""
+
+    at_s: float
+    rss_mb: float
+    fds: int
+    threads: int
+
+
+@dataclass
+class Traffic:
+    """What the sessions have done."""
+
+    sessions: int = 0
+    reruns: int = 0
+    fragment_runs: int = 0
+    samples: list[Sample] = field(default_factory=list)
+
+
+class Visitor:
+    """One of the thirty: visit after visit, each a new session, until it is cancelled."""
+
+    def __init__(self, url: str, pages: Sequence[tuple[str, str]], traffic: Traffic, seed: int) -> None:
+        self._url, self._pages, self._traffic = url, pages, traffic
+        self._dice = random.Random(seed)
+
+    async def live(self) -> None:
+        """Come, look at a few pages, leave, come again."""
+        while True:
+            page = self._dice.choice(self._pages)
+            for _ in range(self._dice.randint(*PAGES_A_VISIT)):
+                page = await self._session(page)
+            await asyncio.sleep(self._dice.uniform(*AWAY_S))
+
+    async def _session(self, page: tuple[str, str]) -> tuple[str, str]:
+        """Until the page is reloaded or the browser closed, which both end a session; the page that was open then."""
+        address = self._url.replace("http", "ws") + "/_stcore/stream"
+        async with connect(address, max_size=None, origin=Origin(self._url)) as stream:
+            self._traffic.sessions += 1
+            kept: set[str] = set()
+            while True:
+                kept = await self._look(stream, page, kept)
+                if self._dice.random() < RELOADS:
+                    return page
+                page = self._dice.choice(self._pages)
+
+    async def _look(self, stream: ClientConnection, page: tuple[str, str], kept: set[str]) -> set[str]:
+        """Open a page and stay on it for a while; its fragments run when their timers say so."""
+        name, query = page
+        timers: dict[str, float] = {}
+        kept = await _viewers.once(stream, name, kept, query=query, timers=timers)
+        self._traffic.reruns += 1
+        leaves = time.monotonic() + self._dice.uniform(*STAY_S)
+        due = {one: time.monotonic() + every for one, every in timers.items()}
+        while due and (at := min(due.values())) < leaves:
+            await asyncio.sleep(max(0.0, at - time.monotonic()))
+            fragment_id = min(due, key=due.__getitem__)
+            kept |= await _viewers.once(stream, name, kept, query=query, fragment_id=fragment_id)
+            self._traffic.fragment_runs += 1
+            due[fragment_id] = time.monotonic() + timers[fragment_id]
+        await asyncio.sleep(max(0.0, leaves - time.monotonic()))
+        return kept
+
+
+def main() -> None:
+    """Let the sessions live, print a table, and one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=int, default=MINUTES, choices=range(3, 61), metavar="3-60")
+    options = _smoke.parse(parser, start=_one_sample)
+    with tempfile.TemporaryDirectory() as home, _server() as provider:
+        httpx2.post(f"{provider}/reset", json={"latency_s": LATENCY_S}).raise_for_status()
+        environ = {"FABULA_HOME": home, "OPENAI_API_KEY": "key", "OPENAI_BASE_URL": f"{provider}/v1"}
+        with served(ROOT / "app.py", **environ) as (url, pid):
+            told = _soak(url, pid, Path(home), options.minutes * MINUTE_S)
+    print(json.dumps(told))
+
+
+def _soak(url: str, pid: int, home: Path, seconds: float) -> dict[str, float]:
+    """Visitors and a run together, for so many seconds."""
+    store = Store.open(Settings.from_env({"FABULA_HOME": str(home)}))
+    dataset_id = datasets.create(store, LOCAL, _recipe())
+    run_id = runs.enqueue(store, LOCAL, dataset_id, budget_usd=None)
+    _until(lambda: runs.progress(store, run_id).done > 0)
+    pages = _pages(dataset_id)
+    traffic = asyncio.run(_visit(url, pid, pages, seconds))
+    progress = runs.progress(store, run_id)
+    store.close()
+    if progress.state not in runs.ACTIVE:
+        raise RuntimeError(f"the run is {progress.state}: {progress.reason or progress.note or ''}")
+    print(f"{'s':>5}{'RSS MB':>9}{'descriptors':>13}{'threads':>9}")
+    for one in traffic.samples:
+        print(f"{one.at_s:>5.0f}{one.rss_mb:>9.1f}{one.fds:>13}{one.threads:>9}")
+    print(
+        f"{SESSIONS} at a time, {traffic.sessions} sessions, {traffic.reruns} reruns of pages, "
+        f"{traffic.fragment_runs} of fragments; {progress.done:,} rows written"
+    )
+    return {
+        "rss_growth_mb_after_first_minute": round(_growth([one.rss_mb for one in traffic.samples]), 1),
+        "fd_growth_after_first_minute": _growth([one.fds for one in traffic.samples]),
+        "thread_growth_after_first_minute": _growth([one.threads for one in traffic.samples]),
+    }
+
+
+def _growth(values: Sequence[float]) -> float:
+    """The median of the last minute less that of the second, of values that are `SAMPLE_S` apart."""
+    minute = int(MINUTE_S / SAMPLE_S)
+    return statistics.median(values[-minute:]) - statistics.median(values[minute : 2 * minute])
+
+
+async def _visit(url: str, pid: int, pages: Sequence[tuple[str, str]], seconds: float) -> Traffic:
+    """All visitors at once, and a look at the process every `SAMPLE_S`."""
+    traffic = Traffic()
+    visitors = [asyncio.create_task(Visitor(url, pages, traffic, seed).live()) for seed in range(SESSIONS)]
+    began = time.monotonic()
+    while (at_s := len(traffic.samples) * SAMPLE_S) <= seconds:
+        await asyncio.sleep(max(0.0, began + at_s - time.monotonic()))
+        for visitor in visitors:
+            if visitor.done():
+                visitor.result()  # it lives until it is cancelled: this raises why it ended
+        traffic.samples.append(sample(pid, time.monotonic() - began))
+    for visitor in visitors:
+        visitor.cancel()
+    await asyncio.gather(*visitors, return_exceptions=True)
+    return traffic
+
+
+def sample(pid: int, at_s: float) -> Sample:
+    """Memory, descriptors and threads of a process, from /proc (Linux; proc_pid_status(5))."""
+    process = Path("/proc") / str(pid)
+    status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+    rss_kb = int(status["VmRSS"].split()[0])
+    return Sample(at_s, rss_kb / 1024, len(list((process / "fd").iterdir())), int(status["Threads"]))
+
+
+def _recipe() -> Recipe:
+    tens = tuple(str(number) for number in range(100))
+    rows = tuple(str(number) for number in range(ROWS // len(tens)))
+    columns = (Column("volume", rows), Column("part", tens))
+    template = "Tell story number {volume}.{part}."
+    return Recipe("soak", columns, template, provider="compatible", model="writer", endpoint="chat", max_tokens=256)
+
+
+def _pages(dataset_id: str) -> list[tuple[str, str]]:
+    """Every page and part that a visitor can reach, with its query string."""
+    of_one = [("dataset", f"part={part}&set={dataset_id}") for part in ("rows", "quality", "use")]
+    return [("", ""), ("dataset", ""), *of_one, ("training", ""), ("cost", ""), ("story", ""), ("settings", "")]
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    ends = time.monotonic() + START_S
+    while not condition():
+        if time.monotonic() > ends:
+            raise RuntimeError(f"the run wrote no row in {START_S:.0f} s")
+        time.sleep(TICK_S)
+
+
+@contextmanager
+def _server() -> Iterator[str]:
+    command = [sys.executable, "-m", "bench._loopback"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+def _one_sample() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process, _server():
+        sample(process.pid, 0.0)
+        process.terminate()
+
+
+if __name__ == "__main__":
+    main()
