@@ -161,8 +161,8 @@ def costs(workload: Workload, candidate: Candidate, currency: str = USD, rate: R
     """What the workload costs done this way, in `currency`.
 
     A tuned model gets the short prompt and is trained once; a base gets prompt and context and no training; the own
-    machine gets the short prompt, and what it trains is counted at its writing speed (the engine trains nearly twice
-    as fast as it writes, so that is at most what it takes).
+    machine gets the short prompt, and what it trains is counted at its writing speed (the engine trains faster than
+    it writes, so that is at most what it takes).
     """
     month = workload.requests_per_day * DAYS_PER_MONTH
     if candidate.way == "local":
