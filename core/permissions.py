@@ -44,6 +44,8 @@ def _repaired(home: Path) -> Iterator[str]:
 
     From the top, so that nobody else can put a symbolic link in the place of what is looked at.
     """
+    if not home.is_dir():  # the first start makes it, private by the umask
+        return
     yield from _changed(str(home), home, None)
     failures: list[str] = []
     walk = os.fwalk(home, onerror=lambda exc: failures.append(f"{exc.filename}: {exc.strerror}"), follow_symlinks=False)

@@ -164,3 +164,8 @@ def test_a_worker_keeps_its_home_private(tmp_path: Path) -> None:
         worker.send_signal(signal.SIGTERM)
         worker.wait(60)
     assert not _readable_by_others(home)
+
+
+def test_a_home_that_is_not_there_yet_is_no_error(tmp_path: Path) -> None:
+    permissions.keep_private(tmp_path / "none" / "home")
+    assert not (tmp_path / "none").exists()
