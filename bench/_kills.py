@@ -16,13 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
 import httpx2
 
+from bench import _loopback
 from core.actor import LOCAL
 from core.cost import budget, own
 from core.dataset import datasets, runs
@@ -52,7 +52,7 @@ def measure_kills(kills: int = KILLS) -> dict[str, float]:
         `in_flight_worst_usd`: the most that it may be: all that was in flight at the kills, at its worst.
         `kills`, `rows_after_kills`: of 2,000 rows, how many are written.
     """
-    with tempfile.TemporaryDirectory() as folder, _server() as url:
+    with tempfile.TemporaryDirectory() as folder, _loopback.running() as url:
         httpx2.post(f"{url}/reset", json={"refuse": 0.1}).raise_for_status()
         store = Store.open(Settings.from_env({"FABULA_HOME": folder}))
         for use in ("input", "output"):
@@ -149,17 +149,6 @@ def _worker(url: str, home: Path) -> subprocess.Popen[bytes]:
     given = {"FABULA_HOME": str(home), "OPENAI_API_KEY": "key", "OPENAI_BASE_URL": f"{url}/v1"}
     command = [sys.executable, "-m", "core.worker"]
     return subprocess.Popen(command, cwd=ROOT, env={**kept, **given}, stderr=subprocess.DEVNULL)
-
-
-@contextmanager
-def _server() -> Iterator[str]:
-    command = [sys.executable, "-m", "bench._loopback"]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
 
 
 if __name__ == "__main__":

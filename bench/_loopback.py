@@ -11,13 +11,18 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
 LATENCY_S = 0.05
+_ROOT = Path(__file__).parents[1]
 RETRY_AFTER_S = 1
 _STORY = "The giant of light stands over the harbour, and the night is quiet again. " * 4
 
@@ -137,6 +142,18 @@ async def serve(app: web.Application, *, cancel: bool) -> None:
     port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]  # asyncio's server has them
     print(f"http://127.0.0.1:{port}", flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+
+@contextmanager
+def running() -> Iterator[str]:
+    """The server in a process of its own for the length of a block; its address."""
+    command = [sys.executable, "-m", "bench._loopback"]
+    with subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
 
 
 if __name__ == "__main__":

@@ -41,4 +41,4 @@ def parse(
         print(f"not installed (requirements-bench.txt): {', '.join(missing)}")
     print(json.dumps({}))
     sys.stdout.flush()
-    os._exit(0)  # whatever threads a page or a library has left behind
+    os._exit(0)  # also while threads of a page or a library still run

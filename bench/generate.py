@@ -14,15 +14,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
-from bench import _curator, _smoke
+from bench import _curator, _loopback, _smoke
 from bench._runs import IN_FLIGHT, ledger_of, new_run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +33,7 @@ BUDGET_USD = Decimal("0.05")  # a third of what the rows cost
 def main() -> None:
     """Measure, print a table, and one line of JSON."""
     options = _options()
-    with tempfile.TemporaryDirectory() as folder, _server() as url:
+    with tempfile.TemporaryDirectory() as folder, _loopback.running() as url:
         home = Path(folder)
         told = {
             **_speed(url, home, options),
@@ -151,17 +149,6 @@ def _budget(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]
 # --- processes -------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _server() -> Iterator[str]:
-    command = [sys.executable, "-m", "bench._loopback"]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
-
-
 def _way(way: str, url: str, home: Path, requests: int, python: str = sys.executable) -> dict[str, float]:
     """One measurement in a process of its own."""
     if way == "curator":
@@ -198,7 +185,7 @@ def _counts(url: str) -> dict[str, Any]:
 
 
 def _one_answer() -> None:
-    with _server() as url:
+    with _loopback.running() as url:
         _reset(url)
         _counts(url)
 

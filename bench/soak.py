@@ -17,11 +17,9 @@ import json
 import random
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +27,7 @@ import httpx2
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Origin
 
-from bench import _smoke, _viewers
+from bench import _loopback, _smoke, _viewers
 from bench._page import served
 from core.actor import LOCAL
 from core.dataset import datasets, runs
@@ -122,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=int, default=MINUTES, choices=range(3, 61), metavar="3-60")
     options = _smoke.parse(parser, start=_one_sample)
-    with tempfile.TemporaryDirectory() as home, _server() as provider:
+    with tempfile.TemporaryDirectory() as home, _loopback.running() as provider:
         httpx2.post(f"{provider}/reset", json={"latency_s": LATENCY_S}).raise_for_status()
         environ = {"FABULA_HOME": home, "OPENAI_API_KEY": "key", "OPENAI_BASE_URL": f"{provider}/v1"}
         with served(ROOT / "app.py", **environ) as (url, pid):
@@ -209,19 +207,8 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(TICK_S)
 
 
-@contextmanager
-def _server() -> Iterator[str]:
-    command = [sys.executable, "-m", "bench._loopback"]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
-
-
 def _one_sample() -> None:
-    with subprocess.Popen(["sleep", "60"]) as process, _server():
+    with subprocess.Popen(["sleep", "60"]) as process, _loopback.running():
         sample(process.pid, 0.0)
         process.terminate()
 

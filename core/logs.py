@@ -1,4 +1,4 @@
-"""How the studio's processes write their logs: one line per message, without keys, whatever a stranger's text holds."""
+"""How the studio's processes write their logs: one line per message, without keys, also for hostile text."""
 
 from __future__ import annotations
 

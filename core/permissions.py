@@ -1,4 +1,4 @@
-"""FABULA_HOME belongs to one user: directories have mode 0700, files 0600, whatever the umask was and is."""
+"""FABULA_HOME belongs to one user: directories have mode 0700, files 0600, under any umask."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ from core.dataset.batch import batching, offered
 from core.dataset.batch import steps as batch_steps
 from core.dataset.batch.batching import Rhythm
 from core.dataset.recipe import Column, Recipe
+from core.dataset.writing.tariff import TEMPLATE_TOKENS
 from core.db.store import Store
 from core.db.tables import Batch, Row, Run, Spend
 from core.errors import BadRequest, FabulaError, NotFound, RateLimited, Refused, StorageFull, Unavailable
@@ -427,7 +428,7 @@ def test_a_run_that_is_resumed_while_it_is_being_paused_goes_on(
 
 
 def test_a_budget_is_kept_by_the_worst_case_and_used_by_the_true_one(store: Store, server: BatchServer) -> None:
-    worst = batch_steps._TEMPLATE_TOKENS + 5 + 99  # tokens of one request at most
+    worst = TEMPLATE_TOKENS + 5 + 99  # tokens of one request at most
     run_id = queue(store, recipe(), budget_usd=Decimal(worst) / 2000 * 4)
     held: list[Decimal | None] = []
     during(server, POST, lambda: held.append(spends(store)[0][2]))

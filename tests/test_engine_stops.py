@@ -127,9 +127,8 @@ def test_text_at_the_token_limit(
     assert (texts, reasons, completion_tokens) == ([text] * n, [reason] * n, tokens * n)
 
 
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("seed", range(4))
-def test_a_stop_string_that_is_never_complete_changes_nothing(client: OpenAI, seed: int, stream: bool) -> None:
+def _without_stops(client: OpenAI, seed: int, stream: bool) -> tuple[dict[str, Any], list[str], int]:
+    """A request for two texts, and what comes without stop strings: the texts, and how many tokens they took."""
     options: dict[str, Any] = {
         "model": TINY,
         "prompt": "写",
@@ -139,6 +138,13 @@ def test_a_stop_string_that_is_never_complete_changes_nothing(client: OpenAI, se
         "logit_bias": _ENDS,
     }
     free, _, tokens = _asked(client.completions.create, options, stream)
+    return options, free, tokens
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_stop_string_that_is_never_complete_changes_nothing(client: OpenAI, seed: int, stream: bool) -> None:
+    options, free, tokens = _without_stops(client, seed, stream)
     for length in (1, 2, 5):
         stops = [text[-length:] + "☃" for text in free]
         assert _asked(client.completions.create, {**options, "stop": stops}, stream) == (free, ["length"] * 2, tokens)
@@ -147,15 +153,7 @@ def test_a_stop_string_that_is_never_complete_changes_nothing(client: OpenAI, se
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 def test_the_first_complete_stop_string_ends_the_text(client: OpenAI, seed: int, stream: bool) -> None:
-    options: dict[str, Any] = {
-        "model": TINY,
-        "prompt": "写",
-        "max_tokens": 24,
-        "seed": seed,
-        "n": 2,
-        "logit_bias": _ENDS,
-    }
-    free, _, tokens = _asked(client.completions.create, options, stream)
+    options, free, tokens = _without_stops(client, seed, stream)
     stops = [free[0][4:7], free[0][5:6], free[1][-3:], "never"]
     texts, reasons, fewer = _asked(client.completions.create, {**options, "stop": stops}, stream)
     assert list(zip(texts, reasons, strict=True)) == [

@@ -1,4 +1,4 @@
-"""What a log may hold: one line per message whatever a stranger's text contains, and no key."""
+"""What a log may hold: one line per message, also for hostile text, and no key."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ _ONLY_OFF: Mapping[str, tuple[Any, ...]] = {
     "expert_used_count": (0,),
     "rope.scaling.attn_factor": (1,),
     "rope.scaling.yarn_attn_factor": (1,),
-    "rope.scaling.yarn_beta_fast": (32,),  # llama.cpp's server runs with its own, whatever the file says
+    "rope.scaling.yarn_beta_fast": (32,),  # llama.cpp's server ignores the file and uses its own
     "rope.scaling.yarn_beta_slow": (1,),
     "rope.scaling.yarn_ext_factor": (-1, 1),  # -1: as the type of scaling has it; 1: yarn in full
     "rope.scaling.yarn_log_multiplier": (0,),

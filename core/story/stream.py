@@ -158,7 +158,7 @@ class StoryStream:
         return self._error
 
     def stop(self) -> None:
-        """End the story here, in whatever state its request is; returns when its words are saved (two seconds at most:
+        """End the story here, in any state of its request; returns when its words are saved (two seconds at most:
         the database may be busy)."""
         self.cancel()
         with self._news:

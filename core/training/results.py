@@ -100,7 +100,7 @@ def parse(text: str) -> Results:
     Understands the header of 2023, today's names, any order of columns, missing columns, a BOM, and base64 around
     the whole (as OpenAI's file endpoint has sent it). A step that comes twice counts once, the later line. A cell
     that says "not measured" (`core.metrics`) is empty, and its line keeps its other values. Losses are as the file
-    has them: one below 0 is the fault of whatever wrote it, and is shown.
+    has them: one below 0 is a fault of the program that wrote it, and is shown.
     """
     text = _plain(text)
     if len(text) > _LARGE and (quick := _quickly(text)) is not None:

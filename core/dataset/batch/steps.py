@@ -20,6 +20,7 @@ from core.dataset.batch.books import Outcome
 from core.dataset.batch.ledger import BatchView, Sent
 from core.dataset.writing.orders import Order
 from core.dataset.writing.outcomes import storable
+from core.dataset.writing.tariff import TEMPLATE_TOKENS, most_tokens
 from core.db import rescue
 from core.db.store import Store
 from core.errors import BadRequest, FabulaError, NotFound, RateLimited, StorageFull, Unavailable
@@ -28,7 +29,6 @@ from core.providers.batches import ENDED, RemoteBatch, read_answer
 from core.providers.shapes import Endpoint
 
 ASKED_FOR = "The run was ended, and so was this batch."
-_TEMPLATE_TOKENS = 32  # what a chat template adds to a prompt at most: turn marks and role names
 _GROUP = 500  # answers in one transaction: some 30 ms
 
 
@@ -108,9 +108,9 @@ class Steps:
         )
 
     def worst(self, prompt: str) -> Decimal | None:
-        """What a request can cost at most: no tokenizer in use makes more tokens than there are bytes."""
+        """What a request can cost at most."""
         recipe = self._order.recipe
-        return self._price(len((prompt + recipe.system).encode()) + _TEMPLATE_TOKENS, recipe.max_tokens)
+        return self._price(most_tokens(prompt + recipe.system) + TEMPLATE_TOKENS, recipe.max_tokens)
 
     def close(self, batch: BatchView, state: str, reason: str | None = None, *, unknown: bool = False) -> None:
         """The end of a batch, see `batch_books.close`."""

@@ -1,4 +1,4 @@
-"""The objects of a JSON file, whatever its layout, one at a time in bounded memory; broken ones are named and skipped.
+"""The objects of a JSON file of any layout, one at a time in bounded memory; broken ones are named and skipped.
 
 Two layouts are read. *Lines*: an object on each line, perhaps with a comma behind it, or several run together; a broken
 line costs that line. *Document*: an array, pretty-printed objects, objects run together, or an object that holds the

@@ -194,7 +194,7 @@ class Keeper:
                 async with self._lock:
                     gone = await asyncio.to_thread(self._record, self._group, sent, refused)
             except BaseException as exc:
-                self._outbox, self._group = self._group + self._outbox, []  # paid for: kept whatever went wrong
+                self._outbox, self._group = self._group + self._outbox, []  # paid for: kept after any error
                 if not isinstance(exc, StorageFull):
                     self._save()
                     raise

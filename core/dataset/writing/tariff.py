@@ -8,7 +8,13 @@ from core.cost.book import PriceBook
 from core.cost.currency import USD
 from core.dataset.writing.orders import Order
 
-_TEMPLATE_TOKENS = 32  # what a chat template adds to a prompt at most: turn marks and role names
+TEMPLATE_TOKENS = 32
+"""What a chat template adds to a prompt at most: turn marks and role names."""
+
+
+def most_tokens(text: str) -> int:
+    """How many tokens a text has at most: no tokenizer in use makes more of them than there are bytes."""
+    return len(text.encode("utf-8", "replace"))
 
 
 class Tariff:
@@ -17,7 +23,7 @@ class Tariff:
     def __init__(self, book: PriceBook, order: Order) -> None:
         price = book.find(order.provider, order.model)
         self._price = price if price is not None and price.currency == USD else None
-        self._system = len(order.recipe.system.encode()) + _TEMPLATE_TOKENS
+        self._system = most_tokens(order.recipe.system) + TEMPLATE_TOKENS
         self._max_tokens = order.recipe.max_tokens
 
     def price(self, prompt_tokens: int | None, completion_tokens: int | None, cached_tokens: int = 0) -> Decimal | None:
@@ -27,5 +33,5 @@ class Tariff:
         return self._price.call(prompt_tokens, completion_tokens, cached_tokens=cached_tokens)
 
     def worst(self, prompt: str) -> Decimal | None:
-        """What a request can cost at most: no tokenizer in use makes more tokens than there are bytes."""
-        return self.price(len(prompt.encode("utf-8", "replace")) + self._system, self._max_tokens)
+        """What a request can cost at most."""
+        return self.price(most_tokens(prompt) + self._system, self._max_tokens)
