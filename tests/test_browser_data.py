@@ -115,6 +115,7 @@ def test_a_run_that_stopped_at_its_limit_goes_on_when_it_is_raised(
     amount = page.get_by_label("At most, in US dollars")
     amount.wait_for()
     assert amount.input_value() == "0.50"  # the next step that all twelve rows fit into
+    settled(page)
     page.get_by_role("button", name="Go on", exact=True).click()
     page.get_by_text("12 of 12").wait_for()
     page.get_by_text("of at most $0.50").wait_for()
@@ -136,6 +137,7 @@ def test_a_column_takes_its_values_from_a_file(browser: Browser, studio: Studio,
         page.get_by_role("option", name=name, exact=True).click()
         settled(page)
     page.keyboard.press("Escape")
+    settled(page)
     press(page, "dataset_use_file")
     page.get_by_text("108 cells").wait_for()  # 2 dynasties × 6 powers × 3 moods × 3 weapons
     assert page.get_by_role("button", name="五代", exact=True).is_visible()
@@ -153,10 +155,12 @@ def test_near_duplicates_are_left_out_with_a_click_and_taken_in_again(
     dataset_id = _written(store, _grid("alike"))
     page = _open(browser, studio, "quality", dataset_id)
     page.get_by_role("heading", name=re.compile("1 near-duplicate")).wait_for()
+    settled(page)
     page.get_by_role("button", name="Leave out this 1 row").click()
     page.get_by_text("No text comes twice.").wait_for()
     left_out = [row.values["power"] for row in datasets.rows(store, dataset_id) if row.state == "excluded"]
     assert left_out == ["飞行"]  # the first of the two stays
+    settled(page)
     page.get_by_role("button", name="Undo: 1 row left out").click()
     page.get_by_role("heading", name=re.compile("1 near-duplicate")).wait_for()
     page.context.close()
@@ -185,6 +189,7 @@ def test_data_sets_are_mixed_with_their_shares_split_and_taken_away(
     assert datasets.summary(store, mixed[1]).done == 18
 
     page.get_by_role("button", name="Split and keep as a version").click()
+    settled(page)
     press(page, "dataset_freeze")
     page.get_by_text("16 rows to train on").wait_for()
     lines = {part: _taken(page, part).decode().splitlines() for part in ("train", "validation")}
@@ -219,6 +224,7 @@ def test_only_what_failed_is_written_again_and_a_new_value_only_adds_its_rows(
     values = page.get_by_label("New values")
     values.fill("秦")
     values.press("Control+Enter")
+    settled(page)
     page.get_by_role("button", name="Write 4 more").click()
     page.get_by_text("16 of 16").wait_for()
     assert values.count() == 0  # the rows come where it was
@@ -247,6 +253,7 @@ def test_a_text_is_changed_in_its_place_and_the_table_stays_under_the_pointer(
     found = datasets.rows(store, dataset_id)
     assert (found[0].text or "").strip() == "我自己写的故事。"
     assert [row.position for row in found if row.state == "excluded"] == [1, 2]
+    settled(page)
     page.get_by_role("button", name="Undo: 1 row left out").click()
     until(lambda: datasets.summary(store, dataset_id).excluded == 1, "the last one is back", _SOON_S)
     page.context.close()

@@ -106,6 +106,7 @@ def test_a_run_goes_on_when_its_tab_is_closed(browser: Browser, studio: Studio, 
 
     page = _run_part(browser, studio)
     gates.open(20)
+    settled(page)
     press(page, "dataset_continue")
     page.get_by_text("20 of 120").wait_for(timeout=_SOON_MS)
     page.context.close()
@@ -129,6 +130,7 @@ def test_a_run_goes_on_when_its_tab_is_closed(browser: Browser, studio: Studio, 
     first.get_by_role("button", name="Leave out").first.click()
     first.get_by_role("button", name="Undo: 1 row left out").wait_for(timeout=_SOON_MS)
     assert datasets.summary(store, dataset_id).excluded == 1
+    settled(first)
     first.get_by_role("button", name="Undo: 1 row left out").click()
     until(lambda: done() == 120, "the row is back", _SOON_S)
     first.context.close()
@@ -142,6 +144,7 @@ def test_a_run_is_paused_in_one_tab_and_gone_on_with_in_another(
     gates.open(10)
     press(page, "dataset_continue")
     page.get_by_text("10 of 120").wait_for(timeout=_SOON_MS)
+    settled(page)
     press(page, "dataset_pause")
     page.get_by_text("Paused").wait_for(timeout=_SOON_MS)
     page.context.close()

@@ -183,6 +183,7 @@ def test_four_panes_fill_at_once_and_a_blind_vote_reveals_them(
     teller.begin(("我是 {model}。", "完。"), gated=1)
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     page.locator(".st-key-story_compare label").click()
+    settled(page)
     page.locator(".st-key-story_blind label").click()
     settled(page)
     box = page.locator(".st-key-story_others input")
@@ -199,6 +200,7 @@ def test_four_panes_fill_at_once_and_a_blind_vote_reveals_them(
     page.get_by_text("Which one is best?").wait_for()
     shown = {_words(page, number).split()[1].split("。")[0] for number in range(4)}
     assert shown == set(_MODELS)
+    settled(page)
     press(page, "story_vote_1")
     page.get_by_text("You chose").wait_for()
     page.context.close()
@@ -249,6 +251,7 @@ def test_an_edit_that_is_kept_closes_its_dialog_and_shows(browser: Browser, stud
     press(page, "story_button")
     page.get_by_text("finished by itself").wait_for()
     page.get_by_role("radio", name="Earlier stories").click()
+    settled(page)
     page.get_by_role("button", name="Edit").first.click()
     dialog = page.get_by_role("dialog")
     dialog.locator("textarea").fill("mine")

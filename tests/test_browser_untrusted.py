@@ -260,6 +260,7 @@ def test_untrusted_text_stays_text_in_stories_and_their_errors(
     visitor.check(studio.url)
     page.get_by_role("radio", name="Earlier stories").click()
     visitor.check(studio.url)
+    settled(page)
     page.get_by_role("button", name="Edit").first.click()
     page.get_by_role("dialog").wait_for()
     visitor.check(studio.url)
