@@ -166,3 +166,44 @@ def test_a_providers_trouble_and_a_files_faults_are_collected(sentence: str) -> 
 )
 def test_events_and_failures_of_the_engines_jobs_are_collected(sentence: str) -> None:
     assert sentence in {found.message for found in collect(_ROOT)}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            "No answer from http://localhost:8000/v1. Try again.",
+            "No answer from `http://localhost:8000/v1`. Try again.",
+        ),
+        ("无法连接http://localhost:8000/v1。", "无法连接`http://localhost:8000/v1`。"),
+        ("HTTPS://A.EXAMPLE?x=1#y", "`HTTPS://A.EXAMPLE?x=1#y`"),
+        ("(www.example.com)", "(`www.example.com`)"),
+        ("postgresql://me@db:5/x is gone", "`postgresql://me@db:5/x` is gone"),
+        ("ask me@example.com", "ask `me@example.com`"),
+        ("tea @ five", "tea @ five"),
+        ("birth_year: 3 & up", "birth_year: 3 & up"),
+        ("ft:gemma::a1", "ft\\:gemma\\:\\:a1"),
+        ("_low_ *fat* ~~out~~ $x$ [a](b) <i>", "\\_low\\_ \\*fat\\* \\~\\~out\\~\\~ \\$x\\$ \\[a\\](b) \\<i\\>"),
+        ("12. a\n3) b\n- c\n1.5 d\n-3", "12\\. a\n3\\) b\n\\- c\n1.5 d\n-3"),
+        ("# a\nc# ", "\\# a\nc\\# "),
+        ("&amp; &#65;", "\\&amp; \\&#65;"),
+    ],
+)
+def test_plain_text_is_no_markup_and_an_address_stays_as_it_can_be_copied(text: str, shown: str) -> None:
+    assert lang.plain(text) == shown
+    assert not re.search("[\u200b-\u200d\u2060\ufeff]", shown)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("birth_year", "birth_year"),
+        ("price: $", "price: ＄"),
+        ("*fat* [a](b)", "＊fat＊ ［a］(b)"),
+        ("me@example.com www.example.com http://x", "me＠example.com www．example.com http：//x"),
+        ("1. power", "1． power"),
+        (r"C:\x", "C：＼x"),
+    ],
+)
+def test_a_label_of_untrusted_text_is_no_markup_and_is_read_aloud_without_escapes(text: str, shown: str) -> None:
+    assert lang.label(text) == shown

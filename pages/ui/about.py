@@ -35,9 +35,9 @@ def data_card() -> None:
         st.subheader(_("Where your data lies"), anchor=False)
         st.table(
             {
-                _("Everything of this studio"): plain(settings.home),
-                _("Database"): plain(_without_password(settings.database_url)),
-                _("Engine: models, jobs"): plain(settings.engine_home),
+                _("Everything of this studio"): code(settings.home),
+                _("Database"): code(_without_password(settings.database_url)),
+                _("Engine: models, jobs"): code(settings.engine_home),
             },
             border="horizontal",
             alt=_("Where your data lies"),

@@ -205,19 +205,48 @@ def code(text: Any) -> str:
     return f"`{' '.join(str(text).replace('`', 'ˋ').split())}`"
 
 
-# GitHub's Markdown makes links of bare addresses after all escapes are undone; an invisible joiner breaks them up.
-_BARE_ADDRESS = re.compile(r"https?:(?=//)|www(?=\.)|@", re.IGNORECASE)
-_WORD_JOINER = "\u2060"
-_MARKUP = re.compile(r"[\\`*_{}\[\]<>#~$:|&]")
-_AT_LINE_START = re.compile(r"(?m)^(\s*)([-+=]|\d+(?=[.)]))")
+# GitHub's Markdown makes links of bare addresses after all escapes are undone, but never inside code.
+_IN_ADDRESS = r"[A-Za-z0-9._~:/?#@!$&*+,;=%-]"
+_BARE_ADDRESS = re.compile(
+    rf"(?<!{_IN_ADDRESS}){_IN_ADDRESS}*(?:https?://|www\.|(?<=[\w.+-])@(?=[\w-]))(?:{_IN_ADDRESS}*[\w/#=&~%+-])?",
+    re.IGNORECASE | re.ASCII,
+)
+# What Markdown would read as markup; not what means nothing there (an underscore in a word, a colon before a space).
+_MARKUP = re.compile(r"[\\`*\[\]<>~$|]|(?<![^\W_])_|_(?![^\W_])|:(?=\S)|#(?=[#\s]|$)|&(?=[#\w])", re.MULTILINE)
+_AT_LINE_START = re.compile(r"^(\s*\d*)((?<!\d)[-+](?=[-+\s]|$)|(?<!\d)=|(?<=\d)[.)](?=\s|$))", re.MULTILINE)
 
 
 def plain(text: Any) -> str:
-    """Untrusted text for a place that reads Markdown: nothing in it is markup, a link or an image."""
-    escaped = _MARKUP.sub(r"\\\g<0>", _BARE_ADDRESS.sub(rf"\g<0>{_WORD_JOINER}", str(text)))
-    return _AT_LINE_START.sub(lambda start: f"{start[1]}{_unlisted(start[2])}", escaped)
+    """Untrusted text for a place that reads Markdown: nothing in it is markup, a link or an image.
+
+    An address (web or mail) is set in code type: it is no link, and it is copied exactly as it was written.
+    """
+    words, end, parts = str(text), 0, []
+    for found in _BARE_ADDRESS.finditer(words):
+        parts += [_escaped(words[end : found.start()]), code(found[0])]
+        end = found.end()
+    return _AT_LINE_START.sub(r"\1\\\2", "".join([*parts, _escaped(words[end:])]))
 
 
-def _unlisted(start: str) -> str:
-    """The beginning of a line, so that it begins no list, rule or heading."""
-    return f"{start}\u200b" if start.isdigit() else f"\\{start}"
+def _escaped(text: str) -> str:
+    return _MARKUP.sub(r"\\\g<0>", text)
+
+
+def label(text: Any) -> str:
+    """Untrusted text for the label of an input, which is read as Markdown and, as it is written, by screen readers.
+
+    An escape or code type would be read aloud, so each sign with a meaning becomes its full-width form.
+    """
+    shown = _LINKS.sub(_full_width, _MARKUP.sub(_full_width, str(text)))
+    return _AT_LINE_START.sub(lambda start: start[1] + _wide(start[2]), shown)
+
+
+_LINKS = re.compile(r"(?<=www)\.|@", re.IGNORECASE)
+
+
+def _full_width(sign: re.Match[str]) -> str:
+    return _wide(sign[0])
+
+
+def _wide(sign: str) -> str:
+    return chr(ord(sign) + 0xFEE0)  # the full-width forms follow ASCII's order

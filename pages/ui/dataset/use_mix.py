@@ -12,7 +12,7 @@ from core.dataset.datasets import DatasetSummary
 from core.errors import FabulaError
 from pages.ui import cached, cards, state
 from pages.ui.dataset import dataset_picker
-from pages.ui.lang import _, n_, percent, plain
+from pages.ui.lang import _, label, n_, percent, plain
 
 _LARGEST_SEED = 2**31 - 1
 _MADE = "dataset_mix_made"
@@ -62,7 +62,7 @@ def open_made() -> None:
 def _share(one: DatasetSummary) -> float:
     return float(
         st.number_input(
-            _("Share of {name}").format(name=plain(one.name)),
+            _("Share of {name}").format(name=label(one.name)),
             min_value=0.0,
             value=1.0,
             step=0.5,

@@ -66,13 +66,13 @@ def _told(job: JobView) -> dict[str, str]:
     names = {one.id: one.name for one in cached.dataset_list()}
     return {
         _("Provider"): plain(job.provider),
-        _("Started from"): plain(job.base_model),
+        _("Started from"): code(job.base_model),
         _("Data set"): plain(names.get(job.dataset_id or "", _("not there any more"))),
         _("Rows"): number(job.n_examples),
         _("Kept for validation"): share,
         _("Format of the file"): plain(job.file_format),
-        _("Separator"): plain(repr(job.separator)),
-        _("Stop"): plain(repr(job.stop)),
+        _("Separator"): code(repr(job.separator)),
+        _("Stop"): code(repr(job.stop)),
         **{_(title): hyperparameter(job, name) for name, title in HYPERPARAMETERS.items()},
         _("Seed"): _("automatic") if job.seed is None else number(job.seed),
         _("Suffix"): plain(job.suffix or "–"),
@@ -83,8 +83,8 @@ def _took(job: JobView) -> dict[str, str]:
     took = duration(job.training_s(utcnow()))
     return {
         _("Status"): plain(job_words.status(job)),
-        _("Model it made"): plain(job.fine_tuned_model or _("none yet")),
-        _("Id at the provider"): plain(job.remote_id or _("none yet")),
+        _("Model it made"): code(job.fine_tuned_model) if job.fine_tuned_model else _("none yet"),
+        _("Id at the provider"): code(job.remote_id) if job.remote_id else _("none yet"),
         _("Tokens trained on"): number(job.trained_tokens),
         _("Cost"): _beside(usd(job.cost_usd), None if job.estimated_usd is None else usd(job.estimated_usd)),
         _("Training time"): _beside(took, None if job.estimated_s is None else duration(job.estimated_s)),
