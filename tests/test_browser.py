@@ -87,6 +87,21 @@ def press(page: Page, key: str) -> None:
     page.locator(f".st-key-{key} button").click()
 
 
+@pytest.mark.parametrize(
+    ("typed", "says"), [("0,15", "can be read in two ways"), ("0.15", "Measured|not been measured")]
+)
+def test_a_cost_per_hour_arrives_as_it_was_typed(browser: Browser, light_studio: Studio, typed: str, says: str) -> None:
+    page = visit(browser, f"{light_studio.url}/cost", locale="en-US")
+    page.get_by_text("My workload", exact=True).click()
+    field = page.get_by_label("Cost per hour")
+    field.fill(typed)
+    field.press("Enter")
+    page.get_by_text(re.compile(says)).first.wait_for()
+    settled(page)
+    assert field.input_value() == typed  # the browser drops nothing
+    page.context.close()
+
+
 @pytest.mark.parametrize("locale", _TITLES)
 @pytest.mark.parametrize("index", range(len(_PAGES)), ids=[name or "home" for name in _PAGES])
 def test_a_cold_address_opens_its_page_in_the_browsers_language(

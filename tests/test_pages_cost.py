@@ -111,7 +111,7 @@ def test_the_speed_of_the_last_request_is_no_measurement(store: Store, monkeypat
     own.set_machine_hour(store, LOCAL, "0.036")
     (price,) = price_choice.here(cached.prices())
     assert price.output_per_mtok is None
-    assert visit("cost", cost_part="workload").get_by_key("work_speed").value is None
+    assert visit("cost", cost_part="workload").get_by_key("work_speed").value == ""
 
 
 def test_an_hour_with_a_price_is_the_same_on_every_page(store: Store) -> None:
@@ -187,7 +187,7 @@ def test_another_currency_is_shown_at_a_stated_rate(store: Store) -> None:
     assert table.loc["ft:qwen3-32b", "output"] == 8 and "currency" not in table
     assert table.loc["gpt-3.5-turbo", "output"] == pytest.approx(13.6024)
     assert "European Central Bank, 2026-05-08" in _captions(at) and "¥" in words(at)
-    at.get_by_key("cost_rate").set_value(7.0).run()
+    at.get_by_key("cost_rate").set_value("7.0").run()
     assert at.dataframe[0].value.set_index("model").loc["gpt-3.5-turbo", "output"] == 14
     at.get_by_key("cost_currency").set_value("USD").run()
     assert at.dataframe[0].value.set_index("model").loc["ft:qwen3-32b", "output"] == pytest.approx(8 / 7)
@@ -350,20 +350,51 @@ def test_without_a_rate_the_answer_names_no_time(store: Store) -> None:
 
 
 def test_this_machine_counts_once_its_hour_has_a_price(store: Store) -> None:
-    at = visit("cost", cost_part="workload", work_speed=40.0)
+    at = visit("cost", cost_part="workload", work_speed="40")
     assert "Say what an hour of this machine costs" in _captions(at)
-    at.get_by_key("work_hour").set_value(0.036).run()
+    at.get_by_key("work_hour").set_value("0.036").run()
     assert own.machine_hour(store) == (Decimal("0.036"), "USD")
     table = at.dataframe[0].value.set_index("way")
     assert table.loc["This machine", "each"] == pytest.approx(0.000065)
     assert "\\$0.2500 for 1M tokens written" in _captions(at)
 
 
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [("0,15", None), ("1,5", None), ("0，15", None), ("15 cents", None), ("1,000", "1000"), ("0.15", "0.15")],
+)
+def test_a_comma_never_makes_an_hour_a_hundred_times_dearer(store: Store, typed: str, kept: str | None) -> None:
+    at = visit("cost", cost_part="workload", work_speed="40")
+    at.get_by_key("work_hour").set_value(typed).run()
+    hour = own.machine_hour(store)
+    assert (hour and hour[0]) == (None if kept is None else Decimal(kept))
+    assert (typed in trouble(at)) == (kept is None)
+
+
+@pytest.mark.parametrize(
+    ("key", "state"),
+    [
+        ("work_speed", {"cost_part": "workload"}),
+        ("cost_rate", {}),
+        ("cost_budget_amount", {"cost_part": "spent", "cost_budgets": True}),
+    ],
+)
+def test_every_decimal_field_asks_what_a_comma_means(store: Store, key: str, state: dict[str, object]) -> None:
+    at = visit("cost", **state, **{key: "1,5"})
+    assert "can be read in two ways" in _captions(at)
+
+
+def test_a_budget_with_an_unclear_comma_is_not_set(store: Store) -> None:
+    at = visit("cost", cost_part="spent", cost_budgets=True, cost_budget_amount="0,15")
+    click(at, "cost_budget_set")
+    assert budget.budgets(store) == [] and "two ways" in trouble(at)
+
+
 def test_this_machines_hour_can_be_in_yuan_and_is_converted_at_the_stated_rate(store: Store) -> None:
-    at = visit("cost", cost_part="workload", work_speed=40.0)
+    at = visit("cost", cost_part="workload", work_speed="40")
     at.get_by_key("work_hour_currency").set_value("CNY").run()
     assert own.machine_hour(store) is None and not trouble(at)  # no amount yet
-    at.get_by_key("work_hour").set_value(0.036).run()
+    at.get_by_key("work_hour").set_value("0.036").run()
     assert own.machine_hour(store) == (Decimal("0.036"), "CNY")
     assert "¥0.2500 for 1M tokens written" in _captions(at)
     assert "Converted at 6.8012 yuan for one US dollar" in _captions(at)
@@ -417,7 +448,7 @@ def _spend(
 
 
 def test_an_empty_month_says_so_and_budgets_can_be_set_already(store: Store) -> None:
-    at = visit("cost", cost_part="spent", cost_budgets=True, cost_budget_amount=20.0)
+    at = visit("cost", cost_part="spent", cost_budgets=True, cost_budget_amount="20")
     assert "Nothing has been spent this month" in words(at)
     click(at, "cost_budget_set")
     assert [one.amount_usd for one in budget.budgets(store)] == [20]

@@ -286,7 +286,7 @@ def test_a_recipe_without_a_name_is_not_saved_and_the_page_says_so(server: Fault
 
 def test_what_is_free_asks_for_no_limit(server: FaultServer) -> None:
     at = visit("dataset")
-    assert not any(box.key == "dataset_budget" for box in at.number_input)
+    assert not any(box.key == "dataset_budget" for box in at.text_input)
     assert "162 to 486 requests" in words(at)  # three repeats of a cell can share one
 
 
@@ -310,11 +310,20 @@ def test_a_limit_is_kept_to_the_cent(store: Store, paid: FaultServer) -> None:
     at.get_by_key("dataset_model").select_index(1).run()
 
     assert "$1.00" in words(at)
-    at.number_input(key="dataset_budget").set_value(2.5).run()
+    at.text_input(key="dataset_budget").set_value("2.5").run()
     click(at, "dataset_generate")
     with store.reading() as session:
         (run,) = session.scalars(select(Run)).all()
     assert (run.budget_usd, run.mode, run.model) == (Decimal("2.50"), "live", "writer")
+
+
+def test_a_limit_with_an_unclear_comma_starts_no_run(store: Store, paid: FaultServer) -> None:
+    at = visit("dataset")
+    at.get_by_key("dataset_model").select_index(1).run()
+    at.text_input(key="dataset_budget").set_value("2,5").run()
+    assert "can be read in two ways" in words(at) and at.button(key="dataset_generate").disabled
+    at.text_input(key="dataset_budget").set_value("2.5").run()
+    assert not at.button(key="dataset_generate").disabled
 
 
 def test_a_batch_shows_its_price_and_that_it_takes_a_day(
@@ -338,7 +347,7 @@ def test_where_no_price_is_known_no_limit_can_be_kept(server: FaultServer, monke
     monkeypatch.setattr(offered, "can", lambda provider: False)
     at = visit("dataset")
     at.get_by_key("dataset_model").select_index(1).run()
-    assert at.number_input(key="dataset_budget").disabled
+    assert at.text_input(key="dataset_budget").disabled
     assert "The price of this model is unknown" in words(at)
 
 

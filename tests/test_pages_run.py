@@ -192,17 +192,21 @@ def test_the_budget_of_a_run_is_shown_and_can_be_raised(store: Store, server: Fa
     run_id = runs.enqueue(store, LOCAL, dataset_id, budget_usd=Decimal("2.00"))
     at = show(dataset_raise=True)
     assert "of at most $2.00" in words(at)
-    amount_to_raise(at).set_value(3.5).run()
+    for unclear in ("3,5", "", "1.50"):  # two readings, nothing, and less than it is
+        amount_to_raise(at).set_value(unclear).run()
+        click(at, "dataset_set_budget")
+        assert runs.progress(store, run_id).budget_usd == Decimal("2.00") and trouble(at)
+    amount_to_raise(at).set_value("3.5").run()
     click(at, "dataset_set_budget")
     assert runs.progress(store, run_id).budget_usd == Decimal("3.5")
     runs.raise_budget(store, LOCAL, run_id, Decimal("4.25"))  # in another tab
     at.session_state["dataset_raise"] = True
-    assert amount_to_raise(again(at)).value == 4.25
+    assert amount_to_raise(again(at)).value == "4.25"
 
 
 def amount_to_raise(at: AppTest) -> Any:
     """The amount in the popover that raises a budget."""
-    return next(box for box in at.number_input if str(box.key).startswith("dataset_more_budget"))
+    return next(box for box in at.text_input if str(box.key).startswith("dataset_more_budget"))
 
 
 def test_a_run_that_has_stopped_at_its_budget_says_so_and_goes_on_with_more(
@@ -219,7 +223,7 @@ def test_a_run_that_has_stopped_at_its_budget_says_so_and_goes_on_with_more(
     assert "Too little is left of $2.00." in words(at)
     assert "$1.90 of at most $2.00, about $2.09 in all" in words(at)
     assert "dataset_continue" not in [button.key for button in at.button]
-    assert (amount_to_raise(at).value, amount_to_raise(at).min) == (2.5, 2.0)
+    assert amount_to_raise(at).value == "2.50"
     click(at, "dataset_set_budget")
     run_now = runs.progress(store, "run-1")
     assert (run_now.state, run_now.budget_usd, run_now.cost_usd) == ("queued", Decimal("2.50"), Decimal("1.90"))
@@ -552,8 +556,8 @@ def test_a_new_run_after_one_with_a_budget_asks_for_its_own(store: Store, server
     with store.session() as session:
         session.get_one(Run, "run-1").budget_usd = Decimal("2.00")
     at = show()
-    assert at.number_input(key="dataset_continue_budget_run-1").value == 2.0
-    at.number_input(key="dataset_continue_budget_run-1").set_value(0.75).run()
+    assert at.text_input(key="dataset_continue_budget_run-1").value == "2.00"
+    at.text_input(key="dataset_continue_budget_run-1").set_value("0.75").run()
     click(at, "dataset_continue")
     run = runs.latest(store, written)
     assert run is not None and (run.budget_usd, run.failed, run.pending) == (Decimal("0.75"), 1, 1)

@@ -100,6 +100,18 @@ def test_a_job_is_submitted_once_however_often_one_clicks(server: FaultServer, s
     assert not any(button.key == "training_submit" for button in at.button)  # the dialog is closed
 
 
+def test_a_learning_rate_multiplier_is_read_as_it_was_meant(server: FaultServer, store: Store, sample: str) -> None:
+    at = click(_new_job(), "training_next")
+    at.toggle(key="training_rate_auto").set_value(False).run()
+    assert at.text_input(key="training_rate").value == "1"
+    at.text_input(key="training_rate").set_value("1,5").run()
+    assert "can be read in two ways" in words(at) and at.button(key="training_next").disabled
+    at.text_input(key="training_rate").set_value("1.5").run()
+    click(click(at, "training_next"), "training_submit")
+    (job,) = jobs.list_jobs(store)
+    assert job.hyperparameters == {"learning_rate_multiplier": 1.5}
+
+
 def test_a_separator_and_a_stop_of_ones_own_go_into_the_job(server: FaultServer, store: Store, sample: str) -> None:
     at = _new_job()
     assert at.text_input(key=f"training_separator_{sample}_27").value == " ->"

@@ -134,7 +134,7 @@ def test_a_mix_is_planned_and_made(server: FaultServer, store: Store) -> None:
     at = use(a)
     at.multiselect(key="dataset_mix_others").set_value([b]).run()
     assert "a: 12 rows · 50.0 %" in words(at)
-    at.number_input(key=f"dataset_mix_share_{a}").set_value(2.0).run()
+    at.text_input(key=f"dataset_mix_share_{a}").set_value("2.0").run()
     assert "a: 24 rows · 66.7 %" in words(at)
     click(at, "dataset_mix")
     newest = datasets.list_datasets(store)[0]
@@ -147,7 +147,7 @@ def test_what_cannot_be_mixed_or_written_is_told_in_place(server: FaultServer, s
     a, b = load(store, "a"), load(store, "b")
     at = use(a)
     at.multiselect(key="dataset_mix_others").set_value([b]).run()
-    at.number_input(key=f"dataset_mix_share_{b}").set_value(0.0).run()
+    at.text_input(key=f"dataset_mix_share_{b}").set_value("0").run()
     assert "needs a share above 0" in words(at)
     at.text_input(key=f"dataset_stop_{a}_30").input("story").run()
     assert not at.exception and "occurs inside 30 completions" in trouble(at)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -139,25 +138,6 @@ def amount_in(text: str, what: str, unit: str, where: str) -> Decimal:
     if amount > most:
         raise BadFile(f"{where}: “{text}” in “amount” is more than anybody asks; look at the unit.", _NEXT_STEP)
     return amount
-
-
-_GROUPED = re.compile(r"[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
-
-
-def typed_number(text: str) -> str:
-    """A number as a person types it, ready for `Decimal`: full-width signs folded, `1,500.25` without its commas.
-
-    A comma is read only where it groups three digits. `0,15` may be meant as 0.15 or be a slip, so it is not guessed.
-
-    Raises:
-        BadFile: a comma stands elsewhere.
-    """
-    folded = unicodedata.normalize("NFKC", text).strip().replace(" ", "")
-    if "," not in folded:
-        return folded
-    if not _GROUPED.fullmatch(folded):
-        raise BadFile(f"“{text.strip()}” can be read in two ways.", "Use a point for decimals, for example 0.15.")
-    return folded.replace(",", "")
 
 
 def _entry(row: dict[str, str | None], where: str) -> Entry:

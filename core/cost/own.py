@@ -11,10 +11,11 @@ from sqlalchemy import select, update
 
 from core.actor import Actor
 from core.cost.book import PriceBook
-from core.cost.overlay import ANY, UNITS, Entry, amount_in, typed_number
+from core.cost.overlay import ANY, UNITS, Entry, amount_in
 from core.cost.prices import ENGINE
 from core.db.store import Store, hold, new_id
 from core.db.tables import OwnPrice, utcnow
+from core.decimal_input import typed_number
 from core.errors import BadFile, FabulaError, NotFound
 
 USES = ("input", "cached_input", "output", "training", "hosting_hour", "batch_factor", "speech")

@@ -10,7 +10,7 @@ import streamlit as st
 from core.actor import LOCAL
 from core.cost import budget
 from core.cost.budget import BudgetView
-from pages.ui import cached, cards, state
+from pages.ui import cached, cards, decimal_field, state
 from pages.ui.cost import cached_cost
 from pages.ui.lang import _, mark, plain, usd
 
@@ -42,10 +42,9 @@ def show(budgets: Sequence[BudgetView]) -> None:
             if scope == "person":
                 state.first("cost_budget_person", LOCAL.id)
                 st.text_input(_("Person"), key="cost_budget_person", width=180, max_chars=100)
-            st.number_input(
-                _("US dollars"), min_value=0.0, max_value=float(budget.MOST_USD), step=1.0, value=None,
-                key="cost_budget_amount", placeholder="20", width=160,
-            )  # fmt: skip
+            decimal_field.decimal_field(
+                _("US dollars"), "cost_budget_amount", Decimal(0), budget.MOST_USD, placeholder="20", width=160
+            )
             st.button(_("Set this budget"), icon=":material/check:", key="cost_budget_set", on_click=_set)
         st.caption(_("What would go over a budget is not sent. Reservations count; what is not needed is given back."))
 
@@ -62,12 +61,13 @@ def _line(one: BudgetView) -> None:
 
 
 def _set() -> None:
-    scope, amount = state.get("cost_budget_scope"), state.get("cost_budget_amount")
-    if amount is None:
-        return
+    scope = state.get("cost_budget_scope")
     subject = str(state.get("cost_budget_person") or "") if scope == "person" else ""
     with cards.errors_kept():
-        budget.set_budget(cached.store(), LOCAL, scope, Decimal(str(amount)), subject)
+        amount = decimal_field.read("cost_budget_amount", Decimal(0), budget.MOST_USD)
+        if amount is None:
+            return
+        budget.set_budget(cached.store(), LOCAL, scope, amount, subject)
         state.notify(":material/check:", _("The budget is set."))
     cached_cost.forget()
 

@@ -13,7 +13,7 @@ from core.cost.comparison import Side
 from core.cost.currency import USD, YUAN, Rate
 from core.cost.prices import ENGINE, Price
 from core.db.tables import utcnow
-from pages.ui import cached, state
+from pages.ui import cached, decimal_field, state
 from pages.ui.cost import cached_cost
 from pages.ui.lang import _, mark
 
@@ -60,6 +60,7 @@ _KINDS = {
     "batch": mark("Has batches"),
     "usable": mark("Can still be used"),
 }
+_RATES = (Decimal("0.01"), Decimal(1_000))  # yuan for one US dollar: what can be typed
 _DEFAULT_MODEL = "gemma-3-270m"
 
 
@@ -200,15 +201,12 @@ def currency_choice(page: str) -> tuple[str, Rate]:
     currency = st.segmented_control(
         _("Currency"), [USD, YUAN.currency], required=True, key="cost_currency", persist_state="session"
     )
-    state.first("cost_rate", float(YUAN.per_usd))
-    typed = st.number_input(
-        _("Yuan for one US dollar"), min_value=0.01, max_value=1_000.0, step=0.01, format="%.4f", key="cost_rate",
-        persist_state="session",
-    )  # fmt: skip
-    if Decimal(str(typed)) == YUAN.per_usd:
+    decimal_field.first("cost_rate", YUAN.per_usd)
+    typed = decimal_field.decimal_field(_("Yuan for one US dollar"), "cost_rate", *_RATES, persist=True).value
+    if typed is None or typed == YUAN.per_usd:
         st.caption(_("Reference rate of the European Central Bank, {day}").format(day=YUAN.day))
         return str(currency), YUAN
-    return str(currency), Rate(YUAN.currency, Decimal(str(typed)), _("typed by you"), utcnow().date())
+    return str(currency), Rate(YUAN.currency, typed, _("typed by you"), utcnow().date())
 
 
 def say_rate(theirs: Iterable[str], currency: str, rate: Rate) -> None:

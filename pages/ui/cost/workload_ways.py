@@ -13,16 +13,18 @@ from core.actor import LOCAL
 from core.cost import own
 from core.cost.book import Key, PriceBook
 from core.cost.currency import USD
+from core.cost.overlay import MOST_PER_HOUR
 from core.cost.prices import tuned_base
 from core.cost.workload import Candidate, Machine
 from core.errors import FabulaError
-from pages.ui import cached, cards, state
+from pages.ui import cached, cards, decimal_field, state
 from pages.ui.cost import cached_cost, machine_speed
 from pages.ui.cost.price_choice import list_names
-from pages.ui.lang import _
+from pages.ui.lang import _, mark
 from pages.ui.money import money
 
 _TUNED: Key = ("openai", "ft:gpt-4o-mini-2024-07-18")
+_FASTEST = Decimal(1_000_000)  # tokens per second
 _DATE = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 _BASE: Key = ("openai", "gpt-4o-mini")
 _LISTS = ("openai", "openai-2023", "azure", "anthropic", "google", "deepseek", "mistral", "together", "dashscope",
@@ -84,17 +86,17 @@ def _machine() -> tuple[Machine | None, str | None]:
     with st.container(border=True, gap="small"):
         st.markdown(f":material/memory: **{_('This machine')}**")
         _hour(hour)
-        state.first("work_speed", None)
+        decimal_field.first("work_speed", None)
         if measured is not None and state.get("work_speed_of") != measured.measured_at:  # a new measurement counts
-            state.put("work_speed", float(measured.tokens_per_s))
+            decimal_field.put("work_speed", round(measured.tokens_per_s, 1))
             state.put("work_speed_of", measured.measured_at)
-        typed = st.number_input(
-            _("Tokens per second"), min_value=0.0, max_value=1e6, step=1.0, format="%.1f", key="work_speed",
-            placeholder=_("not measured yet"), persist_state="session",
-        )  # fmt: skip
+        typed = decimal_field.decimal_field(
+            _("Tokens per second"), "work_speed", Decimal(0), _FASTEST, placeholder=_("not measured yet"), persist=True
+        )
         machine_speed.show()
         rented = st.toggle(_("Rented: costs when it is idle too"), key="work_rent", persist_state="session")
-        speed = Decimal(str(typed)) if typed else measured.tokens_per_s if measured is not None else None
+        measured_speed = measured.tokens_per_s if measured is not None else None
+        speed = None if typed.problem is not None else typed.value or measured_speed
         machine = Machine(hour[0], speed, rented) if hour is not None and speed else None
         if machine is not None and hour is not None and machine.per_mtok is not None:
             st.caption(_("That is {amount} for 1M tokens written.").format(amount=money(machine.per_mtok, hour[1])))
@@ -102,13 +104,12 @@ def _machine() -> tuple[Machine | None, str | None]:
 
 
 def _hour(hour: tuple[Decimal, str] | None) -> None:
-    state.first("work_hour", float(hour[0]) if hour else None)
+    decimal_field.first("work_hour", hour[0] if hour else None)
     state.first("work_hour_currency", hour[1] if hour else USD)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        st.number_input(
-            _("Cost per hour"), min_value=0.0, max_value=10_000.0, step=0.01, format="%.4f", key="work_hour",
-            placeholder=_("electricity or rent"), on_change=_say_hour,
-            help=_("A machine of 100 watts uses 0.1 kilowatt-hours in an hour."),
+        decimal_field.decimal_field(
+            _("Cost per hour"), "work_hour", Decimal(0), MOST_PER_HOUR, placeholder=_("electricity or rent"),
+            on_change=_say_hour, help=_("A machine of 100 watts uses 0.1 kilowatt-hours in an hour."),
         )  # fmt: skip
         st.selectbox(
             _("Currency"), own.CURRENCIES, key="work_hour_currency", label_visibility="collapsed", width=100,
@@ -117,12 +118,12 @@ def _hour(hour: tuple[Decimal, str] | None) -> None:
 
 
 def _say_hour() -> None:
-    typed = state.get("work_hour")
-    if typed is None and cached_cost.hour() is None:  # a currency was chosen before an amount
-        return
     with cards.errors_kept():
+        typed = decimal_field.read("work_hour", Decimal(0), MOST_PER_HOUR)
+        if typed is None and cached_cost.hour() is None:  # a currency was chosen before an amount
+            return
         if typed is None:
-            raise FabulaError("What an hour of this machine costs stays as it was.", "Type 0 if it costs nothing.")
+            raise FabulaError(mark("The cost per hour was not changed."), mark("Type 0 if it costs nothing."))
         currency = str(state.get("work_hour_currency") or USD)
-        own.set_machine_hour(cached.store(), LOCAL, f"{typed:.6f}".rstrip("0").rstrip("."), currency)
+        own.set_machine_hour(cached.store(), LOCAL, f"{typed:f}", currency)
     cached_cost.forget()

@@ -8,13 +8,16 @@ from typing import Literal
 import streamlit as st
 
 from core.actor import LOCAL
+from core.cost.budget import MOST_USD
 from core.dataset import datasets, recipes, runs
 from core.dataset.batch import offered
 from core.dataset.recipe import Recipe
 from core.dataset.writing import sharing
 from core.errors import BadRecipe
-from pages.ui import cached, cards, models, state, views
+from pages.ui import cached, cards, decimal_field, models, state, views
 from pages.ui.dataset import recipe_shelf
+from pages.ui.dataset.row_actions import CENT
+from pages.ui.decimal_field import Typed
 from pages.ui.estimates import Estimate, estimate
 from pages.ui.lang import _, about, duration, n_, number, plain, told, usd
 from pages.ui.money import local_price
@@ -26,7 +29,7 @@ def show(recipe: Recipe, problem: BadRecipe | None) -> None:
     """The whole card; `problem` says why the recipe cannot be run."""
     total = recipe.rows()
     mode: Mode = "live"
-    budget_usd: Decimal | None = None
+    budget = Typed(None)
     with st.container(border=True):
         if problem is not None:
             cards.hint(problem)
@@ -36,17 +39,17 @@ def show(recipe: Recipe, problem: BadRecipe | None) -> None:
                 mode = _mode(recipe)
                 guess = estimate(recipe, batch=mode == "batch")
                 _guess(recipe, guess, mode)
-                budget_usd = _budget(guess)
+                budget = _budget(guess)
             for warning in recipe.warnings():
                 st.warning(plain(told(warning)), icon=":material/info:")
         st.button(
             n_("Generate {n} row", "Generate {n} rows", total),
             type="primary",
             icon=":material/play_arrow:",
-            disabled=problem is not None or not recipe.model,
+            disabled=problem is not None or budget.problem is not None or not recipe.model,
             key="dataset_generate",
             on_click=_generate,
-            args=(recipe, mode, budget_usd),
+            args=(recipe, mode, budget.value),
             width="stretch",
         )
         if not recipe.model:
@@ -117,26 +120,24 @@ def _mode(recipe: Recipe) -> Mode:
     return "batch" if chosen == "batch" else "live"
 
 
-def _budget(guess: Estimate) -> Decimal | None:
+def _budget(guess: Estimate) -> Typed:
     """The most that the run may cost; not asked for what is free."""
     if guess.local:
-        return None
-    amount = st.number_input(
+        return Typed(None)
+    amount = decimal_field.decimal_field(
         _("Spend at most (US dollars)"),
-        min_value=0.01,
-        value=None,
-        step=0.5,
-        format="%.2f",
+        "dataset_budget",
+        CENT,
+        MOST_USD,
         placeholder=_("No limit"),
         disabled=guess.usd is None,
         help=_("The run stops before the next row could cost more than this. What is written stays."),
-        key="dataset_budget",
-        persist_state="session",
+        persist=True,
     )
     if guess.usd is None:
         st.caption(_("The price of this model is unknown, so no limit can be kept."))
-        return None
-    return None if amount is None else Decimal(str(amount)).quantize(Decimal("0.01"))
+        return Typed(None)
+    return amount if amount.value is None else Typed(amount.value.quantize(CENT))
 
 
 def _generate(recipe: Recipe, mode: Mode, budget_usd: Decimal | None) -> None:

@@ -7,13 +7,15 @@ from decimal import ROUND_CEILING, ROUND_DOWN, Decimal
 import streamlit as st
 
 from core.actor import LOCAL
+from core.cost.budget import MOST_USD
 from core.dataset import runs
 from core.dataset.runs import RunProgress
-from pages.ui import cached, cards, state
+from core.errors import FabulaError
+from pages.ui import cached, cards, decimal_field, state
 from pages.ui.dataset.row_actions import CENT
-from pages.ui.lang import _
+from pages.ui.lang import _, mark
 
-_STEP = Decimal("0.5")  # US dollars, of the plus and minus beside an amount
+_STEP = Decimal("0.5")  # US dollars, that a proposed amount is rounded up to
 _ROOM = Decimal("1.1")  # the rows to come may be longer than those before
 _OPEN = "dataset_raise"
 
@@ -32,7 +34,7 @@ def more(progress: RunProgress) -> None:
     if not popover.open or progress.budget_usd is None:
         return
     with popover:
-        least = float(progress.budget_usd)
+        least = progress.budget_usd
         amount = f"dataset_more_budget_{progress.run_id}_{least}"  # raised in another tab, it begins anew
         _amount(amount, _enough(progress) if over else progress.budget_usd, least)
         st.button(
@@ -40,7 +42,7 @@ def more(progress: RunProgress) -> None:
             key="dataset_set_budget",
             type="primary" if over else "secondary",
             on_click=_raise,
-            args=(progress.run_id, amount, over),
+            args=(progress.run_id, amount, least, over),
         )
 
 
@@ -48,18 +50,25 @@ def of_the_next(last: RunProgress, button: str) -> str:
     """Ask for the limit of a new run after one that had one; the key of what is typed."""
     left = (last.budget_usd or Decimal(0)) - (last.at_most_usd or Decimal(0))
     amount = f"dataset_{button}_budget_{last.run_id}"
-    _amount(amount, left if left >= CENT else last.budget_usd or CENT, float(CENT))
+    _amount(amount, left if left >= CENT else last.budget_usd or CENT, CENT)
     return amount
 
 
-def dollars(amount: str) -> Decimal:
-    """What was typed, to the cent."""
-    return Decimal(str(state.get(amount, 0))).quantize(CENT)
+def dollars(amount: str, least: Decimal = CENT) -> Decimal:
+    """What was typed, to the cent.
+
+    Raises:
+        FabulaError: nothing was typed, or what cannot be read as an amount of at least `least`.
+    """
+    typed = decimal_field.read(amount, least, MOST_USD)
+    if typed is None:
+        raise FabulaError(mark("No amount was given."), mark("Type the most it may cost, in US dollars."))
+    return typed.quantize(CENT)
 
 
-def _amount(key: str, proposed: Decimal, least: float) -> None:
-    state.first(key, float(max(proposed.quantize(CENT, ROUND_DOWN), Decimal(str(least)))))
-    st.number_input(_("At most, in US dollars"), min_value=least, step=float(_STEP), format="%.2f", key=key)
+def _amount(key: str, proposed: Decimal, least: Decimal) -> None:
+    state.first(key, f"{max(proposed.quantize(CENT, ROUND_DOWN), least):.2f}")
+    decimal_field.decimal_field(_("At most, in US dollars"), key, least, MOST_USD)
 
 
 def _enough(progress: RunProgress) -> Decimal:
@@ -69,9 +78,9 @@ def _enough(progress: RunProgress) -> Decimal:
     return (whole / _STEP).to_integral_value(ROUND_CEILING) * _STEP
 
 
-def _raise(run_id: str, amount: str, go_on: bool) -> None:
+def _raise(run_id: str, amount: str, least: Decimal, go_on: bool) -> None:
     with cards.errors_kept():
-        runs.raise_budget(cached.store(), LOCAL, run_id, dollars(amount))
+        runs.raise_budget(cached.store(), LOCAL, run_id, dollars(amount, least))
         if go_on:
             runs.resume(cached.store(), LOCAL, run_id)
         state.put(_OPEN, False)

@@ -118,8 +118,8 @@ def _act(what: str, run_id: str) -> None:
 
 
 def _begin(dataset_id: str, key: str, mode: runs.Mode, amount: str | None) -> None:
-    budget = run_budget.dollars(amount) if amount else None
     with cards.errors_kept():
+        budget = run_budget.dollars(amount) if amount else None
         if key == "retry":
             runs.retry_failed(cached.store(), LOCAL, dataset_id, budget_usd=budget, mode=mode)
         else:

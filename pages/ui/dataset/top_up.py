@@ -7,11 +7,13 @@ from decimal import Decimal
 import streamlit as st
 
 from core.actor import LOCAL
+from core.cost.budget import MOST_USD
 from core.dataset import datasets, growing, runs
 from core.dataset.datasets import DatasetSummary
 from core.dataset.recipe import Recipe, values_of
 from core.errors import FabulaError
-from pages.ui import cached, cards, estimates, state
+from pages.ui import cached, cards, decimal_field, estimates, state
+from pages.ui.dataset.row_actions import CENT
 from pages.ui.lang import _, n_, usd
 
 _MORE = 2  # repeats that are proposed
@@ -54,15 +56,7 @@ def _form(dataset_id: str, recipe: Recipe, mode: runs.Mode) -> None:
         cards.hint(error)
     _button(dataset_id, recipe, grown, "values", mode)
     if _priced(recipe):
-        st.number_input(
-            _("At most, in US dollars"),
-            min_value=0.01,
-            step=0.5,
-            value=None,
-            format="%.2f",
-            key=_BUDGET,
-            placeholder=_("no limit"),
-        )
+        decimal_field.decimal_field(_("At most, in US dollars"), _BUDGET, CENT, MOST_USD, placeholder=_("no limit"))
 
 
 def _button(dataset_id: str, recipe: Recipe, grown: Recipe | None, key: str, mode: runs.Mode) -> None:
@@ -97,9 +91,8 @@ def _grow(dataset_id: str, grown: Recipe | None, mode: runs.Mode) -> None:
     if grown is None:
         return
     with cards.errors_kept():
-        typed = state.get(_BUDGET)
+        budget = decimal_field.read(_BUDGET, CENT, MOST_USD)
         growth = growing.grow(cached.store(), LOCAL, dataset_id, grown)
-        budget = Decimal(str(typed)) if typed else None
         runs.enqueue(cached.store(), LOCAL, dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
         state.put("dataset_more_values", "")
         state.put(_OPEN, False)  # the rows come under it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 
 import streamlit as st
 
@@ -10,11 +11,12 @@ from core.actor import LOCAL
 from core.dataset import mixing
 from core.dataset.datasets import DatasetSummary
 from core.errors import FabulaError
-from pages.ui import cached, cards, state
+from pages.ui import cached, cards, decimal_field, state
 from pages.ui.dataset import dataset_picker
 from pages.ui.lang import _, label, n_, percent, plain
 
 _LARGEST_SEED = 2**31 - 1
+_LARGEST_SHARE = Decimal(1_000_000)
 _MADE = "dataset_mix_made"
 
 
@@ -60,16 +62,16 @@ def open_made() -> None:
 
 
 def _share(one: DatasetSummary) -> float:
-    return float(
-        st.number_input(
-            _("Share of {name}").format(name=label(one.name)),
-            min_value=0.0,
-            value=1.0,
-            step=0.5,
-            key=f"dataset_mix_share_{one.id}",
-            help=_("Shares count in proportion: 2 and 1 are two thirds and one third."),
-        )
+    key = f"dataset_mix_share_{one.id}"
+    decimal_field.first(key, 1)
+    typed = decimal_field.decimal_field(
+        _("Share of {name}").format(name=label(one.name)),
+        key,
+        Decimal(0),
+        _LARGEST_SHARE,
+        help=_("Shares count in proportion: 2 and 1 are two thirds and one third."),
     )
+    return float(typed.value or 0)  # 0 is refused by the plan, with its reason
 
 
 def _mix(name: str, parts: list[tuple[str, float]], seed: int, size: int | None) -> None:

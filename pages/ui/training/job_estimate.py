@@ -12,7 +12,8 @@ from core.training import tracking
 from core.training.estimating import JobEstimate
 from core.training.form import PROJECT, TRACKERS, rate_advice
 from core.training.preflight import Preflight
-from pages.ui import beside, cached, cards, state
+from pages.ui import beside, cached, cards, decimal_field, state
+from pages.ui.decimal_field import Typed
 from pages.ui.lang import _, about, duration, n_, number, plain, told, usd
 from pages.ui.money import local_amount
 from pages.ui.training import cached_form, job_form
@@ -42,12 +43,12 @@ def show() -> bool:
     draft = job_form.draft()
     left, right = st.columns(2, gap="medium")
     with left:
-        _numbers(draft)
+        readable = _numbers(draft)
     with right, st.container(border=True):
         st.markdown(_("**What it takes**"))
         found = taken(draft, wait=True)
         facts(found)
-    return found.may
+    return found.may and readable
 
 
 def taken(draft: Draft, *, wait: bool = False) -> Taken:
@@ -114,8 +115,8 @@ def facts(found: Taken) -> None:
                 st.markdown(f"{mark} {plain(told(sentence))}")
 
 
-def _numbers(draft: Draft) -> None:
-    """Suffix and hyper-parameters, each of which may stay automatic."""
+def _numbers(draft: Draft) -> bool:
+    """Suffix and hyper-parameters, each of which may stay automatic; whether all of them can be read."""
     st.text_input(
         _("Suffix: becomes part of the model's name"),
         max_chars=40,
@@ -125,30 +126,41 @@ def _numbers(draft: Draft) -> None:
     )
     _auto(_("Epochs"), "training_epochs", 3, 1, 50)
     _auto(_("Batch size"), "training_batch", 4, 1, 256)
-    _auto(_("Learning rate multiplier"), "training_rate", _USUAL_RATE, 0.01, 100.0)
+    rate = _auto_rate(_("Learning rate multiplier"), "training_rate")
     further = draft.base.base is not None or draft.base.id.startswith("ft:")
     st.caption(plain(told(rate_advice(draft.rows, further, draft.base.provider))))
     with st.container(horizontal=True, vertical_alignment="center"):
         with st.popover(_("More"), icon=":material/tune:"):
             _auto(_("Seed"), "training_seed", 0, 0, 2**31 - 1)
         _trackers(draft.base.provider)
+    return rate.problem is None
 
 
-def _auto(title: str, key: str, start: float, least: float, most: float) -> None:
-    """A number that stays automatic until it is switched off."""
+def _auto(title: str, key: str, start: int, least: int, most: int) -> None:
+    """A whole number that stays automatic until it is switched off."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        state.first(f"{key}_auto", True)
-        automatic = st.toggle(_("{title}: automatic").format(title=title), key=f"{key}_auto", persist_state="session")
-        if automatic:
+        if _automatic(title, key):
             return
-        kind = type(start)
         if state.get(key) is not None:
-            state.put(key, kind(state.get(key)))
+            state.put(key, int(state.get(key)))
         else:
             state.first(key, start)
-        st.number_input(
-            title, kind(least), kind(most), key=key, label_visibility="collapsed", width=140, persist_state="session"
-        )
+        st.number_input(title, least, most, key=key, label_visibility="collapsed", width=140, persist_state="session")
+
+
+def _auto_rate(title: str, key: str) -> Typed:
+    """The same for a decimal number."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        if _automatic(title, key):
+            return Typed(None)
+        if not state.get(key):
+            decimal_field.put(key, _USUAL_RATE)
+        return decimal_field.decimal_field(title, key, *job_form.RATES, hidden_label=True, width=140, persist=True)
+
+
+def _automatic(title: str, key: str) -> bool:
+    state.first(f"{key}_auto", True)
+    return st.toggle(_("{title}: automatic").format(title=title), key=f"{key}_auto", persist_state="session")
 
 
 def _trackers(provider: str) -> None:

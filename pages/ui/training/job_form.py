@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 
 import streamlit as st
 
@@ -12,7 +13,7 @@ from core.errors import FabulaError, NotFound
 from core.providers import ModelInfo
 from core.training.form import PROJECT, TRACKERS
 from core.training.jobs import JobForm
-from pages.ui import cached, models, preparation, state
+from pages.ui import cached, decimal_field, models, preparation, state
 from pages.ui.cached import Marks
 from pages.ui.dataset import dataset_picker
 from pages.ui.lang import _
@@ -23,10 +24,13 @@ PROJECT_KEY = "training_tracker_project"
 _MARKS = "training_marks"  # as step one left them
 _WANTED = "training_base_wanted"  # a model that no list names, a checkpoint say
 _PROBLEM = "training_problem"
+_RATE = "training_rate"
+RATES = (Decimal("0.01"), Decimal(100))
+"""The learning rate multipliers that can be typed."""
 _NUMBERS = {
     "training_epochs": "n_epochs",
     "training_batch": "batch_size",
-    "training_rate": "learning_rate_multiplier",
+    _RATE: "learning_rate_multiplier",
     "training_seed": "seed",
 }
 
@@ -158,7 +162,7 @@ def fill(form: JobForm) -> None:
         value = getattr(form, name)
         state.put(f"{key}_auto", value is None)
         if value is not None:
-            state.put(key, value)
+            (decimal_field.put if key == _RATE else state.put)(key, value)
     for name in TRACKERS:
         state.put(f"training_tracker_{name}", name in form.trackers)
     state.put(PROJECT_KEY, form.project)
@@ -201,7 +205,10 @@ def _number(key: str) -> float | None:
     """A number that was typed; None where the choice is left to the provider."""
     if state.get(f"{key}_auto", True):
         return None
-    value = state.get(key)
+    try:
+        value = decimal_field.read(key, *RATES) if key == _RATE else state.get(key)
+    except FabulaError:  # the second step does not go on while its text cannot be read
+        return None
     return None if value is None else float(value)
 
 

@@ -1,0 +1,54 @@
+"""Decimal numbers as people type them: a comma groups three digits, a point begins the decimals. Pure."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from decimal import Decimal
+
+from core.errors import BadFile, FabulaError
+
+_GROUPED = re.compile(r"[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)", re.ASCII)
+
+
+def typed_number(text: str) -> str:
+    """A number as a person types it, ready for `Decimal`: full-width signs folded, `1,500.25` without its commas.
+
+    A comma is read only where it groups three digits. `0,15` may mean 0.15 or be a slip, so it is not guessed.
+
+    Raises:
+        BadFile: a comma stands elsewhere.
+    """
+    folded = unicodedata.normalize("NFKC", text).strip().replace(" ", "")
+    if "," not in folded:
+        return folded
+    if not _GROUPED.fullmatch(folded):
+        raise BadFile(f"“{text.strip()}” can be read in two ways.", "Use a point for decimals, for example 0.15.")
+    return folded.replace(",", "")
+
+
+def parse(text: str, least: Decimal, most: Decimal) -> Decimal | None:
+    """The number in a field; None where the field is empty.
+
+    Raises:
+        FabulaError: it is not a number, can be read in two ways, or is not between `least` and `most`.
+    """
+    if not text.strip():
+        return None
+    try:
+        number = typed_number(text)
+    except BadFile as exc:
+        raise FabulaError(exc.what, exc.next_step) from exc
+    if not _NUMBER.fullmatch(number):
+        raise FabulaError(f"“{text.strip()}” is not a number.", "Type digits, with a point for decimals.")
+    value = Decimal(number)
+    if not least <= value <= most:
+        raise FabulaError(f"“{text.strip()}” is out of range.", f"Give a number from {least:f} to {most:f}.")
+    return value
+
+
+def written(value: Decimal | float) -> str:
+    """The number as text for a field: no exponent, no trailing zeros."""
+    text = f"{Decimal(str(value)):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,76 @@
+"""A field for a decimal number. `st.number_input` drops commas in the browser: `0,15` arrives as 15."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal
+
+import streamlit as st
+
+from core import decimal_input
+from core.errors import FabulaError
+from pages.ui import cards, state
+
+_LONGEST = 30  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """What stands in a field: `value` is None while the field is empty, or where `problem` says what is wrong."""
+
+    value: Decimal | None
+    problem: FabulaError | None = None
+
+
+def decimal_field(
+    label: str,
+    key: str,
+    least: Decimal,
+    most: Decimal,
+    *,
+    placeholder: str | None = None,
+    help: str | None = None,
+    disabled: bool = False,
+    hidden_label: bool = False,
+    width: int | Literal["stretch"] = "stretch",
+    persist: bool = False,
+    on_change: Callable[[], None] | None = None,
+) -> Typed:
+    """Draw the field, with a line under it where its text cannot be read.
+
+    Args:
+        key: its state is text; set it with `put` or `first`.
+        persist: keep the text while the field is not drawn.
+    """
+    with st.container(gap="xsmall", width=width):
+        st.text_input(
+            label, key=key, max_chars=_LONGEST, placeholder=placeholder, help=help, disabled=disabled,
+            label_visibility="collapsed" if hidden_label else "visible", on_change=on_change or "rerun",
+            persist_state="session" if persist else None,
+        )  # fmt: skip
+        try:
+            return Typed(read(key, least, most))
+        except FabulaError as problem:
+            cards.hint(problem)
+            return Typed(None, problem)
+
+
+def read(key: str, least: Decimal, most: Decimal) -> Decimal | None:
+    """The number in the field of this key; None where it is empty.
+
+    Raises:
+        FabulaError: its text cannot be read as one, or it is out of range.
+    """
+    return decimal_input.parse(str(state.get(key) or ""), least, most)
+
+
+def first(key: str, value: Decimal | float | None) -> None:
+    """Give the field its starting number, unless the visitor has typed another."""
+    state.first(key, "" if value is None else decimal_input.written(value))
+
+
+def put(key: str, value: Decimal | float) -> None:
+    """Set the field's number. Only before it is drawn, or in a callback."""
+    state.put(key, decimal_input.written(value))
