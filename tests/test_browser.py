@@ -137,16 +137,14 @@ def test_a_link_carries_the_language_and_pages_keep_it(browser: Browser, light_s
 
 def test_rows_come_while_one_watches(browser: Browser, light_studio: Studio, writer: FaultServer) -> None:
     page = visit(browser, f"{light_studio.url}/dataset", locale="en-US")
-    page.locator(".st-key-dataset_repeats input").fill("1")
-    page.keyboard.press("Enter")
-    page.get_by_role("button", name="Generate 162 rows").click()
+    page.get_by_role("button", name="Generate 400 rows").click()
     page.get_by_text("Finished").wait_for(timeout=_TOUR_MS)
     settled(page)
-    assert "162 of 162" in page.locator('[data-testid="stProgress"]').inner_text()
+    assert "400 of 400" in page.locator('[data-testid="stProgress"]').inner_text()
     with page.expect_download() as download:
         press(page, "dataset_csv")
     lines = Path(download.value.path()).read_text(encoding="utf-8-sig").splitlines()
-    assert lines[0] == ",dynasty,super_power,story_type,story" and len(lines) == 163
+    assert lines[0] == ",hero,gift,mood,story" and len(lines) == 401
     page.context.close()
 
 

@@ -38,7 +38,7 @@ def test_the_second_grid_is_135_stories() -> None:
 
 
 def test_an_english_grid_and_a_task_that_writes_no_stories_come_along() -> None:
-    assert presets.get("english_stories").recipe.rows() == 288
+    assert presets.get("english_stories").recipe.rows() == 400
     intents = presets.get("support_intents").recipe
     assert (intents.temperature, intents.max_tokens, intents.template) == (0.0, 16, "{message}")
 

@@ -56,6 +56,15 @@ def visit(page: str, locale: str = "en-US", **state: object) -> AppTest:
     return at
 
 
+def article_grid(**state: object) -> AppTest:
+    """The data-set page with the article's grid, in English: begun in Chinese, then the language was switched."""
+    at = visit("dataset", "zh-CN", **state)
+    at.session_state["lang"] = "en"
+    at.run()
+    assert not at.exception
+    return at
+
+
 def again(at: AppTest) -> AppTest:
     """The page a moment later, when something has happened elsewhere."""
     cached.look_again()
@@ -231,8 +240,26 @@ def test_names_and_stories_of_others_are_text_on_the_home_page(store: Store, ser
 # --- data set -------------------------------------------------------------------------------------------------------
 
 
-def test_the_articles_grid_is_the_default(server: FaultServer) -> None:
-    at = visit("dataset")
+@pytest.mark.parametrize(("locale", "preset", "rows"), [("en-US", "english_stories", 400), ("zh-CN", "ultraman", 486)])
+def test_the_language_of_the_page_decides_the_grid_to_start_with(
+    server: FaultServer, locale: str, preset: str, rows: int
+) -> None:
+    at = visit("dataset", locale)
+    assert str(rows) in at.button(key="dataset_generate").label
+    assert at.text_area(key="dataset_template").value == presets.get(preset).recipe.template
+    other = "ultraman" if preset != "ultraman" else "english_stories"
+    at.get_by_key("dataset_preset").set_value(other).run()  # the other one is a click away
+    assert at.text_area(key="dataset_template").value == presets.get(other).recipe.template
+
+
+def test_column_names_are_shown_in_the_language_of_the_page(server: FaultServer) -> None:
+    named = [field.label for field in visit("dataset", "zh-CN").text_input if field.key.startswith("dataset_name_")]
+    assert [label.rpartition(" · ")[2] for label in named] == ["朝代", "超能力", "类型"]
+    assert {field.label for field in article_grid().text_input if field.key.startswith("dataset_name_")} == {"Column"}
+
+
+def test_the_articles_grid_is_whole(server: FaultServer) -> None:
+    at = article_grid()
     assert at.button(key="dataset_generate").label == "Generate 486 rows"
     assert "**162 cells** × 3 repeats = **486 rows**" in words(at)
     assert at.text_area(key="dataset_template").value == presets.get().recipe.template
@@ -248,7 +275,7 @@ def test_the_dice_show_another_cell(server: FaultServer) -> None:
 
 
 def test_values_are_chips_that_can_be_added_and_switched_off(server: FaultServer) -> None:
-    at = visit("dataset")
+    at = article_grid()
     at.text_input(key="dataset_add_2").input("勇敢，辛苦, 轻松").run()  # one of them is there already
     assert at.button(key="dataset_generate").label == "Generate 810 rows"  # 9 × 6 × 5 × 3
     at.session_state["dataset_values_0"] = ["唐"]
@@ -305,7 +332,7 @@ def test_a_grid_of_one_value_can_be_generated(server: FaultServer, store: Store)
 
 
 def test_a_grid_of_a_million_warns_and_is_still_usable(server: FaultServer, store: Store) -> None:
-    at = visit("dataset")
+    at = article_grid()
     at.number_input(key="dataset_repeats").set_value(10_000).run()
     assert at.button(key="dataset_generate").label == "Generate 1,620,000 rows"
     assert any("1,620,000 rows" in warning.value for warning in at.warning)
@@ -320,7 +347,7 @@ def test_without_a_model_nothing_can_be_generated_and_the_page_says_why() -> Non
 
 
 def test_generating_shows_rows_as_they_come_and_ends_with_a_table(server: FaultServer, store: Store) -> None:
-    at = _small_grid(visit("dataset"))
+    at = _small_grid(article_grid())
     click(at, "dataset_generate")
     assert "Waiting for the worker" in words(at) and "0 of 2" in words(at)
     (run_id,) = _run_ids(store)
@@ -333,7 +360,7 @@ def test_generating_shows_rows_as_they_come_and_ends_with_a_table(server: FaultS
 
 
 def test_a_run_can_be_stopped_and_continued(server: FaultServer, store: Store) -> None:
-    at = click(_small_grid(visit("dataset")), "dataset_generate")
+    at = click(_small_grid(article_grid()), "dataset_generate")
     (run_id,) = _run_ids(store)
     click(at, "dataset_stop")
     assert runs.progress(store, run_id).state == "stopped"
@@ -345,9 +372,9 @@ def test_a_run_can_be_stopped_and_continued(server: FaultServer, store: Store) -
 
 def test_a_run_that_met_a_problem_says_which(server: FaultServer, store: Store) -> None:
     server.default = fault_server.unauthorized()
-    click(_small_grid(visit("dataset")), "dataset_generate")
+    click(_small_grid(article_grid()), "dataset_generate")
     executor.execute(store, server.registry("engine", "engine"), _run_ids(store)[0])
-    at = visit("dataset", dataset_part="rows")
+    at = article_grid(dataset_part="rows")
     assert "Stopped on a problem" in words(at) and at.error
     assert fault_server.KEY not in words(at)
 
@@ -496,7 +523,14 @@ def test_a_story_is_written_with_its_facts_and_kept(server: FaultServer, store: 
 
 def test_values_outside_the_grid_are_welcome(server: FaultServer, store: Store) -> None:
     at = click(visit("story"), "story_outside_0")
-    assert at.selectbox(key="story_column_super_power").value == "发射激光"
+    assert at.selectbox(key="story_column_hero").value == "a gardener"
+    click(at, "story_button")
+    assert "a gardener" in server.prompts()[-1]
+
+
+def test_a_chinese_story_page_asks_for_the_articles_stories(server: FaultServer, store: Store) -> None:
+    at = click(visit("story", "zh-CN"), "story_outside_0")
+    assert at.selectbox(key="story_column_super_power").label == "超能力"
     click(at, "story_button")
     assert "发射激光" in server.prompts()[-1]
 

@@ -19,7 +19,7 @@ from pages.ui.dataset import generate_card
 from pages.ui.estimates import Estimate
 from tests import fault_server
 from tests.fault_server import FaultServer
-from tests.test_pages import click, trouble, visit, words
+from tests.test_pages import article_grid, click, trouble, visit, words
 from tests.waiting import until
 
 RECIPE = Recipe(
@@ -38,7 +38,7 @@ def generate_label(at: AppTest) -> str:
 
 
 def test_a_pasted_list_becomes_the_values_of_a_column(server: FaultServer) -> None:
-    at = opened(visit("dataset"), "dataset_list_0")
+    at = opened(article_grid(), "dataset_list_0")
     assert at.text_area(key="dataset_pasted_0").value.splitlines()[:2] == ["唐", "宋"]
     assert at.button(key="dataset_use_0").disabled  # nothing has changed
     at.text_area(key="dataset_pasted_0").set_value("秦\n唐\n Hello, you \n秦\n").run()
@@ -50,7 +50,7 @@ def test_a_pasted_list_becomes_the_values_of_a_column(server: FaultServer) -> No
 
 
 def test_a_chip_that_is_off_stays_off_when_the_list_is_edited(server: FaultServer) -> None:
-    at = visit("dataset")
+    at = article_grid()
     at.session_state["dataset_values_2"] = ["轻松", "艰难"]
     at = opened(at, "dataset_list_2")
     at.text_area(key="dataset_pasted_2").set_value("轻松\n努力\n艰难\n勇敢").run()
@@ -59,7 +59,7 @@ def test_a_chip_that_is_off_stays_off_when_the_list_is_edited(server: FaultServe
 
 
 def test_a_list_too_long_for_chips_is_counted_and_used_whole(server: FaultServer) -> None:
-    at = opened(visit("dataset"), "dataset_list_0")
+    at = opened(article_grid(), "dataset_list_0")
     at.text_area(key="dataset_pasted_0").set_value("\n".join(f"v{n}" for n in range(1_000))).run()
     click(at, "dataset_use_0")
     assert "**1,000 values**: v0, v1" in words(at)
@@ -69,7 +69,7 @@ def test_a_list_too_long_for_chips_is_counted_and_used_whole(server: FaultServer
 
 
 def test_columns_of_a_file_become_columns_of_the_grid(server: FaultServer) -> None:
-    at = opened(visit("dataset"), "dataset_column_file")
+    at = opened(article_grid(), "dataset_column_file")
     file = "colour,dynasty,empty\nred,秦,\nblue,唐,\nred,秦,\n".encode("gbk")
     at.file_uploader(key="dataset_values_file").upload("colours.csv", file).run()
     at.multiselect(key="dataset_file_columns").set_value(["colour", "dynasty"]).run()
@@ -87,7 +87,7 @@ def test_columns_of_a_file_become_columns_of_the_grid(server: FaultServer) -> No
 
 
 def test_a_file_that_cannot_be_read_is_told_in_its_place(server: FaultServer) -> None:
-    at = opened(visit("dataset"), "dataset_column_file")
+    at = opened(article_grid(), "dataset_column_file")
     at.file_uploader(key="dataset_values_file").upload("a.csv", b"\x89PNG\r\n\x1a\n\x00\x00").run()
     assert "This file cannot be used as it is" in trouble(at)
     assert generate_label(at) == "Generate 486 rows"
@@ -100,7 +100,7 @@ def test_lines_of_a_file_that_cannot_be_used_are_named_beside_its_columns(server
 
 
 def test_a_removed_column_comes_back_where_it_was_with_its_chips(server: FaultServer) -> None:
-    at = visit("dataset")
+    at = article_grid()
     at.session_state["dataset_values_1"] = ["飞行", "喷火"]
     at.text_input(key="dataset_name_1").input("power").run()
     click(at, "dataset_remove_1")
@@ -113,7 +113,7 @@ def test_a_removed_column_comes_back_where_it_was_with_its_chips(server: FaultSe
 
 
 def test_the_rendered_prompt_follows_the_template_as_it_is_typed(server: FaultServer) -> None:
-    at = visit("dataset")
+    at = article_grid()
     at.session_state["dataset_values_0"] = ["唐"]
     at.text_area(key="dataset_template").set_value("A {{hero}} of {dynasty}").run()
     assert at.text[0].value == "A {hero} of 唐"
@@ -138,7 +138,7 @@ def test_another_start_does_not_lose_what_was_typed(server: FaultServer) -> None
     assert at.text_area(key="dataset_template").value == ""
     click(at, "dataset_back")
     assert at.text_area(key="dataset_template").value == "My own words about {hero}"
-    assert generate_label(at) == "Generate 288 rows"
+    assert generate_label(at) == "Generate 400 rows"
     assert not any(button.key == "dataset_back" for button in at.button)
 
 
@@ -199,7 +199,7 @@ def test_a_preview_says_why_a_text_is_not_a_finished_one(
     server: FaultServer, answer: fault_server.Answer, text: str, says: str | None
 ) -> None:
     server.default = answer
-    at = click(visit("dataset"), "dataset_preview")
+    at = click(article_grid(), "dataset_preview")
     until(lambda: at.session_state["studio"].preview.gathering.done, "the preview")
     at.run()
     assert sum(one.value == text for one in at.text) == (3 if text else 0)
@@ -209,7 +209,7 @@ def test_a_preview_says_why_a_text_is_not_a_finished_one(
 
 
 def test_a_recipe_is_saved_changed_and_found_again(server: FaultServer, store: Store) -> None:
-    at = click(visit("dataset"), "dataset_save_recipe")
+    at = click(article_grid(), "dataset_save_recipe")
     assert at.button(key="dataset_save_recipe").label == "Saved as version 1"
     assert at.button(key="dataset_save_recipe").disabled
     at.session_state["dataset_values_0"] = ["唐"]
@@ -285,7 +285,7 @@ def test_a_recipe_without_a_name_is_not_saved_and_the_page_says_so(server: Fault
 
 
 def test_what_is_free_asks_for_no_limit(server: FaultServer) -> None:
-    at = visit("dataset")
+    at = article_grid()
     assert not any(box.key == "dataset_budget" for box in at.text_input)
     assert "162 to 486 requests" in words(at)  # three repeats of a cell can share one
 
@@ -331,7 +331,7 @@ def test_a_batch_shows_its_price_and_that_it_takes_a_day(
 ) -> None:
     seen: list[dict[str, object]] = []
     monkeypatch.setattr(generate_card.runs, "enqueue", lambda *args, **how: seen.append(how) or "run")
-    at = visit("dataset")
+    at = article_grid()
     at.get_by_key("dataset_model").select_index(1).run()
     at.get_by_key("dataset_mode").set_value("batch").run()
     assert "Within a day, at 50 % of the price" in at.get_by_key("dataset_mode").options

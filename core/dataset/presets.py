@@ -22,6 +22,7 @@ class Preset:
     Attributes:
         id: its short name.
         name: its name for people, in English; names: by language (`en`, `zh_CN`).
+        language: whose page starts with it (`en`, `zh_CN`); None: it suits both.
         recipe: the grid.
         sample: name of the sample stories that fill it (see `datasets.load_sample`), or None.
         outside: values that no cell of the grid has, one list a row, in the order of the columns.
@@ -31,37 +32,55 @@ class Preset:
     id: str
     name: str
     names: Mapping[str, str]
+    language: str | None
     recipe: Recipe
     sample: str | None
     outside: tuple[tuple[str, ...], ...]
     story: Mapping[str, Any]
 
 
+def load(language: str | None = None) -> tuple[Preset, ...]:
+    """All presets, the default first; with a language, those of that language come before the others."""
+    if language is None:
+        return _all()
+    return tuple(sorted(_all(), key=lambda preset: (preset.language != language, preset.language is not None)))
+
+
+def get(preset_id: str | None = None, language: str | None = None) -> Preset:
+    """One preset; without an id the default one of the language.
+
+    Raises:
+        NotFound: there is no such preset.
+    """
+    for item in load(language):
+        if preset_id in (None, item.id):
+            return item
+    raise NotFound(f"There is no preset {preset_id!r}.", "Choose one of the list.")
+
+
+def column_name(name: str, language: str) -> str:
+    """What a column of a preset is called in a language; a column that no preset has keeps its name."""
+    return str(_data()["column_names"].get(name, {}).get(language, name))
+
+
 @lru_cache(maxsize=1)
-def load() -> tuple[Preset, ...]:
-    """All presets, the default first."""
-    data = json.loads((DATA / "presets.json").read_text(encoding="utf-8"))
+def _data() -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((DATA / "presets.json").read_text(encoding="utf-8"))
+    return data
+
+
+@lru_cache(maxsize=1)
+def _all() -> tuple[Preset, ...]:
     return tuple(
         Preset(
             id=item["id"],
             name=item["name"]["en"],
             names=item["name"],
+            language=item.get("language"),
             recipe=Recipe.from_dict(item["recipe"]),
             sample=item.get("sample"),
             outside=tuple(tuple(values) for values in item.get("outside", ())),
             story=item.get("story", {}),
         )
-        for item in data["presets"]
+        for item in _data()["presets"]
     )
-
-
-def get(preset_id: str | None = None) -> Preset:
-    """One preset; the default without an id.
-
-    Raises:
-        NotFound: there is no such preset.
-    """
-    for item in load():
-        if preset_id in (None, item.id):
-            return item
-    raise NotFound(f"There is no preset {preset_id!r}.", "Choose one of the list.")

@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 import streamlit as st
 
 from core import i18n
+from core.dataset import presets
 
 KEY = "lang"
 
@@ -57,6 +58,11 @@ def picker() -> None:
 def in_language(names: Mapping[str, str]) -> str:
     """The name for the visitor's language, of data that brings its names along."""
     return names.get(language()) or names["en"]
+
+
+def column_name(name: str) -> str:
+    """What a column is called in the visitor's language: those of the presets have a name in each."""
+    return presets.column_name(name, language())
 
 
 def mark(message: str) -> str:

@@ -8,7 +8,7 @@ from core.actor import LOCAL
 from core.dataset import datasets, presets
 from pages.ui import cached, cards, state
 from pages.ui.dataset import upload
-from pages.ui.lang import _, in_language, n_, plain
+from pages.ui.lang import _, in_language, language, n_, plain
 
 
 def show() -> None:
@@ -17,7 +17,7 @@ def show() -> None:
     with left, st.container(border=True):
         st.subheader(_("Samples"), anchor=False)
         st.caption(_("Written for this studio, no two alike. Load them and train at once."))
-        for preset in presets.load():
+        for preset in presets.load(language()):
             if preset.sample is not None:
                 _sample(preset.sample, in_language(preset.names))
     with right, st.container(border=True):

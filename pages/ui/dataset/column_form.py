@@ -8,7 +8,7 @@ import streamlit as st
 
 from core.dataset.recipe import Column, distinct, values_of
 from pages.ui import state
-from pages.ui.lang import _, n_, plain
+from pages.ui.lang import _, column_name, label, n_, plain
 from pages.ui.state import ColumnDraft
 
 _MOST_CHIPS = 60  # what one can still look over; more are a list
@@ -22,7 +22,7 @@ def column(draft: ColumnDraft) -> Column:
     state.first(name_key, draft.name)
     left, right = st.columns([4, 9])
     with left, st.container(horizontal=True, vertical_alignment="bottom", gap="xxsmall"):
-        name = st.text_input(_("Column"), key=name_key, placeholder=_("Name"), persist_state="session")
+        name = st.text_input(_label(draft.name), key=name_key, placeholder=_("Name"), persist_state="session")
         st.button(
             ":material/delete:",
             type="tertiary",
@@ -44,6 +44,12 @@ def column(draft: ColumnDraft) -> Column:
             )
             _list(draft)
     return Column(name=(name or "").strip(), values=kept)
+
+
+def _label(name: str) -> str:
+    """ "Column", with what its name means where a preset has a word for it in the visitor's language."""
+    shown = column_name(name)
+    return _("Column") if shown == name else f"{_('Column')} · {label(shown)}"
 
 
 def removed() -> None:

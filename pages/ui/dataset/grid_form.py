@@ -12,7 +12,7 @@ from core.dataset import presets
 from core.dataset.recipe import Recipe
 from pages.ui import models, state
 from pages.ui.dataset import column_file, column_form
-from pages.ui.lang import _, in_language
+from pages.ui.lang import _, in_language, language
 from pages.ui.state import GridDraft
 
 SAVED = "saved"  # in place of a preset's id: the form holds a recipe that was saved
@@ -98,11 +98,11 @@ def open_recipe(recipe: Recipe, *, preset: str = SAVED, family: str = "", versio
 
 def _start() -> None:
     if not state.studio().grid.columns and not state.studio().grid.preset:
-        _take_preset(presets.load()[0].id)
+        _take_preset(presets.get(language=language()).id)
 
 
 def _presets() -> None:
-    names = {preset.id: in_language(preset.names) for preset in presets.load()} | {_BLANK: _("Empty grid")}
+    names = {preset.id: in_language(preset.names) for preset in presets.load(language())} | {_BLANK: _("Empty grid")}
     if state.studio().grid.preset == SAVED:
         names[SAVED] = _("Saved recipe")
     state.first("dataset_preset", state.studio().grid.preset)

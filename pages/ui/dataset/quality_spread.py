@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from core.charts import quality as charts_quality
 from core.dataset.quality import Report, Share
 from pages.ui import views
 from pages.ui.dataset import quality_rows, quality_shared
-from pages.ui.lang import _, n_, number, percent, plain
+from pages.ui.lang import _, column_name, n_, number, percent, plain
 
 
 def coverage(report: Report) -> None:
@@ -44,16 +46,21 @@ def _cell_map(report: Report) -> None:
     across, down = covered.columns[1], covered.columns[0]
     if len(covered.columns) > 2:
         with st.container(horizontal=True):
-            across = st.selectbox(_("Across"), covered.columns, index=1, key="dataset_quality_across", width=220)
+            across = _choice(_("Across"), covered.columns, 1, "across")
             others = [column for column in covered.columns if column != across]
-            down = st.selectbox(_("Down"), others, key="dataset_quality_down", width=220)
-    spec = charts_quality.cell_map(covered.by_pair(across, down), across, down, _("Rows"))
-    alt = _("Rows by {across} and {down}").format(across=across, down=down)
+            down = _choice(_("Down"), others, 0, "down")
+    spec = charts_quality.cell_map(covered.by_pair(across, down), column_name(across), column_name(down), _("Rows"))
+    alt = _("Rows by {across} and {down}").format(across=column_name(across), down=column_name(down))
     mark = quality_shared.clicked("coverage_map", spec, alt)
     if mark:
         quality_rows.show("coverage", covered.rows_of({across: mark["across"], down: mark["down"]}), every=False)
     else:
         st.caption(_("Click a square to see its rows."))
+
+
+def _choice(label: str, columns: Sequence[str], index: int, axis: str) -> str:
+    key = f"dataset_quality_{axis}"
+    return st.selectbox(label, columns, index=index, format_func=column_name, key=key, width=220)
 
 
 def lengths(report: Report) -> None:

@@ -10,7 +10,7 @@ from core.dataset import presets
 from core.providers import CompletionRequest, ModelInfo
 from core.story.arena import MOST_PANES, Entry
 from pages.ui import cached, models, state
-from pages.ui.lang import _, code, label
+from pages.ui.lang import _, code, column_name, label
 from pages.ui.story import story_model, story_settings
 from pages.ui.story.story_desk import Order
 from pages.ui.story.story_model import Shape
@@ -135,7 +135,7 @@ def _columns(shape: Shape, several: bool) -> dict[str, str]:
     for place, (name, suggestions) in zip(places, shape.columns, strict=True):
         key = f"story_column_{name}"
         value = place.selectbox(
-            label(name),
+            label(column_name(name)),
             [*dict.fromkeys(value for value in (*suggestions, state.get(key)) if value)],
             accept_new_options=True,
             key=key,

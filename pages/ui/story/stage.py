@@ -15,7 +15,7 @@ from core.story import arena, prompts
 from core.story.arena import MOST_PANES, Entry, Round
 from core.story.stream import StoryStream
 from pages.ui import cached, cards, models, parameter_notes, state
-from pages.ui.lang import _, code, plain
+from pages.ui.lang import _, code, language, plain
 from pages.ui.story import story_facts, story_model, teller
 from pages.ui.story.story_desk import Order, desk
 
@@ -82,10 +82,10 @@ def _prepared() -> list[tuple[str, str]]:
         return [(prompt, prompt) for prompt in kept]
     made = []
     for preset in presets.load():
+        if preset.language != language():
+            continue
         names = [column.name for column in preset.recipe.columns]
-        for values in (
-            preset.outside if len(names) > 1 else ()
-        ):  # one column is a question to label, no idea for a story
+        for values in preset.outside:
             prompt = grid.render(preset.recipe.template, dict(zip(names, values, strict=True)))
             made.append((", ".join(values), prompt))
     return made

@@ -11,7 +11,7 @@ from core.errors import FabulaError
 from core.providers import ModelInfo
 from core.providers.registry import ENGINE
 from pages.ui import cached, views
-from pages.ui.lang import _, code, plain, told, usd
+from pages.ui.lang import _, code, language, plain, told, usd
 from pages.ui.money import local_price
 
 _CHECKPOINT = ":ckpt-step-"
@@ -62,7 +62,7 @@ def shape_of(info: ModelInfo) -> Shape:
             source=job.dataset_id,
             between=cached.prompt_separator(job.dataset_id),
         )
-    recipe = presets.get().recipe
+    recipe = presets.get(language=language()).recipe
     return Shape(tuple((column.name, column.values) for column in recipe.columns), recipe.template)
 
 
