@@ -44,14 +44,14 @@ def completion_of(answer: Any, provider: Provider, model: str) -> Completion:
     """
     if isinstance(answer, list) and len(answer) == 1:
         answer = answer[0]
-    if not isinstance(answer, Mapping):
+    if not isinstance(answer, dict):
         raise unreadable(provider)
     answer = _unwrapped(answer)
     choices = _choices(answer)
     texts = tuple(_choice(choice, provider) for choice in choices)
     usage = read_usage(answer)
     wrote = any(choice.text for choice in texts)
-    thinking = any(thought(choice.get("message")) for choice in choices if isinstance(choice, Mapping))
+    thinking = any(thought(choice.get("message")) for choice in choices if isinstance(choice, dict))
     if wrote or thinking:
         usage = usage.beside_text()
     if not wrote:
@@ -101,7 +101,7 @@ def text_of(content: object) -> str:
         return content
     if isinstance(content, list):
         return "".join(map(text_of, content))
-    if not isinstance(content, Mapping):
+    if not isinstance(content, dict):
         return ""
     if str(content.get("type") or "").lower() not in _TEXT_PARTS or content.get("thought") is True:
         return ""
@@ -114,7 +114,7 @@ def text_of(content: object) -> str:
 def said(message: object, finish_reason: object) -> tuple[str, str | None]:
     """Text and ending of a message, or of a piece of one: a refusal is the text, and the reason for the ending."""
     ending = folded(finish_reason)
-    if not isinstance(message, Mapping):
+    if not isinstance(message, dict):
         return text_of(message), ending
     content = message.get("content")
     refusal = message.get(_REFUSAL) or _refusal_part(content)
@@ -132,10 +132,11 @@ def ending_of(choice: Mapping[str, Any]) -> object:
 
 def _unwrapped(answer: Mapping[str, Any]) -> Mapping[str, Any]:
     """The answer itself, where a gateway has put it into an object of its own: `{"code": 0, "data": {…}}`."""
-    if not any(name in answer for name in ("choices", "usage")):
-        for name in _WRAPPERS:
-            if isinstance(inner := answer.get(name), Mapping) and inner.get("choices"):
-                return inner
+    if "choices" in answer or "usage" in answer:
+        return answer
+    for name in _WRAPPERS:
+        if isinstance(inner := answer.get(name), dict) and inner.get("choices"):
+            return inner
     return answer
 
 
@@ -143,25 +144,25 @@ def _choices(answer: Mapping[str, Any]) -> list[Any]:
     """The choices of an answer; of an API without choices, the one that it gives."""
     for name in ("choices", "candidates"):
         found = answer.get(name)
-        if isinstance(found, Mapping):
+        if isinstance(found, dict):
             return [found]
         if isinstance(found, list):
             return found
     output = answer.get("output")
-    if isinstance(output, Mapping):
+    if isinstance(output, dict):
         return _choices(output)
     if error_object(answer) is not None:
         return []
     for name in _WITHOUT_CHOICES:
         message = answer.get(name)
-        if text_of(message) and (name != "message" or isinstance(message, Mapping)):
-            whole = message if isinstance(message, Mapping) else {"content": message}
+        if text_of(message) and (name != "message" or isinstance(message, dict)):
+            whole = message if isinstance(message, dict) else {"content": message}
             return [{"message": whole, "finish_reason": ending_of(answer)}]
     return []
 
 
 def _choice(choice: Any, provider: Provider) -> Choice:
-    if not isinstance(choice, Mapping):
+    if not isinstance(choice, dict):
         return Choice(text_of(choice), None)
     message = choice.get("message") or choice.get("delta") or choice.get("content")
     text, ending = said(message, ending_of(choice))
@@ -200,24 +201,26 @@ def _error_of_choice(answer: Mapping[str, Any]) -> object | None:
     """An error in place of the first choice's text (OpenRouter)."""
     choices = _choices(answer)
     choice = choices[0] if choices else None
-    return error_object({"error": choice.get("error")}) if isinstance(choice, Mapping) else None
+    return error_object({"error": choice.get("error")}) if isinstance(choice, dict) else None
 
 
 def _refusal_part(content: object) -> str:
-    parts = content if isinstance(content, list) else ()
+    if not isinstance(content, list):
+        return ""
     return "".join(
         part[_REFUSAL]
-        for part in parts
-        if isinstance(part, Mapping) and part.get("type") == _REFUSAL and isinstance(part.get(_REFUSAL), str)
+        for part in content
+        if isinstance(part, dict) and part.get("type") == _REFUSAL and isinstance(part.get(_REFUSAL), str)
     )
 
 
 def thought(message: object) -> bool:
     """Whether a message, or a piece of one, has something written that is no text: it is billed all the same."""
-    if not isinstance(message, Mapping):
+    if not isinstance(message, dict):
         return False
+    if any(map(message.get, _THINKING)):
+        return True
     content = message.get("content")
-    parts = content if isinstance(content, list) else ()
-    return any(message.get(name) for name in _THINKING) or any(
-        isinstance(part, Mapping) and part.get("type") in ("thinking", "reasoning") for part in parts
+    return isinstance(content, list) and any(
+        isinstance(part, dict) and part.get("type") in ("thinking", "reasoning") for part in content
     )

@@ -52,7 +52,7 @@ def folded(ending: object) -> str | None:
     Case, hyphens, and the name of an enumeration (`FinishReason.STOP`, `FINISH_REASON_STOP`) do not matter. An object
     is read by its `type` (SGLang: `{"type": "length", "length": 16}`).
     """
-    if isinstance(ending, Mapping):
+    if isinstance(ending, dict):
         ending = ending.get("type") or ending.get("reason")
     return _folded(ending) if isinstance(ending, str) else None
 

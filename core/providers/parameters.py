@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.errors import BadRequest
 from core.providers.refusals import ADJUSTABLE
@@ -23,8 +22,7 @@ _lock = threading.Lock()
 _learned: dict[_Asked, dict[str, str | None]] = {}  # refused parameter → the name in its place, None: left out
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(NamedTuple):
     """One model on one of its endpoints."""
 
     provider: str
@@ -37,6 +35,8 @@ def adjusted(provider: Provider, body: Mapping[str, Any]) -> dict[str, Any]:
     """The body of a request for text as its model takes it, as far as that is known."""
     with _lock:
         known = dict(_learned.get(_asked(provider, body), ()))
+    if not known:
+        return dict(body)
     told: dict[str, Any] = {}
     for name, value in body.items():
         name = known.get(name, name) or ""

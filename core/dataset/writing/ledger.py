@@ -11,14 +11,28 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
+from typing import Any
 
-from sqlalchemy import Connection, String, Table, Update, bindparam, func, null, select, update
+from sqlalchemy import (
+    Connection,
+    Integer,
+    Select,
+    String,
+    Table,
+    Update,
+    bindparam,
+    func,
+    literal_column,
+    null,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from core.dataset.matrix import fill
 from core.dataset.writing import reservations
 from core.dataset.writing.orders import Order, begin, finish, waiting
-from core.dataset.writing.wholesale import Group, fetched, fresh_ids, on_postgres, packed
+from core.dataset.writing.wholesale import Group, fresh_ids, in_one_step, on_postgres, packed, read
 from core.db.tables import Row, Spend, Utc, utcnow
 
 __all__ = ["Claim", "Outcome", "begin", "claim", "finish", "mark", "release", "settle"]
@@ -79,16 +93,11 @@ def claim(
     Returns:
         The claims, and whether the money ended them.
     """
-    pending = (
-        select(Row.id, Row.key, Row.prompt)
-        .where(*waiting(order.dataset_id, order.run_id, own))
-        .order_by(Row.updated_at, Row.id)  # as the index has them: nothing is sorted
-        .limit(most)
-        .with_for_update(skip_locked=True)
-    )
-    found = fetched(session, pending)
+    pending = _pending(on_postgres(session), own)
+    given = {"dataset": order.dataset_id, "run": order.run_id, "most": most}
+    found = read(session, pending, given)
     if not own and len(found) < most and fill(session, order.dataset_id, order.recipe):
-        found = fetched(session, pending)
+        found = read(session, pending, given)
     costs: list[Decimal | None] = []
     for _, _, prompt in found:
         cost = worst(prompt)
@@ -106,6 +115,19 @@ def claim(
     ]
     _take(session, order, claims)
     return claims, len(claims) < len(found)
+
+
+@cache
+def _pending(postgres: bool, own: bool) -> Select[*tuple[Any, ...]]:
+    dataset, run = bindparam("dataset", type_=String()), bindparam("run", type_=String())
+    query = (
+        select(Row.id, Row.key, Row.prompt)
+        .where(*waiting(dataset, run, own))
+        .order_by(Row.updated_at, Row.id)  # as the index has them: nothing is sorted
+        .limit(bindparam("most", type_=Integer()))
+        .with_for_update(skip_locked=True)
+    )
+    return in_one_step(query, postgres)
 
 
 def _take(session: Session, order: Order, claims: Sequence[Claim]) -> None:
@@ -163,8 +185,8 @@ def _settling(postgres: bool) -> Update:
         "claimed_by": null(),
         "updated_at": bindparam("now", type_=Utc()),
     }
-    rows = update(_ROWS).where(_ROWS.c.id == group.number(0), _ROWS.c.state.in_(("sent", "pending")))
-    return rows.values(written)
+    open_states = [literal_column(f"'{state}'") for state in ("sent", "pending")]
+    return update(_ROWS).where(_ROWS.c.id == group.number(0), _ROWS.c.state.in_(open_states)).values(written)
 
 
 def _values(o: Outcome) -> tuple[object, ...]:

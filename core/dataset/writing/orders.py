@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Table, func, select, update
+from sqlalchemy import BindParameter, ColumnElement, Table, func, select, update
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
@@ -111,7 +111,9 @@ def held(session: Session, run_id: str) -> Held:
     return Held(state, budget_usd, scope == FAILED_ONLY)
 
 
-def waiting(dataset_id: str, run_id: str, own: bool) -> tuple[ColumnElement[bool], ...]:
+def waiting(
+    dataset_id: str | BindParameter[str], run_id: str | BindParameter[str], own: bool
+) -> tuple[ColumnElement[bool], ...]:
     """Conditions: the rows that wait for a run. With `own`, those that were put back for it; else all of them.
 
     Rows that it has sent and got back carry its id, too. Few rows of others wait in the ledger beside them, since a

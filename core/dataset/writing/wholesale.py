@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Integer, Select, Text, bindparam, cast, func, select
+from sqlalchemy import ColumnElement, Connection, FromClause, Integer, Select, Text, bindparam, cast, func, literal_column, select
 from sqlalchemy.dialects.postgresql import JSON as PG_JSON
 from sqlalchemy.orm import Session
 
@@ -33,7 +33,9 @@ class Group:
     def text(self, place: int) -> ColumnElement[Any]:
         """The value at `place` (from 0) of each row, as text; JSON's null is SQL's."""
         value: ColumnElement[Any] = self.table.c.value
-        return value.op("->>")(place) if self._postgres else func.json_extract(value, f"$[{place}]")
+        if self._postgres:
+            return value.op("->>")(literal_column(str(place)))
+        return func.json_extract(value, literal_column(f"'$[{place}]'"))
 
     def number(self, place: int) -> ColumnElement[int]:
         """The value at `place` of each row, as a whole number."""
@@ -49,11 +51,6 @@ def on_postgres(where: Session | Connection) -> bool:
 def packed(rows: Sequence[Sequence[object]]) -> str:
     """The rows as JSON."""
     return json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
-
-
-def fetched(session: Session, query: Select[*tuple[Any, ...]]) -> list[list[Any]]:
-    """All rows of a query, each a list, in one step of the database. Columns: numbers and texts."""
-    return read(session, in_one_step(query, on_postgres(session)))
 
 
 def in_one_step(query: Select[*tuple[Any, ...]], postgres: bool) -> Select[*tuple[Any, ...]]:
