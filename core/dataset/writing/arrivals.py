@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import NamedTuple
 
 from core.dataset.writing.ledger import Claim, Outcome
 from core.dataset.writing.outcomes import Alike, Verdict, judge
@@ -33,8 +34,7 @@ class End:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(NamedTuple):
     """The row is settled: a verdict, and the tokens that it took (None: unknown)."""
 
     said: Verdict

@@ -7,13 +7,13 @@ is SQL for whole groups.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Integer,
     Select,
@@ -32,7 +32,7 @@ from sqlalchemy.orm import Session
 from core.dataset.matrix import fill
 from core.dataset.writing import reservations
 from core.dataset.writing.orders import Order, begin, finish, waiting
-from core.dataset.writing.wholesale import Group, fresh_ids, in_one_step, on_postgres, packed, read
+from core.dataset.writing.wholesale import Group, fresh_ids, in_one_step, on_postgres, packed, read, run
 from core.db.tables import Row, Spend, Utc, utcnow
 
 __all__ = ["Claim", "Outcome", "begin", "claim", "finish", "mark", "release", "settle"]
@@ -40,8 +40,7 @@ __all__ = ["Claim", "Outcome", "begin", "claim", "finish", "mark", "release", "s
 _ROWS: Table = Row.__table__  # type: ignore[assignment]  # a Table, typed as FromClause
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A row that is about to be sent. `spend_id` is its line in the spend ledger."""
 
     row_id: int
@@ -51,8 +50,7 @@ class Claim:
     reserved_usd: Decimal | None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What came back for a row. `state` is done or failed; a failed row keeps the text that it got.
 
     `key` and `reserved_usd` are the claim's: where the database cannot be written, the row is found by its key later.
@@ -133,7 +131,7 @@ def _pending(postgres: bool, own: bool) -> Select[*tuple[Any, ...]]:
 def _take(session: Session, order: Order, claims: Sequence[Claim]) -> None:
     now = utcnow()
     given = {"packed": packed([(c.row_id,) for c in claims]), "now": now, "run": order.run_id}
-    session.execute(_taking(on_postgres(session)), {**given, "who": order.claimant or None})
+    run(session, _taking(on_postgres(session)), {**given, "who": order.claimant or None})
     reservations.reserve(
         session,
         [(c.row_id, c.spend_id, c.reserved_usd) for c in claims],
@@ -166,7 +164,7 @@ def settle(session: Session | Connection, outcomes: Sequence[Outcome]) -> None:
     """
     if outcomes:
         rows = packed([(o.row_id, *_values(o)) for o in outcomes])
-        session.execute(_settling(on_postgres(session)), {"packed": rows, "now": max(o.at for o in outcomes)})
+        run(session, _settling(on_postgres(session)), {"packed": rows, "now": max(o.at for o in outcomes)})
         lines = [(o.spend_id, o.prompt_tokens, o.completion_tokens, o.cost_usd) for o in outcomes]
         reservations.settle(session, lines)
 
@@ -185,7 +183,7 @@ def _settling(postgres: bool) -> Update:
         "claimed_by": null(),
         "updated_at": bindparam("now", type_=Utc()),
     }
-    open_states = [literal_column(f"'{state}'") for state in ("sent", "pending")]
+    open_states: list[ColumnElement[str]] = [literal_column(f"'{state}'") for state in ("sent", "pending")]
     return update(_ROWS).where(_ROWS.c.id == group.number(0), _ROWS.c.state.in_(open_states)).values(written)
 
 

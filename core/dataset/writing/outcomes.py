@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from core.providers import Choice, Completion
 from core.text import storable as storable
@@ -11,8 +11,7 @@ from core.text import storable as storable
 _LONGEST_WORD = 30  # characters, as the table has it; the API's own words are shorter
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """`state` is done or failed; `reason` a sentence for a failed one. The text is kept in both cases."""
 
     state: str

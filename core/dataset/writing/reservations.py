@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    CursorResult,
     Delete,
     Insert,
     Select,
@@ -34,7 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from core.dataset.writing.wholesale import Group, in_one_step, on_postgres, packed, read
+from core.dataset.writing.wholesale import Group, in_one_step, on_postgres, packed, read, run
 from core.db import totals
 from core.db.tables import Spend, Utc
 
@@ -55,7 +54,7 @@ def reserve(
     """Reserve the worst case of claimed rows: (row, id of the new line, US dollars; None: the price is unknown)."""
     given = {"run": run_id, "actor": actor, "provider": provider, "model": model, "now": now}
     rows = packed([(row_id, line, _text(usd)) for row_id, line, usd in lines])
-    session.execute(_reserving(on_postgres(session)), {"packed": rows, **given})
+    run(session, _reserving(on_postgres(session)), {"packed": rows, **given})
     changes = totals.Changes()
     changes.add(now, actor, run_id, sum((usd for _, _, usd in lines if usd is not None), Decimal(0)))
     totals.change(session, changes)
@@ -87,8 +86,8 @@ def mark(on: Session | Connection, sent: Sequence[int], refused: Sequence[int], 
     if not sent and not refused:
         return set()
     marks = [(line, 1) for line in sent] + [(line, 0) for line in refused]
-    done = on.execute(_marking(on_postgres(on)), {"packed": packed(marks), "now": now})
-    if cast(CursorResult[Any], done).rowcount == len(marks):
+    done = run(on, _marking(on_postgres(on)), {"packed": packed(marks), "now": now})
+    if done.rowcount == len(marks):
         return set()
     return set(sent) - {line[0] for line in _lines(on, sent)}
 
@@ -114,7 +113,7 @@ def settle(on: Session | Connection, lines: Sequence[tuple[int, int | None, int 
         after = estimated if costs[line] is None else costs[line]
         changes.add(at, actor, reference, _usd(after) - _usd(before))
     rows = packed([(line, prompt, completion, _text(usd)) for line, prompt, completion, usd in lines])
-    on.execute(_settling(on_postgres(on)), {"packed": rows})
+    run(on, _settling(on_postgres(on)), {"packed": rows})
     totals.change(on, changes)
 
 
@@ -132,7 +131,7 @@ def give_back(on: Session | Connection, lines: Sequence[int]) -> None:
     changes = totals.Changes()
     for _, at, actor, reference, cost, estimated in _lines(on, lines):
         changes.add(at, actor, reference, -_usd(estimated if cost is None else cost))
-    on.execute(_deleting(on_postgres(on)), {"packed": packed([(line,) for line in lines])})
+    run(on, _deleting(on_postgres(on)), {"packed": packed([(line,) for line in lines])})
     totals.change(on, changes)
 
 
