@@ -24,7 +24,7 @@ def typed_number(text: str) -> str:
     if "," not in folded:
         return folded
     if not _GROUPED.fullmatch(folded):
-        raise BadFile(f"“{text.strip()}” can be read in two ways.", "Use a point for decimals, for example 0.15.")
+        raise BadFile(f"“{text.strip()}” is ambiguous.", "Use a point for decimals, for example 0.15.")
     return folded.replace(",", "")
 
 

@@ -45,7 +45,9 @@ class Note:
     next_step: str = ""
 
 
-_NO_ENGINE = Note("stopped", message="The engine is not running.", next_step="Start the studio: it brings the engine.")
+_NO_ENGINE = Note(
+    "stopped", message="The engine is not running.", next_step=("Start Fabula: it starts the engine too.")
+)
 
 
 def engine_endpoint(settings: Settings) -> Endpoint:
@@ -89,7 +91,7 @@ def write(settings: Settings, note: Note) -> None:
     except OSError as exc:
         raise StorageFull(
             f"Nothing can be written to {settings.home}: {os.strerror(exc.errno or 0)}.",
-            "Free some space or set FABULA_HOME to a folder that can be written.",
+            "Free some space or set FABULA_HOME to a writable folder.",
         ) from exc
 
 

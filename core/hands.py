@@ -93,5 +93,5 @@ class Hands:
             _log.exception("Unexpected error in %s %s", kind.name, item_id)
             return None, FabulaError(
                 f"Something unexpected happened ({type(exc).__name__}).",
-                "Try again; if it stays, the log has the details.",
+                "Try again; if it persists, the log has the details.",
             )

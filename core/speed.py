@@ -44,7 +44,7 @@ def base_model(models: Sequence[str]) -> str:
         Unavailable: there is no model, so the engine is not up.
     """
     if not models:
-        raise Unavailable("The engine is not up, so its speed cannot be measured.", "Wait until it is up.")
+        raise Unavailable("The engine is not running, so its speed cannot be measured.", "Wait until it is running.")
     return next((model for model in models if not model.startswith("ft:")), models[0])
 
 

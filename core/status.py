@@ -164,8 +164,8 @@ def _worker(store: Store | None) -> WorkerStatus:
         False,
         0,
         state.queued,
-        "No worker is running: what is queued waits.",
-        "Start the studio with make run, or a worker with python -m core.worker.",
+        "No worker is running, so queued jobs wait.",
+        "Start Fabula with make run, or a worker with python -m core.worker.",
     )
 
 

@@ -38,7 +38,7 @@ _WELL_S = 60.0  # an engine that lived so long did not fall because of how it wa
 _GRACE_S = 22.0  # the engine gives its streams five seconds, its trainer ten for a checkpoint, llama.cpp five
 _LOG_BYTES = 2_000_000
 INSTALL = f"{sys.executable} -m pip install -r requirements-engine.txt"
-_INSTALL = f"Install them: {INSTALL}. The engine then starts by itself within half a minute."
+_INSTALL = f"Install them: {INSTALL}. The engine then starts within 30 seconds."
 _EXIT_MISSING, _EXIT_PORT = 3, 4  # as core.engine.__main__ documents them
 
 _log = logging.getLogger("fabula.engine")
@@ -116,7 +116,7 @@ class EngineProcess:
             pause_s = _FIRST_PAUSE_S if well else min(_LONGEST_PAUSE_S, pause_s * 2)
             self._tell(self._fallen(url, code))
             self._stopping.wait(pause_s)
-        self._tell(Note("stopped", url, "", "The engine was stopped.", "Start the studio again."))
+        self._tell(Note("stopped", url, "", "The engine was stopped.", "Restart Fabula."))
 
     def _run(self, url: str) -> int:
         """One life of the engine; its exit code."""
@@ -171,7 +171,7 @@ class EngineProcess:
                 except OSError:
                     continue
                 return int(probe.getsockname()[1])
-        raise FabulaError("No port is free on this machine.", "Close some programs and start the studio again.")
+        raise FabulaError("No port is free on this machine.", "Close some programs and restart Fabula.")
 
     def _fallen(self, url: str, code: int) -> Note:
         words = self._last_words()
@@ -180,9 +180,9 @@ class EngineProcess:
             return Note("missing", message=words, next_step=_INSTALL)
         if code == _EXIT_PORT:  # taken in the moment between our look and its start: the next try has another
             return Note(
-                "down", message=f"The engine's port is taken: {words}", next_step="It is started again by itself."
+                "down", message=f"The engine's port is taken: {words}", next_step=("Fabula restarts it automatically.")
             )
-        return Note("down", url, "", f"The engine ended: {words}", f"It is started again; its log is {self._log_path}.")
+        return Note("down", url, "", f"The engine ended: {words}", f"Fabula restarts it; its log is {self._log_path}.")
 
     def _last_words(self) -> str:
         """The last line of the log."""

@@ -19,17 +19,17 @@ from core.training import jobs
 STEPS = ("dataset", "training", "curve", "cost", "story")
 _SENTENCES = {
     "dataset": "Sample stories are being loaded as a data set.",
-    "training": "A small model is learning from the stories, on this machine.",
-    "curve": "The training is over; its curve is being read.",
-    "cost": "The tokens are being counted, to say what they would cost elsewhere.",
+    "training": "A small model is being trained on the stories, on this machine.",
+    "curve": "Training has finished; its curve is being loaded.",
+    "cost": "Tokens are being counted to compare the cost elsewhere.",
     "story": "The new model writes a story with a power that no training story has.",
 }
 _ENDINGS = {
-    "done": "The tour is over: the data set, the curve and the story stay yours.",
-    "stopped": "The tour was stopped. What it made so far stays.",
-    "failed": "The tour could not go on.",
+    "done": "The tour is complete. The data set, the curve and the story are yours to keep.",
+    "stopped": "The tour was stopped. Everything it made is kept.",
+    "failed": "The tour could not continue.",
 }
-_QUEUED = "The tour begins as soon as the worker is free."
+_QUEUED = "The tour starts as soon as the worker is free."
 _STORY_S = 20.0  # a story of 500 tokens at the engine's 30 tokens a second, and the change to the new model
 UNFINISHED = ("queued", "running")
 

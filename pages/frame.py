@@ -17,11 +17,11 @@ st.set_page_config(
 
 _SENTENCES = {
     "": _("From a grid of ideas to a model that tells its own stories."),
-    "dataset": _("Set a grid, and let a model write a text for each of its cells."),
+    "dataset": _("Define a grid; a model writes one text per cell."),
     "training": _("Teach a model your stories, and watch it learn."),
     "cost": _("What a thousand tokens cost, model by model."),
     "story": _("Pick a model, give it an idea, and read along as it writes."),
-    "settings": _("The engine, the providers, the language, and where your data lies."),
+    "settings": _("The engine, the providers, the language, and where your data is stored."),
 }
 page = st.navigation(
     [

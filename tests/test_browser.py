@@ -26,7 +26,7 @@ _TITLES = {
     "zh-CN": ("Fabula", "数据集", "训练", "成本", "故事", "设置"),
 }
 _PARTS = (  # further pictures for the documents: address, part of the page, file, words that come last
-    ("dataset", "Run", "dataset-run", "all there"),
+    ("dataset", "Run", "dataset-run", "all done"),
     ("dataset", "Quality", "dataset-quality", "(Good|Worth a look|Needs work):"),
     ("dataset", "Use", "dataset-use", "JSONL, chat"),
     ("cost", "My workload", "cost-workload", "pays back"),
@@ -157,7 +157,7 @@ def test_a_story_streams_and_stopping_keeps_its_words(
     press(page, "story_button")
     page.get_by_text("从前，有一位").wait_for()
     page.get_by_role("button", name="Stop", exact=True).last.click()
-    page.get_by_text("stopped; the words so far are kept").wait_for()
+    page.get_by_text("stopped; the text so far is kept").wait_for()
     go_on.set()
     settled(page)
     assert page.get_by_text("从前，有一位").count() == 1
@@ -188,10 +188,12 @@ def _slowly(go_on: threading.Event) -> Any:
 def test_the_tour_goes_to_its_end_for_real(browser: Browser, studio: Studio) -> None:
     page = visit(browser, studio.url, locale="en-US")
     press(page, "home_tour")
-    page.get_by_text("A small model is learning from the stories").wait_for(timeout=_TOUR_MS)
-    page.get_by_text("The tour is over").or_(page.get_by_text("could not go on")).first.wait_for(timeout=_TOUR_MS)
+    page.get_by_text("A small model is being trained on the stories").wait_for(timeout=_TOUR_MS)
+    page.get_by_text("The tour is complete").or_(page.get_by_text("could not continue")).first.wait_for(
+        timeout=_TOUR_MS
+    )
     settled(page)
-    assert page.get_by_text("The tour is over").count() == 1, page.inner_text("body")
+    assert page.get_by_text("The tour is complete").count() == 1, page.inner_text("body")
     rows = page.locator('[data-testid="stMetric"]', has_text="Rows ready")
     assert re.search(r"\b48\b", rows.inner_text())
     press(page, "home_tour_job")
@@ -213,7 +215,7 @@ def test_screenshots_for_the_documents(browser: Browser, tmp_path: Path) -> None
         if not seen.is_dir():
             page = visit(browser, studio.url, locale="en-US")
             press(page, "home_tour")
-            page.get_by_text("The tour is over").wait_for(timeout=_LONG_TOUR_MS)
+            page.get_by_text("The tour is complete").wait_for(timeout=_LONG_TOUR_MS)
             page.context.close()
         for name in _PAGES[:-1]:  # settings would show this machine's folders
             page = visit(browser, f"{studio.url}/{name}", locale="en-US")
@@ -221,7 +223,7 @@ def test_screenshots_for_the_documents(browser: Browser, tmp_path: Path) -> None
                 press(page, "story_outside_0")
                 settled(page)
                 press(page, "story_button")
-                page.get_by_text("finished by itself").or_(page.get_by_text("cut at the most")).first.wait_for(
+                page.get_by_text("complete").or_(page.get_by_text("stopped at the token limit")).first.wait_for(
                     timeout=_TOUR_MS
                 )
             _picture(page, folder / f"{name or 'home'}.png")

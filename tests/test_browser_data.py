@@ -116,7 +116,7 @@ def test_a_run_that_stopped_at_its_limit_goes_on_when_it_is_raised(
     amount.wait_for()
     assert amount.input_value() == "0.50"  # the next step that all twelve rows fit into
     settled(page)
-    page.get_by_role("button", name="Go on", exact=True).click()
+    page.get_by_role("button", name="Resume", exact=True).click()
     page.get_by_text("12 of 12").wait_for()
     page.get_by_text("of at most $0.50").wait_for()
     assert amount.count() == 0  # it is closed again
@@ -202,7 +202,7 @@ def test_data_sets_are_mixed_with_their_shares_split_and_taken_away(
 
 
 def _taken(page: Page, part: str, kind: str = "completion") -> bytes:
-    """What a button of "Take it away" gives."""
+    """What a button of "Export" gives."""
     settled(page)
     with page.expect_download() as download:
         press(page, f"dataset_file_{kind}_{part}" if part else f"dataset_file_{kind}")
@@ -216,7 +216,7 @@ def test_only_what_failed_is_written_again_and_a_new_value_only_adds_its_rows(
     writer.when("宋，飞行，failing", cut, _story("写宋，飞行，failing"))
     dataset_id = _written(store, _grid("failing"))
     page = _open(browser, studio, "rows", dataset_id)
-    page.get_by_role("button", name="Write the failed 1 again").click()
+    page.get_by_role("button", name="Retry 1 failed").click()
     page.get_by_text("12 of 12").wait_for()
     assert sum("failing" in prompt for prompt in writer.prompts()) == 13
 

@@ -120,16 +120,16 @@ def test_words_grow_while_they_come_and_stopping_keeps_them(browser: Browser, st
     first = len(_words(page))
     page.wait_for_function(f"document.querySelector('.st-key-story_words_0').innerText.length > {first + 20}")
     page.get_by_role("button", name="Stop", exact=True).last.click()
-    page.get_by_text("stopped; the words so far are kept").wait_for()
+    page.get_by_text("stopped; the text so far is kept").wait_for()
     assert teller.hung_up.wait(90) and len(_words(page)) > first + 20
-    assert page.get_by_role("button", name="Go on writing").count() == 1
+    assert page.get_by_role("button", name="Continue").count() == 1
     page.context.close()
 
 
 def test_nothing_of_before_stays_while_a_story_is_written(browser: Browser, studio: Studio, teller: Teller) -> None:
     teller.begin(("从前，",), endless=True)
     page = visit(browser, f"{studio.url}/story", locale="en-US")
-    invitation = page.get_by_text("Values that no training row has are welcome")
+    invitation = page.get_by_text("Try values that aren't in the training data")
     write = page.locator(".st-key-story_button")
     assert invitation.count() == write.count() == 1
     press(page, "story_button")
@@ -139,7 +139,7 @@ def test_nothing_of_before_stays_while_a_story_is_written(browser: Browser, stud
     page.locator(".st-key-story_stop").wait_for()
     assert not teller.go_on.is_set()  # and the story goes on
     teller.go_on.set()
-    page.get_by_text("finished by itself").wait_for()
+    page.get_by_text("complete").wait_for()
     page.context.close()
 
 
@@ -173,7 +173,7 @@ def test_a_click_on_the_page_is_not_leaving(browser: Browser, studio: Studio, te
         page.wait_for_function(f"document.querySelector('.st-key-story_words_0').innerText.length > {first + 30}")
     assert not teller.hung_up.is_set()
     teller.go_on.set()
-    page.get_by_text("finished by itself").wait_for()
+    page.get_by_text("complete").wait_for()
     page.context.close()
 
 
@@ -232,14 +232,14 @@ def test_no_word_of_a_model_makes_the_browser_ask_anybody(browser: Browser, stud
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     press(page, "story_button")
-    page.get_by_text("finished by itself").wait_for()
+    page.get_by_text("complete").wait_for()
     assert _words(page).strip() == _NASTY
     page.get_by_role("radio", name="Earlier stories").click()
     page.get_by_text("plain").first.wait_for()
     settled(page)
     _on_stage(page, f"{studio.url}/story?stage=1&embed=true")
     press(page, "story_stage_0")
-    page.get_by_text("finished by itself").wait_for()
+    page.get_by_text("complete").wait_for()
     assert page.locator("img[src*='example']").count() == 0
     assert asked and not [url for url in asked if not url.startswith((studio.url, "data:", "blob:"))]
     page.context.close()
@@ -249,7 +249,7 @@ def test_an_edit_that_is_kept_closes_its_dialog_and_shows(browser: Browser, stud
     teller.begin(("从前，",))
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     press(page, "story_button")
-    page.get_by_text("finished by itself").wait_for()
+    page.get_by_text("complete").wait_for()
     page.get_by_role("radio", name="Earlier stories").click()
     settled(page)
     page.get_by_role("button", name="Edit").first.click()

@@ -114,18 +114,18 @@ def test_from_a_file_in_the_dialog_to_one_job_whose_curve_grows(
     press(page, "training_keep")
     page.get_by_text("The format of all 12 examples is right").wait_for()
     press(page, "training_next")
-    page.get_by_text("What it takes", exact=True).wait_for()
+    page.get_by_text("Estimate", exact=True).wait_for()
     page.locator(".st-key-training_suffix input").fill("waves")
     page.keyboard.press("Tab")
     settled(page)
     press(page, "training_next")
     page.get_by_text("suffix: waves").wait_for()
     page.locator(".st-key-training_submit button").dblclick()
-    _says(page, "It is training")
+    _says(page, "Training · ")
     assert _drawn(page) == 2 and page.get_by_role("dialog").count() == 0
 
     page.reload()
-    _says(page, "It is training")
+    _says(page, "Training · ")
     settled(page)
     assert "8" in _metric(page, "Steps") and "jobs=" in page.url
     trainer.finish(40)  # the page is not touched from here on

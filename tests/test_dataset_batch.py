@@ -176,12 +176,12 @@ def test_a_grid_larger_than_a_transaction_is_one_file(store: Store, server: Batc
     ("answer", "state", "reason", "bought"),
     [
         ("length", "failed", "The text was cut off at 99 tokens.", True),
-        ("content_filter", "failed", "The provider's filter held the text back.", True),
+        ("content_filter", "failed", "The provider's content filter blocked the text.", True),
         ((400, "Too long."), "failed", "could not use the request (400): Too long.", False),
         ((400, "a\0b \ud800"), "failed", "could not use the request (400): ab ?", False),
-        ((500, "Sorry."), "failed", "is in trouble (500): Sorry.", False),
+        ((500, "Sorry."), "failed", "has a server error (500): Sorry.", False),
         ((429, "Slow down."), "failed", "asks to slow down: Slow down.", False),
-        (None, "failed", "The provider ended the batch before it came to this row.", False),
+        (None, "failed", "The provider ended the batch before it reached this row.", False),
     ],
 )
 def test_a_line_that_fails_is_told_on_its_row(
@@ -244,7 +244,7 @@ def test_what_failed_for_the_providers_sake_is_handed_in_again_alone(store: Stor
         ((401, "Bad key."), "refused the key (401)"),
         ((429, "No credit.", "insufficient_quota"), "has no credit left"),
         ((404, "The model `writer` does not exist"), "does not have this model"),
-        ((400, "response_format is not supported"), "refuses every request alike"),
+        ((400, "response_format is not supported"), "refuses every request"),
     ],
 )
 def test_a_cause_that_all_rows_share_ends_the_run(store: Store, server: BatchServer, answer: Any, words: str) -> None:
@@ -537,7 +537,7 @@ def test_trouble_is_shown_while_it_is_waited_for(store: Store, server: BatchServ
     notes: list[str | None] = []
     server.on = lambda what: notes.append(runs.progress(store, run_id).note)
     execute(store, server, run_id)
-    assert any((note or "").startswith("Waiting 1 s. The batch server is in trouble (503)") for note in notes)
+    assert any((note or "").startswith("Waiting 1 s. The batch server has a server error (503)") for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -566,7 +566,7 @@ def test_a_batch_that_the_provider_forgot_is_told_and_its_cost_is_unknown(store:
     run_id = queue(store, recipe())
     during(server, "GET /v1/batches/batch_1", server.batches.clear)
     done = execute(store, server, run_id, book=HALF)
-    assert done.state == "failed" and "does not know this batch any more" in (done.reason or "")
+    assert done.state == "failed" and "no longer knows this batch" in (done.reason or "")
     assert states(store, run_id) == {"pending": 12} and spends(store) == [(None, None, None)]
 
 

@@ -128,7 +128,7 @@ def test_a_quote_that_is_never_closed_costs_its_line_only() -> None:
 def test_quotes_that_do_not_fit_are_named() -> None:
     found = read('a,b\n1,"x"y\n3,4\n')
     assert rows(found) == [["3", "4"]]
-    assert found.problems == ["Line 2: the quotes do not fit together."]
+    assert found.problems == ["Line 2: the quotes do not match."]
 
 
 @pytest.mark.parametrize("length", [100_000, 200_000])
@@ -200,7 +200,10 @@ BROKEN_LINES = [
     ('{"messages": []}', 'Line 3: Its "messages" is not a list with messages in it.'),
     ('{"messages": ["hi"]}', "Line 3: Message 1 is not an object in braces."),
     ('{"messages": [{"content": "p"}]}', "Line 3: Message 1 has no role."),
-    ('{"messages": [{"role": ["user"], "content": "p"}]}', "Line 3: Message 1 has a role that is none: \"['user']\"."),
+    (
+        '{"messages": [{"role": ["user"], "content": "p"}]}',
+        "Line 3: Message 1 has a role that is not valid: \"['user']\".",
+    ),
     ('{"messages": [{"role": "user", "content": 1}]}', "Line 3: Message 1 has no text as content."),
     (
         '{"messages": [{"role": "user", "content": "p"}]}',

@@ -46,7 +46,7 @@ def test_a_file_is_what_its_content_says(data: bytes, kind: str, name: str) -> N
     found = importing.read_table(data, name)
     assert found.kind == kind and rows(found)[0][0] == "唐"
     said = {"csv": "csv", "txt": "csv", "jsonl": "jsonl", "parquet": "parquet", "xlsx": "workbook"}.get(name[2:], kind)
-    assert any("By its name this file is something else" in note for note in found.notes) == (said != kind)
+    assert any("The file name suggests another format" in note for note in found.notes) == (said != kind)
 
 
 def test_a_csv_table_whose_first_cell_begins_with_a_brace_is_csv() -> None:

@@ -87,7 +87,7 @@ def test_a_file_of_nothing_but_quotes_ends_and_says_what_it_skipped(monkeypatch:
     monkeypatch.setattr(textlines, "_MOST_READ_AGAIN", 200_000)  # each line would be read a thousand times
     found = importing.read_table(b"a,b\n1,2\n" + b'x","y\n' * 50_000 + b'"\n4,5\n', "a.csv")
     assert found.frame["a"].tolist()[0] == "1"
-    assert any("lie between quotes that do not fit; they are left out" in told for told in found.problems)
+    assert any("are between quotes that do not match; they are left out" in told for told in found.problems)
 
 
 def test_more_rows_than_one_data_set_takes_are_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_more_rows_than_one_data_set_takes_are_told_first(monkeypatch: pytest.Mo
     found = importing.read_table(b"a,b\n1,2\nragged\n3,4\n5,6\n7,8\n", "a.csv")
     assert len(found.frame) == 3
     assert found.problems[0] == found.cut_short and found.left_out == 1
-    assert found.cut_short.startswith("Only the first 3 rows are here; what follows line 5")
+    assert found.cut_short.startswith("Only the first 3 rows were read; what follows line 5")
 
 
 def test_rows_are_packed_on_the_way_and_come_whole(monkeypatch: pytest.MonkeyPatch) -> None:

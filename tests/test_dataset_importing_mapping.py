@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pandas as pd
@@ -100,6 +101,13 @@ def test_an_example_shows_line_ends_and_is_cut() -> None:
     assert mapping.example(table, Mapping(("b", "a"), "story"), 0, 6) == (
         '{"prompt": "x,x", "completion": "\\n\\n从前xx…"}'
     )
+
+
+def test_an_example_shows_the_system_text_that_all_rows_have() -> None:
+    table = frame("prompt", "completion", "system", system=["Be kind.", "Be kind."], prompt=["a", "b"])
+    assert json.loads(mapping.example(table, Mapping(("prompt",), "completion"), 0, 99))["system"] == "Be kind."
+    in_prompt = mapping.example(table, Mapping(("system", "prompt"), "completion"), 0, 99)
+    assert json.loads(in_prompt) == {"prompt": "Be kind.,a", "completion": "x"}
 
 
 def test_columns_without_a_part_stay_with_their_rows() -> None:

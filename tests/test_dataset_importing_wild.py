@@ -160,7 +160,7 @@ def test_a_conversation_that_cannot_be_used_is_named_and_the_others_are_kept() -
     assert said(found) == ("sharegpt", 1, 7)
     assert found.problems == [
         "Line 2: Its last message is the user's, not the assistant's.",
-        "Line 3: Message 3 has a role that is none: 'narrator'.",
+        "Line 3: Message 3 has a role that is not valid: 'narrator'.",
         "Line 4: Message 3 has no text as content.",
         "Line 5: Its completion is empty.",
         'Line 6: Its "conversations" is not a list with messages in it.',

@@ -55,7 +55,7 @@ def test_a_separator_that_occurs_inside_is_refused_with_a_better_one() -> None:
 
 def test_when_every_usual_stop_occurs_one_must_be_given() -> None:
     everything = "".join(jsonl.STOPS) + "x"
-    with pytest.raises(BadTrainingFile, match="Every usual stop"):
+    with pytest.raises(BadTrainingFile, match="Every common stop"):
         jsonl.prepare([("p", everything), ("q", everything + "y")])
     assert jsonl.prepare([("p", everything), ("q", everything + "y")], stop="@end").stop == "@end"
 
@@ -119,9 +119,9 @@ def test_chat_lines_have_system_user_and_assistant() -> None:
 def test_each_thing_that_is_done_says_why() -> None:
     taken = jsonl.prepare([("a -> b", "one. two"), ("c", "three")])
     why = {finding.kind: finding.why for finding in taken.report}
-    assert "' ->' was not free" in why["add_separator"] and "'.' was not free: 1 completions" in why["add_stop"]
+    assert "' ->' can't be used" in why["add_separator"] and "'.' can't be used: 1 completions" in why["add_stop"]
     free = {finding.kind: finding.why for finding in jsonl.prepare(PAIRS).report}
-    assert "give it as stop" in free["add_stop"] and "was not free" not in free["add_separator"]
+    assert "use it as the stop" in free["add_stop"] and "can't be used" not in free["add_separator"]
     chat = jsonl.plan(PAIRS, "chat", system="Tell.").report
     assert [finding.kind for finding in chat if finding.why] == ["roles", "system"]
 

@@ -153,7 +153,7 @@ def test_where_no_answer_can_be_read_the_run_ends_and_says_so(ledger: Store, pro
     provider.script = lambda prompt, before: next(kind for kind in KINDS if kind.name == "a list")
     run_id = written(ledger, provider, numbered(40))
     told = runs.progress(ledger, run_id)
-    assert told.state == "failed" and (told.reason or "").startswith("No answer can be read.")
+    assert told.state == "failed" and (told.reason or "").startswith("None of the answers can be read.")
     assert provider.requests.total() <= Limits().alike + 2 * _CEILING
     assert provider.charged_usd <= booked(ledger, run_id)
 

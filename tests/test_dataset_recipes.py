@@ -114,7 +114,7 @@ def test_a_value_that_is_gone_leaves_what_was_bought_behind_the_grid(store: Stor
         ({"template": "a {colour} {thing}"}, "template differs"),
         ({"model": "m", "seed": 3}, "model, seed differs"),
         ({"endpoint": "chat"}, "endpoint differs"),
-        ({"columns": RECIPE.columns[:1], "template": "{colour}"}, "keeps its columns"),
+        ({"columns": RECIPE.columns[:1], "template": "{colour}"}, "columns can't change"),
         ({"repeats": 0}, "repeats is 0"),
     ],
 )

@@ -182,7 +182,7 @@ def test_a_grid_larger_than_the_ledger_is_filled_as_the_run_goes(
         (refusal("I can't."), "The model refused to write this.", "I can't.", "refusal"),
         (
             text("so", finish_reason="content_filter"),
-            "The provider's filter held the text back.",
+            "The provider's content filter blocked the text.",
             "so",
             "content_filter",
         ),
@@ -278,7 +278,7 @@ def test_a_wait_of_hours_ends_the_run_with_its_rows_kept(store: Store, server: F
     run_id = queue(store, recipe(5))
     execute(store, server, run_id)
     ended = runs.progress(store, run_id)
-    assert ended.state == "failed" and (ended.reason or "").startswith("The provider asks to wait for 120 minutes.")
+    assert ended.state == "failed" and (ended.reason or "").startswith("The provider asks you to wait for 120 minutes.")
     assert states(store, run_id) == {"pending": 5}
 
 
@@ -405,7 +405,7 @@ def test_equal_refusals_stop_the_run_early(store: Store, server: FaultServer) ->
     run_id = queue(store, recipe(40))
     execute(store, server, run_id, replace(QUICK, ceiling=2))
     ended = runs.progress(store, run_id)
-    assert ended.state == "failed" and "refuses every request alike" in (ended.reason or "")
+    assert ended.state == "failed" and "refuses every request" in (ended.reason or "")
     assert "response_format is not supported" in (ended.reason or "")
     assert 5 <= ended.failed <= 6 and len(server.requests) == ended.failed
 
@@ -668,7 +668,7 @@ def test_clicking_twice_starts_one_run(store: Store) -> None:
 def test_nothing_to_write_is_told(store: Store, server: FaultServer) -> None:
     run_id = queue(store, recipe(1))
     execute(store, server, run_id)
-    with pytest.raises(BadRecipe, match="Every row is written") as caught:
+    with pytest.raises(BadRecipe, match="All rows are written") as caught:
         runs.enqueue(store, LOCAL, runs.progress(store, run_id).dataset_id)
     assert caught.value.next_step
 

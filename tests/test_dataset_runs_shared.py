@@ -264,7 +264,7 @@ def test_a_raised_budget_lets_a_run_go_on_with_what_it_has_spent(store: Store, s
     execute(store, server, run_id, book=book())
     ended = runs.progress(store, run_id)
     assert (ended.state, ended.done, ended.cost_usd) == ("done", 40, Decimal("0.44"))
-    with pytest.raises(BadRecipe, match="Every row is written"):
+    with pytest.raises(BadRecipe, match="All rows are written"):
         runs.resume(store, LOCAL, run_id)
 
 

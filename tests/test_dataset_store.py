@@ -104,8 +104,8 @@ def test_a_table_becomes_finished_rows(store: Store) -> None:
     [
         (["a", "z"], "text", "There is no column 'z'"),
         (["a"], "z", "There is no column 'z'"),
-        ([], "text", "At least one column"),
-        (["text"], "text", "At least one column"),
+        ([], "text", "at least one prompt column"),
+        (["text"], "text", "at least one prompt column"),
     ],
 )
 def test_columns_that_do_not_fit_are_told(store: Store, prompts: list[str], completion: str, words: str) -> None:

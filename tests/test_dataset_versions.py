@@ -109,7 +109,7 @@ def test_nothing_to_train_on_is_told(store: Store, states: list[str]) -> None:
     dataset_id = grid(store)
     for position, state in enumerate(states):
         edit(store, dataset_id, position, state=state, split="held_out")
-    with pytest.raises(BadTrainingFile, match="No row would be left") as caught:
+    with pytest.raises(BadTrainingFile, match="No rows would be left") as caught:
         versions.freeze(store, LOCAL, dataset_id)
     assert caught.value.next_step and versions.list_versions(store, dataset_id) == []
 

@@ -90,7 +90,7 @@ def test_a_graceful_stop_goes_on_at_the_next_start_too(tmp_path: Path) -> None:
     assert ended.status == "succeeded", ended.error
     assert steps(client.files.content(result).text) == list(range(1, 25))
     told = [event.message for event in client.fine_tuning.jobs.list_events(job.id)]
-    assert f"Going on from step {before} of 24." in told
+    assert f"Resuming from step {before} of 24." in told
     engine.stop()
 
 

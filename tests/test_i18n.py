@@ -142,7 +142,7 @@ def test_a_sentence_that_holds_others_is_told_from_the_outside_in(monkeypatch: p
 @pytest.mark.parametrize(
     "sentence",
     [
-        "{name} is in trouble ({status}): {words}",
+        "{name} has a server error ({status}): {words}",
         "{name} does not have it: {words}",
         "{filename} has no line that can be used. {first}",
         "{filename} has no row that can be used. {first}",
@@ -159,7 +159,7 @@ def test_a_providers_trouble_and_a_files_faults_are_collected(sentence: str) -> 
     "sentence",
     [
         "The job was paused.",
-        "The disk is full. Free some space, then resume the job: it goes on from its last checkpoint.",
+        "The disk is full. Free some space, then resume the job: it continues from its last checkpoint.",
         "The trainer ended {deaths} times: {trainer}.",
         "The engine failed unexpectedly: {exc}. Its log has the details.",
     ],

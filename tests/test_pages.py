@@ -158,12 +158,12 @@ def test_home_shows_true_figures_and_one_next_step_each(store: Store, server: Fa
     assert figures["Token accuracy, last step"] == "95.0 %"
     assert figures["Spent this month"] == "\\$1.25"
     assert "Engine ready" in words(at) and "Worker not running" in words(at)
-    assert {"Look at the rows", "Look at the curve", "Compare prices", "Write a story"} <= set(labels(at))
+    assert {"View the rows", "View the curve", "Compare prices", "Write a story"} <= set(labels(at))
 
 
 def test_the_tour_starts_once_tells_where_it_is_and_can_be_stopped(store: Store, server: FaultServer) -> None:
     at = click(visit("home"), "home_tour")
-    assert "The tour begins as soon as the worker is free." in words(at)
+    assert "The tour starts as soon as the worker is free." in words(at)
     click(at, "home_tour_stop")
     assert (found := tour.progress(store)) is not None and found.state == "stopped"
     assert "The tour was stopped." in words(at)
@@ -289,7 +289,7 @@ def test_values_are_chips_that_can_be_added_and_switched_off(server: FaultServer
     [
         ("写{nobody}的故事", "The template names {nobody}, but there is no column 'nobody'"),
         ("", "The template is empty"),
-        ("写{的故事", "The braces of the template do not fit together"),
+        ("写{的故事", "The braces of the template do not match"),
     ],
 )
 def test_a_template_that_cannot_be_filled_is_told_and_cannot_be_generated(
@@ -365,7 +365,7 @@ def test_a_run_can_be_stopped_and_continued(server: FaultServer, store: Store) -
     click(at, "dataset_stop")
     assert runs.progress(store, run_id).state == "stopped"
     again(at)
-    assert at.button(key="dataset_continue").label == "Write the missing 2"
+    assert at.button(key="dataset_continue").label == "Resume (2 left)"
     click(at, "dataset_continue")
     assert len(_run_ids(store)) == 2
 
@@ -375,7 +375,7 @@ def test_a_run_that_met_a_problem_says_which(server: FaultServer, store: Store) 
     click(_small_grid(article_grid()), "dataset_generate")
     executor.execute(store, server.registry("engine", "engine"), _run_ids(store)[0])
     at = article_grid(dataset_part="rows")
-    assert "Stopped on a problem" in words(at) and at.error
+    assert "Stopped by an error" in words(at) and at.error
     assert fault_server.KEY not in words(at)
 
 
@@ -425,7 +425,7 @@ def test_a_preview_that_fails_says_why(server: FaultServer, store: Store) -> Non
 
 def test_sample_stories_load_with_one_click(store: Store) -> None:
     at = click(visit("dataset", dataset_part="bring"), "dataset_sample_ultraman_stories_more")
-    assert "27 rows, all there" in words(at)
+    assert "27 rows, all done" in words(at)
     assert at.button(key="dataset_train").label == "Train on this"
 
 
@@ -514,7 +514,7 @@ def test_an_unknown_price_is_unknown_not_zero() -> None:
 def test_a_story_is_written_with_its_facts_and_kept(server: FaultServer, store: Store) -> None:
     at = click(visit("story"), "story_button")
     assert any(text.value == "从前，有一位英雄。" for text in at.text)
-    assert "finished by itself" in words(at) and "writer" in words(at)
+    assert "complete" in words(at) and "writer" in words(at)
     assert [story.text for story in stream.recent(store)] == ["从前，有一位英雄。"]
     assert at.button(key="story_button").label == "Write"
     shelf = visit("story", story_part="shelf")
@@ -584,7 +584,7 @@ def test_a_story_that_is_cut_keeps_its_words(server: FaultServer, store: Store) 
     server.default = fault_server.cut("从前，", "有一")
     at = click(visit("story"), "story_button")
     assert any(text.value == "从前，有一" for text in at.text)
-    assert "The stream was cut" in trouble(at) and "cut off" in words(at)
+    assert "The stream was interrupted" in trouble(at) and "cut off" in words(at)
     assert stream.recent(store)[0].text == "从前，有一"
 
 
@@ -626,7 +626,7 @@ def test_the_licence_of_each_part_is_named(part: str, licence: str) -> None:
 def test_a_provider_can_be_tested(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FABULA_ENGINE_TOKEN", fault_server.KEY)
     at = click(visit("settings"), "settings_test_engine")
-    assert "It answers, and offers 1 model" in at.success[0].value
+    assert "Connected: 1 model" in at.success[0].value
     server.enqueue(fault_server.unauthorized())
     click(at, "settings_test_engine")
     assert at.error and fault_server.KEY not in words(at)

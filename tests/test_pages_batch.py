@@ -56,18 +56,18 @@ def show(store: Store, run_id: str, locale: str = "en-US") -> str:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"state": "preparing", "remote_id": None}, ("Being prepared", "put into a file")),
-        ({"state": "submitting", "remote_id": None}, ("Being handed in", "exactly once")),
-        ({"state": "waiting", "status": "validating"}, ("Being checked", "begins to write", "batch_7")),
+        ({"state": "preparing", "remote_id": None}, ("Preparing", "written to a file")),
+        ({"state": "submitting", "remote_id": None}, ("Submitting", "exactly once")),
+        ({"state": "waiting", "status": "validating"}, ("Checked by the provider now", "starts to write", "batch_7")),
         ({"state": "waiting", "status": "in_progress"}, ("2 of 4", "23 h 0 min more at most", "60 min ago")),
-        ({"state": "waiting", "status": "in_progress", "hours": 25}, ("day that the provider gives itself is over",)),
+        ({"state": "waiting", "status": "in_progress", "hours": 25}, ("time limit of one day has passed",)),
         ({"state": "waiting", "status": "finalizing"}, ("Almost ready", "then collected")),
-        ({"state": "waiting", "status": "cancelling"}, ("Being ended", "ten minutes")),
+        ({"state": "waiting", "status": "cancelling"}, ("Cancelling the batch", "ten minutes")),
         ({"state": "waiting", "status": "a_new_word"}, ("a_new_word",)),
-        ({"state": "collecting", "status": "completed"}, ("Being collected", "into their rows")),
+        ({"state": "collecting", "status": "completed"}, ("Collecting results", "to their rows")),
         ({"state": "done", "status": "completed", "failed": 2}, ("Collected", "2 failed", "2 rows collected")),
-        ({"state": "done", "status": "expired"}, ("Out of time", "handed in again")),
-        ({"state": "cancelled", "status": "cancelled"}, ("Ended early", "What was written is kept")),
+        ({"state": "done", "status": "expired"}, ("Expired", "handed in again")),
+        ({"state": "cancelled", "status": "cancelled"}, ("Ended early", "Finished rows are kept")),
         ({"state": "failed", "status": "failed", "reason": "Line 2 is *wrong*."}, ("Line 2 is *wrong*.",)),
     ],
 )
@@ -87,7 +87,7 @@ def test_a_paused_run_says_that_the_provider_goes_on(store: Store, run_id: str) 
     add(store, run_id, "waiting", "in_progress")
     with store.session() as session:
         session.get_one(Run, run_id).state = "paused"
-    assert "go on with the run to collect it" in show(store, run_id)
+    assert "resume the run to collect them" in show(store, run_id)
 
 
 def test_of_many_batches_the_newest_are_shown(store: Store, run_id: str) -> None:

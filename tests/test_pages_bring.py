@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 
 import pandas as pd
 import pytest
@@ -62,7 +65,7 @@ def test_another_mapping_can_be_chosen(store: Store) -> None:
 def test_without_a_prompt_column_there_is_nothing_to_keep_and_the_page_says_why(store: Store) -> None:
     at = brought("a.csv", b"only\nx\n")
     assert at.button(key="dataset_keep").disabled
-    assert "At least one column must make the prompt" in words(at)
+    assert "Choose at least one prompt column" in words(at)
 
 
 def test_a_split_column_of_other_words_is_told_in_place_and_not_kept(store: Store) -> None:
@@ -102,7 +105,7 @@ def test_what_was_recognised_is_said_and_the_last_answer_is_learned(store: Store
     at = brought("a.json", SHAREGPT)
     assert "Recognised: ShareGPT conversations, 1 of 2 rows." in words(at)
     assert "The last answer of each conversation is the text to learn" in words(at)
-    assert "**prompt** is the prompt, **completion** is the text to learn" in words(at)
+    assert "Prompt: **prompt**. Completion (the text to learn): **completion**" in words(at)
     click(at, "dataset_keep")
     assert kept(store) == [("Hi", "Hello.", None)]
 
@@ -122,7 +125,7 @@ def test_the_separator_between_columns_can_be_chosen(store: Store) -> None:
     rows = [{"instruction": "Translate", "input": "rot", "output": "red"}, {"instruction": "Go", "output": "Gone"}]
     at = brought("a.json", json.dumps(rows).encode())
     assert "Recognised: Alpaca instructions, 2 of 2 rows." in words(at)
-    assert "joined by: New line. **output** is the text to learn" in words(at)
+    assert "joined by New line. Completion (the text to learn): **output**" in words(at)
     box(at, "separator").set_value("\n\n").run()
     click(at, "dataset_keep")
     assert kept(store) == [("Translate\n\nrot", "red", None), ("Go", "Gone", None)]
@@ -140,15 +143,42 @@ def test_another_sheet_of_a_workbook_can_be_chosen(store: Store) -> None:
 
 def test_a_file_under_a_wrong_name_is_read_and_that_is_said(store: Store) -> None:
     at = brought("a.csv", workbook({"A": sheet([["a", "b"], ["1", "2"]])}))
-    assert "By its name this file is something else" in words(at)
+    assert "The file name suggests another format" in words(at)
 
 
 def test_an_encoding_that_was_guessed_wrongly_can_be_put_right(store: Store) -> None:
     at = brought("a.csv", "title,text\n故事,從前有一個英雄\n".encode("big5"))
     box(at, "encoding").set_value("Big5").run()
-    assert "encoding **Big5**" in words(at)
+    assert "CSV, separated by `,`, Big5" in words(at)
     click(at, "dataset_keep")
     assert kept(store) == [("故事", "從前有一個英雄", None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("a.csv", b"a,b\n1,2\n", "CSV, separated by `,`, UTF-8"),
+        ("a.csv", b"a;b\n1;2\n", "CSV, separated by `;`, UTF-8"),
+        ("a.tsv", b"a\tb\n1\t2\n", "CSV, separated by tabs, UTF-8"),
+        ("a.csv", b"a|b\n1|2\n", "CSV, separated by `|`, UTF-8"),
+        ("a.csv", b"a\n1\n2\n", "CSV, UTF-8"),
+        ("a.csv.gz", gzip.compress(b"a;b\n1;2\n"), "CSV, separated by `;`, UTF-8, gzip"),
+        ("a.jsonl.xz", lzma.compress(b'{"a": "1", "b": "2"}\n'), "JSON, UTF-8, xz"),
+        ("a.json.bz2", bz2.compress(b'[{"a": "1", "b": "2"}]'), "JSON, UTF-8, bzip2"),
+        ("a.xlsx", workbook({"A": sheet([["a", "b"], ["1", "2"]])}), "Excel workbook"),
+    ],
+)  # fmt: skip
+def test_how_a_file_was_read_is_said_in_one_line(store: Store, name: str, data: bytes, said: str) -> None:
+    at = brought(name, data)
+    line = next(one for one in words(at).splitlines() if "read**" in one)
+    assert line.endswith(f" · {said}")
+
+
+def test_the_upload_says_what_it_takes_and_how_large_a_file_can_be(store: Store) -> None:
+    at = visit("dataset", dataset_part="bring")
+    assert at.file_uploader(key="dataset_file").label == "Table or conversations: CSV, Excel, Parquet, JSON or JSONL"
+    assert "ShareGPT, Alpaca" in words(at)
+    assert "Up to 500 MB, Excel up to 100 MB." in words(at)
 
 
 def test_a_file_in_no_known_encoding_can_still_be_told_what_it_is(store: Store) -> None:
@@ -184,7 +214,7 @@ def test_a_file_is_read_once_however_often_the_page_is_drawn(store: Store, monke
 def test_a_file_that_was_cut_short_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "MOST_ROWS", 2)
     at = brought("a.csv", b"a,b\n1,2\n3,4\n5,6\n")
-    assert "Only the first 2 rows are here" in at.warning[0].value
+    assert "Only the first 2 rows were read" in at.warning[0].value
 
 
 def test_two_files_one_after_the_other_do_not_share_their_columns(store: Store) -> None:

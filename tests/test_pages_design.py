@@ -187,7 +187,7 @@ def test_a_template_without_columns_is_kept_to_go_back_to(server: FaultServer) -
     ("answer", "text", "says"),
     [
         (fault_server.text("Once upon", finish_reason="length"), "Once upon", "The text was cut off at 2,048 tokens."),
-        (fault_server.text("I saw", finish_reason="content_filter"), "I saw", "filter held the text back"),
+        (fault_server.text("I saw", finish_reason="content_filter"), "I saw", "content filter blocked the text"),
         (fault_server.text("Half", finish_reason="weird"), "Half", "The text is not finished"),
         (fault_server.text("   "), "", "The answer was empty."),
         (fault_server.refusal("No."), "", "The model refused to write this."),

@@ -70,7 +70,7 @@ def test_texts_that_all_ended_are_not_counted_as_none_that_ended(store: Store) -
     with store.session() as session:
         session.query(Row).filter_by(dataset_id=dataset_id).update({"finish_reason": "stop"})
     said = words(_open())
-    assert "none was cut off" in said and "ended by itself" not in said
+    assert "none was cut off" in said and "complete" not in said
 
 
 def test_copies_are_left_out_with_one_click_and_come_back_with_another(store: Store) -> None:
@@ -133,14 +133,14 @@ def test_what_a_model_wrote_is_text_only(store: Store) -> None:
 def test_before_the_first_row_it_says_where_to_go(store: Store) -> None:
     datasets.create(store, LOCAL, Recipe("r", (Column("a", ("x", "y")),), "{a}"))
     at = _open()
-    assert "No finished row to judge yet." in words(at)
+    assert "No finished rows to check yet." in words(at)
     assert "Go to the run" in labels(at)
 
 
 def test_while_a_run_goes_on_it_says_that_rows_are_judged_as_they_come(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, Recipe("r", (Column("a", ("x", "y")),), "{a}"))
     runs.enqueue(store, LOCAL, dataset_id)
-    assert "They are judged as they come." in words(_open())
+    assert "Rows are checked as they arrive." in words(_open())
 
 
 def test_a_broken_ledger_is_told_and_can_be_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

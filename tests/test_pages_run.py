@@ -103,15 +103,15 @@ def test_the_sentence_says_how_far_the_run_is(store: Store, written: str) -> Non
     at = show()
     said = words(at)
     assert "**Stopped** · 10 of 12 · 1 failed" in said
-    assert at.button(key="dataset_continue").label == "Write the missing 1"
-    assert at.button(key="dataset_retry").label == "Write the failed 1 again"
+    assert at.button(key="dataset_continue").label == "Resume (1 left)"
+    assert at.button(key="dataset_retry").label == "Retry 1 failed"
     assert "dataset_stop" not in [button.key for button in at.button]
 
 
 def test_a_data_set_that_was_loaded_has_no_run_to_go_on_with(store: Store) -> None:
     datasets.load_sample(store, LOCAL, "ultraman_stories_more")
     at = show()
-    assert "27 rows, all there" in words(at)
+    assert "27 rows, all done" in words(at)
     keys = {button.key for button in at.button}
     assert "dataset_train" in keys and not keys & {"dataset_continue", "dataset_retry", "dataset_more_repeats_go"}
 
@@ -182,7 +182,7 @@ def test_why_a_run_has_stopped_is_said(store: Store, server: FaultServer, writte
 
 def test_why_and_what_to_do_are_both_in_the_visitors_language(store: Store, server: FaultServer, written: str) -> None:
     why = "This month's budget leaves too little for this: $0.28 of $0.30 spent or reserved."
-    _stopped(store, written, f"{why} Have it raised on the cost page, or choose a cheaper model.")
+    _stopped(store, written, f"{why} Ask an admin to raise it on the cost page, or choose a cheaper model.")
     (said,) = [one.value for one in show(lang="zh_CN").info]
     assert "0.28" in said and "0.30" in said and not re.search("[A-Za-z]", said)
 
@@ -221,7 +221,7 @@ def test_a_run_that_has_stopped_at_its_budget_says_so_and_goes_on_with_more(
         spend.record(session, LOCAL, "dataset", prompt_tokens=1, completion_tokens=1, **record)
     at = show(dataset_raise=True)
     assert "Too little is left of $2.00." in words(at)
-    assert "$1.90 of at most $2.00, about $2.09 in all" in words(at)
+    assert "$1.90 of at most $2.00, about $2.09 in total" in words(at)
     assert "dataset_continue" not in [button.key for button in at.button]
     assert amount_to_raise(at).value == "2.50"
     click(at, "dataset_set_budget")
@@ -346,7 +346,7 @@ def test_a_large_grid_is_seen_by_two_columns_that_one_chooses(store: Store) -> N
     columns = (*_RECIPE.columns, Column("power", ("隐形", "飞行")))
     dataset_id = datasets.create(store, LOCAL, replace(_RECIPE, columns=columns, repeats=1_000))
     at = show()
-    assert "a pair of values and has 2,000 rows" in words(at)
+    assert "a pair of values with 2,000 rows" in words(at)
     at.selectbox(key=f"dataset_across_{dataset_id}").set_value(1).run()
     assert not at.exception and "has 2,000 rows" in words(at)
 
@@ -404,7 +404,7 @@ def test_an_edit_that_cannot_be_is_told_and_not_shown(store: Store, written: str
     assert "This row is not written yet." in trouble(at)
     assert texts(store, written)[2] is None and table(at)["text"].iloc[2] == ""
     at = type_into(at, 0, text="  ")
-    assert "A row without text teaches nothing." in trouble(at)
+    assert "A model learns nothing from a row without text." in trouble(at)
     assert texts(store, written)[0] == _STORY
 
 
@@ -427,7 +427,7 @@ def test_the_table_is_searched_and_nothing_found_is_told(store: Store, written: 
     at.text_input(key="dataset_words").input("宋").run()
     assert len(table(at)) == 4
     at.text_input(key="dataset_words").input("%").run()
-    assert not at.data_editor and "No row is like that." in words(at)
+    assert not at.data_editor and "No rows match." in words(at)
 
 
 def test_a_long_table_comes_in_pages(store: Store) -> None:

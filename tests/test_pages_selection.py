@@ -26,7 +26,7 @@ _RECIPE = Recipe("heroes", (Column("hero", ("red", "blue")),), "Write about {her
 
 def _opened(at: AppTest) -> str:
     """The name of the job whose page is shown: it stands first in the line of facts under the verdict."""
-    return next(one.value.partition(" · ")[0] for one in at.caption if " · at engine · " in one.value)
+    return next(one.value.partition(" · ")[0] for one in at.caption if " · Engine · " in one.value)
 
 
 def _training_at(*ids: str) -> AppTest:

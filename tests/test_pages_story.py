@@ -132,7 +132,7 @@ def test_what_goes_wrong_is_a_card_with_a_way_on(
 @pytest.mark.parametrize(
     ("reason", "said"),
     [
-        ("length", "cut at the most tokens allowed"),
+        ("length", "stopped at the token limit"),
         ("content_filter", "cut by the provider's content filter"),
         ("odd **word**", "`odd_word`"),
     ],
@@ -199,7 +199,7 @@ def test_a_blind_round_hides_the_names_until_the_vote(server: FaultServer, store
     assert "Best so far" in words(tally) and "1 blind round" in words(tally)
 
 
-_BROKE_OFF = "This story broke off. You will be told why once you have chosen."
+_BROKE_OFF = "This story was interrupted. You see the reason after you have chosen."
 
 
 def test_what_breaks_off_in_a_blind_round_names_no_model_before_the_vote(server: FaultServer, store: Store) -> None:
@@ -208,7 +208,7 @@ def test_what_breaks_off_in_a_blind_round_names_no_model_before_the_vote(server:
     assert [error.value for error in at.error] == [_BROKE_OFF] * 2
     assert "`writer`" not in words(at)
     click(at, "story_vote_0")
-    assert "once you have chosen" not in trouble(at) and len(at.error) == 2 and "`writer`" in words(at)
+    assert "after you have chosen" not in trouble(at) and len(at.error) == 2 and "`writer`" in words(at)
 
 
 def test_where_nothing_can_be_chosen_a_blind_round_tells_why_at_once(server: FaultServer, store: Store) -> None:
@@ -257,7 +257,7 @@ def test_a_cut_step_of_a_chain_goes_on_and_the_next_ones_follow(server: FaultSer
 def test_reading_aloud_is_a_switch_and_a_file_needs_an_endpoint(server: FaultServer, store: Store) -> None:
     at = click(visit("story", story_aloud=True), "story_button")
     assert not at.exception and at.toggle(key="story_aloud").value is True
-    assert "Set OPENAI_API_KEY" in words(at)
+    assert "set OPENAI_API_KEY" in words(at)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_a_story_that_ends_while_the_page_is_drawn_leaves_no_button_to_stop_it(
     monkeypatch.setattr(module, name, draw_and_end)
     click(at, "story_button")
     assert not at.exception and at.button(key="story_button").label == "Write"
-    assert "Set OPENAI_API_KEY" in words(at)
+    assert "set OPENAI_API_KEY" in words(at)
 
 
 def _labelled(at: AppTest, label: str) -> Button:
@@ -332,7 +332,7 @@ def test_an_endpoint_makes_a_sound_file(server: FaultServer, store: Store, monke
     asked: list[SpeechRequest] = []
     monkeypatch.setattr(Speech, "speak", lambda _self, request: asked.append(request) or b"sound")
     at.get_by_key("story_sound_model").set_value("gpt-4o-mini-tts").run()
-    assert "What this model costs is unknown." in words(at)
+    assert "The price of this model is unknown." in words(at)
     at.get_by_key("story_sound_model").set_value("tts-1").run()
     click(at, "story_sound_make")
     assert [request.text for request in asked] == [shelf.recent(store)[0].text] and not at.error
@@ -377,7 +377,7 @@ def test_a_shelf_of_many_stories_has_pages_and_one_that_nothing_fits_says_so(ser
     at = visit("story", story_part="shelf")
     assert "23 stories" in words(at) and len([text for text in _texts(at) if text.startswith("story ")]) == 10
     at = visit("story", story_part="shelf", story_search="nothing like it")
-    assert at.info and "No story fits" in at.info[0].value
+    assert at.info and "No stories match" in at.info[0].value
 
 
 def test_a_cut_story_of_the_shelf_goes_on_at_the_desk(server: FaultServer, store: Store) -> None:

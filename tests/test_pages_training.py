@@ -79,9 +79,9 @@ def test_the_second_step_tells_what_it_takes_and_asks_the_few_numbers(server: Fa
     at = click(_new_job(), "training_next")
     shown = {metric.label: metric.value for metric in at.metric}
     assert shown["Price"] == "free" and any(title.startswith("Tokens, ") for title in shown)
-    assert "On the engine 1.0 is the middle" in words(at)
+    assert "1.0 is a good default for the built-in engine" in words(at)
     assert at.toggle(key="training_epochs_auto").value and at.toggle(key="training_rate_auto").value
-    assert click(at, "training_back").button(key="training_next").label == "Next: what it takes"
+    assert click(at, "training_back").button(key="training_next").label == "Next: estimate"
 
 
 def test_a_job_is_submitted_once_however_often_one_clicks(server: FaultServer, store: Store, sample: str) -> None:
@@ -127,7 +127,7 @@ def test_going_back_keeps_what_was_typed(server: FaultServer, sample: str) -> No
     at.text_input(key=f"training_stop_{sample}_27").input("\\n###").run()
     at.select_slider(key=f"training_share_{sample}").set_value(15).run()
     _to_the_end(at)
-    assert "judged by the 15 %" in words(at)
+    assert "measured on the 15 %" in words(at)
     click(click(at, "training_back"), "training_back")
     assert at.text_input(key=f"training_stop_{sample}_27").value == "\\n###"
     assert at.select_slider(key=f"training_share_{sample}").value == 15
@@ -230,7 +230,7 @@ def test_a_job_on_a_data_set_that_is_gone_is_told_in_the_dialog(server: FaultSer
         session.query(Dataset).delete()
     at.button(key="training_submit").click().run()
     assert not at.exception
-    assert "It is not there any more" in trouble(at)
+    assert "No longer available" in trouble(at)
     assert jobs.list_jobs(store) == []
 
 
@@ -294,7 +294,7 @@ def test_a_checkpoint_that_no_list_names_can_be_trained_further(server: FaultSer
 def test_a_running_job_shows_verdict_progress_curve_and_events(server: FaultServer, store: Store) -> None:
     _job(store, status="running", estimated_finish=utcnow() + timedelta(minutes=5))
     at = visit("training")
-    assert "It is training, with about 5 min to go" in words(at)
+    assert "Training · about 5 min left" in words(at)
     assert {m.label: m.value for m in at.metric}["Token accuracy, last step"] == "95.0 %"
     assert len(at.get("vega_lite_chart")) == 2
     assert "1 line could not be read" in words(at)
@@ -332,7 +332,7 @@ def test_a_job_that_failed_at_the_engine_can_go_on_where_it_was(server: FaultSer
     at = click(visit("training", training_open=(job_id,)), "training_resume")
     job = jobs.get(store, job_id)
     assert (job.status, job.request, job.error, job.finished_at) == ("queued", "resume", None, None)
-    assert "It waits for its turn" in words(at)
+    assert "Waiting in the queue" in words(at)
 
 
 def test_a_job_that_ended_meanwhile_says_so_when_one_cancels_it(server: FaultServer, store: Store) -> None:
@@ -346,7 +346,7 @@ def test_a_job_that_ended_meanwhile_says_so_when_one_cancels_it(server: FaultSer
 
 def test_a_job_whose_provider_falls_silent_says_so(server: FaultServer, store: Store) -> None:
     _job(store, status="running", events_at=utcnow() - timedelta(minutes=40))
-    assert "No event for 40 min; the provider still says running" in words(visit("training"))
+    assert "No event for 40 min; the provider still reports running" in words(visit("training"))
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def test_a_job_whose_provider_falls_silent_says_so(server: FaultServer, store: S
         ("succeeded", "", "gave no results file for this job"),
         ("succeeded", "step,train_loss\n", "has a header, and no step yet"),
         ("succeeded", "<html>Not found</html>", "names no column of steps"),
-        ("failed", None, "It ended before a step was measured"),
+        ("failed", None, "The job ended before the first step was measured"),
         ("running", None, "the curve starts with the first one"),
     ],
 )
@@ -378,7 +378,7 @@ def test_a_failed_job_says_why_and_what_to_do(server: FaultServer, store: Store)
 def test_a_job_that_waits_says_what_to_do(server: FaultServer, store: Store) -> None:
     _job(store, status="running", error="OpenAI refused the key (401).", next_step="Check the key.")
     at = visit("training")
-    assert "It is waiting, and tries again by itself: OpenAI refused the key" in words(at)
+    assert "Waiting to retry: OpenAI refused the key" in words(at)
     assert "Check the key." in words(at)
 
 
@@ -430,7 +430,7 @@ def test_the_list_tells_when_a_job_is_done_and_what_it_came_from(server: FaultSe
     at = visit("training")
     row = at.dataframe[0].value.iloc[0]
     assert (row["name"], row["eta"], row["base"]) == ("Second", "20 min", "writer → First")
-    assert row["verdict"] == "It is training, with about 20 min to go."
+    assert row["verdict"] == "Training · about 20 min left."
     assert row["tokens"] == 1859 and pd.isna(row["cost"])
     assert "writer → First" in words(at) and "1,859 tokens" in words(at)
 
@@ -464,7 +464,7 @@ def test_a_running_job_counts_only_its_training(server: FaultServer, store: Stor
     now = utcnow()
     _job(store, status="running", training_s=60.0, estimated_s=240.0, created_at=now - timedelta(hours=2))
     at = visit("training")
-    assert "with about 3 min to go" in words(at) and "trained for 60 s" in words(at)
+    assert "about 3 min left" in words(at) and "trained for 60 s" in words(at)
     (bar,) = at.progress
     assert bar.value == 25
 
@@ -477,7 +477,7 @@ def test_many_jobs_can_be_searched(server: FaultServer, store: Store) -> None:
     at.text_input(key="training_search").input("JOB 11").run()
     assert list(at.dataframe[0].value["name"]) == ["job 11"]
     at.text_input(key="training_search").input("no such").run()
-    assert not at.exception and "No job is called so" in words(at)
+    assert not at.exception and "No job has this name" in words(at)
 
 
 def test_a_job_is_read_once_however_often_its_page_is_drawn(
@@ -589,7 +589,7 @@ def test_the_articles_own_results_are_charted(server: FaultServer) -> None:
     assert shown["Token accuracy, smoothed"] == "94.3 %"
 
 
-@pytest.mark.parametrize(("body", "says"), [(b"a,b\n1,2\n", "no results file"), (b" \n", "is empty")])
+@pytest.mark.parametrize(("body", "says"), [(b"a,b\n1,2\n", "not a results file"), (b" \n", "is empty")])
 def test_a_file_that_holds_no_results_is_told(server: FaultServer, body: bytes, says: str) -> None:
     at = visit("training", training_part="read")
     at.file_uploader(key="training_results_file").upload("a.csv", body).run()
@@ -608,7 +608,7 @@ def test_a_results_file_in_utf_16_or_without_lines_is_no_other_file(server: Faul
     assert not at.error and not at.info
     at = visit("training", training_part="read")
     at.file_uploader(key="training_results_file").upload("b.csv", _RESULTS.splitlines()[0].encode()).run()
-    assert not at.error and "no line with a step" in at.info[0].value
+    assert not at.error and "no step that can be read" in at.info[0].value
 
 
 def test_a_long_curve_is_sent_as_two_thousand_points() -> None:
@@ -629,7 +629,7 @@ def test_an_address_opens_a_comparison(server: FaultServer, store: Store) -> Non
     at.query_params["jobs"] = f"{first},{second},gone"
     at.switch_page(str(_STORY.with_name("training.py"))).run()
     assert not at.exception
-    assert "This page's address opens the same comparison" in words(at)
+    assert "Share this page's address" in words(at)
     assert len(at.get("vega_lite_chart")) == 2
     settings = next(table.value for table in at.table if any("≠" in str(name) for name in table.value.index))
     epochs = next(name for name in settings.index if "Epochs" in str(name))
@@ -770,7 +770,7 @@ def test_everything_about_a_run_comes_as_a_zip_with_its_charts(
 def test_without_rows_kept_from_training_nothing_is_judged(server: FaultServer, store: Store, sample: str) -> None:
     _job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1", dataset_id=sample)
     at = visit("training", training_tab="evaluation")
-    assert any("No row was kept from training" in info.value for info in at.info)
+    assert any("No rows were kept from training" in info.value for info in at.info)
 
 
 @pytest.mark.parametrize("tab", ["events", "settings", "evaluation", "family"])

@@ -36,18 +36,18 @@ def test_without_a_data_set_a_first_step_is_offered(server: FaultServer, store: 
 
 def test_without_finished_rows_the_way_to_the_run_is_shown(server: FaultServer, store: Store) -> None:
     at = use(datasets.create(store, LOCAL, presets.get().recipe))
-    assert "No row of this data set is finished yet" in words(at)
+    assert "This data set has no finished rows yet" in words(at)
     assert at.button(key="dataset_to_run")
 
 
 def test_the_check_tells_what_it_found_what_it_does_and_why(server: FaultServer, store: Store) -> None:
     at = use(datasets.load_sample(store, LOCAL, "ultraman_stories_more"))
     assert "There are 27 pairs" in words(at)
-    assert "'.' is added to every completion" in words(at) and "give it as stop when you use the model" in words(at)
+    assert "'.' is added to every completion" in words(at) and "use it as the stop when you call the model" in words(at)
     assert any('->", "completion": " ' in block.value and block.value.endswith('."}') for block in at.code)
     assert "free on this machine" in words(at)
     at.segmented_control(key=f"dataset_format_{at.selectbox(key='dataset_open').value}").set_value("chat").run()
-    assert "A chat model knows from the roles" in words(at)
+    assert "Chat models use roles" in words(at)
 
 
 def test_rows_that_are_held_out_are_counted_apart(server: FaultServer, store: Store) -> None:
@@ -68,7 +68,7 @@ def test_an_edited_row_is_checked_anew(server: FaultServer, store: Store) -> Non
     with store.session() as session:
         row = session.query(Row).filter_by(position=0).one()
         row.text, row.updated_at = "Now. With a stop.", utcnow()
-    assert "' END' is added" in words(again(at)) and "'.' was not free" in words(at)
+    assert "' END' is added" in words(again(at)) and "'.' can't be used" in words(at)
 
 
 def test_a_split_is_kept_as_a_version_and_carried_to_training(server: FaultServer, store: Store) -> None:

@@ -379,8 +379,8 @@ def test_a_name_that_does_not_exist_is_told_and_one_that_cannot_be_looked_up_is_
         (407, Misconfigured, "asks for a user name and a password", "HTTPS_PROXY"),
         (403, Misconfigured, "does not let you connect to api.example.com (403)", "NO_PROXY to api.example.com"),
         (405, Misconfigured, "(405)", "NO_PROXY"),
-        (502, Unavailable, "could not connect to api.example.com (502)", "tried again"),
-        (503, Unavailable, "could not connect to api.example.com (503)", "tried again"),
+        (502, Unavailable, "could not connect to api.example.com (502)", "retries automatically"),
+        (503, Unavailable, "could not connect to api.example.com (503)", "retries automatically"),
     ],
 )
 def test_a_proxy_that_refuses_is_told_without_its_password(

@@ -86,7 +86,7 @@ def test_a_story_nobody_reads_is_written_and_kept_all_the_same(store: Store) -> 
 @pytest.mark.parametrize(
     ("pieces", "text", "error"),
     [
-        (("half a ", StreamCut("The stream was cut.", "Write it again.")), "half a ", StreamCut),
+        (("half a ", StreamCut("The stream was interrupted.", "Write it again.")), "half a ", StreamCut),
         ((ModelNotFound("There is no such model.", "Pick another."),), "", ModelNotFound),
         (("half", RuntimeError("a bug")), "half", ProviderError),
     ],

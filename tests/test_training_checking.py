@@ -115,7 +115,7 @@ def test_what_fine_tuning_takes_is_no_fault(tmp_path: Path, line: str) -> None:
 def test_an_empty_file_is_refused(tmp_path: Path, content: str) -> None:
     checked = checking.check_file(write(tmp_path / "x.jsonl", content), MODEL)
     assert not checked.ok and checked.file_format is None
-    assert checked.sentences() == ("The file holds no examples.",)
+    assert checked.sentences() == ("The file contains no examples.",)
 
 
 def test_one_row_is_a_warning_here_and_an_error_at_a_provider_that_wants_ten(tmp_path: Path) -> None:

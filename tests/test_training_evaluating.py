@@ -120,7 +120,7 @@ def test_labels_are_judged_with_an_interval(store: Store, form: EvaluationForm) 
     assert view.metrics.accuracy.value == pytest.approx(16 / 24)
     assert view.metrics.accuracy.low < 0.66 < view.metrics.accuracy.high
     assert view.metrics.confusion["refund"] == {"balance": 8}
-    assert view.metrics.loss is None and "does not tell" in view.metrics.loss_note
+    assert view.metrics.loss is None and "does not report" in view.metrics.loss_note
     assert (view.metrics.prompt_tokens, view.metrics.completion_tokens, view.metrics.cost_usd) == (120, 48, Decimal(0))
     asked = writer.asked[0]
     assert asked.prompt.endswith(" ->") and asked.stop == (".",) and asked.endpoint == "completion"
@@ -147,9 +147,9 @@ def test_tuned_against_base_is_told_in_a_sentence(store: Store, form: Evaluation
     told = versus(store, tuned, base)
     assert (told.n, told.tuned.value, round(told.base.value, 2)) == (24, 1.0, 0.33)
     assert told.difference.low > 0 and told.p_value is not None and told.p_value < 0.001
-    assert told.sentence == "Tuning helps: 100% right against 33%, on 24 rows that it never saw."
+    assert told.sentence == "Fine-tuning helped: 100% correct against 33%, on 24 rows that it never saw."
     assert "No clear difference" in versus(store, tuned, tuned).sentence
-    assert "harms" in versus(store, base, tuned).sentence
+    assert "made it worse" in versus(store, base, tuned).sentence
 
 
 def test_an_evaluation_goes_on_where_it_was_and_asks_no_row_twice(store: Store, form: EvaluationForm) -> None:
@@ -277,7 +277,7 @@ def test_texts_are_judged_by_nearness_and_quality(store: Store) -> None:
     assert metrics.overlap.value > 0.5 and metrics.quality["characters"] == len(stories[0])
     assert 0 < metrics.quality["distinct_2"] <= 1 and 0 <= metrics.quality["adherence"] <= 1
     told = versus(store, tuned, base)
-    assert told.p_value is None and "Tuning helps" in told.sentence
+    assert told.p_value is None and "Fine-tuning helped" in told.sentence
 
 
 def test_the_loss_is_the_providers_where_it_measured_it(store: Store, form: EvaluationForm) -> None:

@@ -508,7 +508,7 @@ def test_a_job_that_is_gone_there_fails(
     carry(job_id)
     job = jobs.get(store, job_id)
     assert job.status == "failed"
-    assert "does not know this job" in (job.error or "")
+    assert "no longer knows this job" in (job.error or "")
     assert not jobs.may(job, "resume")
     with pytest.raises(FabulaError, match="has ended already"):
         jobs.request(store, LOCAL, job_id, "resume")
@@ -667,16 +667,16 @@ def _view(**values: Any) -> JobView:
         ({"status": "preparing", "error": "The engine cannot be reached."}, 1, "tries again by itself: The engine"),
         ({"status": "submitting"}, 1, "handed over"),
         ({"status": "validating_files"}, 1, "checking"),
-        ({"status": "queued"}, 1, "waits for its turn"),
-        ({"status": "queued", "updated_at": MOMENT + timedelta(minutes=90)}, 90, "queue for 1 h 30 min"),
-        ({"status": "running", "remote_id": "r"}, 1, "not known yet"),
-        ({"status": "running", "estimated_finish": MOMENT + timedelta(minutes=11)}, 1, "about 10 min to go"),
+        ({"status": "queued"}, 1, "Waiting in the queue"),
+        ({"status": "queued", "updated_at": MOMENT + timedelta(minutes=90)}, 90, "provider for 1 h 30 min"),
+        ({"status": "running", "remote_id": "r"}, 1, "estimating time left"),
+        ({"status": "running", "estimated_finish": MOMENT + timedelta(minutes=11)}, 1, "about 10 min left"),
         ({"status": "running", "estimated_finish": MOMENT + timedelta(seconds=100)}, 1, "about 40 s to go"),
         ({"status": "running", "estimated_finish": MOMENT}, 1, "longer than estimated"),
-        ({"status": "running", "remote_id": "r"}, 10, "No news for 10 min."),
+        ({"status": "running", "remote_id": "r"}, 10, "No update for 10 min."),
         ({"status": "running", "request": "cancel"}, 1, "being cancelled"),
         ({"status": "running", "request": "pause"}, 1, "being paused"),
-        ({"status": "paused"}, 1, "Resume it"),
+        ({"status": "paused"}, 1, "resume to continue"),
         ({"status": "weighing"}, 1, "The provider says: weighing"),
         ({"status": "succeeded", "fine_tuned_model": "ft:x", "trained_s": 180.0}, 5, "after 3 min of training."),
         ({"status": "succeeded", "fine_tuned_model": "ft:x", "trained_s": 9.0}, 5, "after 9 s of training."),

@@ -111,7 +111,7 @@ def test_a_worker_that_dies_between_the_post_and_its_answer_leaves_one_job(
         ({"upload": 400}, "says 400", "Change it"),
         ({"create": ["403"]}, "may not create fine-tuning jobs", "engine"),
         ({"create": ["400"]}, "says 400", "Change it"),
-        ({"job": 404}, "does not know this job any more", "Submit it again"),
+        ({"job": 404}, "no longer knows this job", "Submit it again"),
     ],
 )
 def test_what_went_wrong_is_told_with_what_to_do(
@@ -130,8 +130,8 @@ def test_what_went_wrong_is_told_with_what_to_do(
         (404, 0, "empty"),
         (b"", 0, "empty"),
         (RESULTS.encode()[:-20], 1, "could not be read: 1"),
-        (b"<html>no</html>", 0, "no results file"),
-        (b"\xff\xfe\x00", 0, "no results file"),
+        (b"<html>no</html>", 0, "not a results file"),
+        (b"\xff\xfe\x00", 0, "not a results file"),
         (RESULTS.encode(), 2, None),
     ],
 )

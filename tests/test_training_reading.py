@@ -42,12 +42,12 @@ def falling(n: int) -> float:
 @pytest.mark.parametrize(
     ("results", "kinds", "told", "step"),
     [
-        (curve(falling), ["good"], "It learns", None),
+        (curve(falling), ["good"], "The model is learning", None),
         (curve(lambda n: falling(n) if n < 100 else falling(100) + (n - 100) * 0.02), ["divergence"], "lower", 100),
-        (curve(lambda n: 3 / n if n < 150 else 0.027), ["good"], "It learns", None),
+        (curve(lambda n: 3 / n if n < 150 else 0.027), ["good"], "The model is learning", None),
         (curve(falling, valid={50: 1.0, 100: 0.9, 150: 0.95, 200: 1.1}), ["overfitting"], "step 100", 100),
         (curve(falling, valid={50: 1.0, 100: 0.9, 200: 0.92}), ["gap", "good"], "on held-out rows", None),
-        (curve(falling, valid={100: 0.7, 200: 0.6}), ["good"], "It learns", None),
+        (curve(falling, valid={100: 0.7, 200: 0.6}), ["good"], "The model is learning", None),
         (curve(falling, accuracy=0.99), ["memorised", "good"], "may be memorised", 200),
         (curve(lambda n: 0.5 + 2 * math.exp(-n / 5)), ["plateau", "good"], "fewer epochs", 101),
         (curve(falling, steps=5), ["short"], "Steps so far: 5.", 5),

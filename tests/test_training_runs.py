@@ -126,9 +126,9 @@ def test_a_form_that_cannot_be_is_refused(store: Store, form: JobForm, change: d
 
 
 def test_advice_about_the_rate_looks_at_the_size() -> None:
-    assert "0.2" in rate_advice(135, True) and "small addition" in rate_advice(135, True)
+    assert "0.2" in rate_advice(135, True) and "a little data" in rate_advice(135, True)
     assert "0.05 to 0.2" in rate_advice(135, False) == rate_advice(None, True)
-    assert "1.0 is the middle" in rate_advice(135, True, "engine") != rate_advice(500, True, "engine")
+    assert "1.0 is a good default" in rate_advice(135, True, "engine") != rate_advice(500, True, "engine")
 
 
 # --- upload and poll -----------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_a_model_that_is_not_listed_yet_is_waited_for(store: Store, form: JobFor
     job_id = jobs.submit(store, LOCAL, form)
     said: list[str] = []
     carry(store, job_id, client, lambda: said.append(verdict.verdict(jobs.get(store, job_id), utcnow())))
-    assert "its turn" not in said[-2] and "names no model yet. It is asked again for five minutes" in said[-2]
+    assert "queue" not in said[-2] and "names no model yet. Fabula asks again for five minutes" in said[-2]
     assert jobs.get(store, job_id).error is None
     assert jobs.get(store, job_id).fine_tuned_model is not None
     assert any("names no model yet" in one.message for one in jobs.events(store, job_id))
@@ -235,13 +235,13 @@ def test_unknown_words_of_a_provider_are_kept_as_they_are(store: Store, form: Jo
 @pytest.mark.parametrize(
     ("change", "minutes", "silent", "told"),
     [
-        ({"status": "queued"}, 12, None, "It has waited for its turn for 12 min. That is normal."),
-        ({"status": "queued"}, 400, None, "provider's queue for 6 h 40 min"),
-        ({"status": "running"}, 50, 40, "No event for 40 min; the provider still says running."),
-        ({"status": "running", "running_since": MOMENT}, 1, 1, "It is training, for 1 min so far."),
-        ({"status": "running", "running_since": MOMENT}, 50, 5, "It is training, for 50 min so far."),
+        ({"status": "queued"}, 12, None, "Queued for 12 min. This is normal."),
+        ({"status": "queued"}, 400, None, "Queued at the provider for 6 h 40 min"),
+        ({"status": "running"}, 50, 40, "No event for 40 min; the provider still reports running."),
+        ({"status": "running", "running_since": MOMENT}, 1, 1, "Training · 1 min elapsed"),
+        ({"status": "running", "running_since": MOMENT}, 50, 5, "Training · 50 min elapsed"),
         ({"status": "running", "estimated_finish": MOMENT + timedelta(minutes=10)}, 60, None, "50 min longer"),
-        ({"status": "running", "estimated_finish": MOMENT + timedelta(hours=2)}, 50, 40, "about 70 min to go"),
+        ({"status": "running", "estimated_finish": MOMENT + timedelta(hours=2)}, 50, 40, "about 70 min left"),
         (
             {"status": "running", "estimated_finish": MOMENT + timedelta(hours=2), "provider": "openai"},
             50,
@@ -252,7 +252,7 @@ def test_unknown_words_of_a_provider_are_kept_as_they_are(store: Store, form: Jo
             {"status": "running", "estimated_s": 600.0, "running_since": MOMENT},
             4,
             None,
-            "It is training, with about 6 min to go.",
+            "Training · about 6 min left.",
         ),
         ({"status": "pondering"}, 5, None, "The provider says: pondering."),
     ],
@@ -268,7 +268,7 @@ def test_how_a_job_goes_is_said_plainly(change: dict[str, Any], minutes: int, si
     [
         ("The training file violates our usage policies", "moderation"),
         ("You exceeded your current quota", "credit"),
-        ("Line 3: missing role", "Check the file"),
+        ("Line 3: missing role", "Fix the lines listed"),
         ("An example can have 4096 tokens; maximum context", "Shorten"),
         ("the loss is nan at step 7", "lower learning rate"),
         ("Internal server error", "submit it again"),
@@ -303,9 +303,9 @@ def test_an_estimate_is_tokens_money_and_time(store: Store, form: JobForm, book:
     assert (first.epochs, first.trained_tokens, first.cost_usd, first.local, first.seconds) == (5, 5_000, 0, True, None)
     assert "after the first job" in first.basis
     rough = estimating.estimate(store, book, "engine", "gemma-3-270m", tokens=100, epochs=2, rough=50)
-    assert rough.seconds == pace.START_S + 4 and rough.rough and rough.basis.startswith("Rough:")
+    assert rough.seconds == pace.START_S + 4 and rough.rough and rough.basis.startswith("Rough estimate")
     running = estimating.estimate(store, book, "engine", "gemma-3-270m", tokens=100, epochs=2, speed=50, rough=1)
-    assert running.seconds == 4 and "50 tokens a second" in running.basis
+    assert running.seconds == 4 and "50 tokens per second" in running.basis
     done(store, form)  # 600 tokens in 60 s
     measured = estimating.estimate(store, book, "engine", "ft:gemma-3-270m:fabula:x:1", tokens=100, epochs=2, rough=1)
     assert not measured.rough and not running.rough
@@ -335,7 +335,7 @@ class Account:
         (Account("engine"), NOW, True, "no account"),
         (Account("openai", Refused("The key is wrong.", "Set another one.")), NOW, False, "The key is wrong."),
         (Account("openai", Unavailable("It is away.")), NOW, None, "could not be asked"),
-        (Account("openai"), NOW, None, "Whether it is you"),
+        (Account("openai"), NOW, None, "You find out when you submit"),
         (Account("openai"), datetime(2027, 1, 6, tzinfo=UTC), False, "2027-01-06"),
         (Account("azure"), NOW, None, "first one"),
     ],
@@ -485,7 +485,7 @@ def test_runs_side_by_side() -> None:
     [
         (None, None, "No run used validation data."),
         (0.5, None, "Runs with validation data: 1 of 2."),
-        (0.5, 0.5, "On held-out rows all runs do equally well."),
+        (0.5, 0.5, "All runs perform equally on held-out rows."),
     ],
 )
 def test_what_was_validated_is_said_as_it_is(first: float | None, second: float | None, says: str) -> None:
@@ -573,4 +573,5 @@ def test_the_model_card_says_what_is_known_and_shows_names_as_text(
     card = model_card.model_card(store, family_of_two[1])
     assert card.startswith("# ft:gemma-3-270m:fabula:y:2")
     assert "First → Second" in card and "\\<b\\>twenty" in card and "<b>" not in card
-    assert "| Cost | $1.05 |" in card and "has not been judged" in card and "| Base model | gemma-3-270m |" in card
+    assert "| Cost | $1.05 |" in card and "| Base model | gemma-3-270m |" in card
+    assert "Not evaluated on held-out rows" in card

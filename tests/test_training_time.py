@@ -53,10 +53,10 @@ def _minutes(n: float) -> timedelta:
         (11, 9, "11th in line, starts in about 9 min."),
         (20, 9, "20th in line, starts in about 9 min."),
         (21, 9, "Number 21 in line, starts in about 9 min."),
-        (2, None, "2nd in line. When it starts is known once the jobs ahead have an estimate."),
-        (3, None, "3rd in line. When it starts is known once the jobs ahead have an estimate."),
-        (7, None, "7th in line. When it starts is known once the jobs ahead have an estimate."),
-        (30, None, "Number 30 in line. When it starts is known once the jobs ahead have an estimate."),
+        (2, None, "2nd in line. The start time is known once the jobs ahead have an estimate."),
+        (3, None, "3rd in line. The start time is known once the jobs ahead have an estimate."),
+        (7, None, "7th in line. The start time is known once the jobs ahead have an estimate."),
+        (30, None, "Number 30 in line. The start time is known once the jobs ahead have an estimate."),
     ],
 )
 def test_a_job_in_line_says_its_place_and_its_start(position: int, starts_in_min: float | None, says: str) -> None:
@@ -74,16 +74,16 @@ def test_a_job_in_line_says_its_place_and_its_start(position: int, starts_in_min
     [
         # waited 30 min, and waits on
         ({"status": "queued", "queue_position": 2}, 30, 0, None, "2nd in line"),
-        ({"status": "queued"}, 30, 0, None, "It has waited for its turn for 30 min"),
+        ({"status": "queued"}, 30, 0, None, "Queued for 30 min"),
         ({"status": "preparing", "remote_id": None}, 1, 0, 600, "being prepared"),
         ({"status": "queued", "queue_position": 2, "wait": 9}, 30, 0, 540 + 600, "starts in about 9 min"),
         # waited 30 min, and has trained for 2 since
-        ({"status": "running", "trained_s": 120.0}, 32, 120, 480, "with about 8 min to go"),
-        ({"status": "running", "running_since": MOMENT + _minutes(30)}, 32, 120, 480, "with about 8 min to go"),
-        ({"status": "running", "trained_s": 120.0, "estimated_s": None}, 32, 120, None, "for 2 min so far"),
-        ({"status": "running", "estimated_s": None}, 32, None, None, "It is training. How long it will take"),
+        ({"status": "running", "trained_s": 120.0}, 32, 120, 480, "about 8 min left"),
+        ({"status": "running", "running_since": MOMENT + _minutes(30)}, 32, 120, 480, "about 8 min left"),
+        ({"status": "running", "trained_s": 120.0, "estimated_s": None}, 32, 120, None, "2 min elapsed"),
+        ({"status": "running", "estimated_s": None}, 32, None, None, "Training · estimating time left"),
         # trained for 2 min, was paused for 30
-        ({"status": "paused", "trained_s": 120.0}, 32, 120, None, "It is paused"),
+        ({"status": "paused", "trained_s": 120.0}, 32, 120, None, "Paused."),
         ({"status": "queued", "trained_s": 120.0, "queue_position": 1}, 32, 120, 480, "Next in line"),
         # ended
         ({"status": "succeeded", "trained_s": 45.0}, 32, 45, None, "Done after 45 s of training."),

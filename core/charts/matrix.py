@@ -25,6 +25,8 @@ _COLOURS = {"done": "#3B82B8", "sent": "#E3A93B", "failed": "#CC5A3C", "excluded
 _SIGNS = {"failed": "×", "excluded": "–"}
 _STEP = 16  # px: small enough for forty lines on a screen, large enough for a finger and for a label
 _SHARE_STEP = 20
+_MOST_STEP = 56  # px: of the squares of a small map
+_SMALL = 320  # px: the height that a map of few lines fills
 _STRIP_ACROSS = 50  # squares in a line where there are no labels
 _GAP = 0.12  # of a square, between it and the next
 _LEAST = 0.1  # opacity of a square with nothing done: it can be seen, and seen to be empty
@@ -53,7 +55,13 @@ def chart(map_: HeatMap, labels: MapLabels) -> Spec:
     else:
         spec = _state_spec(map_.kind, names, words)
         rows = [_state(square, i, map_.kind, labels) for i, square in enumerate(map_.squares)]
-    return {**spec, "data": {"values": rows}}
+    lines = len({row["down"] if "down" in row else row["y"] for row in rows})
+    return {**spec, "data": {"values": rows}, "height": {"step": _step(lines, spec["height"]["step"])}}
+
+
+def _step(lines: int, least: int) -> int:
+    """The height of a line, px: a map of few lines has large squares, one of many the least that can be read."""
+    return max(least, min(_MOST_STEP, _SMALL // max(1, lines)))
 
 
 def _state(square: Square, index: int, kind: str, labels: MapLabels) -> dict[str, Any]:

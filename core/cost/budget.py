@@ -52,7 +52,7 @@ def set_budget(store: Store, actor: Actor, scope: Scope, amount_usd: Decimal | N
     if (scope == "person") != bool(subject):
         raise FabulaError("A budget of a person needs the person, the others have none.", "Choose one.")
     if amount_usd is not None and not (amount_usd.is_finite() and 0 <= amount_usd <= MOST_USD):
-        raise FabulaError(f"{amount_usd} dollars cannot be a budget.", "Give an amount of 0 or more.")
+        raise FabulaError(f"{amount_usd} dollars cannot be a budget.", "Enter an amount of 0 or more.")
     with store.session() as session:
         hold(session, "budgets")
         session.execute(delete(Budget).where(Budget.scope == scope, Budget.subject == subject))
@@ -100,12 +100,12 @@ def check(session: Session, actor: Actor, amount: Decimal | None, reference: str
         if amount is None:
             raise OverBudget(
                 "There is a budget, and the price of this model is unknown, so that the budget could not be kept.",
-                "Set your own price for the model on the cost page, or have the budget taken away.",
+                "Set your own price for the model on the cost page, or ask an admin to remove the budget.",
             )
         if spent + amount > limit:
             raise OverBudget(
                 _too_little(scope, f"{spent:,.2f}", f"{limit:,.2f}"),
-                "Have it raised on the cost page, or choose a cheaper model.",
+                "Ask an admin to raise it on the cost page, or choose a cheaper model.",
             )
 
 

@@ -100,7 +100,7 @@ def forget(actor: Actor, home: Path) -> None:
 
 def _may(actor: Actor) -> None:
     if actor.role == "viewer":
-        raise Refused("Visitors cannot fetch prices.", "Ask an editor.")
+        raise Refused("Visitors cannot fetch prices.", "Ask an editor to do it.")
 
 
 def _asked_for() -> bytes:

@@ -79,7 +79,7 @@ def save(store: Store, actor: Actor, speed: Speed) -> None:
         FabulaError: the actor may only look.
     """
     if actor.role == "viewer":
-        raise FabulaError("Viewers cannot measure the machine.", "Ask an editor.")
+        raise FabulaError("Viewers cannot measure the machine.", "Ask an editor to do it.")
     with store.session() as session:
         session.add(
             SpeedMeasurement(

@@ -66,7 +66,7 @@ def set_price(
         FabulaError: a name is missing, the amount cannot be one or can be read in two ways, or the actor may only look.
     """
     if actor.role == "viewer":
-        raise FabulaError("Viewers cannot set prices.", "Ask an editor.")
+        raise FabulaError("Viewers cannot set prices.", "Ask an editor to do it.")
     provider, model = provider.strip(), model.strip()
     if not provider or not model or len(model) > _LONGEST or len(provider) > 50:
         raise FabulaError("A price needs a provider and a model.", "Give both as the provider writes them.")
@@ -79,7 +79,7 @@ def set_price(
         parsed = amount_in(number, what, "mtok", model)
         amount_in(number, what, unit, model)
     except BadFile as exc:
-        raise FabulaError(f"“{amount}” is not a price for {model}.", "Give a number of 0 or more.") from exc
+        raise FabulaError(f"“{amount}” is not a price for {model}.", "Enter a number of 0 or more.") from exc
     _one_currency(store, provider, model, what, currency)
     with store.session() as session:
         hold(session, "own_prices")
@@ -116,7 +116,7 @@ def remove(store: Store, actor: Actor, price_id: str) -> None:
         FabulaError: the actor may only look.
     """
     if actor.role == "viewer":
-        raise FabulaError("Viewers cannot change prices.", "Ask an editor.")
+        raise FabulaError("Viewers cannot change prices.", "Ask an editor to do it.")
     with store.session() as session:
         row = session.get(OwnPrice, price_id)
         if row is None or row.deleted_at is not None:

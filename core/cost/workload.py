@@ -59,18 +59,18 @@ class Workload:
         """
         requests, share = self.requests_per_day, self.cached_share
         if requests.is_nan() or not 0 <= requests <= _MOST_REQUESTS:
-            raise FabulaError(f"Nobody can ask for {requests} stories a day.", "Give a number of 0 or more.")
+            raise FabulaError(f"Nobody can ask for {requests} stories a day.", "Enter a number of 0 or more.")
         for tokens in (self.prompt_tokens, self.completion_tokens, self.context_tokens):
             if not 0 <= tokens <= _MOST_TOKENS:
-                raise FabulaError(f"A prompt or a story cannot have {tokens} tokens.", "Give a number of 0 or more.")
+                raise FabulaError(f"A prompt or a story cannot have {tokens} tokens.", "Enter a number of 0 or more.")
         if not 0 <= self.training_tokens <= _MOST_TRAINED:
             raise FabulaError(
-                f"A training file cannot have {self.training_tokens} tokens.", "Give a number of 0 or more."
+                f"A training file cannot have {self.training_tokens} tokens.", "Enter a number of 0 or more."
             )
         if not 0 <= self.epochs <= _MOST_EPOCHS:
-            raise FabulaError(f"Nobody trains for {self.epochs} epochs.", "Give a number from 0 to 1,000.")
+            raise FabulaError(f"Nobody trains for {self.epochs} epochs.", "Enter a number from 0 to 1,000.")
         if share.is_nan() or not 0 <= share <= 1:
-            raise FabulaError(f"A share cannot be {share}.", "Give a number from 0 to 1.")
+            raise FabulaError(f"A share of {share} is not valid.", "Enter a number from 0 to 1.")
 
 
 @dataclass(frozen=True, slots=True)

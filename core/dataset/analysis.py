@@ -141,7 +141,7 @@ def first_free(usual: Sequence[str], found: Mapping[str, Occurrence], called: st
     for mark in usual:
         if not found[mark].anywhere:
             return mark
-    raise BadTrainingFile(f"Every usual {called} occurs in the texts.", "Give one of your own that does not.")
+    raise BadTrainingFile(f"Every common {called} occurs in the texts.", "Enter one that does not.")
 
 
 def occurrences(marks: Sequence[str], texts: Iterable[str]) -> Mapping[str, Occurrence]:

@@ -83,7 +83,7 @@ def edit(store: Store, actor: Actor, row_id: int, text: str) -> bool:
         if text == (row.text or ""):
             return False
         if not text.strip():
-            raise FabulaError("A row without text teaches nothing.", "Leave the row out instead.")
+            raise FabulaError("A model learns nothing from a row without text.", "Leave the row out instead.")
         if len(text) > MOST_CHARACTERS:
             raise FabulaError(f"The text is longer than {MOST_CHARACTERS:,} characters.", "Shorten it.")
         if row.original_text is not None and text == row.original_text:
@@ -109,16 +109,16 @@ def revert(store: Store, actor: Actor, row_id: int) -> bool:
 def _editable(session: Session, row_id: int) -> Row:
     row = _row(session, row_id)
     if row.state == "sent":
-        raise FabulaError("This row is being written.", "Wait until it has come, or stop the run first.")
+        raise FabulaError("This row is being written.", "Wait until the row is written, or stop the run first.")
     if "pending" in (row.state, row.state_before):
-        raise FabulaError("This row is not written yet.", "Write it first, then edit what has come.")
+        raise FabulaError("This row is not written yet.", "Write the story first, then edit it.")
     return row
 
 
 def _row(session: Session, row_id: int) -> Row:
     row = session.get(Row, row_id, with_for_update=True)
     if row is None:
-        raise NotFound("This row is not there any more.", "Look at the list again.")
+        raise NotFound("This row no longer exists.", "Refresh the list.")
     return row
 
 

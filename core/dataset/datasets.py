@@ -116,7 +116,7 @@ def summary(store: Store, dataset_id: str) -> DatasetSummary:
     """
     found = _summaries(store, dataset_id)
     if not found:
-        raise NotFound("This data set is not there any more.", "Choose another one.")
+        raise NotFound("This data set no longer exists.", "Choose another one.")
     return found[0]
 
 
@@ -167,7 +167,7 @@ def chat_system(store: Store, dataset_id: str) -> str:
     with store.reading() as session:
         found = session.execute(select(Dataset.chat_system, Dataset.recipe).where(Dataset.id == dataset_id)).first()
         if found is None:
-            raise NotFound("This data set is not there any more.", "Choose another one.")
+            raise NotFound("This data set no longer exists.", "Choose another one.")
         given, grown = found
         return given if given is not None else str((grown or {}).get("system", ""))
 

@@ -162,7 +162,7 @@ def write_parquet(store: Store, dataset_id: str, path: Path) -> int:
     with store.reading() as session, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
         dataset = session.get(Dataset, dataset_id)
         if dataset is None:
-            raise NotFound("This data set is not there any more.", "Choose another one.")
+            raise NotFound("This data set no longer exists.", "Choose another one.")
         query = select(Row.key, Row.column_values, Row.text, Row.split)
         query = query.where(Row.dataset_id == dataset_id, Row.state == "done").order_by(Row.position, Row.id)
         for rows in _batched(session.execute(query.execution_options(yield_per=CHUNK)), CHUNK):

@@ -89,5 +89,5 @@ def _done(dataset_id: str) -> Select[tuple[dict[str, Any], str | None, str | Non
 
 def _known(dataset: Dataset | None) -> Dataset:
     if dataset is None:
-        raise NotFound("This data set is not there any more.", "Choose another one.")
+        raise NotFound("This data set no longer exists.", "Choose another one.")
     return dataset

@@ -76,7 +76,7 @@ def with_value(recipe: Recipe, column: str, values: Sequence[str]) -> Recipe:
         raise BadRecipe(f"There is no column {column!r}.", "Choose one of the data set's columns.")
     new = [value for value in distinct(values, old.values) if value not in old.values]
     if not new:
-        raise BadRecipe("There is no new value to add.", f"Name a value that {column} does not have yet.")
+        raise BadRecipe("There is no new value to add.", f"Enter a value that {column} does not have yet.")
     grown = replace(old, values=(*old.values, *new))
     return replace(recipe, columns=tuple(grown if c is old else c for c in recipe.columns))
 
@@ -85,7 +85,8 @@ def _must_continue(held: Recipe, recipe: Recipe) -> None:
     """Raise BadRecipe unless `recipe` writes the same texts as `held`, only more or fewer of them."""
     if [c.name for c in held.columns] != [c.name for c in recipe.columns]:
         raise BadRecipe(
-            "A data set keeps its columns while it grows.", "Save this as a new data set; both can be mixed later."
+            "A data set's columns can't change once it has rows.",
+            "Save this as a new data set; both can be mixed later.",
         )
     changed = [name for name in SHAPING if getattr(held, name) != getattr(recipe, name)]
     if changed:

@@ -96,7 +96,7 @@ def draw(store: Store, dataset_id: str, pair: tuple[int, int] | None = None) -> 
     with store.reading() as session:
         dataset = session.get(Dataset, dataset_id)
         if dataset is None:
-            raise NotFound("This data set is not there any more.", "Choose another one.")
+            raise NotFound("This data set no longer exists.", "Choose another one.")
         columns = tuple(dataset.columns)
         if dataset.recipe is None:
             return _loaded(session, dataset_id, columns)

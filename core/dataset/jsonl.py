@@ -103,12 +103,12 @@ def plan(
     if inside := _inside(separator, prompts, texts):
         raise BadTrainingFile(
             f"The separator {separator!r} occurs inside {inside:,} prompts.",
-            f"Take one that no prompt contains, for example {first_free(SEPARATORS, prompts, 'separator')!r}.",
+            f"Use one that no prompt contains, for example {first_free(SEPARATORS, prompts, 'separator')!r}.",
         )
     if inside := _inside(stop, completions, texts):
         raise BadTrainingFile(
             f"The stop {stop!r} occurs inside {inside:,} completions: the model would learn to end there.",
-            f"Take one that no completion contains, for example {first_free(STOPS, completions, 'stop')!r}.",
+            f"Use one that no completion contains, for example {first_free(STOPS, completions, 'stop')!r}.",
         )
     added_separator = "" if _ended(separator, prompts, texts) else separator
     added_stop = "" if _ended(stop, completions, texts) else stop

@@ -67,11 +67,9 @@ def from_frame(
         if column not in have:
             raise BadFile(f"There is no column {column!r}.", f"Choose among: {', '.join(have)}.")
     if not columns or completion_column in columns:
-        raise BadFile(
-            "At least one column must make the prompt, and the completion cannot be one of them.", "Choose again."
-        )
+        raise BadFile("Choose at least one prompt column; it can't be the completion column.", "Choose again.")
     if frame.empty:
-        raise BadFile("There are no rows.", "Choose a file that has some.")
+        raise BadFile("There are no rows.", "Choose a file that has examples.")
     splits = [None] * len(frame) if split_column is None else [split_of(_cell(v)) for v in frame[split_column]]
     seen: Counter[tuple[str, ...]] = Counter()
     with store.session() as session:  # all or nothing: half a file would look like the whole
@@ -117,7 +115,7 @@ def load_sample(store: Store, actor: Actor, name: str, limit: int | None = None)
     """
     path = presets.DATA / "samples" / f"{name}.csv"
     if not name.replace("_", "").isalnum() or not path.is_file():
-        raise NotFound(f"There is no sample called {name}.", "Choose one of the list.")
+        raise NotFound(f"There is no sample called {name}.", "Choose one from the list.")
     frame = importing.read_table(path.read_bytes(), path.name).frame
     if limit is not None and 0 < limit < len(frame):
         frame = frame.iloc[[i * len(frame) // limit for i in range(limit)]]

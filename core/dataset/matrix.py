@@ -48,7 +48,7 @@ def recipe_of(session: Session, dataset_id: str) -> Recipe:
     """
     found = session.execute(select(Dataset.recipe).where(Dataset.id == dataset_id)).first()
     if found is None:
-        raise NotFound("This data set is not there any more.", "Choose another one.")
+        raise NotFound("This data set no longer exists.", "Choose another one.")
     if found[0] is None:
         raise BadRecipe(
             "This data set was loaded, not generated: there is no recipe to write more rows with.",

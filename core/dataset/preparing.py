@@ -38,21 +38,21 @@ def found(findings: Findings) -> tuple[Finding, ...]:
             findings.empty,
             "1 pair has no completion; it is left out.",
             f"{len(findings.empty):,} pairs have no completion; they are left out.",
-            "A model that learns an empty answer gives empty answers.",
+            "A model trained on empty answers gives empty answers.",
         ),
         (
             "duplicates",
             findings.duplicates,
             "1 pair is there twice; one of them is left out.",
             f"{len(findings.duplicates):,} pairs are repeated; they are left out.",
-            "What stands there twice counts twice, is paid for twice, and is learned by heart.",
+            "Duplicates are paid for twice, and the model memorises them.",
         ),
         (
             "too_long",
             findings.too_long,
             f"1 pair has more than {LONGEST_PAIR:,} characters; it is left out.",
             f"{len(findings.too_long):,} pairs have more than {LONGEST_PAIR:,} characters; they are left out.",
-            "The end of an over-long pair would be cut off, and its stop with it.",
+            "A pair that is too long would lose its end, and its stop with it.",
         ),
     ):
         if rows:
@@ -69,19 +69,21 @@ def done(findings: Findings, separator: str, stop: str, leading_space: bool) -> 
     """What is added to prompts and completions; "" is no mark."""
     sentences = []
     if separator:
-        why = "It tells the model that the prompt is over. No prompt contains it."
+        why = "It marks the end of the prompt. No prompt contains it."
         if separator in SEPARATORS[1:] and findings.in_prompts[SEPARATOR].anywhere:
-            why = f"It tells the model that the prompt is over. {SEPARATOR!r} was not free: prompts contain it."
+            why = f"It marks the end of the prompt. {SEPARATOR!r} can't be used: prompts contain it."
         sentences.append(
-            Finding("add_separator", 0, f"{separator!r} is added to every prompt: here the answer begins.", why=why)
+            Finding(
+                "add_separator", 0, f"{separator!r} is added to every prompt to mark where the answer begins.", why=why
+            )
         )
     if leading_space:
-        why = "Most vocabularies have words with the space before them in one token."
+        why = "Most tokenizers put a word and the space before it into one token."
         sentences.append(Finding("add_space", 0, "Every completion begins with a space.", why=why))
     if stop:
-        why = "The model learns to end there; give it as stop when you use the model."
+        why = "The model learns to stop there; use it as the stop when you call the model."
         if stop in STOPS[1:] and (taken := findings.in_completions[STOPS[0]].anywhere):
-            why = f"The model learns to end there. {STOPS[0]!r} was not free: {taken:,} completions contain it."
+            why = f"The model learns to stop there. {STOPS[0]!r} can't be used: {taken:,} completions contain it."
         sentence = f"{stop!r} is added to every completion; no completion contains it."
         sentences.append(Finding("add_stop", 0, sentence, why=why))
     return tuple(sentences)
@@ -89,9 +91,14 @@ def done(findings: Findings, separator: str, stop: str, leading_space: bool) -> 
 
 def chat(system: str) -> tuple[Finding, ...]:
     """What a chat file has in place of marks."""
-    why = "A chat model knows from the roles where an answer begins and ends: no separator and no stop is added."
+    why = "Chat models use roles to mark where an answer begins and ends, so no separator or stop is added."
     turns = Finding("roles", 0, "The prompt is the user's turn, the completion the assistant's.", why=why)
     if not system:
         return (turns,)
-    said = Finding("system", 0, "Every conversation begins with the system text.", why="Send the same one in use.")
+    said = Finding(
+        "system",
+        0,
+        "Every conversation begins with the system text.",
+        why=("Use the same one when you call the model."),
+    )
     return (turns, said)

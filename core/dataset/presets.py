@@ -55,7 +55,7 @@ def get(preset_id: str | None = None, language: str | None = None) -> Preset:
     for item in load(language):
         if preset_id in (None, item.id):
             return item
-    raise NotFound(f"There is no preset {preset_id!r}.", "Choose one of the list.")
+    raise NotFound(f"There is no preset {preset_id!r}.", "Choose one from the list.")
 
 
 def column_name(name: str, language: str) -> str:

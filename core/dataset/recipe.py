@@ -76,13 +76,13 @@ class Recipe:
         rows = self.rows()
         if rows > MANY_ROWS:
             found.append(
-                f"This grid has {rows:,} rows. It will work, and it can be stopped and continued at any time; "
-                "fewer values or repeats give a result sooner."
+                f"This grid has {rows:,} rows. You can stop and resume it at any time; fewer values or "
+                "repeats give a result sooner."
             )
         used = set(template_fields(self.template))
         for column in self.columns:
             if column.name not in used and len(column.values) > 1:
-                found.append(f"The template does not use {column.name}: its values all get the same prompt.")
+                found.append(f"The template does not use {column.name}: all its values get the same prompt.")
         if rows == 1:
             found.append("This grid has one row. Give a column more values, or raise the repeats.")
         return found
@@ -111,7 +111,7 @@ class Recipe:
             known = {name: data[name] for name in cls.__dataclass_fields__ if name in data and name != "columns"}
             return cls(columns=columns, **known)
         except (KeyError, TypeError) as exc:
-            raise BadRecipe("This recipe is not complete.", "Set the grid up anew.") from exc
+            raise BadRecipe("This recipe is not complete.", "Define the grid again.") from exc
 
 
 def values_of(text: str, known: Collection[str] = ()) -> tuple[str, ...]:
@@ -163,7 +163,7 @@ def template_parts(template: str) -> list[tuple[str, str | None]]:
     try:
         for text, name, spec, conversion in Formatter().parse(template):
             if name == "":
-                raise BadRecipe("The template has empty braces {}.", "Put a column's name between them.")
+                raise BadRecipe("The template has empty braces {}.", "Put a column name between the braces.")
             if name is not None:  # what looks like a format belongs to the name: {a:b} asks for a column "a:b"
                 name += (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
             parts.append((text, name))
@@ -171,7 +171,7 @@ def template_parts(template: str) -> list[tuple[str, str | None]]:
         if isinstance(exc, BadRecipe):
             raise
         raise BadRecipe(
-            "The braces of the template do not fit together.", "Write {{ and }} where you mean the braces themselves."
+            "The braces of the template do not match.", "Write {{ and }} where you mean the braces themselves."
         ) from exc
     return parts
 
@@ -182,13 +182,11 @@ def _check_columns(columns: tuple[Column, ...]) -> None:
     names = [c.name for c in columns]
     for column in columns:
         if not column.name.strip():
-            raise BadRecipe("A column has no name.", "Name it as the template is to call it.")
+            raise BadRecipe("A column has no name.", "Enter the name that the template uses.")
         if set(column.name) & set("{}\r\n\0"):
-            raise BadRecipe(
-                f"A column cannot be called {column.name!r}.", "Give it a name without braces and line breaks."
-            )
+            raise BadRecipe(f"A column cannot be called {column.name!r}.", "Use a name without braces and line breaks.")
         if names.count(column.name) > 1:
-            raise BadRecipe(f"Two columns are called {column.name}.", "Give each column a name of its own.")
+            raise BadRecipe(f"Two columns are called {column.name}.", "Give each column a different name.")
         if not column.values:
             raise BadRecipe(f"The grid is empty: {column.name} has no values.", "Give it at least one value.")
         value, count = Counter(map(canonical, column.values)).most_common(1)[0]
@@ -201,7 +199,7 @@ def _check_columns(columns: tuple[Column, ...]) -> None:
                 "Remove one; repeats give more stories per cell.",
             )
         if any("\0" in v or not canonical(v) for v in column.values):
-            raise BadRecipe(f"{column.name} has an empty value.", "Remove it, or write something there.")
+            raise BadRecipe(f"{column.name} has an empty value.", "Remove it, or enter a text.")
 
 
 def _check_numbers(recipe: Recipe) -> None:
@@ -220,6 +218,6 @@ def _check_numbers(recipe: Recipe) -> None:
         raise BadRecipe("No model is chosen.", "Choose the model that writes.")
     if recipe.rows() > MOST_ROWS:
         raise BadRecipe(
-            f"This grid has {recipe.rows():,} rows; the ledger takes {MOST_ROWS:,}.",
-            "Take fewer values or fewer repeats, or make several data sets.",
+            f"This grid has {recipe.rows():,} rows; the limit is {MOST_ROWS:,}.",
+            "Use fewer values or fewer repeats, or make several data sets.",
         )

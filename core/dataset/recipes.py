@@ -120,7 +120,7 @@ def undelete(store: Store, actor: Actor, family: str) -> None:
     """
     with store.session() as session:
         if not session.scalar(select(func.count()).where(tables.Recipe.family == family)):
-            raise NotFound("This recipe is not there any more.", "Choose another one.")
+            raise NotFound("This recipe no longer exists.", "Choose another one.")
         _set(session, family, deleted_at=None)
 
 
@@ -157,14 +157,14 @@ def mark(store: Store, actor: Actor, dataset_id: str, recipe_id: str) -> None:
         _row(session, recipe_id)
         dataset = session.get(Dataset, dataset_id)
         if dataset is None:
-            raise NotFound("This data set is not there any more.", "Choose another one.")
+            raise NotFound("This data set no longer exists.", "Choose another one.")
         dataset.recipe_id = recipe_id
 
 
 def _name(name: str) -> str:
     named = storable(" ".join(name.split()))[:_LONGEST_NAME]
     if not named:
-        raise BadRecipe("The recipe has no name.", "Give it one, so that you find it again.")
+        raise BadRecipe("The recipe has no name.", "Give it a name so that you can find it.")
     return named
 
 
@@ -189,7 +189,7 @@ def _set(session: Session, family: str, **values: object) -> None:
 def _row(session: Session, recipe_id: str) -> tables.Recipe:
     row = session.get(tables.Recipe, recipe_id)
     if row is None or row.deleted_at is not None:
-        raise NotFound("This recipe is not there any more.", "Choose another one.")
+        raise NotFound("This recipe no longer exists.", "Choose another one.")
     return row
 
 
@@ -197,7 +197,7 @@ def _newest_of(session: Session, family: str) -> tables.Recipe:
     mine = select(tables.Recipe).where(tables.Recipe.family == family, tables.Recipe.deleted_at.is_(None))
     newest = session.scalar(mine.order_by(tables.Recipe.version.desc()).limit(1))
     if newest is None:
-        raise NotFound("This recipe is not there any more.", "Choose another one.")
+        raise NotFound("This recipe no longer exists.", "Choose another one.")
     return newest
 
 

@@ -95,7 +95,7 @@ def raise_budget(store: Store, actor: Actor, run_id: str, budget_usd: Decimal | 
         BadRecipe: this is no amount.
     """
     if budget_usd is not None and not (budget_usd.is_finite() and budget_usd > 0):
-        raise BadRecipe(f"A budget of ${budget_usd} buys nothing.", "Give an amount above zero.")
+        raise BadRecipe(f"A budget of ${budget_usd} buys nothing.", "Enter an amount above zero.")
     with store.session() as session:
         orders.locked(session, run_id).budget_usd = budget_usd
 

@@ -91,11 +91,11 @@ def freeze(
     with store.reading() as session:  # the long part, while others write
         dataset = session.get(Dataset, dataset_id)
         if dataset is None:
-            raise NotFound("This data set is not there any more.", "Choose another one.")
+            raise NotFound("This data set no longer exists.", "Choose another one.")
         chosen = _chosen(session, dataset, validation_share, seed)
         counted = Counter(part for _id, part in chosen)
         if not counted["train"]:
-            raise BadTrainingFile("No row would be left to train on.", "Generate or load rows that are not held out.")
+            raise BadTrainingFile("No rows would be left to train on.", "Generate or load rows that are not held out.")
         sha256 = _sha256(_examples(session, dataset, chosen))
     with store.session() as session:  # all or nothing: half a version would be a wrong one
         hold(session, "dataset_versions")
@@ -138,7 +138,7 @@ def get(store: Store, version_id: str) -> Version:
     with store.reading() as session:
         version = session.get(DatasetVersion, version_id)
         if version is None:
-            raise NotFound("This version is not there any more.", "Choose another one.")
+            raise NotFound("This version no longer exists.", "Choose another one.")
         return _view(version)
 
 

@@ -13,7 +13,7 @@ _FULL = (
     "Nothing saved so far is lost. Free some space, then continue.",
 )
 _LOCKED = (
-    "The database is busy: another program holds it.",
+    "The database is busy: another program has locked it.",
     "Nothing saved so far is lost. Close the other program, or try again in a minute.",
 )
 _READ_ONLY = (
@@ -22,22 +22,22 @@ _READ_ONLY = (
 )
 _GONE = (
     "The database cannot be reached.",
-    "Nothing more is bought. See that the database and its folder are there (FABULA_HOME, DATABASE_URL).",
+    "Paid requests are stopped. Check that the database and its folder exist (FABULA_HOME, DATABASE_URL).",
 )
 _DAMAGED = (
     "The database file is damaged or is not a database.",
-    "Nothing more is bought. Put back a copy, or move the file away and restart: Fabula then starts an empty one.",
+    "Paid requests are stopped. Restore a backup, or move the file away and restart: Fabula then starts an empty one.",
 )
 _NO_RIGHTS = (
-    "The database does not let Fabula write (any more): its rights were revoked.",
-    "Nothing saved so far is lost. Give the database user its rights back; Fabula goes on by itself.",
+    "The database does not let Fabula write: its permissions were revoked.",
+    "Nothing saved so far is lost. Restore the database user's permissions; Fabula then continues.",
 )
 _NO_TABLES = (
     "The database has lost tables that Fabula needs.",
-    "Put back a copy of the database, then restart Fabula.",
+    "Restore a backup of the database, then restart Fabula.",
 )
 _CROWDED = (
-    "The database has no free connection: too much happens at once.",
+    "The database has no free connection: there are too many requests at once.",
     "Nothing saved so far is lost. Try again in a minute.",
 )
 

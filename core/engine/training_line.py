@@ -117,7 +117,7 @@ def message(number: int, raw: object, *, text_only: bool = True) -> Message:
     if is_missing(role):
         raise BadLine("role", f"Message {number:,} has no role.")
     if not isinstance(role, str) or role not in (_ROLES if text_only else _ROLES + _TOOL_ROLES):
-        raise BadLine("role", f"Message {number:,} has a role that is none: {str(role)[:_LONGEST_NAME]!r}.")
+        raise BadLine("role", f"Message {number:,} has a role that is not valid: {str(role)[:_LONGEST_NAME]!r}.")
     if not is_missing(weight) and (role != "assistant" or weight not in (0, 1)):
         raise BadLine("shape", f"Message {number:,} has a weight; only answers have one, 0 or 1.")
     calls = _calls(raw)

@@ -52,7 +52,7 @@ def check(path: Path) -> Checked:
     if named:
         raise BadTrainingFile(" ".join(named))
     if found is None:
-        raise BadTrainingFile("The file holds no examples.")
+        raise BadTrainingFile("The file contains no examples.")
     return Checked(found, examples)
 
 

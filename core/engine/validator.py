@@ -55,7 +55,7 @@ class Validator:
         if tried == len(_PAUSES_S):
             return False
         self._stumbles[job.id] = tried + 1
-        say(self._shop.store, job.id, "The tokenizer stumbled; the files are read again.", level="warn")
+        say(self._shop.store, job.id, "The tokenizer failed; its files are loaded again.", level="warn")
         self._leaving.wait(_PAUSES_S[tried])
         return True
 

@@ -74,22 +74,22 @@ def _address_fault(provider: Provider) -> Misconfigured | None:
     if not separator:
         return Misconfigured(
             f"The address of {provider.name}, {url}, has no http:// or https:// in front.",
-            f"Set {setting} to https://{url} (http:// for a server without TLS) and start the studio again.",
+            f"Set {setting} to https://{url} (http:// for a server without TLS) and restart Fabula.",
         )
     if scheme.lower() not in ("http", "https"):
         return Misconfigured(
             f"The address of {provider.name} begins with {scheme}://.",
-            f"Set {setting} to https://{rest} and start the studio again.",
+            f"Set {setting} to https://{rest} and restart Fabula.",
         )
     if not _is_web_address(url):
         return Misconfigured(
             f"The address of {provider.name}, {url}, is not a web address.",
-            f"Set {setting} to one like https://api.example.com/v1 and start the studio again.",
+            f"Set {setting} to one like https://api.example.com/v1 and restart Fabula.",
         )
     if (call := _ONE_CALL.search(url)) is not None:
         return Misconfigured(
             f"The address of {provider.name} ends in {call[0]}: that is one call, not the API.",
-            f"Set {setting} to {url[: call.start()]} and start the studio again.",
+            f"Set {setting} to {url[: call.start()]} and restart Fabula.",
         )
     return None
 
@@ -113,4 +113,4 @@ def _key_fault(provider: Provider) -> Misconfigured | None:
         what = f"The key of {provider.name} has the character {odd} in it, which no key has."
     else:
         what = f"The key of {provider.name} has a line break or a control character in it, which no key has."
-    return Misconfigured(what, f"Copy the key again, alone and in one line: set {setting} and start the studio again.")
+    return Misconfigured(what, f"Copy the key again, alone on one line: set {setting} and restart Fabula.")

@@ -47,7 +47,7 @@ class Azure(Client):
         if str(file.status) in ("error", "failed"):
             raise BadTrainingFile(
                 f"{self.provider.name} could not import the file: {file.status_details or 'it gives no reason.'}",
-                "Check the file, mend what is named, and submit again.",
+                "Fix the lines listed in the file, then submit again.",
             )
         return file_id
 

@@ -145,7 +145,8 @@ class Batches(Generation):
                         file.write(block)
                 except httpx2.HTTPError as exc:
                     raise Unavailable(
-                        f"{self.provider.name} broke off in the middle of a file.", "It is fetched again by itself."
+                        f"{self.provider.name} broke off in the middle of a file.",
+                        "Fabula fetches it again automatically.",
                     ) from exc
 
         try:
@@ -224,12 +225,12 @@ def _learned(error: ProviderError, provider: Provider, asked: CompletionRequest 
     body = body_of(asked, provider.kind)
     if not learn(provider, {**dict.fromkeys(TOKEN_CAPS), **body}, error.refused_parameters):
         return error
-    return Unavailable(error.what, "It is handed in again without the parameter.")
+    return Unavailable(error.what, "Fabula submits it again without the parameter.")
 
 
 def _not_done(provider: Provider, error: Any) -> ProviderError:
     told = error if isinstance(error, Mapping) else {}
     words = quoted(str(told.get("message") or told.get("code") or "no reason given"), provider)
     if told.get("code") in _NOT_DONE or not told:
-        return Unavailable(f"{provider.name} did not carry out this request: {words}", "It is handed in again.")
-    return BadRequest(f"{provider.name} could not use the request: {words}", "Change it and send it again.")
+        return Unavailable(f"{provider.name} did not carry out this request: {words}", "Fabula submits it again.")
+    return BadRequest(f"{provider.name} could not use the request: {words}", "Change it and try again.")

@@ -72,7 +72,7 @@ def no_version(provider: Provider, words: str) -> Misconfigured:
     url = provider.base_url.rstrip("/")
     return Misconfigured(
         f"There is no OpenAI-compatible API at {url}: {words}",
-        f"Most of these addresses end in /v1: set {address_setting(provider)} to {url}/v1 and start the studio again.",
+        f"Most of these addresses end in /v1: set {address_setting(provider)} to {url}/v1 and restart Fabula.",
     )
 
 
@@ -83,16 +83,16 @@ def proxy_refuses(provider: Provider, status: int) -> ProviderError:
     if status == 407:
         return Misconfigured(
             f"The proxy {proxy} asks for a user name and a password (407).",
-            f"Set HTTPS_PROXY to http://user:password@host:port, or NO_PROXY to {host}, and start the studio again.",
+            f"Set HTTPS_PROXY to http://user:password@host:port, or NO_PROXY to {host}, and restart Fabula.",
         )
     if 400 <= status < 500:
         return Misconfigured(
             f"The proxy {proxy} does not let you connect to {host} ({status}).",
-            f"Ask whoever runs the proxy, or set NO_PROXY to {host}, and start the studio again.",
+            f"Ask the proxy's administrator, or set NO_PROXY to {host} and restart Fabula.",
         )
     return Unavailable(
         f"The proxy {proxy} could not connect to {host} ({status or 'no status'}).",
-        f"It is tried again by itself; if it lasts, check HTTPS_PROXY, or set NO_PROXY to {host}.",
+        f"Fabula retries automatically; if it persists, check HTTPS_PROXY, or set NO_PROXY to {host}.",
         may_be_billed=False,
     )
 
@@ -100,13 +100,13 @@ def proxy_refuses(provider: Provider, status: int) -> ProviderError:
 def _certificate(provider: Provider, error: ssl.SSLCertVerificationError) -> Misconfigured:
     host = urlsplit(provider.base_url).hostname or provider.base_url
     if error.verify_code in _EXPIRED:
-        next_step = "Renew it on the server; if it is not out of date, set the clock of this machine."
+        next_step = "Renew it on the server; if it has not expired, correct this machine's clock."
     elif error.verify_code in _OTHER_NAME:
         next_step = f"Set {address_setting(provider)} to the name that the certificate is for."
     else:
         next_step = (
-            "If the server, or a proxy in between, is your own: set SSL_CERT_FILE to a file with the certificate of "
-            "its authority and start the studio again."
+            "If the server or a proxy in between is your own: set SSL_CERT_FILE to a file with its "
+            "authority's certificate and restart Fabula."
         )
     return Misconfigured(f"The certificate of {host} is not trusted: {error.verify_message}.", next_step)
 
@@ -116,7 +116,7 @@ def _other_scheme(provider: Provider, spoken: str) -> Misconfigured:
     rest = provider.base_url.partition("://")[2]
     return Misconfigured(
         f"The address of {provider.name} begins with {written}://, but {host_of(provider)} speaks {spoken}.",
-        f"Set {address_setting(provider)} to {spoken}://{rest} and start the studio again.",
+        f"Set {address_setting(provider)} to {spoken}://{rest} and restart Fabula.",
     )
 
 
@@ -131,7 +131,7 @@ def _name(provider: Provider, error: socket.gaierror) -> ProviderError:
         )
     return Unavailable(
         f"The name {host} could not be looked up.",
-        "It is tried again by itself; check this machine's network.",
+        "Fabula retries automatically; check this machine's network.",
         may_be_billed=False,
     )
 
@@ -141,13 +141,13 @@ def _no_answer(provider: Provider, cause: BaseException | None, sent: bool) -> U
     if proxy and any(isinstance(error, ConnectionRefusedError) for error in _chain(cause)):
         return Unavailable(
             f"The proxy {_shown(proxy)} cannot be reached.",
-            "Check HTTPS_PROXY and HTTP_PROXY, or unset them, and start the studio again.",
+            "Check HTTPS_PROXY and HTTP_PROXY, or unset them, and restart Fabula.",
             may_be_billed=False,
         )
     if provider.base_url.startswith("http://") and any(_hung_up(error) for error in _chain(cause)):
         return Unavailable(
             f"{provider.name} cannot be reached at {provider.base_url}: it closes the connection without an answer.",
-            "It is tried again by itself. If the server speaks https, write https:// in its address.",
+            "Fabula retries automatically. If the server speaks https, write https:// in its address.",
             may_be_billed=sent,
         )
     return Unavailable(

@@ -84,7 +84,7 @@ def silent(provider: Provider, *, sent: bool = True) -> Unavailable:
     """Nothing came within the time limit. `sent`: the endpoint may have the request."""
     return Unavailable(
         f"{provider.name} did not answer in time.",
-        "It is tried again; if it stays silent, check its status page.",
+        "Fabula retries automatically; if there is still no answer, check the provider's status page.",
         may_be_billed=sent,
     )
 
@@ -128,29 +128,30 @@ def _from_status(
     if no_credit(status, codes, words):
         return Refused(
             f"{provider.name}: the account has no credit left: {words}",
-            "Add credit or raise the limit at the provider, then go on; nothing is lost.",
+            "Add credit or raise the limit at the provider, then resume. Nothing is lost.",
         )
     if status in (401, 403):
         return Refused(
             f"{provider.name} refused the key ({status}): {words}",
-            "Check the key (a new one needs a restart) and what this account may do, then go on; nothing is lost.",
+            "Check the key (a new one needs a restart) and the account's permissions, then resume. Nothing is lost.",
         )
     if status == 429:
         return RateLimited(
             f"{provider.name} asks to slow down: {words}",
-            "It is tried again by itself; fewer requests at once help.",
+            "Fabula retries automatically; fewer parallel requests help.",
             _header_wait_s(headers),
         )
     if status in (408, 409, 425) or status >= 500 or status < 400:
         if status in _GATEWAY_TIMEOUTS:
             return Unavailable(
                 f"{provider.name} gave up waiting for the model ({status}): {words}",
-                "It is tried again by itself; if it lasts, ask for fewer tokens, or check its status page.",
+                "Fabula retries automatically; if it persists, ask for fewer tokens, or check the provider's "
+                "status page.",
                 _header_wait_s(headers),
             )
         return ServerError(
-            f"{provider.name} is in trouble ({status}): {words}",
-            "It is tried again by itself; if it lasts, check its status page.",
+            f"{provider.name} has a server error ({status}): {words}",
+            "Fabula retries automatically; if it persists, check the provider's status page.",
             _header_wait_s(headers),
             may_be_billed=status not in _NOT_BEGUN,
         )
@@ -166,7 +167,7 @@ def _from_status(
         return NotThere(f"{provider.name} does not have it: {words}", "It was deleted, or belongs to another account.")
     return BadRequest(
         f"{provider.name} could not use the request ({status}): {words}",
-        "Change it and send it again.",
+        "Change it and try again.",
         refused_parameters(body),
     )
 
@@ -174,12 +175,14 @@ def _from_status(
 def cut(provider: Provider, words: str = "") -> StreamCut:
     """The stream ended before its end; `words`: what the endpoint said of it."""
     words = f" {words}" if words else ""
-    return StreamCut(f"{provider.name} broke off in the middle of the text.{words}", "What arrived is kept; try again.")
+    return StreamCut(
+        f"{provider.name} broke off in the middle of the text.{words}", "Everything received is kept; try again."
+    )
 
 
 def cannot_pause(provider: Provider) -> NotThere:
     """The endpoint knows no pausing of jobs."""
-    return NotThere(f"{provider.name} cannot pause a job.", "Cancel it, or let it go on.")
+    return NotThere(f"{provider.name} cannot pause a job.", "Cancel it, or let it continue.")
 
 
 def tuning_closed(error: ProviderError, provider: Provider) -> ProviderError:

@@ -136,5 +136,5 @@ def _note(model: str, name: str) -> str:
     if name == "n":
         return f"{model} does not take `n`; each text is a request of its own."
     if name == "stream_options":
-        return f"{model} does not take `stream_options`; Fabula counts the tokens of a stream where it tells none."
+        return f"{model} does not take `stream_options`; Fabula counts the tokens of a stream when it reports none."
     return f"{model} does not take `{name}`; the provider's default is used."

@@ -81,7 +81,7 @@ class Registry:
         if provider_id not in self._providers:
             raise NotFound(
                 f"There is no provider {provider_id!r} on this machine.",
-                "Set its key and start the studio again, or choose another provider.",
+                "Set its key and restart Fabula, or choose another provider.",
             )
         return self._providers[provider_id]()
 

@@ -37,7 +37,7 @@ class Speech(Connection):
         """
         if not request.text.strip() or len(request.text) > MOST_CHARACTERS:
             raise BadRequest(
-                f"A text of {len(request.text):,} characters cannot be read aloud at once.",
+                f"{len(request.text):,} characters are too many to read aloud at once.",
                 f"Send 1 to {MOST_CHARACTERS:,}.",
             )
 

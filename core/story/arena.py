@@ -111,7 +111,7 @@ def check(entries: Sequence[Entry]) -> None:
     if not entries:
         raise FabulaError("There is no model to write with.", "Choose one.")
     if len(entries) > MOST_PANES:
-        raise FabulaError(f"At most {MOST_PANES} models can write side by side.", "Leave some out.")
+        raise FabulaError(f"Up to {MOST_PANES} models can write side by side.", "Leave some out.")
     if any(not entry.request.prompt.strip() for entry in entries):
         raise FabulaError("The prompt is empty.", "Give every column a value, or write a prompt.")
 

@@ -71,7 +71,7 @@ class Chain:
             return
         kept = shelf.get(self._store, self.steps[name].id)
         if kept is None:
-            raise NotFound("This story is not on the shelf any more.", "Write the chain again.")
+            raise NotFound("This story no longer exists.", "Write the chain again.")
         self.steps[name] = stream.go_on(self._store, self._actor, self._client, kept, self._book, leave_s=self._leave_s)
 
     def stop(self) -> None:

@@ -205,7 +205,7 @@ class StoryStream:
             with contextlib.suppress(FabulaError):
                 error = trouble.explained(self._store, self._book, self._client.provider, self.request.model, failure)
         except Exception as failure:  # a closed connection answers in many ways; a bug must still end the story
-            error = ProviderError("The stream broke off.", "Write it again; the words so far are kept.")
+            error = ProviderError("The stream was interrupted.", "Write it again; the text so far is kept.")
             error.__cause__ = failure
         self._add(self._joined.rest())
         self._finish(None if self._stopped else error)
@@ -240,7 +240,7 @@ class StoryStream:
             error = error or failure
         except Exception as failure:  # a bug must not look like a story that was saved
             _log.exception("The story %s could not be saved.", self.id)
-            lost = FabulaError("The story could not be saved.", "Copy its words; the log says what happened.")
+            lost = FabulaError("The story could not be saved.", "Copy the error message; the log has the details.")
             lost.__cause__ = failure
             error = error or lost
         finally:

@@ -58,7 +58,7 @@ class Till:
             if who.role == "viewer" and budget.left_in(session, who, ref) is None:
                 raise Refused(
                     "Visitors may write with a paid model only within a budget, and there is none.",
-                    "Choose a model of this machine, or have a budget set on the cost page.",
+                    "Choose a model on this machine, or ask an admin to set a budget on the cost page.",
                 )
             if worst is None:
                 budget.check(session, who, None, ref)

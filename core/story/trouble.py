@@ -32,8 +32,8 @@ def explained(store: Store, book: PriceBook, provider: Provider, model: str, err
         )
     elif isinstance(error, BadRequest) and _FILTERED.search(error.what):
         fuller = BadRequest(
-            f"The content filter of {provider.name} held the prompt back: {error.what}",
-            "Say it in other words, or choose another model.",
+            f"The content filter of {provider.name} blocked the prompt: {error.what}",
+            "Rephrase the prompt, or choose another model.",
         )
     if fuller is None:
         return error

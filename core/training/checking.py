@@ -212,9 +212,9 @@ class _Found:
             self.flush()
         self.repeats()
         if not self.lines:
-            self.tell(0, "error", "nothing", "The file holds no examples.")
+            self.tell(0, "error", "nothing", "The file contains no examples.")
         elif self.examples < at_least:
-            few = f"The file has too few good examples ({self.examples:,}): this provider wants at least {at_least:,}."
+            few = f"The file has too few good examples ({self.examples:,}): this provider needs at least {at_least:,}."
             self.tell(0, "error", "too_few", few)
         elif self.examples < FEWEST:
             few = f"There are very few examples ({self.examples:,}): the model will repeat them, and learn little else."
@@ -247,7 +247,7 @@ class _Found:
         order = np.argsort(numbers, kind="stable")
         again = np.flatnonzero(numbers[order][1:] == numbers[order][:-1]) + 1
         for place in np.sort(places[order][again]).tolist():
-            self.tell(place, "warning", "duplicate", "The same line is there already: it is paid for twice.")
+            self.tell(place, "warning", "duplicate", "The same line already exists: you would pay for it twice.")
 
 
 def _by_line(problem: LineProblem) -> int:

@@ -156,7 +156,7 @@ def _sentence(columns: Sequence[JobColumn], rows: Sequence[Setting], best: Mappi
     by_id = {one.job_id: one for one in columns}
     differing = sum(row.differs for row in rows)
     if not differing and len(columns) > 1:
-        return "These runs have the same settings; what differs is chance."
+        return "These runs have the same settings; their differences are due to chance."
     winner = by_id.get(best.get("valid_loss", ""))
     if winner is not None and winner.valid_loss is not None:
         return f"{winner.name!r} is best on held-out rows: validation loss {winner.valid_loss.value:.3f}."
@@ -182,4 +182,4 @@ def _by_validation(columns: Sequence[JobColumn]) -> str:
         return "No run used validation data."
     if validated < total:
         return f"Runs with validation data: {validated} of {total}."
-    return "On held-out rows all runs do equally well."
+    return "All runs perform equally on held-out rows."

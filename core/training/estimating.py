@@ -73,12 +73,12 @@ def estimate(
     if rates:
         seconds, basis = trained / median(rates), _from_jobs(len(rates))
     elif speed:
-        seconds, basis = trained / speed, f"From the {speed:,.0f} tokens a second that it trains at just now."
+        seconds, basis = trained / speed, f"Based on the current speed: {speed:,.0f} tokens per second."
     elif rough:
         seconds = pace.START_S + trained / rough
-        basis = "Rough: from how fast this machine computes. The first job on this model tells better."
+        basis = "Rough estimate from this machine's speed. The first job on this model gives a better one."
     else:
-        seconds, basis = None, "How long it takes is known after the first job on this model."
+        seconds, basis = None, "The time is known after the first job on this model."
     return JobEstimate(
         epochs=chosen,
         trained_tokens=trained,
@@ -116,5 +116,5 @@ def measured_rates(store: Store, provider: str, model: str) -> list[float]:
 
 def _from_jobs(count: int) -> str:
     if count == 1:
-        return "From how long the last job on this model took."
-    return f"From how long the last {count} jobs on this model took."
+        return "Based on the last job on this model."
+    return f"Based on the last {count} jobs on this model."

@@ -85,8 +85,8 @@ def start(store: Store, actor: Actor, form: EvaluationForm) -> str:
     total = sum(getattr(there, part) for part in PARTS[form.part])
     if not total:
         raise BadTrainingFile(
-            "No row is kept from training, so there is nothing to judge by.",
-            "Train on a version of the data set that keeps a part of its rows for validation.",
+            "No rows are kept from training, so the model cannot be evaluated.",
+            "Train on a version of the data set that has validation rows.",
         )
     system = form.system
     if system is None:
@@ -195,7 +195,7 @@ def answers(
 def _one(session: Session, evaluation_id: str) -> Evaluation:
     one = session.get(Evaluation, evaluation_id)
     if one is None:
-        raise NotFound("This evaluation is not there any more.", "Choose another one.")
+        raise NotFound("This evaluation no longer exists.", "Choose another one.")
     return one
 
 

@@ -76,7 +76,7 @@ def _ask_all(work: Work, client: Client, endpoint: Endpoint) -> None:
             if failed_alike >= _ALIKE and not work.view.answered:
                 raise FabulaError(
                     f"The first {failed_alike} rows all failed: {work.last_reason()}",
-                    "Mend what they name, and ask for what is missing.",
+                    "Fix the problems listed, then retry the missing answers.",
                 )
 
 

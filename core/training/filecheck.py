@@ -92,7 +92,7 @@ class FileCheck:
         first = next((problem for problem in self.problems if problem.level == "error"), None)
         if first is None:
             return
-        mend = "Mend or leave out the lines that are named, and check again."
+        mend = "Fix or remove the lines listed, then check again."
         if not first.line:
             raise BadTrainingFile(first.sentence, mend)
         if self.errors == 1:

@@ -71,18 +71,18 @@ class JobForm:
             FabulaError: the first thing that is wrong, and what to do about it.
         """
         if not self.name.strip() or len(self.name) > _LONGEST_NAME:
-            raise FabulaError("The job needs a name of at most 200 characters.", "Give it one that says what is new.")
+            raise FabulaError("The job needs a name of at most 200 characters.", "Give it a shorter name.")
         if not self.base_model.strip():
             raise FabulaError("No base model is chosen.", "Choose the model to start from.")
         if self.suffix is not None and not (self.suffix.strip() and len(self.suffix) <= _LONGEST_SUFFIX):
             raise FabulaError("The suffix must have 1 to 64 characters.", "Shorten it, or leave it out.")
         if self.n_epochs is not None and not 1 <= self.n_epochs <= _MOST_EPOCHS:
-            raise FabulaError("The number of epochs must be between 1 and 50.", "Three is usual; or leave it to auto.")
+            raise FabulaError("The number of epochs must be between 1 and 50.", "Three is typical; or use auto.")
         if self.batch_size is not None and not 1 <= self.batch_size <= _MOST_EXAMPLES_AT_ONCE:
-            raise FabulaError("The batch size must be between 1 and 256.", "Choose another, or leave it to auto.")
+            raise FabulaError("The batch size must be between 1 and 256.", "Choose another, or use auto.")
         if self.learning_rate_multiplier is not None and not 0 < self.learning_rate_multiplier <= 100:
             raise FabulaError(
-                "The learning rate multiplier must be above 0 and at most 100.", "Choose another, or leave it to auto."
+                "The learning rate multiplier must be above 0 and at most 100.", "Choose another, or use auto."
             )
         if self.file_format not in ("completion", "chat"):
             raise FabulaError("The file format must be completion or chat.", "Choose one of the two.")
@@ -90,7 +90,7 @@ class JobForm:
         if max(len(self.separator or ""), len(self.stop or "")) > _LONGEST_MARK:
             raise FabulaError("The separator and the stop must have at most 50 characters.", "Shorten them.")
         if self.validation_share is not None and not 0 <= self.validation_share <= _MOST_SHARE:
-            raise FabulaError("The share for validation must be between 0 and 0.9.", "A tenth is usual.")
+            raise FabulaError("The share for validation must be between 0 and 0.9.", "10 % is typical.")
         if unknown := set(self.trackers) - set(TRACKERS):
             raise FabulaError(f"There is no tracker {min(unknown)!r}.", "Choose W&B or Trackio, or none.")
         if self.trackers and not (self.project.strip() and len(self.project) <= _LONGEST_SUFFIX):
@@ -112,8 +112,11 @@ def rate_advice(n_examples: int | None, training_further: bool, provider: str = 
     small = training_further and n_examples is not None and n_examples < _SMALL
     if provider == "engine":
         if small:
-            return "A small addition to a tuned model needs a higher rate. On the engine 1.0 is the middle."
-        return "On the engine 1.0 is the middle: higher for small additions, lower against overfitting."
+            return (
+                "To add a little data to a tuned model, use a higher rate. 1.0 is a good default for the "
+                "built-in engine."
+            )
+        return "1.0 is a good default for the built-in engine; use more for small additions, less against overfitting."
     if small:
-        return "A small addition to a tuned model needs a higher rate to be noticed: 0.2 is a good start."
-    return "Usual at OpenAI is 0.05 to 0.2: higher for small additions and large batches, lower against overfitting."
+        return "To add a little data to a tuned model, use a higher rate: 0.2 is a good start."
+    return "Typical at OpenAI: 0.05 to 0.2. Use more for small additions and large batches, less against overfitting."

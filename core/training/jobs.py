@@ -68,13 +68,13 @@ def submit(store: Store, actor: Actor, form: JobForm) -> str:
         if (twin := _twin(session, form)) is not None:
             return twin
         if session.get(Dataset, form.dataset_id) is None:
-            raise NotFound("This data set is not there any more.", "Choose another one.")
+            raise NotFound("This data set no longer exists.", "Choose another one.")
         done = select(func.count()).select_from(Row).where(Row.dataset_id == form.dataset_id, Row.state == "done")
         if not session.scalar(done):
             raise BadTrainingFile("The data set has no finished rows to train on.", "Generate or load some first.")
         version = versions.get(store, form.version_id) if form.version_id is not None else None
         if version is not None and version.dataset_id != form.dataset_id:
-            raise NotFound("This version is not there any more.", "Choose another one.")
+            raise NotFound("This version no longer exists.", "Choose another one.")
         job = TrainingJob(
             id=new_id(),
             dataset_id=form.dataset_id,
@@ -174,14 +174,16 @@ def request(store: Store, actor: Actor, job_id: str, what: Request) -> None:
     with store.session() as session:
         job = session.get(TrainingJob, job_id)
         if job is None:
-            raise NotFound("This training job is not there any more.", "Choose another one.")
+            raise NotFound("This training job no longer exists.", "Choose another one.")
         if what == "resume" and may_go_on(job.status, job.provider, job.remote_id, job.error):
             job.status, job.finished_at, job.updated_at = "queued", None, utcnow()
             job.error = job.next_step = None
         elif job.status in FINISHED:
             raise FabulaError(f"The job has ended already: {job.status}.", "Start a new one to train more.")
         elif job.status not in _MEANT_FOR.get(what, (job.status,)):
-            raise FabulaError(f"The job cannot {what} now: it is {job.status}.", "Wait until it has come further.")
+            raise FabulaError(
+                f"The job cannot {what} now: it is {job.status}.", "Wait until the job has progressed, then try again."
+            )
         job.stop_requested = what
 
 

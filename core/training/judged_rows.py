@@ -34,7 +34,7 @@ def held_out(store: Store, dataset_id: str, version_id: str | None = None) -> He
     """
     with store.reading() as session:
         if session.get(Dataset, dataset_id) is None:
-            raise NotFound("This data set is not there any more.", "Choose another one.")
+            raise NotFound("This data set no longer exists.", "Choose another one.")
         if version_id is not None:
             counting = select(VersionExample.split, func.count()).where(VersionExample.version_id == version_id)
             counted = {part: n for part, n in session.execute(counting.group_by(VersionExample.split))}

@@ -62,7 +62,7 @@ def model_card(store: Store, job_id: str) -> str:
         "",
         "## How good it is on rows that it never saw",
         "",
-        *(_judged(judged) if judged else ["It has not been judged on held-out rows."]),
+        *(_judged(judged) if judged else ["Not evaluated on held-out rows yet."]),
         "",
         "## What one should know",
         "",

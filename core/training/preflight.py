@@ -60,10 +60,10 @@ def preflight(store: Store, client: Client, book: PriceBook, model: str, now: da
         may, why = _may_train(store, client, now)
     except Refused as exc:
         may, next_step, answered = False, exc.next_step, False
-        why = f"This account may not even see fine-tuning jobs there: {exc.what}"
+        why = f"This account may not list fine-tuning jobs there: {exc.what}"
     except FabulaError as exc:
         may, answered = None, False
-        why = f"The provider could not be asked: {exc.what}"
+        why = f"The provider could not be reached: {exc.what}"
     if may is not False and last is not None and last < now.date():
         may, next_step = False, ""
         why = f"Training on this model ended on {last}. Choose another base, or the engine."
@@ -82,10 +82,13 @@ def _may_train(store: Store, client: Client, now: datetime) -> tuple[bool | None
     if refused is not None and (succeeded is None or refused > succeeded):
         return False, f"{name} refused the last job of this account: it may not train. The engine can."
     if succeeded is not None and now - succeeded < _RECENT:
-        return True, f"This account has trained at {name} lately, so it may."
+        return True, f"This account has fine-tuned at {name} recently, so it may do so again."
     if provider.kind == "openai" and now.date() >= _CLOSED_TO_IDLE:
-        return None, "OpenAI lets only those train who did so lately. Whether it is you shows when the job is sent."
-    return None, f"{name} answers, and lists the jobs of this account. Whether it may train shows with the first one."
+        return None, ("OpenAI only accepts jobs from accounts that fine-tuned recently. You find out when you submit.")
+    return None, (
+        f"{name} answers, and lists the jobs of this account. "
+        "You find out if it may train when you submit the first one."
+    )
 
 
 def _past(store: Store, provider: str) -> tuple[datetime | None, datetime | None]:
@@ -107,6 +110,6 @@ def _lifetime(client: Client, until: date | None, now: datetime) -> str:
     if until is None:
         return "No last day is announced for models that are tuned from it."
     if until < now.date():
-        return f"Models that are tuned from it could be called until {until}: they answer no more."
+        return f"Models tuned from it could be called until {until} and no longer answer."
     days = (until - now.date()).days
     return f"The tuned model can be called until {until}, when its base retires: {days:,} days from now."

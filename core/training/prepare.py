@@ -72,6 +72,6 @@ def _write(path: Path, lines: Iterable[str]) -> tuple[str, int]:
             raise
         raise StorageFull(
             f"The training file cannot be written: {os.strerror(exc.errno)}.",
-            "Free some space in the folder for temporary files; the job then goes on.",
+            "Free some space in the folder for temporary files; the job then continues.",
         ) from exc
     return made.hexdigest(), count

@@ -218,7 +218,7 @@ def _plateau(steps: _Numbers, losses: _Numbers) -> Observation | None:
     if len(medians) < _PARTS or medians[0] <= 0 or (late.max() - late.min()) / medians[0] > _STILL:
         return None
     step = int(steps[len(steps) - len(steps) * len(late) // len(medians)])
-    sentence = f"Nothing more is learned after about step {step:,}: fewer epochs would do, and cost less."
+    sentence = f"The model learns nothing more after about step {step:,}: fewer epochs would do, and cost less."
     return Observation("plateau", "look", sentence, step)
 
 
@@ -234,7 +234,7 @@ def _gap(results: Results) -> Observation | None:
 
 
 def _short(results: Results, known: int) -> Observation:
-    sentence = f"Steps so far: {known:,}. That is too few to say how it goes."
+    sentence = f"Steps so far: {known:,}. That is too few to judge the curve."
     return Observation("short", "look", sentence, int(results.frame["step"].iloc[-1]))
 
 
@@ -244,10 +244,10 @@ def _good(results: Results) -> Observation | None:
         return None
     before, after = results.first(_ACCURACY), figure(results, _ACCURACY)
     if before is None or after is None:
-        sentence = f"It learns: the training loss went from {first:.3f} to {last.value:.3f} (smoothed)."
+        sentence = f"The model is learning: the training loss went from {first:.3f} to {last.value:.3f} (smoothed)."
     else:
         sentence = (
-            f"It learns: the training loss went from {first:.3f} to {last.value:.3f} (smoothed), "
+            f"The model is learning: the training loss went from {first:.3f} to {last.value:.3f} (smoothed), "
             f"the token accuracy from {before:.1%} to {after.value:.1%} (smoothed)."
         )
     return Observation("good", "good", sentence)

@@ -65,7 +65,7 @@ class Results:
         if self.empty:
             return "The results file is empty."
         if not self.has_steps:
-            return "This is no results file: its first line names no column of steps."
+            return "This is not a results file: its first line names no column of steps."
         if not self.steps:
             return "The results file has a header, and no step yet."
         if self.skipped:

@@ -111,7 +111,7 @@ def _post(work: Work, registry: Registry) -> RemoteJob:
             if found is None:
                 raise FabulaError(
                     f"The provider did not confirm the job, and does not list it: {exc.what}",
-                    "Nothing is known to run there. Submit it again.",
+                    "No job is known to run at the provider. Submit it again.",
                 ) from exc
             return found
 

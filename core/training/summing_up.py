@@ -16,7 +16,7 @@ from core.training.checkpoints import list_checkpoints
 from core.training.evaluation_shapes import EvaluationView, Metrics
 from core.training.judged_rows import examples
 
-_NO_LOSS = "This provider does not tell the loss of given texts; it can be had for tuned models with validation rows."
+_NO_LOSS = "This provider does not report the loss of given texts; it is known for tuned models with validation rows."
 _MEASURED = "Measured by the provider during training, on the validation examples."
 
 

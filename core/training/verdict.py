@@ -24,14 +24,17 @@ def verdict(job: JobView, now: datetime, last_event: datetime | None = None) -> 
     if job.finished:
         return _ended(job, now)
     if job.request == "cancel":
-        return "It is being cancelled."
+        return "The job is being cancelled."
     if job.error:
-        return f"It is waiting, and tries again by itself: {job.error}"
+        return f"Waiting to retry: {job.error}"
     if job.remote_id is not None and now - job.updated_at > _QUIET:
-        return f"No news for {_minutes(now - job.updated_at)} min. The job may well go on; see that the worker is up."
+        return (
+            f"No update for {_minutes(now - job.updated_at)} min. The job may still be running; check that the "
+            "worker is up."
+        )
     if job.status == "running" and last_event is not None and now - last_event > _SILENT and not _moves(job, now):
         silent = _minutes(now - last_event)
-        return f"No event for {silent} min; the provider still says {job.status}. That is usual in long epochs."
+        return f"No event for {silent} min; the provider still reports {job.status}. This is common in long epochs."
     return _under_way(job, now)
 
 
@@ -44,17 +47,17 @@ def advice(error: str) -> str:
     """What to do about a training that failed, from the provider's own words."""
     words = error.lower()
     if any(word in words for word in ("moderation", "usage policies", "safety", "unsafe")):
-        return "The provider's moderation objects to examples: leave out those that it names, or train on the engine."
+        return "The provider's moderation rejects some examples: leave out those that it names, or train on the engine."
     if any(word in words for word in ("quota", "billing", "credit", "hard limit")):
-        return "Add credit or raise the limit at the provider, and submit again: the file is as it should be."
+        return "Add credit or raise the limit at the provider, then submit again. Your file is fine."
     if any(word in words for word in ("context", "too long", "too many tokens")):
         return "Shorten or leave out the long examples that the check names, and submit again."
     if any(word in words for word in ("infinite", "not a number", "nan", "diverg")):
-        return "The training ran away: take a lower learning rate multiplier, and submit again."
+        return "The training diverged: use a lower learning rate multiplier, and submit again."
     if any(word in words for word in ("line ", "invalid_training_file", "format", "jsonl", "parse")):
-        return "Check the file: the lines that are named must be mended. Then submit again."
+        return "Fix the lines listed in the file, then submit again."
     if any(word in words for word in ("internal", "server error", "try again", "retry", "restart", "memory")):
-        return "Nothing is wrong with the data: submit it again, with a smaller batch if it happens twice."
+        return "The data is fine: submit it again, with a smaller batch size if this happens twice."
     return "Read the events, change the data or the settings, and submit again."
 
 
@@ -62,9 +65,12 @@ def _ended(job: JobView, now: datetime) -> str:
     if job.status == "failed":
         return f"It failed: {job.error or 'the provider gives no reason.'}"
     if job.status in ("cancelled", "canceled"):
-        return "It was cancelled. Nothing more is trained or billed."
+        return "The job was cancelled. Nothing more is trained or billed."
     if job.fine_tuned_model is None:
-        return "The provider calls it done but names no model yet. That can take minutes; if it stays so, ask them."
+        return (
+            "The provider reports success but names no model yet. That can take minutes; if it persists, contact "
+            "the provider."
+        )
     took = job.training_s(now)
     if took is None:
         return f"Training is done. The model is ready: {job.fine_tuned_model}"
@@ -82,19 +88,19 @@ def _under_way(job: JobView, now: datetime) -> str:
         case "preparing":
             return "The training file is being prepared and uploaded."
         case "submitting":
-            return "The file is there; the job is being handed over."
+            return "The file is uploaded; the job is being created."
         case "queued" if job.queue_position is not None:
             return _in_line(job, job.queue_position, now)
         case "validating_files":
             return "The provider is checking the training file."
         case "queued" if age > _LONG_QUEUE:
-            return f"It has waited in the provider's queue for {_minutes(age)} min. That happens, and costs nothing."
+            return f"Queued at the provider for {_minutes(age)} min. This happens, and costs nothing."
         case "queued" if age > _QUIET:
-            return f"It has waited for its turn for {_minutes(age)} min. That is normal."
+            return f"Queued for {_minutes(age)} min. This is normal."
         case "queued":
-            return "It waits for its turn."
+            return "Waiting in the queue."
         case "paused":
-            return "It is paused and keeps everything that it has learned. Resume it to go on."
+            return "Paused. Everything learned so far is kept; resume to continue."
         case "running":
             return _running(job, now)
     return f"The provider says: {job.status}."
@@ -106,7 +112,7 @@ def _in_line(job: JobView, position: int, now: datetime) -> str:
     if position <= 1:
         return "Next in line: training starts in a moment."
     if wait is None:
-        return " ".join((_place(position), "When it starts is known once the jobs ahead have an estimate."))
+        return " ".join((_place(position), "The start time is known once the jobs ahead have an estimate."))
     minutes = _minutes(timedelta(seconds=wait))
     match position:
         case 2:
@@ -129,24 +135,24 @@ def _place(position: int) -> str:
 
 def _running(job: JobView, now: datetime) -> str:
     if job.request == "pause":
-        return "It is being paused."
+        return "The job is being paused."
     trained, ends = job.training_s(now), job.estimated_finish
     if ends is None and job.estimated_s is not None and trained is not None:  # what was expected before the button
         ends = now + timedelta(seconds=job.estimated_s - trained)
     if ends is None and trained is None:
-        return "It is training. How long it will take is not known yet."
+        return "Training · estimating time left…"
     if ends is None:
         minutes = _minutes(timedelta(seconds=trained or 0.0))
-        return f"It is training, for {minutes} min so far. How long it will take is not known yet."
+        return f"Training · {minutes} min elapsed · estimating time left…"
     left = ends - now
     late = -left > timedelta(seconds=trained or 0.0) / _LATE and -left > _SILENT
     if left < timedelta(0) and late:
-        return f"It is training, {_minutes(-left)} min longer than estimated. Its provider can tell if it is stuck."
+        return f"Training, {_minutes(-left)} min longer than estimated. Ask the provider if it may be stuck."
     if left < timedelta(0):
-        return "It is training, and takes a little longer than estimated."
+        return "Training, a little longer than estimated."
     if left < timedelta(seconds=_SECONDS_BELOW_S):
-        return f"It is training, with about {round(left.total_seconds())} s to go."
-    return f"It is training, with about {_minutes(left)} min to go."
+        return f"Training · about {round(left.total_seconds())} s left."
+    return f"Training · about {_minutes(left)} min left."
 
 
 def _minutes(span: timedelta) -> str:

@@ -73,14 +73,27 @@ def _sentence(kind: str, n: int, tuned: Interval, base: Interval, apart: Interva
     """The comparison in words; "no clear difference" where 0 lies inside the interval."""
     if kind == "label":
         if apart.low > 0:
-            return f"Tuning helps: {tuned.value:.0%} right against {base.value:.0%}, on {n:,} rows that it never saw."
+            return (
+                f"Fine-tuning helped: {tuned.value:.0%} correct against {base.value:.0%}, on {n:,} rows that it "
+                "never saw."
+            )
         if apart.high < 0:
-            return f"Tuning harms: {tuned.value:.0%} right against {base.value:.0%}, on {n:,} rows that it never saw."
-        return f"No clear difference: {tuned.value:.0%} right against {base.value:.0%}, on {n:,} rows. More would tell."
+            return (
+                f"Fine-tuning made it worse: {tuned.value:.0%} correct against {base.value:.0%}, on {n:,} rows "
+                "that it never saw."
+            )
+        return (
+            f"No clear difference: {tuned.value:.0%} correct against {base.value:.0%}, on {n:,} rows. Use more "
+            "rows to find out."
+        )
     if apart.low > 0:
-        return f"Tuning helps: its texts are nearer to what was expected ({tuned.value:.2f} against {base.value:.2f})."
+        return (
+            f"Fine-tuning helped: its texts are closer to what was expected ({tuned.value:.2f} against "
+            f"{base.value:.2f})."
+        )
     if apart.high < 0:
         return (
-            f"Tuning harms: its texts are further from what was expected ({tuned.value:.2f} against {base.value:.2f})."
+            f"Fine-tuning made it worse: its texts are further from what was expected ({tuned.value:.2f} "
+            f"against {base.value:.2f})."
         )
-    return f"No clear difference: {tuned.value:.2f} against {base.value:.2f}, on {n:,} rows. More would tell."
+    return f"No clear difference: {tuned.value:.2f} against {base.value:.2f}, on {n:,} rows. Use more rows to find out."

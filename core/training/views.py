@@ -20,7 +20,7 @@ FINISHED = ("succeeded", "failed", "cancelled", "canceled")  # Azure writes one 
 WAITING = ("preparing", "submitting", "validating_files", "queued")
 _END = 80  # characters: the last line of a results file
 LONGEST_STATUS = 30  # characters, as the ledger has it
-GONE = "The provider does not know this job any more."
+GONE = "The provider no longer knows this job."
 """Why a job failed that somebody deleted there."""
 
 
@@ -173,7 +173,7 @@ def get(store: Store, job_id: str, *, results: bool = True) -> JobView:
     with store.reading() as session:
         job = session.get(TrainingJob, job_id, options=[] if results else [defer(TrainingJob.results_csv)])
         if job is None:
-            raise NotFound("This training job is not there any more.", "Choose another one.")
+            raise NotFound("This training job no longer exists.", "Choose another one.")
         return _view(job, job.results_csv if results else None)
 
 

@@ -32,7 +32,7 @@ _LAST_TRIES = 5  # for the results of a job that has ended
 _MODEL_TRIES = 150  # for the model of a job that has succeeded: five minutes
 _CHECKPOINTS_S = 15.0  # one comes at the end of an epoch
 _NO_RESULTS = "The provider did not give the whole results file: the curve may lack its end, or be missing."
-_NO_MODEL = "The provider calls the job done but names no model yet. It is asked again for five minutes."
+_NO_MODEL = "The provider reports success but names no model yet. Fabula asks again for five minutes."
 
 
 def follow(work: Work, registry: Registry, book: PriceBook, live: Live) -> None:

@@ -32,17 +32,17 @@ def data_card() -> None:
     """Folders and the database, without secrets."""
     settings = cached.settings()
     with st.container(border=True):
-        st.subheader(_("Where your data lies"), anchor=False)
+        st.subheader(_("Where your data is stored"), anchor=False)
         st.table(
             {
-                _("Everything of this studio"): code(settings.home),
+                _("Fabula's folder"): code(settings.home),
                 _("Database"): code(_without_password(settings.database_url)),
                 _("Engine: models, jobs"): code(settings.engine_home),
             },
             border="horizontal",
-            alt=_("Where your data lies"),
+            alt=_("Where your data is stored"),
         )
-        st.caption(_("Set FABULA_HOME or DATABASE_URL before the start to keep it elsewhere."))
+        st.caption(_("To store data elsewhere, set FABULA_HOME or DATABASE_URL before you start Fabula."))
 
 
 def rescued_card() -> None:
@@ -56,7 +56,7 @@ def rescued_card() -> None:
                 kept.lines,
             )
             st.warning(f"{words} {code(kept.path)}", icon=":material/inventory_2:")
-            st.caption(_("Put the right database back and restart: Fabula takes them in. Or delete the file."))
+            st.caption(_("Restore the right database and restart: Fabula imports the answers. Or delete the file."))
 
 
 def versions_card() -> None:

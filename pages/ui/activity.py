@@ -30,7 +30,7 @@ def show() -> None:
     if not lines:
         return
     now = utcnow()
-    st.markdown(_("**Lately**"))
+    st.markdown(_("**Recent activity**"))
     with st.container(gap="xxsmall"):
         for at, icon, words in sorted(lines, reverse=True)[:_SHOWN]:
             st.caption(f"{icon} {words} · {ago(at, now)}")

@@ -125,5 +125,5 @@ def wait(work: Beside[T]) -> T | None:
 def _progress(work: Beside[T]) -> None:
     if work.done:
         st.rerun()
-    sentence = _("Looking at the rows: {seen} of {rows}").format(seen=number(work.seen), rows=number(work.rows))
+    sentence = _("Checking rows: {seen} of {rows}").format(seen=number(work.seen), rows=number(work.rows))
     st.progress(min(1.0, work.seen / work.rows), text=sentence)

@@ -18,19 +18,17 @@ _HEADLINES: tuple[tuple[type[errors.FabulaError], str, str], ...] = (
     (errors.Unavailable, ":material/cloud_off:", mark("The provider does not answer")),
     (errors.Misconfigured, ":material/settings_ethernet:", mark("The connection is not set up correctly")),
     (errors.Refused, ":material/key_off:", mark("The provider refused")),
-    (errors.StreamCut, ":material/content_cut:", mark("The stream was cut")),
+    (errors.StreamCut, ":material/content_cut:", mark("The stream was interrupted")),
     (errors.BadRequest, ":material/block:", mark("The provider could not use this request")),
     (errors.ProviderError, ":material/cloud_off:", mark("The provider answered with an error")),
     (errors.StorageFull, ":material/storage:", mark("The disk is full or the database is gone")),
     (errors.BadFile, ":material/description:", mark("This file cannot be used as it is")),
     (errors.BadRecipe, ":material/grid_off:", mark("This grid cannot be generated yet")),
     (errors.OverBudget, ":material/savings:", mark("This would go over a budget")),
-    (errors.NotFound, ":material/search_off:", mark("It is not there any more")),
+    (errors.NotFound, ":material/search_off:", mark("No longer available")),
 )
 _SAFE = {
-    errors.StorageFull: mark(
-        "Everything saved before this moment is kept; nothing more is bought until there is room."
-    ),
+    errors.StorageFull: mark("Everything saved so far is kept; paid requests stop until there is space."),
     errors.ProviderError: mark("Everything made so far is kept."),
 }
 
@@ -81,7 +79,7 @@ def engine_missing_card() -> None:
             _("Writing and training on this machine need it. Everything else works: grids, files, prices, charts.")
         )
         st.code(supervisor.INSTALL, language="bash")
-        st.caption(_("The engine then starts by itself within half a minute. Or set OPENAI_API_KEY to use OpenAI."))
+        st.caption(_("The engine then starts within 30 seconds. Or set OPENAI_API_KEY to use OpenAI."))
 
 
 @contextmanager

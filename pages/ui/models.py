@@ -8,9 +8,10 @@ from typing import Literal
 import streamlit as st
 
 from core.cost.prices import tuned_base
+from core.errors import FabulaError
 from core.providers import ModelInfo
 from pages.ui import cached, cards, state
-from pages.ui.lang import _
+from pages.ui.lang import _, told
 
 _LOOK_S = 2.0  # the engine takes about ten seconds to start
 
@@ -72,7 +73,7 @@ def none_yet() -> None:
     if engine.state != "starting" and (problems := _asked_again().problems):
         for problem in problems.values():
             cards.error_card(problem)
-        st.button(_("Look again"), icon=":material/refresh:", key="models_again", on_click=cached.forget_models)
+        st.button(_("Refresh"), icon=":material/refresh:", key="models_again", on_click=cached.forget_models)
         return
     st.fragment(run_every=_LOOK_S)(_wait)()
 
@@ -89,7 +90,7 @@ def _asked_again() -> cached.Models:
 
 def _wait() -> None:
     """Until the engine is up: then the page is drawn with its models."""
-    st.info(_("The engine is starting; its models are here in a moment."), icon=":material/hourglass_top:")
+    st.info(_("The engine is starting; its models appear in a moment."), icon=":material/hourglass_top:")
     if cached.status().engine.state != "starting":
         cached.forget_models()
         seen = cached.models()
@@ -104,3 +105,13 @@ def label(info: ModelInfo) -> str:
         parts = info.id.split(":")
         name = " · ".join((" ".join(part for part in parts[3:] if part) or info.id, parts[1]))
     return name if info.provider == "engine" else f"{name} · {info.provider}"
+
+
+def provider_name(provider_id: str) -> str:
+    """What a provider is called on a page: its name, in the visitor's language where it has one there."""
+    if provider_id == "engine":
+        return _("Engine")
+    try:
+        return told(cached.registry().provider(provider_id).name)
+    except FabulaError:  # it is no longer set up
+        return provider_id

@@ -75,7 +75,7 @@ def _dataset() -> Card:
         step, part = _("Watch it grow"), "rows"
     else:
         sentence = n_("{n} data set", "{n} data sets", len(found))
-        step, part = _("Look at the rows"), "rows"
+        step, part = _("View the rows"), "rows"
     return Card(
         _("Data set"), ":material/grid_view:", _("Rows ready"), number(ready), sentence, step, "dataset",
         ("dataset_part", part), found[0].id if found else None,
@@ -91,7 +91,7 @@ def _training() -> Card:
         sentence, step, part = _("No job yet."), _("Train a model"), "new"
     else:
         sentence = f"{found[0].name}: {_(STATUSES.get(found[0].status, found[0].status))}"
-        step, part = (_("Look at the curve") if found[0].finished else _("Watch it learn")), "jobs"
+        step, part = (_("View the curve") if found[0].finished else _("Watch it learn")), "jobs"
         if measured is not None and measured.id != found[0].id:
             sentence += " · " + _("accuracy of {job}").format(job=measured.name)
     return Card(
@@ -119,7 +119,7 @@ def _story() -> Card:
     found = stream.recent(cached.store(), 1)
     if not found:
         return Card(
-            _("Story"), ":material/auto_stories:", _("Last story"), "–", _("No story has been told yet."),
+            _("Story"), ":material/auto_stories:", _("Last story"), "–", _("No stories yet."),
             _("Write a story"), "story", ("story_part", "write"),
         )  # fmt: skip
     text = found[0].text.strip()

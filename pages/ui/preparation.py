@@ -52,7 +52,7 @@ def marks(page: str, chosen: DatasetSummary, version: Version | None, only: File
         place, start = _place(chosen, version), proposed or Marks()
         separator = _mark(_("Separator: ends every prompt"), f"{page}_separator_{place}", start.separator)
         stop = _mark(_("Stop: ends every completion"), f"{page}_stop_{place}", start.stop)
-        st.caption(_("\\n is a line end. An empty field takes what is proposed."))
+        st.caption(_("\\n is a line break. Leave a field empty to use the suggestion."))
     return Marks(
         None if proposed and separator == proposed.separator else separator,
         None if proposed and stop == proposed.stop else stop,
@@ -84,9 +84,9 @@ def report(written: Written) -> None:
             why = f" :gray[{plain(told(finding.why))}]" if finding.why else ""
             st.markdown(f"{icon} {plain(told(str(finding)))}{why}")
     if written.plan.file_format == "chat":
-        st.caption(_("So the model reads each row like this: the prompt as the user, the text as the answer."))
+        st.caption(_("The model reads each row like this: the prompt as the user, the text as the answer."))
     else:
-        st.caption(_("So the model reads each row like this: the prompt, its separator, the text, its stop."))
+        st.caption(_("The model reads each row like this: the prompt, its separator, the text, its stop."))
     for line in written.lines:
         st.code(_shortened(line), language=None, wrap_lines=True)
 

@@ -88,9 +88,12 @@ def providers_card() -> None:
                 _test(provider_id)
         if cached.registry().ids() == [ENGINE]:
             st.caption(
-                _("Set OPENAI_API_KEY, and OPENAI_BASE_URL for a compatible endpoint, before the start to add one.")
+                _(
+                    "To add one, set OPENAI_API_KEY, and OPENAI_BASE_URL for a compatible endpoint, before you "
+                    "start Fabula."
+                )
                 + " "
-                + _("Azure OpenAI and Together have keys of their own: see the settings in the documentation.")
+                + _("Azure OpenAI and Together use their own keys: see the settings in the documentation.")
             )
 
 
@@ -100,7 +103,7 @@ def _test(provider_id: str) -> None:
     except FabulaError as problem:
         cards.error_card(problem)
         return
-    st.success(n_("It answers, and offers {n} model.", "It answers, and offers {n} models.", len(found)))
+    st.success(n_("Connected: {n} model available.", "Connected: {n} models available.", len(found)))
 
 
 def _name(provider_id: str) -> str:

@@ -25,7 +25,7 @@ _STEPS = {
     "training": (mark("Training"), ":material/model_training:"),
     "curve": (mark("Curve"), ":material/show_chart:"),
     "cost": (mark("Cost"), ":material/payments:"),
-    "story": (mark("A new story"), ":material/auto_stories:"),
+    "story": (mark("New story"), ":material/auto_stories:"),
 }
 _SHOWN = "home_tour_shown"  # id of the tour on the card: a tour of another visitor does not take its place
 _ACTIVE = ("queued", "running")
@@ -78,12 +78,12 @@ def _invitation() -> None:
     """What the tour is, and the button that starts it."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         with st.container(width=760, gap="xsmall"):
-            st.subheader(_("The whole way in a few minutes"), anchor=False)
+            st.subheader(_("See the whole workflow in a few minutes"), anchor=False)
             st.markdown(
                 _(
-                    "The tour really does it, on this machine: it takes 48 sample stories, trains storyteller, the "
-                    "small model that ships with the studio, further on them, shows its curve and its cost, and has "
-                    "it write a story that no training row asked for."
+                    "Fabula loads 48 sample stories and fine-tunes storyteller, its small built-in model, on "
+                    "them. Then it shows the curve, the cost and a new story that no training row asked for. "
+                    "It all runs on this machine."
                 )
             )
         missing = cached.status().engine.state == "missing"
@@ -99,12 +99,16 @@ def _invitation() -> None:
         cards.engine_missing_card()
 
 
+def _left(seconds: float) -> str:
+    return _("almost done") if seconds < 1 else _("{time} left").format(time=duration(seconds))
+
+
 def _under_way(progress: TourProgress) -> None:
     """The step it is at, as a sentence, and how long to the end."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.subheader(_("The tour"), anchor=False)
         st.button(_("Stop the tour"), icon=":material/stop:", key="home_tour_stop", on_click=_stop)
-    left = _("{time} left").format(time=duration(progress.eta_s)) if progress.eta_s is not None else ""
+    left = "" if progress.eta_s is None else _left(progress.eta_s)
     st.progress(_share(progress), text=" · ".join(words for words in (told(progress.sentence), left) if words))
     _steps(progress)
     if progress.job_id is not None and progress.key == "training":
@@ -153,7 +157,7 @@ def _ended(progress: TourProgress) -> None:
     """What the tour made, to be looked at, and the invitation to take it again."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.subheader(told(progress.sentence), anchor=False)
-        st.button(_("Take it again"), icon=":material/replay:", type="tertiary", key="home_tour", on_click=_start)
+        st.button(_("Take the tour again"), icon=":material/replay:", type="tertiary", key="home_tour", on_click=_start)
     _steps(progress)
     if progress.reason:
         st.error(plain(told(progress.reason)), icon=":material/error:")
@@ -192,11 +196,11 @@ def _what_it_took(job: JobView) -> None:
 
 def _way_on(dataset_id: str, job_id: str | None) -> None:
     with st.container(horizontal=True):
-        if st.button(_("Its data set"), icon=":material/grid_view:", key="home_tour_dataset"):
+        if st.button(_("View the data set"), icon=":material/grid_view:", key="home_tour_dataset"):
             state.put("dataset_open", dataset_id)
             state.put("dataset_part", "rows")
             st.switch_page("dataset.py")
-        if job_id is not None and st.button(_("Its curve"), icon=":material/show_chart:", key="home_tour_job"):
+        if job_id is not None and st.button(_("View the curve"), icon=":material/show_chart:", key="home_tour_job"):
             job_list.open_from_elsewhere(job_id)
             st.switch_page("training.py")
 

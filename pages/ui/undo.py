@@ -50,4 +50,4 @@ def _take_back() -> None:
     if last is not None:
         with cards.errors_kept():
             last.act()
-            state.notify(":material/undo:", _("Taken back"))
+            state.notify(":material/undo:", _("Undone"))

@@ -18,7 +18,7 @@ def told(error: Exception, work: str) -> FabulaError:
         return error
     _log.error(work, exc_info=error)
     fault = FabulaError(
-        mark("Something went wrong while this was worked out."),
+        mark("Something went wrong while this part was loading."),
         mark("Open this part again in a few seconds. If it fails again, the log of the studio says why."),
     )
     fault.__cause__ = error

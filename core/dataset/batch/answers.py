@@ -84,7 +84,7 @@ class Answers:
             self.end = self.end or ended_by(error)
             return Outcome(answer.custom_id, "pending")
         if self._alike.failed(error.what):
-            self.end = self.end or End("failed", f"The provider refuses every request alike. {storable(error.what)}")
+            self.end = self.end or End("failed", f"The provider refuses every request. {storable(error.what)}")
         return unbilled(answer.custom_id, error.what)
 
     def struck(self, key: str, words: str) -> Outcome:
@@ -126,7 +126,7 @@ def lines_at_fault(remote: RemoteBatch) -> Mapping[int, BatchFault]:
 
 def why_refused(remote: RemoteBatch) -> str:
     """The provider's words for a file that it did not take."""
-    return storable(remote.faults[0].message) if remote.faults else "It gives no reason."
+    return storable(remote.faults[0].message) if remote.faults else "No reason was given."
 
 
 def unbilled(key: str, words: str) -> Outcome:

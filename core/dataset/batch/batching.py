@@ -32,8 +32,8 @@ from core.settings import Settings
 
 __all__ = ["BatchView", "Rhythm", "carry_out", "due", "of_run"]
 
-_ENDING = "The provider is ending the batch; what it has written is collected."
-_COLLECTING = "A batch of an earlier run is still with the provider; it is collected first."
+_ENDING = "The provider is ending the batch; the texts written so far are collected."
+_COLLECTING = "A batch from an earlier run is still at the provider; it is collected first."
 _COLLECTED = End("running")  # of a live run: no end, its rows are written by others
 _COMPLETE = End("done")  # and the ledger says so already
 _SHORTEST_WAIT_S = 2.0  # less is waited for in place: another go costs some commits
@@ -75,7 +75,7 @@ def due(store: Store, run_id: str) -> bool:
     with store.reading() as session:
         run = session.get(Run, run_id)
         if run is None:
-            raise NotFound("This run is not there any more.", "Start another one.")
+            raise NotFound("This run no longer exists.", "Start another one.")
         return run.mode == "batch" or bool(batch_ledger.open_of(session, run.dataset_id))
 
 
@@ -255,7 +255,7 @@ class _Batching:
         except FabulaError as exc:
             reason = ended_by(exc).reason
             if away:
-                reason = f"{reason} What is with the provider goes on there, and is collected when the run goes on."
+                reason = f"{reason} Rows already at the provider continue there, and are collected when you resume."
             return End("stopped" if self._steps.stop else "failed", reason)
         self._tries.pop(name, None)
         self._trouble.pop(name, None)

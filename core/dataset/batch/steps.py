@@ -189,7 +189,7 @@ class Steps:
             if not isinstance(exc, NotFound):
                 raise
             self.close(batch, "failed", storable(exc.what), unknown=True)
-            return End("failed", "The provider does not know this batch any more. Go on to hand its rows in again.")
+            return End("failed", "The provider no longer knows this batch. Resume to submit its rows again.")
         if remote.status in ENDED:
             return self._over(batch, remote)
         seen = {"status": remote.status, "completed": remote.completed, "failed": remote.failed}
@@ -240,7 +240,7 @@ class Steps:
             self._not_named(batch)
         self.close(batch, "cancelled" if cancelled else "done", batch.reason)
         if cancelled and batch.reason is None and not self.stop:
-            return End("stopped", "The batch was cancelled at the provider. Go on to write the rows that it left.")
+            return End("stopped", "The batch was cancelled at the provider. Resume to write the remaining rows.")
         return None
 
     def _read(self, batch: BatchView, client: Client, path: Path) -> int:
@@ -264,7 +264,7 @@ class Steps:
 
     def _not_named(self, batch: BatchView) -> None:
         """Rows that no file names were not carried out: the batch expired before."""
-        words = "The provider ended the batch before it came to this row."
+        words = "The provider ended the batch before it reached this row."
         rows = batch_ledger.rows_of(self._store, batch.id)
         while group := list(islice(rows, _GROUP)):
             self._keep(batch, [self.answers.struck(sent.key, words) for sent in group])

@@ -154,7 +154,7 @@ def _turn(number: int, message: Mapping[str, Any]) -> Turn:
     named = _role(message)
     if (role := _ROLES.get(named)) is None:
         told = str(next(message[key] for key in _ROLE_KEYS if key in message))
-        raise Broken(f"Message {number:,} has a role that is none: {told[:_LONGEST_ROLE]!r}.")
+        raise Broken(f"Message {number:,} has a role that is not valid: {told[:_LONGEST_ROLE]!r}.")
     text = None if keys is None else _text(message.get(keys[1]))
     calls = next((message[key] for key in _CALLS if message.get(key)), None)
     if text is None and calls is None:

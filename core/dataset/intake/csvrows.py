@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from core.dataset.intake import csvdialect, table
@@ -51,7 +51,8 @@ def read(lines: Lines, filename: str, problems: Problems) -> Rows:
             f"{filename} has no row that can be used. {problems.first()}",
             "The first line must name the columns, and each further line must have a cell for each.",
         )
-    return table.without_index(good.rows("Line"), header.cells[0], problems)
+    rows = table.without_index(good.rows("Line"), header.cells[0], problems)
+    return replace(rows, delimiter=dialect.delimiter if len(header.cells) > 1 else None)
 
 
 def records(lines: Lines, dialect: Dialect, problems: Problems) -> Iterator[Record]:
@@ -85,9 +86,9 @@ def _broken(exc: Exception, first: int, lines: Lines, problems: Problems) -> Non
     elif "field larger than field limit" in str(exc):
         problems.add(f"Line {first:,}: a cell has more than {LONGEST_CELL:,} characters.")
     else:
-        problems.add(f"Line {first:,}: the quotes do not fit together.")
+        problems.add(f"Line {first:,}: the quotes do not match.")
     if last > first and not lines.give_back(keep=1):
-        problems.add(f"Lines {first + 1:,} to {last:,} lie between quotes that do not fit; they are left out.")
+        problems.add(f"Lines {first + 1:,} to {last:,} are between quotes that do not match; they are left out.")
 
 
 def _usable(record: Record, width: int, problems: Problems) -> bool:

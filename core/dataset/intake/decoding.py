@@ -129,7 +129,7 @@ def _as_marked(file: BinaryIO, encoding: Encoding, name: str) -> Encoding:
     if first is not None and not _scratched(file, encoding.codec):
         raise BadFile(
             f"{name} says that it is {encoding.called}, but is broken at byte {first:,}.",
-            "Save it anew as UTF-8; it may have been cut off.",
+            "Save it again as UTF-8; it may have been cut off.",
         )
     return encoding
 

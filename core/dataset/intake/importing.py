@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -43,6 +43,8 @@ class Imported:
         cut_short: why reading ended before the file did, also the first of `problems`; None when it did not.
         sheet: of a workbook: which sheet was read.
         sheets: of a workbook: which ones there are.
+        delimiter: of a CSV file: the sign between its cells; None for a single column.
+        compression: how the file was compressed; None when it was not.
     """
 
     frame: pd.DataFrame
@@ -55,6 +57,8 @@ class Imported:
     cut_short: str | None = None
     sheet: str | None = None
     sheets: tuple[str, ...] = ()
+    delimiter: str | None = None
+    compression: unpacking.Compression | None = None
 
     @property
     def source(self) -> Literal["upload", "chat"]:
@@ -83,10 +87,11 @@ def read_table(
     """
     wanted = _Wanted(encoding, sheet, as_table)
     with _opened(source) as file:
-        if not unpacking.is_compressed(_head(file)):
+        compression = unpacking.compression(_head(file))
+        if compression is None:
             return _read(file, filename, wanted)
         with unpacking.unpacked(file, filename) as inside:
-            return _read(inside, unpacking.name_inside(filename), wanted)
+            return replace(_read(inside, unpacking.name_inside(filename), wanted), compression=compression)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,7 @@ def _read(file: BinaryIO, filename: str, wanted: _Wanted) -> Imported:
         rows = parquet.read(file, filename, problems)
     else:
         kind, rows, encoding = _text(file, filename, problems, wanted.encoding)
+    delimiter = rows.delimiter
     rows, recognised = shapes.recognised(rows, filename, problems, as_table=wanted.as_table)
     otherwise = recognising.otherwise(kind, filename)
     return Imported(
@@ -128,6 +134,7 @@ def _read(file: BinaryIO, filename: str, wanted: _Wanted) -> Imported:
         cut_short=problems.cut_short,
         sheet=sheet.name,
         sheets=sheet.names,
+        delimiter=delimiter,
     )
 
 
@@ -162,7 +169,7 @@ def _opened(source: Source) -> Iterator[BinaryIO]:
         try:
             file = source.open("rb")
         except OSError as exc:
-            raise BadFile(f"{source.name} cannot be opened.", "Choose a file that is there.") from exc
+            raise BadFile(f"{source.name} cannot be opened.", "Choose an existing file.") from exc
         with file:
             yield file
     elif source.seekable():

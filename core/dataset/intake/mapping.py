@@ -99,10 +99,15 @@ def outlook(frame: pd.DataFrame, mapping: Mapping) -> Outlook:
 
 
 def example(frame: pd.DataFrame, mapping: Mapping, number: int, longest: int) -> str:
-    """One row as a line of JSON, so that line ends and spaces can be seen; texts cut after `longest` characters."""
+    """One row as a line of JSON, so that line ends and spaces can be seen; texts cut after `longest` characters.
+
+    The system text that all conversations begin with comes first (see `shared_system`).
+    """
     row = frame.iloc[number]
     prompt = joined((str(row[column]) for column in mapping.prompts), mapping.separator)
-    shown = {"prompt": _cut(prompt, longest), "completion": _cut(str(row[mapping.completion]), longest)}
+    system = shared_system(frame, mapping)
+    first = {"system": _cut(system, longest)} if system else {}
+    shown = {**first, "prompt": _cut(prompt, longest), "completion": _cut(str(row[mapping.completion]), longest)}
     return json.dumps(shown, ensure_ascii=False)
 
 

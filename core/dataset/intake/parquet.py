@@ -13,7 +13,7 @@ from core.errors import BadFile
 
 MOST_BYTES = 500_000_000  # of a file, which is packed
 MOST_MEMORY = 3_000_000_000  # bytes for the child: the file, and one batch of rows unpacked
-_NEXT_STEP = "Write it anew, or save it as CSV or JSONL."
+_NEXT_STEP = "Save it again, or as CSV or JSONL."
 
 
 def read(file: BinaryIO, filename: str, problems: Problems) -> Rows:
@@ -57,6 +57,6 @@ def _refused(why: str, filename: str) -> BadFile:
     if why == "memory":
         return BadFile(
             f"{filename} is a Parquet file that is broken, or takes more than {MOST_MEMORY // 1_000_000:,} MB to open.",
-            "Write it anew with smaller row groups, or save it as CSV or JSONL.",
+            "Save it with smaller row groups, or as CSV or JSONL.",
         )
     return BadFile(f"{filename} is a Parquet file that is broken or cut off.", _NEXT_STEP)

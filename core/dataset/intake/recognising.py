@@ -47,10 +47,10 @@ _ENDINGS: dict[str, Kind] = {
     ".ods": "workbook",
 }
 _OTHERWISE: dict[Kind, str] = {
-    "csv": "By its name this file is something else, but its content is a CSV table; it is read as one.",
-    "jsonl": "By its name this file is something else, but its content is JSONL; it is read as that.",
-    "parquet": "By its name this file is something else, but its content is Parquet; it is read as that.",
-    "workbook": "By its name this file is something else, but its content is an Excel workbook; it is read as one.",
+    "csv": "The file name suggests another format, but the content is a CSV table; it is read as CSV.",
+    "jsonl": "The file name suggests another format, but the content is JSONL; it is read as JSONL.",
+    "parquet": "The file name suggests another format, but the content is Parquet; it is read as Parquet.",
+    "workbook": "The file name suggests another format, but the content is an Excel workbook; it is read as Excel.",
 }
 
 

@@ -133,7 +133,7 @@ def _examples(rows: Rows, parts: _Parts, filename: str, problems: Problems) -> R
     if not len(good):
         raise BadFile(
             f"{filename} has no conversation that can be used. {problems.first()}",
-            "Each conversation must end with an answer, and have a message of the user before it.",
+            "Each conversation must end with an answer and have a user message before it.",
         )
     made = good.rows(rows.place)
     made = made if system else made.with_frame(made.frame.drop(columns=_SYSTEM))

@@ -28,11 +28,15 @@ Place = Literal["Line", "Row"]  # how people count the rows of a file: by its li
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A table that was read, all cells text, and where each of its rows begins in the file, from 1."""
+    """A table that was read, all cells text, and where each of its rows begins in the file, from 1.
+
+    `delimiter` is the sign between the cells of a CSV file; None for other files and for a single column.
+    """
 
     frame: pd.DataFrame
     lines: Sequence[int]
     place: Place
+    delimiter: str | None = None
 
     def with_frame(self, frame: pd.DataFrame) -> Rows:
         """The same rows with other columns."""
@@ -121,7 +125,7 @@ def without_index(rows: Rows, first: str, problems: Problems) -> Rows:
         if name not in frame.columns or header.strip().lower() not in _INDEX_NAMES or len(frame.columns) < 2:
             continue
         if frame[name].str.fullmatch(r"\d+").all():
-            problems.note("A column that only counts the rows is left out.")
+            problems.note("Row-number column ignored.")
             return rows.with_frame(frame.drop(columns=name))
     return rows.with_frame(frame.rename(columns={"": "column 1"}))
 
@@ -129,7 +133,7 @@ def without_index(rows: Rows, first: str, problems: Problems) -> Rows:
 def ends_early(rows: int, line: int, problems: Problems) -> None:
     """Say that the table is full, and where."""
     problems.ends_early(
-        f"Only the first {rows:,} rows are here; what follows line {line:,} is too much for one data set."
+        f"Only the first {rows:,} rows were read; what follows line {line:,} is more than a data set can hold."
     )
 
 

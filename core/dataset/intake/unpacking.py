@@ -10,19 +10,21 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from core.errors import BadFile
 
+Compression = Literal["gzip", "bzip2", "xz"]
 MOST_BYTES = 4_000_000_000  # unpacked; as much as of a text that is not compressed
 _BLOCK = 1 << 20
 _GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ"
+_STARTS: dict[bytes, Compression] = {_GZIP: "gzip", _BZIP2: "bzip2", _XZ: "xz"}
 _ENDINGS = (".gz", ".gzip", ".bz2", ".xz")
 
 
-def is_compressed(head: bytes) -> bool:
-    """Whether a file is one that can be unpacked here, by its first bytes."""
-    return head.startswith((_GZIP, _BZIP2, _XZ))
+def compression(head: bytes) -> Compression | None:
+    """How a file is compressed, by its first bytes; None for one that cannot be unpacked here."""
+    return next((name for start, name in _STARTS.items() if head.startswith(start)), None)
 
 
 def name_inside(filename: str) -> str:
@@ -55,7 +57,7 @@ def unpacked(file: BinaryIO, filename: str) -> Iterator[BinaryIO]:
         except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, OSError, ValueError) as exc:
             raise BadFile(
                 f"{filename} is a compressed file that is broken or cut off, or does not fit on the disk.",
-                "Download or pack it again, or unpack it and choose the file inside.",
+                "Download or compress it again, or unpack it and choose the file inside.",
             ) from exc
         inside.seek(0, os.SEEK_SET)
         yield inside

@@ -128,7 +128,7 @@ def _usable(row: _Row, names: Sequence[str], problems: Problems) -> bool:
 def _refused(why: str, filename: str) -> BadFile:
     if why == "password":
         return BadFile(
-            f"{filename} is an Excel workbook with a password.", "Take the password off, then choose it again."
+            f"{filename} is an Excel workbook with a password.", "Remove the password, then choose the file again."
         )
     if why == "empty":
         return BadFile(f"{filename} is an Excel workbook without any row.", "Choose a workbook with rows.")

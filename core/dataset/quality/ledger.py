@@ -66,7 +66,7 @@ def fingerprint(store: Store, dataset_id: str) -> str:
     counted = select(Row.state, func.count(), func.max(Row.updated_at)).where(Row.dataset_id == dataset_id)
     with store.reading() as session:
         if session.get(Dataset, dataset_id) is None:
-            raise NotFound("This data set is not there any more.", "Choose another one.")
+            raise NotFound("This data set no longer exists.", "Choose another one.")
         states = session.execute(counted.group_by(Row.state).order_by(Row.state)).all()
     judged = [f"{state} {count} {at}" for state, count, at in states if state in (*_JUDGED, "excluded")]
     return hashlib.sha256("\n".join(judged).encode()).hexdigest()

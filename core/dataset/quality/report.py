@@ -38,19 +38,19 @@ GRAVE: frozenset[str] = frozenset(
 REASONS: Mapping[str, str] = {
     "empty": "There is no text.",
     "conflict": "The same prompt has another label elsewhere.",
-    "refusal": "The model refused, or was held back.",
+    "refusal": "The model refused, or a filter blocked the text.",
     "leftover": "A piece of a template was left in the text.",
     "echo": "The text repeats its prompt.",
-    "exact": "The same text is there already.",
-    "near": "Nearly the same text is there already.",
-    "looping": "The text says the same again and again.",
+    "exact": "The same text already exists.",
+    "near": "Almost the same text already exists.",
+    "looping": "The text repeats itself.",
     "cut": "The text was cut off at the token limit.",
     "unended": "The text does not end like a sentence.",
     "missing": "The text lacks a value that its cell asked for.",
     "language": "The text is in another language than the rest.",
     "short": "The text is far shorter than the rest.",
     "long": "The text is far longer than the rest.",
-    "": "It was left out after a look at the quality report.",
+    "": "You left it out after the quality report.",
 }
 """Why a row is left out, by the kind of the finding."""
 FEWEST = 10  # examples; the least that OpenAI's fine-tuning takes

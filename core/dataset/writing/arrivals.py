@@ -126,7 +126,7 @@ class Arrivals:
         if isinstance(error, ProviderError) and not isinstance(error, Refused | ModelNotFound):
             self._heard(now)
             if self._alike.failed(error.what):
-                self.ended(End("failed", f"The provider refuses every request alike. {error.what}"))
+                self.ended(End("failed", f"The provider refuses every request. {error.what}"))
             return Kept(Verdict("failed", error.what, None, None), 0, 0)
         self.ended(ended_by(error))
         return Back()
@@ -158,13 +158,15 @@ class Arrivals:
         elif self._answers > tries.answers_seen or lost:
             tries.strikes, tries.answers_seen = tries.strikes + 1, self._answers
         if isinstance(error, Unreadable) and self._alike.failed(error.what):
-            self.ended(End("failed", f"No answer can be read. {error.what}"))
+            self.ended(End("failed", f"None of the answers can be read. {error.what}"))
         if tries.strikes >= self._limits.strikes:
             tokens = None if error.may_be_billed else 0
             return Kept(Verdict("failed", error.what, None, None), tokens, tokens)
         if asked_s is not None and asked_s > self._limits.stall_s:
             minutes = round(asked_s / 60)
-            self.ended(End("failed", f"The provider asks to wait for {minutes} minutes. Go on then. {error.what}"))
+            self.ended(
+                End("failed", f"The provider asks you to wait for {minutes} minutes. Resume after that. {error.what}")
+            )
         wait = wait_s(max(1, tries.count), asked_s, self._limits.base_s, self._limits.cap_s)
         return Again(wait, lost)
 

@@ -73,7 +73,7 @@ def locked(session: Session, run_id: str) -> Run:
     """
     run = session.get(Run, run_id, with_for_update=True)
     if run is None:
-        raise NotFound("This run is not there any more.", "Start another one.")
+        raise NotFound("This run no longer exists.", "Start another one.")
     return run
 
 

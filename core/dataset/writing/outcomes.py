@@ -40,7 +40,7 @@ def _why_unfinished(text: str, choice: Choice, max_tokens: int) -> str | None:
     if finish_reason == "refusal":
         return "The model refused to write this."
     if finish_reason == "content_filter":
-        return "The provider's filter held the text back."
+        return "The provider's content filter blocked the text."
     if not text.strip():
         return "The answer was empty."
     if finish_reason is None:

@@ -87,7 +87,7 @@ def progress(store: Store, run_id: str, now: datetime | None = None) -> RunProgr
     with store.reading() as session:
         run = session.get(Run, run_id)
         if run is None:
-            raise NotFound("This run is not there any more.", "Choose another one.")
+            raise NotFound("This run no longer exists.", "Choose another one.")
         return _progress(session, run, now or utcnow())
 
 

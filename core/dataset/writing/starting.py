@@ -76,7 +76,7 @@ def retry_failed(
         failed = (Row.dataset_id == dataset_id) & (Row.state == "failed")
         parts = [failed] if row_ids is None else [failed & Row.id.in_(part) for part in _parts(row_ids)]
         if not any(session.scalar(select(Row.id).where(part).limit(1)) for part in parts):
-            raise BadRecipe("No row has failed.", "Look at the table again: it may have been written meanwhile.")
+            raise BadRecipe("No row has failed.", "Refresh the table: the row may have been written meanwhile.")
         running = _active(session, dataset_id)
         run = running or _started(session, actor, dataset_id, recipe, budget_usd, mode, orders.FAILED_ONLY)
         session.flush()
@@ -97,7 +97,7 @@ def must_be_missing(session: Session, dataset_id: str, run: Run | None = None) -
     else:
         missing = matrix.counts(session, [dataset_id])[dataset_id].pending
     if not missing:
-        raise BadRecipe("Every row is written.", "Add values or repeats to write more, or train on these.")
+        raise BadRecipe("All rows are written.", "Add values or repeats to generate more, or train on these rows.")
 
 
 def _one_click(session: Session, dataset_id: str) -> Recipe:

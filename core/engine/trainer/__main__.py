@@ -60,7 +60,7 @@ def _train(spec: JobSpec, journal: Journal, asked: _StopRequest) -> None:
     loop = Loop(spec, journal, tunable, train, tokens.load(spec.valid) if spec.valid else [])
     if position.step:
         resume.load(journal.folder, position.step, loop.named, loop.optimizer)
-        journal.event(f"Going on from step {position.step} of {loop.total_steps}.")
+        journal.event(f"Resuming from step {position.step} of {loop.total_steps}.")
     else:
         journal.event(f"Training started. Examples: {len(train)}, epochs: {spec.n_epochs}, steps: {loop.total_steps}.")
     position = loop.run(position, asked)
@@ -92,7 +92,7 @@ def _with_dtype(
 def _in_words(exc: Exception) -> tuple[str, str]:
     """What happened and what to do, for people."""
     if isinstance(exc, OSError) and exc.errno == errno.ENOSPC:
-        return "The disk is full.", "Free some space, then resume the job: it goes on from its last checkpoint."
+        return "The disk is full.", "Free some space, then resume the job: it continues from its last checkpoint."
     if isinstance(exc, UntrainableModel):  # the file was another one when the job was created
         return f"The base model can be served here, not trained: {exc}.", "Use another base model."
     if isinstance(exc, LossDiverged):

@@ -30,7 +30,7 @@ def show() -> None:
             help=_("Writes a few hundred tokens on the engine; takes about ten seconds."),
         )  # fmt: skip
     if engine.training is not None:
-        st.caption(_("A training job is running: a measurement now would be slower than the machine is."))
+        st.caption(_("A training job is running, so the measured speed would be too low."))
     if pressed:
         _measure(engine.models)
 

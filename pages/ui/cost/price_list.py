@@ -14,6 +14,7 @@ from core.charts.common import times
 from core.cost.book import PriceBook
 from core.cost.comparison import PriceLine, compare
 from core.cost.currency import convert
+from core.cost.prices import Price
 from pages.ui import cached, cards
 from pages.ui.cost import cached_cost, machine_speed, own_prices, price_data, quality_view
 from pages.ui.cost.price_choice import UNITS, Choice, controls, list_names, say_rate
@@ -139,7 +140,7 @@ def table(book: PriceBook, found: Sequence[PriceLine], choice: Choice) -> None:
         "currency": [line.currency for line in found],
         "note": [_note(line) for line in found],
         "checked": [line.price.checked for line in found],
-        "source": [_("this machine") if line.price.local else line.price.source for line in found],
+        "source": [_source(line.price) for line in found],
     }
     frame = pd.DataFrame(columns)
     if set(frame["currency"]) == {choice.currency}:
@@ -212,6 +213,13 @@ def _over_base(book: PriceBook, line: PriceLine) -> Decimal | None:
 
 def _speech(line: PriceLine, choice: Choice) -> Decimal | None:
     return convert(line.price.speech_per_mchar, line.price.currency, line.currency, choice.rate)
+
+
+def _source(price: Price) -> str:
+    """Where a price is from."""
+    if price.local:
+        return _("this machine")
+    return _("your price") if price.own else price.source
 
 
 def _note(line: PriceLine) -> str:

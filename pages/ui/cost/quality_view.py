@@ -17,7 +17,7 @@ from pages.ui.lang import _, n_, percent, plain, usd
 
 def show() -> None:
     """The scatter with its sentence; where nothing was measured yet, how to come to it."""
-    st.subheader(_("Quality beside price"), anchor=False)
+    st.subheader(_("Quality and price"), anchor=False)
     found = cached_cost.qualities()
     if not found:
         st.caption(

@@ -157,7 +157,7 @@ def _by_work(works: Sequence[WorkLine]) -> None:
             "name": st.column_config.TextColumn(_("Run, job or story"), pinned=True, width=200),
             "page": st.column_config.TextColumn(_("Page")),
             "model": st.column_config.TextColumn(_("Model")),
-            "began": st.column_config.DatetimeColumn(_("Began"), format="YYYY-MM-DD HH:mm"),
+            "began": st.column_config.DatetimeColumn(_("Started"), format="YYYY-MM-DD HH:mm"),
             "calls": st.column_config.NumberColumn(_("Calls"), format="localized"),
             "estimated": st.column_config.NumberColumn(
                 _("Estimated"), format="%.4f", help=_("US dollars; of a run, the most that its rows could cost")

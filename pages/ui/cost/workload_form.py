@@ -71,7 +71,7 @@ def _inputs(book: PriceBook) -> Asked:
             _("Of the examples, found in the provider's cache"), 0, 100, step=5, format="%d %%", key="work_cached",
             persist_state="session",
         )  # fmt: skip
-        st.toggle(_("In batches: answers may take a day"), key="work_batch", persist_state="session")
+        st.toggle(_("In batches: results can take up to a day"), key="work_batch", persist_state="session")
         currency, rate = currency_choice("work")
     workload = Workload(
         requests_per_day=Decimal(_typed("work_requests")),
@@ -128,7 +128,7 @@ def _measure() -> None:
     state.put("work_story", measured.completion_each)
     state.put("work_file", measured.total)
     sentence = n_("Measured on {n} example", "Measured on {n} examples", measured.examples)
-    exact = _("counted exactly") if measured.exact else _("counted with the nearest vocabulary, about right")
+    exact = _("counted exactly") if measured.exact else _("approximate: counted with a similar tokenizer")
     state.put(
         "work_measured",
         _("{measured}: {tokens} tokens, {exact}.").format(measured=sentence, tokens=about(measured.total), exact=exact),

@@ -156,7 +156,7 @@ def _table(found: Sequence[Costs], currency: str) -> None:
             "way": st.column_config.TextColumn(_("Way"), pinned=True),
             "each": st.column_config.NumberColumn(_("A story"), format="%.6f", help=currency),
             "thousand": st.column_config.NumberColumn(_("1,000 stories"), format="%.4f", help=currency),
-            "month": st.column_config.NumberColumn(_("A month"), format="%.2f", help=_("30 days, hosting included")),
+            "month": st.column_config.NumberColumn(_("Per month"), format="%.2f", help=_("30 days, hosting included")),
             "hosting": st.column_config.NumberColumn(_("Hosting a month"), format="%.2f", help=currency),
             "upfront": st.column_config.NumberColumn(_("Training, once"), format="%.4f", help=currency),
         },

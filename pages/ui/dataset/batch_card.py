@@ -16,27 +16,27 @@ _SHOWN = 4  # as many as are with the provider at once; those before them have b
 _WINDOW = timedelta(hours=24)  # the time that a provider gives itself for a batch
 _GOING = ("queued", "running", "pausing", "stopping")
 _STATES = {
-    "preparing": (mark("Being prepared"), "edit_document"),
-    "submitting": (mark("Being handed in"), "upload"),
-    "validating": (mark("Being checked by the provider"), "rule"),
-    "in_progress": (mark("Being written by the provider"), "edit_note"),
+    "preparing": (mark("Preparing"), "edit_document"),
+    "submitting": (mark("Submitting"), "upload"),
+    "validating": (mark("Checked by the provider now"), "rule"),
+    "in_progress": (mark("The provider is writing"), "edit_note"),
     "finalizing": (mark("Almost ready"), "inventory_2"),
-    "cancelling": (mark("Being ended"), "cancel"),
-    "collecting": (mark("Being collected"), "download"),
+    "cancelling": (mark("Cancelling the batch"), "cancel"),
+    "collecting": (mark("Collecting results"), "download"),
     "done": (mark("Collected"), "check_circle"),
-    "expired": (mark("Out of time, collected"), "timer_off"),
-    "failed": (mark("Not taken by the provider"), "error"),
+    "expired": (mark("Expired, collected"), "timer_off"),
+    "failed": (mark("Rejected by the provider"), "error"),
     "cancelled": (mark("Ended early"), "cancel"),
 }
 _NEXT = {
-    "preparing": mark("Its rows are put into a file, and the file goes to the provider."),
-    "submitting": mark("The file is there. It is handed in exactly once, whatever happens."),
-    "validating": mark("Checking takes minutes; then the provider begins to write."),
-    "finalizing": mark("All is written. The provider puts the answers into a file, which is then collected."),
-    "cancelling": mark("This takes up to ten minutes. What is written by then is collected."),
-    "collecting": mark("The answers go into their rows."),
-    "expired": mark("What was written is kept; the rest is handed in again."),
-    "cancelled": mark("What was written is kept; the rest can be written later."),
+    "preparing": mark("The rows are written to a file, which is sent to the provider."),
+    "submitting": mark("The file is uploaded. It is submitted exactly once."),
+    "validating": mark("Checks take minutes; then the provider starts to write."),
+    "finalizing": mark("All texts are written. The provider prepares the results file, which is then collected."),
+    "cancelling": mark("This takes up to ten minutes. The texts written by then are collected."),
+    "collecting": mark("The answers are saved to their rows."),
+    "expired": mark("Finished rows are kept; the rest is submitted again."),
+    "cancelled": mark("Finished rows are kept; you can write the rest later."),
 }
 
 
@@ -57,9 +57,9 @@ def _heading(found: tuple[BatchView, ...], going: bool) -> str:
     """Whether anybody need stay here."""
     waiting = any(not batch.over for batch in found)
     if going and (waiting or not found):
-        return _("you can close this page: the worker watches, and collects by itself")
+        return _("you can close this page: the worker collects the results")
     if waiting:
-        return _("the provider goes on with what it has; go on with the run to collect it")
+        return _("the provider continues with its rows; resume the run to collect them")
     return n_("{n} row collected", "{n} rows collected", sum(batch.completed for batch in found))
 
 
@@ -100,6 +100,6 @@ def _next(batch: BatchView, where: str, now: datetime) -> str:
     if where == "in_progress":
         left = (batch.created_at + _WINDOW - now).total_seconds()
         if left > 0:
-            return _("It takes {time} more at most; most batches are done much sooner.").format(time=duration(left))
-        return _("The day that the provider gives itself is over; it ends the batch soon.")
+            return _("Up to {time} more; most batches finish much sooner.").format(time=duration(left))
+        return _("The provider's time limit of one day has passed; it ends the batch soon.")
     return _(_NEXT[where]) if where in _NEXT else ""

@@ -16,12 +16,12 @@ def show() -> None:
     left, right = st.columns([2, 3], gap="medium")
     with left, st.container(border=True):
         st.subheader(_("Samples"), anchor=False)
-        st.caption(_("Written for this studio, no two alike. Load them and train at once."))
+        st.caption(_("Original samples, ready to train on."))
         for preset in presets.load(language()):
             if preset.sample is not None:
                 _sample(preset.sample, in_language(preset.names))
     with right, st.container(border=True):
-        st.subheader(_("A file of yours"), anchor=False)
+        st.subheader(_("Your file"), anchor=False)
         upload.form("dataset", _opened)
 
 

@@ -7,7 +7,7 @@ import streamlit as st
 from core.dataset.intake import importing
 from core.dataset.recipe import distinct
 from pages.ui import cards, state
-from pages.ui.dataset import upload
+from pages.ui.dataset import upload, upload_form
 from pages.ui.dataset.column_form import take
 from pages.ui.lang import _, n_, number, plain, told
 
@@ -22,10 +22,11 @@ def show() -> None:
         return
     with shown, cards.errors_shown():
         file = st.file_uploader(
-            _("CSV, JSONL, Parquet or Excel"), type=upload.TYPES, key="dataset_values_file", width=420
-        )
+            upload_form.label(), type=upload.TYPES, key="dataset_values_file", width=420,
+            max_upload_size=upload_form.MOST_MB,
+        )  # fmt: skip
         if file is None:
-            st.caption(_("Each column that you choose becomes one of the grid, with every value that occurs in it."))
+            st.caption(_("Each column you choose becomes a column of the grid, with every value that occurs in it."))
             return
         found, problems = _columns(file.file_id, file.getvalue(), file.name)
         if problems:

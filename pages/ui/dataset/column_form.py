@@ -37,7 +37,7 @@ def column(draft: ColumnDraft) -> Column:
             st.text_input(
                 _("Add values"),
                 key=f"dataset_add_{draft.id}",
-                placeholder=_("Add values, with commas between them"),
+                placeholder=_("Add values, separated by commas"),
                 label_visibility="collapsed",
                 on_change=_add,
                 args=(draft.id,),
@@ -96,7 +96,7 @@ def _list(draft: ColumnDraft) -> None:
         key = f"dataset_pasted_{draft.id}"
         state.first(key, "\n".join(draft.values))
         text = st.text_area(
-            _("One value a line; values in a single line have commas or tabs between them"),
+            _("One value per line; in a single line, separate values with commas or tabs"),
             key=key,
             height=_LIST_HEIGHT,
             width=420,

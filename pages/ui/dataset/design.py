@@ -11,7 +11,7 @@ from core.dataset.recipe import Recipe
 from core.errors import BadRecipe
 from pages.ui import cards, views
 from pages.ui.dataset import generate_card, grid_form, preview_card, recipe_shelf
-from pages.ui.lang import _, plain
+from pages.ui.lang import _, column_name, plain
 
 
 def show() -> None:
@@ -42,8 +42,8 @@ def _prompt_card(recipe: Recipe, problem: BadRecipe | None) -> None:
     """The prompt of one cell, as the model will read it."""
     with st.container(border=True):
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-            st.markdown(_("**Prompt of one cell**"))
-            st.button(_("Another"), icon=":material/casino:", key="dataset_dice", on_click=grid_form.throw_dice)
+            st.markdown(_("**Example prompt**"))
+            st.button(_("Another example"), icon=":material/casino:", key="dataset_dice", on_click=grid_form.throw_dice)
         if problem is not None:
             st.text(recipe.template or _("The template is empty."))
             return
@@ -51,4 +51,4 @@ def _prompt_card(recipe: Recipe, problem: BadRecipe | None) -> None:
             st.caption(_("System text: {text}").format(text=plain(recipe.system.strip())))
         cell = grid_form.random_cell(recipe)
         st.text(grid.render(recipe.template, cell))
-        views.facts(f"{plain(name)}: {plain(value)}" for name, value in cell.items())
+        views.facts(f"{plain(column_name(name))}: {plain(value)}" for name, value in cell.items())

@@ -131,7 +131,7 @@ def _budget(guess: Estimate) -> Typed:
         MOST_USD,
         placeholder=_("No limit"),
         disabled=guess.usd is None,
-        help=_("The run stops before the next row could cost more than this. What is written stays."),
+        help=_("The run stops before the next row could exceed this. Rows already written are kept."),
         persist=True,
     )
     if guess.usd is None:

@@ -118,7 +118,11 @@ def _presets() -> None:
     )
     if state.studio().recipe_before is not None:
         st.button(
-            _("Back to what you had"), icon=":material/undo:", type="tertiary", key="dataset_back", on_click=_go_back
+            _("Restore the previous grid"),
+            icon=":material/undo:",
+            type="tertiary",
+            key="dataset_back",
+            on_click=_go_back,
         )
 
 
@@ -150,7 +154,7 @@ def _take_preset(preset_id: str) -> None:
 
 def _more() -> dict[str, Any]:
     """What is needed sometimes."""
-    asked = {"auto": _("As it answers"), "chat": _("Chat"), "completion": _("Completion")}
+    asked = {"auto": _("Automatic"), "chat": _("Chat"), "completion": _("Completion")}
     state.first("dataset_endpoint", "auto")
     return {
         "name": st.text_input(_("Name of the data set"), key="dataset_name", persist_state="session"),
@@ -160,13 +164,13 @@ def _more() -> dict[str, Any]:
         ),
         "top_p": st.slider(_("Top p"), 0.0, 1.0, step=0.05, key="dataset_top_p", persist_state="session"),
         "max_tokens": st.number_input(
-            _("Most tokens in one text"), 1, 1_000_000, step=1, key="dataset_max_tokens", persist_state="session"
+            _("Max tokens per text"), 1, 1_000_000, step=1, key="dataset_max_tokens", persist_state="session"
         ),
         "seed": st.number_input(
-            _("Seed (empty: a new one each time)"), value=None, step=1, key="dataset_seed", persist_state="session"
+            _("Seed (empty: random each time)"), value=None, step=1, key="dataset_seed", persist_state="session"
         ),
         "endpoint": st.segmented_control(
-            _("The model is asked as"),
+            _("API format"),
             list(asked),
             format_func=asked.__getitem__,
             required=True,

@@ -58,10 +58,10 @@ def _chart(dataset_id: str, map_: HeatMap) -> int | None:
         )
     if map_.kind == "blocks":
         n = map_.per_square
-        st.caption(n_("Each square is {n} row.", "Each square is {n} rows; the fuller, the more of them are done.", n))
+        st.caption(n_("Each square is {n} row.", "Each square is {n} rows; a fuller square has more rows done.", n))
     elif map_.kind == "pairs":
         st.caption(
-            _("Each square is a pair of values and has {n} rows; the fuller, the more of them are done.").format(
+            _("Each square is a pair of values with {n} rows; a fuller square has more rows done.").format(
                 n=number(map_.per_square)
             )
         )
@@ -112,7 +112,7 @@ def _choose_pair(dataset_id: str, map_: HeatMap) -> None:
     if map_.pair is None or len(map_.choices) < 3:
         return
     with st.container(horizontal=True):
-        for axis, label, chosen in (("across", _("Across"), map_.pair[0]), ("down", _("Down"), map_.pair[1])):
+        for axis, label, chosen in (("across", _("X axis"), map_.pair[0]), ("down", _("Y axis"), map_.pair[1])):
             key = f"dataset_{axis}_{dataset_id}"
             if state.get(key) != chosen:
                 state.put(key, chosen)

@@ -80,7 +80,7 @@ def _start_preview(recipe: Recipe) -> Preview:
 def _preview(was_running: bool) -> None:
     shown = state.studio().preview
     if shown is None:
-        st.caption(_("See three texts of this grid before you generate them all. Nothing is kept."))
+        st.caption(_("Preview three texts of this grid before you generate all of them. Nothing is saved."))
         return
     gathering = shown.gathering
     if was_running and gathering.done:

@@ -87,7 +87,7 @@ def _again(now: _Now) -> None:
 def _report(report: Report, now: _Now) -> None:
     """Verdict, cards, and the one that is open."""
     if not report.total:
-        coming, none = _("No finished row yet. They are judged as they come."), _("No finished row to judge yet.")
+        coming, none = _("No finished rows yet. Rows are checked as they arrive."), _("No finished rows to check yet.")
         with cards.empty(coming if now.active else none, icon=":material/fact_check:"):
             st.button(_("Go to the run"), type="primary", key="dataset_quality_run", on_click=_go, args=("rows",))
         return

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from core.dataset import jsonl
 from core.dataset.quality import Report
 from pages.ui.dataset import quality_words
-from pages.ui.lang import _, n_, number, percent, plain
+from pages.ui.lang import _, column_name, n_, number, percent, plain
 
 CARD_OF = {
     "empty": "remains",
@@ -52,18 +52,20 @@ def _duplicates(report: Report) -> Figure:
     return Figure(
         number(_count(report, "duplicates")),
         groups if report.clusters else _("no text comes twice"),
-        _("Copies beside the one that stays. Near: 70 % of the runs of five characters, or three words, are alike."),
+        _("Copies of an earlier text. Near-duplicate: 70 % of the five-character (or three-word) sequences match."),
     )
 
 
 def _adherence(report: Report) -> Figure:
     literal = [one for one in report.adherence if one.literal and one.share is not None]
     if not literal:
-        return Figure("–", _("no column is written out"), _("A manner, such as a mood, is not a word of the text."))
+        return Figure(
+            "–", _("no column is written out"), _("A style, such as a mood, rarely appears as a word in the text.")
+        )
     worst = min(literal, key=lambda one: one.share or 0.0)
     return Figure(
         percent(worst.share, 0),
-        _("have their {column}").format(column=plain(worst.column)),
+        _("contain their {column}").format(column=plain(column_name(worst.column))),
         _("The column that the texts miss most, among those whose values are written out."),
     )
 
@@ -84,7 +86,7 @@ def _lengths(report: Report) -> Figure:
     return Figure(
         number(report.characters.median),
         about,
-        _("Characters of the text in the middle; {tokens}.").format(tokens=tokens),
+        _("Median length in characters; {tokens}.").format(tokens=tokens),
     )
 
 
@@ -95,7 +97,7 @@ def _diversity(report: Report) -> Figure:
     return Figure(
         number(spread.distinct[1], 2),
         about.format(share=percent(highest, 0)),
-        _("Distinct-2: the share of runs of two characters, or words, that differ. Higher is more varied."),
+        _("Distinct-2: the share of two-character (or two-word) sequences that are unique. Higher is more varied."),
     )
 
 
@@ -122,16 +124,18 @@ def _languages(report: Report) -> Figure:
         return Figure("–", _("no letters"))
     names = [_(quality_words.LANGUAGES[one.name]) for one in report.languages[:2]]
     first = len(report.languages[0].rows) / report.total
-    return Figure(percent(first, 0), _(", ").join(names), _("Share of the most frequent; told by the letters."))
+    return Figure(
+        percent(first, 0), _(", ").join(names), _("Share of the most frequent language, detected from the letters.")
+    )
 
 
 def _stops(report: Report) -> Figure:
     used = {one.name for one in report.stops}
     free = next((stop for stop in jsonl.STOPS if stop not in used), None)
-    inside = n_("{n} usual stop is in the texts", "{n} usual stops are in the texts", len(used))
-    about = inside if used else _("no usual stop is in the texts")
+    inside = n_("{n} common stop is in the texts", "{n} common stops are in the texts", len(used))
+    about = inside if used else _("no common stop is in the texts")
     return Figure(
-        "–" if free is None else f"`{free!r}`", about, _("The first usual stop ending that no text contains.")
+        "–" if free is None else f"`{free!r}`", about, _("The first common stop sequence that no text contains.")
     )
 
 

@@ -10,7 +10,7 @@ from core.dataset.quality import Adherence, Report, Share
 from pages.ui import views
 from pages.ui.dataset import quality_rows, quality_shared, quality_spread, quality_words
 from pages.ui.dataset.quality_figures import CARD_OF
-from pages.ui.lang import _, percent, plain
+from pages.ui.lang import _, column_name, percent, plain
 
 
 def show(card: str, report: Report) -> None:
@@ -21,7 +21,9 @@ def show(card: str, report: Report) -> None:
 
 
 def _duplicates(report: Report) -> None:
-    st.caption(_("Near-duplicates are found by MinHash and may differ in a few words. The first of each group stays."))
+    st.caption(
+        _("Near-duplicates are found by MinHash and may differ in a few words. The first of each group is kept.")
+    )
     surplus = [*report.find("exact"), *report.find("near")]
     if not surplus:
         st.markdown(_("No text comes twice."))
@@ -39,10 +41,10 @@ def _duplicates(report: Report) -> None:
 
 
 def _adherence(report: Report) -> None:
-    st.caption(_("How many texts have the value that their cell asked for, letter by letter."))
+    st.caption(_("How many texts contain the exact value that their cell asked for."))
     clicked = False
     for one in report.adherence:
-        column = f"**{plain(one.column)}**"
+        column = f"**{plain(column_name(one.column))}**"
         if one.share is None:
             st.markdown(_("{column}: free text, not measured").format(column=column))
         elif not one.literal:
@@ -64,7 +66,7 @@ def _values(column: Adherence) -> bool:
         f"adherence_{column.column}",
         [(one.value, one.found / one.asked) for one in shown],
         _("Texts that have their value"),
-        _("Of {column}, {value} is missing most").format(column=column.column, value=shown[0].value),
+        _("Most often missing from {column}: {value}").format(column=column.column, value=shown[0].value),
         shares_of_one=True,
     )
     rows = next((one.missing for one in shown if one.value == picked), ())
@@ -82,7 +84,7 @@ def _remains(report: Report) -> None:
 
 def _endings(report: Report) -> None:
     named = [Share(quality_words.ending(one.name), one.rows) for one in report.endings]
-    quality_shared.shares("endings", named, _("Rows by the provider's word on how they ended"))
+    quality_shared.shares("endings", named, _("Rows by finish reason"))
     quality_shared.findings("endings", report)
 
 
@@ -93,9 +95,9 @@ def _languages(report: Report) -> None:
 
 
 def _stops(report: Report) -> None:
-    st.caption(_("A model stops at the first stop ending. One that stands inside a text would teach it to stop there."))
+    st.caption(_("A model stops at the first stop sequence. If a text contains it, the model learns to stop there."))
     if not report.stops:
-        st.markdown(_("None of the usual stop endings is in the texts."))
+        st.markdown(_("None of the common stop sequences is in the texts."))
         return
     quality_shared.shares(
         "stops", [Share(repr(one.name), one.rows) for one in report.stops], _("Rows that have the stop inside")

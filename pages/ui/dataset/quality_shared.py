@@ -42,7 +42,7 @@ def _rows_of(finding: Finding) -> None:
 def shares(key: str, found: Sequence[Share], alt: str) -> None:
     """Bars, one a share; a click leads to its rows, and so does the list beside the chart for who cannot click it."""
     if not found:
-        st.markdown(_("Nothing stands out."))
+        st.markdown(_("Nothing unusual was found."))
         return
     shown = list(found[:MOST_BARS])
     picked = bars(key, [(one.name, len(one.rows)) for one in shown], _("Rows"), alt)

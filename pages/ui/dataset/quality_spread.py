@@ -17,7 +17,7 @@ def coverage(report: Report) -> None:
     """Rows by cell, as a map of two columns."""
     covered = report.coverage
     if not covered.columns:
-        st.markdown(_("Every row has values of its own: there are no cells to fill."))
+        st.markdown(_("Every row has its own values, so there are no cells to fill."))
         return
     views.facts(
         [
@@ -46,9 +46,9 @@ def _cell_map(report: Report) -> None:
     across, down = covered.columns[1], covered.columns[0]
     if len(covered.columns) > 2:
         with st.container(horizontal=True):
-            across = _choice(_("Across"), covered.columns, 1, "across")
+            across = _choice(_("X axis"), covered.columns, 1, "across")
             others = [column for column in covered.columns if column != across]
-            down = _choice(_("Down"), others, 0, "down")
+            down = _choice(_("Y axis"), others, 0, "down")
     spec = charts_quality.cell_map(covered.by_pair(across, down), column_name(across), column_name(down), _("Rows"))
     alt = _("Rows by {across} and {down}").format(across=column_name(across), down=column_name(down))
     mark = quality_shared.clicked("coverage_map", spec, alt)
@@ -80,7 +80,7 @@ def lengths(report: Report) -> None:
         for name, value in (
             (_("Shortest"), found.shortest),
             (_("Lower 5 %"), found.lower),
-            (_("Middle"), found.median),
+            (_("Median"), found.median),
             (_("Upper 5 %"), found.upper),
             (_("Longest"), found.longest),
         ):
@@ -105,15 +105,15 @@ def diversity(report: Report) -> None:
     with st.grid(4, min_column_width=140):
         for n, share in enumerate(spread.distinct, start=1):
             st.metric(_("Distinct-{n}").format(n=n), number(share, 2))
-        st.metric(_("Alike within a cell"), "–" if spread.median is None else percent(spread.median, 0))
+        st.metric(_("Similar within a cell"), "–" if spread.median is None else percent(spread.median, 0))
     views.facts([n_("distinct-n over {n} text", "distinct-n over {n} texts", spread.sampled)])
-    ways = {"openings": _("Common openings"), "cells": _("Cells whose texts are most alike")}
+    ways = {"openings": _("Common openings"), "cells": _("Cells with the most similar texts")}
     way = st.segmented_control(
-        _("Look at"), list(ways), format_func=ways.__getitem__, default="openings", required=True,
+        _("Show"), list(ways), format_func=ways.__getitem__, default="openings", required=True,
         key="dataset_quality_ways", label_visibility="collapsed",
     )  # fmt: skip
     if way == "openings":
         quality_shared.shares("openings", [Share(one.text, one.rows) for one in spread.openings], _("How texts begin"))
     else:
         cells = [Share(f"{' · '.join(one.cell)} ({one.highest:.0%})", one.rows) for one in spread.cells]
-        quality_shared.shares("alike", cells, _("Rows of the cells whose texts are most alike"))
+        quality_shared.shares("alike", cells, _("Rows of the cells with the most similar texts"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from core.dataset.quality import Finding, Report
-from pages.ui.lang import _, mark, n_, percent, plain
+from pages.ui.lang import _, column_name, mark, n_, percent, plain
 
 LEVELS = {
     "good": (":material/check_circle:", "green", mark("Good")),
@@ -36,10 +36,10 @@ LANGUAGES = {
     "mixed": mark("two scripts"),
 }
 ENDINGS = {
-    "stop": mark("ended by itself"),
+    "stop": mark("complete"),
     "length": mark("cut off at the token limit"),
     "refusal": mark("refused"),
-    "content_filter": mark("held back by a filter"),
+    "content_filter": mark("blocked by a filter"),
     "": mark("not said"),
 }
 
@@ -64,7 +64,7 @@ def counted(finding: Finding) -> str:
     """A finding in a few words, with its number: "3 near-duplicates"."""
     if finding.kind == "missing":
         rows = n_("{n} row", "{n} rows", len(finding.rows))
-        return _("{rows} without their {column}").format(rows=rows, column=plain(finding.detail))
+        return _("{rows} without their {column}").format(rows=rows, column=plain(column_name(finding.detail)))
     return _COUNTED[finding.kind](len(finding.rows))
 
 
@@ -87,7 +87,7 @@ def behind(report: Report) -> str:
     rows = n_("{n} finished row", "{n} finished rows", report.total)
     grave = report.verdict.grave
     if not grave:
-        return _("{rows} measured; none that a model should not learn from.").format(rows=rows)
+        return _("{rows} measured; all are suitable for training.").format(rows=rows)
     told = n_("{n} of them should not be trained on", "{n} of them should not be trained on", grave)
     return _("{rows} measured; {told} ({share}).").format(rows=rows, told=told, share=percent(report.verdict.share))
 

@@ -37,7 +37,7 @@ def put_back(row_ids: Sequence[int]) -> bool:
             again = curation.BY_HAND
             undo.offer(":material/add_circle:", said, lambda: curation.exclude(store, LOCAL, changed, again))
         else:
-            state.notify(":material/info:", _("A row without a text needs one before it can be put back."))
+            state.notify(":material/info:", _("Add a text before you put this row back."))
     return bool(changed)
 
 
@@ -60,7 +60,7 @@ def as_written(row: ListedRow) -> None:
             state.studio().table += 1
             undo.offer(
                 ":material/history:",
-                _("The model's own words are back"),
+                _("Original text restored"),
                 lambda: curation.edit(store, LOCAL, row.id, row.text),
             )
 

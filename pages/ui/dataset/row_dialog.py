@@ -46,13 +46,13 @@ def _row(dataset_id: str, row: ListedRow) -> None:
     state.first(f"dataset_text_{row.id}", row.text.strip())
     st.text_area(_("Text"), height=_HEIGHT, key=f"dataset_text_{row.id}", disabled=not writable, max_chars=100_000)
     if row.original is not None:
-        with st.expander(_("As the model wrote it"), icon=":material/history:"):
+        with st.expander(_("Original text"), icon=":material/history:"):
             st.text(row.original.strip())
     with st.container(horizontal=True):
         if writable:
             _button(_("Save the text"), "save", ":material/save:", _save, (row,), primary=True)
         if row.original is not None:
-            _button(_("The model's own words"), "revert", ":material/history:", _done, (row_actions.as_written, row))
+            _button(_("Original text"), "revert", ":material/history:", _done, (row_actions.as_written, row))
         if row.state == "excluded":
             _button(_("Put back"), "back", ":material/add_circle:", _done, (row_actions.put_back, [row.id]))
         elif row.state != "sent":

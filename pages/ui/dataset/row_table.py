@@ -105,7 +105,7 @@ def _view() -> None:
     names = {"table": _("Table"), "cards": _("Cards")}
     icons = {"table": ":material/table_rows:", "cards": ":material/view_agenda:"}
     st.segmented_control(
-        _("Rows as"),
+        _("View"),
         list(names),
         format_func=lambda key: f"{icons[key]} {names[key]}",
         required=True,
@@ -144,7 +144,7 @@ def _editor(summary: DatasetSummary, rows: Sequence[ListedRow]) -> None:
         disabled=[name for name in frame.columns if name not in ("out", "text")],
         column_config={
             "out": st.column_config.CheckboxColumn(
-                _("Out"), help=_("Left out of training and export; nothing is lost."), width="small"
+                _("Left out"), help=_("Left out of training and export; nothing is lost."), width="small"
             ),
             **{f"value_{i}": plain_text(column_name(name), width="small") for i, name in enumerate(columns)},
             "text": plain_text(_("Text"), width="large", help=_("Double-click to edit. The original is kept.")),
@@ -195,8 +195,8 @@ def _open(key: str, rows: Sequence[ListedRow]) -> None:
 
 def _nothing(summary: DatasetSummary, where: Where) -> str:
     if where == Where() and summary.total:
-        return _("No row is in the ledger yet; the run puts them there as it comes to them.")
-    return _("No row is like that.")
+        return _("No rows yet; they appear as the run reaches them.")
+    return _("No rows match.")
 
 
 def _widen() -> None:

@@ -34,7 +34,7 @@ def _rows(summary: DatasetSummary, active: bool) -> None:
     table = st.expander(_("All rows"), icon=":material/table_rows:", key="dataset_table", on_change="rerun")
     if table.open:
         with table:
-            st.button(_("Look again"), icon=":material/refresh:", type="tertiary", key="dataset_refresh")
+            st.button(_("Refresh"), icon=":material/refresh:", type="tertiary", key="dataset_refresh")
             row_table.show(summary)
     else:
         undo.button()

@@ -38,7 +38,7 @@ def more(progress: RunProgress) -> None:
         amount = f"dataset_more_budget_{progress.run_id}_{least}"  # raised in another tab, it begins anew
         _amount(amount, _enough(progress) if over else progress.budget_usd, least)
         st.button(
-            _("Go on") if over else _("Set"),
+            _("Resume") if over else _("Set"),
             key="dataset_set_budget",
             type="primary" if over else "secondary",
             on_click=_raise,

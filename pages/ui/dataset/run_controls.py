@@ -35,7 +35,7 @@ def show(summary: DatasetSummary, progress: RunProgress | None) -> None:
 def _hold(progress: RunProgress) -> None:
     if progress.state == "paused":
         st.button(
-            _("Go on"),
+            _("Resume"),
             icon=":material/play_arrow:",
             type="primary",
             key="dataset_resume",
@@ -71,10 +71,10 @@ def _go_on(summary: DatasetSummary, progress: RunProgress | None) -> None:
     if progress is not None and capped:
         run_budget.more(progress)
     if summary.pending > (progress.left if progress is not None and capped else 0):
-        label = n_("Write the missing {n}", "Write the missing {n}", summary.pending)
+        label = n_("Resume ({n} left)", "Resume ({n} left)", summary.pending)
         _start(label, "continue", ":material/play_arrow:", summary.id, progress)
     if summary.failed:
-        label = n_("Write the failed {n} again", "Write the failed {n} again", summary.failed)
+        label = n_("Retry {n} failed", "Retry {n} failed", summary.failed)
         _start(label, "retry", ":material/replay:", summary.id, progress)
 
 

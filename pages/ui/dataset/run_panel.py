@@ -20,7 +20,7 @@ _RUN_STATES = {
     "stopping": mark("Stopping"),
     "stopped": mark("Stopped"),
     "done": mark("Finished"),
-    "failed": mark("Stopped on a problem"),
+    "failed": mark("Stopped by an error"),
 }
 
 
@@ -37,7 +37,7 @@ def show(summary: DatasetSummary, progress: RunProgress | None) -> None:
 
 def _loaded(summary: DatasetSummary) -> None:
     """Rows that no run has written: all there, but for those that are left out."""
-    parts = [n_("{n} row, all there", "{n} rows, all there", summary.done)]
+    parts = [n_("{n} row, all done", "{n} rows, all done", summary.done)]
     if summary.pending:
         parts = [_("{done} of {total}").format(done=number(summary.done), total=number(summary.total))]
     if summary.excluded:
@@ -93,7 +93,7 @@ def _money(progress: RunProgress) -> str:
     if progress.budget_usd is not None:
         spent = _("{spent} of at most {most}").format(spent=spent, most=usd(progress.budget_usd))
     if (run_controls.moving(progress) or run_budget.capped(progress)) and progress.projected_usd:
-        spent = _("{spent}, about {whole} in all").format(spent=spent, whole=usd(progress.projected_usd))
+        spent = _("{spent}, about {whole} in total").format(spent=spent, whole=usd(progress.projected_usd))
     return spent
 
 

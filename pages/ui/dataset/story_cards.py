@@ -64,7 +64,7 @@ def of_place(dataset_id: str, where: Where) -> int:
     store = cached.store()
     found = rowlist.page(store, dataset_id, where, limit=_MOST)
     if not found:
-        st.caption(_("These rows are not in the ledger yet; the run puts them there as it comes to them."))
+        st.caption(_("These rows do not exist yet; they appear as the run reaches them."))
     for row in found:
         card(row)
     return rowlist.count(store, dataset_id, where)

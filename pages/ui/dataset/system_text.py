@@ -23,7 +23,7 @@ def field(page: str, dataset_id: str) -> None:
         key=key,
         on_change=_keep,
         args=(key, dataset_id),
-        help=_("Send the same one when you use the model."),
+        help=_("Use the same one when you call the model."),
     )
 
 

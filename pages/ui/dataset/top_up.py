@@ -44,7 +44,7 @@ def _form(dataset_id: str, recipe: Recipe, mode: runs.Mode) -> None:
     column = str(st.selectbox(_("Column"), list(known), key="dataset_more_column"))
     typed = st.text_area(
         _("New values"),
-        placeholder=_("one in a line, or with commas between"),
+        placeholder=_("one per line, or separated by commas"),
         height=90,
         key="dataset_more_values",
     )
@@ -96,5 +96,5 @@ def _grow(dataset_id: str, grown: Recipe | None, mode: runs.Mode) -> None:
         runs.enqueue(cached.store(), LOCAL, dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
         state.put("dataset_more_values", "")
         state.put(_OPEN, False)  # the rows come under it
-        said = n_("{n} row added; what was there is kept", "{n} rows added; what was there is kept", growth.new_rows)
+        said = n_("{n} row added; earlier rows are kept", "{n} rows added; earlier rows are kept", growth.new_rows)
         state.notify(":material/add:", said)

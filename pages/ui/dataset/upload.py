@@ -14,32 +14,21 @@ from core.dataset.intake import decoding, importing, mapping
 from core.errors import BadFile
 from pages.ui import cached, cards, state
 from pages.ui.dataset import upload_columns, upload_form
-from pages.ui.lang import _, mark, n_, plain, told
+from pages.ui.lang import _, n_, plain, told
 
 _SHOWN_PROBLEMS = 20
 _FEW_NOTES = 2  # more of them are one click away
 _SHOWN_ROWS = 5
 TYPES = ["csv", "tsv", "txt", "jsonl", "ndjson", "json", "parquet", "xlsx", "xlsm", "xls", "ods", "gz", "bz2", "xz"]
-_KINDS = {
-    "csv": mark("a CSV table"),
-    "jsonl": mark("JSON"),
-    "parquet": mark("Parquet"),
-    "workbook": mark("an Excel workbook"),
-}
 _LONGEST_NAME = 200  # characters, as the table has it
 _AUTO = ""  # the encoding as found
 
 
 def form(page: str, opened: Callable[[str], None]) -> None:
     """Upload, look, say which column is which, keep. `opened` gets the id of the new data set."""
-    file = st.file_uploader(_("CSV, JSONL, Parquet or Excel"), type=TYPES, key=f"{page}_file")
+    file = st.file_uploader(upload_form.label(), type=TYPES, key=f"{page}_file", max_upload_size=upload_form.MOST_MB)
     if file is None:
-        st.caption(
-            _(
-                "A table with a name over each column, JSON in any layout, or conversations (OpenAI messages, "
-                "ShareGPT, Alpaca and others). Files may be compressed (.gz). Nothing is sent anywhere."
-            )
-        )
+        st.caption(upload_form.accepted())
         return
     with cards.errors_shown():
         try:
@@ -78,10 +67,9 @@ def _key(page: str, name: str, file: UploadedFile) -> str:
 
 def _findings(page: str, file: UploadedFile, imported: importing.Imported) -> None:
     """What was read, how, and what could not be."""
-    encoding = _("encoding **{encoding}**").format(encoding=plain(imported.encoding)) if imported.encoding else ""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         rows = n_("{n} row read", "{n} rows read", len(imported.frame))
-        st.markdown(" · ".join(part for part in (f"**{rows}**", _(_KINDS[imported.kind]), encoding) if part))
+        st.markdown(f"**{rows}** · {upload_form.read_as(imported)}")
         _read_otherwise(page, file, imported)
     upload_form.show(imported, _key(page, "form", file))
     if imported.cut_short:
@@ -97,7 +85,7 @@ def _findings(page: str, file: UploadedFile, imported: importing.Imported) -> No
         )
         _sentences(_("Which lines, and why"), imported.problems)
     if len(imported.notes) > _FEW_NOTES:
-        _sentences(n_("{n} thing to know", "{n} things to know", len(imported.notes)), imported.notes)
+        _sentences(n_("{n} note", "{n} notes", len(imported.notes)), imported.notes)
     else:
         for note in imported.notes:
             st.caption(f":material/info: {plain(told(note))}")
@@ -122,9 +110,9 @@ def _read_otherwise(page: str, file: UploadedFile, imported: importing.Imported 
     if not certain or state.get(_key(page, "encoding", file)):
         with st.popover(_("Wrong characters?"), icon=":material/translate:"):
             st.selectbox(
-                _("Read it as"),
+                _("Read as"),
                 [_AUTO, *decoding.CHOICES],
-                format_func=lambda name: name or _("As found"),
+                format_func=lambda name: name or _("Detect automatically"),
                 key=_key(page, "encoding", file),
             )
 
@@ -137,7 +125,7 @@ def _keep(page: str, file: UploadedFile, imported: importing.Imported, opened: C
     stem = PurePath(file.name).stem[:_LONGEST_NAME]
     name = st.text_input(_("Name"), stem, max_chars=_LONGEST_NAME, key=_key(page, "name_of_file", file))
     st.button(
-        _("Keep as a data set"),
+        _("Save as a data set"),
         icon=":material/save:",
         key=f"{page}_keep",
         disabled=not ready,

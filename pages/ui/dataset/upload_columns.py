@@ -29,7 +29,7 @@ def choose(imported: importing.Imported, key: Callable[[str], str]) -> mapping.M
     left_half, right_half = st.columns(2)
     completion = str(
         left_half.selectbox(
-            _("Column with the text to learn"),
+            _("Completion column"),
             columns,
             index=columns.index(guess.completion),
             key=key("completion"),
@@ -37,7 +37,7 @@ def choose(imported: importing.Imported, key: Callable[[str], str]) -> mapping.M
     )
     left = [column for column in columns if column != completion]
     prompts = st.multiselect(
-        _("Columns that make the prompt, in order"),
+        _("Prompt columns, in order"),
         left,
         default=[column for column in guess.prompts if column in left],
         key=key("prompts"),
@@ -47,23 +47,23 @@ def choose(imported: importing.Imported, key: Callable[[str], str]) -> mapping.M
     split = None
     if free:
         split = right_half.selectbox(
-            _("Column that says which rows are held out"),
+            _("Split column (train, validation, held out)"),
             free,
             index=free.index(guess.split) if guess.split in free else None,
             key=key("split"),
             placeholder=_("None: decide later"),
-            help=_("Its words may be train, validation or held out (test); an empty cell leaves a row undecided."),
+            help=_("Allowed values: train, validation, held out (test). An empty cell leaves the row undecided."),
         )
     separator = guess.separator
     if len(prompts) > 1:
         separator = str(
             st.selectbox(
-                _("Between the columns of a prompt"),
+                _("Separator between prompt columns"),
                 list(_SEPARATORS),
                 index=list(_SEPARATORS).index(guess.separator),
                 format_func=lambda one: _(_SEPARATORS[one]),
                 key=key("separator"),
-                help=_("An empty cell adds no separator."),
+                help=_("Empty cells add no separator."),
                 width=260,
             )
         )
@@ -73,7 +73,7 @@ def choose(imported: importing.Imported, key: Callable[[str], str]) -> mapping.M
 def outlook(imported: importing.Imported, chosen: mapping.Mapping) -> bool:
     """What the table becomes, and its first row as an example; False, and why, when it cannot be kept so."""
     if not chosen.prompts:
-        said = _("At least one column must make the prompt, and the completion cannot be one of them.")
+        said = _("Choose at least one prompt column; it can't be the completion column.")
         st.caption(f":material/info: {said}")
         return False
     try:
@@ -105,12 +105,12 @@ def _trained_on(chosen: mapping.Mapping) -> str:
     prompts = ", ".join(f"**{plain(column)}**" for column in chosen.prompts)
     completion = f"**{plain(chosen.completion)}**"
     if len(chosen.prompts) == 1:
-        return _("How it will be trained: {prompt} is the prompt, {completion} is the text to learn.").format(
+        return _("Prompt: {prompt}. Completion (the text to learn): {completion}.").format(
             prompt=prompts, completion=completion
         )
-    return _(
-        "How it will be trained: {prompts} make the prompt, joined by: {separator}. {completion} is the text to learn."
-    ).format(prompts=prompts, separator=_(_SEPARATORS[chosen.separator]), completion=completion)
+    return _("Prompt: {prompts}, joined by {separator}. Completion (the text to learn): {completion}.").format(
+        prompts=prompts, separator=_(_SEPARATORS[chosen.separator]), completion=completion
+    )
 
 
 def _rows(part: str | None, count: int) -> str:

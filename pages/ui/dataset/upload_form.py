@@ -1,12 +1,12 @@
-"""What a file was recognised as, in a sentence, and the choice to read it as a plain table."""
+"""Which files can be uploaded, how one was read, and the choice to read it as a plain table."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from core.dataset.intake import importing
+from core.dataset.intake import importing, workbooks
 from pages.ui import state
-from pages.ui.lang import _, mark, number
+from pages.ui.lang import _, code, mark, number, plain
 
 _TABLE = "table"
 _AS_FOUND = "found"
@@ -20,6 +20,14 @@ _FORMS = {
     "pairs": mark("pairs of prompt and completion"),
     "table": mark("a table"),
 }
+_KINDS = {
+    "csv": mark("CSV"),
+    "jsonl": mark("JSON"),
+    "parquet": mark("Parquet"),
+    "workbook": mark("Excel workbook"),
+}
+MOST_MB = 500  # of an upload; the server takes 512, which an uploader would show as 1 GB
+_MB = 1_000_000  # bytes
 _CONVERSATIONS = ("messages", "sharegpt", "turns", "preference")
 _LEARNED = {
     "preference": mark(
@@ -30,6 +38,35 @@ _LAST_ANSWER = mark(
     "The last answer of each conversation is the text to learn; the turns before it make the prompt, and a system text "
     "is a column of its own."
 )
+
+
+def label() -> str:
+    """What the upload of a data set takes."""
+    return _("Table or conversations: CSV, Excel, Parquet, JSON or JSONL")
+
+
+def accepted() -> str:
+    """The formats in full, and the largest file of each kind."""
+    formats = _(
+        "Conversations can be OpenAI messages, ShareGPT, Alpaca, Dolly, preference pairs and others; a table needs a "
+        "name over each column. Files can be compressed (.gz, .bz2, .xz). Nothing is sent anywhere."
+    )
+    sizes = _("Up to {most} MB, Excel up to {workbook} MB.").format(
+        most=number(MOST_MB), workbook=number(workbooks.MOST_BYTES // _MB)
+    )
+    return f"{formats} {sizes}"
+
+
+def read_as(imported: importing.Imported) -> str:
+    """How the file was read, in one line: its kind, the separator, the encoding, the compression."""
+    sign = _("tabs") if imported.delimiter == "\t" else code(imported.delimiter)
+    parts = (
+        _(_KINDS[imported.kind]),
+        _("separated by {sign}").format(sign=sign) if imported.delimiter else "",
+        plain(imported.encoding or ""),
+        imported.compression or "",
+    )
+    return _(", ").join(part for part in parts if part)
 
 
 def wants_table(key: str) -> bool:
@@ -48,9 +85,9 @@ def show(imported: importing.Imported, key: str) -> None:
     elif not chosen_table:
         return
     st.segmented_control(
-        _("Read it as"),
+        _("Read as"),
         [_AS_FOUND, _TABLE],
-        format_func={_AS_FOUND: _("Conversations"), _TABLE: _("A plain table")}.__getitem__,
+        format_func={_AS_FOUND: _("Conversations"), _TABLE: _("Plain table")}.__getitem__,
         default=_AS_FOUND,
         required=True,
         key=key,

@@ -27,7 +27,7 @@ def show() -> None:
             version = use_versions.pick("dataset", chosen)
             use_versions.keep(chosen)
         with st.container(border=True):
-            st.markdown(_("**What the check found and will do**"))
+            st.markdown(_("**Checks and changes**"))
             marks = Marks()
             with cards.errors_shown():
                 marks = preparation.marks("dataset", chosen, version)
@@ -51,10 +51,10 @@ def _mix(chosen: DatasetSummary) -> None:
 
 
 def _nothing_yet() -> None:
-    sentence = _("No row of this data set is finished yet. Write them first; then they can be trained on.")
+    sentence = _("This data set has no finished rows yet. Generate them first; then you can train on them.")
     with cards.empty(sentence, icon=":material/edit_note:"):
         st.button(
-            _("To the run"),
+            _("Go to the run"),
             type="primary",
             icon=":material/play_arrow:",
             key="dataset_to_run",

@@ -25,11 +25,9 @@ _CSV_MARK = "\ufeff"  # without it, spreadsheets take UTF-8 for something else
 
 def show(chosen: DatasetSummary, version: Version | None, marks: Marks, model: ModelInfo | None, epochs: int) -> None:
     """One line for each format: its button, and what training on such a file takes. `marks`: those that were chosen."""
-    st.markdown(_("**Take it away**"))
+    st.markdown(_("**Export**"))
     if datasets.characters(cached.store(), chosen.id) > _MOST_CHARACTERS:
-        st.caption(
-            _("These rows are too many for a browser. From Python they are written line by line (see the docs).")
-        )
+        st.caption(_("These are too many rows for a browser. Use Python to write them line by line (see the docs)."))
         return
     marks = marks if marks.file_format == "completion" else Marks()
     _jsonl(chosen, version, marks, _("JSONL, prompt and completion"), model, epochs)
@@ -40,7 +38,12 @@ def show(chosen: DatasetSummary, version: Version | None, marks: Marks, model: M
             _("Parquet"), "parquet", f"{chosen.name}.parquet", "application/vnd.apache.parquet",
             lambda: _parquet(chosen.id),
         )  # fmt: skip
-    st.caption(_("CSV and Parquet have every finished row as it is now, with the part that it is in."))
+    st.caption(
+        _(
+            "CSV and Parquet contain every finished row as it is now, and whether it is for training, validation or "
+            "held out."
+        )
+    )
 
 
 def _jsonl(

@@ -31,13 +31,15 @@ def show(chosen: DatasetSummary, others: Sequence[DatasetSummary]) -> None:
         placeholder=_("Choose at least one"),
     )
     if not picked:
-        st.caption(_("Several domains in one model: rows of each data set, drawn evenly from its cells, never twice."))
+        st.caption(
+            _("Several domains in one model: rows are drawn evenly from the cells of each data set, never twice.")
+        )
         return
     parts = [(one.id, _share(one)) for one in (chosen, *(by_id[id_] for id_ in picked))]
-    whole = st.toggle(_("As many rows as there are"), True, key="dataset_mix_whole")
+    whole = st.toggle(_("All available rows"), True, key="dataset_mix_whole")
     size = None if whole else int(st.number_input(_("Rows of the mix"), 1, value=100, key="dataset_mix_size"))
-    seed = int(st.number_input(_("Seed: another one draws other rows"), 0, _LARGEST_SEED, 0, key="dataset_mix_seed"))
-    name = st.text_input(_("Name"), max_chars=200, key="dataset_mix_name", placeholder=_("the names of its parts"))
+    seed = int(st.number_input(_("Seed (change it to draw other rows)"), 0, _LARGEST_SEED, 0, key="dataset_mix_seed"))
+    name = st.text_input(_("Name"), max_chars=200, key="dataset_mix_name", placeholder=_("the names of its data sets"))
     try:
         planned = mixing.plan(cached.store(), parts, size)
     except FabulaError as problem:
@@ -76,5 +78,5 @@ def _share(one: DatasetSummary) -> float:
 
 def _mix(name: str, parts: list[tuple[str, float]], seed: int, size: int | None) -> None:
     state.put(_MADE, mixing.mix(cached.store(), LOCAL, name, parts, seed, size))
-    state.notify(":material/join:", _("The mix is a data set of its own now."))
+    state.notify(":material/join:", _("The mix is saved as a new data set."))
     cached.look_again()

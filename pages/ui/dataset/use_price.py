@@ -15,8 +15,8 @@ from pages.ui.lang import _
 
 def show(chosen: DatasetSummary, version: Version | None, marks: Marks) -> tuple[ModelInfo | None, int]:
     """Model, epochs, what that takes, and the primary button. Returns both; None when no model can be trained now."""
-    st.markdown(_("**Training on it**"))
-    model = models.picker(_("With"), "dataset_train_model", prefer="gemma-3-270m", among=cached.trainable())
+    st.markdown(_("**Train on this data set**"))
+    model = models.picker(_("Model"), "dataset_train_model", prefer="gemma-3-270m", among=cached.trainable())
     epochs = st.number_input(
         _("Epochs: how often each row is read"),
         1,

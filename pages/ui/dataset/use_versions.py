@@ -58,16 +58,14 @@ def keep(chosen: DatasetSummary) -> None:
             10,
             format_func=lambda one: f"{one} %",
             key="dataset_share",
-            help=_(
-                "The same share of every cell. Training does not learn from these rows; its curve is judged by them."
-            ),
+            help=_("The same share of every cell. These rows are not trained on; they measure the model."),
         )
         seed = st.number_input(
-            _("Seed: another one draws other rows"), 0, _LARGEST_SEED, 0, key="dataset_split_seed", format="%d"
+            _("Seed (change it to draw other rows)"), 0, _LARGEST_SEED, 0, key="dataset_split_seed", format="%d"
         )
         note = st.text_input(_("Note"), max_chars=200, key="dataset_version_note")
-        if st.button(_("Keep as a version"), type="primary", icon=":material/bookmark_add:", key="dataset_freeze"):
-            with cards.errors_shown(), st.spinner(_("Keeping the rows"), show_time=True):
+        if st.button(_("Save as a version"), type="primary", icon=":material/bookmark_add:", key="dataset_freeze"):
+            with cards.errors_shown(), st.spinner(_("Saving the rows"), show_time=True):
                 _keep(chosen.id, int(share) / 100, int(seed), note)
                 st.rerun()
 
@@ -76,11 +74,11 @@ def _keep(dataset_id: str, share: float, seed: int, note: str) -> None:
     version_id = versions.freeze(cached.store(), LOCAL, dataset_id, validation_share=share, seed=seed, note=note)
     state.put(_MADE, version_id)
     kept = versions.get(cached.store(), version_id)
-    state.notify(":material/bookmark:", _("Version {n} is kept as it is.").format(n=kept.number))
+    state.notify(":material/bookmark:", _("Version {n} is saved and does not change.").format(n=kept.number))
 
 
 def _as_now(chosen: DatasetSummary) -> str:
-    return n_("As they are now · {n} row", "As they are now · {n} rows", chosen.done)
+    return n_("Current rows · {n} row", "Current rows · {n} rows", chosen.done)
 
 
 def _label(version: Version) -> str:

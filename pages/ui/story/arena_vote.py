@@ -41,7 +41,7 @@ def tally() -> None:
     found = votes.standings(cached.store())
     if not found:
         with cards.empty(
-            _("No blind round has been voted on yet. Write with two models, hide their names, and choose."),
+            _("No blind votes yet. Write with two models, hide their names, and vote."),
             icon=":material/how_to_vote:",
         ):
             st.button(_("Compare models"), type="primary", key="story_first_vote", on_click=_compare)
@@ -72,9 +72,9 @@ def _table(found: list[votes.Standing]) -> None:
             _("95 % interval"): [f"{percent(one.low, 0)} – {percent(one.high, 0)}" for one in found],
         },
         border="horizontal",
-        alt=_("How the models stand after all blind rounds"),
+        alt=_("Ranking after all blind rounds"),
     )
-    st.caption(_("Only rounds between different models with hidden names count. The cost page sets it beside prices."))
+    st.caption(_("Only blind rounds between different models count. The cost page shows the result next to prices."))
 
 
 def _pairs() -> None:

@@ -90,7 +90,7 @@ def _others(info: ModelInfo) -> tuple[list[ModelInfo], bool]:
     kept = [name for name in state.get(key) or () if name in found]
     state.put(key, kept or names[:1])
     chosen = st.multiselect(
-        _("With"),
+        _("Model"),
         names,
         format_func=lambda name: models.label(found[name]),
         max_selections=MOST_PANES - 1,

@@ -29,9 +29,7 @@ def show() -> None:
     total = shelf.look(store, where, limit=0).total
     if not total and not narrowed:
         story_card.bring_back()
-        with cards.empty(
-            _("No story has been told yet. Write one, and it stays here."), icon=":material/auto_stories:"
-        ):
+        with cards.empty(_("No stories yet. Write one and it appears here."), icon=":material/auto_stories:"):
             st.button(
                 _("Write a story"), type="primary", key="story_first", on_click=state.put, args=("story_part", "write")
             )
@@ -42,7 +40,7 @@ def show() -> None:
         story_card.bring_back()
         story_exports.menu(where, total)
     if not total:
-        st.info(_("No story fits. Ask for less."), icon=":material/filter_alt_off:")
+        st.info(_("No stories match. Remove a filter."), icon=":material/filter_alt_off:")
         return
     number = _page(pages)
     for story in shelf.look(store, where, offset=(number - 1) * _SHOWN, limit=_SHOWN).stories:
@@ -75,7 +73,7 @@ def _filters() -> Where:
                 persist_state="session",
             )  # fmt: skip
             kind = st.selectbox(
-                _("Which"), list(_STATES), key="story_filter_state", format_func=lambda name: _(_STATES[name]),
+                _("State"), list(_STATES), key="story_filter_state", format_func=lambda name: _(_STATES[name]),
                 persist_state="session",
             )  # fmt: skip
             tag = st.selectbox(

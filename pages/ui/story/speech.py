@@ -27,10 +27,10 @@ _MODELS = ["tts-1", "tts-1-hd", "gpt-4o-mini-tts"]  # OpenAI's, those with a kno
 def follow(story: StoryStream, number: int, *, of_several: bool = False) -> None:
     """A switch, and with it the reader that follows the words of sheet `number`, sentence by sentence."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        which = _("Of several stories, the first is read.") if of_several else None
+        which = _("If there are several stories, the first is read aloud.") if of_several else None
         on = st.toggle(_("Read aloud"), key="story_aloud", persist_state="session", help=which)
         if story.done and story.text.strip():
-            with st.popover(_("As a sound file"), icon=":material/graphic_eq:", type="tertiary"):
+            with st.popover(_("Download audio"), icon=":material/graphic_eq:", type="tertiary"):
                 sound_file(story.id, story.text, "story_sound")
     if on:
         reader(story.id, f".st-key-story_words_{number} [data-testid='stText']", over=story.done)
@@ -47,7 +47,7 @@ def reader(story_id: str, target: str, *, over: bool) -> None:
             "language": "zh",
             "labels": {
                 "pause": _("Pause"),
-                "go_on": _("Go on"),
+                "go_on": _("Resume"),
                 "again": _("From the start"),
                 "voice": _("Voice"),
                 "rate": _("Speed"),
@@ -61,7 +61,12 @@ def sound_file(story_id: str, text: str, key: str) -> None:
     """Have an endpoint read the text, to hear and to keep."""
     providers = [name for name in cached.registry().ids() if name != ENGINE]
     if not providers:
-        st.caption(_("Set OPENAI_API_KEY, and OPENAI_BASE_URL for a compatible endpoint, to have stories read by one."))
+        st.caption(
+            _(
+                "To have stories read aloud by a provider, set OPENAI_API_KEY, and OPENAI_BASE_URL for a compatible "
+                "endpoint."
+            )
+        )
         return
     provider = str(st.selectbox(_("Provider"), providers, key=f"{key}_provider"))
     model = str(st.selectbox(_("Model"), _MODELS, accept_new_options=True, key=f"{key}_model")).strip()
@@ -69,7 +74,7 @@ def sound_file(story_id: str, text: str, key: str) -> None:
     voice = st.selectbox(_("Voice"), _VOICES, accept_new_options=True, key=f"{key}_voice")
     speed = st.slider(_("Speed"), 0.25, 4.0, 1.0, 0.05, key=f"{key}_speed")
     made = f"{story_id} {provider} {model} {voice} {speed} {hash(text)}"
-    if st.button(_("Make the sound"), icon=":material/graphic_eq:", key=f"{key}_make"):
+    if st.button(_("Create audio"), icon=":material/graphic_eq:", key=f"{key}_make"):
         with cards.errors_shown(), st.spinner(_("Reading aloud")):
             request = SpeechRequest(model=model, voice=str(voice), text=text, speed=float(speed))
             endpoint = Speech(cached.client(provider).provider)
@@ -95,4 +100,4 @@ def _price(provider: str, model: str, text: str) -> None:
             f"{_('Set a price for reading aloud on the cost page, or choose another model.')}"
         )
     else:
-        st.caption(_("What this model costs is unknown."))
+        st.caption(_("The price of this model is unknown."))

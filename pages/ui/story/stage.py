@@ -68,10 +68,10 @@ def _prompts(chosen: list[ModelInfo]) -> None:
         st.button(_("Stop"), icon=":material/stop:", key="story_stage_stop", on_click=held.stop)
     with st.popover(_("Prompts"), icon=":material/edit_note:", type="tertiary"):
         st.text_area(
-            _("One prompt a line"), "\n".join(prompts.prepared(cached.settings().home)), height=240,
+            _("One prompt per line"), "\n".join(prompts.prepared(cached.settings().home)), height=240,
             key="story_stage_prompts",
         )  # fmt: skip
-        st.button(_("Keep"), key="story_stage_keep", on_click=_keep)
+        st.button(_("Save"), key="story_stage_keep", on_click=_keep)
         st.link_button(_("Back to the studio"), "/story", icon=":material/arrow_back:")
 
 

@@ -11,7 +11,7 @@ from core.db.tables import utcnow
 from core.story import opinions, shelf, stream
 from core.story.arena import Round
 from core.story.shelf import KeptStory
-from pages.ui import cached, cards, state, views
+from pages.ui import cached, cards, models, state, views
 from pages.ui.lang import _, ago, code, duration, n_, number, plain, usd
 from pages.ui.story import story_facts
 from pages.ui.story.story_desk import LEAVE_S, desk
@@ -61,7 +61,7 @@ def _opinion(story: KeptStory) -> None:
             _tags(story)
         _do(_("Delete"), ":material/delete:", f"story_delete_{story.id}", _delete, story)
         if story.partial:
-            _do(_("Go on writing"), ":material/play_arrow:", f"story_resume_{story.id}", _go_on, story)
+            _do(_("Continue"), ":material/play_arrow:", f"story_resume_{story.id}", _go_on, story)
 
 
 def _do(label: str, icon: str, key: str, act: Callable[[KeptStory], None], story: KeptStory) -> None:
@@ -74,13 +74,13 @@ def _made(story: KeptStory) -> None:
     given = {name: value for name, value in (story.parameters or {}).items() if value not in (None, "", [])}
     rows = {plain(name): code(value) for name, value in given.items()}
     if story.asked_model and story.asked_model != story.model:
-        rows[_("Asked for")] = code(story.asked_model)
-    rows[_("Provider")] = code(story.provider)
+        rows[_("Requested model")] = code(story.asked_model)
+    rows[_("Provider")] = plain(models.provider_name(story.provider))
     if story.first_text_s is not None:
         rows[_("First words")] = _("after {seconds} s").format(seconds=number(story.first_text_s, 1))
     if story.duration_s is not None:
         rows[_("Duration")] = duration(story.duration_s)
-    st.table(rows, border="horizontal", alt=_("What made this story"))
+    st.table(rows, border="horizontal", alt=_("How this story was made"))
     if story.error:
         st.text(story.error)
 
@@ -103,9 +103,9 @@ def _edit(story: KeptStory) -> None:
     state.first(f"story_text_{story.id}", story.final)
     st.text_area(_("Text"), height=420, key=f"story_text_{story.id}", max_chars=opinions.LONGEST_TEXT)
     with st.container(horizontal=True):
-        st.button(_("Keep"), type="primary", key=f"story_keep_{story.id}", on_click=_keep, args=(story.id,))
+        st.button(_("Save"), type="primary", key=f"story_keep_{story.id}", on_click=_keep, args=(story.id,))
         if story.edited_text is not None:
-            _do(_("As it was written"), ":material/history:", f"story_unedit_{story.id}", _unedit, story)
+            _do(_("Original"), ":material/history:", f"story_unedit_{story.id}", _unedit, story)
 
 
 def _open(story: KeptStory) -> None:
@@ -134,7 +134,7 @@ def _tags(story: KeptStory) -> None:
     state.first(key, list(story.tags))
     known = dict.fromkeys([*shelf.tags(cached.store()), *(state.get(key) or ())])
     st.multiselect(
-        _("Tags"), list(known), key=key, accept_new_options=True, placeholder=_("Type one"),
+        _("Tags"), list(known), key=key, accept_new_options=True, placeholder=_("Type a tag"),
         on_change=_tagged, args=(story.id,),
     )  # fmt: skip
 

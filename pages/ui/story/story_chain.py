@@ -47,7 +47,7 @@ def _ended(chain: Chain, name: StepName, story: StoryStream) -> None:
         cards.error_card(story.error)
     if chain.done and story.text and (chain.rests(name) or story_facts.partial(story.facts)):
         st.button(
-            _("Go on writing"), icon=":material/play_arrow:", key=f"story_chain_go_on_{name}", on_click=_go_on,
+            _("Continue"), icon=":material/play_arrow:", key=f"story_chain_go_on_{name}", on_click=_go_on,
             args=(chain, name),
         )  # fmt: skip
 

@@ -31,7 +31,8 @@ def menu(where: Where, total: int) -> None:
             icon=":material/model_training:",
             key="story_liked",
             help=_(
-                "Makes a data set: each story's columns as the prompt, its text, or your edit of it, to be learned."
+                "Creates a data set: each story's columns become the prompt, and its text (or your edit of "
+                "it) the completion."
             ),
         ):
             _train()
@@ -71,7 +72,7 @@ def _take_back() -> None:
     with cards.errors_kept():
         if held.liked is not None:
             liked.take_back(cached.store(), LOCAL, held.liked[0])
-            state.notify(":material/undo:", _("The data set is gone; the stories stay."))
+            state.notify(":material/undo:", _("Data set deleted; the stories are kept."))
     held.liked = None
 
 

@@ -6,11 +6,11 @@ from core.story.facts import Facts
 from pages.ui.lang import _, code, mark, n_, number, usd
 
 _ENDINGS = {
-    "stop": mark("finished by itself"),
-    "length": mark("cut at the most tokens allowed"),
+    "stop": mark("complete"),
+    "length": mark("stopped at the token limit"),
     "content_filter": mark("cut by the provider's content filter"),
     "refusal": mark("the model refused"),
-    "error": mark("ended by an error of the provider"),
+    "error": mark("ended by an error at the provider"),
     "unknown": mark("complete or not: the provider did not say"),
 }
 
@@ -34,16 +34,16 @@ def line(facts: Facts, *, writing: bool, named: bool = True) -> str:
 def ending_of(facts: Facts) -> str:
     """Why it ended, or that it was stopped, by whom."""
     if facts.left:
-        return _("stopped because the page was left; the words so far are kept")
+        return _("stopped because you left the page; the text so far is kept")
     if facts.stopped:
-        return _("stopped; the words so far are kept")
+        return _("stopped; the text so far is kept")
     return ending(facts.finish_reason)
 
 
 def ending(finish_reason: str | None) -> str:
     """Why a story ended, in words; None: the connection ended before the provider said."""
     if finish_reason is None:
-        return _("cut off; the words so far are kept")
+        return _("interrupted; the text so far is kept")
     return _(_ENDINGS[finish_reason]) if finish_reason in _ENDINGS else code(finish_reason)
 
 
@@ -54,6 +54,6 @@ def partial(facts: Facts) -> bool:
 
 def stranger(facts: Facts) -> str:
     """That another model has answered than the one that was asked for."""
-    return _("Asked for {asked}, but the server says that {model} wrote this.").format(
+    return _("You asked for {asked}, but the server says that {model} wrote this.").format(
         asked=code(facts.asked), model=code(facts.model)
     )

@@ -40,16 +40,16 @@ def form(info: ModelInfo, shape: Shape) -> Settings:
     temperature = st.slider(_("Temperature"), 0.0, 2.0, step=0.05, key="story_temperature", persist_state="session")
     top_p = st.slider(_("Top p"), 0.0, 1.0, step=0.05, key="story_top_p", persist_state="session")
     most = st.number_input(
-        _("Most tokens in one story"), 1, 32_768, step=1, key="story_max_tokens", persist_state="session"
+        _("Max tokens per story"), 1, 32_768, step=1, key="story_max_tokens", persist_state="session"
     )
     stop = _stop(info, shape)
     seed = st.number_input(
-        _("Seed (empty: a new one each time)"), value=None, step=1, key="story_seed", persist_state="session"
+        _("Seed (empty: random each time)"), value=None, step=1, key="story_seed", persist_state="session"
     )
     chain = st.toggle(
         _("Outline, then story, then title"),
         key="story_chain",
-        help=_("Three requests, each reading what the one before has written. For models that follow instructions."),
+        help=_("Three requests, each based on the one before. For models that follow instructions."),
         persist_state="session",
     )
     return Settings(float(temperature), float(top_p), int(most), None if seed is None else int(seed), stop, chain)
@@ -64,8 +64,8 @@ def _stop(info: ModelInfo, shape: Shape) -> tuple[str, ...]:
         accept_new_options=True,
         max_selections=_MOST_STOPS,
         key=key,
-        help=_("Proposed from the model's own training data."),
-        placeholder=_("Type one; none: until it ends by itself"),
+        help=_("Suggested from the model's own training data."),
+        placeholder=_("Type one; empty: until the model stops"),
         persist_state="session",
     )
     return tuple(str(stop) for stop in chosen)

@@ -61,7 +61,7 @@ def page() -> None:
 def _nothing_yet() -> None:
     with st.container(border=True, width=760):
         st.markdown(f":gray[:material/auto_stories: {_('The story appears here, word by word.')}]")
-        st.caption(_("Values that no training row has are welcome: there a tuned model shows what it has learned."))
+        st.caption(_("Try values that aren't in the training data; that's the real test."))
 
 
 def write(order: Order) -> None:
@@ -165,7 +165,7 @@ class Sheet:
                 self._error(story.error)
             if story.text and story_facts.partial(facts):
                 st.button(
-                    _("Go on writing"),
+                    _("Continue"),
                     icon=":material/play_arrow:",
                     key=f"story_go_on_{self._number}",
                     on_click=_go_on,
@@ -178,7 +178,8 @@ class Sheet:
             cards.error_card(error)
         else:
             st.error(
-                _("This story broke off. You will be told why once you have chosen."), icon=":material/content_cut:"
+                _("This story was interrupted. You see the reason after you have chosen."),
+                icon=":material/content_cut:",
             )
 
 

@@ -59,7 +59,7 @@ def show(opened: Sequence[JobView]) -> None:
     names = job_words.names(opened)
     found = cached_training.compared(opened, names)
     st.markdown(f":material/compare_arrows: **{plain(told(found.sentence))}**")
-    st.caption(_("This page's address opens the same comparison for whoever you send it to."))
+    st.caption(_("Share this page's address to show someone the same comparison."))
     _overlays(opened, names)
     figures, settings = st.columns(2)
     with figures:
@@ -105,8 +105,8 @@ def _figures(found: Comparison, names: Mapping[str, str]) -> None:
     judged = evaluation_words.newest(list(names))
     if judged:
         shares = {one: evaluation_words.share(evaluation_words.judged(view)) for one, view in judged.items()}
-        rows[_("Right on held-out rows")] = [shares.get(one, _("not judged")) for one in names]
-    _table(rows, names, _("What came of it"))
+        rows[_("Correct on held-out rows")] = [shares.get(one, _("not judged")) for one in names]
+    _table(rows, names, _("Results"))
     if found.best:
         st.caption(_("★ the best of them; what is not known is left out of that."))
     elif not found.comparable:

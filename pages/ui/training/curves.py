@@ -113,7 +113,7 @@ def controls(key: str, possible: Sequence[Axis], steps: int) -> None:
             if state.get(f"{key}_axis") not in possible:
                 state.put(f"{key}_axis", "step")
             st.segmented_control(
-                _("Over"), list(possible), format_func=lambda one: _(_AXES[one]), required=True, key=f"{key}_axis",
+                _("X axis"), list(possible), format_func=lambda one: _(_AXES[one]), required=True, key=f"{key}_axis",
                 persist_state="session",
             )  # fmt: skip
         smoothing = _smoothing_key(key, steps)

@@ -14,8 +14,8 @@ _MOST = 100
 _QUALITY = {
     "characters": mark("Characters"),
     "distinct_2": mark("Different pairs of words"),
-    "grave": mark("Texts with a fault"),
-    "adherence": mark("Names what it was asked for"),
+    "grave": mark("Texts with problems"),
+    "adherence": mark("Contains the requested value"),
 }
 _COUNTS = ("characters",)
 
@@ -41,7 +41,7 @@ def scores(metrics: Metrics) -> None:
             column_config={
                 "label": st.column_config.TextColumn(_("Label")),
                 "n": st.column_config.NumberColumn(_("Rows"), format="localized"),
-                "right": st.column_config.NumberColumn(_("Right"), format="localized"),
+                "right": st.column_config.NumberColumn(_("Correct"), format="localized"),
                 "precision": st.column_config.NumberColumn(
                     _("Precision"), format="percent", help=_("Of the answers with this label: how many were right.")
                 ),
@@ -90,10 +90,10 @@ def show(view: EvaluationView) -> None:
         hide_index=True,
         height="content" if len(found) <= 6 else 300,
         column_config={
-            "prompt": st.column_config.TextColumn(_("Asked")),
+            "prompt": st.column_config.TextColumn(_("Prompt")),
             "expected": st.column_config.TextColumn(_("Expected")),
-            "answer": st.column_config.TextColumn(_("Answered")),
-            "right": st.column_config.CheckboxColumn(_("Right")),
+            "answer": st.column_config.TextColumn(_("Answer")),
+            "right": st.column_config.CheckboxColumn(_("Correct")),
         },
         placeholder="–",
         alt=_("Answers"),

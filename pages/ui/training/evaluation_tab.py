@@ -119,7 +119,7 @@ def _going(one: EvaluationView) -> None:
             missing = n_("{n} row has no answer", "{n} rows have no answer", max(one.failed, one.total - one.answered))
             st.markdown(f":material/error: {name}: {evaluation_words.state(one)} · {missing}")
             st.button(
-                _("Ask those again"), icon=":material/replay:", key=f"{_KEY}_retry_{one.id}", on_click=_act,
+                _("Retry these"), icon=":material/replay:", key=f"{_KEY}_retry_{one.id}", on_click=_act,
                 args=("retry", one.id),
             )  # fmt: skip
 
@@ -132,7 +132,7 @@ def _chart(ready: list[EvaluationView]) -> None:
             spans.append(Span(job_words.model_name(one.model), interval.value, interval.low, interval.high))
     if not spans:
         return
-    title = _("Right labels") if ready[0].kind == "label" else _("Nearness to the expected texts (chrF)")
+    title = _("Correct labels") if ready[0].kind == "label" else _("Similarity to the expected texts (chrF)")
     labels = SpanLabels(title, _("Model"), _("95 % interval"))
     key = (tuple(spans), labels)
     drawn = cached_curves.drawn(key, lambda: charts_training.intervals(spans, labels))
@@ -158,13 +158,15 @@ def _figures(one: EvaluationView) -> None:
 def _start(job: JobView, *, running: bool) -> None:
     """What there is to judge it on, how many rows, and the button."""
     if job.fine_tuned_model is None or job.dataset_id is None:
-        st.caption(_("There is no model to judge yet. When the job is done, it can be asked about rows kept from it."))
+        st.caption(
+            _("There is no model to evaluate yet. When the job is done, you can test it on rows kept from training.")
+        )
         return
     rows = judged_rows.held_out(cached.store(), job.dataset_id, job.version_id)
     if not rows.usable:
         st.info(
             _(
-                "No row was kept from training, so there is nothing fair to judge the model on. Keep some for "
+                "No rows were kept from training, so the model cannot be judged fairly. Keep some for "
                 "validation when you start the next job, or hold some out on the data set page."
             ),
             icon=":material/info:",
@@ -179,7 +181,7 @@ def _start(job: JobView, *, running: bool) -> None:
                 usual = min(choices, key=lambda n: abs(n - _USUAL_LIMIT))
                 limit = st.select_slider(_("Rows to ask about"), choices, usual, key=f"{_KEY}_limit", width=320)
             st.button(
-                _("Judge it beside its base"), icon=":material/balance:", key=f"{_KEY}_start", on_click=_judge,
+                _("Compare with its base"), icon=":material/balance:", key=f"{_KEY}_start", on_click=_judge,
                 args=(job, int(limit)), disabled=running,
             )  # fmt: skip
         if not cached.models().found:
@@ -191,11 +193,11 @@ def _held_out(rows: HeldOut) -> str:
     kept = n_("{n} row was kept from training", "{n} rows were kept from training", rows.usable)
     if rows.kind == "label":
         shown = ", ".join(plain(label) for label in rows.labels[:6]) + (" …" if len(rows.labels) > 6 else "")
-        return _("{kept}. Their answers are labels ({labels}): counted is whether the label is right.").format(
+        return _("{kept}. The answers are labels ({labels}), so the share of correct labels is measured.").format(
             kept=kept, labels=shown
         )
     return _(
-        "{kept}. Their answers are texts: compared with what was written, and measured as the data set is."
+        "{kept}. The answers are texts: they are compared with the expected text, and measured like the data set."
     ).format(kept=kept)
 
 
@@ -218,7 +220,7 @@ def _earlier(found: list[EvaluationView]) -> None:
             {
                 _("Model"): [plain(job_words.model_name(one.model)) for one in found],
                 _("State"): [evaluation_words.state(one) for one in found],
-                _("Right"): [share(evaluation_words.judged(one)) for one in found],
+                _("Correct"): [share(evaluation_words.judged(one)) for one in found],
                 _("When"): [ago(one.created_at, utcnow()) for one in found],
             },
             border="horizontal",

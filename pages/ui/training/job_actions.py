@@ -37,8 +37,8 @@ def show(job: JobView) -> None:
         else:
             further = False
         again = st.button(
-            _("Do it again"), icon=":material/replay:", key="training_again", on_click=job_dialog.again, args=(job,),
-            help=_("A new job that begins with the settings of this one."),
+            _("Duplicate job"), icon=":material/replay:", key="training_again", on_click=job_dialog.again, args=(job,),
+            help=_("Start a new job with the settings of this one."),
         )  # fmt: skip
         _take_away(job)
     if further or again:
@@ -68,13 +68,13 @@ def _request(job_id: str, action: jobs.Request) -> None:
 
 def _take_away(job: JobView) -> None:
     """Results as they came, and everything about the run in one file; both are made when they are asked for."""
-    with st.popover(_("Take away"), icon=":material/download:"):
+    with st.popover(_("Export"), icon=":material/download:"):
         st.download_button(
             _("Results CSV"), data=partial(cached_training.results_text, job.id), file_name=f"{job.name}.csv",
             mime="text/csv", key="training_results_csv", icon=":material/table:", on_click="ignore", width="stretch",
         )  # fmt: skip
         st.download_button(
-            _("Everything, as a zip"), data=_zipped(job), file_name=f"{job.name}.zip",
+            _("Everything (zip)"), data=_zipped(job), file_name=f"{job.name}.zip",
             mime="application/zip", key="training_zip", icon=":material/folder_zip:", on_click="ignore",
             width="stretch",
         )  # fmt: skip

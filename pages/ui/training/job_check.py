@@ -48,7 +48,7 @@ def show() -> bool:
         return False
     with cards.errors_shown():
         _quality(chosen)
-    st.markdown(_("**What preparation found and will do**"))
+    st.markdown(_("**Checks and changes**"))
     only = checking.wanted_format(base.provider, base.id) if base is not None else None
     marks = preparation.marks("training", chosen, version, only)
     job_form.keep(marks)
@@ -72,7 +72,7 @@ def _share(chosen: DatasetSummary) -> None:
         format_func=lambda one: f"{one} %",
         key=key,
         persist_state="session",
-        help=_("The same share of every cell. Training does not learn from these rows; its curve is judged by them."),
+        help=_("The same share of every cell. These rows are not trained on; they measure the model."),
     )
 
 
@@ -122,7 +122,7 @@ def _prepared(chosen: DatasetSummary, version: Version | None, marks: Marks) -> 
 
 def _checked(draft: Draft) -> bool:
     """The whole file as it would be sent: figures, then faults by their line."""
-    st.markdown(_("**The whole file, checked here**"))
+    st.markdown(_("**Check of the whole file**"))
     with cards.errors_shown():
         found = beside.wait(cached_form.file_check(job_form.form(draft), draft.file_rows))
         count = beside.wait(job_estimate.counting(draft)) if found is not None else None
@@ -157,14 +157,14 @@ def _facts(draft: Draft, found: FileCheck, count: TokenCount) -> None:
     kept = draft.share or (draft.version is not None and draft.version.n_validation)
     facts = [
         n_("{n} example", "{n} examples", found.examples),
-        _("with those kept for validation") if kept else "",
+        _("including those kept for validation") if kept else "",
         _("{n} MB").format(n=number(max(0.01, found.bytes / _MEGABYTE), 2)),
         _("{tokens} tokens in one epoch").format(tokens=tokens),
         longest,
         reads,
     ]
     st.caption(" · ".join(fact for fact in facts if fact))
-    st.caption(_("Whether a provider's moderation takes the texts, only the provider can say, when the job begins."))
+    st.caption(_("Only the provider's moderation can tell if it accepts the texts, when the job starts."))
 
 
 def _problems(found: FileCheck) -> None:
@@ -187,11 +187,11 @@ def _problems(found: FileCheck) -> None:
         column_config={
             "line": st.column_config.NumberColumn(_("Line"), format="localized"),
             "level": st.column_config.TextColumn(_("Weight")),
-            "what": st.column_config.TextColumn(_("What is wrong")),
+            "what": st.column_config.TextColumn(_("Problem")),
             "begins": st.column_config.TextColumn(_("How the line begins")),
         },
         placeholder="–",
-        alt=_("Faults of the file, line by line"),
+        alt=_("Problems in the file, line by line"),
     )
     more = found.errors + found.warnings - len(found.problems)
     if more > 0:

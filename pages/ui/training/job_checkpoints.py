@@ -38,7 +38,7 @@ def show(job: JobView, points: Sequence[CheckpointView], clicked: int | None) ->
         if st.button(_("Try it"), icon=":material/auto_stories:", key="training_checkpoint_try"):
             job_actions.write_with(job, chosen.model)
         if st.button(
-            _("Train on from it"), icon=":material/forward:", key="training_checkpoint_further",
+            _("Train it further"), icon=":material/forward:", key="training_checkpoint_further",
             on_click=job_dialog.further, args=(job, chosen.model),
         ):  # fmt: skip
             st.rerun()

@@ -11,7 +11,7 @@ from core.actor import LOCAL
 from core.errors import FabulaError
 from core.training import jobs
 from core.training.jobs import JobForm
-from pages.ui import cached, cards, state
+from pages.ui import cached, cards, models, state
 from pages.ui.lang import _, n_, percent, plain, usd
 from pages.ui.training import job_estimate, job_form, job_list, job_words
 from pages.ui.training.job_estimate import Taken
@@ -28,12 +28,7 @@ def show() -> bool:
         st.markdown(_sentence(draft))
         st.caption(" · ".join(_choices(job_form.form(draft))))
         job_estimate.facts(found)
-    st.caption(
-        _(
-            "One press makes one job, however often it is pressed and whatever is cut off meanwhile. It goes on when "
-            "this page is closed."
-        )
-    )
+    st.caption(_("Clicking twice won't start a second job. Training continues if you close this page."))
     return found.may
 
 
@@ -64,16 +59,16 @@ def _label(draft: Draft, found: Taken) -> str:
 
 
 def _sentence(draft: Draft) -> str:
-    words = _("**{model}** at **{provider}** learns from **{rows}** of **{dataset}**").format(
+    words = _("**{model}** ({provider}) learns from **{rows}** of **{dataset}**").format(
         model=plain(job_words.model_name(draft.base.id)),
-        provider=plain(draft.base.provider),
+        provider=plain(models.provider_name(draft.base.provider)),
         rows=n_("{n} row", "{n} rows", draft.rows),
         dataset=plain(draft.chosen.name),
     )
     if draft.version is not None and draft.version.n_validation:
-        words += ", " + n_("judged by {n} other row", "judged by {n} other rows", draft.version.n_validation)
+        words += ", " + n_("measured on {n} other row", "measured on {n} other rows", draft.version.n_validation)
     elif draft.share:
-        words += ", " + _("judged by the {share} that are kept from it").format(share=percent(draft.share, 0))
+        words += ", " + _("measured on the {share} that are kept from it").format(share=percent(draft.share, 0))
     return f"{words}."
 
 

@@ -9,7 +9,7 @@ import streamlit as st
 from core.db.tables import utcnow
 from core.training import jobs
 from core.training.jobs import JobEvent, JobView
-from pages.ui import cached
+from pages.ui import cached, models
 from pages.ui.lang import _, clock, code, duration, mark, n_, number, percent, plain, told, usd
 from pages.ui.training import job_words
 
@@ -31,7 +31,7 @@ def events(job: JobView) -> None:
     """Every event, the newest first, in the provider's words."""
     found = jobs.events(cached.store(), job.id, _MOST)
     if not found:
-        st.caption(_("Nothing has been said about it yet."))
+        st.caption(_("No events yet."))
         return
     st.caption(n_("{n} event", "{n} events", len(found)))
     with st.container(height=320 if len(found) > 10 else "content", border=False):
@@ -49,7 +49,7 @@ def settings(job: JobView) -> None:
     with left:
         _table(_("Settings of this job"), _told(job))
     with right:
-        _table(_("What it took"), _took(job))
+        _table(_("Outcome"), _took(job))
         _trackers(job)
 
 
@@ -65,7 +65,7 @@ def _told(job: JobView) -> dict[str, str]:
     share = _("none") if not job.validation_share else percent(job.validation_share, 0)
     names = {one.id: one.name for one in cached.dataset_list()}
     return {
-        _("Provider"): plain(job.provider),
+        _("Provider"): plain(models.provider_name(job.provider)),
         _("Started from"): code(job.base_model),
         _("Data set"): plain(names.get(job.dataset_id or "", _("not there any more"))),
         _("Rows"): number(job.n_examples),

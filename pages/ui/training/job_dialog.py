@@ -19,7 +19,7 @@ _STEPS: tuple[tuple[str, Callable[[], bool]], ...] = (
     (mark("Estimate"), job_estimate.show),
     (mark("Confirm"), job_confirm.show),
 )
-_NEXT = (mark("Next: what it takes"), mark("Next: confirm"))
+_NEXT = (mark("Next: estimate"), mark("Next: confirm"))
 
 
 def button(*, primary: bool) -> None:

@@ -45,7 +45,7 @@ def show() -> bool:
     with left:
         readable = _numbers(draft)
     with right, st.container(border=True):
-        st.markdown(_("**What it takes**"))
+        st.markdown(_("**Estimate**"))
         found = taken(draft, wait=True)
         facts(found)
     return found.may and readable
@@ -92,7 +92,7 @@ def facts(found: Taken) -> None:
         with st.grid(3, min_column_width=110):
             st.metric(n_("Tokens, {n} epoch", "Tokens, {n} epochs", one.epochs), tokens)
             st.metric(_("Price"), local_amount(one.seconds) if one.local else usd(one.cost_usd))
-            st.metric(_("Time, roughly") if one.rough else _("Time"), duration(one.seconds))
+            st.metric(_("Estimated time") if one.rough else _("Time"), duration(one.seconds))
         if one.basis:
             st.caption(plain(told(one.basis)))
         if one.cost_usd is None and not one.local:
@@ -165,7 +165,7 @@ def _automatic(title: str, key: str) -> bool:
 
 def _trackers(provider: str) -> None:
     """Where the run can be logged too. Nothing of it is needed; OpenAI logs to W&B by itself."""
-    with st.popover(_("Log it elsewhere too"), icon=":material/monitoring:"):
+    with st.popover(_("Also log to W&B or Trackio"), icon=":material/monitoring:"):
         for name in TRACKERS:
             why_not = tracking.unavailable(name, provider=provider)
             if why_not is not None:
@@ -177,4 +177,4 @@ def _trackers(provider: str) -> None:
             if why_not is not None:
                 st.caption(plain(told(why_not)))
         state.first(job_form.PROJECT_KEY, PROJECT)
-        st.text_input(_("Project there"), max_chars=64, key=job_form.PROJECT_KEY, persist_state="session")
+        st.text_input(_("Project name"), max_chars=64, key=job_form.PROJECT_KEY, persist_state="session")

@@ -79,7 +79,7 @@ def pick_base() -> ModelInfo | None:
         BASE,
         prefer="gemma-3-270m",
         among=_bases(),
-        help=_("A base model; or one that you tuned before, to train it further."),
+        help=_("A base model, or one that you fine-tuned earlier."),
     )
 
 
@@ -102,9 +102,9 @@ def draft() -> Draft:
     chosen = next((one for one in cached.dataset_list() if one.id == state.get(DATASET)), None)
     base = next((one for one in _bases() if f"{one.provider}/{one.id}" == state.get(BASE)), None)
     if chosen is None:
-        raise NotFound("This data set is not there any more.", "Choose another one.")
+        raise NotFound("This data set no longer exists.", "Choose another one.")
     if base is None:
-        raise NotFound("This model is not there any more.", "Choose another one.")
+        raise NotFound("This model is no longer available.", "Choose another one.")
     version = _version(chosen)
     percent = int(state.get(share_key(chosen.id)) or 0)
     share = None if version is not None or not percent else percent / 100

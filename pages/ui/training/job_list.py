@@ -17,7 +17,7 @@ from core.db.tables import utcnow
 from core.training import lineage
 from core.training.figures import Figure
 from core.training.jobs import JobView
-from pages.ui import cached, state
+from pages.ui import cached, models, state
 from pages.ui.lang import _, ago, duration, language
 from pages.ui.training import cached_training, job_words
 from pages.ui.training.curve_source import Sendable
@@ -55,7 +55,7 @@ def show(found: Sequence[JobView]) -> list[JobView]:
     _from_address(found)
     listed = _searched(found)
     if not listed:
-        st.caption(_("No job is called so."))
+        st.caption(_("No job has this name."))
         return _open_now(found)
     event = st.dataframe(
         _frame(listed),
@@ -163,7 +163,7 @@ def _record(job: JobView, chain: Sequence[JobView], datasets: Mapping[str, str])
         "cost": None if job.cost_usd is None else float(job.cost_usd),
         "took": duration(trained) if (trained := job.training_s(now)) is not None else None,
         "base": job_words.came_from(chain),
-        "provider": job.provider,
+        "provider": models.provider_name(job.provider),
         "dataset": datasets.get(job.dataset_id or ""),
         "when": ago(job.created_at, now),
     }
@@ -180,32 +180,38 @@ def _needed(listed: Sequence[JobView]) -> dict[str, bool]:
 
 
 def _columns(listed: Sequence[JobView]) -> dict[str, Any]:
-    """Titles and formats; a cost that is not known stays empty, it is not 0."""
+    """Titles, formats and widths (px); a cost that is not known stays empty, it is not 0.
+
+    All columns fit on a screen of 1440 px; the name takes what is left.
+    """
     config: Any = st.column_config
     curves = [cached_training.summary(job) for job in listed]
     smoothed = _("Where the smoothed curve ends; of a run with fewer than 20 steps, its last step.")
     return {
         "name": config.TextColumn(_("Job")),
-        "status": config.TextColumn(_("Status")),
-        "verdict": config.TextColumn(_("How it goes"), width=200),
-        "eta": config.TextColumn(_("Done in")),
+        "status": config.TextColumn(_("Status"), width=85),
+        "when": config.TextColumn(_("When"), width=95),
+        "verdict": config.TextColumn(_("Progress"), width=170),
+        "eta": config.TextColumn(_("Time left"), width=85),
         "curve": config.LineChartColumn(_("Curve"), width="small"),
-        "loss": config.NumberColumn(_titled(_("Loss"), [one.loss for one in curves]), format="%.3f", help=smoothed),
+        "loss": config.NumberColumn(
+            _titled(_("Loss"), [one.loss for one in curves]), format="%.3f", help=smoothed, width=85
+        ),
         "accuracy": config.NumberColumn(
-            _titled(_("Token accuracy"), [one.accuracy for one in curves]), format=_PERCENT, help=smoothed
+            _titled(_("Token accuracy"), [one.accuracy for one in curves]), format=_PERCENT, help=smoothed, width=95
         ),
         "held_out": config.NumberColumn(
             _titled(_("Token accuracy"), [one.held_out_accuracy for one in curves]),
             format=_PERCENT,
-            help=_("The last measurement on rows kept for validation."),
+            help=_("The last measurement on the validation rows."),
+            width=95,
         ),
-        "tokens": config.NumberColumn(_("Tokens"), format="localized"),
-        "cost": config.NumberColumn(_("Cost, USD"), format="%.4f"),
-        "took": config.TextColumn(_("Training time"), help=_("Without the time in line and without pauses.")),
-        "base": config.TextColumn(_("Came from"), width=150),
-        "provider": config.TextColumn(_("Provider")),
-        "dataset": config.TextColumn(_("Data set")),
-        "when": config.TextColumn(_("When")),
+        "tokens": config.NumberColumn(_("Tokens"), format="localized", width=70),
+        "cost": config.NumberColumn(_("Cost, USD"), format="%.4f", width=80),
+        "took": config.TextColumn(_("Training time"), help=_("Excludes queueing and pauses."), width=85),
+        "base": config.TextColumn(_("Base model"), width=110),
+        "provider": config.TextColumn(_("Provider"), width=75),
+        "dataset": config.TextColumn(_("Data set"), width=85),
     }
 
 

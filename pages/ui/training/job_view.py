@@ -7,7 +7,7 @@ import streamlit as st
 from core.db.tables import utcnow
 from core.training import lineage
 from core.training.jobs import JobView
-from pages.ui import cached, cards, views
+from pages.ui import cached, cards, models, views
 from pages.ui.lang import _, duration, mark, n_, number, plain, told, usd
 from pages.ui.training import (
     cached_curves,
@@ -46,9 +46,7 @@ def show() -> None:
     """The whole part."""
     found = cached.job_list()
     if not found:
-        with cards.empty(
-            _("No job yet. A new one takes a data set of yours, or a file."), icon=":material/model_training:"
-        ):
+        with cards.empty(_("No jobs yet. Start one from a data set or a file."), icon=":material/model_training:"):
             job_dialog.button(primary=True)
         return
     active = any(not job.finished for job in found)
@@ -90,9 +88,9 @@ def _one(job: JobView) -> None:
 def _no_curve(job: JobView, source: CurveSource) -> str:
     """Why a job that has ended shows no curve, where it shows none."""
     if job.status != "succeeded":
-        return _("It ended before a step was measured.")
+        return _("The job ended before the first step was measured.")
     if source.results.empty:
-        return _("The provider gave no results file for this job, or an empty one. The model is not touched by that.")
+        return _("The provider gave no results file for this job, or an empty one. The model is not affected.")
     return told(source.results.note or "")
 
 
@@ -114,7 +112,7 @@ def _facts(job: JobView) -> tuple[str, ...]:
     expected = _("expected: {price}").format(price=usd(job.estimated_usd)) if job.estimated_usd else ""
     return (
         plain(job.name),
-        _("at {provider}").format(provider=plain(job.provider)),
+        plain(models.provider_name(job.provider)),
         plain(job_words.came_from(chain)),
         n_("{n} token", "{n} tokens", tokens) if tokens is not None else "",
         expected if job.cost_usd is None else _("cost: {price}").format(price=usd(job.cost_usd)),

@@ -43,9 +43,9 @@ def _tree(family: Family, job: JobView) -> None:
         event = st.vega_lite_chart(
             drawn.rows, drawn.spec, key=f"training_family_{job.id}", on_select="rerun", width="content",
             selection_mode=charts_family.OPENED,
-            alt=_("Data sets, jobs, checkpoints and models, and what was made from what"),
+            alt=_("Data sets, jobs, checkpoints and models, and how each was made"),
         )  # fmt: skip
-    st.caption(_("From left to right: what was made from what. A click on another job opens it."))
+    st.caption(_("Read from left to right: each part was made from the one before. Click another job to open it."))
     hits = event.selection.get(charts_family.OPENED) or []
     wanted = {one.id: one.ref for one in family.nodes if one.kind == "job" and one.ref != job.id}
     if hits and (job_id := wanted.get(str(hits[0].get("id")))) is not None:

@@ -11,14 +11,20 @@ from pages.ui.lang import _, plain, told
 from pages.ui.training import cached_curves, curves
 from pages.ui.training.curve_source import CurveSource
 
+_MEBIBYTE = 1 << 20  # the unit of an uploader's limit
 _HELD = "training_file_read"  # (id of the upload, its curve)
 
 
 def show() -> None:
     """The whole part."""
-    file = st.file_uploader(_("Results CSV of a fine-tuning job"), type=["csv", "txt"], key="training_results_file")
+    file = st.file_uploader(
+        _("Results CSV of a fine-tuning job"),
+        type=["csv", "txt"],
+        key="training_results_file",
+        max_upload_size=decoding.MOST_AT_ONCE // _MEBIBYTE,
+    )
     if file is None:
-        st.caption(_("The file that a job leaves behind, with one line for each step. Nothing is sent anywhere."))
+        st.caption(_("The results file of a job, with one line for each step. Nothing is sent anywhere."))
         return
     with cards.errors_shown():
         _read(_source(file))
@@ -44,13 +50,13 @@ def _read(source: CurveSource) -> None:
         return
     if not read.has_steps:
         st.error(
-            _("This file has no column “step”, so it is no results file. Upload the CSV that the job left behind."),
+            _("This file has no column “step”, so it is not a results file. Upload the results CSV of a job."),
             icon=":material/description:",
         )
         return
     if not read.steps:
         st.info(
-            _("This file has no line with a step that can be read yet. Upload it again when the job has made one."),
+            _("This file has no step that can be read yet. Upload it again when the job has finished one."),
             icon=":material/hourglass_empty:",
         )
         return
