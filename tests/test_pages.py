@@ -206,7 +206,7 @@ def test_a_finished_tour_shows_what_it_made_and_steps_back_later(
     assert any(text.value == "宋朝的一位英雄" for text in at.text) is whole
     assert ("1,859** tokens: **$0** here" in words(at)) is whole
     assert ("Take the tour again" in labels(at)) is not whole
-    assert "Lately" in words(at) and "ultraman_stories_more · 9 rows" in words(at)
+    assert "Recent activity" in words(at) and "ultraman_stories_more · 9 rows" in words(at)
 
 
 @pytest.mark.parametrize("text", ["", " \n"])
@@ -218,7 +218,7 @@ def test_a_story_without_a_word_is_no_trouble_on_the_home_page(text: str, store:
         session.add(story)
     at = visit("home")
     assert {metric.label: metric.value for metric in at.metric}["Characters in the last story"] == "0"
-    assert "Lately" not in words(at)
+    assert "Recent activity" not in words(at)
 
 
 def test_names_and_stories_of_others_are_text_on_the_home_page(store: Store, server: FaultServer) -> None:
@@ -584,7 +584,7 @@ def test_a_story_that_is_cut_keeps_its_words(server: FaultServer, store: Store) 
     server.default = fault_server.cut("从前，", "有一")
     at = click(visit("story"), "story_button")
     assert any(text.value == "从前，有一" for text in at.text)
-    assert "The stream was interrupted" in trouble(at) and "cut off" in words(at)
+    assert "The stream was interrupted" in trouble(at) and "interrupted; the text so far is kept" in words(at)
     assert stream.recent(store)[0].text == "从前，有一"
 
 

@@ -77,7 +77,7 @@ def test_a_split_column_of_other_words_is_told_in_place_and_not_kept(store: Stor
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("a.parquet", "Parquet"), ("a.xlsx", "an Excel workbook"), ("a.jsonl", "JSON")]
+    ("name", "kind"), [("a.parquet", "Parquet"), ("a.xlsx", "Excel workbook"), ("a.jsonl", "JSON")]
 )
 def test_every_kind_of_table_becomes_a_data_set(store: Store, name: str, kind: str) -> None:
     out = io.BytesIO()

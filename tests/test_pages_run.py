@@ -348,7 +348,7 @@ def test_a_large_grid_is_seen_by_two_columns_that_one_chooses(store: Store) -> N
     at = show()
     assert "a pair of values with 2,000 rows" in words(at)
     at.selectbox(key=f"dataset_across_{dataset_id}").set_value(1).run()
-    assert not at.exception and "has 2,000 rows" in words(at)
+    assert not at.exception and "with 2,000 rows" in words(at)
 
 
 def test_the_default_grid_is_seen_whole_and_a_longer_map_says_how_long_it_is(store: Store) -> None:

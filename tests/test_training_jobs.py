@@ -131,7 +131,7 @@ def test_ten_clicks_at_once_are_one_job(store: Store, form: JobForm) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "told"),
     [
-        ({"dataset_id": "nothing"}, NotFound, "not there"),
+        ({"dataset_id": "nothing"}, NotFound, "no longer"),
         ({"name": "  "}, FabulaError, "name"),
         ({"base_model": ""}, FabulaError, "base model"),
         ({"suffix": "x" * 65}, FabulaError, "suffix"),
@@ -664,14 +664,14 @@ def _view(**values: Any) -> JobView:
     ("values", "age", "told"),
     [
         ({"status": "preparing"}, 1, "being prepared"),
-        ({"status": "preparing", "error": "The engine cannot be reached."}, 1, "tries again by itself: The engine"),
-        ({"status": "submitting"}, 1, "handed over"),
+        ({"status": "preparing", "error": "The engine cannot be reached."}, 1, "Waiting to retry: The engine"),
+        ({"status": "submitting"}, 1, "job is being created"),
         ({"status": "validating_files"}, 1, "checking"),
         ({"status": "queued"}, 1, "Waiting in the queue"),
         ({"status": "queued", "updated_at": MOMENT + timedelta(minutes=90)}, 90, "provider for 1 h 30 min"),
         ({"status": "running", "remote_id": "r"}, 1, "estimating time left"),
         ({"status": "running", "estimated_finish": MOMENT + timedelta(minutes=11)}, 1, "about 10 min left"),
-        ({"status": "running", "estimated_finish": MOMENT + timedelta(seconds=100)}, 1, "about 40 s to go"),
+        ({"status": "running", "estimated_finish": MOMENT + timedelta(seconds=100)}, 1, "about 40 s left"),
         ({"status": "running", "estimated_finish": MOMENT}, 1, "longer than estimated"),
         ({"status": "running", "remote_id": "r"}, 10, "No update for 10 min."),
         ({"status": "running", "request": "cancel"}, 1, "being cancelled"),

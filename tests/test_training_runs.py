@@ -358,7 +358,7 @@ def test_what_happened_before_counts(store: Store, form: JobForm, book: PriceBoo
     jobs.give_up(store, refused, Refused("This account may not create fine-tuning jobs at OpenAI: no"))
     assert preflight.preflight(store, Account(), book, MINI, NOW).may_train is False  # type: ignore[arg-type]
     gone = preflight.preflight(store, Account(), book, MINI, datetime(2027, 2, 1, tzinfo=UTC))  # type: ignore[arg-type]
-    assert gone.may_train is False and "answer no more" in gone.lifetime
+    assert gone.may_train is False and "no longer answer" in gone.lifetime
 
 
 # --- money ---------------------------------------------------------------------------------------------------------

@@ -157,7 +157,7 @@ def _ended(progress: TourProgress) -> None:
     """What the tour made, to be looked at, and the invitation to take it again."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.subheader(told(progress.sentence), anchor=False)
-        st.button(_("Take the tour again"), icon=":material/replay:", type="tertiary", key="home_tour", on_click=_start)
+        st.button(_("Repeat the tour"), icon=":material/replay:", type="tertiary", key="home_tour", on_click=_start)
     _steps(progress)
     if progress.reason:
         st.error(plain(told(progress.reason)), icon=":material/error:")
