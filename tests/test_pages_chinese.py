@@ -25,7 +25,8 @@ storyteller ultraman tuned davinci claude haiku sonnet opus gemini flash lite pr
 plus max turbo deepseek mistral small large medium latest preview glm air chat reasoner genai prices
 CSV TSV JSON JSONL Excel Parquet ODS API URL SVG PNG HTML zip USD CNY EUR MIT BSD Apache License Clause GPU CPU
 ShareGPT Alpaca Dolly messages prompt completion Top Python pandas altair streamlit sqlalchemy dbos torch transformers
-MinHash chrF Distinct McNemar xllamacpp sqlite LLVM exception with AND BSL PSF ISC OPENAI KEY BASE FABULA HOME DATABASE Mozilla Public
+MinHash chrF Distinct McNemar Mozilla Public
+xllamacpp sqlite LLVM exception with AND BSL PSF ISC OPENAI KEY BASE FABULA HOME DATABASE
 """
 _ALLOWED = frozenset(_NAMES.split())
 _PARTS = {
