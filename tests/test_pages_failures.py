@@ -180,7 +180,7 @@ def test_a_list_of_models_that_fails_is_a_card(server: FaultServer, monkeypatch:
 
 @pytest.mark.parametrize(
     ("error", "said"),
-    [(Unavailable("It is in trouble.", "Wait."), "could not be asked"), (Refused("No.", "Ask."), "may not list")],
+    [(Unavailable("It is in trouble.", "Wait."), "could not be reached"), (Refused("No.", "Ask."), "may not list")],
 )
 def test_whether_an_account_may_train_is_asked_again_after_a_failure(
     store: Store, monkeypatch: pytest.MonkeyPatch, error: FabulaError, said: str
