@@ -334,7 +334,7 @@ class Account:
     [
         (Account("engine"), NOW, True, "no account"),
         (Account("openai", Refused("The key is wrong.", "Set another one.")), NOW, False, "The key is wrong."),
-        (Account("openai", Unavailable("It is away.")), NOW, None, "could not be asked"),
+        (Account("openai", Unavailable("It is away.")), NOW, None, "could not be reached"),
         (Account("openai"), NOW, None, "You find out when you submit"),
         (Account("openai"), datetime(2027, 1, 6, tzinfo=UTC), False, "2027-01-06"),
         (Account("azure"), NOW, None, "first one"),
