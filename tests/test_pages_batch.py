@@ -59,7 +59,7 @@ def show(store: Store, run_id: str, locale: str = "en-US") -> str:
         ({"state": "preparing", "remote_id": None}, ("Preparing", "written to a file")),
         ({"state": "submitting", "remote_id": None}, ("Submitting", "exactly once")),
         ({"state": "waiting", "status": "validating"}, ("Checked by the provider now", "starts to write", "batch_7")),
-        ({"state": "waiting", "status": "in_progress"}, ("2 of 4", "23 h 0 min more at most", "60 min ago")),
+        ({"state": "waiting", "status": "in_progress"}, ("2 of 4", "Up to 23 h 0 min more", "60 min ago")),
         ({"state": "waiting", "status": "in_progress", "hours": 25}, ("time limit of one day has passed",)),
         ({"state": "waiting", "status": "finalizing"}, ("Almost ready", "then collected")),
         ({"state": "waiting", "status": "cancelling"}, ("Cancelling the batch", "ten minutes")),
