@@ -93,7 +93,7 @@ def press(page: Page, key: str) -> None:
 def test_a_cost_per_hour_arrives_as_it_was_typed(browser: Browser, light_studio: Studio, typed: str, says: str) -> None:
     page = visit(browser, f"{light_studio.url}/cost", locale="en-US")
     page.get_by_text("My workload", exact=True).click()
-    field = page.get_by_label("Cost per hour")
+    field = page.get_by_role("textbox", name="Cost per hour")
     field.fill(typed)
     field.press("Enter")
     page.get_by_text(re.compile(says)).first.wait_for()

@@ -254,14 +254,14 @@ def test_estimate_against_actual_for_each_run_and_job(store: Store) -> None:
     assert len(history.works(store, since, limit=1)) == 1
 
 
-def test_what_the_engine_does_was_expected_to_be_free(store: Store) -> None:
+def test_what_the_engine_does_has_no_price_before_its_hour_has_one(store: Store) -> None:
     with store.session() as session:
         spend.record(
             session, LOCAL, "story", provider="engine", model="storyteller", reference="s-1", completion_tokens=9,
             cost_usd=Decimal(0),
         )  # fmt: skip
     (line,) = history.works(store, datetime.now(UTC) - timedelta(hours=1))
-    assert (line.estimated_usd, line.cost_usd) == (0, 0)
+    assert (line.estimated_usd, line.cost_usd) == (None, None)
 
 
 def test_an_unknown_cost_stays_unknown_in_its_run(store: Store) -> None:

@@ -18,8 +18,9 @@ from core.cost.comparison import compare
 from core.cost.machine_time import Speed
 from core.dataset import datasets
 from core.db.store import Store, new_id
-from core.db.tables import Evaluation, Spend, Story, Vote
+from core.db.tables import Evaluation, Spend, Story, TrainingJob, Vote
 from core.settings import Settings
+from core.training import jobs
 from pages.ui import cached
 from pages.ui.cost import cached_cost, period, price_choice, price_list
 from pages.ui.money import local_price
@@ -29,6 +30,19 @@ from tests.test_pages import click, trouble, visit, words
 
 def _table(at: AppTest, index: int = 0, by: str = "model") -> object:
     return at.dataframe[index].value.set_index(by)
+
+
+def _trained(store: Store, *, tokens: int, seconds: float) -> str:
+    """A finished job of the engine on its base."""
+    started = datetime(2026, 11, 1, 8, tzinfo=UTC)
+    with store.session() as session:
+        session.add(TrainingJob(
+            id="job", name="job", provider="engine", base_model="gemma-3-270m", status="succeeded",
+            trained_tokens=tokens, training_s=seconds, created_by="local", cost_usd=Decimal(0), created_at=started,
+            updated_at=started, finished_at=started + timedelta(seconds=seconds), n_examples=1, hyperparameters={},
+            file_format="completion",
+        ))  # fmt: skip
+    return "job"
 
 
 def _bars(at: AppTest) -> set[str]:
@@ -101,7 +115,63 @@ def test_the_engines_price_is_its_hour_over_the_speed_that_was_measured(
     for day, rate in enumerate(speeds, 1):
         _measured(store, rate, day)
     (price,) = price_choice.here(cached.prices())
-    assert (price.output_per_mtok, price.training_per_mtok, price.currency) == (output, output, currency)
+    training = Decimal(0) if hour == "0" else None  # no job has shown how fast it trains
+    assert (price.output_per_mtok, price.training_per_mtok, price.currency) == (output, training, currency)
+
+
+def test_training_is_priced_by_the_speed_of_finished_jobs(store: Store) -> None:
+    own.set_machine_hour(store, LOCAL, "0.036")
+    _measured(store, "10")
+    _trained(store, tokens=10_000, seconds=100)
+    (price,) = price_choice.here(cached.prices())
+    assert (price.output_per_mtok, price.training_per_mtok) == (1, Decimal("0.1"))
+
+
+def test_without_a_price_of_an_hour_the_engine_is_unknown_in_table_chart_and_workload(store: Store) -> None:
+    at = visit("cost", cost_lists=["engine", "openai"])
+    row = at.dataframe[0].value.set_index("model").loc["gemma-3-270m"]
+    assert row[["input", "output", "training", "multiple"]].isna().all()
+    assert "gemma-3-270m" not in _bars(at)
+    ways = visit("cost", cost_part="workload").dataframe[0].value.set_index("way")
+    assert pd.isna(ways.loc["This machine", "each"])
+
+
+@pytest.mark.parametrize(
+    ("hour", "job_cost", "story_cost"),
+    [
+        (None, None, None),
+        (("0.36", "USD"), Decimal("0.01"), Decimal("0.001")),
+        (("0", "USD"), Decimal(0), Decimal(0)),
+        (("6.8012", "CNY"), Decimal(100) / 3_600, Decimal(10) / 3_600),
+    ],
+)
+def test_spent_has_the_machine_time_of_jobs_and_stories(
+    store: Store, hour: tuple[str, str] | None, job_cost: Decimal | None, story_cost: Decimal | None
+) -> None:
+    if hour is not None:
+        own.set_machine_hour(store, LOCAL, *hour)
+    job_id = _trained(store, tokens=10_000, seconds=100)
+    with store.session() as session:
+        session.add(Story(
+            id="s", actor="local", provider="engine", model="m", prompt="p", parameters={}, text="t", duration_s=10.0,
+        ))  # fmt: skip
+    for reference in (job_id, "s"):
+        _spend(store, "0", reference, provider="engine")
+    table = visit("cost", cost_part="spent").dataframe[1].value
+    found = {name: None if pd.isna(spent) else spent for name, spent in zip(table["name"], table["spent"], strict=True)}
+    assert found == {name: cost and pytest.approx(float(cost)) for name, cost in (("job", job_cost), ("p", story_cost))}
+    assert set(table["took"]) == {"2 min", "10 s"} and pd.Timestamp("2026-11-01T08:00:00Z") in list(table["began"])
+    shown = jobs.get(store, job_id).cost_usd
+    assert shown == (job_cost if job_cost is None else pytest.approx(job_cost))
+
+
+def test_the_comparison_with_2023_has_a_way_back(store: Store) -> None:
+    at = visit("cost")
+    before = [at.get_by_key(key).value for key in ("cost_lists", "cost_baseline", "cost_unit")]
+    click(at, "cost_2023")
+    assert at.get_by_key("cost_lists").value == ["engine", "openai-2023"]
+    click(at, "cost_today")
+    assert [at.get_by_key(key).value for key in ("cost_lists", "cost_baseline", "cost_unit")] == before
 
 
 def test_the_speed_of_the_last_request_is_no_measurement(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,14 +194,14 @@ def test_an_hour_with_a_price_is_the_same_on_every_page(store: Store) -> None:
     with store.session() as session:
         session.add(Vote(id="v", actor="local", round_id="r", blind=True, order=["gemma-3-270m", "other"], winner=None))
     before = visit("cost", cost_lists=["engine", "openai"], cost_unit=1_000)
-    assert before.dataframe[0].value.set_index("model").loc["gemma-3-270m", "output"] == 0
-    assert before.dataframe[1].value.set_index("model").loc["gemma-3-270m", "each"] == 0
+    assert pd.isna(before.dataframe[0].value.set_index("model").loc["gemma-3-270m", "output"])
+    assert pd.isna(before.dataframe[1].value.set_index("model").loc["gemma-3-270m", "each"])
     own.set_machine_hour(store, LOCAL, "0.036")
     _measured(store, "10")
     cached_cost.forget()
     at = visit("cost", cost_lists=["engine", "openai"], cost_unit=1_000)
     priced = at.dataframe[0].value.set_index("model").loc["gemma-3-270m"]
-    assert (priced["output"], priced["training"]) == (0.001, 0.001) and "machine time" in priced["note"]
+    assert priced["output"] == 0.001 and pd.isna(priced["training"]) and "machine time" in priced["note"]
     assert at.dataframe[1].value.set_index("model").loc["gemma-3-270m", "each"] == 0.001
     assert "Measured on 2026-11-29: 10.0 tokens/s" in _captions(at)
     assert "free" not in local_price() and local_price(3_600) == "machine time: \\$0.0360"

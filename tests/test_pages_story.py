@@ -68,7 +68,7 @@ def _tuned(store: Store) -> None:
 def test_a_model_says_what_it_is_where_it_runs_and_what_it_costs(server: FaultServer, store: Store) -> None:
     at = visit("story", story_model=f"engine/{_TUNED}")
     said = words(at)
-    assert "Tuned from `writer`" in said and "runs on this machine" in said and "free" in said
+    assert "Tuned from `writer`" in said and "runs on this machine" in said and "machine time, not priced" in said
 
 
 def test_a_value_outside_the_grid_is_marked(server: FaultServer, store: Store) -> None:
@@ -196,7 +196,7 @@ def test_a_blind_round_hides_the_names_until_the_vote(server: FaultServer, store
     assert "You chose" in words(at) and "`writer`" in words(at) and f"`{_TUNED}`" in words(at)
     assert [one.rounds for one in votes.standings(store)] == [1, 1]
     tally = visit("story", story_part="votes")
-    assert "Best so far" in words(tally) and "1 blind round" in words(tally)
+    assert "No clear winner yet" in words(tally) and "1 blind round" in words(tally)
 
 
 _BROKE_OFF = "This story was interrupted. You see the reason after you have chosen."

@@ -78,7 +78,7 @@ def test_the_first_step_tells_what_preparation_and_the_check_found(server: Fault
 def test_the_second_step_tells_what_it_takes_and_asks_the_few_numbers(server: FaultServer, sample: str) -> None:
     at = click(_new_job(), "training_next")
     shown = {metric.label: metric.value for metric in at.metric}
-    assert shown["Price"] == "free" and any(title.startswith("Tokens, ") for title in shown)
+    assert shown["Price"] == "not priced" and any(title.startswith("Tokens, ") for title in shown)
     assert "1.0 is a good default for the built-in engine" in words(at)
     assert at.toggle(key="training_epochs_auto").value and at.toggle(key="training_rate_auto").value
     assert click(at, "training_back").button(key="training_next").label == "Next: estimate"

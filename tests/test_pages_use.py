@@ -45,7 +45,7 @@ def test_the_check_tells_what_it_found_what_it_does_and_why(server: FaultServer,
     assert "There are 27 pairs" in words(at)
     assert "'.' is added to every completion" in words(at) and "use it as the stop when you call the model" in words(at)
     assert any('->", "completion": " ' in block.value and block.value.endswith('."}') for block in at.code)
-    assert "free on this machine" in words(at)
+    assert "machine time, not priced" in words(at)
     at.segmented_control(key=f"dataset_format_{at.selectbox(key='dataset_open').value}").set_value("chat").run()
     assert "Chat models use roles" in words(at)
 

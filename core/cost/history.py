@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import and_, func, select
 
+from core.cost import machine_time, own
 from core.cost.budget import month_start
 from core.cost.prices import ENGINE
 from core.db.store import Store
@@ -59,8 +60,12 @@ class DayLine:
 class WorkLine:
     """One run, job or story: what it was expected to cost at most, and what it cost.
 
-    Amounts are None where not a single call's is known; `unknown` counts the calls without a known cost. What the
-    engine does is free, and was expected to be.
+    Amounts are None where not a single call's is known; `unknown` counts the calls without a known cost. The engine's
+    jobs and stories cost the time of this machine, None without a price of its hour; its runs are not priced.
+
+    Attributes:
+        began: when the run, job or story was started (UTC); of what has none, the first call that the ledger has.
+        took_s: seconds of training of a job, or until the end of a story; None: not known, or it goes on.
     """
 
     reference: str
@@ -74,6 +79,7 @@ class WorkLine:
     unknown: int
     estimated_usd: Decimal | None
     cost_usd: Decimal | None
+    took_s: float | None = None
 
 
 def months(store: Store, now: datetime) -> list[datetime]:
@@ -142,8 +148,8 @@ def works(store: Store, since: datetime, until: datetime | None = None, limit: i
                 old,
                 calls=old.calls + calls,
                 unknown=old.unknown + (calls if cost is None else 0),
-                estimated_usd=_plus(old.estimated_usd, Decimal(0) if provider == ENGINE else estimated, calls),
-                cost_usd=_plus(old.cost_usd, cost, calls),
+                estimated_usd=_plus(old.estimated_usd, None if provider == ENGINE else estimated, calls),
+                cost_usd=_plus(old.cost_usd, None if provider == ENGINE else cost, calls),
             )
     return _named(store, list(lines.values()))
 
@@ -198,24 +204,45 @@ def _plus(total: Decimal | None, amount: Decimal | None, calls: int) -> Decimal 
 
 
 def _named(store: Store, lines: list[WorkLine]) -> list[WorkLine]:
-    """With the name of the data set or the job, and with the job's own estimate."""
-    ids = [line.reference for line in lines]
-    with store.reading() as session:
-        sets = select(Run.id, Dataset.name).join(Dataset, Dataset.id == Run.dataset_id).where(Run.id.in_(ids))
-        names = dict(session.execute(sets).all())
-        own = select(Dataset.id, Dataset.name).where(Dataset.id.in_(ids))  # previews go by the data set
-        names.update(session.execute(own).all())
-        stories = select(Story.id, Story.prompt).where(Story.id.in_(ids))
-        names.update((key, " ".join(prompt.split())[:60]) for key, prompt in session.execute(stories))
-        query = select(TrainingJob.id, TrainingJob.name, TrainingJob.estimated_usd).where(TrainingJob.id.in_(ids))
-        jobs = session.execute(query).all()
-    names.update((key, name) for key, name, _ in jobs)
-    estimates = {key: estimated for key, _, estimated in jobs if estimated is not None}
-    return [
-        replace(
-            line,
-            name=names.get(line.reference, ""),
-            estimated_usd=estimates.get(line.reference, line.estimated_usd),
+    """With name, start, time and estimate from the ledger of runs, jobs and stories; with the cost of machine time."""
+    works = _works(store, [line.reference for line in lines])
+    hour = own.machine_hour(store)
+    found = []
+    for line in lines:
+        work = works.get(line.reference, _Work("", None))
+        local = line.provider == ENGINE
+        found.append(
+            replace(
+                line,
+                name=work.name,
+                began=work.began or line.began,
+                took_s=work.took_s,
+                estimated_usd=None if local else line.estimated_usd if work.usd is None else work.usd,
+                cost_usd=machine_time.work_usd(hour, line.provider, line.cost_usd, work.took_s),
+            )
         )
-        for line in lines
-    ]
+    return found
+
+
+class _Work(NamedTuple):
+    """What is known of a run, job or story beside its calls."""
+
+    name: str
+    began: datetime | None
+    took_s: float | None = None
+    usd: Decimal | None = None  # a job's own estimate
+
+
+def _works(store: Store, ids: Sequence[str]) -> dict[str, _Work]:
+    runs = select(Run.id, Dataset.name, Run.created_at).join(Dataset, Dataset.id == Run.dataset_id)
+    job = (TrainingJob.id, TrainingJob.name, TrainingJob.created_at, TrainingJob.training_s, TrainingJob.estimated_usd)
+    with store.reading() as session:
+        previews = session.execute(select(Dataset.id, Dataset.name).where(Dataset.id.in_(ids)))  # go by the data set
+        found = {key: _Work(name, None) for key, name in previews}
+        found |= {key: _Work(name, at) for key, name, at in session.execute(runs.where(Run.id.in_(ids)))}
+        stories = select(Story.id, Story.prompt, Story.at, Story.duration_s).where(Story.id.in_(ids))
+        for key, prompt, at, took in session.execute(stories):
+            found[key] = _Work(" ".join(prompt.split())[:60], at, took)
+        for key, name, at, took, usd in session.execute(select(*job).where(TrainingJob.id.in_(ids))):
+            found[key] = _Work(name, at, took, usd)
+    return found

@@ -14,7 +14,8 @@ from sqlalchemy import select
 
 from core.actor import Actor
 from core.cost import own
-from core.cost.prices import MTOK, Price
+from core.cost.currency import USD, YUAN, convert
+from core.cost.prices import ENGINE, MTOK, Price
 from core.db.store import Store
 from core.db.tables import SpeedMeasurement
 from core.errors import FabulaError
@@ -48,14 +49,17 @@ class MachineTime:
             return None
         return self.per_hour * MTOK / (self.speed.tokens_per_s * _S_PER_HOUR)
 
-    def priced(self, price: Price) -> Price:
+    def priced(self, price: Price, training_tokens_per_s: Decimal | None = None) -> Price:
         """A local price with the cost of its machine time.
 
-        Training is counted at the writing speed, which is more than it takes (docs/benchmarks.md: 153 to 278 tokens a
-        second in training, 34 to 77 in writing). Reading a prompt counts as 0.
+        Args:
+            training_tokens_per_s: as finished jobs on this base took; None: no job has shown it, the price is unknown.
         """
+        training = Decimal(0) if self.per_hour == 0 else None
+        if training_tokens_per_s:
+            training = self.per_hour * MTOK / (training_tokens_per_s * _S_PER_HOUR)
         return replace(
-            price, output_per_mtok=self.per_mtok, training_per_mtok=self.per_mtok, currency=self.currency, own=True
+            unpriced(price), output_per_mtok=self.per_mtok, training_per_mtok=training, currency=self.currency, own=True
         )
 
     def call(self, completion_tokens: int | None) -> Decimal | None:
@@ -64,6 +68,28 @@ class MachineTime:
         if each is None or completion_tokens is None:
             return Decimal(0) if each == 0 else None
         return each * completion_tokens / MTOK
+
+
+def unpriced(price: Price) -> Price:
+    """A local price while nobody has said what an hour of the machine costs: unknown, not 0."""
+    return replace(price, input_per_mtok=None, output_per_mtok=None, training_per_mtok=None)
+
+
+def work_usd(
+    hour: tuple[Decimal, str] | None, provider: str, billed_usd: Decimal | None, seconds: float | None
+) -> Decimal | None:
+    """What a job or a story cost in US dollars: its bill, or on the engine the time of this machine.
+
+    Args:
+        hour: what an hour of this machine costs, with its currency; None: the engine's work has no price.
+        billed_usd: what the provider asks; the engine sends no bill, so there it does not count.
+        seconds: how long the work took; None: unknown.
+    """
+    if provider != ENGINE:
+        return billed_usd
+    if hour is None or seconds is None:
+        return None
+    return convert(hour[0] * Decimal(str(seconds)) / _S_PER_HOUR, hour[1], USD, YUAN)
 
 
 def current(store: Store) -> MachineTime | None:

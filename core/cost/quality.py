@@ -89,7 +89,7 @@ def qualities(store: Store, book: PriceBook, machine: MachineTime | None = None)
     """Every model that was voted on or evaluated: those with votes first, the best first.
 
     Args:
-        machine: what an hour of this machine costs; a story of the engine then costs its machine time, not nothing.
+        machine: what an hour of this machine costs; a story of the engine costs its machine time. None: unknown.
     """
     each = _cost_of_a_story(store, book, machine)
     found = [*_by_votes(store, each), *_by_evaluations(store, each)]
@@ -168,8 +168,8 @@ def _cost_of_a_story(store: Store, book: PriceBook, machine: MachineTime | None)
 def _average(
     book: PriceBook, machine: MachineTime | None, key: Model, groups: list[tuple[Decimal | None, int, int, int]]
 ) -> Decimal | None:
-    if key[0] == ENGINE and machine is not None:
-        return _machine_time(machine, groups)
+    if key[0] == ENGINE:
+        return None if machine is None else _machine_time(machine, groups)
     known = [(cost, calls) for cost, calls, _, _ in groups if cost is not None]
     if known:
         return sum((cost * calls for cost, calls in known), Decimal(0)) / sum(calls for _, calls in known)

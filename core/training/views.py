@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import defer
 
+from core.cost import machine_time, own
 from core.cost.prices import ENGINE
 from core.db.store import Store
 from core.db.tables import TrainingEvent, TrainingJob
@@ -160,8 +161,9 @@ def list_jobs(store: Store, *, results: bool = False) -> list[JobView]:
     query = select(TrainingJob).order_by(TrainingJob.created_at.desc(), TrainingJob.id.desc())
     if not results:
         query = query.options(defer(TrainingJob.results_csv))
+    hour = own.machine_hour(store)
     with store.reading() as session:
-        return [_view(job, job.results_csv if results else None) for job in session.scalars(query)]
+        return [_priced(_view(job, job.results_csv if results else None), hour) for job in session.scalars(query)]
 
 
 def get(store: Store, job_id: str, *, results: bool = True) -> JobView:
@@ -170,11 +172,12 @@ def get(store: Store, job_id: str, *, results: bool = True) -> JobView:
     Raises:
         NotFound: there is no such job.
     """
+    hour = own.machine_hour(store)
     with store.reading() as session:
         job = session.get(TrainingJob, job_id, options=[] if results else [defer(TrainingJob.results_csv)])
         if job is None:
             raise NotFound("This training job no longer exists.", "Choose another one.")
-        return _view(job, job.results_csv if results else None)
+        return _priced(_view(job, job.results_csv if results else None), hour)
 
 
 def results_end(store: Store, job_id: str) -> tuple[int, str]:
@@ -202,6 +205,14 @@ def last_event(store: Store, job_id: str) -> datetime | None:
     """When the job's provider last told something new; None: never yet."""
     with store.reading() as session:
         return session.scalar(select(func.max(TrainingEvent.at)).where(TrainingEvent.job_id == job_id))
+
+
+def _priced(job: JobView, hour: tuple[Decimal, str] | None) -> JobView:
+    """With the cost of machine time where the engine trained; None before the end, and without a price of an hour."""
+    if job.provider != ENGINE:
+        return job
+    seconds = job.training_s(job.updated_at) if job.finished else None
+    return replace(job, cost_usd=machine_time.work_usd(hour, job.provider, job.cost_usd, seconds))
 
 
 def _view(job: TrainingJob, results_csv: str | None) -> JobView:

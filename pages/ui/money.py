@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from core.cost import own
 from core.cost.currency import USD
+from core.cost.prices import ENGINE
 from pages.ui import cached
 from pages.ui.lang import _, usd
 
@@ -13,12 +14,15 @@ _SIGNS = {"CNY": "¥"}
 
 
 def local_price(seconds: float | None = None) -> str:
-    """What work on this machine costs, in words: free, or its time, once an hour of the machine has a price.
+    """What work on this machine costs, in words: its time, or that an hour of the machine has no price yet.
 
     Args:
         seconds: how long the work takes, where that is known.
     """
-    if _hour() is None:
+    hour = _hour()
+    if hour is None:
+        return _("machine time, not priced")
+    if hour[0] == 0:
         return _("free on this machine")
     if seconds is None:
         return _("no bill, machine time only")
@@ -29,14 +33,20 @@ def local_amount(seconds: float | None) -> str:
     """The same as an amount alone, where a label says what it is."""
     hour = _hour()
     if hour is None:
+        return _("not priced")
+    if hour[0] == 0:
         return _("free")
     return money(None if seconds is None else hour[0] * Decimal(str(seconds)) / 3_600, hour[1])
 
 
+def work_cost(provider: str, billed_usd: Decimal | None, seconds: float | None) -> str:
+    """What a job or a story cost: its bill, or on this machine its time."""
+    return local_amount(seconds) if provider == ENGINE else usd(billed_usd)
+
+
 def _hour() -> tuple[Decimal, str] | None:
-    """What an hour of this machine costs; None where it costs nothing, as far as anyone has said."""
-    hour = own.machine_hour(cached.store())
-    return hour if hour is not None and hour[0] else None
+    """What an hour of this machine costs; None: no one has said."""
+    return own.machine_hour(cached.store())
 
 
 def money(amount: Decimal | None, currency: str = USD) -> str:

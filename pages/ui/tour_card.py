@@ -17,6 +17,7 @@ from core.training.figures import figure
 from core.training.jobs import JobView
 from pages.ui import cached, cards, state, views
 from pages.ui.lang import _, code, duration, mark, number, percent, plain, told, usd
+from pages.ui.money import work_cost
 from pages.ui.story import teller
 from pages.ui.training import cached_curves, curves, job_list, job_words
 
@@ -189,7 +190,10 @@ def _what_it_took(job: JobView) -> None:
     there = training_cost(cached.prices(), *_COMPARED, curve.trained_tokens)
     st.markdown(
         _("Trained on **{tokens}** tokens: **{here}** here, {there} at OpenAI for {model}.").format(
-            tokens=number(curve.trained_tokens), here=usd(job.cost_usd or 0), there=usd(there), model=_COMPARED[1]
+            tokens=number(curve.trained_tokens),
+            here=work_cost(job.provider, job.cost_usd, job.training_s(utcnow())),
+            there=usd(there),
+            model=_COMPARED[1],
         )
     )
 

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from statistics import median
 
 import streamlit as st
 
@@ -13,11 +14,13 @@ from core.cost import budget, history, machine_time, own, quality, tokens
 from core.cost.budget import BudgetView
 from core.cost.history import DayLine, WorkLine
 from core.cost.machine_time import MachineTime, Speed
+from core.cost.prices import ENGINE
 from core.cost.quality import Quality
 from core.cost.snapshot import Snapshot
 from core.cost.tokens import Measured
 from core.dataset import datasets
 from core.db.tables import utcnow
+from core.training.estimating import measured_rates
 from pages.ui import cached
 
 _FRESH_S = 3  # sums over a month of calls: money does not move faster than an eye
@@ -36,6 +39,12 @@ def hour() -> tuple[Decimal, str] | None:
 def speed() -> Speed | None:
     """The newest measured speed of the engine; None: it was not measured yet."""
     return machine_time.newest(cached.store())
+
+
+def training_speed(model: str) -> Decimal | None:
+    """Tokens per second in training, the median of the newest finished jobs of the engine on this base; None: none."""
+    rates = measured_rates(cached.store(), ENGINE, model)
+    return Decimal(str(median(rates))) if rates else None
 
 
 def providers() -> list[str]:

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import streamlit as st
 
+from core.cost import machine_time
 from core.cost.book import Key, PriceBook
 from core.cost.comparison import Side
 from core.cost.currency import USD, YUAN, Rate
@@ -60,6 +61,9 @@ _KINDS = {
     "batch": mark("Has batches"),
     "usable": mark("Can still be used"),
 }
+_LISTS_OF_TODAY = [ENGINE, TODAY, OWN]
+_LISTS_OF_2023 = [ENGINE, ARTICLE]
+_BEFORE = "cost_before_2023"
 _RATES = (Decimal("0.01"), Decimal(1_000))  # yuan for one US dollar: what can be typed
 _DEFAULT_MODEL = "gemma-3-270m"
 
@@ -115,7 +119,7 @@ def controls(book: PriceBook) -> Choice:
 def _lists(names: Mapping[str, str]) -> list[str]:
     """The lists to compare; the article's prices are one click away."""
     options = {TODAY: _("In use today"), OWN: _("Your own prices"), **names}
-    state.first("cost_lists", [ENGINE, TODAY, OWN])
+    state.first("cost_lists", _LISTS_OF_TODAY)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen = st.multiselect(
             _("Price lists"),
@@ -125,7 +129,9 @@ def _lists(names: Mapping[str, str]) -> list[str]:
             placeholder=_("Choose price lists"),
             persist_state="session",
         )
-        if ARTICLE not in chosen:
+        if chosen == _LISTS_OF_2023:
+            st.button(_("Back to today's prices"), icon=":material/undo:", key="cost_today", on_click=_back_to_today)
+        elif ARTICLE not in chosen:
             st.button(
                 _("Compare with 2023"), icon=":material/history:", key="cost_2023", on_click=_compare_with_2023,
                 help=_("The prices of the article: tuned davinci costs 60 times gpt-3.5-turbo."),
@@ -134,9 +140,17 @@ def _lists(names: Mapping[str, str]) -> list[str]:
 
 
 def _compare_with_2023() -> None:
-    state.put("cost_lists", [ENGINE, ARTICLE])
+    state.put(_BEFORE, {key: state.get(key) for key in ("cost_lists", "cost_baseline", "cost_unit")})
+    state.put("cost_lists", list(_LISTS_OF_2023))
     state.put("cost_baseline", _BASELINES[0])
     state.put("cost_unit", 1_000)
+
+
+def _back_to_today() -> None:
+    """The lists, baseline and unit from before the comparison with 2023; without them, those of a first visit."""
+    before = state.get(_BEFORE) or {"cost_lists": list(_LISTS_OF_TODAY)}
+    for key, value in before.items():
+        state.put(key, value)
 
 
 def show_own() -> None:
@@ -165,11 +179,13 @@ def rows(book: PriceBook, lists: Sequence[str]) -> list[Price]:
 
 
 def here(book: PriceBook) -> list[Price]:
-    """The engine's models as prices: no bill, or the time that they take on a machine whose hour has a price."""
+    """The engine's models as prices: the time that they take; unknown while an hour of the machine has no price."""
     models = list(cached.status().engine.models) or [_DEFAULT_MODEL]
     local = [price for model in models if (price := book.find(ENGINE, model)) is not None]
     machine = cached_cost.machine()
-    return local if machine is None else [machine.priced(price) for price in local]
+    if machine is None:
+        return [machine_time.unpriced(price) for price in local]
+    return [machine.priced(price, cached_cost.training_speed(price.model)) for price in local]
 
 
 def list_names(book: PriceBook) -> dict[str, str]:

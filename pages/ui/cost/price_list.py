@@ -13,7 +13,7 @@ from core.charts import cost as charts_cost
 from core.charts.common import times
 from core.cost.book import PriceBook
 from core.cost.comparison import PriceLine, compare
-from core.cost.currency import convert
+from core.cost.currency import USD, convert
 from core.cost.prices import Price
 from pages.ui import cached, cards
 from pages.ui.cost import cached_cost, machine_speed, own_prices, price_data, quality_view
@@ -98,7 +98,9 @@ def bars(found: Sequence[PriceLine], choice: Choice, names: dict[str, str]) -> N
     title = {"output": _("written"), "input": _("read"), "training": _("trained on")}[choice.side]
     words = charts_cost.PriceLabels(
         price=_("{currency} for {unit} tokens {side}, logarithmic").format(
-            currency=choice.currency, unit=UNITS[choice.unit], side=title
+            currency={USD: _("US dollars"), "CNY": _("yuan")}.get(choice.currency, choice.currency),
+            unit=UNITS[choice.unit],
+            side=title,
         ),
         model=_("Model"),
         multiple=_("Multiple"),

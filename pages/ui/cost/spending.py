@@ -12,10 +12,11 @@ from core.charts import spent as spent_chart
 from core.cost import history
 from core.cost.budget import BudgetView
 from core.cost.history import DayLine, WorkLine
+from core.cost.prices import ENGINE
 from pages.ui import cached, cards
 from pages.ui.cost import budgets_form, cached_cost
 from pages.ui.cost.period import Period, choose
-from pages.ui.lang import _, mark, n_, number, percent, usd
+from pages.ui.lang import _, duration, mark, n_, number, percent, usd
 
 _PAGES = {"dataset": mark("Data set"), "training": mark("Training"), "story": mark("Story")}
 
@@ -107,7 +108,7 @@ def _by_model(lines: Sequence[DayLine]) -> None:
     )
     keys = ["model", "provider", "page", "person"]
     frame = frame.groupby(keys, as_index=False, sort=False).sum().sort_values("spent", ascending=False)
-    frame.loc[frame["unknown"] == frame["calls"], "spent"] = None
+    frame.loc[(frame["unknown"] == frame["calls"]) | (frame["provider"] == ENGINE), "spent"] = None  # no bill
     st.dataframe(
         frame,
         hide_index=True,
@@ -124,6 +125,8 @@ def _by_model(lines: Sequence[DayLine]) -> None:
         placeholder=_("unknown"),
         alt=_("What each model cost, by page and person"),
     )
+    if (frame["provider"] == ENGINE).any():
+        st.caption(_("The engine sends no bill. The table below has the machine time of its jobs and stories."))
 
 
 def _by_work(works: Sequence[WorkLine]) -> None:
@@ -143,6 +146,7 @@ def _by_work(works: Sequence[WorkLine]) -> None:
             "page": [_(_PAGES.get(work.page, work.page)) for work in works],
             "model": [work.model for work in works],
             "began": [work.began for work in works],
+            "took": [None if work.took_s is None else duration(work.took_s) for work in works],
             "calls": [work.calls for work in works],
             "estimated": [None if work.estimated_usd is None else float(work.estimated_usd) for work in works],
             "spent": [None if work.cost_usd is None else float(work.cost_usd) for work in works],
@@ -157,7 +161,8 @@ def _by_work(works: Sequence[WorkLine]) -> None:
             "name": st.column_config.TextColumn(_("Run, job or story"), pinned=True, width=200),
             "page": st.column_config.TextColumn(_("Page")),
             "model": st.column_config.TextColumn(_("Model")),
-            "began": st.column_config.DatetimeColumn(_("Started"), format="YYYY-MM-DD HH:mm"),
+            "began": st.column_config.DatetimeColumn(_("Started (UTC)"), format="YYYY-MM-DD HH:mm"),
+            "took": st.column_config.TextColumn(_("Duration"), help=_("Of a job, its training without waiting")),
             "calls": st.column_config.NumberColumn(_("Calls"), format="localized"),
             "estimated": st.column_config.NumberColumn(
                 _("Estimated"), format="%.4f", help=_("US dollars; of a run, the most that its rows could cost")

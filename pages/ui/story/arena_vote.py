@@ -5,6 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from core.actor import LOCAL
+from core.cost import quality
+from core.cost.quality import Quality
 from core.story import exports, votes
 from core.story.arena import Round
 from pages.ui import cached, cards, state
@@ -51,18 +53,7 @@ def tally() -> None:
 
 
 def _table(found: list[votes.Standing]) -> None:
-    best = found[0]
-    st.markdown(
-        _(
-            "Best so far: {model}, preferred in {share} of {rounds}; with 95 % certainty between {low} and {high}."
-        ).format(
-            model=code(best.model),
-            share=percent(best.share, 0),
-            rounds=n_("{n} blind round", "{n} blind rounds", best.rounds),
-            low=percent(best.low, 0),
-            high=percent(best.high, 0),
-        )
-    )
+    st.markdown(_leader(found))
     st.table(
         {
             _("Model"): [code(one.model) for one in found],
@@ -75,6 +66,30 @@ def _table(found: list[votes.Standing]) -> None:
         alt=_("Ranking after all blind rounds"),
     )
     st.caption(_("Only blind rounds between different models count. The cost page shows the result next to prices."))
+
+
+def _leader(found: list[votes.Standing]) -> str:
+    """Who is best, by the rule of the cost page: only where the 95 % intervals are separate."""
+    measured = [
+        Quality(one.provider, one.model, "votes", "votes", one.share, one.low, one.high, one.rounds, None)
+        for one in found
+    ]
+    first = quality.leader(measured)
+    assert first is not None  # there is at least one
+    facts = {
+        "model": code(first.best.model),
+        "share": percent(first.best.share, 0),
+        "rounds": n_("{n} blind round", "{n} blind rounds", first.best.n),
+    }
+    if first.clear:
+        return _(
+            "Best so far: {model}, preferred in {share} of {rounds}; with 95 % certainty between {low} and {high}."
+        ).format(low=percent(first.best.low, 0), high=percent(first.best.high, 0), **facts)
+    others = ", ".join(code(one.model) for one in first.rivals)
+    return _(
+        "No clear winner yet: {model} was preferred in {share} of {rounds}, but the 95 % interval overlaps with "
+        "{others}. More blind rounds narrow it."
+    ).format(others=others, **facts)
 
 
 def _pairs() -> None:

@@ -137,7 +137,7 @@ def _large(story: StoryStream, words: DeltaGenerator, line: DeltaGenerator, *, s
     size = "###" if several else "##"
     lines = [f"{size} {plain(one)}" for one in text.splitlines() if one.strip()]
     words.markdown("\n\n".join(lines) or f"{size} :shimmer[{_('Waiting for the first word')}]", anchors=False)
-    line.caption(story_facts.line(story.facts, writing=not story.done))
+    line.caption(story_facts.line(story.facts, story.provider, writing=not story.done))
 
 
 def _keep() -> None:

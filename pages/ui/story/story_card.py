@@ -12,7 +12,8 @@ from core.story import opinions, shelf, stream
 from core.story.arena import Round
 from core.story.shelf import KeptStory
 from pages.ui import cached, cards, models, state, views
-from pages.ui.lang import _, ago, code, duration, n_, number, plain, usd
+from pages.ui.lang import _, ago, code, duration, n_, number, plain
+from pages.ui.money import work_cost
 from pages.ui.story import story_facts
 from pages.ui.story.story_desk import LEAVE_S, desk
 
@@ -27,7 +28,7 @@ def show(story: KeptStory) -> None:
             (
                 code(story.model),
                 n_("{n} token", "{n} tokens", story.tokens) if story.tokens else "",
-                usd(story.cost_usd) if story.cost_usd is not None else "",
+                work_cost(story.provider, story.cost_usd, story.duration_s),
                 "" if story.finish_reason == "stop" else story_facts.ending(story.finish_reason),
                 _("edited") if story.edited_text is not None else "",
                 " ".join(f":gray-badge[{plain(tag)}]" for tag in story.tags),

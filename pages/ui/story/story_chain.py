@@ -63,4 +63,4 @@ def _draw(story: StoryStream, words: DeltaGenerator, line: DeltaGenerator, *, wo
         words.text(text)
     elif not text and not story.done:
         words.markdown(f":shimmer[{_('Waiting for the first word')}]")
-    line.caption(story_facts.line(story.facts, writing=not story.done))
+    line.caption(story_facts.line(story.facts, story.provider, writing=not story.done))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from core.story.facts import Facts
-from pages.ui.lang import _, code, mark, n_, number, usd
+from pages.ui.lang import _, code, mark, n_, number
+from pages.ui.money import work_cost
 
 _ENDINGS = {
     "stop": mark("complete"),
@@ -15,7 +16,7 @@ _ENDINGS = {
 }
 
 
-def line(facts: Facts, *, writing: bool, named: bool = True) -> str:
+def line(facts: Facts, provider: str, *, writing: bool, named: bool = True) -> str:
     """All that is known, between dots; `named` False hides what would tell the model."""
     if not named:
         return _("writing …") if writing else (ending_of(facts))
@@ -25,10 +26,17 @@ def line(facts: Facts, *, writing: bool, named: bool = True) -> str:
         _("first words after {seconds} s").format(seconds=number(facts.first_text_s, 1)) if facts.first_text_s else "",
         _("{rate} tokens/s").format(rate=number(facts.tokens_per_s, 0)) if facts.tokens_per_s else "",
         _("about {tokens}").format(tokens=tokens) if tokens and facts.counted else tokens,
-        "" if writing else usd(facts.cost_usd),
+        "" if writing else work_cost(provider, facts.cost_usd, _seconds(facts)),
         "" if writing else ending_of(facts),
     ]
     return " · ".join(part for part in parts if part)
+
+
+def _seconds(facts: Facts) -> float | None:
+    """How long the request took, from sending to the last words; None: unknown."""
+    if facts.first_text_s is None or not facts.tokens or not facts.tokens_per_s:
+        return facts.first_text_s
+    return facts.first_text_s + facts.tokens / facts.tokens_per_s
 
 
 def ending_of(facts: Facts) -> str:

@@ -147,7 +147,7 @@ class Sheet:
     def beat(self) -> None:
         """The facts only: also what lets a script notice that its reader has gone."""
         done = self.story.done
-        self._line.caption(story_facts.line(self.story.facts, writing=not done, named=self._named))
+        self._line.caption(story_facts.line(self.story.facts, self.story.provider, writing=not done, named=self._named))
 
     def finish(self) -> None:
         """How it ended, and what can be done about it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from decimal import Decimal
 
 import pandas as pd
 import streamlit as st
@@ -115,11 +116,13 @@ def _family(job_id: str, where: str) -> Family:
 def compared(opened: Sequence[JobView], names: Mapping[str, str]) -> Comparison:
     """Jobs side by side, under names that tell them apart; made anew every few seconds, as it tells times."""
     named = tuple(replace(job, name=names[job.id]) for job in opened)
-    return _compared(tuple((job.id, job.updated_at, job.name) for job in named), where(), named)
+    return _compared(tuple((job.id, job.updated_at, job.name, job.cost_usd) for job in named), where(), named)
 
 
 @st.cache_resource(ttl=_FRESH_S, max_entries=16)
-def _compared(key: tuple[tuple[str, datetime, str], ...], where: str, _named: tuple[JobView, ...]) -> Comparison:
+def _compared(
+    key: tuple[tuple[str, datetime, str, Decimal | None], ...], where: str, _named: tuple[JobView, ...]
+) -> Comparison:
     return compare.compare(_named, [curve(job) for job in _named], utcnow())
 
 

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 import streamlit as st
 
+from core.cost.prices import ENGINE
 from core.db.tables import utcnow
 from core.training import jobs
 from core.training.jobs import JobEvent, JobView
 from pages.ui import cached, models
 from pages.ui.lang import _, clock, code, duration, mark, n_, number, percent, plain, told, usd
+from pages.ui.money import work_cost
 from pages.ui.training import job_words
 
 _LEVELS = {"warn": ":material/warning: ", "error": ":material/error: "}
@@ -86,7 +88,10 @@ def _took(job: JobView) -> dict[str, str]:
         _("Model it made"): code(job.fine_tuned_model) if job.fine_tuned_model else _("none yet"),
         _("Id at the provider"): code(job.remote_id) if job.remote_id else _("none yet"),
         _("Tokens trained on"): number(job.trained_tokens),
-        _("Cost"): _beside(usd(job.cost_usd), None if job.estimated_usd is None else usd(job.estimated_usd)),
+        _("Cost"): _beside(
+            work_cost(job.provider, job.cost_usd, job.training_s(utcnow())),
+            None if job.estimated_usd is None or job.provider == ENGINE else usd(job.estimated_usd),
+        ),
         _("Training time"): _beside(took, None if job.estimated_s is None else duration(job.estimated_s)),
         _("Started by"): plain(job.created_by or "–"),
     }

@@ -139,7 +139,13 @@ def _rows(listed: Sequence[JobView]) -> list[int]:
 def _frame(listed: Sequence[JobView]) -> Sendable:
     """The list as a table, made once a moment for all who look at it."""
     datasets = {one.id: one.name for one in cached.dataset_list()}
-    seen = hash((tuple((job.id, job.updated_at, job.status) for job in listed), tuple(datasets.items()), language()))
+    seen = hash(
+        (
+            tuple((job.id, job.updated_at, job.status, job.cost_usd) for job in listed),
+            tuple(datasets.items()),
+            language(),
+        )
+    )
     return cached_training.shared_table(seen, lambda: _table(listed, datasets))
 
 

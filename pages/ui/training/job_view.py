@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
+from core.cost.prices import ENGINE
 from core.db.tables import utcnow
 from core.training import lineage
 from core.training.jobs import JobView
 from pages.ui import cached, cards, models, views
 from pages.ui.lang import _, duration, mark, n_, number, plain, told, usd
+from pages.ui.money import work_cost
 from pages.ui.training import (
     cached_curves,
     cached_training,
@@ -109,14 +111,16 @@ def _facts(job: JobView) -> tuple[str, ...]:
     """Where it runs, what it came from, and what it took so far."""
     chain = lineage.chain_of(job, cached.job_list())
     tokens = job.trained_tokens or cached_training.summary(job).tokens
+    took = job.training_s(utcnow())
+    known = job.finished if job.provider == ENGINE else job.cost_usd is not None
     expected = _("expected: {price}").format(price=usd(job.estimated_usd)) if job.estimated_usd else ""
     return (
         plain(job.name),
         plain(models.provider_name(job.provider)),
         plain(job_words.came_from(chain)),
         n_("{n} token", "{n} tokens", tokens) if tokens is not None else "",
-        expected if job.cost_usd is None else _("cost: {price}").format(price=usd(job.cost_usd)),
-        _("trained for {time}").format(time=duration(job.training_s(utcnow()))) if job.finished else "",
+        _("cost: {price}").format(price=work_cost(job.provider, job.cost_usd, took)) if known else expected,
+        _("trained for {time}").format(time=duration(took)) if job.finished else "",
     )
 
 
