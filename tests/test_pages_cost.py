@@ -324,7 +324,7 @@ def test_an_amount_that_can_be_read_in_two_ways_is_asked_for_again(store: Store)
         cost_own_amount="0,15",
     )  # fmt: skip
     click(at, "cost_own_set")
-    assert "can be read in two ways" in trouble(at) and "0.15" in trouble(at)
+    assert "is ambiguous" in trouble(at) and "0.15" in trouble(at)
     assert own.list_own(store) == [] and at.get_by_key("cost_own_amount").value == "0,15"
 
 
@@ -451,13 +451,13 @@ def test_a_comma_never_makes_an_hour_a_hundred_times_dearer(store: Store, typed:
 )
 def test_every_decimal_field_asks_what_a_comma_means(store: Store, key: str, state: dict[str, object]) -> None:
     at = visit("cost", **state, **{key: "1,5"})
-    assert "can be read in two ways" in _captions(at)
+    assert "is ambiguous" in _captions(at)
 
 
 def test_a_budget_with_an_unclear_comma_is_not_set(store: Store) -> None:
     at = visit("cost", cost_part="spent", cost_budgets=True, cost_budget_amount="0,15")
     click(at, "cost_budget_set")
-    assert budget.budgets(store) == [] and "two ways" in trouble(at)
+    assert budget.budgets(store) == [] and "ambiguous" in trouble(at)
 
 
 def test_this_machines_hour_can_be_in_yuan_and_is_converted_at_the_stated_rate(store: Store) -> None:

@@ -321,7 +321,7 @@ def test_a_limit_with_an_unclear_comma_starts_no_run(store: Store, paid: FaultSe
     at = visit("dataset")
     at.get_by_key("dataset_model").select_index(1).run()
     at.text_input(key="dataset_budget").set_value("2,5").run()
-    assert "can be read in two ways" in words(at) and at.button(key="dataset_generate").disabled
+    assert "is ambiguous" in words(at) and at.button(key="dataset_generate").disabled
     at.text_input(key="dataset_budget").set_value("2.5").run()
     assert not at.button(key="dataset_generate").disabled
 

@@ -105,7 +105,7 @@ def test_a_learning_rate_multiplier_is_read_as_it_was_meant(server: FaultServer,
     at.toggle(key="training_rate_auto").set_value(False).run()
     assert at.text_input(key="training_rate").value == "1"
     at.text_input(key="training_rate").set_value("1,5").run()
-    assert "can be read in two ways" in words(at) and at.button(key="training_next").disabled
+    assert "is ambiguous" in words(at) and at.button(key="training_next").disabled
     at.text_input(key="training_rate").set_value("1.5").run()
     click(click(at, "training_next"), "training_submit")
     (job,) = jobs.list_jobs(store)
@@ -410,6 +410,7 @@ def test_a_finished_job_leads_to_a_story_with_its_model(server: FaultServer, sto
 def test_the_list_has_figures_sparkline_and_what_it_cost(server: FaultServer, store: Store, sample: str) -> None:
     made = {
         "fine_tuned_model": "ft:writer:fabula:x:1",
+        "provider": "openai",
         "cost_usd": Decimal("1.05"),
         "trained_tokens": 1859,
         "training_s": 80.0,
@@ -418,7 +419,7 @@ def test_the_list_has_figures_sparkline_and_what_it_cost(server: FaultServer, st
     row = visit("training").dataframe[0].value.iloc[0]
     assert (row["dataset"], row["status"], row["cost"]) == ("ultraman_stories_more", "finished", 1.05)
     assert (row["loss"], row["accuracy"], list(row["curve"])) == (0.40, 95.0, [0.88, 0.81, 0.40])
-    assert (row["tokens"], row["base"], row["provider"]) == (1859, "writer", "Engine")
+    assert (row["tokens"], row["base"], row["provider"]) == (1859, "writer", "OpenAI")
     assert row["verdict"].startswith("Done after 80 s of training") and row["eta"] is None and row["took"] == "80 s"
 
 
@@ -667,8 +668,8 @@ def test_a_link_to_a_job_that_is_gone_opens_the_newest(server: FaultServer, stor
 
 def test_settings_show_what_was_told_and_what_it_took(server: FaultServer, store: Store) -> None:
     _job(
-        store, status="succeeded", cost_usd=Decimal("1.05"), estimated_usd=Decimal("1.20"), estimated_s=120.0,
-        hyperparameters={"learning_rate_multiplier": 0.2},
+        store, status="succeeded", provider="openai", cost_usd=Decimal("1.05"), estimated_usd=Decimal("1.20"),
+        estimated_s=120.0, hyperparameters={"learning_rate_multiplier": 0.2},
     )  # fmt: skip
     tables = "\n".join(table.value.to_string() for table in visit("training", training_tab="settings").table)
     assert "0.2" in tables and "expected: \\$1.20" in tables and "expected: 2 min" in tables
@@ -678,11 +679,11 @@ def test_a_chain_shows_its_family_its_one_curve_and_its_cost(server: FaultServer
     made = "ft:writer:fabula:x:1"
     first = _job(
         store, status="succeeded", name="first", fine_tuned_model=made, dataset_id=sample, created_at=_ago(2),
-        cost_usd=Decimal("3.69"), trained_tokens=1859,
+        provider="openai", cost_usd=Decimal("3.69"), trained_tokens=1859,
     )  # fmt: skip
     _job(
         store, status="succeeded", name="second", base_model=made, parent_id=first, dataset_id=sample,
-        created_at=_ago(1), cost_usd=Decimal("1.05"), trained_tokens=1859,
+        created_at=_ago(1), provider="openai", cost_usd=Decimal("1.05"), trained_tokens=1859,
     )  # fmt: skip
     at = visit("training", training_tab="family")
     assert {m.label: m.value for m in at.metric}["Cost of all"] == "\\$4.74"
