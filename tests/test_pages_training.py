@@ -419,7 +419,7 @@ def test_the_list_has_figures_sparkline_and_what_it_cost(server: FaultServer, st
     row = visit("training").dataframe[0].value.iloc[0]
     assert (row["dataset"], row["status"], row["cost"]) == ("ultraman_stories_more", "finished", 1.05)
     assert (row["loss"], row["accuracy"], list(row["curve"])) == (0.40, 95.0, [0.88, 0.81, 0.40])
-    assert (row["tokens"], row["base"], row["provider"]) == (1859, "writer", "OpenAI")
+    assert (row["tokens"], row["base"], row["provider"]) == (1859, "writer", "openai")
     assert row["verdict"].startswith("Done after 80 s of training") and row["eta"] is None and row["took"] == "80 s"
 
 
