@@ -167,6 +167,7 @@ def test_an_encoding_that_was_guessed_wrongly_can_be_put_right(store: Store) -> 
         ("a.json.bz2", bz2.compress(b'[{"a": "1", "b": "2"}]'), "JSON, UTF-8, bzip2"),
         ("a.xlsx", workbook({"A": sheet([["a", "b"], ["1", "2"]])}), "Excel workbook"),
     ],
+    ids=lambda value: "data" if isinstance(value, bytes) else None,  # packed bytes hold the time they were packed
 )  # fmt: skip
 def test_how_a_file_was_read_is_said_in_one_line(store: Store, name: str, data: bytes, said: str) -> None:
     at = brought(name, data)
