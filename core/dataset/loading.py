@@ -22,7 +22,7 @@ from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadFile, NotFound
 
-Source = Literal["recipe", "sample", "upload", "chat"]
+Source = Literal["recipe", "sample", "upload", "chat", "examples"]
 Split = Literal["held_out", "train", "validation"]
 _LONGEST_NAME = 190  # characters; the table has room for 200, and a number may follow
 _LONGEST_SEPARATOR = 20  # characters, as the table has room for

@@ -52,6 +52,11 @@ class Turn(NamedTuple):
     text: str
 
 
+def role_of(name: str) -> Role | None:
+    """The role that a speaker's name stands for; None: the name does not say."""
+    return _ROLES.get(name.strip().lower())
+
+
 def decoded(cell: str) -> object:
     """The list or object that a cell holds, as JSON or as Python or numpy print it; None: it holds something else."""
     text = cell.strip()

@@ -19,7 +19,7 @@ class Dataset(Base):
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
-    source: Mapped[str] = mapped_column(String(20))  # recipe | sample | upload | chat | mix
+    source: Mapped[str] = mapped_column(String(20))  # recipe | sample | upload | chat | examples | mix
     columns: Mapped[list[str]]  # the columns that make the prompt, in order
     prompt_separator: Mapped[str] = mapped_column(String(20), default=",")  # between them
     recipe: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))

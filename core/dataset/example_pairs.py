@@ -1,0 +1,218 @@
+"""A handful of examples: pairs of a prompt and its answer, the samples that ship, and the check before training. Pure.
+
+`core.dataset.intake.pasted` reads pairs from pasted text and files; `core.training.examples` trains on them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from core.dataset.presets import DATA
+
+FEWEST, MOST = 5, 200
+"""Examples that this form trains on. Of fewer a model learns the examples by heart; more take more than minutes."""
+LONGEST_CELL = 2_000
+"""Characters of a prompt or an answer: about 500 tokens of English, 1,300 of Chinese."""
+_NAMED_ROWS = 5  # row numbers that a sentence names
+_QUOTED = 30  # characters of a prompt that a sentence quotes
+
+
+class Pair(NamedTuple):
+    """One example: what is asked and the answer to learn."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Worked examples that ship with the studio (`data/samples/examples/*.json`), in one language.
+
+    Attributes:
+        id: also the suffix of the model trained on it.
+        name: for people; names: by language.
+        prompt: one more prompt, which is not among the pairs, to try the tuned model on.
+    """
+
+    id: str
+    names: Mapping[str, str]
+    icon: str
+    prompt: str
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing to know before training; `blocking`: training waits until it is fixed."""
+
+    sentence: str
+    blocking: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a form of pairs becomes.
+
+    Attributes:
+        pairs: those to train on: complete, without repeats, spaces around them removed.
+        findings: what stands in the way first, then what will be done.
+        too_many: there are more than `MOST`: the data-set page is made for them.
+    """
+
+    pairs: tuple[Pair, ...]
+    findings: tuple[Finding, ...]
+    too_many: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether training can start."""
+        return not any(finding.blocking for finding in self.findings)
+
+
+def samples(language: str) -> tuple[Sample, ...]:
+    """The worked samples in a language (`en`, `zh_CN`)."""
+    return tuple(
+        Sample(
+            id=item["id"],
+            names=item["name"],
+            icon=item["icon"],
+            prompt=item[language]["prompt"],
+            pairs=tuple(Pair(pair["prompt"], pair["answer"]) for pair in item[language]["pairs"]),
+        )
+        for item in _files()
+    )
+
+
+@lru_cache(maxsize=1)
+def _files() -> tuple[dict[str, Any], ...]:
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in (DATA / "samples" / "examples").glob("*.json")]
+    return tuple(sorted(found, key=lambda item: item["order"]))
+
+
+def check(pairs: Sequence[Pair], rows: Sequence[int] | None = None) -> Checked:
+    """Look at the pairs before training.
+
+    Args:
+        pairs: as typed; a row without prompt and answer is a blank line of the form and is not mentioned.
+        rows: the number by which the form shows each pair; None: counted from 1.
+    """
+    numbers = range(1, len(pairs) + 1) if rows is None else rows
+    typed = [
+        (number, Pair(pair.prompt.strip(), pair.answer.strip()))
+        for number, pair in zip(numbers, pairs, strict=True)
+        if pair.prompt.strip() or pair.answer.strip()
+    ]
+    complete = [(number, pair) for number, pair in typed if pair.prompt and pair.answer]
+    usable = tuple(dict.fromkeys(pair for _number, pair in complete))
+    return Checked(
+        usable,
+        (
+            *_amount(len(usable)),
+            *_too_long(typed),
+            *_contradictions(complete),
+            *_incomplete(typed),
+            *_repeated(complete),
+            *_same_answers(usable),
+        ),
+        too_many=len(usable) > MOST,
+    )
+
+
+def _amount(count: int) -> list[Finding]:
+    if count == 0:
+        return [Finding("There are no examples yet. Type, paste or upload at least 5, or start with a sample.", True)]
+    if count < FEWEST:
+        missing = FEWEST - count
+        return [
+            Finding(
+                f"Too few examples: {count} of at least {FEWEST}. From so few a model repeats the examples instead of "
+                f"learning the task. Add {missing} more; 12 is a good start.",
+                True,
+            )
+        ]
+    if count > MOST:
+        return [
+            Finding(
+                f"Too many examples for this form: {count:,}, and it takes up to {MOST}. Load the file on the Data set "
+                "page: there you can check its quality, split it and choose the settings.",
+                True,
+            )
+        ]
+    return []
+
+
+def _too_long(typed: Sequence[tuple[int, Pair]]) -> list[Finding]:
+    found = [(number, max(map(len, pair))) for number, pair in typed if max(map(len, pair)) > LONGEST_CELL]
+    if not found:
+        return []
+    number, length = found[0]
+    if len(found) == 1:
+        sentence = f"Row {number} has a text of {length:,} characters; up to {LONGEST_CELL:,} fit here. Shorten it."
+    else:
+        numbers = _named([number for number, _length in found])
+        sentence = f"Rows {numbers} have texts of more than {LONGEST_CELL:,} characters. Shorten them."
+    return [Finding(sentence, True)]
+
+
+def _contradictions(complete: Sequence[tuple[int, Pair]]) -> list[Finding]:
+    """The same prompt with different answers, one finding a prompt."""
+    by_prompt: dict[str, list[tuple[int, str]]] = {}
+    for number, pair in complete:
+        by_prompt.setdefault(pair.prompt, []).append((number, pair.answer))
+    found = []
+    for prompt, answers in by_prompt.items():
+        if len({answer for _number, answer in answers}) > 1:
+            numbers = _named([number for number, _answer in answers])
+            quoted = _quoted(prompt)
+            found.append(
+                Finding(
+                    f"Rows {numbers} have the same prompt, “{quoted}”, with different answers. Keep one of them: "
+                    "a model can't learn both.",
+                    True,
+                )
+            )
+    return found[:_NAMED_ROWS]
+
+
+def _incomplete(typed: Sequence[tuple[int, Pair]]) -> list[Finding]:
+    found = []
+    if unanswered := [number for number, pair in typed if not pair.answer]:
+        numbers = _named(unanswered)
+        found.append(Finding(f"No answer in row {numbers}: left out of training."))
+    if unasked := [number for number, pair in typed if not pair.prompt]:
+        numbers = _named(unasked)
+        found.append(Finding(f"No prompt in row {numbers}: left out of training."))
+    return found
+
+
+def _repeated(complete: Sequence[tuple[int, Pair]]) -> list[Finding]:
+    seen, again = set[Pair](), list[int]()
+    for number, pair in complete:
+        if pair in seen:
+            again.append(number)
+        seen.add(pair)
+    if not again:
+        return []
+    numbers = _named(again)
+    return [Finding(f"Row {numbers} repeats an earlier row: it counts once.")]
+
+
+def _same_answers(usable: Sequence[Pair]) -> list[Finding]:
+    if len(usable) < FEWEST or len({pair.answer for pair in usable}) > 1:
+        return []
+    return [Finding("All answers are the same: the model will give this answer to every prompt.")]
+
+
+def _named(numbers: Sequence[int]) -> str:
+    """Row numbers as a list, the first few of many."""
+    shown = ", ".join(f"{number:,}" for number in numbers[:_NAMED_ROWS])
+    return shown if len(numbers) <= _NAMED_ROWS else shown + " …"
+
+
+def _quoted(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= _QUOTED else f"{words[:_QUOTED]}…"

@@ -1,0 +1,143 @@
+"""Pairs of prompt and answer from text that was pasted, or a file: a chat log, a table, JSON or JSON lines."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from core.dataset.example_pairs import Pair
+from core.dataset.finished import joined
+from core.dataset.intake import column_roles, conversations, importing, mapping
+from core.errors import BadFile
+
+LONGEST_PASTE = 1_000_000
+"""Characters; 200 examples of the longest kind have 800,000."""
+_HELP = "Paste lines such as “Customer: …” and “Agent: …”, a table with two columns, or JSON lines."
+# What chat programs put before the speaker: [12.03.24, 10:22], 2024-03-12 10:22:05, 10:22 AM -
+_STAMP = r"(?:\[?[\d/.\-:,年月日\s]*\d{1,2}:\d{2}(?::\d{2})?(?:\s?[AaPp][Mm])?\]?\s*(?:[-–]\s+)?)?"
+_SPEAKS = re.compile(rf"^\s*{_STAMP}\**([^\W\d_][^:：\n,.!?。！？，]{{0,39}}?)\**\s*[:：](?!//)\**\s*(.*)$")
+_JSON = re.compile(r"\s*(?:\{|\[\s*[\[{\"])")  # a chat log may begin with a time in brackets
+_ASKS = frozenset(("client", "buyer", "visitor", "guest", "me", "q", "顾客", "客户", "买家", "访客"))
+_ANSWERS = frozenset(("support", "seller", "service", "helpdesk", "a", "回答", "坐席", "卖家", "店家", "小二"))
+
+
+@dataclass(frozen=True, slots=True)
+class Pasted:
+    """What was read.
+
+    Attributes:
+        form: what the text was taken for.
+        notes: what was left out, in sentences.
+    """
+
+    pairs: tuple[Pair, ...]
+    form: Literal["chat", "table"]
+    notes: tuple[str, ...] = ()
+
+
+def from_text(text: str) -> Pasted:
+    """The pairs in a pasted text.
+
+    Raises:
+        BadFile: there are none in it, or it is too long.
+    """
+    if not text.strip():
+        raise BadFile("Nothing was pasted.", _HELP)
+    if len(text) > LONGEST_PASTE:
+        raise BadFile(f"The text has {len(text):,} characters; up to {LONGEST_PASTE:,} fit here.", "Upload it instead.")
+    if not _JSON.match(text) and (turns := _turns(text)) is not None:
+        return _from_turns(turns)
+    try:
+        return from_table(importing.read_table(text.strip("\n").encode("utf-8", "replace"), "pasted.txt"))
+    except BadFile as exc:
+        raise BadFile("No examples were found in the text.", _HELP) from exc
+
+
+def from_table(imported: importing.Imported) -> Pasted:
+    """The pairs in a table that was read; two columns without a header are taken as prompt and answer.
+
+    Raises:
+        BadFile: it has a single column.
+    """
+    frame = imported.frame
+    columns = [str(column) for column in frame.columns]
+    if len(columns) < 2:
+        raise BadFile("There is one column; a prompt and an answer take two.", "Add a column with the answers.")
+    found = mapping.guess(frame)
+    asked = frame[list(found.prompts)].itertuples(index=False, name=None)
+    pairs = [
+        Pair(joined(map(str, values), found.separator), str(answer))
+        for values, answer in zip(asked, frame[found.completion], strict=True)
+    ]
+    if len(columns) == 2 and not any(column_roles.part_of(column) for column in columns):
+        pairs.insert(0, Pair(columns[0], columns[1]))
+        if found.completion == columns[0]:
+            pairs = [pairs[0], *(Pair(pair.answer, pair.prompt) for pair in pairs[1:])]
+    return Pasted(tuple(pairs), "table", tuple(imported.problems))
+
+
+def _turns(text: str) -> list[tuple[str, str]] | None:
+    """(speaker, what was said) of a chat log, neighbours of one speaker joined; None: it is none."""
+    lines = [(line, _SPEAKS.match(line)) for line in text.splitlines()]
+    named = Counter(found[1].strip() for _line, found in lines if found)
+    speakers = _speakers(named)
+    if speakers is None:
+        return None
+    turns: list[tuple[str, str]] = []
+    for line, found in lines:
+        if found and found[1].strip() in speakers:
+            speaker, said = found[1].strip(), found[2].strip()
+        elif turns:
+            speaker, said = turns[-1][0], line.strip()
+        else:
+            continue  # a title above the first turn
+        if turns and turns[-1][0] == speaker:
+            said = f"{turns.pop()[1]}\n{said}"
+        turns.append((speaker, said))
+    return [(speakers[speaker], said.strip()) for speaker, said in turns if said.strip()]
+
+
+def _speakers(named: Counter[str]) -> dict[str, str] | None:
+    """The part (user, assistant, system) of each speaker; None where no two of them can be told apart."""
+    roles = {name: role for name in named if (role := _role(name)) is not None}
+    if {"user", "assistant"} <= set(roles.values()):
+        return roles
+    people = [name for name in named if roles.get(name) != "system"]
+    if len(people) > 2:  # “Note: …” within a message is no speaker: those speak again and again
+        people = [name for name in people if named[name] > 1]
+    if len(people) != 2 or min(named[name] for name in people) * 3 < max(named[name] for name in people):
+        return None
+    one, other = people  # in the order of their first words: the one who asks speaks first
+    asks = other if roles.get(other) == "user" or roles.get(one) == "assistant" else one
+    return {name: "user" if name == asks else "assistant" for name in people}
+
+
+def _role(name: str) -> str | None:
+    word = name.strip().lower()
+    return "user" if word in _ASKS else "assistant" if word in _ANSWERS else conversations.role_of(word)
+
+
+def _from_turns(turns: Sequence[tuple[str, str]]) -> Pasted:
+    """Each answer with what was asked just before it."""
+    pairs, notes, asked = list[Pair](), list[str](), ""
+    unanswered = unasked = 0
+    for role, said in turns:
+        if role == "user":
+            unanswered += bool(asked)
+            asked = said
+        elif role == "assistant" and asked:
+            pairs.append(Pair(asked, said))
+            asked = ""
+        elif role == "assistant":
+            unasked += 1
+    unanswered += bool(asked)
+    if not pairs:
+        raise BadFile("The conversation has no question with an answer after it.", _HELP)
+    if unanswered:
+        notes.append(f"Messages without an answer, left out: {unanswered:,}.")
+    if unasked:
+        notes.append(f"Answers without a question, left out: {unasked:,}.")
+    return Pasted(tuple(pairs), "chat", tuple(notes))
