@@ -68,7 +68,8 @@ def test_what_a_group_writes_reads_back_the_same(store: Store, name: str) -> Non
     state = "failed" if wrote.reason else "done"
     told = (state, wrote.reason, wrote.text, wrote.finish_reason, wrote.prompt_tokens, wrote.completion_tokens)
     with store.session() as session:
-        ledger.settle(session, [ledger.Outcome(claims[0].row_id, claims[0].spend_id, *told, wrote.cost_usd, wrote.at)])
+        answer = ledger.Outcome(claims[0].row_id, claims[0].spend_id, *told, wrote.cost_usd, wrote.at)
+        ledger.settle(session, [answer], "me")
     with store.reading() as session:
         row, other = session.get_one(Row, claims[0].row_id), session.get_one(Row, claims[1].row_id)
         line, unsent = session.get_one(Spend, claims[0].spend_id), session.get_one(Spend, claims[1].spend_id)

@@ -182,6 +182,55 @@ def test_an_answer_that_comes_late_overwrites_nothing(store: Store) -> None:
     assert [s.cost_usd for s in spends(store)] == [Decimal("0.5")] * 2
 
 
+@pytest.mark.parametrize(
+    ("meanwhile", "text_kept", "state"),
+    [
+        ("nothing", "late", "done"),  # its own row
+        ("given back", "late", "done"),  # nobody has it: the paid answer saves buying another
+        ("claimed", None, "sent"),
+        ("claimed and marked", None, "sent"),
+        ("settled", "other", "done"),
+        ("failed", "other", "failed"),
+        ("in a batch", None, "sent"),
+    ],
+)
+def test_a_worker_that_lost_its_lease_settles_no_row_of_another(
+    store: Store, meanwhile: str, text_kept: str | None, state: str
+) -> None:
+    """Every answer is paid for; the row belongs to the worker that holds the lease now."""
+    run_id = queue(store, recipe(1))
+    with claimants.present() as living:
+        lost = living.replace(living.split(":")[1], "999999999")  # a process that cannot be: taken for dead
+        slow_order, quick_order = (ledger.begin(store, run_id, who) for who in (lost, living))
+        assert slow_order is not None and quick_order is not None
+        with store.session() as session:
+            (slow,), _ = ledger.claim(session, slow_order, 1, lambda prompt: Decimal(1), None)
+            ledger.mark(session, [slow.spend_id])
+        quick = None
+        if meanwhile != "nothing":
+            ledger.begin(store, run_id, living)
+        if meanwhile in ("claimed", "claimed and marked", "settled", "failed"):
+            with store.session() as session:
+                (quick,), _ = ledger.claim(session, quick_order, 1, lambda prompt: Decimal(1), None)
+                if meanwhile != "claimed":
+                    ledger.mark(session, [quick.spend_id])
+                if meanwhile in ("settled", "failed"):
+                    told = _outcome(quick, "other")._replace(state="done" if meanwhile == "settled" else "failed")
+                    ledger.settle(session, [told], living)
+        elif meanwhile == "in a batch":
+            _hand(store, 0, {"batch_id": "b", "claimed_by": None})
+        with store.session() as session:
+            ledger.settle(session, [_outcome(slow, "late")], lost)
+        (row,) = all_rows(store, run_id)
+        assert (row.text, row.state) == (text_kept, state)
+        assert spends(store)[0].cost_usd == Decimal("0.5")
+        if quick is not None and state == "sent":
+            with store.session() as session:
+                ledger.settle(session, [_outcome(quick, "other")], living)
+            assert [r.text for r in all_rows(store, run_id)] == ["other"]
+            assert [s.cost_usd for s in spends(store)] == [Decimal("0.5")] * 2
+
+
 def _outcome(claim: Claim, words: str) -> ledger.Outcome:
     return ledger.Outcome(claim.row_id, claim.spend_id, "done", None, words, "stop", 1, 1, Decimal("0.5"), utcnow())
 

@@ -32,6 +32,7 @@ from tests.stores import fresh
 from tests.test_dataset_runs import QUICK, book, executing, queue, recipe
 from tests.waiting import at_once, until
 
+GONE = "0" * 12 + ":1:2:gone"  # a claimant on a machine without a worker
 ANN = Actor(id="ann", name="Ann", role="editor")
 
 
@@ -139,7 +140,7 @@ def test_totals_are_exact_after_anything(tmp_path_factory: pytest.TempPathFactor
     run_id = queue(store, recipe(40))
     claims: list[ledger.Claim] = []
     for what, usd in steps:
-        order = ledger.begin(store, run_id, "0" * 12 + ":1:2:gone") if what in ("claim", "crash") else None
+        order = ledger.begin(store, run_id, GONE) if what in ("claim", "crash") else None
         claims = [] if what == "crash" else claims
         with store.session() as session:
             line = session.scalar(select(Spend).order_by(Spend.id.desc()).limit(1))
@@ -156,8 +157,8 @@ def test_totals_are_exact_after_anything(tmp_path_factory: pytest.TempPathFactor
             elif what == "mark":
                 ledger.mark(session, [claim.spend_id for claim in claims[:2]])
             elif what == "answer":
-                ledger.settle(session, [_answer(claim, None) for claim in claims[1:]])
-                ledger.settle(session, [_answer(claim, "0.01") for claim in claims[:1]])
+                ledger.settle(session, [_answer(claim, None) for claim in claims[1:]], GONE)
+                ledger.settle(session, [_answer(claim, "0.01") for claim in claims[:1]], GONE)
             elif what == "stop":
                 ledger.release(session, claims[1:], [(claim, None) for claim in claims[:1]])
         assert agree(store)
@@ -352,13 +353,13 @@ class TestOnPostgres:
 def test_a_crash_gives_back_what_was_never_sent(store: Store) -> None:
     """Claimed ahead of need, as fast runs do: what was marked may have been billed, the rest cost nothing."""
     run_id = queue(store, recipe(20))
-    order = ledger.begin(store, run_id, "0" * 12 + ":1:2:gone")
+    order = ledger.begin(store, run_id, GONE)
     assert order is not None
     with store.session() as session:
         claims, _ = ledger.claim(session, order, 10, lambda prompt: Decimal("0.1"), None)
         ledger.mark(session, [claim.spend_id for claim in claims[:4]])
         ledger.mark(session, [], [claims[3].spend_id])  # a rate limit: refused, unbilled
-        ledger.settle(session, [_answer(claims[0], "0.01")])
+        ledger.settle(session, [_answer(claims[0], "0.01")], GONE)
         assert budget.spent_on(session, run_id) == Decimal("0.91")
     assert ledger.begin(store, run_id) is not None
     with store.reading() as session:

@@ -82,7 +82,10 @@ class Writing:
         self._tariff = Tariff(book, order)
         self._flight = Flight(side_by_side=order.provider == "engine")
         self._supply = Supply(order, self._tariff, self._clearable, self._flight.weigh, self._wake.set)
-        self._keeper = Keeper(store, limits.storage_s, self._recorded, self._supply, entry=partial(row_entry, order))
+        self._keeper = Keeper(
+            store, limits.storage_s, self._recorded, self._supply, entry=partial(row_entry, order),
+            claimant=order.claimant,
+        )  # fmt: skip
         self._line = Line(registry, order, limits.tick_s, self._wake.set)
         self._pace = Pace(limits.ceiling or ceiling(order.provider))
         self._arrivals = Arrivals(limits, self._pace, order.recipe.max_tokens, time.monotonic())

@@ -59,6 +59,7 @@ class Keeper:
         marks: what is to be marked as sent; asked for as each group is taken, so that marks cost no commit of their
             own where answers come.
         entry: the line of a rescue file for an outcome.
+        claimant: who has claimed the rows, see `ledger.settle`.
 
     Attributes:
         lost: why the database is gone for this run; set once. Outcomes that come later go into the rescue file only.
@@ -72,8 +73,9 @@ class Keeper:
         marks: Marks | None = None,
         *,
         entry: Callable[[Outcome], Entry],
+        claimant: str,
     ) -> None:
-        self._store = store
+        self._store, self._claimant = store, claimant
         self._pause_s = pause_s
         self._recorded = recorded
         self._marks = marks
@@ -166,7 +168,7 @@ class Keeper:
         if self._outbox:
             group = self._outbox
             try:
-                await self.insist(lambda session: ledger.settle(session, group), until)
+                await self.insist(lambda session: ledger.settle(session, group, self._claimant), until)
             except BaseException:
                 self._save()
                 raise
@@ -239,7 +241,7 @@ class Keeper:
             if self._connection is None:
                 self._connection = self._store.engine.connect()
             with self._connection.begin():
-                ledger.settle(self._connection, group)
+                ledger.settle(self._connection, group, self._claimant)
                 gone = ledger.mark(self._connection, sent, refused)
             self._store.check_file()
             return gone

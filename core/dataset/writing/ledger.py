@@ -13,7 +13,6 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Integer,
     Select,
@@ -24,6 +23,7 @@ from sqlalchemy import (
     func,
     literal_column,
     null,
+    or_,
     select,
     update,
 )
@@ -156,15 +156,17 @@ def mark(on: Session | Connection, sent: Sequence[int], refused: Sequence[int] =
     return reservations.mark(on, sent, refused, utcnow())
 
 
-def settle(session: Session | Connection, outcomes: Sequence[Outcome]) -> None:
-    """Write what came back, and what it really cost, in one transaction.
+def settle(session: Session | Connection, outcomes: Sequence[Outcome], claimant: str = "") -> None:
+    """Write what came back for the rows of `claimant`, and what it really cost, in one transaction.
 
-    A row that others have settled meanwhile (this machine slept, they took it for dead) stays as it is; the cost of
-    both answers counts.
+    A claimant that was taken for dead (its machine slept) has lost its rows. One that another claimant or a batch has
+    sent meanwhile, or that is settled, stays as it is; one that still waits takes the late answer, which saves buying
+    it again. The cost of every answer counts.
     """
     if outcomes:
         rows = packed([(o.row_id, *_values(o)) for o in outcomes])
-        run(session, _settling(on_postgres(session)), {"packed": rows, "now": max(o.at for o in outcomes)})
+        given = {"packed": rows, "now": max(o.at for o in outcomes), "who": claimant}
+        run(session, _settling(on_postgres(session)), given)
         lines = [(o.spend_id, o.prompt_tokens, o.completion_tokens, o.cost_usd) for o in outcomes]
         reservations.settle(session, lines)
 
@@ -183,8 +185,11 @@ def _settling(postgres: bool) -> Update:
         "claimed_by": null(),
         "updated_at": bindparam("now", type_=Utc()),
     }
-    open_states: list[ColumnElement[str]] = [literal_column(f"'{state}'") for state in ("sent", "pending")]
-    return update(_ROWS).where(_ROWS.c.id == group.number(0), _ROWS.c.state.in_(open_states)).values(written)
+    sent, pending = literal_column("'sent'", String()), literal_column("'pending'", String())
+    claimed_by = func.coalesce(_ROWS.c.claimed_by, literal_column("''"))
+    mine = (_ROWS.c.state == sent) & (claimed_by == bindparam("who", type_=String())) & _ROWS.c.batch_id.is_(None)
+    still_open = or_(_ROWS.c.state == pending, mine)
+    return update(_ROWS).where(_ROWS.c.id == group.number(0), still_open).values(written)
 
 
 def _values(o: Outcome) -> tuple[object, ...]:
