@@ -635,6 +635,34 @@ def test_a_death_in_the_middle_of_collecting_loses_and_doubles_nothing(
     assert len(server.bought) == 30 and spends(store) == [(300, 150, 30 * EACH)]
 
 
+@pytest.mark.parametrize("then", ["_not_named", "close"])
+@pytest.mark.parametrize(("fate", "unnamed"), [("completed", 0), ("expired", 6)])
+def test_a_death_after_lines_that_cannot_be_read_counts_them_once(
+    store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch, then: str, fate: str, unnamed: int
+) -> None:
+    """Collected again, the same two lines mark no further rows: the others are handed in again, and bought once."""
+    left_out = [f"n{number:04}" for number in range(12 - unnamed, 12)]  # in neither file: never carried out
+    server.fates, server.done_share = [fate], 1.0
+    server.answers |= {"n0001": b"not json", "n0003": b"not json", **dict.fromkeys(left_out)}
+    run_id = queue(store, recipe())
+
+    def die(*_: Any, **__: Any) -> None:
+        raise Died
+
+    with monkeypatch.context() as patched, pytest.raises(Died):
+        patched.setattr(batch_steps.Steps, then, die)
+        execute(store, server, run_id, book=HALF)
+    before = states(store, run_id)
+    assert (before["done"], before["failed"]) == (10 - unnamed, 2)
+    server.answers = {}
+    ended = execute(store, server, run_id, book=HALF)
+    assert (ended.state, ended.done, ended.failed) == ("done", 10, 2)
+    assert server.count(POST) == 1 + bool(unnamed)
+    assert len(server.bought) == len(set(server.bought)) == 10  # and two whose lines cannot be read
+    known = [s.cost_usd for s in lines_of(store)]
+    assert known == [None] + ([unnamed * EACH] if unnamed else [])
+
+
 def test_a_death_while_rows_are_gathered_hands_in_those_that_were(
     store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

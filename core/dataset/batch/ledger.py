@@ -12,7 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from core.dataset.matrix import CHUNK, fill
@@ -205,6 +205,13 @@ def rows_of(store: Store, batch_id: str) -> Iterator[Sent]:
         if len(found) < CHUNK:
             return
         last = found[-1][0]
+
+
+def count_failed(store: Store, batch_id: str, reason: str) -> int:
+    """How many rows of a batch have failed for exactly this reason."""
+    mine = (Row.batch_id == batch_id, Row.state == "failed", Row.reason == reason)
+    with store.reading() as session:
+        return session.scalar(select(func.count()).select_from(Row).where(*mine)) or 0
 
 
 def write(store: Store, batch_id: str, **values: Any) -> None:

@@ -29,6 +29,8 @@ from core.providers.batches import ENDED, RemoteBatch, read_answer
 from core.providers.shapes import Endpoint
 
 ASKED_FOR = "The run was ended, and so was this batch."
+UNREADABLE = "The provider's file has a line that cannot be read in place of this answer."
+"""Why a row failed that was carried out, and whose answer cannot be read."""
 _GROUP = 500  # answers in one transaction: some 30 ms
 
 
@@ -257,10 +259,14 @@ class Steps:
         return unreadable
 
     def _unreadable(self, batch: BatchView, lines: int) -> None:
-        """As many rows without an answer as there are lines that cannot be read: carried out, at an unknown cost."""
-        rows = list(islice(batch_ledger.rows_of(self._store, batch.id), lines))
-        words = "The provider's file has a line that cannot be read in place of this answer."
-        self._keep(batch, [Outcome(sent.key, "failed", words) for sent in rows])
+        """As many rows without an answer as there are lines that cannot be read: carried out, at an unknown cost.
+
+        Rows that were marked so before a crash count: collected again, the same lines mark no further rows, which the
+        provider may never have carried out.
+        """
+        marked = batch_ledger.count_failed(self._store, batch.id, UNREADABLE) if lines else 0
+        rows = list(islice(batch_ledger.rows_of(self._store, batch.id), max(0, lines - marked)))
+        self._keep(batch, [Outcome(sent.key, "failed", UNREADABLE) for sent in rows])
 
     def _not_named(self, batch: BatchView) -> None:
         """Rows that no file names were not carried out: the batch expired before."""
