@@ -14,6 +14,7 @@ from core.work import Kind, RegistryMaker
 
 _LOOK_S = 0.5
 _STORAGE_PAUSE_S = 5.0  # a full disk is not emptied in less
+_CRASH_PAUSE_S = 30.0  # an unexpected error will come again: not every second
 _GRACE_S = 5.0  # how long a piece may take to save itself at a stop; the rest is done again at the next start
 
 _log = logging.getLogger("fabula.worker")
@@ -70,6 +71,9 @@ class Hands:
                 except StorageFull as exc:
                     _log.error("%s %s", exc.what, exc.next_step)
                     self._stopping.wait(_STORAGE_PAUSE_S)
+                except Exception:  # of our own: the piece itself cannot say so any more
+                    _log.exception("Unexpected error after %s %s. It is tried again.", kind.name, item_id)
+                    return self._later(kind.name, item_id, _CRASH_PAUSE_S)
         finally:
             _held.pop(workflow_id, None)
 
@@ -78,7 +82,15 @@ class Hands:
         wait_s, error = self._outcome(kind, item_id)
         if wait_s is not None:
             return self._later(kind.name, item_id, wait_s)
-        if not self._stopping.is_set() and item_id in kind.unfinished(self._store):
+        if self._stopping.is_set():
+            return
+        try:
+            open_ids = kind.unfinished(self._store)
+        except StorageFull:
+            raise
+        except Exception as exc:  # `give_up` leaves alone what has ended
+            error, open_ids = _unexpected(exc, kind, item_id), [item_id]
+        if item_id in open_ids:
             kind.give_up(self._store, item_id, error or FabulaError("The work ended without a result.", "Try again."))
 
     def _outcome(self, kind: Kind, item_id: str) -> tuple[float | None, FabulaError | None]:
@@ -90,8 +102,13 @@ class Hands:
         except FabulaError as exc:
             return None, exc
         except Exception as exc:
-            _log.exception("Unexpected error in %s %s", kind.name, item_id)
-            return None, FabulaError(
-                f"Something unexpected happened ({type(exc).__name__}).",
-                "Try again; if it persists, the log has the details.",
-            )
+            return None, _unexpected(exc, kind, item_id)
+
+
+def _unexpected(error: Exception, kind: Kind, item_id: str) -> FabulaError:
+    """An error that was not foreseen, as the piece of work shows it; the log has it in full. Only in its handler."""
+    _log.exception("Unexpected error in %s %s", kind.name, item_id)
+    return FabulaError(
+        f"Something unexpected happened ({type(error).__name__}).",
+        "Try again; if it persists, the log has the details.",
+    )

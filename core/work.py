@@ -34,7 +34,7 @@ class Kind:
         carry_out: does one piece, or goes on with it; returns early, nothing lost, once the event is set. It returns
             None when the piece is finished, or seconds: the piece waits for somebody else, and holds no place until it
             is taken up again then.
-        give_up: writes into the ledger that a piece has failed, and why.
+        give_up: writes into the ledger that a piece has failed, and why; one that has ended stays as it ended.
         asked: what somebody asks of pieces, by id: a piece that waits is taken up at once for each new word.
     """
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,8 +21,9 @@ from core import heartbeat
 from core.actor import LOCAL
 from core.dataset import datasets
 from core.db.store import Store, new_id
-from core.db.tables import Tour, utcnow
+from core.db.tables import Tour, TrainingJob, utcnow
 from core.errors import FabulaError, StorageFull
+from core.hands import Hands, held
 from core.heartbeat import Heart
 from core.settings import Settings
 from core.training import jobs
@@ -154,6 +156,56 @@ def test_work_that_cannot_be_done_fails_with_a_sentence(
     hire(desk)
     until(lambda: state_of(store, item_id) == "failed", "failed")
     assert desk.given_up == [told]
+
+
+def test_an_error_while_it_is_asked_what_is_unfinished_is_logged_and_shown(
+    settings: Settings, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Otherwise the piece would end in silence: shown as running, with nobody at work on it."""
+
+    def raising(_store: Store) -> list[str]:
+        raise KeyError("x")
+
+    desk = Desk(lambda _store, _item_id, _stopping: None)
+    item_id = add_tour(store)
+    kinds = {"tour": replace(desk.kinds()["tour"], unfinished=raising)}
+    hands = Hands(store, lambda: None, kinds, lambda *_: None)  # type: ignore[arg-type, return-value]
+    hands.carry("tour-1", "tour", item_id)
+    assert desk.given_up == ["Something unexpected happened (KeyError)."] and state_of(store, item_id) == "failed"
+    assert "KeyError: 'x'" in caplog.text and item_id in caplog.text and not held()
+
+
+@pytest.mark.parametrize("broken", ["unfinished and give_up", "give_up", "restore"])
+def test_a_piece_that_cannot_say_that_it_failed_is_logged_and_tried_again(
+    store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def raising(*_: object) -> list[str]:
+        raise LookupError("y")
+
+    desk = Desk(lambda _store, _item_id, _stopping: None)
+    item_id, later = add_tour(store), []
+    kind = replace(desk.kinds()["tour"], give_up=raising)  # type: ignore[arg-type]  # it raises
+    if "unfinished" in broken:
+        kind = replace(kind, unfinished=raising)
+    if broken == "restore":
+        monkeypatch.setattr("core.recovery.restore", raising)
+    hands = Hands(store, lambda: None, {"tour": kind}, lambda *told: later.append(told))  # type: ignore[arg-type, return-value]
+    hands.carry("tour-1", "tour", item_id)
+    assert [told[:2] for told in later] == [("tour", item_id)] and later[0][2] > 0
+    assert "LookupError: y" in caplog.text and state_of(store, item_id) == "queued" and not held()
+
+
+@pytest.mark.parametrize("status", jobs.FINISHED)
+def test_a_job_that_has_ended_is_not_given_up(store: Store, status: str) -> None:
+    with store.session() as session:
+        job = TrainingJob(
+            id=new_id(), name="a", provider="engine", base_model="gemma-3-270m", hyperparameters={}, status=status,
+            file_format="chat", created_by="local",
+        )  # fmt: skip
+        session.add(job)
+    jobs.give_up(store, job.id, FabulaError("A late error."))
+    ended = jobs.get(store, job.id)
+    assert (ended.status, ended.error) == (status, None)
 
 
 def test_full_storage_is_waited_for(

@@ -155,10 +155,12 @@ def carry_out(store: Store, registry: Registry, job_id: str, stopping: threading
 
 
 def give_up(store: Store, job_id: str, error: FabulaError) -> None:
-    """Write down that a job has failed, and why."""
+    """Write down that a job has failed, and why. One that has ended stays as it ended."""
     failed = {"status": "failed", "error": error.what, "next_step": error.next_step or None, "finished_at": utcnow()}
     work = Work(store, job_id, threading.Event())
     with store.session() as session:
+        if work.view().finished:
+            return
         work.write(**failed, stop_requested=None)
         if work.view().remote_id is None:  # nothing runs there, and nothing will be billed
             paying.release(session, job_id)
