@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Select, select
 
-from core import tour_walk
+from core import comparison_run, tour_walk
 from core.dataset import runs
 from core.dataset.writing import ledger
 from core.db.store import Store
@@ -102,6 +102,8 @@ KINDS: Mapping[str, Kind] = {
         Kind("job", jobs.AT_ONCE, _ids(_UNFINISHED_JOBS), jobs.carry_out, jobs.give_up, _pairs(_ASKED_OF_JOBS)),
         # One after the other: each has several requests in flight, and stories go first.
         Kind("evaluation", 1, _ids(evaluation_run.UNFINISHED), evaluation_run.carry_out, evaluation_run.give_up),
+        # Two: one that waits for a provider need not keep the next from the engine.
+        Kind("comparison", 2, _ids(comparison_run.UNFINISHED), comparison_run.carry_out, comparison_run.give_up),
         Kind("tour", 1, _ids(_UNFINISHED_TOURS), tour_walk.carry_out, tour_walk.give_up),
     )
 }

@@ -1,4 +1,4 @@
-"""The shelf: every story that was written, found again. What people think of it: `core.story.opinions`."""
+"""The shelf: every story that a person asked for, found again. What people think of it: `core.story.opinions`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Select, String, cast, func, or_, select
 
 from core.db.store import Store
 from core.db.tables import Story
+from core.db.tables.story import COMPARISON
 from core.providers import CompletionRequest
 
 
@@ -133,7 +134,7 @@ def look(store: Store, where: Where, *, offset: int = 0, limit: int | None = 20)
 
 def models(store: Store) -> list[str]:
     """Every model that has a story here, those with the most first."""
-    query = select(Story.model).where(Story.deleted_at.is_(None)).group_by(Story.model).order_by(func.count().desc())
+    query = select(Story.model).where(_shown()).group_by(Story.model).order_by(func.count().desc())
     with store.reading() as session:
         return list(session.scalars(query))
 
@@ -146,7 +147,7 @@ def tags(store: Store) -> list[str]:
 
 
 def _narrowed(query: Select[Any], where: Where) -> Select[Any]:
-    query = query.where(Story.deleted_at.is_(None))
+    query = query.where(_shown())
     for word in where.words.split():
         places = (Story.text, Story.edited_text, Story.prompt)
         said = [place.icontains(word, autoescape=True) for place in places]
@@ -167,6 +168,10 @@ def _narrowed(query: Select[Any], where: Where) -> Select[Any]:
     if where.round_id is not None:
         query = query.where(Story.round_id == where.round_id)
     return query
+
+
+def _shown() -> ColumnElement[bool]:
+    return Story.deleted_at.is_(None) & Story.step.is_distinct_from(COMPARISON)
 
 
 def _tags() -> ColumnElement[str]:

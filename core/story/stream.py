@@ -62,6 +62,7 @@ class StoryStream:
         leave_s: float | None = None,
         news: News | None = None,
         asked: CompletionRequest | None = None,
+        save_s: float = _SAVE_S,
     ) -> None:
         self.place = place or Place()
         self.request = replace(request, prompt=storable(request.prompt), system=storable(request.system))
@@ -69,7 +70,7 @@ class StoryStream:
         self.asked = asked or self.request  # of a story that goes on, how it began
         self._record = Record(store, actor, self.provider, self.asked, self.place)
         self.id = self._record.id
-        self._store, self._client, self._book = store, client, book
+        self._store, self._client, self._book, self._save_s = store, client, book, save_s
         self._words: list[str] = [self._record.before] if self._record.before else []
         self._news = news or News()
         self._version = 0
@@ -193,7 +194,7 @@ class StoryStream:
                 self._add(self._joined.feed(piece))
                 if self._stopped:
                     break
-                if came - saved > _SAVE_S:
+                if came - saved > self._save_s:
                     with contextlib.suppress(StorageFull):  # it is saved again at the end, and told then
                         self._record.keep(self.text, self.facts, None)
                     saved = came
@@ -268,6 +269,7 @@ def write(
     place: Place | None = None,
     leave_s: float | None = None,
     news: News | None = None,
+    save_s: float = _SAVE_S,
 ) -> StoryStream:
     """Begin a story. Errors of the provider, and of budgets, come out of the iteration, not out of this call.
 
@@ -275,8 +277,9 @@ def write(
         place: the round or chain that it belongs to, and its columns.
         leave_s: stop it so many seconds after its last reader has gone; None: it is written to its end.
         news: told of every piece; one for several stories that are read together.
+        save_s: how often the words so far are saved, for readers in other processes.
     """
-    return StoryStream(store, actor, client, request, book, place=place, leave_s=leave_s, news=news)
+    return StoryStream(store, actor, client, request, book, place=place, leave_s=leave_s, news=news, save_s=save_s)
 
 
 def go_on(

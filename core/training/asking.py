@@ -87,7 +87,7 @@ class Asking:
         stop = settings.get("stop")
         return CompletionRequest(
             model=self.view.model,
-            prompt=example.prompt + _missing(example.prompt, settings.get("separator")),
+            prompt=with_separator(example.prompt, settings.get("separator")),
             system=str(settings.get("system") or ""),
             endpoint=self.endpoint,
             temperature=float(settings["temperature"]),
@@ -166,9 +166,16 @@ def _add(session: Session, values: dict[str, Any]) -> None:
         session.add(Answer(**values))
 
 
-def _missing(prompt: str, separator: object) -> str:
-    """The separator, where the prompt does not end with it already."""
-    return separator if isinstance(separator, str) and not prompt.endswith(separator) else ""
+def with_separator(prompt: str, separator: object) -> str:
+    """The prompt as the training file ends it: with its separator, once."""
+    return prompt + separator if isinstance(separator, str) and not prompt.endswith(separator) else prompt
+
+
+def endpoint(client: Client, model: str, file_format: object) -> Endpoint:
+    """How a model is asked: as it was trained; where it takes both, by the format of the training file."""
+    if client.provider.kind == "engine":
+        return "chat" if file_format == "chat" else "completion"
+    return client.endpoint(model)
 
 
 def _without(text: str, stop: object) -> str:

@@ -17,7 +17,7 @@ from core.providers import Client, Registry
 from core.providers.shapes import Endpoint
 from core.settings import Settings
 from core.training import judged_rows
-from core.training.asking import Asking
+from core.training.asking import Asking, endpoint
 from core.training.evaluation_shapes import ACTIVE, EvaluationView, Example
 from core.training.evaluation_work import Stopped, Work
 
@@ -42,8 +42,8 @@ def carry_out(store: Store, registry: Registry, evaluation_id: str, stopping: th
         return
     with contextlib.suppress(Stopped):
         client = work.patiently(lambda: registry.get(work.view.provider))
-        endpoint = work.patiently(lambda: _endpoint(client, work.view))
-        _ask_all(work, client, endpoint)
+        asked_at = work.patiently(lambda: endpoint(client, work.view.model, work.view.settings.get("file_format")))
+        _ask_all(work, client, asked_at)
     if not work.stopping.is_set():
         work.end()
 
@@ -56,7 +56,7 @@ def give_up(store: Store, evaluation_id: str, error: FabulaError) -> None:
             one.state, one.reason, one.finished_at = "failed", f"{error.what} {error.next_step}".strip(), utcnow()
 
 
-def _ask_all(work: Work, client: Client, endpoint: Endpoint) -> None:
+def _ask_all(work: Work, client: Client, asked_at: Endpoint) -> None:
     """Ask for every row that has no answer yet, a few at a time."""
     view, book = work.view, own.book(work.store, Settings.from_env().home)
     everything = list(judged_rows.examples(work.store, view))
@@ -64,7 +64,7 @@ def _ask_all(work: Work, client: Client, endpoint: Endpoint) -> None:
         known = set(session.scalars(select(Answer.row_key).where(Answer.evaluation_id == work.id)))
     todo = [one for one in everything if one.key not in known]
     cap = _cap(view, everything)
-    asking = Asking(work, client, book, view, endpoint, cap)
+    asking = Asking(work, client, book, view, asked_at, cap)
     failed_alike = 0
     with ExitStack() as stack:
         pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="evaluation")
@@ -78,13 +78,6 @@ def _ask_all(work: Work, client: Client, endpoint: Endpoint) -> None:
                     f"The first {failed_alike} rows all failed: {work.last_reason()}",
                     "Fix the problems listed, then retry the missing answers.",
                 )
-
-
-def _endpoint(client: Client, view: EvaluationView) -> Endpoint:
-    """A model is asked as it was trained; where it takes both, by the format of the training file."""
-    if client.provider.kind == "engine":
-        return "chat" if view.settings.get("file_format") == "chat" else "completion"
-    return client.endpoint(view.model)
 
 
 def _cap(view: EvaluationView, found: list[Example]) -> int:

@@ -1,4 +1,4 @@
-"""A run to take along: settings, curve, events, checkpoints, evaluations, charts and a model card, in one zip."""
+"""A run as one zip: settings, curve, events, checkpoints, evaluations, before and after, charts and a model card."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from core.db.store import Store
 from core.text import cell as safe_cell
 from core.text import safe_csv
-from core.training import checkpoints, evaluating, lineage, model_card, views
+from core.training import checkpoints, comparing, evaluating, lineage, model_card, views
 from core.training.views import JobView
 
 _MOST_EVENTS = 100_000
@@ -50,6 +50,7 @@ def run_zip(store: Store, job_id: str, charts: Mapping[str, Mapping[str, Any]] |
             if one.metrics is not None
         ]
         file.writestr("evaluations.json", _json(judged))
+        file.writestr("before_after.json", _json(comparing.to_dicts(comparing.get(store, job_id))))
         for name, chart in (charts or {}).items():
             _draw(file, _plain_name(name), chart)
     return made.getvalue()

@@ -54,16 +54,29 @@ def held_out(store: Store, dataset_id: str, version_id: str | None = None) -> He
 
 
 def examples(store: Store, evaluation: EvaluationView) -> Iterator[Example]:
-    """The rows of an evaluation, in order: the same ones every time, while the data set stays as it is.
+    """The rows of an evaluation, in order: the same ones every time, while the data set stays as it is."""
+    settings = evaluation.settings
+    return drawn(
+        store,
+        evaluation.dataset_id,
+        evaluation.version_id,
+        parts=PARTS[str(settings["part"])],
+        limit=int(settings["limit"]),
+        seed=int(settings.get("seed", 0)),
+    )
 
-    Where there are more than its limit, those with the lowest ranks (see `splitting.rank`) are taken: from all over the
+
+def drawn(
+    store: Store, dataset_id: str, version_id: str | None, *, parts: tuple[str, ...], limit: int, seed: int = 0
+) -> Iterator[Example]:
+    """Rows that training does not learn from, in order.
+
+    Where there are more than the limit, those with the lowest ranks (see `splitting.rank`) are taken: from all over the
     data set, and the same for every model.
     """
-    parts, limit = PARTS[str(evaluation.settings["part"])], int(evaluation.settings["limit"])
-    seed = int(evaluation.settings.get("seed", 0))
     with store.reading() as session:
-        if evaluation.version_id is not None:
-            of_version = (VersionExample.version_id == evaluation.version_id, VersionExample.split.in_(parts))
+        if version_id is not None:
+            of_version = (VersionExample.version_id == version_id, VersionExample.split.in_(parts))
             keys = select(VersionExample.id, VersionExample.row_key).where(*of_version)
             whole: Select[Any] = select(
                 VersionExample.row_key, VersionExample.column_values, VersionExample.prompt, VersionExample.completion
@@ -73,8 +86,8 @@ def examples(store: Store, evaluation: EvaluationView) -> Iterator[Example]:
                 rows = session.execute(whole.where(VersionExample.id.in_(some)).order_by(VersionExample.id))
                 yield from (Example(key, _strings(values), prompt, said) for key, values, prompt, said in rows)
             return
-        dataset = session.get_one(Dataset, evaluation.dataset_id)
-        kept = (Row.dataset_id == evaluation.dataset_id, Row.state == "done", Row.split.in_(parts))
+        dataset = session.get_one(Dataset, dataset_id)
+        kept = (Row.dataset_id == dataset_id, Row.state == "done", Row.split.in_(parts))
         ids = _drawn(session, select(Row.id, Row.key).where(*kept), limit, seed)
         for some in _chunks(ids):
             found = select(Row.key, Row.column_values, Row.text).where(Row.id.in_(some)).order_by(Row.id)

@@ -12,7 +12,7 @@ from core.dataset.writing.outcomes import storable
 from core.db.tables import TrainingJob, utcnow
 from core.errors import BadRequest, EngineMissing, FabulaError, NotFound, ProviderError, Refused
 from core.providers import Client, Registry, RemoteCheckpoint, RemoteEvent, RemoteJob
-from core.training import heard, paying, training_time, views
+from core.training import comparing, heard, paying, training_time, views
 from core.training.checkpoints import add_checkpoints
 from core.training.record import LIGHT, Work
 from core.training.tracking import Live
@@ -190,6 +190,7 @@ class _Watch:
             if ended:
                 job.stop_requested, job.finished_at = None, remote.finished_at or utcnow()
                 paying.account(session, self._book, job)
+                comparing.begin_with(session, job)
         self._kept = self._results
         if events:
             self._newest_event = events[-1].id

@@ -4,7 +4,15 @@ from core.db.tables.base import Base, Usd, Utc, utcnow
 from core.db.tables.dataset import Batch, Dataset, DatasetVersion, Recipe, Row, Run, VersionExample
 from core.db.tables.money import Budget, OwnPrice, RescuedEntry, SpeedMeasurement, Spend, SpendTotal
 from core.db.tables.story import Story, Tour, Vote
-from core.db.tables.training import Answer, Checkpoint, Evaluation, TrainingEvent, TrainingJob
+from core.db.tables.training import (
+    Answer,
+    Checkpoint,
+    Comparison,
+    ComparisonAnswer,
+    Evaluation,
+    TrainingEvent,
+    TrainingJob,
+)
 
 __all__ = [
     "Answer",
@@ -12,6 +20,8 @@ __all__ = [
     "Batch",
     "Budget",
     "Checkpoint",
+    "Comparison",
+    "ComparisonAnswer",
     "Dataset",
     "DatasetVersion",
     "Evaluation",

@@ -11,6 +11,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.tables.base import Base, utcnow
 
+COMPARISON = "comparison"
+"""`Story.step` of what a model wrote to be compared with another one: it is shown with its job, not on the shelf."""
+
 
 class Story(Base):
     """A story that was streamed: kept whole, with what made it."""
@@ -39,7 +42,7 @@ class Story(Base):
     tags: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     column_values: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # what filled the prompt
     round_id: Mapped[str | None] = mapped_column(String(32), index=True)  # stories from one prompt, side by side
-    step: Mapped[str | None] = mapped_column(String(20))  # of a chain: outline, story, title
+    step: Mapped[str | None] = mapped_column(String(20))  # of a chain: outline, story, title; or `COMPARISON`
     deleted_at: Mapped[datetime | None]
 
 
@@ -69,6 +72,7 @@ class Tour(Base):
     dataset_id: Mapped[str | None] = mapped_column(String(32))
     job_id: Mapped[str | None] = mapped_column(String(32))
     story_id: Mapped[str | None] = mapped_column(String(32))
+    language: Mapped[str] = mapped_column(String(10), default="zh_CN")  # of the page that started it
     reason: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     finished_at: Mapped[datetime | None]

@@ -130,3 +130,42 @@ class Answer(Base):
     finish_reason: Mapped[str | None] = mapped_column(String(30))
     reason: Mapped[str | None] = mapped_column(Text)  # why there is no answer
     right: Mapped[bool | None]
+
+
+class Comparison(Base):
+    """The base and the tuned model of one job on prompts that training has not seen.
+
+    States: queued, running, stopping, stopped, done, failed(reason).
+    """
+
+    __tablename__ = "comparisons"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("training_jobs.id"), unique=True)
+    state: Mapped[str] = mapped_column(String(20), index=True, default="queued")
+    source: Mapped[str | None] = mapped_column(String(20))  # held_out | grid | preset | none; None: not chosen yet
+    settings: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # how both models are asked
+    reason: Mapped[str | None] = mapped_column(Text)  # why it failed, or what it waits for
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    finished_at: Mapped[datetime | None]
+    created_by: Mapped[str] = mapped_column(String(100))
+
+
+class ComparisonAnswer(Base):
+    """What one of the two models wrote for one prompt; its words are those of the story.
+
+    States: waiting, writing, done, stopped, failed(reason).
+    """
+
+    __tablename__ = "comparison_answers"
+    __table_args__ = (UniqueConstraint("comparison_id", "position", "side"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    comparison_id: Mapped[str] = mapped_column(ForeignKey("comparisons.id"))
+    position: Mapped[int]  # of the prompt, from 0
+    side: Mapped[str] = mapped_column(String(10))  # base | tuned
+    prompt: Mapped[str] = mapped_column(Text)
+    expected: Mapped[str | None] = mapped_column(Text)  # what the row kept from training has; None: no such row
+    state: Mapped[str] = mapped_column(String(20), default="waiting")
+    reason: Mapped[str | None] = mapped_column(Text)
+    story_id: Mapped[str | None] = mapped_column(String(32))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from core.cost.prices import ENGINE
 from core.db.tables import utcnow
-from core.training import lineage
+from core.training import comparing, lineage
 from core.training.jobs import JobView
 from pages.ui import cached, cards, models, views
 from pages.ui.lang import _, duration, mark, n_, number, plain, told, usd
 from pages.ui.money import work_cost
 from pages.ui.training import (
+    before_after,
     cached_curves,
     cached_training,
     compare_view,
@@ -51,15 +54,15 @@ def show() -> None:
         with cards.empty(_("No jobs yet. Start one from a data set or a file."), icon=":material/model_training:"):
             job_dialog.button(primary=True)
         return
-    active = any(not job.finished for job in found)
+    active = _active(found)
     st.fragment(run_every=cached.POLL_S if active else None)(_all)(active)
 
 
 def _all(was_active: bool) -> None:
-    """The list and what is open, as they are now. When the last job ends, or one goes on, the page begins anew."""
+    """The list and what is open, as they are now. When the last work ends, or some begins, the whole page is drawn."""
     with cards.errors_shown():
         found = cached.job_list()
-        if was_active != any(not job.finished for job in found):
+        if was_active != _active(found):
             st.rerun()
         opened = job_list.show(found)
         if len(opened) > 1:
@@ -68,10 +71,16 @@ def _all(was_active: bool) -> None:
             _one(opened[0])
 
 
+def _active(found: Sequence[JobView]) -> bool:
+    """Whether anything changes by itself: a job, or what its models write."""
+    return any(not job.finished for job in found) or comparing.any_active(cached.store())
+
+
 def _one(job: JobView) -> None:
-    """One job: how it goes, what can be done, its curve, its checkpoints, and the rest one at a time."""
+    """One job: how it goes, what can be done, what it changed, its curve, its checkpoints, the rest one at a time."""
     _verdict(job)
     job_actions.show(job)
+    before_after.show(job)
     points = cached_training.points(job)
     source = cached_curves.source(job)
     clicked = curves.show(source, "training_job", points, missing=_no_curve(job, source) if job.finished else None)

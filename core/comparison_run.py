@@ -1,0 +1,254 @@
+"""The worker's part of before and after: choose the prompts, have both models write side by side, keep every word."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from sqlalchemy import select
+
+from core.actor import Actor
+from core.cost import own
+from core.dataset import datasets
+from core.db.store import Store
+from core.db.tables import Comparison, ComparisonAnswer, Story
+from core.db.tables.story import COMPARISON
+from core.errors import FabulaError, ModelNotFound, RateLimited, StorageFull, Unavailable
+from core.providers import Client, CompletionRequest, Registry
+from core.settings import Settings
+from core.story import stream
+from core.training import comparing, unseen_prompts, views
+from core.training.asking import endpoint, with_separator
+from core.training.comparing import ACTIVE, SIDES
+from core.training.views import JobView
+
+UNFINISHED = select(Comparison.id).where(Comparison.state.in_(ACTIVE)).order_by(Comparison.id)
+"""Ids of comparisons that a worker has to take up, oldest first."""
+
+_TEMPERATURE = 0.5  # of stories: at 0 a small model repeats itself, at 1 it loses its thread
+_SEED = 8  # the same answers for the same models
+_LOOK_S = 0.5  # how soon a click on Stop ends the writing
+_SAVE_S = 0.5  # pages read the words from the database
+_TRIES = 30  # until the engine is up, or serves what it has just trained
+_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 60.0  # that an endpoint may ask for
+_INTERRUPTED = "The worker was interrupted while this was written. Writing it again is billed again."
+
+
+class _Stopped(Exception):
+    """The worker stops, or a person has stopped the comparison."""
+
+
+def carry_out(store: Store, registry: Registry, comparison_id: str, stopping: threading.Event | None = None) -> None:
+    """Bring a comparison to its end, from wherever it is. Answers that are complete are not asked for again.
+
+    Raises:
+        FabulaError: it cannot go on; the ledger does not say so yet (see `give_up`).
+    """
+    work = _Work(store, registry, comparison_id, stopping or threading.Event())
+    try:
+        work.run()
+    except _Stopped:
+        if work.stopping.is_set():
+            return  # the next worker goes on
+    work.finish()
+
+
+def give_up(store: Store, comparison_id: str, error: FabulaError) -> None:
+    """Write down that a comparison has failed, and why. What is written stays."""
+    with store.session() as session:
+        one = session.get(Comparison, comparison_id)
+        if one is not None and one.state in ACTIVE:
+            comparing.end(session, one, "failed", f"{error.what} {error.next_step}".strip())
+
+
+class _Work:
+    """One comparison in a worker's hand."""
+
+    def __init__(self, store: Store, registry: Registry, comparison_id: str, stopping: threading.Event) -> None:
+        self.stopping = stopping
+        self._store, self._registry, self._id = store, registry, comparison_id
+
+    def run(self) -> None:
+        """Write every pair that is not complete, one after the other: the two models of a pair at the same time.
+
+        Raises:
+            _Stopped: nobody wants it any more.
+            FabulaError: no answer can be had.
+        """
+        job = self._begin()
+        client = self._client(job)
+        self._choose(job)
+        with ThreadPoolExecutor(len(SIDES), thread_name_prefix="comparison") as pool:
+            while pair := self._next_pair(client):
+                for done in [pool.submit(self._write, job, client, *answer) for answer in pair]:
+                    done.result()
+
+    def finish(self) -> None:
+        """Sum up the answers."""
+        with self._store.session() as session:
+            one = session.get_one(Comparison, self._id)
+            if one.state == "stopping":
+                comparing.end(session, one, "stopped")
+            elif one.state in ACTIVE:
+                mine = (ComparisonAnswer.comparison_id == one.id, ComparisonAnswer.state == "failed")
+                failed = session.scalar(select(ComparisonAnswer.reason).where(*mine).limit(1))
+                comparing.end(session, one, "done" if failed is None else "failed", failed)
+
+    def _begin(self) -> JobView:
+        with self._store.session() as session:
+            one = session.get_one(Comparison, self._id)
+            if one.state == "queued":
+                one.state = "running"
+            job_id = one.job_id
+        self._heed()
+        return views.get(self._store, job_id, results=False)
+
+    def _client(self, job: JobView) -> Client:
+        """The job's provider; an engine that starts is waited for."""
+        for left in range(_TRIES, 0, -1):
+            try:
+                return self._registry.get(job.provider)
+            except Unavailable as exc:
+                if left == 1:
+                    raise
+                self._pause(_PAUSE_S, exc.what)
+        raise AssertionError("the last try returns or raises")
+
+    def _choose(self, job: JobView) -> None:
+        """The prompts, and how both models are asked; once."""
+        with self._store.reading() as session:
+            if session.get_one(Comparison, self._id).source is not None:
+                return
+        choice = unseen_prompts.choose(self._store, job)
+        chat = job.file_format == "chat" and job.dataset_id is not None
+        system = datasets.chat_system(self._store, job.dataset_id or "") if chat else ""
+        with self._store.session() as session:
+            one = session.get_one(Comparison, self._id)
+            one.source = choice.source
+            one.settings = {
+                "system": system,
+                "temperature": 0.0 if choice.kind == "label" else _TEMPERATURE,
+                "max_tokens": choice.max_tokens,
+                "seed": _SEED,
+            }
+            for position, prompt in enumerate(choice.prompts):
+                comparing.add_pair(session, one.id, position, prompt.prompt, prompt.expected)
+
+    def _next_pair(self, client: Client) -> list[tuple[int, str]]:
+        """Ids and sides of the answers that are missing for the first prompt that has any; none: all are written."""
+        self._heed()
+        self._note(None)
+        open_ = ComparisonAnswer.state.in_(("waiting", "writing"))
+        query = select(ComparisonAnswer).where(ComparisonAnswer.comparison_id == self._id, open_)
+        with self._store.session() as session:
+            found: list[ComparisonAnswer] = []
+            for answer in session.scalars(query.order_by(ComparisonAnswer.position, ComparisonAnswer.id)):
+                if answer.state == "writing" and _settled(answer, session.get(Story, answer.story_id or ""), client):
+                    continue
+                if not found or answer.position == found[0].position:
+                    found.append(answer)
+            return [(answer.id, answer.side) for answer in found]
+
+    def _write(self, job: JobView, client: Client, answer_id: int, side: str) -> None:
+        """One answer, to its end; what an endpoint refuses is written down, and the other model goes on."""
+        for left in range(_TRIES, 0, -1):
+            self._heed()
+            try:
+                self._follow(self._story(job, client, answer_id))
+            except StorageFull:
+                raise
+            except FabulaError as exc:
+                if left > 1 and _worth_another_try(exc, client, side):
+                    self._pause(getattr(exc, "retry_after_s", None) or _PAUSE_S, exc.what)
+                    continue
+                self._set(answer_id, state="failed", reason=f"{exc.what} {exc.next_step}".strip())
+            else:
+                self._set(answer_id, state="done")
+            return
+
+    def _story(self, job: JobView, client: Client, answer_id: int) -> stream.StoryStream:
+        with self._store.reading() as session:
+            answer = session.get_one(ComparisonAnswer, answer_id)
+            one = session.get_one(Comparison, self._id)
+        settings = dict(one.settings or {})
+        model = job.base_model if answer.side == "base" else job.fine_tuned_model or ""
+        request = CompletionRequest(
+            model=model,
+            prompt=with_separator(answer.prompt, job.separator),
+            system=settings["system"],
+            endpoint=endpoint(client, model, job.file_format),
+            temperature=settings["temperature"],
+            max_tokens=settings["max_tokens"],
+            stop=(job.stop,) if job.stop else (),
+            seed=settings["seed"] if client.provider.kind in ("engine", "openai") else None,
+        )
+        actor = Actor(id=one.created_by, name=one.created_by, role="editor")
+        book = own.book(self._store, Settings.from_env().home)
+        place = stream.Place(step=COMPARISON)
+        story = stream.write(self._store, actor, client, request, book, place=place, save_s=_SAVE_S)
+        self._set(answer_id, state="writing", story_id=story.id)
+        return story
+
+    def _follow(self, story: stream.StoryStream) -> None:
+        """Until the story ends.
+
+        Raises:
+            FabulaError: it ended early.
+            _Stopped: nobody wants it any more.
+        """
+        while not story.done:
+            with story.news:
+                story.news.wait_for(lambda: story.done, timeout=_LOOK_S)
+            try:
+                self._heed()
+            except _Stopped:
+                story.stop()
+                raise
+        if story.error is not None:
+            raise story.error
+
+    def _heed(self) -> None:
+        """Raises _Stopped when nobody wants more answers."""
+        with self._store.reading() as session:
+            state = session.scalar(select(Comparison.state).where(Comparison.id == self._id))
+        if self.stopping.is_set() or state not in ("queued", "running"):
+            raise _Stopped
+
+    def _pause(self, seconds: float, reason: str) -> None:
+        self._note(reason)
+        self.stopping.wait(min(seconds, _LONGEST_PAUSE_S))
+        self._heed()
+
+    def _note(self, reason: str | None) -> None:
+        with self._store.session() as session:
+            one = session.get_one(Comparison, self._id)
+            if one.reason != reason and one.state in ACTIVE:
+                one.reason = reason
+
+    def _set(self, answer_id: int, **values: str) -> None:
+        with self._store.session() as session:
+            answer = session.get_one(ComparisonAnswer, answer_id)
+            for name, value in values.items():
+                setattr(answer, name, value)
+
+
+def _settled(answer: ComparisonAnswer, story: Story | None, client: Client) -> bool:
+    """Whether an answer that an earlier worker was writing is left as it is: it was complete, or paid for."""
+    if story is not None and story.finish_reason is not None:
+        answer.state = "done"
+        return True
+    if client.provider.kind == "engine":
+        return False
+    answer.state, answer.reason = "failed", _INTERRUPTED
+    return True
+
+
+def _worth_another_try(error: FabulaError, client: Client, side: str) -> bool:
+    """An endpoint that starts or is busy, or an engine that does not serve its new model yet.
+
+    At a provider that is paid, only what was certainly not billed.
+    """
+    if client.provider.kind != "engine":
+        return isinstance(error, RateLimited)
+    return isinstance(error, (RateLimited, Unavailable)) or (isinstance(error, ModelNotFound) and side == "tuned")

@@ -1,0 +1,147 @@
+"""What a job has changed: its base and its new model side by side, on prompts that training has not seen."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.cost.prices import ENGINE
+from core.training import comparing
+from core.training.comparing import ComparisonView, Pair, SideAnswer
+from core.training.jobs import JobView
+from pages.ui import cached, cards, state, views
+from pages.ui.lang import _, code, mark, n_, number, plain, told, usd
+from pages.ui.training import job_words
+
+_KEY = "training_before_after"
+_SOURCES = {
+    "held_out": mark("These rows were kept from training."),
+    "grid": mark("No rows were kept from training, so these are combinations of values that training has not seen."),
+    "preset": mark("No rows were kept from training, so these prompts have values that training has not seen."),
+    "none": mark("Training has seen every prompt of this data set. Type one of your own."),
+}
+_ENDINGS = {
+    "length": mark("stopped at the token limit"),
+    "content_filter": mark("stopped by the provider's filter"),
+}
+
+
+def show(job: JobView) -> None:
+    """The section of a job that has succeeded; nothing for others."""
+    if job.status != "succeeded" or job.fine_tuned_model is None or job.dataset_id is None:
+        return
+    view = comparing.get(cached.store(), job.id)
+    st.subheader(_("Before and after"), anchor=False)
+    if view is None:
+        _invitation(job)
+        return
+    _state(job, view)
+    for place, pair in enumerate(view.pairs):
+        with st.container(border=True):
+            pair_of(job, pair, f"{_KEY}_{place}")
+    if view.source is not None:
+        _own_prompt(job, view)
+
+
+def pair_of(job: JobView, pair: Pair, key: str) -> None:
+    """One prompt, and what the two models make of it."""
+    st.markdown(f":material/chat_bubble: {code(pair.prompt)}")
+    left, right = st.columns(2, gap="medium")
+    with left:
+        _side(_("Before"), job.base_model, pair.base)
+    with right:
+        _side(_("After"), job.fine_tuned_model or "", pair.tuned)
+    if pair.expected is not None:
+        with st.expander(_("Text of the row that was kept from training"), key=f"{key}_expected"):
+            views.story_text(pair.expected)
+
+
+def _side(title: str, model: str, said: SideAnswer) -> None:
+    """A model's words as they come, or why there are none."""
+    st.markdown(f"**{title}** · {plain(job_words.model_name(model))}")
+    if said.text.strip():
+        views.story_text(said.text)
+    elif said.state == "done":
+        st.caption(_("The model answered without a word."))
+    elif said.state == "stopped":
+        st.caption(_("Stopped before the first word."))
+    elif said.state != "failed":
+        st.caption(_("Waiting for its turn…") if said.state == "waiting" else _("Writing…"))
+    if said.reason:
+        st.caption(f":material/error: {plain(told(said.reason))}")
+    facts = [
+        n_("{n} token", "{n} tokens", said.completion_tokens) if said.completion_tokens else "",
+        _(_ENDINGS[said.finish_reason]) if said.finish_reason in _ENDINGS else "",
+        usd(said.cost_usd) if said.cost_usd else "",
+    ]
+    if any(facts):
+        views.facts(facts)
+
+
+def _invitation(job: JobView) -> None:
+    """At a provider that is paid, and for jobs from before: what it is, what it costs, and the button."""
+    words = _("Both models answer three prompts that training has not seen.")
+    if job.provider != ENGINE:
+        cost = comparing.estimate_usd(cached.store(), cached.prices(), job)
+        words += " " + (
+            _("Its cost is unknown: the provider's price is not in the list.")
+            if cost is None
+            else _("This costs {price} at most.").format(price=usd(cost))
+        )
+    st.markdown(words)
+    st.button(_("Write before and after"), icon=":material/compare:", key=f"{_KEY}_start", on_click=_start, args=(job,))
+
+
+def _state(job: JobView, view: ComparisonView) -> None:
+    """Where the prompts come from, how far it is, and what can be done."""
+    if view.source is not None:
+        st.caption(_(_SOURCES.get(view.source, _SOURCES["held_out"])))
+    if view.active:
+        done = sum(pair.finished for pair in view.pairs)
+        words = _("Choosing prompts…") if view.source is None else _("Waiting for the worker…")
+        if view.state == "running" and view.pairs:
+            words = _("Writing · {n} of {total} prompts done").format(n=number(done), total=number(len(view.pairs)))
+        if view.reason:
+            words += f" · {plain(told(view.reason))}"
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f":material/edit: {words}")
+            st.button(
+                _("Stop"), icon=":material/stop:", key=f"{_KEY}_stop", on_click=_act, args=("stop", job.id),
+                disabled=view.state == "stopping",
+            )  # fmt: skip
+    elif view.state in ("failed", "stopped"):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            reason = plain(told(view.reason)) if view.reason else _("Stopped. What was written is kept.")
+            st.markdown(f":material/{'error' if view.state == 'failed' else 'stop_circle'}: {reason}")
+            st.button(
+                _("Write again"), icon=":material/replay:", key=f"{_KEY}_again", on_click=_act, args=("retry", job.id)
+            )
+
+
+def _own_prompt(job: JobView, view: ComparisonView) -> None:
+    """One more prompt, typed."""
+    if len(view.pairs) >= comparing.MOST_PROMPTS:
+        return
+    with (
+        st.form(f"{_KEY}_form", clear_on_submit=True, border=False),
+        st.container(horizontal=True, vertical_alignment="bottom"),
+    ):
+        example = view.pairs[0].prompt if view.pairs else None
+        st.text_input(_("Your own prompt"), key=f"{_KEY}_prompt", width=520, placeholder=example)
+        st.form_submit_button(_("Ask both"), icon=":material/compare:", key=f"{_KEY}_ask", on_click=_ask, args=(job,))
+
+
+def _start(job: JobView) -> None:
+    with cards.errors_kept():
+        comparing.start(cached.store(), LOCAL, job)
+
+
+def _ask(job: JobView) -> None:
+    with cards.errors_kept():
+        comparing.ask(cached.store(), LOCAL, job, str(state.get(f"{_KEY}_prompt") or ""))
+
+
+def _act(what: str, job_id: str) -> None:
+    with cards.errors_kept():
+        act = comparing.stop if what == "stop" else comparing.retry
+        act(cached.store(), LOCAL, job_id)

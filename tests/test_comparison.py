@@ -1,0 +1,370 @@
+"""Before and after: prompts that training has not seen, both models on them, whatever stops the writing."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+import pandas as pd
+import pytest
+from sqlalchemy import select
+
+from core import comparison_run
+from core.actor import LOCAL
+from core.cost.book import PriceBook
+from core.dataset import datasets, versions
+from core.db.store import Store
+from core.db.tables import Comparison, ComparisonAnswer, Row, Story, TrainingJob
+from core.errors import FabulaError, ServerError, Unavailable
+from core.providers import CompletionRequest, Provider
+from core.settings import Settings
+from core.story import shelf
+from core.training import comparing, exporting, jobs, unseen_prompts
+from core.training.jobs import JobForm, JobView
+from core.work import KINDS
+from tests.fakes import NO_MODEL, FakeClient, FakeRegistry, FakeStream, remote_job
+from tests.test_training_jobs import Hurry
+
+_TUNED = "ft:gemma-3-270m:fabula:tour:AbC123"
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    store = Store.open(settings)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def client() -> FakeClient:
+    return FakeClient()
+
+
+def _frame(cells: list[tuple[str, ...]], columns: str = "ab") -> pd.DataFrame:
+    rows = [(*cell, f"text {i}") for i, cell in enumerate(cells)]
+    return pd.DataFrame(rows, columns=[*columns, "text"])
+
+
+def _dataset(store: Store, cells: list[tuple[str, ...]], columns: str = "ab") -> str:
+    return datasets.from_frame(store, LOCAL, "rows", _frame(cells, columns), list(columns), "text", "upload")
+
+
+_GRID = [(a, b) for a in "123" for b in "xyz"]
+
+
+def _keep(store: Store, dataset_id: str, split: str, *positions: int) -> None:
+    with store.session() as session:
+        for row in session.scalars(select(Row).where(Row.dataset_id == dataset_id, Row.position.in_(positions))):
+            row.split = split
+
+
+def _trained(
+    store: Store, client: FakeClient, dataset_id: str, *, provider: str = "engine", version: str | None = None
+) -> JobView:
+    """A job that has succeeded."""
+    form = JobForm(dataset_id, "job", provider, "gemma-3-270m", version_id=version)
+    job_id = jobs.submit(store, LOCAL, form)
+    jobs.carry_out(store, FakeRegistry({provider: client}), job_id, Hurry())  # type: ignore[arg-type]  # a fake
+    return jobs.get(store, job_id)
+
+
+def _go(store: Store, client: FakeClient, job: JobView, hurry: Hurry | None = None) -> comparing.ComparisonView:
+    for comparison_id in KINDS["comparison"].unfinished(store):
+        registry = FakeRegistry({job.provider: client})
+        try:
+            comparison_run.carry_out(store, registry, comparison_id, hurry or Hurry())  # type: ignore[arg-type]  # a fake
+        except FabulaError as exc:
+            comparison_run.give_up(store, comparison_id, exc)
+    return _view(store, job)
+
+
+def _view(store: Store, job: JobView) -> comparing.ComparisonView:
+    view = comparing.get(store, job.id)
+    assert view is not None
+    return view
+
+
+# --- prompts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cells", "kept", "source", "prompts", "expected"),
+    [
+        (_GRID, (1, 5, 6), "held_out", {"1,y", "2,z", "3,x"}, {"text 1", "text 5", "text 6"}),
+        ([*_GRID, ("1", "y")], (1, 5, 6, 8), "held_out", {"2,z", "3,x", "3,z"}, None),  # a repeat is learned
+        ([*_GRID[:6], ("3", "x")], (), "grid", {"3,y", "3,z"}, {None}),  # cells that no row has
+        (_GRID[:7], (0,), "held_out", {"1,x", "3,y", "3,z"}, {"text 0", None}),  # filled up from the grid
+        (_GRID, (), "none", set(), set()),
+        ([(f"a {i}", f"b {i}") for i in range(6)], (), "none", set(), set()),  # free text is no grid
+        ([(f"a {i}", "") for i in range(6)], (2, 4), "held_out", {"a 2", "a 4"}, None),
+    ],
+)
+def test_prompts_that_training_has_not_seen(
+    store: Store,
+    client: FakeClient,
+    cells: list[tuple[str, ...]],
+    kept: tuple[int, ...],
+    source: str,
+    prompts: set[str],
+    expected: set[str | None] | None,
+) -> None:
+    dataset_id = _dataset(store, cells)
+    _keep(store, dataset_id, "held_out", *kept)
+    job = _trained(store, client, dataset_id)
+    choice = unseen_prompts.choose(store, job)
+    assert (choice.source, {one.prompt for one in choice.prompts}) == (source, prompts)
+    assert expected is None or {one.expected for one in choice.prompts} == expected
+    assert choice == unseen_prompts.choose(store, job)
+    assert not {one.prompt for one in choice.prompts} & {prompt for prompt, _ in datasets.examples(store, dataset_id)}
+
+
+def test_values_outside_the_grid_where_the_columns_are_those_of_a_preset(store: Store, client: FakeClient) -> None:
+    columns = ["dynasty", "super_power", "story_type"]
+    frame = pd.DataFrame([("唐", "隐形", "轻松", "从前")] * 4, columns=[*columns, "text"])
+    dataset_id = datasets.from_frame(store, LOCAL, "rows", frame, columns, "text", "upload")
+    choice = unseen_prompts.choose(store, _trained(store, client, dataset_id))
+    assert choice.source == "preset"
+    assert [one.prompt for one in choice.prompts] == ["宋,发射激光,艰难", "秦,龙卷风,辛苦", "汉,冰冻大海,艰难"]
+
+
+def test_validation_rows_of_the_version_that_was_trained_on(store: Store, client: FakeClient) -> None:
+    dataset_id = _dataset(store, [(f"prompt {i}", "") for i in range(40)])
+    version = versions.freeze(store, LOCAL, dataset_id, validation_share=0.1)
+    job = _trained(store, client, dataset_id, version=version)
+    kept = {prompt for prompt, _ in versions.examples(store, version, "validation")}
+    choice = unseen_prompts.choose(store, job)
+    assert choice.source == "held_out" and len(choice.prompts) == 3
+    assert {one.prompt for one in choice.prompts} <= kept
+
+
+@pytest.mark.parametrize(
+    ("texts", "kind", "tokens"),
+    [(["refund", "billing"] * 10, "label", 16), (["从前有一位英雄。" * 200] * 20, "text", 600)],
+)
+def test_room_for_an_answer(store: Store, client: FakeClient, texts: list[str], kind: str, tokens: int) -> None:
+    frame = pd.DataFrame({"q": [f"question {i}" for i in range(len(texts))], "text": texts})
+    dataset_id = datasets.from_frame(store, LOCAL, "rows", frame, ["q"], "text", "upload")
+    choice = unseen_prompts.choose(store, _trained(store, client, dataset_id))
+    assert (choice.kind, choice.max_tokens) == (kind, tokens)
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_of_the_engine_ends_with_three_pairs(store: Store, client: FakeClient) -> None:
+    dataset_id = _dataset(store, _GRID)
+    _keep(store, dataset_id, "held_out", 1, 5, 6)
+    job = _trained(store, client, dataset_id)
+    assert _view(store, job).state == "queued"
+    done = _go(store, client, job)
+    assert (done.state, done.source, len(done.pairs)) == ("done", "held_out", 3)
+    for pair in done.pairs:
+        assert (pair.base.text, pair.base.model) == ("从前有一天", "gemma-3-270m")
+        assert (pair.tuned.text, pair.tuned.model) == ("从前有一天", _TUNED)
+        assert pair.finished and pair.tuned.finish_reason == "stop"
+    asked = [request for call, request in client.sent if call == "stream"]
+    assert len(asked) == 6 and all(one.prompt.endswith(job.separator or "?") for one in asked)
+    assert {(one.endpoint, one.stop, one.temperature) for one in asked} == {("completion", (job.stop,), 0.5)}
+    assert KINDS["comparison"].unfinished(store) == []
+    assert shelf.recent(store) == [] and shelf.models(store) == []
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_a_job_without_a_model_gets_none(store: Store, client: FakeClient, status: str) -> None:
+    client.enqueue("job", remote_job(status))
+    job = _trained(store, client, _dataset(store, _GRID))
+    assert comparing.get(store, job.id) is None
+    with pytest.raises(FabulaError, match="no model"):
+        comparing.start(store, LOCAL, job)
+
+
+def test_at_a_paid_provider_a_person_asks_for_it(store: Store) -> None:
+    client = _Paid()
+    job = _trained(store, client, _dataset(store, _GRID[:7]), provider="openai")
+    assert comparing.get(store, job.id) is None
+    assert comparing.start(store, LOCAL, job) == comparing.start(store, LOCAL, job)
+    done = _go(store, client, job)
+    assert done.state == "done" and client.count("stream") == 4
+
+
+def test_what_it_costs_is_told_before(store: Store) -> None:
+    job = _trained(store, _Paid(), _dataset(store, _GRID[:7]), provider="openai")
+    assert comparing.estimate_usd(store, PriceBook.load(), job) is None
+    with store.session() as session:
+        row = session.get_one(TrainingJob, job.id)
+        row.base_model = "gpt-4o-mini-2024-07-18"
+        row.fine_tuned_model = "ft:gpt-4o-mini-2024-07-18:me::1"
+    cost = comparing.estimate_usd(store, PriceBook.load(), jobs.get(store, job.id))
+    assert cost is not None and Decimal(0) < cost < Decimal("0.001")
+
+
+def test_a_model_that_is_not_served_yet_is_waited_for(store: Store, client: FakeClient) -> None:
+    job = _trained(store, client, _dataset(store, _GRID[:7]))
+    loading = Unavailable("The engine is starting.", "Wait.")
+    client.enqueue("stream", loading, loading, FakeStream(("好",), "m"))
+    hurry, notes = Hurry(), set[str | None]()
+    hurry.then = lambda _: notes.add(_view(store, job).reason)
+    done = _go(store, client, job, hurry)
+    assert done.state == "done" and done.reason is None
+    assert "The engine is starting." in notes
+
+
+def test_a_base_that_is_gone_leaves_the_tuned_side_and_can_be_asked_again(store: Store) -> None:
+    client = _Forgetting(gone={"gemma-3-270m"})
+    job = _trained(store, client, _dataset(store, _GRID[:7]))
+    failed = _go(store, client, job)
+    assert failed.state == "failed" and "does not have gemma-3-270m" in (failed.reason or "")
+    assert {(pair.base.state, pair.tuned.state) for pair in failed.pairs} == {("failed", "done")}
+    before = client.count("stream")
+    client.gone.clear()
+    comparing.retry(store, LOCAL, job.id)
+    assert _go(store, client, job).state == "done"
+    assert client.count("stream") - before == len(failed.pairs)  # finished answers are not written again
+
+
+def test_a_data_set_that_is_learned_whole_says_so_and_takes_a_prompt_of_a_person(
+    store: Store, client: FakeClient
+) -> None:
+    job = _trained(store, client, _dataset(store, _GRID))
+    done = _go(store, client, job)
+    assert (done.state, done.source, done.pairs) == ("done", "none", ())
+    assert comparing.ask(store, LOCAL, job, " 4,x ") == 0
+    assert comparing.ask(store, LOCAL, job, "5,x") == 1
+    done = _go(store, client, job)
+    assert [(pair.prompt, pair.expected, pair.finished) for pair in done.pairs] == [
+        ("4,x", None, True),
+        ("5,x", None, True),
+    ]
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n", "x" * 20_001])
+def test_a_prompt_that_cannot_be_asked(store: Store, client: FakeClient, prompt: str) -> None:
+    job = _trained(store, client, _dataset(store, _GRID))
+    _go(store, client, job)
+    with pytest.raises(FabulaError, match="prompt needs"):
+        comparing.ask(store, LOCAL, job, prompt)
+
+
+# --- stopped and killed ----------------------------------------------------------------------------------------------
+
+
+def test_stopped_it_keeps_its_words_and_can_go_on(store: Store, client: FakeClient) -> None:
+    job = _trained(store, client, _dataset(store, _GRID[:7]))
+    client.enqueue("stream", _Stopping(store, job.id), _Stopping(store, job.id))
+    stopped = _go(store, client, job)
+    assert stopped.state == "stopped"
+    assert {side.state for pair in stopped.pairs for side in (pair.base, pair.tuned)} == {"stopped"}
+    assert any(side.text == "从前" for side in (stopped.pairs[0].base, stopped.pairs[0].tuned))
+    client._queues.clear()
+    comparing.retry(store, LOCAL, job.id)
+    assert _go(store, client, job).state == "done"
+
+
+def test_a_queued_one_is_stopped_at_once(store: Store, client: FakeClient) -> None:
+    job = _trained(store, client, _dataset(store, _GRID[:7]))
+    comparing.stop(store, LOCAL, job.id)
+    assert _view(store, job).state == "stopped" and client.count("stream") == 0
+
+
+@pytest.mark.parametrize(("provider", "state", "again"), [("engine", "done", 2), ("openai", "failed", 0)])
+def test_killed_while_writing(store: Store, provider: str, state: str, again: int) -> None:
+    """The engine writes the cut answers again; what may have been billed is not bought a second time unasked."""
+    client = FakeClient() if provider == "engine" else _Paid()
+    job = _trained(store, client, _dataset(store, _GRID[:7]), provider=provider)
+    comparing.start(store, LOCAL, job)
+    _go(store, client, job)
+    before = client.count("stream")
+    with store.session() as session:  # as kill -9 leaves it: half a text, and an answer whose end was not noted
+        session.scalars(select(Comparison)).one().state = "running"
+        answers = session.scalars(select(ComparisonAnswer).order_by(ComparisonAnswer.id)).all()
+        for answer in answers[:3]:
+            answer.state = "writing"
+        for answer in answers[:2]:
+            session.get_one(Story, answer.story_id).finish_reason = None
+    killed = _go(store, client, job)
+    assert killed.state == state
+    assert client.count("stream") - before == again
+    assert killed.pairs[1].base.state == "done"
+    if provider == "openai":
+        assert "billed again" in (killed.reason or "")
+        comparing.retry(store, LOCAL, job.id)
+        assert _go(store, client, job).state == "done" and client.count("stream") - before == 2
+
+
+def test_a_worker_that_stops_leaves_it_for_the_next(store: Store, client: FakeClient) -> None:
+    job = _trained(store, client, _dataset(store, _GRID[:7]))
+    hurry = Hurry()
+    hurry.set()
+    assert _go(store, client, job, hurry).state == "running"
+    assert _go(store, client, job).state == "done"
+
+
+def test_an_answer_without_a_word_is_an_answer(store: Store, client: FakeClient) -> None:
+    job = _trained(store, client, _dataset(store, _GRID[:7]))
+    client.enqueue("stream", FakeStream((), "m"))
+    done = _go(store, client, job)
+    assert done.state == "done" and {pair.base.text for pair in done.pairs} == {""}
+
+
+def test_a_provider_that_breaks_off_is_not_asked_again_by_itself(store: Store) -> None:
+    client = _Paid()
+    job = _trained(store, client, _dataset(store, _GRID[:7]), provider="openai")
+    client.enqueue("stream", *[FakeStream((ServerError("It broke.", "Try later."),), "m") for _ in range(9)])
+    comparing.start(store, LOCAL, job)
+    failed = _go(store, client, job)
+    assert failed.state == "failed" and "It broke." in (failed.reason or "")
+    assert client.count("stream") == 2 * len(failed.pairs)
+
+
+# --- the export ------------------------------------------------------------------------------------------------------
+
+
+def test_the_export_has_both_texts(store: Store, client: FakeClient) -> None:
+    job = _trained(store, client, _dataset(store, _GRID[:7]))
+    _go(store, client, job)
+    with zipfile.ZipFile(io.BytesIO(exporting.run_zip(store, job.id))) as file:
+        pairs = json.loads(file.read("before_after.json"))
+    assert [pair["prompt"] for pair in pairs] == [pair.prompt for pair in _view(store, job).pairs]
+    assert {pair[side]["text"] for pair in pairs for side in ("base", "tuned")} == {"从前有一天"}
+    assert pairs[0]["tuned"]["model"] == _TUNED
+
+
+class _Paid(FakeClient):
+    """A client of a provider that sends a bill."""
+
+    def __init__(self) -> None:
+        super().__init__(Provider("openai", "openai", "OpenAI", "http://x/v1", "key"))
+
+    def endpoint(self, model: str) -> str:
+        return "chat"
+
+
+class _Stopping(FakeStream):
+    """A stream whose first word makes a person stop the comparison."""
+
+    def __init__(self, store: Store, job_id: str) -> None:
+        super().__init__(("从前", ...), "m")
+        self._stop = lambda: comparing.stop(store, LOCAL, job_id)
+
+    def __next__(self) -> str:
+        piece = super().__next__() if self.facts.pieces == 0 else self._wait()
+        return piece
+
+    def _wait(self) -> str:
+        self._stop()
+        return super().__next__()
+
+
+@dataclass
+class _Forgetting(FakeClient):
+    """A client that does not have the models in `gone`."""
+
+    gone: set[str] = field(default_factory=set)
+
+    def stream(self, request: CompletionRequest) -> FakeStream:
+        answer = super().stream(request)
+        return FakeStream((NO_MODEL,), "m") if request.model in self.gone else answer

@@ -1,0 +1,148 @@
+"""Before and after on a job's page: every state that a visitor may find it in, and what can be clicked there."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.db.store import Store
+from core.db.tables import Comparison, ComparisonAnswer, Story
+from core.db.tables.story import COMPARISON
+from core.training import comparing
+from tests.fault_server import FaultServer
+from tests.test_pages import again, click, labels, visit, words
+from tests.test_pages_training import _job, _labelled
+
+_TUNED = "ft:writer:fabula:x:1"
+
+
+def _succeeded(store: Store, **values: object) -> str:
+    dataset_id = _labelled(store, held_out=4)
+    return _job(store, status="succeeded", **{"fine_tuned_model": _TUNED, "dataset_id": dataset_id, **values})
+
+
+def _compared(store: Store, job_id: str, state: str, *, source: str | None = "held_out", reason: str = "") -> None:
+    with store.session() as session:
+        session.add(
+            Comparison(id="c", job_id=job_id, state=state, source=source, reason=reason or None, created_by="local")
+        )
+
+
+def _answer(store: Store, position: int, side: str, state: str, text: str = "", **values: object) -> None:
+    story_id = f"s{position}{side}" if text else None
+    with store.session() as session:
+        session.add(
+            ComparisonAnswer(
+                comparison_id="c", position=position, side=side, prompt=f"text {position}", state=state,
+                story_id=story_id, **values,
+            )
+        )  # fmt: skip
+        if text:
+            session.add(
+                Story(
+                    id=story_id, actor="local", provider="engine", model=side, prompt="p", parameters={}, text=text,
+                    finish_reason="length" if side == "base" else "stop", completion_tokens=7, step=COMPARISON,
+                )
+            )  # fmt: skip
+
+
+def test_both_texts_stand_side_by_side(server: FaultServer, store: Store) -> None:
+    _compared(store, _succeeded(store), "done")
+    _answer(store, 0, "base", "done", "before <b>bold</b>", expected="red")
+    _answer(store, 0, "tuned", "done", "after", expected="red")
+    at = visit("training")
+    shown = words(at)
+    assert "Before and after" in shown and "These rows were kept from training." in shown
+    assert [text.value for text in at.text] == ["before <b>bold</b>", "after", "red"]
+    assert "**Before** · writer" in shown and "**After** · x 1 · writer" in shown
+    assert "7 tokens · stopped at the token limit" in shown
+    assert not {"Write again", "Write before and after"} & set(labels(at))
+
+
+@pytest.mark.parametrize(
+    ("state", "source", "reason", "said", "button"),
+    [
+        ("queued", None, "", "Choosing prompts…", "Stop"),
+        ("running", "grid", "The engine is starting.", "The engine is starting.", "Stop"),
+        ("stopping", "grid", "", "combinations of values that training has not seen", "Stop"),
+        ("stopped", "preset", "", "Stopped. What was written is kept.", "Write again"),
+        ("failed", "held_out", "The engine is not installed.", "The engine is not installed.", "Write again"),
+        ("done", "none", "", "Training has seen every prompt of this data set.", "Ask both"),
+    ],
+)
+def test_every_state_says_what_happens_and_what_can_be_done(
+    server: FaultServer, store: Store, state: str, source: str | None, reason: str, said: str, button: str
+) -> None:
+    _compared(store, _succeeded(store), state, source=source, reason=reason)
+    at = visit("training")
+    assert said in words(at) and button in labels(at)
+
+
+@pytest.mark.parametrize(
+    ("state", "text", "reason", "said"),
+    [
+        ("waiting", "", None, "Waiting for its turn…"),
+        ("writing", "", None, "Writing…"),
+        ("writing", "once", None, "once"),
+        ("done", "", None, "The model answered without a word."),
+        ("stopped", "", None, "Stopped before the first word."),
+        ("failed", "", "The engine does not have this model.", "The engine does not have this model."),
+    ],
+)
+def test_an_answer_on_its_way(
+    server: FaultServer, store: Store, state: str, text: str, reason: str | None, said: str
+) -> None:
+    _compared(store, _succeeded(store), "running")
+    _answer(store, 0, "base", "done", "base text")
+    _answer(store, 0, "tuned", state, text, reason=reason)
+    shown = words(visit("training"))
+    assert said in shown and "base text" in shown
+
+
+def test_stop_and_write_again(server: FaultServer, store: Store) -> None:
+    job_id = _succeeded(store)
+    _compared(store, job_id, "running")
+    at = click(visit("training"), "training_before_after_stop")
+    assert comparing.get(store, job_id).state == "stopping"  # type: ignore[union-attr]
+    with store.session() as session:
+        comparing.end(session, session.get_one(Comparison, "c"), "stopped")
+    click(again(at), "training_before_after_again")
+    assert comparing.get(store, job_id).state == "queued"  # type: ignore[union-attr]
+
+
+def test_a_prompt_of_ones_own_is_asked_of_both(server: FaultServer, store: Store) -> None:
+    job_id = _succeeded(store)
+    _compared(store, job_id, "done")
+    at = visit("training")
+    at.text_input(key="training_before_after_prompt").input("my words")
+    click(at, "training_before_after_ask")
+    view = comparing.get(store, job_id)
+    assert view is not None and view.state == "queued"
+    assert [(pair.prompt, pair.base.state, pair.tuned.state) for pair in view.pairs] == [
+        ("my words", "waiting", "waiting")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [("gpt-4o-mini-2024-07-18", "This costs under $0.0001 at most."), ("unlisted", "Its cost is unknown")],
+)
+def test_at_a_paid_provider_the_cost_stands_before_the_button(
+    server: FaultServer, store: Store, base: str, said: str
+) -> None:
+    job_id = _succeeded(store, provider="openai", base_model=base, fine_tuned_model=f"ft:{base}:me::1")
+    at = visit("training")
+    assert said in words(at)
+    click(at, "training_before_after_start")
+    assert comparing.get(store, job_id).state == "queued"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("values", [{"status": "running"}, {"status": "failed"}, {"status": "succeeded"}])
+def test_nothing_to_compare_shows_nothing(server: FaultServer, store: Store, values: dict[str, object]) -> None:
+    _job(store, **values)
+    assert "Before and after" not in words(visit("training"))
+
+
+def test_in_chinese(server: FaultServer, store: Store) -> None:
+    _compared(store, _succeeded(store), "failed", reason="This training job no longer exists. Choose another one.")
+    at = visit("training", "zh-CN")
+    assert "训练前后对比" in words(at) and "重新写" in labels(at)
