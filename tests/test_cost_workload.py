@@ -141,8 +141,29 @@ def test_the_machines_price_is_its_hour_through_its_speed() -> None:
     assert Machine(Decimal("0.036"), Decimal(0)).per_mtok is None
     found = workload.costs(_WORK, Candidate("here", "local", machine=Machine(Decimal("0.036"), Decimal(40))))
     assert found.per_request == Decimal("0.000075")
-    assert found.upfront == Decimal("0.4")
     assert found.fixed_per_month == 0
+
+
+@pytest.mark.parametrize(
+    ("per_hour", "training", "epochs", "upfront"),
+    [
+        ("0.036", "40", None, Decimal("0.4")),
+        ("0.036", "400", None, Decimal("0.04")),  # it trains faster than it writes
+        ("0.036", "4", None, Decimal(4)),
+        ("0.036", None, None, None),  # no job has finished
+        ("0.036", None, 0, Decimal(0)),  # nothing to train
+        ("0", None, None, Decimal(0)),
+    ],
+)
+def test_the_machine_trains_at_its_measured_training_speed(
+    per_hour: str, training: str | None, epochs: int | None, upfront: Decimal | None
+) -> None:
+    speed = None if training is None else Decimal(training)
+    machine = Machine(Decimal(per_hour), Decimal(40), training_tokens_per_s=speed)
+    work = _WORK if epochs is None else replace(_WORK, epochs=epochs)
+    found = workload.costs(work, Candidate("here", "local", machine=machine))
+    assert found.upfront == upfront and found.per_request is not None
+    assert (found.problem is None) == (upfront is not None)
 
 
 def test_a_rented_machine_costs_by_the_month_whatever_it_does() -> None:
@@ -154,7 +175,7 @@ def test_a_rented_machine_costs_by_the_month_whatever_it_does() -> None:
 def test_a_machine_that_is_too_slow_says_so() -> None:
     machine = Machine(Decimal("0.036"), Decimal(40))
     busy = replace(_WORK, requests_per_day=Decimal(20_000))
-    assert "cannot write that many" in (workload.costs(busy, Candidate("h", "local", machine=machine)).problem or "")
+    assert "can't write that many" in (workload.costs(busy, Candidate("h", "local", machine=machine)).problem or "")
     unmeasured = workload.costs(_WORK, Candidate("h", "local", machine=Machine(Decimal(1), Decimal(0))))
     assert unmeasured.per_request is None and "has not been measured" in (unmeasured.problem or "")
 
@@ -166,8 +187,8 @@ def test_a_machine_that_is_too_slow_says_so() -> None:
     ("candidate", "change", "says"),
     [
         (Candidate("x", "base", None), {}, "price is unknown"),
-        (Candidate("x", "base", _price(output_per_mtok=None)), {}, "A price that this needs"),
-        (Candidate("x", "tuned", _price()), {}, "What training costs"),
+        (Candidate("x", "base", _price(output_per_mtok=None)), {}, "A price needed for this"),
+        (Candidate("x", "tuned", _price()), {}, "The training price"),
         (Candidate("x", "base", _price()), {"batch": True}, "No batch price"),
         (Candidate("x", "base", _price(currency="CNY")), {}, "prices are in CNY"),
     ],
@@ -227,7 +248,7 @@ def test_more_of_anything_never_costs_less(
         training_tokens=tokens,
         epochs=epochs,
     )
-    for candidate in (_BASE, _TUNED, Candidate("h", "local", machine=Machine(Decimal(1), Decimal(40)))):
+    for candidate in (_BASE, _TUNED, Candidate("h", "local", machine=Machine(Decimal(1), Decimal(40), False, Decimal(400)))):
         before = workload.costs(work, candidate).total(100)
         for name in ("prompt_tokens", "completion_tokens", "context_tokens", "training_tokens", "epochs"):
             after = workload.costs(replace(work, **{name: getattr(work, name) + 1}), candidate).total(100)

@@ -478,9 +478,9 @@ def test_this_machines_hour_can_be_in_yuan_and_is_converted_at_the_stated_rate(s
 @pytest.mark.parametrize(
     ("state", "says"),
     [
-        ({"work_tuned": ("together", "ft:Qwen/Qwen3-8B")}, "A price that this needs is unknown"),
+        ({"work_tuned": ("together", "ft:Qwen/Qwen3-8B")}, "A price needed for this is unknown"),
         ({"work_batch": True, "work_base": ("openai-2023", "gpt-3.5-turbo")}, "No batch price is known"),
-        ({"work_tuned": ("azure", "ft:o4-mini-2025-04-16")}, "What training costs is unknown"),
+        ({"work_tuned": ("azure", "ft:o4-mini-2025-04-16")}, "The training price is unknown"),
     ],
 )
 def test_what_is_unknown_is_said(store: Store, state: dict[str, object], says: str) -> None:
@@ -532,7 +532,7 @@ def test_the_month_stands_against_its_budget(store: Store) -> None:
     budget.set_budget(store, LOCAL, "month", Decimal(8))
     at = visit("cost", cost_part="spent")
     assert "**$2.00** of **$8.00** spent this month, $6.00 left" in words(at)
-    assert {metric.label: metric.value for metric in at.metric}["At an unknown price"] == "1"
+    assert {metric.label: metric.value for metric in at.metric}["Calls without a price"] == "1"
     assert at.dataframe[0].value.iloc[0]["spent"] == 2
     assert at.dataframe[1].value.iloc[0]["calls"] == 3
 
@@ -552,10 +552,10 @@ def test_an_earlier_month_and_all_time_can_be_chosen_and_the_export_follows(stor
     at = visit("cost", cost_part="spent")
     assert "**$2.00** of **$8.00** spent this month" in words(at)
     at.get_by_key("cost_period").set_value(f"{before:%Y-%m}").run()
-    assert f"**$5.00** spent in {before:%Y-%m}." in words(at) and "budget" not in words(at).split("spent in")[0]
+    assert f"Spent in {before:%Y-%m}: **$5.00**" in words(at) and "No budget" not in words(at)
     assert list(at.dataframe[0].value["model"]) == ["old"] and len(at.dataframe[1].value) == 1
     at.get_by_key("cost_period").set_value("all").run()
-    assert f"**$7.00** spent since {before:%Y-%m}." in words(at)
+    assert f"Spent since {before:%Y-%m}: **$7.00**" in words(at)
     assert len(at.dataframe[0].value) == 2
     assert at.get("download_button")[0].proto.label == "Download every call as CSV"
 

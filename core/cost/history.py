@@ -12,12 +12,13 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from sqlalchemy import and_, func, select
+from sqlalchemy.orm import Session
 
-from core.cost import machine_time, own
+from core.cost import engine_time, machine_time, own
 from core.cost.budget import month_start
 from core.cost.prices import ENGINE
 from core.db.store import Store
-from core.db.tables import Dataset, Run, Spend, Story, TrainingJob
+from core.db.tables import Dataset, Evaluation, Run, Spend, Story, TrainingJob
 from core.text import cell
 
 _PAGE_ROWS = 5_000  # of the export, read at a time
@@ -42,7 +43,8 @@ COLUMNS = (
 class DayLine:
     """What one model cost one person on one page on one day or month, which begins with `day` (UTC).
 
-    `unknown` calls are not in `cost_usd`.
+    `unknown` calls are not in `cost_usd`. Calls of the engine cost their share of the work's machine time, and are
+    unknown while an hour of the machine has no price.
     """
 
     day: datetime
@@ -61,11 +63,12 @@ class WorkLine:
     """One run, job or story: what it was expected to cost at most, and what it cost.
 
     Amounts are None where not a single call's is known; `unknown` counts the calls without a known cost. The engine's
-    jobs and stories cost the time of this machine, None without a price of its hour; its runs are not priced.
+    work costs the time of this machine, None without a price of its hour.
 
     Attributes:
         began: when the run, job or story was started (UTC); of what has none, the first call that the ledger has.
-        took_s: seconds of training of a job, or until the end of a story; None: not known, or it goes on.
+        took_s: seconds of training of a job, until the end of a story, or in which the engine had requests of a run or
+            an evaluation; None: not known.
     """
 
     reference: str
@@ -107,11 +110,36 @@ def stretches(store: Store, starts: Sequence[datetime], until: datetime) -> list
                     Spend.page, Spend.provider, Spend.model, Spend.actor, Spend.cost_usd,
                     func.count(), func.sum(Spend.prompt_tokens), func.sum(Spend.completion_tokens),
                 )
-                .where(Spend.at >= start, Spend.at < end)
+                .where(Spend.at >= start, Spend.at < end, Spend.provider != ENGINE)
                 .group_by(Spend.page, Spend.provider, Spend.model, Spend.actor, Spend.cost_usd)
             )  # fmt: skip
-            found += _of_stretch(start, session.execute(query).all())
+            billed = session.execute(query).all()
+            found += _of_stretch(start, [*billed, *_engine_calls(store, session, start, end)])
     return found
+
+
+def _engine_calls(store: Store, session: Session, start: datetime, end: datetime) -> list[tuple[Any, ...]]:
+    """The engine's calls as `stretches` reads bills, each at its share of the machine time of its work."""
+    query = (
+        select(
+            Spend.page, Spend.model, Spend.actor, Spend.reference,
+            func.count(), func.sum(Spend.prompt_tokens), func.sum(Spend.completion_tokens),
+        )
+        .where(Spend.at >= start, Spend.at < end, Spend.provider == ENGINE)
+        .group_by(Spend.page, Spend.model, Spend.actor, Spend.reference)
+    )  # fmt: skip
+    rows = session.execute(query).all()
+    each = engine_time.usd_per_call(store, sorted({row.reference for row in rows}))
+    return [
+        (page, ENGINE, model, person, each[reference], calls, prompt, completion)
+        for page, model, person, reference, calls, prompt, completion in rows
+    ]
+
+
+def known_usd(lines: Iterable[DayLine]) -> Decimal | None:
+    """The known amounts together; None where not a single call's is known."""
+    found = [line.cost_usd for line in lines if line.unknown < line.calls]
+    return sum(found, Decimal(0)) if found else None
 
 
 def works(store: Store, since: datetime, until: datetime | None = None, limit: int = 50) -> list[WorkLine]:
@@ -155,22 +183,31 @@ def works(store: Store, since: datetime, until: datetime | None = None, limit: i
 
 
 def export(store: Store, since: datetime, until: datetime) -> bytes:
-    """Every call of that time as CSV with a BOM (spreadsheets then read UTF-8); unknown amounts are empty."""
+    """Every call of that time as CSV with a BOM (spreadsheets then read UTF-8); unknown amounts are empty.
+
+    A call of the engine has its share of the machine time of its work.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(COLUMNS)
-    for row in _rows(store, since, until):
-        writer.writerow([_cell(getattr(row, name)) for name in COLUMNS])
+    for rows in _pages(store, since, until):
+        each = engine_time.usd_per_call(store, sorted({row.reference for row in rows if row.provider == ENGINE}))
+        for row in rows:
+            values = {name: getattr(row, name) for name in COLUMNS}
+            if row.provider == ENGINE:
+                values |= {"estimated_usd": None, "cost_usd": each[row.reference]}
+            writer.writerow([_cell(values[name]) for name in COLUMNS])
     return b"\xef\xbb\xbf" + buffer.getvalue().encode()
 
 
-def _rows(store: Store, since: datetime, until: datetime) -> Iterator[Spend]:
+def _pages(store: Store, since: datetime, until: datetime) -> Iterator[Sequence[Spend]]:
+    """The calls of that time, in the order of their ids, some thousands at once."""
     last = 0
     while True:
         query = select(Spend).where(Spend.at >= since, Spend.at < until, Spend.id > last)
         with store.reading() as session:
             found = session.scalars(query.order_by(Spend.id).limit(_PAGE_ROWS)).all()
-        yield from found
+        yield found
         if len(found) < _PAGE_ROWS:
             return
         last = found[-1].id
@@ -206,19 +243,21 @@ def _plus(total: Decimal | None, amount: Decimal | None, calls: int) -> Decimal 
 def _named(store: Store, lines: list[WorkLine]) -> list[WorkLine]:
     """With name, start, time and estimate from the ledger of runs, jobs and stories; with the cost of machine time."""
     works = _works(store, [line.reference for line in lines])
+    engine_s = engine_time.seconds(store, [line.reference for line in lines if line.provider == ENGINE])
     hour = own.machine_hour(store)
     found = []
     for line in lines:
         work = works.get(line.reference, _Work("", None))
         local = line.provider == ENGINE
+        took_s = engine_s.get(line.reference) if local else work.took_s
         found.append(
             replace(
                 line,
                 name=work.name,
                 began=work.began or line.began,
-                took_s=work.took_s,
+                took_s=took_s,
                 estimated_usd=None if local else line.estimated_usd if work.usd is None else work.usd,
-                cost_usd=machine_time.work_usd(hour, line.provider, line.cost_usd, work.took_s),
+                cost_usd=machine_time.work_usd(hour, line.provider, line.cost_usd, took_s),
             )
         )
     return found
@@ -240,6 +279,8 @@ def _works(store: Store, ids: Sequence[str]) -> dict[str, _Work]:
         previews = session.execute(select(Dataset.id, Dataset.name).where(Dataset.id.in_(ids)))  # go by the data set
         found = {key: _Work(name, None) for key, name in previews}
         found |= {key: _Work(name, at) for key, name, at in session.execute(runs.where(Run.id.in_(ids)))}
+        tests = select(Evaluation.id, Evaluation.model, Evaluation.created_at).where(Evaluation.id.in_(ids))
+        found |= {key: _Work(model, at) for key, model, at in session.execute(tests)}
         stories = select(Story.id, Story.prompt, Story.at, Story.duration_s).where(Story.id.in_(ids))
         for key, prompt, at, took in session.execute(stories):
             found[key] = _Work(" ".join(prompt.split())[:60], at, took)

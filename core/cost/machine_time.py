@@ -1,7 +1,7 @@
 """What an hour of this machine buys: the speed of the engine, measured on request, and a price per token from it.
 
-The built-in engine sends no bill. Once someone has said what an hour of the machine costs (electricity or rent), the
-time that writing takes has a price: cost per hour ÷ (tokens per second × 3,600).
+The built-in engine sends no bill. Once an hour of the machine has a price (electricity or rent), the time that writing
+takes has one too: cost per hour ÷ (tokens per second × 3,600).
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def unpriced(price: Price) -> Price:
 def work_usd(
     hour: tuple[Decimal, str] | None, provider: str, billed_usd: Decimal | None, seconds: float | None
 ) -> Decimal | None:
-    """What a job or a story cost in US dollars: its bill, or on the engine the time of this machine.
+    """What a job, run, evaluation or story cost in US dollars: its bill, or on the engine the time of this machine.
 
     Args:
         hour: what an hour of this machine costs, with its currency; None: the engine's work has no price.
@@ -87,7 +87,11 @@ def work_usd(
     """
     if provider != ENGINE:
         return billed_usd
-    if hour is None or seconds is None:
+    if hour is None:
+        return None
+    if hour[0] == 0:
+        return Decimal(0)
+    if seconds is None:
         return None
     return convert(hour[0] * Decimal(str(seconds)) / _S_PER_HOUR, hour[1], USD, YUAN)
 

@@ -1,4 +1,4 @@
-"""What a workload costs in each of several ways: a tuned model, a base model with a long prompt, one's own machine.
+"""What a workload costs in each of several ways: a tuned model, a base model with a long prompt, your own machine.
 
 Everything is linear: an amount up front, an amount for each request, an amount for each month. Times are months of 30
 days. Amounts are exact decimals in one currency; None is unknown, and an unknown part makes the whole unknown.
@@ -18,7 +18,7 @@ HOURS_PER_MONTH = Decimal(24 * 30)
 DAYS_PER_MONTH = Decimal(30)
 _S_PER_HOUR = Decimal(3_600)
 _S_PER_DAY = Decimal(86_400)
-_MOST_REQUESTS = Decimal(1_000_000_000)  # a day: eight for everybody alive would not fit any provider
+_MOST_REQUESTS = Decimal(1_000_000_000)  # a day: more than any provider serves
 _MOST_TOKENS = 100_000_000  # of one request: no model reads a hundredth of that
 _MOST_TRAINED = 10**15
 _MOST_EPOCHS = 1_000
@@ -59,32 +59,38 @@ class Workload:
         """
         requests, share = self.requests_per_day, self.cached_share
         if requests.is_nan() or not 0 <= requests <= _MOST_REQUESTS:
-            raise FabulaError(f"Nobody can ask for {requests} stories a day.", "Enter a number of 0 or more.")
+            raise FabulaError(f"{requests} stories a day is out of range.", "Enter a number from 0 to 1,000,000,000.")
         for tokens in (self.prompt_tokens, self.completion_tokens, self.context_tokens):
             if not 0 <= tokens <= _MOST_TOKENS:
-                raise FabulaError(f"A prompt or a story cannot have {tokens} tokens.", "Enter a number of 0 or more.")
+                raise FabulaError(
+                    f"{tokens} tokens per prompt or story is out of range.", "Enter a number from 0 to 100,000,000."
+                )
         if not 0 <= self.training_tokens <= _MOST_TRAINED:
             raise FabulaError(
-                f"A training file cannot have {self.training_tokens} tokens.", "Enter a number of 0 or more."
+                f"{self.training_tokens} tokens in a training file is out of range.",
+                "Enter a number from 0 to 10^15.",
             )
         if not 0 <= self.epochs <= _MOST_EPOCHS:
-            raise FabulaError(f"Nobody trains for {self.epochs} epochs.", "Enter a number from 0 to 1,000.")
+            raise FabulaError(f"{self.epochs} epochs is out of range.", "Enter a number from 0 to 1,000.")
         if share.is_nan() or not 0 <= share <= 1:
-            raise FabulaError(f"A share of {share} is not valid.", "Enter a number from 0 to 1.")
+            raise FabulaError(f"A cached share of {share} is out of range.", "Enter a number from 0 to 1.")
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One's own machine: what an hour costs (electricity or rent), and how fast the engine writes on it.
+    """Your own machine: what an hour costs (electricity or rent), and how fast the engine writes and trains on it.
 
     Attributes:
         per_hour: in the currency of the comparison.
+        tokens_per_s: written by one request at a time.
         always_on: rented by the month, busy or not; otherwise an hour costs only while it works.
+        training_tokens_per_s: as finished jobs took; None: no job has finished, the training speed is unknown.
     """
 
     per_hour: Decimal
     tokens_per_s: Decimal
     always_on: bool = False
+    training_tokens_per_s: Decimal | None = None
 
     @property
     def per_mtok(self) -> Decimal | None:
@@ -160,16 +166,15 @@ class BreakEven:
 def costs(workload: Workload, candidate: Candidate, currency: str = USD, rate: Rate | None = None) -> Costs:
     """What the workload costs done this way, in `currency`.
 
-    A tuned model gets the short prompt and is trained once; a base gets prompt and context and no training; the own
-    machine gets the short prompt, and what it trains is counted at its writing speed (the engine trains faster than
-    it writes, so that is at most what it takes).
+    A tuned model gets the short prompt and is trained once; a base gets prompt and context and no training; your own
+    machine gets the short prompt and is trained once, at its measured training speed.
     """
     month = workload.requests_per_day * DAYS_PER_MONTH
     if candidate.way == "local":
         return _local(workload, candidate, month)
     price = candidate.price
     if price is None:
-        return Costs(candidate, None, None, Decimal(0), month, "The price is unknown. Set your own below.")
+        return Costs(candidate, None, None, Decimal(0), month, "The price is unknown. Set your own price.")
     tuned = candidate.way == "tuned"
     context = 0 if tuned else workload.context_tokens
     per_request = price.call(
@@ -222,12 +227,24 @@ def _local(workload: Workload, candidate: Candidate, month: Decimal) -> Costs:
     if machine is None or machine.tokens_per_s <= 0:
         return Costs(candidate, None, None, Decimal(0), month, "The speed of this machine has not been measured yet.")
     busy_s = workload.requests_per_day * workload.completion_tokens / machine.tokens_per_s
-    problem = "This machine cannot write that many stories in a day." if busy_s > _S_PER_DAY else None
+    problem = "This machine can't write that many stories in a day." if busy_s > _S_PER_DAY else None
     each = machine.per_hour / _S_PER_HOUR / machine.tokens_per_s
     if machine.always_on:
         return Costs(candidate, Decimal(0), Decimal(0), machine.per_hour * HOURS_PER_MONTH, month, problem)
-    trained = workload.training_tokens * workload.epochs
-    return Costs(candidate, each * workload.completion_tokens, each * trained, Decimal(0), month, problem)
+    upfront = _local_training(workload, machine)
+    if upfront is None and problem is None:
+        problem = "The training speed of this machine is unknown until a job has finished on it."
+    return Costs(candidate, each * workload.completion_tokens, upfront, Decimal(0), month, problem)
+
+
+def _local_training(workload: Workload, machine: Machine) -> Decimal | None:
+    """The machine time of training; None where no job has shown how fast it is."""
+    tokens = workload.training_tokens * workload.epochs
+    if tokens == 0 or machine.per_hour == 0:
+        return Decimal(0)
+    if not machine.training_tokens_per_s:
+        return None
+    return machine.per_hour * tokens / (machine.training_tokens_per_s * _S_PER_HOUR)
 
 
 def _missing(
@@ -235,11 +252,11 @@ def _missing(
 ) -> str | None:
     """Why an amount is not known, in a sentence; None when all are."""
     if not converted:
-        return f"Its prices are in {price.currency}, and no rate is stated."
+        return f"Its prices are in {price.currency}, which has no exchange rate here."
     if per_request is None and workload.batch and price.call(1, 1) is not None:
         return "No batch price is known for this model."
     if per_request is None:
-        return "A price that this needs is unknown. Set your own below."
+        return "A price needed for this is unknown. Set your own price."
     if upfront is None:
-        return "What training costs is unknown. Set your own below."
+        return "The training price is unknown. Set your own price."
     return None

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, String, cast, func, or_, select
 
+from core.cost import machine_time, own
 from core.db.store import Store
 from core.db.tables import Story
 from core.db.tables.story import COMPARISON
@@ -21,7 +22,8 @@ from core.providers import CompletionRequest
 class KeptStory:
     """A story on the shelf. `text` is as it was written; `edited_text` a person's own version of it.
 
-    `model` is what the endpoint said it was, `asked_model` what was asked for.
+    `model` is what the endpoint said it was, `asked_model` what was asked for. `cost_usd` is its bill, or on the engine
+    the time of this machine; None: unknown.
     """
 
     id: str
@@ -114,7 +116,7 @@ def get(store: Store, story_id: str) -> KeptStory | None:
     """One story, or None."""
     with store.reading() as session:
         row = session.get(Story, story_id)
-        return None if row is None or row.deleted_at is not None else _kept(row)
+        return None if row is None or row.deleted_at is not None else _kept(row, own.machine_hour(store))
 
 
 def some(store: Store, ids: Sequence[str]) -> list[KeptStory]:
@@ -125,11 +127,11 @@ def some(store: Store, ids: Sequence[str]) -> list[KeptStory]:
 
 def look(store: Store, where: Where, *, offset: int = 0, limit: int | None = 20) -> Page:
     """The stories that `where` leaves, newest first."""
-    query = _narrowed(select(Story), where)
+    query, hour = _narrowed(select(Story), where), own.machine_hour(store)
     with store.reading() as session:
         total = session.scalar(_narrowed(select(func.count(Story.id)), where)) or 0
         rows = session.scalars(query.order_by(Story.at.desc(), Story.id.desc()).offset(offset).limit(limit))
-        return Page(tuple(_kept(row) for row in rows), total)
+        return Page(tuple(_kept(row, hour) for row in rows), total)
 
 
 def models(store: Store) -> list[str]:
@@ -179,7 +181,7 @@ def _tags() -> ColumnElement[str]:
     return cast(Story.tags, String)
 
 
-def _kept(row: Story) -> KeptStory:
+def _kept(row: Story, hour: tuple[Decimal, str] | None) -> KeptStory:
     return KeptStory(
         id=row.id,
         at=row.at,
@@ -192,7 +194,7 @@ def _kept(row: Story) -> KeptStory:
         asked_model=row.asked_model,
         parameters=row.parameters,
         prompt_tokens=row.prompt_tokens,
-        cost_usd=row.cost_usd,
+        cost_usd=machine_time.work_usd(hour, row.provider, row.cost_usd, row.duration_s),
         first_text_s=row.first_text_s,
         duration_s=row.duration_s,
         error=row.error,

@@ -85,7 +85,8 @@ class Metrics:
         overlap: how near texts come to the expected ones (chrF), None for labels.
         quality: measures of the data-set report, for texts: `characters`, `distinct_2`, `grave` (share of rows with a
             fault), `adherence` (share of asked-for values that the texts have), those that can be known.
-        cost_usd: None: the price is unknown.
+        cost_usd: what the provider bills; None: the price is unknown. Nothing on the engine: `writing_s` counts there.
+        writing_s: seconds with requests under way; None: not recorded.
     """
 
     n: int
@@ -100,6 +101,7 @@ class Metrics:
     prompt_tokens: int | None
     completion_tokens: int | None
     cost_usd: Decimal | None
+    writing_s: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON keeps it."""

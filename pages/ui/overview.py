@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 
 import streamlit as st
 
-from core.cost import spend
+from core.cost import history
+from core.cost.budget import month_start
 from core.db.tables import utcnow
 from core.story import stream
 from pages.ui import cached, cards, state
+from pages.ui.cost import cached_cost
 from pages.ui.lang import _, n_, number, percent, plain, usd
 from pages.ui.training import cached_training, job_list, job_words
 from pages.ui.training.job_view import STATUSES
@@ -102,15 +105,14 @@ def _training() -> Card:
 
 
 def _cost() -> Card:
-    month = utcnow().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    spent = spend.spent(cached.store(), month)
-    sentence = n_("{n} call", "{n} calls", spent.calls)
-    if spent.unknown:
-        sentence = _("{calls}, {unknown} of them at an unknown price").format(
-            calls=sentence, unknown=number(spent.unknown)
-        )
+    lines = cached_cost.stretches((month_start(utcnow()),), cached_cost.tomorrow())
+    unknown = sum(line.unknown for line in lines)
+    sentence = n_("{n} call", "{n} calls", sum(line.calls for line in lines))
+    if unknown:
+        sentence = _("{calls}, {unknown} of them without a price").format(calls=sentence, unknown=number(unknown))
+    known = history.known_usd(lines) if lines else Decimal(0)
     return Card(
-        _("Cost"), ":material/payments:", _("Spent this month"), usd(spent.cost_usd), sentence,
+        _("Cost"), ":material/payments:", _("Spent this month"), usd(known), sentence,
         _("Compare prices"), "cost",
     )  # fmt: skip
 

@@ -55,27 +55,58 @@ def _nothing(period: Period) -> str:
 
 
 def _total(lines: Sequence[DayLine], budgets: Sequence[BudgetView], period: Period) -> None:
-    spent = sum((line.cost_usd for line in lines), Decimal(0))
-    calls, unknown = sum(line.calls for line in lines), sum(line.unknown for line in lines)
+    """What was spent, bills and machine time together; a budget counts bills only."""
     month = next((one for one in budgets if one.scope == "month"), None)
-    if not period.now:
-        words = _("**{spent}** spent since {month}.") if period.monthly else _("**{spent}** spent in {month}.")
-        st.markdown(words.format(spent=usd(spent), month=f"{period.since:%Y-%m}"))
-    elif month is not None and month.amount_usd > 0:
-        share = float(spent / month.amount_usd)
-        st.markdown(
-            _("**{spent}** of **{budget}** spent this month, {left} left.").format(
-                spent=usd(spent), budget=usd(month.amount_usd), left=usd(max(month.left_usd or Decimal(0), Decimal(0)))
+    if period.now and month is not None and month.amount_usd > 0:
+        _of_budget(lines, month)
+    else:
+        st.markdown(_spent(lines, period))
+    _machine_time([line for line in lines if line.provider == ENGINE])
+    with st.grid(4, min_column_width=150):
+        st.metric(_("Calls"), number(sum(line.calls for line in lines)))
+        st.metric(_("Tokens"), number(sum(line.tokens for line in lines)))
+        unknown = sum(line.unknown for line in lines)
+        st.metric(_("Calls without a price"), number(unknown), help=_("Not included in any total."))
+        st.metric(_("Models"), number(len({(line.provider, line.model) for line in lines})))
+
+
+def _spent(lines: Sequence[DayLine], period: Period) -> str:
+    amount, since = usd(history.known_usd(lines)), f"{period.since:%Y-%m}"
+    if period.now:
+        return _("Spent this month: **{spent}**. No budget is set.").format(spent=amount)
+    if period.monthly:
+        return _("Spent since {month}: **{spent}**").format(spent=amount, month=since)
+    return _("Spent in {month}: **{spent}**").format(spent=amount, month=since)
+
+
+def _of_budget(lines: Sequence[DayLine], month: BudgetView) -> None:
+    billed = sum((line.cost_usd for line in lines if line.provider != ENGINE), Decimal(0))
+    st.markdown(
+        _("**{spent}** of **{budget}** spent this month, {left} left.").format(
+            spent=usd(billed), budget=usd(month.amount_usd), left=usd(max(month.left_usd or Decimal(0), Decimal(0)))
+        )
+    )
+    share = float(billed / month.amount_usd)
+    st.progress(min(max(share, 0.0), 1.0), text=percent(share, 0))
+
+
+def _machine_time(engine: Sequence[DayLine]) -> None:
+    """What the engine's work cost, or that an hour of this machine has no price."""
+    if not engine:
+        return
+    if cached_cost.hour() is None:
+        st.caption(
+            _(
+                "The engine's work has no price yet. Enter what an hour of this machine costs under “My workload” to "
+                "include it."
             )
         )
-        st.progress(min(max(share, 0.0), 1.0), text=percent(share, 0))
     else:
-        st.markdown(_("**{spent}** spent this month; no budget is set.").format(spent=usd(spent)))
-    with st.grid(4, min_column_width=150):
-        st.metric(_("Calls"), number(calls))
-        st.metric(_("Tokens"), number(sum(line.tokens for line in lines)))
-        st.metric(_("At an unknown price"), number(unknown), help=_("These calls are in no sum."))
-        st.metric(_("Models"), number(len({(line.provider, line.model) for line in lines})))
+        st.caption(
+            _("Machine time of the engine: {amount}. Budgets do not count it.").format(
+                amount=usd(history.known_usd(engine))
+            )
+        )
 
 
 def _by_day(lines: Sequence[DayLine], period: Period) -> None:
@@ -108,7 +139,7 @@ def _by_model(lines: Sequence[DayLine]) -> None:
     )
     keys = ["model", "provider", "page", "person"]
     frame = frame.groupby(keys, as_index=False, sort=False).sum().sort_values("spent", ascending=False)
-    frame.loc[(frame["unknown"] == frame["calls"]) | (frame["provider"] == ENGINE), "spent"] = None  # no bill
+    frame.loc[frame["unknown"] == frame["calls"], "spent"] = None
     st.dataframe(
         frame,
         hide_index=True,
@@ -118,15 +149,13 @@ def _by_model(lines: Sequence[DayLine]) -> None:
             "page": st.column_config.TextColumn(_("Page")),
             "person": st.column_config.TextColumn(_("Person")),
             "calls": st.column_config.NumberColumn(_("Calls"), format="localized"),
-            "unknown": st.column_config.NumberColumn(_("At an unknown price"), format="localized"),
+            "unknown": st.column_config.NumberColumn(_("Calls without a price"), format="localized"),
             "tokens": st.column_config.NumberColumn(_("Tokens"), format="localized"),
             "spent": st.column_config.NumberColumn(_("US dollars"), format="%.4f"),
         },
         placeholder=_("unknown"),
         alt=_("What each model cost, by page and person"),
     )
-    if (frame["provider"] == ENGINE).any():
-        st.caption(_("The engine sends no bill. The table below has the machine time of its jobs and stories."))
 
 
 def _by_work(works: Sequence[WorkLine]) -> None:

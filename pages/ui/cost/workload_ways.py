@@ -9,6 +9,7 @@ from decimal import Decimal
 
 import streamlit as st
 
+from core import speed
 from core.actor import LOCAL
 from core.cost import own
 from core.cost.book import Key, PriceBook
@@ -19,7 +20,7 @@ from core.cost.workload import Candidate, Machine
 from core.errors import FabulaError
 from pages.ui import cached, cards, decimal_field, state
 from pages.ui.cost import cached_cost, machine_speed
-from pages.ui.cost.price_choice import list_names
+from pages.ui.cost.price_choice import DEFAULT_MODEL, list_names
 from pages.ui.lang import _, mark
 from pages.ui.money import money
 
@@ -96,11 +97,19 @@ def _machine() -> tuple[Machine | None, str | None]:
         machine_speed.show()
         rented = st.toggle(_("Rented: costs when it is idle too"), key="work_rent", persist_state="session")
         measured_speed = measured.tokens_per_s if measured is not None else None
-        speed = None if typed.problem is not None else typed.value or measured_speed
-        machine = Machine(hour[0], speed, rented) if hour is not None and speed else None
+        writing = None if typed.problem is not None else typed.value or measured_speed
+        machine = None
+        if hour is not None and writing:
+            machine = Machine(hour[0], writing, rented, cached_cost.training_speed(_engine_base()))
         if machine is not None and hour is not None and machine.per_mtok is not None:
             st.caption(_("That is {amount} for 1M tokens written.").format(amount=money(machine.per_mtok, hour[1])))
     return machine, hour[1] if hour else None
+
+
+def _engine_base() -> str:
+    """The base model that the engine trains."""
+    models = cached.status().engine.models
+    return speed.base_model(models) if models else DEFAULT_MODEL
 
 
 def _hour(hour: tuple[Decimal, str] | None) -> None:

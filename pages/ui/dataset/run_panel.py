@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import streamlit as st
 
+from core.cost.prices import ENGINE
 from core.dataset import datasets
 from core.dataset.datasets import DatasetSummary
 from core.dataset.runs import RunProgress
 from pages.ui import cached, parameter_notes
 from pages.ui.dataset import batch_card, run_budget, run_controls
 from pages.ui.lang import _, duration, mark, n_, number, plain, told, usd
+from pages.ui.money import local_price
 
 _REASONS = 3  # shown; the table has every row with its own
 _RUN_STATES = {
@@ -85,8 +87,10 @@ def rate(rows_per_s: float | None) -> str:
 def _money(progress: RunProgress) -> str:
     """What it has cost, of what it may cost, and what all of it will cost as far as that can be told."""
     paid = progress.tokens or progress.at_most_usd
+    if progress.provider == ENGINE:
+        return local_price(progress.writing_s) if paid else ""
     if progress.budget_usd is None and (not paid or progress.cost_usd == 0):
-        return ""  # nothing is asked for it, as by this machine
+        return ""
     spent = usd(progress.cost_usd) if progress.cost_usd is not None else _("cost unknown")
     if progress.cost_usd is None and progress.at_most_usd is not None:  # nobody has told what a request cost
         spent = _("up to {most}").format(most=usd(progress.at_most_usd))

@@ -12,7 +12,8 @@ from core.training import evaluating, judged_rows
 from core.training.evaluation_shapes import EvaluationView, HeldOut
 from core.training.jobs import JobView
 from pages.ui import cached, cards, models, state
-from pages.ui.lang import _, ago, n_, number, percent, plain, told, usd
+from pages.ui.lang import _, ago, n_, number, percent, plain, told
+from pages.ui.money import work_cost
 from pages.ui.training import cached_curves, cached_training, evaluation_answers, evaluation_words, job_words
 from pages.ui.training.evaluation_words import share
 
@@ -146,7 +147,7 @@ def _figures(one: EvaluationView) -> None:
     if metrics is None:
         return
     facts = [share(evaluation_words.judged(one)), n_("{n} answer", "{n} answers", metrics.n)]
-    facts.append(_("cost: {price}").format(price=usd(metrics.cost_usd)))
+    facts.append(_("cost: {price}").format(price=work_cost(one.provider, metrics.cost_usd, metrics.writing_s)))
     if metrics.loss is not None:
         facts.append(_("loss {loss}").format(loss=number(metrics.loss, 3)))
     st.markdown(" · ".join(facts))
