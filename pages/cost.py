@@ -1,4 +1,4 @@
-"""Cost: what tokens cost against what, when tuning pays back, and what was really spent."""
+"""Cost: prices compared, when tuning breaks even, and what was spent."""
 
 from __future__ import annotations
 

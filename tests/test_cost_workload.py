@@ -248,7 +248,11 @@ def test_more_of_anything_never_costs_less(
         training_tokens=tokens,
         epochs=epochs,
     )
-    for candidate in (_BASE, _TUNED, Candidate("h", "local", machine=Machine(Decimal(1), Decimal(40), False, Decimal(400)))):
+    for candidate in (
+        _BASE,
+        _TUNED,
+        Candidate("h", "local", machine=Machine(Decimal(1), Decimal(40), False, Decimal(400))),
+    ):
         before = workload.costs(work, candidate).total(100)
         for name in ("prompt_tokens", "completion_tokens", "context_tokens", "training_tokens", "epochs"):
             after = workload.costs(replace(work, **{name: getattr(work, name) + 1}), candidate).total(100)

@@ -77,8 +77,8 @@ def test_the_article_comes_out_with_its_sources_in_one_click(store: Store) -> No
     table = at.dataframe[0].value.set_index("model")
     assert table.loc["ft:davinci", "multiple"] == 60 and table.loc["ft:curie", "multiple"] == 6
     assert "**60 ×**" in words(at)
-    assert "nothing is fetched: untuned models from genai-prices" in _captions(at)
-    assert "6 rows were last checked more than three months ago" in _captions(at)
+    assert "Bundled price list (no network used): base models from genai-prices" in _captions(at)
+    assert "6 rows were last checked over three months ago" in _captions(at)
     assert "retired on 2024-01-04" in table.loc["ft:curie", "note"]
     assert table.loc["gpt-3.5-turbo", "note"] == "price until 2023-06-13"  # the model lived on
 
@@ -125,6 +125,14 @@ def test_training_is_priced_by_the_speed_of_finished_jobs(store: Store) -> None:
     _trained(store, tokens=10_000, seconds=100)
     (price,) = price_choice.here(cached.prices())
     assert (price.output_per_mtok, price.training_per_mtok) == (1, Decimal("0.1"))
+
+
+def test_a_workload_trains_at_the_speed_of_finished_jobs(store: Store) -> None:
+    own.set_machine_hour(store, LOCAL, "0.036")
+    _measured(store, "10")
+    _trained(store, tokens=10_000, seconds=100)  # 100 tokens/s: $0.10 per 1M
+    table = visit("cost", cost_part="workload", work_file=1_000_000, work_epochs=2).dataframe[0].value
+    assert table.set_index("way").loc["This machine", "upfront"] == pytest.approx(0.2)
 
 
 def test_without_a_price_of_an_hour_the_engine_is_unknown_in_table_chart_and_workload(store: Store) -> None:
@@ -222,7 +230,7 @@ def test_base_stands_beside_tuned_and_its_last_day_is_told(store: Store) -> None
     table = visit("cost", cost_lists=["openai"]).dataframe[0].value.set_index("model")
     tuned = table.loc["ft:gpt-4o-mini-2024-07-18"]
     assert (tuned["over_base"], tuned["cached"], tuned["training"]) == (2, 0.00015, 0.003)
-    assert "until 2027-01-14" in tuned["note"] and "no training after 2027-01-06" in tuned["note"]
+    assert "ends soon: 2027-01-14" in tuned["note"] and "no training after 2027-01-06" in tuned["note"]
     assert table.loc["gpt-4o-mini", "output"] == 0.0006
 
 
@@ -265,19 +273,19 @@ def test_another_currency_is_shown_at_a_stated_rate(store: Store) -> None:
 
 def test_a_search_without_a_hit_says_what_to_do(store: Store) -> None:
     at = visit("cost", cost_search="no such model")
-    assert "No model has this in its name." in words(at) and not at.dataframe
+    assert "No model name matches." in words(at) and not at.dataframe
 
 
 def test_a_list_without_such_a_model_says_so_and_shows_no_other(store: Store) -> None:
     for asked in ({"cost_lists": ["voyageai"]}, {"cost_lists": ["openai-2023"], "cost_kinds": ["cached"]}):
         at = visit("cost", **asked)
-        assert "No model of these lists is like that." in words(at) and not at.dataframe and not trouble(at)
+        assert "No model in these lists matches the filters." in words(at) and not at.dataframe and not trouble(at)
 
 
 def test_newer_prices_are_fetched_when_asked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edition, "URL", "http://127.0.0.1:9/none")  # offline
     at = click(visit("cost", cost_lists=["openai"]), "cost_fetch")
-    assert "The prices of 2026-11-10 serve" in at.warning[0].value.replace("\\", "") and not at.exception
+    assert "The prices of 2026-11-10 stay in use" in at.warning[0].value.replace("\\", "") and not at.exception
     models = [{"id": "gpt-4o-mini", "match": {"equals": "gpt-4o-mini"}, "prices": {"input_mtok": 1, "output_mtok": 9}}]
     newer = [{"id": "openai", "name": "OpenAI", "api_pattern": "x", "models": models}]
     with price_server(json.dumps(newer).encode()) as address:
@@ -287,7 +295,7 @@ def test_newer_prices_are_fetched_when_asked_for(store: Store, monkeypatch: pyte
     assert "from genai-prices, fetched just now" in _captions(at) and not at.warning
     click(at, "cost_packaged")
     assert at.dataframe[0].value.set_index("model").loc["gpt-4o-mini", "output"] == 0.0006
-    assert "nothing is fetched" in _captions(at)
+    assert "no network used" in _captions(at)
 
 
 def test_every_list_together_is_one_table(store: Store) -> None:
@@ -377,14 +385,14 @@ def test_names_that_look_like_markup_are_text(store: Store) -> None:
 
 def test_a_workload_is_answered_in_a_sentence(store: Store) -> None:
     at = visit("cost", cost_part="workload")
-    assert "pays back against gpt" in words(at) and "23,371 stories" in words(at) and "about 3 weeks" in words(at)
+    assert "breaks even with gpt" in words(at) and "23,371 stories**: 3 weeks" in words(at)
     table = at.dataframe[0].value.set_index("way")
     assert table.loc["tuned gpt-4o-mini", "upfront"] == 1.56
     assert table.loc["gpt-4o-mini", "thousand"] == pytest.approx(0.38325)
     assert table["each"].isna()["This machine"]
-    assert "What it hangs on" in words(at)
+    assert "Sensitivity (±20 %)" in words(at) and "16 days to 6 weeks" in words(at)
     at.get_by_key("work_context").set_value(0).run()
-    assert "never pays back" in words(at)
+    assert "never breaks even" in words(at)
 
 
 def test_the_articles_reasoning_can_be_repeated(store: Store) -> None:
@@ -395,13 +403,13 @@ def test_the_articles_reasoning_can_be_repeated(store: Store) -> None:
     )  # fmt: skip
     table = at.dataframe[0].value.set_index("way")
     assert table.loc["tuned curie", "upfront"] == pytest.approx(3.689835)
-    assert "pays back" in words(at)
+    assert "breaks even with gpt-3.5-turbo" in words(at)
 
 
 @pytest.mark.parametrize(
     ("state", "says"),
     [
-        ({"work_requests": 100}, "is shut down on 2027-01-14, before it has paid back"),
+        ({"work_requests": 100}, "will be shut down on 2027-01-14, before it breaks even"),
         ({"work_requests": 10_000_000}, "can be used until 2027-01-14"),
         ({"work_tuned": ("openai-2023", "ft:curie")}, "was retired on 2024-01-04"),
     ],
@@ -416,17 +424,19 @@ def test_a_model_that_will_not_be_there_is_told(
 
 def test_without_a_rate_the_answer_names_no_time(store: Store) -> None:
     at = visit("cost", cost_part="workload", work_requests=0)
-    assert "pays back against gpt-4o-mini after **23,371 stories**." in words(at)
+    assert "breaks even with gpt-4o-mini after **23,371 stories**." in words(at)
 
 
 def test_this_machine_counts_once_its_hour_has_a_price(store: Store) -> None:
     at = visit("cost", cost_part="workload", work_speed="40")
-    assert "Say what an hour of this machine costs" in _captions(at)
+    assert "Enter the cost per hour of this machine" in _captions(at)
     at.get_by_key("work_hour").set_value("0.036").run()
     assert own.machine_hour(store) == (Decimal("0.036"), "USD")
     table = at.dataframe[0].value.set_index("way")
     assert table.loc["This machine", "each"] == pytest.approx(0.000065)
-    assert "\\$0.2500 for 1M tokens written" in _captions(at)
+    assert pd.isna(table.loc["This machine", "upfront"])
+    assert "training speed of this machine is unknown until a job has finished" in _captions(at)
+    assert "\\$0.2500 per 1M tokens written" in _captions(at)
 
 
 @pytest.mark.parametrize(
@@ -466,8 +476,8 @@ def test_this_machines_hour_can_be_in_yuan_and_is_converted_at_the_stated_rate(s
     assert own.machine_hour(store) is None and not trouble(at)  # no amount yet
     at.get_by_key("work_hour").set_value("0.036").run()
     assert own.machine_hour(store) == (Decimal("0.036"), "CNY")
-    assert "¥0.2500 for 1M tokens written" in _captions(at)
-    assert "Converted at 6.8012 yuan for one US dollar" in _captions(at)
+    assert "¥0.2500 per 1M tokens written" in _captions(at)
+    assert "Converted at 6.8012 yuan per US dollar" in _captions(at)
     table = at.dataframe[0].value.set_index("way")
     assert table.loc["This machine", "each"] == pytest.approx(0.000065 / 6.8012)
     at.get_by_key("work_hour_currency").set_value("USD").run()
@@ -486,7 +496,7 @@ def test_this_machines_hour_can_be_in_yuan_and_is_converted_at_the_stated_rate(s
 def test_what_is_unknown_is_said(store: Store, state: dict[str, object], says: str) -> None:
     at = visit("cost", cost_part="workload", **state)
     assert says in _captions(at)
-    assert "is unknown: a price is missing" in words(at)
+    assert ": unknown, a price is missing" in words(at)
 
 
 def test_numbers_are_measured_from_a_data_set(store: Store) -> None:
@@ -519,7 +529,7 @@ def _spend(
 
 def test_an_empty_month_says_so_and_budgets_can_be_set_already(store: Store) -> None:
     at = visit("cost", cost_part="spent", cost_budgets=True, cost_budget_amount="20")
-    assert "Nothing has been spent this month" in words(at)
+    assert "No calls this month" in words(at)
     click(at, "cost_budget_set")
     assert [one.amount_usd for one in budget.budgets(store)] == [20]
     click(at, "cost_budget_remove_month_")
@@ -571,14 +581,14 @@ def test_a_cost_that_nobody_knows_is_unknown_in_every_table(store: Store) -> Non
     _spend(store, None)
     at = visit("cost", cost_part="spent")
     assert at.dataframe[0].value["spent"].isna().all() and at.dataframe[1].value["spent"].isna().all()
-    assert "no budget is set" in words(at)
+    assert "Spent this month: **unknown**. No budget is set." in words(at)
 
 
 # --- quality beside price -------------------------------------------------------------------------------------------
 
 
 def test_quality_stands_beside_price(store: Store) -> None:
-    assert "No model has been voted on" in _captions(visit("cost"))
+    assert "No votes or evaluations yet" in _captions(visit("cost"))
     ids = []
     with store.session() as session:
         for model in ("good", "thrifty"):
@@ -603,7 +613,7 @@ def test_quality_stands_beside_price(store: Store) -> None:
     at = visit("cost")
     assert "No clear winner yet: **good** has 66.7 % of 3 blind rounds" in words(at)
     assert "**thrifty** may be as good" in words(at)
-    assert "1 result has no place here" in _captions(at)
+    assert "1 result is not in the chart" in _captions(at)
     table = at.dataframe[-1].value.set_index("model")
     assert table.loc["good", "preferred"] == pytest.approx(0.45) and table.loc["good", "each"] == pytest.approx(0.3)
     assert pd.isna(table.loc["dark", "preferred"]) and table.loc["dark", "interval"] == "23 % – 77 %"

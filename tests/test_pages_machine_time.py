@@ -34,7 +34,7 @@ _PAGES = Path(__file__).parents[1] / "pages"
 
 @pytest.fixture(params=[None, ("0.36", "USD"), ("0", "USD")], ids=["no price", "$0.36 an hour", "free"])
 def amount(request: pytest.FixtureRequest, store: Store) -> str:
-    """What 100 seconds of the engine cost, as pages write it. Three studios: an hour without a price, with one, free."""
+    """What 100 seconds of the engine cost, as pages write it: without a price of an hour, with one, and free."""
     if request.param is None:
         return "not priced"
     own.set_machine_hour(store, LOCAL, *request.param)

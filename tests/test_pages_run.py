@@ -181,8 +181,8 @@ def test_why_a_run_has_stopped_is_said(store: Store, server: FaultServer, writte
 
 
 def test_why_and_what_to_do_are_both_in_the_visitors_language(store: Store, server: FaultServer, written: str) -> None:
-    why = "This month's budget leaves too little for this: $0.28 of $0.30 spent or reserved."
-    _stopped(store, written, f"{why} Ask an admin to raise it on the cost page, or choose a cheaper model.")
+    why = "Blocked: this would exceed this month's budget. $0.28 of $0.30 spent or reserved."
+    _stopped(store, written, f"{why} Choose a cheaper model, or ask an admin to raise the budget on the Cost page.")
     (said,) = [one.value for one in show(lang="zh_CN").info]
     assert "0.28" in said and "0.30" in said and not re.search("[A-Za-z]", said)
 
@@ -190,6 +190,8 @@ def test_why_and_what_to_do_are_both_in_the_visitors_language(store: Store, serv
 def test_the_budget_of_a_run_is_shown_and_can_be_raised(store: Store, server: FaultServer) -> None:
     dataset_id = datasets.create(store, LOCAL, _RECIPE)
     run_id = runs.enqueue(store, LOCAL, dataset_id, budget_usd=Decimal("2.00"))
+    with store.session() as session:
+        session.get_one(Run, run_id).provider = "openai"  # the engine sends no bill
     at = show(dataset_raise=True)
     assert "of at most $2.00" in words(at)
     for unclear in ("3,5", "", "1.50"):  # two readings, nothing, and less than it is
@@ -216,6 +218,7 @@ def test_a_run_that_has_stopped_at_its_budget_says_so_and_goes_on_with_more(
     with store.session() as session:
         run = session.get_one(Run, "run-1")
         run.budget_usd, run.reason = Decimal("2.00"), "Too little is left of $2.00. Raise it to go on."
+        run.provider = "openai"  # the engine sends no bill
         session.query(Row).filter_by(state="done").update({"run_id": "run-1"})
         record = {"provider": "engine", "model": "writer", "reference": "run-1", "cost_usd": Decimal("1.90")}
         spend.record(session, LOCAL, "dataset", prompt_tokens=1, completion_tokens=1, **record)

@@ -47,12 +47,12 @@ def set_budget(store: Store, actor: Actor, scope: Scope, amount_usd: Decimal | N
         FabulaError: the amount cannot be a budget, or a person is missing; or the actor may not set one.
     """
     if actor.role != "admin":
-        raise FabulaError("Only an admin can change budgets.", "Ask one.")
+        raise FabulaError("Only admins can change budgets.", "Ask an admin.")
     subject = subject.strip()
     if (scope == "person") != bool(subject):
-        raise FabulaError("A budget of a person needs the person, the others have none.", "Choose one.")
+        raise FabulaError("A budget for one person needs a name; other budgets take none.", "Enter a name.")
     if amount_usd is not None and not (amount_usd.is_finite() and 0 <= amount_usd <= MOST_USD):
-        raise FabulaError(f"{amount_usd} dollars cannot be a budget.", "Enter an amount of 0 or more.")
+        raise FabulaError(f"A budget of {amount_usd} US dollars is not valid.", "Enter an amount of 0 or more.")
     with store.session() as session:
         hold(session, "budgets")
         session.execute(delete(Budget).where(Budget.scope == scope, Budget.subject == subject))
@@ -99,22 +99,22 @@ def check(session: Session, actor: Actor, amount: Decimal | None, reference: str
     for scope, limit, spent in _applying(session, actor, reference):
         if amount is None:
             raise OverBudget(
-                "There is a budget, and the price of this model is unknown, so that the budget could not be kept.",
-                "Set your own price for the model on the cost page, or ask an admin to remove the budget.",
+                "Blocked: the price of this model is unknown, so the budget can't be enforced.",
+                "Set your own price for the model on the Cost page, or ask an admin to remove the budget.",
             )
         if spent + amount > limit:
             raise OverBudget(
                 _too_little(scope, f"{spent:,.2f}", f"{limit:,.2f}"),
-                "Ask an admin to raise it on the cost page, or choose a cheaper model.",
+                "Choose a cheaper model, or ask an admin to raise the budget on the Cost page.",
             )
 
 
 def _too_little(scope: str, spent: str, limit: str) -> str:
     if scope == "run":
-        return f"The budget of a run leaves too little for this: ${spent} of ${limit} spent or reserved."
+        return f"Blocked: this would exceed the budget per run. ${spent} of ${limit} spent or reserved."
     if scope == "person":
-        return f"Your budget of this month leaves too little for this: ${spent} of ${limit} spent or reserved."
-    return f"This month's budget leaves too little for this: ${spent} of ${limit} spent or reserved."
+        return f"Blocked: this would exceed your budget for this month. ${spent} of ${limit} spent or reserved."
+    return f"Blocked: this would exceed this month's budget. ${spent} of ${limit} spent or reserved."
 
 
 def spent_on(session: Session, reference: str) -> Decimal:

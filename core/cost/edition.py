@@ -82,8 +82,8 @@ def fetch(actor: Actor, now: datetime, home: Path) -> Edition:
         except Exception as exc:  # httpx2's and pydantic's errors, and what malformed data makes the library raise
             reason = str(exc).strip().partition("\n")[0] or type(exc).__name__
             raise FabulaError(
-                f"Newer prices cannot be fetched: {reason}.",
-                f"The prices of {current(home).day} serve; they are kept with the studio.",
+                f"Couldn't fetch newer prices: {reason}.",
+                f"The prices of {current(home).day} stay in use. Try again later.",
             ) from exc
     return current(home)
 
@@ -100,7 +100,7 @@ def forget(actor: Actor, home: Path) -> None:
 
 def _may(actor: Actor) -> None:
     if actor.role == "viewer":
-        raise Refused("Visitors cannot fetch prices.", "Ask an editor to do it.")
+        raise Refused("Viewers cannot fetch prices.", "Ask an editor to do it.")
 
 
 def _asked_for() -> bytes:

@@ -136,7 +136,7 @@ def amount_in(text: str, what: str, unit: str, where: str) -> Decimal:
         amount *= 1_000
     most = {"hosting_hour": MOST_PER_HOUR, "batch_factor": Decimal(1)}.get(what, MOST_PER_MTOK)
     if amount > most:
-        raise BadFile(f"{where}: “{text}” in “amount” is more than anybody asks; look at the unit.", _NEXT_STEP)
+        raise BadFile(f"{where}: “{text}” in “amount” is far above any known price; check the unit.", _NEXT_STEP)
     return amount
 
 
@@ -148,9 +148,9 @@ def _entry(row: dict[str, str | None], where: str) -> Entry:
         if not text[name] and name not in optional:
             raise BadFile(f"{where}: “{name}” is empty.", _NEXT_STEP)
     if what not in USES:
-        raise BadFile(f"{where}: “{what}” in “what” is none of {', '.join(USES)}.", _NEXT_STEP)
+        raise BadFile(f"{where}: “{what}” in “what” is not one of {', '.join(USES)}.", _NEXT_STEP)
     if unit not in UNITS[what]:
-        raise BadFile(f"{where}: “{unit}” in “unit” does not go with “{what}”.", _NEXT_STEP)
+        raise BadFile(f"{where}: “{what}” is not priced per “{unit}”.", _NEXT_STEP)
     if text["currency"] and not re.fullmatch(r"[A-Z]{3}", text["currency"]):
         raise BadFile(f"{where}: “{text['currency']}” in “currency” is not a code like USD.", _NEXT_STEP)
     days = {name: _day(text, name, where) for name in ("checked", "valid_from", "valid_until")}
@@ -158,7 +158,7 @@ def _entry(row: dict[str, str | None], where: str) -> Entry:
     if days["valid_from"] and days["valid_until"] and days["valid_from"] > days["valid_until"]:
         raise BadFile(f"{where}: “valid_from” is after “valid_until”.", _NEXT_STEP)
     if what == "use" and (text["amount"] or days["valid_until"] is None):
-        raise BadFile(f"{where}: “use” has a last day in “valid_until”, and no amount.", _NEXT_STEP)
+        raise BadFile(f"{where}: “use” needs a last day in “valid_until” and no amount.", _NEXT_STEP)
     return Entry(
         model=text["model"],
         provider=text["provider"],

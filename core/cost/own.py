@@ -69,11 +69,13 @@ def set_price(
         raise FabulaError("Viewers cannot set prices.", "Ask an editor to do it.")
     provider, model = provider.strip(), model.strip()
     if not provider or not model or len(model) > _LONGEST or len(provider) > 50:
-        raise FabulaError("A price needs a provider and a model.", "Give both as the provider writes them.")
+        raise FabulaError("A price needs a provider and a model.", "Enter both exactly as the provider writes them.")
     if provider == ENGINE and model != ANY:
-        raise FabulaError("The engine's models cost nothing for a token.", "Say what an hour of this machine costs.")
+        raise FabulaError(
+            "The engine's models have no price per token.", "Enter the cost per hour of this machine instead."
+        )
     if what not in USES or unit not in UNITS[what] or currency not in CURRENCIES:
-        raise FabulaError(f"“{unit}” does not go with “{what}”.", "Choose another unit.")
+        raise FabulaError(f"“{what}” is not priced per “{unit}”.", "Choose another unit.")
     number = _typed(amount)
     try:
         parsed = amount_in(number, what, "mtok", model)
@@ -120,7 +122,7 @@ def remove(store: Store, actor: Actor, price_id: str) -> None:
     with store.session() as session:
         row = session.get(OwnPrice, price_id)
         if row is None or row.deleted_at is not None:
-            raise NotFound("This price is not there any more.")
+            raise NotFound("This price was already removed.")
         row.deleted_at = utcnow()
 
 
@@ -171,7 +173,7 @@ def _one_currency(store: Store, provider: str, model: str, what: str, currency: 
     for row in others:
         if what != "batch_factor" and row.what != "batch_factor" and row.currency != currency:
             raise FabulaError(
-                f"Your other prices for {model} are in {row.currency}.", "Give all prices of a model in one currency."
+                f"Your other prices for {model} are in {row.currency}.", "Enter all prices of a model in one currency."
             )
 
 

@@ -70,5 +70,5 @@ def _per_month(costs: tuple[Costs, Costs]) -> Decimal | None:
 
 def _spread(effect: Effect) -> Decimal:
     if effect.lower is None or effect.higher is None:
-        return Decimal("Infinity")  # whether it pays back at all hangs on this one
+        return Decimal("Infinity")  # this input decides whether it breaks even at all
     return abs(effect.higher - effect.lower)

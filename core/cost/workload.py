@@ -100,7 +100,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way to do the work. `price` is None where nobody knows it; `machine` is set for the way `local`."""
+    """One way to do the work. `price` is None where it is unknown; `machine` is set for the way `local`."""
 
     name: str
     way: Way
@@ -110,7 +110,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What one candidate costs. `problem` says in a sentence what is not known, or what cannot work.
+    """What one candidate costs. `problem` says in a sentence what is unknown or impossible.
 
     Attributes:
         per_request: for one story, without hosting.
@@ -152,7 +152,7 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """When one way has paid back what it costs more at the start.
+    """When one way has made up for its higher cost at the start.
 
     `outcome`: `at` a number of requests; `at_once`: it is never dearer; `until` a number of requests it is cheaper,
     then dearer; `never`: it is never cheaper; `unknown`. `days`: at the workload's rate; None without requests.

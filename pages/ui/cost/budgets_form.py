@@ -1,4 +1,4 @@
-"""Budgets: of any one run, of a month for everybody, of a month for one person; with what is left."""
+"""Budgets of a run, of a month for everyone, of a month for one person; with what is left."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pages.ui.cost import cached_cost
 from pages.ui.lang import _, mark, plain, usd
 
 _SCOPES = {
-    "month": mark("Everybody, in a month"),
-    "person": mark("One person, in a month"),
-    "run": mark("Any one run, job or story"),
+    "month": mark("Everyone, per month"),
+    "person": mark("One person, per month"),
+    "run": mark("Each run, job or story"),
 }
 
 
@@ -33,7 +33,7 @@ def show(budgets: Sequence[BudgetView]) -> None:
         state.first("cost_budget_scope", "month")
         with st.container(horizontal=True, vertical_alignment="bottom"):
             scope = st.selectbox(
-                _("Budget of"),
+                _("Budget for"),
                 list(_SCOPES),
                 format_func=lambda key: _(_SCOPES[key]),
                 key="cost_budget_scope",
@@ -43,10 +43,10 @@ def show(budgets: Sequence[BudgetView]) -> None:
                 state.first("cost_budget_person", LOCAL.id)
                 st.text_input(_("Person"), key="cost_budget_person", width=180, max_chars=100)
             decimal_field.decimal_field(
-                _("US dollars"), "cost_budget_amount", Decimal(0), budget.MOST_USD, placeholder="20", width=160
+                _("Amount (USD)"), "cost_budget_amount", Decimal(0), budget.MOST_USD, placeholder="20", width=160
             )
-            st.button(_("Set this budget"), icon=":material/check:", key="cost_budget_set", on_click=_set)
-        st.caption(_("What would go over a budget is not sent. Reservations count; what is not needed is given back."))
+            st.button(_("Set budget"), icon=":material/check:", key="cost_budget_set", on_click=_set)
+        st.caption(_("Requests that would exceed a budget are blocked. Reserved amounts count until released."))
 
 
 def _line(one: BudgetView) -> None:
@@ -68,12 +68,12 @@ def _set() -> None:
         if amount is None:
             return
         budget.set_budget(cached.store(), LOCAL, scope, amount, subject)
-        state.notify(":material/check:", _("The budget is set."))
+        state.notify(":material/check:", _("Budget set."))
     cached_cost.forget()
 
 
 def _remove(scope: budget.Scope, subject: str) -> None:
     with cards.errors_kept():
         budget.set_budget(cached.store(), LOCAL, scope, None, subject)
-        state.notify(":material/undo:", _("The budget is gone."))
+        state.notify(":material/undo:", _("Budget removed."))
     cached_cost.forget()

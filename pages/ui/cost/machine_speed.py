@@ -1,4 +1,4 @@
-"""The measured speed of this machine: what was measured when, and a button that measures it now."""
+"""The measured speed of this machine: the newest measurement, and a button to measure now."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def show() -> None:
     known, engine = cached_cost.speed(), cached.status().engine
     with st.container(horizontal=True, vertical_alignment="center"):
         if known is None:
-            st.caption(_("The speed of this machine has not been measured yet."))
+            st.caption(_("Speed of this machine: not measured yet"))
         else:
             st.caption(
                 _("Measured on {day}: {rate} tokens/s with {model}").format(
@@ -27,17 +27,17 @@ def show() -> None:
             )
         pressed = st.button(
             _("Measure"), icon=":material/speed:", key="cost_measure", disabled=not engine.models,
-            help=_("Writes a few hundred tokens on the engine; takes about ten seconds."),
+            help=_("Generates a few hundred tokens on the engine. Takes about 10 seconds."),
         )  # fmt: skip
     if engine.training is not None:
-        st.caption(_("A training job is running, so the measured speed would be too low."))
+        st.caption(_("A training job is running. A speed measured now would be too low."))
     if pressed:
         _measure(engine.models)
 
 
 def _measure(models: tuple[str, ...]) -> None:
-    """Measure while the page waits. Someone who leaves meanwhile loses nothing but this measurement."""
-    with cards.errors_shown(), st.spinner(_("Measuring, about ten seconds"), show_time=True):
+    """Measure while the page waits; leaving the page cancels the measurement."""
+    with cards.errors_shown(), st.spinner(_("Measuring, about 10 seconds"), show_time=True):
         found = speed.measure(cached.client(ENGINE), speed.base_model(models))
         machine_time.save(cached.store(), LOCAL, found)
         cached_cost.forget()

@@ -1,4 +1,4 @@
-"""Prices that people of this studio set themselves: a form, what was set, and the way back."""
+"""Prices that users of this studio set themselves: the list, a form, and a button to remove one."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ _USES = {
     "cached_input": mark("Cached input"),
     "output": mark("Output"),
     "training": mark("Training"),
-    "hosting_hour": mark("Hosting an hour"),
-    "batch_factor": mark("Batch, times the live price"),
-    "speech": mark("Read aloud"),
+    "hosting_hour": mark("Hosting per hour"),
+    "batch_factor": mark("Batch price factor"),
+    "speech": mark("Speech"),
 }
 _UNITS = {
     "mtok": mark("1M tokens"),
     "ktok": mark("1k tokens"),
     "hour": mark("hour"),
-    "factor": mark("times"),
+    "factor": mark("× live price"),
     "mchar": mark("1M characters"),
 }
 
 
 def show(book: PriceBook) -> None:
-    """Behind one click: what was set, and the form to set more."""
+    """An expander with the prices that were set, and the form."""
     mine = own.list_own(cached.store())
     title = _("Your own prices") if not mine else _("Your own prices ({n})").format(n=len(mine))
-    changed = bool(state.get("cost_own_changed"))  # with its title it is another one, which would be closed
+    changed = bool(state.get("cost_own_changed"))  # a new title makes a new expander, which would be closed
     with st.expander(title, changed, icon=":material/edit:", key="cost_own", on_change="rerun") as opened:
         if opened.open:
             for one in mine:
@@ -65,7 +65,7 @@ def _line(one: own.OwnPriceView) -> None:
 
 def _form(book: PriceBook) -> None:
     st.caption(
-        _("It stands before the list's own price and is marked. For everything tuned from a base, write ft: before it.")
+        _("Overrides the list price; marked as yours. To price all models tuned from a base, put ft: before its name.")
     )
     names = {name: title for name, title in list_names(book).items() if name != ENGINE}
     state.first("cost_own_provider", "openai")
@@ -83,8 +83,8 @@ def _form(book: PriceBook) -> None:
             state.put("cost_own_unit", units[0])
         st.selectbox(_("Per"), units, format_func=lambda unit: _(_UNITS[unit]), key="cost_own_unit")
         st.selectbox(_("Currency"), own.CURRENCIES, key="cost_own_currency")
-        st.text_input(_("Note"), key="cost_own_note", placeholder=_("Where it is from"), max_chars=200)
-    st.button(_("Set this price"), icon=":material/check:", key="cost_own_set", on_click=_set)
+        st.text_input(_("Note"), key="cost_own_note", placeholder=_("Source of the price"), max_chars=200)
+    st.button(_("Set price"), icon=":material/check:", key="cost_own_set", on_click=_set)
 
 
 def _set() -> None:
@@ -103,7 +103,7 @@ def _set() -> None:
         state.put("cost_own_amount", "")
         show_own()
         state.put("cost_own_changed", True)
-        state.notify(":material/check:", _("The price is set."))
+        state.notify(":material/check:", _("Price set."))
     cached_cost.forget()
 
 
@@ -111,5 +111,5 @@ def _remove(price_id: str) -> None:
     with cards.errors_kept():
         own.remove(cached.store(), LOCAL, price_id)
         state.put("cost_own_changed", True)
-        state.notify(":material/undo:", _("The list's own price stands again."))
+        state.notify(":material/undo:", _("Price removed. The list price applies again."))
     cached_cost.forget()

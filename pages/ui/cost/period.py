@@ -1,4 +1,4 @@
-"""The stretch of time whose spending is shown: a month, or all of it."""
+"""The period whose spending is shown: a month, or all time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Period:
 
 
 def choose() -> Period:
-    """The picker, where there is more than this month; and what is picked, this month to begin with."""
+    """The period that was chosen, this month by default. The picker is shown once there is an earlier month."""
     tomorrow = cached_cost.tomorrow()
     months = cached_cost.months(tomorrow)
     names = [f"{month:%Y-%m}" for month in months]
@@ -41,7 +41,7 @@ def choose() -> Period:
     if state.get(_KEY) not in (*names, _ALL):
         state.put(_KEY, names[0])
     chosen = st.selectbox(
-        _("Month or all time"),
+        _("Period"),
         [*names, _ALL],
         format_func=lambda name: _("All time") if name == _ALL else _("{month}, this month").format(month=name)
         if name == names[0] else name,

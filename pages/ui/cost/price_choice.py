@@ -1,4 +1,4 @@
-"""What the visitor compares: lists, baseline, unit and search in sight; side, filters and currency one click away."""
+"""What the visitor compares: price lists, baseline, unit and search; more filters and the currency in a popover."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ _PROPER = {
 _KINDS = {
     "tuned": mark("Tuned models"),
     "trainable": mark("Can be tuned"),
-    "cached": mark("Cheaper when cached"),
-    "batch": mark("Has batches"),
-    "usable": mark("Can still be used"),
+    "cached": mark("Has a cached price"),
+    "batch": mark("Has a batch price"),
+    "usable": mark("Still available"),
 }
 _LISTS_OF_TODAY = [ENGINE, TODAY, OWN]
 _LISTS_OF_2023 = [ENGINE, ARTICLE]
@@ -70,7 +70,7 @@ DEFAULT_MODEL = "gemma-3-270m"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the visitor compares, and how. `prices` are empty where no model of the lists is as it should be."""
+    """What the visitor compares, and how. `prices` are empty where no model of the lists matches the filters."""
 
     unit: int
     baseline: Key
@@ -92,7 +92,7 @@ def controls(book: PriceBook) -> Choice:
         state.put("cost_baseline", _first_baseline(keys, prices or found))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         baseline = st.selectbox(
-            _("Baseline: counts as 1 ×"),
+            _("Baseline (1 ×)"),
             keys,
             format_func=lambda key: f"{key[1]} · {names.get(key[0], key[0])}",
             key="cost_baseline",
@@ -109,7 +109,7 @@ def controls(book: PriceBook) -> Choice:
             persist_state="session",
         )
         search = st.text_input(
-            _("Search"), key="cost_search", placeholder=_("Part of a model's name"), width=240, persist_state="session"
+            _("Search"), key="cost_search", placeholder=_("Part of a model name"), width=240, persist_state="session"
         )
         with st.popover(_("More"), icon=":material/tune:"):
             side, currency, rate = _more()
@@ -134,7 +134,7 @@ def _lists(names: Mapping[str, str]) -> list[str]:
         elif ARTICLE not in chosen:
             st.button(
                 _("Compare with 2023"), icon=":material/history:", key="cost_2023", on_click=_compare_with_2023,
-                help=_("The prices of the article: tuned davinci costs 60 times gpt-3.5-turbo."),
+                help=_("Prices from the 2023 article: tuned davinci cost 60 × gpt-3.5-turbo."),
             )  # fmt: skip
     return chosen or [TODAY]
 
@@ -204,8 +204,8 @@ def _more() -> tuple[Side, str, Rate]:
         persist_state="session",
     )  # fmt: skip
     st.pills(
-        _("Only"), list(_KINDS), format_func=lambda kind: _(_KINDS[kind]), selection_mode="multi", key="cost_kinds",
-        persist_state="session",
+        _("Show only"), list(_KINDS), format_func=lambda kind: _(_KINDS[kind]), selection_mode="multi",
+        key="cost_kinds", persist_state="session",
     )  # fmt: skip
     currency, rate = currency_choice("cost")
     return side or "output", currency, rate
@@ -218,20 +218,20 @@ def currency_choice(page: str) -> tuple[str, Rate]:
         _("Currency"), [USD, YUAN.currency], required=True, key="cost_currency", persist_state="session"
     )
     decimal_field.first("cost_rate", YUAN.per_usd)
-    typed = decimal_field.decimal_field(_("Yuan for one US dollar"), "cost_rate", *_RATES, persist=True).value
+    typed = decimal_field.decimal_field(_("Yuan per US dollar"), "cost_rate", *_RATES, persist=True).value
     if typed is None or typed == YUAN.per_usd:
         st.caption(_("Reference rate of the European Central Bank, {day}").format(day=YUAN.day))
         return str(currency), YUAN
-    return str(currency), Rate(YUAN.currency, typed, _("typed by you"), utcnow().date())
+    return str(currency), Rate(YUAN.currency, typed, _("entered by you"), utcnow().date())
 
 
 def say_rate(theirs: Iterable[str], currency: str, rate: Rate) -> None:
-    """The rate, and whose it is, where amounts in another currency stand converted."""
+    """The exchange rate and its source, where amounts were converted."""
     if any(one != currency and one in (USD, rate.currency) for one in theirs):
         whose = _("Reference rate of the European Central Bank, {day}").format(day=rate.day)
         st.caption(
-            _(":material/currency_exchange: Converted at {rate} yuan for one US dollar ({whose}).").format(
-                rate=f"{rate.per_usd:f}", whose=whose if rate is YUAN else _("typed by you")
+            _(":material/currency_exchange: Converted at {rate} yuan per US dollar ({whose}).").format(
+                rate=f"{rate.per_usd:f}", whose=whose if rate is YUAN else _("entered by you")
             )
         )
 

@@ -1,4 +1,4 @@
-"""Of when the prices are, and a way to fetch newer ones; without a network, the packaged prices serve."""
+"""The date of the prices, and a button to fetch newer ones. The packaged prices need no network."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from pages.ui.lang import _, ago, n_, plain, told
 
 
 def show(stale: int) -> None:
-    """One line with its button. `stale`: how many of the shown rows nobody has checked for long."""
+    """One line with its button. `stale`: how many of the shown rows were last checked over three months ago."""
     now = edition.current(cached.settings().home)
     if now.fetched is None:
-        line = _("Prices lie in the studio, nothing is fetched: untuned models from {source} of {day}.").format(
+        line = _("Bundled price list (no network used): base models from {source}, {day}.").format(
             source=now.source, day=now.day
         )
     else:
-        line = _("Prices of untuned models are from {source}, fetched {time}.").format(
+        line = _("Base model prices from {source}, fetched {time}.").format(
             source=now.source, time=ago(now.fetched, cached_cost.now())
         )
     if stale:
         line += " " + n_(
-            "{n} row was last checked more than three months ago.",
-            "{n} rows were last checked more than three months ago.",
+            "{n} row was last checked over three months ago.",
+            "{n} rows were last checked over three months ago.",
             stale,
         )
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f":material/info: {line}", width="content")
         asked = st.button(
             _("Fetch newer prices"), icon=":material/sync:", type="tertiary", key="cost_fetch",
-            help=_("Asks the price list's own address once. Your own prices and the studio's file stay before it."),
+            help=_("Downloads the price list once. Your own prices and the studio's price file still override it."),
         )  # fmt: skip
         if now.fetched is not None:
             st.button(
-                _("Back to the packaged prices"), icon=":material/undo:", type="tertiary", key="cost_packaged",
+                _("Use the bundled prices"), icon=":material/undo:", type="tertiary", key="cost_packaged",
                 on_click=_forget,
             )  # fmt: skip
     if asked:
@@ -52,12 +52,12 @@ def _fetch() -> None:
         st.warning(f"{plain(told(problem.what))} {plain(told(problem.next_step))}", icon=":material/cloud_off:")
         return
     cached_cost.forget()
-    state.notify(":material/sync:", _("The newest prices are in use."))
+    state.notify(":material/sync:", _("Newest prices in use."))
     st.rerun()
 
 
 def _forget() -> None:
     with cards.errors_kept():
         edition.forget(LOCAL, cached.settings().home)
-        state.notify(":material/undo:", _("The packaged prices are in use again."))
+        state.notify(":material/undo:", _("Bundled prices in use again."))
     cached_cost.forget()

@@ -1,4 +1,4 @@
-"""The prices: the answer as a sentence, bars, the table with its sources, own prices, and quality beside price."""
+"""Prices: the comparison as a sentence, a bar chart, the table with its sources, own prices, quality against price."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from pages.ui.cost.price_choice import UNITS, Choice, controls, list_names, say_
 from pages.ui.lang import _, n_, plain
 from pages.ui.money import money
 
-_MOST_BARS = 300  # more cannot be read; the table has them all
+_MOST_BARS = 300  # the table has all
 _BARS_IN_SIGHT = 24  # more than these scroll
 _BARS_HEIGHT = 620  # px
 _MOST_DIGITS = 8
+_NAME, _SHORT, _AMOUNT, _LONG_TITLE, _TEXT = 205, 95, 120, 150, 260  # px of columns: “0.0008822” and headings fit
 
 
 def show() -> None:
@@ -33,11 +34,11 @@ def show() -> None:
     choice = controls(book)
     found = lines(book, choice)
     if not choice.prices:
-        with cards.empty(_("No model of these lists is like that."), icon=":material/filter_alt_off:"):
-            st.caption(_("Choose another price list, or ask for less under More."))
+        with cards.empty(_("No model in these lists matches the filters."), icon=":material/filter_alt_off:"):
+            st.caption(_("Choose another price list, or remove filters under More."))
     elif not found:
-        with cards.empty(_("No model has this in its name."), icon=":material/search:"):
-            st.caption(_("Search for less, or add a price list."))
+        with cards.empty(_("No model name matches."), icon=":material/search:"):
+            st.caption(_("Shorten the search, or add a price list."))
     else:
         answer(found, choice)
         bars(found, choice, list_names(book))
@@ -50,7 +51,7 @@ def show() -> None:
 
 
 def lines(book: PriceBook, choice: Choice) -> list[PriceLine]:
-    """The comparison, cheapest first; the baseline stays in, whatever is searched for."""
+    """The comparison, cheapest first; a search never hides the baseline."""
     found = compare(
         book,
         choice.baseline,
@@ -67,7 +68,7 @@ def lines(book: PriceBook, choice: Choice) -> list[PriceLine]:
 
 
 def answer(found: Sequence[PriceLine], choice: Choice) -> None:
-    """The comparison in one sentence: the dearest against the baseline."""
+    """The comparison in one sentence: the most expensive model against the baseline."""
     known = [line for line in found if line.multiple is not None and not line.is_baseline]
     base = next((line for line in found if line.is_baseline), None)
     if not known or base is None:
@@ -75,7 +76,7 @@ def answer(found: Sequence[PriceLine], choice: Choice) -> None:
     dearest = max(known, key=lambda line: line.multiple or Decimal(0))
     st.markdown(
         _(
-            "**{dearest}** costs **{multiple} ×** as much as **{baseline}**: {price} against {base} for {unit} tokens."
+            "**{dearest}** costs **{multiple} ×** as much as **{baseline}**: {price} vs. {base} per {unit} tokens."
         ).format(
             dearest=plain(dearest.model),
             multiple=times(dearest.multiple).removesuffix(" ×"),
@@ -88,16 +89,16 @@ def answer(found: Sequence[PriceLine], choice: Choice) -> None:
 
 
 def bars(found: Sequence[PriceLine], choice: Choice, names: dict[str, str]) -> None:
-    """Sorted bars with the multiples written at them; nothing where all is free or unknown."""
+    """Sorted bars with their multiples; a sentence instead where every price is 0 or unknown."""
     priced = [line for line in found if getattr(line, choice.side) and line.currency == choice.currency]
     shown = priced[:_MOST_BARS]
     shown += [line for line in priced[_MOST_BARS:] if line.is_baseline]
     if not shown:
-        st.caption(_("None of these has a price of this kind; the table says what is known."))
+        st.caption(_("None of these models has a price of this kind. See the table for other prices."))
         return
     title = {"output": _("written"), "input": _("read"), "training": _("trained on")}[choice.side]
     words = charts_cost.PriceLabels(
-        price=_("{currency} for {unit} tokens {side}, logarithmic").format(
+        price=_("{currency} per {unit} tokens {side} (log scale)").format(
             currency={USD: _("US dollars"), "CNY": _("yuan")}.get(choice.currency, choice.currency),
             unit=UNITS[choice.unit],
             side=title,
@@ -120,7 +121,8 @@ def bars(found: Sequence[PriceLine], choice: Choice, names: dict[str, str]) -> N
         )
     if len(priced) > len(shown):
         st.caption(
-            n_("{n} dearer model is in the table only.", "{n} dearer models are in the table only.",
+            n_("{n} more expensive model is in the table only.",
+               "{n} more expensive models are in the table only.",
                len(priced) - len(shown))
         )  # fmt: skip
 
@@ -130,8 +132,8 @@ def table(book: PriceBook, found: Sequence[PriceLine], choice: Choice) -> None:
     names, unit = list_names(book), UNITS[choice.unit]
     columns = {
         "model": [line.model for line in found],
-        "provider": [names.get(line.provider, line.provider) for line in found],
         "multiple": [_float(line.multiple) for line in found],
+        "provider": [names.get(line.provider, line.provider) for line in found],
         "over_base": [_float(_over_base(book, line)) for line in found],
         "input": [_float(line.input) for line in found],
         "cached": [_float(line.cached_input) for line in found],
@@ -156,22 +158,33 @@ def table(book: PriceBook, found: Sequence[PriceLine], choice: Choice) -> None:
         hide_index=True,
         height="content" if len(frame) <= 15 else 560,
         column_config={
-            "model": st.column_config.TextColumn(_("Model"), pinned=True),
-            "provider": st.column_config.TextColumn(_("Price list")),
-            "multiple": st.column_config.NumberColumn(_("Multiple"), format="%.3g ×"),
+            "model": st.column_config.TextColumn(_("Model"), pinned=True, width=_NAME),
+            "provider": st.column_config.TextColumn(_("Price list"), width=_AMOUNT),
+            "multiple": st.column_config.NumberColumn(_("Multiple"), format="%.3g ×", width=_SHORT),
             "over_base": st.column_config.NumberColumn(
-                _("Of its base"), format="%.3g ×", help=_("What a tuned model costs of the model it was tuned from")
+                _("vs. its base"),
+                format="%.3g ×",
+                width=_AMOUNT,
+                help=_("Output price of the tuned model ÷ that of its base model"),
             ),
-            "input": st.column_config.NumberColumn(_("Input per {unit}").format(unit=unit), format=amount),
-            "cached": st.column_config.NumberColumn(_("Cached input per {unit}").format(unit=unit), format=amount),
-            "output": st.column_config.NumberColumn(_("Output per {unit}").format(unit=unit), format=amount),
-            "training": st.column_config.NumberColumn(_("Training per {unit}").format(unit=unit), format=amount),
-            "hosting": st.column_config.NumberColumn(_("Hosting an hour"), format="%.2f"),
-            "speech": st.column_config.NumberColumn(_("Reading aloud, 1M characters"), format="%.2f"),
-            "currency": st.column_config.TextColumn(_("Currency"), width="small"),
-            "source": st.column_config.TextColumn(_("Source")),
-            "checked": st.column_config.DateColumn(_("Checked"), format="YYYY-MM-DD"),
-            "note": st.column_config.TextColumn(_("Note")),
+            "input": st.column_config.NumberColumn(
+                _("Input per {unit}").format(unit=unit), format=amount, width=_AMOUNT
+            ),
+            "cached": st.column_config.NumberColumn(
+                _("Cached input per {unit}").format(unit=unit), format=amount, width=_LONG_TITLE
+            ),
+            "output": st.column_config.NumberColumn(
+                _("Output per {unit}").format(unit=unit), format=amount, width=_AMOUNT
+            ),
+            "training": st.column_config.NumberColumn(
+                _("Training per {unit}").format(unit=unit), format=amount, width=_AMOUNT
+            ),
+            "hosting": st.column_config.NumberColumn(_("Hosting per hour"), format="%.2f", width=_AMOUNT),
+            "speech": st.column_config.NumberColumn(_("Speech per 1M characters"), format="%.2f", width=_LONG_TITLE),
+            "currency": st.column_config.TextColumn(_("Currency"), width=_SHORT),
+            "source": st.column_config.TextColumn(_("Source"), width=_TEXT),
+            "checked": st.column_config.DateColumn(_("Checked"), format="YYYY-MM-DD", width=_AMOUNT),
+            "note": st.column_config.TextColumn(_("Note"), width=_TEXT),
         },
         placeholder=_("unknown"),
         alt=_("Prices with their multiples, sources and dates"),
@@ -179,21 +192,21 @@ def table(book: PriceBook, found: Sequence[PriceLine], choice: Choice) -> None:
 
 
 def _machine(found: Sequence[PriceLine]) -> None:
-    """How the price of this machine's models comes about, once its hour has a price."""
+    """How the prices of this machine's models are computed, once its hour has a price."""
     machine = cached_cost.machine()
     if machine is None or not any(line.price.local for line in found):
         return
     st.caption(
         _(
-            ":material/memory: This machine: {hour} per hour. The engine sends no bill; its prices here are the time "
-            "that writing takes. Reading a prompt is not counted."
+            ":material/memory: This machine: {hour} per hour. Engine prices are machine time: output by the measured "
+            "writing speed, training by finished jobs. Reading a prompt is not counted."
         ).format(hour=money(machine.per_hour, machine.currency))
     )
     machine_speed.show()
 
 
 def _format(found: Sequence[PriceLine], unit: int) -> str:
-    """As many digits after the point as show three that matter of every price: none looks like nothing."""
+    """Enough decimals to show three significant digits of every price, so that none looks like 0."""
     amounts = [
         amount.normalize()
         for line in found
@@ -225,18 +238,18 @@ def _source(price: Price) -> str:
 
 
 def _note(line: PriceLine) -> str:
-    """Whether it can be used, whether somebody has set it, whether it is old, and what is to be known about it."""
+    """When it can be used, who set the price, how old it is, and the note of its list."""
     until, price_until = line.price.valid_until, line.price.price_until
     notes = [
         _("retired on {day}").format(day=until) if line.ended else "",
-        _("until {day}: soon").format(day=until) if line.ends_soon else "",
+        _("ends soon: {day}").format(day=until) if line.ends_soon else "",
         _("until {day}").format(day=until) if until is not None and not (line.ended or line.ends_soon) else "",
         _("price until {day}").format(day=price_until) if price_until is not None and not line.ended else "",
         _("no training after {day}").format(day=line.price.training_until)
         if line.price.training_until is not None and not line.ended
         else "",
         _("machine time") if line.price.local and line.price.own else _("your price") if line.price.own else "",
-        _("not checked for three months") if line.stale and not (line.ended or line.past) else "",
+        _("last checked over three months ago") if line.stale and not (line.ended or line.past) else "",
         line.price.note,
     ]
     return " · ".join(note for note in notes if note)

@@ -1,4 +1,4 @@
-"""Quality beside price: what blind votes and evaluations found, against what a story costs."""
+"""Quality against price: results of blind votes and evaluations, and the cost of a story."""
 
 from __future__ import annotations
 
@@ -16,18 +16,16 @@ from pages.ui.lang import _, n_, percent, plain, usd
 
 
 def show() -> None:
-    """The scatter with its sentence; where nothing was measured yet, how to come to it."""
+    """A sentence, the chart and the table; or how to get a first measurement."""
     st.subheader(_("Quality and price"), anchor=False)
     found = cached_cost.qualities()
     if not found:
-        st.caption(
-            _("No model has been voted on or evaluated yet. Compare two blindly on the story page, or evaluate a job.")
-        )
+        st.caption(_("No votes or evaluations yet. Compare two models blind on the Story page, or evaluate a job."))
         return
     _sentence(found)
     if any(one.cost_usd is not None for one in found):
         words = worth.QualityLabels(
-            cost=_("US dollars a story, logarithmic"),
+            cost=_("US dollars per story (log scale)"),
             quality=_("Quality"),
             model=_("Model"),
             count=_("Rounds or examples"),
@@ -36,15 +34,15 @@ def show() -> None:
         )
         st.vega_lite_chart(
             worth.quality_scatter(found, words),
-            alt=_("Quality of {n} models against what a story of them costs").format(n=len(found)),
+            alt=_("Quality of {n} models against their cost per story").format(n=len(found)),
             key="cost_quality_chart",
         )
     _table(found)
     unknown = sum(one.cost_usd is None for one in found)
     if unknown:
         st.caption(
-            n_("{n} result has no place here: its price is unknown.",
-               "{n} results have no place here: their prices are unknown.", unknown)
+            n_("{n} result is not in the chart: its price is unknown.",
+               "{n} results are not in the chart: their prices are unknown.", unknown)
         )  # fmt: skip
 
 
@@ -69,19 +67,19 @@ def _table(found: list[Quality]) -> None:
             "share": st.column_config.NumberColumn(_("Quality"), format="percent"),
             "interval": st.column_config.TextColumn(_("95 % interval")),
             "n": st.column_config.NumberColumn(_("Rounds or examples"), format="localized"),
-            "each": st.column_config.NumberColumn(_("A story"), format="%.6f", help=_("US dollars")),
+            "each": st.column_config.NumberColumn(_("Per story"), format="%.6f", help=_("US dollars")),
             "preferred": st.column_config.NumberColumn(
-                _("A preferred story"), format="%.6f",
-                help=_("US dollars for as many stories as it takes to win one blind round"),
+                _("Per preferred story"), format="%.6f",
+                help=_("US dollars per blind round won"),
             ),
         },
         placeholder=_("unknown"),
-        alt=_("Quality and cost of each model that was voted on or evaluated"),
+        alt=_("Quality and cost of each model with votes or evaluations"),
     )  # fmt: skip
 
 
 def _interval(one: Quality) -> str | None:
-    """The 95 % interval; None where the measure is no share of counted things and has none."""
+    """The 95 % interval; None where the measure has none."""
     return None if one.low == one.high else f"{percent(one.low, 0)} – {percent(one.high, 0)}"
 
 
@@ -90,7 +88,7 @@ def _float(value: Decimal | None) -> float | None:
 
 
 def _sentence(found: list[Quality]) -> None:
-    """Which model is best, if the intervals support it, and whether a cheaper one may be as good."""
+    """The best model, if the intervals support one, and a cheaper one that may be as good."""
     first = quality.leader(found)
     if first is None:
         return
@@ -118,7 +116,7 @@ def _cheaper(best: Quality, rivals: Sequence[Quality]) -> None:
     if cheapest is None or (best.cost_usd is not None and cheapest.cost_usd >= best.cost_usd):
         return
     st.markdown(
-        _("**{model}** may be as good (the intervals overlap), at {cost} a story.").format(
+        _("**{model}** may be as good (the intervals overlap) and costs {cost} per story.").format(
             model=plain(cheapest.model), cost=usd(cheapest.cost_usd)
         )
     )

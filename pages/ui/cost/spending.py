@@ -1,4 +1,4 @@
-"""What was really spent: the month against its budget, by day and model, estimate against actual; or any other time."""
+"""What was spent in a period: the total against the budget, by day and model, and estimate against actual."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def show() -> None:
 
 def _nothing(period: Period) -> str:
     if period.now:
-        return _("Nothing has been spent this month. Every call will be listed here.")
-    return _("Nothing was spent in {month}.").format(month=period.name)
+        return _("No calls this month. Every call will be listed here.")
+    return _("No calls in {month}.").format(month=period.name)
 
 
 def _total(lines: Sequence[DayLine], budgets: Sequence[BudgetView], period: Period) -> None:
@@ -154,7 +154,7 @@ def _by_model(lines: Sequence[DayLine]) -> None:
             "spent": st.column_config.NumberColumn(_("US dollars"), format="%.4f"),
         },
         placeholder=_("unknown"),
-        alt=_("What each model cost, by page and person"),
+        alt=_("Cost of each model, by page and person"),
     )
 
 
@@ -164,8 +164,8 @@ def _by_work(works: Sequence[WorkLine]) -> None:
     if over:
         st.markdown(
             n_(
-                "{n} run or job cost more than was estimated.",
-                "{n} runs or jobs cost more than was estimated.",
+                "{n} run or job cost more than estimated.",
+                "{n} runs or jobs cost more than estimated.",
                 len(over),
             )
         )
@@ -191,14 +191,16 @@ def _by_work(works: Sequence[WorkLine]) -> None:
             "page": st.column_config.TextColumn(_("Page")),
             "model": st.column_config.TextColumn(_("Model")),
             "began": st.column_config.DatetimeColumn(_("Started (UTC)"), format="YYYY-MM-DD HH:mm"),
-            "took": st.column_config.TextColumn(_("Duration"), help=_("Of a job, its training without waiting")),
+            "took": st.column_config.TextColumn(
+                _("Duration"), help=_("Time of the work itself, without queues and pauses")
+            ),
             "calls": st.column_config.NumberColumn(_("Calls"), format="localized"),
             "estimated": st.column_config.NumberColumn(
-                _("Estimated"), format="%.4f", help=_("US dollars; of a run, the most that its rows could cost")
+                _("Estimated"), format="%.4f", help=_("US dollars; for a run, the maximum that its rows could cost")
             ),
             "spent": st.column_config.NumberColumn(_("Actual"), format="%.4f", help=_("US dollars")),
             "person": st.column_config.TextColumn(_("Person")),
         },
         placeholder=_("unknown"),
-        alt=_("Runs, jobs and stories with their estimates and what they cost"),
+        alt=_("Runs, jobs and stories with estimated and actual cost"),
     )

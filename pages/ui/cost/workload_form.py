@@ -1,4 +1,4 @@
-"""My workload: five numbers, three ways to do it, when one pays back, and what that hangs on."""
+"""My workload: five numbers, three options, the break-even point and its sensitivity."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _START = {
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the visitor has put in."""
+    """What the visitor has entered."""
 
     workload: Workload
     ways: Ways
@@ -56,22 +56,22 @@ def show() -> None:
 
 def _inputs(book: PriceBook) -> Asked:
     _from_dataset()
-    _count(_("Stories a day"), "work_requests", most=10**9)
-    _count(_("Tokens of a story"), "work_story")
-    _count(_("Tokens of a short prompt"), "work_prompt", help=_("All that a tuned model needs"))
+    _count(_("Stories per day"), "work_requests", most=10**9)
+    _count(_("Tokens per story"), "work_story")
+    _count(_("Tokens per short prompt"), "work_prompt", help=_("A tuned model needs no more than this"))
     _count(
         _("Tokens of examples or context"), "work_context",
-        help=_("What an untuned model needs besides, in every prompt: few-shot examples, or retrieved text"),
+        help=_("Added to every prompt of an untuned model: few-shot examples or retrieved text"),
     )  # fmt: skip
-    _count(_("Tokens of the training file"), "work_file", most=10**12)
+    _count(_("Tokens in the training file"), "work_file", most=10**12)
     ways = workload_ways.pickers(book)
     with st.popover(_("More"), icon=":material/tune:", width="stretch"):
         _count(_("Epochs"), "work_epochs", most=1_000)
         st.slider(
-            _("Of the examples, found in the provider's cache"), 0, 100, step=5, format="%d %%", key="work_cached",
+            _("Share of the context read from the provider's cache"), 0, 100, step=5, format="%d %%", key="work_cached",
             persist_state="session",
         )  # fmt: skip
-        st.toggle(_("In batches: results can take up to a day"), key="work_batch", persist_state="session")
+        st.toggle(_("Batch: results can take up to a day"), key="work_batch", persist_state="session")
         currency, rate = currency_choice("work")
     workload = Workload(
         requests_per_day=Decimal(_typed("work_requests")),
@@ -91,16 +91,16 @@ def _count(label: str, key: str, *, most: int = 10**8, help: str | None = None) 
 
 
 def _typed(key: str) -> int:
-    """A number that was typed; an emptied field counts as it was given at first."""
+    """A number that was typed; an emptied field counts as its first value."""
     value = state.get(key)
     return int(_START[key] if value is None else value)
 
 
 def _from_dataset() -> None:
-    """Take prompt, story and file from a data set, counted as the model to tune counts."""
+    """Fill in prompt, story and file from a data set, counted with the tokenizer of the model to tune."""
     found = {one.id: one for one in cached.dataset_list() if one.done}
     if not found:
-        st.caption(_("With a data set, these numbers can be measured."))
+        st.caption(_("Create a data set to measure these numbers."))
         return
     st.selectbox(
         _("Measure a data set"),

@@ -1,4 +1,4 @@
-"""The answer to a workload: a sentence, the chart with its crossing, the ways side by side, what it hangs on."""
+"""The result for a workload: a sentence, the break-even chart, the options side by side, the sensitivity."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from pages.ui.money import money
 
 _S_PER_DAY = 86_400
 _INPUTS = {
-    "requests_per_day": mark("Stories a day"),
-    "prompt_tokens": mark("Tokens of a short prompt"),
-    "completion_tokens": mark("Tokens of a story"),
+    "requests_per_day": mark("Stories per day"),
+    "prompt_tokens": mark("Tokens per short prompt"),
+    "completion_tokens": mark("Tokens per story"),
     "context_tokens": mark("Tokens of examples or context"),
-    "training_tokens": mark("Tokens of the training file"),
-    "cached_share": mark("Found in the cache"),
+    "training_tokens": mark("Tokens in the training file"),
+    "cached_share": mark("Share read from the cache"),
 }
 
 
@@ -49,10 +49,10 @@ def result(work: Workload, ways: Ways, currency: str, rate: Rate) -> None:
         if cost.problem is not None and not (cost.candidate.way == "local" and cost.candidate.machine is None):
             st.caption(f":material/help: **{plain(cost.candidate.name)}**: {plain(told(cost.problem))}")
     if ways.machine_currency is None:
-        st.caption(_("Say what an hour of this machine costs, at the left, to see it beside the others."))
+        st.caption(_("Enter the cost per hour of this machine to compare it."))
     elif local.machine is None:
-        st.caption(_("The speed of this machine is known once the engine has written something, or when you type it."))
-    _hangs_on(work, ways, currency, rate)
+        st.caption(_("Measure the speed of this machine, or enter it, to compare it."))
+    _sensitivity(work, ways, currency, rate)
 
 
 def _in(local: Candidate, theirs: str | None, currency: str, rate: Rate) -> Candidate:
@@ -66,28 +66,26 @@ def _in(local: Candidate, theirs: str | None, currency: str, rate: Rate) -> Cand
 def _answer(mine: Costs, other: Costs, crossing: BreakEven) -> str:
     names = {"mine": plain(mine.candidate.name), "other": plain(other.candidate.name)}
     if crossing.outcome == "at" and crossing.days is None:
-        return _("**{mine}** pays back against {other} after **{n} stories**.").format(
+        return _("**{mine}** breaks even with {other} after **{n} stories**.").format(
             n=number(crossing.requests), **names
         )
     if crossing.outcome == "at":
-        return _("**{mine}** pays back against {other} after **{n} stories**, {time} at your rate.").format(
+        return _("**{mine}** breaks even with {other} after **{n} stories**: {time} at your rate.").format(
             n=number(crossing.requests), time=_stretch(crossing.days), **names
         )
     if crossing.outcome == "until":
-        return _("**{mine}** is cheaper than {other} for the first **{n} stories**, then dearer.").format(
+        return _("**{mine}** is cheaper than {other} for the first **{n} stories**, then more expensive.").format(
             n=number(crossing.requests), **names
         )
     if crossing.outcome == "at_once":
         return _("**{mine}** is cheaper than {other} from the first story.").format(**names)
     if crossing.outcome == "never":
-        return _("**{mine}** never pays back against {other}: each of its stories costs as much or more.").format(
-            **names
-        )
-    return _("Whether **{mine}** pays back against {other} is unknown: a price is missing.").format(**names)
+        return _("**{mine}** never breaks even with {other}: each story costs as much or more.").format(**names)
+    return _("Break-even of **{mine}** with {other}: unknown, a price is missing.").format(**names)
 
 
 def _last_day(tuned: Costs, crossing: BreakEven) -> None:
-    """Whether the tuned model is there for long enough to pay back."""
+    """Whether the tuned model can be used for long enough to break even."""
     last = tuned.candidate.price.valid_until if tuned.candidate.price is not None else None
     if last is None:
         return
@@ -96,7 +94,7 @@ def _last_day(tuned: Costs, crossing: BreakEven) -> None:
         st.caption(_(":material/event_busy: {name} was retired on {day}.").format(name=name, day=last))
     elif crossing.days is not None and crossing.outcome == "at" and crossing.days > left:
         st.warning(
-            _("{name} is shut down on {day}, before it has paid back.").format(name=name, day=last),
+            _("{name} will be shut down on {day}, before it breaks even.").format(name=name, day=last),
             icon=":material/event_busy:",
         )
     else:
@@ -104,16 +102,16 @@ def _last_day(tuned: Costs, crossing: BreakEven) -> None:
 
 
 def _stretch(days: Decimal) -> str:
-    """A stretch of days as people say it."""
+    """A number of days as people say it."""
     if days < 2:
-        return _("about {time}").format(time=duration(float(days) * _S_PER_DAY))
+        return duration(float(days) * _S_PER_DAY)
     if days < 21:
-        return _("about {n} days").format(n=number(float(days)))
+        return _("{n} days").format(n=number(float(days)))
     if days < 120:
-        return _("about {n} weeks").format(n=number(float(days) / 7))
+        return _("{n} weeks").format(n=number(float(days) / 7))
     if days < 1_000:
-        return _("about {n} months").format(n=number(float(days) / 30))
-    return _("about {n} years").format(n=number(float(days) / 365))
+        return _("{n} months").format(n=number(float(days) / 30))
+    return _("{n} years").format(n=number(float(days) / 365))
 
 
 def _chart(found: Sequence[Costs], against: Sequence[BreakEven], currency: str) -> None:
@@ -122,8 +120,8 @@ def _chart(found: Sequence[Costs], against: Sequence[BreakEven], currency: str) 
         return
     words = payback.BreakEvenLabels(
         requests=_("Stories"),
-        total=_("{currency} in all").format(currency=currency),
-        way=_("Way"),
+        total=_("Total cost ({currency})").format(currency=currency),
+        way=_("Option"),
         crossings=tuple(
             _("{n} stories").format(n=number(one.requests)) if one.requests is not None else "" for one in against
         ),
@@ -131,7 +129,7 @@ def _chart(found: Sequence[Costs], against: Sequence[BreakEven], currency: str) 
     most = workload.horizon(known, list(against))
     st.vega_lite_chart(
         payback.break_even(found, against, most, words),
-        alt=_("Total cost of {n} ways against the number of stories").format(n=len(known)),
+        alt=_("Total cost of {n} options against the number of stories").format(n=len(known)),
         key="work_chart",
     )
 
@@ -153,19 +151,19 @@ def _table(found: Sequence[Costs], currency: str) -> None:
         frame,
         hide_index=True,
         column_config={
-            "way": st.column_config.TextColumn(_("Way"), pinned=True),
-            "each": st.column_config.NumberColumn(_("A story"), format="%.6f", help=currency),
-            "thousand": st.column_config.NumberColumn(_("1,000 stories"), format="%.4f", help=currency),
-            "month": st.column_config.NumberColumn(_("Per month"), format="%.2f", help=_("30 days, hosting included")),
-            "hosting": st.column_config.NumberColumn(_("Hosting a month"), format="%.2f", help=currency),
+            "way": st.column_config.TextColumn(_("Option"), pinned=True),
+            "each": st.column_config.NumberColumn(_("Per story"), format="%.6f", help=currency),
+            "thousand": st.column_config.NumberColumn(_("Per 1,000 stories"), format="%.4f", help=currency),
+            "month": st.column_config.NumberColumn(_("Per month"), format="%.2f", help=_("30 days, including hosting")),
+            "hosting": st.column_config.NumberColumn(_("Hosting per month"), format="%.2f", help=currency),
             "upfront": st.column_config.NumberColumn(_("Training, once"), format="%.4f", help=currency),
         },
         placeholder=_("unknown"),
-        alt=_("What each way costs, in {currency}").format(currency=currency),
+        alt=_("Cost of each option, in {currency}").format(currency=currency),
     )
 
 
-def _hangs_on(work: Workload, ways: Ways, currency: str, rate: Rate) -> None:
+def _sensitivity(work: Workload, ways: Ways, currency: str, rate: Rate) -> None:
     def both(changed: Workload) -> tuple[Costs, Costs]:
         return (
             workload.costs(changed, ways.tuned, currency, rate),
@@ -176,21 +174,21 @@ def _hangs_on(work: Workload, ways: Ways, currency: str, rate: Rate) -> None:
     if not effects:
         return
     st.markdown(
-        _("**What it hangs on**: each a fifth less, and a fifth more")
+        _("**Sensitivity (±20 %)**: time to break even")
         if in_days
-        else _("**What it hangs on**: the difference a month, each a fifth less, and a fifth more")
+        else _("**Sensitivity (±20 %)**: monthly difference")
     )
     for effect in effects:
         lower, higher = _outcomes(effect, in_days, currency)
-        st.markdown(
-            _("- {input}: {lower} … {higher}").format(input=_(_INPUTS[effect.input]), lower=lower, higher=higher)
-        )
+        st.markdown(_("- {input}: {low} to {high}").format(input=_(_INPUTS[effect.input]), low=lower, high=higher))
 
 
 def _outcomes(effect: Effect, in_days: bool, currency: str) -> tuple[str, str]:
-    if in_days:
-        return tuple(_("never") if days is None else _stretch(days) for days in (effect.lower, effect.higher))  # type: ignore[return-value]  # two
-    return money(effect.lower, currency), money(effect.higher, currency)
+    """Both results in words, the smaller one first; never breaking even comes last."""
+    known = sorted(one for one in (effect.lower, effect.higher) if one is not None)
+    said = [_stretch(one) if in_days else money(one, currency) for one in known]
+    said += [_("never")] * (2 - len(said))
+    return said[0], said[1]
 
 
 def _float(value: Decimal | None) -> float | None:

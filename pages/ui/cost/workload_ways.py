@@ -1,4 +1,4 @@
-"""The three ways to do a workload: a tuned model, an untuned one with a long prompt, this machine."""
+"""The three options for a workload: a tuned model, an untuned one with a long prompt, this machine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LISTS = ("openai", "openai-2023", "azure", "anthropic", "google", "deepseek", "
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """The candidates. `machine_currency`: of what an hour of this machine costs; None: nobody has said."""
+    """The candidates. `machine_currency`: of the cost per hour of this machine; None: not set."""
 
     tuned: Candidate
     base: Candidate
@@ -49,7 +49,7 @@ def pickers(book: PriceBook) -> Ways:
     tuned = sorted(price.key for price in prices if price.base_model is not None)
     base = sorted(price.key for price in prices if price.base_model is None)
     tuned_key = _pick(_("Tuned model"), "work_tuned", tuned, _TUNED, names)
-    base_key = _pick(_("Untuned model, with the long prompt"), "work_base", base, _BASE, names)
+    base_key = _pick(_("Untuned model with the long prompt"), "work_base", base, _BASE, names)
     machine, currency = _machine()
     return Ways(
         tuned=Candidate(_short(tuned_key), "tuned", book.find(*tuned_key)),
@@ -60,7 +60,7 @@ def pickers(book: PriceBook) -> Ways:
 
 
 def model_to_tune() -> str:
-    """The base of the tuned model that is picked: its vocabulary counts the tokens."""
+    """The base of the tuned model that is picked: its tokenizer counts."""
     model = (state.get("work_tuned") or _TUNED)[1]
     return tuned_base(model) or model
 
@@ -76,7 +76,7 @@ def _pick(label: str, key: str, keys: list[Key], first: Key, names: Mapping[str,
 
 
 def _short(key: Key) -> str:
-    """The name without its maker and its date: what fits at the end of a line."""
+    """The name without maker and date, to fit at the end of a line."""
     model = _DATE.sub("", key[1].rsplit("/", 1)[-1])
     return _("tuned {model}").format(model=model.removeprefix("ft:")) if key[1].startswith("ft:") else model
 
@@ -95,14 +95,14 @@ def _machine() -> tuple[Machine | None, str | None]:
             _("Tokens per second"), "work_speed", Decimal(0), _FASTEST, placeholder=_("not measured yet"), persist=True
         )
         machine_speed.show()
-        rented = st.toggle(_("Rented: costs when it is idle too"), key="work_rent", persist_state="session")
+        rented = st.toggle(_("Rented: also costs when idle"), key="work_rent", persist_state="session")
         measured_speed = measured.tokens_per_s if measured is not None else None
         writing = None if typed.problem is not None else typed.value or measured_speed
         machine = None
         if hour is not None and writing:
             machine = Machine(hour[0], writing, rented, cached_cost.training_speed(_engine_base()))
         if machine is not None and hour is not None and machine.per_mtok is not None:
-            st.caption(_("That is {amount} for 1M tokens written.").format(amount=money(machine.per_mtok, hour[1])))
+            st.caption(_("= {amount} per 1M tokens written").format(amount=money(machine.per_mtok, hour[1])))
     return machine, hour[1] if hour else None
 
 
@@ -118,7 +118,7 @@ def _hour(hour: tuple[Decimal, str] | None) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         decimal_field.decimal_field(
             _("Cost per hour"), "work_hour", Decimal(0), MOST_PER_HOUR, placeholder=_("electricity or rent"),
-            on_change=_say_hour, help=_("A machine of 100 watts uses 0.1 kilowatt-hours in an hour."),
+            on_change=_say_hour, help=_("A 100 W machine uses 0.1 kWh per hour."),
         )  # fmt: skip
         st.selectbox(
             _("Currency"), own.CURRENCIES, key="work_hour_currency", label_visibility="collapsed", width=100,
