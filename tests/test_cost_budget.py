@@ -58,7 +58,11 @@ def test_without_budgets_everything_goes_and_nothing_is_said_of_a_rest(store: St
 
 @pytest.mark.parametrize(
     ("scope", "subject", "says"),
-    [("month", "", "This month's"), ("person", "local", "Your budget"), ("run", "", "of a run")],
+    [
+        ("month", "", "this month's budget"),
+        ("person", "local", "your budget for this month"),
+        ("run", "", "the budget per run"),
+    ],
 )
 def test_a_reservation_that_goes_over_a_budget_is_refused_and_not_written(
     store: Store, scope: budget.Scope, subject: str, says: str

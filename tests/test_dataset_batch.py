@@ -546,7 +546,7 @@ def test_trouble_is_shown_while_it_is_waited_for(store: Store, server: BatchServ
         (UPLOAD, 401, "refused the key", "sent"),
         (POST, 402, "no credit left", "pending"),
         (POST, 400, "could not use the request (400)", "pending"),
-        ("GET /v1/batches/batch_1", 401, "is collected when the run goes on", "sent"),
+        ("GET /v1/batches/batch_1", 401, "are collected when you resume", "sent"),
     ],
 )
 def test_a_clear_no_ends_the_run_and_the_next_one_goes_on(

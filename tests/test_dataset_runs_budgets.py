@@ -30,7 +30,11 @@ def total(store: Store) -> Decimal:
 
 @pytest.mark.parametrize(
     ("scope", "subject", "says"),
-    [("month", "", "This month's budget"), ("person", "local", "Your budget"), ("run", "", "The budget of a run")],
+    [
+        ("month", "", "this month's budget"),
+        ("person", "local", "your budget for this month"),
+        ("run", "", "the budget per run"),
+    ],
 )
 def test_a_run_stops_where_a_budget_of_the_cost_page_is_used_up(
     store: Store, server: FaultServer, scope: budget.Scope, subject: str, says: str
@@ -61,7 +65,7 @@ def test_the_smaller_of_both_budgets_counts(store: Store, server: FaultServer) -
     budget.set_budget(store, LOCAL, "month", Decimal("0.35"))
     other = queue(store, recipe(40), budget_usd=Decimal(10))
     execute(store, server, other, book=book())
-    assert "This month's budget" in (runs.progress(store, other).reason or "") and total(store) <= Decimal("0.35")
+    assert "this month's budget" in (runs.progress(store, other).reason or "") and total(store) <= Decimal("0.35")
 
 
 def test_two_runs_at_once_do_not_both_get_the_last_dollar(store: Store, server: FaultServer) -> None:
@@ -174,7 +178,7 @@ def test_what_costs_nothing_is_written_whatever_the_budget(store: Store, server:
 def test_a_preview_is_not_sent_where_a_budget_is_used_up(store: Store, server: FaultServer) -> None:
     client = server.registry().get("fault")
     budget.set_budget(store, LOCAL, "month", Decimal("0.05"))
-    with pytest.raises(OverBudget, match="This month's budget"):
+    with pytest.raises(OverBudget, match="this month's budget"):
         list(runs.preview(client, recipe(9), store=store, actor=LOCAL, book=book()))
     with pytest.raises(OverBudget, match="price of this model is unknown"):
         list(runs.preview(client, recipe(9), store=store, actor=LOCAL, book=NO_PRICES))
@@ -201,7 +205,7 @@ def test_a_batch_takes_as_many_rows_as_a_budget_of_the_cost_page_pays_for(store:
     with BatchServer() as server:
         run_id = batches.queue(store, batches.recipe(40))
         ended = batches.execute(store, server, run_id, book=batches.HALF)
-    assert ended.state == "stopped" and "This month's budget" in (ended.reason or "")
+    assert ended.state == "stopped" and "this month's budget" in (ended.reason or "")
     paid = [cost for _, _, cost in batches.spends(store)]
     assert None not in paid and sum(cost for cost in paid if cost) <= Decimal("0.30")
     assert 20 <= ended.done < 40 and ended.done + ended.pending == 40

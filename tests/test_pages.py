@@ -204,7 +204,7 @@ def test_a_finished_tour_shows_what_it_made_and_steps_back_later(
         )  # fmt: skip
     at = visit("home")
     assert any(text.value == "宋朝的一位英雄" for text in at.text) is whole
-    assert ("1,859** tokens: **$0** here" in words(at)) is whole
+    assert ("1,859** tokens: **not priced** here" in words(at)) is whole
     assert ("Take the tour again" in labels(at)) is not whole
     assert "Recent activity" in words(at) and "ultraman_stories_more · 9 rows" in words(at)
 

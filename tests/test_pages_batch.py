@@ -66,7 +66,7 @@ def show(store: Store, run_id: str, locale: str = "en-US") -> str:
         ({"state": "waiting", "status": "a_new_word"}, ("a_new_word",)),
         ({"state": "collecting", "status": "completed"}, ("Collecting results", "to their rows")),
         ({"state": "done", "status": "completed", "failed": 2}, ("Collected", "2 failed", "2 rows collected")),
-        ({"state": "done", "status": "expired"}, ("Expired", "handed in again")),
+        ({"state": "done", "status": "expired"}, ("Expired", "submitted again")),
         ({"state": "cancelled", "status": "cancelled"}, ("Ended early", "Finished rows are kept")),
         ({"state": "failed", "status": "failed", "reason": "Line 2 is *wrong*."}, ("Line 2 is *wrong*.",)),
     ],

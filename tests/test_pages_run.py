@@ -471,8 +471,9 @@ def test_what_a_run_cost_is_said_as_far_as_it_is_known(
 ) -> None:
     amounts = {"cost_usd": cost and Decimal(cost), "estimated_usd": estimate and Decimal(estimate)}
     with store.session() as session:
+        session.get_one(Run, "run-1").provider = "openai"  # the engine sends no bill
         spend.record(
-            session, LOCAL, "dataset", provider="p", model="m", reference="run-1",
+            session, LOCAL, "dataset", provider="openai", model="m", reference="run-1",
             prompt_tokens=1, completion_tokens=None if cost is None else 1, **amounts,
         )  # fmt: skip
     assert said in str(show().get("progress")[0].proto.text)

@@ -296,7 +296,7 @@ def test_a_budget_check_reads_no_lines(store: Store) -> None:
     with store.session() as session:
         assert budget.left_in(session, LOCAL, "run-1") == 1
         budget.check(session, LOCAL, Decimal(1), "run-1")
-        with pytest.raises(OverBudget, match="Your budget"):
+        with pytest.raises(OverBudget, match="your budget for this month"):
             budget.check(session, LOCAL, Decimal("1.01"), "run-1")
     assert [view.spent_usd for view in budget.budgets(store)] == [Decimal(10), Decimal(10), None]
     assert asked and not [sql for sql in asked if "FROM spend " in sql or "FROM spend\n" in sql]

@@ -84,7 +84,7 @@ def test_while_nothing_comes_there_is_a_beat(store: Store) -> None:
     ("entries", "words"),
     [
         ([], "no model"),
-        (_entries(*"abcde"), "At most 4"),
+        (_entries(*"abcde"), "Up to 4"),
         ([Entry("a", replace(_REQUEST, prompt=" \n"))], "prompt is empty"),
     ],
 )
