@@ -87,7 +87,7 @@ def press(page: Page, key: str) -> None:
     page.locator(f".st-key-{key} button").click()
 
 
-@pytest.mark.parametrize(("typed", "says"), [("0,15", "is ambiguous"), ("0.15", "Measured|not been measured")])
+@pytest.mark.parametrize(("typed", "says"), [("0,15", "is ambiguous"), ("0.15", "Measured on|Speed of this machine")])
 def test_a_cost_per_hour_arrives_as_it_was_typed(browser: Browser, light_studio: Studio, typed: str, says: str) -> None:
     page = visit(browser, f"{light_studio.url}/cost", locale="en-US")
     page.get_by_text("My workload", exact=True).click()

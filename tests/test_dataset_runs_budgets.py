@@ -43,7 +43,7 @@ def test_a_run_stops_where_a_budget_of_the_cost_page_is_used_up(
     run_id = queue(store, recipe(40))
     execute(store, server, run_id, replace(QUICK, ceiling=8), book())
     ended = runs.progress(store, run_id)
-    assert ended.state == "stopped" and says in (ended.reason or "") and "cost page" in (ended.reason or "")
+    assert ended.state == "stopped" and says in (ended.reason or "") and "Cost page" in (ended.reason or "")
     assert total(store) <= Decimal("0.30") and 10 <= ended.done < 40 and ended.done + ended.pending == 40
 
 
