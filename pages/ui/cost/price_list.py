@@ -25,7 +25,7 @@ _MOST_BARS = 300  # the table has all
 _BARS_IN_SIGHT = 24  # more than these scroll
 _BARS_HEIGHT = 620  # px
 _MOST_DIGITS = 8
-_NAME, _SHORT, _AMOUNT, _LONG_TITLE, _TEXT = 205, 95, 120, 150, 260  # px of columns: “0.0008822” and headings fit
+_NAME, _SHORT, _AMOUNT, _LONG_TITLE, _TEXT = 205, 95, 120, 160, 260  # px of columns: “0.0008822” and headings fit
 
 
 def show() -> None:
