@@ -126,6 +126,33 @@ def test_words_grow_while_they_come_and_stopping_keeps_them(browser: Browser, st
     page.context.close()
 
 
+@pytest.mark.parametrize("gated", [0, 1], ids=["before the first word", "in the middle"])
+@pytest.mark.parametrize("stop", ["the page's", "Streamlit's"])
+@pytest.mark.parametrize("compare", [False, True], ids=["alone", "side by side"])
+def test_stop_ends_a_story_whose_engine_does_not_answer(
+    browser: Browser, studio: Studio, teller: Teller, gated: int, stop: str, compare: bool
+) -> None:
+    """Streamlit's toolbar has a Stop of its own while a script runs: it ends the script, and must end the story."""
+    teller.begin(("从前，", "有一"), gated=gated)
+    page = visit(browser, f"{studio.url}/story", locale="en-US")
+    if compare:
+        page.get_by_text("Compare", exact=True).first.click()
+        page.get_by_test_id("stMultiSelect").wait_for()
+        settled(page)
+    press(page, "story_button")
+    _until_words(page, "从前，" if gated else "Waiting for the first word")
+    if stop == "Streamlit's":
+        page.get_by_test_id("stStatusWidget").get_by_role("button", name="Stop").click()
+    else:
+        press(page, "story_stop")
+    for number in range(1 + compare):
+        _until_words(page, "从前，" if gated else "No word has come.", number)
+    page.get_by_text("stopped; the text so far is kept").nth(int(compare)).wait_for()
+    page.locator(".st-key-story_button").wait_for()
+    assert page.get_by_text("you left the page").count() == 0 and not teller.go_on.is_set()
+    page.context.close()
+
+
 def test_nothing_of_before_stays_while_a_story_is_written(browser: Browser, studio: Studio, teller: Teller) -> None:
     teller.begin(("从前，",), endless=True)
     page = visit(browser, f"{studio.url}/story", locale="en-US")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -17,7 +18,7 @@ from core.db.tables import Story, TrainingJob
 from core.errors import FabulaError, NotFound
 from core.providers.speech import Speech, SpeechRequest
 from core.settings import Settings
-from core.story import liked, prompts, shelf, votes
+from core.story import liked, prompts, shelf, stream, votes
 from pages.ui.story import speech, teller
 from pages.ui.story.story_desk import desk
 from tests import fault_server
@@ -313,6 +314,26 @@ def test_a_stop_that_comes_after_the_end_begins_no_story(
     assert _labelled(at.run(), "Write")
     at = stop.click().run()
     assert not at.exception and len(server.prompts()) == 1
+
+
+def test_a_pressed_stop_is_shown_at_once_and_ends_by_itself(
+    server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, _begin, stop = _writing(server, monkeypatch)
+    free = threading.Event()
+    finish = stream.StoryStream._finish
+
+    def slow(self: stream.StoryStream, error: FabulaError | None) -> None:
+        assert free.wait(60)
+        finish(self, error)
+
+    monkeypatch.setattr(stream.StoryStream, "_finish", slow)
+    monkeypatch.setattr(stream, "STOP_S", 60)
+    at = stop.click().run()
+    assert _labelled(at, "Stopping…").disabled and not [one for one in at.button if one.label in ("Stop", "Write")]
+    monkeypatch.setattr(stream, "STOP_S", 0)
+    assert not _labelled(at.run(), "Write").disabled
+    free.set()
 
 
 def test_write_pressed_twice_is_one_story_that_is_not_stopped(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from decimal import Decimal
 
 import pytest
@@ -14,7 +15,7 @@ from core.db.store import Store
 from core.db.tables import Spend, Story
 from core.errors import FabulaError, ModelNotFound, ProviderError, StorageFull, StreamCut
 from core.providers import CompletionRequest, Provider
-from core.story import stream
+from core.story import arena, stream
 from tests.fakes import FakeStream
 from tests.waiting import until
 
@@ -75,6 +76,41 @@ def test_stopping_ends_it_at_once_and_keeps_the_words(store: Store) -> None:
     (row,) = _kept(store)
     assert (row.text, row.finish_reason) == ("从前", None)
     told.stop()  # twice does no harm
+
+
+def test_a_stopped_story_ends_for_its_readers_though_it_cannot_be_saved_yet(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that is busy for half a minute must not hold up the page."""
+    free, client = threading.Event(), _Client("从前", ...)
+    save = stream.StoryStream._save
+
+    def slow(self: stream.StoryStream, error: FabulaError | None) -> None:
+        assert free.wait(60)
+        save(self, error)
+
+    monkeypatch.setattr(stream.StoryStream, "_save", slow)
+    monkeypatch.setattr(stream, "STOP_S", 60)
+    told = _write(store, client)
+    assert next(iter(told)) == "从前"
+    told.cancel()  # returns at once
+    assert told.stopping and not told.done and told.facts.stopped
+    monkeypatch.setattr(stream, "STOP_S", 0)
+    assert told.done and not told.stopping
+    assert list(arena.updates([told], told.news)) == [(0,)] and _kept(store) == []
+    free.set()
+    until(lambda: _kept(store), "the words on the shelf")
+
+
+def test_whoever_presses_stop_has_not_left_the_page(store: Store) -> None:
+    """Between two runs of a page nobody reads for a moment; on a busy machine that moment is long."""
+    told = stream.write(store, LOCAL, _Client("从前", ...), _REQUEST, PriceBook.load(), leave_s=0.01)  # type: ignore[arg-type]  # a fake client
+    with told.read():
+        until(lambda: told.text, "the first word")
+    until(lambda: told.done, "the end: its reader has gone")
+    assert told.facts.left and told.facts.stopped
+    told.cancel()
+    assert not told.facts.left and told.facts.stopped
 
 
 def test_a_story_nobody_reads_is_written_and_kept_all_the_same(store: Store) -> None:

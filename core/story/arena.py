@@ -61,10 +61,19 @@ class Round:
         """The stories as they stand on the screen."""
         return [self.stories[index] for index in self.order]
 
-    def stop(self) -> None:
-        """End all of them and keep their words."""
+    @property
+    def stopping(self) -> bool:
+        """Whether all that have not ended yet were stopped."""
+        return not self.done and all(story.stopping or story.done for story in self.stories)
+
+    def cancel(self) -> None:
+        """`stop`, without waiting until the words are saved."""
         for story in self.stories:
             story.cancel()
+
+    def stop(self) -> None:
+        """End all of them and keep their words."""
+        self.cancel()
         for story in self.stories:
             story.stop()
 

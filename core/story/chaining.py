@@ -74,6 +74,18 @@ class Chain:
             raise NotFound("This story no longer exists.", "Write the chain again.")
         self.steps[name] = stream.go_on(self._store, self._actor, self._client, kept, self._book, leave_s=self._leave_s)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was stopped while a step is being written that has not ended yet."""
+        return self._stopped and not self.done
+
+    def cancel(self) -> None:
+        """`stop`, without waiting until the words are saved."""
+        self._stopped = True
+        writing = self._last()
+        if writing is not None:
+            writing.cancel()
+
     def stop(self) -> None:
         """End it here and keep its words; between two steps, the next one does not begin."""
         self._stopped = True

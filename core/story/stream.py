@@ -41,6 +41,7 @@ _REST_S = 0.06  # between reads of the model's stream: half a tick, so that nobo
 _AT_ONCE_S = 0.001  # a piece that took longer was waited for: nothing more lies ready
 _log = logging.getLogger("fabula.story")
 _SAVE_S = 2.0  # what a power cut may take: two seconds of words
+STOP_S = 3.0  # a stopped story that is not saved by then is told as stopped; saving goes on
 
 
 class StoryStream:
@@ -75,6 +76,7 @@ class StoryStream:
         self._news = news or News()
         self._version = 0
         self._done = self._stopped = self._left = False
+        self._stopped_at: float | None = None  # by a clock that is never set back
         self._reserved = self._sent = False
         self._error: FabulaError | None = None
         self._joined = Joined()
@@ -127,8 +129,14 @@ class StoryStream:
 
     @property
     def done(self) -> bool:
-        """Whether nothing more will come."""
-        return self._done
+        """Whether nothing more will come: it has ended and is saved, or was stopped a few seconds ago."""
+        stopped_at = self._stopped_at
+        return self._done or (stopped_at is not None and time.monotonic() - stopped_at > STOP_S)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was stopped and has not ended yet."""
+        return self._stopped and not self.done
 
     @property
     def facts(self) -> Facts:
@@ -166,11 +174,13 @@ class StoryStream:
             self._news.wait_for(lambda: self._done, timeout=_SAVE_S)
 
     def cancel(self) -> None:
-        """`stop`, without waiting until the words are saved."""
+        """`stop`, without waiting until the words are saved. Whoever calls it has not left the page."""
         with self._news:
+            self._left = False
             if self._done:
                 return
             self._stopped = True
+            self._stopped_at = self._stopped_at or time.monotonic()
         self._upstream.close()
 
     def _leave(self) -> None:
@@ -178,6 +188,7 @@ class StoryStream:
             if self._done or self._stopped:
                 return
             self._stopped = self._left = True
+            self._stopped_at = time.monotonic()
         self._upstream.close()
 
     # --- the reading thread ----------------------------------------------------------------------------------------

@@ -64,7 +64,9 @@ def _prompts(chosen: list[ModelInfo]) -> None:
             on_click=teller.write,
             args=(_order(chosen, prompt),),
         )
-    if held.writing:
+    if held.stopping:
+        st.button(_("Stopping…"), icon=":material/stop:", key="story_stage_stopping", disabled=True)
+    elif held.writing:
         st.button(_("Stop"), icon=":material/stop:", key="story_stage_stop", on_click=held.stop)
     with st.popover(_("Prompts"), icon=":material/edit_note:", type="tertiary"):
         st.text_area(

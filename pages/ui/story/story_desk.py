@@ -7,12 +7,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import StopException
 
 from core.story.arena import Entry, Round
 from core.story.chaining import Chain
 from core.story.stream import StoryStream
 from pages.ui import state
 
+_LOOK_AGAIN_S = 1.0  # soon after Streamlit's own Stop
 LEAVE_S = 0.6  # after the reader has gone; noticing that takes a quarter of a second: together below one
 
 
@@ -47,11 +49,16 @@ class Desk:
         chained = [] if self.chain is None else list(self.chain.steps.values())
         return chained if self.round is None else [*self.round.stories, *chained]
 
+    @property
+    def stopping(self) -> bool:
+        """Whether what is being written was stopped and has not ended yet."""
+        return any(what is not None and what.stopping for what in (self.round, self.chain))
+
     def stop(self) -> None:
-        """End what is being written, and keep its words."""
+        """End what is being written, and keep its words. Returns at once, so that the page can say so at once."""
         for what in (self.round, self.chain):
             if what is not None:
-                what.stop()
+                what.cancel()
 
 
 def desk() -> Desk:
@@ -63,18 +70,33 @@ def desk() -> Desk:
     return found
 
 
+def _look_again() -> None:
+    """Draw the page once more where its script was ended before the story was. Runs only while no script runs."""
+    if not desk().writing:
+        st.rerun()
+
+
 @contextmanager
 def present() -> Iterator[None]:
     """The visitor is on the page for the length of the block; a story that nobody is present for is stopped.
 
     When the last words come within the block, the page is drawn once more: parts of it were drawn as of a story that is
-    still being written, whenever in the block it ended.
+    still being written, whenever in the block it ended. Streamlit's own Stop, in the toolbar while a script runs, ends
+    the script in the middle: it stops the story too, and `_look_again` draws its end.
     """
-    writing = desk().writing
+    held = desk()
+    writing = held.writing
+    with st.container():
+        if writing:
+            st.fragment(run_every=_LOOK_AGAIN_S)(_look_again)()
     with ExitStack() as reading:
-        for story in desk().stories:
+        for story in held.stories:
             if not story.done:
                 reading.enter_context(story.read())
-        yield
-    if writing and not desk().writing:
+        try:
+            yield
+        except StopException:  # from here on, every look at the session's state raises it again
+            held.stop()
+            raise
+    if writing and not held.writing:
         st.rerun()

@@ -22,7 +22,7 @@ _LETTERS = "ABCD"
 
 
 def button(order: Order | None) -> None:
-    """Write; or Stop in its place, while a story is coming.
+    """Write; or Stop in its place, while a story is coming; or Stopping, from the press to the end.
 
     Each has a key and a place of its own: a press that comes late, or twice, is never taken for the other, and none
     lingers, greyed, while the story comes.
@@ -30,13 +30,19 @@ def button(order: Order | None) -> None:
     held = desk()
     writing = held.writing
     with views.either(writing):
-        if writing:
+        if held.stopping:
+            st.button(_("Stopping…"), icon=":material/stop:", width="stretch", key="story_stopping", disabled=True)
+        elif writing:
             st.button(_("Stop"), icon=":material/stop:", width="stretch", key="story_stop", on_click=held.stop)
-            return
-        st.button(
-            _("Write"), icon=":material/edit:", type="primary", width="stretch", key="story_button",
-            disabled=order is None, on_click=write, args=(order,),
-        )  # fmt: skip
+        else:
+            _write_button(order)
+
+
+def _write_button(order: Order | None) -> None:
+    st.button(
+        _("Write"), icon=":material/edit:", type="primary", width="stretch", key="story_button",
+        disabled=order is None, on_click=write, args=(order,),
+    )  # fmt: skip
 
 
 def page() -> None:
