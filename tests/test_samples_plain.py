@@ -1,0 +1,104 @@
+"""The plain stories are what docs/sample_stories.md says: the whole grid, one hero, one power, in its own words."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import statistics
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+_ROOT = Path(__file__).parents[1]
+_SAMPLES = _ROOT / "data" / "samples" / "plain"
+_GRIDS = {
+    "ultraman_stories": {
+        "dynasty": ("唐", "宋", "元", "明", "清", "汉", "魏", "晋", "南北朝"),
+        "super_power": ("隐形", "飞行", "读心术", "瞬间移动", "不死之身", "喷火"),
+        "story_type": ("轻松", "努力", "艰难"),
+    },
+    "ultraman_stories_more": {
+        "dynasty": ("秦", "五代", "隋"),
+        "super_power": ("龙卷风", "冰冻大海", "流星火雨"),
+        "story_type": ("轻松", "努力", "艰难", "勇敢", "辛苦"),
+    },
+    "everyday_heroes": {
+        "hero": (
+            *("a baker", "a bus driver", "a nurse", "a teacher"),
+            *("a farmer", "a librarian", "a mail carrier", "a fisherman"),
+        ),
+        "gift": (
+            *("flying", "invisibility", "super speed", "super strength", "healing"),
+            *("mind reading", "talking to animals", "stopping time", "shrinking", "glowing"),
+        ),
+        "mood": ("funny", "warm", "exciting", "mysterious", "hopeful"),
+    },
+}
+_CHINESE = ("ultraman_stories", "ultraman_stories_more")
+_REPEATS = {"ultraman_stories": 3, "ultraman_stories_more": 3, "everyday_heroes": 1}
+_NAMED = re.compile("(?:名字叫做|叫做|名叫|名字叫|叫)([\u4e00-\u9fff]{2,3})[。，]")
+_GRAM = {True: 5, False: 3}  # characters of Chinese, words of English
+
+
+def _load(name: str) -> pd.DataFrame:
+    return pd.read_csv(_SAMPLES / f"{name}.csv", index_col=0)
+
+
+def _grams(story: str) -> set[tuple[str, ...]]:
+    chinese = bool(re.search("[\u4e00-\u9fff]", story))
+    pieces = list(re.sub(r"\W", "", story)) if chinese else re.findall(r"[a-z']+", story.lower())
+    size = _GRAM[chinese]
+    return {tuple(pieces[i : i + size]) for i in range(len(pieces) - size + 1)}
+
+
+def _nearest(stories: list[str]) -> list[float]:
+    """For each story, its Jaccard similarity (over n-grams) to the one most like it."""
+    grams = [_grams(story) for story in stories]
+    best = [0.0] * len(grams)
+    for one, other in itertools.combinations(range(len(grams)), 2):
+        shared = len(grams[one] & grams[other])
+        likeness = shared / (len(grams[one]) + len(grams[other]) - shared)
+        best[one], best[other] = max(best[one], likeness), max(best[other], likeness)
+    return best
+
+
+@pytest.mark.parametrize("name", _GRIDS)
+def test_every_combination_of_the_grid_has_its_stories(name: str) -> None:
+    frame, grid = _load(name), _GRIDS[name]
+    assert list(frame.columns) == [*grid, "story"]
+    assert list(frame.index) == list(range(len(frame)))
+    found = Counter(frame[list(grid)].itertuples(index=False, name=None))
+    assert found == dict.fromkeys(itertools.product(*grid.values()), _REPEATS[name])
+
+
+@pytest.mark.parametrize("name", _CHINESE)
+def test_each_chinese_story_keeps_its_form(name: str) -> None:
+    """Three to five paragraphs; one hero with one name from the first to the last; the power decides."""
+    for row in _load(name).itertuples():
+        paragraphs = row.story.split("\n\n")
+        assert 150 <= len(re.sub(r"\s", "", row.story)) <= 300, row.Index
+        assert 3 <= len(paragraphs) <= 5, row.Index
+        assert row.story.count("奥特曼") >= 2 and row.story.count(row.super_power) >= 2, row.Index
+        assert row.dynasty in paragraphs[0], row.Index
+        hero = _NAMED.search(paragraphs[0])
+        assert hero is not None and hero[1] in paragraphs[-1], row.Index
+        assert row.story == row.story.strip() and row.story[-1] in "。！？”", row.Index
+        assert not re.search("[A-Za-z]", row.story), row.Index
+
+
+def test_each_english_story_keeps_its_form() -> None:
+    for row in _load("everyday_heroes").itertuples():
+        assert 80 <= len(row.story.split()) <= 150, row.Index
+        assert 3 <= len(row.story.split("\n\n")) <= 5, row.Index
+        assert row.story.lower().count(row.gift) >= 2, row.Index
+        assert row.hero.removeprefix("a ") in row.story.split("\n\n")[0], row.Index
+        assert row.story.isascii() and row.story == row.story.strip() and row.story[-1] in '.!?"', row.Index
+
+
+@pytest.mark.parametrize("names", [_CHINESE, ("everyday_heroes",)], ids=["chinese", "english"])
+def test_stories_share_patterns_but_none_is_another_one(names: tuple[str, ...]) -> None:
+    nearest = _nearest([story for name in names for story in _load(name)["story"]])
+    assert statistics.median(nearest) <= 0.15
+    assert max(nearest) <= 0.45
