@@ -196,8 +196,10 @@ def test_the_tour_goes_to_its_end_for_real(browser: Browser, studio: Studio) -> 
     assert re.search(r"\b48\b", rows.inner_text())
     press(page, "home_tour_job")
     page.wait_for_function("document.querySelector('h1').innerText === 'Training'")
+    charts = page.locator('[data-testid="stVegaLiteChart"]')
+    charts.nth(1).wait_for(timeout=_TOUR_MS)
     settled(page)
-    assert page.locator('[data-testid="stVegaLiteChart"]').count() == 2
+    assert charts.count() == 2
     assert page.get_by_text("The model is ready").count() == 1
     page.context.close()
 

@@ -127,21 +127,21 @@ def test_a_run_that_stopped_at_its_limit_goes_on_when_it_is_raised(
 
 def test_a_column_takes_its_values_from_a_file(browser: Browser, studio: Studio, tmp_path: Path) -> None:
     file = tmp_path / "values.csv"
-    file.write_bytes("dynasty,weapon,note\n秦,剑,一\n五代,刀,二\n秦,弓,三\n".encode("gbk"))
+    file.write_bytes("hero,weapon,note\n秦,剑,一\n五代,刀,二\n秦,弓,三\n".encode("gbk"))
     page = _open(browser, studio, "design")
     page.get_by_role("button", name="From a file").click()
     page.locator(".st-key-dataset_values_file input[type=file]").set_input_files(file)
     columns = page.locator(".st-key-dataset_file_columns input")
-    for name in ("dynasty (2 values)", "weapon (3 values)"):
+    for name in ("hero (2 values)", "weapon (3 values)"):
         columns.fill(name)
         page.get_by_role("option", name=name, exact=True).click()
         settled(page)
     page.keyboard.press("Escape")
     settled(page)
     press(page, "dataset_use_file")
-    page.get_by_text("108 cells").wait_for()  # 2 dynasties × 6 powers × 3 moods × 3 weapons
+    page.get_by_text("300 cells").wait_for()  # 2 heroes × 10 gifts × 5 moods × 3 weapons
     assert page.get_by_role("button", name="五代", exact=True).is_visible()
-    assert page.get_by_role("button", name="唐", exact=True).count() == 0
+    assert page.get_by_role("button", name="a baker", exact=True).count() == 0
     assert page.get_by_text("The template does not use weapon").is_visible()
     page.context.close()
 

@@ -282,7 +282,7 @@ def test_an_edit_that_is_kept_closes_its_dialog_and_shows(browser: Browser, stud
     page.get_by_role("button", name="Edit").first.click()
     dialog = page.get_by_role("dialog")
     dialog.locator("textarea").fill("mine")
-    dialog.get_by_role("button", name="Keep").click()
+    dialog.get_by_role("button", name="Save").click()
     dialog.wait_for(state="detached")
     page.get_by_text("mine", exact=True).wait_for()
     page.context.close()

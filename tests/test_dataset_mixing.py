@@ -96,7 +96,7 @@ def test_what_cannot_be_mixed_is_told(store: Store) -> None:
     a, b = load(store, "a", 4, 2), load(store, "b", 4, 2)
     empty = load(store, "empty", 1, 2)
     for parts, size, words in (
-        ([(a, 1.0)], None, "two data sets or more"),
+        ([(a, 1.0)], None, "at least two data sets"),
         ([(a, 1.0), (a, 1.0)], None, "each of them once"),
         ([(a, 1.0), (b, 0.0)], None, "share above 0"),
         ([(a, 1.0), (b, float("nan"))], None, "share above 0"),

@@ -113,7 +113,7 @@ def test_a_stopped_one_goes_on_with_what_it_has_left(store: Store, server: Fault
     runs.resume(store, LOCAL, run_id)
     execute(store, server, run_id)
     assert states(store, dataset_id) == {"done": 4, "pending": 8}
-    with pytest.raises(BadRecipe, match="Every row"):  # the others are not its own
+    with pytest.raises(BadRecipe, match="All rows"):  # the others are not its own
         runs.resume(store, LOCAL, run_id)
 
 
