@@ -392,7 +392,7 @@ def test_a_preview_is_asked_for_once_however_often_and_late_its_buttons_are_pres
     server: FaultServer, store: Store
 ) -> None:
     server.when("奥特曼", fault_server.held())
-    at = visit("dataset")
+    at = article_grid()
     write = at.button(key="dataset_preview")
     at = write.click().run()
     (stop,) = [button for button in at.button if button.label == "Stop"]

@@ -112,7 +112,8 @@ def _state(job: JobView, view: ComparisonView) -> None:
     elif view.state in ("failed", "stopped"):
         with st.container(horizontal=True, vertical_alignment="center"):
             reason = plain(told(view.reason)) if view.reason else _("Stopped. What was written is kept.")
-            st.markdown(f":material/{'error' if view.state == 'failed' else 'stop_circle'}: {reason}")
+            icon = ":material/error:" if view.state == "failed" else ":material/stop_circle:"
+            st.markdown(f"{icon} {reason}")
             st.button(
                 _("Write again"), icon=":material/replay:", key=f"{_KEY}_again", on_click=_act, args=("retry", job.id)
             )
