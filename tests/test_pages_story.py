@@ -290,7 +290,7 @@ def _labelled(at: AppTest, label: str) -> Button:
 
 def _writing(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> tuple[AppTest, Button, Button]:
     """A page that does not wait for its story, which is under way; the buttons that began it and that stop it."""
-    server.when("奥特曼", fault_server.held())
+    server.when("a baker", fault_server.held())
     at = visit("story", story_model="engine/writer")
     monkeypatch.setattr(teller, "page", lambda: None)
     monkeypatch.setattr(teller, "LEAVE_S", None)  # nobody reads between two runs of a test
