@@ -252,7 +252,7 @@ class StoryStream:
             error = error or failure
         except Exception as failure:  # a bug must not look like a story that was saved
             _log.exception("The story %s could not be saved.", self.id)
-            lost = FabulaError("The story could not be saved.", "Copy the error message; the log has the details.")
+            lost = FabulaError("The story could not be saved.", "Copy its text now; the log has the details.")
             lost.__cause__ = failure
             error = error or lost
         finally:
