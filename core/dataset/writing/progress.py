@@ -12,8 +12,6 @@ from typing import Literal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from core.cost import engine_time
-from core.cost.prices import ENGINE
 from core.dataset import matrix
 from core.dataset.writing.orders import FAILED_ONLY
 from core.dataset.writing.pace import ceiling
@@ -47,12 +45,12 @@ class RunProgress:
         in_flight, ceiling: rows under way, and the most requests there may be.
         requests: calls in the spend ledger, those in flight too: one for each row that was sent, or each batch.
         tokens: prompt and completion tokens of this run; cost_usd: what they cost, None if that of one call is unknown.
-            On the engine that is no bill but 0: `writing_s` counts there.
+            On the engine that is no bill but 0: see `core.cost.engine_time`.
         at_most_usd: what this run can have cost at most: calls that were cut off, or told no tokens, at their dearest.
         projected_usd: what it will have cost once nothing is left, if those rows cost as much as the ones before.
         rows_per_s: rows finished a second, over the last minute; for a run that is over, over all of it.
         eta_s: seconds until the last row at that rate.
-        provider: who writes. writing_s: seconds in which the engine had requests; None: no request, or not the engine.
+        provider: who writes.
     """
 
     run_id: str
@@ -81,7 +79,6 @@ class RunProgress:
     left: int = 0
     at_most_usd: Decimal | None = None
     provider: str = ""
-    writing_s: float | None = None
 
 
 def progress(store: Store, run_id: str, now: datetime | None = None) -> RunProgress:
@@ -140,7 +137,6 @@ def _progress(session: Session, run: Run, now: datetime) -> RunProgress:
         left=left,
         at_most_usd=at_most,
         provider=run.provider,
-        writing_s=engine_time.requests_s(session, run.id, run.finished_at) if run.provider == ENGINE else None,
     )
 
 

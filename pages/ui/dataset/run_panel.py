@@ -11,7 +11,7 @@ from core.dataset.runs import RunProgress
 from pages.ui import cached, parameter_notes
 from pages.ui.dataset import batch_card, run_budget, run_controls
 from pages.ui.lang import _, duration, mark, n_, number, plain, told, usd
-from pages.ui.money import local_price
+from pages.ui.money import run_price
 
 _REASONS = 3  # shown; the table has every row with its own
 _RUN_STATES = {
@@ -88,7 +88,7 @@ def _money(progress: RunProgress) -> str:
     """What it has cost, of what it may cost, and what all of it will cost as far as that can be told."""
     paid = progress.tokens or progress.at_most_usd
     if progress.provider == ENGINE:
-        return local_price(progress.writing_s) if paid else ""
+        return run_price(progress.run_id) if paid else ""
     if progress.budget_usd is None and (not paid or progress.cost_usd == 0):
         return ""
     spent = usd(progress.cost_usd) if progress.cost_usd is not None else _("cost unknown")
