@@ -7,7 +7,7 @@ was sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
@@ -17,11 +17,10 @@ from sqlalchemy.orm import Session
 
 from core.cost import machine_time, own
 from core.cost.prices import ENGINE
-from core.db.store import Store
+from core.db.store import Store, in_chunks
 from core.db.tables import Evaluation, Run, Spend, Story, TrainingJob, utcnow
 
 _LONGEST_CALL = timedelta(minutes=5)  # a longer gap between two requests is a pause, of which only this much counts
-_CHUNK = 500  # ids in one query
 
 
 def busy_s(sent: Sequence[datetime], ended: datetime) -> float | None:
@@ -48,7 +47,7 @@ def seconds(store: Store, references: Sequence[str]) -> dict[str, float | None]:
     """Seconds of the engine's stories, jobs, runs and evaluations by their ids; others are not in it."""
     found: dict[str, float | None] = {}
     with store.reading() as session:
-        for ids in _chunks(references):
+        for ids in in_chunks(references):
             stories = select(Story.id, Story.duration_s).where(Story.id.in_(ids), Story.provider == ENGINE)
             jobs = select(TrainingJob.id, TrainingJob.training_s).where(
                 TrainingJob.id.in_(ids), TrainingJob.provider == ENGINE
@@ -71,7 +70,7 @@ def usd_per_call(store: Store, references: Sequence[str]) -> dict[str, Decimal |
     took = seconds(store, references)
     calls: dict[str, int] = {}
     with store.reading() as session:
-        for ids in _chunks(references):
+        for ids in in_chunks(references):
             query = select(Spend.reference, func.count()).where(Spend.reference.in_(ids), Spend.provider == ENGINE)
             calls |= {key: count for key, count in session.execute(query.group_by(Spend.reference))}
     found: dict[str, Decimal | None] = {}
@@ -79,7 +78,3 @@ def usd_per_call(store: Store, references: Sequence[str]) -> dict[str, Decimal |
         whole = machine_time.work_usd(hour, ENGINE, None, took.get(key))
         found[key] = None if whole is None else whole / calls.get(key, 1)
     return found
-
-
-def _chunks(ids: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (ids[i : i + _CHUNK] for i in range(0, len(ids), _CHUNK))

@@ -13,7 +13,7 @@ from core.cost.book import PriceBook
 from core.cost.currency import USD
 from core.cost.machine_time import MachineTime
 from core.cost.prices import ENGINE
-from core.db.store import Store
+from core.db.store import Store, in_chunks
 from core.db.tables import Evaluation, Spend, Story, Vote
 from core.intervals import wilson
 
@@ -106,7 +106,7 @@ def blind_rounds(store: Store) -> dict[Model, tuple[int, int]]:
         votes = session.execute(query).all()
         ids = {story for order, _ in votes for story in order}
         models: dict[str, Model] = {}
-        for some in _chunks(sorted(ids)):
+        for some in in_chunks(sorted(ids)):
             rows = session.execute(select(Story.id, Story.provider, Story.model).where(Story.id.in_(some)))
             models.update({key: (provider, model) for key, provider, model in rows})
     found: dict[Model, tuple[int, int]] = {}
@@ -184,7 +184,3 @@ def _machine_time(machine: MachineTime, groups: list[tuple[Decimal | None, int, 
     """US dollars of this machine's time for an average story; None where it is unknown or in another currency."""
     calls, written = sum(g[1] for g in groups), sum(g[3] for g in groups)
     return machine.call(written // calls) if calls and machine.currency == USD else None
-
-
-def _chunks(ids: list[str], size: int = 500) -> Iterable[list[str]]:
-    return (ids[i : i + size] for i in range(0, len(ids), size))

@@ -13,13 +13,12 @@ from sqlalchemy.orm import Session
 
 from core.actor import Actor
 from core.dataset.writing.outcomes import storable
-from core.db.store import Store
+from core.db.store import Store, in_chunks
 from core.db.tables import Row, utcnow
 from core.errors import FabulaError, NotFound
 
 MOST_CHARACTERS = 100_000  # of one text, as in a file that is read: longer than any model trains on
 BY_HAND = "Left out by hand."
-_CHUNK = 500  # ids in one statement: SQLite takes 32,766 values, and a transaction stays short
 _HAD_FAILED = "It had failed: "
 _LEFT_OUT = " Left out: "
 _EMPTY = "The completion is empty."
@@ -146,7 +145,5 @@ def _reason_before(reason: str | None) -> str | None:
     return reason.removeprefix(_HAD_FAILED).rpartition(_LEFT_OUT)[0]
 
 
-def _parts(row_ids: Sequence[int]) -> Iterator[list[int]]:
-    ids = sorted(set(row_ids))  # in one order, so that two people never wait for each other
-    for start in range(0, len(ids), _CHUNK):
-        yield ids[start : start + _CHUNK]
+def _parts(row_ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    return in_chunks(sorted(set(row_ids)))  # in one order, so that two people never wait for each other

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
@@ -30,7 +30,10 @@ _LOOK_AGAIN_S = 1.0  # after a file was lost: whether it is back is asked this s
 _MOST_CONNECTIONS = 60  # short bursts, for example 25 sessions that open a page at once
 _IDLE_POSTGRES = 20  # connections kept open: worker threads and page polls together stay below it
 _IDLE_SQLITE = 10  # opening one takes 1.6 ms; each one that is kept holds up to 2 MB of pages and two descriptors
+_CHUNK = 500  # ids in one statement
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: sorts as it counts
+
+Id = TypeVar("Id", int, str)
 
 
 class Store:
@@ -180,6 +183,11 @@ def new_id() -> str:
     """A fresh identifier: 20 characters, sorts by time of making (microseconds, then 45 random bits)."""
     number = (time.time_ns() // 1000) << 45 | secrets.randbits(45)
     return "".join(_ALPHABET[number >> shift & 31] for shift in range(95, -1, -5))
+
+
+def in_chunks(ids: Sequence[Id]) -> Iterator[Sequence[Id]]:
+    """Ids for `in_`, a few hundred at a time: SQLite takes 32,766 values in a statement, and it stays short."""
+    return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))
 
 
 def hold(session: Session, name: str) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from core.dataset import datasets, splitting
-from core.db.store import Store
+from core.db.store import Store, in_chunks
 from core.db.tables import Dataset, Row, VersionExample
 from core.errors import NotFound
 from core.training.evaluation_shapes import EvaluationView, Example, HeldOut, Kind
@@ -23,7 +23,6 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 _HEAD = 1_000  # rows looked at to see whether the completions are labels
 _LABELS_UP_TO = 40  # characters, as in the quality report
 _ROWS_A_LABEL = 4
-_AT_ONCE = 500  # rows fetched at a time
 
 
 def held_out(store: Store, dataset_id: str, version_id: str | None = None) -> HeldOut:
@@ -82,14 +81,14 @@ def drawn(
                 VersionExample.row_key, VersionExample.column_values, VersionExample.prompt, VersionExample.completion
             )
             ids = _drawn(session, keys, limit, seed)
-            for some in _chunks(ids):
+            for some in in_chunks(ids):
                 rows = session.execute(whole.where(VersionExample.id.in_(some)).order_by(VersionExample.id))
                 yield from (Example(key, _strings(values), prompt, said) for key, values, prompt, said in rows)
             return
         dataset = session.get_one(Dataset, dataset_id)
         kept = (Row.dataset_id == dataset_id, Row.state == "done", Row.split.in_(parts))
         ids = _drawn(session, select(Row.id, Row.key).where(*kept), limit, seed)
-        for some in _chunks(ids):
+        for some in in_chunks(ids):
             found = select(Row.key, Row.column_values, Row.text).where(Row.id.in_(some)).order_by(Row.id)
             for key, values, text in session.execute(found):
                 yield Example(key, _strings(values), datasets.prompt_of(dataset, values), text or "")
@@ -99,10 +98,6 @@ def _drawn(session: Session, keys: Select[int, str], limit: int, seed: int) -> l
     """Ids of at most `limit` rows, in order."""
     ranked = sorted((splitting.rank(key, seed), id_) for id_, key in session.execute(keys))
     return sorted(id_ for _, id_ in ranked[:limit])
-
-
-def _chunks(ids: list[int]) -> Iterator[list[int]]:
-    return (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))
 
 
 def _kind(completions: list[str]) -> tuple[Kind, tuple[str, ...]]:

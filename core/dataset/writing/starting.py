@@ -13,11 +13,9 @@ from core.dataset import matrix
 from core.dataset.recipe import Recipe
 from core.dataset.writing import orders
 from core.dataset.writing.progress import ACTIVE, Mode
-from core.db.store import Store, new_id
+from core.db.store import Store, in_chunks, new_id
 from core.db.tables import Dataset, Row, Run, utcnow
 from core.errors import BadRecipe
-
-_IDS = 500  # in one statement: SQLite takes 32,766 values, and a transaction stays short
 
 
 def enqueue(
@@ -74,7 +72,7 @@ def retry_failed(
         recipe = _one_click(session, dataset_id)
         recipe.check()
         failed = (Row.dataset_id == dataset_id) & (Row.state == "failed")
-        parts = [failed] if row_ids is None else [failed & Row.id.in_(part) for part in _parts(row_ids)]
+        parts = [failed] if row_ids is None else [failed & Row.id.in_(part) for part in in_chunks(sorted(set(row_ids)))]
         if not any(session.scalar(select(Row.id).where(part).limit(1)) for part in parts):
             raise BadRecipe("No row has failed.", "Refresh the table: the row may have been written meanwhile.")
         running = _active(session, dataset_id)
@@ -149,8 +147,3 @@ def _put_back(session: Session, run_id: str | None, where: ColumnElement[bool]) 
     """Failed rows wait again: for one run, or for any."""
     again = update(Row).where(where, Row.state == "failed")
     session.execute(again.values(state="pending", reason=None, run_id=run_id, updated_at=utcnow()))
-
-
-def _parts(row_ids: Sequence[int]) -> list[list[int]]:
-    ids = sorted(set(row_ids))
-    return [ids[start : start + _IDS] for start in range(0, len(ids), _IDS)]
