@@ -6,7 +6,7 @@ import re
 import unicodedata
 from decimal import Decimal
 
-from core.errors import BadFile, FabulaError
+from core.errors import FabulaError
 
 _GROUPED = re.compile(r"[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)", re.ASCII)
@@ -18,13 +18,13 @@ def typed_number(text: str) -> str:
     A comma is read only where it groups three digits. `0,15` may mean 0.15 or be a slip, so it is not guessed.
 
     Raises:
-        BadFile: a comma stands elsewhere.
+        FabulaError: a comma stands elsewhere.
     """
     folded = unicodedata.normalize("NFKC", text).strip().replace(" ", "")
     if "," not in folded:
         return folded
     if not _GROUPED.fullmatch(folded):
-        raise BadFile(f"“{text.strip()}” is ambiguous.", "Use a point for decimals, for example 0.15.")
+        raise FabulaError(f"“{text.strip()}” is ambiguous.", "Use a point for decimals, for example 0.15.")
     return folded.replace(",", "")
 
 
@@ -36,10 +36,7 @@ def parse(text: str, least: Decimal, most: Decimal) -> Decimal | None:
     """
     if not text.strip():
         return None
-    try:
-        number = typed_number(text)
-    except BadFile as exc:
-        raise FabulaError(exc.what, exc.next_step) from exc
+    number = typed_number(text)
     if not _NUMBER.fullmatch(number):
         raise FabulaError(f"“{text.strip()}” is not a number.", "Type digits, with a point for decimals.")
     value = Decimal(number)

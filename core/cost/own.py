@@ -76,7 +76,7 @@ def set_price(
         )
     if what not in USES or unit not in UNITS[what] or currency not in CURRENCIES:
         raise FabulaError(f"“{what}” is not priced per “{unit}”.", "Choose another unit.")
-    number = _typed(amount)
+    number = typed_number(amount)
     try:
         parsed = amount_in(number, what, "mtok", model)
         amount_in(number, what, unit, model)
@@ -101,13 +101,6 @@ def set_price(
         )
         session.add(row)
         return row.id
-
-
-def _typed(amount: str) -> str:
-    try:
-        return typed_number(amount)
-    except BadFile as exc:
-        raise FabulaError(exc.what, exc.next_step) from exc
 
 
 def remove(store: Store, actor: Actor, price_id: str) -> None:
