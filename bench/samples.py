@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import _smoke
+from core.dataset import presets
 from data.storyteller.make import instruction
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,10 +33,7 @@ SAMPLES = ROOT / "data/samples"
 ARTICLE = ROOT.parent / "shared/fixtures/ultraman_stories.csv"
 CHINESE = ("ultraman_stories.csv", "ultraman_stories_more.csv")
 ENGLISH = "everyday_heroes.csv"
-ENGLISH_TEMPLATE = (
-    "Write a short story of about 120 words in plain English. Its hero is {hero} with the gift of {gift}. "
-    "Give the hero a name. The mood is {mood}."
-)
+ENGLISH_TEMPLATE = presets.get("english_stories").recipe.template
 AIMS = {
     "zh_base_loss": "",
     "zh_loss_vs_article": "≤ 1.2",
@@ -81,8 +79,12 @@ def n_grams(story: Story) -> frozenset[Any]:
 
 def nearest(stories: Sequence[Story]) -> list[tuple[float, int]]:
     """Of every story: similarity to its nearest neighbour, and that neighbour's index."""
-    grams = [n_grams(story) for story in stories]
-    best = [(0.0, at) for at in range(len(stories))]
+    return nearest_of([n_grams(story) for story in stories])
+
+
+def nearest_of(grams: Sequence[frozenset[Any]]) -> list[tuple[float, int]]:
+    """Of every set of n-grams: Jaccard similarity to the most similar other one, and its index."""
+    best = [(0.0, at) for at in range(len(grams))]
     for one in range(len(grams)):
         for other in range(one):
             shared = len(grams[one] & grams[other])

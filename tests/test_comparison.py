@@ -1,11 +1,10 @@
-"""Before and after: prompts that training has not seen, both models on them, whatever stops the writing."""
+"""Before and after: prompts that training has not seen, both models' answers, and interruptions of the writing."""
 
 from __future__ import annotations
 
 import io
 import json
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -21,7 +20,6 @@ from core.db.store import Store
 from core.db.tables import Comparison, ComparisonAnswer, Row, Story, TrainingJob
 from core.errors import FabulaError, ServerError, Unavailable
 from core.providers import CompletionRequest, Provider
-from core.settings import Settings
 from core.story import shelf
 from core.training import comparing, exporting, jobs, unseen_prompts
 from core.training.jobs import JobForm, JobView
@@ -30,13 +28,6 @@ from tests.fakes import NO_MODEL, FakeClient, FakeRegistry, FakeStream, remote_j
 from tests.test_training_jobs import Hurry
 
 _TUNED = "ft:gemma-3-270m:fabula:tour:AbC123"
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = Store.open(settings)
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from bench import samples
+
 _ROOT = Path(__file__).parents[1]
 _SAMPLES = _ROOT / "data" / "samples"
 _ARTICLE = _ROOT.parent / "shared" / "fixtures" / "seed_article.md"
@@ -34,20 +36,14 @@ def _load(name: str) -> pd.DataFrame:
     return pd.read_csv(_SAMPLES / f"{name}.csv", index_col=0)
 
 
-def _grams(story: str) -> set[str]:
+def _grams(story: str) -> frozenset[str]:
     text = re.sub(r"\s", "", story)
-    return {text[i : i + _GRAM] for i in range(len(text) - _GRAM + 1)}
+    return frozenset(text[i : i + _GRAM] for i in range(len(text) - _GRAM + 1))
 
 
 def _nearest(stories: list[str]) -> list[float]:
     """For each story, its Jaccard similarity (over character 5-grams) to the one most like it."""
-    grams = [_grams(story) for story in stories]
-    best = [0.0] * len(grams)
-    for one, other in itertools.combinations(range(len(grams)), 2):
-        shared = len(grams[one] & grams[other])
-        likeness = shared / (len(grams[one]) + len(grams[other]) - shared)
-        best[one], best[other] = max(best[one], likeness), max(best[other], likeness)
-    return best
+    return [similarity for similarity, _other in samples.nearest_of([_grams(story) for story in stories])]
 
 
 @pytest.mark.parametrize("name", _GRIDS)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from bench import samples
+
 _ROOT = Path(__file__).parents[1]
 _SAMPLES = _ROOT / "data" / "samples" / "plain"
 _GRIDS = {
@@ -39,29 +41,10 @@ _GRIDS = {
 _CHINESE = ("ultraman_stories", "ultraman_stories_more")
 _REPEATS = {"ultraman_stories": 3, "ultraman_stories_more": 3, "everyday_heroes": 1}
 _NAMED = re.compile("(?:名字叫做|叫做|名叫|名字叫|叫)([\u4e00-\u9fff]{2,3})[。，]")
-_GRAM = {True: 5, False: 3}  # characters of Chinese, words of English
 
 
 def _load(name: str) -> pd.DataFrame:
     return pd.read_csv(_SAMPLES / f"{name}.csv", index_col=0)
-
-
-def _grams(story: str) -> set[tuple[str, ...]]:
-    chinese = bool(re.search("[\u4e00-\u9fff]", story))
-    pieces = list(re.sub(r"\W", "", story)) if chinese else re.findall(r"[a-z']+", story.lower())
-    size = _GRAM[chinese]
-    return {tuple(pieces[i : i + size]) for i in range(len(pieces) - size + 1)}
-
-
-def _nearest(stories: list[str]) -> list[float]:
-    """For each story, its Jaccard similarity (over n-grams) to the one most like it."""
-    grams = [_grams(story) for story in stories]
-    best = [0.0] * len(grams)
-    for one, other in itertools.combinations(range(len(grams)), 2):
-        shared = len(grams[one] & grams[other])
-        likeness = shared / (len(grams[one]) + len(grams[other]) - shared)
-        best[one], best[other] = max(best[one], likeness), max(best[other], likeness)
-    return best
 
 
 @pytest.mark.parametrize("name", _GRIDS)
@@ -99,6 +82,7 @@ def test_each_english_story_keeps_its_form() -> None:
 
 @pytest.mark.parametrize("names", [_CHINESE, ("everyday_heroes",)], ids=["chinese", "english"])
 def test_stories_share_patterns_but_none_is_another_one(names: tuple[str, ...]) -> None:
-    nearest = _nearest([story for name in names for story in _load(name)["story"]])
+    stories = [story for name in names for story in samples.read(_SAMPLES / f"{name}.csv")]
+    nearest = [similarity for similarity, _other in samples.nearest(stories)]
     assert statistics.median(nearest) <= 0.15
     assert max(nearest) <= 0.45

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -13,19 +13,11 @@ from core.dataset import datasets
 from core.db.store import Store
 from core.db.tables import Tour, TrainingJob, utcnow
 from core.errors import EngineMissing, FabulaError, Unavailable
-from core.settings import Settings
 from core.story import stream
 from core.training import jobs
 from tests.fakes import MOMENT, NO_MODEL, FakeClient, FakeRegistry, FakeStream, remote_job
 from tests.test_training_jobs import Hurry
 from tests.waiting import at_once, to_the_end
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = Store.open(settings)
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -32,7 +32,6 @@ from core.errors import (
     StorageFull,
     Unavailable,
 )
-from core.settings import Settings
 from core.training import jobs, submit, watch
 from core.training.jobs import JobForm, JobView
 from tests.fakes import MOMENT, RESULTS, FakeClient, FakeRegistry, event, remote_job
@@ -53,13 +52,6 @@ class Hurry(threading.Event):
         self.waits.append(timeout or 0.0)
         self.then(len(self.waits))
         return self.is_set()
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = Store.open(settings)
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from core.training import compare, estimating, jobs, lineage, reading, training_
 from core.training.jobs import JobForm
 from core.training.results import parse
 from tests.fakes import MOMENT, FakeClient, event, remote_job
-from tests.test_training_jobs import Hurry, carry, client, dataset_id, form, settled_at_once, store
+from tests.test_training_jobs import Hurry, carry, client, dataset_id, form, settled_at_once
 from tests.test_training_runs import view
 
 __all__ = ["carry", "client", "dataset_id", "form", "settled_at_once", "store"]

@@ -36,13 +36,6 @@ from tests.waiting import until
 _ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = Store.open(settings)
-    yield store
-    store.close()
-
-
 class Desk:
     """Work on tours whose behaviour a test chooses, and which remembers what happened."""
 

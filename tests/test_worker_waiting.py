@@ -34,13 +34,6 @@ _DAY_S = 86_400.0
 
 
 @pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    store = Store.open(settings)
-    yield store
-    store.close()
-
-
-@pytest.fixture
 def hire(settings: Settings) -> Iterator[Callable[..., Worker]]:
     """Starts a worker; stopped after the test."""
     hired: list[Worker] = []
