@@ -45,9 +45,7 @@ class Note:
     next_step: str = ""
 
 
-_NO_ENGINE = Note(
-    "stopped", message="The engine is not running.", next_step=("Start Fabula: it starts the engine too.")
-)
+_NO_ENGINE = Note("stopped", message="The engine is not running.", next_step="Start Fabula: it starts the engine too.")
 
 
 def engine_endpoint(settings: Settings) -> Endpoint:

@@ -180,7 +180,7 @@ class EngineProcess:
             return Note("missing", message=words, next_step=_INSTALL)
         if code == _EXIT_PORT:  # taken in the moment between our look and its start: the next try has another
             return Note(
-                "down", message=f"The engine's port is taken: {words}", next_step=("Fabula restarts it automatically.")
+                "down", message=f"The engine's port is taken: {words}", next_step="Fabula restarts it automatically."
             )
         return Note("down", url, "", f"The engine ended: {words}", f"Fabula restarts it; its log is {self._log_path}.")
 

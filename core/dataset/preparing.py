@@ -99,6 +99,6 @@ def chat(system: str) -> tuple[Finding, ...]:
         "system",
         0,
         "Every conversation begins with the system text.",
-        why=("Use the same one when you call the model."),
+        why="Use the same one when you call the model.",
     )
     return (turns, said)

@@ -84,7 +84,7 @@ def _may_train(store: Store, client: Client, now: datetime) -> tuple[bool | None
     if succeeded is not None and now - succeeded < _RECENT:
         return True, f"This account has fine-tuned at {name} recently, so it may do so again."
     if provider.kind == "openai" and now.date() >= _CLOSED_TO_IDLE:
-        return None, ("OpenAI only accepts jobs from accounts that fine-tuned recently. You find out when you submit.")
+        return None, "OpenAI only accepts jobs from accounts that fine-tuned recently. You find out when you submit."
     return None, (
         f"{name} answers, and lists the jobs of this account. "
         "You find out if it may train when you submit the first one."
