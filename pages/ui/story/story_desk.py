@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import streamlit as st
-from streamlit.runtime.scriptrunner import StopException
 
 from core.story.arena import Entry, Round
 from core.story.chaining import Chain
@@ -72,7 +71,9 @@ def desk() -> Desk:
 
 def _look_again() -> None:
     """Draw the page once more where its script was ended before the story was. Runs only while no script runs."""
-    if not desk().writing:
+    held = desk()
+    if not held.writing:
+        held.stop()  # it has ended already; but whoever sees this has not left the page
         st.rerun()
 
 
@@ -82,7 +83,8 @@ def present() -> Iterator[None]:
 
     When the last words come within the block, the page is drawn once more: parts of it were drawn as of a story that is
     still being written, whenever in the block it ended. Streamlit's own Stop, in the toolbar while a script runs, ends
-    the script in the middle: it stops the story too, and `_look_again` draws its end.
+    the script in the middle: the story has no reader then and is stopped, and `_look_again` draws its end. A click on
+    the page ends the script by the same exception, but the next run reads on.
     """
     held = desk()
     writing = held.writing
@@ -93,10 +95,6 @@ def present() -> Iterator[None]:
         for story in held.stories:
             if not story.done:
                 reading.enter_context(story.read())
-        try:
-            yield
-        except StopException:  # from here on, every look at the session's state raises it again
-            held.stop()
-            raise
+        yield
     if writing and not held.writing:
         st.rerun()
