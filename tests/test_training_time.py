@@ -27,7 +27,7 @@ from tests.fakes import MOMENT, FakeClient, event, remote_job
 from tests.test_training_jobs import Hurry, carry, client, dataset_id, form, settled_at_once
 from tests.test_training_runs import view
 
-__all__ = ["carry", "client", "dataset_id", "form", "settled_at_once", "store"]
+__all__ = ["carry", "client", "dataset_id", "form", "settled_at_once"]
 
 _NOW = 1_800_000_000.0
 _STARTED = event(40, "Fine-tuning job started")
