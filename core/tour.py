@@ -1,6 +1,7 @@
-"""The guided tour: the whole way on sample stories, for real, with nothing but what ships with the studio.
+"""The guided tour: sample stories, a small model trained on them, and what it writes beside its base. All of it is
+real, on this machine, with nothing but what ships with the studio.
 
-Pages start it, stop it and look; the worker walks it (`tour_walk`).
+Pages start it, stop it, continue it and watch it; the worker walks it (`tour_walk`).
 """
 
 from __future__ import annotations
@@ -14,24 +15,24 @@ from sqlalchemy.orm import Session
 from core.actor import Actor
 from core.db.store import Store, hold, new_id
 from core.db.tables import Tour, utcnow
-from core.training import jobs
+from core.errors import FabulaError, NotFound
+from core.training import comparing, jobs
 
-STEPS = ("dataset", "training", "curve", "cost", "story")
+STEPS = ("dataset", "training", "story")
 _SENTENCES = {
     "dataset": "Sample stories are being loaded as a data set.",
     "training": "A small model is being trained on the stories, on this machine.",
-    "curve": "Training has finished; its curve is being loaded.",
-    "cost": "Tokens are being counted to compare the cost elsewhere.",
-    "story": "The new model writes a story with a power that no training story has.",
+    "story": "The base and the new model answer a prompt that neither has seen.",
 }
 _ENDINGS = {
-    "done": "The tour is complete. The data set, the curve and the story are yours to keep.",
+    "done": "The tour is complete. The data set, the curve and the stories are yours to keep.",
     "stopped": "The tour was stopped. Everything it made is kept.",
     "failed": "The tour could not continue.",
 }
 _QUEUED = "The tour starts as soon as the worker is free."
-_STORY_S = 20.0  # a story of 500 tokens at the engine's 30 tokens a second, and the change to the new model
+_STORIES_S = 25.0  # two answers of up to 600 tokens, written together, and the change to the new model
 UNFINISHED = ("queued", "running")
+ENDED_EARLY = ("stopped", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class TourProgress:
         sentence: what is happening, in plain English (a message of the catalogue).
         reason: why it failed.
         eta_s: seconds to the end; None: not known (yet).
+        language: of the page that started it (`en`, `zh_CN`).
     """
 
     id: str
@@ -57,31 +59,88 @@ class TourProgress:
     eta_s: float | None
     dataset_id: str | None
     job_id: str | None
-    story_id: str | None
+    language: str
     created_at: datetime
     finished_at: datetime | None
 
 
-def start(store: Store, actor: Actor) -> str:
-    """Queue a tour and return its id; while one is under way, that is the one."""
+def start(store: Store, actor: Actor, language: str) -> str:
+    """Queue a tour in a page's language (`en`, `zh_CN`) and return its id; while one is under way, that is the one."""
     with store.session() as session:
         hold(session, "tours")
         if (under_way := _under_way(session)) is not None:
             return under_way.id
-        tour = Tour(id=new_id(), created_by=actor.id)
+        tour = Tour(id=new_id(), language=language, created_by=actor.id)
         session.add(tour)
         return tour.id
 
 
 def stop(store: Store, actor: Actor) -> None:
-    """End the tour that is under way, and its training with it. What it made stays."""
+    """End the tour that is under way, and its training or writing with it. What it made stays."""
     with store.session() as session:
         tour = _under_way(session)
         if tour is None:
             return
         tour.state, tour.finished_at = "stopped", utcnow()
-        if tour.job_id is not None and not jobs.get(store, tour.job_id).finished:
+        if tour.job_id is None:
+            return
+        if not jobs.get(store, tour.job_id, results=False).finished:
             jobs.request(store, actor, tour.job_id, "cancel")
+        elif (written := comparing.get(store, tour.job_id)) is not None and written.active:
+            comparing.stop(store, actor, tour.job_id)
+
+
+def resume(store: Store, actor: Actor, tour_id: str) -> str:
+    """Queue a tour that was stopped or has failed again; returns the id of the tour that is under way then.
+
+    Its data set stays. Training goes on where it was if the engine can do that, else it starts again; only answers that
+    are missing are written.
+
+    Raises:
+        NotFound: there is no such tour.
+        FabulaError: it is still being stopped.
+    """
+    with store.session() as session:
+        hold(session, "tours")
+        if (under_way := _under_way(session)) is not None:
+            return under_way.id
+        tour = session.get(Tour, tour_id)
+        if tour is None:
+            raise NotFound("This tour no longer exists.", "Start a new one.")
+        if tour.state not in ENDED_EARLY:
+            return tour.id
+        if tour.job_id is not None:
+            _resume_job(store, actor, tour, tour.job_id)
+        tour.state, tour.reason, tour.finished_at = "queued", None, None
+        tour.created_at = utcnow()  # it is the newest tour again, and its clock starts again
+        return tour.id
+
+
+def _resume_job(store: Store, actor: Actor, tour: Tour, job_id: str) -> None:
+    """Let the training, or what its models write, go on; a job that cannot go on is left, and another one is made."""
+    job = jobs.get(store, job_id, results=False)
+    written = comparing.get(store, job_id)
+    if (not job.finished and job.request == "cancel") or (written is not None and written.state == "stopping"):
+        raise FabulaError("The tour is still being stopped.", "Try again in a few seconds.")
+    if not job.finished:
+        return
+    if job.status == "succeeded":
+        if written is not None and not written.active:
+            comparing.retry(store, actor, job_id)
+    elif jobs.may(job, "resume"):
+        jobs.request(store, actor, job_id, "resume")
+    else:
+        tour.job_id, tour.step = None, "training"
+
+
+def step_of(tour: Tour) -> str:
+    """The step that a tour is at. Tours of earlier versions may be at one that no longer exists: that was the end."""
+    return tour.step if tour.step in STEPS else STEPS[-1]
+
+
+def steps_from(tour: Tour) -> tuple[str, ...]:
+    """The steps that are left, the one that it is at first."""
+    return STEPS[STEPS.index(step_of(tour)) :]
 
 
 def progress(store: Store, now: datetime | None = None, *, tour_id: str | None = None) -> TourProgress | None:
@@ -91,19 +150,19 @@ def progress(store: Store, now: datetime | None = None, *, tour_id: str | None =
         tour = session.scalar(query if tour_id is None else select(Tour).where(Tour.id == tour_id))
     if tour is None:
         return None
-    sentence = _QUEUED if tour.state == "queued" else _ENDINGS.get(tour.state, _SENTENCES[tour.step])
+    sentence = _QUEUED if tour.state == "queued" else _ENDINGS.get(tour.state, _SENTENCES[step_of(tour)])
     return TourProgress(
         id=tour.id,
         state=tour.state,
-        step=STEPS.index(tour.step) + 1,
+        step=STEPS.index(step_of(tour)) + 1,
         steps=len(STEPS),
-        key=tour.step,
+        key=step_of(tour),
         sentence=sentence,
         reason=tour.reason,
         eta_s=_eta_s(store, tour, now or utcnow()),
         dataset_id=tour.dataset_id,
         job_id=tour.job_id,
-        story_id=tour.story_id,
+        language=tour.language,
         created_at=tour.created_at,
         finished_at=tour.finished_at,
     )
@@ -116,9 +175,9 @@ def _under_way(session: Session) -> Tour | None:
 def _eta_s(store: Store, tour: Tour, now: datetime) -> float | None:
     if tour.state not in UNFINISHED:
         return None
-    if STEPS.index(tour.step) > STEPS.index("training"):
-        return _STORY_S
+    if step_of(tour) == "story":
+        return _STORIES_S
     if tour.job_id is None:
         return None
-    finish = jobs.get(store, tour.job_id).estimated_finish
-    return None if finish is None else max(0.0, (finish - now).total_seconds()) + _STORY_S
+    left = jobs.get(store, tour.job_id, results=False).eta_s(now)
+    return None if left is None else left + _STORIES_S

@@ -1,53 +1,42 @@
-"""Walks the guided tour, step by step: sample stories, a small model trained on them, a story of its own."""
+"""Walks the guided tour, step by step: sample stories, a small model trained on them, before and after."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
+from sqlalchemy import func, select
+
+from core import tour_plan
 from core.actor import Actor
-from core.cost import own
-from core.dataset import datasets, presets
+from core.cost.prices import ENGINE
+from core.dataset import datasets
 from core.db.store import Store
 from core.db.tables import Tour, utcnow
-from core.errors import FabulaError, ModelNotFound, RateLimited, Unavailable
-from core.providers import Client, CompletionRequest, Registry
-from core.settings import Settings
-from core.story import stream
-from core.tour import STEPS, UNFINISHED
-from core.training import jobs
+from core.errors import FabulaError
+from core.providers import Registry
+from core.tour import UNFINISHED, steps_from
+from core.training import comparing, jobs
 from core.waits import Waiting
 
-EXAMPLES = 48  # and one epoch of them in batches of 4: 12 steps, a minute or two on two cores
 _EPOCHS = 1
-_BATCH = 4
-_SEED = 7  # of the training
-_STORY_SEED = 8  # 7 gave a longer story with a character in it that no font has
-_PROVIDER = "engine"
-# It knows stories of this kind, asked for in a long sentence; the tour teaches it to write them for three words. From
-# the bare base model even 24 steps give the shape of a story and no sense.
-_STORYTELLER, _BASE_MODEL = "storyteller", "gemma-3-270m"
-_LEARNING_RATE = 0.25  # of the engine's own; at 1.0 the first epoch spoils what the model knows (loss 1.3 to 1.8)
-_LONGEST_STORY = 600  # tokens; the longest sample story has 400, and a model this young may not find its end
-_LOOK_S = 1.0  # as often as a person may wonder whether anything happens
-_LOOKS = 10  # at a job that trains, before the tour's place in the worker is given back
-_TEMPERATURE = 0.5  # the storyteller's own: warmer, so small a model loses its thread
-_TRIES = 30  # looks, a second each, until the engine is up, or serves what it has just trained
+_SEED = 7  # of the first tour's draw of stories and of its training; every further tour of a studio has the next one
+_LOOK_S = 1.0  # how often the ledger is read while the tour waits for its job or its comparison
+_LOOKS = 10  # before the tour's place in the worker is given back
 
 
 def carry_out(store: Store, registry: Registry, tour_id: str, stopping: threading.Event | None = None) -> float | None:
-    """Walk the tour from the step that it is at. Returns early once `stopping`, or when somebody stops the tour.
+    """Walk the tour from the step that it is at. Returns early once `stopping`, or when a person stops the tour.
 
     Returns:
-        Seconds until it is to be taken up again, where it waits for its training job; else None.
+        Seconds until it is to be taken up again, where it waits for its job or its comparison; else None.
 
     Raises:
         FabulaError: it cannot go on; the ledger does not say so yet (see `give_up`).
     """
-    walk = _Walk(store, registry, tour_id, stopping or threading.Event())
+    walk = _Walk(store, tour_id, stopping or threading.Event())
     try:
-        for step in STEPS[STEPS.index(walk.tour().step) :]:
+        for step in steps_from(walk.tour()):
             if not walk.enter(step) or not getattr(walk, step)():
                 return None
     except Waiting as exc:
@@ -59,14 +48,14 @@ def carry_out(store: Store, registry: Registry, tour_id: str, stopping: threadin
 def give_up(store: Store, tour_id: str, error: FabulaError) -> None:
     """Write down that a tour has failed, and why."""
     reason = f"{error.what} {error.next_step}".strip()
-    _Walk(store, None, tour_id, threading.Event()).write(state="failed", reason=reason, finished_at=utcnow())
+    _Walk(store, tour_id, threading.Event()).write(state="failed", reason=reason, finished_at=utcnow())
 
 
 class _Walk:
     """One go at a tour. Each step is a method that says whether to go on, and may be repeated after a crash."""
 
-    def __init__(self, store: Store, registry: Registry | None, tour_id: str, stopping: threading.Event) -> None:
-        self._store, self._registry, self._id, self._stopping = store, registry, tour_id, stopping
+    def __init__(self, store: Store, tour_id: str, stopping: threading.Event) -> None:
+        self._store, self._id, self._stopping = store, tour_id, stopping
 
     def tour(self) -> Tour:
         with self._store.reading() as session:
@@ -86,108 +75,90 @@ class _Walk:
         return not self._stopping.is_set() and self.write(state="running", step=step)
 
     def dataset(self) -> bool:
+        """Sample stories in the language of the page, spread over their grid."""
+        if self.tour().dataset_id is not None:
+            return True
+        plan = tour_plan.plan(self._store, self.tour().language)
         with self._store.session():  # one transaction: no data set without a tour that knows it
             tour = self.tour()
-            return tour.dataset_id is not None or self.write(
-                dataset_id=datasets.load_sample(self._store, _actor(tour), presets.get().sample or "", EXAMPLES)
-            )
+            loaded = datasets.load_sample(self._store, _actor(tour), plan.sample, plan.stories, seed=self._seed(tour))
+            return self.write(dataset_id=loaded)
 
     def training(self) -> bool:
-        tour = self.tour()
-        if tour.job_id is None:
-            knows = self._patiently(self._has_storyteller)
+        """One epoch, from the base. The job starts its comparison by itself when it has succeeded."""
+        if self.tour().job_id is None:
+            form = self._form()
             with self._store.session():
-                if knows is None or self.tour().state not in UNFINISHED:
+                if self.tour().state not in UNFINISHED:
                     return False
-                self.write(job_id=jobs.submit(self._store, _actor(tour), self._form(tour, knows)))
-        job, looks = self._job(), 0
-        while not job.finished:
-            if looks >= _LOOKS:
-                raise Waiting(_LOOK_S)  # others may go first: training may take long, or wait in line
-            if self._stopping.wait(_LOOK_S) or self.tour().state not in UNFINISHED:
+                self.write(job_id=jobs.submit(self._store, _actor(self.tour()), form))
+        looks = 0
+        while not (job := self._job()).finished:
+            if not self._wait(looks):
                 return False
-            job, looks = self._job(), looks + 1
+            looks += 1
         if job.status != "succeeded" or job.fine_tuned_model is None:
-            raise FabulaError(job.error or f"The training ended as {job.status}.", job.next_step or "Start a new tour.")
-        return True
-
-    def curve(self) -> bool:
-        return True
-
-    def cost(self) -> bool:
+            raise FabulaError(job.error or f"The training ended as {job.status}.", job.next_step or "Try again.")
         return True
 
     def story(self) -> bool:
-        """Write it; the engine may need a moment until it serves the model that it has just trained."""
-        job, book = self._job(), own.book(self._store, Settings.from_env().home)
+        """Until both models have answered the first prompt of the job's comparison; the others go on without a tour.
 
-        def write() -> bool:
-            return self._keep(stream.write(self._store, _actor(self.tour()), self._engine(), _request(job), book))
-
-        return bool(self._patiently(write))
-
-    def _patiently(self, ask: Callable[[], bool]) -> bool | None:
-        """What the engine answers, asked again while it is not ready; None when the tour is being left."""
-        for left in range(_TRIES - 1, -1, -1):
-            try:
-                return ask()
-            except (ModelNotFound, Unavailable, RateLimited):
-                if not left:
-                    raise
-            if self._stopping.wait(_LOOK_S):
-                break
-        return None
-
-    def _engine(self) -> Client:
-        assert self._registry is not None
-        return self._registry.get(_PROVIDER)
-
-    def _has_storyteller(self) -> bool:
-        """An engine whose base is another file than the packaged one has not."""
-        return any(model.id == _STORYTELLER for model in self._engine().models())
-
-    def _keep(self, story: stream.StoryStream) -> bool:
-        """Follow a story to its end."""
-        self.write(story_id=story.id)  # at once: the page can show the words as they come
-        for _ in story:
-            if self._stopping.is_set() or self.tour().state not in UNFINISHED:
-                story.stop()
+        Raises:
+            FabulaError: the new model wrote nothing.
+        """
+        job, looks = self._job(), 0
+        comparing.start(self._store, _actor(self.tour()), job)  # the one that the job has, where it has one
+        while (pair := _first_pair(view := comparing.get(self._store, job.id))) is None or not pair.finished:
+            if view is None or not view.active:
+                reason = (view and view.reason) or "The comparison ended before both models had written."
+                raise FabulaError(reason, "Continue the tour to write again.")
+            if not self._wait(looks):
                 return False
-        return True
+            looks += 1
+        if pair.tuned.state != "done":
+            raise FabulaError(pair.tuned.reason or "The new model was stopped.", "Continue the tour to write again.")
+        return self.write(story_id=pair.tuned.story_id)
 
-    def _form(self, tour: Tour, knows_stories: bool) -> jobs.JobForm:
-        """Named as its data set, which reads the same in every language."""
+    def _wait(self, looks: int) -> bool:
+        """A pause between two looks; False when the tour is being left.
+
+        Raises:
+            Waiting: there were enough looks; others may go first.
+        """
+        if looks >= _LOOKS:
+            raise Waiting(_LOOK_S)
+        return not self._stopping.wait(_LOOK_S) and self.tour().state in UNFINISHED
+
+    def _form(self) -> jobs.JobForm:
+        """The job is named as its data set, which reads the same in every language."""
+        tour = self.tour()
         dataset = datasets.summary(self._store, tour.dataset_id or "")
         return jobs.JobForm(
             dataset_id=dataset.id,
             name=dataset.name,
-            provider=_PROVIDER,
-            base_model=_STORYTELLER if knows_stories else _BASE_MODEL,
+            provider=ENGINE,
+            base_model=tour_plan.BASE_MODEL,
             suffix="tour",
             n_epochs=_EPOCHS,
-            batch_size=_BATCH,
-            learning_rate_multiplier=_LEARNING_RATE if knows_stories else None,
-            seed=_SEED,
+            batch_size=tour_plan.BATCH_SIZE,
+            seed=self._seed(tour),
+            estimated_s=tour_plan.plan(self._store, tour.language).training_s,
         )
 
     def _job(self) -> jobs.JobView:
-        return jobs.get(self._store, self.tour().job_id or "")
+        return jobs.get(self._store, self.tour().job_id or "", results=False)
+
+    def _seed(self, tour: Tour) -> int:
+        """Another one for each tour of this studio: a tour that is repeated takes other stories."""
+        with self._store.reading() as session:
+            earlier = select(func.count()).select_from(Tour).where(Tour.created_at < tour.created_at)
+            return _SEED + (session.scalar(earlier) or 0)
+
+
+def _first_pair(view: comparing.ComparisonView | None) -> comparing.Pair | None:
+    return view.pairs[0] if view is not None and view.pairs else None
 
 
 def _actor(tour: Tour) -> Actor:
     return Actor(id=tour.created_by, name=tour.created_by, role="editor")
-
-
-def _request(job: jobs.JobView) -> CompletionRequest:
-    """A story outside the grid, asked for as the training file asked."""
-    preset = presets.get()
-    return CompletionRequest(
-        model=job.fine_tuned_model or "",
-        prompt=",".join(preset.outside[0]) + (job.separator or ""),
-        endpoint="completion",
-        temperature=_TEMPERATURE,
-        top_p=float(preset.story.get("top_p", 1.0)),
-        max_tokens=_LONGEST_STORY,
-        stop=(job.stop,) if job.stop else (),
-        seed=_STORY_SEED,
-    )

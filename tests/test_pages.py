@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
-from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from core import endpoint, tour
+from core import endpoint
 from core.actor import LOCAL
 from core.cost import spend
 from core.dataset import datasets, presets, runs
 from core.dataset.writing import executor
 from core.db.store import Store, new_id
-from core.db.tables import Dataset, Row, Run, Story, Tour, TrainingEvent, TrainingJob, utcnow
+from core.db.tables import Dataset, Row, Run, Story, TrainingEvent, TrainingJob, utcnow
 from core.errors import Unavailable
 from core.settings import Settings
 from core.status import Status
@@ -159,54 +158,6 @@ def test_home_shows_true_figures_and_one_next_step_each(store: Store, server: Fa
     assert figures["Spent this month"] == "\\$1.25"
     assert "Engine ready" in words(at) and "Worker not running" in words(at)
     assert {"View the rows", "View the curve", "Compare prices", "Write a story"} <= set(labels(at))
-
-
-def test_the_tour_starts_once_tells_where_it_is_and_can_be_stopped(store: Store, server: FaultServer) -> None:
-    at = click(visit("home"), "home_tour")
-    assert "The tour starts as soon as the worker is free." in words(at)
-    click(at, "home_tour_stop")
-    assert (found := tour.progress(store)) is not None and found.state == "stopped"
-    assert "The tour was stopped." in words(at)
-
-
-def test_the_story_of_a_tour_is_read_while_it_is_written(store: Store, server: FaultServer) -> None:
-    with store.session() as session:
-        session.add(
-            Story(
-                id="story-1", actor="local", provider="engine", model="writer", parameters={}, prompt="x",
-                text="宋朝的一位", finish_reason=None,
-            )
-        )  # fmt: skip
-        session.add(Tour(id="tour-1", state="running", step="story", story_id="story-1", created_by="local"))
-    at = visit("home")
-    assert "home_tour_stop" in [button.key for button in at.button]
-    assert "宋朝的一位" in [text.value for text in at.text]
-
-
-@pytest.mark.parametrize(("hours_ago", "whole"), [(0, True), (3, False)])
-def test_a_finished_tour_shows_what_it_made_and_steps_back_later(
-    store: Store, server: FaultServer, hours_ago: int, whole: bool
-) -> None:
-    dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more", 9)
-    job_id = _job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:tour:1", dataset_id=dataset_id)
-    with store.session() as session:
-        session.add(
-            Story(
-                id="story-1", actor="local", provider="engine", model="ft:writer:fabula:tour:1", parameters={},
-                prompt="宋,发射激光,艰难 ->", text="宋朝的一位英雄", finish_reason="stop",
-            )
-        )  # fmt: skip
-        session.add(
-            Tour(
-                id="tour-1", state="done", step="story", dataset_id=dataset_id, job_id=job_id, story_id="story-1",
-                created_by="local", finished_at=utcnow() - timedelta(hours=hours_ago),
-            )
-        )  # fmt: skip
-    at = visit("home")
-    assert any(text.value == "宋朝的一位英雄" for text in at.text) is whole
-    assert ("1,859** tokens: **not priced** here" in words(at)) is whole
-    assert ("Take the tour again" in labels(at)) is not whole
-    assert "Recent activity" in words(at) and "ultraman_stories_more · 9 rows" in words(at)
 
 
 @pytest.mark.parametrize("text", ["", " \n"])

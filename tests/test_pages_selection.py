@@ -124,7 +124,7 @@ def test_a_tour_of_another_visitor_does_not_take_the_place_of_the_one_shown(serv
         )  # fmt: skip
     at = visit("home")
     assert "No room left." in words(at)
-    theirs = tour.start(store, LOCAL)
+    theirs = tour.start(store, LOCAL, "en")
     again(at)
     assert "No room left." in words(at) and "home_tour_stop" not in [button.key for button in at.button]
     click(at, "home_tour")  # asks for a tour: the one that is under way is shown

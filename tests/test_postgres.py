@@ -113,8 +113,8 @@ def test_heartbeats_events_and_lists(store: Store) -> None:
     heart.beat(1)
     assert (alive(store).up, heart.living()) == (True, {heart.id})
     assert (jobs.list_jobs(store), jobs.events(store, "j"), core.tour.progress(store)) == ([], [], None)
-    first = core.tour.start(store, LOCAL)
-    assert core.tour.start(store, LOCAL) == first
+    first = core.tour.start(store, LOCAL, "en")
+    assert core.tour.start(store, LOCAL, "en") == first
     core.tour.stop(store, LOCAL)
     progress = core.tour.progress(store)
     assert progress is not None

@@ -1,23 +1,28 @@
-"""The guided tour: every step once, in order, whatever is killed on the way."""
+"""The guided tour: every step once, in order, in the page's language, whatever is killed on the way."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import func, select
 
-from core import tour, tour_walk
+from core import comparison_run, tour, tour_plan, tour_walk
 from core.actor import LOCAL
-from core.dataset import datasets
+from core.cost import tokens
+from core.dataset import datasets, presets
 from core.db.store import Store
-from core.db.tables import Tour, TrainingJob, utcnow
-from core.errors import EngineMissing, FabulaError, Unavailable
-from core.story import stream
-from core.training import jobs
+from core.db.tables import Comparison, ComparisonAnswer, Tour, TrainingJob, utcnow
+from core.errors import BadRequest, EngineMissing, FabulaError, NotFound
+from core.training import comparing, jobs
+from core.work import KINDS
 from tests.fakes import MOMENT, NO_MODEL, FakeClient, FakeRegistry, FakeStream, remote_job
 from tests.test_training_jobs import Hurry
 from tests.waiting import at_once, to_the_end
+
+LANGUAGES = ("en", "zh_CN")
 
 
 @pytest.fixture
@@ -27,22 +32,13 @@ def client() -> FakeClient:
 
 @pytest.fixture
 def walk(store: Store, client: FakeClient) -> Callable[..., Hurry]:
-    """Carry a tour out as the worker would; the job is trained at the tour's first look at it."""
+    """Carry a tour out as the worker would; its job is trained, and its models write, at the tour's next look."""
 
     def go(tour_id: str, hurry: Hurry | None = None, registry: FakeRegistry | None = None) -> Hurry:
         registry = registry or FakeRegistry({"engine": client})
-
-        def train(_number: int) -> None:
-            for job in jobs.list_jobs(store):
-                if not job.finished:
-                    try:
-                        jobs.carry_out(store, registry, job.id, Hurry())  # type: ignore[arg-type]  # a fake
-                    except FabulaError as exc:
-                        jobs.give_up(store, job.id, exc)
-
         if hurry is None:
             hurry = Hurry()
-            hurry.then = train
+            hurry.then = lambda _number: work(store, registry)
         try:
             to_the_end(lambda: tour_walk.carry_out(store, registry, tour_id, hurry), hurry.wait)  # type: ignore[arg-type]
         except FabulaError as exc:
@@ -52,84 +48,156 @@ def walk(store: Store, client: FakeClient) -> Callable[..., Hurry]:
     return go
 
 
+def work(store: Store, registry: FakeRegistry) -> None:
+    """What the worker does beside the tour: one unfinished job, else one unfinished comparison."""
+    for kind in (KINDS["job"], KINDS["comparison"]):
+        for item_id in kind.unfinished(store)[:1]:
+            try:
+                kind.carry_out(store, registry, item_id, Hurry())  # type: ignore[arg-type]  # fakes
+            except FabulaError as exc:
+                kind.give_up(store, item_id, exc)
+            return
+
+
 def seen(store: Store) -> tour.TourProgress:
     progress = tour.progress(store)
     assert progress is not None
     return progress
 
 
+def pair_of(store: Store, progress: tour.TourProgress) -> comparing.Pair:
+    view = comparing.get(store, progress.job_id or "")
+    assert view is not None
+    return view.pairs[0]
+
+
 def test_no_tour_yet(store: Store) -> None:
     assert tour.progress(store) is None
     tour.stop(store, LOCAL)
+    with pytest.raises(NotFound):
+        tour.resume(store, LOCAL, "gone")
 
 
-def test_the_whole_tour(store: Store, client: FakeClient, walk: Callable[..., Hurry]) -> None:
-    tour_id = tour.start(store, LOCAL)
-    assert tour.start(store, LOCAL) == tour_id
-    assert (seen(store).state, seen(store).step, seen(store).steps, seen(store).key) == ("queued", 1, 5, "dataset")
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_whole_tour(store: Store, client: FakeClient, walk: Callable[..., Hurry], language: str) -> None:
+    tour_id = tour.start(store, LOCAL, language)
+    assert tour.start(store, LOCAL, language) == tour_id
+    assert (seen(store).state, seen(store).step, seen(store).steps, seen(store).key) == ("queued", 1, 3, "dataset")
     walk(tour_id)
     done = seen(store)
-    assert (done.state, done.step, done.key, done.eta_s) == ("done", 5, "story", None)
+    assert (done.state, done.step, done.key, done.eta_s, done.language) == ("done", 3, "story", None, language)
     assert done.finished_at is not None
-    assert datasets.summary(store, done.dataset_id or "").done == tour_walk.EXAMPLES == 48
+    dataset = datasets.summary(store, done.dataset_id or "")
+    assert dataset.done == tour_plan.plan(store, language).stories
     job = jobs.get(store, done.job_id or "")
-    assert (job.name, job.base_model) == (datasets.summary(store, done.dataset_id or "").name, "storyteller")
-    assert job.hyperparameters == {"n_epochs": 1, "batch_size": 4, "learning_rate_multiplier": 0.25}
-    story = stream.get(store, done.story_id or "")
-    assert story is not None
-    assert (story.text, story.model) == ("从前有一天", job.fine_tuned_model)
-    request = next(what for call, what in client.sent if call == "stream")
-    assert request.prompt == f"宋,发射激光,艰难{job.separator}"
-    assert (request.endpoint, request.stop) == ("completion", (job.stop,))
-    assert tour.start(store, LOCAL) != tour_id
+    assert (job.name, job.base_model) == (dataset.name, "gemma-3-270m")
+    assert job.hyperparameters == {"n_epochs": 1, "batch_size": 4}
+    pair = pair_of(store, done)
+    assert [(said.text, said.model) for said in (pair.base, pair.tuned)] == [
+        ("从前有一天", "gemma-3-270m"),
+        ("从前有一天", job.fine_tuned_model),
+    ]
+    learned = [json.loads(line)["prompt"] for line in client.uploaded[0].splitlines()]
+    assert len(learned) == dataset.done
+    assert pair.prompt + (job.separator or "") not in learned
+    with store.reading() as session:
+        assert session.get_one(Tour, tour_id).story_id == pair.tuned.story_id
+    assert tour.start(store, LOCAL, language) != tour_id
 
 
-def test_a_tour_that_is_stopped_while_the_engine_starts_trains_nothing(
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_language_of_the_page_chooses_the_stories(store: Store, language: str) -> None:
+    plan = tour_plan.plan(store, language)
+    preset = next(one for one in presets.load(language) if one.sample == plan.sample)
+    if presets.get(language=language).sample is not None:
+        assert preset.language == language
+    dataset_id = datasets.load_sample(store, LOCAL, plan.sample, plan.stories)
+    assert list(datasets.summary(store, dataset_id).columns) == [column.name for column in preset.recipe.columns]
+
+
+def trained(store: Store, *rates: float) -> None:
+    """Jobs that have learned so many tokens a second on the tour's base."""
+    with store.session() as session:
+        for number, rate in enumerate(rates):
+            session.add(
+                TrainingJob(
+                    id=f"j{number}", name="n", provider="engine", base_model="gemma-3-270m", hyperparameters={},
+                    file_format="completion", status="succeeded", trained_tokens=int(rate * 600), training_s=600.0,
+                    created_by="local",
+                )
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rates", "rate"),
+    [((), 130.0), ((200.0,), 200.0), ((110.0, 400.0, 120.0), 120.0), ((150.0, 170.0), 160.0), ((1.0,), 1.0)],
+)
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_as_many_stories_as_the_machine_learns_in_200_seconds(
+    store: Store, rates: tuple[float, ...], rate: float, language: str
+) -> None:
+    trained(store, *rates)
+    plan = tour_plan.plan(store, language)
+    pairs = datasets.sample_pairs(plan.sample)
+    each = tokens.count([text for pair in pairs for text in pair], tour_plan.BASE_MODEL).tokens / len(pairs)
+    assert plan.stories % 4 == 0 and plan.stories <= len(pairs)
+    assert plan.training_s == pytest.approx(plan.stories * each / rate)
+    if plan.stories == 100:  # fewer would teach nothing, however slow the machine is
+        assert plan.training_s > 200 - 4 * each / rate
+    elif plan.stories + 4 <= len(pairs):
+        assert 200 - 4 * each / rate <= plan.training_s <= 200
+
+
+def test_a_repeated_tour_takes_other_stories_and_the_first_one_always_the_same(
     store: Store, client: FakeClient, walk: Callable[..., Hurry]
 ) -> None:
-    client.enqueue("models", Unavailable("The engine is starting.", "Wait."), [])
-    hurry = Hurry()
-    hurry.then = lambda _: tour.stop(store, LOCAL)
-    walk(tour.start(store, LOCAL), hurry)
-    assert (seen(store).state, jobs.list_jobs(store)) == ("stopped", [])
-
-
-def test_an_engine_without_the_storyteller_trains_its_base(
-    store: Store, client: FakeClient, walk: Callable[..., Hurry]
-) -> None:
-    client.enqueue("models", Unavailable("The engine is starting.", "Wait."), [])
-    walk(tour.start(store, LOCAL))
-    (job,) = jobs.list_jobs(store)
-    assert (job.base_model, job.hyperparameters) == ("gemma-3-270m", {"n_epochs": 1, "batch_size": 4})
-
-
-def test_the_prompt_is_outside_the_training_data(store: Store, client: FakeClient, walk: Callable[..., Hurry]) -> None:
-    walk(tour.start(store, LOCAL))
-    assert "发射激光" not in "".join(line.partition('"completion"')[0] for line in client.uploaded[0].splitlines())
+    for _ in range(2):
+        walk(tour.start(store, LOCAL, "zh_CN"))
+    first, second = (set(text.splitlines()) for text in client.uploaded)
+    assert len(first & second) < min(len(first), len(second))
+    with store.session() as session:
+        for job in session.scalars(select(TrainingJob)):
+            assert job.seed in (7, 8)
+    sample = tour_plan.plan(store, "zh_CN").sample
+    again = datasets.load_sample(store, LOCAL, sample, len(first), seed=7)
+    texts = {text for _prompt, text in datasets.examples(store, again)}
+    assert all(any(text[:40] in json.loads(line)["completion"] for text in texts) for line in first)
 
 
 class Killed(BaseException):
     """What kill -9 looks like from inside."""
 
 
-@pytest.mark.parametrize("moment", ["training", "curve", "story"])
+@pytest.mark.parametrize("moment", ["training", "story"])
 def test_killed_at_any_step_it_goes_on_and_makes_nothing_twice(
     store: Store, client: FakeClient, walk: Callable[..., Hurry], monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    tour_id = tour.start(store, LOCAL)
+    tour_id = tour.start(store, LOCAL, "en")
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(tour_walk._Walk, moment, lambda _self: (_ for _ in ()).throw(Killed()))
         walk(tour_id)
     assert (seen(store).state, seen(store).key) == ("running", moment)
     walk(tour_id)
     assert seen(store).state == "done"
-    assert len(datasets.list_datasets(store)) == 1
-    assert len(jobs.list_jobs(store)) == 1
+    assert (len(datasets.list_datasets(store)), len(jobs.list_jobs(store))) == (1, 1)
     assert client.count("create_job") == 1
+    with store.reading() as session:
+        assert session.scalar(select(func.count()).select_from(Comparison)) == 1
+
+
+@pytest.mark.parametrize("step", ["curve", "cost"])
+def test_a_tour_of_an_earlier_version_ends_at_its_stories(store: Store, walk: Callable[..., Hurry], step: str) -> None:
+    tour_id = tour.start(store, LOCAL, "zh_CN")
+    hurry = Hurry()
+    hurry.then = lambda _: hurry.set()
+    walk(tour_id, hurry)
+    with store.session() as session:
+        session.get_one(Tour, tour_id).step = step
+    assert (seen(store).key, seen(store).step) == ("story", 3)
 
 
 def test_a_worker_that_stops_leaves_the_tour_for_the_next(store: Store, walk: Callable[..., Hurry]) -> None:
-    tour_id = tour.start(store, LOCAL)
+    tour_id = tour.start(store, LOCAL, "en")
     hurry = Hurry()
     hurry.then = lambda _: hurry.set()
     walk(tour_id, hurry)
@@ -138,61 +206,166 @@ def test_a_worker_that_stops_leaves_the_tour_for_the_next(store: Store, walk: Ca
     assert seen(store).state == "done"
 
 
+# --- stop and resume -------------------------------------------------------------------------------------------------
+
+
 def test_stopping_the_tour_cancels_its_training_and_keeps_the_rest(
     store: Store, client: FakeClient, walk: Callable[..., Hurry]
 ) -> None:
-    tour_id = tour.start(store, LOCAL)
+    tour_id = tour.start(store, LOCAL, "en")
     hurry = Hurry()
     hurry.then = lambda _: tour.stop(store, LOCAL)
     walk(tour_id, hurry)
     stopped = seen(store)
     assert (stopped.state, stopped.key) == ("stopped", "training")
     assert jobs.get(store, stopped.job_id or "").request == "cancel"
-    assert datasets.summary(store, stopped.dataset_id or "").done == 48
+    assert datasets.summary(store, stopped.dataset_id or "").done == tour_plan.plan(store, "en").stories
     tour.stop(store, LOCAL)
     assert seen(store).finished_at == stopped.finished_at
 
 
-@pytest.mark.parametrize(
-    ("provider", "told"),
-    [
-        (EngineMissing("The engine is not installed.", "Install it."), "The engine is not installed. Install it."),
-        ("failed there", "Out of memory."),
-    ],
-)
-def test_a_tour_that_cannot_go_on_says_why(
-    store: Store, client: FakeClient, walk: Callable[..., Hurry], provider: EngineMissing | str, told: str
+def test_a_tour_that_was_stopped_in_training_trains_again_on_the_same_stories(
+    store: Store, client: FakeClient, walk: Callable[..., Hurry]
+) -> None:
+    tour_id = tour.start(store, LOCAL, "en")
+    hurry = Hurry()
+    hurry.then = lambda _: tour.stop(store, LOCAL)
+    walk(tour_id, hurry)
+    with pytest.raises(FabulaError, match="still being stopped"):
+        tour.resume(store, LOCAL, tour_id)
+    first = seen(store)
+    assert first.state == "stopped"
+    work(store, FakeRegistry({"engine": client}))  # the worker cancels it
+    assert jobs.get(store, first.job_id or "").status in ("cancelled", "canceled")
+    assert tour.resume(store, LOCAL, tour_id) == tour_id
+    assert seen(store).state == "queued"
+    walk(tour_id)
+    done = seen(store)
+    assert (done.state, done.dataset_id) == ("done", first.dataset_id)
+    assert done.job_id != first.job_id and len(datasets.list_datasets(store)) == 1
+
+
+def test_a_tour_that_was_stopped_while_its_models_wrote_writes_what_is_missing(
+    store: Store, client: FakeClient, walk: Callable[..., Hurry]
+) -> None:
+    tour_id = tour.start(store, LOCAL, "en")
+    hurry = Hurry()
+
+    def train_then_stop(_number: int) -> None:
+        if seen(store).key == "story":
+            tour.stop(store, LOCAL)
+        else:
+            work(store, FakeRegistry({"engine": client}))
+
+    hurry.then = train_then_stop
+    walk(tour_id, hurry)
+    stopped = seen(store)
+    assert (stopped.state, stopped.key) == ("stopped", "story")
+    assert (view := comparing.get(store, stopped.job_id or "")) is not None and view.state == "stopped"
+    tour.resume(store, LOCAL, tour_id)
+    walk(tour_id)
+    assert seen(store).state == "done"
+    assert client.count("create_job") == 1
+
+
+def test_a_job_that_failed_at_the_engine_goes_on_where_it_was(
+    store: Store, client: FakeClient, walk: Callable[..., Hurry]
 ) -> None:
     client.enqueue("job", remote_job("failed", error="Out of memory."))
-    registry = FakeRegistry({"engine": provider if isinstance(provider, EngineMissing) else client})
-    tour_id = tour.start(store, LOCAL)
-    with_registry = Hurry()
-
-    def train(_number: int) -> None:
-        job = jobs.list_jobs(store)[0]
-        try:
-            jobs.carry_out(store, registry, job.id, Hurry())  # type: ignore[arg-type]  # a fake
-        except FabulaError as exc:
-            jobs.give_up(store, job.id, exc)
-
-    with_registry.then = train
-    walk(tour_id, with_registry, registry)
+    tour_id = tour.start(store, LOCAL, "en")
+    walk(tour_id)
     failed = seen(store)
-    assert failed.state == "failed"
-    assert told in (failed.reason or "")
+    assert (failed.state, "Out of memory." in (failed.reason or "")) == ("failed", True)
+    client.enqueue("resume", remote_job("running"))
+    client.enqueue("job", remote_job("succeeded"))
+    tour.resume(store, LOCAL, tour_id)
+    assert jobs.get(store, failed.job_id or "").request == "resume"
+    assert seen(store).reason is None
+
+
+def test_a_finished_tour_is_not_resumed_and_one_under_way_comes_first(store: Store, walk: Callable[..., Hurry]) -> None:
+    first = tour.start(store, LOCAL, "en")
+    walk(first)
+    assert tour.resume(store, LOCAL, first) == first and seen(store).state == "done"
+    stopped = tour.start(store, LOCAL, "en")
+    tour.stop(store, LOCAL)
+    third = tour.start(store, LOCAL, "zh_CN")
+    assert tour.resume(store, LOCAL, stopped) == third
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def test_a_tour_without_an_engine_says_so(store: Store, walk: Callable[..., Hurry]) -> None:
+    registry = FakeRegistry({"engine": EngineMissing("The engine is not installed.", "Install it.")})
+    hurry = Hurry()
+    hurry.then = lambda _number: work(store, registry)
+    walk(tour.start(store, LOCAL, "en"), hurry, registry)
+    assert (seen(store).state, seen(store).reason) == ("failed", "The engine is not installed. Install it.")
 
 
 def test_a_model_that_the_engine_does_not_serve_yet_is_waited_for(
     store: Store, client: FakeClient, walk: Callable[..., Hurry]
 ) -> None:
     client.enqueue("stream", NO_MODEL, NO_MODEL, FakeStream(("好",), "m"))
-    walk(tour.start(store, LOCAL))
+    walk(tour.start(store, LOCAL, "en"))
+    assert seen(store).state in ("done", "failed")  # the base has the model: only the new one is waited for
+    assert client.count("stream") >= 3
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "state", "reason"),
+    [
+        ("done", "done", "done", None),
+        ("failed", "done", "done", None),  # the story is there
+        ("done", "failed", "failed", "No words came. Continue the tour to write again."),
+        ("done", "stopped", "failed", "The new model was stopped. Continue the tour to write again."),
+    ],
+)
+def test_how_the_first_pair_ends_is_how_the_tour_ends(
+    store: Store, client: FakeClient, walk: Callable[..., Hurry], base: str, tuned: str, state: str, reason: str | None
+) -> None:
+    hurry = Hurry()
+
+    def end(_number: int) -> None:
+        work(store, FakeRegistry({"engine": client}))
+        states = {"base": base, "tuned": tuned}
+        with store.session() as session:
+            for answer in session.scalars(select(ComparisonAnswer)):
+                answer.state = states[answer.side]
+                answer.reason = "No words came." if answer.state == "failed" else None
+
+    hurry.then = end
+    walk(tour.start(store, LOCAL, "en"), hurry)
+    assert (seen(store).state, seen(store).reason) == (state, reason)
+
+
+def test_a_comparison_that_cannot_begin_ends_the_tour_with_its_reason(
+    store: Store, client: FakeClient, walk: Callable[..., Hurry]
+) -> None:
+    hurry = Hurry()
+
+    def train_then_fail(_number: int) -> None:
+        if seen(store).key == "story":
+            for comparison_id in KINDS["comparison"].unfinished(store):
+                comparison_run.give_up(store, comparison_id, BadRequest("It broke.", "Look."))
+        else:
+            work(store, FakeRegistry({"engine": client}))
+
+    hurry.then = train_then_fail
+    tour_id = tour.start(store, LOCAL, "en")
+    walk(tour_id, hurry)
+    assert (seen(store).state, seen(store).reason) == ("failed", "It broke. Look. Continue the tour to write again.")
+    tour.resume(store, LOCAL, tour_id)
+    walk(tour_id)
     assert seen(store).state == "done"
-    assert client.count("stream") == 3
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_time_left_comes_from_the_engine(store: Store) -> None:
-    tour_id = tour.start(store, LOCAL)
+    tour_id = tour.start(store, LOCAL, "en")
     job = TrainingJob(
         id="j",
         name="n",
@@ -218,5 +391,5 @@ def test_the_time_left_comes_from_the_engine(store: Store) -> None:
 
 
 def test_ten_clicks_at_once_are_one_tour(store: Store) -> None:
-    assert len(set(at_once(10, lambda: tour.start(store, LOCAL)))) == 1
+    assert len(set(at_once(10, lambda: tour.start(store, LOCAL, "en")))) == 1
     assert utcnow() > seen(store).created_at

@@ -12,7 +12,7 @@ from sqlalchemy import func, select, update
 from core.actor import Actor
 from core.dataset import matrix
 from core.dataset.finished import Examples, csv_line, csv_lines, examples, joined, prompt_of, to_csv
-from core.dataset.loading import Source, Split, begun, from_frame, load_sample, split_of
+from core.dataset.loading import Source, Split, begun, from_frame, load_sample, sample_pairs, split_of
 from core.dataset.recipe import Recipe
 from core.dataset.writing.outcomes import storable
 from core.db.store import Store
@@ -40,6 +40,7 @@ __all__ = [
     "prompt_of",
     "recipe",
     "rows",
+    "sample_pairs",
     "set_chat_system",
     "split_of",
     "summary",

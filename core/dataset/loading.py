@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain, count
+from dataclasses import dataclass
+from itertools import chain, count, pairwise
 from typing import Any, Literal
 
 import pandas as pd
@@ -107,26 +109,68 @@ def split_of(word: str) -> Split | None:
         ) from None
 
 
-def load_sample(store: Store, actor: Actor, name: str, limit: int | None = None) -> str:
-    """A data set from the stories that ship with the studio; `limit` takes that many, spread over the whole grid.
+def load_sample(store: Store, actor: Actor, name: str, limit: int | None = None, *, seed: int = 0) -> str:
+    """A data set from the stories that ship with the studio.
+
+    Args:
+        limit: how many rows to take; None takes all. They are spread over the whole grid: the sample is cut into as
+            many stretches, and one row is drawn from each.
+        seed: of the draw; the same seed takes the same rows.
 
     Raises:
         NotFound: there is no such sample.
     """
+    sample = _read_sample(name)
+    frame = sample.frame
+    if limit is not None and 0 < limit < len(frame):
+        draw, ends = random.Random(seed), [i * len(frame) // limit for i in range(limit + 1)]
+        frame = frame.iloc[[draw.randrange(start, end) for start, end in pairwise(ends)]]
+    return from_frame(
+        store,
+        actor,
+        name,
+        frame,
+        sample.columns,
+        sample.completion,
+        "sample",
+        split_column=sample.split,
+        other_columns=sample.others,
+    )
+
+
+def sample_pairs(name: str) -> list[tuple[str, str]]:
+    """Prompt and completion of every row of a sample.
+
+    Raises:
+        NotFound: there is no such sample.
+    """
+    sample = _read_sample(name)
+    rows = sample.frame[[*sample.columns, sample.completion]].itertuples(index=False, name=None)
+    return [(joined(map(_cell, values), ","), _cell(text)) for *values, text in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """A sample's table, and which of its columns make the prompt, the completion and the split; others are kept."""
+
+    frame: pd.DataFrame
+    columns: list[str]
+    completion: str
+    split: str | None
+    others: list[str]
+
+
+def _read_sample(name: str) -> _Sample:
     path = presets.DATA / "samples" / f"{name}.csv"
     if not name.replace("_", "").isalnum() or not path.is_file():
         raise NotFound(f"There is no sample called {name}.", "Choose one from the list.")
     frame = importing.read_table(path.read_bytes(), path.name).frame
-    if limit is not None and 0 < limit < len(frame):
-        frame = frame.iloc[[i * len(frame) // limit for i in range(limit)]]
     names = [str(column) for column in frame.columns]
     roles = json.loads(path.with_name(_ROLES).read_text(encoding="utf-8")).get(name, {})
     completion, split = roles.get("completion", names[-1]), roles.get("split")
     columns = roles.get("prompt", [column for column in names if column not in (completion, split)])
     others = [column for column in names if column not in (*columns, completion, split)]
-    return from_frame(
-        store, actor, name, frame, columns, completion, "sample", split_column=split, other_columns=others
-    )
+    return _Sample(frame, columns, completion, split, others)
 
 
 def begun(

@@ -1,0 +1,90 @@
+"""What a tour has made: before and after side by side, what it took, and what to do next."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core.cost.book import training_cost
+from core.db.tables import utcnow
+from core.errors import NotFound
+from core.tour import TourProgress
+from core.training import comparing, jobs
+from core.training.figures import figure
+from core.training.jobs import JobView
+from pages.ui import cached, state, views
+from pages.ui.lang import _, number, percent, usd
+from pages.ui.money import work_cost
+from pages.ui.training import before_after, cached_curves, job_actions, job_list
+
+_COMPARED = ("openai", "gpt-4o-mini-2024-07-18")  # the cheapest model that OpenAI still tunes
+
+
+def show(progress: TourProgress) -> None:
+    """Everything there is of it; a tour that ended early has less."""
+    job = _job(progress)
+    if job is not None:
+        view = comparing.get(cached.store(), job.id)
+        if view is not None and view.pairs:
+            before_after.pair_of(job, view.pairs[0], "home_tour_pair")
+        _what_it_took(progress, job)
+    _next(progress, job)
+
+
+def clock(seconds: float) -> str:
+    """A time as a stopwatch shows it: 1:05."""
+    minutes, rest = divmod(max(0, int(seconds)), 60)
+    return f"{minutes}:{rest:02}"
+
+
+def _job(progress: TourProgress) -> JobView | None:
+    """The tour's job; None: there is none, or it was deleted."""
+    if progress.job_id is None:
+        return None
+    try:
+        return jobs.get(cached.store(), progress.job_id, results=False)
+    except NotFound:
+        return None
+
+
+def _what_it_took(progress: TourProgress, job: JobView) -> None:
+    """Time, accuracy, tokens and money in one line."""
+    curve = cached_curves.curve(job)
+    if not curve.steps:
+        return
+    first, last = curve.first("training_token_accuracy"), figure(curve, "training_token_accuracy")
+    facts = []
+    if progress.state == "done" and progress.finished_at is not None:
+        took = (progress.finished_at - progress.created_at).total_seconds()
+        facts.append(_("Done in **{time}**").format(time=clock(took)))
+    if first is not None and last is not None:
+        facts.append(_("token accuracy {start} → {end}").format(start=percent(first), end=percent(last.value)))
+    there = training_cost(cached.prices(), *_COMPARED, curve.trained_tokens)
+    facts.append(
+        _("Trained on **{tokens}** tokens: **{here}** here, {there} at OpenAI for {model}.").format(
+            tokens=number(curve.trained_tokens),
+            here=work_cost(job.provider, job.cost_usd, job.training_s(utcnow())),
+            there=usd(there),
+            model=_COMPARED[1],
+        )
+    )
+    views.facts(facts)
+
+
+def _next(progress: TourProgress, job: JobView | None) -> None:
+    """Where to go from here."""
+    with st.container(horizontal=True):
+        if job is not None and job.fine_tuned_model is not None:
+            words = _("Write another story with this model")
+            if st.button(words, icon=":material/auto_stories:", type="primary", key="home_tour_story"):
+                job_actions.write_with(job, job.fine_tuned_model)
+        if job is not None and st.button(_("Open the job"), icon=":material/show_chart:", key="home_tour_job"):
+            job_list.open_from_elsewhere(job.id)
+            st.switch_page("training.py")
+        if progress.dataset_id is not None:
+            if st.button(_("View the data set"), icon=":material/grid_view:", key="home_tour_dataset"):
+                state.put("dataset_open", progress.dataset_id)
+                state.put("dataset_part", "rows")
+                st.switch_page("dataset.py")
+            if st.button(_("Bring your own examples"), icon=":material/upload_file:", key="home_tour_bring"):
+                state.put("dataset_part", "bring")
+                st.switch_page("dataset.py")
