@@ -12,7 +12,7 @@ from core.actor import LOCAL
 from core.db.tables import utcnow
 from core.tour import TourProgress
 from core.training import comparing, jobs
-from pages.ui import cached, cards, state, tour_result
+from pages.ui import cached, cards, state, tour_recorded, tour_result
 from pages.ui.lang import _, duration, language, mark, number, plain, told
 from pages.ui.training import before_after, cached_curves, curves
 
@@ -87,6 +87,7 @@ def _invitation() -> None:
         )  # fmt: skip
     if missing:
         cards.engine_missing_card()
+        tour_recorded.show()
 
 
 # --- while it is under way -------------------------------------------------------------------------------------------

@@ -48,15 +48,15 @@ def pair_of(job: JobView, pair: Pair, key: str) -> None:
     st.markdown(f":material/chat_bubble: {code(pair.prompt)}")
     left, right = st.columns(2, gap="medium")
     with left:
-        _side(_("Before"), job.base_model, pair.base)
+        answer(_("Before"), job.base_model, pair.base)
     with right:
-        _side(_("After"), job.fine_tuned_model or "", pair.tuned)
+        answer(_("After"), job.fine_tuned_model or "", pair.tuned)
     if pair.expected is not None:
         with st.expander(_("Text of the row that was kept from training"), key=f"{key}_expected"):
             views.story_text(pair.expected)
 
 
-def _side(title: str, model: str, said: SideAnswer) -> None:
+def answer(title: str, model: str, said: SideAnswer) -> None:
     """A model's words as they come, or why there are none."""
     st.markdown(f"**{title}** · {plain(job_words.model_name(model))}")
     if said.text.strip():

@@ -1,0 +1,172 @@
+"""How long the guided tour takes, and what its two models write: `python -m bench.tour`.
+
+    python -m bench.tour [--language en|zh_CN|both] [--tours 10] [--out tours.jsonl] [--record]
+    python -m bench.tour --out tours.jsonl --verdicts verdicts.jsonl
+
+The studio runs as people start it, in a home of its own: the first tour of a run also prepares the weights. Tours are
+started as the button does it, one after the other, each with other stories. The last line printed is JSON: `minutes` of
+the slowest tour, from the start to the end of both texts, and `coherent_of_10`.
+
+`--out` keeps prompts and texts as JSON Lines, and beside them as Markdown for a reader who has seen neither the prompts
+nor the training stories. The reader writes one JSON object a line: `{"tour": 1, "coherent": true, "why": "…"}`. With
+`--verdicts` no tour is taken: the figures are those of the file that `--out` names. Without verdicts, or while one is
+missing, `coherent_of_10` is null.
+
+`--record` writes the newest tour of each language to `data/tour_recordings.json`, which the home page shows where the
+engine is not installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import _smoke
+from bench._page import served
+from core import tour, tour_recording
+from core.actor import LOCAL
+from core.db.store import Store
+from core.db.tables import utcnow
+from core.settings import Settings
+from core.tour_recording import TourRecording
+from core.training import comparing, jobs
+
+ROOT = Path(__file__).parents[1]
+LANGUAGES = ("zh_CN", "en")
+WANTED_MINUTES = 4.0
+LOOK_S = 0.5
+LONGEST_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Taken:
+    """One tour: its number in this run, counting from 1, how long it took, and what it made."""
+
+    tour: int
+    training_s: float | None
+    recording: TourRecording
+
+
+def main() -> None:
+    """Take the tours, keep them, and tell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--language", choices=(*LANGUAGES, "both"), default="both", help="with both they take turns")
+    parser.add_argument("--tours", type=int, default=2, help="how many")
+    parser.add_argument("--out", type=Path, help="keep prompts and texts here (JSON Lines), and as Markdown")
+    parser.add_argument("--verdicts", type=Path, help="what a reader says of the texts in --out; takes no tour")
+    parser.add_argument("--record", action="store_true", help=f"write {tour_recording.PATH.relative_to(ROOT)}")
+    options = _smoke.parse(parser)
+    if options.verdicts is not None:
+        kept = [json.loads(line) for line in options.out.read_text("utf-8").splitlines()]
+        verdicts = [json.loads(line) for line in options.verdicts.read_text("utf-8").splitlines() if line.strip()]
+        print(json.dumps({"minutes": slowest(kept), "coherent_of_10": coherent_of_10(kept, verdicts)}))
+        return
+    languages = LANGUAGES if options.language == "both" else (options.language,)
+    taken = _take(tuple(languages[number % len(languages)] for number in range(options.tours)), options.out)
+    if options.record:
+        tour_recording.save([one.recording for one in taken])
+    kept = [line(one) for one in taken]
+    print(json.dumps({"minutes": slowest(kept), "coherent_of_10": None}))
+
+
+def line(one: Taken) -> dict[str, Any]:
+    """A tour as it is kept for a reader; the curve stays in the recording."""
+    told = asdict(one.recording)
+    del told["results_csv"]
+    return {"tour": one.tour, "training_s": one.training_s, **told}
+
+
+def slowest(kept: Sequence[dict[str, Any]]) -> float:
+    """Minutes of the slowest tour."""
+    return round(max(float(one["minutes"]) for one in kept), 2)
+
+
+def coherent_of_10(kept: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, Any]]) -> float | None:
+    """How many of ten new models wrote a coherent story, by a reader's word; None while a verdict is missing."""
+    said = {int(one["tour"]): bool(one["coherent"]) for one in verdicts}
+    if not kept or any(one["tour"] not in said for one in kept):
+        return None
+    return round(10 * sum(said[one["tour"]] for one in kept) / len(kept), 1)
+
+
+def for_a_reader(kept: Sequence[dict[str, Any]]) -> str:
+    """Prompts and both texts of all tours, as Markdown."""
+    parts = ["# Before and after, as tours ended\n"]
+    for one in kept:
+        parts.append(f"## Tour {one['tour']} · {one['language']} · {one['minutes']:.1f} minutes\n")
+        parts.append(f"Prompt: `{one['prompt']}`\n")
+        for title in ("before", "after"):
+            text = "\n".join(f"> {each}" if each else ">" for each in str(one[title]).strip().splitlines())
+            parts.append(f"**{title.capitalize()}** ({one[f'{title}_finish']})\n\n{text}\n")
+    return "\n".join(parts)
+
+
+def _take(languages: Sequence[str], out: Path | None) -> list[Taken]:
+    """One tour in each of these languages, in this order; what is done is kept at once."""
+    taken: list[Taken] = []
+    with tempfile.TemporaryDirectory() as home, served(ROOT / "app.py", FABULA_HOME=home):
+        store = Store.open(Settings.from_env({"FABULA_HOME": home}))
+        try:
+            for number, language in enumerate(languages, start=1):
+                taken.append(one := _one(store, number, language))
+                kept = [line(each) for each in taken]
+                if out is not None:
+                    out.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in kept), "utf-8")
+                    out.with_suffix(".md").write_text(for_a_reader(kept), "utf-8")
+                print(
+                    f"tour {number} ({language}): {one.recording.minutes:.2f} min, wanted ≤ {WANTED_MINUTES:.0f}; "
+                    f"{one.recording.stories} stories, {one.recording.trained_tokens:,} tokens in {one.training_s} s",
+                    flush=True,
+                )
+        finally:
+            store.close()
+    return taken
+
+
+def _one(store: Store, number: int, language: str) -> Taken:
+    """Take a tour to its end.
+
+    Raises:
+        RuntimeError: it failed, or took an hour.
+    """
+    started = time.monotonic()
+    tour_id = tour.start(store, LOCAL, language)
+    while (progress := tour.progress(store, tour_id=tour_id)) is not None and progress.state in tour.UNFINISHED:
+        if time.monotonic() - started > LONGEST_S:
+            raise RuntimeError(f"the tour is at {progress.key} after an hour")
+        time.sleep(LOOK_S)
+    minutes = (time.monotonic() - started) / 60
+    if progress is None or progress.state != "done" or progress.job_id is None:
+        raise RuntimeError(f"the tour failed: {progress and progress.reason}")
+    job = jobs.get(store, progress.job_id)
+    view = comparing.get(store, job.id)
+    assert view is not None
+    pair = view.pairs[0]
+    while comparing.any_active(store):  # the other prompts of the comparison: the next tour starts on quiet cores
+        time.sleep(LOOK_S)
+    recording = TourRecording(
+        language=language,
+        recorded_on=utcnow().date().isoformat(),
+        minutes=round(minutes, 2),
+        stories=job.n_examples or 0,
+        trained_tokens=job.trained_tokens or 0,
+        base_model=job.base_model,
+        tuned_model=job.fine_tuned_model or "",
+        results_csv=job.results_csv or "",
+        prompt=pair.prompt,
+        before=pair.base.text,
+        before_finish=pair.base.finish_reason,
+        after=pair.tuned.text,
+        after_finish=pair.tuned.finish_reason,
+    )
+    return Taken(number, job.training_s(utcnow()), recording)
+
+
+if __name__ == "__main__":
+    main()

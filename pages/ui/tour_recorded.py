@@ -1,0 +1,46 @@
+"""A recorded tour, for machines without the engine: its curve, and before and after. It says that it is one."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core import tour_recording
+from core.training import results
+from core.training.comparing import SideAnswer
+from core.training.results import Results
+from pages.ui.lang import _, code, language, number
+from pages.ui.training import before_after, curves
+
+
+def show() -> None:
+    """The recording in the page's language; nothing where there is none."""
+    recording = tour_recording.load(language())
+    if recording is None:
+        return
+    st.subheader(_("A recorded tour"), anchor=False)
+    st.caption(
+        _(
+            "Recorded on {day}: {base} was trained on {stories} stories ({tokens} tokens). The whole tour took "
+            "{minutes} minutes. Nothing is being trained here now."
+        ).format(
+            day=recording.recorded_on,
+            base=recording.base_model,
+            stories=number(recording.stories),
+            tokens=number(recording.trained_tokens),
+            minutes=number(recording.minutes, 1),
+        )
+    )
+    curves.pair(_curve(recording.results_csv), "home_tour_recorded_curve")
+    st.markdown(f":material/chat_bubble: {code(recording.prompt)}")
+    left, right = st.columns(2, gap="medium")
+    with left:
+        said = SideAnswer("done", recording.before, finish_reason=recording.before_finish)
+        before_after.answer(_("Before"), recording.base_model, said)
+    with right:
+        said = SideAnswer("done", recording.after, finish_reason=recording.after_finish)
+        before_after.answer(_("After"), recording.tuned_model, said)
+
+
+@st.cache_resource(max_entries=2)
+def _curve(results_csv: str) -> Results:
+    return results.parse(results_csv)
