@@ -175,6 +175,17 @@ def test_a_few_samples_are_spread_over_the_whole_grid(store: Store) -> None:
         assert {r.values[column.name] for r in found} == set(column.values)
 
 
+def test_a_seed_chooses_which_samples_are_taken(store: Store) -> None:
+    def texts(seed: int) -> list[str]:
+        dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more", 12, seed=seed)
+        return [text for _prompt, text in datasets.examples(store, dataset_id)]
+
+    assert texts(7) == texts(7) != texts(8)
+    assert len(set(texts(7))) == 12
+    whole = [text for _prompt, text in datasets.sample_pairs("ultraman_stories_more")]
+    assert [whole.index(text) for text in texts(7)] == sorted(whole.index(text) for text in texts(7))
+
+
 def test_the_intents_are_loaded_with_their_held_out_rows(store: Store) -> None:
     if not (presets.DATA / "samples" / "support_intents.csv").is_file():
         pytest.skip("the sample is not written yet")
@@ -209,7 +220,8 @@ def test_examples_join_the_columns_by_commas_and_take_finished_rows_only(store: 
 def test_csv_is_the_articles_own_shape_and_comes_back(store: Store) -> None:
     dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories", 5)
     text = datasets.to_csv(store, dataset_id)
-    assert text.startswith(",dynasty,super_power,story_type,story\n0,唐,")
+    first = datasets.rows(store, dataset_id, limit=1)[0]
+    assert text.startswith(f",dynasty,super_power,story_type,story\n0,{','.join(first.values.values())},")
     again = importing.read_table(text.encode(), "again.csv").frame
     assert [tuple(row) for row in again.itertuples(index=False, name=None)] == [
         (*r.values.values(), r.text) for r in datasets.rows(store, dataset_id)
