@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 from bench import _smoke
-from core.dataset import presets
 from data.storyteller.make import instruction
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +32,6 @@ SAMPLES = ROOT / "data/samples"
 ARTICLE = ROOT.parent / "shared/fixtures/ultraman_stories.csv"
 CHINESE = ("ultraman_stories.csv", "ultraman_stories_more.csv")
 ENGLISH = "everyday_heroes.csv"
-ENGLISH_TEMPLATE = presets.get("english_stories").recipe.template
 AIMS = {
     "zh_base_loss": "",
     "zh_loss_vs_article": "≤ 1.2",
@@ -61,10 +59,7 @@ def read(path: Path) -> list[Story]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     english = "gift" in rows[0]
-    return [
-        Story(ENGLISH_TEMPLATE.format(**row) if english else instruction(row), row["story"].strip(), english)
-        for row in rows
-    ]
+    return [Story(instruction(row, "en" if english else "zh"), row["story"].strip(), english) for row in rows]
 
 
 def n_grams(story: Story) -> frozenset[Any]:
@@ -189,13 +184,9 @@ def measure_all(untrained: Untrained) -> dict[str, float]:
     else:
         print("zh_loss_vs_article: not measured, the article's stories are not here")
     figures |= nearness(chinese, "zh")
-    if (SAMPLES / ENGLISH).exists():
-        english = read(SAMPLES / ENGLISH)
-        figures["en_base_loss"] = base_loss(untrained, english)
-        figures |= nearness(english, "en")
-    else:
-        print(f"en_base_loss, en_near_*: not measured, there is no {ENGLISH}")
-    return figures
+    english = read(SAMPLES / ENGLISH)
+    figures["en_base_loss"] = base_loss(untrained, english)
+    return figures | nearness(english, "en")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Which models there are: bases, `storyteller`, tuned models and their checkpoints."""
+"""Which models there are: bases, the packaged storytellers, tuned models and their checkpoints."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from core.engine.gguf_file import model_card
 from core.engine.llama import Base
 from core.engine.store import Format, Store, TunedModel
 
-STORYTELLER = "storyteller"
-_SHIPPED_ADAPTER = Path(__file__).parents[2] / "data" / "storyteller" / "storyteller.gguf"
+_ADAPTERS = Path(__file__).parents[2] / "data" / "storyteller"
+STORYTELLERS = ("storyteller", "storyteller-en")
+"""Adapters that ship with the engine, for the packaged base: Chinese and English stories."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class Models:
         return found
 
     def listed(self) -> list[Model]:
-        """Bases, the storyteller, then tuned models, oldest first. Checkpoints are found by id, not listed."""
+        """Bases, the storytellers, then tuned models, oldest first. Checkpoints are found by id, not listed."""
         rows = self._store.select(TunedModel, "step IS NULL")
         return [*self._shipped(), *(self._tuned(row) for row in rows if row.base in self._paths)]
 
@@ -116,9 +117,10 @@ class Models:
             for name, path in self._paths.items()
         ]
         fits = self._paths[weights.PACKAGED_BASE] == weights.packaged_path(self._home)  # not another file of that name
-        if fits and _SHIPPED_ADAPTER.is_file():
-            created = int(_SHIPPED_ADAPTER.stat().st_mtime)
-            models.append(Model(STORYTELLER, weights.PACKAGED_BASE, _SHIPPED_ADAPTER, "chat", created))
+        for name in STORYTELLERS if fits else ():
+            adapter = _ADAPTERS / f"{name}.gguf"
+            if adapter.is_file():
+                models.append(Model(name, weights.PACKAGED_BASE, adapter, "chat", int(adapter.stat().st_mtime)))
         return models
 
     def _tuned(self, row: TunedModel) -> Model:

@@ -1,9 +1,9 @@
-"""Make `data/storyteller/storyteller.gguf`: our trainer, our 189 sample stories, the article's instruction.
+"""Make the two packaged writers: our trainer, our sample stories, one LoRA adapter a language.
 
-    python -m data.storyteller.make [--out FILE.gguf]
+    python -m data.storyteller.make [--language zh] [--language en] [--out FOLDER]
 
-Two real jobs on a real engine through the official SDK, the second one on the model of the first, then a copy of the
-adapter. About three quarters of an hour on two cores.
+Each adapter is one real job on a real engine through the official SDK, then a copy of its file. About an hour for both
+on two quiet cores.
 """
 
 from __future__ import annotations
@@ -14,60 +14,90 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import openai
 
 from bench._engine import running_engine
+from core.dataset import presets
 
-DATA = Path(__file__).resolve().parents[1]
-SAMPLES = ("ultraman_stories.csv", "ultraman_stories_more.csv")
-STAGES = ((6, 1.0), (2, 0.5))
-"""(epochs, learning-rate multiplier) of the two jobs."""
-
-
-def instruction(values: dict[str, str]) -> str:
-    """The article's prompt (S1), from the preset that the data-set page starts with."""
-    presets = json.loads((DATA / "presets.json").read_text(encoding="utf-8"))
-    template: str = presets["presets"][0]["recipe"]["template"]
-    return template.format(**values)
+BASE = "gemma-3-270m"
+HYPERPARAMETERS = {"batch_size": 4, "learning_rate_multiplier": 1.0}
 
 
-def training_lines() -> list[str]:
+@dataclass(frozen=True)
+class Writer:
+    """One packaged adapter.
+
+    Attributes:
+        preset: whose template is the instruction.
+        samples: files of `data/samples` that it is trained on.
+    """
+
+    model: str
+    preset: str
+    samples: tuple[str, ...]
+    n_epochs: int
+
+
+WRITERS = {
+    "zh": Writer("storyteller", "ultraman", ("ultraman_stories.csv", "ultraman_stories_more.csv"), 3),
+    "en": Writer("storyteller-en", "english_stories", ("everyday_heroes.csv",), 4),
+}
+
+
+def instruction(values: Mapping[str, str], language: str = "zh") -> str:
+    """The prompt of a row: the template of the preset that the data-set page starts with in that language."""
+    return presets.get(WRITERS[language].preset).recipe.template.format(**values)
+
+
+def training_lines(language: str) -> list[str]:
     """One conversation a story: instruction in, story out."""
     lines = []
-    for name in SAMPLES:
-        with (DATA / "samples" / name).open(encoding="utf-8", newline="") as file:
+    for name in WRITERS[language].samples:
+        with (presets.DATA / "samples" / name).open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 messages = [
-                    {"role": "user", "content": instruction(row)},
-                    {"role": "assistant", "content": row["story"]},
+                    {"role": "user", "content": instruction(row, language)},
+                    {"role": "assistant", "content": row["story"].strip()},
                 ]
                 lines.append(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
     return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=DATA / "storyteller/storyteller.gguf")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--language", action="append", choices=tuple(WRITERS), help="one of them; else both")
+    parser.add_argument("--out", type=Path, default=presets.DATA / "storyteller")
+    parser.add_argument("--home", type=Path, help="keep the engine's folder here, with a checkpoint of every epoch")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home, running_engine(Path(home)) as engine:
-        client = engine.client
-        upload = client.files.create(file=("stories.jsonl", "".join(training_lines()).encode()), purpose="fine-tune")
-        model = "gemma-3-270m"
-        for seed, (n_epochs, multiplier) in enumerate(STAGES, start=1):
-            hyperparameters = {"n_epochs": n_epochs, "batch_size": 4, "learning_rate_multiplier": multiplier}
-            job = client.fine_tuning.jobs.create(
-                training_file=upload.id,
-                model=model,
-                suffix="storyteller",
-                seed=seed,
-                method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
-            )
-            model = wait_for(client, job.id)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(Path(home) / "adapters" / f"{model.rpartition(':')[2]}.gguf", options.out)
-        print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary, running_engine(options.home or Path(temporary)) as engine:
+        for language in options.language or WRITERS:
+            writer = WRITERS[language]
+            model = train(engine.client, language)
+            made = (options.home or Path(temporary)) / "adapters" / f"{model.rpartition(':')[2]}.gguf"
+            out = options.out / f"{writer.model}.gguf"
+            shutil.copyfile(made, out)
+            print(f"{out}: {out.stat().st_size / 1e6:.1f} MB", flush=True)
+
+
+def train(client: openai.OpenAI, language: str) -> str:
+    """The id of a new model that writes in that language."""
+    writer = WRITERS[language]
+    lines = "".join(training_lines(language)).encode()
+    upload = client.files.create(file=("stories.jsonl", lines), purpose="fine-tune")
+    hyperparameters = {**HYPERPARAMETERS, "n_epochs": writer.n_epochs}
+    job = client.fine_tuning.jobs.create(
+        training_file=upload.id,
+        model=BASE,
+        suffix=writer.model,
+        seed=1,
+        method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+    )
+    return wait_for(client, job.id)
 
 
 def wait_for(client: openai.OpenAI, job_id: str) -> str:

@@ -8,12 +8,18 @@ from typing import Literal
 import streamlit as st
 
 from core.cost.prices import tuned_base
+from core.dataset import presets
 from core.errors import FabulaError
 from core.providers import ModelInfo
 from pages.ui import cached, cards, state
-from pages.ui.lang import _, told
+from pages.ui.lang import _, language, told
 
 _LOOK_S = 2.0  # the engine takes about ten seconds to start
+
+
+def storyteller() -> str:
+    """The packaged writer of the page's language."""
+    return presets.get(language=language()).recipe.model
 
 
 def picker(

@@ -45,7 +45,7 @@ def recipe_form() -> Recipe:
             persist_state="session",
         )
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            model = models.picker(_("Written by"), "dataset_model", prefer="storyteller", width=320)
+            model = models.picker(_("Written by"), "dataset_model", prefer=models.storyteller(), width=320)
             repeats = st.number_input(
                 _("Repeats of each cell"), 1, 10_000, step=1, width=170, key="dataset_repeats", persist_state="session"
             )

@@ -22,7 +22,7 @@ def form(button: Callable[[Order | None], None]) -> None:
     with st.container(border=True):
         left, right = st.columns([2, 3], gap="medium") if several else (st.container(), st.container())
         with left:
-            info = models.picker(_("Model"), "story_model", prefer="storyteller")
+            info = models.picker(_("Model"), "story_model", prefer=models.storyteller())
             if info is None:
                 models.none_yet()
                 return

@@ -49,7 +49,8 @@ def _models() -> list[ModelInfo]:
     asked = [name.strip() for name in str(st.query_params.get("models", "")).split(",")]
     named = [found[name] for name in dict.fromkeys(asked) if name in found]
     if not named and found:
-        named = [min(found.values(), key=lambda i: (i.id != "storyteller", not i.id.startswith("ft:")))]
+        usual = models.storyteller()
+        named = [min(found.values(), key=lambda i: (i.id != usual, not i.id.startswith("ft:")))]
     return named[:MOST_PANES]
 
 
