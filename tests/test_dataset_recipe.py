@@ -44,7 +44,7 @@ def test_an_english_grid_and_a_task_that_writes_no_stories_come_along() -> None:
 
 
 def test_presets_can_be_run_and_have_values_outside_their_grid() -> None:
-    assert sum(preset.sample is not None for preset in presets.load()) == 3
+    assert sum(preset.sample is not None for preset in presets.load()) == 4
     for preset in presets.load():
         preset.recipe.check()
         assert not preset.recipe.warnings() and preset.outside

@@ -674,7 +674,7 @@ def test_nothing_to_write_is_told(store: Store, server: FaultServer) -> None:
 
 
 def test_a_loaded_data_set_cannot_be_written_on(store: Store) -> None:
-    dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+    dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more", 27)
     with pytest.raises(BadRecipe, match="no recipe"):
         runs.enqueue(store, LOCAL, dataset_id)
     assert runs.latest(store, dataset_id) is None

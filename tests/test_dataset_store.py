@@ -159,7 +159,7 @@ def test_text_that_no_database_takes_is_made_storable(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "limit", "count"), [("ultraman_stories", None, 162), ("ultraman_stories_more", 400, 27)]
+    ("name", "limit", "count"), [("ultraman_stories", None, 486), ("ultraman_stories_more", 400, 135)]
 )
 def test_samples_are_loaded(store: Store, name: str, limit: int | None, count: int) -> None:
     one = datasets.summary(store, datasets.load_sample(store, LOCAL, name, limit))

@@ -144,7 +144,7 @@ def test_a_link_carries_the_language() -> None:
 
 
 def test_home_shows_true_figures_and_one_next_step_each(store: Store, server: FaultServer) -> None:
-    datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+    datasets.load_sample(store, LOCAL, "ultraman_stories_more", 27)
     _job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1")
     with store.session() as session:
         spend.record(
@@ -174,7 +174,7 @@ def test_a_story_without_a_word_is_no_trouble_on_the_home_page(text: str, store:
 
 def test_names_and_stories_of_others_are_text_on_the_home_page(store: Store, server: FaultServer) -> None:
     nasty = "![x](http://example.com/x.png)"
-    dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+    dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more", 27)
     with store.session() as session:
         session.get_one(Dataset, dataset_id).name = nasty
         session.add(

@@ -500,7 +500,7 @@ def test_what_is_unknown_is_said(store: Store, state: dict[str, object], says: s
 
 
 def test_numbers_are_measured_from_a_data_set(store: Store) -> None:
-    made = datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+    made = datasets.load_sample(store, LOCAL, "ultraman_stories_more", 27)
     at = visit("cost", cost_part="workload")
     at.get_by_key("work_dataset").set_value(made).run()
     assert "Measured on" in _captions(at) and "counted exactly" in _captions(at)

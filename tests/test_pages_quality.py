@@ -48,7 +48,7 @@ def test_the_samples_verdict_stands_first_in_both_languages(store: Store) -> Non
     datasets.load_sample(store, LOCAL, "ultraman_stories")
     at = _open()
     assert at.markdown[0].value.startswith("### :green[") and "Good" in at.markdown[0].value
-    assert "162 finished rows measured" in words(at)
+    assert "486 finished rows measured" in words(at)
     at = visit("dataset", "zh-CN", dataset_part="quality")  # the report is there
     assert at.markdown[0].value.startswith("### :green[") and not at.error
 
@@ -144,7 +144,7 @@ def test_while_a_run_goes_on_it_says_that_rows_are_judged_as_they_come(store: St
 
 
 def test_a_broken_ledger_is_told_and_can_be_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+    datasets.load_sample(store, LOCAL, "ultraman_stories_more", 27)
 
     def full(*_: object) -> Report:
         raise StorageFull("The disk is full.", "Make room.")

@@ -109,7 +109,7 @@ def test_the_sentence_says_how_far_the_run_is(store: Store, written: str) -> Non
 
 
 def test_a_data_set_that_was_loaded_has_no_run_to_go_on_with(store: Store) -> None:
-    datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+    datasets.load_sample(store, LOCAL, "ultraman_stories_more", 27)
     at = show()
     assert "27 rows, all done" in words(at)
     keys = {button.key for button in at.button}
@@ -533,7 +533,7 @@ def test_words_of_models_and_files_are_text_only(store: Store) -> None:
 
 
 def test_what_was_open_of_one_data_set_is_closed_with_the_next(store: Store, written: str) -> None:
-    other = datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+    other = datasets.load_sample(store, LOCAL, "ultraman_stories_more", 27)
     at = show(dataset_open=written)
     at.get_by_key("dataset_filter").set_value("failed").run()
     type_into(at, 0, out=True)

@@ -46,7 +46,7 @@ _RESULTS = (
 @pytest.fixture
 def sample(store: Store) -> str:
     """27 rows to learn from."""
-    return datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+    return datasets.load_sample(store, LOCAL, "ultraman_stories_more", 27)
 
 
 def _new_job(at: AppTest | None = None) -> AppTest:
@@ -54,11 +54,14 @@ def _new_job(at: AppTest | None = None) -> AppTest:
     return visit("training", training_part="new") if at is None else click(at, "training_new")
 
 
+def next_step(at: AppTest) -> AppTest:
+    """The next step, once the check of the first one allows it: it works in the background."""
+    until(lambda: not at.button(key="training_next").disabled or not at.run(), "the check")
+    return click(at, "training_next")
+
+
 def _to_the_end(at: AppTest) -> AppTest:
-    for _ in range(2):
-        until(lambda: not at.button(key="training_next").disabled or not at.run(), "the check")  # it works beside
-        click(at, "training_next")
-    return at
+    return next_step(next_step(at))
 
 
 # --- a new job ------------------------------------------------------------------------------------------------------
@@ -76,7 +79,7 @@ def test_the_first_step_tells_what_preparation_and_the_check_found(server: Fault
 
 
 def test_the_second_step_tells_what_it_takes_and_asks_the_few_numbers(server: FaultServer, sample: str) -> None:
-    at = click(_new_job(), "training_next")
+    at = next_step(_new_job())
     shown = {metric.label: metric.value for metric in at.metric}
     assert shown["Price"] == "not priced" and any(title.startswith("Tokens, ") for title in shown)
     assert "1.0 is a good default for the built-in engine" in words(at)
@@ -86,11 +89,11 @@ def test_the_second_step_tells_what_it_takes_and_asks_the_few_numbers(server: Fa
 
 def test_a_job_is_submitted_once_however_often_one_clicks(server: FaultServer, store: Store, sample: str) -> None:
     for _press in range(2):
-        at = click(_new_job(), "training_next")
+        at = next_step(_new_job())
         at.text_input(key="training_suffix").input("ultraman").run()
         at.toggle(key="training_epochs_auto").set_value(False).run()
         at.number_input(key="training_epochs").set_value(2).run()
-        click(at, "training_next")
+        next_step(at)
         assert "epochs: 2" in words(at) and "suffix: ultraman" in words(at)
         assert at.button(key="training_submit").label == "Train on 24 rows"  # 3 of 27 are kept for validation
         click(at, "training_submit")
@@ -101,13 +104,13 @@ def test_a_job_is_submitted_once_however_often_one_clicks(server: FaultServer, s
 
 
 def test_a_learning_rate_multiplier_is_read_as_it_was_meant(server: FaultServer, store: Store, sample: str) -> None:
-    at = click(_new_job(), "training_next")
+    at = next_step(_new_job())
     at.toggle(key="training_rate_auto").set_value(False).run()
     assert at.text_input(key="training_rate").value == "1"
     at.text_input(key="training_rate").set_value("1,5").run()
     assert "is ambiguous" in words(at) and at.button(key="training_next").disabled
     at.text_input(key="training_rate").set_value("1.5").run()
-    click(click(at, "training_next"), "training_submit")
+    click(next_step(at), "training_submit")
     (job,) = jobs.list_jobs(store)
     assert job.hyperparameters == {"learning_rate_multiplier": 1.5}
 
@@ -269,7 +272,7 @@ def test_a_finished_job_can_be_trained_further_and_done_again(server: FaultServe
     at = click(visit("training"), "training_again")
     assert at.selectbox(key="training_base").value == "engine/writer"
     assert at.selectbox(key="training_dataset").value == sample
-    assert click(at, "training_next").number_input(key="training_epochs").value == 2
+    assert next_step(at).number_input(key="training_epochs").value == 2
 
 
 def test_a_job_that_was_logged_elsewhere_is_done_again_so(
@@ -277,7 +280,7 @@ def test_a_job_that_was_logged_elsewhere_is_done_again_so(
 ) -> None:
     monkeypatch.setattr("core.training.tracking.unavailable", lambda name, environ=None, provider="": None)
     _job(store, status="succeeded", dataset_id=sample, trackers={"trackio": {"project": "fabula"}})
-    at = click(click(visit("training"), "training_again"), "training_next")
+    at = next_step(click(visit("training"), "training_again"))
     assert at.checkbox(key="training_tracker_trackio").value and not at.checkbox(key="training_tracker_wandb").value
 
 

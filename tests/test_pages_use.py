@@ -41,7 +41,7 @@ def test_without_finished_rows_the_way_to_the_run_is_shown(server: FaultServer, 
 
 
 def test_the_check_tells_what_it_found_what_it_does_and_why(server: FaultServer, store: Store) -> None:
-    at = use(datasets.load_sample(store, LOCAL, "ultraman_stories_more"))
+    at = use(datasets.load_sample(store, LOCAL, "ultraman_stories_more", 27))
     assert "There are 27 pairs" in words(at)
     assert "'.' is added to every completion" in words(at) and "use it as the stop when you call the model" in words(at)
     assert any('->", "completion": " ' in block.value and block.value.endswith('."}') for block in at.code)

@@ -44,7 +44,7 @@ class Writer:
 
 WRITERS = {
     "zh": Writer("storyteller", "ultraman", ("ultraman_stories.csv", "ultraman_stories_more.csv"), 3),
-    "en": Writer("storyteller-en", "english_stories", ("everyday_heroes.csv",), 4),
+    "en": Writer("storyteller-en", "english_stories", ("everyday_heroes.csv",), 3),
 }
 
 
