@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from sqlalchemy import select
 
 from core.actor import Actor
 from core.cost import own
 from core.dataset import datasets
-from core.db.store import Store
-from core.db.tables import Comparison, ComparisonAnswer, Story
+from core.db.store import Store, hold
+from core.db.tables import Comparison, ComparisonAnswer, Story, utcnow
 from core.db.tables.story import COMPARISON
-from core.errors import FabulaError, ModelNotFound, RateLimited, StorageFull, Unavailable
+from core.errors import FabulaError, ModelNotFound, RateLimited, StorageFull
 from core.providers import Client, CompletionRequest, Registry
+from core.retrying import RetryPolicy, call_with_retries, transient
 from core.settings import Settings
 from core.story import stream
 from core.training import comparing, unseen_prompts, views
 from core.training.asking import endpoint, with_separator
 from core.training.comparing import ACTIVE, SIDES
 from core.training.views import JobView
+
+T = TypeVar("T")
 
 UNFINISHED = select(Comparison.id).where(Comparison.state.in_(ACTIVE)).order_by(Comparison.id)
 """Ids of comparisons that a worker has to take up, oldest first."""
@@ -29,9 +34,8 @@ _TEMPERATURE = 0.5  # of stories: at 0 a small model repeats itself, at 1 it los
 _SEED = 8  # the same answers for the same models
 _LOOK_S = 0.5  # how soon a click on Stop ends the writing
 _SAVE_S = 0.5  # pages read the words from the database
-_TRIES = 30  # until the engine is up, or serves what it has just trained
-_PAUSE_S = 1.0
-_LONGEST_PAUSE_S = 60.0  # that an endpoint may ask for
+_RETRIES = RetryPolicy(tries=50, first_pause_s=1.0, longest_pause_s=5.0)  # four minutes: an engine that starts
+_NEW_MODEL_S = 120.0  # after its job has ended, a model that the engine does not know may still be on its way
 _INTERRUPTED = "The worker was interrupted while this was written. Writing it again is billed again."
 
 
@@ -106,14 +110,16 @@ class _Work:
 
     def _client(self, job: JobView) -> Client:
         """The job's provider; an engine that starts is waited for."""
-        for left in range(_TRIES, 0, -1):
-            try:
-                return self._registry.get(job.provider)
-            except Unavailable as exc:
-                if left == 1:
-                    raise
-                self._pause(_PAUSE_S, exc.what)
-        raise AssertionError("the last try returns or raises")
+        return self._with_retries(lambda: self._registry.get(job.provider))
+
+    def _with_retries(self, call: Callable[[], T], retryable: Callable[[FabulaError], bool] = transient) -> T:
+        def attempt() -> T:
+            self._heed()
+            return call()
+
+        return call_with_retries(
+            attempt, pause=self.stopping.wait, note=self._note, policy=_RETRIES, retryable=retryable
+        )
 
     def _choose(self, job: JobView) -> None:
         """The prompts, and how both models are asked; once."""
@@ -124,6 +130,7 @@ class _Work:
         chat = job.file_format == "chat" and job.dataset_id is not None
         system = datasets.chat_system(self._store, job.dataset_id or "") if chat else ""
         with self._store.session() as session:
+            hold(session, "comparisons")
             one = session.get_one(Comparison, self._id)
             one.source = choice.source
             one.settings = {
@@ -132,7 +139,8 @@ class _Work:
                 "max_tokens": choice.max_tokens,
                 "seed": _SEED,
             }
-            for position, prompt in enumerate(choice.prompts):
+            first = comparing.next_position(session, one.id)  # a person may have asked a prompt already
+            for position, prompt in enumerate(choice.prompts, first):
                 comparing.add_pair(session, one.id, position, prompt.prompt, prompt.expected)
 
     def _next_pair(self, client: Client) -> list[tuple[int, str]]:
@@ -152,20 +160,17 @@ class _Work:
 
     def _write(self, job: JobView, client: Client, answer_id: int, side: str) -> None:
         """One answer, to its end; what an endpoint refuses is written down, and the other model goes on."""
-        for left in range(_TRIES, 0, -1):
-            self._heed()
-            try:
-                self._follow(self._story(job, client, answer_id))
-            except StorageFull:
-                raise
-            except FabulaError as exc:
-                if left > 1 and _worth_another_try(exc, client, side):
-                    self._pause(getattr(exc, "retry_after_s", None) or _PAUSE_S, exc.what)
-                    continue
-                self._set(answer_id, state="failed", reason=f"{exc.what} {exc.next_step}".strip())
-            else:
-                self._set(answer_id, state="done")
-            return
+        try:
+            self._with_retries(
+                lambda: self._follow(self._story(job, client, answer_id)),
+                lambda error: _retryable(error, client, job, side),
+            )
+        except StorageFull:
+            raise
+        except FabulaError as exc:
+            self._set(answer_id, state="failed", reason=f"{exc.what} {_next_step(exc, client, side)}".strip())
+        else:
+            self._set(answer_id, state="done")
 
     def _story(self, job: JobView, client: Client, answer_id: int) -> stream.StoryStream:
         with self._store.reading() as session:
@@ -215,11 +220,6 @@ class _Work:
         if self.stopping.is_set() or state not in ("queued", "running"):
             raise _Stopped
 
-    def _pause(self, seconds: float, reason: str) -> None:
-        self._note(reason)
-        self.stopping.wait(min(seconds, _LONGEST_PAUSE_S))
-        self._heed()
-
     def _note(self, reason: str | None) -> None:
         with self._store.session() as session:
             one = session.get_one(Comparison, self._id)
@@ -244,11 +244,23 @@ def _settled(answer: ComparisonAnswer, story: Story | None, client: Client) -> b
     return True
 
 
-def _worth_another_try(error: FabulaError, client: Client, side: str) -> bool:
+def _retryable(error: FabulaError, client: Client, job: JobView, side: str) -> bool:
     """An endpoint that starts or is busy, or an engine that does not serve its new model yet.
 
     At a provider that is paid, only what was certainly not billed.
     """
     if client.provider.kind != "engine":
         return isinstance(error, RateLimited)
-    return isinstance(error, (RateLimited, Unavailable)) or (isinstance(error, ModelNotFound) and side == "tuned")
+    if isinstance(error, ModelNotFound):
+        ended = job.finished_at
+        return side == "tuned" and ended is not None and (utcnow() - ended).total_seconds() < _NEW_MODEL_S
+    return transient(error)
+
+
+def _next_step(error: FabulaError, client: Client, side: str) -> str:
+    """What to do about an answer that failed; for a model that is gone, what brings it back."""
+    if not isinstance(error, ModelNotFound) or client.provider.kind != "engine":
+        return error.next_step
+    if side == "tuned":
+        return "Duplicate the job to train it again."
+    return "Add this base model to FABULA_ENGINE_MODELS and restart Fabula, then write again."

@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from dataclasses import dataclass, field
+from datetime import timedelta
 from decimal import Decimal
 
 import pandas as pd
@@ -17,7 +18,8 @@ from core.actor import LOCAL
 from core.cost.book import PriceBook
 from core.dataset import datasets, versions
 from core.db.store import Store
-from core.db.tables import Comparison, ComparisonAnswer, Row, Story, TrainingJob
+from core.db.tables import Comparison, ComparisonAnswer, Row, Story, TrainingJob, utcnow
+from core.db.tables.story import COMPARISON
 from core.errors import FabulaError, ServerError, Unavailable
 from core.providers import CompletionRequest, Provider
 from core.story import shelf
@@ -184,12 +186,13 @@ def test_at_a_paid_provider_a_person_asks_for_it(store: Store) -> None:
 
 def test_what_it_costs_is_told_before(store: Store) -> None:
     job = _trained(store, _Paid(), _dataset(store, _GRID[:7]), provider="openai")
-    assert comparing.estimate_usd(store, PriceBook.load(), job) is None
+    book, choice = PriceBook.load(), unseen_prompts.choose(store, job)
+    assert comparing.estimate_usd(book, job, choice) is None
     with store.session() as session:
         row = session.get_one(TrainingJob, job.id)
         row.base_model = "gpt-4o-mini-2024-07-18"
         row.fine_tuned_model = "ft:gpt-4o-mini-2024-07-18:me::1"
-    cost = comparing.estimate_usd(store, PriceBook.load(), jobs.get(store, job.id))
+    cost = comparing.estimate_usd(book, jobs.get(store, job.id), choice)
     assert cost is not None and Decimal(0) < cost < Decimal("0.001")
 
 
@@ -217,6 +220,42 @@ def test_a_base_that_is_gone_leaves_the_tuned_side_and_can_be_asked_again(store:
     assert client.count("stream") - before == len(failed.pairs)  # finished answers are not written again
 
 
+@pytest.mark.parametrize(
+    ("gone", "side", "next_step"),
+    [
+        (_TUNED, "tuned", "Duplicate the job to train it again."),
+        ("gemma-3-270m", "base", "Add this base model to FABULA_ENGINE_MODELS and restart Fabula, then write again."),
+    ],
+)
+def test_a_model_that_is_gone_fails_at_once_with_what_brings_it_back(
+    store: Store, gone: str, side: str, next_step: str
+) -> None:
+    client, hurry = _Forgetting(gone={gone}), Hurry()
+    job = _trained(store, client, _dataset(store, _GRID[:7]))
+    with store.session() as session:
+        session.get_one(TrainingJob, job.id).finished_at = utcnow() - timedelta(hours=1)
+    failed = _go(store, client, job, hurry)
+    assert failed.state == "failed" and (failed.reason or "").endswith(next_step)
+    assert {getattr(pair, side).state for pair in failed.pairs} == {"failed"}
+    assert client.count("stream") == 4  # each answer was asked for once, and nothing waited
+
+
+def test_an_engine_that_is_down_is_waited_for(store: Store, client: FakeClient) -> None:
+    job = _trained(store, client, _dataset(store, _GRID[:7]))
+    down = Unavailable("The engine is not running.", "Start Fabula: it starts the engine too.")
+    registry, hurry, notes = FakeRegistry({"engine": down}), Hurry(), list[str | None]()
+
+    def starts(waits: int) -> None:
+        notes.append(_view(store, job).reason)
+        if waits == 40:
+            registry.clients["engine"] = client
+
+    hurry.then = starts
+    comparison_run.carry_out(store, registry, *KINDS["comparison"].unfinished(store), hurry)  # type: ignore[arg-type]  # a fake
+    assert _view(store, job).state == "done"
+    assert set(notes[:40]) == {"The engine is not running."} and sum(hurry.waits[:40]) > 120
+
+
 def test_a_data_set_that_is_learned_whole_says_so_and_takes_a_prompt_of_a_person(
     store: Store, client: FakeClient
 ) -> None:
@@ -230,6 +269,47 @@ def test_a_data_set_that_is_learned_whole_says_so_and_takes_a_prompt_of_a_person
         ("4,x", None, True),
         ("5,x", None, True),
     ]
+
+
+def test_a_prompt_of_a_person_may_come_before_the_prompts_are_chosen(store: Store, client: FakeClient) -> None:
+    job = _trained(store, client, _dataset(store, _GRID[:7]))
+    assert comparing.ask(store, LOCAL, job, "4,x") == 0
+    done = _go(store, client, job)
+    assert done.state == "done" and len(done.pairs) == 3 and all(pair.finished for pair in done.pairs)
+    assert done.pairs[0].prompt == "4,x" and len({pair.prompt for pair in done.pairs}) == 3
+
+
+def test_answers_from_another_page_are_kept_without_asking_again(store: Store, client: FakeClient) -> None:
+    job = _trained(store, client, _dataset(store, _GRID))
+    _go(store, client, job)
+    with store.session() as session:
+        for side in ("base", "tuned"):
+            session.add(
+                Story(
+                    id=side, actor="local", provider="engine", model=side, prompt="p", parameters={}, text=f"by {side}",
+                    finish_reason="stop", step=COMPARISON,
+                )
+            )  # fmt: skip
+    answers = {"base": comparing.SideAnswer("done", story_id="base")}
+    answers["tuned"] = comparing.SideAnswer("failed", reason="It broke.", story_id="tuned")
+    comparing.keep(store, LOCAL, job, "7,z", answers)  # type: ignore[arg-type]  # sides as plain strings
+    view, asked = _view(store, job), client.count("stream")
+    assert view.state == "done" and KINDS["comparison"].unfinished(store) == []
+    (pair,) = view.pairs
+    assert (pair.prompt, pair.base.text, pair.tuned.text) == ("7,z", "by base", "by tuned")
+    assert (pair.tuned.state, pair.tuned.reason) == ("failed", "It broke.")
+    comparing.retry(store, LOCAL, job.id)
+    _go(store, client, job)
+    assert client.count("stream") - asked == 1  # only what had failed
+
+
+def test_a_job_keeps_a_limited_number_of_prompts(store: Store, client: FakeClient) -> None:
+    job = _trained(store, client, _dataset(store, _GRID))
+    for number in range(comparing.MOST_PROMPTS + 2):
+        comparing.keep(store, LOCAL, job, f"prompt {number}", {})
+    assert len(_view(store, job).pairs) == comparing.MOST_PROMPTS
+    with pytest.raises(FabulaError, match="can have 20 prompts"):
+        comparing.ask(store, LOCAL, job, "one more")
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n", "x" * 20_001])

@@ -6,9 +6,11 @@ person asks for it. The worker does it (`core.comparison_run`); pages start it, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, Literal
 
 from sqlalchemy import func, select, update
@@ -22,7 +24,7 @@ from core.dataset.writing.outcomes import storable
 from core.db.store import Store, hold, new_id
 from core.db.tables import Comparison, ComparisonAnswer, Story, TrainingJob, utcnow
 from core.errors import FabulaError, NotFound
-from core.training import unseen_prompts
+from core.training.unseen_prompts import Choice
 from core.training.views import JobView
 
 Side = Literal["base", "tuned"]
@@ -50,6 +52,9 @@ class SideAnswer:
     completion_tokens: int | None = None
     cost_usd: Decimal | None = None
     story_id: str | None = None
+
+
+_WAITING = SideAnswer("waiting")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +159,7 @@ def ask(store: Store, actor: Actor, job: JobView, prompt: str) -> int:
     with store.session() as session:
         hold(session, "comparisons")
         one = session.get_one(Comparison, comparison_id)
-        if one.source is None:  # the worker would find answers and choose no prompts
-            raise FabulaError("The first prompts are still being chosen.", "Try again in a moment.")
-        mine = ComparisonAnswer.comparison_id == comparison_id
-        last = session.scalar(select(func.max(ComparisonAnswer.position)).where(mine))
-        position = 0 if last is None else last + 1
+        position = next_position(session, comparison_id)
         if position >= MOST_PROMPTS:
             raise FabulaError(f"A job can have {MOST_PROMPTS} prompts.", "Write more on the story page.")
         add_pair(session, comparison_id, position, words, None)
@@ -167,14 +168,52 @@ def ask(store: Store, actor: Actor, job: JobView, prompt: str) -> int:
         return position
 
 
-def add_pair(session: Session, comparison_id: str, position: int, prompt: str, expected: str | None) -> None:
-    """A prompt that waits for both answers."""
+def keep(store: Store, actor: Actor, job: JobView, prompt: str, answers: Mapping[Side, SideAnswer]) -> None:
+    """Add a prompt that both models have answered already, on another page; of a job with many prompts, nothing.
+
+    Args:
+        store: the ledger.
+        actor: who asked.
+        job: whose models have answered.
+        prompt: what they were asked.
+        answers: `state`, `reason` and `story_id` of each side.
+
+    Raises:
+        FabulaError: as `start` says.
+    """
+    comparison_id = start(store, actor, job)
+    with store.session() as session:
+        hold(session, "comparisons")
+        position = next_position(session, comparison_id)
+        if position < MOST_PROMPTS:
+            add_pair(session, comparison_id, position, storable(prompt), None, answers)
+
+
+def next_position(session: Session, comparison_id: str) -> int:
+    """The first free place among the prompts of a comparison."""
+    last = session.scalar(
+        select(func.max(ComparisonAnswer.position)).where(ComparisonAnswer.comparison_id == comparison_id)
+    )
+    return 0 if last is None else last + 1
+
+
+def add_pair(
+    session: Session,
+    comparison_id: str,
+    position: int,
+    prompt: str,
+    expected: str | None,
+    answers: Mapping[Side, SideAnswer] = MappingProxyType({}),
+) -> None:
+    """A prompt with the answers that there are; without one, a side waits for it."""
     for side in SIDES:
+        said = answers.get(side, _WAITING)
         session.add(
             ComparisonAnswer(
-                comparison_id=comparison_id, position=position, side=side, prompt=prompt, expected=expected
+                comparison_id=comparison_id, position=position, side=side, prompt=prompt, expected=expected,
+                state=said.state, reason=said.reason, story_id=said.story_id,
             )
-        )
+        )  # fmt: skip
 
 
 def stop(store: Store, actor: Actor, job_id: str) -> None:
@@ -212,13 +251,9 @@ def end(session: Session, one: Comparison, state: str, reason: str | None = None
     )
 
 
-def estimate_usd(store: Store, book: PriceBook, job: JobView) -> Decimal | None:
-    """What comparing a job's models costs at most; None: a price is not known.
-
-    Raises:
-        NotFound: the data set is not there any more.
-    """
-    choice, total = unseen_prompts.choose(store, job), Decimal(0)
+def estimate_usd(book: PriceBook, job: JobView, choice: Choice) -> Decimal | None:
+    """What having both models of a job answer the chosen prompts costs at most; None: a price is not known."""
+    total = Decimal(0)
     for model in (job.base_model, job.fine_tuned_model or ""):
         for one in choice.prompts:
             read = tokens.count([one.prompt], model).tokens

@@ -11,16 +11,11 @@ from sqlalchemy import select
 
 from core.db.store import Store
 from core.db.tables import Answer, Evaluation, utcnow
-from core.errors import RateLimited, Unavailable
+from core.retrying import call_with_retries
 from core.training import evaluating, summing_up
 from core.training.evaluation_shapes import ACTIVE, EvaluationView
 
 T = TypeVar("T")
-
-_TRIES = 12  # while a provider is away or asks to slow down
-_FIRST_PAUSE_S = 2.0
-_LONGEST_PAUSE_S = 30.0
-_LONGEST_ASKED_S = 120.0  # whoever asks for more time is asked again by a person: other evaluations wait for this one
 
 
 class Stopped(Exception):
@@ -78,23 +73,15 @@ class Work:
 
         Raises:
             Stopped: nobody waits any more.
-            RateLimited, Unavailable: it stays away, or asks to wait for longer than two minutes.
+            FabulaError: of the last try; a provider that asks to wait for longer than two minutes is not tried again,
+                because other evaluations wait for this one.
         """
-        for tries in range(1, _TRIES + 1):
+
+        def attempt() -> T:
             self.heed()
-            try:
-                result = call()
-            except (RateLimited, Unavailable) as exc:
-                asked_s = exc.retry_after_s or 0.0
-                if tries == _TRIES or asked_s > _LONGEST_ASKED_S:
-                    raise
-                self.note(exc.what)
-                self.stopping.wait(max(asked_s, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (tries - 1))))
-            else:
-                if tries > 1:
-                    self.note(None)
-                return result
-        raise AssertionError("the last try returns or raises")
+            return call()
+
+        return call_with_retries(attempt, pause=self.stopping.wait, note=self.note)
 
     def note(self, reason: str | None) -> None:
         with self.store.session() as session:

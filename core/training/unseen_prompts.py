@@ -4,7 +4,7 @@ no row has, else values outside the grid."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
@@ -57,8 +57,13 @@ class Choice:
     kind: Kind
 
 
-def choose(store: Store, job: JobView) -> Choice:
+def choose(store: Store, job: JobView, seen: Callable[[], None] = lambda: None) -> Choice:
     """The prompts for a job: the same ones every time, while its data set stays as it is.
+
+    Args:
+        store: the ledger.
+        job: whose data set to choose from.
+        seen: called once for each training example that was looked at.
 
     Raises:
         NotFound: the data set is not there any more.
@@ -72,12 +77,16 @@ def choose(store: Store, job: JobView) -> Choice:
     room = max(_FEWEST_TOKENS, min(_MOST_TOKENS, int(longest * _ROOM)))
     chosen: list[UnseenPrompt] = []
     best: Source = "none"
-    for source, candidates in _sources(store, job.dataset_id, job.version_id):
-        taken = {one.prompt for one in chosen}
-        chosen += [one for one in _unseen(candidates, learned) if one.prompt not in taken][: PROMPTS - len(chosen)]
-        best = source if chosen and best == "none" else best
-        if len(chosen) == PROMPTS:
-            break
+    sources = [(source, list(some)) for source, some in _sources(store, job.dataset_id, job.version_id)]
+    left = {one.prompt.strip() for _source, some in sources for one in some} - {""}
+    for prompt, _text in export.Watched(learned.examples(), seen):
+        left.discard(prompt.strip())
+    for source, some in sources:
+        for one in some:
+            if len(chosen) < PROMPTS and one.prompt.strip() in left:
+                chosen.append(one)
+                left.discard(one.prompt.strip())  # each prompt once
+                best = source if best == "none" else best
     return Choice(best, tuple(chosen), room, kind)
 
 
@@ -91,15 +100,6 @@ def _sources(store: Store, dataset_id: str, version_id: str | None) -> Iterator[
     for preset in presets.load():
         if [column.name for column in preset.recipe.columns] == dataset.columns:
             yield "preset", (UnseenPrompt(_joined(dataset, values)) for values in preset.outside)
-
-
-def _unseen(candidates: Iterable[UnseenPrompt], learned: export.Selection) -> tuple[UnseenPrompt, ...]:
-    """Those whose prompt no training example has, each prompt once."""
-    left = {one.prompt.strip(): one for one in reversed(list(candidates)) if one.prompt.strip()}
-    if left:
-        for prompt, _text in learned.examples():
-            left.pop(prompt.strip(), None)
-    return tuple(reversed(left.values()))
 
 
 def _cells(store: Store, dataset: Dataset) -> Iterator[dict[str, str]]:
