@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
 import pytest
+from sqlalchemy import select
 
 from core.db.store import Store
-from core.db.tables import Comparison, ComparisonAnswer, Story
+from core.db.tables import Comparison, ComparisonAnswer, Row, Story, TrainingJob, utcnow
 from core.db.tables.story import COMPARISON
-from core.training import comparing
+from core.status import EngineStatus
+from core.training import comparing, jobs, unseen_prompts
+from pages.ui import cached
 from tests.fault_server import FaultServer
-from tests.test_pages import again, click, labels, visit, words
+from tests.test_pages import again, click, labels, trouble, visit, words
 from tests.test_pages_training import _job, _labelled
 
 _TUNED = "ft:writer:fabula:x:1"
@@ -134,6 +141,63 @@ def test_at_a_paid_provider_the_cost_stands_before_the_button(
     assert said in words(at)
     click(at, "training_before_after_start")
     assert comparing.get(store, job_id).state == "queued"  # type: ignore[union-attr]
+
+
+def test_the_prompts_are_chosen_once_for_all_drawings(
+    server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, real = list[str](), unseen_prompts.choose
+
+    def counted(*given: Any) -> unseen_prompts.Choice:
+        chosen.append("once")
+        return real(*given)
+
+    monkeypatch.setattr(unseen_prompts, "choose", counted)
+    job_id = _succeeded(store, provider="openai", base_model="unlisted", fine_tuned_model="ft:unlisted:me::1")
+    at = again(again(visit("training")))
+    assert "Its cost is unknown" in words(at) and chosen == ["once"]
+    dataset_id = jobs.get(store, job_id).dataset_id
+    with store.session() as session:  # a row is edited
+        row = session.scalars(select(Row).where(Row.dataset_id == dataset_id)).first()
+        assert row is not None
+        row.text, row.updated_at = "another text", utcnow()
+    again(at)
+    assert chosen == ["once", "once"]
+
+
+def test_a_data_set_that_is_gone_leaves_the_rest_of_the_page(server: FaultServer, store: Store) -> None:
+    _succeeded(store, provider="openai", dataset_id="gone", base_model="unlisted", fine_tuned_model="ft:unlisted:me::1")
+    at = visit("training")
+    assert "This data set no longer exists." in trouble(at)
+    assert "About this job" in [control.label for control in at.segmented_control]
+
+
+@pytest.mark.parametrize(
+    ("engine", "said", "callable_"),
+    [
+        (EngineStatus("up", models=("writer", _TUNED)), "", True),
+        (EngineStatus("up"), "", True),  # too busy to list its models: not known
+        (EngineStatus("up", models=("writer",)), "**Duplicate job** trains it again.", False),
+        (EngineStatus("up", models=("renamed",)), "The engine no longer has `writer`, the base of this model.", False),
+        (
+            EngineStatus("down", "The engine is not running.", "Start Fabula: it starts the engine too."),
+            "Start Fabula: it starts the engine too.", True,
+        ),
+        (EngineStatus("starting", "The engine is starting."), "The engine is starting.", True),
+    ],
+)  # fmt: skip
+def test_a_model_that_cannot_be_called_is_told_with_a_way_on(
+    server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch, engine: EngineStatus, said: str, callable_: bool
+) -> None:
+    job_id = _succeeded(store)
+    with store.session() as session:
+        session.get_one(TrainingJob, job_id).finished_at = utcnow() - timedelta(hours=1)
+    seen = replace(cached.status(), engine=engine)
+    monkeypatch.setattr(cached, "status", lambda: seen)
+    at = visit("training")
+    assert said in words(at)
+    assert ("Write a story with it" in labels(at)) is callable_
+    assert "Duplicate job" in labels(at) and not at.error
 
 
 @pytest.mark.parametrize("values", [{"status": "running"}, {"status": "failed"}, {"status": "succeeded"}])

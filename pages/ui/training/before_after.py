@@ -9,9 +9,9 @@ from core.cost.prices import ENGINE
 from core.training import comparing
 from core.training.comparing import ComparisonView, Pair, SideAnswer
 from core.training.jobs import JobView
-from pages.ui import cached, cards, state, views
+from pages.ui import beside, cached, cards, state, views
 from pages.ui.lang import _, code, mark, n_, number, plain, told, usd
-from pages.ui.training import job_words
+from pages.ui.training import cached_training, job_words
 
 _KEY = "training_before_after"
 _SOURCES = {
@@ -30,8 +30,13 @@ def show(job: JobView) -> None:
     """The section of a job that has succeeded; nothing for others."""
     if job.status != "succeeded" or job.fine_tuned_model is None or job.dataset_id is None:
         return
-    view = comparing.get(cached.store(), job.id)
     st.subheader(_("Before and after"), anchor=False)
+    with cards.errors_shown():  # the rest of the job's page is drawn in any case
+        _section(job)
+
+
+def _section(job: JobView) -> None:
+    view = comparing.get(cached.store(), job.id)
     if view is None:
         _invitation(job)
         return
@@ -82,7 +87,10 @@ def _invitation(job: JobView) -> None:
     """At a provider that is paid, and for jobs from before: what it is, what it costs, and the button."""
     words = _("Both models answer three prompts that training has not seen.")
     if job.provider != ENGINE:
-        cost = comparing.estimate_usd(cached.store(), cached.prices(), job)
+        choice = beside.wait(cached_training.unseen(job))
+        if choice is None:
+            return
+        cost = comparing.estimate_usd(cached.prices(), job, choice)
         words += " " + (
             _("Its cost is unknown: the provider's price is not in the list.")
             if cost is None

@@ -14,17 +14,20 @@ from decimal import Decimal
 import pandas as pd
 import streamlit as st
 
+from core.dataset import datasets
 from core.db.tables import utcnow
 from core.text import safe_csv
-from core.training import checkpoints, compare, jobs, lineage, versus
+from core.training import checkpoints, compare, jobs, lineage, unseen_prompts, versus
 from core.training.checkpoints import CheckpointView
 from core.training.compare import Comparison
 from core.training.evaluating import EvaluationView
 from core.training.figures import Figure, figure, headline_accuracy
 from core.training.jobs import JobView
 from core.training.lineage import Family
+from core.training.unseen_prompts import Choice
 from core.training.versus import Versus
 from pages.ui import cached
+from pages.ui.beside import Beside, shared
 from pages.ui.cached import where
 from pages.ui.lang import language, told
 from pages.ui.training.cached_curves import curve
@@ -134,6 +137,18 @@ def last_event(job: JobView) -> datetime | None:
 @st.cache_resource(max_entries=256)
 def _last_event(job_id: str, heard: datetime, where: str) -> datetime | None:
     return jobs.last_event(cached.store(), job_id)
+
+
+def unseen(job: JobView) -> Beside[Choice]:
+    """Prompts for before and after; chosen again when a row of the job's data set has come, gone or been edited."""
+    as_now = datasets.fingerprint(cached.store(), job.dataset_id or "", job.version_id)
+    return shared(_unseen, as_now, job.id, where(), job, job=("unseen", job.id, where()))
+
+
+@st.cache_resource(max_entries=32)
+def _unseen(as_now: str, job_id: str, where: str, _job: JobView) -> Beside[Choice]:
+    store = cached.store()
+    return Beside(lambda seen: unseen_prompts.choose(store, _job, seen), _job.n_examples or 0)
 
 
 def results_text(job_id: str) -> str:

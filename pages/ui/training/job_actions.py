@@ -12,7 +12,7 @@ from core.training import exporting, jobs
 from core.training.jobs import JobView
 from pages.ui import cached, cards, state
 from pages.ui.lang import _, mark
-from pages.ui.training import cached_curves, cached_training, curves, job_dialog
+from pages.ui.training import cached_curves, cached_training, curves, job_dialog, model_state
 
 _ACTIONS: Mapping[jobs.Request, tuple[str, str]] = {
     "pause": (mark("Pause"), ":material/pause:"),
@@ -25,7 +25,7 @@ def show(job: JobView) -> None:
     """One row of buttons."""
     with st.container(horizontal=True):
         _requests(job)
-        if job.fine_tuned_model is not None:
+        if job.fine_tuned_model is not None and not model_state.gone(job):
             if st.button(
                 _("Write a story with it"), icon=":material/auto_stories:", type="primary", key="training_try"
             ):
@@ -78,12 +78,8 @@ def _take_away(job: JobView) -> None:
             mime="application/zip", key="training_zip", icon=":material/folder_zip:", on_click="ignore",
             width="stretch",
         )  # fmt: skip
-        images = exporting.chart_images()
-        st.caption(
-            _("Settings, results, events, checkpoints, evaluations, a model card, and the charts as SVG and PNG.")
-            if images
-            else _("Settings, results, events, checkpoints, evaluations, a model card, and the charts as Vega-Lite.")
-        )
+        what = _("Settings, results, events, checkpoints, evaluations, before and after, a model card and the charts.")
+        st.caption(what)
 
 
 def _zipped(job: JobView) -> Callable[[], bytes]:

@@ -27,6 +27,7 @@ from pages.ui.training import (
     job_list,
     job_words,
     lineage_view,
+    model_state,
 )
 from pages.ui.training.curve_source import CurveSource
 from pages.ui.training.job_words import STATUSES
@@ -79,6 +80,7 @@ def _active(found: Sequence[JobView]) -> bool:
 def _one(job: JobView) -> None:
     """One job: how it goes, what can be done, what it changed, its curve, its checkpoints, the rest one at a time."""
     _verdict(job)
+    model_state.show(job)
     job_actions.show(job)
     before_after.show(job)
     points = cached_training.points(job)
