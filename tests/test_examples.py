@@ -80,9 +80,12 @@ def test_the_samples_teach_what_they_say(language: str) -> None:
         ([Pair(f"  {p}\n", f"\t{a} ") for p, a in _INTENTS], "", True),
         ([Pair(f"question {i}", f"answer {i}") for i in range(MOST)], "", True),
         ([Pair(f"q {i}", f"a {i}") for i in range(MOST + 1)], "Too many examples for this form: 201", False),
+        ([Pair(p, "") for p, _a in _INTENTS], "No row has both a prompt and an answer.", False),
+        ([Pair(p, "") for p, _a in _INTENTS], "No answer in rows 1, 2, 3, 4, 5: left out.", False),
+        ([Pair(p, " ") for p, _a in _INTENTS[:1]], "Fill in the missing side of at least 5 rows.", False),
         ([*_INTENTS, Pair("Hello?", "")], "No answer in row 6: left out of training.", True),
         ([Pair("", "track"), *_INTENTS], "No prompt in row 1: left out of training.", True),
-        ([*_INTENTS, _INTENTS[1], Pair(*_INTENTS[2])], "Row 6, 7 repeats an earlier row: it counts once.", True),
+        ([*_INTENTS, _INTENTS[1], Pair(*_INTENTS[2])], "Rows 6, 7 repeat earlier rows: each counts once.", True),
         (
             [*_INTENTS, Pair("Cancel my order", "refund")],
             "Rows 3, 6 have the same prompt, “Cancel my order”, with different answers. Keep one of them",
@@ -180,6 +183,40 @@ def test_a_text_that_is_too_long_is_refused_before_it_is_read() -> None:
 def test_what_has_no_counterpart_in_a_chat_is_counted() -> None:
     found = pasted.from_text("Agent: Hello!\nCustomer: Where is it?\nAgent: On its way.\nCustomer: Thanks!")
     assert found.notes == ("Messages without an answer, left out: 1.", "Answers without a question, left out: 1.")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "form"),
+    [
+        ("chat.txt", b"Customer: Where is it?\nAgent: On its way.", "chat"),
+        ("chat.TXT", "Ann: Where is it?\nBob: On its way.".encode("utf-16"), "chat"),
+        ("chat.txt", b"question\tanswer\nWhere is it?\tOn its way.", "table"),
+        ("chat.txt", b'{"prompt": "Where is it?", "completion": "On its way."}', "table"),
+        ("pairs.csv", b"question,answer\nWhere is it?,On its way.", "table"),
+        ("pairs.csv", "问题;回答\nWhere is it?;On its way.".encode("gb18030"), "table"),
+        ("pairs.jsonl", b'{"question": "Where is it?", "answer": "On its way."}', "table"),
+    ],
+)
+def test_pairs_are_read_from_a_file(name: str, data: bytes, form: str) -> None:
+    found = pasted.from_file(data, name)
+    assert (found.pairs, found.form) == (_TWO[:1], form)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.csv", b"\x89PNG\r\n\x1a\n\x00\x00"),
+        ("a.xlsx", b"PK\x03\x04 broken"),
+        ("a.txt", b"%PDF-1.7"),
+        ("a.txt", b"just a sentence"),
+        ("a.jsonl", b"{broken"),
+        ("a.csv", b""),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_what_to_do(name: str, data: bytes) -> None:
+    with pytest.raises(BadFile) as caught:
+        pasted.from_file(data, name)
+    assert caught.value.what and caught.value.next_step
 
 
 def test_a_file_with_one_column_has_no_answers() -> None:
@@ -318,6 +355,13 @@ def test_the_time_left_is_the_engines_own(store: Store) -> None:
     job = view(store, status="running", estimated_finish=now + timedelta(seconds=40))
     assert examples.phase(job, None, now).left_s == 40.0
     assert examples.phase(view(store), None, now).left_s is None  # nothing is known: not 0
+
+
+def test_a_job_that_has_ended_at_the_engine_is_not_shown_as_starting(store: Store) -> None:
+    now = utcnow()
+    job = view(store, status="running", remote_id="ftjob-1", estimated_finish=now)
+    found = examples.phase(job, None, now)
+    assert (found.key, found.share) == ("saving", 1.0)
 
 
 def test_base_and_tuned_are_asked_the_same(store: Store) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from core import i18n
 from core.dataset.presets import DATA
 
 FEWEST, MOST = 5, 200
@@ -87,6 +88,16 @@ def samples(language: str) -> tuple[Sample, ...]:
     )
 
 
+def sample_of(sample_id: str | None, pairs: Sequence[Pair], language: str) -> Sample | None:
+    """The sample that these pairs began with, in the language that they are in; None: they began otherwise."""
+    known = set(pairs)
+    for spoken in sorted(i18n.LANGUAGES, key=lambda each: each != language):
+        for sample in samples(spoken):
+            if sample.id == sample_id and known.intersection(sample.pairs):
+                return sample
+    return None
+
+
 @lru_cache(maxsize=1)
 def _files() -> tuple[dict[str, Any], ...]:
     found = [json.loads(path.read_text(encoding="utf-8")) for path in (DATA / "samples" / "examples").glob("*.json")]
@@ -111,7 +122,7 @@ def check(pairs: Sequence[Pair], rows: Sequence[int] | None = None) -> Checked:
     return Checked(
         usable,
         (
-            *_amount(len(usable)),
+            *_amount(len(usable), len(typed)),
             *_too_long(typed),
             *_contradictions(complete),
             *_incomplete(typed),
@@ -122,9 +133,12 @@ def check(pairs: Sequence[Pair], rows: Sequence[int] | None = None) -> Checked:
     )
 
 
-def _amount(count: int) -> list[Finding]:
-    if count == 0:
+def _amount(count: int, typed: int) -> list[Finding]:
+    """Too few or too many; `typed`: rows with a text on either side."""
+    if typed == 0:
         return [Finding("There are no examples yet. Type, paste or upload at least 5, or start with a sample.", True)]
+    if count == 0:
+        return [Finding("No row has both a prompt and an answer. Fill in the missing side of at least 5 rows.", True)]
     if count < FEWEST:
         missing = FEWEST - count
         return [
@@ -182,10 +196,12 @@ def _incomplete(typed: Sequence[tuple[int, Pair]]) -> list[Finding]:
     found = []
     if unanswered := [number for number, pair in typed if not pair.answer]:
         numbers = _named(unanswered)
-        found.append(Finding(f"No answer in row {numbers}: left out of training."))
+        one, several = f"No answer in row {numbers}: left out of training.", f"No answer in rows {numbers}: left out."
+        found.append(Finding(one if len(unanswered) == 1 else several))
     if unasked := [number for number, pair in typed if not pair.prompt]:
         numbers = _named(unasked)
-        found.append(Finding(f"No prompt in row {numbers}: left out of training."))
+        one, several = f"No prompt in row {numbers}: left out of training.", f"No prompt in rows {numbers}: left out."
+        found.append(Finding(one if len(unasked) == 1 else several))
     return found
 
 
@@ -198,13 +214,20 @@ def _repeated(complete: Sequence[tuple[int, Pair]]) -> list[Finding]:
     if not again:
         return []
     numbers = _named(again)
-    return [Finding(f"Row {numbers} repeats an earlier row: it counts once.")]
+    if len(again) == 1:
+        return [Finding(f"Row {numbers} repeats an earlier row: it counts once.")]
+    return [Finding(f"Rows {numbers} repeat earlier rows: each counts once.")]
 
 
 def _same_answers(usable: Sequence[Pair]) -> list[Finding]:
     if len(usable) < FEWEST or len({pair.answer for pair in usable}) > 1:
         return []
-    return [Finding("All answers are the same: the model will give this answer to every prompt.")]
+    return [
+        Finding(
+            "All answers are the same: the model will give this answer to every prompt. "
+            "Add examples with other answers."
+        )
+    ]
 
 
 def _named(numbers: Sequence[int]) -> str:

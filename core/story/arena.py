@@ -88,12 +88,14 @@ def begin(
     blind: bool = False,
     leave_s: float | None = None,
     seed: int | None = None,
+    step: str | None = None,
 ) -> Round:
     """Have every entry write at the same time.
 
     Args:
         blind: names are hidden, and the order on the screen is mixed (by `seed`, for tests).
         leave_s: see `stream.write`.
+        step: `COMPARISON` keeps the answers off the shelf; None: they are stories.
 
     Raises:
         FabulaError: none or too many entries, an empty prompt, or a provider that is not there.
@@ -104,7 +106,7 @@ def begin(
     if blind:
         random.Random(seed).shuffle(round_.order)
     for entry, client in zip(entries, clients, strict=True):
-        place = Place(round_.id if len(entries) > 1 else None, column_values=entry.column_values)
+        place = Place(round_.id if len(entries) > 1 else None, step, entry.column_values)
         round_.stories.append(
             write(store, actor, client, entry.request, book, place=place, leave_s=leave_s, news=round_.news)
         )

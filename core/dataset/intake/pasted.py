@@ -10,7 +10,7 @@ from typing import Literal
 
 from core.dataset.example_pairs import Pair
 from core.dataset.finished import joined
-from core.dataset.intake import column_roles, conversations, importing, mapping
+from core.dataset.intake import column_roles, conversations, decoding, importing, mapping
 from core.errors import BadFile
 
 LONGEST_PASTE = 1_000_000
@@ -54,6 +54,19 @@ def from_text(text: str) -> Pasted:
         return from_table(importing.read_table(text.strip("\n").encode("utf-8", "replace"), "pasted.txt"))
     except BadFile as exc:
         raise BadFile("No examples were found in the text.", _HELP) from exc
+
+
+def from_file(data: bytes, name: str) -> Pasted:
+    """The pairs in a file: a chat log (.txt), or any table that `importing.read_table` reads.
+
+    Raises:
+        BadFile: there are none in it, or it cannot be read.
+    """
+    if name.lower().endswith(".txt") and len(data) <= LONGEST_PASTE:
+        text = decoding.decode(data, name).text
+        if not _JSON.match(text) and (turns := _turns(text)) is not None:
+            return _from_turns(turns)
+    return from_table(importing.read_table(data, name))
 
 
 def from_table(imported: importing.Imported) -> Pasted:

@@ -1,0 +1,194 @@
+"""The end of "Bring 12 examples": base and tuned model side by side on one more prompt; how to use the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from core.actor import LOCAL
+from core.dataset import example_pairs
+from core.db.tables import utcnow
+from core.db.tables.story import COMPARISON
+from core.errors import FabulaError
+from core.story import arena
+from core.story.arena import Entry, Round
+from core.story.stream import StoryStream
+from core.training import comparing, examples
+from core.training.comparing import SIDES, Side, SideAnswer
+from core.training.jobs import JobView
+from pages.ui import cached, cards, state
+from pages.ui.lang import _, duration, language, mark, n_, plain
+from pages.ui.story import story_facts
+from pages.ui.story.story_desk import LEAVE_S
+from pages.ui.training import before_after
+
+_ASKED = "home_examples_asked"
+_NAMES: Mapping[Side, str] = {"base": mark("Base model, untrained"), "tuned": mark("Your model")}
+
+
+@dataclass
+class Asked:
+    """What this visitor asked last.
+
+    Attributes:
+        job_id: whose models were asked.
+        prompt: as typed.
+        outcome: the answers as they come, or why there are none.
+        kept: the answers are stored with the job.
+    """
+
+    job_id: str
+    prompt: str
+    outcome: Round | FabulaError
+    kept: bool = False
+
+
+def show(job: JobView) -> None:
+    """What was trained, the prompt to try, and the answers."""
+    st.subheader(_("Your model is ready"), anchor=False)
+    pairs = examples.pairs_of(cached.store(), job.dataset_id)
+    took = job.training_s(utcnow())
+    parts = [
+        plain(job.name),
+        n_("{n} example", "{n} examples", job.n_examples or len(pairs)),
+        "" if took is None else _("trained for {time}").format(time=duration(took)),
+    ]
+    st.caption(" · ".join(part for part in parts if part))
+    key = f"home_examples_prompt_{job.id}"
+    sample = example_pairs.sample_of(job.suffix, pairs, language())
+    state.first(key, "" if sample is None else sample.prompt)
+    with st.form("home_examples_ask", border=False):
+        prompt, button = st.columns([5, 1], vertical_alignment="bottom")
+        prompt.text_input(
+            _("One more prompt, which is not among your examples"), key=key, placeholder=_("Type a prompt, press Enter")
+        )
+        button.form_submit_button(
+            _("Ask both"), icon=":material/send:", type="primary", width="stretch", on_click=_ask, args=(job, key)
+        )
+    asked: Asked | None = state.get(_ASKED)
+    if asked is None or asked.job_id != job.id:
+        _last_pair(job)
+    elif isinstance(asked.outcome, FabulaError):
+        cards.error_card(asked.outcome)
+    else:
+        _side_by_side(asked.outcome, asked.prompt)
+        _keep(job, asked)
+
+
+def use(job: JobView) -> None:
+    """The model id, and a few lines that call it."""
+    with st.popover(_("Use it from a program"), icon=":material/terminal:"):
+        st.markdown(_("The model's id:"))
+        st.code(job.fine_tuned_model or "", language=None, wrap_lines=True)
+        st.markdown(_("With the `openai` package:"))
+        st.code(_snippet(job), language="python", wrap_lines=True)
+        st.caption(_("Start the engine with a token of your own (`FABULA_ENGINE_TOKEN`) to call it from elsewhere."))
+
+
+def _snippet(job: JobView) -> str:
+    try:
+        address = cached.registry().provider(job.provider).base_url
+    except FabulaError:
+        address = "http://127.0.0.1:8010/v1"
+    call = (
+        f'answer = client.chat.completions.create(\n    model="{job.fine_tuned_model}",\n    temperature=0,\n'
+        '    messages=[{"role": "user", "content": prompt}],\n)\nprint(answer.choices[0].message.content)'
+    )
+    if job.file_format != "chat":
+        ends = f"prompt + {job.separator or ''!r}"
+        call = (
+            f'answer = client.completions.create(\n    model="{job.fine_tuned_model}",\n    temperature=0,\n'
+            f"    prompt={ends},\n    stop={[job.stop or '']!r},\n)\nprint(answer.choices[0].text)"
+        )
+    return (
+        "import os\n\nfrom openai import OpenAI\n\n"
+        f'client = OpenAI(base_url="{address}", api_key=os.environ["FABULA_ENGINE_TOKEN"])\n{call}'
+    )
+
+
+def _ask(job: JobView, key: str) -> None:
+    """Have both models answer; answers that are still coming are stopped."""
+    asked: Asked | None = state.get(_ASKED)
+    if asked is not None and isinstance(asked.outcome, Round):
+        asked.outcome.stop()
+    prompt = str(state.get(key) or "").strip()
+    try:
+        entries = [Entry(job.provider, request) for request in examples.requests(job, prompt)]
+        outcome: Round | FabulaError = arena.begin(
+            cached.store(), LOCAL, cached.registry(), entries, cached.prices(), leave_s=LEAVE_S, step=COMPARISON
+        )
+    except FabulaError as problem:
+        outcome = problem
+    state.put(_ASKED, Asked(job.id, prompt, outcome))
+
+
+def _keep(job: JobView, asked: Asked) -> None:
+    """Store the answers with the job, once both have ended: for its page, its export, and this card after a reload."""
+    if asked.kept or not isinstance(asked.outcome, Round):
+        return
+    asked.kept = True
+    if any(story.text.strip() for story in asked.outcome.stories):
+        answers = {side: _answer(story) for side, story in zip(SIDES, asked.outcome.stories, strict=True)}
+        comparing.keep(cached.store(), LOCAL, job, asked.prompt, answers)
+
+
+def _answer(story: StoryStream) -> SideAnswer:
+    if story.error is not None:
+        return SideAnswer("failed", reason=f"{story.error.what} {story.error.next_step}".strip(), story_id=story.id)
+    return SideAnswer("stopped" if story.facts.stopped else "done", story_id=story.id)
+
+
+def _last_pair(job: JobView) -> None:
+    """The answers to the prompt that was asked last, here or on the job's page."""
+    view = comparing.get(cached.store(), job.id)
+    if view is None or not view.pairs:
+        return
+    pair = view.pairs[-1]
+    _prompt(pair.prompt)
+    for side, column in zip(SIDES, st.columns(2, gap="medium"), strict=True):
+        said, model = (pair.base, job.base_model) if side == "base" else (pair.tuned, job.fine_tuned_model or "")
+        with column, st.container(border=True, height="stretch", key=f"home_examples_{side}"):
+            before_after.answer(_(_NAMES[side]), model, said)
+
+
+def _prompt(text: str) -> None:
+    st.markdown(f":gray[:material/chat_bubble:] {plain(text)}")
+
+
+def _side_by_side(round_: Round, prompt: str) -> None:
+    """Both answers as they come."""
+    _prompt(prompt)
+    places: list[tuple[StoryStream, DeltaGenerator, DeltaGenerator]] = []
+    for side, story, column in zip(SIDES, round_.stories, st.columns(2, gap="medium"), strict=True):
+        with column, st.container(border=True, height="stretch", key=f"home_examples_{side}"):
+            st.markdown(f"**{_(_NAMES[side])}**")
+            places.append((story, st.empty(), st.empty()))
+    for place in places:
+        _draw(*place)
+    if not round_.done:
+        for changed in arena.updates(round_.stories, round_.news):
+            for index in changed:
+                _draw(*places[index])
+            if not changed:  # also how a script notices that its reader has left
+                _line(places[0][0], places[0][2])
+    for story in round_.stories:
+        if story.error is not None:
+            cards.error_card(story.error)
+
+
+def _draw(story: StoryStream, words: DeltaGenerator, line: DeltaGenerator) -> None:
+    text = story.text.strip()
+    if text:
+        words.text(text)
+    elif story.done:
+        words.markdown(f":gray[{_('No answer.')}]")
+    else:
+        words.markdown(f":shimmer[{_('Waiting for the first word')}]")
+    _line(story, line)
+
+
+def _line(story: StoryStream, line: DeltaGenerator) -> None:
+    line.caption(story_facts.line(story.facts, story.provider, writing=not story.done))

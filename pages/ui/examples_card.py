@@ -1,0 +1,148 @@
+""" "Bring 12 examples": a table to fill, one button, the training as it goes, and the two models side by side."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.db.tables import utcnow
+from core.errors import NotFound
+from core.training import examples, jobs
+from core.training.jobs import JobView
+from pages.ui import cached, cards, examples_answers, examples_form, state
+from pages.ui.lang import _, duration, mark, number, plain, told
+from pages.ui.training import job_list
+
+_JOB = "home_examples_job"  # id of the job on the card
+_PHASES = {
+    "preparing": mark("Sending the examples to the engine"),
+    "queued": mark("Queued: another job is training"),
+    "paused": mark("Paused"),
+    "loading": mark("Loading the base model"),
+    "training": mark("Training"),
+    "saving": mark("Saving the model"),
+}
+
+
+def show() -> None:
+    """The card; it follows the job while one is on its way."""
+    active = examples.unfinished(_shown())
+    st.fragment(run_every=cached.POLL_S if active else None)(_card)(active)
+
+
+def _shown() -> JobView | None:
+    """The job that this visitor started or saw first, else the newest one; None while the form is open."""
+    if examples_form.is_open():
+        return None
+    if held := state.get(_JOB):
+        try:
+            return jobs.get(cached.store(), held, results=False)
+        except NotFound:
+            state.drop(_JOB)
+    found = examples.newest(cached.store(), LOCAL)
+    if found is not None:
+        state.put(_JOB, found.id)
+    return found
+
+
+def _card(was_active: bool) -> None:
+    with cards.errors_shown():
+        job = _shown()
+        if was_active != examples.unfinished(job):
+            st.rerun()
+        with st.container(border=True, key="home_examples"):
+            if job is None:
+                examples_form.show(_start)
+            elif not job.finished:
+                _under_way(job)
+            elif job.status == "succeeded" and job.fine_tuned_model is not None:
+                examples_answers.show(job)
+                _next(job)
+            else:
+                _ended(job)
+
+
+def _start(suffix: str, name: str, base: str, chat: bool, expected_s: float | None) -> None:
+    """The callback of the button that trains."""
+    with examples_form.problems_kept():
+        job_id = examples.train(
+            cached.store(),
+            LOCAL,
+            [pair for _row, pair in examples_form.typed()],
+            name=name,
+            suffix=suffix,
+            base=base,
+            file_format="chat" if chat else "completion",
+            expected_s=expected_s,
+        )
+        state.put(_JOB, job_id)
+        examples_form.close()
+        cached.look_again()
+
+
+def _under_way(job: JobView) -> None:
+    """Phase, steps, the time left, and a way to stop."""
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.subheader(_("Training on your examples"), anchor=False)
+        if job.status == "paused":
+            st.button(
+                _("Resume"), icon=":material/play_arrow:", key="home_examples_resume",
+                on_click=_request, args=(job.id, "resume"),
+            )  # fmt: skip
+        st.button(
+            _("Stop training"), icon=":material/stop:", key="home_examples_stop", disabled=job.request == "cancel",
+            on_click=_request, args=(job.id, "cancel"),
+        )  # fmt: skip
+    phase = examples.phase(job, cached.status().engine.training, utcnow())
+    words = [_("Stopping") if job.request == "cancel" else _(_PHASES[phase.key])]
+    if phase.key == "training":
+        words.append(_("step {step} of {total}").format(step=number(phase.step), total=number(phase.steps)))
+    if phase.key != "paused" and job.request != "cancel":
+        left = phase.left_s
+        words.append(_("estimating time left …") if left is None else _left(left))
+    st.progress(phase.share, text=" · ".join(words))
+    if job.error:
+        st.caption(f":material/hourglass_top: {plain(told(job.error))}")
+    st.caption(_("Training continues if you leave this page. **{name}** is also on the Training page.").format(
+        name=plain(job.name)
+    ))  # fmt: skip
+
+
+def _left(seconds: float) -> str:
+    return _("almost done") if seconds < 1 else _("{time} left").format(time=duration(seconds))
+
+
+def _ended(job: JobView) -> None:
+    """A job without a model: why, and what can be done."""
+    if job.status == "failed":
+        st.subheader(_("Training failed"), anchor=False)
+        lines = [plain(told(job.error or _("The provider gave no reason.")))]
+        lines += [f":material/arrow_forward: {plain(told(job.next_step))}"] if job.next_step else []
+        st.error("\n\n".join(lines), icon=":material/error:")
+    else:
+        st.subheader(_("Training was stopped"), anchor=False)
+    st.caption(_("Your examples are kept as the data set **{name}**.").format(name=plain(job.name)))
+    _next(job)
+
+
+def _next(job: JobView) -> None:
+    """Where to go from here."""
+    with st.container(horizontal=True):
+        if st.button(_("Open the job"), icon=":material/show_chart:", key="home_examples_open"):
+            job_list.open_from_elsewhere(job.id)
+            st.switch_page("training.py")
+        if job.fine_tuned_model is not None:
+            examples_answers.use(job)
+        st.button(
+            _("Train again with more examples"), icon=":material/playlist_add:", key="home_examples_again",
+            on_click=examples_form.open_with, args=(job.suffix or examples.OWN, job.dataset_id),
+        )  # fmt: skip
+        st.button(
+            _("New examples"), icon=":material/add:", type="tertiary", key="home_examples_new",
+            on_click=examples_form.open_with, args=(examples.OWN, None),
+        )  # fmt: skip
+
+
+def _request(job_id: str, what: jobs.Request) -> None:
+    with cards.errors_kept():
+        jobs.request(cached.store(), LOCAL, job_id, what)

@@ -1,0 +1,275 @@
+"""The form of "Bring 12 examples": samples, a table to type into, text to paste, a file to upload, and the check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pandas as pd
+import streamlit as st
+
+from core.dataset import example_pairs
+from core.dataset.example_pairs import Checked, Pair, Sample
+from core.dataset.intake import pasted
+from core.errors import FabulaError
+from core.providers import ModelInfo
+from core.providers.registry import ENGINE
+from core.training import examples
+from pages.ui import cached, cards, state
+from pages.ui.dataset.upload import TYPES
+from pages.ui.lang import _, column_name, duration, in_language, language, n_, plain, told
+from pages.ui.training import cached_form
+
+_DRAFT, _OPEN = "home_examples_draft", "home_examples_form"
+_PASTED, _FILE = "home_examples_pasted", "home_examples_file"
+_BLANK_ROWS = 5  # in an empty table: as many as are needed at least
+_TABLE_PX = 300
+_MOST_MB = 20  # 200 rows of the longest kind take less than 2
+
+Start = Callable[[str, str, str, bool, float | None], None]
+
+
+@dataclass
+class Draft:
+    """What one visitor has in the table.
+
+    Attributes:
+        rows: the pairs with their row numbers, as they are now.
+        version: changes when the rows are replaced, so that the table is drawn from them.
+        frame: what the table was drawn from; the browser keeps the edits since.
+        suffix: of the model: the id of the sample that was taken, else `examples.OWN`.
+        notes: what the last paste or upload left out.
+        problem: an error of the last click.
+    """
+
+    rows: tuple[tuple[int, Pair], ...] = ()
+    version: int = 0
+    frame: pd.DataFrame | None = None
+    suffix: str = examples.OWN
+    notes: tuple[str, ...] = ()
+    problem: FabulaError | None = None
+    refused: Checked | None = None  # rows that were not taken, because there are too many
+
+    def replace(self, pairs: Sequence[Pair], suffix: str) -> None:
+        self.rows = tuple(enumerate(pairs, 1))
+        self.version, self.frame, self.suffix = self.version + 1, None, suffix
+        self.notes, self.problem, self.refused = (), None, None
+
+
+def _draft() -> Draft:
+    state.first(_DRAFT, Draft())
+    found: Draft = state.get(_DRAFT)
+    return found
+
+
+def is_open() -> bool:
+    """Whether the visitor has asked for the form, though there is a job to show."""
+    return bool(state.get(_OPEN))
+
+
+def open_with(suffix: str, dataset_id: str | None) -> None:
+    """Open the form with the examples of a data set, to add more."""
+    _draft().replace(examples.pairs_of(cached.store(), dataset_id), suffix)
+    state.put(_OPEN, True)
+
+
+def close() -> None:
+    """Show the newest job again."""
+    state.put(_OPEN, False)
+
+
+def typed() -> tuple[tuple[int, Pair], ...]:
+    """The rows of the table with their numbers, blank ones too."""
+    return _draft().rows
+
+
+@contextmanager
+def problems_kept() -> Iterator[None]:
+    """For callbacks of the card: keep an error and show it in the card (only the card is drawn after a click)."""
+    draft = _draft()
+    draft.problem = draft.refused = None
+    try:
+        yield
+    except FabulaError as problem:
+        draft.problem = problem
+
+
+def show(start: Start) -> None:
+    """The form; `start` is the callback of its button."""
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.subheader(_("Bring 12 examples"), anchor=False)
+        if is_open():
+            st.button(_("Close"), icon=":material/close:", type="tertiary", key="home_examples_close", on_click=close)
+    st.markdown(
+        _(
+            "Type or paste pairs of a prompt and the right answer; a small model is trained on them on this machine in "
+            "about a minute. A 270M model learns form and labels, not facts."
+        )
+    )
+    _samples()
+    _table()
+    _more()
+    draft = _draft()
+    for note in draft.notes:
+        st.caption(f":material/info: {plain(told(note))}")
+    if draft.problem is not None:
+        cards.error_card(draft.problem)
+    if draft.refused is not None:
+        _refused(draft.refused)
+    _train(start)
+
+
+def _samples() -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(_("Start with a sample:"), width="content")
+        for sample in example_pairs.samples(language()):
+            st.button(
+                in_language(sample.names), icon=sample.icon, key=f"home_examples_{sample.id}",
+                on_click=_take, args=(sample,),
+            )  # fmt: skip
+        if any(any(pair) for _row, pair in typed()):
+            st.button(
+                _("Clear"), icon=":material/delete_sweep:", type="tertiary", key="home_examples_clear",
+                on_click=_draft().replace, args=((), examples.OWN),
+            )  # fmt: skip
+
+
+def _take(sample: Sample) -> None:
+    _draft().replace(sample.pairs, sample.id)
+
+
+def _table() -> None:
+    """The editor. It is drawn from the rows when they were replaced, or when the visitor comes back to the page."""
+    draft = _draft()
+    key = f"home_examples_table_{draft.version}"
+    if draft.frame is None or state.get(key) is None:
+        pairs = [pair for _row, pair in draft.rows]
+        pairs += [Pair("", "")] * (_BLANK_ROWS - len(pairs))
+        index = pd.RangeIndex(1, len(pairs) + 1)
+        draft.frame = pd.DataFrame(pairs, columns=[examples.PROMPT, examples.ANSWER], index=index, dtype="str")
+    edited = st.data_editor(
+        draft.frame,
+        key=key,
+        num_rows="dynamic",
+        hide_index=False,
+        height=_TABLE_PX,
+        column_config={
+            examples.PROMPT: st.column_config.TextColumn(_heading(examples.PROMPT), width="large"),
+            examples.ANSWER: st.column_config.TextColumn(_heading(examples.ANSWER), width="medium"),
+        },
+        alt=_("Your examples: a prompt and its answer in each row"),
+    )
+    cells = edited.fillna("").itertuples(name=None)
+    draft.rows = tuple(
+        (int(row) if isinstance(row, int | float) else place, Pair(str(prompt), str(answer)))
+        for place, (row, prompt, answer) in enumerate(cells, 1)
+    )
+
+
+def _heading(name: str) -> str:
+    shown = column_name(name)
+    return shown[:1].upper() + shown[1:]
+
+
+def _more() -> None:
+    with st.expander(_("Paste or upload examples"), type="compact", icon=":material/content_paste:"):
+        st.text_area(
+            _("Chat log, table or JSON lines"),
+            key=_PASTED,
+            height=140,
+            placeholder=_("Customer: Where is my parcel?\nAgent: track_order"),
+        )
+        st.button(_("Add to the table"), icon=":material/playlist_add:", key="home_examples_add", on_click=_paste)
+        st.file_uploader(
+            _("Table (CSV, JSONL, Excel, Parquet) or chat log (TXT)"),
+            type=TYPES,
+            key=_FILE,
+            max_upload_size=_MOST_MB,
+            on_change=_upload,
+        )
+
+
+def _paste() -> None:
+    with problems_kept():
+        _fill(pasted.from_text(str(state.get(_PASTED) or "")))
+        state.put(_PASTED, "")
+
+
+def _upload() -> None:
+    file = state.get(_FILE)
+    if file is None:
+        return
+    with problems_kept():
+        _fill(pasted.from_file(file.getvalue(), file.name))
+
+
+def _fill(found: pasted.Pasted) -> None:
+    """Add the pairs to the visitor's own; a sample that was not changed gives way to them."""
+    draft = _draft()
+    mine = [pair for _row, pair in draft.rows if any(text.strip() for text in pair)]
+    if tuple(mine) in [sample.pairs for sample in example_pairs.samples(language())]:
+        mine = []
+    checked = example_pairs.check([*mine, *found.pairs])
+    if checked.too_many:
+        draft.refused = checked
+        return
+    draft.replace([*mine, *found.pairs], draft.suffix if mine else examples.OWN)
+    draft.notes = found.notes
+
+
+def _refused(checked: Checked) -> None:
+    st.error(plain(told(checked.findings[0].sentence)), icon=":material/error:")
+    _to_the_data_set_page()
+
+
+def _to_the_data_set_page() -> None:
+    if st.button(_("Open the Data set page"), icon=":material/grid_view:", key="home_examples_dataset"):
+        st.switch_page("dataset.py")
+
+
+def _train(start: Start) -> None:
+    """What the check says, what training will take, and the button."""
+    rows = typed()
+    checked = example_pairs.check([pair for _row, pair in rows], [row for row, _pair in rows])
+    empty = not checked.pairs and not any(any(pair) for _row, pair in rows)
+    for finding in checked.findings:
+        words = plain(told(finding.sentence))
+        if empty:
+            st.caption(f":material/info: {words}")
+        elif finding.blocking:
+            st.error(words, icon=":material/error:")
+        else:
+            st.warning(words, icon=":material/warning:")
+    if checked.too_many and _draft().refused is None:
+        _to_the_data_set_page()
+    missing = cached.status().engine.state == "missing"
+    if missing:
+        cards.engine_missing_card()
+    base = examples.base_model(cached.models().found)
+    model = base or ModelInfo(examples.PACKAGED, ENGINE, None, "both", None)
+    expected_s = _expected_s(model, checked) if checked.ready and not missing else None
+    suffix = _draft().suffix
+    st.button(
+        _("Train on these examples"), type="primary", icon=":material/model_training:", key="home_examples_train",
+        disabled=missing or not checked.ready, on_click=start,
+        args=(suffix, _name(suffix), model.id, cached.endpoint_of(model) == "chat", expected_s),
+    )  # fmt: skip
+    if checked.ready:
+        reason = plain(told(examples.settings(len(checked.pairs)).reason))
+        count = n_("{n} example", "{n} examples", len(checked.pairs))
+        time = "" if expected_s is None else _("about {time}").format(time=duration(expected_s))
+        st.caption(" · ".join(part for part in (count, plain(model.id), time) if part) + f". {reason}")
+
+
+def _expected_s(model: ModelInfo, checked: Checked) -> float | None:
+    """Seconds of training, as far as this machine has shown; None: not known."""
+    chosen = examples.settings(len(checked.pairs))
+    tokens = examples.n_tokens(checked.pairs, model.id)
+    return cached_form.estimate(model, tokens, chosen.n_epochs, len(checked.pairs)).seconds
+
+
+def _name(suffix: str) -> str:
+    """What the data set and the job are called, in the visitor's language."""
+    names = {sample.id: in_language(sample.names) for sample in example_pairs.samples(language())}
+    return names.get(suffix, _("My examples"))

@@ -1,0 +1,214 @@
+"""Jobs that really train a tiny model, in a real browser: a dozen examples on Home, and before and after of any job."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import openai
+import pandas as pd
+import pytest
+
+from core import endpoint
+from core.actor import LOCAL
+from core.dataset import datasets, versions
+from core.db.store import Store
+from core.db.tables import TrainingJob, utcnow
+from core.settings import Settings
+from core.training import comparing, jobs
+from core.training.jobs import JobForm
+from tests import studio_process
+from tests.studio_process import Studio
+from tests.test_browser import press, settled, visit
+from tests.test_browser import pytestmark as pytestmark
+from tests.tiny_gemma import write_tiny_gemma
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
+
+_TRAINED_MS = 600_000  # a tiny model learns in seconds, but torch has to be loaded first, maybe on a busy machine
+_BASE = "gemma-3-270m"
+_ANSWERED = re.compile("complete|stopped at the token limit")
+
+
+@dataclass(frozen=True)
+class Running:
+    """A studio, and its ledger as another process of the same home sees it."""
+
+    studio: Studio
+    settings: Settings
+    store: Store
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A studio with its own engine, which has a tiny random model under the name of the real one."""
+    pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
+    folder = tmp_path_factory.mktemp("tuned")
+    write_tiny_gemma(folder / "tiny.gguf", context=4096)
+    models, home = f"{_BASE}={folder / 'tiny.gguf'}", folder / "home"
+    with studio_process.running(home, FABULA_ENGINE_MODELS=models) as studio:
+        settings = Settings.from_env({"FABULA_HOME": str(home)})
+        store = Store.open(settings)
+        yield Running(studio, settings, store)
+        store.close()
+
+
+def _answers(page: Page) -> tuple[Locator, Locator]:
+    """The two panes of the card, once both models have answered."""
+    panes = (page.locator(".st-key-home_examples_base"), page.locator(".st-key-home_examples_tuned"))
+    for pane in panes:
+        pane.get_by_text(_ANSWERED).first.wait_for(timeout=_TRAINED_MS)
+    settled(page)
+    return panes
+
+
+def _alerts(page: Page) -> list[str]:
+    return page.get_by_role("alert").all_inner_texts()
+
+
+def _type_rows(page: Page, pairs: list[tuple[str, str]]) -> None:
+    """Type into the table as a person does: text, Tab to the next cell, Enter."""
+    canvas = page.locator('.st-key-home_examples [data-testid="stDataFrame"] canvas').first
+    box = canvas.bounding_box()
+    assert box is not None
+    canvas.click(position={"x": box["width"] / 3, "y": 52})  # the first row, below the header
+    for prompt, answer in pairs:
+        page.keyboard.type(prompt)
+        page.keyboard.press("Tab")
+        page.keyboard.type(answer)
+        page.keyboard.press("Enter")
+        page.keyboard.press("ArrowLeft")
+
+
+def _trained(running: Running, name: str, rows: int) -> str:
+    """A job on some rows, a fifth of them kept for validation, carried to its end by the studio's own worker."""
+    frame = pd.DataFrame([(f"{name} {n}", f"Number {n} came.") for n in range(rows)], columns=["topic", "text"])
+    dataset_id = datasets.from_frame(running.store, LOCAL, name, frame, ["topic"], "text", "upload")
+    version = versions.freeze(running.store, LOCAL, dataset_id, validation_share=0.2)
+    form = JobForm(dataset_id, name, "engine", _BASE, suffix=name, n_epochs=1, batch_size=4, version_id=version)
+    job_id = jobs.submit(running.store, LOCAL, form)
+    until(lambda: jobs.get(running.store, job_id).finished, "the job's end", _TRAINED_MS / 1000)
+    assert jobs.get(running.store, job_id).status == "succeeded"
+    return job_id
+
+
+@pytest.mark.slow
+def test_examples_that_are_typed_and_pasted_become_a_model_that_answers_beside_its_base(
+    browser: Browser, running: Running
+) -> None:
+    page = visit(browser, running.studio.url, locale="en-US")
+    assert page.get_by_text("A 270M model learns form and labels, not facts.").count() == 1
+    _type_rows(page, [(f"typed {n}", f"label {n % 2}") for n in range(3)])
+    page.get_by_text("Too few examples: 3 of at least 5.").wait_for()
+    page.get_by_text("Paste or upload examples").click()
+    field = page.get_by_role("textbox", name="Chat log, table or JSON lines")
+    field.fill("\n".join(f"Customer: pasted {n}\nAgent: label {n % 2}" for n in range(3)))
+    press(page, "home_examples_add")
+    page.get_by_text("6 examples").wait_for()
+    settled(page)
+    press(page, "home_examples_train")
+    page.get_by_text("Training on your examples").wait_for()
+    bar = page.locator('.st-key-home_examples [data-testid="stProgress"]')
+    bar.wait_for()
+    page.get_by_text("Your model is ready").wait_for(timeout=_TRAINED_MS)
+    settled(page)
+
+    prompt = page.get_by_role("textbox", name=re.compile("One more prompt"))
+    prompt.fill("a prompt of my own")
+    prompt.press("Enter")
+    said = [pane.inner_text() for pane in _answers(page)]
+    assert "Base model, untrained" in said[0] and "Your model" in said[1]
+    assert "–" in page.locator('[data-testid="stMetric"]', has_text="Last story").inner_text()
+    assert not _alerts(page)
+
+    page.reload()
+    settled(page)
+    page.locator(".st-key-home_examples_tuned").wait_for()
+    assert page.get_by_text("a prompt of my own").count() == 1
+    press(page, "home_examples_open")
+    page.wait_for_function("document.querySelector('h1').innerText === 'Training'")
+    page.get_by_text("a prompt of my own").first.wait_for()
+    assert not _alerts(page)
+    page.context.close()
+
+
+@pytest.mark.slow
+def test_training_is_stopped_from_the_card(browser: Browser, running: Running) -> None:
+    page = visit(browser, running.studio.url, locale="zh-CN", color_scheme="dark")
+    if page.locator(".st-key-home_examples_new").count():  # the card shows the newest job
+        press(page, "home_examples_new")
+        settled(page)
+    press(page, "home_examples_extract-json")
+    page.get_by_text("12 条示例").wait_for()
+    settled(page)
+    press(page, "home_examples_train")
+    page.get_by_text("正在用你的示例训练").wait_for()
+    press(page, "home_examples_stop")
+    page.get_by_text("训练已停止").wait_for(timeout=_TRAINED_MS)
+    assert not _alerts(page)
+    press(page, "home_examples_again")
+    page.get_by_text("12 条示例").wait_for()
+    page.context.close()
+
+
+@pytest.mark.slow
+def test_a_job_that_ends_gets_three_pairs_on_its_page_and_in_its_export(
+    browser: Browser, running: Running, tmp_path: Path
+) -> None:
+    job_id = _trained(running, "waves", 40)
+    page = visit(browser, f"{running.studio.url}/training?jobs={job_id}", locale="en-US")
+    page.get_by_text("These rows were kept from training.").wait_for(timeout=_TRAINED_MS)
+    until(lambda: (view := comparing.get(running.store, job_id)) and not view.active, "both models' answers", 600)
+    view = comparing.get(running.store, job_id)
+    assert view is not None and (view.state, view.source, len(view.pairs)) == ("done", "held_out", 3)
+    page.get_by_text("Writing · ").wait_for(state="detached")
+    settled(page)
+    assert page.get_by_text("Text of the row that was kept from training").count() == 3
+    shown = page.inner_text("body")
+    job = jobs.get(running.store, job_id)
+    learned = {prompt for prompt, _text in versions.examples(running.store, job.version_id or "", "train")}
+    for pair in view.pairs:
+        assert pair.prompt in shown and pair.prompt not in learned
+        assert (pair.base.model, pair.tuned.model) == (_BASE, job.fine_tuned_model)
+
+    page.get_by_role("button", name="Export").click()
+    with page.expect_download() as download:
+        press(page, "training_zip")
+    with zipfile.ZipFile(download.value.path()) as file:
+        exported = json.loads(file.read("before_after.json"))
+    assert [one["prompt"] for one in exported] == [pair.prompt for pair in view.pairs]
+    assert [one["expected"] for one in exported] == [pair.expected for pair in view.pairs]
+    assert [one["tuned"]["text"] for one in exported] == [pair.tuned.text for pair in view.pairs]
+    assert {one[side]["state"] for one in exported for side in ("base", "tuned")} == {"done"}
+    assert not _alerts(page)
+    page.context.close()
+
+
+@pytest.mark.slow
+def test_a_tuned_model_that_was_deleted_at_the_engine_is_told_on_its_page(browser: Browser, running: Running) -> None:
+    job_id = _trained(running, "birds", 12)
+    until(lambda: (view := comparing.get(running.store, job_id)) and not view.active, "both models' answers", 600)
+    made = jobs.get(running.store, job_id).fine_tuned_model or ""
+    engine = endpoint.engine_endpoint(running.settings)
+    openai.OpenAI(base_url=f"{engine.url}/v1", api_key=engine.token, max_retries=0).models.delete(made)
+    with running.store.session() as session:  # the page trusts the engine's list two minutes after a job's end
+        session.get_one(TrainingJob, job_id).finished_at = utcnow() - timedelta(hours=1)
+    page = visit(browser, f"{running.studio.url}/training?jobs={job_id}", locale="en-US")
+    page.get_by_text("The engine no longer has this model.").wait_for()
+    assert page.get_by_role("button", name="Write a story with it").count() == 0
+    field = page.get_by_role("textbox", name="Your own prompt")
+    field.fill("one more")
+    field.press("Enter")
+    page.get_by_text("Duplicate the job to train it again.").first.wait_for(timeout=_TRAINED_MS)
+    settled(page)
+    page.get_by_role("button", name="Duplicate job").click()
+    page.get_by_role("dialog").wait_for()
+    page.context.close()
