@@ -76,10 +76,11 @@ def _alerts(page: Page) -> list[str]:
 
 def _type_rows(page: Page, pairs: list[tuple[str, str]]) -> None:
     """Type into the table as a person does: text, Tab to the next cell, Enter."""
-    canvas = page.locator('.st-key-home_examples [data-testid="stDataFrame"] canvas').first
-    box = canvas.bounding_box()
+    grid = page.locator('.st-key-home_examples [data-testid="stDataFrame"]')
+    grid.scroll_into_view_if_needed()
+    box = grid.bounding_box()
     assert box is not None
-    canvas.click(position={"x": box["width"] / 3, "y": 52})  # the first row, below the header
+    page.mouse.click(box["x"] + box["width"] / 3, box["y"] + 52)  # the first row, below the header
     for prompt, answer in pairs:
         page.keyboard.type(prompt)
         page.keyboard.press("Tab")

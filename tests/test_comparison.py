@@ -379,6 +379,7 @@ def test_an_answer_without_a_word_is_an_answer(store: Store, client: FakeClient)
     client.enqueue("stream", FakeStream((), "m"))
     done = _go(store, client, job)
     assert done.state == "done" and {pair.base.text for pair in done.pairs} == {""}
+    assert {(pair.base.model, pair.tuned.model) for pair in done.pairs} == {("gemma-3-270m", _TUNED)}
 
 
 def test_a_provider_that_breaks_off_is_not_asked_again_by_itself(store: Store) -> None:

@@ -103,13 +103,15 @@ def get(store: Store, job_id: str) -> ComparisonView | None:
         one = session.scalar(select(Comparison).where(Comparison.job_id == job_id))
         if one is None:
             return None
+        models = select(TrainingJob.base_model, TrainingJob.fine_tuned_model).where(TrainingJob.id == job_id)
+        asked: dict[str, str | None] = dict(zip(SIDES, session.execute(models).one(), strict=True))
         answers = select(ComparisonAnswer, Story).outerjoin(Story, Story.id == ComparisonAnswer.story_id)
         answers = answers.where(ComparisonAnswer.comparison_id == one.id).order_by(ComparisonAnswer.position)
         prompts: dict[int, ComparisonAnswer] = {}
         sides: dict[tuple[int, str], SideAnswer] = {}
         for answer, story in session.execute(answers):
             prompts[answer.position] = answer
-            sides[answer.position, answer.side] = _side(answer, story)
+            sides[answer.position, answer.side] = _side(answer, story, asked[answer.side])
         pairs = [
             Pair(row.prompt, row.expected, sides[position, "base"], sides[position, "tuned"])
             for position, row in prompts.items()
@@ -294,9 +296,9 @@ def _one(session: Session, job_id: str) -> Comparison:
     return one
 
 
-def _side(answer: ComparisonAnswer, story: Story | None) -> SideAnswer:
-    if story is None:
-        return SideAnswer(answer.state, reason=answer.reason, story_id=answer.story_id)
+def _side(answer: ComparisonAnswer, story: Story | None, asked: str | None) -> SideAnswer:
+    if story is None:  # not begun, or without a word: such a story is not stored
+        return SideAnswer(answer.state, reason=answer.reason, model=asked or "", story_id=answer.story_id)
     return SideAnswer(
         answer.state,
         story.text,
