@@ -15,14 +15,15 @@ with story_desk.present(), cards.errors_shown():
         part = views.switch(
             "story_part", _("Part"), {"write": _("Write"), "shelf": _("Earlier stories"), "votes": _("Votes")}
         )
-        if part == "write":
-            several = bool(state.get("story_compare"))
-            left, right = (st.container(), st.container()) if several else st.columns([2, 3], gap="medium")
-            with left:
-                composer.form(teller.button)
-            with right:
-                teller.page()
-        elif part == "shelf":
-            shelf.show()
-        else:
-            arena_vote.tally()
+        with views.one_of(("write", "shelf", "votes"), part):
+            if part == "write":
+                several = bool(state.get("story_compare"))
+                left, right = (st.container(), st.container()) if several else st.columns([2, 3], gap="medium")
+                with left:
+                    shape = composer.form(teller.button)
+                with right:
+                    teller.page(shape)
+            elif part == "shelf":
+                shelf.show()
+            else:
+                arena_vote.tally()

@@ -17,6 +17,7 @@ from core import status
 from core.db.store import Store
 from core.providers import parameters
 from core.settings import Settings
+from core.story import stream
 from tests import fault_server, postgres_server, stores
 from tests.fault_server import FaultServer
 from tests.studio_process import CHROMIUM
@@ -52,6 +53,7 @@ def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FABULA_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(status, "_PATIENCE_S", 30.0)  # a person waits a second; a test, until a busy machine answers
     monkeypatch.setattr(status, "_HEALTH_S", 25.0)
+    monkeypatch.setattr(stream, "STOP_S", 60.0)  # a stopped story is done when it is saved, however busy the disk
     monkeypatch.setattr(socket.socket, "connect", _loopback_only(socket.socket.connect))
     monkeypatch.setattr(socket.socket, "connect_ex", _loopback_only(socket.socket.connect_ex))
     parameters.forget()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import fault_server, studio_process
-from tests.fault_server import FaultServer
+from tests import studio_process
+from tests.story_server import MODELS, Teller
 from tests.studio_process import Studio
 from tests.test_browser import press, settled, visit
 from tests.test_browser import pytestmark as pytestmark
@@ -18,13 +16,11 @@ from tests.test_browser import pytestmark as pytestmark
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-_MODELS = ("writer", "second", "third", "fourth")
 _NASTY = (
     "![x](http://example.com/x.png) <img src=http://example.com/y.png> <script>fetch('http://example.com/z')</script> "
     "[link](http://example.com) http://example.com/plain"
 )
 _BUSY_MS = 90_000  # a machine may be busy
-_PACE_S = 0.02  # between pieces: fifty a second
 # A voice that only remembers: each sentence ends as soon as it has begun.
 _VOICE = """
 window.spoken = [];
@@ -37,55 +33,9 @@ window.SpeechSynthesisUtterance = function (text) { this.text = text; };
 """
 
 
-class Teller(FaultServer):
-    """An engine that streams piece by piece: each model's pieces, then `held` says whether it goes on for ever."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.models = [{**self.models[0], "id": name} for name in _MODELS]
-        self.by_model: dict[str, tuple[str, ...]] = {}
-        self.begin(("从前，",))
-
-    def begin(
-        self, pieces: tuple[str, ...], *, gated: int | None = None, endless: bool = False, pace_s: float = 0
-    ) -> None:
-        """What is streamed from now on (or `by_model`); after `gated` pieces it waits for `go_on`."""
-        self.pieces, self.gated, self.endless, self.pace_s = pieces, gated, endless, pace_s
-        self.go_on, self.hung_up = threading.Event(), threading.Event()
-
-
-def _stream(handler: Any, answer: fault_server.Answer, body: dict[str, Any]) -> None:
-    server: Teller = handler.fault
-    handler.send_response(200)
-    handler.send_header("content-type", "text/event-stream")
-    handler.send_header("connection", "close")
-    handler.end_headers()
-    handler.close_connection = True
-    go_on, hung_up, gated = server.go_on, server.hung_up, server.gated
-
-    def say(chunk: dict[str, Any]) -> None:
-        handler.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
-        handler.wfile.flush()
-
-    try:
-        for number, piece in enumerate(server.by_model.get(body["model"], server.pieces)):
-            if number == gated:
-                go_on.wait(240)
-            elif server.pace_s:
-                go_on.wait(server.pace_s * (1 if number else 20))  # reading the prompt takes longer
-            say(fault_server._chunk(answer, body, piece.replace("{model}", body["model"]), None))
-        while server.endless and not go_on.wait(_PACE_S):
-            say(fault_server._chunk(answer, body, "字", None))
-        say(fault_server._chunk(answer, body, "", "stop"))
-        handler.wfile.write(b"data: [DONE]\n\n")
-    except OSError:
-        hung_up.set()
-
-
 @pytest.fixture(scope="module")
 def teller() -> Iterator[Teller]:
     with Teller() as server:
-        server._http.RequestHandlerClass._stream = _stream  # type: ignore[attr-defined]  # of this server only
         yield server
 
 
@@ -214,7 +164,7 @@ def test_four_panes_fill_at_once_and_a_blind_vote_reveals_them(
     page.locator(".st-key-story_blind label").click()
     settled(page)
     box = page.locator(".st-key-story_others input")
-    for name in _MODELS[2:]:
+    for name in MODELS[2:]:
         box.fill(name)
         page.keyboard.press("Enter")
         page.locator(".st-key-story_others").get_by_text(name).first.wait_for()
@@ -224,9 +174,9 @@ def test_four_panes_fill_at_once_and_a_blind_vote_reveals_them(
     for number in range(4):
         _until_words(page, "我是", number)  # all of them before any has ended
     teller.go_on.set()
-    page.get_by_text("Which one is best?").wait_for()
+    page.locator(".st-key-story_vote_3").wait_for()
     shown = {_words(page, number).split()[1].split("。")[0] for number in range(4)}
-    assert shown == set(_MODELS)
+    assert shown == set(MODELS)
     settled(page)
     press(page, "story_vote_1")
     page.get_by_text("You chose").wait_for()

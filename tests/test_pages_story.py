@@ -292,7 +292,7 @@ def _writing(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> tuple[AppT
     """A page that does not wait for its story, which is under way; the buttons that began it and that stop it."""
     server.when("a baker", fault_server.held())
     at = visit("story", story_model="engine/writer")
-    monkeypatch.setattr(teller, "page", lambda: None)
+    monkeypatch.setattr(teller, "page", lambda _shape: None)
     monkeypatch.setattr(teller, "LEAVE_S", None)  # nobody reads between two runs of a test
     begin = at.button(key="story_button")
     at = begin.click().run()

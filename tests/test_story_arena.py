@@ -99,6 +99,21 @@ def test_the_order_is_mixed_only_where_names_are_hidden(store: Store) -> None:
     assert _round(store, _Client("x"), _Client("y")).order == [0, 1]
 
 
+@pytest.mark.parametrize(("seed", "next_seed"), [(None, None), (0, 1), (41, 42), (2**31 - 1, 0), (2**40, 0), (-5, -4)])
+def test_again_is_the_same_request_with_another_seed(seed: int | None, next_seed: int | None) -> None:
+    request = replace(_REQUEST, seed=seed, temperature=0.3, stop=("END",))
+    assert arena.reseeded(request) == replace(request, seed=next_seed)
+
+
+def test_a_round_is_written_again_by_the_same_models_from_the_same_values(store: Store) -> None:
+    entries = [replace(entry, column_values={"hero": "唐"}) for entry in _entries("m0", "m1")]
+    registry = FakeRegistry({"m0": _Client("a"), "m1": _Client("b")})
+    for name, client in registry.clients.items():
+        client.provider = replace(client.provider, id=name)
+    round_ = arena.begin(store, LOCAL, registry, entries, _BOOK)  # type: ignore[arg-type]  # a fake
+    assert arena.again(round_.stories) == tuple(entries)
+
+
 # --- votes ------------------------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from core.actor import Actor
 from core.cost.book import PriceBook
@@ -15,6 +15,7 @@ from core.providers import CompletionRequest, Registry
 from core.story.stream import TICK_S, News, Place, StoryStream, write
 
 MOST_PANES = 4  # four columns can still be read, on a projector too
+_HIGHEST_SEED = 2**31 - 1  # servers take 32 or 64 bits
 _BEAT_S = 0.25  # a page that waits for words looks up so often, and so notices that its reader has gone
 
 
@@ -111,6 +112,18 @@ def begin(
             write(store, actor, client, entry.request, book, place=place, leave_s=leave_s, news=round_.news)
         )
     return round_
+
+
+def again(stories: Sequence[StoryStream]) -> tuple[Entry, ...]:
+    """The entries that write the same prompts with the same settings once more, with another seed."""
+    return tuple(Entry(story.provider, reseeded(story.asked), story.place.column_values) for story in stories)
+
+
+def reseeded(request: CompletionRequest) -> CompletionRequest:
+    """The same request with another seed; one without a seed is random each time, and stays as it is."""
+    if request.seed is None:
+        return request
+    return replace(request, seed=request.seed + 1 if request.seed < _HIGHEST_SEED else 0)
 
 
 def check(entries: Sequence[Entry]) -> None:

@@ -8,6 +8,7 @@ from core.db.store import Store, new_id
 from core.errors import NotFound
 from core.providers import Client, CompletionRequest
 from core.story import shelf, stream
+from core.story.arena import Entry, reseeded
 from core.story.chain import STEPS, StepName, step_request
 from core.story.stream import Place, StoryStream, write
 
@@ -55,6 +56,10 @@ class Chain:
             self._store, self._actor, self._client, asked, self._book, place=place, leave_s=self._leave_s
         )
         return self.steps[name]
+
+    def again(self) -> Entry:
+        """The entry that writes the same idea with the same settings once more, with another seed."""
+        return Entry(self._client.provider.id, reseeded(self._request), self._values)
 
     def rests(self, name: StepName) -> bool:
         """Whether the chain was stopped after this step had ended by itself, before the next one began."""

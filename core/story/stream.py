@@ -167,11 +167,11 @@ class StoryStream:
         return self._error
 
     def stop(self) -> None:
-        """End the story here, in any state of its request; returns when its words are saved (two seconds at most:
-        the database may be busy)."""
+        """End the story here, in any state of its request; returns when it is `done`."""
         self.cancel()
-        with self._news:
-            self._news.wait_for(lambda: self._done, timeout=_SAVE_S)
+        while not self.done:
+            with self._news:
+                self._news.wait_for(lambda: self._done, timeout=TICK_S)
 
     def cancel(self) -> None:
         """`stop`, without waiting until the words are saved. Whoever calls it has not left the page."""

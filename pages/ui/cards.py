@@ -94,12 +94,17 @@ def empty(sentence: str, *, icon: str) -> Iterator[None]:
 
 
 def left_by_last_action() -> None:
-    """What the last click left to say: a line that goes away by itself, or the card of its error."""
-    held = state.studio()
+    """What the last click left to say: a line that goes away by itself, or the card of its error.
+
+    The card's place is there without a card too: a page keeps its places, and the card of the run before is gone at
+    once, also where this run goes on for as long as a story is written.
+    """
+    held, place = state.studio(), st.empty()
     if held.notice is not None:
         (icon, sentence), held.notice = held.notice, None
         st.toast(sentence, icon=icon)
     if held.problem is not None:
         problem, held.problem = held.problem, None
         st.toast(plain(told(problem.what)), icon=":material/error:", duration="long")  # the card may be out of sight
-        error_card(problem)
+        with place:
+            error_card(problem)

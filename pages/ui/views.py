@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -27,10 +28,13 @@ def switch(key: str, label: str, parts: Mapping[str, str]) -> str:
     return str(chosen)
 
 
-def either(first: bool) -> DeltaGenerator:
-    """A place of its own for each of two things: the other one, of the run before, is gone at once."""
-    places = [st.container() if here else st.empty() for here in (first, not first)]
-    return places[0 if first else 1]
+def one_of(kinds: Sequence[Any], kind: Any) -> DeltaGenerator:
+    """A place for what is drawn now, apart from the places of the other kinds: what stood there is gone at once.
+
+    Otherwise it would stay, greyed, until the script ends: for as long as a story is written.
+    """
+    places = {one: st.container() if one == kind else st.empty() for one in kinds}
+    return places[kind]
 
 
 def facts(items: Iterable[str]) -> None:

@@ -32,7 +32,7 @@ def show(recipe: Recipe, problem: BadRecipe | None) -> None:
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
             st.markdown(_("**Preview**"))
             running = _running()
-            with st.container(width="content"), views.either(running):
+            with st.container(width="content"), views.one_of((True, False), running):
                 _button(recipe, running, possible=problem is None and bool(recipe.model))
         st.fragment(run_every=cached.POLL_S if running else None)(_preview)(running)
 

@@ -1,4 +1,4 @@
-"""The vote on a round: which story is best; afterwards the names, and how the models stand by now."""
+"""The vote on a round: which story is best; afterwards the winner and the names; and how the models stand by now."""
 
 from __future__ import annotations
 
@@ -10,32 +10,52 @@ from core.cost.quality import Quality
 from core.story import exports, votes
 from core.story.arena import Round
 from pages.ui import cached, cards, state
-from pages.ui.lang import _, code, n_, number, percent
+from pages.ui.lang import _, code, label, n_, number, percent
 
 _LETTERS = "ABCD"
 
 
-def voted(round_: Round) -> bool:
-    """Whether this visitor has voted on the round."""
-    return votes.of(cached.store(), LOCAL, round_.id)[0]
+def of(round_: Round) -> tuple[bool, str | None]:
+    """Whether this visitor has voted on the round, and for which story; None: for none of them."""
+    return votes.of(cached.store(), LOCAL, round_.id)
 
 
-def show(round_: Round) -> None:
-    """The buttons of the vote, once two stories have words; then what was chosen."""
-    if not round_.votable:
-        return
-    done, winner = votes.of(cached.store(), LOCAL, round_.id)
-    with st.container(border=True):
-        if done:
-            _chosen(round_, winner)
-            return
-        st.markdown(_("**Which one is best?**"))
-        with st.container(horizontal=True):
-            for place, story in enumerate(round_.places):
-                if story.text:
-                    name = _LETTERS[place] if round_.blind else story.facts.model
-                    st.button(name, key=f"story_vote_{place}", on_click=_cast, args=(round_, story.id))
-            st.button(_("None of them"), key="story_vote_none", type="tertiary", on_click=_cast, args=(round_, None))
+def heading(round_: Round, place: int, winner: str | None) -> str:
+    """What stands above a pane: its letter where names are or were hidden, and the mark of the winner; may be ""."""
+    letter = f"**{_LETTERS[place]}**" if round_.blind else ""
+    best = f":green-badge[:material/trophy: {_('Your choice')}]" if round_.places[place].id == winner else ""
+    return " ".join(part for part in (letter, best) if part)
+
+
+def button(round_: Round, place: int) -> None:
+    """The vote for one pane, under it and as wide as it."""
+    story = round_.places[place]
+    if story.text:
+        name = _LETTERS[place] if round_.blind else label(story.facts.model)
+        st.button(
+            _("{name} is best").format(name=name), icon=":material/trophy:", type="primary", width="stretch", wrap=True,
+            key=f"story_vote_{place}", on_click=_cast, args=(round_, story.id),
+        )  # fmt: skip
+
+
+def none_button(round_: Round) -> None:
+    """The vote for none of them, below all panes."""
+    st.button(
+        _("None of them"), icon=":material/block:", width="stretch", key="story_vote_none", on_click=_cast,
+        args=(round_, None),
+    )  # fmt: skip
+
+
+def chosen(round_: Round, winner: str | None) -> None:
+    """After the vote: what was chosen, and the names that were hidden."""
+    best = next((story for story in round_.stories if story.id == winner), None)
+    lines = [
+        _("You chose none of them.") if best is None else _("You chose {model}.").format(model=code(best.facts.model))
+    ]
+    if round_.blind:
+        names = [f"**{_LETTERS[place]}** {code(story.facts.model)}" for place, story in enumerate(round_.places)]
+        lines.append(" · ".join(names))
+    st.success("\n\n".join(lines), icon=":material/trophy:" if best else ":material/block:")
 
 
 def tally() -> None:
@@ -111,17 +131,6 @@ def _pairs() -> None:
                 key=f"story_pairs_{form}",
                 on_click="ignore",
             )
-
-
-def _chosen(round_: Round, winner: str | None) -> None:
-    best = next((story for story in round_.stories if story.id == winner), None)
-    if best is None:
-        st.markdown(_("You chose none of them."))
-    else:
-        st.markdown(_("You chose {model}.").format(model=code(best.facts.model)))
-    if round_.blind:
-        names = [f"**{_LETTERS[place]}** {code(story.facts.model)}" for place, story in enumerate(round_.places)]
-        st.markdown(" · ".join(names))
 
 
 def _cast(round_: Round, winner: str | None) -> None:

@@ -6,18 +6,20 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from core.dataset import presets
 from core.providers import CompletionRequest, ModelInfo
 from core.story.arena import MOST_PANES, Entry
 from pages.ui import cached, models, state
 from pages.ui.lang import _, code, column_name, label
-from pages.ui.story import story_model, story_settings
+from pages.ui.story import next_prompt, story_model, story_settings
 from pages.ui.story.story_desk import Order
 from pages.ui.story.story_model import Shape
 
 
-def form(button: Callable[[Order | None], None]) -> None:
-    """The composer; `button` draws the one that sends, and gets None while there is nothing to send yet."""
+def form(button: Callable[[Order | None], None]) -> Shape | None:
+    """The composer; `button` draws the one that sends, and gets None while there is nothing to send yet.
+
+    Returns how the first model is asked; None while there is no model.
+    """
     several = bool(state.get("story_compare"))
     with st.container(border=True):
         left, right = st.columns([2, 3], gap="medium") if several else (st.container(), st.container())
@@ -25,7 +27,7 @@ def form(button: Callable[[Order | None], None]) -> None:
             info = models.picker(_("Model"), "story_model", prefer=models.storyteller())
             if info is None:
                 models.none_yet()
-                return
+                return None
             story_model.about(info)
         with right:
             others, blind = _others(info)
@@ -47,6 +49,7 @@ def form(button: Callable[[Order | None], None]) -> None:
     with send:
         order = Order(tuple(entries), blind and len(entries) > 1, settings.chain and len(entries) == 1)
         button(order if prompt.strip() else None)
+    return shape
 
 
 def _entry(
@@ -153,13 +156,8 @@ def _columns(shape: Shape, several: bool) -> dict[str, str]:
 
 def _outside(shape: Shape) -> None:
     """Values that no cell of the grid has, one click each; only where the columns are the preset's."""
-    names = tuple(name for name, _values in shape.columns)
-    offers = [
-        values
-        for preset in presets.load()
-        if tuple(column.name for column in preset.recipe.columns) == names
-        for values in preset.outside
-    ]
+    names = [name for name, _values in shape.columns]
+    offers = next_prompt.outside(shape)
     if offers:
         st.caption(_("Or outside the grid"))
         with st.container(horizontal=True, gap="xsmall"):
@@ -167,14 +165,9 @@ def _outside(shape: Shape) -> None:
                 st.button(
                     ", ".join(values),
                     key=f"story_outside_{number}",
-                    on_click=_take,
+                    on_click=next_prompt.fill_in,
                     args=(names, values),
                 )
-
-
-def _take(names: Sequence[str], values: Sequence[str]) -> None:
-    for name, value in zip(names, values, strict=True):
-        state.put(f"story_column_{name}", value)
 
 
 def _free_prompt() -> str:

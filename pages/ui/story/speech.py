@@ -44,14 +44,25 @@ def reader(story_id: str, target: str, *, over: bool) -> None:
             "story": story_id,
             "target": target,
             "over": over,
-            "language": "zh",
             "labels": {
                 "pause": _("Pause"),
                 "go_on": _("Resume"),
                 "again": _("From the start"),
                 "voice": _("Voice"),
                 "rate": _("Speed"),
-                "mute": _("This browser cannot read aloud."),
+                "none": _(
+                    "This browser has no voice to read with. Install one in your system's speech settings and reload "
+                    "the page, open Fabula in another browser, or use Download audio."
+                ),
+                "zh": _(
+                    "This browser has no Chinese voice. Install one in your system's speech settings and reload the "
+                    "page, choose another voice, or use Download audio."
+                ),
+                "en": _(
+                    "This browser has no English voice. Install one in your system's speech settings and reload the "
+                    "page, choose another voice, or use Download audio."
+                ),
+                "failed": _("The browser stopped reading. Press Resume, choose another voice, or use Download audio."),
             },
         },
     )

@@ -14,7 +14,7 @@ from core.story.shelf import KeptStory
 from pages.ui import cached, cards, models, state, views
 from pages.ui.lang import _, ago, code, duration, n_, number, plain
 from pages.ui.money import work_cost
-from pages.ui.story import story_facts
+from pages.ui.story import story_actions, story_facts
 from pages.ui.story.story_desk import LEAVE_S, desk
 
 _LONG = 700  # characters that are shown at once
@@ -51,12 +51,9 @@ def _words(story: KeptStory) -> None:
 
 
 def _opinion(story: KeptStory) -> None:
-    """Thumbs, stars, and what can be done with it, on one row."""
-    state.put(f"story_thumb_{story.id}", None if story.liked is None else int(story.liked))
-    state.put(f"story_stars_{story.id}", None if story.stars is None else story.stars - 1)
+    """Its rating, and what can be done with it, on one row."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.feedback("thumbs", key=f"story_thumb_{story.id}", on_change=_liked, args=(story.id,))
-        st.feedback("stars", key=f"story_stars_{story.id}", on_change=_starred, args=(story.id,))
+        story_actions.rating(story)
         _do(_("Edit"), ":material/edit:", f"story_edit_{story.id}", _open, story)
         with st.popover(_("Tags"), icon=":material/sell:", type="tertiary"):
             _tags(story)
@@ -138,18 +135,6 @@ def _tags(story: KeptStory) -> None:
         _("Tags"), list(known), key=key, accept_new_options=True, placeholder=_("Type a tag"),
         on_change=_tagged, args=(story.id,),
     )  # fmt: skip
-
-
-def _liked(story_id: str) -> None:
-    chosen = state.get(f"story_thumb_{story_id}")
-    with cards.errors_kept():
-        opinions.like(cached.store(), LOCAL, story_id, None if chosen is None else bool(chosen))
-
-
-def _starred(story_id: str) -> None:
-    chosen = state.get(f"story_stars_{story_id}")
-    with cards.errors_kept():
-        opinions.rate(cached.store(), LOCAL, story_id, stars=None if chosen is None else int(chosen) + 1)
 
 
 def _tagged(story_id: str) -> None:

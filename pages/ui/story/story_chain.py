@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
@@ -11,13 +13,13 @@ from core.story.chaining import Chain
 from core.story.stream import StoryStream
 from pages.ui import cards, parameter_notes
 from pages.ui.lang import _, mark
-from pages.ui.story import speech, story_facts
+from pages.ui.story import speech, story_actions, story_facts
 
 _NAMES = {"outline": mark("Outline"), "story": mark("Story"), "title": mark("Title")}
 
 
-def page(chain: Chain) -> None:
-    """The three sheets; the next step begins by itself when one has ended."""
+def page(chain: Chain, onward: Callable[[], None]) -> None:
+    """The three sheets; the next step begins by itself when one has ended. `onward` draws what follows the chain."""
     current = chain.advance()
     sheets: dict[StepName, tuple[DeltaGenerator, DeltaGenerator]] = {}
     with st.container(width=760):
@@ -27,9 +29,16 @@ def page(chain: Chain) -> None:
                 with st.container(key=f"story_words_{number}"):
                     words = st.empty()
                 sheets[name] = (words, st.empty())
+                ended = st.empty()  # of the chain before: gone before the first word
                 if (story := chain.steps.get(name)) is not None:
                     _draw(story, *sheets[name])
-                    _ended(chain, name, story)
+                    if story.done:
+                        with ended.container():
+                            _ended(chain, name, story)
+        after = st.empty()
+        if chain.done:
+            with after.container():
+                onward()
         if (told := chain.steps.get("story")) is not None:
             speech.follow(told, STEPS.index("story"))
     for name, story in chain.steps.items():
@@ -40,9 +49,8 @@ def page(chain: Chain) -> None:
 
 
 def _ended(chain: Chain, name: StepName, story: StoryStream) -> None:
-    """What went wrong with a step, and the way on where it is not whole."""
-    if story.done:
-        parameter_notes.show(story.notes)
+    """What went wrong with a step, the way on where it is not whole, and what can be done with the story."""
+    parameter_notes.show(story.notes)
     if story.error is not None:
         cards.error_card(story.error)
     if chain.done and story.text and (chain.rests(name) or story_facts.partial(story.facts)):
@@ -50,6 +58,8 @@ def _ended(chain: Chain, name: StepName, story: StoryStream) -> None:
             _("Continue"), icon=":material/play_arrow:", key=f"story_chain_go_on_{name}", on_click=_go_on,
             args=(chain, name),
         )  # fmt: skip
+    if name == "story":
+        story_actions.below(story)
 
 
 def _go_on(chain: Chain, name: StepName) -> None:

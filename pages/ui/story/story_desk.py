@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+from core.story import arena
 from core.story.arena import Entry, Round
 from core.story.chaining import Chain
 from core.story.stream import StoryStream
@@ -36,6 +37,7 @@ class Desk:
     deleted: str | None = None  # the story that was taken off the shelf last
     editing: str | None = None  # the story whose dialog is open
     liked: tuple[str, str] | None = None  # the data set that was made of the liked stories, and a digest of these
+    prompt_number: int = 0  # which of the prompts to try was filled in last (see `core.story.prompt_order`)
 
     @property
     def writing(self) -> bool:
@@ -52,6 +54,19 @@ class Desk:
     def stopping(self) -> bool:
         """Whether what is being written was stopped and has not ended yet."""
         return any(what is not None and what.stopping for what in (self.round, self.chain))
+
+    def again(self) -> Order | None:
+        """The same prompts, models and settings, with another seed; None where nothing was written."""
+        if self.chain is not None:
+            return Order((self.chain.again(),), chain=True)
+        if self.round is None:
+            return None
+        return Order(arena.again(self.round.stories), self.round.blind)
+
+    def clear(self) -> None:
+        """The stories leave the page, unless one is being written; they are kept under Earlier stories."""
+        if not self.writing:
+            self.round = self.chain = self.sound = None
 
     def stop(self) -> None:
         """End what is being written, and keep its words. Returns at once, so that the page can say so at once."""

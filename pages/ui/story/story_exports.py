@@ -25,22 +25,27 @@ def menu(where: Where, total: int) -> None:
     with st.container(horizontal=True, width="content"):
         with st.popover(_("Export"), icon=":material/download:", disabled=not total):
             _files(where)
-        count = shelf.look(cached.store(), Where(liked=True), limit=0).total
-        if count and st.button(
-            n_("Train on {n} liked story", "Train on {n} liked stories", count),
-            icon=":material/model_training:",
-            key="story_liked",
-            help=_(
-                "Creates a data set: each story's columns become the prompt, and its text (or your edit of "
-                "it) the completion."
-            ),
-        ):
-            _train()
+        train_button()
         if desk().liked is not None:
             st.button(
                 _("Undo: data set of liked stories"), icon=":material/undo:", type="tertiary", key="story_liked_undo",
                 on_click=_take_back,
             )  # fmt: skip
+
+
+def train_button() -> None:
+    """Opens the training page with a data set of the liked stories; nothing while no story is liked."""
+    count = shelf.look(cached.store(), Where(liked=True), limit=0).total
+    if count and st.button(
+        n_("Train on {n} liked story", "Train on {n} liked stories", count),
+        icon=":material/model_training:",
+        key="story_liked",
+        help=_(
+            "Creates a data set: each story's columns become the prompt, and its text (or your edit of "
+            "it) the completion."
+        ),
+    ):
+        _train()
 
 
 def _train() -> None:

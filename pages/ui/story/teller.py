@@ -13,12 +13,12 @@ from core.story.chaining import Chain
 from core.story.stream import StoryStream
 from pages.ui import cached, cards, parameter_notes, views
 from pages.ui.lang import _
-from pages.ui.story import arena_vote, speech, story_chain, story_facts
+from pages.ui.story import arena_vote, speech, story_actions, story_chain, story_facts
 from pages.ui.story.story_desk import LEAVE_S, Desk, Order, desk
 from pages.ui.story.story_facts import ending as ending
+from pages.ui.story.story_model import Shape
 
 _FACTS_EVERY = 5  # updates: twice a second; a line that changes more often cannot be read
-_LETTERS = "ABCD"
 
 
 def button(order: Order | None) -> None:
@@ -29,7 +29,7 @@ def button(order: Order | None) -> None:
     """
     held = desk()
     writing = held.writing
-    with views.either(writing):
+    with views.one_of((True, False), writing):
         if held.stopping:
             st.button(_("Stopping…"), icon=":material/stop:", width="stretch", key="story_stopping", disabled=True)
         elif writing:
@@ -45,21 +45,22 @@ def _write_button(order: Order | None) -> None:
     )  # fmt: skip
 
 
-def page() -> None:
+def page(shape: Shape | None) -> None:
     """The sheets on which the stories appear. A visitor who comes back reads on where they are by now.
 
-    Nothing, a chain, and a round of each size have places of their own: what was there before is gone at once, where
-    it would otherwise stay, greyed, for as long as a story is written.
+    Nothing, a chain, and a round of each size have places of their own: what was there before is gone at once.
+
+    Args:
+        shape: how the chosen model is asked, for the next prompt; None while there is no model.
     """
     held = desk()
     chain, round_ = held.chain, held.round
     kind = 1 if chain is not None else 0 if round_ is None else 1 + len(round_.stories)
-    places = [st.container() if place == kind else st.empty() for place in range(2 + arena.MOST_PANES)]
-    with places[kind]:
+    with views.one_of(range(2 + arena.MOST_PANES), kind):
         if chain is not None:
-            story_chain.page(chain)
+            story_chain.page(chain, lambda: story_actions.onward(shape, write))
         elif round_ is not None:
-            _round(round_)
+            _round(round_, shape)
         else:
             _nothing_yet()
 
@@ -93,21 +94,30 @@ def write(order: Order) -> None:
         held.round, held.chain, held.sound = new.round, new.chain, None
 
 
-def _round(round_: Round) -> None:
+def _round(round_: Round, shape: Shape | None) -> None:
     places = round_.places
     several = len(places) > 1
-    hidden = round_.secret and not arena_vote.voted(round_)
+    voted, winner = arena_vote.of(round_) if several else (False, None)
     sheets = []
     for number, column in enumerate(st.columns(len(places), gap="medium") if several else [st.container(width=760)]):
         with column:
-            sheets.append(Sheet(places[number], number, named=not hidden, lettered=round_.blind and several))
+            heading = arena_vote.heading(round_, number, winner) if several else ""
+            sheets.append(Sheet(places[number], number, named=voted or not round_.secret, heading=heading))
+    after = st.empty()  # what stands below the sheets: of the round before, it is gone before the first word
     with st.container(width=760):
         speech.follow(places[0], 0, of_several=several)
-    vote = st.empty()  # of the round before: gone before the first word
     read_along(sheets, round_)
-    if several:
-        with vote.container():
-            arena_vote.show(round_)
+    for number, sheet in enumerate(sheets):
+        with sheet.below.container():
+            if round_.votable and not voted:
+                arena_vote.button(round_, number)
+            story_actions.below(sheet.story)
+    with after.container():
+        if voted:
+            arena_vote.chosen(round_, winner)
+        elif round_.votable:
+            arena_vote.none_button(round_)
+        story_actions.onward(shape, write)
 
 
 def read_along(sheets: list[Sheet], round_: Round) -> None:
@@ -125,18 +135,24 @@ def read_along(sheets: list[Sheet], round_: Round) -> None:
 
 
 class Sheet:
-    """The place of one story: its name, words, facts and trouble, with room kept for each."""
+    """The place of one story: its name, words, facts and trouble, with room kept for each.
 
-    def __init__(self, story: StoryStream, number: int, *, named: bool = True, lettered: bool = False) -> None:
+    Attributes:
+        below: the place under its border, for what can be done once the story has ended.
+    """
+
+    def __init__(self, story: StoryStream, number: int, *, named: bool = True, heading: str = "") -> None:
         self.story = story
         self._number, self._named, self._drawn, self._text = number, named, 0, None
         with st.container(border=True):
-            if lettered:
-                st.markdown(f"**{_LETTERS[number]}**")
+            above = st.empty()  # its place is there without a heading too: the places below it stay where they are
+            if heading:
+                above.markdown(heading)
             with st.container(key=f"story_words_{number}"):
                 self._words: DeltaGenerator = st.empty()
             self._line: DeltaGenerator = st.empty()
             self._trouble: DeltaGenerator = st.empty()
+        self.below: DeltaGenerator = st.empty()
 
     def draw(self) -> None:
         """The words so far; the facts now and then."""

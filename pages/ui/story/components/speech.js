@@ -2,6 +2,8 @@
 // It looks at the text on the page (data.target) and asks nobody else: no network, no markup from the text.
 
 const LOOK_MS = 250;
+const VOICES_MS = 2000; // browsers load their voices after the page
+const SPEAKS = "speechSynthesis" in window;
 const held = new WeakMap();
 
 // As core/story/sentences.py cuts: an ending with its closing quotes, or a Latin full stop before white space.
@@ -50,7 +52,7 @@ function draw(parentElement, labels) {
     });
     return made;
   };
-  const ui = { pause: button(labels.pause), again: button(labels.again) };
+  const ui = { box, pause: button(labels.pause), again: button(labels.again) };
   ui.voice = field(labels.voice, "select");
   ui.rate = field(labels.rate, "input");
   Object.assign(ui.rate, { type: "range", min: "0.5", max: "2", step: "0.1", value: "1" });
@@ -60,7 +62,16 @@ function draw(parentElement, labels) {
     flexBasis: "100%", minHeight: "1.5em", padding: "0.1rem 0.5rem",
     borderLeft: "3px solid var(--st-primary-color)", overflowWrap: "anywhere",
   });
+  ui.trouble = make("div", parentElement);
+  ui.trouble.setAttribute("role", "status");
+  Object.assign(ui.trouble.style, { font: "0.875rem var(--st-font)", color: "var(--st-text-color)" });
   return ui;
+}
+
+// Why nothing, or the wrong voice, is heard, and what to do; "": all is well. Without any voice there is no control.
+function tell(me, trouble) {
+  me.ui.trouble.textContent = trouble;
+  me.ui.box.style.display = trouble && !me.voices.length ? "none" : "flex";
 }
 
 function voicesInto(me) {
@@ -77,6 +88,7 @@ function voicesInto(me) {
     }),
   );
   if (me.voices.some((voice) => voice.voiceURI === chosen)) me.ui.voice.value = chosen;
+  if (me.voices.length) tell(me, fitting.length ? "" : me.data.labels[me.language]);
 }
 
 function sayNext(me) {
@@ -94,13 +106,25 @@ function sayNext(me) {
   spoken.rate = Number(me.ui.rate.value);
   me.speaking = spoken;
   me.ui.now.textContent = sentence;
-  spoken.onend = spoken.onerror = () => {
+  spoken.onend = () => {
     if (me.speaking !== spoken) return;
     me.speaking = null;
     me.ui.now.textContent = "";
     sayNext(me);
   };
+  spoken.onerror = () => {
+    if (me.speaking !== spoken) return; // it was stopped here
+    hush(me);
+    me.next -= 1;
+    setPaused(me, true);
+    tell(me, me.data.labels.failed);
+  };
   window.speechSynthesis.speak(spoken);
+}
+
+function setPaused(me, paused) {
+  me.paused = paused;
+  me.ui.pause.textContent = paused ? me.data.labels.go_on : me.data.labels.pause;
 }
 
 function hush(me) {
@@ -110,6 +134,13 @@ function hush(me) {
 }
 
 function look(me) {
+  if (!me.voices.length) {
+    voicesInto(me); // not every browser says that they have come
+    if (!me.voices.length) {
+      if (performance.now() - me.began > VOICES_MS) tell(me, me.data.labels.none);
+      return;
+    }
+  }
   const words = document.querySelector(me.data.target);
   const text = words ? words.innerText : "";
   const found = sentences(text, me.data.over);
@@ -121,30 +152,30 @@ export default function ({ data, parentElement }) {
   let me = held.get(parentElement);
   if (!me) {
     const ui = draw(parentElement, data.labels);
-    if (!("speechSynthesis" in window)) {
-      ui.now.textContent = data.labels.mute;
-      held.set(parentElement, { ui, mute: true });
-      return () => {};
-    }
-    me = { ui, data, found: [], next: 0, speaking: null, paused: false, language: data.language, voices: [] };
+    me = {
+      ui, data, found: [], next: 0, speaking: null, paused: false, voices: [], began: performance.now(),
+      language: "", // of the sentence that was read last
+    };
     held.set(parentElement, me);
-    voicesInto(me);
-    me.onVoices = () => voicesInto(me);
-    window.speechSynthesis.addEventListener?.("voiceschanged", me.onVoices);
-    me.timer = setInterval(() => look(me), LOOK_MS);
+    if (SPEAKS) {
+      voicesInto(me);
+      me.onVoices = () => voicesInto(me);
+      window.speechSynthesis.addEventListener?.("voiceschanged", me.onVoices);
+      me.timer = setInterval(() => look(me), LOOK_MS);
+    } else tell(me, data.labels.none);
   }
-  if (me.mute) return () => {};
+  if (!SPEAKS) return () => held.delete(parentElement);
   if (me.data.story !== data.story) {
     hush(me);
     Object.assign(me, { found: [], next: 0, paused: false });
   }
   me.data = data;
-  me.ui.pause.textContent = me.paused ? data.labels.go_on : data.labels.pause;
+  setPaused(me, me.paused);
   me.ui.pause.onclick = () => {
-    me.paused = !me.paused;
-    me.ui.pause.textContent = me.paused ? me.data.labels.go_on : me.data.labels.pause;
+    setPaused(me, !me.paused);
     if (me.paused) window.speechSynthesis.pause();
     else {
+      voicesInto(me);
       window.speechSynthesis.resume();
       sayNext(me);
     }
@@ -152,8 +183,9 @@ export default function ({ data, parentElement }) {
   me.ui.again.onclick = () => {
     hush(me);
     window.speechSynthesis.resume();
-    Object.assign(me, { next: 0, paused: false });
-    me.ui.pause.textContent = me.data.labels.pause;
+    me.next = 0;
+    setPaused(me, false);
+    voicesInto(me);
     look(me);
   };
   look(me);

@@ -1,0 +1,114 @@
+"""What a reader can do with a story that has ended: rate it, copy it, keep it as a training example, and go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.errors import FabulaError
+from core.story import opinions, shelf
+from core.story.shelf import KeptStory
+from core.story.stream import StoryStream
+from pages.ui import cached, cards, state
+from pages.ui.lang import _
+from pages.ui.story import next_prompt, story_exports
+from pages.ui.story.story_desk import Order, desk
+from pages.ui.story.story_model import Shape
+
+_FILES = Path(__file__).with_name("components")
+_copy_button: Any = st.components.v2.component(
+    "fabula_copy",
+    js=(_FILES / "copy.js").read_text(encoding="utf-8"),
+    css=(_FILES / "copy.css").read_text(encoding="utf-8"),
+)
+
+
+def below(story: StoryStream) -> None:
+    """The row under a story that has just been written. One that could not be saved can be copied only."""
+    text = story.text.strip()
+    if not text:
+        return
+    kept = None
+    with suppress(FabulaError):  # the database is gone: the words are on the page all the same
+        kept = shelf.get(cached.store(), story.id)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        if kept is None:
+            _copy(story.id, text)
+            return
+        rating(kept)
+        _keep_button(kept)
+
+
+def rating(story: KeptStory) -> None:
+    """Thumbs, stars and Copy, as they stand under every story, new or earlier, in the caller's row."""
+    state.put(f"story_thumb_{story.id}", None if story.liked is None else int(story.liked))
+    state.put(f"story_stars_{story.id}", None if story.stars is None else story.stars - 1)
+    st.feedback("thumbs", key=f"story_thumb_{story.id}", on_change=_liked, args=(story.id,))
+    st.feedback("stars", key=f"story_stars_{story.id}", on_change=_starred, args=(story.id,))
+    _copy(story.id, story.final.strip())
+
+
+def onward(shape: Shape | None, write: Callable[[Order], None]) -> None:
+    """After the story: the same prompt again, the next prompt, and training on what was kept."""
+    again = desk().again()
+    with st.container(horizontal=True):
+        st.button(
+            _("Write again"), icon=":material/replay:", key="story_again", disabled=again is None,
+            on_click=write, args=(again,), help=_("Same prompt and settings, another seed"),
+        )  # fmt: skip
+        if shape is not None:
+            st.button(
+                _("Next prompt"), icon=":material/arrow_forward:", key="story_next",
+                on_click=next_prompt.advance, args=(shape,),
+                help=_("Fills in other values, of the grid or outside it"),
+            )  # fmt: skip
+        story_exports.train_button()
+
+
+def _copy(story_id: str, text: str) -> None:
+    _copy_button(
+        key=f"story_copy_{story_id}",
+        width="content",
+        data={
+            "text": text,
+            "labels": {
+                "copy": _("Copy"),
+                "copied": _("Copied"),
+                "blocked": _("The browser blocked copying. Select the text and press Ctrl+C."),
+            },
+        },
+    )
+
+
+def _keep_button(story: KeptStory) -> None:
+    """Liked stories are the training examples: one mark, whether set by the thumb or by this button."""
+    if story.liked:
+        st.badge(_("Training example"), icon=":material/check:", color="green")
+    else:
+        st.button(
+            _("Keep as training example"), icon=":material/bookmark_add:", type="tertiary",
+            key=f"story_example_{story.id}", on_click=_like, args=(story.id, True),
+            help=_("The same as a thumb up. Train on all liked stories at once, or edit them first under Earlier "
+                   "stories."),
+        )  # fmt: skip
+
+
+def _liked(story_id: str) -> None:
+    chosen = state.get(f"story_thumb_{story_id}")
+    _like(story_id, None if chosen is None else bool(chosen))
+
+
+def _like(story_id: str, liked: bool | None) -> None:
+    with cards.errors_kept():
+        opinions.like(cached.store(), LOCAL, story_id, liked)
+
+
+def _starred(story_id: str) -> None:
+    chosen = state.get(f"story_stars_{story_id}")
+    with cards.errors_kept():
+        opinions.rate(cached.store(), LOCAL, story_id, stars=None if chosen is None else int(chosen) + 1)

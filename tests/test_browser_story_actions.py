@@ -1,0 +1,272 @@
+"""After the story, in a real browser: by keyboard, on a phone, with nothing stale, and where no voice is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import studio_process
+from tests.story_server import Teller
+from tests.studio_process import Studio
+from tests.test_browser import press, settled, visit
+from tests.test_browser import pytestmark as pytestmark
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+_MOST_TABS = 60  # a page has fewer stops
+_OLD, _NEW = "从前有一位旧英雄。", "后来有一位新英雄。"
+# What a browser has to read with: `window.voices`, and an engine that may fail.
+_VOICES = """
+window.spoken = []; window.voices = [];
+Object.defineProperty(window, "speechSynthesis", {value: {
+  getVoices: () => window.voices, addEventListener(_kind, act) { window.changed = act; }, removeEventListener() {},
+  pause() {}, resume() {}, cancel() {},
+  speak(said) {
+    window.spoken.push(said.text);
+    setTimeout(() => (window.broken ? said.onerror?.({error: "synthesis-failed"}) : said.onend?.()), 0);
+  },
+}});
+window.SpeechSynthesisUtterance = function (text) { this.text = text; };
+window.voice = (lang) => ({name: lang, lang, voiceURI: lang, localService: true, default: true});
+"""
+_NO_API = "delete window.speechSynthesis; delete Window.prototype.speechSynthesis;"
+
+
+@pytest.fixture(scope="module")
+def teller() -> Iterator[Teller]:
+    with Teller() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory, teller: Teller) -> Iterator[Studio]:
+    home = tmp_path_factory.mktemp("actions") / "home"
+    with studio_process.running(home, FABULA_ENGINE_URL=teller.url.removesuffix("/v1")) as studio:
+        yield studio
+
+
+def _written(browser: Browser, studio: Studio, teller: Teller, text: str = _OLD, *, width: int = 1440) -> Page:
+    """A page with a story that has ended."""
+    teller.begin((text,))
+    page = visit(browser, f"{studio.url}/story", locale="en-US", width=width)
+    press(page, "story_button")
+    page.locator(".st-key-story_again").wait_for()
+    settled(page)
+    return page
+
+
+def _compare(page: Page, *, blind: bool) -> None:
+    """Switch to two models side by side."""
+    page.locator(".st-key-story_compare label").click()
+    page.locator(".st-key-story_others").wait_for()
+    settled(page)
+    if blind:
+        page.locator(".st-key-story_blind label").click()
+        settled(page)
+
+
+def _tab_to(page: Page, selector: str) -> None:
+    """Press Tab until the focus is within `selector`, also in the shadow tree of a component."""
+    for _ in range(_MOST_TABS):
+        page.keyboard.press("Tab")
+        if page.evaluate("s => Boolean(document.activeElement.closest(s))", selector):
+            return
+    raise AssertionError(f"{selector} is not reached by Tab")
+
+
+def _gone(page: Page, text: str) -> None:
+    """Until `text` stands nowhere on the page, not even greyed."""
+    page.wait_for_function("text => !document.querySelector('[data-testid=stMain]').innerText.includes(text)", arg=text)
+
+
+def test_everything_after_the_story_is_reached_by_keyboard(browser: Browser, studio: Studio, teller: Teller) -> None:
+    page = _written(browser, studio, teller)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator(".st-key-story_words_0").click()
+    _tab_to(page, "[data-testid=stFeedback], [data-testid=stButtonGroup]")
+    page.keyboard.press("Enter")  # the first thumb is up
+    page.get_by_text("Training example", exact=True).wait_for()
+    settled(page)
+    _tab_to(page, "[class*=st-key-story_copy_]")
+    page.keyboard.press("Enter")
+    page.get_by_text("Copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == _OLD
+    teller.begin((_NEW,))
+    _tab_to(page, ".st-key-story_again")
+    page.keyboard.press("Enter")
+    page.locator(".st-key-story_words_0").get_by_text(_NEW).wait_for()
+    _gone(page, _OLD)
+    page.locator(".st-key-story_next").wait_for()
+    settled(page)
+    _tab_to(page, ".st-key-story_next")
+    page.keyboard.press("Enter")
+    page.get_by_text("The story appears here").wait_for()
+    _gone(page, _NEW)
+    page.context.close()
+
+
+def test_on_a_phone_everything_after_the_story_fits(browser: Browser, studio: Studio, teller: Teller) -> None:
+    page = _written(browser, studio, teller, width=390)
+    parts = page.locator(
+        ".st-key-story_again, .st-key-story_next, [class*=st-key-story_thumb_], [class*=st-key-story_stars_], "
+        "[class*=st-key-story_copy_], [class*=st-key-story_example_]"
+    )
+    boxes = [box for box in (part.bounding_box() for part in parts.all()) if box is not None]
+    assert len(boxes) == 6
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 390 and box["width"] > 20 for box in boxes)
+    words = page.locator(".st-key-story_words_0").bounding_box()
+    assert words is not None and all(box["y"] > words["y"] for box in boxes)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.context.close()
+
+
+@pytest.mark.parametrize("begin", ["story_button", "story_again"])
+def test_the_old_story_is_gone_before_the_first_word_of_the_new_one(
+    browser: Browser, studio: Studio, teller: Teller, begin: str
+) -> None:
+    page = _written(browser, studio, teller)
+    teller.begin((_NEW,), gated=0)
+    press(page, begin)
+    page.locator(".st-key-story_words_0").get_by_text("Waiting for the first word").wait_for()
+    _gone(page, _OLD)
+    for key in ("story_again", "story_next"):
+        page.locator(f".st-key-{key}").wait_for(state="detached")
+    assert not teller.go_on.is_set()
+    teller.go_on.set()
+    page.locator(".st-key-story_again").wait_for()
+    page.context.close()
+
+
+def test_nothing_of_a_chain_stays_while_the_next_one_is_written(
+    browser: Browser, studio: Studio, teller: Teller
+) -> None:
+    teller.begin((_OLD,))
+    page = visit(browser, f"{studio.url}/story", locale="en-US")
+    page.get_by_role("button", name="More").click()
+    page.locator(".st-key-story_chain label").click()
+    settled(page)
+    page.keyboard.press("Escape")
+    press(page, "story_button")
+    page.locator(".st-key-story_again").wait_for()
+    settled(page)
+    teller.begin((_NEW,), gated=0)
+    press(page, "story_again")
+    page.locator(".st-key-story_words_0").get_by_text("Waiting for the first word").wait_for()
+    _gone(page, _OLD)
+    page.locator("[class*=st-key-story_thumb_]").wait_for(state="detached")
+    assert not teller.go_on.is_set()
+    teller.go_on.set()
+    page.locator(".st-key-story_again").wait_for()
+    page.context.close()
+
+
+def test_the_shelf_is_gone_while_one_of_its_stories_goes_on(browser: Browser, studio: Studio, teller: Teller) -> None:
+    teller.begin(("半个故事",), gated=1)
+    page = visit(browser, f"{studio.url}/story", locale="en-US")
+    press(page, "story_button")
+    page.locator(".st-key-story_words_0").get_by_text("半个故事").wait_for()
+    press(page, "story_stop")
+    page.get_by_text("stopped; the text so far is kept").wait_for()
+    settled(page)
+    page.get_by_role("radio", name="Earlier stories").click()
+    page.get_by_role("button", name="Continue").first.wait_for()
+    settled(page)
+    teller.begin((_NEW,), gated=0)
+    page.get_by_role("button", name="Continue").first.click()
+    page.locator(".st-key-story_words_0").wait_for()
+    page.locator(".st-key-story_search").wait_for(state="detached")
+    page.locator("[class*=st-key-story_delete_]").first.wait_for(state="detached")
+    assert not teller.go_on.is_set()
+    teller.go_on.set()
+    page.locator(".st-key-story_again").wait_for()
+    page.context.close()
+
+
+def test_votes_are_as_wide_as_their_panes_and_the_winner_is_marked(
+    browser: Browser, studio: Studio, teller: Teller
+) -> None:
+    teller.begin(("我是 {model}。",))
+    page = visit(browser, f"{studio.url}/story", locale="en-US")
+    _compare(page, blind=True)
+    press(page, "story_button")
+    page.locator(".st-key-story_vote_1").wait_for()
+    settled(page)
+    for number in range(2):
+        vote, words = (
+            page.locator(selector).bounding_box()
+            for selector in (f".st-key-story_vote_{number} button", f".st-key-story_words_{number}")
+        )
+        assert vote is not None and words is not None
+        assert vote["width"] >= words["width"] and vote["y"] > words["y"] + words["height"]
+        assert abs(vote["x"] + vote["width"] / 2 - words["x"] - words["width"] / 2) < 2
+    page.locator(".st-key-story_vote_1 button").focus()
+    page.keyboard.press("Enter")
+    page.get_by_text("You chose").wait_for()
+    settled(page)
+    column = page.locator("[data-testid=stColumn]", has=page.locator(".st-key-story_words_1"))
+    assert column.get_by_text("Your choice").count() == 1
+    assert page.get_by_text("Your choice").count() == 1
+    assert page.locator("[class*=st-key-story_vote_]").count() == 0
+    page.context.close()
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (_VOICES, "no voice to read with"),
+        (_NO_API, "no voice to read with"),
+        (_VOICES + "window.voices = [voice('en-US')];", "no Chinese voice"),
+        (_VOICES + "window.voices = [voice('zh-CN')]; window.broken = true;", "The browser stopped reading"),
+    ],
+    ids=["no voices", "no speech at all", "no voice for the language", "a voice that fails"],
+)
+def test_a_browser_that_cannot_read_aloud_says_so_with_a_next_step(
+    browser: Browser, studio: Studio, teller: Teller, script: str, said: str
+) -> None:
+    page = _listening(browser, studio, teller, script)
+    message = page.get_by_role("status").filter(has_text=said)
+    message.wait_for()
+    assert "Download audio" in message.inner_text()
+    page.context.close()
+
+
+def test_voices_that_come_late_read_from_the_start_and_the_message_goes(
+    browser: Browser, studio: Studio, teller: Teller
+) -> None:
+    page = _listening(browser, studio, teller, _VOICES)
+    page.get_by_text("no voice to read with").wait_for()
+    assert page.evaluate("window.spoken") == []
+    page.evaluate("window.voices = [voice('zh-CN')]; window.changed()")
+    page.get_by_text("no voice to read with").wait_for(state="detached")
+    page.wait_for_function("window.spoken.length === 1")
+    assert page.get_by_role("button", name="Pause").is_visible()
+    page.context.close()
+
+
+def test_a_voice_that_failed_tries_the_same_sentence_again(browser: Browser, studio: Studio, teller: Teller) -> None:
+    page = _listening(browser, studio, teller, _VOICES + "window.voices = [voice('zh-CN')]; window.broken = true;")
+    page.get_by_text("The browser stopped reading").wait_for()
+    page.evaluate("window.broken = false")
+    page.get_by_role("button", name="Resume").click()
+    page.wait_for_function("window.spoken.length === 2")
+    assert page.evaluate("window.spoken") == [_OLD, _OLD]
+    page.get_by_text("The browser stopped reading").wait_for(state="detached")
+    page.context.close()
+
+
+def _listening(browser: Browser, studio: Studio, teller: Teller, script: str) -> Page:
+    """A page with a story, and Read aloud switched on, in a browser with these voices."""
+    teller.begin((_OLD,))
+    page = browser.new_context(locale="en-US").new_page()
+    page.set_default_timeout(90_000)
+    page.add_init_script(script)
+    page.goto(f"{studio.url}/story")
+    settled(page)
+    press(page, "story_button")
+    page.locator(".st-key-story_again").wait_for()
+    settled(page)
+    page.locator(".st-key-story_aloud label").click()
+    return page
