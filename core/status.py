@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from core import endpoint, heartbeat
@@ -35,6 +35,7 @@ class EngineStatus:
         models: ids of what it can serve.
         tokens_per_s: how fast it wrote last.
         training: the job that trains there now: `job`, `step`, `total_steps`; None: none does.
+        training_speeds: tokens a second of its newest training steps, by base model.
         queue: jobs that wait there.
         foreign: it is somebody else's to start (FABULA_ENGINE_URL).
     """
@@ -47,6 +48,7 @@ class EngineStatus:
     models: tuple[str, ...] = ()
     tokens_per_s: float | None = None
     training: Mapping[str, Any] | None = None
+    training_speeds: Mapping[str, float] = field(default_factory=dict)
     queue: int | None = None
     foreign: bool = False
 
@@ -146,9 +148,15 @@ def _healthy(url: str, health: Mapping[str, Any], foreign: bool) -> EngineStatus
         models=tuple(str(model) for model in health.get("models") or ()),
         tokens_per_s=float(speed) if isinstance(speed, int | float) else None,
         training=training if isinstance(training, Mapping) else None,
+        training_speeds=_speeds(health.get("training_speeds")),
         queue=queue if isinstance(queue, int) else None,
         foreign=foreign,
     )
+
+
+def _speeds(told: object) -> dict[str, float]:
+    found = told.items() if isinstance(told, Mapping) else ()
+    return {str(base): float(speed) for base, speed in found if isinstance(speed, int | float) and speed > 0}
 
 
 def _worker(store: Store | None) -> WorkerStatus:

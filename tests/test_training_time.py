@@ -14,13 +14,15 @@ import pytest
 from sqlalchemy import text
 
 from core.actor import LOCAL
+from core.cost.book import PriceBook
 from core.db import migrate
 from core.db.store import Store
+from core.db.tables import TrainingJob
 from core.engine import queue, shapes
 from core.engine import store as engine_store
 from core.engine.store import Job
 from core.settings import Settings
-from core.training import compare, estimating, jobs, lineage, reading, training_time, verdict
+from core.training import compare, estimating, jobs, lineage, pace, reading, training_time, verdict
 from core.training.jobs import JobForm
 from core.training.results import parse
 from tests.fakes import MOMENT, FakeClient, event, remote_job
@@ -183,7 +185,47 @@ def test_an_estimate_does_not_learn_from_time_in_line(store: Store, form: JobFor
             text("UPDATE training_jobs SET status = 'succeeded', trained_tokens = 600, training_s = 60 WHERE id = :id"),
             {"id": job_id},
         )
-    assert estimating.measured_rates(store, form.provider, form.base_model) == [10.0]
+    assert estimating.measured_rates(store, form.provider, form.base_model) == [15.0]  # a third of it was start-up
+
+
+@pytest.mark.parametrize(
+    ("jobs_before", "steps", "rough", "tokens", "at_most_s", "basis"),
+    [
+        ([(200, 40.0)], None, None, 12_888, None, "takes a few minutes"),  # nearly all of it was start-up
+        ([(200, 40.0)], None, 300.0, 12_888, 65, "Rough"),
+        ([(200, 40.0)], 100.0, None, 12_888, 150, "newest training steps"),
+        ([(200, 40.0), (20_000, 220.0)], None, None, 12_888, 150, "last job"),  # 100 tokens a second
+        ([(20_000, 220.0), (200, 40.0)], None, None, 12_888, 150, "last job"),
+        ([(1, 20.0)], None, None, 1_000_000, None, "takes a few minutes"),
+        ([(50, 59.0)], None, 10.0, 100, 31, "Rough"),
+        ([(20_000, 220.0)], None, 1.0, 200, 23, "last job"),  # a small job after a large one: mostly start-up
+        ([(20_000, 220.0), (40_000, 420.0), (10_000, 220.0)], None, None, 20_000, 221, "last 3 jobs"),
+        ([], None, None, 12_888, None, "takes a few minutes"),
+    ],
+)
+def test_the_start_up_of_a_small_job_is_not_spread_over_the_tokens_of_the_next(
+    store: Store,
+    form: JobForm,
+    jobs_before: list[tuple[int, float]],
+    steps: float | None,
+    rough: float | None,
+    tokens: int,
+    at_most_s: float | None,
+    basis: str,
+) -> None:
+    for number, (trained, seconds) in enumerate(jobs_before):
+        job_id = jobs.submit(store, LOCAL, replace(form, provider="engine", name=f"{number}"))
+        with store.session() as session:
+            job = session.get_one(TrainingJob, job_id)
+            job.status, job.trained_tokens, job.training_s = "succeeded", trained, seconds
+    found = estimating.estimate(
+        store, PriceBook.load(), "engine", form.base_model, tokens=tokens, epochs=1, speed=steps, rough=rough
+    )
+    assert basis in found.basis
+    if at_most_s is None:
+        assert found.seconds is None
+    else:
+        assert found.seconds is not None and pace.START_S < found.seconds <= at_most_s
 
 
 # --- the engine's line ----------------------------------------------------------------------------------------------
@@ -227,6 +269,7 @@ def test_without_an_estimate_the_tokens_left_and_the_newest_speed_tell(line: eng
     _add(line, "now", "running", epoch_tokens=1_000, step=5, total_steps=10)
     _add(line, "next", "queued", epoch_tokens=1_000)
     assert _places(line) == {"next": (2, 10 + 50)}
+    assert queue.speeds(line) == {"m": 20.0, "n": 999.0}  # by base, of the newest job that has timed its steps
 
 
 @pytest.mark.parametrize(

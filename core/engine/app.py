@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from core.engine import VERSION, shapes
+from core.engine import VERSION, queue, shapes
 from core.engine.auth import Gate
 from core.engine.errors import ApiError, bad_value, disk_full, is_disk_full
 from core.engine.files import Files
@@ -112,6 +112,7 @@ class Engine:
                 **brief,
                 "models": [model.id for model in self.models.listed()],
                 "training": training,
+                "training_speeds": queue.speeds(self.store),
                 "queue": len(waiting),
                 "generating": self.pool.leases,
                 "tokens_per_s": self.inference.tokens_per_s,

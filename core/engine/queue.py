@@ -42,14 +42,14 @@ def _end(store: Store, job: Job, begins: float | None, now: float) -> float | No
     """When a job ends that begins at `begins`: as its trainer says, else from its tokens and the newest speed."""
     if job.status == "running" and job.estimated_finish is not None:
         return max(float(job.estimated_finish), now)
-    speed = job.tokens_per_s or _speed(store, job.base)
+    speed = job.tokens_per_s or speeds(store).get(job.base)
     if begins is None or speed is None or job.epoch_tokens is None:
         return None
     done = min(1.0, job.step / job.total_steps) if job.total_steps else 0.0
     return begins + _START_S + job.epoch_tokens * job.n_epochs * (1 - done) / speed
 
 
-def _speed(store: Store, base: str) -> float | None:
-    """Tokens a second of the newest job on this base that has measured it."""
-    newest = store.select(Job, "base = ? AND tokens_per_s > 0", (base,), "ORDER BY seq DESC LIMIT 1")
-    return newest[0].tokens_per_s if newest else None
+def speeds(store: Store) -> dict[str, float]:
+    """Tokens a second by base: of the newest job on it that has timed its steps. The start-up is no part of it."""
+    newest = "seq IN (SELECT max(seq) FROM jobs WHERE tokens_per_s > 0 GROUP BY base)"
+    return {job.base: job.tokens_per_s for job in store.select(Job, newest) if job.tokens_per_s}

@@ -62,7 +62,7 @@ def estimate(
     Args:
         epochs: None: left to the provider.
         examples: in the file; decides how many epochs the engine chooses by itself.
-        speed: tokens a second that the provider trains at just now, where it says so (the engine's health).
+        speed: tokens a second of the newest steps on this base, where the provider times them (the engine does).
         rough: what it may be before any job has shown it (`core.training.pace`).
     """
     chosen = epochs or auto_epochs(provider, examples)
@@ -70,21 +70,13 @@ def estimate(
     price = book.training_price(provider, model)
     called = book.find(provider, f"ft:{tuned_base(model) or model}")
     rates = measured_rates(store, provider, model)
-    if rates:
-        seconds, basis = trained / median(rates), _from_jobs(len(rates))
-    elif speed:
-        seconds, basis = trained / speed, f"Based on the current speed: {speed:,.0f} tokens per second."
-    elif rough:
-        seconds = pace.START_S + trained / rough
-        basis = "Rough estimate from this machine's speed. The first job on this model gives a better one."
-    else:
-        seconds, basis = None, "The time is known after the first job on this model."
+    found, basis = _speed(speed, rates, rough)
     return JobEstimate(
         epochs=chosen,
         trained_tokens=trained,
         cost_usd=training_cost(book, provider, model, trained),
         local=price is not None and price.local,
-        seconds=seconds,
+        seconds=None if found is None else pace.training_s(trained, found, _start_s(provider)),
         basis=basis,
         rough=bool(rough) and not rates and not speed,
         train_until=price.training_until if price is not None else None,
@@ -100,18 +92,36 @@ def auto_epochs(provider: str, examples: int | None) -> int:
 
 
 def measured_rates(store: Store, provider: str, model: str) -> list[float]:
-    """Trained tokens a second of the newest jobs on this base, the newest first. Waiting in line does not count."""
+    """Trained tokens a second of the newest jobs on this base, the newest first, of those long enough to tell.
+
+    Neither waiting in line nor the start-up counts.
+    """
     query = select(TrainingJob.base_model, TrainingJob.trained_tokens, TrainingJob.training_s)
     query = query.where(TrainingJob.provider == provider, TrainingJob.status == "succeeded")
     root = tuned_base(model) or model
     with store.reading() as session:
         rows = session.execute(query.order_by(TrainingJob.created_at.desc())).all()
-    rates = [
-        trained / seconds
+    took = [
+        (trained, seconds)
         for base, trained, seconds in rows
         if (tuned_base(base) or base) == root and trained and seconds
     ]
-    return rates[:_JOBS]
+    return pace.speeds(took, _start_s(provider))[:_JOBS]
+
+
+def _speed(steps: float | None, rates: list[float], rough: float | None) -> tuple[float | None, str]:
+    """The best known speed in tokens a second, and from what it is known."""
+    if steps:
+        return steps, f"Based on the newest training steps on this model: {steps:,.0f} tokens per second."
+    if rates:
+        return median(rates), _from_jobs(len(rates))
+    if rough:
+        return rough, "Rough estimate from this machine's speed. The first job on this model gives a better one."
+    return None, "The time is known after the first job on this model that takes a few minutes."
+
+
+def _start_s(provider: str) -> float:
+    return pace.START_S if provider == ENGINE else pace.HOSTED_START_S
 
 
 def _from_jobs(count: int) -> str:

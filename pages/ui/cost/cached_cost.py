@@ -42,7 +42,9 @@ def speed() -> Speed | None:
 
 
 def training_speed(model: str) -> Decimal | None:
-    """Tokens per second in training, the median of the newest finished jobs of the engine on this base; None: none."""
+    """Tokens per second in training on this base: of the engine's newest steps, else of its newest jobs; None: none."""
+    if steps := cached.status().engine.training_speeds.get(model):
+        return Decimal(str(round(steps, 3)))
     rates = measured_rates(cached.store(), ENGINE, model)
     return Decimal(str(median(rates))) if rates else None
 

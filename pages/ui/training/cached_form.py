@@ -59,7 +59,7 @@ def estimate(model: ModelInfo, tokens: int, epochs: int | None, examples: int | 
         tokens=tokens,
         epochs=epochs,
         examples=examples,
-        speed=(engine.training or {}).get("tokens_per_s") if engine is not None else None,
+        speed=engine.training_speeds.get(tuned_base(model.id) or model.id) if engine is not None else None,
         rough=_rough_speed() if at_hand else None,
     )
 
