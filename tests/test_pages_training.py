@@ -464,6 +464,15 @@ def test_a_job_behind_another_shows_its_place_and_no_training_time(
     assert row["eta"] in ("14 min", "14 分钟")
 
 
+def test_a_job_near_its_end_says_the_same_everywhere_and_never_0_s(server: FaultServer, store: Store) -> None:
+    now = utcnow()
+    _job(store, status="running", training_s=600.0, estimated_finish=now, created_at=now - timedelta(hours=1))
+    at = visit("training")
+    assert words(at).count("about 1 min left") >= 1 and at.progress[0].proto.text.startswith("about 1 min left")
+    assert at.dataframe[0].value.iloc[0]["eta"] == "1 min" and "in 0 s" not in words(at)
+    assert "about 1 min left" in words(visit("home"))
+
+
 def test_a_running_job_counts_only_its_training(server: FaultServer, store: Store) -> None:
     now = utcnow()
     _job(store, status="running", training_s=60.0, estimated_s=240.0, created_at=now - timedelta(hours=2))

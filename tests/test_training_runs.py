@@ -238,7 +238,12 @@ def test_unknown_words_of_a_provider_are_kept_as_they_are(store: Store, form: Jo
         ({"status": "queued"}, 12, None, "Queued for 12 min. This is normal."),
         ({"status": "queued"}, 400, None, "Queued at the provider for 6 h 40 min"),
         ({"status": "running"}, 50, 40, "No event for 40 min; the provider still reports running."),
-        ({"status": "running", "running_since": MOMENT}, 1, 1, "Training · 1 min elapsed"),
+        (
+            {"status": "running", "running_since": MOMENT},
+            1,
+            1,
+            "Loading the model and timing the first steps. This takes 1 to 2 min.",
+        ),
         ({"status": "running", "running_since": MOMENT}, 50, 5, "Training · 50 min elapsed"),
         ({"status": "running", "estimated_finish": MOMENT + timedelta(minutes=10)}, 60, None, "50 min longer"),
         ({"status": "running", "estimated_finish": MOMENT + timedelta(hours=2)}, 50, 40, "about 70 min left"),
@@ -291,7 +296,7 @@ def test_how_long_it_took_and_takes() -> None:
     job = view(status="running", estimated_s=100.0)
     job = replace(job, running_since=MOMENT)
     assert job.training_s(MOMENT + timedelta(seconds=40)) == 40 and job.eta_s(MOMENT + timedelta(seconds=40)) == 60
-    assert replace(job, estimated_finish=MOMENT).eta_s(NOW) == 0
+    assert replace(job, estimated_finish=MOMENT).eta_s(NOW) is None  # long past: it says nothing any more
     assert view(trained_s=9.0).training_s(NOW) == 9 and view().eta_s(NOW) is None
 
 

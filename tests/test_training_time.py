@@ -25,6 +25,7 @@ from core.settings import Settings
 from core.training import compare, estimating, jobs, lineage, pace, reading, training_time, verdict
 from core.training.jobs import JobForm
 from core.training.results import parse
+from pages.ui.training import job_words
 from tests.fakes import MOMENT, FakeClient, event, remote_job
 from tests.test_training_jobs import Hurry, carry, client, dataset_id, form, settled_at_once
 from tests.test_training_runs import view
@@ -226,6 +227,32 @@ def test_the_start_up_of_a_small_job_is_not_spread_over_the_tokens_of_the_next(
         assert found.seconds is None
     else:
         assert found.seconds is not None and pace.START_S < found.seconds <= at_most_s
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (-59, "about 1 min left"),
+        (0, "about 1 min left"),
+        (0.4, "about 1 min left"),
+        (29, "about 1 min left"),
+        (60, "about 1 min left"),
+        (61, "about 2 min left"),
+        (100, "about 2 min left"),
+        (300, "about 5 min left"),
+        (3_600, "about 60 min left"),
+        (24_000, "about 6 h 40 min left"),
+        (-61, "a little longer than estimated"),
+    ],
+)
+def test_the_time_left_is_one_figure_and_never_nothing(seconds: float, told: str) -> None:
+    now = MOMENT + _minutes(20)
+    ends = now + timedelta(seconds=seconds)
+    job = view(status="running", remote_id="r", updated_at=now, trained_s=600.0, estimated_finish=ends)
+    assert told in verdict.verdict(job, now)
+    shown = job_words.time_left(job, now)
+    assert shown == (told if "min" in told else "")  # the bar of the job, Home and the tour
+    assert job_words.time_left(job, now, short=True) == shown.removeprefix("about ").removesuffix(" left")  # the table
 
 
 # --- the engine's line ----------------------------------------------------------------------------------------------

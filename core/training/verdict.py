@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta
 
 from core.cost.prices import ENGINE
@@ -136,23 +137,26 @@ def _place(position: int) -> str:
 def _running(job: JobView, now: datetime) -> str:
     if job.request == "pause":
         return "The job is being paused."
-    trained, ends = job.training_s(now), job.estimated_finish
-    if ends is None and job.estimated_s is not None and trained is not None:  # what was expected before the button
-        ends = now + timedelta(seconds=job.estimated_s - trained)
-    if ends is None and trained is None:
-        return "Training · estimating time left…"
-    if ends is None:
-        minutes = _minutes(timedelta(seconds=trained or 0.0))
-        return f"Training · {minutes} min elapsed · estimating time left…"
-    left = ends - now
-    late = -left > timedelta(seconds=trained or 0.0) / _LATE and -left > _SILENT
-    if left < timedelta(0) and late:
-        return f"Training, {_minutes(-left)} min longer than estimated. Ask the provider if it may be stuck."
-    if left < timedelta(0):
+    trained, left = timedelta(seconds=job.training_s(now) or 0.0), job.eta_s(now)
+    late = timedelta(seconds=job.late_s(now))
+    if late > trained / _LATE and late > _SILENT:
+        return f"Training, {_minutes(late)} min longer than estimated. Ask the provider if it may be stuck."
+    if job.starting(now) and not late:
+        if left is None:
+            return "Loading the model and timing the first steps. This takes 1 to 2 min."
+        return f"Loading the model and timing the first steps (1 to 2 min) · about {minutes_left(left)} min left."
+    if left is not None:
+        return f"Training · about {minutes_left(left)} min left."
+    if late:
         return "Training, a little longer than estimated."
-    if left < timedelta(seconds=_SECONDS_BELOW_S):
-        return f"Training · about {round(left.total_seconds())} s left."
-    return f"Training · about {_minutes(left)} min left."
+    if job.training_s(now) is None:
+        return "Training · estimating time left…"
+    return f"Training · {_minutes(trained)} min elapsed · estimating time left…"
+
+
+def minutes_left(seconds: float) -> str:
+    """The time to the end in front of "min", rounded up: "12", "6 h 40", and "1" at the end, never "0"."""
+    return _minutes(timedelta(minutes=math.ceil(seconds / 60)))
 
 
 def _minutes(span: timedelta) -> str:

@@ -20,6 +20,9 @@ from core.errors import NotFound
 FINISHED = ("succeeded", "failed", "cancelled", "canceled")  # Azure writes one l
 WAITING = ("preparing", "submitting", "validating_files", "queued")
 _END = 80  # characters: the last line of a results file
+SHORTEST_LEFT_S = 60.0
+"""An unfinished job is told as a minute from its end at least: estimates are not exact to the second."""
+_STARTING_S = 120.0  # loading takes half a minute, and three steps are timed; where it takes longer, steps are slow
 LONGEST_STATUS = 30  # characters, as the ledger has it
 GONE = "The provider no longer knows this job."
 """Why a job failed that somebody deleted there."""
@@ -118,19 +121,39 @@ class JobView:
             return 0.0
         return self.trained_s
 
-    def eta_s(self, now: datetime) -> float | None:
-        """Seconds until it is done, those in line included; None: not known.
+    def starting(self, now: datetime) -> bool:
+        """Whether our engine is still loading the model and timing its first steps: before that, the end is a guess."""
+        if self.provider != ENGINE or self.status != "running" or self.estimated_finish is not None:
+            return False
+        trained = self.training_s(now)
+        return trained is not None and trained < _STARTING_S
 
-        As its provider expects; before it says so, the training that was expected and, while it waits, the wait.
+    def eta_s(self, now: datetime) -> float | None:
+        """Seconds until it is done, those in line included, `SHORTEST_LEFT_S` at least; None: not known.
+
+        The one figure for every page. As its provider expects; before it says so, the training that was expected and,
+        while it waits, the wait. An estimate that has passed by more than `SHORTEST_LEFT_S` says nothing any more.
         """
+        left = self._estimated_left_s(now)
+        if left is None or left < -SHORTEST_LEFT_S:
+            return None
+        return max(SHORTEST_LEFT_S, left)
+
+    def late_s(self, now: datetime) -> float:
+        """Seconds since the estimated end of an unfinished job; 0 before it, and where there is no estimate."""
+        left = self._estimated_left_s(now)
+        return 0.0 if left is None else max(0.0, -left)
+
+    def _estimated_left_s(self, now: datetime) -> float | None:
+        """Seconds to the estimated end, negative after it."""
         if self.finished or self.status == "paused":
             return None
         if self.estimated_finish is not None:
-            return max(0.0, (self.estimated_finish - now).total_seconds())
+            return (self.estimated_finish - now).total_seconds()
         trained, wait = self.training_s(now), self.wait_s(now)
         if self.estimated_s is None or trained is None or wait is None:
             return None
-        return wait + max(0.0, self.estimated_s - trained)
+        return wait + self.estimated_s - trained
 
     def wait_s(self, now: datetime) -> float | None:
         """Seconds until its training should begin; 0 where nothing is ahead of it; None: not known."""

@@ -94,6 +94,8 @@ def _training() -> Card:
         sentence, step, part = _("No job yet."), _("Train a model"), "new"
     else:
         sentence = f"{found[0].name}: {_(STATUSES.get(found[0].status, found[0].status))}"
+        if left := job_words.time_left(found[0], utcnow()):
+            sentence += f" · {left}"
         step, part = (_("View the curve") if found[0].finished else _("Watch it learn")), "jobs"
         if measured is not None and measured.id != found[0].id:
             sentence += " · " + _("accuracy of {job}").format(job=measured.name)

@@ -13,8 +13,8 @@ from core.db.tables import utcnow
 from core.tour import TourProgress
 from core.training import comparing, jobs
 from pages.ui import cached, cards, state, tour_recorded, tour_result
-from pages.ui.lang import _, duration, language, mark, number, plain, told
-from pages.ui.training import before_after, cached_curves, curves
+from pages.ui.lang import _, language, mark, number, plain, told
+from pages.ui.training import before_after, cached_curves, curves, job_words
 
 _STEPS = {
     "dataset": (mark("Stories"), ":material/grid_view:"),
@@ -113,7 +113,7 @@ def _times(progress: TourProgress) -> list[str]:
     step = _("step {step} of {total}").format(step=number(progress.step), total=number(progress.steps))
     found = [step, tour_result.clock((utcnow() - progress.created_at).total_seconds())]
     if progress.eta_s is not None:
-        found.append(_("almost done") if progress.eta_s < 1 else _("{time} left").format(time=duration(progress.eta_s)))
+        found.append(job_words.about_left(progress.eta_s))
     return found
 
 

@@ -160,7 +160,7 @@ def _record(job: JobView, chain: Sequence[JobView], datasets: Mapping[str, str])
         "name": job.name,
         "status": job_words.status(job),
         "verdict": cached_training.words(job),
-        "eta": None if job.finished else duration(job.eta_s(now)),
+        "eta": None if job.finished else job_words.time_left(job, now, short=True) or _("unknown"),
         "curve": list(curve.sparks),
         "loss": curve.loss and curve.loss.value,
         "accuracy": curve.accuracy and 100 * curve.accuracy.value,

@@ -150,7 +150,7 @@ def _bar(job: JobView) -> None:
         words = [_("step {step} of {total}").format(step=number(steps[0]), total=number(steps[1]))]
     else:
         share, words = (gone / (gone + left) if gone and left else 0.0), []
-    words += [_("done in {time}").format(time=duration(left))] if left is not None else []
+    words += [told] if (told := job_words.time_left(job, now)) else []
     if job.waiting and not gone:
         words += [_("waiting for {time}").format(time=duration((now - job.created_at).total_seconds()))]
     elif gone is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from core.training.figures import Definition, Figure
 from core.training.jobs import JobView
+from core.training.verdict import minutes_left
 from pages.ui.lang import _, mark
 
 STATUSES = {
@@ -43,6 +45,22 @@ def named(title: str, figure: Figure | None) -> str:
     if figure is None:
         return title
     return _("{figure}, {definition}").format(figure=title, definition=_(DEFINITIONS[figure.definition]))
+
+
+def time_left(job: JobView, now: datetime, *, short: bool = False) -> str:
+    """How long it still takes, the same figure on every page: "about 5 min left"; "" where that is not known.
+
+    `short`: "5 min", for a column that has a title.
+    """
+    left = job.eta_s(now)
+    if left is None:
+        return ""
+    return _("{n} min").format(n=minutes_left(left)) if short else about_left(left)
+
+
+def about_left(seconds: float) -> str:
+    """A time to the end in words: "about 5 min left"."""
+    return _("about {minutes} min left").format(minutes=minutes_left(seconds))
 
 
 def model_name(model: str) -> str:
