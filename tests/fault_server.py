@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -253,8 +254,16 @@ class _Handler(BaseHTTPRequestHandler):
                 self._complete(self.fault._answer(body), body)
             finally:
                 self.fault._fly(-1)
+        elif (name := path.partition("/v1/models/")[2]) and (found := self._model(unquote(name))) is None:
+            self._send(404, json.dumps({"error": {"message": "No such model", "code": "model_not_found"}}).encode())
         else:
-            self._send(200, json.dumps(self._resource(method, path, body)).encode())
+            self._send(200, json.dumps(found if name else self._resource(method, path, body)).encode())
+
+    def _model(self, name: str) -> dict[str, Any] | None:
+        """A model that is listed, or was tuned here: those are known without being listed, as checkpoints are."""
+        listed = next((one for one in self.fault.models if one["id"] == name), None)
+        tuned = {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "test"}
+        return listed or (tuned if name.startswith("ft:") else None)
 
     def _complete(self, answer: Answer, body: object) -> None:
         if answer.end == "hold":

@@ -124,14 +124,15 @@ def test_the_engine_knows_nothing_of_its_siblings_but_what_is_named_here() -> No
     assert not offenders
 
 
-def test_of_the_engine_the_studio_imports_only_the_reader_of_training_lines() -> None:
-    """The studio talks to the engine over HTTP; the rules for training files are pure and shared."""
+def test_of_the_engine_the_studio_imports_only_its_rules() -> None:
+    """The studio talks to the engine over HTTP; the rules for training files and job requests are pure and shared."""
+    rules = ("core.engine.training_line", "core.engine.job_rules")
     offenders = [
         f"{_where(path)}:{line} imports {module}"
         for path in _SOURCES
         if path not in _ENGINE
         for module, line in _imports(path)
-        if _is(module, "core.engine") and module != "core.engine" and not _is(module, "core.engine.training_line")
+        if _is(module, "core.engine") and module != "core.engine" and not any(_is(module, rule) for rule in rules)
     ]
     assert not offenders
 

@@ -135,7 +135,8 @@ def test_models_are_listed_and_found(client: OpenAI) -> None:
     ids = [model.id for model in client.models.list()]
     assert ids[:2] == ["gemma-3-270m", TINY]
     model = client.models.retrieve(TINY)
-    assert model.model_extra == {"fabula": {"base": TINY, "format": "both", "job": None, "step": None}}
+    told = {"base": TINY, "format": "both", "job": None, "step": None, "not_trainable": None}
+    assert model.model_extra == {"fabula": told}
 
 
 def test_a_base_model_cannot_be_deleted(client: OpenAI) -> None:

@@ -25,7 +25,8 @@ from openai import BadRequestError  # noqa: E402
 from core.engine import adapters, base_config, weights  # noqa: E402
 from core.engine.base_config import UntrainableModel  # noqa: E402
 from core.engine.trainer import model  # noqa: E402
-from tests.engine_process import TINY, finished, jsonl, running, upload  # noqa: E402
+from core.providers import Client, Provider  # noqa: E402
+from tests.engine_process import TINY, TOKEN, finished, jsonl, running, upload  # noqa: E402
 from tests.tiny_gemma import vocabulary  # noqa: E402
 from tests.tiny_models import CONTEXT, TinyModel  # noqa: E402
 
@@ -186,8 +187,13 @@ def test_a_job_on_a_base_that_is_only_served_is_refused_with_the_key(tmp_path: P
         file_id = upload(client, jsonl([{"prompt": "a", "completion": "b"}] * 10))
         with pytest.raises(BadRequestError) as refused:
             client.fine_tuning.jobs.create(model=TINY, training_file=file_id)
+        studio = Client(Provider("engine", "engine", "The engine", engine.url, TOKEN))
+        told = {one.id: one.not_trainable for one in studio.models()}
+        assert studio.model(TINY).not_trainable == told[TINY]
     assert refused.value.code == "model_not_trainable"
     assert "gemma3.final_logit_softcapping is 30.0" in refused.value.message
+    assert "gemma3.final_logit_softcapping is 30.0" in (told[TINY] or "")  # so the form says it before the button
+    assert told["gemma-3-270m"] is None
 
 
 def test_a_head_of_another_width_trains_and_serves(tmp_path: Path) -> None:

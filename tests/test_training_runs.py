@@ -23,7 +23,7 @@ from core.dataset import datasets, versions
 from core.db.store import Store
 from core.db.tables import Checkpoint, TrainingJob, utcnow
 from core.errors import FabulaError, NotFound, Refused, Unavailable
-from core.providers import Provider, RemoteCheckpoint
+from core.providers import ModelInfo, Provider, RemoteCheckpoint
 from core.training import (
     checkpoints,
     compare,
@@ -324,9 +324,16 @@ def test_an_estimate_is_tokens_money_and_time(store: Store, form: JobForm, book:
 class Account:
     """An endpoint that lists its jobs, or does not."""
 
-    def __init__(self, kind: str = "openai", fault: FabulaError | None = None) -> None:
+    def __init__(
+        self, kind: str = "openai", fault: FabulaError | None = None, not_trainable: str | None = None
+    ) -> None:
         self.provider = Provider(kind, kind, kind.title(), "http://x/v1", "k")  # type: ignore[arg-type]
-        self._fault = fault
+        self._fault, self._not_trainable = fault, not_trainable
+
+    def model(self, model_id: str) -> ModelInfo:
+        if self._fault is not None:
+            raise self._fault
+        return ModelInfo(model_id, self.provider.id, None, "both", None, not_trainable=self._not_trainable)
 
     def jobs(self) -> Iterator[Any]:
         if self._fault is not None:
@@ -338,6 +345,8 @@ class Account:
     ("account", "now", "may", "told"),
     [
         (Account("engine"), NOW, True, "no account"),
+        (Account("engine", not_trainable="general.architecture is 'llama'"), NOW, False, "is 'llama'."),
+        (Account("engine", Unavailable("It starts.")), NOW, None, "could not be reached: It starts."),
         (Account("openai", Refused("The key is wrong.", "Set another one.")), NOW, False, "The key is wrong."),
         (Account("openai", Unavailable("It is away.")), NOW, None, "could not be reached"),
         (Account("openai"), NOW, None, "You find out when you submit"),

@@ -66,6 +66,8 @@ def from_reader(reader: QuickReader) -> dict[str, Any]:
     own = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
     keys = _Keys(architecture, own)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
+    if "token_embd.weight" not in tensors:
+        raise UntrainableModel("it has no tensor token_embd.weight")
     config = {"model_type": _MODEL_TYPES.get(architecture, architecture), **_sizes(keys)}
     config["vocab_size"] = int(tensors["token_embd.weight"].shape[1])
     config["tie_word_embeddings"] = "output.weight" not in tensors

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from core.engine import job_rules
 from core.engine.errors import ApiError, bad_value
 from core.engine.requests import integer, known, number, required
 from core.engine.training_line import is_missing
@@ -27,8 +27,6 @@ _KNOWN = frozenset(
     ]
 )
 _HYPERPARAMETERS = frozenset({"n_epochs", "batch_size", "learning_rate_multiplier"})
-_SUFFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_MAX_SEED = 2**31 - 1
 _MAX_METADATA, _MAX_KEY, _MAX_VALUE = 16, 64, 512  # OpenAI's own
 
 BASE_LEARNING_RATE = 1e-3  # of the multiplier 1.0; measured on LoRA rank 16 of gemma-3-270m
@@ -61,11 +59,13 @@ def parse(body: Mapping[str, Any]) -> JobRequest:
         training_file=required(body, "training_file"),
         validation_file=None if is_missing(body.get("validation_file")) else required(body, "validation_file"),
         suffix=_suffix(body.get("suffix")),
-        seed=integer(body, "seed", 0, _MAX_SEED, secrets.randbelow(_MAX_SEED)),
+        seed=integer(body, "seed", *job_rules.SEED, secrets.randbelow(job_rules.SEED[1])),
         metadata=_metadata(body.get("metadata")),
-        n_epochs=integer(hyperparameters, "n_epochs", 1, 50, None),
-        batch_size=integer(hyperparameters, "batch_size", 1, 256, None),
-        learning_rate_multiplier=number(hyperparameters, "learning_rate_multiplier", 1e-4, 100, None),
+        n_epochs=integer(hyperparameters, "n_epochs", *job_rules.N_EPOCHS, None),
+        batch_size=integer(hyperparameters, "batch_size", *job_rules.BATCH_SIZE, None),
+        learning_rate_multiplier=number(
+            hyperparameters, "learning_rate_multiplier", *job_rules.LEARNING_RATE_MULTIPLIER, None
+        ),
     )
 
 
@@ -112,8 +112,9 @@ def _object(body: Mapping[str, Any], name: str, where: str = "") -> dict[str, An
 def _suffix(value: object) -> str | None:
     if is_missing(value):
         return None
-    if not isinstance(value, str) or not _SUFFIX.fullmatch(value):
-        raise bad_value("suffix", "'suffix' must be 1 to 64 letters (a-z), digits, dots, hyphens or underscores.")
+    if not isinstance(value, str) or not job_rules.is_suffix(value):
+        most = job_rules.LONGEST_SUFFIX
+        raise bad_value("suffix", f"'suffix' must be 1 to {most} letters (a-z), digits, dots, hyphens or underscores.")
     return value
 
 

@@ -27,6 +27,7 @@ class Model:
         adapter: LoRA on top of the base; None for the base itself.
         created: unix seconds.
         job, step: the job that made it, and the step if it is a checkpoint.
+        not_trainable: why no job can start from it; None: one can.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Model:
     created: int
     job: str | None = None
     step: int | None = None
+    not_trainable: str | None = None
 
 
 class Models:
@@ -113,15 +115,45 @@ class Models:
 
     def _shipped(self) -> list[Model]:
         models = [
-            Model(name, name, None, "both", int(path.stat().st_mtime) if path.exists() else self._started)
+            Model(
+                name,
+                name,
+                None,
+                "both",
+                int(path.stat().st_mtime) if path.exists() else self._started,
+                not_trainable=self._refusal(name),
+            )
             for name, path in self._paths.items()
         ]
-        fits = self._paths[weights.PACKAGED_BASE] == weights.packaged_path(self._home)  # not another file of that name
-        for name in STORYTELLERS if fits else ():
+        for name in STORYTELLERS if self._is_packaged(weights.PACKAGED_BASE) else ():
             adapter = _ADAPTERS / f"{name}.gguf"
             if adapter.is_file():
                 models.append(Model(name, weights.PACKAGED_BASE, adapter, "chat", int(adapter.stat().st_mtime)))
         return models
 
     def _tuned(self, row: TunedModel) -> Model:
-        return Model(row.id, row.base, self._home / row.adapter, row.format, row.created_at, row.job_id, row.step)
+        return Model(
+            row.id,
+            row.base,
+            self._home / row.adapter,
+            row.format,
+            row.created_at,
+            row.job_id,
+            row.step,
+            self._refusal(row.base),
+        )
+
+    def _refusal(self, name: str) -> str | None:
+        """`not_trainable` of a base by its name. The packaged one is known: to read it would assemble it first."""
+        if self._is_packaged(name):
+            return None
+        try:
+            return self.not_trainable(self.base(name))
+        except ApiError as exc:
+            return str(exc)
+        except OSError as exc:
+            return f"its file cannot be read: {exc.strerror}"
+
+    def _is_packaged(self, name: str) -> bool:
+        """Whether it is the packaged base, not another file of that name."""
+        return name == weights.PACKAGED_BASE and self._paths[name] == weights.packaged_path(self._home)

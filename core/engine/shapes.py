@@ -110,5 +110,11 @@ def model(row: Model) -> Json:
         "object": "model",
         "created": row.created,
         "owned_by": OWNER,
-        "fabula": {"base": row.base, "format": row.format, "job": row.job, "step": row.step},
+        "fabula": {
+            "base": row.base,
+            "format": row.format,
+            "job": row.job,
+            "step": row.step,
+            "not_trainable": row.not_trainable,
+        },
     }

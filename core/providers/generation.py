@@ -84,6 +84,14 @@ class Generation(Connection):
 
         return self._patiently(lambda: self._listed(self._sdk().models.list().data))
 
+    def model(self, model_id: str) -> ModelInfo:
+        """One model, also one that `models` leaves out (a checkpoint).
+
+        Raises:
+            ModelNotFound: there is no such model here.
+        """
+        return self._patiently(lambda: self._model(self._sdk().models.retrieve(model_id)))
+
     def endpoint(self, model: str) -> Endpoint:
         """Which endpoint `model` answers on; `chat` where it takes both or does not say."""
         if self.provider.kind != "engine":
@@ -153,6 +161,7 @@ class Generation(Connection):
             format=ours.get("format") or ("completion" if _LEGACY.match(model.id) else None),
             created=None if created is None else datetime.fromtimestamp(created, UTC),
             job=ours.get("job"),
+            not_trainable=ours.get("not_trainable"),
         )
 
 

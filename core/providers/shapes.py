@@ -121,6 +121,7 @@ class ModelInfo:
         format: which endpoint it answers on; None: not known.
         created: when, or None.
         job: id of the fine-tuning job that made it, if the endpoint says so.
+        not_trainable: why no job can start from it, where the endpoint (our engine) says so.
     """
 
     id: str
@@ -129,6 +130,7 @@ class ModelInfo:
     format: Literal["chat", "completion", "both"] | None
     created: datetime | None
     job: str | None = None
+    not_trainable: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

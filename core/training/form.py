@@ -6,13 +6,15 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
+from core.engine import job_rules
 from core.errors import FabulaError
 
 FileFormat = Literal["completion", "chat"]
-_MOST_EPOCHS = 50  # as at OpenAI
-_MOST_EXAMPLES_AT_ONCE = 256  # as at OpenAI
+N_EPOCHS, BATCH_SIZE = job_rules.N_EPOCHS, job_rules.BATCH_SIZE
+LEARNING_RATE_MULTIPLIER, SEED = job_rules.LEARNING_RATE_MULTIPLIER, job_rules.SEED
+LONGEST_SUFFIX = job_rules.LONGEST_SUFFIX
 _LONGEST_NAME = 200
-_LONGEST_SUFFIX = 64  # as at OpenAI
+_LONGEST_PROJECT = 64
 _LONGEST_MARK = 50
 _HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
 _MOST_SHARE = 0.9  # something must be left to learn from
@@ -74,32 +76,53 @@ class JobForm:
             raise FabulaError("The job needs a name of at most 200 characters.", "Give it a shorter name.")
         if not self.base_model.strip():
             raise FabulaError("No base model is chosen.", "Choose the model to start from.")
-        if self.suffix is not None and not (self.suffix.strip() and len(self.suffix) <= _LONGEST_SUFFIX):
-            raise FabulaError("The suffix must have 1 to 64 characters.", "Shorten it, or leave it out.")
-        if self.n_epochs is not None and not 1 <= self.n_epochs <= _MOST_EPOCHS:
-            raise FabulaError("The number of epochs must be between 1 and 50.", "Three is typical; or use auto.")
-        if self.batch_size is not None and not 1 <= self.batch_size <= _MOST_EXAMPLES_AT_ONCE:
-            raise FabulaError("The batch size must be between 1 and 256.", "Choose another, or use auto.")
-        if self.learning_rate_multiplier is not None and not 0 < self.learning_rate_multiplier <= 100:
-            raise FabulaError(
-                "The learning rate multiplier must be above 0 and at most 100.", "Choose another, or use auto."
-            )
+        if (problem := suffix_problem(self.suffix)) is not None:
+            raise problem
+        self._check_numbers()
         if self.file_format not in ("completion", "chat"):
             raise FabulaError("The file format must be completion or chat.", "Choose one of the two.")
-
         if max(len(self.separator or ""), len(self.stop or "")) > _LONGEST_MARK:
             raise FabulaError("The separator and the stop must have at most 50 characters.", "Shorten them.")
         if self.validation_share is not None and not 0 <= self.validation_share <= _MOST_SHARE:
             raise FabulaError("The share for validation must be between 0 and 0.9.", "10 % is typical.")
         if unknown := set(self.trackers) - set(TRACKERS):
             raise FabulaError(f"There is no tracker {min(unknown)!r}.", "Choose W&B or Trackio, or none.")
-        if self.trackers and not (self.project.strip() and len(self.project) <= _LONGEST_SUFFIX):
+        if self.trackers and not (self.project.strip() and len(self.project) <= _LONGEST_PROJECT):
             raise FabulaError("The project must have 1 to 64 characters.", "Shorten it.")
+
+    def _check_numbers(self) -> None:
+        """Raises FabulaError: a hyper-parameter, or the seed, that no provider would take."""
+        if not _between(self.n_epochs, N_EPOCHS):
+            raise FabulaError("The number of epochs must be between 1 and 50.", "Three is typical; or use auto.")
+        if not _between(self.batch_size, BATCH_SIZE):
+            raise FabulaError("The batch size must be between 1 and 256.", "Choose another, or use auto.")
+        if not _between(self.learning_rate_multiplier, LEARNING_RATE_MULTIPLIER):
+            raise FabulaError(
+                "The learning rate multiplier must be between 0.0001 and 100.", "Choose another, or use auto."
+            )
+        if not _between(self.seed, SEED):
+            raise FabulaError("The seed must be between 0 and 2,147,483,647.", "Choose another, or use auto.")
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """Those that were chosen."""
         return {name: value for name, value in asdict(self).items() if name in _HYPERPARAMETERS and value is not None}
+
+
+def suffix_problem(suffix: str | None) -> FabulaError | None:
+    """Why a suffix cannot be part of a model's name, and what to do; None: it can, or there is none."""
+    if suffix is None or job_rules.is_suffix(suffix):
+        return None
+    if len(suffix) > LONGEST_SUFFIX:
+        return FabulaError("The suffix can have at most 64 characters.", "Shorten it, or leave it empty.")
+    return FabulaError(
+        "The suffix can only have letters (a–z, A–Z), digits, dots, hyphens and underscores.",
+        "Write first-try in place of “first try!”, for example, or leave it empty.",
+    )
+
+
+def _between(value: float | None, bounds: tuple[float, float]) -> bool:
+    return value is None or bounds[0] <= value <= bounds[1]
 
 
 def default_validation_share(rows: int) -> float:

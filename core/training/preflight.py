@@ -11,7 +11,7 @@ from core.cost.book import PriceBook
 from core.cost.prices import tuned_base
 from core.db.store import Store
 from core.db.tables import TrainingJob
-from core.errors import FabulaError, Refused
+from core.errors import FabulaError, ModelNotFound, Refused
 from core.providers import Client
 
 # OpenAI's deprecations page, 2026-05-07: closed to organisations that have trained nothing in the 60 days before
@@ -57,7 +57,10 @@ def preflight(store: Store, client: Client, book: PriceBook, model: str, now: da
     last = price.training_until if price is not None else None
     next_step, answered = "", True
     try:
-        may, why = _may_train(store, client, now)
+        may, why = _may_train(store, client, model, now)
+    except ModelNotFound:
+        may, next_step, answered = False, "Choose another one.", False  # it may be there a moment later
+        why = f"{client.provider.name} has no model {model!r} to start from."
     except Refused as exc:
         may, next_step, answered = False, exc.next_step, False
         why = f"This account may not list fine-tuning jobs there: {exc.what}"
@@ -70,10 +73,17 @@ def preflight(store: Store, client: Client, book: PriceBook, model: str, now: da
     return Preflight(may, why, last, until, _lifetime(client, until, now), next_step, answered)
 
 
-def _may_train(store: Store, client: Client, now: datetime) -> tuple[bool | None, str]:
-    """Whether it may, and why. Raises FabulaError where the provider does not show its list of jobs."""
+def _may_train(store: Store, client: Client, model: str, now: datetime) -> tuple[bool | None, str]:
+    """Whether it may, and why.
+
+    Raises:
+        ModelNotFound: the engine does not have the model.
+        FabulaError: the provider does not show its list of jobs.
+    """
     provider, name = client.provider, client.provider.name
     if provider.kind == "engine":
+        if (reason := client.model(model).not_trainable) is not None:
+            return False, f"The engine can write with {model}, but not train it: {reason}."
         return True, "The engine trains on this machine: no account is needed."
     if provider.kind == "openai" and now.date() >= _CLOSED_TO_ALL:
         return False, "OpenAI has closed fine-tuning to everyone on 2027-01-06. Train on the engine."

@@ -11,7 +11,7 @@ from core.dataset.datasets import DatasetSummary
 from core.dataset.versions import Version
 from core.errors import FabulaError, NotFound
 from core.providers import ModelInfo
-from core.training.form import PROJECT, TRACKERS
+from core.training.form import LEARNING_RATE_MULTIPLIER, PROJECT, TRACKERS
 from core.training.jobs import JobForm
 from pages.ui import cached, decimal_field, models, preparation, state
 from pages.ui.cached import Marks
@@ -25,7 +25,8 @@ _MARKS = "training_marks"  # as step one left them
 _WANTED = "training_base_wanted"  # a model that no list names, a checkpoint say
 _PROBLEM = "training_problem"
 _RATE = "training_rate"
-RATES = (Decimal("0.01"), Decimal(100))
+SUFFIX = "training_suffix"
+RATES = (Decimal(str(LEARNING_RATE_MULTIPLIER[0])), Decimal(str(LEARNING_RATE_MULTIPLIER[1])))
 """The learning rate multipliers that can be typed."""
 _NUMBERS = {
     "training_epochs": "n_epochs",
@@ -126,14 +127,14 @@ def _version(chosen: DatasetSummary) -> Version | None:
 
 def form(draft: Draft) -> JobForm:
     """The job that is chosen now; the second step adds its numbers."""
-    suffix = str(state.get("training_suffix") or "").strip()
+    suffix = typed_suffix()
     numbers = {name: _number(key) for key, name in _NUMBERS.items()}
     return JobForm(
         dataset_id=draft.chosen.id,
         name=suffix or draft.chosen.name,
         provider=draft.base.provider,
         base_model=draft.base.id,
-        suffix=suffix or None,
+        suffix=suffix,
         n_epochs=_whole(numbers["n_epochs"]),
         batch_size=_whole(numbers["batch_size"]),
         learning_rate_multiplier=numbers["learning_rate_multiplier"],
@@ -148,6 +149,11 @@ def form(draft: Draft) -> JobForm:
     )
 
 
+def typed_suffix() -> str | None:
+    """The suffix in its field; None where it is empty."""
+    return str(state.get(SUFFIX) or "").strip() or None
+
+
 def fill(form: JobForm) -> None:
     """Put a job's settings into the fields. Only before they are drawn, or in a callback."""
     state.put(DATASET, form.dataset_id)
@@ -157,7 +163,7 @@ def fill(form: JobForm) -> None:
         version = next((one for one in cached.version_list(chosen.id) if one.id == form.version_id), None)
         preparation.put("training", chosen, version, Marks(form.separator, form.stop, form.file_format))
     state.put(share_key(form.dataset_id), round((form.validation_share or 0) * 100))
-    state.put("training_suffix", form.suffix or "")
+    state.put(SUFFIX, form.suffix or "")
     for key, name in _NUMBERS.items():
         value = getattr(form, name)
         state.put(f"{key}_auto", value is None)

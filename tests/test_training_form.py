@@ -1,0 +1,106 @@
+"""What the form of a job accepts the engine accepts, and what the form refuses the engine refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.engine import job_request, job_rules
+from core.engine.errors import ApiError
+from core.errors import FabulaError
+from core.training.form import JobForm
+
+HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
+FORM = JobForm("d", "First", "engine", "gemma-3-270m")
+
+
+def form_accepts(**given: Any) -> bool:
+    try:
+        replace(FORM, **given).check()
+    except FabulaError:
+        return False
+    return True
+
+
+def engine_accepts(**given: Any) -> bool:
+    """`given` as `core.providers.finetuning` sends it."""
+    numbers = {name: value for name, value in given.items() if name in HYPERPARAMETERS and value is not None}
+    rest = {name: value for name, value in given.items() if name not in HYPERPARAMETERS}
+    method = {"type": "supervised", "supervised": {"hyperparameters": numbers}}
+    try:
+        job_request.parse({"model": "m", "training_file": "file-1", "method": method, **rest})
+    except ApiError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "accepted"),
+    [
+        ("suffix", None, True),
+        ("suffix", "first-try", True),
+        ("suffix", "v1.2_b", True),
+        ("suffix", "7", True),
+        ("suffix", "-", True),
+        ("suffix", "a" * 64, True),
+        ("suffix", "a" * 65, False),
+        ("suffix", "first try!", False),
+        ("suffix", " first", False),
+        ("suffix", "first\n", False),
+        ("suffix", "a:b", False),
+        ("suffix", "a/b", False),
+        ("suffix", "奥特曼", False),
+        ("suffix", "übung", False),
+        ("suffix", "ａ", False),
+        ("suffix", "١", False),
+        ("n_epochs", None, True),
+        ("n_epochs", 1, True),
+        ("n_epochs", 50, True),
+        ("n_epochs", 0, False),
+        ("n_epochs", 51, False),
+        ("batch_size", 1, True),
+        ("batch_size", 256, True),
+        ("batch_size", 0, False),
+        ("batch_size", 257, False),
+        ("learning_rate_multiplier", 0.0001, True),
+        ("learning_rate_multiplier", 100.0, True),
+        ("learning_rate_multiplier", 0.00009, False),
+        ("learning_rate_multiplier", 0.0, False),
+        ("learning_rate_multiplier", -1.0, False),
+        ("learning_rate_multiplier", 100.1, False),
+        ("learning_rate_multiplier", float("nan"), False),
+        ("learning_rate_multiplier", float("inf"), False),
+        ("seed", 0, True),
+        ("seed", 2**31 - 1, True),
+        ("seed", -1, False),
+        ("seed", 2**31, False),
+    ],
+)
+def test_form_and_engine_take_the_same_values(name: str, value: object, accepted: bool) -> None:
+    assert form_accepts(**{name: value}) is accepted
+    assert engine_accepts(**{name: value}) is accepted
+
+
+@given(st.text(min_size=1, max_size=70))
+def test_form_and_engine_take_the_same_suffixes(suffix: str) -> None:
+    assert form_accepts(suffix=suffix) == engine_accepts(suffix=suffix)
+
+
+@pytest.mark.parametrize(
+    ("name", "bounds"),
+    [
+        ("n_epochs", job_rules.N_EPOCHS),
+        ("batch_size", job_rules.BATCH_SIZE),
+        ("learning_rate_multiplier", job_rules.LEARNING_RATE_MULTIPLIER),
+        ("seed", job_rules.SEED),
+    ],
+)
+def test_a_refusal_names_the_bounds(name: str, bounds: tuple[float, float]) -> None:
+    with pytest.raises(FabulaError) as caught:
+        replace(FORM, **{name: bounds[1] + 1}).check()  # type: ignore[arg-type]  # each bound has its field's type
+    for bound in bounds:
+        assert f"{bound:,}".removesuffix(".0") in caught.value.what
