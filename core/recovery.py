@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from core.actor import Actor
 from core.cost import spend
+from core.dataset.writing import claimants
 from core.db import rescue
 from core.db.rescue import Entry
 from core.db.store import Store
@@ -110,7 +111,10 @@ def _book(session: Session, entry: Entry) -> None:
 
 
 def _place_row(session: Session, entry: Entry) -> bool:
-    """A text that is there already, or one that a row still waits for. Another text in its place is left there."""
+    """A text that is there already, or one that a row still waits for. Another text in its place is left there.
+
+    So is a row that another living executor has claimed: its answer is on the way, and is paid for too.
+    """
     same = (Row.dataset_id == entry["dataset_id"], Row.key == entry["key"])
     row = session.scalar(select(Row).where(*same).with_for_update())
     if row is None or row.batch_id is not None:
@@ -120,11 +124,20 @@ def _place_row(session: Session, entry: Entry) -> bool:
     better = row.state == "failed" and (not row.text or entry["state"] == "done")
     if row.state not in ("sent", "pending") and not better:
         return False
+    if row.state == "sent" and _claimed_by_another(session, row, entry):
+        return False
     for name in _ROW:
         setattr(row, name, entry[name])
     row.cost_usd, row.run_id = _usd(entry["cost_usd"]), row.run_id or entry["run_id"]
     row.claimed_by, row.updated_at = None, utcnow()
     return True
+
+
+def _claimed_by_another(session: Session, row: Row, entry: Entry) -> bool:
+    """Whether a living executor has sent this row, and not the one that wrote the entry."""
+    if row.claimed_by in (None, entry.get("claimed_by")):
+        return False
+    return not claimants.dead(session, [row.claimed_by])
 
 
 def _place_story(session: Session, entry: Entry) -> bool:

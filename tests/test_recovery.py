@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -14,16 +15,20 @@ import pandas as pd
 import pytest
 from sqlalchemy import select, update
 
-from core import recovery
+from core import process, recovery
 from core.actor import LOCAL
 from core.cost import own, spend
 from core.dataset import datasets, previewing, runs
 from core.dataset.previewing import PreviewRow
 from core.dataset.recipe import Column, Recipe
+from core.dataset.writing import claimants, ledger, orders
+from core.dataset.writing.ledger import Outcome
+from core.dataset.writing.rescue_entry import row_entry
 from core.db import rescue
 from core.db.rescue import RescueFile
 from core.db.store import Store
-from core.db.tables import Answer, Batch, Evaluation, Row, Run, Spend, Story, TrainingJob
+from core.db.tables import Answer, Batch, Evaluation, Row, Run, Spend, Story, TrainingJob, utcnow
+from core.db.workers import WorkerBeat
 from core.errors import BadRequest, DatabaseLost, FabulaError
 from core.providers import Client, CompletionRequest
 from core.story import shelf, stream
@@ -36,6 +41,7 @@ from tests.job_server import JobServer
 from tests.stores import fresh
 from tests.waiting import at_once
 
+_ELSEWHERE = "another-machine"
 _USED = {"prompt_tokens": 10, "completion_tokens": 5, "cost_usd": "0.5"}
 
 
@@ -203,6 +209,88 @@ def test_a_text_never_replaces_another_and_is_never_thrown_away(
     assert (row.state, row.text) == after
     assert lines(store) == [(10, Decimal("0.5"))]  # the cost counts in any case
     assert [kept.lines for kept in recovery.kept(store.home)] == [stays] * bool(stays)
+
+
+@pytest.mark.parametrize(
+    ("holder", "entry_names_it", "placed"),
+    [
+        ("this process", True, True),  # its own row: the file was written while the disk was full
+        ("this process", False, False),
+        ("a dead process", False, True),
+        ("another machine", False, True),  # none of its workers is on the list
+        ("another machine, listed", False, False),
+        ("another machine, listed", True, True),
+        (None, False, True),
+    ],
+)
+def test_a_row_that_a_living_worker_holds_is_left_to_it(
+    store: Store, holder: str | None, entry_names_it: bool, placed: bool
+) -> None:
+    run_id, dataset_id = run_of(store)
+    with claimants.present() as living:
+        elsewhere = hashlib.sha256(_ELSEWHERE.encode()).hexdigest()[:12] + living[12:]
+        dead = living.replace(living.split(":")[1], "999999999")  # a process that cannot be
+        who = {"this process": living, "a dead process": dead, None: None}.get(holder, elsewhere)
+        with store.session() as session:
+            if holder == "another machine, listed":
+                session.add(WorkerBeat(id="there", host=_ELSEWHERE, process=process.identity()))
+            session.execute(update(Row).where(Row.id == first_row(store, dataset_id).id).values(claimed_by=who))
+        write(store, row_line(store, run_id, dataset_id, claimed_by=who if entry_names_it else "of another worker"))
+        assert recovery.restore(store) == (0 if placed else 1)
+    row = first_row(store, dataset_id)
+    assert (row.state, row.text) == (("done", "A story.") if placed else ("sent", None))
+    assert row.claimed_by == (None if placed else who)
+    assert lines(store) == [(10, Decimal("0.5"))]  # the cost counts in any case
+
+
+def test_of_two_workers_the_one_that_has_the_lease_settles_the_row(store: Store) -> None:
+    """One is killed with an answer in its rescue file; the file is read while another writes the row once more."""
+    run_id, _dataset = run_of(store, rows=1)
+    with claimants.present() as living:
+        killed = living.replace(living.split(":")[1], "999999999")
+        first = orders.begin(store, run_id, killed)
+        assert first is not None
+        claimed = _claimed(store, first)
+        answer = Outcome(
+            claimed.row_id, claimed.spend_id, "done", None, "Of the first.", "stop", 10, 5, Decimal("0.5"), utcnow(),
+            claimed.key, claimed.reserved_usd,
+        )  # fmt: skip
+        path = write(store, row_entry(first, answer))
+        second = orders.begin(store, run_id, living)  # takes over what the killed one had
+        assert second is not None
+        again = _claimed(store, second)
+        assert recovery.restore(store) == 1
+        assert first_row(store, first.dataset_id).claimed_by == living
+        with store.session() as session:
+            own = answer._replace(spend_id=again.spend_id, text="Of the second.")
+            ledger.settle(session, [own], living)
+        assert recovery.restore(store) == 1
+    row = first_row(store, first.dataset_id)
+    assert (row.state, row.text, row.claimed_by) == ("done", "Of the second.", None)
+    assert lines(store) == [(10, Decimal("0.5"))] * 2  # both answers are paid, and both are booked once
+    assert "Of the first." in path.read_text()
+
+
+def test_the_text_of_a_killed_worker_is_taken_in_once_the_next_has_failed(store: Store) -> None:
+    run_id, dataset_id = run_of(store)
+    with claimants.present() as living:
+        where = Row.id == first_row(store, dataset_id).id
+        with store.session() as session:
+            session.execute(update(Row).where(where).values(claimed_by=living))
+        write(store, row_line(store, run_id, dataset_id, claimed_by="killed"))
+        assert recovery.restore(store) == 1
+        with store.session() as session:
+            session.execute(update(Row).where(where).values(state="failed", reason="x", claimed_by=None))
+        assert recovery.restore(store) == 0
+    assert first_row(store, dataset_id).text == "A story." and rescue.files(store.home) == []
+
+
+def _claimed(store: Store, order: orders.Order) -> ledger.Claim:
+    """The only row, claimed and marked as sent."""
+    with store.session() as session:
+        (claimed,), _ = ledger.claim(session, order, 1, lambda prompt: Decimal(1), None)
+        ledger.mark(session, [claimed.spend_id])
+    return claimed
 
 
 def test_a_new_database_keeps_the_lines_of_the_old_one(store: Store, settings: Any, tmp_path: Path) -> None:

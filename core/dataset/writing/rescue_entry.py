@@ -15,6 +15,7 @@ def row_entry(order: Order, outcome: Outcome) -> Entry:
         "dataset_id": order.dataset_id,
         "run_id": order.run_id,
         "key": outcome.key,
+        "claimed_by": order.claimant,
         "state": outcome.state,
         "reason": outcome.reason,
         "text": outcome.text,
