@@ -7,6 +7,7 @@ import io
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,10 +17,12 @@ from core.cost import budget, engine_time, history, own, spend
 from core.dataset import datasets
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
-from core.db.tables import Row, Run, Spend, Story, Tour, utcnow
+from core.db.tables import Row, Run, Spend, Story, Tour, Utc, utcnow
+from core.settings import Settings
 from core.story import exports, shelf
 from core.training import evaluating, jobs
 from tests.fault_server import FaultServer
+from tests.stores import fresh
 from tests.test_pages import visit, words
 from tests.test_pages_training import _job, _judge, _labelled
 
@@ -183,20 +186,78 @@ def test_the_csv_and_jsonl_of_stories_have_the_machine_time(store: Store, amount
     assert ('"cost_usd": null' in line) is (amount == "not priced")
 
 
-@pytest.mark.parametrize(
-    ("sent", "ended", "seconds"),
-    [
-        ([], 100, None),  # no request was sent
-        ([0], 40, 40.0),
-        ([0, 60], 100, 100.0),
-        ([0, 0, 0], 30, 30.0),  # at the same time: the machine is busy once
-        ([0, 60], 30, 60.0),  # the end was written down by another clock
-        ([0, 3_600], 3_640, 340.0),  # an hour's pause counts as one long request, 5 minutes
-    ],
-)
-def test_the_time_of_requests_leaves_pauses_out(sent: list[int], ended: int, seconds: float | None) -> None:
-    times = [_START + timedelta(seconds=each) for each in sent]
-    assert engine_time.busy_s(times, _START + timedelta(seconds=ended)) == seconds
+_SENT = [
+    ([], 100, None),  # no request was sent
+    ([0], 40, 40.0),
+    ([0, 60], 100, 100.0),
+    ([60, 0], 100, 100.0),  # written down in another order
+    ([0, 0, 0], 30, 30.0),  # at the same time: the machine is busy once
+    ([0, 60], 30, 60.0),  # the end was written down by another clock
+    ([0, 3_600], 3_640, 340.0),  # an hour's pause counts as one long request, 5 minutes
+    ([0, 3_600, 7_200], 99_999, 900.0),
+    ([0, 0.25, 0.5], 1, 1.0),
+]
+
+
+def _requests(store: Store) -> None:
+    """A run for each line of `_SENT`, with its requests."""
+    dataset_id = datasets.create(store, LOCAL, _RECIPE)
+    for number, (sent, ended, _seconds) in enumerate(_SENT):
+        run = f"run-{number}"
+        with store.session() as session:
+            session.add(Run(
+                id=run, dataset_id=dataset_id, state="done", provider="engine", model="writer", created_by="local",
+                finished_at=_START + timedelta(seconds=ended),
+            ))  # fmt: skip
+        for each in sent:
+            _call(store, run, "dataset", _START + timedelta(seconds=each))
+
+
+def _expected() -> dict[str, Any]:
+    return {f"run-{number}": pytest.approx(seconds, abs=0.002) for number, (_, _, seconds) in enumerate(_SENT)}
+
+
+def test_the_time_of_requests_leaves_pauses_out(store: Store) -> None:
+    _requests(store)
+    assert engine_time.seconds(store, list(_expected())) == _expected()
+    for run, seconds in _expected().items():
+        assert engine_time.seconds(store, [run]) == {run: seconds}
+
+
+def test_the_time_of_requests_is_the_same_on_postgresql(on_postgres: Settings) -> None:
+    ledger = fresh(on_postgres)
+    _requests(ledger)
+    assert engine_time.seconds(ledger, list(_expected())) == _expected()
+    ledger.close()
+
+
+def test_the_time_of_a_run_is_added_up_by_the_database(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at a run of a thousand requests reads as much as one at a run of two."""
+    run = _run(store)
+    with store.session() as session:
+        session.add_all(
+            Spend(
+                actor="local", page="dataset", provider="engine", model="writer", reference=run,
+                sent_at=_START + timedelta(seconds=number),
+            )
+            for number in range(1_000)
+        )  # fmt: skip
+    read: list[object] = []
+    real = Utc.process_result_value
+    monkeypatch.setattr(Utc, "process_result_value", lambda *given: (read.append(1), real(*given))[1])
+    assert engine_time.seconds(store, [run])[run]
+    assert len(read) < 10
+
+
+def test_a_run_in_progress_shows_its_machine_time(server: FaultServer, store: Store) -> None:
+    own.set_machine_hour(store, LOCAL, "0.36")
+    run = _run(store)
+    with store.session() as session:
+        going_on = session.get_one(Run, run)
+        going_on.state, going_on.finished_at = "running", None
+        dataset_id = going_on.dataset_id
+        session.query(Spend).update({"sent_at": utcnow() - timedelta(seconds=100)})
+    assert "machine time: $0.01" in words(visit("dataset", dataset_part="rows", dataset_open=dataset_id))
 
 
 def test_work_that_is_not_in_the_ledger_is_unknown_not_free(store: Store) -> None:

@@ -7,12 +7,12 @@ was sent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from itertools import pairwise
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, Float, case, func, select
 from sqlalchemy.orm import Session
 
 from core.cost import machine_time, own
@@ -23,24 +23,35 @@ from core.db.tables import Evaluation, Run, Spend, Story, TrainingJob, utcnow
 _LONGEST_CALL = timedelta(minutes=5)  # a longer gap between two requests is a pause, of which only this much counts
 
 
-def busy_s(sent: Sequence[datetime], ended: datetime) -> float | None:
-    """Seconds with requests under way; pauses do not count. None: no request was sent.
+def requests_s(session: Session, ended: Mapping[str, datetime | None]) -> dict[str, float | None]:
+    """Seconds with requests under way, of each run or evaluation; pauses do not count. None: no request was sent.
+
+    The database adds up the gaps between requests, as `_LONGEST_CALL` allows: no line is read here.
 
     Args:
-        sent: when the requests were sent (UTC), in order.
-        ended: when the last of them was answered, or now.
+        session: of the ledger.
+        ended: id of each → when its last request was answered (UTC); None: it is still going on.
     """
-    if not sent:
-        return None
-    gaps = (min(later - earlier, _LONGEST_CALL) for earlier, later in pairwise([*sent, max(ended, sent[-1])]))
-    return sum(gaps, timedelta()).total_seconds()
+    found: dict[str, float | None] = dict.fromkeys(ended)
+    longest_s = _LONGEST_CALL.total_seconds()
+    for ids in in_chunks(list(ended)):
+        at_s = _seconds_of(session, Spend.sent_at)
+        before_s = func.lag(at_s).over(partition_by=Spend.reference, order_by=Spend.sent_at)
+        lines = select(Spend.reference, Spend.sent_at, (at_s - before_s).label("gap_s"))
+        gaps = lines.where(Spend.reference.in_(ids), Spend.sent_at.is_not(None)).subquery()
+        counted_s = case((gaps.c.gap_s > longest_s, longest_s), else_=gaps.c.gap_s)
+        query = select(gaps.c.reference, func.max(gaps.c.sent_at), func.sum(counted_s)).group_by(gaps.c.reference)
+        for key, last, busy_s in session.execute(query):
+            open_s = ((ended[key] or utcnow()) - last).total_seconds()
+            found[key] = float(busy_s or 0) + min(max(0.0, open_s), longest_s)
+    return found
 
 
-def requests_s(session: Session, reference: str, ended: datetime | None) -> float | None:
-    """`busy_s` of a run or an evaluation, from the ledger. `ended` None: it is still going on."""
-    query = select(Spend.sent_at).where(Spend.reference == reference, Spend.sent_at.is_not(None))
-    sent = [at for at in session.scalars(query.order_by(Spend.sent_at)) if at is not None]
-    return busy_s(sent, ended or utcnow())
+def _seconds_of(session: Session, moment: ColumnElement[Any]) -> ColumnElement[float]:
+    """A moment as a number of seconds; in SQLite to the millisecond (SQLite, "Date And Time Functions")."""
+    if session.get_bind().dialect.name == "postgresql":
+        return func.extract("epoch", moment)
+    return func.julianday(moment, type_=Float()) * 86_400.0
 
 
 def seconds(store: Store, references: Sequence[str]) -> dict[str, float | None]:
@@ -57,8 +68,7 @@ def seconds(store: Store, references: Sequence[str]) -> dict[str, float | None]:
             tests = select(Evaluation.id, Evaluation.finished_at).where(
                 Evaluation.id.in_(ids), Evaluation.provider == ENGINE
             )
-            for key, ended in [*session.execute(runs), *session.execute(tests)]:
-                found[key] = requests_s(session, key, ended)
+            found |= requests_s(session, dict([*session.execute(runs).all(), *session.execute(tests).all()]))
     return found
 
 

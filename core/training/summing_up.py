@@ -29,7 +29,7 @@ def metrics(store: Store, evaluation: EvaluationView) -> Metrics:
         lines = session.execute(
             select(Spend.prompt_tokens, Spend.completion_tokens, Spend.cost_usd).where(Spend.reference == evaluation.id)
         ).all()
-        writing_s = engine_time.requests_s(session, evaluation.id, evaluation.finished_at)
+        took = engine_time.requests_s(session, {evaluation.id: evaluation.finished_at})
     stop = str(evaluation.settings.get("stop") or "")
     pairs = [(_without(one.expected, stop), one.text or "") for one in given]
     labels = [(judging.plain_label(expected), judging.plain_label(text)) for expected, text in pairs]
@@ -49,7 +49,7 @@ def metrics(store: Store, evaluation: EvaluationView) -> Metrics:
         prompt_tokens=_total([line[0] for line in lines]),
         completion_tokens=_total([line[1] for line in lines]),
         cost_usd=_cost([line[2] for line in lines]),
-        writing_s=writing_s,
+        writing_s=took[evaluation.id],
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from core.cost import engine_time, own
+from core.cost import own
 from core.cost.currency import USD
 from core.cost.prices import ENGINE
 from pages.ui import cached
@@ -30,10 +30,10 @@ def local_price(seconds: float | None = None) -> str:
 
 
 def run_price(run_id: str) -> str:
-    """`local_price` of a run. Its time is read from the ledger, a line a request, so only where an hour has a price."""
+    """`local_price` of a run. Its time is added up in the ledger, so only where an hour has a price."""
     if not (hour := _hour()) or not hour[0]:
         return local_price()
-    return local_price(engine_time.seconds(cached.store(), [run_id]).get(run_id))
+    return local_price(cached.run_seconds(run_id))
 
 
 def local_amount(seconds: float | None) -> str:

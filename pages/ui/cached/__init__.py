@@ -20,6 +20,7 @@ from pages.ui.cached.polls import (
     job_of,
     look_again,
     run_of,
+    run_seconds,
 )
 from pages.ui.cached.rows import (
     Marks,
@@ -57,6 +58,7 @@ __all__ = [
     "quality_of",
     "registry",
     "run_of",
+    "run_seconds",
     "sample_size",
     "settings",
     "status",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from core.cost import engine_time
 from core.dataset import datasets, heatmap, runs
 from core.dataset.batch import batching
 from core.dataset.datasets import DatasetSummary
@@ -41,6 +42,16 @@ def _run_of(dataset_id: str, studio: str) -> tuple[DatasetSummary, RunProgress |
     return datasets.summary(store(), dataset_id), runs.latest(store(), dataset_id)
 
 
+def run_seconds(run_id: str) -> float | None:
+    """How long the engine has worked on a run; None: unknown, or another provider writes it."""
+    return _run_seconds(run_id, where())
+
+
+@st.cache_resource(ttl=FRESH_S, max_entries=64)
+def _run_seconds(run_id: str, studio: str) -> float | None:
+    return engine_time.seconds(store(), [run_id]).get(run_id)
+
+
 def job_list() -> list[JobView]:
     """All jobs, the newest first, without their results (`cached_curves.curve` has those)."""
     return list(_job_list(where()))
@@ -54,7 +65,7 @@ def _job_list(studio: str) -> tuple[JobView, ...]:
 def look_again() -> None:
     """What has just been done shall be seen at once: forget every poll."""
     forget_status()
-    for poll in (_dataset_list, _run_of, _job_list, _heat, _large_heat, _batches_of):
+    for poll in (_dataset_list, _run_of, _run_seconds, _job_list, _heat, _large_heat, _batches_of):
         poll.clear()
 
 
