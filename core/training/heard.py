@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.dataset.writing.outcomes import storable
 from core.db.store import Store, new_id
 from core.db.tables import TrainingEvent, utcnow
 from core.providers import RemoteEvent
+from core.training.training_time import STARTED
 
 _OWN = "fabula-"  # ids of events that we add ourselves
 _LONGEST_LEVEL, _LONGEST_TYPE = 10, 30  # as the ledger's columns have it
@@ -26,6 +28,15 @@ def newest(store: Store, job_id: str) -> str | None:
     )
     with store.reading() as session:
         return session.scalar(query)
+
+
+def training_began(store: Store, job_id: str) -> datetime | None:
+    """When the job's training began for the first time, by the provider's event; None: none was heard."""
+    began = select(func.min(TrainingEvent.at)).where(
+        TrainingEvent.job_id == job_id, TrainingEvent.message.startswith(STARTED)
+    )
+    with store.reading() as session:
+        return session.scalar(began)
 
 
 def add(session: Session, job_id: str, events: Sequence[RemoteEvent]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from core.providers import RemoteEvent, RemoteJob
 from core.training.views import FINISHED, JobView
 
-_STARTED = "Fine-tuning job started"  # as OpenAI and our engine say it in a job's events
+STARTED = "Fine-tuning job started"
+"""How the event begins with which training starts, at OpenAI and at our engine."""
 
 
 def after_look(job: JobView, remote: RemoteJob, events: Sequence[RemoteEvent], now: datetime) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def after_look(job: JobView, remote: RemoteJob, events: Sequence[RemoteEvent], n
     """
     if remote.training_s is not None:
         return {"training_s": remote.training_s, "running_since": None}
-    started = next((event.at for event in events if event.message.startswith(_STARTED)), None)
+    started = next((event.at for event in events if event.message.startswith(STARTED)), None)
     since, spent_s = job.running_since, job.trained_s
     if remote.status == "running":
         return {"training_s": spent_s, "running_since": since or started or now}

@@ -12,7 +12,7 @@ from core.training import evaluating, judged_rows
 from core.training.evaluation_shapes import EvaluationView, HeldOut
 from core.training.jobs import JobView
 from pages.ui import cached, cards, models, state
-from pages.ui.lang import _, ago, n_, number, percent, plain, told
+from pages.ui.lang import _, ago, as_markdown, n_, number, percent, plain
 from pages.ui.money import work_cost
 from pages.ui.training import cached_curves, cached_training, evaluation_answers, evaluation_words, job_words
 from pages.ui.training.evaluation_words import share
@@ -81,7 +81,7 @@ def _result(tuned: EvaluationView, base: EvaluationView | None) -> None:
         return
     if base is not None and tuned.metrics is not None and base.metrics is not None:
         found = cached_training.against(tuned, base)
-        st.markdown(f":material/balance: **{plain(told(found.sentence))}**")
+        st.markdown(f":material/balance: **{as_markdown(found.sentence)}**")
         facts = [_("difference {share}").format(share=share(found.difference))]
         if found.p_value is not None:
             facts.append(_p_value(found.p_value))
@@ -152,7 +152,7 @@ def _figures(one: EvaluationView) -> None:
         facts.append(_("loss {loss}").format(loss=number(metrics.loss, 3)))
     st.markdown(" · ".join(facts))
     if metrics.loss is None and metrics.loss_note:
-        st.caption(plain(told(metrics.loss_note)))
+        st.caption(as_markdown(metrics.loss_note))
     evaluation_answers.scores(metrics)
 
 
@@ -222,7 +222,7 @@ def _earlier(found: list[EvaluationView]) -> None:
                 _("Model"): [plain(job_words.model_name(one.model)) for one in found],
                 _("State"): [evaluation_words.state(one) for one in found],
                 _("Correct"): [share(evaluation_words.judged(one)) for one in found],
-                _("When"): [ago(one.created_at, utcnow()) for one in found],
+                _("Requested"): [ago(one.created_at, utcnow()) for one in found],
             },
             border="horizontal",
             alt=_("Evaluations of this job"),

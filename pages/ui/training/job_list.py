@@ -196,7 +196,7 @@ def _columns(listed: Sequence[JobView]) -> dict[str, Any]:
     return {
         "name": config.TextColumn(_("Job")),
         "status": config.TextColumn(_("Status"), width=85),
-        "when": config.TextColumn(_("When"), width=95),
+        "when": config.TextColumn(_("Submitted"), width=95),
         "verdict": config.TextColumn(_("Progress"), width=170),
         "eta": config.TextColumn(_("Time left"), width=85),
         "curve": config.LineChartColumn(_("Curve"), width="small"),
