@@ -89,7 +89,7 @@ def write(settings: Settings, note: Note) -> None:
     except OSError as exc:
         raise StorageFull(
             f"Nothing can be written to {settings.home}: {os.strerror(exc.errno or 0)}.",
-            "Free some space or set FABULA_HOME to a writable folder.",
+            "Free some space or set `FABULA_HOME` to a writable folder.",
         ) from exc
 
 

@@ -128,7 +128,7 @@ def _silent_engine(settings: Settings) -> EngineStatus:
         return EngineStatus(
             "down",
             f"The engine at {settings.engine_url} does not answer.",
-            "Start it, or unset FABULA_ENGINE_URL to use the built-in one.",
+            "Start it, or unset `FABULA_ENGINE_URL` to use the built-in one.",
             settings.engine_url,
             foreign=True,
         )
@@ -161,7 +161,9 @@ def _speeds(told: object) -> dict[str, float]:
 
 def _worker(store: Store | None) -> WorkerStatus:
     if store is None:
-        return WorkerStatus(False, None, None, "The database cannot be opened.", "See FABULA_HOME and DATABASE_URL.")
+        return WorkerStatus(
+            False, None, None, "The database cannot be opened.", "See `FABULA_HOME` and `DATABASE_URL`."
+        )
     try:
         state = heartbeat.alive(store)
     except FabulaError as exc:
@@ -173,7 +175,7 @@ def _worker(store: Store | None) -> WorkerStatus:
         0,
         state.queued,
         "No worker is running, so queued jobs wait.",
-        "Start Fabula with make run, or a worker with python -m core.worker.",
+        "Start Fabula with `make run`, or a worker with `python -m core.worker`.",
     )
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import streamlit as st
 from babel.messages.catalog import Message
 from babel.messages.pofile import read_po
 
@@ -207,3 +210,58 @@ def test_plain_text_is_no_markup_and_an_address_stays_as_it_can_be_copied(text: 
 )
 def test_a_label_of_untrusted_text_is_no_markup_and_is_read_aloud_without_escapes(text: str, shown: str) -> None:
     assert lang.label(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("sentence", "shown"),
+    [
+        ("Start Fabula with `make run`.", "Start Fabula with `make run`."),
+        ("Set `FABULA_HOME` or `DATABASE_URL`.", "Set `FABULA_HOME` or `DATABASE_URL`."),
+        ("m* does not take `top_p`; skipped.", r"m\* does not take `top_p`; skipped."),
+        ("`http://x.example` is no address.", "`http://x.example` is no address."),
+        ("It says http://x.example now.", "It says `http://x.example` now."),
+        ("An odd ` alone [a](b)", r"An odd \` alone \[a\](b)"),
+        ("`] [a](http://x.example) `", r"\`\] \[a\](`http://x.example`) \`"),  # would end a `:gray[…]` around it
+        ("``", r"\`\`"),
+        ("`a\nb`", "\\`a\nb\\`"),
+        ("<b>`<i>`</b>", r"\<b\>`<i>`\</b\>"),
+    ],
+)
+def test_commands_in_a_sentence_are_code_and_all_else_is_text(sentence: str, shown: str) -> None:
+    assert lang.as_markdown(sentence) == shown
+
+
+def test_commands_of_a_translated_sentence_are_code_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lang, "language", lambda: "zh_CN")
+    sentence = "Start Fabula with `make run`, or a worker with `python -m core.worker`."
+    assert lang.as_markdown(sentence) == "请用 `make run` 启动 Fabula，或用 `python -m core.worker` 启动后台进程。"
+
+
+@pytest.mark.parametrize(
+    ("timezone", "shown"),
+    [
+        ("Asia/Shanghai", "2026-11-30 02:05:09"),
+        ("America/New_York", "2026-11-29 13:05:09"),
+        ("UTC", "2026-11-29 18:05:09"),
+        (None, "2026-11-29 18:05:09 UTC"),  # a browser that does not say where it is
+        ("", "2026-11-29 18:05:09 UTC"),
+        ("Nowhere/At_all", "2026-11-29 18:05:09 UTC"),
+        ("Asia", "2026-11-29 18:05:09 UTC"),  # a folder of names
+        ("../../etc/passwd", "2026-11-29 18:05:09 UTC"),
+    ],
+)
+def test_a_moment_is_told_in_the_visitors_time_zone(
+    monkeypatch: pytest.MonkeyPatch, timezone: str | None, shown: str
+) -> None:
+    monkeypatch.setattr(st, "context", SimpleNamespace(timezone=timezone))
+    moment = datetime(2026, 11, 29, 18, 5, 9, tzinfo=UTC)
+    assert lang.clock(moment) == shown
+    assert lang.clock(moment, moment + timedelta(seconds=1)) == shown.split(" ", 1)[1]  # today
+    assert lang.clock(moment, moment + timedelta(days=1)) == shown
+
+
+def test_today_is_the_visitors_today(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(st, "context", SimpleNamespace(timezone="Asia/Shanghai"))
+    midnight = datetime(2026, 11, 29, 16, tzinfo=UTC)  # there
+    assert lang.clock(midnight - timedelta(minutes=1), midnight) == "2026-11-29 23:59:00"
+    assert lang.clock(midnight, midnight + timedelta(hours=9)) == "00:00:00"

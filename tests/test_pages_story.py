@@ -258,7 +258,7 @@ def test_a_cut_step_of_a_chain_goes_on_and_the_next_ones_follow(server: FaultSer
 def test_reading_aloud_is_a_switch_and_a_file_needs_an_endpoint(server: FaultServer, store: Store) -> None:
     at = click(visit("story", story_aloud=True), "story_button")
     assert not at.exception and at.toggle(key="story_aloud").value is True
-    assert "set OPENAI_API_KEY" in words(at)
+    assert "set `OPENAI_API_KEY`" in words(at)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_a_story_that_ends_while_the_page_is_drawn_leaves_no_button_to_stop_it(
     monkeypatch.setattr(module, name, draw_and_end)
     click(at, "story_button")
     assert not at.exception and at.button(key="story_button").label == "Write"
-    assert "set OPENAI_API_KEY" in words(at)
+    assert "set `OPENAI_API_KEY`" in words(at)
 
 
 def _labelled(at: AppTest, label: str) -> Button:

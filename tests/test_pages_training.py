@@ -7,7 +7,7 @@ import json
 import threading
 import zipfile
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,6 +113,52 @@ def test_a_learning_rate_multiplier_is_read_as_it_was_meant(server: FaultServer,
     click(next_step(at), "training_submit")
     (job,) = jobs.list_jobs(store)
     assert job.hyperparameters == {"learning_rate_multiplier": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "says"),
+    [
+        ("first try!", "letters"),
+        ("奥特曼", "letters"),
+        ("a/b", "letters"),
+        ("first-try", ""),
+        (" ultraman ", ""),
+        ("", ""),
+    ],
+)
+def test_a_suffix_that_the_engine_refuses_is_told_before_the_button(
+    server: FaultServer, sample: str, suffix: str, says: str
+) -> None:
+    at = click(_new_job(), "training_next")
+    at.text_input(key="training_suffix").set_value(suffix).run()
+    assert at.button(key="training_next").disabled is bool(says)
+    assert ("The suffix can" in words(at)) is bool(says) and says in words(at)
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ({"not_trainable": "general.architecture is 'llama'"}, "not train it: general.architecture is"),
+        ({"not_trainable": None}, "trains on this machine"),
+    ],
+)
+def test_a_base_that_is_only_served_is_told_before_the_button(
+    server: FaultServer, sample: str, told: dict[str, Any], says: str
+) -> None:
+    server.models[0]["fabula"] = {"base": "writer", "format": "both", **told}
+    at = click(_new_job(), "training_next")
+    assert says in words(at)
+    assert at.button(key="training_next").disabled is (told["not_trainable"] is not None)
+
+
+def test_a_base_that_is_gone_is_told_before_the_button(server: FaultServer, store: Store, sample: str) -> None:
+    """A job is done again whose base the engine no longer has."""
+    job_id = _job(store, status="failed", dataset_id=sample, base_model="old-base")
+    assert job_id
+    at = click(visit("training"), "training_again")
+    click(at, "training_next")
+    assert "has no model" in words(at) and "Choose another one." in words(at)
+    assert at.button(key="training_next").disabled
 
 
 def test_a_separator_and_a_stop_of_ones_own_go_into_the_job(server: FaultServer, store: Store, sample: str) -> None:
@@ -685,6 +731,56 @@ def test_settings_show_what_was_told_and_what_it_took(server: FaultServer, store
     )  # fmt: skip
     tables = "\n".join(table.value.to_string() for table in visit("training", training_tab="settings").table)
     assert "0.2" in tables and "expected: \\$1.20" in tables and "expected: 2 min" in tables
+
+
+_MOMENT = datetime(2026, 11, 20, 8, tzinfo=UTC)
+_SUBMITTED, _BEGAN, _ENDED = (f"2026-11-20 {time}" for time in ("16:00:00", "18:00:00", "18:05:00"))  # Shanghai
+
+
+@pytest.mark.parametrize(
+    ("values", "began", "ended", "trained"),
+    [
+        ({"status": "preparing", "remote_id": None}, "not yet", "not yet", "0 s"),
+        ({"status": "queued", "training_s": 0.0, "queue_position": 2}, "not yet", "not yet", "0 s"),
+        ({"status": "running", "training_s": 60.0}, _BEGAN, "not yet", "60 s"),
+        ({"status": "running", "provider": "openai", "running_since": _MOMENT}, _SUBMITTED, "not yet", None),
+        ({"status": "paused", "training_s": 90.0}, _BEGAN, "not yet", "2 min"),
+        ({"status": "succeeded", "training_s": 300.0}, _BEGAN, _ENDED, "5 min"),
+        ({"status": "failed", "training_s": 60.0}, _BEGAN, _ENDED, "60 s"),
+        ({"status": "failed", "training_s": 0.0}, "did not begin", _ENDED, "0 s"),
+        ({"status": "failed", "remote_id": None}, "did not begin", _ENDED, "0 s"),
+        ({"status": "cancelled", "training_s": 30.0}, _BEGAN, _ENDED, "30 s"),
+        ({"status": "cancelled", "remote_id": None}, "did not begin", _ENDED, "0 s"),
+        ({"status": "succeeded", "provider": "together"}, "unknown", _ENDED, "unknown"),
+    ],
+)
+def test_the_outcome_says_when_a_job_was_submitted_began_and_ended(
+    server: FaultServer,
+    store: Store,
+    values: dict[str, Any],
+    began: str,
+    ended: str,
+    trained: str | None,
+) -> None:
+    """Two hours in line are between the first two, and are no training."""
+    job_id = _job(store, created_at=_MOMENT, **values)
+    with store.session() as session:
+        if began == _BEGAN:
+            session.add(TrainingEvent(
+                job_id=job_id, remote_id="e2", at=_MOMENT + timedelta(hours=2), level="info", type="message",
+                message="Fine-tuning job started",
+            ))  # fmt: skip
+        if ended == _ENDED:
+            session.get_one(TrainingJob, job_id).finished_at = _MOMENT + timedelta(hours=2, minutes=5)
+    at = visit("training", training_tab="settings", training_open=(job_id,))
+    outcome = at.table[1].value.iloc[:, 0]
+    assert (outcome["Submitted"], outcome["Training began"], outcome["Ended"]) == (_SUBMITTED, began, ended)
+    assert trained is None or outcome["Training time"] == trained
+
+
+def test_an_event_of_another_day_has_its_date(server: FaultServer, store: Store) -> None:
+    _job(store, status="running", events_at=_MOMENT)
+    assert f"{_SUBMITTED} · Training started" in words(visit("training"))
 
 
 def test_a_chain_shows_its_family_its_one_curve_and_its_cost(server: FaultServer, store: Store, sample: str) -> None:

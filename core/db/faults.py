@@ -18,11 +18,11 @@ _LOCKED = (
 )
 _READ_ONLY = (
     "The database cannot be written: it is read-only.",
-    "Give Fabula write permission to its home folder (FABULA_HOME), then try again.",
+    "Give Fabula write permission to its home folder (`FABULA_HOME`), then try again.",
 )
 _GONE = (
     "The database cannot be reached.",
-    "Paid requests are stopped. Check that the database and its folder exist (FABULA_HOME, DATABASE_URL).",
+    "Paid requests are stopped. Check that the database and its folder exist (`FABULA_HOME`, `DATABASE_URL`).",
 )
 _DAMAGED = (
     "The database file is damaged or is not a database.",

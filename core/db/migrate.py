@@ -46,7 +46,7 @@ def upgrade(engine: Engine) -> None:
         except CommandError as exc:
             raise FabulaError(
                 "This database was written by a newer version of Fabula.",
-                "Update Fabula, or set FABULA_HOME (or DATABASE_URL) to another place.",
+                "Update Fabula, or set `FABULA_HOME` (or `DATABASE_URL`) to another place.",
             ) from exc
 
 

@@ -218,7 +218,7 @@ def _create_folders(settings: Settings) -> None:
         except OSError as exc:
             raise StorageFull(
                 f"The folder {folder} cannot be created: {os.strerror(exc.errno or 0)}.",
-                "Free some space or set FABULA_HOME to a writable folder.",
+                "Free some space or set `FABULA_HOME` to a writable folder.",
             ) from exc
 
 

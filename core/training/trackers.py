@@ -37,13 +37,13 @@ def unavailable(tracker: str, environ: Mapping[str, str] | None = None) -> str |
     """Why a tracker cannot be used here; None: it can."""
     if tracker == "wandb":
         if importlib.util.find_spec("wandb") is None:
-            return "Weights & Biases is not installed here. Install it with: pip install wandb."
+            return "Weights & Biases is not installed here. Install it with: `pip install wandb`."
         env = os.environ if environ is None else environ
         if not env.get("WANDB_API_KEY") and env.get("WANDB_MODE") != "offline":
-            return "Weights & Biases needs its key in WANDB_API_KEY."
+            return "Weights & Biases needs its key in `WANDB_API_KEY`."
         return None
     if importlib.util.find_spec("trackio") is None:
-        return "Trackio is not installed here. Install it with: pip install trackio."
+        return "Trackio is not installed here. Install it with: `pip install trackio`."
     return None
 
 

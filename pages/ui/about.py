@@ -42,7 +42,7 @@ def data_card() -> None:
             border="horizontal",
             alt=_("Where your data is stored"),
         )
-        st.caption(_("To store data elsewhere, set FABULA_HOME or DATABASE_URL before you start Fabula."))
+        st.caption(_("To store data elsewhere, set `FABULA_HOME` or `DATABASE_URL` before you start Fabula."))
 
 
 def rescued_card() -> None:

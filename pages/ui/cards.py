@@ -9,7 +9,7 @@ import streamlit as st
 
 from core import errors, supervisor
 from pages.ui import cached, state
-from pages.ui.lang import _, mark, plain, told
+from pages.ui.lang import _, as_markdown, mark
 
 _HEADLINES: tuple[tuple[type[errors.FabulaError], str, str], ...] = (
     (errors.EngineMissing, ":material/memory:", mark("The engine is not installed")),
@@ -39,16 +39,16 @@ def error_card(error: errors.FabulaError) -> None:
         ((icon, headline) for kind, icon, headline in _HEADLINES if isinstance(error, kind)),
         (":material/error:", mark("This did not work")),
     )
-    lines = [f"**{_(headline)}**", plain(told(error.what))]
+    lines = [f"**{_(headline)}**", as_markdown(error.what)]
     lines += [_(safe) for kind, safe in _SAFE.items() if isinstance(error, kind)]
     if error.next_step:
-        lines.append(f":material/arrow_forward: {plain(told(error.next_step))}")
+        lines.append(f":material/arrow_forward: {as_markdown(error.next_step)}")
     st.error("\n\n".join(lines), icon=icon)
 
 
 def hint(error: errors.FabulaError) -> None:
     """The same in one quiet line, where the card would shout."""
-    st.caption(f":material/info: {plain(told(error.what))} {plain(told(error.next_step))}")
+    st.caption(f":material/info: {as_markdown(error.what)} {as_markdown(error.next_step)}")
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def engine_missing_card() -> None:
             _("Writing and training on this machine need it. Everything else works: grids, files, prices, charts.")
         )
         st.code(supervisor.INSTALL, language="bash")
-        st.caption(_("The engine then starts within 30 seconds. Or set OPENAI_API_KEY to use OpenAI."))
+        st.caption(_("The engine then starts within 30 seconds. Or set `OPENAI_API_KEY` to use OpenAI."))
 
 
 @contextmanager
@@ -105,6 +105,6 @@ def left_by_last_action() -> None:
         st.toast(sentence, icon=icon)
     if held.problem is not None:
         problem, held.problem = held.problem, None
-        st.toast(plain(told(problem.what)), icon=":material/error:", duration="long")  # the card may be out of sight
+        st.toast(as_markdown(problem.what), icon=":material/error:", duration="long")  # the card may be out of sight
         with place:
             error_card(problem)

@@ -10,7 +10,7 @@ from core.errors import NotFound
 from core.training import examples, jobs
 from core.training.jobs import JobView
 from pages.ui import cached, cards, examples_answers, examples_form, state
-from pages.ui.lang import _, duration, mark, number, plain, told
+from pages.ui.lang import _, as_markdown, duration, mark, number, plain
 from pages.ui.training import job_list
 
 _JOB = "home_examples_job"  # id of the job on the card
@@ -102,7 +102,7 @@ def _under_way(job: JobView) -> None:
         words.append(_("estimating time left …") if left is None else _left(left))
     st.progress(phase.share, text=" · ".join(words))
     if job.error:
-        st.caption(f":material/hourglass_top: {plain(told(job.error))}")
+        st.caption(f":material/hourglass_top: {as_markdown(job.error)}")
     st.caption(_("Training continues if you leave this page. **{name}** is also on the Training page.").format(
         name=plain(job.name)
     ))  # fmt: skip
@@ -116,8 +116,8 @@ def _ended(job: JobView) -> None:
     """A job without a model: why, and what can be done."""
     if job.status == "failed":
         st.subheader(_("Training failed"), anchor=False)
-        lines = [plain(told(job.error or _("The provider gave no reason.")))]
-        lines += [f":material/arrow_forward: {plain(told(job.next_step))}"] if job.next_step else []
+        lines = [as_markdown(job.error or _("The provider gave no reason."))]
+        lines += [f":material/arrow_forward: {as_markdown(job.next_step)}"] if job.next_step else []
         st.error("\n\n".join(lines), icon=":material/error:")
     else:
         st.subheader(_("Training was stopped"), anchor=False)

@@ -18,7 +18,7 @@ from core.providers.registry import ENGINE
 from core.training import examples
 from pages.ui import cached, cards, state
 from pages.ui.dataset.upload import TYPES
-from pages.ui.lang import _, column_name, duration, in_language, language, n_, plain, told
+from pages.ui.lang import _, as_markdown, column_name, duration, in_language, language, n_, plain
 from pages.ui.training import cached_form
 
 _DRAFT, _OPEN = "home_examples_draft", "home_examples_form"
@@ -112,7 +112,7 @@ def show(start: Start) -> None:
     _more()
     draft = _draft()
     for note in draft.notes:
-        st.caption(f":material/info: {plain(told(note))}")
+        st.caption(f":material/info: {as_markdown(note)}")
     if draft.problem is not None:
         cards.error_card(draft.problem)
     if draft.refused is not None:
@@ -219,7 +219,7 @@ def _fill(found: pasted.Pasted) -> None:
 
 
 def _refused(checked: Checked) -> None:
-    st.error(plain(told(checked.findings[0].sentence)), icon=":material/error:")
+    st.error(as_markdown(checked.findings[0].sentence), icon=":material/error:")
     _to_the_data_set_page()
 
 
@@ -234,7 +234,7 @@ def _train(start: Start) -> None:
     checked = example_pairs.check([pair for _row, pair in rows], [row for row, _pair in rows])
     empty = not checked.pairs and not any(any(pair) for _row, pair in rows)
     for finding in checked.findings:
-        words = plain(told(finding.sentence))
+        words = as_markdown(finding.sentence)
         if empty:
             st.caption(f":material/info: {words}")
         elif finding.blocking:
@@ -256,7 +256,7 @@ def _train(start: Start) -> None:
         args=(suffix, _name(suffix), model.id, cached.endpoint_of(model) == "chat", expected_s),
     )  # fmt: skip
     if checked.ready:
-        reason = plain(told(examples.settings(len(checked.pairs)).reason))
+        reason = as_markdown(examples.settings(len(checked.pairs)).reason)
         count = n_("{n} example", "{n} examples", len(checked.pairs))
         time = "" if expected_s is None else _("about {time}").format(time=duration(expected_s))
         st.caption(" · ".join(part for part in (count, plain(model.id), time) if part) + f". {reason}")

@@ -182,13 +182,28 @@ def ago(moment: datetime, now: datetime) -> str:
     return _("{time} ago").format(time=duration(gone.total_seconds()))
 
 
-def clock(moment: datetime) -> str:
-    """The time of day where the visitor is."""
+def clock(moment: datetime, now: datetime | None = None) -> str:
+    """Date and time where the visitor is, to the second: "2026-11-29 14:05:09"; without the date where it is today's.
+
+    A browser that does not tell its time zone gets UTC, and is told so.
+
+    Args:
+        moment: UTC.
+        now: decides what today is; None: the date is always told.
+    """
+    zone = _zone()
+    here = moment.astimezone(zone or UTC)
+    today = now is not None and here.date() == now.astimezone(zone or UTC).date()
+    words = f"{here:%H:%M:%S}" if today else f"{here:%Y-%m-%d %H:%M:%S}"
+    return words if zone is not None else f"{words} UTC"
+
+
+def _zone() -> tzinfo | None:
+    """The visitor's time zone; None: not known."""
     try:
-        zone: tzinfo = ZoneInfo(st.context.timezone or "UTC")
-    except (KeyError, ValueError):
-        zone = UTC
-    return f"{moment.astimezone(zone):%H:%M:%S}"
+        return ZoneInfo(st.context.timezone) if st.context.timezone else None
+    except (KeyError, ValueError, OSError):  # a name that no list has, or one that is a folder of names
+        return None
 
 
 def number(value: float | int | None, digits: int = 0) -> str:
@@ -232,6 +247,17 @@ def plain(text: Any) -> str:
         parts += [_escaped(words[end : found.start()]), code(found[0])]
         end = found.end()
     return _AT_LINE_START.sub(r"\1\\\2", "".join([*parts, _escaped(words[end:])]))
+
+
+def as_markdown(sentence: str) -> str:
+    """A sentence of core's in the visitor's language, for a place that reads Markdown: its `commands` are code.
+
+    A sentence may hold untrusted values: all of it becomes text or code, never markup.
+    """
+    return "".join(code(part[1:-1]) if _CODE.fullmatch(part) else plain(part) for part in _CODE.split(told(sentence)))
+
+
+_CODE = re.compile(r"(`[^`\n\[\]]+`)")  # no brackets: they would end a `:gray[…]` around the sentence
 
 
 def _escaped(text: str) -> str:

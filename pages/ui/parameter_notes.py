@@ -12,13 +12,13 @@ from core.dataset.recipe import Recipe
 from core.errors import FabulaError
 from core.providers import CompletionRequest, parameters
 from pages.ui import cached
-from pages.ui.lang import plain, told
+from pages.ui.lang import as_markdown
 
 
 def show(notes: Iterable[str]) -> None:
     """One quiet line for each."""
     for note in notes:
-        st.caption(f":material/info: {plain(told(note))}")
+        st.caption(f":material/info: {as_markdown(note)}")
 
 
 def of_recipe(recipe: Recipe) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from core.training.form import FileFormat
 from pages.ui import cached, state
 from pages.ui.cached import Marks, Written
 from pages.ui.dataset import system_text
-from pages.ui.lang import _, mark, plain, told
+from pages.ui.lang import _, as_markdown, mark
 
 _COMPLETION, _CHAT = "completion", "chat"
 _FORMATS = {_COMPLETION: mark("Prompt and completion"), _CHAT: mark("Chat")}
@@ -81,8 +81,8 @@ def report(written: Written) -> None:
     done = [finding for finding in written.plan.report if finding.kind in _WILL]
     for icon, findings in ((":material/check:", found), (":material/edit:", done)):
         for finding in findings:
-            why = f" :gray[{plain(told(finding.why))}]" if finding.why else ""
-            st.markdown(f"{icon} {plain(told(str(finding)))}{why}")
+            why = f" :gray[{as_markdown(finding.why)}]" if finding.why else ""
+            st.markdown(f"{icon} {as_markdown(str(finding))}{why}")
     if written.plan.file_format == "chat":
         st.caption(_("The model reads each row like this: the prompt as the user, the text as the answer."))
     else:

@@ -8,7 +8,7 @@ from core.errors import FabulaError
 from core.providers.registry import ENGINE
 from core.status import EngineStatus, WorkerStatus
 from pages.ui import cached, cards, views
-from pages.ui.lang import _, code, n_, number, plain, told
+from pages.ui.lang import _, as_markdown, code, n_, number, plain
 
 _LOOK_S = 3.0  # states change seldom; three seconds still feel alive
 
@@ -73,7 +73,7 @@ def engine_card() -> None:
 def _trouble(part: EngineStatus | WorkerStatus) -> None:
     """Why a part is not up, and what to do."""
     if part.message:
-        st.caption(f"{plain(told(part.message))} {plain(told(part.next_step))}")
+        st.caption(f"{as_markdown(part.message)} {as_markdown(part.next_step)}")
 
 
 def providers_card() -> None:
@@ -82,14 +82,14 @@ def providers_card() -> None:
         st.subheader(_("Providers"), anchor=False)
         for provider_id in cached.registry().ids():
             with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-                st.markdown(f"**{plain(told(_name(provider_id)))}**")
+                st.markdown(f"**{as_markdown(_name(provider_id))}**")
                 asked = st.button(_("Test"), icon=":material/network_check:", key=f"settings_test_{provider_id}")
             if asked:
                 _test(provider_id)
         if cached.registry().ids() == [ENGINE]:
             st.caption(
                 _(
-                    "To add one, set OPENAI_API_KEY, and OPENAI_BASE_URL for a compatible endpoint, before you "
+                    "To add one, set `OPENAI_API_KEY`, and `OPENAI_BASE_URL` for a compatible endpoint, before you "
                     "start Fabula."
                 )
                 + " "

@@ -13,7 +13,7 @@ from core.db.tables import utcnow
 from core.tour import TourProgress
 from core.training import comparing, jobs
 from pages.ui import cached, cards, state, tour_recorded, tour_result
-from pages.ui.lang import _, language, mark, number, plain, told
+from pages.ui.lang import _, as_markdown, language, mark, number, told
 from pages.ui.training import before_after, cached_curves, curves, job_words
 
 _STEPS = {
@@ -152,7 +152,7 @@ def _training(job_id: str) -> None:
             )
         )
     elif events := jobs.events(cached.store(), job_id, limit=1):
-        st.caption(plain(told(events[-1].message)))
+        st.caption(as_markdown(events[-1].message))
     if curve.steps >= _ENOUGH_STEPS:
         curves.pair(curve, "home_tour_curve")
 
@@ -164,7 +164,7 @@ def _writing(job_id: str) -> None:
         st.caption(_("Choosing prompts…"))
         return
     if view.reason:
-        st.caption(plain(told(view.reason)))
+        st.caption(as_markdown(view.reason))
     before_after.pair_of(jobs.get(cached.store(), job_id, results=False), view.pairs[0], "home_tour_pair")
 
 
@@ -185,7 +185,7 @@ def _ended(progress: TourProgress) -> None:
     if progress.state != "done":
         _steps(progress)
     if progress.reason:
-        st.error(plain(told(progress.reason)), icon=":material/error:")
+        st.error(as_markdown(progress.reason), icon=":material/error:")
     tour_result.show(progress)
 
 

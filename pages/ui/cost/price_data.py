@@ -9,7 +9,7 @@ from core.cost import edition
 from core.errors import FabulaError
 from pages.ui import cached, cards, state
 from pages.ui.cost import cached_cost
-from pages.ui.lang import _, ago, n_, plain, told
+from pages.ui.lang import _, ago, as_markdown, n_
 
 
 def show(stale: int) -> None:
@@ -49,7 +49,7 @@ def _fetch() -> None:
         with st.spinner(_("Fetching prices")):
             edition.fetch(LOCAL, cached_cost.now(), cached.settings().home)
     except FabulaError as problem:
-        st.warning(f"{plain(told(problem.what))} {plain(told(problem.next_step))}", icon=":material/cloud_off:")
+        st.warning(f"{as_markdown(problem.what)} {as_markdown(problem.next_step)}", icon=":material/cloud_off:")
         return
     cached_cost.forget()
     state.notify(":material/sync:", _("Newest prices in use."))

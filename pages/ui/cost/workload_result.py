@@ -17,7 +17,7 @@ from core.cost.workload import BreakEven, Candidate, Costs, Workload
 from pages.ui.cost import cached_cost
 from pages.ui.cost.price_choice import say_rate
 from pages.ui.cost.workload_ways import Ways
-from pages.ui.lang import _, duration, mark, number, plain, told
+from pages.ui.lang import _, as_markdown, duration, mark, number, plain
 from pages.ui.money import money
 
 _S_PER_DAY = 86_400
@@ -47,7 +47,7 @@ def result(work: Workload, ways: Ways, currency: str, rate: Rate) -> None:
     say_rate([*theirs, ways.machine_currency or currency], currency, rate)
     for cost in found:
         if cost.problem is not None and not (cost.candidate.way == "local" and cost.candidate.machine is None):
-            st.caption(f":material/help: **{plain(cost.candidate.name)}**: {plain(told(cost.problem))}")
+            st.caption(f":material/help: **{plain(cost.candidate.name)}**: {as_markdown(cost.problem)}")
     if ways.machine_currency is None:
         st.caption(_("Enter the cost per hour of this machine to compare it."))
     elif local.machine is None:

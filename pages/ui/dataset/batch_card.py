@@ -10,7 +10,7 @@ from core.dataset.batch.batching import BatchView
 from core.dataset.runs import RunProgress
 from core.db.tables import utcnow
 from pages.ui import cached
-from pages.ui.lang import _, ago, code, duration, mark, n_, number, plain, told
+from pages.ui.lang import _, ago, as_markdown, code, duration, mark, n_, number, plain
 
 _SHOWN = 4  # as many as are with the provider at once; those before them have been collected
 _WINDOW = timedelta(hours=24)  # the time that a provider gives itself for a batch
@@ -96,7 +96,7 @@ def _where(batch: BatchView) -> str:
 def _next(batch: BatchView, where: str, now: datetime) -> str:
     """What happens next, or what was wrong."""
     if where == "failed":
-        return plain(told(batch.reason)) if batch.reason else ""
+        return as_markdown(batch.reason) if batch.reason else ""
     if where == "in_progress":
         left = (batch.created_at + _WINDOW - now).total_seconds()
         if left > 0:

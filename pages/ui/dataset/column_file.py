@@ -9,7 +9,7 @@ from core.dataset.recipe import distinct
 from pages.ui import cards, state
 from pages.ui.dataset import upload, upload_form
 from pages.ui.dataset.column_form import take
-from pages.ui.lang import _, n_, number, plain, told
+from pages.ui.lang import _, as_markdown, n_, number, plain
 
 _SHOWN_PROBLEMS = 3
 _MOST_VALUES = 100_000  # in one column: as many rows as a grid should have, and a page can still hold
@@ -30,7 +30,7 @@ def show() -> None:
             return
         found, problems = _columns(file.file_id, file.getvalue(), file.name)
         if problems:
-            shown = [plain(told(problem)) for problem in problems[:_SHOWN_PROBLEMS]]
+            shown = [as_markdown(problem) for problem in problems[:_SHOWN_PROBLEMS]]
             more = ["…"] if len(problems) > _SHOWN_PROBLEMS else []
             st.warning("  \n".join([*shown, *more]), icon=":material/report:")
         chosen = st.multiselect(

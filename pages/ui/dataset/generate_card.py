@@ -19,7 +19,7 @@ from pages.ui.dataset import recipe_shelf
 from pages.ui.dataset.row_actions import CENT
 from pages.ui.decimal_field import Typed
 from pages.ui.estimates import Estimate, estimate
-from pages.ui.lang import _, about, duration, n_, number, plain, told, usd
+from pages.ui.lang import _, about, as_markdown, duration, n_, number, usd
 from pages.ui.money import local_price
 
 Mode = Literal["live", "batch"]
@@ -41,7 +41,7 @@ def show(recipe: Recipe, problem: BadRecipe | None) -> None:
                 _guess(recipe, guess, mode)
                 budget = _budget(guess)
             for warning in recipe.warnings():
-                st.warning(plain(told(warning)), icon=":material/info:")
+                st.warning(as_markdown(warning), icon=":material/info:")
         st.button(
             n_("Generate {n} row", "Generate {n} rows", total),
             type="primary",

@@ -13,7 +13,7 @@ from core.dataset.recipe import Recipe
 from core.errors import BadRecipe
 from pages.ui import cached, cards, parameter_notes, state, views
 from pages.ui.background import Gathering
-from pages.ui.lang import _, plain, told
+from pages.ui.lang import _, as_markdown, plain
 
 _PREVIEW = 3  # enough to see whether the template works, few enough to wait for
 
@@ -103,4 +103,4 @@ def _row(row: runs.PreviewRow) -> None:
     if text := row.text.strip():
         st.text(text)
     if row.reason:
-        st.caption(f":orange[:material/warning: {plain(told(row.reason))}]")
+        st.caption(f":orange[:material/warning: {as_markdown(row.reason)}]")

@@ -8,7 +8,7 @@ from core.dataset import rowlist
 from core.dataset.rowlist import ListedRow, Where
 from pages.ui import cached, state, views
 from pages.ui.dataset import row_actions, story_cards
-from pages.ui.lang import _, n_, plain, told
+from pages.ui.lang import _, as_markdown, n_, plain
 
 _HEIGHT = 320  # px: a story of 300 characters without scrolling
 
@@ -41,7 +41,7 @@ def _row(dataset_id: str, row: ListedRow) -> None:
             ]
         )
     if row.reason and row.state in ("failed", "excluded"):
-        st.warning(plain(told(row.reason)), icon=":material/info:")
+        st.warning(as_markdown(row.reason), icon=":material/info:")
     writable = row.state in ("done", "failed", "excluded")
     state.first(f"dataset_text_{row.id}", row.text.strip())
     st.text_area(_("Text"), height=_HEIGHT, key=f"dataset_text_{row.id}", disabled=not writable, max_chars=100_000)

@@ -10,7 +10,7 @@ from core.dataset.datasets import DatasetSummary
 from core.dataset.runs import RunProgress
 from pages.ui import cached, parameter_notes
 from pages.ui.dataset import batch_card, run_budget, run_controls
-from pages.ui.lang import _, duration, mark, n_, number, plain, told, usd
+from pages.ui.lang import _, as_markdown, duration, mark, n_, number, usd
 from pages.ui.money import run_price
 
 _REASONS = 3  # shown; the table has every row with its own
@@ -65,12 +65,12 @@ def _bar(summary: DatasetSummary, progress: RunProgress) -> None:
     st.progress(min(share, 1.0), text=" · ".join(part for part in parts if part))
     if progress.note and active:
         for line in progress.note.splitlines():
-            st.caption(f":material/hourglass_top: {plain(told(line))}")
+            st.caption(f":material/hourglass_top: {as_markdown(line)}")
     elif not active and (recipe := datasets.recipe(cached.store(), summary.id)) is not None:
         parameter_notes.show(parameter_notes.of_recipe(recipe))
     if progress.reason and not active:
         show_reason = st.error if progress.state == "failed" else st.info
-        show_reason(plain(told(progress.reason)), icon=":material/error:")
+        show_reason(as_markdown(progress.reason), icon=":material/error:")
     _reasons(progress)
 
 
@@ -106,7 +106,7 @@ def _reasons(progress: RunProgress) -> None:
     found = progress.failed_by_reason
     if not found:
         return
-    lines = [f":material/error: **{number(n)}** {plain(told(reason))}" for reason, n in found[:_REASONS]]
+    lines = [f":material/error: **{number(n)}** {as_markdown(reason)}" for reason, n in found[:_REASONS]]
     rest = len(found) - _REASONS
     if rest > 0:
         lines.append(n_("and {n} other reason", "and {n} other reasons", rest))

@@ -13,7 +13,7 @@ from core.dataset.writing import sharing
 from core.db.store import Store
 from pages.ui import cached, views
 from pages.ui.dataset import row_actions
-from pages.ui.lang import _, mark, plain, told
+from pages.ui.lang import _, as_markdown, mark, plain
 
 STATES = {
     "pending": mark("waiting"),
@@ -92,7 +92,7 @@ def card(row: ListedRow, *, listed: bool = False) -> None:
 
 
 def _reason(row: ListedRow) -> Sequence[str]:
-    return [plain(told(row.reason))] if row.reason and row.state in ("failed", "excluded") else []
+    return [as_markdown(row.reason)] if row.reason and row.state in ("failed", "excluded") else []
 
 
 def _buttons(row: ListedRow, place: str) -> None:

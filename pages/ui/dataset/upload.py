@@ -14,7 +14,7 @@ from core.dataset.intake import decoding, importing, mapping
 from core.errors import BadFile
 from pages.ui import cached, cards, state
 from pages.ui.dataset import upload_columns, upload_form
-from pages.ui.lang import _, n_, plain, told
+from pages.ui.lang import _, as_markdown, n_, told
 
 _SHOWN_PROBLEMS = 20
 _FEW_NOTES = 2  # more of them are one click away
@@ -73,7 +73,7 @@ def _findings(page: str, file: UploadedFile, imported: importing.Imported) -> No
         _read_otherwise(page, file, imported)
     upload_form.show(imported, _key(page, "form", file))
     if imported.cut_short:
-        st.warning(plain(told(imported.cut_short)), icon=":material/content_cut:")
+        st.warning(as_markdown(imported.cut_short), icon=":material/content_cut:")
     if imported.left_out:
         st.warning(
             n_(
@@ -88,7 +88,7 @@ def _findings(page: str, file: UploadedFile, imported: importing.Imported) -> No
         _sentences(n_("{n} note", "{n} notes", len(imported.notes)), imported.notes)
     else:
         for note in imported.notes:
-            st.caption(f":material/info: {plain(told(note))}")
+            st.caption(f":material/info: {as_markdown(note)}")
     st.dataframe(imported.frame.head(_SHOWN_ROWS), hide_index=True, row_height=36, alt=_("The first rows of the file"))
 
 

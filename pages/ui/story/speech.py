@@ -74,8 +74,8 @@ def sound_file(story_id: str, text: str, key: str) -> None:
     if not providers:
         st.caption(
             _(
-                "To have stories read aloud by a provider, set OPENAI_API_KEY, and OPENAI_BASE_URL for a compatible "
-                "endpoint."
+                "To have stories read aloud by a provider, set `OPENAI_API_KEY`, and `OPENAI_BASE_URL` for a "
+                "compatible endpoint."
             )
         )
         return

@@ -11,7 +11,7 @@ from core.errors import FabulaError
 from core.providers import ModelInfo
 from core.providers.registry import ENGINE
 from pages.ui import cached, views
-from pages.ui.lang import _, code, language, plain, told, usd
+from pages.ui.lang import _, as_markdown, code, language, plain, usd
 from pages.ui.money import local_price
 
 _CHECKPOINT = ":ckpt-step-"
@@ -85,7 +85,7 @@ def _where(info: ModelInfo) -> str:
         name = cached.registry().provider(info.provider).name
     except FabulaError:
         name = info.provider
-    return _("runs at {provider}").format(provider=plain(told(name)))
+    return _("runs at {provider}").format(provider=as_markdown(name))
 
 
 def _price(info: ModelInfo) -> str:

@@ -10,7 +10,7 @@ from core.training import comparing
 from core.training.comparing import ComparisonView, Pair, SideAnswer
 from core.training.jobs import JobView
 from pages.ui import beside, cached, cards, state, views
-from pages.ui.lang import _, code, mark, n_, number, plain, told, usd
+from pages.ui.lang import _, as_markdown, code, mark, n_, number, plain, usd
 from pages.ui.training import cached_training, job_words
 
 _KEY = "training_before_after"
@@ -73,7 +73,7 @@ def answer(title: str, model: str, said: SideAnswer) -> None:
     elif said.state != "failed":
         st.caption(_("Waiting for its turn…") if said.state == "waiting" else _("Writing…"))
     if said.reason:
-        st.caption(f":material/error: {plain(told(said.reason))}")
+        st.caption(f":material/error: {as_markdown(said.reason)}")
     facts = [
         n_("{n} token", "{n} tokens", said.completion_tokens) if said.completion_tokens else "",
         _(_ENDINGS[said.finish_reason]) if said.finish_reason in _ENDINGS else "",
@@ -110,7 +110,7 @@ def _state(job: JobView, view: ComparisonView) -> None:
         if view.state == "running" and view.pairs:
             words = _("Writing · {n} of {total} prompts done").format(n=number(done), total=number(len(view.pairs)))
         if view.reason:
-            words += f" · {plain(told(view.reason))}"
+            words += f" · {as_markdown(view.reason)}"
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f":material/edit: {words}")
             st.button(
@@ -119,7 +119,7 @@ def _state(job: JobView, view: ComparisonView) -> None:
             )  # fmt: skip
     elif view.state in ("failed", "stopped"):
         with st.container(horizontal=True, vertical_alignment="center"):
-            reason = plain(told(view.reason)) if view.reason else _("Stopped. What was written is kept.")
+            reason = as_markdown(view.reason) if view.reason else _("Stopped. What was written is kept.")
             icon = ":material/error:" if view.state == "failed" else ":material/stop_circle:"
             st.markdown(f"{icon} {reason}")
             st.button(

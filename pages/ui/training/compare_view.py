@@ -16,7 +16,7 @@ from core.training.compare import Comparison, JobColumn
 from core.training.figures import Figure
 from core.training.jobs import JobView
 from pages.ui import cached
-from pages.ui.lang import _, duration, mark, number, percent, plain, told, usd
+from pages.ui.lang import _, as_markdown, duration, mark, number, percent, plain, usd
 from pages.ui.training import cached_curves, cached_training, curves, evaluation_words, job_words
 from pages.ui.training.job_details import HYPERPARAMETERS
 
@@ -58,7 +58,7 @@ def show(opened: Sequence[JobView]) -> None:
     """The comparison. The address of the page leads back to it."""
     names = job_words.names(opened)
     found = cached_training.compared(opened, names)
-    st.markdown(f":material/compare_arrows: **{plain(told(found.sentence))}**")
+    st.markdown(f":material/compare_arrows: **{as_markdown(found.sentence)}**")
     st.caption(_("Share this page's address to show someone the same comparison."))
     _overlays(opened, names)
     figures, settings = st.columns(2)

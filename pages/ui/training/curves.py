@@ -14,7 +14,7 @@ from core.training.figures import smoothing_weight
 from core.training.reading import Observation
 from core.training.results import Results
 from pages.ui import state
-from pages.ui.lang import _, mark, n_, number, percent, plain, told
+from pages.ui.lang import _, as_markdown, mark, n_, number, percent, plain
 from pages.ui.training import cached_curves, job_words
 from pages.ui.training.curve_source import CurveSource, Drawn, Figures
 
@@ -145,7 +145,7 @@ def figures(one: Figures) -> None:
 def said(observations: Sequence[Observation]) -> None:
     """What the curve says, the gravest first."""
     for one in observations:
-        st.markdown(f"{_ICONS[one.level]} {plain(told(one.sentence))}")
+        st.markdown(f"{_ICONS[one.level]} {as_markdown(one.sentence)}")
 
 
 def _pair(source: CurveSource, key: str, view: CurveView, *, clickable: bool) -> int | None:

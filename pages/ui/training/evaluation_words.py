@@ -8,7 +8,7 @@ from core.training import evaluating
 from core.training.evaluating import EvaluationView
 from core.training.judging import Interval
 from pages.ui import cached
-from pages.ui.lang import _, mark, number, percent, plain, told
+from pages.ui.lang import _, as_markdown, mark, number, percent
 
 STATES = {
     "queued": mark("waiting for the worker"),
@@ -26,7 +26,7 @@ def state(view: EvaluationView) -> str:
     if view.active:
         words += " · " + _("{n} of {total} answers").format(n=number(view.answered), total=number(view.total))
     if view.reason:
-        words += f" · {plain(told(view.reason))}"
+        words += f" · {as_markdown(view.reason)}"
     return words
 
 

@@ -18,7 +18,7 @@ from pages.ui import beside, cached, cards, models, preparation, state
 from pages.ui.cached import Marks
 from pages.ui.dataset import quality_words, upload, use_versions
 from pages.ui.dataset.quality_job import Board
-from pages.ui.lang import _, about, mark, n_, number, plain, told
+from pages.ui.lang import _, about, as_markdown, mark, n_, number, told
 from pages.ui.training import cached_form, job_estimate, job_form
 from pages.ui.training.job_form import Draft
 
@@ -139,11 +139,11 @@ def _checked(draft: Draft) -> bool:
 def _verdict(found: FileCheck) -> None:
     for sentence in found.sentences():
         if found.errors:
-            st.markdown(f":red[:material/error:] {plain(told(sentence))}")
+            st.markdown(f":red[:material/error:] {as_markdown(sentence)}")
         elif found.warnings:
-            st.markdown(f":orange[:material/warning:] {plain(told(sentence))}")
+            st.markdown(f":orange[:material/warning:] {as_markdown(sentence)}")
         else:
-            st.markdown(f":green[:material/check_circle:] {plain(told(sentence))}")
+            st.markdown(f":green[:material/check_circle:] {as_markdown(sentence)}")
 
 
 def _facts(draft: Draft, found: FileCheck, count: TokenCount) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 
 import streamlit as st
 
 from core.cost.prices import ENGINE
 from core.db.tables import utcnow
-from core.training import jobs
+from core.training import heard, jobs
 from core.training.jobs import JobEvent, JobView
 from pages.ui import cached, models
-from pages.ui.lang import _, clock, code, duration, mark, n_, number, percent, plain, told, usd
+from pages.ui.lang import _, as_markdown, clock, code, duration, mark, n_, number, percent, plain, usd
 from pages.ui.money import work_cost
 from pages.ui.training import job_words
 
@@ -36,13 +37,14 @@ def events(job: JobView) -> None:
         st.caption(_("No events yet."))
         return
     st.caption(n_("{n} event", "{n} events", len(found)))
+    now = utcnow()
     with st.container(height=320 if len(found) > 10 else "content", border=False):
-        st.caption("  \n".join(_line(event) for event in reversed(found)))
+        st.caption("  \n".join(_line(event, now) for event in reversed(found)))
 
 
-def _line(event: JobEvent) -> str:
+def _line(event: JobEvent, now: datetime) -> str:
     kind = "" if event.type == "message" else f"{plain(event.type)}: "  # one that nobody knows, as it is
-    return f"{clock(event.at)} · {_LEVELS.get(event.level, '')}{kind}{plain(told(event.message))}"
+    return f"{clock(event.at, now)} · {_LEVELS.get(event.level, '')}{kind}{as_markdown(event.message)}"
 
 
 def settings(job: JobView) -> None:
@@ -92,9 +94,28 @@ def _took(job: JobView) -> dict[str, str]:
             work_cost(job.provider, job.cost_usd, job.training_s(utcnow())),
             None if job.estimated_usd is None or job.provider == ENGINE else usd(job.estimated_usd),
         ),
+        _("Submitted"): clock(job.created_at),
+        _("Training began"): _began(job),
+        _("Ended"): _ended(job),
         _("Training time"): _beside(took, None if job.estimated_s is None else duration(job.estimated_s)),
         _("Started by"): plain(job.created_by or "–"),
     }
+
+
+def _began(job: JobView) -> str:
+    """When training began. Waiting in line comes before it."""
+    began = heard.training_began(cached.store(), job.id) or job.running_since
+    if began is not None:
+        return clock(began)
+    if job.training_s(utcnow()) == 0:
+        return _("did not begin") if job.finished else _("not yet")
+    return _("unknown")
+
+
+def _ended(job: JobView) -> str:
+    if not job.finished:
+        return _("not yet")
+    return _("unknown") if job.finished_at is None else clock(job.finished_at)
 
 
 def _beside(actual: str, expected: str | None) -> str:
@@ -110,7 +131,7 @@ def _trackers(job: JobView) -> None:
     """Where the run is logged too."""
     for name, known in job.trackers.items():
         facts = known if isinstance(known, Mapping) else {}
-        words = [plain(told(str(fact))) for fact in (facts.get("error"), facts.get("url")) if fact]
+        words = [as_markdown(str(fact)) for fact in (facts.get("error"), facts.get("url")) if fact]
         state = _TRACKED.get(str(facts.get("state") or ""))
         if state is not None and not facts.get("error"):
             words.insert(0, _(state).format(step=number(facts.get("step")), project=plain(facts.get("project"))))

@@ -10,11 +10,20 @@ from core.cost.tokens import TokenCount
 from core.errors import FabulaError
 from core.training import tracking
 from core.training.estimating import JobEstimate
-from core.training.form import PROJECT, TRACKERS, rate_advice
+from core.training.form import (
+    BATCH_SIZE,
+    LONGEST_SUFFIX,
+    N_EPOCHS,
+    PROJECT,
+    SEED,
+    TRACKERS,
+    rate_advice,
+    suffix_problem,
+)
 from core.training.preflight import Preflight
 from pages.ui import beside, cached, cards, decimal_field, state
 from pages.ui.decimal_field import Typed
-from pages.ui.lang import _, about, duration, n_, number, plain, told, usd
+from pages.ui.lang import _, about, as_markdown, duration, n_, number, usd
 from pages.ui.money import local_amount
 from pages.ui.training import cached_form, job_form
 from pages.ui.training.job_form import Draft
@@ -94,7 +103,7 @@ def facts(found: Taken) -> None:
             st.metric(_("Price"), local_amount(one.seconds) if one.local else usd(one.cost_usd))
             st.metric(_("Estimated time") if one.rough else _("Time"), duration(one.seconds))
         if one.basis:
-            st.caption(plain(told(one.basis)))
+            st.caption(as_markdown(one.basis))
         if one.cost_usd is None and not one.local:
             st.caption(_("The price is unknown, so no budget can be kept. You can set it on the cost page."))
     if found.problem is not None:
@@ -112,28 +121,38 @@ def facts(found: Taken) -> None:
         )
         for mark, sentence in said:
             if sentence:
-                st.markdown(f"{mark} {plain(told(sentence))}")
+                st.markdown(f"{mark} {as_markdown(sentence)}")
 
 
 def _numbers(draft: Draft) -> bool:
-    """Suffix and hyper-parameters, each of which may stay automatic; whether all of them can be read."""
-    st.text_input(
-        _("Suffix: becomes part of the model's name"),
-        max_chars=40,
-        key="training_suffix",
-        placeholder=_("for example ultraman"),
-        persist_state="session",
-    )
-    _auto(_("Epochs"), "training_epochs", 3, 1, 50)
-    _auto(_("Batch size"), "training_batch", 4, 1, 256)
+    """Suffix and hyper-parameters, each of which may stay automatic; whether a provider would take all of them."""
+    suffix_fits = _suffix()
+    _auto(_("Epochs"), "training_epochs", 3, *N_EPOCHS)
+    _auto(_("Batch size"), "training_batch", 4, *BATCH_SIZE)
     rate = _auto_rate(_("Learning rate multiplier"), "training_rate")
     further = draft.base.base is not None or draft.base.id.startswith("ft:")
-    st.caption(plain(told(rate_advice(draft.rows, further, draft.base.provider))))
+    st.caption(as_markdown(rate_advice(draft.rows, further, draft.base.provider)))
     with st.container(horizontal=True, vertical_alignment="center"):
         with st.popover(_("More"), icon=":material/tune:"):
-            _auto(_("Seed"), "training_seed", 0, 0, 2**31 - 1)
+            _auto(_("Seed"), "training_seed", 0, *SEED)
         _trackers(draft.base.provider)
-    return rate.problem is None
+    return suffix_fits and rate.problem is None
+
+
+def _suffix() -> bool:
+    """The field for the suffix, with a line under it where no model can be called so; whether one can."""
+    with st.container(gap="xsmall"):
+        st.text_input(
+            _("Suffix: becomes part of the model's name"),
+            max_chars=LONGEST_SUFFIX,
+            key=job_form.SUFFIX,
+            placeholder=_("for example ultraman"),
+            persist_state="session",
+        )
+        problem = suffix_problem(job_form.typed_suffix())
+        if problem is not None:
+            cards.hint(problem)
+    return problem is None
 
 
 def _auto(title: str, key: str, start: int, least: int, most: int) -> None:
@@ -175,6 +194,6 @@ def _trackers(provider: str) -> None:
                 persist_state="session",
             )  # fmt: skip
             if why_not is not None:
-                st.caption(plain(told(why_not)))
+                st.caption(as_markdown(why_not))
         state.first(job_form.PROJECT_KEY, PROJECT)
         st.text_input(_("Project name"), max_chars=64, key=job_form.PROJECT_KEY, persist_state="session")

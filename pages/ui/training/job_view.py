@@ -11,7 +11,7 @@ from core.db.tables import utcnow
 from core.training import comparing, lineage
 from core.training.jobs import JobView
 from pages.ui import cached, cards, models, views
-from pages.ui.lang import _, duration, mark, n_, number, plain, told, usd
+from pages.ui.lang import _, as_markdown, duration, mark, n_, number, plain, told, usd
 from pages.ui.money import work_cost
 from pages.ui.training import (
     before_after,
@@ -114,7 +114,7 @@ def _verdict(job: JobView) -> None:
     if not job.finished:
         _bar(job)
     if job.next_step:
-        st.markdown(f":material/arrow_forward: {plain(told(job.next_step))}")
+        st.markdown(f":material/arrow_forward: {as_markdown(job.next_step)}")
     views.facts(_facts(job))
 
 

@@ -10,7 +10,7 @@ from core.cost.prices import ENGINE, tuned_base
 from core.db.tables import utcnow
 from core.training.jobs import JobView
 from pages.ui import cached
-from pages.ui.lang import _, code, plain, told
+from pages.ui.lang import _, as_markdown, code
 
 _NEW = timedelta(minutes=2)  # the engine's list of models may be older than a model that has just been made
 
@@ -39,4 +39,4 @@ def show(job: JobView) -> None:
             next_step = _("Add it to `FABULA_ENGINE_MODELS` under this name and restart Fabula: the model works again.")
         st.warning(f"{words}\n\n:material/arrow_forward: {next_step}", icon=":material/search_off:")
     elif engine.state != "up" and engine.message:
-        st.caption(f":material/cloud_off: {plain(told(engine.message))} {plain(told(engine.next_step))}")
+        st.caption(f":material/cloud_off: {as_markdown(engine.message)} {as_markdown(engine.next_step)}")

@@ -7,7 +7,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from core.dataset.intake import decoding
 from pages.ui import cards, state
-from pages.ui.lang import _, plain, told
+from pages.ui.lang import _, as_markdown
 from pages.ui.training import cached_curves, curves
 from pages.ui.training.curve_source import CurveSource
 
@@ -46,7 +46,7 @@ def _read(source: CurveSource) -> None:
     """The curve, or why there is none."""
     read = source.results
     if read.empty:
-        st.error(plain(told(read.note or "")), icon=":material/description:")
+        st.error(as_markdown(read.note or ""), icon=":material/description:")
         return
     if not read.has_steps:
         st.error(
