@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import ColumnElement, Float, case, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Float, case, extract, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.cost import machine_time, own
 from core.cost.prices import ENGINE
@@ -47,10 +47,10 @@ def requests_s(session: Session, ended: Mapping[str, datetime | None]) -> dict[s
     return found
 
 
-def _seconds_of(session: Session, moment: ColumnElement[Any]) -> ColumnElement[float]:
+def _seconds_of(session: Session, moment: InstrumentedAttribute[Any]) -> ColumnElement[Any]:
     """A moment as a number of seconds; in SQLite to the millisecond (SQLite, "Date And Time Functions")."""
     if session.get_bind().dialect.name == "postgresql":
-        return func.extract("epoch", moment)
+        return extract("epoch", moment)
     return func.julianday(moment, type_=Float()) * 86_400.0
 
 
