@@ -10,8 +10,8 @@ from core.errors import NotFound
 from core.training import examples, jobs
 from core.training.jobs import JobView
 from pages.ui import cached, cards, examples_answers, examples_form, state
-from pages.ui.lang import _, as_markdown, duration, mark, number, plain
-from pages.ui.training import job_list
+from pages.ui.lang import _, as_markdown, mark, number, plain
+from pages.ui.training import job_list, job_words
 
 _JOB = "home_examples_job"  # id of the job on the card
 _PHASES = {
@@ -99,17 +99,13 @@ def _under_way(job: JobView) -> None:
         words.append(_("step {step} of {total}").format(step=number(phase.step), total=number(phase.steps)))
     if phase.key != "paused" and job.request != "cancel":
         left = phase.left_s
-        words.append(_("estimating time left …") if left is None else _left(left))
+        words.append(_("estimating time left …") if left is None else job_words.about_left(left))
     st.progress(phase.share, text=" · ".join(words))
     if job.error:
         st.caption(f":material/hourglass_top: {as_markdown(job.error)}")
     st.caption(_("Training continues if you leave this page. **{name}** is also on the Training page.").format(
         name=plain(job.name)
     ))  # fmt: skip
-
-
-def _left(seconds: float) -> str:
-    return _("almost done") if seconds < 1 else _("{time} left").format(time=duration(seconds))
 
 
 def _ended(job: JobView) -> None:
