@@ -188,7 +188,7 @@ def test_the_tour_goes_to_its_end_for_real(browser: Browser, studio: Studio) -> 
     press(page, "home_tour")
     page.get_by_text("A small model is being trained on the stories").wait_for(timeout=_TOUR_MS)
     page.get_by_text("The tour is complete").or_(page.get_by_text("could not continue")).first.wait_for(
-        timeout=_TOUR_MS
+        timeout=_LONG_TOUR_MS
     )
     settled(page)
     assert page.get_by_text("The tour is complete").count() == 1, page.inner_text("body")

@@ -53,9 +53,9 @@ def test_the_tour_starts_in_the_language_of_the_page_and_can_be_stopped(
 @pytest.mark.parametrize(
     ("state", "step", "shown"),
     [
-        ("queued", "dataset", ("The tour starts as soon as the worker is free.", "step 1 of 3")),
-        ("running", "dataset", ("Sample stories are being loaded as a data set.", "step 1 of 3", "2:0")),
-        ("running", "training", ("A small model is being trained on the stories, on this machine.", "step 2 of 3")),
+        ("queued", "dataset", ("The tour starts as soon as the worker is free.", "Step 1 of 3")),
+        ("running", "dataset", ("Sample stories are being loaded as a data set.", "Step 1 of 3", "2:0")),
+        ("running", "training", ("A small model is being trained on the stories, on this machine.", "Step 2 of 3")),
     ],
 )
 def test_a_tour_that_has_made_nothing_yet_says_what_happens_and_how_long_it_takes(
@@ -114,7 +114,7 @@ def test_both_stories_are_read_while_they_are_written(store: Store, server: Faul
     at = visit("home")
     assert "home_tour_stop" in [button.key for button in at.button]
     assert [text.value for text in at.text] == ["repeats 0", "宋朝的一位 0"]  # the first pair only
-    assert "**Before**" in words(at) and "**After**" in words(at) and "step 3 of 3" in words(at)
+    assert "**Before**" in words(at) and "**After**" in words(at) and "Step 3 of 3" in words(at)
 
 
 @pytest.mark.parametrize(("hours_ago", "whole"), [(0, True), (3, False)])

@@ -110,7 +110,7 @@ def _under_way(progress: TourProgress) -> None:
 
 def _times(progress: TourProgress) -> list[str]:
     """Which step it is, the time since the start, and the time left where it is known."""
-    step = _("step {step} of {total}").format(step=number(progress.step), total=number(progress.steps))
+    step = _("Step {step} of {total}").format(step=number(progress.step), total=number(progress.steps))
     found = [step, tour_result.clock((utcnow() - progress.created_at).total_seconds())]
     if progress.eta_s is not None:
         found.append(job_words.about_left(progress.eta_s))
