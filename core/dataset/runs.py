@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
+from core.dataset.failed_rows import Change, FailedRows
 from core.dataset.previewing import PreviewRow, preview
 from core.dataset.writing import orders
 from core.dataset.writing.progress import ACTIVE, Mode, RunProgress, latest, progress
@@ -18,6 +19,8 @@ from core.errors import BadRecipe
 
 __all__ = [
     "ACTIVE",
+    "Change",
+    "FailedRows",
     "Mode",
     "PreviewRow",
     "RunProgress",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,7 +11,8 @@ from typing import Literal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from core.dataset import matrix
+from core.dataset import failed_rows, matrix
+from core.dataset.failed_rows import FailedRows
 from core.dataset.writing.orders import FAILED_ONLY
 from core.dataset.writing.pace import ceiling
 from core.db.store import Store
@@ -27,7 +27,6 @@ _WINDOW_S = 60  # long enough for a slow machine's rows, short enough to follow 
 _LONG_WINDOW_S = 600  # where a minute holds almost no row
 _FEW_ROWS = 5
 _CLOCK = timedelta(days=1)  # how far a clock may be set back without hiding what a run has spent
-_MOST_REASONS = 100  # looked at; those that differ in numbers only are then one
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class RunProgress:
         note: what it waits for right now, or which parameters its model does not take (a line each).
         mode: live, or batch.
         total, done, failed, pending: rows of the data set; pending counts the `in_flight` ones too.
-        failed_by_reason: failed rows of the data set by why, the most frequent first; a few rare ones may be missing.
+        failed_by_cause: failed rows of the data set by why, the most frequent first.
         own: it writes only the rows that were put back for it, not all that wait.
         left: rows that it still has to write, those under way among them.
         in_flight, ceiling: rows under way, and the most requests there may be.
@@ -72,7 +71,7 @@ class RunProgress:
     started_at: datetime | None
     finished_at: datetime | None
     mode: Mode = "live"
-    failed_by_reason: tuple[tuple[str, int], ...] = ()
+    failed_by_cause: tuple[FailedRows, ...] = ()
     projected_usd: Decimal | None = None
     requests: int = 0
     own: bool = False
@@ -130,7 +129,7 @@ def _progress(session: Session, run: Run, now: datetime) -> RunProgress:
         started_at=run.started_at,
         finished_at=run.finished_at,
         mode="batch" if run.mode == "batch" else "live",
-        failed_by_reason=_reasons(session, run.dataset_id) if counts.failed else (),
+        failed_by_cause=failed_rows.by_cause(session, run.dataset_id, counts.failed) if counts.failed else (),
         projected_usd=None if cost is None or not written else cost + cost / written * left,
         requests=calls + (counts.sent if run.mode == "live" else 0),
         own=own,
@@ -144,17 +143,6 @@ def _left(session: Session, run: Run) -> int:
     """Rows that were put back for this run and are not written yet."""
     mine = (Row.dataset_id == run.dataset_id, Row.run_id == run.id, Row.state.in_(("pending", "sent")))
     return session.scalar(select(func.count()).select_from(Row).where(*mine)) or 0
-
-
-def _reasons(session: Session, dataset_id: str) -> tuple[tuple[str, int], ...]:
-    count = func.count()
-    query = select(Row.reason, count).where(Row.dataset_id == dataset_id, Row.state == "failed").group_by(Row.reason)
-    found: dict[str, tuple[str, int]] = {}
-    for reason, rows in session.execute(query.order_by(count.desc(), Row.reason).limit(_MOST_REASONS)):
-        alike = re.sub(r"\d+", "#", reason or "")  # token counts and ids differ where the cause is the same
-        words, before = found.get(alike, (reason or "", 0))
-        found[alike] = (words, before + rows)
-    return tuple(sorted(found.values(), key=lambda told: -told[1]))
 
 
 def _used(session: Session, run: Run) -> tuple[int, int, Decimal | None, Decimal | None]:

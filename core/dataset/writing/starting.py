@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from core.actor import Actor
 from core.dataset import matrix
+from core.dataset.failed_rows import Change
 from core.dataset.recipe import Recipe
 from core.dataset.writing import orders
 from core.dataset.writing.progress import ACTIVE, Mode
@@ -26,19 +27,23 @@ def enqueue(
     budget_usd: Decimal | None = None,
     retry_failed: bool = True,
     mode: Mode = "live",
+    change: Change | None = None,
 ) -> str:
     """Ask for the missing rows to be written, the failed ones again too; the run's id.
 
     While a run of this data set is not over, it is that run: clicking twice starts one; from then on it writes all that
     wait, also if it was to write failed rows only. A paused one goes on, with `budget_usd` where one is given; where it
-    was of the other mode, it is over, and a new one begins.
+    was of the other mode or another writer, it is over, and a new one begins.
+
+    Args:
+        change: other settings for what is written from now on; see `_changed`.
 
     Raises:
         NotFound: no such data set.
-        BadRecipe: nothing is missing, or there is no recipe to write it with.
+        BadRecipe: nothing is missing, or there is no recipe to write it with; or a `change` while a run is under way.
     """
     with store.session() as session:
-        recipe = _one_click(session, dataset_id)
+        recipe = _changed(session, dataset_id, _one_click(session, dataset_id), change)
         running = _active(session, dataset_id)
         if running is not None:
             running.scope = "all"
@@ -58,18 +63,23 @@ def retry_failed(
     *,
     budget_usd: Decimal | None = None,
     mode: Mode = "live",
+    change: Change | None = None,
 ) -> str:
     """Have failed rows written again, all of them or those given, and no others; the run's id.
 
     Rows that were never written keep waiting. While a run is not over, it writes them too. A paused run that was to
     write all is over then: go on with the missing rows afterwards.
 
+    Args:
+        change: other settings for what is written from now on; see `_changed`.
+
     Raises:
         NotFound: no such data set.
-        BadRecipe: none of them has failed, or there is no recipe to write them with.
+        BadRecipe: none of them has failed, or there is no recipe to write them with; or a `change` while a run is
+            under way.
     """
     with store.session() as session:
-        recipe = _one_click(session, dataset_id)
+        recipe = _changed(session, dataset_id, _one_click(session, dataset_id), change)
         recipe.check()
         failed = (Row.dataset_id == dataset_id) & (Row.state == "failed")
         parts = [failed] if row_ids is None else [failed & Row.id.in_(part) for part in in_chunks(sorted(set(row_ids)))]
@@ -108,6 +118,21 @@ def _one_click(session: Session, dataset_id: str) -> Recipe:
     return matrix.recipe_of(session, dataset_id)
 
 
+def _changed(session: Session, dataset_id: str, recipe: Recipe, change: Change | None) -> Recipe:
+    """The recipe of a data set after `change`, which is kept: rows that are written from now on follow it.
+
+    Rows that are there keep their text, and every row its key, so that a late answer still finds the row that it was
+    bought for. A run that is under way has its settings in hand and would not follow.
+    """
+    if change is None or (changed := change.of(recipe)) == recipe:
+        return recipe
+    if _active(session, dataset_id) is not None:
+        raise BadRecipe("A run of this data set is under way.", "Wait until it has ended, or stop it; then try again.")
+    changed.check()
+    session.execute(update(Dataset).where(Dataset.id == dataset_id).values(recipe=changed.to_dict()))
+    return changed
+
+
 def _active(session: Session, dataset_id: str) -> Run | None:
     return session.scalar(select(Run).where(Run.dataset_id == dataset_id, Run.state.in_(ACTIVE)))
 
@@ -121,9 +146,11 @@ def _started(
     mode: Mode,
     scope: str,
 ) -> Run:
-    """A new run, or the paused one that goes on: of the same mode, and not to write more than is asked for now."""
+    """A new run, or the paused one that goes on: same mode, same writer, not to write more than is asked for now."""
+    writer = (recipe.provider, recipe.model)
     for paused in session.scalars(select(Run).where(Run.dataset_id == dataset_id, Run.state == "paused")):
-        if paused.mode == mode and scope in ("all", paused.scope):
+        alike = paused.mode == mode and (paused.provider, paused.model) == writer
+        if alike and scope in ("all", paused.scope):
             paused.budget_usd = paused.budget_usd if budget_usd is None else budget_usd
             paused.scope = scope
             queue_again(paused)

@@ -68,13 +68,18 @@ def as_written(row: ListedRow) -> None:
 def write_again(dataset_id: str, row_ids: Sequence[int]) -> None:
     """Have failed rows written again, within what the last run's budget has left."""
     with cards.errors_kept():
-        store = cached.store()
-        last = runs.latest(store, dataset_id)
-        budget = None
-        if last is not None and last.budget_usd is not None:
-            budget = max(last.budget_usd - (last.at_most_usd or Decimal(0)), CENT)
-        mode: runs.Mode = "live" if last is None else last.mode
-        runs.retry_failed(store, LOCAL, dataset_id, row_ids, budget_usd=budget, mode=mode)
+        mode, budget = of_the_last(dataset_id)
+        runs.retry_failed(cached.store(), LOCAL, dataset_id, row_ids, budget_usd=budget, mode=mode)
+
+
+def of_the_last(dataset_id: str) -> tuple[runs.Mode, Decimal | None]:
+    """The mode of the newest run of a data set, and what its budget has left, a cent at least; None: it has none."""
+    last = runs.latest(cached.store(), dataset_id)
+    if last is None:
+        return "live", None
+    if last.budget_usd is None:
+        return last.mode, None
+    return last.mode, max(last.budget_usd - (last.at_most_usd or Decimal(0)), CENT)
 
 
 def open_row(row_id: int | None) -> None:

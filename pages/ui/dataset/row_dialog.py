@@ -6,7 +6,7 @@ import streamlit as st
 
 from core.dataset import rowlist
 from core.dataset.rowlist import ListedRow, Where
-from pages.ui import cached, state, views
+from pages.ui import cached, failure_words, state, views
 from pages.ui.dataset import row_actions, story_cards
 from pages.ui.lang import _, as_markdown, n_, plain
 
@@ -40,8 +40,8 @@ def _row(dataset_id: str, row: ListedRow) -> None:
                 n_("{n} token", "{n} tokens", row.completion_tokens) if row.completion_tokens else "",
             ]
         )
-    if row.reason and row.state in ("failed", "excluded"):
-        st.warning(as_markdown(row.reason), icon=":material/info:")
+    if reason := failure_words.row_reason(row):
+        st.warning(as_markdown(reason), icon=":material/info:")
     writable = row.state in ("done", "failed", "excluded")
     state.first(f"dataset_text_{row.id}", row.text.strip())
     st.text_area(_("Text"), height=_HEIGHT, key=f"dataset_text_{row.id}", disabled=not writable, max_chars=100_000)

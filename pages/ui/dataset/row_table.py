@@ -12,10 +12,10 @@ import streamlit as st
 from core.dataset import rowlist
 from core.dataset.datasets import DatasetSummary
 from core.dataset.rowlist import ListedRow, Where
-from pages.ui import cached, state, undo
+from pages.ui import cached, failure_words, state, undo
 from pages.ui.dataset import row_actions, row_dialog, screen, story_cards
 from pages.ui.dataset.story_cards import STATES
-from pages.ui.lang import _, column_name, mark, n_, number, plain, told
+from pages.ui.lang import _, column_name, mark, n_, number, plain
 
 _PAGE_ROWS = 50  # a screen and a half; more would be sent to the browser for nobody
 _PAGE_CARDS = 15
@@ -166,7 +166,7 @@ def _record(row: ListedRow, columns: Sequence[str]) -> dict[str, Any]:
         **{f"value_{i}": row.values.get(name, "") for i, name in enumerate(columns)},
         "text": row.text.strip(),
         "state": f"{said}, {_('edited')}" if row.edited else said,
-        "reason": told(row.reason) if row.reason and row.state in ("failed", "excluded") else "",
+        "reason": failure_words.row_reason(row),
         "open": _("Open"),
     }
 

@@ -72,6 +72,8 @@ def _go_on(summary: DatasetSummary, progress: RunProgress | None) -> None:
         run_budget.more(progress)
     if summary.pending > (progress.left if progress is not None and capped else 0):
         label = n_("Resume ({n} left)", "Resume ({n} left)", summary.pending)
+        if summary.pending == summary.total:
+            label = n_("Write {n} row", "Write {n} rows", summary.pending)
         _start(label, "continue", ":material/play_arrow:", summary.id, progress)
     if summary.failed:
         label = n_("Retry {n} failed", "Retry {n} failed", summary.failed)

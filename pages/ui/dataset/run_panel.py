@@ -9,11 +9,10 @@ from core.dataset import datasets
 from core.dataset.datasets import DatasetSummary
 from core.dataset.runs import RunProgress
 from pages.ui import cached, parameter_notes
-from pages.ui.dataset import batch_card, run_budget, run_controls
+from pages.ui.dataset import batch_card, remedies, run_budget, run_controls
 from pages.ui.lang import _, as_markdown, duration, mark, n_, number, usd
 from pages.ui.money import run_price
 
-_REASONS = 3  # shown; the table has every row with its own
 _RUN_STATES = {
     "queued": mark("Waiting for the worker"),
     "running": mark("Writing"),
@@ -68,10 +67,9 @@ def _bar(summary: DatasetSummary, progress: RunProgress) -> None:
             st.caption(f":material/hourglass_top: {as_markdown(line)}")
     elif not active and (recipe := datasets.recipe(cached.store(), summary.id)) is not None:
         parameter_notes.show(parameter_notes.of_recipe(recipe))
-    if progress.reason and not active:
-        show_reason = st.error if progress.state == "failed" else st.info
-        show_reason(as_markdown(progress.reason), icon=":material/error:")
-    _reasons(progress)
+    if not active:
+        remedies.ended(summary, progress)
+    remedies.failed(summary, progress, idle=not active)
 
 
 def rate(rows_per_s: float | None) -> str:
@@ -99,15 +97,3 @@ def _money(progress: RunProgress) -> str:
     if (run_controls.moving(progress) or run_budget.capped(progress)) and progress.projected_usd:
         spent = _("{spent}, about {whole} in total").format(spent=spent, whole=usd(progress.projected_usd))
     return spent
-
-
-def _reasons(progress: RunProgress) -> None:
-    """Failed rows by what they failed for, the most frequent first."""
-    found = progress.failed_by_reason
-    if not found:
-        return
-    lines = [f":material/error: **{number(n)}** {as_markdown(reason)}" for reason, n in found[:_REASONS]]
-    rest = len(found) - _REASONS
-    if rest > 0:
-        lines.append(n_("and {n} other reason", "and {n} other reasons", rest))
-    st.caption("  \n".join(lines))

@@ -11,7 +11,7 @@ from core.dataset.datasets import RowView
 from core.dataset.rowlist import ListedRow, Where
 from core.dataset.writing import sharing
 from core.db.store import Store
-from pages.ui import cached, views
+from pages.ui import cached, failure_words, views
 from pages.ui.dataset import row_actions
 from pages.ui.lang import _, as_markdown, mark, plain
 
@@ -92,7 +92,7 @@ def card(row: ListedRow, *, listed: bool = False) -> None:
 
 
 def _reason(row: ListedRow) -> Sequence[str]:
-    return [as_markdown(row.reason)] if row.reason and row.state in ("failed", "excluded") else []
+    return [as_markdown(reason)] if (reason := failure_words.row_reason(row)) else []
 
 
 def _buttons(row: ListedRow, place: str) -> None:

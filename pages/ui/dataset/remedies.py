@@ -1,0 +1,193 @@
+"""What failed rows and a run that has ended early need: one line per cause, each with the buttons that help.
+
+Rows that are there stay. What is written again goes through the ledger and its budgets, like every other row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import streamlit as st
+
+from core import failures
+from core.actor import LOCAL
+from core.dataset import datasets, failed_rows, runs
+from core.dataset.batch import offered
+from core.dataset.datasets import DatasetSummary
+from core.dataset.recipe import Recipe
+from core.dataset.runs import Change, FailedRows, RunProgress
+from core.failures import Cause, Remedy
+from core.providers import ModelInfo
+from pages.ui import cached, cards, failure_words, models, state
+from pages.ui.dataset import grid_form, row_actions
+from pages.ui.estimates import estimate
+from pages.ui.lang import _, clock, n_, number, plain, usd
+
+_BELOW: tuple[Remedy, ...] = ("try_again", "wait", "raise_budget")
+"""What the row of buttons below a run has for all of its rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What the buttons of one line act on. `cause` None: the rows that no run has written yet."""
+
+    dataset_id: str
+    recipe: Recipe | None
+    rows: int
+    cause: Cause | None
+
+    @property
+    def key(self) -> str:
+        return f"dataset_fix_{self.cause or 'run'}"
+
+
+def failed(summary: DatasetSummary, progress: RunProgress, *, idle: bool) -> None:
+    """Failed rows by cause, the most frequent first. While a run is at work they are only told."""
+    recipe = datasets.recipe(cached.store(), summary.id) if progress.failed_by_cause and idle else None
+    for group in progress.failed_by_cause:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(_line(group), width="content")
+            if recipe is not None:
+                place = _Place(summary.id, recipe, group.rows, group.cause)
+                for remedy in failures.REMEDIES[group.cause]:
+                    _button(remedy, place)
+        for said in group.said:
+            st.caption(plain(failure_words.quoted(said)))
+
+
+def ended(summary: DatasetSummary, progress: RunProgress) -> None:
+    """Why a run has ended before its last row, and what helps beside going on."""
+    if not progress.reason:
+        return
+    failure = failures.of_run(progress.reason)
+    show = st.error if progress.state == "failed" else st.info
+    show(plain(failure_words.sentence(progress.reason, failure.cause)), icon=":material/error:")
+    until = failures.wait_until(progress.reason, progress.finished_at)
+    if until is not None:
+        st.caption(f":material/schedule: {_('Wait until {time}, then resume.').format(time=clock(until))}")
+    if not summary.pending or (recipe := datasets.recipe(cached.store(), summary.id)) is None:
+        return
+    place = _Place(summary.id, recipe, summary.pending, None)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if failure.cause == "unknown_price" and progress.budget_usd is not None:
+            st.button(
+                _("Resume without a budget"), icon=":material/play_arrow:", key=f"{place.key}_free", on_click=_go_on,
+                args=(progress.run_id,),
+            )  # fmt: skip
+        for remedy in failures.REMEDIES[failure.cause]:
+            if remedy not in _BELOW:
+                _button(remedy, place)
+
+
+def _line(group: FailedRows) -> str:
+    count = n_("{n} row failed", "{n} rows failed", group.rows)
+    return f":red[:material/error:] **{count}** · {_(failure_words.WORDS[group.cause])}"
+
+
+def _button(remedy: Remedy, place: _Place) -> None:
+    """One remedy; nothing where it cannot help here."""
+    if failure_words.page_button(remedy, place.key) or place.recipe is None:
+        return
+    if remedy == "another_model":
+        _another_model(place, place.recipe)
+    elif remedy == "open_recipe":
+        if st.button(
+            _("Open the recipe"), icon=":material/edit:", key=f"{place.key}_recipe", on_click=_open_recipe,
+            args=(place.recipe,),
+        ):  # fmt: skip
+            st.rerun()  # the form is in another part of the page
+    elif (offer := _OFFERS[remedy](place.recipe)) is not None:
+        label, change = offer
+        st.button(
+            label, icon=":material/replay:", key=f"{place.key}_{remedy}", on_click=_write,
+            args=(place, change),
+        )  # fmt: skip
+
+
+def _raise_limit(recipe: Recipe) -> tuple[str, Change] | None:
+    limit = failed_rows.higher_limit(recipe.max_tokens)
+    label = _("Raise the limit to {limit} tokens and retry").format(limit=number(limit))
+    return label, Change(max_tokens=limit)
+
+
+def _lower_temperature(recipe: Recipe) -> tuple[str, Change] | None:
+    lower = failed_rows.lower_temperature(recipe.temperature)
+    if lower is None:
+        return _retry(recipe)
+    label = _("Lower the temperature to {value} and retry").format(value=number(lower, 2))
+    return label, Change(temperature=lower)
+
+
+def _retry(recipe: Recipe) -> tuple[str, Change] | None:
+    return _("Retry"), Change()
+
+
+_OFFERS: dict[Remedy, Callable[[Recipe], tuple[str, Change] | None]] = {
+    "raise_limit": _raise_limit,
+    "lower_temperature": _lower_temperature,
+    "try_again": _retry,
+    "wait": _retry,
+}
+
+
+def _another_model(place: _Place, recipe: Recipe) -> None:
+    """The models that could write these rows, and what that is expected to cost."""
+    key = f"{place.key}_writer"
+    popover = st.popover(_("Another model"), icon=":material/swap_horiz:", key=key, on_change="rerun")
+    if not popover.open:  # drawn while it is open: the panel around it is drawn again and again
+        return
+    others = [one for one in cached.models().found if (one.provider, one.id) != (recipe.provider, recipe.model)]
+    with popover:
+        if not others:
+            st.caption(_("There is no other model here. Set a key for another provider in the settings."))
+            failure_words.page_button("open_settings", f"{key}_none")
+            return
+        chosen = models.picker(_("Written by"), f"{key}_model", among=others)
+        if chosen is None:
+            return
+        st.caption(_cost(place, recipe, chosen))
+        st.button(
+            n_("Write {n} row with it", "Write {n} rows with it", place.rows),
+            type="primary", icon=":material/replay:", key=f"{key}_go", on_click=_write_with, args=(place, chosen, key),
+        )  # fmt: skip
+
+
+def _cost(place: _Place, recipe: Recipe, chosen: ModelInfo) -> str:
+    guess = estimate(replace(recipe, provider=chosen.provider, model=chosen.id))
+    if guess.local:
+        return _("Written on this machine.")
+    cost = None if guess.usd is None else guess.usd * place.rows / max(1, recipe.rows())
+    return _("about {cost}").format(cost=usd(cost))
+
+
+def _open_recipe(recipe: Recipe) -> None:
+    grid_form.open_recipe(recipe)
+    state.put("dataset_part", "design")
+
+
+def _write_with(place: _Place, chosen: ModelInfo, popover: str) -> None:
+    state.put(popover, False)
+    _write(place, Change(provider=chosen.provider, model=chosen.id))
+
+
+def _write(place: _Place, change: Change) -> None:
+    """Have the rows of the line written with other settings, within what the last run's budget has left."""
+    with cards.errors_kept():
+        store = cached.store()
+        mode, budget = row_actions.of_the_last(place.dataset_id)
+        if change.provider is not None and not offered.can(cached.registry().provider(change.provider)):
+            mode = "live"
+        if place.cause is None:
+            runs.enqueue(
+                store, LOCAL, place.dataset_id, budget_usd=budget, retry_failed=False, mode=mode, change=change
+            )
+        else:
+            ids = failed_rows.ids_of(store, place.dataset_id, place.cause)
+            runs.retry_failed(store, LOCAL, place.dataset_id, ids, budget_usd=budget, mode=mode, change=change)
+
+
+def _go_on(run_id: str) -> None:
+    with cards.errors_kept():
+        runs.raise_budget(cached.store(), LOCAL, run_id, None)
+        runs.resume(cached.store(), LOCAL, run_id)

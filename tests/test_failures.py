@@ -1,0 +1,312 @@
+"""Why work has failed: every error and every ending that the ledger can hold has one cause, and a remedy."""
+
+from __future__ import annotations
+
+import inspect
+import ssl
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from core import errors, failures
+from core.actor import LOCAL
+from core.cost import budget, own
+from core.dataset.batch import answers, steps
+from core.dataset.recipe import Column, Recipe
+from core.dataset.writing import arrivals, purse
+from core.dataset.writing.arrivals import Arrivals, Tries
+from core.dataset.writing.orders import Order
+from core.dataset.writing.outcomes import judge
+from core.dataset.writing.pace import Limits, Pace
+from core.db.store import Store
+from core.engine.llama import too_long
+from core.engine.trainer.__main__ import _in_words
+from core.errors import FabulaError, RateLimited
+from core.failures import CAUSES, JOB_REMEDIES, REMEDIES
+from core.providers import Choice, Completion, Provider
+from core.providers import errors as provider_errors
+from core.providers.addresses import check_setup
+from core.providers.causes import no_version, plain_to_tls, proxy_refuses, unreachable
+from core.story import trouble
+
+_PROVIDER = Provider("fault", "compatible", "The test server", "http://127.0.0.1:9/v1", "sk-key")
+_ENDED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+STATUSES = [  # status, body, cause
+    (400, {"error": {"message": "temperature must be at most 2"}}, "bad_request"),
+    (400, {"error": {"message": "This model's maximum context length is 4096 tokens."}}, "too_long"),
+    (400, {"error": {"message": "The response was filtered", "code": "content_filter"}}, "bad_request"),
+    (400, {"error": {"message": "triggering Azure OpenAI's content management policy"}}, "content_filter"),
+    (400, {"error": {"message": "Your request was rejected by our safety system."}}, "content_filter"),
+    (400, {"error": {"message": "prompt is too long: 9000 tokens"}}, "too_long"),
+    (400, {"error": {"message": "the model `gpt-3` does not exist"}}, "model_not_found"),
+    (401, {"error": {"message": "Incorrect API key provided"}}, "bad_key"),
+    (402, {"error": {"message": "Payment required"}}, "no_credit"),
+    (403, {"error": {"message": "Country not supported"}}, "bad_key"),
+    (404, {"error": {"message": "No such thing"}}, "bad_request"),
+    (404, {"error": {"message": "gone", "code": "model_not_found"}}, "model_not_found"),
+    (404, {"error": {"message": "模型 qwen 不存在"}}, "model_not_found"),
+    (408, {"error": {"message": "Request timeout"}}, "server_error"),
+    (409, {"error": {"message": "Conflict"}}, "server_error"),
+    (422, {"error": {"message": "Input should be a valid string"}}, "bad_request"),
+    (425, {"error": {"message": "Too early"}}, "server_error"),
+    (429, {"error": {"message": "Rate limit reached for requests", "code": "rate_limit_exceeded"}}, "rate_limit"),
+    (429, {"error": {"message": "The model refused; try later"}}, "rate_limit"),
+    (429, {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}, "no_credit"),
+    (429, {"error": {"message": "您的账户余额不足", "code": "1113"}}, "no_credit"),
+    (500, {"error": {"message": "The engine stopped"}}, "server_error"),
+    (502, "<html><title>Bad gateway</title></html>", "server_error"),
+    (503, {"error": {"message": "Overloaded: content_filter is busy"}}, "server_error"),
+    (504, {"error": {"message": "Gateway timeout"}}, "server_error"),
+    (507, {"error": {"message": "The engine's disk is full"}}, "server_error"),
+    (529, {"error": {"message": "Overloaded"}}, "server_error"),
+    (307, "", "server_error"),
+    (407, "", "setup"),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "cause"), STATUSES)
+def test_an_answer_of_a_provider_has_a_cause_live_and_stored(status: int, body: object, cause: str) -> None:
+    error = provider_errors.from_status(status, body, {}, _PROVIDER, "/v1/chat/completions")
+    assert failures.of_error(error).cause == cause
+    assert failures.of_row(error.what).cause == cause
+    assert failures.of_run(arrivals.ended_by(error).reason).cause == cause
+    assert failures.of_run(f"The provider refuses every request. {error.what}").cause == cause
+
+
+def test_a_providers_words_are_told_apart_from_fabulas() -> None:
+    error = provider_errors.from_status(400, {"error": {"message": "no (request 17)"}}, {}, _PROVIDER)
+    assert failures.of_row(error.what) == failures.Failure("bad_request", "no (request 17)")
+    assert failures.of_error(error).said == "no (request 17)"
+
+
+def _untrusted() -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError("self-signed certificate")
+    error.verify_code, error.verify_message = 18, "self-signed certificate"
+    return error
+
+
+WITHOUT_AN_ANSWER = [
+    (provider_errors.silent(_PROVIDER), "unreachable"),
+    (provider_errors.unreadable(_PROVIDER), "unreadable"),
+    (provider_errors.nonsense(_PROVIDER), "unreadable"),
+    (provider_errors.cut(_PROVIDER), "interrupted"),
+    (provider_errors.cut(_PROVIDER, "The server is overloaded"), "interrupted"),
+    (unreachable(_PROVIDER, ConnectionRefusedError(), sent=False), "unreachable"),
+    (unreachable(_PROVIDER, ConnectionResetError(), sent=True), "unreachable"),
+    (unreachable(_PROVIDER, _untrusted(), sent=False), "setup"),
+    (plain_to_tls(_PROVIDER), "setup"),
+    (no_version(_PROVIDER, "Not found"), "setup"),
+    (proxy_refuses(_PROVIDER, 407), "setup"),
+    (proxy_refuses(_PROVIDER, 403), "setup"),
+    (proxy_refuses(_PROVIDER, 502), "unreachable"),
+    (errors.NotFound("There is no provider 'x' on this machine.", "Choose another provider."), "setup"),
+    (errors.EngineMissing("The engine needs packages that are not installed: torch.", ""), "engine_missing"),
+    (errors.Unavailable("The engine is not running.", "Start Fabula: it starts the engine too."), "unreachable"),
+    (errors.StorageFull("The disk that holds Fabula's database is full.", "Free some space."), "storage"),
+    (errors.DatabaseLost("The database cannot be reached.", "Check it."), "storage"),
+    (errors.ModelNotFound("OpenAI no longer has ft:gpt:x: gpt was retired after 2026-01-01.", ""), "model_not_found"),
+    (errors.ModelNotFound("OpenAI does not have x, and it has never written here.", ""), "model_not_found"),
+]
+
+
+@pytest.mark.parametrize(("error", "cause"), WITHOUT_AN_ANSWER)
+def test_trouble_on_the_way_has_a_cause_live_and_stored(error: FabulaError, cause: str) -> None:
+    assert failures.of_error(error).cause == cause
+    assert failures.of_run(arrivals.ended_by(error).reason).cause == cause
+
+
+@pytest.mark.parametrize(
+    ("url", "key"),
+    [
+        ("api.example.com", "k"),
+        ("ftp://api.example.com/v1", "k"),
+        ("https://api.example.com/v1/chat/completions", "k"),
+        ("https://", "k"),
+        ("https://api.example.com/v1", "a b"),
+        ("https://api.example.com/v1", "a\nb"),
+        ("https://api.example.com/v1", "钥匙"),
+    ],
+)
+def test_an_address_or_key_that_cannot_work_is_a_matter_of_setup(url: str, key: str) -> None:
+    with pytest.raises(errors.Misconfigured) as raised:
+        check_setup(Provider("fault", "compatible", "The test server", url, key))
+    assert failures.of_error(raised.value).cause == "setup"
+    assert failures.of_run(arrivals.ended_by(raised.value).reason).cause == "setup"
+
+
+def test_every_class_of_error_has_a_cause() -> None:
+    """Also where its sentence is one that nobody knows."""
+    expected = {
+        "FabulaError": "other", "NotFound": "other", "BadRecipe": "other", "BadFile": "bad_file",
+        "BadTrainingFile": "bad_file", "StorageFull": "storage", "DatabaseLost": "storage", "ProviderError": "other",
+        "RateLimited": "rate_limit", "Unavailable": "unreachable", "ServerError": "server_error",
+        "Unreadable": "unreadable", "Refused": "bad_key", "Misconfigured": "setup", "BadRequest": "bad_request",
+        "NotThere": "bad_request", "ModelNotFound": "model_not_found", "StreamCut": "interrupted",
+        "EngineMissing": "engine_missing", "OverBudget": "shared_budget",
+    }  # fmt: skip
+    classes = dict(inspect.getmembers(errors, lambda one: inspect.isclass(one) and issubclass(one, FabulaError)))
+    assert {name: failures.of_error(kind("xyz")).cause for name, kind in classes.items()} == expected
+
+
+ENDINGS = [  # a text, why it ended, what the provider said of it, cause; None: a finished story
+    ("Once.", "stop", None, None),
+    ("Once", "length", None, "token_limit"),
+    ("", "length", None, "token_limit"),
+    ("No.", "refusal", None, "refused"),
+    ("", "content_filter", None, "content_filter"),
+    ("Once", "content_filter", None, "content_filter"),
+    ("", "stop", None, "empty_answer"),
+    (" \n", "stop", None, "empty_answer"),
+    ("", None, None, "empty_answer"),
+    ("Once", None, None, "interrupted"),
+    ("Once", "tool_calls", None, "interrupted"),
+    ("Once", "error", None, "interrupted"),
+    ("Once", "somebody_elses_word", None, "interrupted"),
+    ("Once", "stop", "Rate limit reached in the middle", "interrupted"),
+]
+
+
+@pytest.mark.parametrize(("text", "finish_reason", "error", "cause"), ENDINGS)
+def test_how_a_text_ended_has_a_cause(
+    text: str, finish_reason: str | None, error: str | None, cause: str | None
+) -> None:
+    verdict = judge(Completion((Choice(text, finish_reason, error or ""),), "writer", 10, 5), 2048)
+    assert (verdict.state == "done") == (cause is None)
+    if cause is not None:
+        assert failures.of_row(verdict.reason, verdict.finish_reason).cause == cause
+
+
+def test_an_answer_without_a_text_is_empty() -> None:
+    assert failures.of_row(judge(Completion((), "writer", 10, 5), 2048).reason).cause == "empty_answer"
+
+
+EARLIER = [  # sentences of earlier versions, which no catalogue translates any more: finish reason, sentence, cause
+    ("length", "It was longer than the 2,048 tokens allowed.", "token_limit"),
+    ("content_filter", "It was held back by the content filter.", "content_filter"),
+    ("refusal", "It does not want to.", "refused"),
+    (None, "The test server wants no more: it asks to slow down: Limit", "rate_limit"),
+    (None, "The test server could not use the request: temperature is too high", "bad_request"),
+    (None, "The provider did not say if the text is finished.", "interrupted"),
+    (None, "This month's budget is used up: $0.28 of $0.30 spent or reserved.", "shared_budget"),
+    (None, None, "other"),
+    (None, "", "other"),
+    (None, "Something that nobody has heard of.", "other"),
+]
+
+
+@pytest.mark.parametrize(("finish_reason", "reason", "cause"), EARLIER)
+def test_what_was_stored_earlier_has_a_cause(finish_reason: str | None, reason: str | None, cause: str) -> None:
+    assert failures.of_row(reason, finish_reason).cause == cause
+
+
+def _order() -> Order:
+    recipe = Recipe("x", (Column("hero", ("a",)),), "{hero}", provider="openai", model="gpt")
+    return Order("run-1", "set-1", "openai", "gpt", "live", LOCAL, recipe, None)
+
+
+def test_every_end_of_a_run_has_a_cause(store: Store) -> None:
+    arriving = Arrivals(Limits(alike=1, strikes=99, stall_s=60), Pace(8), 2048, now=0.0)
+    arriving.error(RateLimited("The test server asks to slow down: Limit", "", 5_400.0), Tries(), 1.0)
+    assert arriving.end is not None
+    assert failures.of_run(arriving.end.reason).cause == "rate_limit"
+    assert failures.wait_until(arriving.end.reason, _ENDED) == _ENDED + timedelta(minutes=90)
+    assert failures.wait_until("There was no answer.", _ENDED) is None
+
+    stalled = Arrivals(Limits(stall_s=60), Pace(8), 2048, now=0.0)
+    stalled.cause = provider_errors.silent(_PROVIDER).what
+    stalled.stalled(61.0, all_retried=True)
+    assert stalled.end is not None and failures.of_run(stalled.end.reason).cause == "unreachable"
+
+    with store.session() as session:
+        own = purse.used_up(session, _order(), Decimal(2), Decimal(0))
+        unpriced = purse.unpriced(session, _order(), Decimal(2), None)
+        budget.set_budget(store, LOCAL, "month", Decimal("0.01"))
+    with store.session() as session:
+        shared = purse.used_up(session, _order(), None, None)
+        unknown = purse.unpriced(session, _order(), None, None)
+    assert [failures.of_run(one).cause for one in (own, unpriced, shared, unknown)] == [
+        "budget", "unknown_price", "shared_budget", "unknown_price",
+    ]  # fmt: skip
+
+
+def test_every_end_of_a_batch_has_a_cause() -> None:
+    unnamed = answers.unbilled("key", "The provider's file names this row without an answer.")
+    lost = answers.unbilled("key", steps.UNREADABLE)
+    line = answers.unbilled("key", "This model's maximum context length is 512 tokens.")
+    assert [failures.of_row(one.reason).cause for one in (unnamed, lost, line)] == [
+        "interrupted", "interrupted", "too_long",
+    ]  # fmt: skip
+    for reason, cause in (
+        ("The provider no longer knows this batch. Resume to submit its rows again.", "job_gone"),
+        ("The batch was cancelled at the provider. Resume to write the remaining rows.", "job_gone"),
+        ("The provider refused the batch. No reason was given.", "bad_request"),
+        ("The provider refused the batch. The file is not JSONL.", "bad_request"),
+    ):
+        assert failures.of_run(reason).cause == cause
+
+
+JOBS = [
+    (" ".join(_in_words(MemoryError())), "out_of_memory"),
+    ("The trainer ended 3 times: killed, most likely because memory ran out: use a smaller", "out_of_memory"),
+    ("The trainer ended 3 times: memory ran out: use a smaller batch_size or shorter examples.", "out_of_memory"),
+    ("CUDA out of memory. Tried to allocate 2.00 GiB", "out_of_memory"),
+    ("Training diverged: the loss of step 12 is not a number. Use a smaller learning_rate_multiplier.", "diverged"),
+    ("The loss is infinite.", "diverged"),
+    (" ".join(_in_words(OSError(28, "No space left on device"))), "storage"),
+    ("The file of 'training_file' has a broken line. It is not JSON: Expecting value, at column 1.", "bad_file"),
+    ("The file of 'training_file' was deleted before it was read.", "bad_file"),
+    ("Line 3: Its completion is empty.", "bad_file"),
+    ("The test server could not use the request (400): Line 3: It is not an object in braces.", "bad_file"),
+    ("The data set has no finished rows to train on.", "bad_file"),
+    ("The rows have changed while the file was being written.", "bad_file"),
+    ("invalid_training_file", "bad_file"),
+    ("An example can have 512 tokens at most. Line 3 has 900. Shorten or remove them.", "too_long"),
+    (too_long(512, 900).message, "too_long"),
+    ("The base model can be served here, not trained: it has no tokenizer. Use another base model.", "model_not_found"),
+    ("The test server does not have this model: The model 'x' does not exist.", "model_not_found"),
+    ("The job failed due to a violation of our usage policies.", "content_filter"),
+    ("The training file was blocked by moderation.", "content_filter"),
+    ("Exceeded billing hard limit", "no_credit"),
+    ("The test server: the account has no credit left: You exceeded your current quota", "no_credit"),
+    ("This account may not create fine-tuning jobs at OpenAI: not allowed", "bad_key"),
+    ("The test server refused the key (401): Incorrect API key", "bad_key"),
+    ("The test server cannot be reached at http://127.0.0.1:9/v1.", "unreachable"),
+    (
+        "The provider did not confirm the job, and does not list it: The test server has a server error (502): x",
+        "unreachable",
+    ),
+    ("The job failed due to an internal error.", "server_error"),
+    ("The engine failed unexpectedly: boom. Its log has the details.", "server_error"),
+    ("The engine needs packages that are not installed: torch.", "engine_missing"),
+    ("There is no provider 'together' on this machine.", "setup"),
+    ("The provider no longer knows this job.", "job_gone"),
+    ("The provider gives no reason.", "other"),
+    (None, "other"),
+]
+
+
+@pytest.mark.parametrize(("error", "cause"), JOBS)
+def test_a_failed_training_has_a_cause(error: str | None, cause: str) -> None:
+    assert failures.of_job(error).cause == cause
+
+
+def test_what_a_story_is_told_in_full_keeps_its_cause(store: Store, home: Path) -> None:
+    for words, cause in (
+        ("maximum context length is 512", "too_long"),
+        ("content management policy", "content_filter"),
+    ):
+        error = provider_errors.from_status(400, {"error": {"message": words}}, {}, _PROVIDER)
+        told = trouble.explained(store, own.book(store, home), _PROVIDER, "writer", error)
+        assert failures.of_error(told).cause == cause and told is not error
+
+
+def test_every_cause_has_a_remedy() -> None:
+    assert set(REMEDIES) == set(JOB_REMEDIES) == set(CAUSES)
+    assert all(REMEDIES.values()) and all(JOB_REMEDIES.values())
+    of_jobs = {"smaller_batch", "lower_rate", "check_file"}
+    of_texts = {"raise_limit", "lower_temperature", "open_recipe", "raise_budget"}
+    assert not of_jobs & {remedy for found in REMEDIES.values() for remedy in found}
+    assert not of_texts & {remedy for found in JOB_REMEDIES.values() for remedy in found}
