@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import streamlit as st
 
@@ -41,10 +43,10 @@ def further(job: JobView, model: str) -> None:
     begin()
 
 
-def again(job: JobView) -> None:
-    """A new job with the settings of this one."""
+def again(job: JobView, **changed: Any) -> None:
+    """A new job with the settings of this one, but for those `changed` (fields of `JobForm`)."""
     with cards.errors_kept():
-        job_form.fill(jobs.clone(cached.store(), job.id))
+        job_form.fill(replace(jobs.clone(cached.store(), job.id), **changed))
         begin()
 
 

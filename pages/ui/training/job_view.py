@@ -25,6 +25,7 @@ from pages.ui.training import (
     job_details,
     job_dialog,
     job_list,
+    job_remedies,
     job_words,
     lineage_view,
     model_state,
@@ -80,6 +81,7 @@ def _active(found: Sequence[JobView]) -> bool:
 def _one(job: JobView) -> None:
     """One job: how it goes, what can be done, what it changed, its curve, its checkpoints, the rest one at a time."""
     _verdict(job)
+    job_remedies.show(job)
     model_state.show(job)
     job_actions.show(job)
     before_after.show(job)

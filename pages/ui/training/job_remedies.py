@@ -1,0 +1,67 @@
+"""What a failed training job needs: its cause in plain words, and buttons that do the next step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from core import failures
+from core.failures import Remedy
+from core.providers import ModelInfo
+from core.training import fixes
+from core.training.jobs import JobView
+from pages.ui import cached, failure_words
+from pages.ui.lang import _, number
+from pages.ui.training import job_dialog, job_words
+
+
+def show(job: JobView) -> None:
+    """One line, for a job that has failed; nothing for others."""
+    if job.status != "failed":
+        return
+    failure = failures.of_job(job.error)
+    pressed = False
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if failure.cause != "other":
+            st.markdown(f"**{_(failure_words.WORDS[failure.cause])}**", width="content")
+        for remedy in failures.JOB_REMEDIES[failure.cause]:
+            pressed = _button(remedy, job) or pressed
+    if pressed:
+        st.rerun()  # the dialog belongs to the whole page
+
+
+def _button(remedy: Remedy, job: JobView) -> bool:
+    """One remedy; whether it has just been pressed. Most open the form with the job's settings and the fix applied."""
+    if failure_words.page_button(remedy, "training_fix") or (offer := _offer(remedy, job)) is None:
+        return False
+    label, icon, fixed = offer
+    return st.button(
+        label, icon=icon, key=f"training_fix_{remedy}", on_click=job_dialog.again, args=(job,), kwargs=fixed
+    )
+
+
+def _offer(remedy: Remedy, job: JobView) -> tuple[str, str, dict[str, Any]] | None:
+    """Label, icon, and what is different in the new job; None: this cannot help here."""
+    match remedy:
+        case "smaller_batch" if (batch := fixes.smaller_batch(job)) is not None:
+            label = _("Try again with batch size {n}").format(n=batch)
+            return label, ":material/memory_alt:", {"batch_size": batch}
+        case "lower_rate":
+            rate = fixes.lower_rate(job)
+            label = _("Try again with learning rate multiplier {rate}").format(rate=number(rate, 2))
+            return label, ":material/trending_down:", {"learning_rate_multiplier": rate}
+        case "check_file":
+            return _("Check the file"), ":material/fact_check:", {}
+        case "another_model" if (other := _another_base(job)) is not None:
+            label = _("Start from {model}").format(model=job_words.model_name(other.id))
+            return label, ":material/swap_horiz:", {"provider": other.provider, "base_model": other.id}
+        case "try_again" | "wait":
+            return _("Submit again"), ":material/replay:", {}
+    return None
+
+
+def _another_base(job: JobView) -> ModelInfo | None:
+    """Another model to start from: an untuned one before tuned ones; None: there is no other here."""
+    others = [one for one in cached.trainable() if (one.provider, one.id) != (job.provider, job.base_model)]
+    return min(others, key=lambda one: one.id.startswith("ft:"), default=None)
