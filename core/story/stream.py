@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 
 from sqlalchemy.orm import Session
@@ -21,6 +22,7 @@ from core.actor import Actor
 from core.cost.book import PriceBook
 from core.db import rescue
 from core.db.store import Store
+from core.db.tables import utcnow
 from core.errors import FabulaError, ProviderError, StorageFull
 from core.providers import Client, CompletionRequest, StreamFacts, parameters
 from core.story import trouble
@@ -77,6 +79,7 @@ class StoryStream:
         self._version = 0
         self._done = self._stopped = self._left = False
         self._stopped_at: float | None = None  # by a clock that is never set back
+        self._ended_at: datetime | None = None
         self._reserved = self._sent = False
         self._error: FabulaError | None = None
         self._joined = Joined()
@@ -165,6 +168,11 @@ class StoryStream:
     def error(self) -> FabulaError | None:
         """Why the stream ended early, if it did."""
         return self._error
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When the last word or the error came (UTC); None: not yet."""
+        return self._ended_at
 
     def stop(self) -> None:
         """End the story here, in any state of its request; returns when it is `done`."""
@@ -260,6 +268,7 @@ class StoryStream:
             self._readers.forget()
             with self._news:
                 self._error = error
+                self._ended_at = utcnow()
                 self._done = True
                 self._version += 1
                 self._news.notify_all()

@@ -13,7 +13,7 @@ from core.story.chaining import Chain
 from core.story.stream import StoryStream
 from pages.ui import cached, cards, parameter_notes, views
 from pages.ui.lang import _
-from pages.ui.story import arena_vote, speech, story_actions, story_chain, story_facts
+from pages.ui.story import arena_vote, speech, story_actions, story_chain, story_facts, story_remedies
 from pages.ui.story.story_desk import LEAVE_S, Desk, Order, desk
 from pages.ui.story.story_facts import ending as ending
 from pages.ui.story.story_model import Shape
@@ -39,6 +39,9 @@ def button(order: Order | None) -> None:
 
 
 def _write_button(order: Order | None) -> None:
+    if story_remedies.asked_to_write() and order is not None:
+        write(order)
+        st.rerun()
     st.button(
         _("Write"), icon=":material/edit:", type="primary", width="stretch", key="story_button",
         disabled=order is None, on_click=write, args=(order,),
@@ -193,6 +196,8 @@ class Sheet:
                     on_click=_go_on,
                     args=(story,),
                 )
+            if self._named:
+                story_remedies.show(story, self._number)
 
     def _error(self, error: FabulaError) -> None:
         """Why it ended; where names are hidden, only that it did: reasons name models and providers."""

@@ -1,0 +1,403 @@
+"""A failed run, job or story as a visitor sees it: its cause in plain words, and a button that does the next step."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core.actor import LOCAL
+from core.dataset import datasets, runs
+from core.dataset.recipe import Column, Recipe
+from core.dataset.writing import executor
+from core.db.store import Store
+from core.db.tables import Row, Run, utcnow
+from core.story import shelf
+from tests import fault_server
+from tests.fault_server import FaultServer
+from tests.test_pages import again, click, labels, trouble, visit, words
+from tests.test_pages_training import _job
+
+_RECIPE = Recipe(
+    "heroes", (Column("hero", ("唐", "宋", "元", "明")), Column("mood", ("轻松", "艰难"))), "写{hero}{mood}的故事",
+    model="writer", max_tokens=100,
+)  # fmt: skip
+_CUT = fault_server.text("从前", finish_reason="length")
+_WHOLE = fault_server.text("从前，有一位英雄。")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
+    """An engine with two models."""
+    with FaultServer(_WHOLE) as running:
+        running.models.append({**running.models[0], "id": "second"})
+        monkeypatch.setenv("FABULA_ENGINE_URL", running.url.removesuffix("/v1"))
+        yield running
+
+
+def show(**state: object) -> AppTest:
+    return visit("dataset", dataset_part="rows", **state)
+
+
+def keys(at: AppTest) -> set[str | None]:
+    return {button.key for button in at.button}
+
+
+def executed(store: Store, server: FaultServer, run_id: str | None = None) -> str:
+    """A run that has ended; its data set."""
+    run_id = run_id or runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, _RECIPE))
+    executor.execute(store, server.registry("engine", "engine"), run_id)
+    return runs.progress(store, run_id).dataset_id
+
+
+def bought(server: FaultServer) -> list[dict[str, Any]]:
+    """Bodies of all requests for a text so far."""
+    return [request.body for request in server.requests if request.path.endswith("/completions")]
+
+
+def newest(store: Store, dataset_id: str) -> str:
+    found = runs.latest(store, dataset_id)
+    assert found is not None
+    return found.run_id
+
+
+def ended(store: Store, reason: str, state: str = "failed", **values: object) -> str:
+    """A data set whose run has ended for this reason, before its first row."""
+    dataset_id = datasets.create(store, LOCAL, _RECIPE)
+    given = {"provider": "engine", "model": "writer", "created_by": "local", "finished_at": utcnow()}
+    with store.session() as session:
+        session.add(Run(id="run-1", dataset_id=dataset_id, state=state, reason=reason, **given | values))
+    return dataset_id
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_that_were_cut_off_are_written_with_a_higher_limit_in_one_click(store: Store, server: FaultServer) -> None:
+    server.when("唐", _CUT, _CUT, _WHOLE)
+    dataset_id = executed(store, server)
+    at = show()
+    assert "**2 rows failed** · Cut off at the token limit" in words(at)
+    assert at.button(key="dataset_fix_token_limit_raise_limit").label == "Raise the limit to 256 tokens and retry"
+    before = len(bought(server))
+    click(at, "dataset_fix_token_limit_raise_limit")
+    executed(store, server, newest(store, dataset_id))
+    assert [body["max_tokens"] for body in bought(server)[before:]] == [256, 256]
+    assert datasets.summary(store, dataset_id).done == 8
+    assert "rows failed" not in words(again(at))
+
+
+def test_each_cause_has_its_own_line_what_the_provider_said_and_its_buttons(store: Store, server: FaultServer) -> None:
+    server.when("唐", _CUT)
+    server.when("宋轻松", fault_server.refusal("No."))
+    server.when("宋艰难", fault_server.text(""))
+    server.when("元轻松", fault_server.error(400, "temperature must be at most 1"))
+    server.when("元艰难", fault_server.text("从前", finish_reason="content_filter"))
+    server.when("明轻松", fault_server.error(400, "This model's maximum context length is 4096 tokens."))
+    executed(store, server)
+    at = show()
+    said = words(at)
+    for line in (
+        "**2 rows failed** · Cut off at the token limit",
+        "**1 row failed** · The model refused to write it",
+        "**1 row failed** · The answer was empty",
+        "**1 row failed** · The provider could not use this request",
+        "The provider said: “temperature must be at most 1”",
+        "**1 row failed** · Blocked by the content filter",
+        "**1 row failed** · Longer than the model can read",
+        "The provider said: “This model's maximum context length is 4096 tokens.”",
+    ):
+        assert line in said
+    assert keys(at) >= {
+        "dataset_fix_token_limit_raise_limit",
+        "dataset_fix_empty_answer_lower_temperature",
+        "dataset_fix_refused_recipe",
+        "dataset_fix_content_filter_recipe",
+        "dataset_fix_bad_request_recipe",
+        "dataset_fix_too_long_recipe",
+    }
+
+
+def test_answers_that_were_empty_are_asked_for_at_a_lower_temperature(store: Store, server: FaultServer) -> None:
+    server.when("宋艰难", fault_server.text(""), _WHOLE)
+    dataset_id = executed(store, server)
+    at = show()
+    assert at.button(key="dataset_fix_empty_answer_lower_temperature").label == (
+        "Lower the temperature to 0.20 and retry"
+    )
+    click(at, "dataset_fix_empty_answer_lower_temperature")
+    executed(store, server, newest(store, dataset_id))
+    assert bought(server)[-1]["temperature"] == 0.2 and datasets.summary(store, dataset_id).done == 8
+
+
+def test_rows_that_were_refused_are_written_by_another_model(store: Store, server: FaultServer) -> None:
+    server.when("唐", fault_server.refusal("No."), fault_server.refusal("No."), _WHOLE)
+    dataset_id = executed(store, server)
+    at = show(dataset_fix_refused_writer=True)
+    assert at.selectbox(key="dataset_fix_refused_writer_model").value == "engine/second"
+    assert "Written on this machine." in words(at)
+    assert at.button(key="dataset_fix_refused_writer_go").label == "Write 2 rows with it"
+    before = len(bought(server))
+    click(at, "dataset_fix_refused_writer_go")
+    executed(store, server, newest(store, dataset_id))
+    assert [body["model"] for body in bought(server)[before:]] == ["second", "second"]
+    assert datasets.summary(store, dataset_id).done == 8
+
+
+def test_the_recipe_of_a_row_that_was_refused_is_opened_in_the_form(store: Store, server: FaultServer) -> None:
+    server.when("唐", fault_server.error(400, "no stories about dynasties"))
+    executed(store, server)
+    at = click(show(), "dataset_fix_bad_request_recipe")
+    assert at.text_area(key="dataset_template").value == _RECIPE.template
+    assert at.number_input(key="dataset_max_tokens").value == 100
+
+
+def test_while_a_run_is_at_work_causes_are_told_and_nothing_is_offered(store: Store, server: FaultServer) -> None:
+    server.when("唐", _CUT)
+    dataset_id = executed(store, server)
+    with store.session() as session:
+        session.get_one(Run, newest(store, dataset_id)).state = "running"
+    at = show()
+    assert "Cut off at the token limit" in words(at)
+    assert not any(str(key).startswith("dataset_fix_") for key in keys(at))
+
+
+def test_what_is_left_of_the_last_budget_is_what_a_remedy_may_spend(store: Store, server: FaultServer) -> None:
+    server.when("唐", _CUT)
+    dataset_id = executed(store, server)
+    with store.session() as session:
+        session.get_one(Run, newest(store, dataset_id)).budget_usd = Decimal("2.00")
+    click(show(), "dataset_fix_token_limit_raise_limit")
+    assert runs.progress(store, newest(store, dataset_id)).budget_usd == Decimal("2.00")  # the engine costs nothing
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def test_before_the_first_row_nothing_is_resumed(store: Store, server: FaultServer) -> None:
+    dataset_id = datasets.create(store, LOCAL, _RECIPE)
+    assert show().button(key="dataset_continue").label == "Write 8 rows"
+    with store.session() as session:
+        session.query(Row).filter_by(dataset_id=dataset_id, position=0).update({"state": "done", "text": "x"})
+    assert show().button(key="dataset_continue").label == "Resume (7 left)"
+
+
+RUNS = [  # why a run has ended → what stands next to it
+    ("The test server does not have this model: gone Choose another model.", {"Another model"}),
+    ("The test server refused the key (401): no Check the key.", {"Open settings", "Another model"}),
+    ("There is no server named x. Look for a typing error.", {"Open settings", "Another model"}),
+    ("There was no answer for 10 minutes. The test server cannot be reached at x.", {"Open settings", "Another model"}),
+    ("The provider refuses every request. The test server could not use the request (400): no", {"Open the recipe"}),
+    ("The engine needs packages that are not installed: torch. Install them.", {"Install the engine", "Another model"}),
+    ("Blocked: this would exceed this month's budget. $1.00 of $1.00 spent or reserved.", {"Open budgets"}),
+    ("The price of writer is unknown, so no budget can be kept. Start without one.", {"Set its price"}),
+    ("The test server: the account has no credit left: pay Add credit.", {"Another model"}),
+]
+
+
+@pytest.mark.parametrize(("reason", "offered"), RUNS)
+def test_a_run_that_has_ended_early_says_why_and_what_helps(
+    store: Store, server: FaultServer, reason: str, offered: set[str]
+) -> None:
+    ended(store, reason)
+    at = show()
+    popovers = {popover.proto.popover.label for popover in at.get("popover")}
+    assert reason.partition(":")[0] in trouble(at)
+    assert offered <= popovers | set(labels(at))
+    assert at.button(key="dataset_continue").label == "Write 8 rows"
+
+
+def test_a_run_whose_model_is_gone_goes_on_with_another(store: Store, server: FaultServer) -> None:
+    dataset_id = ended(store, "The test server does not have this model: gone Choose another model.")
+    at = show(dataset_fix_run_writer=True)
+    click(at, "dataset_fix_run_writer_go")
+    executed(store, server, newest(store, dataset_id))
+    assert {body["model"] for body in bought(server)} == {"second"}
+    assert datasets.summary(store, dataset_id).done == 8
+
+
+def test_until_when_a_provider_asks_to_wait_is_shown(store: Store, server: FaultServer) -> None:
+    ended(
+        store, "The provider asks you to wait for 90 minutes. Resume after that. The test server asks to slow down: no",
+        finished_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    )  # fmt: skip
+    assert "Wait until 12:34:05, then resume." in words(show())  # the visitor is in Shanghai
+
+
+def test_a_run_without_a_price_goes_on_without_its_budget(store: Store, server: FaultServer) -> None:
+    reason = "The price of writer is unknown, so no budget can be kept. Start without one."
+    dataset_id = ended(store, reason, budget_usd=Decimal(2))
+    click(show(), "dataset_fix_run_free")
+    run = runs.progress(store, newest(store, dataset_id))
+    assert (run.state, run.budget_usd) == ("queued", None)
+
+
+EARLIER = [  # sentences that no catalogue translates (any more)
+    "The test server has had enough and asks to slow down.",
+    "Too little is left of $2.00. Raise it to go on.",
+    "This month's budget is used up: $0.28 of $0.30 spent or reserved.",
+    "The provider wants to be left alone for 90 minutes. Go on after that.",
+    "The test server has a server error and does not say which",
+]
+
+
+@pytest.mark.parametrize("reason", EARLIER)
+def test_a_reason_that_was_stored_earlier_is_told_in_the_visitors_language(
+    store: Store, server: FaultServer, reason: str
+) -> None:
+    ended(store, reason)
+    (said,) = [one.value for one in show(lang="zh_CN").error]
+    before, quote, _words = said.partition("“")
+    assert quote and not re.search("[A-Za-z]", before)
+
+
+def test_a_row_whose_reason_was_stored_earlier_is_told_so_too(store: Store, server: FaultServer) -> None:
+    dataset_id = executed(store, server)
+    with store.session() as session:
+        row = session.query(Row).filter_by(dataset_id=dataset_id, position=0).one()
+        row.state, row.reason, row.finish_reason = "failed", "It was longer than it may be.", "length"
+    at = show(lang="zh_CN")
+    assert at.data_editor[0].value["reason"][0] == (
+        "达到 token 上限，文本被截断 · 服务商的说明：“It was longer than it may be.”"
+    )
+
+
+# --- jobs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sample(store: Store) -> str:
+    return datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+
+
+def _keys(at: AppTest) -> set[str]:
+    return {str(key) for key in keys(at)}
+
+
+def test_a_job_that_ran_out_of_memory_is_tried_with_a_smaller_batch(
+    server: FaultServer, store: Store, sample: str
+) -> None:
+    _job(
+        store, status="failed", dataset_id=sample, hyperparameters={"batch_size": 8, "n_epochs": 2},
+        error="The trainer ended 3 times: memory ran out: use a smaller batch_size or shorter examples.",
+    )  # fmt: skip
+    at = visit("training")
+    assert "**Memory ran out**" in words(at)
+    at = click(at, "training_fix_smaller_batch")
+    assert at.selectbox(key="training_dataset").value == sample
+    at = click(at, "training_next")
+    assert at.number_input(key="training_batch").value == 4 and not at.toggle(key="training_batch_auto").value
+    assert at.number_input(key="training_epochs").value == 2
+
+
+def test_a_job_that_diverged_is_tried_with_a_lower_rate(server: FaultServer, store: Store, sample: str) -> None:
+    _job(store, status="failed", dataset_id=sample, error="Training diverged: the loss is not a number.")
+    at = click(click(visit("training"), "training_fix_lower_rate"), "training_next")
+    assert at.text_input(key="training_rate").value == "0.5"
+
+
+JOBS = [  # what the job says, its cause, the buttons
+    ("Line 3: Its completion is empty.", "The training file was refused", {"training_fix_check_file"}),
+    (
+        "An example can have 512 tokens at most. Line 3 has 900. Shorten or remove them.",
+        "Longer than the model can read",
+        {"training_fix_check_file"},
+    ),
+    (
+        "The test server does not have this model: gone",
+        "This model is not there",
+        {"training_fix_another_model"},
+    ),
+    (
+        "The test server cannot be reached at http://x.",
+        "The provider does not answer",
+        {"training_fix_try_again", "training_fix_open_settings"},
+    ),
+    (
+        "The engine needs packages that are not installed: torch.",
+        "The engine is not installed",
+        {"training_fix_install_engine"},
+    ),
+    ("The provider no longer knows this job.", "The provider no longer knows it", {"training_fix_try_again"}),
+    ("Exceeded billing hard limit", "No credit left at the provider", {"training_fix_try_again"}),
+    ("The test server refused the key (401): no", "The provider refused the key", {"training_fix_open_settings"}),
+    ("Nothing that anybody knows.", "", {"training_fix_try_again"}),
+]
+
+
+@pytest.mark.parametrize(("error", "cause", "buttons"), JOBS)
+def test_a_failed_job_has_a_button_that_does_the_next_step(
+    server: FaultServer, store: Store, sample: str, error: str, cause: str, buttons: set[str]
+) -> None:
+    _job(store, status="failed", dataset_id=sample, error=error)
+    at = visit("training")
+    assert cause in words(at) and buttons <= _keys(at)
+    pressed = next(iter(sorted(buttons)))
+    if pressed in ("training_fix_check_file", "training_fix_try_again", "training_fix_another_model"):
+        at = click(at, pressed)
+        base = "engine/second" if "another_model" in pressed else "engine/writer"
+        assert at.selectbox(key="training_base").value == base and "**1 · Check**" in words(at)
+
+
+def test_a_job_that_has_not_failed_offers_no_remedy(server: FaultServer, store: Store, sample: str) -> None:
+    _job(store, status="succeeded", dataset_id=sample, fine_tuned_model="ft:writer:fabula:x:1")
+    assert not any(key.startswith("training_fix_") for key in _keys(visit("training")))
+
+
+# --- stories ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_story_that_was_cut_off_is_written_with_a_higher_limit(server: FaultServer, store: Store) -> None:
+    server.default = _CUT
+    at = click(visit("story", story_max_tokens=100), "story_button")
+    assert "story_go_on_0" in _keys(at)
+    assert at.button(key="story_fix_0_limit").label == "Raise the limit to 256 tokens and write again"
+    server.default = _WHOLE
+    at = click(at, "story_fix_0_limit")
+    assert bought(server)[-1]["max_tokens"] == 256
+    assert "从前，有一位英雄。" in [text.value for text in at.text]
+    assert not any(key.startswith("story_fix_") for key in _keys(at))
+
+
+def test_a_story_whose_model_is_gone_is_written_by_another(server: FaultServer, store: Store) -> None:
+    server.default = fault_server.error(404, "The model does not exist", "model_not_found")
+    at = click(visit("story"), "story_button")
+    assert at.button(key="story_fix_0_model").label == "Write with second"
+    server.default = _WHOLE
+    at = click(at, "story_fix_0_model")
+    assert bought(server)[-1]["model"] == "second" and not at.error
+    assert [story.model for story in shelf.recent(store)] == ["second"]
+
+
+STORIES = [
+    (fault_server.quota(), {"story_fix_0_again", "story_fix_0_model"}),
+    (fault_server.unauthorized(), {"story_fix_0_open_settings", "story_fix_0_again"}),
+    (fault_server.html(), {"story_fix_0_open_settings", "story_fix_0_again"}),
+    (fault_server.error_in_stream("从前"), {"story_fix_0_again", "story_fix_0_model"}),
+    (fault_server.error(400, "content management policy", "content_filter"), {"story_fix_0_model"}),
+    (fault_server.text("从前", finish_reason="content_filter"), {"story_fix_0_model"}),
+    (fault_server.text(""), {"story_fix_0_cooler", "story_fix_0_model"}),
+]
+
+
+@pytest.mark.parametrize(("answer", "buttons"), STORIES)
+def test_a_story_that_failed_has_a_button_that_does_the_next_step(
+    server: FaultServer, store: Store, answer: fault_server.Answer, buttons: set[str]
+) -> None:
+    server.default = answer
+    at = click(visit("story"), "story_button")
+    assert buttons <= _keys(at)
+    server.default = _WHOLE
+    again_key = sorted(buttons)[-1] if "story_fix_0_again" not in buttons else "story_fix_0_again"
+    at = click(at, again_key)
+    assert "从前，有一位英雄。" in [text.value for text in at.text] and not at.error
+
+
+def test_a_story_that_is_whole_offers_no_remedy(server: FaultServer, store: Store) -> None:
+    at = click(visit("story"), "story_button")
+    assert not any(key.startswith("story_fix_") for key in _keys(at))
