@@ -316,7 +316,7 @@ def test_a_run_can_be_stopped_and_continued(server: FaultServer, store: Store) -
     click(at, "dataset_stop")
     assert runs.progress(store, run_id).state == "stopped"
     again(at)
-    assert at.button(key="dataset_continue").label == "Resume (2 left)"
+    assert at.button(key="dataset_continue").label == "Write 2 rows"  # nothing to resume: none is written yet
     click(at, "dataset_continue")
     assert len(_run_ids(store)) == 2
 

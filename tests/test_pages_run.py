@@ -148,11 +148,11 @@ def test_the_address_says_what_is_open_and_opens_it_again(store: Store, written:
     assert not lost.exception and "part" not in lost.query_params
 
 
-def test_rows_that_fail_are_counted_by_their_reason(store: Store, server: FaultServer) -> None:
+def test_rows_that_fail_are_counted_by_their_cause(store: Store, server: FaultServer) -> None:
     dataset_id = datasets.create(store, LOCAL, _RECIPE)
     server.when("唐", fault_server.refusal("No."))
     executor.execute(store, server.registry("engine", "engine"), runs.enqueue(store, LOCAL, dataset_id))
-    assert "**4** The model refused to write this." in words(show())
+    assert "**4 rows failed** · The model refused to write it" in words(show())
 
 
 def test_a_run_is_paused_gone_on_with_and_stopped(store: Store, server: FaultServer) -> None:
