@@ -25,7 +25,7 @@ from pages.ui.estimates import estimate
 from pages.ui.lang import _, clock, n_, number, plain, usd
 
 _BELOW: tuple[Remedy, ...] = ("try_again", "wait", "raise_budget")
-"""What the row of buttons below a run has for all of its rows."""
+"""Offered for the whole run by the row of buttons below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class _Place:
     """What the buttons of one line act on. `cause` None: the rows that no run has written yet."""
 
     dataset_id: str
-    recipe: Recipe | None
+    recipe: Recipe
     rows: int
     cause: Cause | None
 
@@ -57,7 +57,7 @@ def failed(summary: DatasetSummary, progress: RunProgress, *, idle: bool) -> Non
 
 
 def ended(summary: DatasetSummary, progress: RunProgress) -> None:
-    """Why a run has ended before its last row, and what helps beside going on."""
+    """Why a run has ended before its last row, and what helps besides resuming it."""
     if not progress.reason:
         return
     failure = failures.of_run(progress.reason)
@@ -87,31 +87,28 @@ def _line(group: FailedRows) -> str:
 
 def _button(remedy: Remedy, place: _Place) -> None:
     """One remedy; nothing where it cannot help here."""
-    if failure_words.page_button(remedy, place.key) or place.recipe is None:
+    if failure_words.page_button(remedy, place.key):
         return
     if remedy == "another_model":
-        _another_model(place, place.recipe)
+        _another_model(place)
     elif remedy == "open_recipe":
         if st.button(
             _("Open the recipe"), icon=":material/edit:", key=f"{place.key}_recipe", on_click=_open_recipe,
             args=(place.recipe,),
         ):  # fmt: skip
             st.rerun()  # the form is in another part of the page
-    elif (offer := _OFFERS[remedy](place.recipe)) is not None:
-        label, change = offer
-        st.button(
-            label, icon=":material/replay:", key=f"{place.key}_{remedy}", on_click=_write,
-            args=(place, change),
-        )  # fmt: skip
+    else:
+        label, change = _OFFERS[remedy](place.recipe)
+        st.button(label, icon=":material/replay:", key=f"{place.key}_{remedy}", on_click=_write, args=(place, change))
 
 
-def _raise_limit(recipe: Recipe) -> tuple[str, Change] | None:
+def _raise_limit(recipe: Recipe) -> tuple[str, Change]:
     limit = failed_rows.higher_limit(recipe.max_tokens)
     label = _("Raise the limit to {limit} tokens and retry").format(limit=number(limit))
     return label, Change(max_tokens=limit)
 
 
-def _lower_temperature(recipe: Recipe) -> tuple[str, Change] | None:
+def _lower_temperature(recipe: Recipe) -> tuple[str, Change]:
     lower = failed_rows.lower_temperature(recipe.temperature)
     if lower is None:
         return _retry(recipe)
@@ -119,11 +116,11 @@ def _lower_temperature(recipe: Recipe) -> tuple[str, Change] | None:
     return label, Change(temperature=lower)
 
 
-def _retry(recipe: Recipe) -> tuple[str, Change] | None:
+def _retry(recipe: Recipe) -> tuple[str, Change]:
     return _("Retry"), Change()
 
 
-_OFFERS: dict[Remedy, Callable[[Recipe], tuple[str, Change] | None]] = {
+_OFFERS: dict[Remedy, Callable[[Recipe], tuple[str, Change]]] = {
     "raise_limit": _raise_limit,
     "lower_temperature": _lower_temperature,
     "try_again": _retry,
@@ -131,13 +128,13 @@ _OFFERS: dict[Remedy, Callable[[Recipe], tuple[str, Change] | None]] = {
 }
 
 
-def _another_model(place: _Place, recipe: Recipe) -> None:
+def _another_model(place: _Place) -> None:
     """The models that could write these rows, and what that is expected to cost."""
-    key = f"{place.key}_writer"
+    key, writer = f"{place.key}_writer", (place.recipe.provider, place.recipe.model)
     popover = st.popover(_("Another model"), icon=":material/swap_horiz:", key=key, on_change="rerun")
     if not popover.open:  # drawn while it is open: the panel around it is drawn again and again
         return
-    others = [one for one in cached.models().found if (one.provider, one.id) != (recipe.provider, recipe.model)]
+    others = [one for one in cached.models().found if (one.provider, one.id) != writer]
     with popover:
         if not others:
             st.caption(_("There is no other model here. Set a key for another provider in the settings."))
@@ -146,18 +143,18 @@ def _another_model(place: _Place, recipe: Recipe) -> None:
         chosen = models.picker(_("Written by"), f"{key}_model", among=others)
         if chosen is None:
             return
-        st.caption(_cost(place, recipe, chosen))
+        st.caption(_cost(place, chosen))
         st.button(
             n_("Write {n} row with it", "Write {n} rows with it", place.rows),
             type="primary", icon=":material/replay:", key=f"{key}_go", on_click=_write_with, args=(place, chosen, key),
         )  # fmt: skip
 
 
-def _cost(place: _Place, recipe: Recipe, chosen: ModelInfo) -> str:
-    guess = estimate(replace(recipe, provider=chosen.provider, model=chosen.id))
+def _cost(place: _Place, chosen: ModelInfo) -> str:
+    guess = estimate(replace(place.recipe, provider=chosen.provider, model=chosen.id))
     if guess.local:
         return _("Written on this machine.")
-    cost = None if guess.usd is None else guess.usd * place.rows / max(1, recipe.rows())
+    cost = None if guess.usd is None else guess.usd * place.rows / place.recipe.rows()
     return _("about {cost}").format(cost=usd(cost))
 
 
