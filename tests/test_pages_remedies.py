@@ -262,7 +262,7 @@ def test_a_row_whose_reason_was_stored_earlier_is_told_so_too(store: Store, serv
         row = session.query(Row).filter_by(dataset_id=dataset_id, position=0).one()
         row.state, row.reason, row.finish_reason = "failed", "It was longer than it may be.", "length"
     at = show(lang="zh_CN")
-    assert at.data_editor[0].value["reason"][0] == (
+    assert at.data_editor[0].value["reason"].iloc[0] == (
         "达到 token 上限，文本被截断 · 服务商的说明：“It was longer than it may be.”"
     )
 
