@@ -6,7 +6,7 @@ import streamlit as st
 
 from pages.ui import cards, lang
 from pages.ui.lang import _
-from pages.ui.story import stage
+from pages.ui.story import presenter
 
 st.set_page_config(
     page_title="Fabula",
@@ -32,16 +32,16 @@ page = st.navigation(
         st.Page("story.py", title=_("Story"), icon=":material/auto_stories:", url_path="story"),
         st.Page("settings.py", title=_("Settings"), icon=":material/settings:", url_path="settings"),
     ],
-    position="hidden" if stage.on() else "top",
+    position="hidden" if presenter.on() else "top",
 )
 
 
-with st.container(horizontal_alignment="center"), st.container(width="stretch" if stage.on() else 1320):
-    if not stage.on():
+with st.container(horizontal_alignment="center"), st.container(width="stretch" if presenter.on() else 1320):
+    if not presenter.on():
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
             with st.container(width="content", gap=None):
                 st.title(_("Fabula") if page.url_path == "" else page.title, anchor=False)
                 st.caption(_SENTENCES[page.url_path])
             lang.picker()
-    cards.left_by_last_action()
+        cards.left_by_last_action()
     page.run()

@@ -6,15 +6,17 @@ import streamlit as st
 
 from pages.ui import cards, state, views
 from pages.ui.lang import _
-from pages.ui.story import arena_vote, composer, shelf, stage, story_desk, teller
+from pages.ui.story import arena_vote, composer, presenter, shelf, story_desk, teller
 
 with story_desk.present(), cards.errors_shown():
-    if stage.on():
-        stage.show()
+    if presenter.on():
+        presenter.show()
     else:
-        part = views.switch(
-            "story_part", _("Part"), {"write": _("Write"), "shelf": _("Earlier stories"), "votes": _("Votes")}
-        )
+        with st.container(horizontal=True, horizontal_alignment="distribute"):
+            part = views.switch(
+                "story_part", _("Part"), {"write": _("Write"), "shelf": _("Earlier stories"), "votes": _("Votes")}
+            )
+            presenter.button()
         with views.one_of(("write", "shelf", "votes"), part):
             if part == "write":
                 several = bool(state.get("story_compare"))

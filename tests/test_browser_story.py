@@ -50,14 +50,6 @@ def _words(page: Page, number: int = 0) -> str:
     return page.locator(f".st-key-story_words_{number}").inner_text()
 
 
-def _on_stage(page: Page, url: str) -> Page:
-    """The stage, drawn; it has no title."""
-    page.set_default_timeout(_BUSY_MS)
-    page.goto(url)
-    page.locator(".st-key-story_stage_0").wait_for()
-    return page
-
-
 def _until_words(page: Page, text: str, number: int = 0) -> None:
     page.locator(f".st-key-story_words_{number}").get_by_text(text).wait_for()
 
@@ -214,8 +206,8 @@ def test_no_word_of_a_model_makes_the_browser_ask_anybody(browser: Browser, stud
     page.get_by_role("radio", name="Earlier stories").click()
     page.get_by_text("plain").first.wait_for()
     settled(page)
-    _on_stage(page, f"{studio.url}/story?stage=1&embed=true")
-    press(page, "story_stage_0")
+    page.goto(f"{studio.url}/story?stage=1")
+    press(page, "presenter_write")
     page.get_by_text("complete").wait_for()
     assert page.locator("img[src*='example']").count() == 0
     assert asked and not [url for url in asked if not url.startswith((studio.url, "data:", "blob:"))]
@@ -235,15 +227,4 @@ def test_an_edit_that_is_kept_closes_its_dialog_and_shows(browser: Browser, stud
     dialog.get_by_role("button", name="Save").click()
     dialog.wait_for(state="detached")
     page.get_by_text("mine", exact=True).wait_for()
-    page.context.close()
-
-
-def test_the_stage_is_calm(browser: Browser, studio: Studio, teller: Teller) -> None:
-    teller.begin(("从前，有一位{model}。",))
-    page = browser.new_context(locale="en-US").new_page()
-    _on_stage(page, f"{studio.url}/story?stage=1&embed=true&models=engine/writer,engine/second")
-    press(page, "story_stage_0")
-    for name in ("writer", "second"):
-        page.get_by_text(f"从前，有一位{name}。").wait_for()
-    assert page.locator(".st-key-story_button").count() == 0
     page.context.close()

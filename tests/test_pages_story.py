@@ -1,4 +1,4 @@
-"""The story page as a visitor sees it: several models, a vote, the shelf, a chain, the stage, and what goes wrong."""
+"""The story page as a visitor sees it: several models, a vote, the shelf, a chain, and what goes wrong."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from core.db.store import Store
 from core.db.tables import Story, TrainingJob
 from core.errors import FabulaError, NotFound
 from core.providers.speech import Speech, SpeechRequest
-from core.settings import Settings
-from core.story import liked, prompts, shelf, stream, votes
+from core.story import liked, shelf, stream, votes
 from pages.ui.story import speech, teller
 from pages.ui.story.story_desk import desk
 from tests import fault_server
 from tests.fault_server import FaultServer
-from tests.test_pages import _FRAME, click, labels, trouble, visit, words
+from tests.test_pages import _FRAME, click, trouble, visit, words
 from tests.waiting import until
 
 _TUNED = "ft:writer:fabula:x:1"
@@ -455,46 +454,6 @@ def test_nothing_on_the_shelf_is_markup(server: FaultServer, store: Store) -> No
     assert nasty in _texts(at)
     shown = [*(m.value for m in at.markdown), *(c.value for c in at.caption)]
     assert not any("](http" in line.replace("`", "") and "\\]" not in line and "`" not in line for line in shown)
-
-
-# --- the stage --------------------------------------------------------------------------------------------------------
-
-
-def _stage(**query: str) -> AppTest:
-    at = visit("story")
-    for name, value in {"stage": "1", **query}.items():
-        at.query_params[name] = value
-    at.run()
-    assert not at.exception
-    return at
-
-
-def test_the_stage_writes_prepared_prompts_and_nothing_else(server: FaultServer, store: Store) -> None:
-    prompts.prepare(Settings.from_env().home, LOCAL, ["讲一个**故事**", "另一个"])
-    at = _stage(models=f"engine/writer,engine/{_TUNED},engine/nobody")
-    assert not any(button.key == "story_button" for button in at.button)
-    click(at, "story_stage_0")
-    assert sorted(seen.body["model"] for seen in server.requests if seen.method == "POST") == [_TUNED, "writer"]
-    assert words(at).count("### 从前，") == 2 and "讲一个**故事**" in server.prompts()
-
-
-def test_the_stage_without_prepared_prompts_has_those_of_the_presets(server: FaultServer, store: Store) -> None:
-    at = _stage()
-    assert any("a gardener" in label for label in labels(at))
-    assert not any("龙卷风" in label for label in labels(at))  # those of a Chinese page
-    at.text_area(key="story_stage_prompts").set_value("mine").run()
-    click(at, "story_stage_keep")
-    assert prompts.prepared(Settings.from_env().home) == ["mine"]
-    assert "mine" in labels(at)
-
-
-def test_words_on_the_stage_are_text(server: FaultServer, store: Store) -> None:
-    nasty = "![x](http://example.com/x.png) # a\n- b <b>"
-    server.default = fault_server.text(nasty)
-    at = click(_stage(), "story_stage_0")
-    (shown,) = [m.value for m in at.markdown if "example" in m.value]
-    assert "\\!\\[x" in shown or "!\\[x\\]" in shown
-    assert "\\- b \\<b\\>" in shown
 
 
 def test_a_story_says_which_parameters_its_model_does_not_take(server: FaultServer, store: Store) -> None:

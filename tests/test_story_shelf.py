@@ -15,12 +15,15 @@ import pytest
 
 from core.actor import LOCAL, Actor
 from core.cost.book import PriceBook
+from core.dataset import presets
 from core.db.store import Store
 from core.db.tables import Story, TrainingJob
 from core.errors import BadRequest, FabulaError, ModelNotFound, NotFound
 from core.providers import Provider
 from core.story import exports, opinions, prompts, shelf, trouble
+from core.story.facts import Facts
 from core.story.shelf import KeptStory, Where
+from core.story.usage import Usage, usage
 from core.story.votes import Pair
 
 _VIEWER = Actor("guest", "A guest", "viewer")
@@ -252,7 +255,7 @@ def test_a_prompt_that_is_too_long_or_filtered_is_told_with_a_way_on(store: Stor
     assert isinstance(error, BadRequest) and words in error.what and error.next_step
 
 
-# --- prompts for the stage --------------------------------------------------------------------------------------------
+# --- prompts for presenter mode ---------------------------------------------------------------------------------------
 
 
 def test_prepared_prompts_are_kept_clean(home: Path) -> None:
@@ -262,3 +265,50 @@ def test_prepared_prompts_are_kept_clean(home: Path) -> None:
     with pytest.raises(FabulaError):
         prompts.prepare(home, _VIEWER, [])
     assert len(prompts.clean(str(n) for n in range(99))) == prompts.MOST
+
+
+@pytest.mark.parametrize(
+    ("columns", "outside", "expected"),
+    [
+        ([], [], []),
+        ([("a", [])], [["x"]], []),
+        ([("a", ["1", ""])], [], [("1",)]),
+        ([("a", ["1", "2"])], [], [("1",), ("2",)]),
+        ([("a", "12345678"), ("b", "xy")], [], [("1", "x"), ("3", "x"), ("5", "y"), ("7", "y")]),
+        ([("a", "12"), ("b", "x")], [["3", "x"], ["3", "x"], ["4"]], [("1", "x"), ("2", "x"), ("3", "x")]),
+        ([("a", "12"), ("b", "")], [["3", "x"]], []),
+    ],
+)
+def test_cells_are_spread_over_the_grid_and_those_outside_come_last(
+    columns: list[tuple[str, list[str]]], outside: list[list[str]], expected: list[tuple[str, ...]]
+) -> None:
+    found = prompts.cells(columns, outside)
+    assert [cell.values for cell in found] == expected
+    assert [cell.values for cell in found if cell.outside] == [("3", "x")] * (("3", "x") in expected)
+
+
+@pytest.mark.parametrize("language", ["en", "zh_CN"])
+def test_every_presets_grid_gives_different_cells(language: str) -> None:
+    for preset in presets.load(language):
+        recipe = preset.recipe
+        found = prompts.cells([(column.name, column.values) for column in recipe.columns], preset.outside)
+        assert len({cell.values for cell in found if not cell.outside}) == prompts.FROM_THE_GRID
+        assert sum(cell.outside for cell in found) == len(preset.outside)
+
+
+# --- what a story has used so far -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        (Facts("gpt-4o"), Usage(2, 4, counted=True)),
+        (Facts("gpt-4o", tokens=9), Usage(2, 9, counted=True)),
+        (Facts("gpt-4o", tokens=9, counted=True), Usage(2, 4, counted=True)),
+        (Facts("gpt-4o", prompt_tokens=7), Usage(7, 4, counted=True)),
+        (Facts("gpt-4o", prompt_tokens=0, tokens=0), Usage(0, 0, counted=False)),
+        (Facts("gpt-4o", prompt_tokens=7, tokens=9), Usage(7, 9, counted=False)),
+    ],
+)
+def test_tokens_are_the_endpoints_where_it_has_sent_them_else_our_own_count(known: Facts, expected: Usage) -> None:
+    assert usage(known, "Hello there", "Once upon a time") == expected

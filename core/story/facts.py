@@ -24,6 +24,7 @@ class Facts:
         prompt_tokens: as the endpoint counted them.
         counted: the endpoint did not say how many tokens; these are our own count.
         asked: the model that was asked for; "": the same.
+        duration_s: seconds from sending to the newest words.
     """
 
     model: str
@@ -37,6 +38,7 @@ class Facts:
     counted: bool = False
     asked: str = ""
     left: bool = False
+    duration_s: float | None = None
 
     @property
     def stranger(self) -> bool:

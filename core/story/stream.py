@@ -157,6 +157,7 @@ class StoryStream:
             counted=seen.tokens is None and self._bill.counted is not None,
             asked="" if seen.model == self.request.model else self.request.model,
             left=self._left,
+            duration_s=seen.duration_s,
         )
 
     @property

@@ -56,14 +56,9 @@ def _entry(
     info: ModelInfo, own: Shape, first: Shape, values: dict[str, str], prompt: str, settings: story_settings.Settings
 ) -> Entry:
     """How one model is asked: in its own form where the values fit it, else as the first one is."""
-    if values:
-        fits = all(name in values for name, _suggested in own.columns)
-        asked = own.prompt(values) if fits else (first.sentence(values) or prompt)
-    else:
-        asked = prompt
     request = CompletionRequest(
         model=info.id,
-        prompt=asked,
+        prompt=story_model.prompt_for(own, first, values, prompt),
         endpoint="completion" if own.template is None else cached.endpoint_of(info),
         temperature=settings.temperature,
         top_p=settings.top_p,

@@ -51,7 +51,7 @@ class Shape:
 
 
 def shape_of(info: ModelInfo) -> Shape:
-    """How `info` wants to be asked: from the job that made it, else from the article's template."""
+    """How `info` wants to be asked: from the job that made it, else from the template of the page's language."""
     job = cached.job_of(info.id)
     if job is not None and job.dataset_id is not None and job.separator is not None:
         return Shape(
@@ -62,8 +62,25 @@ def shape_of(info: ModelInfo) -> Shape:
             source=job.dataset_id,
             between=cached.prompt_separator(job.dataset_id),
         )
+    return preset_shape()
+
+
+def preset_shape() -> Shape:
+    """How a model is asked that was not tuned here: by the template of the page's language."""
     recipe = presets.get(language=language()).recipe
     return Shape(tuple((column.name, column.values) for column in recipe.columns), recipe.template)
+
+
+def prompt_for(own: Shape, first: Shape, values: Mapping[str, str], prompt: str) -> str:
+    """`prompt`, made of `values` for the model of the shape `first`, in the form that the model of `own` wants.
+
+    Where its columns differ from the first model's it gets the sentence of the first one's template. Without values
+    (a free prompt) the prompt stays as it is.
+    """
+    if not values:
+        return prompt
+    fits = all(name in values for name, _suggested in own.columns)
+    return own.prompt(values) if fits else (first.sentence(values) or prompt)
 
 
 def about(info: ModelInfo) -> None:

@@ -1,0 +1,202 @@
+"""Presenter mode: prepared prompts, one or two models in large type, their speed and cost, all by keyboard.
+
+**Present** on the story page opens it, and so does the address `/story?stage=1`; `&models=engine/storyteller,…` sets
+who writes. Sizes and places are in `components/presenter.css`, keys and full screen in `components/presenter.js`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from core.story.arena import Round
+from pages.ui import cards, models, state
+from pages.ui.lang import _, code, plain
+from pages.ui.story import presenter_keys, presenter_order, presenter_panes, teller
+from pages.ui.story.presenter_order import MOST_PANES, Prompt, Writers
+from pages.ui.story.story_desk import desk
+
+_IN_ADDRESS = "stage"
+_LISTED = 8  # prompts that fit next to the chosen one on a screen of 1024 × 768
+_LONGEST_TITLE = 60  # characters of a prompt that a button of the list can hold
+
+
+@dataclass
+class Presentation:
+    """What one visitor presents: the number of the chosen prompt, and the newest stories of each, by its text."""
+
+    number: int = 0
+    rounds: dict[str, Round] = field(default_factory=dict)
+
+
+def on() -> bool:
+    """Whether the address asks for presenter mode."""
+    return str(st.query_params.get(_IN_ADDRESS, "")) == "1"
+
+
+def button() -> None:
+    """The way in, on the story page."""
+    st.button(
+        _("Present"), icon=":material/slideshow:", key="story_present", on_click=_enter,
+        help=_("Full screen and large type, for an audience. Everything works by keyboard."),
+    )  # fmt: skip
+
+
+def show() -> None:
+    """The whole screen. Bar and controls stay where they are; only words scroll."""
+    with st.container(key="presenter"):
+        presenter_keys.listen()
+        bar = st.container(key="presenter_bar", horizontal=True, vertical_alignment="center")
+        middle = st.container(key="presenter_middle")
+        controls = st.container(key="presenter_controls", horizontal=True, vertical_alignment="center")
+    with bar:
+        st.title(_("Fabula"), anchor=False)
+        place = st.empty()
+        writers = _settings()
+        _help()
+        st.button(_("Full screen"), icon=":material/fullscreen:", key="presenter_full", type="tertiary")
+        st.button(_("Leave"), icon=":material/close:", key="presenter_leave", type="tertiary", on_click=_leave)
+    with middle, cards.errors_shown():
+        cards.left_by_last_action()
+        if writers is None:
+            models.none_yet()
+        else:
+            place.caption(_who(writers))
+            _present(writers, controls)
+
+
+def _present(writers: Writers, controls: DeltaGenerator) -> None:
+    """The chosen prompt, or what was written for it, and the controls that fit."""
+    prompts, held = presenter_order.prompts(writers), _presentation()
+    held.number = min(held.number, len(prompts) - 1)
+    prompt = prompts[held.number]
+    round_ = desk().round if desk().writing else held.rounds.get(prompt.text)
+    with controls:
+        _controls(len(prompts), writers, prompt, again=round_ is not None)
+    if round_ is None:
+        _invitation(prompts, held.number)
+    else:
+        own = round_ is held.rounds.get(prompt.text)  # and not one that the story page has begun
+        presenter_panes.show(round_, prompt.title if own else round_.stories[0].asked.prompt)
+
+
+def _presentation() -> Presentation:
+    held = state.studio()
+    if not isinstance(held.presentation, Presentation):
+        held.presentation = Presentation()
+    found: Presentation = held.presentation
+    return found
+
+
+def _settings() -> Writers | None:
+    with st.popover(_("Settings"), icon=":material/tune:", type="tertiary", key="presenter_settings"):
+        writers = presenter_order.writers()
+        presenter_order.paid_picker()
+        presenter_order.prompt_editor()
+    return writers
+
+
+def _who(writers: Writers) -> str:
+    return " · ".join(code(models.label(info)) for info in writers.writing)
+
+
+# --- without a story --------------------------------------------------------------------------------------------------
+
+
+def _invitation(prompts: Sequence[Prompt], number: int) -> None:
+    """The chosen prompt in large type, all prompts next to it, and which key to press."""
+    prompt = prompts[number]
+    left, right = st.columns([3, 2], gap="large", vertical_alignment="center")
+    with left, st.container(key="presenter_prompt"):
+        st.caption(_("Outside the grid: no training row has these values") if prompt.outside else _("The prompt"))
+        st.markdown(f"# {plain(prompt.title)}", anchors=False)
+        if prompt.text != prompt.title:
+            st.text(prompt.text)
+        st.caption(_("Press {key}: the model writes, word by word.").format(key=f"`{_('Space')}`"))
+    with right, st.container(key="presenter_list", gap="xsmall"):
+        first = max(0, min(number - _LISTED // 2, len(prompts) - _LISTED))
+        for at, one in list(enumerate(prompts))[first : first + _LISTED]:
+            title = one.title if len(one.title) <= _LONGEST_TITLE else one.title[: _LONGEST_TITLE - 1] + "…"
+            st.button(
+                plain(title), key=f"presenter_choose_{at}", width="stretch", on_click=_choose, args=(at,),
+                icon=":material/arrow_right:" if at == number else ":material/explore:" if one.outside else None,
+                type="secondary" if at == number else "tertiary", disabled=desk().writing,
+            )  # fmt: skip
+
+
+# --- the controls -----------------------------------------------------------------------------------------------------
+
+
+def _controls(count: int, writers: Writers, prompt: Prompt, *, again: bool) -> None:
+    """Prompts, the button that writes or stops, and how many models write."""
+    held, number = desk(), _presentation().number
+    st.button(
+        _("Previous"), icon=":material/arrow_back:", key="presenter_previous",
+        on_click=_choose, args=((number - 1) % count,), disabled=held.writing,
+    )  # fmt: skip
+    st.markdown(f"{number + 1} / {count}", width="content")
+    st.button(
+        _("Next"), icon=":material/arrow_forward:", icon_position="right", key="presenter_next",
+        on_click=_choose, args=((number + 1) % count,), disabled=held.writing,
+    )  # fmt: skip
+    st.space("stretch")
+    if held.stopping:
+        st.button(_("Stopping…"), icon=":material/stop:", key="presenter_stopping", disabled=True)
+    elif held.writing:
+        st.button(f"{_('Stop')} `Esc`", icon=":material/stop:", key="presenter_stop", on_click=held.stop)
+    else:
+        st.button(
+            f"{_('Write again') if again else _('Write')} `{_('Space')}`", icon=":material/edit:", type="primary",
+            key="presenter_write", on_click=_write, args=(writers, prompt),
+        )  # fmt: skip
+    st.space("stretch")
+    st.segmented_control(
+        _("Models side by side"), list(range(1, MOST_PANES + 1)), required=True, key="presenter_panes",
+        label_visibility="collapsed", disabled=held.writing or writers.second is None, persist_state="session",
+    )  # fmt: skip
+
+
+def _help() -> None:
+    keys = {
+        f"`{_('Space')}` `{_('Enter')}`": _("Write; again, once it is done"),
+        "`Esc`": _("Stop. When nothing is being written: leave"),
+        "`←` `→`": _("Previous prompt, next prompt"),
+        "`1` `2`": _("One model, or two side by side"),
+        "`F`": _("Full screen"),
+        "`?`": _("This list"),
+    }
+    with st.popover(_("Keys"), icon=":material/keyboard:", type="tertiary", key="presenter_help"):
+        st.markdown("\n".join(f"- {key}  {what}" for key, what in keys.items()))
+        st.caption(_("A remote control's page keys change the prompt. Stories are kept under Earlier stories."))
+
+
+def _write(writers: Writers, prompt: Prompt) -> None:
+    before = desk().round
+    with cards.errors_kept():
+        teller.write(presenter_order.order(writers, prompt))
+    round_ = desk().round
+    if round_ is not None and round_ is not before:
+        _presentation().rounds[prompt.text] = round_
+
+
+def _choose(number: int) -> None:
+    _presentation().number = number
+
+
+def _enter() -> None:
+    """With the models of the story page: one, or the first two of a comparison."""
+    others = state.get("story_others") if state.get("story_compare") else None
+    if others:
+        state.put("presenter_second", others[0])
+    state.put("presenter_panes", MOST_PANES if others else 1)
+    st.query_params[_IN_ADDRESS] = "1"
+
+
+def _leave() -> None:
+    """Back to the story page, which reads on where a story is still being written."""
+    for name in (_IN_ADDRESS, presenter_order.MODELS_IN_ADDRESS):
+        if name in st.query_params:
+            del st.query_params[name]

@@ -1,0 +1,21 @@
+"""Keyboard, full screen and large type of presenter mode: a component without a picture of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+_PARTS = Path(__file__).with_name("components")
+_presenter: Any = st.components.v2.component(
+    "fabula_presenter",
+    css=(_PARTS / "presenter.css").read_text(encoding="utf-8"),
+    js=(_PARTS / "presenter.js").read_text(encoding="utf-8"),
+    isolate_styles=False,  # its sizes are for the page, as long as it is mounted
+)
+
+
+def listen() -> None:
+    """From here on a key presses the button that does the same; full screen where a click has just allowed it."""
+    _presenter(key="presenter_keys")

@@ -1,0 +1,151 @@
+"""What is presented: the models that write, the prepared prompts, and the paid model that the cost is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.cost.book import Price
+from core.cost.currency import USD
+from core.providers import CompletionRequest, ModelInfo
+from core.story import prompts as kept_prompts
+from core.story.arena import Entry
+from pages.ui import cached, cards, models, state
+from pages.ui.cost import price_choice
+from pages.ui.lang import _, plain
+from pages.ui.story import story_model
+from pages.ui.story.story_desk import Order
+from pages.ui.story.story_model import Shape
+
+MOST_PANES = 2  # what an audience can read at once
+_MOST_TOKENS = 1_000
+_TEMPERATURE = 0.7
+_PAID = ("openai", "gpt-6.1-terra")  # the middle of OpenAI's current models, where the price list has it
+MODELS_IN_ADDRESS = "models"
+
+
+@dataclass(frozen=True, slots=True)
+class Writers:
+    """The models that can write: `second` is None where there is no other model. `panes`: how many of them write."""
+
+    first: ModelInfo
+    second: ModelInfo | None
+    panes: int
+
+    @property
+    def writing(self) -> list[ModelInfo]:
+        """Those that write, from left to right."""
+        return [self.first, *([self.second] if self.second is not None and self.panes > 1 else [])]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prepared prompt. `values`: what fills the columns of its grid; empty for a free prompt."""
+
+    title: str
+    text: str
+    values: Mapping[str, str]
+    outside: bool = False
+
+
+def writers() -> Writers | None:
+    """The pickers of the models → who writes; None while there is no model."""
+    _from_address()
+    first = models.picker(_("Model"), "story_model", prefer="storyteller")
+    if first is None:
+        return None
+    others = [info for info in cached.models().found if (info.provider, info.id) != (first.provider, first.id)]
+    second = None
+    if others:
+        second = models.picker(_("Second model"), "presenter_second", among=others, prefer=first.base or "")
+    state.first("presenter_panes", 1)
+    return Writers(first, second, int(state.get("presenter_panes") or 1))
+
+
+def _from_address() -> None:
+    """Models that the address names, once: afterwards the pickers decide."""
+    asked = str(st.query_params.get(MODELS_IN_ADDRESS, ""))
+    if not asked or state.get("presenter_asked") == asked:
+        return
+    state.put("presenter_asked", asked)
+    known = [f"{info.provider}/{info.id}" for info in cached.models().found]
+    named = [name for name in dict.fromkeys(part.strip() for part in asked.split(",")) if name in known]
+    for key, name in zip(("story_model", "presenter_second"), named, strict=False):
+        state.put(key, name)
+    state.put("presenter_panes", min(max(1, len(named)), MOST_PANES))
+
+
+def prompts(who: Writers) -> list[Prompt]:
+    """What was prepared by hand, else cells of the first model's grid and values outside it."""
+    by_hand = kept_prompts.prepared(cached.settings().home)
+    if by_hand:
+        return [Prompt(text, text, {}) for text in by_hand]
+    return _of_grid(story_model.shape_of(who.first)) or _of_grid(story_model.preset_shape())
+
+
+def _of_grid(shape: Shape) -> list[Prompt]:
+    names, found = [name for name, _values in shape.columns], []
+    for cell in kept_prompts.cells(shape.columns, story_model.outside(shape)):
+        values = dict(zip(names, cell.values, strict=True))
+        found.append(Prompt(" · ".join(cell.values), shape.prompt(values), values, cell.outside))
+    return found
+
+
+def order(who: Writers, prompt: Prompt) -> Order:
+    """Every model gets the prompt in its own form, and ends at its own stop."""
+    first = story_model.shape_of(who.first)
+    entries = []
+    for info in who.writing:
+        shape = story_model.shape_of(info)
+        asked = story_model.prompt_for(shape, first, prompt.values, prompt.text)
+        request = CompletionRequest(
+            model=info.id,
+            prompt=asked if prompt.values else asked + shape.separator,
+            endpoint="completion" if shape.template is None else cached.endpoint_of(info),
+            temperature=_TEMPERATURE,
+            max_tokens=_MOST_TOKENS,
+            stop=shape.stop,
+        )
+        entries.append(Entry(info.provider, request, dict(prompt.values) or None))
+    return Order(tuple(entries))
+
+
+def prompt_editor() -> None:
+    """Prompts of one's own, kept for everybody who presents from this home."""
+    st.text_area(
+        _("One prompt per line"), "\n".join(kept_prompts.prepared(cached.settings().home)), height=120,
+        key="presenter_prompts", help=_("Empty: values of the grid, and values outside it."),
+    )  # fmt: skip
+    st.button(_("Save"), key="presenter_keep", on_click=_keep)
+
+
+def _keep() -> None:
+    with cards.errors_kept():
+        lines = str(state.get("presenter_prompts") or "").splitlines()
+        kept_prompts.prepare(cached.settings().home, LOCAL, lines)
+
+
+def paid_picker() -> None:
+    """Whose price the cost is compared with."""
+    names = list(_paid_models())
+    if names:
+        st.selectbox(
+            _("Compare the cost with"), names, key="presenter_paid", persist_state="session",
+            format_func=lambda name: plain(name.partition("/")[2]),
+        )  # fmt: skip
+
+
+def paid_price() -> Price | None:
+    """The price of the chosen paid model; None where the price list has none in dollars."""
+    found = _paid_models()
+    return found.get(str(state.get("presenter_paid"))) or next(iter(found.values()), None)
+
+
+def _paid_models() -> dict[str, Price]:
+    """Today's well-known models with a price in dollars, by provider and id, the usual one first."""
+    rows = price_choice.rows(cached.prices(), [price_choice.TODAY])
+    priced = [price for price in rows if price.currency == USD and price.output_per_mtok]
+    return {f"{price.provider}/{price.model}": price for price in sorted(priced, key=lambda p: p.key != _PAID)}

@@ -1,0 +1,117 @@
+"""The stories of presenter mode, side by side in large type: words as they come, speed, and what they cost."""
+
+from __future__ import annotations
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from core.providers.registry import ENGINE
+from core.story import arena
+from core.story.arena import Round
+from core.story.stream import StoryStream
+from core.story.usage import Usage, usage
+from pages.ui import cached, cards, parameter_notes
+from pages.ui.lang import _, code, n_, number, plain, usd
+from pages.ui.money import local_price
+from pages.ui.story import arena_vote, presenter_order, story_facts
+
+_FACTS_EVERY = 4  # updates: twice a second; numbers that change more often cannot be read
+
+
+def show(round_: Round, title: str) -> None:
+    """The stories of a round, to their end."""
+    with st.container(key="presenter_title"):
+        st.markdown(f"## {plain(title)}", anchors=False)
+    named = not round_.secret or arena_vote.voted(round_)
+    panes = []
+    with st.container(key="presenter_panes_shown"):
+        for at, column in enumerate(st.columns(len(round_.places), gap="large")):
+            with column:
+                panes.append(_Pane(round_.places[at], at, named=named, several=len(round_.places) > 1))
+    for pane in panes:
+        pane.draw()
+    if not round_.done:
+        for changed in arena.updates([pane.story for pane in panes], round_.news):
+            for at in changed:
+                panes[at].draw()
+            if not changed:
+                panes[0].measure()
+    for pane in panes:
+        pane.finish()
+
+
+class _Pane:
+    """The place of one story."""
+
+    def __init__(self, story: StoryStream, at: int, *, named: bool, several: bool) -> None:
+        self.story, self._named, self._drawn = story, named, 0
+        with st.container(key=f"presenter_pane_{at}_{'half' if several else 'whole'}", gap="small"):
+            with st.container(key=f"presenter_words_{at}"):
+                self._words: DeltaGenerator = st.empty()
+                self._trouble: DeltaGenerator = st.empty()
+            with st.container(key=f"presenter_facts_{at}"):
+                self._facts: DeltaGenerator = st.empty()
+
+    def draw(self) -> None:
+        """The words so far; the numbers now and then."""
+        text = self.story.text.strip()
+        if text:
+            self._words.text(text)
+        elif not self.story.done:
+            self._words.markdown(f":shimmer[{_('Waiting for the first word')}]")
+        if self._drawn % _FACTS_EVERY == 0 or self.story.done:
+            self.measure()
+        self._drawn += 1
+
+    def measure(self) -> None:
+        """The numbers only: also what lets a script notice that its reader has gone."""
+        story = self.story
+        used = usage(story.facts, story.asked.prompt, story.text)
+        lines = [_speed(story, used, named=self._named)]
+        if self._named and story.text:
+            lines.append(_cost(story, used))
+        self._facts.markdown("\n\n".join(lines))
+
+    def finish(self) -> None:
+        """How it ended."""
+        if not self.story.text:
+            self._words.markdown(f":gray[{_('No word has come.')}]")
+        self.measure()
+        with self._trouble.container():
+            if self._named:
+                parameter_notes.show(self.story.notes)
+                if self.story.error is not None:
+                    cards.error_card(self.story.error)
+
+
+def _speed(story: StoryStream, used: Usage, *, named: bool) -> str:
+    """Who writes, how fast and how much so far; at the end, how it ended."""
+    facts = story.facts
+    tokens = n_("{n} token", "{n} tokens", used.completion_tokens) if story.text else ""
+    parts = [
+        f"**{code(facts.model)}**" if named else "",
+        f"**{_('{rate} tokens/s').format(rate=number(facts.tokens_per_s, 0))}**" if facts.tokens_per_s else "",
+        _("about {tokens}").format(tokens=tokens) if tokens and used.counted else tokens,
+        story_facts.ending_of(facts) if story.done else "",
+    ]
+    return " · ".join(part for part in parts if part) or _("writing …")
+
+
+def _cost(story: StoryStream, used: Usage) -> str:
+    """What this story costs so far, and what the same tokens would cost with a paid model."""
+    facts, tokens = story.facts, (used.prompt_tokens, used.completion_tokens)
+    if story.provider == ENGINE:
+        mine = local_price(facts.duration_s)
+    else:
+        price = cached.prices().find(story.provider, facts.model)
+        running = price.call(*tokens) if price is not None and price.currency == "USD" else None
+        mine = usd(running if facts.cost_usd is None else facts.cost_usd)
+    paid = presenter_order.paid_price()
+    if paid is None:
+        return f"**{mine}**"
+    other = _("{model} would cost {cost} for the same tokens (list price of {day})").format(
+        model=code(paid.model),
+        cost=f"**{usd(paid.call(*tokens))}**",
+        day=f"{paid.checked:%Y-%m-%d}",
+    )
+    return f"**{mine}** · {other}"

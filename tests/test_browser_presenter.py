@@ -1,0 +1,180 @@
+"""Presenter mode in a real browser: every key, every state of a story, full screen, and nothing out of sight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import studio_process
+from tests.studio_process import Studio
+from tests.test_browser import press, settled
+from tests.test_browser import pytestmark as pytestmark
+from tests.test_browser_story import Teller
+from tests.test_browser_story import teller as teller
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+_BUSY_MS = 90_000  # a machine may be busy
+_SCREENS = ((1920, 1080), (1024, 768))
+_LONG = tuple(f"从前有一位英雄，第{n}次。" for n in range(60))
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory, teller: Teller) -> Iterator[Studio]:
+    home = tmp_path_factory.mktemp("presenter") / "home"
+    with studio_process.running(home, FABULA_ENGINE_URL=teller.url.removesuffix("/v1")) as studio:
+        yield studio
+
+
+def _open(browser: Browser, studio: Studio, address: str = "/story?stage=1", **context: object) -> Page:
+    page = browser.new_context(**{"locale": "en-US", "viewport": {"width": 1024, "height": 768}} | context).new_page()  # type: ignore[arg-type]
+    page.set_default_timeout(_BUSY_MS)
+    page.goto(f"{studio.url}{address}")
+    settled(page)
+    return page
+
+
+def _words(page: Page, at: int = 0) -> str:
+    return page.locator(f".st-key-presenter_words_{at}").inner_text()
+
+
+def _until_words(page: Page, text: str, at: int = 0) -> None:
+    page.locator(f".st-key-presenter_words_{at}").get_by_text(text).first.wait_for()
+
+
+def _until_prompt(page: Page, number: int) -> None:
+    page.locator(".st-key-presenter_controls").get_by_text(f"{number} / ").wait_for()
+    settled(page)
+
+
+def test_from_the_button_to_the_way_back_by_keyboard(browser: Browser, studio: Studio, teller: Teller) -> None:
+    teller.begin(("从前，", "有一"), endless=True)
+    page = _open(browser, studio, "/story")
+    press(page, "story_present")
+    page.locator(".st-key-presenter_write").wait_for()
+    page.wait_for_function("document.fullscreenElement !== null")  # the click on the button has allowed it
+    settled(page)
+    page.keyboard.press("Space")
+    _until_words(page, "从前，有一")
+    first = len(_words(page))
+    page.wait_for_function(f"document.querySelector('.st-key-presenter_words_0').innerText.length > {first + 20}")
+    page.keyboard.press("Escape")
+    page.get_by_text("stopped; the text so far is kept").wait_for()
+    assert teller.hung_up.wait(90)
+    page.locator(".st-key-presenter_write").wait_for()
+    settled(page)
+    page.keyboard.press("ArrowRight")
+    _until_prompt(page, 2)
+    assert page.locator(".st-key-presenter_words_0").count() == 0  # the old story has left
+    page.keyboard.press("ArrowLeft")
+    _until_prompt(page, 1)
+    _until_words(page, "从前，有一")
+    page.wait_for_function(f"Date.now() - {page.evaluate('Date.now()')} > 600")  # one Escape may be reported twice
+    page.keyboard.press("Escape")
+    page.locator(".st-key-story_button").wait_for()
+    page.wait_for_function("document.fullscreenElement === null")
+    assert "stage" not in page.url
+    page.get_by_role("radio", name="Earlier stories").click()
+    page.get_by_text("从前，有一").first.wait_for()
+    page.context.close()
+
+
+@pytest.mark.parametrize("gated", [0, 1], ids=["before the first word", "in the middle"])
+@pytest.mark.parametrize("panes", ["1", "2"])
+def test_escape_stops_a_model_that_does_not_answer(
+    browser: Browser, studio: Studio, teller: Teller, gated: int, panes: str
+) -> None:
+    teller.begin(("从前，", "有一"), gated=gated)
+    page = _open(browser, studio)
+    page.keyboard.press(panes)
+    page.get_by_role("radio", name=panes, checked=True).wait_for()
+    settled(page)
+    page.keyboard.press("Enter")
+    for at in range(int(panes)):
+        _until_words(page, "从前，" if gated else "Waiting for the first word", at)
+    page.keyboard.press("Escape")
+    for at in range(int(panes)):
+        _until_words(page, "从前，" if gated else "No word has come.", at)
+    page.locator(".st-key-presenter_write").wait_for()
+    assert not teller.go_on.is_set() and page.locator(".st-key-presenter").count() == 1  # stopped, not left
+    page.context.close()
+
+
+def test_two_models_write_at_once_and_their_numbers_are_there_while_they_do(
+    browser: Browser, studio: Studio, teller: Teller
+) -> None:
+    teller.begin(("我是 {model}。", "完。"), gated=1)
+    page = _open(browser, studio, "/story?stage=1&models=engine/writer,engine/second")
+    page.keyboard.press("Space")
+    for at, name in enumerate(("writer", "second")):
+        _until_words(page, f"我是 {name}。", at)
+        facts = page.locator(f".st-key-presenter_facts_{at}")
+        facts.get_by_text("for the same tokens").wait_for()
+        assert name in facts.inner_text() and "list price of 20" in facts.inner_text()
+    teller.go_on.set()
+    page.get_by_text("complete").nth(1).wait_for()
+    page.context.close()
+
+
+def test_a_key_in_a_field_is_a_letter_and_a_question_mark_shows_the_keys(
+    browser: Browser, studio: Studio, teller: Teller
+) -> None:
+    teller.begin(("从前，",))
+    page = _open(browser, studio)
+    page.keyboard.press("?")
+    page.get_by_text("Previous prompt, next prompt").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_text("Previous prompt, next prompt").wait_for(state="hidden")
+    press(page, "presenter_settings")
+    field = page.locator(".st-key-presenter_prompts textarea")
+    field.fill("A")
+    field.press("Space")
+    field.press("2")
+    assert field.input_value() == "A 2"
+    assert page.locator(".st-key-presenter_words_0").count() == 0 and not teller.prompts()
+    page.context.close()
+
+
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+@pytest.mark.parametrize(("width", "height"), _SCREENS)
+@pytest.mark.parametrize("panes", ["1", "2"])
+def test_everything_but_the_words_stays_in_sight(
+    browser: Browser, studio: Studio, teller: Teller, width: int, height: int, panes: str, locale: str
+) -> None:
+    teller.begin(_LONG)
+    page = _open(browser, studio, locale=locale, viewport={"width": width, "height": height})
+    assert _outside(page) == []
+    page.keyboard.press(panes)
+    page.get_by_role("radio", name=panes, checked=True).wait_for()
+    settled(page)
+    page.keyboard.press("Space")
+    for at in range(int(panes)):
+        _until_words(page, "第59次。", at)
+    page.locator(".st-key-presenter_write").wait_for()
+    settled(page)
+    assert _outside(page) == []
+    last = (
+        "const w = document.querySelector('.st-key-presenter_words_0'); w.scrollTop + w.clientHeight - w.scrollHeight"
+    )
+    assert page.evaluate(f"(() => {{ {last.replace('; w.', '; return w.')} }})()") >= -2  # the newest words are shown
+    page.context.close()
+
+
+def _outside(page: Page) -> list[str]:
+    """What of bar, title, numbers and controls is cut off by the screen, or scrolls."""
+    found: list[str] = page.evaluate(
+        """() => {
+          const places = ['bar', 'controls', 'title', 'facts_0', 'facts_1', 'list', 'prompt'];
+          const inside = place => document.querySelectorAll(`.st-key-presenter_${place} :is(button, p, h1, h2)`);
+          const out = places.flatMap(place => [...inside(place)]).filter(e => {
+            const box = e.getBoundingClientRect();
+            return box.right > innerWidth || box.bottom > innerHeight || box.left < 0 || box.top < 0;
+          });
+          return out.map(e => e.innerText);
+        }"""
+    )
+    scrolls = page.evaluate("document.scrollingElement.scrollHeight > innerHeight")
+    return [*found, *(["the page scrolls"] if scrolls else [])]
