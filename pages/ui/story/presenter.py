@@ -111,7 +111,8 @@ def _invitation(prompts: Sequence[Prompt], number: int) -> None:
     prompt = prompts[number]
     left, right = st.columns([3, 2], gap="large", vertical_alignment="center")
     with left, st.container(key="presenter_prompt"):
-        st.caption(_("Outside the grid: no training row has these values") if prompt.outside else _("The prompt"))
+        kind = _("Outside the grid") if prompt.outside else _("In the grid") if prompt.values else _("The prompt")
+        st.caption(kind)
         st.markdown(f"# {plain(prompt.title)}", anchors=False)
         if prompt.text != prompt.title:
             st.text(prompt.text)
