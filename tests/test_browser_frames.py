@@ -1,5 +1,5 @@
-"""Pictures of a story as it is told by the real engine: the packaged storyteller writes on the story page, then beside
-its base under hidden names, then on the stage. Made only when asked for: they take both cores for two minutes."""
+"""Pictures of stories by the real engine: the packaged storyteller writes on the story page, beside its base under
+hidden names, and in presenter mode in both languages. Made only when asked for: they take both cores for minutes."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _LONGER = (
     "([n, letters]) => "
     "document.querySelector(`.st-key-story_words_${n} [data-testid='stText']`)?.innerText.length > letters"
 )
-_SAID = (  # on the stage, whose words are headings
-    "letters => { const all = [...document.querySelectorAll('[data-testid=stMain] h2')];"
-    " const said = all.map(e => e.innerText).join(''); return said.length > letters && !said.startsWith('Waiting'); }"
+_PRESENTED = (
+    "letters => document.querySelector(`.st-key-presenter_words_0 [data-testid='stText']`)?.innerText.length > letters"
 )
+_PROJECTOR = {"width": 1024, "height": 768}
 
 
 class Film:
@@ -104,16 +104,51 @@ def test_frames_for_the_documents(browser: Browser, tmp_path: Path) -> None:
         page.get_by_text("You chose").wait_for()
         settled(page)
         film.take("story-6", ms=_HOLD_MS)
-        page.goto(f"{studio.url}/story?stage=1&embed=true")
-        press(page, "story_stage_0")
-        page.wait_for_function(_SAID, arg=100)
-        film.take("story-7")
-        film.roll(lambda: page.locator(".st-key-story_stage_stop").count() == 0)
-        page.wait_for_selector('[data-testid="stStatusWidget"]', state="detached")
-        film.take(ms=_HOLD_MS)
         film.save(_FRAMES / "story.webp")
-        browser.close()
     assert (_FRAMES / "story.webp").stat().st_size < _FILM_MOST
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="set SCREENSHOTS=1 to make docs/screenshots anew")
+@pytest.mark.parametrize(("locale", "scheme"), [("en-US", "light"), ("zh-CN", "dark")])
+def test_frames_of_presenter_mode(browser: Browser, tmp_path: Path, locale: str, scheme: str) -> None:
+    """From the button to the way back, by keyboard: one model, then the storyteller next to its base."""
+    name = f"presenter-{locale[:2]}"
+    with studio_process.running(tmp_path / "home") as studio:
+        page = browser.new_context(viewport=_PROJECTOR, locale=locale, color_scheme=scheme).new_page()  # type: ignore[arg-type]
+        page.set_default_timeout(_PATIENCE_MS)
+        film = Film(page)
+        page.goto(f"{studio.url}/story")
+        settled(page)
+        film.take(ms=_HOLD_MS)
+        press(page, "story_present")
+        page.locator(".st-key-presenter_write").wait_for()
+        settled(page)
+        film.take(f"{name}-1", ms=_HOLD_MS)
+        _present(page, film, f"{name}-2")
+        page.keyboard.press("ArrowRight")
+        page.locator(".st-key-presenter_controls").get_by_text("2 / ").wait_for()
+        settled(page)
+        film.take(ms=_HOLD_MS)
+        page.keyboard.press("2")
+        page.get_by_role("radio", name="2", checked=True).wait_for()
+        settled(page)
+        _present(page, film, f"{name}-3")
+        page.keyboard.press("Escape")
+        page.locator(".st-key-story_present").wait_for()
+        settled(page)
+        film.take(ms=_HOLD_MS)
+        film.save(_FRAMES / f"{name}.webp")
+    assert (_FRAMES / f"{name}.webp").stat().st_size < _FILM_MOST
+
+
+def _present(page: Page, film: Film, name: str) -> None:
+    """Write, to the end; `name`: the picture of the finished story."""
+    page.keyboard.press("Space")
+    page.wait_for_function(_PRESENTED, arg=4)
+    film.roll(lambda: page.locator(".st-key-presenter_write").count() == 1)
+    settled(page)
+    film.take(name, ms=_HOLD_MS)
 
 
 def _prepare(page: Page) -> None:

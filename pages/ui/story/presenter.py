@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from core.story import arena
 from core.story.arena import Round
 from pages.ui import cards, models, state
 from pages.ui.lang import _, code, plain
@@ -53,7 +54,7 @@ def show() -> None:
         middle = st.container(key="presenter_middle")
         controls = st.container(key="presenter_controls", horizontal=True, vertical_alignment="center")
     with bar:
-        st.title(_("Fabula"), anchor=False)
+        st.title(_("Fabula"), anchor=False, width="content")
         place = st.empty()
         writers = _settings()
         _help()
@@ -76,11 +77,14 @@ def _present(writers: Writers, controls: DeltaGenerator) -> None:
     round_ = desk().round if desk().writing else held.rounds.get(prompt.text)
     with controls:
         _controls(len(prompts), writers, prompt, again=round_ is not None)
-    if round_ is None:
-        _invitation(prompts, held.number)
-    else:
-        own = round_ is held.rounds.get(prompt.text)  # and not one that the story page has begun
-        presenter_panes.show(round_, prompt.title if own else round_.stories[0].asked.prompt)
+    kind = 0 if round_ is None else len(round_.stories)
+    places = [st.container() if place == kind else st.empty() for place in range(1 + arena.MOST_PANES)]
+    with places[kind]:  # a place of its own for each: what was there before is gone at once
+        if round_ is None:
+            _invitation(prompts, held.number)
+        else:
+            own = round_ is held.rounds.get(prompt.text)  # and not one that the story page has begun
+            presenter_panes.show(round_, prompt.title if own else round_.stories[0].asked.prompt)
 
 
 def _presentation() -> Presentation:

@@ -24,7 +24,7 @@ def show(round_: Round, title: str) -> None:
         st.markdown(f"## {plain(title)}", anchors=False)
     named = not round_.secret or arena_vote.voted(round_)
     panes = []
-    with st.container(key="presenter_panes_shown"):
+    with st.container(key="presenter_stories"):
         for at, column in enumerate(st.columns(len(round_.places), gap="large")):
             with column:
                 panes.append(_Pane(round_.places[at], at, named=named, several=len(round_.places) > 1))
