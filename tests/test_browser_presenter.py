@@ -17,7 +17,7 @@ from tests.test_browser_story import teller as teller
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-_BUSY_MS = 90_000  # a machine may be busy
+_BUSY_MS = 30_000  # a machine may be busy
 _SCREENS = ((1920, 1080), (1024, 768))
 _LONG = tuple(f"从前有一位英雄，第{n}次。" for n in range(60))
 
@@ -34,7 +34,14 @@ def _open(browser: Browser, studio: Studio, address: str = "/story?stage=1", **c
     page.set_default_timeout(_BUSY_MS)
     page.goto(f"{studio.url}{address}")
     settled(page)
+    if "stage=1" in address:
+        _until_keys(page)
     return page
+
+
+def _until_keys(page: Page) -> None:
+    """The component that listens to the keyboard is loaded."""
+    page.locator("html.fabula-presenter").wait_for(state="attached")
 
 
 def _words(page: Page, at: int = 0) -> str:
@@ -55,8 +62,8 @@ def test_from_the_button_to_the_way_back_by_keyboard(browser: Browser, studio: S
     page = _open(browser, studio, "/story")
     press(page, "story_present")
     page.locator(".st-key-presenter_write").wait_for()
-    page.wait_for_function("document.fullscreenElement !== null")  # the click on the button has allowed it
     settled(page)
+    _until_keys(page)
     page.keyboard.press("Space")
     _until_words(page, "从前，有一")
     first = len(_words(page))
@@ -75,7 +82,7 @@ def test_from_the_button_to_the_way_back_by_keyboard(browser: Browser, studio: S
     page.wait_for_function(f"Date.now() - {page.evaluate('Date.now()')} > 600")  # one Escape may be reported twice
     page.keyboard.press("Escape")
     page.locator(".st-key-story_button").wait_for()
-    page.wait_for_function("document.fullscreenElement === null")
+    page.locator("html.fabula-presenter").wait_for(state="detached")
     assert "stage" not in page.url
     page.get_by_role("radio", name="Earlier stories").click()
     page.get_by_text("从前，有一").first.wait_for()
@@ -123,6 +130,7 @@ def test_a_key_in_a_field_is_a_letter_and_a_question_mark_shows_the_keys(
     browser: Browser, studio: Studio, teller: Teller
 ) -> None:
     teller.begin(("从前，",))
+    sent = len(teller.prompts())
     page = _open(browser, studio)
     page.keyboard.press("?")
     page.get_by_text("Previous prompt, next prompt").wait_for()
@@ -134,7 +142,22 @@ def test_a_key_in_a_field_is_a_letter_and_a_question_mark_shows_the_keys(
     field.press("Space")
     field.press("2")
     assert field.input_value() == "A 2"
-    assert page.locator(".st-key-presenter_words_0").count() == 0 and not teller.prompts()
+    assert page.locator(".st-key-presenter_words_0").count() == 0 and len(teller.prompts()) == sent
+    page.context.close()
+
+
+def test_full_screen_ends_with_presenter_mode(browser: Browser, studio: Studio, teller: Teller) -> None:
+    page = _open(browser, studio)
+    page.keyboard.press("f")
+    page.wait_for_function("document.fullscreenElement !== null")
+    page.keyboard.press("f")
+    page.wait_for_function("document.fullscreenElement === null")
+    assert page.locator(".st-key-presenter").count() == 1
+    page.keyboard.press("f")
+    page.wait_for_function("document.fullscreenElement !== null")
+    press(page, "presenter_leave")
+    page.locator(".st-key-story_button").wait_for()
+    page.wait_for_function("document.fullscreenElement === null")
     page.context.close()
 
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from core.db.store import Store
+from core.db.tables import TrainingJob, utcnow
+from core.settings import Settings
 from tests import job_server, studio_process
 from tests.job_server import JobServer
 from tests.studio_process import Studio
@@ -156,3 +161,54 @@ def test_the_articles_results_are_charted(browser: Browser, studio: Studio) -> N
         _picture(page, _ROOT / "docs" / "screenshots" / "training-curie.png")
     else:
         page.context.close()
+
+
+_VALIDATED = (
+    "step,elapsed_tokens,elapsed_examples,training_loss,training_sequence_accuracy,training_token_accuracy,"
+    "validation_loss,validation_sequence_accuracy,validation_token_accuracy\n"
+    "1,600,4,2.8,0.0,0.42,,,\n2,1200,8,1.7,0.0,0.6,1.9,0.0,0.55\n"
+)
+_STATES = ("running", "succeeded", "failed", "queued", "cancelled", "succeeded")
+
+
+@pytest.fixture(scope="module")
+def job_studio(tmp_path_factory: pytest.TempPathFactory, trainer: Trainer) -> Iterator[Studio]:
+    """A studio whose jobs fill every column of the list: two providers, validation, one job that still trains."""
+    home = tmp_path_factory.mktemp("jobs") / "home"
+    with studio_process.running(home, FABULA_ENGINE_URL=trainer.url) as studio:
+        store = Store(Settings.from_env({"FABULA_HOME": str(home)}).database_url)
+        with store.session() as session:
+            for number, status in enumerate(_STATES):
+                session.add(_job(number, status))
+        store.close()
+        yield studio
+
+
+def _job(number: int, status: str) -> TrainingJob:
+    over = status not in ("running", "queued")
+    return TrainingJob(
+        id=f"job{number}", name=f"a job with quite a long name {number}", base_model="gpt-4.1-mini-2025-04-14",
+        provider="openai" if number == 1 else "engine", hyperparameters={"n_epochs": 1}, file_format="completion",
+        status=status, results_csv=_VALIDATED, n_examples=486, trained_tokens=1_234_567, cost_usd=Decimal("12.3456"),
+        training_s=9_000.0, created_by="local", created_at=utcnow() - timedelta(hours=3 * number),
+        finished_at=utcnow() if over else None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+@pytest.mark.parametrize("width", [1440, 1920])
+def test_the_list_of_jobs_fits_and_uses_the_width(
+    browser: Browser, job_studio: Studio, locale: str, width: int
+) -> None:
+    page = visit(browser, f"{job_studio.url}/training", locale=locale, width=width)
+    page.set_default_timeout(_SOON_MS)
+    table = page.locator('[data-testid="stDataFrame"]').first
+    table.locator("canvas").first.wait_for()
+    settled(page)
+    page.wait_for_function("document.querySelector('.dvn-scroller').scrollWidth > 0")
+    scroller = page.locator(".dvn-scroller").first
+    inner, shown = scroller.evaluate("e => [e.scrollWidth, e.clientWidth]")
+    assert inner <= shown  # no column is out of sight
+    right = "e => e.getBoundingClientRect().right"
+    assert abs(scroller.evaluate(right) - page.locator(".st-key-lang").evaluate(right)) < 8  # as wide as the page
+    page.context.close()

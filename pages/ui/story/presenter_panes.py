@@ -35,7 +35,8 @@ def show(round_: Round, title: str) -> None:
             for at in changed:
                 panes[at].draw()
             if not changed:
-                panes[0].measure()
+                for pane in panes:
+                    pane.measure()
     for pane in panes:
         pane.finish()
 

@@ -8,7 +8,8 @@ const KEYS = {
 };
 const PANES = ["1", "2"];
 const SAME_PRESS_MS = 500; // a browser may report one Escape twice: as a key, and as the end of the full screen
-const NEAR_LINES = 4; // who has scrolled further up than this reads there, and is not scrolled down
+const READY = "fabula-presenter"; // on the document while keys are listened to
+const NEAR_PX = 8; // from the end: there the newest words are followed
 
 const find = (name) => document.querySelector(`.st-key-presenter_${name} button`);
 
@@ -85,39 +86,53 @@ function onFullScreen(me) {
   me.full = me.leavesFullScreen = false;
 }
 
-// The newest words stay in sight.
-function follow() {
+// The newest words stay in sight, unless somebody has scrolled up to read.
+function follow(me) {
   for (const words of document.querySelectorAll('[class*="st-key-presenter_words_"]')) {
-    const below = words.scrollHeight - words.scrollTop - words.clientHeight;
-    if (below < NEAR_LINES * parseFloat(getComputedStyle(words).lineHeight || "40")) {
-      words.scrollTop = words.scrollHeight;
-    }
+    if (me.readsAbove.has(words)) continue;
+    words.scrollTop = words.scrollHeight;
+    me.seen.set(words, words.scrollTop);
   }
+}
+
+function onScroll(me, event) {
+  const words = event.target;
+  if (!(words instanceof Element) || !words.className.includes("st-key-presenter_words_")) return;
+  if (words.scrollTop < (me.seen.get(words) ?? 0) - NEAR_PX) me.readsAbove.add(words);
+  if (words.scrollHeight - words.scrollTop - words.clientHeight < NEAR_PX) me.readsAbove.delete(words);
+  me.seen.set(words, words.scrollTop);
 }
 
 export default function ({ parentElement }) {
   let me = held.get(parentElement);
   if (!me) {
-    me = { escaped: 0, full: false, leavesFullScreen: false };
+    me = { escaped: 0, full: false, leavesFullScreen: false, readsAbove: new WeakSet(), seen: new WeakMap() };
     held.set(parentElement, me);
     me.onKey = (event) => onKey(me, event);
-    me.onKeyUp = (event) => event.key === " " && event.target.matches("button:not(:focus-visible)") && event.preventDefault();
+    me.onKeyUp = (event) => {
+      if (event.key === " " && event.target.matches("button:not(:focus-visible)")) event.preventDefault();
+    };
     me.onClick = (event) => onClick(me, event);
     me.onFullScreen = () => onFullScreen(me);
-    me.words = new MutationObserver(follow);
+    me.onScroll = (event) => onScroll(me, event);
+    me.words = new MutationObserver(() => follow(me));
     document.addEventListener("keydown", me.onKey, true);
     document.addEventListener("keyup", me.onKeyUp, true);
     document.addEventListener("click", me.onClick, true);
+    document.addEventListener("scroll", me.onScroll, true);
     document.addEventListener("fullscreenchange", me.onFullScreen);
     me.words.observe(document.body, { childList: true, characterData: true, subtree: true });
     document.documentElement.classList.toggle("fabula-no-full-screen", !document.fullscreenEnabled);
+    document.documentElement.classList.add(READY);
     if (navigator.userActivation?.isActive && !document.fullscreenElement) goFullScreen(me);
   }
   return () => {
     document.removeEventListener("keydown", me.onKey, true);
     document.removeEventListener("keyup", me.onKeyUp, true);
     document.removeEventListener("click", me.onClick, true);
+    document.removeEventListener("scroll", me.onScroll, true);
     document.removeEventListener("fullscreenchange", me.onFullScreen);
+    document.documentElement.classList.remove(READY);
     me.words.disconnect();
     held.delete(parentElement);
     navigator.keyboard?.unlock?.();
