@@ -17,8 +17,17 @@ from tests.test_browser_story import teller as teller
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-_BUSY_MS = 30_000  # a machine may be busy
+_BUSY_MS = 90_000  # a machine may be busy
 _SCREENS = ((1920, 1080), (1024, 768))
+# A browser without a window has no full screen: this one only remembers whether it is on.
+_FULL_SCREEN = """
+let full = null;
+const set = (element) => { full = element; document.dispatchEvent(new Event("fullscreenchange")); };
+Object.defineProperty(Document.prototype, "fullscreenElement", {get: () => full});
+Object.defineProperty(Document.prototype, "fullscreenEnabled", {get: () => true});
+Element.prototype.requestFullscreen = async function () { set(this); };
+Document.prototype.exitFullscreen = async () => set(null);
+"""
 _LONG = tuple(f"从前有一位英雄，第{n}次。" for n in range(60))
 
 
@@ -29,9 +38,12 @@ def studio(tmp_path_factory: pytest.TempPathFactory, teller: Teller) -> Iterator
         yield studio
 
 
-def _open(browser: Browser, studio: Studio, address: str = "/story?stage=1", **context: object) -> Page:
+def _open(
+    browser: Browser, studio: Studio, address: str = "/story?stage=1", *, script: str = "", **context: object
+) -> Page:
     page = browser.new_context(**{"locale": "en-US", "viewport": {"width": 1024, "height": 768}} | context).new_page()  # type: ignore[arg-type]
     page.set_default_timeout(_BUSY_MS)
+    page.add_init_script(script)
     page.goto(f"{studio.url}{address}")
     settled(page)
     if "stage=1" in address:
@@ -146,18 +158,37 @@ def test_a_key_in_a_field_is_a_letter_and_a_question_mark_shows_the_keys(
     page.context.close()
 
 
-def test_full_screen_ends_with_presenter_mode(browser: Browser, studio: Studio, teller: Teller) -> None:
-    page = _open(browser, studio)
+def test_full_screen_goes_on_and_off_and_ends_with_presenter_mode(browser: Browser, studio: Studio) -> None:
+    page = _open(browser, studio, script=_FULL_SCREEN)
     page.keyboard.press("f")
     page.wait_for_function("document.fullscreenElement !== null")
     page.keyboard.press("f")
     page.wait_for_function("document.fullscreenElement === null")
     assert page.locator(".st-key-presenter").count() == 1
-    page.keyboard.press("f")
+    press(page, "presenter_full")
     page.wait_for_function("document.fullscreenElement !== null")
     press(page, "presenter_leave")
     page.locator(".st-key-story_button").wait_for()
     page.wait_for_function("document.fullscreenElement === null")
+    page.context.close()
+
+
+def test_the_browsers_own_escape_stops_first_and_then_leaves(browser: Browser, studio: Studio, teller: Teller) -> None:
+    """Where Escape is not told to pages in full screen, the end of the full screen is."""
+    teller.begin(("从前，",), endless=True)
+    page = _open(browser, studio, script=_FULL_SCREEN)
+    page.keyboard.press("f")
+    page.wait_for_function("document.fullscreenElement !== null")
+    page.keyboard.press("Space")
+    _until_words(page, "从前，")
+    page.evaluate("document.exitFullscreen()")
+    page.get_by_text("stopped; the text so far is kept").wait_for()
+    page.locator(".st-key-presenter_write").wait_for()
+    page.keyboard.press("f")
+    page.wait_for_function("document.fullscreenElement !== null")
+    page.wait_for_function(f"Date.now() - {page.evaluate('Date.now()')} > 600")  # one Escape may be reported twice
+    page.evaluate("document.exitFullscreen()")
+    page.locator(".st-key-story_button").wait_for()
     page.context.close()
 
 

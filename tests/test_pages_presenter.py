@@ -84,6 +84,13 @@ def test_the_prompts_are_of_the_pages_language(
     assert any(inside in label for label in offered) and any(outside in label for label in offered)
 
 
+def test_keys_that_come_faster_than_the_page_count(server: FaultServer, store: Store, prepared: list[str]) -> None:
+    at = _present()
+    at.segmented_control(key="presenter_panes").set_value(2)
+    at.button(key="presenter_write").click().run()
+    assert server.prompts() == [prepared[0]] * 2
+
+
 def test_next_and_previous_go_round(server: FaultServer, store: Store, prepared: list[str]) -> None:
     at = _present()
     seen = [_prompt(at)]

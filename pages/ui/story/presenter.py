@@ -7,7 +7,7 @@ who writes. Sizes and places are in `components/presenter.css`, keys and full sc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -40,10 +40,7 @@ def on() -> bool:
 
 def button() -> None:
     """The way in, on the story page."""
-    st.button(
-        _("Present"), icon=":material/slideshow:", key="story_present", on_click=_enter,
-        help=_("Full screen and large type, for an audience. Everything works by keyboard."),
-    )  # fmt: skip
+    st.button(_("Present"), icon=":material/slideshow:", key="story_present", on_click=_enter)
 
 
 def show() -> None:
@@ -76,7 +73,7 @@ def _present(writers: Writers, controls: DeltaGenerator) -> None:
     prompt = prompts[held.number]
     round_ = desk().round if desk().writing else held.rounds.get(prompt.text)
     with controls:
-        _controls(len(prompts), writers, prompt, again=round_ is not None)
+        _controls(len(prompts), writers, again=round_ is not None)
     kind = 0 if round_ is None else len(round_.stories)
     places = [st.container() if place == kind else st.empty() for place in range(1 + arena.MOST_PANES)]
     with places[kind]:  # a place of its own for each: what was there before is gone at once
@@ -135,7 +132,7 @@ def _invitation(prompts: Sequence[Prompt], number: int) -> None:
 # --- the controls -----------------------------------------------------------------------------------------------------
 
 
-def _controls(count: int, writers: Writers, prompt: Prompt, *, again: bool) -> None:
+def _controls(count: int, writers: Writers, *, again: bool) -> None:
     """Prompts, the button that writes or stops, and how many models write."""
     held, number = desk(), _presentation().number
     st.button(
@@ -155,7 +152,7 @@ def _controls(count: int, writers: Writers, prompt: Prompt, *, again: bool) -> N
     else:
         st.button(
             f"{_('Write again') if again else _('Write')} `{_('Space')}`", icon=":material/edit:", type="primary",
-            key="presenter_write", on_click=_write, args=(writers, prompt),
+            key="presenter_write", on_click=_write, args=(writers,),
         )  # fmt: skip
     st.space("stretch")
     st.segmented_control(
@@ -178,13 +175,16 @@ def _help() -> None:
         st.caption(_("A remote control's page keys change the prompt. Stories are kept under Earlier stories."))
 
 
-def _write(writers: Writers, prompt: Prompt) -> None:
-    before = desk().round
+def _write(writers: Writers) -> None:
+    """With the prompt and the number of models of this moment: keys may come faster than the page is drawn."""
+    chosen = replace(writers, panes=presenter_order.panes())
+    prompts, held, before = presenter_order.prompts(chosen), _presentation(), desk().round
+    prompt = prompts[min(held.number, len(prompts) - 1)]
     with cards.errors_kept():
-        teller.write(presenter_order.order(writers, prompt))
+        teller.write(presenter_order.order(chosen, prompt))
     round_ = desk().round
     if round_ is not None and round_ is not before:
-        _presentation().rounds[prompt.text] = round_
+        held.rounds[prompt.text] = round_
 
 
 def _choose(number: int) -> None:

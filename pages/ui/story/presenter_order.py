@@ -62,7 +62,12 @@ def writers() -> Writers | None:
     if others:
         second = models.picker(_("Second model"), "presenter_second", among=others, prefer=first.base or "")
     state.first("presenter_panes", 1)
-    return Writers(first, second, int(state.get("presenter_panes") or 1))
+    return Writers(first, second, panes())
+
+
+def panes() -> int:
+    """How many models shall write."""
+    return int(state.get("presenter_panes") or 1)
 
 
 def _from_address() -> None:

@@ -31,6 +31,8 @@ _FEW = 6  # rows that need no scrolling
 _HEIGHT = 260  # px
 _SEARCHED = 9  # jobs from which on one can search
 _MOST_COMPARED = 8
+_LEAST_NEEDED = ("tokens", "dataset", "provider")  # left out first where not all columns fit; the job below has them
+_WIDE = 1_060  # px for all columns with a width: the page's 1,280, less the name's and that of the boxes to tick
 
 
 def open_jobs(*ids: str) -> None:
@@ -176,13 +178,23 @@ def _record(job: JobView, chain: Sequence[JobView], datasets: Mapping[str, str])
 
 
 def _needed(listed: Sequence[JobView]) -> dict[str, bool]:
-    """Which columns say something: no time to the end where every job has ended, no provider where all have one."""
+    """Which columns say something, and fit: no time to the end where all have ended, no provider where all have one."""
     idle = {
         "eta": all(job.finished for job in listed),
         "provider": len({job.provider for job in listed}) == 1,
         "held_out": all(cached_training.summary(job).held_out_accuracy is None for job in listed),
     }
-    return {name: not idle.get(name, False) for name in _columns(listed)}
+    columns = _columns(listed)
+    shown = [name for name in columns if not idle.get(name, False)]
+    for name in _LEAST_NEEDED:
+        if sum(_width(columns[one]) for one in shown) > _WIDE:
+            shown = [one for one in shown if one != name]
+    return {name: name in shown for name in columns}
+
+
+def _width(column: Any) -> int:
+    """The width of a column, px; that of the name is what the others leave."""
+    return int(column["width"] or 0)
 
 
 def _columns(listed: Sequence[JobView]) -> dict[str, Any]:
@@ -199,7 +211,7 @@ def _columns(listed: Sequence[JobView]) -> dict[str, Any]:
         "when": config.TextColumn(_("Submitted"), width=95),
         "verdict": config.TextColumn(_("Progress"), width=170),
         "eta": config.TextColumn(_("Time left"), width=85),
-        "curve": config.LineChartColumn(_("Curve"), width="small"),
+        "curve": config.LineChartColumn(_("Curve"), width=75),
         "loss": config.NumberColumn(
             _titled(_("Loss"), [one.loss for one in curves]), format="%.3f", help=smoothed, width=85
         ),
