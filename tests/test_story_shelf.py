@@ -15,7 +15,6 @@ import pytest
 
 from core.actor import LOCAL, Actor
 from core.cost.book import PriceBook
-from core.dataset import presets
 from core.db.store import Store
 from core.db.tables import Story, TrainingJob
 from core.errors import BadRequest, FabulaError, ModelNotFound, NotFound
@@ -265,35 +264,6 @@ def test_prepared_prompts_are_kept_clean(home: Path) -> None:
     with pytest.raises(FabulaError):
         prompts.prepare(home, _VIEWER, [])
     assert len(prompts.clean(str(n) for n in range(99))) == prompts.MOST
-
-
-@pytest.mark.parametrize(
-    ("columns", "outside", "expected"),
-    [
-        ([], [], []),
-        ([("a", [])], [["x"]], []),
-        ([("a", ["1", ""])], [], [("1",)]),
-        ([("a", ["1", "2"])], [], [("1",), ("2",)]),
-        ([("a", "12345678"), ("b", "vw")], [], [("1", "v"), ("3", "v"), ("5", "w"), ("7", "w")]),
-        ([("a", "12"), ("b", "x")], [["3", "x"], ["3", "x"], ["4"]], [("1", "x"), ("2", "x"), ("3", "x")]),
-        ([("a", "12"), ("b", "")], [["3", "x"]], []),
-    ],
-)
-def test_cells_are_spread_over_the_grid_and_those_outside_come_last(
-    columns: list[tuple[str, list[str]]], outside: list[list[str]], expected: list[tuple[str, ...]]
-) -> None:
-    found = prompts.cells(columns, outside)
-    assert [cell.values for cell in found] == expected
-    assert [cell.values for cell in found if cell.outside] == [("3", "x")] * (("3", "x") in expected)
-
-
-@pytest.mark.parametrize("language", ["en", "zh_CN"])
-def test_every_presets_grid_gives_different_cells(language: str) -> None:
-    for preset in presets.load(language):
-        recipe = preset.recipe
-        found = prompts.cells([(column.name, column.values) for column in recipe.columns], preset.outside)
-        assert len({cell.values for cell in found if not cell.outside}) == prompts.FROM_THE_GRID
-        assert sum(cell.outside for cell in found) == len(preset.outside)
 
 
 # --- what a story has used so far -------------------------------------------------------------------------------------

@@ -1,9 +1,8 @@
-"""Prompts for presenter mode: a plain text file in the home folder, one prompt a line; else cells of a grid."""
+"""Prompts of one's own for presenter mode: a plain text file in the home folder, one prompt a line."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
 from core.actor import Actor
@@ -12,28 +11,7 @@ from core.text import storable
 
 _FILE = "stage_prompts.txt"
 MOST = 50
-FROM_THE_GRID = 4  # cells to begin with: enough to show that stories differ, few enough to get past them
 LONGEST = 2_000  # characters of one prompt
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """Values for all columns of a grid, in their order; `outside`: no row of the grid has them together."""
-
-    values: tuple[str, ...]
-    outside: bool = False
-
-
-def cells(columns: Sequence[tuple[str, Sequence[str]]], outside: Iterable[Sequence[str]] = ()) -> list[Cell]:
-    """Cells spread evenly over the values of all columns, then those `outside` the grid. Empty values are skipped."""
-    known = [[value for value in values if value] for _name, values in columns]
-    if not known or not all(known):
-        return []
-    spread = (
-        tuple(values[number * len(values) // FROM_THE_GRID] for values in known) for number in range(FROM_THE_GRID)
-    )
-    rows = dict.fromkeys(tuple(values) for values in outside if len(values) == len(known))
-    return [*(Cell(values) for values in dict.fromkeys(spread)), *(Cell(values, outside=True) for values in rows)]
 
 
 def prepared(home: Path) -> list[str]:

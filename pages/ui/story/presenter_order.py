@@ -11,16 +11,18 @@ from core.actor import LOCAL
 from core.cost.book import Price
 from core.cost.currency import USD
 from core.providers import CompletionRequest, ModelInfo
+from core.story import prompt_order
 from core.story import prompts as kept_prompts
 from core.story.arena import Entry
 from pages.ui import cached, cards, models, state
 from pages.ui.cost import price_choice
 from pages.ui.lang import _, plain
-from pages.ui.story import story_model
+from pages.ui.story import next_prompt, story_model
 from pages.ui.story.story_desk import Order
 from pages.ui.story.story_model import Shape
 
 MOST_PANES = 2  # what an audience can read at once
+_CELLS = 4  # of the grid: enough to show that stories differ, few enough to get past them
 _MOST_TOKENS = 1_000
 _TEMPERATURE = 0.7
 _PAID = ("openai", "gpt-6.1-terra")  # the middle of OpenAI's current models, where the price list has it
@@ -54,7 +56,7 @@ class Prompt:
 def writers() -> Writers | None:
     """The pickers of the models → who writes; None while there is no model."""
     _from_address()
-    first = models.picker(_("Model"), "story_model", prefer="storyteller")
+    first = models.picker(_("Model"), "story_model", prefer=models.storyteller())
     if first is None:
         return None
     others = [info for info in cached.models().found if (info.provider, info.id) != (first.provider, first.id)]
@@ -84,7 +86,7 @@ def _from_address() -> None:
 
 
 def prompts(who: Writers) -> list[Prompt]:
-    """What was prepared by hand, else cells of the first model's grid and values outside it."""
+    """What was prepared by hand, else cells of the first model's grid and values outside it, in turn."""
     by_hand = kept_prompts.prepared(cached.settings().home)
     if by_hand:
         return [Prompt(text, text, {}) for text in by_hand]
@@ -92,11 +94,15 @@ def prompts(who: Writers) -> list[Prompt]:
 
 
 def _of_grid(shape: Shape) -> list[Prompt]:
-    names, found = [name for name, _values in shape.columns], []
-    for cell in kept_prompts.cells(shape.columns, story_model.outside(shape)):
-        values = dict(zip(names, cell.values, strict=True))
-        found.append(Prompt(" · ".join(cell.values), shape.prompt(values), values, cell.outside))
-    return found
+    """Some cells of the grid, in turn with all values outside it."""
+    outside, found = next_prompt.outside(shape), []
+    for number in range(_CELLS + len(outside)):
+        values = prompt_order.nth(shape.columns, outside, number)
+        text = shape.prompt(values)
+        if text:
+            title = " · ".join(value for value in values.values() if value)
+            found.append(Prompt(title, text, values, tuple(values.values()) in outside))
+    return list({prompt.text: prompt for prompt in found}.values())
 
 
 def order(who: Writers, prompt: Prompt) -> Order:
