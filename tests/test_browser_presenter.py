@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import studio_process
+from tests.story_server import Teller
 from tests.studio_process import Studio
 from tests.test_browser import press, settled
 from tests.test_browser import pytestmark as pytestmark
-from tests.test_browser_story import Teller
 from tests.test_browser_story import teller as teller
 
 if TYPE_CHECKING:
