@@ -16,7 +16,7 @@ from core.dataset import datasets, presets
 from core.db.store import Store
 from core.db.tables import Comparison, ComparisonAnswer, Tour, TrainingJob, utcnow
 from core.errors import BadRequest, EngineMissing, FabulaError, NotFound
-from core.training import comparing, jobs
+from core.training import comparing, jobs, pace
 from core.work import KINDS
 from tests.fakes import MOMENT, NO_MODEL, FakeClient, FakeRegistry, FakeStream, remote_job
 from tests.test_training_jobs import Hurry
@@ -116,13 +116,14 @@ def test_the_language_of_the_page_chooses_the_stories(store: Store, language: st
 
 
 def trained(store: Store, *rates: float) -> None:
-    """Jobs that have learned so many tokens a second on the tour's base."""
+    """Jobs that have learned so many tokens a second on the tour's base, after their start-up."""
     with store.session() as session:
         for number, rate in enumerate(rates):
             session.add(
                 TrainingJob(
                     id=f"j{number}", name="n", provider="engine", base_model="gemma-3-270m", hyperparameters={},
-                    file_format="completion", status="succeeded", trained_tokens=int(rate * 600), training_s=600.0,
+                    file_format="completion", status="succeeded", trained_tokens=int(rate * 600),
+                    training_s=600.0 + pace.START_S,
                     created_by="local",
                 )
             )  # fmt: skip
