@@ -359,9 +359,19 @@ def test_a_story_that_was_cut_off_is_written_with_a_higher_limit(server: FaultSe
     assert at.button(key="story_fix_0_limit").label == "Raise the limit to 256 tokens and write again"
     server.default = _WHOLE
     at = click(at, "story_fix_0_limit")
-    assert bought(server)[-1]["max_tokens"] == 256
+    assert bought(server)[-1]["max_tokens"] == 256 == at.session_state["story_max_tokens"]
     assert "从前，有一位英雄。" in [text.value for text in at.text]
     assert not any(key.startswith("story_fix_") for key in _keys(at))
+
+
+def test_of_several_stories_only_the_one_that_was_cut_off_is_written_again(server: FaultServer, store: Store) -> None:
+    server.judge = lambda body: _CUT if body["model"] == "second" and body["max_tokens"] < 256 else _WHOLE
+    at = visit("story", story_compare=True, story_others=["engine/second"], story_max_tokens=100)
+    at = click(at, "story_button")
+    assert {key for key in _keys(at) if key.startswith("story_fix_")} == {"story_fix_1_limit"}
+    at = click(at, "story_fix_1_limit")
+    assert [body["model"] for body in bought(server)].count("writer") == 1
+    assert [text.value for text in at.text].count("从前，有一位英雄。") == 2
 
 
 def test_a_story_whose_model_is_gone_is_written_by_another(server: FaultServer, store: Store) -> None:

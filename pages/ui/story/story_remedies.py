@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import streamlit as st
@@ -17,7 +18,7 @@ from pages.ui import cached, cards, failure_words, models, state
 from pages.ui.lang import _, clock, number
 from pages.ui.story.story_desk import LEAVE_S, desk
 
-_WRITE_NOW = "story_write_now"  # set by a button that changes the form: what stands there then is written at once
+_WRITE_NOW = "story_write_now"  # set by a button that changes the model: the form is then written at once
 _MOST_TOKENS = 32_768  # as the form's field
 
 
@@ -35,7 +36,7 @@ def show(story: StoryStream, number: int) -> None:
 
 
 def asked_to_write() -> bool:
-    """Whether a remedy has changed the form and wants it written now; once."""
+    """Whether a remedy has chosen another model and wants the form written now; once."""
     asked = bool(state.get(_WRITE_NOW))
     state.drop(_WRITE_NOW)
     return asked
@@ -64,13 +65,14 @@ def _button(remedy: Remedy, story: StoryStream, key: str) -> None:
             limit = min(failed_rows.higher_limit(story.asked.max_tokens), _MOST_TOKENS)
             label = _("Raise the limit to {limit} tokens and write again").format(limit=number(limit))
             st.button(
-                label, icon=":material/replay:", key=f"{key}_limit", on_click=_change_form, args=("max_tokens", limit)
-            )
+                label, icon=":material/replay:", key=f"{key}_limit", on_click=_write_again,
+                args=(story, "max_tokens", limit),
+            )  # fmt: skip
         case "lower_temperature" if (lower := failed_rows.lower_temperature(story.asked.temperature)) is not None:
             label = _("Lower the temperature to {value} and write again").format(value=number(lower, 2))
             st.button(
-                label, icon=":material/replay:", key=f"{key}_cooler", on_click=_change_form,
-                args=("temperature", lower),
+                label, icon=":material/replay:", key=f"{key}_cooler", on_click=_write_again,
+                args=(story, "temperature", lower),
             )  # fmt: skip
         case "another_model":
             _another_model(story, key)
@@ -85,25 +87,29 @@ def _another_model(story: StoryStream, key: str) -> None:
     other = min(others, key=lambda one: (one.provider != story.provider, one.id.startswith("ft:")))
     st.button(
         _("Write with {model}").format(model=models.label(other)), icon=":material/swap_horiz:", key=f"{key}_model",
-        on_click=_change_form, args=("model", f"{other.provider}/{other.id}"),
+        on_click=_choose, args=(f"{other.provider}/{other.id}",),
     )  # fmt: skip
 
 
-def _change_form(field: str, value: object) -> None:
-    """The form is what is asked for: the prompt that another model wants may differ."""
-    state.put(f"story_{field}", value)
+def _choose(model: str) -> None:
+    """Write with another model, through the form: the prompt that it wants may differ."""
+    state.put("story_model", model)
     state.put(_WRITE_NOW, True)
 
 
-def _write_again(story: StoryStream) -> None:
-    """The same request once more, in the story's place in the round."""
+def _write_again(story: StoryStream, field: str = "", value: float | None = None) -> None:
+    """The same request once more, in the story's place in the round; with another setting, which the form keeps."""
+    request = story.asked
+    if field:
+        request = replace(request, **{field: value})
+        state.put(f"story_{field}", value)
     with cards.errors_kept():
         round_ = desk().round
         if round_ is None or story not in round_.stories:
             return
         place = Place(story.place.round_id, story.place.step, story.place.column_values)
         again = stream.write(
-            cached.store(), LOCAL, cached.client(story.provider), story.asked, cached.prices(),
+            cached.store(), LOCAL, cached.client(story.provider), request, cached.prices(),
             place=place, leave_s=LEAVE_S, news=round_.news,
         )  # fmt: skip
         round_.stories[round_.stories.index(story)] = again
