@@ -96,6 +96,23 @@ WHOLE: dict[str, dict[str, Any]] = {
         "prompt_eval_count": 10,
         "eval_count": 5,
     },
+    "Gemini's candidates": {
+        "candidates": [
+            {
+                "content": {
+                    "role": "model",
+                    "parts": [{"text": "Hm.", "thought": True}, {"text": "A "}, {"text": "story."}],
+                },
+                "finishReason": "STOP",
+            }
+        ],
+        "usageMetadata": {"promptTokenCount": 10, "candidatesTokenCount": 5},
+    },
+    "Cohere's message": {
+        "message": {"role": "assistant", "content": [{"type": "text", "text": STORY}]},
+        "finish_reason": "COMPLETE",
+        "usage": {"billed_units": {"input_tokens": 10, "output_tokens": 5}, "tokens": {"input_tokens": 9}},
+    },
     "in an object of a gateway's own": {"code": 0, "message": "success", "data": chat()},
     "an error of code 0 beside it": chat(error={"code": 0, "message": "ok"}),
     "DashScope's own output": {

@@ -7,7 +7,8 @@ known to come, and raises only where there is nothing that could be kept:
   out (Mistral: `{"type": "thinking"}`, `{"type": "text"}`; Responses API: `output_text`);
 - no `model`: it is the one that was asked for; an ending that is no string is unknown;
 - a whole answer where a stream was asked for, and events where a whole answer was (see `events`);
-- Anthropic's `content`, the Responses API's `output` and Ollama's `message` in place of `choices`.
+- Anthropic's `content`, the Responses API's `output`, Gemini's `candidates` and Ollama's `message` in place of
+  `choices`.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def said(message: object, finish_reason: object) -> tuple[str, str | None]:
     ending = folded(finish_reason)
     if not isinstance(message, dict):
         return text_of(message), ending
-    content = message.get("content")
+    content = message.get("parts") if message.get("content") is None else message["content"]  # Gemini's own API: parts
     refusal = message.get(_REFUSAL) or _refusal_part(content)
     if isinstance(refusal, str) and refusal:
         return text_of(content) or refusal, _REFUSAL

@@ -10,6 +10,7 @@ Read here, because providers send it so:
 - The Responses API: `input_tokens`, `output_tokens`, `input_tokens_details`.
 - Anthropic: `input_tokens` without what was read from its cache (`cache_read_input_tokens`) or written to it
   (`cache_creation_input_tokens`); both are part of the prompt (docs.anthropic.com, "Prompt caching").
+- Cohere: `billed_units` inside `usage` (docs.cohere.com, Chat API v2).
 - Ollama: zeros, or no prompt tokens, where the prompt was in its cache.
 """
 
@@ -111,6 +112,8 @@ def _reports(answer: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
     """Where a usage object may be, the most likely place first."""
     if isinstance(usage := answer.get("usage"), Mapping):
         yield usage
+        if isinstance(billed := usage.get("billed_units"), Mapping):
+            yield billed
     if isinstance(usage := answer.get("usageMetadata"), Mapping):
         yield usage
     if isinstance(groq := answer.get("x_groq"), Mapping) and isinstance(usage := groq.get("usage"), Mapping):
