@@ -440,3 +440,44 @@ def test_objects_of_other_keys_are_a_table_whose_columns_get_their_part(
 
 def test_a_file_of_texts_alone_is_a_table_of_one_column() -> None:
     assert records(read('{"text": "a"}\n{"text": "b"}\n')) == [{"text": "a"}, {"text": "b"}]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"prompt":["a","c"],"completion":["b","d"]}',
+        '{"columns":["prompt","completion"],"data":[["a","b"],["c","d"]]}',
+        '{"columns":["prompt","completion"],"index":[0,1],"data":[["a","b"],["c","d"]]}',
+        '{"prompt":{"0":"a","1":"c"},"completion":{"0":"b","1":"d"}}',
+        '{\n  "prompt": ["a", "c"],\n  "completion": ["b", "d"]\n}\n',
+    ],
+)
+def test_a_table_that_is_held_by_columns_is_rows(body: str) -> None:
+    found = importing.read_table(body.encode(), "a.json")
+    assert found.frame.to_dict("records") == [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"}]
+    assert found.problems == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"tags":["a","b"],"text":"c"}',
+        '{"tags":["a","b"],"words":["c"]}',
+        '{"tags":["a","b"]}',
+        '{"tags":["a","b"],"words":["c","d"]}\n{"tags":["e","f"],"words":["g","h"]}',
+    ],
+)
+def test_rows_with_lists_in_them_stay_rows(body: str) -> None:
+    found = importing.read_table(body.encode(), "a.jsonl")
+    assert len(found.frame) == len(body.splitlines()) and found.frame["tags"][0] == '["a", "b"]'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}],"tags":["x","y"]}',
+        '{"prompt":{"text":"q"},"completion":{"text":"a"}}',
+    ],
+)
+def test_one_object_is_one_row_unless_it_holds_columns(body: str) -> None:
+    assert len(importing.read_table(body.encode(), "a.json").frame) == 1
