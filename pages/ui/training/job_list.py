@@ -31,8 +31,9 @@ _FEW = 6  # rows that need no scrolling
 _HEIGHT = 260  # px
 _SEARCHED = 9  # jobs from which on one can search
 _MOST_COMPARED = 8
-_LEAST_NEEDED = ("tokens", "dataset", "provider")  # left out first where not all columns fit; the job below has them
-_WIDE = 1_060  # px for all columns with a width: the page's 1,280, less the name's and that of the boxes to tick
+_LEAST_NEEDED = ("took", "tokens", "dataset", "provider")  # in this order where not all columns fit
+_WIDE = 1_230  # px for all columns: the table on a screen of 1440 px and more, less the boxes to tick
+_NAME = 170  # px at least
 
 
 def open_jobs(*ids: str) -> None:
@@ -59,6 +60,7 @@ def show(found: Sequence[JobView]) -> list[JobView]:
     if not listed:
         st.caption(_("No job has this name."))
         return _open_now(found)
+    columns = _fitting(listed)
     event = st.dataframe(
         _frame(listed),
         hide_index=True,
@@ -67,8 +69,8 @@ def show(found: Sequence[JobView]) -> list[JobView]:
         selection_mode="multi-row",
         selection_default={"selection": {"rows": _rows(listed), "columns": [], "cells": []}},
         key=f"training_list_{_digest(listed)}_{state.get(_DRAWN, 0)}",
-        column_order=[name for name, needed in _needed(listed).items() if needed],
-        column_config=_columns(listed),
+        column_order=list(columns),
+        column_config=columns,
         placeholder="–",
         alt=_("Training jobs"),
     )
@@ -177,30 +179,32 @@ def _record(job: JobView, chain: Sequence[JobView], datasets: Mapping[str, str])
     }
 
 
-def _needed(listed: Sequence[JobView]) -> dict[str, bool]:
-    """Which columns say something, and fit: no time to the end where all have ended, no provider where all have one."""
+def _fitting(listed: Sequence[JobView]) -> dict[str, Any]:
+    """The columns that say something, and fit; the name takes the width that the others leave.
+
+    No time to the end where every job has ended, no provider where all have one.
+    """
     idle = {
         "eta": all(job.finished for job in listed),
         "provider": len({job.provider for job in listed}) == 1,
         "held_out": all(cached_training.summary(job).held_out_accuracy is None for job in listed),
     }
-    columns = _columns(listed)
-    shown = [name for name in columns if not idle.get(name, False)]
+    columns = {name: column for name, column in _columns(listed).items() if not idle.get(name, False)}
+
+    def left() -> int:
+        return _WIDE - sum(int(column["width"]) for name, column in columns.items() if name != "name")
+
     for name in _LEAST_NEEDED:
-        if sum(_width(columns[one]) for one in shown) > _WIDE:
-            shown = [one for one in shown if one != name]
-    return {name: name in shown for name in columns}
-
-
-def _width(column: Any) -> int:
-    """The width of a column, px; that of the name is what the others leave."""
-    return int(column["width"] or 0)
+        if left() < _NAME:
+            columns.pop(name, None)
+    columns["name"]["width"] = max(_NAME, left())
+    return columns
 
 
 def _columns(listed: Sequence[JobView]) -> dict[str, Any]:
     """Titles, formats and widths (px); a cost that is not known stays empty, it is not 0.
 
-    All columns fit on a screen of 1440 px; the name takes what is left.
+    The name's width is what the others leave (`_fitting`).
     """
     config: Any = st.column_config
     curves = [cached_training.summary(job) for job in listed]
@@ -208,7 +212,7 @@ def _columns(listed: Sequence[JobView]) -> dict[str, Any]:
     return {
         "name": config.TextColumn(_("Job")),
         "status": config.TextColumn(_("Status"), width=85),
-        "when": config.TextColumn(_("Submitted"), width=95),
+        "when": config.TextColumn(_("Submitted"), width=120),
         "verdict": config.TextColumn(_("Progress"), width=170),
         "eta": config.TextColumn(_("Time left"), width=85),
         "curve": config.LineChartColumn(_("Curve"), width=75),
@@ -216,13 +220,13 @@ def _columns(listed: Sequence[JobView]) -> dict[str, Any]:
             _titled(_("Loss"), [one.loss for one in curves]), format="%.3f", help=smoothed, width=85
         ),
         "accuracy": config.NumberColumn(
-            _titled(_("Token accuracy"), [one.accuracy for one in curves]), format=_PERCENT, help=smoothed, width=95
+            _titled(_("Token accuracy"), [one.accuracy for one in curves]), format=_PERCENT, help=smoothed, width=115
         ),
         "held_out": config.NumberColumn(
             _titled(_("Token accuracy"), [one.held_out_accuracy for one in curves]),
             format=_PERCENT,
             help=_("The last measurement on the validation rows."),
-            width=95,
+            width=115,
         ),
         "tokens": config.NumberColumn(_("Tokens"), format="localized", width=70),
         "cost": config.NumberColumn(_("Cost, USD"), format="%.4f", width=80),
