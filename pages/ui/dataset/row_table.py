@@ -76,6 +76,7 @@ def _filters(summary: DatasetSummary) -> Where:
             shown,
             format_func=lambda key: _label(key, counts[key]),
             required=True,
+            wrap=True,
             key="dataset_filter",
             label_visibility="collapsed",
             persist_state="session",
