@@ -16,7 +16,7 @@ from core.db.tables import Tour, utcnow
 from core.errors import FabulaError
 from core.providers import Registry
 from core.tour import UNFINISHED, steps_from
-from core.training import comparing, jobs
+from core.training import comparing, jobs, pace
 from core.waits import Waiting
 
 _EPOCHS = 1
@@ -143,7 +143,7 @@ class _Walk:
             n_epochs=_EPOCHS,
             batch_size=tour_plan.BATCH_SIZE,
             seed=self._seed(tour),
-            estimated_s=tour_plan.plan(self._store, tour.language).training_s,
+            estimated_s=tour_plan.plan(self._store, tour.language).training_s + pace.START_S,
         )
 
     def _job(self) -> jobs.JobView:
