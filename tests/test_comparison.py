@@ -400,6 +400,8 @@ def test_the_export_has_both_texts(store: Store, client: FakeClient) -> None:
     _go(store, client, job)
     with zipfile.ZipFile(io.BytesIO(exporting.run_zip(store, job.id))) as file:
         pairs = json.loads(file.read("before_after.json"))
+        card = file.read("README.md").decode()
+    assert card.count("> 从前有一天") == 2 * len(pairs) and "Prompt: 3,y" in card
     assert [pair["prompt"] for pair in pairs] == [pair.prompt for pair in _view(store, job).pairs]
     assert {pair[side]["text"] for pair in pairs for side in ("base", "tuned")} == {"从前有一天"}
     assert pairs[0]["tuned"]["model"] == _TUNED

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from streamlit.testing.v1.element_tree import TextInput
 from core.actor import LOCAL
 from core.dataset.example_pairs import MOST, Pair, samples
 from core.db.store import Store
-from core.db.tables import TrainingJob
+from core.db.tables import TrainingJob, utcnow
+from core.status import EngineStatus
 from core.story import shelf
 from core.training import comparing, examples, exporting, jobs
+from pages.ui import cached
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.test_pages import again, click, labels, trouble, visit, words
@@ -289,6 +293,31 @@ def test_more_examples_begin_with_those_of_the_job(server: FaultServer, store: S
     assert table(at) == list(_INTENTS.pairs) and can_train(at)
     click(at, "home_examples_close")
     assert "Your model is ready" in words(at)
+
+
+@pytest.mark.parametrize(
+    ("values", "said", "button"),
+    [
+        ({"status": "preparing"}, "Sending the examples to the engine · estimating time left", "Stop training"),
+        ({"status": "preparing", "error": "The engine is not running."}, "The engine is not running.", "Stop training"),
+        ({"status": "queued"}, "Queued: another job is training", "Stop training"),
+        ({"status": "running"}, "Loading the base model", "Stop training"),
+        ({"status": "running", "remote_id": "ftjob-1"}, "Training · step 12 of 48 · 10 min left", "Stop training"),
+        ({"status": "paused"}, "Paused", "Resume"),
+        ({"status": "running", "stop_requested": "cancel"}, "Stopping", "Stop training"),
+    ],
+)
+def test_a_job_on_its_way_shows_its_phase_and_the_time_left(
+    server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], said: str, button: str
+) -> None:
+    if values.get("remote_id"):
+        values = {**values, "estimated_finish": utcnow() + timedelta(minutes=10)}
+    trained(store, **values)
+    engine = EngineStatus("up", training={"job": "ftjob-1", "step": 12, "total_steps": 48})
+    seen = replace(cached.status(), engine=engine)
+    monkeypatch.setattr(cached, "status", lambda: seen)
+    at = visit("home")
+    assert said in words(at) and button in labels(at) and not at.error
 
 
 def test_a_failed_job_says_why_and_can_be_repeated(server: FaultServer, store: Store) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from core.dataset import datasets
 from core.db.store import Store
 from core.errors import NotFound
-from core.training import checkpoints, evaluating, lineage, reading, results, views
+from core.training import checkpoints, comparing, evaluating, lineage, reading, results, views
+from core.training.comparing import ComparisonView
 from core.training.evaluation_shapes import EvaluationView
 from core.training.figures import figure
 from core.training.judging import Interval
@@ -16,6 +17,7 @@ from core.training.views import JobView
 
 _SPECIAL = "\\`*_{}[]<>()#+!|~$"
 _UNKNOWN = "unknown"
+_NO_TEXT = "no text"
 _DEFINITIONS = {"smoothed": "smoothed", "last_step": "last step", "held_out": "held-out"}
 
 
@@ -64,6 +66,7 @@ def model_card(store: Store, job_id: str) -> str:
         "",
         *(_judged(judged) if judged else ["Not evaluated on held-out rows yet."]),
         "",
+        *_compared(comparing.get(store, job_id)),
         "## What one should know",
         "",
         "- Figures hold for data like that which it learned from; outside of it nothing is promised.",
@@ -117,6 +120,16 @@ def _judged(found: list[EvaluationView]) -> list[str]:
             for name, value in told
             if value is not None
         ]
+    return lines
+
+
+def _compared(view: ComparisonView | None) -> list[str]:
+    """What the base and the new model wrote for the same prompts."""
+    lines = ["## Before and after", ""] if view is not None and view.pairs else []
+    for pair in view.pairs if view is not None else ():
+        lines += [f"Prompt: {_plain(pair.prompt)}", ""]
+        for name, said in (("Base model", pair.base), ("New model", pair.tuned)):
+            lines += [f"{name}:", "", *(f"> {_plain(line)}" for line in (said.text or _NO_TEXT).splitlines()), ""]
     return lines
 
 
