@@ -302,7 +302,7 @@ def test_more_examples_begin_with_those_of_the_job(server: FaultServer, store: S
         ({"status": "preparing", "error": "The engine is not running."}, "The engine is not running.", "Stop training"),
         ({"status": "queued"}, "Queued: another job is training", "Stop training"),
         ({"status": "running"}, "Loading the base model", "Stop training"),
-        ({"status": "running", "remote_id": "ftjob-1"}, "Training · step 12 of 48 · 10 min left", "Stop training"),
+        ({"status": "running", "remote_id": "ftjob-1"}, "step 12 of 48 · about 10 min left", "Stop training"),
         ({"status": "paused"}, "Paused", "Resume"),
         ({"status": "running", "stop_requested": "cancel"}, "Stopping", "Stop training"),
     ],
