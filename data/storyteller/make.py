@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import openai
+from openai.types.fine_tuning.job_create_params import Method
 
 from bench._engine import running_engine
 from core.dataset import presets
 
 BASE = "gemma-3-270m"
-HYPERPARAMETERS = {"batch_size": 4, "learning_rate_multiplier": 1.0}
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ WRITERS = {
 def instruction(values: Mapping[str, str], language: str = "zh") -> str:
     """The prompt of a row: the template of the preset that the data-set page starts with in that language."""
     return presets.get(WRITERS[language].preset).recipe.template.format(**values)
+
+
+def method(n_epochs: int) -> Method:
+    """How every job of the samples is trained: batches of 4, the engine's own learning rate."""
+    return {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": n_epochs, "batch_size": 4}}}
 
 
 def training_lines(language: str) -> list[str]:
@@ -89,13 +94,12 @@ def train(client: openai.OpenAI, language: str) -> str:
     writer = WRITERS[language]
     lines = "".join(training_lines(language)).encode()
     upload = client.files.create(file=("stories.jsonl", lines), purpose="fine-tune")
-    hyperparameters = {**HYPERPARAMETERS, "n_epochs": writer.n_epochs}
     job = client.fine_tuning.jobs.create(
         training_file=upload.id,
         model=BASE,
         suffix=writer.model,
         seed=1,
-        method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        method=method(writer.n_epochs),
     )
     return wait_for(client, job.id)
 
