@@ -1,7 +1,12 @@
-"""What a tour trains on: which sample, and as many of its stories as this machine learns in the time allowed."""
+"""What a tour trains on: stories of a sample that share a power, as many as this machine learns in the time allowed.
+
+All powers at once would give it a hundred plots and a few steps for each: it would learn the sentences and not the
+sense. Stories of one power share five or six plots, each told many times.
+"""
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from statistics import median
 
@@ -14,9 +19,11 @@ from core.training import estimating
 
 BASE_MODEL = "gemma-3-270m"
 BATCH_SIZE = 4
+EPOCHS = 2
+SPARE_CELLS = 3  # combinations that are not trained on: the prompts of before and after
 TRAINING_S = 200.0  # leaves 40 s of four minutes for the start-up and the two stories at the end
 USUAL_TOKENS_PER_S = 130.0  # trained tokens; measured on two quiet cores: 130 to 250
-_FEWEST_STORIES = 100  # fewer teach the base no whole story; on a slow machine the tour takes longer instead
+_FEWEST_STORIES = 60  # fewer teach the base no whole story; on a slow machine the tour takes longer instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,30 +32,36 @@ class TourPlan:
 
     Attributes:
         sample: name of the sample (see `datasets.load_sample`).
-        stories: how many of its rows are taken: whole batches.
-        training_s: seconds that one epoch should take, without the start-up.
+        where: the values of its columns that are taken.
+        stories: how many of those rows are taken: whole batches.
+        training_s: seconds that the training should take, without the start-up.
     """
 
     sample: str
+    where: dict[str, list[str]]
     stories: int
     training_s: float
 
 
-def plan(store: Store, language: str) -> TourPlan:
-    """The plan for a page's language (`en`, `zh_CN`): the sample of its first preset that has stories.
+def plan(store: Store, language: str, seed: int = 0) -> TourPlan:
+    """The plan for a page's language (`en`, `zh_CN`): the sample of its first preset that has a tour.
 
-    The speed is the median of the last jobs on the same base, where there are any.
+    The seed draws the power. The speed is the median of the last jobs on the same base, where there are any.
 
     Raises:
         NotFound: no preset has a sample.
     """
-    sample = next((one.sample for one in presets.load(language) if one.sample and one.language), None)
-    if sample is None:
+    preset = next((one for one in presets.load(language) if one.sample and one.tour), None)
+    if preset is None or preset.sample is None or preset.tour is None:
         raise NotFound("There are no sample stories for the tour.", "Reinstall Fabula: its data folder is incomplete.")
-    pairs = datasets.sample_pairs(sample)
+    column = next(one for one in preset.recipe.columns if one.name == preset.tour["column"])
+    where = {column.name: random.Random(seed).sample(column.values, preset.tour["values"])}
+    pairs = datasets.sample_pairs(preset.sample, where)
     per_story = tokens.count([text for pair in pairs for text in pair], BASE_MODEL).tokens / len(pairs)
     rates = estimating.measured_rates(store, ENGINE, BASE_MODEL)
     rate = median(rates) if rates else USUAL_TOKENS_PER_S
-    stories = min(len(pairs), max(_FEWEST_STORIES, int(rate * TRAINING_S / per_story)))
+    repeats = len(pairs) // len({prompt for prompt, _story in pairs})
+    most = len(pairs) - SPARE_CELLS * repeats
+    stories = min(most, max(_FEWEST_STORIES, int(rate * TRAINING_S / per_story / EPOCHS)))
     stories -= stories % BATCH_SIZE
-    return TourPlan(sample, stories, stories * per_story / rate)
+    return TourPlan(preset.sample, where, stories, EPOCHS * stories * per_story / rate)

@@ -19,7 +19,6 @@ from core.tour import UNFINISHED, steps_from
 from core.training import comparing, jobs, pace
 from core.waits import Waiting
 
-_EPOCHS = 1
 _SEED = 7  # of the first tour's draw of stories and of its training; every further tour of a studio has the next one
 _LOOK_S = 1.0  # how often the ledger is read while the tour waits for its job or its comparison
 _LOOKS = 10  # before the tour's place in the worker is given back
@@ -75,17 +74,25 @@ class _Walk:
         return not self._stopping.is_set() and self.write(state="running", step=step)
 
     def dataset(self) -> bool:
-        """Sample stories in the language of the page, spread over their grid."""
+        """Sample stories in the language of the page that share a power."""
         if self.tour().dataset_id is not None:
             return True
-        plan = tour_plan.plan(self._store, self.tour().language)
+        plan = tour_plan.plan(self._store, self.tour().language, self._seed(self.tour()))
         with self._store.session():  # one transaction: no data set without a tour that knows it
             tour = self.tour()
-            loaded = datasets.load_sample(self._store, _actor(tour), plan.sample, plan.stories, seed=self._seed(tour))
+            loaded = datasets.load_sample(
+                self._store,
+                _actor(tour),
+                plan.sample,
+                plan.stories,
+                where=plan.where,
+                spare_cells=tour_plan.SPARE_CELLS,
+                seed=self._seed(tour),
+            )
             return self.write(dataset_id=loaded)
 
     def training(self) -> bool:
-        """One epoch, from the base. The job starts its comparison by itself when it has succeeded."""
+        """From the base. The job starts its comparison by itself when it has succeeded."""
         if self.tour().job_id is None:
             form = self._form()
             with self._store.session():
@@ -140,10 +147,10 @@ class _Walk:
             provider=ENGINE,
             base_model=tour_plan.BASE_MODEL,
             suffix="tour",
-            n_epochs=_EPOCHS,
+            n_epochs=tour_plan.EPOCHS,
             batch_size=tour_plan.BATCH_SIZE,
             seed=self._seed(tour),
-            estimated_s=tour_plan.plan(self._store, tour.language).training_s + pace.START_S,
+            estimated_s=tour_plan.plan(self._store, tour.language, self._seed(tour)).training_s + pace.START_S,
         )
 
     def _job(self) -> jobs.JobView:

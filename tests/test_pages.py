@@ -376,7 +376,7 @@ def test_a_preview_that_fails_says_why(server: FaultServer, store: Store) -> Non
 
 def test_sample_stories_load_with_one_click(store: Store) -> None:
     at = click(visit("dataset", dataset_part="bring"), "dataset_sample_ultraman_stories_more")
-    assert "27 rows, all done" in words(at)
+    assert "135 rows, all done" in words(at)
     assert at.button(key="dataset_train").label == "Train on this"
 
 

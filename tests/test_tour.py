@@ -23,6 +23,7 @@ from tests.test_training_jobs import Hurry
 from tests.waiting import at_once, to_the_end
 
 LANGUAGES = ("en", "zh_CN")
+_SEED = 7  # of the first tour
 
 
 @pytest.fixture
@@ -88,10 +89,10 @@ def test_the_whole_tour(store: Store, client: FakeClient, walk: Callable[..., Hu
     assert (done.state, done.step, done.key, done.eta_s, done.language) == ("done", 3, "story", None, language)
     assert done.finished_at is not None
     dataset = datasets.summary(store, done.dataset_id or "")
-    assert dataset.done == tour_plan.plan(store, language).stories
+    assert dataset.done == tour_plan.plan(store, language, _SEED).stories
     job = jobs.get(store, done.job_id or "")
     assert (job.name, job.base_model) == (dataset.name, "gemma-3-270m")
-    assert job.hyperparameters == {"n_epochs": 1, "batch_size": 4}
+    assert job.hyperparameters == {"n_epochs": 2, "batch_size": 4}
     pair = pair_of(store, done)
     assert [(said.text, said.model) for said in (pair.base, pair.tuned)] == [
         ("从前有一天", "gemma-3-270m"),
@@ -139,14 +140,28 @@ def test_as_many_stories_as_the_machine_learns_in_200_seconds(
 ) -> None:
     trained(store, *rates)
     plan = tour_plan.plan(store, language)
-    pairs = datasets.sample_pairs(plan.sample)
+    pairs = datasets.sample_pairs(plan.sample, plan.where)
     each = tokens.count([text for pair in pairs for text in pair], tour_plan.BASE_MODEL).tokens / len(pairs)
     assert plan.stories % 4 == 0 and plan.stories <= len(pairs)
-    assert plan.training_s == pytest.approx(plan.stories * each / rate)
-    if plan.stories == 100:  # fewer would teach nothing, however slow the machine is
-        assert plan.training_s > 200 - 4 * each / rate
-    elif plan.stories + 4 <= len(pairs):
-        assert 200 - 4 * each / rate <= plan.training_s <= 200
+    assert plan.training_s == pytest.approx(2 * plan.stories * each / rate)
+    if plan.stories == 60:  # fewer would teach nothing, however slow the machine is
+        assert plan.training_s > 200 - 8 * each / rate
+    elif plan.stories + 4 <= len(pairs) * 9 // 10:
+        assert 200 - 8 * each / rate <= plan.training_s <= 200
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_tour_learns_stories_of_one_power_and_leaves_combinations_out(store: Store, language: str) -> None:
+    plan = tour_plan.plan(store, language, _SEED)
+    ((column, values),) = plan.where.items()
+    dataset_id = datasets.load_sample(
+        store, LOCAL, plan.sample, where=plan.where, spare_cells=tour_plan.SPARE_CELLS, seed=_SEED
+    )
+    learned = {prompt for prompt, _text in datasets.examples(store, dataset_id)}
+    all_of_it = {prompt for prompt, _text in datasets.sample_pairs(plan.sample, plan.where)}
+    assert len(all_of_it - learned) == tour_plan.SPARE_CELLS
+    assert {row.values[column] for row in datasets.rows(store, dataset_id, limit=200)} == set(values)
+    assert len({str(tour_plan.plan(store, language, seed).where) for seed in range(12)}) > 2
 
 
 def test_a_repeated_tour_takes_other_stories_and_the_first_one_always_the_same(
@@ -159,8 +174,10 @@ def test_a_repeated_tour_takes_other_stories_and_the_first_one_always_the_same(
     with store.session() as session:
         for job in session.scalars(select(TrainingJob)):
             assert job.seed in (7, 8)
-    sample = tour_plan.plan(store, "zh_CN").sample
-    again = datasets.load_sample(store, LOCAL, sample, len(first), seed=7)
+    plan = tour_plan.plan(store, "zh_CN", _SEED)
+    again = datasets.load_sample(
+        store, LOCAL, plan.sample, plan.stories, where=plan.where, spare_cells=tour_plan.SPARE_CELLS, seed=_SEED
+    )
     texts = {text for _prompt, text in datasets.examples(store, again)}
     assert all(any(text[:40] in json.loads(line)["completion"] for text in texts) for line in first)
 
@@ -220,7 +237,7 @@ def test_stopping_the_tour_cancels_its_training_and_keeps_the_rest(
     stopped = seen(store)
     assert (stopped.state, stopped.key) == ("stopped", "training")
     assert jobs.get(store, stopped.job_id or "").request == "cancel"
-    assert datasets.summary(store, stopped.dataset_id or "").done == tour_plan.plan(store, "en").stories
+    assert datasets.summary(store, stopped.dataset_id or "").done == tour_plan.plan(store, "en", _SEED).stories
     tour.stop(store, LOCAL)
     assert seen(store).finished_at == stopped.finished_at
 

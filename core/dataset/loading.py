@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, pairwise
 from typing import Any, Literal
@@ -109,21 +109,37 @@ def split_of(word: str) -> Split | None:
         ) from None
 
 
-def load_sample(store: Store, actor: Actor, name: str, limit: int | None = None, *, seed: int = 0) -> str:
+def load_sample(
+    store: Store,
+    actor: Actor,
+    name: str,
+    limit: int | None = None,
+    *,
+    where: Mapping[str, Collection[str]] | None = None,
+    spare_cells: int = 0,
+    seed: int = 0,
+) -> str:
     """A data set from the stories that ship with the studio.
 
     Args:
         limit: how many rows to take; None takes all. They are spread over the whole grid: the sample is cut into as
             many stretches, and one row is drawn from each.
-        seed: of the draw; the same seed takes the same rows.
+        where: values of columns that are taken; None takes all.
+        spare_cells: how many combinations of values are left out, for prompts that training has not seen.
+        seed: of the draws; the same seed takes the same rows.
 
     Raises:
         NotFound: there is no such sample.
     """
     sample = _read_sample(name)
-    frame = sample.frame
+    frame = _chosen(sample.frame, where)
+    draw = random.Random(seed)
+    if spare_cells:
+        cells = list(frame[sample.columns].itertuples(index=False, name=None))
+        spared = set(draw.sample(sorted(set(cells)), spare_cells))
+        frame = frame[[cell not in spared for cell in cells]]
     if limit is not None and 0 < limit < len(frame):
-        draw, ends = random.Random(seed), [i * len(frame) // limit for i in range(limit + 1)]
+        ends = [i * len(frame) // limit for i in range(limit + 1)]
         frame = frame.iloc[[draw.randrange(start, end) for start, end in pairwise(ends)]]
     return from_frame(
         store,
@@ -138,15 +154,23 @@ def load_sample(store: Store, actor: Actor, name: str, limit: int | None = None,
     )
 
 
-def sample_pairs(name: str) -> list[tuple[str, str]]:
-    """Prompt and completion of every row of a sample.
+def sample_pairs(name: str, where: Mapping[str, Collection[str]] | None = None) -> list[tuple[str, str]]:
+    """Prompt and completion of the rows of a sample, as `load_sample` takes them.
 
     Raises:
         NotFound: there is no such sample.
     """
     sample = _read_sample(name)
-    rows = sample.frame[[*sample.columns, sample.completion]].itertuples(index=False, name=None)
+    frame = _chosen(sample.frame, where)
+    rows = frame[[*sample.columns, sample.completion]].itertuples(index=False, name=None)
     return [(joined(map(_cell, values), ","), _cell(text)) for *values, text in rows]
+
+
+def _chosen(frame: pd.DataFrame, where: Mapping[str, Collection[str]] | None) -> pd.DataFrame:
+    """The rows with those values."""
+    for column, values in (where or {}).items():
+        frame = frame[frame[column].isin(list(values))]
+    return frame
 
 
 @dataclass(frozen=True, slots=True)

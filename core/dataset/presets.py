@@ -26,6 +26,7 @@ class Preset:
         recipe: the grid.
         sample: name of the sample stories that fill it (see `datasets.load_sample`), or None.
         outside: values that no cell of the grid has, one list a row, in the order of the columns.
+        tour: `column`, and how many of its `values` a tour trains on: plots depend on that column.
         story: sampling for the tuned model (S6).
     """
 
@@ -36,6 +37,7 @@ class Preset:
     recipe: Recipe
     sample: str | None
     outside: tuple[tuple[str, ...], ...]
+    tour: Mapping[str, Any] | None
     story: Mapping[str, Any]
 
 
@@ -80,6 +82,7 @@ def _all() -> tuple[Preset, ...]:
             recipe=Recipe.from_dict(item["recipe"]),
             sample=item.get("sample"),
             outside=tuple(tuple(values) for values in item.get("outside", ())),
+            tour=item.get("tour"),
             story=item.get("story", {}),
         )
         for item in _data()["presets"]
