@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Select, String, cast, func, or_, select
 from core.cost import machine_time, own
 from core.db.store import Store
 from core.db.tables import Story
-from core.db.tables.story import COMPARISON
+from core.db.tables.story import NOT_ON_THE_SHELF
 from core.providers import CompletionRequest
 
 
@@ -173,7 +173,7 @@ def _narrowed(query: Select[Any], where: Where) -> Select[Any]:
 
 
 def _shown() -> ColumnElement[bool]:
-    return Story.deleted_at.is_(None) & Story.step.is_distinct_from(COMPARISON)
+    return Story.deleted_at.is_(None) & (Story.step.is_(None) | Story.step.not_in(NOT_ON_THE_SHELF))
 
 
 def _tags() -> ColumnElement[str]:

@@ -6,12 +6,13 @@ from collections.abc import Container, Sequence
 from typing import Literal
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from core.cost.prices import tuned_base
 from core.dataset import presets
 from core.errors import FabulaError
 from core.providers import ModelInfo
-from pages.ui import cached, cards, state
+from pages.ui import cached, cards, model_purpose, state
 from pages.ui.lang import _, language, told
 
 _LOOK_S = 2.0  # the engine takes about ten seconds to start
@@ -30,8 +31,12 @@ def picker(
     among: Sequence[ModelInfo] | None = None,
     help: str | None = None,
     width: int | Literal["stretch"] = "stretch",
+    purpose_in: DeltaGenerator | None = None,
 ) -> ModelInfo | None:
-    """A list to pick a model from, `prefer` or else an untuned one to begin with; None when there is none to pick."""
+    """A list to pick a model from, `prefer` or else an untuned one to begin with; None when there is none to pick.
+
+    What the chosen model is for, and a sample of it, stand under the list, or in `purpose_in`.
+    """
     found = list(cached.models().found if among is None else among)
     by_id = {f"{info.provider}/{info.id}": info for info in found}
     if among is None and (made := _made(key, by_id)) is not None:
@@ -51,7 +56,10 @@ def picker(
         width=width,
         persist_state="session",
     )
-    return by_id[str(chosen)]
+    info = by_id[str(chosen)]
+    with purpose_in or st.container():
+        model_purpose.show(info, key)
+    return info
 
 
 def _made(key: str, listed: Container[str]) -> ModelInfo | None:

@@ -13,6 +13,9 @@ from core.db.tables.base import Base, utcnow
 
 COMPARISON = "comparison"
 """`Story.step` of what a model wrote to be compared with another one: it is shown with its job, not on the shelf."""
+SAMPLE = "sample"
+"""`Story.step` of a short text that shows what a model writes; it is not on the shelf either."""
+NOT_ON_THE_SHELF = (COMPARISON, SAMPLE)
 
 
 class Story(Base):
@@ -42,7 +45,7 @@ class Story(Base):
     tags: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     column_values: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # what filled the prompt
     round_id: Mapped[str | None] = mapped_column(String(32), index=True)  # stories from one prompt, side by side
-    step: Mapped[str | None] = mapped_column(String(20))  # of a chain: outline, story, title; or `COMPARISON`
+    step: Mapped[str | None] = mapped_column(String(20))  # of a chain: outline, story, title; or one of the above
     deleted_at: Mapped[datetime | None]
 
 

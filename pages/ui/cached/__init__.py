@@ -21,6 +21,7 @@ from pages.ui.cached.polls import (
     look_again,
     run_of,
     run_seconds,
+    training_of,
 )
 from pages.ui.cached.rows import (
     Marks,
@@ -66,6 +67,7 @@ __all__ = [
     "suggestions",
     "tokens_of",
     "trainable",
+    "training_of",
     "version_list",
     "where",
     "written",

@@ -12,6 +12,8 @@ from core.dataset.heatmap import HeatMap
 from core.dataset.runs import RunProgress
 from core.training import jobs, lineage
 from core.training.jobs import JobView
+from core.writers import learned
+from core.writers.learned import Training
 from pages.ui.cached.offers import forget_status
 from pages.ui.cached.studio import FRESH_S, store, where
 
@@ -72,6 +74,17 @@ def look_again() -> None:
 def job_of(model: str) -> JobView | None:
     """The job that made a tuned model, or one of its checkpoints; None when it is not in the ledger."""
     return lineage.maker(store(), model)
+
+
+def training_of(provider: str, model: str) -> Training | None:
+    """What a model of the ledger was trained on; None: the ledger does not have its job."""
+    job = job_of(model)
+    return None if job is None or job.provider != provider else _training_of(job.id, where())
+
+
+@st.cache_resource(max_entries=32, ttl=60)
+def _training_of(job_id: str, studio: str) -> Training:
+    return learned.of_job(store(), jobs.get(store(), job_id, results=False))
 
 
 def heat_map(dataset_id: str, rows: int, pair: tuple[int, int] | None) -> HeatMap:

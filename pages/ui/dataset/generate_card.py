@@ -14,13 +14,18 @@ from core.dataset.batch import offered
 from core.dataset.recipe import Recipe
 from core.dataset.writing import sharing
 from core.errors import BadRecipe
-from pages.ui import cached, cards, decimal_field, models, state, views
-from pages.ui.dataset import recipe_shelf
+from core.providers import ModelInfo
+from core.writers import learned
+from core.writers.likeness import fixed_words
+from core.writers.purpose import purpose_of
+from pages.ui import cached, cards, decimal_field, models, prompt_warning, state, views
+from pages.ui.dataset import grid_form, recipe_shelf
 from pages.ui.dataset.row_actions import CENT
 from pages.ui.decimal_field import Typed
 from pages.ui.estimates import Estimate, estimate
-from pages.ui.lang import _, about, as_markdown, duration, n_, number, usd
+from pages.ui.lang import _, about, as_markdown, duration, in_language, n_, number, usd
 from pages.ui.money import local_price
+from pages.ui.prompt_warning import Remedy
 
 Mode = Literal["live", "batch"]
 
@@ -42,6 +47,7 @@ def show(recipe: Recipe, problem: BadRecipe | None) -> None:
                 budget = _budget(guess)
             for warning in recipe.warnings():
                 st.warning(as_markdown(warning), icon=":material/info:")
+            _far_prompt(recipe)
         st.button(
             n_("Generate {n} row", "Generate {n} rows", total),
             type="primary",
@@ -95,6 +101,25 @@ def _guess(recipe: Recipe, guess: Estimate, mode: Mode) -> None:
             time,
         )
     )
+
+
+def _far_prompt(recipe: Recipe) -> None:
+    """A template that is far from what its writer was trained on."""
+    if not recipe.model:
+        return
+    writer = prompt_warning.model_of(recipe.provider, recipe.model)
+    text = f"{fixed_words(recipe.template)}\n{recipe.system}"
+    prompt_warning.show(writer, text, "dataset_model", _own_preset(writer))
+
+
+def _own_preset(writer: ModelInfo) -> Remedy | None:
+    """Back to the preset that a packaged writer was trained on."""
+    language = purpose_of(writer).language
+    if language is None:
+        return None
+    preset = learned.presets_of(language)[0]
+    words = _("Use its grid: {preset}").format(preset=in_language(preset.names))
+    return Remedy(words, ":material/grid_on:", "dataset_use_preset", grid_form.use_preset, (preset.id,))
 
 
 def _mode(recipe: Recipe) -> Mode:

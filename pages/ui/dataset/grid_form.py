@@ -44,8 +44,11 @@ def recipe_form() -> Recipe:
             key="dataset_template",
             persist_state="session",
         )
-        with st.container(horizontal=True, vertical_alignment="bottom"):
-            model = models.picker(_("Written by"), "dataset_model", prefer=models.storyteller(), width=320)
+        row, purpose = st.container(horizontal=True, vertical_alignment="bottom"), st.container()
+        with row:
+            model = models.picker(
+                _("Written by"), "dataset_model", prefer=models.storyteller(), width=320, purpose_in=purpose
+            )
             repeats = st.number_input(
                 _("Repeats of each cell"), 1, 10_000, step=1, width=170, key="dataset_repeats", persist_state="session"
             )
@@ -94,6 +97,12 @@ def open_recipe(recipe: Recipe, *, preset: str = SAVED, family: str = "", versio
         state.put(f"dataset_{name}", getattr(recipe, name))
     for name, (low, high) in _RANGES.items():  # a widget refuses a number outside, or of another kind
         state.put(f"dataset_{name}", type(low)(min(max(getattr(recipe, name), low), high)))
+
+
+def use_preset(preset_id: str) -> None:
+    """In a callback: start from a preset, as if it had been picked; what is in the form is kept to go back to."""
+    state.put("dataset_preset", preset_id)
+    _change_start()
 
 
 def _start() -> None:

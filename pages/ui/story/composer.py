@@ -8,8 +8,10 @@ import streamlit as st
 
 from core.providers import CompletionRequest, ModelInfo
 from core.story.arena import MOST_PANES, Entry
-from pages.ui import cached, models, state
+from core.writers.likeness import fixed_words
+from pages.ui import cached, models, prompt_warning, state
 from pages.ui.lang import _, code, column_name, label
+from pages.ui.prompt_warning import Remedy
 from pages.ui.story import next_prompt, story_model, story_settings
 from pages.ui.story.story_desk import Order
 from pages.ui.story.story_model import Shape
@@ -35,6 +37,7 @@ def form(button: Callable[[Order | None], None]) -> Shape | None:
         free = _free()
         values = {} if free else _columns(shape, several)
         prompt = _free_prompt() if free else shape.prompt(values)
+        _far_prompts([info, *others], shape, values, prompt)
         row = st.container(horizontal=True)
         if not free:
             _as_read(prompt, several)
@@ -59,7 +62,8 @@ def _entry(
     request = CompletionRequest(
         model=info.id,
         prompt=story_model.prompt_for(own, first, values, prompt),
-        endpoint="completion" if own.template is None else cached.endpoint_of(info),
+        system=own.system,
+        endpoint=own.endpoint or cached.endpoint_of(info),
         temperature=settings.temperature,
         top_p=settings.top_p,
         max_tokens=settings.max_tokens,
@@ -67,6 +71,23 @@ def _entry(
         seed=settings.seed,
     )
     return Entry(info.provider, request, values or None)
+
+
+def _far_prompts(found: Sequence[ModelInfo], first: Shape, values: dict[str, str], prompt: str) -> None:
+    """Models that were trained on prompts of another kind than the one they are about to get."""
+    if not prompt.strip():
+        return
+    use_columns = ("story_mode", "columns")
+    columns = Remedy(_("From columns"), ":material/view_column:", "story_use_columns", state.put, use_columns)
+    for number, info in enumerate(found):
+        own = story_model.shape_of(info)
+        fits = bool(values) and all(name in values for name, _suggested in own.columns)
+        if fits and own.template is None:
+            continue  # it is asked as it was trained
+        text = first.sentence(values) if values else prompt
+        if fits and own.template is not None:
+            text = fixed_words(own.template)
+        prompt_warning.show(info, text or prompt, "story_model" if number == 0 else None, None if values else columns)
 
 
 def _others(info: ModelInfo) -> tuple[list[ModelInfo], bool]:

@@ -115,7 +115,8 @@ def order(who: Writers, prompt: Prompt) -> Order:
         request = CompletionRequest(
             model=info.id,
             prompt=asked if prompt.values else asked + shape.separator,
-            endpoint="completion" if shape.template is None else cached.endpoint_of(info),
+            system=shape.system,
+            endpoint=shape.endpoint or cached.endpoint_of(info),
             temperature=_TEMPERATURE,
             max_tokens=_MOST_TOKENS,
             stop=shape.stop,

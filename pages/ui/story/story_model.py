@@ -10,6 +10,8 @@ from core.dataset import datasets, grid, presets
 from core.errors import FabulaError
 from core.providers import ModelInfo
 from core.providers.registry import ENGINE
+from core.providers.shapes import Endpoint
+from core.writers.purpose import purpose_of
 from pages.ui import cached, views
 from pages.ui.lang import _, as_markdown, code, language, plain, usd
 from pages.ui.money import local_price
@@ -23,7 +25,8 @@ class Shape:
 
     A model that was tuned on rows takes the values joined by `between`, then its separator, and ends at its stop; every
     other model takes the sentence of the template. `source` is the data set of a tuned model. A column that was empty
-    in some rows has "" among its values, and may be empty here.
+    in some rows has "" among its values, and may be empty here. `system` is the text that its conversations began with;
+    `endpoint` the one that it was trained for, None: the one it answers on.
     """
 
     columns: tuple[tuple[str, tuple[str, ...]], ...]
@@ -32,6 +35,8 @@ class Shape:
     stop: tuple[str, ...] = ()
     source: str | None = None
     between: str = ","
+    system: str = ""
+    endpoint: Endpoint | None = None
 
     def prompt(self, values: Mapping[str, str]) -> str:
         """The prompt for values of all columns; "" while one is missing."""
@@ -51,23 +56,30 @@ class Shape:
 
 
 def shape_of(info: ModelInfo) -> Shape:
-    """How `info` wants to be asked: from the job that made it, else from the template of the page's language."""
+    """How `info` wants to be asked.
+
+    A tuned model as its job wrote the training file; a packaged writer by the preset that it was trained on; every
+    other model by the preset of the page's language.
+    """
     job = cached.job_of(info.id)
-    if job is not None and job.dataset_id is not None and job.separator is not None:
+    if job is not None and job.dataset_id is not None:
+        chat = job.file_format == "chat"
         return Shape(
             columns=cached.suggestions(job.dataset_id),
             template=None,
-            separator=job.separator,
+            separator=job.separator or "",
             stop=(job.stop,) if job.stop else (),
             source=job.dataset_id,
             between=cached.prompt_separator(job.dataset_id),
+            system=datasets.chat_system(cached.store(), job.dataset_id) if chat else "",
+            endpoint=None if chat else "completion",
         )
-    return preset_shape()
+    return preset_shape(purpose_of(info).language)
 
 
-def preset_shape() -> Shape:
-    """How a model is asked that was not tuned here: by the template of the page's language."""
-    recipe = presets.get(language=language()).recipe
+def preset_shape(learned: str | None = None) -> Shape:
+    """How a model is asked that was not tuned here: by the preset of the page's language, or of the one it learned."""
+    recipe = presets.get(language=learned or language()).recipe
     return Shape(tuple((column.name, column.values) for column in recipe.columns), recipe.template)
 
 

@@ -1,0 +1,166 @@
+"""One short sample of what a model writes, streamed live; at a paid provider its price is said before the click."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.cost import tokens
+from core.cost.book import cost_of
+from core.cost.prices import ENGINE
+from core.dataset import grid
+from core.db.tables.story import SAMPLE
+from core.providers import CompletionRequest, ModelInfo
+from core.story import stream
+from core.story.stream import Place, StoryStream
+from core.training.asking import with_separator
+from core.writers import learned
+from core.writers.purpose import Purpose
+from pages.ui import cached, cards, parameter_notes, state, views
+from pages.ui.lang import _, code, usd
+from pages.ui.story import story_facts, story_model
+from pages.ui.story.story_desk import desk
+
+_POLL_S = 0.3  # how often the words are drawn again
+_LEAVE_S = 5.0  # after the last drawing: a page that is busy with something else has drawn again by then
+_STORY_TOKENS = 300  # a story of the packaged writers
+_TEXT_TOKENS = 120  # three sentences
+_TEMPERATURE = 0.5  # of small models: warmer, they lose the thread
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A sample that one visitor has asked for; `model` is `provider/id`."""
+
+    model: str
+    story: StoryStream
+
+
+def button(info: ModelInfo, purpose: Purpose, key: str) -> None:
+    """Show a sample, with its price where it has one; or Stop while it is written."""
+    sample = _of(info, key)
+    writing = sample is not None and not sample.story.done
+    with views.either(writing):
+        if sample is not None and writing:
+            st.button(
+                _("Stop"), icon=":material/stop:", type="tertiary", key=f"{key}_sample_stop",
+                on_click=sample.story.cancel,
+            )  # fmt: skip
+            return
+        with st.container(horizontal=True, vertical_alignment="center", gap="small", width="content"):
+            request = request_for(info, purpose)
+            st.button(
+                _("Show a sample"), icon=":material/edit_note:", type="tertiary", key=f"{key}_sample",
+                on_click=_begin, args=(info, request, key), disabled=desk().writing,
+            )  # fmt: skip
+            if info.provider != ENGINE:
+                st.caption(price(info, request), width="content")
+
+
+def show(info: ModelInfo, key: str) -> None:
+    """The sample of this model as it comes; nothing where none was asked for."""
+    sample = _of(info, key)
+    if sample is None:
+        return
+    writing = not sample.story.done
+    with st.container(border=True, key=f"{key}_sample_text"):
+        st.fragment(run_every=_POLL_S if writing else None)(_text)(sample, writing)
+        if not writing:
+            st.button(
+                _("Close the sample"), icon=":material/close:", type="tertiary", key=f"{key}_sample_close",
+                on_click=state.drop, args=(_state_key(key),),
+            )  # fmt: skip
+
+
+def request_for(info: ModelInfo, purpose: Purpose) -> CompletionRequest:
+    """A short request that fits the model: one of its own training prompts, a cell of its preset, the beginning of a
+    text for a base, a small task for every other model."""
+    shape = story_model.shape_of(info)
+    training = cached.training_of(info.provider, info.id)
+    endpoint = shape.endpoint or cached.endpoint_of(info)
+    if training is not None and training.prompt:
+        return CompletionRequest(
+            model=info.id,
+            prompt=with_separator(training.prompt, shape.separator),
+            system=shape.system,
+            endpoint=endpoint,
+            temperature=_TEMPERATURE,
+            max_tokens=_STORY_TOKENS,
+            stop=shape.stop,
+        )
+    if purpose.kind == "stories":
+        preset = learned.presets_of(purpose.language or "")[0]
+        names = [column.name for column in preset.recipe.columns]
+        values = dict(zip(names, preset.outside[0], strict=True))
+        prompt = grid.render(preset.recipe.template, values)
+        return CompletionRequest(
+            model=info.id, prompt=prompt, endpoint=endpoint, temperature=_TEMPERATURE, max_tokens=_STORY_TOKENS
+        )
+    if purpose.kind == "base":
+        return CompletionRequest(
+            model=info.id,
+            prompt=_("Once upon a time, a baker named Rosa"),
+            endpoint="completion" if info.format in ("both", "completion") else endpoint,
+            temperature=_TEMPERATURE,
+            max_tokens=_TEXT_TOKENS,
+        )
+    prompt = _("Write three sentences about a lighthouse keeper who finds a letter.")
+    return CompletionRequest(model=info.id, prompt=prompt, endpoint=endpoint, max_tokens=_TEXT_TOKENS)
+
+
+def price(info: ModelInfo, request: CompletionRequest) -> str:
+    """What the sample costs at most, in words."""
+    read = tokens.count([request.system, request.prompt], request.model).tokens
+    worst = cost_of(cached.prices(), info.provider, request.model, read, request.max_tokens)
+    return _("price unknown") if worst is None else _("costs {price} at most").format(price=usd(worst))
+
+
+def _text(sample: Sample, was_writing: bool) -> None:
+    story = sample.story
+    with story.read():  # the visitor is here
+        st.caption(_("Prompt: {prompt}").format(prompt=code(story.request.prompt)))
+        if story.text.strip():
+            views.story_text(story.text)
+        elif not story.done:
+            st.markdown(f":shimmer[{_('Waiting for the first word')}]")
+        st.caption(story_facts.line(story.facts, story.provider, writing=not story.done))
+    if not story.done:
+        return
+    if was_writing:
+        st.rerun()  # the button becomes Show a sample
+    parameter_notes.show(story.notes)
+    if story.error is not None:
+        cards.error_card(story.error)
+
+
+def _begin(info: ModelInfo, request: CompletionRequest, key: str) -> None:
+    """Write it, unless one is being written."""
+    before = _of(info, key)
+    if before is not None and not before.story.done:  # pressed twice
+        return
+    with cards.errors_kept():
+        story = stream.write(
+            cached.store(), LOCAL, cached.client(info.provider), request, cached.prices(),
+            place=Place(step=SAMPLE), leave_s=_LEAVE_S,
+        )  # fmt: skip
+        state.put(_state_key(key), Sample(_name(info), story))
+
+
+def _of(info: ModelInfo, key: str) -> Sample | None:
+    """The sample of this list, if it is of this model; that of another is stopped, and gone."""
+    sample: Sample | None = state.get(_state_key(key))
+    if sample is None or sample.model == _name(info):
+        return sample
+    sample.story.cancel()
+    state.drop(_state_key(key))
+    return None
+
+
+def _state_key(key: str) -> str:
+    return f"{key}_sample_shown"
+
+
+def _name(info: ModelInfo) -> str:
+    return f"{info.provider}/{info.id}"

@@ -1,0 +1,136 @@
+"""A warning before the button where a prompt is far from those that the model was trained on: what would do better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+from core.cost.prices import ENGINE
+from core.providers import ModelInfo
+from core.writers import learned
+from core.writers.likeness import Learned, Likeness, compare
+from core.writers.purpose import PACKAGED_WRITERS
+from pages.ui import cached, model_purpose, models, state
+from pages.ui.lang import _, mark, percent, plain
+
+_SCRIPTS = {
+    "chinese": mark("Chinese"),
+    "japanese": mark("Japanese"),
+    "korean": mark("Korean"),
+    "latin": mark("Latin letters"),
+    "other": mark("another script"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """Something that would do better, one click away."""
+
+    label: str
+    icon: str
+    key: str
+    act: Callable[..., None]
+    args: tuple[Any, ...] = ()
+
+
+def likeness(info: ModelInfo, text: str) -> Likeness | None:
+    """How far a prompt is from those that a model was trained on; None: the model is general, or nothing is known.
+
+    Args:
+        text: the prompt, or the fixed words of a template and its system text.
+    """
+    purpose = model_purpose.of(info)
+    if not purpose.narrow:
+        return None
+    known = _learned(info, purpose.language)
+    return None if known is None else compare(text, known)
+
+
+def show(info: ModelInfo, text: str, picker_key: str | None, own: Remedy | None = None) -> None:
+    """The warning, with the remedies that are one click away; nothing where the prompt is near.
+
+    Args:
+        text: the prompt, or the fixed words of a template and its system text.
+        picker_key: of the list that the model was picked from; None: it is one of several, and nothing is offered.
+        own: how to go back to the prompts that the model was trained on, where that is one click.
+    """
+    found = likeness(info, text)
+    if found is None or not found.far:
+        return
+    with st.container(border=picker_key is not None, key=picker_key and f"{picker_key}_far"):
+        st.warning(f"{_reason(info, found)} {_('It will probably write nonsense.')}", icon=":material/warning:")
+        if picker_key is None:
+            return
+        better = [*_writers(info, picker_key, text), *([] if own is None else [own]), *_general(picker_key)]
+        if better:
+            st.caption(_("What would do better:"))
+            with st.container(horizontal=True):
+                for one in better:
+                    st.button(one.label, icon=one.icon, key=one.key, on_click=one.act, args=one.args)
+        if not any(one.key.endswith("_general") for one in better):
+            st.caption(
+                _(
+                    "A model that answers instructions would do better: add a provider with a key or a local server "
+                    "under Settings, or train a base model on examples of this kind."
+                )
+            )
+
+
+def model_of(provider: str, model: str) -> ModelInfo:
+    """What is known of a model by its name; one that no list has is told by the ledger."""
+    listed = (one for one in cached.models().found if (one.provider, one.id) == (provider, model))
+    return next(listed, ModelInfo(model, provider, None, None, None))
+
+
+def _learned(info: ModelInfo, language: str | None) -> Learned | None:
+    if language is not None:
+        return learned.of_packaged_writer(language)
+    training = cached.training_of(info.provider, info.id)
+    return None if training is None else training.learned
+
+
+def _reason(info: ModelInfo, found: Likeness) -> str:
+    name = plain(models.label(info))
+    if found.other_script:
+        return _("{model} was trained on prompts in another language; this one is in {script}.").format(
+            model=name, script=_(_SCRIPTS[found.script or "other"])
+        )
+    if found.known is None:
+        return _("{model} was trained on whole sentences; this prompt has only values.").format(model=name)
+    return _("This prompt is far from those that {model} was trained on: they have {share} of its words.").format(
+        model=name, share=percent(found.known, 0)
+    )
+
+
+def _writers(info: ModelInfo, picker_key: str, text: str) -> list[Remedy]:
+    """The engine's other packaged writer, where it was trained on prompts like this one."""
+    return [
+        Remedy(
+            _("Use {model}").format(model=models.label(one)),
+            ":material/swap_horiz:",
+            f"{picker_key}_use_{one.id}",
+            state.put,
+            (picker_key, f"{one.provider}/{one.id}"),
+        )
+        for one in cached.models().found
+        if one.provider == ENGINE and one.id in PACKAGED_WRITERS and one.id != info.id
+        if (other := likeness(one, text)) is not None and not other.far
+    ]
+
+
+def _general(picker_key: str) -> list[Remedy]:
+    """The first model that answers instructions."""
+    found = (one for one in cached.models().found if model_purpose.of(one).kind == "instructions")
+    return [
+        Remedy(
+            _("Use {model}").format(model=models.label(one)),
+            ":material/swap_horiz:",
+            f"{picker_key}_use_general",
+            state.put,
+            (picker_key, f"{one.provider}/{one.id}"),
+        )
+        for one in list(found)[:1]
+    ]
