@@ -14,7 +14,7 @@ from core.writers import learned
 from core.writers.likeness import Learned, Likeness, compare
 from core.writers.purpose import PACKAGED_WRITERS
 from pages.ui import cached, model_purpose, models, state
-from pages.ui.lang import _, mark, percent, plain
+from pages.ui.lang import _, label, mark, percent, plain
 
 _SCRIPTS = {
     "chinese": mark("Chinese"),
@@ -109,7 +109,7 @@ def _writers(info: ModelInfo, picker_key: str, text: str) -> list[Remedy]:
     """The engine's other packaged writer, where it was trained on prompts like this one."""
     return [
         Remedy(
-            _("Use {model}").format(model=models.label(one)),
+            _("Use {model}").format(model=label(models.label(one))),
             ":material/swap_horiz:",
             f"{picker_key}_use_{one.id}",
             state.put,
@@ -126,7 +126,7 @@ def _general(picker_key: str) -> list[Remedy]:
     found = (one for one in cached.models().found if model_purpose.of(one).kind == "instructions")
     return [
         Remedy(
-            _("Use {model}").format(model=models.label(one)),
+            _("Use {model}").format(model=label(models.label(one))),
             ":material/swap_horiz:",
             f"{picker_key}_use_general",
             state.put,
