@@ -62,7 +62,7 @@ def test_a_sample_grows_while_the_page_stays_usable_and_stops(
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     _choose(page, "story_model", "storyteller-en")
     page.get_by_text("Writes stories of the kind it was trained on (English: hero, gift, mood).").wait_for()
-    server.enqueue(fault_server.stalled(_STORY))
+    server.when("a gardener", fault_server.stalled(_STORY), fault_server.text(_STORY))
     press(page, "story_model_sample")
     sample = page.locator(".st-key-story_model_sample_text")
     sample.get_by_text(_STORY.strip()).wait_for()

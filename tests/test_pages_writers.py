@@ -12,6 +12,7 @@ from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
+from core.cost import own
 from core.dataset import datasets, presets
 from core.db.store import Store
 from core.db.tables import Spend, Story, TrainingJob
@@ -45,8 +46,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
 
 
 @pytest.fixture
-def paid(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    """OpenAI, with a model of the price list and one whose price is unknown."""
+def paid(monkeypatch: pytest.MonkeyPatch, store: Store) -> Iterator[FaultServer]:
+    """A provider with a model whose price is known, and one whose price is not."""
+    for what, amount in (("input", "1"), ("output", "10")):
+        own.set_price(store, LOCAL, provider="compatible", model="gpt-4.1-mini", what=what, amount=amount)
     with FaultServer(fault_server.text("A keeper", " found a letter.")) as server:
         server.models[:] = [{**server.models[0], "id": name} for name in ("gpt-4.1-mini", "gpt-unpriced")]
         monkeypatch.setenv("OPENAI_API_KEY", fault_server.KEY)
@@ -178,22 +181,22 @@ def test_a_sample_has_a_prompt_that_fits_the_model(
 def test_a_paid_sample_says_its_price_before_the_click_and_is_booked(
     server: FaultServer, paid: FaultServer, store: Store
 ) -> None:
-    at = visit("story", story_model="openai/gpt-4.1-mini")
-    assert "costs $0.0002 at most" in words(at) and not _sent(paid)
+    at = visit("story", story_model="compatible/gpt-4.1-mini")
+    assert "costs $0.0012 at most" in words(at) and not _sent(paid)
     at = _written(click(at, "story_model_sample"), "story_model")
     assert "A keeper found a letter." in [text.value for text in at.text]
     with store.reading() as session:
         (booked,) = session.scalars(select(Spend)).all()
-    assert (booked.provider, booked.model) == ("openai", "gpt-4.1-mini")
-    assert booked.cost_usd is not None and Decimal(0) < booked.cost_usd < Decimal("0.0002")
+    assert (booked.provider, booked.model) == ("compatible", "gpt-4.1-mini")
+    assert booked.cost_usd is not None and Decimal(0) < booked.cost_usd < Decimal("0.0012")
 
 
 def test_an_unknown_price_is_said_before_the_click(server: FaultServer, paid: FaultServer, store: Store) -> None:
-    assert "price unknown" in words(visit("story", story_model="openai/gpt-unpriced"))
+    assert "price unknown" in words(visit("story", story_model="compatible/gpt-unpriced"))
 
 
 def test_a_sample_can_be_stopped_and_another_model_hides_it(server: FaultServer, store: Store) -> None:
-    server.enqueue(fault_server.stalled("Once"))
+    server.when("lighthouse", fault_server.stalled("Once"))
     at = click(visit("story", story_model="engine/writer"), "story_model_sample")
     assert "story_model_sample" not in [button.key for button in at.button]
     until(lambda: at.run().session_state["story_model_sample_shown"].story.text == "Once", "the first word has come")
@@ -207,7 +210,7 @@ def test_a_sample_can_be_stopped_and_another_model_hides_it(server: FaultServer,
 
 
 def test_a_sample_that_fails_says_why(server: FaultServer, store: Store) -> None:
-    server.enqueue(fault_server.error(400, "This prompt is too long."))
+    server.when("lighthouse", fault_server.error(400, "This prompt is too long."))
     at = _written(click(visit("story", story_model="engine/writer"), "story_model_sample"), "story_model")
     assert "This prompt is too long." in trouble(at)
 
