@@ -26,7 +26,7 @@ from core.errors import BadRecipe
 
 FAR_BELOW = 0.6  # of the usual share: between the farthest near template and the nearest far one that were measured
 _OFTEN = 0.2  # share of the training prompts from which on a script is one of theirs
-_HALF = 0.5  # of the training prompts have a word that belongs to their template
+_NEARLY_ALL = 0.9  # of the training prompts have a word of their template; a value of a column is in fewer
 
 _HAN = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _RUNS = re.compile(rf"[{_HAN}]+|[^\W\d_{_HAN}]+")
@@ -62,7 +62,7 @@ class Learned:
         words: stems of Latin words, and pairs of Chinese characters.
         scripts: those in which at least a fifth of the prompts are written.
         usual: median share of a prompt's words that other training prompts have too (0 to 1).
-        from_template: at least half of the prompts have a word in common, so they come from a template with words.
+        from_template: nearly all prompts have a word in common, so they come from a template with words.
     """
 
     words: frozenset[str]
@@ -105,7 +105,7 @@ def learn(prompts: Iterable[str], also: Iterable[str] = ()) -> Learned | None:
         words=frozenset(counts) | frozenset(word for text in also for word in _words(text)),
         scripts=frozenset(script for script, count in scripts.items() if count >= _OFTEN * len(distinct)),
         usual=median(_share(prompt, shared) or 0.0 for prompt in distinct),
-        from_template=any(count >= max(2, _HALF * len(distinct)) for count in counts.values()),
+        from_template=any(count >= max(2, _NEARLY_ALL * len(distinct)) for count in counts.values()),
     )
 
 

@@ -42,7 +42,7 @@ def button(info: ModelInfo, purpose: Purpose, key: str) -> None:
     """Show a sample, with its price where it has one; or Stop while it is written."""
     sample = _of(info, key)
     writing = sample is not None and not sample.story.done
-    with views.either(writing):
+    with views.one_of((True, False), writing):
         if sample is not None and writing:
             st.button(
                 _("Stop"), icon=":material/stop:", type="tertiary", key=f"{key}_sample_stop",
