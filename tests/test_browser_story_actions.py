@@ -88,7 +88,7 @@ def test_everything_after_the_story_is_reached_by_keyboard(browser: Browser, stu
     page.locator(".st-key-story_words_0").click()
     _tab_to(page, "[class*=st-key-story_thumb_]")
     page.keyboard.press("Space")  # the first thumb is up
-    page.get_by_text("Training example", exact=True).wait_for()
+    page.get_by_role("button", name="Keep as training example").wait_for(state="detached")
     settled(page)
     _tab_to(page, "[class*=st-key-story_copy_]")
     page.keyboard.press("Enter")
