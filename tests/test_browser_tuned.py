@@ -122,6 +122,28 @@ def test_pasted_examples_become_a_model_that_answers_beside_its_base(browser: Br
     page.context.close()
 
 
+def test_rows_are_typed_into_the_table(browser: Browser, running: Running) -> None:
+    page = visit(browser, running.studio.url, locale="en-US")
+    if page.locator(".st-key-home_examples_new").count():  # the card shows the newest job
+        press(page, "home_examples_new")
+        settled(page)
+    grid = page.locator('.st-key-home_examples [data-testid="stDataFrame"]')
+    grid.scroll_into_view_if_needed()
+    box = grid.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] / 3, box["y"] + 52)  # the first row, below the header
+    cell = page.locator(".gdg-input")
+    for number in range(3):
+        for text, key in ((f"typed {number}", "Tab"), (f"label {number}", "Enter")):
+            page.keyboard.press("Enter")
+            cell.fill(text)
+            page.keyboard.press(key)
+            cell.wait_for(state="detached")
+        page.keyboard.press("ArrowLeft")
+    page.get_by_text("Too few examples: 3 of at least 5.").wait_for()
+    page.context.close()
+
+
 @pytest.mark.slow
 def test_training_is_stopped_from_the_card(browser: Browser, running: Running) -> None:
     page = visit(browser, running.studio.url, locale="zh-CN", color_scheme="dark")
