@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
@@ -93,7 +94,10 @@ def _metric(page: Page, label: str) -> str:
     return page.locator('[data-testid="stMetric"]', has_text=label).first.inner_text()
 
 
-def _says(page: Page, words: str) -> None:
+_UNDER_WAY = re.compile("Loading the model|Training · ")
+
+
+def _says(page: Page, words: str | re.Pattern[str]) -> None:
     """Wait until the verdict has these words; the list has them too."""
     page.locator("strong", has_text=words).first.wait_for()
 
@@ -126,11 +130,11 @@ def test_from_a_file_in_the_dialog_to_one_job_whose_curve_grows(
     press(page, "training_next")
     page.get_by_text("suffix: waves").wait_for()
     page.locator(".st-key-training_submit button").dblclick()
-    _says(page, "Training · ")
+    _says(page, _UNDER_WAY)
     assert _drawn(page) == 2 and page.get_by_role("dialog").count() == 0
 
     page.reload()
-    _says(page, "Training · ")
+    _says(page, _UNDER_WAY)
     settled(page)
     assert "8" in _metric(page, "Steps") and "jobs=" in page.url
     trainer.finish(40)  # the page is not touched from here on

@@ -147,7 +147,7 @@ def test_checkpoints_are_models(client: OpenAI, tuned: FineTuningJob) -> None:
     assert checkpoints[0].metrics.train_loss
     assert checkpoints[0].metrics.valid_mean_token_accuracy is not None
     model = client.models.retrieve(checkpoints[1].fine_tuned_model_checkpoint)
-    expected = {"base": TINY, "format": "completion", "job": tuned.id, "step": 5}
+    expected = {"base": TINY, "format": "completion", "job": tuned.id, "step": 5, "not_trainable": None}
     assert model.model_extra == {"fabula": expected}
     assert model.id not in [listed.id for listed in client.models.list()]
 

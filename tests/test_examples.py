@@ -352,8 +352,8 @@ def test_a_phase_says_how_far_the_job_is(
 
 def test_the_time_left_is_the_engines_own(store: Store) -> None:
     now = utcnow()
-    job = view(store, status="running", estimated_finish=now + timedelta(seconds=40))
-    assert examples.phase(job, None, now).left_s == 40.0
+    job = view(store, status="running", estimated_finish=now + timedelta(seconds=90))
+    assert examples.phase(job, None, now).left_s == 90.0
     assert examples.phase(view(store), None, now).left_s is None  # nothing is known: not 0
 
 

@@ -226,7 +226,7 @@ def test_until_when_a_provider_asks_to_wait_is_shown(store: Store, server: Fault
         store, "The provider asks you to wait for 90 minutes. Resume after that. The test server asks to slow down: no",
         finished_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
     )  # fmt: skip
-    assert "Wait until 12:34:05, then resume." in words(show())  # the visitor is in Shanghai
+    assert "Wait until 2026-01-02 12:34:05, then resume." in words(show())  # the visitor is in Shanghai
 
 
 def test_a_run_without_a_price_goes_on_without_its_budget(store: Store, server: FaultServer) -> None:

@@ -47,7 +47,16 @@ def test_the_words_come_in_order_and_the_story_is_kept_with_what_made_it(store: 
     assert (row.id, row.text, row.prompt, row.finish_reason) == (told.id, told.text, _REQUEST.prompt, "stop")
     assert row.parameters["stop"] == ["."] and row.completion_tokens == 3 and row.first_text_s == 0.4
     assert told.facts == stream.Facts(
-        "writer-2026", 0.4, 3, 40.0, "stop", stopped=False, cost_usd=Decimal(0), prompt_tokens=9, asked="writer"
+        "writer-2026",
+        0.4,
+        3,
+        40.0,
+        "stop",
+        stopped=False,
+        cost_usd=Decimal(0),
+        prompt_tokens=9,
+        duration_s=3.4,
+        asked="writer",
     )
     assert (row.model, row.asked_model, row.prompt_tokens, row.cost_usd) == ("writer-2026", "writer", 9, Decimal(0))
 

@@ -43,7 +43,7 @@ def requests_s(session: Session, ended: Mapping[str, datetime | None]) -> dict[s
         query = select(gaps.c.reference, func.max(gaps.c.sent_at), func.sum(counted_s)).group_by(gaps.c.reference)
         for key, last, busy_s in session.execute(query):
             open_s = ((ended[key] or utcnow()) - last).total_seconds()
-            found[key] = float(busy_s or 0) + min(max(0.0, open_s), longest_s)
+            found[key] = round(float(busy_s or 0) + min(max(0.0, open_s), longest_s), 3)
     return found
 
 

@@ -178,7 +178,8 @@ def phase(job: JobView, training: Mapping[str, Any] | None, now: datetime) -> Ph
         return Phase(key, 0, 0, 0.0, left)
     mine = training is not None and training.get("job") == job.remote_id
     step, steps = (int(training.get(name) or 0) for name in ("step", "total_steps")) if training and mine else (0, 0)
-    if not mine and left is not None and left < 1:  # it has ended at the engine; its model is on the way here
+    ended = job.estimated_finish is not None and job.estimated_finish <= now
+    if not mine and ended:  # at the engine; its model is on the way here
         return Phase("saving", 0, 0, 1.0, left)
     if not steps or not step:
         return Phase("loading", step, steps, 0.0, left)

@@ -141,14 +141,14 @@ def _controls(count: int, writers: Writers, *, again: bool) -> None:
     )  # fmt: skip
     st.markdown(f"{number + 1} / {count}", width="content")
     st.button(
-        _("Next"), icon=":material/arrow_forward:", icon_position="right", key="presenter_next",
+        _("Next"), icon=":material/arrow_forward:", key="presenter_next",
         on_click=_choose, args=((number + 1) % count,), disabled=held.writing,
     )  # fmt: skip
     st.space("stretch")
     if held.stopping:
         st.button(_("Stopping…"), icon=":material/stop:", key="presenter_stopping", disabled=True)
     elif held.writing:
-        st.button(f"{_('Stop')} `Esc`", icon=":material/stop:", key="presenter_stop", on_click=held.stop)
+        st.button(f"{_('Stop')} `{_('Esc')}`", icon=":material/stop:", key="presenter_stop", on_click=held.stop)
     else:
         st.button(
             f"{_('Write again') if again else _('Write')} `{_('Space')}`", icon=":material/edit:", type="primary",

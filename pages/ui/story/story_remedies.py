@@ -15,7 +15,7 @@ from core.failures import Failure, Remedy
 from core.story import stream
 from core.story.stream import Place, StoryStream
 from pages.ui import cached, cards, failure_words, models, state
-from pages.ui.lang import _, clock, number
+from pages.ui.lang import _, clock, label, number
 from pages.ui.story.story_desk import LEAVE_S, desk
 
 _WRITE_NOW = "story_write_now"  # set by a button that changes the model: the form is then written at once
@@ -86,9 +86,12 @@ def _another_model(story: StoryStream, key: str) -> None:
         return
     other = min(others, key=lambda one: (one.provider != story.provider, one.id.startswith("ft:")))
     st.button(
-        _("Write with {model}").format(model=models.label(other)), icon=":material/swap_horiz:", key=f"{key}_model",
-        on_click=_choose, args=(f"{other.provider}/{other.id}",),
-    )  # fmt: skip
+        _("Write with {model}").format(model=label(models.label(other))),
+        icon=":material/swap_horiz:",
+        key=f"{key}_model",
+        on_click=_choose,
+        args=(f"{other.provider}/{other.id}",),
+    )
 
 
 def _choose(model: str) -> None:
