@@ -62,10 +62,11 @@ class _Handler(job_server._Handler):
 
     def do_GET(self) -> None:
         if self.path == "/health":
-            self._say({"status": "ok", "version": "1", "models": ["writer"], "queue": 0, "training": None})
+            models = ["writer", job_server._MODEL]
+            self._say({"status": "ok", "version": "1", "models": models, "queue": 0, "training": None})
         elif self.path == "/v1/models":
-            model = {"id": "writer", "object": "model", "created": 1_700_000_000, "owned_by": "fabula"}
-            self._say({"object": "list", "data": [model]})
+            model = {"object": "model", "created": 1_700_000_000, "owned_by": "fabula"}
+            self._say({"object": "list", "data": [{"id": name, **model} for name in ("writer", job_server._MODEL)]})
         else:
             super().do_GET()
 
@@ -122,6 +123,7 @@ def test_from_a_file_in_the_dialog_to_one_job_whose_curve_grows(
     page.locator('.st-key-training_file input[type="file"]').set_input_files(path)
     press(page, "training_keep")
     page.get_by_text("The format of all 12 examples is right").wait_for()
+    settled(page)
     press(page, "training_next")
     page.get_by_text("Estimate", exact=True).wait_for()
     page.locator(".st-key-training_suffix input").fill("waves")
