@@ -27,7 +27,7 @@ from core.engine.generate import count_tokens
 from core.engine.inference import Inference
 from core.engine.jobs import Jobs
 from core.engine.llama import Pool
-from core.engine.models import Models
+from core.engine.models import Model, Models
 from core.engine.requests import json_body, known, required
 from core.engine.runner import Runner
 from core.engine.store import Job, Store
@@ -121,11 +121,14 @@ class Engine:
 
     def list_models(self, request: Request) -> Response:
         """GET /v1/models."""
-        return JSONResponse({"object": "list", "data": [shapes.model(model) for model in self.models.listed()]})
+        return JSONResponse({"object": "list", "data": [self._told(model) for model in self.models.listed()]})
 
     def get_model(self, request: Request) -> Response:
         """GET /v1/models/{id}, checkpoints included."""
-        return JSONResponse(shapes.model(self.models.find(request.path_params["id"])))
+        return JSONResponse(self._told(self.models.find(request.path_params["id"])))
+
+    def _told(self, model: Model) -> shapes.Json:
+        return shapes.model(model, self.models.refusal(model))
 
     def delete_model(self, request: Request) -> Response:
         """DELETE /v1/models/{id}."""

@@ -27,7 +27,6 @@ class Model:
         adapter: LoRA on top of the base; None for the base itself.
         created: unix seconds.
         job, step: the job that made it, and the step if it is a checkpoint.
-        not_trainable: why no job can start from it; None: one can.
     """
 
     id: str
@@ -37,7 +36,6 @@ class Model:
     created: int
     job: str | None = None
     step: int | None = None
-    not_trainable: str | None = None
 
 
 class Models:
@@ -115,14 +113,7 @@ class Models:
 
     def _shipped(self) -> list[Model]:
         models = [
-            Model(
-                name,
-                name,
-                None,
-                "both",
-                int(path.stat().st_mtime) if path.exists() else self._started,
-                not_trainable=self._refusal(name),
-            )
+            Model(name, name, None, "both", int(path.stat().st_mtime) if path.exists() else self._started)
             for name, path in self._paths.items()
         ]
         for name in STORYTELLERS if self._is_packaged(weights.PACKAGED_BASE) else ():
@@ -132,23 +123,17 @@ class Models:
         return models
 
     def _tuned(self, row: TunedModel) -> Model:
-        return Model(
-            row.id,
-            row.base,
-            self._home / row.adapter,
-            row.format,
-            row.created_at,
-            row.job_id,
-            row.step,
-            self._refusal(row.base),
-        )
+        return Model(row.id, row.base, self._home / row.adapter, row.format, row.created_at, row.job_id, row.step)
 
-    def _refusal(self, name: str) -> str | None:
-        """`not_trainable` of a base by its name. The packaged one is known: to read it would assemble it first."""
-        if self._is_packaged(name):
+    def refusal(self, model: Model) -> str | None:
+        """Why no job can start from `model`; None: one can. It may open the base, which takes seconds the first time.
+
+        The packaged base is known: to read it would assemble it first. One of the packaged writers can be trained too.
+        """
+        if self._is_packaged(model.base):
             return None
         try:
-            return self.not_trainable(self.base(name))
+            return self.not_trainable(self.base(model.base))
         except ApiError as exc:
             return str(exc)
         except OSError as exc:

@@ -103,7 +103,7 @@ def checkpoint(row: Checkpoint) -> Json:
     }
 
 
-def model(row: Model) -> Json:
+def model(row: Model, not_trainable: str | None) -> Json:
     """A model object, with what the engine knows more than OpenAI tells under `fabula`."""
     return {
         "id": row.id,
@@ -115,6 +115,6 @@ def model(row: Model) -> Json:
             "format": row.format,
             "job": row.job,
             "step": row.step,
-            "not_trainable": row.not_trainable,
+            "not_trainable": not_trainable,
         },
     }
