@@ -77,7 +77,7 @@ class _Walk:
         """Sample stories in the language of the page that share a power."""
         if self.tour().dataset_id is not None:
             return True
-        plan = tour_plan.plan(self._store, self.tour().language, self._seed(self.tour()))
+        plan, seed = self._plan(), self._seed()
         with self._store.session():  # one transaction: no data set without a tour that knows it
             tour = self.tour()
             loaded = datasets.load_sample(
@@ -87,7 +87,7 @@ class _Walk:
                 plan.stories,
                 where=plan.where,
                 spare_cells=tour_plan.SPARE_CELLS,
-                seed=self._seed(tour),
+                seed=seed,
             )
             return self.write(dataset_id=loaded)
 
@@ -149,15 +149,19 @@ class _Walk:
             suffix="tour",
             n_epochs=tour_plan.EPOCHS,
             batch_size=tour_plan.BATCH_SIZE,
-            seed=self._seed(tour),
-            estimated_s=tour_plan.plan(self._store, tour.language, self._seed(tour)).training_s + pace.START_S,
+            seed=self._seed(),
+            estimated_s=self._plan().training_s + pace.START_S,
         )
 
     def _job(self) -> jobs.JobView:
         return jobs.get(self._store, self.tour().job_id or "", results=False)
 
-    def _seed(self, tour: Tour) -> int:
+    def _plan(self) -> tour_plan.TourPlan:
+        return tour_plan.plan(self._store, self.tour().language, self._seed())
+
+    def _seed(self) -> int:
         """Another one for each tour of this studio: a tour that is repeated takes other stories."""
+        tour = self.tour()
         with self._store.reading() as session:
             earlier = select(func.count()).select_from(Tour).where(Tour.created_at < tour.created_at)
             return _SEED + (session.scalar(earlier) or 0)

@@ -36,7 +36,7 @@ _SCRIPTS = (
     ("korean", re.compile(r"[\uac00-\ud7a3]")),
     ("latin", re.compile(r"[^\W\d_]*[A-Za-z\u00c0-\u024f][^\W\d_]*")),
 )
-# What any writing task says, whatever it is about.
+# Words of every writing task, on any subject.
 _GENERIC_ZH = re.compile(
     "请你|请您|请|帮我|用中文|用英文|中文|英文|撰写|创作|生成|编写|写出|讲述|讲一个|描写|写|"
     "大约|左右|以内|不超过|[零一二两三四五六七八九十百千]+字|字|"

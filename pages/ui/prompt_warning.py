@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import streamlit as st
@@ -108,13 +109,7 @@ def _reason(info: ModelInfo, found: Likeness) -> str:
 def _writers(info: ModelInfo, picker_key: str, text: str) -> list[Remedy]:
     """The engine's other packaged writer, where it was trained on prompts like this one."""
     return [
-        Remedy(
-            _("Use {model}").format(model=label(models.label(one))),
-            ":material/swap_horiz:",
-            f"{picker_key}_use_{one.id}",
-            state.put,
-            (picker_key, f"{one.provider}/{one.id}"),
-        )
+        _use(one, picker_key, one.id)
         for one in cached.models().found
         if one.provider == ENGINE and one.id in PACKAGED_WRITERS and one.id != info.id
         if (other := likeness(one, text)) is not None and not other.far
@@ -124,13 +119,15 @@ def _writers(info: ModelInfo, picker_key: str, text: str) -> list[Remedy]:
 def _general(picker_key: str) -> list[Remedy]:
     """The first model that answers instructions."""
     found = (one for one in cached.models().found if model_purpose.of(one).kind == "instructions")
-    return [
-        Remedy(
-            _("Use {model}").format(model=label(models.label(one))),
-            ":material/swap_horiz:",
-            f"{picker_key}_use_general",
-            state.put,
-            (picker_key, f"{one.provider}/{one.id}"),
-        )
-        for one in list(found)[:1]
-    ]
+    return [_use(one, picker_key, "general") for one in islice(found, 1)]
+
+
+def _use(info: ModelInfo, picker_key: str, name: str) -> Remedy:
+    """Pick another model in the same list."""
+    return Remedy(
+        _("Use {model}").format(model=label(models.label(info))),
+        ":material/swap_horiz:",
+        f"{picker_key}_use_{name}",
+        state.put,
+        (picker_key, f"{info.provider}/{info.id}"),
+    )
