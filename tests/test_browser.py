@@ -208,7 +208,7 @@ def test_the_tour_goes_to_its_end_for_real(browser: Browser, studio: Studio) -> 
 
 @pytest.mark.slow
 @pytest.mark.weights
-@pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="set SCREENSHOTS=1 to make docs/screenshots anew")
+@pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="set SCREENSHOTS=1 to remake docs/screenshots")
 def test_screenshots_for_the_documents(browser: Browser, tmp_path: Path) -> None:
     """With the real weights. SCREENSHOTS may also name a home that has seen the tour; else it is taken first."""
     folder, seen = _ROOT / "docs" / "screenshots", Path(os.environ["SCREENSHOTS"])

@@ -70,7 +70,7 @@ class Film:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="set SCREENSHOTS=1 to make docs/screenshots anew")
+@pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="set SCREENSHOTS=1 to remake docs/screenshots")
 def test_frames_for_the_documents(browser: Browser, tmp_path: Path) -> None:
     with studio_process.running(tmp_path / "home") as studio:
         page = browser.new_context(viewport=_SIZE, locale="en-US").new_page()
@@ -109,7 +109,7 @@ def test_frames_for_the_documents(browser: Browser, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="set SCREENSHOTS=1 to make docs/screenshots anew")
+@pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="set SCREENSHOTS=1 to remake docs/screenshots")
 @pytest.mark.parametrize(("locale", "scheme"), [("en-US", "light"), ("zh-CN", "dark")])
 def test_frames_of_presenter_mode(browser: Browser, tmp_path: Path, locale: str, scheme: str) -> None:
     """From the button to the way back, by keyboard: one model, then the storyteller next to its base."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import studio_process
 from tests.story_server import Teller
 from tests.studio_process import Studio
 from tests.test_browser import press, settled
 from tests.test_browser import pytestmark as pytestmark
+from tests.test_browser_story import studio as studio
 from tests.test_browser_story import teller as teller
 
 if TYPE_CHECKING:
@@ -32,13 +31,6 @@ addEventListener("click", () => { clicked = true; }, true);
 Object.defineProperty(Navigator.prototype, "userActivation", {get: () => ({isActive: clicked})});
 """
 _LONG = tuple(f"从前有一位英雄，第{n}次。" for n in range(60))
-
-
-@pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory, teller: Teller) -> Iterator[Studio]:
-    home = tmp_path_factory.mktemp("presenter") / "home"
-    with studio_process.running(home, FABULA_ENGINE_URL=teller.url.removesuffix("/v1")) as studio:
-        yield studio
 
 
 def _open(

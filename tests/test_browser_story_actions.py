@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import studio_process
 from tests.story_server import Teller
 from tests.studio_process import Studio
 from tests.test_browser import press, settled, visit
 from tests.test_browser import pytestmark as pytestmark
+from tests.test_browser_story import studio as studio
+from tests.test_browser_story import teller as teller
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -33,19 +33,6 @@ window.SpeechSynthesisUtterance = function (text) { this.text = text; };
 window.voice = (lang) => ({name: lang, lang, voiceURI: lang, localService: true, default: true});
 """
 _NO_API = "delete window.speechSynthesis; delete Window.prototype.speechSynthesis;"
-
-
-@pytest.fixture(scope="module")
-def teller() -> Iterator[Teller]:
-    with Teller() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory, teller: Teller) -> Iterator[Studio]:
-    home = tmp_path_factory.mktemp("actions") / "home"
-    with studio_process.running(home, FABULA_ENGINE_URL=teller.url.removesuffix("/v1")) as studio:
-        yield studio
 
 
 def _written(browser: Browser, studio: Studio, teller: Teller, text: str = _OLD, *, width: int = 1440) -> Page:

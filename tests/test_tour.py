@@ -1,4 +1,4 @@
-"""The guided tour: every step once, in order, in the page's language, whatever is killed on the way."""
+"""The guided tour: every step once, in order, in the page's language, also when a worker is killed at any step."""
 
 from __future__ import annotations
 
@@ -38,8 +38,7 @@ def walk(store: Store, client: FakeClient) -> Callable[..., Hurry]:
     def go(tour_id: str, hurry: Hurry | None = None, registry: FakeRegistry | None = None) -> Hurry:
         registry = registry or FakeRegistry({"engine": client})
         if hurry is None:
-            hurry = Hurry()
-            hurry.then = lambda _number: work(store, registry)
+            hurry = Hurry(lambda _number: work(store, registry))
         try:
             to_the_end(lambda: tour_walk.carry_out(store, registry, tour_id, hurry), hurry.wait)  # type: ignore[arg-type]
         except FabulaError as exc:
@@ -231,9 +230,7 @@ def test_stopping_the_tour_cancels_its_training_and_keeps_the_rest(
     store: Store, client: FakeClient, walk: Callable[..., Hurry]
 ) -> None:
     tour_id = tour.start(store, LOCAL, "en")
-    hurry = Hurry()
-    hurry.then = lambda _: tour.stop(store, LOCAL)
-    walk(tour_id, hurry)
+    walk(tour_id, Hurry(lambda _: tour.stop(store, LOCAL)))
     stopped = seen(store)
     assert (stopped.state, stopped.key) == ("stopped", "training")
     assert jobs.get(store, stopped.job_id or "").request == "cancel"
@@ -246,9 +243,7 @@ def test_a_tour_that_was_stopped_in_training_trains_again_on_the_same_stories(
     store: Store, client: FakeClient, walk: Callable[..., Hurry]
 ) -> None:
     tour_id = tour.start(store, LOCAL, "en")
-    hurry = Hurry()
-    hurry.then = lambda _: tour.stop(store, LOCAL)
-    walk(tour_id, hurry)
+    walk(tour_id, Hurry(lambda _: tour.stop(store, LOCAL)))
     with pytest.raises(FabulaError, match="still being stopped"):
         tour.resume(store, LOCAL, tour_id)
     first = seen(store)
@@ -316,9 +311,7 @@ def test_a_finished_tour_is_not_resumed_and_one_under_way_comes_first(store: Sto
 
 def test_a_tour_without_an_engine_says_so(store: Store, walk: Callable[..., Hurry]) -> None:
     registry = FakeRegistry({"engine": EngineMissing("The engine is not installed.", "Install it.")})
-    hurry = Hurry()
-    hurry.then = lambda _number: work(store, registry)
-    walk(tour.start(store, LOCAL, "en"), hurry, registry)
+    walk(tour.start(store, LOCAL, "en"), Hurry(lambda _number: work(store, registry)), registry)
     assert (seen(store).state, seen(store).reason) == ("failed", "The engine is not installed. Install it.")
 
 

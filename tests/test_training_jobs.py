@@ -43,10 +43,10 @@ AWAY = Unavailable("The engine cannot be reached.", "It may still be starting.")
 class Hurry(threading.Event):
     """A stop signal whose waiting takes no time; tests see how long it would have been."""
 
-    def __init__(self) -> None:
+    def __init__(self, then: Callable[[int], None] = lambda number: None) -> None:
         super().__init__()
         self.waits: list[float] = []
-        self.then: Callable[[int], None] = lambda number: None
+        self.then = then
 
     def wait(self, timeout: float | None = None) -> bool:
         self.waits.append(timeout or 0.0)
