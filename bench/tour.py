@@ -4,8 +4,9 @@
     python -m bench.tour --out tours.jsonl --verdicts verdicts.jsonl
 
 The studio runs as people start it, in a home of its own: the first tour of a run also prepares the weights. Tours are
-started as the button does it, one after the other, each with other stories. The last line printed is JSON: `minutes` of
-the slowest tour, from the start to the end of both texts, and `coherent_of_10`.
+started by a click in headless Chromium, one after the other, each with other stories. The last line printed is JSON:
+`minutes` of the slowest tour, from the click to the end of both texts; `first_change_s` and `longest_still_s`, the
+longest time to the first change of words on the page and between two changes; and `coherent_of_10`.
 
 `--out` keeps prompts and texts as JSON Lines, and beside them as Markdown for a reader who has seen neither the prompts
 nor the training stories. The reader writes one JSON object a line: `{"tour": 1, "coherent": true, "why": "…"}`. With
@@ -27,10 +28,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import _smoke
+from bench import _smoke, _tour_card
 from bench._page import served
+from bench._tour_card import TourCard
 from core import tour, tour_recording
-from core.actor import LOCAL
 from core.db.store import Store
 from core.db.tables import utcnow
 from core.settings import Settings
@@ -40,7 +41,7 @@ from core.training import comparing, jobs
 ROOT = Path(__file__).parents[1]
 LANGUAGES = ("zh_CN", "en")
 WANTED_MINUTES = 4.0
-LOOK_S = 0.5
+LOOK_S = 0.25
 LONGEST_S = 3600.0
 
 
@@ -50,6 +51,8 @@ class Taken:
 
     tour: int
     training_s: float | None
+    first_change_s: float | None
+    longest_still_s: float
     recording: TourRecording
 
 
@@ -65,26 +68,28 @@ def main() -> None:
     if options.verdicts is not None:
         kept = [json.loads(line) for line in options.out.read_text("utf-8").splitlines()]
         verdicts = [json.loads(line) for line in options.verdicts.read_text("utf-8").splitlines() if line.strip()]
-        print(json.dumps({"minutes": slowest(kept), "coherent_of_10": coherent_of_10(kept, verdicts)}))
+        print(json.dumps({**slowest(kept), "coherent_of_10": coherent_of_10(kept, verdicts)}))
         return
     languages = LANGUAGES if options.language == "both" else (options.language,)
     taken = _take(tuple(languages[number % len(languages)] for number in range(options.tours)), options.out)
     if options.record:
         tour_recording.save([one.recording for one in taken])
     kept = [line(one) for one in taken]
-    print(json.dumps({"minutes": slowest(kept), "coherent_of_10": None}))
+    print(json.dumps({**slowest(kept), "coherent_of_10": None}))
 
 
 def line(one: Taken) -> dict[str, Any]:
     """A tour as it is kept for a reader; the curve stays in the recording."""
     told = asdict(one.recording)
     del told["results_csv"]
-    return {"tour": one.tour, "training_s": one.training_s, **told}
+    measured = {"training_s": one.training_s, "first_change_s": one.first_change_s}
+    return {"tour": one.tour, **measured, "longest_still_s": one.longest_still_s, **told}
 
 
-def slowest(kept: Sequence[dict[str, Any]]) -> float:
-    """Minutes of the slowest tour."""
-    return round(max(float(one["minutes"]) for one in kept), 2)
+def slowest(kept: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The longest minutes of a tour, and its longest times without a change on the page."""
+    names = ("minutes", "first_change_s", "longest_still_s")
+    return {name: round(max(float(one[name]) for one in kept), 2) for name in names}
 
 
 def coherent_of_10(kept: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, Any]]) -> float | None:
@@ -110,18 +115,20 @@ def for_a_reader(kept: Sequence[dict[str, Any]]) -> str:
 def _take(languages: Sequence[str], out: Path | None) -> list[Taken]:
     """One tour in each of these languages, in this order; what is done is kept at once."""
     taken: list[Taken] = []
-    with tempfile.TemporaryDirectory() as home, served(ROOT / "app.py", FABULA_HOME=home):
+    with tempfile.TemporaryDirectory() as home, served(ROOT / "app.py", FABULA_HOME=home) as (url, _pid):
         store = Store.open(Settings.from_env({"FABULA_HOME": home}))
         try:
             for number, language in enumerate(languages, start=1):
-                taken.append(one := _one(store, number, language))
+                with _tour_card.opened(url, language) as card:
+                    taken.append(one := _one(store, card, number, language))
                 kept = [line(each) for each in taken]
                 if out is not None:
                     out.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in kept), "utf-8")
                     out.with_suffix(".md").write_text(for_a_reader(kept), "utf-8")
                 print(
                     f"tour {number} ({language}): {one.recording.minutes:.2f} min, wanted ≤ {WANTED_MINUTES:.0f}; "
-                    f"{one.recording.stories} stories, {one.recording.trained_tokens:,} tokens in {one.training_s} s",
+                    f"{one.recording.stories} stories, {one.recording.trained_tokens:,} tokens in {one.training_s} s; "
+                    f"longest without a change {one.longest_still_s} s",
                     flush=True,
                 )
         finally:
@@ -129,21 +136,23 @@ def _take(languages: Sequence[str], out: Path | None) -> list[Taken]:
     return taken
 
 
-def _one(store: Store, number: int, language: str) -> Taken:
+def _one(store: Store, card: TourCard, number: int, language: str) -> Taken:
     """Take a tour to its end.
 
     Raises:
         RuntimeError: it failed, or took an hour.
     """
+    before = tour.progress(store)
+    card.start()
     started = time.monotonic()
-    tour_id = tour.start(store, LOCAL, language)
-    while (progress := tour.progress(store, tour_id=tour_id)) is not None and progress.state in tour.UNFINISHED:
+    while (progress := tour.progress(store)) == before or progress is None or progress.state in tour.UNFINISHED:
+        card.look()
         if time.monotonic() - started > LONGEST_S:
-            raise RuntimeError(f"the tour is at {progress.key} after an hour")
+            raise RuntimeError(f"the tour is at {progress and progress.key} after an hour")
         time.sleep(LOOK_S)
     minutes = (time.monotonic() - started) / 60
-    if progress is None or progress.state != "done" or progress.job_id is None:
-        raise RuntimeError(f"the tour failed: {progress and progress.reason}")
+    if progress.state != "done" or progress.job_id is None:
+        raise RuntimeError(f"the tour failed: {progress.reason}")
     job = jobs.get(store, progress.job_id)
     view = comparing.get(store, job.id)
     assert view is not None
@@ -165,7 +174,8 @@ def _one(store: Store, number: int, language: str) -> Taken:
         after=pair.tuned.text,
         after_finish=pair.tuned.finish_reason,
     )
-    return Taken(number, job.training_s(utcnow()), recording)
+    still = round(card.longest_still_s, 2)
+    return Taken(number, job.training_s(utcnow()), card.first_change_s, still, recording)
 
 
 if __name__ == "__main__":

@@ -64,12 +64,14 @@ def test_without_an_engine_a_recorded_tour_is_shown_and_called_that(
 
 
 def _kept(*minutes: float) -> list[dict[str, Any]]:
-    taken = [bench.Taken(n, 190.0, replace(RECORDING, minutes=each)) for n, each in enumerate(minutes, start=1)]
+    taken = [
+        bench.Taken(n, 190.0, n / 2, 1.25, replace(RECORDING, minutes=each)) for n, each in enumerate(minutes, start=1)
+    ]
     return [bench.line(one) for one in taken]
 
 
 def test_the_slowest_tour_is_the_figure() -> None:
-    assert bench.slowest(_kept(3.1, 3.912, 3.5)) == 3.91
+    assert bench.slowest(_kept(3.1, 3.912, 3.5)) == {"minutes": 3.91, "first_change_s": 1.5, "longest_still_s": 1.25}
 
 
 @pytest.mark.parametrize(

@@ -34,19 +34,18 @@ class Writer:
     Attributes:
         preset: whose template is the instruction.
         samples: files of `data/samples` that it is trained on.
-        rounds: jobs, each of which trains the model of the one before: the learning rate rises and falls in each.
+        rounds: epochs of each job; every job trains the model of the one before, and its learning rate falls to zero.
     """
 
     model: str
     preset: str
     samples: tuple[str, ...]
-    n_epochs: int
-    rounds: int
+    rounds: tuple[int, ...]
 
 
 WRITERS = {
-    "zh": Writer("storyteller", "ultraman", ("ultraman_stories.csv", "ultraman_stories_more.csv"), 3, 2),
-    "en": Writer("storyteller-en", "english_stories", ("everyday_heroes.csv",), 3, 2),
+    "zh": Writer("storyteller", "ultraman", ("ultraman_stories.csv", "ultraman_stories_more.csv"), (3, 2)),
+    "en": Writer("storyteller-en", "english_stories", ("everyday_heroes.csv",), (3, 2)),
 }
 
 
@@ -79,22 +78,22 @@ def main() -> None:
     parser.add_argument("--language", action="append", choices=tuple(WRITERS), help="one of them; else both")
     parser.add_argument("--out", type=Path, default=presets.DATA / "storyteller")
     parser.add_argument("--home", type=Path, help="keep the engine's folder here, with a checkpoint of every epoch")
-    parser.add_argument("--further", metavar="MODEL", help="one more round of a model that is in --home")
+    parser.add_argument("--further", metavar="MODEL", help="only the last round, of a model that is in --home")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary, running_engine(options.home or Path(temporary)) as engine:
         for language in options.language or WRITERS:
             writer = WRITERS[language]
             model = options.further or BASE
-            for _round in range(1 if options.further else writer.rounds):
-                model = train(engine.client, language, model)
+            for n_epochs in writer.rounds[-1:] if options.further else writer.rounds:
+                model = train(engine.client, language, model, n_epochs)
             made = (options.home or Path(temporary)) / "adapters" / f"{model.rpartition(':')[2]}.gguf"
             out = options.out / f"{writer.model}.gguf"
             shutil.copyfile(made, out)
             print(f"{out}: {out.stat().st_size / 1e6:.1f} MB", flush=True)
 
 
-def train(client: openai.OpenAI, language: str, model: str) -> str:
+def train(client: openai.OpenAI, language: str, model: str, n_epochs: int) -> str:
     """One round: the id of a new model, made from `model`, that writes in that language."""
     writer = WRITERS[language]
     lines = "".join(training_lines(language)).encode()
@@ -104,7 +103,7 @@ def train(client: openai.OpenAI, language: str, model: str) -> str:
         model=model,
         suffix=writer.model,
         seed=1,
-        method=method(writer.n_epochs),
+        method=method(n_epochs),
     )
     return wait_for(client, job.id)
 
