@@ -26,7 +26,7 @@ from bench._engine import running_engine
 from bench.samples import CHINESE, ENGLISH, SAMPLES, Story, Untrained, base_loss, read
 from data.storyteller.make import WRITERS, instruction
 
-TEMPERATURE, MAX_TOKENS, SEED, LOOP_CHARACTERS = 0.5, 600, 7, 20
+TEMPERATURE, MAX_TOKENS, SEED, LOOP_CHARACTERS, LOOP_WORDS = 0.5, 600, 7, 20, 12
 AIMS = {
     "ends_by_itself": "≥ 0.98",
     "names_power": "≥ 0.95",
@@ -93,9 +93,13 @@ def prompts() -> list[Asked]:
     return asked + english
 
 
-def loops(text: str) -> bool:
-    """Whether some string of 20 characters stands in the text three times."""
-    pieces = [text[at : at + LOOP_CHARACTERS] for at in range(len(text) - LOOP_CHARACTERS + 1)]
+def loops(text: str, language: str) -> bool:
+    """Whether some stretch of a Chinese text (20 characters) or an English one (12 words) is in it three times.
+
+    20 Chinese characters say about what 12 English words say; 20 English letters are "with the gift of".
+    """
+    units, length = (text, LOOP_CHARACTERS) if language == "zh" else (tuple(text.split()), LOOP_WORDS)
+    pieces = [units[at : at + length] for at in range(len(units) - length + 1)]
     return any(pieces.count(piece) >= 3 for piece in set(pieces))
 
 
@@ -148,7 +152,7 @@ def shares(stories: Sequence[Written]) -> dict[str, float]:
         "names_power": share([names_power(story.text, story.asked.power) for story in stories]),
         "keeps_hero": share([keeps_hero(story.text, story.asked.language) for story in stories]),
         "foreign_script": share([foreign_script(story.text, story.asked.language) for story in stories]),
-        "loops": share([loops(story.text) for story in stories]),
+        "loops": share([loops(story.text, story.asked.language) for story in stories]),
     }
     chinese = ["奥特曼" in story.text for story in stories if story.asked.language == "zh"]
     return figures | ({"says_ultraman": share(chinese)} if chinese else {})

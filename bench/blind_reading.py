@@ -1,0 +1,145 @@
+"""A blind reading of the packaged writers: does a reader who knows nothing of this project follow their stories?
+
+    python -m bench.blind_reading draw --stories stories.jsonl --folder FOLDER
+    python -m bench.blind_reading tell --folder FOLDER --verdicts verdicts.jsonl [--doc docs/storyteller.md]
+
+`draw` takes stories of `bench.storyteller --out`: 15 of the grid, 15 of prompts outside it and 15 English ones, and 30
+of the article's 464, and shuffles them under numbers into `reading.md`. The reader gets that file and nothing else, and
+writes a line of JSON for each, as the file says. A story passes if it can be retold and has no sentence that makes no
+sense. `tell` prints the shares that pass, the last line as JSON, and adds every story with its verdict to `--doc`; of
+the article's stories, which are not part of this project, only their row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import _smoke
+from bench.samples import ARTICLE
+
+SEED = 12
+DRAWN = {"grid": 15, "outside": 15, "english": 15, "article": 30}
+TITLES = {
+    "grid": "Chinese, prompts of the grid",
+    "outside": "Chinese, prompts outside the grid",
+    "english": "English, prompts of the grid",
+    "article": "The article's stories",
+}
+AIMS = {"grid": 0.9, "outside": 0.8}
+QUESTION = (
+    "For each story: can you retell it (who, what happens, how it ends)? Is there a sentence that makes no sense where "
+    "it stands? Answer with one JSON object a line, in the order of the numbers:\n\n"
+    '`{"n": 1, "retell": "who, what, how it ends; or empty", "nonsense": "the first such sentence, or empty"}`'
+)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One story under its number: which part it is of, the prompt's values or the row, and its text."""
+
+    n: int
+    part: str
+    source: str
+    text: str
+
+
+def draw(written: Sequence[dict[str, Any]], article: Sequence[str]) -> list[Drawn]:
+    """The stories of a reading, shuffled; the same for the same stories."""
+    generator = random.Random(SEED)
+    found: list[tuple[str, str, str]] = []
+    for part in ("grid", "outside", "english"):
+        of_part = [one for one in written if one["part"] == part]
+        for one in generator.sample(of_part, min(DRAWN[part], len(of_part))):
+            values = [value for name, value in one.items() if name not in ("part", "finish", "story")]
+            found.append((part, ", ".join(values), one["story"]))
+    rows = generator.sample(range(len(article)), min(DRAWN["article"], len(article)))
+    found += (("article", f"row {row + 1}", article[row]) for row in rows)
+    generator.shuffle(found)
+    return [Drawn(n, *one) for n, one in enumerate(found, start=1)]
+
+
+def reading(drawn: Sequence[Drawn]) -> str:
+    """What the reader gets: the question, and texts under numbers."""
+    stories = [f"## {one.n}\n\n{one.text.strip()}\n" for one in drawn]
+    return "\n".join(["# Stories\n", QUESTION, "", *stories])
+
+
+def passes(verdict: dict[str, Any]) -> bool:
+    """Whether the story can be retold and every sentence makes sense."""
+    return bool(str(verdict["retell"]).strip()) and not str(verdict["nonsense"]).strip()
+
+
+def shares(drawn: Sequence[Drawn], verdicts: dict[int, dict[str, Any]]) -> dict[str, float]:
+    """Part → share of its stories that pass.
+
+    Raises:
+        KeyError: a verdict is missing.
+    """
+    found: dict[str, float] = {}
+    for part in TITLES:
+        passed = [passes(verdicts[one.n]) for one in drawn if one.part == part]
+        if passed:
+            found[part] = round(sum(passed) / len(passed), 3)
+    return found
+
+
+def told(drawn: Sequence[Drawn], verdicts: dict[int, dict[str, Any]]) -> str:
+    """All stories with their verdicts, as Markdown."""
+    parts: list[str] = []
+    for part, title in TITLES.items():
+        parts.append(f"## {title}\n")
+        for one in (one for one in drawn if one.part == part):
+            verdict = verdicts[one.n]
+            word = "passes" if passes(verdict) else "does not pass"
+            reason = str(verdict["nonsense"]).strip() or str(verdict["retell"]).strip() or "cannot be retold"
+            if part == "article":
+                parts.append(f"- {one.source}: {word}")
+                continue
+            text = "\n".join(f"> {line}" if line else ">" for line in one.text.strip().splitlines())
+            said = f"Retold: {reason}" if passes(verdict) else f"The reader stopped at: {reason}"
+            parts.append(f"**{one.source}** — {word}\n\n{text}\n\n{said}\n")
+    return "\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("draw", "tell"), nargs="?", default="draw")
+    parser.add_argument("--stories", type=Path, help="what bench.storyteller --out wrote")
+    parser.add_argument("--folder", type=Path, help="where reading.md and its key are")
+    parser.add_argument("--verdicts", type=Path, help="the reader's lines")
+    parser.add_argument("--doc", type=Path, help="append stories and verdicts to this document")
+    options = _smoke.parse(parser)
+    key = options.folder / "key.json"
+    if options.step == "draw":
+        with ARTICLE.open(encoding="utf-8", newline="") as file:
+            article = [row["story"] for row in csv.DictReader(file)]
+        drawn = draw(_lines(options.stories), article)
+        options.folder.mkdir(parents=True, exist_ok=True)
+        key.write_text(json.dumps([asdict(one) for one in drawn], ensure_ascii=False), "utf-8")
+        (options.folder / "reading.md").write_text(reading(drawn), "utf-8")
+        print(json.dumps({"stories": len(drawn)}))
+        return
+    drawn = [Drawn(**one) for one in json.loads(key.read_text("utf-8"))]
+    verdicts = {int(one["n"]): one for one in _lines(options.verdicts)}
+    if options.doc is not None:
+        with options.doc.open("a", encoding="utf-8") as file:
+            file.write(told(drawn, verdicts))
+    found = shares(drawn, verdicts)
+    for part, share in found.items():
+        print(f"{TITLES[part]:36} {share:6.1%}" + (f"   wanted ≥ {AIMS[part]:.0%}" if part in AIMS else ""))
+    print(json.dumps(found))
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+
+
+if __name__ == "__main__":
+    main()
