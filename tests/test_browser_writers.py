@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 _STORY = "Rosa bakes bread. "
+_MOST_CHOICES = 20  # a page that has just been opened is drawn again a few times: models, token counts
 _SCREENS = [
     ("en-US", "light", 1440),
     ("en-US", "dark", 390),
@@ -51,11 +52,47 @@ def studio(tmp_path_factory: pytest.TempPathFactory, server: FaultServer) -> Ite
 
 
 def _choose(page: Page, key: str, model: str) -> None:
-    page.get_by_text("counting tokens").wait_for(state="detached")  # its end draws the page, which closes a list
-    settled(page)
-    page.locator(f".st-key-{key}").get_by_role("combobox").click()
-    page.get_by_role("option", name=model, exact=True).click()
-    settled(page)
+    """Pick a model with the keyboard. A redraw closes an open list, so it is opened again until the choice is made."""
+    name = page.locator(f".st-key-{key}").get_by_role("combobox")
+    for _attempt in range(_MOST_CHOICES):
+        settled(page)
+        name.fill(model)
+        name.press("Enter")
+        settled(page)
+        if name.input_value() == model:
+            return
+    raise AssertionError(f"{model} was not chosen; the list shows {name.input_value()}")
+
+
+def test_a_far_template_warns_above_the_button_and_its_own_grid_is_one_click_away(
+    browser: Browser, studio: Studio, server: FaultServer
+) -> None:
+    page = visit(browser, f"{studio.url}/dataset", locale="en-US")
+    warning = page.locator(".st-key-dataset_model_far")
+    generate = page.locator(".st-key-dataset_generate button")
+    generate.wait_for()
+    assert warning.count() == 0  # the preset's own template and its writer
+    template = page.locator(".st-key-dataset_template textarea")
+    template.fill("Explain how {hero} repairs a bicycle pump using {gift}, {mood}.")
+    template.press("Control+Enter")
+    warning.get_by_text("This prompt is far from those that storyteller-en was trained on").wait_for()
+    assert warning.bounding_box()["y"] < generate.bounding_box()["y"]
+    assert generate.is_enabled()  # a warning, not a ban
+    press(page, "dataset_use_preset")
+    warning.wait_for(state="detached")
+    assert template.input_value().startswith("Write a short story")
+    page.context.close()
+
+
+def test_another_writer_is_chosen_in_the_warning(browser: Browser, studio: Studio, server: FaultServer) -> None:
+    page = visit(browser, f"{studio.url}/dataset", locale="en-US")
+    warning = page.locator(".st-key-dataset_model_far")
+    _choose(page, "dataset_model", "storyteller")
+    warning.get_by_text("storyteller was trained on prompts in another language").wait_for()
+    warning.get_by_role("button", name="Use storyteller-en", exact=True).click()
+    warning.wait_for(state="detached")
+    assert page.locator(".st-key-dataset_model").get_by_role("combobox").input_value() == "storyteller-en"
+    page.context.close()
 
 
 def test_a_sample_grows_while_the_page_stays_usable_and_stops(
