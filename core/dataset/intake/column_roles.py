@@ -13,7 +13,20 @@ from typing import Literal
 Part = Literal["completion", "prompt", "fact"]
 # The likelier first: of several completions the first of this order is taken.
 _COMPLETIONS = (
-    *("completion", "chosen", "assistant", "gpt", "bot", "chatbot", "response", "answer", "output", "story", "label"),
+    *(
+        "completion",
+        "chosen",
+        "positive",
+        "assistant",
+        "gpt",
+        "bot",
+        "chatbot",
+        "response",
+        "answer",
+        "output",
+        "story",
+        "label",
+    ),
     *(
         "labels",
         "intent",
@@ -34,7 +47,7 @@ _COMPLETIONS = (
 _PROMPTS = frozenset(
     (
         *("system", "history", "prompt", "instruction", "input", "context", "question", "query", "message", "user"),
-        *("human", "source", "prompts", "questions", "instructions"),
+        *("human", "prompts", "questions", "instructions"),
         *("系统", "提示", "提示词", "指令", "输入", "问题", "提问", "消息", "用户", "上下文", "问"),
     )
 )
@@ -48,15 +61,30 @@ _FACTS = frozenset(
         *("id", "ids", "uuid", "guid", "index", "idx", "hash", "model", "date", "time", "datetime", "timestamp", "at"),
         *("created", "updated", "url", "link", "uri", "path", "file", "filename", "score", "rating", "rank", "likes"),
         *("votes", "count", "tokens", "length", "len", "cost", "usd", "seed", "version", "license", "licence"),
-        *("rejected", "email", "metadata", "meta", "config", "split"),
+        *("email", "metadata", "meta", "config", "split"),
         *("编号", "序号", "日期", "时间", "模型", "链接", "分数", "评分", "版本", "标识"),
     )
 )
+_WORSE_ANSWERS = frozenset(("rejected", "negative"))  # of a preference pair or a triplet: never shown to a model
 # They may make a prompt, but are never guessed as the text to learn.
 _ATTRIBUTES = frozenset(
     (
         *("type", "category", "topic", "tag", "tags", "lang", "language", "locale", "year", "month", "day", "name"),
-        *("author", "status", "key", "no", "nr", "number", "row", "price", "temperature", "context", "notes", "note"),
+        *(
+            "author",
+            "source",
+            "status",
+            "key",
+            "no",
+            "nr",
+            "number",
+            "row",
+            "price",
+            "temperature",
+            "context",
+            "notes",
+            "note",
+        ),
         *("语言", "类别", "来源", "作者", "姓名", "类型", "备注"),
     )
 )
@@ -83,7 +111,7 @@ def part_of(column: str) -> Part | None:
     words = _words(column)
     if not words:
         return None
-    if words[-1] in _FACTS:
+    if words[-1] in _FACTS | _WORSE_ANSWERS:
         return "fact"
     for side, part in _TWO_SIDES:
         if side & set(words):
@@ -95,10 +123,23 @@ def part_of(column: str) -> Part | None:
     return "fact" if _ends_as(words[-1], _FACTS) else None
 
 
+def sources_of(completion: str, others: Sequence[str]) -> list[str]:
+    """The column `source` beside a completion called `target`; elsewhere a source says where a row comes from."""
+    return [column for column in others if _words(column) == ("source",)] if _words(completion) == ("target",) else []
+
+
+def is_worse_answer(column: str) -> bool:
+    """Whether a column holds the worse answer of a pair: neither to learn nor a part of a prompt."""
+    words = _words(column)
+    return bool(words) and words[-1] in _WORSE_ANSWERS
+
+
 def may_be_learned(column: str) -> bool:
     """Whether a column can be guessed as the text to learn where no name says which one is."""
     words = _words(column)
-    return not words or not (words[-1] in _FACTS | _ATTRIBUTES or _ends_as(words[-1], _FACTS | _ATTRIBUTES))
+    return not words or not (
+        words[-1] in _FACTS | _WORSE_ANSWERS | _ATTRIBUTES or _ends_as(words[-1], _FACTS | _WORSE_ANSWERS | _ATTRIBUTES)
+    )
 
 
 def _rank(words: Sequence[str]) -> int:

@@ -42,14 +42,19 @@ _PAIRS = (
 )
 _CALLS = ("tool_calls", "function_call")
 _LONGEST_ROLE = 40  # characters of an unknown role in a sentence
+# Parts of a content that are no text: OpenAI and Anthropic name their type, Gemini and Bedrock have a key for each.
+_MEDIA = re.compile(
+    r"(input_)?(image|audio|video|document|file|pdf)(_url|_file)?|inline_?data|file_?data", re.IGNORECASE
+)
 _BETWEEN_ITEMS = re.compile(r"\}\s*\n\s*\{")  # numpy prints lists without commas
 
 
 class Turn(NamedTuple):
-    """One message."""
+    """One message. `trained` is OpenAI's `weight`: an answer with weight 0 is context, not text to learn."""
 
     role: Role
     text: str
+    trained: bool = True
 
 
 def role_of(name: str) -> Role | None:
@@ -84,6 +89,14 @@ def is_conversation(value: object, name: str = "") -> bool:
     if not value or not isinstance(value[0], Mapping):
         return name.strip().lower() == "history" and all(_is_pair(one) for one in value)
     return _keys(value[0]) is not None and _role(value[0]) in _ROLES
+
+
+def is_answered(value: object) -> bool:
+    """Whether a conversation ends with an answer."""
+    try:
+        return turns(value)[-1].role == "assistant"
+    except Broken:
+        return False
 
 
 def form_of(value: object) -> Literal["messages", "sharegpt", "turns"]:
@@ -124,9 +137,16 @@ def turns(value: object, what: str = "messages") -> list[Turn]:
 def example(found: list[Turn], system: str = "") -> dict[str, str]:
     """One example: the last answer is its completion, all before it its prompt; `system` stands for itself.
 
+    Answers at the end that have weight 0 are left out, with what was asked before them.
+
     Raises:
-        Broken: the last turn is no answer, or nothing stands before it.
+        Broken: the last turn is no answer, there is none to learn, or nothing stands before it.
     """
+    if found[-1].role == "assistant" and not found[-1].trained:
+        learned = [place for place, turn in enumerate(found) if turn.role == "assistant" and turn.trained]
+        if not learned:
+            raise Broken("All its answers have weight 0: there is nothing to learn.")
+        found = found[: learned[-1] + 1]
     if found[-1].role != "assistant":
         raise Broken(f"Its last message is the {found[-1].role}'s, not the assistant's.")
     if not found[-1].text.strip():
@@ -136,6 +156,12 @@ def example(found: list[Turn], system: str = "") -> dict[str, str]:
     if not any(turn.role == "user" for turn in before):
         raise Broken("There is no message of the user.")
     return {"system": "\n\n".join(said) or system, "prompt": transcript(before), "completion": found[-1].text}
+
+
+def system_text(cell: str) -> str:
+    """A system text that stands beside the turns: a text, or a content in parts (Gemini, Bedrock)."""
+    value = decoded(cell)
+    return cell if value is None else _text(value) or ""
 
 
 def transcript(found: list[Turn]) -> str:
@@ -160,11 +186,15 @@ def _turn(number: int, message: Mapping[str, Any]) -> Turn:
     if (role := _ROLES.get(named)) is None:
         told = str(next(message[key] for key in _ROLE_KEYS if key in message))
         raise Broken(f"Message {number:,} has a role that is not valid: {told[:_LONGEST_ROLE]!r}.")
+    if keys is not None and _has_media(message.get(keys[1])):
+        raise Broken(f"Message {number:,} has an image or another part that is not text.")
     text = None if keys is None else _text(message.get(keys[1]))
     calls = next((message[key] for key in _CALLS if message.get(key)), None)
     if text is None and calls is None:
         raise Broken(f"Message {number:,} has no text as content.")
-    return Turn(role, (text or "") + (json.dumps(calls, ensure_ascii=False) if calls is not None else ""))
+    weight = message.get("weight")
+    trained = role != "assistant" or weight is None or weight != 0
+    return Turn(role, (text or "") + (json.dumps(calls, ensure_ascii=False) if calls is not None else ""), trained)
 
 
 def _both(number: int, message: Mapping[str, Any], pair: tuple[str, str]) -> list[Turn]:
@@ -196,6 +226,18 @@ def _pair_of(message: Mapping[str, Any]) -> tuple[str, str] | None:
 
 def _is_pair(value: object) -> bool:
     return isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(one, str) for one in value)
+
+
+def _has_media(content: object) -> bool:
+    """Whether a content has a part that is no text, such as an image; the text alone may ask about it."""
+    parts = content.get("parts", [content]) if isinstance(content, Mapping) else content
+    if not isinstance(parts, list):
+        return False
+    mappings = [part for part in parts if isinstance(part, Mapping)]
+    return any(
+        _MEDIA.fullmatch(str(part.get("type", ""))) or any(_MEDIA.fullmatch(str(key)) and part[key] for key in part)
+        for part in mappings
+    )
 
 
 def _text(content: object) -> str | None:

@@ -15,6 +15,7 @@ from core.errors import BadFile
 
 COMMA, NEW_LINE = ",", "\n"
 _SYSTEM = "system"  # as `shapes` calls what stands in front of the turns
+_EXAMPLE = (_SYSTEM, "prompt", "completion")
 _SPLITS = frozenset(("split", "set", "subset", "held_out", "held out", "holdout", "划分", "数据划分"))
 _LOOKED_AT = 200  # rows
 
@@ -57,6 +58,8 @@ def guess(frame: pd.DataFrame) -> Mapping:
     and input are joined by a line end, values such as those of a grid by a comma.
     """
     columns = [str(column) for column in frame.columns]
+    if frame.attrs.get("examples"):  # what stands beside the turns of a conversation is no part of it
+        columns = [column for column in columns if column in _EXAMPLE or column.strip().lower() in _SPLITS]
     split = next((c for c in columns if c.strip().lower() in _SPLITS and _says_parts(frame[c])), None)
     left = [column for column in columns if column != split] or columns
     named = column_roles.completion_of(left) if len(left) > 1 else None
@@ -64,12 +67,14 @@ def guess(frame: pd.DataFrame) -> Mapping:
     completion = named or (texts or left)[-1]
     others = [column for column in left if column != completion]
     prompts = [column for column in others if column_roles.part_of(column) == "prompt"]
+    prompts = prompts or column_roles.sources_of(completion, others)
     if not prompts and named is not None:  # `text` and `label`: the text is what is asked
         prompts = [column for column in others if column_roles.part_of(column) == "completion"][:1]
     if len(prompts) > 1 and _SYSTEM in prompts and _only_text(frame[_SYSTEM]):
         prompts.remove(_SYSTEM)
     long = bool(prompts)
-    prompts = prompts or [column for column in others if column_roles.part_of(column) != "fact"] or others
+    likely = [column for column in others if column_roles.part_of(column) != "fact"]
+    prompts = prompts or likely or [column for column in others if not column_roles.is_worse_answer(column)]
     return Mapping(tuple(prompts), completion, split, NEW_LINE if long and len(prompts) > 1 else COMMA)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from core.dataset.intake import conversations, table
+from core.dataset.intake import conversations, rendered, table
+from core.dataset.intake.celltext import text_of
 from core.dataset.intake.conversations import Turn
 from core.dataset.intake.jsonobjects import Broken
 from core.dataset.intake.problems import Problems
@@ -19,7 +20,11 @@ _ANSWERS = ("chosen", "preferred_output", "completion", "response", "answer")
 _OUTPUTS = ("output", "response", "completion", "answer")
 _REJECTED = ("rejected", "non_preferred_output")
 _ASKED = ("prompt", "input", "question", "instruction", "query")
+_PLAIN_ANSWERS = (*_ANSWERS, "output", "ideal", "solution", "target", "label")  # beside a list of turns that asks
 _SYSTEM, _PROMPT, _COMPLETION, _HISTORY = "system", "prompt", "completion", "history"
+_SYSTEMS = (_SYSTEM, "systeminstruction", "system_instruction", "system_prompt")
+# Columns whose texts may be conversations written out with the marks of a chat template.
+_RENDERED = (*conversations.NAMES, "text", "content", "sample", "formatted_chat", "chosen", "rejected")
 _EXAMPLE = (_SYSTEM, _PROMPT, _COMPLETION)
 
 
@@ -36,6 +41,14 @@ class Recognised:
     form: Form
     rows: int
     of: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A column of conversations: their format, and whether they end with an answer."""
+
+    form: Form
+    answered: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +71,8 @@ def recognised(rows: Rows, filename: str, problems: Problems, *, as_table: bool 
     """The rows, with conversations turned into examples, and what they were taken for.
 
     Examples have the columns `prompt` and `completion`, `system` in front where a conversation has one, and behind
-    them all columns that are no part of it. `frame.attrs["chat"]`: all were conversations.
+    them all columns that are no part of it. `frame.attrs["chat"]`: all were conversations. `frame.attrs["examples"]`:
+    no other column has a part in them.
 
     Args:
         as_table: take nothing for a conversation.
@@ -68,7 +82,8 @@ def recognised(rows: Rows, filename: str, problems: Problems, *, as_table: bool 
     """
     names = {str(column).strip().lower(): str(column) for column in rows.frame.columns}
     if not as_table:
-        found = {column: form for column in names.values() if (form := _conversations_in(rows, column)) is not None}
+        rows = _with_rendered(rows, names)
+        found = {column: one for column in names.values() if (one := _conversations_in(rows, column)) is not None}
         if names.get(_HISTORY) in found and any(name in names for name in _OUTPUTS):
             rows = _with_transcripts(rows, names[_HISTORY])
             del found[names[_HISTORY]]
@@ -81,26 +96,33 @@ def recognised(rows: Rows, filename: str, problems: Problems, *, as_table: bool 
     return rows, Recognised(form, filled, len(rows.lines) + problems.left_out)
 
 
-def _conversations_in(rows: Rows, column: str) -> Form | None:
+def _conversations_in(rows: Rows, column: str) -> _Found | None:
     """What most filled cells of a column hold, if that is conversations."""
     cells = [cell for cell in rows.frame[column].head(_LOOKED_AT) if cell.strip()]
     if not cells or not any(cell.lstrip()[:1] in ("[", "{") for cell in cells[:50]):
         return None
     values = [conversations.decoded(cell) for cell in cells]
     alike = [value for value in values if conversations.is_conversation(value, column)]
-    return conversations.form_of(alike[0]) if len(alike) * 2 >= len(values) else None
+    if len(alike) * 2 < len(values):
+        return None
+    return _Found(conversations.form_of(alike[0]), any(map(conversations.is_answered, alike[:50])))
 
 
-def _parts(names: Mapping[str, str], found: Mapping[str, Form]) -> _Parts | None:
+def _parts(names: Mapping[str, str], found: Mapping[str, _Found]) -> _Parts | None:
     rejected = next((names[name] for name in _REJECTED if name in names), None)
     known = [names[name] for name in conversations.NAMES if names.get(name) in found]
     asked = next((names[name] for name in _ASKED if name in names), next(iter(known), None))
-    for name in _ANSWERS:
-        if names.get(name) in found:
+    # Turns that wait for an answer, which may be a plain text.
+    plain = asked is not None and asked in found and not found[asked].answered
+    for name in _PLAIN_ANSWERS if plain else _ANSWERS:
+        if name in names and (plain or names[name] in found):
             pair = rejected if name in _ANSWERS[:2] else None
-            return _Parts("preference" if pair else found[names[name]], names[name], asked, pair)
+            form = found[names[name] if names[name] in found else str(asked)].form
+            return _Parts("preference" if pair else form, names[name], asked, pair)
+    if not known and _PROMPT in names and _COMPLETION in names:
+        return None  # turns under another name are no part of such an example
     said = next(iter(known or (column for column in found if column.lower() not in (*_REJECTED, *_ASKED))), None)
-    return None if said is None else _Parts(found[said], said, None, None)
+    return None if said is None else _Parts(found[said].form, said, None, None)
 
 
 def _form_of_table(names: Mapping[str, str]) -> tuple[Form, str | None]:
@@ -117,7 +139,8 @@ def _form_of_table(names: Mapping[str, str]) -> tuple[Form, str | None]:
 
 def _examples(rows: Rows, parts: _Parts, filename: str, problems: Problems) -> Rows:
     columns = [str(column) for column in rows.frame.columns]
-    used = {parts.said, parts.asked, parts.rejected, *(c for c in columns if c.strip().lower() in _EXAMPLE)}
+    used = {parts.said, parts.asked, parts.rejected}
+    used |= {column for column in columns if column.strip().lower() in (*_EXAMPLE, *_SYSTEMS)}
     others = [column for column in columns if column not in used]
     kept = [*others, *([parts.rejected] if parts.rejected else [])]
     good, chat, system = table.Table((*_EXAMPLE, *kept)), True, False
@@ -137,7 +160,7 @@ def _examples(rows: Rows, parts: _Parts, filename: str, problems: Problems) -> R
         )
     made = good.rows(rows.place)
     made = made if system else made.with_frame(made.frame.drop(columns=_SYSTEM))
-    made.frame.attrs["chat"] = chat
+    made.frame.attrs.update(chat=chat, examples=True)
     return made
 
 
@@ -148,11 +171,11 @@ def _example(row: Mapping[str, str], parts: _Parts) -> tuple[dict[str, str], boo
         Broken: it is none.
     """
     by_name = {name.strip().lower(): cell for name, cell in row.items()}
-    system = by_name.get(_SYSTEM, "")
+    system = conversations.system_text(next((by_name[name] for name in _SYSTEMS if by_name.get(name)), ""))
     if not row[parts.said].strip() and by_name.get(_COMPLETION, "").strip():
         return {_SYSTEM: system, _PROMPT: by_name.get(_PROMPT, ""), _COMPLETION: by_name[_COMPLETION]}, False
     value = conversations.decoded(row[parts.said])
-    if value is None and parts.asked is not None and row[parts.said].strip():  # an answer that is plain text
+    if value is None and parts.asked is not None:  # an answer that is plain text
         found = [Turn("assistant", row[parts.said])]
     else:
         found = conversations.turns(value, parts.said)
@@ -173,6 +196,29 @@ def _last_answer(cell: str) -> str:
         return conversations.turns(value)[-1].text
     except Broken:
         return cell
+
+
+def _with_rendered(rows: Rows, names: Mapping[str, str]) -> Rows:
+    """The rows with written-out conversations as lists of turns, where no column holds their answer by itself."""
+    columns = list(names.values()) if len(names) == 1 else [names[name] for name in _RENDERED if name in names]
+    if any(name in names for name in _OUTPUTS):
+        return rows
+    for column in columns:
+        cells = [cell for cell in rows.frame[column].head(_LOOKED_AT) if cell.strip()]
+        if any(map(rendered.turns, cells[:50])) and sum(map(_is_rendered, cells)) * 2 >= len(cells):
+            frame = rows.frame.copy()
+            frame[column] = frame[column].map(_unrendered).astype("str")
+            rows = rows.with_frame(frame)
+    return rows
+
+
+def _is_rendered(cell: str) -> bool:
+    return rendered.turns(cell) is not None
+
+
+def _unrendered(cell: str) -> str:
+    found = rendered.turns(cell)
+    return cell if found is None else text_of(found)
 
 
 def _with_transcripts(rows: Rows, column: str) -> Rows:
