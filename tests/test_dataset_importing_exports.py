@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from core.dataset.intake import importing, mapping, rendered
@@ -175,6 +176,82 @@ def test_the_better_dialogue_of_hh_rlhf_is_learned() -> None:
 )
 def test_other_texts_stay_as_they_are(row: dict[str, Any]) -> None:
     assert records(read(row, row)) == [row, row]
+
+
+# --- tables and rows in JSON that do not look like it ---------------------------------------------------------------
+
+FRAME = pd.DataFrame({"prompt": ["q", "r"], "completion": ["a", "b"]})
+Q_AND_A_2 = [Q_AND_A, {"prompt": "r", "completion": "b"}]
+
+
+@pytest.mark.parametrize("index", [[0, 1], [5, 9], ["x", "y"], ["2024-01-01", "2024-01-02"]])
+@pytest.mark.parametrize("orient", ["records", "split", "index", "columns", "table"])
+def test_every_orient_of_pandas_is_a_table(orient: Any, index: list[Any]) -> None:
+    frame = FRAME.set_axis(pd.Index(index, name=None), axis="index")
+    found = importing.read_table(frame.to_json(orient=orient).encode(), "a.json")
+    rows = records(found)
+    assert [{name: row[name] for name in Q_AND_A} for row in rows] == Q_AND_A_2 and found.problems == []
+    guessed = mapping.guess(found.frame)
+    assert (guessed.prompts, guessed.completion) == (("prompt",), "completion")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ([["Who?", "Ann"], ["r", "b"]], [{"column 1": "Who?", "column 2": "Ann"}, {"column 1": "r", "column 2": "b"}]),
+        ([["prompt", "completion"], ["q", "a"], ["r", "b"]], Q_AND_A_2),
+        ([[USER, ANSWER], [SYSTEM, USER, ANSWER]], [Q_AND_A | {"system": ""}, Q_AND_A | {"system": "S"}]),
+        ({"conversations": [{"id": 1, "messages": [USER, ANSWER]}]}, [Q_AND_A | {"id": "1"}]),
+        ({"system": [{"text": "S"}], "messages": [USER, ANSWER]}, [Q_AND_A | {"system": "S"}]),  # one row on its own
+        ({"conversation": [{"input": "q", "output": "a"}, {"input": "r", "output": "b"}]},
+         [{"prompt": "User: q\n\nAssistant: a\n\nUser: r", "completion": "b"}]),
+        ({"text": "Ann lives.", "entities": [{"start": 0, "end": 3}, {"start": 4, "end": 5}]},
+         [{"text": "Ann lives.", "entities": '[{"start": 0, "end": 3}, {"start": 4, "end": 5}]'}]),
+        (
+            {"features": [{"name": "question"}], "rows": [{"row_idx": 0, "row": {"question": "q", "answer": "a"}}]},
+            [{"question": "q", "answer": "a", "row_idx": "0"}],
+        ),  # Hugging Face's rows API
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("indent", [None, 2])
+def test_rows_are_found_in_any_value(value: Any, expected: list[dict[str, str]], indent: int | None) -> None:
+    found = importing.read_table(json.dumps(value, indent=indent).encode(), "a.json")
+    assert records(found) == expected and found.problems == []
+
+
+@pytest.mark.parametrize("row", [[USER, ANSWER], [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]])
+def test_a_list_of_turns_a_line_is_a_conversation(row: list[Any]) -> None:
+    found = read(row, row, row)
+    assert records(found) == [Q_AND_A] * 3 and found.source == "chat"
+
+
+def test_messages_with_an_id_each_are_rows() -> None:
+    rows = [USER | {"conversation_id": "1"}, ANSWER | {"conversation_id": "1"}]
+    assert len(importing.read_table(json.dumps(rows).encode(), "a.json").frame) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"item": {"input": "q", "ideal": "a"}}, {"input": "q", "ideal": "a"}),
+        (
+            {"id": "1", "fields": {"instruction": "q", "response": "a"}},
+            {"id": "1", "instruction": "q", "response": "a"},
+        ),
+        ({"id": 1, "data": {"id": 7, "text": "q"}}, {"id": "1", "data.id": "7", "text": "q"}),
+        ({"prompt": {"text": "q"}, "completion": "a"}, {"prompt": '{"text": "q"}', "completion": "a"}),
+    ],
+)
+def test_a_row_inside_an_object_is_the_row(row: dict[str, Any], expected: dict[str, str]) -> None:
+    assert records(read(row, row)) == [expected, expected]
+
+
+def test_a_table_in_one_object_that_is_too_long_says_how_to_write_it() -> None:
+    with pytest.raises(BadFile, match="more than 4,000,000 characters") as problem:
+        importing.read_table(
+            json.dumps({"prompt": {"0": "x" * 12_000_000}, "completion": {"0": "y"}}).encode(), "a.json"
+        )
+    assert 'in pandas: orient="records"' in problem.value.next_step
 
 
 # --- parts of columns -----------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import pytest
 
 from core.actor import LOCAL
 from core.dataset import datasets, mixing
-from core.dataset.intake import importing, jsonobjects, mapping, unpacking
+from core.dataset.intake import importing, jsondocument, mapping, unpacking
 from core.dataset.intake.problems import LONGEST_LINE
 from core.db.store import Store
 from core.errors import BadFile
@@ -324,7 +324,7 @@ def test_json_of_any_layout_is_read(layout: str, codec: str) -> None:
 @pytest.mark.parametrize("block", [1, 7, 64])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_border_between_blocks_changes_nothing(layout: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jsonobjects, "_BLOCK", block)
+    monkeypatch.setattr(jsondocument, "_BLOCK", block)
     assert records(read(LAYOUTS[layout], "a.json")) == ROWS
 
 

@@ -1,8 +1,7 @@
 """The objects of a JSON file of any layout, one at a time in bounded memory; broken ones are named and skipped.
 
-Two layouts are read. *Lines*: an object on each line, perhaps with a comma behind it, or several run together; a broken
-line costs that line. *Document*: an array, pretty-printed objects, objects run together, or an object that holds the
-rows in a list (`{"data": [...]}`, `{"train": [...], "test": [...]}`); a broken object costs that object.
+Two layouts are read. *Lines* (here): an object on each line, perhaps with a comma behind it, or several run together; a
+broken line costs that line. *Document* (`jsondocument`): one value, or several that know no lines.
 """
 
 from __future__ import annotations
@@ -10,30 +9,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Any, Literal, NamedTuple
 
 from core.dataset.intake.decoding import BROKEN
 from core.dataset.intake.problems import LONGEST_LINE, Problems
-from core.dataset.intake.recognising import HEAD
 from core.dataset.intake.textlines import Lines, LineTooLong, RowTooLong
 
 Layout = Literal["lines", "document"]
-_DECODER = json.JSONDecoder(strict=False)  # line ends and tabs inside strings, as careless programs write them
-_GAP = re.compile(r"[\s,\ufeff]*")
-_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_STRING_END = re.compile(r'[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_BARE = re.compile(r'[^\s,\[\]{}"]*')  # a number, true, false, null, or anything that is no JSON
-_COLON = re.compile(r"\s*:\s*")
+DECODER = json.JSONDecoder(strict=False)  # line ends and tabs inside strings, as careless programs write them
+GAP = re.compile(r"[\s,\ufeff]*")
 _STRING_OR_LAST_COMMA = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*")|,(?=\s*[}\]])', re.DOTALL)
-_TOKEN = re.compile(r'["{}\[\]]')
-_LIST_OF_OBJECTS = re.compile(r"\[\s*\{")
-_LIST_OF_TURNS = re.compile(r'\[\s*\{\s*"(role|from|speaker|content|value|weight|name)"\s*:')
-# Keys of an example: an object that has one of them is a row, not a wrapper around rows.
-_EXAMPLE_KEYS = {"prompt", "completion", "instruction", "output", "messages", "conversations", "question", "answer"}
-_SPLITS = {"train", "training", "validation", "valid", "val", "dev", "test", "eval", "held_out"}
-_BLOCK = 1 << 16  # characters; the decoder counts the lines of all that is held for each fault
-_MOST_INDENT = 1_000  # characters in front of an object that are held with it
-_NEAR_END = 16  # characters: an error this close to the end of the buffer may only mean that more must be read
 
 
 class Broken(ValueError):
@@ -79,11 +64,6 @@ def in_lines(lines: Lines, problems: Problems) -> Iterator[Object]:
             problems.add(f"Line {number:,}: {exc}")
 
 
-def in_document(text: TextIO, problems: Problems) -> Iterator[Object]:
-    """The objects of a file that is one value, or several that know no lines."""
-    return _Document(text, problems).objects()
-
-
 def _is_whole(line: str) -> bool:
     try:
         return any(True for _ in _of_line(line))
@@ -99,281 +79,31 @@ def _of_line(line: str) -> Iterator[tuple[dict[str, Any], int]]:
     """
     if BROKEN in line:
         raise Broken("Some bytes fit no character.")
-    at = _GAP.match(line).end()  # type: ignore[union-attr]  # matches the empty text too
+    at = GAP.match(line).end()  # type: ignore[union-attr]  # matches the empty text too
     while at < len(line):
         try:
-            found, end = _DECODER.raw_decode(line, at)
+            found, end = DECODER.raw_decode(line, at)
         except json.JSONDecodeError as exc:
-            found, end = _mended(line[at:], exc), len(line)
+            found, end = mended(line[at:], exc), len(line)
         except (ValueError, RecursionError) as exc:  # a number of 10,000 digits, a million brackets
             raise Broken("It is JSON that cannot be read.") from exc
-        yield _checked(found), end - at
-        at = _GAP.match(line, end).end()  # type: ignore[union-attr]
+        yield checked(found), end - at
+        at = GAP.match(line, end).end()  # type: ignore[union-attr]
 
 
-def _mended(text: str, error: json.JSONDecodeError) -> object:
+def mended(text: str, error: json.JSONDecodeError) -> object:
     """A value whose only fault is a comma before a closing bracket.
 
     Raises:
         Broken: it has another one.
     """
     try:
-        return _DECODER.decode(_STRING_OR_LAST_COMMA.sub(r"\1", text))
+        return DECODER.decode(_STRING_OR_LAST_COMMA.sub(r"\1", text))
     except (ValueError, RecursionError):
         raise Broken(f"It is not JSON: {error.msg}, at column {error.colno:,}.") from error
 
 
-def _checked(found: object) -> dict[str, Any]:
+def checked(found: object) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Broken("It is not an object in braces.")
     return found
-
-
-class _Document:
-    """Reads values from a text in blocks.
-
-    `_at` is the place in `_held` where reading goes on, `_line` its line, and `_margin` the place in `_held` where that
-    line begins; below zero where its beginning is not held any more.
-    """
-
-    def __init__(self, text: TextIO, problems: Problems) -> None:
-        self._text = text
-        self._problems = problems
-        self._held = ""
-        self._at = 0
-        self._line = 1
-        self._margin = 0
-        self._ended = False
-
-    def objects(self) -> Iterator[Object]:
-        """All objects that are rows."""
-        first = True
-        while char := self._next():
-            if char == "[":
-                self._move(1)
-                yield from self._list(None)
-            elif char == "{" and first and self._wraps():
-                yield from self._wrapper()
-            elif char == "{":
-                yield from self._object()
-            else:
-                self._junk()
-            first = False
-
-    def _list(self, split: str | None) -> Iterator[Object]:
-        """The rows of a list whose bracket has been read; where its name is a part, they belong to it."""
-        while char := self._next():
-            if char == "]":
-                self._move(1)
-                return
-            if char != "{":
-                self._junk()
-                continue
-            for found in self._object():
-                if split is not None:
-                    found.value.setdefault("split", split)
-                yield found
-
-    def _wrapper(self) -> Iterator[Object]:
-        """The rows of an object that holds them in one list or several; its other values are no rows."""
-        self._move(1)
-        while char := self._next():
-            if char == "}":
-                self._move(1)
-                return
-            key = self._key()
-            if key is None:
-                self._junk()
-            elif self._matches(_LIST_OF_OBJECTS) and not self._matches(_LIST_OF_TURNS):
-                self._move(1)
-                yield from self._list(key if key.strip().lower() in _SPLITS else None)
-            else:
-                self._skip()
-
-    def _wraps(self) -> bool:
-        """Whether the object that begins here holds rows in a list, and is no row itself."""
-        self._fill(4 * HEAD)  # more than is looked at here, so that what is held does not move
-        begun = self._at, self._line, self._margin
-        self._move(1)
-        found = False
-        while self._at - begun[0] < HEAD and (key := self._key()) is not None and key.lower() not in _EXAMPLE_KEYS:
-            if self._matches(_LIST_OF_OBJECTS):
-                found = not self._matches(_LIST_OF_TURNS)
-                break
-            end = self._end_of_value(self._at + HEAD)
-            if end is None:
-                break
-            self._move(end - self._at)
-        self._at, self._line, self._margin = begun
-        return found
-
-    def _object(self) -> Iterator[Object]:
-        """The object that begins here, unless it is broken."""
-        line = self._line
-        try:
-            found, size = self._decoded()
-        except Broken as exc:
-            self._problems.add(f"Line {exc.line or line:,}: {exc}")
-            return
-        scratched = BROKEN in self._held[self._at : self._at + size]
-        self._move(size)
-        if scratched:
-            self._problems.add(f"Line {line:,}: Some bytes fit no character.")
-        else:
-            yield Object(line, _checked(found), size)
-
-    def _decoded(self) -> tuple[object, int]:
-        """The value that begins here, and how many characters it takes.
-
-        Raises:
-            Broken: it is broken, or too long; reading goes on after it.
-        """
-        while True:
-            try:
-                found, end = _DECODER.raw_decode(self._held, self._at)
-                return found, end - self._at
-            except json.JSONDecodeError as exc:
-                cut = exc.pos >= len(self._held) - _NEAR_END or exc.msg.startswith("Unterminated string")
-                if cut and not self._ended:
-                    if len(self._held) - self._at > LONGEST_LINE:
-                        self._pass_over()
-                        raise Broken(f"The object has more than {LONGEST_LINE:,} characters.") from exc
-                    self._fill(2 * (len(self._held) - self._at) + _BLOCK)
-                    continue
-                return self._mended(exc)
-            except (ValueError, RecursionError) as exc:
-                self._pass_over()
-                raise Broken("It is JSON that cannot be read.") from exc
-
-    def _mended(self, error: json.JSONDecodeError) -> tuple[object, int]:
-        end = self._end_of_value(self._restart() or len(self._held))
-        if end is not None:
-            try:
-                return _mended(self._held[self._at : end], error), end - self._at
-            except Broken:
-                pass
-        line = self._line + self._held.count("\n", self._at, error.pos)
-        column = error.pos - max(self._held.rfind("\n", self._at, error.pos), self._margin - 1)
-        self._pass_over()
-        raise Broken(f"It is not JSON: {error.msg}, at column {column:,}.", line) from error
-
-    def _restart(self) -> int | None:
-        """Where the next object may begin after a broken one: on a line that begins as far in as its own line does."""
-        if self._margin < 0 or self._at - self._margin > _MOST_INDENT:
-            return None
-        before = self._held[self._margin : self._at]
-        indent = before[: len(before) - len(before.lstrip(" \t"))]
-        place = self._held.find(f"\n{indent}{{", self._at, self._at + HEAD)
-        return None if place < 0 else place + 1 + len(indent)
-
-    def _pass_over(self) -> None:
-        """Go on after the broken object that begins here."""
-        restart = self._restart()
-        end = self._end_of_value(restart or len(self._held))
-        if end is not None or restart is not None:
-            self._move((end or restart or 0) - self._at)
-        else:
-            self._skip()
-
-    def _skip(self) -> None:
-        """Go on after the value that begins here, however long it is; nothing of it is kept."""
-        if self._held[self._at : self._at + 1] not in ("{", "[", '"'):
-            end = _BARE.match(self._held, self._at).end()  # type: ignore[union-attr]
-            self._move(end - self._at)
-            return
-        depth, inside = 0, False
-        while True:
-            depth, inside, end = _scan(self._held, self._at, len(self._held), depth, inside)
-            if end is not None:
-                self._move(end - self._at)
-                return
-            backslashes = len(self._held) - len(self._held.rstrip("\\"))
-            self._move(len(self._held) - self._at - backslashes % 2)  # one at the end belongs to what follows
-            if not self._fill(1 + backslashes % 2):
-                self._move(len(self._held) - self._at)
-                return
-
-    def _end_of_value(self, limit: int) -> int | None:
-        """Where the value that begins here ends in what is held; None: not before `limit`."""
-        if self._held[self._at : self._at + 1] in ("{", "[", '"'):
-            return _scan(self._held, self._at, min(limit, len(self._held)), 0, False)[2]
-        end = _BARE.match(self._held, self._at).end()  # type: ignore[union-attr]  # matches the empty text too
-        return end if end > self._at else None
-
-    def _key(self) -> str | None:
-        """A key and its colon, read; None: there is none here, and nothing is read."""
-        self._next()
-        self._fill(HEAD)
-        found = _STRING.match(self._held, self._at)
-        colon = _COLON.match(self._held, found.end()) if found else None
-        if found is None or colon is None:
-            return None
-        self._move(colon.end() - self._at)
-        return found.group()[1:-1]
-
-    def _junk(self) -> None:
-        """Go on after something that is neither an object nor part of the frame around objects."""
-        if self._held[self._at] in '["':
-            line = self._line
-            self._skip()
-            self._problems.add(f"Line {line:,}: It is not an object in braces.")
-            return
-        end = _BARE.match(self._held, self._at).end()  # type: ignore[union-attr]
-        if self._held[self._at] not in ":]}":
-            self._problems.add(f"Line {self._line:,}: It is not an object in braces.")
-        self._move(max(1, end - self._at))
-
-    def _matches(self, pattern: re.Pattern[str]) -> bool:
-        self._fill(200)
-        return pattern.match(self._held, self._at) is not None
-
-    def _next(self) -> str:
-        """The next character that is no white space and no comma; "" at the end."""
-        while True:
-            self._move(_GAP.match(self._held, self._at).end() - self._at)  # type: ignore[union-attr]
-            if self._at < len(self._held):
-                return self._held[self._at]
-            if not self._fill(1):
-                return ""
-
-    def _move(self, characters: int) -> None:
-        if lines := self._held.count("\n", self._at, self._at + characters):
-            self._line += lines
-            self._margin = self._held.rfind("\n", self._at, self._at + characters) + 1
-        self._at += characters
-
-    def _fill(self, characters: int) -> bool:
-        """Hold so many characters from here on, if there are as many. False: there are not."""
-        while not self._ended and len(self._held) - self._at < characters:
-            kept_from = self._margin if 0 <= self._at - self._margin <= _MOST_INDENT and self._margin >= 0 else self._at
-            block = self._text.read(max(_BLOCK, characters - len(self._held) + self._at))
-            self._ended = not block
-            self._held = self._held[kept_from:] + block
-            self._at, self._margin = self._at - kept_from, self._margin - kept_from
-        return len(self._held) - self._at >= characters
-
-
-def _scan(text: str, start: int, stop: int, depth: int, inside: bool) -> tuple[int, bool, int | None]:
-    """Follow brackets and strings from `start` to `stop`: how deep it is then, whether inside a string, and the place
-    after the bracket (or, at depth 0, the quote) that closes the value, where it does."""
-    at = start
-    while True:
-        if inside:
-            closed = _STRING_END.match(text, at, stop)
-            if closed is None:
-                return depth, True, None
-            at, inside = closed.end(), False
-            if depth == 0:
-                return depth, False, at
-        token = _TOKEN.search(text, at, stop)
-        if token is None:
-            return depth, False, None
-        at = token.end()
-        if token.group() == '"':
-            inside = True
-        elif token.group() in "{[":
-            depth += 1
-        else:
-            depth -= 1
-            if depth <= 0:
-                return depth, False, at

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from itertools import chain
-from typing import Any, TextIO
+from typing import TextIO
 
-from core.dataset.intake import jsonobjects, table
+from core.dataset.intake import jsondocument, jsonobjects, jsonrows, table
 from core.dataset.intake.celltext import text_of
 from core.dataset.intake.jsonobjects import Object
 from core.dataset.intake.problems import Problems
@@ -16,9 +16,9 @@ from core.errors import BadFile
 
 _FIRST_OBJECTS = 1_000  # their keys are the columns
 _FIRST_CHARACTERS = 20_000_000  # or the keys of fewer objects, where those take more than this
-_FEWEST_COLUMNS = 2  # of a table that is held by columns
 _SHAPES = (
-    'Write one object a line, such as {"prompt": "…", "completion": "…"} or {"messages": […]}, or an array of objects.'
+    'Write one object a line, such as {"prompt": "…", "completion": "…"} or {"messages": […]}, or an array of '
+    'objects (in pandas: orient="records").'
 )
 
 
@@ -34,46 +34,28 @@ def read(text: TextIO, filename: str, problems: Problems) -> table.Rows:
     if layout == "lines":
         objects = jsonobjects.in_lines(Lines(text), problems)
     else:
-        objects = jsonobjects.in_document(text, problems)
+        objects = jsondocument.in_document(text, problems)
     first, characters = [], 0
     for found in objects:
         first.append(found)
         characters += found.size
         if len(first) >= _FIRST_OBJECTS or characters >= _FIRST_CHARACTERS:
             break
-    if len(first) == 1 and (columns := _columns(first[0].value)) is not None:
-        first = list(_rows_of(columns, first[0].line))
+    if len(first) == 1 and (rows := jsonrows.rows_of(first[0].value)) is not None:
+        first = [Object(first[0].line, row, 0) for row in rows]
+    header = jsonrows.header_of(first[0].value) if first else None
+    if (key := jsonrows.envelope([found.value for found in first])) is not None:
+        first = [found._replace(value=jsonrows.unwrapped(found.value, key)) for found in first]
+        objects = (found._replace(value=jsonrows.unwrapped(found.value, key)) for found in objects)
     keys = list(dict.fromkeys(chain.from_iterable(found.value for found in first)))
     if not keys:
         raise nothing(filename, problems)
     table.checked_width(len(keys), filename)
-    return _table(chain(first, objects), keys, len(first), filename, problems)
-
-
-def _columns(only: Mapping[str, Any]) -> dict[str, list[Any]] | None:
-    """The columns of a table that the only object of a file holds by columns, as pandas writes it; None: a plain row.
-
-    `DataFrame.to_json` with `orient="split"` (`columns` and `data`), `"list"` (a list for each column) and `"columns"`
-    (an object for each column, by the index). Two columns at least: one alone may be any list.
-    """
-    names, data = only.get("columns"), only.get("data")
-    if isinstance(names, list) and isinstance(data, list) and only.keys() <= {"columns", "index", "data"}:
-        whole = all(isinstance(row, list) and len(row) == len(names) for row in data)
-        return {str(name): [row[at] for row in data] for at, name in enumerate(names)} if whole else None
-    values = list(only.values())
-    if len(values) < _FEWEST_COLUMNS:
-        return None
-    if all(isinstance(value, dict) and list(value) == [str(row) for row in range(len(values[0]))] for value in values):
-        return {name: list(value.values()) for name, value in only.items()}
-    lists = all(isinstance(value, list) and len(value) == len(values[0]) for value in values)
-    if not lists or any(isinstance(cell, dict) for value in values for cell in value):  # messages and tools, say
-        return None
-    return dict(only)
-
-
-def _rows_of(columns: Mapping[str, list[Any]], line: int) -> Iterator[Object]:
-    for cells in zip(*columns.values(), strict=True):
-        yield Object(line, dict(zip(columns, cells, strict=True)), 0)
+    table_of_rows = _table(chain(first if header is None else first[1:], objects), keys, len(first), filename, problems)
+    if header is None:
+        return table_of_rows
+    names = table.names(header + keys[len(header) :], problems)
+    return table_of_rows.with_frame(table_of_rows.frame.set_axis(names, axis="columns"))
 
 
 def nothing(filename: str, problems: Problems) -> BadFile:
