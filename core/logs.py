@@ -7,13 +7,14 @@ import re
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-_SHORTEST_SECRET = 8  # characters; replacing a shorter one would damage ordinary words
+SHORTEST_SECRET = 8
+"""Characters of a key. What is shorter is a word for a server that wants no key, and replacing it would damage text."""
 _secrets: set[str] = set()
 
 
 def keep_secret(value: str) -> None:
     """Replace `value` by `[key]` in every log line of this process from now on."""
-    if len(value) >= _SHORTEST_SECRET:
+    if len(value) >= SHORTEST_SECRET:
         _secrets.add(value)
 
 

@@ -275,6 +275,10 @@ COUNTS: list[tuple[dict[str, Any], Usage]] = [
         Usage(110, 5, 0),
     ),
     ({"prompt_tokens": 10, "completion_tokens": 5, "cache_read_input_tokens": 8}, Usage(10, 5, 8)),
+    ({**USAGE, "cache_creation_input_tokens": 2000, "cache_read_input_tokens": 0}, Usage(2010, 5)),
+    ({**USAGE, "cache_creation_input_tokens": 9}, Usage(10, 5)),
+    ({"inputTokens": 10, "outputTokens": 5, "totalTokens": 15, "cacheReadInputTokens": 8}, Usage(10, 5, 8)),
+    ({"promptTokens": 10, "completionTokens": 5}, Usage(10, 5)),
 ]
 
 
@@ -343,6 +347,10 @@ ENDINGS: list[tuple[object, str | None]] = [
     *((word, "content_filter") for word in ("content_filter", "content-filter", "contentFilter", "CONTENT_FILTERED")),
     *((word, "content_filter") for word in ("SAFETY", "RECITATION", "PROHIBITED_CONTENT", "sensitive", "ERROR_TOXIC")),
     *((word, "content_filter") for word in ("guardrail_intervened", "BLOCKLIST", "SPII")),
+    *((word, "stop") for word in ("eos_id", "stop_str", "stopped_word")),
+    *((word, "length") for word in ("maximum_tokens", "MAX_TOTAL_TOKENS", "max_model_len", "stopped_limit")),
+    *((word, "content_filter") for word in ("content_policy_violation", "IMAGE_PROHIBITED_CONTENT")),
+    *((word, "error") for word in ("userStopped", "modelUnloaded")),
     ("refusal", "refusal"),
     *((word, "tool_calls") for word in ("tool_calls", "tool_use", "function_call", "MALFORMED_FUNCTION_CALL")),
     *((word, "error") for word in ("error", "network_error", "insufficient_system_resource", "abort")),
@@ -608,6 +616,13 @@ BROKE: list[tuple[int, object]] = [
     (429, {"error": {"code": "billing_hard_limit_reached", "message": "Billing hard limit has been reached"}}),
     (401, {"error": {"type": "insufficient_quota", "message": "You exceeded your current quota"}}),
     (200, {"error": {"code": 402, "message": "Insufficient credits"}}),
+    (400, {"error": {"message": "Budget has been exceeded! Current cost: 0.5", "type": "budget_exceeded"}}),  # LiteLLM
+    (400, {"error": {"message": "You have reached your specified API usage limits.", "type": "invalid_request_error"}}),
+    (429, [{"error": {"code": 429, "message": "Your prepayment credits are depleted."}}]),  # Gemini
+    (429, {"error": {"code": "1309", "message": "您的GLM Coding Plan套餐已到期，暂无法使用"}}),
+    (429, {"error": {"code": "1311", "message": "当前订阅套餐暂未开放GLM-5权限"}}),
+    (429, {"error": {"code": "SetLimitExceeded", "message": "The set inference limit is reached."}}),  # Volcengine
+    (429, {"error": {"message": "订阅套餐已到期，请续费"}}),
     (200, {"error": {"code": "1113", "message": "余额不足"}}),
     (200, {"code": 50002, "msg": "Insufficient balance"}),
 ]
@@ -657,6 +672,9 @@ def test_no_credit_ends_it_at_once_in_every_dialect(server: FaultServer, status:
         ),
         (429, {"error": {"message": "Limit: 3 RPM. Add a payment method to your account to raise it."}}),
         (429, {"error": {"type": "engine_overloaded_error", "message": "The engine is currently overloaded"}}),
+        (429, {"error": {"message": "Rate limit exceeded: free-models-per-day. Add 10 credits to unlock 1000"}}),
+        (429, {"error": {"code": "1310", "message": "已达到每周使用上限，您的限额将在 2026-12-01 重置"}}),
+        (200, {"error_code": 18, "error_msg": "Open api qps request limit reached"}),  # Qianfan
     ],
 )
 def test_what_passes_by_itself_is_no_lack_of_credit(server: FaultServer, status: int, body: object) -> None:
@@ -670,6 +688,63 @@ def test_a_word_of_the_prompt_in_an_error_is_shown_without_the_key(server: Fault
     with pytest.raises(ProviderError) as caught:
         Client(server.provider()).complete(CHAT)
     assert KEY not in caught.value.what and "[key]" in caught.value.what
+
+
+WORDS: list[tuple[object, str]] = [
+    ({"detail": [{"type": "missing", "loc": ["body", "messages"], "msg": "Field required"}]}, "body.messages: Field"),
+    ({"detail": ["bad", {"msg": "worse"}]}, "bad; worse"),
+    (
+        {"object": "error", "message": {"detail": [{"loc": ["body", "x"], "msg": "Extra inputs are not permitted"}]}},
+        "body.x: Extra inputs are not permitted",
+    ),
+    (
+        {"error": {"message": "Provider returned error", "code": 400, "metadata": {"raw": "The context is full."}}},
+        "Provider returned error: The context is full.",
+    ),
+    (
+        {
+            "error": {
+                "message": "Provider returned error",
+                "metadata": {"raw": '{"error": {"message": "No such voice"}}'},
+            }
+        },
+        "Provider returned error: No such voice",
+    ),
+    ({"error": {"message": "no", "metadata": {"raw": "{" * 5_000, "provider_name": "X"}}}, "no: {{"),
+    ({"error": {"message": "no", "metadata": None}}, "no"),
+]
+
+
+@pytest.mark.parametrize(("body", "words"), WORDS)
+def test_the_words_of_an_error_are_found_where_servers_put_them(server: FaultServer, body: object, words: str) -> None:
+    server.default = Answer(status=422, body=json.dumps(body).encode())
+    with pytest.raises(BadRequest) as caught:
+        Client(server.provider()).complete(CHAT)
+    assert f"(422): {words}" in caught.value.what
+
+
+@pytest.mark.parametrize("key", ["k", "none", "ollama", "EMPTY", ""])
+def test_a_word_in_place_of_a_key_is_no_secret(server: FaultServer, key: str) -> None:
+    server.default = Answer(status=400, body=b'{"error": "none of the tokens in EMPTY is known to ollama"}')
+    with pytest.raises(BadRequest, match="none of the tokens in EMPTY is known to ollama"):
+        Client(server.provider(key=key)).complete(CHAT)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "billed"),
+    [
+        (424, {"error": "Request failed during generation: Server error", "error_type": "generation"}, True),  # TGI
+        (424, {"message": "The request failed due to an error while processing the model."}, True),  # Bedrock
+        (498, {"error": {"message": "Flex tier capacity exceeded", "code": "capacity_exceeded"}}, False),  # Groq
+    ],
+)
+def test_a_failure_behind_the_server_is_no_fault_of_the_request(
+    server: FaultServer, status: int, body: object, billed: bool
+) -> None:
+    server.default = Answer(status=status, body=json.dumps(body).encode())
+    with pytest.raises(Unavailable) as caught:
+        Client(server.provider(), patience=Patience(tries=1)).complete(CHAT)
+    assert caught.value.may_be_billed is billed
 
 
 def test_an_error_status_stays_what_it_is(server: FaultServer) -> None:

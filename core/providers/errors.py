@@ -25,6 +25,7 @@ from core.errors import (
     Unavailable,
     Unreadable,
 )
+from core.logs import SHORTEST_SECRET
 from core.providers.addresses import has_version
 from core.providers.causes import EVERYWHERE, no_version, plain_to_tls, proxy_refuses, unreachable, wants_tls
 from core.providers.provider_errors import codes_of, no_credit, words_of
@@ -33,8 +34,9 @@ from core.providers.shapes import Provider
 
 _LONGEST_WORDS = 300  # characters of a server's own words that a card can hold
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)  # there was no connection to send it on
-_NOT_BEGUN = {409, 425, 503, 529}  # the server says that it did not begin: locked, too early, overloaded
+_NOT_BEGUN = {409, 425, 498, 503, 529}  # the server says that it did not begin: locked, too early, overloaded
 _GATEWAY_TIMEOUTS = {408, 504, 524}  # whoever has answered gave up waiting; the model behind it may have written
+_FAILED_BEHIND = {424, 498}  # Bedrock and TGI: the model failed; Groq: its flex tier has no capacity
 _NO_MODEL_CODES = {"model_not_found", "DeploymentNotFound"}  # the latter is Azure's
 _NO_MODEL = re.compile(
     r"model.{0,120}(does not exist|not found|has been (deprecated|retired|shut))|模型.{0,20}不存在", re.I | re.S
@@ -141,7 +143,7 @@ def _from_status(
             "Fabula retries automatically; fewer parallel requests help.",
             _header_wait_s(headers),
         )
-    if status in (408, 409, 425) or status >= 500 or status < 400:
+    if status in {408, 409, 425, *_FAILED_BEHIND} or status >= 500 or status < 400:
         if status in _GATEWAY_TIMEOUTS:
             return Unavailable(
                 f"{provider.name} gave up waiting for the model ({status}): {words}",
@@ -214,8 +216,11 @@ def _words(body: object, otherwise: str, provider: Provider) -> str:
 
 
 def without_key(text: str, provider: Provider) -> str:
-    """Text of the endpoint without the key, which some servers repeat in their errors."""
-    return text.replace(provider.api_key, "[key]") if provider.api_key else text
+    """Text of the endpoint without the key, which some servers repeat in their errors.
+
+    Local servers get a word as a key (`none`, `ollama`): that is no secret, and may be a part of any sentence.
+    """
+    return text.replace(provider.api_key, "[key]") if len(provider.api_key) >= SHORTEST_SECRET else text
 
 
 def quoted(text: str, provider: Provider) -> str:

@@ -22,23 +22,27 @@ _SPELLINGS: Mapping[str, str] = {
     "stop": (
         "stop stopped stop_sequence stop_sequences stop_token stop_word word eos eos_token eog end end_turn endoftext"
         " end_of_text end_of_turn im_end complete completed completion finish finished done normal natural"
-        " eos_token_found eos_found stop_string_found success succeed"
+        " eos_token_found eos_found stop_string_found success succeed eos_id stop_str stop_token_id natural_stop"
+        " stopped_eos stopped_word"
     ),
     "length": (
         "length max_tokens max_token max_length max_output_tokens max_new_tokens max_completion_tokens token_limit"
         " limit model_length context_length context_length_exceeded model_context_window_exceeded max_output"
+        " max_tokens_exceeded maximum_tokens max_total_tokens max_new_token max_seq_len max_model_len"
+        " max_context_length context_window_exceeded output_limit stopped_limit"
         " max_tokens_reached max_predicted_tokens_reached context_length_reached error_limit incomplete truncated"
     ),
     "content_filter": (
         "content_filter content_filtered content_filtering filter filtered safety recitation blocklist"
         " prohibited_content spii sensitive guardrail guardrail_intervened error_toxic image_safety language"
+        " content_policy_violation image_prohibited_content responsible_ai moderated"
         " content_policy moderation policy_violation data_inspection_failed"
     ),
     "refusal": "refusal refused",
     "tool_calls": "tool_calls tool_call tool_use function_call malformed_function_call unexpected_tool_call",
     "error": (
         "error failed failure network_error insufficient_system_resource timeout abort aborted cancelled canceled"
-        " user_cancel malformed_response"
+        " user_cancel user_stopped model_unloaded malformed_response"
     ),
 }
 _UNSAID = frozenset({"", "null", "none", "unspecified", "unknown", "undefined", "nan"})

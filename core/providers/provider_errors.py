@@ -8,12 +8,16 @@ Servers that speak OpenAI's API answer errors in many shapes, also under HTTP 20
 - `{"object": "error", "message", "type", "code"}`: older vLLM.
 - `{"base_resp": {"status_code", "status_msg"}}`: MiniMax.
 - `{"code", "message" | "msg"}`, `{"status_code", "status_message"}`, `{"detail"}`: gateways.
+- `{"detail": [{"loc", "msg"}]}`: servers made with pydantic; Mistral puts that into `message`.
+- `{"error": {"message": "Provider returned error", "metadata": {"raw"}}}`: OpenRouter, for the words of the provider.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 _CODES = ("code", "status_code", "status", "type", "statusCode", "http_code", "error_code")
@@ -24,7 +28,7 @@ _ZHIPU = {
     **dict.fromkeys(("1000", "1001", "1002", "1003", "1004"), 401),
     **dict.fromkeys(("1110", "1111", "1112", "1121", "1220"), 403),
     **dict.fromkeys(("1302", "1303", "1305", "1308"), 429),
-    "1113": 402,
+    **dict.fromkeys(("1113", "1309", "1311"), 402),  # 1309, 1311: the plan has expired, or is without the model
     "1120": 503,
     "1211": 404,
     "1230": 500,
@@ -32,11 +36,15 @@ _ZHIPU = {
     "1301": 400,
 }
 _MINIMAX = {"1000": 500, "1001": 504, "1002": 429, "1004": 401, "1008": 402, "1013": 500, "1024": 500, "1039": 429}
-_RATE = r"rate.?limit|throttl|too.?many.?requests|resource.?exhausted|slow down|concurrency|频繁|速率"
+_RATE = (
+    r"rate.?limit|(qps|rpm|tpm).{0,12}limit|throttl|too.?many.?requests|resource.?exhausted|slow down|concurrency"
+    r"|频繁|速率"
+)
 _TROUBLE = (
     r"overload|unavailable|busy|capacity|server.?error|internal.?error|upstream|time.?out|timed out|bad.?gateway"
     r"|try again|繁忙|稍后"
 )
+_LONGEST_RAW = 2_000  # characters of an error in an error
 _KEY = r"unauthori[sz]ed|authenticat|api.?key|permission|forbidden|access.?denied"
 # Read in this order, first in the codes, then in the words.
 _MEANINGS = tuple(
@@ -44,7 +52,7 @@ _MEANINGS = tuple(
 )
 
 # Codes and types that mean "no credit", reduced to their letters: OpenAI, Moonshot, DashScope, DeepSeek, Volcengine,
-# one-api and its kin, OpenRouter.
+# one-api and its kin, OpenRouter, LiteLLM (`budget_exceeded`, with status 400).
 _NO_CREDIT_CODES = frozenset(
     {
         "insufficientquota",
@@ -62,6 +70,8 @@ _NO_CREDIT_CODES = frozenset(
         "insufficientcredit",
         "insufficientfunds",
         "insufficientuserquota",
+        "budgetexceeded",
+        "setlimitexceeded",
         "preconsumetokenquotafailed",
         "paymentrequired",
         "resourcepackexhausted",
@@ -69,11 +79,12 @@ _NO_CREDIT_CODES = frozenset(
 )
 _NO_CREDIT_WORDS = re.compile(
     r"insufficient.{0,12}(balance|credit|fund)"
-    r"|(balance|credits?).{0,20}(insufficient|not enough|too low|exhausted|used up)"
+    r"|(balance|credits?).{0,20}(insufficient|not enough|too low|exhausted|used up|depleted)"
     r"|(out of|requires? more|not enough|no( more| remaining)?|doesn't have any|used all( your| available)?) credits?\b"
     r"|credit limit exceeded|included credits|(spend(ing)?|billing.hard).limit|past invoices|payment required"
+    r"|specified API usage limits?|budget has been exceeded"
     r"|account is in arrears|arrearage|overdue.{0,3}payment|account is in good standing"
-    r"|余额不足|余额已用|欠费|额度不足|额度已用|账户.{0,6}余额|请充值",
+    r"|余额不足|余额已用|欠费|套餐.{0,4}到期|额度不足|额度已用|账户.{0,6}余额|请充值",
     re.I,
 )
 # DashScope uses OpenAI's `insufficient_quota` also for tokens per minute (its error list: "Allocated quota exceeded,
@@ -138,10 +149,31 @@ def words_of(error: object) -> str:
     if isinstance(error, Mapping):
         for name in (*_WORDS, "error"):
             value = error.get(name)
-            found = words_of(value) if isinstance(value, Mapping | str) else ""
+            found = _faults(value) if isinstance(value, list) else words_of(value)
             if found:
-                return found
+                return found + _upstream(error)
     return ""
+
+
+def _faults(faults: list[object]) -> str:
+    """What a validator says of each part of a request: `body.messages: Field required; …`."""
+    told = []
+    for fault in faults:
+        words = words_of(fault)
+        place = fault.get("loc") if isinstance(fault, Mapping) else None
+        told.append(f"{'.'.join(map(str, place))}: {words}" if words and isinstance(place, list) else words)
+    return "; ".join(filter(None, told))
+
+
+def _upstream(error: Mapping[str, Any]) -> str:
+    """What the provider behind a gateway says, where the gateway hands it on beside its own words (OpenRouter)."""
+    metadata = error.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, Mapping) else None
+    if isinstance(raw, str) and raw.lstrip().startswith("{") and len(raw) <= _LONGEST_RAW:
+        with suppress(ValueError, RecursionError):
+            raw = json.loads(raw)
+    said = words_of(error_object(raw) or raw)
+    return f": {said}" if said else ""
 
 
 def no_credit(status: int, codes: list[str], words: str) -> bool:
@@ -151,7 +183,8 @@ def no_credit(status: int, codes: list[str], words: str) -> bool:
     if status == 429 and _PER_MINUTE.search(words):
         return False
     letters = {re.sub(r"[^a-z]", "", code.lower()) for code in codes}
-    return "1113" in codes or bool(letters & _NO_CREDIT_CODES) or bool(_NO_CREDIT_WORDS.search(words))
+    coded = any(_ZHIPU.get(code) == 402 for code in codes) or bool(letters & _NO_CREDIT_CODES)
+    return coded or bool(_NO_CREDIT_WORDS.search(words))
 
 
 def _fails(error: Mapping[str, Any]) -> bool:

@@ -31,7 +31,8 @@ _LONGEST = 20_000  # characters of one text that are looked at
 _DEEPEST = 6  # errors inside errors; a gateway of a gateway has three
 
 _VERDICT = re.compile(
-    r"unsupported|(?:not|n't|no longer) (?:yet |currently )?support|unrecogni[sz]ed|cannot find field|extra_forbidden"
+    r"unsupported|(?:not|n't|no longer) (?:an? |yet |currently )?support|unrecogni[sz]ed|cannot find field"
+    r"|extra_forbidden|mutually exclusive|only (?:the )?default"
     r"|(?:unknown|unexpected|extra) (?:\w+ )?(?:parameter|argument|keyword|field|propert|name|input|key|option)"
     r"|not (?:permitted|allowed|accepted|recogni[sz]ed|available)|deprecated|(?:may|can) only be set"
     r"|only \S+ (?:is|are) allowed|不支持|不被支持|未知参数|已弃用",
@@ -43,15 +44,21 @@ _ABOUT_A_VALUE = re.compile(
     re.I,
 )
 _WHAT_IS_TAKEN = re.compile(
-    r"(?:expected|\b(?<!not )(?:supported|allowed|valid|available) (?:parameter|argument|field|key)s?\b).*",
+    r"(?:\bexpected|did you mean"
+    r"|\b(?<!not )(?<!not a )(?:supported|allowed|valid|available) (?:parameter|argument|field|key)s?\b).*",
     re.I | re.S,
 )
-_EITHER = re.compile(r"temperature\W+(?:and|or)\W+top_p\W+(?:\w+ )?(?:cannot|can not|can't|may not) (?:both )?be", re.I)
+_EITHER = re.compile(
+    r"temperature\W+(?:and|or)\W+top_p\W+(?:\w+ )?(?:cannot|can not|can't|may not|are mutually)"
+    r"|top_p\W+(?:\w+ )?(?:cannot|can not|can't|may not) be .{0,20}(?:with|and) \W?temperature",
+    re.I,
+)
+_FIELD = re.compile(r"\n[ \t]+")  # an older pydantic: the field, and what is wrong with it in an indented line
 _INSTEAD = re.compile(r"\buse ['\"`]?(max_tokens|max_completion_tokens)\b['\"`]?", re.I)
 _SENTENCE_END = re.compile(r"(?<=[.;!?])\s+|[。；\n]|\}\s*,\s*\{")
 # `stop` and `n` are also words: they count in quotes, or after what names a parameter
 _NAME = re.compile(
-    r"(?<![\w.\-])(max_completion_tokens|max_tokens|stream_options|temperature|top_p|seed)(?![\w\-])"
+    r"(?<![A-Za-z0-9_.\-])(?:body\.)?(max_completion_tokens|max_tokens|stream_options|temperature|top_p|seed)(?![A-Za-z0-9_\-])"
     r"|['\"`](stop|n)['\"`]"
     r"|(?:parameters?|arguments?|fields?|supplied|model|supported)[:\s]+(stop|n)(?![\w\-])"
 )
@@ -83,7 +90,7 @@ def _texts(error: object, depth: int = 0) -> Iterator[str]:
     elif isinstance(error, str):
         inner = _json(error)
         if inner is None:
-            yield error[:_LONGEST].replace("\\n", "\n").replace("\\", "")
+            yield _FIELD.sub(" ", error[:_LONGEST].replace("\\n", "\n").replace("\\", ""))
         else:
             yield from _texts(inner, depth + 1)
 

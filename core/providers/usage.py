@@ -10,6 +10,7 @@ Read here, because providers send it so:
 - The Responses API: `input_tokens`, `output_tokens`, `input_tokens_details`.
 - Anthropic: `input_tokens` without what was read from its cache (`cache_read_input_tokens`) or written to it
   (`cache_creation_input_tokens`); both are part of the prompt (docs.anthropic.com, "Prompt caching").
+- Bedrock's Converse and its gateways: `inputTokens`, `outputTokens`, `cacheReadInputTokens` (docs.aws.amazon.com).
 - Cohere: `billed_units` inside `usage` (docs.cohere.com, Chat API v2).
 - Ollama: zeros, or no prompt tokens, where the prompt was in its cache.
 """
@@ -22,9 +23,16 @@ from dataclasses import dataclass
 from typing import Any
 
 _MOST = 2**31 - 1  # what the database's integer columns hold; no request has so many tokens
-_PROMPT = ("prompt_tokens", "input_tokens", "promptTokenCount", "prompt_eval_count")
-_COMPLETION = ("completion_tokens", "output_tokens", "candidatesTokenCount", "eval_count")
-_TOTAL = ("total_tokens", "totalTokenCount")
+_PROMPT = ("prompt_tokens", "input_tokens", "promptTokenCount", "prompt_eval_count", "inputTokens", "promptTokens")
+_COMPLETION = (
+    "completion_tokens",
+    "output_tokens",
+    "candidatesTokenCount",
+    "eval_count",
+    "outputTokens",
+    "completionTokens",
+)
+_TOTAL = ("total_tokens", "totalTokenCount", "totalTokens")
 _REASONING = ("reasoning_tokens", "thoughtsTokenCount")
 _CACHED = (
     "cached_tokens",
@@ -32,9 +40,11 @@ _CACHED = (
     "cache_read_input_tokens",
     "num_cached_tokens",
     "cachedContentTokenCount",
+    "cacheReadInputTokens",
 )
 _OPENAI = {"prompt_tokens", "completion_tokens", "total_tokens"}
 _CACHE_MISSES = ("prompt_cache_miss_tokens",)
+_WRITTEN_TO_CACHE = ("cache_creation_input_tokens", "cacheWriteInputTokens")
 _BESIDE_INPUT = ("cache_read_input_tokens", "cache_creation_input_tokens")  # not counted in `input_tokens`
 _PROMPT_DETAILS = ("prompt_tokens_details", "input_tokens_details", "prompt_token_details")
 _COMPLETION_DETAILS = ("completion_tokens_details", "output_tokens_details", "completion_token_details")
@@ -147,6 +157,8 @@ def _read(usage: Mapping[str, Any]) -> Usage:
         prompt += sum(token_count(usage.get(name)) or 0 for name in _BESIDE_INPUT)
     if prompt is not None and cached > prompt:
         prompt += cached  # a part of the prompt cannot be larger than it: this provider counts it apart
+    if prompt is not None and (written := _first(usage, _WRITTEN_TO_CACHE) or 0) > prompt:
+        prompt += written  # likewise
     if completion is not None and reasoning is not None and reasoning > completion:
         completion += reasoning  # the same for reasoning, which is billed as output
     if prompt is not None and total is not None:
