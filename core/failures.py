@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -214,7 +213,6 @@ _ROOT_KINDS: tuple[tuple[type[FabulaError], Cause], ...] = (
     (errors.OverBudget, "shared_budget"),
 )
 """Of errors whose sentence says nothing more exact."""
-_WAIT = re.compile(r"(?:wait|left alone) for ([\d,]+) minutes")
 
 
 def of_row(reason: str | None, finish_reason: str | None = None) -> Failure:
@@ -239,14 +237,6 @@ def of_error(error: FabulaError) -> Failure:
     cause = next((cause for kind, cause in _KINDS if isinstance(error, kind)), None) or _cause_in_sentence(error.what)
     cause = cause or next((cause for kind, cause in _ROOT_KINDS if isinstance(error, kind)), None)
     return Failure(cause or "other", _said(error.what, cause))
-
-
-def wait_until(reason: str | None, ended: datetime | None) -> datetime | None:
-    """Until when the provider wants no request, of a run that has ended for it; None: it did not say."""
-    found = _WAIT.search(reason or "")
-    if found is None or ended is None:
-        return None
-    return ended + timedelta(minutes=int(found[1].replace(",", "")))
 
 
 @lru_cache(maxsize=4096)

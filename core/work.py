@@ -11,7 +11,7 @@ from sqlalchemy import Select, select
 
 from core import comparison_run, tour_walk
 from core.dataset import runs
-from core.dataset.writing import ledger
+from core.dataset.writing import orders
 from core.db.store import Store
 from core.db.tables import Run, Tour, TrainingJob
 from core.errors import FabulaError
@@ -67,6 +67,8 @@ def _execute_run(store: Store, registry: Registry, run_id: str, stopping: thread
     from core.dataset.batch import batching
     from core.dataset.writing import executor
 
+    if wait_s := orders.due_in_s(store, run_id):
+        return wait_s
     if batching.due(store, run_id):
         wait_s = batching.carry_out(store, registry, run_id, stopping)
         if wait_s is not None:
@@ -75,21 +77,20 @@ def _execute_run(store: Store, registry: Registry, run_id: str, stopping: thread
         live = session.scalar(select(Run.mode).where(Run.id == run_id)) != "batch"
     if live and not stopping.is_set():
         executor.execute(store, registry, run_id, stopping)
+        return orders.due_in_s(store, run_id)
     return None
 
 
 def _give_up_run(store: Store, run_id: str, error: FabulaError) -> None:
     with store.session() as session:
         if session.get(Run, run_id) is not None:
-            ledger.finish(session, run_id, "failed", f"{error.what} {error.next_step}".strip())
+            orders.finish(session, run_id, "failed", f"{error.what} {error.next_step}".strip())
 
 
 _UNFINISHED_RUNS = select(Run.id).where(Run.state.in_(runs.ACTIVE)).order_by(Run.id)
 _UNFINISHED_JOBS = select(TrainingJob.id).where(TrainingJob.status.not_in(jobs.FINISHED)).order_by(TrainingJob.id)
-_ASKED_OF_RUNS = select(Run.id, Run.state).where(Run.state.in_(("stopping", "pausing")))
-_ASKED_OF_JOBS = select(TrainingJob.id, TrainingJob.stop_requested).where(
-    TrainingJob.status.not_in(jobs.FINISHED), TrainingJob.stop_requested.is_not(None)
-)
+_ASKED_OF_RUNS = select(Run.id, Run.state).where(Run.state.in_(("queued", "stopping", "pausing")))
+"""`queued`: a run that waited was resumed by a person."""
 _UNFINISHED_TOURS = select(Tour.id).where(Tour.state.in_(("queued", "running"))).order_by(Tour.id)
 
 KINDS: Mapping[str, Kind] = {
@@ -99,7 +100,7 @@ KINDS: Mapping[str, Kind] = {
         # is with its provider holds no place.
         Kind("run", 2, _ids(_UNFINISHED_RUNS), _execute_run, _give_up_run, _pairs(_ASKED_OF_RUNS)),
         # A job that trains only costs a look every two seconds; one that is paused or queued holds no place.
-        Kind("job", jobs.AT_ONCE, _ids(_UNFINISHED_JOBS), jobs.carry_out, jobs.give_up, _pairs(_ASKED_OF_JOBS)),
+        Kind("job", jobs.AT_ONCE, _ids(_UNFINISHED_JOBS), jobs.carry_out, jobs.give_up, jobs.asked),
         # One after the other: each has several requests in flight, and stories go first.
         Kind("evaluation", 1, _ids(evaluation_run.UNFINISHED), evaluation_run.carry_out, evaluation_run.give_up),
         # Two: one that waits for a provider need not keep the next from the engine.

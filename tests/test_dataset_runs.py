@@ -273,13 +273,18 @@ def test_few_rows_wait_at_the_same_time(store: Store, server: FaultServer) -> No
     assert states(store, run_id) == {"pending": 50}
 
 
-def test_a_wait_of_hours_ends_the_run_with_its_rows_kept(store: Store, server: FaultServer) -> None:
+def test_a_pause_of_hours_lets_the_run_wait_with_its_rows_kept(store: Store, server: FaultServer) -> None:
     server.default = rate_limit(retry_after="7200")
     run_id = queue(store, recipe(5))
+    before = utcnow()
     execute(store, server, run_id)
-    ended = runs.progress(store, run_id)
-    assert ended.state == "failed" and (ended.reason or "").startswith("The provider asks you to wait for 120 minutes.")
-    assert states(store, run_id) == {"pending": 5}
+    waits = runs.progress(store, run_id)
+    assert waits.state == "waiting" and "asks to slow down" in (waits.reason or "")
+    assert waits.not_before is not None and 7_200 <= (waits.not_before - before).total_seconds() < 7_800
+    assert waits.eta_s is None and states(store, run_id) == {"pending": 5}
+    asked = len(server.requests)
+    execute(store, server, run_id)  # before its time
+    assert len(server.requests) == asked and runs.progress(store, run_id).state == "waiting"
 
 
 def test_without_any_answer_the_run_ends_and_says_so(store: Store, server: FaultServer) -> None:

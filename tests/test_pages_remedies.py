@@ -18,6 +18,7 @@ from core.dataset.writing import executor
 from core.db.store import Store
 from core.db.tables import Row, Run, utcnow
 from core.story import shelf
+from core.training import jobs
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.test_pages import again, click, labels, trouble, visit, words
@@ -221,12 +222,36 @@ def test_a_run_whose_model_is_gone_goes_on_with_another(store: Store, server: Fa
     assert datasets.summary(store, dataset_id).done == 8
 
 
-def test_until_when_a_provider_asks_to_wait_is_shown(store: Store, server: FaultServer) -> None:
-    ended(
-        store, "The provider asks you to wait for 90 minutes. Resume after that. The test server asks to slow down: no",
-        finished_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
-    )  # fmt: skip
-    assert "Wait until 2026-01-02 12:34:05, then resume." in words(show())  # the visitor is in Shanghai
+def waiting(store: Store) -> str:
+    """A run that its provider has put off until 2033; its data set."""
+    until = datetime(2033, 1, 2, 3, 4, 5, tzinfo=UTC)
+    return ended(store, "The test server asks to slow down: no", "waiting", not_before=until)
+
+
+def test_a_run_that_waits_says_until_when_and_for_how_long(store: Store, server: FaultServer) -> None:
+    waiting(store)
+    at = show()
+    assert "The test server asks to slow down" in "".join(one.value for one in at.info)
+    said = next(line for line in words(at).splitlines() if "Resumes automatically" in line)
+    assert re.search(r"at 2033-01-02 11:04:05, in \d+ h \d+ min\. You can close this page", said)  # seen in Shanghai
+    assert "**Waiting for the provider**" in words(at)
+    assert {"dataset_resume", "dataset_stop"} <= keys(at) and "dataset_pause" not in keys(at)
+
+
+def test_resume_now_queues_a_run_that_waits(store: Store, server: FaultServer) -> None:
+    dataset_id = waiting(store)
+    click(show(), "dataset_resume")
+    found = runs.progress(store, newest(store, dataset_id))
+    assert (found.state, found.not_before, found.reason) == ("queued", None, None)
+
+
+def test_a_run_that_shall_not_wait_can_go_on_with_another_model(store: Store, server: FaultServer) -> None:
+    dataset_id = waiting(store)
+    click(show(), "dataset_stop")
+    assert runs.progress(store, newest(store, dataset_id)).state == "stopped"
+    click(show(dataset_fix_run_writer=True), "dataset_fix_run_writer_go")
+    executed(store, server, newest(store, dataset_id))
+    assert {body["model"] for body in bought(server)} == {"second"}
 
 
 def test_a_run_without_a_price_goes_on_without_its_budget(store: Store, server: FaultServer) -> None:
@@ -347,6 +372,20 @@ def test_a_failed_job_has_a_button_that_does_the_next_step(
 def test_a_job_that_has_not_failed_offers_no_remedy(server: FaultServer, store: Store, sample: str) -> None:
     _job(store, status="succeeded", dataset_id=sample, fine_tuned_model="ft:writer:fabula:x:1")
     assert not any(key.startswith("training_fix_") for key in _keys(visit("training")))
+
+
+def test_a_job_that_waits_says_until_when_and_is_retried_at_once(
+    server: FaultServer, store: Store, sample: str
+) -> None:
+    until = datetime(2033, 1, 2, 3, 4, 5, tzinfo=UTC)
+    job_id = _job(
+        store, status="submitting", dataset_id=sample, remote_id=None, error="Quota.", not_before=until
+    )  # fmt: skip
+    at = visit("training")
+    assert "Resumes automatically at 2033-01-02 11:04:05" in words(at)  # seen in Shanghai
+    click(at, "training_retry_now")
+    assert list(jobs.asked(store)) == [job_id]  # the worker takes it up for that
+    assert "training_retry_now" not in _keys(visit("training"))
 
 
 # --- stories ----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -20,7 +21,7 @@ from core.dataset.batch import batching
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store, new_id
 from core.db.tables import Tour, TrainingJob, utcnow
-from core.errors import FabulaError
+from core.errors import FabulaError, RateLimited
 from core.providers import RemoteJob
 from core.settings import Settings
 from core.training import jobs, record, submit
@@ -247,12 +248,73 @@ def few_places(monkeypatch: pytest.MonkeyPatch) -> dict[str, Kind]:
     return {"job": replace(KINDS["job"], at_once=2)}
 
 
+class Busy(Provider):
+    """Asks for a pause at one kind of call until it is `free`; jobs succeed."""
+
+    def __init__(self, at: str, pause_s: float) -> None:
+        super().__init__()
+        self._at, self._pause_s, self.free = at, pause_s, threading.Event()
+        self.made: list[str] = []
+
+    def upload(self, path: Path, purpose: str = "fine-tune", on_progress: object = None) -> str:
+        self._heed("upload")
+        return super().upload(path, purpose, on_progress)
+
+    def create_job(self, request: Any, intent_id: str) -> RemoteJob:
+        self._heed("create_job")
+        self.made.append(intent_id)
+        self.resumed.add(intent_id)
+        return super().create_job(request, intent_id)
+
+    def find_job(self, intent_id: str) -> RemoteJob | None:
+        return None
+
+    def _heed(self, call: str) -> None:
+        if call == self._at and not self.free.is_set():
+            raise RateLimited("The provider asks to slow down: quota", "", self._pause_s)
+
+
 def add_jobs(store: Store, count: int) -> list[str]:
     frame = pd.DataFrame({"power": ["a", "b"], "story": ["One.", "Two."]})
     dataset_id = datasets.from_frame(store, LOCAL, "two", frame, ["power"], "story")
     return [
         jobs.submit(store, LOCAL, jobs.JobForm(dataset_id, f"job {n}", "engine", "gemma-3-270m")) for n in range(count)
     ]
+
+
+@pytest.mark.parametrize("call", ["upload", "create_job"])
+def test_a_job_is_handed_over_when_the_pause_that_its_provider_asked_for_is_over(
+    store: Store,
+    hire: Callable[..., Worker],
+    few_places: dict[str, Kind],
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+) -> None:
+    monkeypatch.setattr(record, "_SHORTEST_WAIT_S", 1.0)
+    monkeypatch.setattr(record, "_LONGEST_PAUSE_S", 1.0)
+    provider = Busy(call, 3.0)
+    (job_id,) = add_jobs(store, 1)
+    worker = hire(FakeRegistry({"engine": provider}), few_places)
+    until(lambda: jobs.get(store, job_id).not_before, "the job says until when it waits")
+    worker.stop()
+    provider.free.set()
+    hire(FakeRegistry({"engine": provider}), few_places)
+    until(lambda: jobs.get(store, job_id).status == "succeeded", "handed over without a click")
+    assert provider.made == [job_id] and jobs.get(store, job_id).not_before is None
+
+
+@pytest.mark.parametrize("call", ["upload", "create_job"])
+def test_a_person_can_end_the_pause_of_a_job(
+    store: Store, hire: Callable[..., Worker], few_places: dict[str, Kind], call: str
+) -> None:
+    provider = Busy(call, _DAY_S)
+    (job_id,) = add_jobs(store, 1)
+    hire(FakeRegistry({"engine": provider}), few_places)
+    until(lambda: jobs.get(store, job_id).not_before, "it waits for a day")
+    provider.free.set()
+    jobs.retry_now(store, LOCAL, job_id)
+    until(lambda: jobs.get(store, job_id).status == "succeeded", "handed over at once")
+    assert provider.made == [job_id]
 
 
 def statuses(store: Store) -> Counter[str]:

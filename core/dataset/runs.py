@@ -35,7 +35,7 @@ __all__ = [
     "retry_failed",
 ]
 
-_RESUMED = {"pausing": "running", "paused": "queued", "stopped": "queued", "failed": "queued", "done": "queued"}
+_RESUMED = ("waiting", "pausing", "paused", "stopped", "failed", "done")
 
 
 def request_stop(store: Store, actor: Actor, run_id: str) -> None:
@@ -50,8 +50,8 @@ def request_stop(store: Store, actor: Actor, run_id: str) -> None:
             run.state = "stopping"  # the worker cancels what is with the provider: it would go on writing, and billing
         elif run.state == "queued":
             orders.finish(session, run_id, "stopped", None)
-        elif run.state == "paused":
-            run.state = "stopped"
+        elif run.state in ("paused", "waiting"):  # of a waiting run the reason stays: other remedies follow from it
+            run.state, run.not_before = "stopped", None
 
 
 def request_pause(store: Store, actor: Actor, run_id: str) -> None:
@@ -64,12 +64,14 @@ def request_pause(store: Store, actor: Actor, run_id: str) -> None:
         run = orders.locked(session, run_id)
         if run.state == "queued":
             orders.finish(session, run_id, "paused", None, held=True)
+        elif run.state == "waiting":
+            run.state, run.reason, run.not_before = "paused", None, None
         elif run.state == "running":
             run.state = "pausing"
 
 
 def resume(store: Store, actor: Actor, run_id: str) -> None:
-    """Let a run go on that was paused, was stopped, or ended on a problem; with what it has spent already on its bill.
+    """Let a run go on that was paused or stopped, waits, or ended on a problem; its bill goes on too.
 
     One that is under way, or another one of the same data set, is left as it is.
 

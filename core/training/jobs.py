@@ -33,6 +33,7 @@ __all__ = [
     "JobForm",
     "JobView",
     "Request",
+    "asked",
     "carry_out",
     "clone",
     "events",
@@ -42,6 +43,7 @@ __all__ = [
     "list_jobs",
     "may",
     "request",
+    "retry_now",
     "submit",
     "verdict",
 ]
@@ -187,6 +189,30 @@ def request(store: Store, actor: Actor, job_id: str, what: Request) -> None:
                 f"The job cannot {what} now: it is {job.status}.", "Wait until the job has progressed, then try again."
             )
         job.stop_requested = what
+
+
+def retry_now(store: Store, actor: Actor, job_id: str) -> None:
+    """Ask the provider of a job that waits again at once, without the pause that it has asked for.
+
+    Raises:
+        NotFound: there is no such job.
+    """
+    with store.session() as session:
+        job = session.get(TrainingJob, job_id)
+        if job is None:
+            raise NotFound("This training job no longer exists.", "Choose another one.")
+        if job.status not in FINISHED and job.not_before is not None:
+            job.not_before = utcnow()
+
+
+def asked(store: Store) -> dict[str, str]:
+    """What people ask of unfinished jobs, by id; a job whose pause a person has ended counts as asked for."""
+    wanted = select(TrainingJob.id, TrainingJob.stop_requested, TrainingJob.not_before).where(
+        TrainingJob.status.not_in(FINISHED),
+        TrainingJob.stop_requested.is_not(None) | (TrainingJob.not_before <= utcnow()),
+    )
+    with store.reading() as session:
+        return {id_: what or f"retry {not_before}" for id_, what, not_before in session.execute(wanted)}
 
 
 def may(job: JobView, what: Request) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy import func, select
@@ -59,13 +60,15 @@ class Work:
                 job.updated_at = utcnow()
 
     def note(self, error: FabulaError | None) -> None:
-        """Show what the job waits for, or that it waits no more."""
+        """Show what the job waits for, and until when where it waits elsewhere; or that it waits no more."""
         job = self.view()
         what, next_step = (error.what, error.next_step) if error else (None, None)
-        if (job.error, job.next_step) != (what, next_step):
+        asked_s = getattr(error, "retry_after_s", None) or 0.0
+        not_before = utcnow() + timedelta(seconds=asked_s) if asked_s >= _SHORTEST_WAIT_S else None
+        if (job.error, job.next_step, job.not_before) != (what, next_step, not_before):
             with self.store.session() as session:  # not `write`: this is no news from the provider
                 row = session.get_one(TrainingJob, self.job_id, options=LIGHT)
-                row.error, row.next_step = what, next_step
+                row.error, row.next_step, row.not_before = what, next_step, not_before
 
     def pause(self, seconds: float) -> None:
         """Wait.
@@ -98,12 +101,14 @@ class Work:
 
         Args:
             call: safe to repeat.
-            give_up_after: how many tries, or None: as long as it takes, or until the job is cancelled.
+            give_up_after: how many tries, or None: as long as it takes, or until the job is cancelled. A pause that the
+                provider asks for, longer than any of ours, is no reason to give up.
 
         Raises:
             RateLimited, Unavailable: the last try failed too.
             Stopping: the worker stops, or the job was cancelled.
-            Waiting: without `give_up_after`, where the next try is far away: the job's place is given back until then.
+            Waiting: the next try is far away, and tries are not counted or the provider asked for the pause: the job's
+                place is given back until then.
         """
         tries = 0
         while True:
@@ -111,10 +116,12 @@ class Work:
                 result = call()
             except (RateLimited, Unavailable) as exc:
                 tries += 1
+                asked_s = getattr(exc, "retry_after_s", None) or 0.0
+                if asked_s > _LONGEST_PAUSE_S:
+                    give_up_after = None
                 if give_up_after is not None and tries >= give_up_after:
                     raise
                 self.note(exc)
-                asked_s = getattr(exc, "retry_after_s", None) or 0.0
                 pause_s = max(asked_s, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(tries - 1, 10)))
                 if give_up_after is None:
                     self.wait(pause_s)

@@ -34,7 +34,8 @@ def hand_over(work: Work, registry: Registry) -> None:
         training_file, validation_file = _upload(work, registry, job)
         work.heed_cancel()
         # The intent, durable before the POST: whoever comes after us knows that there may have been one.
-        work.write(status="submitting", training_file=training_file, validation_file=validation_file)
+        files = {"training_file": training_file, "validation_file": validation_file}
+        work.write(status="submitting", error=None, next_step=None, not_before=None, **files)
     elif (found := _look(work, registry)) is not None:
         return _adopt(work, found)
     _adopt(work, _post(work, registry))
@@ -141,7 +142,7 @@ def _adopt(work: Work, remote: RemoteJob) -> None:
     """The job is there. One that has ended already is called running until its model and curve are here too."""
     status = "running" if remote.status in FINISHED else remote.status[:LONGEST_STATUS]
     entry = {"kind": "job", "job_id": work.job_id, "remote_id": remote.id, "status": status}
-    values = {"status": status, "remote_id": remote.id, "error": None, "next_step": None}
+    values = {"status": status, "remote_id": remote.id, "error": None, "next_step": None, "not_before": None}
     rescue.write_or_keep(work.store, lambda session: work.write(**values), entry)
 
 

@@ -38,6 +38,7 @@ class JobView:
         version_id: the version of the data set that it trains on; None: its finished rows at that moment.
         separator, stop: what the prompts end with, and what the completions end with, in the training file.
         error, next_step: why it failed; while it goes on: what it is waiting for.
+        not_before: when the provider is asked again, where it has asked for a pause.
         results_csv: the newest copy of the results file, for `core.training.results.parse`; None in lists.
         updated_at: when the provider was last heard.
         parent_id: the job whose model this one trains further.
@@ -91,6 +92,7 @@ class JobView:
     running_since: datetime | None = None
     queue_position: int | None = None
     estimated_start: datetime | None = None
+    not_before: datetime | None = None
 
     @property
     def finished(self) -> bool:
@@ -278,6 +280,7 @@ def _view(job: TrainingJob, results_csv: str | None) -> JobView:
         created_by=job.created_by,
         trained_s=job.training_s,
         running_since=job.running_since,
+        not_before=job.not_before,
         queue_position=job.queue_position,
         estimated_start=job.estimated_start,
     )

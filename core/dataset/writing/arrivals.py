@@ -28,10 +28,11 @@ from core.providers.retry import wait_s
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a run ends: its last state, and a sentence."""
+    """How a run ends: its last state, and a sentence. `wait_s`: of state "waiting", seconds until it is resumed."""
 
     state: str
     reason: str | None = None
+    wait_s: float | None = None
 
 
 class Kept(NamedTuple):
@@ -163,10 +164,7 @@ class Arrivals:
             tokens = None if error.may_be_billed else 0
             return Kept(Verdict("failed", error.what, None, None), tokens, tokens)
         if asked_s is not None and asked_s > self._limits.stall_s:
-            minutes = round(asked_s / 60)
-            self.ended(
-                End("failed", f"The provider asks you to wait for {minutes} minutes. Resume after that. {error.what}")
-            )
+            self.ended(End("waiting", error.what, asked_s))
         wait = wait_s(max(1, tries.count), asked_s, self._limits.base_s, self._limits.cap_s)
         return Again(wait, lost)
 

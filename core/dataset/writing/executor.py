@@ -12,6 +12,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from decimal import Decimal
 from functools import partial
 
@@ -40,7 +41,11 @@ from core.errors import BadRequest, FabulaError, ModelNotFound, ProviderError, R
 from core.providers import Completion, Registry
 from core.settings import Settings
 
-_ENDS = {"stopping": "stopped", "pausing": "paused"}  # what people ask for → how the run then ends
+_ENDS = {
+    "stopping": "stopped",
+    "pausing": "paused",
+    "waiting": "waiting",
+}  # asked for → the run's end
 
 
 def execute(
@@ -53,6 +58,8 @@ def execute(
     book: PriceBook | None = None,
 ) -> None:
     """Write the missing rows of a run's data set, until they are there or something ends the run.
+
+    A provider that asks for a pause longer than `Limits.stall_s` lets the run wait: see `orders.due_in_s`.
 
     Its end, and why, stands in the run's row afterwards; rows that were not written are pending there. When `stopping`
     is set it returns within a second and leaves the run as it is, to be taken in hand again. Any number of executors
@@ -111,7 +118,10 @@ class Writing:
         if not self._halt.is_set():
             end = self._arrivals.end or End(self._asked or "done")
             run_id, claimant = self._order.run_id, self._order.claimant
-            await self._keeper.insist(lambda s: orders.finish(s, run_id, end.state, end.reason, claimant), self._halt)
+            not_before = None if end.wait_s is None else utcnow() + timedelta(seconds=end.wait_s)
+            await self._keeper.insist(
+                lambda s: orders.finish(s, run_id, end.state, end.reason, claimant, not_before=not_before), self._halt
+            )
 
     def _over(self) -> bool:
         for lane in [lane for lane in self._lanes if lane.done()]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from core.db.tables import Dataset, Row, Run, utcnow
 from core.errors import NotFound
 
 FINAL = ("done", "failed", "stopped", "paused")  # nobody works on it (any more)
+_LEFT = (*FINAL, "waiting")  # no executor has it in hand
 FAILED_ONLY = "failed"  # the scope of a run that writes the rows that were put back for it, and no others
 _ASKED = {"stopping": "stopped", "pausing": "paused"}
 _ROWS: Table = Row.__table__  # type: ignore[assignment]  # a Table, typed as FromClause
@@ -62,7 +64,21 @@ def begin(store: Store, run_id: str, claimant: str = "") -> Order | None:
         run = locked(session, run_id)
         if run.state in _ASKED:
             finish(session, run_id, _ASKED[run.state], None)
-        return taken(session, run, claimant) if run.state in ("queued", "running") else None
+        ready = run.state in ("queued", "running") or _due_in_s(run) == 0
+        return taken(session, run, claimant) if ready else None
+
+
+def due_in_s(store: Store, run_id: str) -> float | None:
+    """Seconds until a waiting run is resumed, at least 0; None: it does not wait."""
+    with store.reading() as session:
+        run = session.get(Run, run_id)
+        return None if run is None else _due_in_s(run)
+
+
+def _due_in_s(run: Run) -> float | None:
+    if run.state != "waiting":
+        return None
+    return 0.0 if run.not_before is None else max(0.0, (run.not_before - utcnow()).total_seconds())
 
 
 def locked(session: Session, run_id: str) -> Run:
@@ -87,8 +103,8 @@ def taken(session: Session, run: Run, claimant: str = "") -> Order:
     """
     recipe = recipe_of(session, run.dataset_id)
     recipe.check()
-    if run.state == "queued":
-        run.state = "running"
+    if run.state in ("queued", "waiting"):
+        run.state, run.reason, run.not_before, run.finished_at = "running", None, None, None
     run.note, run.started_at = None, run.started_at or utcnow()
     give_back(session, run.dataset_id)
     return Order(
@@ -171,9 +187,18 @@ def finish_complete(session: Session, order: Order) -> bool:
 
 
 def finish(
-    session: Session, run_id: str, state: str, reason: str | None, claimant: str = "", *, held: bool = False
+    session: Session,
+    run_id: str,
+    state: str,
+    reason: str | None,
+    claimant: str = "",
+    *,
+    held: bool = False,
+    not_before: datetime | None = None,
 ) -> None:
     """The end of a run: its state, why, and no row left in dead hands. The first end counts.
+
+    With `waiting` it is not over: the worker resumes it at `not_before`, unless it was to pause or stop meanwhile.
 
     A run that was resumed while it was being paused goes on instead; with `held` it is paused in any case. One that was
     to stop meanwhile is stopped. One that has ended and been resumed before `claimant` was through is left alone.
@@ -181,8 +206,11 @@ def finish(
     run = session.get_one(Run, run_id, with_for_update=True)
     resumed = state == "paused" and run.state in ("running", "queued") and not held
     resumed = resumed or (bool(claimant) and run.state == "queued")
+    if state == "waiting":
+        state = _ASKED.get(run.state, state)
     if state == "paused" and run.state == "stopping":
         state = "stopped"
-    if run.state not in FINAL and not resumed:
+    if run.state not in _LEFT and not resumed:
         run.state, run.reason, run.note, run.finished_at = state, reason, None, utcnow()
+        run.not_before = not_before if state == "waiting" else None
     give_back(session, run.dataset_id, claimant)

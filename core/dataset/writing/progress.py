@@ -22,7 +22,7 @@ from core.errors import NotFound
 
 Mode = Literal["live", "batch"]
 
-ACTIVE = ("queued", "running", "pausing", "stopping")
+ACTIVE = ("queued", "running", "waiting", "pausing", "stopping")
 _WINDOW_S = 60  # long enough for a slow machine's rows, short enough to follow a change
 _LONG_WINDOW_S = 600  # where a minute holds almost no row
 _FEW_ROWS = 5
@@ -34,7 +34,9 @@ class RunProgress:
     """How far a run is; any process can ask. None: unknown.
 
     Attributes:
-        state: queued, running, pausing, paused, stopping, stopped, done or failed; reason: why it ended so.
+        state: queued, running, waiting, pausing, paused, stopping, stopped, done or failed; reason: why it ended or
+            waits.
+        not_before: of a waiting run, when it is resumed (UTC).
         note: what it waits for right now, or which parameters its model does not take (a line each).
         mode: live, or batch.
         total, done, failed, pending: rows of the data set; pending counts the `in_flight` ones too.
@@ -78,6 +80,7 @@ class RunProgress:
     left: int = 0
     at_most_usd: Decimal | None = None
     provider: str = ""
+    not_before: datetime | None = None
 
 
 def progress(store: Store, run_id: str, now: datetime | None = None) -> RunProgress:
@@ -125,7 +128,7 @@ def _progress(session: Session, run: Run, now: datetime) -> RunProgress:
         cost_usd=cost,
         budget_usd=run.budget_usd,
         rows_per_s=rate,
-        eta_s=left / rate if active and rate else None,
+        eta_s=left / rate if active and rate and run.state != "waiting" else None,
         started_at=run.started_at,
         finished_at=run.finished_at,
         mode="batch" if run.mode == "batch" else "live",
@@ -136,6 +139,7 @@ def _progress(session: Session, run: Run, now: datetime) -> RunProgress:
         left=left,
         at_most_usd=at_most,
         provider=run.provider,
+        not_before=run.not_before,
     )
 
 

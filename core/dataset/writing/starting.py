@@ -95,7 +95,7 @@ def retry_failed(
 
 def queue_again(run: Run) -> None:
     """Let a run that is over, or held, go on."""
-    run.state, run.reason, run.note, run.finished_at = "queued", None, None, None
+    run.state, run.reason, run.note, run.finished_at, run.not_before = "queued", None, None, None, None
 
 
 def must_be_missing(session: Session, dataset_id: str, run: Run | None = None) -> None:

@@ -121,7 +121,7 @@ class VersionExample(Base):
 class Run(Base):
     """One go at filling the pending rows of a data set.
 
-    States: queued, running, pausing, paused, stopping, stopped, done, failed(reason).
+    States: queued, running, waiting(reason, not_before), pausing, paused, stopping, stopped, done, failed(reason).
     """
 
     __tablename__ = "runs"
@@ -131,6 +131,7 @@ class Run(Base):
     state: Mapped[str] = mapped_column(String(20), index=True, default="queued")
     reason: Mapped[str | None] = mapped_column(Text)
     note: Mapped[str | None] = mapped_column(Text)  # what it waits for right now, e.g. "waiting 12 s: rate limit"
+    not_before: Mapped[datetime | None]  # of a waiting run: when the worker resumes it
     provider: Mapped[str] = mapped_column(String(50))
     model: Mapped[str] = mapped_column(String(200))
     mode: Mapped[str] = mapped_column(String(10), default="live")  # live | batch

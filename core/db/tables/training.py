@@ -48,6 +48,7 @@ class TrainingJob(Base):
     fine_tuned_model: Mapped[str | None] = mapped_column(String(200))
     error: Mapped[str | None] = mapped_column(Text)
     next_step: Mapped[str | None] = mapped_column(Text)
+    not_before: Mapped[datetime | None]  # the provider is asked again then: it wants a pause until that time
     trained_tokens: Mapped[int | None]
     n_examples: Mapped[int | None]
     estimated_finish: Mapped[datetime | None]

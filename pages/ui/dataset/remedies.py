@@ -17,12 +17,13 @@ from core.dataset.batch import offered
 from core.dataset.datasets import DatasetSummary
 from core.dataset.recipe import Recipe
 from core.dataset.runs import Change, FailedRows, RunProgress
+from core.db.tables import utcnow
 from core.failures import Cause, Remedy
 from core.providers import ModelInfo
 from pages.ui import cached, cards, failure_words, models, state
 from pages.ui.dataset import grid_form, row_actions
 from pages.ui.estimates import estimate
-from pages.ui.lang import _, clock, n_, number, plain, usd
+from pages.ui.lang import _, clock, duration, n_, number, plain, usd
 
 _BELOW: tuple[Remedy, ...] = ("try_again", "wait", "raise_budget")
 """Offered for the whole run by the row of buttons below it."""
@@ -63,9 +64,6 @@ def ended(summary: DatasetSummary, progress: RunProgress) -> None:
     failure = failures.of_run(progress.reason)
     show = st.error if progress.state == "failed" else st.info
     show(plain(failure_words.sentence(progress.reason, failure.cause)), icon=":material/error:")
-    until = failures.wait_until(progress.reason, progress.finished_at)
-    if until is not None:
-        st.caption(f":material/schedule: {_('Wait until {time}, then resume.').format(time=clock(until))}")
     if not summary.pending or (recipe := datasets.recipe(cached.store(), summary.id)) is None:
         return
     place = _Place(summary.id, recipe, summary.pending, None)
@@ -78,6 +76,18 @@ def ended(summary: DatasetSummary, progress: RunProgress) -> None:
         for remedy in failures.REMEDIES[failure.cause]:
             if remedy not in _BELOW:
                 _button(remedy, place)
+
+
+def waiting(progress: RunProgress) -> None:
+    """Why a run waits, and when it is resumed; a countdown where the panel around it is drawn every second."""
+    reason = progress.reason or ""
+    st.info(plain(failure_words.sentence(reason, failures.of_run(reason).cause)), icon=":material/hourglass_top:")
+    if progress.not_before is not None:
+        now = utcnow()
+        words = _("Resumes automatically at {time}, in {left}. You can close this page.").format(
+            time=clock(progress.not_before, now), left=duration((progress.not_before - now).total_seconds())
+        )
+        st.caption(f":material/schedule: {words}")
 
 
 def _line(group: FailedRows) -> str:

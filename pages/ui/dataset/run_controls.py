@@ -33,6 +33,16 @@ def show(summary: DatasetSummary, progress: RunProgress | None) -> None:
 
 
 def _hold(progress: RunProgress) -> None:
+    if progress.state == "waiting":
+        st.button(
+            _("Resume now"), icon=":material/play_arrow:", type="primary", key="dataset_resume", on_click=_act,
+            args=("resume", progress.run_id),
+        )  # fmt: skip
+        st.button(
+            _("Don't wait"), icon=":material/stop:", key="dataset_stop", on_click=_act, args=("stop", progress.run_id),
+            help=_("Ends the run. Written rows are kept; you can write the rest later, or with another model."),
+        )  # fmt: skip
+        return
     if progress.state == "paused":
         st.button(
             _("Resume"),

@@ -16,6 +16,7 @@ from pages.ui.money import run_price
 _RUN_STATES = {
     "queued": mark("Waiting for the worker"),
     "running": mark("Writing"),
+    "waiting": mark("Waiting for the provider"),
     "pausing": mark("Pausing"),
     "paused": mark("Paused"),
     "stopping": mark("Stopping"),
@@ -67,7 +68,9 @@ def _bar(summary: DatasetSummary, progress: RunProgress) -> None:
             st.caption(f":material/hourglass_top: {as_markdown(line)}")
     elif not active and (recipe := datasets.recipe(cached.store(), summary.id)) is not None:
         parameter_notes.show(parameter_notes.of_recipe(recipe))
-    if not active:
+    if progress.state == "waiting":
+        remedies.waiting(progress)
+    elif not active:
         remedies.ended(summary, progress)
     remedies.failed(summary, progress, idle=not active)
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from core.actor import LOCAL
 from core.cost.prices import ENGINE
 from core.db.tables import utcnow
-from core.training import comparing, lineage
+from core.training import comparing, jobs, lineage
 from core.training.jobs import JobView
 from pages.ui import cached, cards, models, views
-from pages.ui.lang import _, as_markdown, duration, mark, n_, number, plain, told, usd
+from pages.ui.lang import _, as_markdown, clock, duration, mark, n_, number, plain, told, usd
 from pages.ui.money import work_cost
 from pages.ui.training import (
     before_after,
@@ -117,7 +118,29 @@ def _verdict(job: JobView) -> None:
         _bar(job)
     if job.next_step:
         st.markdown(f":material/arrow_forward: {as_markdown(job.next_step)}")
+    _pause(job)
     views.facts(_facts(job))
+
+
+def _pause(job: JobView) -> None:
+    """Until when the provider wants no request, with a way to ask it at once. (Cancel is in the row of buttons.)"""
+    now = utcnow()
+    if job.finished or job.not_before is None or job.not_before <= now:
+        return
+    words = _("Resumes automatically at {time}, in {left}. You can close this page.").format(
+        time=clock(job.not_before, now), left=duration((job.not_before - now).total_seconds())
+    )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(f":material/schedule: {words}", width="content")
+        st.button(
+            _("Resume now"), icon=":material/play_arrow:", key="training_retry_now", on_click=_retry_now,
+            args=(job.id,),
+        )  # fmt: skip
+
+
+def _retry_now(job_id: str) -> None:
+    with cards.errors_kept():
+        jobs.retry_now(cached.store(), LOCAL, job_id)
 
 
 def _facts(job: JobView) -> tuple[str, ...]:

@@ -1,0 +1,152 @@
+"""A run whose provider asks for a long pause: the worker resumes it at that time, after a restart too, without a click.
+
+No page is open in these tests; what pages show of it is in `tests/test_pages_remedies.py`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+
+from core.actor import LOCAL
+from core.dataset import datasets, runs
+from core.dataset.writing import executor
+from core.dataset.writing.pace import Limits
+from core.db.store import Store
+from core.db.tables import utcnow
+from core.settings import Settings
+from core.work import KINDS
+from core.worker import Worker
+from tests.fault_server import Answer, FaultServer, prompt_of, rate_limit, text
+from tests.fault_server import story_server as story_server
+from tests.test_dataset_runs import recipe
+from tests.waiting import until
+
+_ROWS = 12
+_FREE = 5  # rows that the provider writes before it asks for a pause
+
+
+class Quota:
+    """A provider that writes `_FREE` texts, then asks for a pause of `pause_s` until `back` is set."""
+
+    def __init__(self, pause_s: str) -> None:
+        self.pause_s, self.back = pause_s, threading.Event()
+        self.bought = Counter[str]()
+        self._lock = threading.Lock()
+
+    def __call__(self, body: Any) -> Answer:
+        with self._lock:
+            if self.bought.total() >= _FREE and not self.back.is_set():
+                return rate_limit(retry_after=self.pause_s)
+            self.bought[prompt_of(body)] += 1
+            return text("From there.")
+
+
+@pytest.fixture
+def hire(settings: Settings, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Worker]]:
+    """Starts a worker to whom a pause of more than a second is a long one; stopped after the test."""
+    monkeypatch.setattr(executor, "Limits", partial(Limits, stall_s=1.0))
+    hired: list[Worker] = []
+
+    def start() -> Worker:
+        worker = Worker(settings, kinds={"run": KINDS["run"]}, registry=server.registry)
+        hired.append(worker)
+        worker.start()
+        assert worker.wait_until_ready(120)
+        return worker
+
+    yield start
+    for worker in hired:
+        worker.stop()
+
+
+def queued(store: Store, server: FaultServer, quota: Quota) -> str:
+    server.judge = quota
+    return runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, recipe(_ROWS)))
+
+
+def state(store: Store, run_id: str) -> str:
+    return runs.progress(store, run_id).state
+
+
+def test_it_is_resumed_at_its_time_after_a_restart_and_each_row_is_bought_once(
+    store: Store, server: FaultServer, hire: Callable[[], Worker]
+) -> None:
+    quota = Quota("3")
+    run_id = queued(store, server, quota)
+    worker = hire()
+    until(lambda: state(store, run_id) == "waiting", "the provider has asked for a pause")
+    waits = runs.progress(store, run_id)
+    assert waits.not_before is not None and waits.not_before > utcnow() - timedelta(seconds=3)
+    assert "asks to slow down" in (waits.reason or "") and waits.done == _FREE
+    worker.stop()
+    quota.back.set()
+    asked = len(server.requests)
+    hire()
+    until(lambda: state(store, run_id) == "done", "resumed without a click")
+    whole = runs.progress(store, run_id)
+    assert (whole.done, whole.not_before, whole.reason) == (_ROWS, None, None)
+    assert len(quota.bought) == _ROWS and set(quota.bought.values()) == {1}
+    assert len(server.requests) - asked == _ROWS - _FREE
+
+
+def test_nothing_is_sent_before_its_time_and_resume_now_sends_at_once(
+    store: Store, server: FaultServer, hire: Callable[[], Worker]
+) -> None:
+    quota = Quota("86400")
+    run_id = queued(store, server, quota)
+    hire()
+    until(lambda: state(store, run_id) == "waiting", "it waits for a day")
+    asked = len(server.requests)
+    quota.back.set()
+    other = runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, recipe(2)))
+    until(lambda: state(store, other) == "done", "the worker looked at its queue meanwhile")
+    assert len(server.requests) == asked + 2 and state(store, run_id) == "waiting"
+    runs.resume(store, LOCAL, run_id)
+    until(lambda: state(store, run_id) == "done", "resumed at once")
+    assert runs.progress(store, run_id).done == _ROWS
+
+
+@pytest.mark.parametrize(
+    ("act", "left"), [(runs.request_stop, "stopped"), (runs.request_pause, "paused")], ids=["stop", "pause"]
+)
+def test_a_run_that_waits_can_be_ended_and_is_resumed_by_a_person_only(
+    store: Store, server: FaultServer, hire: Callable[[], Worker], act: Callable[..., None], left: str
+) -> None:
+    quota = Quota("86400")
+    run_id = queued(store, server, quota)
+    hire()
+    until(lambda: state(store, run_id) == "waiting", "it waits")
+    act(store, LOCAL, run_id)
+    ended = runs.progress(store, run_id)
+    assert (ended.state, ended.not_before, ended.done, ended.pending) == (left, None, _FREE, _ROWS - _FREE)
+    assert bool(ended.reason) is (left == "stopped")  # a stopped run still says why: remedies follow from it
+    quota.back.set()
+    runs.resume(store, LOCAL, run_id)
+    until(lambda: state(store, run_id) == "done", "resumed")
+
+
+def test_its_time_is_kept_in_the_ledger_where_the_worker_has_lost_its_queue(
+    store: Store, server: FaultServer, settings: Settings, hire: Callable[[], Worker]
+) -> None:
+    quota = Quota("86400")
+    run_id = queued(store, server, quota)
+    worker = hire()
+    until(lambda: state(store, run_id) == "waiting", "it waits")
+    worker.stop()
+    for file in settings.home.glob("work.db*"):
+        file.unlink()
+    asked = len(server.requests)
+    hire()
+    other = runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, recipe(1)))
+    quota.back.set()
+    until(lambda: state(store, other) == "done", "the new worker works")
+    assert state(store, run_id) == "waiting" and len(server.requests) == asked + 1
+    runs.resume(store, LOCAL, run_id)
+    until(lambda: state(store, run_id) == "done", "resumed")
