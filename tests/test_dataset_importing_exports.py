@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import zipfile
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from core.dataset.intake import importing, mapping, rendered
@@ -252,6 +256,80 @@ def test_a_table_in_one_object_that_is_too_long_says_how_to_write_it() -> None:
             json.dumps({"prompt": {"0": "x" * 12_000_000}, "completion": {"0": "y"}}).encode(), "a.json"
         )
     assert 'in pandas: orient="records"' in problem.value.next_step
+
+
+# --- compressed files, and files of other kinds ---------------------------------------------------------------------
+
+CSV = "prompt,completion\nq,a\n"
+
+
+def zipped(**files: str) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name.replace("__", "/").replace("_", "."), content)
+    return out.getvalue()
+
+
+ZSTD = pa.Codec("zstd").compress(CSV.encode(), asbytes=True)
+
+
+@pytest.mark.parametrize(
+    ("data", "how"),
+    [
+        (zipped(rows_csv=CSV), "zip"),
+        (zipped(data__rows_csv=CSV), "zip"),
+        (ZSTD, "zstd"),
+        (ZSTD + pa.Codec("zstd").compress(b"q,a\n", asbytes=True), "zstd"),  # a second frame
+    ],
+)
+def test_a_zip_of_one_file_and_zstd_are_read(data: bytes, how: str) -> None:
+    file = io.BytesIO(data)
+    found = importing.read_table(file, "rows.csv.zip")
+    assert found.compression == how and set(found.frame["completion"]) == {"a"} and found.notes == []
+    assert not file.closed
+
+
+def test_what_macos_adds_to_a_zip_file_is_not_counted() -> None:
+    out = io.BytesIO(zipped(rows_csv=CSV))
+    with zipfile.ZipFile(out, "a") as archive:
+        for name in ("__MACOSX/._rows.csv", ".DS_Store", "folder/"):
+            archive.writestr(name, "")
+    assert records(importing.read_table(out.getvalue(), "rows.zip")) == [Q_AND_A]
+
+
+@pytest.mark.parametrize(
+    ("data", "what", "next_step"),
+    [
+        (zipped(a_csv=CSV, b_csv=CSV), "holds 2 files: a.csv, b.csv.", "Unpack it, then choose one"),
+        (zipped(**{f"f{n}_csv": CSV for n in range(7)}), "holds 7 files: f0.csv, f1.csv, f2.csv, f3.csv, f4.csv, ….", "Unpack it, then choose one"),
+        (zipped(word__document_xml=""), "is a Word document, not a table.", "Save the table in it as CSV"),
+        (zipped(Index__Document_iwa=""), "is an Apple Numbers", "Save the table in it as CSV"),
+        (zipped(rows_csv=CSV)[:-10], "a zip file of another kind", "Save the sheet as CSV"),
+        (ZSTD[:-8], "a compressed file that is broken", "Download or compress it again"),
+        (b"Rar!\x1a\x07\0", "is a compressed file", "Unpack it"),
+        (b"\x04\x22\x4d\x18\x64", "is a compressed file", "Unpack it"),
+        (b"a.csv".ljust(257, b"\0") + b"ustar\x0000" + CSV.encode(), "is a tar archive", "Unpack it"),
+        (gzip.compress(b"a.csv".ljust(257, b"\0") + b"ustar\x0000" + CSV.encode()), "is a tar archive", "Unpack it"),
+        (b"ARROW1\0\0", "is an Arrow (Feather) file", "Save it as Parquet, CSV or JSONL"),
+        (b"Obj\x01\x04", "is an Avro file", "Save it as Parquet, CSV or JSONL"),
+        (b"\x80\x04\x95\x10\0", "is a Python pickle", "Save it as Parquet, CSV or JSONL"),
+        (b"{\\rtf1\\ansi a}", "is a Word document", "Save the table in it as CSV"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS", "Download the file itself"),
+    ],
+)
+def test_a_file_that_is_no_table_says_what_it_is(data: bytes, what: str, next_step: str) -> None:
+    with pytest.raises(BadFile) as problem:
+        importing.read_table(data, "a.csv")
+    assert what in problem.value.what and next_step in problem.value.next_step
+
+
+def test_a_zip_file_with_a_password_says_so() -> None:
+    data = bytearray(zipped(rows_csv=CSV))
+    data[6] |= 1  # the flag of encryption, in the file's header and in the directory's entry
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    with pytest.raises(BadFile, match="with a password"):
+        importing.read_table(bytes(data), "a.zip")
 
 
 # --- parts of columns -----------------------------------------------------------------------------------------------

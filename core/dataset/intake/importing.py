@@ -69,7 +69,7 @@ class Imported:
 def read_table(
     source: Source, filename: str, *, encoding: str | None = None, sheet: str | None = None, as_table: bool = False
 ) -> Imported:
-    """The rows of a file. What it is, is told by its content, not by its name; it may be compressed (gzip, bzip2, xz).
+    """The rows of a file. What it is, is told by its content, not by its name; it may be compressed (`unpacking`).
 
     CSV: a header line; comma, semicolon, tab or bar; a first column that only counts is dropped. JSON: lines, an array,
     or any other layout (`jsonobjects`). Columns of conversations become examples (`conversations`). Memory is bounded
@@ -87,10 +87,10 @@ def read_table(
     """
     wanted = _Wanted(encoding, sheet, as_table)
     with _opened(source) as file:
-        compression = unpacking.compression(_head(file))
+        compression = unpacking.compression(file)
         if compression is None:
             return _read(file, filename, wanted)
-        with unpacking.unpacked(file, filename) as inside:
+        with unpacking.unpacked(file, filename, compression) as inside:
             return replace(_read(inside, unpacking.name_inside(filename), wanted), compression=compression)
 
 

@@ -19,7 +19,24 @@ from pages.ui.lang import _, as_markdown, n_, told
 _SHOWN_PROBLEMS = 20
 _FEW_NOTES = 2  # more of them are one click away
 _SHOWN_ROWS = 5
-TYPES = ["csv", "tsv", "txt", "jsonl", "ndjson", "json", "parquet", "xlsx", "xlsm", "xls", "ods", "gz", "bz2", "xz"]
+TYPES = [
+    "csv",
+    "tsv",
+    "txt",
+    "jsonl",
+    "ndjson",
+    "json",
+    "parquet",
+    "xlsx",
+    "xlsm",
+    "xls",
+    "ods",
+    "zip",
+    "gz",
+    "bz2",
+    "xz",
+    "zst",
+]
 _LONGEST_NAME = 200  # characters, as the table has it
 _AUTO = ""  # the encoding as found
 

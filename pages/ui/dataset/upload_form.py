@@ -49,7 +49,7 @@ def accepted() -> str:
     """The formats in full, and the largest file of each kind."""
     formats = _(
         "Conversations can be OpenAI messages, ShareGPT, Alpaca, Dolly, preference pairs and others; a table needs a "
-        "name over each column. Files can be compressed (.gz, .bz2, .xz). Nothing is sent anywhere."
+        "name over each column. Files can be compressed (.zip, .gz, .bz2, .xz, .zst). Nothing is sent anywhere."
     )
     sizes = _("Up to {most} MB, Excel up to {workbook} MB.").format(
         most=number(MOST_MB), workbook=number(workbooks.MOST_BYTES // _MB)
