@@ -302,7 +302,11 @@ def test_what_macos_adds_to_a_zip_file_is_not_counted() -> None:
     ("data", "what", "next_step"),
     [
         (zipped(a_csv=CSV, b_csv=CSV), "holds 2 files: a.csv, b.csv.", "Unpack it, then choose one"),
-        (zipped(**{f"f{n}_csv": CSV for n in range(7)}), "holds 7 files: f0.csv, f1.csv, f2.csv, f3.csv, f4.csv, ….", "Unpack it, then choose one"),
+        (
+            zipped(**{f"f{n}_csv": CSV for n in range(7)}),
+            "holds 7 files: f0.csv, f1.csv, f2.csv, f3.csv, f4.csv, ….",
+            "Unpack it, then choose one",
+        ),
         (zipped(word__document_xml=""), "is a Word document, not a table.", "Save the table in it as CSV"),
         (zipped(Index__Document_iwa=""), "is an Apple Numbers", "Save the table in it as CSV"),
         (zipped(rows_csv=CSV)[:-10], "a zip file of another kind", "Save the sheet as CSV"),
