@@ -115,6 +115,35 @@ WHOLE: dict[str, dict[str, Any]] = {
     },
     "in an object of a gateway's own": {"code": 0, "message": "success", "data": chat()},
     "an error of code 0 beside it": chat(error={"code": 0, "message": "ok"}),
+    "thinking inside the text (DeepSeek-R1 on vLLM, Ollama, LM Studio)": chat(f"<think>\nHm.\n</think>\n\n{STORY}"),
+    "empty thinking inside the text (Qwen3)": chat(f"<think>\n\n</think>\n\n{STORY}"),
+    "thinking that the prompt has opened": chat(f"Hm, a story.\n</think>\n\n{STORY}"),
+    "thinking inside the text (Magistral)": chat(f"[THINK]Hm.[/THINK]{STORY}"),
+    "thinking inside a part": chat([{"type": "text", "text": f"<think>Hm.</think>{STORY}"}]),
+    "a message with a text": {**chat(), "choices": [{"message": {"text": STORY}, "finish_reason": "stop"}]},
+    "an ending in the provider's own words only (OpenRouter)": {
+        **chat(),
+        "choices": [{"message": {"content": STORY}, "finish_reason": None, "native_finish_reason": "STOP"}],
+    },
+    "Bedrock's Converse": {
+        "output": {"message": {"role": "assistant", "content": [{"text": STORY}]}},
+        "stopReason": "end_turn",
+        "usage": {"inputTokens": 10, "outputTokens": 5, "totalTokens": 15},
+    },
+    "the Responses API": {
+        "object": "response",
+        "status": "completed",
+        "output": [
+            {"type": "reasoning", "summary": []},
+            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": STORY}]},
+        ],
+        "usage": {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15},
+    },
+    "Cloudflare's result": {
+        "result": {"response": STORY, "usage": USAGE, "finish_reason": "stop"},
+        "success": True,
+        "errors": [],
+    },
     "DashScope's own output": {
         "output": {"choices": [{"message": {"content": STORY}, "finish_reason": "stop"}]},
         "usage": {"input_tokens": 10, "output_tokens": 5},
@@ -499,6 +528,27 @@ PIECES: list[tuple[list[object], tuple[object, ...]]] = [
     ),
     (["a word", 7, None, {"choices": [{"delta": {"content": STORY}}]}, {"choices": [None]}], (STORY, None, None, 0)),
     ([{"error": {"code": 0, "message": "ok"}}, {"choices": [{"delta": {"content": STORY}}]}], (STORY, None, None, 0)),
+    ([{"choices": [{"index": "0", "delta": {"content": STORY}}]}], (STORY, None, None, 0)),
+    ([{"choices": [{"index": 1, "delta": {"content": STORY}}]}], (STORY, None, None, 0)),
+    ([{"choices": [{"delta": {"text": STORY}}]}], (STORY, None, None, 0)),
+    (  # the whole message at the end (Perplexity)
+        [
+            {"choices": [{"delta": {"content": "A "}}]},
+            {"choices": [{"delta": {"content": "story."}}]},
+            {"choices": [{"message": {"content": STORY}, "finish_reason": "stop"}], "usage": USAGE},
+        ],
+        (STORY, 10, 5, 0),
+    ),
+    (  # thinking inside the text, its marks split over events
+        [
+            {"choices": [{"delta": {"content": part}}]}
+            for part in ("\n", "<th", "ink>Hm", ".</thi", "nk>", "\n\n", "A ", "story.")
+        ],
+        (STORY, None, None, 0),
+    ),
+    ([{"choices": [{"delta": {"content": "<"}}]}, {"choices": [{"delta": {"content": "3"}}]}], ("<3", None, None, 0)),
+    ([{"choices": [{"delta": {"content": "[TH"}}]}], ("[TH", None, None, 0)),
+    ([{"choices": [{"delta": {"content": "<think>Hm"}, "finish_reason": "length"}]}], ("<think>Hm", None, None, 0)),
     (  # counts that fall back to 0 in the last event
         [
             {"choices": [{"delta": {"content": STORY}}], "usage": {**USAGE, "cached_tokens": 8}},
@@ -518,7 +568,49 @@ def test_a_stream_is_read_whatever_the_shape_of_its_events(
     text_ = "".join(stream)
     facts = stream.facts
     assert (text_, facts.prompt_tokens, facts.tokens, facts.cached_tokens) == told
-    assert facts.finish_reason in ("stop", "unknown") and facts.begun and facts.model == "writer"
+    assert facts.finish_reason in ("stop", "unknown", "length") and facts.begun and facts.model == "writer"
+
+
+@pytest.mark.parametrize(("first", "thought"), [("\n", False), ("<", False), ("<think>\n", False), ("<think>Hm", True)])
+def test_what_is_held_back_is_not_yet_thinking(server: FaultServer, first: str, thought: bool) -> None:
+    server.default = events(*({"choices": [{"delta": {"content": part}}]} for part in (first, "</think>", STORY)))
+    stream = Client(server.provider()).stream(CHAT)
+    assert STORY in "".join(stream)
+    assert stream.facts.thought is thought
+
+
+def test_our_own_models_write_what_they_have_learned_to(server: FaultServer) -> None:
+    thinking = f"<think>Hm.</think>{STORY}"
+    server.default = text("<think>", f"Hm.</think>{STORY}")
+    engine = Client(server.provider("engine"))
+    assert "".join(engine.stream(CHAT)) == engine.complete(CHAT).texts[0].text == thinking
+
+
+ERROR_LINES = [
+    'error: {"code": 500, "message": "context full", "type": "server_error"}\n\n',  # llama.cpp
+    '{"error": {"message": "context full", "type": "api_error"}}\n',  # Ollama
+    '{"error": "context full"}\n\n',
+    "event: error\ndata: context full\n\n",
+    'event: error\ndata: {"error": {"message": "context full"}}\n\n',
+]
+
+
+@pytest.mark.parametrize("line", ERROR_LINES)
+@pytest.mark.parametrize("announced", [True, False])
+def test_an_error_line_of_a_stream_is_its_end_in_its_own_words(server: FaultServer, line: str, announced: bool) -> None:
+    written = 'data: {"choices": [{"delta": {"content": "A "}}]}\n\n'
+    end = "data: [DONE]\n\n" * announced
+    server.default = raw((written + line + end).encode(), "text/event-stream")
+    client = Client(server.provider(), patience=Patience(tries=1))
+    stream = client.stream(CHAT)
+    assert next(stream) == "A "
+    with pytest.raises(StreamCut, match="context full"):
+        next(stream)
+    (choice,) = client.complete(CHAT).texts
+    assert (choice.text, choice.finish_reason, choice.error) == ("A ", "error", "context full")
+    server.default = raw((line + end).encode(), "text/event-stream")
+    with pytest.raises(ProviderError, match="context full"):  # the first event: nothing has begun
+        list(client.stream(CHAT))
 
 
 @pytest.mark.parametrize(

@@ -15,21 +15,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from core.errors import ProviderError
 from core.providers.errors import from_status, unreadable, words_for
 from core.providers.finish_reasons import folded
+from core.providers.inline_thinking import without_thinking
 from core.providers.provider_errors import error_object, inner_status
 from core.providers.shapes import Choice, Completion, Provider
 from core.providers.usage import read_usage
 
 _DEEPEST = 100  # levels of JSON; real answers have ten
 _TEXT_PARTS = frozenset({"", "text", "output_text", "message", "assistant"})
+_CONTENT = ("content", "parts", "text")  # `parts`: Gemini's own API
 _REFUSAL = "refusal"
 _WRAPPERS = ("data", "result", "response", "body")
 _WITHOUT_CHOICES = ("message", "content", "output", "output_text", "response", "generated_text", "text")
-_ENDINGS = ("finishReason", "stop_reason", "done_reason")
+_ENDINGS = ("finish_reason", "finishReason", "stop_reason", "stopReason", "done_reason", "native_finish_reason")
 _THINKING = ("reasoning_content", "reasoning", "thinking", "tool_calls")
 
 
@@ -57,6 +60,8 @@ def completion_of(answer: Any, provider: Provider, model: str) -> Completion:
         usage = usage.beside_text()
     if not wrote:
         texts = _without_text(answer, texts, provider, billed=thinking or usage.billed)
+    if provider.kind != "engine":  # our own models write what they have learned to
+        texts = tuple(replace(choice, text=without_thinking(choice.text)) for choice in texts)
     named = answer.get("model")
     return Completion(
         texts=texts,
@@ -117,7 +122,7 @@ def said(message: object, finish_reason: object) -> tuple[str, str | None]:
     ending = folded(finish_reason)
     if not isinstance(message, dict):
         return text_of(message), ending
-    content = message.get("parts") if message.get("content") is None else message["content"]  # Gemini's own API: parts
+    content = next((message[name] for name in _CONTENT if message.get(name) is not None), None)
     refusal = message.get(_REFUSAL) or _refusal_part(content)
     if isinstance(refusal, str) and refusal:
         return text_of(content) or refusal, _REFUSAL
@@ -126,9 +131,7 @@ def said(message: object, finish_reason: object) -> tuple[str, str | None]:
 
 def ending_of(choice: Mapping[str, Any]) -> object:
     """Why a choice ended, as the endpoint says it."""
-    if "finish_reason" in choice:
-        return choice["finish_reason"]
-    return next((choice[name] for name in _ENDINGS if name in choice), None)
+    return next((choice[name] for name in _ENDINGS if choice.get(name) not in (None, "")), None)
 
 
 def _unwrapped(answer: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -136,7 +139,7 @@ def _unwrapped(answer: Mapping[str, Any]) -> Mapping[str, Any]:
     if "choices" in answer or "usage" in answer:
         return answer
     for name in _WRAPPERS:
-        if isinstance(inner := answer.get(name), dict) and inner.get("choices"):
+        if isinstance(inner := answer.get(name), dict) and _choices(inner):
             return inner
     return answer
 
@@ -150,15 +153,16 @@ def _choices(answer: Mapping[str, Any]) -> list[Any]:
         if isinstance(found, list):
             return found
     output = answer.get("output")
-    if isinstance(output, dict):
-        return _choices(output)
+    if isinstance(output, dict):  # of DashScope's and Bedrock's own APIs; the latter has the ending beside it
+        return [{"finish_reason": ending_of(answer), **found} for found in _choices(output) if isinstance(found, dict)]
     if error_object(answer) is not None:
         return []
     for name in _WITHOUT_CHOICES:
         message = answer.get(name)
         if text_of(message) and (name != "message" or isinstance(message, dict)):
             whole = message if isinstance(message, dict) else {"content": message}
-            return [{"message": whole, "finish_reason": ending_of(answer)}]
+            ending = ending_of(answer) or answer.get("incomplete_details") or answer.get("status")  # Responses API
+            return [{"message": whole, **({} if ending is None else {"finish_reason": ending})}]
     return []
 
 

@@ -3,6 +3,9 @@
 Format: https://html.spec.whatwg.org/multipage/server-sent-events.html. Comments (`: keep-alive`, `: OPENROUTER
 PROCESSING`), blank lines between events, and data that is no JSON object or list (`data: ping`) are skipped. A server
 that answers `stream: true` with a whole JSON body gives one item: that answer.
+
+Errors in the middle of a stream do not keep to the format everywhere: llama.cpp has written `error: {…}`, Ollama the
+JSON without `data:`, others `event: error` and a sentence. Each is an item `{"error": …}`.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ class EventDecoder:
     _begun: bool = False
     _buffer: bytearray = field(default_factory=bytearray)
     _data: list[bytes] = field(default_factory=list)
+    _name: bytes = b""
 
     def feed(self, block: bytes) -> Iterator[Any]:
         """The items that are complete with these bytes.
@@ -76,15 +80,25 @@ class EventDecoder:
             if self._data and _is_whole(b"\n".join(self._data)):
                 yield from self._event()  # some servers put no blank line between events
             self._data.append(line[5:].strip())
+        elif line.startswith(b"event:"):
+            self._name = line[6:].strip()
+        elif line.startswith(b"error:"):
+            yield {"error": _parsed_or_text(line[6:].strip())}
+        elif line.startswith(b"{"):
+            if isinstance(found := _parsed_or_text(line), dict) and "error" in found:
+                yield found
         elif not line.strip():
             yield from self._event()
 
     def _event(self) -> Iterator[Any]:
         data, self._data = b"\n".join(self._data), []
+        name, self._name = self._name, b""
         if data.startswith(b"[DONE]"):
             yield DONE
         elif data.startswith((b"{", b"[")):  # else it is a word that keeps the connection open, such as `ping`
             yield parsed(data) if self.strict else _parsed_or_broken(data)
+        elif name == b"error" and data:
+            yield {"error": _parsed_or_text(data)}
 
 
 def _parsed_or_broken(data: bytes) -> Any:
@@ -92,6 +106,13 @@ def _parsed_or_broken(data: bytes) -> Any:
         return parsed(data)
     except ValueError:
         return BROKEN
+
+
+def _parsed_or_text(data: bytes) -> Any:
+    try:
+        return parsed(data)
+    except ValueError:
+        return data.decode("utf-8", "replace")
 
 
 def _is_whole(data: bytes) -> bool:
@@ -105,7 +126,7 @@ def _is_whole(data: bytes) -> bool:
 
 def is_events(body: bytes) -> bool:
     """Whether a body is a stream of events: it begins with a field of an event, or a comment."""
-    return body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"data:", b":", b"event:", b"id:", b"retry:"))
+    return body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"data:", b":", b"event:", b"id:", b"retry:", b"error:"))
 
 
 def decoded(body: bytes) -> Iterator[Any]:

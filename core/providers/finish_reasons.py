@@ -22,8 +22,8 @@ _SPELLINGS: Mapping[str, str] = {
     "stop": (
         "stop stopped stop_sequence stop_sequences stop_token stop_word word eos eos_token eog end end_turn endoftext"
         " end_of_text end_of_turn im_end complete completed completion finish finished done normal natural"
-        " eos_token_found eos_found stop_string_found success succeed eos_id stop_str stop_token_id natural_stop"
-        " stopped_eos stopped_word"
+        " eos_token_found eos_found stop_string_found success succeed succeeded eos_id stop_str stop_token_id"
+        " natural_stop stopped_eos stopped_word"
     ),
     "length": (
         "length max_tokens max_token max_length max_output_tokens max_new_tokens max_completion_tokens token_limit"

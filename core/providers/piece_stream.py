@@ -14,7 +14,7 @@ from core.providers.answers import error_in_answer
 from core.providers.causes import unreachable
 from core.providers.errors import cut, silent, unreadable, words_for
 from core.providers.events import DONE, EventDecoder, decode
-from core.providers.pieces import Piece, piece_of, whole_answer
+from core.providers.pieces import Piece, PieceReader, whole_answer
 from core.providers.shapes import Provider
 
 _BROKEN = (httpx2.RequestError, ssl.SSLError, anyio.EndOfStream)  # as the SDK's own streams have them
@@ -33,9 +33,11 @@ class PieceStream(AsyncIterator[Piece]):
     def __init__(self, response: httpx2.Response, provider: Provider, model: str) -> None:
         self._response, self._provider, self._model = response, provider, model
         self._decoder = EventDecoder()
+        self._reader = PieceReader(provider)
         self._items = decode(response.aiter_bytes(), self._decoder)
         self._first: Piece | None = None
-        self._error: object | None = None  # told beside a text or usage: raised after those were handed over
+        self._error: ProviderError | None = None  # raised after a text or usage that came with it was handed over
+        self._over = False
         self.ended = False
 
     @classmethod
@@ -66,15 +68,21 @@ class PieceStream(AsyncIterator[Piece]):
 
     async def __anext__(self) -> Piece:
         if self._error is not None:
-            raise cut(self._provider, words_for(self._error, self._provider))
+            raise self._error
+        if self._over:
+            raise StopAsyncIteration
         first, self._first = self._first, None
         try:
             piece = first or await self._next()
         except (*_BROKEN, ValueError, ProviderError) as exc:
-            raise cut(self._provider) from exc
+            self._error = cut(self._provider)
+            self._error.__cause__ = exc
+            return Piece(self._reader.rest())
         if piece is None:
-            raise StopAsyncIteration
-        self._error = piece.error
+            self._over = True
+            return Piece(self._reader.rest())
+        if piece.error is not None:
+            self._error = cut(self._provider, words_for(piece.error, self._provider))
         return piece
 
     async def aclose(self) -> None:
@@ -90,5 +98,5 @@ class PieceStream(AsyncIterator[Piece]):
             if self._decoder.whole:
                 self.ended = True
                 return whole_answer(item, self._provider, self._model)
-            return piece_of(item)
+            return self._reader.read(item)
         return None

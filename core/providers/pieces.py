@@ -7,13 +7,14 @@ whole answer was.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from core.errors import ProviderError
 from core.providers.answers import completion_of, ending_of, error_in_answer, parsed, said, text_of, thought
 from core.providers.errors import unreadable, words_for
 from core.providers.events import BROKEN, decoded, is_events
+from core.providers.inline_thinking import ThinkingFilter
 from core.providers.provider_errors import error_object
 from core.providers.shapes import Choice, Completion, Provider
 from core.providers.usage import Usage, read_usage
@@ -44,21 +45,60 @@ class Piece:
         return bool(self.text) or self.thought or self.usage.billed
 
 
-def piece_of(event: Any) -> Piece:
-    """One event of `/chat/completions` or of `/completions`. What is no JSON object says nothing."""
-    if not isinstance(event, Mapping):
-        return Piece(error=error_object(event))
-    choices, usage, model = event.get("choices"), read_usage(event), event.get("model")
-    choice = choices[0] if isinstance(choices, list) and choices else {}
-    if not isinstance(choice, Mapping):
-        choice = {"text": choice}
-    if choice.get("index"):
-        choice = {}  # another answer to the same prompt
-    delta = choice.get("message") if choice.get("delta") is None else choice["delta"]
-    text, ending = said(delta, ending_of(choice))
-    text = text or text_of(choice.get("text"))
-    error = None if text else error_object(event) or error_object({"error": choice.get("error")})
-    return Piece(text, ending, model if isinstance(model, str) and model else None, usage, thought(delta), error)
+@dataclass(slots=True)
+class PieceReader:
+    """Reads the events of one stream of `/chat/completions` or of `/completions`, in their order.
+
+    Of several answers to the same prompt, the one that comes first is read. Thinking at the beginning of the text is
+    left out, but for our engine, whose models write what they have learned to.
+    """
+
+    provider: Provider
+    _index: str | None = None
+    _texts: list[str] = field(default_factory=list)
+    _thinking: ThinkingFilter = field(default_factory=ThinkingFilter)
+
+    def read(self, event: Any) -> Piece:
+        """One event. What is no JSON object says nothing."""
+        if not isinstance(event, Mapping):
+            return Piece(error=error_object(event))
+        usage, model, choice = read_usage(event), event.get("model"), self._choice(event.get("choices"))
+        whole = choice.get("delta") is None
+        delta = choice.get("message") if whole else choice["delta"]
+        text, ending = said(delta, ending_of(choice))
+        text = text or text_of(choice.get("text"))
+        if whole and delta is not None and text:  # some servers end with the whole message
+            text = text.removeprefix("".join(self._texts))
+        error = None if text else error_object(event) or error_object({"error": choice.get("error")})
+        named = model if isinstance(model, str) and model else None
+        return self._filtered(Piece(text, ending, named, usage, thought(delta), error))
+
+    def rest(self) -> str:
+        """Text that is held back when the stream ends."""
+        return self._thinking.rest()
+
+    def _choice(self, choices: object) -> Mapping[str, Any]:
+        """The event's part of the answer that is read."""
+        choice = choices[0] if isinstance(choices, list) and choices else {}
+        if not isinstance(choice, Mapping):
+            return {"text": choice}
+        if (index := choice.get("index")) is not None:
+            self._index = self._index or str(index)
+            if str(index) != self._index:
+                return {}
+        return choice
+
+    def _filtered(self, piece: Piece) -> Piece:
+        if piece.text:
+            self._texts.append(piece.text)
+        if self.provider.kind == "engine":
+            return piece
+        text = self._thinking.feed(piece.text)
+        if piece.finish_reason is not None:
+            text += self._thinking.rest()
+        if text == piece.text:
+            return piece
+        return replace(piece, text=text, thought=piece.thought or self._thinking.thought)
 
 
 def whole_answer(answer: Any, provider: Provider, model: str) -> Piece:
@@ -85,8 +125,10 @@ def completion_in(body: bytes, provider: Provider, model: str) -> Completion:
         if not is_events(body):
             return completion_of(parsed(body), provider, model)
         items = list(decoded(body))
-        pieces = [piece_of(item) for item in items if item is not BROKEN]
-        return _gathered(pieces, provider, model, broken=len(pieces) < len(items))
+        reader = PieceReader(provider)
+        pieces = [reader.read(item) for item in items if item is not BROKEN]
+        broken = len(pieces) < len(items)
+        return _gathered([*pieces, Piece(reader.rest())], provider, model, broken=broken)
     except ValueError as exc:
         if isinstance(exc, ProviderError):
             raise
