@@ -14,6 +14,8 @@ from pathlib import Path
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 
+from core.message import Message
+
 LANGUAGES = {"en": "English", "zh_CN": "简体中文"}
 """Language code → its name in itself."""
 
@@ -39,6 +41,13 @@ class Translator:
     def ngettext(self, singular: str, plural: str, n: int) -> str:
         """The form of a counted phrase for `n`, its `{n}` not yet filled in."""
         return self._catalogue.ngettext(singular, plural, n)
+
+    def told(self, text: str) -> str:
+        """What core says, in this language. Only templates are translated: values and text that is no message stay."""
+        if not isinstance(text, Message):
+            return text
+        params = {name: self.told(value) if isinstance(value, str) else value for name, value in text.params.items()}
+        return self.gettext(text.template).format(**params)
 
 
 @cache

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_MARKS = {"_": 1, "mark": 1, "n_": 2}  # function → how many of its first arguments are messages
+_MARKS = {"_": 1, "mark": 1, "n_": 2, "msg": 1}  # function → how many of its first arguments are messages
 _ERRORS = "errors.py"
 _SENTENCE = re.compile(r"[A-Z“{].*\s.*[.!?…]|[A-Z][a-z]* [a-z].*\}", re.DOTALL)  # ends like one, or in a place
 _LOGGING = frozenset({"debug", "info", "warning", "error", "exception", "critical", "print", "compile"})
@@ -95,7 +95,7 @@ def _outcomes(tree: ast.AST, where: str) -> Iterator[Found]:
 
 
 def _said(tree: ast.AST, where: str, errors: frozenset[str]) -> Iterator[Found]:
-    skipped = _docstrings(tree) | _inside_joined(tree) | _logged(tree)
+    skipped = _docstrings(tree) | _inside_joined(tree) | _logged(tree) | _inside_messages(tree)
     for node in ast.walk(tree):
         if id(node) in skipped:
             continue
@@ -156,6 +156,11 @@ def _logged(tree: ast.AST) -> set[int]:
     """What goes to a log: read by whoever runs the studio, in English."""
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and _called(node) in _LOGGING)
     return {id(child) for call in calls for child in ast.walk(call)}
+
+
+def _inside_messages(tree: ast.AST) -> set[int]:
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and _called(node) == "msg")
+    return {id(child) for call in calls for child in call.args}
 
 
 def _inside_joined(tree: ast.AST) -> set[int]:

@@ -19,6 +19,7 @@ import streamlit as st
 
 from core import i18n
 from core.dataset import presets
+from core.message import Message
 
 KEY = "lang"
 
@@ -83,8 +84,10 @@ def n_(singular: str, plural: str, n: int) -> str:
 def told(sentence: str) -> str:
     """A sentence of core's in the visitor's language, values kept; as it is when the catalogue has none for it.
 
-    What happened and what to do may stand in one text: then each is looked for.
+    Text that is no message yet is looked for in the catalogue: what happened, and what to do, each by itself.
     """
+    if isinstance(sentence, Message):
+        return i18n.translator(language()).told(sentence)
     if (whole := _known(sentence)) is not None:
         return whole
     for end in islice(_SENTENCE_ENDS.finditer(sentence), _MOST_SENTENCES):

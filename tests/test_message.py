@@ -1,0 +1,189 @@
+"""A message is its English text, and keeps its template and parameters wherever it goes."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import json
+import pickle
+import string
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Column, Integer, MetaData, Table, create_engine, insert, select, text
+
+from core import i18n, message
+from core.db.tables.base import MessageText
+from core.errors import NotFound
+from core.message import Message, msg, sentences
+from pages.ui import lang
+
+_ROOT = Path(__file__).parents[1]
+_TEMPLATE = "There is no provider {provider_id} on this machine."
+_CHINESE = i18n.translator("zh_CN")
+_VALUES = st.one_of(
+    st.text(),
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.sampled_from(i18n.messages("zh_CN")),
+    st.sampled_from(["{provider_id}", "{0}", "{", "}}", r"\\frac{a}{b}", "奥特曼", "running", "%s", "\x1e{}", "", " "]),
+)
+
+
+def _same(one: str, other: object) -> bool:
+    return isinstance(one, Message) and isinstance(other, Message) and _parts(one) == _parts(other) and one == other
+
+
+def _parts(one: Message) -> tuple[object, ...]:
+    return one.template, {k: _parts(v) if isinstance(v, Message) else (type(v), v) for k, v in one.params.items()}
+
+
+def _nested() -> Message:
+    inner = msg("There is no column {column}.", column="{title}")
+    return msg("{reason} {n}: {share}", reason=inner, n=3, share=0.25)
+
+
+def test_a_message_is_its_english_text() -> None:
+    found = msg(_TEMPLATE, provider_id="x")
+    assert (
+        found == "There is no provider x on this machine." and f"{found}" == found and hash(found) == hash(str(found))
+    )
+    assert (found.template, dict(found.params)) == (_TEMPLATE, {"provider_id": "x"})
+    assert json.dumps([found]) == '["There is no provider x on this machine."]'
+
+
+def test_a_message_cannot_be_changed() -> None:
+    found = msg(_TEMPLATE, provider_id="x")
+    with pytest.raises(AttributeError):
+        found.template = "Other"
+    with pytest.raises(TypeError):
+        found.params["provider_id"] = "y"  # type: ignore[index]
+
+
+def test_a_field_without_a_parameter_is_an_error_at_once() -> None:
+    with pytest.raises(KeyError):
+        msg(_TEMPLATE)
+
+
+@pytest.mark.parametrize(("value", "kept"), [(True, "True"), (None, "None"), (Path("/a"), "/a"), (3, 3), (0.5, 0.5)])
+def test_a_parameter_is_a_text_a_number_or_a_message(value: object, kept: object) -> None:
+    assert msg("{value}", value=value).params["value"] == kept
+
+
+def test_an_error_and_its_text_keep_the_message() -> None:
+    error = NotFound(msg(_TEMPLATE, provider_id="x"), msg("Choose another one."))
+    again = pickle.loads(pickle.dumps(error))
+    assert _same(again.what, error.what) and _same(again.next_step, error.next_step)
+    assert _same(str(error), error.what)
+    assert _same(msg("{exc}", exc=error).params["exc"], error.what)
+
+
+def test_a_message_survives_pickle_copies_and_json() -> None:
+    one = _nested()
+    for again in (pickle.loads(pickle.dumps(one)), copy.copy(one), copy.deepcopy(one)):
+        assert _same(one, again)
+    assert _same(one, message.from_json(json.loads(json.dumps(message.to_json(one)))))
+
+
+def test_a_message_survives_the_way_from_another_process() -> None:
+    code = (
+        "import sys, pickle; from core.message import msg; "
+        "sys.stdout.buffer.write(pickle.dumps(msg('{a} is no {b}', a=msg('It {c}', c='{d}'), b=2)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], cwd=_ROOT, capture_output=True, check=True).stdout
+    assert _same(msg("{a} is no {b}", a=msg("It {c}", c="{d}"), b=2), pickle.loads(out))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        None,
+        "",
+        "A provider's own words, with {braces}.",
+        '{"template": "a", "params": {}}',
+        "\x1e",
+        '\x1e{"template": "a", "params": {}}',  # a provider's words that look like a stored message
+        "\x1eno JSON",
+    ],
+)
+def test_text_that_is_no_message_is_stored_as_text(written: str | None) -> None:
+    read = _stored(written)
+    assert read == written and not isinstance(read, Message)
+
+
+def test_a_message_survives_the_database() -> None:
+    assert _same(_nested(), _stored(_nested()))
+
+
+@pytest.mark.parametrize("old", ["No row has failed.", "\x1e{}", "\x1e[1]", '\x1e{"template": "{a}", "params": {}}'])
+def test_text_of_earlier_versions_is_read_as_it_is(old: str) -> None:
+    assert _stored(old, raw=True) == old
+
+
+def _stored(value: str | None, *, raw: bool = False) -> str | None:
+    """`value` written to a real column and read again; `raw`: written past the type."""
+    table = Table("t", MetaData(), Column("id", Integer, primary_key=True), Column("reason", MessageText))
+    engine = create_engine("sqlite://")
+    with engine.connect() as connection:
+        table.create(connection)
+        if raw:
+            connection.execute(text("insert into t (reason) values (:v)"), {"v": value})
+        else:
+            connection.execute(insert(table).values(reason=value))
+        return connection.execute(select(table.c.reason)).scalar_one()
+
+
+def test_sentences_are_joined_and_translated_each_for_itself() -> None:
+    what = msg(_TEMPLATE, provider_id="x")
+    both = sentences(what, "", msg("Choose another one."))
+    assert both == f"{what} Choose another one."
+    assert _CHINESE.told(both) == _CHINESE.told(what) + _CHINESE("Choose another one.")
+    assert sentences("a", "", "b") == "a b" and sentences() == "" and sentences("", what) is what
+
+
+@given(_VALUES)
+@settings(max_examples=300)
+def test_a_value_comes_out_unchanged_in_both_languages(value: str | int | float) -> None:
+    said = msg(_TEMPLATE, provider_id=value)
+    before, after = _TEMPLATE.split("{provider_id}")
+    assert said == f"{before}{value}{after}" == i18n.translator("en").told(said)
+    before, after = _CHINESE(_TEMPLATE).split("{provider_id}")
+    assert before + after != "" and _CHINESE.told(said) == f"{before}{value}{after}"
+    assert _same(said, message.loads(message.dumps(said)))
+
+
+def test_a_sentence_as_a_value_is_translated_only_where_it_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lang, "language", lambda: "zh_CN")
+    inner = "No row has failed."
+    as_text = lang.told(msg("It failed: {reason}", reason=inner))
+    as_message = lang.told(msg("It failed: {reason}", reason=msg("No row has failed.")))
+    assert as_text.endswith(inner) and as_message.endswith(_CHINESE(inner)) and _CHINESE(inner) != inner
+
+
+def _calls(name: str) -> Iterator[tuple[str, ast.Call]]:
+    for path in sorted([*_ROOT.glob("core/**/*.py"), *_ROOT.glob("pages/**/*.py")]):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
+                yield f"{path.relative_to(_ROOT)}:{node.lineno}", node
+
+
+def test_every_template_is_a_literal_and_has_a_parameter_for_each_field() -> None:
+    wrong = []
+    for where, call in _calls("msg"):
+        if where.startswith("core/message.py"):
+            continue
+        template = call.args[0] if len(call.args) == 1 else None
+        if not isinstance(template, ast.Constant) or not isinstance(template.value, str):
+            wrong.append(where)
+            continue
+        fields = list(string.Formatter().parse(template.value))
+        names = {name for _, name, _, _ in fields if name is not None}
+        simple = not any(spec or conversion for _, _, spec, conversion in fields)
+        if not simple or names != {keyword.arg for keyword in call.keywords}:
+            wrong.append(where)
+    assert not wrong
