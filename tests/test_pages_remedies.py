@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -19,6 +19,7 @@ from core.db.store import Store
 from core.db.tables import Row, Run, utcnow
 from core.story import shelf
 from core.training import jobs
+from pages.ui.story import story_remedies
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.test_pages import again, click, labels, trouble, visit, words
@@ -450,3 +451,70 @@ def test_a_story_that_failed_has_a_button_that_does_the_next_step(
 def test_a_story_that_is_whole_offers_no_remedy(server: FaultServer, store: Store) -> None:
     at = click(visit("story"), "story_button")
     assert not any(key.startswith("story_fix_") for key in _keys(at))
+
+
+_CHAIN = {"story_chain": True, "story_mode": "free", "story_prompt": "一个想法"}
+_STEP = "写一个完整的故事"
+
+
+def _chain(server: FaultServer, *answers: fault_server.Answer, **state: object) -> AppTest:
+    """A chain whose story gets these answers, one a request."""
+    server.when("提纲，三到五句话", fault_server.text("先遇见，后分别。"))
+    server.when("起一个题目", fault_server.text("光"))
+    server.when(_STEP, *answers)
+    return click(visit("story", **_CHAIN, **state), "story_button")
+
+
+@pytest.mark.parametrize(("answer", "buttons"), STORIES)
+def test_a_step_of_a_chain_that_failed_has_the_same_buttons_and_the_chain_goes_on_from_there(
+    server: FaultServer, store: Store, answer: fault_server.Answer, buttons: set[str]
+) -> None:
+    broken = True
+    server.judge = lambda body: (
+        (answer if broken else _WHOLE)
+        if _STEP in (prompt := fault_server.prompt_of(body))
+        else fault_server.text("光" if "起一个题目" in prompt else "先遇见，后分别。")
+    )
+    at = click(visit("story", **_CHAIN), "story_button")
+    here = {key.replace("_fix_0_", "_fix_story_") for key in buttons}
+    assert here <= _keys(at) and not any("_fix_outline_" in key for key in _keys(at))
+    broken = False
+    at = click(at, next((key for key in here if key.endswith("_again")), sorted(here)[-1]))
+    assert {"先遇见，后分别。", "从前，有一位英雄。", "光"} <= {text.value for text in at.text} and not at.error
+    assert sum("提纲，三到五句话" in prompt for prompt in server.prompts()) == 1  # what was good is not bought again
+    assert not any(key.startswith("story_fix_") for key in _keys(at))
+
+
+def test_the_steps_after_one_that_another_model_wrote_are_written_by_it_too(server: FaultServer, store: Store) -> None:
+    at = click(_chain(server, fault_server.quota(), _WHOLE), "story_fix_story_model")
+    assert [body["model"] for body in bought(server)] == ["writer", "writer", "second", "second"] and not at.error
+
+
+def test_a_story_of_a_chain_that_was_cut_off_gets_a_higher_limit(server: FaultServer, store: Store) -> None:
+    at = click(_chain(server, _CUT, _WHOLE, story_max_tokens=100), "story_fix_story_limit")
+    assert [body["max_tokens"] for body in bought(server) if _STEP in str(body)] == [100, 256]
+    assert at.session_state["story_max_tokens"] == 256
+
+
+@pytest.mark.parametrize("chain", [False, True])
+def test_a_story_that_its_provider_puts_off_is_tried_again_at_that_time_unless_it_is_not_waited_for(
+    server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch, chain: bool
+) -> None:
+    later = fault_server.rate_limit(retry_after="3600"), fault_server.rate_limit(retry_after="86400")
+    if chain:
+        at = _chain(server, *later)
+    else:
+        server.when("一个想法", *later)
+        at = click(visit("story", **_CHAIN | {"story_chain": False}), "story_button")
+    assert "in 60 min, while this page is open" in words(at)
+    asked = len(bought(server))
+    key = f"story_fix_{'story' if chain else 0}_no_wait"
+    passed = timedelta(hours=2)
+    monkeypatch.setattr(story_remedies, "utcnow", lambda: utcnow() + passed)
+    again(at)  # the fragment draws itself once a second
+    assert len(bought(server)) == asked + 1
+    click(at, key)
+    assert "while this page is open" not in words(at)
+    passed = timedelta(hours=48)
+    again(at)
+    assert len(bought(server)) == asked + 1

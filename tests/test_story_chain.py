@@ -258,3 +258,17 @@ def test_what_cannot_be_read_is_not_sent(store: Store) -> None:
         with pytest.raises(OverBudget):  # its price is unknown
             list(reading.read_aloud(store, LOCAL, speech, _SPOKEN, "s", book))
         assert server.requests == []
+
+
+def test_a_step_is_written_again_with_other_settings_and_the_steps_after_it_by_the_same_model(store: Store) -> None:
+    first, second = _client("提纲", "故事", "题目"), _client("另一个故事", "另一个题目")
+    written = Chain(store, LOCAL, first, _IDEA, PriceBook.load())  # type: ignore[arg-type]  # a fake
+    _to_its_end(written)
+    asked = replace(written.steps["story"].asked, model="other", temperature=0.3, max_tokens=900)
+    written.retry("story", asked, second)  # type: ignore[arg-type]
+    assert list(written.steps) == ["outline", "story"]
+    _to_its_end(written)
+    assert [story.text for story in written.steps.values()] == ["提纲", "另一个故事", "另一个题目"]
+    story, title = (request for _, request in second.sent)
+    assert (story.max_tokens, title.max_tokens, title.model, title.temperature) == (900, 40, "other", 0.3)
+    assert "另一个故事" in title.prompt and len(shelf.recent(store)) == 5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from core.actor import Actor
 from core.cost.book import PriceBook
 from core.db.store import Store, new_id
@@ -78,6 +80,32 @@ class Chain:
         if kept is None:
             raise NotFound("This story no longer exists.", "Write the chain again.")
         self.steps[name] = stream.go_on(self._store, self._actor, self._client, kept, self._book, leave_s=self._leave_s)
+
+    def retry(self, name: StepName, asked: CompletionRequest, client: Client) -> None:
+        """Have a step written again as `asked`, by `client`, which then writes the steps after it too.
+
+        Texts of those steps so far stay on the shelf. Nothing happens while a step is being written.
+        """
+        if self._writing() is not None:
+            return
+        limit = asked.max_tokens if name == "story" else self._request.max_tokens  # other steps have their own
+        self._client, self._request = (
+            client,
+            replace(
+                self._request,
+                model=asked.model,
+                endpoint=asked.endpoint,
+                temperature=asked.temperature,
+                max_tokens=limit,
+            ),
+        )
+        for later in STEPS[STEPS.index(name) :]:
+            self.steps.pop(later, None)
+        self._stopped = False
+        place = Place(self.id, name, self._values)
+        self.steps[name] = write(
+            self._store, self._actor, client, asked, self._book, place=place, leave_s=self._leave_s
+        )
 
     @property
     def stopping(self) -> bool:

@@ -13,7 +13,7 @@ from core.story.chaining import Chain
 from core.story.stream import StoryStream
 from pages.ui import cards, parameter_notes
 from pages.ui.lang import _, mark
-from pages.ui.story import speech, story_actions, story_facts
+from pages.ui.story import speech, story_actions, story_facts, story_remedies
 
 _NAMES = {"outline": mark("Outline"), "story": mark("Story"), "title": mark("Title")}
 
@@ -58,6 +58,7 @@ def _ended(chain: Chain, name: StepName, story: StoryStream) -> None:
             _("Continue"), icon=":material/play_arrow:", key=f"story_chain_go_on_{name}", on_click=_go_on,
             args=(chain, name),
         )  # fmt: skip
+    story_remedies.show_step(chain, name)
     if name == "story":
         story_actions.below(story)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import streamlit as st
 
@@ -37,6 +37,7 @@ class Desk:
     deleted: str | None = None  # the story that was taken off the shelf last
     editing: str | None = None  # the story whose dialog is open
     liked: tuple[str, str] | None = None  # the data set that was made of the liked stories, and a digest of these
+    not_waited_for: set[str] = field(default_factory=set)  # stories that are not to be tried again by themselves
     prompt_number: int = 0  # which of the prompts to try was filled in last (see `core.story.prompt_order`)
 
     @property

@@ -1,38 +1,73 @@
-"""What a story that failed, or was cut off, needs: buttons next to its error that do the next step."""
+"""What a story that failed, or was cut off, needs: buttons next to its error that do the next step.
+
+A story of a round is written again in its place, and with another model through the form, since that model may want
+another prompt. A step of a chain is written again in the chain, which then goes on from there.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from datetime import timedelta
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 import streamlit as st
 
 from core import failures
 from core.actor import LOCAL
 from core.dataset import failed_rows
+from core.db.tables import utcnow
 from core.errors import RateLimited
 from core.failures import Failure, Remedy
+from core.providers import CompletionRequest, ModelInfo
 from core.story import stream
+from core.story.chain import StepName
+from core.story.chaining import Chain
 from core.story.stream import Place, StoryStream
 from pages.ui import cached, cards, failure_words, models, state
-from pages.ui.lang import _, clock, label, number
+from pages.ui.lang import _, clock, duration, label, number
 from pages.ui.story.story_desk import LEAVE_S, desk
 
 _WRITE_NOW = "story_write_now"  # set by a button that changes the model: the form is then written at once
 _MOST_TOKENS = 32_768  # as the form's field
+_COUNTDOWN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How one story is written again.
+
+    Attributes:
+        key: first part of the keys of its buttons.
+        again: writes the same request once more, with another value of one setting ("": as it was).
+        with_model: writes it with another model; None: that is not offered.
+    """
+
+    key: str
+    again: Callable[[StoryStream, str, float | None], None]
+    with_model: Callable[[StoryStream, ModelInfo], None] | None
 
 
 def show(story: StoryStream, number: int) -> None:
-    """One row of buttons; nothing for a story that is whole, or that a person has stopped."""
-    failure = _failure(story)
-    if failure is None:
-        return
-    if isinstance(story.error, RateLimited) and story.error.retry_after_s and story.ended_at is not None:
-        until = story.ended_at + timedelta(seconds=story.error.retry_after_s)
-        st.caption(f":material/schedule: {_('Wait until {time}, then try again.').format(time=clock(until))}")
-    with st.container(horizontal=True):
-        for remedy in failures.REMEDIES[failure.cause]:
-            _button(remedy, story, f"story_fix_{number}")
+    """One row of buttons for a story of a round; nothing for one that is whole, or that a person has stopped."""
+    round_ = desk().round
+    alone = round_ is not None and len(round_.stories) == 1
+    _show(story, _Way(f"story_fix_{number}", _again_in_round, _through_the_form if alone else None))
+
+
+def show_step(chain: Chain, name: StepName) -> None:
+    """One row of buttons for a step of a chain, once the chain has ended."""
+    if chain.done:
+
+        def again(story: StoryStream, setting: str, value: float | None) -> None:
+            _again_in_chain(chain, name, _changed(story.asked, setting, value), story.provider)
+            if setting == "temperature" or (setting and name == "story"):  # an outline has a limit of its own
+                state.put(f"story_{setting}", value)
+
+        def with_model(story: StoryStream, info: ModelInfo) -> None:
+            asked = replace(story.asked, model=info.id, endpoint=cached.endpoint_of(info))
+            _again_in_chain(chain, name, asked, info.provider)
+
+        _show(chain.steps[name], _Way(f"story_fix_{name}", again, with_model))
 
 
 def asked_to_write() -> bool:
@@ -40,6 +75,17 @@ def asked_to_write() -> bool:
     asked = bool(state.get(_WRITE_NOW))
     state.drop(_WRITE_NOW)
     return asked
+
+
+def _show(story: StoryStream, way: _Way) -> None:
+    failure = _failure(story)
+    if failure is None:
+        return
+    if (until := _retry_at(story)) is not None and story.id not in desk().not_waited_for:
+        st.fragment(run_every=_COUNTDOWN_S)(_countdown)(story, way, until)
+    with st.container(horizontal=True):
+        for remedy in failures.REMEDIES[failure.cause]:
+            _button(remedy, story, way)
 
 
 def _failure(story: StoryStream) -> Failure | None:
@@ -53,66 +99,97 @@ def _failure(story: StoryStream) -> Failure | None:
     return failures.of_row(None, facts.finish_reason)
 
 
-def _button(remedy: Remedy, story: StoryStream, key: str) -> None:
-    if failure_words.page_button(remedy, key):
+def _retry_at(story: StoryStream) -> datetime | None:
+    """Until when the provider wants no request; None: it did not say."""
+    if not isinstance(story.error, RateLimited) or not story.error.retry_after_s or story.ended_at is None:
+        return None
+    return story.ended_at + timedelta(seconds=story.error.retry_after_s)
+
+
+def _countdown(story: StoryStream, way: _Way, until: datetime) -> None:
+    """Write the story again when its time has come, while the page is open: without a reader no story is written."""
+    held, now = desk(), utcnow()
+    if story not in held.stories or held.writing:
+        return
+    if now >= until:
+        way.again(story, "", None)
+        st.rerun()
+    words = _("Tries again automatically at {time}, in {left}, while this page is open.").format(
+        time=clock(until, now), left=duration((until - now).total_seconds())
+    )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(f":material/schedule: {words}", width="content")
+        if st.button(_("Don't wait"), icon=":material/timer_off:", type="tertiary", key=f"{way.key}_no_wait"):
+            held.not_waited_for.add(story.id)
+            st.rerun()
+
+
+def _button(remedy: Remedy, story: StoryStream, way: _Way) -> None:
+    if failure_words.page_button(remedy, way.key):
         return
     match remedy:
         case "try_again" | "wait":
             st.button(
-                _("Try again"), icon=":material/replay:", key=f"{key}_again", on_click=_write_again, args=(story,)
-            )
+                _("Try again"), icon=":material/replay:", key=f"{way.key}_again", on_click=way.again,
+                args=(story, "", None),
+            )  # fmt: skip
         case "raise_limit" if story.asked.max_tokens < _MOST_TOKENS:
             limit = min(failed_rows.higher_limit(story.asked.max_tokens), _MOST_TOKENS)
             label = _("Raise the limit to {limit} tokens and write again").format(limit=number(limit))
             st.button(
-                label, icon=":material/replay:", key=f"{key}_limit", on_click=_write_again,
+                label, icon=":material/replay:", key=f"{way.key}_limit", on_click=way.again,
                 args=(story, "max_tokens", limit),
             )  # fmt: skip
         case "lower_temperature" if (lower := failed_rows.lower_temperature(story.asked.temperature)) is not None:
             label = _("Lower the temperature to {value} and write again").format(value=number(lower, 2))
             st.button(
-                label, icon=":material/replay:", key=f"{key}_cooler", on_click=_write_again,
+                label, icon=":material/replay:", key=f"{way.key}_cooler", on_click=way.again,
                 args=(story, "temperature", lower),
             )  # fmt: skip
         case "another_model":
-            _another_model(story, key)
+            _another_model(story, way)
 
 
-def _another_model(story: StoryStream, key: str) -> None:
-    """Only where one model writes: the form's first one is what it changes."""
-    round_ = desk().round
+def _another_model(story: StoryStream, way: _Way) -> None:
     others = [one for one in cached.models().found if (one.provider, one.id) != (story.provider, story.asked.model)]
-    if not others or round_ is None or len(round_.stories) > 1:
+    if not others or way.with_model is None:
         return
     other = min(others, key=lambda one: (one.provider != story.provider, one.id.startswith("ft:")))
     st.button(
         _("Write with {model}").format(model=label(models.label(other))),
         icon=":material/swap_horiz:",
-        key=f"{key}_model",
-        on_click=_choose,
-        args=(f"{other.provider}/{other.id}",),
+        key=f"{way.key}_model",
+        on_click=way.with_model,
+        args=(story, other),
     )
 
 
-def _choose(model: str) -> None:
+def _through_the_form(story: StoryStream, info: ModelInfo) -> None:
     """Write with another model, through the form: the prompt that it wants may differ."""
-    state.put("story_model", model)
+    state.put("story_model", f"{info.provider}/{info.id}")
     state.put(_WRITE_NOW, True)
 
 
-def _write_again(story: StoryStream, field: str = "", value: float | None = None) -> None:
+def _again_in_round(story: StoryStream, setting: str, value: float | None) -> None:
     """The same request once more, in the story's place in the round; with another setting, which the form keeps."""
-    request = story.asked
-    if field:
-        request = replace(request, **{field: value})
-        state.put(f"story_{field}", value)
+    if setting:
+        state.put(f"story_{setting}", value)
     with cards.errors_kept():
         round_ = desk().round
         if round_ is None or story not in round_.stories:
             return
         place = Place(story.place.round_id, story.place.step, story.place.column_values)
         again = stream.write(
-            cached.store(), LOCAL, cached.client(story.provider), request, cached.prices(),
-            place=place, leave_s=LEAVE_S, news=round_.news,
+            cached.store(), LOCAL, cached.client(story.provider), _changed(story.asked, setting, value),
+            cached.prices(), place=place, leave_s=LEAVE_S, news=round_.news,
         )  # fmt: skip
         round_.stories[round_.stories.index(story)] = again
+
+
+def _again_in_chain(chain: Chain, name: StepName, asked: CompletionRequest, provider: str) -> None:
+    with cards.errors_kept():
+        chain.retry(name, asked, cached.client(provider))
+
+
+def _changed(request: CompletionRequest, setting: str, value: float | None) -> CompletionRequest:
+    return replace(request, **{setting: value}) if setting else request
