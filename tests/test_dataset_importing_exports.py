@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import decimal
 import gzip
 import io
 import json
@@ -10,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from core.dataset.intake import importing, mapping, rendered
@@ -334,6 +337,130 @@ def test_a_zip_file_with_a_password_says_so() -> None:
     data[data.index(b"PK\x01\x02") + 8] |= 1
     with pytest.raises(BadFile, match="with a password"):
         importing.read_table(bytes(data), "a.zip")
+
+
+# --- CSV as programs and people write it ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"sep=;"\nprompt;completion\nq;a\nr;b\n',
+        "prompt,completion,\nq,a,\nr,b,\n",
+        "prompt,completion\nq,a,\nr,b,,\n",
+        "prompt||completion\nq||a\nr||b\n",
+        "| prompt | completion |\n| --- | :---: |\n| q | a |\n| r | b |\n",
+        "prompt | completion\n--|--\nq | a\nr | b\n",
+    ],
+)
+def test_separators_at_the_end_and_frames_of_tables_are_no_columns(text: str) -> None:
+    found = importing.read_table(text.encode(), "a.csv")
+    assert records(found) == Q_AND_A_2 and found.problems == []
+
+
+def test_bars_and_quotes_in_cells_of_a_markdown_table_are_kept() -> None:
+    text = '| prompt | completion |\n|---|---|\n| a \\| b | say "c" |\n'
+    assert records(importing.read_table(text.encode(), "a.md")) == [{"prompt": "a | b", "completion": 'say "c"'}]
+
+
+# --- Parquet and workbooks ------------------------------------------------------------------------------------------
+
+
+def parquet(table: pa.Table) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(table, out)
+    return out.getvalue()
+
+
+def test_classes_of_hugging_face_have_their_names() -> None:
+    features = {
+        "label": {"names": ["neg", "pos"], "_type": "ClassLabel"},
+        "text": {"dtype": "string", "_type": "Value"},
+    }
+    table = pa.table({"label": pa.array([1, 0, None, -1]), "text": list("abcd")})
+    named = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    assert importing.read_table(parquet(named), "a.parquet").frame["label"].tolist() == ["pos", "neg", "", "-1"]
+    broken = table.replace_schema_metadata({"huggingface": "[1]"})
+    assert importing.read_table(parquet(broken), "a.parquet").frame["label"].tolist() == ["1", "0", "", "-1"]
+
+
+SINGLE = pa.float32()
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (pa.array([[0.1, None]], pa.list_(SINGLE)), "[0.1, null]"),
+        (pa.array([[0.1, 2]], pa.list_(SINGLE, 2)), "[0.1, 2.0]"),
+        (pa.array([{"a": 0.1, "b": "x"}], pa.struct([("a", SINGLE), ("b", pa.string())])), '{"a": 0.1, "b": "x"}'),
+        (pa.array([[("k", 0.1)]], pa.map_(pa.string(), SINGLE)), '{"k": 0.1}'),
+        (pa.array([[[0.1]]], pa.list_(pa.list_(SINGLE))), "[[0.1]]"),
+        (pa.array(["x"]).dictionary_encode(), "x"),
+        (pa.array([decimal.Decimal("1.50")]), "1.50"),
+        (pa.array([dt.datetime(2024, 1, 2, 3, tzinfo=dt.UTC)]), "2024-01-02 03:00:00+00:00"),
+    ],
+)
+def test_nested_values_of_parquet_are_written_as_people_write_them(values: pa.Array, text: str) -> None:
+    table = pa.table({"prompt": ["q"], "value": values})
+    assert importing.read_table(parquet(table), "a.parquet").frame["value"].tolist() == [text]
+
+
+def test_turns_that_parquet_holds_as_maps_are_a_conversation() -> None:
+    turn = pa.map_(pa.string(), pa.string())
+    turns = [[("role", "user"), ("content", "q")], [("role", "assistant"), ("content", "a")]]
+    table = pa.table({"messages": pa.array([turns], pa.list_(turn))})
+    assert records(importing.read_table(parquet(table), "a.parquet")) == [Q_AND_A]
+
+
+def opendocument(*rows: str) -> bytes:
+    """A sheet as LibreOffice writes it."""
+    urn = "urn:oasis:names:tc:opendocument:xmlns"
+    spaces = " ".join(f'xmlns:{name}="{urn}:{name}:1.0"' for name in ("office", "table", "text"))
+    sheets = "".join(f'<table:table table:name="{name}">{"".join(rows)}</table:table>' for name in ("One", "Two"))
+    body = f"<office:body><office:spreadsheet>{sheets}</office:spreadsheet></office:body>"
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as book:
+        book.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+        manifest = f'<m:manifest xmlns:m="{urn}:manifest:1.0"/>'
+        book.writestr("META-INF/manifest.xml", manifest)
+        content = f'<office:document-content {spaces} xmlns:calcext="urn:calcext">{body}</office:document-content>'
+        book.writestr("content.xml", '<?xml version="1.0"?>' + content)
+    return out.getvalue()
+
+
+def cell(shown: str, kind: str = "string", value: str = "", more: str = "") -> str:
+    valued = f' office:value="{value}"' if value else ""
+    return f'<table:table-cell office:value-type="{kind}"{valued} {more}><text:p>{shown}</text:p></table:table-cell>'
+
+
+@pytest.mark.parametrize(
+    ("made", "text"),
+    [
+        (cell("50%", "percentage", "0.5"), "50%"),
+        (cell("12.5 %", "percentage", "0.125"), "12.5 %"),
+        (cell("00042", "float", "42"), "00042"),
+        (cell("1234567890123456789", "float", "1234567890123456789"), "1234567890123456789"),
+        (cell("1,234.50", "float", "1234.5"), "1234.5"),
+        (cell("0.3", "float", "0.30000000000000004"), "0.3"),
+        (cell("x"), "x"),
+    ],
+)
+def test_numbers_of_an_opendocument_sheet_are_read_as_they_are_shown(made: str, text: str) -> None:
+    empty = '<table:table-row table:number-rows-repeated="2"><table:table-cell/></table:table-row>'
+    header = f"<table:table-row>{cell('prompt')}{cell('value')}</table:table-row>"
+    row = f'<table:table-row table:number-rows-repeated="2">{cell("q")}{made}</table:table-row>'
+    found = importing.read_table(opendocument(header, empty, row), "a.ods", sheet="Two")
+    assert records(found) == [{"prompt": "q", "value": text}] * 2
+
+
+def test_an_error_in_an_opendocument_sheet_is_named() -> None:
+    header = f"<table:table-row>{cell('prompt')}{cell('value')}</table:table-row>"
+    error = cell("#DIV/0!", "string", "", 'office:string-value="" calcext:value-type="error"')
+    found = importing.read_table(
+        opendocument(header, f"<table:table-row>{cell('q')}{error}</table:table-row>"), "a.ods"
+    )
+    assert records(found) == [{"prompt": "q", "value": "#DIV/0!"}]
+    assert found.notes == ["Row 2, column value says #DIV/0!, an error; it is kept as that word."]
 
 
 # --- parts of columns -----------------------------------------------------------------------------------------------

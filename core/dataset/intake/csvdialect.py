@@ -6,17 +6,19 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from core.dataset.intake.textlines import Lines, LineTooLong, RowTooLong
 
 _DELIMITERS = (",", ";", "\t", "|")  # the likelier first; another one must fit better
-_SEPARATOR_LINE = re.compile(r"sep=(.)\s*")  # what Excel puts on top for itself
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*')  # what Excel puts on top for itself
 _MOST_LINES = 500
 _MOST_CHARACTERS = 1_000_000
 _MOST_TITLES = 10  # lines above the header
 _CERTAIN = 0.9  # of the rows below must have a cell for each column, else the first line is the header
 _ESCAPED_QUOTE = re.compile(r'(?<!\\)((?:\\\\)*)\\"')
+_MARKDOWN_RULE = re.compile(r"\s*\|?(\s*:?-+:?\s*\|)+(\s*:?-+:?\s*)?\s*")  # between a header and its rows
+_MARKDOWN_SIGN = re.compile(r"\s*(?<!\\)\|\s*")
 _SPACE_BEFORE_QUOTE = re.compile(r'[,;\t|] +"')
 
 
@@ -27,21 +29,33 @@ class Dialect:
     Attributes:
         spaced: quotes may have spaces in front (`a, "b, c"`), which belong to no cell.
         backslashed: a quote inside a cell is written `\"`, not `""`.
+        markdown: it is a table as Markdown writes it, with bars at both ends and a rule below the header.
         titles: how many rows stand above the header: a title, a date.
     """
 
     delimiter: str
     spaced: bool = False
     backslashed: bool = False
+    markdown: bool = False
     titles: int = 0
 
     def plain(self, lines: Iterator[str]) -> Iterator[str]:
         """The lines as `csv.reader` takes them."""
+        if self.markdown:
+            return map(_without_frame, lines)
         return map(_unescaped, lines) if self.backslashed else lines  # a map goes on after a line that raised
 
 
 def _unescaped(line: str) -> str:
     return _ESCAPED_QUOTE.sub(r'\1""', line)
+
+
+def _without_frame(line: str) -> str:
+    """A line of a Markdown table as one of a CSV file; its rule is blank."""
+    if _MARKDOWN_RULE.fullmatch(line):
+        return "\n"
+    cells = _MARKDOWN_SIGN.split(line.strip().removeprefix("|").removesuffix("|").strip())
+    return "|".join('"' + cell.replace("\\|", "|").replace('"', '""') + '"' for cell in cells) + "\n"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -62,6 +76,8 @@ def sniffed(lines: Lines) -> Dialect:
     if sample and (named := _SEPARATOR_LINE.fullmatch(sample[0])):
         return Dialect(named[1])
     lines.give_back()
+    if len(sample) > 1 and "|" in sample[0] and _MARKDOWN_RULE.fullmatch(sample[1]):
+        return Dialect("|", markdown=True)
     text = "".join(sample)
     spaced = (False, True) if _SPACE_BEFORE_QUOTE.search(text) else (False,)
     backslashed = (False, True) if '\\"' in text else (False,)
@@ -73,7 +89,7 @@ def sniffed(lines: Lines) -> Dialect:
                 widths = _widths(sample, tried, whole)
                 if (fit := _fit(widths)) > best:
                     best, found = fit, tried
-    return Dialect(found.delimiter, found.spaced, found.backslashed, _titles(_widths(sample, found, whole)))
+    return replace(found, titles=_titles(_widths(sample, found, whole)))
 
 
 def _sample(lines: Lines) -> tuple[list[str], bool]:

@@ -39,6 +39,8 @@ def read(lines: Lines, filename: str, problems: Problems) -> Rows:
     table.checked_width(len(header.cells), filename)
     good = table.Table(table.names(header.cells, problems))
     for record in found:
+        if not any(cell.strip() for cell in record.cells[len(header.cells) :]):
+            del record.cells[len(header.cells) :]  # separators at the end of a line, which the header does not have
         if len(record.cells) > 1 and record.cells == header.cells:
             problems.note(f"Line {record.line:,} repeats the header; it is left out.")
         elif _usable(record, len(header.cells), problems):
@@ -52,6 +54,7 @@ def read(lines: Lines, filename: str, problems: Problems) -> Rows:
             "The first line must name the columns, and each further line must have a cell for each.",
         )
     rows = table.without_index(good.rows("Line"), header.cells[0], problems)
+    rows = table.without_empty(rows, header.cells)
     return replace(rows, delimiter=dialect.delimiter if len(header.cells) > 1 else None)
 
 

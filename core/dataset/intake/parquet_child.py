@@ -8,7 +8,9 @@ The first line tells the names of the columns, and those that hold bytes; each f
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from core.dataset.intake.celltext import text_of
@@ -32,9 +34,11 @@ def main(memory: int) -> None:
         schema = found.schema_arrow
         good = [place for place, field in enumerate(schema) if not _holds_bytes(pa, field.type)]
         dropped = [field.name for place, field in enumerate(schema) if place not in good]
+        classes = _class_names(schema)
         say({"columns": [schema.field(place).name for place in good], "bytes": dropped})
         for batch in found.iter_batches(batch_size=_BATCH, use_threads=False) if good else ():
-            for row in zip(*(_values(pa, batch.column(place)) for place in good), strict=True):
+            columns = (_values(pa, batch.column(place), classes.get(schema.field(place).name)) for place in good)
+            for row in zip(*columns, strict=True):
                 say([text_of(value) for value in row])
     except (MemoryError, pa.ArrowMemoryError):
         say({"error": "memory"})
@@ -42,14 +46,47 @@ def main(memory: int) -> None:
         say({"error": "broken"})
 
 
-def _values(pa: Any, column: Any) -> list[Any]:
-    """The values of a column. Single precision is written as short as it can be: 0.1, not 0.10000000149011612."""
-    if not (pa.types.is_float32(column.type) or pa.types.is_float16(column.type)):
-        return column.to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
-    import numpy as np
+def _values(pa: Any, column: Any, names: Sequence[str] | None) -> list[Any]:
+    """The values of a column; numbers that stand for `names` (classes) as their name."""
+    values = column.to_pylist()
+    if names is not None:
+        return [names[value] if isinstance(value, int) and 0 <= value < len(names) else value for value in values]
+    return [_plain(pa, value, column.type) for value in values] if _needs_care(pa, column.type) else values
 
-    kind = np.float32 if pa.types.is_float32(column.type) else np.float16
-    return [value if value is None or value != value else float(str(kind(value))) for value in column.to_pylist()]
+
+def _needs_care(pa: Any, kind: Any) -> bool:
+    """Whether values of a type are not what people would write: single precision and maps, also inside of others."""
+    if pa.types.is_float32(kind) or pa.types.is_float16(kind) or pa.types.is_map(kind):
+        return True
+    return any(_needs_care(pa, kind.field(number).type) for number in range(kind.num_fields))
+
+
+def _plain(pa: Any, value: Any, kind: Any) -> Any:
+    """A value with single precision as short as it can be (0.1, not 0.10000000149011612), and maps as objects."""
+    if value is None:
+        return None
+    if pa.types.is_float32(kind) or pa.types.is_float16(kind):
+        import numpy as np
+
+        single = np.float32 if pa.types.is_float32(kind) else np.float16
+        return value if value != value else float(str(single(value)))
+    if pa.types.is_map(kind):
+        return {str(key): _plain(pa, one, kind.item_type) for key, one in value}
+    if pa.types.is_struct(kind):
+        return {field.name: _plain(pa, value[field.name], field.type) for field in kind}
+    if kind.num_fields == 1 and isinstance(value, list):
+        return [_plain(pa, one, kind.field(0).type) for one in value]
+    return value
+
+
+def _class_names(schema: Any) -> dict[str, list[str]]:
+    """The names of classes by column, as Hugging Face's `datasets` leaves them in the file beside the numbers."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        labels = {name: one for name, one in features.items() if isinstance(one, dict)}
+        return {name: list(map(str, one["names"])) for name, one in labels.items() if one.get("_type") == "ClassLabel"}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _holds_bytes(pa: Any, kind: Any) -> bool:

@@ -130,6 +130,13 @@ def without_index(rows: Rows, first: str, problems: Problems) -> Rows:
     return rows.with_frame(frame.rename(columns={"": "column 1"}))
 
 
+def without_empty(rows: Rows, header: Sequence[str]) -> Rows:
+    """Drop columns that have neither a name nor a cell: separators at the end of each line make one."""
+    unnamed = [f"column {number}" for number, name in enumerate(header, 1) if not name.strip()]
+    empty = [name for name in unnamed if name in rows.frame and not rows.frame[name].str.strip().any()]
+    return rows.with_frame(rows.frame.drop(columns=empty)) if 0 < len(empty) < len(rows.frame.columns) else rows
+
+
 def ends_early(rows: int, line: int, problems: Problems) -> None:
     """Say that the table is full, and where."""
     problems.ends_early(

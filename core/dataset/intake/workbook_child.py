@@ -18,9 +18,11 @@ from collections.abc import Iterable, Iterator
 from datetime import date, datetime, time, timedelta
 from xml.parsers import expat
 
+from core.dataset.intake import opendocument_cells, workbook_cells
 from core.dataset.intake.limits import limit, say
-from core.dataset.intake.workbook_cells import Special, special_cells
+from core.dataset.intake.workbook_cells import Special
 
+_EXCEL_DIGITS = 15  # that Excel shows: 0.1 + 0.2 is stored as 0.30000000000000004
 Range = tuple[tuple[int, int], tuple[int, int]]  # the first and the last cell, each (row, column) from 0
 
 
@@ -83,7 +85,10 @@ def _row(cells: list[str], special: list[Special], offset: int) -> object:
 def _specials(data: bytes, sheet: str) -> Iterator[Special]:
     """The special cells; of a workbook that calamine reads and this does not, those before the fault."""
     try:
-        yield from special_cells(data, sheet)
+        with zipfile.ZipFile(io.BytesIO(data)) as book:
+            names = book.namelist()
+        reader = opendocument_cells if opendocument_cells.PART in names else workbook_cells
+        yield from reader.special_cells(data, sheet)
     except (zipfile.BadZipFile, KeyError, ValueError, NotImplementedError, expat.ExpatError):
         return
 
@@ -136,7 +141,9 @@ def _text(value: object) -> str:
         return value.isoformat(" ") if value.time() != time() else value.date().isoformat()
     if isinstance(value, date | time):
         return value.isoformat()
-    return str(value) if isinstance(value, int | float | timedelta) else value if isinstance(value, str) else ""
+    if isinstance(value, float):
+        return f"{value:.{_EXCEL_DIGITS}g}"
+    return str(value) if isinstance(value, int | timedelta) else value if isinstance(value, str) else ""
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pages.ui import cards, views
 from pages.ui.lang import _, mark, n_, plain
 
 _SHOWN_TEXT = 240  # characters of an example: enough to see how it begins
+_FEWEST_COLUMNS = 2  # of a file with prompts and completions
 _SEPARATORS = {
     ",": mark("Comma"),
     "\n": mark("New line"),
@@ -72,6 +73,14 @@ def choose(imported: importing.Imported, key: Callable[[str], str]) -> mapping.M
 
 def outlook(imported: importing.Imported, chosen: mapping.Mapping) -> bool:
     """What the table becomes, and its first row as an example; False, and why, when it cannot be kept so."""
+    if len(imported.frame.columns) < _FEWEST_COLUMNS:
+        cards.error_card(
+            BadFile(
+                "There is one column; a prompt and an answer take two.",
+                "Add a column with the answers.",
+            )
+        )
+        return False
     if not chosen.prompts:
         said = _("Choose at least one prompt column; it can't be the completion column.")
         st.caption(f":material/info: {said}")
