@@ -7,8 +7,11 @@ import io
 import re
 import unicodedata
 
-# Characters without a shape: controls, soft hyphens, zero-width spaces, marks of direction, byte-order marks.
-_SHAPELESS = r"\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"
+# Characters without a shape: controls, soft hyphens, zero-width spaces, marks of direction, blank
+# letters (Braille, Hangul), byte-order marks.
+_SHAPELESS = (
+    r"\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\ufeff\uffa0"
+)
 # What a spreadsheet takes for a formula (OWASP, "CSV injection"); some of them trim a cell before they look at it.
 _FORMULA = re.compile(rf"[\t\r]|[\s\u200c\u200d{_SHAPELESS}]*[=+\-@＝＋－＠]")
 _PLAIN_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")

@@ -86,6 +86,14 @@ def _told(ask: Ask, provider: Provider) -> FabulaError:
         ("localhost:8000/v1", "has no http://", "http:// for a server without TLS"),
         ("127.0.0.1:8000", "has no http://", "https://127.0.0.1:8000"),
         ("ftp://example.com/v1", "begins with ftp://", "https://example.com/v1"),
+        ("https//example.com/v1", "has no http://", "to https://example.com/v1 ("),
+        ("https:/example.com/v1", "has no http://", "to https://example.com/v1 ("),
+        ("https：//example.com/v1", "has no http://", "to https://example.com/v1 ("),
+        ("//example.com/v1", "has no http://", "to https://example.com/v1 ("),
+        ("http-host/v1", "has no http://", "to https://http-host/v1 ("),
+        ('"https://example.com/v1"', 'begins with "https://', "to https://example.com/v1 and"),
+        ("http://127.0.0.1:1/v1?api-version=1", "has a ?", "to http://127.0.0.1:1/v1 and"),
+        ("http://127.0.0.1:1/v1#", "has a #", "to http://127.0.0.1:1/v1 and"),
         ("ws://example.com/v1", "begins with ws://", "https://example.com/v1"),
         ("http:///v1", "is not a web address", "https://api.example.com/v1"),
         ("http://my host/v1", "is not a web address", "https://api.example.com/v1"),
@@ -115,6 +123,8 @@ def test_an_address_that_cannot_work_is_told_before_anything_is_sent(
         (f"“{_SECRET}”", "the character “"),
         (f"{_SECRET}密", "the character 密"),
         (f"{_SECRET}…", "the character …"),
+        (f'"{_SECRET}"', 'the character "'),
+        (f"'{_SECRET}'", "the character '"),
         (f"Bearer {_SECRET}", "a space"),
         (f"{_SECRET}\u200b", "a line break or a control character"),
         (f"{_SECRET}ｓｋ", "the character ｓ"),
@@ -125,6 +135,15 @@ def test_a_key_that_no_header_takes_is_told_without_showing_it(ask: Ask, key: st
         error = _told(ask, Provider("openai", "openai", "OpenAI", server.url, key))
         assert server.requests == []
     assert isinstance(error, Misconfigured) and what in error.what and "OPENAI_API_KEY" in error.next_step
+
+
+@pytest.mark.parametrize("path", ["openai/deployments/x/chat/completions?api-version=1", "openai/v1?api-version=1"])
+def test_the_resource_is_named_where_azures_portal_shows_one_call(path: str) -> None:
+    environ = {"AZURE_OPENAI_API_KEY": "k", "AZURE_OPENAI_ENDPOINT": f"https://x.example.com/{path}"}
+    registry = Registry.from_settings(Settings.from_env(environ), environ)
+    with pytest.raises(Misconfigured) as caught:
+        registry.get("azure").models()
+    assert "Set AZURE_OPENAI_ENDPOINT to https://x.example.com and" in caught.value.next_step
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ def test_every_csv_of_the_studio_is_safe(store: Store) -> None:
         ("soft", "so\u00adft"),
         ("left", "\u200eleft\u200f"),
         ("joined", "joi\u2060ned"),
+        ("blank", "bla\u3164nk\u2800"),
         ("ab", "a\u200cb"),
         ("a b", "a \u200b b"),
     ],

@@ -28,6 +28,9 @@ _KEY: Mapping[str, str] = {
     "together": "TOGETHER_API_KEY",
 }
 _ONE_CALL = re.compile(r"/(?:chat/completions|completions|responses|embeddings|models)(?=$|[/?#])", re.I)
+# A scheme as people write it, and quotes in front: https//, https：//, //
+_SCHEME = re.compile(r"^[\"'“‘]*(?:(?:https?|ftp|wss?)?[:：]?/{1,2})?", re.I)
+_QUOTES = "\"'`"
 _VERSION = re.compile(r"/v\d+\w*(?:/|$)")
 
 
@@ -70,11 +73,12 @@ def check_setup(provider: Provider) -> None:
 
 def _address_fault(provider: Provider) -> Misconfigured | None:
     url, setting = provider.base_url, address_setting(provider)
-    scheme, separator, rest = url.partition("://")
+    scheme, separator, _ = url.partition("://")
+    rest = _SCHEME.sub("", url).rstrip("\"'”’")
     if not separator:
         return Misconfigured(
             f"The address of {provider.name}, {url}, has no http:// or https:// in front.",
-            f"Set {setting} to https://{url} (http:// for a server without TLS) and restart Fabula.",
+            f"Set {setting} to https://{rest} (http:// for a server without TLS) and restart Fabula.",
         )
     if scheme.lower() not in ("http", "https"):
         return Misconfigured(
@@ -89,9 +93,20 @@ def _address_fault(provider: Provider) -> Misconfigured | None:
     if (call := _ONE_CALL.search(url)) is not None:
         return Misconfigured(
             f"The address of {provider.name} ends in {call[0]}: that is one call, not the API.",
-            f"Set {setting} to {url[: call.start()]} and restart Fabula.",
+            f"Set {setting} to {_api_of(provider, url[: call.start()])} and restart Fabula.",
+        )
+    if (extra := re.search(r"[?#]", url)) is not None:
+        return Misconfigured(
+            f"The address of {provider.name}, {url}, has a {extra[0]}, which no API's address has.",
+            f"Set {setting} to {_api_of(provider, url[: extra.start()])} and restart Fabula.",
         )
     return None
+
+
+def _api_of(provider: Provider, url: str) -> str:
+    """What an address should be: of Azure the resource, whose portal shows the address of one call."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}" if provider.kind == "azure" else url
 
 
 def _is_web_address(url: str) -> bool:
@@ -104,7 +119,7 @@ def _is_web_address(url: str) -> bool:
 
 def _key_fault(provider: Provider) -> Misconfigured | None:
     key, setting = provider.api_key, _KEY.get(provider.id, "its key")
-    odd = next((c for c in key if not "!" <= c <= "~"), None)
+    odd = next((c for c in key if not "!" <= c <= "~" or c in _QUOTES), None)
     if odd is None or (odd == " " and provider.kind == "engine"):
         return None
     if odd == " ":
