@@ -117,9 +117,14 @@ class _Work:
             self._heed()
             return call()
 
-        return call_with_retries(
-            attempt, pause=self.stopping.wait, note=self._note, policy=_RETRIES, retryable=retryable
-        )
+        return call_with_retries(attempt, pause=self._pause, note=self._note, policy=_RETRIES, retryable=retryable)
+
+    def _pause(self, seconds: float) -> None:
+        """Raises _Stopped as soon as nobody waits any more."""
+        while seconds > 0:
+            self.stopping.wait(min(_LOOK_S, seconds))
+            self._heed()
+            seconds -= _LOOK_S
 
     def _choose(self, job: JobView) -> None:
         """The prompts, and how both models are asked; once."""

@@ -122,6 +122,14 @@ class StreamCut(ProviderError):
     may_be_billed = True
 
 
+class Cancelled(ProviderError):
+    """A person, or the worker, ended a request before its answer was there."""
+
+    def __init__(self, *, may_be_billed: bool = True) -> None:
+        super().__init__("The request was stopped.", "Send it again if you still need the answer.")
+        self.may_be_billed = may_be_billed
+
+
 class EngineMissing(FabulaError, RuntimeError):
     """The engine's packages are not installed."""
 

@@ -218,12 +218,12 @@ def story_server() -> Iterator[FaultServer]:
 
 
 def prompt_of(body: object) -> str:
-    """The prompt of a chat or legacy request."""
+    """The prompt of a chat or legacy request; the text that is to be read aloud."""
     if not isinstance(body, dict):
         return ""
     if "messages" in body:
         return str(body["messages"][-1]["content"])
-    return str(body.get("prompt", ""))
+    return str(body.get("prompt", body.get("input", "")))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -248,7 +248,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = data
         path = self.path.split("?")[0]
         self.fault._saw(Seen(method, path, {k.lower(): v for k, v in self.headers.items()}, body))
-        if path.endswith("/completions") or self.fault._queue:
+        if path.endswith(("/completions", "/speech")) or self.fault._queue:
             self.fault._fly(1)
             try:
                 self._complete(self.fault._answer(body), body)

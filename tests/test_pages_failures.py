@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -85,7 +86,7 @@ def test_our_own_error_is_told_as_it_is(error: FabulaError, rows: int) -> None:
 
 @_every_error
 def test_what_is_gathered_ends_with_its_error(error: Exception) -> None:
-    def make() -> Iterator[int]:
+    def make(_stop: threading.Event) -> Iterator[int]:
         yield 1
         raise error
 

@@ -16,7 +16,6 @@ from core.dataset import datasets
 from core.db.store import Store
 from core.db.tables import Story, TrainingJob
 from core.errors import FabulaError, NotFound
-from core.providers.speech import Speech, SpeechRequest
 from core.story import liked, shelf, stream, votes
 from pages.ui.story import speech, teller
 from pages.ui.story.story_desk import desk
@@ -345,18 +344,49 @@ def test_write_pressed_twice_is_one_story_that_is_not_stopped(
     assert len(server.prompts()) == 1
 
 
-def test_an_endpoint_makes_a_sound_file(server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def speaking(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
+    """A provider that reads aloud, at the same address."""
     monkeypatch.setenv("OPENAI_API_KEY", fault_server.KEY)
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    return server
+
+
+def _read_to_its_end(at: AppTest) -> AppTest:
+    until(lambda: (sound := at.session_state["studio"].story.sound) is not None and sound.reading.done, "the reading")
+    return at.run()
+
+
+def test_an_endpoint_makes_a_sound_file(speaking: FaultServer, store: Store) -> None:
     at = click(visit("story", story_model="engine/writer"), "story_button")
-    asked: list[SpeechRequest] = []
-    monkeypatch.setattr(Speech, "speak", lambda _self, request: asked.append(request) or b"sound")
     at.get_by_key("story_sound_model").set_value("gpt-4o-mini-tts").run()
     assert "The price of this model is unknown." in words(at)
     at.get_by_key("story_sound_model").set_value("tts-1").run()
-    click(at, "story_sound_make")
-    assert [request.text for request in asked] == [shelf.recent(store)[0].text] and not at.error
-    assert at.get("download_button")
+    speaking.when("从前", fault_server.raw(b"sound", "audio/mpeg"))
+    _read_to_its_end(click(at, "story_sound_make"))
+    spoken = [seen.body["input"] for seen in speaking.requests if seen.path.endswith("/speech")]
+    assert spoken == [shelf.recent(store)[0].text] and not at.error
+    assert at.get("download_button") and not any(button.key == "story_sound_make" for button in at.button)
+
+
+def test_a_reading_that_breaks_off_keeps_its_parts_and_goes_on(speaking: FaultServer, store: Store) -> None:
+    speaking.default = fault_server.text("第一句。" * 600 + "第二句。" * 600)
+    at = click(visit("story", story_model="engine/writer"), "story_button")
+    sound = [fault_server.raw(part, "audio/mpeg") for part in (b"one", b"two")]
+    speaking.when("第二句", sound[0], fault_server.error(400, "Too long"), sound[1])
+    at = _read_to_its_end(click(at, "story_sound_make"))
+    assert "Too long" in at.error[0].value and "1 of 2 parts" in words(at) and at.get("download_button")
+    at = _read_to_its_end(click(at, "story_sound_make"))
+    assert not at.error and at.session_state["studio"].story.sound.parts == [b"one", b"two"]
+
+
+def test_a_reading_can_be_stopped(speaking: FaultServer, store: Store) -> None:
+    at = click(visit("story", story_model="engine/writer"), "story_button")
+    speaking.when("从前", fault_server.held(fault_server.raw(b"sound", "audio/mpeg")))
+    at = click(at, "story_sound_make")
+    speaking.wait_for(lambda s: s.flying == 1)
+    at = _read_to_its_end(click(at, "story_sound_stop"))
+    assert not at.error and not at.get("download_button") and at.get_by_key("story_sound_make").label == "Create audio"
 
 
 # --- the shelf --------------------------------------------------------------------------------------------------------

@@ -908,7 +908,7 @@ def _judge(store: Store, evaluation_id: str, say: Callable[[str], str | None]) -
     """The worker's part: `say` makes an answer from the expected one; None: it fails."""
     expected = {row.prompt: row.expected for row in judged_rows.examples(store, evaluating.get(store, evaluation_id))}
 
-    def complete(request: CompletionRequest, *, once: bool) -> Completion:
+    def complete(request: CompletionRequest, *, once: bool, stop: threading.Event) -> Completion:
         said = say(next(label for text, label in expected.items() if request.prompt == f"{text} ->"))
         if said is None:
             raise BadRequest("The provider refuses this text.")

@@ -54,7 +54,7 @@ class Writer:
     provider: Provider = field(default_factory=lambda: Provider("engine", "engine", "The engine", "http://x/v1", ""))
     asked: list[CompletionRequest] = field(default_factory=list)
 
-    def complete(self, request: CompletionRequest, *, once: bool = False) -> Completion:
+    def complete(self, request: CompletionRequest, *, once: bool = False, stop: object = None) -> Completion:
         assert once  # whoever repeats also books every try
         self.asked.append(request)
         said = self.say(request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -44,17 +45,20 @@ def preview(
     store: Store | None = None,
     actor: Actor | None = None,
     book: PriceBook | None = None,
+    stop: threading.Event | None = None,
 ) -> Iterator[PreviewRow]:
     """Stories of `n` cells drawn from the grid, all at once, each as it comes. Nothing is kept.
 
-    With `store` and `actor`, each is reserved before it is sent, and what it cost is recorded as spend, also of those
-    that nobody waits for any more.
+    With `store` and `actor`, each is reserved before it is sent, and what it cost is recorded as spend. `stop` ends the
+    requests, in every state, as soon as it is set.
 
     Raises:
         BadRecipe: the recipe cannot be run.
         OverBudget: it would go over a budget.
-        ProviderError: the first error of a request; the other stories are not waited for.
+        ProviderError: the first error of a request, after the stories of the others.
+        Cancelled: it was stopped.
     """
+    halt = stop or threading.Event()
     recipe.check()
     positions = random.Random(seed).sample(range(recipe.rows()), min(n, recipe.rows()))
     endpoint = client.endpoint(recipe.model) if recipe.endpoint == "auto" else recipe.endpoint
@@ -73,22 +77,29 @@ def preview(
         )
         began = time.monotonic()
         if store is not None and actor is not None:
-            answer = _bought(client, request, store, actor, book or PriceBook.load())
+            answer = _bought(client, request, store, actor, book or PriceBook.load(), halt)
         else:
-            answer = client.complete(request)
+            answer = client.complete(request, stop=halt)
         used = (answer.prompt_tokens, answer.completion_tokens, time.monotonic() - began)
         said = judge(answer, recipe.max_tokens)
         return PreviewRow(dict(cell.values), request.prompt, said.text or "", said.reason, said.finish_reason, *used)
 
     pool = ThreadPoolExecutor(max_workers=max(1, len(positions)), thread_name_prefix="preview")
+    failed: BaseException | None = None
     try:
         for future in as_completed([pool.submit(write, position) for position in positions]):
-            yield future.result()
+            if (error := future.exception()) is None:
+                yield future.result()
+            failed = failed or error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+    if failed is not None:
+        raise failed
 
 
-def _bought(client: Client, request: CompletionRequest, store: Store, actor: Actor, book: PriceBook) -> Completion:
+def _bought(
+    client: Client, request: CompletionRequest, store: Store, actor: Actor, book: PriceBook, stop: threading.Event
+) -> Completion:
     """The answer, on the bill whether or not anybody still looks: its worst case is reserved before it is sent."""
     provider, model = client.provider.id, request.model
     read = tokens.count([request.system + request.prompt], model).tokens
@@ -96,7 +107,7 @@ def _bought(client: Client, request: CompletionRequest, store: Store, actor: Act
     bought = Reservation(
         store, actor, "dataset", provider=provider, model=model, reference=budget.PREVIEW, worst_usd=worst
     )
-    answer = bought.call(lambda: client.complete(request))
+    answer = bought.call(lambda: client.complete(request, stop=stop))
     used = (answer.prompt_tokens, answer.completion_tokens)
     with suppress(StorageFull):  # its cost is in a rescue file; the text is paid for, and shown
         bought.settle(*used, cost_of(book, provider, model, *used, cached_tokens=answer.cached_tokens))

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import wait
+from typing import Any, TypeVar
 
+from core.errors import Cancelled
+
+T = TypeVar("T")
+
+_LOOK_S = 0.1  # how soon a stop ends a request
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 
@@ -26,3 +34,19 @@ def background_loop() -> asyncio.AbstractEventLoop:
 def running_loop() -> asyncio.AbstractEventLoop | None:
     """The same loop where it has been started; None before."""
     return _loop
+
+
+def call_until(stop: threading.Event, request: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """What `request()` returns on the background loop; it is cancelled as soon as `stop` is set.
+
+    Raises:
+        Cancelled: it was stopped. `may_be_billed` says whether it may have been sent.
+    """
+    if stop.is_set():
+        raise Cancelled(may_be_billed=False)
+    future = asyncio.run_coroutine_threadsafe(request(), background_loop())
+    while not wait([future], _LOOK_S).done:
+        if stop.is_set():
+            future.cancel()
+            raise Cancelled
+    return future.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import openai
 from openai.types import Model
 
 from core.errors import BadRequest, NotFound
+from core.providers.background_loop import call_until
 from core.providers.bodies import PATHS, body_of
 from core.providers.connection import Connection
 from core.providers.errors import nonsense, translated
@@ -31,17 +33,22 @@ _LEGACY = re.compile(r"^(ft:)?(davinci-002|babbage-002|gpt-3\.5-turbo-instruct)"
 class Generation(Connection):
     """The calls that give text, and the models that give it."""
 
-    def complete(self, request: CompletionRequest, *, once: bool = False) -> Completion:
+    def complete(
+        self, request: CompletionRequest, *, once: bool = False, stop: threading.Event | None = None
+    ) -> Completion:
         """The answers to `request`. Repeats on `RateLimited` and `Unavailable`, unless a try may be billed.
 
         Args:
             request: what is asked for.
             once: one try; the caller repeats, and books every one of them.
+            stop: ends the request in every state as soon as it is set.
 
         Raises:
             RateLimited, Unavailable, Refused, BadRequest, ModelNotFound: see `core.errors`.
+            Cancelled: it was stopped.
         """
-
+        if stop is not None:
+            return call_until(stop, lambda: self._acomplete(request, once=once))
         negotiation = Negotiation(self.provider, body_of(request, self.provider.kind))
 
         def call() -> Completion:
@@ -53,6 +60,23 @@ class Generation(Connection):
                         raise
 
         return self._once(call) if once else self._bought(call)
+
+    async def _acomplete(self, request: CompletionRequest, *, once: bool) -> Completion:
+        """`complete` on the running event loop."""
+        negotiation = Negotiation(self.provider, body_of(request, self.provider.kind))
+
+        async def call() -> Completion:
+            while True:
+                try:
+                    with translated(self.provider):
+                        path, sdk = PATHS[request.endpoint], self._async_sdk()
+                        answer = await sdk.post(path, cast_to=httpx2.Response, body=negotiation.body)
+                        return completion_in(answer.content, self.provider, request.model)
+                except BadRequest as refusal:
+                    if not negotiation.concedes(refusal):
+                        raise
+
+        return await (call() if once else self._abought(call))
 
     def stream(self, request: CompletionRequest) -> TextStream:
         """The first answer to `request`, as it is written. Repeats as `complete` until its first event, never after."""

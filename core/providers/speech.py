@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Literal
 
 from core.errors import BadRequest
 from core.providers.answers import error_in_answer, parsed
+from core.providers.background_loop import call_until
 from core.providers.connection import Connection
 from core.providers.provider_errors import error_object
 
@@ -28,12 +30,13 @@ class SpeechRequest:
 class Speech(Connection):
     """The one call that gives sound."""
 
-    def speak(self, request: SpeechRequest) -> bytes:
+    def speak(self, request: SpeechRequest, stop: threading.Event | None = None) -> bytes:
         """The text as sound, in the format that was asked for. Repeats on `RateLimited` and `Unavailable`, unless a try
-        may be billed.
+        may be billed. `stop` ends the request in every state as soon as it is set.
 
         Raises:
             RateLimited, Unavailable, Refused, BadRequest, ModelNotFound: see `core.errors`.
+            Cancelled: it was stopped.
         """
         if not request.text.strip() or len(request.text) > MOST_CHARACTERS:
             raise BadRequest(
@@ -41,23 +44,24 @@ class Speech(Connection):
                 f"Send 1 to {MOST_CHARACTERS:,}.",
             )
 
-        def call() -> bytes:
-            answer = self._sdk().audio.speech.create(
-                model=request.model,
-                voice=request.voice,
-                input=request.text,
-                response_format=request.audio_format,
-                speed=request.speed,
-            )
-            sound = answer.read()
-            if not sound or "json" in answer.response.headers.get("content-type", ""):
-                self._raise_error_in(sound)
-                silence = BadRequest(f"{self.provider.name} answered with no sound.", "Check the model and the voice.")
-                silence.may_be_billed = True  # it was carried out
-                raise silence
-            return sound
+        return call_until(stop or threading.Event(), lambda: self._abought(lambda: self._speak(request)))
 
-        return self._bought(call)
+    async def _speak(self, request: SpeechRequest) -> bytes:
+        """One try."""
+        answer = await self._async_sdk().audio.speech.create(
+            model=request.model,
+            voice=request.voice,
+            input=request.text,
+            response_format=request.audio_format,
+            speed=request.speed,
+        )
+        sound = await answer.aread()
+        if not sound or "json" in answer.response.headers.get("content-type", ""):
+            self._raise_error_in(sound)
+            silence = BadRequest(f"{self.provider.name} answered with no sound.", "Check the model and the voice.")
+            silence.may_be_billed = True  # it was carried out
+            raise silence
+        return sound
 
     def _raise_error_in(self, body: bytes) -> None:
         """An error inside HTTP 200 is that error, by its own code."""

@@ -207,9 +207,10 @@ class StoryStream:
         try:
             self._till.reserve()
             self._reserved = True
-            self._sent = not self._stopped
+            with self._news:
+                self._sent = not self._stopped
             saved = asked = time.monotonic()
-            for piece in self._upstream:
+            for piece in self._upstream if self._sent else ():
                 came = time.monotonic()
                 self._add(self._joined.feed(piece))
                 if self._stopped:

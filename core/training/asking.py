@@ -59,7 +59,7 @@ class Asking:
         def one_try() -> tuple[Completion, Reservation]:
             bought = self._reserve(request)
             try:
-                return bought.call(lambda: self.client.complete(request, once=True)), bought
+                return bought.call(lambda: self.client.complete(request, once=True, stop=self.work.halt)), bought
             except ProviderError as exc:
                 paid = self.client.provider.kind != "engine"
                 if paid and exc.may_be_billed and next(tries) >= _BILLED_TRIES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 
 from sqlalchemy import select
@@ -24,6 +24,7 @@ from core.training.evaluation_work import Stopped, Work
 UNFINISHED = select(Evaluation.id).where(Evaluation.state.in_(ACTIVE)).order_by(Evaluation.id)
 """Ids of evaluations that a worker has to take up, oldest first."""
 
+_LOOK_S = 0.5  # how soon a stop ends the requests that are under way
 _AT_ONCE = 4  # requests: as many as the engine answers at a time
 _ALIKE = 5  # answers that fail one after the other, at the beginning: then all will
 _LABEL_TOKENS = 16  # a label in any script, and a word around it
@@ -57,7 +58,10 @@ def give_up(store: Store, evaluation_id: str, error: FabulaError) -> None:
 
 
 def _ask_all(work: Work, client: Client, asked_at: Endpoint) -> None:
-    """Ask for every row that has no answer yet, a few at a time."""
+    """Ask for every row that has no answer yet, a few at a time.
+
+    A stop ends the requests that are under way; after an error of one, the answers to the others are waited for.
+    """
     view, book = work.view, own.book(work.store, Settings.from_env().home)
     everything = list(judged_rows.examples(work.store, view))
     with work.store.reading() as session:
@@ -70,14 +74,16 @@ def _ask_all(work: Work, client: Client, asked_at: Endpoint) -> None:
         pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="evaluation")
         stack.callback(pool.shutdown, wait=True, cancel_futures=True)
         waiting: set[Future[bool]] = {pool.submit(asking.ask, one) for one in todo}
-        for done in as_completed(waiting):
-            answered = done.result()
-            failed_alike = 0 if answered else failed_alike + 1
+        while waiting:
+            ended, waiting = wait(waiting, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
+            for one in ended:
+                failed_alike = 0 if one.result() else failed_alike + 1
             if failed_alike >= _ALIKE and not work.view.answered:
                 raise FabulaError(
                     f"The first {failed_alike} rows all failed: {work.last_reason()}",
                     "Fix the problems listed, then retry the missing answers.",
                 )
+            work.heed_or_halt()
 
 
 def _cap(view: EvaluationView, found: list[Example]) -> int:

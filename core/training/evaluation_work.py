@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from sqlalchemy import select
@@ -16,6 +16,8 @@ from core.training import evaluating, summing_up
 from core.training.evaluation_shapes import ACTIVE, EvaluationView
 
 T = TypeVar("T")
+
+_LOOK_S = 0.5  # how soon a stop ends a pause
 
 
 class Stopped(Exception):
@@ -29,6 +31,8 @@ class Work:
     store: Store
     id: str
     stopping: threading.Event
+    halt: threading.Event = field(default_factory=threading.Event)
+    """Ends the requests that are under way."""
 
     @property
     def view(self) -> EvaluationView:
@@ -57,6 +61,14 @@ class Work:
             if session.scalar(select(Evaluation.state).where(Evaluation.id == self.id)) != "running":
                 raise Stopped
 
+    def heed_or_halt(self) -> None:
+        """`heed`, and end the requests that are under way where it raises."""
+        try:
+            self.heed()
+        except Stopped:
+            self.halt.set()
+            raise
+
     def end(self) -> None:
         """Sum up what there is."""
         view = self.view
@@ -81,7 +93,14 @@ class Work:
             self.heed()
             return call()
 
-        return call_with_retries(attempt, pause=self.stopping.wait, note=self.note)
+        return call_with_retries(attempt, pause=self._pause, note=self.note)
+
+    def _pause(self, seconds: float) -> None:
+        """Raises Stopped as soon as nobody waits any more."""
+        while seconds > 0:
+            self.stopping.wait(min(_LOOK_S, seconds))
+            self.heed()
+            seconds -= _LOOK_S
 
     def note(self, reason: str | None) -> None:
         with self.store.session() as session:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from core.errors import FabulaError
+from core.errors import Cancelled, FabulaError
 from pages.ui import unexpected
 
 T = TypeVar("T")
@@ -15,27 +15,31 @@ T = TypeVar("T")
 class Gathering(Generic[T]):
     """Items of an iterator as they come: watch `items` and `done` from a fragment, `stop()` it when nobody waits.
 
+    `make` gets the event that `stop()` sets, to end what it is waiting for.
+
     `error` says why it ended early; an error that is none of the family is told as one, and logged.
     """
 
-    def __init__(self, make: Callable[[], Iterator[T]], expected: int) -> None:
+    def __init__(self, make: Callable[[threading.Event], Iterator[T]], expected: int) -> None:
         self.expected = expected
         self.items: list[T] = []
         self.error: FabulaError | None = None
         self.done = False
-        self._stopped = False
+        self._stop = threading.Event()
         threading.Thread(target=self._gather, args=(make,), name="gathering", daemon=True).start()
 
     def stop(self) -> None:
-        """No more items after the one that is being made."""
-        self._stopped = True
+        """No more items; what has come stays."""
+        self._stop.set()
 
-    def _gather(self, make: Callable[[], Iterator[T]]) -> None:
+    def _gather(self, make: Callable[[threading.Event], Iterator[T]]) -> None:
         try:
-            for item in make():
-                if self._stopped:
-                    break
+            for item in make(self._stop):
                 self.items.append(item)
+                if self._stop.is_set():
+                    break
+        except Cancelled:
+            pass  # a person has pressed Stop
         except Exception as error:
             self.error = unexpected.told(error, "gathering")
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -71,8 +72,8 @@ def _start_preview(recipe: Recipe) -> Preview:
     client = cached.client(recipe.provider)
     seed, store, book = state.studio().grid.draw, cached.store(), cached.prices()
 
-    def make() -> Iterator[runs.PreviewRow]:
-        return runs.preview(client, recipe, _PREVIEW, seed, store=store, actor=LOCAL, book=book)
+    def make(stop: threading.Event) -> Iterator[runs.PreviewRow]:
+        return runs.preview(client, recipe, _PREVIEW, seed, store=store, actor=LOCAL, book=book, stop=stop)
 
     return Preview(recipe, Gathering(make, expected=min(_PREVIEW, recipe.rows())))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ from core.cost.book import speech_cost
 from core.providers.registry import ENGINE
 from core.providers.speech import Speech, SpeechRequest
 from core.story import reading
+from core.story.sentences import parts
 from core.story.stream import StoryStream
-from pages.ui import cached, cards
-from pages.ui.lang import _, usd
-from pages.ui.story.story_desk import desk
+from pages.ui import cached, cards, views
+from pages.ui.background import Gathering
+from pages.ui.lang import _, number, usd
+from pages.ui.story.story_desk import Sound, desk
 
 _SCRIPT = Path(__file__).with_name("components") / "speech.js"
 _read_aloud: Any = st.components.v2.component("fabula_speech", js=_SCRIPT.read_text(encoding="utf-8"))
@@ -84,20 +88,75 @@ def sound_file(story_id: str, text: str, key: str) -> None:
     _price(provider, model, text)
     voice = st.selectbox(_("Voice"), _VOICES, accept_new_options=True, key=f"{key}_voice")
     speed = st.slider(_("Speed"), 0.25, 4.0, 1.0, 0.05, key=f"{key}_speed")
-    made = f"{story_id} {provider} {model} {voice} {speed} {hash(text)}"
-    if st.button(_("Create audio"), icon=":material/graphic_eq:", key=f"{key}_make"):
-        with cards.errors_shown(), st.spinner(_("Reading aloud")):
-            request = SpeechRequest(model=model, voice=str(voice), text=text, speed=float(speed))
-            endpoint = Speech(cached.client(provider).provider)
-            parts = reading.read_aloud(cached.store(), LOCAL, endpoint, request, story_id, cached.prices())
-            desk().sound = (made, b"".join(parts))
+    request = SpeechRequest(model=model, voice=str(voice), text=text, speed=float(speed))
     sound = desk().sound
-    if sound is not None and sound[0] == made:
-        st.audio(sound[1], format="audio/mpeg")
-        st.download_button(
-            _("Download"), sound[1], f"{story_id}.mp3", "audio/mpeg", icon=":material/download:",
-            key=f"{key}_download", on_click="ignore",
-        )  # fmt: skip
+    if sound is not None and sound.subject != _subject(provider, request, story_id):
+        sound = None
+    reads = sound is not None and not sound.reading.done
+    with views.one_of((True, False), reads):
+        if sound is not None and reads:
+            st.button(_("Stop"), icon=":material/stop:", key=f"{key}_stop", on_click=sound.reading.stop)
+        elif sound is None or not sound.whole:
+            label = _("Create audio") if sound is None or not sound.parts else _("Resume")
+            st.button(
+                label, icon=":material/graphic_eq:", key=f"{key}_make", on_click=_read,
+                args=(provider, request, story_id),
+            )  # fmt: skip
+    if sound is not None:
+        st.fragment(run_every=cached.POLL_S if reads else None)(_progress)(sound, reads)
+        if not reads:
+            _sound(sound, f"{story_id}.mp3", key)
+
+
+def _read(provider: str, request: SpeechRequest, story_id: str) -> None:
+    """Begin to read, or go on after the parts that there are, unless that goes on already."""
+    held = desk()
+    subject, earlier = _subject(provider, request, story_id), held.sound
+    before: list[bytes] = []
+    if earlier is not None and earlier.subject == subject:
+        if not earlier.reading.done:  # pressed twice
+            return
+        before = earlier.parts
+    with cards.errors_kept():
+        endpoint, store, book = Speech(cached.client(provider).provider), cached.store(), cached.prices()
+
+        def make(stop: threading.Event) -> Iterator[bytes]:
+            done = len(before)
+            return reading.read_aloud(store, LOCAL, endpoint, request, story_id, book, done=done, stop=stop)
+
+        held.silence()
+        total = len(parts(request.text))
+        held.sound = Sound(subject, total, before, Gathering(make, expected=total - len(before)))
+
+
+def _subject(provider: str, request: SpeechRequest, story_id: str) -> str:
+    return f"{story_id} {provider} {request.model} {request.voice} {request.speed} {hash(request.text)}"
+
+
+def _progress(sound: Sound, was_reading: bool) -> None:
+    done = len(sound.parts)
+    if was_reading and sound.reading.done:
+        st.rerun()
+    if not sound.reading.done:
+        told = _("{done} of {total}").format(done=number(done), total=number(sound.total))
+        st.progress(done / max(1, sound.total), text=f"{_('Reading aloud')} · {told}")
+
+
+def _sound(sound: Sound, file_name: str, key: str) -> None:
+    """What was read, and why it is not all."""
+    if sound.reading.error is not None:
+        cards.error_card(sound.reading.error)
+    if not sound.parts:
+        return
+    if not sound.whole:
+        told = _("The audio ends early: {done} of {total} parts are there. Resume reads only the others.")
+        st.caption(told.format(done=number(len(sound.parts)), total=number(sound.total)))
+    heard = b"".join(sound.parts)
+    st.audio(heard, format="audio/mpeg")
+    st.download_button(
+        _("Download"), heard, file_name, "audio/mpeg", icon=":material/download:",
+        key=f"{key}_download", on_click="ignore",
+    )  # fmt: skip
 
 
 def _price(provider: str, model: str, text: str) -> None:

@@ -13,6 +13,7 @@ from core.story.arena import Entry, Round
 from core.story.chaining import Chain
 from core.story.stream import StoryStream
 from pages.ui import state
+from pages.ui.background import Gathering
 
 _LOOK_AGAIN_S = 1.0  # soon after Streamlit's own Stop
 LEAVE_S = 0.6  # after the reader has gone; noticing that takes a quarter of a second: together below one
@@ -28,12 +29,39 @@ class Order:
 
 
 @dataclass
+class Sound:
+    """A story as an endpoint reads it aloud.
+
+    Attributes:
+        subject: which text, with which model, voice and speed.
+        total: how many parts it has.
+        before: parts of a reading that ended early.
+        reading: the parts after those, as they come.
+    """
+
+    subject: str
+    total: int
+    before: list[bytes]
+    reading: Gathering[bytes]
+
+    @property
+    def parts(self) -> list[bytes]:
+        """What there is to hear."""
+        return [*self.before, *self.reading.items]
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is complete."""
+        return len(self.parts) == self.total
+
+
+@dataclass
 class Desk:
     """The newest round, or else the newest chain."""
 
     round: Round | None = None
     chain: Chain | None = None
-    sound: tuple[str, bytes] | None = None  # a story's text and settings as they were read aloud, and how that sounds
+    sound: Sound | None = None
     deleted: str | None = None  # the story that was taken off the shelf last
     editing: str | None = None  # the story whose dialog is open
     liked: tuple[str, str] | None = None  # the data set that was made of the liked stories, and a digest of these
@@ -67,7 +95,14 @@ class Desk:
     def clear(self) -> None:
         """The stories leave the page, unless one is being written; they are kept under Earlier stories."""
         if not self.writing:
-            self.round = self.chain = self.sound = None
+            self.round = self.chain = None
+            self.silence()
+
+    def silence(self) -> None:
+        """The sound leaves the page; a reading that goes on is ended."""
+        if self.sound is not None:
+            self.sound.reading.stop()
+            self.sound = None
 
     def stop(self) -> None:
         """End what is being written, and keep its words. Returns at once, so that the page can say so at once."""

@@ -94,7 +94,8 @@ def write(order: Order) -> None:
                 cached.store(), LOCAL, cached.registry(), order.entries, cached.prices(),
                 blind=order.blind, leave_s=LEAVE_S,
             )  # fmt: skip
-        held.round, held.chain, held.sound = new.round, new.chain, None
+        held.round, held.chain = new.round, new.chain
+        held.silence()
 
 
 def _round(round_: Round, shape: Shape | None) -> None:
