@@ -1,6 +1,6 @@
 """How good are the writers that ship? 162 stories from `storyteller` and `storyteller-en`, on a real engine.
 
-    python -m bench.storyteller [--out stories.jsonl] [--temperature 0.5]
+    python -m bench.storyteller [--out stories.jsonl] [--temperature 0.4] [--top-p 0.7]
 
 54 prompts of the article's grid, 54 that no sample has, 54 of the English grid; fixed seeds. `fluency` is the loss of
 the stories under the untrained base, given their prompts, over the loss of the samples (the worse language counts).
@@ -26,7 +26,8 @@ from bench._engine import running_engine
 from bench.samples import CHINESE, ENGLISH, SAMPLES, Story, Untrained, base_loss, read
 from data.storyteller.make import WRITERS, instruction
 
-TEMPERATURE, MAX_TOKENS, SEED, LOOP_CHARACTERS, LOOP_WORDS = 0.5, 600, 7, 20, 12
+TEMPERATURE, TOP_P, MAX_TOKENS, SEED = 0.4, 0.7, 600, 7  # the presets' own
+LOOP_CHARACTERS, LOOP_WORDS = 20, 12
 AIMS = {
     "ends_by_itself": "≥ 0.98",
     "names_power": "≥ 0.95",
@@ -121,7 +122,7 @@ def names_power(text: str, power: str) -> bool:
     return power.lower() in text.lower()
 
 
-def write(client: openai.OpenAI, asked: Sequence[Asked], temperature: float) -> list[Written]:
+def write(client: openai.OpenAI, asked: Sequence[Asked], temperature: float, top_p: float) -> list[Written]:
     """One story a prompt, four at a time."""
 
     def one(numbered: tuple[int, Asked]) -> Written:
@@ -130,7 +131,7 @@ def write(client: openai.OpenAI, asked: Sequence[Asked], temperature: float) -> 
             model=WRITERS[prompt.language].model,
             messages=[{"role": "user", "content": instruction(prompt.values, prompt.language)}],
             temperature=temperature,
-            top_p=1,
+            top_p=top_p,
             max_tokens=MAX_TOKENS,
             seed=SEED + number,
         )
@@ -176,11 +177,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="keep the stories as JSON Lines")
     parser.add_argument("--temperature", type=float, default=TEMPERATURE)
+    parser.add_argument("--top-p", type=float, default=TOP_P)
     options = _smoke.parse(parser, modules=("torch", "transformers", "core.engine.trainer.model"))
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as home:
         with running_engine(Path(home)) as engine:
-            stories = write(engine.client, prompts(), options.temperature)
+            stories = write(engine.client, prompts(), options.temperature, options.top_p)
         seconds = time.perf_counter() - started
         if options.out:
             lines = [
@@ -191,7 +193,7 @@ def main() -> None:
             options.out.write_text(text, encoding="utf-8")
         figures = shares(stories)
         figures["fluency"] = fluency(Untrained(Path(home), 2), stories)
-    print(f"{len(stories)} stories in {seconds:.0f} s, temperature {options.temperature}")
+    print(f"{len(stories)} stories in {seconds:.0f} s, temperature {options.temperature}, top p {options.top_p}")
     for part in ("grid", "outside", "english"):
         print(f"{part:8}", shares([story for story in stories if story.asked.part == part]))
     for name, aim in AIMS.items():

@@ -1,6 +1,6 @@
 """Trainer against TRL's `SFTTrainer`: same 32 stories, order, LoRA start and schedule; each in a process of its own.
 
-    python -m bench.train [--rounds 1] [--stories FILE.csv]
+    python -m bench.train [--rounds 1] [--stories FILE.csv] [--count 32]
 
 Four runs a round, interleaved: ours and TRL in float32, ours as it comes (`auto`) and TRL as it comes (bfloat16
 autocast, gradient checkpointing). The ratios compare ours as it comes with the *faster* of TRL's two; the loss gap
@@ -35,6 +35,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rounds", type=int, default=1)
     arguments.add_argument("--stories", type=Path, default=ROOT / "data/samples/ultraman_stories.csv")
+    arguments.add_argument("--count", type=int, default=N_STORIES, help="stories; a multiple of the batch size, 4")
     arguments.add_argument("--one", nargs=3, metavar=("RUN", "FOLDER", "OUT"), help=argparse.SUPPRESS)
     options = _smoke.parse(
         arguments,
@@ -47,7 +48,7 @@ def main() -> None:
         Path(out).write_text(json.dumps(result))
         return
     with tempfile.TemporaryDirectory() as folder:
-        _prepare(Path(folder), options.stories)
+        _prepare(Path(folder), options.stories, options.count)
         results: dict[str, list[dict[str, Any]]] = {run: [] for run in RUNS}
         for _ in range(options.rounds):
             for run in RUNS:
@@ -55,7 +56,7 @@ def main() -> None:
     _report(results)
 
 
-def _prepare(folder: Path, stories: Path) -> None:
+def _prepare(folder: Path, stories: Path, count: int) -> None:
     """The base weights, converted, and the stories as tokens, in the order in which both will see them."""
     import torch
 
@@ -65,7 +66,7 @@ def _prepare(folder: Path, stories: Path) -> None:
     gguf = weights.ensure_gguf(weights.PACKAGED_BASE, folder)
     weights.convert(gguf, folder / "weights", print)
     with stories.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))[:N_STORIES]
+        rows = list(csv.DictReader(file))[:count]
     examples = [
         tokens.Example(((f"{r['dynasty']},{r['super_power']},{r['story_type']} ->", False), (f" {r['story']}.", True)))
         for r in rows

@@ -30,7 +30,7 @@ T = TypeVar("T")
 UNFINISHED = select(Comparison.id).where(Comparison.state.in_(ACTIVE)).order_by(Comparison.id)
 """Ids of comparisons that a worker has to take up, oldest first."""
 
-_TEMPERATURE = 0.5  # of stories: at 0 a small model repeats itself, at 1 it loses its thread
+_TEMPERATURE, _TOP_P = 0.4, 0.7  # of stories: at 0 a small model repeats itself, unlikely words cost it the thread
 _SEED = 8  # the same answers for the same models
 _LOOK_S = 0.5  # how soon a click on Stop ends the writing
 _SAVE_S = 0.5  # pages read the words from the database
@@ -141,6 +141,7 @@ class _Work:
             one.settings = {
                 "system": system,
                 "temperature": 0.0 if choice.kind == "label" else _TEMPERATURE,
+                "top_p": 1.0 if choice.kind == "label" else _TOP_P,
                 "max_tokens": choice.max_tokens,
                 "seed": _SEED,
             }
@@ -189,6 +190,7 @@ class _Work:
             system=settings["system"],
             endpoint=endpoint(client, model, job.file_format),
             temperature=settings["temperature"],
+            top_p=settings.get("top_p", 1.0),
             max_tokens=settings["max_tokens"],
             stop=(job.stop,) if job.stop else (),
             seed=settings["seed"] if client.provider.kind in ("engine", "openai") else None,

@@ -39,7 +39,7 @@ def _outside_make() -> dict[str, str]:
 def test_make_bench_runs_all_of_them() -> None:
     listed = re.search(r"^BENCHES \?= (.*)$", (_ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert listed is not None
-    assert sorted(listed[1].split()) == _BENCHES
+    assert sorted([*listed[1].split(), "blind_reading"]) == _BENCHES  # a person has to read for that one
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -161,7 +161,8 @@ def test_a_job_of_the_engine_ends_with_three_pairs(store: Store, client: FakeCli
         assert pair.finished and pair.tuned.finish_reason == "stop"
     asked = [request for call, request in client.sent if call == "stream"]
     assert len(asked) == 6 and all(one.prompt.endswith(job.separator or "?") for one in asked)
-    assert {(one.endpoint, one.stop, one.temperature) for one in asked} == {("completion", (job.stop,), 0.5)}
+    assert {(one.endpoint, one.stop) for one in asked} == {("completion", (job.stop,))}
+    assert {(one.temperature, one.top_p) for one in asked} == {(0.4, 0.7)}
     assert KINDS["comparison"].unfinished(store) == []
     assert shelf.recent(store) == [] and shelf.models(store) == []
 
@@ -247,13 +248,13 @@ def test_an_engine_that_is_down_is_waited_for(store: Store, client: FakeClient) 
 
     def starts(waits: int) -> None:
         notes.append(_view(store, job).reason)
-        if waits == 40:
+        if waits == 300:  # a wait is cut into half seconds, so that a click on Stop ends it
             registry.clients["engine"] = client
 
     hurry.then = starts
     comparison_run.carry_out(store, registry, *KINDS["comparison"].unfinished(store), hurry)  # type: ignore[arg-type]  # a fake
     assert _view(store, job).state == "done"
-    assert set(notes[:40]) == {"The engine is not running."} and sum(hurry.waits[:40]) > 120
+    assert set(notes[:300]) == {"The engine is not running."} and sum(hurry.waits[:300]) > 120
 
 
 def test_a_data_set_that_is_learned_whole_says_so_and_takes_a_prompt_of_a_person(

@@ -18,11 +18,11 @@ THINGS = Column("thing", ("hat", "cat", "boat"))
 RECIPE = Recipe("things", (COLOURS, THINGS), "A {colour} {thing}.", repeats=2)
 
 
-def test_the_articles_grid_is_486_stories_with_its_own_words() -> None:
+def test_the_articles_grid_is_486_stories_with_its_own_words_and_sampling_that_suits_the_writer() -> None:
     recipe = presets.get().recipe
     recipe.check()
     assert recipe.rows() == 486 and recipe.repeats == 3
-    assert (recipe.temperature, recipe.top_p, recipe.max_tokens) == (0.5, 1.0, 2048)
+    assert (recipe.temperature, recipe.top_p, recipe.max_tokens) == (0.4, 0.7, 2048)
     assert (recipe.provider, recipe.model) == ("engine", "storyteller")
     first = grid.cell(recipe, 0)
     assert grid.render(recipe.template, first.values) == (
