@@ -166,7 +166,7 @@ def test_locked_database_is_a_sentence(settings: Settings, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        ({"DATABASE_URL": "sqlite:///{home}"}, "reached"),  # a folder where the file should be
+        ({"DATABASE_URL": "sqlite:///{home}"}, "cannot be opened"),  # a folder where the file should be
         ({"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}, "reached"),
         ({"FABULA_HOME": "{home}/file/below"}, "cannot be created"),
     ],

@@ -24,6 +24,11 @@ _GONE = (
     "The database cannot be reached.",
     "Paid requests are stopped. Check that the database and its folder exist (`FABULA_HOME`, `DATABASE_URL`).",
 )
+_UNUSABLE = (
+    "The database file cannot be opened, read or written.",
+    "Paid requests are stopped. Check that Fabula may write to its home folder (`FABULA_HOME`), and that its disk is "
+    "not read-only.",
+)
 _DAMAGED = (
     "The database file is damaged or is not a database.",
     "Paid requests are stopped. Restore a backup, or move the file away and restart: Fabula then starts an empty one.",
@@ -47,10 +52,10 @@ _SQLITE = {
     5: _LOCKED,
     6: _LOCKED,
     8: _READ_ONLY,
-    10: _GONE,
+    10: _UNUSABLE,
     11: _DAMAGED,
     13: _FULL,
-    14: _GONE,
+    14: _UNUSABLE,
     23: _NO_RIGHTS,
     26: _DAMAGED,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import time
@@ -31,6 +32,9 @@ _MOST_CONNECTIONS = 60  # short bursts, for example 25 sessions that open a page
 _IDLE_POSTGRES = 20  # connections kept open: worker threads and page polls together stay below it
 _IDLE_SQLITE = 10  # opening one takes 1.6 ms; each one that is kept holds up to 2 MB of pages and two descriptors
 _CHUNK = 500  # ids in one statement
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_FREE_SPACE = "Free some space, or set `FABULA_HOME` to a folder on another disk."
+_GIVE_PERMISSION = "Give Fabula write permission to it, or set `FABULA_HOME` to a folder that Fabula may write to."
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: sorts as it counts
 
 Id = TypeVar("Id", int, str)
@@ -218,8 +222,10 @@ def _create_folders(settings: Settings) -> None:
         except OSError as exc:
             raise StorageFull(
                 f"The folder {folder} cannot be created: {os.strerror(exc.errno or 0)}.",
-                "Free some space or set `FABULA_HOME` to a writable folder.",
+                _FREE_SPACE if exc.errno in _NO_SPACE else _GIVE_PERMISSION,
             ) from exc
+        if not os.access(folder, os.W_OK | os.X_OK):  # also where it lies on a read-only disk
+            raise StorageFull(f"The folder {folder} cannot be written to.", _GIVE_PERMISSION)
 
 
 def check_pages(engine: Engine) -> None:

@@ -21,14 +21,18 @@ _HEADLINES: tuple[tuple[type[errors.FabulaError], str, str], ...] = (
     (errors.StreamCut, ":material/content_cut:", mark("The stream was interrupted")),
     (errors.BadRequest, ":material/block:", mark("The provider could not use this request")),
     (errors.ProviderError, ":material/cloud_off:", mark("The provider answered with an error")),
-    (errors.StorageFull, ":material/storage:", mark("The disk is full or the database is gone")),
+    (
+        errors.StorageFull,
+        ":material/storage:",
+        mark("Fabula cannot save: the disk is full or read-only, or the database is gone"),
+    ),
     (errors.BadFile, ":material/description:", mark("This file cannot be used as it is")),
     (errors.BadRecipe, ":material/grid_off:", mark("This grid cannot be generated yet")),
     (errors.OverBudget, ":material/savings:", mark("This would go over a budget")),
     (errors.NotFound, ":material/search_off:", mark("No longer available")),
 )
 _SAFE = {
-    errors.StorageFull: mark("Everything saved so far is kept; paid requests stop until there is space."),
+    errors.StorageFull: mark("Everything saved so far is kept; paid requests stop until Fabula can save again."),
     errors.ProviderError: mark("Everything made so far is kept."),
 }
 
