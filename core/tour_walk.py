@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from core import tour_plan
+from core import packaged, tour_plan
 from core.actor import Actor
 from core.cost.prices import ENGINE
 from core.dataset import datasets
@@ -145,7 +145,7 @@ class _Walk:
             dataset_id=dataset.id,
             name=dataset.name,
             provider=ENGINE,
-            base_model=tour_plan.BASE_MODEL,
+            base_model=packaged.BASE,
             suffix="tour",
             n_epochs=tour_plan.EPOCHS,
             batch_size=tour_plan.BATCH_SIZE,

@@ -40,7 +40,15 @@ _KNOWN_ONLY_TO = {
 }
 
 # What the engine, which is to run alone, may import of the rest.
-_KNOWN_TO_THE_ENGINE = ("core.engine", "core.settings", "core.errors", "core.message", "core.logs", "core.permissions")
+_KNOWN_TO_THE_ENGINE = (
+    "core.engine",
+    "core.settings",
+    "core.errors",
+    "core.message",
+    "core.logs",
+    "core.packaged",
+    "core.permissions",
+)
 
 # A part of core → what it may not import: arrows point down only.
 _MAY_NOT_IMPORT = {

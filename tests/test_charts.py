@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from decimal import Decimal
 from typing import Any
 
@@ -324,3 +326,19 @@ def test_multiples_are_written_as_people_read_them(multiple: str, written: str) 
 
 def test_an_unknown_multiple_is_not_written() -> None:
     assert charts.times(None) == ""
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("ends", [(1.0, 1.0, 1.0), (1.0, 1.01, 3.0), (2.0, 1.99, 2.01, 2.0)])
+def test_names_at_the_ends_of_lines_stand_apart_in_the_order_of_the_lines(ends: tuple[float, ...], log: bool) -> None:
+    runs = [
+        RunCurve(f"job {i}", _frame(2).assign(training_loss=[5.0, end])) for i, end in enumerate(ends)
+    ]  # fmt: skip
+    spec = charts_training.overlay(runs, "training_loss", CurveView("step", 0.0, log=log), _OVERLAY)
+    names = [row for row in spec["data"]["values"] if "end" in row]
+    places = sorted(math.log10(row["y"]) if log else row["y"] for row in names)
+    reach = math.log10(5.0 / min(ends)) if log else 5.0 - min(ends)
+    assert all(high - low >= 0.064 * reach for low, high in itertools.pairwise(places))
+    by_place = [int(row["end"][4:]) for row in sorted(names, key=lambda row: row["y"])]
+    assert [ends[i] for i in by_place] == sorted(ends)
+    assert sum(places) == pytest.approx(sum(math.log10(end) if log else end for end in ends), rel=0.02, abs=0.02)

@@ -143,7 +143,6 @@ def test_a_finished_tour_shows_before_and_after_and_steps_back_later(
     [
         ("home_tour_story", "story_model", f"engine/{_TUNED}"),
         ("home_tour_dataset", "dataset_part", "rows"),
-        ("home_tour_bring", "dataset_part", "bring"),
         ("home_tour_job", "training_part", "jobs"),
     ],
 )
@@ -152,6 +151,15 @@ def test_what_to_do_next_after_a_tour(store: Store, server: FaultServer, key: st
     _tour(store, "done", "story", dataset_id=dataset_id, job_id=job_id)
     at = click(visit("home"), key)
     assert at.session_state[held] == expected
+
+
+def test_own_examples_are_brought_on_the_same_page_above_the_tour(store: Store, server: FaultServer) -> None:
+    dataset_id, job_id = _succeeded(store)
+    _tour(store, "done", "story", dataset_id=dataset_id, job_id=job_id)
+    at = click(visit("home"), "home_tour_bring")
+    headings = [heading.value for heading in at.subheader]
+    assert headings[0] == "Bring 12 examples" and headings[1].startswith("The tour is complete.")
+    assert "home_examples_train" in [button.key for button in at.button]
 
 
 @pytest.mark.parametrize("state", tour.ENDED_EARLY)

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select
 
-from core import comparison_run, tour, tour_plan, tour_walk
+from core import comparison_run, packaged, tour, tour_plan, tour_walk
 from core.actor import LOCAL
 from core.cost import tokens
 from core.dataset import datasets, presets
@@ -140,7 +140,7 @@ def test_as_many_stories_as_the_machine_learns_in_200_seconds(
     trained(store, *rates)
     plan = tour_plan.plan(store, language)
     pairs = datasets.sample_pairs(plan.sample, plan.where)
-    each = tokens.count([text for pair in pairs for text in pair], tour_plan.BASE_MODEL).tokens / len(pairs)
+    each = tokens.count([text for pair in pairs for text in pair], packaged.BASE).tokens / len(pairs)
     assert plan.stories % 4 == 0 and plan.stories <= len(pairs)
     assert plan.training_s == pytest.approx(2 * plan.stories * each / rate)
     if plan.stories == 60:  # fewer would teach nothing, however slow the machine is

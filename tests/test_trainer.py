@@ -16,6 +16,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
 
+from core import packaged  # noqa: E402
 from core.engine import adapters, tokens, weights  # noqa: E402
 from core.engine.trainer import model  # noqa: E402
 from core.engine.trainer.head import cross_entropy  # noqa: E402
@@ -400,6 +401,6 @@ def test_a_wrong_list_of_models_says_what_is_wrong(entry: str, says: str, tmp_pa
 
 
 def test_the_packaged_base_is_the_one_we_know(tmp_path: Path) -> None:
-    path = weights.ensure_gguf(weights.PACKAGED_BASE, tmp_path, {})
+    path = weights.ensure_gguf(packaged.BASE, tmp_path, {})
     assert path.stat().st_size > 200_000_000
-    assert weights.ensure_gguf(weights.PACKAGED_BASE, tmp_path, {}) == path
+    assert weights.ensure_gguf(packaged.BASE, tmp_path, {}) == path

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+
 import pytest
 
+from core import packaged
+from core.dataset import presets
+from core.dataset.recipe import Recipe
 from core.providers import ModelInfo
+from core.training import checking
 from core.writers.purpose import Purpose, TrainingFacts, purpose_of
 
 _STORIES = Purpose("stories", language="zh_CN", narrow=True)
@@ -71,3 +77,29 @@ def test_a_model_of_the_ledger_names_its_data_and_is_narrow_unless_its_base_answ
     info = ModelInfo(f"ft:{facts.root}:org:x:1", provider, facts.root, None, None)
     expected = Purpose("tuned", None, facts.dataset, facts.rows, facts.root, narrow=narrow)
     assert purpose_of(info, facts) == expected
+
+
+def test_every_preset_of_a_language_names_the_writer_that_was_trained_on_it() -> None:
+    named = {(preset.language, preset.recipe.model) for preset in presets.load() if preset.language is not None}
+    assert named == {(language, writer) for writer, language in packaged.WRITERS.items()}
+    assert Recipe("x", (), "x").model == packaged.writer("zh_CN")
+
+
+@pytest.mark.parametrize("model", [packaged.BASE, *packaged.WRITERS])
+def test_packaged_models_have_an_adapter_and_a_known_context(model: str) -> None:
+    assert checking.context_of(model) == 4_096
+    assert model == packaged.BASE or (presets.DATA / "storyteller" / f"{model}.gguf").is_file()
+
+
+def test_names_of_packaged_models_are_written_in_one_place() -> None:
+    """As values: sentences, examples in docstrings and the paths of files may have them."""
+    root = presets.DATA.parent
+    names = {packaged.BASE, *packaged.WRITERS}
+    found = {
+        path.relative_to(root).as_posix()
+        for folder in ("core", "pages", "data/storyteller")
+        for path in (root / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in names
+    }
+    assert found == {"core/packaged.py", "core/engine/models.py", "data/storyteller/make.py"}  # a folder's name

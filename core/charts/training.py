@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +21,7 @@ _FEWEST_POINTS = 200  # of one line
 _OVERLAY_HEIGHT = 320  # px
 _NAME_ROOM = 0.28  # share of the axis across that is kept free for the names at the ends of the lines
 _NAME_PX = 140  # and what a name takes at the most
+_NAME_APART = 0.065  # of what the lines reach from top to bottom: a line of text, on an axis that ends on round numbers
 _INTERVAL_STEP = 46  # px for each model
 
 
@@ -75,6 +77,7 @@ def overlay(runs: Sequence[RunCurve], column: Column, view: CurveView, labels: O
             for x, y in zip(shown["x"].tolist(), shown["y"].tolist(), strict=True)
         ]
         ends.append({**rows[-1], "end": run.name})
+    _spread(ends, [row["y"] for row in rows], log=view.log and not percent)
     last = max((row["x"] for row in rows), default=1.0)
     spec = _overlay_spec(labels, view.axis, view.log and not percent, percent, tuple(run.name for run in runs))
     return with_rows(spec, [*rows, *ends], last, _NAME_ROOM, _NAME_PX)
@@ -110,6 +113,30 @@ def _line(frame: pd.DataFrame, column: str, view: CurveView, *, positive: bool) 
     if len(line) and column.startswith("training"):
         line = line.assign(y=smooth(line["y"], view.smoothing))
     return line
+
+
+def _spread(ends: list[dict[str, Any]], values: Sequence[float], *, log: bool) -> None:
+    """Move the names at the ends of lines up and down until none stands on another; each stays as near as it can.
+
+    Args:
+        values: of all lines; how far they reach decides what a line of text is worth.
+    """
+    if len(ends) < 2:
+        return
+    scale, back = (math.log10, lambda y: 10**y) if log else (float, float)
+    reach = (scale(max(values)) - scale(min(values))) or 1.0
+    apart = reach * min(_NAME_APART, 1 / len(ends))  # many names together are not higher than the lines
+    groups: list[tuple[float, list[dict[str, Any]]]] = []  # the middle of names that stand line on line
+    for end in sorted(ends, key=lambda one: one["y"]):
+        middle, names = scale(end["y"]), [end]
+        while groups and middle - groups[-1][0] < apart * (len(names) + len(groups[-1][1])) / 2:
+            below, lower = groups.pop()
+            middle = (middle * len(names) + below * len(lower)) / (len(names) + len(lower))
+            names = [*lower, *names]
+        groups.append((middle, names))
+    for middle, names in groups:
+        for place, end in enumerate(names):
+            end["y"] = back(middle + (place - (len(names) - 1) / 2) * apart)
 
 
 @cache

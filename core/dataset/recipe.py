@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from string import Formatter
 from typing import Any, Literal, get_args
 
+from core import packaged
 from core.errors import BadRecipe
 from core.text import canonical
 
@@ -50,7 +51,7 @@ class Recipe:
     system: str = ""
     repeats: int = 1
     provider: str = "engine"
-    model: str = "storyteller"
+    model: str = packaged.writer("zh_CN")
     temperature: float = 0.5
     top_p: float = 1.0
     max_tokens: int = 2048

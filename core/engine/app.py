@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from core import packaged
 from core.engine import VERSION, queue, shapes
 from core.engine.auth import Gate
 from core.engine.errors import ApiError, bad_value, disk_full, is_disk_full
@@ -31,7 +32,6 @@ from core.engine.models import Model, Models
 from core.engine.requests import json_body, known, required
 from core.engine.runner import Runner
 from core.engine.store import Job, Store
-from core.engine.weights import PACKAGED_BASE
 from core.engine.workshop import Workshop
 
 _log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Engine:
         """Take up interrupted jobs and warm up."""
         self.runner.start()
         if self.config.warm:
-            self._later(_logged(self._warm(), PACKAGED_BASE))
+            self._later(_logged(self._warm(), packaged.BASE))
 
     async def stop(self) -> None:
         """Let a running trainer save, then end every child."""
@@ -157,7 +157,7 @@ class Engine:
         await self.pool.load(base, model.adapter)
 
     async def _warm(self) -> None:
-        base = await run_in_threadpool(self.models.base, PACKAGED_BASE)
+        base = await run_in_threadpool(self.models.base, packaged.BASE)
         await self.pool.load(base, self.models.newest_adapter(base.name))
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:

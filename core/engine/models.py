@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from core import packaged
 from core.engine import base_config, weights
 from core.engine.errors import ApiError, unknown_model
 from core.engine.gguf_file import model_card
@@ -15,8 +16,6 @@ from core.engine.llama import Base
 from core.engine.store import Format, Store, TunedModel
 
 _ADAPTERS = Path(__file__).parents[2] / "data" / "storyteller"
-STORYTELLERS = ("storyteller", "storyteller-en")
-"""Adapters that ship with the engine, for the packaged base: Chinese and English stories."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +115,10 @@ class Models:
             Model(name, name, None, "both", int(path.stat().st_mtime) if path.exists() else self._started)
             for name, path in self._paths.items()
         ]
-        for name in STORYTELLERS if self._is_packaged(weights.PACKAGED_BASE) else ():
+        for name in packaged.WRITERS if self._is_packaged(packaged.BASE) else ():
             adapter = _ADAPTERS / f"{name}.gguf"
             if adapter.is_file():
-                models.append(Model(name, weights.PACKAGED_BASE, adapter, "chat", int(adapter.stat().st_mtime)))
+                models.append(Model(name, packaged.BASE, adapter, "chat", int(adapter.stat().st_mtime)))
         return models
 
     def _tuned(self, row: TunedModel) -> Model:
@@ -141,4 +140,4 @@ class Models:
 
     def _is_packaged(self, name: str) -> bool:
         """Whether it is the packaged base, not another file of that name."""
-        return name == weights.PACKAGED_BASE and self._paths[name] == weights.packaged_path(self._home)
+        return name == packaged.BASE and self._paths[name] == weights.packaged_path(self._home)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from core import packaged
 from core.cost import tokens
 from core.cost.prices import tuned_base
 from core.dataset import export
@@ -40,7 +41,7 @@ _CHAT_TOKENS = 11  # around a user's and an assistant's turn; see core.dataset.e
 _CONTEXTS = (
     (re.compile(r"gpt-4\.1.*|gpt-4o.*"), 65_536),
     (re.compile(r"gpt-3\.5-turbo.*|gpt-35-turbo.*|davinci-002|babbage-002"), 16_384),
-    (re.compile(r"gemma-3-270m|storyteller"), 4_096),
+    (re.compile("|".join(map(re.escape, (packaged.BASE, *packaged.WRITERS)))), 4_096),
 )
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import pandas as pd
 from sqlalchemy import select
 
+from core import packaged
 from core.actor import Actor
 from core.cost import tokens
 from core.dataset import datasets
@@ -31,7 +32,6 @@ SOURCE: Literal["examples"] = "examples"
 """The source of a data set that was made here: tells these jobs from others."""
 OWN = "my-examples"
 """The suffix of a model trained on a person's own examples; that of a sample is the sample's id."""
-PACKAGED = "gemma-3-270m"
 PROMPT, ANSWER = "prompt", "answer"
 _LONGEST_ANSWER = 160  # tokens; labels, short texts and fields end long before, an untuned base never
 _MARKUP_TOKENS = 10  # that the chat template adds to an example
@@ -83,7 +83,7 @@ def settings(n_examples: int) -> Settings:
     )
 
 
-def n_tokens(pairs: Sequence[Pair], model: str = PACKAGED) -> int:
+def n_tokens(pairs: Sequence[Pair], model: str = packaged.BASE) -> int:
     """About how many tokens one pass over the pairs has."""
     texts = [text for pair in pairs for text in pair]
     return tokens.count(texts, model).tokens + _MARKUP_TOKENS * len(pairs) if texts else 0
@@ -92,7 +92,7 @@ def n_tokens(pairs: Sequence[Pair], model: str = PACKAGED) -> int:
 def base_model(models: Sequence[ModelInfo]) -> ModelInfo | None:
     """The engine's untuned model to start from, the packaged one if it is there; None: the engine offers none."""
     untuned = [model for model in models if model.provider == ENGINE and model.base in (None, model.id)]
-    return min(untuned, key=lambda model: model.id != PACKAGED, default=None)
+    return min(untuned, key=lambda model: model.id != packaged.BASE, default=None)
 
 
 def train(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 
+from core import packaged
 from core.cost.prices import ENGINE
 from core.dataset import datasets, export, grid, presets
 from core.dataset.presets import Preset
@@ -15,7 +16,7 @@ from core.errors import NotFound
 from core.training import lineage
 from core.training.views import JobView
 from core.writers.likeness import Learned, learn
-from core.writers.purpose import PACKAGED_WRITERS, TrainingFacts
+from core.writers.purpose import TrainingFacts
 
 _MOST_PROMPTS = 2_000  # of each data set: enough for its words, read in a fraction of a second
 
@@ -47,8 +48,8 @@ def of_job(store: Store, job: JobView) -> Training:
     for earlier in chain[:-1]:
         prompts += _prompts(store, earlier)
         systems.append(_system(store, earlier))
-    if job.provider == ENGINE and root in PACKAGED_WRITERS:
-        prompts += _of_presets(PACKAGED_WRITERS[root])
+    if job.provider == ENGINE and root in packaged.WRITERS:
+        prompts += _of_presets(packaged.WRITERS[root])
     return Training(
         TrainingFacts(_dataset_name(store, job), job.n_examples, root),
         learn(prompts, systems),

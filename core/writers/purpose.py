@@ -7,18 +7,15 @@ and what only continues text (`-base`, `-pt`); a name without such a mark says n
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from core import packaged
 from core.cost.prices import ENGINE, tuned_base
 from core.providers import ModelInfo
 
 Kind = Literal["stories", "tuned", "instructions", "base", "unknown"]
 
-PACKAGED_WRITERS: Mapping[str, str] = {"storyteller": "zh_CN", "storyteller-en": "en"}
-"""The engine's own writers, and the language of the presets whose prompts they were trained on."""
-_PACKAGED_BASE = "gemma-3-270m"
 _ANSWERS = re.compile(
     r"(?<![a-z])(instruct|chat|it|assistant|turbo|reasoner)(?![a-z])"
     r"|^(gpt-3\.5|gpt-35|gpt-[4-9]|(chatgpt|o[1-9]|claude|gemini)(?![a-z]))",
@@ -74,8 +71,8 @@ def purpose_of(info: ModelInfo, trained: TrainingFacts | None = None, *, priced:
     if trained is not None:
         root = untuned(info.provider, trained.root)
         return Purpose("tuned", None, trained.dataset, trained.rows, trained.root, narrow=root.kind != "instructions")
-    if info.provider == ENGINE and info.id in PACKAGED_WRITERS:
-        return Purpose("stories", language=PACKAGED_WRITERS[info.id], narrow=True)
+    if info.provider == ENGINE and info.id in packaged.WRITERS:
+        return Purpose("stories", language=packaged.WRITERS[info.id], narrow=True)
     if (base := _made_from(info)) is not None:
         return Purpose("tuned", base=base)
     return untuned(info.provider, info.id, priced=priced)
@@ -84,11 +81,11 @@ def purpose_of(info: ModelInfo, trained: TrainingFacts | None = None, *, priced:
 def untuned(provider: str, model: str, *, priced: bool = False) -> Purpose:
     """What a model that nobody has tuned further is for."""
     name = model.rpartition("/")[2]
-    if provider == ENGINE and model in PACKAGED_WRITERS:
-        return Purpose("stories", language=PACKAGED_WRITERS[model], narrow=True)
+    if provider == ENGINE and model in packaged.WRITERS:
+        return Purpose("stories", language=packaged.WRITERS[model], narrow=True)
     if _ANSWERS.search(name):
         return Purpose("instructions")
-    if _CONTINUES.search(name) or (provider == ENGINE and model == _PACKAGED_BASE):
+    if _CONTINUES.search(name) or (provider == ENGINE and model == packaged.BASE):
         return Purpose("base")
     return Purpose("instructions" if priced and provider != ENGINE else "unknown")
 

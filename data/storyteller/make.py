@@ -22,9 +22,8 @@ import openai
 from openai.types.fine_tuning.job_create_params import Method
 
 from bench._engine import running_engine
+from core import packaged
 from core.dataset import presets
-
-BASE = "gemma-3-270m"
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ class Writer:
 
 
 WRITERS = {
-    "zh": Writer("storyteller", "ultraman", ("ultraman_stories.csv", "ultraman_stories_more.csv"), (3, 2)),
-    "en": Writer("storyteller-en", "english_stories", ("everyday_heroes.csv",), (3, 2)),
+    "zh": Writer(packaged.writer("zh_CN"), "ultraman", ("ultraman_stories.csv", "ultraman_stories_more.csv"), (3, 2)),
+    "en": Writer(packaged.writer("en"), "english_stories", ("everyday_heroes.csv",), (3, 2)),
 }
 
 
@@ -84,7 +83,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary, running_engine(options.home or Path(temporary)) as engine:
         for language in options.language or WRITERS:
             writer = WRITERS[language]
-            model = options.further or BASE
+            model = options.further or packaged.BASE
             for n_epochs in writer.rounds[-1:] if options.further else writer.rounds:
                 model = train(engine.client, language, model, n_epochs)
             made = (options.home or Path(temporary)) / "adapters" / f"{model.rpartition(':')[2]}.gguf"

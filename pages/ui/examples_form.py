@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 import streamlit as st
 
+from core import packaged
 from core.dataset import example_pairs
 from core.dataset.example_pairs import Checked, Pair, Sample
 from core.dataset.intake import pasted
@@ -18,10 +19,10 @@ from core.providers.registry import ENGINE
 from core.training import examples
 from pages.ui import cached, cards, state
 from pages.ui.dataset.upload import TYPES
-from pages.ui.lang import _, as_markdown, column_name, duration, in_language, language, n_, plain
+from pages.ui.lang import _, as_markdown, column_title, duration, in_language, language, n_, plain
 from pages.ui.training import cached_form
 
-_DRAFT, _OPEN = "home_examples_draft", "home_examples_form"
+_DRAFT, _OPEN, _ON_TOP = "home_examples_draft", "home_examples_form", "home_examples_on_top"
 _PASTED, _FILE = "home_examples_pasted", "home_examples_file"
 _BLANK_ROWS = 5  # in an empty table: as many as are needed at least
 _TABLE_PX = 300
@@ -72,6 +73,17 @@ def open_with(suffix: str, dataset_id: str | None) -> None:
     """Open the form with the examples of a data set, to add more."""
     _draft().replace(examples.pairs_of(cached.store(), dataset_id), suffix)
     state.put(_OPEN, True)
+
+
+def open_on_top() -> None:
+    """Open the form above everything else on the page, with what the visitor has typed so far."""
+    state.put(_OPEN, True)
+    state.put(_ON_TOP, True)
+
+
+def on_top() -> bool:
+    """Whether the card stands above the tour."""
+    return bool(state.get(_ON_TOP))
 
 
 def close() -> None:
@@ -155,8 +167,8 @@ def _table() -> None:
         hide_index=False,
         height=_TABLE_PX,
         column_config={
-            examples.PROMPT: st.column_config.TextColumn(_heading(examples.PROMPT), width="large"),
-            examples.ANSWER: st.column_config.TextColumn(_heading(examples.ANSWER), width="medium"),
+            examples.PROMPT: st.column_config.TextColumn(column_title(examples.PROMPT), width="large"),
+            examples.ANSWER: st.column_config.TextColumn(column_title(examples.ANSWER), width="medium"),
         },
         alt=_("Your examples: a prompt and its answer in each row"),
     )
@@ -165,11 +177,6 @@ def _table() -> None:
         (int(row) if isinstance(row, int | float) else place, Pair(str(prompt), str(answer)))
         for place, (row, prompt, answer) in enumerate(cells, 1)
     )
-
-
-def _heading(name: str) -> str:
-    shown = column_name(name)
-    return shown[:1].upper() + shown[1:]
 
 
 def _more() -> None:
@@ -247,7 +254,7 @@ def _train(start: Start) -> None:
     if missing:
         cards.engine_missing_card()
     base = examples.base_model(cached.models().found)
-    model = base or ModelInfo(examples.PACKAGED, ENGINE, None, "both", None)
+    model = base or ModelInfo(packaged.BASE, ENGINE, None, "both", None)
     expected_s = _expected_s(model, checked) if checked.ready and not missing else None
     suffix = _draft().suffix
     st.button(

@@ -66,6 +66,12 @@ def column_name(name: str) -> str:
     return presets.column_name(name, language())
 
 
+def column_title(name: str) -> str:
+    """A column's name as a label or heading: "Super power" for `super_power`; a name with capitals stays as it is."""
+    shown = column_name(name)
+    return shown[:1].upper() + shown[1:].replace("_", " ") if shown.islower() else shown
+
+
 def mark(message: str) -> str:
     """Say that `message` is visible text which is translated later, where it is shown."""
     return message

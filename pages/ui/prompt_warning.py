@@ -9,11 +9,11 @@ from typing import Any
 
 import streamlit as st
 
+from core import packaged
 from core.cost.prices import ENGINE
 from core.providers import ModelInfo
 from core.writers import learned
 from core.writers.likeness import Learned, Likeness, compare
-from core.writers.purpose import PACKAGED_WRITERS
 from pages.ui import cached, model_purpose, models, state
 from pages.ui.lang import _, label, mark, percent, plain
 
@@ -111,7 +111,7 @@ def _writers(info: ModelInfo, picker_key: str, text: str) -> list[Remedy]:
     return [
         _use(one, picker_key, one.id)
         for one in cached.models().found
-        if one.provider == ENGINE and one.id in PACKAGED_WRITERS and one.id != info.id
+        if one.provider == ENGINE and one.id in packaged.WRITERS and one.id != info.id
         if (other := likeness(one, text)) is not None and not other.far
     ]
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import streamlit as st
 
 from core.errors import FabulaError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Studio:
 
     grid: GridDraft = field(default_factory=GridDraft)
     preview: Any = None  # rows of the last preview, with the recipe they were made for
-    story: Any = None  # the StoryStream that this visitor started last
+    story: Any = None  # the pages.ui.story.story_desk.Desk of this visitor
     presentation: Any = None  # the pages.ui.story.presenter.Presentation of this visitor
     imported: tuple[str, Any] | None = None  # id of the upload that was read last, and what was read
     notice: tuple[str, str] | None = None  # a line to show once on the next run: icon, sentence
@@ -89,6 +91,15 @@ def studio() -> Studio:
     if "studio" not in st.session_state:
         st.session_state["studio"] = Studio()
     held: Studio = st.session_state["studio"]
+    return held
+
+
+def kept(name: str, kind: type[T]) -> T:
+    """This visitor's object of a page, which `Studio` keeps under `name`; made on first use."""
+    held = getattr(studio(), name)
+    if not isinstance(held, kind):
+        held = kind()
+        setattr(studio(), name, held)
     return held
 
 

@@ -11,7 +11,7 @@ from core.tour import TourProgress
 from core.training import comparing, jobs
 from core.training.figures import figure
 from core.training.jobs import JobView
-from pages.ui import cached, state, views
+from pages.ui import cached, examples_form, state, views
 from pages.ui.lang import _, number, percent, usd
 from pages.ui.money import work_cost
 from pages.ui.training import before_after, cached_curves, job_actions, job_list
@@ -80,11 +80,12 @@ def _next(progress: TourProgress, job: JobView | None) -> None:
         if job is not None and st.button(_("Open the job"), icon=":material/show_chart:", key="home_tour_job"):
             job_list.open_from_elsewhere(job.id)
             st.switch_page("training.py")
-        if progress.dataset_id is not None:
-            if st.button(_("View the data set"), icon=":material/grid_view:", key="home_tour_dataset"):
-                state.put("dataset_open", progress.dataset_id)
-                state.put("dataset_part", "rows")
-                st.switch_page("dataset.py")
-            if st.button(_("Bring your own examples"), icon=":material/upload_file:", key="home_tour_bring"):
-                state.put("dataset_part", "bring")
-                st.switch_page("dataset.py")
+        if progress.dataset_id is not None and st.button(
+            _("View the data set"), icon=":material/grid_view:", key="home_tour_dataset"
+        ):
+            state.put("dataset_open", progress.dataset_id)
+            state.put("dataset_part", "rows")
+            st.switch_page("dataset.py")
+        if st.button(_("Bring your own examples"), icon=":material/playlist_add:", key="home_tour_bring"):
+            examples_form.open_on_top()
+            st.rerun()

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import streamlit as st
 
+from core import packaged
 from core.cost import machine_time
 from core.cost.book import Key, PriceBook
 from core.cost.comparison import Side
@@ -65,7 +66,6 @@ _LISTS_OF_TODAY = [ENGINE, TODAY, OWN]
 _LISTS_OF_2023 = [ENGINE, ARTICLE]
 _BEFORE = "cost_before_2023"
 _RATES = (Decimal("0.01"), Decimal(1_000))  # yuan for one US dollar: what can be typed
-DEFAULT_MODEL = "gemma-3-270m"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ def rows(book: PriceBook, lists: Sequence[str]) -> list[Price]:
 
 def here(book: PriceBook) -> list[Price]:
     """The engine's models as prices: the time that they take; unknown while an hour of the machine has no price."""
-    models = list(cached.status().engine.models) or [DEFAULT_MODEL]
+    models = list(cached.status().engine.models) or [packaged.BASE]
     local = [price for model in models if (price := book.find(ENGINE, model)) is not None]
     machine = cached_cost.machine()
     if machine is None:

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import streamlit as st
 
-from core import speed
+from core import packaged, speed
 from core.actor import LOCAL
 from core.cost import own
 from core.cost.book import Key, PriceBook
@@ -20,7 +20,7 @@ from core.cost.workload import Candidate, Machine
 from core.errors import FabulaError
 from pages.ui import cached, cards, decimal_field, state
 from pages.ui.cost import cached_cost, machine_speed
-from pages.ui.cost.price_choice import DEFAULT_MODEL, list_names
+from pages.ui.cost.price_choice import list_names
 from pages.ui.lang import _, mark
 from pages.ui.money import money
 
@@ -109,7 +109,7 @@ def _machine() -> tuple[Machine | None, str | None]:
 def _engine_base() -> str:
     """The base model that the engine trains."""
     models = cached.status().engine.models
-    return speed.base_model(models) if models else DEFAULT_MODEL
+    return speed.base_model(models) if models else packaged.BASE
 
 
 def _hour(hour: tuple[Decimal, str] | None) -> None:

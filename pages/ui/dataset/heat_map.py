@@ -11,7 +11,7 @@ from core.dataset.datasets import DatasetSummary
 from core.dataset.heatmap import HeatMap
 from pages.ui import cached, cards, state
 from pages.ui.dataset import story_cards
-from pages.ui.lang import _, column_name, n_, number, percent, plain
+from pages.ui.lang import _, column_title, n_, number, percent, plain
 
 _POLL_S = 2.0  # beside the panel, which counts every second, a slower picture is calmer
 _TALL = 1_020  # px, the grid that is proposed: a map of more lines scrolls in its own frame
@@ -116,7 +116,7 @@ def _choose_pair(dataset_id: str, map_: HeatMap) -> None:
             key = f"dataset_{axis}_{dataset_id}"
             if state.get(key) != chosen:
                 state.put(key, chosen)
-            st.selectbox(label, map_.choices, format_func=lambda i: column_name(map_.columns[i]), key=key, width=220)
+            st.selectbox(label, map_.choices, format_func=lambda i: column_title(map_.columns[i]), key=key, width=220)
 
 
 def _labels() -> charts_matrix.MapLabels:

@@ -10,7 +10,7 @@ from core.charts import quality as charts_quality
 from core.dataset.quality import Report, Share
 from pages.ui import views
 from pages.ui.dataset import quality_rows, quality_shared
-from pages.ui.lang import _, column_name, n_, number, percent, plain
+from pages.ui.lang import _, column_title, n_, number, percent, plain
 
 
 def coverage(report: Report) -> None:
@@ -49,8 +49,8 @@ def _cell_map(report: Report) -> None:
             across = _choice(_("X axis"), covered.columns, 1, "across")
             others = [column for column in covered.columns if column != across]
             down = _choice(_("Y axis"), others, 0, "down")
-    spec = charts_quality.cell_map(covered.by_pair(across, down), column_name(across), column_name(down), _("Rows"))
-    alt = _("Rows by {across} and {down}").format(across=column_name(across), down=column_name(down))
+    spec = charts_quality.cell_map(covered.by_pair(across, down), column_title(across), column_title(down), _("Rows"))
+    alt = _("Rows by {across} and {down}").format(across=column_title(across), down=column_title(down))
     mark = quality_shared.clicked("coverage_map", spec, alt)
     if mark:
         quality_rows.show("coverage", covered.rows_of({across: mark["across"], down: mark["down"]}), every=False)
@@ -60,7 +60,7 @@ def _cell_map(report: Report) -> None:
 
 def _choice(label: str, columns: Sequence[str], index: int, axis: str) -> str:
     key = f"dataset_quality_{axis}"
-    return st.selectbox(label, columns, index=index, format_func=column_name, key=key, width=220)
+    return st.selectbox(label, columns, index=index, format_func=column_title, key=key, width=220)
 
 
 def lengths(report: Report) -> None:

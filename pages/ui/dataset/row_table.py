@@ -15,7 +15,7 @@ from core.dataset.rowlist import ListedRow, Where
 from pages.ui import cached, failure_words, state, undo
 from pages.ui.dataset import row_actions, row_dialog, screen, story_cards
 from pages.ui.dataset.story_cards import STATES
-from pages.ui.lang import _, column_name, mark, n_, number, plain
+from pages.ui.lang import _, column_title, mark, n_, number, plain
 
 _PAGE_ROWS = 50  # a screen and a half; more would be sent to the browser for nobody
 _PAGE_CARDS = 15
@@ -147,7 +147,7 @@ def _editor(summary: DatasetSummary, rows: Sequence[ListedRow]) -> None:
             "out": st.column_config.CheckboxColumn(
                 _("Left out"), help=_("Left out of training and export; nothing is lost."), width="small"
             ),
-            **{f"value_{i}": plain_text(column_name(name), width="small") for i, name in enumerate(columns)},
+            **{f"value_{i}": plain_text(column_title(name), width="small") for i, name in enumerate(columns)},
             "text": plain_text(_("Text"), width="large", help=_("Double-click to edit. The original is kept.")),
             "state": plain_text(_("State"), width="small"),
             "reason": plain_text(_("Reason"), width="medium"),  # always: a column that comes later shifts the ticks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from core import packaged
 from core.dataset.datasets import DatasetSummary
 from core.dataset.versions import Version
 from core.errors import FabulaError
@@ -16,7 +17,7 @@ from pages.ui.lang import _
 def show(chosen: DatasetSummary, version: Version | None, marks: Marks) -> tuple[ModelInfo | None, int]:
     """Model, epochs, what that takes, and the primary button. Returns both; None when no model can be trained now."""
     st.markdown(_("**Train on this data set**"))
-    model = models.picker(_("Model"), "dataset_train_model", prefer="gemma-3-270m", among=cached.trainable())
+    model = models.picker(_("Model"), "dataset_train_model", prefer=packaged.BASE, among=cached.trainable())
     epochs = st.number_input(
         _("Epochs: how often each row is read"),
         1,

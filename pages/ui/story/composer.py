@@ -10,7 +10,7 @@ from core.providers import CompletionRequest, ModelInfo
 from core.story.arena import MOST_PANES, Entry
 from core.writers.likeness import fixed_words
 from pages.ui import cached, models, prompt_warning, state
-from pages.ui.lang import _, code, column_name, label
+from pages.ui.lang import _, code, column_title, label
 from pages.ui.prompt_warning import Remedy
 from pages.ui.story import next_prompt, story_model, story_settings
 from pages.ui.story.story_desk import Order
@@ -154,7 +154,7 @@ def _columns(shape: Shape, several: bool) -> dict[str, str]:
     for place, (name, suggestions) in zip(places, shape.columns, strict=True):
         key = f"story_column_{name}"
         value = place.selectbox(
-            label(column_name(name)),
+            label(column_title(name)),
             [*dict.fromkeys(value for value in (*suggestions, state.get(key)) if value)],
             accept_new_options=True,
             key=key,

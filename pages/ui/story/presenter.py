@@ -85,11 +85,7 @@ def _present(writers: Writers, controls: DeltaGenerator) -> None:
 
 
 def _presentation() -> Presentation:
-    held = state.studio()
-    if not isinstance(held.presentation, Presentation):
-        held.presentation = Presentation()
-    found: Presentation = held.presentation
-    return found
+    return state.kept("presentation", Presentation)
 
 
 def _settings() -> Writers | None:

@@ -113,11 +113,7 @@ class Desk:
 
 def desk() -> Desk:
     """This visitor's desk, made on first use."""
-    held = state.studio()
-    if not isinstance(held.story, Desk):
-        held.story = Desk()
-    found: Desk = held.story
-    return found
+    return state.kept("story", Desk)
 
 
 def _look_again() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import streamlit as st
 
+from core import packaged
 from core.cost.prices import ENGINE, tuned_base
 from core.dataset import datasets
 from core.db.tables import utcnow
@@ -22,8 +23,6 @@ from pages.ui.beside import Beside, shared
 from pages.ui.cached import where
 from pages.ui.cached.offers import quick
 
-PACKAGED = "gemma-3-270m"
-"""The engine's own base model: what is known of its pace holds for it alone."""
 _ACCOUNT_S = 300  # whether an account may train does not change by the minute
 
 
@@ -50,7 +49,8 @@ def _account(provider: str, model: str, where: str) -> tuple[Preflight, float]:
 def estimate(model: ModelInfo, tokens: int, epochs: int | None, examples: int | None = None) -> JobEstimate:
     """What training on a file of so many tokens takes; see `core.training.estimating`."""
     engine = cached.status().engine if model.provider == ENGINE else None
-    at_hand = engine is not None and not engine.foreign and (tuned_base(model.id) or model.id) == PACKAGED
+    packaged_base = (tuned_base(model.id) or model.id) == packaged.BASE  # the rough figure holds for it alone
+    at_hand = engine is not None and not engine.foreign and packaged_base
     return estimating.estimate(
         cached.store(),
         cached.prices(),

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import streamlit as st
 
+from core import packaged
 from core.dataset.datasets import DatasetSummary
 from core.dataset.versions import Version
 from core.errors import FabulaError, NotFound
@@ -78,7 +79,7 @@ def pick_base() -> ModelInfo | None:
     return models.picker(
         _("Start from"),
         BASE,
-        prefer="gemma-3-270m",
+        prefer=packaged.BASE,
         among=_bases(),
         help=_("A base model, or one that you fine-tuned earlier."),
     )
