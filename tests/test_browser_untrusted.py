@@ -21,15 +21,20 @@ from core.db.store import Store
 from core.db.tables import (
     Answer,
     Checkpoint,
+    Comparison,
+    ComparisonAnswer,
+    Dataset,
     Evaluation,
     Row,
     Run,
     Story,
+    Tour,
     TrainingEvent,
     TrainingJob,
     utcnow,
 )
 from core.settings import Settings
+from core.story import prompts
 from tests import fault_server, studio_process
 from tests.fakes import RESULTS
 from tests.fault_server import FaultServer
@@ -122,6 +127,8 @@ def ids(home: Path, studio: Studio) -> Iterator[dict[str, str]]:
         dataset = _dataset(store)
         jobs = [_job(store, dataset, status) for status in ("succeeded", "failed")]
         _stories(store)
+        _tour(store, dataset, jobs)
+        prompts.prepare(home, LOCAL, [_SHORT, _NASTY.partition("\n")[0]])
         own.set_price(store, LOCAL, provider="openai", model=_SHORT, what="output", amount="1", note=_SHORT)
         budget.set_budget(store, LOCAL, "person", Decimal(5), _SHORT[:100])
         yield {"dataset": dataset, "good": jobs[0], "failed": jobs[1]}
@@ -186,6 +193,27 @@ def _stories(store: Store) -> None:
                 id=f"s{number}", actor="local", provider="engine", model=_SHORT, asked_model="writer", prompt=_NASTY,
                 parameters={}, text=_NASTY, finish_reason="stop" if number else None, error=None if number else _NASTY,
                 tags=[_SHORT[:40]], column_values={_SHORT[:60]: _SHORT}, liked=True,
+            ))  # fmt: skip
+
+
+def _tour(store: Store, dataset: str, jobs: list[str]) -> None:
+    """A tour and a training from examples have ended with these jobs, and the models were compared."""
+    with store.session() as session:
+        session.get_one(Dataset, dataset).source = "examples"
+        session.add(Tour(
+            id="t", state="done", step="story", dataset_id=dataset, job_id=jobs[0], created_by="local", reason=_NASTY,
+            finished_at=utcnow(), language="en",
+        ))  # fmt: skip
+        session.add(Comparison(
+            id="c", job_id=jobs[0], state="failed", source="held_out", reason=_NASTY, created_by="local",
+            finished_at=utcnow(),
+        ))  # fmt: skip
+        session.flush()
+        for place, side in enumerate(("base", "tuned", "base", "tuned")):
+            session.add(ComparisonAnswer(
+                comparison_id="c", position=place // 2, side=side, prompt=f"{place // 2} {_NASTY}", expected=_NASTY,
+                state="done" if place < 2 else "failed", reason=None if place < 2 else _NASTY,
+                story_id=f"s{place}" if place < 2 else None,
             ))  # fmt: skip
 
 
@@ -287,6 +315,42 @@ def test_untrusted_text_stays_text_in_a_preview_that_fails(
 ) -> None:
     visitor = Visit(browser, f"{studio.url}/dataset")
     press(visitor.page, "dataset_preview")
+    visitor.check(studio.url)
+    visitor.page.context.close()
+
+
+def test_untrusted_text_stays_text_in_presenter_mode(browser: Browser, studio: Studio, ids: dict[str, str]) -> None:
+    visitor = Visit(browser, f"{studio.url}/story?stage=1")
+    visitor.check(studio.url)
+    press(visitor.page, "presenter_write")  # the endpoint refuses in its own words
+    visitor.page.locator("[data-testid=stAlert]").first.wait_for()
+    visitor.check(studio.url)
+    press(visitor.page, "presenter_settings")
+    visitor.check(studio.url)
+    visitor.page.context.close()
+
+
+def test_untrusted_text_stays_text_in_a_sample_of_a_model(
+    browser: Browser, studio: Studio, ids: dict[str, str]
+) -> None:
+    visitor = Visit(browser, f"{studio.url}/story")
+    press(visitor.page, "story_model_sample")
+    visitor.page.locator(".st-key-story_model_sample_text [data-testid=stAlert]").wait_for()
+    visitor.check(studio.url)
+    visitor.page.context.close()
+
+
+def test_untrusted_text_stays_text_in_a_file_that_is_uploaded(
+    browser: Browser, studio: Studio, ids: dict[str, str]
+) -> None:
+    visitor = Visit(browser, f"{studio.url}/dataset?part=bring")
+    quoted = _NASTY.replace('"', '""')
+    data = f'"{_SHORT}","{_SHORT}",completion\n"{quoted}",b,"{quoted}"\n"{quoted}",b\n'
+    upload = visitor.page.locator('[data-testid="stFileUploader"] input')
+    upload.set_input_files({"name": f"{_SHORT[:25].replace('/', '')}.csv", "mimeType": "", "buffer": data.encode()})
+    visitor.page.locator(".st-key-dataset_keep").wait_for()
+    for expander in visitor.page.locator("details:not([open]) > summary").all():
+        expander.click()
     visitor.check(studio.url)
     visitor.page.context.close()
 

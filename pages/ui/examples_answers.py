@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -93,14 +94,15 @@ def _snippet(job: JobView) -> str:
         address = cached.registry().provider(job.provider).base_url
     except FabulaError:
         address = "http://127.0.0.1:8010/v1"
+    model = json.dumps(job.fine_tuned_model, ensure_ascii=False)
     call = (
-        f'answer = client.chat.completions.create(\n    model="{job.fine_tuned_model}",\n    temperature=0,\n'
+        f"answer = client.chat.completions.create(\n    model={model},\n    temperature=0,\n"
         '    messages=[{"role": "user", "content": prompt}],\n)\nprint(answer.choices[0].message.content)'
     )
     if job.file_format != "chat":
         ends = f"prompt + {job.separator or ''!r}"
         call = (
-            f'answer = client.completions.create(\n    model="{job.fine_tuned_model}",\n    temperature=0,\n'
+            f"answer = client.completions.create(\n    model={model},\n    temperature=0,\n"
             f"    prompt={ends},\n    stop={[job.stop or '']!r},\n)\nprint(answer.choices[0].text)"
         )
     return (
