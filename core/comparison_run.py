@@ -16,6 +16,7 @@ from core.db.store import Store, hold
 from core.db.tables import Comparison, ComparisonAnswer, Story, utcnow
 from core.db.tables.story import COMPARISON
 from core.errors import FabulaError, ModelNotFound, RateLimited, StorageFull
+from core.message import msg, sentences
 from core.providers import Client, CompletionRequest, Registry
 from core.retrying import RetryPolicy, call_with_retries, transient
 from core.settings import Settings
@@ -36,7 +37,7 @@ _LOOK_S = 0.5  # how soon a click on Stop ends the writing
 _SAVE_S = 0.5  # pages read the words from the database
 _RETRIES = RetryPolicy(tries=50, first_pause_s=1.0, longest_pause_s=5.0)  # four minutes: an engine that starts
 _NEW_MODEL_S = 120.0  # after its job has ended, a model that the engine does not know may still be on its way
-_INTERRUPTED = "The worker was interrupted while this was written. Writing it again is billed again."
+_INTERRUPTED = msg("The worker was interrupted while this was written. Writing it again is billed again.")
 
 
 class _Stopped(Exception):
@@ -63,7 +64,7 @@ def give_up(store: Store, comparison_id: str, error: FabulaError) -> None:
     with store.session() as session:
         one = session.get(Comparison, comparison_id)
         if one is not None and one.state in ACTIVE:
-            comparing.end(session, one, "failed", f"{error.what} {error.next_step}".strip())
+            comparing.end(session, one, "failed", sentences(error.what, error.next_step))
 
 
 class _Work:
@@ -174,7 +175,7 @@ class _Work:
         except StorageFull:
             raise
         except FabulaError as exc:
-            self._set(answer_id, state="failed", reason=f"{exc.what} {_next_step(exc, client, side)}".strip())
+            self._set(answer_id, state="failed", reason=sentences(exc.what, _next_step(exc, client, side)))
         else:
             self._set(answer_id, state="done")
 
@@ -269,5 +270,5 @@ def _next_step(error: FabulaError, client: Client, side: str) -> str:
     if not isinstance(error, ModelNotFound) or client.provider.kind != "engine":
         return error.next_step
     if side == "tuned":
-        return "Duplicate the job to train it again."
-    return "Add this base model to FABULA_ENGINE_MODELS and restart Fabula, then write again."
+        return msg("Duplicate the job to train it again.")
+    return msg("Add this base model to FABULA_ENGINE_MODELS and restart Fabula, then write again.")

@@ -7,6 +7,7 @@ import unicodedata
 from decimal import Decimal
 
 from core.errors import FabulaError
+from core.message import msg
 
 _GROUPED = re.compile(r"[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)", re.ASCII)
@@ -24,7 +25,9 @@ def typed_number(text: str) -> str:
     if "," not in folded:
         return folded
     if not _GROUPED.fullmatch(folded):
-        raise FabulaError(f"“{text.strip()}” is ambiguous.", "Use a point for decimals, for example 0.15.")
+        raise FabulaError(
+            msg("“{text}” is ambiguous.", text=text.strip()), msg("Use a point for decimals, for example 0.15.")
+        )
     return folded.replace(",", "")
 
 
@@ -38,10 +41,15 @@ def parse(text: str, least: Decimal, most: Decimal) -> Decimal | None:
         return None
     number = typed_number(text)
     if not _NUMBER.fullmatch(number):
-        raise FabulaError(f"“{text.strip()}” is not a number.", "Type digits, with a point for decimals.")
+        raise FabulaError(
+            msg("“{text}” is not a number.", text=text.strip()), msg("Type digits, with a point for decimals.")
+        )
     value = Decimal(number)
     if not least <= value <= most:
-        raise FabulaError(f"“{text.strip()}” is out of range.", f"Give a number from {least:f} to {most:f}.")
+        raise FabulaError(
+            msg("“{text}” is out of range.", text=text.strip()),
+            msg("Give a number from {least} to {most}.", least=f"{least:f}", most=f"{most:f}"),
+        )
     return value
 
 

@@ -10,10 +10,11 @@ import os
 import secrets
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from core import process
+from core import message, process
 from core.errors import EngineMissing, StorageFull, Unavailable
+from core.message import msg
 from core.settings import Settings
 
 State = Literal["starting", "up", "missing", "down", "stopped"]
@@ -45,7 +46,9 @@ class Note:
     next_step: str = ""
 
 
-_NO_ENGINE = Note("stopped", message="The engine is not running.", next_step="Start Fabula: it starts the engine too.")
+_NO_ENGINE = Note(
+    "stopped", message=msg("The engine is not running."), next_step=msg("Start Fabula: it starts the engine too.")
+)
 
 
 def engine_endpoint(settings: Settings) -> Endpoint:
@@ -68,8 +71,9 @@ def engine_endpoint(settings: Settings) -> Endpoint:
 def read(settings: Settings) -> Note:
     """The note, as far as it is still true."""
     try:
-        note = Note(**json.loads(_path(settings).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        kept: dict[str, Any] = json.loads(_path(settings).read_text(encoding="utf-8"))
+        note = Note(**{name: message.loads(value) for name, value in kept.items()})  # type: ignore[arg-type]
+    except (OSError, ValueError, TypeError, AttributeError):
         return _NO_ENGINE
     if note.state in ("starting", "up") and not process.runs(note.process):
         return replace(_NO_ENGINE, url=note.url)
@@ -84,12 +88,14 @@ def write(settings: Settings, note: Note) -> None:
     """
     beside = _path(settings).with_suffix(".part")
     try:
-        beside.write_text(json.dumps(asdict(note), ensure_ascii=False), encoding="utf-8")
+        beside.write_text(
+            json.dumps({k: message.dumps(v) for k, v in asdict(note).items()}, ensure_ascii=False), encoding="utf-8"
+        )
         os.replace(beside, _path(settings))
     except OSError as exc:
         raise StorageFull(
-            f"Nothing can be written to {settings.home}: {os.strerror(exc.errno or 0)}.",
-            "Free some space or set `FABULA_HOME` to a writable folder.",
+            msg("Nothing can be written to {home}: {reason}.", home=settings.home, reason=os.strerror(exc.errno or 0)),
+            msg("Free some space or set `FABULA_HOME` to a writable folder."),
         ) from exc
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from core.message import msg
+
 
 class FabulaError(Exception):
     """Base of every error that a page may show.
@@ -126,7 +128,7 @@ class Cancelled(ProviderError):
     """A person, or the worker, ended a request before its answer was there."""
 
     def __init__(self, *, may_be_billed: bool = True) -> None:
-        super().__init__("The request was stopped.", "Send it again if you still need the answer.")
+        super().__init__(msg("The request was stopped."), msg("Send it again if you still need the answer."))
         self.may_be_billed = may_be_billed
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from core import recovery
 from core.db.store import Store
 from core.errors import DatabaseLost, FabulaError, StorageFull
+from core.message import msg
 from core.work import Kind, RegistryMaker
 
 _LOOK_S = 0.5
@@ -91,7 +92,9 @@ class Hands:
         except Exception as exc:  # `give_up` leaves alone what has ended
             error, open_ids = _unexpected(exc, kind, item_id), [item_id]
         if item_id in open_ids:
-            kind.give_up(self._store, item_id, error or FabulaError("The work ended without a result.", "Try again."))
+            kind.give_up(
+                self._store, item_id, error or FabulaError(msg("The work ended without a result."), msg("Try again."))
+            )
 
     def _outcome(self, kind: Kind, item_id: str) -> tuple[float | None, FabulaError | None]:
         """Carry it out; how many seconds it waits, if it does, and the error that ended it, if one did."""
@@ -109,6 +112,6 @@ def _unexpected(error: Exception, kind: Kind, item_id: str) -> FabulaError:
     """An error that was not foreseen, as the piece of work shows it; the log has it in full. Only in its handler."""
     _log.exception("Unexpected error in %s %s", kind.name, item_id)
     return FabulaError(
-        f"Something unexpected happened ({type(error).__name__}).",
-        "Try again; if it persists, the log has the details.",
+        msg("Something unexpected happened ({kind}).", kind=type(error).__name__),
+        msg("Try again; if it persists, the log has the details."),
     )

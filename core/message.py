@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from string import Formatter
 from types import MappingProxyType
 from typing import Any, NoReturn
 
 _STRUCTURE = "\x1e"  # a record separator begins JSON in a text, as in RFC 7464
+_KEY = "fabula"  # in JSON of OpenAI's shape, what OpenAI does not have is under this name
+_DEEPEST = 30  # messages inside messages; ten sentences one after the other are nine deep
+_LONGEST = 1_000_000  # characters of a message that is read
 
 
 class Message(str):
@@ -61,6 +65,11 @@ def msg(template: str, /, **params: object) -> Message:
     return Message(template, params)
 
 
+def mark(template: str) -> str:
+    """Say that `template` is collected into the catalogues: it becomes a `Message` elsewhere, where its values are."""
+    return template
+
+
 def sentences(*parts: str) -> str:
     """Sentences one after the other, for example what happened and the next step; empty ones are left out.
 
@@ -82,22 +91,42 @@ def to_json(text: str) -> Any:
     return {"template": text.template, "params": {name: _value_to_json(value) for name, value in text.params.items()}}
 
 
-def from_json(value: object) -> str | None:
-    """A message or text that `to_json` has written; None for anything else."""
+def from_json(value: object, depth: int = 0) -> str | None:
+    """A message or text that `to_json` has written; None for anything else.
+
+    It may come from a server, so templates have plain fields only, and neither depth nor length grows out of bounds.
+    """
     if isinstance(value, str):
         return value
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or depth > _DEEPEST:
         return None
     template, params = value.get("template"), value.get("params")
     if not isinstance(template, str) or not isinstance(params, Mapping):
         return None
-    values = {
-        str(name): param if isinstance(param, int | float) else from_json(param) for name, param in params.items()
-    }
-    try:
-        return None if None in values.values() else Message(template, values)
-    except (KeyError, ValueError, IndexError, AttributeError):
+    values = {str(k): v if isinstance(v, int | float) else from_json(v, depth + 1) for k, v in params.items()}
+    if None in values.values():
         return None
+    try:
+        fields = [field for field in Formatter().parse(template) if field[1] is not None]
+        simple = all(
+            name in values and str(name).isidentifier() and not spec and not conversion
+            for _, name, spec, conversion in fields
+        )
+        length = len(template) + sum(len(str(values[name])) for _, name, _, _ in fields if name in values)
+        return Message(template, values) if simple and length <= _LONGEST else None
+    except ValueError:
+        return None
+
+
+def structure(text: str) -> dict[str, Any]:
+    """What stands next to the English text of a message in JSON of OpenAI's shape; {} for text that is no message."""
+    return {_KEY: to_json(text)} if isinstance(text, Message) else {}
+
+
+def restored(text: str, holder: object) -> str:
+    """The message that `text` is according to the `structure` in `holder`; `text` itself where there is none."""
+    read = from_json(holder.get(_KEY)) if isinstance(holder, Mapping) else None
+    return read if read is not None and read == text else text
 
 
 def dumps(text: str) -> str:

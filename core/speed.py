@@ -10,6 +10,7 @@ from decimal import Decimal
 from core.cost.machine_time import Speed
 from core.db.tables import utcnow
 from core.errors import FabulaError, Unavailable
+from core.message import msg
 from core.providers import Client, CompletionRequest
 
 _TOKENS = 96  # per request: about two seconds on two CPU cores, long enough that start-up does not count
@@ -32,7 +33,8 @@ def measure(client: Client, model: str) -> Speed:
     rates = [rate for seed in range(_ROUNDS + 1) if (rate := _rate(client, replace(request, seed=seed))) is not None]
     if len(rates) < 2:
         raise FabulaError(
-            f"{model} stopped after a few tokens, so its speed could not be measured.", "Measure with another model."
+            msg("{model} stopped after a few tokens, so its speed could not be measured.", model=model),
+            msg("Measure with another model."),
         )
     return Speed(Decimal(str(round(statistics.median(rates[1:]), 1))), model, utcnow())
 
@@ -44,7 +46,9 @@ def base_model(models: Sequence[str]) -> str:
         Unavailable: there is no model, so the engine is not up.
     """
     if not models:
-        raise Unavailable("The engine is not running, so its speed cannot be measured.", "Wait until it is running.")
+        raise Unavailable(
+            msg("The engine is not running, so its speed cannot be measured."), msg("Wait until it is running.")
+        )
     return next((model for model in models if not model.startswith("ft:")), models[0])
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 from core import endpoint, heartbeat
 from core.db.store import Store
 from core.errors import FabulaError
+from core.message import msg
 from core.providers import Registry
 from core.settings import Settings
 from core.supervisor import ask_health
@@ -82,7 +83,9 @@ class Status:
     providers: tuple[ProviderStatus, ...]
 
 
-_SILENT_DATABASE = WorkerStatus(False, None, None, "The database does not answer.", "Wait a minute, then look again.")
+_SILENT_DATABASE = WorkerStatus(
+    False, None, None, msg("The database does not answer."), msg("Wait a minute, then look again.")
+)
 
 
 def look(settings: Settings, store: Store | None, environ: Mapping[str, str] | None = None) -> Status:
@@ -127,14 +130,14 @@ def _silent_engine(settings: Settings) -> EngineStatus:
     if settings.engine_url is not None:
         return EngineStatus(
             "down",
-            f"The engine at {settings.engine_url} does not answer.",
-            "Start it, or unset `FABULA_ENGINE_URL` to use the built-in one.",
+            msg("The engine at {engine_url} does not answer.", engine_url=settings.engine_url),
+            msg("Start it, or unset `FABULA_ENGINE_URL` to use the built-in one."),
             settings.engine_url,
             foreign=True,
         )
     note = endpoint.read(settings)
     if note.state == "up":
-        return EngineStatus("up", "The engine is too busy to answer at once.", "", note.url)
+        return EngineStatus("up", msg("The engine is too busy to answer at once."), "", note.url)
     word: EngineWord = "down" if note.state == "stopped" else note.state
     return EngineStatus(word, note.message, note.next_step, note.url)
 
@@ -162,7 +165,7 @@ def _speeds(told: object) -> dict[str, float]:
 def _worker(store: Store | None) -> WorkerStatus:
     if store is None:
         return WorkerStatus(
-            False, None, None, "The database cannot be opened.", "See `FABULA_HOME` and `DATABASE_URL`."
+            False, None, None, msg("The database cannot be opened."), msg("See `FABULA_HOME` and `DATABASE_URL`.")
         )
     try:
         state = heartbeat.alive(store)
@@ -174,8 +177,8 @@ def _worker(store: Store | None) -> WorkerStatus:
         False,
         0,
         state.queued,
-        "No worker is running, so queued jobs wait.",
-        "Start Fabula with `make run`, or a worker with `python -m core.worker`.",
+        msg("No worker is running, so queued jobs wait."),
+        msg("Start Fabula with `make run`, or a worker with `python -m core.worker`."),
     )
 
 
@@ -191,5 +194,5 @@ def _provider(registry: Registry, provider_id: str) -> ProviderStatus:
     try:
         provider = registry.provider(provider_id)
     except FabulaError:  # the engine, when it is away; its own line says so
-        return ProviderStatus(provider_id, "The engine", provider_id)
+        return ProviderStatus(provider_id, msg("The engine"), provider_id)
     return ProviderStatus(provider.id, provider.name, provider.kind)

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from core import endpoint, permissions, process
 from core.endpoint import Endpoint, Note, engine_endpoint
 from core.errors import FabulaError
+from core.message import msg
 from core.settings import Settings, engine_environment
 
 __all__ = ["INSTALL", "Endpoint", "EngineProcess", "ask_health", "engine_endpoint", "missing_packages"]
@@ -38,7 +39,7 @@ _WELL_S = 60.0  # an engine that lived so long did not fall because of how it wa
 _GRACE_S = 22.0  # the engine gives its streams five seconds, its trainer ten for a checkpoint, llama.cpp five
 _LOG_BYTES = 2_000_000
 INSTALL = f"{sys.executable} -m pip install -r requirements-engine.txt"
-_INSTALL = f"Install them: {INSTALL}. The engine then starts within 30 seconds."
+_INSTALL = msg("Install them: {value}. The engine then starts within 30 seconds.", value=INSTALL)
 _EXIT_MISSING, _EXIT_PORT = 3, 4  # as core.engine.__main__ documents them
 
 _log = logging.getLogger("fabula.engine")
@@ -116,13 +117,15 @@ class EngineProcess:
             pause_s = _FIRST_PAUSE_S if well else min(_LONGEST_PAUSE_S, pause_s * 2)
             self._tell(self._fallen(url, code))
             self._stopping.wait(pause_s)
-        self._tell(Note("stopped", url, "", "The engine was stopped.", "Restart Fabula."))
+        self._tell(Note("stopped", url, "", msg("The engine was stopped."), msg("Restart Fabula.")))
 
     def _run(self, url: str) -> int:
         """One life of the engine; its exit code."""
         child = self._spawn(url)
         try:
-            note = Note("starting", url, process.identity(child.pid), "The engine is starting.", "Wait a few seconds.")
+            note = Note(
+                "starting", url, process.identity(child.pid), msg("The engine is starting."), msg("Wait a few seconds.")
+            )
             self._tell(note)
             while child.poll() is None and not self._stopping.wait(_LOOK_S):
                 self._bound_log()
@@ -171,7 +174,7 @@ class EngineProcess:
                 except OSError:
                     continue
                 return int(probe.getsockname()[1])
-        raise FabulaError("No port is free on this machine.", "Close some programs and restart Fabula.")
+        raise FabulaError(msg("No port is free on this machine."), msg("Close some programs and restart Fabula."))
 
     def _fallen(self, url: str, code: int) -> Note:
         words = self._last_words()
@@ -180,9 +183,17 @@ class EngineProcess:
             return Note("missing", message=words, next_step=_INSTALL)
         if code == _EXIT_PORT:  # taken in the moment between our look and its start: the next try has another
             return Note(
-                "down", message=f"The engine's port is taken: {words}", next_step="Fabula restarts it automatically."
+                "down",
+                message=msg("The engine's port is taken: {words}", words=words),
+                next_step=msg("Fabula restarts it automatically."),
             )
-        return Note("down", url, "", f"The engine ended: {words}", f"Fabula restarts it; its log is {self._log_path}.")
+        return Note(
+            "down",
+            url,
+            "",
+            msg("The engine ended: {words}", words=words),
+            msg("Fabula restarts it; its log is {log_path}.", log_path=self._log_path),
+        )
 
     def _last_words(self) -> str:
         """The last line of the log."""
@@ -249,4 +260,4 @@ def _installed(name: str) -> bool:
 
 
 def _missing(names: Sequence[str]) -> str:
-    return f"The engine needs packages that are not installed: {', '.join(names)}."
+    return msg("The engine needs packages that are not installed: {names}.", names=", ".join(names))

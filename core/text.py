@@ -7,6 +7,8 @@ import io
 import re
 import unicodedata
 
+from core.message import Message
+
 # Characters without a shape: controls, soft hyphens, zero-width spaces, marks of direction, blank
 # letters (Braille, Hangul), byte-order marks.
 _SHAPELESS = (
@@ -24,6 +26,8 @@ _IDLE_JOINERS = re.compile(rf"(?:(?<={_UNJOINED})|^)[\u200c\u200d]+|[\u200c\u200
 
 def storable(text: str) -> str:
     """Text that every database takes: without NUL characters, and halves of characters replaced."""
+    if isinstance(text, Message):
+        return Message(text.template, {k: storable(v) if isinstance(v, str) else v for k, v in text.params.items()})
     return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 

@@ -16,20 +16,21 @@ from core.actor import Actor
 from core.db.store import Store, hold, new_id
 from core.db.tables import Tour, utcnow
 from core.errors import FabulaError, NotFound
+from core.message import msg
 from core.training import comparing, jobs
 
 STEPS = ("dataset", "training", "story")
 _SENTENCES = {
-    "dataset": "Sample stories are being loaded as a data set.",
-    "training": "A small model is being trained on the stories, on this machine.",
-    "story": "The base and the new model answer a prompt that neither has seen.",
+    "dataset": msg("Sample stories are being loaded as a data set."),
+    "training": msg("A small model is being trained on the stories, on this machine."),
+    "story": msg("The base and the new model answer a prompt that neither has seen."),
 }
 _ENDINGS = {
-    "done": "The tour is complete. The data set, the curve and the stories are yours to keep.",
-    "stopped": "The tour was stopped. Everything it made is kept.",
-    "failed": "The tour could not continue.",
+    "done": msg("The tour is complete. The data set, the curve and the stories are yours to keep."),
+    "stopped": msg("The tour was stopped. Everything it made is kept."),
+    "failed": msg("The tour could not continue."),
 }
-_QUEUED = "The tour starts as soon as the worker is free."
+_QUEUED = msg("The tour starts as soon as the worker is free.")
 _STORIES_S = 25.0  # two answers of up to 600 tokens, written together, and the change to the new model
 UNFINISHED = ("queued", "running")
 ENDED_EARLY = ("stopped", "failed")
@@ -106,7 +107,7 @@ def resume(store: Store, actor: Actor, tour_id: str) -> str:
             return under_way.id
         tour = session.get(Tour, tour_id)
         if tour is None:
-            raise NotFound("This tour no longer exists.", "Start a new one.")
+            raise NotFound(msg("This tour no longer exists."), msg("Start a new one."))
         if tour.state not in ENDED_EARLY:
             return tour.id
         if tour.job_id is not None:
@@ -121,7 +122,7 @@ def _resume_job(store: Store, actor: Actor, tour: Tour, job_id: str) -> None:
     job = jobs.get(store, job_id, results=False)
     written = comparing.get(store, job_id)
     if (not job.finished and job.request == "cancel") or (written is not None and written.state == "stopping"):
-        raise FabulaError("The tour is still being stopped.", "Try again in a few seconds.")
+        raise FabulaError(msg("The tour is still being stopped."), msg("Try again in a few seconds."))
     if not job.finished:
         return
     if job.status == "succeeded":

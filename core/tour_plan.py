@@ -16,6 +16,7 @@ from core.cost.prices import ENGINE
 from core.dataset import datasets, presets
 from core.db.store import Store
 from core.errors import NotFound
+from core.message import msg
 from core.training import estimating
 
 BATCH_SIZE = 4
@@ -53,7 +54,9 @@ def plan(store: Store, language: str, seed: int = 0) -> TourPlan:
     """
     preset = next((one for one in presets.load(language) if one.sample and one.tour), None)
     if preset is None or preset.sample is None or preset.tour is None:
-        raise NotFound("There are no sample stories for the tour.", "Reinstall Fabula: its data folder is incomplete.")
+        raise NotFound(
+            msg("There are no sample stories for the tour."), msg("Reinstall Fabula: its data folder is incomplete.")
+        )
     column = next(one for one in preset.recipe.columns if one.name == preset.tour["column"])
     where = {column.name: random.Random(seed).sample(column.values, preset.tour["values"])}
     pairs = datasets.sample_pairs(preset.sample, where)

@@ -14,6 +14,7 @@ from core.dataset import datasets
 from core.db.store import Store
 from core.db.tables import Tour, utcnow
 from core.errors import FabulaError
+from core.message import msg, sentences
 from core.providers import Registry
 from core.tour import UNFINISHED, steps_from
 from core.training import comparing, jobs, pace
@@ -46,7 +47,7 @@ def carry_out(store: Store, registry: Registry, tour_id: str, stopping: threadin
 
 def give_up(store: Store, tour_id: str, error: FabulaError) -> None:
     """Write down that a tour has failed, and why."""
-    reason = f"{error.what} {error.next_step}".strip()
+    reason = sentences(error.what, error.next_step)
     _Walk(store, tour_id, threading.Event()).write(state="failed", reason=reason, finished_at=utcnow())
 
 
@@ -105,7 +106,10 @@ class _Walk:
                 return False
             looks += 1
         if job.status != "succeeded" or job.fine_tuned_model is None:
-            raise FabulaError(job.error or f"The training ended as {job.status}.", job.next_step or "Try again.")
+            raise FabulaError(
+                job.error or msg("The training ended as {status}.", status=job.status),
+                job.next_step or msg("Try again."),
+            )
         return True
 
     def story(self) -> bool:
@@ -118,13 +122,15 @@ class _Walk:
         comparing.start(self._store, _actor(self.tour()), job)  # the one that the job has, where it has one
         while (pair := _first_pair(view := comparing.get(self._store, job.id))) is None or not pair.finished:
             if view is None or not view.active:
-                reason = (view and view.reason) or "The comparison ended before both models had written."
-                raise FabulaError(reason, "Continue the tour to write again.")
+                reason = (view and view.reason) or msg("The comparison ended before both models had written.")
+                raise FabulaError(reason, msg("Continue the tour to write again."))
             if not self._wait(looks):
                 return False
             looks += 1
         if pair.tuned.state != "done":
-            raise FabulaError(pair.tuned.reason or "The new model was stopped.", "Continue the tour to write again.")
+            raise FabulaError(
+                pair.tuned.reason or msg("The new model was stopped."), msg("Continue the tour to write again.")
+            )
         return self.write(story_id=pair.tuned.story_id)
 
     def _wait(self, looks: int) -> bool:

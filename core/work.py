@@ -15,6 +15,7 @@ from core.dataset.writing import orders
 from core.db.store import Store
 from core.db.tables import Run, Tour, TrainingJob
 from core.errors import FabulaError
+from core.message import sentences
 from core.training import evaluation_run, jobs
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _execute_run(store: Store, registry: Registry, run_id: str, stopping: thread
 def _give_up_run(store: Store, run_id: str, error: FabulaError) -> None:
     with store.session() as session:
         if session.get(Run, run_id) is not None:
-            orders.finish(session, run_id, "failed", f"{error.what} {error.next_step}".strip())
+            orders.finish(session, run_id, "failed", sentences(error.what, error.next_step))
 
 
 _UNFINISHED_RUNS = select(Run.id).where(Run.state.in_(runs.ACTIVE)).order_by(Run.id)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import string
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +16,9 @@ import streamlit as st
 from babel.messages.catalog import Message
 from babel.messages.pofile import read_po
 
-from core import i18n
+from core import errors, i18n
 from core.locale.collect import collect
+from core.message import msg
 from pages.ui import lang
 
 _ROOT = Path(__file__).parents[1]
@@ -83,95 +88,104 @@ def test_a_message_without_translation_stays_english() -> None:
     assert i18n.translator("zh_CN")("A sentence nobody has translated.") == "A sentence nobody has translated."
 
 
-def test_collecting_finds_marked_words_errors_and_plain_sentences(tmp_path: Path) -> None:
+def test_collecting_finds_the_literal_templates_of_marked_calls(tmp_path: Path) -> None:
     (tmp_path / "core").mkdir()
     (tmp_path / "pages").mkdir()
-    (tmp_path / "core" / "errors.py").write_text("class BadFile(Exception): ...\n", encoding="utf-8")
     (tmp_path / "core" / "a.py").write_text(
         '"""A docstring is not shown."""\n'
         "import logging\n"
         "def f(row, n):\n"
         '    """Nor is this one."""\n'
         '    logging.getLogger().warning("Logs stay English.")\n'
-        '    raise BadFile(f"line {n} of {row.name}: {row.why()}", next_step="Mend it")\n'
-        'NOTE = f"It has {1} part."\n'
-        'KEY = "not_a_sentence"\n',
+        '    raise BadFile(msg("Line {n} "\n        "of {name}.", n=f"{n:,}", name=msg("a row")), msg("Correct it."))\n'
+        'NOTE = "It has no part."\n',
         encoding="utf-8",
     )
-    (tmp_path / "pages" / "b.py").write_text('_("Home")\nn_("{n} row", "{n} rows", 3)\nmark("Later")\n', "utf-8")
+    calls = '_("Home")\nn_("{n} row", "{n} rows", 3)\nmark("Later")\nx = f"{_(\'Inside\')}"\n_(name)\n_("")\n'
+    (tmp_path / "pages" / "b.py").write_text(calls, "utf-8")
     found = {(item.message, item.plural) for item in collect(tmp_path)}
     assert found == {
-        ("line {n} of {name}: {why}", None),
-        ("Mend it", None),
-        ("It has {value} part.", None),
+        ("Line {n} of {name}.", None),
+        ("a row", None),
+        ("Correct it.", None),
         ("Home", None),
         ("{n} row", "{n} rows"),
         ("Later", None),
+        ("Inside", None),
     }
 
 
-@pytest.mark.parametrize(
-    ("sentence", "kept"),
-    [
-        ("There is no file file-7. It may have been deleted; upload it again.", ["file-7"]),
-        ("There is no file training. It may have been deleted; upload it again.", ["training"]),
-        ("The model 'running' was deleted.", ["running"]),
-        ("Home cannot be opened.", ["Home"]),
-        ("Language is empty.", ["Language"]),
-    ],
-)
-def test_names_in_a_sentence_are_kept_even_where_they_are_words_of_the_catalogue(
-    monkeypatch: pytest.MonkeyPatch, sentence: str, kept: list[str]
+@pytest.mark.parametrize("name", ["file-7", "training", "running", "Home", "The training file was deleted."])
+def test_a_value_is_kept_even_where_it_is_a_message_of_the_catalogue(
+    monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(lang, "language", lambda: "zh_CN")
-    said = lang.told(sentence)
-    assert said != sentence and all(name in said for name in kept) and "训练中" not in said
+    said = lang.told(msg("The model '{model}' was deleted.", model=name))
+    assert said == lang._("The model '{model}' was deleted.").replace("{model}", name)
 
 
-def test_places_in_a_sentence_of_core_are_kept_apart_by_words() -> None:
-    """Two places with only a space between them cannot be told apart when the filled sentence is recognised."""
-    together = re.compile(r"\}[\s'“”]+\{")
-    said = {f.message for f in collect(_ROOT) if f.where.startswith("core/")} - {
-        "{first} {then}"
-    }  # holds messages only
-    assert not [message for message in said if together.search(message)]
-
-
-def test_a_sentence_that_holds_others_is_told_from_the_outside_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_inside_messages_are_translated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lang, "language", lambda: "zh_CN")
-    inner = "The engine cannot be reached at http://127.0.0.1:1/v1."
-    middle = "The provider did not confirm the job, and does not list it: "
-    said = lang.told(f"It failed: {middle}{inner}")
-    assert said.startswith(lang.told("It failed: x").removesuffix("x")) and said.endswith(lang.told(inner))
+    inner = msg("{name} cannot be reached at {base_url}.", name=msg("The engine"), base_url="http://127.0.0.1:1/v1")
+    said = lang.told(msg("It failed: {reason}", reason=inner))
+    assert said == lang._("It failed: {reason}").replace("{reason}", lang.told(inner))
+    assert lang._("The engine") in said and "The engine" not in said
 
 
-@pytest.mark.parametrize(
-    "sentence",
-    [
-        "{name} has a server error ({status}): {words}",
-        "{name} does not have it: {words}",
-        "{filename} has no line that can be used. {first}",
-        "{filename} has no row that can be used. {first}",
-        "It is not JSON: {msg}, at column {colno}.",
-        "Message {number} has no role.",
-        "Some bytes fit no character.",
-    ],
-)
-def test_a_providers_trouble_and_a_files_faults_are_collected(sentence: str) -> None:
-    assert sentence in {found.message for found in collect(_ROOT)}
+def test_text_that_is_no_message_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lang, "language", lambda: "zh_CN")
+    for text in ("No row has failed.", "The training file x was deleted.", "running", "{name}", ""):
+        assert lang.told(text) == text
 
 
-@pytest.mark.parametrize(
-    "sentence",
-    [
-        "The job was paused.",
-        "The disk is full. Free some space, then resume the job: it continues from its last checkpoint.",
-        "The trainer ended {deaths} times: {trainer}.",
-        "The engine failed unexpectedly: {exc}. Its log has the details.",
-    ],
-)
-def test_events_and_failures_of_the_engines_jobs_are_collected(sentence: str) -> None:
-    assert sentence in {found.message for found in collect(_ROOT)}
+def _calls(name: str) -> Iterator[tuple[str, ast.Call]]:
+    for path in sorted([*_ROOT.glob("core/**/*.py"), *_ROOT.glob("pages/**/*.py")]):
+        for node in ast.walk(_tree(path)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
+                yield f"{path.relative_to(_ROOT)}:{node.lineno}", node
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_every_template_is_a_literal_and_has_a_parameter_for_each_field() -> None:
+    wrong = []
+    for where, call in _calls("msg"):
+        template = call.args[0] if len(call.args) == 1 else None
+        if not isinstance(template, ast.Constant) or not isinstance(template.value, str):
+            wrong.append(where)
+            continue
+        fields = list(string.Formatter().parse(template.value))
+        names = {name for _, name, _, _ in fields if name is not None}
+        simple = not any(spec or conversion for _, _, spec, conversion in fields)
+        if not simple or names != {keyword.arg for keyword in call.keywords}:
+            wrong.append(where)
+    assert not wrong, f"a literal template, {{name}} for each parameter, and formatted values: {wrong}"
+
+
+def test_every_error_is_made_of_messages() -> None:
+    """Plain text would be shown in English, in every language. A provider's own words are no literals."""
+    kinds = [name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)]
+    wrong = []
+    for kind in [*kinds, "BadLine", "Broken", "JobFailed"]:
+        for where, call in _calls(kind):
+            said = [*call.args[:2], *(k.value for k in call.keywords if k.arg in ("what", "next_step"))]
+            wrong += [where for part in said if any(_is_sentence(node) for node in _outside_calls(part))]
+    assert not wrong, f'put the sentence into msg("…", name=value) of core.message: {wrong}'
+
+
+def _is_sentence(node: ast.AST) -> bool:
+    text = isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value
+    return text or isinstance(node, ast.JoinedStr)
+
+
+def _outside_calls(node: ast.AST) -> Iterator[ast.AST]:
+    """What an expression is made of, without the arguments of calls: those of `msg`, or values for a function."""
+    yield node
+    for child in [node.func] if isinstance(node, ast.Call) else ast.iter_child_nodes(node):
+        yield from _outside_calls(child)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +250,7 @@ def test_commands_in_a_sentence_are_code_and_all_else_is_text(sentence: str, sho
 
 def test_commands_of_a_translated_sentence_are_code_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lang, "language", lambda: "zh_CN")
-    sentence = "Start Fabula with `make run`, or a worker with `python -m core.worker`."
+    sentence = msg("Start Fabula with `make run`, or a worker with `python -m core.worker`.")
     assert lang.as_markdown(sentence) == "请用 `make run` 启动 Fabula，或用 `python -m core.worker` 启动后台进程。"
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import json
 import pickle
-import string
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -165,25 +162,38 @@ def test_a_sentence_as_a_value_is_translated_only_where_it_is_a_message(monkeypa
     assert as_text.endswith(inner) and as_message.endswith(_CHINESE(inner)) and _CHINESE(inner) != inner
 
 
-def _calls(name: str) -> Iterator[tuple[str, ast.Call]]:
-    for path in sorted([*_ROOT.glob("core/**/*.py"), *_ROOT.glob("pages/**/*.py")]):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
-                yield f"{path.relative_to(_ROOT)}:{node.lineno}", node
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"template": "{a.__class__}", "params": {"a": "x"}},
+        {"template": "{a!r}", "params": {"a": "x"}},
+        {"template": "{a:>999999999}", "params": {"a": "x"}},
+        {"template": "{0}", "params": {"0": "x"}},
+        {"template": "{", "params": {}},
+        {"template": "{b}", "params": {"a": "x"}},
+        {"template": "{a}", "params": {"a": None}},
+        {"template": "{a}" * 1000, "params": {"a": "x" * 2000}},
+        {"template": 1, "params": {}},
+        {"template": "a"},
+        [],
+        None,
+    ],
+)
+def test_what_a_server_sends_as_a_message_cannot_do_more_than_fill_fields(hostile: object) -> None:
+    assert message.from_json(hostile) is None
+    assert message.restored("words", {"fabula": hostile}) == "words"
 
 
-def test_every_template_is_a_literal_and_has_a_parameter_for_each_field() -> None:
-    wrong = []
-    for where, call in _calls("msg"):
-        if where.startswith("core/message.py"):
-            continue
-        template = call.args[0] if len(call.args) == 1 else None
-        if not isinstance(template, ast.Constant) or not isinstance(template.value, str):
-            wrong.append(where)
-            continue
-        fields = list(string.Formatter().parse(template.value))
-        names = {name for _, name, _, _ in fields if name is not None}
-        simple = not any(spec or conversion for _, _, spec, conversion in fields)
-        if not simple or names != {keyword.arg for keyword in call.keywords}:
-            wrong.append(where)
-    assert not wrong
+def test_a_message_from_a_server_is_taken_only_where_it_says_what_the_text_says() -> None:
+    said = msg("The model '{model}' was deleted.", model="a")
+    body = {"message": str.__str__(said), **message.structure(said)}
+    assert _same(message.restored(body["message"], body), said)
+    assert not isinstance(message.restored("Other words.", body), Message)
+    assert message.structure("words") == {}
+
+
+def test_messages_that_are_too_deep_are_no_messages() -> None:
+    deep: object = "x"
+    for _ in range(10_000):
+        deep = {"template": "{a}", "params": {"a": deep}}
+    assert message.from_json(deep) is None

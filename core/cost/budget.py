@@ -17,6 +17,7 @@ from core.db import totals
 from core.db.store import Store, hold, new_id
 from core.db.tables import Budget, utcnow
 from core.errors import FabulaError, OverBudget
+from core.message import msg
 
 Scope = Literal["run", "month", "person"]
 PREVIEW = "preview"
@@ -47,12 +48,15 @@ def set_budget(store: Store, actor: Actor, scope: Scope, amount_usd: Decimal | N
         FabulaError: the amount cannot be a budget, or a person is missing; or the actor may not set one.
     """
     if actor.role != "admin":
-        raise FabulaError("Only admins can change budgets.", "Ask an admin.")
+        raise FabulaError(msg("Only admins can change budgets."), msg("Ask an admin."))
     subject = subject.strip()
     if (scope == "person") != bool(subject):
-        raise FabulaError("A budget for one person needs a name; other budgets take none.", "Enter a name.")
+        raise FabulaError(msg("A budget for one person needs a name; other budgets take none."), msg("Enter a name."))
     if amount_usd is not None and not (amount_usd.is_finite() and 0 <= amount_usd <= MOST_USD):
-        raise FabulaError(f"A budget of {amount_usd} US dollars is not valid.", "Enter an amount of 0 or more.")
+        raise FabulaError(
+            msg("A budget of {amount_usd} US dollars is not valid.", amount_usd=amount_usd),
+            msg("Enter an amount of 0 or more."),
+        )
     with store.session() as session:
         hold(session, "budgets")
         session.execute(delete(Budget).where(Budget.scope == scope, Budget.subject == subject))
@@ -99,22 +103,34 @@ def check(session: Session, actor: Actor, amount: Decimal | None, reference: str
     for scope, limit, spent in _applying(session, actor, reference):
         if amount is None:
             raise OverBudget(
-                "Blocked: the price of this model is unknown, so the budget can't be enforced.",
-                "Set your own price for the model on the Cost page, or ask an admin to remove the budget.",
+                msg("Blocked: the price of this model is unknown, so the budget can't be enforced."),
+                msg("Set your own price for the model on the Cost page, or ask an admin to remove the budget."),
             )
         if spent + amount > limit:
             raise OverBudget(
                 _too_little(scope, f"{spent:,.2f}", f"{limit:,.2f}"),
-                "Choose a cheaper model, or ask an admin to raise the budget on the Cost page.",
+                msg("Choose a cheaper model, or ask an admin to raise the budget on the Cost page."),
             )
 
 
 def _too_little(scope: str, spent: str, limit: str) -> str:
     if scope == "run":
-        return f"Blocked: this would exceed the budget per run. ${spent} of ${limit} spent or reserved."
+        return msg(
+            "Blocked: this would exceed the budget per run. ${spent} of ${limit} spent or reserved.",
+            spent=spent,
+            limit=limit,
+        )
     if scope == "person":
-        return f"Blocked: this would exceed your budget for this month. ${spent} of ${limit} spent or reserved."
-    return f"Blocked: this would exceed this month's budget. ${spent} of ${limit} spent or reserved."
+        return msg(
+            "Blocked: this would exceed your budget for this month. ${spent} of ${limit} spent or reserved.",
+            spent=spent,
+            limit=limit,
+        )
+    return msg(
+        "Blocked: this would exceed this month's budget. ${spent} of ${limit} spent or reserved.",
+        spent=spent,
+        limit=limit,
+    )
 
 
 def spent_on(session: Session, reference: str) -> Decimal:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from core.actor import Actor
 from core.errors import FabulaError, Refused
+from core.message import msg
 
 if TYPE_CHECKING:
     from genai_prices.types import Provider
@@ -82,8 +83,8 @@ def fetch(actor: Actor, now: datetime, home: Path) -> Edition:
         except Exception as exc:  # httpx2's and pydantic's errors, and what malformed data makes the library raise
             reason = str(exc).strip().partition("\n")[0] or type(exc).__name__
             raise FabulaError(
-                f"Couldn't fetch newer prices: {reason}.",
-                f"The prices of {current(home).day} stay in use. Try again later.",
+                msg("Couldn't fetch newer prices: {reason}.", reason=reason),
+                msg("The prices of {day} stay in use. Try again later.", day=current(home).day),
             ) from exc
     return current(home)
 
@@ -100,7 +101,7 @@ def forget(actor: Actor, home: Path) -> None:
 
 def _may(actor: Actor) -> None:
     if actor.role == "viewer":
-        raise Refused("Viewers cannot fetch prices.", "Ask an editor to do it.")
+        raise Refused(msg("Viewers cannot fetch prices."), msg("Ask an editor to do it."))
 
 
 def _asked_for() -> bytes:

@@ -19,6 +19,7 @@ from core.cost.prices import ENGINE, MTOK, Price
 from core.db.store import Store
 from core.db.tables import SpeedMeasurement
 from core.errors import FabulaError
+from core.message import msg
 
 _S_PER_HOUR = 3_600
 
@@ -109,7 +110,7 @@ def save(store: Store, actor: Actor, speed: Speed) -> None:
         FabulaError: the actor may only look.
     """
     if actor.role == "viewer":
-        raise FabulaError("Viewers cannot measure the machine.", "Ask an editor to do it.")
+        raise FabulaError(msg("Viewers cannot measure the machine."), msg("Ask an editor to do it."))
     with store.session() as session:
         session.add(
             SpeedMeasurement(

@@ -12,6 +12,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 
 from core.errors import BadFile
+from core.message import msg
 
 ANY = "*"
 """As a model: the amount holds for every model of the provider that has none of its own."""
@@ -41,7 +42,7 @@ MOST_PER_MTOK = Decimal(100_000)  # a hundred times the dearest price there has 
 MOST_PER_HOUR = Decimal(10_000)
 
 _NEEDED = ("model", "provider", "what", "amount", "currency", "unit", "source", "checked")
-_NEXT_STEP = "Correct the line; data/prices.csv in the project shows the columns and how values are written."
+_NEXT_STEP = msg("Correct the line; data/prices.csv in the project shows the columns and how values are written.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +87,10 @@ def read_prices(path: Path) -> list[Entry]:
             reader = csv.DictReader(lines)
             missing = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
             if missing:
-                raise BadFile(f"{path.name} has no column “{missing[0]}”.", _NEXT_STEP)
+                raise BadFile(msg("{name} has no column “{missing}”.", name=path.name, missing=missing[0]), _NEXT_STEP)
             found = [_entry(row, f"{path.name}, line {reader.line_num}") for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        raise BadFile(f"{path.name} cannot be read: {exc}.", _NEXT_STEP) from exc
+        raise BadFile(msg("{name} cannot be read: {exc}.", name=path.name, exc=exc), _NEXT_STEP) from exc
     check_together(found)
     return found
 
@@ -106,7 +107,13 @@ def check_together(entries: Iterable[Entry]) -> None:
         for one, other in pairwise(rows):
             if one.valid_until is None or other.valid_from is None or other.valid_from <= one.valid_until:
                 raise BadFile(
-                    f"{one.where} and {other.where} give two amounts of “{one.what}” for {one.model} at the same time.",
+                    msg(
+                        "{where} and {other} give two amounts of “{what}” for {model} at the same time.",
+                        where=one.where,
+                        other=other.where,
+                        what=one.what,
+                        model=one.model,
+                    ),
                     _NEXT_STEP,
                 )
     for _, all_of in groupby(ordered, key=lambda e: (e.provider, e.model)):
@@ -114,8 +121,14 @@ def check_together(entries: Iterable[Entry]) -> None:
         for entry in money:
             if entry.currency != money[0].currency:
                 raise BadFile(
-                    f"{money[0].where} and {entry.where} price {entry.model} in {money[0].currency} and in "
-                    f"{entry.currency}.",
+                    msg(
+                        "{where} and {other} price {model} in {currency} and in {other_currency}.",
+                        where=money[0].where,
+                        other=entry.where,
+                        model=entry.model,
+                        currency=money[0].currency,
+                        other_currency=entry.currency,
+                    ),
                     _NEXT_STEP,
                 )
 
@@ -129,14 +142,19 @@ def amount_in(text: str, what: str, unit: str, where: str) -> Decimal:
     try:
         amount = Decimal(text)
     except InvalidOperation as exc:
-        raise BadFile(f"{where}: “{text}” in “amount” is not a number.", _NEXT_STEP) from exc
+        raise BadFile(
+            msg("{where}: “{text}” in “amount” is not a number.", where=where, text=text), _NEXT_STEP
+        ) from exc
     if not amount.is_finite() or amount < 0:
-        raise BadFile(f"{where}: “{text}” in “amount” is not a price.", _NEXT_STEP)
+        raise BadFile(msg("{where}: “{text}” in “amount” is not a price.", where=where, text=text), _NEXT_STEP)
     if unit == "ktok":
         amount *= 1_000
     most = {"hosting_hour": MOST_PER_HOUR, "batch_factor": Decimal(1)}.get(what, MOST_PER_MTOK)
     if amount > most:
-        raise BadFile(f"{where}: “{text}” in “amount” is far above any known price; check the unit.", _NEXT_STEP)
+        raise BadFile(
+            msg("{where}: “{text}” in “amount” is far above any known price; check the unit.", where=where, text=text),
+            _NEXT_STEP,
+        )
     return amount
 
 
@@ -146,19 +164,27 @@ def _entry(row: dict[str, str | None], where: str) -> Entry:
     optional = ("amount", "currency", "unit") if what == "use" else ("currency",) if what == "batch_factor" else ()
     for name in _NEEDED:
         if not text[name] and name not in optional:
-            raise BadFile(f"{where}: “{name}” is empty.", _NEXT_STEP)
+            raise BadFile(msg("{where}: “{name}” is empty.", where=where, name=name), _NEXT_STEP)
     if what not in USES:
-        raise BadFile(f"{where}: “{what}” in “what” is not one of {', '.join(USES)}.", _NEXT_STEP)
+        raise BadFile(
+            msg("{where}: “{what}” in “what” is not one of {uses}.", where=where, what=what, uses=", ".join(USES)),
+            _NEXT_STEP,
+        )
     if unit not in UNITS[what]:
-        raise BadFile(f"{where}: “{what}” is not priced per “{unit}”.", _NEXT_STEP)
+        raise BadFile(
+            msg("{where}: “{what}” is not priced per “{unit}”.", where=where, what=what, unit=unit), _NEXT_STEP
+        )
     if text["currency"] and not re.fullmatch(r"[A-Z]{3}", text["currency"]):
-        raise BadFile(f"{where}: “{text['currency']}” in “currency” is not a code like USD.", _NEXT_STEP)
+        raise BadFile(
+            msg("{where}: “{currency}” in “currency” is not a code like USD.", where=where, currency=text["currency"]),
+            _NEXT_STEP,
+        )
     days = {name: _day(text, name, where) for name in ("checked", "valid_from", "valid_until")}
     assert days["checked"] is not None  # just seen that it is not empty
     if days["valid_from"] and days["valid_until"] and days["valid_from"] > days["valid_until"]:
-        raise BadFile(f"{where}: “valid_from” is after “valid_until”.", _NEXT_STEP)
+        raise BadFile(msg("{where}: “valid_from” is after “valid_until”.", where=where), _NEXT_STEP)
     if what == "use" and (text["amount"] or days["valid_until"] is None):
-        raise BadFile(f"{where}: “use” needs a last day in “valid_until” and no amount.", _NEXT_STEP)
+        raise BadFile(msg("{where}: “use” needs a last day in “valid_until” and no amount.", where=where), _NEXT_STEP)
     return Entry(
         model=text["model"],
         provider=text["provider"],
@@ -181,4 +207,7 @@ def _day(text: dict[str, str], name: str, where: str) -> date | None:
     try:
         return date.fromisoformat(value)
     except ValueError as exc:
-        raise BadFile(f"{where}: “{value}” in “{name}” is not a date like 2026-11-21.", _NEXT_STEP) from exc
+        raise BadFile(
+            msg("{where}: “{value}” in “{name}” is not a date like 2026-11-21.", where=where, value=value, name=name),
+            _NEXT_STEP,
+        ) from exc

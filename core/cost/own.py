@@ -17,6 +17,7 @@ from core.db.store import Store, hold, new_id
 from core.db.tables import OwnPrice, utcnow
 from core.decimal_input import typed_number
 from core.errors import BadFile, FabulaError, NotFound
+from core.message import msg
 
 USES = ("input", "cached_input", "output", "training", "hosting_hour", "batch_factor", "speech")
 """What a price can be set for."""
@@ -66,22 +67,29 @@ def set_price(
         FabulaError: a name is missing, the amount cannot be one or can be read in two ways, or the actor may only look.
     """
     if actor.role == "viewer":
-        raise FabulaError("Viewers cannot set prices.", "Ask an editor to do it.")
+        raise FabulaError(msg("Viewers cannot set prices."), msg("Ask an editor to do it."))
     provider, model = provider.strip(), model.strip()
     if not provider or not model or len(model) > _LONGEST or len(provider) > 50:
-        raise FabulaError("A price needs a provider and a model.", "Enter both exactly as the provider writes them.")
+        raise FabulaError(
+            msg("A price needs a provider and a model."), msg("Enter both exactly as the provider writes them.")
+        )
     if provider == ENGINE and model != ANY:
         raise FabulaError(
-            "The engine's models have no price per token.", "Enter the cost per hour of this machine instead."
+            msg("The engine's models have no price per token."), msg("Enter the cost per hour of this machine instead.")
         )
     if what not in USES or unit not in UNITS[what] or currency not in CURRENCIES:
-        raise FabulaError(f"“{what}” is not priced per “{unit}”.", "Choose another unit.")
+        raise FabulaError(
+            msg("“{what}” is not priced per “{unit}”.", what=what, unit=unit), msg("Choose another unit.")
+        )
     number = typed_number(amount)
     try:
         parsed = amount_in(number, what, "mtok", model)
         amount_in(number, what, unit, model)
     except BadFile as exc:
-        raise FabulaError(f"“{amount}” is not a price for {model}.", "Enter a number of 0 or more.") from exc
+        raise FabulaError(
+            msg("“{amount}” is not a price for {model}.", amount=amount, model=model),
+            msg("Enter a number of 0 or more."),
+        ) from exc
     _one_currency(store, provider, model, what, currency)
     with store.session() as session:
         hold(session, "own_prices")
@@ -111,11 +119,11 @@ def remove(store: Store, actor: Actor, price_id: str) -> None:
         FabulaError: the actor may only look.
     """
     if actor.role == "viewer":
-        raise FabulaError("Viewers cannot change prices.", "Ask an editor to do it.")
+        raise FabulaError(msg("Viewers cannot change prices."), msg("Ask an editor to do it."))
     with store.session() as session:
         row = session.get(OwnPrice, price_id)
         if row is None or row.deleted_at is not None:
-            raise NotFound("This price was already removed.")
+            raise NotFound(msg("This price was already removed."))
         row.deleted_at = utcnow()
 
 
@@ -166,7 +174,8 @@ def _one_currency(store: Store, provider: str, model: str, what: str, currency: 
     for row in others:
         if what != "batch_factor" and row.what != "batch_factor" and row.currency != currency:
             raise FabulaError(
-                f"Your other prices for {model} are in {row.currency}.", "Enter all prices of a model in one currency."
+                msg("Your other prices for {model} are in {currency}.", model=model, currency=row.currency),
+                msg("Enter all prices of a model in one currency."),
             )
 
 

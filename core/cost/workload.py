@@ -13,6 +13,7 @@ from typing import Literal
 from core.cost.currency import USD, Rate, convert
 from core.cost.prices import MTOK, Price
 from core.errors import FabulaError
+from core.message import msg
 
 HOURS_PER_MONTH = Decimal(24 * 30)
 DAYS_PER_MONTH = Decimal(30)
@@ -59,21 +60,31 @@ class Workload:
         """
         requests, share = self.requests_per_day, self.cached_share
         if requests.is_nan() or not 0 <= requests <= _MOST_REQUESTS:
-            raise FabulaError(f"{requests} stories a day is out of range.", "Enter a number from 0 to 1,000,000,000.")
+            raise FabulaError(
+                msg("{requests} stories a day is out of range.", requests=requests),
+                msg("Enter a number from 0 to 1,000,000,000."),
+            )
         for tokens in (self.prompt_tokens, self.completion_tokens, self.context_tokens):
             if not 0 <= tokens <= _MOST_TOKENS:
                 raise FabulaError(
-                    f"{tokens} tokens per prompt or story is out of range.", "Enter a number from 0 to 100,000,000."
+                    msg("{tokens} tokens per prompt or story is out of range.", tokens=tokens),
+                    msg("Enter a number from 0 to 100,000,000."),
                 )
         if not 0 <= self.training_tokens <= _MOST_TRAINED:
             raise FabulaError(
-                f"{self.training_tokens} tokens in a training file is out of range.",
-                "Enter a number from 0 to 10^15.",
+                msg(
+                    "{training_tokens} tokens in a training file is out of range.", training_tokens=self.training_tokens
+                ),
+                msg("Enter a number from 0 to 10^15."),
             )
         if not 0 <= self.epochs <= _MOST_EPOCHS:
-            raise FabulaError(f"{self.epochs} epochs is out of range.", "Enter a number from 0 to 1,000.")
+            raise FabulaError(
+                msg("{epochs} epochs is out of range.", epochs=self.epochs), msg("Enter a number from 0 to 1,000.")
+            )
         if share.is_nan() or not 0 <= share <= 1:
-            raise FabulaError(f"A cached share of {share} is out of range.", "Enter a number from 0 to 1.")
+            raise FabulaError(
+                msg("A cached share of {share} is out of range.", share=share), msg("Enter a number from 0 to 1.")
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +185,7 @@ def costs(workload: Workload, candidate: Candidate, currency: str = USD, rate: R
         return _local(workload, candidate, month)
     price = candidate.price
     if price is None:
-        return Costs(candidate, None, None, Decimal(0), month, "The price is unknown. Set your own price.")
+        return Costs(candidate, None, None, Decimal(0), month, msg("The price is unknown. Set your own price."))
     tuned = candidate.way == "tuned"
     context = 0 if tuned else workload.context_tokens
     per_request = price.call(
@@ -225,15 +236,17 @@ def _training(price: Price, workload: Workload) -> Decimal | None:
 def _local(workload: Workload, candidate: Candidate, month: Decimal) -> Costs:
     machine = candidate.machine
     if machine is None or machine.tokens_per_s <= 0:
-        return Costs(candidate, None, None, Decimal(0), month, "The speed of this machine has not been measured yet.")
+        return Costs(
+            candidate, None, None, Decimal(0), month, msg("The speed of this machine has not been measured yet.")
+        )
     busy_s = workload.requests_per_day * workload.completion_tokens / machine.tokens_per_s
-    problem = "This machine can't write that many stories in a day." if busy_s > _S_PER_DAY else None
+    problem = msg("This machine can't write that many stories in a day.") if busy_s > _S_PER_DAY else None
     each = machine.per_hour / _S_PER_HOUR / machine.tokens_per_s
     if machine.always_on:
         return Costs(candidate, Decimal(0), Decimal(0), machine.per_hour * HOURS_PER_MONTH, month, problem)
     upfront = _local_training(workload, machine)
     if upfront is None and problem is None:
-        problem = "The training speed of this machine is unknown until a job has finished on it."
+        problem = msg("The training speed of this machine is unknown until a job has finished on it.")
     return Costs(candidate, each * workload.completion_tokens, upfront, Decimal(0), month, problem)
 
 
@@ -252,11 +265,11 @@ def _missing(
 ) -> str | None:
     """Why an amount is not known, in a sentence; None when all are."""
     if not converted:
-        return f"Its prices are in {price.currency}, which has no exchange rate here."
+        return msg("Its prices are in {currency}, which has no exchange rate here.", currency=price.currency)
     if per_request is None and workload.batch and price.call(1, 1) is not None:
-        return "No batch price is known for this model."
+        return msg("No batch price is known for this model.")
     if per_request is None:
-        return "A price needed for this is unknown. Set your own price."
+        return msg("A price needed for this is unknown. Set your own price.")
     if upfront is None:
-        return "The training price is unknown. Set your own price."
+        return msg("The training price is unknown. Set your own price.")
     return None

@@ -14,6 +14,7 @@ from hashlib import blake2b
 import numpy as np
 
 from core.errors import BadTrainingFile
+from core.message import msg
 
 Example = tuple[str, str]
 
@@ -141,7 +142,9 @@ def first_free(usual: Sequence[str], found: Mapping[str, Occurrence], called: st
     for mark in usual:
         if not found[mark].anywhere:
             return mark
-    raise BadTrainingFile(f"Every common {called} occurs in the texts.", "Enter one that does not.")
+    raise BadTrainingFile(
+        msg("Every common {called} occurs in the texts.", called=called), msg("Enter one that does not.")
+    )
 
 
 def occurrences(marks: Sequence[str], texts: Iterable[str]) -> Mapping[str, Occurrence]:

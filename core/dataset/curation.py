@@ -16,12 +16,12 @@ from core.dataset.writing.outcomes import storable
 from core.db.store import Store, in_chunks
 from core.db.tables import Row, utcnow
 from core.errors import FabulaError, NotFound
+from core.message import Message, msg
 
 MOST_CHARACTERS = 100_000  # of one text, as in a file that is read: longer than any model trains on
-BY_HAND = "Left out by hand."
-_HAD_FAILED = "It had failed: "
-_LEFT_OUT = " Left out: "
-_EMPTY = "The completion is empty."
+BY_HAND = msg("Left out by hand.")
+_HAD_FAILED, _LEFT_OUT = "It had failed: ", " Left out: "  # in reasons that earlier versions stored as text
+_EMPTY = msg("The completion is empty.")
 
 
 def exclude(store: Store, actor: Actor, row_ids: Sequence[int], reason: str) -> tuple[int, ...]:
@@ -33,14 +33,14 @@ def exclude(store: Store, actor: Actor, row_ids: Sequence[int], reason: str) -> 
     Args:
         reason: a sentence for people, ending in a full stop.
     """
-    why = storable(reason.strip()) or BY_HAND
+    why = storable(reason if isinstance(reason, Message) else reason.strip()) or BY_HAND
     changed: list[int] = []
     for part in _parts(row_ids):
         with store.session() as session:
             here = select(Row.id, Row.reason).where(Row.id.in_(part), Row.state.not_in(("excluded", "sent")))
             found = session.execute(here.order_by(Row.id).with_for_update()).all()
             for was in {was for _, was in found}:
-                out = f"It had failed: {was} Left out: {why}" if was else why
+                out = msg("It had failed: {was} Left out: {why}", was=was, why=why) if was else why
                 these = update(Row).where(Row.id.in_([id_ for id_, had in found if had == was]))
                 before = func.coalesce(Row.state_before, Row.state)  # an edited row that had failed remembers that
                 values = {"state": "excluded", "state_before": before, "reason": out, "updated_at": utcnow()}
@@ -82,9 +82,11 @@ def edit(store: Store, actor: Actor, row_id: int, text: str) -> bool:
         if text == (row.text or ""):
             return False
         if not text.strip():
-            raise FabulaError("A model learns nothing from a row without text.", "Leave the row out instead.")
+            raise FabulaError(msg("A model learns nothing from a row without text."), msg("Leave the row out instead."))
         if len(text) > MOST_CHARACTERS:
-            raise FabulaError(f"The text is longer than {MOST_CHARACTERS:,} characters.", "Shorten it.")
+            raise FabulaError(
+                msg("The text is longer than {value} characters.", value=f"{MOST_CHARACTERS:,}"), msg("Shorten it.")
+            )
         if row.original_text is not None and text == row.original_text:
             return _revert(row)
         if row.original_text is None:
@@ -108,16 +110,18 @@ def revert(store: Store, actor: Actor, row_id: int) -> bool:
 def _editable(session: Session, row_id: int) -> Row:
     row = _row(session, row_id)
     if row.state == "sent":
-        raise FabulaError("This row is being written.", "Wait until the row is written, or stop the run first.")
+        raise FabulaError(
+            msg("This row is being written."), msg("Wait until the row is written, or stop the run first.")
+        )
     if "pending" in (row.state, row.state_before):
-        raise FabulaError("This row is not written yet.", "Write the story first, then edit it.")
+        raise FabulaError(msg("This row is not written yet."), msg("Write the story first, then edit it."))
     return row
 
 
 def _row(session: Session, row_id: int) -> Row:
     row = session.get(Row, row_id, with_for_update=True)
     if row is None:
-        raise NotFound("This row no longer exists.", "Refresh the list.")
+        raise NotFound(msg("This row no longer exists."), msg("Refresh the list."))
     return row
 
 
@@ -140,6 +144,9 @@ def _state_before(row: Row) -> tuple[str, str | None]:
 
 
 def _reason_before(reason: str | None) -> str | None:
+    if isinstance(reason, Message):
+        was = reason.params.get("was")
+        return was if isinstance(was, str) else None
     if reason is None or not reason.startswith(_HAD_FAILED) or _LEFT_OUT not in reason:
         return None
     return reason.removeprefix(_HAD_FAILED).rpartition(_LEFT_OUT)[0]

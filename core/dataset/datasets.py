@@ -18,6 +18,7 @@ from core.dataset.writing.outcomes import storable
 from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import BadRecipe, NotFound
+from core.message import msg
 
 __all__ = [
     "DatasetSummary",
@@ -117,7 +118,7 @@ def summary(store: Store, dataset_id: str) -> DatasetSummary:
     """
     found = _summaries(store, dataset_id)
     if not found:
-        raise NotFound("This data set no longer exists.", "Choose another one.")
+        raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
     return found[0]
 
 
@@ -168,7 +169,7 @@ def chat_system(store: Store, dataset_id: str) -> str:
     with store.reading() as session:
         found = session.execute(select(Dataset.chat_system, Dataset.recipe).where(Dataset.id == dataset_id)).first()
         if found is None:
-            raise NotFound("This data set no longer exists.", "Choose another one.")
+            raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
         given, grown = found
         return given if given is not None else str((grown or {}).get("system", ""))
 

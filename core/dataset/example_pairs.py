@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from core import i18n
 from core.dataset.presets import DATA
+from core.message import msg
 
 FEWEST, MOST = 5, 200
 """Examples that this form trains on. Of fewer a model learns the examples by heart; more take more than minutes."""
@@ -136,23 +137,36 @@ def check(pairs: Sequence[Pair], rows: Sequence[int] | None = None) -> Checked:
 def _amount(count: int, typed: int) -> list[Finding]:
     """Too few or too many; `typed`: rows with a text on either side."""
     if typed == 0:
-        return [Finding("There are no examples yet. Type, paste or upload at least 5, or start with a sample.", True)]
+        return [
+            Finding(msg("There are no examples yet. Type, paste or upload at least 5, or start with a sample."), True)
+        ]
     if count == 0:
-        return [Finding("No row has both a prompt and an answer. Fill in the missing side of at least 5 rows.", True)]
+        return [
+            Finding(msg("No row has both a prompt and an answer. Fill in the missing side of at least 5 rows."), True)
+        ]
     if count < FEWEST:
         missing = FEWEST - count
         return [
             Finding(
-                f"Too few examples: {count} of at least {FEWEST}. From so few a model repeats the examples instead of "
-                f"learning the task. Add {missing} more; 12 is a good start.",
+                msg(
+                    "Too few examples: {count} of at least {value}. From so few a model repeats the examples instead "
+                    "of learning the task. Add {missing} more; 12 is a good start.",
+                    count=count,
+                    value=FEWEST,
+                    missing=missing,
+                ),
                 True,
             )
         ]
     if count > MOST:
         return [
             Finding(
-                f"Too many examples for this form: {count:,}, and it takes up to {MOST}. Load the file on the Data set "
-                "page: there you can check its quality, split it and choose the settings.",
+                msg(
+                    "Too many examples for this form: {count}, and it takes up to {value}. Load the file on the Data "
+                    "set page: there you can check its quality, split it and choose the settings.",
+                    count=f"{count:,}",
+                    value=MOST,
+                ),
                 True,
             )
         ]
@@ -165,10 +179,19 @@ def _too_long(typed: Sequence[tuple[int, Pair]]) -> list[Finding]:
         return []
     number, length = found[0]
     if len(found) == 1:
-        sentence = f"Row {number} has a text of {length:,} characters; up to {LONGEST_CELL:,} fit here. Shorten it."
+        sentence = msg(
+            "Row {number} has a text of {length} characters; up to {value} fit here. Shorten it.",
+            number=number,
+            length=f"{length:,}",
+            value=f"{LONGEST_CELL:,}",
+        )
     else:
         numbers = _named([number for number, _length in found])
-        sentence = f"Rows {numbers} have texts of more than {LONGEST_CELL:,} characters. Shorten them."
+        sentence = msg(
+            "Rows {numbers} have texts of more than {value} characters. Shorten them.",
+            numbers=numbers,
+            value=f"{LONGEST_CELL:,}",
+        )
     return [Finding(sentence, True)]
 
 
@@ -184,8 +207,12 @@ def _contradictions(complete: Sequence[tuple[int, Pair]]) -> list[Finding]:
             quoted = _quoted(prompt)
             found.append(
                 Finding(
-                    f"Rows {numbers} have the same prompt, “{quoted}”, with different answers. Keep one of them: "
-                    "a model can't learn both.",
+                    msg(
+                        "Rows {numbers} have the same prompt, “{quoted}”, with different answers. Keep one of them: "
+                        "a model can't learn both.",
+                        numbers=numbers,
+                        quoted=quoted,
+                    ),
                     True,
                 )
             )
@@ -196,11 +223,17 @@ def _incomplete(typed: Sequence[tuple[int, Pair]]) -> list[Finding]:
     found = []
     if unanswered := [number for number, pair in typed if not pair.answer]:
         numbers = _named(unanswered)
-        one, several = f"No answer in row {numbers}: left out of training.", f"No answer in rows {numbers}: left out."
+        one, several = (
+            msg("No answer in row {numbers}: left out of training.", numbers=numbers),
+            msg("No answer in rows {numbers}: left out.", numbers=numbers),
+        )
         found.append(Finding(one if len(unanswered) == 1 else several))
     if unasked := [number for number, pair in typed if not pair.prompt]:
         numbers = _named(unasked)
-        one, several = f"No prompt in row {numbers}: left out of training.", f"No prompt in rows {numbers}: left out."
+        one, several = (
+            msg("No prompt in row {numbers}: left out of training.", numbers=numbers),
+            msg("No prompt in rows {numbers}: left out.", numbers=numbers),
+        )
         found.append(Finding(one if len(unasked) == 1 else several))
     return found
 
@@ -215,8 +248,8 @@ def _repeated(complete: Sequence[tuple[int, Pair]]) -> list[Finding]:
         return []
     numbers = _named(again)
     if len(again) == 1:
-        return [Finding(f"Row {numbers} repeats an earlier row: it counts once.")]
-    return [Finding(f"Rows {numbers} repeat earlier rows: each counts once.")]
+        return [Finding(msg("Row {numbers} repeats an earlier row: it counts once.", numbers=numbers))]
+    return [Finding(msg("Rows {numbers} repeat earlier rows: each counts once.", numbers=numbers))]
 
 
 def _same_answers(usable: Sequence[Pair]) -> list[Finding]:
@@ -224,8 +257,10 @@ def _same_answers(usable: Sequence[Pair]) -> list[Finding]:
         return []
     return [
         Finding(
-            "All answers are the same: the model will give this answer to every prompt. "
-            "Add examples with other answers."
+            msg(
+                "All answers are the same: the model will give this answer to every prompt. "
+                "Add examples with other answers."
+            )
         )
     ]
 

@@ -21,6 +21,7 @@ from core.dataset.matrix import CHUNK
 from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import FabulaError, NotFound
+from core.message import msg
 
 T = TypeVar("T")
 
@@ -162,7 +163,7 @@ def write_parquet(store: Store, dataset_id: str, path: Path) -> int:
     with store.reading() as session, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
         dataset = session.get(Dataset, dataset_id)
         if dataset is None:
-            raise NotFound("This data set no longer exists.", "Choose another one.")
+            raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
         query = select(Row.key, Row.column_values, Row.text, Row.split)
         query = query.where(Row.dataset_id == dataset_id, Row.state == "done").order_by(Row.position, Row.id)
         for rows in _batched(session.execute(query.execution_options(yield_per=CHUNK)), CHUNK):

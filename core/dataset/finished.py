@@ -13,6 +13,7 @@ from sqlalchemy import Select, select
 from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import NotFound
+from core.message import msg
 from core.text import cell
 
 
@@ -89,5 +90,5 @@ def _done(dataset_id: str) -> Select[tuple[dict[str, Any], str | None, str | Non
 
 def _known(dataset: Dataset | None) -> Dataset:
     if dataset is None:
-        raise NotFound("This data set no longer exists.", "Choose another one.")
+        raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
     return dataset

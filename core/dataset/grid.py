@@ -10,6 +10,7 @@ from typing import Any
 
 from core.dataset.recipe import Recipe, template_parts
 from core.errors import BadRecipe
+from core.message import msg
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,10 @@ def render(template: str, values: Mapping[str, str]) -> str:
         if name is not None:
             if name not in values:
                 raise BadRecipe(
-                    f"The template names {{{name}}}, but there is no column {name!r}.", "Add the column or remove it."
+                    msg(
+                        "The template names {{{name}}}, but there is no column {column}.", name=name, column=repr(name)
+                    ),
+                    msg("Add the column or remove it."),
                 )
             out.append(values[name])
     return "".join(out)

@@ -13,6 +13,7 @@ from core.dataset.recipe import Recipe, distinct
 from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import BadRecipe
+from core.message import msg
 
 SHAPING = ("template", "system", "provider", "model", "temperature", "top_p", "max_tokens", "seed", "endpoint")
 
@@ -73,10 +74,14 @@ def with_value(recipe: Recipe, column: str, values: Sequence[str]) -> Recipe:
     """
     old = next((c for c in recipe.columns if c.name == column), None)
     if old is None:
-        raise BadRecipe(f"There is no column {column!r}.", "Choose one of the data set's columns.")
+        raise BadRecipe(
+            msg("There is no column {column}.", column=repr(column)), msg("Choose one of the data set's columns.")
+        )
     new = [value for value in distinct(values, old.values) if value not in old.values]
     if not new:
-        raise BadRecipe("There is no new value to add.", f"Enter a value that {column} does not have yet.")
+        raise BadRecipe(
+            msg("There is no new value to add."), msg("Enter a value that {column} does not have yet.", column=column)
+        )
     grown = replace(old, values=(*old.values, *new))
     return replace(recipe, columns=tuple(grown if c is old else c for c in recipe.columns))
 
@@ -85,14 +90,16 @@ def _must_continue(held: Recipe, recipe: Recipe) -> None:
     """Raise BadRecipe unless `recipe` writes the same texts as `held`, only more or fewer of them."""
     if [c.name for c in held.columns] != [c.name for c in recipe.columns]:
         raise BadRecipe(
-            "A data set's columns can't change once it has rows.",
-            "Save this as a new data set; both can be mixed later.",
+            msg("A data set's columns can't change once it has rows."),
+            msg("Save this as a new data set; both can be mixed later."),
         )
     changed = [name for name in SHAPING if getattr(held, name) != getattr(recipe, name)]
     if changed:
         raise BadRecipe(
-            f"The rows of this data set were written in another way: {', '.join(changed)} differs.",
-            "Save this as a new data set; both can be mixed later.",
+            msg(
+                "The rows of this data set were written in another way: {changed} differs.", changed=", ".join(changed)
+            ),
+            msg("Save this as a new data set; both can be mixed later."),
         )
 
 

@@ -21,6 +21,7 @@ from core.dataset.rowlist import Turn, Where, stride
 from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import NotFound
+from core.message import msg
 
 Kind = Literal["cells", "strip", "pairs", "blocks"]
 MOST_SQUARES = 5_000  # a browser draws so many in a blink, and a finger can still hit one
@@ -96,7 +97,7 @@ def draw(store: Store, dataset_id: str, pair: tuple[int, int] | None = None) -> 
     with store.reading() as session:
         dataset = session.get(Dataset, dataset_id)
         if dataset is None:
-            raise NotFound("This data set no longer exists.", "Choose another one.")
+            raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
         columns = tuple(dataset.columns)
         if dataset.recipe is None:
             return _loaded(session, dataset_id, columns)

@@ -26,6 +26,7 @@ from core.dataset.analysis import (
 from core.dataset.planned import Format, Plan
 from core.dataset.preparing import Finding
 from core.errors import BadTrainingFile
+from core.message import msg
 
 __all__ = [
     "LONGEST_PAIR",
@@ -89,7 +90,7 @@ def plan(
     findings = analyse(examples, separator, stop)
     if not findings.usable:
         raise BadTrainingFile(
-            "There is no example to train on.", "Generate rows, or choose a data set with finished rows."
+            msg("There is no example to train on."), msg("Generate rows, or choose a data set with finished rows.")
         )
     if file_format == "chat":
         return Plan(
@@ -102,13 +103,27 @@ def plan(
         stop = there_already(STOPS, completions, texts) or first_free(STOPS, completions, "stop")
     if inside := _inside(separator, prompts, texts):
         raise BadTrainingFile(
-            f"The separator {separator!r} occurs inside {inside:,} prompts.",
-            f"Use one that no prompt contains, for example {first_free(SEPARATORS, prompts, 'separator')!r}.",
+            msg(
+                "The separator {separator} occurs inside {inside} prompts.",
+                separator=repr(separator),
+                inside=f"{inside:,}",
+            ),
+            msg(
+                "Use one that no prompt contains, for example {separator}.",
+                separator=repr(first_free(SEPARATORS, prompts, "separator")),
+            ),
         )
     if inside := _inside(stop, completions, texts):
         raise BadTrainingFile(
-            f"The stop {stop!r} occurs inside {inside:,} completions: the model would learn to end there.",
-            f"Use one that no completion contains, for example {first_free(STOPS, completions, 'stop')!r}.",
+            msg(
+                "The stop {stop} occurs inside {inside} completions: the model would learn to end there.",
+                stop=repr(stop),
+                inside=f"{inside:,}",
+            ),
+            msg(
+                "Use one that no completion contains, for example {stop}.",
+                stop=repr(first_free(STOPS, completions, "stop")),
+            ),
         )
     added_separator = "" if _ended(separator, prompts, texts) else separator
     added_stop = "" if _ended(stop, completions, texts) else stop

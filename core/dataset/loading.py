@@ -23,6 +23,7 @@ from core.dataset.writing.outcomes import storable
 from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadFile, NotFound
+from core.message import msg
 
 Source = Literal["recipe", "sample", "upload", "chat", "examples"]
 Split = Literal["held_out", "train", "validation"]
@@ -67,11 +68,16 @@ def from_frame(
     have = [str(c) for c in frame.columns]
     for column in (*columns, *others, completion_column, *([split_column] if split_column is not None else [])):
         if column not in have:
-            raise BadFile(f"There is no column {column!r}.", f"Choose among: {', '.join(have)}.")
+            raise BadFile(
+                msg("There is no column {column}.", column=repr(column)),
+                msg("Choose among: {have}.", have=", ".join(have)),
+            )
     if not columns or completion_column in columns:
-        raise BadFile("Choose at least one prompt column; it can't be the completion column.", "Choose again.")
+        raise BadFile(
+            msg("Choose at least one prompt column; it can't be the completion column."), msg("Choose again.")
+        )
     if frame.empty:
-        raise BadFile("There are no rows.", "Choose a file that has examples.")
+        raise BadFile(msg("There are no rows."), msg("Choose a file that has examples."))
     splits = [None] * len(frame) if split_column is None else [split_of(_cell(v)) for v in frame[split_column]]
     seen: Counter[tuple[str, ...]] = Counter()
     with store.session() as session:  # all or nothing: half a file would look like the whole
@@ -104,8 +110,11 @@ def split_of(word: str) -> Split | None:
         return _SPLIT_WORDS[word.strip().lower()]
     except KeyError:
         raise BadFile(
-            f"The split column says {word.strip()[:50]!r}, which is none of train, validation and held_out.",
-            "Choose another column, or none; an empty cell leaves a row undecided.",
+            msg(
+                "The split column says {text}, which is none of train, validation and held_out.",
+                text=repr(word.strip()[:50]),
+            ),
+            msg("Choose another column, or none; an empty cell leaves a row undecided."),
         ) from None
 
 
@@ -187,7 +196,7 @@ class _Sample:
 def _read_sample(name: str) -> _Sample:
     path = presets.DATA / "samples" / f"{name}.csv"
     if not name.replace("_", "").isalnum() or not path.is_file():
-        raise NotFound(f"There is no sample called {name}.", "Choose one from the list.")
+        raise NotFound(msg("There is no sample called {name}.", name=name), msg("Choose one from the list."))
     frame = importing.read_table(path.read_bytes(), path.name).frame
     names = [str(column) for column in frame.columns]
     roles = json.loads(path.with_name(_ROLES).read_text(encoding="utf-8")).get(name, {})
@@ -249,7 +258,7 @@ def _row(
         "repeat": repeat,
         "column_values": values,
         "state": "excluded" if blank else "done",
-        "reason": "The completion is empty." if blank else None,
+        "reason": msg("The completion is empty.") if blank else None,
         "text": text,
         "updated_at": utcnow(),
     }

@@ -13,6 +13,7 @@ from core.dataset import grid
 from core.dataset.recipe import Recipe
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadRecipe, NotFound
+from core.message import msg
 
 CHUNK = 1_000  # rows in one transaction: about 50 ms, so that no other writer waits long
 AT_ONCE = 5_000  # rows that a click waits for, a quarter of a second; the run puts the rest of the grid in its place
@@ -48,11 +49,11 @@ def recipe_of(session: Session, dataset_id: str) -> Recipe:
     """
     found = session.execute(select(Dataset.recipe).where(Dataset.id == dataset_id)).first()
     if found is None:
-        raise NotFound("This data set no longer exists.", "Choose another one.")
+        raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
     if found[0] is None:
         raise BadRecipe(
-            "This data set was loaded, not generated: there is no recipe to write more rows with.",
-            "Design a grid to generate rows.",
+            msg("This data set was loaded, not generated: there is no recipe to write more rows with."),
+            msg("Design a grid to generate rows."),
         )
     return Recipe.from_dict(found[0])
 

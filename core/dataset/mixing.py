@@ -17,6 +17,7 @@ from core.dataset.matrix import CHUNK
 from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadTrainingFile, NotFound
+from core.message import msg
 
 _LONGEST_KEY = 64  # characters, as the table has it
 _COPIED = (Row.id, Row.dataset_id, Row.key, Row.repeat, Row.column_values, Row.text, Row.finish_reason, Row.split)
@@ -104,26 +105,31 @@ def mix(store: Store, actor: Actor, name: str, parts: Shares, seed: int = 0, siz
 def _plan(session: Session, parts: Shares, size: int | None) -> tuple[Part, ...]:
     ids = [dataset_id for dataset_id, _share in parts]
     if len(set(ids)) < 2 or len(set(ids)) != len(ids):
-        raise BadTrainingFile("Choose at least two data sets to mix, each of them once.", "Choose other data sets.")
+        raise BadTrainingFile(
+            msg("Choose at least two data sets to mix, each of them once."), msg("Choose other data sets.")
+        )
     if any(not share > 0 for _id, share in parts):
-        raise BadTrainingFile("Give each data set of the mix a share above 0.", "Raise it, or leave the data set out.")
+        raise BadTrainingFile(
+            msg("Give each data set of the mix a share above 0."), msg("Raise it, or leave the data set out.")
+        )
     whole, found = sum(share for _id, share in parts), []
     for dataset_id, share in parts:
         name = session.scalar(select(Dataset.name).where(Dataset.id == dataset_id))
         if name is None:
-            raise NotFound("This data set no longer exists.", "Choose another one.")
+            raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
         available, held_out = (_count(session, dataset_id, where) for where in (_learned(), Row.split == "held_out"))
         if not available:
             raise BadTrainingFile(
-                f"{name} has no finished rows to learn from.", "Generate rows for it first, or leave it out."
+                msg("{name} has no finished rows to learn from.", name=name),
+                msg("Generate rows for it first, or leave it out."),
             )
         found.append(Part(dataset_id, name, share / whole, 0, available, held_out))
     most = min(int(part.available / part.share + 1e-9) for part in found)
     total = most if size is None else size
     if total < 1 or total > most:
         raise BadTrainingFile(
-            f"With these shares, a mix can have 1 to {most:,} rows without repeats.",
-            "Use fewer rows, or give the smallest data set a smaller share.",
+            msg("With these shares, a mix can have 1 to {most} rows without repeats.", most=f"{most:,}"),
+            msg("Use fewer rows, or give the smallest data set a smaller share."),
         )
     rows = splitting.apportion([share for _id, share in parts], total)
     return tuple(

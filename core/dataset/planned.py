@@ -10,6 +10,7 @@ from typing import Literal
 from core.dataset.analysis import Example, Findings, digest, usable
 from core.dataset.preparing import Finding
 from core.errors import BadTrainingFile
+from core.message import msg
 
 Format = Literal["completion", "chat"]
 
@@ -89,7 +90,7 @@ def _fits(text: str, mark: str, added: bool) -> bool:
 
 
 def _changed() -> BadTrainingFile:
-    return BadTrainingFile("The rows have changed while the file was being written.", "Try again.")
+    return BadTrainingFile(msg("The rows have changed while the file was being written."), msg("Try again."))
 
 
 def _line(value: object) -> str:

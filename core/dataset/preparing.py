@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.dataset.analysis import LONGEST_PAIR, SEPARATOR, SEPARATORS, STOPS, Findings
+from core.message import msg
 
 _MOST_ROWS = 20  # row numbers that a finding names
 
@@ -28,40 +29,52 @@ class Finding:
 
 def found(findings: Findings) -> tuple[Finding, ...]:
     """Plain sentences, the good news too: a silent check looks like none."""
-    pairs = f"There are {findings.pairs:,} pairs of prompt and completion."
+    pairs = msg("There are {pairs} pairs of prompt and completion.", pairs=f"{findings.pairs:,}")
     if findings.pairs == 1:
-        pairs = "There is 1 pair of prompt and completion."
+        pairs = msg("There is 1 pair of prompt and completion.")
     sentences = [Finding("pairs", findings.pairs, pairs)]
     for kind, rows, one, many, why in (
         (
             "empty",
             findings.empty,
-            "1 pair has no completion; it is left out.",
-            f"{len(findings.empty):,} pairs have no completion; they are left out.",
-            "A model trained on empty answers gives empty answers.",
+            msg("1 pair has no completion; it is left out."),
+            msg("{empty} pairs have no completion; they are left out.", empty=f"{len(findings.empty):,}"),
+            msg("A model trained on empty answers gives empty answers."),
         ),
         (
             "duplicates",
             findings.duplicates,
-            "1 pair is there twice; one of them is left out.",
-            f"{len(findings.duplicates):,} pairs are repeated; they are left out.",
-            "Duplicates are paid for twice, and the model memorises them.",
+            msg("1 pair is there twice; one of them is left out."),
+            msg("{duplicates} pairs are repeated; they are left out.", duplicates=f"{len(findings.duplicates):,}"),
+            msg("Duplicates are paid for twice, and the model memorises them."),
         ),
         (
             "too_long",
             findings.too_long,
-            f"1 pair has more than {LONGEST_PAIR:,} characters; it is left out.",
-            f"{len(findings.too_long):,} pairs have more than {LONGEST_PAIR:,} characters; they are left out.",
-            "A pair that is too long would lose its end, and its stop with it.",
+            msg("1 pair has more than {value} characters; it is left out.", value=f"{LONGEST_PAIR:,}"),
+            msg(
+                "{too_long} pairs have more than {value} characters; they are left out.",
+                too_long=f"{len(findings.too_long):,}",
+                value=f"{LONGEST_PAIR:,}",
+            ),
+            msg("A pair that is too long would lose its end, and its stop with it."),
         ),
     ):
         if rows:
             sentence = one if len(rows) == 1 else many
             sentences.append(Finding(kind, len(rows), sentence, tuple(r + 1 for r in rows[:_MOST_ROWS]), why))
     if findings.separator:
-        sentences.append(Finding("separator", findings.usable, f"All prompts end with {findings.separator!r}."))
+        sentences.append(
+            Finding(
+                "separator",
+                findings.usable,
+                msg("All prompts end with {separator}.", separator=repr(findings.separator)),
+            )
+        )
     if findings.ending:
-        sentences.append(Finding("ending", findings.usable, f"All completions end with {findings.ending!r}."))
+        sentences.append(
+            Finding("ending", findings.usable, msg("All completions end with {ending}.", ending=repr(findings.ending)))
+        )
     return tuple(sentences)
 
 
@@ -69,36 +82,45 @@ def done(findings: Findings, separator: str, stop: str, leading_space: bool) -> 
     """What is added to prompts and completions; "" is no mark."""
     sentences = []
     if separator:
-        why = "It marks the end of the prompt. No prompt contains it."
+        why = msg("It marks the end of the prompt. No prompt contains it.")
         if separator in SEPARATORS[1:] and findings.in_prompts[SEPARATOR].anywhere:
-            why = f"It marks the end of the prompt. {SEPARATOR!r} can't be used: prompts contain it."
+            why = msg(
+                "It marks the end of the prompt. {value} can't be used: prompts contain it.", value=repr(SEPARATOR)
+            )
         sentences.append(
             Finding(
-                "add_separator", 0, f"{separator!r} is added to every prompt to mark where the answer begins.", why=why
+                "add_separator",
+                0,
+                msg("{separator} is added to every prompt to mark where the answer begins.", separator=repr(separator)),
+                why=why,
             )
         )
     if leading_space:
-        why = "Most tokenizers put a word and the space before it into one token."
-        sentences.append(Finding("add_space", 0, "Every completion begins with a space.", why=why))
+        why = msg("Most tokenizers put a word and the space before it into one token.")
+        sentences.append(Finding("add_space", 0, msg("Every completion begins with a space."), why=why))
     if stop:
-        why = "The model learns to stop there; use it as the stop when you call the model."
+        why = msg("The model learns to stop there; use it as the stop when you call the model.")
         if stop in STOPS[1:] and (taken := findings.in_completions[STOPS[0]].anywhere):
-            why = f"The model learns to stop there. {STOPS[0]!r} can't be used: {taken:,} completions contain it."
-        sentence = f"{stop!r} is added to every completion; no completion contains it."
+            why = msg(
+                "The model learns to stop there. {value} can't be used: {taken} completions contain it.",
+                value=repr(STOPS[0]),
+                taken=f"{taken:,}",
+            )
+        sentence = msg("{stop} is added to every completion; no completion contains it.", stop=repr(stop))
         sentences.append(Finding("add_stop", 0, sentence, why=why))
     return tuple(sentences)
 
 
 def chat(system: str) -> tuple[Finding, ...]:
     """What a chat file has in place of marks."""
-    why = "Chat models use roles to mark where an answer begins and ends, so no separator or stop is added."
-    turns = Finding("roles", 0, "The prompt is the user's turn, the completion the assistant's.", why=why)
+    why = msg("Chat models use roles to mark where an answer begins and ends, so no separator or stop is added.")
+    turns = Finding("roles", 0, msg("The prompt is the user's turn, the completion the assistant's."), why=why)
     if not system:
         return (turns,)
     said = Finding(
         "system",
         0,
-        "Every conversation begins with the system text.",
-        why="Use the same one when you call the model.",
+        msg("Every conversation begins with the system text."),
+        why=msg("Use the same one when you call the model."),
     )
     return (turns, said)

@@ -11,6 +11,7 @@ from typing import Any
 
 from core.dataset.recipe import Recipe
 from core.errors import NotFound
+from core.message import msg
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 
@@ -57,7 +58,7 @@ def get(preset_id: str | None = None, language: str | None = None) -> Preset:
     for item in load(language):
         if preset_id in (None, item.id):
             return item
-    raise NotFound(f"There is no preset {preset_id!r}.", "Choose one from the list.")
+    raise NotFound(msg("There is no preset {preset_id}.", preset_id=repr(preset_id)), msg("Choose one from the list."))
 
 
 def column_name(name: str, language: str) -> str:

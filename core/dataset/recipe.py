@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from core import packaged
 from core.errors import BadRecipe
+from core.message import msg
 from core.text import canonical
 
 AskedAt = Literal["auto", "chat", "completion"]
@@ -66,26 +67,35 @@ class Recipe:
         for field in fields:
             if field not in names:
                 raise BadRecipe(
-                    f"The template names {{{field}}}, but there is no column {field!r}.",
-                    f"Add the column, or use one of: {', '.join(f'{{{n}}}' for n in names)}.",
+                    msg(
+                        "The template names {{{name}}}, but there is no column {column}.",
+                        name=field,
+                        column=repr(field),
+                    ),
+                    msg("Add the column, or use one of: {names}.", names=", ".join(f"{{{n}}}" for n in names)),
                 )
         _check_numbers(self)
 
     def warnings(self) -> list[str]:
         """What a person should know before they start; the recipe can be run all the same."""
-        found = []
+        found: list[str] = []
         rows = self.rows()
         if rows > MANY_ROWS:
             found.append(
-                f"This grid has {rows:,} rows. You can stop and resume it at any time; fewer values or "
-                "repeats give a result sooner."
+                msg(
+                    "This grid has {rows} rows. You can stop and resume it at any time; fewer values or "
+                    "repeats give a result sooner.",
+                    rows=f"{rows:,}",
+                )
             )
         used = set(template_fields(self.template))
         for column in self.columns:
             if column.name not in used and len(column.values) > 1:
-                found.append(f"The template does not use {column.name}: all its values get the same prompt.")
+                found.append(
+                    msg("The template does not use {name}: all its values get the same prompt.", name=column.name)
+                )
         if rows == 1:
-            found.append("This grid has one row. Give a column more values, or raise the repeats.")
+            found.append(msg("This grid has one row. Give a column more values, or raise the repeats."))
         return found
 
     def rows(self) -> int:
@@ -112,7 +122,7 @@ class Recipe:
             known = {name: data[name] for name in cls.__dataclass_fields__ if name in data and name != "columns"}
             return cls(columns=columns, **known)
         except (KeyError, TypeError) as exc:
-            raise BadRecipe("This recipe is not complete.", "Define the grid again.") from exc
+            raise BadRecipe(msg("This recipe is not complete."), msg("Define the grid again.")) from exc
 
 
 def values_of(text: str, known: Collection[str] = ()) -> tuple[str, ...]:
@@ -155,16 +165,19 @@ def template_parts(template: str) -> list[tuple[str, str | None]]:
         BadRecipe: no text, or braces that do not fit.
     """
     if not template.strip():
-        raise BadRecipe("The template is empty.", "Write the prompt, with {column} where a value belongs.")
+        raise BadRecipe(msg("The template is empty."), msg("Write the prompt, with {{column}} where a value belongs."))
     if len(template) > _LONGEST_TEMPLATE:
         raise BadRecipe(
-            f"The template is longer than {_LONGEST_TEMPLATE:,} characters.", "No model reads that much; shorten it."
+            msg("The template is longer than {value} characters.", value=f"{_LONGEST_TEMPLATE:,}"),
+            msg("No model reads that much; shorten it."),
         )
     parts: list[tuple[str, str | None]] = []
     try:
         for text, name, spec, conversion in Formatter().parse(template):
             if name == "":
-                raise BadRecipe("The template has empty braces {}.", "Put a column name between the braces.")
+                raise BadRecipe(
+                    msg("The template has empty braces {{}}."), msg("Put a column name between the braces.")
+                )
             if name is not None:  # what looks like a format belongs to the name: {a:b} asks for a column "a:b"
                 name += (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
             parts.append((text, name))
@@ -172,35 +185,48 @@ def template_parts(template: str) -> list[tuple[str, str | None]]:
         if isinstance(exc, BadRecipe):
             raise
         raise BadRecipe(
-            "The braces of the template do not match.", "Write {{ and }} where you mean the braces themselves."
+            msg("The braces of the template do not match."),
+            msg("Write {{{{ and }}}} where you mean the braces themselves."),
         ) from exc
     return parts
 
 
 def _check_columns(columns: tuple[Column, ...]) -> None:
     if not columns:
-        raise BadRecipe("The grid is empty: it has no column.", "Add a column with at least one value.")
+        raise BadRecipe(msg("The grid is empty: it has no column."), msg("Add a column with at least one value."))
     names = [c.name for c in columns]
     for column in columns:
         if not column.name.strip():
-            raise BadRecipe("A column has no name.", "Enter the name that the template uses.")
+            raise BadRecipe(msg("A column has no name."), msg("Enter the name that the template uses."))
         if set(column.name) & set("{}\r\n\0"):
-            raise BadRecipe(f"A column cannot be called {column.name!r}.", "Use a name without braces and line breaks.")
+            raise BadRecipe(
+                msg("A column cannot be called {name}.", name=repr(column.name)),
+                msg("Use a name without braces and line breaks."),
+            )
         if names.count(column.name) > 1:
-            raise BadRecipe(f"Two columns are called {column.name}.", "Give each column a different name.")
+            raise BadRecipe(
+                msg("Two columns are called {name}.", name=column.name), msg("Give each column a different name.")
+            )
         if not column.values:
-            raise BadRecipe(f"The grid is empty: {column.name} has no values.", "Give it at least one value.")
+            raise BadRecipe(
+                msg("The grid is empty: {name} has no values.", name=column.name), msg("Give it at least one value.")
+            )
         value, count = Counter(map(canonical, column.values)).most_common(1)[0]
         if count > 1 and value:
             alike = [v for v in column.values if canonical(v) == value]
             raise BadRecipe(
-                f"{column.name} has the value {value!r} twice."
+                msg("{name} has the value {value} twice.", name=column.name, value=repr(value))
                 if len(set(alike)) < len(alike)
-                else f"{column.name} has {count} values that look like {value!r}.",
-                "Remove one; repeats give more stories per cell.",
+                else msg(
+                    "{name} has {count} values that look like {value}.",
+                    name=column.name,
+                    count=count,
+                    value=repr(value),
+                ),
+                msg("Remove one; repeats give more stories per cell."),
             )
         if any("\0" in v or not canonical(v) for v in column.values):
-            raise BadRecipe(f"{column.name} has an empty value.", "Remove it, or enter a text.")
+            raise BadRecipe(msg("{name} has an empty value.", name=column.name), msg("Remove it, or enter a text."))
 
 
 def _check_numbers(recipe: Recipe) -> None:
@@ -212,13 +238,25 @@ def _check_numbers(recipe: Recipe) -> None:
     ):
         value = getattr(recipe, name)
         if not low <= value <= high:  # also False for NaN
-            raise BadRecipe(f"{name} is {value}, but must be between {low:,} and {high:,}.", "Choose another number.")
+            raise BadRecipe(
+                msg(
+                    "{name} is {value}, but must be between {low} and {high}.",
+                    name=name,
+                    value=value,
+                    low=f"{low:,}",
+                    high=f"{high:,}",
+                ),
+                msg("Choose another number."),
+            )
     if recipe.endpoint not in get_args(AskedAt):
-        raise BadRecipe(f"A model cannot be asked at {recipe.endpoint!r}.", "Choose auto, chat or completion.")
+        raise BadRecipe(
+            msg("A model cannot be asked at {endpoint}.", endpoint=repr(recipe.endpoint)),
+            msg("Choose auto, chat or completion."),
+        )
     if not recipe.model.strip() or not recipe.provider.strip():
-        raise BadRecipe("No model is chosen.", "Choose the model that writes.")
+        raise BadRecipe(msg("No model is chosen."), msg("Choose the model that writes."))
     if recipe.rows() > MOST_ROWS:
         raise BadRecipe(
-            f"This grid has {recipe.rows():,} rows; the limit is {MOST_ROWS:,}.",
-            "Use fewer values or fewer repeats, or make several data sets.",
+            msg("This grid has {rows} rows; the limit is {value}.", rows=f"{recipe.rows():,}", value=f"{MOST_ROWS:,}"),
+            msg("Use fewer values or fewer repeats, or make several data sets."),
         )

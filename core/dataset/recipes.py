@@ -16,6 +16,7 @@ from core.db import tables
 from core.db.store import Store, hold, new_id
 from core.db.tables import Dataset, utcnow
 from core.errors import BadRecipe, NotFound
+from core.message import msg
 
 _LONGEST_NAME = 200  # characters, as the table has it
 _SHOWN = (  # what a list shows: the fields of SavedRecipe, in their order
@@ -120,7 +121,7 @@ def undelete(store: Store, actor: Actor, family: str) -> None:
     """
     with store.session() as session:
         if not session.scalar(select(func.count()).where(tables.Recipe.family == family)):
-            raise NotFound("This recipe no longer exists.", "Choose another one.")
+            raise NotFound(msg("This recipe no longer exists."), msg("Choose another one."))
         _set(session, family, deleted_at=None)
 
 
@@ -157,14 +158,14 @@ def mark(store: Store, actor: Actor, dataset_id: str, recipe_id: str) -> None:
         _row(session, recipe_id)
         dataset = session.get(Dataset, dataset_id)
         if dataset is None:
-            raise NotFound("This data set no longer exists.", "Choose another one.")
+            raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
         dataset.recipe_id = recipe_id
 
 
 def _name(name: str) -> str:
     named = storable(" ".join(name.split()))[:_LONGEST_NAME]
     if not named:
-        raise BadRecipe("The recipe has no name.", "Give it a name so that you can find it.")
+        raise BadRecipe(msg("The recipe has no name."), msg("Give it a name so that you can find it."))
     return named
 
 
@@ -189,7 +190,7 @@ def _set(session: Session, family: str, **values: object) -> None:
 def _row(session: Session, recipe_id: str) -> tables.Recipe:
     row = session.get(tables.Recipe, recipe_id)
     if row is None or row.deleted_at is not None:
-        raise NotFound("This recipe no longer exists.", "Choose another one.")
+        raise NotFound(msg("This recipe no longer exists."), msg("Choose another one."))
     return row
 
 
@@ -197,7 +198,7 @@ def _newest_of(session: Session, family: str) -> tables.Recipe:
     mine = select(tables.Recipe).where(tables.Recipe.family == family, tables.Recipe.deleted_at.is_(None))
     newest = session.scalar(mine.order_by(tables.Recipe.version.desc()).limit(1))
     if newest is None:
-        raise NotFound("This recipe no longer exists.", "Choose another one.")
+        raise NotFound(msg("This recipe no longer exists."), msg("Choose another one."))
     return newest
 
 

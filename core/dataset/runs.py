@@ -16,6 +16,7 @@ from core.dataset.writing.starting import enqueue, must_be_missing, queue_again,
 from core.db.store import Store
 from core.db.tables import Batch, Dataset, Run
 from core.errors import BadRecipe
+from core.message import msg
 
 __all__ = [
     "ACTIVE",
@@ -100,7 +101,9 @@ def raise_budget(store: Store, actor: Actor, run_id: str, budget_usd: Decimal | 
         BadRecipe: this is no amount.
     """
     if budget_usd is not None and not (budget_usd.is_finite() and budget_usd > 0):
-        raise BadRecipe(f"A budget of ${budget_usd} buys nothing.", "Enter an amount above zero.")
+        raise BadRecipe(
+            msg("A budget of ${budget_usd} buys nothing.", budget_usd=budget_usd), msg("Enter an amount above zero.")
+        )
     with store.session() as session:
         orders.locked(session, run_id).budget_usd = budget_usd
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import FabulaError
+from core.message import msg
 
 _Numbers = npt.NDArray[np.uint64]
 _ENOUGH = 2  # rows that a stratum has on average: with fewer, a share of each means nothing
@@ -45,7 +46,10 @@ def split(
         FabulaError: the share is out of bounds.
     """
     if not 0 <= share <= _MOST_SHARE:
-        raise FabulaError(f"The share for validation is {share}, but must be between 0 and 0.9.", "Choose another one.")
+        raise FabulaError(
+            msg("The share for validation is {share}, but must be between 0 and 0.9.", share=share),
+            msg("Choose another one."),
+        )
     return choose(keys, cells, round(share * len(keys)), seed, alike)
 
 

@@ -21,6 +21,7 @@ from core.dataset.writing.outcomes import storable
 from core.db.store import Store, hold, new_id
 from core.db.tables import Dataset, DatasetVersion, Row, VersionExample
 from core.errors import BadTrainingFile, NotFound
+from core.message import msg
 
 _LONGEST_NOTE = 1_000
 _LONGEST_LABEL = 100  # characters: a longer completion is no label
@@ -91,11 +92,13 @@ def freeze(
     with store.reading() as session:  # the long part, while others write
         dataset = session.get(Dataset, dataset_id)
         if dataset is None:
-            raise NotFound("This data set no longer exists.", "Choose another one.")
+            raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
         chosen = _chosen(session, dataset, validation_share, seed)
         counted = Counter(part for _id, part in chosen)
         if not counted["train"]:
-            raise BadTrainingFile("No rows would be left to train on.", "Generate or load rows that are not held out.")
+            raise BadTrainingFile(
+                msg("No rows would be left to train on."), msg("Generate or load rows that are not held out.")
+            )
         sha256 = _sha256(_examples(session, dataset, chosen))
     with store.session() as session:  # all or nothing: half a version would be a wrong one
         hold(session, "dataset_versions")
@@ -138,7 +141,7 @@ def get(store: Store, version_id: str) -> Version:
     with store.reading() as session:
         version = session.get(DatasetVersion, version_id)
         if version is None:
-            raise NotFound("This version no longer exists.", "Choose another one.")
+            raise NotFound(msg("This version no longer exists."), msg("Choose another one."))
         return _view(version)
 
 

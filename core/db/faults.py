@@ -7,43 +7,49 @@ import sqlite3
 from sqlalchemy import exc as sa_exc
 
 from core.errors import DatabaseLost, StorageFull
+from core.message import msg
 
 _FULL = (
-    "The disk that holds Fabula's database is full.",
-    "Nothing saved so far is lost. Free some space, then continue.",
+    msg("The disk that holds Fabula's database is full."),
+    msg("Nothing saved so far is lost. Free some space, then continue."),
 )
 _LOCKED = (
-    "The database is busy: another program has locked it.",
-    "Nothing saved so far is lost. Close the other program, or try again in a minute.",
+    msg("The database is busy: another program has locked it."),
+    msg("Nothing saved so far is lost. Close the other program, or try again in a minute."),
 )
 _READ_ONLY = (
-    "The database cannot be written: it is read-only.",
-    "Give Fabula write permission to its home folder (`FABULA_HOME`), then try again.",
+    msg("The database cannot be written: it is read-only."),
+    msg("Give Fabula write permission to its home folder (`FABULA_HOME`), then try again."),
 )
 _GONE = (
-    "The database cannot be reached.",
-    "Paid requests are stopped. Check that the database and its folder exist (`FABULA_HOME`, `DATABASE_URL`).",
+    msg("The database cannot be reached."),
+    msg("Paid requests are stopped. Check that the database and its folder exist (`FABULA_HOME`, `DATABASE_URL`)."),
 )
 _UNUSABLE = (
-    "The database file cannot be opened, read or written.",
-    "Paid requests are stopped. Check that Fabula may write to its home folder (`FABULA_HOME`), and that its disk is "
-    "not read-only.",
+    msg("The database file cannot be opened, read or written."),
+    msg(
+        "Paid requests are stopped. Check that Fabula may write to its home folder (`FABULA_HOME`), and that its disk "
+        "is not read-only."
+    ),
 )
 _DAMAGED = (
-    "The database file is damaged or is not a database.",
-    "Paid requests are stopped. Restore a backup, or move the file away and restart: Fabula then starts an empty one.",
+    msg("The database file is damaged or is not a database."),
+    msg(
+        "Paid requests are stopped. Restore a backup, or move the file away and restart: "
+        "Fabula then starts an empty one."
+    ),
 )
 _NO_RIGHTS = (
-    "The database does not let Fabula write: its permissions were revoked.",
-    "Nothing saved so far is lost. Restore the database user's permissions; Fabula then continues.",
+    msg("The database does not let Fabula write: its permissions were revoked."),
+    msg("Nothing saved so far is lost. Restore the database user's permissions; Fabula then continues."),
 )
 _NO_TABLES = (
-    "The database has lost tables that Fabula needs.",
-    "Restore a backup of the database, then restart Fabula.",
+    msg("The database has lost tables that Fabula needs."),
+    msg("Restore a backup of the database, then restart Fabula."),
 )
 _CROWDED = (
-    "The database has no free connection: there are too many requests at once.",
-    "Nothing saved so far is lost. Try again in a minute.",
+    msg("The database has no free connection: there are too many requests at once."),
+    msg("Nothing saved so far is lost. Try again in a minute."),
 )
 
 # https://www.sqlite.org/rescode.html, primary result codes

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
 from core.errors import FabulaError
+from core.message import msg
 
 logging.getLogger("alembic").setLevel(logging.WARNING)  # a start is no news
 _FOLDER = Path(__file__).parent / "migrations"
@@ -45,8 +46,8 @@ def upgrade(engine: Engine) -> None:
             command.upgrade(config, "head")
         except CommandError as exc:
             raise FabulaError(
-                "This database was written by a newer version of Fabula.",
-                "Update Fabula, or set `FABULA_HOME` (or `DATABASE_URL`) to another place.",
+                msg("This database was written by a newer version of Fabula."),
+                msg("Update Fabula, or set `FABULA_HOME` (or `DATABASE_URL`) to another place."),
             ) from exc
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from core import message
 from core.db.store import Store, new_id
 
 Entry = dict[str, Any]
@@ -148,12 +149,15 @@ def _accepted(line: bytes, accept: Callable[[Entry], bool]) -> bool:
         entry = json.loads(line)
     except ValueError:
         return False
-    return isinstance(entry, dict) and accept(entry)
+    return isinstance(entry, dict) and accept(
+        {k: message.loads(v) if isinstance(v, str) else v for k, v in entry.items()}
+    )
 
 
 def _line(entry: Entry) -> bytes:
     """JSON without a raw line separator inside, so that a line is one entry."""
-    return json.dumps({"id": new_id(), **entry}, default=str, separators=(",", ":")).encode() + b"\n"
+    stored = {name: message.dumps(value) if isinstance(value, str) else value for name, value in entry.items()}
+    return json.dumps({"id": new_id(), **stored}, default=str, separators=(",", ":")).encode() + b"\n"
 
 
 def _append(path: Path, data: bytes) -> None:

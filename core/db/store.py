@@ -23,6 +23,7 @@ from core.db.database_file import DatabaseFile
 from core.db.faults import damaged, storage_fault
 from core.db.migrate import upgrade
 from core.errors import DatabaseLost, StorageFull
+from core.message import msg
 from core.settings import Settings
 
 _BUSY_MS = 30_000  # SQLite lets one writer in at a time; commits take milliseconds, so half a minute is "never"
@@ -33,8 +34,8 @@ _IDLE_POSTGRES = 20  # connections kept open: worker threads and page polls toge
 _IDLE_SQLITE = 10  # opening one takes 1.6 ms; each one that is kept holds up to 2 MB of pages and two descriptors
 _CHUNK = 500  # ids in one statement
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_FREE_SPACE = "Free some space, or set `FABULA_HOME` to a folder on another disk."
-_GIVE_PERMISSION = "Give Fabula write permission to it, or set `FABULA_HOME` to a folder that Fabula may write to."
+_FREE_SPACE = msg("Free some space, or set `FABULA_HOME` to a folder on another disk.")
+_GIVE_PERMISSION = msg("Give Fabula write permission to it, or set `FABULA_HOME` to a folder that Fabula may write to.")
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: sorts as it counts
 
 Id = TypeVar("Id", int, str)
@@ -221,11 +222,15 @@ def _create_folders(settings: Settings) -> None:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as exc:
             raise StorageFull(
-                f"The folder {folder} cannot be created: {os.strerror(exc.errno or 0)}.",
+                msg(
+                    "The folder {folder} cannot be created: {reason}.",
+                    folder=folder,
+                    reason=os.strerror(exc.errno or 0),
+                ),
                 _FREE_SPACE if exc.errno in _NO_SPACE else _GIVE_PERMISSION,
             ) from exc
         if not os.access(folder, os.W_OK | os.X_OK):  # also where it lies on a read-only disk
-            raise StorageFull(f"The folder {folder} cannot be written to.", _GIVE_PERMISSION)
+            raise StorageFull(msg("The folder {folder} cannot be written to.", folder=folder), _GIVE_PERMISSION)
 
 
 def check_pages(engine: Engine) -> None:

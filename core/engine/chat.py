@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from core.engine.training_line import CHATML_MARKS, GEMMA_MARKS, BadLine, Message, message, without_marks
+from core.message import msg
 
 Role = Literal["system", "user", "assistant"]
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -106,5 +107,5 @@ def parse(raw: object) -> tuple[Message, ...]:
         BadLine: with a sentence that names the message (counted from 1) and what is wrong.
     """
     if not isinstance(raw, list) or not raw:
-        raise BadLine("shape", "It is not a list with messages in it.")
+        raise BadLine("shape", msg("It is not a list with messages in it."))
     return tuple(message(number, one) for number, one in enumerate(raw, start=1))

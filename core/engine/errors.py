@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import sqlite3
 
+from core.message import structure
+
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -37,7 +39,8 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, object]:
         """The JSON body: `{"error": {…}}`."""
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        said = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": {**said, **structure(self.message)}}
 
 
 def bad_value(param: str, message: str) -> ApiError:

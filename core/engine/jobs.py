@@ -20,6 +20,7 @@ from core.engine.journal import say
 from core.engine.models import Models
 from core.engine.requests import json_body, query_limit
 from core.engine.store import Checkpoint, Event, Job, Row, Status, Store, to_json
+from core.message import msg
 
 ALIVE: tuple[Status, ...] = ("validating_files", "queued", "running")
 _MAX_PAGE = 1000
@@ -69,20 +70,20 @@ class Jobs:
             request,
             (*ALIVE, "paused"),
             "cancelled",
-            "The job was cancelled.",
+            msg("The job was cancelled."),
             finished_at=_now(),
             estimated_finish=None,
         )
 
     def pause(self, request: Request) -> Response:
         """POST …/pause: the trainer saves and leaves; `resume` goes on at the same step."""
-        return self._move(request, ("queued", "running"), "paused", "The job was paused.", estimated_finish=None)
+        return self._move(request, ("queued", "running"), "paused", msg("The job was paused."), estimated_finish=None)
 
     def resume(self, request: Request) -> Response:
         """POST …/resume: back into the queue. A job that failed while it trained may be tried again, too."""
         cleared = {"error": None, "finished_at": None}
         started = "status != 'failed' OR started_at IS NOT NULL"
-        return self._move(request, ("paused", "failed"), "queued", "The job was resumed.", started, **cleared)
+        return self._move(request, ("paused", "failed"), "queued", msg("The job was resumed."), started, **cleared)
 
     def _shape(self, job: Job) -> shapes.Json:
         """A job as the API shows it, with its place in line while it waits."""
@@ -101,13 +102,15 @@ class Jobs:
         start = self._models.find(wanted.model)
         base = self._models.base(start.base)
         if (reason := self._models.not_trainable(base)) is not None:
-            message = f"The model {base.name} can be served here, not trained: {reason}."
+            message = msg("The model {name} can be served here, not trained: {reason}.", name=base.name, reason=reason)
             raise ApiError(400, message, param="model", code="model_not_trainable")
         checked = self._check(wanted.training_file, "training_file")
         if wanted.validation_file and self._check(wanted.validation_file, "validation_file").format != checked.format:
-            raise bad_value("validation_file", "The training file and the validation file differ in format.")
+            raise bad_value("validation_file", msg("The training file and the validation file differ in format."))
         if checked.format == "chat" and chat.template_for(base.card.architecture) is None:
-            raise bad_value("training_file", f"{base.name} has no chat format here; use prompt and completion.")
+            raise bad_value(
+                "training_file", msg("{name} has no chat format here; use prompt and completion.", name=base.name)
+            )
         both = start.adapter is not None and start.format != checked.format
         multiplier = wanted.learning_rate_multiplier
         job = Job(
@@ -134,10 +137,20 @@ class Jobs:
         try:
             file = self._files.find(file_id)
             if file.purpose != PURPOSE:
-                raise bad_value(param, f"{file_id} has the purpose '{file.purpose}', not '{PURPOSE}'.")
+                raise bad_value(
+                    param,
+                    msg(
+                        "{file_id} has the purpose '{purpose}', not '{value}'.",
+                        file_id=file_id,
+                        purpose=file.purpose,
+                        value=PURPOSE,
+                    ),
+                )
             return validate.check(self._files.path(file.id))
         except validate.BadTrainingFile as exc:
-            raise ApiError(400, f"{file_id}: {exc}", param=param, code="invalid_training_file") from exc
+            raise ApiError(
+                400, msg("{file_id}: {exc}", file_id=file_id, exc=exc), param=param, code="invalid_training_file"
+            ) from exc
         except FileNotFoundError as exc:
             raise _gone(file_id, param) from exc
         except ApiError as exc:
@@ -157,8 +170,12 @@ class Jobs:
                     shutil.rmtree(folder, ignore_errors=True)
                     return twin
                 self._store.add(job)
-                say(self._store, job.id, f"Created fine-tuning job: {job.id}")
-                say(self._store, job.id, f"Validating training file: {job.training_file}")
+                say(self._store, job.id, msg("Created fine-tuning job: {id}", id=job.id))
+                say(
+                    self._store,
+                    job.id,
+                    msg("Validating training file: {training_file}", training_file=job.training_file),
+                )
             return job
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -170,7 +187,7 @@ class Jobs:
             try:
                 _link(adapter, folder / "start.gguf")
             except FileNotFoundError as exc:
-                message = f"The model '{job.model}' was deleted."
+                message = msg("The model '{model}' was deleted.", model=job.model)
                 raise ApiError(404, message, param="model", code="model_not_found") from exc
         for param, file_id in zip(SOURCES, (job.training_file, job.validation_file), strict=True):
             if file_id is not None:
@@ -201,7 +218,12 @@ class Jobs:
             if not self._store.update(Job, job.id, where=f"status IN ({names}) AND ({also})", status=after, **values):
                 status = self._find(request).status
                 verb = request.url.path.rpartition("/")[2]
-                message = f"The job {job.id} cannot be {_PAST[verb]}: its status is '{status}'."
+                message = msg(
+                    "The job {id} cannot be {verb}: its status is '{status}'.",
+                    id=job.id,
+                    verb=_PAST[verb],
+                    status=status,
+                )
                 raise ApiError(400, message, code="invalid_job_status")
             say(self._store, job.id, message)
         self._wake()
@@ -221,7 +243,7 @@ class Jobs:
         try:
             rows, more = self._store.page(kind, where, values, after=after, limit=limit)
         except KeyError as exc:
-            raise bad_value("after", f"'after' names nothing that is there: {after}") from exc
+            raise bad_value("after", msg("'after' names nothing that is there: {after}", after=after)) from exc
         return JSONResponse(shapes.page([shape(row) for row in rows], more))
 
 
@@ -237,14 +259,14 @@ def _metadata_filter(request: Request) -> tuple[str, Sequence[str]]:
     ]
     if request.query_params.get("metadata") == "null":
         if pairs:
-            raise bad_value("metadata", "'metadata=null' and 'metadata[key]=value' cannot be combined.")
+            raise bad_value("metadata", msg("'metadata=null' and 'metadata[key]=value' cannot be combined."))
         return "metadata IS NULL", []
     where = " AND ".join(["1", *[_HAS_METADATA] * len(pairs)])
     return where, [each for pair in pairs for each in pair]
 
 
 def _gone(file_id: str, param: str) -> ApiError:
-    message = f"There is no file {file_id}. It may have been deleted; upload it again."
+    message = msg("There is no file {file_id}. It may have been deleted; upload it again.", file_id=file_id)
     return ApiError(400, message, param=param, code="file_not_found")
 
 

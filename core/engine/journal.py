@@ -16,6 +16,7 @@ from core.engine import ids
 from core.engine.store import Checkpoint, Event, Job, Store, TunedModel, to_json
 from core.engine.tail import Tail
 from core.engine.trainer.job import MEASURED_STEPS, read_lines
+from core.message import msg, structure
 
 _LEVELS = frozenset({"info", "warn", "error"})
 
@@ -152,7 +153,13 @@ def _checkpoints(store: Store, job: Job, folder: Path, home: Path) -> None:
         metrics = _measured(row.get("metrics") or {})
         at = int(row.get("at") or time.time())
         store.add(Checkpoint(ids.new("ftckpt"), job.id, at, step, model, to_json({"step": step, **metrics})))
-        say(store, job.id, f"Checkpoint created at step {step}: {model}", step=step, model=model)
+        say(
+            store,
+            job.id,
+            msg("Checkpoint created at step {step}: {model}", step=step, model=model),
+            step=step,
+            model=model,
+        )
         known.add(step)
 
 
@@ -172,7 +179,7 @@ def _measured(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _add(store: Store, job_id: str, entry: _Entry) -> None:
-    data = to_json(entry.data)
+    data = to_json({**entry.data, **structure(entry.message)})
     store.add(Event(ids.new("ftevent"), job_id, int(entry.at), entry.level, entry.message, entry.type, data))
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from core.engine import chat, tokens, validate
 from core.engine.llama import Base
 from core.engine.tokens import Encoded, Example
 from core.engine.training_line import BadLine, Conversation, Pair
+from core.message import msg, sentences, structure
 
 _NAMED = 10  # over-long lines named in one message
 _ASK_EVERY_S = 0.5  # how soon a cancelled job stops being prepared
@@ -22,9 +24,9 @@ class JobFailed(Exception):
         super().__init__(message)
         self.message, self.code, self.param = message, code, param
 
-    def error(self) -> dict[str, str | None]:
+    def error(self) -> dict[str, Any]:
         """The `error` of a job object."""
-        return {"code": self.code, "message": self.message, "param": self.param}
+        return {"code": self.code, "message": self.message, "param": self.param, **structure(self.message)}
 
 
 class Dropped(Exception):
@@ -51,23 +53,32 @@ def prepare(
                     raise Dropped
             made = tokens.encode(as_example(example, base), tokenize, base.card.bos, base.card.eos)
             if len(made.tokens) > base.context:
-                too_long.append(f"Line {number} has {len(made.tokens)} tokens.")
+                too_long.append(msg("Line {number} has {tokens} tokens.", number=number, tokens=len(made.tokens)))
             yield made
 
     try:
         total = tokens.save(target, encoded())
     except FileNotFoundError as exc:
-        raise JobFailed(f"The file of '{param}' was deleted before it was read.", "file_not_found", param) from exc
+        raise JobFailed(
+            msg("The file of '{param}' was deleted before it was read.", param=param), "file_not_found", param
+        ) from exc
     except BadLine as exc:
         raise JobFailed(
-            f"The file of '{param}' has a broken line. {exc.sentence}", "invalid_training_file", param
+            msg("The file of '{param}' has a broken line. {sentence}", param=param, sentence=exc.sentence),
+            "invalid_training_file",
+            param,
         ) from exc
     if too_long:
         target.unlink()
-        more = f" {len(too_long) - _NAMED} more lines are too long." if len(too_long) > _NAMED else ""
+        named = too_long[:_NAMED]
+        if more := len(too_long) - len(named):
+            named.append(msg("{more} more lines are too long.", more=more))
         raise JobFailed(
-            f"An example can have {base.context} tokens at most. {' '.join(too_long[:_NAMED])}{more} "
-            "Shorten or remove them.",
+            msg(
+                "An example can have {context} tokens at most. {too_long} Shorten or remove them.",
+                context=base.context,
+                too_long=sentences(*named),
+            ),
             "invalid_training_file",
             param,
         )

@@ -18,6 +18,7 @@ from core.engine.prepare import JobFailed
 from core.engine.process import TrainerProcess, write_orders
 from core.engine.store import File, Job
 from core.engine.workshop import Workshop, in_words
+from core.message import from_json, msg
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class Training:
             if job.result_file is None:
                 shop.store.add(File(result, "step_metrics.csv", 0, RESULTS_PURPOSE, _now(), job_id=job.id))
             if job.started_at is None:
-                say(shop.store, job.id, "Fine-tuning job started")
+                say(shop.store, job.id, msg("Fine-tuning job started"))
 
     def _train(self, job: Job) -> None:
         """Have the trainer work until it ends or is told to stop; a trainer that dies is started again."""
@@ -99,8 +100,13 @@ class Training:
             if self._shop.status(job) != "running" or self._leaving.is_set():
                 return
             if deaths >= _DEATHS:
-                raise JobFailed(f"The trainer ended {deaths} times: {_cause(trainer)}.", "trainer_died")
-            message = f"The trainer ended ({_cause(trainer)}); starting it again from its last checkpoint."
+                raise JobFailed(
+                    msg("The trainer ended {deaths} times: {trainer}.", deaths=deaths, trainer=_cause(trainer)),
+                    "trainer_died",
+                )
+            message = msg(
+                "The trainer ended ({trainer}); starting it again from its last checkpoint.", trainer=_cause(trainer)
+            )
             say(self._shop.store, job.id, message, level="warn")
 
     def _watch(self, job: Job, trainer: TrainerProcess, harvest: Harvest) -> Job | None:
@@ -156,8 +162,13 @@ class Training:
             ):
                 return
             keep_adapter(shop.store, job, folder / "final.gguf", shop.home, None)
-            say(shop.store, job.id, f"New fine-tuned model created: {job.tuned_id}", model=job.tuned_id)
-            say(shop.store, job.id, "The job has successfully completed")
+            say(
+                shop.store,
+                job.id,
+                msg("New fine-tuned model created: {tuned_id}", tuned_id=job.tuned_id),
+                model=job.tuned_id,
+            )
+            say(shop.store, job.id, msg("The job has successfully completed"))
         self._close_results(job)
         shop.trained(job.tuned_id)
 
@@ -190,8 +201,8 @@ class Training:
 
 
 def _trainer_failed(state: dict[str, Any]) -> JobFailed:
-    words = " ".join(str(state[name]) for name in ("error", "next_step") if state.get(name))
-    return JobFailed(words or "Training stopped for a reason that is not known.", "training_failed")
+    words = from_json(state.get("said")) or " ".join(str(state[n]) for n in ("error", "next_step") if state.get(n))
+    return JobFailed(words or msg("Training stopped for a reason that is not known."), "training_failed")
 
 
 # Python's, PyTorch's CPU and CUDA allocators', and C++'s own words
@@ -201,11 +212,12 @@ _NO_MEMORY = re.compile(r"MemoryError|can't allocate memory|out of memory|bad_al
 def _cause(trainer: TrainerProcess) -> str:
     code = trainer.code
     if code == -9:
-        return "killed, most likely because memory ran out: use a smaller batch_size or shorter examples"
+        return msg("killed, most likely because memory ran out: use a smaller batch_size or shorter examples")
     if _NO_MEMORY.search(trainer.last_words()):
-        return "memory ran out: use a smaller batch_size or shorter examples"
-    cause = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-    return f"{cause}; {trainer.last_words()}" if trainer.last_words() else cause
+        return msg("memory ran out: use a smaller batch_size or shorter examples")
+    by_signal = code is not None and code < 0
+    cause = msg("signal {number}", number=abs(code or 0)) if by_signal else msg("exit code {code}", code=code)
+    return msg("{cause}; {words}", cause=cause, words=trainer.last_words()) if trainer.last_words() else cause
 
 
 def _signature(folder: Path) -> tuple[object, ...]:

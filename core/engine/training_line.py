@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
+from core.message import msg
+
 Format = Literal["chat", "completion"]
 
 MAX_LINE_BYTES = 1 << 20  # far above any context; what keeps memory bounded when a file has no line breaks
@@ -83,7 +85,7 @@ def parse(raw: bytes, *, text_only: bool = True) -> Pair | Conversation:
         BadLine: what is wrong with it.
     """
     if len(raw) > MAX_LINE_BYTES:
-        raise BadLine("too_long_line", f"It has more than {MAX_LINE_BYTES >> 20} MiB.")
+        raise BadLine("too_long_line", msg("It has more than {value} MiB.", value=MAX_LINE_BYTES >> 20))
     record = _record(raw)
     there = {name: value for name, value in record.items() if not is_missing(value)}
     if "messages" in there:
@@ -91,8 +93,8 @@ def parse(raw: bytes, *, text_only: bool = True) -> Pair | Conversation:
     if _PAIR_KEYS & there.keys():
         return _pair(record, there)
     if "messages" in record:
-        raise BadLine("shape", 'Its "messages" is not a list with messages in it.')
-    raise BadLine("shape", 'It has neither "messages" nor "prompt" and "completion".')
+        raise BadLine("shape", msg('Its "{what}" is not a list with messages in it.', what="messages"))
+    raise BadLine("shape", msg('It has neither "messages" nor "prompt" and "completion".'))
 
 
 def format_of(example: Pair | Conversation) -> Format:
@@ -112,20 +114,29 @@ def message(number: int, raw: object, *, text_only: bool = True) -> Message:
         BadLine: it is not one that can be used.
     """
     if not isinstance(raw, dict):
-        raise BadLine("shape", f"Message {number:,} is not an object in braces.")
+        raise BadLine("shape", msg("Message {number} is not an object in braces.", number=f"{number:,}"))
     role, weight = raw.get("role"), raw.get("weight")
     if is_missing(role):
-        raise BadLine("role", f"Message {number:,} has no role.")
+        raise BadLine("role", msg("Message {number} has no role.", number=f"{number:,}"))
     if not isinstance(role, str) or role not in (_ROLES if text_only else _ROLES + _TOOL_ROLES):
-        raise BadLine("role", f"Message {number:,} has a role that is not valid: {str(role)[:_LONGEST_NAME]!r}.")
+        raise BadLine(
+            "role",
+            msg(
+                "Message {number} has a role that is not valid: {told}.",
+                number=f"{number:,}",
+                told=repr(str(role)[:_LONGEST_NAME]),
+            ),
+        )
     if not is_missing(weight) and (role != "assistant" or weight not in (0, 1)):
-        raise BadLine("shape", f"Message {number:,} has a weight; only answers have one, 0 or 1.")
+        raise BadLine(
+            "shape", msg("Message {number} has a weight; only answers have one, 0 or 1.", number=f"{number:,}")
+        )
     calls = _calls(raw)
     if calls and text_only:
-        raise BadLine("shape", f"Message {number:,} calls a tool, and tools are not supported.")
+        raise BadLine("shape", msg("Message {number} calls a tool, and tools are not supported.", number=f"{number:,}"))
     text = _text(raw.get("content"), text_only)
     if text is None and not calls:
-        raise BadLine("shape", f"Message {number:,} has no text as content.")
+        raise BadLine("shape", msg("Message {number} has no text as content.", number=f"{number:,}"))
     _encodable(text or "")
     return Message(role, text or "", is_missing(weight) or bool(weight))
 
@@ -143,14 +154,16 @@ def _record(raw: bytes) -> dict[str, Any]:
         found = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as exc:
         if b"\x00" in raw or raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise BadLine("not_utf8", "It is not UTF-8 but looks like UTF-16: save the file as UTF-8.") from exc
-        raise BadLine("not_utf8", f"It is not UTF-8: byte {exc.start + 1} fits no character.") from exc
+            raise BadLine("not_utf8", msg("It is not UTF-8 but looks like UTF-16: save the file as UTF-8.")) from exc
+        raise BadLine("not_utf8", msg("It is not UTF-8: byte {start} fits no character.", start=exc.start + 1)) from exc
     except json.JSONDecodeError as exc:
-        raise BadLine("not_json", f"It is not JSON: {exc.msg}, at column {exc.colno:,}.") from exc
+        raise BadLine(
+            "not_json", msg("It is not JSON: {msg}, at column {colno}.", msg=exc.msg, colno=f"{exc.colno:,}")
+        ) from exc
     except (ValueError, RecursionError) as exc:  # a number of 10,000 digits, a million brackets
-        raise BadLine("not_json", "It is JSON that cannot be read.") from exc
+        raise BadLine("not_json", msg("It is JSON that cannot be read.")) from exc
     if not isinstance(found, dict):
-        raise BadLine("not_object", "It is not an object in braces.")
+        raise BadLine("not_object", msg("It is not an object in braces."))
     return found
 
 
@@ -158,30 +171,32 @@ def _pair(record: Mapping[str, Any], there: Mapping[str, Any]) -> Pair:
     _only(there, _PAIR_KEYS)
     for name in ("prompt", "completion"):
         if not isinstance(record.get(name), str):
-            raise BadLine("shape", f'There is no text under "{name}".')
+            raise BadLine("shape", msg('There is no text under "{name}".', name=name))
         _encodable(record[name])
     if _is_blank(record["completion"]):
-        raise BadLine("empty", "Its completion is empty.")
+        raise BadLine("empty", msg("Its completion is empty."))
     return Pair(record["prompt"], record["completion"])
 
 
 def _conversation(there: Mapping[str, Any], text_only: bool) -> Conversation:
     _only(there, _CHAT_KEYS)
     if text_only and _TOOL_KEYS & there.keys():
-        raise BadLine("shape", "It has tools, and tools are not supported.")
+        raise BadLine("shape", msg("It has tools, and tools are not supported."))
     given = there["messages"]
     if not isinstance(given, list):
-        raise BadLine("shape", 'Its "messages" is not a list with messages in it.')
+        raise BadLine("shape", msg('Its "{what}" is not a list with messages in it.', what="messages"))
     messages = [message(number, one, text_only=text_only) for number, one in enumerate(given, 1)]
     if messages[-1].role != "assistant":
-        raise BadLine("no_answer", f"Its last message is the {messages[-1].role}'s, not the assistant's.")
+        raise BadLine(
+            "no_answer", msg("Its last message is the {role}'s, not the assistant's.", role=messages[-1].role)
+        )
     if not any(one.role == "assistant" and one.trained for one in messages):
-        raise BadLine("no_answer", "All its answers have weight 0: there is nothing to learn.")
+        raise BadLine("no_answer", msg("All its answers have weight 0: there is nothing to learn."))
     for number, one in enumerate(messages, 1):
         if one.role == "assistant" and _is_blank(one.text) and not _calls(given[number - 1]):
-            raise BadLine("empty", f"Message {number:,}, the assistant's, is empty.")
+            raise BadLine("empty", msg("Message {number}, the assistant's, is empty.", number=f"{number:,}"))
     if all(one.role == "assistant" for one in messages):
-        raise BadLine("role", "There is no message of the user.")
+        raise BadLine("role", msg("There is no message of the user."))
     return Conversation(tuple(messages))
 
 
@@ -208,11 +223,14 @@ def _is_blank(text: str) -> bool:
 
 def _only(there: Mapping[str, Any], allowed: frozenset[str]) -> None:
     if unknown := sorted(there.keys() - allowed):
-        raise BadLine("shape", f"It has a key that fine-tuning does not take: {unknown[0][:_LONGEST_NAME]!r}.")
+        raise BadLine(
+            "shape",
+            msg("It has a key that fine-tuning does not take: {unknown}.", unknown=repr(unknown[0][:_LONGEST_NAME])),
+        )
 
 
 def _encodable(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as exc:
-        raise BadLine("not_json", "It has half of a character (a lone surrogate).") from exc
+        raise BadLine("not_json", msg("It has half of a character (a lone surrogate).")) from exc

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from core.engine.training_line import BadLine, Conversation, Format, Pair, format_of, lines, parse
+from core.message import msg, sentences
 
 _NAMED = 10  # broken lines named in one message; more would not be read
 
@@ -41,18 +42,21 @@ def check(path: Path) -> Checked:
                 file_format = format_of(example)
                 found = found or file_format
                 if file_format != found:
-                    raise BadLine("mixed", f"It is in the {file_format} format; the lines before it are not.")
+                    raise BadLine(
+                        "mixed",
+                        msg("It is in the {file_format} format; the lines before it are not.", file_format=file_format),
+                    )
                 examples += 1
             except BadLine as exc:
                 problems += 1
                 if len(named) < _NAMED:
-                    named.append(f"Line {number}: {exc.sentence}")
+                    named.append(msg("Line {line}: {sentence}", line=number, sentence=exc.sentence))
     if problems > len(named):
-        named.append(f"{problems - len(named)} more lines are broken.")
+        named.append(msg("{named} more lines are broken.", named=problems - len(named)))
     if named:
-        raise BadTrainingFile(" ".join(named))
+        raise BadTrainingFile(sentences(*named))
     if found is None:
-        raise BadTrainingFile("The file contains no examples.")
+        raise BadTrainingFile(msg("The file contains no examples."))
     return Checked(found, examples)
 
 

@@ -15,6 +15,7 @@ from core.engine.journal import say
 from core.engine.prepare import Dropped, JobFailed
 from core.engine.store import Job
 from core.engine.workshop import Workshop, in_words
+from core.message import msg
 
 # A llama.cpp server that died or is loading answers again within seconds; by the fourth try it is not the moment.
 _PAUSES_S = (1.0, 3.0, 9.0)
@@ -55,7 +56,7 @@ class Validator:
         if tried == len(_PAUSES_S):
             return False
         self._stumbles[job.id] = tried + 1
-        say(self._shop.store, job.id, "The tokenizer failed; its files are loaded again.", level="warn")
+        say(self._shop.store, job.id, msg("The tokenizer failed; its files are loaded again."), level="warn")
         self._leaving.wait(_PAUSES_S[tried])
         return True
 
@@ -75,7 +76,7 @@ class Validator:
         queued = {"status": "queued", "epoch_tokens": counted["training_file"]}
         with shop.store.transaction():
             if shop.store.update(Job, job.id, where="status = 'validating_files'", **queued):
-                say(shop.store, job.id, "Files validated, moving job to queued state")
+                say(shop.store, job.id, msg("Files validated, moving job to queued state"))
         self._forget_sources(job)
 
     def _source(self, job: Job, param: str, file_id: str) -> Path:

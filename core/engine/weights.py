@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from core import packaged
+from core.message import msg
 
 PACKAGED_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 """SHA-256 of gemma-3-270m-q4_k_m.gguf; a constant of ours, so that a changed package is noticed."""
@@ -76,7 +77,7 @@ def convert(gguf: Path, folder: Path, say: Callable[[str], None]) -> Path:
     if (folder / "weights.safetensors").exists():
         _write_config(folder, config)  # an earlier version may have read the keys otherwise
         return folder
-    say("Converting the base weights for training; this happens once per machine.")
+    say(msg("Converting the base weights for training; this happens once per machine."))
     import numpy as np
     from gguf import dequantize
     from safetensors.numpy import save_file

@@ -15,6 +15,7 @@ from core.engine.llama import Pool
 from core.engine.models import Models
 from core.engine.prepare import JobFailed
 from core.engine.store import Job, Store, to_json
+from core.message import msg
 
 _log = logging.getLogger(__name__)
 
@@ -63,10 +64,10 @@ def in_words(exc: Exception) -> JobFailed:
     if isinstance(exc, ApiError):
         return JobFailed(exc.message, exc.code or "server_error")
     if is_disk_full(exc):
-        message = (
+        message = msg(
             "The engine's disk is full or cannot be written. Free some space in its home folder, "
             "then resume or create the job again."
         )
         return JobFailed(message, "insufficient_storage")
     _log.error("A job failed unexpectedly", exc_info=exc)
-    return JobFailed(f"The engine failed unexpectedly: {exc}. Its log has the details.", "server_error")
+    return JobFailed(msg("The engine failed unexpectedly: {exc}. Its log has the details.", exc=exc), "server_error")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from urllib.parse import SplitResult, urlsplit
 
 from core.errors import Misconfigured
+from core.message import msg
 from core.providers.shapes import Provider
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -36,7 +37,7 @@ _VERSION = re.compile(r"/v\d+\w*(?:/|$)")
 
 def address_setting(provider: Provider) -> str:
     """The setting that an endpoint's address comes from."""
-    return _ADDRESS.get(provider.id, "its address")
+    return _ADDRESS.get(provider.id, msg("its address"))
 
 
 def host_of(provider: Provider) -> str:
@@ -77,28 +78,47 @@ def _address_fault(provider: Provider) -> Misconfigured | None:
     rest = _SCHEME.sub("", url).rstrip("\"'”’")
     if not separator:
         return Misconfigured(
-            f"The address of {provider.name}, {url}, has no http:// or https:// in front.",
-            f"Set {setting} to https://{rest} (http:// for a server without TLS) and restart Fabula.",
+            msg("The address of {name}, {url}, has no http:// or https:// in front.", name=provider.name, url=url),
+            msg(
+                "Set {setting} to https://{rest} (http:// for a server without TLS) and restart Fabula.",
+                setting=setting,
+                rest=rest,
+            ),
         )
     if scheme.lower() not in ("http", "https"):
         return Misconfigured(
-            f"The address of {provider.name} begins with {scheme}://.",
-            f"Set {setting} to https://{rest} and restart Fabula.",
+            msg("The address of {name} begins with {scheme}://.", name=provider.name, scheme=scheme),
+            msg("Set {setting} to https://{rest} and restart Fabula.", setting=setting, rest=rest),
         )
     if not _is_web_address(url):
         return Misconfigured(
-            f"The address of {provider.name}, {url}, is not a web address.",
-            f"Set {setting} to one like https://api.example.com/v1 and restart Fabula.",
+            msg("The address of {name}, {url}, is not a web address.", name=provider.name, url=url),
+            msg("Set {setting} to one like https://api.example.com/v1 and restart Fabula.", setting=setting),
         )
     if (call := _ONE_CALL.search(url)) is not None:
         return Misconfigured(
-            f"The address of {provider.name} ends in {call[0]}: that is one call, not the API.",
-            f"Set {setting} to {_api_of(provider, url[: call.start()])} and restart Fabula.",
+            msg(
+                "The address of {name} ends in {call}: that is one call, not the API.", name=provider.name, call=call[0]
+            ),
+            msg(
+                "Set {setting} to {start} and restart Fabula.",
+                setting=setting,
+                start=_api_of(provider, url[: call.start()]),
+            ),
         )
     if (extra := re.search(r"[?#]", url)) is not None:
         return Misconfigured(
-            f"The address of {provider.name}, {url}, has a {extra[0]}, which no API's address has.",
-            f"Set {setting} to {_api_of(provider, url[: extra.start()])} and restart Fabula.",
+            msg(
+                "The address of {name}, {url}, has a {extra}, which no API's address has.",
+                name=provider.name,
+                url=url,
+                extra=extra[0],
+            ),
+            msg(
+                "Set {setting} to {start} and restart Fabula.",
+                setting=setting,
+                start=_api_of(provider, url[: extra.start()]),
+            ),
         )
     return None
 
@@ -118,14 +138,18 @@ def _is_web_address(url: str) -> bool:
 
 
 def _key_fault(provider: Provider) -> Misconfigured | None:
-    key, setting = provider.api_key, _KEY.get(provider.id, "its key")
+    key, setting = provider.api_key, _KEY.get(provider.id, msg("its key"))
     odd = next((c for c in key if not "!" <= c <= "~" or c in _QUOTES), None)
     if odd is None or (odd == " " and provider.kind == "engine"):
         return None
     if odd == " ":
-        what = f"The key of {provider.name} has a space in it, which no key has."
+        what = msg("The key of {name} has a space in it, which no key has.", name=provider.name)
     elif odd.isprintable():
-        what = f"The key of {provider.name} has the character {odd} in it, which no key has."
+        what = msg("The key of {name} has the character {odd} in it, which no key has.", name=provider.name, odd=odd)
     else:
-        what = f"The key of {provider.name} has a line break or a control character in it, which no key has."
-    return Misconfigured(what, f"Copy the key again, alone on one line: set {setting} and restart Fabula.")
+        what = msg(
+            "The key of {name} has a line break or a control character in it, which no key has.", name=provider.name
+        )
+    return Misconfigured(
+        what, msg("Copy the key again, alone on one line: set {setting} and restart Fabula.", setting=setting)
+    )

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.errors import BadTrainingFile, NotThere
+from core.message import msg
 from core.providers.client import Client
 from core.providers.errors import cannot_pause
 from core.providers.marks import by_file
@@ -46,8 +47,12 @@ class Azure(Client):
             self.wait(_LOOK_S)
         if str(file.status) in ("error", "failed"):
             raise BadTrainingFile(
-                f"{self.provider.name} could not import the file: {file.status_details or 'it gives no reason.'}",
-                "Fix the lines listed in the file, then submit again.",
+                msg(
+                    "{name} could not import the file: {reason}",
+                    name=self.provider.name,
+                    reason=file.status_details or msg("it gives no reason."),
+                ),
+                msg("Fix the lines listed in the file, then submit again."),
             )
         return file_id
 

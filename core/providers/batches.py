@@ -18,6 +18,7 @@ import httpx2
 from openai.types import Batch
 
 from core.errors import BadRequest, ProviderError, StorageFull, Unavailable, Unreadable
+from core.message import msg
 from core.providers.answers import completion_of, parsed
 from core.providers.bodies import PATHS, body_of
 from core.providers.errors import from_status, nonsense, quoted
@@ -145,15 +146,16 @@ class Batches(Generation):
                         file.write(block)
                 except httpx2.HTTPError as exc:
                     raise Unavailable(
-                        f"{self.provider.name} broke off in the middle of a file.",
-                        "Fabula fetches it again automatically.",
+                        msg("{name} broke off in the middle of a file.", name=self.provider.name),
+                        msg("Fabula fetches it again automatically."),
                     ) from exc
 
         try:
             self._once(call)
         except OSError as exc:
             raise StorageFull(
-                f"{path.parent} cannot be written: {exc.strerror}.", "Free some space, then continue."
+                msg("{parent} cannot be written: {reason}.", parent=path.parent, reason=exc.strerror),
+                msg("Free some space, then continue."),
             ) from exc
 
     def _url(self, endpoint: Endpoint) -> str:
@@ -173,10 +175,7 @@ class Batches(Generation):
             total=int(counts.total or 0) if counts else 0,
             completed=int(counts.completed or 0) if counts else 0,
             failed=int(counts.failed or 0) if counts else 0,
-            faults=tuple(
-                BatchFault(f.line, str(f.code or ""), quoted(f.message or "no reason given", self.provider))
-                for f in faults
-            ),
+            faults=tuple(BatchFault(f.line, str(f.code or ""), quoted(f.message, self.provider)) for f in faults),
             expires_at=datetime.fromtimestamp(batch.expires_at, UTC) if batch.expires_at else None,
             intent=(batch.metadata or {}).get(INTENT),
         )
@@ -225,12 +224,18 @@ def _learned(error: ProviderError, provider: Provider, asked: CompletionRequest 
     body = body_of(asked, provider.kind)
     if not learn(provider, {**dict.fromkeys(TOKEN_CAPS), **body}, error.refused_parameters):
         return error
-    return Unavailable(error.what, "Fabula submits it again without the parameter.")
+    return Unavailable(error.what, msg("Fabula submits it again without the parameter."))
 
 
 def _not_done(provider: Provider, error: Any) -> ProviderError:
     told = error if isinstance(error, Mapping) else {}
-    words = quoted(str(told.get("message") or told.get("code") or "no reason given"), provider)
+    words = quoted(told.get("message") or told.get("code"), provider)
     if told.get("code") in _NOT_DONE or not told:
-        return Unavailable(f"{provider.name} did not carry out this request: {words}", "Fabula submits it again.")
-    return BadRequest(f"{provider.name} could not use the request: {words}", "Change it and try again.")
+        return Unavailable(
+            msg("{name} did not carry out this request: {words}", name=provider.name, words=words),
+            msg("Fabula submits it again."),
+        )
+    return BadRequest(
+        msg("{name} could not use the request: {words}", name=provider.name, words=words),
+        msg("Change it and try again."),
+    )

@@ -16,6 +16,7 @@ import aiohttp
 import httpx2
 
 from core.errors import Misconfigured, ProviderError, Unavailable
+from core.message import msg
 from core.providers.addresses import address_setting, host_of, proxy_of
 from core.providers.shapes import Provider
 
@@ -71,8 +72,12 @@ def no_version(provider: Provider, words: str) -> Misconfigured:
     """A call that every OpenAI-shaped API has is missing, at an address without a version."""
     url = provider.base_url.rstrip("/")
     return Misconfigured(
-        f"There is no OpenAI-compatible API at {url}: {words}",
-        f"Most of these addresses end in /v1: set {address_setting(provider)} to {url}/v1 and restart Fabula.",
+        msg("There is no OpenAI-compatible API at {url}: {words}", url=url, words=words),
+        msg(
+            "Most of these addresses end in /v1: set {provider} to {url}/v1 and restart Fabula.",
+            provider=address_setting(provider),
+            url=url,
+        ),
     )
 
 
@@ -82,17 +87,30 @@ def proxy_refuses(provider: Provider, status: int) -> ProviderError:
     proxy = _shown(proxy_of(provider.base_url))
     if status == 407:
         return Misconfigured(
-            f"The proxy {proxy} asks for a user name and a password (407).",
-            f"Set HTTPS_PROXY to http://user:password@host:port, or NO_PROXY to {host}, and restart Fabula.",
+            msg("The proxy {proxy} asks for a user name and a password (407).", proxy=proxy),
+            msg(
+                "Set HTTPS_PROXY to http://user:password@host:port, or NO_PROXY to {host}, and restart Fabula.",
+                host=host,
+            ),
         )
     if 400 <= status < 500:
         return Misconfigured(
-            f"The proxy {proxy} does not let you connect to {host} ({status}).",
-            f"Ask the proxy's administrator, or set NO_PROXY to {host} and restart Fabula.",
+            msg(
+                "The proxy {proxy} does not let you connect to {host} ({status}).",
+                proxy=proxy,
+                host=host,
+                status=status,
+            ),
+            msg("Ask the proxy's administrator, or set NO_PROXY to {host} and restart Fabula.", host=host),
         )
     return Unavailable(
-        f"The proxy {proxy} could not connect to {host} ({status or 'no status'}).",
-        f"Fabula retries automatically; if it persists, check HTTPS_PROXY, or set NO_PROXY to {host}.",
+        msg(
+            "The proxy {proxy} could not connect to {host} ({status}).",
+            proxy=proxy,
+            host=host,
+            status=status or msg("no status"),
+        ),
+        msg("Fabula retries automatically; if it persists, check HTTPS_PROXY, or set NO_PROXY to {host}.", host=host),
         may_be_billed=False,
     )
 
@@ -100,23 +118,41 @@ def proxy_refuses(provider: Provider, status: int) -> ProviderError:
 def _certificate(provider: Provider, error: ssl.SSLCertVerificationError) -> Misconfigured:
     host = urlsplit(provider.base_url).hostname or provider.base_url
     if error.verify_code in _EXPIRED:
-        next_step = "Renew it on the server; if it has not expired, correct this machine's clock."
+        next_step = msg("Renew it on the server; if it has not expired, correct this machine's clock.")
     elif error.verify_code in _OTHER_NAME:
-        next_step = f"Set {address_setting(provider)} to the name that the certificate is for."
+        next_step = msg("Set {provider} to the name that the certificate is for.", provider=address_setting(provider))
     else:
-        next_step = (
+        next_step = msg(
             "If the server or a proxy in between is your own: set SSL_CERT_FILE to a file with its "
             "authority's certificate and restart Fabula."
         )
-    return Misconfigured(f"The certificate of {host} is not trusted: {error.verify_message}.", next_step)
+    return Misconfigured(
+        msg(
+            "The certificate of {host} is not trusted: {verify_message}.",
+            host=host,
+            verify_message=error.verify_message,
+        ),
+        next_step,
+    )
 
 
 def _other_scheme(provider: Provider, spoken: str) -> Misconfigured:
     written = "http" if spoken == "https" else "https"
     rest = provider.base_url.partition("://")[2]
     return Misconfigured(
-        f"The address of {provider.name} begins with {written}://, but {host_of(provider)} speaks {spoken}.",
-        f"Set {address_setting(provider)} to {spoken}://{rest} and restart Fabula.",
+        msg(
+            "The address of {name} begins with {written}://, but {provider} speaks {spoken}.",
+            name=provider.name,
+            written=written,
+            provider=host_of(provider),
+            spoken=spoken,
+        ),
+        msg(
+            "Set {provider} to {spoken}://{rest} and restart Fabula.",
+            provider=address_setting(provider),
+            spoken=spoken,
+            rest=rest,
+        ),
     )
 
 
@@ -126,12 +162,12 @@ def _name(provider: Provider, error: socket.gaierror) -> ProviderError:
     if error.errno in _NO_SUCH_NAME:
         setting = "HTTPS_PROXY" if proxy else address_setting(provider)
         return Misconfigured(
-            f"There is no server named {host}.",
-            f"Look for a typing error in {setting}; a name of a private network needs its VPN.",
+            msg("There is no server named {host}.", host=host),
+            msg("Look for a typing error in {setting}; a name of a private network needs its VPN.", setting=setting),
         )
     return Unavailable(
-        f"The name {host} could not be looked up.",
-        "Fabula retries automatically; check this machine's network.",
+        msg("The name {host} could not be looked up.", host=host),
+        msg("Fabula retries automatically; check this machine's network."),
         may_be_billed=False,
     )
 
@@ -140,19 +176,23 @@ def _no_answer(provider: Provider, cause: BaseException | None, sent: bool) -> U
     proxy = proxy_of(provider.base_url)
     if proxy and any(isinstance(error, ConnectionRefusedError) for error in _chain(cause)):
         return Unavailable(
-            f"The proxy {_shown(proxy)} cannot be reached.",
-            "Check HTTPS_PROXY and HTTP_PROXY, or unset them, and restart Fabula.",
+            msg("The proxy {proxy} cannot be reached.", proxy=_shown(proxy)),
+            msg("Check HTTPS_PROXY and HTTP_PROXY, or unset them, and restart Fabula."),
             may_be_billed=False,
         )
     if provider.base_url.startswith("http://") and any(_hung_up(error) for error in _chain(cause)):
         return Unavailable(
-            f"{provider.name} cannot be reached at {provider.base_url}: it closes the connection without an answer.",
-            "Fabula retries automatically. If the server speaks https, write https:// in its address.",
+            msg(
+                "{name} cannot be reached at {base_url}: it closes the connection without an answer.",
+                name=provider.name,
+                base_url=provider.base_url,
+            ),
+            msg("Fabula retries automatically. If the server speaks https, write https:// in its address."),
             may_be_billed=sent,
         )
     return Unavailable(
-        f"{provider.name} cannot be reached at {provider.base_url}.",
-        "Check the address and the network; the engine may still be starting.",
+        msg("{name} cannot be reached at {base_url}.", name=provider.name, base_url=provider.base_url),
+        msg("Check the address and the network; the engine may still be starting."),
         may_be_billed=sent,
     )
 
@@ -164,7 +204,7 @@ def _hung_up(error: BaseException) -> bool:
 
 def _shown(proxy: str | None) -> str:
     """A proxy's name and port, without its password."""
-    return urlsplit(proxy or "").netloc.rpartition("@")[2] or "in between"
+    return urlsplit(proxy or "").netloc.rpartition("@")[2] or msg("in between")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

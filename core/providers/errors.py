@@ -26,6 +26,7 @@ from core.errors import (
     Unreadable,
 )
 from core.logs import SHORTEST_SECRET
+from core.message import Message, msg, restored, sentences
 from core.providers.addresses import has_version
 from core.providers.causes import EVERYWHERE, no_version, plain_to_tls, proxy_refuses, unreachable, wants_tls
 from core.providers.provider_errors import codes_of, no_credit, words_of
@@ -79,14 +80,17 @@ def translate(exc: openai.OpenAIError, provider: Provider) -> ProviderError:
         return unreachable(provider, exc, sent=not isinstance(exc.__cause__, _NOT_SENT))
     if isinstance(exc, openai.APIResponseValidationError):
         return nonsense(provider)
-    return Unavailable(f"{provider.name} answered with an error: {_said(exc, provider)}", "Try again in a minute.")
+    return Unavailable(
+        msg("{name} answered with an error: {provider}", name=provider.name, provider=_said(exc, provider)),
+        msg("Try again in a minute."),
+    )
 
 
 def silent(provider: Provider, *, sent: bool = True) -> Unavailable:
     """Nothing came within the time limit. `sent`: the endpoint may have the request."""
     return Unavailable(
-        f"{provider.name} did not answer in time.",
-        "Fabula retries automatically; if there is still no answer, check the provider's status page.",
+        msg("{name} did not answer in time.", name=provider.name),
+        msg("Fabula retries automatically; if there is still no answer, check the provider's status page."),
         may_be_billed=sent,
     )
 
@@ -99,23 +103,29 @@ def from_status(
     `path` is that of the request, where it is known: a call that every OpenAI-shaped API has is missing only where the
     address is wrong.
     """
-    words = _words(body, f"Error code: {status}", provider)
+    words = _words(body, msg("Error code: {status}", status=status), provider)
     return _from_status(status, words, body, headers, provider, path)
 
 
 def unreadable(provider: Provider) -> Unreadable:
     """A success status, and an answer from which neither a text nor usage can be read. It may be billed."""
     return Unreadable(
-        f"{provider.name} answered with something that is not OpenAI's format.",
-        f"Check that {provider.base_url} is the address of an OpenAI-compatible API; most end in /v1.",
+        msg("{name} answered with something that is not OpenAI's format.", name=provider.name),
+        msg(
+            "Check that {base_url} is the address of an OpenAI-compatible API; most end in /v1.",
+            base_url=provider.base_url,
+        ),
     )
 
 
 def nonsense(provider: Provider) -> ServerError:
     """The answer is not what an OpenAI-shaped endpoint sends: a login page, a proxy's page, other JSON."""
     return ServerError(
-        f"{provider.name} answered with something that is not OpenAI's format.",
-        f"Check that {provider.base_url} is the address of an OpenAI-compatible API; most end in /v1.",
+        msg("{name} answered with something that is not OpenAI's format.", name=provider.name),
+        msg(
+            "Check that {base_url} is the address of an OpenAI-compatible API; most end in /v1.",
+            base_url=provider.base_url,
+        ),
     )
 
 
@@ -129,70 +139,82 @@ def _from_status(
     codes = codes_of(body)
     if no_credit(status, codes, words):
         return Refused(
-            f"{provider.name}: the account has no credit left: {words}",
-            "Add credit or raise the limit at the provider, then resume. Nothing is lost.",
+            msg("{name}: the account has no credit left: {words}", name=provider.name, words=words),
+            msg("Add credit or raise the limit at the provider, then resume. Nothing is lost."),
         )
     if status in (401, 403):
         return Refused(
-            f"{provider.name} refused the key ({status}): {words}",
-            "Check the key (a new one needs a restart) and the account's permissions, then resume. Nothing is lost.",
+            msg("{name} refused the key ({status}): {words}", name=provider.name, status=status, words=words),
+            msg(
+                "Check the key (a new one needs a restart) and the account's permissions, then resume. Nothing is lost."
+            ),
         )
     if status == 429:
         return RateLimited(
-            f"{provider.name} asks to slow down: {words}",
-            "Fabula retries automatically; fewer parallel requests help.",
+            msg("{name} asks to slow down: {words}", name=provider.name, words=words),
+            msg("Fabula retries automatically; fewer parallel requests help."),
             _header_wait_s(headers),
         )
     if status in {408, 409, 425, *_FAILED_BEHIND} or status >= 500 or status < 400:
         if status in _GATEWAY_TIMEOUTS:
             return Unavailable(
-                f"{provider.name} gave up waiting for the model ({status}): {words}",
-                "Fabula retries automatically; if it persists, ask for fewer tokens, or check the provider's "
-                "status page.",
+                msg(
+                    "{name} gave up waiting for the model ({status}): {words}",
+                    name=provider.name,
+                    status=status,
+                    words=words,
+                ),
+                msg(
+                    "Fabula retries automatically; if it persists, ask for fewer tokens, or check the provider's "
+                    "status page."
+                ),
                 _header_wait_s(headers),
             )
         return ServerError(
-            f"{provider.name} has a server error ({status}): {words}",
-            "Fabula retries automatically; if it persists, check the provider's status page.",
+            msg("{name} has a server error ({status}): {words}", name=provider.name, status=status, words=words),
+            msg("Fabula retries automatically; if it persists, check the provider's status page."),
             _header_wait_s(headers),
             may_be_billed=status not in _NOT_BEGUN,
         )
     if _NO_MODEL_CODES.intersection(codes) or (status in (400, 404) and _NO_MODEL.search(words)):
         return ModelNotFound(
-            f"{provider.name} does not have this model: {words}",
-            "Choose another model; tuned models disappear when their base model is retired.",
+            msg("{name} does not have this model: {words}", name=provider.name, words=words),
+            msg("Choose another model; tuned models disappear when their base model is retired."),
         )
     missing = (status in (404, 405) and path.endswith(EVERYWHERE)) or _NO_ROUTE.search(words)
     if missing and not has_version(provider):
         return no_version(provider, words)
     if status == 404:
-        return NotThere(f"{provider.name} does not have it: {words}", "It was deleted, or belongs to another account.")
+        return NotThere(
+            msg("{name} does not have it: {words}", name=provider.name, words=words),
+            msg("It was deleted, or belongs to another account."),
+        )
     return BadRequest(
-        f"{provider.name} could not use the request ({status}): {words}",
-        "Change it and try again.",
+        msg("{name} could not use the request ({status}): {words}", name=provider.name, status=status, words=words),
+        msg("Change it and try again."),
         refused_parameters(body),
     )
 
 
 def cut(provider: Provider, words: str = "") -> StreamCut:
     """The stream ended before its end; `words`: what the endpoint said of it."""
-    words = f" {words}" if words else ""
     return StreamCut(
-        f"{provider.name} broke off in the middle of the text.{words}", "Everything received is kept; try again."
+        sentences(msg("{name} broke off in the middle of the text.", name=provider.name), words),
+        msg("Everything received is kept; try again."),
     )
 
 
 def cannot_pause(provider: Provider) -> NotThere:
     """The endpoint knows no pausing of jobs."""
-    return NotThere(f"{provider.name} cannot pause a job.", "Cancel it, or let it continue.")
+    return NotThere(msg("{name} cannot pause a job.", name=provider.name), msg("Cancel it, or let it continue."))
 
 
 def tuning_closed(error: ProviderError, provider: Provider) -> ProviderError:
     """Say it in full when an account may not create fine-tuning jobs at all."""
     if isinstance(error, Refused) and _TUNING_CLOSED.search(error.what):
         return Refused(
-            f"This account may not create fine-tuning jobs at {provider.name}: {error.what}",
-            "Train on the built-in engine; OpenAI closes self-serve fine-tuning to everyone on 2027-01-06.",
+            msg("This account may not create fine-tuning jobs at {name}: {what}", name=provider.name, what=error.what),
+            msg("Train on the built-in engine; OpenAI closes self-serve fine-tuning to everyone on 2027-01-06."),
         )
     return error
 
@@ -203,16 +225,18 @@ def _said(exc: Exception, provider: Provider) -> str:
 
 def words_for(error: object, provider: Provider) -> str:
     """The server's own words in an error object, fit to be shown."""
-    return _words(error, ", ".join(codes_of(error)) or "no reason given", provider)
+    return _words(error, ", ".join(codes_of(error)) or msg("no reason given"), provider)
 
 
 def _words(body: object, otherwise: str, provider: Provider) -> str:
     """The server's own words, fit to be shown; of an error page its title."""
     text = words_of(body) or otherwise
+    if isinstance(text, Message):
+        return text
     if "<html" in text.lower() or "<!doctype" in text.lower():
         title = re.search(r"<title[^>]*>(.*?)</title>", text, re.I | re.S)
-        text = f"a web page ({title[1].strip()})" if title else "a web page"
-    return quoted(text, provider)
+        return msg("a web page ({title})", title=quoted(title[1], provider)) if title else msg("a web page")
+    return restored(quoted(text, provider), body)
 
 
 def without_key(text: str, provider: Provider) -> str:
@@ -223,9 +247,11 @@ def without_key(text: str, provider: Provider) -> str:
     return text.replace(provider.api_key, "[key]") if len(provider.api_key) >= SHORTEST_SECRET else text
 
 
-def quoted(text: str, provider: Provider) -> str:
-    """Words of the endpoint in one bounded line, without the key."""
-    text = " ".join(without_key(text, provider).split())
+def quoted(words: object, provider: Provider) -> str:
+    """Words of the endpoint in one bounded line, without the key; a message where it gives none."""
+    if not words:
+        return msg("no reason given")
+    text = " ".join(without_key(str(words), provider).split())
     return text if len(text) <= _LONGEST_WORDS else text[: _LONGEST_WORDS - 1] + "…"
 
 

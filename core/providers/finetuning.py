@@ -14,6 +14,7 @@ from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from core.errors import BadFile, ProviderError
+from core.message import msg, restored
 from core.metrics import metrics
 from core.providers.connection import Connection
 from core.providers.errors import nonsense, tuning_closed, without_key
@@ -162,7 +163,7 @@ class FineTuning(Connection):
             status=job.status,
             model=job.model,
             fine_tuned_model=job.fine_tuned_model,
-            error=without_key(job.error.message, self.provider) if job.error and job.error.message else None,
+            error=_error(job, self.provider),
             trained_tokens=job.trained_tokens,
             estimated_finish=_moment(job.estimated_finish),
             result_files=tuple(job.result_files or ()),
@@ -179,12 +180,18 @@ class FineTuning(Connection):
         )
 
 
+def _error(job: FineTuningJob, provider: Provider) -> str | None:
+    if not job.error or not job.error.message:
+        return None
+    return restored(without_key(job.error.message, provider), job.error.model_extra)
+
+
 def _event(event: FineTuningJobEvent, provider: Provider) -> RemoteEvent:
     return RemoteEvent(
         id=event.id,
         at=_moment(event.created_at) or datetime.fromtimestamp(0, UTC),
         level=event.level or "info",
-        message=without_key(event.message or "", provider),
+        message=restored(without_key(event.message or "", provider), event.data),
         type=event.type or "message",
         data=event.data if isinstance(event.data, Mapping) else {},
     )
@@ -227,7 +234,10 @@ def watched(path: Path, on_progress: Callable[[int, int], None] | None) -> Watch
     try:
         return Watched(path, on_progress)
     except OSError as exc:
-        raise BadFile(f"{path.name} cannot be read: {exc.strerror}.", "Prepare the training file again.") from exc
+        raise BadFile(
+            msg("{name} cannot be read: {reason}.", name=path.name, reason=exc.strerror),
+            msg("Prepare the training file again."),
+        ) from exc
 
 
 class Watched(io.FileIO):

@@ -13,6 +13,7 @@ import openai
 from openai.types import Model
 
 from core.errors import BadRequest, NotFound
+from core.message import msg
 from core.providers.background_loop import call_until
 from core.providers.bodies import PATHS, body_of
 from core.providers.connection import Connection
@@ -158,7 +159,9 @@ class Generation(Connection):
     def _engine(self, method: Literal["GET", "POST"], path: str, body: dict[str, str] | None) -> Mapping[str, Any]:
         """A call outside OpenAI's API; its paths start at the root, not under `/v1`."""
         if self.provider.kind != "engine":
-            raise NotFound(f"{self.provider.name} is not an engine of Fabula.", "Use the engine for this.")
+            raise NotFound(
+                msg("{name} is not an engine of Fabula.", name=self.provider.name), msg("Use the engine for this.")
+            )
         url = self.provider.base_url.removesuffix("/").removesuffix("/v1") + path
 
         def call() -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from core.errors import BadRequest
+from core.message import msg
 from core.providers.refusals import ADJUSTABLE
 from core.providers.shapes import CompletionRequest, Endpoint, Provider
 
@@ -128,13 +129,21 @@ def _wanted(request: CompletionRequest, stream: bool) -> Iterator[str]:
 
 def _note(model: str, name: str) -> str:
     if name in TOKEN_CAPS:
-        return f"{model} does not take `{name}`; `{TOKEN_CAPS[name]}` is sent in its place."
+        return msg(
+            "{model} does not take `{name}`; `{other}` is sent in its place.",
+            model=model,
+            name=name,
+            other=TOKEN_CAPS[name],
+        )
     if name == "seed":
-        return f"{model} does not take `seed`; its texts cannot be repeated."
+        return msg("{model} does not take `seed`; its texts cannot be repeated.", model=model)
     if name == "stop":
-        return f"{model} does not take `stop`; a text ends where the model ends it."
+        return msg("{model} does not take `stop`; a text ends where the model ends it.", model=model)
     if name == "n":
-        return f"{model} does not take `n`; each text is a request of its own."
+        return msg("{model} does not take `n`; each text is a request of its own.", model=model)
     if name == "stream_options":
-        return f"{model} does not take `stream_options`; Fabula counts the tokens of a stream when it reports none."
-    return f"{model} does not take `{name}`; the provider's default is used."
+        return msg(
+            "{model} does not take `stream_options`; Fabula counts the tokens of a stream when it reports none.",
+            model=model,
+        )
+    return msg("{model} does not take `{name}`; the provider's default is used.", model=model, name=name)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from core.errors import ProviderError
+from core.message import msg
 from core.providers.answers import completion_of, ending_of, error_in_answer, parsed, said, text_of, thought
 from core.providers.errors import unreadable, words_for
 from core.providers.events import BROKEN, decoded, is_events
@@ -20,7 +21,7 @@ from core.providers.shapes import Choice, Completion, Provider
 from core.providers.usage import Usage, read_usage
 
 _NO_USAGE = Usage()
-_BROKEN_EVENT = "a part of its answer cannot be read."  # after "The provider ended the text with an error: "
+_BROKEN_EVENT = msg("a part of its answer cannot be read.")  # after "The provider ended the text with an error: "
 
 
 @dataclass(frozen=True, slots=True)

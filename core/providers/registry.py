@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from core.endpoint import engine_endpoint
 from core.errors import NotFound
+from core.message import msg
 from core.providers.azure import Azure
 from core.providers.client import Client
 from core.providers.retry import Patience
@@ -80,8 +81,8 @@ class Registry:
         """
         if provider_id not in self._providers:
             raise NotFound(
-                f"There is no provider {provider_id!r} on this machine.",
-                "Set its key and restart Fabula, or choose another provider.",
+                msg("There is no provider {provider_id} on this machine.", provider_id=repr(provider_id)),
+                msg("Set its key and restart Fabula, or choose another provider."),
             )
         return self._providers[provider_id]()
 
@@ -132,7 +133,7 @@ def _unchanging(provider: Provider) -> Provider:
 
 def _engine(settings: Settings) -> Provider:
     endpoint = engine_endpoint(settings)
-    return Provider(ENGINE, "engine", "The engine", f"{endpoint.url.rstrip('/')}/v1", endpoint.token)
+    return Provider(ENGINE, "engine", msg("The engine"), f"{endpoint.url.rstrip('/')}/v1", endpoint.token)
 
 
 def _openai(key: str, base_url: str) -> Provider:

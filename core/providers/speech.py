@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from core.errors import BadRequest
+from core.message import msg
 from core.providers.answers import error_in_answer, parsed
 from core.providers.background_loop import call_until
 from core.providers.connection import Connection
@@ -40,8 +41,8 @@ class Speech(Connection):
         """
         if not request.text.strip() or len(request.text) > MOST_CHARACTERS:
             raise BadRequest(
-                f"{len(request.text):,} characters are too many to read aloud at once.",
-                f"Send 1 to {MOST_CHARACTERS:,}.",
+                msg("{text} characters are too many to read aloud at once.", text=f"{len(request.text):,}"),
+                msg("Send 1 to {value}.", value=f"{MOST_CHARACTERS:,}"),
             )
 
         return call_until(stop or threading.Event(), lambda: self._abought(lambda: self._speak(request)))
@@ -58,7 +59,9 @@ class Speech(Connection):
         sound = await answer.aread()
         if not sound or "json" in answer.response.headers.get("content-type", ""):
             self._raise_error_in(sound)
-            silence = BadRequest(f"{self.provider.name} answered with no sound.", "Check the model and the voice.")
+            silence = BadRequest(
+                msg("{name} answered with no sound.", name=self.provider.name), msg("Check the model and the voice.")
+            )
             silence.may_be_billed = True  # it was carried out
             raise silence
         return sound

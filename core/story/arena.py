@@ -11,6 +11,7 @@ from core.actor import Actor
 from core.cost.book import PriceBook
 from core.db.store import Store, new_id
 from core.errors import FabulaError
+from core.message import msg
 from core.providers import CompletionRequest, Registry
 from core.story.stream import TICK_S, News, Place, StoryStream, write
 
@@ -133,11 +134,11 @@ def check(entries: Sequence[Entry]) -> None:
         FabulaError: none or too many of them, or one without a prompt.
     """
     if not entries:
-        raise FabulaError("There is no model to write with.", "Choose one.")
+        raise FabulaError(msg("There is no model to write with."), msg("Choose one."))
     if len(entries) > MOST_PANES:
-        raise FabulaError(f"Up to {MOST_PANES} models can write side by side.", "Leave some out.")
+        raise FabulaError(msg("Up to {value} models can write side by side.", value=MOST_PANES), msg("Leave some out."))
     if any(not entry.request.prompt.strip() for entry in entries):
-        raise FabulaError("The prompt is empty.", "Give every column a value, or write a prompt.")
+        raise FabulaError(msg("The prompt is empty."), msg("Give every column a value, or write a prompt."))
 
 
 def updates(

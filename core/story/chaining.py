@@ -8,6 +8,7 @@ from core.actor import Actor
 from core.cost.book import PriceBook
 from core.db.store import Store, new_id
 from core.errors import NotFound
+from core.message import msg
 from core.providers import Client, CompletionRequest
 from core.story import shelf, stream
 from core.story.arena import Entry, reseeded
@@ -78,7 +79,7 @@ class Chain:
             return
         kept = shelf.get(self._store, self.steps[name].id)
         if kept is None:
-            raise NotFound("This story no longer exists.", "Write the chain again.")
+            raise NotFound(msg("This story no longer exists."), msg("Write the chain again."))
         self.steps[name] = stream.go_on(self._store, self._actor, self._client, kept, self._book, leave_s=self._leave_s)
 
     def retry(self, name: StepName, asked: CompletionRequest, client: Client) -> None:

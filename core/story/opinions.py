@@ -9,6 +9,7 @@ from core.actor import Actor
 from core.db.store import Store
 from core.db.tables import Story, utcnow
 from core.errors import FabulaError, NotFound
+from core.message import msg
 from core.story import shelf
 from core.text import storable
 
@@ -25,7 +26,9 @@ def rate(store: Store, actor: Actor, story_id: str, *, stars: int | None) -> Non
         FabulaError: not 1 to 5; or the actor may only look. NotFound: it is not there (any more).
     """
     if stars is not None and not 1 <= stars <= MOST_STARS:
-        raise FabulaError(f"{stars} is not a possible number of stars.", f"Enter 1 to {MOST_STARS}.")
+        raise FabulaError(
+            msg("{stars} is not a possible number of stars.", stars=stars), msg("Enter 1 to {value}.", value=MOST_STARS)
+        )
     _change(store, actor, story_id, stars=stars)
 
 
@@ -47,9 +50,12 @@ def edit(store: Store, actor: Actor, story_id: str, text: str | None) -> None:
     if text is not None:
         text = storable(text)
         if not text.strip():
-            raise FabulaError("The story can't be empty.", "Delete the story instead.")
+            raise FabulaError(msg("The story can't be empty."), msg("Delete the story instead."))
         if len(text) > LONGEST_TEXT:
-            raise FabulaError(f"The edit has {len(text):,} characters.", f"Keep it below {LONGEST_TEXT:,}.")
+            raise FabulaError(
+                msg("The edit has {text} characters.", text=f"{len(text):,}"),
+                msg("Keep it below {value}.", value=f"{LONGEST_TEXT:,}"),
+            )
     kept = shelf.get(store, story_id)
     _change(store, actor, story_id, edited_text=None if kept is not None and text == kept.text else text)
 
@@ -63,9 +69,11 @@ def tag(store: Store, actor: Actor, story_id: str, given: Sequence[str]) -> None
     clean = list(dict.fromkeys(" ".join(storable(word).split()) for word in given))
     clean = [word for word in clean if word]
     if len(clean) > MOST_TAGS:
-        raise FabulaError(f"A story can have up to {MOST_TAGS} tags.", "Leave some out.")
+        raise FabulaError(msg("A story can have up to {value} tags.", value=MOST_TAGS), msg("Leave some out."))
     if any(len(word) > LONGEST_TAG for word in clean):
-        raise FabulaError(f"A tag can have up to {LONGEST_TAG} characters.", "Choose a shorter one.")
+        raise FabulaError(
+            msg("A tag can have up to {value} characters.", value=LONGEST_TAG), msg("Choose a shorter one.")
+        )
     _change(store, actor, story_id, tags=clean or None)
 
 
@@ -89,10 +97,10 @@ def restore(store: Store, actor: Actor, story_id: str) -> None:
 
 def _change(store: Store, actor: Actor, story_id: str, *, also_deleted: bool = False, **values: Any) -> None:
     if actor.role == "viewer":
-        raise FabulaError("Visitors can read the shelf, not change it.", "Ask someone who has permission.")
+        raise FabulaError(msg("Visitors can read the shelf, not change it."), msg("Ask someone who has permission."))
     with store.session() as session:
         row = session.get(Story, story_id)
         if row is None or (row.deleted_at is not None and not also_deleted):
-            raise NotFound("This story no longer exists.", "Choose another one.")
+            raise NotFound(msg("This story no longer exists."), msg("Choose another one."))
         for name, value in values.items():
             setattr(row, name, value)

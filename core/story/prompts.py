@@ -7,6 +7,7 @@ from pathlib import Path
 
 from core.actor import Actor
 from core.errors import FabulaError, StorageFull
+from core.message import msg
 from core.text import storable
 
 _FILE = "stage_prompts.txt"
@@ -30,12 +31,14 @@ def prepare(home: Path, actor: Actor, lines: Iterable[str]) -> None:
         FabulaError: the actor may only look. StorageFull: they cannot be written.
     """
     if actor.role == "viewer":
-        raise FabulaError("Visitors can use the prepared prompts, not change them.", "Ask someone who has permission.")
+        raise FabulaError(
+            msg("Visitors can use the prepared prompts, not change them."), msg("Ask someone who has permission.")
+        )
     try:
         home.mkdir(parents=True, exist_ok=True)
         (home / _FILE).write_text("".join(f"{line}\n" for line in clean(lines)), encoding="utf-8")
     except OSError as exc:
-        raise StorageFull("The prompts could not be written.", "Free some space, then save again.") from exc
+        raise StorageFull(msg("The prompts could not be written."), msg("Free some space, then save again.")) from exc
 
 
 def clean(lines: Iterable[str]) -> list[str]:

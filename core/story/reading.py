@@ -12,6 +12,7 @@ from core.cost.book import PriceBook, speech_cost
 from core.cost.reservation import Reservation
 from core.db.store import Store
 from core.errors import FabulaError, Refused
+from core.message import msg
 from core.providers.speech import Speech, SpeechRequest
 from core.story.sentences import parts
 
@@ -43,9 +44,11 @@ def read_aloud(
     """
     found = parts(request.text)
     if not found:
-        raise FabulaError("There is nothing to read aloud.", "Write a story first.")
+        raise FabulaError(msg("There is nothing to read aloud."), msg("Write a story first."))
     if actor.role == "viewer":
-        raise Refused("Visitors cannot have a story read aloud by a paid model.", "Use the browser's own voice.")
+        raise Refused(
+            msg("Visitors cannot have a story read aloud by a paid model."), msg("Use the browser's own voice.")
+        )
     for part in found[done:]:
         cost = speech_cost(book, speech.provider.id, request.model, part)
         bought = Reservation(

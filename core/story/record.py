@@ -12,6 +12,7 @@ from core.actor import Actor
 from core.db.store import Store, new_id
 from core.db.tables import Story
 from core.errors import FabulaError
+from core.message import sentences
 from core.providers import CompletionRequest
 from core.story.facts import Facts
 from core.story.till import LONGEST_NAME
@@ -66,7 +67,7 @@ class Record:
             row.text = text
             row.model = storable(facts.model)[:LONGEST_NAME]
             row.finish_reason = storable(facts.finish_reason)[:_LONGEST_WORD] if facts.finish_reason else None
-            row.error = storable(f"{error.what} {error.next_step}".strip()) if error is not None else None
+            row.error = storable(sentences(error.what, error.next_step)) if error is not None else None
             row.prompt_tokens = facts.prompt_tokens
             seconds = time.monotonic() - self._began
             if self._place.goes_on is None:
@@ -91,7 +92,7 @@ class Record:
             "text": text,
             "model": storable(facts.model)[:LONGEST_NAME],
             "finish_reason": storable(facts.finish_reason)[:_LONGEST_WORD] if facts.finish_reason else None,
-            "error": storable(f"{error.what} {error.next_step}".strip()) if error is not None else None,
+            "error": storable(sentences(error.what, error.next_step)) if error is not None else None,
             "prompt_tokens": facts.prompt_tokens,
             "completion_tokens": facts.tokens,
             "cost_usd": facts.cost_usd,

@@ -24,6 +24,7 @@ from core.db import rescue
 from core.db.store import Store
 from core.db.tables import utcnow
 from core.errors import FabulaError, ProviderError, StorageFull
+from core.message import msg
 from core.providers import Client, CompletionRequest, StreamFacts, parameters
 from core.story import trouble
 from core.story.facts import Facts as Facts
@@ -227,7 +228,7 @@ class StoryStream:
             with contextlib.suppress(FabulaError):
                 error = trouble.explained(self._store, self._book, self._client.provider, self.request.model, failure)
         except Exception as failure:  # a closed connection answers in many ways; a bug must still end the story
-            error = ProviderError("The stream was interrupted.", "Write it again; the text so far is kept.")
+            error = ProviderError(msg("The stream was interrupted."), msg("Write it again; the text so far is kept."))
             error.__cause__ = failure
         self._add(self._joined.rest())
         self._finish(None if self._stopped else error)
@@ -262,7 +263,7 @@ class StoryStream:
             error = error or failure
         except Exception as failure:  # a bug must not look like a story that was saved
             _log.exception("The story %s could not be saved.", self.id)
-            lost = FabulaError("The story could not be saved.", "Copy its text now; the log has the details.")
+            lost = FabulaError(msg("The story could not be saved."), msg("Copy its text now; the log has the details."))
             lost.__cause__ = failure
             error = error or lost
         finally:

@@ -14,6 +14,7 @@ from core.cost.book import PriceBook, cost_of
 from core.db.store import Store
 from core.db.tables import Spend
 from core.errors import Refused
+from core.message import msg
 from core.providers import CompletionRequest, StreamFacts
 from core.story.facts import same_model
 from core.text import storable
@@ -57,8 +58,8 @@ class Till:
             ref, who = self._reference, self._actor
             if who.role == "viewer" and budget.left_in(session, who, ref) is None:
                 raise Refused(
-                    "Visitors may write with a paid model only within a budget, and there is none.",
-                    "Choose a model on this machine, or ask an admin to set a budget on the cost page.",
+                    msg("Visitors may write with a paid model only within a budget, and there is none."),
+                    msg("Choose a model on this machine, or ask an admin to set a budget on the cost page."),
                 )
             if worst is None:
                 budget.check(session, who, None, ref)

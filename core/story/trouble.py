@@ -12,6 +12,7 @@ from core.cost.prices import tuned_base
 from core.db.store import Store
 from core.db.tables import Story, TrainingJob
 from core.errors import BadRequest, FabulaError, ModelNotFound
+from core.message import msg
 from core.providers import Provider
 
 _TOO_LONG = re.compile(
@@ -27,13 +28,13 @@ def explained(store: Store, book: PriceBook, provider: Provider, model: str, err
         fuller = gone(store, book, provider, model)
     elif isinstance(error, BadRequest) and _TOO_LONG.search(error.what):
         fuller = BadRequest(
-            f"The prompt is longer than {model} can read at once: {error.what}",
-            "Shorten the prompt, or allow fewer tokens in one story under More.",
+            msg("The prompt is longer than {model} can read at once: {what}", model=model, what=error.what),
+            msg("Shorten the prompt, or allow fewer tokens in one story under More."),
         )
     elif isinstance(error, BadRequest) and _FILTERED.search(error.what):
         fuller = BadRequest(
-            f"The content filter of {provider.name} blocked the prompt: {error.what}",
-            "Rephrase the prompt, or choose another model.",
+            msg("The content filter of {name} blocked the prompt: {what}", name=provider.name, what=error.what),
+            msg("Rephrase the prompt, or choose another model."),
         )
     if fuller is None:
         return error
@@ -51,11 +52,22 @@ def _since(store: Store, book: PriceBook, provider: Provider, model: str, base: 
     for name in (model, base):
         price = None if name is None else book.find(provider.id, name)
         if price is not None and price.valid_until is not None and book.ended(price):
-            return f"{provider.name} no longer has {model}: {name} was retired after {price.valid_until:%Y-%m-%d}."
+            return msg(
+                "{name} no longer has {model}: {other} was retired after {valid_until}.",
+                name=provider.name,
+                model=model,
+                other=name,
+                valid_until=f"{price.valid_until:%Y-%m-%d}",
+            )
     seen = _last_seen(store, provider, model)
     if seen is not None:
-        return f"{provider.name} no longer has {model}; it last wrote here on {seen:%Y-%m-%d %H:%M} UTC."
-    return f"{provider.name} does not have {model}, and it has never written here."
+        return msg(
+            "{name} no longer has {model}; it last wrote here on {seen} UTC.",
+            name=provider.name,
+            model=model,
+            seen=f"{seen:%Y-%m-%d %H:%M}",
+        )
+    return msg("{name} does not have {model}, and it has never written here.", name=provider.name, model=model)
 
 
 def _last_seen(store: Store, provider: Provider, model: str) -> datetime | None:
@@ -87,9 +99,12 @@ def _instead(store: Store, provider: Provider, model: str, base: str | None) -> 
                 .limit(1)
             )
     if other is not None:
-        return f"Use {other}, which learned from the same data set."
+        return msg("Use {other}, which learned from the same data set.", other=other)
     if job is not None:
-        return f"Use {job.base_model}, its base, or train on its data set again: the rows and settings are kept."
+        return msg(
+            "Use {base_model}, its base, or train on its data set again: the rows and settings are kept.",
+            base_model=job.base_model,
+        )
     if base is not None:
-        return f"Use {base}, its base; tuned models disappear when their base is retired."
-    return "Choose another model from the list."
+        return msg("Use {base}, its base; tuned models disappear when their base is retired.", base=base)
+    return msg("Choose another model from the list.")

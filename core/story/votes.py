@@ -14,6 +14,7 @@ from core.db.store import Store, hold, new_id
 from core.db.tables import Story, Vote, utcnow
 from core.errors import FabulaError, NotFound
 from core.intervals import wilson
+from core.message import msg
 
 _LOOKED_AT = 10_000  # votes: older ones say little about what a model is now
 
@@ -61,14 +62,14 @@ def cast(store: Store, actor: Actor, round_id: str, order: Sequence[str], winner
         NotFound: a story is not of this round, or not there (any more).
     """
     if len(set(order)) < 2:
-        raise FabulaError("A vote needs at least two stories.", "Write with two models.")
+        raise FabulaError(msg("A vote needs at least two stories."), msg("Write with two models."))
     if winner is not None and winner not in order:
-        raise FabulaError("This story was not in the round.", "Choose one of the stories shown.")
+        raise FabulaError(msg("This story was not in the round."), msg("Choose one of the stories shown."))
     with store.session() as session:
         hold(session, f"votes {round_id}")
         there = set(session.scalars(select(Story.id).where(Story.id.in_(order), Story.round_id == round_id)))
         if there != set(order):
-            raise NotFound("Not every story of this round was saved.", "Write the round again.")
+            raise NotFound(msg("Not every story of this round was saved."), msg("Write the round again."))
         row = _of(session, actor, round_id)
         if row is None:
             row = Vote(id=new_id(), actor=actor.id, round_id=round_id)

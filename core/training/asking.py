@@ -17,6 +17,7 @@ from core.dataset.writing.outcomes import storable
 from core.db import rescue
 from core.db.tables import Answer
 from core.errors import BadRequest, FabulaError, ModelNotFound, ProviderError
+from core.message import msg
 from core.providers import Client, Completion, CompletionRequest
 from core.providers.shapes import Endpoint
 from core.training import judging
@@ -76,7 +77,7 @@ class Asking:
         choice = answer.texts[0] if answer.texts else None
         if choice is None or choice.error:
             words = choice.error if choice else ""
-            reason = words or "The provider answered without a text."
+            reason = words or msg("The provider answered without a text.")
             self._keep(example, None, None, reason, (bought, answer))
             return False
         self._keep(example, choice.text, choice.finish_reason, None, (bought, answer))

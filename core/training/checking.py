@@ -20,6 +20,7 @@ from core.dataset import export
 from core.db.store import Store
 from core.engine import training_line
 from core.errors import BadFile
+from core.message import msg
 from core.training import checkline
 from core.training.checkline import BadLine, Example
 from core.training.filecheck import ExamplePreview, FileCheck, Level, LineProblem
@@ -88,7 +89,7 @@ def check_form(
     )
     wanted = wanted_format(form.provider, form.base_model)
     if wanted is not None and wanted != form.file_format:
-        found.tell(0, "error", "format", f"This base learns from files in the {wanted} format only.")
+        found.tell(0, "error", "format", msg("This base learns from files in the {wanted} format only.", wanted=wanted))
     lines = enumerate((line.encode() for line in both), 1)
     return _look(found, lines, _AT_LEAST.get(form.provider, 1), seen)
 
@@ -118,7 +119,10 @@ def check_file(
         with path.open("rb") as file:
             return _look(found, training_line.lines(file), at_least, seen)
     except OSError as exc:
-        raise BadFile(f"{path.name} cannot be read: {exc.strerror}.", "Choose another file.") from exc
+        raise BadFile(
+            msg("{name} cannot be read: {reason}.", name=path.name, reason=exc.strerror),
+            msg("Choose another file."),
+        ) from exc
 
 
 def _look(
@@ -162,7 +166,13 @@ class _Found:
             example = checkline.read(raw, text_only=self.text_only)
             self.file_format = self.file_format or example.file_format
             if example.file_format != self.file_format:
-                raise BadLine("mixed", f"It is in the {example.file_format} format; the lines before it are not.")
+                raise BadLine(
+                    "mixed",
+                    msg(
+                        "It is in the {file_format} format; the lines before it are not.",
+                        file_format=example.file_format,
+                    ),
+                )
         except BadLine as exc:
             self.tell(number, "error", exc.kind, exc.sentence, raw)
             return
@@ -181,7 +191,11 @@ class _Found:
         if self.context is not None and len(text.encode()) > self.context:  # a token has a byte at least
             count = self.count([text])
             if count > self.context:
-                sentence = f"It has {count:,} tokens, and the model reads {self.context:,} at most: its end is cut off."
+                sentence = msg(
+                    "It has {count} tokens, and the model reads {context} at most: its end is cut off.",
+                    count=f"{count:,}",
+                    context=f"{self.context:,}",
+                )
                 self.tell(number, "error", "over_context", sentence, raw)
             self.tokens += count
         else:
@@ -189,7 +203,10 @@ class _Found:
             if len(self.waiting) == _TOGETHER:
                 self.flush()
         if self.stop and self.stop in example.completion.removesuffix(self.stop):
-            sentence = f"Its completion has the stop {self.stop!r} before its end: the model learns to end there."
+            sentence = msg(
+                "Its completion has the stop {stop} before its end: the model learns to end there.",
+                stop=repr(self.stop),
+            )
             self.tell(number, "warning", "stop_inside", sentence, raw)
 
     def count(self, texts: list[str]) -> int:
@@ -213,15 +230,27 @@ class _Found:
             self.flush()
         self.repeats()
         if not self.lines:
-            self.tell(0, "error", "nothing", "The file contains no examples.")
+            self.tell(0, "error", "nothing", msg("The file contains no examples."))
         elif self.examples < at_least:
-            few = f"The file has too few good examples ({self.examples:,}): this provider needs at least {at_least:,}."
+            few = msg(
+                "The file has too few good examples ({examples}): this provider needs at least {at_least}.",
+                examples=f"{self.examples:,}",
+                at_least=f"{at_least:,}",
+            )
             self.tell(0, "error", "too_few", few)
         elif self.examples < FEWEST:
-            few = f"There are very few examples ({self.examples:,}): the model will repeat them, and learn little else."
+            few = msg(
+                "There are very few examples ({examples}): the model will repeat them, and learn little else.",
+                examples=f"{self.examples:,}",
+            )
             self.tell(0, "warning", "too_few", few)
         if self.size > _LARGEST:
-            self.tell(0, "error", "too_large", f"The file has {self.size / 2**20:,.0f} MiB; 512 MiB is the most.")
+            self.tell(
+                0,
+                "error",
+                "too_large",
+                msg("The file has {size} MiB; 512 MiB is the most.", size=f"{self.size / 2**20:,.0f}"),
+            )
         marks = _CHAT_TOKENS * self.examples if self.file_format == "chat" else 0
         told = sorted(self.told["error"], key=_by_line) + sorted(self.told["warning"], key=_by_line)
         return FileCheck(
@@ -248,7 +277,7 @@ class _Found:
         order = np.argsort(numbers, kind="stable")
         again = np.flatnonzero(numbers[order][1:] == numbers[order][:-1]) + 1
         for place in np.sort(places[order][again]).tolist():
-            self.tell(place, "warning", "duplicate", "The same line already exists: you would pay for it twice.")
+            self.tell(place, "warning", "duplicate", msg("The same line already exists: you would pay for it twice."))
 
 
 def _by_line(problem: LineProblem) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
+from core.message import msg, sentences
 from core.training.figures import Figure, figure
 from core.training.results import Results
 from core.training.views import JobView
@@ -97,7 +98,7 @@ def comparable(jobs: Sequence[JobView]) -> bool:
     return len(rows) == 1 and all(job.dataset_id is not None for job in jobs)
 
 
-_NOT_COMPARABLE = "These runs have different data sets or splits, so their figures cannot be ranked."
+_NOT_COMPARABLE = msg("These runs have different data sets or splits, so their figures cannot be ranked.")
 _SETTINGS: Mapping[str, Callable[[JobView], object]] = {
     "base_model": lambda job: job.base_model,
     "provider": lambda job: job.provider,
@@ -156,30 +157,42 @@ def _sentence(columns: Sequence[JobColumn], rows: Sequence[Setting], best: Mappi
     by_id = {one.job_id: one for one in columns}
     differing = sum(row.differs for row in rows)
     if not differing and len(columns) > 1:
-        return "These runs have the same settings; their differences are due to chance."
+        return msg("These runs have the same settings; their differences are due to chance.")
     winner = by_id.get(best.get("valid_loss", ""))
     if winner is not None and winner.valid_loss is not None:
-        return f"{winner.name!r} is best on held-out rows: validation loss {winner.valid_loss.value:.3f}."
+        return msg(
+            "{name} is best on held-out rows: validation loss {value}.",
+            name=repr(winner.name),
+            value=f"{winner.valid_loss.value:.3f}",
+        )
     if (winner := by_id.get(best.get("accuracy", ""))) is not None:
         return _by_training(winner, columns)
-    return "None of them is clearly better than the others."
+    return msg("None of them is clearly better than the others.")
 
 
 def _by_training(winner: JobColumn, columns: Sequence[JobColumn]) -> str:
     """Which run is best on its training rows, and why nothing is said about new examples."""
     assert winner.accuracy is not None
     if winner.accuracy.definition == "smoothed":
-        highest = f"{winner.name!r} has the highest training accuracy: {winner.accuracy.value:.1%} (smoothed)."
+        highest = msg(
+            "{name} has the highest training accuracy: {value} (smoothed).",
+            name=repr(winner.name),
+            value=f"{winner.accuracy.value:.1%}",
+        )
     else:
-        highest = f"{winner.name!r} has the highest training accuracy: {winner.accuracy.value:.1%} (last step)."
-    return " ".join((highest, _by_validation(columns)))
+        highest = msg(
+            "{name} has the highest training accuracy: {value} (last step).",
+            name=repr(winner.name),
+            value=f"{winner.accuracy.value:.1%}",
+        )
+    return sentences(highest, _by_validation(columns))
 
 
 def _by_validation(columns: Sequence[JobColumn]) -> str:
     """Why no run is best on held-out rows."""
     validated, total = sum(one.valid_loss is not None for one in columns), len(columns)
     if not validated:
-        return "No run used validation data."
+        return msg("No run used validation data.")
     if validated < total:
-        return f"Runs with validation data: {validated} of {total}."
-    return "All runs perform equally on held-out rows."
+        return msg("Runs with validation data: {validated} of {total}.", validated=validated, total=total)
+    return msg("All runs perform equally on held-out rows.")

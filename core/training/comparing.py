@@ -24,6 +24,7 @@ from core.dataset.writing.outcomes import storable
 from core.db.store import Store, hold, new_id
 from core.db.tables import Comparison, ComparisonAnswer, Story, TrainingJob, utcnow
 from core.errors import FabulaError, NotFound
+from core.message import msg
 from core.training.unseen_prompts import Choice
 from core.training.views import JobView
 
@@ -32,7 +33,7 @@ SIDES: tuple[Side, ...] = ("base", "tuned")
 ACTIVE = ("queued", "running", "stopping")
 MOST_PROMPTS = 20  # of one job, those that people add included
 _LONGEST_PROMPT = 20_000  # characters
-_NO_MODEL = "This job has no model to compare yet."
+_NO_MODEL = msg("This job has no model to compare yet.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +135,9 @@ def start(store: Store, actor: Actor, job: JobView) -> str:
         FabulaError: the job has no model, or no data set.
     """
     if job.status != "succeeded" or job.fine_tuned_model is None:
-        raise FabulaError(_NO_MODEL, "Wait until it has finished.")
+        raise FabulaError(_NO_MODEL, msg("Wait until it has finished."))
     if job.dataset_id is None:
-        raise FabulaError("This job has no data set to take prompts from.", "Train on a data set instead.")
+        raise FabulaError(msg("This job has no data set to take prompts from."), msg("Train on a data set instead."))
     with store.session() as session:
         hold(session, "comparisons")
         return _made(session, job.id, actor.id)
@@ -156,14 +157,19 @@ def ask(store: Store, actor: Actor, job: JobView, prompt: str) -> int:
     """
     words = storable(prompt).strip()
     if not words or len(words) > _LONGEST_PROMPT:
-        raise FabulaError(f"A prompt needs 1 to {_LONGEST_PROMPT:,} characters.", "Change it and try again.")
+        raise FabulaError(
+            msg("A prompt needs 1 to {value} characters.", value=f"{_LONGEST_PROMPT:,}"),
+            msg("Change it and try again."),
+        )
     comparison_id = start(store, actor, job)
     with store.session() as session:
         hold(session, "comparisons")
         one = session.get_one(Comparison, comparison_id)
         position = next_position(session, comparison_id)
         if position >= MOST_PROMPTS:
-            raise FabulaError(f"A job can have {MOST_PROMPTS} prompts.", "Write more on the story page.")
+            raise FabulaError(
+                msg("A job can have {value} prompts.", value=MOST_PROMPTS), msg("Write more on the story page.")
+            )
         add_pair(session, comparison_id, position, words, None)
         if one.state not in ACTIVE:
             one.state, one.reason, one.finished_at = "queued", None, None
@@ -292,7 +298,7 @@ def _made(session: Session, job_id: str, actor_id: str) -> str:
 def _one(session: Session, job_id: str) -> Comparison:
     one = session.scalar(select(Comparison).where(Comparison.job_id == job_id))
     if one is None:
-        raise NotFound("This job has no comparison yet.", "Start one.")
+        raise NotFound(msg("This job has no comparison yet."), msg("Start one."))
     return one
 
 

@@ -14,6 +14,7 @@ from core.cost.book import PriceBook, training_cost
 from core.cost.prices import ENGINE, tuned_base
 from core.db.store import Store
 from core.db.tables import TrainingJob
+from core.message import msg
 from core.training import pace
 
 _USUAL_EPOCHS = 3  # what OpenAI mostly takes when it is left to it (guide "Supervised fine-tuning")
@@ -112,12 +113,14 @@ def measured_rates(store: Store, provider: str, model: str) -> list[float]:
 def _speed(steps: float | None, rates: list[float], rough: float | None) -> tuple[float | None, str]:
     """The best known speed in tokens a second, and from what it is known."""
     if steps:
-        return steps, f"Based on the newest training steps on this model: {steps:,.0f} tokens per second."
+        return steps, msg(
+            "Based on the newest training steps on this model: {steps} tokens per second.", steps=f"{steps:,.0f}"
+        )
     if rates:
         return median(rates), _from_jobs(len(rates))
     if rough:
-        return rough, "Rough estimate from this machine's speed. The first job on this model gives a better one."
-    return None, "The time is known after the first job on this model that takes a few minutes."
+        return rough, msg("Rough estimate from this machine's speed. The first job on this model gives a better one.")
+    return None, msg("The time is known after the first job on this model that takes a few minutes.")
 
 
 def _start_s(provider: str) -> float:
@@ -126,5 +129,5 @@ def _start_s(provider: str) -> float:
 
 def _from_jobs(count: int) -> str:
     if count == 1:
-        return "Based on the last job on this model."
-    return f"Based on the last {count} jobs on this model."
+        return msg("Based on the last job on this model.")
+    return msg("Based on the last {count} jobs on this model.", count=count)

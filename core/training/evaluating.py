@@ -13,6 +13,7 @@ from core.dataset import datasets
 from core.db.store import Store, hold, new_id
 from core.db.tables import Answer, Evaluation, utcnow
 from core.errors import BadTrainingFile, FabulaError, NotFound
+from core.message import msg
 from core.training.evaluation_shapes import (
     ACTIVE,
     AnswerView,
@@ -57,7 +58,7 @@ def form_for(job: JobView, *, model: str | None = None, base: bool = False, limi
     """
     asked = job.base_model if base else model or job.fine_tuned_model
     if job.dataset_id is None or asked is None:
-        raise FabulaError("This job has no model to judge yet.", "Wait until it has finished.")
+        raise FabulaError(msg("This job has no model to judge yet."), msg("Wait until it has finished."))
     return EvaluationForm(
         dataset_id=job.dataset_id,
         provider=job.provider,
@@ -80,13 +81,16 @@ def start(store: Store, actor: Actor, form: EvaluationForm) -> str:
         FabulaError: the limit is out of bounds.
     """
     if not 1 <= form.limit <= _MOST_ROWS:
-        raise FabulaError(f"The number of rows must be between 1 and {_MOST_ROWS:,}.", "Choose another one.")
+        raise FabulaError(
+            msg("The number of rows must be between 1 and {value}.", value=f"{_MOST_ROWS:,}"),
+            msg("Choose another one."),
+        )
     there = held_out(store, form.dataset_id, form.version_id)
     total = sum(getattr(there, part) for part in PARTS[form.part])
     if not total:
         raise BadTrainingFile(
-            "No rows are kept from training, so the model cannot be evaluated.",
-            "Train on a version of the data set that has validation rows.",
+            msg("No rows are kept from training, so the model cannot be evaluated."),
+            msg("Train on a version of the data set that has validation rows."),
         )
     system = form.system
     if system is None:
@@ -195,7 +199,7 @@ def answers(
 def _one(session: Session, evaluation_id: str) -> Evaluation:
     one = session.get(Evaluation, evaluation_id)
     if one is None:
-        raise NotFound("This evaluation no longer exists.", "Choose another one.")
+        raise NotFound(msg("This evaluation no longer exists."), msg("Choose another one."))
     return one
 
 

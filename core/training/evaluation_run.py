@@ -13,6 +13,7 @@ from core.cost import own, tokens
 from core.db.store import Store
 from core.db.tables import Answer, Evaluation, utcnow
 from core.errors import FabulaError
+from core.message import msg, sentences
 from core.providers import Client, Registry
 from core.providers.shapes import Endpoint
 from core.settings import Settings
@@ -54,7 +55,7 @@ def give_up(store: Store, evaluation_id: str, error: FabulaError) -> None:
     with store.session() as session:
         one = session.get(Evaluation, evaluation_id)
         if one is not None and one.state in ACTIVE:
-            one.state, one.reason, one.finished_at = "failed", f"{error.what} {error.next_step}".strip(), utcnow()
+            one.state, one.reason, one.finished_at = "failed", sentences(error.what, error.next_step), utcnow()
 
 
 def _ask_all(work: Work, client: Client, asked_at: Endpoint) -> None:
@@ -80,8 +81,12 @@ def _ask_all(work: Work, client: Client, asked_at: Endpoint) -> None:
                 failed_alike = 0 if one.result() else failed_alike + 1
             if failed_alike >= _ALIKE and not work.view.answered:
                 raise FabulaError(
-                    f"The first {failed_alike} rows all failed: {work.last_reason()}",
-                    "Fix the problems listed, then retry the missing answers.",
+                    msg(
+                        "The first {failed_alike} rows all failed: {last_reason}",
+                        failed_alike=failed_alike,
+                        last_reason=work.last_reason(),
+                    ),
+                    msg("Fix the problems listed, then retry the missing answers."),
                 )
             work.heed_or_halt()
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
+from core.message import from_json, to_json
 from core.training.judging import Interval, LabelScore
 
 Kind = Literal["label", "text"]
@@ -105,7 +106,8 @@ class Metrics:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON keeps it."""
-        return {**asdict(self), "cost_usd": None if self.cost_usd is None else str(self.cost_usd)}
+        cost = None if self.cost_usd is None else str(self.cost_usd)
+        return {**asdict(self), "cost_usd": cost, "loss_note": to_json(self.loss_note)}
 
     @classmethod
     def from_dict(cls, kept: Mapping[str, Any]) -> Metrics:
@@ -114,6 +116,7 @@ class Metrics:
         for name in ("accuracy", "exact", "overlap"):
             values[name] = None if values[name] is None else Interval(**values[name])
         values["labels"] = tuple(LabelScore(**one) for one in values["labels"])
+        values["loss_note"] = from_json(values["loss_note"]) or ""
         values["cost_usd"] = None if values["cost_usd"] is None else Decimal(values["cost_usd"])
         return cls(**values)
 

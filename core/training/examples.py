@@ -22,6 +22,7 @@ from core.dataset.example_pairs import Pair, check
 from core.db.store import Store, hold
 from core.db.tables import Dataset, Row, TrainingJob
 from core.errors import FabulaError
+from core.message import msg
 from core.providers import CompletionRequest, ModelInfo
 from core.providers.registry import ENGINE
 from core.training import jobs
@@ -77,8 +78,12 @@ def settings(n_examples: int) -> Settings:
         batch_size=1 if n_examples < _FEW else _BATCH,
         learning_rate_multiplier=1.0,
         reason=(
-            f"Each example is read {epochs} times: about {_SEEN} readings are enough to learn a form or a set of "
-            "labels. More would make the model repeat the examples."
+            msg(
+                "Each example is read {epochs} times: about {value} readings are enough to learn a form or a set of "
+                "labels. More would make the model repeat the examples.",
+                epochs=epochs,
+                value=_SEEN,
+            )
         ),
     )
 
@@ -117,7 +122,7 @@ def train(
     checked = check(pairs)
     blocking = next((finding for finding in checked.findings if finding.blocking), None)
     if blocking is not None:
-        raise FabulaError(blocking.sentence, "Nothing was started. Change the examples and train again.")
+        raise FabulaError(blocking.sentence, msg("Nothing was started. Change the examples and train again."))
     chosen = settings(len(checked.pairs))
     with store.session() as session:  # one transaction: no data set without its job
         hold(session, "examples")
@@ -198,7 +203,7 @@ def requests(job: JobView, prompt: str) -> tuple[CompletionRequest, CompletionRe
         FabulaError: there is no model yet.
     """
     if job.fine_tuned_model is None:
-        raise FabulaError("The model is not ready yet.", "Wait until training has finished.")
+        raise FabulaError(msg("The model is not ready yet."), msg("Wait until training has finished."))
     tuned = CompletionRequest(
         model=job.fine_tuned_model,
         prompt=prompt.strip() + (job.separator or ""),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from core.errors import BadTrainingFile
+from core.message import msg
 from core.training.form import FileFormat
 
 Level = Literal["error", "warning"]
@@ -81,7 +82,7 @@ class FileCheck:
         told = [problem.sentence for problem in self.problems if not problem.line]
         by_weight = sorted(self.counts.items(), key=lambda one: (self.levels[one[0]] != "error", -one[1]))
         told += [sentence for kind, count in by_weight if (sentence := _counted(kind, count)) is not None]
-        return tuple(told) or (f"The format of all {self.examples:,} examples is right.",)
+        return tuple(told) or (msg("The format of all {examples} examples is right.", examples=f"{self.examples:,}"),)
 
     def refuse(self) -> None:
         """Stop here when the file cannot be trained on.
@@ -92,27 +93,35 @@ class FileCheck:
         first = next((problem for problem in self.problems if problem.level == "error"), None)
         if first is None:
             return
-        mend = "Fix or remove the lines listed, then check again."
+        mend = msg("Fix or remove the lines listed, then check again.")
         if not first.line:
             raise BadTrainingFile(first.sentence, mend)
         if self.errors == 1:
-            raise BadTrainingFile(f"Line {first.line:,}: {first.sentence}", mend)
-        raise BadTrainingFile(f"Line {first.line:,}, the first of {self.errors:,} faults: {first.sentence}", mend)
+            raise BadTrainingFile(msg("Line {line}: {sentence}", line=f"{first.line:,}", sentence=first.sentence), mend)
+        raise BadTrainingFile(
+            msg(
+                "Line {line}, the first of {errors} faults: {sentence}",
+                line=f"{first.line:,}",
+                errors=f"{self.errors:,}",
+                sentence=first.sentence,
+            ),
+            mend,
+        )
 
 
 def _counted(kind: str, n: int) -> str | None:
     """How many lines have such a fault, as a sentence; None for what is told by itself."""
     return {
-        "not_utf8": f"Lines that are not UTF-8: {n:,}.",
-        "not_json": f"Lines that are not JSON: {n:,}.",
-        "not_object": f"Lines that are not objects: {n:,}.",
-        "too_long_line": f"Lines that are longer than any example may be: {n:,}.",
-        "shape": f"Lines that are neither a pair nor a conversation: {n:,}.",
-        "role": f"Lines with messages whose role is missing or wrong: {n:,}.",
-        "no_answer": f"Lines without an answer to learn from: {n:,}.",
-        "empty": f"Lines with an empty answer: {n:,}.",
-        "mixed": f"Lines in another format than the first: {n:,}.",
-        "over_context": f"Examples that are longer than the model can read: {n:,}.",
-        "duplicate": f"Lines that repeat an earlier one: {n:,}.",
-        "stop_inside": f"Examples that contain the stop before their end: {n:,}.",
+        "not_utf8": msg("Lines that are not UTF-8: {n}.", n=f"{n:,}"),
+        "not_json": msg("Lines that are not JSON: {n}.", n=f"{n:,}"),
+        "not_object": msg("Lines that are not objects: {n}.", n=f"{n:,}"),
+        "too_long_line": msg("Lines that are longer than any example may be: {n}.", n=f"{n:,}"),
+        "shape": msg("Lines that are neither a pair nor a conversation: {n}.", n=f"{n:,}"),
+        "role": msg("Lines with messages whose role is missing or wrong: {n}.", n=f"{n:,}"),
+        "no_answer": msg("Lines without an answer to learn from: {n}.", n=f"{n:,}"),
+        "empty": msg("Lines with an empty answer: {n}.", n=f"{n:,}"),
+        "mixed": msg("Lines in another format than the first: {n}.", n=f"{n:,}"),
+        "over_context": msg("Examples that are longer than the model can read: {n}.", n=f"{n:,}"),
+        "duplicate": msg("Lines that repeat an earlier one: {n}.", n=f"{n:,}"),
+        "stop_inside": msg("Examples that contain the stop before their end: {n}.", n=f"{n:,}"),
     }.get(kind)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from core.engine import job_rules
 from core.errors import FabulaError
+from core.message import msg
 
 FileFormat = Literal["completion", "chat"]
 N_EPOCHS, BATCH_SIZE = job_rules.N_EPOCHS, job_rules.BATCH_SIZE
@@ -73,35 +74,40 @@ class JobForm:
             FabulaError: the first thing that is wrong, and what to do about it.
         """
         if not self.name.strip() or len(self.name) > _LONGEST_NAME:
-            raise FabulaError("The job needs a name of at most 200 characters.", "Give it a shorter name.")
+            raise FabulaError(msg("The job needs a name of at most 200 characters."), msg("Give it a shorter name."))
         if not self.base_model.strip():
-            raise FabulaError("No base model is chosen.", "Choose the model to start from.")
+            raise FabulaError(msg("No base model is chosen."), msg("Choose the model to start from."))
         if (problem := suffix_problem(self.suffix)) is not None:
             raise problem
         self._check_numbers()
         if self.file_format not in ("completion", "chat"):
-            raise FabulaError("The file format must be completion or chat.", "Choose one of the two.")
+            raise FabulaError(msg("The file format must be completion or chat."), msg("Choose one of the two."))
         if max(len(self.separator or ""), len(self.stop or "")) > _LONGEST_MARK:
-            raise FabulaError("The separator and the stop must have at most 50 characters.", "Shorten them.")
+            raise FabulaError(msg("The separator and the stop must have at most 50 characters."), msg("Shorten them."))
         if self.validation_share is not None and not 0 <= self.validation_share <= _MOST_SHARE:
-            raise FabulaError("The share for validation must be between 0 and 0.9.", "10 % is typical.")
+            raise FabulaError(msg("The share for validation must be between 0 and 0.9."), msg("10 % is typical."))
         if unknown := set(self.trackers) - set(TRACKERS):
-            raise FabulaError(f"There is no tracker {min(unknown)!r}.", "Choose W&B or Trackio, or none.")
+            raise FabulaError(
+                msg("There is no tracker {unknown}.", unknown=repr(min(unknown))),
+                msg("Choose W&B or Trackio, or none."),
+            )
         if self.trackers and not (self.project.strip() and len(self.project) <= _LONGEST_PROJECT):
-            raise FabulaError("The project must have 1 to 64 characters.", "Shorten it.")
+            raise FabulaError(msg("The project must have 1 to 64 characters."), msg("Shorten it."))
 
     def _check_numbers(self) -> None:
         """Raises FabulaError: a hyper-parameter, or the seed, that no provider would take."""
         if not _between(self.n_epochs, N_EPOCHS):
-            raise FabulaError("The number of epochs must be between 1 and 50.", "Three is typical; or use auto.")
+            raise FabulaError(
+                msg("The number of epochs must be between 1 and 50."), msg("Three is typical; or use auto.")
+            )
         if not _between(self.batch_size, BATCH_SIZE):
-            raise FabulaError("The batch size must be between 1 and 256.", "Choose another, or use auto.")
+            raise FabulaError(msg("The batch size must be between 1 and 256."), msg("Choose another, or use auto."))
         if not _between(self.learning_rate_multiplier, LEARNING_RATE_MULTIPLIER):
             raise FabulaError(
-                "The learning rate multiplier must be between 0.0001 and 100.", "Choose another, or use auto."
+                msg("The learning rate multiplier must be between 0.0001 and 100."), msg("Choose another, or use auto.")
             )
         if not _between(self.seed, SEED):
-            raise FabulaError("The seed must be between 0 and 2,147,483,647.", "Choose another, or use auto.")
+            raise FabulaError(msg("The seed must be between 0 and 2,147,483,647."), msg("Choose another, or use auto."))
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -114,10 +120,10 @@ def suffix_problem(suffix: str | None) -> FabulaError | None:
     if suffix is None or job_rules.is_suffix(suffix):
         return None
     if len(suffix) > LONGEST_SUFFIX:
-        return FabulaError("The suffix can have at most 64 characters.", "Shorten it, or leave it empty.")
+        return FabulaError(msg("The suffix can have at most 64 characters."), msg("Shorten it, or leave it empty."))
     return FabulaError(
-        "The suffix can only have letters (a–z, A–Z), digits, dots, hyphens and underscores.",
-        "Write first-try in place of “first try!”, for example, or leave it empty.",
+        msg("The suffix can only have letters (a–z, A–Z), digits, dots, hyphens and underscores."),
+        msg("Write first-try in place of “first try!”, for example, or leave it empty."),
     )
 
 
@@ -135,11 +141,15 @@ def rate_advice(n_examples: int | None, training_further: bool, provider: str = 
     small = training_further and n_examples is not None and n_examples < _SMALL
     if provider == "engine":
         if small:
-            return (
+            return msg(
                 "To add a little data to a tuned model, use a higher rate. 1.0 is a good default for the "
                 "built-in engine."
             )
-        return "1.0 is a good default for the built-in engine; use more for small additions, less against overfitting."
+        return msg(
+            "1.0 is a good default for the built-in engine; use more for small additions, less against overfitting."
+        )
     if small:
-        return "To add a little data to a tuned model, use a higher rate: 0.2 is a good start."
-    return "Typical at OpenAI: 0.05 to 0.2. Use more for small additions and large batches, less against overfitting."
+        return msg("To add a little data to a tuned model, use a higher rate: 0.2 is a good start.")
+    return msg(
+        "Typical at OpenAI: 0.05 to 0.2. Use more for small additions and large batches, less against overfitting."
+    )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from core.dataset.writing.outcomes import storable
 from core.db.store import Store, new_id
 from core.db.tables import TrainingEvent, utcnow
+from core.message import Message
 from core.providers import RemoteEvent
 from core.training.training_time import STARTED
 
@@ -33,7 +34,8 @@ def newest(store: Store, job_id: str) -> str | None:
 def training_began(store: Store, job_id: str) -> datetime | None:
     """When the job's training began for the first time, by the provider's event; None: none was heard."""
     began = select(func.min(TrainingEvent.at)).where(
-        TrainingEvent.job_id == job_id, TrainingEvent.message.startswith(STARTED)
+        TrainingEvent.job_id == job_id,
+        or_(TrainingEvent.message.startswith(STARTED), TrainingEvent.message == Message(STARTED, {})),
     )
     with store.reading() as session:
         return session.scalar(began)

@@ -16,6 +16,7 @@ from core.dataset import versions
 from core.db.store import Store, hold, new_id
 from core.db.tables import Checkpoint, Dataset, Row, TrainingJob, utcnow
 from core.errors import BadTrainingFile, FabulaError, NotFound
+from core.message import msg
 from core.providers import Registry
 from core.settings import Settings
 from core.training import paying, tracking, watch
@@ -70,13 +71,15 @@ def submit(store: Store, actor: Actor, form: JobForm) -> str:
         if (twin := _twin(session, form)) is not None:
             return twin
         if session.get(Dataset, form.dataset_id) is None:
-            raise NotFound("This data set no longer exists.", "Choose another one.")
+            raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
         done = select(func.count()).select_from(Row).where(Row.dataset_id == form.dataset_id, Row.state == "done")
         if not session.scalar(done):
-            raise BadTrainingFile("The data set has no finished rows to train on.", "Generate or load some first.")
+            raise BadTrainingFile(
+                msg("The data set has no finished rows to train on."), msg("Generate or load some first.")
+            )
         version = versions.get(store, form.version_id) if form.version_id is not None else None
         if version is not None and version.dataset_id != form.dataset_id:
-            raise NotFound("This version no longer exists.", "Choose another one.")
+            raise NotFound(msg("This version no longer exists."), msg("Choose another one."))
         job = TrainingJob(
             id=new_id(),
             dataset_id=form.dataset_id,
@@ -111,7 +114,7 @@ def clone(store: Store, job_id: str) -> JobForm:
     """
     job = get(store, job_id)
     if job.dataset_id is None:
-        raise NotFound("The job has no data set.", "Choose a data set and submit again.")
+        raise NotFound(msg("The job has no data set."), msg("Choose a data set and submit again."))
     return JobForm(
         dataset_id=job.dataset_id,
         name=f"{job.name[:_LONGEST_CLONE]} (again)",
@@ -178,15 +181,18 @@ def request(store: Store, actor: Actor, job_id: str, what: Request) -> None:
     with store.session() as session:
         job = session.get(TrainingJob, job_id)
         if job is None:
-            raise NotFound("This training job no longer exists.", "Choose another one.")
+            raise NotFound(msg("This training job no longer exists."), msg("Choose another one."))
         if what == "resume" and may_go_on(job.status, job.provider, job.remote_id, job.error):
             job.status, job.finished_at, job.updated_at = "queued", None, utcnow()
             job.error = job.next_step = None
         elif job.status in FINISHED:
-            raise FabulaError(f"The job has ended already: {job.status}.", "Start a new one to train more.")
+            raise FabulaError(
+                msg("The job has ended already: {status}.", status=job.status), msg("Start a new one to train more.")
+            )
         elif job.status not in _MEANT_FOR.get(what, (job.status,)):
             raise FabulaError(
-                f"The job cannot {what} now: it is {job.status}.", "Wait until the job has progressed, then try again."
+                msg("The job cannot {what} now: it is {status}.", what=what, status=job.status),
+                msg("Wait until the job has progressed, then try again."),
             )
         job.stop_requested = what
 
@@ -200,7 +206,7 @@ def retry_now(store: Store, actor: Actor, job_id: str) -> None:
     with store.session() as session:
         job = session.get(TrainingJob, job_id)
         if job is None:
-            raise NotFound("This training job no longer exists.", "Choose another one.")
+            raise NotFound(msg("This training job no longer exists."), msg("Choose another one."))
         if job.status not in FINISHED and job.not_before is not None:
             job.not_before = utcnow()
 

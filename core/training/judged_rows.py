@@ -13,6 +13,7 @@ from core.dataset import datasets, splitting
 from core.db.store import Store, in_chunks
 from core.db.tables import Dataset, Row, VersionExample
 from core.errors import NotFound
+from core.message import msg
 from core.training.evaluation_shapes import EvaluationView, Example, HeldOut, Kind
 
 PARTS: Mapping[str, tuple[str, ...]] = {
@@ -33,7 +34,7 @@ def held_out(store: Store, dataset_id: str, version_id: str | None = None) -> He
     """
     with store.reading() as session:
         if session.get(Dataset, dataset_id) is None:
-            raise NotFound("This data set no longer exists.", "Choose another one.")
+            raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
         if version_id is not None:
             counting = select(VersionExample.split, func.count()).where(VersionExample.version_id == version_id)
             counted = {part: n for part, n in session.execute(counting.group_by(VersionExample.split))}

@@ -12,6 +12,7 @@ from core.cost.prices import tuned_base
 from core.db.store import Store
 from core.db.tables import TrainingJob
 from core.errors import FabulaError, ModelNotFound, Refused
+from core.message import msg
 from core.providers import Client
 
 # OpenAI's deprecations page, 2026-05-07: closed to organisations that have trained nothing in the 60 days before
@@ -59,17 +60,17 @@ def preflight(store: Store, client: Client, book: PriceBook, model: str, now: da
     try:
         may, why = _may_train(store, client, model, now)
     except ModelNotFound:
-        may, next_step, answered = False, "Choose another one.", False  # it may be there a moment later
-        why = f"{client.provider.name} has no model {model!r} to start from."
+        may, next_step, answered = False, msg("Choose another one."), False  # it may be there a moment later
+        why = msg("{name} has no model {model} to start from.", name=client.provider.name, model=repr(model))
     except Refused as exc:
         may, next_step, answered = False, exc.next_step, False
-        why = f"This account may not list fine-tuning jobs there: {exc.what}"
+        why = msg("This account may not list fine-tuning jobs there: {what}", what=exc.what)
     except FabulaError as exc:
         may, answered = None, False
-        why = f"The provider could not be reached: {exc.what}"
+        why = msg("The provider could not be reached: {what}", what=exc.what)
     if may is not False and last is not None and last < now.date():
         may, next_step = False, ""
-        why = f"Training on this model ended on {last}. Choose another base, or the engine."
+        why = msg("Training on this model ended on {last}. Choose another base, or the engine.", last=last)
     return Preflight(may, why, last, until, _lifetime(client, until, now), next_step, answered)
 
 
@@ -83,21 +84,28 @@ def _may_train(store: Store, client: Client, model: str, now: datetime) -> tuple
     provider, name = client.provider, client.provider.name
     if provider.kind == "engine":
         if (reason := client.model(model).not_trainable) is not None:
-            return False, f"The engine can write with {model}, but not train it: {reason}."
-        return True, "The engine trains on this machine: no account is needed."
+            return False, msg(
+                "The engine can write with {model}, but not train it: {reason}.", model=model, reason=reason
+            )
+        return True, msg("The engine trains on this machine: no account is needed.")
     if provider.kind == "openai" and now.date() >= _CLOSED_TO_ALL:
-        return False, "OpenAI has closed fine-tuning to everyone on 2027-01-06. Train on the engine."
+        return False, msg("OpenAI has closed fine-tuning to everyone on 2027-01-06. Train on the engine.")
     next(iter(client.jobs()), None)
     succeeded, refused = _past(store, provider.id)
     if refused is not None and (succeeded is None or refused > succeeded):
-        return False, f"{name} refused the last job of this account: it may not train. The engine can."
+        return False, msg("{name} refused the last job of this account: it may not train. The engine can.", name=name)
     if succeeded is not None and now - succeeded < _RECENT:
-        return True, f"This account has fine-tuned at {name} recently, so it may do so again."
+        return True, msg("This account has fine-tuned at {name} recently, so it may do so again.", name=name)
     if provider.kind == "openai" and now.date() >= _CLOSED_TO_IDLE:
-        return None, "OpenAI only accepts jobs from accounts that fine-tuned recently. You find out when you submit."
+        return None, msg(
+            "OpenAI only accepts jobs from accounts that fine-tuned recently. You find out when you submit."
+        )
     return None, (
-        f"{name} answers, and lists the jobs of this account. "
-        "You find out if it may train when you submit the first one."
+        msg(
+            "{name} answers, and lists the jobs of this account. "
+            "You find out if it may train when you submit the first one.",
+            name=name,
+        )
     )
 
 
@@ -114,12 +122,18 @@ def _past(store: Store, provider: str) -> tuple[datetime | None, datetime | None
 
 def _lifetime(client: Client, until: date | None, now: datetime) -> str:
     if client.provider.kind == "engine":
-        return "The tuned model stays on this machine for as long as you keep it."
+        return msg("The tuned model stays on this machine for as long as you keep it.")
     if client.provider.kind == "azure":
-        return "On Azure the tuned model must be deployed before it can be called, and costs by the hour while it is."
+        return msg(
+            "On Azure the tuned model must be deployed before it can be called, and costs by the hour while it is."
+        )
     if until is None:
-        return "No last day is announced for models that are tuned from it."
+        return msg("No last day is announced for models that are tuned from it.")
     if until < now.date():
-        return f"Models tuned from it could be called until {until} and no longer answer."
+        return msg("Models tuned from it could be called until {until} and no longer answer.", until=until)
     days = (until - now.date()).days
-    return f"The tuned model can be called until {until}, when its base retires: {days:,} days from now."
+    return msg(
+        "The tuned model can be called until {until}, when its base retires: {days} days from now.",
+        until=until,
+        days=f"{days:,}",
+    )

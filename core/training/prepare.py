@@ -12,6 +12,7 @@ from pathlib import Path
 from core.dataset import datasets, export
 from core.db.store import Store
 from core.errors import BadTrainingFile, NotFound, StorageFull
+from core.message import msg
 from core.training.views import JobView
 
 
@@ -42,11 +43,13 @@ def write(store: Store, job: JobView, folder: Path) -> TrainingFile:
         StorageFull: there is no room for the file.
     """
     if job.dataset_id is None:
-        raise NotFound("The job has no data set.", "Choose a data set and submit again.")
+        raise NotFound(msg("The job has no data set."), msg("Choose a data set and submit again."))
     selection = export.Selection(store, job.dataset_id, job.version_id)
     if next(iter(selection.examples()), None) is None:
         datasets.summary(store, job.dataset_id)
-        raise BadTrainingFile("The data set has no finished rows to train on.", "Generate or load some first.")
+        raise BadTrainingFile(
+            msg("The data set has no finished rows to train on."), msg("Generate or load some first.")
+        )
     if job.file_format == "chat":
         made = export.plan(selection, "chat")
     else:
@@ -71,7 +74,7 @@ def _write(path: Path, lines: Iterable[str]) -> tuple[str, int]:
         if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         raise StorageFull(
-            f"The training file cannot be written: {os.strerror(exc.errno)}.",
-            "Free some space in the folder for temporary files; the job then continues.",
+            msg("The training file cannot be written: {reason}.", reason=os.strerror(exc.errno)),
+            msg("Free some space in the folder for temporary files; the job then continues."),
         ) from exc
     return made.hexdigest(), count

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from core.message import msg
 from core.training.checkpoints import CheckpointView
 from core.training.figures import figure
 from core.training.results import Results
@@ -146,9 +147,12 @@ def _diverged(steps: _Numbers, losses: _Numbers) -> Observation | None:
         return None
     place = round((least + 1) * len(steps) / len(medians)) - 1
     step = int(steps[place])
-    sentence = (
-        f"Divergence: the training loss fell to about {lowest:.3f} near step {step:,} and has risen to "
-        f"{medians[-1]:.3f} since. A lower learning rate multiplier keeps it down."
+    sentence = msg(
+        "Divergence: the training loss fell to about {lowest} near step {step} and has risen to "
+        "{medians} since. A lower learning rate multiplier keeps it down.",
+        lowest=f"{lowest:.3f}",
+        step=f"{step:,}",
+        medians=f"{medians[-1]:.3f}",
     )
     return Observation("divergence", "bad", sentence, step)
 
@@ -164,14 +168,21 @@ def _overfitted(results: Results, checkpoints: Sequence[CheckpointView]) -> Obse
     step = int(steps[best])
     nearest = min(checkpoints, key=lambda one: abs(one.step - step), default=None)
     if nearest is not None and nearest.step < steps[-1]:
-        sentence = (
-            f"Overfitting: the validation loss was lowest at step {step:,} ({lowest:.3f}) and is {last:.3f} now. "
-            f"The checkpoint of step {nearest.step:,} is the better model."
+        sentence = msg(
+            "Overfitting: the validation loss was lowest at step {step} ({lowest}) and is {last} now. "
+            "The checkpoint of step {checkpoint} is the better model.",
+            step=f"{step:,}",
+            lowest=f"{lowest:.3f}",
+            last=f"{last:.3f}",
+            checkpoint=f"{nearest.step:,}",
         )
     else:
-        sentence = (
-            f"Overfitting: the validation loss was lowest at step {step:,} ({lowest:.3f}) and is {last:.3f} now. "
-            "Fewer epochs, or more varied examples, make a better model."
+        sentence = msg(
+            "Overfitting: the validation loss was lowest at step {step} ({lowest}) and is {last} now. "
+            "Fewer epochs, or more varied examples, make a better model.",
+            step=f"{step:,}",
+            lowest=f"{lowest:.3f}",
+            last=f"{last:.3f}",
         )
     return Observation("overfitting", "bad", sentence, step)
 
@@ -188,26 +199,34 @@ def _memorised(results: Results, examples: int | None) -> Observation | None:
     if held_out is not None:
         if held_out > last - _GENERALISES:
             return None
-        sentence = (
-            f"{last:.1%} of the training tokens are right, and {held_out:.1%} of the held-out tokens: probably "
-            "memorised. Fewer epochs, or more varied examples, make a better model."
+        sentence = msg(
+            "{last} of the training tokens are right, and {held_out} of the held-out tokens: probably "
+            "memorised. Fewer epochs, or more varied examples, make a better model.",
+            last=f"{last:.1%}",
+            held_out=f"{held_out:.1%}",
         )
     elif len(_known(results, "validation_loss")[0]):
         return None
     elif examples is not None and examples < _FEW_EXAMPLES:
-        sentence = (
-            f"{last:.1%} of the training tokens are right after {step:,} steps on {examples:,} examples: probably "
-            "memorised. Keep a tenth of the rows for validation to find out."
+        sentence = msg(
+            "{last} of the training tokens are right after {step} steps on {examples} examples: probably "
+            "memorised. Keep a tenth of the rows for validation to find out.",
+            last=f"{last:.1%}",
+            step=f"{step:,}",
+            examples=f"{examples:,}",
         )
     elif step < _FEW_STEPS:
-        sentence = (
-            f"{last:.1%} of the training tokens are right after {step:,} steps: probably memorised. "
-            "Keep a tenth of the rows for validation to find out."
+        sentence = msg(
+            "{last} of the training tokens are right after {step} steps: probably memorised. "
+            "Keep a tenth of the rows for validation to find out.",
+            last=f"{last:.1%}",
+            step=f"{step:,}",
         )
     else:
-        sentence = (
-            f"{last:.1%} of the training tokens are right: the examples may be memorised. "
-            "Keep a tenth of the rows for validation to find out."
+        sentence = msg(
+            "{last} of the training tokens are right: the examples may be memorised. "
+            "Keep a tenth of the rows for validation to find out.",
+            last=f"{last:.1%}",
         )
     return Observation("memorised", "look", sentence, step)
 
@@ -218,7 +237,9 @@ def _plateau(steps: _Numbers, losses: _Numbers) -> Observation | None:
     if len(medians) < _PARTS or medians[0] <= 0 or (late.max() - late.min()) / medians[0] > _STILL:
         return None
     step = int(steps[len(steps) - len(steps) * len(late) // len(medians)])
-    sentence = f"The model learns nothing more after about step {step:,}: fewer epochs would do, and cost less."
+    sentence = msg(
+        "The model learns nothing more after about step {step}: fewer epochs would do, and cost less.", step=f"{step:,}"
+    )
     return Observation("plateau", "look", sentence, step)
 
 
@@ -226,15 +247,17 @@ def _gap(results: Results) -> Observation | None:
     valid, train = figure(results, "validation_loss"), figure(results, "training_loss")
     if valid is None or train is None or train.value <= 0 or valid.value / train.value < _WIDE:
         return None
-    sentence = (
-        f"The loss is {valid.value:.3f} on held-out rows and {train.value:.3f} on the training rows: "
-        "more, or more varied, examples would narrow the gap."
+    sentence = msg(
+        "The loss is {value} on held-out rows and {other} on the training rows: "
+        "more, or more varied, examples would narrow the gap.",
+        value=f"{valid.value:.3f}",
+        other=f"{train.value:.3f}",
     )
     return Observation("gap", "look", sentence)
 
 
 def _short(results: Results, known: int) -> Observation:
-    sentence = f"Steps so far: {known:,}. That is too few to judge the curve."
+    sentence = msg("Steps so far: {known}. That is too few to judge the curve.", known=f"{known:,}")
     return Observation("short", "look", sentence, int(results.frame["step"].iloc[-1]))
 
 
@@ -244,10 +267,18 @@ def _good(results: Results) -> Observation | None:
         return None
     before, after = results.first(_ACCURACY), figure(results, _ACCURACY)
     if before is None or after is None:
-        sentence = f"The model is learning: the training loss went from {first:.3f} to {last.value:.3f} (smoothed)."
+        sentence = msg(
+            "The model is learning: the training loss went from {first} to {value} (smoothed).",
+            first=f"{first:.3f}",
+            value=f"{last.value:.3f}",
+        )
     else:
-        sentence = (
-            f"The model is learning: the training loss went from {first:.3f} to {last.value:.3f} (smoothed), "
-            f"the token accuracy from {before:.1%} to {after.value:.1%} (smoothed)."
+        sentence = msg(
+            "The model is learning: the training loss went from {first} to {value} (smoothed), "
+            "the token accuracy from {before} to {now} (smoothed).",
+            first=f"{first:.3f}",
+            value=f"{last.value:.3f}",
+            before=f"{before:.1%}",
+            now=f"{after.value:.1%}",
         )
     return Observation("good", "good", sentence)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from core.message import msg
 from core.metrics import NOT_MEASURED, PLACEHOLDERS, metric
 
 COLUMNS = (
@@ -63,13 +64,15 @@ class Results:
     def note(self) -> str | None:
         """Why there is no curve, or less of one than one might expect; None: all is well."""
         if self.empty:
-            return "The results file is empty."
+            return msg("The results file is empty.")
         if not self.has_steps:
-            return "This is not a results file: its first line names no column of steps."
+            return msg("This is not a results file: its first line names no column of steps.")
         if not self.steps:
-            return "The results file has a header, and no step yet."
+            return msg("The results file has a header, and no step yet.")
         if self.skipped:
-            return f"Lines that could not be read: {self.skipped:,}. The others make the curve."
+            return msg(
+                "Lines that could not be read: {skipped}. The others make the curve.", skipped=f"{self.skipped:,}"
+            )
         return None
 
     @property

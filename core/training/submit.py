@@ -9,6 +9,7 @@ from pathlib import Path
 from core.db import rescue
 from core.db.tables import TrainingJob
 from core.errors import BadRequest, FabulaError, ProviderError, RateLimited, Refused
+from core.message import msg
 from core.providers import Client, JobRequest, Registry, RemoteJob
 from core.training import prepare
 from core.training.record import Stopping, Work
@@ -111,8 +112,8 @@ def _post(work: Work, registry: Registry) -> RemoteJob:
             found = _look(work, registry)
             if found is None:
                 raise FabulaError(
-                    f"The provider did not confirm the job, and does not list it: {exc.what}",
-                    "No job is known to run at the provider. Submit it again.",
+                    msg("The provider did not confirm the job, and does not list it: {what}", what=exc.what),
+                    msg("No job is known to run at the provider. Submit it again."),
                 ) from exc
             return found
 

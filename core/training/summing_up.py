@@ -12,13 +12,16 @@ from core.dataset import quality
 from core.dataset.quality import QualityRow
 from core.db.store import Store
 from core.db.tables import Answer, Spend, TrainingJob
+from core.message import msg
 from core.training import figures, judging, results
 from core.training.checkpoints import list_checkpoints
 from core.training.evaluation_shapes import EvaluationView, Metrics
 from core.training.judged_rows import examples
 
-_NO_LOSS = "This provider does not report the loss of given texts; it is known for tuned models with validation rows."
-_MEASURED = "Measured by the provider during training, on the validation examples."
+_NO_LOSS = msg(
+    "This provider does not report the loss of given texts; it is known for tuned models with validation rows."
+)
+_MEASURED = msg("Measured by the provider during training, on the validation examples.")
 
 
 def metrics(store: Store, evaluation: EvaluationView) -> Metrics:

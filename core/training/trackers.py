@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from core.message import msg
 from core.training.views import JobView
 
 _PATIENCE_S = 15.0  # W&B's server answers within a second, or the network is not there
@@ -37,13 +38,13 @@ def unavailable(tracker: str, environ: Mapping[str, str] | None = None) -> str |
     """Why a tracker cannot be used here; None: it can."""
     if tracker == "wandb":
         if importlib.util.find_spec("wandb") is None:
-            return "Weights & Biases is not installed here. Install it with: `pip install wandb`."
+            return msg("Weights & Biases is not installed here. Install it with: `pip install wandb`.")
         env = os.environ if environ is None else environ
         if not env.get("WANDB_API_KEY") and env.get("WANDB_MODE") != "offline":
-            return "Weights & Biases needs its key in `WANDB_API_KEY`."
+            return msg("Weights & Biases needs its key in `WANDB_API_KEY`.")
         return None
     if importlib.util.find_spec("trackio") is None:
-        return "Trackio is not installed here. Install it with: `pip install trackio`."
+        return msg("Trackio is not installed here. Install it with: `pip install trackio`.")
     return None
 
 

@@ -16,6 +16,7 @@ from core.dataset import datasets, export, presets
 from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import NotFound
+from core.message import msg
 from core.training import judged_rows
 from core.training.evaluation_shapes import Kind
 from core.training.views import JobView
@@ -69,7 +70,7 @@ def choose(store: Store, job: JobView, seen: Callable[[], None] = lambda: None) 
         NotFound: the data set is not there any more.
     """
     if job.dataset_id is None:
-        raise NotFound("The job has no data set.", "Choose a data set and train again.")
+        raise NotFound(msg("The job has no data set."), msg("Choose a data set and train again."))
     kind = judged_rows.held_out(store, job.dataset_id, job.version_id).kind
     learned = export.Selection(store, job.dataset_id, job.version_id)
     texts = [text for _prompt, text in islice(iter(learned.examples()), _LENGTH_FROM)]

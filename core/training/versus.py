@@ -9,6 +9,7 @@ from sqlalchemy import select
 from core.db.store import Store
 from core.db.tables import Answer
 from core.errors import FabulaError
+from core.message import msg
 from core.training import judging
 from core.training.evaluating import get
 from core.training.evaluation_shapes import EvaluationView
@@ -36,11 +37,13 @@ def versus(store: Store, tuned_id: str, base_id: str) -> Versus:
     """
     one, other = get(store, tuned_id), get(store, base_id)
     if one.kind != other.kind:
-        raise FabulaError("The two evaluations are of different kinds.", "Judge both models on the same rows.")
+        raise FabulaError(
+            msg("The two evaluations are of different kinds."), msg("Judge both models on the same rows.")
+        )
     mine, theirs = _scores(store, one), _scores(store, other)
     shared = [key for key in mine if key in theirs]
     if not shared:
-        raise FabulaError("The two evaluations have no row in common.", "Judge both models on the same rows.")
+        raise FabulaError(msg("The two evaluations have no row in common."), msg("Judge both models on the same rows."))
     left, right = [mine[key] for key in shared], [theirs[key] for key in shared]
     apart = judging.difference(left, right)
     interval = _shares if one.kind == "label" else judging.mean
@@ -73,27 +76,40 @@ def _sentence(kind: str, n: int, tuned: Interval, base: Interval, apart: Interva
     """The comparison in words; "no clear difference" where 0 lies inside the interval."""
     if kind == "label":
         if apart.low > 0:
-            return (
-                f"Fine-tuning helped: {tuned.value:.0%} correct against {base.value:.0%}, on {n:,} rows that it "
-                "never saw."
+            return msg(
+                "Fine-tuning helped: {value} correct against {other}, on {n} rows that it never saw.",
+                value=f"{tuned.value:.0%}",
+                other=f"{base.value:.0%}",
+                n=f"{n:,}",
             )
         if apart.high < 0:
-            return (
-                f"Fine-tuning made it worse: {tuned.value:.0%} correct against {base.value:.0%}, on {n:,} rows "
-                "that it never saw."
+            return msg(
+                "Fine-tuning made it worse: {value} correct against {other}, on {n} rows that it never saw.",
+                value=f"{tuned.value:.0%}",
+                other=f"{base.value:.0%}",
+                n=f"{n:,}",
             )
-        return (
-            f"No clear difference: {tuned.value:.0%} correct against {base.value:.0%}, on {n:,} rows. Use more "
-            "rows to find out."
+        return msg(
+            "No clear difference: {value} correct against {other}, on {n} rows. Use more rows to find out.",
+            value=f"{tuned.value:.0%}",
+            other=f"{base.value:.0%}",
+            n=f"{n:,}",
         )
     if apart.low > 0:
-        return (
-            f"Fine-tuning helped: its texts are closer to what was expected ({tuned.value:.2f} against "
-            f"{base.value:.2f})."
+        return msg(
+            "Fine-tuning helped: its texts are closer to what was expected ({value} against {other}).",
+            value=f"{tuned.value:.2f}",
+            other=f"{base.value:.2f}",
         )
     if apart.high < 0:
-        return (
-            f"Fine-tuning made it worse: its texts are further from what was expected ({tuned.value:.2f} "
-            f"against {base.value:.2f})."
+        return msg(
+            "Fine-tuning made it worse: its texts are further from what was expected ({value} against {other}).",
+            value=f"{tuned.value:.2f}",
+            other=f"{base.value:.2f}",
         )
-    return f"No clear difference: {tuned.value:.2f} against {base.value:.2f}, on {n:,} rows. Use more rows to find out."
+    return msg(
+        "No clear difference: {value} against {other}, on {n} rows. Use more rows to find out.",
+        value=f"{tuned.value:.2f}",
+        other=f"{base.value:.2f}",
+        n=f"{n:,}",
+    )

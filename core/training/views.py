@@ -16,6 +16,7 @@ from core.cost.prices import ENGINE
 from core.db.store import Store
 from core.db.tables import TrainingEvent, TrainingJob
 from core.errors import NotFound
+from core.message import msg
 
 FINISHED = ("succeeded", "failed", "cancelled", "canceled")  # Azure writes one l
 WAITING = ("preparing", "submitting", "validating_files", "queued")
@@ -24,7 +25,7 @@ SHORTEST_LEFT_S = 60.0
 """An unfinished job is told as a minute from its end at least: estimates are not exact to the second."""
 _STARTING_S = 120.0  # loading takes half a minute, and three steps are timed; where it takes longer, steps are slow
 LONGEST_STATUS = 30  # characters, as the ledger has it
-GONE = "The provider no longer knows this job."
+GONE = msg("The provider no longer knows this job.")
 """Why a job failed that somebody deleted there."""
 
 
@@ -201,7 +202,7 @@ def get(store: Store, job_id: str, *, results: bool = True) -> JobView:
     with store.reading() as session:
         job = session.get(TrainingJob, job_id, options=[] if results else [defer(TrainingJob.results_csv)])
         if job is None:
-            raise NotFound("This training job no longer exists.", "Choose another one.")
+            raise NotFound(msg("This training job no longer exists."), msg("Choose another one."))
         return _priced(_view(job, job.results_csv if results else None), hour)
 
 

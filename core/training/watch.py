@@ -11,6 +11,7 @@ from core.cost.book import PriceBook
 from core.dataset.writing.outcomes import storable
 from core.db.tables import TrainingJob, utcnow
 from core.errors import BadRequest, EngineMissing, FabulaError, NotFound, ProviderError, Refused
+from core.message import msg, sentences
 from core.providers import Client, Registry, RemoteCheckpoint, RemoteEvent, RemoteJob
 from core.training import comparing, heard, paying, training_time, views
 from core.training.checkpoints import add_checkpoints
@@ -31,8 +32,8 @@ _IN_LINE = ("queued", "validating_files", "pending")  # as providers call a job 
 _LAST_TRIES = 5  # for the results of a job that has ended
 _MODEL_TRIES = 150  # for the model of a job that has succeeded: five minutes
 _CHECKPOINTS_S = 15.0  # one comes at the end of an epoch
-_NO_RESULTS = "The provider did not give the whole results file: the curve may lack its end, or be missing."
-_NO_MODEL = "The provider reports success but names no model yet. Fabula asks again for five minutes."
+_NO_RESULTS = msg("The provider did not give the whole results file: the curve may lack its end, or be missing.")
+_NO_MODEL = msg("The provider reports success but names no model yet. Fabula asks again for five minutes.")
 
 
 def follow(work: Work, registry: Registry, book: PriceBook, live: Live) -> None:
@@ -62,7 +63,7 @@ def follow(work: Work, registry: Registry, book: PriceBook, live: Live) -> None:
         except BadRequest as exc:
             if not isinstance(exc, NotFound):
                 raise
-            raise FabulaError(GONE, "Submit it again.") from exc
+            raise FabulaError(GONE, msg("Submit it again.")) from exc
         over = time.monotonic() >= turn_ends
         status = work.view().status
         if status == "paused" or (over and status in _IN_LINE):
@@ -126,7 +127,7 @@ class _Watch:
         try:
             act(remote_id)
         except BadRequest as exc:
-            self._tell(f"{exc.what} {exc.next_step}".strip())
+            self._tell(sentences(exc.what, exc.next_step))
         with self._work.store.session() as session:
             job = session.get_one(TrainingJob, self._work.job_id, options=LIGHT)
             if job.stop_requested == request:  # else somebody asked for something else meanwhile
@@ -198,7 +199,7 @@ class _Watch:
     def _seen(self, remote: RemoteJob, ended: bool) -> dict[str, Any]:
         """The columns as the provider tells them now."""
         failed = remote.status == "failed"
-        error = storable(remote.error or "The provider gives no reason.") if failed else None
+        error = storable(remote.error or msg("The provider gives no reason.")) if failed else None
         if self._model_tries and not ended:
             error = _NO_MODEL
         return {

@@ -14,6 +14,7 @@ from core.dataset import example_pairs
 from core.db.tables import utcnow
 from core.db.tables.story import COMPARISON
 from core.errors import FabulaError
+from core.message import sentences
 from core.story import arena
 from core.story.arena import Entry, Round
 from core.story.stream import StoryStream
@@ -139,7 +140,7 @@ def _keep(job: JobView, asked: Asked) -> None:
 
 def _answer(story: StoryStream) -> SideAnswer:
     if story.error is not None:
-        return SideAnswer("failed", reason=f"{story.error.what} {story.error.next_step}".strip(), story_id=story.id)
+        return SideAnswer("failed", reason=sentences(story.error.what, story.error.next_step), story_id=story.id)
     return SideAnswer("stopped" if story.facts.stopped else "done", story_id=story.id)
 
 

@@ -1,17 +1,15 @@
 """The visitor's language: every visible string of a page goes through `_` or `n_`.
 
 The choice lives in the URL (`?lang=zh_CN`), so that a link shares it; without one, the browser's language decides.
-`core` speaks English sentences; `told` finds the catalogue's sentence for one that core has filled with values.
+`core` says what happened in messages (`core.message`); `told` renders one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
-from functools import lru_cache
-from itertools import islice
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -19,7 +17,6 @@ import streamlit as st
 
 from core import i18n
 from core.dataset import presets
-from core.message import Message
 
 KEY = "lang"
 
@@ -88,72 +85,8 @@ def n_(singular: str, plural: str, n: int) -> str:
 
 
 def told(sentence: str) -> str:
-    """A sentence of core's in the visitor's language, values kept; as it is when the catalogue has none for it.
-
-    Text that is no message yet is looked for in the catalogue: what happened, and what to do, each by itself.
-    """
-    if isinstance(sentence, Message):
-        return i18n.translator(language()).told(sentence)
-    if (whole := _known(sentence)) is not None:
-        return whole
-    for end in islice(_SENTENCE_ENDS.finditer(sentence), _MOST_SENTENCES):
-        if (first := _known(sentence[: end.start()])) is not None:
-            return first + told(sentence[end.end() :])
-    return sentence
-
-
-def _known(sentence: str) -> str | None:
-    exact = _(sentence)
-    if exact != sentence or language() == "en":
-        return exact
-    for pattern, message in _templates():
-        if match := pattern.fullmatch(sentence):
-            return _filled(_(message), _PLACE.findall(message), match.groups())
-    return None
-
-
-def _filled(translation: str, names: list[str], values: Sequence[str]) -> str:
-    """`translation` with `values` in its places: a place gets the value of its name, the n-th the n-th of that name.
-
-    A value that is a sentence is translated too. A single word stays as it is: it is a name, an id or a number, even
-    where the catalogue has a translation of that word ("training", "running").
-    """
-    waiting: dict[str, list[str]] = {}
-    for name, value in zip(names, values, strict=True):
-        waiting.setdefault(name, []).append(told(value) if " " in value.strip() else value)
-
-    def fill(place: re.Match[str]) -> str:
-        known = waiting.get(place[1]) or [place[0]]
-        return known.pop(0) if len(known) > 1 else known[0]
-
-    return _PLACE.sub(fill, translation)
-
-
-_SENTENCE_ENDS = re.compile(r"(?<=[.!?]) ")
-_MOST_SENTENCES = 8  # a provider's own words may be long, and are in no catalogue
-_PLACE = re.compile(r"\{(\w*)\}")
-_FEWEST_LETTERS = 8  # a template of almost nothing but places would match any sentence
-
-
-@lru_cache(maxsize=1)
-def _templates() -> list[tuple[re.Pattern[str], str]]:
-    """Catalogue messages with `{places}`, each as a pattern that recognises a filled one.
-
-    Those that begin with words of their own come first: one that begins with a place would take a sentence by the end
-    of another that is told in it. Among equals the wordiest is first.
-    """
-    found = [m for m in i18n.messages("zh_CN") if _PLACE.search(m) and len(_PLACE.sub("", m)) >= _FEWEST_LETTERS]
-    return [(_pattern(message), message) for message in sorted(found, key=_order)]
-
-
-def _order(message: str) -> tuple[bool, int]:
-    return _PLACE.match(message) is not None, -len(_PLACE.sub("", message))
-
-
-def _pattern(message: str) -> re.Pattern[str]:
-    """A pattern that matches `message` with anything in its places, and catches what is there."""
-    words = [re.escape(part) for part in re.split(r"\{\w*\}", message)]
-    return re.compile("(.*?)".join(words), re.DOTALL)
+    """What core says, in the visitor's language; text that is no message (a provider's own words) as it is."""
+    return i18n.translator(language()).told(sentence)
 
 
 # --- numbers, money and time as people read them -------------------------------------------------------------------

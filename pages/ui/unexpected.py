@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from core.errors import FabulaError
-from pages.ui.lang import mark
+from core.message import msg
 
 FAILURE_KEPT_S = 3.0
 """How long a failure is shown before the same work is tried again: a hiccup must not stick, a fault must not spin."""
@@ -18,8 +18,8 @@ def told(error: Exception, work: str) -> FabulaError:
         return error
     _log.error(work, exc_info=error)
     fault = FabulaError(
-        mark("Something went wrong while this part was loading."),
-        mark("Open this part again in a few seconds. If it fails again, the log of the studio says why."),
+        msg("Something went wrong while this part was loading."),
+        msg("Open this part again in a few seconds. If it fails again, the log of the studio says why."),
     )
     fault.__cause__ = error
     return fault

@@ -11,6 +11,7 @@ from decimal import Decimal
 from core.dataset.batch.books import Outcome
 from core.dataset.writing.outcomes import Alike, judge, storable
 from core.errors import FabulaError, ModelNotFound, RateLimited, Refused, Unavailable
+from core.message import msg, sentences
 from core.providers.batches import BatchAnswer, BatchFault, RemoteBatch
 
 _STRIKES = 3  # batches that a row may go through without an answer of its own; each may take a day
@@ -28,7 +29,7 @@ class End:
 
 def ended_by(error: FabulaError) -> End:
     """The end that an error makes: what happened and what to do."""
-    return End("failed", storable(f"{error.what} {error.next_step}".strip()))
+    return End("failed", storable(sentences(error.what, error.next_step)))
 
 
 @dataclass(slots=True)
@@ -77,14 +78,16 @@ class Answers:
             return self._written(answer)
         if old:
             return Outcome(answer.custom_id, "pending")
-        error = answer.error or Unavailable("The provider's file names this row without an answer.")
+        error = answer.error or Unavailable(msg("The provider's file names this row without an answer."))
         if isinstance(error, RateLimited | Unavailable):
             return self.struck(answer.custom_id, error.what)
         if isinstance(error, Refused | ModelNotFound):
             self.end = self.end or ended_by(error)
             return Outcome(answer.custom_id, "pending")
         if self._alike.failed(error.what):
-            self.end = self.end or End("failed", f"The provider refuses every request. {storable(error.what)}")
+            self.end = self.end or End(
+                "failed", msg("The provider refuses every request. {what}", what=storable(error.what))
+            )
         return unbilled(answer.custom_id, error.what)
 
     def struck(self, key: str, words: str) -> Outcome:
@@ -126,7 +129,7 @@ def lines_at_fault(remote: RemoteBatch) -> Mapping[int, BatchFault]:
 
 def why_refused(remote: RemoteBatch) -> str:
     """The provider's words for a file that it did not take."""
-    return storable(remote.faults[0].message) if remote.faults else "No reason was given."
+    return storable(remote.faults[0].message) if remote.faults else msg("No reason was given.")
 
 
 def unbilled(key: str, words: str) -> Outcome:

@@ -25,6 +25,7 @@ from core.dataset.writing.orders import Order
 from core.db.store import Store, new_id
 from core.db.tables import Run, utcnow
 from core.errors import FabulaError, NotFound, RateLimited, StorageFull, Unavailable
+from core.message import msg
 from core.providers import Registry
 from core.providers.errors import retry_after_s
 from core.providers.retry import wait_s
@@ -32,8 +33,8 @@ from core.settings import Settings
 
 __all__ = ["BatchView", "Rhythm", "carry_out", "due", "of_run"]
 
-_ENDING = "The provider is ending the batch; the texts written so far are collected."
-_COLLECTING = "A batch from an earlier run is still at the provider; it is collected first."
+_ENDING = msg("The provider is ending the batch; the texts written so far are collected.")
+_COLLECTING = msg("A batch from an earlier run is still at the provider; it is collected first.")
 _COLLECTED = End("running")  # of a live run: no end, its rows are written by others
 _COMPLETE = End("done")  # and the ledger says so already
 _SHORTEST_WAIT_S = 2.0  # less is waited for in place: another go costs some commits
@@ -75,7 +76,7 @@ def due(store: Store, run_id: str) -> bool:
     with store.reading() as session:
         run = session.get(Run, run_id)
         if run is None:
-            raise NotFound("This run no longer exists.", "Start another one.")
+            raise NotFound(msg("This run no longer exists."), msg("Start another one."))
         return run.mode == "batch" or bool(batch_ledger.open_of(session, run.dataset_id))
 
 
@@ -250,12 +251,15 @@ class _Batching:
             self._tries[name] = self._tries.get(name, 0) + 1
             pause_s = wait_s(self._tries[name], retry_after_s(exc), self._rhythm.base_s, self._rhythm.cap_s)
             self._due[name] = time.monotonic() + pause_s
-            self._trouble[name] = f"Waiting {max(1, round(pause_s))} s. {exc.what}"
+            self._trouble[name] = msg("Waiting {seconds} s. {cause}", seconds=max(1, round(pause_s)), cause=exc.what)
             return None
         except FabulaError as exc:
             reason = ended_by(exc).reason
             if away:
-                reason = f"{reason} Rows already at the provider continue there, and are collected when you resume."
+                reason = msg(
+                    "{reason} Rows already at the provider continue there, and are collected when you resume.",
+                    reason=reason,
+                )
             return End("stopped" if self._steps.stop else "failed", reason)
         self._tries.pop(name, None)
         self._trouble.pop(name, None)

@@ -209,7 +209,7 @@ def rows_of(store: Store, batch_id: str) -> Iterator[Sent]:
 
 def count_failed(store: Store, batch_id: str, reason: str) -> int:
     """How many rows of a batch have failed for exactly this reason."""
-    mine = (Row.batch_id == batch_id, Row.state == "failed", Row.reason == reason)
+    mine = (Row.batch_id == batch_id, Row.state == "failed", Row.reason.in_([reason, str.__str__(reason)]))
     with store.reading() as session:
         return session.scalar(select(func.count()).select_from(Row).where(*mine)) or 0
 

@@ -24,12 +24,13 @@ from core.dataset.writing.tariff import TEMPLATE_TOKENS, most_tokens
 from core.db import rescue
 from core.db.store import Store
 from core.errors import BadRequest, FabulaError, NotFound, RateLimited, StorageFull, Unavailable
+from core.message import msg
 from core.providers import Client, CompletionRequest, Registry
 from core.providers.batches import ENDED, RemoteBatch, read_answer
 from core.providers.shapes import Endpoint
 
-ASKED_FOR = "The run was ended, and so was this batch."
-UNREADABLE = "The provider's file has a line that cannot be read in place of this answer."
+ASKED_FOR = msg("The run was ended, and so was this batch.")
+UNREADABLE = msg("The provider's file has a line that cannot be read in place of this answer.")
 """Why a row failed that was carried out, and whose answer cannot be read."""
 _GROUP = 500  # answers in one transaction: some 30 ms
 
@@ -191,7 +192,7 @@ class Steps:
             if not isinstance(exc, NotFound):
                 raise
             self.close(batch, "failed", storable(exc.what), unknown=True)
-            return End("failed", "The provider no longer knows this batch. Resume to submit its rows again.")
+            return End("failed", msg("The provider no longer knows this batch. Resume to submit its rows again."))
         if remote.status in ENDED:
             return self._over(batch, remote)
         seen = {"status": remote.status, "completed": remote.completed, "failed": remote.failed}
@@ -223,7 +224,7 @@ class Steps:
         if crowded(remote) and (others or batch.total > 1):
             self.crowd = Crowd(others, batch.total)
             return None
-        return End("failed", f"The provider refused the batch. {why_refused(remote)}")
+        return End("failed", msg("The provider refused the batch. {remote}", remote=why_refused(remote)))
 
     # --- home ----------------------------------------------------------------------------------------------------
 
@@ -242,7 +243,7 @@ class Steps:
             self._not_named(batch)
         self.close(batch, "cancelled" if cancelled else "done", batch.reason)
         if cancelled and batch.reason is None and not self.stop:
-            return End("stopped", "The batch was cancelled at the provider. Resume to write the remaining rows.")
+            return End("stopped", msg("The batch was cancelled at the provider. Resume to write the remaining rows."))
         return None
 
     def _read(self, batch: BatchView, client: Client, path: Path) -> int:
@@ -270,7 +271,7 @@ class Steps:
 
     def _not_named(self, batch: BatchView) -> None:
         """Rows that no file names were not carried out: the batch expired before."""
-        words = "The provider ended the batch before it reached this row."
+        words = msg("The provider ended the batch before it reached this row.")
         rows = batch_ledger.rows_of(self._store, batch.id)
         while group := list(islice(rows, _GROUP)):
             self._keep(batch, [self.answers.struck(sent.key, words) for sent in group])
@@ -297,7 +298,9 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
     try:
         return tempfile.TemporaryDirectory(prefix="fabula-")
     except OSError as exc:
-        raise StorageFull(f"No temporary folder can be made: {exc.strerror}.", "Free some space.") from exc
+        raise StorageFull(
+            msg("No temporary folder can be made: {reason}.", reason=exc.strerror), msg("Free some space.")
+        ) from exc
 
 
 def _write(path: Path, lines: Iterable[bytes]) -> None:
@@ -307,4 +310,7 @@ def _write(path: Path, lines: Iterable[bytes]) -> None:
     except FabulaError:
         raise
     except OSError as exc:
-        raise StorageFull(f"{path.parent} cannot be written: {exc.strerror}.", "Free some space.") from exc
+        raise StorageFull(
+            msg("{parent} cannot be written: {reason}.", parent=path.parent, reason=exc.strerror),
+            msg("Free some space."),
+        ) from exc

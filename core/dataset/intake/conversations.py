@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from core.dataset.intake.jsonobjects import Broken
+from core.message import msg
 
 Role = Literal["system", "user", "assistant", "tool"]
 # Names of columns that hold conversations, the likeliest first.
@@ -120,7 +121,7 @@ def turns(value: object, what: str = "messages") -> list[Turn]:
     """
     value = _listed(value)
     if not isinstance(value, list) or not value:
-        raise Broken(f'Its "{what}" is not a list with messages in it.')
+        raise Broken(msg('Its "{what}" is not a list with messages in it.', what=what))
     if len(value) > 1 and all(isinstance(one, str) for one in value):
         return [Turn("assistant" if place % 2 else "user", one) for place, one in enumerate(value)]
     if all(_is_pair(one) for one in value):
@@ -128,7 +129,7 @@ def turns(value: object, what: str = "messages") -> list[Turn]:
     found = []
     for number, one in enumerate(value, 1):
         if not isinstance(one, Mapping):
-            raise Broken(f"Message {number:,} is not an object in braces.")
+            raise Broken(msg("Message {number} is not an object in braces.", number=f"{number:,}"))
         pair = None if any(key in one for key in _ROLE_KEYS) else _pair_of(one)
         found += [_turn(number, one)] if pair is None else _both(number, one, pair)
     return found
@@ -145,16 +146,16 @@ def example(found: list[Turn], system: str = "") -> dict[str, str]:
     if found[-1].role == "assistant" and not found[-1].trained:
         learned = [place for place, turn in enumerate(found) if turn.role == "assistant" and turn.trained]
         if not learned:
-            raise Broken("All its answers have weight 0: there is nothing to learn.")
+            raise Broken(msg("All its answers have weight 0: there is nothing to learn."))
         found = found[: learned[-1] + 1]
     if found[-1].role != "assistant":
-        raise Broken(f"Its last message is the {found[-1].role}'s, not the assistant's.")
+        raise Broken(msg("Its last message is the {role}'s, not the assistant's.", role=found[-1].role))
     if not found[-1].text.strip():
-        raise Broken("Its completion is empty.")
+        raise Broken(msg("Its completion is empty."))
     said = [turn.text for turn in found if turn.role == "system" and turn.text.strip()]
     before = [turn for turn in found[:-1] if turn.role != "system"]
     if not any(turn.role == "user" for turn in before):
-        raise Broken("There is no message of the user.")
+        raise Broken(msg("There is no message of the user."))
     return {"system": "\n\n".join(said) or system, "prompt": transcript(before), "completion": found[-1].text}
 
 
@@ -181,17 +182,23 @@ def _listed(value: object) -> object:
 def _turn(number: int, message: Mapping[str, Any]) -> Turn:
     keys = _keys(message)
     if keys is None and not any(key in message for key in _ROLE_KEYS):
-        raise Broken(f"Message {number:,} has no role.")
+        raise Broken(msg("Message {number} has no role.", number=f"{number:,}"))
     named = _role(message)
     if (role := _ROLES.get(named)) is None:
         told = str(next(message[key] for key in _ROLE_KEYS if key in message))
-        raise Broken(f"Message {number:,} has a role that is not valid: {told[:_LONGEST_ROLE]!r}.")
+        raise Broken(
+            msg(
+                "Message {number} has a role that is not valid: {told}.",
+                number=f"{number:,}",
+                told=repr(told[:_LONGEST_ROLE]),
+            )
+        )
     if keys is not None and _has_media(message.get(keys[1])):
-        raise Broken(f"Message {number:,} has an image or another part that is not text.")
+        raise Broken(msg("Message {number} has an image or another part that is not text.", number=f"{number:,}"))
     text = None if keys is None else _text(message.get(keys[1]))
     calls = next((message[key] for key in _CALLS if message.get(key)), None)
     if text is None and calls is None:
-        raise Broken(f"Message {number:,} has no text as content.")
+        raise Broken(msg("Message {number} has no text as content.", number=f"{number:,}"))
     weight = message.get("weight")
     trained = role != "assistant" or weight is None or weight != 0
     return Turn(role, (text or "") + (json.dumps(calls, ensure_ascii=False) if calls is not None else ""), trained)
@@ -202,7 +209,7 @@ def _both(number: int, message: Mapping[str, Any], pair: tuple[str, str]) -> lis
     found = [Turn("system", str(message["system"]))] if message.get("system") else []
     for role, key in (("user", pair[0]), ("assistant", pair[1])):
         if not isinstance(message[key], str):
-            raise Broken(f"Message {number:,} has no text as content.")
+            raise Broken(msg("Message {number} has no text as content.", number=f"{number:,}"))
         found.append(Turn("user" if role == "user" else "assistant", message[key]))
     return found
 

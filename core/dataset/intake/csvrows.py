@@ -13,6 +13,7 @@ from core.dataset.intake.problems import LONGEST_CELL, LONGEST_LINE, Problems
 from core.dataset.intake.table import Rows
 from core.dataset.intake.textlines import Lines, LineTooLong, RowTooLong
 from core.errors import BadFile
+from core.message import msg
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +33,20 @@ def read(lines: Lines, filename: str, problems: Problems) -> Rows:
     dialect = csvdialect.sniffed(lines)
     found = records(lines, dialect, problems)
     for title in islice(found, dialect.titles):
-        problems.note(f"Line {title.line:,} is a title above the columns; it is left out.")
+        problems.note(msg("Line {line} is a title above the columns; it is left out.", line=f"{title.line:,}"))
     header = next(found, None)
     if header is None:
-        raise BadFile(f"{filename} is empty. {problems.first()}", "Choose a file with rows.")
+        raise BadFile(
+            msg("{filename} is empty. {first}", filename=filename, first=problems.first()),
+            msg("Choose a file with rows."),
+        )
     table.checked_width(len(header.cells), filename)
     good = table.Table(table.names(header.cells, problems))
     for record in found:
         if not any(cell.strip() for cell in record.cells[len(header.cells) :]):
             del record.cells[len(header.cells) :]  # separators at the end of a line, which the header does not have
         if len(record.cells) > 1 and record.cells == header.cells:
-            problems.note(f"Line {record.line:,} repeats the header; it is left out.")
+            problems.note(msg("Line {line} repeats the header; it is left out.", line=f"{record.line:,}"))
         elif _usable(record, len(header.cells), problems):
             good.add(record.cells, record.line)
             if good.full:
@@ -50,8 +54,8 @@ def read(lines: Lines, filename: str, problems: Problems) -> Rows:
                 break
     if not len(good):
         raise BadFile(
-            f"{filename} has no row that can be used. {problems.first()}",
-            "The first line must name the columns, and each further line must have a cell for each.",
+            msg("{filename} has no row that can be used. {first}", filename=filename, first=problems.first()),
+            msg("The first line must name the columns, and each further line must have a cell for each."),
         )
     rows = table.without_index(good.rows("Line"), header.cells[0], problems)
     rows = table.without_empty(rows, header.cells)
@@ -81,31 +85,60 @@ def _broken(exc: Exception, first: int, lines: Lines, problems: Problems) -> Non
     """Say what is wrong with the row that begins at line `first`, and go on after that line."""
     last = lines.number
     if isinstance(exc, LineTooLong) and exc.number == first:
-        problems.add(f"Line {first:,} has more than {LONGEST_LINE:,} characters.")
+        problems.add(
+            msg("Line {first} has more than {value} characters.", first=f"{first:,}", value=f"{LONGEST_LINE:,}")
+        )
     elif "unexpected end of data" in str(exc):
-        problems.add(f"Line {first:,}: a quote is opened and never closed; the line is left out.")
+        problems.add(msg("Line {first}: a quote is opened and never closed; the line is left out.", first=f"{first:,}"))
     elif last > first:
-        problems.add(f"Line {first:,}: a quote is opened and not closed as it should be; the line is left out.")
+        problems.add(
+            msg(
+                "Line {first}: a quote is opened and not closed as it should be; the line is left out.",
+                first=f"{first:,}",
+            )
+        )
     elif "field larger than field limit" in str(exc):
-        problems.add(f"Line {first:,}: a cell has more than {LONGEST_CELL:,} characters.")
+        problems.add(
+            msg("Line {first}: a cell has more than {value} characters.", first=f"{first:,}", value=f"{LONGEST_CELL:,}")
+        )
     else:
-        problems.add(f"Line {first:,}: the quotes do not match.")
+        problems.add(msg("Line {first}: the quotes do not match.", first=f"{first:,}"))
     if last > first and not lines.give_back(keep=1):
-        problems.add(f"Lines {first + 1:,} to {last:,} are between quotes that do not match; they are left out.")
+        problems.add(
+            msg(
+                "Lines {first} to {last} are between quotes that do not match; they are left out.",
+                first=f"{first + 1:,}",
+                last=f"{last:,}",
+            )
+        )
 
 
 def _usable(record: Record, width: int, problems: Problems) -> bool:
     line, cells = record.line, record.cells
     if len(cells) != width:
         if len(cells) == 1:
-            problems.add(f"Line {line:,} has 1 cell, but the header has {width}.")
+            problems.add(msg("Line {line} has 1 cell, but the header has {width}.", line=f"{line:,}", width=width))
         else:
-            problems.add(f"Line {line:,} has {len(cells)} cells, but the header has {width}.")
+            problems.add(
+                msg(
+                    "Line {line} has {cells} cells, but the header has {width}.",
+                    line=f"{line:,}",
+                    cells=len(cells),
+                    width=width,
+                )
+            )
         return False
     for number, cell in enumerate(cells, 1):
         if (flaw := table.flaw(cell)) is not None:
             problems.add(f"Line {line:,}, column {number}: {flaw}")
             return False
         if table.no_number(cell):
-            problems.note(f"Line {line:,}, column {number} says {cell.strip()}; it is kept as that word.")
+            problems.note(
+                msg(
+                    "Line {line}, column {number} says {text}; it is kept as that word.",
+                    line=f"{line:,}",
+                    number=number,
+                    text=cell.strip(),
+                )
+            )
     return True

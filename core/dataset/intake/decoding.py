@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from core.dataset.intake.recognising import HEAD, refuse_others
 from core.errors import BadFile
+from core.message import msg
 
 MOST_AT_ONCE = 200_000_000  # bytes that `decode` takes, which holds the whole text
 BROKEN = "\udcff"  # stands where bytes fit no character: no text that was decoded has it otherwise
@@ -71,8 +72,13 @@ def decode(data: bytes, name: str) -> Decoded:
     """
     if len(data) > MOST_AT_ONCE:
         raise BadFile(
-            f"{name} has {len(data) // 1_000_000:,} MB; {MOST_AT_ONCE // 1_000_000} MB can be read.",
-            "Split it into several files.",
+            msg(
+                "{name} has {data} MB; {value} MB can be read.",
+                name=name,
+                data=f"{len(data) // 1_000_000:,}",
+                value=MOST_AT_ONCE // 1_000_000,
+            ),
+            msg("Split it into several files."),
         )
     refuse_others(data[:HEAD], name)
     encoding = detect(io.BytesIO(data), name)
@@ -94,7 +100,7 @@ def detect(file: BinaryIO, name: str) -> Encoding:
     file.seek(0)
     head = file.read(HEAD)
     if not head.strip(b" \t\r\n\0") and len(head) < HEAD:
-        raise BadFile(f"{name} is empty.", "Choose a file with rows.")
+        raise BadFile(msg("{name} is empty.", name=name), msg("Choose a file with rows."))
     for mark, codec, called in _MARKS:
         if head.startswith(mark):
             return _as_marked(file, Encoding(codec, called), name)
@@ -104,7 +110,10 @@ def detect(file: BinaryIO, name: str) -> Encoding:
     if first is None:
         return Encoding("utf-8", "UTF-8")
     if len(_CONTROLS.findall(head)) * 20 > len(head):
-        raise BadFile(f"{name} is not a text file.", "Choose a table: CSV, JSONL, Parquet or an Excel workbook.")
+        raise BadFile(
+            msg("{name} is not a text file.", name=name),
+            msg("Choose a table: CSV, JSONL, Parquet or an Excel workbook."),
+        )
     return _without_mark(file, head, name, first)
 
 
@@ -118,8 +127,12 @@ def _without_mark(file: BinaryIO, head: bytes, name: str, first: int) -> Encodin
         return Encoding("gb18030", "GBK")
     line = _line_of(file, first)
     raise BadFile(
-        f"{name} is neither UTF-8 nor GBK nor UTF-16: line {line:,} has a byte that fits none of them.",
-        "Open it in an editor and save it as UTF-8.",
+        msg(
+            "{name} is neither UTF-8 nor GBK nor UTF-16: line {line} has a byte that fits none of them.",
+            name=name,
+            line=f"{line:,}",
+        ),
+        msg("Open it in an editor and save it as UTF-8."),
     )
 
 
@@ -128,8 +141,13 @@ def _as_marked(file: BinaryIO, encoding: Encoding, name: str) -> Encoding:
     first = _first_error(file, encoding.codec)
     if first is not None and not _scratched(file, encoding.codec):
         raise BadFile(
-            f"{name} says that it is {encoding.called}, but is broken at byte {first:,}.",
-            "Save it again as UTF-8; it may have been cut off.",
+            msg(
+                "{name} says that it is {called}, but is broken at byte {first}.",
+                name=name,
+                called=encoding.called,
+                first=f"{first:,}",
+            ),
+            msg("Save it again as UTF-8; it may have been cut off."),
         )
     return encoding
 

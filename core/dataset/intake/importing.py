@@ -21,6 +21,7 @@ from core.dataset.intake.shapes import Recognised
 from core.dataset.intake.table import Rows
 from core.dataset.intake.textlines import Lines
 from core.errors import BadFile
+from core.message import msg
 
 CHAT: Literal["chat"] = "chat"  # the source of a data set whose rows all were conversations
 MOST_BYTES = 4_000_000_000  # of a text; it is read in blocks, a gigabyte in a quarter of a minute
@@ -107,8 +108,13 @@ def _read(file: BinaryIO, filename: str, wanted: _Wanted) -> Imported:
     size = file.seek(0, os.SEEK_END)
     if size > MOST_BYTES:
         raise BadFile(
-            f"{filename} has {size // 1_000_000:,} MB; {MOST_BYTES // 1_000_000:,} MB can be read.",
-            "Split it into several files.",
+            msg(
+                "{filename} has {size} MB; {value} MB can be read.",
+                filename=filename,
+                size=f"{size // 1_000_000:,}",
+                value=f"{MOST_BYTES // 1_000_000:,}",
+            ),
+            msg("Split it into several files."),
         )
     head = _head(file)
     recognising.refuse_others(head, filename, tables=True)
@@ -169,7 +175,7 @@ def _opened(source: Source) -> Iterator[BinaryIO]:
         try:
             file = source.open("rb")
         except OSError as exc:
-            raise BadFile(f"{source.name} cannot be opened.", "Choose an existing file.") from exc
+            raise BadFile(msg("{name} cannot be opened.", name=source.name), msg("Choose an existing file.")) from exc
         with file:
             yield file
     elif source.seekable():

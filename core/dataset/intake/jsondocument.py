@@ -16,6 +16,7 @@ from core.dataset.intake.decoding import BROKEN
 from core.dataset.intake.jsonobjects import DECODER, GAP, Broken, Object, checked, mended
 from core.dataset.intake.problems import LONGEST_LINE, Problems
 from core.dataset.intake.recognising import HEAD
+from core.message import msg
 
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _STRING_END = re.compile(r'[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
@@ -138,12 +139,12 @@ class _Document:
         try:
             found, size = self._decoded()
         except Broken as exc:
-            self._problems.add(f"Line {exc.line or line:,}: {exc}")
+            self._problems.add(msg("Line {line}: {exc}", line=f"{exc.line or line:,}", exc=exc))
             return
         scratched = BROKEN in self._held[self._at : self._at + size]
         self._move(size)
         if scratched:
-            self._problems.add(f"Line {line:,}: Some bytes fit no character.")
+            self._problems.add(msg("Line {line}: Some bytes fit no character.", line=f"{line:,}"))
         else:
             yield Object(line, jsonrows.of_list(found) if isinstance(found, list) else checked(found), size)
 
@@ -175,13 +176,15 @@ class _Document:
                 if cut and not self._ended:
                     if len(self._held) - self._at > LONGEST_LINE:
                         self._pass_over()
-                        raise Broken(f"The object has more than {LONGEST_LINE:,} characters.") from exc
+                        raise Broken(
+                            msg("The object has more than {value} characters.", value=f"{LONGEST_LINE:,}")
+                        ) from exc
                     self._fill(2 * (len(self._held) - self._at) + _BLOCK)
                     continue
                 return self._mended(exc)
             except (ValueError, RecursionError) as exc:
                 self._pass_over()
-                raise Broken("It is JSON that cannot be read.") from exc
+                raise Broken(msg("It is JSON that cannot be read.")) from exc
 
     def _mended(self, error: json.JSONDecodeError) -> tuple[object, int]:
         end = self._end_of_value(self._restart() or len(self._held))
@@ -193,7 +196,9 @@ class _Document:
         line = self._line + self._held.count("\n", self._at, error.pos)
         column = error.pos - max(self._held.rfind("\n", self._at, error.pos), self._margin - 1)
         self._pass_over()
-        raise Broken(f"It is not JSON: {error.msg}, at column {column:,}.", line) from error
+        raise Broken(
+            msg("It is not JSON: {msg}, at column {column}.", msg=error.msg, column=f"{column:,}"), line
+        ) from error
 
     def _restart(self) -> int | None:
         """Where the next object may begin after a broken one: on a line that begins as far in as its own line does."""
@@ -254,11 +259,11 @@ class _Document:
         if self._held[self._at] in '["':
             line = self._line
             self._skip()
-            self._problems.add(f"Line {line:,}: It is not an object in braces.")
+            self._problems.add(msg("Line {line}: It is not an object in braces.", line=f"{line:,}"))
             return
         end = _BARE.match(self._held, self._at).end()  # type: ignore[union-attr]
         if self._held[self._at] not in ":]}":
-            self._problems.add(f"Line {self._line:,}: It is not an object in braces.")
+            self._problems.add(msg("Line {line}: It is not an object in braces.", line=f"{self._line:,}"))
         self._move(max(1, end - self._at))
 
     def _matches(self, pattern: re.Pattern[str], characters: int = 200) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from core.dataset.intake.decoding import BROKEN
 from core.dataset.intake.problems import LONGEST_LINE, Problems
 from core.dataset.intake.textlines import Lines, LineTooLong, RowTooLong
+from core.message import msg
 
 Layout = Literal["lines", "document"]
 DECODER = json.JSONDecoder(strict=False)  # line ends and tabs inside strings, as careless programs write them
@@ -59,9 +60,11 @@ def in_lines(lines: Lines, problems: Problems) -> Iterator[Object]:
         except StopIteration:
             return
         except (LineTooLong, RowTooLong):
-            problems.add(f"Line {number:,} has more than {LONGEST_LINE:,} characters.")
+            problems.add(
+                msg("Line {number} has more than {value} characters.", number=f"{number:,}", value=f"{LONGEST_LINE:,}")
+            )
         except Broken as exc:
-            problems.add(f"Line {number:,}: {exc}")
+            problems.add(msg("Line {line}: {exc}", line=f"{number:,}", exc=exc))
 
 
 def _is_whole(line: str) -> bool:
@@ -78,7 +81,7 @@ def _of_line(line: str) -> Iterator[tuple[dict[str, Any], int]]:
         Broken: what follows is none.
     """
     if BROKEN in line:
-        raise Broken("Some bytes fit no character.")
+        raise Broken(msg("Some bytes fit no character."))
     at = GAP.match(line).end()  # type: ignore[union-attr]  # matches the empty text too
     while at < len(line):
         try:
@@ -86,7 +89,7 @@ def _of_line(line: str) -> Iterator[tuple[dict[str, Any], int]]:
         except json.JSONDecodeError as exc:
             found, end = mended(line[at:], exc), len(line)
         except (ValueError, RecursionError) as exc:  # a number of 10,000 digits, a million brackets
-            raise Broken("It is JSON that cannot be read.") from exc
+            raise Broken(msg("It is JSON that cannot be read.")) from exc
         yield checked(found), end - at
         at = GAP.match(line, end).end()  # type: ignore[union-attr]
 
@@ -100,10 +103,12 @@ def mended(text: str, error: json.JSONDecodeError) -> object:
     try:
         return DECODER.decode(_STRING_OR_LAST_COMMA.sub(r"\1", text))
     except (ValueError, RecursionError):
-        raise Broken(f"It is not JSON: {error.msg}, at column {error.colno:,}.") from error
+        raise Broken(
+            msg("It is not JSON: {msg}, at column {colno}.", msg=error.msg, colno=f"{error.colno:,}")
+        ) from error
 
 
 def checked(found: object) -> dict[str, Any]:
     if not isinstance(found, dict):
-        raise Broken("It is not an object in braces.")
+        raise Broken(msg("It is not an object in braces."))
     return found

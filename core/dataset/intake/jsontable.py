@@ -13,11 +13,12 @@ from core.dataset.intake.problems import Problems
 from core.dataset.intake.recognising import HEAD
 from core.dataset.intake.textlines import Lines
 from core.errors import BadFile
+from core.message import msg
 
 _FIRST_OBJECTS = 1_000  # their keys are the columns
 _FIRST_CHARACTERS = 20_000_000  # or the keys of fewer objects, where those take more than this
-_SHAPES = (
-    'Write one object a line, such as {"prompt": "…", "completion": "…"} or {"messages": […]}, or an array of '
+_SHAPES = msg(
+    'Write one object a line, such as {{"prompt": "…", "completion": "…"}} or {{"messages": […]}}, or an array of '
     'objects (in pandas: orient="records").'
 )
 
@@ -60,7 +61,9 @@ def read(text: TextIO, filename: str, problems: Problems) -> table.Rows:
 
 def nothing(filename: str, problems: Problems) -> BadFile:
     """The error of a file without any good object."""
-    return BadFile(f"{filename} has no line that can be used. {problems.first()}", _SHAPES)
+    return BadFile(
+        msg("{filename} has no line that can be used. {first}", filename=filename, first=problems.first()), _SHAPES
+    )
 
 
 def _table(objects: Iterable[Object], keys: list[str], looked_at: int, filename: str, problems: Problems) -> table.Rows:
@@ -70,7 +73,12 @@ def _table(objects: Iterable[Object], keys: list[str], looked_at: int, filename:
             key = min(strange)
             known |= strange
             problems.note(
-                f"Line {line:,} has {key[:100]!r}, which the first {looked_at:,} do not have; it is left out."
+                msg(
+                    "Line {line} has {key}, which the first {looked_at} do not have; it is left out.",
+                    line=f"{line:,}",
+                    key=repr(key[:100]),
+                    looked_at=f"{looked_at:,}",
+                )
             )
         cells = [text_of(found.get(key)) for key in keys]
         flaws = ((name, table.flaw(cell)) for name, cell in zip(keys, cells, strict=True))

@@ -10,10 +10,11 @@ from core.dataset.intake import apart, table
 from core.dataset.intake.problems import Problems
 from core.dataset.intake.table import Rows
 from core.errors import BadFile
+from core.message import msg
 
 MOST_BYTES = 500_000_000  # of a file, which is packed
 MOST_MEMORY = 3_000_000_000  # bytes for the child: the file, and one batch of rows unpacked
-_NEXT_STEP = "Save it again, or as CSV or JSONL."
+_NEXT_STEP = msg("Save it again, or as CSV or JSONL.")
 
 
 def read(file: BinaryIO, filename: str, problems: Problems) -> Rows:
@@ -25,16 +26,21 @@ def read(file: BinaryIO, filename: str, problems: Problems) -> Rows:
     size = file.seek(0, os.SEEK_END)
     if size > MOST_BYTES:
         raise BadFile(
-            f"{filename} is a Parquet file of {size // 1_000_000:,} MB; {MOST_BYTES // 1_000_000} can be read.",
-            "Split it into several files.",
+            msg(
+                "{filename} is a Parquet file of {size} MB; {value} can be read.",
+                filename=filename,
+                size=f"{size // 1_000_000:,}",
+                value=MOST_BYTES // 1_000_000,
+            ),
+            msg("Split it into several files."),
         )
     with apart.opened("core.dataset.intake.parquet_child", [str(MOST_MEMORY)], file) as child:
         answers = apart.answers(child, lambda why: _refused(why, filename))
         about = next(answers)
         for name in about["bytes"]:
-            problems.note(f"The column {name} holds bytes, not text; it is left out.")
+            problems.note(msg("The column {name} holds bytes, not text; it is left out.", name=name))
         if not about["columns"]:
-            raise BadFile(f"{filename} has no column of text or numbers.", _NEXT_STEP)
+            raise BadFile(msg("{filename} has no column of text or numbers.", filename=filename), _NEXT_STEP)
         table.checked_width(len(about["columns"]), filename)
         return _table(about["columns"], answers, filename, problems)
 
@@ -49,14 +55,21 @@ def _table(headers: list[str], rows: Iterator[list[str]], filename: str, problem
             table.ends_early(len(good), row, problems)
             break
     if not len(good):
-        raise BadFile(f"{filename} has no row that can be used. {problems.first()}", _NEXT_STEP)
+        raise BadFile(
+            msg("{filename} has no row that can be used. {first}", filename=filename, first=problems.first()),
+            _NEXT_STEP,
+        )
     return table.without_index(good.rows("Row"), headers[0], problems)
 
 
 def _refused(why: str, filename: str) -> BadFile:
     if why == "memory":
         return BadFile(
-            f"{filename} is a Parquet file that is broken, or takes more than {MOST_MEMORY // 1_000_000:,} MB to open.",
-            "Save it with smaller row groups, or as CSV or JSONL.",
+            msg(
+                "{filename} is a Parquet file that is broken, or takes more than {value} MB to open.",
+                filename=filename,
+                value=f"{MOST_MEMORY // 1_000_000:,}",
+            ),
+            msg("Save it with smaller row groups, or as CSV or JSONL."),
         )
-    return BadFile(f"{filename} is a Parquet file that is broken or cut off.", _NEXT_STEP)
+    return BadFile(msg("{filename} is a Parquet file that is broken or cut off.", filename=filename), _NEXT_STEP)

@@ -12,10 +12,11 @@ from core.dataset.example_pairs import Pair
 from core.dataset.finished import joined
 from core.dataset.intake import column_roles, conversations, decoding, importing, mapping
 from core.errors import BadFile
+from core.message import msg
 
 LONGEST_PASTE = 1_000_000
 """Characters; 200 examples of the longest kind have 800,000."""
-_HELP = "Paste lines such as “Customer: …” and “Agent: …”, a table with two columns, or JSON lines."
+_HELP = msg("Paste lines such as “Customer: …” and “Agent: …”, a table with two columns, or JSON lines.")
 # What chat programs put before the speaker: [12.03.24, 10:22], 2024-03-12 10:22:05, 10:22 AM -
 _STAMP = r"(?:\[?[\d/.\-:,年月日\s]*\d{1,2}:\d{2}(?::\d{2})?(?:\s?[AaPp][Mm])?\]?\s*(?:[-–]\s+)?)?"
 _SPEAKS = re.compile(rf"^\s*{_STAMP}\**([^\W\d_][^:：\n,.!?。！？，]{{0,39}}?)\**\s*[:：](?!//)\**\s*(.*)$")
@@ -45,15 +46,22 @@ def from_text(text: str) -> Pasted:
         BadFile: there are none in it, or it is too long.
     """
     if not text.strip():
-        raise BadFile("Nothing was pasted.", _HELP)
+        raise BadFile(msg("Nothing was pasted."), _HELP)
     if len(text) > LONGEST_PASTE:
-        raise BadFile(f"The text has {len(text):,} characters; up to {LONGEST_PASTE:,} fit here.", "Upload it instead.")
+        raise BadFile(
+            msg(
+                "The text has {text} characters; up to {value} fit here.",
+                text=f"{len(text):,}",
+                value=f"{LONGEST_PASTE:,}",
+            ),
+            msg("Upload it instead."),
+        )
     if not _JSON.match(text) and (turns := _turns(text)) is not None:
         return _from_turns(turns)
     try:
         return from_table(importing.read_table(text.strip("\n").encode("utf-8", "replace"), "pasted.txt"))
     except BadFile as exc:
-        raise BadFile("No examples were found in the text.", _HELP) from exc
+        raise BadFile(msg("No examples were found in the text."), _HELP) from exc
 
 
 def from_file(data: bytes, name: str) -> Pasted:
@@ -78,7 +86,9 @@ def from_table(imported: importing.Imported) -> Pasted:
     frame = imported.frame
     columns = [str(column) for column in frame.columns]
     if len(columns) < 2:
-        raise BadFile("There is one column; a prompt and an answer take two.", "Add a column with the answers.")
+        raise BadFile(
+            msg("There is one column; a prompt and an answer take two."), msg("Add a column with the answers.")
+        )
     found = mapping.guess(frame)
     asked = frame[list(found.prompts)].itertuples(index=False, name=None)
     pairs = [
@@ -148,9 +158,9 @@ def _from_turns(turns: Sequence[tuple[str, str]]) -> Pasted:
             unasked += 1
     unanswered += bool(asked)
     if not pairs:
-        raise BadFile("The conversation has no question with an answer after it.", _HELP)
+        raise BadFile(msg("The conversation has no question with an answer after it."), _HELP)
     if unanswered:
-        notes.append(f"Messages without an answer, left out: {unanswered:,}.")
+        notes.append(msg("Messages without an answer, left out: {unanswered}.", unanswered=f"{unanswered:,}"))
     if unasked:
-        notes.append(f"Answers without a question, left out: {unasked:,}.")
+        notes.append(msg("Answers without a question, left out: {unasked}.", unasked=f"{unasked:,}"))
     return Pasted(tuple(pairs), "chat", tuple(notes))

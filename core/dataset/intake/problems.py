@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from core.message import msg
+
 LONGEST_CELL = 100_000  # characters: no model learns from more at once, and a broken file must not fill a page
 LONGEST_LINE = 4_000_000  # characters of a line, or of a row over several lines: 40 cells of the longest kind
 _MOST = 100  # sentences; a file with a million broken lines is told in as many
@@ -43,7 +45,11 @@ class Problems:
         """Why rows are not there, and how many reasons there are beyond those told."""
         more = self.left_out - len(self._kept)
         ending = [] if self.cut_short is None else [self.cut_short]
-        return [*ending, *self._kept, *([f"And {more:,} more problems like these."] if more else [])]
+        return [
+            *ending,
+            *self._kept,
+            *([msg("And {more} more problems like these.", more=f"{more:,}")] if more else []),
+        ]
 
     def first(self) -> str:
         """The first reason, for files of which nothing is left; "" when there is none."""
@@ -52,4 +58,4 @@ class Problems:
     def notes(self) -> list[str]:
         """What is worth knowing, and how much more there is of it."""
         more = self._more_notes
-        return [*self._notes, *([f"And {more:,} more notes like these."] if more else [])]
+        return [*self._notes, *([msg("And {more} more notes like these.", more=f"{more:,}")] if more else [])]

@@ -7,52 +7,65 @@ from pathlib import PurePath
 from typing import Literal
 
 from core.errors import BadFile
+from core.message import Message, mark, msg
 
 Kind = Literal["csv", "jsonl", "parquet", "workbook"]
 HEAD = 1 << 16  # bytes that are enough to tell what a file is
 
 _ZIP, _OLE, _PARQUET = b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1"  # OLE: Excel before 2007
-_SAVE_IT = "Choose a table: CSV, JSONL, Parquet or an Excel workbook."
-_UNPACK = "Unpack it, then choose the file inside."
-_SAVE_AGAIN = "Save it as Parquet, CSV or JSONL, then choose that file."
+_SAVE_IT = msg("Choose a table: CSV, JSONL, Parquet or an Excel workbook.")
+_UNPACK = msg("Unpack it, then choose the file inside.")
+_SAVE_AGAIN = msg("Save it as Parquet, CSV or JSONL, then choose that file.")
 # What files of other kinds begin with, what to say, and what to do about them.
 _OTHERS = (
-    (b"%PDF", "{name} is a PDF, not a text file.", _SAVE_IT),
-    (b"\x1f\x8b", "{name} is a compressed file, not a text file.", _UNPACK),
-    (b"BZh", "{name} is a compressed file, not a text file.", _UNPACK),
-    (b"\xfd7zXZ", "{name} is a compressed file, not a text file.", _UNPACK),
-    (b"\x28\xb5\x2f\xfd", "{name} is a compressed file, not a text file.", _UNPACK),
-    (b"7z\xbc\xaf", "{name} is a compressed file, not a text file.", _UNPACK),
-    (b"Rar!", "{name} is a compressed file, not a text file.", _UNPACK),
-    (b"\x04\x22\x4d\x18", "{name} is a compressed file, not a text file.", _UNPACK),  # LZ4
-    (b"ARROW1", "{name} is an Arrow (Feather) file, not a text file.", _SAVE_AGAIN),
-    (b"\xff\xff\xff\xff", "{name} is an Arrow file, not a text file.", _SAVE_AGAIN),
-    (b"Obj\x01", "{name} is an Avro file, not a text file.", _SAVE_AGAIN),
-    (b"\x89HDF", "{name} is an HDF5 file, not a text file.", _SAVE_AGAIN),
-    (b"\x80\x04\x95", "{name} is a Python pickle, not a text file.", _SAVE_AGAIN),
-    (b"\x80\x05\x95", "{name} is a Python pickle, not a text file.", _SAVE_AGAIN),
-    (b"{\\rtf", "{name} is a Word document, not a text file.", "Save the table in it as CSV, then choose that file."),
+    (b"%PDF", mark("{name} is a PDF, not a text file."), _SAVE_IT),
+    (b"\x1f\x8b", mark("{name} is a compressed file, not a text file."), _UNPACK),
+    (b"BZh", mark("{name} is a compressed file, not a text file."), _UNPACK),
+    (b"\xfd7zXZ", mark("{name} is a compressed file, not a text file."), _UNPACK),
+    (b"\x28\xb5\x2f\xfd", mark("{name} is a compressed file, not a text file."), _UNPACK),
+    (b"7z\xbc\xaf", mark("{name} is a compressed file, not a text file."), _UNPACK),
+    (b"Rar!", mark("{name} is a compressed file, not a text file."), _UNPACK),
+    (b"\x04\x22\x4d\x18", mark("{name} is a compressed file, not a text file."), _UNPACK),  # LZ4
+    (b"ARROW1", mark("{name} is an Arrow (Feather) file, not a text file."), _SAVE_AGAIN),
+    (b"\xff\xff\xff\xff", mark("{name} is an Arrow file, not a text file."), _SAVE_AGAIN),
+    (b"Obj\x01", mark("{name} is an Avro file, not a text file."), _SAVE_AGAIN),
+    (b"\x89HDF", mark("{name} is an HDF5 file, not a text file."), _SAVE_AGAIN),
+    (b"\x80\x04\x95", mark("{name} is a Python pickle, not a text file."), _SAVE_AGAIN),
+    (b"\x80\x05\x95", mark("{name} is a Python pickle, not a text file."), _SAVE_AGAIN),
+    (
+        b"{\\rtf",
+        mark("{name} is a Word document, not a text file."),
+        msg("Save the table in it as CSV, then choose that file."),
+    ),
     (
         b"version https://git-lfs",
-        "{name} is a pointer to a file in Git LFS, not a text file.",
-        "Download the file itself: `git lfs pull`, or the download button of its page.",
+        mark("{name} is a pointer to a file in Git LFS, not a text file."),
+        msg("Download the file itself: `git lfs pull`, or the download button of its page."),
     ),
-    (b"SQLite format 3", "{name} is a database, not a text file.", "Export the table as CSV, then choose that file."),
-    (b"\x89PNG", "{name} is a picture, not a text file.", _SAVE_IT),
-    (b"\xff\xd8\xff", "{name} is a picture, not a text file.", _SAVE_IT),
+    (
+        b"SQLite format 3",
+        mark("{name} is a database, not a text file."),
+        msg("Export the table as CSV, then choose that file."),
+    ),
+    (b"\x89PNG", mark("{name} is a picture, not a text file."), _SAVE_IT),
+    (b"\xff\xd8\xff", mark("{name} is a picture, not a text file."), _SAVE_IT),
 )
 _TABLES = (
     (
         _ZIP,
-        "{name} is an Excel workbook or a zip file, not a text file.",
-        "Save the sheet as CSV (UTF-8), then choose that file.",
+        mark("{name} is an Excel workbook or a zip file, not a text file."),
+        msg("Save the sheet as CSV (UTF-8), then choose that file."),
     ),
     (
         _OLE,
-        "{name} is an old Excel workbook, not a text file.",
-        "Save the sheet as CSV (UTF-8), then choose that file.",
+        mark("{name} is an old Excel workbook, not a text file."),
+        msg("Save the sheet as CSV (UTF-8), then choose that file."),
     ),
-    (_PARQUET, "{name} is a Parquet file, not a text file.", "Save it as CSV or JSONL, then choose that file."),
+    (
+        _PARQUET,
+        mark("{name} is a Parquet file, not a text file."),
+        msg("Save it as CSV or JSONL, then choose that file."),
+    ),
 )
 _TAR_AT = 257  # where a tar archive says what it is
 _WEB_PAGE = re.compile(rb"\s*<(!doctype html|html|\?xml)", re.IGNORECASE)
@@ -72,10 +85,12 @@ _ENDINGS: dict[str, Kind] = {
     ".ods": "workbook",
 }
 _OTHERWISE: dict[Kind, str] = {
-    "csv": "The file name suggests another format, but the content is a CSV table; it is read as CSV.",
-    "jsonl": "The file name suggests another format, but the content is JSONL; it is read as JSONL.",
-    "parquet": "The file name suggests another format, but the content is Parquet; it is read as Parquet.",
-    "workbook": "The file name suggests another format, but the content is an Excel workbook; it is read as Excel.",
+    "csv": msg("The file name suggests another format, but the content is a CSV table; it is read as CSV."),
+    "jsonl": msg("The file name suggests another format, but the content is JSONL; it is read as JSONL."),
+    "parquet": msg("The file name suggests another format, but the content is Parquet; it is read as Parquet."),
+    "workbook": msg(
+        "The file name suggests another format, but the content is an Excel workbook; it is read as Excel."
+    ),
 }
 
 
@@ -87,11 +102,14 @@ def refuse_others(head: bytes, name: str, *, tables: bool = False) -> None:
     """
     for start, what, what_to_do in _OTHERS if tables else (*_TABLES, *_OTHERS):
         if head.startswith(start):
-            raise BadFile(what.format(name=name), what_to_do)
+            raise BadFile(Message(what, {"name": name}), what_to_do)
     if head[_TAR_AT:].startswith(b"ustar"):
-        raise BadFile(f"{name} is a tar archive, not a text file.", _UNPACK)
+        raise BadFile(msg("{name} is a tar archive, not a text file.", name=name), _UNPACK)
     if _WEB_PAGE.match(head.removeprefix(b"\xef\xbb\xbf")):
-        raise BadFile(f"{name} is a web page or XML, not a table.", "Save the table itself as CSV, then choose it.")
+        raise BadFile(
+            msg("{name} is a web page or XML, not a table.", name=name),
+            msg("Save the table itself as CSV, then choose it."),
+        )
 
 
 def binary_kind(head: bytes) -> Kind | None:

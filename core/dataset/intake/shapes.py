@@ -11,8 +11,9 @@ from core.dataset.intake.celltext import text_of
 from core.dataset.intake.conversations import Turn
 from core.dataset.intake.jsonobjects import Broken
 from core.dataset.intake.problems import Problems
-from core.dataset.intake.table import Rows
+from core.dataset.intake.table import Place, Rows
 from core.errors import BadFile
+from core.message import Message, msg
 
 Form = Literal["messages", "sharegpt", "turns", "preference", "alpaca", "dolly", "pairs", "table"]
 _LOOKED_AT = 1_000  # rows
@@ -137,6 +138,12 @@ def _form_of_table(names: Mapping[str, str]) -> tuple[Form, str | None]:
     return "table", None
 
 
+def _at(place: Place, line: int, exc: Broken) -> Message:
+    if place == "Row":
+        return msg("Row {row}: {exc}", row=f"{line:,}", exc=exc)
+    return msg("Line {line}: {exc}", line=f"{line:,}", exc=exc)
+
+
 def _examples(rows: Rows, parts: _Parts, filename: str, problems: Problems) -> Rows:
     columns = [str(column) for column in rows.frame.columns]
     used = {parts.said, parts.asked, parts.rejected}
@@ -148,15 +155,15 @@ def _examples(rows: Rows, parts: _Parts, filename: str, problems: Problems) -> R
         try:
             found, is_chat = _example(row, parts)
         except Broken as exc:
-            problems.add(f"{rows.place} {line:,}: {exc}")
+            problems.add(_at(rows.place, line, exc))
             continue
         chat, system = chat and is_chat, system or bool(found[_SYSTEM])
         rejected = [_last_answer(row[parts.rejected])] if parts.rejected else []
         good.add([found[name] for name in _EXAMPLE] + [row[name] for name in others] + rejected, line)
     if not len(good):
         raise BadFile(
-            f"{filename} has no conversation that can be used. {problems.first()}",
-            "Each conversation must end with an answer and have a user message before it.",
+            msg("{filename} has no conversation that can be used. {first}", filename=filename, first=problems.first()),
+            msg("Each conversation must end with an answer and have a user message before it."),
         )
     made = good.rows(rows.place)
     made = made if system else made.with_frame(made.frame.drop(columns=_SYSTEM))

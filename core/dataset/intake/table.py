@@ -12,6 +12,7 @@ import pandas as pd
 from core.dataset.intake.decoding import BROKEN
 from core.dataset.intake.problems import LONGEST_CELL, Problems
 from core.errors import BadFile
+from core.message import msg
 from core.text import canonical
 
 MOST_ROWS = 2_000_000
@@ -101,7 +102,7 @@ def names(header: Sequence[str], problems: Problems) -> list[str]:
         name = name or (f"column {number}" if number > 1 else "")
         if name in found:
             again = next(f"{name} ({n})" for n in range(2, len(header) + 2) if f"{name} ({n})" not in found)
-            problems.note(f"Two columns are called {name}: the second one is {again} here.")
+            problems.note(msg("Two columns are called {name}: the second one is {again} here.", name=name, again=again))
             name = again
         found.append(name)
     return found
@@ -114,7 +115,10 @@ def checked_width(columns: int, filename: str) -> None:
         BadFile: it has more than `MOST_COLUMNS`.
     """
     if columns > MOST_COLUMNS:
-        raise BadFile(f"{filename} has {columns:,} columns.", f"{MOST_COLUMNS:,} can be read.")
+        raise BadFile(
+            msg("{filename} has {columns} columns.", filename=filename, columns=f"{columns:,}"),
+            msg("{value} can be read.", value=f"{MOST_COLUMNS:,}"),
+        )
 
 
 def without_index(rows: Rows, first: str, problems: Problems) -> Rows:
@@ -125,7 +129,7 @@ def without_index(rows: Rows, first: str, problems: Problems) -> Rows:
         if name not in frame.columns or header.strip().lower() not in _INDEX_NAMES or len(frame.columns) < 2:
             continue
         if frame[name].str.fullmatch(r"\d+").all():
-            problems.note("Row-number column ignored.")
+            problems.note(msg("Row-number column ignored."))
             return rows.with_frame(frame.drop(columns=name))
     return rows.with_frame(frame.rename(columns={"": "column 1"}))
 
@@ -140,18 +144,26 @@ def without_empty(rows: Rows, header: Sequence[str]) -> Rows:
 def ends_early(rows: int, line: int, problems: Problems) -> None:
     """Say that the table is full, and where."""
     problems.ends_early(
-        f"Only the first {rows:,} rows were read; what follows line {line:,} is more than a data set can hold."
+        msg(
+            "Only the first {rows} rows were read; what follows line {line} is more than a data set can hold.",
+            rows=f"{rows:,}",
+            line=f"{line:,}",
+        )
     )
 
 
 def flaw(cell: str) -> str | None:
     """What makes a cell unusable, as a sentence that stands after its place; None for a good one."""
     if "\0" in cell:
-        return "There is a NUL character."
+        return msg("There is a NUL character.")
     if not cell.isascii() and not _whole(cell):
-        return "Some bytes fit no character." if BROKEN in cell else "It has half of a character (a lone surrogate)."
+        return (
+            msg("Some bytes fit no character.")
+            if BROKEN in cell
+            else msg("It has half of a character (a lone surrogate).")
+        )
     if len(cell) > LONGEST_CELL:
-        return f"The cell has more than {LONGEST_CELL:,} characters."
+        return msg("The cell has more than {value} characters.", value=f"{LONGEST_CELL:,}")
     return None
 
 
@@ -162,7 +174,14 @@ def usable(row: int, names: Sequence[str], cells: Sequence[str], problems: Probl
             problems.add(f"Row {row:,}, column {name}: {bad}")
             return False
         if no_number(cell):
-            problems.note(f"Row {row:,}, column {name} says {cell.strip()}; it is kept as that word.")
+            problems.note(
+                msg(
+                    "Row {row}, column {name} says {text}; it is kept as that word.",
+                    row=f"{row:,}",
+                    name=name,
+                    text=cell.strip(),
+                )
+            )
     return any(cell.strip() for cell in cells)
 
 

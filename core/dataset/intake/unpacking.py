@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import IO, Any, BinaryIO, Literal
 
 from core.errors import BadFile
+from core.message import Message, mark, msg
 
 Compression = Literal["gzip", "bzip2", "xz", "zip", "zstd"]
 MOST_BYTES = 4_000_000_000  # unpacked; as much as of a text that is not compressed
@@ -30,14 +31,13 @@ _ENDINGS = (".gz", ".gzip", ".bz2", ".xz", ".zst", ".zstd", ".zip")
 _MOST_NAMED = 5  # files of an archive in a sentence
 # Documents that are zip files: how the name of a part of theirs begins, and what they are.
 _DOCUMENTS = (
-    ("word/", "{filename} is a Word document, not a table."),
-    ("ppt/", "{filename} is a PowerPoint presentation, not a table."),
-    ("Index/Document.iwa", "{filename} is an Apple Numbers, Pages or Keynote document, not a table."),
-    ("META-INF/container.xml", "{filename} is an e-book, not a table."),
+    ("word/", mark("{filename} is a Word document, not a table.")),
+    ("ppt/", mark("{filename} is a PowerPoint presentation, not a table.")),
+    ("Index/Document.iwa", mark("{filename} is an Apple Numbers, Pages or Keynote document, not a table.")),
+    ("META-INF/container.xml", mark("{filename} is an e-book, not a table.")),
 )
 _WORKBOOKS = ("xl/", "content.xml")  # parts of Excel and OpenDocument
 _FAULTS = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, OSError, ValueError, NotImplementedError)
-_BROKEN = "is a compressed file that is broken or cut off, or does not fit on the disk."
 
 
 def compression(file: BinaryIO) -> Compression | None:
@@ -72,16 +72,23 @@ def unpacked(file: BinaryIO, filename: str, how: Compression) -> Iterator[Binary
                     size += len(block)
                     if size > MOST_BYTES:
                         raise BadFile(
-                            f"{filename} unpacks to more than {MOST_BYTES // 1_000_000:,} MB.",
-                            "Split it into several files.",
+                            msg(
+                                "{filename} unpacks to more than {value} MB.",
+                                filename=filename,
+                                value=f"{MOST_BYTES // 1_000_000:,}",
+                            ),
+                            msg("Split it into several files."),
                         )
                     inside.write(block)
         except BadFile:
             raise
         except _FAULTS as exc:
             raise BadFile(
-                f"{filename} {_BROKEN}",
-                "Download or compress it again, or unpack it and choose the file inside.",
+                msg(
+                    "{filename} is a compressed file that is broken or cut off, or does not fit on the disk.",
+                    filename=filename,
+                ),
+                msg("Download or compress it again, or unpack it and choose the file inside."),
             ) from exc
         inside.seek(0, os.SEEK_SET)
         yield inside
@@ -118,16 +125,23 @@ def _only_file(archive: zipfile.ZipFile, filename: str) -> IO[bytes]:
     found = [one for one in archive.infolist() if not _is_extra(one)]
     for start, what in _DOCUMENTS:
         if any(one.filename.startswith(start) for one in found):
-            raise BadFile(what.format(filename=filename), "Save the table in it as CSV, then choose that file.")
+            raise BadFile(
+                Message(what, {"filename": filename}), msg("Save the table in it as CSV, then choose that file.")
+            )
     if len(found) != 1:
         named = ", ".join(one.filename[:100] for one in found[:_MOST_NAMED])
         named += ", …" if len(found) > _MOST_NAMED else ""
         raise BadFile(
-            f"{filename} holds {len(found):,} files: {named}." if found else f"{filename} is an empty zip file.",
-            "Unpack it, then choose one of the files inside." if found else "Choose a file with rows.",
+            msg("{filename} holds {found} files: {named}.", filename=filename, found=f"{len(found):,}", named=named)
+            if found
+            else msg("{filename} is an empty zip file.", filename=filename),
+            msg("Unpack it, then choose one of the files inside.") if found else msg("Choose a file with rows."),
         )
     if found[0].flag_bits & 1:
-        raise BadFile(f"{filename} is a zip file with a password.", "Unpack it, then choose the file inside.")
+        raise BadFile(
+            msg("{filename} is a zip file with a password.", filename=filename),
+            msg("Unpack it, then choose the file inside."),
+        )
     return archive.open(found[0])
 
 

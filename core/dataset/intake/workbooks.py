@@ -12,11 +12,12 @@ from core.dataset.intake import apart, table
 from core.dataset.intake.problems import Problems
 from core.dataset.intake.table import Rows
 from core.errors import BadFile
+from core.message import msg
 
 MOST_BYTES = 100_000_000  # of a workbook, which is packed: ten times that as text
 MOST_MEMORY = 1_500_000_000  # bytes for the child: a sheet of 10 million cells takes half of it
 _MOST_TITLES = 10  # rows above the header
-_AS_CSV = "Save the sheet as CSV (UTF-8), then choose that file."
+_AS_CSV = msg("Save the sheet as CSV (UTF-8), then choose that file.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,13 @@ def read(file: BinaryIO, filename: str, problems: Problems, wanted: str | None =
     size = file.seek(0, os.SEEK_END)
     if size > MOST_BYTES:
         raise BadFile(
-            f"{filename} is a workbook of {size // 1_000_000:,} MB; {MOST_BYTES // 1_000_000} can be read.", _AS_CSV
+            msg(
+                "{filename} is a workbook of {size} MB; {value} can be read.",
+                filename=filename,
+                size=f"{size // 1_000_000:,}",
+                value=MOST_BYTES // 1_000_000,
+            ),
+            _AS_CSV,
         )
     arguments = [str(MOST_MEMORY), *([wanted] if wanted else [])]
     with apart.opened("core.dataset.intake.workbook_child", arguments, file) as child:
@@ -79,9 +86,11 @@ def _table(rows: Iterator[_Row], filename: str, problems: Problems) -> Rows:
     for row in rows:
         cells = row.cells[: len(names)]
         if any(cell.strip() for cell in row.cells[len(names) :]):
-            problems.add(f"Row {row.number:,} has a cell beyond the last column that has a name.")
+            problems.add(
+                msg("Row {number} has a cell beyond the last column that has a name.", number=f"{row.number:,}")
+            )
         elif cells == header and len(names) > 1:
-            problems.note(f"Row {row.number:,} repeats the header; it is left out.")
+            problems.note(msg("Row {number} repeats the header; it is left out.", number=f"{row.number:,}"))
         elif _usable(row, names, problems) and table.usable(row.number, names, cells, problems):
             good.add(cells, row.number)
         if good.full:
@@ -89,8 +98,8 @@ def _table(rows: Iterator[_Row], filename: str, problems: Problems) -> Rows:
             break
     if not len(good):
         raise BadFile(
-            f"{filename} has no row that can be used. {problems.first()}",
-            "The first row must name the columns, and rows must follow.",
+            msg("{filename} has no row that can be used. {first}", filename=filename, first=problems.first()),
+            msg("The first row must name the columns, and rows must follow."),
         )
     return table.without_index(good.rows("Row"), header[0], problems)
 
@@ -102,7 +111,7 @@ def _header(rows: Iterator[_Row], filename: str, problems: Problems) -> tuple[li
         above.append(row)
     place = next((n for n, row in enumerate(above) if row.filled > 1), 0)
     for row in above[:place]:
-        problems.note(f"Row {row.number:,} is a title above the columns; it is left out.")
+        problems.note(msg("Row {number} is a title above the columns; it is left out.", number=f"{row.number:,}"))
     header = above[place].cells if above else []
     while header and not header[-1].strip():
         header.pop()
@@ -114,27 +123,50 @@ def _usable(row: _Row, names: Sequence[str], problems: Problems) -> bool:
     """Whether the values of all formulas were saved; errors are kept as their word, and named."""
     if lost := [names[place] for place in row.formulas if place < len(names)]:
         problems.add(
-            f"Row {row.number:,}, column {lost[0]}: the formula has no saved value. Open the workbook in Excel and "
-            "save it there."
+            msg(
+                "Row {number}, column {lost}: the formula has no saved value. Open the workbook in Excel and "
+                "save it there.",
+                number=f"{row.number:,}",
+                lost=lost[0],
+            )
         )
         return False
     for place in row.errors:
         if place < len(names):
             told = row.cells[place]
-            problems.note(f"Row {row.number:,}, column {names[place]} says {told}, an error; it is kept as that word.")
+            problems.note(
+                msg(
+                    "Row {number}, column {place} says {told}, an error; it is kept as that word.",
+                    number=f"{row.number:,}",
+                    place=names[place],
+                    told=told,
+                )
+            )
     return True
 
 
 def _refused(why: str, filename: str) -> BadFile:
     if why == "password":
         return BadFile(
-            f"{filename} is an Excel workbook with a password.", "Remove the password, then choose the file again."
+            msg("{filename} is an Excel workbook with a password.", filename=filename),
+            msg("Remove the password, then choose the file again."),
         )
     if why == "empty":
-        return BadFile(f"{filename} is an Excel workbook without any row.", "Choose a workbook with rows.")
+        return BadFile(
+            msg("{filename} is an Excel workbook without any row.", filename=filename),
+            msg("Choose a workbook with rows."),
+        )
     if why == "memory":
         limit = MOST_MEMORY // 1_000_000
         return BadFile(
-            f"{filename} is an Excel workbook that takes more than {limit:,} MB or too long to open.", _AS_CSV
+            msg(
+                "{filename} is an Excel workbook that takes more than {limit} MB or too long to open.",
+                filename=filename,
+                limit=f"{limit:,}",
+            ),
+            _AS_CSV,
         )
-    return BadFile(f"{filename} is an Excel workbook that is broken, or a zip file of another kind.", _AS_CSV)
+    return BadFile(
+        msg("{filename} is an Excel workbook that is broken, or a zip file of another kind.", filename=filename),
+        _AS_CSV,
+    )

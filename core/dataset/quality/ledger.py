@@ -16,6 +16,7 @@ from core.dataset.recipe import Recipe
 from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import NotFound
+from core.message import msg
 
 _AT_ONCE = 500  # rows fetched at a time, each page by its own short query: no reader is held open while measuring
 _JUDGED = ("done", "failed")
@@ -66,7 +67,7 @@ def fingerprint(store: Store, dataset_id: str) -> str:
     counted = select(Row.state, func.count(), func.max(Row.updated_at)).where(Row.dataset_id == dataset_id)
     with store.reading() as session:
         if session.get(Dataset, dataset_id) is None:
-            raise NotFound("This data set no longer exists.", "Choose another one.")
+            raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
         states = session.execute(counted.group_by(Row.state).order_by(Row.state)).all()
     judged = [f"{state} {count} {at}" for state, count, at in states if state in (*_JUDGED, "excluded")]
     return hashlib.sha256("\n".join(judged).encode()).hexdigest()

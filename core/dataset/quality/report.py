@@ -11,6 +11,7 @@ from core.dataset.quality.coverage import Coverage
 from core.dataset.quality.diversity import Diversity
 from core.dataset.quality.duplicates import Cluster
 from core.dataset.quality.lengths import Lengths
+from core.message import msg
 
 Kind = Literal[
     "empty",
@@ -36,21 +37,21 @@ GRAVE: frozenset[str] = frozenset(
     ("empty", "conflict", "refusal", "leftover", "echo", "exact", "near", "looping", "cut")
 )
 REASONS: Mapping[str, str] = {
-    "empty": "There is no text.",
-    "conflict": "The same prompt has another label elsewhere.",
-    "refusal": "The model refused, or a filter blocked the text.",
-    "leftover": "A piece of a template was left in the text.",
-    "echo": "The text repeats its prompt.",
-    "exact": "The same text already exists.",
-    "near": "Almost the same text already exists.",
-    "looping": "The text repeats itself.",
-    "cut": "The text was cut off at the token limit.",
-    "unended": "The text does not end like a sentence.",
-    "missing": "The text lacks a value that its cell asked for.",
-    "language": "The text is in another language than the rest.",
-    "short": "The text is far shorter than the rest.",
-    "long": "The text is far longer than the rest.",
-    "": "You left it out after the quality report.",
+    "empty": msg("There is no text."),
+    "conflict": msg("The same prompt has another label elsewhere."),
+    "refusal": msg("The model refused, or a filter blocked the text."),
+    "leftover": msg("A piece of a template was left in the text."),
+    "echo": msg("The text repeats its prompt."),
+    "exact": msg("The same text already exists."),
+    "near": msg("Almost the same text already exists."),
+    "looping": msg("The text repeats itself."),
+    "cut": msg("The text was cut off at the token limit."),
+    "unended": msg("The text does not end like a sentence."),
+    "missing": msg("The text lacks a value that its cell asked for."),
+    "language": msg("The text is in another language than the rest."),
+    "short": msg("The text is far shorter than the rest."),
+    "long": msg("The text is far longer than the rest."),
+    "": msg("You left it out after the quality report."),
 }
 """Why a row is left out, by the kind of the finding."""
 FEWEST = 10  # examples; the least that OpenAI's fine-tuning takes

@@ -21,6 +21,7 @@ from core.errors import (
     Unavailable,
     Unreadable,
 )
+from core.message import msg, sentences
 from core.providers import Completion
 from core.providers.errors import retry_after_s
 from core.providers.retry import wait_s
@@ -127,7 +128,7 @@ class Arrivals:
         if isinstance(error, ProviderError) and not isinstance(error, Refused | ModelNotFound):
             self._heard(now)
             if self._alike.failed(error.what):
-                self.ended(End("failed", f"The provider refuses every request. {error.what}"))
+                self.ended(End("failed", msg("The provider refuses every request. {what}", what=error.what)))
             return Kept(Verdict("failed", error.what, None, None), 0, 0)
         self.ended(ended_by(error))
         return Back()
@@ -140,7 +141,12 @@ class Arrivals:
         """
         if self.cause and all_retried and now - self.heard_at > self._limits.stall_s:
             minutes = max(1, round(self._limits.stall_s / 60))
-            self.ended(End("failed", f"There was no answer for {minutes} minutes. {self.cause}".strip()))
+            self.ended(
+                End(
+                    "failed",
+                    msg("There was no answer for {minutes} minutes. {cause}", minutes=minutes, cause=self.cause),
+                )
+            )
 
     def ended(self, end: End) -> None:
         """The run has a reason to end; the first one counts."""
@@ -159,7 +165,7 @@ class Arrivals:
         elif self._answers > tries.answers_seen or lost:
             tries.strikes, tries.answers_seen = tries.strikes + 1, self._answers
         if isinstance(error, Unreadable) and self._alike.failed(error.what):
-            self.ended(End("failed", f"None of the answers can be read. {error.what}"))
+            self.ended(End("failed", msg("None of the answers can be read. {what}", what=error.what)))
         if tries.strikes >= self._limits.strikes:
             tokens = None if error.may_be_billed else 0
             return Kept(Verdict("failed", error.what, None, None), tokens, tokens)
@@ -171,4 +177,4 @@ class Arrivals:
 
 def ended_by(error: FabulaError) -> End:
     """The end that an error makes: what happened and what to do."""
-    return End("failed", f"{error.what} {error.next_step}".strip())
+    return End("failed", sentences(error.what, error.next_step))

@@ -38,6 +38,7 @@ from core.dataset.writing.tariff import Tariff
 from core.db.store import Store
 from core.db.tables import Run, utcnow
 from core.errors import BadRequest, FabulaError, ModelNotFound, ProviderError, RateLimited, Unavailable
+from core.message import msg
 from core.providers import Completion, Registry
 from core.settings import Settings
 
@@ -353,11 +354,11 @@ class Writing:
         if self._flight or self._arrivals.end is not None:
             return None
         if not self._line.open and cause:
-            return f"Waiting for the provider. {cause}"
+            return msg("Waiting for the provider. {cause}", cause=cause)
         if self._flight.next_at is None:
             return None
         seconds = max(1, round(self._flight.next_at - now))
-        return f"Waiting {seconds} s. {cause}"
+        return msg("Waiting {seconds} s. {cause}", seconds=seconds, cause=cause)
 
 
 def _write_note(session: Session, run_id: str, note: str | None) -> bool:

@@ -29,6 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
+from core import message
 from core.dataset.matrix import fill
 from core.dataset.writing import reservations
 from core.dataset.writing.orders import Order, begin, finish, waiting
@@ -194,7 +195,8 @@ def _settling(postgres: bool) -> Update:
 
 def _values(o: Outcome) -> tuple[object, ...]:
     cost = None if o.cost_usd is None else str(o.cost_usd)
-    return o.state, o.reason, o.text, o.finish_reason, o.prompt_tokens, o.completion_tokens, cost
+    reason = None if o.reason is None else message.dumps(o.reason)
+    return o.state, reason, o.text, o.finish_reason, o.prompt_tokens, o.completion_tokens, cost
 
 
 def release(

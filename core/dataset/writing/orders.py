@@ -17,6 +17,7 @@ from core.dataset.writing import claimants, reservations
 from core.db.store import Store
 from core.db.tables import Dataset, Row, Run, utcnow
 from core.errors import NotFound
+from core.message import msg
 
 FINAL = ("done", "failed", "stopped", "paused")  # nobody works on it (any more)
 _LEFT = (*FINAL, "waiting")  # no executor has it in hand
@@ -89,7 +90,7 @@ def locked(session: Session, run_id: str) -> Run:
     """
     run = session.get(Run, run_id, with_for_update=True)
     if run is None:
-        raise NotFound("This run no longer exists.", "Start another one.")
+        raise NotFound(msg("This run no longer exists."), msg("Start another one."))
     return run
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from core.message import msg
 from core.providers import Choice, Completion
 from core.text import storable as storable
 
@@ -23,7 +24,7 @@ class Verdict(NamedTuple):
 def judge(answer: Completion, max_tokens: int) -> Verdict:
     """The verdict on the first text of an answer. Only a text that ended by itself is a finished story."""
     if not answer.texts:
-        return Verdict("failed", "The answer was empty.", "", None)
+        return Verdict("failed", msg("The answer was empty."), "", None)
     choice = answer.texts[0]
     text = storable(choice.text)
     reason = _why_unfinished(text, choice, max_tokens)
@@ -34,19 +35,19 @@ def judge(answer: Completion, max_tokens: int) -> Verdict:
 def _why_unfinished(text: str, choice: Choice, max_tokens: int) -> str | None:
     finish_reason = choice.finish_reason
     if choice.error:
-        return storable(f"The provider ended the text with an error: {choice.error}")
+        return storable(msg("The provider ended the text with an error: {error}", error=choice.error))
     if finish_reason == "length":
-        return f"The text was cut off at {max_tokens:,} tokens."
+        return msg("The text was cut off at {max_tokens} tokens.", max_tokens=f"{max_tokens:,}")
     if finish_reason == "refusal":
-        return "The model refused to write this."
+        return msg("The model refused to write this.")
     if finish_reason == "content_filter":
-        return "The provider's content filter blocked the text."
+        return msg("The provider's content filter blocked the text.")
     if not text.strip():
-        return "The answer was empty."
+        return msg("The answer was empty.")
     if finish_reason is None:
-        return "The provider did not say whether the text is finished."
+        return msg("The provider did not say whether the text is finished.")
     if finish_reason != "stop":
-        return f"The text is not finished: the provider ended it with {finish_reason}."
+        return msg("The text is not finished: the provider ended it with {finish_reason}.", finish_reason=finish_reason)
     return None
 
 

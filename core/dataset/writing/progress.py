@@ -19,6 +19,7 @@ from core.db.store import Store
 from core.db.tables import Row, Run, Spend, utcnow
 from core.db.totals import AT_MOST
 from core.errors import NotFound
+from core.message import msg
 
 Mode = Literal["live", "batch"]
 
@@ -92,7 +93,7 @@ def progress(store: Store, run_id: str, now: datetime | None = None) -> RunProgr
     with store.reading() as session:
         run = session.get(Run, run_id)
         if run is None:
-            raise NotFound("This run no longer exists.", "Choose another one.")
+            raise NotFound(msg("This run no longer exists."), msg("Choose another one."))
         return _progress(session, run, now or utcnow())
 
 

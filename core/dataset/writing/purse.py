@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from core.cost import budget
 from core.dataset.writing.orders import Order
 from core.errors import OverBudget
+from core.message import msg, sentences
 
 _SMALLEST = Decimal("1e-12")  # US dollars; no request costs so little
 
@@ -38,7 +39,7 @@ def unpriced(session: Session, order: Order, budget_usd: Decimal | None, dearest
     if dearest_usd is not None:
         return None
     if budget_usd is not None:
-        return f"The price of {order.model} is unknown, so no budget can be kept. Start without one."
+        return msg("The price of {model} is unknown, so no budget can be kept. Start without one.", model=order.model)
     return _refusal(session, order, None)
 
 
@@ -46,7 +47,10 @@ def used_up(session: Session, order: Order, budget_usd: Decimal | None, left_usd
     """Which budget has ended the run: its own, of which `left_usd` is left, or the one of the cost page with less."""
     page = budget.left_in(session, order.actor, order.run_id)
     if left_usd is not None and least(left_usd, page) == left_usd:
-        return f"What is left of the budget of ${budget_usd} may not pay for the next row. Raise it to go on."
+        return msg(
+            "What is left of the budget of ${budget_usd} may not pay for the next row. Raise it to go on.",
+            budget_usd=budget_usd,
+        )
     return _refusal(session, order, (page or Decimal(0)) + _SMALLEST)
 
 
@@ -54,5 +58,5 @@ def _refusal(session: Session, order: Order, amount_usd: Decimal | None) -> str 
     try:
         budget.check(session, order.actor, amount_usd, order.run_id)
     except OverBudget as exc:
-        return f"{exc.what} {exc.next_step}"
+        return sentences(exc.what, exc.next_step)
     return None

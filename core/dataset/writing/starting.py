@@ -17,6 +17,7 @@ from core.dataset.writing.progress import ACTIVE, Mode
 from core.db.store import Store, in_chunks, new_id
 from core.db.tables import Dataset, Row, Run, utcnow
 from core.errors import BadRecipe
+from core.message import msg
 
 
 def enqueue(
@@ -84,7 +85,9 @@ def retry_failed(
         failed = (Row.dataset_id == dataset_id) & (Row.state == "failed")
         parts = [failed] if row_ids is None else [failed & Row.id.in_(part) for part in in_chunks(sorted(set(row_ids)))]
         if not any(session.scalar(select(Row.id).where(part).limit(1)) for part in parts):
-            raise BadRecipe("No row has failed.", "Refresh the table: the row may have been written meanwhile.")
+            raise BadRecipe(
+                msg("No row has failed."), msg("Refresh the table: the row may have been written meanwhile.")
+            )
         running = _active(session, dataset_id)
         run = running or _started(session, actor, dataset_id, recipe, budget_usd, mode, orders.FAILED_ONLY)
         session.flush()
@@ -105,7 +108,9 @@ def must_be_missing(session: Session, dataset_id: str, run: Run | None = None) -
     else:
         missing = matrix.counts(session, [dataset_id])[dataset_id].pending
     if not missing:
-        raise BadRecipe("All rows are written.", "Add values or repeats to generate more, or train on these rows.")
+        raise BadRecipe(
+            msg("All rows are written."), msg("Add values or repeats to generate more, or train on these rows.")
+        )
 
 
 def _one_click(session: Session, dataset_id: str) -> Recipe:
@@ -127,7 +132,9 @@ def _changed(session: Session, dataset_id: str, recipe: Recipe, change: Change |
     if change is None or (changed := change.of(recipe)) == recipe:
         return recipe
     if _active(session, dataset_id) is not None:
-        raise BadRecipe("A run of this data set is under way.", "Wait until it has ended, or stop it; then try again.")
+        raise BadRecipe(
+            msg("A run of this data set is under way."), msg("Wait until it has ended, or stop it; then try again.")
+        )
     changed.check()
     session.execute(update(Dataset).where(Dataset.id == dataset_id).values(recipe=changed.to_dict()))
     return changed

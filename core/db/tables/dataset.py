@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.db.tables.base import Base, utcnow
+from core.db.tables.base import Base, MessageText, utcnow
 
 
 class Dataset(Base):
@@ -52,7 +52,7 @@ class Row(Base):
     column_values: Mapped[dict[str, Any]]
     prompt: Mapped[str] = mapped_column(Text)  # as sent; for uploads, the columns joined
     state: Mapped[str] = mapped_column(String(20), default="pending")
-    reason: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(MessageText)
     text: Mapped[str | None] = mapped_column(Text)
     finish_reason: Mapped[str | None] = mapped_column(String(30))
     prompt_tokens: Mapped[int | None]
@@ -129,8 +129,10 @@ class Run(Base):
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
     state: Mapped[str] = mapped_column(String(20), index=True, default="queued")
-    reason: Mapped[str | None] = mapped_column(Text)
-    note: Mapped[str | None] = mapped_column(Text)  # what it waits for right now, e.g. "waiting 12 s: rate limit"
+    reason: Mapped[str | None] = mapped_column(MessageText)
+    note: Mapped[str | None] = mapped_column(
+        MessageText
+    )  # what it waits for right now, e.g. "waiting 12 s: rate limit"
     not_before: Mapped[datetime | None]  # of a waiting run: when the worker resumes it
     provider: Mapped[str] = mapped_column(String(50))
     model: Mapped[str] = mapped_column(String(200))
@@ -155,7 +157,7 @@ class Batch(Base):
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), index=True)
     spend_id: Mapped[int | None] = mapped_column(ForeignKey("spend.id", ondelete="SET NULL"), index=True)
     state: Mapped[str] = mapped_column(String(20), index=True, default="preparing")
-    reason: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(MessageText)
     status: Mapped[str | None] = mapped_column(String(30))
     input_file: Mapped[str | None] = mapped_column(String(200))
     remote_id: Mapped[str | None] = mapped_column(String(200))

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import JSON, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.db.tables.base import Base, utcnow
+from core.db.tables.base import Base, MessageText, utcnow
 
 COMPARISON = "comparison"
 """`Story.step` of what a model wrote to be compared with another one: it is shown with its job, not on the shelf."""
@@ -38,7 +38,7 @@ class Story(Base):
     asked_model: Mapped[str | None] = mapped_column(String(200))  # `model` is what the server said it was
     prompt_tokens: Mapped[int | None]
     cost_usd: Mapped[Decimal | None]
-    error: Mapped[str | None] = mapped_column(Text)  # why it was cut
+    error: Mapped[str | None] = mapped_column(MessageText)  # why it was cut
     edited_text: Mapped[str | None] = mapped_column(Text)  # a person's own version; `text` stays as written
     stars: Mapped[int | None]  # 1 to 5
     liked: Mapped[bool | None]  # thumb up or down
@@ -76,7 +76,7 @@ class Tour(Base):
     job_id: Mapped[str | None] = mapped_column(String(32))
     story_id: Mapped[str | None] = mapped_column(String(32))
     language: Mapped[str] = mapped_column(String(10), default="zh_CN")  # of the page that started it
-    reason: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(MessageText)
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     finished_at: Mapped[datetime | None]
     created_by: Mapped[str] = mapped_column(String(100))

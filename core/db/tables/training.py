@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import JSON, ForeignKey, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.db.tables.base import Base, utcnow
+from core.db.tables.base import Base, MessageText, utcnow
 
 
 class TrainingJob(Base):
@@ -46,8 +46,8 @@ class TrainingJob(Base):
     stop_requested: Mapped[str | None] = mapped_column(String(10))  # cancel | pause | resume
     remote_id: Mapped[str | None] = mapped_column(String(200))
     fine_tuned_model: Mapped[str | None] = mapped_column(String(200))
-    error: Mapped[str | None] = mapped_column(Text)
-    next_step: Mapped[str | None] = mapped_column(Text)
+    error: Mapped[str | None] = mapped_column(MessageText)
+    next_step: Mapped[str | None] = mapped_column(MessageText)
     not_before: Mapped[datetime | None]  # the provider is asked again then: it wants a pause until that time
     trained_tokens: Mapped[int | None]
     n_examples: Mapped[int | None]
@@ -76,7 +76,7 @@ class TrainingEvent(Base):
     at: Mapped[datetime]
     level: Mapped[str] = mapped_column(String(10))
     type: Mapped[str] = mapped_column(String(30))
-    message: Mapped[str] = mapped_column(Text)
+    message: Mapped[str] = mapped_column(MessageText)
 
 
 class Checkpoint(Base):
@@ -108,7 +108,7 @@ class Evaluation(Base):
     kind: Mapped[str] = mapped_column(String(20))  # label | text
     settings: Mapped[dict[str, Any]]
     state: Mapped[str] = mapped_column(String(20), index=True, default="queued")
-    reason: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(MessageText)
     total: Mapped[int] = mapped_column(default=0)
     metrics: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
@@ -129,7 +129,7 @@ class Answer(Base):
     expected: Mapped[str] = mapped_column(Text)
     text: Mapped[str | None] = mapped_column(Text)
     finish_reason: Mapped[str | None] = mapped_column(String(30))
-    reason: Mapped[str | None] = mapped_column(Text)  # why there is no answer
+    reason: Mapped[str | None] = mapped_column(MessageText)  # why there is no answer
     right: Mapped[bool | None]
 
 
@@ -146,7 +146,7 @@ class Comparison(Base):
     state: Mapped[str] = mapped_column(String(20), index=True, default="queued")
     source: Mapped[str | None] = mapped_column(String(20))  # held_out | grid | preset | none; None: not chosen yet
     settings: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # how both models are asked
-    reason: Mapped[str | None] = mapped_column(Text)  # why it failed, or what it waits for
+    reason: Mapped[str | None] = mapped_column(MessageText)  # why it failed, or what it waits for
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     finished_at: Mapped[datetime | None]
     created_by: Mapped[str] = mapped_column(String(100))
@@ -168,5 +168,5 @@ class ComparisonAnswer(Base):
     prompt: Mapped[str] = mapped_column(Text)
     expected: Mapped[str | None] = mapped_column(Text)  # what the row kept from training has; None: no such row
     state: Mapped[str] = mapped_column(String(20), default="waiting")
-    reason: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(MessageText)
     story_id: Mapped[str | None] = mapped_column(String(32))

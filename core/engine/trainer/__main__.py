@@ -24,6 +24,7 @@ from core.engine.trainer import model, precision, resume
 from core.engine.trainer.job import JobSpec, Journal
 from core.engine.trainer.loop import Loop, LossDiverged
 from core.engine.trainer.resume import Position
+from core.message import msg, sentences, to_json
 
 
 def main(folder: Path, engine_pid: int) -> int:
@@ -38,8 +39,9 @@ def main(folder: Path, engine_pid: int) -> int:
             _train(JobSpec.read(folder), journal, asked)
         except Exception as exc:  # the engine shows state.json, whatever went wrong
             message, next_step = _in_words(exc)
-            journal.event(f"{message} {next_step}", level="error")
-            journal.state("failed", now=True, error=message, next_step=next_step)
+            said = sentences(message, next_step)
+            journal.event(said, level="error")
+            journal.state("failed", now=True, error=message, next_step=next_step, said=to_json(said))
             print(f"{type(exc).__name__}: {exc}", file=sys.stderr)
             return 1
     return 0
@@ -60,12 +62,27 @@ def _train(spec: JobSpec, journal: Journal, asked: _StopRequest) -> None:
     loop = Loop(spec, journal, tunable, train, tokens.load(spec.valid) if spec.valid else [])
     if position.step:
         resume.load(journal.folder, position.step, loop.named, loop.optimizer)
-        journal.event(f"Resuming from step {position.step} of {loop.total_steps}.")
+        journal.event(
+            msg("Resuming from step {step} of {total_steps}.", step=position.step, total_steps=loop.total_steps)
+        )
     else:
-        journal.event(f"Training started. Examples: {len(train)}, epochs: {spec.n_epochs}, steps: {loop.total_steps}.")
+        journal.event(
+            msg(
+                "Training started. Examples: {train}, epochs: {n_epochs}, steps: {total_steps}.",
+                train=len(train),
+                n_epochs=spec.n_epochs,
+                total_steps=loop.total_steps,
+            )
+        )
     position = loop.run(position, asked)
     if position.step < loop.total_steps:
-        journal.event(f"Paused at step {position.step} of {loop.total_steps}; nothing is lost.")
+        journal.event(
+            msg(
+                "Paused at step {step} of {total_steps}; nothing is lost.",
+                step=position.step,
+                total_steps=loop.total_steps,
+            )
+        )
         journal.state("paused", now=True, **loop.figures(position))
         return
     last = journal.folder / "checkpoints" / f"step-{position.step}.gguf"
@@ -85,21 +102,29 @@ def _with_dtype(
         return replace(position, dtype=spec.dtype)
     dtype, gain = choose()
     name = str(dtype).removeprefix("torch.")
-    journal.event(f"Computing in {name}: bfloat16 multiplies {gain:.1f} times as fast as float32 on this processor.")
+    journal.event(
+        msg(
+            "Computing in {name}: bfloat16 multiplies {gain} times as fast as float32 on this processor.",
+            name=name,
+            gain=f"{gain:.1f}",
+        )
+    )
     return replace(position, dtype=name)
 
 
 def _in_words(exc: Exception) -> tuple[str, str]:
     """What happened and what to do, for people."""
     if isinstance(exc, OSError) and exc.errno == errno.ENOSPC:
-        return "The disk is full.", "Free some space, then resume the job: it continues from its last checkpoint."
+        return msg("The disk is full."), msg(
+            "Free some space, then resume the job: it continues from its last checkpoint."
+        )
     if isinstance(exc, UntrainableModel):  # the file was another one when the job was created
-        return f"The base model can be served here, not trained: {exc}.", "Use another base model."
+        return msg("The base model can be served here, not trained: {exc}.", exc=exc), msg("Use another base model.")
     if isinstance(exc, LossDiverged):
-        return f"Training diverged: {exc}.", "Use a smaller learning_rate_multiplier."
+        return msg("Training diverged: {exc}.", exc=exc), msg("Use a smaller learning_rate_multiplier.")
     if isinstance(exc, MemoryError):
-        return "The memory is full.", "Use a smaller batch_size or shorter examples."
-    return f"Training stopped: {exc}.", "The engine's log has the details."
+        return msg("The memory is full."), msg("Use a smaller batch_size or shorter examples.")
+    return msg("Training stopped: {exc}.", exc=exc), msg("The engine's log has the details.")
 
 
 class _StopRequest:

@@ -19,6 +19,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from core.message import structure
+
 Status = Literal["starting", "running", "paused", "succeeded", "failed"]
 
 MEASURED_STEPS = 3  # before that an estimate of the end would be a guess
@@ -82,9 +84,9 @@ class Journal:
 
     def event(self, message: str, level: str = "info", **data: Any) -> None:
         """Something a person should know."""
-        self._append(
-            "events.jsonl", {"at": time.time(), "level": level, "type": "message", "message": message, "data": data}
-        )
+        data |= structure(message)
+        line = {"at": time.time(), "level": level, "type": "message", "message": message, "data": data}
+        self._append("events.jsonl", line)
 
     def metrics(self, row: Mapping[str, Any]) -> None:
         self._append("metrics.jsonl", row)

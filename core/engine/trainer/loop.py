@@ -19,6 +19,7 @@ from core.engine.trainer.head import cross_entropy
 from core.engine.trainer.job import MEASURED_STEPS, JobSpec, Journal
 from core.engine.trainer.model import TunableModel
 from core.engine.trainer.resume import Position
+from core.message import msg
 
 _MAX_GRADIENT_NORM = 1.0  # the usual clip: transformers.TrainingArguments.max_grad_norm
 _SCORED_AT_ONCE = 1024  # held-out examples in memory, where one takes 45 bytes a token
@@ -211,6 +212,11 @@ class Loop:
         epoch = position.step // self.steps_per_epoch
         self.journal.checkpoint({"step": position.step, "epoch": epoch, "path": str(path), "metrics": metrics})
         self.journal.event(
-            f"Epoch {epoch}/{self.spec.n_epochs} finished: training loss {score.loss:.3f}, "
-            f"token accuracy {score.token_accuracy:.1%}."
+            msg(
+                "Epoch {epoch}/{n_epochs} finished: training loss {loss}, token accuracy {token_accuracy}.",
+                epoch=epoch,
+                n_epochs=self.spec.n_epochs,
+                loss=f"{score.loss:.3f}",
+                token_accuracy=f"{score.token_accuracy:.1%}",
+            )
         )

@@ -18,10 +18,11 @@ from core.cost.overlay import MOST_PER_HOUR
 from core.cost.prices import tuned_base
 from core.cost.workload import Candidate, Machine
 from core.errors import FabulaError
+from core.message import msg
 from pages.ui import cached, cards, decimal_field, state
 from pages.ui.cost import cached_cost, machine_speed
 from pages.ui.cost.price_choice import list_names
-from pages.ui.lang import _, mark
+from pages.ui.lang import _
 from pages.ui.money import money
 
 _TUNED: Key = ("openai", "ft:gpt-4o-mini-2024-07-18")
@@ -132,7 +133,7 @@ def _say_hour() -> None:
         if typed is None and cached_cost.hour() is None:  # a currency was chosen before an amount
             return
         if typed is None:
-            raise FabulaError(mark("The cost per hour was not changed."), mark("Type 0 if it costs nothing."))
+            raise FabulaError(msg("The cost per hour was not changed."), msg("Type 0 if it costs nothing."))
         currency = str(state.get("work_hour_currency") or USD)
         own.set_machine_hour(cached.store(), LOCAL, f"{typed:f}", currency)
     cached_cost.forget()

@@ -11,9 +11,10 @@ from core.cost.budget import MOST_USD
 from core.dataset import runs
 from core.dataset.runs import RunProgress
 from core.errors import FabulaError
+from core.message import msg
 from pages.ui import cached, cards, decimal_field, state
 from pages.ui.dataset.row_actions import CENT
-from pages.ui.lang import _, mark
+from pages.ui.lang import _
 
 _STEP = Decimal("0.5")  # US dollars, that a proposed amount is rounded up to
 _ROOM = Decimal("1.1")  # the rows to come may be longer than those before
@@ -62,7 +63,7 @@ def dollars(amount: str, least: Decimal = CENT) -> Decimal:
     """
     typed = decimal_field.read(amount, least, MOST_USD)
     if typed is None:
-        raise FabulaError(mark("No amount was given."), mark("Type the most it may cost, in US dollars."))
+        raise FabulaError(msg("No amount was given."), msg("Type the most it may cost, in US dollars."))
     return typed.quantize(CENT)
 
 

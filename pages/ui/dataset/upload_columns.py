@@ -8,6 +8,7 @@ import streamlit as st
 
 from core.dataset.intake import importing, mapping
 from core.errors import BadFile
+from core.message import msg
 from pages.ui import cards, views
 from pages.ui.lang import _, mark, n_, plain
 
@@ -76,8 +77,8 @@ def outlook(imported: importing.Imported, chosen: mapping.Mapping) -> bool:
     if len(imported.frame.columns) < _FEWEST_COLUMNS:
         cards.error_card(
             BadFile(
-                "There is one column; a prompt and an answer take two.",
-                "Add a column with the answers.",
+                msg("There is one column; a prompt and an answer take two."),
+                msg("Add a column with the answers."),
             )
         )
         return False

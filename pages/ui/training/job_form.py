@@ -11,6 +11,7 @@ from core import packaged
 from core.dataset.datasets import DatasetSummary
 from core.dataset.versions import Version
 from core.errors import FabulaError, NotFound
+from core.message import msg
 from core.providers import ModelInfo
 from core.training.form import LEARNING_RATE_MULTIPLIER, PROJECT, TRACKERS
 from core.training.jobs import JobForm
@@ -104,9 +105,9 @@ def draft() -> Draft:
     chosen = next((one for one in cached.dataset_list() if one.id == state.get(DATASET)), None)
     base = next((one for one in _bases() if f"{one.provider}/{one.id}" == state.get(BASE)), None)
     if chosen is None:
-        raise NotFound("This data set no longer exists.", "Choose another one.")
+        raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
     if base is None:
-        raise NotFound("This model is no longer available.", "Choose another one.")
+        raise NotFound(msg("This model is no longer available."), msg("Choose another one."))
     version = _version(chosen)
     percent = int(state.get(share_key(chosen.id)) or 0)
     share = None if version is not None or not percent else percent / 100
