@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core.dataset.intake import importing, mapping, rendered
+from core.dataset.intake import importing, mapping, pasted, rendered
 from core.errors import BadFile
 
 USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
@@ -164,6 +164,18 @@ SECOND = {
 def test_several_turns_in_a_chat_template_keep_their_order(template: str) -> None:
     turns = rendered.turns(RENDERED[template] + SECOND[template])
     assert turns is not None and [turn["text"] for turn in turns] == ["S", "q", "a", "r", "b"]
+
+
+@pytest.mark.parametrize("template", RENDERED)
+def test_a_pasted_conversation_in_a_chat_template_is_pairs(template: str) -> None:
+    found = pasted.from_text(RENDERED[template] + SECOND[template])
+    assert [(pair.prompt, pair.answer) for pair in found.pairs] == [("q", "a"), ("r", "b")]
+
+
+@pytest.mark.parametrize(("text", "name"), [("[]", "a.json"), ("{}", "a.json"), ("prompt,completion\n", "a.csv")])
+def test_a_file_without_rows_says_so(text: str, name: str) -> None:
+    with pytest.raises(BadFile, match="has no rows: "):
+        importing.read_table(text.encode(), name)
 
 
 def test_the_better_dialogue_of_hh_rlhf_is_learned() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from datetime import timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from core.charts import quality as charts_quality
 from core.charts.common import Spec
 from core.dataset import curation, datasets, quality
 from core.dataset.quality import lengths
+from core.dataset.quality.report import Report
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row, utcnow
@@ -43,6 +45,22 @@ def test_a_report_is_made_once_for_each_state_of_the_rows(store: Store) -> None:
     assert second is not first and second.total == 133
     curation.restore(store, LOCAL, _ids(store, dataset_id)[:2])
     assert quality.of(store, dataset_id).total == 135
+
+
+def test_reports_on_earlier_rows_are_not_kept(store: Store) -> None:
+    """Rows of a run come every second; a report is as large as all texts together."""
+    dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more", 5)
+    quality.of(store, dataset_id)
+    before = _reports_in_memory()
+    for row_id in _ids(store, dataset_id):
+        _later(store, row_id, text=f"一位英雄，第 {row_id} 位。")
+        quality.of(store, dataset_id)
+    assert _reports_in_memory() == before
+
+
+def _reports_in_memory() -> int:
+    gc.collect()
+    return sum(isinstance(one, Report) for one in gc.get_objects())
 
 
 def test_one_data_set_does_not_speak_for_another(store: Store) -> None:

@@ -53,6 +53,11 @@ def read(lines: Lines, filename: str, problems: Problems) -> Rows:
                 table.ends_early(len(good), record.line, problems)
                 break
     if not len(good):
+        if not problems.first():
+            raise BadFile(
+                msg("{filename} has no rows: nothing follows its first line.", filename=filename),
+                msg("Choose a file with rows."),
+            )
         raise BadFile(
             msg("{filename} has no row that can be used. {first}", filename=filename, first=problems.first()),
             msg("The first line must name the columns, and each further line must have a cell for each."),

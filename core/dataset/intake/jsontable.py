@@ -61,6 +61,8 @@ def read(text: TextIO, filename: str, problems: Problems) -> table.Rows:
 
 def nothing(filename: str, problems: Problems) -> BadFile:
     """The error of a file without any good object."""
+    if not problems.first():
+        return BadFile(msg("{filename} has no rows: there is no object in it.", filename=filename), _SHAPES)
     return BadFile(
         msg("{filename} has no line that can be used. {first}", filename=filename, first=problems.first()), _SHAPES
     )

@@ -10,7 +10,7 @@ from typing import Literal
 
 from core.dataset.example_pairs import Pair
 from core.dataset.finished import joined
-from core.dataset.intake import column_roles, conversations, decoding, importing, mapping
+from core.dataset.intake import column_roles, conversations, decoding, importing, mapping, rendered
 from core.errors import BadFile
 from core.message import msg
 
@@ -56,7 +56,7 @@ def from_text(text: str) -> Pasted:
             ),
             msg("Upload it instead."),
         )
-    if not _JSON.match(text) and (turns := _turns(text)) is not None:
+    if not _JSON.match(text) and (turns := _rendered(text) or _turns(text)) is not None:
         return _from_turns(turns)
     try:
         return from_table(importing.read_table(text.strip("\n").encode("utf-8", "replace"), "pasted.txt"))
@@ -72,7 +72,7 @@ def from_file(data: bytes, name: str) -> Pasted:
     """
     if name.lower().endswith(".txt") and len(data) <= LONGEST_PASTE:
         text = decoding.decode(data, name).text
-        if not _JSON.match(text) and (turns := _turns(text)) is not None:
+        if not _JSON.match(text) and (turns := _rendered(text) or _turns(text)) is not None:
             return _from_turns(turns)
     return from_table(importing.read_table(data, name))
 
@@ -100,6 +100,12 @@ def from_table(imported: importing.Imported) -> Pasted:
         if found.completion == columns[0]:
             pairs = [pairs[0], *(Pair(pair.answer, pair.prompt) for pair in pairs[1:])]
     return Pasted(tuple(pairs), "table", tuple(imported.problems))
+
+
+def _rendered(text: str) -> list[tuple[str, str]] | None:
+    """The turns of a text with the marks of a chat template; None: it is none."""
+    found = rendered.turns(text.strip())
+    return None if found is None else [(turn["speaker"], turn["text"]) for turn in found]
 
 
 def _turns(text: str) -> list[tuple[str, str]] | None:

@@ -20,8 +20,8 @@ from core.message import msg
 
 _AT_ONCE = 500  # rows fetched at a time, each page by its own short query: no reader is held open while measuring
 _JUDGED = ("done", "failed")
-_REMEMBERED = 4  # reports; one of 100,000 rows takes about 30 MB
-_reports: OrderedDict[tuple[str, str, str], Report] = OrderedDict()
+_REMEMBERED = 4  # data sets, each with its newest report; one of 100,000 rows takes about 30 MB
+_reports: OrderedDict[tuple[str, str], tuple[str, Report]] = OrderedDict()
 _lock = threading.Lock()
 
 
@@ -45,14 +45,16 @@ def of(store: Store, dataset_id: str, progress: Callable[[int, int], None] | Non
     Raises:
         NotFound: no such data set.
     """
-    key = (store.url, dataset_id, fingerprint(store, dataset_id))
+    key, as_now = (store.url, dataset_id), fingerprint(store, dataset_id)
     with _lock:
-        if key in _reports:
+        known = _reports.get(key)
+        if known is not None and known[0] == as_now:
             _reports.move_to_end(key)
-            return _reports[key]
+            return known[1]
     made = _measure(store, dataset_id, progress)
     with _lock:
-        _reports[key] = made
+        _reports[key] = as_now, made
+        _reports.move_to_end(key)
         while len(_reports) > _REMEMBERED:
             _reports.popitem(last=False)
     return made
