@@ -19,6 +19,7 @@ from babel.messages.pofile import read_po
 from core import errors, i18n
 from core.locale.collect import collect
 from core.message import msg
+from core.training.verdict import minutes_left
 from pages.ui import lang
 
 _ROOT = Path(__file__).parents[1]
@@ -282,3 +283,13 @@ def test_today_is_the_visitors_today(monkeypatch: pytest.MonkeyPatch) -> None:
     midnight = datetime(2026, 11, 29, 16, tzinfo=UTC)  # there
     assert lang.clock(midnight - timedelta(minutes=1), midnight) == "2026-11-29 23:59:00"
     assert lang.clock(midnight, midnight + timedelta(hours=9)) == "00:00:00"
+
+
+@pytest.mark.parametrize(("minutes", "said"), [(366, "6 小时 6"), (12, "12")])
+def test_a_time_in_a_sentence_is_in_the_language_of_the_sentence(
+    monkeypatch: pytest.MonkeyPatch, minutes: int, said: str
+) -> None:
+    monkeypatch.setattr(lang, "language", lambda: "zh_CN")
+    assert lang.told(minutes_left(60 * minutes)) == said
+    sentence = msg("Queued for {age} min. This is normal.", age=minutes_left(60 * minutes))
+    assert f"{said} 分钟" in lang.told(sentence)

@@ -23,7 +23,7 @@ _NAMES = """
 token tokens Fabula English OpenAI Azure Together Google Gemma Anthropic Mistral DeepSeek DashScope Zhipu Trackio
 storyteller ultraman tuned davinci claude haiku sonnet opus gemini flash lite pro mini nano luna sol terra gpt qwen
 plus max turbo deepseek mistral small large medium latest preview glm air chat reasoner genai prices
-CSV TSV JSON JSONL Excel Parquet ODS API URL SVG PNG HTML zip USD CNY EUR MIT BSD Apache License Clause GPU CPU
+CSV TSV JSON JSONL Excel Parquet ODS zst API URL SVG PNG HTML zip USD CNY EUR MIT BSD Apache License Clause GPU CPU
 ShareGPT Alpaca Dolly messages prompt completion Top Python pandas altair streamlit sqlalchemy dbos torch transformers
 MinHash chrF Distinct McNemar Mozilla Public
 xllamacpp sqlite LLVM exception with AND BSL PSF ISC OPENAI KEY BASE FABULA HOME DATABASE

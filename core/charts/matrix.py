@@ -30,6 +30,7 @@ _SMALL = 320  # px: the height that a map of few lines fills
 _STRIP_ACROSS = 50  # squares in a line where there are no labels
 _GAP = 0.12  # of a square, between it and the next
 _LEAST = 0.1  # opacity of a square with nothing done: it can be seen, and seen to be empty
+_IN_A_LINE = alt.ExprRef("width < 200 ? 1 : width < 480 ? 2 : 5")  # states in the legend; px of the squares
 _LONGEST = 60  # characters of a name in a tooltip
 
 
@@ -102,7 +103,7 @@ def _state_spec(kind: str, names: Sequence[str], words: Sequence[str]) -> Spec:
     colour = alt.Color(
         "state:N",
         scale=alt.Scale(domain=list(names), range=[_COLOURS[s] for s in STATES]),
-        legend=alt.Legend(orient="top", title=None, symbolType="square", columns=2, labelLimit=200),
+        legend=alt.Legend(orient="top", title=None, symbolType="square", columns=_IN_A_LINE, labelLimit=200),
     )
     tooltip = [
         alt.Tooltip("name:N", title=cell),

@@ -190,7 +190,9 @@ def minutes_left(seconds: float) -> str:
 def _minutes(span: timedelta) -> str:
     """A stretch of time in front of "min", hours with it where there are many: "12", "6 h 40"."""
     minutes = max(1, round(span.total_seconds() / 60))
-    return f"{minutes}" if minutes < _MANY_MINUTES else f"{minutes // 60} h {minutes % 60}"
+    if minutes < _MANY_MINUTES:
+        return f"{minutes}"
+    return msg("{hours} h {minutes}", hours=minutes // 60, minutes=minutes % 60)
 
 
 def _size(size: int) -> str:

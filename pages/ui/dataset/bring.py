@@ -27,7 +27,7 @@ def show() -> None:
 
 def _sample(name: str, title: str) -> None:
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        st.markdown(f"**{plain(title)}**")
+        st.markdown(f"**{plain(title)}**", width="stretch")  # a long title wraps, and its button stays beside it
         st.button(
             n_("Load {n} row", "Load {n} rows", cached.sample_size(name)),
             icon=":material/download:",

@@ -147,7 +147,7 @@ def _editor(summary: DatasetSummary, rows: Sequence[ListedRow]) -> None:
             "out": st.column_config.CheckboxColumn(
                 _("Left out"), help=_("Left out of training and export; nothing is lost."), width="small"
             ),
-            **{f"value_{i}": plain_text(column_title(name), width="small") for i, name in enumerate(columns)},
+            **{f"value_{i}": plain_text(column_title(name)) for i, name in enumerate(columns)},
             "text": plain_text(_("Text"), width="large", help=_("Double-click to edit. The original is kept.")),
             "state": plain_text(_("State"), width="small"),
             "reason": plain_text(_("Reason"), width="medium"),  # always: a column that comes later shifts the ticks

@@ -15,7 +15,6 @@ import streamlit as st
 
 from core.db.tables import utcnow
 from core.training import lineage
-from core.training.figures import Figure
 from core.training.jobs import JobView
 from pages.ui import cached, models, state
 from pages.ui.lang import _, ago, duration, language
@@ -32,7 +31,7 @@ _HEIGHT = 260  # px
 _SEARCHED = 9  # jobs from which on one can search
 _MOST_COMPARED = 8
 _LEAST_NEEDED = ("took", "tokens", "dataset", "provider")  # in this order where not all columns fit
-_WIDE = 1_230  # px for all columns: the table on a screen of 1440 px and more, less the boxes to tick
+_WIDE = 1_215  # px for all columns: the table on a screen of 1440 px and more, less the boxes to tick
 _NAME = 170  # px at least
 
 
@@ -189,7 +188,7 @@ def _fitting(listed: Sequence[JobView]) -> dict[str, Any]:
         "provider": len({job.provider for job in listed}) == 1,
         "held_out": all(cached_training.summary(job).held_out_accuracy is None for job in listed),
     }
-    columns = {name: column for name, column in _columns(listed).items() if not idle.get(name, False)}
+    columns = {name: column for name, column in _columns().items() if not idle.get(name, False)}
 
     def left() -> int:
         return _WIDE - sum(int(column["width"]) for name, column in columns.items() if name != "name")
@@ -201,33 +200,25 @@ def _fitting(listed: Sequence[JobView]) -> dict[str, Any]:
     return columns
 
 
-def _columns(listed: Sequence[JobView]) -> dict[str, Any]:
+def _columns() -> dict[str, Any]:
     """Titles, formats and widths (px); a cost that is not known stays empty, it is not 0.
 
     The name's width is what the others leave (`_fitting`).
     """
     config: Any = st.column_config
-    curves = [cached_training.summary(job) for job in listed]
     smoothed = _("Where the smoothed curve ends; of a run with fewer than 20 steps, its last step.")
+    accuracy = f"{_('Token accuracy')}. {smoothed}"
+    held_out = f"{_('Token accuracy')}. {_('The last measurement on the validation rows.')}"
     return {
         "name": config.TextColumn(_("Job")),
         "status": config.TextColumn(_("Status"), width=85),
         "when": config.TextColumn(_("Submitted"), width=120),
-        "verdict": config.TextColumn(_("Progress"), width=170),
+        "verdict": config.TextColumn(_("Progress"), width=240),
         "eta": config.TextColumn(_("Time left"), width=85),
         "curve": config.LineChartColumn(_("Curve"), width=75),
-        "loss": config.NumberColumn(
-            _titled(_("Loss"), [one.loss for one in curves]), format="%.3f", help=smoothed, width=85
-        ),
-        "accuracy": config.NumberColumn(
-            _titled(_("Token accuracy"), [one.accuracy for one in curves]), format=_PERCENT, help=smoothed, width=115
-        ),
-        "held_out": config.NumberColumn(
-            _titled(_("Token accuracy"), [one.held_out_accuracy for one in curves]),
-            format=_PERCENT,
-            help=_("The last measurement on the validation rows."),
-            width=115,
-        ),
+        "loss": config.NumberColumn(_("Loss"), format="%.3f", help=smoothed, width=75),
+        "accuracy": config.NumberColumn(_("Accuracy"), format=_PERCENT, help=accuracy, width=85),
+        "held_out": config.NumberColumn(_("Held out"), format=_PERCENT, help=held_out, width=85),
         "tokens": config.NumberColumn(_("Tokens"), format="localized", width=70),
         "cost": config.NumberColumn(_("Cost, USD"), format="%.4f", width=80),
         "took": config.TextColumn(_("Training time"), help=_("Excludes queueing and pauses."), width=85),
@@ -235,9 +226,3 @@ def _columns(listed: Sequence[JobView]) -> dict[str, Any]:
         "provider": config.TextColumn(_("Provider"), width=75),
         "dataset": config.TextColumn(_("Data set"), width=85),
     }
-
-
-def _titled(title: str, figures: Sequence[Figure | None]) -> str:
-    """The title of a column, with the definition where all of its figures have the same."""
-    known = [one for one in figures if one is not None]
-    return job_words.named(title, known[0]) if len({one.definition for one in known}) == 1 else title

@@ -8,7 +8,7 @@ from datetime import datetime
 from core.training.figures import Definition, Figure
 from core.training.jobs import JobView
 from core.training.verdict import minutes_left
-from pages.ui.lang import _, mark
+from pages.ui.lang import _, mark, told
 
 STATUSES = {
     "preparing": mark("preparing"),
@@ -55,12 +55,12 @@ def time_left(job: JobView, now: datetime, *, short: bool = False) -> str:
     left = job.eta_s(now)
     if left is None:
         return ""
-    return _("{n} min").format(n=minutes_left(left)) if short else about_left(left)
+    return _("{n} min").format(n=told(minutes_left(left))) if short else about_left(left)
 
 
 def about_left(seconds: float) -> str:
     """A time to the end in words: "about 5 min left"."""
-    return _("about {minutes} min left").format(minutes=minutes_left(seconds))
+    return _("about {minutes} min left").format(minutes=told(minutes_left(seconds)))
 
 
 def model_name(model: str) -> str:
