@@ -19,7 +19,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from core.errors import BadRequest, FabulaError, Misconfigured, ModelNotFound, NotThere, Unavailable
-from core.providers import Client, CompletionRequest, Patience, Provider
+from core.providers import Client, CompletionRequest, Patience, Provider, causes
+from core.providers import errors as answer_errors
+from core.providers.addresses import check_setup
 from core.providers.bulk import Bulk
 from core.providers.registry import Registry
 from core.settings import Settings
@@ -434,3 +436,31 @@ def test_what_is_wrong_with_a_request_is_still_the_requests() -> None:
     with FaultServer(fault_server.error(400, "max_tokens is too large")) as server:
         error = _told(_whole, _provider(server.url))
     assert type(error) is BadRequest
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://ann:s3cret@api.example.com",
+        "https://ann:s3cret@api.example.com/v1/chat/completions",
+        "https://ann:s3cret@api.example.com/v1?x=1",
+        "https://ann:s3cr@et@api.example.com/v1",
+        "ftp://ann:s3cret@api.example.com/v1",
+        "https://ann:s3cret@api.example.com\nhttps://b.example.com/v1",
+    ],
+)
+def test_a_password_in_an_address_is_in_no_sentence(url: str) -> None:
+    provider = Provider("fault", "compatible", "The test server", url, "k")
+    found: list[FabulaError] = [
+        causes.no_version(provider, "Not found"),
+        causes.plain_to_tls(provider),
+        causes.unreachable(provider, OSError("refused")),
+        answer_errors.unreadable(provider),
+        answer_errors.nonsense(provider),
+    ]
+    try:
+        check_setup(provider)
+    except Misconfigured as exc:
+        found.append(exc)
+    for error in found:
+        assert "s3cr" not in f"{error.what} {error.next_step}", error.what

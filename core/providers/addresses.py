@@ -43,7 +43,7 @@ def address_setting(provider: Provider) -> str:
 def host_of(provider: Provider) -> str:
     """Name and port of the server, without anything secret."""
     parts = urlsplit(provider.base_url)
-    return parts.netloc.rpartition("@")[2] or provider.base_url
+    return parts.netloc.rpartition("@")[2] or provider.shown_url
 
 
 def has_version(provider: Provider) -> bool:
@@ -73,7 +73,7 @@ def check_setup(provider: Provider) -> None:
 
 
 def _address_fault(provider: Provider) -> Misconfigured | None:
-    url, setting = provider.base_url, address_setting(provider)
+    url, setting = provider.shown_url, address_setting(provider)
     scheme, separator, _ = url.partition("://")
     rest = _SCHEME.sub("", url).rstrip("\"'”’")
     if not separator:

@@ -70,7 +70,7 @@ def plain_to_tls(provider: Provider) -> Misconfigured:
 
 def no_version(provider: Provider, words: str) -> Misconfigured:
     """A call that every OpenAI-shaped API has is missing, at an address without a version."""
-    url = provider.base_url.rstrip("/")
+    url = provider.shown_url.rstrip("/")
     return Misconfigured(
         msg("There is no OpenAI-compatible API at {url}: {words}", url=url, words=words),
         msg(
@@ -138,7 +138,7 @@ def _certificate(provider: Provider, error: ssl.SSLCertVerificationError) -> Mis
 
 def _other_scheme(provider: Provider, spoken: str) -> Misconfigured:
     written = "http" if spoken == "https" else "https"
-    rest = provider.base_url.partition("://")[2]
+    rest = provider.shown_url.partition("://")[2]
     return Misconfigured(
         msg(
             "The address of {name} begins with {written}://, but {provider} speaks {spoken}.",
@@ -185,13 +185,13 @@ def _no_answer(provider: Provider, cause: BaseException | None, sent: bool) -> U
             msg(
                 "{name} cannot be reached at {base_url}: it closes the connection without an answer.",
                 name=provider.name,
-                base_url=provider.base_url,
+                base_url=provider.shown_url,
             ),
             msg("Fabula retries automatically. If the server speaks https, write https:// in its address."),
             may_be_billed=sent,
         )
     return Unavailable(
-        msg("{name} cannot be reached at {base_url}.", name=provider.name, base_url=provider.base_url),
+        msg("{name} cannot be reached at {base_url}.", name=provider.name, base_url=provider.shown_url),
         msg("Check the address and the network; the engine may still be starting."),
         may_be_billed=sent,
     )

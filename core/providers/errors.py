@@ -113,7 +113,7 @@ def unreadable(provider: Provider) -> Unreadable:
         msg("{name} answered with something that is not OpenAI's format.", name=provider.name),
         msg(
             "Check that {base_url} is the address of an OpenAI-compatible API; most end in /v1.",
-            base_url=provider.base_url,
+            base_url=provider.shown_url,
         ),
     )
 
@@ -124,7 +124,7 @@ def nonsense(provider: Provider) -> ServerError:
         msg("{name} answered with something that is not OpenAI's format.", name=provider.name),
         msg(
             "Check that {base_url} is the address of an OpenAI-compatible API; most end in /v1.",
-            base_url=provider.base_url,
+            base_url=provider.shown_url,
         ),
     )
 

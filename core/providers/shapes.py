@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,6 +12,7 @@ from core import logs
 
 Kind = Literal["engine", "openai", "azure", "compatible"]
 Endpoint = Literal["chat", "completion"]
+_USER = re.compile(r"//[^/?#]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,11 @@ class Provider:
 
     def __post_init__(self) -> None:
         logs.keep_secret(self.api_key)
+
+    @property
+    def shown_url(self) -> str:
+        """`base_url` for people: without a user name and a password."""
+        return _USER.sub("//", self.base_url)
 
 
 @dataclass(frozen=True, slots=True)
