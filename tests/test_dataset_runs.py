@@ -26,6 +26,7 @@ from core.dataset.writing.pace import Limits, Pace
 from core.db.store import Store
 from core.db.tables import Row, Run, Spend, utcnow
 from core.errors import BadRecipe, EngineMissing, NotFound, RateLimited, StorageFull, Unavailable
+from core.message import Message
 from core.providers import Provider, Registry
 from tests.fault_server import (
     Answer,
@@ -212,6 +213,7 @@ def test_an_unfinished_text_is_never_a_finished_story(
     execute(store, server, run_id)
     bad = all_rows(store, run_id)[2]
     assert (bad.state, bad.reason, bad.text, bad.finish_reason) == ("failed", reason, kept, finish_reason)
+    assert isinstance(bad.reason, Message)  # so that a page can translate it
     assert states(store, run_id) == {"done": 4, "failed": 1}
     assert runs.progress(store, run_id).state == "done"
     assert len(datasets.examples(store, runs.progress(store, run_id).dataset_id)) == 4

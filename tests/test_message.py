@@ -14,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Column, Integer, MetaData, Table, create_engine, insert, select, text
 
-from core import i18n, message
+from core import endpoint, i18n, message
+from core.db.rescue import Entry, RescueFile, take
 from core.db.tables.base import MessageText
 from core.errors import NotFound
 from core.message import Message, msg, sentences
-from pages.ui import lang
+from core.settings import Settings
+from pages.ui import failure_words, lang
 
 _ROOT = Path(__file__).parents[1]
 _TEMPLATE = "There is no provider {provider_id} on this machine."
@@ -115,6 +117,31 @@ def test_text_that_is_no_message_is_stored_as_text(written: str | None) -> None:
 
 def test_a_message_survives_the_database() -> None:
     assert _same(_nested(), _stored(_nested()))
+
+
+def test_a_message_survives_a_rescue_file(tmp_path: Path) -> None:
+    file, taken = RescueFile(tmp_path), list[Entry]()
+    assert file.add([{"reason": _nested(), "text": "\x1e{}", "error": None, "spend": {"page": "story"}}])
+    assert file.path is not None and take(file.path, lambda entry: not taken.append(entry)) == 0
+    assert _same(taken[0]["reason"], _nested())
+    assert (taken[0]["text"], taken[0]["error"], taken[0]["spend"]) == ("\x1e{}", None, {"page": "story"})
+
+
+def test_a_message_survives_the_engines_note(settings: Settings) -> None:
+    settings.home.mkdir(parents=True, exist_ok=True)
+    endpoint.write(settings, endpoint.Note("down", message=_nested(), next_step="its own words"))
+    note = endpoint.read(settings)
+    assert _same(note.message, _nested()) and note.next_step == "its own words" and note.state == "down"
+
+
+def test_a_stored_reason_is_shown_in_the_visitors_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (lang, failure_words):
+        monkeypatch.setattr(module, "language", lambda: "zh_CN")
+    reason = msg("The text was cut off at {max_tokens} tokens.", max_tokens="99")
+    shown = failure_words.sentence(str(_stored(reason)), "token_limit")
+    assert shown == _CHINESE("The text was cut off at {max_tokens} tokens.").format(max_tokens="99")
+    earlier = failure_words.sentence(str.__str__(reason), "token_limit")  # as versions before this one stored it
+    assert earlier.startswith(_CHINESE(failure_words.WORDS["token_limit"])) and str.__str__(reason) in earlier
 
 
 @pytest.mark.parametrize("old", ["No row has failed.", "\x1e{}", "\x1e[1]", '\x1e{"template": "{a}", "params": {}}'])

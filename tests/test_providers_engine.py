@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from core import speed
+from core import i18n, speed
 from core.actor import LOCAL
 from core.dataset import datasets, runs
 from core.dataset.recipe import Column, Recipe
 from core.dataset.writing import executor
 from core.errors import ModelNotFound, NotFound, Refused, Unavailable
+from core.message import Message
 from core.providers import Client, CompletionRequest, JobRequest, Provider, Registry
 from core.settings import Settings
 from tests import engine_process
@@ -101,6 +102,9 @@ def test_a_job_from_upload_to_the_tuned_model(client: Client, tmp_path: Path) ->
     assert [e.id for e in events][: len(first)] == [e.id for e in first]  # oldest first
     assert client.events(made.id, after=events[-1].id) == []
     assert [e.id for e in client.events(made.id, after=events[0].id)] == [e.id for e in events[1:]]
+    said = [e.message for e in events if e.type == "message"]  # by the engine, and by its trainer in another process
+    assert all(isinstance(message, Message) for message in said)
+    assert i18n.translator("zh_CN").told(said[0]).startswith("已创建微调任务") and str.__str__(said[0]).isascii()
     assert client.file_text(job.result_files[0]).splitlines()[0].startswith("step,elapsed_tokens,elapsed_examples")
     assert [c.step for c in client.checkpoints(made.id)] == [2, 4]
     tuned = next(m for m in client.models() if m.id == job.fine_tuned_model)
