@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ from core.engine.llama import Base
 from core.engine.store import Event, File, Job, Store
 from core.engine.tail import Tail
 from core.engine.tokens import load
+from core.engine.training import Training
 from core.engine.validator import Validator
 from core.engine.workshop import Workshop
 
@@ -208,3 +210,18 @@ def test_a_stumbling_tokenizer_is_asked_again_and_not_for_ever(
     assert job is not None and job.status == status
     if status == "queued":
         assert next(iter(load(tmp_path / "jobs" / "ftjob-1" / "train.npz"))).tokens == (2, 97, 98, 99, 1)
+
+
+def test_a_folder_that_cannot_be_emptied_keeps_no_job_waiting(store: Store, tmp_path: Path) -> None:
+    store.update(Job, "ftjob-1", status="succeeded")
+    (tmp_path / "jobs" / "ftjob-1" / "train.npz").mkdir(parents=True)  # cannot be unlinked
+    store.add(replace(_job("queued"), id="ftjob-2"))
+
+    def no_model(_name: str) -> Base:
+        raise unavailable("There is no such model.")
+
+    models: Any = SimpleNamespace(base=no_model)
+    shop = Workshop(tmp_path, store, Files(tmp_path, store), models, _Pool(), 1, print)  # type: ignore[arg-type]  # fakes
+    assert Training(shop, threading.Event(), threading.Event()).step()
+    job = store.get(Job, "ftjob-2")
+    assert job is not None and job.status == "failed" and "no such model" in (job.error or "")

@@ -39,7 +39,10 @@ class Training:
 
     def step(self) -> bool:
         """Train the job that was interrupted, else the oldest in the queue; whether there was one."""
-        self._sweep()
+        try:
+            self._sweep()
+        except OSError as exc:  # a folder that cannot be emptied must not keep the next job from its training
+            _log.warning("The space of jobs that have ended cannot be freed: %s", exc)
         job = self._shop.oldest("running") or self._shop.oldest("queued")
         if job is None:
             return False
