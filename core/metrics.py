@@ -7,6 +7,7 @@ a validation that did not take place). None of them is a number, so none of them
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 PLACEHOLDERS = frozenset(
@@ -14,7 +15,8 @@ PLACEHOLDERS = frozenset(
         "", "-", "--", "---", "–", "—", "?", ".", "_", "*", "\\n",
         "n/a", "na", "n.a.", "n.a", "#n/a", "#na", "<na>", "n/d", "nd", "#null!", "#value!",
         "none", "<none>", "(none)", "null", "<null>", "(null)", "nil", "undefined", "unknown", "missing", "empty",
-        "not measured", "not available", "not applicable", "pending", "tbd", "1.#qnan", "-1.#ind",
+        "not measured", "not available", "not applicable", "not computed", "not evaluated", "no validation", "pending",
+        "off", "disabled", "skipped", "tbd", "1.#qnan", "-1.#ind",
         "nan(ind)", "-nan(ind)",
     }
 )  # fmt: skip
@@ -37,9 +39,10 @@ def metric(name: str, value: object) -> float | None:
     """
     if isinstance(value, str):
         text = value.strip().strip("\"'").strip()
-        if text.lower() in PLACEHOLDERS:
+        if text.lower() in PLACEHOLDERS or _words(text) in PLACEHOLDERS:
             return None
-        number = float(text)
+        percent = "accuracy" in name and text.endswith("%")
+        number = float(text[:-1]) / 100 if percent else float(text)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         number = float(value)
     else:
@@ -58,6 +61,11 @@ def metrics(values: Mapping[str, object]) -> dict[str, float]:
         if number is not None:
             found[name] = number
     return found
+
+
+def _words(text: str) -> str:
+    """`NOT_MEASURED` and `not-measured` as "not measured"."""
+    return re.sub(r"(?<=[a-z])[_-](?=[a-z])", " ", text.lower())
 
 
 def _stands_for_nothing(name: str, number: float) -> bool:

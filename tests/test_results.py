@@ -127,7 +127,7 @@ def test_a_loss_below_zero_is_shown_as_the_file_has_it() -> None:
 _PLACEHOLDERS = [
     "", "N/A", "n/a", "NA", "n.a.", "#N/A", "<NA>", "None", "none", "NONE", "null", "NULL", "nil", "nan", "NaN", "-nan",
     "inf", "-", "--", "–", "—", "?", "-1", "-1.0", "-1.000", "-1e0", "undefined", "unknown", "not measured", "1.#QNAN",
-    '"N/A"', " None ", "'null'", "\\N",
+    '"N/A"', " None ", "'null'", "\\N", "NOT_MEASURED", "not-measured", "off", "Skipped", "not computed",
 ]  # fmt: skip
 
 
@@ -167,6 +167,8 @@ def test_a_line_of_placeholders_keeps_its_step() -> None:
         ("full_valid_mean_token_accuracy", -1.0, None),
         ("train_accuracy", "N/A", None),
         ("train_accuracy", "0.75", 0.75),
+        ("train_accuracy", "93.5%", 0.935),
+        ("train_accuracy", "94 %", 0.94),
         ("train_mean_reward", -1.0, -1.0),
         ("train_loss", None, None),
         ("train_loss", True, None),
