@@ -24,6 +24,7 @@ from core.dataset.recipe import Column, Recipe
 from core.dataset.writing import executor
 from core.db.store import Store
 from core.db.tables import Dataset, Row, Run, utcnow
+from core.message import msg, sentences
 from pages.ui import cached
 from pages.ui.dataset import dataset_picker, run_panel, story_cards
 from tests import fault_server
@@ -181,8 +182,13 @@ def test_why_a_run_has_stopped_is_said(store: Store, server: FaultServer, writte
 
 
 def test_why_and_what_to_do_are_both_in_the_visitors_language(store: Store, server: FaultServer, written: str) -> None:
-    why = "Blocked: this would exceed this month's budget. $0.28 of $0.30 spent or reserved."
-    _stopped(store, written, f"{why} Choose a cheaper model, or ask an admin to raise the budget on the Cost page.")
+    why = msg(
+        "Blocked: this would exceed this month's budget. ${spent} of ${limit} spent or reserved.",
+        spent="0.28",
+        limit="0.30",
+    )
+    next_step = msg("Choose a cheaper model, or ask an admin to raise the budget on the Cost page.")
+    _stopped(store, written, sentences(why, next_step))
     (said,) = [one.value for one in show(lang="zh_CN").info]
     assert "0.28" in said and "0.30" in said and not re.search("[A-Za-z]", said)
 
