@@ -93,7 +93,8 @@ def test_every_page_shows_the_same_accuracy(server: FaultServer, store: Store, r
     assert {metric.label: metric.value for metric in page.metric}[title] == sign
     table = page.dataframe[0]
     assert list(table.value["accuracy"]) == [pytest.approx(100 * found.value)] * 2
-    assert title in [column.get("label") for column in _config(table).values()]
+    heading = next(column for column in _config(table).values() if column.get("label") == "Accuracy")
+    assert heading["help"].startswith("Token accuracy.") and name in heading["help"]  # no room for it in a heading
     formats = {name: column.get("type_config", {}).get("format") for name, column in _config(table).items()}
     assert formats["accuracy"] % (100 * found.value) == sign
     charts = [text for chart in page.get("vega_lite_chart") for text in _texts(chart) if text.endswith("%")]
