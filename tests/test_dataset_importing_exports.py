@@ -287,6 +287,7 @@ def zipped(**files: str) -> bytes:
 
 
 ZSTD = pa.Codec("zstd").compress(CSV.encode(), asbytes=True)
+TAR = b"a.csv".ljust(257, b"\0") + b"ustar\x0000" + CSV.encode()
 
 
 @pytest.mark.parametrize(
@@ -328,8 +329,8 @@ def test_what_macos_adds_to_a_zip_file_is_not_counted() -> None:
         (ZSTD[:-8], "a compressed file that is broken", "Download or compress it again"),
         (b"Rar!\x1a\x07\0", "is a compressed file", "Unpack it"),
         (b"\x04\x22\x4d\x18\x64", "is a compressed file", "Unpack it"),
-        (b"a.csv".ljust(257, b"\0") + b"ustar\x0000" + CSV.encode(), "is a tar archive", "Unpack it"),
-        (gzip.compress(b"a.csv".ljust(257, b"\0") + b"ustar\x0000" + CSV.encode(), mtime=0), "is a tar archive", "Unpack it"),
+        (TAR, "is a tar archive", "Unpack it"),
+        (gzip.compress(TAR, mtime=0), "is a tar archive", "Unpack it"),
         (b"ARROW1\0\0", "is an Arrow (Feather) file", "Save it as Parquet, CSV or JSONL"),
         (b"Obj\x01\x04", "is an Avro file", "Save it as Parquet, CSV or JSONL"),
         (b"\x80\x04\x95\x10\0", "is a Python pickle", "Save it as Parquet, CSV or JSONL"),

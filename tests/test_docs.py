@@ -134,3 +134,14 @@ def test_every_file_that_is_named_is_there(document: Path) -> None:
         r"\b((?:core|pages|bench|data|tests)/[\w/.]+\.(?:py|csv|json|gguf|md))\b", document.read_text("utf-8")
     )
     assert [path for path in named if not (_ROOT / path).exists()] == []
+
+
+def test_no_paragraph_is_written_twice() -> None:
+    """A merge of two versions leaves both."""
+    beginnings = [
+        line[:60]
+        for path in _DOCUMENTS
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if len(line) >= 80 and not line.startswith((">", "|"))
+    ]
+    assert {line for line in beginnings if beginnings.count(line) > 1} == set()

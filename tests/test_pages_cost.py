@@ -547,6 +547,22 @@ def test_the_month_stands_against_its_budget(store: Store) -> None:
     assert at.dataframe[1].value.iloc[0]["calls"] == 3
 
 
+def test_a_budget_of_nothing_is_a_budget(store: Store) -> None:
+    _spend(store, "2")
+    budget.set_budget(store, LOCAL, "month", Decimal(0))
+    said = words(visit("cost", cost_part="spent"))
+    assert "**$2.00** of **$0** spent this month, $0 left" in said and "No budget" not in said
+    assert "This budget blocks every paid request." in said
+
+
+def test_a_budget_without_an_amount_says_what_is_missing(store: Store) -> None:
+    _spend(store, "2")
+    at = visit("cost", cost_part="spent", cost_budgets=True)
+    click(at, "cost_budget_set")
+    assert "The budget has no amount." in trouble(at)
+    assert budget.budgets(store) == []
+
+
 def test_an_earlier_month_and_all_time_can_be_chosen_and_the_export_follows(store: Store) -> None:
     _spend(store, "2")
     assert "cost_period" not in visit("cost", cost_part="spent").session_state  # nothing to choose among

@@ -81,11 +81,11 @@ def test_before_its_first_step_a_training_shows_its_newest_event(store: Store, s
 
 def test_a_training_shows_its_steps_and_its_curve(store: Store, server: FaultServer) -> None:
     job_id = _job(
-        store, status="running", results_csv=_RESULTS, n_examples=130, hyperparameters={"n_epochs": 1, "batch_size": 4}
+        store, status="running", results_csv=_RESULTS, n_examples=130, hyperparameters={"n_epochs": 2, "batch_size": 4}
     )
     _tour(store, "running", "training", job_id=job_id)
     at = visit("home")
-    assert "Training step 2 of 33 · 1,258 tokens learned" in words(at)
+    assert "Training step 2 of 66 · 1,258 tokens learned" in words(at)
     assert len(at.get("vega_lite_chart")) == 2
 
 

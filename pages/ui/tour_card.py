@@ -143,11 +143,11 @@ def _training(job_id: str) -> None:
     job = jobs.get(cached.store(), job_id, results=False)
     curve = cached_curves.curve(job)
     if curve.steps:
-        batch = int(job.hyperparameters.get("batch_size") or 1)
+        batch, epochs = (int(job.hyperparameters.get(name) or 1) for name in ("batch_size", "n_epochs"))
         st.caption(
             _("Training step {step} of {total} · {tokens} tokens learned").format(
                 step=number(curve.steps),
-                total=number(math.ceil(job.n_examples / batch) if job.n_examples else None),
+                total=number(math.ceil(job.n_examples / batch) * epochs if job.n_examples else None),
                 tokens=number(curve.trained_tokens),
             )
         )

@@ -10,6 +10,8 @@ import streamlit as st
 from core.actor import LOCAL
 from core.cost import budget
 from core.cost.budget import BudgetView
+from core.errors import FabulaError
+from core.message import msg
 from pages.ui import cached, cards, decimal_field, state
 from pages.ui.cost import cached_cost
 from pages.ui.lang import _, mark, plain, usd
@@ -66,6 +68,10 @@ def _set() -> None:
     with cards.errors_kept():
         amount = decimal_field.read("cost_budget_amount", Decimal(0), budget.MOST_USD)
         if amount is None:
+            if not str(state.get("cost_budget_amount") or "").strip():
+                raise FabulaError(
+                    msg("The budget has no amount."), msg("Enter one in USD. 0 blocks every paid request.")
+                )
             return
         budget.set_budget(cached.store(), LOCAL, scope, amount, subject)
         state.notify(":material/check:", _("Budget set."))

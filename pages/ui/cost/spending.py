@@ -57,7 +57,7 @@ def _nothing(period: Period) -> str:
 def _total(lines: Sequence[DayLine], budgets: Sequence[BudgetView], period: Period) -> None:
     """What was spent, bills and machine time together; a budget counts bills only."""
     month = next((one for one in budgets if one.scope == "month"), None)
-    if period.now and month is not None and month.amount_usd > 0:
+    if period.now and month is not None:
         _of_budget(lines, month)
     else:
         st.markdown(_spent(lines, period))
@@ -86,6 +86,9 @@ def _of_budget(lines: Sequence[DayLine], month: BudgetView) -> None:
             spent=usd(billed), budget=usd(month.amount_usd), left=usd(max(month.left_usd or Decimal(0), Decimal(0)))
         )
     )
+    if month.amount_usd == 0:
+        st.caption(_("This budget blocks every paid request."))
+        return
     share = float(billed / month.amount_usd)
     st.progress(min(max(share, 0.0), 1.0), text=percent(share, 0))
 
