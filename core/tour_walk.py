@@ -75,7 +75,7 @@ class _Walk:
         return not self._stopping.is_set() and self.write(state="running", step=step)
 
     def dataset(self) -> bool:
-        """Sample stories in the language of the page that share a power."""
+        """Sample stories in the language of the page with the same plots."""
         if self.tour().dataset_id is not None:
             return True
         plan, seed = self._plan(), self._seed()
@@ -145,7 +145,7 @@ class _Walk:
 
     def _form(self) -> jobs.JobForm:
         """The job is named as its data set, which reads the same in every language."""
-        tour = self.tour()
+        tour, plan = self.tour(), self._plan()
         dataset = datasets.summary(self._store, tour.dataset_id or "")
         return jobs.JobForm(
             dataset_id=dataset.id,
@@ -153,10 +153,10 @@ class _Walk:
             provider=ENGINE,
             base_model=packaged.BASE,
             suffix="tour",
-            n_epochs=tour_plan.EPOCHS,
+            n_epochs=plan.epochs,
             batch_size=tour_plan.BATCH_SIZE,
             seed=self._seed(),
-            estimated_s=self._plan().training_s + pace.START_S,
+            estimated_s=plan.training_s + pace.START_S,
         )
 
     def _job(self) -> jobs.JobView:

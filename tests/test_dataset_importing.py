@@ -150,7 +150,7 @@ BAD = [
     (b"", "stories.csv is empty"),
     (b" \n\r\n", "stories.csv is empty"),
     (b"\xef\xbb\xbf", "stories.csv is empty"),
-    (b"a,b\n", "has no row that can be used"),
+    (b"a,b\n", "has no rows: nothing follows its first line"),
     (b"a,b\n1\n2\n", "has no row that can be used. Line 2 has 1 cell, but the header has 2"),
     (b"PK\x03\x04rest", "is an Excel workbook"),
     (b"%PDF-1.7", "is a PDF"),
@@ -307,7 +307,7 @@ def test_what_csv_writes_comes_back(pairs: list[tuple[str, str]]) -> None:
 def test_the_samples_are_read_without_a_problem(name: str, count: int) -> None:
     found = importing.read_table((presets.DATA / "samples" / f"{name}.csv").read_bytes(), f"{name}.csv")
     assert len(found.frame) == count and found.problems == []
-    assert list(found.frame.columns) == ["dynasty", "super_power", "story_type", "story"]
+    assert list(found.frame.columns) == ["dynasty", "super_power", "story_type", "plot", "story"]
 
 
 def test_the_articles_own_stories_are_read_whole() -> None:

@@ -51,7 +51,7 @@ def _load(name: str) -> pd.DataFrame:
 @pytest.mark.parametrize("name", _GRIDS)
 def test_every_combination_of_the_grid_has_its_stories(name: str) -> None:
     frame, grid = _load(name), _GRIDS[name]
-    assert list(frame.columns) == [*grid, "story"]
+    assert list(frame.columns) == [*grid, "plot", "story"]
     assert list(frame.index) == list(range(len(frame)))
     found = Counter(frame[list(grid)].itertuples(index=False, name=None))
     assert found == dict.fromkeys(itertools.product(*grid.values()), _REPEATS[name])

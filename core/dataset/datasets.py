@@ -12,7 +12,7 @@ from sqlalchemy import func, select, update
 from core.actor import Actor
 from core.dataset import matrix
 from core.dataset.finished import Examples, csv_line, csv_lines, examples, joined, prompt_of, to_csv
-from core.dataset.loading import Source, Split, begun, from_frame, load_sample, sample_pairs, split_of
+from core.dataset.loading import Source, Split, begun, from_frame, load_sample, sample_pairs, sample_values, split_of
 from core.dataset.recipe import Recipe
 from core.dataset.writing.outcomes import storable
 from core.db.store import Store
@@ -42,6 +42,7 @@ __all__ = [
     "recipe",
     "rows",
     "sample_pairs",
+    "sample_values",
     "set_chat_system",
     "split_of",
     "summary",

@@ -175,6 +175,16 @@ def sample_pairs(name: str, where: Mapping[str, Collection[str]] | None = None) 
     return [(joined(map(_cell, values), ","), _cell(text)) for *values, text in rows]
 
 
+def sample_values(name: str, column: str, where: Mapping[str, Collection[str]] | None = None) -> dict[str, int]:
+    """Value of a column of a sample → how many rows have it, of those that `where` takes.
+
+    Raises:
+        NotFound: there is no such sample.
+    """
+    values = _chosen(_read_sample(name).frame, where)[column]
+    return {str(value): int(count) for value, count in values.value_counts().items()}
+
+
 def _chosen(frame: pd.DataFrame, where: Mapping[str, Collection[str]] | None) -> pd.DataFrame:
     """The rows with those values."""
     for column, values in (where or {}).items():
@@ -202,7 +212,8 @@ def _read_sample(name: str) -> _Sample:
     roles = json.loads(path.with_name(_ROLES).read_text(encoding="utf-8")).get(name, {})
     completion, split = roles.get("completion", names[-1]), roles.get("split")
     columns = roles.get("prompt", [column for column in names if column not in (completion, split)])
-    others = [column for column in names if column not in (*columns, completion, split)]
+    labels = roles.get("labels", [])  # for `where` only: a data set keeps the sample's own shape
+    others = [column for column in names if column not in (*columns, *labels, completion, split)]
     return _Sample(frame, columns, completion, split, others)
 
 

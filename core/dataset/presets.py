@@ -27,7 +27,7 @@ class Preset:
         recipe: the grid.
         sample: name of the sample stories that fill it (see `datasets.load_sample`), or None.
         outside: values that no cell of the grid has, one list a row, in the order of the columns.
-        tour: `column`, and how many of its `values` a tour trains on: plots depend on that column.
+        tour: `column` that plots depend on, and of how many of its `values` a tour tells plots.
         story: sampling for the tuned model (S6).
     """
 
