@@ -127,8 +127,9 @@ class StreamCut(ProviderError):
 class Cancelled(ProviderError):
     """A person, or the worker, ended a request before its answer was there."""
 
-    def __init__(self, *, may_be_billed: bool = True) -> None:
-        super().__init__(msg("The request was stopped."), msg("Send it again if you still need the answer."))
+    def __init__(self, what: str = "", next_step: str = "", *, may_be_billed: bool = True) -> None:
+        stopped = msg("The request was stopped."), msg("Send it again if you still need the answer.")
+        super().__init__(what or stopped[0], next_step or stopped[1])
         self.may_be_billed = may_be_billed
 
 

@@ -76,6 +76,7 @@ def test_a_far_template_warns_above_the_button_and_its_own_grid_is_one_click_awa
     template.fill("Explain how {hero} repairs a bicycle pump using {gift}, {mood}.")
     template.press("Control+Enter")
     warning.get_by_text("This prompt is far from those that storyteller-en was trained on").wait_for()
+    settled(page)
     assert warning.bounding_box()["y"] < generate.bounding_box()["y"]
     assert generate.is_enabled()  # a warning, not a ban
     press(page, "dataset_use_preset")

@@ -142,7 +142,7 @@ def test_every_class_of_error_has_a_cause() -> None:
         "BadTrainingFile": "bad_file", "StorageFull": "storage", "DatabaseLost": "storage", "ProviderError": "other",
         "RateLimited": "rate_limit", "Unavailable": "unreachable", "ServerError": "server_error",
         "Unreadable": "unreadable", "Refused": "bad_key", "Misconfigured": "setup", "BadRequest": "bad_request",
-        "NotThere": "bad_request", "ModelNotFound": "model_not_found", "StreamCut": "interrupted",
+        "NotThere": "bad_request", "ModelNotFound": "model_not_found", "StreamCut": "interrupted", "Cancelled": "other",
         "EngineMissing": "engine_missing", "OverBudget": "shared_budget",
     }  # fmt: skip
     classes = dict(inspect.getmembers(errors, lambda one: inspect.isclass(one) and issubclass(one, FabulaError)))
