@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import _smoke
+from bench import _json_lines, _smoke
 from bench.samples import ARTICLE
 
 SEED = 12
@@ -120,14 +120,14 @@ def main() -> None:
     if options.step == "draw":
         with ARTICLE.open(encoding="utf-8", newline="") as file:
             article = [row["story"] for row in csv.DictReader(file)]
-        drawn = draw(_lines(options.stories), article)
+        drawn = draw(_json_lines.read(options.stories), article)
         options.folder.mkdir(parents=True, exist_ok=True)
         key.write_text(json.dumps([asdict(one) for one in drawn], ensure_ascii=False), "utf-8")
         (options.folder / "reading.md").write_text(reading(drawn), "utf-8")
         print(json.dumps({"stories": len(drawn)}))
         return
     drawn = [Drawn(**one) for one in json.loads(key.read_text("utf-8"))]
-    verdicts = {int(one["n"]): one for one in _lines(options.verdicts)}
+    verdicts = {int(one["n"]): one for one in _json_lines.read(options.verdicts)}
     if options.doc is not None:
         with options.doc.open("a", encoding="utf-8") as file:
             file.write(told(drawn, verdicts))
@@ -135,10 +135,6 @@ def main() -> None:
     for part, share in found.items():
         print(f"{TITLES[part]:36} {share:6.1%}" + (f"   wanted ≥ {AIMS[part]:.0%}" if part in AIMS else ""))
     print(json.dumps(found))
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import _smoke, _tour_card
+from bench import _json_lines, _smoke, _tour_card
 from bench._page import served
 from bench._tour_card import TourCard
 from core import tour, tour_recording
@@ -66,8 +66,7 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help=f"write {tour_recording.PATH.relative_to(ROOT)}")
     options = _smoke.parse(parser)
     if options.verdicts is not None:
-        kept = [json.loads(line) for line in options.out.read_text("utf-8").splitlines()]
-        verdicts = [json.loads(line) for line in options.verdicts.read_text("utf-8").splitlines() if line.strip()]
+        kept, verdicts = _json_lines.read(options.out), _json_lines.read(options.verdicts)
         print(json.dumps({**slowest(kept), "coherent_of_10": coherent_of_10(kept, verdicts)}))
         return
     languages = LANGUAGES if options.language == "both" else (options.language,)

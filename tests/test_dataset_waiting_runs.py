@@ -25,6 +25,7 @@ from core.work import KINDS
 from core.worker import Worker
 from tests.fault_server import Answer, FaultServer, prompt_of, rate_limit, text
 from tests.fault_server import story_server as story_server
+from tests.hiring import hiring
 from tests.test_dataset_runs import recipe
 from tests.waiting import until
 
@@ -52,18 +53,8 @@ class Quota:
 def hire(settings: Settings, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Worker]]:
     """Starts a worker to whom a pause of more than a second is a long one; stopped after the test."""
     monkeypatch.setattr(executor, "Limits", partial(Limits, stall_s=1.0))
-    hired: list[Worker] = []
-
-    def start() -> Worker:
-        worker = Worker(settings, kinds={"run": KINDS["run"]}, registry=server.registry)
-        hired.append(worker)
-        worker.start()
-        assert worker.wait_until_ready(120)
-        return worker
-
-    yield start
-    for worker in hired:
-        worker.stop()
+    with hiring(settings) as start:
+        yield partial(start, kinds={"run": KINDS["run"]}, registry=server.registry)
 
 
 def queued(store: Store, server: FaultServer, quota: Quota) -> str:

@@ -142,8 +142,15 @@ def test_text_that_is_no_message_is_shown_as_it_is(monkeypatch: pytest.MonkeyPat
 def _calls(name: str) -> Iterator[tuple[str, ast.Call]]:
     for path in sorted([*_ROOT.glob("core/**/*.py"), *_ROOT.glob("pages/**/*.py")]):
         for node in ast.walk(_tree(path)):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
+            if isinstance(node, ast.Call) and _called(node.func) == name:
                 yield f"{path.relative_to(_ROOT)}:{node.lineno}", node
+
+
+def _called(func: ast.expr) -> str:
+    """`name` or `owner.method`; "" for anything longer."""
+    if isinstance(func, ast.Attribute) and isinstance(func.value, ast.Name):
+        return f"{func.value.id}.{func.attr}"
+    return func.id if isinstance(func, ast.Name) else ""
 
 
 @cache
@@ -174,6 +181,14 @@ def test_every_error_is_made_of_messages() -> None:
         for where, call in _calls(kind):
             said = [*call.args[:2], *(k.value for k in call.keywords if k.arg in ("what", "next_step"))]
             wrong += [where for part in said if any(_is_sentence(node) for node in _outside_calls(part))]
+    assert not wrong, f'put the sentence into msg("…", name=value) of core.message: {wrong}'
+
+
+@pytest.mark.parametrize("method", ["add", "note", "ends_early"])
+def test_every_problem_of_a_file_is_a_message(method: str) -> None:
+    said = list(_calls(f"problems.{method}"))
+    assert said
+    wrong = [where for where, call in said if any(_is_sentence(node) for node in _outside_calls(call.args[0]))]
     assert not wrong, f'put the sentence into msg("…", name=value) of core.message: {wrong}'
 
 

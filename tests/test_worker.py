@@ -30,6 +30,7 @@ from core.training import jobs
 from core.work import KINDS, Kind
 from core.worker import Worker, alive
 from tests.fakes import RESULTS
+from tests.hiring import hiring
 from tests.job_server import JobServer
 from tests.waiting import until
 
@@ -76,18 +77,8 @@ def state_of(store: Store, item_id: str) -> str:
 @pytest.fixture
 def hire(settings: Settings) -> Iterator[Callable[[Desk], Worker]]:
     """A running worker for a desk; stopped after the test."""
-    hired: list[Worker] = []
-
-    def start(desk: Desk) -> Worker:
-        worker = Worker(settings, kinds=desk.kinds(), registry=lambda: None)  # type: ignore[arg-type, return-value]
-        worker.start()
-        hired.append(worker)
-        assert worker.wait_until_ready(120)
-        return worker
-
-    yield start
-    for worker in hired:
-        worker.stop()
+    with hiring(settings) as start:
+        yield lambda desk: start(kinds=desk.kinds(), registry=lambda: None)
 
 
 def test_queued_work_is_done_and_the_heartbeat_says_so(store: Store, hire: Callable[[Desk], Worker]) -> None:

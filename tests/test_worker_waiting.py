@@ -29,6 +29,7 @@ from core.work import KINDS, Kind
 from core.worker import Worker
 from tests.batch_server import BatchServer
 from tests.fakes import FakeClient, FakeRegistry, remote_job
+from tests.hiring import hiring
 from tests.waiting import until
 
 _DAY_S = 86_400.0
@@ -37,18 +38,8 @@ _DAY_S = 86_400.0
 @pytest.fixture
 def hire(settings: Settings) -> Iterator[Callable[..., Worker]]:
     """Starts a worker; stopped after the test."""
-    hired: list[Worker] = []
-
-    def start(registry: Any = None, kinds: dict[str, Kind] | None = None) -> Worker:
-        worker = Worker(settings, kinds=kinds or KINDS, registry=lambda: registry)
-        hired.append(worker)
-        worker.start()
-        assert worker.wait_until_ready(120)
-        return worker
-
-    yield start
-    for worker in hired:
-        worker.stop()
+    with hiring(settings) as start:
+        yield lambda registry=None, kinds=None: start(kinds=kinds or KINDS, registry=lambda: registry)
 
 
 # --- any work ------------------------------------------------------------------------------------------------------

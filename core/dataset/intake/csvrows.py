@@ -135,7 +135,7 @@ def _usable(record: Record, width: int, problems: Problems) -> bool:
         return False
     for number, cell in enumerate(cells, 1):
         if (flaw := table.flaw(cell)) is not None:
-            problems.add(f"Line {line:,}, column {number}: {flaw}")
+            problems.add(msg("Line {line}, column {number}: {flaw}", line=f"{line:,}", number=number, flaw=flaw))
             return False
         if table.no_number(cell):
             problems.note(

@@ -85,7 +85,7 @@ def _table(objects: Iterable[Object], keys: list[str], looked_at: int, filename:
         cells = [text_of(found.get(key)) for key in keys]
         flaws = ((name, table.flaw(cell)) for name, cell in zip(keys, cells, strict=True))
         if bad := next(((name, flaw) for name, flaw in flaws if flaw), None):
-            problems.add(f"Line {line:,}, {bad[0][:100]!r}: {bad[1]}")
+            problems.add(msg("Line {line}, {key}: {flaw}", line=f"{line:,}", key=repr(bad[0][:100]), flaw=bad[1]))
         elif any(cell and not cell.isspace() for cell in cells):
             good.add(cells, line)
         if good.full:

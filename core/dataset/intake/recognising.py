@@ -16,22 +16,24 @@ _ZIP, _OLE, _PARQUET = b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1"  # OLE: Excel
 _SAVE_IT = msg("Choose a table: CSV, JSONL, Parquet or an Excel workbook.")
 _UNPACK = msg("Unpack it, then choose the file inside.")
 _SAVE_AGAIN = msg("Save it as Parquet, CSV or JSONL, then choose that file.")
+_COMPRESSED = mark("{name} is a compressed file, not a text file.")
+_PICKLE = mark("{name} is a Python pickle, not a text file.")
 # What files of other kinds begin with, what to say, and what to do about them.
 _OTHERS = (
     (b"%PDF", mark("{name} is a PDF, not a text file."), _SAVE_IT),
-    (b"\x1f\x8b", mark("{name} is a compressed file, not a text file."), _UNPACK),
-    (b"BZh", mark("{name} is a compressed file, not a text file."), _UNPACK),
-    (b"\xfd7zXZ", mark("{name} is a compressed file, not a text file."), _UNPACK),
-    (b"\x28\xb5\x2f\xfd", mark("{name} is a compressed file, not a text file."), _UNPACK),
-    (b"7z\xbc\xaf", mark("{name} is a compressed file, not a text file."), _UNPACK),
-    (b"Rar!", mark("{name} is a compressed file, not a text file."), _UNPACK),
-    (b"\x04\x22\x4d\x18", mark("{name} is a compressed file, not a text file."), _UNPACK),  # LZ4
+    (b"\x1f\x8b", _COMPRESSED, _UNPACK),
+    (b"BZh", _COMPRESSED, _UNPACK),
+    (b"\xfd7zXZ", _COMPRESSED, _UNPACK),
+    (b"\x28\xb5\x2f\xfd", _COMPRESSED, _UNPACK),
+    (b"7z\xbc\xaf", _COMPRESSED, _UNPACK),
+    (b"Rar!", _COMPRESSED, _UNPACK),
+    (b"\x04\x22\x4d\x18", _COMPRESSED, _UNPACK),  # LZ4
     (b"ARROW1", mark("{name} is an Arrow (Feather) file, not a text file."), _SAVE_AGAIN),
     (b"\xff\xff\xff\xff", mark("{name} is an Arrow file, not a text file."), _SAVE_AGAIN),
     (b"Obj\x01", mark("{name} is an Avro file, not a text file."), _SAVE_AGAIN),
     (b"\x89HDF", mark("{name} is an HDF5 file, not a text file."), _SAVE_AGAIN),
-    (b"\x80\x04\x95", mark("{name} is a Python pickle, not a text file."), _SAVE_AGAIN),
-    (b"\x80\x05\x95", mark("{name} is a Python pickle, not a text file."), _SAVE_AGAIN),
+    (b"\x80\x04\x95", _PICKLE, _SAVE_AGAIN),
+    (b"\x80\x05\x95", _PICKLE, _SAVE_AGAIN),
     (
         b"{\\rtf",
         mark("{name} is a Word document, not a text file."),

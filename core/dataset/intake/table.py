@@ -171,7 +171,7 @@ def usable(row: int, names: Sequence[str], cells: Sequence[str], problems: Probl
     """Whether a row of Parquet or Excel can be kept; what is wrong or odd in it is told."""
     for name, cell in zip(names, cells, strict=True):
         if (bad := flaw(cell)) is not None:
-            problems.add(f"Row {row:,}, column {name}: {bad}")
+            problems.add(msg("Row {row}, column {name}: {flaw}", row=f"{row:,}", name=name, flaw=bad))
             return False
         if no_number(cell):
             problems.note(
