@@ -2,8 +2,9 @@
 
     python -m data.storyteller.make [--language zh] [--language en] [--out FOLDER]
 
-Each adapter is the last of two real jobs on a real engine through the official SDK, then a copy of its file. About two
-hours for both on two quiet cores.
+Each adapter is the last of three real jobs on a real engine through the official SDK, then a copy of its file: two jobs
+on all samples, one on the stories of a few plots. A model of this size that knows six plots of a power mixes them; with
+two it tells one to its end. About four hours for both on two quiet cores.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import openai
@@ -33,18 +34,61 @@ class Writer:
     Attributes:
         preset: whose template is the instruction.
         samples: files of `data/samples` that it is trained on.
+        power: their column that names the power of the story.
         rounds: epochs of each job; every job trains the model of the one before, and its learning rate falls to zero.
+        few_plots: by power, the plots that the last job is trained on; the jobs before learn every story.
     """
 
     model: str
     preset: str
     samples: tuple[str, ...]
+    power: str
     rounds: tuple[int, ...]
+    few_plots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def tells(self, row: Mapping[str, str]) -> bool:
+        """Is it a story of one of the few plots?"""
+        return row["plot"] in self.few_plots[row[self.power]]
 
 
 WRITERS = {
-    "zh": Writer(packaged.writer("zh_CN"), "ultraman", ("ultraman_stories.csv", "ultraman_stories_more.csv"), (3, 2)),
-    "en": Writer(packaged.writer("en"), "english_stories", ("everyday_heroes.csv",), (3, 2)),
+    "zh": Writer(
+        packaged.writer("zh_CN"),
+        preset="ultraman",
+        samples=("ultraman_stories.csv", "ultraman_stories_more.csv"),
+        power="super_power",
+        rounds=(3, 2, 6),
+        few_plots={
+            "隐形": ("拿回能量", "挠痒"),
+            "飞行": ("高处救人", "怪兽太高"),
+            "读心术": ("找妈妈", "肚子饿"),
+            "瞬间移动": ("房里救人", "追上怪兽"),
+            "不死之身": ("火中救人", "站着耗敌"),
+            "喷火": ("怕火", "冰怪兽"),
+            "龙卷风": ("吹回石头", "吹走怪兽"),
+            "冰冻大海": ("冰上救船", "冰上滑倒"),
+            "流星火雨": ("怕火", "冰怪兽"),
+        },
+    ),
+    "en": Writer(
+        packaged.writer("en"),
+        preset="english_stories",
+        samples=("everyday_heroes.csv",),
+        power="gift",
+        rounds=(3, 2, 6),
+        few_plots={
+            "flying": ("cat on the roof", "kite in the tree"),
+            "invisibility": ("kitten at night", "thief"),
+            "super speed": ("medicine for the sick", "runaway cart or carriage"),
+            "super strength": ("fallen tree", "broken bridge"),
+            "healing": ("bird with hurt wing", "hurt leg before race"),
+            "mind reading": ("lost dog", "crying baby"),
+            "talking to animals": ("lost pet", "lost child"),
+            "stopping time": ("falling cake", "child before a car"),
+            "shrinking": ("kitten in the pipe", "lost key or ring"),
+            "glowing": ("afraid of the dark", "ship in the fog"),
+        },
+    ),
 }
 
 
@@ -58,12 +102,15 @@ def method(n_epochs: int) -> Method:
     return {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": n_epochs, "batch_size": 4}}}
 
 
-def training_lines(language: str) -> list[str]:
+def training_lines(language: str, *, few_plots: bool = False) -> list[str]:
     """One conversation a story: instruction in, story out."""
+    writer = WRITERS[language]
     lines = []
-    for name in WRITERS[language].samples:
+    for name in writer.samples:
         with (presets.DATA / "samples" / name).open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
+                if few_plots and not writer.tells(row):
+                    continue
                 messages = [
                     {"role": "user", "content": instruction(row, language)},
                     {"role": "assistant", "content": row["story"].strip()},
@@ -84,23 +131,24 @@ def main() -> None:
         for language in options.language or WRITERS:
             writer = WRITERS[language]
             model = options.further or packaged.BASE
-            for n_epochs in writer.rounds[-1:] if options.further else writer.rounds:
-                model = train(engine.client, language, model, n_epochs)
+            last = len(writer.rounds) - 1
+            for number, n_epochs in enumerate(writer.rounds):
+                if number == last or not options.further:
+                    lines = training_lines(language, few_plots=number == last)
+                    model = train(engine.client, writer.model, model, lines, n_epochs)
             made = (options.home or Path(temporary)) / "adapters" / f"{model.rpartition(':')[2]}.gguf"
             out = options.out / f"{writer.model}.gguf"
             shutil.copyfile(made, out)
             print(f"{out}: {out.stat().st_size / 1e6:.1f} MB", flush=True)
 
 
-def train(client: openai.OpenAI, language: str, model: str, n_epochs: int) -> str:
-    """One round: the id of a new model, made from `model`, that writes in that language."""
-    writer = WRITERS[language]
-    lines = "".join(training_lines(language)).encode()
-    upload = client.files.create(file=("stories.jsonl", lines), purpose="fine-tune")
+def train(client: openai.OpenAI, suffix: str, model: str, lines: Sequence[str], n_epochs: int) -> str:
+    """One round: the id of a new model, made from `model`, trained on these lines of JSON."""
+    upload = client.files.create(file=("stories.jsonl", "".join(lines).encode()), purpose="fine-tune")
     job = client.fine_tuning.jobs.create(
         training_file=upload.id,
         model=model,
-        suffix=writer.model,
+        suffix=suffix,
         seed=1,
         method=method(n_epochs),
     )
