@@ -259,7 +259,7 @@ def test_several_turns_become_one_example_with_the_last_answer() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[\n1, 2]", "no line that can be used. Line 2: It is not an object in braces."),
+        ("[\n1, 2]", "no line that can be used. Entry 1 (line 2): It is not an object in braces."),
         ("x\ny\n", "no line that can be used. Line 1: It is not JSON"),
     ],
 )

@@ -95,7 +95,7 @@ def test_more_rows_than_one_data_set_takes_are_told_first(monkeypatch: pytest.Mo
     found = importing.read_table(b"a,b\n1,2\nragged\n3,4\n5,6\n7,8\n", "a.csv")
     assert len(found.frame) == 3
     assert found.problems[0] == found.cut_short and found.left_out == 1
-    assert found.cut_short.startswith("Only the first 3 rows were read; what follows line 5")
+    assert found.cut_short.startswith("Only the first 3 rows were read; the rest is more")
 
 
 def test_rows_are_packed_on_the_way_and_come_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,7 +166,7 @@ def test_a_conversation_that_cannot_be_used_is_named_and_the_others_are_kept() -
         'Line 6: Its "conversations" is not a list with messages in it.',
         "Line 7: There is no message of the user.",
     ]
-    with pytest.raises(BadFile, match=r"has no conversation that can be used\. Line 1: Its last message"):
+    with pytest.raises(BadFile, match=r"has no conversation that can be used\. Conversation 1 \(line 1\): Its last message"):
         read(json.dumps({"conversations": SHAREGPT[:2]}))
 
 
@@ -339,7 +339,7 @@ def test_parts_of_a_file_become_the_split() -> None:
     [
         (
             '[\n{"a": 1, "b": "x"},\n{"a" 2},\n{"a": 3, "b": "y"}\n]',
-            ["Line 3: It is not JSON: Expecting ':' delimiter, at column 6."],
+            ["Entry 2 (line 3): It is not JSON: Expecting ':' delimiter, at column 6."],
         ),
         ('[{"a": 1, "b": "x"}, {"a": 2,, }, {"a": 3, "b": "y"}]', 1),
         ('[\n{"a": 1, "b": "x"},\n{"a": "open, "b": "z"},\n{"a": 3, "b": "y"}\n]', 1),
@@ -357,7 +357,7 @@ def test_a_broken_object_is_named_by_its_line_and_the_others_are_kept(text: str,
 
 def test_an_object_that_is_cut_off_at_the_end_of_the_file_is_named() -> None:
     found = read(json.dumps(ROWS, indent=2)[:-40], "a.json")
-    assert records(found) == ROWS[:2] and len(found.problems) == 1 and "Line 11: " in found.problems[0]
+    assert records(found) == ROWS[:2] and len(found.problems) == 1 and "Entry 3 (line 11): " in found.problems[0]
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])

@@ -405,7 +405,7 @@ def test_a_broken_line_is_named_and_the_good_rows_are_kept(store: Store) -> None
     lines[2] = '{"prompt": "p2", '
     at = visit("dataset", dataset_part="bring")
     at.file_uploader(key="dataset_file").upload("a.jsonl", "\n".join(lines).encode()).run()
-    assert "1 line could not be used" in at.warning[0].value
+    assert "1 row can't be used and is left out" in at.warning[0].value
     assert any("Line 3" in text.value for text in at.text)
     click(at, "dataset_keep")
     assert datasets.list_datasets(store)[0].done == 3

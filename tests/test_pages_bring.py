@@ -194,7 +194,7 @@ def test_a_file_in_no_known_encoding_can_still_be_told_what_it_is(store: Store) 
 
 def test_rows_that_are_left_out_are_counted_and_named(store: Store) -> None:
     at = brought("a.csv", b"a,b\n1,2\n" + b"x\n" * 500 + b"\n3, \n")
-    assert "500 lines could not be used" in at.warning[0].value
+    assert "500 rows can't be used and are left out" in at.warning[0].value
     assert "Line 3 has 1 cell, but the header has 2." in words(at)
     assert "1 row without a completion" in words(at)
 

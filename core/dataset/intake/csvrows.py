@@ -50,7 +50,7 @@ def read(lines: Lines, filename: str, problems: Problems) -> Rows:
         elif _usable(record, len(header.cells), problems):
             good.add(record.cells, record.line)
             if good.full:
-                table.ends_early(len(good), record.line, problems)
+                table.ends_early(len(good), problems)
                 break
     if not len(good):
         if not problems.first():

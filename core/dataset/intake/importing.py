@@ -66,6 +66,13 @@ class Imported:
         """Where a data set of these rows comes from: `CHAT` when they all were conversations, else `upload`."""
         return CHAT if self.frame.attrs.get("chat") else "upload"
 
+    def left_out_named(self, most: int) -> list[str]:
+        """What was left out, for a page with room for few sentences: `most` rows with the reason, and their count."""
+        cut = [] if self.cut_short is None else [self.cut_short]
+        named = [msg("Left out: {problem}", problem=problem) for problem in self.problems[len(cut) :][:most]]
+        more = [msg("Rows left out in total: {rows}.", rows=f"{self.left_out:,}")] if self.left_out > most else []
+        return [*cut, *named, *more]
+
 
 def read_table(
     source: Source, filename: str, *, encoding: str | None = None, sheet: str | None = None, as_table: bool = False

@@ -14,6 +14,7 @@ from typing import TextIO
 from core.dataset.intake import jsonrows
 from core.dataset.intake.decoding import BROKEN
 from core.dataset.intake.jsonobjects import DECODER, GAP, Broken, Object, checked, mended
+from core.dataset.intake.positions import located, position
 from core.dataset.intake.problems import LONGEST_LINE, Problems
 from core.dataset.intake.recognising import HEAD
 from core.message import msg
@@ -51,7 +52,8 @@ class _Document:
     """Reads values from a text in blocks.
 
     `_at` is the place in `_held` where reading goes on, `_line` its line, and `_margin` the place in `_held` where that
-    line begins; below zero where its beginning is not held any more.
+    line begins; below zero where its beginning is not held any more. `_entries` counts what stood where a row is
+    expected, over all lists of the file.
     """
 
     def __init__(self, text: TextIO, problems: Problems) -> None:
@@ -61,6 +63,7 @@ class _Document:
         self._at = 0
         self._line = 1
         self._margin = 0
+        self._entries = 0
         self._ended = False
 
     def objects(self) -> Iterator[Object]:
@@ -136,17 +139,23 @@ class _Document:
     def _object(self) -> Iterator[Object]:
         """The object that begins here, unless it is broken."""
         line = self._line
+        self._entries += 1
         try:
             found, size = self._decoded()
         except Broken as exc:
-            self._problems.add(msg("Line {line}: {exc}", line=f"{exc.line or line:,}", exc=exc))
+            self._left_out(exc.line or line, str(exc))
             return
         scratched = BROKEN in self._held[self._at : self._at + size]
         self._move(size)
         if scratched:
-            self._problems.add(msg("Line {line}: Some bytes fit no character.", line=f"{line:,}"))
+            self._left_out(line, msg("Some bytes fit no character."))
         else:
-            yield Object(line, jsonrows.of_list(found) if isinstance(found, list) else checked(found), size)
+            row = jsonrows.of_list(found) if isinstance(found, list) else checked(found)
+            yield Object(line, row, size, self._entries)
+
+    def _left_out(self, line: int, fault: str) -> None:
+        """Name the entry that was read last as one that cannot be used."""
+        self._problems.add(located(position("Entry", line, self._entries), fault))
 
     def _conversation(self) -> Object | None:
         """The list of turns that begins here, as a row; None, and nothing is read: it is a list of rows."""
@@ -157,7 +166,8 @@ class _Document:
             return None
         if end is None or not isinstance(found, list) or not jsonrows.is_conversation(found):
             return None
-        row = Object(self._line, jsonrows.of_list(found), end - self._at)
+        self._entries += 1
+        row = Object(self._line, jsonrows.of_list(found), end - self._at, self._entries)
         self._move(row.size)
         return row
 
@@ -259,12 +269,16 @@ class _Document:
         if self._held[self._at] in '["':
             line = self._line
             self._skip()
-            self._problems.add(msg("Line {line}: It is not an object in braces.", line=f"{line:,}"))
+            self._no_object(line)
             return
         end = _BARE.match(self._held, self._at).end()  # type: ignore[union-attr]
         if self._held[self._at] not in ":]}":
-            self._problems.add(msg("Line {line}: It is not an object in braces.", line=f"{self._line:,}"))
+            self._no_object(self._line)
         self._move(max(1, end - self._at))
+
+    def _no_object(self, line: int) -> None:
+        self._entries += 1
+        self._left_out(line, msg("It is not an object in braces."))
 
     def _matches(self, pattern: re.Pattern[str], characters: int = 200) -> bool:
         self._fill(characters)

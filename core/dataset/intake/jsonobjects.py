@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from core.dataset.intake.decoding import BROKEN
+from core.dataset.intake.positions import located, position
 from core.dataset.intake.problems import LONGEST_LINE, Problems
 from core.dataset.intake.textlines import Lines, LineTooLong, RowTooLong
 from core.message import msg
@@ -31,11 +32,19 @@ class Broken(ValueError):
 
 
 class Object(NamedTuple):
-    """One object: the line that it begins on, what it holds, and how many characters it took."""
+    """One object.
+
+    Attributes:
+        line: the one that it begins on, from 1.
+        value: what it holds.
+        size: how many characters it took.
+        entry: its number, as `positions.position` takes it.
+    """
 
     line: int
     value: dict[str, Any]
     size: int
+    entry: int = 0
 
 
 def layout(head: str) -> Layout:
@@ -53,10 +62,12 @@ def layout(head: str) -> Layout:
 def in_lines(lines: Lines, problems: Problems) -> Iterator[Object]:
     """The objects of a file that has one or more on each line."""
     while True:
-        number = lines.begin()
+        number, entry = lines.begin(), 0
         try:
             line = next(lines).strip("\r\n \t\ufeff")
-            yield from (Object(number, found, size) for found, size in _of_line(line))
+            for found, size in _of_line(line):
+                yield Object(number, found, size, entry)
+                entry = max(2, entry + 1)
         except StopIteration:
             return
         except (LineTooLong, RowTooLong):
@@ -64,7 +75,7 @@ def in_lines(lines: Lines, problems: Problems) -> Iterator[Object]:
                 msg("Line {number} has more than {value} characters.", number=f"{number:,}", value=f"{LONGEST_LINE:,}")
             )
         except Broken as exc:
-            problems.add(msg("Line {line}: {exc}", line=f"{number:,}", exc=exc))
+            problems.add(located(position("Line", number, entry), str(exc)))
 
 
 def _is_whole(line: str) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import chain
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
-from core.dataset.intake import jsondocument, jsonobjects, jsonrows, table
+from core.dataset.intake import jsondocument, jsonobjects, jsonrows, positions, table
 from core.dataset.intake.celltext import text_of
 from core.dataset.intake.jsonobjects import Object
+from core.dataset.intake.positions import position
 from core.dataset.intake.problems import Problems
 from core.dataset.intake.recognising import HEAD
 from core.dataset.intake.textlines import Lines
@@ -36,14 +37,15 @@ def read(text: TextIO, filename: str, problems: Problems) -> table.Rows:
         objects = jsonobjects.in_lines(Lines(text), problems)
     else:
         objects = jsondocument.in_document(text, problems)
-    first, characters = [], 0
+    place: positions.Place = "Line" if layout == "lines" else "Entry"
+    first, characters = list[Object](), 0
     for found in objects:
         first.append(found)
         characters += found.size
         if len(first) >= _FIRST_OBJECTS or characters >= _FIRST_CHARACTERS:
             break
     if len(first) == 1 and (rows := jsonrows.rows_of(first[0].value)) is not None:
-        first = [Object(first[0].line, row, 0) for row in rows]
+        place, first = "Row", [Object(number, row, 0) for number, row in enumerate(rows, 1)]
     header = jsonrows.header_of(first[0].value) if first else None
     if (key := jsonrows.envelope([found.value for found in first])) is not None:
         first = [found._replace(value=jsonrows.unwrapped(found.value, key)) for found in first]
@@ -52,7 +54,8 @@ def read(text: TextIO, filename: str, problems: Problems) -> table.Rows:
     if not keys:
         raise nothing(filename, problems)
     table.checked_width(len(keys), filename)
-    table_of_rows = _table(chain(first if header is None else first[1:], objects), keys, len(first), filename, problems)
+    found_rows = _Found(chain(first if header is None else first[1:], objects), place, keys, len(first))
+    table_of_rows = _table(found_rows, filename, problems)
     if header is None:
         return table_of_rows
     names = table.names(header + keys[len(header) :], problems)
@@ -68,30 +71,41 @@ def nothing(filename: str, problems: Problems) -> BadFile:
     )
 
 
-def _table(objects: Iterable[Object], keys: list[str], looked_at: int, filename: str, problems: Problems) -> table.Rows:
-    good, known = table.Table(table.names(keys, problems)), set(keys)
-    for line, found, _size in objects:
+class _Found(NamedTuple):
+    """The objects of a file, how they are counted, and the keys of the `looked_at` first ones."""
+
+    objects: Iterable[Object]
+    place: positions.Place
+    keys: list[str]
+    looked_at: int
+
+
+def _table(rows: _Found, filename: str, problems: Problems) -> table.Rows:
+    keys, known = rows.keys, set(rows.keys)
+    good = table.Table(table.names(keys, problems))
+    for line, found, _size, entry in rows.objects:
         if strange := found.keys() - known:
             key = min(strange)
             known |= strange
             problems.note(
                 msg(
-                    "Line {line} has {key}, which the first {looked_at} do not have; it is left out.",
-                    line=f"{line:,}",
+                    "{where} has {key}, which the first {looked_at} do not have; it is left out.",
+                    where=position(rows.place, line, entry),
                     key=repr(key[:100]),
-                    looked_at=f"{looked_at:,}",
+                    looked_at=f"{rows.looked_at:,}",
                 )
             )
         cells = [text_of(found.get(key)) for key in keys]
         flaws = ((name, table.flaw(cell)) for name, cell in zip(keys, cells, strict=True))
         if bad := next(((name, flaw) for name, flaw in flaws if flaw), None):
-            problems.add(msg("Line {line}, {key}: {flaw}", line=f"{line:,}", key=repr(bad[0][:100]), flaw=bad[1]))
+            where = position(rows.place, line, entry)
+            problems.add(msg("{where}, {key}: {flaw}", where=where, key=repr(bad[0][:100]), flaw=bad[1]))
         elif any(cell and not cell.isspace() for cell in cells):
-            good.add(cells, line)
+            good.add(cells, line, entry)
         if good.full:
-            table.ends_early(len(good), line, problems)
+            table.ends_early(len(good), problems)
             break
     if not len(good):
         raise nothing(filename, problems)
-    rows = good.rows("Line")
-    return rows.with_frame(rows.frame.rename(columns={"": "column 1"}))
+    made = good.rows(rows.place)
+    return made.with_frame(made.frame.rename(columns={"": "column 1"}))

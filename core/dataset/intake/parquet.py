@@ -52,7 +52,7 @@ def _table(headers: list[str], rows: Iterator[list[str]], filename: str, problem
         if table.usable(row, names, cells, problems):
             good.add(cells, row)
         if good.full:
-            table.ends_early(len(good), row, problems)
+            table.ends_early(len(good), problems)
             break
     if not len(good):
         raise BadFile(

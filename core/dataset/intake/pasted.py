@@ -16,6 +16,7 @@ from core.message import msg
 
 LONGEST_PASTE = 1_000_000
 """Characters; 200 examples of the longest kind have 800,000."""
+_NAMED = 5  # rows that could not be used and are named; more of them are counted
 _HELP = msg("Paste lines such as “Customer: …” and “Agent: …”, a table with two columns, or JSON lines.")
 # What chat programs put before the speaker: [12.03.24, 10:22], 2024-03-12 10:22:05, 10:22 AM -
 _STAMP = r"(?:\[?[\d/.\-:,年月日\s]*\d{1,2}:\d{2}(?::\d{2})?(?:\s?[AaPp][Mm])?\]?\s*(?:[-–]\s+)?)?"
@@ -59,7 +60,7 @@ def from_text(text: str) -> Pasted:
     if not _JSON.match(text) and (turns := _rendered(text) or _turns(text)) is not None:
         return _from_turns(turns)
     try:
-        return from_table(importing.read_table(text.strip("\n").encode("utf-8", "replace"), "pasted.txt"))
+        return from_table(importing.read_table(text.rstrip("\n").encode("utf-8", "replace"), "pasted.txt"))
     except BadFile as exc:
         raise BadFile(msg("No examples were found in the text."), _HELP) from exc
 
@@ -99,7 +100,7 @@ def from_table(imported: importing.Imported) -> Pasted:
         pairs.insert(0, Pair(columns[0], columns[1]))
         if found.completion == columns[0]:
             pairs = [pairs[0], *(Pair(pair.answer, pair.prompt) for pair in pairs[1:])]
-    return Pasted(tuple(pairs), "table", tuple(imported.problems))
+    return Pasted(tuple(pairs), "table", tuple(imported.left_out_named(_NAMED)))
 
 
 def _rendered(text: str) -> list[tuple[str, str]] | None:

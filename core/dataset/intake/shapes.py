@@ -10,10 +10,11 @@ from core.dataset.intake import conversations, rendered, table
 from core.dataset.intake.celltext import text_of
 from core.dataset.intake.conversations import Turn
 from core.dataset.intake.jsonobjects import Broken
+from core.dataset.intake.positions import located, position
 from core.dataset.intake.problems import Problems
-from core.dataset.intake.table import Place, Rows
+from core.dataset.intake.table import Rows
 from core.errors import BadFile
-from core.message import Message, msg
+from core.message import msg
 
 Form = Literal["messages", "sharegpt", "turns", "preference", "alpaca", "dolly", "pairs", "table"]
 _LOOKED_AT = 1_000  # rows
@@ -138,12 +139,6 @@ def _form_of_table(names: Mapping[str, str]) -> tuple[Form, str | None]:
     return "table", None
 
 
-def _at(place: Place, line: int, exc: Broken) -> Message:
-    if place == "Row":
-        return msg("Row {row}: {exc}", row=f"{line:,}", exc=exc)
-    return msg("Line {line}: {exc}", line=f"{line:,}", exc=exc)
-
-
 def _examples(rows: Rows, parts: _Parts, filename: str, problems: Problems) -> Rows:
     columns = [str(column) for column in rows.frame.columns]
     used = {parts.said, parts.asked, parts.rejected}
@@ -151,15 +146,15 @@ def _examples(rows: Rows, parts: _Parts, filename: str, problems: Problems) -> R
     others = [column for column in columns if column not in used]
     kept = [*others, *([parts.rejected] if parts.rejected else [])]
     good, chat, system = table.Table((*_EXAMPLE, *kept)), True, False
-    for line, row in zip(rows.lines, _dicts(rows), strict=True):
+    for line, entry, row in zip(rows.lines, rows.entries, _dicts(rows), strict=True):
         try:
             found, is_chat = _example(row, parts)
         except Broken as exc:
-            problems.add(_at(rows.place, line, exc))
+            problems.add(located(position(rows.place, line, entry, conversation=True), str(exc)))
             continue
         chat, system = chat and is_chat, system or bool(found[_SYSTEM])
         rejected = [_last_answer(row[parts.rejected])] if parts.rejected else []
-        good.add([found[name] for name in _EXAMPLE] + [row[name] for name in others] + rejected, line)
+        good.add([found[name] for name in _EXAMPLE] + [row[name] for name in others] + rejected, line, entry)
     if not len(good):
         raise BadFile(
             msg("{filename} has no conversation that can be used. {first}", filename=filename, first=problems.first()),

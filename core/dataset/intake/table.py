@@ -5,11 +5,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import pandas as pd
 
 from core.dataset.intake.decoding import BROKEN
+from core.dataset.intake.positions import Place
 from core.dataset.intake.problems import LONGEST_CELL, Problems
 from core.errors import BadFile
 from core.message import msg
@@ -24,18 +24,20 @@ _INDEX_NAMES = {"", "index", "unnamed: 0", "__index_level_0__"}  # what pandas a
 _NO_NUMBERS = frozenset({"nan", "inf", "-inf", "infinity", "-infinity"})
 
 
-Place = Literal["Line", "Row"]  # how people count the rows of a file: by its lines, or as a spreadsheet does
-
-
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A table that was read, all cells text, and where each of its rows begins in the file, from 1.
+    """A table that was read, all cells text.
 
-    `delimiter` is the sign between the cells of a CSV file; None for other files and for a single column.
+    Attributes:
+        lines: where each row begins in the file, from 1.
+        entries: the number of each row, as `positions.position` takes it.
+        place: how its rows are counted.
+        delimiter: the sign between the cells of a CSV file; None for other files and for a single column.
     """
 
     frame: pd.DataFrame
     lines: Sequence[int]
+    entries: Sequence[int]
     place: Place
     delimiter: str | None = None
 
@@ -56,6 +58,7 @@ class Table:
         self._packed: list[pd.DataFrame] = []
         self._rows: list[Sequence[str]] = []
         self._lines = array("q")
+        self._entries = array("q")
         self._loose = 0
         self._kept = 0
         self._count = 0
@@ -68,10 +71,11 @@ class Table:
         """Whether no more rows should be added."""
         return self._count >= MOST_ROWS or self._kept >= MOST_KEPT
 
-    def add(self, cells: Sequence[str], line: int) -> None:
-        """One more row, with a cell for each column; `line` is where it begins."""
+    def add(self, cells: Sequence[str], line: int, entry: int = 0) -> None:
+        """One more row, with a cell for each column; `line` and `entry` are its position."""
         self._rows.append(cells)
         self._lines.append(line)
+        self._entries.append(entry)
         self._count += 1
         size = sum(map(len, cells))
         self._kept += size
@@ -83,7 +87,7 @@ class Table:
         """What was collected."""
         self._pack()
         frame = self._packed[0] if len(self._packed) == 1 else pd.concat(self._packed, ignore_index=True)
-        return Rows(frame, self._lines, place)
+        return Rows(frame, self._lines, self._entries, place)
 
     def _pack(self) -> None:
         if self._rows or not self._packed:
@@ -141,14 +145,10 @@ def without_empty(rows: Rows, header: Sequence[str]) -> Rows:
     return rows.with_frame(rows.frame.drop(columns=empty)) if 0 < len(empty) < len(rows.frame.columns) else rows
 
 
-def ends_early(rows: int, line: int, problems: Problems) -> None:
+def ends_early(rows: int, problems: Problems) -> None:
     """Say that the table is full, and where."""
     problems.ends_early(
-        msg(
-            "Only the first {rows} rows were read; what follows line {line} is more than a data set can hold.",
-            rows=f"{rows:,}",
-            line=f"{line:,}",
-        )
+        msg("Only the first {rows} rows were read; the rest is more than a data set can hold.", rows=f"{rows:,}")
     )
 
 

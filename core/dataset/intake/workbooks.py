@@ -94,7 +94,7 @@ def _table(rows: Iterator[_Row], filename: str, problems: Problems) -> Rows:
         elif _usable(row, names, problems) and table.usable(row.number, names, cells, problems):
             good.add(cells, row.number)
         if good.full:
-            table.ends_early(len(good), row.number, problems)
+            table.ends_early(len(good), problems)
             break
     if not len(good):
         raise BadFile(

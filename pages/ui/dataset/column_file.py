@@ -30,9 +30,7 @@ def show() -> None:
             return
         found, problems = _columns(file.file_id, file.getvalue(), file.name)
         if problems:
-            shown = [as_markdown(problem) for problem in problems[:_SHOWN_PROBLEMS]]
-            more = ["…"] if len(problems) > _SHOWN_PROBLEMS else []
-            st.warning("  \n".join([*shown, *more]), icon=":material/report:")
+            st.warning("  \n".join(as_markdown(problem) for problem in problems), icon=":material/report:")
         chosen = st.multiselect(
             _("Columns"),
             list(found),
@@ -60,12 +58,12 @@ def show() -> None:
 
 
 def _columns(file_id: str, data: bytes, name: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """The columns of the file with their different values, and what could not be used; read once per upload."""
+    """The columns of the file with their different values, and what was left out; read once per upload."""
     held = state.studio()
     if held.columns_read is None or held.columns_read[0] != file_id:
         read = importing.read_table(data, name)
         columns = {str(column): distinct(read.frame[column].tolist()) for column in read.frame.columns}
-        held.columns_read = (file_id, (columns, read.problems))
+        held.columns_read = (file_id, (columns, read.left_out_named(_SHOWN_PROBLEMS)))
     found: tuple[dict[str, tuple[str, ...]], list[str]] = held.columns_read[1]
     return found
 

@@ -94,13 +94,13 @@ def _findings(page: str, file: UploadedFile, imported: importing.Imported) -> No
     if imported.left_out:
         st.warning(
             n_(
-                "{n} line could not be used; the good rows are below.",
-                "{n} lines could not be used; the good rows are below.",
+                "{n} row can't be used and is left out. The good rows are below.",
+                "{n} rows can't be used and are left out. The good rows are below.",
                 imported.left_out,
             ),
             icon=":material/report:",
         )
-        _sentences(_("Which lines, and why"), imported.problems)
+        _sentences(_("Rows left out, and why"), imported.problems)
     if len(imported.notes) > _FEW_NOTES:
         _sentences(n_("{n} note", "{n} notes", len(imported.notes)), imported.notes)
     else:
