@@ -10,6 +10,7 @@ from core.errors import FabulaError
 from core.message import msg
 
 _GROUPED = re.compile(r"[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
+_QUOTED = 40  # characters of a text that a sentence quotes
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)", re.ASCII)
 
 
@@ -26,7 +27,7 @@ def typed_number(text: str) -> str:
         return folded
     if not _GROUPED.fullmatch(folded):
         raise FabulaError(
-            msg("“{text}” is ambiguous.", text=text.strip()), msg("Use a point for decimals, for example 0.15.")
+            msg("“{text}” is ambiguous.", text=_quoted(text)), msg("Use a point for decimals, for example 0.15.")
         )
     return folded.replace(",", "")
 
@@ -42,15 +43,20 @@ def parse(text: str, least: Decimal, most: Decimal) -> Decimal | None:
     number = typed_number(text)
     if not _NUMBER.fullmatch(number):
         raise FabulaError(
-            msg("“{text}” is not a number.", text=text.strip()), msg("Type digits, with a point for decimals.")
+            msg("“{text}” is not a number.", text=_quoted(text)), msg("Type digits, with a point for decimals.")
         )
     value = Decimal(number)
     if not least <= value <= most:
         raise FabulaError(
-            msg("“{text}” is out of range.", text=text.strip()),
+            msg("“{text}” is out of range.", text=_quoted(text)),
             msg("Give a number from {least} to {most}.", least=f"{least:f}", most=f"{most:f}"),
         )
     return value
+
+
+def _quoted(text: str) -> str:
+    text = text.strip()
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
 
 
 def written(value: Decimal | float) -> str:

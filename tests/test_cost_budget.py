@@ -313,6 +313,20 @@ def test_a_comma_is_read_only_where_it_groups_three_digits(store: Store, typed: 
         assert own.list_own(store)[0].amount == Decimal(meant)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("model", "m" * 201, "The model's name has 201 characters; up to 200 fit."),
+        ("provider", "p" * 51, "The provider's name has 51 characters; up to 50 fit."),
+        ("model", " ", "A price needs a provider and a model."),
+    ],
+)
+def test_a_name_that_does_not_fit_is_refused_for_its_length(store: Store, name: str, value: str, says: str) -> None:
+    with pytest.raises(FabulaError) as refused:
+        _set(store, amount="1", **{name: value})
+    assert refused.value.what == says and own.list_own(store) == []
+
+
 def test_an_own_price_stands_before_the_books_and_is_marked(store: Store) -> None:
     _set(store, amount="0.9")
     book = own.book(store)

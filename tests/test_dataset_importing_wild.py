@@ -166,7 +166,7 @@ def test_a_conversation_that_cannot_be_used_is_named_and_the_others_are_kept() -
         'Line 6: Its "conversations" is not a list with messages in it.',
         "Line 7: There is no message of the user.",
     ]
-    with pytest.raises(BadFile, match=r"has no conversation that can be used\. Conversation 1 \(line 1\): Its last message"):
+    with pytest.raises(BadFile, match=r"has no conversation that can be used\. Conversation 1 \(line 1\): Its last"):
         read(json.dumps({"conversations": SHAREGPT[:2]}))
 
 

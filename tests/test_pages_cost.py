@@ -354,15 +354,35 @@ def test_an_own_price_is_set_marked_and_taken_back(store: Store) -> None:
     assert own.list_own(store) == []
 
 
-@pytest.mark.parametrize("amount", ["cheap", "-1", ""])
-def test_what_cannot_be_a_price_is_told_with_a_next_step(store: Store, amount: str) -> None:
-    at = visit(
-        "cost", cost_own=True, cost_own_provider="openai", cost_own_model="gpt-4o-mini", cost_own_what="output",
-        cost_own_amount=amount,
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    ("typed", "hint", "refused"),
+    [
+        ({"amount": "cheap"}, "is not a number", "“cheap” is not a price for gpt"),
+        ({"amount": "-1"}, "Give a number from 0 to 100000.", "Enter a number from 0 to 100,000."),
+        ({"amount": "100001"}, "Give a number from 0 to 100000.", "Enter a number from 0 to 100,000."),
+        ({"amount": "100.5", "unit": "ktok"}, "Give a number from 0 to 100.", "Enter a number from 0 to 100."),
+        (
+            {"amount": "2", "what": "batch_factor"},
+            "Give a number from 0 to 1.",
+            "Enter a number from 0 to 1.",
+        ),
+        ({"amount": ""}, "", "The price has no amount."),
+        ({"model": ""}, "", "A price needs a provider and a model."),
+        (
+            {"model": "m" * 201},
+            "The text has 201 characters; up to 200 fit.",
+            "The model's name has 201 characters; up to 200 fit.",
+        ),
+    ],
+)
+def test_what_cannot_be_a_price_is_told_with_what_is_allowed(
+    store: Store, typed: dict[str, str], hint: str, refused: str
+) -> None:
+    form = {"provider": "openai", "model": "gpt-4o-mini", "what": "output", "amount": "0.4"} | typed
+    at = visit("cost", cost_own=True, **{f"cost_own_{name}": value for name, value in form.items()})
+    assert hint in _captions(at).replace("\\", "")
     click(at, "cost_own_set")
-    assert any("is not a price for gpt" in toast.value.replace("\\", "") for toast in at.toast)
-    assert "is not a price for gpt" in trouble(at).replace("\\", "") and "number of 0 or more" in trouble(at)
+    assert refused in trouble(at).replace("\\", "")
     assert own.list_own(store) == []
 
 

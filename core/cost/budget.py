@@ -23,6 +23,8 @@ Scope = Literal["run", "month", "person"]
 PREVIEW = "preview"
 """In place of a run's id: what previews cost counts in a month, and for a person, but they are no run."""
 MOST_USD = Decimal(1_000_000_000)
+LONGEST_SUBJECT = 100
+"""Characters of a person's name, as the ledger holds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,11 @@ def set_budget(store: Store, actor: Actor, scope: Scope, amount_usd: Decimal | N
     subject = subject.strip()
     if (scope == "person") != bool(subject):
         raise FabulaError(msg("A budget for one person needs a name; other budgets take none."), msg("Enter a name."))
+    if (count := len(subject)) > LONGEST_SUBJECT:
+        raise FabulaError(
+            msg("The person's name has {count} characters; up to {most} fit.", count=count, most=LONGEST_SUBJECT),
+            msg("Enter the name that the person signs in with."),
+        )
     if amount_usd is not None and not (amount_usd.is_finite() and 0 <= amount_usd <= MOST_USD):
         raise FabulaError(
             msg("A budget of {amount_usd} US dollars is not valid.", amount_usd=amount_usd),

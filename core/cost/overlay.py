@@ -147,15 +147,18 @@ def amount_in(text: str, what: str, unit: str, where: str) -> Decimal:
         ) from exc
     if not amount.is_finite() or amount < 0:
         raise BadFile(msg("{where}: “{text}” in “amount” is not a price.", where=where, text=text), _NEXT_STEP)
-    if unit == "ktok":
-        amount *= 1_000
-    most = {"hosting_hour": MOST_PER_HOUR, "batch_factor": Decimal(1)}.get(what, MOST_PER_MTOK)
-    if amount > most:
+    if amount > most_of(what, unit):
         raise BadFile(
             msg("{where}: “{text}” in “amount” is far above any known price; check the unit.", where=where, text=text),
             _NEXT_STEP,
         )
-    return amount
+    return amount * 1_000 if unit == "ktok" else amount
+
+
+def most_of(what: str, unit: str) -> Decimal:
+    """The largest amount that is taken for a price, in `unit`."""
+    most = {"hosting_hour": MOST_PER_HOUR, "batch_factor": Decimal(1)}.get(what, MOST_PER_MTOK)
+    return most / 1_000 if unit == "ktok" else most
 
 
 def _entry(row: dict[str, str | None], where: str) -> Entry:

@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 
 from core.actor import Actor
 from core.cost.book import PriceBook
-from core.cost.overlay import ANY, UNITS, Entry, amount_in
+from core.cost.overlay import ANY, UNITS, Entry, amount_in, most_of
 from core.cost.prices import ENGINE
 from core.db.store import Store, hold, new_id
 from core.db.tables import OwnPrice, utcnow
@@ -25,7 +25,9 @@ USES = ("input", "cached_input", "output", "training", "hosting_hour", "batch_fa
 CURRENCIES = ("USD", "CNY")
 """What a price can be set in: those between which a rate is stated."""
 
-_LONGEST = 200  # characters of a model's name, as the ledger holds them
+LONGEST_MODEL, LONGEST_PROVIDER = 200, 50
+"""Characters of a model's and a provider's name, as the ledger holds them."""
+
 _SOURCE = "set in this studio"
 
 
@@ -69,9 +71,19 @@ def set_price(
     if actor.role == "viewer":
         raise FabulaError(msg("Viewers cannot set prices."), msg("Ask an editor to do it."))
     provider, model = provider.strip(), model.strip()
-    if not provider or not model or len(model) > _LONGEST or len(provider) > 50:
+    if not provider or not model:
         raise FabulaError(
             msg("A price needs a provider and a model."), msg("Enter both exactly as the provider writes them.")
+        )
+    if (count := len(model)) > LONGEST_MODEL:
+        raise FabulaError(
+            msg("The model's name has {count} characters; up to {most} fit.", count=count, most=LONGEST_MODEL),
+            msg("Enter it exactly as the provider writes it."),
+        )
+    if (count := len(provider)) > LONGEST_PROVIDER:
+        raise FabulaError(
+            msg("The provider's name has {count} characters; up to {most} fit.", count=count, most=LONGEST_PROVIDER),
+            msg("Choose one from the list, or shorten it."),
         )
     if provider == ENGINE and model != ANY:
         raise FabulaError(
@@ -81,15 +93,15 @@ def set_price(
         raise FabulaError(
             msg("“{what}” is not priced per “{unit}”.", what=what, unit=unit), msg("Choose another unit.")
         )
+    allowed = msg("Enter a number from 0 to {most}.", most=f"{most_of(what, unit):,}")
+    if not amount.strip():
+        raise FabulaError(msg("The price has no amount."), allowed)
     number = typed_number(amount)
     try:
-        parsed = amount_in(number, what, "mtok", model)
         amount_in(number, what, unit, model)
+        parsed = Decimal(number)
     except BadFile as exc:
-        raise FabulaError(
-            msg("“{amount}” is not a price for {model}.", amount=amount, model=model),
-            msg("Enter a number of 0 or more."),
-        ) from exc
+        raise FabulaError(msg("“{amount}” is not a price for {model}.", amount=amount, model=model), allowed) from exc
     _one_currency(store, provider, model, what, currency)
     with store.session() as session:
         hold(session, "own_prices")

@@ -27,7 +27,7 @@ from core.message import msg
 
 Source = Literal["recipe", "sample", "upload", "chat", "examples"]
 Split = Literal["held_out", "train", "validation"]
-_LONGEST_NAME = 190  # characters; the table has room for 200, and a number may follow
+LONGEST_NAME = 190  # characters; the table has room for 200, and a number may follow
 _LONGEST_SEPARATOR = 20  # characters, as the table has room for
 _ROLES = "roles.json"  # beside the samples: which column is what, where it is not "the last one is the completion"
 # What files call the three parts (Hugging Face's and scikit-learn's words among them) → ours.
@@ -248,7 +248,7 @@ def own_name(session: Session, name: str) -> str:
 
     Two of one name could not be told apart, in no list and by no widget.
     """
-    wanted = storable(name.strip())[:_LONGEST_NAME] or "data set"
+    wanted = storable(name.strip())[:LONGEST_NAME] or "data set"
     taken = set(session.scalars(select(Dataset.name).where(Dataset.name.startswith(wanted, autoescape=True))))
     names = chain([wanted], (f"{wanted} ({n})" for n in count(2)))
     return next(free for free in names if free not in taken)

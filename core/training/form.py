@@ -15,8 +15,8 @@ N_EPOCHS, BATCH_SIZE = job_rules.N_EPOCHS, job_rules.BATCH_SIZE
 LEARNING_RATE_MULTIPLIER, SEED = job_rules.LEARNING_RATE_MULTIPLIER, job_rules.SEED
 LONGEST_SUFFIX = job_rules.LONGEST_SUFFIX
 _LONGEST_NAME = 200
-_LONGEST_PROJECT = 64
-_LONGEST_MARK = 50
+LONGEST_PROJECT = 64
+LONGEST_MARK = 50
 _HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
 _MOST_SHARE = 0.9  # something must be left to learn from
 TRACKERS = ("wandb", "trackio")
@@ -82,7 +82,7 @@ class JobForm:
         self._check_numbers()
         if self.file_format not in ("completion", "chat"):
             raise FabulaError(msg("The file format must be completion or chat."), msg("Choose one of the two."))
-        if max(len(self.separator or ""), len(self.stop or "")) > _LONGEST_MARK:
+        if max(len(self.separator or ""), len(self.stop or "")) > LONGEST_MARK:
             raise FabulaError(msg("The separator and the stop must have at most 50 characters."), msg("Shorten them."))
         if self.validation_share is not None and not 0 <= self.validation_share <= _MOST_SHARE:
             raise FabulaError(msg("The share for validation must be between 0 and 0.9."), msg("10 % is typical."))
@@ -91,7 +91,7 @@ class JobForm:
                 msg("There is no tracker {unknown}.", unknown=repr(min(unknown))),
                 msg("Choose W&B or Trackio, or none."),
             )
-        if self.trackers and not (self.project.strip() and len(self.project) <= _LONGEST_PROJECT):
+        if self.trackers and not (self.project.strip() and len(self.project) <= LONGEST_PROJECT):
             raise FabulaError(msg("The project must have 1 to 64 characters."), msg("Shorten it."))
 
     def _check_numbers(self) -> None:

@@ -13,8 +13,6 @@ from core import decimal_input
 from core.errors import FabulaError
 from pages.ui import cards, state
 
-_LONGEST = 30  # characters
-
 
 @dataclass(frozen=True, slots=True)
 class Typed:
@@ -46,7 +44,7 @@ def decimal_field(
     """
     with st.container(gap="xsmall", width=width):
         st.text_input(
-            label, key=key, max_chars=_LONGEST, placeholder=placeholder, help=help, disabled=disabled,
+            label, key=key, placeholder=placeholder, help=help, disabled=disabled,
             label_visibility="collapsed" if hidden_label else "visible", on_change=on_change or "rerun",
             persist_state="session" if persist else None,
         )  # fmt: skip

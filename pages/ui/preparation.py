@@ -10,11 +10,12 @@ from core.dataset.datasets import DatasetSummary
 from core.dataset.intake import importing
 from core.dataset.versions import Version
 from core.errors import FabulaError
-from core.training.form import FileFormat
+from core.training.form import LONGEST_MARK, FileFormat
 from pages.ui import cached, state
 from pages.ui.cached import Marks, Written
 from pages.ui.dataset import system_text
 from pages.ui.lang import _, as_markdown, mark
+from pages.ui.limited_fields import text_field
 
 _COMPLETION, _CHAT = "completion", "chat"
 _FORMATS = {_COMPLETION: mark("Prompt and completion"), _CHAT: mark("Chat")}
@@ -109,7 +110,7 @@ def _mark(title: str, key: str, proposed: str | None) -> str | None:
     if state.get(key) is None or state.get(key) == state.get(before):  # nobody has typed here: follow the proposal
         state.put(key, start)
     state.put(before, start)
-    shown = st.text_input(title, max_chars=50, key=key)
+    shown = text_field(title, key, LONGEST_MARK)
     return shown.replace("\\n", "\n") or None
 
 

@@ -15,6 +15,7 @@ from core.message import msg
 from pages.ui import cached, cards, decimal_field, state
 from pages.ui.cost import cached_cost
 from pages.ui.lang import _, mark, plain, usd
+from pages.ui.limited_fields import fits
 
 _SCOPES = {
     "month": mark("Everyone, per month"),
@@ -43,7 +44,8 @@ def show(budgets: Sequence[BudgetView]) -> None:
             )
             if scope == "person":
                 state.first("cost_budget_person", LOCAL.id)
-                st.text_input(_("Person"), key="cost_budget_person", width=180, max_chars=100)
+                with st.container(gap="xsmall", width=180):
+                    fits(st.text_input(_("Person"), key="cost_budget_person"), budget.LONGEST_SUBJECT)
             decimal_field.decimal_field(
                 _("Amount (USD)"), "cost_budget_amount", Decimal(0), budget.MOST_USD, placeholder="20", width=160
             )

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import streamlit as st
 
 from core.actor import LOCAL
 from core.cost import own
 from core.cost.book import PriceBook
-from core.cost.overlay import UNITS
+from core.cost.overlay import UNITS, most_of
 from core.cost.prices import ENGINE
-from pages.ui import cached, cards, state
+from pages.ui import cached, cards, decimal_field, state
 from pages.ui.cost import cached_cost
 from pages.ui.cost.price_choice import list_names, show_own
 from pages.ui.lang import _, ago, mark, plain
+from pages.ui.limited_fields import fits, text_field
 
 _USES = {
     "input": mark("Input"),
@@ -30,6 +33,7 @@ _UNITS = {
     "factor": mark("× live price"),
     "mchar": mark("1M characters"),
 }
+_LONGEST_NOTE = 200  # characters
 
 
 def show(book: PriceBook) -> None:
@@ -75,15 +79,22 @@ def _form(book: PriceBook) -> None:
             _("Provider"), list(names), format_func=lambda name: names.get(name, name), key="cost_own_provider",
             accept_new_options=True,
         )  # fmt: skip
-        st.text_input(_("Model"), key="cost_own_model", placeholder="ft:gpt-4.1-mini-2025-04-14", max_chars=200)
+        with st.container(gap="xsmall"):
+            model = st.text_input(_("Model"), key="cost_own_model", placeholder="ft:gpt-4.1-mini-2025-04-14")
+            fits(model, own.LONGEST_MODEL)
         what = st.selectbox(_("For"), list(_USES), format_func=lambda use: _(_USES[use]), key="cost_own_what")
-        st.text_input(_("Amount"), key="cost_own_amount", placeholder="0.40", max_chars=20)
+        amount, unit = st.container(), st.container()
         units = UNITS[what or "output"]
         if state.get("cost_own_unit") not in units:
             state.put("cost_own_unit", units[0])
-        st.selectbox(_("Per"), units, format_func=lambda unit: _(_UNITS[unit]), key="cost_own_unit")
+        per = unit.selectbox(_("Per"), units, format_func=lambda unit: _(_UNITS[unit]), key="cost_own_unit")
+        with amount:
+            decimal_field.decimal_field(
+                _("Amount"), "cost_own_amount", Decimal(0), most_of(what or "output", per or units[0]),
+                placeholder="0.40",
+            )  # fmt: skip
         st.selectbox(_("Currency"), own.CURRENCIES, key="cost_own_currency")
-        st.text_input(_("Note"), key="cost_own_note", placeholder=_("Source of the price"), max_chars=200)
+        text_field(_("Note"), "cost_own_note", _LONGEST_NOTE, placeholder=_("Source of the price"))
     st.button(_("Set price"), icon=":material/check:", key="cost_own_set", on_click=_set)
 
 

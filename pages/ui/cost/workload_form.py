@@ -17,6 +17,7 @@ from pages.ui.cost.price_choice import currency_choice
 from pages.ui.cost.workload_result import result
 from pages.ui.cost.workload_ways import Ways
 from pages.ui.lang import _, about, n_
+from pages.ui.limited_fields import number_field
 
 _START = {
     "work_requests": 1_000,
@@ -87,7 +88,7 @@ def _inputs(book: PriceBook) -> Asked:
 
 
 def _count(label: str, key: str, *, most: int = 10**8, help: str | None = None) -> None:
-    st.number_input(label, min_value=0, max_value=most, step=1, key=key, help=help, persist_state="session")
+    number_field(label, key, 0, most, _START[key], help=help, persist_state="session")
 
 
 def _typed(key: str) -> int:

@@ -13,6 +13,7 @@ from core.dataset.recipe import Recipe
 from pages.ui import models, state
 from pages.ui.dataset import column_file, column_form
 from pages.ui.lang import _, in_language, language
+from pages.ui.limited_fields import number_field
 from pages.ui.state import GridDraft
 
 SAVED = "saved"  # in place of a preset's id: the form holds a recipe that was saved
@@ -49,8 +50,8 @@ def recipe_form() -> Recipe:
             model = models.picker(
                 _("Written by"), "dataset_model", prefer=models.storyteller(), width=320, purpose_in=purpose
             )
-            repeats = st.number_input(
-                _("Repeats of each cell"), 1, 10_000, step=1, width=170, key="dataset_repeats", persist_state="session"
+            repeats = number_field(
+                _("Repeats of each cell"), "dataset_repeats", 1, 10_000, width=170, persist_state="session"
             )
             with st.popover(_("More"), icon=":material/tune:"):
                 more = _more()
@@ -59,7 +60,7 @@ def recipe_form() -> Recipe:
         columns=tuple(columns),
         template=template or "",
         system=str(more["system"] or ""),
-        repeats=int(repeats),
+        repeats=repeats,
         provider=model.provider if model else "",
         model=model.id if model else "",
         temperature=float(more["temperature"]),
@@ -172,8 +173,8 @@ def _more() -> dict[str, Any]:
             _("Temperature"), 0.0, 2.0, step=0.05, key="dataset_temperature", persist_state="session"
         ),
         "top_p": st.slider(_("Top p"), 0.0, 1.0, step=0.05, key="dataset_top_p", persist_state="session"),
-        "max_tokens": st.number_input(
-            _("Max tokens per text"), 1, 1_000_000, step=1, key="dataset_max_tokens", persist_state="session"
+        "max_tokens": number_field(
+            _("Max tokens per text"), "dataset_max_tokens", 1, 1_000_000, persist_state="session"
         ),
         "seed": st.number_input(
             _("Seed (empty: random each time)"), value=None, step=1, key="dataset_seed", persist_state="session"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.dataset import rowlist
+from core.dataset import curation, rowlist
 from core.dataset.rowlist import ListedRow, Where
 from pages.ui import cached, failure_words, state, views
 from pages.ui.dataset import row_actions, story_cards
 from pages.ui.lang import _, as_markdown, n_, plain
+from pages.ui.limited_fields import fits
 
 _HEIGHT = 320  # px: a story of 300 characters without scrolling
 
@@ -44,12 +45,13 @@ def _row(dataset_id: str, row: ListedRow) -> None:
         st.warning(as_markdown(reason), icon=":material/info:")
     writable = row.state in ("done", "failed", "excluded")
     state.first(f"dataset_text_{row.id}", row.text.strip())
-    st.text_area(_("Text"), height=_HEIGHT, key=f"dataset_text_{row.id}", disabled=not writable, max_chars=100_000)
+    text = st.text_area(_("Text"), height=_HEIGHT, key=f"dataset_text_{row.id}", disabled=not writable)
+    fitting = fits(text, curation.MOST_CHARACTERS)
     if row.original is not None:
         with st.expander(_("Original text"), icon=":material/history:"):
             st.text(row.original.strip())
     with st.container(horizontal=True):
-        if writable:
+        if writable and fitting:
             _button(_("Save the text"), "save", ":material/save:", _save, (row,), primary=True)
         if row.original is not None:
             _button(_("Original text"), "revert", ":material/history:", _done, (row_actions.as_written, row))

@@ -15,6 +15,7 @@ from core.errors import FabulaError
 from pages.ui import cached, cards, decimal_field, estimates, state
 from pages.ui.dataset.row_actions import CENT
 from pages.ui.lang import _, n_, usd
+from pages.ui.limited_fields import number_field
 
 _MORE = 2  # repeats that are proposed
 _BUDGET = "dataset_top_up_budget"
@@ -33,10 +34,7 @@ def show(summary: DatasetSummary, mode: runs.Mode) -> None:
 def _form(dataset_id: str, recipe: Recipe, mode: runs.Mode) -> None:
     st.markdown(f"**{_('More rows for each cell')}**")
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        state.first("dataset_more_repeats", _MORE)
-        more = int(
-            st.number_input(_("More repeats"), min_value=1, max_value=1_000, key="dataset_more_repeats", width=140)
-        )
+        more = number_field(_("More repeats"), "dataset_more_repeats", 1, 1_000, _MORE, width=140)
         _button(dataset_id, recipe, growing.more_repeats(recipe, more), "repeats", mode)
     st.divider()
     st.markdown(f"**{_('More values')}**")

@@ -11,10 +11,12 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 from core.actor import LOCAL
 from core.dataset import datasets
 from core.dataset.intake import decoding, importing, mapping
+from core.dataset.loading import LONGEST_NAME
 from core.errors import BadFile
 from pages.ui import cached, cards, state
 from pages.ui.dataset import upload_columns, upload_form
 from pages.ui.lang import _, as_markdown, n_, told
+from pages.ui.limited_fields import text_field
 
 _SHOWN_PROBLEMS = 20
 _FEW_NOTES = 2  # more of them are one click away
@@ -37,7 +39,6 @@ TYPES = [
     "xz",
     "zst",
 ]
-_LONGEST_NAME = 200  # characters, as the table has it
 _AUTO = ""  # the encoding as found
 
 
@@ -139,8 +140,10 @@ def _keep(page: str, file: UploadedFile, imported: importing.Imported, opened: C
     read_as = f"{imported.sheet}_{imported.recognised.form}"  # other columns, other choices
     chosen = upload_columns.choose(imported, lambda name: _key(page, f"{name}_{read_as}", file))
     ready = upload_columns.outlook(imported, chosen)
-    stem = PurePath(file.name).stem[:_LONGEST_NAME]
-    name = st.text_input(_("Name"), stem, max_chars=_LONGEST_NAME, key=_key(page, "name_of_file", file))
+    stem = PurePath(file.name).stem[:LONGEST_NAME]
+    name_key = _key(page, "name_of_file", file)
+    state.first(name_key, stem)
+    name = text_field(_("Name"), name_key, LONGEST_NAME)
     st.button(
         _("Save as a data set"),
         icon=":material/save:",

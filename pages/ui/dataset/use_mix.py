@@ -10,10 +10,13 @@ import streamlit as st
 from core.actor import LOCAL
 from core.dataset import mixing
 from core.dataset.datasets import DatasetSummary
+from core.dataset.intake import table
+from core.dataset.loading import LONGEST_NAME
 from core.errors import FabulaError
 from pages.ui import cached, cards, decimal_field, state
 from pages.ui.dataset import dataset_picker
 from pages.ui.lang import _, label, n_, percent, plain
+from pages.ui.limited_fields import number_field, text_field
 
 _LARGEST_SEED = 2**31 - 1
 _LARGEST_SHARE = Decimal(1_000_000)
@@ -37,9 +40,9 @@ def show(chosen: DatasetSummary, others: Sequence[DatasetSummary]) -> None:
         return
     parts = [(one.id, _share(one)) for one in (chosen, *(by_id[id_] for id_ in picked))]
     whole = st.toggle(_("All available rows"), True, key="dataset_mix_whole")
-    size = None if whole else int(st.number_input(_("Rows of the mix"), 1, value=100, key="dataset_mix_size"))
-    seed = int(st.number_input(_("Seed (change it to draw other rows)"), 0, _LARGEST_SEED, 0, key="dataset_mix_seed"))
-    name = st.text_input(_("Name"), max_chars=200, key="dataset_mix_name", placeholder=_("the names of its data sets"))
+    size = None if whole else number_field(_("Rows of the mix"), "dataset_mix_size", 1, table.MOST_ROWS, 100)
+    seed = number_field(_("Seed (change it to draw other rows)"), "dataset_mix_seed", 0, _LARGEST_SEED)
+    name = text_field(_("Name"), "dataset_mix_name", LONGEST_NAME, placeholder=_("the names of its data sets"))
     try:
         planned = mixing.plan(cached.store(), parts, size)
     except FabulaError as problem:

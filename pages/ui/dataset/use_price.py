@@ -12,24 +12,25 @@ from core.providers import ModelInfo
 from pages.ui import beside, cached, models, preparation, state, training_estimate, views
 from pages.ui.cached import Marks
 from pages.ui.lang import _
+from pages.ui.limited_fields import number_field
 
 
 def show(chosen: DatasetSummary, version: Version | None, marks: Marks) -> tuple[ModelInfo | None, int]:
     """Model, epochs, what that takes, and the primary button. Returns both; None when no model can be trained now."""
     st.markdown(_("**Train on this data set**"))
     model = models.picker(_("Model"), "dataset_train_model", prefer=packaged.BASE, among=cached.trainable())
-    epochs = st.number_input(
+    epochs = number_field(
         _("Epochs: how often each row is read"),
+        "dataset_train_epochs",
         1,
         50,
         training_estimate.USUAL_EPOCHS,
-        key="dataset_train_epochs",
         persist_state="session",
     )
     if model is None:
         models.none_yet()
     else:
-        _facts(chosen, version, marks, model, int(epochs))
+        _facts(chosen, version, marks, model, epochs)
     if st.button(
         _("Train on this"),
         icon=":material/model_training:",
@@ -37,8 +38,8 @@ def show(chosen: DatasetSummary, version: Version | None, marks: Marks) -> tuple
         width="stretch",
         key="dataset_train",
     ):
-        _carry_over(chosen, version, model, int(epochs))
-    return model, int(epochs)
+        _carry_over(chosen, version, model, epochs)
+    return model, epochs
 
 
 def _facts(chosen: DatasetSummary, version: Version | None, marks: Marks, model: ModelInfo, epochs: int) -> None:

@@ -11,11 +11,13 @@ from core.dataset.versions import Version
 from core.db.tables import utcnow
 from pages.ui import cached, cards, state, views
 from pages.ui.lang import _, ago, n_, number
+from pages.ui.limited_fields import number_field, text_field
 
 _NOW = ""
 _MADE = "dataset_version_made"
 _SHARES = (0, 5, 10, 15, 20, 25, 30, 40, 50)  # percent
 _LARGEST_SEED = 2**31 - 1
+_LONGEST_NOTE = 200  # characters
 
 
 def pick(page: str, chosen: DatasetSummary) -> Version | None:
@@ -60,13 +62,11 @@ def keep(chosen: DatasetSummary) -> None:
             key="dataset_share",
             help=_("The same share of every cell. These rows are not trained on; they measure the model."),
         )
-        seed = st.number_input(
-            _("Seed (change it to draw other rows)"), 0, _LARGEST_SEED, 0, key="dataset_split_seed", format="%d"
-        )
-        note = st.text_input(_("Note"), max_chars=200, key="dataset_version_note")
+        seed = number_field(_("Seed (change it to draw other rows)"), "dataset_split_seed", 0, _LARGEST_SEED)
+        note = text_field(_("Note"), "dataset_version_note", _LONGEST_NOTE)
         if st.button(_("Save as a version"), type="primary", icon=":material/bookmark_add:", key="dataset_freeze"):
             with cards.errors_shown(), st.spinner(_("Saving the rows"), show_time=True):
-                _keep(chosen.id, int(share) / 100, int(seed), note)
+                _keep(chosen.id, int(share) / 100, seed, note)
                 st.rerun()
 
 

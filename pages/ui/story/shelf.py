@@ -9,9 +9,11 @@ from core.story.opinions import MOST_STARS
 from core.story.shelf import Where
 from pages.ui import cached, cards, state
 from pages.ui.lang import _, mark, n_
+from pages.ui.limited_fields import text_field
 from pages.ui.story import story_card, story_exports
 
 _SHOWN = 10
+_LONGEST_SEARCH = 200  # characters
 _STATES = {
     "": mark("All"),
     "liked": mark("Liked"),
@@ -58,9 +60,9 @@ def _page(pages: int) -> int:
 
 def _filters() -> Where:
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        words = st.text_input(
-            _("Search"), key="story_search", placeholder=_("Words of the story, its prompt or its tags"),
-            icon=":material/search:", max_chars=200, label_visibility="collapsed", persist_state="session",
+        words = text_field(
+            _("Search"), "story_search", _LONGEST_SEARCH, placeholder=_("Words of the story, its prompt or its tags"),
+            icon=":material/search:", label_visibility="collapsed", persist_state="session",
         )  # fmt: skip
         with st.popover(_("Filter"), icon=":material/filter_alt:"):
             model = st.selectbox(

@@ -13,6 +13,7 @@ from core.story.arena import Round
 from core.story.shelf import KeptStory
 from pages.ui import cached, cards, models, state, views
 from pages.ui.lang import _, ago, code, duration, n_, number, plain
+from pages.ui.limited_fields import fits
 from pages.ui.money import work_cost
 from pages.ui.story import story_actions, story_facts
 from pages.ui.story.story_desk import LEAVE_S, desk
@@ -99,9 +100,13 @@ def _edit(story: KeptStory) -> None:
         st.rerun()  # a button of a dialog draws the dialog only
     cards.left_by_last_action()
     state.first(f"story_text_{story.id}", story.final)
-    st.text_area(_("Text"), height=420, key=f"story_text_{story.id}", max_chars=opinions.LONGEST_TEXT)
+    text = st.text_area(_("Text"), height=420, key=f"story_text_{story.id}")
+    saved = fits(text, opinions.LONGEST_TEXT)
     with st.container(horizontal=True):
-        st.button(_("Save"), type="primary", key=f"story_keep_{story.id}", on_click=_keep, args=(story.id,))
+        st.button(
+            _("Save"), type="primary", key=f"story_keep_{story.id}", disabled=not saved, on_click=_keep,
+            args=(story.id,),
+        )  # fmt: skip
         if story.edited_text is not None:
             _do(_("Original"), ":material/history:", f"story_unedit_{story.id}", _unedit, story)
 

@@ -9,6 +9,7 @@ import streamlit as st
 from core.providers import ModelInfo
 from pages.ui import state
 from pages.ui.lang import _
+from pages.ui.limited_fields import number_field
 from pages.ui.story.story_model import Shape
 
 _MOST_STOPS = 4  # OpenAI's API reference, "stop": up to 4 sequences
@@ -39,9 +40,7 @@ def form(info: ModelInfo, shape: Shape) -> Settings:
         state.first(f"story_{key}", value)
     temperature = st.slider(_("Temperature"), 0.0, 2.0, step=0.05, key="story_temperature", persist_state="session")
     top_p = st.slider(_("Top p"), 0.0, 1.0, step=0.05, key="story_top_p", persist_state="session")
-    most = st.number_input(
-        _("Max tokens per story"), 1, 32_768, step=1, key="story_max_tokens", persist_state="session"
-    )
+    most = number_field(_("Max tokens per story"), "story_max_tokens", 1, 32_768, persist_state="session")
     stop = _stop(info, shape)
     seed = st.number_input(
         _("Seed (empty: random each time)"), value=None, step=1, key="story_seed", persist_state="session"
@@ -52,7 +51,7 @@ def form(info: ModelInfo, shape: Shape) -> Settings:
         help=_("Three requests, each based on the one before. For models that follow instructions."),
         persist_state="session",
     )
-    return Settings(float(temperature), float(top_p), int(most), None if seed is None else int(seed), stop, chain)
+    return Settings(float(temperature), float(top_p), most, None if seed is None else int(seed), stop, chain)
 
 
 def _stop(info: ModelInfo, shape: Shape) -> tuple[str, ...]:

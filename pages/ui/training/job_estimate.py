@@ -12,7 +12,7 @@ from core.training import tracking
 from core.training.estimating import JobEstimate
 from core.training.form import (
     BATCH_SIZE,
-    LONGEST_SUFFIX,
+    LONGEST_PROJECT,
     N_EPOCHS,
     PROJECT,
     SEED,
@@ -24,6 +24,7 @@ from core.training.preflight import Preflight
 from pages.ui import beside, cached, cards, decimal_field, state
 from pages.ui.decimal_field import Typed
 from pages.ui.lang import _, about, as_markdown, duration, n_, number, usd
+from pages.ui.limited_fields import number_field, text_field
 from pages.ui.money import local_amount
 from pages.ui.training import cached_form, job_form
 from pages.ui.training.job_form import Draft
@@ -144,7 +145,6 @@ def _suffix() -> bool:
     with st.container(gap="xsmall"):
         st.text_input(
             _("Suffix: becomes part of the model's name"),
-            max_chars=LONGEST_SUFFIX,
             key=job_form.SUFFIX,
             placeholder=_("for example ultraman"),
             persist_state="session",
@@ -164,7 +164,7 @@ def _auto(title: str, key: str, start: int, least: int, most: int) -> None:
             state.put(key, int(state.get(key)))
         else:
             state.first(key, start)
-        st.number_input(title, least, most, key=key, label_visibility="collapsed", width=140, persist_state="session")
+        number_field(title, key, least, most, width=140, label_visibility="collapsed", persist_state="session")
 
 
 def _auto_rate(title: str, key: str) -> Typed:
@@ -196,4 +196,4 @@ def _trackers(provider: str) -> None:
             if why_not is not None:
                 st.caption(as_markdown(why_not))
         state.first(job_form.PROJECT_KEY, PROJECT)
-        st.text_input(_("Project name"), max_chars=64, key=job_form.PROJECT_KEY, persist_state="session")
+        text_field(_("Project name"), job_form.PROJECT_KEY, LONGEST_PROJECT, persist_state="session")

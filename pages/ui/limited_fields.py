@@ -1,0 +1,103 @@
+"""Fields with a limit that is said in a sentence, in the visitor's language.
+
+The browser's own limits say nothing: a text that is pasted and longer than `max_chars` is dropped as a whole, and a
+number out of range turns the field red, with a note in English behind an icon. Here every text and number arrives, is
+brought within the limit, and a line under the field says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import streamlit as st
+
+from pages.ui import state
+from pages.ui.lang import _, number
+
+Width = int | Literal["stretch"]
+
+
+def number_field(
+    label: str,
+    key: str,
+    least: int,
+    most: int,
+    start: int | None = None,
+    *,
+    width: Width = "stretch",
+    on_change: Callable[[], None] | None = None,
+    **look: Any,
+) -> int:
+    """A field for a whole number from `least` to `most`; a number outside becomes the nearest one inside.
+
+    Args:
+        start: its first number; None: `least`.
+        look: more arguments of `st.number_input`.
+    """
+    state.first(key, least if start is None else start)
+    with st.container(gap="xsmall", width=width):
+        value = st.number_input(
+            label, step=1, key=key, on_change=_bounded, args=(key, least, most, on_change), **look
+        )  # fmt: skip
+        if state.get(_note(key)) == value:
+            st.caption(
+                ":material/info: "
+                + _("Allowed: {least} to {most}. {used} is used.").format(
+                    least=number(least), most=number(most), used=number(value)
+                )
+            )
+    return int(value)
+
+
+def text_field(label: str, key: str, longest: int, *, width: Width = "stretch", **look: Any) -> str:
+    """A field for a name or a note of at most `longest` characters; what is longer is cut.
+
+    A text that must not be cut (a model's name, a story) takes an ordinary field with `fits` under it.
+
+    Args:
+        look: more arguments of `st.text_input`.
+    """
+    with st.container(gap="xsmall", width=width):
+        text = st.text_input(label, key=key, on_change=_cut, args=(key, longest), **look)
+        if text and state.get(_note(key)) == text:
+            st.caption(
+                ":material/info: "
+                + _("Up to {most} characters fit. The rest was left out.").format(most=number(longest))
+            )
+    return str(text or "")
+
+
+def fits(text: str, longest: int) -> bool:
+    """Whether a text has at most `longest` characters; a line says so where it has more."""
+    if len(text) <= longest:
+        return True
+    st.caption(
+        ":material/info: "
+        + _("The text has {count} characters; up to {most} fit. Shorten it.").format(
+            count=number(len(text)), most=number(longest)
+        )
+    )
+    return False
+
+
+def _bounded(key: str, least: int, most: int, then: Callable[[], None] | None) -> None:
+    value = state.get(key)
+    used = least if value is None else min(max(int(value), least), most)
+    if used != value:
+        state.put(key, used)
+    state.put(_note(key), used if value is not None and used != value else None)
+    if then is not None:
+        then()
+
+
+def _cut(key: str, longest: int) -> None:
+    text = str(state.get(key) or "")
+    if len(text) > longest:
+        state.put(key, text[:longest])
+    state.put(_note(key), text[:longest] if len(text) > longest else None)
+
+
+def _note(key: str) -> str:
+    """Where the value is that a limit has made."""
+    return f"{key}_limited"

@@ -1,0 +1,58 @@
+"""A number or a text outside the limits of its field: brought inside, and said in a sentence."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from core.cost import budget
+from core.db.store import Store
+from tests.test_pages import click, visit, words
+
+_PAGES = Path(__file__).parents[1] / "pages"
+
+
+@pytest.mark.parametrize(
+    ("page", "before", "key", "typed", "used", "sentence"),
+    [
+        ("dataset", {}, "dataset_repeats", 0, 1, "Allowed: 1 to 10,000. 1 is used."),
+        ("dataset", {}, "dataset_repeats", 20_000, 10_000, "Allowed: 1 to 10,000. 10,000 is used."),
+        ("dataset", {}, "dataset_max_tokens", -5, 1, "Allowed: 1 to 1,000,000. 1 is used."),
+        ("cost", {"cost_part": "workload"}, "work_epochs", 5_000, 1_000, "Allowed: 0 to 1,000. 1,000 is used."),
+    ],
+)
+def test_a_number_out_of_range_becomes_the_nearest_one_and_a_sentence_says_so(
+    store: Store, page: str, before: dict[str, str], key: str, typed: int, used: int, sentence: str
+) -> None:
+    at = visit(page, **before)
+    at.number_input(key=key).set_value(typed).run()
+    assert at.number_input(key=key).value == used and sentence in words(at)
+    at.number_input(key=key).set_value(2).run()
+    assert at.number_input(key=key).value == 2 and "Allowed:" not in words(at)
+
+
+def test_a_note_that_is_too_long_is_cut_and_a_sentence_says_so(store: Store) -> None:
+    at = visit("cost", cost_own=True)
+    at.text_input(key="cost_own_note").input("n" * 250).run()
+    assert at.text_input(key="cost_own_note").value == "n" * 200
+    assert "Up to 200 characters fit. The rest was left out." in words(at)
+    at.text_input(key="cost_own_note").input("from the invoice").run()
+    assert "The rest was left out." not in words(at)
+
+
+def test_a_name_that_must_not_be_cut_is_refused_in_a_sentence(store: Store) -> None:
+    at = visit("cost", cost_part="spent", cost_budgets=True, cost_budget_scope="person", cost_budget_amount="5")
+    at.text_input(key="cost_budget_person").input("p" * 101).run()
+    assert "The text has 101 characters; up to 100 fit. Shorten it." in words(at)
+    click(at, "cost_budget_set")
+    assert "The person's name has 101 characters; up to 100 fit." in words(at) and budget.budgets(store) == []
+
+
+@pytest.mark.parametrize("path", sorted(_PAGES.rglob("*.py")), ids=lambda path: path.name)
+def test_no_field_has_a_limit_that_only_the_browser_knows(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert "max_chars" not in re.sub(r'""".*?"""', "", source, flags=re.DOTALL)
+    limited = re.findall(r"number_input\((?:[^()]|\([^()]*\))*?(?:min_value|max_value|, -?\d)", source)
+    assert not limited, "pages.ui.limited_fields.number_field says what is allowed"
