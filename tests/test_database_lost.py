@@ -36,7 +36,7 @@ _ROOT = Path(__file__).parent.parent
 _MODEL = "writer"
 _CEILING = 16  # requests that a run keeps in flight
 _ROWS = 600
-_LOST = "Check that the database|Restore a backup|permissions|write permission"
+_LOST = "Check that the database|Restore a backup|permissions|write permission|out of the folder"
 
 
 @dataclass

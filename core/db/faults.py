@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 
 from sqlalchemy import exc as sa_exc
 
@@ -107,6 +108,18 @@ def storage_fault(error: BaseException) -> StorageFull | None:
 def gone() -> DatabaseLost:
     """The database file is not where it was, or another file has taken its place."""
     return DatabaseLost(*_GONE)
+
+
+def old_journal(journal: Path) -> DatabaseLost:
+    """Another file is in the database's place, and SQLite would read the journal of the lost file as part of it."""
+    return DatabaseLost(
+        msg("The database file was replaced, but the journal of the old one is still there: {path}", path=journal),
+        msg(
+            "Paid requests are stopped. Stop Fabula, move `{wal}` and `{shm}` out of the folder, then start it again.",
+            wal=journal.name,
+            shm=journal.name.removesuffix("-wal") + "-shm",
+        ),
+    )
 
 
 def damaged() -> DatabaseLost:

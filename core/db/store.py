@@ -19,8 +19,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.db import totals
-from core.db.database_file import DatabaseFile
-from core.db.faults import damaged, storage_fault
+from core.db.database_file import DatabaseFile, Seen
+from core.db.faults import damaged, gone, storage_fault
 from core.db.migrate import upgrade
 from core.errors import DatabaseLost, StorageFull
 from core.message import msg
@@ -83,6 +83,7 @@ class Store:
         try:
             with _told_in_sentences():
                 if not create:
+                    store.check_file()
                     check_pages(store.engine)
                 upgrade(store.engine)
         except BaseException:
@@ -126,24 +127,35 @@ class Store:
         with _told_in_sentences(), self._readers() as session:
             yield session
 
-    def check_file(self) -> None:
-        """See that the database file is still there; call it after a commit: only then is it durable.
+    def check_file(self, since: Seen | None = None) -> Seen | None:
+        """See that the database file is still there; call it before a transaction, and with `since` after its commit:
+        only then is it durable.
 
         Connections to a file that is gone are closed, so that a copy that is put back is used at once.
 
+        Args:
+            since: what the check before the transaction returned.
+
+        Returns:
+            Which file is there; None where the database is no file.
+
         Raises:
-            DatabaseLost: it was deleted, replaced or overwritten.
+            DatabaseLost: it was deleted, replaced or overwritten, maybe for a while only: another thread may have
+                found another file in its place since then, which has nothing of this transaction.
         """
         if self.file is None:
-            return
+            return None
         if self._lost is not None:
             self._look_again(self._lost)
         try:
-            self.file.check()
+            seen = self.file.check()
         except DatabaseLost as exc:
             self._lost, self._look_at = exc, time.monotonic() + _LOOK_AGAIN_S
             self.close()
             raise
+        if since not in (None, seen):
+            raise gone()
+        return seen
 
     def _look_again(self, lost: DatabaseLost) -> None:
         """A file that has come back must be whole: SQLite would also read the old journal over a foreign file."""
@@ -163,9 +175,9 @@ class Store:
     @contextmanager
     def _kept(self) -> Iterator[None]:
         """What is committed inside goes into the file that has its name, before and afterwards."""
-        self.check_file()
+        seen = self.check_file()
         yield
-        self.check_file()
+        self.check_file(seen)
 
     def close(self) -> None:
         """Give all connections back. The store may be used again: it opens new ones."""
@@ -234,11 +246,19 @@ def _create_folders(settings: Settings) -> None:
 
 
 def check_pages(engine: Engine) -> None:
-    """A database that comes back after it was lost: SQLite's checkpoint may have put a new header over garbage."""
+    """See that a database that comes back after it was lost is a whole one, and Fabula's.
+
+    SQLite's checkpoint may have put a new header over garbage; an empty file, or another program's, is whole as well.
+
+    Raises:
+        DatabaseLost: it is damaged.
+        sqlalchemy.exc.DBAPIError: it has no tables of Fabula's.
+    """
     if engine.dialect.name == "sqlite":
         with engine.connect() as connection:
             if connection.exec_driver_sql("PRAGMA quick_check(1)").scalar() != "ok":
                 raise damaged()
+            connection.exec_driver_sql("SELECT version_num FROM alembic_version")
 
 
 def _create_file(path: Path) -> None:

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from core.dataset.writing import ledger
 from core.dataset.writing.ledger import Outcome
+from core.db.database_file import Seen
 from core.db.faults import storage_fault
 from core.db.rescue import Entry, RescueFile
 from core.db.store import Store
@@ -88,6 +89,7 @@ class Keeper:
         self._lock = asyncio.Lock()  # SQLite lets one writer in; a second one would sleep, not queue
         self._writing: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
+        self._file: Seen | None = None  # the database file that the connection was made to
         self._retry_at = 0.0
 
     @property
@@ -239,11 +241,12 @@ class Keeper:
     def _write_group(self, group: Sequence[Outcome], sent: Sequence[int], refused: Sequence[int]) -> set[int]:
         try:
             if self._connection is None:
+                self._file = self._store.check_file()
                 self._connection = self._store.engine.connect()
             with self._connection.begin():
                 ledger.settle(self._connection, group, self._claimant)
                 gone = ledger.mark(self._connection, sent, refused)
-            self._store.check_file()
+            self._store.check_file(self._file)
             return gone
         except (DBAPIError, PoolTimeout, DatabaseLost) as exc:
             with suppress(SQLAlchemyError):
