@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import studio_process
+from tests import browser_page, studio_process
+from tests.browser_page import BUSY_S, choose, expect, press, settled, visit
 from tests.story_server import MODELS, Teller
 from tests.studio_process import Studio
-from tests.test_browser import press, settled, visit
-from tests.test_browser import pytestmark as pytestmark
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
+
+pytestmark = browser_page.MARKS
 
 _NASTY = (
     "![x](http://example.com/x.png) <img src=http://example.com/y.png> <script>fetch('http://example.com/z')</script> "
     "[link](http://example.com) http://example.com/plain"
 )
-_BUSY_MS = 90_000  # a machine may be busy
 # A voice that only remembers: each sentence ends as soon as it has begun.
 _VOICE = """
 window.spoken = [];
@@ -46,26 +47,35 @@ def studio(tmp_path_factory: pytest.TempPathFactory, teller: Teller) -> Iterator
         yield studio
 
 
-def _words(page: Page, number: int = 0) -> str:
-    return page.locator(f".st-key-story_words_{number}").inner_text()
+def _words(page: Page, number: int = 0) -> Locator:
+    return page.locator(f".st-key-story_words_{number}")
 
 
-def _until_words(page: Page, text: str, number: int = 0) -> None:
-    page.locator(f".st-key-story_words_{number}").get_by_text(text).wait_for()
+def _until_longer(page: Page, characters: int) -> None:
+    """Until the story has so many characters more than it has now."""
+    page.wait_for_function(
+        """more => {
+          const words = document.querySelector(".st-key-story_words_0 [data-testid='stText']")?.innerText ?? "";
+          window.shorter = Math.min(window.shorter ?? Infinity, words.length || Infinity);
+          if (words.length < window.shorter + more) return false;
+          delete window.shorter;
+          return true;
+        }""",
+        arg=characters,
+    )
 
 
 def test_words_grow_while_they_come_and_stopping_keeps_them(browser: Browser, studio: Studio, teller: Teller) -> None:
     teller.begin(("从前，", "有一"), endless=True)
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     press(page, "story_button")
-    _until_words(page, "从前，有一")
-    first = len(_words(page))
-    page.wait_for_function(f"document.querySelector('.st-key-story_words_0').innerText.length > {first + 20}")
-    page.get_by_role("button", name="Stop", exact=True).last.click()
+    expect(_words(page)).to_contain_text("从前，有一")
+    _until_longer(page, 20)
+    press(page, "story_stop", running=True)
     page.get_by_text("stopped; the text so far is kept").wait_for()
-    assert teller.hung_up.wait(90) and len(_words(page)) > first + 20
-    assert page.get_by_role("button", name="Continue").count() == 1
-    page.context.close()
+    assert teller.hung_up.wait(BUSY_S)
+    expect(_words(page)).to_have_text(re.compile("从前，有一字{20,}"))
+    expect(page.get_by_role("button", name="Continue")).to_have_count(1)
 
 
 @pytest.mark.parametrize("gated", [0, 1], ids=["before the first word", "in the middle"])
@@ -80,19 +90,19 @@ def test_stop_ends_a_story_whose_engine_does_not_answer(
     if compare:
         page.get_by_text("Compare", exact=True).first.click()
         page.get_by_test_id("stMultiSelect").wait_for()
-        settled(page)
     press(page, "story_button")
-    _until_words(page, "从前，" if gated else "Waiting for the first word")
+    expect(_words(page)).to_contain_text("从前，" if gated else "Waiting for the first word")
     if stop == "Streamlit's":
         page.get_by_test_id("stStatusWidget").get_by_role("button", name="Stop").click()
     else:
-        press(page, "story_stop")
-    for number in range(1 + compare):
-        _until_words(page, "从前，" if gated else "No word has come.", number)
-    page.get_by_text("stopped; the text so far is kept").nth(int(compare)).wait_for()
+        press(page, "story_stop", running=True)
+    expect(page.get_by_text("stopped; the text so far is kept")).to_have_count(1 + compare)
     page.locator(".st-key-story_button").wait_for()
-    assert page.get_by_text("you left the page").count() == 0 and not teller.go_on.is_set()
-    page.context.close()
+    for number in range(1 + compare):
+        expect(_words(page, number)).to_contain_text("从前，" if gated else "No word has come.")
+    settled(page)
+    expect(page.get_by_text("you left the page")).to_have_count(0)
+    assert not teller.go_on.is_set()
 
 
 def test_nothing_of_before_stays_while_a_story_is_written(browser: Browser, studio: Studio, teller: Teller) -> None:
@@ -100,50 +110,49 @@ def test_nothing_of_before_stays_while_a_story_is_written(browser: Browser, stud
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     invitation = page.get_by_text("Try values that aren't in the training data")
     write = page.locator(".st-key-story_button")
-    assert invitation.count() == write.count() == 1
+    expect(invitation).to_have_count(1)
+    expect(write).to_have_count(1)
     press(page, "story_button")
-    _until_words(page, "从前，")
-    invitation.wait_for(state="detached")
-    write.wait_for(state="detached")
+    expect(_words(page)).to_contain_text("从前，")
+    expect(invitation).to_have_count(0)
+    expect(write).to_have_count(0)
     page.locator(".st-key-story_stop").wait_for()
     assert not teller.go_on.is_set()  # and the story goes on
     teller.go_on.set()
     page.get_by_text("complete").wait_for()
-    page.context.close()
 
 
 def test_a_page_that_is_left_hangs_up(browser: Browser, studio: Studio, teller: Teller) -> None:
     teller.begin(("从前，",), endless=True)
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     press(page, "story_button")
-    _until_words(page, "从前，")
+    expect(_words(page)).to_contain_text("从前，")
     page.context.close()
-    assert teller.hung_up.wait(90)
+    assert teller.hung_up.wait(BUSY_S)
 
 
 def test_another_page_of_the_studio_is_leaving_too(browser: Browser, studio: Studio, teller: Teller) -> None:
     teller.begin(("从前，",), endless=True)
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     press(page, "story_button")
-    _until_words(page, "从前，")
+    expect(_words(page)).to_contain_text("从前，")
     page.get_by_role("link", name="Settings").first.click()
-    assert teller.hung_up.wait(90)
-    page.context.close()
+    assert teller.hung_up.wait(BUSY_S)
 
 
 def test_a_click_on_the_page_is_not_leaving(browser: Browser, studio: Studio, teller: Teller) -> None:
     teller.begin(("从前，",), endless=True)
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     press(page, "story_button")
-    _until_words(page, "从前，")
-    for _ in range(3):
-        page.locator(".st-key-story_aloud label").click()
-        first = len(_words(page))
-        page.wait_for_function(f"document.querySelector('.st-key-story_words_0').innerText.length > {first + 30}")
+    expect(_words(page)).to_contain_text("从前，")
+    aloud = page.locator(".st-key-story_aloud")
+    for checked in (True, False, True):
+        aloud.locator("label").click()
+        expect(aloud.get_by_role("switch")).to_be_checked(checked=checked)
+        _until_longer(page, 30)
     assert not teller.hung_up.is_set()
     teller.go_on.set()
     page.get_by_text("complete").wait_for()
-    page.context.close()
 
 
 def test_four_panes_fill_at_once_and_a_blind_vote_reveals_them(
@@ -152,47 +161,38 @@ def test_four_panes_fill_at_once_and_a_blind_vote_reveals_them(
     teller.begin(("我是 {model}。", "完。"), gated=1)
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     page.locator(".st-key-story_compare label").click()
+    page.locator(".st-key-story_others").wait_for()
     settled(page)
     page.locator(".st-key-story_blind label").click()
-    settled(page)
-    box = page.locator(".st-key-story_others input")
     for name in MODELS[2:]:
-        box.fill(name)
-        page.keyboard.press("Enter")
-        page.locator(".st-key-story_others").get_by_text(name).first.wait_for()
-        settled(page)
-    page.keyboard.press("Escape")
+        choose(page, "story_others", name)
     press(page, "story_button")
     for number in range(4):
-        _until_words(page, "我是", number)  # all of them before any has ended
+        expect(_words(page, number)).to_contain_text("我是")  # all of them before any has ended
     teller.go_on.set()
     page.locator(".st-key-story_vote_3").wait_for()
-    shown = {_words(page, number).split()[1].split("。")[0] for number in range(4)}
-    assert shown == set(MODELS)
-    settled(page)
+    stories = page.locator("[class*=st-key-story_words_]")
+    expect(stories).to_have_count(len(MODELS))
+    for name in MODELS:  # in an order that is not told
+        expect(stories.filter(has_text=f"我是 {name}。完。")).to_have_count(1)
     press(page, "story_vote_1")
     page.get_by_text("You chose").wait_for()
-    page.context.close()
 
 
 def test_a_voice_reads_sentence_by_sentence_while_more_is_written(
     browser: Browser, studio: Studio, teller: Teller
 ) -> None:
     teller.begin(("第一句。第二", "句！后", "来呢"), gated=2)
-    page = browser.new_context(locale="en-US").new_page()
-    page.set_default_timeout(_BUSY_MS)
-    page.add_init_script(_VOICE)
-    page.goto(f"{studio.url}/story")
-    settled(page)
+    page = visit(browser, f"{studio.url}/story", script=_VOICE, locale="en-US")
     press(page, "story_button")
-    _until_words(page, "第二句！")
+    expect(_words(page)).to_contain_text("第二句！")
     page.locator(".st-key-story_aloud label").click()
     page.wait_for_function("window.spoken.length === 2")  # the third sentence has no end yet
     teller.go_on.set()
     page.wait_for_function("window.spoken.length === 3")
-    assert [said for said, _rate in page.evaluate("window.spoken")] == ["第一句。", "第二句！", "后来呢"]
-    assert page.get_by_role("button", name="Pause").count() == 1
-    page.context.close()
+    spoken = "said => JSON.stringify(window.spoken.map(([text, _rate]) => text)) === JSON.stringify(said)"
+    page.wait_for_function(spoken, arg=["第一句。", "第二句！", "后来呢"])
+    expect(page.get_by_role("button", name="Pause")).to_have_count(1)
 
 
 def test_no_word_of_a_model_makes_the_browser_ask_anybody(browser: Browser, studio: Studio, teller: Teller) -> None:
@@ -202,16 +202,17 @@ def test_no_word_of_a_model_makes_the_browser_ask_anybody(browser: Browser, stud
     page.on("request", lambda request: asked.append(request.url))
     press(page, "story_button")
     page.get_by_text("complete").wait_for()
-    assert _words(page).strip() == _NASTY
+    expect(_words(page)).to_have_text(_NASTY, use_inner_text=True)
+    settled(page)
     page.get_by_role("radio", name="Earlier stories").click()
     page.get_by_text("plain").first.wait_for()
     settled(page)
     page.goto(f"{studio.url}/story?stage=1")
     press(page, "presenter_write")
     page.get_by_text("complete").wait_for()
-    assert page.locator("img[src*='example']").count() == 0
+    settled(page)
+    expect(page.locator("img[src*='example']")).to_have_count(0)
     assert asked and not [url for url in asked if not url.startswith((studio.url, "data:", "blob:"))]
-    page.context.close()
 
 
 def test_an_edit_that_is_kept_closes_its_dialog_and_shows(browser: Browser, studio: Studio, teller: Teller) -> None:
@@ -219,12 +220,16 @@ def test_an_edit_that_is_kept_closes_its_dialog_and_shows(browser: Browser, stud
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     press(page, "story_button")
     page.get_by_text("complete").wait_for()
-    page.get_by_role("radio", name="Earlier stories").click()
     settled(page)
-    page.get_by_role("button", name="Edit").first.click()
+    page.get_by_role("radio", name="Earlier stories").click()
+    edit = page.get_by_role("button", name="Edit").first
+    edit.wait_for()
+    settled(page)
+    edit.click()
     dialog = page.get_by_role("dialog")
+    dialog.locator("textarea").wait_for()
+    settled(page)
     dialog.locator("textarea").fill("mine")
     dialog.get_by_role("button", name="Save").click()
-    dialog.wait_for(state="detached")
+    expect(dialog).to_have_count(0)
     page.get_by_text("mine", exact=True).wait_for()
-    page.context.close()

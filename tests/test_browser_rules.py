@@ -1,0 +1,87 @@
+"""Browser tests wait for what they claim: nothing is read from a page that may be being drawn at that moment."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_TESTS = Path(__file__).parent
+_FILES = sorted(path.name for path in _TESTS.glob("test_browser*.py") if path != Path(__file__))
+
+# What Playwright reads at this moment, without waiting, and what waits for a time instead of a condition. In their
+# place: `expect(locator).to_have_text(…)`, `.to_have_count(…)`, `.to_have_value(…)`, `.to_be_visible()` and the like,
+# `page.wait_for_function`, and in tests/browser_page.py `expect_none`, `box_of`, `repeat`, `choose`, `press_if_there`.
+_SNAPSHOTS = {
+    "all", "all_inner_texts", "all_text_contents", "bounding_box", "get_attribute", "inner_html", "inner_text",
+    "input_value", "is_checked", "is_disabled", "is_editable", "is_enabled", "is_hidden", "is_visible",
+    "query_selector", "query_selector_all", "sleep", "text_content", "title", "wait_for_timeout",
+}  # fmt: skip
+_IN_AN_ASSERTION = (".evaluate", ".evaluate_all", "page.url")
+_MAY = {
+    "test_browser.py": "not converted yet",
+    "test_browser_data.py": "not converted yet",
+    "test_browser_dataset.py": "not converted yet",
+    "test_browser_presenter.py": "not converted yet",
+    "test_browser_remedies.py": "not converted yet",
+    "test_browser_training.py": "not converted yet",
+    "test_browser_tuned.py": "not converted yet",
+    "test_browser_untrusted.py": "not converted yet",
+    "test_browser_writers.py": "not converted yet",
+    "test_browser_frames.py": "it makes pictures when asked to: it takes frames until the page says that a story ended",
+}
+
+
+def _offences(source: str) -> Iterator[tuple[int, str]]:
+    """Line and name of what is read without waiting."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            name = node.func.attr
+            if name in _SNAPSHOTS or (name == "count" and not node.args):  # a list's `count` has an argument
+                yield node.lineno, name
+        if isinstance(node, ast.Assert):
+            for part in ast.walk(node):
+                if isinstance(part, ast.Attribute) and ast.unparse(part).endswith(_IN_AN_ASSERTION):
+                    yield part.lineno, part.attr
+
+
+@pytest.mark.parametrize("name", _FILES)
+def test_a_browser_test_waits_for_what_it_claims(name: str) -> None:
+    found = [f"{name}:{line}: {what}" for line, what in _offences((_TESTS / name).read_text(encoding="utf-8"))]
+    assert name in _MAY or not found
+
+
+def test_every_exception_is_needed() -> None:
+    assert all(any(_offences((_TESTS / name).read_text(encoding="utf-8"))) for name in _MAY)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "assert page.locator('h1').inner_text() == 'Story'",
+        "assert page.get_by_role('alert').count() == 0",
+        "text = field.input_value()",
+        "for part in parts.all(): part.click()",
+        "assert page.evaluate('1') == 1",
+        "assert 'stage' not in page.url",
+        "page.wait_for_timeout(500)",
+        "time.sleep(1)",
+    ],
+)
+def test_the_rule_finds(line: str) -> None:
+    assert list(_offences(line))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "expect(page.locator('h1')).to_have_text('Story')",
+        "assert trainer.count('POST /v1/files') == 1",
+        "page.evaluate('window.broken = false')",
+        "assert all(url.startswith(studio.url) for url in asked)",
+    ],
+)
+def test_the_rule_allows(line: str) -> None:
+    assert not list(_offences(line))
