@@ -23,7 +23,7 @@ from core.db.tables import TrainingJob, utcnow
 from core.settings import Settings
 from core.training import comparing, jobs
 from core.training.jobs import JobForm
-from tests import studio_process
+from tests import browser_page, studio_process
 from tests.studio_process import Studio
 from tests.test_browser import press, settled, visit
 from tests.test_browser import pytestmark as pytestmark
@@ -36,6 +36,13 @@ if TYPE_CHECKING:
 _TRAINED_MS = 600_000  # a tiny model learns in seconds, but torch has to be loaded first, maybe on a busy machine
 _BASE = "gemma-3-270m"
 _ANSWERED = re.compile("complete|stopped at the token limit")
+
+
+# Whether the next key goes to this cell of the table.
+_TAKES_KEYS = """([column, row]) =>
+  document.activeElement?.closest("[data-testid=stDataFrame]") &&
+  document.querySelector(`#glide-cell-${column}-${row}`)?.ariaSelected === "true"
+"""
 
 
 @dataclass(frozen=True)
@@ -123,25 +130,25 @@ def test_pasted_examples_become_a_model_that_answers_beside_its_base(browser: Br
 
 
 def test_rows_are_typed_into_the_table(browser: Browser, running: Running) -> None:
-    page = visit(browser, running.studio.url, locale="en-US")
-    if page.locator(".st-key-home_examples_new").count():  # the card shows the newest job
-        press(page, "home_examples_new")
-        settled(page)
-    grid = page.locator('.st-key-home_examples [data-testid="stDataFrame"]')
-    grid.scroll_into_view_if_needed()
-    box = grid.bounding_box()
-    assert box is not None
-    page.mouse.click(box["x"] + box["width"] / 3, box["y"] + 52)  # the first row, below the header
-    cell = page.locator(".gdg-input")
-    for number in range(3):
-        for text, key in ((f"typed {number}", "Tab"), (f"label {number}", "Enter")):
+    page = browser_page.visit(browser, running.studio.url, locale="en-US")
+    browser_page.press_if_there(page, "home_examples_new")  # after a job the card shows the newest one
+    page.locator(".st-key-home_examples_train").wait_for()
+    browser_page.settled(page)
+    grid = page.locator(".st-key-home_examples").locator('[data-testid="stDataFrame"]')
+    grid.click(position={"x": 300, "y": 52})  # the first prompt, below the header
+    editor = page.locator(".gdg-input")
+    for row in range(3):
+        for column, text, key in ((2, f"typed {row}", "Tab"), (3, f"label {row}", "Enter")):
+            cell = grid.locator(f"#glide-cell-{column}-{row}")
+            page.wait_for_function(_TAKES_KEYS, arg=[column, row])
             page.keyboard.press("Enter")
-            cell.fill(text)
+            editor.fill(text)
             page.keyboard.press(key)
-            cell.wait_for(state="detached")
+            browser_page.expect(editor).to_have_count(0)
+            browser_page.expect(cell).to_have_text(text)
+        page.wait_for_function(_TAKES_KEYS, arg=[3, row + 1])
         page.keyboard.press("ArrowLeft")
     page.get_by_text("Too few examples: 3 of at least 5.").wait_for()
-    page.context.close()
 
 
 @pytest.mark.slow
