@@ -6,9 +6,9 @@ import streamlit as st
 
 from pages.ui import cards, state, views
 from pages.ui.lang import _
-from pages.ui.story import arena_vote, composer, presenter, shelf, story_desk, teller
+from pages.ui.story import arena_vote, composer, presenter, shelf, story_visit, teller
 
-with story_desk.present(), cards.errors_shown():
+with story_visit.present(), cards.errors_shown():
     if presenter.on():
         presenter.show()
     else:

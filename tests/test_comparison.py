@@ -20,10 +20,10 @@ from core.dataset import datasets, versions
 from core.db.store import Store
 from core.db.tables import Comparison, ComparisonAnswer, Row, Story, TrainingJob, utcnow
 from core.db.tables.story import COMPARISON
-from core.errors import FabulaError, ServerError, Unavailable
+from core.errors import FabulaError, NotFound, ServerError, Unavailable
 from core.providers import CompletionRequest, Provider
 from core.story import shelf
-from core.training import comparing, exporting, jobs, unseen_prompts
+from core.training import comparing, exporting, jobs, removed_pairs, unseen_prompts
 from core.training.jobs import JobForm, JobView
 from core.work import KINDS
 from tests.fakes import NO_MODEL, FakeClient, FakeRegistry, FakeStream, remote_job
@@ -47,6 +47,7 @@ def _dataset(store: Store, cells: list[tuple[str, ...]], columns: str = "ab") ->
 
 
 _GRID = [(a, b) for a in "123" for b in "xyz"]
+_THREE_FREE = [cell for cell in _GRID if cell not in (("1", "z"), ("2", "x"), ("3", "y"))]
 
 
 def _keep(store: Store, dataset_id: str, split: str, *positions: int) -> None:
@@ -311,6 +312,62 @@ def test_a_job_keeps_a_limited_number_of_prompts(store: Store, client: FakeClien
     assert len(_view(store, job).pairs) == comparing.MOST_PROMPTS
     with pytest.raises(FabulaError, match="can have 20 prompts"):
         comparing.ask(store, LOCAL, job, "one more")
+
+
+def test_a_removed_prompt_is_gone_with_its_answers_and_can_be_restored(store: Store, client: FakeClient) -> None:
+    job = _trained(store, client, _dataset(store, _THREE_FREE))
+    before = _go(store, client, job)
+    first, second, third = before.pairs
+    removed = removed_pairs.remove(store, LOCAL, job.id, second.position)
+    assert _view(store, job).pairs == (first, third)
+    with store.reading() as session:
+        story = session.get_one(Story, second.tuned.story_id)
+        assert story.deleted_at is not None
+    with pytest.raises(NotFound):
+        removed_pairs.remove(store, LOCAL, job.id, second.position)
+    removed_pairs.restore(store, LOCAL, removed)
+    assert _view(store, job) == before
+
+
+def test_a_restored_prompt_goes_to_the_end_when_its_position_was_taken(store: Store, client: FakeClient) -> None:
+    job = _trained(store, client, _dataset(store, _THREE_FREE))
+    third = _go(store, client, job).pairs[2]
+    removed = removed_pairs.remove(store, LOCAL, job.id, third.position)
+    comparing.ask(store, LOCAL, job, "4,x")
+    _go(store, client, job)
+    removed_pairs.restore(store, LOCAL, removed)
+    assert [pair.prompt for pair in _view(store, job).pairs[2:]] == ["4,x", third.prompt]
+
+
+def test_a_prompt_that_is_still_to_be_answered_cannot_be_removed(store: Store, client: FakeClient) -> None:
+    job = _trained(store, client, _dataset(store, _GRID))
+    _go(store, client, job)
+    position = comparing.ask(store, LOCAL, job, "4,x")
+    with pytest.raises(FabulaError, match="still being answered"):
+        removed_pairs.remove(store, LOCAL, job.id, position)
+    assert [pair.prompt for pair in _view(store, job).pairs] == ["4,x"]
+
+
+def test_a_comparison_without_its_failed_prompt_is_done(store: Store) -> None:
+    client = _Forgetting(gone={"gemma-3-270m"})
+    job = _trained(store, client, _dataset(store, _GRID))
+    comparing.ask(store, LOCAL, job, "4,x")
+    failed = _go(store, client, job)
+    assert failed.state == "failed"
+    removed = removed_pairs.remove(store, LOCAL, job.id, failed.pairs[0].position)
+    assert (_view(store, job).state, _view(store, job).reason) == ("done", None)
+    removed_pairs.restore(store, LOCAL, removed)
+    assert _view(store, job) == failed
+
+
+def test_removed_prompts_make_room_for_others(store: Store, client: FakeClient) -> None:
+    job = _trained(store, client, _dataset(store, _GRID))
+    done = {side: comparing.SideAnswer("done") for side in comparing.SIDES}
+    kept = [comparing.keep(store, LOCAL, job, f"prompt {n}", done) for n in range(comparing.MOST_PROMPTS + 1)]
+    assert kept == [*range(comparing.MOST_PROMPTS), None]
+    removed_pairs.remove(store, LOCAL, job.id, 0)
+    assert comparing.keep(store, LOCAL, job, "one more", done) == comparing.MOST_PROMPTS
+    assert comparing.keep(store, LOCAL, job, "too many", done) is None
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n", "x" * 20_001])

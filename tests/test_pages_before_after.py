@@ -20,6 +20,7 @@ from tests.test_pages import again, click, labels, trouble, visit, words
 from tests.test_pages_training import _job, _labelled
 
 _TUNED = "ft:writer:fabula:x:1"
+_LONG = " ".join(["word"] * 1_200)
 
 
 def _succeeded(store: Store, **values: object) -> str:
@@ -36,11 +37,11 @@ def _compared(store: Store, job_id: str, state: str, *, source: str | None = "he
 
 def _answer(store: Store, position: int, side: str, state: str, text: str = "", **values: object) -> None:
     story_id = f"s{position}{side}" if text else None
+    values = {"prompt": f"text {position}", **values}
     with store.session() as session:
         session.add(
             ComparisonAnswer(
-                comparison_id="c", position=position, side=side, prompt=f"text {position}", state=state,
-                story_id=story_id, **values,
+                comparison_id="c", position=position, side=side, state=state, story_id=story_id, **values
             )
         )  # fmt: skip
         if text:
@@ -127,6 +128,40 @@ def test_a_prompt_of_ones_own_is_asked_of_both(server: FaultServer, store: Store
     assert [(pair.prompt, pair.base.state, pair.tuned.state) for pair in view.pairs] == [
         ("my words", "waiting", "waiting")
     ]
+
+
+def test_a_long_prompt_is_shortened_and_all_of_it_is_one_click_away(server: FaultServer, store: Store) -> None:
+    _compared(store, _succeeded(store), "done")
+    _answer(store, 0, "base", "done", "before", prompt=_LONG)
+    _answer(store, 0, "tuned", "done", "after", prompt=_LONG)
+    at = visit("training")
+    (shown,) = [block.value for block in at.markdown if block.value.startswith(":material/chat_bubble:")]
+    assert len(shown) < 350 and shown.endswith(" …`")
+    (whole,) = [box for box in at.expander if box.label == "The whole prompt"]
+    assert whole.text[0].value == _LONG and not whole.proto.expanded
+    (field,) = [one for one in at.text_input if one.label == "Your own prompt"]
+    assert len(field.placeholder) < 350
+
+
+def test_a_prompt_can_be_removed_and_brought_back(server: FaultServer, store: Store) -> None:
+    job_id = _succeeded(store)
+    _compared(store, job_id, "done")
+    for position in (0, 1):
+        for side in ("base", "tuned"):
+            _answer(store, position, side, "done", f"{side} {position}")
+    at = click(visit("training"), "training_remove_0")
+    assert [text.value for text in at.text] == ["base 1", "tuned 1"]
+    assert "Undo: Prompt removed" in labels(at)
+    at = click(at, "training_undo")
+    assert [text.value for text in at.text] == ["base 0", "tuned 0", "base 1", "tuned 1"]
+    assert "Undo: Prompt removed" not in labels(at)
+
+
+def test_a_prompt_that_is_being_answered_has_no_way_to_remove_it(server: FaultServer, store: Store) -> None:
+    _compared(store, _succeeded(store), "running")
+    _answer(store, 0, "base", "done", "base text")
+    _answer(store, 0, "tuned", "writing", "half")
+    assert "Remove" not in labels(visit("training"))
 
 
 @pytest.mark.parametrize(

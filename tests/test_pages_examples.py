@@ -264,6 +264,31 @@ def test_a_reload_and_the_job_page_show_the_answers(server: FaultServer, store: 
     assert (pair["prompt"], pair["base"]["text"], pair["tuned"]["text"]) == ("my own words", "refund", "refund")
 
 
+def test_the_asked_prompt_can_be_removed_and_brought_back(server: FaultServer, store: Store) -> None:
+    job_id = trained(store, status="succeeded", fine_tuned_model=_TUNED)
+    at = visit("home")
+    prompt_field(at).set_value("word " * 1_200)
+    at = ask(at)
+    shown = next(block.value for block in at.markdown if block.value.startswith(":material/chat_bubble:"))
+    assert len(shown) < 350
+    assert "The whole prompt" in [box.label for box in at.expander]
+    at = click(at, "home_remove_0")
+    assert comparing.get(store, job_id).pairs == ()  # type: ignore[union-attr]
+    assert "word word" not in words(at)
+    at = click(at, "home_undo")
+    assert len(comparing.get(store, job_id).pairs) == 1  # type: ignore[union-attr]
+    assert "word word" in words(at)
+    at = click(visit("home"), "home_remove_0")  # after a reload too
+    assert "word word" not in words(at)
+
+
+def test_a_prompt_without_an_answer_can_be_removed(server: FaultServer, store: Store) -> None:
+    server.when(_INTENTS.prompt, fault_server.error(404, "The model does not exist", "model_not_found"))
+    trained(store, status="succeeded", fine_tuned_model=_TUNED)
+    at = click(ask(visit("home")), "home_remove_asked")
+    assert not trouble(at) and "home_remove_asked" not in [button.key for button in at.button]
+
+
 def test_a_model_that_is_gone_is_told_with_a_way_on(server: FaultServer, store: Store) -> None:
     gone = fault_server.error(404, "The model does not exist", "model_not_found")
     server.when(_INTENTS.prompt, gone)

@@ -224,6 +224,21 @@ def test_a_reader_who_comes_back_in_time_reads_on(store: Store) -> None:
 
 
 @pytest.mark.usefixtures("patient")
+def test_a_held_story_is_written_on_and_stopped_when_the_time_is_over(store: Store) -> None:
+    told = stream.write(store, LOCAL, _Client("half a ", ...), _REQUEST, _BOOK, leave_s=0.0)  # type: ignore[arg-type]  # a fake
+    with told.read():
+        until(lambda: told.text != "", "the first words")
+        told.hold(240.0)
+        told.hold(0.0)
+    assert told._readers._count and not told.done
+    told.stop()
+    other = stream.write(store, LOCAL, _Client("half a ", ...), _REQUEST, _BOOK, leave_s=0.0)  # type: ignore[arg-type]  # a fake
+    other.hold(0.0)
+    until(lambda: other.done, "the end")
+    assert other.facts.left
+
+
+@pytest.mark.usefixtures("patient")
 def test_leaving_closes_the_connection_at_the_provider(store: Store) -> None:
     with FaultServer(fault_server.held()) as server:
         client = server.registry().get("fault")

@@ -44,6 +44,11 @@ class Round:
     news: News = field(default_factory=News)
 
     @property
+    def kept_as(self) -> str:
+        """The id under which its stories are found in the database: of several the round's, else the story's own."""
+        return self.id if len(self.stories) > 1 else self.stories[0].id
+
+    @property
     def done(self) -> bool:
         """Whether nothing more will come, to any of them."""
         return all(story.done for story in self.stories)

@@ -36,6 +36,14 @@ class Readers:
             if self._leave_s is not None and not self._over:
                 self._look(self._leave_s)
 
+    def hold(self, seconds: float) -> None:
+        """Count one reader more for so many seconds: one who is expected back."""
+        reading = contextlib.ExitStack()
+        reading.enter_context(self.one())
+        timer = threading.Timer(seconds, reading.close)
+        timer.daemon = True
+        timer.start()
+
     def forget(self) -> None:
         """The story has ended: nobody is looked for any more."""
         self._over = True

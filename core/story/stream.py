@@ -115,6 +115,11 @@ class StoryStream:
         """Somebody reads, for the length of the block."""
         return self._readers.one()
 
+    def hold(self, seconds: float) -> None:
+        """Do not stop it for want of a reader for so many seconds: its page is being loaded again."""
+        if not self.done:
+            self._readers.hold(seconds)
+
     @property
     def text(self) -> str:
         """The words that have come so far."""

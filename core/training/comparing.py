@@ -31,6 +31,7 @@ from core.training.views import JobView
 Side = Literal["base", "tuned"]
 SIDES: tuple[Side, ...] = ("base", "tuned")
 ACTIVE = ("queued", "running", "stopping")
+OPEN = ("waiting", "writing")  # of an answer that is still to come
 MOST_PROMPTS = 20  # of one job, those that people add included
 _LONGEST_PROMPT = 20_000  # characters
 _NO_MODEL = msg("This job has no model to compare yet.")
@@ -62,6 +63,7 @@ _WAITING = SideAnswer("waiting")
 class Pair:
     """One prompt and both answers. `expected`: the text of the row that was kept from training, where it is one."""
 
+    position: int
     prompt: str
     expected: str | None
     base: SideAnswer
@@ -70,7 +72,7 @@ class Pair:
     @property
     def finished(self) -> bool:
         """Whether both models have said what they will say."""
-        return all(side.state not in ("waiting", "writing") for side in (self.base, self.tuned))
+        return all(side.state not in OPEN for side in (self.base, self.tuned))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ def get(store: Store, job_id: str) -> ComparisonView | None:
             prompts[answer.position] = answer
             sides[answer.position, answer.side] = _side(answer, story, asked[answer.side])
         pairs = [
-            Pair(row.prompt, row.expected, sides[position, "base"], sides[position, "tuned"])
+            Pair(position, row.prompt, row.expected, sides[position, "base"], sides[position, "tuned"])
             for position, row in prompts.items()
         ]
         return ComparisonView(
@@ -165,19 +167,21 @@ def ask(store: Store, actor: Actor, job: JobView, prompt: str) -> int:
     with store.session() as session:
         hold(session, "comparisons")
         one = session.get_one(Comparison, comparison_id)
-        position = next_position(session, comparison_id)
-        if position >= MOST_PROMPTS:
+        if _count(session, comparison_id) >= MOST_PROMPTS:
             raise FabulaError(
                 msg("A job can have {value} prompts.", value=MOST_PROMPTS), msg("Write more on the story page.")
             )
+        position = next_position(session, comparison_id)
         add_pair(session, comparison_id, position, words, None)
         if one.state not in ACTIVE:
             one.state, one.reason, one.finished_at = "queued", None, None
         return position
 
 
-def keep(store: Store, actor: Actor, job: JobView, prompt: str, answers: Mapping[Side, SideAnswer]) -> None:
-    """Add a prompt that both models have answered already, on another page; of a job with many prompts, nothing.
+def keep(store: Store, actor: Actor, job: JobView, prompt: str, answers: Mapping[Side, SideAnswer]) -> int | None:
+    """Add a prompt that both models have answered already, on another page; its position.
+
+    A job that has `MOST_PROMPTS` already gets no more: None.
 
     Args:
         store: the ledger.
@@ -192,13 +196,15 @@ def keep(store: Store, actor: Actor, job: JobView, prompt: str, answers: Mapping
     comparison_id = start(store, actor, job)
     with store.session() as session:
         hold(session, "comparisons")
+        if _count(session, comparison_id) >= MOST_PROMPTS:
+            return None
         position = next_position(session, comparison_id)
-        if position < MOST_PROMPTS:
-            add_pair(session, comparison_id, position, storable(prompt), None, answers)
+        add_pair(session, comparison_id, position, storable(prompt), None, answers)
+        return position
 
 
 def next_position(session: Session, comparison_id: str) -> int:
-    """The first free place among the prompts of a comparison."""
+    """The position behind the last prompt of a comparison."""
     last = session.scalar(
         select(func.max(ComparisonAnswer.position)).where(ComparisonAnswer.comparison_id == comparison_id)
     )
@@ -227,7 +233,7 @@ def add_pair(
 def stop(store: Store, actor: Actor, job_id: str) -> None:
     """End it where it is; what is written stays. NotFound: the job has no comparison."""
     with store.session() as session:
-        one = _one(session, job_id)
+        one = of_job(session, job_id)
         if one.state == "running":
             one.state = "stopping"
         elif one.state == "queued":
@@ -237,7 +243,7 @@ def stop(store: Store, actor: Actor, job_id: str) -> None:
 def retry(store: Store, actor: Actor, job_id: str) -> None:
     """Write what failed or was stopped again; finished answers stay. NotFound: the job has no comparison."""
     with store.session() as session:
-        one = _one(session, job_id)
+        one = of_job(session, job_id)
         if one.state in ACTIVE:
             return
         again = select(ComparisonAnswer).where(
@@ -253,7 +259,7 @@ def retry(store: Store, actor: Actor, job_id: str) -> None:
 def end(session: Session, one: Comparison, state: str, reason: str | None = None) -> None:
     """Write down how a comparison ended; answers that nobody writes any more are stopped."""
     one.state, one.reason, one.finished_at = state, reason, utcnow()
-    open_ = ComparisonAnswer.state.in_(("waiting", "writing"))
+    open_ = ComparisonAnswer.state.in_(OPEN)
     session.execute(
         update(ComparisonAnswer).where(ComparisonAnswer.comparison_id == one.id, open_).values(state="stopped")
     )
@@ -295,7 +301,14 @@ def _made(session: Session, job_id: str, actor_id: str) -> str:
     return there
 
 
-def _one(session: Session, job_id: str) -> Comparison:
+def _count(session: Session, comparison_id: str) -> int:
+    """How many prompts a comparison has."""
+    mine = ComparisonAnswer.comparison_id == comparison_id
+    return session.scalar(select(func.count(ComparisonAnswer.position.distinct())).where(mine)) or 0
+
+
+def of_job(session: Session, job_id: str) -> Comparison:
+    """The row of a job's comparison. NotFound: it has none."""
     one = session.scalar(select(Comparison).where(Comparison.job_id == job_id))
     if one is None:
         raise NotFound(msg("This job has no comparison yet."), msg("Start one."))

@@ -97,6 +97,13 @@ def empty(sentence: str, *, icon: str) -> Iterator[None]:
         st.space("small")
 
 
+def draw_page_if_left() -> None:
+    """In a fragment: draw the whole page when the last click in it has left something to say (see below)."""
+    held = state.studio()
+    if held.notice is not None or held.problem is not None:
+        st.rerun()
+
+
 def left_by_last_action() -> None:
     """What the last click left to say: a line that goes away by itself, or the card of its error.
 

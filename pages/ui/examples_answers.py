@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
+from streamlit.runtime.scriptrunner import StopException
 
 from core.actor import LOCAL
 from core.dataset import example_pairs
@@ -17,13 +18,14 @@ from core.errors import FabulaError
 from core.message import sentences
 from core.story import arena
 from core.story.arena import Entry, Round
+from core.story.recent import Recent
 from core.story.stream import StoryStream
 from core.training import comparing, examples
-from core.training.comparing import SIDES, Side, SideAnswer
+from core.training.comparing import SIDES, ComparisonView, Side, SideAnswer
 from core.training.jobs import JobView
-from pages.ui import cached, cards, state
+from pages.ui import cached, cards, state, undo, views
 from pages.ui.lang import _, duration, language, mark, n_, plain
-from pages.ui.story import story_facts
+from pages.ui.story import story_facts, story_visit, story_words
 from pages.ui.story.story_desk import LEAVE_S
 from pages.ui.training import before_after
 
@@ -39,13 +41,18 @@ class Asked:
         job_id: whose models were asked.
         prompt: as typed.
         outcome: the answers as they come, or why there are none.
-        kept: the answers are stored with the job.
+        kept: the answers have been stored with the job.
+        position: of the prompt among those of the job; None: it is not stored (yet).
     """
 
     job_id: str
     prompt: str
     outcome: Round | FabulaError
     kept: bool = False
+    position: int | None = None
+
+
+_recent: Recent[Asked] = Recent()
 
 
 def show(job: JobView) -> None:
@@ -70,14 +77,40 @@ def show(job: JobView) -> None:
         button.form_submit_button(
             _("Ask both"), icon=":material/send:", type="primary", width="stretch", on_click=_ask, args=(job, key)
         )
-    asked: Asked | None = state.get(_ASKED)
-    if asked is None or asked.job_id != job.id:
-        _last_pair(job)
+    view = comparing.get(cached.store(), job.id)
+    asked = _asked(job, view)
+    if asked is None:
+        _last_pair(job, view)
     elif isinstance(asked.outcome, FabulaError):
         cards.error_card(asked.outcome)
     else:
-        _side_by_side(asked.outcome, asked.prompt)
+        try:
+            _side_by_side(asked.outcome, asked.prompt)
+        except StopException:
+            story_visit.wait_for_reload(asked.outcome.stories)
+            raise
         _keep(job, asked)
+        if asked.position is not None:
+            before_after.remove_button(job.id, asked.position, "home")
+        else:  # without an answer, or beyond the number of prompts that a job keeps
+            st.button(
+                _("Remove"), icon=":material/delete:", type="tertiary", key="home_remove_asked",
+                on_click=state.drop, args=(_ASKED,),
+            )  # fmt: skip
+    undo.button("home")
+
+
+def _asked(job: JobView, view: ComparisonView | None) -> Asked | None:
+    """What this visitor asked last, unless it was removed; after a reload, the answers that are still coming."""
+    asked: Asked | None = state.get(_ASKED)
+    if asked is not None and asked.job_id == job.id:
+        there = [] if view is None else [pair.position for pair in view.pairs]
+        return asked if asked.position is None or asked.position in there else None
+    asked = _recent.get(job.id)
+    if asked is None or asked.kept:
+        return None
+    state.put(_ASKED, asked)
+    return asked
 
 
 def use(job: JobView) -> None:
@@ -125,7 +158,10 @@ def _ask(job: JobView, key: str) -> None:
         )
     except FabulaError as problem:
         outcome = problem
-    state.put(_ASKED, Asked(job.id, prompt, outcome))
+    asked = Asked(job.id, prompt, outcome)
+    state.put(_ASKED, asked)
+    if isinstance(outcome, Round):
+        _recent.put(job.id, asked)
 
 
 def _keep(job: JobView, asked: Asked) -> None:
@@ -135,7 +171,7 @@ def _keep(job: JobView, asked: Asked) -> None:
     asked.kept = True
     if any(story.text.strip() for story in asked.outcome.stories):
         answers = {side: _answer(story) for side, story in zip(SIDES, asked.outcome.stories, strict=True)}
-        comparing.keep(cached.store(), LOCAL, job, asked.prompt, answers)
+        asked.position = comparing.keep(cached.store(), LOCAL, job, asked.prompt, answers)
 
 
 def _answer(story: StoryStream) -> SideAnswer:
@@ -144,54 +180,43 @@ def _answer(story: StoryStream) -> SideAnswer:
     return SideAnswer("stopped" if story.facts.stopped else "done", story_id=story.id)
 
 
-def _last_pair(job: JobView) -> None:
+def _last_pair(job: JobView, view: ComparisonView | None) -> None:
     """The answers to the prompt that was asked last, here or on the job's page."""
-    view = comparing.get(cached.store(), job.id)
     if view is None or not view.pairs:
         return
     pair = view.pairs[-1]
-    _prompt(pair.prompt)
+    views.prompt(pair.prompt, "home_examples_asked_prompt")
     for side, column in zip(SIDES, st.columns(2, gap="medium"), strict=True):
         said, model = (pair.base, job.base_model) if side == "base" else (pair.tuned, job.fine_tuned_model or "")
         with column, st.container(border=True, height="stretch", key=f"home_examples_{side}"):
             before_after.answer(_(_NAMES[side]), model, said)
-
-
-def _prompt(text: str) -> None:
-    st.markdown(f":gray[:material/chat_bubble:] {plain(text)}")
+    if pair.finished:
+        before_after.remove_button(job.id, pair.position, "home")
 
 
 def _side_by_side(round_: Round, prompt: str) -> None:
     """Both answers as they come."""
-    _prompt(prompt)
+    views.prompt(prompt, "home_examples_asked_prompt")
     places: list[tuple[StoryStream, DeltaGenerator, DeltaGenerator]] = []
     for side, story, column in zip(SIDES, round_.stories, st.columns(2, gap="medium"), strict=True):
         with column, st.container(border=True, height="stretch", key=f"home_examples_{side}"):
             st.markdown(f"**{_(_NAMES[side])}**")
-            places.append((story, st.empty(), st.empty()))
-    for place in places:
-        _draw(*place)
+            places.append((story, story_words.draw(st, story, none=_("No answer.")), st.caption(_facts(story))))
     if not round_.done:
         for changed in arena.updates(round_.stories, round_.news):
             for index in changed:
                 _draw(*places[index])
             if not changed:  # also how a script notices that its reader has left
-                _line(places[0][0], places[0][2])
+                places[0][2].caption(_facts(places[0][0]))
     for story in round_.stories:
         if story.error is not None:
             cards.error_card(story.error)
 
 
 def _draw(story: StoryStream, words: DeltaGenerator, line: DeltaGenerator) -> None:
-    text = story.text.strip()
-    if text:
-        words.text(text)
-    elif story.done:
-        words.markdown(f":gray[{_('No answer.')}]")
-    else:
-        words.markdown(f":shimmer[{_('Waiting for the first word')}]")
-    _line(story, line)
+    story_words.draw(words, story, none=_("No answer."))
+    line.caption(_facts(story))
 
 
-def _line(story: StoryStream, line: DeltaGenerator) -> None:
-    line.caption(story_facts.line(story.facts, story.provider, writing=not story.done))
+def _facts(story: StoryStream) -> str:
+    return story_facts.line(story.facts, story.provider, writing=not story.done)

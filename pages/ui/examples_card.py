@@ -46,6 +46,7 @@ def _shown() -> JobView | None:
 
 
 def _card(was_active: bool) -> None:
+    cards.draw_page_if_left()
     with cards.errors_shown():
         job = _shown()
         if was_active != examples.unfinished(job):

@@ -19,7 +19,7 @@ from core.training.asking import with_separator
 from core.writers import learned
 from core.writers.purpose import Purpose
 from pages.ui import cached, cards, parameter_notes, state, views
-from pages.ui.lang import _, code, usd
+from pages.ui.lang import _, usd
 from pages.ui.story import story_facts, story_model
 from pages.ui.story.story_desk import desk
 
@@ -120,7 +120,7 @@ def price(info: ModelInfo, request: CompletionRequest) -> str:
 def _text(sample: Sample, was_writing: bool) -> None:
     story = sample.story
     with story.read():  # the visitor is here
-        st.caption(_("Prompt: {prompt}").format(prompt=code(story.request.prompt)))
+        views.prompt(story.request.prompt, f"sample_{story.id}")
         if story.text.strip():
             views.story_text(story.text)
         elif not story.done:

@@ -38,6 +38,7 @@ def _active(progress: TourProgress | None) -> bool:
 
 
 def _card(was_active: bool) -> None:
+    cards.draw_page_if_left()
     with cards.errors_shown():
         progress = _shown()
         if was_active != _active(progress):

@@ -8,7 +8,8 @@ from core import tour_recording
 from core.training import results
 from core.training.comparing import SideAnswer
 from core.training.results import Results
-from pages.ui.lang import _, code, language, number
+from pages.ui import views
+from pages.ui.lang import _, language, number
 from pages.ui.training import before_after, curves
 
 
@@ -31,7 +32,7 @@ def show() -> None:
         )
     )
     curves.pair(_curve(recording.results_csv), "home_tour_recorded_curve")
-    st.markdown(f":material/chat_bubble: {code(recording.prompt)}")
+    views.prompt(recording.prompt, "home_tour_recorded_prompt")
     left, right = st.columns(2, gap="medium")
     with left:
         said = SideAnswer("done", recording.before, finish_reason=recording.before_finish)

@@ -1,4 +1,4 @@
-"""The way back from what was last done to rows: a line that says what it was, and one button."""
+"""The way back from what was last done to rows or prompts: a line that says what it was, and one button."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from pages.ui.lang import _
 
 @dataclass(frozen=True)
 class Undo:
-    """What was done, in the visitor's language, and what takes it back."""
+    """What was done, in the visitor's language, on which page, and what takes it back."""
 
     sentence: str
     act: Callable[[], object]
+    page: str
 
 
-def offer(icon: str, sentence: str, act: Callable[[], object]) -> None:
+def offer(icon: str, sentence: str, act: Callable[[], object], *, page: str = "dataset") -> None:
     """Say what has been done, and keep the way back until the next thing is done."""
     state.notify(icon, sentence)
-    state.studio().undo = Undo(sentence, act)
+    state.studio().undo = Undo(sentence, act, page)
 
 
-def button() -> None:
-    """The way back, while there is one."""
+def button(page: str = "dataset") -> None:
+    """The way back, while there is one, on the page where it was done."""
     last: Undo | None = state.studio().undo
-    if last is not None:
+    if last is not None and last.page == page:
         st.button(
             _("Undo: {what}").format(what=last.sentence),
             icon=":material/undo:",
             type="tertiary",
-            key="dataset_undo",
+            key=f"{page}_undo",
             on_click=_take_back,
         )
 

@@ -9,6 +9,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from pages.ui import state
+from pages.ui.lang import _, code
 
 
 def switch(key: str, label: str, parts: Mapping[str, str]) -> str:
@@ -35,6 +36,24 @@ def one_of(kinds: Sequence[Any], kind: Any) -> DeltaGenerator:
     """
     places = {one: st.container() if one == kind else st.empty() for one in kinds}
     return places[kind]
+
+
+_MOST = 280  # characters: three lines of a column
+
+
+def shortened(text: str, most: int = _MOST) -> str:
+    """The text in one line; a long one ends with an ellipsis."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[:most].rstrip() + " …"
+
+
+def prompt(text: str, key: str) -> None:
+    """What a model was asked, read letter by letter. Of a long prompt the beginning; all of it is one click away."""
+    shown = shortened(text)
+    st.markdown(f":material/chat_bubble: {code(shown)}")
+    if shown.endswith(" …"):
+        with st.expander(_("The whole prompt"), type="compact", key=key):
+            st.text(text)
 
 
 def facts(items: Iterable[str]) -> None:

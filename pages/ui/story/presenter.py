@@ -1,7 +1,8 @@
 """Presenter mode: prepared prompts, one or two models in large type, their speed and cost, all by keyboard.
 
-**Present** on the story page opens it, and so does the address `/story?stage=1`; `&models=engine/storyteller,…` sets
-who writes. Sizes and places are in `components/presenter.css`, keys and full screen in `components/presenter.js`.
+**Present** on the story page opens it, and so does the address `/story?stage=1`. The address also has what a reload
+needs: who writes (`&models=engine/storyteller,…`), which prompt (`&prompt=2`), and its story (see `story_address`).
+Sizes and places are in `components/presenter.css`, keys and full screen in `components/presenter.js`.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from streamlit.delta_generator import DeltaGenerator
 
 from core.story import arena
 from core.story.arena import Round
-from pages.ui import cards, models, state
+from pages.ui import cards, models, state, views
 from pages.ui.lang import _, code, plain
 from pages.ui.story import presenter_keys, presenter_order, presenter_panes, teller
 from pages.ui.story.presenter_order import MOST_PANES, Prompt, Writers
 from pages.ui.story.story_desk import desk
 
 _IN_ADDRESS = "stage"
+_PROMPT_IN_ADDRESS = "prompt"
 _LISTED = 8  # prompts that fit next to the chosen one on a screen of 1024 × 768
-_LONGEST_TITLE = 60  # characters of a prompt that a button of the list can hold
+_LONGEST_LABEL = 60  # characters of a prompt that a button of the list can hold
 
 
 @dataclass
@@ -31,6 +33,7 @@ class Presentation:
 
     number: int = 0
     rounds: dict[str, Round] = field(default_factory=dict)
+    opened: bool = False  # the address has been read
 
 
 def on() -> bool:
@@ -69,11 +72,15 @@ def show() -> None:
 def _present(writers: Writers, controls: DeltaGenerator) -> None:
     """The chosen prompt, or what was written for it, and the controls that fit."""
     prompts, held = presenter_order.prompts(writers), _presentation()
+    if not held.opened:
+        held.opened = True
+        _open(held, writers, prompts)
     held.number = min(held.number, len(prompts) - 1)
+    _keep_in_address(held, writers)
     prompt = prompts[held.number]
     round_ = desk().round if desk().writing else held.rounds.get(prompt.text)
     with controls:
-        _controls(len(prompts), writers, again=round_ is not None)
+        _controls(prompts, writers, again=round_ is not None)
     kind = 0 if round_ is None else len(round_.stories)
     places = [st.container() if place == kind else st.empty() for place in range(1 + arena.MOST_PANES)]
     with places[kind]:  # a place of its own for each: what was there before is gone at once
@@ -82,6 +89,25 @@ def _present(writers: Writers, controls: DeltaGenerator) -> None:
         else:
             own = round_ is held.rounds.get(prompt.text)  # and not one that the story page has begun
             presenter_panes.show(round_, prompt.title if own else round_.stories[0].asked.prompt)
+
+
+def _open(held: Presentation, writers: Writers, prompts: Sequence[Prompt]) -> None:
+    """After a reload: the prompt that the address names, with the story that was written for it."""
+    named = str(st.query_params.get(_PROMPT_IN_ADDRESS, ""))
+    if not named.isdecimal():
+        return
+    held.number = max(0, min(int(named), len(prompts)) - 1)
+    prompt, round_ = prompts[held.number], desk().round
+    asked = presenter_order.order(writers, prompt).entries[0].request
+    if round_ is not None and round_.stories[0].asked.prompt == asked.prompt:
+        held.rounds[prompt.text] = round_
+
+
+def _keep_in_address(held: Presentation, writers: Writers) -> None:
+    number = str(held.number + 1)
+    if st.query_params.get(_PROMPT_IN_ADDRESS) != number:
+        st.query_params[_PROMPT_IN_ADDRESS] = number
+    presenter_order.keep_in_address(writers)
 
 
 def _presentation() -> Presentation:
@@ -110,16 +136,17 @@ def _invitation(prompts: Sequence[Prompt], number: int) -> None:
     with left, st.container(key="presenter_prompt"):
         kind = _("Outside the grid") if prompt.outside else _("In the grid") if prompt.values else _("The prompt")
         st.caption(kind)
-        st.markdown(f"# {plain(prompt.title)}", anchors=False)
-        if prompt.text != prompt.title:
+        title = views.shortened(prompt.title, presenter_panes.LONGEST_TITLE)
+        st.markdown(f"# {plain(title)}", anchors=False)
+        if prompt.text != title:
             st.text(prompt.text)
         st.caption(_("Press {key}: the model writes, word by word.").format(key=f"`{_('Space')}`"))
     with right, st.container(key="presenter_list", gap="xsmall"):
         first = max(0, min(number - _LISTED // 2, len(prompts) - _LISTED))
         for at, one in list(enumerate(prompts))[first : first + _LISTED]:
-            title = one.title if len(one.title) <= _LONGEST_TITLE else one.title[: _LONGEST_TITLE - 1] + "…"
             st.button(
-                plain(title), key=f"presenter_choose_{at}", width="stretch", on_click=_choose, args=(at,),
+                plain(views.shortened(one.title, _LONGEST_LABEL)), key=f"presenter_choose_{at}", width="stretch",
+                on_click=_choose, args=(at, one),
                 icon=":material/arrow_right:" if at == number else ":material/explore:" if one.outside else None,
                 type="secondary" if at == number else "tertiary", disabled=desk().writing,
             )  # fmt: skip
@@ -128,17 +155,18 @@ def _invitation(prompts: Sequence[Prompt], number: int) -> None:
 # --- the controls -----------------------------------------------------------------------------------------------------
 
 
-def _controls(count: int, writers: Writers, *, again: bool) -> None:
+def _controls(prompts: Sequence[Prompt], writers: Writers, *, again: bool) -> None:
     """Prompts, the button that writes or stops, and how many models write."""
-    held, number = desk(), _presentation().number
+    held, number, count = desk(), _presentation().number, len(prompts)
+    before, after = (number - 1) % count, (number + 1) % count
     st.button(
         _("Previous"), icon=":material/arrow_back:", key="presenter_previous",
-        on_click=_choose, args=((number - 1) % count,), disabled=held.writing,
+        on_click=_choose, args=(before, prompts[before]), disabled=held.writing,
     )  # fmt: skip
     st.markdown(f"{number + 1} / {count}", width="content")
     st.button(
         _("Next"), icon=":material/arrow_forward:", key="presenter_next",
-        on_click=_choose, args=((number + 1) % count,), disabled=held.writing,
+        on_click=_choose, args=(after, prompts[after]), disabled=held.writing,
     )  # fmt: skip
     st.space("stretch")
     if held.stopping:
@@ -183,8 +211,12 @@ def _write(writers: Writers) -> None:
         held.rounds[prompt.text] = round_
 
 
-def _choose(number: int) -> None:
-    _presentation().number = number
+def _choose(number: int, prompt: Prompt) -> None:
+    """Go to a prompt; the story that was written for it is on the desk again."""
+    held = _presentation()
+    held.number = number
+    if (round_ := held.rounds.get(prompt.text)) is not None:
+        desk().round, desk().chain = round_, None
 
 
 def _enter() -> None:
@@ -198,6 +230,5 @@ def _enter() -> None:
 
 def _leave() -> None:
     """Back to the story page, which reads on where a story is still being written."""
-    for name in (_IN_ADDRESS, presenter_order.MODELS_IN_ADDRESS):
-        if name in st.query_params:
-            del st.query_params[name]
+    for name in (_IN_ADDRESS, _PROMPT_IN_ADDRESS, presenter_order.MODELS_IN_ADDRESS):
+        st.query_params.pop(name, None)

@@ -85,6 +85,14 @@ def _from_address() -> None:
     state.put("presenter_panes", min(max(1, len(named)), MOST_PANES))
 
 
+def keep_in_address(who: Writers) -> None:
+    """Have the address name the models that write, for a reload."""
+    named = ",".join(f"{info.provider}/{info.id}" for info in who.writing)
+    state.put("presenter_asked", named)
+    if st.query_params.get(MODELS_IN_ADDRESS) != named:
+        st.query_params[MODELS_IN_ADDRESS] = named
+
+
 def prompts(who: Writers) -> list[Prompt]:
     """What was prepared by hand, else cells of the first model's grid and values outside it, in turn."""
     by_hand = kept_prompts.prepared(cached.settings().home)

@@ -10,26 +10,25 @@ from core.story import arena
 from core.story.arena import Round
 from core.story.stream import StoryStream
 from core.story.usage import Usage, usage
-from pages.ui import cached, cards, parameter_notes
+from pages.ui import cached, cards, parameter_notes, views
 from pages.ui.lang import _, code, n_, number, plain, usd
 from pages.ui.money import local_price
-from pages.ui.story import arena_vote, presenter_order, story_facts
+from pages.ui.story import arena_vote, presenter_order, story_facts, story_words
 
+LONGEST_TITLE = 160  # characters of a prompt that leave room for the stories
 _FACTS_EVERY = 4  # updates: twice a second; numbers that change more often cannot be read
 
 
 def show(round_: Round, title: str) -> None:
     """The stories of a round, to their end."""
     with st.container(key="presenter_title"):
-        st.markdown(f"## {plain(title)}", anchors=False)
+        st.markdown(f"## {plain(views.shortened(title, LONGEST_TITLE))}", anchors=False)
     named = not round_.secret or arena_vote.voted(round_)
     panes = []
     with st.container(key="presenter_stories"):
         for at, column in enumerate(st.columns(len(round_.places), gap="large")):
             with column:
                 panes.append(_Pane(round_.places[at], at, named=named, several=len(round_.places) > 1))
-    for pane in panes:
-        pane.draw()
     if not round_.done:
         for changed in arena.updates([pane.story for pane in panes], round_.news):
             for at in changed:
@@ -45,38 +44,36 @@ class _Pane:
     """The place of one story."""
 
     def __init__(self, story: StoryStream, at: int, *, named: bool, several: bool) -> None:
-        self.story, self._named, self._drawn = story, named, 0
+        self.story, self._named, self._drawn = story, named, 1
         with st.container(key=f"presenter_pane_{at}_{'half' if several else 'whole'}", gap="small"):
             with st.container(key=f"presenter_words_{at}"):
-                self._words: DeltaGenerator = st.empty()
+                self._words = story_words.draw(st, story)
                 self._trouble: DeltaGenerator = st.empty()
             with st.container(key=f"presenter_facts_{at}"):
-                self._facts: DeltaGenerator = st.empty()
+                self._facts: DeltaGenerator = st.markdown(self._numbers())
 
     def draw(self) -> None:
         """The words so far; the numbers now and then."""
-        text = self.story.text.strip()
-        if text:
-            self._words.text(text)
-        elif not self.story.done:
-            self._words.markdown(f":shimmer[{_('Waiting for the first word')}]")
+        story_words.draw(self._words, self.story)
         if self._drawn % _FACTS_EVERY == 0 or self.story.done:
             self.measure()
         self._drawn += 1
 
     def measure(self) -> None:
         """The numbers only: also what lets a script notice that its reader has gone."""
+        self._facts.markdown(self._numbers())
+
+    def _numbers(self) -> str:
         story = self.story
         used = usage(story.facts, story.asked.prompt, story.text)
         lines = [_speed(story, used, named=self._named)]
         if self._named and story.text:
             lines.append(_cost(story, used))
-        self._facts.markdown("\n\n".join(lines))
+        return "\n\n".join(lines)
 
     def finish(self) -> None:
         """How it ended."""
-        if not self.story.text:
-            self._words.markdown(f":gray[{_('No word has come.')}]")
+        self.draw()
         self.measure()
         with self._trouble.container():
             if self._named:

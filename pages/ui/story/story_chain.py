@@ -13,7 +13,7 @@ from core.story.chaining import Chain
 from core.story.stream import StoryStream
 from pages.ui import cards, parameter_notes
 from pages.ui.lang import _, mark
-from pages.ui.story import speech, story_actions, story_facts, story_remedies
+from pages.ui.story import speech, story_actions, story_facts, story_remedies, story_words
 
 _NAMES = {"outline": mark("Outline"), "story": mark("Story"), "title": mark("Title")}
 
@@ -26,16 +26,16 @@ def page(chain: Chain, onward: Callable[[], None]) -> None:
         for number, name in enumerate(STEPS):
             with st.container(border=True):
                 st.markdown(f"**{number + 1} · {_(_NAMES[name])}**")
+                story = chain.steps.get(name)
                 with st.container(key=f"story_words_{number}"):
-                    words = st.empty()
-                sheets[name] = (words, st.empty())
-                ended = st.empty()  # of the chain before: gone before the first word
-                if (story := chain.steps.get(name)) is not None:
-                    _draw(story, *sheets[name])
-                    if story.done:
-                        with ended.container():
-                            _ended(chain, name, story)
-        after = st.empty()
+                    words = st.empty() if story is None else story_words.draw(st, story)
+                sheets[name] = (words, st.empty() if story is None else st.caption(_facts(story)))
+                if story is not None and story.done:
+                    with st.container():
+                        _ended(chain, name, story)
+                else:
+                    st.empty()  # of the chain before: gone before the first word
+        after = st.container() if chain.done else st.empty()
         if chain.done:
             with after.container():
                 onward()
@@ -69,9 +69,10 @@ def _go_on(chain: Chain, name: StepName) -> None:
 
 
 def _draw(story: StoryStream, words: DeltaGenerator, line: DeltaGenerator, *, words_too: bool = True) -> None:
-    text = story.text.strip()
-    if text and words_too:
-        words.text(text)
-    elif not text and not story.done:
-        words.markdown(f":shimmer[{_('Waiting for the first word')}]")
-    line.caption(story_facts.line(story.facts, story.provider, writing=not story.done))
+    if words_too:
+        story_words.draw(words, story)
+    line.caption(_facts(story))
+
+
+def _facts(story: StoryStream) -> str:
+    return story_facts.line(story.facts, story.provider, writing=not story.done)

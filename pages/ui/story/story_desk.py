@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-
-import streamlit as st
 
 from core.story import arena
 from core.story.arena import Entry, Round
@@ -15,7 +11,6 @@ from core.story.stream import StoryStream
 from pages.ui import state
 from pages.ui.background import Gathering
 
-_LOOK_AGAIN_S = 1.0  # soon after Streamlit's own Stop
 LEAVE_S = 0.6  # after the reader has gone; noticing that takes a quarter of a second: together below one
 
 
@@ -67,6 +62,15 @@ class Desk:
     liked: tuple[str, str] | None = None  # the data set that was made of the liked stories, and a digest of these
     not_waited_for: set[str] = field(default_factory=set)  # stories that are not to be tried again by themselves
     prompt_number: int = 0  # which of the prompts to try was filled in last (see `core.story.prompt_order`)
+    earlier: str = ""  # id of stories that are shown from the database: this process did not write them
+    opened: bool = False  # the address has been read (see `pages.ui.story.story_address`)
+
+    @property
+    def kept_as(self) -> str:
+        """The id under which the stories of the desk are found again; "": there are none."""
+        if self.chain is not None:
+            return self.chain.id
+        return self.earlier if self.round is None else self.round.kept_as
 
     @property
     def writing(self) -> bool:
@@ -96,6 +100,7 @@ class Desk:
         """The stories leave the page, unless one is being written; they are kept under Earlier stories."""
         if not self.writing:
             self.round = self.chain = None
+            self.earlier = ""
             self.silence()
 
     def silence(self) -> None:
@@ -114,34 +119,3 @@ class Desk:
 def desk() -> Desk:
     """This visitor's desk, made on first use."""
     return state.kept("story", Desk)
-
-
-def _look_again() -> None:
-    """Draw the page once more where its script was ended before the story was. Runs only while no script runs."""
-    held = desk()
-    if not held.writing:
-        held.stop()  # it has ended already; but whoever sees this has not left the page
-        st.rerun()
-
-
-@contextmanager
-def present() -> Iterator[None]:
-    """The visitor is on the page for the length of the block; a story that nobody is present for is stopped.
-
-    When the last words come within the block, the page is drawn once more: parts of it were drawn as of a story that is
-    still being written, whenever in the block it ended. Streamlit's own Stop, in the toolbar while a script runs, ends
-    the script in the middle: the story has no reader then and is stopped, and `_look_again` draws its end. A click on
-    the page ends the script by the same exception, but the next run reads on.
-    """
-    held = desk()
-    writing = held.writing
-    with st.container():
-        if writing:
-            st.fragment(run_every=_LOOK_AGAIN_S)(_look_again)()
-    with ExitStack() as reading:
-        for story in held.stories:
-            if not story.done:
-                reading.enter_context(story.read())
-        yield
-    if writing and not held.writing:
-        st.rerun()

@@ -7,13 +7,23 @@ from streamlit.delta_generator import DeltaGenerator
 
 from core.actor import LOCAL
 from core.errors import FabulaError
-from core.story import arena, stream
+from core.story import arena, shelf, stream
 from core.story.arena import Round
 from core.story.chaining import Chain
+from core.story.shelf import Where
 from core.story.stream import StoryStream
 from pages.ui import cached, cards, parameter_notes, views
 from pages.ui.lang import _
-from pages.ui.story import arena_vote, speech, story_actions, story_chain, story_facts, story_remedies
+from pages.ui.story import (
+    arena_vote,
+    speech,
+    story_actions,
+    story_card,
+    story_chain,
+    story_facts,
+    story_remedies,
+    story_words,
+)
 from pages.ui.story.story_desk import LEAVE_S, Desk, Order, desk
 from pages.ui.story.story_facts import ending as ending
 from pages.ui.story.story_model import Shape
@@ -64,8 +74,20 @@ def page(shape: Shape | None) -> None:
             story_chain.page(chain, lambda: story_actions.onward(shape, write))
         elif round_ is not None:
             _round(round_, shape)
-        else:
+        elif not _earlier(held.earlier):
             _nothing_yet()
+
+
+def _earlier(key: str) -> bool:
+    """Stories of the address that the database has, as they are under Earlier stories; whether there are any."""
+    if not key:
+        return False
+    store = cached.store()
+    alone = shelf.get(store, key)
+    stories = [alone] if alone is not None else shelf.look(store, Where(round_id=key)).stories[::-1]  # oldest first
+    for story in stories:
+        story_card.show(story)
+    return bool(stories)
 
 
 def _nothing_yet() -> None:
@@ -107,7 +129,7 @@ def _round(round_: Round, shape: Shape | None) -> None:
         with column:
             heading = arena_vote.heading(round_, number, winner) if several else ""
             sheets.append(Sheet(places[number], number, named=voted or not round_.secret, heading=heading))
-    after = st.empty()  # what stands below the sheets: of the round before, it is gone before the first word
+    after = _room(round_.done)
     with st.container(width=760):
         speech.follow(places[0], 0, of_several=several)
     read_along(sheets, round_)
@@ -124,10 +146,13 @@ def _round(round_: Round, shape: Shape | None) -> None:
         story_actions.onward(shape, write)
 
 
+def _room(done: bool) -> DeltaGenerator:
+    """A place for what follows a story. Of the story before it is empty at once; of the same story it stays filled."""
+    return st.container() if done else st.empty()
+
+
 def read_along(sheets: list[Sheet], round_: Round) -> None:
     """Show the words of all sheets as they come, to the end."""
-    for sheet in sheets:
-        sheet.draw()
     if not round_.done:
         for changed in arena.updates([sheet.story for sheet in sheets], round_.news):
             for index in changed:
@@ -147,39 +172,38 @@ class Sheet:
 
     def __init__(self, story: StoryStream, number: int, *, named: bool = True, heading: str = "") -> None:
         self.story = story
-        self._number, self._named, self._drawn, self._text = number, named, 0, None
+        self._number, self._named, self._drawn = number, named, 1
         with st.container(border=True):
-            above = st.empty()  # its place is there without a heading too: the places below it stay where they are
             if heading:
-                above.markdown(heading)
+                st.markdown(heading)
+            else:
+                st.empty()  # its place is there all the same: the places below it stay where they are
             with st.container(key=f"story_words_{number}"):
-                self._words: DeltaGenerator = st.empty()
-            self._line: DeltaGenerator = st.empty()
-            self._trouble: DeltaGenerator = st.empty()
-        self.below: DeltaGenerator = st.empty()
+                self._words = story_words.draw(st, story)
+            self._line: DeltaGenerator = st.caption(self._facts())
+            self._trouble: DeltaGenerator = _room(story.done)
+        self.below: DeltaGenerator = _room(story.done)
 
     def draw(self) -> None:
         """The words so far; the facts now and then."""
-        text = self.story.text.strip()
-        if text and text != self._text:
-            self._words.text(text)
-        elif not text and self._drawn == 0 and not self.story.done:
-            self._words.markdown(f":shimmer[{_('Waiting for the first word')}]")
-        self._text = text
+        if self.story.text.strip():
+            story_words.draw(self._words, self.story)
         if self._drawn % _FACTS_EVERY == 0 or self.story.done:
             self.beat()
         self._drawn += 1
 
     def beat(self) -> None:
         """The facts only: also what lets a script notice that its reader has gone."""
-        done = self.story.done
-        self._line.caption(story_facts.line(self.story.facts, self.story.provider, writing=not done, named=self._named))
+        self._line.caption(self._facts())
+
+    def _facts(self) -> str:
+        story = self.story
+        return story_facts.line(story.facts, story.provider, writing=not story.done, named=self._named)
 
     def finish(self) -> None:
         """How it ended, and what can be done about it."""
         story = self.story
-        if not story.text:
-            self._words.markdown(f":gray[{_('No word has come.')}]")
+        story_words.draw(self._words, story)
         self.beat()
         facts = story.facts
         with self._trouble.container():

@@ -6,11 +6,11 @@ import streamlit as st
 
 from core.actor import LOCAL
 from core.cost.prices import ENGINE
-from core.training import comparing
+from core.training import comparing, removed_pairs
 from core.training.comparing import ComparisonView, Pair, SideAnswer
 from core.training.jobs import JobView
-from pages.ui import beside, cached, cards, state, views
-from pages.ui.lang import _, as_markdown, code, mark, n_, number, plain, usd
+from pages.ui import beside, cached, cards, state, undo, views
+from pages.ui.lang import _, as_markdown, mark, n_, number, plain, usd
 from pages.ui.training import cached_training, job_words
 
 _KEY = "training_before_after"
@@ -41,16 +41,19 @@ def _section(job: JobView) -> None:
         _invitation(job)
         return
     _state(job, view)
-    for place, pair in enumerate(view.pairs):
+    for pair in view.pairs:
         with st.container(border=True):
-            pair_of(job, pair, f"{_KEY}_{place}")
+            pair_of(job, pair, f"{_KEY}_{pair.position}")
+            if pair.finished:
+                remove_button(job.id, pair.position, "training")
+    undo.button("training")
     if view.source is not None:
         _own_prompt(job, view)
 
 
 def pair_of(job: JobView, pair: Pair, key: str) -> None:
     """One prompt, and what the two models make of it."""
-    st.markdown(f":material/chat_bubble: {code(pair.prompt)}")
+    views.prompt(pair.prompt, f"{key}_prompt")
     left, right = st.columns(2, gap="medium")
     with left:
         answer(_("Before"), job.base_model, pair.base)
@@ -59,6 +62,14 @@ def pair_of(job: JobView, pair: Pair, key: str) -> None:
     if pair.expected is not None:
         with st.expander(_("Text of the row that was kept from training"), key=f"{key}_expected"):
             views.story_text(pair.expected)
+
+
+def remove_button(job_id: str, position: int, page: str) -> None:
+    """Removes a prompt that both models have answered, with its answers; there is a way back on the same page."""
+    st.button(
+        _("Remove"), icon=":material/delete:", type="tertiary", key=f"{page}_remove_{position}",
+        on_click=_remove, args=(job_id, position, page),
+    )  # fmt: skip
 
 
 def answer(title: str, model: str, said: SideAnswer) -> None:
@@ -135,7 +146,7 @@ def _own_prompt(job: JobView, view: ComparisonView) -> None:
         st.form(f"{_KEY}_form", clear_on_submit=True, border=False),
         st.container(horizontal=True, vertical_alignment="bottom"),
     ):
-        example = view.pairs[0].prompt if view.pairs else None
+        example = views.shortened(view.pairs[0].prompt) if view.pairs else None
         st.text_input(_("Your own prompt"), key=f"{_KEY}_prompt", width=520, placeholder=example)
         st.form_submit_button(_("Ask both"), icon=":material/compare:", key=f"{_KEY}_ask", on_click=_ask, args=(job,))
 
@@ -148,6 +159,15 @@ def _start(job: JobView) -> None:
 def _ask(job: JobView) -> None:
     with cards.errors_kept():
         comparing.ask(cached.store(), LOCAL, job, str(state.get(f"{_KEY}_prompt") or ""))
+
+
+def _remove(job_id: str, position: int, page: str) -> None:
+    with cards.errors_kept():
+        store = cached.store()
+        removed = removed_pairs.remove(store, LOCAL, job_id, position)
+        undo.offer(
+            ":material/delete:", _("Prompt removed"), lambda: removed_pairs.restore(store, LOCAL, removed), page=page
+        )
 
 
 def _act(what: str, job_id: str) -> None:

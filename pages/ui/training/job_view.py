@@ -63,6 +63,7 @@ def show() -> None:
 
 def _all(was_active: bool) -> None:
     """The list and what is open, as they are now. When the last work ends, or some begins, the whole page is drawn."""
+    cards.draw_page_if_left()
     with cards.errors_shown():
         found = cached.job_list()
         if was_active != _active(found):

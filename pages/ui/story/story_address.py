@@ -1,0 +1,67 @@
+"""The address of the story page names the stories on it: after a reload they are there again, also while they come."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core.story import shelf
+from core.story.arena import Round
+from core.story.chaining import Chain
+from core.story.recent import Recent
+from core.story.shelf import Where
+from pages.ui import cached, state
+from pages.ui.story.story_desk import Desk, Order, desk
+
+_IN_ADDRESS = "story"
+_recent: Recent[Round | Chain] = Recent()
+
+
+def follow() -> None:
+    """Open what the address of a page that was just loaded names; then name there what is on the desk."""
+    held = desk()
+    if not held.opened:
+        held.opened = True
+        _open(held, str(st.query_params.get(_IN_ADDRESS, "")))
+    work = held.chain or held.round
+    if work is not None:
+        _recent.put(held.kept_as, work)
+    if not held.kept_as:
+        st.query_params.pop(_IN_ADDRESS, None)
+    elif st.query_params.get(_IN_ADDRESS) != held.kept_as:
+        st.query_params[_IN_ADDRESS] = held.kept_as
+
+
+def _open(held: Desk, key: str) -> None:
+    """Put the stories with this id on an empty desk; those that this process did not write come from the database."""
+    if not key or held.kept_as:
+        return
+    work = _recent.get(key)
+    if isinstance(work, Chain):
+        held.chain = work
+    elif work is not None:
+        held.round = work
+    elif shelf.get(cached.store(), key) is not None or shelf.look(cached.store(), Where(round_id=key)).total:
+        held.earlier = key
+    if (order := held.again()) is not None:
+        _fill_in(order)
+
+
+def _fill_in(order: Order) -> None:
+    """The form as it was when these stories were ordered."""
+    names = [f"{entry.provider}/{entry.request.model}" for entry in order.entries]
+    first = order.entries[0]
+    given = {
+        "model": names[0],
+        "compare": len(names) > 1,
+        "others": names[1:],
+        "blind": order.blind,
+        "chain": order.chain,
+        "mode": "columns" if first.column_values else "free",
+        "prompt": "" if first.column_values else first.request.prompt,
+        "temperature": first.request.temperature,
+        "top_p": first.request.top_p,
+        "max_tokens": first.request.max_tokens,
+        **{f"column_{name}": value for name, value in (first.column_values or {}).items()},
+    }
+    for name, value in given.items():
+        state.first(f"story_{name}", value)

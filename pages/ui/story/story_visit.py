@@ -1,0 +1,68 @@
+"""A visitor's presence on the story page: stories are read on after a reload, and stopped when the visitor has gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import streamlit as st
+from streamlit.runtime.scriptrunner import StopException
+
+from core.story.stream import StoryStream
+from pages.ui.story import story_address
+from pages.ui.story.story_desk import desk
+
+RELOAD_S = 10.0  # a page that is loaded again is back by then, also on a busy machine
+_LOOK_AGAIN_S = 1.0  # soon after Streamlit's own Stop
+
+
+@contextmanager
+def present() -> Iterator[None]:
+    """The visitor is on the story page for the length of the block; a story without a visitor is stopped.
+
+    When the last words come within the block, the page is drawn once more: parts of it were drawn as of a story that is
+    still being written, whenever in the block it ended. Streamlit's own Stop, in the toolbar while a script runs, ends
+    the script in the middle: `_look_again` then stops the story and draws its end. A click on the page ends the script
+    too, but the next run reads on.
+    """
+    held = desk()
+    story_address.follow()
+    writing = held.writing
+    with st.container():
+        if writing:
+            st.fragment(run_every=_LOOK_AGAIN_S)(_look_again())()
+    with ExitStack() as reading:
+        for story in held.stories:
+            if not story.done:
+                reading.enter_context(story.read())
+        try:
+            yield
+        except StopException:
+            wait_for_reload(held.stories)
+            raise
+    if writing and not held.writing:
+        st.rerun()
+
+
+def wait_for_reload(stories: Sequence[StoryStream]) -> None:
+    """Have stories written on for a while: the connection to the browser is closed by a reload as by leaving."""
+    for story in stories:
+        story.hold(RELOAD_S)
+
+
+def _look_again() -> Callable[[], None]:
+    """A fragment that draws the page once more where its script was ended before the story was.
+
+    It is called with the page, and then only while no script runs, and only for a browser that is there: somebody has
+    pressed Streamlit's own Stop.
+    """
+    with_the_page = True
+
+    def look() -> None:
+        nonlocal with_the_page
+        if not with_the_page:
+            desk().stop()
+            st.rerun()
+        with_the_page = False
+
+    return look

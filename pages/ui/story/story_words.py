@@ -1,0 +1,27 @@
+"""The words of a story in their place on a page, while they come and afterwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streamlit.delta_generator import DeltaGenerator
+
+from core.story.stream import StoryStream
+from pages.ui.lang import _
+
+
+def draw(place: Any, story: StoryStream, *, none: str = "") -> DeltaGenerator:
+    """The words so far, or why there are none; returns where they are.
+
+    Args:
+        place: `st` for a new place, or the place that the first call returned. A new place begins with the words: one
+            that begins empty is seen empty, each time the page is drawn again.
+        story: whose words.
+        none: what stands there when it has ended without a word.
+    """
+    text = story.text.strip()
+    if text:
+        return place.text(text)
+    if story.done:
+        return place.markdown(f":gray[{none or _('No word has come.')}]")
+    return place.markdown(f":shimmer[{_('Waiting for the first word')}]")
