@@ -16,10 +16,10 @@ import pytest
 
 from core.actor import LOCAL
 from core.dataset import datasets, runs
-from core.dataset.writing import executor
+from core.dataset.writing import executor, orders
 from core.dataset.writing.pace import Limits
 from core.db.store import Store
-from core.db.tables import utcnow
+from core.db.tables import Run, utcnow
 from core.settings import Settings
 from core.work import KINDS
 from core.worker import Worker
@@ -44,7 +44,7 @@ class Quota:
     def __call__(self, body: Any) -> Answer:
         with self._lock:
             if self.bought.total() >= _FREE and not self.back.is_set():
-                return rate_limit(retry_after=self.pause_s)
+                return rate_limit(**({"retry_after": self.pause_s} if self.pause_s else {}))
             self.bought[prompt_of(body)] += 1
             return text("From there.")
 
@@ -121,6 +121,43 @@ def test_a_run_that_waits_can_be_ended_and_is_resumed_by_a_person_only(
     quota.back.set()
     runs.resume(store, LOCAL, run_id)
     until(lambda: state(store, run_id) == "done", "resumed")
+
+
+def test_a_rate_limit_without_a_time_is_waited_for_with_growing_pauses(
+    store: Store, server: FaultServer, hire: Callable[[], Worker]
+) -> None:
+    quota = Quota("")  # no retry-after
+    run_id = queued(store, server, quota)
+    hire()
+    pauses = []
+    for _ in range(2):
+        until(lambda: state(store, run_id) == "waiting", "nothing was written for a second")
+        waits = runs.progress(store, run_id)
+        with store.reading() as session:
+            began = session.get_one(Run, run_id).finished_at
+        assert waits.not_before is not None and began is not None
+        assert "asks to slow down" in (waits.reason or "") and waits.done == _FREE
+        pauses.append((waits.not_before - began).total_seconds())
+        runs.resume(store, LOCAL, run_id)
+        until(lambda: state(store, run_id) != "waiting", "resumed")
+    assert pauses[0] >= 1 and pauses[1] >= pauses[0] + 1
+    quota.back.set()
+    until(lambda: state(store, run_id) == "done", "resumed without a click")
+    assert len(quota.bought) == _ROWS and set(quota.bought.values()) == {1}
+
+
+@pytest.mark.parametrize(("silent_s", "pause_s"), [(5, 600), (601, 601), (1_300, 1_300), (100_000, 3_600)])
+def test_a_pause_is_as_long_as_there_was_no_answer(store: Store, silent_s: float, pause_s: float) -> None:
+    run_id = runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, recipe(1)))
+    with store.session() as session:
+        began = utcnow() - timedelta(seconds=silent_s)
+        run = session.get_one(Run, run_id)
+        run.created_at = run.started_at = began
+        session.flush()
+        grown = orders.pause_until(session, run_id, 600.0, growing=True)
+        assert abs((grown - utcnow()).total_seconds() - pause_s) < 60
+        at = orders.pause_until(session, run_id, 900.0, growing=False)
+        assert abs((at - utcnow()).total_seconds() - 900) < 60
 
 
 def test_its_time_is_kept_in_the_ledger_where_the_worker_has_lost_its_queue(

@@ -29,11 +29,17 @@ from core.providers.retry import wait_s
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a run ends: its last state, and a sentence. `wait_s`: of state "waiting", seconds until it is resumed."""
+    """How a run ends: its last state, and a sentence.
+
+    Attributes:
+        wait_s: of state "waiting": seconds until it is resumed.
+        growing: nobody said how long to wait: each pause without an answer in between is longer than the one before.
+    """
 
     state: str
     reason: str | None = None
     wait_s: float | None = None
+    growing: bool = False
 
 
 class Kept(NamedTuple):
@@ -109,6 +115,7 @@ class Arrivals:
         self._answers = 0
         self.heard_at = now
         self.cause = ""
+        self._rate_limited = False  # the last error was a rate limit
         self.end: End | None = None
 
     def answer(self, answer: Completion, now: float, wanted: int = 1) -> list[Kept]:
@@ -134,19 +141,19 @@ class Arrivals:
         return Back()
 
     def stalled(self, now: float, all_retried: bool) -> None:
-        """End the run when there has been no answer for too long.
+        """End the run when there has been no answer for too long. A rate limit ends by itself: the run waits for that.
 
         Requests that are under way for the first time may still be answered; a run that has not failed to reach its
         endpoint yet (a slow database, a busy machine) has not stalled.
         """
-        if self.cause and all_retried and now - self.heard_at > self._limits.stall_s:
-            minutes = max(1, round(self._limits.stall_s / 60))
-            self.ended(
-                End(
-                    "failed",
-                    msg("There was no answer for {minutes} minutes. {cause}", minutes=minutes, cause=self.cause),
-                )
-            )
+        if not self.cause or not all_retried or now - self.heard_at <= self._limits.stall_s:
+            return
+        if self._rate_limited:
+            self.ended(End("waiting", self.cause, self._limits.stall_s, growing=True))
+            return
+        minutes = max(1, round(self._limits.stall_s / 60))
+        reason = msg("There was no answer for {minutes} minutes. {cause}", minutes=minutes, cause=self.cause)
+        self.ended(End("failed", reason))
 
     def ended(self, end: End) -> None:
         """The run has a reason to end; the first one counts."""
@@ -157,7 +164,7 @@ class Arrivals:
         self.heard_at = now
 
     def _again(self, error: RateLimited | Unavailable, tries: Tries, now: float) -> Kept | Again:
-        self.cause = error.what
+        self.cause, self._rate_limited = error.what, isinstance(error, RateLimited)
         lost = error.may_be_billed and not isinstance(error, ServerError)
         asked_s = retry_after_s(error)
         if isinstance(error, RateLimited):

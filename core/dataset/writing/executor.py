@@ -12,7 +12,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 from decimal import Decimal
 from functools import partial
 
@@ -60,7 +59,8 @@ def execute(
 ) -> None:
     """Write the missing rows of a run's data set, until they are there or something ends the run.
 
-    A provider that asks for a pause longer than `Limits.stall_s` lets the run wait: see `orders.due_in_s`.
+    A provider that asks for a pause longer than `Limits.stall_s`, or limits the rate for so long without saying when
+    that ends, lets the run wait: see `orders.due_in_s`.
 
     Its end, and why, stands in the run's row afterwards; rows that were not written are pending there. When `stopping`
     is set it returns within a second and leaves the run as it is, to be taken in hand again. Any number of executors
@@ -117,12 +117,15 @@ class Writing:
         finally:
             await self._land()
         if not self._halt.is_set():
-            end = self._arrivals.end or End(self._asked or "done")
-            run_id, claimant = self._order.run_id, self._order.claimant
-            not_before = None if end.wait_s is None else utcnow() + timedelta(seconds=end.wait_s)
-            await self._keeper.insist(
-                lambda s: orders.finish(s, run_id, end.state, end.reason, claimant, not_before=not_before), self._halt
-            )
+            await self._keeper.insist(self._finish, self._halt)
+
+    def _finish(self, session: Session) -> None:
+        """Write down how the run ends."""
+        run_id, end = self._order.run_id, self._arrivals.end or End(self._asked or "done")
+        not_before = None
+        if end.wait_s is not None:
+            not_before = orders.pause_until(session, run_id, end.wait_s, growing=end.growing)
+        orders.finish(session, run_id, end.state, end.reason, self._order.claimant, not_before=not_before)
 
     def _over(self) -> bool:
         for lane in [lane for lane in self._lanes if lane.done()]:

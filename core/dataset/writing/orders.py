@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ FINAL = ("done", "failed", "stopped", "paused")  # nobody works on it (any more)
 _LEFT = (*FINAL, "waiting")  # no executor has it in hand
 FAILED_ONLY = "failed"  # the scope of a run that writes the rows that were put back for it, and no others
 _ASKED = {"stopping": "stopped", "pausing": "paused"}
+_LONGEST_PAUSE_S = 3600.0  # quotas of a day come back at an hour that nobody tells: it is noticed within one
 _ROWS: Table = Row.__table__  # type: ignore[assignment]  # a Table, typed as FromClause
 
 
@@ -80,6 +81,23 @@ def _due_in_s(run: Run) -> float | None:
     if run.state != "waiting":
         return None
     return 0.0 if run.not_before is None else max(0.0, (run.not_before - utcnow()).total_seconds())
+
+
+def pause_until(session: Session, run_id: str, pause_s: float, *, growing: bool) -> datetime:
+    """When a run that waits is resumed.
+
+    Args:
+        pause_s: seconds to wait; with `growing` the shortest pause: it is as long as the run has had no answer, so that
+            each is twice the one before, up to an hour.
+    """
+    now = utcnow()
+    if growing:
+        run = session.get_one(Run, run_id)
+        settled = (Row.dataset_id == run.dataset_id, Row.state.in_(("done", "failed")))
+        answered = session.scalar(select(func.max(Row.updated_at)).where(*settled))
+        since = max(at for at in (answered, run.started_at, run.created_at) if at is not None)
+        pause_s = max(pause_s, min(_LONGEST_PAUSE_S, (now - since).total_seconds()))
+    return now + timedelta(seconds=pause_s)
 
 
 def locked(session: Session, run_id: str) -> Run:
