@@ -93,7 +93,9 @@ class Hands:
             error, open_ids = _unexpected(exc, kind, item_id), [item_id]
         if item_id in open_ids:
             kind.give_up(
-                self._store, item_id, error or FabulaError(msg("The work ended without a result."), msg("Try again."))
+                self._store,
+                item_id,
+                error or FabulaError(msg("The background task ended without a result."), msg("Try again.")),
             )
 
     def _outcome(self, kind: Kind, item_id: str) -> tuple[float | None, FabulaError | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gettext
 import io
+import re
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +25,32 @@ DOMAIN = "fabula"
 LOCALE = Path(__file__).parent / "locale"
 
 
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff"
+_BEFORE_FIELD = re.compile(rf"(?<=[{_HAN}]) (?=[*_]*\{{(\w+)\}})")
+_AFTER_FIELD = re.compile(rf"\{{(\w+)\}}[*_]* (?=[{_HAN}])")
+_BEGINS_WITH_HAN = re.compile(rf"[*_\\]*[{_HAN}]")
+_ENDS_WITH_HAN = re.compile(rf"[{_HAN}][*_]*$")
+
+
+class ChineseTemplate(str):
+    """A Chinese sentence with fields; a space between a character and a field is for numbers and Latin letters.
+
+    Where the value of the field is Chinese there, `format` leaves the space out.
+    """
+
+    __slots__ = ()
+
+    def format(self, *args: object, **values: object) -> str:
+        """As `str.format`, without spaces between two Chinese characters where a value begins or ends."""
+        fitted = _BEFORE_FIELD.sub(
+            lambda space: "" if _BEGINS_WITH_HAN.match(str(values.get(space[1], ""))) else " ", str(self)
+        )
+        fitted = _AFTER_FIELD.sub(
+            lambda field: field[0][:-1] if _ENDS_WITH_HAN.search(str(values.get(field[1], ""))) else field[0], fitted
+        )
+        return str.format(fitted, *args, **values)
+
+
 class Translator:
     """Sentences in one language. Call it with a message, or use gettext's own method names."""
 
@@ -36,7 +63,8 @@ class Translator:
 
     def gettext(self, message: str) -> str:
         """`message` in this language; as it is when it is empty or has no translation."""
-        return self._catalogue.gettext(message) if message else ""
+        found = self._catalogue.gettext(message) if message else ""
+        return ChineseTemplate(found) if self.language == "zh_CN" and "{" in found else found
 
     def ngettext(self, singular: str, plural: str, n: int) -> str:
         """The form of a counted phrase for `n`, its `{n}` not yet filled in."""

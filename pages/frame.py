@@ -16,9 +16,9 @@ st.set_page_config(
 )
 
 _SENTENCES = {
-    "": _("From a grid of ideas to a model that tells its own stories."),
+    "": _("Design a grid, generate examples, train a model, and write stories with it."),
     "dataset": _("Define a grid; a model writes one text per cell."),
-    "training": _("Teach a model your stories, and watch it learn."),
+    "training": _("Train a model on your stories and follow its progress."),
     "cost": _("What a thousand tokens cost, model by model."),
     "story": _("Pick a model, give it an idea, and read along as it writes."),
     "settings": _("The engine, the providers, the language, and where your data is stored."),

@@ -112,7 +112,7 @@ def test_a_run_that_stopped_at_its_limit_goes_on_when_it_is_raised(
     page = _open(browser, studio, "rows", dataset_id)
     page.get_by_text("left of the budget of $0.02 may not pay for the next row").wait_for()
     page.get_by_role("button", name="Raise the budget").click()
-    amount = page.get_by_label("At most, in US dollars")
+    amount = page.get_by_label("Spend at most (US dollars)")
     amount.wait_for()
     assert amount.input_value() == "0.50"  # the next step that all twelve rows fit into
     settled(page)
@@ -157,7 +157,7 @@ def test_near_duplicates_are_left_out_with_a_click_and_taken_in_again(
     page.get_by_role("heading", name=re.compile("1 near-duplicate")).wait_for()
     settled(page)
     page.get_by_role("button", name="Leave out this 1 row").click()
-    page.get_by_text("No text comes twice.").wait_for()
+    page.get_by_text("No duplicates.").wait_for()
     left_out = [row.values["power"] for row in datasets.rows(store, dataset_id) if row.state == "excluded"]
     assert left_out == ["飞行"]  # the first of the two stays
     settled(page)

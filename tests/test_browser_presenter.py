@@ -111,7 +111,7 @@ def test_escape_stops_a_model_that_does_not_answer(
         _until_words(page, "从前，" if gated else "Waiting for the first word", at)
     page.keyboard.press("Escape")
     for at in range(int(panes)):
-        _until_words(page, "从前，" if gated else "No word has come.", at)
+        _until_words(page, "从前，" if gated else "No text was written.", at)
     page.locator(".st-key-presenter_write").wait_for()
     assert not teller.go_on.is_set() and page.locator(".st-key-presenter").count() == 1  # stopped, not left
     page.context.close()

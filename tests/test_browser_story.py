@@ -99,7 +99,7 @@ def test_stop_ends_a_story_whose_engine_does_not_answer(
     expect(page.get_by_text("stopped; the text so far is kept")).to_have_count(1 + compare)
     page.locator(".st-key-story_button").wait_for()
     for number in range(1 + compare):
-        expect(_words(page, number)).to_contain_text("从前，" if gated else "No word has come.")
+        expect(_words(page, number)).to_contain_text("从前，" if gated else "No text was written.")
     settled(page)
     expect(page.get_by_text("you left the page")).to_have_count(0)
     assert not teller.go_on.is_set()

@@ -191,7 +191,7 @@ BROKEN_LINES = [
     ('{"prompt": "p", "completion": "c\\u0000"}', "Line 3, 'completion': There is a NUL character."),
     (
         '{"prompt": "\\ud800", "completion": "c"}',
-        "Line 3, 'prompt': It has half of a character (a lone surrogate).",
+        "Line 3, 'prompt': It has a broken character (a lone surrogate).",
     ),
     (
         json.dumps({"prompt": "p", "completion": "c" * 100_001}),

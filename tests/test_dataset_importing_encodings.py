@@ -50,18 +50,20 @@ def test_a_scratch_costs_its_line_only(codec: str, encoding: str, scratch: bytes
     mark = "!".encode("utf-16-le" if codec == "utf-16-le" else "ascii")
     found = importing.read_table(text.encode(codec).replace(mark, scratch), "a.csv")
     assert (found.encoding, rows(found)) == (encoding, [["唐", STORY], ["元", STORY]])
-    assert found.problems == ["Line 3, column 2: Some bytes fit no character."]
+    assert found.problems == ["Line 3, column 2: Some bytes are not valid characters."]
 
 
 def test_a_file_cut_off_in_the_middle_of_a_character_keeps_its_other_rows() -> None:
     found = importing.read_table(TABLE.encode().rstrip()[:-1], "a.csv")
-    assert rows(found) == [["唐", STORY]] and found.problems == ["Line 3, column 2: Some bytes fit no character."]
+    assert rows(found) == [["唐", STORY]] and found.problems == [
+        "Line 3, column 2: Some bytes are not valid characters."
+    ]
 
 
 def test_a_scratched_line_of_jsonl_is_named() -> None:
     good = f'{{"prompt": "唐", "completion": "{STORY}"}}\n'.encode()
     found = importing.read_table(good + good.replace(b"}", b"\xff}") + good, "a.jsonl")
-    assert len(found.frame) == 2 and found.problems == ["Line 2: Some bytes fit no character."]
+    assert len(found.frame) == 2 and found.problems == ["Line 2: Some bytes are not valid characters."]
 
 
 def test_accents_of_western_europe_are_not_taken_for_chinese() -> None:

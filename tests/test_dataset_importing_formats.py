@@ -271,7 +271,7 @@ def test_objects_without_the_keys_of_examples_are_a_table() -> None:
 def test_halves_of_characters_in_a_table_are_named() -> None:
     found = importing.read_table(b'{"a": "x", "\\ud800": "y"}\n{"a": "\\ud800", "\\ud800": "z"}', "a.jsonl")
     assert list(found.frame.columns) == ["a", "column 2"] and len(found.frame) == 1
-    assert found.problems == ["Line 2, 'a': It has half of a character (a lone surrogate)."]
+    assert found.problems == ["Line 2, 'a': It has a broken character (a lone surrogate)."]
 
 
 def test_the_split_of_an_example_is_kept() -> None:

@@ -75,7 +75,7 @@ def test_duplicates_empty_and_over_long_pairs_are_left_out_and_told() -> None:
     prepared = jsonl.prepare(pairs)
     assert len(prepared.lines) == 3
     told = {f.kind: (f.count, f.rows, str(f)) for f in prepared.report}
-    assert told["duplicates"] == (1, (2,), "1 pair is there twice; one of them is left out.")
+    assert told["duplicates"] == (1, (2,), "1 pair is a duplicate; it is left out.")
     assert told["empty"][1] == (4,) and told["too_long"][1] == (5,)
 
 

@@ -47,7 +47,7 @@ def test_good_files_are_counted(tmp_path: Path, content: bytes, expected: tuple[
         (b'{"prompt": 7, "completion": "b"}', 'There is no text under "prompt".'),
         (b'{"prompt": "a", "completion": "  \\n"}', "Its completion is empty."),
         (b'{"prompt": "a", "completion": "b", "id": 1}', "It has a key that fine-tuning does not take: 'id'."),
-        (b'{"prompt": "a", "completion": "\\ud83d"}', "It has half of a character (a lone surrogate)."),
+        (b'{"prompt": "a", "completion": "\\ud83d"}', "It has a broken character (a lone surrogate)."),
         (b'{"prompt": "\xd6\xd0", "completion": "b"}', "It is not UTF-8: byte 13 fits no character."),
         ('{"prompt": "中"}'.encode("utf-16"), "It is not UTF-8 but looks like UTF-16: save the file as UTF-8."),
         (b"[" * 100_000, "It is JSON that cannot be read."),

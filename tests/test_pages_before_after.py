@@ -91,7 +91,7 @@ def test_every_state_says_what_happens_and_what_can_be_done(
         ("waiting", "", None, "Waiting for its turn…"),
         ("writing", "", None, "Writing…"),
         ("writing", "once", None, "once"),
-        ("done", "", None, "The model answered without a word."),
+        ("done", "", None, "The model's answer was empty."),
         ("stopped", "", None, "Stopped before the first word."),
         ("failed", "", "The engine does not have this model.", "The engine does not have this model."),
     ],

@@ -65,7 +65,7 @@ def test_another_mapping_can_be_chosen(store: Store) -> None:
 def test_without_a_prompt_column_there_is_nothing_to_keep_and_the_page_says_why(store: Store) -> None:
     at = brought("a.csv", b"only\nx\n")
     assert at.button(key="dataset_keep").disabled
-    assert "There is one column; a prompt and an answer take two." in trouble(at)
+    assert "There is only one column; prompts and answers need two." in trouble(at)
     at = brought("b.csv", b"a,b\nx,y\n")
     box(at, "prompts").set_value([]).run()
     assert at.button(key="dataset_keep").disabled and "Choose at least one prompt column" in words(at)

@@ -96,7 +96,7 @@ def test_rows_without_their_value_lead_to_themselves(store: Store) -> None:
     texts = [(power, f"{power}的英雄。{filling}。") for power, filling in made]
     _load(store, [*texts, ("喷火", "他什么都没有做，只是静静地看着远方的城市。")])
     at = _open("adherence")
-    assert "1 row without their power" in at.markdown[0].value
+    assert "1 row: power missing" in at.markdown[0].value
     assert _figures(at)["Values in the text"] == "95 %"
     assert at.button(key="dataset_quality_adherence_missing_all").label == "Leave out this 1 row"
     assert "静静地看着" in str(at.dataframe[0].value["text"].iloc[0])

@@ -197,4 +197,4 @@ def test_after_a_vote_for_none_no_pane_is_marked(server: FaultServer, store: Sto
 def test_what_stands_under_a_story_is_chinese_on_a_chinese_page(server: FaultServer, store: Store) -> None:
     server.default = fault_server.text("一个故事。")
     at = click(visit("story", "zh-CN"), "story_button")
-    assert {"重新写", "下一个提示", "留作训练样例"} <= set(labels(at))
+    assert {"重新写", "下一个提示词", "留作训练示例"} <= set(labels(at))

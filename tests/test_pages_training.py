@@ -803,7 +803,7 @@ def test_a_chain_of_which_no_price_is_known_did_not_cost_nothing(server: FaultSe
     first = _job(store, status="succeeded", fine_tuned_model=made, created_at=_ago(2))
     _job(store, status="succeeded", base_model=made, parent_id=first, created_at=_ago(1))
     at = visit("training", training_tab="family")
-    assert {m.label: m.value for m in at.metric}["Cost of all"] == "unknown"
+    assert {m.label: m.value for m in at.metric}["Cost of all"] == "not priced"
 
 
 def test_a_model_is_judged_beside_its_base(server: FaultServer, store: Store) -> None:

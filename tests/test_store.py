@@ -208,7 +208,7 @@ class _PostgresError(Exception):
         (None, "reached"),
         ("42501", "permissions"),
         ("3D000", "reached"),
-        ("42P01", "lost tables"),
+        ("42P01", "missing from the database"),
         ("28000", "permissions"),
         ("XX001", "damaged"),
         ("42601", None),

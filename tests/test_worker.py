@@ -125,7 +125,7 @@ def test_start_twice_is_one_worker(store: Store, hire: Callable[[Desk], Worker])
     [
         (FabulaError("The data set is gone.", "Choose another."), "The data set is gone."),
         (KeyError("x"), "Something unexpected happened (KeyError)."),
-        (None, "The work ended without a result."),
+        (None, "The background task ended without a result."),
     ],
 )
 def test_work_that_cannot_be_done_fails_with_a_sentence(

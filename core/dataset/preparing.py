@@ -44,7 +44,7 @@ def found(findings: Findings) -> tuple[Finding, ...]:
         (
             "duplicates",
             findings.duplicates,
-            msg("1 pair is there twice; one of them is left out."),
+            msg("1 pair is a duplicate; it is left out."),
             msg("{duplicates} pairs are repeated; they are left out.", duplicates=f"{len(findings.duplicates):,}"),
             msg("Duplicates are paid for twice, and the model memorises them."),
         ),
@@ -57,7 +57,7 @@ def found(findings: Findings) -> tuple[Finding, ...]:
                 too_long=f"{len(findings.too_long):,}",
                 value=f"{LONGEST_PAIR:,}",
             ),
-            msg("A pair that is too long would lose its end, and its stop with it."),
+            msg("A pair that is too long would be cut off and lose its stop."),
         ),
     ):
         if rows:

@@ -102,7 +102,8 @@ def raise_budget(store: Store, actor: Actor, run_id: str, budget_usd: Decimal | 
     """
     if budget_usd is not None and not (budget_usd.is_finite() and budget_usd > 0):
         raise BadRecipe(
-            msg("A budget of ${budget_usd} buys nothing.", budget_usd=budget_usd), msg("Enter an amount above zero.")
+            msg("A budget of ${budget_usd} does not cover any request.", budget_usd=budget_usd),
+            msg("Enter an amount above zero."),
         )
     with store.session() as session:
         orders.locked(session, run_id).budget_usd = budget_usd

@@ -45,7 +45,7 @@ _NO_RIGHTS = (
     msg("Nothing saved so far is lost. Restore the database user's permissions; Fabula then continues."),
 )
 _NO_TABLES = (
-    msg("The database has lost tables that Fabula needs."),
+    msg("Tables that Fabula needs are missing from the database."),
     msg("Restore a backup of the database, then restart Fabula."),
 )
 _CROWDED = (

@@ -243,7 +243,7 @@ class Jobs:
         try:
             rows, more = self._store.page(kind, where, values, after=after, limit=limit)
         except KeyError as exc:
-            raise bad_value("after", msg("'after' names nothing that is there: {after}", after=after)) from exc
+            raise bad_value("after", msg("'after' does not name an existing object: {after}", after=after)) from exc
         return JSONResponse(shapes.page([shape(row) for row in rows], more))
 
 

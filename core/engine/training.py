@@ -205,7 +205,7 @@ class Training:
 
 def _trainer_failed(state: dict[str, Any]) -> JobFailed:
     words = from_json(state.get("said")) or " ".join(str(state[n]) for n in ("error", "next_step") if state.get(n))
-    return JobFailed(words or msg("Training stopped for a reason that is not known."), "training_failed")
+    return JobFailed(words or msg("Training stopped for an unknown reason."), "training_failed")
 
 
 # Python's, PyTorch's CPU and CUDA allocators', and C++'s own words

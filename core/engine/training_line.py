@@ -194,7 +194,7 @@ def _conversation(there: Mapping[str, Any], text_only: bool) -> Conversation:
         raise BadLine("no_answer", msg("All its answers have weight 0: there is nothing to learn."))
     for number, one in enumerate(messages, 1):
         if one.role == "assistant" and _is_blank(one.text) and not _calls(given[number - 1]):
-            raise BadLine("empty", msg("Message {number}, the assistant's, is empty.", number=f"{number:,}"))
+            raise BadLine("empty", msg("Message {number}, from the assistant, is empty.", number=f"{number:,}"))
     if all(one.role == "assistant" for one in messages):
         raise BadLine("role", msg("There is no message of the user."))
     return Conversation(tuple(messages))
@@ -233,4 +233,4 @@ def _encodable(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as exc:
-        raise BadLine("not_json", msg("It has half of a character (a lone surrogate).")) from exc
+        raise BadLine("not_json", msg("It has a broken character (a lone surrogate).")) from exc

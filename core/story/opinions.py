@@ -53,7 +53,7 @@ def edit(store: Store, actor: Actor, story_id: str, text: str | None) -> None:
             raise FabulaError(msg("The story can't be empty."), msg("Delete the story instead."))
         if len(text) > LONGEST_TEXT:
             raise FabulaError(
-                msg("The edit has {text} characters.", text=f"{len(text):,}"),
+                msg("The edited text has {text} characters.", text=f"{len(text):,}"),
                 msg("Keep it below {value}.", value=f"{LONGEST_TEXT:,}"),
             )
     kept = shelf.get(store, story_id)
@@ -97,7 +97,9 @@ def restore(store: Store, actor: Actor, story_id: str) -> None:
 
 def _change(store: Store, actor: Actor, story_id: str, *, also_deleted: bool = False, **values: Any) -> None:
     if actor.role == "viewer":
-        raise FabulaError(msg("Visitors can read the shelf, not change it."), msg("Ask someone who has permission."))
+        raise FabulaError(
+            msg("Visitors can read the stories, not change them."), msg("Ask someone who has permission.")
+        )
     with store.session() as session:
         row = session.get(Story, story_id)
         if row is None or (row.deleted_at is not None and not also_deleted):

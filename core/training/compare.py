@@ -41,6 +41,7 @@ class JobColumn:
 
     job_id: str
     name: str
+    provider: str
     first_loss: float | None
     last_loss: Figure | None
     valid_loss: Figure | None
@@ -128,6 +129,7 @@ def _column(job: JobView, results: Results, now: datetime) -> JobColumn:
     return JobColumn(
         job_id=job.id,
         name=job.name,
+        provider=job.provider,
         first_loss=results.first("training_loss"),
         last_loss=figure(results, "training_loss"),
         valid_loss=figure(results, "validation_loss"),

@@ -128,7 +128,7 @@ def _lifetime(client: Client, until: date | None, now: datetime) -> str:
             "On Azure the tuned model must be deployed before it can be called, and costs by the hour while it is."
         )
     if until is None:
-        return msg("No last day is announced for models that are tuned from it.")
+        return msg("No end date is announced for models that are tuned from it.")
     if until < now.date():
         return msg("Models tuned from it could be called until {until} and no longer answer.", until=until)
     days = (until - now.date()).days

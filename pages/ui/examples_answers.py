@@ -72,7 +72,9 @@ def show(job: JobView) -> None:
     with st.form("home_examples_ask", border=False):
         prompt, button = st.columns([5, 1], vertical_alignment="bottom")
         prompt.text_input(
-            _("One more prompt, which is not among your examples"), key=key, placeholder=_("Type a prompt, press Enter")
+            _("Another prompt, one that is not among your examples"),
+            key=key,
+            placeholder=_("Type a prompt, press Enter"),
         )
         button.form_submit_button(
             _("Ask both"), icon=":material/send:", type="primary", width="stretch", on_click=_ask, args=(job, key)

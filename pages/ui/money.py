@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 
-from core.cost import own
+from core.cost import history, own
 from core.cost.currency import USD
+from core.cost.history import DayLine
 from core.cost.prices import ENGINE
 from pages.ui import cached
 from pages.ui.lang import _, usd
@@ -49,6 +51,14 @@ def local_amount(seconds: float | None) -> str:
 def work_cost(provider: str, billed_usd: Decimal | None, seconds: float | None) -> str:
     """What a job or a story cost: its bill, or on this machine its time."""
     return local_amount(seconds) if provider == ENGINE else usd(billed_usd)
+
+
+def total_spent(lines: Sequence[DayLine]) -> str:
+    """What calls cost together: the known amounts; "not priced" where all are machine time without a price."""
+    known = history.known_usd(lines) if lines else Decimal(0)
+    if known is None and all(line.provider == ENGINE for line in lines):
+        return local_amount(None)
+    return usd(known)
 
 
 def _hour() -> tuple[Decimal, str] | None:

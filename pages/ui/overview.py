@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
 
 import streamlit as st
 
-from core.cost import history
 from core.cost.budget import month_start
+from core.cost.prices import ENGINE
 from core.db.tables import utcnow
 from core.story import stream
 from pages.ui import cached, cards, state
 from pages.ui.cost import cached_cost
-from pages.ui.lang import _, n_, number, percent, plain, usd
+from pages.ui.lang import _, n_, number, percent, plain
+from pages.ui.money import total_spent
 from pages.ui.training import cached_training, job_list, job_words
 from pages.ui.training.job_view import STATUSES
 
@@ -108,13 +108,15 @@ def _training() -> Card:
 
 def _cost() -> Card:
     lines = cached_cost.stretches((month_start(utcnow()),), cached_cost.tomorrow())
-    unknown = sum(line.unknown for line in lines)
-    sentence = n_("{n} call", "{n} calls", sum(line.calls for line in lines))
-    if unknown:
+    calls = sum(line.calls for line in lines)
+    sentence = n_("{n} call", "{n} calls", calls)
+    here = sum(line.unknown for line in lines if line.provider == ENGINE)
+    if here and here == calls:
+        sentence = _("{calls}, all of them machine time").format(calls=sentence)
+    elif unknown := sum(line.unknown for line in lines):
         sentence = _("{calls}, {unknown} of them without a price").format(calls=sentence, unknown=number(unknown))
-    known = history.known_usd(lines) if lines else Decimal(0)
     return Card(
-        _("Cost"), ":material/payments:", _("Spent this month"), usd(known), sentence,
+        _("Cost"), ":material/payments:", _("Spent this month"), total_spent(lines), sentence,
         _("Compare prices"), "cost",
     )  # fmt: skip
 

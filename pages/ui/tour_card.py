@@ -140,7 +140,7 @@ def _share(progress: TourProgress) -> float:
 
 
 def _training(job_id: str) -> None:
-    """The job of the tour: its newest words, its steps and tokens, and its curve as it grows."""
+    """The job of the tour: its steps and tokens, and its curve as it grows; before the first step what it waits for."""
     job = jobs.get(cached.store(), job_id, results=False)
     curve = cached_curves.curve(job)
     if curve.steps:
@@ -152,8 +152,8 @@ def _training(job_id: str) -> None:
                 tokens=number(curve.trained_tokens),
             )
         )
-    elif events := jobs.events(cached.store(), job_id, limit=1):
-        st.caption(as_markdown(events[-1].message))
+    else:
+        st.caption(as_markdown(jobs.verdict(job, utcnow())))
     if curve.steps >= _ENOUGH_STEPS:
         curves.pair(curve, "home_tour_curve")
 

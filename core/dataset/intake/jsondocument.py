@@ -148,7 +148,7 @@ class _Document:
         scratched = BROKEN in self._held[self._at : self._at + size]
         self._move(size)
         if scratched:
-            self._left_out(line, msg("Some bytes fit no character."))
+            self._left_out(line, msg("Some bytes are not valid characters."))
         else:
             row = jsonrows.of_list(found) if isinstance(found, list) else checked(found)
             yield Object(line, row, size, self._entries)

@@ -92,7 +92,7 @@ def _of_line(line: str) -> Iterator[tuple[dict[str, Any], int]]:
         Broken: what follows is none.
     """
     if BROKEN in line:
-        raise Broken(msg("Some bytes fit no character."))
+        raise Broken(msg("Some bytes are not valid characters."))
     at = GAP.match(line).end()  # type: ignore[union-attr]  # matches the empty text too
     while at < len(line):
         try:

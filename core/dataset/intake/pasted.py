@@ -88,7 +88,7 @@ def from_table(imported: importing.Imported) -> Pasted:
     columns = [str(column) for column in frame.columns]
     if len(columns) < 2:
         raise BadFile(
-            msg("There is one column; a prompt and an answer take two."), msg("Add a column with the answers.")
+            msg("There is only one column; prompts and answers need two."), msg("Add a column with the answers.")
         )
     found = mapping.guess(frame)
     asked = frame[list(found.prompts)].itertuples(index=False, name=None)
@@ -165,7 +165,7 @@ def _from_turns(turns: Sequence[tuple[str, str]]) -> Pasted:
             unasked += 1
     unanswered += bool(asked)
     if not pairs:
-        raise BadFile(msg("The conversation has no question with an answer after it."), _HELP)
+        raise BadFile(msg("The conversation has no question followed by an answer."), _HELP)
     if unanswered:
         notes.append(msg("Messages without an answer, left out: {unanswered}.", unanswered=f"{unanswered:,}"))
     if unasked:

@@ -158,9 +158,9 @@ def flaw(cell: str) -> str | None:
         return msg("There is a NUL character.")
     if not cell.isascii() and not _whole(cell):
         return (
-            msg("Some bytes fit no character.")
+            msg("Some bytes are not valid characters.")
             if BROKEN in cell
-            else msg("It has half of a character (a lone surrogate).")
+            else msg("It has a broken character (a lone surrogate).")
         )
     if len(cell) > LONGEST_CELL:
         return msg("The cell has more than {value} characters.", value=f"{LONGEST_CELL:,}")

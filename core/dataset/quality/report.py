@@ -46,7 +46,7 @@ REASONS: Mapping[str, str] = {
     "near": msg("Almost the same text already exists."),
     "looping": msg("The text repeats itself."),
     "cut": msg("The text was cut off at the token limit."),
-    "unended": msg("The text does not end like a sentence."),
+    "unended": msg("The text does not end with a complete sentence."),
     "missing": msg("The text lacks a value that its cell asked for."),
     "language": msg("The text is in another language than the rest."),
     "short": msg("The text is far shorter than the rest."),

@@ -17,6 +17,7 @@ from pages.ui import cached, cards
 from pages.ui.cost import budgets_form, cached_cost
 from pages.ui.cost.period import Period, choose
 from pages.ui.lang import _, duration, mark, n_, number, percent, usd
+from pages.ui.money import total_spent
 
 _PAGES = {"dataset": mark("Data set"), "training": mark("Training"), "story": mark("Story")}
 
@@ -71,7 +72,7 @@ def _total(lines: Sequence[DayLine], budgets: Sequence[BudgetView], period: Peri
 
 
 def _spent(lines: Sequence[DayLine], period: Period) -> str:
-    amount, since = usd(history.known_usd(lines)), f"{period.since:%Y-%m}"
+    amount, since = total_spent(lines), f"{period.since:%Y-%m}"
     if period.now:
         return _("Spent this month: **{spent}**. No budget is set.").format(spent=amount)
     if period.monthly:
@@ -156,7 +157,7 @@ def _by_model(lines: Sequence[DayLine]) -> None:
             "tokens": st.column_config.NumberColumn(_("Tokens"), format="localized"),
             "spent": st.column_config.NumberColumn(_("US dollars"), format="%.4f"),
         },
-        placeholder=_("unknown"),
+        placeholder=_("no price"),
         alt=_("Cost of each model, by page and person"),
     )
 
@@ -178,7 +179,7 @@ def _by_work(works: Sequence[WorkLine]) -> None:
             "page": [_(_PAGES.get(work.page, work.page)) for work in works],
             "model": [work.model for work in works],
             "began": [work.began for work in works],
-            "took": [None if work.took_s is None else duration(work.took_s) for work in works],
+            "took": [duration(work.took_s) for work in works],
             "calls": [work.calls for work in works],
             "estimated": [None if work.estimated_usd is None else float(work.estimated_usd) for work in works],
             "spent": [None if work.cost_usd is None else float(work.cost_usd) for work in works],
@@ -204,6 +205,6 @@ def _by_work(works: Sequence[WorkLine]) -> None:
             "spent": st.column_config.NumberColumn(_("Actual"), format="%.4f", help=_("US dollars")),
             "person": st.column_config.TextColumn(_("Person")),
         },
-        placeholder=_("unknown"),
+        placeholder=_("no price"),
         alt=_("Runs, jobs and stories with estimated and actual cost"),
     )

@@ -51,7 +51,7 @@ def _duplicates(report: Report) -> Figure:
     groups = n_("in {n} group", "in {n} groups", len(report.clusters))
     return Figure(
         number(_count(report, "duplicates")),
-        groups if report.clusters else _("no text comes twice"),
+        groups if report.clusters else _("no duplicates"),
         _("Copies of an earlier text. Near-duplicate: 70 % of the five-character (or three-word) sequences match."),
     )
 
@@ -60,13 +60,15 @@ def _adherence(report: Report) -> Figure:
     literal = [one for one in report.adherence if one.literal and one.share is not None]
     if not literal:
         return Figure(
-            "–", _("no column is written out"), _("A style, such as a mood, rarely appears as a word in the text.")
+            "–",
+            _("no column's values appear in the texts"),
+            _("A style, such as a mood, rarely appears as a word in the text."),
         )
     worst = min(literal, key=lambda one: one.share or 0.0)
     return Figure(
         percent(worst.share, 0),
         _("contain their {column}").format(column=plain(column_name(worst.column))),
-        _("The column that the texts miss most, among those whose values are written out."),
+        _("The column whose values are most often missing from the texts, among those whose values appear as words."),
     )
 
 
@@ -93,7 +95,7 @@ def _lengths(report: Report) -> Figure:
 def _diversity(report: Report) -> Figure:
     spread = report.diversity
     highest = spread.highest
-    about = _("no cell has two texts") if highest is None else _("in a cell at most {share} alike")
+    about = _("no cell has two texts to compare") if highest is None else _("at most {share} alike within a cell")
     return Figure(
         number(spread.distinct[1], 2),
         about.format(share=percent(highest, 0)),
@@ -105,7 +107,7 @@ def _remains(report: Report) -> Figure:
     kinds = [quality_words.counted(f) for f in report.findings if CARD_OF[f.kind] == "remains"]
     return Figure(
         number(_count(report, "remains")),
-        _(", ").join(kinds) if kinds else _("no refusal, echo or leftover"),
+        _(", ").join(kinds) if kinds else _("no refusals, echoes or template leftovers"),
         _("Refusals, pieces of a template, repeated prompts, loops and empty texts."),
     )
 
@@ -113,9 +115,9 @@ def _remains(report: Report) -> Figure:
 def _endings(report: Report) -> Figure:
     kinds = [quality_words.counted(f) for f in report.findings if CARD_OF[f.kind] == "endings"]
     told = any(one.name for one in report.endings)
-    about = _(", ").join(kinds) or (_("none was cut off") if told else _("all end like a sentence"))
+    about = _(", ").join(kinds) or (_("none was cut off") if told else _("all end with a complete sentence"))
     return Figure(
-        number(_count(report, "endings")), about, _("Texts that were cut off, or do not end like a sentence.")
+        number(_count(report, "endings")), about, _("Texts that were cut off, or do not end with a complete sentence.")
     )
 
 
@@ -141,7 +143,11 @@ def _stops(report: Report) -> Figure:
 
 def _labels(report: Report) -> Figure:
     wrong = _count(report, "labels")
-    about = n_("{n} prompt with two labels", "{n} prompts with two labels", wrong) if wrong else _("no prompt has two")
+    about = (
+        n_("{n} prompt with two labels", "{n} prompts with two labels", wrong)
+        if wrong
+        else _("no prompt has two labels")
+    )
     return Figure(number(len(report.labels)), about, _("Different completions."))
 
 

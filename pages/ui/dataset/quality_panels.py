@@ -26,7 +26,7 @@ def _duplicates(report: Report) -> None:
     )
     surplus = [*report.find("exact"), *report.find("near")]
     if not surplus:
-        st.markdown(_("No text comes twice."))
+        st.markdown(_("No duplicates."))
         return
     marks: dict[int, str] = {}
     for place, group in enumerate(report.clusters, start=1):
@@ -48,7 +48,7 @@ def _adherence(report: Report) -> None:
         if one.share is None:
             st.markdown(_("{column}: free text, not measured").format(column=column))
         elif not one.literal:
-            said = _("{column}: {share} have it; its values are not written out, so a missing one says nothing")
+            said = _("{column}: {share} have it; its values rarely appear as words, so a missing one means nothing")
             st.markdown(said.format(column=column, share=percent(one.share, 0)))
         else:
             by_chance = _("; {share} of other texts have it by chance").format(share=percent(one.chance, 0))

@@ -64,7 +64,7 @@ def counted(finding: Finding) -> str:
     """A finding in a few words, with its number: "3 near-duplicates"."""
     if finding.kind == "missing":
         rows = n_("{n} row", "{n} rows", len(finding.rows))
-        return _("{rows} without their {column}").format(rows=rows, column=plain(column_name(finding.detail)))
+        return _("{rows}: {column} missing").format(rows=rows, column=plain(column_name(finding.detail)))
     return _COUNTED[finding.kind](len(finding.rows))
 
 
@@ -77,7 +77,7 @@ def verdict_line(report: Report) -> str:
     """The same verdict as a line of text, for other pages."""
     icon, colour, word = LEVELS[report.verdict.level]
     found = [counted(finding) for finding in report.findings]
-    what = _(", ").join(found) if found else _("nothing found that should not be there")
+    what = _(", ").join(found) if found else _("no problems found")
     said = _("{word}:").format(word=_(word))
     return f":{colour}[{icon} {said}] {what}"
 

@@ -63,13 +63,13 @@ def dollars(amount: str, least: Decimal = CENT) -> Decimal:
     """
     typed = decimal_field.read(amount, least, MOST_USD)
     if typed is None:
-        raise FabulaError(msg("No amount was given."), msg("Type the most it may cost, in US dollars."))
+        raise FabulaError(msg("No amount was given."), msg("Enter the most that it may cost, in US dollars."))
     return typed.quantize(CENT)
 
 
 def _amount(key: str, proposed: Decimal, least: Decimal) -> None:
     state.first(key, f"{max(proposed.quantize(CENT, ROUND_DOWN), least):.2f}")
-    decimal_field.decimal_field(_("At most, in US dollars"), key, least, MOST_USD)
+    decimal_field.decimal_field(_("Spend at most (US dollars)"), key, least, MOST_USD)
 
 
 def _enough(progress: RunProgress) -> Decimal:

@@ -95,6 +95,8 @@ def _money(progress: RunProgress) -> str:
     spent = usd(progress.cost_usd) if progress.cost_usd is not None else _("cost unknown")
     if progress.cost_usd is None and progress.at_most_usd is not None:  # nobody has told what a request cost
         spent = _("up to {most}").format(most=usd(progress.at_most_usd))
+    if progress.budget_usd is not None and progress.cost_usd is None and progress.at_most_usd is None:
+        return _("cost unknown, limit {most}").format(most=usd(progress.budget_usd))
     if progress.budget_usd is not None:
         spent = _("{spent} of at most {most}").format(spent=spent, most=usd(progress.budget_usd))
     if (run_controls.moving(progress) or run_budget.capped(progress)) and progress.projected_usd:

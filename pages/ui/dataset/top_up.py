@@ -54,7 +54,7 @@ def _form(dataset_id: str, recipe: Recipe, mode: runs.Mode) -> None:
         cards.hint(error)
     _button(dataset_id, recipe, grown, "values", mode)
     if _priced(recipe):
-        decimal_field.decimal_field(_("At most, in US dollars"), _BUDGET, CENT, MOST_USD, placeholder=_("no limit"))
+        decimal_field.decimal_field(_("Spend at most (US dollars)"), _BUDGET, CENT, MOST_USD, placeholder=_("no limit"))
 
 
 def _button(dataset_id: str, recipe: Recipe, grown: Recipe | None, key: str, mode: runs.Mode) -> None:

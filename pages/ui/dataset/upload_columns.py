@@ -77,7 +77,7 @@ def outlook(imported: importing.Imported, chosen: mapping.Mapping) -> bool:
     if len(imported.frame.columns) < _FEWEST_COLUMNS:
         cards.error_card(
             BadFile(
-                msg("There is one column; a prompt and an answer take two."),
+                msg("There is only one column; prompts and answers need two."),
                 msg("Add a column with the answers."),
             )
         )

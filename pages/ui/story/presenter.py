@@ -187,8 +187,8 @@ def _controls(prompts: Sequence[Prompt], writers: Writers, *, again: bool) -> No
 
 def _help() -> None:
     keys = {
-        f"`{_('Space')}` `{_('Enter')}`": _("Write; again, once it is done"),
-        "`Esc`": _("Stop. When nothing is being written: leave"),
+        f"`{_('Space')}` `{_('Enter')}`": _("Write. When the story is done: write another"),
+        "`Esc`": _("Stop writing. When nothing is being written: leave"),
         "`←` `→`": _("Previous prompt, next prompt"),
         "`1` `2`": _("One model, or two side by side"),
         "`F`": _("Full screen"),
@@ -196,7 +196,7 @@ def _help() -> None:
     }
     with st.popover(_("Keys"), icon=":material/keyboard:", type="tertiary", key="presenter_help"):
         st.markdown("\n".join(f"- {key}  {what}" for key, what in keys.items()))
-        st.caption(_("A remote control's page keys change the prompt. Stories are kept under Earlier stories."))
+        st.caption(_("The page keys of a presenter remote change the prompt. Stories are kept under Earlier stories."))
 
 
 def _write(writers: Writers) -> None:

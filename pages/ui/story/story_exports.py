@@ -68,7 +68,7 @@ def _made() -> str:
         held.liked = (made, stamp)
         cached.look_again()
         sentence = n_("{n} liked story is a data set now.", "{n} liked stories are a data set now.", len(rows))
-        state.notify(":material/model_training:", f"{sentence} {_('Earlier stories has the way back.')}")
+        state.notify(":material/model_training:", f"{sentence} {_('You can undo this under Earlier stories.')}")
     return held.liked[0]
 
 

@@ -12,7 +12,7 @@ _ENDINGS = {
     "content_filter": mark("cut by the provider's content filter"),
     "refusal": mark("the model refused"),
     "error": mark("ended by an error at the provider"),
-    "unknown": mark("complete or not: the provider did not say"),
+    "unknown": mark("the provider did not say whether it is complete"),
 }
 
 

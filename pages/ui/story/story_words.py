@@ -23,5 +23,5 @@ def draw(place: Any, story: StoryStream, *, none: str = "") -> DeltaGenerator:
     if text:
         return place.text(text)
     if story.done:
-        return place.markdown(f":gray[{none or _('No word has come.')}]")
+        return place.markdown(f":gray[{none or _('No text was written.')}]")
     return place.markdown(f":shimmer[{_('Waiting for the first word')}]")

@@ -78,7 +78,7 @@ def answer(title: str, model: str, said: SideAnswer) -> None:
     if said.text.strip():
         views.story_text(said.text)
     elif said.state == "done":
-        st.caption(_("The model answered without a word."))
+        st.caption(_("The model's answer was empty."))
     elif said.state == "stopped":
         st.caption(_("Stopped before the first word."))
     elif said.state != "failed":

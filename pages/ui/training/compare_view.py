@@ -12,11 +12,13 @@ import streamlit as st
 from core.charts import common as charts
 from core.charts import training as charts_training
 from core.charts.training import Column, OverlayLabels, RunCurve
+from core.cost.prices import ENGINE
 from core.training.compare import Comparison, JobColumn
 from core.training.figures import Figure
 from core.training.jobs import JobView
 from pages.ui import cached
 from pages.ui.lang import _, as_markdown, duration, mark, number, percent, plain, usd
+from pages.ui.money import local_amount
 from pages.ui.training import cached_curves, cached_training, curves, evaluation_words, job_words
 from pages.ui.training.job_details import HYPERPARAMETERS
 
@@ -50,6 +52,7 @@ _COLUMNS: dict[Column, str] = {
     "validation_token_accuracy": mark("Validation accuracy"),
 }
 _KEY = "training_compare"
+_COSTS = ("cost_usd", "usd_per_point")
 _BETWEEN = re.compile(r"(?<=[^\x00-\x7f])(?=[^\x00-\x7f])")
 _JOINER = "\u2060"  # no line ends here: beside long names a browser would give a Chinese title one character a line
 
@@ -63,7 +66,7 @@ def show(opened: Sequence[JobView]) -> None:
     _overlays(opened, names)
     figures, settings = st.columns(2)
     with figures:
-        st.markdown(f"**{_('What came of it')}**")
+        st.markdown(f"**{_('Results')}**")
         _figures(found, names)
     with settings:
         st.markdown(f"**{_('Settings')}**")
@@ -108,7 +111,7 @@ def _figures(found: Comparison, names: Mapping[str, str]) -> None:
         rows[_("Correct on held-out rows")] = [shares.get(one, _("not judged")) for one in names]
     _table(rows, names, _("Results"))
     if found.best:
-        st.caption(_("★ the best of them; what is not known is left out of that."))
+        st.caption(_("★ marks the best of these runs. Unknown values are not compared."))
     elif not found.comparable:
         st.caption(_("No ★: the best is marked only for runs with the same data set and split."))
 
@@ -122,7 +125,8 @@ def _shared(values: Sequence[object]) -> Figure | None:
 def _marked(found: Comparison, name: str, column: JobColumn, *, alone: bool) -> str:
     """A cell; `alone`: with its definition, as its neighbours have another."""
     value = getattr(column, name)
-    written = _written(name, value)
+    priced = value is not None or name not in _COSTS or column.provider != ENGINE
+    written = _written(name, value) if priced else local_amount(None)
     if alone and isinstance(value, Figure):
         written = job_words.named(written, value)
     return f"**{written}** ★" if found.best.get(name) == column.job_id else written
@@ -131,7 +135,7 @@ def _marked(found: Comparison, name: str, column: JobColumn, *, alone: bool) -> 
 def _written(name: str, value: object) -> str:
     if value is None:
         return _("unknown")
-    if name in ("cost_usd", "usd_per_point"):
+    if name in _COSTS:
         return usd(value)  # type: ignore[arg-type]  # a Decimal, as compare says
     amount = float(value.value if isinstance(value, Figure) else value)  # type: ignore[arg-type]  # a number
     if name == "training_s":

@@ -43,10 +43,14 @@ def scores(metrics: Metrics) -> None:
                 "n": st.column_config.NumberColumn(_("Rows"), format="localized"),
                 "right": st.column_config.NumberColumn(_("Correct"), format="localized"),
                 "precision": st.column_config.NumberColumn(
-                    _("Precision"), format="percent", help=_("Of the answers with this label: how many were right.")
+                    _("Precision"),
+                    format="percent",
+                    help=_("Of the rows that the model labelled so: how many have this label."),
                 ),
                 "recall": st.column_config.NumberColumn(
-                    _("Recall"), format="percent", help=_("Of the rows with this label: how many were found.")
+                    _("Recall"),
+                    format="percent",
+                    help=_("Of the rows that have this label: how many the model labelled so."),
                 ),
             },
             placeholder="–",

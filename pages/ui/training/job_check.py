@@ -23,7 +23,7 @@ from pages.ui.training import cached_form, job_estimate, job_form
 from pages.ui.training.job_form import Draft
 
 _SHARES = (0, 5, 10, 15, 20, 25, 30, 40, 50)  # percent
-_LEVELS = {"error": mark("error"), "warning": mark("to look at")}
+_LEVELS = {"error": mark("error"), "warning": mark("warning")}
 _MEGABYTE = 1_000_000
 _QUALITY_WAIT_S = 0.7  # a few hundred rows take less: their verdict is there without a flicker
 _LOOK_S = 1.0  # a long measurement reads thousands of rows a second

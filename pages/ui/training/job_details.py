@@ -71,7 +71,7 @@ def _told(job: JobView) -> dict[str, str]:
     return {
         _("Provider"): plain(models.provider_name(job.provider)),
         _("Started from"): code(job.base_model),
-        _("Data set"): plain(names.get(job.dataset_id or "", _("not there any more"))),
+        _("Data set"): plain(names.get(job.dataset_id or "", _("no longer exists"))),
         _("Rows"): number(job.n_examples),
         _("Kept for validation"): share,
         _("Format of the file"): plain(job.file_format),

@@ -221,7 +221,7 @@ def _columns() -> dict[str, Any]:
         "held_out": config.NumberColumn(_("Held out"), format=_PERCENT, help=held_out, width=85),
         "tokens": config.NumberColumn(_("Tokens"), format="localized", width=70),
         "cost": config.NumberColumn(_("Cost, USD"), format="%.4f", width=80),
-        "took": config.TextColumn(_("Training time"), help=_("Excludes queueing and pauses."), width=85),
+        "took": config.TextColumn(_("Training time"), help=_("Without queueing and pauses."), width=85),
         "base": config.TextColumn(_("Base model"), width=110),
         "provider": config.TextColumn(_("Provider"), width=75),
         "dataset": config.TextColumn(_("Data set"), width=85),

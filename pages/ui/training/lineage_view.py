@@ -6,12 +6,14 @@ import streamlit as st
 
 from core.charts import family as charts_family
 from core.charts.family import Member
+from core.cost.prices import ENGINE
 from core.db.tables import utcnow
 from core.training import lineage
 from core.training.jobs import JobView
 from core.training.lineage import Family, Node
 from pages.ui import cached
 from pages.ui.lang import _, duration, mark, n_, number, usd
+from pages.ui.money import local_amount
 from pages.ui.training import cached_curves, cached_training, curves, job_list, job_words
 
 _KINDS = {
@@ -71,12 +73,13 @@ def _chain(chain: tuple[JobView, ...]) -> None:
     """One continuous curve, and what all of it cost."""
     st.markdown(f"**{_('From the first job to this one')}**")
     cost = lineage.chain_cost(chain, utcnow())
-    unknown = n_("and {n} job at an unknown price", "and {n} jobs at an unknown price", cost.unknown)
+    unknown = n_("and {n} job without a price", "and {n} jobs without a price", cost.unknown)
     with st.grid(4, min_column_width=150):
         st.metric(_("Jobs"), number(len(chain)))
         st.metric(_("Tokens trained on"), number(cost.tokens))
         if cost.unknown == len(chain):
-            st.metric(_("Cost of all"), usd(None))
+            here = all(job.provider == ENGINE for job in chain)
+            st.metric(_("Cost of all"), local_amount(None) if here else usd(None))
         else:
             also = unknown if cost.unknown else None
             st.metric(_("Cost of all"), usd(cost.known_usd), also, delta_color="off", delta_arrow="off")
