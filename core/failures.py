@@ -116,10 +116,16 @@ JOB_REMEDIES: Mapping[Cause, tuple[Remedy, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why something failed. `said`: how the provider, or the stored sentence, puts it; "" where that adds nothing."""
+    """Why something failed.
+
+    Attributes:
+        said: the provider's own words, as a sentence of Fabula's quotes them; "": it quotes none.
+        stored: the whole stored text, where no sentence of Fabula's is known in it; whose words it has is not known.
+    """
 
     cause: Cause
     said: str = ""
+    stored: str = ""
 
 
 _FINISH_REASONS: Mapping[str, Cause] = {
@@ -218,25 +224,25 @@ _ROOT_KINDS: tuple[tuple[type[FabulaError], Cause], ...] = (
 def of_row(reason: str | None, finish_reason: str | None = None) -> Failure:
     """Why a row has failed."""
     cause = _cause_in_sentence(reason or "") or _FINISH_REASONS.get(finish_reason or "")
-    return Failure(cause or _cause_in_words(reason or "", _WORDS) or "other", _said(reason or "", cause))
+    return _failure(cause, cause or _cause_in_words(reason or "", _WORDS) or "other", reason or "")
 
 
 def of_run(reason: str | None) -> Failure:
     """Why a run has ended before its last row."""
-    return Failure(_cause_in_sentence(reason or "") or _cause_in_words(reason or "", _WORDS) or "other", reason or "")
+    return Failure(_cause_in_sentence(reason or "") or _cause_in_words(reason or "", _WORDS) or "other")
 
 
 def of_job(error: str | None) -> Failure:
     """Why a training job has failed, from its provider's words or Fabula's."""
     cause = _cause_in_sentence(error or "", _JOB_WORDS) or _cause_in_words(error or "", _JOB_WORDS)
-    return Failure(cause or "other", error or "")
+    return Failure(cause or "other")
 
 
 def of_error(error: FabulaError) -> Failure:
     """Why something that is shown as it happens, a story, has failed."""
     cause = next((cause for kind, cause in _KINDS if isinstance(error, kind)), None) or _cause_in_sentence(error.what)
     cause = cause or next((cause for kind, cause in _ROOT_KINDS if isinstance(error, kind)), None)
-    return Failure(cause or "other", _said(error.what, cause))
+    return _failure(cause, cause or "other", error.what)
 
 
 @lru_cache(maxsize=4096)
@@ -261,6 +267,6 @@ def _first(table: tuple[tuple[str, Cause], ...], text: str, flags: int = 0) -> C
     return next((cause for pattern, cause in table if re.search(pattern, text, flags | re.S)), None)
 
 
-def _said(sentence: str, cause: Cause | None) -> str:
-    """What the provider said: what stands behind the first colon of a known sentence, all of an unknown one."""
-    return sentence.partition(": ")[2] if cause is not None else sentence
+def _failure(known: Cause | None, cause: Cause, sentence: str) -> Failure:
+    """What the provider said stands behind the first colon of a sentence with a `known` cause."""
+    return Failure(cause, stored=sentence) if known is None else Failure(cause, sentence.partition(": ")[2])

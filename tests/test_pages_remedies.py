@@ -289,8 +289,27 @@ def test_a_row_whose_reason_was_stored_earlier_is_told_so_too(store: Store, serv
         row.state, row.reason, row.finish_reason = "failed", "It was longer than it may be.", "length"
     at = show(lang="zh_CN")
     assert at.data_editor[0].value["reason"].iloc[0] == (
-        "达到 token 上限，文本被截断 · 服务商的说明：“It was longer than it may be.”"
+        "达到 token 上限，文本被截断 · 原因：“It was longer than it may be.”"
     )
+
+
+@pytest.mark.parametrize(
+    ("finish_reason", "reason", "line"),
+    [
+        (None, "The cat sat on the keyboard.", "Reason: “The cat sat on the keyboard.”"),
+        (None, "Something with a quota went wrong", "Reason: “Something with a quota went wrong”"),
+        ("length", "It was longer than it may be.", ""),
+    ],
+)
+def test_words_that_may_be_anyones_are_not_said_to_be_the_providers(
+    store: Store, server: FaultServer, finish_reason: str | None, reason: str, line: str
+) -> None:
+    dataset_id = executed(store, server)
+    with store.session() as session:
+        row = session.query(Row).filter_by(dataset_id=dataset_id, position=0).one()
+        row.state, row.reason, row.finish_reason = "failed", reason, finish_reason
+    said = words(show())
+    assert line in said and "The provider said" not in said
 
 
 # --- jobs -------------------------------------------------------------------------------------------------------------

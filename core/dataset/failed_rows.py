@@ -24,11 +24,17 @@ _COLDEST = Decimal("0.1")  # at 0 a small model repeats itself
 
 @dataclass(frozen=True, slots=True)
 class FailedRows:
-    """Failed rows that have one cause. `said`: what the provider said, the most frequent first, each once."""
+    """Failed rows that have one cause.
+
+    Attributes:
+        said: what the provider said, the most frequent first, each once.
+        stored: whole reasons in which no sentence of Fabula's is known, in the same order.
+    """
 
     cause: Cause
     rows: int
     said: tuple[str, ...] = ()
+    stored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,7 @@ def lower_temperature(temperature: float) -> float | None:
 class _Group:
     rows: int = 0
     said: dict[str, str] = field(default_factory=dict)
+    stored: dict[str, str] = field(default_factory=dict)
 
 
 def by_cause(session: Session, dataset_id: str, failed: int) -> tuple[FailedRows, ...]:
@@ -73,11 +80,15 @@ def by_cause(session: Session, dataset_id: str, failed: int) -> tuple[FailedRows
         failure = failures.of_row(reason, finish_reason)
         group = groups.setdefault(failure.cause, _Group())
         group.rows += rows
-        if failure.said:  # token counts and ids differ where the cause is the same
-            group.said.setdefault(re.sub(r"\d+", "#", failure.said), failure.said)
+        for kept, words in ((group.said, failure.said), (group.stored, failure.stored)):
+            if words:  # token counts and ids differ where the cause is the same
+                kept.setdefault(re.sub(r"\d+", "#", words), words)
     if (rest := failed - sum(group.rows for group in groups.values())) > 0:
         groups.setdefault("other", _Group()).rows += rest
-    found = [FailedRows(cause, one.rows, tuple(one.said.values())[:_MOST_SAID]) for cause, one in groups.items()]
+    found = [
+        FailedRows(cause, one.rows, tuple(one.said.values())[:_MOST_SAID], tuple(one.stored.values())[:_MOST_SAID])
+        for cause, one in groups.items()
+    ]
     return tuple(sorted(found, key=lambda one: -one.rows))
 
 

@@ -55,7 +55,7 @@ def sentence(reason: str, cause: Cause) -> str:
     shown = told(reason)
     if shown != reason or language() == "en" or cause == "other":
         return shown
-    return f"{_(WORDS[cause])} · {quoted(reason)}"
+    return f"{_(WORDS[cause])} · {stored(reason)}"
 
 
 def row_reason(row: ListedRow) -> str:
@@ -70,6 +70,11 @@ def row_reason(row: ListedRow) -> str:
 def quoted(said: str) -> str:
     """What the provider said."""
     return _("The provider said: “{words}”").format(words=told(said))
+
+
+def stored(reason: str) -> str:
+    """A stored reason whose words may be the provider's, or those of an earlier version of Fabula."""
+    return _("Reason: “{words}”").format(words=told(reason))
 
 
 def page_button(remedy: Remedy, key: str) -> bool:

@@ -55,6 +55,8 @@ def failed(summary: DatasetSummary, progress: RunProgress, *, idle: bool) -> Non
                     _button(remedy, place)
         for said in group.said:
             st.caption(plain(failure_words.quoted(said)))
+        for reason in group.stored:
+            st.caption(plain(failure_words.stored(reason)))
 
 
 def ended(summary: DatasetSummary, progress: RunProgress) -> None:
