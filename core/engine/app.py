@@ -33,6 +33,7 @@ from core.engine.requests import json_body, known, required
 from core.engine.runner import Runner
 from core.engine.store import Job, Store
 from core.engine.workshop import Workshop
+from core.message import msg
 
 _log = logging.getLogger(__name__)
 _CLIENT_CLOSED = 499  # nginx's status for it; nobody is there to read it
@@ -141,7 +142,7 @@ class Engine:
         known(body, frozenset({"model", "text"}))
         model = self.models.find(required(body, "model"))
         if not isinstance(body.get("text"), str):
-            raise bad_value("text", "'text' must be text.")
+            raise bad_value("text", msg("'text' must be text."))
         base = await run_in_threadpool(self.models.base, model.base)
         async with self.pool.counting(base) as backend:
             tokens = await count_tokens(backend, body["text"])
@@ -251,9 +252,11 @@ async def _http_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     at = f"{request.method} {request.url.path}"
     if exc.status_code == 405:
-        error = ApiError(405, f"Not allowed: {at}. Perhaps you meant another HTTP method.", code="method_not_allowed")
+        error = ApiError(
+            405, msg("Not allowed: {at}. Perhaps you meant another HTTP method.", at=at), code="method_not_allowed"
+        )
     else:
-        error = ApiError(exc.status_code, f"Invalid URL ({at})", code="unknown_url")
+        error = ApiError(exc.status_code, msg("Invalid URL ({at})", at=at), code="unknown_url")
     return JSONResponse(error.body(), exc.status_code)
 
 
@@ -263,7 +266,7 @@ async def _failed(request: Request, exc: Exception) -> Response:
         error = disk_full()
     else:
         _log.error("%s %s failed", request.method, request.url.path, exc_info=exc)
-        message = "The engine had an error while processing your request. Its log has the details."
+        message = msg("The engine had an error while processing your request. Its log has the details.")
         error = ApiError(500, message, type="server_error", code="server_error")
     return JSONResponse(error.body(), error.status)
 

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.engine.errors import ApiError
+from core.message import msg
 
 # The whole of a Host header that names this machine. A name that only begins or ends so (`localhost.evil.example`,
 # `x@localhost`) may resolve to this machine, and is how a web page elsewhere would reach the engine (DNS rebinding).
@@ -56,13 +57,13 @@ class Gate:
 
     def _refusal(self, headers: Headers) -> ApiError:
         if self._expected is None:
-            message = (
+            message = msg(
                 "Without a token the engine answers programs on this machine only, by the name localhost or 127.0.0.1."
             )
         elif headers.get("authorization"):
-            message = "Incorrect API key provided. Use the engine's token (FABULA_ENGINE_TOKEN) as the API key."
+            message = msg("Incorrect API key provided. Use the engine's token (FABULA_ENGINE_TOKEN) as the API key.")
         else:
-            message = "You didn't provide an API key. Send the engine's token as 'Authorization: Bearer TOKEN'."
+            message = msg("You didn't provide an API key. Send the engine's token as 'Authorization: Bearer TOKEN'.")
         return ApiError(401, message, code="invalid_api_key")
 
 

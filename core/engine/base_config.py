@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.engine.gguf_file import QuickReader
+from core.message import msg
 
 TRAINABLE = frozenset({"gemma3", "qwen2", "qwen3"})
 """Architectures whose matrices lie in GGUF as they do in transformers (llama's query and key rows are permuted)."""
@@ -60,14 +61,18 @@ def from_reader(reader: QuickReader) -> dict[str, Any]:
     architecture = str(values.get("general.architecture", ""))
     if architecture not in TRAINABLE:
         raise UntrainableModel(
-            f"general.architecture is {architecture!r}, and only {', '.join(sorted(TRAINABLE))} are trained here"
+            msg(
+                "general.architecture is {architecture}, and only {trainable} are trained here",
+                architecture=repr(architecture),
+                trainable=", ".join(sorted(TRAINABLE)),
+            )
         )
     prefix = f"{architecture}."
     own = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
     keys = _Keys(architecture, own)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     if "token_embd.weight" not in tensors:
-        raise UntrainableModel("it has no tensor token_embd.weight")
+        raise UntrainableModel(msg("it has no tensor token_embd.weight"))
     config = {"model_type": _MODEL_TYPES.get(architecture, architecture), **_sizes(keys)}
     config["vocab_size"] = int(tensors["token_embd.weight"].shape[1])
     config["tie_word_embeddings"] = "output.weight" not in tensors
@@ -90,7 +95,7 @@ class _Keys:
         value = self._values.pop(key, default)
         if isinstance(value, list):
             if len(set(value)) != 1:
-                raise self.refused(key, value, "it differs between layers")
+                raise self.refused(key, value, msg("it differs between layers"))
             value = value[0]
         return value
 
@@ -101,34 +106,35 @@ class _Keys:
     def needed(self, key: str) -> int:
         value = self.take(key)
         if value is None:
-            raise UntrainableModel(f"the file has no key {self.architecture}.{key}")
+            raise UntrainableModel(msg("the file has no key {key}", key=f"{self.architecture}.{key}"))
         return int(value)
 
     def same(self, key: str, expected: Any) -> None:
         """Take a key that is only understood with this value."""
         value = self.take(key, expected)
         if value != expected:
-            raise self.refused(key, value, f"only {expected} is computed here")
+            raise self.refused(key, value, msg("only {expected} is computed here", expected=expected))
 
     def refuse_the_rest(self) -> None:
         for key, value in self._values.items():
             if key.startswith(_WITHOUT_EFFECT):
                 continue
             if key not in _ONLY_OFF:
-                raise self.refused(key, value, "this key is not known here")
+                raise self.refused(key, value, msg("this key is not known here"))
             if value not in _ONLY_OFF[key]:
-                raise self.refused(key, value, f"only {_ONLY_OFF[key][0]} is computed here")
+                raise self.refused(key, value, msg("only {expected} is computed here", expected=_ONLY_OFF[key][0]))
 
     def refused(self, key: str, value: Any, reason: str) -> UntrainableModel:
-        said = repr(value) if not isinstance(value, str) or len(value) < 40 else "a long text"
-        return UntrainableModel(f"{self.architecture}.{key} is {said}, and {reason}")
+        said = repr(value) if not isinstance(value, str) or len(value) < 40 else msg("a long text")
+        place = f"{self.architecture}.{key}"
+        return UntrainableModel(msg("{key} is {said}, and {reason}", key=place, said=said, reason=reason))
 
 
 def _sizes(keys: _Keys) -> dict[str, Any]:
     width, heads = keys.needed("embedding_length"), keys.needed("attention.head_count")
     head = int(keys.take("attention.key_length", width // heads))
     if keys.architecture == "qwen2" and head * heads != width:
-        raise keys.refused("attention.key_length", head, f"llama.cpp loads only {width // heads}")
+        raise keys.refused("attention.key_length", head, msg("llama.cpp loads only {width}", width=width // heads))
     for key in ("attention.value_length", "rope.dimension_count"):
         keys.same(key, head)
     for key in ("attention.key_length_swa", "attention.value_length_swa", "rope.dimension_count_swa"):
@@ -155,14 +161,14 @@ def _rope_scaling(keys: _Keys, context: int) -> dict[str, Any]:
     if kind == "yarn":
         return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
     if kind not in ("none", "linear"):
-        raise keys.refused("rope.scaling.type", kind, "only none, linear and yarn are computed here")
+        raise keys.refused("rope.scaling.type", kind, msg("only none, linear and yarn are computed here"))
     return {"rope_type": "default"} if factor == 1.0 or kind == "none" else {"rope_type": "linear", "factor": factor}
 
 
 def _gemma3(keys: _Keys, config: Mapping[str, Any], rope: Mapping[str, Any]) -> dict[str, Any]:
     """Local and global attention, each with its own rotation; and what queries are divided by."""
     if rope["rope_type"] == "yarn":
-        raise keys.refused("rope.scaling.type", "yarn", "with layers of local attention it is not computed here")
+        raise keys.refused("rope.scaling.type", "yarn", msg("with layers of local attention it is not computed here"))
     layers, width, heads = (config[name] for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
     window = int(keys.take("attention.sliding_window", 0))
     local = _local_layers(keys, layers) if window else [False] * layers
@@ -184,7 +190,9 @@ def _local_layers(keys: _Keys, layers: int) -> list[bool]:
     if not isinstance(pattern, list):
         return [pattern == 0 or (layer + 1) % int(pattern) != 0 for layer in range(layers)]
     if len(pattern) != layers:
-        raise keys.refused("attention.sliding_window_pattern", pattern, f"the model has {layers} layers")
+        raise keys.refused(
+            "attention.sliding_window_pattern", pattern, msg("the model has {layers} layers", layers=layers)
+        )
     return [bool(one) for one in pattern]
 
 
@@ -194,4 +202,4 @@ def _refuse_unknown_tensors(architecture: str, layers: int, tensors: Iterable[st
     known = hf_names(architecture, layers)
     for name in tensors:
         if name not in known:
-            raise UntrainableModel(f"the tensor {name} is not computed here")
+            raise UntrainableModel(msg("the tensor {name} is not computed here", name=name))

@@ -10,6 +10,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from core.engine.errors import ApiError
+from core.message import msg
 
 MOST = 256  # answered at once; uvicorn answers more with 503
 _MOST_OPEN = MOST + 64  # beyond this a connection is closed unread, so that the process keeps file descriptors
@@ -80,8 +81,17 @@ class Connection(H11Protocol):
 
 def _timeout(phase: _Phase) -> bytes:
     """A 408 as bytes: h11 would not send one in the middle of a request."""
-    waited = f"{HEADERS_S:.0f} seconds for its headers" if phase == "headers" else f"{BODY_IDLE_S:.0f} seconds for more"
-    error = ApiError(408, f"The request was not sent completely: the engine waited {waited}.", code="request_timeout")
+    if phase == "headers":
+        seconds = f"{HEADERS_S:.0f}"
+        said = msg(
+            "The request was not sent completely: the engine waited {seconds} seconds for its headers.", seconds=seconds
+        )
+    else:
+        seconds = f"{BODY_IDLE_S:.0f}"
+        said = msg(
+            "The request was not sent completely: the engine waited {seconds} seconds for more.", seconds=seconds
+        )
+    error = ApiError(408, said, code="request_timeout")
     body = json.dumps(error.body()).encode()
     head = (
         "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\n"

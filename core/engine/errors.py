@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sqlite3
 
-from core.message import structure
+from core.message import msg, structure
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -50,18 +50,21 @@ def bad_value(param: str, message: str) -> ApiError:
 
 def unknown_model(model: object) -> ApiError:
     """404 model_not_found."""
-    return ApiError(404, f"The model '{model}' does not exist.", param="model", code="model_not_found")
+    return ApiError(404, msg("The model '{model}' does not exist.", model=model), param="model", code="model_not_found")
 
 
 def unknown_file(file_id: str) -> ApiError:
     """404 for a file that is not, or no longer, there."""
-    return ApiError(404, f"No such File object: {file_id}", param="id", code="file_not_found")
+    return ApiError(404, msg("No such File object: {file_id}", file_id=file_id), param="id", code="file_not_found")
 
 
 def unknown_job(job_id: str) -> ApiError:
     """404 for a fine-tuning job."""
     return ApiError(
-        404, f"Could not find fine tune: {job_id}", param="fine_tuning_job_id", code="fine_tuning_job_not_found"
+        404,
+        msg("Could not find fine tune: {job_id}", job_id=job_id),
+        param="fine_tuning_job_id",
+        code="fine_tuning_job_not_found",
     )
 
 
@@ -81,8 +84,10 @@ def disk_full() -> ApiError:
     """507: the engine's disk is full. What was acknowledged before is safe."""
     return ApiError(
         507,
-        "The engine's disk is full or cannot be written, so nothing was stored. Free some space, then try again; "
-        "files and jobs that were acknowledged before are safe.",
+        msg(
+            "The engine's disk is full or cannot be written, so nothing was stored. Free some space, then try again; "
+            "files and jobs that were acknowledged before are safe."
+        ),
         type="server_error",
         code="insufficient_storage",
     )

@@ -16,6 +16,7 @@ from core.engine.errors import ApiError, bad_value, unknown_file
 from core.engine.requests import query_limit
 from core.engine.store import File, Store
 from core.engine.upload import Upload, receive
+from core.message import msg
 
 PURPOSE, RESULTS_PURPOSE = "fine-tune", "fine-tune-results"
 _PAGE = 10_000  # OpenAI's own, both as default and as limit
@@ -66,7 +67,7 @@ class Files:
         limit = query_limit(request, _PAGE, _PAGE)
         order = request.query_params.get("order", "desc")
         if order not in ("asc", "desc"):
-            raise bad_value("order", "'order' must be 'asc' or 'desc'.")
+            raise bad_value("order", msg("'order' must be 'asc' or 'desc'."))
         where, values = "deleted_at IS NULL", list[Any]()
         if purpose := request.query_params.get("purpose"):
             where, values = f"{where} AND purpose = ?", [purpose]
@@ -74,7 +75,7 @@ class Files:
         try:
             rows, more = self._store.page(File, where, values, after=after, limit=limit, newest=order == "desc")
         except KeyError as exc:
-            raise bad_value("after", f"No such File object: {after}") from exc
+            raise bad_value("after", msg("No such File object: {after}", after=after)) from exc
         return JSONResponse(shapes.page([shapes.file(row, self._size(row)) for row in rows], more))
 
     def get(self, request: Request) -> Response:
@@ -111,12 +112,15 @@ class Files:
         purpose = upload.fields.get("purpose")
         if purpose is None:
             raise ApiError(
-                400, "Missing required parameter: 'purpose'.", param="purpose", code="missing_required_parameter"
+                400, msg("Missing required parameter: 'purpose'."), param="purpose", code="missing_required_parameter"
             )
         if purpose != PURPOSE:
-            raise bad_value("purpose", f"'{purpose[:40]}' is not a purpose of this engine; use '{PURPOSE}'.")
+            raise bad_value(
+                "purpose",
+                msg("'{value}' is not a purpose of this engine; use '{purpose}'.", value=purpose[:40], purpose=PURPOSE),
+            )
         if upload.size == 0:
-            raise bad_value("file", "The file is empty.")
+            raise bad_value("file", msg("The file is empty."))
         now = int(time.time())
         file = File(file_id, upload.filename or "file", upload.size, purpose, now, _expires_at(upload.fields, now))
         os.replace(part, self.path(file_id))
@@ -145,9 +149,9 @@ def _expires_at(fields: dict[str, str], now: int) -> int | None:
         return None
     low, high = _EXPIRY_S
     if fields.get("expires_after[anchor]", "created_at") != "created_at":
-        raise bad_value("expires_after[anchor]", "'expires_after[anchor]' must be 'created_at'.")
+        raise bad_value("expires_after[anchor]", msg("'expires_after[anchor]' must be 'created_at'."))
     if not (seconds.isascii() and seconds.isdigit() and len(seconds) < 9 and low <= int(seconds) <= high):
-        message = f"'expires_after[seconds]' must be a whole number from {low} to {high}."
+        message = msg("'expires_after[seconds]' must be a whole number from {low} to {high}.", low=low, high=high)
         raise bad_value("expires_after[seconds]", message)
     return now + int(seconds)
 

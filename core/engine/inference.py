@@ -24,6 +24,7 @@ from core.engine.requests import json_body, until_gone
 from core.engine.sampling import Sampling
 from core.engine.streaming import EventStream
 from core.engine.training_line import BadLine, is_missing
+from core.message import msg
 
 Prompt: TypeAlias = "str | list[int]"
 _MAX_PROMPTS = 128
@@ -75,17 +76,19 @@ class Inference:
         model, base = await self._open(body)
         template = chat.template_for(base.card.architecture)
         if template is None:
-            raise ApiError(400, f"The model '{model.id}' has no chat format here; use /v1/completions.", param="model")
+            raise ApiError(
+                400, msg("The model '{id}' has no chat format here; use /v1/completions.", id=model.id), param="model"
+            )
         try:
             messages = chat.parse(body.get("messages"))
         except BadLine as exc:
-            raise bad_value("messages", f"Invalid 'messages': {exc.sentence}") from exc
+            raise bad_value("messages", msg("Invalid 'messages': {sentence}", sentence=exc.sentence)) from exc
         text = chat.prompt(messages, template)
         return await self._answer(request, Work(True, model, base, (text,), sampling.of_chat(body, template.stop)))
 
     async def _open(self, body: dict[str, Any]) -> tuple[Model, Base]:
         if is_missing(body.get("model")):
-            message = "You must provide a model parameter."
+            message = msg("You must provide a model parameter.")
             raise ApiError(400, message, param="model", code="missing_required_parameter")
         model = self._models.find(body["model"])
         return model, await run_in_threadpool(self._models.base, model.base)
@@ -213,7 +216,13 @@ def _prompts(body: dict[str, Any]) -> tuple[Prompt, ...]:
         return (raw,)
     several = isinstance(raw, list) and 0 < len(raw) <= _MAX_PROMPTS
     if not several or not all(isinstance(prompt, str) or _is_tokens(prompt) for prompt in raw):
-        raise bad_value("prompt", f"'prompt' must be text, token ids, or a list of at most {_MAX_PROMPTS} of these.")
+        raise bad_value(
+            "prompt",
+            msg(
+                "'prompt' must be text, token ids, or a list of at most {max_prompts} of these.",
+                max_prompts=_MAX_PROMPTS,
+            ),
+        )
     return tuple(raw)
 
 
@@ -221,7 +230,9 @@ def _check_vocabulary(prompts: Sequence[Prompt], base: Base) -> None:
     """Raise ApiError 400 for a token id that the model does not have."""
     highest = max((max(prompt) for prompt in prompts if not isinstance(prompt, str)), default=0)
     if highest >= base.card.vocab_size:
-        raise bad_value("prompt", f"'prompt' has a token id that the model does not have: {highest}.")
+        raise bad_value(
+            "prompt", msg("'prompt' has a token id that the model does not have: {highest}.", highest=highest)
+        )
 
 
 async def _check_length(backend: Backend, prompt: Prompt) -> None:

@@ -12,6 +12,7 @@ from core.engine import job_rules
 from core.engine.errors import ApiError, bad_value
 from core.engine.requests import integer, known, number, required
 from core.engine.training_line import is_missing
+from core.message import msg
 
 _KNOWN = frozenset(
     [
@@ -51,7 +52,7 @@ def parse(body: Mapping[str, Any]) -> JobRequest:
     """Check the form of a request. Raises ApiError 400."""
     known(body, _KNOWN)
     if body.get("integrations"):
-        message = "'integrations' are not supported by this engine; read the events or the result file instead."
+        message = msg("'integrations' are not supported by this engine; read the events or the result file instead.")
         raise ApiError(400, message, param="integrations", code="unsupported_parameter")
     hyperparameters = _without_auto(_hyperparameters(body))
     return JobRequest(
@@ -86,7 +87,7 @@ def _hyperparameters(body: Mapping[str, Any]) -> Mapping[str, Any]:
     known(method, frozenset({"type", "supervised", "dpo", "reinforcement"}), "method.")
     kind = method.get("type")
     if (not is_missing(kind) and kind != "supervised") or method.get("dpo") or method.get("reinforcement"):
-        message = "This engine does supervised fine-tuning only: 'method.type' must be 'supervised'."
+        message = msg("This engine does supervised fine-tuning only: 'method.type' must be 'supervised'.")
         raise ApiError(400, message, param="method.type", code="unsupported_parameter")
     supervised = _object(method, "supervised", "method.")
     known(supervised, frozenset({"hyperparameters"}), "method.supervised.")
@@ -105,7 +106,7 @@ def _object(body: Mapping[str, Any], name: str, where: str = "") -> dict[str, An
     if is_missing(value):
         return {}
     if not isinstance(value, dict):
-        raise bad_value(where + name, f"'{where}{name}' must be an object.")
+        raise bad_value(where + name, msg("'{where}{name}' must be an object.", where=where, name=name))
     return {key: each for key, each in value.items() if not is_missing(each)}
 
 
@@ -114,7 +115,10 @@ def _suffix(value: object) -> str | None:
         return None
     if not isinstance(value, str) or not job_rules.is_suffix(value):
         most = job_rules.LONGEST_SUFFIX
-        raise bad_value("suffix", f"'suffix' must be 1 to {most} letters (a-z), digits, dots, hyphens or underscores.")
+        raise bad_value(
+            "suffix",
+            msg("'suffix' must be 1 to {most} letters (a-z), digits, dots, hyphens or underscores.", most=most),
+        )
     return value
 
 
@@ -122,12 +126,19 @@ def _metadata(value: object) -> dict[str, str] | None:
     if is_missing(value):
         return None
     if not isinstance(value, dict) or len(value) > _MAX_METADATA:
-        raise bad_value("metadata", f"'metadata' must be an object with at most {_MAX_METADATA} pairs.")
+        raise bad_value(
+            "metadata",
+            msg("'metadata' must be an object with at most {max_metadata} pairs.", max_metadata=_MAX_METADATA),
+        )
     kept = {key: text for key, text in value.items() if text is not None}
     for key, text in kept.items():
         if len(key) > _MAX_KEY or not isinstance(text, str) or len(text) > _MAX_VALUE:
             raise bad_value(
                 "metadata",
-                f"'metadata' keys have at most {_MAX_KEY} characters, values are texts of at most {_MAX_VALUE}.",
+                msg(
+                    "'metadata' keys have at most {max_key} characters, values are texts of at most {max_value}.",
+                    max_key=_MAX_KEY,
+                    max_value=_MAX_VALUE,
+                ),
             )
     return kept or None

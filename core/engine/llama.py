@@ -24,6 +24,7 @@ from core.engine import children
 from core.engine.errors import ApiError, unavailable
 from core.engine.gguf_file import ModelCard
 from core.engine.wire import Address
+from core.message import msg
 
 _log = logging.getLogger(__name__)
 
@@ -152,7 +153,9 @@ class Pool:
                 if current is not None:
                     self._retire(current)
                 if adapter is not None and not adapter.exists():  # never answer as the base under a tuned name
-                    raise unavailable(f"The adapter {adapter.name} is not in the engine's home any more.")
+                    raise unavailable(
+                        msg("The adapter {name} is not in the engine's home any more.", name=adapter.name)
+                    )
                 current = await _start(base, adapter, self._threads)
                 self._all.add(current)
             self._current[key] = current
@@ -206,13 +209,21 @@ async def _start(base: Base, adapter: Path | None, threads: int) -> Backend:
         answer = await asyncio.wait_for(_introduce(process, orders), _START_S)
     except TimeoutError as exc:
         process.kill()
-        raise unavailable(f"The model {base.name} was not loaded within {_START_S:.0f} seconds.") from exc
+        raise unavailable(
+            msg("The model {name} was not loaded within {start_s} seconds.", name=base.name, start_s=f"{_START_S:.0f}")
+        ) from exc
     except BaseException:
         process.kill()
         raise
     if "url" not in answer:
         _log.error("llama.cpp could not load %s: %s", base.gguf, answer.get("error"))
-        raise unavailable(f"The model {base.name} could not be loaded: {answer.get('error', 'llama.cpp ended')}.")
+        raise unavailable(
+            msg(
+                "The model {name} could not be loaded: {value}.",
+                name=base.name,
+                value=answer.get("error", "llama.cpp ended"),
+            )
+        )
     url = urlsplit(answer["url"])
     address = Address(url.hostname or "127.0.0.1", url.port or 80, key)
     return Backend(base, process, address, adapter)
@@ -242,8 +253,12 @@ def too_long(context: object, tokens: object) -> ApiError:
     """400: a prompt of so many tokens leaves no room in a context of so many."""
     return ApiError(
         400,
-        f"This model's maximum context length is {context} tokens. "
-        f"However, your prompt has {tokens} tokens. Please shorten it.",
+        msg(
+            "This model's maximum context length is {context} tokens. However, your prompt has {tokens} tokens. "
+            "Please shorten it.",
+            context=context,
+            tokens=tokens,
+        ),
         param="prompt",
         code="context_length_exceeded",
     )
@@ -256,4 +271,8 @@ def refused(status: int, body: dict[str, Any]) -> ApiError:
     if error.get("type") == "exceed_context_size_error":
         return too_long(error.get("n_ctx"), error.get("n_prompt_tokens"))
     message = str(error.get("message") or "llama.cpp refused the request")
-    return ApiError(400, message) if 400 <= status < 500 else unavailable(f"The model stopped working: {message}.")
+    return (
+        ApiError(400, message)
+        if 400 <= status < 500
+        else unavailable(msg("The model stopped working: {message}.", message=message))
+    )

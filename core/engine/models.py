@@ -14,6 +14,7 @@ from core.engine.errors import ApiError, unknown_model
 from core.engine.gguf_file import model_card
 from core.engine.llama import Base
 from core.engine.store import Format, Store, TunedModel
+from core.message import msg
 
 _ADAPTERS = Path(__file__).parents[2] / "data" / "storyteller"
 
@@ -63,7 +64,7 @@ class Models:
                     path = weights.ensure_gguf(name, self._home, self._environ)
                     self._bases[name] = Base(name, path, model_card(path))
                 except (ValueError, KeyError, ImportError) as exc:
-                    message = f"The base model {name} cannot be used: {exc}"
+                    message = msg("The base model {name} cannot be used: {exc}", name=name, exc=exc)
                     raise ApiError(503, message, type="server_error", code="engine_unavailable") from exc
             return self._bases[name]
 
@@ -105,7 +106,9 @@ class Models:
         """Delete a tuned model or a checkpoint. Raises ApiError 404, or 403 for one that ships with the engine."""
         model = self.find(model_id)
         if any(shipped.id == model.id for shipped in self._shipped()):
-            raise ApiError(403, f"The model '{model.id}' ships with the engine and cannot be deleted.", param="model")
+            raise ApiError(
+                403, msg("The model '{id}' ships with the engine and cannot be deleted.", id=model.id), param="model"
+            )
         self._store.remove(TunedModel, model.id)
         if model.adapter is not None:
             model.adapter.unlink(missing_ok=True)
@@ -136,7 +139,7 @@ class Models:
         except ApiError as exc:
             return str(exc)
         except OSError as exc:
-            return f"its file cannot be read: {exc.strerror}"
+            return msg("its file cannot be read: {reason}", reason=exc.strerror)
 
     def _is_packaged(self, name: str) -> bool:
         """Whether it is the packaged base, not another file of that name."""

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from core.engine.errors import ApiError, bad_value
 from core.engine.training_line import is_missing
+from core.message import msg
 
 MAX_JSON_BYTES = 16 << 20  # a request with a long conversation is about 100 kB
 
@@ -28,14 +29,20 @@ async def json_body(request: Request) -> dict[str, Any]:
     async for chunk in request.stream():
         raw += chunk
         if len(raw) > MAX_JSON_BYTES:
-            raise ApiError(413, f"The request body is larger than {MAX_JSON_BYTES >> 20} MB.", code="body_too_large")
+            raise ApiError(
+                413,
+                msg("The request body is larger than {value} MB.", value=MAX_JSON_BYTES >> 20),
+                code="body_too_large",
+            )
     try:
         body = json.loads(bytes(raw) or b"{}")
         json.dumps(body, ensure_ascii=False).encode("utf-8")  # half a surrogate pair cannot be stored or tokenised
     except (ValueError, RecursionError) as exc:
-        raise ApiError(400, f"We could not parse the JSON body of your request: {exc}.", code="invalid_json") from exc
+        raise ApiError(
+            400, msg("We could not parse the JSON body of your request: {exc}.", exc=exc), code="invalid_json"
+        ) from exc
     if not isinstance(body, dict):
-        raise ApiError(400, "The body of the request must be a JSON object.", code="invalid_json")
+        raise ApiError(400, msg("The body of the request must be a JSON object."), code="invalid_json")
     return body
 
 
@@ -44,17 +51,17 @@ def known(body: Mapping[str, Any], names: frozenset[str], where: str = "") -> No
     unknown = sorted(name for name in body.keys() - names if not is_missing(body[name]))
     if unknown:
         param = where + unknown[0]
-        raise ApiError(400, f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
+        raise ApiError(400, msg("Unknown parameter: '{param}'.", param=param), param=param, code="unknown_parameter")
 
 
 def required(body: Mapping[str, Any], name: str) -> str:
     """A text parameter that must be there."""
     value = body.get(name)
     if is_missing(value):
-        message = f"Missing required parameter: '{name}'."
+        message = msg("Missing required parameter: '{name}'.", name=name)
         raise ApiError(400, message, param=name, code="missing_required_parameter")
     if not isinstance(value, str):
-        raise bad_value(name, f"'{name}' must be text.")
+        raise bad_value(name, msg("'{name}' must be text.", name=name))
     return value
 
 
@@ -64,7 +71,16 @@ def integer(body: Mapping[str, Any], name: str, low: int, high: int, default: T)
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise bad_value(name, f"'{name}' must be a whole number from {low} to {high}; it is {_shown(value)}.")
+        raise bad_value(
+            name,
+            msg(
+                "'{name}' must be a whole number from {low} to {high}; it is {value}.",
+                name=name,
+                low=low,
+                high=high,
+                value=_shown(value),
+            ),
+        )
     return value
 
 
@@ -75,7 +91,16 @@ def number(body: Mapping[str, Any], name: str, low: float, high: float, default:
         return default
     fine = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not fine or not low <= value <= high:
-        raise bad_value(name, f"'{name}' must be a number from {low:g} to {high:g}; it is {_shown(value)}.")
+        raise bad_value(
+            name,
+            msg(
+                "'{name}' must be a number from {low} to {high}; it is {value}.",
+                name=name,
+                low=f"{low:g}",
+                high=f"{high:g}",
+                value=_shown(value),
+            ),
+        )
     return float(value)
 
 
@@ -83,7 +108,7 @@ def boolean(body: Mapping[str, Any], name: str) -> bool:
     """true or false; missing and null are false."""
     value = body.get(name)
     if value not in (None, True, False):
-        raise bad_value(name, f"'{name}' must be true or false; it is {_shown(value)}.")
+        raise bad_value(name, msg("'{name}' must be true or false; it is {value}.", name=name, value=_shown(value)))
     return bool(value)
 
 
@@ -93,7 +118,7 @@ def query_limit(request: Request, default: int, most: int) -> int:
     if raw is None:
         return default
     if not (raw.isascii() and raw.isdigit() and len(raw) < 9 and 1 <= int(raw) <= most):
-        raise bad_value("limit", f"'limit' must be a whole number from 1 to {most}.")
+        raise bad_value("limit", msg("'limit' must be a whole number from 1 to {most}.", most=most))
     return int(raw)
 
 

@@ -10,6 +10,7 @@ from core.engine.errors import ApiError, bad_value
 from core.engine.llama import CONTEXT
 from core.engine.requests import boolean, integer, known, number
 from core.engine.training_line import is_missing
+from core.message import msg
 
 _MAX_CHOICES = 128
 _MAX_STOPS = 4
@@ -112,7 +113,7 @@ def of_completion(body: Mapping[str, Any]) -> Sampling:
     known(body, _COMPLETION)
     sampling = _common(body, integer(body, "max_tokens", 1, 1 << 20, 16))
     if integer(body, "best_of", 1, _MAX_CHOICES, sampling.n) != sampling.n:
-        raise bad_value("best_of", "'best_of' other than 'n' is not supported by this engine.")
+        raise bad_value("best_of", msg("'best_of' other than 'n' is not supported by this engine."))
     return sampling
 
 
@@ -131,7 +132,7 @@ def _common(body: Mapping[str, Any], max_tokens: int | None) -> Sampling:
         if value is None or (is_missing(value) and name not in _ASKED_FOR_BY_EMPTY):
             continue
         if not any(type(value) is type(allowed) and value == allowed for allowed in harmless):
-            message = f"'{name}' is not supported by this engine."
+            message = msg("'{name}' is not supported by this engine.", name=name)
             raise ApiError(400, message, param=name, code="unsupported_parameter")
     seed = integer(body, "seed", -_MAX_SEED - 1, _MAX_SEED, None)
     options: dict[str, Any] = {
@@ -158,9 +159,9 @@ def _include_usage(body: Mapping[str, Any], stream: bool) -> bool:
     if is_missing(options):
         return False
     if not stream:
-        raise bad_value("stream_options", "'stream_options' is only allowed when 'stream' is true.")
+        raise bad_value("stream_options", msg("'stream_options' is only allowed when 'stream' is true."))
     if not isinstance(options, dict):
-        raise bad_value("stream_options", "'stream_options' must be an object.")
+        raise bad_value("stream_options", msg("'stream_options' must be an object."))
     known(options, frozenset({"include_usage", "include_obfuscation"}), "stream_options.")
     return boolean(options, "include_usage")
 
@@ -168,7 +169,12 @@ def _include_usage(body: Mapping[str, Any], stream: bool) -> bool:
 def _stops(value: object) -> list[str]:
     stops = [] if is_missing(value) else [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or len(stops) > _MAX_STOPS or not all(isinstance(s, str) and s for s in stops):
-        raise bad_value("stop", f"'stop' must be text or a list of at most {_MAX_STOPS} texts, none of them empty.")
+        raise bad_value(
+            "stop",
+            msg(
+                "'stop' must be text or a list of at most {max_stops} texts, none of them empty.", max_stops=_MAX_STOPS
+            ),
+        )
     return list(stops)
 
 
@@ -176,10 +182,13 @@ def _biases(value: object) -> list[list[float]]:
     if is_missing(value):
         return []
     if not isinstance(value, dict):
-        raise bad_value("logit_bias", "'logit_bias' must be an object of token ids and numbers.")
+        raise bad_value("logit_bias", msg("'logit_bias' must be an object of token ids and numbers."))
     pairs = []
     for token in value:
         if not (isinstance(token, str) and token.isascii() and token.isdigit() and len(token) < 10):
-            raise bad_value("logit_bias", f"'logit_bias' has a key that is not a token id: {str(token)[:40]!r}.")
+            raise bad_value(
+                "logit_bias",
+                msg("'logit_bias' has a key that is not a token id: {value}.", value=repr(str(token)[:40])),
+            )
         pairs.append([int(token), number(value, token, -100, 100, 0.0)])
     return pairs

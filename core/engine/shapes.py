@@ -9,6 +9,7 @@ from typing import Any
 from core.engine.models import Model
 from core.engine.queue import Place
 from core.engine.store import Checkpoint, Event, File, Job
+from core.message import Message, to_json
 
 Json = dict[str, Any]
 OWNER = "fabula"
@@ -116,5 +117,6 @@ def model(row: Model, not_trainable: str | None) -> Json:
             "job": row.job,
             "step": row.step,
             "not_trainable": not_trainable,
+            **({"not_trainable_message": to_json(not_trainable)} if isinstance(not_trainable, Message) else {}),
         },
     }

@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from core.engine.errors import ApiError, disk_full
+from core.message import msg
 
 MAX_FILE_BYTES = 512 << 20  # OpenAI's own limit
 _BLOCK = 1 << 20  # parsed and written at once, in a thread
@@ -59,7 +60,7 @@ class Upload:
         try:
             self._parser.write(data)
         except FormParserError as exc:
-            raise ApiError(400, f"The form could not be read: {exc}.", code="invalid_form") from exc
+            raise ApiError(400, msg("The form could not be read: {exc}.", exc=exc), code="invalid_form") from exc
 
     def finish(self) -> None:
         """Have the file on the disk for good."""
@@ -74,14 +75,16 @@ class Upload:
     def _begin(self) -> None:
         self._parts += 1
         if self._parts > _MAX_PARTS:
-            raise ApiError(400, f"The form has more than {_MAX_PARTS} parts.", code="invalid_form")
+            raise ApiError(
+                400, msg("The form has more than {max_parts} parts.", max_parts=_MAX_PARTS), code="invalid_form"
+            )
         self._headers, self._value = {}, bytearray()
 
     @staticmethod
     def _collect(into: bytearray, data: bytes, most: int = _MAX_HEADER_BYTES) -> None:
         into += data
         if len(into) > most:
-            raise ApiError(400, "A field of the form is too long.", code="invalid_form")
+            raise ApiError(400, msg("A field of the form is too long."), code="invalid_form")
 
     def _header_end(self) -> None:
         self._headers[bytes(self._header).lower()] = bytes(self._header_value)
@@ -93,7 +96,7 @@ class Upload:
         self._in_file = self._name == b"file"
         if self._in_file:
             if self.filename is not None:
-                raise ApiError(400, "The form has more than one file.", param="file", code="invalid_form")
+                raise ApiError(400, msg("The form has more than one file."), param="file", code="invalid_form")
             self.filename = _safe_name(options.get(b"filename", b""))
 
     def _data(self, data: bytes, start: int, end: int) -> None:
@@ -125,14 +128,14 @@ async def receive(request: Request, path: Path) -> Upload:
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
-        raise ApiError(400, "The request must be a form (multipart/form-data).", code="invalid_form")
+        raise ApiError(400, msg("The request must be a form (multipart/form-data)."), code="invalid_form")
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit():
         _check_size(int(announced), path)
     try:
         upload = Upload(options[b"boundary"], path)
     except FormParserError as exc:
-        raise ApiError(400, f"The form could not be read: {exc}.", code="invalid_form") from exc
+        raise ApiError(400, msg("The form could not be read: {exc}.", exc=exc), code="invalid_form") from exc
     try:
         waiting = bytearray()
         async for chunk in request.stream():
@@ -142,9 +145,9 @@ async def receive(request: Request, path: Path) -> Upload:
                 waiting.clear()
         await run_in_threadpool(upload.write, bytes(waiting))
         if not upload.ended:
-            raise ApiError(400, "The form ends in the middle.", code="invalid_form")
+            raise ApiError(400, msg("The form ends in the middle."), code="invalid_form")
         if upload.filename is None:
-            message = "Missing required parameter: 'file'."
+            message = msg("Missing required parameter: 'file'.")
             raise ApiError(400, message, param="file", code="missing_required_parameter")
         await run_in_threadpool(upload.finish)
     finally:
@@ -154,7 +157,7 @@ async def receive(request: Request, path: Path) -> Upload:
 
 def too_large() -> ApiError:
     """413."""
-    message = f"The file is larger than {MAX_FILE_BYTES >> 20} MB."
+    message = msg("The file is larger than {value} MB.", value=MAX_FILE_BYTES >> 20)
     return ApiError(413, message, param="file", code="file_too_large")
 
 

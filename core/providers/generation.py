@@ -13,7 +13,7 @@ import openai
 from openai.types import Model
 
 from core.errors import BadRequest, NotFound
-from core.message import msg
+from core.message import msg, restored
 from core.providers.background_loop import call_until
 from core.providers.bodies import PATHS, body_of
 from core.providers.connection import Connection
@@ -188,8 +188,14 @@ class Generation(Connection):
             format=ours.get("format") or ("completion" if _LEGACY.match(model.id) else None),
             created=None if created is None else datetime.fromtimestamp(created, UTC),
             job=ours.get("job"),
-            not_trainable=ours.get("not_trainable"),
+            not_trainable=_not_trainable(ours),
         )
+
+
+def _not_trainable(ours: Mapping[str, Any]) -> str | None:
+    """Why the engine trains no job from a model: its English words, or the message that they are."""
+    words = ours.get("not_trainable")
+    return restored(words, {"fabula": ours.get("not_trainable_message")}) if isinstance(words, str) else None
 
 
 def _endpoint_of(model: str, among: list[ModelInfo]) -> Endpoint:

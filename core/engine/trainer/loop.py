@@ -93,7 +93,7 @@ class Loop:
             try:
                 score = self._learn(batch, self.spec.learning_rate * (1 - (step - 1) / self.total_steps), stop)
                 if not math.isfinite(score.loss):
-                    raise LossDiverged(f"the loss is {score.loss} at step {step}")
+                    raise LossDiverged(msg("the loss is {loss} at step {step}", loss=score.loss, step=step))
                 held_out = self.score(self.valid, stop) if ends_epoch and self.valid else None
             except Stopped:
                 self._save(position)  # nothing was learned since; or, among the held-out examples, it is saved already
