@@ -186,7 +186,7 @@ def _problems(found: FileCheck) -> None:
         height="content" if len(shown) <= 5 else 220,
         column_config={
             "line": st.column_config.NumberColumn(_("Line"), format="localized"),
-            "level": st.column_config.TextColumn(_("Weight")),
+            "level": st.column_config.TextColumn(_("Severity")),
             "what": st.column_config.TextColumn(_("Problem")),
             "begins": st.column_config.TextColumn(_("How the line begins")),
         },
