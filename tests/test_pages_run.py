@@ -469,15 +469,23 @@ def test_a_rate_has_the_digits_that_matter(rate: float | None, said: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("cost", "estimate", "said"),
-    [("0.25", "0.30", "\\$0.2500"), (None, "0.30", "up to \\$0.3000"), (None, None, "cost unknown")],
+    ("cost", "estimate", "budget", "said"),
+    [
+        ("0.25", "0.30", None, "\\$0.2500"),
+        (None, "0.30", None, "up to \\$0.3000"),
+        (None, None, None, "cost unknown"),
+        ("0.25", "0.30", "5", "\\$0.2500 of at most \\$5.00"),
+        (None, "0.30", "5", "up to \\$0.3000 of at most \\$5.00"),
+        (None, None, "5", "cost unknown, limit \\$5.00"),
+    ],
 )
 def test_what_a_run_cost_is_said_as_far_as_it_is_known(
-    store: Store, written: str, cost: str | None, estimate: str | None, said: str
+    store: Store, written: str, cost: str | None, estimate: str | None, budget: str | None, said: str
 ) -> None:
     amounts = {"cost_usd": cost and Decimal(cost), "estimated_usd": estimate and Decimal(estimate)}
     with store.session() as session:
-        session.get_one(Run, "run-1").provider = "openai"  # the engine sends no bill
+        run = session.get_one(Run, "run-1")
+        run.provider, run.budget_usd = "openai", budget and Decimal(budget)  # the engine sends no bill
         spend.record(
             session, LOCAL, "dataset", provider="openai", model="m", reference="run-1",
             prompt_tokens=1, completion_tokens=None if cost is None else 1, **amounts,
