@@ -66,17 +66,20 @@ def test_a_tour_that_has_made_nothing_yet_says_what_happens_and_how_long_it_take
     assert all(one in said for one in shown), said
 
 
-def test_before_its_first_step_a_training_shows_its_newest_event(store: Store, server: FaultServer) -> None:
-    job_id = _job(store, status="running", results_csv=None)
+def test_before_its_first_step_a_training_says_what_it_waits_for_and_not_the_trainers_event(
+    store: Store, server: FaultServer
+) -> None:
+    job_id = _job(store, status="running", results_csv=None, training_s=20.0)
     with store.session() as session:
         session.add(
             TrainingEvent(
-                job_id=job_id, remote_id="e", at=utcnow(), level="info", message="Fine-tuning job started",
+                job_id=job_id, remote_id="e", at=utcnow(), level="info", message="Computing in bfloat16",
                 type="message",
             )
         )  # fmt: skip
     _tour(store, "running", "training", job_id=job_id)
-    assert "Fine-tuning job started" in words(visit("home"))
+    said = words(visit("home"))
+    assert "Loading the model and timing the first steps" in said and "bfloat16" not in said
 
 
 def test_a_training_shows_its_steps_and_its_curve(store: Store, server: FaultServer) -> None:
