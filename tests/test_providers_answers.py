@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -577,6 +578,23 @@ def test_what_is_held_back_is_not_yet_thinking(server: FaultServer, first: str, 
     stream = Client(server.provider()).stream(CHAT)
     assert STORY in "".join(stream)
     assert stream.facts.thought is thought
+
+
+@pytest.mark.parametrize(
+    ("prompt", "parts", "said"),
+    [
+        ("once<think>", ("Hm, a ", "sto", "ry.</th", "ink>\n\n", STORY), STORY),
+        ("once<think>\n", (f"Hm.</think>{STORY}",), STORY),
+        ("once[THINK]", ("Hm.[/THI", f"NK]{STORY}"), STORY),
+        ("once<think>", ("Hm, it never", " ends."), "Hm, it never ends."),
+        ("once", (STORY,), STORY),
+    ],
+)
+def test_thinking_that_the_prompt_has_opened_is_left_out_of_a_stream(
+    server: FaultServer, prompt: str, parts: tuple[str, ...], said: str
+) -> None:
+    server.default = events(*({"choices": [{"delta": {"content": part}}]} for part in parts))
+    assert "".join(Client(server.provider()).stream(replace(CHAT, prompt=prompt))) == said
 
 
 def test_our_own_models_write_what_they_have_learned_to(server: FaultServer) -> None:

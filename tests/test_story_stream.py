@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -14,9 +15,10 @@ from core.cost.book import PriceBook
 from core.db.store import Store
 from core.db.tables import Spend, Story
 from core.errors import FabulaError, ModelNotFound, ProviderError, StorageFull, StreamCut
-from core.providers import CompletionRequest, Provider
+from core.providers import Client, CompletionRequest, Provider
 from core.story import arena, stream
 from tests.fakes import FakeStream
+from tests.fault_server import FaultServer, text
 from tests.waiting import until
 
 _REQUEST = CompletionRequest(model="writer", prompt="宋,发射激光,艰难 ->", endpoint="completion", stop=(".",))
@@ -67,6 +69,19 @@ def test_many_small_pieces_are_gathered_to_few(store: Store) -> None:
     pieces = list(told)
     assert "".join(pieces) == "字" * 500
     assert len(pieces) < 50
+
+
+def test_thinking_that_a_chat_template_has_opened_is_no_part_of_the_story_and_is_billed(store: Store) -> None:
+    with FaultServer() as server:
+        server.default = replace(text("Hm, a ", "knight.</th", "ink>\n\n", "Once ", "upon a time."), usage=False)
+        request = replace(_REQUEST, endpoint="chat", stop=())
+        told = stream.write(store, LOCAL, Client(server.provider()), request, PriceBook.load())
+        list(told)
+    (row,) = _kept(store)
+    assert told.text == row.text == "Once upon a time."
+    with store.reading() as session:
+        (line,) = session.scalars(select(Spend))
+    assert line.counted_completion_tokens is not None and line.counted_completion_tokens > 8  # with the thinking
 
 
 def test_every_reader_gets_the_whole_story(store: Store) -> None:
@@ -173,8 +188,8 @@ def test_a_full_disk_is_told_and_the_words_stay_on_the_page(store: Store, monkey
 
 
 def test_the_shelf_has_the_newest_first(store: Store) -> None:
-    for text in ("first", "second", "third"):
-        list(_write(store, _Client(text)))
+    for words in ("first", "second", "third"):
+        list(_write(store, _Client(words)))
     assert [story.text for story in stream.recent(store, 2)] == ["third", "second"]
     newest = stream.recent(store, 1)[0]
     assert stream.get(store, newest.id) == newest

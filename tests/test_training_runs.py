@@ -529,7 +529,7 @@ def test_what_was_validated_is_said_as_it_is(first: float | None, second: float 
         ({}, {}, True),
         ({"version_id": "v"}, {"version_id": "v"}, True),
         ({"n_examples": 90, "validation_share": 0.1}, {"n_examples": 90, "validation_share": 0.1}, True),
-        ({}, {"base_model": "another"}, True),
+        ({}, {"base_model": "another"}, True),  # by their cost
         ({}, {"dataset_id": "other"}, False),
         ({"dataset_id": None}, {"dataset_id": None}, False),  # not known is not the same
         ({"version_id": "v"}, {"version_id": "w"}, False),
@@ -548,6 +548,29 @@ def test_only_runs_on_the_same_rows_and_split_are_ranked(
     found = compare.compare([one, other], results, NOW)
     assert found.comparable is same and bool(found.best) is same
     assert ("cannot be ranked" in found.sentence) is not same
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ranked"),
+    [
+        ("gemma-3-270m", "gemma-3-270m", True),
+        ("gemma-3-270m", "ft:gemma-3-270m:fabula:x:AbC123", True),  # trained further: the same tokenizer
+        ("gemma-3-270m", "qwen3-0.6b", False),
+        ("gpt-4o-mini-2024-07-18", "gemma-3-270m", False),
+        ("ft:gemma-3-270m:fabula:x:AbC123", "ft:qwen3-0.6b:fabula:x:AbC123", False),
+    ],
+)
+def test_figures_per_token_are_ranked_within_one_base_model_only(first: str, second: str, ranked: bool) -> None:
+    given = {"dataset_id": "d", "n_examples": 100}
+    one = view("a", **given, base_model=first, cost_usd=Decimal(4))
+    other = view("b", **given, base_model=second, cost_usd=Decimal(9), hyperparameters={"n_epochs": 3})
+    header = "step,training_loss,training_token_accuracy,valid_loss"
+    results = [parse(f"{header}\n1,9,0.1,9\n2,{loss},{1 - loss},{loss}\n") for loss in (0.1, 0.2)]
+    found = compare.compare([one, other], results, NOW)
+    per_token = {"last_loss", "valid_loss", "accuracy", "usd_per_point"}
+    assert found.comparable and found.best["cost_usd"] == "a"
+    assert found.best.keys() & per_token == (per_token if ranked else set())
+    assert ("own tokens" in found.sentence) is not ranked
 
 
 def test_a_last_step_is_not_ranked_with_a_smoothed_figure() -> None:

@@ -102,7 +102,7 @@ class Generation(Connection):
     async def _opened(self, request: CompletionRequest, body: Mapping[str, Any]) -> PieceStream:
         path, kind = PATHS[request.endpoint], openai.AsyncStream[object]
         stream = await self._async_sdk().post(path, body=body, cast_to=object, stream=True, stream_cls=kind)
-        return await PieceStream.begun(stream.response, self.provider, request.model)
+        return await PieceStream.begun(stream.response, self.provider, request.model, request.prompt)
 
     def models(self) -> list[ModelInfo]:
         """The models that write text here, newest first."""

@@ -7,7 +7,7 @@ part of it, as `reasoning_content` is not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 
 _MARKS = {"<think>": "</think>", "<thinking>": "</thinking>", "<seed:think>": "</seed:think>", "[THINK]": "[/THINK]"}
 _END = "</think>"
@@ -17,15 +17,22 @@ _END = "</think>"
 class ThinkingFilter:
     """Takes a text piece by piece, and gives it back without the thinking at its beginning.
 
+    Args:
+        prompt: what the model continues. Where it ends with an opening mark, the text begins with thinking.
+
     Attributes:
         thought: there is some thinking in what came.
     """
 
+    prompt: InitVar[str] = ""
     thought: bool = False
     _held: str = ""  # what may be thinking, with its opening mark
     _opening: str | None = None
     _over: bool = False  # the text itself has begun
     _strip: bool = False  # white space between the thinking and the text
+
+    def __post_init__(self, prompt: str) -> None:
+        self._opening = next((mark for mark in _MARKS if prompt.rstrip().endswith(mark)), None)
 
     def feed(self, piece: str) -> str:
         """As much of the text as is certain to be text."""
@@ -60,4 +67,6 @@ def without_thinking(text: str) -> str:
     """A whole text without the thinking at its beginning; also where the prompt has opened it, so that it only ends."""
     reader = ThinkingFilter()
     found = reader.feed(text) + reader.rest()
-    return found.partition(_END)[2].lstrip() if found == text and _END in text and "<think" not in text else found
+    if found != text or _END not in text or "<think" in text:
+        return found
+    return text.partition(_END)[2].lstrip()

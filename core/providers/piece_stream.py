@@ -30,10 +30,10 @@ class PieceStream(AsyncIterator[Piece]):
         ended: the endpoint has said that nothing more comes.
     """
 
-    def __init__(self, response: httpx2.Response, provider: Provider, model: str) -> None:
+    def __init__(self, response: httpx2.Response, provider: Provider, model: str, prompt: str = "") -> None:
         self._response, self._provider, self._model = response, provider, model
         self._decoder = EventDecoder()
-        self._reader = PieceReader(provider)
+        self._reader = PieceReader(provider, prompt)
         self._items = decode(response.aiter_bytes(), self._decoder)
         self._first: Piece | None = None
         self._error: ProviderError | None = None  # raised after a text or usage that came with it was handed over
@@ -41,14 +41,17 @@ class PieceStream(AsyncIterator[Piece]):
         self.ended = False
 
     @classmethod
-    async def begun(cls, response: httpx2.Response, provider: Provider, model: str) -> PieceStream:
+    async def begun(cls, response: httpx2.Response, provider: Provider, model: str, prompt: str = "") -> PieceStream:
         """The stream once its first event is there. An error in place of that is no beginning: it may be tried again.
+
+        Args:
+            prompt: what the model was asked to continue: it may have opened the model's thinking.
 
         Raises:
             ProviderError: the first event is an error, by its own code and words.
             Unreadable, Unavailable: there is no first event, or none that can be read.
         """
-        stream = cls(response, provider, model)
+        stream = cls(response, provider, model, prompt)
         try:
             stream._first = await stream._next()
             if stream._first is None:

@@ -7,7 +7,7 @@ whole answer was.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any
 
 from core.errors import ProviderError
@@ -51,13 +51,17 @@ class PieceReader:
     """Reads the events of one stream of `/chat/completions` or of `/completions`, in their order.
 
     Of several answers to the same prompt, the one that comes first is read. Thinking at the beginning of the text is
-    left out, but for our engine, whose models write what they have learned to.
+    left out, but for our engine, whose models write what they have learned to; also thinking that `prompt` has opened.
     """
 
     provider: Provider
+    prompt: InitVar[str] = ""
     _index: str | None = None
     _texts: list[str] = field(default_factory=list)
-    _thinking: ThinkingFilter = field(default_factory=ThinkingFilter)
+    _thinking: ThinkingFilter = field(init=False)
+
+    def __post_init__(self, prompt: str) -> None:
+        self._thinking = ThinkingFilter(prompt)
 
     def read(self, event: Any) -> Piece:
         """One event. What is no JSON object says nothing."""

@@ -26,6 +26,7 @@ from core.db.tables import utcnow
 from core.errors import FabulaError, ProviderError, StorageFull
 from core.message import msg
 from core.providers import Client, CompletionRequest, StreamFacts, parameters
+from core.providers.inline_thinking import without_thinking
 from core.story import trouble
 from core.story.facts import Facts as Facts
 from core.story.going_on import continuation
@@ -76,6 +77,7 @@ class StoryStream:
         self.id = self._record.id
         self._store, self._client, self._book, self._save_s = store, client, book, save_s
         self._words: list[str] = [self._record.before] if self._record.before else []
+        self._written = ""  # by the model, with its thinking; known at the end
         self._news = news or News()
         self._version = 0
         self._done = self._stopped = self._left = False
@@ -236,6 +238,7 @@ class StoryStream:
             error = ProviderError(msg("The stream was interrupted."), msg("Write it again; the text so far is kept."))
             error.__cause__ = failure
         self._add(self._joined.rest())
+        self._leave_out_thinking()
         self._finish(None if self._stopped else error)
 
     def _add(self, piece: str) -> None:
@@ -246,9 +249,18 @@ class StoryStream:
             self._version += 1
             self._news.came()
 
+    def _leave_out_thinking(self) -> None:
+        """A chat template may open the thinking: the stream tells only by its closing mark. Its tokens are billed."""
+        with self._news:
+            self._written = "".join(self._words)[len(self._record.before) :]
+            told = self._written if self._client.provider.kind == "engine" else without_thinking(self._written)
+            if told != self._written:
+                self._words = [word for word in (self._record.before, told) if word]
+                self._version += 1
+
     def _save(self, error: FabulaError | None) -> None:
         """The words and what they took, in one transaction; where the database is gone, in a rescue file."""
-        seen, written = self._upstream.facts, self.text[len(self._record.before) :]
+        seen, written = self._upstream.facts, self._written
         unheard = self._sent and (self._stopped or (error is not None and _may_be_billed(error)))
         self._bill = self._till.bill(seen, written, unheard=unheard)
         story = self._record.entry(self.text, self.facts, error) if self.text else {}

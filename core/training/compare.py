@@ -1,7 +1,8 @@
 """Several runs side by side: what was set differently, what came out, and what a point of accuracy cost. Pure.
 
 Runs are ranked only where they learned from the same rows and kept the same rows for validation. A loss on other rows
-is another measurement.
+is another measurement. Losses and accuracies are per token, so only runs of one base model are ranked by them: another
+tokenizer cuts the same text into other tokens.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
+from core.cost.prices import tuned_base
 from core.message import msg, sentences
 from core.training.figures import Figure, figure
 from core.training.results import Results
@@ -18,6 +20,7 @@ from core.training.views import JobView
 
 _SMALLEST = ("last_loss", "valid_loss", "cost_usd", "training_s", "usd_per_point")
 _LARGEST = ("accuracy", "valid_accuracy")
+_PER_TOKEN = ("last_loss", "valid_loss", "usd_per_point", *_LARGEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class Comparison:
         columns: their outcomes.
         comparable: whether they have the same data set and the same split.
         best: outcome → id of the job that is best in it: of comparable jobs, where at least two outcomes are known,
-            have the same definition, and differ.
+            have the same definition, and differ. Outcomes per token only where all jobs have one base model.
         sentence: the comparison in words.
     """
 
@@ -84,8 +87,10 @@ def compare(jobs: Sequence[JobView], results: Sequence[Results], now: datetime) 
     rows = tuple(_setting(name, [read(job) for job in jobs]) for name, read in _SETTINGS.items())
     same_rows = comparable(jobs)
     best = {name: found for name in (*_SMALLEST, *_LARGEST) if (found := _best(columns, name)) is not None}
-    best = best if same_rows else {}
-    sentence = _sentence(columns, rows, best) if same_rows else _NOT_COMPARABLE
+    same_tokens = len({tuned_base(job.base_model) or job.base_model for job in jobs}) == 1
+    best = {name: id_ for name, id_ in best.items() if same_rows and (same_tokens or name not in _PER_TOKEN)}
+    sentence = _sentence(columns, rows, best) if same_tokens else _OTHER_TOKENS
+    sentence = sentence if same_rows else _NOT_COMPARABLE
     return Comparison(rows, columns, same_rows, best, sentence)
 
 
@@ -100,6 +105,9 @@ def comparable(jobs: Sequence[JobView]) -> bool:
 
 
 _NOT_COMPARABLE = msg("These runs have different data sets or splits, so their figures cannot be ranked.")
+_OTHER_TOKENS = msg(
+    "These runs have different base models. Loss and accuracy count each model's own tokens, so they cannot be ranked."
+)
 _SETTINGS: Mapping[str, Callable[[JobView], object]] = {
     "base_model": lambda job: job.base_model,
     "provider": lambda job: job.provider,
