@@ -120,6 +120,11 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, light_studio: Studio, n
         "[data-testid=stMain] input')].map(e => e.getBoundingClientRect().right))"
     )
     assert widest <= 390
+    cut = page.evaluate(
+        "[...document.querySelectorAll('[data-testid=stMetric] *')].filter(e => e.offsetParent && "
+        "getComputedStyle(e).textOverflow === 'ellipsis' && e.scrollWidth > e.clientWidth).map(e => e.innerText)"
+    )
+    assert cut == []
     page.context.close()
 
 

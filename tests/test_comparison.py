@@ -18,7 +18,7 @@ from core.actor import LOCAL
 from core.cost.book import PriceBook
 from core.dataset import datasets, versions
 from core.db.store import Store
-from core.db.tables import Comparison, ComparisonAnswer, Row, Story, TrainingJob, utcnow
+from core.db.tables import Comparison, ComparisonAnswer, Row, Spend, Story, TrainingJob, utcnow
 from core.db.tables.story import COMPARISON
 from core.errors import FabulaError, NotFound, ServerError, Unavailable
 from core.providers import CompletionRequest, Provider
@@ -184,6 +184,18 @@ def test_at_a_paid_provider_a_person_asks_for_it(store: Store) -> None:
     assert comparing.start(store, LOCAL, job) == comparing.start(store, LOCAL, job)
     done = _go(store, client, job)
     assert done.state == "done" and client.count("stream") == 4
+
+
+def test_its_calls_are_booked_as_before_and_after(store: Store) -> None:
+    client = _Paid()
+    job = _trained(store, client, _dataset(store, _GRID[:7]), provider="openai")
+    comparing.start(store, LOCAL, job)
+    _go(store, client, job)
+    with store.reading() as session:
+        pages = session.execute(select(Spend.page, Spend.reference)).all()
+    written = {side.story_id for pair in _view(store, job).pairs for side in (pair.base, pair.tuned)}
+    assert {reference for page, reference in pages if page == "comparison"} == written
+    assert "story" not in {page for page, _reference in pages}
 
 
 def test_what_it_costs_is_told_before(store: Store) -> None:

@@ -255,6 +255,14 @@ def test_a_job_writes_curve_checkpoints_and_model(base: Path, tmp_path: Path) ->
     assert (tmp_path / "job/final.gguf").exists()
 
 
+@pytest.mark.parametrize(("examples", "known"), [(3, False), (4, True)])
+def test_the_first_step_tells_nothing_about_the_speed(base: Path, tmp_path: Path, examples: int, known: bool) -> None:
+    """It reads the weights: three others are measured before there is an estimate."""
+    _job(base, tmp_path / "job", examples=_examples(examples), n_epochs=1, batch_size=1)
+    state = _finish(tmp_path / "job")
+    assert state["step"] == examples and (state["tokens_per_s"] is not None) is known
+
+
 def test_killed_at_any_moment_the_curve_is_whole_and_the_model_the_same(base: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     _job(base, whole, n_epochs=20)

@@ -155,7 +155,7 @@ def _cost_of_a_story(store: Store, book: PriceBook, machine: MachineTime | None)
             Spend.provider, Spend.model, Spend.cost_usd, func.count(), func.sum(Spend.prompt_tokens),
             func.sum(Spend.completion_tokens),
         )
-        .where(Spend.page.in_(("story", "dataset")), Spend.completion_tokens.is_not(None))
+        .where(Spend.page.in_(("story", "comparison", "dataset")), Spend.completion_tokens.is_not(None))
         .group_by(Spend.provider, Spend.model, Spend.cost_usd)
     )  # fmt: skip
     paid: dict[Model, list[tuple[Decimal | None, int, int, int]]] = {}

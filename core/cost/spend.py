@@ -16,7 +16,8 @@ from core.cost import budget
 from core.db.store import Store
 from core.db.tables import Spend, utcnow
 
-Page = Literal["dataset", "training", "story"]
+Page = Literal["dataset", "training", "story", "comparison"]
+"""What a call was for: a data set, a training job, a story, or a job's models before and after."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,11 @@ from sqlalchemy.orm import Session
 
 from core.actor import Actor
 from core.cost.book import PriceBook
+from core.cost.spend import Page
 from core.db import rescue
 from core.db.store import Store
 from core.db.tables import utcnow
+from core.db.tables.story import COMPARISON
 from core.errors import FabulaError, ProviderError, StorageFull
 from core.message import msg
 from core.providers import Client, CompletionRequest, StreamFacts, parameters
@@ -86,7 +88,8 @@ class StoryStream:
         self._reserved = self._sent = False
         self._error: FabulaError | None = None
         self._joined = Joined()
-        self._till = Till(store, actor, book, self.provider, self.request, self.id)
+        page: Page = "comparison" if self.place.step == COMPARISON else "story"
+        self._till = Till(store, actor, book, self.provider, self.request, self.id, page)
         self._bill = Bill(None, None)
         self._upstream = client.stream(self.request)  # nothing is sent before it is read
         self._readers = Readers(leave_s, self._leave)

@@ -34,10 +34,17 @@ class Till:
     """The money of one request."""
 
     def __init__(
-        self, store: Store, actor: Actor, book: PriceBook, provider: str, request: CompletionRequest, reference: str
+        self,
+        store: Store,
+        actor: Actor,
+        book: PriceBook,
+        provider: str,
+        request: CompletionRequest,
+        reference: str,
+        page: spend.Page = "story",
     ) -> None:
         self._store, self._actor, self._book = store, actor, book
-        self._provider, self._request, self._reference = provider, request, reference
+        self._provider, self._request, self._reference, self._page = provider, request, reference, page
         price = book.find(provider, request.model)
         self._free = price is not None and price.local
         self._spend_id: int | None = None
@@ -65,7 +72,13 @@ class Till:
                 budget.check(session, who, None, ref)
                 return
             self._spend_id = spend.record(
-                session, who, "story", provider=self._provider, model=self._request.model, reference=ref, cost_usd=worst
+                session,
+                who,
+                self._page,
+                provider=self._provider,
+                model=self._request.model,
+                reference=ref,
+                cost_usd=worst,
             )
 
     def bill(self, seen: StreamFacts, written: str, *, unheard: bool = False) -> Bill:
@@ -92,7 +105,7 @@ class Till:
         if self._spend_id is None:
             if took:
                 spend.record(
-                    session, self._actor, "story", provider=self._provider, model=model, reference=self._reference,
+                    session, self._actor, self._page, provider=self._provider, model=model, reference=self._reference,
                     prompt_tokens=seen.prompt_tokens, completion_tokens=seen.tokens, cost_usd=bill.cost_usd,
                     counted_completion_tokens=bill.counted,
                 )  # fmt: skip
@@ -112,7 +125,7 @@ class Till:
         return {
             "id": self._spend_id,
             "actor": self._actor.id,
-            "page": "story",
+            "page": self._page,
             "provider": self._provider,
             "model": storable(seen.model)[:LONGEST_NAME],
             "reference": self._reference,

@@ -58,7 +58,8 @@ class Phase:
     """Where a job of these is.
 
     Attributes:
-        key: preparing, queued, loading (the base weights), training, saving, or the job's own end.
+        key: preparing, queued (another job trains), starting, loading (the base weights), training, saving, paused, or
+            the job's own end.
         step, steps: of the training; 0 of 0 before it.
         share: how much is done, 0 to 1; left_s: seconds to the end, None: not known.
     """
@@ -179,8 +180,7 @@ def phase(job: JobView, training: Mapping[str, Any] | None, now: datetime) -> Ph
     if job.finished:
         return Phase(job.status, 0, 0, 1.0, None)
     if job.waiting or job.status == "paused":
-        key = "queued" if job.status == "queued" else "paused" if job.status == "paused" else "preparing"
-        return Phase(key, 0, 0, 0.0, left)
+        return Phase(_before_training(job, training), 0, 0, 0.0, left)
     mine = training is not None and training.get("job") == job.remote_id
     step, steps = (int(training.get(name) or 0) for name in ("step", "total_steps")) if training and mine else (0, 0)
     ended = job.estimated_finish is not None and job.estimated_finish <= now
@@ -189,6 +189,14 @@ def phase(job: JobView, training: Mapping[str, Any] | None, now: datetime) -> Ph
     if not steps or not step:
         return Phase("loading", step, steps, 0.0, left)
     return Phase("saving" if step >= steps else "training", step, steps, min(1.0, step / steps), left)
+
+
+def _before_training(job: JobView, training: Mapping[str, Any] | None) -> str:
+    """The phase of a job that is not being trained. One is queued only while another job is in front of it."""
+    if job.status != "queued":
+        return "paused" if job.status == "paused" else "preparing"
+    other = training is not None and training.get("job") not in (None, job.remote_id)
+    return "queued" if other or (job.queue_position or 1) > 1 else "starting"
 
 
 def unfinished(job: JobView | None) -> bool:

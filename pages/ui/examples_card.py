@@ -17,6 +17,7 @@ _JOB = "home_examples_job"  # id of the job on the card
 _PHASES = {
     "preparing": mark("Sending the examples to the engine"),
     "queued": mark("Queued: another job is training"),
+    "starting": mark("Starting the training"),
     "paused": mark("Paused"),
     "loading": mark("Loading the base model"),
     "training": mark("Training"),

@@ -10,7 +10,7 @@ from core.cost.budget import month_start
 from core.cost.prices import ENGINE
 from core.db.tables import utcnow
 from core.story import stream
-from pages.ui import cached, cards, state
+from pages.ui import cached, cards, state, views
 from pages.ui.cost import cached_cost
 from pages.ui.lang import _, n_, number, percent, plain
 from pages.ui.money import total_spent
@@ -49,7 +49,7 @@ def _cards() -> None:
         for card in (_dataset(), _training(), _cost(), _story()):
             with st.container(border=True, height="stretch"):
                 st.markdown(f"{card.icon} **{card.title}**")
-                st.metric(card.label, card.figure)
+                views.metric(card.label, card.figure)
                 st.caption(plain(card.sentence))
                 st.space("stretch")
                 if st.button(card.step, key=f"home_{card.page}", width="stretch"):

@@ -56,6 +56,13 @@ def prompt(text: str, key: str) -> None:
             st.text(text)
 
 
+def metric(label: str, figure: Any, *args: Any, help: str | None = None, **more: Any) -> None:
+    """`st.metric` whose label wraps: Streamlit's own is cut off on a phone."""
+    with st.container(gap=None):
+        st.caption(label, help=help)
+        st.metric(label, figure, *args, label_visibility="collapsed", **more)
+
+
 def facts(items: Iterable[str]) -> None:
     """A thin line of facts, those that are known, between dots."""
     st.caption(" · ".join(item for item in items if item))

@@ -68,7 +68,7 @@ class Spend(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     at: Mapped[datetime] = mapped_column(default=utcnow, index=True, active_history=True)
     actor: Mapped[str] = mapped_column(String(100), active_history=True)
-    page: Mapped[str] = mapped_column(String(20))  # dataset | training | story
+    page: Mapped[str] = mapped_column(String(20))  # dataset | training | story | comparison
     provider: Mapped[str] = mapped_column(String(50))
     model: Mapped[str] = mapped_column(String(200))
     reference: Mapped[str] = mapped_column(String(64), index=True, active_history=True)  # run, job or story id

@@ -23,7 +23,7 @@ from core.message import structure
 
 Status = Literal["starting", "running", "paused", "succeeded", "failed"]
 
-MEASURED_STEPS = 3  # before that an estimate of the end would be a guess
+MEASURED_STEPS = 3  # after the first one; before that an estimate of the end would be a guess
 
 _STATE_PERIOD_S = 1.0  # readers poll about that often
 

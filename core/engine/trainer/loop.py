@@ -72,7 +72,9 @@ class Loop:
             for matrix in ("lora_a", "lora_b")
         }
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=0.0)
-        self._recent: list[tuple[int, float]] = []  # (tokens, seconds) of the latest steps, for the estimate
+        self._recent: list[
+            tuple[int, float]
+        ] = []  # (tokens, seconds) of the latest steps but the first, for the estimate
         self._order: tuple[int, Tensor] | None = None  # of the epoch: its number, and the examples as they come
         self._saved: int | None = None  # the step that is on the disk
 
@@ -83,7 +85,7 @@ class Loop:
             LossDiverged: the loss became infinite or not a number.
             OSError: the disk is full.
         """
-        saved_at = time.monotonic()
+        saved_at, first = time.monotonic(), True
         for step in range(position.step + 1, self.total_steps + 1):
             started = time.monotonic()
             batch = self._batch(step)
@@ -102,7 +104,8 @@ class Loop:
             position = replace(
                 position, step=step, tokens=position.tokens + tokens, examples=position.examples + len(batch)
             )
-            self._note(position, tokens, time.monotonic() - started, score, held_out)
+            self._note(position, tokens, time.monotonic() - started, score, held_out, timed=not first)
+            first = False
             halt = stop()
             if ends_epoch or halt or time.monotonic() - saved_at >= self.spec.checkpoint_seconds:
                 if ends_epoch:
@@ -183,9 +186,18 @@ class Loop:
             self._saved = position.step
 
     def _note(
-        self, position: Position, tokens: int, seconds: float, score: BatchScore, held_out: BatchScore | None
+        self,
+        position: Position,
+        tokens: int,
+        seconds: float,
+        score: BatchScore,
+        held_out: BatchScore | None,
+        *,
+        timed: bool,
     ) -> None:
-        self._recent = [*self._recent[-19:], (tokens, seconds)]
+        """Write down one step. The first one of a process is not `timed`: it reads the weights from the disk."""
+        if timed:
+            self._recent = [*self._recent[-19:], (tokens, seconds)]
         self.journal.metrics(
             {
                 "at": time.time(),

@@ -13,13 +13,18 @@ from core.cost import history
 from core.cost.budget import BudgetView
 from core.cost.history import DayLine, WorkLine
 from core.cost.prices import ENGINE
-from pages.ui import cached, cards
+from pages.ui import cached, cards, views
 from pages.ui.cost import budgets_form, cached_cost
 from pages.ui.cost.period import Period, choose
 from pages.ui.lang import _, duration, mark, n_, number, percent, usd
 from pages.ui.money import total_spent
 
-_PAGES = {"dataset": mark("Data set"), "training": mark("Training"), "story": mark("Story")}
+_PAGES = {
+    "dataset": mark("Data set"),
+    "training": mark("Training"),
+    "story": mark("Story"),
+    "comparison": mark("Before and after"),
+}
 
 
 def show() -> None:
@@ -64,11 +69,11 @@ def _total(lines: Sequence[DayLine], budgets: Sequence[BudgetView], period: Peri
         st.markdown(_spent(lines, period))
     _machine_time([line for line in lines if line.provider == ENGINE])
     with st.grid(4, min_column_width=150):
-        st.metric(_("Calls"), number(sum(line.calls for line in lines)))
-        st.metric(_("Tokens"), number(sum(line.tokens for line in lines)))
+        views.metric(_("Calls"), number(sum(line.calls for line in lines)))
+        views.metric(_("Tokens"), number(sum(line.tokens for line in lines)))
         unknown = sum(line.unknown for line in lines)
-        st.metric(_("Calls without a price"), number(unknown), help=_("Not included in any total."))
-        st.metric(_("Models"), number(len({(line.provider, line.model) for line in lines})))
+        views.metric(_("Calls without a price"), number(unknown), help=_("Not included in any total."))
+        views.metric(_("Models"), number(len({(line.provider, line.model) for line in lines})))
 
 
 def _spent(lines: Sequence[DayLine], period: Period) -> str:

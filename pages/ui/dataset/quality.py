@@ -8,7 +8,7 @@ import streamlit as st
 
 from core.dataset.datasets import DatasetSummary
 from core.dataset.quality import Report
-from pages.ui import cached, cards, state, undo
+from pages.ui import cached, cards, state, undo, views
 from pages.ui.dataset import dataset_picker, quality_figures, quality_panels, quality_words
 from pages.ui.dataset.quality_job import Board
 from pages.ui.lang import _, n_, number
@@ -113,7 +113,7 @@ def _score_cards(report: Report, shown: list[str], opened: str) -> None:
             icon, name = quality_words.CARDS[card]
             figure = quality_figures.of(card, report)
             with st.container(border=True, gap="xsmall", height="stretch"):
-                st.metric(f"{icon} {_(name)}", figure.value, help=figure.help or None)
+                views.metric(f"{icon} {_(name)}", figure.value, help=figure.help or None)
                 st.caption(figure.about)
                 st.button(
                     _("Open") if card == opened else _("Show"),

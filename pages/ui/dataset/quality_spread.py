@@ -84,7 +84,7 @@ def lengths(report: Report) -> None:
             (_("Upper 5 %"), found.upper),
             (_("Longest"), found.longest),
         ):
-            st.metric(name, number(value))
+            views.metric(name, number(value))
     total = n_("{n} token in all", "{n} tokens in all", report.tokens.total)
     approximate = "" if report.tokens_exact else _("counted approximately where the provider did not count")
     views.facts([total, approximate])
@@ -104,8 +104,8 @@ def diversity(report: Report) -> None:
     spread = report.diversity
     with st.grid(4, min_column_width=140):
         for n, share in enumerate(spread.distinct, start=1):
-            st.metric(_("Distinct-{n}").format(n=n), number(share, 2))
-        st.metric(_("Similar within a cell"), "–" if spread.median is None else percent(spread.median, 0))
+            views.metric(_("Distinct-{n}").format(n=n), number(share, 2))
+        views.metric(_("Similar within a cell"), "–" if spread.median is None else percent(spread.median, 0))
     views.facts([n_("distinct-n over {n} text", "distinct-n over {n} texts", spread.sampled)])
     ways = {"openings": _("Common openings"), "cells": _("Cells with the most similar texts")}
     way = st.segmented_control(

@@ -13,7 +13,7 @@ from core.training.checkpoints import CheckpointView
 from core.training.figures import smoothing_weight
 from core.training.reading import Observation
 from core.training.results import Results
-from pages.ui import state
+from pages.ui import state, views
 from pages.ui.lang import _, as_markdown, mark, n_, number, percent, plain
 from pages.ui.training import cached_curves, job_words
 from pages.ui.training.curve_source import CurveSource, Drawn, Figures
@@ -133,13 +133,13 @@ def figures(one: Figures) -> None:
     held_out = one.held_out_accuracy is not None
     loss, accuracy = job_words.named(_("Training loss"), one.loss), job_words.named(_("Token accuracy"), one.accuracy)
     with st.grid(5 if held_out else 4, min_column_width=150):
-        st.metric(_("Steps"), number(one.steps))
-        st.metric(loss, number(one.loss and one.loss.value, 3), _change(one), delta_color="inverse")
-        st.metric(accuracy, percent(one.accuracy and one.accuracy.value))
+        views.metric(_("Steps"), number(one.steps))
+        views.metric(loss, number(one.loss and one.loss.value, 3), _change(one), delta_color="inverse")
+        views.metric(accuracy, percent(one.accuracy and one.accuracy.value))
         if one.held_out_accuracy is not None:
             title = job_words.named(_("Token accuracy"), one.held_out_accuracy)
-            st.metric(title, percent(one.held_out_accuracy.value))
-        st.metric(_("Tokens trained on"), number(one.tokens))
+            views.metric(title, percent(one.held_out_accuracy.value))
+        views.metric(_("Tokens trained on"), number(one.tokens))
 
 
 def said(observations: Sequence[Observation]) -> None:

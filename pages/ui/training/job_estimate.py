@@ -21,7 +21,7 @@ from core.training.form import (
     suffix_problem,
 )
 from core.training.preflight import Preflight
-from pages.ui import beside, cached, cards, decimal_field, state
+from pages.ui import beside, cached, cards, decimal_field, state, views
 from pages.ui.decimal_field import Typed
 from pages.ui.lang import _, about, as_markdown, duration, n_, number, usd
 from pages.ui.limited_fields import number_field, text_field
@@ -100,9 +100,9 @@ def facts(found: Taken) -> None:
     else:
         tokens = number(one.trained_tokens) if found.exact else about(one.trained_tokens)
         with st.grid(3, min_column_width=110):
-            st.metric(n_("Tokens, {n} epoch", "Tokens, {n} epochs", one.epochs), tokens)
-            st.metric(_("Price"), local_amount(one.seconds) if one.local else usd(one.cost_usd))
-            st.metric(_("Estimated time") if one.rough else _("Time"), duration(one.seconds))
+            views.metric(n_("Tokens, {n} epoch", "Tokens, {n} epochs", one.epochs), tokens)
+            views.metric(_("Price"), local_amount(one.seconds) if one.local else usd(one.cost_usd))
+            views.metric(_("Estimated time") if one.rough else _("Time"), duration(one.seconds))
         if one.basis:
             st.caption(as_markdown(one.basis))
         if one.cost_usd is None and not one.local:

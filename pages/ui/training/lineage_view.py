@@ -11,7 +11,7 @@ from core.db.tables import utcnow
 from core.training import lineage
 from core.training.jobs import JobView
 from core.training.lineage import Family, Node
-from pages.ui import cached
+from pages.ui import cached, views
 from pages.ui.lang import _, duration, mark, n_, number, usd
 from pages.ui.money import local_amount
 from pages.ui.training import cached_curves, cached_training, curves, job_list, job_words
@@ -75,15 +75,15 @@ def _chain(chain: tuple[JobView, ...]) -> None:
     cost = lineage.chain_cost(chain, utcnow())
     unknown = n_("and {n} job without a price", "and {n} jobs without a price", cost.unknown)
     with st.grid(4, min_column_width=150):
-        st.metric(_("Jobs"), number(len(chain)))
-        st.metric(_("Tokens trained on"), number(cost.tokens))
+        views.metric(_("Jobs"), number(len(chain)))
+        views.metric(_("Tokens trained on"), number(cost.tokens))
         if cost.unknown == len(chain):
             here = all(job.provider == ENGINE for job in chain)
-            st.metric(_("Cost of all"), local_amount(None) if here else usd(None))
+            views.metric(_("Cost of all"), local_amount(None) if here else usd(None))
         else:
             also = unknown if cost.unknown else None
-            st.metric(_("Cost of all"), usd(cost.known_usd), also, delta_color="off", delta_arrow="off")
-        st.metric(_("Training time of all"), duration(cost.seconds))
+            views.metric(_("Cost of all"), usd(cost.known_usd), also, delta_color="off", delta_arrow="off")
+        views.metric(_("Training time of all"), duration(cost.seconds))
     source = cached_curves.chain_source(chain)
     if source.results.steps:
         curves.charts_only(source, "training_chain")
