@@ -110,6 +110,10 @@ class BadRequest(ProviderError, ValueError):
     may_be_billed = False
 
 
+class PromptTooLong(BadRequest):
+    """The prompt has more tokens than the model can read at once."""
+
+
 class NotThere(BadRequest, NotFound):
     """404 for a file, a job or a page: the address is right, the thing is gone."""
 

@@ -21,7 +21,8 @@ from core.db.tables import TrainingJob, utcnow
 from core.status import EngineStatus
 from core.story import shelf
 from core.training import comparing, examples, exporting, jobs
-from pages.ui import cached
+from pages.ui import cached, examples_answers
+from pages.ui.story import story_visit
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.test_pages import again, click, labels, trouble, visit, words
@@ -289,6 +290,24 @@ def test_a_prompt_without_an_answer_can_be_removed(server: FaultServer, store: S
     assert not trouble(at) and "home_remove_asked" not in [button.key for button in at.button]
 
 
+def test_answers_that_are_still_coming_are_there_after_a_reload(
+    server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose_connection(*_given: object) -> None:
+        raise story_visit.StopException
+
+    server.when(_INTENTS.prompt, fault_server.held())
+    job_id = trained(store, status="succeeded", fine_tuned_model=_TUNED)
+    monkeypatch.setattr(story_visit, "RELOAD_S", 240.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(examples_answers, "_side_by_side", lose_connection)
+        ask(visit("home"))
+    server.release()
+    visit("home")
+    (pair,) = comparing.get(store, job_id).pairs  # type: ignore[union-attr]
+    assert (pair.base.state, pair.tuned.state, len(server.prompts())) == ("done", "done", 2)
+
+
 def test_a_model_that_is_gone_is_told_with_a_way_on(server: FaultServer, store: Store) -> None:
     gone = fault_server.error(404, "The model does not exist", "model_not_found")
     server.when(_INTENTS.prompt, gone)
@@ -326,6 +345,7 @@ def test_more_examples_begin_with_those_of_the_job(server: FaultServer, store: S
         ({"status": "preparing"}, "Sending the examples to the engine · estimating time left", "Stop training"),
         ({"status": "preparing", "error": "The engine is not running."}, "The engine is not running.", "Stop training"),
         ({"status": "queued"}, "Queued: another job is training", "Stop training"),
+        ({"status": "queued", "remote_id": "ftjob-1"}, "Starting the training", "Stop training"),
         ({"status": "running"}, "Loading the base model", "Stop training"),
         ({"status": "running", "remote_id": "ftjob-1"}, "step 12 of 48 · about 10 min left", "Stop training"),
         ({"status": "paused"}, "Paused", "Resume"),

@@ -98,6 +98,32 @@ def test_a_stop_that_stands_in_the_prompt_is_warned_of(server: FaultServer, stor
     assert "The prompt contains the stop `.`" in words(at)
 
 
+def test_a_prompt_that_is_too_long_is_told_once_before_it_is_sent(
+    server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = server._http.RequestHandlerClass
+    answered = handler._resource  # type: ignore[attr-defined]  # of this server only
+
+    def resource(self: object, method: str, path: str, body: dict[str, str]) -> object:
+        return {"tokens": len(body["text"])} if path.endswith("/tokenize") else answered(self, method, path, body)
+
+    monkeypatch.setattr(handler, "_resource", resource)
+    server.models[:] = [{**server.models[0], "fabula": {"context": 1_000}}]
+    at = visit("story", story_mode="free", story_prompt="字" * 2_000)
+    assert "it has 2,016 tokens, and the model reads and writes 1,000 at most" in trouble(at)
+    assert "Shorten it to about 700 characters" in trouble(at)
+    assert len(at.error) == 1 and not at.warning and at.button(key="story_button").disabled
+    at.text_area(key="story_prompt").set_value("字" * 700).run()
+    assert not at.error and not at.button(key="story_button").disabled
+
+
+def test_a_prompt_that_a_provider_finds_too_long_has_one_card(server: FaultServer, store: Store) -> None:
+    server.default = fault_server.error(400, "This model's maximum context length is 4096 tokens.")
+    at = click(visit("story"), "story_button")
+    assert len(at.error) == 1 and "The prompt is too long" in trouble(at)
+    assert "No word has come." not in words(at) and "the text so far is kept" not in words(at)
+
+
 def test_another_model_than_the_one_asked_for_is_told(
     server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,7 +129,7 @@ class Engine:
         return JSONResponse(self._told(self.models.find(request.path_params["id"])))
 
     def _told(self, model: Model) -> shapes.Json:
-        return shapes.model(model, self.models.refusal(model))
+        return shapes.model(model, self.models.refusal(model), self.models.context(model))
 
     def delete_model(self, request: Request) -> Response:
         """DELETE /v1/models/{id}."""

@@ -12,7 +12,7 @@ from core import packaged
 from core.engine import base_config, weights
 from core.engine.errors import ApiError, unknown_model
 from core.engine.gguf_file import model_card
-from core.engine.llama import Base
+from core.engine.llama import CONTEXT, Base
 from core.engine.store import Format, Store, TunedModel
 from core.message import msg
 
@@ -140,6 +140,13 @@ class Models:
             return str(exc)
         except OSError as exc:
             return msg("its file cannot be read: {reason}", reason=exc.strerror)
+
+    def context(self, model: Model) -> int | None:
+        """Most tokens of a request, prompt and answer together; None: the base was not opened yet."""
+        base = self._bases.get(model.base)
+        if base is None:
+            return CONTEXT if self._is_packaged(model.base) else None
+        return base.context
 
     def _is_packaged(self, name: str) -> bool:
         """Whether it is the packaged base, not another file of that name."""

@@ -104,7 +104,7 @@ def checkpoint(row: Checkpoint) -> Json:
     }
 
 
-def model(row: Model, not_trainable: str | None) -> Json:
+def model(row: Model, not_trainable: str | None, context: int | None) -> Json:
     """A model object, with what the engine knows more than OpenAI tells under `fabula`."""
     return {
         "id": row.id,
@@ -118,5 +118,6 @@ def model(row: Model, not_trainable: str | None) -> Json:
             "step": row.step,
             "not_trainable": not_trainable,
             **({"not_trainable_message": to_json(not_trainable)} if isinstance(not_trainable, Message) else {}),
+            "context": context,
         },
     }

@@ -189,6 +189,7 @@ class Generation(Connection):
             created=None if created is None else datetime.fromtimestamp(created, UTC),
             job=ours.get("job"),
             not_trainable=_not_trainable(ours),
+            context=ours.get("context"),
         )
 
 

@@ -129,6 +129,7 @@ class ModelInfo:
         created: when, or None.
         job: id of the fine-tuning job that made it, if the endpoint says so.
         not_trainable: why no job can start from it, where the endpoint (our engine) says so.
+        context: most tokens of a request, prompt and answer together, where the endpoint (our engine) says so.
     """
 
     id: str
@@ -138,6 +139,7 @@ class ModelInfo:
     created: datetime | None
     job: str | None = None
     not_trainable: str | None = None
+    context: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

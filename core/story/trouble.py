@@ -11,7 +11,7 @@ from core.cost.book import PriceBook
 from core.cost.prices import tuned_base
 from core.db.store import Store
 from core.db.tables import Story, TrainingJob
-from core.errors import BadRequest, FabulaError, ModelNotFound
+from core.errors import BadRequest, FabulaError, ModelNotFound, PromptTooLong
 from core.message import msg
 from core.providers import Provider
 
@@ -27,7 +27,7 @@ def explained(store: Store, book: PriceBook, provider: Provider, model: str, err
     if isinstance(error, ModelNotFound):
         fuller = gone(store, book, provider, model)
     elif isinstance(error, BadRequest) and _TOO_LONG.search(error.what):
-        fuller = BadRequest(
+        fuller = PromptTooLong(
             msg("The prompt is longer than {model} can read at once: {what}", model=model, what=error.what),
             msg("Shorten the prompt, or allow fewer tokens in one story under More."),
         )

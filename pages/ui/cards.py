@@ -19,6 +19,7 @@ _HEADLINES: tuple[tuple[type[errors.FabulaError], str, str], ...] = (
     (errors.Misconfigured, ":material/settings_ethernet:", mark("The connection is not set up correctly")),
     (errors.Refused, ":material/key_off:", mark("The provider refused")),
     (errors.StreamCut, ":material/content_cut:", mark("The stream was interrupted")),
+    (errors.PromptTooLong, ":material/content_cut:", mark("The prompt is too long")),
     (errors.BadRequest, ":material/block:", mark("The provider could not use this request")),
     (errors.ProviderError, ":material/cloud_off:", mark("The provider answered with an error")),
     (

@@ -79,6 +79,12 @@ def show(job: JobView) -> None:
         button.form_submit_button(
             _("Ask both"), icon=":material/send:", type="primary", width="stretch", on_click=_ask, args=(job, key)
         )
+    _answers(job)
+    undo.button("home")
+
+
+def _answers(job: JobView) -> None:
+    """What both models say to the prompt that was asked last, and the way to remove it."""
     view = comparing.get(cached.store(), job.id)
     asked = _asked(job, view)
     if asked is None:
@@ -99,7 +105,6 @@ def show(job: JobView) -> None:
                 _("Remove"), icon=":material/delete:", type="tertiary", key="home_remove_asked",
                 on_click=state.drop, args=(_ASKED,),
             )  # fmt: skip
-    undo.button("home")
 
 
 def _asked(job: JobView, view: ComparisonView | None) -> Asked | None:

@@ -12,7 +12,7 @@ from core.writers.likeness import fixed_words
 from pages.ui import cached, models, prompt_warning, state
 from pages.ui.lang import _, code, column_title, label
 from pages.ui.prompt_warning import Remedy
-from pages.ui.story import next_prompt, story_model, story_settings
+from pages.ui.story import next_prompt, prompt_length, story_model, story_settings
 from pages.ui.story.story_desk import Order
 from pages.ui.story.story_model import Shape
 
@@ -37,7 +37,7 @@ def form(button: Callable[[Order | None], None]) -> Shape | None:
         free = _free()
         values = {} if free else _columns(shape, several)
         prompt = _free_prompt() if free else shape.prompt(values)
-        _far_prompts([info, *others], shape, values, prompt)
+        warnings = st.container()
         row = st.container(horizontal=True)
         if not free:
             _as_read(prompt, several)
@@ -48,11 +48,20 @@ def form(button: Callable[[Order | None], None]) -> Shape | None:
     entries = [_entry(info, shape, shape, values, prompt, settings)]
     for other in others:
         entries.append(_entry(other, story_model.shape_of(other), shape, values, prompt, settings))
+    with warnings:
+        fits = _fits([info, *others], entries)
+        if fits:
+            _far_prompts([info, *others], shape, values, prompt)
     _stop_in_prompt(entries)
     with send:
         order = Order(tuple(entries), blind and len(entries) > 1, settings.chain and len(entries) == 1)
-        button(order if prompt.strip() else None)
+        button(order if prompt.strip() and fits else None)
     return shape
+
+
+def _fits(found: Sequence[ModelInfo], entries: Sequence[Entry]) -> bool:
+    """Whether every model can read its prompt; those that cannot are told."""
+    return not prompt_length.too_long([(info, entry.request) for info, entry in zip(found, entries, strict=True)])
 
 
 def _entry(

@@ -45,6 +45,8 @@ def ending_of(facts: Facts) -> str:
         return _("stopped because you left the page; the text so far is kept")
     if facts.stopped:
         return _("stopped; the text so far is kept")
+    if facts.finish_reason is None and facts.first_text_s is None:
+        return ""  # there is no text: the error says why
     return ending(facts.finish_reason)
 
 

@@ -17,11 +17,13 @@ def draw(place: Any, story: StoryStream, *, none: str = "") -> DeltaGenerator:
         place: `st` for a new place, or the place that the first call returned. A new place begins with the words: one
             that begins empty is seen empty, each time the page is drawn again.
         story: whose words.
-        none: what stands there when it has ended without a word.
+        none: what stands there when it has ended without a word, and without an error.
     """
     text = story.text.strip()
     if text:
         return place.text(text)
+    if story.error is not None:
+        return place.empty()  # its card says why there are none
     if story.done:
         return place.markdown(f":gray[{none or _('No text was written.')}]")
     return place.markdown(f":shimmer[{_('Waiting for the first word')}]")

@@ -1,0 +1,59 @@
+"""Prompts that are longer than a model can read, told before they are sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from core.errors import FabulaError
+from core.providers import CompletionRequest, ModelInfo
+from core.providers.registry import ENGINE
+from pages.ui import cached, models
+from pages.ui.lang import _, number, plain
+
+_MARKUP = 16  # tokens that a chat puts around a prompt
+_FOR_THE_STORY = 0.25  # of what the model can read and write together
+
+
+def too_long(asked: Sequence[tuple[ModelInfo, CompletionRequest]]) -> bool:
+    """Say which models cannot read their prompt, and what to do; whether there are any."""
+    found = False
+    for info, request in asked:
+        tokens = _tokens_beyond(info, request)
+        if tokens is None or info.context is None:
+            continue
+        found = True
+        fits = int(len(request.prompt) * info.context * (1 - _FOR_THE_STORY) / tokens) // 100 * 100
+        words = _(
+            "The prompt is too long for {model}: it has {tokens} tokens, and the model reads and writes {context} at "
+            "most. Shorten it to about {characters} characters, or choose another model."
+        )
+        st.error(
+            words.format(
+                model=plain(models.label(info)),
+                tokens=number(tokens),
+                context=number(info.context),
+                characters=number(fits),
+            ),
+            icon=":material/content_cut:",
+        )
+    return found
+
+
+def _tokens_beyond(info: ModelInfo, request: CompletionRequest) -> int | None:
+    """How many tokens the model would have to read, if these are too many; None: they fit, or that is not known."""
+    text = request.system + request.prompt
+    if info.provider != ENGINE or info.context is None or len(text.encode()) + _MARKUP < info.context:
+        return None  # a token has one byte at least
+    try:
+        tokens = _counted(info.id, text, cached.where()) + _MARKUP
+    except FabulaError:
+        return None
+    return tokens if tokens >= info.context else None
+
+
+@st.cache_data(max_entries=64)
+def _counted(model: str, text: str, studio: str) -> int:
+    """By the engine's own tokenizer."""
+    return cached.client(ENGINE).count_tokens(model, text)
