@@ -14,18 +14,16 @@ from core.dataset import datasets
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
 from core.settings import Settings
-from tests import fault_server, studio_process
+from tests import browser_page, fault_server, studio_process
+from tests.browser_page import BUSY_S, box_of, press, repeat, settled, visit
 from tests.fault_server import Answer, FaultServer
-from tests.studio_process import CHROMIUM, Studio
-from tests.test_browser import press, settled, visit
+from tests.studio_process import Studio
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
-_SOON_S = 90
 _HELD_S = 600  # longer than a test: a request that goes on by itself is a row too many
-_SOON_MS = 1000 * _SOON_S
 _RECIPE = Recipe(
     "heroes",
     (
@@ -39,10 +37,7 @@ _RECIPE = Recipe(
     seed=1,  # a seed of its own for each row: one request for each
 )
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="Debian's chromium is not installed"),
-]
+pytestmark = browser_page.MARKS
 
 
 class Gates:
@@ -106,34 +101,33 @@ def test_a_run_goes_on_when_its_tab_is_closed(browser: Browser, studio: Studio, 
 
     page = _run_part(browser, studio)
     gates.open(20)
-    settled(page)
     press(page, "dataset_continue")
-    page.get_by_text("20 of 120").wait_for(timeout=_SOON_MS)
+    page.get_by_text("20 of 120").wait_for()
     page.context.close()
 
     gates.open(60)  # nobody is looking
-    until(lambda: done() == 60, "the run without a tab", _SOON_S)
+    until(lambda: done() == 60, "the run without a tab", BUSY_S)
 
     first, second = _run_part(browser, studio), _run_part(browser, studio, color_scheme="dark")
     for tab in (first, second):
-        tab.get_by_text("60 of 120").wait_for(timeout=_SOON_MS)
+        tab.get_by_text("60 of 120").wait_for()
         tab.locator(".st-key-dataset_stop button").wait_for()
     gates.open(1_000)
     for tab in (first, second):  # nothing is clicked: they watch
-        tab.get_by_text("120 of 120").wait_for(timeout=_SOON_MS)
-        tab.get_by_text("Finished").wait_for(timeout=_SOON_MS)
+        tab.get_by_text("120 of 120").wait_for()
+        tab.get_by_text("Finished").wait_for()
     second.context.close()
     assert done() == 120
 
-    _click_a_square(first)
-    first.get_by_role("button", name="2 rows in the table").wait_for(timeout=_SOON_MS)
+    settled(first)
+    _click_a_square(first, until_there=first.get_by_role("button", name="2 rows in the table"))
+    settled(first)
     first.get_by_role("button", name="Leave out").first.click()
-    first.get_by_role("button", name="Undo: 1 row left out").wait_for(timeout=_SOON_MS)
+    first.get_by_role("button", name="Undo: 1 row left out").wait_for()
     assert datasets.summary(store, dataset_id).excluded == 1
     settled(first)
     first.get_by_role("button", name="Undo: 1 row left out").click()
-    until(lambda: done() == 120, "the row is back", _SOON_S)
-    first.context.close()
+    until(lambda: done() == 120, "the row is back", BUSY_S)
 
 
 def test_a_run_is_paused_in_one_tab_and_gone_on_with_in_another(
@@ -143,24 +137,21 @@ def test_a_run_is_paused_in_one_tab_and_gone_on_with_in_another(
     page = _run_part(browser, studio)
     gates.open(10)
     press(page, "dataset_continue")
-    page.get_by_text("10 of 120").wait_for(timeout=_SOON_MS)
-    settled(page)
+    page.get_by_text("10 of 120").wait_for()
     press(page, "dataset_pause")
-    page.get_by_text("Paused").wait_for(timeout=_SOON_MS)
+    page.get_by_text("Paused").wait_for()
     page.context.close()
     gates.open(1_000)
     other = _run_part(browser, studio)
     press(other, "dataset_resume")
-    other.get_by_text("Finished").wait_for(timeout=_SOON_MS)
+    other.get_by_text("Finished").wait_for()
     assert datasets.summary(store, dataset_id).done == 120
-    other.context.close()
 
 
-def _click_a_square(page: Page) -> None:
+def _click_a_square(page: Page, *, until_there: Locator) -> None:
     """The first square of the map: its place is measured, since a canvas has no elements."""
     chart = page.locator('[data-testid="stVegaLiteChart"]').first
-    chart.scroll_into_view_if_needed()
     chart.locator("canvas, svg").first.wait_for()
-    box = chart.bounding_box()
-    assert box is not None
-    page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + min(box["height"] * 0.6, 200))
+    size = box_of(chart)
+    place = {"x": size["width"] * 0.5, "y": min(size["height"] * 0.6, 200)}
+    repeat(page, lambda: chart.click(position=place), until_there)

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from tests import studio_process
-from tests.test_browser import press, settled
+from tests import browser_page, studio_process
+from tests.browser_page import press, settled, visit
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+
+pytestmark = browser_page.MARKS
 
 _FRAMES = Path(__file__).parents[1] / "docs" / "screenshots"
 _SIZE = {"width": 1100, "height": 1040}
@@ -73,11 +75,9 @@ class Film:
 @pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="set SCREENSHOTS=1 to remake docs/screenshots")
 def test_frames_for_the_documents(browser: Browser, tmp_path: Path) -> None:
     with studio_process.running(tmp_path / "home") as studio:
-        page = browser.new_context(viewport=_SIZE, locale="en-US").new_page()
+        page = visit(browser, f"{studio.url}/story", locale="en-US", **_SIZE)
         page.set_default_timeout(_PATIENCE_MS)
         film = Film(page)
-        page.goto(f"{studio.url}/story")
-        settled(page)
         _prepare(page)
         film.take("story-1", ms=_HOLD_MS)
         press(page, "story_button")
@@ -115,11 +115,9 @@ def test_frames_of_presenter_mode(browser: Browser, tmp_path: Path, locale: str,
     """From the button to the way back, by keyboard: one model, then the storyteller next to its base."""
     name = f"presenter-{locale[:2]}"
     with studio_process.running(tmp_path / "home") as studio:
-        page = browser.new_context(viewport=_PROJECTOR, locale=locale, color_scheme=scheme).new_page()  # type: ignore[arg-type]
+        page = visit(browser, f"{studio.url}/story", locale=locale, color_scheme=scheme, **_PROJECTOR)
         page.set_default_timeout(_PATIENCE_MS)
         film = Film(page)
-        page.goto(f"{studio.url}/story")
-        settled(page)
         film.take(ms=_HOLD_MS)
         press(page, "story_present")
         page.locator(".st-key-presenter_write").wait_for()

@@ -14,15 +14,14 @@ from core.dataset import datasets
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
 from core.settings import Settings
-from tests import fault_server, studio_process
+from tests import browser_page, fault_server, studio_process
+from tests.browser_page import expect, press, settled, visit
 from tests.fault_server import Answer, FaultServer
-from tests.studio_process import CHROMIUM, Studio
-from tests.test_browser import press, settled, visit
+from tests.studio_process import Studio
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-_SOON_MS = 90_000
 _NEEDED = 150  # tokens of a long story
 _RECIPE = Recipe(
     "heroes",
@@ -32,10 +31,7 @@ _RECIPE = Recipe(
     max_tokens=100,
 )
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="Debian's chromium is not installed"),
-]
+pytestmark = browser_page.MARKS
 
 
 def _writes(body: Any) -> Answer:
@@ -84,31 +80,28 @@ def test_a_run_that_is_cut_off_is_completed_by_one_click(
     address = f"{studio.url}/dataset?part=rows&set={dataset_id}"
     page = visit(browser, address, locale="en-US")
     page.get_by_role("button", name="Write 10 rows").click()
-    page.get_by_text("5 rows failed").wait_for(timeout=_SOON_MS)
-    page.get_by_text("no stories about the Qing").wait_for(timeout=_SOON_MS)
-    page.get_by_role("button", name="Raise the limit to 256 tokens and retry").wait_for(timeout=_SOON_MS)
+    page.get_by_text("5 rows failed").wait_for()
+    page.get_by_text("no stories about the Qing").wait_for()
+    page.get_by_role("button", name="Raise the limit to 256 tokens and retry").wait_for()
     settled(page)
     _picture(page, "remedies-en")
     for width, scheme in ((1440, "dark"), (390, "light")):
         other = visit(browser, address, locale="zh-CN", width=width, color_scheme=scheme)
-        other.locator(".st-key-dataset_fix_token_limit_raise_limit button").wait_for(timeout=_SOON_MS)
+        other.locator(".st-key-dataset_fix_token_limit_raise_limit button").wait_for()
         settled(other)
         _picture(other, f"remedies-zh-{width}-{scheme}")
         other.context.close()
 
     press(page, "dataset_fix_token_limit_raise_limit")
-    page.get_by_text("9 of 10").wait_for(timeout=_SOON_MS)
-    page.get_by_text("Finished").wait_for(timeout=_SOON_MS)
-    assert page.get_by_text("Cut off at the token limit").count() == 0
+    page.get_by_text("9 of 10").wait_for()
+    page.get_by_text("Finished").wait_for()
+    settled(page)
+    expect(page.get_by_text("Cut off at the token limit")).to_have_count(0)
     assert datasets.summary(store, dataset_id).done == 9
     asked = [prompt for prompt in server.prompts() if "艰难" in prompt]
     assert len(asked) == 2 * len(set(asked)) == 10  # each of them twice; nothing else was bought again
     assert len(server.prompts()) == 15
 
-    settled(page)
     press(page, "dataset_fix_bad_request_recipe")
-    page.get_by_role("radio", name="Design", exact=True, checked=True).wait_for(timeout=_SOON_MS)
-    settled(page)
-    template = page.locator(".st-key-dataset_template textarea")
-    assert template.input_value() == _RECIPE.template
-    page.context.close()
+    page.get_by_role("radio", name="Design", exact=True, checked=True).wait_for()
+    expect(page.locator(".st-key-dataset_template textarea")).to_have_value(_RECIPE.template)

@@ -23,13 +23,7 @@ _IN_AN_ASSERTION = (".evaluate", ".evaluate_all", "page.url")
 _MAY = {
     "test_browser.py": "not converted yet",
     "test_browser_data.py": "not converted yet",
-    "test_browser_dataset.py": "not converted yet",
     "test_browser_presenter.py": "not converted yet",
-    "test_browser_remedies.py": "not converted yet",
-    "test_browser_training.py": "not converted yet",
-    "test_browser_tuned.py": "not converted yet",
-    "test_browser_untrusted.py": "not converted yet",
-    "test_browser_writers.py": "not converted yet",
     "test_browser_frames.py": "it makes pictures when asked to: it takes frames until the page says that a story ended",
 }
 

@@ -24,16 +24,17 @@ from core.settings import Settings
 from core.training import comparing, jobs
 from core.training.jobs import JobForm
 from tests import browser_page, studio_process
+from tests.browser_page import TRAINED_MS, expect, press, press_if_there, settled, visit
 from tests.studio_process import Studio
-from tests.test_browser import press, settled, visit
-from tests.test_browser import pytestmark as pytestmark
 from tests.tiny_gemma import write_tiny_gemma
 from tests.waiting import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-_TRAINED_MS = 600_000  # a tiny model learns in seconds, but torch has to be loaded first, maybe on a busy machine
+pytestmark = browser_page.MARKS
+
+_TRAINED_S = TRAINED_MS / 1000
 _BASE = "gemma-3-270m"
 _ANSWERED = re.compile("complete|stopped at the token limit")
 
@@ -68,17 +69,18 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         store.close()
 
 
-def _answers(page: Page) -> tuple[Locator, Locator]:
-    """The two panes of the card, once both models have answered."""
-    panes = (page.locator(".st-key-home_examples_base"), page.locator(".st-key-home_examples_tuned"))
-    for pane in panes:
-        pane.get_by_text(_ANSWERED).first.wait_for(timeout=_TRAINED_MS)
+def _no_alert(page: Page) -> None:
+    """No alert is on the page once it is drawn; a failure shows what the alerts say."""
     settled(page)
-    return panes
+    expect(page.get_by_role("alert")).to_have_text([])
 
 
-def _alerts(page: Page) -> list[str]:
-    return page.get_by_role("alert").all_inner_texts()
+def _form(page: Page) -> Locator:
+    """The card with its form open and empty: after a job it shows the newest one."""
+    press_if_there(page, "home_examples_new")
+    page.locator(".st-key-home_examples_train").wait_for()
+    settled(page)
+    return page.locator(".st-key-home_examples")
 
 
 def _trained(running: Running, name: str, rows: int) -> str:
@@ -88,7 +90,7 @@ def _trained(running: Running, name: str, rows: int) -> str:
     version = versions.freeze(running.store, LOCAL, dataset_id, validation_share=0.2)
     form = JobForm(dataset_id, name, "engine", _BASE, suffix=name, n_epochs=1, batch_size=4, version_id=version)
     job_id = jobs.submit(running.store, LOCAL, form)
-    until(lambda: jobs.get(running.store, job_id).finished, "the job's end", _TRAINED_MS / 1000)
+    until(lambda: jobs.get(running.store, job_id).finished, "the job's end", _TRAINED_S)
     assert jobs.get(running.store, job_id).status == "succeeded"
     return job_id
 
@@ -96,45 +98,42 @@ def _trained(running: Running, name: str, rows: int) -> str:
 @pytest.mark.slow
 def test_pasted_examples_become_a_model_that_answers_beside_its_base(browser: Browser, running: Running) -> None:
     page = visit(browser, running.studio.url, locale="en-US")
-    assert page.get_by_text("A 270M model learns form and labels, not facts.").count() == 1
+    expect(page.get_by_text("A 270M model learns form and labels, not facts.")).to_have_count(1)
     page.get_by_text("Paste or upload examples").click()
     field = page.get_by_role("textbox", name="Chat log, table or JSON lines")
     field.fill("\n".join(f"Customer: pasted {n}\nAgent: label {n % 2}" for n in range(6)))
     press(page, "home_examples_add")
     page.get_by_text("6 examples").wait_for()
-    settled(page)
     press(page, "home_examples_train")
     page.get_by_text("Training on your examples").wait_for()
     bar = page.locator('.st-key-home_examples [data-testid="stProgress"]')
     bar.wait_for()
-    page.get_by_text("Your model is ready").wait_for(timeout=_TRAINED_MS)
+    page.get_by_text("Your model is ready").wait_for(timeout=TRAINED_MS)
     settled(page)
 
     prompt = page.get_by_role("textbox", name=re.compile("One more prompt"))
     prompt.fill("a prompt of my own")
     prompt.press("Enter")
-    said = [pane.inner_text() for pane in _answers(page)]
-    assert "Base model, untrained" in said[0] and "Your model" in said[1]
-    assert "–" in page.locator('[data-testid="stMetric"]', has_text="Last story").inner_text()
-    assert not _alerts(page)
+    for side, name in (("base", "Base model, untrained"), ("tuned", "Your model")):
+        pane = page.locator(f".st-key-home_examples_{side}")
+        pane.get_by_text(_ANSWERED).first.wait_for(timeout=TRAINED_MS)
+        expect(pane).to_contain_text(name)
+    expect(page.locator('[data-testid="stMetric"]', has_text="Last story")).to_contain_text("–")
+    _no_alert(page)
 
     page.reload()
     settled(page)
     page.locator(".st-key-home_examples_tuned").wait_for()
-    assert page.get_by_text("a prompt of my own").count() == 1
+    expect(page.get_by_text("a prompt of my own")).to_have_count(1)
     press(page, "home_examples_open")
-    page.wait_for_function("document.querySelector('h1').innerText === 'Training'")
+    expect(page.locator("h1")).to_have_text("Training")
     page.get_by_text("a prompt of my own").first.wait_for()
-    assert not _alerts(page)
-    page.context.close()
+    _no_alert(page)
 
 
 def test_rows_are_typed_into_the_table(browser: Browser, running: Running) -> None:
-    page = browser_page.visit(browser, running.studio.url, locale="en-US")
-    browser_page.press_if_there(page, "home_examples_new")  # after a job the card shows the newest one
-    page.locator(".st-key-home_examples_train").wait_for()
-    browser_page.settled(page)
-    grid = page.locator(".st-key-home_examples").locator('[data-testid="stDataFrame"]')
+    page = visit(browser, running.studio.url, locale="en-US")
+    grid = _form(page).locator('[data-testid="stDataFrame"]')
     grid.click(position={"x": 300, "y": 52})  # the first prompt, below the header
     editor = page.locator(".gdg-input")
     for row in range(3):
@@ -144,8 +143,8 @@ def test_rows_are_typed_into_the_table(browser: Browser, running: Running) -> No
             page.keyboard.press("Enter")
             editor.fill(text)
             page.keyboard.press(key)
-            browser_page.expect(editor).to_have_count(0)
-            browser_page.expect(cell).to_have_text(text)
+            expect(editor).to_have_count(0)
+            expect(cell).to_have_text(text)
         page.wait_for_function(_TAKES_KEYS, arg=[3, row + 1])
         page.keyboard.press("ArrowLeft")
     page.get_by_text("Too few examples: 3 of at least 5.").wait_for()
@@ -154,20 +153,16 @@ def test_rows_are_typed_into_the_table(browser: Browser, running: Running) -> No
 @pytest.mark.slow
 def test_training_is_stopped_from_the_card(browser: Browser, running: Running) -> None:
     page = visit(browser, running.studio.url, locale="zh-CN", color_scheme="dark")
-    if page.locator(".st-key-home_examples_new").count():  # the card shows the newest job
-        press(page, "home_examples_new")
-        settled(page)
+    _form(page)
     press(page, "home_examples_extract-json")
     page.get_by_text("12 条示例").wait_for()
-    settled(page)
     press(page, "home_examples_train")
     page.get_by_text("正在用你的示例训练").wait_for()
     press(page, "home_examples_stop")
-    page.get_by_text("训练已停止").wait_for(timeout=_TRAINED_MS)
-    assert not _alerts(page)
+    page.get_by_text("训练已停止").wait_for(timeout=TRAINED_MS)
+    _no_alert(page)
     press(page, "home_examples_again")
     page.get_by_text("12 条示例").wait_for()
-    page.context.close()
 
 
 @pytest.mark.slow
@@ -176,20 +171,23 @@ def test_a_job_that_ends_gets_three_pairs_on_its_page_and_in_its_export(
 ) -> None:
     job_id = _trained(running, "waves", 40)
     page = visit(browser, f"{running.studio.url}/training?jobs={job_id}", locale="en-US")
-    page.get_by_text("These rows were kept from training.").wait_for(timeout=_TRAINED_MS)
-    until(lambda: (view := comparing.get(running.store, job_id)) and not view.active, "both models' answers", 600)
+    page.get_by_text("These rows were kept from training.").wait_for(timeout=TRAINED_MS)
+    until(
+        lambda: (view := comparing.get(running.store, job_id)) and not view.active, "both models' answers", _TRAINED_S
+    )
     view = comparing.get(running.store, job_id)
     assert view is not None and (view.state, view.source, len(view.pairs)) == ("done", "held_out", 3)
-    page.get_by_text("Writing · ").wait_for(state="detached")
-    settled(page)
-    assert page.get_by_text("Text of the row that was kept from training").count() == 3
-    shown = page.inner_text("body")
+    expect(page.get_by_text("Writing · ")).to_have_count(0)
+    expect(page.get_by_text("Text of the row that was kept from training")).to_have_count(3)
+    body = page.locator("body")
     job = jobs.get(running.store, job_id)
     learned = {prompt for prompt, _text in versions.examples(running.store, job.version_id or "", "train")}
     for pair in view.pairs:
-        assert pair.prompt in shown and pair.prompt not in learned
+        expect(body).to_contain_text(pair.prompt, use_inner_text=True)
+        assert pair.prompt not in learned
         assert (pair.base.model, pair.tuned.model) == (_BASE, job.fine_tuned_model)
 
+    settled(page)
     page.get_by_role("button", name="Export").click()
     with page.expect_download() as download:
         press(page, "training_zip")
@@ -199,14 +197,15 @@ def test_a_job_that_ends_gets_three_pairs_on_its_page_and_in_its_export(
     assert [one["expected"] for one in exported] == [pair.expected for pair in view.pairs]
     assert [one["tuned"]["text"] for one in exported] == [pair.tuned.text for pair in view.pairs]
     assert {one[side]["state"] for one in exported for side in ("base", "tuned")} == {"done"}
-    assert not _alerts(page)
-    page.context.close()
+    _no_alert(page)
 
 
 @pytest.mark.slow
 def test_a_tuned_model_that_was_deleted_at_the_engine_is_told_on_its_page(browser: Browser, running: Running) -> None:
     job_id = _trained(running, "birds", 12)
-    until(lambda: (view := comparing.get(running.store, job_id)) and not view.active, "both models' answers", 600)
+    until(
+        lambda: (view := comparing.get(running.store, job_id)) and not view.active, "both models' answers", _TRAINED_S
+    )
     made = jobs.get(running.store, job_id).fine_tuned_model or ""
     engine = endpoint.engine_endpoint(running.settings)
     openai.OpenAI(base_url=f"{engine.url}/v1", api_key=engine.token, max_retries=0).models.delete(made)
@@ -214,12 +213,12 @@ def test_a_tuned_model_that_was_deleted_at_the_engine_is_told_on_its_page(browse
         session.get_one(TrainingJob, job_id).finished_at = utcnow() - timedelta(hours=1)
     page = visit(browser, f"{running.studio.url}/training?jobs={job_id}", locale="en-US")
     page.get_by_text("The engine no longer has this model.").wait_for()
-    assert page.get_by_role("button", name="Write a story with it").count() == 0
+    settled(page)
+    expect(page.get_by_role("button", name="Write a story with it")).to_have_count(0)
     field = page.get_by_role("textbox", name="Your own prompt")
     field.fill("one more")
     field.press("Enter")
-    page.get_by_text("Duplicate the job to train it again.").first.wait_for(timeout=_TRAINED_MS)
+    page.get_by_text("Duplicate the job to train it again.").first.wait_for(timeout=TRAINED_MS)
     settled(page)
     page.get_by_role("button", name="Duplicate job").click()
     page.get_by_role("dialog").wait_for()
-    page.context.close()

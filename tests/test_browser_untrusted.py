@@ -35,19 +35,16 @@ from core.db.tables import (
 )
 from core.settings import Settings
 from core.story import prompts
-from tests import fault_server, studio_process
+from tests import browser_page, fault_server, studio_process
+from tests.browser_page import expect, found_now, press, settled, unfold, visit
 from tests.fakes import RESULTS
 from tests.fault_server import FaultServer
-from tests.studio_process import CHROMIUM, Studio
-from tests.test_browser import press, settled, visit
+from tests.studio_process import Studio
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="Debian's chromium is not installed"),
-]
+pytestmark = browser_page.MARKS
 
 _SHORT = (
     "https://evil.example/a www.evil.example me@evil.example [link](//evil.example) ![i](//evil.example/i.png) "
@@ -221,19 +218,16 @@ class Visit:
     """A visitor whose browser's requests are recorded."""
 
     def __init__(self, browser: Browser, url: str) -> None:
-        self.page: Page = visit(browser, url, locale="en-US")
         self.asked: list[str] = []
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.set_viewport_size({"width": 1440, "height": 3000})
-        settled(self.page)
+        self.page: Page = visit(browser, url, height=3000, requests=self.asked, locale="en-US")
 
     def check(self, url: str, *, shows: bool = True) -> None:
         """No trace of the text but its letters; with `shows` they must be there."""
         if shows:
             self.page.wait_for_function(_SHOWN)
         settled(self.page)
-        assert self.page.evaluate(_TRACES) == []
-        assert self.page.evaluate(_SPOILT) == []
+        assert found_now(self.page, _TRACES) == []
+        assert found_now(self.page, _SPOILT) == []
         assert not [one for one in self.asked if not one.startswith((url, "ws://localhost", "data:", "blob:"))]
 
 
@@ -256,12 +250,8 @@ def test_untrusted_text_stays_text_on_every_page(
     browser: Browser, studio: Studio, ids: dict[str, str], view: str
 ) -> None:
     visitor = Visit(browser, f"{studio.url}/{view.format(**ids)}")
-    page = visitor.page
-    for expander in page.locator("details:not([open]) > summary").all():
-        if expander.is_visible():
-            expander.click()
+    unfold(visitor.page)
     visitor.check(studio.url, shows=view not in ("dataset", "cost", "dataset?part=quality&set={dataset}"))
-    page.context.close()
 
 
 @pytest.mark.parametrize("tab", ["Events", "Settings", "Evaluation", "Family tree"])
@@ -271,7 +261,6 @@ def test_untrusted_text_stays_text_in_every_tab_of_a_job(
     visitor = Visit(browser, f"{studio.url}/training?jobs={ids['good']}")
     visitor.page.get_by_role("radio", name=tab).click()
     visitor.check(studio.url)
-    visitor.page.context.close()
 
 
 def test_untrusted_text_stays_text_when_a_job_is_made(browser: Browser, studio: Studio, ids: dict[str, str]) -> None:
@@ -279,7 +268,6 @@ def test_untrusted_text_stays_text_when_a_job_is_made(browser: Browser, studio: 
     press(visitor.page, "training_new")
     visitor.page.get_by_role("dialog").wait_for()
     visitor.check(studio.url)
-    visitor.page.context.close()
 
 
 @pytest.mark.parametrize(("part", "opens"), [("Prices", "cost_own"), ("My workload", None), ("Spent", "cost_budgets")])
@@ -291,7 +279,6 @@ def test_untrusted_text_stays_text_in_every_part_of_the_costs(
     if opens is not None:
         visitor.page.locator(f".st-key-{opens} summary").click()
     visitor.check(studio.url, shows=part != "My workload")
-    visitor.page.context.close()
 
 
 def test_untrusted_text_stays_text_in_stories_and_their_errors(
@@ -302,12 +289,11 @@ def test_untrusted_text_stays_text_in_stories_and_their_errors(
     press(page, "story_button")  # the endpoint refuses in its own words
     visitor.check(studio.url)
     page.get_by_role("radio", name="Earlier stories").click()
+    page.locator(".st-key-story_search").wait_for()
     visitor.check(studio.url)
-    settled(page)
     page.get_by_role("button", name="Edit").first.click()
     page.get_by_role("dialog").wait_for()
     visitor.check(studio.url)
-    page.context.close()
 
 
 def test_untrusted_text_stays_text_in_a_preview_that_fails(
@@ -315,8 +301,9 @@ def test_untrusted_text_stays_text_in_a_preview_that_fails(
 ) -> None:
     visitor = Visit(browser, f"{studio.url}/dataset")
     press(visitor.page, "dataset_preview")
+    visitor.page.locator("[data-testid=stAlert]", has_text="evil.example").first.wait_for()
+    visitor.page.locator(".st-key-dataset_preview").wait_for()
     visitor.check(studio.url)
-    visitor.page.context.close()
 
 
 def test_untrusted_text_stays_text_in_presenter_mode(browser: Browser, studio: Studio, ids: dict[str, str]) -> None:
@@ -327,7 +314,6 @@ def test_untrusted_text_stays_text_in_presenter_mode(browser: Browser, studio: S
     visitor.check(studio.url)
     press(visitor.page, "presenter_settings")
     visitor.check(studio.url)
-    visitor.page.context.close()
 
 
 def test_untrusted_text_stays_text_in_a_sample_of_a_model(
@@ -337,7 +323,6 @@ def test_untrusted_text_stays_text_in_a_sample_of_a_model(
     press(visitor.page, "story_model_sample")
     visitor.page.locator(".st-key-story_model_sample_text [data-testid=stAlert]").wait_for()
     visitor.check(studio.url)
-    visitor.page.context.close()
 
 
 def test_untrusted_text_stays_text_in_a_file_that_is_uploaded(
@@ -349,10 +334,8 @@ def test_untrusted_text_stays_text_in_a_file_that_is_uploaded(
     upload = visitor.page.locator('[data-testid="stFileUploader"] input')
     upload.set_input_files({"name": f"{_SHORT[:25].replace('/', '')}.csv", "mimeType": "", "buffer": data.encode()})
     visitor.page.locator(".st-key-dataset_keep").wait_for()
-    for expander in visitor.page.locator("details:not([open]) > summary").all():
-        expander.click()
+    unfold(visitor.page)
     visitor.check(studio.url)
-    visitor.page.context.close()
 
 
 def test_a_tables_own_toolbar_exports_nothing(browser: Browser, studio: Studio, ids: dict[str, str]) -> None:
@@ -360,10 +343,6 @@ def test_a_tables_own_toolbar_exports_nothing(browser: Browser, studio: Studio, 
     visitor = Visit(browser, f"{studio.url}/cost")
     table = visitor.page.locator('[data-testid="stDataFrame"]').first
     table.hover()
-    visitor.page.locator('[data-testid="stElementToolbar"] button').first.wait_for()
-    names = [
-        one.get_attribute("aria-label") or ""
-        for one in visitor.page.locator('[data-testid="stElementToolbar"] button').all()
-    ]
-    assert names and not [name for name in names if "csv" in name.lower()]
-    visitor.page.context.close()
+    toolbar = visitor.page.locator('[data-testid="stElementToolbar"]')
+    toolbar.get_by_role("button").first.wait_for()
+    expect(toolbar.locator('button[aria-label*="csv" i]')).to_have_count(0)

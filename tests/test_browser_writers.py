@@ -6,23 +6,28 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import fault_server, studio_process
+from tests import browser_page, fault_server, studio_process
+from tests.browser_page import choose, expect, expect_none, press, settled, visit
 from tests.fault_server import FaultServer
 from tests.studio_process import Studio
-from tests.test_browser import press, settled, visit
-from tests.test_browser import pytestmark as pytestmark
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser
+
+pytestmark = browser_page.MARKS
 
 _STORY = "Rosa bakes bread. "
-_MOST_CHOICES = 20  # a page that has just been opened is drawn again a few times: models, token counts
+_BELOW = """([above, below]) => {
+  const top = selector => document.querySelector(selector)?.getBoundingClientRect().top ?? NaN;
+  return top(above) < top(below) ? [] : [above];
+}"""
 _SCREENS = [
     ("en-US", "light", 1440),
     ("en-US", "dark", 390),
@@ -51,19 +56,6 @@ def studio(tmp_path_factory: pytest.TempPathFactory, server: FaultServer) -> Ite
         yield studio
 
 
-def _choose(page: Page, key: str, model: str) -> None:
-    """Pick a model with the keyboard. A redraw closes an open list, so it is opened again until the choice is made."""
-    name = page.locator(f".st-key-{key}").get_by_role("combobox")
-    for _attempt in range(_MOST_CHOICES):
-        settled(page)
-        name.fill(model)
-        name.press("Enter")
-        settled(page)
-        if name.input_value() == model:
-            return
-    raise AssertionError(f"{model} was not chosen; the list shows {name.input_value()}")
-
-
 def test_a_far_template_warns_above_the_button_and_its_own_grid_is_one_click_away(
     browser: Browser, studio: Studio, server: FaultServer
 ) -> None:
@@ -71,41 +63,41 @@ def test_a_far_template_warns_above_the_button_and_its_own_grid_is_one_click_awa
     warning = page.locator(".st-key-dataset_model_far")
     generate = page.locator(".st-key-dataset_generate button")
     generate.wait_for()
-    assert warning.count() == 0  # the preset's own template and its writer
+    expect(warning).to_have_count(0)  # the preset's own template and its writer
     template = page.locator(".st-key-dataset_template textarea")
     template.fill("Explain how {hero} repairs a bicycle pump using {gift}, {mood}.")
     template.press("Control+Enter")
     warning.get_by_text("This prompt is far from those that storyteller-en was trained on").wait_for()
     settled(page)
-    assert warning.bounding_box()["y"] < generate.bounding_box()["y"]
-    assert generate.is_enabled()  # a warning, not a ban
+    expect_none(page, _BELOW, [".st-key-dataset_model_far", ".st-key-dataset_generate"])
+    expect(generate).to_be_enabled()  # a warning, not a ban
     press(page, "dataset_use_preset")
-    warning.wait_for(state="detached")
-    assert template.input_value().startswith("Write a short story")
-    page.context.close()
+    expect(warning).to_have_count(0)
+    expect(template).to_have_value(re.compile("^Write a short story"))
 
 
 def test_another_writer_is_chosen_in_the_warning(browser: Browser, studio: Studio, server: FaultServer) -> None:
     page = visit(browser, f"{studio.url}/dataset", locale="en-US")
     warning = page.locator(".st-key-dataset_model_far")
-    _choose(page, "dataset_model", "storyteller")
+    choose(page, "dataset_model", "storyteller")
     warning.get_by_text("storyteller was trained on prompts in another language").wait_for()
+    settled(page)
     warning.get_by_role("button", name="Use storyteller-en", exact=True).click()
-    warning.wait_for(state="detached")
-    assert page.locator(".st-key-dataset_model").get_by_role("combobox").input_value() == "storyteller-en"
-    page.context.close()
+    expect(warning).to_have_count(0)
+    expect(page.locator(".st-key-dataset_model").get_by_role("combobox")).to_have_value("storyteller-en")
 
 
 def test_a_sample_grows_while_the_page_stays_usable_and_stops(
     browser: Browser, studio: Studio, server: FaultServer
 ) -> None:
     page = visit(browser, f"{studio.url}/story", locale="en-US")
-    _choose(page, "story_model", "storyteller-en")
+    choose(page, "story_model", "storyteller-en")
     page.get_by_text("Writes stories of the kind it was trained on (English: hero, gift, mood).").wait_for()
     server.when("a gardener", fault_server.stalled(_STORY), fault_server.text(_STORY))
     press(page, "story_model_sample")
     sample = page.locator(".st-key-story_model_sample_text")
     sample.get_by_text(_STORY.strip()).wait_for()
+    settled(page)
     page.get_by_text("Free prompt", exact=True).click()  # the page draws itself again while the sample is written
     page.locator(".st-key-story_prompt textarea").wait_for()
     sample.get_by_text(_STORY.strip()).wait_for()
@@ -116,8 +108,7 @@ def test_a_sample_grows_while_the_page_stays_usable_and_stops(
     press(page, "story_model_sample")
     sample.get_by_text("complete").wait_for()
     press(page, "story_model_sample_close")
-    sample.wait_for(state="detached")
-    page.context.close()
+    expect(sample).to_have_count(0)
 
 
 @pytest.mark.skipif(not os.environ.get("SCREENSHOTS"), reason="SCREENSHOTS is not set")
@@ -127,7 +118,7 @@ def test_pictures(browser: Browser, studio: Studio, tmp_path: Path, locale: str,
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{locale}-{scheme}-{width}.png"
     page = visit(browser, f"{studio.url}/dataset", locale=locale, color_scheme=scheme, width=width)
-    _choose(page, "dataset_model", "storyteller" if locale == "en-US" else "storyteller-en")
+    choose(page, "dataset_model", "storyteller" if locale == "en-US" else "storyteller-en")
     page.locator(".st-key-dataset_model_far").wait_for()
     page.screenshot(path=folder / f"dataset-{name}", full_page=True)
     page.goto(f"{studio.url}/story")
@@ -135,4 +126,3 @@ def test_pictures(browser: Browser, studio: Studio, tmp_path: Path, locale: str,
     press(page, "story_model_sample")
     page.locator(".st-key-story_model_sample_close").wait_for()
     page.screenshot(path=folder / f"story-{name}", full_page=True)
-    page.context.close()
