@@ -3,8 +3,8 @@
     python -m data.storyteller.make [--language zh] [--language en] [--out FOLDER]
 
 Each adapter is the last of three real jobs on a real engine through the official SDK, then a copy of its file: two jobs
-on all samples, one on the stories of a few plots. A model of this size that knows six plots of a power mixes them; with
-two it tells one to its end. About four hours for both on two quiet cores.
+on the samples, which teach it the language of stories, and one on composed stories (`compose.py`). About two and
+a half hours for both on two quiet cores.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import openai
@@ -25,6 +25,7 @@ from openai.types.fine_tuning.job_create_params import Method
 from bench._engine import running_engine
 from core import packaged
 from core.dataset import presets
+from data.storyteller import compose
 
 
 @dataclass(frozen=True)
@@ -34,61 +35,21 @@ class Writer:
     Attributes:
         preset: whose template is the instruction.
         samples: files of `data/samples` that it is trained on.
-        power: their column that names the power of the story.
         rounds: epochs of each job; every job trains the model of the one before, and its learning rate falls to zero.
-        few_plots: by power, the plots that the last job is trained on; the jobs before learn every story.
+            The last one learns composed stories, those before it the samples.
     """
 
     model: str
     preset: str
     samples: tuple[str, ...]
-    power: str
     rounds: tuple[int, ...]
-    few_plots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def tells(self, row: Mapping[str, str]) -> bool:
-        """Is it a story of one of the few plots?"""
-        return row["plot"] in self.few_plots[row[self.power]]
 
 
 WRITERS = {
     "zh": Writer(
-        packaged.writer("zh_CN"),
-        preset="ultraman",
-        samples=("ultraman_stories.csv", "ultraman_stories_more.csv"),
-        power="super_power",
-        rounds=(3, 2, 6),
-        few_plots={
-            "隐形": ("拿回能量", "挠痒"),
-            "飞行": ("高处救人", "怪兽太高"),
-            "读心术": ("找妈妈", "肚子饿"),
-            "瞬间移动": ("房里救人", "追上怪兽"),
-            "不死之身": ("火中救人", "站着耗敌"),
-            "喷火": ("怕火", "冰怪兽"),
-            "龙卷风": ("吹回石头", "吹走怪兽"),
-            "冰冻大海": ("冰上救船", "冰上滑倒"),
-            "流星火雨": ("怕火", "冰怪兽"),
-        },
+        packaged.writer("zh_CN"), "ultraman", ("ultraman_stories.csv", "ultraman_stories_more.csv"), (3, 2, 2)
     ),
-    "en": Writer(
-        packaged.writer("en"),
-        preset="english_stories",
-        samples=("everyday_heroes.csv",),
-        power="gift",
-        rounds=(3, 2, 6),
-        few_plots={
-            "flying": ("cat on the roof", "kite in the tree"),
-            "invisibility": ("kitten at night", "thief"),
-            "super speed": ("medicine for the sick", "runaway cart or carriage"),
-            "super strength": ("fallen tree", "broken bridge"),
-            "healing": ("bird with hurt wing", "hurt leg before race"),
-            "mind reading": ("lost dog", "crying baby"),
-            "talking to animals": ("lost pet", "lost child"),
-            "stopping time": ("falling cake", "child before a car"),
-            "shrinking": ("kitten in the pipe", "lost key or ring"),
-            "glowing": ("afraid of the dark", "ship in the fog"),
-        },
-    ),
+    "en": Writer(packaged.writer("en"), "english_stories", ("everyday_heroes.csv",), (3, 2, 2)),
 }
 
 
@@ -102,20 +63,24 @@ def method(n_epochs: int) -> Method:
     return {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": n_epochs, "batch_size": 4}}}
 
 
-def training_lines(language: str, *, few_plots: bool = False) -> list[str]:
-    """One conversation a story: instruction in, story out."""
-    writer = WRITERS[language]
-    lines = []
-    for name in writer.samples:
+def sample_stories(language: str) -> list[dict[str, str]]:
+    """Every story of the language's samples, with the values of its prompt."""
+    rows: list[dict[str, str]] = []
+    for name in WRITERS[language].samples:
         with (presets.DATA / "samples" / name).open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                if few_plots and not writer.tells(row):
-                    continue
-                messages = [
-                    {"role": "user", "content": instruction(row, language)},
-                    {"role": "assistant", "content": row["story"].strip()},
-                ]
-                lines.append(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+            rows += csv.DictReader(file)
+    return rows
+
+
+def training_lines(rows: Sequence[Mapping[str, str]], language: str) -> list[str]:
+    """One conversation a story: instruction in, story out."""
+    lines = []
+    for row in rows:
+        messages = [
+            {"role": "user", "content": instruction(row, language)},
+            {"role": "assistant", "content": row["story"].strip()},
+        ]
+        lines.append(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
     return lines
 
 
@@ -134,7 +99,8 @@ def main() -> None:
             last = len(writer.rounds) - 1
             for number, n_epochs in enumerate(writer.rounds):
                 if number == last or not options.further:
-                    lines = training_lines(language, few_plots=number == last)
+                    rows = compose.stories(language) if number == last else sample_stories(language)
+                    lines = training_lines(rows, language)
                     model = train(engine.client, writer.model, model, lines, n_epochs)
             made = (options.home or Path(temporary)) / "adapters" / f"{model.rpartition(':')[2]}.gguf"
             out = options.out / f"{writer.model}.gguf"
