@@ -22,7 +22,7 @@ def test_the_articles_grid_is_486_stories_with_its_own_words_and_sampling_that_s
     recipe = presets.get().recipe
     recipe.check()
     assert recipe.rows() == 486 and recipe.repeats == 3
-    assert (recipe.temperature, recipe.top_p, recipe.max_tokens) == (0.4, 0.7, 2048)
+    assert (recipe.temperature, recipe.top_p, recipe.max_tokens) == (0.5, 0.8, 2048)
     assert (recipe.provider, recipe.model) == ("engine", "storyteller")
     first = grid.cell(recipe, 0)
     assert grid.render(recipe.template, first.values) == (
