@@ -529,7 +529,6 @@ def test_what_was_validated_is_said_as_it_is(first: float | None, second: float 
         ({}, {}, True),
         ({"version_id": "v"}, {"version_id": "v"}, True),
         ({"n_examples": 90, "validation_share": 0.1}, {"n_examples": 90, "validation_share": 0.1}, True),
-        ({}, {"base_model": "another"}, True),  # by their cost
         ({}, {"dataset_id": "other"}, False),
         ({"dataset_id": None}, {"dataset_id": None}, False),  # not known is not the same
         ({"version_id": "v"}, {"version_id": "w"}, False),

@@ -13,6 +13,7 @@ from core.engine import wire
 from core.engine.errors import ApiError, unavailable
 from core.engine.llama import Backend, refused
 from core.engine.stops import StopMatcher
+from core.message import msg
 
 FinishReason = Literal["stop", "length"]
 
@@ -101,7 +102,7 @@ async def _events(blocks: AsyncGenerator[bytes, None]) -> AsyncGenerator[dict[st
                     return
             elif text.startswith(b"error: "):
                 raise refused(500, {"error": _json(text[7:])})
-    raise unavailable("The model stopped working in the middle of an answer.")
+    raise unavailable(msg("The model stopped working in the middle of an answer."))
 
 
 def _piece(event: Mapping[str, Any]) -> Piece:
@@ -138,7 +139,7 @@ def _api_error(exc: Exception) -> ApiError:
         return exc
     if isinstance(exc, wire.Refused):
         return refused(exc.status, _json(exc.body))
-    return unavailable(f"The model stopped working: {exc}.")
+    return unavailable(msg("The model stopped working: {message}.", message=str(exc)))
 
 
 def _json(raw: bytes) -> dict[str, Any]:
