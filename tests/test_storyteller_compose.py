@@ -15,7 +15,9 @@ _POWER = {"zh": "super_power", "en": "gift"}
 
 @pytest.mark.parametrize("language", WRITERS)
 def test_a_composed_story_has_four_paragraphs_its_power_and_one_hero(language: str) -> None:
-    names = re.compile("名字叫做?(\\w{2,3})。|名叫(\\w{2,3})。" if language == "zh" else r"(?:named|name was|called) (\w+)\.")
+    names = re.compile(
+        "名字叫做?(\\w{2,3})。|名叫(\\w{2,3})。" if language == "zh" else r"(?:named|name was|called) (\w+)\."
+    )
     for row in compose.stories(language):
         paragraphs = row["story"].split("\n\n")
         assert len(paragraphs) == 4 and all(paragraphs), row
