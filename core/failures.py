@@ -215,6 +215,7 @@ _ROOT_KINDS: tuple[tuple[type[FabulaError], Cause], ...] = (
     (errors.ServerError, "server_error"),
     (errors.Unavailable, "unreachable"),
     (errors.Refused, "bad_key"),
+    (errors.PromptTooLong, "too_long"),
     (errors.BadRequest, "bad_request"),
     (errors.OverBudget, "shared_budget"),
 )

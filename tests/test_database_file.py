@@ -117,8 +117,8 @@ def test_a_transaction_in_a_file_that_was_replaced_is_not_kept(
     [
         (foreign_with_journal, "journal of the old one"),
         (copy_with_journal, "journal of the old one"),
-        (truncated, "lost tables"),
-        (foreign_alone, "lost tables"),
+        (truncated, "needs are missing"),
+        (foreign_alone, "needs are missing"),
     ],
     ids=lambda one: getattr(one, "__name__", ""),
 )

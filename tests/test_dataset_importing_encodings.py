@@ -79,7 +79,7 @@ def test_a_person_can_say_how_to_read_it(name: str) -> None:
 
 
 def test_a_wrong_choice_names_the_lines_that_do_not_fit() -> None:
-    with pytest.raises(BadFile, match="Some bytes fit no character"):
+    with pytest.raises(BadFile, match="Some bytes are not valid characters"):
         importing.read_table(b"a,b\n1,\xff\xff\n", "a.csv", encoding="UTF-8")
 
 

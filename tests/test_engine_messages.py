@@ -57,7 +57,7 @@ def test_the_reason_why_a_base_is_not_trained_reaches_the_page_as_a_message() ->
     reason = _refusal()
     assert reason == "gemma3.final_softcap is 3, and this key is not known here"
     row = Model("b", "b", None, "both", 0)
-    wire = json.loads(json.dumps(model(row, reason)))["fabula"]
+    wire = json.loads(json.dumps(model(row, reason, None)))["fabula"]
     assert wire["not_trainable"] == reason
     told = _CHINESE.told(str(generation._not_trainable(wire)))
     assert told == "gemma3.final_softcap 为 3，而这里不认识这个键"

@@ -58,7 +58,7 @@ def test_good_files_are_counted(tmp_path: Path, content: bytes, expected: tuple[
         (messages(("user", "a"), ("tool", "b")), "Message 2 has a role that is not valid: 'tool'."),
         (messages(("user", 5), ("assistant", "b")), "Message 1 has no text as content."),
         (messages(("user", [{"type": "image_url"}]), ("assistant", "b")), "Message 1 has no text as content."),
-        (messages(("user", "a"), ("assistant", " ")), "Message 2, the assistant's, is empty."),
+        (messages(("user", "a"), ("assistant", " ")), "Message 2, from the assistant, is empty."),
         (messages(("assistant", "b"), ("user", "a")), "Its last message is the user's, not the assistant's."),
         (
             b'{"messages": [{"role": "assistant", "content": "b", "weight": 0}]}',

@@ -220,7 +220,7 @@ def test_a_file_that_cannot_be_read_says_what_to_do(name: str, data: bytes) -> N
 
 
 def test_a_file_with_one_column_has_no_answers() -> None:
-    with pytest.raises(BadFile, match="a prompt and an answer take two"):
+    with pytest.raises(BadFile, match="prompts and answers need two"):
         pasted.from_table(importing.read_table(b"question\nWhere is it?\n", "one.csv"))
 
 

@@ -143,7 +143,7 @@ def test_every_class_of_error_has_a_cause() -> None:
         "RateLimited": "rate_limit", "Unavailable": "unreachable", "ServerError": "server_error",
         "Unreadable": "unreadable", "Refused": "bad_key", "Misconfigured": "setup", "BadRequest": "bad_request",
         "NotThere": "bad_request", "ModelNotFound": "model_not_found", "StreamCut": "interrupted", "Cancelled": "other",
-        "EngineMissing": "engine_missing", "OverBudget": "shared_budget",
+        "EngineMissing": "engine_missing", "OverBudget": "shared_budget", "PromptTooLong": "too_long",
     }  # fmt: skip
     classes = dict(inspect.getmembers(errors, lambda one: inspect.isclass(one) and issubclass(one, FabulaError)))
     assert {name: failures.of_error(kind("xyz")).cause for name, kind in classes.items()} == expected

@@ -44,7 +44,7 @@ def write(path: Path, *lines: str | bytes) -> Path:
         (b"\xff\xfe{\x00}\x00", "not_utf8", "UTF-16"),
         (b'{"prompt": "\xff"}', "not_utf8", "byte 13"),
         ('{"prompt": ', "not_json", "column"),
-        ('{"prompt": "a", "completion": "\\ud800"}', "not_json", "half of a character"),
+        ('{"prompt": "a", "completion": "\\ud800"}', "not_json", "lone surrogate"),
         ("[" * 100_000, "not_json", "cannot be read"),
         ("[1]", "not_object", "braces"),
         ('{"text": "x"}', "shape", "neither"),
