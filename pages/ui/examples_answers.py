@@ -80,7 +80,7 @@ def show(job: JobView) -> None:
             _("Ask both"), icon=":material/send:", type="primary", width="stretch", on_click=_ask, args=(job, key)
         )
     _answers(job)
-    undo.offer("home")
+    undo.way_back("home")
 
 
 def _answers(job: JobView) -> None:

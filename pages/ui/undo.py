@@ -26,7 +26,7 @@ def offer(icon: str, sentence: str, act: Callable[[], object], *, page: str = "d
     state.studio().undo = Undo(sentence, act, page)
 
 
-def offer(page: str = "dataset") -> None:
+def way_back(page: str = "dataset") -> None:
     """The way back, while there is one, on the page where it was done."""
     last: Undo | None = state.studio().undo
     if last is not None and last.page == page:

@@ -96,7 +96,7 @@ def _report(report: Report, now: _Now) -> None:
         st.caption(quality_words.behind(report), width="content")
         if now.summary.excluded:
             st.caption(n_("{n} row is left out.", "{n} rows are left out.", now.summary.excluded), width="content")
-        undo.offer()
+        undo.way_back()
     shown = quality_words.cards(report)
     if state.get(_OPEN) not in shown:
         state.put(_OPEN, _first(report, shown))

@@ -90,7 +90,7 @@ def _filters(summary: DatasetSummary) -> Where:
             width=240,
         )
         _view()
-        undo.offer()  # in this line: in one of its own it would push the table from under the next click
+        undo.way_back()  # in this line: in one of its own it would push the table from under the next click
     narrowed = _narrowed(summary.id)
     key = str(state.get("dataset_filter", "all"))
     states = _FILTERS[key][1] if key in _FILTERS else ()

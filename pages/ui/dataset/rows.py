@@ -37,7 +37,7 @@ def _rows(summary: DatasetSummary, active: bool) -> None:
             st.button(_("Refresh"), icon=":material/refresh:", type="tertiary", key="dataset_refresh")
             row_table.show(summary)
     else:
-        undo.offer()
+        undo.way_back()
         row_dialog.show(summary.id)
 
 

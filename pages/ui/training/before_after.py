@@ -46,7 +46,7 @@ def _section(job: JobView) -> None:
             pair_of(job, pair, f"{_KEY}_{pair.position}")
             if pair.finished:
                 remove_button(job.id, pair.position, "training")
-    undo.offer("training")
+    undo.way_back("training")
     if view.source is not None:
         _own_prompt(job, view)
 
