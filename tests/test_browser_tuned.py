@@ -111,7 +111,7 @@ def test_pasted_examples_become_a_model_that_answers_beside_its_base(browser: Br
     page.get_by_text("Your model is ready").wait_for(timeout=TRAINED_MS)
     settled(page)
 
-    prompt = page.get_by_role("textbox", name=re.compile("One more prompt"))
+    prompt = page.get_by_role("textbox", name=re.compile("Another prompt"))
     prompt.fill("a prompt of my own")
     prompt.press("Enter")
     for side, name in (("base", "Base model, untrained"), ("tuned", "Your model")):
