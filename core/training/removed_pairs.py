@@ -44,13 +44,14 @@ def remove(store: Store, actor: Actor, job_id: str, position: int) -> RemovedPai
         one = comparing.of_job(session, job_id)
         before = RemovedPair(job_id, pair, one.state, one.reason)
         answers = list(session.scalars(select(ComparisonAnswer).where(ComparisonAnswer.comparison_id == one.id)))
-        for answer in [answer for answer in answers if answer.position == position]:
+        for answer in (answer for answer in answers if answer.position == position):
             if answer.state in comparing.OPEN:
                 raise FabulaError(msg("This prompt is still being answered."), msg("Stop first, then remove it."))
             session.execute(update(Story).where(Story.id == answer.story_id).values(deleted_at=utcnow()))
             session.delete(answer)
-            answers.remove(answer)
-        if one.state in ("failed", "stopped") and all(answer.state == "done" for answer in answers):
+        if one.state in ("failed", "stopped") and all(
+            answer.state == "done" for answer in answers if answer.position != position
+        ):
             one.state, one.reason = "done", None
         return before
 

@@ -21,19 +21,14 @@ TELLINGS = 12  # of each plot
 def stories(language: str, seed: int = 1) -> list[dict[str, str]]:
     """Rows as in a sample file: the values of the prompt's columns, and `story`. The same for the same seed."""
     parts = tomllib.loads((PARTS / f"{language}.toml").read_text(encoding="utf-8"))
-    draw = random.Random(seed)
+    draw, compose = random.Random(seed), _chinese if language == "zh" else _english
     rows = []
     for plot in parts["plots"]:
         powers = parts["other_powers"] if plot["powers"] == [ANY] else plot["powers"]
-        count = max(TELLINGS, len(powers))
-        for power in _in_turn(draw, powers, count):
-            rows.append(_chinese(draw, parts, plot, power) if language == "zh" else _english(draw, parts, plot, power))
+        for at in range(max(TELLINGS, len(powers))):
+            rows.append(compose(draw, parts, plot, powers[at % len(powers)]))
     draw.shuffle(rows)
     return rows
-
-
-def _in_turn(draw: random.Random, values: Sequence[str], count: int) -> list[str]:
-    return [draw.choice(values) for _ in range(count)] if len(values) > count else (list(values) * count)[:count]
 
 
 def _chinese(draw: random.Random, parts: Mapping[str, Any], plot: Mapping[str, Any], power: str) -> dict[str, str]:

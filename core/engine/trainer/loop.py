@@ -72,9 +72,7 @@ class Loop:
             for matrix in ("lora_a", "lora_b")
         }
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=0.0)
-        self._recent: list[
-            tuple[int, float]
-        ] = []  # (tokens, seconds) of the latest steps but the first, for the estimate
+        self._recent: list[tuple[int, float]] = []  # (tokens, seconds) of the latest timed steps, for the estimate
         self._order: tuple[int, Tensor] | None = None  # of the epoch: its number, and the examples as they come
         self._saved: int | None = None  # the step that is on the disk
 
@@ -85,8 +83,8 @@ class Loop:
             LossDiverged: the loss became infinite or not a number.
             OSError: the disk is full.
         """
-        saved_at, first = time.monotonic(), True
-        for step in range(position.step + 1, self.total_steps + 1):
+        saved_at, first = time.monotonic(), position.step + 1
+        for step in range(first, self.total_steps + 1):
             started = time.monotonic()
             batch = self._batch(step)
             ends_epoch = step % self.steps_per_epoch == 0
@@ -104,8 +102,7 @@ class Loop:
             position = replace(
                 position, step=step, tokens=position.tokens + tokens, examples=position.examples + len(batch)
             )
-            self._note(position, tokens, time.monotonic() - started, score, held_out, timed=not first)
-            first = False
+            self._note(position, tokens, time.monotonic() - started, score, held_out, timed=step > first)
             halt = stop()
             if ends_epoch or halt or time.monotonic() - saved_at >= self.spec.checkpoint_seconds:
                 if ends_epoch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from pages.ui import state
+from pages.ui import query_address, state
 
 _PART, _OPEN = "part", "set"
 _OF_ONE = ("rows", "quality", "use")  # parts that show one data set
@@ -19,13 +19,5 @@ def follow() -> None:
 
 def keep(part: str) -> None:
     """Put what is open into the address."""
-    _put(_PART, part if part != "design" else None)
-    _put(_OPEN, state.get("dataset_open") if part in _OF_ONE else None)
-
-
-def _put(name: str, value: str | None) -> None:
-    if value is None:
-        if name in st.query_params:
-            del st.query_params[name]
-    elif st.query_params.get(name) != value:
-        st.query_params[name] = value
+    query_address.keep(_PART, part if part != "design" else None)
+    query_address.keep(_OPEN, state.get("dataset_open") if part in _OF_ONE else None)

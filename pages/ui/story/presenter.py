@@ -15,7 +15,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from core.story import arena
 from core.story.arena import Round
-from pages.ui import cards, models, state, views
+from pages.ui import cards, models, query_address, state, views
 from pages.ui.lang import _, code, plain
 from pages.ui.story import presenter_keys, presenter_order, presenter_panes, teller
 from pages.ui.story.presenter_order import MOST_PANES, Prompt, Writers
@@ -104,9 +104,7 @@ def _open(held: Presentation, writers: Writers, prompts: Sequence[Prompt]) -> No
 
 
 def _keep_in_address(held: Presentation, writers: Writers) -> None:
-    number = str(held.number + 1)
-    if st.query_params.get(_PROMPT_IN_ADDRESS) != number:
-        st.query_params[_PROMPT_IN_ADDRESS] = number
+    query_address.keep(_PROMPT_IN_ADDRESS, str(held.number + 1))
     presenter_order.keep_in_address(writers)
 
 

@@ -14,7 +14,7 @@ from core.providers import CompletionRequest, ModelInfo
 from core.story import prompt_order
 from core.story import prompts as kept_prompts
 from core.story.arena import Entry
-from pages.ui import cached, cards, models, state
+from pages.ui import cached, cards, models, query_address, state
 from pages.ui.cost import price_choice
 from pages.ui.lang import _, plain
 from pages.ui.story import next_prompt, story_model
@@ -89,8 +89,7 @@ def keep_in_address(who: Writers) -> None:
     """Have the address name the models that write, for a reload."""
     named = ",".join(f"{info.provider}/{info.id}" for info in who.writing)
     state.put("presenter_asked", named)
-    if st.query_params.get(MODELS_IN_ADDRESS) != named:
-        st.query_params[MODELS_IN_ADDRESS] = named
+    query_address.keep(MODELS_IN_ADDRESS, named)
 
 
 def prompts(who: Writers) -> list[Prompt]:

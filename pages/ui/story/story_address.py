@@ -9,7 +9,7 @@ from core.story.arena import Round
 from core.story.chaining import Chain
 from core.story.recent import Recent
 from core.story.shelf import Where
-from pages.ui import cached, state
+from pages.ui import cached, query_address, state
 from pages.ui.story.story_desk import Desk, Order, desk
 
 _IN_ADDRESS = "story"
@@ -25,10 +25,7 @@ def follow() -> None:
     work = held.chain or held.round
     if work is not None:
         _recent.put(held.kept_as, work)
-    if not held.kept_as:
-        st.query_params.pop(_IN_ADDRESS, None)
-    elif st.query_params.get(_IN_ADDRESS) != held.kept_as:
-        st.query_params[_IN_ADDRESS] = held.kept_as
+    query_address.keep(_IN_ADDRESS, held.kept_as)
 
 
 def _open(held: Desk, key: str) -> None:

@@ -16,7 +16,7 @@ import streamlit as st
 from core.db.tables import utcnow
 from core.training import lineage
 from core.training.jobs import JobView
-from pages.ui import cached, models, state
+from pages.ui import cached, models, query_address, state
 from pages.ui.lang import _, ago, duration, language
 from pages.ui.training import cached_training, job_words
 from pages.ui.training.curve_source import Sendable
@@ -38,7 +38,7 @@ _NAME = 170  # px at least
 def open_jobs(*ids: str) -> None:
     """Open these jobs at the next run."""
     _open(ids)
-    _to_address(ids)
+    query_address.keep(_ADDRESS, ",".join(ids))
 
 
 def open_from_elsewhere(*ids: str) -> None:
@@ -78,7 +78,7 @@ def show(found: Sequence[JobView]) -> list[JobView]:
     hidden = not picked and any(job.id in state.get(OPEN, ()) for job in found if job not in listed)
     if not hidden:  # a search that hides what is open does not close it
         state.put(OPEN, ids)
-        _to_address(ids)
+        query_address.keep(_ADDRESS, ",".join(ids))
     return _open_now(found)
 
 
@@ -98,14 +98,6 @@ def _from_address(found: Sequence[JobView]) -> None:
         return
     known = {job.id for job in found}
     state.put(OPEN, tuple(one for one in wanted.split(",") if one in known))
-
-
-def _to_address(ids: Sequence[str]) -> None:
-    if ids:
-        if st.query_params.get(_ADDRESS) != ",".join(ids):
-            st.query_params[_ADDRESS] = ",".join(ids)
-    elif _ADDRESS in st.query_params:
-        del st.query_params[_ADDRESS]
 
 
 def _searched(found: Sequence[JobView]) -> list[JobView]:
