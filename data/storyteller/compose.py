@@ -15,7 +15,7 @@ from typing import Any
 
 PARTS = Path(__file__).parent / "parts"
 ANY = "*"
-TELLINGS = 12  # of each plot
+TELLINGS = 24  # of each plot
 
 
 def stories(language: str, seed: int = 1) -> list[dict[str, str]]:

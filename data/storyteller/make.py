@@ -47,7 +47,7 @@ class Writer:
 
 WRITERS = {
     "zh": Writer(
-        packaged.writer("zh_CN"), "ultraman", ("ultraman_stories.csv", "ultraman_stories_more.csv"), (3, 2, 2)
+        packaged.writer("zh_CN"), "ultraman", ("ultraman_stories.csv", "ultraman_stories_more.csv"), (3, 2, 3)
     ),
     "en": Writer(packaged.writer("en"), "english_stories", ("everyday_heroes.csv",), (3, 2, 2)),
 }
