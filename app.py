@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from core import endpoint, garbage, logs, permissions
+from core import engine_endpoint, gc_tuning, logs, permissions
 from core.settings import Settings
 from core.supervisor import EngineProcess
 from core.worker import Worker
@@ -32,7 +32,7 @@ async def lifespan(_app: st.App) -> AsyncIterator[dict[str, Any]]:
     worker, engine = Worker(settings), EngineProcess(settings)
     engine.start()
     worker.start()
-    garbage.set_aside()
+    gc_tuning.freeze_long_lived()
     downloads.keep_for_a_while()
     session_storage.close_left_sessions()
     try:
@@ -50,7 +50,7 @@ async def health(_request: Request) -> JSONResponse:
         {
             "status": "ok",
             "worker": "up" if state["worker"].wait_until_ready(0) else "starting",
-            "engine": endpoint.read(state["settings"]).state,
+            "engine": engine_endpoint.read(state["settings"]).state,
         }
     )
 

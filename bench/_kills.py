@@ -24,12 +24,12 @@ import httpx2
 
 from bench import _loopback
 from core.actor import LOCAL
-from core.cost import budget, own
+from core.cost import budget, custom_prices
 from core.dataset import datasets, runs
+from core.dataset.generation import run_store
+from core.dataset.generation.concurrency import ceiling
+from core.dataset.generation.request_cost import RequestCost
 from core.dataset.recipe import Column, Recipe
-from core.dataset.writing import orders
-from core.dataset.writing.pace import ceiling
-from core.dataset.writing.tariff import Tariff
 from core.db.store import Store
 from core.settings import Settings
 
@@ -56,7 +56,9 @@ def measure_kills(kills: int = KILLS) -> dict[str, float]:
         httpx2.post(f"{url}/reset", json={"refuse": 0.1}).raise_for_status()
         store = Store.open(Settings.from_env({"FABULA_HOME": folder}))
         for use in ("input", "output"):
-            own.set_price(store, LOCAL, provider=_PROVIDER, model="writer", what=use, amount=str(_USD_PER_MTOK))
+            custom_prices.set_price(
+                store, LOCAL, provider=_PROVIDER, model="writer", what=use, amount=str(_USD_PER_MTOK)
+            )
         worst = _worst(store)
         in_flight = kills * ceiling(_PROVIDER) * worst
         budget_usd = _ROWS * _ANSWER_TOKENS * _USD_PER_MTOK / 1_000_000 + in_flight + 100 * worst
@@ -93,8 +95,8 @@ def _recipe() -> Recipe:
 def _worst(store: Store) -> Decimal:
     """What one request of the run can cost at most."""
     recipe = _recipe()
-    order = orders.Order("", "", recipe.provider, recipe.model, "live", LOCAL, recipe, None)
-    worst = Tariff(own.book(store), order).worst("Tell story number 0000.")
+    context = run_store.RunContext("", "", recipe.provider, recipe.model, "live", LOCAL, recipe, None)
+    worst = RequestCost(custom_prices.book(store), context).worst("Tell story number 0000.")
     assert worst is not None
     return worst
 

@@ -25,11 +25,11 @@ import openai
 from sqlalchemy import select
 
 from core.actor import LOCAL
-from core.cost.book import Price, PriceBook
+from core.cost.price_book import Price, PriceBook
 from core.dataset import datasets, runs
+from core.dataset.generation import executor
+from core.dataset.generation.concurrency import RunLimits
 from core.dataset.recipe import Column, Recipe
-from core.dataset.writing import executor
-from core.dataset.writing.pace import Limits
 from core.db.store import Store
 from core.db.tables import Row
 from core.providers import Provider, Registry
@@ -92,7 +92,7 @@ def _ours(way: str, url: str, home: Path, run_id: str) -> Callable[[], dict[str,
     book = PriceBook(overlay=(_USD,) if way == "execute" else (), source=None, today=_TODAY)
 
     def work() -> dict[str, Any]:
-        executor.execute(store, registry, run_id, limits=Limits(ceiling=IN_FLIGHT), book=book)
+        executor.execute(store, registry, run_id, limits=RunLimits(ceiling=IN_FLIGHT), book=book)
         told = runs.progress(store, run_id)
         assert told.state == "done" or way == "execute", told
         return {"cost_usd": str(told.cost_usd), "state": told.state}

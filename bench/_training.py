@@ -16,7 +16,7 @@ import numpy as np
 from streamlit.testing.v1 import AppTest
 
 from bench import _viewers
-from core import packaged
+from core import packaged_models
 from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
 from core.settings import Settings
@@ -84,10 +84,10 @@ def _fill(steps: int) -> None:
 
 def _job(job_id: str, text: str, at: object) -> TrainingJob:
     return TrainingJob(
-        id=job_id, name=job_id, provider="engine", base_model=packaged.BASE, hyperparameters={"n_epochs": 3},
+        id=job_id, name=job_id, provider="engine", base_model=packaged_models.BASE, hyperparameters={"n_epochs": 3},
         file_format="completion", status="succeeded", remote_id=job_id, results_csv=text, n_examples=464,
         trained_tokens=279_000, created_at=at, updated_at=at, finished_at=utcnow(), created_by="local",
-        fine_tuned_model=f"ft:{packaged.BASE}:fabula:{job_id}",
+        fine_tuned_model=f"ft:{packaged_models.BASE}:fabula:{job_id}",
     )  # fmt: skip
 
 

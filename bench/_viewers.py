@@ -11,7 +11,7 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Origin
 
-from bench._page import served
+from bench._page_server import served
 
 VIEWERS = 25
 _SECONDS = 12.0  # of asking, for each page; longer for a page of which so few reruns end in that time

@@ -18,24 +18,24 @@ from typing import Any
 from sqlalchemy import func, select
 
 from bench import _smoke
-from bench._answers import BOOK, GOOD, KINDS, Kind, ScriptedProvider
 from bench._kills import measure_kills
+from bench._scripted_provider import BOOK, GOOD, KINDS, AnswerKind, ScriptedProvider
 from core.actor import LOCAL
 from core.cost import budget
 from core.dataset import datasets, runs
+from core.dataset.generation import executor
+from core.dataset.generation.concurrency import RunLimits
 from core.dataset.recipe import Column, Recipe
-from core.dataset.writing import executor
-from core.dataset.writing.pace import Limits
 from core.db.store import Store
 from core.db.tables import Row
 from core.settings import Settings
 
 _ROWS = 6
-_QUICK = Limits(ceiling=4, base_s=0.001, cap_s=0.01, tick_s=0.02, storage_s=0.01)
+_QUICK = RunLimits(ceiling=4, base_s=0.001, cap_s=0.01, tick_s=0.02, storage_s=0.01)
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class RunBill:
     """What one run has cost. `done` counts rows with a finished text."""
 
     charged_usd: Decimal
@@ -70,7 +70,7 @@ def _kinds(home: Path) -> dict[str, Any]:
     return {"kinds": len(KINDS), "unbooked_usd": float(unbooked), "requests_per_row": round(requests / rows, 3)}
 
 
-def run_kind(store: Store, provider: ScriptedProvider, kind: Kind, rows: int = _ROWS) -> Books:
+def run_kind(store: Store, provider: ScriptedProvider, kind: AnswerKind, rows: int = _ROWS) -> RunBill:
     """A run whose rows are answered so: each of them, where that would never change; else once, and then well."""
     provider.reset()
     provider.script = lambda prompt, before: kind if kind.whole or kind.final or not before else GOOD
@@ -84,7 +84,7 @@ def run_kind(store: Store, provider: ScriptedProvider, kind: Kind, rows: int = _
         done = select(func.count()).where(Row.dataset_id == dataset_id, Row.state == "done")
         finished = session.scalar(done) or 0
     state = runs.progress(store, run_id).state
-    return Books(provider.charged_usd, booked, provider.requests.total(), finished, state)
+    return RunBill(provider.charged_usd, booked, provider.requests.total(), finished, state)
 
 
 def _one_kind() -> None:

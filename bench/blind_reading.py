@@ -41,7 +41,7 @@ QUESTION = (
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnStory:
     """One story under its number: which part it is of, the prompt's values or the row, and its text."""
 
     n: int
@@ -50,7 +50,7 @@ class Drawn:
     text: str
 
 
-def draw(written: Sequence[dict[str, Any]], article: Sequence[str]) -> list[Drawn]:
+def draw(written: Sequence[dict[str, Any]], article: Sequence[str]) -> list[DrawnStory]:
     """The stories of a reading, shuffled; the same for the same stories."""
     generator = random.Random(SEED)
     found: list[tuple[str, str, str]] = []
@@ -62,10 +62,10 @@ def draw(written: Sequence[dict[str, Any]], article: Sequence[str]) -> list[Draw
     rows = generator.sample(range(len(article)), min(DRAWN["article"], len(article)))
     found += (("article", f"row {row + 1}", article[row]) for row in rows)
     generator.shuffle(found)
-    return [Drawn(n, *one) for n, one in enumerate(found, start=1)]
+    return [DrawnStory(n, *one) for n, one in enumerate(found, start=1)]
 
 
-def reading(drawn: Sequence[Drawn]) -> str:
+def reading(drawn: Sequence[DrawnStory]) -> str:
     """What the reader gets: the question, and texts under numbers."""
     stories = [f"## {one.n}\n\n{one.text.strip()}\n" for one in drawn]
     return "\n".join(["# Stories\n", QUESTION, "", *stories])
@@ -76,7 +76,7 @@ def passes(verdict: dict[str, Any]) -> bool:
     return bool(str(verdict["retell"]).strip()) and not str(verdict["nonsense"]).strip()
 
 
-def shares(drawn: Sequence[Drawn], verdicts: dict[int, dict[str, Any]]) -> dict[str, float]:
+def shares(drawn: Sequence[DrawnStory], verdicts: dict[int, dict[str, Any]]) -> dict[str, float]:
     """Part → share of its stories that pass.
 
     Raises:
@@ -90,7 +90,7 @@ def shares(drawn: Sequence[Drawn], verdicts: dict[int, dict[str, Any]]) -> dict[
     return found
 
 
-def told(drawn: Sequence[Drawn], verdicts: dict[int, dict[str, Any]]) -> str:
+def to_markdown(drawn: Sequence[DrawnStory], verdicts: dict[int, dict[str, Any]]) -> str:
     """All stories with their verdicts, as Markdown."""
     parts: list[str] = []
     for part, title in TITLES.items():
@@ -126,11 +126,11 @@ def main() -> None:
         (options.folder / "reading.md").write_text(reading(drawn), "utf-8")
         print(json.dumps({"stories": len(drawn)}))
         return
-    drawn = [Drawn(**one) for one in json.loads(key.read_text("utf-8"))]
+    drawn = [DrawnStory(**one) for one in json.loads(key.read_text("utf-8"))]
     verdicts = {int(one["n"]): one for one in _json_lines.read(options.verdicts)}
     if options.doc is not None:
         with options.doc.open("a", encoding="utf-8") as file:
-            file.write(told(drawn, verdicts))
+            file.write(to_markdown(drawn, verdicts))
     found = shares(drawn, verdicts)
     for part, share in found.items():
         print(f"{TITLES[part]:36} {share:6.1%}" + (f"   wanted ≥ {AIMS[part]:.0%}" if part in AIMS else ""))

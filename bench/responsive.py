@@ -20,15 +20,15 @@ from websockets.asyncio.client import connect
 from websockets.typing import Origin
 
 from bench import _smoke, _viewers
-from bench._page import served
-from core import packaged
+from bench._page_server import served
+from core import packaged_models
 from core.actor import LOCAL
 from core.cost.prices import ENGINE
 from core.dataset import datasets
 from core.db.store import Store
 from core.settings import Settings
 from core.training import jobs
-from core.training.form import JobForm
+from core.training.job_form import JobForm
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("dataset", "training", "cost", "story")
@@ -62,7 +62,7 @@ def main() -> None:
 def _job(store: Store) -> str:
     """A job that trains for longer than is measured."""
     rows = datasets.load_sample(store, LOCAL, "ultraman_stories", EXAMPLES)
-    form = JobForm(rows, "bench", ENGINE, packaged.BASE, n_epochs=EPOCHS, batch_size=4)
+    form = JobForm(rows, "bench", ENGINE, packaged_models.BASE, n_epochs=EPOCHS, batch_size=4)
     return jobs.submit(store, LOCAL, form)
 
 

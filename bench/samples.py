@@ -28,7 +28,7 @@ from typing import Any
 
 from bench import _smoke
 from bench._engine import running_engine
-from core import packaged
+from core import packaged_models
 from data.storyteller.make import instruction, method, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +51,7 @@ _CHARACTERS, _WORDS = 5, 3  # of one n-gram
 
 
 @dataclass(frozen=True)
-class Story:
+class SampleStory:
     """One row of a file of samples."""
 
     prompt: str
@@ -59,15 +59,15 @@ class Story:
     english: bool
 
 
-def read(path: Path) -> list[Story]:
+def read(path: Path) -> list[SampleStory]:
     """The stories of a file with the article's columns, or with those of the English grid."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     english = "gift" in rows[0]
-    return [Story(instruction(row, "en" if english else "zh"), row["story"].strip(), english) for row in rows]
+    return [SampleStory(instruction(row, "en" if english else "zh"), row["story"].strip(), english) for row in rows]
 
 
-def n_grams(story: Story) -> frozenset[Any]:
+def n_grams(story: SampleStory) -> frozenset[Any]:
     """The n-grams that nearness is measured over; punctuation and space do not count."""
     words: Sequence[str]
     if story.english:
@@ -77,7 +77,7 @@ def n_grams(story: Story) -> frozenset[Any]:
     return frozenset(tuple(words[at : at + n]) for at in range(len(words) - n + 1))
 
 
-def nearest(stories: Sequence[Story]) -> list[tuple[float, int]]:
+def nearest(stories: Sequence[SampleStory]) -> list[tuple[float, int]]:
     """Of every story: similarity to its nearest neighbour, and that neighbour's index."""
     return nearest_of([n_grams(story) for story in stories])
 
@@ -101,18 +101,18 @@ class Untrained:
         import torch
 
         from core.engine import gguf_file, weights
-        from core.engine.llama import Base
+        from core.engine.llama import BaseModel
         from core.engine.trainer import model, precision
 
         torch.set_num_threads(threads)
         self.home = home
-        gguf = weights.ensure_gguf(packaged.BASE, home)
+        gguf = weights.ensure_gguf(packaged_models.BASE, home)
         folder = weights.convert(gguf, weights.cache_dir(gguf, home), print)
-        self.base = Base(packaged.BASE, gguf, gguf_file.model_card(gguf))
+        self.base = BaseModel(packaged_models.BASE, gguf, gguf_file.model_card(gguf))
         self.model = model.load(folder, precision.choose()[0], rank=16, alpha=32.0)
         self.model.initialise(0)  # B is zero: the base itself
 
-    def losses(self, stories: Sequence[Story]) -> list[tuple[float, int]]:
+    def losses(self, stories: Sequence[SampleStory]) -> list[tuple[float, int]]:
         """Of every story: sum of its tokens' losses (nats), and how many tokens."""
         import torch
 
@@ -128,8 +128,8 @@ class Untrained:
             found.append((float(loss.sum()), len(loss)))
         return found
 
-    async def _encode(self, stories: Sequence[Story]) -> list[Any]:
-        from core.engine import prepare, tokens, training_line
+    async def _encode(self, stories: Sequence[SampleStory]) -> list[Any]:
+        from core.engine import tokenization, tokens, training_line
         from core.engine.llama import Pool
 
         pool = Pool(os.cpu_count() or 1)
@@ -140,7 +140,7 @@ class Untrained:
                 for story in stories:
                     messages = [{"role": "user", "content": story.prompt}, {"role": "assistant", "content": story.text}]
                     line = json.dumps({"messages": messages}).encode()
-                    example = prepare.as_example(training_line.parse(line), self.base)
+                    example = tokenization.as_example(training_line.parse(line), self.base)
                     made.append(tokens.encode(example, tokenize, self.base.card.bos, self.base.card.eos))
                 return made
 
@@ -150,14 +150,14 @@ class Untrained:
             await pool.close()
 
 
-def base_loss(untrained: Untrained, stories: Sequence[Story]) -> float:
+def base_loss(untrained: Untrained, stories: Sequence[SampleStory]) -> float:
     """Mean over the tokens of (a fixed sample of) the stories."""
     chosen = random.Random(7).sample(list(stories), min(_MEASURED, len(stories)))
     losses = untrained.losses(chosen)
     return sum(loss for loss, _ in losses) / sum(count for _, count in losses)
 
 
-def held_out_loss(home: Path, stories: Sequence[Story]) -> float:
+def held_out_loss(home: Path, stories: Sequence[SampleStory]) -> float:
     """Nats a token of every tenth story, after one epoch on the others: a real job with a validation file."""
     with running_engine(home) as engine:
         files = engine.client.files
@@ -166,14 +166,18 @@ def held_out_loss(home: Path, stories: Sequence[Story]) -> float:
         upload = files.create(file=("stories.jsonl", _lines(others)), purpose="fine-tune")
         jobs = engine.client.fine_tuning.jobs
         job = jobs.create(
-            model=packaged.BASE, training_file=upload.id, validation_file=kept.id, seed=1, method=method(n_epochs=1)
+            model=packaged_models.BASE,
+            training_file=upload.id,
+            validation_file=kept.id,
+            seed=1,
+            method=method(n_epochs=1),
         )
         wait_for(engine.client, job.id)
         metrics = jobs.checkpoints.list(job.id, limit=1).data[0].metrics
         return float(metrics.full_valid_loss or metrics.valid_loss or math.nan)
 
 
-def _lines(stories: Sequence[Story]) -> bytes:
+def _lines(stories: Sequence[SampleStory]) -> bytes:
     """The stories as a training file."""
     conversations = (
         {"messages": [{"role": "user", "content": story.prompt}, {"role": "assistant", "content": story.text}]}
@@ -182,7 +186,7 @@ def _lines(stories: Sequence[Story]) -> bytes:
     return "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in conversations).encode()
 
 
-def nearness(stories: Sequence[Story], language: str) -> dict[str, float]:
+def nearness(stories: Sequence[SampleStory], language: str) -> dict[str, float]:
     """Median and greatest similarity to the nearest neighbour."""
     near = [value for value, _ in nearest(stories)]
     return {f"{language}_near_median": statistics.median(near), f"{language}_near_max": max(near)}
@@ -233,7 +237,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, help="keep the converted base here")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="on busy cores, 1 is the fastest")
     options = _smoke.parse(
-        parser, modules=("torch", "transformers", "core.engine.prepare", "core.engine.trainer.model")
+        parser, modules=("torch", "transformers", "core.engine.tokenization", "core.engine.trainer.model")
     )
     with tempfile.TemporaryDirectory() as temporary:
         untrained = Untrained(options.home or Path(temporary), options.threads)

@@ -25,10 +25,10 @@ from typing import Any
 import httpx2
 
 from bench import _smoke
-from core import packaged
+from core import packaged_models
 from core.engine import weights
 from core.engine.gguf_file import model_card
-from core.engine.llama import CONTEXT, PARALLEL, Base, Pool
+from core.engine.llama import CONTEXT, PARALLEL, BaseModel, Pool
 
 PROMPT = "宋,发射激光,艰难 ->\n"  # the untuned base repeats itself for ever after it: every answer has the same length
 TOKEN = "bench"
@@ -45,8 +45,8 @@ async def main() -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        gguf = weights.ensure_gguf(packaged.BASE, home, {})
-        base = Base(packaged.BASE, gguf, model_card(gguf))
+        gguf = weights.ensure_gguf(packaged_models.BASE, home, {})
+        base = BaseModel(packaged_models.BASE, gguf, model_card(gguf))
         pool = Pool(options.threads)
         async with _engine(home, options.threads) as engine, _llama(pool, base) as llama:
             direct = _asker(llama, "/completion", _llama_order(options.tokens))
@@ -102,12 +102,12 @@ def _llama_order(tokens: int) -> dict[str, Any]:
 
 
 def _openai_order(tokens: int) -> dict[str, Any]:
-    order = {"model": packaged.BASE, "prompt": PROMPT, "max_tokens": tokens, "temperature": 0.0}
+    order = {"model": packaged_models.BASE, "prompt": PROMPT, "max_tokens": tokens, "temperature": 0.0}
     return {**order, "stream": True, "stream_options": {"include_usage": True}}
 
 
 @asynccontextmanager
-async def _llama(pool: Pool, base: Base) -> AsyncIterator[httpx2.AsyncClient]:
+async def _llama(pool: Pool, base: BaseModel) -> AsyncIterator[httpx2.AsyncClient]:
     """A llama.cpp server as the engine starts it, and a client for it."""
     async with pool.lease(base) as backend:
         address = backend.address

@@ -28,7 +28,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Origin
 
 from bench import _loopback, _smoke, _viewers
-from bench._page import served
+from bench._page_server import served
 from core.actor import LOCAL
 from core.dataset import datasets, runs
 from core.dataset.recipe import Column, Recipe
@@ -51,7 +51,7 @@ TICK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class MemorySample:
     """The web process at one moment. `at_s`: seconds since the sessions came."""
 
     at_s: float
@@ -67,10 +67,10 @@ class Traffic:
     sessions: int = 0
     reruns: int = 0
     fragment_runs: int = 0
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[MemorySample] = field(default_factory=list)
 
 
-class Visitor:
+class SimulatedVisitor:
     """One of the thirty: visit after visit, each a new session, until it is cancelled."""
 
     def __init__(self, url: str, pages: Sequence[tuple[str, str]], traffic: Traffic, seed: int) -> None:
@@ -163,7 +163,7 @@ def _growth(values: Sequence[float]) -> float:
 async def _visit(url: str, pid: int, pages: Sequence[tuple[str, str]], seconds: float) -> Traffic:
     """All visitors at once, and a look at the process every `SAMPLE_S`."""
     traffic = Traffic()
-    visitors = [asyncio.create_task(Visitor(url, pages, traffic, seed).live()) for seed in range(SESSIONS)]
+    visitors = [asyncio.create_task(SimulatedVisitor(url, pages, traffic, seed).live()) for seed in range(SESSIONS)]
     began = time.monotonic()
     while (at_s := len(traffic.samples) * SAMPLE_S) <= seconds:
         await asyncio.sleep(max(0.0, began + at_s - time.monotonic()))
@@ -177,12 +177,12 @@ async def _visit(url: str, pid: int, pages: Sequence[tuple[str, str]], seconds: 
     return traffic
 
 
-def sample(pid: int, at_s: float) -> Sample:
+def sample(pid: int, at_s: float) -> MemorySample:
     """Memory, descriptors and threads of a process, from /proc (Linux; proc_pid_status(5))."""
     process = Path("/proc") / str(pid)
     status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
     rss_kb = int(status["VmRSS"].split()[0])
-    return Sample(at_s, rss_kb / 1024, len(list((process / "fd").iterdir())), int(status["Threads"]))
+    return MemorySample(at_s, rss_kb / 1024, len(list((process / "fd").iterdir())), int(status["Threads"]))
 
 
 def _recipe() -> Recipe:

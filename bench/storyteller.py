@@ -23,7 +23,7 @@ import openai
 
 from bench import _smoke
 from bench._engine import running_engine
-from bench.samples import CHINESE, ENGLISH, SAMPLES, Story, Untrained, base_loss, read
+from bench.samples import CHINESE, ENGLISH, SAMPLES, SampleStory, Untrained, base_loss, read
 from data.storyteller.make import WRITERS, instruction
 
 TEMPERATURE, TOP_P, MAX_TOKENS, SEED = 0.5, 0.8, 600, 7  # the presets' own
@@ -53,7 +53,7 @@ _ENGLISH_NAME = re.compile(r"(?:named|called|name was|name is) ([A-Z][a-z]+)")
 
 
 @dataclass(frozen=True)
-class Asked:
+class StoryPrompt:
     """One prompt: its language, its part of the measurement, and the values that made it."""
 
     language: str
@@ -66,15 +66,15 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenStory:
     """A story, and why it ended."""
 
-    asked: Asked
+    asked: StoryPrompt
     text: str
     finish_reason: str
 
 
-def prompts() -> list[Asked]:
+def prompts() -> list[StoryPrompt]:
     """All 162, in a fixed order."""
     inside = list(product(_DYNASTIES, _POWERS))
     outside = [
@@ -83,12 +83,12 @@ def prompts() -> list[Asked]:
         *product(_LATER_DYNASTIES, _UNKNOWN_POWERS),
     ]
     asked = [
-        Asked("zh", part, {"dynasty": dynasty, "super_power": power, "story_type": _TYPES[at % 3]})
+        StoryPrompt("zh", part, {"dynasty": dynasty, "super_power": power, "story_type": _TYPES[at % 3]})
         for part, cells in (("grid", inside), ("outside", outside))
         for at, (dynasty, power) in enumerate(cells)
     ]
     english = [
-        Asked("en", "english", {"hero": hero, "gift": gift, "mood": _MOODS[at % 5]})
+        StoryPrompt("en", "english", {"hero": hero, "gift": gift, "mood": _MOODS[at % 5]})
         for at, (hero, gift) in enumerate(product(_HEROES, _GIFTS))
     ]
     return asked + english
@@ -122,10 +122,10 @@ def names_power(text: str, power: str) -> bool:
     return power.lower() in text.lower()
 
 
-def write(client: openai.OpenAI, asked: Sequence[Asked], temperature: float, top_p: float) -> list[Written]:
+def write(client: openai.OpenAI, asked: Sequence[StoryPrompt], temperature: float, top_p: float) -> list[WrittenStory]:
     """One story a prompt, four at a time."""
 
-    def one(numbered: tuple[int, Asked]) -> Written:
+    def one(numbered: tuple[int, StoryPrompt]) -> WrittenStory:
         number, prompt = numbered
         answer = client.chat.completions.create(
             model=WRITERS[prompt.language].model,
@@ -136,13 +136,13 @@ def write(client: openai.OpenAI, asked: Sequence[Asked], temperature: float, top
             seed=SEED + number,
         )
         choice = answer.choices[0]
-        return Written(prompt, choice.message.content or "", choice.finish_reason)
+        return WrittenStory(prompt, choice.message.content or "", choice.finish_reason)
 
     with ThreadPoolExecutor(4) as pool:
         return list(pool.map(one, enumerate(asked)))
 
 
-def shares(stories: Sequence[Written]) -> dict[str, float]:
+def shares(stories: Sequence[WrittenStory]) -> dict[str, float]:
     """Shares of stories with each property; of `says_ultraman`, of the Chinese ones."""
 
     def share(hits: list[bool]) -> float:
@@ -159,13 +159,13 @@ def shares(stories: Sequence[Written]) -> dict[str, float]:
     return figures | ({"says_ultraman": share(chinese)} if chinese else {})
 
 
-def fluency(untrained: Untrained, stories: Sequence[Written]) -> float:
+def fluency(untrained: Untrained, stories: Sequence[WrittenStory]) -> float:
     """Loss of the stories over that of the samples, under the base; of the worse language."""
     samples = {"zh": [story for name in CHINESE for story in read(SAMPLES / name)], "en": read(SAMPLES / ENGLISH)}
     ratios = []
     for language, written in samples.items():
         made = [
-            Story(instruction(story.asked.values, language), story.text, language == "en")
+            SampleStory(instruction(story.asked.values, language), story.text, language == "en")
             for story in stories
             if story.asked.language == language
         ]

@@ -28,8 +28,8 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from bench import _smoke
-from bench._page import served
-from bench._teller import ENDLESS
+from bench._paced_server import ENDLESS
+from bench._page_server import served
 
 ROOT = Path(__file__).parents[1]
 TRIES = 5
@@ -41,7 +41,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
-class Seen:
+class ReceivedStream:
     """What one visitor's websocket has brought."""
 
     size: int = 0
@@ -56,7 +56,7 @@ class Visitor:
 
     def __init__(self, session: aiohttp.ClientSession, url: str, page: str) -> None:
         self._session, self._url, self._page = session, url, page
-        self.seen = Seen()
+        self.seen = ReceivedStream()
 
     async def __aenter__(self) -> Visitor:
         address = self._url.replace("http", "ws") + "/_stcore/stream"
@@ -155,9 +155,9 @@ async def _whole(session: aiohttp.ClientSession, url: str, pid: int, page: str) 
         return visitor.seen.size - size, max(0.01, _cpu(pid) - used - idle_rate * (took + 0.5))
 
 
-async def _first(session: aiohttp.ClientSession, url: str, teller: str) -> float:
+async def _first(session: aiohttp.ClientSession, url: str, paced_server: str) -> float:
     """Milliseconds that the first words take longer on the page than in the raw SDK; median of neighbouring tries."""
-    client = openai.AsyncOpenAI(base_url=f"{teller}/v1", api_key="x", max_retries=0)
+    client = openai.AsyncOpenAI(base_url=f"{paced_server}/v1", api_key="x", max_retries=0)
     extra = []
     for number in range(TRIES + 1):
         began = time.monotonic()
@@ -199,11 +199,11 @@ async def _ten(session: aiohttp.ClientSession, url: str) -> float:
     return min(await asyncio.gather(*people))
 
 
-async def _stop(session: aiohttp.ClientSession, url: str, teller: str) -> float:
+async def _stop(session: aiohttp.ClientSession, url: str, paced_server: str) -> float:
     """Seconds from closing the page to the end of the request behind it; the slowest of some tries."""
     slowest = 0.0
     for _ in range(TRIES):
-        async with session.get(f"{teller}/hung_up") as answer:
+        async with session.get(f"{paced_server}/hung_up") as answer:
             before = len(await answer.json())
         async with Visitor(session, url, "story") as visitor:
             await visitor.write()
@@ -211,7 +211,7 @@ async def _stop(session: aiohttp.ClientSession, url: str, teller: str) -> float:
                 await asyncio.sleep(0.01)
             left = time.monotonic()
         while True:
-            async with session.get(f"{teller}/hung_up") as answer:
+            async with session.get(f"{paced_server}/hung_up") as answer:
                 if len(found := await answer.json()) > before:
                     break
             await asyncio.sleep(0.02)
@@ -220,7 +220,7 @@ async def _stop(session: aiohttp.ClientSession, url: str, teller: str) -> float:
 
 
 def _server_answers() -> None:
-    with _process(["-m", "bench._teller"]) as server:
+    with _process(["-m", "bench._paced_server"]) as server:
         assert server.stdout is not None
         assert server.stdout.readline().startswith("http")
 
@@ -228,15 +228,15 @@ def _server_answers() -> None:
 async def main() -> None:
     """Measure, print what was found, and one line of JSON."""
     _smoke.parse(argparse.ArgumentParser(description=__doc__), start=_server_answers)
-    with tempfile.TemporaryDirectory() as home, _process(["-m", "bench._teller"]) as server:
+    with tempfile.TemporaryDirectory() as home, _process(["-m", "bench._paced_server"]) as server:
         assert server.stdout is not None
-        teller = server.stdout.readline().strip()
+        paced_server = server.stdout.readline().strip()
         async with aiohttp.ClientSession() as session:
             with (
-                served(ROOT / "bench" / "_write_stream.py", BENCH_TELLER=teller) as (stock, stock_pid),
-                served(ROOT / "app.py", FABULA_HOME=home, FABULA_ENGINE_URL=teller) as (url, pid),
+                served(ROOT / "bench" / "_write_stream.py", BENCH_TELLER=paced_server) as (stock, stock_pid),
+                served(ROOT / "app.py", FABULA_HOME=home, FABULA_ENGINE_URL=paced_server) as (url, pid),
             ):
-                first = await _first(session, url, teller)
+                first = await _first(session, url, paced_server)
                 shares = []
                 for _ in range(ROUNDS):
                     plain_bytes, plain_cpu = await _whole(session, stock, stock_pid, "")
@@ -244,7 +244,7 @@ async def main() -> None:
                     shares.append((our_bytes / plain_bytes, our_cpu / plain_cpu))
                     print(f"write_stream: {plain_bytes:,} bytes, {plain_cpu:.2f} s of processor", end="; ")
                     print(f"ours: {our_bytes:,}, {our_cpu:.2f} s")
-                stop = await _stop(session, url, teller)
+                stop = await _stop(session, url, paced_server)
                 ten = await _ten(session, url)
     print(
         json.dumps(

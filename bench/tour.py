@@ -29,14 +29,14 @@ from pathlib import Path
 from typing import Any
 
 from bench import _json_lines, _smoke, _tour_card
-from bench._page import served
+from bench._page_server import served
 from bench._tour_card import TourCard
 from core import tour, tour_recording
 from core.db.store import Store
 from core.db.tables import utcnow
 from core.settings import Settings
 from core.tour_recording import TourRecording
-from core.training import comparing, jobs
+from core.training import before_after, jobs
 
 ROOT = Path(__file__).parents[1]
 LANGUAGES = ("zh_CN", "en")
@@ -46,7 +46,7 @@ LONGEST_S = 3600.0
 
 
 @dataclass(frozen=True)
-class Taken:
+class MeasuredTour:
     """One tour: its number in this run, counting from 1, how long it took, and what it made."""
 
     tour: int
@@ -77,7 +77,7 @@ def main() -> None:
     print(json.dumps({**slowest(kept), "coherent_of_10": None}))
 
 
-def line(one: Taken) -> dict[str, Any]:
+def line(one: MeasuredTour) -> dict[str, Any]:
     """A tour as it is kept for a reader; the curve stays in the recording."""
     told = asdict(one.recording)
     del told["results_csv"]
@@ -111,9 +111,9 @@ def for_a_reader(kept: Sequence[dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def _take(languages: Sequence[str], out: Path | None) -> list[Taken]:
+def _take(languages: Sequence[str], out: Path | None) -> list[MeasuredTour]:
     """One tour in each of these languages, in this order; what is done is kept at once."""
-    taken: list[Taken] = []
+    taken: list[MeasuredTour] = []
     with tempfile.TemporaryDirectory() as home, served(ROOT / "app.py", FABULA_HOME=home) as (url, _pid):
         store = Store.open(Settings.from_env({"FABULA_HOME": home}))
         try:
@@ -135,7 +135,7 @@ def _take(languages: Sequence[str], out: Path | None) -> list[Taken]:
     return taken
 
 
-def _one(store: Store, card: TourCard, number: int, language: str) -> Taken:
+def _one(store: Store, card: TourCard, number: int, language: str) -> MeasuredTour:
     """Take a tour to its end.
 
     Raises:
@@ -153,10 +153,10 @@ def _one(store: Store, card: TourCard, number: int, language: str) -> Taken:
     if progress.state != "done" or progress.job_id is None:
         raise RuntimeError(f"the tour failed: {progress.reason}")
     job = jobs.get(store, progress.job_id)
-    view = comparing.get(store, job.id)
+    view = before_after.get(store, job.id)
     assert view is not None
     pair = view.pairs[0]
-    while comparing.any_active(store):  # the other prompts of the comparison: the next tour starts on quiet cores
+    while before_after.any_active(store):  # the other prompts of the comparison: the next tour starts on quiet cores
         time.sleep(LOOK_S)
     recording = TourRecording(
         language=language,
@@ -174,7 +174,7 @@ def _one(store: Store, card: TourCard, number: int, language: str) -> Taken:
         after_finish=pair.tuned.finish_reason,
     )
     still = round(card.longest_still_s, 2)
-    return Taken(number, job.training_s(utcnow()), card.first_change_s, still, recording)
+    return MeasuredTour(number, job.training_s(utcnow()), card.first_change_s, still, recording)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import _smoke
-from core import packaged
+from core import packaged_models
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -62,17 +62,19 @@ def _prepare(folder: Path, stories: Path, count: int) -> None:
     import torch
 
     from core.engine import gguf_file, tokens, weights
-    from core.engine.llama import Base
+    from core.engine.llama import BaseModel
 
-    gguf = weights.ensure_gguf(packaged.BASE, folder)
+    gguf = weights.ensure_gguf(packaged_models.BASE, folder)
     weights.convert(gguf, folder / "weights", print)
     with stories.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))[:count]
     examples = [
-        tokens.Example(((f"{r['dynasty']},{r['super_power']},{r['story_type']} ->", False), (f" {r['story']}.", True)))
+        tokens.SegmentedExample(
+            ((f"{r['dynasty']},{r['super_power']},{r['story_type']} ->", False), (f" {r['story']}.", True))
+        )
         for r in rows
     ]
-    encoded = asyncio.run(_encode(Base(packaged.BASE, gguf, gguf_file.model_card(gguf)), examples))
+    encoded = asyncio.run(_encode(BaseModel(packaged_models.BASE, gguf, gguf_file.model_card(gguf)), examples))
     order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(SEED * 1_000_003)).tolist()
     tokens.save(folder / "train.npz", encoded)
     tokens.save(folder / "ordered.npz", [encoded[index] for index in order])

@@ -9,10 +9,10 @@ from datetime import timedelta
 
 from sqlalchemy import delete, func, select
 
-from core import process
+from core import process_identity
 from core.db.store import Store, new_id
 from core.db.tables import Run, Tour, TrainingJob, utcnow
-from core.db.workers import WorkerBeat
+from core.db.worker_heartbeats import WorkerBeat
 
 BEAT_S = 5.0  # one small durable write: seldom enough for any disk
 _SILENT_S = 20.0  # four missed beats: told as down
@@ -53,7 +53,7 @@ def alive(store: Store) -> WorkerState:
     return WorkerState(up=bool(living), running=sum(beat.running for beat in living), queued=queued)
 
 
-class Heart:
+class Heartbeat:
     """One worker's beat, and its eye on the others."""
 
     def __init__(self, store: Store) -> None:
@@ -66,7 +66,9 @@ class Heart:
         with self._store.session() as session:
             row = session.get(WorkerBeat, self.id)
             if row is None:
-                session.add(row := WorkerBeat(id=self.id, host=socket.gethostname(), process=process.identity()))
+                session.add(
+                    row := WorkerBeat(id=self.id, host=socket.gethostname(), process=process_identity.identity())
+                )
             row.beat_at, row.running = utcnow(), running
 
     def stop(self) -> None:
@@ -109,4 +111,4 @@ class Heart:
 
 def _gone(beat: WorkerBeat) -> bool:
     """Whether a worker of this machine is certainly dead."""
-    return beat.host == socket.gethostname() and not process.runs(beat.process)
+    return beat.host == socket.gethostname() and not process_identity.is_running(beat.process)

@@ -70,11 +70,13 @@ class Translator:
         """The form of a counted phrase for `n`, its `{n}` not yet filled in."""
         return self._catalogue.ngettext(singular, plural, n)
 
-    def told(self, text: str) -> str:
+    def translated(self, text: str) -> str:
         """What core says, in this language. Only templates are translated: values and text that is no message stay."""
         if not isinstance(text, Message):
             return text
-        params = {name: self.told(value) if isinstance(value, str) else value for name, value in text.params.items()}
+        params = {
+            name: self.translated(value) if isinstance(value, str) else value for name, value in text.params.items()
+        }
         return self.gettext(text.template).format(**params)
 
 

@@ -1,6 +1,6 @@
-"""Takes in what rescue files hold (`core.db.rescue`): rows, stories, answers and jobs that were paid for while the
-database could not be written. A line is booked once, however often it is read; a line that fits nowhere stays in its
-file, and the settings page names the file."""
+"""Takes in what rescue files hold (`core.db.rescue_files`): rows, stories, answers and jobs that were paid for while
+the database could not be written. A line is booked once, however often it is read; a line that fits nowhere stays in
+its file, and the settings page names the file."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from sqlalchemy.orm import Session
 
 from core.actor import Actor
 from core.cost import spend
-from core.dataset.writing import claimants
-from core.db import rescue
-from core.db.rescue import Entry
+from core.dataset.generation import leases
+from core.db import rescue_files
+from core.db.rescue_files import Entry
 from core.db.store import Store
-from core.db.tables import Answer, Batch, Evaluation, RescuedEntry, Row, Spend, Story, TrainingJob, utcnow
+from core.db.tables import Batch, Evaluation, EvaluationAnswer, RescuedEntry, Row, Spend, Story, TrainingJob, utcnow
 from core.errors import StorageFull
 
 _ROW = ("state", "reason", "text", "finish_reason", "prompt_tokens", "completion_tokens")
@@ -29,7 +29,7 @@ _log = logging.getLogger("fabula.rescue")
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class UnrestoredFile:
     """A rescue file with lines that fit nowhere in this database."""
 
     path: Path
@@ -43,9 +43,9 @@ def restore(store: Store) -> int:
         StorageFull: the database cannot be written; nothing is lost, call it again.
     """
     stayed = 0
-    for path in rescue.files(store.home):
+    for path in rescue_files.files(store.home):
         try:
-            left = rescue.take(path, lambda entry: _accept(store, entry))
+            left = rescue_files.take(path, lambda entry: _accept(store, entry))
         except StorageFull:
             raise
         except OSError as exc:
@@ -59,12 +59,12 @@ def restore(store: Store) -> int:
     return stayed
 
 
-def kept(home: Path) -> list[Kept]:
+def unrestored_files(home: Path) -> list[UnrestoredFile]:
     """Rescue files that are there now, for the settings page."""
     found = []
-    for path in rescue.files(home):
+    for path in rescue_files.files(home):
         with suppress(OSError):
-            found.append(Kept(path, rescue.count(path)))
+            found.append(UnrestoredFile(path, rescue_files.count(path)))
     return found
 
 
@@ -137,7 +137,7 @@ def _claimed_by_another(session: Session, row: Row, entry: Entry) -> bool:
     """Whether a living executor has sent this row, and not the one that wrote the entry."""
     if row.claimed_by in (None, entry.get("claimed_by")):
         return False
-    return not claimants.dead(session, [row.claimed_by])
+    return not leases.expired(session, [row.claimed_by])
 
 
 def _place_story(session: Session, entry: Entry) -> bool:
@@ -161,7 +161,9 @@ def _story(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _place_answer(session: Session, entry: Entry) -> bool:
     values = entry["values"]
-    there = select(Answer).where(Answer.evaluation_id == values["evaluation_id"], Answer.row_key == values["row_key"])
+    there = select(EvaluationAnswer).where(
+        EvaluationAnswer.evaluation_id == values["evaluation_id"], EvaluationAnswer.row_key == values["row_key"]
+    )
     if (answer := session.scalar(there)) is not None:
         if answer.text is None:
             answer.text, answer.finish_reason, answer.right = values["text"], values["finish_reason"], values["right"]
@@ -169,7 +171,7 @@ def _place_answer(session: Session, entry: Entry) -> bool:
         return bool(answer.text == values["text"])
     if session.get(Evaluation, values["evaluation_id"]) is None:
         return False
-    session.add(Answer(**values))
+    session.add(EvaluationAnswer(**values))
     return True
 
 

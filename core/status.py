@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from core import endpoint, heartbeat
+from core import engine_endpoint, heartbeat
 from core.db.store import Store
 from core.errors import FabulaError
 from core.message import msg
@@ -88,7 +88,7 @@ _SILENT_DATABASE = WorkerStatus(
 )
 
 
-def look(settings: Settings, store: Store | None, environ: Mapping[str, str] | None = None) -> Status:
+def collect(settings: Settings, store: Store | None, environ: Mapping[str, str] | None = None) -> Status:
     """Look at everything at once.
 
     Args:
@@ -116,7 +116,7 @@ def _within(deadline: float, result: Callable[[float], T], otherwise: Callable[[
 
 def _engine(settings: Settings) -> EngineStatus:
     try:
-        where = endpoint.engine_endpoint(settings)
+        where = engine_endpoint.current_endpoint(settings)
     except FabulaError:
         return _silent_engine(settings)
     health = ask_health(where, _HEALTH_S)
@@ -135,7 +135,7 @@ def _silent_engine(settings: Settings) -> EngineStatus:
             settings.engine_url,
             foreign=True,
         )
-    note = endpoint.read(settings)
+    note = engine_endpoint.read(settings)
     if note.state == "up":
         return EngineStatus("up", msg("The engine is too busy to answer at once."), "", note.url)
     word: EngineWord = "down" if note.state == "stopped" else note.state

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from core import endpoint, permissions, process
-from core.endpoint import Endpoint, Note, engine_endpoint
+from core import engine_endpoint, permissions, process_identity
+from core.engine_endpoint import Endpoint, EngineNote, current_endpoint
 from core.errors import FabulaError
 from core.message import msg
 from core.settings import Settings, engine_environment
 
-__all__ = ["INSTALL", "Endpoint", "EngineProcess", "ask_health", "engine_endpoint", "missing_packages"]
+__all__ = ["INSTALL", "Endpoint", "EngineProcess", "ask_health", "current_endpoint", "missing_packages"]
 
 ROOT = Path(__file__).parent.parent
 _HOST = "127.0.0.1"
@@ -84,13 +84,15 @@ class EngineProcess:
         if self._thread is not None:
             self._thread.join()
 
-    # --- the keeper's thread -------------------------------------------------------------------------------------
+    # --- the supervisor's thread -------------------------------------------------------------------------------------
 
     def _keep(self) -> None:
         while not self._stopping.is_set():
             try:
                 with self._alone():
-                    process.end(endpoint.read(self._settings).process, _GRACE_S)  # of a life that was cut short
+                    process_identity.terminate(
+                        engine_endpoint.read(self._settings).process, _GRACE_S
+                    )  # of a life that was cut short
                     self._live()
             except BlockingIOError:
                 self._stopping.wait(_LOCK_LOOK_S)
@@ -102,10 +104,10 @@ class EngineProcess:
                 self._stopping.wait(_LONGEST_PAUSE_S)
 
     def _live(self) -> None:
-        pause_s, url = _FIRST_PAUSE_S, endpoint.read(self._settings).url
+        pause_s, url = _FIRST_PAUSE_S, engine_endpoint.read(self._settings).url
         while not self._stopping.is_set():
             if missing := missing_packages(self._requirements):
-                self._tell(Note("missing", url, "", _missing(missing), _INSTALL))
+                self._tell(EngineNote("missing", url, "", _missing(missing), _INSTALL))
                 self._stopping.wait(_MISSING_LOOK_S)
                 continue
             began = time.monotonic()
@@ -117,20 +119,24 @@ class EngineProcess:
             pause_s = _FIRST_PAUSE_S if well else min(_LONGEST_PAUSE_S, pause_s * 2)
             self._tell(self._fallen(url, code))
             self._stopping.wait(pause_s)
-        self._tell(Note("stopped", url, "", msg("The engine was stopped."), msg("Restart Fabula.")))
+        self._tell(EngineNote("stopped", url, "", msg("The engine was stopped."), msg("Restart Fabula.")))
 
     def _run(self, url: str) -> int:
         """One life of the engine; its exit code."""
         child = self._spawn(url)
         try:
-            note = Note(
-                "starting", url, process.identity(child.pid), msg("The engine is starting."), msg("Wait a few seconds.")
+            note = EngineNote(
+                "starting",
+                url,
+                process_identity.identity(child.pid),
+                msg("The engine is starting."),
+                msg("Wait a few seconds."),
             )
             self._tell(note)
             while child.poll() is None and not self._stopping.wait(_LOOK_S):
                 self._bound_log()
                 if note.state == "starting" and ask_health(Endpoint(url, self._token()), 1.0) is not None:
-                    note = Note("up", url, note.process)
+                    note = EngineNote("up", url, note.process)
                     self._tell(note)
         finally:
             if child.poll() is None:
@@ -152,7 +158,7 @@ class EngineProcess:
         arguments = ["--host", _HOST, "--port", str(urlsplit(url).port), "--home", str(self._settings.engine_home)]
         with open(self._log_path, "ab", opener=permissions.private_opener) as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "core.child", str(os.getpid()), self._module, *arguments],
+                [sys.executable, "-m", "core.parent_watch", str(os.getpid()), self._module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -161,11 +167,11 @@ class EngineProcess:
             )
 
     def _token(self) -> str:
-        return endpoint.token(self._settings)
+        return engine_endpoint.token(self._settings)
 
     def _port(self) -> int:
         """The last one if it is free, so that addresses stay; else any free one."""
-        last = urlsplit(endpoint.read(self._settings).url).port or 0
+        last = urlsplit(engine_endpoint.read(self._settings).url).port or 0
         for port in (last, 0):
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the engine does
@@ -176,18 +182,18 @@ class EngineProcess:
                 return int(probe.getsockname()[1])
         raise FabulaError(msg("No port is free on this machine."), msg("Close some programs and restart Fabula."))
 
-    def _fallen(self, url: str, code: int) -> Note:
+    def _fallen(self, url: str, code: int) -> EngineNote:
         words = self._last_words()
         _log.warning("The engine ended with code %s: %s", code, words)
         if code == _EXIT_MISSING:
-            return Note("missing", message=words, next_step=_INSTALL)
+            return EngineNote("missing", message=words, next_step=_INSTALL)
         if code == _EXIT_PORT:  # taken in the moment between our look and its start: the next try has another
-            return Note(
+            return EngineNote(
                 "down",
                 message=msg("The engine's port is taken: {words}", words=words),
                 next_step=msg("Fabula restarts it automatically."),
             )
-        return Note(
+        return EngineNote(
             "down",
             url,
             "",
@@ -214,15 +220,15 @@ class EngineProcess:
         except OSError as exc:
             _log.error("The engine's log cannot be shortened: %s", exc)
 
-    def _tell(self, note: Note) -> None:
+    def _tell(self, note: EngineNote) -> None:
         try:
-            endpoint.write(self._settings, note)
+            engine_endpoint.write(self._settings, note)
         except FabulaError as exc:  # no reason to end an engine that works
             _log.error("%s %s", exc.what, exc.next_step)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One keeper per home.
+        """One supervisor per home.
 
         Raises:
             BlockingIOError: another process keeps the engine.

@@ -1,7 +1,7 @@
 """The guided tour: sample stories, a small model trained on them, and what it writes beside its base. All of it is
 real, on this machine, with nothing but what ships with the studio.
 
-Pages start it, stop it, continue it and watch it; the worker walks it (`tour_walk`).
+Pages start it, stop it, continue it and watch it; the worker walks it (`tour_runner`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
-from core.db.store import Store, hold, new_id
+from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Tour, utcnow
 from core.errors import FabulaError, NotFound
 from core.message import msg
-from core.training import comparing, jobs
+from core.training import before_after, jobs
 
 STEPS = ("dataset", "training", "story")
 _SENTENCES = {
@@ -68,7 +68,7 @@ class TourProgress:
 def start(store: Store, actor: Actor, language: str) -> str:
     """Queue a tour in a page's language (`en`, `zh_CN`) and return its id; while one is under way, that is the one."""
     with store.session() as session:
-        hold(session, "tours")
+        advisory_lock(session, "tours")
         if (under_way := _under_way(session)) is not None:
             return under_way.id
         tour = Tour(id=new_id(), language=language, created_by=actor.id)
@@ -87,8 +87,8 @@ def stop(store: Store, actor: Actor) -> None:
             return
         if not jobs.get(store, tour.job_id, results=False).finished:
             jobs.request(store, actor, tour.job_id, "cancel")
-        elif (written := comparing.get(store, tour.job_id)) is not None and written.active:
-            comparing.stop(store, actor, tour.job_id)
+        elif (written := before_after.get(store, tour.job_id)) is not None and written.active:
+            before_after.stop(store, actor, tour.job_id)
 
 
 def resume(store: Store, actor: Actor, tour_id: str) -> str:
@@ -102,7 +102,7 @@ def resume(store: Store, actor: Actor, tour_id: str) -> str:
         FabulaError: it is still being stopped.
     """
     with store.session() as session:
-        hold(session, "tours")
+        advisory_lock(session, "tours")
         if (under_way := _under_way(session)) is not None:
             return under_way.id
         tour = session.get(Tour, tour_id)
@@ -120,15 +120,15 @@ def resume(store: Store, actor: Actor, tour_id: str) -> str:
 def _resume_job(store: Store, actor: Actor, tour: Tour, job_id: str) -> None:
     """Let the training, or what its models write, go on; a job that cannot go on is left, and another one is made."""
     job = jobs.get(store, job_id, results=False)
-    written = comparing.get(store, job_id)
+    written = before_after.get(store, job_id)
     if (not job.finished and job.request == "cancel") or (written is not None and written.state == "stopping"):
         raise FabulaError(msg("The tour is still being stopped."), msg("Try again in a few seconds."))
     if not job.finished:
         return
     if job.status == "succeeded":
         if written is not None and not written.active:
-            comparing.retry(store, actor, job_id)
-    elif jobs.may(job, "resume"):
+            before_after.retry(store, actor, job_id)
+    elif jobs.is_allowed(job, "resume"):
         jobs.request(store, actor, job_id, "resume")
     else:
         tour.job_id, tour.step = None, "training"

@@ -11,14 +11,14 @@ from collections import Counter
 from dataclasses import dataclass
 from statistics import median
 
-from core import packaged
+from core import packaged_models
 from core.cost import tokens
 from core.cost.prices import ENGINE
 from core.dataset import datasets, presets
 from core.db.store import Store
 from core.errors import NotFound
 from core.message import msg
-from core.training import estimating
+from core.training import job_estimate
 
 BATCH_SIZE = 4
 PLOTS = 2
@@ -64,8 +64,8 @@ def plan(store: Store, language: str, seed: int = 0) -> TourPlan:
     column = next(one for one in preset.recipe.columns if one.name == preset.tour["column"])
     where = _where(preset.sample, column.name, column.values, preset.tour["values"], random.Random(seed))
     pairs = datasets.sample_pairs(preset.sample, where)
-    per_story = tokens.count([text for pair in pairs for text in pair], packaged.BASE).tokens / len(pairs)
-    rates = estimating.measured_rates(store, ENGINE, packaged.BASE)
+    per_story = tokens.count([text for pair in pairs for text in pair], packaged_models.BASE).tokens / len(pairs)
+    rates = job_estimate.measured_rates(store, ENGINE, packaged_models.BASE)
     rate = median(rates) if rates else USUAL_TOKENS_PER_S
     spared = sum(count for _prompt, count in Counter(prompt for prompt, _story in pairs).most_common(SPARE_CELLS))
     stories = len(pairs) - spared

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from core import logs, permissions, recovery
 from core.db.store import Store
 from core.errors import DatabaseLost, FabulaError, StorageFull
-from core.hands import Hands, held
-from core.heartbeat import BEAT_S, Heart, WorkerState, alive
+from core.heartbeat import BEAT_S, Heartbeat, WorkerState, alive
+from core.job_kinds import KINDS, JobKind, RegistryMaker
 from core.settings import Settings
-from core.work import KINDS, Kind, RegistryMaker
+from core.task_runner import TaskRunner, running_workflows
 
 if TYPE_CHECKING:
     from dbos import WorkflowStatus
@@ -41,7 +41,7 @@ _VERSION = "1"  # DBOS gives workflows only to workers of the same version; ours
 _log = logging.getLogger("fabula.worker")
 
 
-_hands: Hands | None = None  # DBOS is one per process, and so is the worker
+_task_runner: TaskRunner | None = None  # DBOS is one per process, and so is the worker
 _workflow: Callable[[str, str], None] | None = None
 
 
@@ -55,7 +55,7 @@ class Worker:
     """
 
     def __init__(
-        self, settings: Settings, *, registry: RegistryMaker | None = None, kinds: Mapping[str, Kind] = KINDS
+        self, settings: Settings, *, registry: RegistryMaker | None = None, kinds: Mapping[str, JobKind] = KINDS
     ) -> None:
         self._settings = settings
         self._registry = registry or (lambda: _registry(settings))
@@ -97,52 +97,52 @@ class Worker:
 
     def _work(self) -> None:
         """One life: from joining the others to leaving them."""
-        global _hands
+        global _task_runner
         store = Store.open(self._settings, create=not self._opened)
         self._opened = True
-        heart, earlier = Heart(store), set(self._lives)
-        self._lives.add(heart.id)
-        hands = Hands(store, self._registry, self._kinds, _go_later)
+        own_heartbeat, earlier = Heartbeat(store), set(self._lives)
+        self._lives.add(own_heartbeat.id)
+        task_runner = TaskRunner(store, self._registry, self._kinds, _go_later)
         try:
             recovery.restore(store)
-            heart.replace(earlier)
+            own_heartbeat.replace(earlier)
             self._lives -= earlier
-            heart.beat(0)
-            _hands = hands
-            _launch(self._settings, heart.id, self._kinds)
+            own_heartbeat.beat(0)
+            _task_runner = task_runner
+            _launch(self._settings, own_heartbeat.id, self._kinds)
             self._ready.set()
-            self._dispatch(store, heart)
+            self._dispatch(store, own_heartbeat)
         except DatabaseLost:
             self._drain()
             raise
         finally:
             self._ready.clear()
-            hands.stop()
+            task_runner.stop()
             _shut_down()
             try:
-                heart.stop()
+                own_heartbeat.stop()
             finally:
                 store.close()
 
     def _drain(self) -> None:
         """The database is lost: work in hand notices it at its next look, and only waits for answers under way."""
         deadline = time.monotonic() + _DRAIN_S
-        while held() and time.monotonic() < deadline and not self._stopping.is_set():
+        while running_workflows() and time.monotonic() < deadline and not self._stopping.is_set():
             self._stopping.wait(_LOOK_S)
 
-    def _dispatch(self, store: Store, heart: Heart) -> None:
+    def _dispatch(self, store: Store, own_heartbeat: Heartbeat) -> None:
         next_beat, told = time.monotonic(), 0
         woken: dict[str, str] = {}
         astray: set[str] = set()
         while not self._stopping.is_set():
             try:
                 taken = _taken()
-                if time.monotonic() >= next_beat or len(held()) != told:
-                    heart.beat(told := len(held()))
-                    astray = _free(taken, heart.living(), heart.id, astray)
+                if time.monotonic() >= next_beat or len(running_workflows()) != told:
+                    own_heartbeat.beat(told := len(running_workflows()))
+                    astray = _free(taken, own_heartbeat.living(), own_heartbeat.id, astray)
                     next_beat = time.monotonic() + BEAT_S
                 woken = _wake(store, self._kinds, taken, woken)
-                _hand_out(store, self._kinds, taken)
+                _enqueue_unfinished(store, self._kinds, taken)
             except DatabaseLost:
                 raise
             except StorageFull as exc:
@@ -177,14 +177,14 @@ def _carry(kind_name: str, item_id: str) -> None:
     """The workflow: one go at one piece of work. DBOS calls it in a thread of its own."""
     from dbos import DBOS
 
-    if (hands := _hands) is not None:
-        hands.carry(str(DBOS.workflow_id), kind_name, item_id)
+    if (task_runner := _task_runner) is not None:
+        task_runner.carry(str(DBOS.workflow_id), kind_name, item_id)
 
 
 # --- DBOS ----------------------------------------------------------------------------------------------------------
 
 
-def _launch(settings: Settings, executor_id: str, kinds: Mapping[str, Kind]) -> None:
+def _launch(settings: Settings, executor_id: str, kinds: Mapping[str, JobKind]) -> None:
     """Start DBOS: quiet, JSON instead of pickle, its own SQLite file or its own schema in our Postgres."""
     from dbos import DBOS, DBOSPortableJSONSerializer
 
@@ -231,7 +231,7 @@ def _free(taken: list[WorkflowStatus], living: set[str], me: str, astray: set[st
     from dbos import DBOS
 
     pending = {one.workflow_id: str(one.executor_id) for one in taken if one.status == "PENDING"}
-    lost = {one for one, executor in pending.items() if executor == me} - held()
+    lost = {one for one, executor in pending.items() if executor == me} - running_workflows()
     for workflow_id, executor in pending.items():
         if executor not in living or workflow_id in lost & astray:
             _log.warning("Going on with %s, which no worker has any more.", workflow_id)
@@ -239,12 +239,12 @@ def _free(taken: list[WorkflowStatus], living: set[str], me: str, astray: set[st
     return lost
 
 
-def _hand_out(store: Store, kinds: Mapping[str, Kind], taken: list[WorkflowStatus]) -> None:
+def _enqueue_unfinished(store: Store, kinds: Mapping[str, JobKind], taken: list[WorkflowStatus]) -> None:
     """Queue what is unfinished and with nobody. `taken` was read first: what ends meanwhile is no longer unfinished."""
     from dbos import DBOS, SetWorkflowID
 
     assert _workflow is not None
-    busy = {_item(workflow.workflow_id) for workflow in taken} | {_item(one) for one in held()}
+    busy = {_item(workflow.workflow_id) for workflow in taken} | {_item(one) for one in running_workflows()}
     for kind in kinds.values():
         for item_id in kind.unfinished(store):
             item = f"{kind.name}-{item_id}"
@@ -276,7 +276,7 @@ def _go_later(kind_name: str, item_id: str, wait_s: float) -> None:
 
 
 def _wake(
-    store: Store, kinds: Mapping[str, Kind], taken: list[WorkflowStatus], woken: dict[str, str]
+    store: Store, kinds: Mapping[str, JobKind], taken: list[WorkflowStatus], woken: dict[str, str]
 ) -> dict[str, str]:
     """Take up pieces that wait and of which somebody asks something new; what was asked, by piece."""
     from dbos import DBOS

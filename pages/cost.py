@@ -7,7 +7,7 @@ from pages.ui.cost import price_list, spending, workload_form
 from pages.ui.lang import _
 
 part = views.switch("cost_part", _("Part"), {"prices": _("Prices"), "workload": _("My workload"), "spent": _("Spent")})
-with cards.errors_shown():
+with cards.show_errors():
     if part == "prices":
         price_list.show()
     elif part == "workload":

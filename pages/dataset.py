@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pages.ui import cards, views
-from pages.ui.dataset import address, bring, design, quality, rows, use
+from pages.ui.dataset import design_tab, import_tab, quality_tab, run_tab, url_state, use_tab
 from pages.ui.lang import _
 
-address.follow()
+url_state.follow()
 part = views.switch(
     "dataset_part",
     _("Part"),
@@ -18,15 +18,15 @@ part = views.switch(
         "use": _("Use"),
     },
 )
-with cards.errors_shown():
+with cards.show_errors():
     if part == "design":
-        design.show()
+        design_tab.show()
     elif part == "bring":
-        bring.show()
+        import_tab.show()
     elif part == "rows":
-        rows.show()
+        run_tab.show()
     elif part == "quality":
-        quality.show()
+        quality_tab.show()
     else:
-        use.show()
-address.keep(part)
+        use_tab.show()
+url_state.keep(part)

@@ -43,5 +43,5 @@ with st.container(horizontal_alignment="center"), st.container(width="stretch" i
                 st.title(_("Fabula") if page.url_path == "" else page.title, anchor=False)
                 st.caption(_SENTENCES[page.url_path])
             lang.picker()
-        cards.left_by_last_action()
+        cards.show_last_action()
     page.run()

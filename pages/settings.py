@@ -6,7 +6,7 @@ import streamlit as st
 
 from pages.ui import about, cards, status
 
-with cards.errors_shown():
+with cards.show_errors():
     left, right = st.columns(2, gap="medium")
     with left:
         status.engine_card()

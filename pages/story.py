@@ -1,4 +1,4 @@
-"""Story: pick a model or several, give them an idea, read along as they write; the shelf; the votes."""
+"""Story: pick a model or several, give them an idea, read along as they write; the library; the votes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import streamlit as st
 
 from pages.ui import cards, state, views
 from pages.ui.lang import _
-from pages.ui.story import arena_vote, composer, presenter, shelf, story_visit, teller
+from pages.ui.story import arena_vote, composer, library, presenter, story_view, story_visit
 
-with story_visit.present(), cards.errors_shown():
+with story_visit.present(), cards.show_errors():
     if presenter.on():
         presenter.show()
     else:
@@ -22,10 +22,10 @@ with story_visit.present(), cards.errors_shown():
                 several = bool(state.get("story_compare"))
                 left, right = (st.container(), st.container()) if several else st.columns([2, 3], gap="medium")
                 with left:
-                    shape = composer.form(teller.button)
+                    shape = composer.form(story_view.button)
                 with right:
-                    teller.page(shape)
+                    story_view.page(shape)
             elif part == "shelf":
-                shelf.show()
+                library.show()
             else:
                 arena_vote.tally()

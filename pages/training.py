@@ -11,10 +11,10 @@ from pages.ui.training import job_dialog, job_view, results_file
 job_dialog.asked_for()
 with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
     part = views.switch("training_part", _("Part"), {"jobs": _("Your jobs"), "read": _("Read a results file")})
-    with cards.errors_shown():
+    with cards.show_errors():
         if part == "jobs" and cached.job_list():
             job_dialog.button(primary=False)
-with cards.errors_shown():
+with cards.show_errors():
     if part == "jobs":
         job_view.show()
     else:

@@ -18,7 +18,7 @@ from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from core.providers import Patience, Provider, Registry
+from core.providers import Provider, Registry, RetryLimits
 
 KEY = "sk-batch-key-that-must-not-leak"
 _STEPS = ("validating", "in_progress", "finalizing")
@@ -57,7 +57,7 @@ class BatchServer:
 
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"owner": self}))
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_BatchHandler,), {"owner": self}))
         self._http.daemon_threads = True
 
     def __enter__(self) -> BatchServer:
@@ -76,7 +76,9 @@ class BatchServer:
         return Provider(id, kind, "The batch server", self.url, KEY)  # type: ignore[arg-type]  # str for brevity
 
     def registry(self, kind: str = "openai", id: str = "openai") -> Registry:
-        return Registry([self.provider(kind, id)], patience=Patience(total_s=5, tries=2, base_s=0.001, cap_s=0.01))
+        return Registry(
+            [self.provider(kind, id)], retry_limits=RetryLimits(total_s=5, tries=2, base_s=0.001, cap_s=0.01)
+        )
 
     def count(self, request: str) -> int:
         """How often exactly this came, for example `POST /v1/batches`."""
@@ -188,7 +190,7 @@ class BatchServer:
         return {"id": "r", "custom_id": custom_id, "response": {"status_code": 200, "body": answer}, "error": None}
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _BatchHandler(BaseHTTPRequestHandler):
     owner: BatchServer
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True

@@ -28,7 +28,7 @@ OVER = ("succeeded", "failed", "cancelled")
 T = TypeVar("T")
 
 
-class EngineProcess:
+class EngineUnderTest:
     """One `python -m core.engine` on `home` with the tiny model; `base` may name another model file."""
 
     def __init__(self, home: Path, base: Path | None = None, *arguments: str) -> None:
@@ -86,9 +86,9 @@ class EngineProcess:
 
 
 @contextmanager
-def running(home: Path, base: Path | None = None, *arguments: str) -> Iterator[EngineProcess]:
+def running(home: Path, base: Path | None = None, *arguments: str) -> Iterator[EngineUnderTest]:
     """An engine for the length of a block."""
-    engine = EngineProcess(home, base, *arguments)
+    engine = EngineUnderTest(home, base, *arguments)
     engine.start()
     try:
         yield engine

@@ -21,7 +21,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from core.providers import Patience, Provider, Registry
+from core.providers import Provider, Registry, RetryLimits
 
 KEY = "sk-test-key-that-must-not-leak"
 _GIVE_UP_S = 240  # a held request that nobody releases must not hang the test run; longer than any test waits
@@ -111,7 +111,7 @@ def error_in_stream(*pieces: str) -> Answer:
 
 
 @dataclass(frozen=True)
-class Seen:
+class RecordedRequest:
     """One request as it came."""
 
     method: str
@@ -125,7 +125,7 @@ class FaultServer:
 
     def __init__(self, default: Answer | Callable[[str], Answer] | None = None) -> None:
         self.default = default or Answer()
-        self.requests: list[Seen] = []
+        self.requests: list[RecordedRequest] = []
         self.flying = 0
         self.peak = 0
         self.most_choices: int | None = None  # some servers take `n` and give one answer all the same
@@ -141,7 +141,7 @@ class FaultServer:
         self._bound: list[tuple[str, deque[Answer]]] = []
         self._news = threading.Condition()
         self._released = threading.Event()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"fault": self}))
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_FaultHandler,), {"fault": self}))
         self._http.daemon_threads = True
         self._http.request_queue_size = 256
 
@@ -162,8 +162,8 @@ class FaultServer:
         return Provider(id, kind, "The test server", self.url, key)  # type: ignore[arg-type]  # str for brevity
 
     def registry(self, kind: str = "compatible", id: str = "fault") -> Registry:
-        patience = Patience(total_s=5, tries=4, base_s=0.001, cap_s=0.01)
-        return Registry([self.provider(kind, id)], patience=patience)
+        retry_limits = RetryLimits(total_s=5, tries=4, base_s=0.001, cap_s=0.01)
+        return Registry([self.provider(kind, id)], retry_limits=retry_limits)
 
     def enqueue(self, *answers: Answer) -> None:
         """Answers for the next completion requests, in order."""
@@ -198,7 +198,7 @@ class FaultServer:
                 return self._queue.popleft()
         return self.default(prompt) if callable(self.default) else self.default
 
-    def _saw(self, seen: Seen) -> None:
+    def _saw(self, seen: RecordedRequest) -> None:
         with self._news:
             self.requests.append(seen)
             self._news.notify_all()
@@ -226,7 +226,7 @@ def prompt_of(body: object) -> str:
     return str(body.get("prompt", body.get("input", "")))
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _FaultHandler(BaseHTTPRequestHandler):
     fault: FaultServer
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # else each answer waits 40 ms for an acknowledgement
@@ -247,7 +247,7 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError:
             body = data
         path = self.path.split("?")[0]
-        self.fault._saw(Seen(method, path, {k.lower(): v for k, v in self.headers.items()}, body))
+        self.fault._saw(RecordedRequest(method, path, {k.lower(): v for k, v in self.headers.items()}, body))
         if path.endswith(("/completions", "/speech")) or self.fault._queue:
             self.fault._fly(1)
             try:

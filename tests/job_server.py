@@ -28,7 +28,7 @@ class JobServer:
         self.on_created: Callable[[], None] = lambda: None
         self.faults: dict[str, Any] = {}
         self.over = threading.Event()
-        handler = type("Handler", (_Handler,), {"owner": self})
+        handler = type("Handler", (_JobHandler,), {"owner": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -70,7 +70,7 @@ class JobServer:
         return job
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _JobHandler(BaseHTTPRequestHandler):
     owner: JobServer
 
     def do_POST(self) -> None:

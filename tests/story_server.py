@@ -13,7 +13,7 @@ MODELS = ("writer", "second", "third", "fourth")
 _PACE_S = 0.02  # between pieces: fifty a second
 
 
-class Teller(FaultServer):
+class StreamingServer(FaultServer):
     """An engine that streams piece by piece: each model's pieces, then `held` says whether it goes on for ever."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Teller(FaultServer):
 
 
 def _stream(handler: Any, answer: fault_server.Answer, body: dict[str, Any]) -> None:
-    server: Teller = handler.fault
+    server: StreamingServer = handler.fault
     handler.send_response(200)
     handler.send_header("content-type", "text/event-stream")
     handler.send_header("connection", "close")

@@ -24,7 +24,7 @@ _STOP_S = 40  # the engine gives its streams and its trainer time
 
 
 @dataclass(frozen=True)
-class Studio:
+class RunningStudio:
     """A running studio."""
 
     url: str
@@ -41,7 +41,7 @@ class Studio:
 
 
 @contextmanager
-def running(home: Path, **environ: str) -> Iterator[Studio]:
+def running(home: Path, **environ: str) -> Iterator[RunningStudio]:
     """A studio on `home` for the length of a block, up with its worker, and its engine unless that is foreign."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -57,7 +57,7 @@ def running(home: Path, **environ: str) -> Iterator[Studio]:
             stdout=out,
             stderr=subprocess.STDOUT,
         )
-    studio = Studio(f"http://localhost:{port}", log)
+    studio = RunningStudio(f"http://localhost:{port}", log)
     try:
         until(lambda: _up(studio, process, foreign="FABULA_ENGINE_URL" in environ), "the studio's start", _START_S)
         yield studio
@@ -70,7 +70,7 @@ def running(home: Path, **environ: str) -> Iterator[Studio]:
             process.wait()
 
 
-def _up(studio: Studio, process: subprocess.Popen[bytes], *, foreign: bool) -> bool:
+def _up(studio: RunningStudio, process: subprocess.Popen[bytes], *, foreign: bool) -> bool:
     assert process.poll() is None, studio.log.read_text(errors="replace")[-3000:]
     health = studio.health()
     return health.get("worker") == "up" and (foreign or health.get("engine") == "up")

@@ -24,7 +24,7 @@ _KNOWN_ONLY_TO = {
     "dbos": ("core/worker.py",),
     "altair": ("core/charts/",),
     "tsdownsample": ("core/charts/",),
-    "genai_prices": ("core/cost/edition.py", "core/cost/snapshot.py"),
+    "genai_prices": ("core/cost/price_data_version.py", "core/cost/bundled_prices.py"),
     "toktok": ("core/cost/tokens.py",),
     "aiohttp": ("core/providers/",),
     "python_calamine": ("core/dataset/",),
@@ -46,7 +46,7 @@ _KNOWN_TO_THE_ENGINE = (
     "core.errors",
     "core.message",
     "core.logs",
-    "core.packaged",
+    "core.packaged_models",
     "core.permissions",
 )
 

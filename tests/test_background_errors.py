@@ -13,15 +13,15 @@ from sqlalchemy import text as sql
 from core import supervisor
 from core.actor import LOCAL
 from core.dataset import runs
-from core.dataset.writing import arrivals, ledger, line, orders, supply
+from core.dataset.generation import claims, provider_connection, retry_policy, row_store, run_store
 from core.db.store import Store
 from core.engine import app as engine_app
 from core.errors import BadRecipe, FabulaError
-from core.hands import Hands
+from core.job_kinds import KINDS
 from core.providers import CompletionRequest
 from core.settings import Settings
-from core.story import record, stream
-from core.work import KINDS
+from core.story import story_record, stream
+from core.task_runner import TaskRunner
 from tests.fault_server import FaultServer
 from tests.fault_server import story_server as story_server
 from tests.test_dataset_runs import NO_PRICES, queue, recipe, states
@@ -29,7 +29,7 @@ from tests.test_dataset_runs import NO_PRICES, queue, recipe, states
 
 def carry_out(store: Store, server: FaultServer, run_id: str) -> runs.RunProgress:
     """As a worker carries a run out: what it cannot finish, it gives up."""
-    Hands(store, server.registry, KINDS, _never_later).carry(f"run-{run_id}", "run", run_id)
+    TaskRunner(store, server.registry, KINDS, _never_later).carry(f"run-{run_id}", "run", run_id)
     return runs.progress(store, run_id)
 
 
@@ -62,13 +62,13 @@ def test_a_database_that_refuses_ends_the_run_with_the_cause(store: Store, serve
 
 
 _RAISED: list[tuple[str, object, str, Exception, str]] = [
-    ("claim", ledger, "claim", BadRecipe("The recipe is broken.", "Repair it."), "The recipe is broken. Repair it."),
-    ("claim, a bug", ledger, "claim", KeyError("x"), "KeyError"),
-    ("is it complete", orders, "finish_complete", ValueError("x"), "ValueError"),
-    ("grouping", supply, "together", TypeError("x"), "TypeError"),
-    ("an answer", arrivals.Arrivals, "answer", ZeroDivisionError("x"), "ZeroDivisionError"),
-    ("a request", line.Line, "ask", RuntimeError("x"), "RuntimeError"),
-    ("the group's callback", supply.Supply, "written", LookupError("x"), "LookupError"),
+    ("claim", row_store, "claim", BadRecipe("The recipe is broken.", "Repair it."), "The recipe is broken. Repair it."),
+    ("claim, a bug", row_store, "claim", KeyError("x"), "KeyError"),
+    ("is it complete", run_store, "finish_complete", ValueError("x"), "ValueError"),
+    ("grouping", claims, "group_claims", TypeError("x"), "TypeError"),
+    ("an answer", retry_policy.RequestRetryPolicy, "answer", ZeroDivisionError("x"), "ZeroDivisionError"),
+    ("a request", provider_connection.ProviderConnection, "ask", RuntimeError("x"), "RuntimeError"),
+    ("the group's callback", claims.ClaimQueue, "written", LookupError("x"), "LookupError"),
 ]
 
 
@@ -115,7 +115,7 @@ def test_a_story_that_cannot_be_saved_says_so(
 
     request = CompletionRequest(model="writer", prompt="A hero", endpoint="chat", max_tokens=9)
     client = server.registry().get("fault")
-    monkeypatch.setattr(record.Record, "keep_in", raising)
+    monkeypatch.setattr(story_record.StoryRecord, "keep_in", raising)
     story = stream.write(store, LOCAL, client, request, NO_PRICES)
     with pytest.raises(FabulaError, match="could not be saved"):
         list(story)
@@ -134,13 +134,13 @@ def test_the_engine_is_kept_after_an_unexpected_error(
 
     monkeypatch.setattr(supervisor, "_LONGEST_PAUSE_S", 0.01)
     monkeypatch.setattr(supervisor.EngineProcess, "_live", live)
-    keeper = supervisor.EngineProcess(settings)
+    engine = supervisor.EngineProcess(settings)
     settings.engine_home.mkdir(parents=True)
-    keeper.start()
+    engine.start()
     try:
         assert lived.wait(60) and "ValueError" in caplog.text
     finally:
-        keeper.stop()
+        engine.stop()
 
 
 @pytest.mark.parametrize("make", [RuntimeError, OSError, KeyError])

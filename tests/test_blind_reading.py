@@ -46,7 +46,7 @@ def test_the_document_has_our_stories_with_verdicts_and_only_rows_of_the_article
     drawn = blind_reading.draw(WRITTEN, ARTICLE)
     first = next(one for one in drawn if one.part == "grid")
     verdicts = _verdicts({first.n: "The bread was Tuesday."})
-    text = blind_reading.told(drawn, verdicts)
+    text = blind_reading.to_markdown(drawn, verdicts)
     assert "The reader stopped at: The bread was Tuesday." in text and first.text in text
     assert "secret" not in text and text.count("- row ") == 30
     assert blind_reading.shares(drawn, verdicts) == {"grid": 0.933, "outside": 1.0, "english": 1.0, "article": 1.0}

@@ -13,7 +13,7 @@ import pytest
 
 from tests import fault_server, studio_process
 from tests.fault_server import FaultServer
-from tests.studio_process import CHROMIUM, Studio
+from tests.studio_process import CHROMIUM, RunningStudio
 from tests.tiny_gemma import write_tiny_gemma
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStudio]:
     """A studio with its own engine, which has a tiny random model under the name of the real one."""
     pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
     folder = tmp_path_factory.mktemp("studio")
@@ -60,7 +60,7 @@ def writer() -> Iterator[FaultServer]:
 
 
 @pytest.fixture(scope="module")
-def light_studio(tmp_path_factory: pytest.TempPathFactory, writer: FaultServer) -> Iterator[Studio]:
+def light_studio(tmp_path_factory: pytest.TempPathFactory, writer: FaultServer) -> Iterator[RunningStudio]:
     """A studio whose engine is the test's."""
     home = tmp_path_factory.mktemp("light") / "home"
     with studio_process.running(home, FABULA_ENGINE_URL=writer.url.removesuffix("/v1")) as studio:
@@ -88,7 +88,9 @@ def press(page: Page, key: str) -> None:
 
 
 @pytest.mark.parametrize(("typed", "says"), [("0,15", "is ambiguous"), ("0.15", "Measured on|Speed of this machine")])
-def test_a_cost_per_hour_arrives_as_it_was_typed(browser: Browser, light_studio: Studio, typed: str, says: str) -> None:
+def test_a_cost_per_hour_arrives_as_it_was_typed(
+    browser: Browser, light_studio: RunningStudio, typed: str, says: str
+) -> None:
     page = visit(browser, f"{light_studio.url}/cost", locale="en-US")
     page.get_by_text("My workload", exact=True).click()
     field = page.get_by_role("textbox", name="Cost per hour")
@@ -103,7 +105,7 @@ def test_a_cost_per_hour_arrives_as_it_was_typed(browser: Browser, light_studio:
 @pytest.mark.parametrize("locale", _TITLES)
 @pytest.mark.parametrize("index", range(len(_PAGES)), ids=[name or "home" for name in _PAGES])
 def test_a_cold_address_opens_its_page_in_the_browsers_language(
-    browser: Browser, light_studio: Studio, index: int, locale: str
+    browser: Browser, light_studio: RunningStudio, index: int, locale: str
 ) -> None:
     scheme = "dark" if locale == "zh-CN" else "light"
     page = visit(browser, f"{light_studio.url}/{_PAGES[index]}", locale=locale, color_scheme=scheme)
@@ -113,7 +115,7 @@ def test_a_cold_address_opens_its_page_in_the_browsers_language(
 
 
 @pytest.mark.parametrize("name", _PAGES)
-def test_nothing_is_wider_than_a_phone(browser: Browser, light_studio: Studio, name: str) -> None:
+def test_nothing_is_wider_than_a_phone(browser: Browser, light_studio: RunningStudio, name: str) -> None:
     page = visit(browser, f"{light_studio.url}/{name}", width=390, locale="zh-CN")
     widest = page.evaluate(
         "Math.max(...[...document.querySelectorAll('[data-testid=stMain] button, [data-testid=stMain] p, "
@@ -128,7 +130,7 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, light_studio: Studio, n
     page.context.close()
 
 
-def test_a_link_carries_the_language_and_pages_keep_it(browser: Browser, light_studio: Studio) -> None:
+def test_a_link_carries_the_language_and_pages_keep_it(browser: Browser, light_studio: RunningStudio) -> None:
     page = visit(browser, f"{light_studio.url}/cost?lang=zh_CN", locale="en-US")
     assert page.locator("h1").inner_text() == "成本"
     page.get_by_role("link", name="故事").first.click()
@@ -138,7 +140,7 @@ def test_a_link_carries_the_language_and_pages_keep_it(browser: Browser, light_s
     page.context.close()
 
 
-def test_rows_come_while_one_watches(browser: Browser, light_studio: Studio, writer: FaultServer) -> None:
+def test_rows_come_while_one_watches(browser: Browser, light_studio: RunningStudio, writer: FaultServer) -> None:
     page = visit(browser, f"{light_studio.url}/dataset", locale="en-US")
     page.get_by_role("button", name="Generate 400 rows").click()
     page.get_by_text("Finished").wait_for(timeout=_TOUR_MS)
@@ -152,7 +154,7 @@ def test_rows_come_while_one_watches(browser: Browser, light_studio: Studio, wri
 
 
 def test_a_story_streams_and_stopping_keeps_its_words(
-    browser: Browser, light_studio: Studio, writer: FaultServer, monkeypatch: pytest.MonkeyPatch
+    browser: Browser, light_studio: RunningStudio, writer: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = threading.Event()
     monkeypatch.setattr(writer._http.RequestHandlerClass, "_stream", _slowly(go_on))
@@ -188,7 +190,7 @@ def _slowly(go_on: threading.Event) -> Any:
 
 
 @pytest.mark.slow
-def test_the_tour_goes_to_its_end_for_real(browser: Browser, studio: Studio) -> None:
+def test_the_tour_goes_to_its_end_for_real(browser: Browser, studio: RunningStudio) -> None:
     page = visit(browser, studio.url, locale="en-US")
     press(page, "home_tour")
     page.get_by_text("A small model is being trained on the stories").wait_for(timeout=_TOUR_MS)

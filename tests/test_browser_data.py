@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from core.actor import LOCAL
-from core.cost import own
+from core.cost import custom_prices
 from core.dataset import datasets, runs
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
 from core.settings import Settings
 from tests import fault_server, studio_process
 from tests.fault_server import Answer, FaultServer
-from tests.studio_process import CHROMIUM, Studio
+from tests.studio_process import CHROMIUM, RunningStudio
 from tests.test_browser import press, settled, visit
 from tests.waiting import until
 
@@ -55,7 +55,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def studio(home: Path, writer: FaultServer) -> Iterator[Studio]:
+def studio(home: Path, writer: FaultServer) -> Iterator[RunningStudio]:
     """One studio for all tests of this file; each has data sets of its own."""
     environ = {
         "FABULA_ENGINE_URL": writer.url.removesuffix("/v1"),
@@ -67,11 +67,11 @@ def studio(home: Path, writer: FaultServer) -> Iterator[Studio]:
 
 
 @pytest.fixture(scope="module")
-def store(home: Path, studio: Studio) -> Iterator[Store]:
+def store(home: Path, studio: RunningStudio) -> Iterator[Store]:
     """The studio's own ledger, seen from outside."""
     store = Store(Settings.from_env({"FABULA_HOME": str(home)}).database_url)
     for use in ("input", "output"):
-        own.set_price(store, LOCAL, provider="compatible", model="writer", what=use, amount="100")
+        custom_prices.set_price(store, LOCAL, provider="compatible", model="writer", what=use, amount="100")
     yield store
     store.close()
 
@@ -93,7 +93,7 @@ def _over(store: Store, run_id: str) -> None:
     until(lambda: runs.progress(store, run_id).state not in runs.ACTIVE, "the run's end", _SOON_S)
 
 
-def _open(browser: Browser, studio: Studio, part: str, dataset_id: str = "") -> Page:
+def _open(browser: Browser, studio: RunningStudio, part: str, dataset_id: str = "") -> Page:
     """The part in a window that shows all of it: a list that opens closes again when its page scrolls."""
     page = visit(browser, f"{studio.url}/dataset?part={part}&set={dataset_id}", locale="en-US")
     page.set_viewport_size({"width": 1440, "height": 2600})
@@ -102,7 +102,7 @@ def _open(browser: Browser, studio: Studio, part: str, dataset_id: str = "") -> 
 
 
 def test_a_run_that_stopped_at_its_limit_goes_on_when_it_is_raised(
-    browser: Browser, studio: Studio, store: Store
+    browser: Browser, studio: RunningStudio, store: Store
 ) -> None:
     """A row costs $0.0019 and is reserved at $0.0110: two cents stop the run on its way."""
     dataset_id = _written(store, _grid("capped", provider="compatible", max_tokens=100), Decimal("0.02"))
@@ -125,7 +125,7 @@ def test_a_run_that_stopped_at_its_limit_goes_on_when_it_is_raised(
     assert now is not None and now.run_id == stopped.run_id and now.requests == 12  # nothing was bought twice
 
 
-def test_a_column_takes_its_values_from_a_file(browser: Browser, studio: Studio, tmp_path: Path) -> None:
+def test_a_column_takes_its_values_from_a_file(browser: Browser, studio: RunningStudio, tmp_path: Path) -> None:
     file = tmp_path / "values.csv"
     file.write_bytes("hero,weapon,note\n秦,剑,一\n五代,刀,二\n秦,弓,三\n".encode("gbk"))
     page = _open(browser, studio, "design")
@@ -147,7 +147,7 @@ def test_a_column_takes_its_values_from_a_file(browser: Browser, studio: Studio,
 
 
 def test_near_duplicates_are_left_out_with_a_click_and_taken_in_again(
-    browser: Browser, studio: Studio, store: Store, writer: FaultServer
+    browser: Browser, studio: RunningStudio, store: Store, writer: FaultServer
 ) -> None:
     alike = "从前有一位英雄，他来到了现代的城市，遇见了怪兽，与奥特曼一起战斗，最后终于打败了怪兽，大家都很高兴"
     writer.when("元，隐形，alike", fault_server.text(f"{alike}。"))
@@ -168,7 +168,7 @@ def test_near_duplicates_are_left_out_with_a_click_and_taken_in_again(
 
 
 def test_data_sets_are_mixed_with_their_shares_split_and_taken_away(
-    browser: Browser, studio: Studio, store: Store
+    browser: Browser, studio: RunningStudio, store: Store
 ) -> None:
     first, other = _written(store, _grid("first")), _written(store, _grid("other"))
     page = _open(browser, studio, "use", first)
@@ -210,7 +210,7 @@ def _taken(page: Page, part: str, kind: str = "completion") -> bytes:
 
 
 def test_only_what_failed_is_written_again_and_a_new_value_only_adds_its_rows(
-    browser: Browser, studio: Studio, store: Store, writer: FaultServer
+    browser: Browser, studio: RunningStudio, store: Store, writer: FaultServer
 ) -> None:
     cut = fault_server.text("从前", finish_reason="length")
     writer.when("宋，飞行，failing", cut, _story("写宋，飞行，failing"))
@@ -233,7 +233,7 @@ def test_only_what_failed_is_written_again_and_a_new_value_only_adds_its_rows(
 
 
 def test_a_text_is_changed_in_its_place_and_the_table_stays_under_the_pointer(
-    browser: Browser, studio: Studio, store: Store
+    browser: Browser, studio: RunningStudio, store: Store
 ) -> None:
     dataset_id = _written(store, _grid("edited"))
     page = _open(browser, studio, "rows", dataset_id)

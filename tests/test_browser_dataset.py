@@ -17,7 +17,7 @@ from core.settings import Settings
 from tests import browser_page, fault_server, studio_process
 from tests.browser_page import BUSY_S, box_of, press, repeat, settled, visit
 from tests.fault_server import Answer, FaultServer
-from tests.studio_process import Studio
+from tests.studio_process import RunningStudio
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def gates() -> Gates:
 
 
 @pytest.fixture
-def studio(tmp_path: Path, gates: Gates) -> Iterator[Studio]:
+def studio(tmp_path: Path, gates: Gates) -> Iterator[RunningStudio]:
     """A studio whose engine is the test's, and answers when the test says so."""
     with FaultServer(gates) as server:
         environ = {"FABULA_ENGINE_URL": server.url.removesuffix("/v1")}
@@ -78,14 +78,14 @@ def studio(tmp_path: Path, gates: Gates) -> Iterator[Studio]:
 
 
 @pytest.fixture
-def store(tmp_path: Path, studio: Studio) -> Iterator[Store]:
+def store(tmp_path: Path, studio: RunningStudio) -> Iterator[Store]:
     """The studio's own ledger, seen from outside."""
     store = Store(Settings.from_env({"FABULA_HOME": str(tmp_path / "home")}).database_url)
     yield store
     store.close()
 
 
-def _run_part(browser: Browser, studio: Studio, **context: Any) -> Page:
+def _run_part(browser: Browser, studio: RunningStudio, **context: Any) -> Page:
     page = visit(browser, f"{studio.url}/dataset", locale="en-US", **context)
     page.get_by_role("radio", name="Run", exact=True).click()
     page.get_by_role("radio", name="Run", exact=True, checked=True).wait_for()
@@ -93,7 +93,9 @@ def _run_part(browser: Browser, studio: Studio, **context: Any) -> Page:
     return page
 
 
-def test_a_run_goes_on_when_its_tab_is_closed(browser: Browser, studio: Studio, store: Store, gates: Gates) -> None:
+def test_a_run_goes_on_when_its_tab_is_closed(
+    browser: Browser, studio: RunningStudio, store: Store, gates: Gates
+) -> None:
     dataset_id = datasets.create(store, LOCAL, _RECIPE)
 
     def done() -> int:
@@ -131,7 +133,7 @@ def test_a_run_goes_on_when_its_tab_is_closed(browser: Browser, studio: Studio, 
 
 
 def test_a_run_is_paused_in_one_tab_and_gone_on_with_in_another(
-    browser: Browser, studio: Studio, store: Store, gates: Gates
+    browser: Browser, studio: RunningStudio, store: Store, gates: Gates
 ) -> None:
     dataset_id = datasets.create(store, LOCAL, _RECIPE)
     page = _run_part(browser, studio)

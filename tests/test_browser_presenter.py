@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.story_server import Teller
-from tests.studio_process import Studio
+from tests.story_server import StreamingServer
+from tests.studio_process import RunningStudio
 from tests.test_browser import press, settled
 from tests.test_browser import pytestmark as pytestmark
+from tests.test_browser_story import streaming_server as streaming_server
 from tests.test_browser_story import studio as studio
-from tests.test_browser_story import teller as teller
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -34,7 +34,7 @@ _LONG = tuple(f"从前有一位英雄，第{n}次。" for n in range(60))
 
 
 def _open(
-    browser: Browser, studio: Studio, address: str = "/story?stage=1", *, script: str = "", **context: object
+    browser: Browser, studio: RunningStudio, address: str = "/story?stage=1", *, script: str = "", **context: object
 ) -> Page:
     page = browser.new_context(**{"locale": "en-US", "viewport": {"width": 1024, "height": 768}} | context).new_page()  # type: ignore[arg-type]
     page.set_default_timeout(_BUSY_MS)
@@ -64,8 +64,10 @@ def _until_prompt(page: Page, number: int) -> None:
     settled(page)
 
 
-def test_from_the_button_to_the_way_back_by_keyboard(browser: Browser, studio: Studio, teller: Teller) -> None:
-    teller.begin(("从前，", "有一"), endless=True)
+def test_from_the_button_to_the_way_back_by_keyboard(
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
+) -> None:
+    streaming_server.begin(("从前，", "有一"), endless=True)
     page = _open(browser, studio, "/story")
     press(page, "story_present")
     page.locator(".st-key-presenter_write").wait_for()
@@ -77,7 +79,7 @@ def test_from_the_button_to_the_way_back_by_keyboard(browser: Browser, studio: S
     page.wait_for_function(f"document.querySelector('.st-key-presenter_words_0').innerText.length > {first + 20}")
     page.keyboard.press("Escape")
     page.get_by_text("stopped; the text so far is kept").wait_for()
-    assert teller.hung_up.wait(90)
+    assert streaming_server.hung_up.wait(90)
     page.locator(".st-key-presenter_write").wait_for()
     settled(page)
     page.keyboard.press("ArrowRight")
@@ -99,9 +101,9 @@ def test_from_the_button_to_the_way_back_by_keyboard(browser: Browser, studio: S
 @pytest.mark.parametrize("gated", [0, 1], ids=["before the first word", "in the middle"])
 @pytest.mark.parametrize("panes", ["1", "2"])
 def test_escape_stops_a_model_that_does_not_answer(
-    browser: Browser, studio: Studio, teller: Teller, gated: int, panes: str
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer, gated: int, panes: str
 ) -> None:
-    teller.begin(("从前，", "有一"), gated=gated)
+    streaming_server.begin(("从前，", "有一"), gated=gated)
     page = _open(browser, studio)
     page.keyboard.press(panes)
     page.get_by_role("radio", name=panes, checked=True).wait_for()
@@ -113,14 +115,14 @@ def test_escape_stops_a_model_that_does_not_answer(
     for at in range(int(panes)):
         _until_words(page, "从前，" if gated else "No text was written.", at)
     page.locator(".st-key-presenter_write").wait_for()
-    assert not teller.go_on.is_set() and page.locator(".st-key-presenter").count() == 1  # stopped, not left
+    assert not streaming_server.go_on.is_set() and page.locator(".st-key-presenter").count() == 1  # stopped, not left
     page.context.close()
 
 
 def test_two_models_write_at_once_and_their_numbers_are_there_while_they_do(
-    browser: Browser, studio: Studio, teller: Teller
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
 ) -> None:
-    teller.begin(("我是 {model}。", "完。"), gated=1)
+    streaming_server.begin(("我是 {model}。", "完。"), gated=1)
     page = _open(browser, studio, "/story?stage=1&models=engine/writer,engine/second")
     page.keyboard.press("Space")
     for at, name in enumerate(("writer", "second")):
@@ -128,16 +130,16 @@ def test_two_models_write_at_once_and_their_numbers_are_there_while_they_do(
         facts = page.locator(f".st-key-presenter_facts_{at}")
         facts.get_by_text("for the same tokens").wait_for()
         assert name in facts.inner_text() and "list price of 20" in facts.inner_text()
-    teller.go_on.set()
+    streaming_server.go_on.set()
     page.get_by_text("complete").nth(1).wait_for()
     page.context.close()
 
 
 def test_a_key_in_a_field_is_a_letter_and_a_question_mark_shows_the_keys(
-    browser: Browser, studio: Studio, teller: Teller
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
 ) -> None:
-    teller.begin(("从前，",))
-    sent = len(teller.prompts())
+    streaming_server.begin(("从前，",))
+    sent = len(streaming_server.prompts())
     page = _open(browser, studio)
     page.keyboard.press("?")
     page.get_by_text("Previous prompt, next prompt").wait_for()
@@ -149,11 +151,13 @@ def test_a_key_in_a_field_is_a_letter_and_a_question_mark_shows_the_keys(
     field.press("Space")
     field.press("2")
     assert field.input_value() == "A 2"
-    assert page.locator(".st-key-presenter_words_0").count() == 0 and len(teller.prompts()) == sent
+    assert page.locator(".st-key-presenter_words_0").count() == 0 and len(streaming_server.prompts()) == sent
     page.context.close()
 
 
-def test_full_screen_begins_with_the_click_and_ends_with_presenter_mode(browser: Browser, studio: Studio) -> None:
+def test_full_screen_begins_with_the_click_and_ends_with_presenter_mode(
+    browser: Browser, studio: RunningStudio
+) -> None:
     page = _open(browser, studio, "/story", script=_FULL_SCREEN)
     press(page, "story_present")
     page.wait_for_function("document.fullscreenElement !== null")
@@ -168,9 +172,11 @@ def test_full_screen_begins_with_the_click_and_ends_with_presenter_mode(browser:
     page.context.close()
 
 
-def test_the_browsers_own_escape_stops_first_and_then_leaves(browser: Browser, studio: Studio, teller: Teller) -> None:
+def test_the_browsers_own_escape_stops_first_and_then_leaves(
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
+) -> None:
     """Where Escape is not told to pages in full screen, the end of the full screen is."""
-    teller.begin(("从前，",), endless=True)
+    streaming_server.begin(("从前，",), endless=True)
     page = _open(browser, studio, script=_FULL_SCREEN)
     page.keyboard.press("f")
     page.wait_for_function("document.fullscreenElement !== null")
@@ -191,9 +197,15 @@ def test_the_browsers_own_escape_stops_first_and_then_leaves(browser: Browser, s
 @pytest.mark.parametrize(("width", "height"), _SCREENS)
 @pytest.mark.parametrize("panes", ["1", "2"])
 def test_everything_but_the_words_stays_in_sight(
-    browser: Browser, studio: Studio, teller: Teller, width: int, height: int, panes: str, locale: str
+    browser: Browser,
+    studio: RunningStudio,
+    streaming_server: StreamingServer,
+    width: int,
+    height: int,
+    panes: str,
+    locale: str,
 ) -> None:
-    teller.begin(_LONG)
+    streaming_server.begin(_LONG)
     page = _open(browser, studio, locale=locale, viewport={"width": width, "height": height})
     assert _outside(page) == []
     page.keyboard.press(panes)

@@ -8,10 +8,10 @@ import pytest
 
 from tests import browser_page
 from tests.browser_page import press, settled, visit
-from tests.story_server import Teller
-from tests.studio_process import Studio
+from tests.story_server import StreamingServer
+from tests.studio_process import RunningStudio
+from tests.test_browser_story import streaming_server as streaming_server
 from tests.test_browser_story import studio as studio
-from tests.test_browser_story import teller as teller
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -46,29 +46,31 @@ def _until_longer(page: Page, place: str) -> None:
 
 
 def test_a_reload_reads_on_and_shows_the_story_when_it_has_ended(
-    browser: Browser, studio: Studio, teller: Teller
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
 ) -> None:
-    teller.begin(("从前，", "有一"), endless=True)
-    sent = len(teller.prompts())
+    streaming_server.begin(("从前，", "有一"), endless=True)
+    sent = len(streaming_server.prompts())
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     press(page, "story_button")
     _until_longer(page, "story_words_0")
     page.reload()
     _until_longer(page, "story_words_0")
-    assert not teller.hung_up.is_set()
+    assert not streaming_server.hung_up.is_set()
     page.locator(".st-key-story_stop").wait_for()
-    teller.go_on.set()
+    streaming_server.go_on.set()
     page.get_by_text("complete").wait_for()
     page.reload()
     page.get_by_text("complete").wait_for()
     page.locator(".st-key-story_words_0").get_by_text("从前，有一").wait_for()
-    assert len(teller.prompts()) == sent + 1
+    assert len(streaming_server.prompts()) == sent + 1
     page.context.close()
 
 
 @pytest.mark.parametrize("panes", [1, 2])
-def test_presenter_mode_reads_on_after_a_reload(browser: Browser, studio: Studio, teller: Teller, panes: int) -> None:
-    teller.begin(("从前，", "有一"), endless=True)
+def test_presenter_mode_reads_on_after_a_reload(
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer, panes: int
+) -> None:
+    streaming_server.begin(("从前，", "有一"), endless=True)
     page = visit(browser, f"{studio.url}/story?stage=1", locale="en-US")
     page.locator("html.fabula-presenter").wait_for(state="attached")
     page.keyboard.press("ArrowRight")
@@ -84,8 +86,8 @@ def test_presenter_mode_reads_on_after_a_reload(browser: Browser, studio: Studio
     for at in range(panes):
         _until_longer(page, f"presenter_words_{at}")
     page.locator(".st-key-presenter_controls").get_by_text("2 / ").wait_for()
-    assert not teller.hung_up.is_set()
-    teller.go_on.set()
+    assert not streaming_server.hung_up.is_set()
+    streaming_server.go_on.set()
     page.get_by_text("complete").nth(panes - 1).wait_for()
     page.reload()
     page.get_by_text("complete").nth(panes - 1).wait_for()
@@ -93,8 +95,10 @@ def test_presenter_mode_reads_on_after_a_reload(browser: Browser, studio: Studio
     page.context.close()
 
 
-def test_the_words_are_never_blank_once_they_have_begun(browser: Browser, studio: Studio, teller: Teller) -> None:
-    teller.begin(("从前，", *("字" for _ in range(40))), pace_s=0.02)
+def test_the_words_are_never_blank_once_they_have_begun(
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
+) -> None:
+    streaming_server.begin(("从前，", *("字" for _ in range(40))), pace_s=0.02)
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     page.evaluate(_BLANKS)
     press(page, "story_button")

@@ -17,7 +17,7 @@ from core.settings import Settings
 from tests import browser_page, fault_server, studio_process
 from tests.browser_page import expect, press, settled, visit
 from tests.fault_server import Answer, FaultServer
-from tests.studio_process import Studio
+from tests.studio_process import RunningStudio
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -52,7 +52,7 @@ def server() -> Iterator[FaultServer]:
 
 
 @pytest.fixture
-def studio(tmp_path: Path, server: FaultServer) -> Iterator[Studio]:
+def studio(tmp_path: Path, server: FaultServer) -> Iterator[RunningStudio]:
     """A studio whose engine is the test's."""
     environ = {"FABULA_ENGINE_URL": server.url.removesuffix("/v1")}
     with studio_process.running(tmp_path / "home", **environ) as running:
@@ -60,7 +60,7 @@ def studio(tmp_path: Path, server: FaultServer) -> Iterator[Studio]:
 
 
 @pytest.fixture
-def store(tmp_path: Path, studio: Studio) -> Iterator[Store]:
+def store(tmp_path: Path, studio: RunningStudio) -> Iterator[Store]:
     """The studio's own ledger, seen from outside."""
     ledger = Store(Settings.from_env({"FABULA_HOME": str(tmp_path / "home")}).database_url)
     yield ledger
@@ -74,7 +74,7 @@ def _picture(page: Page, name: str) -> None:
 
 
 def test_a_run_that_is_cut_off_is_completed_by_one_click(
-    browser: Browser, studio: Studio, store: Store, server: FaultServer
+    browser: Browser, studio: RunningStudio, store: Store, server: FaultServer
 ) -> None:
     dataset_id = datasets.create(store, LOCAL, _RECIPE)
     address = f"{studio.url}/dataset?part=rows&set={dataset_id}"

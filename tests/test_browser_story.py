@@ -10,8 +10,8 @@ import pytest
 
 from tests import browser_page, studio_process
 from tests.browser_page import BUSY_S, choose, expect, press, settled, visit
-from tests.story_server import MODELS, Teller
-from tests.studio_process import Studio
+from tests.story_server import MODELS, StreamingServer
+from tests.studio_process import RunningStudio
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -35,15 +35,15 @@ window.SpeechSynthesisUtterance = function (text) { this.text = text; };
 
 
 @pytest.fixture(scope="module")
-def teller() -> Iterator[Teller]:
-    with Teller() as server:
+def streaming_server() -> Iterator[StreamingServer]:
+    with StreamingServer() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory, teller: Teller) -> Iterator[Studio]:
+def studio(tmp_path_factory: pytest.TempPathFactory, streaming_server: StreamingServer) -> Iterator[RunningStudio]:
     home = tmp_path_factory.mktemp("stories") / "home"
-    with studio_process.running(home, FABULA_ENGINE_URL=teller.url.removesuffix("/v1")) as studio:
+    with studio_process.running(home, FABULA_ENGINE_URL=streaming_server.url.removesuffix("/v1")) as studio:
         yield studio
 
 
@@ -65,15 +65,17 @@ def _until_longer(page: Page, characters: int) -> None:
     )
 
 
-def test_words_grow_while_they_come_and_stopping_keeps_them(browser: Browser, studio: Studio, teller: Teller) -> None:
-    teller.begin(("从前，", "有一"), endless=True)
+def test_words_grow_while_they_come_and_stopping_keeps_them(
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
+) -> None:
+    streaming_server.begin(("从前，", "有一"), endless=True)
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     press(page, "story_button")
     expect(_words(page)).to_contain_text("从前，有一")
     _until_longer(page, 20)
     press(page, "story_stop", running=True)
     page.get_by_text("stopped; the text so far is kept").wait_for()
-    assert teller.hung_up.wait(BUSY_S)
+    assert streaming_server.hung_up.wait(BUSY_S)
     expect(_words(page)).to_have_text(re.compile("从前，有一字{20,}"))
     expect(page.get_by_role("button", name="Continue")).to_have_count(1)
 
@@ -82,10 +84,10 @@ def test_words_grow_while_they_come_and_stopping_keeps_them(browser: Browser, st
 @pytest.mark.parametrize("stop", ["the page's", "Streamlit's"])
 @pytest.mark.parametrize("compare", [False, True], ids=["alone", "side by side"])
 def test_stop_ends_a_story_whose_engine_does_not_answer(
-    browser: Browser, studio: Studio, teller: Teller, gated: int, stop: str, compare: bool
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer, gated: int, stop: str, compare: bool
 ) -> None:
     """Streamlit's toolbar has a Stop of its own while a script runs: it ends the script, and must end the story."""
-    teller.begin(("从前，", "有一"), gated=gated)
+    streaming_server.begin(("从前，", "有一"), gated=gated)
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     if compare:
         page.get_by_text("Compare", exact=True).first.click()
@@ -102,11 +104,13 @@ def test_stop_ends_a_story_whose_engine_does_not_answer(
         expect(_words(page, number)).to_contain_text("从前，" if gated else "No text was written.")
     settled(page)
     expect(page.get_by_text("you left the page")).to_have_count(0)
-    assert not teller.go_on.is_set()
+    assert not streaming_server.go_on.is_set()
 
 
-def test_nothing_of_before_stays_while_a_story_is_written(browser: Browser, studio: Studio, teller: Teller) -> None:
-    teller.begin(("从前，",), endless=True)
+def test_nothing_of_before_stays_while_a_story_is_written(
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
+) -> None:
+    streaming_server.begin(("从前，",), endless=True)
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     invitation = page.get_by_text("Try values that aren't in the training data")
     write = page.locator(".st-key-story_button")
@@ -117,31 +121,37 @@ def test_nothing_of_before_stays_while_a_story_is_written(browser: Browser, stud
     expect(invitation).to_have_count(0)
     expect(write).to_have_count(0)
     page.locator(".st-key-story_stop").wait_for()
-    assert not teller.go_on.is_set()  # and the story goes on
-    teller.go_on.set()
+    assert not streaming_server.go_on.is_set()  # and the story goes on
+    streaming_server.go_on.set()
     page.get_by_text("complete").wait_for()
 
 
-def test_a_page_that_is_left_hangs_up(browser: Browser, studio: Studio, teller: Teller) -> None:
-    teller.begin(("从前，",), endless=True)
+def test_a_page_that_is_left_hangs_up(
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
+) -> None:
+    streaming_server.begin(("从前，",), endless=True)
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     press(page, "story_button")
     expect(_words(page)).to_contain_text("从前，")
     page.context.close()
-    assert teller.hung_up.wait(BUSY_S)
+    assert streaming_server.hung_up.wait(BUSY_S)
 
 
-def test_another_page_of_the_studio_is_leaving_too(browser: Browser, studio: Studio, teller: Teller) -> None:
-    teller.begin(("从前，",), endless=True)
+def test_another_page_of_the_studio_is_leaving_too(
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
+) -> None:
+    streaming_server.begin(("从前，",), endless=True)
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     press(page, "story_button")
     expect(_words(page)).to_contain_text("从前，")
     page.get_by_role("link", name="Settings").first.click()
-    assert teller.hung_up.wait(BUSY_S)
+    assert streaming_server.hung_up.wait(BUSY_S)
 
 
-def test_a_click_on_the_page_is_not_leaving(browser: Browser, studio: Studio, teller: Teller) -> None:
-    teller.begin(("从前，",), endless=True)
+def test_a_click_on_the_page_is_not_leaving(
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
+) -> None:
+    streaming_server.begin(("从前，",), endless=True)
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     press(page, "story_button")
     expect(_words(page)).to_contain_text("从前，")
@@ -150,15 +160,15 @@ def test_a_click_on_the_page_is_not_leaving(browser: Browser, studio: Studio, te
         aloud.locator("label").click()
         expect(aloud.get_by_role("switch")).to_be_checked(checked=checked)
         _until_longer(page, 30)
-    assert not teller.hung_up.is_set()
-    teller.go_on.set()
+    assert not streaming_server.hung_up.is_set()
+    streaming_server.go_on.set()
     page.get_by_text("complete").wait_for()
 
 
 def test_four_panes_fill_at_once_and_a_blind_vote_reveals_them(
-    browser: Browser, studio: Studio, teller: Teller
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
 ) -> None:
-    teller.begin(("我是 {model}。", "完。"), gated=1)
+    streaming_server.begin(("我是 {model}。", "完。"), gated=1)
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     page.locator(".st-key-story_compare label").click()
     page.locator(".st-key-story_others").wait_for()
@@ -169,7 +179,7 @@ def test_four_panes_fill_at_once_and_a_blind_vote_reveals_them(
     press(page, "story_button")
     for number in range(4):
         expect(_words(page, number)).to_contain_text("我是")  # all of them before any has ended
-    teller.go_on.set()
+    streaming_server.go_on.set()
     page.locator(".st-key-story_vote_3").wait_for()
     stories = page.locator("[class*=st-key-story_words_]")
     expect(stories).to_have_count(len(MODELS))
@@ -180,23 +190,25 @@ def test_four_panes_fill_at_once_and_a_blind_vote_reveals_them(
 
 
 def test_a_voice_reads_sentence_by_sentence_while_more_is_written(
-    browser: Browser, studio: Studio, teller: Teller
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
 ) -> None:
-    teller.begin(("第一句。第二", "句！后", "来呢"), gated=2)
+    streaming_server.begin(("第一句。第二", "句！后", "来呢"), gated=2)
     page = visit(browser, f"{studio.url}/story", script=_VOICE, locale="en-US")
     press(page, "story_button")
     expect(_words(page)).to_contain_text("第二句！")
     page.locator(".st-key-story_aloud label").click()
     page.wait_for_function("window.spoken.length === 2")  # the third sentence has no end yet
-    teller.go_on.set()
+    streaming_server.go_on.set()
     page.wait_for_function("window.spoken.length === 3")
     spoken = "said => JSON.stringify(window.spoken.map(([text, _rate]) => text)) === JSON.stringify(said)"
     page.wait_for_function(spoken, arg=["第一句。", "第二句！", "后来呢"])
     expect(page.get_by_role("button", name="Pause")).to_have_count(1)
 
 
-def test_no_word_of_a_model_makes_the_browser_ask_anybody(browser: Browser, studio: Studio, teller: Teller) -> None:
-    teller.begin((_NASTY,))
+def test_no_word_of_a_model_makes_the_browser_ask_anybody(
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
+) -> None:
+    streaming_server.begin((_NASTY,))
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -215,8 +227,10 @@ def test_no_word_of_a_model_makes_the_browser_ask_anybody(browser: Browser, stud
     assert asked and not [url for url in asked if not url.startswith((studio.url, "data:", "blob:"))]
 
 
-def test_an_edit_that_is_kept_closes_its_dialog_and_shows(browser: Browser, studio: Studio, teller: Teller) -> None:
-    teller.begin(("从前，",))
+def test_an_edit_that_is_kept_closes_its_dialog_and_shows(
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
+) -> None:
+    streaming_server.begin(("从前，",))
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     press(page, "story_button")
     page.get_by_text("complete").wait_for()

@@ -8,10 +8,10 @@ import pytest
 
 from tests import browser_page
 from tests.browser_page import expect, expect_none, press, settled, visit
-from tests.story_server import Teller
-from tests.studio_process import Studio
+from tests.story_server import StreamingServer
+from tests.studio_process import RunningStudio
+from tests.test_browser_story import streaming_server as streaming_server
 from tests.test_browser_story import studio as studio
-from tests.test_browser_story import teller as teller
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -59,9 +59,11 @@ _VOTES = """() => [0, 1].filter(number => {
 _NO_API = "delete window.speechSynthesis; delete Window.prototype.speechSynthesis;"
 
 
-def _written(browser: Browser, studio: Studio, teller: Teller, *, width: int = 1440, script: str = "") -> Page:
+def _written(
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer, *, width: int = 1440, script: str = ""
+) -> Page:
     """A page with a story that has ended."""
-    teller.begin((_OLD,))
+    streaming_server.begin((_OLD,))
     page = visit(browser, f"{studio.url}/story", locale="en-US", width=width, script=script)
     press(page, "story_button")
     page.locator(".st-key-story_again").wait_for()
@@ -94,8 +96,10 @@ def _gone(page: Page, text: str) -> None:
     page.wait_for_function("text => !document.querySelector('[data-testid=stMain]').innerText.includes(text)", arg=text)
 
 
-def test_everything_after_the_story_is_reached_by_keyboard(browser: Browser, studio: Studio, teller: Teller) -> None:
-    page = _written(browser, studio, teller, script=_COPIED_STAYS)
+def test_everything_after_the_story_is_reached_by_keyboard(
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
+) -> None:
+    page = _written(browser, studio, streaming_server, script=_COPIED_STAYS)
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.locator(".st-key-story_words_0").click()
     _tab_to(page, "[class*=st-key-story_thumb_]")
@@ -106,7 +110,7 @@ def test_everything_after_the_story_is_reached_by_keyboard(browser: Browser, stu
     page.keyboard.press("Enter")
     page.get_by_text("Copied").wait_for()
     page.wait_for_function("async text => (await navigator.clipboard.readText()) === text", arg=_OLD)
-    teller.begin((_NEW,))
+    streaming_server.begin((_NEW,))
     _tab_to(page, ".st-key-story_again")
     page.keyboard.press("Enter")
     page.locator(".st-key-story_words_0").get_by_text(_NEW).wait_for()
@@ -119,31 +123,33 @@ def test_everything_after_the_story_is_reached_by_keyboard(browser: Browser, stu
     _gone(page, _NEW)
 
 
-def test_on_a_phone_everything_after_the_story_fits(browser: Browser, studio: Studio, teller: Teller) -> None:
-    page = _written(browser, studio, teller, width=390)
+def test_on_a_phone_everything_after_the_story_fits(
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
+) -> None:
+    page = _written(browser, studio, streaming_server, width=390)
     expect_none(page, _MISPLACED)
 
 
 @pytest.mark.parametrize("begin", ["Write", "Write again"])
 def test_the_old_story_is_gone_before_the_first_word_of_the_new_one(
-    browser: Browser, studio: Studio, teller: Teller, begin: str
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer, begin: str
 ) -> None:
-    page = _written(browser, studio, teller)
-    teller.begin((_NEW,), gated=0)
+    page = _written(browser, studio, streaming_server)
+    streaming_server.begin((_NEW,), gated=0)
     page.get_by_role("button", name=begin, exact=True).click()
     page.locator(".st-key-story_words_0").get_by_text("Waiting for the first word").wait_for()
     _gone(page, _OLD)
     for key in ("story_again", "story_next"):
         expect(page.locator(f".st-key-{key}")).to_have_count(0)
-    assert not teller.go_on.is_set()
-    teller.go_on.set()
+    assert not streaming_server.go_on.is_set()
+    streaming_server.go_on.set()
     page.locator(".st-key-story_again").wait_for()
 
 
 def test_nothing_of_a_chain_stays_while_the_next_one_is_written(
-    browser: Browser, studio: Studio, teller: Teller
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
 ) -> None:
-    teller.begin((_OLD,))
+    streaming_server.begin((_OLD,))
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     page.get_by_role("button", name="More").click()
     page.locator(".st-key-story_chain label").click()
@@ -152,18 +158,20 @@ def test_nothing_of_a_chain_stays_while_the_next_one_is_written(
     press(page, "story_button")
     page.locator(".st-key-story_again").wait_for()
     settled(page)
-    teller.begin((_NEW,), gated=0)
+    streaming_server.begin((_NEW,), gated=0)
     page.get_by_role("button", name="Write again").click()
     page.locator(".st-key-story_words_0").get_by_text("Waiting for the first word").wait_for()
     _gone(page, _OLD)
     expect(page.locator("[class*=st-key-story_thumb_]")).to_have_count(0)
-    assert not teller.go_on.is_set()
-    teller.go_on.set()
+    assert not streaming_server.go_on.is_set()
+    streaming_server.go_on.set()
     page.locator(".st-key-story_again").wait_for()
 
 
-def test_the_shelf_is_gone_while_one_of_its_stories_goes_on(browser: Browser, studio: Studio, teller: Teller) -> None:
-    teller.begin(("半个故事", "。"), gated=1)
+def test_the_shelf_is_gone_while_one_of_its_stories_goes_on(
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
+) -> None:
+    streaming_server.begin(("半个故事", "。"), gated=1)
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     press(page, "story_button")
     page.locator(".st-key-story_words_0").get_by_text("半个故事").wait_for()
@@ -173,20 +181,20 @@ def test_the_shelf_is_gone_while_one_of_its_stories_goes_on(browser: Browser, st
     page.get_by_role("radio", name="Earlier stories").click()
     page.get_by_role("button", name="Continue").first.wait_for()
     settled(page)
-    teller.begin((_NEW,), gated=0)
+    streaming_server.begin((_NEW,), gated=0)
     page.get_by_role("button", name="Continue").first.click()
     page.locator(".st-key-story_words_0").wait_for()
     expect(page.locator(".st-key-story_search")).to_have_count(0)
     expect(page.locator("[class*=st-key-story_delete_]")).to_have_count(0)
-    assert not teller.go_on.is_set()
-    teller.go_on.set()
+    assert not streaming_server.go_on.is_set()
+    streaming_server.go_on.set()
     page.locator(".st-key-story_again").wait_for()
 
 
 def test_votes_are_as_wide_as_their_panes_and_the_winner_is_marked(
-    browser: Browser, studio: Studio, teller: Teller
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
 ) -> None:
-    teller.begin(("我是 {model}。",))
+    streaming_server.begin(("我是 {model}。",))
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     _compare(page, blind=True)
     press(page, "story_button")
@@ -214,17 +222,17 @@ def test_votes_are_as_wide_as_their_panes_and_the_winner_is_marked(
     ids=["no voices", "no speech at all", "no voice for the language", "a voice that fails"],
 )
 def test_a_browser_that_cannot_read_aloud_says_so_with_a_next_step(
-    browser: Browser, studio: Studio, teller: Teller, script: str, said: str
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer, script: str, said: str
 ) -> None:
-    page = _listening(browser, studio, teller, script)
+    page = _listening(browser, studio, streaming_server, script)
     message = page.get_by_role("status").filter(has_text=said)
     expect(message).to_contain_text("Download audio")
 
 
 def test_voices_that_come_late_read_from_the_start_and_the_message_goes(
-    browser: Browser, studio: Studio, teller: Teller
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
 ) -> None:
-    page = _listening(browser, studio, teller, _VOICES)
+    page = _listening(browser, studio, streaming_server, _VOICES)
     page.get_by_text("no voice to read with").wait_for()
     page.wait_for_function("window.spoken.length === 0")
     page.evaluate("window.voices = [voice('zh-CN')]; window.changed()")
@@ -233,8 +241,12 @@ def test_voices_that_come_late_read_from_the_start_and_the_message_goes(
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
 
 
-def test_a_voice_that_failed_tries_the_same_sentence_again(browser: Browser, studio: Studio, teller: Teller) -> None:
-    page = _listening(browser, studio, teller, _VOICES + "window.voices = [voice('zh-CN')]; window.broken = true;")
+def test_a_voice_that_failed_tries_the_same_sentence_again(
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
+) -> None:
+    page = _listening(
+        browser, studio, streaming_server, _VOICES + "window.voices = [voice('zh-CN')]; window.broken = true;"
+    )
     page.get_by_text("The browser stopped reading").wait_for()
     page.evaluate("window.broken = false")
     page.get_by_role("button", name="Resume").click()
@@ -242,8 +254,8 @@ def test_a_voice_that_failed_tries_the_same_sentence_again(browser: Browser, stu
     expect(page.get_by_text("The browser stopped reading")).to_have_count(0)
 
 
-def _listening(browser: Browser, studio: Studio, teller: Teller, script: str) -> Page:
+def _listening(browser: Browser, studio: RunningStudio, streaming_server: StreamingServer, script: str) -> Page:
     """A page with a story, and Read aloud switched on, in a browser with these voices."""
-    page = _written(browser, studio, teller, script=script)
+    page = _written(browser, studio, streaming_server, script=script)
     page.locator(".st-key-story_aloud label").click()
     return page

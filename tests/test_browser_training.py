@@ -19,7 +19,7 @@ from core.settings import Settings
 from tests import browser_page, job_server, studio_process
 from tests.browser_page import charts_drawn, expect, expect_none, picture, press, settled, visit
 from tests.job_server import JobServer
-from tests.studio_process import ROOT, Studio
+from tests.studio_process import ROOT, RunningStudio
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -41,7 +41,7 @@ class Trainer(JobServer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._server.RequestHandlerClass = type("Handler", (_Handler,), {"owner": self})
+        self._server.RequestHandlerClass = type("Handler", (_TrainerHandler,), {"owner": self})
         self.faults["results"] = _curve(8)
 
     def create(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Trainer(JobServer):
         self.jobs[-1] |= {"status": "succeeded", **done}
 
 
-class _Handler(job_server._Handler):
+class _TrainerHandler(job_server._JobHandler):
     """What a studio asks of its engine besides jobs."""
 
     def do_GET(self) -> None:
@@ -85,7 +85,7 @@ def trainer() -> Iterator[Trainer]:
 
 
 @pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory, trainer: Trainer) -> Iterator[Studio]:
+def studio(tmp_path_factory: pytest.TempPathFactory, trainer: Trainer) -> Iterator[RunningStudio]:
     home = tmp_path_factory.mktemp("training") / "home"
     with studio_process.running(home, FABULA_ENGINE_URL=trainer.url) as studio:
         yield studio
@@ -110,7 +110,7 @@ def _until_charts(page: Page) -> None:
 
 
 def test_from_a_file_in_the_dialog_to_one_job_whose_curve_grows(
-    browser: Browser, studio: Studio, trainer: Trainer, tmp_path: Path
+    browser: Browser, studio: RunningStudio, trainer: Trainer, tmp_path: Path
 ) -> None:
     path = tmp_path / "waves.csv"
     path.write_text(_STORIES, encoding="utf-8")
@@ -150,13 +150,13 @@ def test_from_a_file_in_the_dialog_to_one_job_whose_curve_grows(
     assert (trainer.count("POST /v1/files"), trainer.count("POST /v1/fine_tuning/jobs")) == (1, 1)
 
 
-def test_a_link_to_a_job_that_is_gone_opens_in_the_dark_and_in_chinese(browser: Browser, studio: Studio) -> None:
+def test_a_link_to_a_job_that_is_gone_opens_in_the_dark_and_in_chinese(browser: Browser, studio: RunningStudio) -> None:
     page = visit(browser, f"{studio.url}/training?jobs=gone", locale="zh-CN", color_scheme="dark")
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
 @pytest.mark.skipif(not _CURIE.is_file(), reason="the article's results file is not on this machine")
-def test_the_articles_results_are_charted(browser: Browser, studio: Studio) -> None:
+def test_the_articles_results_are_charted(browser: Browser, studio: RunningStudio) -> None:
     """From 75 % to 95 %. With SCREENSHOTS set, the picture in docs/screenshots is made again."""
     page = visit(browser, f"{studio.url}/training", locale="en-US")
     page.get_by_role("radio", name="Read a results file").click()
@@ -190,7 +190,7 @@ _STATES = ("running", "succeeded", "failed", "queued", "cancelled", "succeeded")
 
 
 @pytest.fixture(scope="module")
-def job_studio(tmp_path_factory: pytest.TempPathFactory, trainer: Trainer) -> Iterator[Studio]:
+def job_studio(tmp_path_factory: pytest.TempPathFactory, trainer: Trainer) -> Iterator[RunningStudio]:
     """A studio whose jobs fill every column of the list: two providers, validation, one job that still trains."""
     home = tmp_path_factory.mktemp("jobs") / "home"
     with studio_process.running(home, FABULA_ENGINE_URL=trainer.url) as studio:
@@ -216,7 +216,7 @@ def _job(number: int, status: str) -> TrainingJob:
 @pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
 @pytest.mark.parametrize("width", [1440, 1920])
 def test_the_list_of_jobs_fits_and_uses_the_width(
-    browser: Browser, job_studio: Studio, locale: str, width: int
+    browser: Browser, job_studio: RunningStudio, locale: str, width: int
 ) -> None:
     page = visit(browser, f"{job_studio.url}/training", locale=locale, width=width)
     page.locator('[data-testid="stDataFrame"] canvas').first.wait_for()

@@ -15,17 +15,17 @@ import openai
 import pandas as pd
 import pytest
 
-from core import endpoint
+from core import engine_endpoint
 from core.actor import LOCAL
 from core.dataset import datasets, versions
 from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
 from core.settings import Settings
-from core.training import comparing, jobs
+from core.training import before_after, jobs
 from core.training.jobs import JobForm
 from tests import browser_page, studio_process
 from tests.browser_page import TRAINED_MS, expect, press, press_if_there, settled, visit
-from tests.studio_process import Studio
+from tests.studio_process import RunningStudio
 from tests.tiny_gemma import write_tiny_gemma
 from tests.waiting import until
 
@@ -50,7 +50,7 @@ _TAKES_KEYS = """([column, row]) =>
 class Running:
     """A studio, and its ledger as another process of the same home sees it."""
 
-    studio: Studio
+    studio: RunningStudio
     settings: Settings
     store: Store
 
@@ -173,9 +173,11 @@ def test_a_job_that_ends_gets_three_pairs_on_its_page_and_in_its_export(
     page = visit(browser, f"{running.studio.url}/training?jobs={job_id}", locale="en-US")
     page.get_by_text("These rows were kept from training.").wait_for(timeout=TRAINED_MS)
     until(
-        lambda: (view := comparing.get(running.store, job_id)) and not view.active, "both models' answers", _TRAINED_S
+        lambda: (view := before_after.get(running.store, job_id)) and not view.active,
+        "both models' answers",
+        _TRAINED_S,
     )
-    view = comparing.get(running.store, job_id)
+    view = before_after.get(running.store, job_id)
     assert view is not None and (view.state, view.source, len(view.pairs)) == ("done", "held_out", 3)
     expect(page.get_by_text("Writing · ")).to_have_count(0)
     expect(page.get_by_text("Text of the row that was kept from training")).to_have_count(3)
@@ -204,10 +206,12 @@ def test_a_job_that_ends_gets_three_pairs_on_its_page_and_in_its_export(
 def test_a_tuned_model_that_was_deleted_at_the_engine_is_told_on_its_page(browser: Browser, running: Running) -> None:
     job_id = _trained(running, "birds", 12)
     until(
-        lambda: (view := comparing.get(running.store, job_id)) and not view.active, "both models' answers", _TRAINED_S
+        lambda: (view := before_after.get(running.store, job_id)) and not view.active,
+        "both models' answers",
+        _TRAINED_S,
     )
     made = jobs.get(running.store, job_id).fine_tuned_model or ""
-    engine = endpoint.engine_endpoint(running.settings)
+    engine = engine_endpoint.current_endpoint(running.settings)
     openai.OpenAI(base_url=f"{engine.url}/v1", api_key=engine.token, max_retries=0).models.delete(made)
     with running.store.session() as session:  # the page trusts the engine's list two minutes after a job's end
         session.get_one(TrainingJob, job_id).finished_at = utcnow() - timedelta(hours=1)

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from core.actor import LOCAL
-from core.cost import budget, own
+from core.cost import budget, custom_prices
 from core.dataset import datasets, recipes, versions
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import (
-    Answer,
     Checkpoint,
     Comparison,
     ComparisonAnswer,
     Dataset,
     Evaluation,
+    EvaluationAnswer,
     Row,
     Run,
     Story,
@@ -34,12 +34,12 @@ from core.db.tables import (
     utcnow,
 )
 from core.settings import Settings
-from core.story import prompts
+from core.story import presenter_prompts
 from tests import browser_page, fault_server, studio_process
 from tests.browser_page import expect, found_now, press, settled, unfold, visit
 from tests.fakes import RESULTS
 from tests.fault_server import FaultServer
-from tests.studio_process import Studio
+from tests.studio_process import RunningStudio
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -111,13 +111,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def studio(home: Path, endpoint: FaultServer) -> Iterator[Studio]:
+def studio(home: Path, endpoint: FaultServer) -> Iterator[RunningStudio]:
     with studio_process.running(home, FABULA_ENGINE_URL=endpoint.url.removesuffix("/v1")) as studio:
         yield studio
 
 
 @pytest.fixture(scope="module")
-def ids(home: Path, studio: Studio) -> Iterator[dict[str, str]]:
+def ids(home: Path, studio: RunningStudio) -> Iterator[dict[str, str]]:
     """Ids of what was put into the studio's own ledger: a data set, two jobs."""
     store = Store(Settings.from_env({"FABULA_HOME": str(home)}).database_url)
     try:
@@ -125,8 +125,8 @@ def ids(home: Path, studio: Studio) -> Iterator[dict[str, str]]:
         jobs = [_job(store, dataset, status) for status in ("succeeded", "failed")]
         _stories(store)
         _tour(store, dataset, jobs)
-        prompts.prepare(home, LOCAL, [_SHORT, _NASTY.partition("\n")[0]])
-        own.set_price(store, LOCAL, provider="openai", model=_SHORT, what="output", amount="1", note=_SHORT)
+        presenter_prompts.save(home, LOCAL, [_SHORT, _NASTY.partition("\n")[0]])
+        custom_prices.set_price(store, LOCAL, provider="openai", model=_SHORT, what="output", amount="1", note=_SHORT)
         budget.set_budget(store, LOCAL, "person", Decimal(5), _SHORT[:100])
         yield {"dataset": dataset, "good": jobs[0], "failed": jobs[1]}
     finally:
@@ -176,7 +176,7 @@ def _job(store: Store, dataset: str, status: str) -> str:
             settings={}, state="failed", reason=_NASTY, total=1, created_by="local", finished_at=utcnow(),
         ))  # fmt: skip
         session.flush()
-        session.add(Answer(
+        session.add(EvaluationAnswer(
             evaluation_id=f"ev-{status}", row_key="k", prompt=_NASTY, expected=_NASTY, text=_NASTY, reason=_NASTY,
             right=False,
         ))  # fmt: skip
@@ -247,7 +247,7 @@ _VIEWS = [
 
 @pytest.mark.parametrize("view", _VIEWS)
 def test_untrusted_text_stays_text_on_every_page(
-    browser: Browser, studio: Studio, ids: dict[str, str], view: str
+    browser: Browser, studio: RunningStudio, ids: dict[str, str], view: str
 ) -> None:
     visitor = Visit(browser, f"{studio.url}/{view.format(**ids)}")
     unfold(visitor.page)
@@ -256,14 +256,16 @@ def test_untrusted_text_stays_text_on_every_page(
 
 @pytest.mark.parametrize("tab", ["Events", "Settings", "Evaluation", "Family tree"])
 def test_untrusted_text_stays_text_in_every_tab_of_a_job(
-    browser: Browser, studio: Studio, ids: dict[str, str], tab: str
+    browser: Browser, studio: RunningStudio, ids: dict[str, str], tab: str
 ) -> None:
     visitor = Visit(browser, f"{studio.url}/training?jobs={ids['good']}")
     visitor.page.get_by_role("radio", name=tab).click()
     visitor.check(studio.url)
 
 
-def test_untrusted_text_stays_text_when_a_job_is_made(browser: Browser, studio: Studio, ids: dict[str, str]) -> None:
+def test_untrusted_text_stays_text_when_a_job_is_made(
+    browser: Browser, studio: RunningStudio, ids: dict[str, str]
+) -> None:
     visitor = Visit(browser, f"{studio.url}/training")
     press(visitor.page, "training_new")
     visitor.page.get_by_role("dialog").wait_for()
@@ -272,7 +274,7 @@ def test_untrusted_text_stays_text_when_a_job_is_made(browser: Browser, studio: 
 
 @pytest.mark.parametrize(("part", "opens"), [("Prices", "cost_own"), ("My workload", None), ("Spent", "cost_budgets")])
 def test_untrusted_text_stays_text_in_every_part_of_the_costs(
-    browser: Browser, studio: Studio, ids: dict[str, str], part: str, opens: str | None
+    browser: Browser, studio: RunningStudio, ids: dict[str, str], part: str, opens: str | None
 ) -> None:
     visitor = Visit(browser, f"{studio.url}/cost")
     visitor.page.get_by_role("radio", name=part).click()
@@ -282,7 +284,7 @@ def test_untrusted_text_stays_text_in_every_part_of_the_costs(
 
 
 def test_untrusted_text_stays_text_in_stories_and_their_errors(
-    browser: Browser, studio: Studio, ids: dict[str, str]
+    browser: Browser, studio: RunningStudio, ids: dict[str, str]
 ) -> None:
     visitor = Visit(browser, f"{studio.url}/story")
     page = visitor.page
@@ -297,7 +299,7 @@ def test_untrusted_text_stays_text_in_stories_and_their_errors(
 
 
 def test_untrusted_text_stays_text_in_a_preview_that_fails(
-    browser: Browser, studio: Studio, ids: dict[str, str]
+    browser: Browser, studio: RunningStudio, ids: dict[str, str]
 ) -> None:
     visitor = Visit(browser, f"{studio.url}/dataset")
     press(visitor.page, "dataset_preview")
@@ -306,7 +308,9 @@ def test_untrusted_text_stays_text_in_a_preview_that_fails(
     visitor.check(studio.url)
 
 
-def test_untrusted_text_stays_text_in_presenter_mode(browser: Browser, studio: Studio, ids: dict[str, str]) -> None:
+def test_untrusted_text_stays_text_in_presenter_mode(
+    browser: Browser, studio: RunningStudio, ids: dict[str, str]
+) -> None:
     visitor = Visit(browser, f"{studio.url}/story?stage=1")
     visitor.check(studio.url)
     press(visitor.page, "presenter_write")  # the endpoint refuses in its own words
@@ -317,7 +321,7 @@ def test_untrusted_text_stays_text_in_presenter_mode(browser: Browser, studio: S
 
 
 def test_untrusted_text_stays_text_in_a_sample_of_a_model(
-    browser: Browser, studio: Studio, ids: dict[str, str]
+    browser: Browser, studio: RunningStudio, ids: dict[str, str]
 ) -> None:
     visitor = Visit(browser, f"{studio.url}/story")
     press(visitor.page, "story_model_sample")
@@ -326,7 +330,7 @@ def test_untrusted_text_stays_text_in_a_sample_of_a_model(
 
 
 def test_untrusted_text_stays_text_in_a_file_that_is_uploaded(
-    browser: Browser, studio: Studio, ids: dict[str, str]
+    browser: Browser, studio: RunningStudio, ids: dict[str, str]
 ) -> None:
     visitor = Visit(browser, f"{studio.url}/dataset?part=bring")
     quoted = _NASTY.replace('"', '""')
@@ -338,7 +342,7 @@ def test_untrusted_text_stays_text_in_a_file_that_is_uploaded(
     visitor.check(studio.url)
 
 
-def test_a_tables_own_toolbar_exports_nothing(browser: Browser, studio: Studio, ids: dict[str, str]) -> None:
+def test_a_tables_own_toolbar_exports_nothing(browser: Browser, studio: RunningStudio, ids: dict[str, str]) -> None:
     """Its CSV would hold formulas unescaped; the downloads of the pages escape them."""
     visitor = Visit(browser, f"{studio.url}/cost")
     table = visitor.page.locator('[data-testid="stDataFrame"]').first

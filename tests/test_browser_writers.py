@@ -16,7 +16,7 @@ import pytest
 from tests import browser_page, fault_server, studio_process
 from tests.browser_page import choose, expect, expect_none, press, settled, visit
 from tests.fault_server import FaultServer
-from tests.studio_process import Studio
+from tests.studio_process import RunningStudio
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -50,14 +50,14 @@ def server() -> Iterator[FaultServer]:
 
 
 @pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory, server: FaultServer) -> Iterator[Studio]:
+def studio(tmp_path_factory: pytest.TempPathFactory, server: FaultServer) -> Iterator[RunningStudio]:
     home = tmp_path_factory.mktemp("writers") / "home"
     with studio_process.running(home, FABULA_ENGINE_URL=server.url.removesuffix("/v1")) as studio:
         yield studio
 
 
 def test_a_far_template_warns_above_the_button_and_its_own_grid_is_one_click_away(
-    browser: Browser, studio: Studio, server: FaultServer
+    browser: Browser, studio: RunningStudio, server: FaultServer
 ) -> None:
     page = visit(browser, f"{studio.url}/dataset", locale="en-US")
     warning = page.locator(".st-key-dataset_model_far")
@@ -76,7 +76,7 @@ def test_a_far_template_warns_above_the_button_and_its_own_grid_is_one_click_awa
     expect(template).to_have_value(re.compile("^Write a short story"))
 
 
-def test_another_writer_is_chosen_in_the_warning(browser: Browser, studio: Studio, server: FaultServer) -> None:
+def test_another_writer_is_chosen_in_the_warning(browser: Browser, studio: RunningStudio, server: FaultServer) -> None:
     page = visit(browser, f"{studio.url}/dataset", locale="en-US")
     warning = page.locator(".st-key-dataset_model_far")
     choose(page, "dataset_model", "storyteller")
@@ -88,7 +88,7 @@ def test_another_writer_is_chosen_in_the_warning(browser: Browser, studio: Studi
 
 
 def test_a_sample_grows_while_the_page_stays_usable_and_stops(
-    browser: Browser, studio: Studio, server: FaultServer
+    browser: Browser, studio: RunningStudio, server: FaultServer
 ) -> None:
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     choose(page, "story_model", "storyteller-en")
@@ -113,7 +113,9 @@ def test_a_sample_grows_while_the_page_stays_usable_and_stops(
 
 @pytest.mark.skipif(not os.environ.get("SCREENSHOTS"), reason="SCREENSHOTS is not set")
 @pytest.mark.parametrize(("locale", "scheme", "width"), _SCREENS)
-def test_pictures(browser: Browser, studio: Studio, tmp_path: Path, locale: str, scheme: str, width: int) -> None:
+def test_pictures(
+    browser: Browser, studio: RunningStudio, tmp_path: Path, locale: str, scheme: str, width: int
+) -> None:
     folder = Path(os.environ["SCREENSHOTS"]) if os.environ["SCREENSHOTS"] != "1" else tmp_path
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{locale}-{scheme}-{width}.png"

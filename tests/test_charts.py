@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.charts import common as charts
-from core.charts import family as charts_family
+from core.charts import lineage
 from core.charts import training as charts_training
-from core.charts.common import CurveView, Mark
-from core.charts.family import Member
-from core.charts.training import OverlayLabels, RunCurve, Span, SpanLabels
+from core.charts.common import CurveMark, CurveView
+from core.charts.lineage import Member
+from core.charts.training import IntervalLabels, IntervalRow, OverlayLabels, RunCurve
 from core.training import figures
 from core.training.results import COLUMNS, Results
 
@@ -69,7 +69,7 @@ def test_a_curve_of_any_length_is_valid_and_bounded(steps: int, chart: Any) -> N
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize("chart", _BOTH)
 def test_every_way_to_look_at_a_curve_is_valid(chart: Any, axis: charts.Axis, log: bool) -> None:
-    marks = [Mark(10, "checkpoint at step 10"), Mark(20, "the second job", "part")]
+    marks = [CurveMark(10, "checkpoint at step 10"), CurveMark(20, "the second job", "part")]
     _valid(chart(_frame(50, 10), CurveView(axis, 0.5, log), _WORDS, marks))
 
 
@@ -157,20 +157,20 @@ def test_blank_cells_make_no_points() -> None:
 
 
 def test_marks_stand_where_their_step_is_and_those_to_come_are_left_out() -> None:
-    marks = [Mark(3, "three"), Mark(5, "five", "part"), Mark(9, "not yet")]
+    marks = [CurveMark(3, "three"), CurveMark(5, "five", "part"), CurveMark(9, "not yet")]
     shown = _rows(charts.loss_chart(_frame(5), CurveView("tokens"), _WORDS, marks), "mark")
     assert [(row["x"], row["at"], row["kind"]) for row in shown] == [(1500, 3, "checkpoint"), (2500, 5, "part")]
 
 
 def test_names_of_jobs_that_begin_close_together_stand_on_lines_of_their_own() -> None:
-    marks = [Mark(step, f"job {step}", "part") for step in (1, 2, 3, 4)]
+    marks = [CurveMark(step, f"job {step}", "part") for step in (1, 2, 3, 4)]
     shown = _rows(charts.loss_chart(_frame(5), CurveView(), _WORDS, marks), "mark")
     assert [row["row"] for row in shown] == [0, 1, 2, 0]
 
 
 @pytest.mark.parametrize("chart", _BOTH)
 def test_nothing_of_a_curve_is_in_vegas_own_black(chart: Any) -> None:
-    spec = chart(_frame(10), CurveView(), _WORDS, [Mark(5, "five"), Mark(1, "first", "part")])
+    spec = chart(_frame(10), CurveView(), _WORDS, [CurveMark(5, "five"), CurveMark(1, "first", "part")])
     assert all("color" in layer["encoding"] for layer in spec["layer"])
 
 
@@ -199,9 +199,9 @@ def test_one_curve_does_not_leak_into_the_next() -> None:
 def test_no_chart_paints_a_background_or_sets_a_font() -> None:
     frame = _frame(5, 1)
     for spec in (
-        charts.loss_chart(frame, CurveView(), _WORDS, [Mark(2, "two")]),
+        charts.loss_chart(frame, CurveView(), _WORDS, [CurveMark(2, "two")]),
         charts_training.overlay([RunCurve("a", frame)], "training_loss", CurveView(), _OVERLAY),
-        charts_training.intervals([Span("a", 0.5, 0.4, 0.6)], SpanLabels("Right", "Model", "95 %")),
+        charts_training.intervals([IntervalRow("a", 0.5, 0.4, 0.6)], IntervalLabels("Right", "Model", "95 %")),
     ):
         _valid(spec)
         assert {"background", "config", "datasets", "description"}.isdisjoint(spec)
@@ -264,8 +264,8 @@ def test_an_overlay_of_nothing_is_valid() -> None:
 
 
 def test_intervals_keep_their_order_and_write_their_share() -> None:
-    spans = [Span("tuned", 0.9, 0.83, 0.95), Span("base", 0.4, 0.31, 0.5)]
-    spec = charts_training.intervals(spans, SpanLabels("Right", "Model", "95 %"))
+    spans = [IntervalRow("tuned", 0.9, 0.83, 0.95), IntervalRow("base", 0.4, 0.31, 0.5)]
+    spec = charts_training.intervals(spans, IntervalLabels("Right", "Model", "95 %"))
     _valid(spec)
     rows = [(row["name"], row["written"], row["between"]) for row in spec["data"]["values"]]
     assert rows == [("tuned", "90.0%", "83.0% – 95.0%"), ("base", "40.0%", "31.0% – 50.0%")]
@@ -291,13 +291,13 @@ _CHAIN = (("d", "j1"), ("j1", "m1"), ("m1", "j2"), ("e", "j2"), ("j2", "m2"))
 def test_what_came_later_stands_further_right(
     ids: str, edges: tuple[tuple[str, str], ...], columns: dict[str, int]
 ) -> None:
-    assert charts_family.layers(list(ids), edges) == columns
+    assert lineage.layers(list(ids), edges) == columns
 
 
 def test_no_two_stand_in_one_place() -> None:
     ids = [f"{kind}{n}" for n in range(9) for kind in "djm"]
     edges = [(f"d{n % 3}", f"j{n}") for n in range(9)] + [(f"j{n}", f"m{n}") for n in range(9)]
-    at = charts_family.places(ids, edges)
+    at = lineage.layout(ids, edges)
     assert len(set(at.values())) == len(ids) and all(row >= 0 for _, row in at.values())
 
 
@@ -305,12 +305,12 @@ def test_a_family_of_any_size_is_a_valid_picture() -> None:
     members = [Member(one, {"d": "dataset", "e": "dataset", "j": "job", "m": "model"}[one[0]], f"the {one}", "more")
                for one in ("d", "e", "j1", "m1", "j2", "m2")]  # fmt: skip
     for some in (members, members[:1], []):
-        spec = charts_family.family(some, _CHAIN, _KINDS)
+        spec = lineage.family(some, _CHAIN, _KINDS)
         _valid(spec)
         assert sum("label" in row for row in spec["data"]["values"]) == len(some)
-    whole = charts_family.family(members, _CHAIN, _KINDS)
+    whole = lineage.family(members, _CHAIN, _KINDS)
     assert sum("from" in row for row in whole["data"]["values"]) == len(_CHAIN)
-    assert whole["width"] == 5 * charts_family.family(members[:1], [], _KINDS)["width"]
+    assert whole["width"] == 5 * lineage.family(members[:1], [], _KINDS)["width"]
 
 
 # --- multiples ------------------------------------------------------------------------------------------------------
@@ -321,11 +321,11 @@ def test_a_family_of_any_size_is_a_valid_picture() -> None:
     [("6", "6 ×"), ("60", "60 ×"), ("1200", "1,200 ×"), ("7.5", "7.5 ×"), ("0.3", "0.30 ×"), ("133.33", "133 ×")],
 )
 def test_multiples_are_written_as_people_read_them(multiple: str, written: str) -> None:
-    assert charts.times(Decimal(multiple)) == written
+    assert charts.format_multiple(Decimal(multiple)) == written
 
 
 def test_an_unknown_multiple_is_not_written() -> None:
-    assert charts.times(None) == ""
+    assert charts.format_multiple(None) == ""
 
 
 @pytest.mark.parametrize("log", [False, True])

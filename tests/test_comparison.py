@@ -13,21 +13,21 @@ import pandas as pd
 import pytest
 from sqlalchemy import select
 
-from core import comparison_run
+from core import before_after_runner
 from core.actor import LOCAL
-from core.cost.book import PriceBook
+from core.cost.price_book import PriceBook
 from core.dataset import datasets, versions
 from core.db.store import Store
 from core.db.tables import Comparison, ComparisonAnswer, Row, Spend, Story, TrainingJob, utcnow
 from core.db.tables.story import COMPARISON
 from core.errors import FabulaError, NotFound, ServerError, Unavailable
+from core.job_kinds import KINDS
 from core.providers import CompletionRequest, Provider
-from core.story import shelf
-from core.training import comparing, exporting, jobs, removed_pairs, unseen_prompts
+from core.story import library
+from core.training import before_after, jobs, removed_pairs, run_export, unseen_prompts
 from core.training.jobs import JobForm, JobView
-from core.work import KINDS
 from tests.fakes import NO_MODEL, FakeClient, FakeRegistry, FakeStream, remote_job
-from tests.test_training_jobs import Hurry
+from tests.test_training_jobs import InstantStopSignal
 
 _TUNED = "ft:gemma-3-270m:fabula:tour:AbC123"
 
@@ -62,22 +62,24 @@ def _trained(
     """A job that has succeeded."""
     form = JobForm(dataset_id, "job", provider, "gemma-3-270m", version_id=version)
     job_id = jobs.submit(store, LOCAL, form)
-    jobs.carry_out(store, FakeRegistry({provider: client}), job_id, Hurry())  # type: ignore[arg-type]  # a fake
+    jobs.carry_out(store, FakeRegistry({provider: client}), job_id, InstantStopSignal())  # type: ignore[arg-type]  # a fake
     return jobs.get(store, job_id)
 
 
-def _go(store: Store, client: FakeClient, job: JobView, hurry: Hurry | None = None) -> comparing.ComparisonView:
+def _go(
+    store: Store, client: FakeClient, job: JobView, hurry: InstantStopSignal | None = None
+) -> before_after.ComparisonView:
     for comparison_id in KINDS["comparison"].unfinished(store):
         registry = FakeRegistry({job.provider: client})
         try:
-            comparison_run.carry_out(store, registry, comparison_id, hurry or Hurry())  # type: ignore[arg-type]  # a fake
+            before_after_runner.carry_out(store, registry, comparison_id, hurry or InstantStopSignal())  # type: ignore[arg-type]  # a fake
         except FabulaError as exc:
-            comparison_run.give_up(store, comparison_id, exc)
+            before_after_runner.give_up(store, comparison_id, exc)
     return _view(store, job)
 
 
-def _view(store: Store, job: JobView) -> comparing.ComparisonView:
-    view = comparing.get(store, job.id)
+def _view(store: Store, job: JobView) -> before_after.ComparisonView:
+    view = before_after.get(store, job.id)
     assert view is not None
     return view
 
@@ -165,23 +167,23 @@ def test_a_job_of_the_engine_ends_with_three_pairs(store: Store, client: FakeCli
     assert {(one.endpoint, one.stop) for one in asked} == {("completion", (job.stop,))}
     assert {(one.temperature, one.top_p) for one in asked} == {(0.4, 0.7)}
     assert KINDS["comparison"].unfinished(store) == []
-    assert shelf.recent(store) == [] and shelf.models(store) == []
+    assert library.recent(store) == [] and library.models(store) == []
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
 def test_a_job_without_a_model_gets_none(store: Store, client: FakeClient, status: str) -> None:
     client.enqueue("job", remote_job(status))
     job = _trained(store, client, _dataset(store, _GRID))
-    assert comparing.get(store, job.id) is None
+    assert before_after.get(store, job.id) is None
     with pytest.raises(FabulaError, match="no model"):
-        comparing.start(store, LOCAL, job)
+        before_after.start(store, LOCAL, job)
 
 
 def test_at_a_paid_provider_a_person_asks_for_it(store: Store) -> None:
     client = _Paid()
     job = _trained(store, client, _dataset(store, _GRID[:7]), provider="openai")
-    assert comparing.get(store, job.id) is None
-    assert comparing.start(store, LOCAL, job) == comparing.start(store, LOCAL, job)
+    assert before_after.get(store, job.id) is None
+    assert before_after.start(store, LOCAL, job) == before_after.start(store, LOCAL, job)
     done = _go(store, client, job)
     assert done.state == "done" and client.count("stream") == 4
 
@@ -189,7 +191,7 @@ def test_at_a_paid_provider_a_person_asks_for_it(store: Store) -> None:
 def test_its_calls_are_booked_as_before_and_after(store: Store) -> None:
     client = _Paid()
     job = _trained(store, client, _dataset(store, _GRID[:7]), provider="openai")
-    comparing.start(store, LOCAL, job)
+    before_after.start(store, LOCAL, job)
     _go(store, client, job)
     with store.reading() as session:
         pages = session.execute(select(Spend.page, Spend.reference)).all()
@@ -201,12 +203,12 @@ def test_its_calls_are_booked_as_before_and_after(store: Store) -> None:
 def test_what_it_costs_is_told_before(store: Store) -> None:
     job = _trained(store, _Paid(), _dataset(store, _GRID[:7]), provider="openai")
     book, choice = PriceBook.load(), unseen_prompts.choose(store, job)
-    assert comparing.estimate_usd(book, job, choice) is None
+    assert before_after.estimate_usd(book, job, choice) is None
     with store.session() as session:
         row = session.get_one(TrainingJob, job.id)
         row.base_model = "gpt-4o-mini-2024-07-18"
         row.fine_tuned_model = "ft:gpt-4o-mini-2024-07-18:me::1"
-    cost = comparing.estimate_usd(book, jobs.get(store, job.id), choice)
+    cost = before_after.estimate_usd(book, jobs.get(store, job.id), choice)
     assert cost is not None and Decimal(0) < cost < Decimal("0.001")
 
 
@@ -214,7 +216,7 @@ def test_a_model_that_is_not_served_yet_is_waited_for(store: Store, client: Fake
     job = _trained(store, client, _dataset(store, _GRID[:7]))
     loading = Unavailable("The engine is starting.", "Wait.")
     client.enqueue("stream", loading, loading, FakeStream(("好",), "m"))
-    hurry, notes = Hurry(), set[str | None]()
+    hurry, notes = InstantStopSignal(), set[str | None]()
     hurry.then = lambda _: notes.add(_view(store, job).reason)
     done = _go(store, client, job, hurry)
     assert done.state == "done" and done.reason is None
@@ -229,7 +231,7 @@ def test_a_base_that_is_gone_leaves_the_tuned_side_and_can_be_asked_again(store:
     assert {(pair.base.state, pair.tuned.state) for pair in failed.pairs} == {("failed", "done")}
     before = client.count("stream")
     client.gone.clear()
-    comparing.retry(store, LOCAL, job.id)
+    before_after.retry(store, LOCAL, job.id)
     assert _go(store, client, job).state == "done"
     assert client.count("stream") - before == len(failed.pairs)  # finished answers are not written again
 
@@ -244,7 +246,7 @@ def test_a_base_that_is_gone_leaves_the_tuned_side_and_can_be_asked_again(store:
 def test_a_model_that_is_gone_fails_at_once_with_what_brings_it_back(
     store: Store, gone: str, side: str, next_step: str
 ) -> None:
-    client, hurry = _Forgetting(gone={gone}), Hurry()
+    client, hurry = _Forgetting(gone={gone}), InstantStopSignal()
     job = _trained(store, client, _dataset(store, _GRID[:7]))
     with store.session() as session:
         session.get_one(TrainingJob, job.id).finished_at = utcnow() - timedelta(hours=1)
@@ -257,7 +259,7 @@ def test_a_model_that_is_gone_fails_at_once_with_what_brings_it_back(
 def test_an_engine_that_is_down_is_waited_for(store: Store, client: FakeClient) -> None:
     job = _trained(store, client, _dataset(store, _GRID[:7]))
     down = Unavailable("The engine is not running.", "Start Fabula: it starts the engine too.")
-    registry, hurry, notes = FakeRegistry({"engine": down}), Hurry(), list[str | None]()
+    registry, hurry, notes = FakeRegistry({"engine": down}), InstantStopSignal(), list[str | None]()
 
     def starts(waits: int) -> None:
         notes.append(_view(store, job).reason)
@@ -265,7 +267,7 @@ def test_an_engine_that_is_down_is_waited_for(store: Store, client: FakeClient) 
             registry.clients["engine"] = client
 
     hurry.then = starts
-    comparison_run.carry_out(store, registry, *KINDS["comparison"].unfinished(store), hurry)  # type: ignore[arg-type]  # a fake
+    before_after_runner.carry_out(store, registry, *KINDS["comparison"].unfinished(store), hurry)  # type: ignore[arg-type]  # a fake
     assert _view(store, job).state == "done"
     assert set(notes[:300]) == {"The engine is not running."} and sum(hurry.waits[:300]) > 120
 
@@ -276,8 +278,8 @@ def test_a_data_set_that_is_learned_whole_says_so_and_takes_a_prompt_of_a_person
     job = _trained(store, client, _dataset(store, _GRID))
     done = _go(store, client, job)
     assert (done.state, done.source, done.pairs) == ("done", "none", ())
-    assert comparing.ask(store, LOCAL, job, " 4,x ") == 0
-    assert comparing.ask(store, LOCAL, job, "5,x") == 1
+    assert before_after.ask(store, LOCAL, job, " 4,x ") == 0
+    assert before_after.ask(store, LOCAL, job, "5,x") == 1
     done = _go(store, client, job)
     assert [(pair.prompt, pair.expected, pair.finished) for pair in done.pairs] == [
         ("4,x", None, True),
@@ -287,7 +289,7 @@ def test_a_data_set_that_is_learned_whole_says_so_and_takes_a_prompt_of_a_person
 
 def test_a_prompt_of_a_person_may_come_before_the_prompts_are_chosen(store: Store, client: FakeClient) -> None:
     job = _trained(store, client, _dataset(store, _GRID[:7]))
-    assert comparing.ask(store, LOCAL, job, "4,x") == 0
+    assert before_after.ask(store, LOCAL, job, "4,x") == 0
     done = _go(store, client, job)
     assert done.state == "done" and len(done.pairs) == 3 and all(pair.finished for pair in done.pairs)
     assert done.pairs[0].prompt == "4,x" and len({pair.prompt for pair in done.pairs}) == 3
@@ -304,26 +306,26 @@ def test_answers_from_another_page_are_kept_without_asking_again(store: Store, c
                     finish_reason="stop", step=COMPARISON,
                 )
             )  # fmt: skip
-    answers = {"base": comparing.SideAnswer("done", story_id="base")}
-    answers["tuned"] = comparing.SideAnswer("failed", reason="It broke.", story_id="tuned")
-    comparing.keep(store, LOCAL, job, "7,z", answers)  # type: ignore[arg-type]  # sides as plain strings
+    answers = {"base": before_after.SideAnswer("done", story_id="base")}
+    answers["tuned"] = before_after.SideAnswer("failed", reason="It broke.", story_id="tuned")
+    before_after.keep(store, LOCAL, job, "7,z", answers)  # type: ignore[arg-type]  # sides as plain strings
     view, asked = _view(store, job), client.count("stream")
     assert view.state == "done" and KINDS["comparison"].unfinished(store) == []
     (pair,) = view.pairs
     assert (pair.prompt, pair.base.text, pair.tuned.text) == ("7,z", "by base", "by tuned")
     assert (pair.tuned.state, pair.tuned.reason) == ("failed", "It broke.")
-    comparing.retry(store, LOCAL, job.id)
+    before_after.retry(store, LOCAL, job.id)
     _go(store, client, job)
     assert client.count("stream") - asked == 1  # only what had failed
 
 
 def test_a_job_keeps_a_limited_number_of_prompts(store: Store, client: FakeClient) -> None:
     job = _trained(store, client, _dataset(store, _GRID))
-    for number in range(comparing.MOST_PROMPTS + 2):
-        comparing.keep(store, LOCAL, job, f"prompt {number}", {})
-    assert len(_view(store, job).pairs) == comparing.MOST_PROMPTS
+    for number in range(before_after.MOST_PROMPTS + 2):
+        before_after.keep(store, LOCAL, job, f"prompt {number}", {})
+    assert len(_view(store, job).pairs) == before_after.MOST_PROMPTS
     with pytest.raises(FabulaError, match="can have 20 prompts"):
-        comparing.ask(store, LOCAL, job, "one more")
+        before_after.ask(store, LOCAL, job, "one more")
 
 
 def test_a_removed_prompt_is_gone_with_its_answers_and_can_be_restored(store: Store, client: FakeClient) -> None:
@@ -345,7 +347,7 @@ def test_a_restored_prompt_goes_to_the_end_when_its_position_was_taken(store: St
     job = _trained(store, client, _dataset(store, _THREE_FREE))
     third = _go(store, client, job).pairs[2]
     removed = removed_pairs.remove(store, LOCAL, job.id, third.position)
-    comparing.ask(store, LOCAL, job, "4,x")
+    before_after.ask(store, LOCAL, job, "4,x")
     _go(store, client, job)
     removed_pairs.restore(store, LOCAL, removed)
     assert [pair.prompt for pair in _view(store, job).pairs[2:]] == ["4,x", third.prompt]
@@ -354,7 +356,7 @@ def test_a_restored_prompt_goes_to_the_end_when_its_position_was_taken(store: St
 def test_a_prompt_that_is_still_to_be_answered_cannot_be_removed(store: Store, client: FakeClient) -> None:
     job = _trained(store, client, _dataset(store, _GRID))
     _go(store, client, job)
-    position = comparing.ask(store, LOCAL, job, "4,x")
+    position = before_after.ask(store, LOCAL, job, "4,x")
     with pytest.raises(FabulaError, match="still being answered"):
         removed_pairs.remove(store, LOCAL, job.id, position)
     assert [pair.prompt for pair in _view(store, job).pairs] == ["4,x"]
@@ -363,7 +365,7 @@ def test_a_prompt_that_is_still_to_be_answered_cannot_be_removed(store: Store, c
 def test_a_comparison_without_its_failed_prompt_is_done(store: Store) -> None:
     client = _Forgetting(gone={"gemma-3-270m"})
     job = _trained(store, client, _dataset(store, _GRID))
-    comparing.ask(store, LOCAL, job, "4,x")
+    before_after.ask(store, LOCAL, job, "4,x")
     failed = _go(store, client, job)
     assert failed.state == "failed"
     removed = removed_pairs.remove(store, LOCAL, job.id, failed.pairs[0].position)
@@ -374,12 +376,12 @@ def test_a_comparison_without_its_failed_prompt_is_done(store: Store) -> None:
 
 def test_removed_prompts_make_room_for_others(store: Store, client: FakeClient) -> None:
     job = _trained(store, client, _dataset(store, _GRID))
-    done = {side: comparing.SideAnswer("done") for side in comparing.SIDES}
-    kept = [comparing.keep(store, LOCAL, job, f"prompt {n}", done) for n in range(comparing.MOST_PROMPTS + 1)]
-    assert kept == [*range(comparing.MOST_PROMPTS), None]
+    done = {side: before_after.SideAnswer("done") for side in before_after.SIDES}
+    kept = [before_after.keep(store, LOCAL, job, f"prompt {n}", done) for n in range(before_after.MOST_PROMPTS + 1)]
+    assert kept == [*range(before_after.MOST_PROMPTS), None]
     removed_pairs.remove(store, LOCAL, job.id, 0)
-    assert comparing.keep(store, LOCAL, job, "one more", done) == comparing.MOST_PROMPTS
-    assert comparing.keep(store, LOCAL, job, "too many", done) is None
+    assert before_after.keep(store, LOCAL, job, "one more", done) == before_after.MOST_PROMPTS
+    assert before_after.keep(store, LOCAL, job, "too many", done) is None
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n", "x" * 20_001])
@@ -387,7 +389,7 @@ def test_a_prompt_that_cannot_be_asked(store: Store, client: FakeClient, prompt:
     job = _trained(store, client, _dataset(store, _GRID))
     _go(store, client, job)
     with pytest.raises(FabulaError, match="prompt needs"):
-        comparing.ask(store, LOCAL, job, prompt)
+        before_after.ask(store, LOCAL, job, prompt)
 
 
 # --- stopped and killed ----------------------------------------------------------------------------------------------
@@ -401,13 +403,13 @@ def test_stopped_it_keeps_its_words_and_can_go_on(store: Store, client: FakeClie
     assert {side.state for pair in stopped.pairs for side in (pair.base, pair.tuned)} == {"stopped"}
     assert any(side.text == "从前" for side in (stopped.pairs[0].base, stopped.pairs[0].tuned))
     client._queues.clear()
-    comparing.retry(store, LOCAL, job.id)
+    before_after.retry(store, LOCAL, job.id)
     assert _go(store, client, job).state == "done"
 
 
 def test_a_queued_one_is_stopped_at_once(store: Store, client: FakeClient) -> None:
     job = _trained(store, client, _dataset(store, _GRID[:7]))
-    comparing.stop(store, LOCAL, job.id)
+    before_after.stop(store, LOCAL, job.id)
     assert _view(store, job).state == "stopped" and client.count("stream") == 0
 
 
@@ -416,7 +418,7 @@ def test_killed_while_writing(store: Store, provider: str, state: str, again: in
     """The engine writes the cut answers again; what may have been billed is not bought a second time unasked."""
     client = FakeClient() if provider == "engine" else _Paid()
     job = _trained(store, client, _dataset(store, _GRID[:7]), provider=provider)
-    comparing.start(store, LOCAL, job)
+    before_after.start(store, LOCAL, job)
     _go(store, client, job)
     before = client.count("stream")
     with store.session() as session:  # as kill -9 leaves it: half a text, and an answer whose end was not noted
@@ -432,13 +434,13 @@ def test_killed_while_writing(store: Store, provider: str, state: str, again: in
     assert killed.pairs[1].base.state == "done"
     if provider == "openai":
         assert "billed again" in (killed.reason or "")
-        comparing.retry(store, LOCAL, job.id)
+        before_after.retry(store, LOCAL, job.id)
         assert _go(store, client, job).state == "done" and client.count("stream") - before == 2
 
 
 def test_a_worker_that_stops_leaves_it_for_the_next(store: Store, client: FakeClient) -> None:
     job = _trained(store, client, _dataset(store, _GRID[:7]))
-    hurry = Hurry()
+    hurry = InstantStopSignal()
     hurry.set()
     assert _go(store, client, job, hurry).state == "running"
     assert _go(store, client, job).state == "done"
@@ -456,7 +458,7 @@ def test_a_provider_that_breaks_off_is_not_asked_again_by_itself(store: Store) -
     client = _Paid()
     job = _trained(store, client, _dataset(store, _GRID[:7]), provider="openai")
     client.enqueue("stream", *[FakeStream((ServerError("It broke.", "Try later."),), "m") for _ in range(9)])
-    comparing.start(store, LOCAL, job)
+    before_after.start(store, LOCAL, job)
     failed = _go(store, client, job)
     assert failed.state == "failed" and "It broke." in (failed.reason or "")
     assert client.count("stream") == 2 * len(failed.pairs)
@@ -468,7 +470,7 @@ def test_a_provider_that_breaks_off_is_not_asked_again_by_itself(store: Store) -
 def test_the_export_has_both_texts(store: Store, client: FakeClient) -> None:
     job = _trained(store, client, _dataset(store, _GRID[:7]))
     _go(store, client, job)
-    with zipfile.ZipFile(io.BytesIO(exporting.run_zip(store, job.id))) as file:
+    with zipfile.ZipFile(io.BytesIO(run_export.run_zip(store, job.id))) as file:
         pairs = json.loads(file.read("before_after.json"))
         card = file.read("README.md").decode()
     assert card.count("> 从前有一天") == 2 * len(pairs) and "Prompt: 3,y" in card
@@ -492,7 +494,7 @@ class _Stopping(FakeStream):
 
     def __init__(self, store: Store, job_id: str) -> None:
         super().__init__(("从前", ...), "m")
-        self._stop = lambda: comparing.stop(store, LOCAL, job_id)
+        self._stop = lambda: before_after.stop(store, LOCAL, job_id)
 
     def __next__(self) -> str:
         piece = super().__next__() if self.facts.pieces == 0 else self._wait()

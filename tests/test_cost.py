@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from core.actor import LOCAL
 from core.cost import estimate, spend, tokens
-from core.cost.book import OVERLAY, PriceBook, compare, cost_of, speech_cost, training_cost
-from core.cost.currency import Rate, convert
-from core.cost.overlay import read_prices
+from core.cost.currency import ExchangeRate, convert
+from core.cost.price_book import OVERLAY, PriceBook, compare, cost_of, speech_cost, training_cost
+from core.cost.price_csv import read_prices
 from core.cost.prices import Price, tuned_base
 from core.db.store import Store
 from core.errors import BadFile
@@ -292,7 +292,7 @@ def test_currencies_are_not_compared() -> None:
     assert {line.model: line.multiple for line in lines} == {"m": 1, "yuan": None}
 
 
-_RATE = Rate("CNY", Decimal(7), "test", date(2026, 11, 1))
+_RATE = ExchangeRate("CNY", Decimal(7), "test", date(2026, 11, 1))
 
 
 def test_a_stated_rate_makes_currencies_comparable() -> None:
@@ -322,7 +322,7 @@ def test_a_stated_rate_makes_currencies_comparable() -> None:
     ],
 )
 def test_nothing_is_converted_without_a_rate(
-    amount: Decimal | None, currency: str, to: str, rate: Rate | None, expected: Decimal | None
+    amount: Decimal | None, currency: str, to: str, rate: ExchangeRate | None, expected: Decimal | None
 ) -> None:
     assert convert(amount, currency, to, rate) == expected
 
@@ -330,7 +330,7 @@ def test_nothing_is_converted_without_a_rate(
 @pytest.mark.parametrize("per_usd", ["0", "-7", "NaN", "Infinity"])
 def test_a_rate_is_above_zero(per_usd: str) -> None:
     with pytest.raises(ValueError, match="above 0"):
-        Rate("CNY", Decimal(per_usd), "test", date(2026, 11, 1))
+        ExchangeRate("CNY", Decimal(per_usd), "test", date(2026, 11, 1))
 
 
 def test_the_baseline_is_added_when_it_is_not_among_the_rows(book: PriceBook) -> None:
@@ -517,7 +517,7 @@ def test_no_texts_have_no_tokens() -> None:
 
 def test_a_data_set_is_measured_by_its_average_example() -> None:
     found = tokens.measure(["hello world"] * 3, ["hello", "hello world", "hello world hello world"], "gpt-4o-mini")
-    assert found == tokens.Measured(prompt_each=2, completion_each=2, total=13, examples=3, exact=True)
+    assert found == tokens.DatasetTokens(prompt_each=2, completion_each=2, total=13, examples=3, exact=True)
     with pytest.raises(ValueError, match="at least one"):
         tokens.measure([], [], "gpt-4o-mini")
 

@@ -12,15 +12,15 @@ from threading import Thread
 import pytest
 
 from core.actor import LOCAL, Actor
-from core.cost import budget, history, own, quality, spend
-from core.cost.book import PriceBook, cost_of, speech_cost, training_cost
+from core.cost import budget, custom_prices, quality, spend, spend_history
+from core.cost.price_book import PriceBook, cost_of, speech_cost, training_cost
 from core.cost.quality import Quality
 from core.db.store import Store, new_id
 from core.db.tables import Evaluation, Spend, Story, TrainingJob, Vote
 from core.errors import FabulaError, NotFound, OverBudget
-from core.intervals import wilson
-from core.training.evaluation_shapes import Metrics
-from core.training.judging import Interval
+from core.statistics import wilson
+from core.training.evaluation_types import Metrics
+from core.training.scoring import Interval
 
 _ANNA = Actor("anna", "Anna", "editor")
 _VIEWER = Actor("vic", "Vic", "viewer")
@@ -52,7 +52,7 @@ def _paid(
 
 def test_without_budgets_everything_goes_and_nothing_is_said_of_a_rest(store: Store) -> None:
     _reserve(store, "1000000")
-    assert budget.left(store, LOCAL) is None
+    assert budget.remaining(store, LOCAL) is None
     assert budget.budgets(store) == []
 
 
@@ -72,9 +72,9 @@ def test_a_reservation_that_goes_over_a_budget_is_refused_and_not_written(
     with pytest.raises(OverBudget) as caught:
         _reserve(store, "4.01")
     assert says in caught.value.what and "$6.00 of $10.00" in caught.value.what and caught.value.next_step
-    assert budget.left(store, LOCAL, "run-1") == 4
+    assert budget.remaining(store, LOCAL, "run-1") == 4
     _reserve(store, "4")
-    assert budget.left(store, LOCAL, "run-1") == 0
+    assert budget.remaining(store, LOCAL, "run-1") == 0
 
 
 def test_a_run_and_a_person_have_their_own(store: Store) -> None:
@@ -86,9 +86,9 @@ def test_a_run_and_a_person_have_their_own(store: Store) -> None:
     with pytest.raises(OverBudget):
         _reserve(store, "3", _ANNA, "run-2")
     _reserve(store, "3", LOCAL, "run-2")  # somebody else
-    assert budget.left(store, _ANNA, "run-3") == 2
-    assert budget.left(store, LOCAL, "run-2") == 2
-    assert budget.left(store, LOCAL) is None  # no run, no month, no budget of this person
+    assert budget.remaining(store, _ANNA, "run-3") == 2
+    assert budget.remaining(store, LOCAL, "run-2") == 2
+    assert budget.remaining(store, LOCAL) is None  # no run, no month, no budget of this person
 
 
 def test_many_rows_reserved_in_one_transaction_are_counted_together(store: Store) -> None:
@@ -98,24 +98,24 @@ def test_many_rows_reserved_in_one_transaction_are_counted_together(store: Store
             spend.record(
                 session, LOCAL, "dataset", provider="p", model="m", reference="r", cost_usd=Decimal(1)
             )  # fmt: skip
-    assert budget.left(store, LOCAL) == 3  # all or nothing
+    assert budget.remaining(store, LOCAL) == 3  # all or nothing
 
 
 def test_settling_gives_back_what_was_not_needed(store: Store) -> None:
     budget.set_budget(store, LOCAL, "month", Decimal(3))
     made = _reserve(store, "3")
     with store.session() as session:
-        assert budget.left_in(session, LOCAL) == 0
+        assert budget.remaining_in(session, LOCAL) == 0
         spend.settle(session, made, prompt_tokens=5, completion_tokens=5, cost_usd=Decimal("0.5"))
-        assert budget.left_in(session, LOCAL) == Decimal("2.5")
-    line = history.works(store, datetime.now(UTC) - timedelta(days=1))[0]
+        assert budget.remaining_in(session, LOCAL) == Decimal("2.5")
+    line = spend_history.by_reference(store, datetime.now(UTC) - timedelta(days=1))[0]
     assert (line.estimated_usd, line.cost_usd) == (3, Decimal("0.5"))  # the worst case stays as the estimate
 
 
 def test_last_month_does_not_count(store: Store) -> None:
     budget.set_budget(store, LOCAL, "month", Decimal(1))
     _paid(store, "100", at=budget.month_start(datetime.now(UTC)) - timedelta(seconds=1))
-    assert budget.left(store, LOCAL) == 1
+    assert budget.remaining(store, LOCAL) == 1
 
 
 def test_what_was_already_bought_is_written_whatever_the_budget(store: Store) -> None:
@@ -123,7 +123,7 @@ def test_what_was_already_bought_is_written_whatever_the_budget(store: Store) ->
     _paid(store, "2")
     view = budget.budgets(store)[0]
     assert (view.spent_usd, view.left_usd) == (2, -1)
-    assert budget.left(store, LOCAL) == 0
+    assert budget.remaining(store, LOCAL) == 0
 
 
 def test_an_unknown_price_cannot_be_kept_within_a_budget(store: Store) -> None:
@@ -154,7 +154,7 @@ def test_two_at_once_do_not_both_get_the_last_dollar(store: Store) -> None:
     for thread in threads:
         thread.join()
     assert len(refused) == 15
-    assert budget.left(store, LOCAL) == 0
+    assert budget.remaining(store, LOCAL) == 0
 
 
 def test_a_budget_is_changed_and_taken_away(store: Store) -> None:
@@ -214,7 +214,7 @@ def test_days_are_told_apart_by_model_and_person(store: Store) -> None:
         (start + timedelta(days=2), "50", LOCAL),
     ):
         _paid(store, amount, actor, at=at)
-    found = history.days(store, start, start + timedelta(days=2))
+    found = spend_history.days(store, start, start + timedelta(days=2))
     assert [(line.day.day, line.person, line.cost_usd, line.calls, line.unknown) for line in found] == [
         (1, "local", Decimal("1.1"), 2, 0),
         (2, "anna", Decimal(2), 2, 1),
@@ -225,16 +225,16 @@ def test_days_are_told_apart_by_model_and_person(store: Store) -> None:
 def test_months_go_back_to_the_first_call_and_each_has_its_own_sums(store: Store) -> None:
     now = datetime(2026, 3, 5, 12, tzinfo=UTC)
     january, february, march = (datetime(2026, month, 1, tzinfo=UTC) for month in (1, 2, 3))
-    assert history.months(store, now) == [march]
+    assert spend_history.months(store, now) == [march]
     _paid(store, "1", at=january + timedelta(days=30, hours=23))
     _paid(store, "2", at=march)
-    assert history.months(store, now) == [march, february, january]
-    found = history.stretches(store, [january, february, march], now)
+    assert spend_history.months(store, now) == [march, february, january]
+    found = spend_history.by_period(store, [january, february, march], now)
     assert [(line.day, line.cost_usd) for line in found] == [(january, Decimal(1)), (march, Decimal(2))]
-    (work,) = history.works(store, january, february)
+    (work,) = spend_history.by_reference(store, january, february)
     assert work.cost_usd == 1
-    assert b"\n2026-01-31T23:00:00" in history.export(store, january, february)
-    assert history.export(store, february, march).count(b"\n") == 1
+    assert b"\n2026-01-31T23:00:00" in spend_history.export(store, january, february)
+    assert spend_history.export(store, february, march).count(b"\n") == 1
 
 
 def test_estimate_against_actual_for_each_run_and_job(store: Store) -> None:
@@ -252,10 +252,10 @@ def test_estimate_against_actual_for_each_run_and_job(store: Store) -> None:
             session, LOCAL, "training", provider="openai", model="b", reference="job-1", prompt_tokens=9,
             cost_usd=Decimal("2.5"),
         )  # fmt: skip
-    job_line, run_line = history.works(store, since)
+    job_line, run_line = spend_history.by_reference(store, since)
     assert (job_line.name, job_line.estimated_usd, job_line.cost_usd) == ("Ultraman", Decimal("2.4"), Decimal("2.5"))
     assert (run_line.estimated_usd, run_line.cost_usd, run_line.calls) == (4, Decimal("2.25"), 2)
-    assert len(history.works(store, since, limit=1)) == 1
+    assert len(spend_history.by_reference(store, since, limit=1)) == 1
 
 
 def test_what_the_engine_does_has_no_price_before_its_hour_has_one(store: Store) -> None:
@@ -264,13 +264,13 @@ def test_what_the_engine_does_has_no_price_before_its_hour_has_one(store: Store)
             session, LOCAL, "story", provider="engine", model="storyteller", reference="s-1", completion_tokens=9,
             cost_usd=Decimal(0),
         )  # fmt: skip
-    (line,) = history.works(store, datetime.now(UTC) - timedelta(hours=1))
+    (line,) = spend_history.by_reference(store, datetime.now(UTC) - timedelta(hours=1))
     assert (line.estimated_usd, line.cost_usd) == (None, None)
 
 
 def test_an_unknown_cost_stays_unknown_in_its_run(store: Store) -> None:
     _paid(store, None, reference="dark")
-    line = history.works(store, datetime.now(UTC) - timedelta(hours=1))[0]
+    line = spend_history.by_reference(store, datetime.now(UTC) - timedelta(hours=1))[0]
     assert (line.cost_usd, line.unknown, line.calls) == (None, 1, 1)
 
 
@@ -278,19 +278,21 @@ def test_the_export_is_csv_that_no_spreadsheet_runs(store: Store) -> None:
     now = datetime.now(UTC)
     _paid(store, "0.000000000000000001", Actor("=cmd()", "x", "editor"), reference="@evil")
     _paid(store, None)
-    data = history.export(store, now - timedelta(hours=1), now + timedelta(hours=1))
+    data = spend_history.export(store, now - timedelta(hours=1), now + timedelta(hours=1))
     assert data.startswith(b"\xef\xbb\xbf")
     rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
     assert [row["cost_usd"] for row in rows] == ["1E-18", ""]
     assert (rows[0]["actor"], rows[0]["reference"]) == ("'=cmd()", "'@evil")
-    assert tuple(rows[0]) == history.COLUMNS
+    assert tuple(rows[0]) == spend_history.COLUMNS
 
 
 # --- own prices -----------------------------------------------------------------------------------------------------
 
 
 def _set(store: Store, **values: str) -> str:
-    return own.set_price(store, LOCAL, **{"provider": "openai", "model": "gpt-4o-mini", "what": "output", **values})  # type: ignore[arg-type]  # a table row
+    return custom_prices.set_price(
+        store, LOCAL, **{"provider": "openai", "model": "gpt-4o-mini", "what": "output", **values}
+    )  # type: ignore[arg-type]  # a table row
 
 
 @pytest.mark.parametrize(
@@ -307,10 +309,10 @@ def test_a_comma_is_read_only_where_it_groups_three_digits(store: Store, typed: 
     if meant is None:
         with pytest.raises(FabulaError):
             _set(store, amount=typed)
-        assert own.list_own(store) == []
+        assert custom_prices.list_own(store) == []
     else:
         _set(store, amount=typed)
-        assert own.list_own(store)[0].amount == Decimal(meant)
+        assert custom_prices.list_own(store)[0].amount == Decimal(meant)
 
 
 @pytest.mark.parametrize(
@@ -324,12 +326,12 @@ def test_a_comma_is_read_only_where_it_groups_three_digits(store: Store, typed: 
 def test_a_name_that_does_not_fit_is_refused_for_its_length(store: Store, name: str, value: str, says: str) -> None:
     with pytest.raises(FabulaError) as refused:
         _set(store, amount="1", **{name: value})
-    assert refused.value.what == says and own.list_own(store) == []
+    assert refused.value.what == says and custom_prices.list_own(store) == []
 
 
 def test_an_own_price_stands_before_the_books_and_is_marked(store: Store) -> None:
     _set(store, amount="0.9")
-    book = own.book(store)
+    book = custom_prices.book(store)
     price = book.find("openai", "gpt-4o-mini")
     assert price is not None and price.own and price.source == "set in this studio"
     assert (price.output_per_mtok, price.input_per_mtok) == (Decimal("0.9"), Decimal("0.15"))
@@ -341,12 +343,12 @@ def test_an_own_price_stands_before_the_books_and_is_marked(store: Store) -> Non
 def test_a_later_price_replaces_an_earlier_one_and_can_be_taken_back(store: Store) -> None:
     _set(store, amount="0.9")
     second = _set(store, amount="0.0008", unit="ktok")
-    assert [(view.amount, view.unit) for view in own.list_own(store)] == [(Decimal("0.0008"), "ktok")]
-    assert cost_of(own.book(store), "openai", "gpt-4o-mini", 0, 1_000_000) == Decimal("0.8")
-    own.remove(store, LOCAL, second)
-    assert cost_of(own.book(store), "openai", "gpt-4o-mini", 0, 1_000_000) == Decimal("0.6")
+    assert [(view.amount, view.unit) for view in custom_prices.list_own(store)] == [(Decimal("0.0008"), "ktok")]
+    assert cost_of(custom_prices.book(store), "openai", "gpt-4o-mini", 0, 1_000_000) == Decimal("0.8")
+    custom_prices.remove(store, LOCAL, second)
+    assert cost_of(custom_prices.book(store), "openai", "gpt-4o-mini", 0, 1_000_000) == Decimal("0.6")
     with pytest.raises(NotFound):
-        own.remove(store, LOCAL, second)
+        custom_prices.remove(store, LOCAL, second)
 
 
 def test_own_prices_make_unknown_models_and_trainings_known(store: Store) -> None:
@@ -354,7 +356,7 @@ def test_own_prices_make_unknown_models_and_trainings_known(store: Store) -> Non
         unit = "hour" if what == "hosting_hour" else "mtok"
         _set(store, provider="mistral", model="ft:open-mistral-7b", what=what, amount=amount, unit=unit)
     _set(store, provider="openai", model="gpt-5", what="training", amount="50")
-    book = own.book(store)
+    book = custom_prices.book(store)
     assert cost_of(book, "mistral", "ft:open-mistral-7b:org:x", 1_000_000, 1_000_000) == 3
     assert training_cost(book, "mistral", "open-mistral-7b", 1_000_000) == 4
     assert training_cost(book, "openai", "gpt-5", 1_000_000) == 50
@@ -363,14 +365,14 @@ def test_own_prices_make_unknown_models_and_trainings_known(store: Store) -> Non
 
 def test_reading_aloud_can_have_an_own_price(store: Store) -> None:
     _set(store, model="our-voice", what="speech", amount="20", unit="mchar")
-    assert speech_cost(own.book(store), "openai", "our-voice", "字" * 500) == Decimal("0.01")
+    assert speech_cost(custom_prices.book(store), "openai", "our-voice", "字" * 500) == Decimal("0.01")
     with pytest.raises(FabulaError):
         _set(store, model="our-voice", what="speech", amount="20", unit="mtok")
 
 
 def test_prices_in_another_currency_stand_alone(store: Store) -> None:
     _set(store, amount="5", currency="CNY")
-    price = own.book(store).find("openai", "gpt-4o-mini")
+    price = custom_prices.book(store).find("openai", "gpt-4o-mini")
     assert price is not None
     assert (price.currency, price.input_per_mtok, price.output_per_mtok) == ("CNY", None, Decimal(5))
     with pytest.raises(FabulaError, match="CNY"):
@@ -378,12 +380,12 @@ def test_prices_in_another_currency_stand_alone(store: Store) -> None:
 
 
 def test_the_machine_has_a_price_an_hour_and_its_models_none_a_token(store: Store) -> None:
-    assert own.machine_hour(store) is None
-    own.set_machine_hour(store, LOCAL, "0.05")
-    own.set_machine_hour(store, LOCAL, "0.30", "CNY")
-    assert own.machine_hour(store) == (Decimal("0.30"), "CNY")
-    assert own.list_own(store) == []
-    assert cost_of(own.book(store), "engine", "storyteller", 100, 100) == 0
+    assert custom_prices.machine_hour(store) is None
+    custom_prices.set_machine_hour(store, LOCAL, "0.05")
+    custom_prices.set_machine_hour(store, LOCAL, "0.30", "CNY")
+    assert custom_prices.machine_hour(store) == (Decimal("0.30"), "CNY")
+    assert custom_prices.list_own(store) == []
+    assert cost_of(custom_prices.book(store), "engine", "storyteller", 100, 100) == 0
     with pytest.raises(FabulaError):
         _set(store, provider="engine", model="storyteller", amount="1")
 
@@ -409,15 +411,15 @@ def test_what_cannot_be_a_price_is_refused(store: Store, values: dict[str, str])
     with pytest.raises(FabulaError) as caught:
         _set(store, **values)
     assert caught.value.next_step
-    assert own.list_own(store) == []
+    assert custom_prices.list_own(store) == []
 
 
 def test_viewers_look_but_do_not_set(store: Store) -> None:
     with pytest.raises(FabulaError):
-        own.set_price(store, _VIEWER, provider="p", model="m", what="input", amount="1")
+        custom_prices.set_price(store, _VIEWER, provider="p", model="m", what="input", amount="1")
     made = _set(store, amount="1")
     with pytest.raises(FabulaError):
-        own.remove(store, _VIEWER, made)
+        custom_prices.remove(store, _VIEWER, made)
 
 
 # --- quality beside price -------------------------------------------------------------------------------------------

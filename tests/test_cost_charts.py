@@ -10,21 +10,21 @@ from typing import Any
 import altair as alt
 import pytest
 
+from core.charts import break_even, quality_price, spending
 from core.charts import cost as charts_cost
-from core.charts import payback, spent, worth
 from core.charts.common import Spec
 from core.cost import workload
-from core.cost.book import PriceBook, compare
-from core.cost.history import DayLine
+from core.cost.price_book import PriceBook, compare
 from core.cost.prices import Price
 from core.cost.quality import Quality
+from core.cost.spend_history import DayLine
 from core.cost.workload import BreakEven, Candidate, Costs
 
 _PRICES = charts_cost.PriceLabels(
     "USD per 1k", "Model", "Multiple", "List", "your price", "machine time", "retired", "old price"
 )
-_DAYS = spent.DayLabels("Day", "USD", "Model", "other models")
-_QUALITY = worth.QualityLabels("USD a story", "Quality", "Model", "Rounds", ("votes", "evaluation"), "free")
+_DAYS = spending.DayLabels("Day", "USD", "Model", "other models")
+_QUALITY = quality_price.QualityLabels("USD a story", "Quality", "Model", "Rounds", ("votes", "evaluation"), "free")
 
 
 def _valid(spec: Spec) -> None:
@@ -95,8 +95,8 @@ def _costs(name: str, upfront: str | None, each: str) -> Costs:
 def test_each_way_is_a_line_and_each_crossing_a_mark() -> None:
     found = [_costs("tuned", "10", "1"), _costs("base", "0", "2"), _costs("dark", None, "1")]
     crossings = [workload.break_even(found[0], found[1]), BreakEven("never")]
-    words = payback.BreakEvenLabels("Requests", "USD", "Way", ("10 requests", ""))
-    spec = payback.break_even(found, crossings, 20, words)
+    words = break_even.BreakEvenLabels("Requests", "USD", "Way", ("10 requests", ""))
+    spec = break_even.break_even(found, crossings, 20, words)
     _valid(spec)
     rows = spec["data"]["values"]
     assert [(row["way"], row["requests"], row["total"]) for row in rows if "way" in row] == [
@@ -109,13 +109,13 @@ def test_each_way_is_a_line_and_each_crossing_a_mark() -> None:
 def test_days_stack_the_dearest_models_and_sum_up_the_others() -> None:
     day = datetime(2026, 11, 3, tzinfo=UTC)
     lines = [DayLine(day, "story", "p", f"m{i}", "a", 1, 0, 1, Decimal(i)) for i in range(1, 10)]
-    spec = spent.days(lines, [date(2026, 11, n) for n in (1, 2, 3)], _DAYS)
+    spec = spending.days(lines, [date(2026, 11, n) for n in (1, 2, 3)], _DAYS)
     _valid(spec)
     by_model = {row["model"]: row["spent"] for row in spec["data"]["values"]}
     assert by_model["other models"] == 6.0 and by_model["m9"] == 9.0 and len(by_model) == 7
     assert spec["layer"][0]["encoding"]["x"]["scale"]["domain"] == ["11-01", "11-02", "11-03"]
-    _valid(spent.days([], [date(2026, 11, 1)], _DAYS))
-    months = spent.days(lines, [date(2026, 10, 1), date(2026, 11, 1)], _DAYS, monthly=True)
+    _valid(spending.days([], [date(2026, 11, 1)], _DAYS))
+    months = spending.days(lines, [date(2026, 10, 1), date(2026, 11, 1)], _DAYS, monthly=True)
     assert months["layer"][0]["encoding"]["x"]["scale"]["domain"] == ["2026-10", "2026-11"]
     assert {row["day"] for row in months["data"]["values"]} == {"2026-11"}
 
@@ -126,12 +126,12 @@ def test_quality_needs_a_known_cost_and_free_models_stand_at_the_edge() -> None:
         Quality("engine", "free", "evaluation", "accuracy", 0.5, 0.4, 0.6, 50, Decimal(0)),
         Quality("p", "dark", "votes", "votes", 0.5, 0.1, 0.9, 2, None),
     ]
-    spec = worth.quality_scatter(found, _QUALITY)
+    spec = quality_price.quality_scatter(found, _QUALITY)
     _valid(spec)
     points = {row["model"]: row for row in spec["data"]["values"]}
     assert set(points) == {"paid", "free"}
     assert points["free"]["cost"] == pytest.approx(0.1) and points["free"]["paid"] == 0
     assert (points["free"]["name"], points["paid"]["name"]) == ("free · free", "paid")
-    _valid(worth.quality_scatter([], _QUALITY))
+    _valid(quality_price.quality_scatter([], _QUALITY))
     twins = [Quality("p", name, "votes", "votes", 0.5, 0.1, 0.9, 2, Decimal(1)) for name in ("one", "two")]
-    assert [row["name"] for row in worth.quality_scatter(twins, _QUALITY)["data"]["values"]] == ["one, two", ""]
+    assert [row["name"] for row in quality_price.quality_scatter(twins, _QUALITY)["data"]["values"]] == ["one, two", ""]

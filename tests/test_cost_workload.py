@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.cost import sensitivity, workload
-from core.cost.book import PriceBook
-from core.cost.currency import Rate
+from core.cost.currency import ExchangeRate
+from core.cost.price_book import PriceBook
 from core.cost.prices import Price, Tier
 from core.cost.workload import BreakEven, Candidate, Costs, Machine, Workload
 from core.errors import FabulaError
@@ -201,7 +201,7 @@ def test_what_is_not_known_is_said_and_never_free(candidate: Candidate, change: 
 
 
 def test_a_stated_rate_brings_candidates_together() -> None:
-    rate = Rate("CNY", Decimal(7), "test", _DAY)
+    rate = ExchangeRate("CNY", Decimal(7), "test", _DAY)
     yuan = Candidate(
         "x", "base", _price(currency="CNY", input_per_mtok=Decimal("1.05"), output_per_mtok=Decimal("4.2"))
     )

@@ -15,9 +15,9 @@ import pytest
 from sqlalchemy import func, select
 
 from core import recovery
-from core.dataset.writing import executor
-from core.dataset.writing.pace import Limits
-from core.db import rescue
+from core.dataset.generation import executor
+from core.dataset.generation.concurrency import RunLimits
+from core.db import rescue_files
 from core.db import store as store_module
 from core.db.store import Store, new_id
 from core.db.tables import Row, Spend, Tour
@@ -168,7 +168,7 @@ def test_answers_that_come_after_a_copy_was_put_back_are_not_bought_again(
     """The run's own connection is to the former file: nothing that it commits there counts as kept."""
     run_id = queue(store, recipe(6))
     server.default = held(text("A story."))
-    limits = Limits(ceiling=6, tick_s=60, storage_s=0.01)  # it does not look by itself while the file is changed
+    limits = RunLimits(ceiling=6, tick_s=60, storage_s=0.01)  # it does not look by itself while the file is changed
     told: list[BaseException] = []
 
     def carry_out() -> None:
@@ -185,7 +185,7 @@ def test_answers_that_come_after_a_copy_was_put_back_are_not_bought_again(
     server.release()
     thread.join(90)
     assert told and not thread.is_alive()
-    assert len(rescue.files(store.home)) == 1
+    assert len(rescue_files.files(store.home)) == 1
 
     assert recovery.restore(store) == 0
     executor.execute(store, server.registry(), run_id, book=NO_PRICES)

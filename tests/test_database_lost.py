@@ -21,10 +21,10 @@ from sqlalchemy import create_engine, func, select
 from sqlalchemy.exc import ProgrammingError
 
 from core.actor import LOCAL
-from core.cost import own
+from core.cost import custom_prices
 from core.dataset import datasets, runs
 from core.dataset.recipe import Column, Recipe
-from core.db import rescue
+from core.db import rescue_files
 from core.db.store import Store
 from core.db.tables import Row, Spend
 from core.settings import Settings
@@ -84,7 +84,7 @@ def provider() -> Iterator[FaultServer]:
 def start_run(store: Store) -> str:
     """A run that is long enough to be broken off, with a price."""
     for what in ("input", "output"):
-        own.set_price(store, LOCAL, provider="compatible", model=_MODEL, what=what, amount="1000")
+        custom_prices.set_price(store, LOCAL, provider="compatible", model=_MODEL, what=what, amount="1000")
     numbers = tuple(f"n{i:05}" for i in range(_ROWS))
     made = Recipe(
         "stories", (Column("number", numbers),), "{number}", provider="compatible", model=_MODEL, max_tokens=99
@@ -107,7 +107,7 @@ def assert_bought_once(store: Store, provider: FaultServer, run_id: str, home: P
     assert texts == {prompt: f"A story of {prompt}." for prompt in asked}
     assert len(lines) == _ROWS
     assert all(line.cost_usd and line.prompt_tokens == 10 for line in lines)  # others were claimed, and never sent
-    assert rescue.files(home) == []
+    assert rescue_files.files(home) == []
 
 
 def stopped_and_broken(running: RunningWorker, act: Callable[[], None]) -> None:
@@ -182,7 +182,7 @@ def test_a_worker_whose_database_file_is_gone_stops_buying_and_loses_no_answer(
         assert asked < _ROWS
         running.stop()
         assert len(provider.prompts()) == asked  # not one more in the meantime
-    (file,) = rescue.files(settings.home)
+    (file,) = rescue_files.files(settings.home)
     assert file.stat().st_mode & 0o777 == 0o600
     assert all(json.loads(line)["kind"] == "row" for line in file.read_text().splitlines())
     for old in settings.home.glob("fabula.db*"):
@@ -225,7 +225,7 @@ def run_tool(program: str, url: str, *arguments: str | Path) -> None:
     subprocess.run(found, check=True, stdout=subprocess.DEVNULL, env={"PATH": "/usr/bin:/bin"})
 
 
-class Dropped:
+class DroppedDatabase:
     """The database is dropped, and restored from a dump."""
 
     def __init__(self, server: str, url: str, tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ class Dropped:
         run_tool("pg_restore", self.url, self.dump)
 
 
-class Stopped:
+class StoppedServer:
     """The server is stopped, and started."""
 
     def __init__(self, server: str, url: str, tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def writer(server: str, url: str) -> str:
     return url.replace("fabula@", "writer@")
 
 
-@pytest.mark.parametrize("fault", [Dropped, Stopped, Revoked], ids=lambda fault: fault.__name__.lower())
+@pytest.mark.parametrize("fault", [DroppedDatabase, StoppedServer, Revoked], ids=lambda fault: fault.__name__.lower())
 def test_a_worker_whose_postgres_is_gone_stops_buying_and_loses_no_answer(
     own_server: str, provider: FaultServer, tmp_path: Path, home: Path, fault: Any
 ) -> None:
@@ -306,14 +306,14 @@ def test_a_worker_whose_postgres_is_gone_stops_buying_and_loses_no_answer(
     with worker(settings, provider, tmp_path, user) as running:
         until(lambda: done(store, run_id) >= 50, "fifty rows")
         stopped_and_broken(running, break_it)
-        until(lambda: rescue.files(home), "answers under way are in a rescue file")
+        until(lambda: rescue_files.files(home), "answers under way are in a rescue file")
         until(lambda: provider.flying == 0 and running.told(), "the worker says so")
         asked = len(provider.prompts())
         assert asked - asked_before <= 2 * _CEILING
         assert asked < _ROWS
         trouble.give_back()
         until(lambda: done(store, run_id) == _ROWS, "the same worker goes on by itself", 300)
-        until(lambda: rescue.files(home) == [], "everything was taken in")
+        until(lambda: rescue_files.files(home) == [], "everything was taken in")
         running.stop()
     assert_bought_once(store, provider, run_id, home)
     store.close()

@@ -18,16 +18,15 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from bench._answers import KINDS
-from core import work
+from bench._scripted_provider import KINDS
+from core import job_kinds
 from core.actor import LOCAL
-from core.cost.book import Price, PriceBook
+from core.cost.price_book import Price, PriceBook
 from core.dataset import datasets, runs
-from core.dataset.batch import batching, offered
-from core.dataset.batch import steps as batch_steps
-from core.dataset.batch.batching import Rhythm
+from core.dataset.batch import batch_lifecycle, batch_runner, batch_support
+from core.dataset.batch.batch_runner import BatchTiming
+from core.dataset.generation.request_cost import TEMPLATE_TOKENS
 from core.dataset.recipe import Column, Recipe
-from core.dataset.writing.tariff import TEMPLATE_TOKENS
 from core.db.store import Store
 from core.db.tables import Batch, Row, Run, Spend
 from core.errors import BadRequest, FabulaError, NotFound, RateLimited, Refused, StorageFull, Unavailable
@@ -36,9 +35,9 @@ from core.providers.batches import read_answer
 from core.settings import Settings
 from tests.batch_server import KEY, BatchServer
 from tests.fault_server import FaultServer, error
-from tests.waiting import to_the_end
+from tests.waiting import run_to_end
 
-QUICK = Rhythm(tick_s=0.001, poll_s=0.0, slowest_poll_s=0.0, settle_s=0.0, base_s=0.001, cap_s=0.01)
+QUICK = BatchTiming(tick_s=0.001, poll_s=0.0, slowest_poll_s=0.0, settle_s=0.0, base_s=0.001, cap_s=0.01)
 NO_PRICES = PriceBook(overlay=(), source=None, today=date(2026, 11, 1))
 PRICE = Price("writer", "openai", Decimal(1000), Decimal(1000), None, None, "USD", "test", date(2026, 1, 1))
 HALF = PriceBook((PRICE,), None, date(2026, 11, 1), batch_factors={("openai", "*"): Decimal("0.5")})
@@ -70,14 +69,14 @@ def set_run(store: Store, run_id: str, **values: object) -> None:
 
 
 def execute(
-    store: Store, server: BatchServer, run_id: str, rhythm: Rhythm = QUICK, book: PriceBook = NO_PRICES
+    store: Store, server: BatchServer, run_id: str, timing: BatchTiming = QUICK, book: PriceBook = NO_PRICES
 ) -> runs.RunProgress:
     """Carry the run out to its end, or fail after a minute and a half."""
     halt = threading.Event()
     timer = threading.Timer(90, halt.set)
     timer.start()
     try:
-        batching.carry_out(store, server.registry(), run_id, halt, rhythm=rhythm, book=book)
+        batch_runner.carry_out(store, server.registry(), run_id, halt, timing=timing, book=book)
     finally:
         timer.cancel()
     assert not halt.is_set(), "it never ended"
@@ -131,7 +130,7 @@ def test_a_run_hands_in_one_file_and_collects_every_row(store: Store, server: Ba
     assert {line["body"]["max_completion_tokens"] for line in lines} == {99}
     assert len({line["body"]["seed"] for line in lines}) == 30
     assert spends(store) == [(300, 150, 30 * EACH)]
-    (batch,) = batching.of_run(store, run_id)
+    (batch,) = batch_runner.batches_of_run(store, run_id)
     assert (batch.state, batch.status, batch.total, batch.completed, batch.failed) == ("done", "completed", 30, 30, 0)
     assert next(iter(server.batches.values()))["metadata"] == {"fabula_intent": batch.id}
     assert done.cost_usd == 30 * EACH and done.tokens == 450
@@ -144,16 +143,18 @@ def test_a_completion_model_is_asked_at_its_own_endpoint(store: Store, server: B
 
 
 @pytest.mark.parametrize(
-    ("rhythm", "sizes"),
+    ("timing", "sizes"),
     [
         (replace(QUICK, most_requests=5), [5, 5, 2]),
         (replace(QUICK, most_requests=5, at_once=1), [5, 5, 2]),
         (replace(QUICK, most_bytes=1000), [4, 4, 4]),
     ],
 )
-def test_a_large_grid_is_split_into_files(store: Store, server: BatchServer, rhythm: Rhythm, sizes: list[int]) -> None:
+def test_a_large_grid_is_split_into_files(
+    store: Store, server: BatchServer, timing: BatchTiming, sizes: list[int]
+) -> None:
     run_id = queue(store, recipe(12))
-    assert execute(store, server, run_id, rhythm).done == 12
+    assert execute(store, server, run_id, timing).done == 12
     assert [len(server.lines(i)) for i in range(len(server.batches))] == sizes
     assert sorted(server.bought) == sorted(row.key for row in rows(store, run_id))
 
@@ -280,7 +281,7 @@ def test_an_expired_batch_keeps_what_it_wrote_and_hands_in_the_rest(store: Store
     assert execute(store, server, run_id, book=HALF).done == 12
     assert [len(server.lines(i)) for i in range(2)] == [12, 6]
     assert len(server.bought) == 12 and sum(s[2] or 0 for s in spends(store)) == 12 * EACH
-    assert [b.status for b in batching.of_run(store, run_id)] == ["completed", "expired"]
+    assert [b.status for b in batch_runner.batches_of_run(store, run_id)] == ["completed", "expired"]
 
 
 def test_a_batch_that_always_expires_untouched_ends_with_words_on_its_rows(store: Store, server: BatchServer) -> None:
@@ -298,7 +299,7 @@ def test_lines_that_a_file_is_refused_for_fail_and_the_others_are_handed_in(stor
     done = execute(store, server, run_id, book=HALF)
     assert (done.state, done.done, done.failed) == ("done", 10, 2)
     assert [r.position for r in rows(store, run_id) if r.reason] == [1, 4]
-    assert [b.reason for b in batching.of_run(store, run_id)] == [None, "Line 2 is wrong."]
+    assert [b.reason for b in batch_runner.batches_of_run(store, run_id)] == [None, "Line 2 is wrong."]
     assert len(spends(store)) == 1, "a refused batch costs nothing"
 
 
@@ -365,7 +366,7 @@ def test_stop_cancels_the_batch_and_keeps_what_it_wrote(store: Store, server: Ba
     assert states(store, run_id) == {"done": 6, "pending": 6}
     assert server.count("POST /v1/batches/batch_1/cancel") == 1
     assert spends(store) == [(60, 30, 6 * EACH)]
-    assert batching.of_run(store, run_id)[0].state == "cancelled"
+    assert batch_runner.batches_of_run(store, run_id)[0].state == "cancelled"
 
 
 def test_stop_before_the_post_sends_nothing(store: Store, server: BatchServer) -> None:
@@ -403,9 +404,9 @@ def test_a_live_run_collects_the_batch_of_an_earlier_run_first(store: Store, ser
     during(server, "GET /v1/batches/batch_1", lambda: runs.request_pause(store, LOCAL, first))
     assert execute(store, server, first).state == "paused"
     live = runs.enqueue(store, LOCAL, dataset_of(store, first), retry_failed=False, mode="live")
-    assert live != first and batching.due(store, live)
-    halt, carry_out = threading.Event(), work.KINDS["run"].carry_out
-    to_the_end(lambda: carry_out(store, server.registry(), live, halt), lambda _: batching._memories.clear())
+    assert live != first and batch_runner.due(store, live)
+    halt, carry_out = threading.Event(), job_kinds.KINDS["run"].carry_out
+    run_to_end(lambda: carry_out(store, server.registry(), live, halt), lambda _: batch_runner._memories.clear())
     assert runs.progress(store, live).state == "done" and states(store, live) == {"done": 12}
     assert len(server.bought) == 12
 
@@ -415,7 +416,7 @@ def test_a_run_that_is_resumed_while_it_is_being_paused_goes_on(
 ) -> None:
     run_id = queue(store, recipe())
     during(server, "GET /v1/batches/batch_1", lambda: set_run(store, run_id, state="pausing"))
-    real = batching.orders.finish
+    real = batch_runner.run_store.finish
 
     def finish(session: Any, run: str, state: str, reason: str | None) -> None:
         if state == "paused":
@@ -423,7 +424,7 @@ def test_a_run_that_is_resumed_while_it_is_being_paused_goes_on(
             session.flush()
         real(session, run, state, reason)
 
-    monkeypatch.setattr(batching.orders, "finish", finish)
+    monkeypatch.setattr(batch_runner.run_store, "finish", finish)
     assert execute(store, server, run_id).done == 12
 
 
@@ -572,7 +573,7 @@ def test_a_batch_that_the_provider_forgot_is_told_and_its_cost_is_unknown(store:
 
 def test_a_provider_that_is_not_set_up_any_more_ends_the_run(store: Store) -> None:
     run_id = queue(store, recipe())
-    batching.carry_out(store, Registry([]), run_id, threading.Event(), rhythm=QUICK, book=NO_PRICES)
+    batch_runner.carry_out(store, Registry([]), run_id, threading.Event(), timing=QUICK, book=NO_PRICES)
     done = runs.progress(store, run_id)
     assert done.state == "failed" and "There is no provider 'openai'" in (done.reason or "")
 
@@ -618,8 +619,8 @@ def test_a_death_in_the_middle_of_collecting_loses_and_doubles_nothing(
     store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = queue(store, recipe(30))
-    monkeypatch.setattr(batch_steps, "_GROUP", 7)
-    real, groups = batch_steps.Steps._keep, []
+    monkeypatch.setattr(batch_lifecycle, "_GROUP", 7)
+    real, groups = batch_lifecycle.BatchLifecycle._keep, []
 
     def keep(steps: Any, batch: Any, outcomes: Any) -> None:
         if len(groups) == 2:
@@ -628,7 +629,7 @@ def test_a_death_in_the_middle_of_collecting_loses_and_doubles_nothing(
         real(steps, batch, outcomes)
 
     with monkeypatch.context() as patched, pytest.raises(Died):
-        patched.setattr(batch_steps.Steps, "_keep", keep)
+        patched.setattr(batch_lifecycle.BatchLifecycle, "_keep", keep)
         execute(store, server, run_id, book=HALF)
     assert states(store, run_id) == {"done": 14, "sent": 16}
     assert execute(store, server, run_id, book=HALF).done == 30
@@ -650,7 +651,7 @@ def test_a_death_after_lines_that_cannot_be_read_counts_them_once(
         raise Died
 
     with monkeypatch.context() as patched, pytest.raises(Died):
-        patched.setattr(batch_steps.Steps, then, die)
+        patched.setattr(batch_lifecycle.BatchLifecycle, then, die)
         execute(store, server, run_id, book=HALF)
     before = states(store, run_id)
     assert (before["done"], before["failed"]) == (10 - unnamed, 2)
@@ -667,7 +668,7 @@ def test_a_death_while_rows_are_gathered_hands_in_those_that_were(
     store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = queue(store, recipe(2300))
-    real, calls = batching.batch_ledger.claim, []
+    real, calls = batch_runner.batch_store.claim, []
 
     def claim(*args: Any, **named: Any) -> Any:
         if calls:
@@ -676,7 +677,7 @@ def test_a_death_while_rows_are_gathered_hands_in_those_that_were(
         return real(*args, **named)
 
     with monkeypatch.context() as patched, pytest.raises(Died):
-        patched.setattr(batching.batch_ledger, "claim", claim)
+        patched.setattr(batch_runner.batch_store, "claim", claim)
         execute(store, server, run_id)
     assert execute(store, server, run_id).done == 2300
     assert sorted(len(server.lines(i)) for i in range(2)) == [1000, 1300]
@@ -686,11 +687,11 @@ def test_kill_9_while_the_post_is_on_its_way(store: Store, server: BatchServer, 
     run_id = queue(store, recipe())
     script = (
         "import sys, threading\n"
-        "from core.dataset.batch import batching\nfrom core.db.store import Store\n"
+        "from core.dataset.batch import batch_runner\nfrom core.db.store import Store\n"
         "from core.providers import Provider, Registry\n"
         "url, key, database, run_id = sys.argv[1:]\n"
         "registry = Registry([Provider('openai', 'openai', 'x', url, key)])\n"
-        "batching.carry_out(Store(database), registry, run_id, threading.Event())\n"
+        "batch_runner.carry_out(Store(database), registry, run_id, threading.Event())\n"
     )
     arguments = [server.url, KEY, settings.database_url, run_id]
     environment = {**os.environ, "FABULA_HOME": str(settings.home)}
@@ -709,7 +710,7 @@ def dying(store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch, at
         raise Died
 
     with monkeypatch.context() as patched, pytest.raises(Died):
-        patched.setattr(*(Client, "create_batch") if at == "POST" else (batch_steps.Steps, "_adopt"), dies)
+        patched.setattr(*(Client, "create_batch") if at == "POST" else (batch_lifecycle.BatchLifecycle, "_adopt"), dies)
         execute(store, server, run_id, book=HALF)
     with store.session() as session:
         session.scalars(select(Batch)).one().updated_at -= moved
@@ -738,7 +739,7 @@ def test_a_worker_that_stops_leaves_the_run_as_it_is(store: Store, server: Batch
     run_id = queue(store, recipe())
     halt = threading.Event()
     during(server, "GET /v1/batches/batch_1", halt.set)
-    batching.carry_out(store, server.registry(), run_id, halt, rhythm=QUICK, book=NO_PRICES)
+    batch_runner.carry_out(store, server.registry(), run_id, halt, timing=QUICK, book=NO_PRICES)
     assert runs.progress(store, run_id).state == "running"
     assert execute(store, server, run_id).done == 12 and server.count(POST) == 1
 
@@ -750,7 +751,7 @@ def test_a_full_disk_loses_nothing(store: Store, server: BatchServer, monkeypatc
         raise StorageFull("The disk is full.", "Free some space.")
 
     with monkeypatch.context() as patched, pytest.raises(StorageFull):
-        patched.setattr(batch_steps.batch_books, "settle", full)
+        patched.setattr(batch_lifecycle.batch_settlement, "settle", full)
         execute(store, server, run_id)
     assert execute(store, server, run_id).done == 12 and len(server.bought) == 12
 
@@ -764,10 +765,10 @@ def test_a_live_run_collects_what_an_earlier_batch_has_bought_and_hands_nothing_
     assert states(store, run_id) == {"sent": 4, "pending": 8}
     live = queue(store, recipe(), dataset_id=dataset_of(store, run_id))
     set_run(store, live, mode="live")
-    assert batching.due(store, live)
+    assert batch_runner.due(store, live)
     assert execute(store, server, live, book=HALF).state == "running"
     assert states(store, live) == {"done": 4, "pending": 8} and server.count(POST) == 1
-    assert not batching.due(store, live)
+    assert not batch_runner.due(store, live)
 
 
 def test_rows_of_a_killed_live_run_are_handed_in_too(store: Store, server: BatchServer) -> None:
@@ -824,29 +825,29 @@ def test_the_path_in_a_line_is_the_providers(kind: Any, url: str) -> None:
 
 @pytest.mark.parametrize("kind", ["openai", "azure", "engine"])
 def test_known_kinds_are_told_without_asking(kind: Any) -> None:
-    assert offered.can(Provider("x", kind, "X", "http://127.0.0.1:9/v1", KEY)) == (kind != "engine")
+    assert batch_support.supports_batch(Provider("x", kind, "X", "http://127.0.0.1:9/v1", KEY)) == (kind != "engine")
 
 
 def test_another_endpoint_is_asked_once(server: BatchServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offered, "_asked", {})
+    monkeypatch.setattr(batch_support, "_asked", {})
     provider = server.provider("compatible", "other")
-    assert [offered.can(provider), offered.can(provider)] == [True, True]
+    assert [batch_support.supports_batch(provider), batch_support.supports_batch(provider)] == [True, True]
     assert server.requests == ["GET /v1/batches"]
 
 
 def test_an_endpoint_that_has_no_batches_or_does_not_answer_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offered, "_asked", {})
+    monkeypatch.setattr(batch_support, "_asked", {})
     with FaultServer(error(404, "Not found")) as other:
-        assert not offered.can(other.provider())
-    assert not offered.can(Provider("x", "compatible", "X", "http://127.0.0.1:9/v1", KEY))
+        assert not batch_support.supports_batch(other.provider())
+    assert not batch_support.supports_batch(Provider("x", "compatible", "X", "http://127.0.0.1:9/v1", KEY))
 
 
 def test_batches_of_a_run_are_told_newest_first(store: Store, server: BatchServer) -> None:
     run_id = queue(store, recipe())
     execute(store, server, run_id, replace(QUICK, most_requests=4))
-    found = batching.of_run(store, run_id)
+    found = batch_runner.batches_of_run(store, run_id)
     assert [b.remote_id for b in found] == ["batch_3", "batch_2", "batch_1"] and all(b.over for b in found)
-    assert batching.of_run(store, "no such run") == ()
+    assert batch_runner.batches_of_run(store, "no such run") == ()
 
 
 def test_the_ledger_says_where_a_batch_is(store: Store, server: BatchServer) -> None:

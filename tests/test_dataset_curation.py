@@ -9,8 +9,8 @@ import pytest
 
 from core.actor import LOCAL
 from core.dataset import curation, datasets, runs
+from core.dataset.generation import executor
 from core.dataset.recipe import Column, Recipe
-from core.dataset.writing import executor
 from core.db.store import Store
 from core.db.tables import Row
 from core.errors import BadRecipe, FabulaError, NotFound

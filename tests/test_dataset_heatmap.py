@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from core.actor import LOCAL
-from core.charts import matrix as charts_matrix
-from core.charts.matrix import MapLabels
-from core.dataset import curation, datasets, heatmap, rowlist
+from core.charts import heat_map
+from core.charts.heat_map import MapLabels
+from core.dataset import curation, datasets, heatmap, row_query
 from core.dataset.recipe import Column, Recipe
-from core.dataset.rowlist import Where
+from core.dataset.row_query import RowFilter
 from core.db.store import Store
 from core.db.tables import Row
 from core.errors import NotFound
@@ -59,8 +59,8 @@ def test_a_square_leads_to_its_rows_and_together_to_all(store: Store, recipe: Re
     found: Counter[int] = Counter()
     for place in {square.place for square in map_.squares}:
         where = map_.where(place)
-        rows = rowlist.page(store, dataset_id, where, limit=10_000)
-        assert len(rows) == rowlist.count(store, dataset_id, where)
+        rows = row_query.page(store, dataset_id, where, limit=10_000)
+        assert len(rows) == row_query.count(store, dataset_id, where)
         if map_.kind != "blocks":
             assert all(value in row.values.values() for row in rows for value in map_.name(place).split(" · "))
         found.update(row.id for row in rows)
@@ -83,7 +83,7 @@ def test_cells_that_are_not_in_the_ledger_yet_are_waiting_and_lead_nowhere(store
         session.query(Row).delete()
     map_ = heatmap.draw(store, dataset_id)
     assert {square.state for square in map_.squares} == {"pending"}
-    assert rowlist.page(store, dataset_id, map_.where(0)) == []
+    assert row_query.page(store, dataset_id, map_.where(0)) == []
 
 
 def test_of_a_large_grid_one_chooses_two_columns(store: Store) -> None:
@@ -129,18 +129,18 @@ def test_an_empty_data_set_has_a_map_and_one_that_is_gone_has_none(store: Store)
 @pytest.mark.parametrize(
     ("where", "positions"),
     [
-        (Where(), [0, 1, 2, 3]),
-        (Where(states=("done", "failed")), [0, 1]),
-        (Where(start=1, end=3), [1, 2]),
-        (Where(edited=True), [0]),
-        (Where(words="DRAGON"), [0]),
-        (Where(words="100%"), [1]),
-        (Where(words="宋"), [2, 3]),  # in the prompt
-        (Where(states=("pending",), words="宋"), [2, 3]),
-        (Where(ids=()), []),
+        (RowFilter(), [0, 1, 2, 3]),
+        (RowFilter(states=("done", "failed")), [0, 1]),
+        (RowFilter(start=1, end=3), [1, 2]),
+        (RowFilter(edited=True), [0]),
+        (RowFilter(words="DRAGON"), [0]),
+        (RowFilter(words="100%"), [1]),
+        (RowFilter(words="宋"), [2, 3]),  # in the prompt
+        (RowFilter(states=("pending",), words="宋"), [2, 3]),
+        (RowFilter(ids=()), []),
     ],
 )
-def test_rows_are_found_by_what_they_are(store: Store, where: Where, positions: list[int]) -> None:
+def test_rows_are_found_by_what_they_are(store: Store, where: RowFilter, positions: list[int]) -> None:
     recipe = replace(_RECIPE, columns=(Column("hero", ("唐", "宋")),), template="{hero}")
     dataset_id = datasets.create(store, LOCAL, recipe)
     with store.session() as session:
@@ -148,14 +148,14 @@ def test_rows_are_found_by_what_they_are(store: Store, where: Where, positions: 
         first.state, first.text = "done", "a dragon"
         second.state, second.text = "failed", "100% 100x"
     curation.edit(store, LOCAL, first.id, "The dragon sleeps.")
-    found = rowlist.page(store, dataset_id, where)
+    found = row_query.page(store, dataset_id, where)
     assert [row.position for row in found] == positions
-    assert rowlist.count(store, dataset_id, where) == len(positions)
+    assert row_query.count(store, dataset_id, where) == len(positions)
 
 
 def test_rows_come_a_page_at_a_time(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, _RECIPE)
-    assert [r.position for r in rowlist.page(store, dataset_id, Where(), limit=2, offset=3)] == [3, 4]
+    assert [r.position for r in row_query.page(store, dataset_id, RowFilter(), limit=2, offset=3)] == [3, 4]
 
 
 # --- chart ----------------------------------------------------------------------------------------------------------
@@ -164,17 +164,17 @@ def test_rows_come_a_page_at_a_time(store: Store) -> None:
 @pytest.mark.parametrize("recipe", [_RECIPE, replace(_RECIPE, repeats=100), replace(_RECIPE, repeats=1_000)])
 def test_the_chart_holds_every_square_and_a_selection_by_place(store: Store, recipe: Recipe) -> None:
     map_ = heatmap.draw(store, datasets.create(store, LOCAL, recipe))
-    spec = charts_matrix.chart(map_, _WORDS)
+    spec = heat_map.chart(map_, _WORDS)
     assert [row["place"] for row in spec["data"]["values"]] == [square.place for square in map_.squares]
     (selection,) = spec["params"]
-    assert (selection["name"], selection["select"]["fields"]) == (charts_matrix.SELECTION, ["place"])
+    assert (selection["name"], selection["select"]["fields"]) == (heat_map.SELECTION, ["place"])
     assert "config" not in spec
 
 
 def test_values_stand_in_the_order_of_the_grid_whenever_their_squares_came(store: Store) -> None:
     """A chart that gets new rows keeps those that it has in front: without a field to sort by, new values come last."""
     map_ = heatmap.draw(store, datasets.create(store, LOCAL, _RECIPE))
-    spec = charts_matrix.chart(map_, _WORDS)
+    spec = heat_map.chart(map_, _WORDS)
     sorts = [layer["encoding"][side]["sort"] for layer in spec["layer"] for side in ("x", "y")]
     assert sorts == [{"field": "place", "op": "min"}] * 4
     first = {row["down"]: row["place"] for row in reversed(spec["data"]["values"])}
@@ -184,9 +184,9 @@ def test_values_stand_in_the_order_of_the_grid_whenever_their_squares_came(store
 def test_states_have_words_signs_and_one_colour_each(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, _RECIPE)
     with store.session() as session:
-        for row, state in zip(session.query(Row).order_by(Row.position), charts_matrix.STATES, strict=False):
+        for row, state in zip(session.query(Row).order_by(Row.position), heat_map.STATES, strict=False):
             row.state = state
-    spec = charts_matrix.chart(heatmap.draw(store, dataset_id), _WORDS)
+    spec = heat_map.chart(heatmap.draw(store, dataset_id), _WORDS)
     shown = [(row["state"], row["sign"]) for row in spec["data"]["values"][:5]]
     assert shown == [("fertig", ""), ("sent", ""), ("failed", "×"), ("excluded", "–"), ("pending", "")]
     scale = spec["layer"][0]["encoding"]["color"]["scale"]
@@ -196,4 +196,4 @@ def test_states_have_words_signs_and_one_colour_each(store: Store) -> None:
 def test_a_long_name_is_cut_in_the_chart(store: Store) -> None:
     frame = pd.DataFrame({"message": ["x" * 500], "intent": ["y"]})
     map_ = heatmap.draw(store, datasets.from_frame(store, LOCAL, "loaded", frame, ["message"], "intent"))
-    assert len(charts_matrix.chart(map_, _WORDS)["data"]["values"][0]["name"]) == 60
+    assert len(heat_map.chart(map_, _WORDS)["data"]["values"][0]["name"]) == 60

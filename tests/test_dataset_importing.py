@@ -10,18 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.dataset import presets
-from core.dataset.intake import importing
+from core.dataset.importers import table_reader
 from core.errors import BadFile
 
 FIXTURES = Path(__file__).resolve().parents[2] / "shared" / "fixtures"
 STORIES = "dynasty,story\n唐,一位英雄\n宋,两位英雄\n"
 
 
-def read(data: bytes | str, name: str = "stories.csv") -> importing.Imported:
-    return importing.read_table(data.encode() if isinstance(data, str) else data, name)
+def read(data: bytes | str, name: str = "stories.csv") -> table_reader.Imported:
+    return table_reader.read_table(data.encode() if isinstance(data, str) else data, name)
 
 
-def rows(found: importing.Imported) -> list[list[str]]:
+def rows(found: table_reader.Imported) -> list[list[str]]:
     return [[str(cell) for cell in row] for row in found.frame.to_numpy()]
 
 
@@ -172,7 +172,7 @@ def test_a_file_of_which_nothing_can_be_used_says_why_and_what_to_do(data: bytes
 
 
 def test_a_file_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importing, "MOST_BYTES", 10)
+    monkeypatch.setattr(table_reader, "MOST_BYTES", 10)
     with pytest.raises(BadFile, match="can be read"):
         read(STORIES)
 
@@ -281,7 +281,7 @@ def test_line_separators_inside_a_story_do_not_part_lines() -> None:
 @given(st.binary(max_size=300), st.sampled_from(["a.csv", "a.jsonl"]))
 def test_no_file_makes_it_stumble(data: bytes, name: str) -> None:
     try:
-        found = importing.read_table(data, name)
+        found = table_reader.read_table(data, name)
     except BadFile as error:
         assert error.what and error.next_step
     else:
@@ -305,7 +305,7 @@ def test_what_csv_writes_comes_back(pairs: list[tuple[str, str]]) -> None:
 
 @pytest.mark.parametrize(("name", "count"), [("ultraman_stories", 486), ("ultraman_stories_more", 135)])
 def test_the_samples_are_read_without_a_problem(name: str, count: int) -> None:
-    found = importing.read_table((presets.DATA / "samples" / f"{name}.csv").read_bytes(), f"{name}.csv")
+    found = table_reader.read_table((presets.DATA / "samples" / f"{name}.csv").read_bytes(), f"{name}.csv")
     assert len(found.frame) == count and found.problems == []
     assert list(found.frame.columns) == ["dynasty", "super_power", "story_type", "plot", "story"]
 
@@ -314,7 +314,7 @@ def test_the_articles_own_stories_are_read_whole() -> None:
     path = FIXTURES / "ultraman_stories.csv"
     if not path.is_file():
         pytest.skip("the article's stories are not on this machine (../shared/fixtures)")
-    found = importing.read_table(path.read_bytes(), path.name)
+    found = table_reader.read_table(path.read_bytes(), path.name)
     assert len(found.frame) == 464 and found.problems == []
     lengths = found.frame["story"].str.len()
     assert found.frame["story"].str.startswith("\n\n").all() and (lengths.min(), lengths.max()) == (186, 562)

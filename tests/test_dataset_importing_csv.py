@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from core.dataset.intake import importing
+from core.dataset.importers import table_reader
 
 
-def read(text: str) -> importing.Imported:
-    return importing.read_table(text.encode(), "a.csv")
+def read(text: str) -> table_reader.Imported:
+    return table_reader.read_table(text.encode(), "a.csv")
 
 
-def rows(found: importing.Imported) -> list[list[str]]:
+def rows(found: table_reader.Imported) -> list[list[str]]:
     return [[str(cell) for cell in row] for row in found.frame.to_numpy()]
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core.dataset.intake import importing, mapping, pasted, rendered
+from core.dataset.importers import chat_markup, column_mapping, pasted_text, table_reader
 from core.errors import BadFile
 
 USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
@@ -23,11 +23,11 @@ SYSTEM = {"role": "system", "content": "S"}
 Q_AND_A = {"prompt": "q", "completion": "a"}
 
 
-def read(*rows: Any, name: str = "a.jsonl") -> importing.Imported:
-    return importing.read_table("\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode(), name)
+def read(*rows: Any, name: str = "a.jsonl") -> table_reader.Imported:
+    return table_reader.read_table("\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode(), name)
 
 
-def records(found: importing.Imported) -> list[dict[str, str]]:
+def records(found: table_reader.Imported) -> list[dict[str, str]]:
     return [{str(k): str(v) for k, v in row.items()} for row in found.frame.to_dict("records")]
 
 
@@ -66,7 +66,7 @@ PARTED: list[tuple[dict[str, Any], dict[str, str]]] = [
 def test_an_example_in_parts_is_put_together(row: dict[str, Any], expected: dict[str, str]) -> None:
     found = read(row, row)
     assert records(found) == [expected, expected] and found.problems == []
-    guessed = mapping.guess(found.frame)
+    guessed = column_mapping.guess(found.frame)
     assert (guessed.prompts, guessed.completion) == (("prompt",), "completion")
 
 
@@ -87,7 +87,7 @@ def test_an_empty_answer_beside_turns_is_named() -> None:
 )
 def test_what_stands_beside_a_conversation_is_no_part_of_its_prompt(row: dict[str, Any]) -> None:
     found = read(row, row)
-    guessed = mapping.guess(found.frame)
+    guessed = column_mapping.guess(found.frame)
     assert (guessed.prompts, guessed.completion) == (("prompt",), "completion")
     assert [records(found)[0][name] for name in ("prompt", "completion")] == ["q", "a"]
 
@@ -162,20 +162,20 @@ SECOND = {
 
 @pytest.mark.parametrize("template", RENDERED)
 def test_several_turns_in_a_chat_template_keep_their_order(template: str) -> None:
-    turns = rendered.turns(RENDERED[template] + SECOND[template])
+    turns = chat_markup.turns(RENDERED[template] + SECOND[template])
     assert turns is not None and [turn["text"] for turn in turns] == ["S", "q", "a", "r", "b"]
 
 
 @pytest.mark.parametrize("template", RENDERED)
 def test_a_pasted_conversation_in_a_chat_template_is_pairs(template: str) -> None:
-    found = pasted.from_text(RENDERED[template] + SECOND[template])
+    found = pasted_text.from_text(RENDERED[template] + SECOND[template])
     assert [(pair.prompt, pair.answer) for pair in found.pairs] == [("q", "a"), ("r", "b")]
 
 
 @pytest.mark.parametrize(("text", "name"), [("[]", "a.json"), ("{}", "a.json"), ("prompt,completion\n", "a.csv")])
 def test_a_file_without_rows_says_so(text: str, name: str) -> None:
     with pytest.raises(BadFile, match="has no rows: "):
-        importing.read_table(text.encode(), name)
+        table_reader.read_table(text.encode(), name)
 
 
 def test_the_better_dialogue_of_hh_rlhf_is_learned() -> None:
@@ -207,10 +207,10 @@ Q_AND_A_2 = [Q_AND_A, {"prompt": "r", "completion": "b"}]
 @pytest.mark.parametrize("orient", ["records", "split", "index", "columns", "table"])
 def test_every_orient_of_pandas_is_a_table(orient: Any, index: list[Any]) -> None:
     frame = FRAME.set_axis(pd.Index(index, name=None), axis="index")
-    found = importing.read_table(frame.to_json(orient=orient).encode(), "a.json")
+    found = table_reader.read_table(frame.to_json(orient=orient).encode(), "a.json")
     rows = records(found)
     assert [{name: row[name] for name in Q_AND_A} for row in rows] == Q_AND_A_2 and found.problems == []
-    guessed = mapping.guess(found.frame)
+    guessed = column_mapping.guess(found.frame)
     assert (guessed.prompts, guessed.completion) == (("prompt",), "completion")
 
 
@@ -234,7 +234,7 @@ def test_every_orient_of_pandas_is_a_table(orient: Any, index: list[Any]) -> Non
 )  # fmt: skip
 @pytest.mark.parametrize("indent", [None, 2])
 def test_rows_are_found_in_any_value(value: Any, expected: list[dict[str, str]], indent: int | None) -> None:
-    found = importing.read_table(json.dumps(value, indent=indent).encode(), "a.json")
+    found = table_reader.read_table(json.dumps(value, indent=indent).encode(), "a.json")
     assert records(found) == expected and found.problems == []
 
 
@@ -246,7 +246,7 @@ def test_a_list_of_turns_a_line_is_a_conversation(row: list[Any]) -> None:
 
 def test_messages_with_an_id_each_are_rows() -> None:
     rows = [USER | {"conversation_id": "1"}, ANSWER | {"conversation_id": "1"}]
-    assert len(importing.read_table(json.dumps(rows).encode(), "a.json").frame) == 2
+    assert len(table_reader.read_table(json.dumps(rows).encode(), "a.json").frame) == 2
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_a_row_inside_an_object_is_the_row(row: dict[str, Any], expected: dict[s
 
 def test_a_table_in_one_object_that_is_too_long_says_how_to_write_it() -> None:
     with pytest.raises(BadFile, match="more than 4,000,000 characters") as problem:
-        importing.read_table(
+        table_reader.read_table(
             json.dumps({"prompt": {"0": "x" * 12_000_000}, "completion": {"0": "y"}}).encode(), "a.json"
         )
     assert 'in pandas: orient="records"' in problem.value.next_step
@@ -301,7 +301,7 @@ TAR = b"a.csv".ljust(257, b"\0") + b"ustar\x0000" + CSV.encode()
 )
 def test_a_zip_of_one_file_and_zstd_are_read(data: bytes, how: str) -> None:
     file = io.BytesIO(data)
-    found = importing.read_table(file, "rows.csv.zip")
+    found = table_reader.read_table(file, "rows.csv.zip")
     assert found.compression == how and set(found.frame["completion"]) == {"a"} and found.notes == []
     assert not file.closed
 
@@ -311,7 +311,7 @@ def test_what_macos_adds_to_a_zip_file_is_not_counted() -> None:
     with zipfile.ZipFile(out, "a") as archive:
         for name in ("__MACOSX/._rows.csv", ".DS_Store", "folder/"):
             archive.writestr(name, "")
-    assert records(importing.read_table(out.getvalue(), "rows.zip")) == [Q_AND_A]
+    assert records(table_reader.read_table(out.getvalue(), "rows.zip")) == [Q_AND_A]
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_what_macos_adds_to_a_zip_file_is_not_counted() -> None:
 )
 def test_a_file_that_is_no_table_says_what_it_is(data: bytes, what: str, next_step: str) -> None:
     with pytest.raises(BadFile) as problem:
-        importing.read_table(data, "a.csv")
+        table_reader.read_table(data, "a.csv")
     assert what in problem.value.what and next_step in problem.value.next_step
 
 
@@ -349,7 +349,7 @@ def test_a_zip_file_with_a_password_says_so() -> None:
     data[6] |= 1  # the flag of encryption, in the file's header and in the directory's entry
     data[data.index(b"PK\x01\x02") + 8] |= 1
     with pytest.raises(BadFile, match="with a password"):
-        importing.read_table(bytes(data), "a.zip")
+        table_reader.read_table(bytes(data), "a.zip")
 
 
 # --- CSV as programs and people write it ----------------------------------------------------------------------------
@@ -367,13 +367,13 @@ def test_a_zip_file_with_a_password_says_so() -> None:
     ],
 )
 def test_separators_at_the_end_and_frames_of_tables_are_no_columns(text: str) -> None:
-    found = importing.read_table(text.encode(), "a.csv")
+    found = table_reader.read_table(text.encode(), "a.csv")
     assert records(found) == Q_AND_A_2 and found.problems == []
 
 
 def test_bars_and_quotes_in_cells_of_a_markdown_table_are_kept() -> None:
     text = '| prompt | completion |\n|---|---|\n| a \\| b | say "c" |\n'
-    assert records(importing.read_table(text.encode(), "a.md")) == [{"prompt": "a | b", "completion": 'say "c"'}]
+    assert records(table_reader.read_table(text.encode(), "a.md")) == [{"prompt": "a | b", "completion": 'say "c"'}]
 
 
 # --- Parquet and workbooks ------------------------------------------------------------------------------------------
@@ -392,9 +392,9 @@ def test_classes_of_hugging_face_have_their_names() -> None:
     }
     table = pa.table({"label": pa.array([1, 0, None, -1]), "text": list("abcd")})
     named = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    assert importing.read_table(parquet(named), "a.parquet").frame["label"].tolist() == ["pos", "neg", "", "-1"]
+    assert table_reader.read_table(parquet(named), "a.parquet").frame["label"].tolist() == ["pos", "neg", "", "-1"]
     broken = table.replace_schema_metadata({"huggingface": "[1]"})
-    assert importing.read_table(parquet(broken), "a.parquet").frame["label"].tolist() == ["1", "0", "", "-1"]
+    assert table_reader.read_table(parquet(broken), "a.parquet").frame["label"].tolist() == ["1", "0", "", "-1"]
 
 
 SINGLE = pa.float32()
@@ -415,14 +415,14 @@ SINGLE = pa.float32()
 )
 def test_nested_values_of_parquet_are_written_as_people_write_them(values: pa.Array, text: str) -> None:
     table = pa.table({"prompt": ["q"], "value": values})
-    assert importing.read_table(parquet(table), "a.parquet").frame["value"].tolist() == [text]
+    assert table_reader.read_table(parquet(table), "a.parquet").frame["value"].tolist() == [text]
 
 
 def test_turns_that_parquet_holds_as_maps_are_a_conversation() -> None:
     turn = pa.map_(pa.string(), pa.string())
     turns = [[("role", "user"), ("content", "q")], [("role", "assistant"), ("content", "a")]]
     table = pa.table({"messages": pa.array([turns], pa.list_(turn))})
-    assert records(importing.read_table(parquet(table), "a.parquet")) == [Q_AND_A]
+    assert records(table_reader.read_table(parquet(table), "a.parquet")) == [Q_AND_A]
 
 
 def opendocument(*rows: str) -> bytes:
@@ -462,14 +462,14 @@ def test_numbers_of_an_opendocument_sheet_are_read_as_they_are_shown(made: str, 
     empty = '<table:table-row table:number-rows-repeated="2"><table:table-cell/></table:table-row>'
     header = f"<table:table-row>{cell('prompt')}{cell('value')}</table:table-row>"
     row = f'<table:table-row table:number-rows-repeated="2">{cell("q")}{made}</table:table-row>'
-    found = importing.read_table(opendocument(header, empty, row), "a.ods", sheet="Two")
+    found = table_reader.read_table(opendocument(header, empty, row), "a.ods", sheet="Two")
     assert records(found) == [{"prompt": "q", "value": text}] * 2
 
 
 def test_an_error_in_an_opendocument_sheet_is_named() -> None:
     header = f"<table:table-row>{cell('prompt')}{cell('value')}</table:table-row>"
     error = cell("#DIV/0!", "string", "", 'office:string-value="" calcext:value-type="error"')
-    found = importing.read_table(
+    found = table_reader.read_table(
         opendocument(header, f"<table:table-row>{cell('q')}{error}</table:table-row>"), "a.ods"
     )
     assert records(found) == [{"prompt": "q", "value": "#DIV/0!"}]
@@ -492,8 +492,8 @@ def test_an_error_in_an_opendocument_sheet_is_named() -> None:
 )
 def test_columns_of_known_sets_get_their_part(columns: str, prompts: tuple[str, ...], completion: str) -> None:
     names = columns.split(",")
-    found = importing.read_table(f"{columns}\n{','.join('some text' for _ in names)}\n".encode(), "a.csv")
-    guessed = mapping.guess(found.frame)
+    found = table_reader.read_table(f"{columns}\n{','.join('some text' for _ in names)}\n".encode(), "a.csv")
+    guessed = column_mapping.guess(found.frame)
     assert (guessed.prompts, guessed.completion) == (prompts, completion)
 
 

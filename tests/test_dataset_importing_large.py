@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from core.dataset.intake import importing, table, textlines
-from core.dataset.intake.problems import LONGEST_LINE
+from core.dataset.importers import table, table_reader, text_lines
+from core.dataset.importers.import_problems import LONGEST_LINE
 from core.errors import BadFile
 
 _GB = 1_000_000_000
@@ -61,7 +61,7 @@ class Long(io.RawIOBase):
 def test_a_line_of_a_gigabyte_takes_no_gigabyte(size: int, head: bytes, fill: bytes, tail: bytes, name: str) -> None:
     tracemalloc.start()
     try:
-        found = importing.read_table(io.BufferedReader(Long(head, size, fill, tail)), name)
+        found = table_reader.read_table(io.BufferedReader(Long(head, size, fill, tail)), name)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -72,27 +72,27 @@ def test_a_line_of_a_gigabyte_takes_no_gigabyte(size: int, head: bytes, fill: by
 
 def test_a_quote_that_is_opened_early_in_a_long_file_costs_one_line() -> None:
     lines = "".join(f"{n},some words for row {n}\n" for n in range(50_000))
-    found = importing.read_table(f'a,b\n0,"open\n{lines}'.encode(), "a.csv")
+    found = table_reader.read_table(f'a,b\n0,"open\n{lines}'.encode(), "a.csv")
     assert (len(found.frame), found.left_out) == (50_000, 1)
     assert found.problems == ["Line 2: a quote is opened and not closed as it should be; the line is left out."]
 
 
 def test_a_quote_that_meets_the_next_one_swallows_nothing() -> None:
-    found = importing.read_table(b'a,b\n1,"open\n2,3\n4,"x"\n5,6\n', "a.csv")
+    found = table_reader.read_table(b'a,b\n1,"open\n2,3\n4,"x"\n5,6\n', "a.csv")
     assert found.frame["a"].tolist() == ["2", "4", "5"] and found.left_out == 1
 
 
 def test_a_file_of_nothing_but_quotes_ends_and_says_what_it_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(textlines, "LONGEST_LINE", 10_000)
-    monkeypatch.setattr(textlines, "_MOST_READ_AGAIN", 200_000)  # each line would be read a thousand times
-    found = importing.read_table(b"a,b\n1,2\n" + b'x","y\n' * 50_000 + b'"\n4,5\n', "a.csv")
+    monkeypatch.setattr(text_lines, "LONGEST_LINE", 10_000)
+    monkeypatch.setattr(text_lines, "_MOST_READ_AGAIN", 200_000)  # each line would be read a thousand times
+    found = table_reader.read_table(b"a,b\n1,2\n" + b'x","y\n' * 50_000 + b'"\n4,5\n', "a.csv")
     assert found.frame["a"].tolist()[0] == "1"
     assert any("are between quotes that do not match; they are left out" in told for told in found.problems)
 
 
 def test_more_rows_than_one_data_set_takes_are_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "MOST_ROWS", 3)
-    found = importing.read_table(b"a,b\n1,2\nragged\n3,4\n5,6\n7,8\n", "a.csv")
+    found = table_reader.read_table(b"a,b\n1,2\nragged\n3,4\n5,6\n7,8\n", "a.csv")
     assert len(found.frame) == 3
     assert found.problems[0] == found.cut_short and found.left_out == 1
     assert found.cut_short.startswith("Only the first 3 rows were read; the rest is more")
@@ -101,7 +101,7 @@ def test_more_rows_than_one_data_set_takes_are_told_first(monkeypatch: pytest.Mo
 def test_rows_are_packed_on_the_way_and_come_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "_PACK", 7)
     text = "a,b\n" + "".join(f"{n},{n}\n" for n in range(100))
-    frame = importing.read_table(text.encode(), "a.csv").frame
+    frame = table_reader.read_table(text.encode(), "a.csv").frame
     assert frame["a"].tolist() == [str(n) for n in range(100)] and list(frame.index) == list(range(100))
 
 
@@ -117,12 +117,12 @@ def test_a_path_a_stream_and_bytes_are_read_alike(tmp_path: Path) -> None:
             raise OSError("a pipe has no places")
 
     stream = io.BytesIO(data)
-    sources: list[importing.Source] = [data, tmp_path / "a.csv", stream, Pipe(data)]
+    sources: list[table_reader.Source] = [data, tmp_path / "a.csv", stream, Pipe(data)]
     for source in sources:
-        assert importing.read_table(source, "a.csv").frame.to_numpy().tolist() == [["唐", "x"]]
+        assert table_reader.read_table(source, "a.csv").frame.to_numpy().tolist() == [["唐", "x"]]
     assert not stream.closed  # it is not ours to close
 
 
 def test_a_path_where_nothing_is_says_so(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match="cannot be opened"):
-        importing.read_table(tmp_path / "none.csv", "none.csv")
+        table_reader.read_table(tmp_path / "none.csv", "none.csv")

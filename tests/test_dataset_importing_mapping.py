@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from core.dataset.intake import mapping
-from core.dataset.intake.mapping import Mapping
+from core.dataset.importers import column_mapping
+from core.dataset.importers.column_mapping import ColumnMapping
 from core.errors import BadFile
 
 
@@ -53,7 +53,7 @@ def frame(*columns: str, **cells: list[str]) -> pd.DataFrame:
     ],
 )
 def test_columns_are_guessed_by_their_names(columns: tuple[str, ...], expected: tuple[Any, ...]) -> None:
-    assert mapping.guess(frame(*columns)) == Mapping(*expected)
+    assert column_mapping.guess(frame(*columns)) == ColumnMapping(*expected)
 
 
 @pytest.mark.parametrize(
@@ -69,9 +69,9 @@ def test_a_system_text_of_all_rows_is_no_part_of_their_prompts(
     texts: list[str], prompts: tuple[str, ...], shared: str
 ) -> None:
     table = frame("system", "prompt", "completion", system=texts, prompt=["a", "b"], completion=["c", "d"])
-    found = mapping.guess(table)
-    assert found.prompts == prompts and mapping.shared_system(table, found) == shared
-    assert mapping.shared_system(table, Mapping(("system",), "completion")) == ""
+    found = column_mapping.guess(table)
+    assert found.prompts == prompts and column_mapping.shared_system(table, found) == shared
+    assert column_mapping.shared_system(table, ColumnMapping(("system",), "completion")) == ""
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_system_text_of_all_rows_is_no_part_of_their_prompts(
     [(["held_out", ""], True), (["test", "Train "], True), (["", ""], False), (["A", "B"], False)],
 )
 def test_a_split_column_is_guessed_when_all_its_words_mean_a_part(words: list[str], guessed: bool) -> None:
-    found = mapping.guess(frame("message", "split", "intent", split=words))
+    found = column_mapping.guess(frame("message", "split", "intent", split=words))
     assert found.split == ("split" if guessed else None) and found.completion == "intent"
 
 
@@ -87,41 +87,44 @@ def test_what_becomes_of_a_table_is_counted() -> None:
     table = frame(
         "k", "story", "split", k=["a", "b", "c", "d"], story=["1", " ", "3", "4"], split=["test", "", "", "held_out"]
     )
-    found = mapping.outlook(table, Mapping(("k",), "story", "split"))
+    found = column_mapping.mapping_preview(table, ColumnMapping(("k",), "story", "split"))
     assert (found.examples, found.empty, found.parts) == (3, 1, {"held_out": 2, None: 1})
 
 
 def test_words_that_mean_no_part_are_told_before_anything_is_kept() -> None:
     with pytest.raises(BadFile, match="The split column says 'x'"):
-        mapping.outlook(frame("k", "story"), Mapping((), "story", "k"))
+        column_mapping.mapping_preview(frame("k", "story"), ColumnMapping((), "story", "k"))
 
 
 def test_an_example_shows_line_ends_and_is_cut() -> None:
     table = frame("a", "b", "story", story=["\n\n从前" + "x" * 99])
-    assert mapping.example(table, Mapping(("b", "a"), "story"), 0, 6) == (
+    assert column_mapping.example(table, ColumnMapping(("b", "a"), "story"), 0, 6) == (
         '{"prompt": "x,x", "completion": "\\n\\n从前xx…"}'
     )
 
 
 def test_an_example_shows_the_system_text_that_all_rows_have() -> None:
     table = frame("prompt", "completion", "system", system=["Be kind.", "Be kind."], prompt=["a", "b"])
-    assert json.loads(mapping.example(table, Mapping(("prompt",), "completion"), 0, 99))["system"] == "Be kind."
-    in_prompt = mapping.example(table, Mapping(("system", "prompt"), "completion"), 0, 99)
+    assert (
+        json.loads(column_mapping.example(table, ColumnMapping(("prompt",), "completion"), 0, 99))["system"]
+        == "Be kind."
+    )
+    in_prompt = column_mapping.example(table, ColumnMapping(("system", "prompt"), "completion"), 0, 99)
     assert json.loads(in_prompt) == {"prompt": "Be kind.,a", "completion": "x"}
 
 
 def test_columns_without_a_part_stay_with_their_rows() -> None:
-    assert Mapping(("a",), "c", "s").others(["a", "b", "c", "s", "d"]) == ("b", "d")
+    assert ColumnMapping(("a",), "c", "s").others(["a", "b", "c", "s", "d"]) == ("b", "d")
 
 
 def test_a_column_of_numbers_is_not_guessed_as_the_text_to_learn() -> None:
-    found = mapping.guess(frame("a", "b", "c", b=["x", "y"], c=["1", " 2.5"]))
+    found = column_mapping.guess(frame("a", "b", "c", b=["x", "y"], c=["1", " 2.5"]))
     assert found.completion == "b"
 
 
 def test_an_empty_cell_adds_no_separator_to_the_example() -> None:
     table = frame("a", "b", "c", "story", b=[" "])
-    assert mapping.example(table, Mapping(("a", "b", "c"), "story", None, "\n"), 0, 9) == (
+    assert column_mapping.example(table, ColumnMapping(("a", "b", "c"), "story", None, "\n"), 0, 9) == (
         '{"prompt": "x\\nx", "completion": "x"}'
     )
 
@@ -131,4 +134,4 @@ def test_an_empty_cell_adds_no_separator_to_the_example() -> None:
     [(['[{"a": 1}]', "{}"], True), (["['x']"], True), (["[sic] He said", "{x}"], False), (["", ""], False)],
 )
 def test_a_column_of_json_is_seen(cells: list[str], json: bool) -> None:
-    assert mapping.holds_json(frame("c", c=cells), "c") == json
+    assert column_mapping.holds_json(frame("c", c=cells), "c") == json

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from core.dataset.intake import importing, pasted
+from core.dataset.importers import pasted_text, table_reader
 from tests.workbook_maker import sheet, workbook
 
 
@@ -84,14 +84,14 @@ def _parquet(cells: list[Any]) -> bytes:
     ],
 )
 def test_the_third_row_of_a_file_is_named_by_its_own_position(name: str, data: str | bytes, problem: str) -> None:
-    found = importing.read_table(data.encode() if isinstance(data, str) else data, name)
+    found = table_reader.read_table(data.encode() if isinstance(data, str) else data, name)
     assert found.problems[-1].startswith(problem)
     assert len(found.frame) >= 2
 
 
 def test_a_key_that_comes_late_is_named_by_its_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.dataset.intake.jsontable._FIRST_OBJECTS", 2)
-    found = importing.read_table(json.dumps([{"a": "1"}, {"a": "2"}, {"a": "3", "late": "4"}]).encode(), "a.json")
+    monkeypatch.setattr("core.dataset.importers.json_table._FIRST_OBJECTS", 2)
+    found = table_reader.read_table(json.dumps([{"a": "1"}, {"a": "2"}, {"a": "3", "late": "4"}]).encode(), "a.json")
     assert found.notes == ["Entry 3 (line 1) has 'late', which the first 2 do not have; it is left out."]
 
 
@@ -110,12 +110,12 @@ def test_a_key_that_comes_late_is_named_by_its_entry(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_a_pasted_row_that_cannot_be_used_is_said_to_be_left_out(text: str, notes: tuple[str, ...]) -> None:
-    assert pasted.from_text(text).notes == notes
+    assert pasted_text.from_text(text).notes == notes
 
 
 def test_the_end_of_a_file_that_is_too_large_is_no_row_that_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.dataset.intake.table.MOST_ROWS", 2)
-    named = importing.read_table(b"a,b\n1,2\n3\n5,6\n7,8\n", "a.csv").left_out_named(3)
+    monkeypatch.setattr("core.dataset.importers.table.MOST_ROWS", 2)
+    named = table_reader.read_table(b"a,b\n1,2\n3\n5,6\n7,8\n", "a.csv").left_out_named(3)
     assert [sentence.split(":")[0].split(";")[0] for sentence in named] == [
         "Only the first 2 rows were read",
         "Left out",

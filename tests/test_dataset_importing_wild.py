@@ -18,22 +18,22 @@ import pytest
 
 from core.actor import LOCAL
 from core.dataset import datasets, mixing
-from core.dataset.intake import importing, jsondocument, mapping, unpacking
-from core.dataset.intake.problems import LONGEST_LINE
+from core.dataset.importers import column_mapping, decompression, json_document, table_reader
+from core.dataset.importers.import_problems import LONGEST_LINE
 from core.db.store import Store
 from core.errors import BadFile
-from pages.ui.story.story_model import Shape
+from pages.ui.story.story_model import PromptFormat
 
 
-def read(data: bytes | str, name: str = "a.jsonl", **named: Any) -> importing.Imported:
-    return importing.read_table(data.encode() if isinstance(data, str) else data, name, **named)
+def read(data: bytes | str, name: str = "a.jsonl", **named: Any) -> table_reader.Imported:
+    return table_reader.read_table(data.encode() if isinstance(data, str) else data, name, **named)
 
 
-def records(found: importing.Imported) -> list[dict[str, str]]:
+def records(found: table_reader.Imported) -> list[dict[str, str]]:
     return [{str(k): str(v) for k, v in row.items()} for row in found.frame.to_dict("records")]
 
 
-def said(found: importing.Imported) -> tuple[str, int, int]:
+def said(found: table_reader.Imported) -> tuple[str, int, int]:
     return found.recognised.form, found.recognised.rows, found.recognised.of
 
 
@@ -114,12 +114,12 @@ def test_a_conversation_of_any_format_is_an_example(row: dict[str, Any], form: s
         assert record.get("system", "") in ("", "S") and ("id" not in row or record["id"] == "x1")
         assert not any(cell.startswith(("[", "{")) for cell in record.values())
     assert ("system" in found.frame.columns) == ("S" in json.dumps(row))
-    assert mapping.guess(found.frame).completion == "completion"
+    assert column_mapping.guess(found.frame).completion == "completion"
 
 
 def test_a_plain_table_can_be_had_all_the_same() -> None:
     found = read(json.dumps({"conversations": SHAREGPT}) + "\n", as_table=True)
-    assert said(found) == ("table", 1, 1) and mapping.holds_json(found.frame, "conversations")
+    assert said(found) == ("table", 1, 1) and column_mapping.holds_json(found.frame, "conversations")
 
 
 PREFERENCES: list[dict[str, Any]] = [
@@ -139,7 +139,7 @@ PREFERENCES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("row", PREFERENCES)
 def test_the_chosen_answer_of_a_preference_pair_is_learned_and_the_rejected_one_kept(row: dict[str, Any]) -> None:
     found = read(json.dumps(row) + "\n" + json.dumps(row))
-    guessed = mapping.guess(found.frame)
+    guessed = column_mapping.guess(found.frame)
     record = records(found)[0]
     assert said(found) == ("preference", 2, 2) and found.problems == []
     assert ([record[name] for name in guessed.prompts], record[guessed.completion]) == (["q"], "a")
@@ -231,7 +231,7 @@ def test_instructions_are_joined_by_a_line_end(
     row: dict[str, Any], form: str, prompts: tuple[str, ...], completion: str
 ) -> None:
     found = read(json.dumps([row, row], ensure_ascii=False))
-    guessed = mapping.guess(found.frame)
+    guessed = column_mapping.guess(found.frame)
     assert said(found)[0] == form
     assert (set(guessed.prompts), guessed.completion, guessed.separator) == (set(prompts), completion, "\n")
 
@@ -243,8 +243,8 @@ def test_an_empty_cell_adds_no_separator_and_the_separator_is_kept(store: Store)
         {"instruction": "", "input": " ", "output": "?"},
     ]
     found = read(json.dumps(rows))
-    guessed = mapping.guess(found.frame)
-    assert json.loads(mapping.example(found.frame, guessed, 0, 99))["prompt"] == "Name a colour"
+    guessed = column_mapping.guess(found.frame)
+    assert json.loads(column_mapping.example(found.frame, guessed, 0, 99))["prompt"] == "Name a colour"
     for separator, joined in (("\n", "Translate\nrot"), (",", "Translate,rot"), ("", "Translaterot")):
         id_ = datasets.from_frame(
             store, LOCAL, "x", found.frame, guessed.prompts, guessed.completion, separator=separator
@@ -278,7 +278,7 @@ def test_a_mix_keeps_the_prompts_of_data_sets_that_are_joined_otherwise(store: S
 )
 def test_the_story_page_asks_as_the_rows_were_joined(values: dict[str, str], prompt: str) -> None:
     columns = (("instruction", ("i", "j")), ("input", ("x", "")))
-    assert Shape(columns, None, separator=" ->", between="\n").prompt(values) == prompt
+    assert PromptFormat(columns, None, separator=" ->", between="\n").prompt(values) == prompt
 
 
 # --- JSON that is not lines -----------------------------------------------------------------------------------------
@@ -324,14 +324,14 @@ def test_json_of_any_layout_is_read(layout: str, codec: str) -> None:
 @pytest.mark.parametrize("block", [1, 7, 64])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_border_between_blocks_changes_nothing(layout: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jsondocument, "_BLOCK", block)
+    monkeypatch.setattr(json_document, "_BLOCK", block)
     assert records(read(LAYOUTS[layout], "a.json")) == ROWS
 
 
 def test_parts_of_a_file_become_the_split() -> None:
     found = read(json.dumps({"train": ROWS[:1], "validation": ROWS[1:2], "test": ROWS[2:]}, indent=2))
     assert found.frame["split"].tolist() == ["train", "validation", "test"]
-    assert mapping.guess(found.frame).split == "split"
+    assert column_mapping.guess(found.frame).split == "split"
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_a_broken_or_oversized_compressed_file_says_so(monkeypatch: pytest.Monke
             read(data, "a.gz")
     with pytest.raises(BadFile, match="is a PDF"):
         read(gzip.compress(b"%PDF-1.7"), "a.gz")
-    monkeypatch.setattr(unpacking, "MOST_BYTES", 10_000)
+    monkeypatch.setattr(decompression, "MOST_BYTES", 10_000)
     with pytest.raises(BadFile, match="unpacks to more than"):
         read(packed, "a.gz")
 
@@ -389,7 +389,7 @@ def test_a_large_array_takes_no_more_memory_than_its_rows(tmp_path: Path) -> Non
             file.write(json.dumps({"prompt": f"p{number}", "completion": "c", "junk": "x" * 20_000})[:-1] + "},")
         file.write('{"prompt": "last", "completion": "c"}]')
     tracemalloc.start()
-    found = importing.read_table(path, path.name)
+    found = table_reader.read_table(path, path.name)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(found.frame) == 2_001 and path.stat().st_size > 40_000_000
@@ -432,7 +432,7 @@ def test_objects_of_other_keys_are_a_table_whose_columns_get_their_part(
     lines: list[dict[str, Any]], prompts: tuple[str, ...], completion: str, first: tuple[str, str]
 ) -> None:
     found = read("\n".join(map(json.dumps, lines)))
-    guessed = mapping.guess(found.frame)
+    guessed = column_mapping.guess(found.frame)
     assert (guessed.prompts, guessed.completion) == (prompts, completion)
     assert (records(found)[0][prompts[0]], records(found)[0][completion]) == first
     assert list(found.frame.columns) == list(lines[0])
@@ -453,7 +453,7 @@ def test_a_file_of_texts_alone_is_a_table_of_one_column() -> None:
     ],
 )
 def test_a_table_that_is_held_by_columns_is_rows(body: str) -> None:
-    found = importing.read_table(body.encode(), "a.json")
+    found = table_reader.read_table(body.encode(), "a.json")
     assert found.frame.to_dict("records") == [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"}]
     assert found.problems == []
 
@@ -468,7 +468,7 @@ def test_a_table_that_is_held_by_columns_is_rows(body: str) -> None:
     ],
 )
 def test_rows_with_lists_in_them_stay_rows(body: str) -> None:
-    found = importing.read_table(body.encode(), "a.jsonl")
+    found = table_reader.read_table(body.encode(), "a.jsonl")
     assert len(found.frame) == len(body.splitlines()) and found.frame["tags"][0] == '["a", "b"]'
 
 
@@ -480,4 +480,4 @@ def test_rows_with_lists_in_them_stay_rows(body: str) -> None:
     ],
 )
 def test_one_object_is_one_row_unless_it_holds_columns(body: str) -> None:
-    assert len(importing.read_table(body.encode(), "a.json").frame) == 1
+    assert len(table_reader.read_table(body.encode(), "a.json").frame) == 1

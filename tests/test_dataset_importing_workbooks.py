@@ -11,17 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core.dataset.intake import importing
-from core.dataset.intake.workbook_cells import shown
+from core.dataset.importers import table_reader
+from core.dataset.importers.workbook_cells import shown
 from core.errors import BadFile
 from tests.workbook_maker import row, sheet, workbook
 
 
-def read(data: bytes) -> importing.Imported:
-    return importing.read_table(data, "a.xlsx")
+def read(data: bytes) -> table_reader.Imported:
+    return table_reader.read_table(data, "a.xlsx")
 
 
-def rows(found: importing.Imported) -> list[list[str]]:
+def rows(found: table_reader.Imported) -> list[list[str]]:
     return [[str(cell) for cell in row] for row in found.frame.to_numpy()]
 
 
@@ -53,7 +53,7 @@ def styled(body: str, *formats: str, merged: tuple[str, ...] = ()) -> bytes:
 HEADER = row(1, ["k", "v"])
 
 
-def one(cell: str, *formats: str) -> importing.Imported:
+def one(cell: str, *formats: str) -> table_reader.Imported:
     """A sheet with a single value in B2."""
     return read(styled(f'{HEADER}<row r="2"><c r="A2" t="inlineStr"><is><t>x</t></is></c>{cell}</row>', *formats))
 
@@ -186,4 +186,4 @@ def test_conversations_in_a_workbook_are_examples() -> None:
 def test_numbers_of_parquet_are_written_as_people_write_them(values: Any, texts: list[str]) -> None:
     out = io.BytesIO()
     pq.write_table(pa.table({"text": ["a", "b", "c"], "label": values}), out)
-    assert importing.read_table(out.getvalue(), "a.parquet").frame["label"].tolist() == texts
+    assert table_reader.read_table(out.getvalue(), "a.parquet").frame["label"].tolist() == texts

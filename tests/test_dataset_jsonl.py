@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.dataset import jsonl, presets
-from core.dataset.intake import importing
+from core.dataset.importers import table_reader
 from core.errors import BadTrainingFile
 
 FIXTURES = Path(__file__).resolve().parents[2] / "shared" / "fixtures"
@@ -164,7 +164,7 @@ def test_the_articles_own_stories_take_the_articles_marks() -> None:
 
 
 def _check_stories(data: bytes) -> None:
-    frame = importing.read_table(data, "stories.csv").frame
+    frame = table_reader.read_table(data, "stories.csv").frame
     pairs = [(",".join(row[:-1]), row[-1]) for row in frame.itertuples(index=False, name=None)]
     prepared = jsonl.prepare(pairs)
     assert (prepared.separator, prepared.stop) == (" ->", ".")

@@ -12,21 +12,21 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from bench._answers import BOOK, GOOD, KINDS, Kind, ScriptedProvider
+from bench._scripted_provider import BOOK, GOOD, KINDS, AnswerKind, ScriptedProvider
 from bench.answers import run_kind
 from core.actor import LOCAL
 from core.cost import budget
-from core.cost.book import PriceBook
+from core.cost.price_book import PriceBook
 from core.cost.prices import Price
 from core.dataset import datasets, previewing, runs
+from core.dataset.generation import executor
+from core.dataset.generation.concurrency import RunLimits
 from core.dataset.recipe import Column, Recipe
-from core.dataset.writing import executor
-from core.dataset.writing.pace import Limits
-from core.db import totals
+from core.db import spend_totals
 from core.db.store import Store
 from core.db.tables import Row, Spend
 from core.errors import FabulaError, Refused, Unavailable
-from core.providers import Client, CompletionRequest, Patience
+from core.providers import Client, CompletionRequest, RetryLimits
 from core.settings import Settings
 from core.story import stream as stories
 from core.story.stream import StoryStream
@@ -57,7 +57,7 @@ def provider() -> Iterator[ScriptedProvider]:
 def written(store: Store, provider: ScriptedProvider, made: Recipe, budget_usd: Decimal | None = None) -> str:
     """A run of `made`, carried out until it ends by itself."""
     run_id = runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, made), budget_usd=budget_usd)
-    limits = Limits(ceiling=_CEILING, base_s=0.0005, cap_s=0.002, tick_s=0.02, storage_s=0.01)
+    limits = RunLimits(ceiling=_CEILING, base_s=0.0005, cap_s=0.002, tick_s=0.02, storage_s=0.01)
     executor.execute(store, provider.registry(), run_id, limits=limits, book=BOOK)
     return run_id
 
@@ -65,7 +65,7 @@ def written(store: Store, provider: ScriptedProvider, made: Recipe, budget_usd: 
 def booked(store: Store, reference: str) -> Decimal:
     """What the ledger counts for a run, line by line; the totals that budgets read say the same."""
     with store.reading() as session:
-        query = select(totals.AT_MOST).where(Spend.reference == reference)
+        query = select(spend_totals.AT_MOST).where(Spend.reference == reference)
         lines = sum((usd for usd in session.scalars(query) if usd is not None), Decimal(0))
         assert budget.spent_on(session, reference) == lines
     return lines
@@ -77,7 +77,7 @@ def numbered(rows: int, repeats: int = 1, seed: int | None = 5) -> Recipe:
     return replace(made, repeats=repeats, seed=seed)
 
 
-def scripted(dice: random.Random) -> dict[str, list[Kind]]:
+def scripted(dice: random.Random) -> dict[str, list[AnswerKind]]:
     """What each prompt gets, one answer after another; well answered after that."""
     shares = dice.choice([0.2, 0.5, 0.9])
     return {
@@ -108,7 +108,7 @@ def test_nothing_is_charged_that_is_not_in_the_ledger(ledger: Store, provider: S
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_each_kind_of_answer_is_booked(ledger: Store, provider: ScriptedProvider, kind: Kind) -> None:
+def test_each_kind_of_answer_is_booked(ledger: Store, provider: ScriptedProvider, kind: AnswerKind) -> None:
     books = run_kind(ledger, provider, kind, rows=2)
     assert books.charged_usd <= books.booked_usd
     if kind.whole:
@@ -144,7 +144,7 @@ def test_a_row_that_is_never_read_fails_after_a_few_purchases(ledger: Store, pro
     run_id = written(ledger, provider, numbered(3))
     told = runs.progress(ledger, run_id)
     assert (told.state, told.done, told.failed) == ("done", 2, 1)
-    assert provider.requests["Story 0."] == Limits().strikes
+    assert provider.requests["Story 0."] == RunLimits().strikes
     assert provider.charged_usd <= booked(ledger, run_id)
 
 
@@ -154,7 +154,7 @@ def test_where_no_answer_can_be_read_the_run_ends_and_says_so(ledger: Store, pro
     run_id = written(ledger, provider, numbered(40))
     told = runs.progress(ledger, run_id)
     assert told.state == "failed" and (told.reason or "").startswith("None of the answers can be read.")
-    assert provider.requests.total() <= Limits().alike + 2 * _CEILING
+    assert provider.requests.total() <= RunLimits().alike + 2 * _CEILING
     assert provider.charged_usd <= booked(ledger, run_id)
 
 
@@ -177,7 +177,7 @@ _PAID = PriceBook(
     source=None,
     today=BOOK.today,
 )
-_QUICKLY = Patience(total_s=5, tries=3, base_s=0.001, cap_s=0.01)
+_QUICKLY = RetryLimits(total_s=5, tries=3, base_s=0.001, cap_s=0.01)
 _CACHED = raw(
     json.dumps(
         {
@@ -220,7 +220,7 @@ def test_a_preview_books_what_may_be_billed(
     store: Store, server: FaultServer, answer: Any, requests: int, stays: bool, kind: type[FabulaError] | None
 ) -> None:
     server.default = answer
-    client = Client(server.provider(), patience=_QUICKLY)
+    client = Client(server.provider(), retry_limits=_QUICKLY)
     rows = previewing.preview(client, recipe(1), 1, store=store, actor=LOCAL, book=_PAID)
     if kind is None:
         assert [(row.text, row.reason) for row in rows] == [("From", None)]
@@ -248,7 +248,7 @@ def test_a_story_books_what_may_be_billed(
 
 def story(store: Store, server: FaultServer) -> StoryStream:
     request = CompletionRequest("writer", "Tell a story.", max_tokens=50)
-    return stories.write(store, LOCAL, Client(server.provider(), patience=_QUICKLY), request, _PAID)
+    return stories.write(store, LOCAL, Client(server.provider(), retry_limits=_QUICKLY), request, _PAID)
 
 
 def streamed(*chunks: object) -> Any:

@@ -6,15 +6,15 @@ import pytest
 
 from core.actor import LOCAL
 from core.dataset import datasets, runs
+from core.dataset.generation import executor, row_store
+from core.dataset.generation.concurrency import RunLimits
 from core.dataset.recipe import Column, Recipe
-from core.dataset.writing import executor, ledger
-from core.dataset.writing.pace import Limits
 from core.db.store import Store
 from core.settings import Settings
 from tests.fault_server import FaultServer, error, rate_limit, text
 from tests.waiting import at_once
 
-QUICK = Limits(base_s=0.001, cap_s=0.01, tick_s=0.02)
+QUICK = RunLimits(base_s=0.001, cap_s=0.01, tick_s=0.02)
 
 
 @pytest.fixture
@@ -52,14 +52,14 @@ def test_loaded_and_grown_data_sets_are_listed(store: Store) -> None:
 
 def test_two_workers_never_take_the_same_row(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, recipe(200))
-    order = ledger.begin(store, runs.enqueue(store, LOCAL, dataset_id))
-    assert order is not None
+    context = row_store.begin(store, runs.enqueue(store, LOCAL, dataset_id))
+    assert context is not None
     taken: list[int] = []
 
     def take() -> None:
         while True:
             with store.session() as session:
-                claims, _ = ledger.claim(session, order, 7, lambda prompt: None, None)
+                claims, _ = row_store.claim(session, context, 7, lambda prompt: None, None)
             if not claims:
                 return
             taken.extend(c.row_id for c in claims)

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 from core.actor import LOCAL
-from core.dataset import curation, datasets, growing, matrix, runs
+from core.dataset import curation, datasets, grid_edit, grid_store, runs
+from core.dataset.generation import executor, row_store
 from core.dataset.recipe import Recipe
-from core.dataset.writing import executor, ledger
 from core.db.store import Store
 from core.db.tables import Row, Spend
 from core.errors import BadRecipe
@@ -81,12 +81,12 @@ class World:
         elif action in ("repeats", "value"):
             more = [f"n{len(self.made.columns[0].values) + i:04}" for i in range(amount)]
             grown = (
-                growing.more_repeats(self.made, amount)
+                grid_edit.more_repeats(self.made, amount)
                 if action == "repeats"
-                else growing.with_value(self.made, "number", more)
+                else grid_edit.with_value(self.made, "number", more)
             )
             self.made = grown
-            growing.grow(self.store, LOCAL, self.dataset_id, grown)
+            grid_edit.grow(self.store, LOCAL, self.dataset_id, grown)
         else:
             rows = datasets.rows(self.store, self.dataset_id, limit=1_000)
             ids = [row.id for row in rows]
@@ -122,9 +122,9 @@ class World:
             assert self._asked - asked <= before
             assert self._counts().pending == counts.pending - (before - counts.failed)
 
-    def _counts(self) -> matrix.Counts:
+    def _counts(self) -> grid_store.Counts:
         with self.store.reading() as session:
-            return matrix.counts(session, [self.dataset_id])[self.dataset_id]
+            return grid_store.counts(session, [self.dataset_id])[self.dataset_id]
 
     def _stop(self, run_id: str, answers: int) -> None:
         self.halt_after = self.sold.total() + answers
@@ -138,19 +138,19 @@ class World:
 
     def _kill(self, run_id: str, rows: int) -> None:
         """As kill -9 leaves it: claimed, the first half sold and never recorded; and the process is gone."""
-        order = ledger.begin(self.store, run_id, "0" * 12 + ":1:2:gone")
-        assert order is not None
+        context = row_store.begin(self.store, run_id, "0" * 12 + ":1:2:gone")
+        assert context is not None
         with self.store.session() as session:
-            claims, _ = ledger.claim(session, order, rows, lambda prompt: Decimal("0.1"), None)
+            claims, _ = row_store.claim(session, context, rows, lambda prompt: Decimal("0.1"), None)
             sent = claims[: (len(claims) + 1) // 2]
-            ledger.mark(session, [claim.spend_id for claim in sent])
+            row_store.mark(session, [claim.spend_id for claim in sent])
         for claim in sent:
             self.sold[claim.prompt] += 1
             self.lost[claim.prompt] += 1
 
     def _pause(self, run_id: str, _: int) -> None:
         runs.request_pause(self.store, LOCAL, run_id)
-        assert ledger.begin(self.store, run_id) is None  # nobody works on it
+        assert row_store.begin(self.store, run_id) is None  # nobody works on it
 
     def check(self) -> None:
         """The ledger is what was bought."""

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.dataset.quality import QualityRow, Report, duplicates, lengths, report, texts, units
-from core.dataset.quality.diversity import Sample
-from core.dataset.quality.report import REASONS, Finding, Kind, verdict
+from core.dataset.quality import QualityReport, QualityRow, duplicates, lengths, report, texts, units
+from core.dataset.quality.diversity import HashSample
+from core.dataset.quality.report import REASONS, Kind, QualityFinding, verdict
 
 _SAMPLES = Path(__file__).parents[1] / "data" / "samples"
 _FIXTURE = Path(__file__).parents[2] / "shared" / "fixtures" / "ultraman_stories.csv"
@@ -39,11 +39,11 @@ def _row(number: int, text: str, **more: object) -> QualityRow:
     return QualityRow(number, text=text, **fields)  # type: ignore[arg-type]  # the fields' own types
 
 
-def _report(texts_: Sequence[str], columns: Sequence[str] = ()) -> Report:
+def _report(texts_: Sequence[str], columns: Sequence[str] = ()) -> QualityReport:
     return report([_row(i, text) for i, text in enumerate(texts_, start=1)], columns)
 
 
-def _found(made: Report, kind: Kind) -> tuple[int, ...]:
+def _found(made: QualityReport, kind: Kind) -> tuple[int, ...]:
     return tuple(row for finding in made.find(kind) for row in finding.rows)
 
 
@@ -99,7 +99,7 @@ def test_ngrams_never_reach_over_the_end_of_a_text() -> None:
 
 @given(st.lists(st.text(max_size=40), max_size=12))
 def test_any_text_can_be_measured(texts_: list[str]) -> None:
-    block = units.block([units.normal(text) for text in texts_])
+    block = units.block([units.normalize(text) for text in texts_])
     signed = duplicates.signatures(block)
     assert signed.shape == (len(texts_), duplicates.PERMUTATIONS)
     assert len(block.hashes) == block.counts.sum() == len(block.row)
@@ -193,7 +193,7 @@ _STORIES = (
 
 @pytest.mark.parametrize(("text", "refuses"), [*((t, True) for t in _REFUSALS), *((t, False) for t in _STORIES)])
 def test_refusals_are_told_from_heroes_who_apologise(text: str, refuses: bool) -> None:
-    assert texts.refuses(units.normal(text)) is refuses
+    assert texts.is_refusal(units.normalize(text)) is refuses
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_refusals_are_told_from_heroes_who_apologise(text: str, refuses: bool) -
     ],
 )
 def test_what_is_left_of_a_template_is_found(text: str, left: str | None) -> None:
-    assert texts.leftover(text, ["dynasty"]) == left
+    assert texts.template_leftover(text, ["dynasty"]) == left
 
 
 _LONG_PROMPT = "请写一个关于唐朝英雄的三百字故事,情节要跌宕起伏。"
@@ -239,7 +239,7 @@ _LONG_PROMPT = "请写一个关于唐朝英雄的三百字故事,情节要跌宕
     ],
 )
 def test_an_echo_says_its_prompt_again(text: str, prompt: str, echo: bool) -> None:
-    assert texts.echoes(text, prompt) is echo
+    assert texts.echoes_prompt(text, prompt) is echo
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_an_echo_says_its_prompt_again(text: str, prompt: str, echo: bool) -> No
     ],
 )
 def test_a_text_ends_like_a_sentence_or_not(text: str, whole: bool) -> None:
-    assert texts.ends_whole(text) is whole
+    assert texts.ends_complete(text) is whole
 
 
 @pytest.mark.parametrize(
@@ -449,14 +449,18 @@ def test_equal_stories_of_one_prompt_are_no_labels() -> None:
 )
 def test_the_verdict_goes_by_the_share_of_rows_that_should_not_be_learnt(total: int, grave: int, level: str) -> None:
     rows = tuple(range(grave))
-    twice = [Finding("near", rows), Finding("refusal", rows), Finding("short", tuple(range(total // 10)))]
+    twice = [
+        QualityFinding("near", rows),
+        QualityFinding("refusal", rows),
+        QualityFinding("short", tuple(range(total // 10))),
+    ]
     assert verdict(total, twice).level == level
     assert verdict(total, twice).grave == grave
 
 
 def test_many_rows_with_something_lesser_are_worth_a_look() -> None:
-    assert verdict(100, [Finding("missing", tuple(range(10)), "power")]).level == "good"
-    assert verdict(100, [Finding("missing", tuple(range(11)), "power")]).level == "look"
+    assert verdict(100, [QualityFinding("missing", tuple(range(10)), "power")]).level == "good"
+    assert verdict(100, [QualityFinding("missing", tuple(range(11)), "power")]).level == "look"
 
 
 def test_every_kind_of_finding_has_a_reason_in_a_sentence() -> None:
@@ -477,7 +481,7 @@ def test_rows_are_read_once_and_progress_is_told() -> None:
 
 
 def test_a_sample_does_not_hang_on_the_order() -> None:
-    one, other = Sample(10), Sample(10)
+    one, other = HashSample(10), HashSample(10)
     for i in range(200):
         one.offer(i, f"text {i}", {})
         other.offer(199 - i, f"text {199 - i}", {})

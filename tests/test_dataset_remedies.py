@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from core.actor import LOCAL
-from core.dataset import datasets, failed_rows, growing, runs
+from core.dataset import datasets, failed_rows, grid_edit, runs
 from core.dataset.runs import Change
 from core.db.store import Store
 from core.db.tables import Row, Run
@@ -98,7 +98,7 @@ def test_the_rows_of_a_grid_that_grows_follow_the_new_settings(store: Store, ser
     bought = len(server.requests)
     kept = datasets.recipe(store, mixed)
     assert kept is not None
-    growing.grow(store, LOCAL, mixed, growing.more_repeats(kept, 1))
+    grid_edit.grow(store, LOCAL, mixed, grid_edit.more_repeats(kept, 1))
     execute(store, server, runs.enqueue(store, LOCAL, mixed, retry_failed=False))
     assert len(server.requests) == bought + 12 and states(store, mixed) == {"done": 21, "failed": 3}
     assert {request.body["max_tokens"] for request in server.requests[bought:]} == {512}

@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import select, update
 
 from core.actor import LOCAL
-from core.dataset import curation, datasets, growing, runs
-from core.dataset.batch import batching
-from core.dataset.writing import ledger, orders
+from core.dataset import curation, datasets, grid_edit, runs
+from core.dataset.batch import batch_runner
+from core.dataset.generation import row_store, run_store
 from core.db.store import Store
 from core.db.tables import Row, Run
 from core.errors import BadRecipe
@@ -61,7 +61,9 @@ def test_only_failed_rows_are_written_and_the_run_is_done(store: Store, server: 
 
 def test_rows_of_the_grid_that_are_not_in_the_ledger_yet_are_left_there(store: Store, server: FaultServer) -> None:
     dataset_id = some(store)
-    growing.grow(store, LOCAL, dataset_id, growing.more_repeats(recipe(12), 600))  # 7,212 rows: not all of them at once
+    grid_edit.grow(
+        store, LOCAL, dataset_id, grid_edit.more_repeats(recipe(12), 600)
+    )  # 7,212 rows: not all of them at once
     there = sum(states(store, dataset_id).values())
     execute(store, server, runs.retry_failed(store, LOCAL, dataset_id))
     assert len(server.requests) == 4 and sum(states(store, dataset_id).values()) == there < 7_212
@@ -97,10 +99,10 @@ def test_several_executors_write_the_failed_rows_once(store: Store, server: Faul
 def test_after_a_kill_the_run_goes_on_with_its_own_rows(store: Store, server: FaultServer) -> None:
     dataset_id = some(store)
     run_id = runs.retry_failed(store, LOCAL, dataset_id)
-    order = orders.begin(store, run_id, "0" * 12 + ":1:2:gone")
-    assert order is not None
+    context = run_store.begin(store, run_id, "0" * 12 + ":1:2:gone")
+    assert context is not None
     with store.session() as session:
-        claims, _ = ledger.claim(session, order, 3, lambda prompt: None, None, own=True)
+        claims, _ = row_store.claim(session, context, 3, lambda prompt: None, None, own=True)
     assert len(claims) == 3
     execute(store, server, run_id)
     assert states(store, dataset_id) == {"done": 4, "pending": 8} and len(server.requests) == 4
@@ -179,14 +181,14 @@ def test_a_refused_retry_changes_nothing(store: Store) -> None:
 def test_a_run_that_was_resumed_before_its_executor_was_through_is_not_ended_by_it(store: Store) -> None:
     dataset_id = some(store)
     run_id = runs.retry_failed(store, LOCAL, dataset_id)
-    order = orders.begin(store, run_id, "one")
-    assert order is not None
+    context = run_store.begin(store, run_id, "one")
+    assert context is not None
     runs.request_stop(store, LOCAL, run_id)
     with store.session() as session:
-        orders.finish(session, run_id, "stopped", None, "another")
+        run_store.finish(session, run_id, "stopped", None, "another")
     runs.resume(store, LOCAL, run_id)
     with store.session() as session:
-        orders.finish(session, run_id, "stopped", None, "one")
+        run_store.finish(session, run_id, "stopped", None, "one")
     assert runs.progress(store, run_id).state == "queued"
 
 
@@ -209,13 +211,13 @@ def test_a_batch_run_that_is_widened_at_its_last_moment_writes_all(
 ) -> None:
     dataset_id = some(store, provider="openai")
     run_id = runs.retry_failed(store, LOCAL, dataset_id, mode="batch")
-    real = batching.orders.finish_complete
+    real = batch_runner.run_store.finish_complete
 
-    def finish_complete(session: object, order: orders.Order) -> bool:
-        monkeypatch.setattr(batching.orders, "finish_complete", real)
+    def finish_complete(session: object, context: run_store.RunContext) -> bool:
+        monkeypatch.setattr(batch_runner.run_store, "finish_complete", real)
         runs.enqueue(store, LOCAL, dataset_id, retry_failed=False, mode="batch")
-        return real(session, order)  # type: ignore[arg-type]  # the session that was given
+        return real(session, context)  # type: ignore[arg-type]  # the session that was given
 
-    monkeypatch.setattr(batching.orders, "finish_complete", finish_complete)
+    monkeypatch.setattr(batch_runner.run_store, "finish_complete", finish_complete)
     with BatchServer() as server:
         assert batch.execute(store, server, run_id).done == 12

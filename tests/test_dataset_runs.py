@@ -18,11 +18,11 @@ import pytest
 from sqlalchemy import select, update
 
 from core.actor import LOCAL
-from core.cost.book import Price, PriceBook
-from core.dataset import datasets, matrix, runs
+from core.cost.price_book import Price, PriceBook
+from core.dataset import datasets, grid_store, runs
+from core.dataset.generation import executor, group_commit_writer, run_store
+from core.dataset.generation.concurrency import ConcurrencyControl, RunLimits
 from core.dataset.recipe import Column, Recipe
-from core.dataset.writing import executor, keeper, orders
-from core.dataset.writing.pace import Limits, Pace
 from core.db.store import Store
 from core.db.tables import Row, Run, Spend, utcnow
 from core.errors import BadRecipe, EngineMissing, NotFound, RateLimited, StorageFull, Unavailable
@@ -45,7 +45,7 @@ from tests.fault_server import (
 from tests.fault_server import story_server as story_server
 from tests.waiting import until
 
-QUICK = Limits(base_s=0.001, cap_s=0.01, tick_s=0.02, storage_s=0.01)
+QUICK = RunLimits(base_s=0.001, cap_s=0.01, tick_s=0.02, storage_s=0.01)
 NO_PRICES = PriceBook(overlay=(), source=None, today=date(2026, 11, 1))
 _PATIENCE_S = 90  # for a run to end on a busy machine; held requests wait longer
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,7 +68,7 @@ def book(provider: str = "fault", per_mtok: str = "1000") -> PriceBook:
 
 
 def execute(
-    store: Store, server: FaultServer, run_id: str, limits: Limits = QUICK, book: PriceBook = NO_PRICES
+    store: Store, server: FaultServer, run_id: str, limits: RunLimits = QUICK, book: PriceBook = NO_PRICES
 ) -> None:
     executor.execute(store, server.registry(), run_id, limits=limits, book=book)
 
@@ -78,7 +78,7 @@ def executing(
     store: Store,
     registry: Registry,
     run_id: str,
-    limits: Limits = QUICK,
+    limits: RunLimits = QUICK,
     stopping: threading.Event | None = None,
     book: PriceBook = NO_PRICES,
 ) -> Iterator[threading.Thread]:
@@ -163,9 +163,9 @@ def test_a_model_of_completion_format_is_asked_on_that_endpoint(store: Store, se
 def test_a_grid_larger_than_the_ledger_is_filled_as_the_run_goes(
     store: Store, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matrix, "AT_ONCE", 5)
-    monkeypatch.setattr(matrix, "CHUNK", 5)
-    monkeypatch.setattr(matrix.fill, "__defaults__", (5,))
+    monkeypatch.setattr(grid_store, "AT_ONCE", 5)
+    monkeypatch.setattr(grid_store, "CHUNK", 5)
+    monkeypatch.setattr(grid_store.fill, "__defaults__", (5,))
     run_id = queue(store, recipe(23))
     assert len(all_rows(store, run_id)) == 5 and runs.progress(store, run_id).total == 23
     execute(store, server, run_id)
@@ -314,33 +314,33 @@ def test_an_outage_gives_no_row_up(store: Store, server: FaultServer) -> None:
 
 
 def test_the_pace_halves_where_everything_is_refused_and_grows_one_by_one() -> None:
-    pace = Pace(16)
+    concurrency = ConcurrencyControl(16)
     for _ in range(16):
-        pace.rate_limited(sent_at=1.0, now=2.0)
-    assert pace.allowed == 8
+        concurrency.rate_limited(sent_at=1.0, now=2.0)
+    assert concurrency.allowed == 8
     for _ in range(20):
-        pace.rate_limited(sent_at=1.5, now=2.1)  # were sent before the cut: they tell nothing new
-    assert pace.allowed == 8
+        concurrency.rate_limited(sent_at=1.5, now=2.1)  # were sent before the cut: they tell nothing new
+    assert concurrency.allowed == 8
     for _ in range(8):
-        pace.succeeded()
-    assert pace.allowed == 9
+        concurrency.succeeded()
+    assert concurrency.allowed == 9
     for sent in range(3, 60):
-        pace.rate_limited(sent_at=float(sent), now=sent + 0.5)
-    assert pace.allowed == 1 and pace.room(0) == 1 and pace.room(1) == 0
+        concurrency.rate_limited(sent_at=float(sent), now=sent + 0.5)
+    assert concurrency.allowed == 1 and concurrency.room(0) == 1 and concurrency.room(1) == 0
     for _ in range(1000):
-        pace.succeeded()
-    assert pace.allowed == 16
+        concurrency.succeeded()
+    assert concurrency.allowed == 16
 
 
 def test_a_refusal_now_and_then_costs_little() -> None:
     """One in ten, whatever the number: then the number is not the cause."""
-    pace = Pace(64)
+    concurrency = ConcurrencyControl(64)
     for reply in range(10_000):
         if reply % 10 == 0:
-            pace.rate_limited(sent_at=float(reply), now=reply + 0.5)
+            concurrency.rate_limited(sent_at=float(reply), now=reply + 0.5)
         else:
-            pace.succeeded()
-    assert pace.allowed >= 32
+            concurrency.succeeded()
+    assert concurrency.allowed >= 32
 
 
 def test_an_engine_that_is_still_starting_is_waited_for(store: Store, server: FaultServer) -> None:
@@ -446,7 +446,7 @@ def test_a_stop_is_honoured_within_a_second_and_keeps_what_came(store: Store, se
     server.default = held()
     server.enqueue(text("one"), text("two"))
     run_id = queue(store, recipe(20))
-    with executing(store, server.registry(), run_id, Limits(ceiling=4)) as thread:
+    with executing(store, server.registry(), run_id, RunLimits(ceiling=4)) as thread:
         server.wait_for(lambda s: s.flying == 4 and len(s.requests) == 6)
         runs.request_stop(store, LOCAL, run_id)
         runs.request_stop(store, LOCAL, run_id)
@@ -505,12 +505,12 @@ def test_a_finished_run_is_not_run_again(store: Store, server: FaultServer) -> N
 
 _CHILD = """
 import sys
-from core.dataset.writing import executor
-from core.dataset.writing.pace import Limits
+from core.dataset.generation import executor
+from core.dataset.generation.concurrency import RunLimits
 from core.db.store import Store
 from core.providers import Provider, Registry
 provider = Provider("fault", "compatible", "Test", sys.argv[2], "key")
-executor.execute(Store(sys.argv[1]), Registry([provider]), sys.argv[3], limits=Limits(ceiling=4))
+executor.execute(Store(sys.argv[1]), Registry([provider]), sys.argv[3], limits=RunLimits(ceiling=4))
 """
 
 
@@ -538,7 +538,7 @@ def test_after_kill_9_only_what_is_missing_is_asked_for(store: Store, server: Fa
 
 
 def _failing_while(full: threading.Event, real: Callable[..., object]) -> Callable[..., object]:
-    def storage(self: keeper.Keeper, *work: object) -> object:
+    def storage(self: group_commit_writer.GroupCommitWriter, *work: object) -> object:
         if full.is_set():
             raise StorageFull("The disk is full.", "Free some space.")
         return real(self, *work)
@@ -551,7 +551,11 @@ def test_a_full_disk_stops_buying_and_loses_no_answer(
 ) -> None:
     full = threading.Event()
     for name in ("_transaction", "_record"):
-        monkeypatch.setattr(keeper.Keeper, name, _failing_while(full, getattr(keeper.Keeper, name)))
+        monkeypatch.setattr(
+            group_commit_writer.GroupCommitWriter,
+            name,
+            _failing_while(full, getattr(group_commit_writer.GroupCommitWriter, name)),
+        )
     server.default = held()
     run_id = queue(store, recipe(10))
     with executing(store, server.registry(), run_id, replace(QUICK, ceiling=4)) as thread:
@@ -575,7 +579,7 @@ def test_a_disk_that_is_full_from_the_start_buys_nothing(
     def broken(*args: object) -> None:
         raise StorageFull("The disk is full.", "Free some space.")
 
-    monkeypatch.setattr(orders, "begin", broken)
+    monkeypatch.setattr(run_store, "begin", broken)
     with pytest.raises(StorageFull):
         execute(store, server, run_id)
     assert server.requests == []

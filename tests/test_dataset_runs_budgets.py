@@ -11,7 +11,7 @@ import pytest
 from core.actor import LOCAL
 from core.cost import budget
 from core.dataset import runs
-from core.dataset.writing import ledger
+from core.dataset.generation import row_store
 from core.db.store import Store
 from core.errors import BadRequest, OverBudget
 from tests import test_dataset_batch as batches
@@ -90,33 +90,33 @@ def test_what_was_cut_off_counts_as_dear_as_it_can_have_been(store: Store, serve
         server.wait_for(lambda s: s.flying == 2)
         runs.request_stop(store, LOCAL, run_id)
     assert [line.cost_usd for line in spends(store)] == [None, None]
-    assert budget.left(store, LOCAL) == 1 - 2 * _WORST
+    assert budget.remaining(store, LOCAL) == 1 - 2 * _WORST
 
 
 def test_what_a_killed_executor_had_sent_costs_an_unknown_amount(store: Store, server: FaultServer) -> None:
     """Its rows are bought again; whether they were bought before nobody knows, so that a sum without them is no sum."""
     run_id = queue(store, recipe(5), budget_usd=Decimal(1))
-    order = ledger.begin(store, run_id, "0" * 12 + ":1:2:gone")
-    assert order is not None
+    context = row_store.begin(store, run_id, "0" * 12 + ":1:2:gone")
+    assert context is not None
     with store.session() as session:
-        claims, _ = ledger.claim(session, order, 2, lambda prompt: _WORST, None)
-        ledger.mark(session, [claim.spend_id for claim in claims])
+        claims, _ = row_store.claim(session, context, 2, lambda prompt: _WORST, None)
+        row_store.mark(session, [claim.spend_id for claim in claims])
     execute(store, server, run_id, book=book())
     ended = runs.progress(store, run_id)
     assert (ended.state, ended.done) == ("done", 5)
     assert sorted(str(line.cost_usd) for line in spends(store)) == ["0.011"] * 5 + ["None"] * 2
     assert (ended.cost_usd, ended.at_most_usd) == (None, 5 * Decimal("0.011") + 2 * _WORST)
     budget.set_budget(store, LOCAL, "month", Decimal(1))
-    assert budget.left(store, LOCAL) == 1 - 5 * Decimal("0.011") - 2 * _WORST
+    assert budget.remaining(store, LOCAL) == 1 - 5 * Decimal("0.011") - 2 * _WORST
 
 
 def test_what_costs_nothing_costs_nothing_after_a_kill_either(store: Store, server: FaultServer) -> None:
     run_id = queue(store, recipe(5))
-    order = ledger.begin(store, run_id, "0" * 12 + ":1:2:gone")
-    assert order is not None
+    context = row_store.begin(store, run_id, "0" * 12 + ":1:2:gone")
+    assert context is not None
     with store.session() as session:
-        claims, _ = ledger.claim(session, order, 2, lambda prompt: Decimal(0), None)
-        ledger.mark(session, [claim.spend_id for claim in claims])
+        claims, _ = row_store.claim(session, context, 2, lambda prompt: Decimal(0), None)
+        row_store.mark(session, [claim.spend_id for claim in claims])
     execute(store, server, run_id, book=book(per_mtok="0"))
     ended = runs.progress(store, run_id)
     assert (ended.done, ended.cost_usd, ended.at_most_usd) == (5, 0, 0)

@@ -15,15 +15,15 @@ from sqlalchemy import event, func, select, update
 
 from core.actor import LOCAL
 from core.dataset import datasets, runs
-from core.dataset.writing import claimants, executor, ledger
-from core.dataset.writing.ledger import Claim
-from core.dataset.writing.sharing import divided, money_for, together, tokens_for
+from core.dataset.generation import executor, leases, row_store
+from core.dataset.generation.request_grouping import group_claims, split_completion, split_cost, split_tokens
+from core.dataset.generation.row_store import Claim
 from core.db.store import Store
 from core.db.tables import Dataset, Row, Run, Spend, utcnow
 from core.errors import BadRecipe, NotFound
+from core.job_kinds import KINDS
 from core.providers import Choice, Completion
 from core.settings import Settings
-from core.work import KINDS
 from tests import test_dataset_runs as basics
 from tests.fault_server import Answer, FaultServer, error, held, quota, rate_limit, raw, text, unauthorized
 from tests.fault_server import story_server as story_server
@@ -87,23 +87,23 @@ def test_a_cell_that_is_refused_alone_too_does_not_end_the_sharing(store: Store,
 
 def test_the_texts_of_one_answer_are_judged_one_by_one() -> None:
     answer = Completion((Choice("a", "stop"), Choice("b", "length")), "writer", 11, 7)
-    first, second = divided(answer, 3)
+    first, second = split_completion(answer, 3)
     assert (first.texts, first.prompt_tokens, first.completion_tokens) == ((Choice("a", "stop"),), 6, 4)
     assert (second.texts, second.prompt_tokens, second.completion_tokens) == ((Choice("b", "length"),), 5, 3)
-    assert [one.texts for one in divided(Completion((), "writer", 3, 0), 3)] == [()]
+    assert [one.texts for one in split_completion(Completion((), "writer", 3, 0), 3)] == [()]
 
 
 @pytest.mark.parametrize(("total", "parts"), [("0.1", 3), ("1", 7), ("0.000001", 8), ("0", 2), ("5", 1)])
 def test_money_is_divided_exactly(total: str, parts: int) -> None:
-    shares = money_for(Decimal(total), parts)
+    shares = split_cost(Decimal(total), parts)
     assert len(shares) == parts and sum(s for s in shares if s is not None) == Decimal(total)
-    assert money_for(None, parts) == [None] * parts and tokens_for(None, parts) == [None] * parts
+    assert split_cost(None, parts) == [None] * parts and split_tokens(None, parts) == [None] * parts
 
 
 def test_claims_go_together_by_prompt() -> None:
     claims = [Claim(i, str(i), prompt, i, None) for i, prompt in enumerate("aabab")]
-    assert [[c.row_id for c in group] for group in together(claims, 2)] == [[0, 1], [2, 4], [3]]
-    assert [len(group) for group in together(claims, 1)] == [1] * 5
+    assert [[c.row_id for c in group] for group in group_claims(claims, 2)] == [[0, 1], [2, 4], [3]]
+    assert [len(group) for group in group_claims(claims, 1)] == [1] * 5
 
 
 # --- several executors on one run ------------------------------------------------------------------------------------
@@ -145,18 +145,18 @@ def test_a_run_is_done_only_when_the_other_executor_has_its_answers(store: Store
 
 def test_only_the_rows_of_the_dead_are_given_back(store: Store) -> None:
     run_id = queue(store, recipe(6))
-    with claimants.present() as living:
+    with leases.hold_lease() as living:
         gone = living.replace(living.split(":")[1], "999999999")  # a process that cannot be
         elsewhere = "0" * 12 + living[12:]  # a machine on which no worker is known
         batch = {"batch_id": "b", "claimed_by": None}
         for place, who in enumerate((living, gone, elsewhere, None)):
             _hand(store, place, {"claimed_by": who})
         _hand(store, 4, batch)
-        assert ledger.begin(store, run_id) is not None
+        assert row_store.begin(store, run_id) is not None
         with store.session() as session:
             ids = session.scalars(select(Row.position).where(Row.state == "sent").order_by(Row.position))
             assert list(ids) == [0, 4]
-    assert ledger.begin(store, run_id) is not None
+    assert row_store.begin(store, run_id) is not None
     assert states(store, run_id) == {"pending": 5, "sent": 1}  # its block has ended
 
 
@@ -167,18 +167,18 @@ def _hand(store: Store, position: int, values: dict[str, object]) -> None:
 
 def test_an_answer_that_comes_late_overwrites_nothing(store: Store) -> None:
     """This machine slept, others took its row for lost and wrote it: both answers are paid, the first one stays."""
-    order = ledger.begin(store, queue(store, recipe(1)))
-    assert order is not None
+    context = row_store.begin(store, queue(store, recipe(1)))
+    assert context is not None
     with store.session() as session:
-        slow, _ = ledger.claim(session, order, 1, lambda prompt: Decimal(1), None)
-        ledger.mark(session, [slow[0].spend_id])
-    ledger.begin(store, order.run_id)
+        slow, _ = row_store.claim(session, context, 1, lambda prompt: Decimal(1), None)
+        row_store.mark(session, [slow[0].spend_id])
+    row_store.begin(store, context.run_id)
     with store.session() as session:
-        quick, _ = ledger.claim(session, order, 1, lambda prompt: Decimal(1), None)
-        ledger.settle(session, [_outcome(quick[0], "first")])
+        quick, _ = row_store.claim(session, context, 1, lambda prompt: Decimal(1), None)
+        row_store.settle(session, [_outcome(quick[0], "first")])
     with store.session() as session:
-        ledger.settle(session, [_outcome(slow[0], "second")])
-    assert [r.text for r in all_rows(store, order.run_id)] == ["first"]
+        row_store.settle(session, [_outcome(slow[0], "second")])
+    assert [r.text for r in all_rows(store, context.run_id)] == ["first"]
     assert [s.cost_usd for s in spends(store)] == [Decimal("0.5")] * 2
 
 
@@ -199,40 +199,42 @@ def test_a_worker_that_lost_its_lease_settles_no_row_of_another(
 ) -> None:
     """Every answer is paid for; the row belongs to the worker that holds the lease now."""
     run_id = queue(store, recipe(1))
-    with claimants.present() as living:
+    with leases.hold_lease() as living:
         lost = living.replace(living.split(":")[1], "999999999")  # a process that cannot be: taken for dead
-        slow_order, quick_order = (ledger.begin(store, run_id, who) for who in (lost, living))
+        slow_order, quick_order = (row_store.begin(store, run_id, who) for who in (lost, living))
         assert slow_order is not None and quick_order is not None
         with store.session() as session:
-            (slow,), _ = ledger.claim(session, slow_order, 1, lambda prompt: Decimal(1), None)
-            ledger.mark(session, [slow.spend_id])
+            (slow,), _ = row_store.claim(session, slow_order, 1, lambda prompt: Decimal(1), None)
+            row_store.mark(session, [slow.spend_id])
         quick = None
         if meanwhile != "nothing":
-            ledger.begin(store, run_id, living)
+            row_store.begin(store, run_id, living)
         if meanwhile in ("claimed", "claimed and marked", "settled", "failed"):
             with store.session() as session:
-                (quick,), _ = ledger.claim(session, quick_order, 1, lambda prompt: Decimal(1), None)
+                (quick,), _ = row_store.claim(session, quick_order, 1, lambda prompt: Decimal(1), None)
                 if meanwhile != "claimed":
-                    ledger.mark(session, [quick.spend_id])
+                    row_store.mark(session, [quick.spend_id])
                 if meanwhile in ("settled", "failed"):
                     told = _outcome(quick, "other")._replace(state="done" if meanwhile == "settled" else "failed")
-                    ledger.settle(session, [told], living)
+                    row_store.settle(session, [told], living)
         elif meanwhile == "in a batch":
             _hand(store, 0, {"batch_id": "b", "claimed_by": None})
         with store.session() as session:
-            ledger.settle(session, [_outcome(slow, "late")], lost)
+            row_store.settle(session, [_outcome(slow, "late")], lost)
         (row,) = all_rows(store, run_id)
         assert (row.text, row.state) == (text_kept, state)
         assert spends(store)[0].cost_usd == Decimal("0.5")
         if quick is not None and state == "sent":
             with store.session() as session:
-                ledger.settle(session, [_outcome(quick, "other")], living)
+                row_store.settle(session, [_outcome(quick, "other")], living)
             assert [r.text for r in all_rows(store, run_id)] == ["other"]
             assert [s.cost_usd for s in spends(store)] == [Decimal("0.5")] * 2
 
 
-def _outcome(claim: Claim, words: str) -> ledger.Outcome:
-    return ledger.Outcome(claim.row_id, claim.spend_id, "done", None, words, "stop", 1, 1, Decimal("0.5"), utcnow())
+def _outcome(claim: Claim, words: str) -> row_store.RowOutcome:
+    return row_store.RowOutcome(
+        claim.row_id, claim.spend_id, "done", None, words, "stop", 1, 1, Decimal("0.5"), utcnow()
+    )
 
 
 # --- hold and go on --------------------------------------------------------------------------------------------------
@@ -265,14 +267,14 @@ def test_a_run_that_is_resumed_while_it_pauses_goes_on(
 ) -> None:
     server.default = held()
     run_id = queue(store, recipe(4))
-    land = executor.Writing._land
+    land = executor.RunExecutor._shut_down
 
-    async def resumed_meanwhile(self: executor.Writing) -> None:
+    async def resumed_meanwhile(self: executor.RunExecutor) -> None:
         if runs.progress(store, run_id).state == "pausing":
             runs.resume(store, LOCAL, run_id)
         await land(self)
 
-    monkeypatch.setattr(executor.Writing, "_land", resumed_meanwhile)
+    monkeypatch.setattr(executor.RunExecutor, "_shut_down", resumed_meanwhile)
     with executing(store, server.registry(), run_id):
         server.wait_for(lambda s: s.flying == 4)
         runs.request_pause(store, LOCAL, run_id)
@@ -357,7 +359,7 @@ def test_a_stop_that_comes_while_a_run_pauses_is_not_lost(store: Store) -> None:
     with store.session() as session:
         session.get_one(Run, run_id).state = "stopping"  # the executor has seen "pausing", and is landing
     with store.session() as session:
-        ledger.finish(session, run_id, "paused", None)
+        row_store.finish(session, run_id, "paused", None)
     assert runs.progress(store, run_id).state == "stopped"
 
 
@@ -469,7 +471,7 @@ def test_a_clock_that_is_set_back_hides_no_money(
 ) -> None:
     run_id = queue(store, recipe(40), budget_usd=Decimal("0.30"))
     early = lambda: utcnow() - timedelta(hours=3)  # noqa: E731 - a clock
-    monkeypatch.setattr(ledger, "utcnow", early)
+    monkeypatch.setattr(row_store, "utcnow", early)
     execute(store, server, run_id, book=book())
     with store.session() as session:
         session.execute(update(Run).values(state="queued", finished_at=None))
@@ -543,10 +545,10 @@ def test_the_ledger_knows_who_has_a_row(store: Store, server: FaultServer) -> No
 
 
 def test_the_kind_of_work_chooses_by_mode(store: Store, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from core.dataset.batch import batching
+    from core.dataset.batch import batch_runner
 
     seen: list[str] = []
-    monkeypatch.setattr(batching, "carry_out", lambda *args: seen.append("batch"))
+    monkeypatch.setattr(batch_runner, "carry_out", lambda *args: seen.append("batch"))
     monkeypatch.setattr(executor, "execute", lambda *args: seen.append("live"))
     for mode in ("live", "batch"):
         dataset_id = datasets.create(store, LOCAL, recipe(1))

@@ -15,8 +15,8 @@ import pytest
 from sqlalchemy import func, select
 
 from core.actor import LOCAL
-from core.dataset import datasets, grid, matrix, presets
-from core.dataset.intake import importing
+from core.dataset import datasets, grid, grid_store, presets
+from core.dataset.importers import table_reader
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row, utcnow
@@ -66,7 +66,7 @@ def test_a_million_cells_are_usable_at_once_and_in_bounded_memory(store: Store) 
     assert grown < 100_000 if sys.platform == "linux" else True  # KiB; all cells at once would be ten times that
     with store.session() as session:
         assert session.scalar(select(func.count()).select_from(Row)) == 5_000
-        assert matrix.fill(session, dataset_id, recipe, 10) == 10
+        assert grid_store.fill(session, dataset_id, recipe, 10) == 10
         assert session.scalar(select(func.max(Row.position))) == 5_009
 
 
@@ -81,7 +81,7 @@ def test_a_column_of_a_hundred_thousand_values_is_listed_quickly(store: Store) -
 def test_filling_the_grid_ends_with_its_last_cell(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, RECIPE)
     with store.session() as session:
-        assert matrix.fill(session, dataset_id, RECIPE) == 0
+        assert grid_store.fill(session, dataset_id, RECIPE) == 0
 
 
 def test_a_table_becomes_finished_rows(store: Store) -> None:
@@ -222,7 +222,7 @@ def test_csv_is_the_articles_own_shape_and_comes_back(store: Store) -> None:
     text = datasets.to_csv(store, dataset_id)
     first = datasets.rows(store, dataset_id, limit=1)[0]
     assert text.startswith(f",dynasty,super_power,story_type,story\n0,{','.join(first.values.values())},")
-    again = importing.read_table(text.encode(), "again.csv").frame
+    again = table_reader.read_table(text.encode(), "again.csv").frame
     assert [tuple(row) for row in again.itertuples(index=False, name=None)] == [
         (*r.values.values(), r.text) for r in datasets.rows(store, dataset_id)
     ]
@@ -265,7 +265,7 @@ def test_the_articles_own_464_stories_become_a_data_set(store: Store) -> None:
     path = FIXTURES / "ultraman_stories.csv"
     if not path.is_file():
         pytest.skip("the article's stories are not on this machine (../shared/fixtures)")
-    table = importing.read_table(path.read_bytes(), path.name).frame
+    table = table_reader.read_table(path.read_bytes(), path.name).frame
     dataset_id = datasets.from_frame(store, LOCAL, "article", table, list(table.columns[:-1]), "story", "upload")
     assert datasets.summary(store, dataset_id).done == 464
     assert datasets.examples(store, dataset_id)[0][0] == "唐,隐形,轻松"

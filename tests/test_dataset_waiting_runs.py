@@ -16,18 +16,18 @@ import pytest
 
 from core.actor import LOCAL
 from core.dataset import datasets, runs
-from core.dataset.writing import executor, orders
-from core.dataset.writing.pace import Limits
+from core.dataset.generation import executor, run_store
+from core.dataset.generation.concurrency import RunLimits
 from core.db.store import Store
 from core.db.tables import Run, utcnow
+from core.job_kinds import KINDS
 from core.settings import Settings
-from core.work import KINDS
 from core.worker import Worker
 from tests.fault_server import Answer, FaultServer, prompt_of, rate_limit, text
 from tests.fault_server import story_server as story_server
-from tests.hiring import hiring
 from tests.test_dataset_runs import recipe
 from tests.waiting import until
+from tests.worker_starter import start_workers
 
 _ROWS = 12
 _FREE = 5  # rows that the provider writes before it asks for a pause
@@ -52,8 +52,8 @@ class Quota:
 @pytest.fixture
 def hire(settings: Settings, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Worker]]:
     """Starts a worker to whom a pause of more than a second is a long one; stopped after the test."""
-    monkeypatch.setattr(executor, "Limits", partial(Limits, stall_s=1.0))
-    with hiring(settings) as start:
+    monkeypatch.setattr(executor, "RunLimits", partial(RunLimits, stall_s=1.0))
+    with start_workers(settings) as start:
         yield partial(start, kinds={"run": KINDS["run"]}, registry=server.registry)
 
 
@@ -154,9 +154,9 @@ def test_a_pause_is_as_long_as_there_was_no_answer(store: Store, silent_s: float
         run = session.get_one(Run, run_id)
         run.created_at = run.started_at = began
         session.flush()
-        grown = orders.pause_until(session, run_id, 600.0, growing=True)
+        grown = run_store.pause_until(session, run_id, 600.0, growing=True)
         assert abs((grown - utcnow()).total_seconds() - pause_s) < 60
-        at = orders.pause_until(session, run_id, 900.0, growing=False)
+        at = run_store.pause_until(session, run_id, 900.0, growing=False)
         assert abs((at - utcnow()).total_seconds() - 900) < 60
 
 

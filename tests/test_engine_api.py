@@ -15,7 +15,7 @@ pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installe
 from openai import OpenAI
 
 from core.engine.upload import MAX_FILE_BYTES
-from tests.engine_process import TINY, TOKEN, EngineProcess, jsonl, pairs, running, upload
+from tests.engine_process import TINY, TOKEN, EngineUnderTest, jsonl, pairs, running, upload
 
 _FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\na\r\n--b--\r\n'
 _BAD_FORMS = [
@@ -33,13 +33,13 @@ PROMPT = "宋,发射激光,艰难 ->\n"
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineUnderTest]:
     with running(tmp_path_factory.mktemp("api") / "home") as started:
         yield started
 
 
 @pytest.fixture
-def client(engine: EngineProcess) -> OpenAI:
+def client(engine: EngineUnderTest) -> OpenAI:
     return engine.client()
 
 
@@ -47,14 +47,14 @@ def client(engine: EngineProcess) -> OpenAI:
 
 
 @pytest.mark.parametrize("token", ["wrong", TOKEN[:-1], TOKEN + "x"])
-def test_a_wrong_token_is_401(engine: EngineProcess, token: str) -> None:
+def test_a_wrong_token_is_401(engine: EngineUnderTest, token: str) -> None:
     with pytest.raises(openai.AuthenticationError) as caught:
         engine.client(token=token).models.list()
     assert caught.value.status_code == 401
     assert caught.value.code == "invalid_api_key"
 
 
-def test_health_answers_everyone_but_tells_more_to_those_with_a_token(engine: EngineProcess) -> None:
+def test_health_answers_everyone_but_tells_more_to_those_with_a_token(engine: EngineUnderTest) -> None:
     with engine.http() as http:
         brief = http.get("/health", headers={"authorization": ""}).json()
         full = http.get("/health").json()
@@ -116,7 +116,7 @@ def test_an_unknown_model_is_404_everywhere(client: OpenAI) -> None:
     ],
 )
 def test_error_bodies(
-    engine: EngineProcess, method: str, path: str, body: bytes | None, status: int, code: str | None
+    engine: EngineUnderTest, method: str, path: str, body: bytes | None, status: int, code: str | None
 ) -> None:
     with engine.http() as http:
         path, _, kind = path.partition("#")
@@ -167,7 +167,7 @@ def test_a_file_comes_back_byte_by_byte(client: OpenAI) -> None:
             gone(file.id)
 
 
-def test_the_name_of_a_file_is_never_a_path(client: OpenAI, engine: EngineProcess) -> None:
+def test_the_name_of_a_file_is_never_a_path(client: OpenAI, engine: EngineUnderTest) -> None:
     file = client.files.create(file=("../../evil\x00.jsonl", b"{}"), purpose="fine-tune")
     assert "/" not in file.filename
     assert not list(engine.home.parent.rglob("evil*"))
@@ -207,7 +207,7 @@ def test_bad_uploads(client: OpenAI, arguments: dict[str, Any], param: str) -> N
     assert caught.value.param == param
 
 
-def test_a_cut_upload_leaves_nothing(engine: EngineProcess, client: OpenAI) -> None:
+def test_a_cut_upload_leaves_nothing(engine: EngineUnderTest, client: OpenAI) -> None:
     before = len(client.files.list().data)
     head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
     with engine.http() as http:
@@ -219,7 +219,7 @@ def test_a_cut_upload_leaves_nothing(engine: EngineProcess, client: OpenAI) -> N
     assert list((engine.home / "files" / "incoming").iterdir()) == []
 
 
-def test_too_large_an_upload_is_refused_before_it_is_read(engine: EngineProcess) -> None:
+def test_too_large_an_upload_is_refused_before_it_is_read(engine: EngineUnderTest) -> None:
     with socket.create_connection(("127.0.0.1", int(engine.url.split(":")[2].split("/")[0]))) as connection:
         head = (
             f"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
@@ -229,7 +229,7 @@ def test_too_large_an_upload_is_refused_before_it_is_read(engine: EngineProcess)
         assert b" 413 " in connection.recv(100)
 
 
-def test_an_upload_does_not_go_through_memory(engine: EngineProcess, client: OpenAI) -> None:
+def test_an_upload_does_not_go_through_memory(engine: EngineUnderTest, client: OpenAI) -> None:
     assert engine.process is not None
     status = Path(f"/proc/{engine.process.pid}/status")
     if not status.exists():
@@ -323,7 +323,7 @@ def test_completions_end_at_a_stop_that_is_not_in_the_text(client: OpenAI) -> No
         assert cut.text == free.text[: free.text.index(stop)]
 
 
-def test_streamed_completions_say_the_same(engine: EngineProcess) -> None:
+def test_streamed_completions_say_the_same(engine: EngineUnderTest) -> None:
     # OpenAI's own server sends `finish_reason: null` until the end; the SDK's type for it forgets that, so strict
     # validation would refuse OpenAI itself here.
     client = engine.client(strict=False)
@@ -342,7 +342,7 @@ def test_streamed_completions_say_the_same(engine: EngineProcess) -> None:
     assert usage == whole.usage
 
 
-def test_with_a_seed_answers_are_written_one_after_the_other(engine: EngineProcess) -> None:
+def test_with_a_seed_answers_are_written_one_after_the_other(engine: EngineUnderTest) -> None:
     # Together they would be one batch whose size depends on timing, and batches of another size round differently.
     chunks = engine.client(strict=False).completions.create(
         model=TINY, prompt=["a", "b"], max_tokens=9, seed=1, n=3, stream=True, logit_bias={"1": -100, "6": -100}
@@ -418,13 +418,13 @@ def test_many_at_once(client: OpenAI) -> None:
     assert [choice.index for choice in made.choices] == list(range(24))
 
 
-def test_tokens_are_counted(engine: EngineProcess) -> None:
+def test_tokens_are_counted(engine: EngineUnderTest) -> None:
     with engine.http() as http:
         answer = http.post("/fabula/v1/tokenize", json={"model": TINY, "text": PROMPT})
     assert answer.json() == {"tokens": len(_tokens(PROMPT))}
 
 
-def test_health_tells_the_speed_of_the_last_answer(engine: EngineProcess, client: OpenAI) -> None:
+def test_health_tells_the_speed_of_the_last_answer(engine: EngineUnderTest, client: OpenAI) -> None:
     client.completions.create(model=TINY, prompt="a", max_tokens=50, logit_bias={"1": -100, "6": -100})
     with engine.http() as http:
         health = http.get("/health").json()

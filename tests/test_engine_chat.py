@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.engine.chat import Message, parse, prompt, segments, template_for
+from core.engine.chat import ChatMessage, parse, prompt, segments, template_for
 
 GEMMA = template_for("gemma3")
 CHATML = template_for("qwen3")
@@ -34,14 +34,14 @@ def test_gemma_prompts(turns: list[tuple[str, str]], expected: str) -> None:
 
 def test_chatml_keeps_a_system_turn() -> None:
     assert CHATML is not None
-    text = prompt((Message("system", "s"), Message("user", "a")), CHATML)
+    text = prompt((ChatMessage("system", "s"), ChatMessage("user", "a")), CHATML)
     assert text == "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_only_answers_are_learned_and_only_those_with_weight() -> None:
     assert GEMMA is not None
-    turns = (Message("user", "a"), Message("assistant", "b", trained=False), Message("user", "c"))
-    made = segments((*turns, Message("assistant", "d")), GEMMA)
+    turns = (ChatMessage("user", "a"), ChatMessage("assistant", "b", trained=False), ChatMessage("user", "c"))
+    made = segments((*turns, ChatMessage("assistant", "d")), GEMMA)
     assert made == (
         (prompt(turns, GEMMA), False),
         ("d<end_of_turn>\n", True),

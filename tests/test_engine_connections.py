@@ -14,18 +14,18 @@ import pytest
 pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installed")
 
 from core.engine import connections
-from tests.engine_process import DEADLINE_S, TINY, TOKEN, EngineProcess, pairs, poll, running, upload
+from tests.engine_process import DEADLINE_S, TINY, TOKEN, EngineUnderTest, pairs, poll, running, upload
 
 _AUTH = f"Host: localhost\r\nAuthorization: Bearer {TOKEN}\r\n".encode()
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineUnderTest]:
     with running(tmp_path_factory.mktemp("connections") / "home") as started:
         yield started
 
 
-def _connected(engine: EngineProcess, stack: ExitStack) -> socket.socket:
+def _connected(engine: EngineUnderTest, stack: ExitStack) -> socket.socket:
     port = int(engine.url.removesuffix("/v1").rpartition(":")[2])
     return stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S))
 
@@ -82,7 +82,7 @@ _ANSWERS = {
 
 
 @pytest.mark.slow
-def test_half_a_request_is_not_waited_for_for_ever(engine: EngineProcess) -> None:
+def test_half_a_request_is_not_waited_for_for_ever(engine: EngineUnderTest) -> None:
     with ExitStack() as stack:
         waiting = {name: _connected(engine, stack) for name in _HALF}
         for name, half in _HALF.items():
@@ -99,7 +99,7 @@ def test_half_a_request_is_not_waited_for_for_ever(engine: EngineProcess) -> Non
     assert upload(engine.client(), pairs(2))
 
 
-def test_a_request_that_comes_byte_by_byte_within_the_time_is_answered(engine: EngineProcess) -> None:
+def test_a_request_that_comes_byte_by_byte_within_the_time_is_answered(engine: EngineUnderTest) -> None:
     body = json.dumps({"model": TINY, "text": "abc"}).encode()
     request = b"POST /fabula/v1/tokenize HTTP/1.1\r\n" + _AUTH + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
     with ExitStack() as stack:
@@ -129,7 +129,7 @@ def test_connections_are_bounded(tmp_path: Path) -> None:
         assert engine.client().models.list().data
 
 
-def _status(engine: EngineProcess) -> int | None:
+def _status(engine: EngineUnderTest) -> int | None:
     """The status of an answer on a new connection; None when it was closed without one."""
     with ExitStack() as stack, suppress(ConnectionError):
         connection = _connected(engine, stack)

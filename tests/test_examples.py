@@ -12,8 +12,8 @@ import pytest
 
 from core.actor import LOCAL, Actor
 from core.dataset import datasets, example_pairs
-from core.dataset.example_pairs import FEWEST, LONGEST_CELL, MOST, Pair, check, samples
-from core.dataset.intake import importing, pasted
+from core.dataset.example_pairs import FEWEST, LONGEST_CELL, MOST, ExamplePair, check, samples
+from core.dataset.importers import pasted_text, table_reader
 from core.db.store import Store
 from core.db.tables import utcnow
 from core.errors import BadFile, FabulaError
@@ -21,19 +21,19 @@ from core.providers import ModelInfo
 from core.training import examples, jobs
 from core.training.jobs import JobView
 from tests.fakes import FakeClient, FakeRegistry
-from tests.test_training_jobs import Hurry
+from tests.test_training_jobs import InstantStopSignal
 
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 _INTENTS = [
-    Pair("Where is my parcel?", "track"),
-    Pair("Give me my money back", "refund"),
-    Pair("Cancel my order", "cancel"),
-    Pair("Has it been sent?", "track"),
-    Pair("I want a refund", "refund"),
+    ExamplePair("Where is my parcel?", "track"),
+    ExamplePair("Give me my money back", "refund"),
+    ExamplePair("Cancel my order", "cancel"),
+    ExamplePair("Has it been sent?", "track"),
+    ExamplePair("I want a refund", "refund"),
 ]
 
 
-def sentences(pairs: list[Pair]) -> str:
+def sentences(pairs: list[ExamplePair]) -> str:
     return "\n".join(finding.sentence for finding in check(pairs).findings)
 
 
@@ -45,7 +45,7 @@ def test_three_samples_of_twelve_rows_are_ready_to_train_in_each_language(langua
     found = samples(language)
     assert [sample.id for sample in found] == ["support-intents", "house-style", "extract-json"]
     for sample in found:
-        assert len(sample.pairs) == 12 and check(sample.pairs) == example_pairs.Checked(sample.pairs, ())
+        assert len(sample.pairs) == 12 and check(sample.pairs) == example_pairs.CheckedExamples(sample.pairs, ())
         assert sample.prompt not in {pair.prompt for pair in sample.pairs}
         assert all(bool(_HAN.search(text)) == (language == "zh_CN") for text in (sample.prompt, sample.names[language]))
         assert all(bool(_HAN.search(pair.prompt)) == (language == "zh_CN") for pair in sample.pairs)
@@ -72,36 +72,40 @@ def test_the_samples_teach_what_they_say(language: str) -> None:
     ("pairs", "sentence", "ready"),
     [
         ([], "There are no examples yet. Type, paste or upload at least 5, or start with a sample.", False),
-        ([Pair("", ""), Pair(" ", "\n")], "There are no examples yet.", False),
+        ([ExamplePair("", ""), ExamplePair(" ", "\n")], "There are no examples yet.", False),
         (_INTENTS[:1], "Too few examples: 1 of at least 5.", False),
         (_INTENTS[:4], "Add 1 more; 12 is a good start.", False),
         ([*_INTENTS[:4], _INTENTS[0]], "Too few examples: 4 of at least 5.", False),  # a repeat is no new example
         (_INTENTS, "", True),
-        ([Pair(f"  {p}\n", f"\t{a} ") for p, a in _INTENTS], "", True),
-        ([Pair(f"question {i}", f"answer {i}") for i in range(MOST)], "", True),
-        ([Pair(f"q {i}", f"a {i}") for i in range(MOST + 1)], "Too many examples for this form: 201", False),
-        ([Pair(p, "") for p, _a in _INTENTS], "No row has both a prompt and an answer.", False),
-        ([Pair(p, "") for p, _a in _INTENTS], "No answer in rows 1, 2, 3, 4, 5: left out.", False),
-        ([Pair(p, " ") for p, _a in _INTENTS[:1]], "Fill in the missing side of at least 5 rows.", False),
-        ([*_INTENTS, Pair("Hello?", "")], "No answer in row 6: left out of training.", True),
-        ([Pair("", "track"), *_INTENTS], "No prompt in row 1: left out of training.", True),
-        ([*_INTENTS, _INTENTS[1], Pair(*_INTENTS[2])], "Rows 6, 7 repeat earlier rows: each counts once.", True),
+        ([ExamplePair(f"  {p}\n", f"\t{a} ") for p, a in _INTENTS], "", True),
+        ([ExamplePair(f"question {i}", f"answer {i}") for i in range(MOST)], "", True),
+        ([ExamplePair(f"q {i}", f"a {i}") for i in range(MOST + 1)], "Too many examples for this form: 201", False),
+        ([ExamplePair(p, "") for p, _a in _INTENTS], "No row has both a prompt and an answer.", False),
+        ([ExamplePair(p, "") for p, _a in _INTENTS], "No answer in rows 1, 2, 3, 4, 5: left out.", False),
+        ([ExamplePair(p, " ") for p, _a in _INTENTS[:1]], "Fill in the missing side of at least 5 rows.", False),
+        ([*_INTENTS, ExamplePair("Hello?", "")], "No answer in row 6: left out of training.", True),
+        ([ExamplePair("", "track"), *_INTENTS], "No prompt in row 1: left out of training.", True),
+        ([*_INTENTS, _INTENTS[1], ExamplePair(*_INTENTS[2])], "Rows 6, 7 repeat earlier rows: each counts once.", True),
         (
-            [*_INTENTS, Pair("Cancel my order", "refund")],
+            [*_INTENTS, ExamplePair("Cancel my order", "refund")],
             "Rows 3, 6 have the same prompt, “Cancel my order”, with different answers. Keep one of them",
             False,
         ),
-        ([*_INTENTS, Pair("x" * 2001, "long")], "Row 6 has a text of 2,001 characters; up to 2,000 fit here.", False),
-        ([*_INTENTS, Pair("x" * LONGEST_CELL, "long")], "", True),
         (
-            [*_INTENTS, Pair("one", "y" * 3000), Pair("z" * 2500, "two")],
+            [*_INTENTS, ExamplePair("x" * 2001, "long")],
+            "Row 6 has a text of 2,001 characters; up to 2,000 fit here.",
+            False,
+        ),
+        ([*_INTENTS, ExamplePair("x" * LONGEST_CELL, "long")], "", True),
+        (
+            [*_INTENTS, ExamplePair("one", "y" * 3000), ExamplePair("z" * 2500, "two")],
             "Rows 6, 7 have texts of more than 2,000 characters.",
             False,
         ),
-        ([Pair(p, "yes") for p, _a in _INTENTS], "All answers are the same", True),
+        ([ExamplePair(p, "yes") for p, _a in _INTENTS], "All answers are the same", True),
     ],
 )
-def test_each_flaw_is_a_sentence_before_training(pairs: list[Pair], sentence: str, ready: bool) -> None:
+def test_each_flaw_is_a_sentence_before_training(pairs: list[ExamplePair], sentence: str, ready: bool) -> None:
     checked = check(pairs)
     assert checked.ready is ready
     assert sentence in sentences(pairs) if sentence else not checked.findings
@@ -109,23 +113,23 @@ def test_each_flaw_is_a_sentence_before_training(pairs: list[Pair], sentence: st
 
 
 def test_rows_are_named_as_the_form_shows_them() -> None:
-    findings = check([*_INTENTS, Pair("Hello?", "")], rows=[1, 2, 3, 5, 8, 13]).findings
+    findings = check([*_INTENTS, ExamplePair("Hello?", "")], rows=[1, 2, 3, 5, 8, 13]).findings
     assert [finding.sentence for finding in findings] == ["No answer in row 13: left out of training."]
 
 
 def test_what_is_left_out_is_not_trained_on() -> None:
-    assert check([*_INTENTS, Pair("Hello?", ""), _INTENTS[0]]).pairs == tuple(_INTENTS)
+    assert check([*_INTENTS, ExamplePair("Hello?", ""), _INTENTS[0]]).pairs == tuple(_INTENTS)
 
 
 def test_many_contradictions_do_not_flood_the_page() -> None:
-    pairs = [Pair(f"prompt {i % 40}", f"answer {i}") for i in range(120)]
+    pairs = [ExamplePair(f"prompt {i % 40}", f"answer {i}") for i in range(120)]
     blocking = [finding for finding in check(pairs).findings if finding.blocking]
     assert len(blocking) == 5 and all(len(finding.sentence) < 200 for finding in blocking)
 
 
 # --- pasted ---------------------------------------------------------------------------------------------------------
 
-_TWO = (Pair("Where is it?", "On its way."), Pair("Thanks, and the bill?", "In your mail."))
+_TWO = (ExamplePair("Where is it?", "On its way."), ExamplePair("Thanks, and the bill?", "In your mail."))
 
 
 @pytest.mark.parametrize(
@@ -136,7 +140,7 @@ _TWO = (Pair("Where is it?", "On its way."), Pair("Thanks, and the bill?", "In y
             _TWO, "chat",
         ),
         ("User: Where is it?\n\nAssistant: On its way.\n\nUser: Thanks,\nand the bill?\nAssistant: In your mail.",
-         (_TWO[0], Pair("Thanks,\nand the bill?", "In your mail.")), "chat"),
+         (_TWO[0], ExamplePair("Thanks,\nand the bill?", "In your mail.")), "chat"),
         (
             "[12.03.24, 10:22] Ann: Where is it?\n[12.03.24, 10:23] Bob: On its way.\n"
             "[12.03.24, 10:25] Ann: Thanks, and the bill?\n[12.03.24, 10:26] Bob: In your mail.",
@@ -146,11 +150,11 @@ _TWO = (Pair("Where is it?", "On its way."), Pair("Thanks, and the bill?", "In y
         ("Q: Where is it?\nA: On its way.\nQ: Thanks, and the bill?\nA: In your mail.", _TWO, "chat"),
         ("**User:** Where is it?\n**Assistant:** On its way.", _TWO[:1], "chat"),
         ("用户：到哪儿了？\n客服：在路上。\n用户：谢谢\n用户：发票呢？\n客服：已发邮箱。",
-         (Pair("到哪儿了？", "在路上。"), Pair("谢谢\n发票呢？", "已发邮箱。")), "chat"),
+         (ExamplePair("到哪儿了？", "在路上。"), ExamplePair("谢谢\n发票呢？", "已发邮箱。")), "chat"),
         ("2024-03-12 10:22:05 张三：到哪儿了？\n2024-03-12 10:23:00 小李：在路上。",
-         (Pair("到哪儿了？", "在路上。"),), "chat"),
+         (ExamplePair("到哪儿了？", "在路上。"),), "chat"),
         ("Chat of Monday\nUser: See https://a.b: why?\nBot: Note: it moved.\nhttp://c.d: here",
-         (Pair("See https://a.b: why?", "Note: it moved.\nhttp://c.d: here"),), "chat"),
+         (ExamplePair("See https://a.b: why?", "Note: it moved.\nhttp://c.d: here"),), "chat"),
         ("Support: Hello!\nAnn: Where is it?\nSupport: On its way.", _TWO[:1], "chat"),
         ("message,intent\nWhere is it?,On its way.\n\"Thanks, and the bill?\",In your mail.", _TWO, "table"),
         ("Where is it?\tOn its way.\nThanks, and the bill?\tIn your mail.", _TWO, "table"),  # no header
@@ -161,8 +165,8 @@ _TWO = (Pair("Where is it?", "On its way."), Pair("Thanks, and the bill?", "In y
          _TWO[:1], "table"),
     ],
 )  # fmt: skip
-def test_pairs_are_read_from_pasted_text(text: str, pairs: tuple[Pair, ...], form: str) -> None:
-    found = pasted.from_text(text)
+def test_pairs_are_read_from_pasted_text(text: str, pairs: tuple[ExamplePair, ...], form: str) -> None:
+    found = pasted_text.from_text(text)
     assert (found.pairs, found.form) == (pairs, form)
 
 
@@ -171,17 +175,17 @@ def test_pairs_are_read_from_pasted_text(text: str, pairs: tuple[Pair, ...], for
 )
 def test_text_without_pairs_is_refused_with_what_to_paste(text: str) -> None:
     with pytest.raises(BadFile) as caught:
-        pasted.from_text(text)
+        pasted_text.from_text(text)
     assert caught.value.next_step.startswith("Paste lines such as")
 
 
 def test_a_text_that_is_too_long_is_refused_before_it_is_read() -> None:
     with pytest.raises(BadFile, match="1,000,001 characters"):
-        pasted.from_text("x" * 1_000_001)
+        pasted_text.from_text("x" * 1_000_001)
 
 
 def test_what_has_no_counterpart_in_a_chat_is_counted() -> None:
-    found = pasted.from_text("Agent: Hello!\nCustomer: Where is it?\nAgent: On its way.\nCustomer: Thanks!")
+    found = pasted_text.from_text("Agent: Hello!\nCustomer: Where is it?\nAgent: On its way.\nCustomer: Thanks!")
     assert found.notes == ("Messages without an answer, left out: 1.", "Answers without a question, left out: 1.")
 
 
@@ -198,7 +202,7 @@ def test_what_has_no_counterpart_in_a_chat_is_counted() -> None:
     ],
 )
 def test_pairs_are_read_from_a_file(name: str, data: bytes, form: str) -> None:
-    found = pasted.from_file(data, name)
+    found = pasted_text.from_file(data, name)
     assert (found.pairs, found.form) == (_TWO[:1], form)
 
 
@@ -215,25 +219,25 @@ def test_pairs_are_read_from_a_file(name: str, data: bytes, form: str) -> None:
 )
 def test_a_file_that_cannot_be_read_says_what_to_do(name: str, data: bytes) -> None:
     with pytest.raises(BadFile) as caught:
-        pasted.from_file(data, name)
+        pasted_text.from_file(data, name)
     assert caught.value.what and caught.value.next_step
 
 
 def test_a_file_with_one_column_has_no_answers() -> None:
     with pytest.raises(BadFile, match="prompts and answers need two"):
-        pasted.from_table(importing.read_table(b"question\nWhere is it?\n", "one.csv"))
+        pasted_text.from_table(table_reader.read_table(b"question\nWhere is it?\n", "one.csv"))
 
 
 # --- the data set and its job ---------------------------------------------------------------------------------------
 
 
-def start(store: Store, pairs: list[Pair] | None = None, actor: Actor = LOCAL, **given: Any) -> str:
+def start(store: Store, pairs: list[ExamplePair] | None = None, actor: Actor = LOCAL, **given: Any) -> str:
     form = {"name": "Support intents", "suffix": "support-intents", "base": "gemma-3-270m"} | given
     return examples.train(store, actor, pairs or _INTENTS, **form)
 
 
 def test_the_pairs_become_a_data_set_and_a_job_like_any_other(store: Store) -> None:
-    job = jobs.get(store, start(store, [*_INTENTS, Pair("Hello?", ""), _INTENTS[0]]))
+    job = jobs.get(store, start(store, [*_INTENTS, ExamplePair("Hello?", ""), _INTENTS[0]]))
     dataset = datasets.summary(store, job.dataset_id or "")
     assert (dataset.name, dataset.source, dataset.columns, dataset.done) == (
         "Support intents",
@@ -252,17 +256,20 @@ def test_the_pairs_become_a_data_set_and_a_job_like_any_other(store: Store) -> N
 def test_a_second_click_is_the_same_job_and_other_pairs_are_another(store: Store) -> None:
     first = start(store)
     assert start(store) == first and len(datasets.list_datasets(store)) == 1
-    second = start(store, [*_INTENTS, Pair("Stop it", "cancel")])
+    second = start(store, [*_INTENTS, ExamplePair("Stop it", "cancel")])
     assert second != first
     assert [one.name for one in datasets.list_datasets(store)] == ["Support intents (2)", "Support intents"]
     jobs.give_up(store, second, FabulaError("No room."))
-    assert start(store, [*_INTENTS, Pair("Stop it", "cancel")]) not in (first, second)  # a failed one can be repeated
+    assert start(store, [*_INTENTS, ExamplePair("Stop it", "cancel")]) not in (
+        first,
+        second,
+    )  # a failed one can be repeated
 
 
 @pytest.mark.parametrize(
-    "pairs", [_INTENTS[:4], [*_INTENTS, Pair("Cancel my order", "refund")], [Pair("a", "b" * 9999)]]
+    "pairs", [_INTENTS[:4], [*_INTENTS, ExamplePair("Cancel my order", "refund")], [ExamplePair("a", "b" * 9999)]]
 )
-def test_pairs_that_cannot_be_trained_on_leave_nothing_behind(store: Store, pairs: list[Pair]) -> None:
+def test_pairs_that_cannot_be_trained_on_leave_nothing_behind(store: Store, pairs: list[ExamplePair]) -> None:
     with pytest.raises(FabulaError) as caught:
         start(store, pairs)
     assert caught.value.next_step.startswith("Nothing was started.")
@@ -272,7 +279,7 @@ def test_pairs_that_cannot_be_trained_on_leave_nothing_behind(store: Store, pair
 def test_the_newest_job_is_the_actors_own(store: Store) -> None:
     assert examples.newest(store, LOCAL) is None
     mine = start(store)
-    start(store, [*_INTENTS, Pair("Stop it", "cancel")], Actor("other", "Other", "editor"))
+    start(store, [*_INTENTS, ExamplePair("Stop it", "cancel")], Actor("other", "Other", "editor"))
     other = datasets.load_sample(store, LOCAL, "support_intents")
     jobs.submit(store, LOCAL, jobs.JobForm(other, "x", "engine", "gemma-3-270m"))
     found = examples.newest(store, LOCAL)
@@ -281,7 +288,7 @@ def test_the_newest_job_is_the_actors_own(store: Store) -> None:
 
 def test_the_file_that_is_uploaded_has_one_conversation_a_pair(store: Store, client: FakeClient) -> None:
     job_id = start(store)
-    jobs.carry_out(store, FakeRegistry({"engine": client}), job_id, Hurry())  # type: ignore[arg-type]  # fakes
+    jobs.carry_out(store, FakeRegistry({"engine": client}), job_id, InstantStopSignal())  # type: ignore[arg-type]  # fakes
     lines = [json.loads(line) for line in client.uploaded[0].splitlines()]
     assert [(m[0]["content"], m[1]["content"]) for m in (line["messages"] for line in lines)] == _INTENTS
 

@@ -11,14 +11,14 @@ import pytest
 
 from core import errors, failures
 from core.actor import LOCAL
-from core.cost import budget, own
-from core.dataset.batch import answers, steps
+from core.cost import budget, custom_prices
+from core.dataset.batch import batch_lifecycle, batch_results
+from core.dataset.generation import retry_policy, run_budget
+from core.dataset.generation.concurrency import ConcurrencyControl, RunLimits
+from core.dataset.generation.response_classification import classify
+from core.dataset.generation.retry_policy import RequestRetryPolicy, RowAttempts
+from core.dataset.generation.run_store import RunContext
 from core.dataset.recipe import Column, Recipe
-from core.dataset.writing import arrivals, purse
-from core.dataset.writing.arrivals import Arrivals, Tries
-from core.dataset.writing.orders import Order
-from core.dataset.writing.outcomes import judge
-from core.dataset.writing.pace import Limits, Pace
 from core.db.store import Store
 from core.engine.llama import too_long
 from core.engine.trainer.__main__ import _in_words
@@ -26,9 +26,9 @@ from core.errors import FabulaError, RateLimited
 from core.failures import CAUSES, JOB_REMEDIES, REMEDIES
 from core.providers import Choice, Completion, Provider
 from core.providers import errors as provider_errors
-from core.providers.addresses import check_setup
-from core.providers.causes import no_version, plain_to_tls, proxy_refuses, unreachable
-from core.story import trouble
+from core.providers.connection_errors import no_version, plain_to_tls, proxy_refuses, unreachable
+from core.providers.endpoint_setup import check_setup
+from core.story import error_explanation
 
 _PROVIDER = Provider("fault", "compatible", "The test server", "http://127.0.0.1:9/v1", "sk-key")
 
@@ -70,7 +70,7 @@ def test_an_answer_of_a_provider_has_a_cause_live_and_stored(status: int, body: 
     error = provider_errors.from_status(status, body, {}, _PROVIDER, "/v1/chat/completions")
     assert failures.of_error(error).cause == cause
     assert failures.of_row(error.what).cause == cause
-    assert failures.of_run(arrivals.ended_by(error).reason).cause == cause
+    assert failures.of_run(retry_policy.end_for_error(error).reason).cause == cause
     assert failures.of_run(f"The provider refuses every request. {error.what}").cause == cause
 
 
@@ -87,11 +87,11 @@ def _untrusted() -> ssl.SSLCertVerificationError:
 
 
 WITHOUT_AN_ANSWER = [
-    (provider_errors.silent(_PROVIDER), "unreachable"),
+    (provider_errors.timed_out(_PROVIDER), "unreachable"),
     (provider_errors.unreadable(_PROVIDER), "unreadable"),
-    (provider_errors.nonsense(_PROVIDER), "unreadable"),
-    (provider_errors.cut(_PROVIDER), "interrupted"),
-    (provider_errors.cut(_PROVIDER, "The server is overloaded"), "interrupted"),
+    (provider_errors.not_an_api_answer(_PROVIDER), "unreadable"),
+    (provider_errors.stream_cut(_PROVIDER), "interrupted"),
+    (provider_errors.stream_cut(_PROVIDER, "The server is overloaded"), "interrupted"),
     (unreachable(_PROVIDER, ConnectionRefusedError(), sent=False), "unreachable"),
     (unreachable(_PROVIDER, ConnectionResetError(), sent=True), "unreachable"),
     (unreachable(_PROVIDER, _untrusted(), sent=False), "setup"),
@@ -113,7 +113,7 @@ WITHOUT_AN_ANSWER = [
 @pytest.mark.parametrize(("error", "cause"), WITHOUT_AN_ANSWER)
 def test_trouble_on_the_way_has_a_cause_live_and_stored(error: FabulaError, cause: str) -> None:
     assert failures.of_error(error).cause == cause
-    assert failures.of_run(arrivals.ended_by(error).reason).cause == cause
+    assert failures.of_run(retry_policy.end_for_error(error).reason).cause == cause
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_an_address_or_key_that_cannot_work_is_a_matter_of_setup(url: str, key: 
     with pytest.raises(errors.Misconfigured) as raised:
         check_setup(Provider("fault", "compatible", "The test server", url, key))
     assert failures.of_error(raised.value).cause == "setup"
-    assert failures.of_run(arrivals.ended_by(raised.value).reason).cause == "setup"
+    assert failures.of_run(retry_policy.end_for_error(raised.value).reason).cause == "setup"
 
 
 def test_every_class_of_error_has_a_cause() -> None:
@@ -171,14 +171,14 @@ ENDINGS = [  # a text, why it ended, what the provider said of it, cause; None: 
 def test_how_a_text_ended_has_a_cause(
     text: str, finish_reason: str | None, error: str | None, cause: str | None
 ) -> None:
-    verdict = judge(Completion((Choice(text, finish_reason, error or ""),), "writer", 10, 5), 2048)
+    verdict = classify(Completion((Choice(text, finish_reason, error or ""),), "writer", 10, 5), 2048)
     assert (verdict.state == "done") == (cause is None)
     if cause is not None:
         assert failures.of_row(verdict.reason, verdict.finish_reason).cause == cause
 
 
 def test_an_answer_without_a_text_is_empty() -> None:
-    assert failures.of_row(judge(Completion((), "writer", 10, 5), 2048).reason).cause == "empty_answer"
+    assert failures.of_row(classify(Completion((), "writer", 10, 5), 2048).reason).cause == "empty_answer"
 
 
 EARLIER = [  # sentences of earlier versions, which no catalogue translates any more: finish reason, sentence, cause
@@ -200,39 +200,39 @@ def test_what_was_stored_earlier_has_a_cause(finish_reason: str | None, reason: 
     assert failures.of_row(reason, finish_reason).cause == cause
 
 
-def _order() -> Order:
+def _context() -> RunContext:
     recipe = Recipe("x", (Column("hero", ("a",)),), "{hero}", provider="openai", model="gpt")
-    return Order("run-1", "set-1", "openai", "gpt", "live", LOCAL, recipe, None)
+    return RunContext("run-1", "set-1", "openai", "gpt", "live", LOCAL, recipe, None)
 
 
 def test_every_end_of_a_run_has_a_cause(store: Store) -> None:
-    arriving = Arrivals(Limits(alike=1, strikes=99, stall_s=60), Pace(8), 2048, now=0.0)
-    arriving.error(RateLimited("The test server asks to slow down: Limit", "", 5_400.0), Tries(), 1.0)
+    arriving = RequestRetryPolicy(RunLimits(alike=1, strikes=99, stall_s=60), ConcurrencyControl(8), 2048, now=0.0)
+    arriving.error(RateLimited("The test server asks to slow down: Limit", "", 5_400.0), RowAttempts(), 1.0)
     assert arriving.end is not None
     assert failures.of_run(arriving.end.reason).cause == "rate_limit"
     assert (arriving.end.state, arriving.end.wait_s) == ("waiting", 5_400.0)
 
-    stalled = Arrivals(Limits(stall_s=60), Pace(8), 2048, now=0.0)
-    stalled.cause = provider_errors.silent(_PROVIDER).what
+    stalled = RequestRetryPolicy(RunLimits(stall_s=60), ConcurrencyControl(8), 2048, now=0.0)
+    stalled.cause = provider_errors.timed_out(_PROVIDER).what
     stalled.stalled(61.0, all_retried=True)
     assert stalled.end is not None and failures.of_run(stalled.end.reason).cause == "unreachable"
 
     with store.session() as session:
-        own = purse.used_up(session, _order(), Decimal(2), Decimal(0))
-        unpriced = purse.unpriced(session, _order(), Decimal(2), None)
+        own = run_budget.exhausted(session, _context(), Decimal(2), Decimal(0))
+        unpriced = run_budget.unpriced(session, _context(), Decimal(2), None)
         budget.set_budget(store, LOCAL, "month", Decimal("0.01"))
     with store.session() as session:
-        shared = purse.used_up(session, _order(), None, None)
-        unknown = purse.unpriced(session, _order(), None, None)
+        shared = run_budget.exhausted(session, _context(), None, None)
+        unknown = run_budget.unpriced(session, _context(), None, None)
     assert [failures.of_run(one).cause for one in (own, unpriced, shared, unknown)] == [
         "budget", "unknown_price", "shared_budget", "unknown_price",
     ]  # fmt: skip
 
 
 def test_every_end_of_a_batch_has_a_cause() -> None:
-    unnamed = answers.unbilled("key", "The provider's file names this row without an answer.")
-    lost = answers.unbilled("key", steps.UNREADABLE)
-    line = answers.unbilled("key", "This model's maximum context length is 512 tokens.")
+    unnamed = batch_results.unbilled("key", "The provider's file names this row without an answer.")
+    lost = batch_results.unbilled("key", batch_lifecycle.UNREADABLE)
+    line = batch_results.unbilled("key", "This model's maximum context length is 512 tokens.")
     assert [failures.of_row(one.reason).cause for one in (unnamed, lost, line)] == [
         "interrupted", "interrupted", "too_long",
     ]  # fmt: skip
@@ -296,7 +296,7 @@ def test_what_a_story_is_told_in_full_keeps_its_cause(store: Store, home: Path) 
         ("content management policy", "content_filter"),
     ):
         error = provider_errors.from_status(400, {"error": {"message": words}}, {}, _PROVIDER)
-        told = trouble.explained(store, own.book(store, home), _PROVIDER, "writer", error)
+        told = error_explanation.explain(store, custom_prices.book(store, home), _PROVIDER, "writer", error)
         assert failures.of_error(told).cause == cause and told is not error
 
 

@@ -19,7 +19,7 @@ from babel.messages.pofile import read_po
 from core import errors, i18n
 from core.locale.collect import collect
 from core.message import msg
-from core.training.verdict import minutes_left
+from core.training.job_explanation import minutes_left
 from pages.ui import lang
 
 _ROOT = Path(__file__).parents[1]
@@ -121,22 +121,22 @@ def test_a_value_is_kept_even_where_it_is_a_message_of_the_catalogue(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(lang, "language", lambda: "zh_CN")
-    said = lang.told(msg("The model '{model}' was deleted.", model=name))
+    said = lang.localized(msg("The model '{model}' was deleted.", model=name))
     assert said == lang._("The model '{model}' was deleted.").replace("{model}", name)
 
 
 def test_messages_inside_messages_are_translated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lang, "language", lambda: "zh_CN")
     inner = msg("{name} cannot be reached at {base_url}.", name=msg("The engine"), base_url="http://127.0.0.1:1/v1")
-    said = lang.told(msg("It failed: {reason}", reason=inner))
-    assert said == lang._("It failed: {reason}").replace("{reason}", lang.told(inner))
+    said = lang.localized(msg("It failed: {reason}", reason=inner))
+    assert said == lang._("It failed: {reason}").replace("{reason}", lang.localized(inner))
     assert lang._("The engine") in said and "The engine" not in said
 
 
 def test_text_that_is_no_message_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lang, "language", lambda: "zh_CN")
     for text in ("No row has failed.", "The training file x was deleted.", "running", "{name}", ""):
-        assert lang.told(text) == text
+        assert lang.localized(text) == text
 
 
 def _calls(name: str) -> Iterator[tuple[str, ast.Call]]:
@@ -305,6 +305,6 @@ def test_a_time_in_a_sentence_is_in_the_language_of_the_sentence(
     monkeypatch: pytest.MonkeyPatch, minutes: int, said: str
 ) -> None:
     monkeypatch.setattr(lang, "language", lambda: "zh_CN")
-    assert lang.told(minutes_left(60 * minutes)) == said
+    assert lang.localized(minutes_left(60 * minutes)) == said
     sentence = msg("Queued for {age} min. This is normal.", age=minutes_left(60 * minutes))
-    assert f"{said} 分钟" in lang.told(sentence)
+    assert f"{said} 分钟" in lang.localized(sentence)

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Column, Integer, MetaData, Table, create_engine, insert, select, text
 
-from core import endpoint, i18n, message
-from core.db.rescue import Entry, RescueFile, take
+from core import engine_endpoint, i18n, message
+from core.db.rescue_files import Entry, RescueFile, take
 from core.db.tables.base import MessageText
 from core.errors import NotFound
 from core.message import Message, msg, sentences
 from core.settings import Settings
-from pages.ui import failure_words, lang
+from pages.ui import failure_labels, lang
 
 _ROOT = Path(__file__).parents[1]
 _TEMPLATE = "There is no provider {provider_id} on this machine."
@@ -129,19 +129,19 @@ def test_a_message_survives_a_rescue_file(tmp_path: Path) -> None:
 
 def test_a_message_survives_the_engines_note(settings: Settings) -> None:
     settings.home.mkdir(parents=True, exist_ok=True)
-    endpoint.write(settings, endpoint.Note("down", message=_nested(), next_step="its own words"))
-    note = endpoint.read(settings)
+    engine_endpoint.write(settings, engine_endpoint.EngineNote("down", message=_nested(), next_step="its own words"))
+    note = engine_endpoint.read(settings)
     assert _same(note.message, _nested()) and note.next_step == "its own words" and note.state == "down"
 
 
 def test_a_stored_reason_is_shown_in_the_visitors_language(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (lang, failure_words):
+    for module in (lang, failure_labels):
         monkeypatch.setattr(module, "language", lambda: "zh_CN")
     reason = msg("The text was cut off at {max_tokens} tokens.", max_tokens="99")
-    shown = failure_words.sentence(str(_stored(reason)), "token_limit")
+    shown = failure_labels.sentence(str(_stored(reason)), "token_limit")
     assert shown == _CHINESE("The text was cut off at {max_tokens} tokens.").format(max_tokens="99")
-    earlier = failure_words.sentence(str.__str__(reason), "token_limit")  # as versions before this one stored it
-    assert earlier.startswith(_CHINESE(failure_words.WORDS["token_limit"])) and str.__str__(reason) in earlier
+    earlier = failure_labels.sentence(str.__str__(reason), "token_limit")  # as versions before this one stored it
+    assert earlier.startswith(_CHINESE(failure_labels.WORDS["token_limit"])) and str.__str__(reason) in earlier
 
 
 @pytest.mark.parametrize("old", ["No row has failed.", "\x1e{}", "\x1e[1]", '\x1e{"template": "{a}", "params": {}}'])
@@ -166,7 +166,7 @@ def test_sentences_are_joined_and_translated_each_for_itself() -> None:
     what = msg(_TEMPLATE, provider_id="x")
     both = sentences(what, "", msg("Choose another one."))
     assert both == f"{what} Choose another one."
-    assert _CHINESE.told(both) == _CHINESE.told(what) + _CHINESE("Choose another one.")
+    assert _CHINESE.translated(both) == _CHINESE.translated(what) + _CHINESE("Choose another one.")
     assert sentences("a", "", "b") == "a b" and sentences() == "" and sentences("", what) is what
 
 
@@ -175,9 +175,9 @@ def test_sentences_are_joined_and_translated_each_for_itself() -> None:
 def test_a_value_comes_out_unchanged_in_both_languages(value: str | int | float) -> None:
     said = msg(_TEMPLATE, provider_id=value)
     before, after = _TEMPLATE.split("{provider_id}")
-    assert said == f"{before}{value}{after}" == i18n.translator("en").told(said)
+    assert said == f"{before}{value}{after}" == i18n.translator("en").translated(said)
     before, after = _CHINESE(_TEMPLATE).split("{provider_id}")
-    told = _CHINESE.told(said)  # a Chinese value has no space around it
+    told = _CHINESE.translated(said)  # a Chinese value has no space around it
     assert (
         before + after != ""
         and str(value) in told
@@ -190,8 +190,8 @@ def test_a_value_comes_out_unchanged_in_both_languages(value: str | int | float)
 def test_a_sentence_as_a_value_is_translated_only_where_it_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lang, "language", lambda: "zh_CN")
     inner = "No row has failed."
-    as_text = lang.told(msg("It failed: {reason}", reason=inner))
-    as_message = lang.told(msg("It failed: {reason}", reason=msg("No row has failed.")))
+    as_text = lang.localized(msg("It failed: {reason}", reason=inner))
+    as_message = lang.localized(msg("It failed: {reason}", reason=msg("No row has failed.")))
     assert as_text.endswith(inner) and as_message.endswith(_CHINESE(inner)) and _CHINESE(inner) != inner
 
 

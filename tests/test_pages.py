@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from core import endpoint
+from core import engine_endpoint
 from core.actor import LOCAL
 from core.cost import spend
 from core.dataset import datasets, presets, runs
-from core.dataset.writing import executor
+from core.dataset.generation import executor
 from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, Run, Story, TrainingEvent, TrainingJob, utcnow
 from core.errors import Unavailable
@@ -43,7 +43,7 @@ _RESULTS = (
 
 def visit(page: str, locale: str = "en-US", **state: object) -> AppTest:
     """A visitor opens a page. `state`: widget values that are there already."""
-    cached.look_again()
+    cached.refresh()
     at = AppTest.from_file(str(_FRAME), default_timeout=60)
     at.context = {"locale": locale, "timezone": "Asia/Shanghai"}
     for key, value in state.items():
@@ -66,7 +66,7 @@ def article_grid(**state: object) -> AppTest:
 
 def again(at: AppTest) -> AppTest:
     """The page a moment later, when something has happened elsewhere."""
-    cached.look_again()
+    cached.refresh()
     return at.run()
 
 
@@ -107,7 +107,9 @@ def test_a_page_opens_on_an_empty_home_in_the_browsers_language(page: str, local
 def test_without_the_engines_packages_a_page_works_and_says_what_to_install(page: str) -> None:
     settings = Settings.from_env()
     settings.home.mkdir(parents=True)
-    endpoint.write(settings, endpoint.Note("missing", message="The engine needs packages.", next_step="Install them."))
+    engine_endpoint.write(
+        settings, engine_endpoint.EngineNote("missing", message="The engine needs packages.", next_step="Install them.")
+    )
     at = visit(page)
     if page in ("home", "dataset", "story", "settings"):
         assert any(f"{sys.executable} -m pip install -r requirements-engine.txt" == block.value for block in at.code)
@@ -490,7 +492,7 @@ def test_an_engine_that_came_up_since_its_models_were_asked_for_is_no_trouble(
     server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, forgotten = cached.models, []
-    starting = cached.Models((), {"engine": Unavailable("The engine does not answer.", "Wait.")})
+    starting = cached.OfferedModels((), {"engine": Unavailable("The engine does not answer.", "Wait.")})
     monkeypatch.setattr(cached, "models", lambda: real() if forgotten else starting)
     monkeypatch.setattr(cached, "forget_models", lambda: forgotten.append(True))
     at = visit("story")
@@ -509,7 +511,7 @@ def test_an_engine_that_does_not_come_up_is_told(store: Store, monkeypatch: pyte
 
     monkeypatch.setattr(models, "_wait", later)
     monkeypatch.setattr(cached, "status", status)
-    broken = cached.Models((), {"engine": Unavailable("The engine does not answer.", "Wait.")})
+    broken = cached.OfferedModels((), {"engine": Unavailable("The engine does not answer.", "Wait.")})
     monkeypatch.setattr(cached, "models", lambda: broken)
     at = visit("story")
     assert "The engine does not answer." in trouble(at)

@@ -44,7 +44,7 @@ def show(store: Store, run_id: str, locale: str = "en-US") -> str:
 
         batch_card.show(runs.progress(cached.store(), run_id))
 
-    cached.look_again()
+    cached.refresh()
     at = AppTest.from_function(page, args=(run_id,), default_timeout=60)
     at.context = {"locale": locale, "timezone": "Asia/Shanghai"}
     at.run()

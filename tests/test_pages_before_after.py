@@ -13,7 +13,7 @@ from core.db.store import Store
 from core.db.tables import Comparison, ComparisonAnswer, Row, Story, TrainingJob, utcnow
 from core.db.tables.story import COMPARISON
 from core.status import EngineStatus
-from core.training import comparing, jobs, unseen_prompts
+from core.training import before_after, jobs, unseen_prompts
 from pages.ui import cached
 from tests.fault_server import FaultServer
 from tests.test_pages import again, click, labels, trouble, visit, words
@@ -110,11 +110,11 @@ def test_stop_and_write_again(server: FaultServer, store: Store) -> None:
     job_id = _succeeded(store)
     _compared(store, job_id, "running")
     at = click(visit("training"), "training_before_after_stop")
-    assert comparing.get(store, job_id).state == "stopping"  # type: ignore[union-attr]
+    assert before_after.get(store, job_id).state == "stopping"  # type: ignore[union-attr]
     with store.session() as session:
-        comparing.end(session, session.get_one(Comparison, "c"), "stopped")
+        before_after.end(session, session.get_one(Comparison, "c"), "stopped")
     click(again(at), "training_before_after_again")
-    assert comparing.get(store, job_id).state == "queued"  # type: ignore[union-attr]
+    assert before_after.get(store, job_id).state == "queued"  # type: ignore[union-attr]
 
 
 def test_a_prompt_of_ones_own_is_asked_of_both(server: FaultServer, store: Store) -> None:
@@ -123,7 +123,7 @@ def test_a_prompt_of_ones_own_is_asked_of_both(server: FaultServer, store: Store
     at = visit("training")
     at.text_input(key="training_before_after_prompt").input("my words")
     click(at, "training_before_after_ask")
-    view = comparing.get(store, job_id)
+    view = before_after.get(store, job_id)
     assert view is not None and view.state == "queued"
     assert [(pair.prompt, pair.base.state, pair.tuned.state) for pair in view.pairs] == [
         ("my words", "waiting", "waiting")
@@ -175,7 +175,7 @@ def test_at_a_paid_provider_the_cost_stands_before_the_button(
     at = visit("training")
     assert said in words(at)
     click(at, "training_before_after_start")
-    assert comparing.get(store, job_id).state == "queued"  # type: ignore[union-attr]
+    assert before_after.get(store, job_id).state == "queued"  # type: ignore[union-attr]
 
 
 def test_the_prompts_are_chosen_once_for_all_drawings(
@@ -183,7 +183,7 @@ def test_the_prompts_are_chosen_once_for_all_drawings(
 ) -> None:
     chosen, real = list[str](), unseen_prompts.choose
 
-    def counted(*given: Any) -> unseen_prompts.Choice:
+    def counted(*given: Any) -> unseen_prompts.PromptChoice:
         chosen.append("once")
         return real(*given)
 

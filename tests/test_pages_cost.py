@@ -13,14 +13,14 @@ from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
-from core.cost import budget, edition, machine_time, own, spend
+from core.cost import budget, custom_prices, machine_time, price_data_version, spend
 from core.cost.comparison import compare
 from core.cost.machine_time import Speed
 from core.dataset import datasets
 from core.db.store import Store, new_id
 from core.db.tables import Evaluation, Spend, Story, TrainingJob, Vote
 from core.settings import Settings
-from core.training import jobs, pace
+from core.training import cpu_speed_estimate, jobs
 from pages.ui import cached
 from pages.ui.cost import cached_cost, period, price_choice, price_list
 from pages.ui.money import local_price
@@ -111,7 +111,7 @@ def _measured(store: Store, rate: str = "10", day: int = 29) -> None:
 def test_the_engines_price_is_its_hour_over_the_speed_that_was_measured(
     store: Store, hour: str, currency: str, speeds: list[str], output: Decimal | None
 ) -> None:
-    own.set_machine_hour(store, LOCAL, hour, currency)
+    custom_prices.set_machine_hour(store, LOCAL, hour, currency)
     for day, rate in enumerate(speeds, 1):
         _measured(store, rate, day)
     (price,) = price_choice.here(cached.prices())
@@ -120,17 +120,17 @@ def test_the_engines_price_is_its_hour_over_the_speed_that_was_measured(
 
 
 def test_training_is_priced_by_the_speed_of_finished_jobs(store: Store) -> None:
-    own.set_machine_hour(store, LOCAL, "0.036")
+    custom_prices.set_machine_hour(store, LOCAL, "0.036")
     _measured(store, "10")
-    _trained(store, tokens=10_000, seconds=100 + pace.START_S)
+    _trained(store, tokens=10_000, seconds=100 + cpu_speed_estimate.START_S)
     (price,) = price_choice.here(cached.prices())
     assert (price.output_per_mtok, price.training_per_mtok) == (1, Decimal("0.1"))
 
 
 def test_a_workload_trains_at_the_speed_of_finished_jobs(store: Store) -> None:
-    own.set_machine_hour(store, LOCAL, "0.036")
+    custom_prices.set_machine_hour(store, LOCAL, "0.036")
     _measured(store, "10")
-    _trained(store, tokens=10_000, seconds=100 + pace.START_S)  # 100 tokens/s: $0.10 per 1M
+    _trained(store, tokens=10_000, seconds=100 + cpu_speed_estimate.START_S)  # 100 tokens/s: $0.10 per 1M
     table = visit("cost", cost_part="workload", work_file=1_000_000, work_epochs=2).dataframe[0].value
     assert table.set_index("way").loc["This machine", "upfront"] == pytest.approx(0.2)
 
@@ -157,7 +157,7 @@ def test_spent_has_the_machine_time_of_jobs_and_stories(
     store: Store, hour: tuple[str, str] | None, job_cost: Decimal | None, story_cost: Decimal | None
 ) -> None:
     if hour is not None:
-        own.set_machine_hour(store, LOCAL, *hour)
+        custom_prices.set_machine_hour(store, LOCAL, *hour)
     job_id = _trained(store, tokens=10_000, seconds=100)
     with store.session() as session:
         session.add(Story(
@@ -186,7 +186,7 @@ def test_the_speed_of_the_last_request_is_no_measurement(store: Store, monkeypat
     seen = cached.status()
     status = replace(seen, engine=replace(seen.engine, tokens_per_s=3.0))
     monkeypatch.setattr(cached, "status", lambda: status)
-    own.set_machine_hour(store, LOCAL, "0.036")
+    custom_prices.set_machine_hour(store, LOCAL, "0.036")
     (price,) = price_choice.here(cached.prices())
     assert price.output_per_mtok is None
     assert visit("cost", cost_part="workload").get_by_key("work_speed").value == ""
@@ -204,7 +204,7 @@ def test_an_hour_with_a_price_is_the_same_on_every_page(store: Store) -> None:
     before = visit("cost", cost_lists=["engine", "openai"], cost_unit=1_000)
     assert pd.isna(before.dataframe[0].value.set_index("model").loc["gemma-3-270m", "output"])
     assert pd.isna(before.dataframe[1].value.set_index("model").loc["gemma-3-270m", "each"])
-    own.set_machine_hour(store, LOCAL, "0.036")
+    custom_prices.set_machine_hour(store, LOCAL, "0.036")
     _measured(store, "10")
     cached_cost.forget()
     at = visit("cost", cost_lists=["engine", "openai"], cost_unit=1_000)
@@ -283,13 +283,13 @@ def test_a_list_without_such_a_model_says_so_and_shows_no_other(store: Store) ->
 
 
 def test_newer_prices_are_fetched_when_asked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edition, "URL", "http://127.0.0.1:9/none")  # offline
+    monkeypatch.setattr(price_data_version, "URL", "http://127.0.0.1:9/none")  # offline
     at = click(visit("cost", cost_lists=["openai"]), "cost_fetch")
     assert "The prices of 2026-11-10 stay in use" in at.warning[0].value.replace("\\", "") and not at.exception
     models = [{"id": "gpt-4o-mini", "match": {"equals": "gpt-4o-mini"}, "prices": {"input_mtok": 1, "output_mtok": 9}}]
     newer = [{"id": "openai", "name": "OpenAI", "api_pattern": "x", "models": models}]
     with price_server(json.dumps(newer).encode()) as address:
-        monkeypatch.setattr(edition, "URL", address.url)
+        monkeypatch.setattr(price_data_version, "URL", address.url)
         click(at, "cost_fetch")
     assert at.dataframe[0].value.set_index("model").loc["gpt-4o-mini", "output"] == 0.009
     assert "from genai-prices, fetched just now" in _captions(at) and not at.warning
@@ -319,7 +319,7 @@ def test_an_own_price_of_a_model_that_no_list_has_shows_up_at_once(store: Store)
 
 
 def test_own_prices_of_a_provider_without_a_list_are_compared_on_opening(store: Store) -> None:
-    own.set_price(store, LOCAL, provider="acme", model="house-7b", what="output", amount="0.15")
+    custom_prices.set_price(store, LOCAL, provider="acme", model="house-7b", what="output", amount="0.15")
     at = visit("cost", cost_unit=1_000_000)
     line = at.dataframe[0].value.set_index("model").loc["house-7b"]
     assert (line["output"], line["provider"]) == (0.15, "acme")
@@ -333,7 +333,7 @@ def test_an_amount_that_can_be_read_in_two_ways_is_asked_for_again(store: Store)
     )  # fmt: skip
     click(at, "cost_own_set")
     assert "is ambiguous" in trouble(at) and "0.15" in trouble(at)
-    assert own.list_own(store) == [] and at.get_by_key("cost_own_amount").value == "0,15"
+    assert custom_prices.list_own(store) == [] and at.get_by_key("cost_own_amount").value == "0,15"
 
 
 def test_an_own_price_is_set_marked_and_taken_back(store: Store) -> None:
@@ -348,10 +348,10 @@ def test_an_own_price_is_set_marked_and_taken_back(store: Store) -> None:
     table = at.dataframe[0].value.set_index("model")
     assert table.loc["gpt-4o-mini", "output"] == 0.0009 and "your price" in table.loc["gpt-4o-mini", "note"]
     assert "**gpt-4o-mini** · openai: Output 0.9 USD / 1M tokens" in words(at).replace("\\", "")
-    made = own.list_own(store)[0]
+    made = custom_prices.list_own(store)[0]
     click(at, f"cost_own_remove_{made.id}")
     assert at.dataframe[0].value.set_index("model").loc["gpt-4o-mini", "output"] == 0.0006
-    assert own.list_own(store) == []
+    assert custom_prices.list_own(store) == []
 
 
 @pytest.mark.parametrize(
@@ -383,7 +383,7 @@ def test_what_cannot_be_a_price_is_told_with_what_is_allowed(
     assert hint in _captions(at).replace("\\", "")
     click(at, "cost_own_set")
     assert refused in trouble(at).replace("\\", "")
-    assert own.list_own(store) == []
+    assert custom_prices.list_own(store) == []
 
 
 def test_a_broken_price_file_is_told_and_the_other_parts_work(store: Store) -> None:
@@ -395,7 +395,7 @@ def test_a_broken_price_file_is_told_and_the_other_parts_work(store: Store) -> N
 
 
 def test_names_that_look_like_markup_are_text(store: Store) -> None:
-    own.set_price(store, LOCAL, provider="p", model="![x](http://evil/a.png)", what="output", amount="1")
+    custom_prices.set_price(store, LOCAL, provider="p", model="![x](http://evil/a.png)", what="output", amount="1")
     at = visit("cost", cost_lists=["p"], cost_own=True, cost_baseline=("p", "![x](http://evil/a.png)"))
     assert not any("![x](" in text.value for text in at.markdown)
 
@@ -451,7 +451,7 @@ def test_this_machine_counts_once_its_hour_has_a_price(store: Store) -> None:
     at = visit("cost", cost_part="workload", work_speed="40")
     assert "Enter the cost per hour of this machine" in _captions(at)
     at.get_by_key("work_hour").set_value("0.036").run()
-    assert own.machine_hour(store) == (Decimal("0.036"), "USD")
+    assert custom_prices.machine_hour(store) == (Decimal("0.036"), "USD")
     table = at.dataframe[0].value.set_index("way")
     assert table.loc["This machine", "each"] == pytest.approx(0.000065)
     assert pd.isna(table.loc["This machine", "upfront"])
@@ -466,7 +466,7 @@ def test_this_machine_counts_once_its_hour_has_a_price(store: Store) -> None:
 def test_a_comma_never_makes_an_hour_a_hundred_times_dearer(store: Store, typed: str, kept: str | None) -> None:
     at = visit("cost", cost_part="workload", work_speed="40")
     at.get_by_key("work_hour").set_value(typed).run()
-    hour = own.machine_hour(store)
+    hour = custom_prices.machine_hour(store)
     assert (hour and hour[0]) == (None if kept is None else Decimal(kept))
     assert (typed in trouble(at)) == (kept is None)
 
@@ -493,15 +493,15 @@ def test_a_budget_with_an_unclear_comma_is_not_set(store: Store) -> None:
 def test_this_machines_hour_can_be_in_yuan_and_is_converted_at_the_stated_rate(store: Store) -> None:
     at = visit("cost", cost_part="workload", work_speed="40")
     at.get_by_key("work_hour_currency").set_value("CNY").run()
-    assert own.machine_hour(store) is None and not trouble(at)  # no amount yet
+    assert custom_prices.machine_hour(store) is None and not trouble(at)  # no amount yet
     at.get_by_key("work_hour").set_value("0.036").run()
-    assert own.machine_hour(store) == (Decimal("0.036"), "CNY")
+    assert custom_prices.machine_hour(store) == (Decimal("0.036"), "CNY")
     assert "¥0.2500 per 1M tokens written" in _captions(at)
     assert "Converted at 6.8012 yuan per US dollar" in _captions(at)
     table = at.dataframe[0].value.set_index("way")
     assert table.loc["This machine", "each"] == pytest.approx(0.000065 / 6.8012)
     at.get_by_key("work_hour_currency").set_value("USD").run()
-    assert own.machine_hour(store) == (Decimal("0.036"), "USD")
+    assert custom_prices.machine_hour(store) == (Decimal("0.036"), "USD")
     assert "Converted" not in _captions(at)
 
 

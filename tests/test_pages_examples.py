@@ -15,12 +15,12 @@ from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import TextInput
 
 from core.actor import LOCAL
-from core.dataset.example_pairs import MOST, Pair, samples
+from core.dataset.example_pairs import MOST, ExamplePair, samples
 from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
 from core.status import EngineStatus
-from core.story import shelf
-from core.training import comparing, examples, exporting, jobs
+from core.story import library
+from core.training import before_after, examples, jobs, run_export
 from pages.ui import cached, examples_answers
 from pages.ui.story import story_visit
 from tests import fault_server
@@ -30,14 +30,16 @@ from tests.test_pages import again, click, labels, trouble, visit, words
 _FRAME = Path(__file__).parents[1] / "pages" / "frame.py"
 _INTENTS = samples("en")[0]
 _TUNED = "ft:writer:fabula:support-intents:1"
-_FIVE = [Pair(f"prompt {i}", f"answer {i % 2}") for i in range(5)]
+_FIVE = [ExamplePair(f"prompt {i}", f"answer {i % 2}") for i in range(5)]
 
 
-def table(at: AppTest) -> list[Pair]:
-    return [Pair(*map(str, row)) for row in at.data_editor[0].value.fillna("").itertuples(index=False, name=None)]
+def table(at: AppTest) -> list[ExamplePair]:
+    return [
+        ExamplePair(*map(str, row)) for row in at.data_editor[0].value.fillna("").itertuples(index=False, name=None)
+    ]
 
 
-def type_into(at: AppTest, *pairs: Pair) -> AppTest:
+def type_into(at: AppTest, *pairs: ExamplePair) -> AppTest:
     """What the browser sends when rows have been typed into an empty table, which has five."""
     rows = {place: pair._asdict() for place, pair in enumerate(pairs[:5])}
     more = [pair._asdict() for pair in pairs[5:]]
@@ -80,7 +82,7 @@ def trained(store: Store, **values: Any) -> str:
 
 def test_an_empty_table_says_what_to_do_and_trains_nothing(server: FaultServer) -> None:
     at = visit("home")
-    assert table(at) == [Pair("", "")] * 5 and not can_train(at)
+    assert table(at) == [ExamplePair("", "")] * 5 and not can_train(at)
     assert "There are no examples yet." in words(at) and "not facts" in words(at)
     assert not at.error
 
@@ -122,17 +124,19 @@ def test_typed_rows_are_trained_on(server: FaultServer, store: Store) -> None:
     [
         (_FIVE[:1], "Too few examples: 1 of at least 5."),
         (_FIVE[:4], "Add 1 more; 12 is a good start."),
-        ([Pair(prompt, "") for prompt, _answer in _FIVE], "No row has both a prompt and an answer. Fill in"),
-        ([Pair("", answer) for _prompt, answer in _FIVE], "No row has both a prompt and an answer. Fill in"),
-        ([*_FIVE[:4], Pair("prompt 0", "other")], "Rows 1, 5 have the same prompt"),
+        ([ExamplePair(prompt, "") for prompt, _answer in _FIVE], "No row has both a prompt and an answer. Fill in"),
+        ([ExamplePair("", answer) for _prompt, answer in _FIVE], "No row has both a prompt and an answer. Fill in"),
+        ([*_FIVE[:4], ExamplePair("prompt 0", "other")], "Rows 1, 5 have the same prompt"),
         (
-            [*_FIVE[:4], Pair("x" * 2001, "y")],
+            [*_FIVE[:4], ExamplePair("x" * 2001, "y")],
             "Row 5 has a text of 2,001 characters; up to 2,000 fit",
         ),
-        ([*_FIVE[:4], Pair("x", "y" * 300_000)], "Row 5 has a text of 300,000 characters"),
+        ([*_FIVE[:4], ExamplePair("x", "y" * 300_000)], "Row 5 has a text of 300,000 characters"),
     ],
 )
-def test_what_stands_in_the_way_is_told_before_training(server: FaultServer, pairs: list[Pair], sentence: str) -> None:
+def test_what_stands_in_the_way_is_told_before_training(
+    server: FaultServer, pairs: list[ExamplePair], sentence: str
+) -> None:
     at = type_into(visit("home"), *pairs)
     assert sentence in trouble(at) and not can_train(at)
 
@@ -140,12 +144,12 @@ def test_what_stands_in_the_way_is_told_before_training(server: FaultServer, pai
 @pytest.mark.parametrize(
     ("pairs", "sentence"),
     [
-        ([Pair(prompt, "yes") for prompt, _answer in _FIVE], "Add examples with other answers."),
-        ([*_FIVE, Pair("prompt 5", "")], "No answer in row 6: left out of training."),
+        ([ExamplePair(prompt, "yes") for prompt, _answer in _FIVE], "Add examples with other answers."),
+        ([*_FIVE, ExamplePair("prompt 5", "")], "No answer in row 6: left out of training."),
         ([*_FIVE, _FIVE[0], _FIVE[1]], "Rows 6, 7 repeat earlier rows: each counts once."),
     ],
 )
-def test_a_warning_does_not_stop_training(server: FaultServer, pairs: list[Pair], sentence: str) -> None:
+def test_a_warning_does_not_stop_training(server: FaultServer, pairs: list[ExamplePair], sentence: str) -> None:
     at = type_into(visit("home"), *pairs)
     assert sentence in words(at) and not at.error and can_train(at)
 
@@ -195,7 +199,7 @@ def test_a_chat_log_is_pasted_and_an_unchanged_sample_gives_way_to_it(server: Fa
     assert table(at) == _FIVE and can_train(at)
     at.text_area(key="home_examples_pasted").set_value("prompt\tanswer\nsix\t6")
     click(at, "home_examples_add")
-    assert table(at) == [*_FIVE, Pair("six", "6")]
+    assert table(at) == [*_FIVE, ExamplePair("six", "6")]
 
 
 def test_a_paste_that_cannot_be_read_is_an_error_in_the_card_and_changes_nothing(server: FaultServer) -> None:
@@ -212,7 +216,7 @@ def test_too_many_rows_are_sent_to_the_data_set_page(server: FaultServer) -> Non
     at.text_area(key="home_examples_pasted").set_value(f"prompt\tanswer\n{log}")
     click(at, "home_examples_add")
     assert "Too many examples for this form: 201" in trouble(at)
-    assert table(at) == [Pair("", "")] * 5
+    assert table(at) == [ExamplePair("", "")] * 5
     assert "Open the Data set page" in labels(at)
 
 
@@ -233,19 +237,19 @@ def test_base_and_tuned_answer_side_by_side(server: FaultServer, store: Store) -
     ask(at)
     assert words(at).count("track_order") >= 2
     assert "**Base model, untrained**" in words(at) and "**Your model**" in words(at)
-    view = comparing.get(store, job_id)
+    view = before_after.get(store, job_id)
     assert view is not None
     assert [(pair.prompt, pair.base.text, pair.tuned.text) for pair in view.pairs] == [
         (_INTENTS.prompt, "track_order", "track_order")
     ]
     again(at)
-    assert len(comparing.get(store, job_id).pairs) == 1  # type: ignore[union-attr]  # drawn twice, stored once
+    assert len(before_after.get(store, job_id).pairs) == 1  # type: ignore[union-attr]  # drawn twice, stored once
 
 
 def test_the_answers_are_no_stories(server: FaultServer, store: Store) -> None:
     trained(store, status="succeeded", fine_tuned_model=_TUNED)
     at = ask(visit("home"))
-    assert shelf.recent(store) == []
+    assert library.recent(store) == []
     last = next(metric for metric in again(at).metric if metric.label == "Last story")
     assert last.value == "–"
 
@@ -260,7 +264,7 @@ def test_a_reload_and_the_job_page_show_the_answers(server: FaultServer, store: 
     assert words(reloaded).count("refund") >= 2 and "my own words" in words(reloaded)
     page = visit("training")
     assert [text.value for text in page.text] == ["refund", "refund"]
-    with zipfile.ZipFile(io.BytesIO(exporting.run_zip(store, job_id))) as file:
+    with zipfile.ZipFile(io.BytesIO(run_export.run_zip(store, job_id))) as file:
         (pair,) = json.loads(file.read("before_after.json"))
     assert (pair["prompt"], pair["base"]["text"], pair["tuned"]["text"]) == ("my own words", "refund", "refund")
 
@@ -274,10 +278,10 @@ def test_the_asked_prompt_can_be_removed_and_brought_back(server: FaultServer, s
     assert len(shown) < 350
     assert "The whole prompt" in [box.label for box in at.expander]
     at = click(at, "home_remove_0")
-    assert comparing.get(store, job_id).pairs == ()  # type: ignore[union-attr]
+    assert before_after.get(store, job_id).pairs == ()  # type: ignore[union-attr]
     assert "word word" not in words(at)
     at = click(at, "home_undo")
-    assert len(comparing.get(store, job_id).pairs) == 1  # type: ignore[union-attr]
+    assert len(before_after.get(store, job_id).pairs) == 1  # type: ignore[union-attr]
     assert "word word" in words(at)
     at = click(visit("home"), "home_remove_0")  # after a reload too
     assert "word word" not in words(at)
@@ -304,7 +308,7 @@ def test_answers_that_are_still_coming_are_there_after_a_reload(
         ask(visit("home"))
     server.release()
     visit("home")
-    (pair,) = comparing.get(store, job_id).pairs  # type: ignore[union-attr]
+    (pair,) = before_after.get(store, job_id).pairs  # type: ignore[union-attr]
     assert (pair.base.state, pair.tuned.state, len(server.prompts())) == ("done", "done", 2)
 
 
@@ -315,7 +319,7 @@ def test_a_model_that_is_gone_is_told_with_a_way_on(server: FaultServer, store: 
     at = ask(visit("home"))
     assert "This model is not there" in trouble(at) and "or train on its data set again" in trouble(at)
     assert {"Train again with more examples", "New examples"} <= set(labels(at))
-    assert comparing.get(store, job_id) is None  # nothing was answered, so there is nothing to keep
+    assert before_after.get(store, job_id) is None  # nothing was answered, so there is nothing to keep
 
 
 def test_an_empty_prompt_is_told(server: FaultServer, store: Store) -> None:
@@ -328,7 +332,7 @@ def test_an_empty_prompt_is_told(server: FaultServer, store: Store) -> None:
 def test_new_examples_begin_with_an_empty_table(server: FaultServer, store: Store) -> None:
     trained(store, status="succeeded", fine_tuned_model=_TUNED)
     at = click(visit("home"), "home_examples_new")
-    assert table(at) == [Pair("", "")] * 5 and not can_train(at)
+    assert table(at) == [ExamplePair("", "")] * 5 and not can_train(at)
 
 
 def test_more_examples_begin_with_those_of_the_job(server: FaultServer, store: Store) -> None:

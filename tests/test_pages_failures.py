@@ -17,9 +17,9 @@ from core.dataset import datasets, export, runs
 from core.db.store import Store
 from core.errors import BadTrainingFile, FabulaError, Refused, StorageFull, Unavailable
 from core.providers import Client, ModelInfo
-from pages.ui import beside, cached, unexpected
-from pages.ui.background import Gathering
-from pages.ui.beside import Beside
+from pages.ui import background_task, cached, unexpected_errors
+from pages.ui.background_iterator import BackgroundIterator
+from pages.ui.background_task import BackgroundTask
 from pages.ui.training import cached_form
 from tests.fault_server import FaultServer
 from tests.test_pages import again, click, trouble, visit, words
@@ -42,7 +42,7 @@ _OURS = [StorageFull("The disk is full.", "Make room."), BadTrainingFile("Line 3
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A failure is tried again at the next look."""
-    monkeypatch.setattr(unexpected, "FAILURE_KEPT_S", 0.0)
+    monkeypatch.setattr(unexpected_errors, "FAILURE_KEPT_S", 0.0)
 
 
 def _dataset(store: Store) -> str:
@@ -65,7 +65,7 @@ def _raising(error: Exception) -> Callable[..., Any]:
 def test_an_error_that_nobody_foresaw_is_told_and_logged(
     error: Exception, rows: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    work = Beside(_raising(error), rows)
+    work = BackgroundTask(_raising(error), rows)
     until(lambda: work.done, "the work")
     for _ in range(2):  # each look says so
         with pytest.raises(FabulaError) as caught:
@@ -77,7 +77,7 @@ def test_an_error_that_nobody_foresaw_is_told_and_logged(
 @pytest.mark.parametrize("error", _OURS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("rows", [3, 1_000_000], ids=["few rows", "many rows"])
 def test_our_own_error_is_told_as_it_is(error: FabulaError, rows: int) -> None:
-    work = Beside(_raising(error), rows)
+    work = BackgroundTask(_raising(error), rows)
     until(lambda: work.done, "the work")
     with pytest.raises(type(error)) as caught:
         work.get()
@@ -90,7 +90,7 @@ def test_what_is_gathered_ends_with_its_error(error: Exception) -> None:
         yield 1
         raise error
 
-    gathering = Gathering(make, expected=3)
+    gathering = BackgroundIterator(make, expected=3)
     until(lambda: gathering.done, "the end")
     assert gathering.items == [1] and gathering.error is not None and gathering.error.next_step
 
@@ -100,7 +100,7 @@ def test_a_failure_is_kept_for_a_moment_and_then_tried_again(monkeypatch: pytest
     asked: list[str] = []
 
     @st.cache_resource(max_entries=4)
-    def look(key: str) -> Beside[str]:
+    def look(key: str) -> BackgroundTask[str]:
         def make(_seen: object) -> str:
             asked.append(key)
             answer = next(answers)
@@ -108,15 +108,15 @@ def test_a_failure_is_kept_for_a_moment_and_then_tried_again(monkeypatch: pytest
                 raise answer
             return str(answer)
 
-        return Beside(make, 1)
+        return BackgroundTask(make, 1)
 
-    first = beside.shared(look, "a")
-    assert beside.shared(look, "a") is first  # every viewer of that moment sees the same card
+    first = background_task.shared_task(look, "a")
+    assert background_task.shared_task(look, "a") is first  # every viewer of that moment sees the same card
     with pytest.raises(FabulaError):
         first.get()
-    monkeypatch.setattr(unexpected, "FAILURE_KEPT_S", 0.0)
-    assert beside.shared(look, "a").get() == "an answer"
-    assert beside.shared(look, "a").get() == "an answer" and asked == ["a", "a"]
+    monkeypatch.setattr(unexpected_errors, "FAILURE_KEPT_S", 0.0)
+    assert background_task.shared_task(look, "a").get() == "an answer"
+    assert background_task.shared_task(look, "a").get() == "an answer" and asked == ["a", "a"]
 
 
 # --- on the pages -------------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def test_a_preparation_that_fails_is_a_card_and_the_next_look_is_another_try(
     server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch, many: bool
 ) -> None:
     if many:
-        monkeypatch.setattr(beside, "_AT_ONCE", 10)
+        monkeypatch.setattr(background_task, "_AT_ONCE", 10)
     dataset_id = _dataset(store)
     with monkeypatch.context() as broken:
         broken.setattr(export, "plan", _raising(ZeroDivisionError()))
@@ -153,7 +153,7 @@ def test_one_hiccup_of_the_engine_does_not_stick_to_the_count_of_tokens(
     monkeypatch.setattr(Client, "count_tokens", count_tokens)
 
     def count() -> TokenCount | None:
-        work = cached.tokens_of(dataset_id, None, 30, cached.Marks(), _MODEL)
+        work = cached.tokens_of(dataset_id, None, 30, cached.TrainingFormat(), _MODEL)
         until(lambda: work.done, "the count")
         return work.get()
 
@@ -161,7 +161,7 @@ def test_one_hiccup_of_the_engine_does_not_stick_to_the_count_of_tokens(
     first = count()
     assert first is not None and first.unanswered and not first.exact and first.tokens > 0
     assert count() == first
-    monkeypatch.setattr(unexpected, "FAILURE_KEPT_S", 0.0)
+    monkeypatch.setattr(unexpected_errors, "FAILURE_KEPT_S", 0.0)
     counted = count()
     assert counted == TokenCount(30 * 7, exact=True)  # the server says 7 to every text
 
@@ -193,7 +193,7 @@ def test_whether_an_account_may_train_is_asked_again_after_a_failure(
     first = cached_form.account("compatible", "m")
     assert not first.answered and said in first.why
     assert cached_form.account("compatible", "m") == first
-    monkeypatch.setattr(unexpected, "FAILURE_KEPT_S", 0.0)
+    monkeypatch.setattr(unexpected_errors, "FAILURE_KEPT_S", 0.0)
     second = cached_form.account("compatible", "m")
     assert second.answered
     assert cached_form.account("compatible", "m") == second  # an answer is kept: a third call would find none

@@ -13,14 +13,14 @@ import pandas as pd
 import pytest
 
 from core.actor import LOCAL
-from core.cost import budget, engine_time, history, own, spend
+from core.cost import budget, custom_prices, engine_time, spend, spend_history
 from core.dataset import datasets
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row, Run, Spend, Story, Tour, Utc, utcnow
 from core.settings import Settings
-from core.story import exports, shelf
-from core.training import evaluating, jobs
+from core.story import exports, library
+from core.training import evaluations, jobs
 from tests.fault_server import FaultServer
 from tests.stores import fresh
 from tests.test_pages import visit, words
@@ -40,7 +40,7 @@ def amount(request: pytest.FixtureRequest, store: Store) -> str:
     """What 100 seconds of the engine cost, as pages write it: without a price of an hour, with one, and free."""
     if request.param is None:
         return "not priced"
-    own.set_machine_hour(store, LOCAL, *request.param)
+    custom_prices.set_machine_hour(store, LOCAL, *request.param)
     return "free" if request.param[0] == "0" else "$0.0100"
 
 
@@ -126,7 +126,7 @@ def test_the_run_panel_has_the_machine_time(server: FaultServer, store: Store, a
 def test_an_evaluation_has_the_machine_time(server: FaultServer, store: Store, amount: str) -> None:
     dataset_id = _labelled(store, held_out=12)
     job_id = _trained(store, fine_tuned_model="ft:writer:fabula:x:1", dataset_id=dataset_id)
-    tuned, _base = evaluating.start_pair(store, LOCAL, jobs.get(store, job_id), limit=12)
+    tuned, _base = evaluations.start_pair(store, LOCAL, jobs.get(store, job_id), limit=12)
     _judge(store, tuned, lambda expected: expected)
     shown = words(visit("training", training_tab="evaluation"))
     assert f"cost: {amount.replace('$0.0100', 'under $0.0001')}" in shown  # 12 answers at once
@@ -157,7 +157,7 @@ def test_spent_counts_the_machine_time_of_runs_and_stories(server: FaultServer, 
 
 
 def test_a_budget_counts_bills_and_the_machine_time_is_told_apart(server: FaultServer, store: Store) -> None:
-    own.set_machine_hour(store, LOCAL, "0.36")
+    custom_prices.set_machine_hour(store, LOCAL, "0.36")
     _run(store)
     with store.session() as session:
         spend.record(
@@ -173,14 +173,16 @@ def test_a_budget_counts_bills_and_the_machine_time_is_told_apart(server: FaultS
 def test_the_csv_of_calls_has_each_calls_share_of_the_machine_time(store: Store, amount: str) -> None:
     _run(store)
     since = utcnow() - timedelta(days=1)
-    table = csv.DictReader(io.StringIO(history.export(store, since, utcnow() + timedelta(days=1)).decode("utf-8-sig")))
+    table = csv.DictReader(
+        io.StringIO(spend_history.export(store, since, utcnow() + timedelta(days=1)).decode("utf-8-sig"))
+    )
     each = [row["cost_usd"] for row in table]
     assert each == {"not priced": ["", ""], "free": ["0", "0"]}.get(amount, ["0.005", "0.005"])
 
 
 def test_the_csv_and_jsonl_of_stories_have_the_machine_time(store: Store, amount: str) -> None:
     _story(store)
-    kept = shelf.recent(store)
+    kept = library.recent(store)
     (row,) = csv.DictReader(io.StringIO(exports.as_csv(kept).removeprefix("\ufeff")))
     cost = {"not priced": None, "free": Decimal(0)}.get(amount, Decimal("0.01"))
     assert (Decimal(row["cost_usd"]) if row["cost_usd"] else None) == cost
@@ -252,7 +254,7 @@ def test_the_time_of_a_run_is_added_up_by_the_database(store: Store, monkeypatch
 
 
 def test_a_run_in_progress_shows_its_machine_time(server: FaultServer, store: Store) -> None:
-    own.set_machine_hour(store, LOCAL, "0.36")
+    custom_prices.set_machine_hour(store, LOCAL, "0.36")
     run = _run(store)
     with store.session() as session:
         going_on = session.get_one(Run, run)
@@ -263,6 +265,6 @@ def test_a_run_in_progress_shows_its_machine_time(server: FaultServer, store: St
 
 
 def test_work_that_is_not_in_the_ledger_is_unknown_not_free(store: Store) -> None:
-    own.set_machine_hour(store, LOCAL, "0.36")
+    custom_prices.set_machine_hour(store, LOCAL, "0.36")
     assert engine_time.seconds(store, ["gone"]) == {}
     assert engine_time.usd_per_call(store, ["gone"]) == {"gone": None}

@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 from core.actor import LOCAL
 from core.db.store import Store
 from core.settings import Settings
-from core.story import prompts, shelf
+from core.story import library, presenter_prompts
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.test_pages import click, labels, trouble, visit, words
@@ -39,7 +39,7 @@ def _keys(at: AppTest) -> set[str]:
 @pytest.fixture
 def prepared() -> Iterator[list[str]]:
     lines = ["讲一个**故事**", "另一个", "第三个"]
-    prompts.prepare(Settings.from_env().home, LOCAL, lines)
+    presenter_prompts.save(Settings.from_env().home, LOCAL, lines)
     yield lines
 
 
@@ -68,7 +68,7 @@ def test_a_tuned_model_is_asked_in_the_form_it_was_trained_on(server: FaultServe
     _tuned(store)
     click(_present(models=f"engine/{_TUNED}"), "presenter_write")
     assert server.prompts() == ["唐 ->"]
-    (kept,) = shelf.recent(store)
+    (kept,) = library.recent(store)
     assert kept.column_values == {"hero": "唐"}
 
 
@@ -108,7 +108,7 @@ def test_a_prompts_story_is_there_again_when_one_comes_back_to_it(
     at = click(at, "presenter_next")
     assert not any("从前，" in text for text in _texts(at))
     at = click(at, "presenter_previous")
-    assert any("从前，" in text for text in _texts(at)) and len(shelf.recent(store)) == 1
+    assert any("从前，" in text for text in _texts(at)) and len(library.recent(store)) == 1
 
 
 def test_the_cost_stands_next_to_that_of_a_paid_model_with_its_date(server: FaultServer, store: Store) -> None:
@@ -124,21 +124,21 @@ def test_prompts_can_be_edited_here(server: FaultServer, store: Store) -> None:
     at = _present()
     at.text_area(key="presenter_prompts").set_value("mine\nmine too").run()
     at = click(at, "presenter_keep")
-    assert prompts.prepared(Settings.from_env().home) == ["mine", "mine too"]
+    assert presenter_prompts.load(Settings.from_env().home) == ["mine", "mine too"]
     assert _prompt(at) == "mine" and "1 / 2" in words(at)
 
 
 def test_fewer_prompts_than_before_leave_one_chosen(server: FaultServer, store: Store, prepared: list[str]) -> None:
     at = click(_present(), "presenter_previous")
     assert _prompt(at) == prepared[2]
-    prompts.prepare(Settings.from_env().home, LOCAL, ["only"])
+    presenter_prompts.save(Settings.from_env().home, LOCAL, ["only"])
     assert _prompt(at.run()) == "only"
 
 
 def test_words_are_text(server: FaultServer, store: Store) -> None:
     nasty = "![x](http://example.com/x.png) # a\n- b <b>"
     server.default = fault_server.text(nasty)
-    prompts.prepare(Settings.from_env().home, LOCAL, [nasty.replace("\n", " ")])
+    presenter_prompts.save(Settings.from_env().home, LOCAL, [nasty.replace("\n", " ")])
     at = _present()
     assert "\\!\\[x" in _prompt(at) or "!\\[x\\]" in _prompt(at)
     assert nasty in _texts(click(at, "presenter_write"))
@@ -149,7 +149,7 @@ def test_one_model_alone_offers_no_second_pane(server: FaultServer, store: Store
     at = _present(models="engine/writer,engine/third")
     assert at.segmented_control(key="presenter_panes").disabled
     at = click(at, "presenter_write")
-    assert len(shelf.recent(store)) == 1
+    assert len(library.recent(store)) == 1
 
 
 def test_an_error_stands_where_the_story_would(server: FaultServer, store: Store) -> None:

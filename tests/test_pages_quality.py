@@ -10,14 +10,14 @@ from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
 from core.dataset import datasets, quality, runs
-from core.dataset.quality import Report
+from core.dataset.quality import QualityReport
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row
 from core.errors import StorageFull
-from pages.ui import unexpected
-from pages.ui.dataset import quality_words
-from pages.ui.dataset.quality_job import Board, Progress
+from pages.ui import unexpected_errors
+from pages.ui.dataset import quality_labels
+from pages.ui.dataset.quality_job import Progress, QualityMeasurement
 from tests.test_pages import again, click, labels, trouble, visit, words
 from tests.waiting import until
 
@@ -56,9 +56,9 @@ def test_the_samples_verdict_stands_first_in_both_languages(store: Store) -> Non
 def test_every_card_opens(store: Store) -> None:
     datasets.load_sample(store, LOCAL, "ultraman_stories")
     at = _open()
-    for card in quality_words.CARDS:
+    for card in quality_labels.CARDS:
         if card != "labels":
-            name = quality_words.CARDS[card][1]
+            name = quality_labels.CARDS[card][1]
             if not at.button(key=f"dataset_quality_open_{card}").disabled:
                 click(at, f"dataset_quality_open_{card}")
             assert any(block.value.endswith(name) and block.value.startswith("####") for block in at.markdown), card
@@ -124,7 +124,7 @@ def test_many_rows_come_in_pages(store: Store) -> None:
 def test_what_a_model_wrote_is_text_only(store: Store) -> None:
     nasty = "![x](http://example.com/x.png)"
     _load(store, [(f"{nasty}{i}", f"{nasty} :red[hi] {i}.") for i in range(12)])
-    for card in quality_words.CARDS:
+    for card in quality_labels.CARDS:
         at = _open(card)
         shown = [*at.markdown, *at.caption, *at.metric]
         assert not any(nasty in str(element.value) for element in shown), card
@@ -146,7 +146,7 @@ def test_while_a_run_goes_on_it_says_that_rows_are_judged_as_they_come(store: St
 def test_a_broken_ledger_is_told_and_can_be_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets.load_sample(store, LOCAL, "ultraman_stories_more", 27)
 
-    def full(*_: object) -> Report:
+    def full(*_: object) -> QualityReport:
         raise StorageFull("The disk is full.", "Make room.")
 
     with monkeypatch.context() as broken:
@@ -160,79 +160,79 @@ def test_a_broken_ledger_is_told_and_can_be_tried_again(store: Store, monkeypatc
 # --- the measurement beside the page --------------------------------------------------------------------------------
 
 
-def _empty() -> Report:
+def _empty() -> QualityReport:
     return quality.report([], [])
 
 
 def test_one_measurement_at_a_time_and_one_for_each_state_of_the_rows() -> None:
     gate, begun = threading.Event(), []
 
-    def measure(progress: Progress) -> Report:
+    def measure(progress: Progress) -> QualityReport:
         begun.append(1)
         progress(3, 9)
         gate.wait(240)
         return _empty()
 
-    board = Board(measure)
-    board.ask("a")
-    board.ask("b")  # while the first is on its way
-    assert board.measuring and not board.fresh("a") and len(begun) <= 1
-    until(lambda: (board.read, board.total) == (3, 9), "its progress")
+    measurement = QualityMeasurement(measure)
+    measurement.ask("a")
+    measurement.ask("b")  # while the first is on its way
+    assert measurement.measuring and not measurement.fresh("a") and len(begun) <= 1
+    until(lambda: (measurement.read, measurement.total) == (3, 9), "its progress")
     gate.set()
-    board.wait(90)
-    assert board.fresh("a") and not board.fresh("b") and board.report is not None
-    board.ask("a")
+    measurement.wait(90)
+    assert measurement.fresh("a") and not measurement.fresh("b") and measurement.report is not None
+    measurement.ask("a")
     assert len(begun) == 1
-    board.ask("b")
-    board.wait(90)
-    assert len(begun) == 2 and board.fresh("b")
+    measurement.ask("b")
+    measurement.wait(90)
+    assert len(begun) == 2 and measurement.fresh("b")
 
 
 def test_a_bug_is_told_and_logged(caplog: pytest.LogCaptureFixture) -> None:
-    def measure(progress: Progress) -> Report:
+    def measure(progress: Progress) -> QualityReport:
         raise ZeroDivisionError
 
-    board = Board(measure)
-    board.ask("a")
-    board.wait(90)
-    assert board.error is not None and "went wrong" in board.error.what and board.error.next_step
+    measurement = QualityMeasurement(measure)
+    measurement.ask("a")
+    measurement.wait(90)
+    assert measurement.error is not None and "went wrong" in measurement.error.what and measurement.error.next_step
     assert "ZeroDivisionError" in caplog.text
 
 
 def test_a_failed_measurement_is_made_again_a_few_seconds_later(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([StorageFull("The disk is full.", "Make room."), _empty()])
 
-    def measure(progress: Progress) -> Report:
+    def measure(progress: Progress) -> QualityReport:
         answer = next(answers)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    board = Board(measure)
-    board.ask("a")
-    board.wait(90)
-    board.ask("a")  # at once: it is shown, not repeated
-    assert isinstance(board.error, StorageFull) and not board.measuring
-    monkeypatch.setattr(unexpected, "FAILURE_KEPT_S", 0.0)
-    board.ask("a")
-    board.wait(90)
-    assert board.error is None and board.fresh("a") and board.report is not None
+    measurement = QualityMeasurement(measure)
+    measurement.ask("a")
+    measurement.wait(90)
+    measurement.ask("a")  # at once: it is shown, not repeated
+    assert isinstance(measurement.error, StorageFull) and not measurement.measuring
+    monkeypatch.setattr(unexpected_errors, "FAILURE_KEPT_S", 0.0)
+    measurement.ask("a")
+    measurement.wait(90)
+    assert measurement.error is None and measurement.fresh("a") and measurement.report is not None
 
 
 def test_a_long_measurement_waits_until_rows_stop_coming(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pages.ui.dataset.quality_job._QUICK_S", float("inf"))  # every measurement is a quick one
-    board = Board(lambda progress: _empty())
-    board.ask("a", calm=True)
-    board.wait(90)
-    board.ask("b", calm=True)  # a quick one is made again
-    board.wait(90)
-    assert board.fresh("b")
+    measurement = QualityMeasurement(lambda progress: _empty())
+    measurement.ask("a", calm=True)
+    measurement.wait(90)
+    measurement.ask("b", calm=True)  # a quick one is made again
+    measurement.wait(90)
+    assert measurement.fresh("b")
     monkeypatch.setattr("pages.ui.dataset.quality_job._QUICK_S", 0.0)  # now every one is long
-    board.ask("c", calm=True)
-    assert not board.measuring and board.fresh("b")
-    board.ask("c", calm=True, again=True)
-    board.wait(90)
-    assert board.fresh("c")
+    measurement.ask("c", calm=True)
+    assert not measurement.measuring and measurement.fresh("b")
+    measurement.ask("c", calm=True, again=True)
+    measurement.wait(90)
+    assert measurement.fresh("c")
 
 
 def test_a_column_called_text_stands_beside_the_text(store: Store) -> None:
@@ -245,15 +245,15 @@ def test_a_column_called_text_stands_beside_the_text(store: Store) -> None:
 def test_an_error_is_kept_with_the_last_good_report() -> None:
     answers = iter([_empty(), StorageFull("The disk is full.", "Make room.")])
 
-    def measure(progress: Progress) -> Report:
+    def measure(progress: Progress) -> QualityReport:
         answer = next(answers)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    board = Board(measure)
-    board.ask("a")
-    board.wait(90)
-    board.ask("b")
-    board.wait(90)
-    assert board.report is not None and isinstance(board.error, StorageFull) and not board.measuring
+    measurement = QualityMeasurement(measure)
+    measurement.ask("a")
+    measurement.wait(90)
+    measurement.ask("b")
+    measurement.wait(90)
+    assert measurement.report is not None and isinstance(measurement.error, StorageFull) and not measurement.measuring

@@ -13,11 +13,11 @@ from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
 from core.dataset import datasets, runs
+from core.dataset.generation import executor
 from core.dataset.recipe import Column, Recipe
-from core.dataset.writing import executor
 from core.db.store import Store
 from core.db.tables import Row, Run, utcnow
-from core.story import shelf
+from core.story import library
 from core.training import jobs
 from pages.ui.story import story_remedies
 from tests import fault_server
@@ -404,7 +404,7 @@ def test_a_job_that_waits_says_until_when_and_is_retried_at_once(
     at = visit("training")
     assert "Resumes automatically at 2033-01-02 11:04:05" in words(at)  # seen in Shanghai
     click(at, "training_retry_now")
-    assert list(jobs.asked(store)) == [job_id]  # the worker takes it up for that
+    assert list(jobs.pending_requests(store)) == [job_id]  # the worker takes it up for that
     assert "training_retry_now" not in _keys(visit("training"))
 
 
@@ -440,7 +440,7 @@ def test_a_story_whose_model_is_gone_is_written_by_another(server: FaultServer, 
     server.default = _WHOLE
     at = click(at, "story_fix_0_model")
     assert bought(server)[-1]["model"] == "second" and not at.error
-    assert [story.model for story in shelf.recent(store)] == ["second"]
+    assert [story.model for story in library.recent(store)] == ["second"]
 
 
 STORIES = [

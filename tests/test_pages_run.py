@@ -19,9 +19,9 @@ from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
 from core.cost import spend
-from core.dataset import curation, datasets, growing, runs
+from core.dataset import curation, datasets, grid_edit, runs
+from core.dataset.generation import executor
 from core.dataset.recipe import Column, Recipe
-from core.dataset.writing import executor
 from core.db.store import Store
 from core.db.tables import Dataset, Row, Run, utcnow
 from core.message import msg, sentences
@@ -130,8 +130,8 @@ def test_data_sets_that_are_called_alike_are_not_taken_for_each_other(store: Sto
 
 def test_what_a_data_set_is_called_in_a_list_stays_when_its_grid_grows(store: Store, written: str) -> None:
     before = dataset_picker.label(datasets.summary(store, written))  # a browser knows the option by these words alone
-    growing.grow(store, LOCAL, written, growing.more_repeats(_RECIPE, 1))
-    cached.look_again()
+    grid_edit.grow(store, LOCAL, written, grid_edit.more_repeats(_RECIPE, 1))
+    cached.refresh()
     assert dataset_picker.label(datasets.summary(store, written)) == before == "heroes"
 
 

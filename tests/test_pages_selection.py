@@ -14,7 +14,7 @@ from core.dataset import datasets
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Dataset, Tour, utcnow
-from core.training import evaluating, jobs
+from core.training import evaluations, jobs
 from pages.ui import cached
 from pages.ui.dataset import dataset_picker
 from tests.fault_server import FaultServer
@@ -134,13 +134,13 @@ def test_a_tour_of_another_visitor_does_not_take_the_place_of_the_one_shown(serv
 def test_an_evaluation_of_another_visitor_is_offered_and_not_shown(server: FaultServer, store: Store) -> None:
     dataset_id, made = _labelled(store, held_out=12), "ft:writer:fabula:x:1"
     job_id = _job(store, status="succeeded", fine_tuned_model=made, dataset_id=dataset_id)
-    first, _base = evaluating.start_pair(store, LOCAL, jobs.get(store, job_id), limit=12)
+    first, _base = evaluations.start_pair(store, LOCAL, jobs.get(store, job_id), limit=12)
     _judge(store, first, lambda expected: expected)
     at = visit("training", training_tab="evaluation")
     assert f"training_wrong_{first}" in [toggle.key for toggle in at.toggle]
-    second, _base = evaluating.start_pair(store, LOCAL, jobs.get(store, job_id), limit=12)
+    second, _base = evaluations.start_pair(store, LOCAL, jobs.get(store, job_id), limit=12)
     again(at)
     assert f"training_wrong_{first}" in [toggle.key for toggle in at.toggle]
     click(at, "training_evaluation_newest")
     assert f"training_evaluation_stop_{second}" in [button.key for button in at.button]
-    cached.look_again()
+    cached.refresh()

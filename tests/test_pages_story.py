@@ -16,9 +16,9 @@ from core.dataset import datasets
 from core.db.store import Store
 from core.db.tables import Story, TrainingJob
 from core.errors import FabulaError, NotFound
-from core.story import liked, shelf, stream, votes
-from pages.ui.story import speech, teller
-from pages.ui.story.story_desk import desk
+from core.story import library, stream, undo_export, votes
+from pages.ui.story import speech, story_view
+from pages.ui.story.story_session import story_session
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.test_pages import _FRAME, click, trouble, visit, words
@@ -82,7 +82,7 @@ def test_the_stop_of_the_training_data_is_proposed_and_sent(server: FaultServer,
     click(at, "story_button")
     body = server.requests[-1].body
     assert (body["prompt"], body["stop"]) == ("唐 ->", ["."])
-    assert shelf.recent(store)[0].column_values == {"hero": "唐"}
+    assert library.recent(store)[0].column_values == {"hero": "唐"}
 
 
 def test_nothing_can_be_sent_without_a_prompt(server: FaultServer, store: Store) -> None:
@@ -132,7 +132,7 @@ def test_another_model_than_the_one_asked_for_is_told(
     at = click(visit("story"), "story_button")
     (warning,) = at.warning
     assert "`impostor`" in warning.value and "`writer`" in warning.value
-    assert shelf.recent(store)[0].model == "impostor"
+    assert library.recent(store)[0].model == "impostor"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_cut_story_goes_on_where_it_stopped(server: FaultServer, store: Store)
     click(at, "story_go_on_0")
     assert "从前，有一位英雄。" in _texts(at) and not at.error
     assert "从前，有一" in server.prompts()[-1]
-    assert [(s.text, s.finish_reason) for s in shelf.recent(store)] == [("从前，有一位英雄。", "stop")]
+    assert [(s.text, s.finish_reason) for s in library.recent(store)] == [("从前，有一位英雄。", "stop")]
 
 
 # --- side by side -----------------------------------------------------------------------------------------------------
@@ -195,8 +195,8 @@ def test_several_models_write_side_by_side_each_with_its_name(server: FaultServe
         "writer",
     ]
     assert all(f"`{name}`" in words(at) for name in (_TUNED, "third", "writer"))
-    rounds = {story.round_id for story in shelf.recent(store)}
-    assert len(shelf.recent(store)) == 3 and len(rounds) == 1 and None not in rounds
+    rounds = {story.round_id for story in library.recent(store)}
+    assert len(library.recent(store)) == 3 and len(rounds) == 1 and None not in rounds
 
 
 def test_the_base_is_what_a_tuned_model_is_compared_with_first(server: FaultServer, store: Store) -> None:
@@ -262,7 +262,7 @@ def test_a_chain_writes_outline_story_and_title(server: FaultServer, store: Stor
     at = click(visit("story", story_chain=True, story_mode="free", story_prompt="一个想法"), "story_button")
     assert {"先遇见，后分别。", "光"} <= set(_texts(at)) and at.button(key="story_button").label == "Write"
     assert "先遇见，后分别。" in server.prompts()[1]
-    assert sorted(str(story.step) for story in shelf.recent(store)) == ["outline", "story", "title"]
+    assert sorted(str(story.step) for story in library.recent(store)) == ["outline", "story", "title"]
 
 
 def test_a_cut_step_of_a_chain_goes_on_and_the_next_ones_follow(server: FaultServer, store: Store) -> None:
@@ -270,7 +270,7 @@ def test_a_cut_step_of_a_chain_goes_on_and_the_next_ones_follow(server: FaultSer
     server.when("写一个完整的故事", fault_server.cut("从前，"), fault_server.text("完。"))
     server.when("起一个题目", fault_server.text("光"))
     at = click(visit("story", story_chain=True, story_mode="free", story_prompt="一个想法"), "story_button")
-    assert "从前，" in _texts(at) and len(shelf.recent(store)) == 2
+    assert "从前，" in _texts(at) and len(library.recent(store)) == 2
     click(at, "story_chain_go_on_story")
     assert {"从前，完。", "光"} <= set(_texts(at)) and not at.error
     assert not any("go_on" in str(button.key) for button in at.button)
@@ -287,7 +287,7 @@ def test_reading_aloud_is_a_switch_and_a_file_needs_an_endpoint(server: FaultSer
 
 @pytest.mark.parametrize(
     ("chain", "module", "name"),
-    [(False, teller, "button"), (False, speech, "follow"), (True, teller, "button")],
+    [(False, story_view, "button"), (False, speech, "follow"), (True, story_view, "button")],
 )
 def test_a_story_that_ends_while_the_page_is_drawn_leaves_no_button_to_stop_it(
     server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch, chain: bool, module: ModuleType, name: str
@@ -297,7 +297,7 @@ def test_a_story_that_ends_while_the_page_is_drawn_leaves_no_button_to_stop_it(
     def draw_and_end(*args: object, **more: object) -> None:
         draw(*args, **more)
         server.release()
-        until(lambda: all(story.done for story in desk().stories), "the story ends")
+        until(lambda: all(story.done for story in story_session().stories), "the story ends")
 
     server.when("一个想法", fault_server.held())
     at = visit("story", story_chain=chain, story_mode="free", story_prompt="一个想法")
@@ -316,8 +316,8 @@ def _writing(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> tuple[AppT
     """A page that does not wait for its story, which is under way; the buttons that began it and that stop it."""
     server.when("a baker", fault_server.held())
     at = visit("story", story_model="engine/writer")
-    monkeypatch.setattr(teller, "page", lambda _shape: None)
-    monkeypatch.setattr(teller, "LEAVE_S", None)  # nobody reads between two runs of a test
+    monkeypatch.setattr(story_view, "page", lambda _shape: None)
+    monkeypatch.setattr(story_view, "LEAVE_S", None)  # nobody reads between two runs of a test
     begin = at.button(key="story_button")
     at = begin.click().run()
     return at, begin, _labelled(at, "Stop")
@@ -391,7 +391,7 @@ def test_an_endpoint_makes_a_sound_file(speaking: FaultServer, store: Store) -> 
     speaking.when("从前", fault_server.raw(b"sound", "audio/mpeg"))
     _read_to_its_end(click(at, "story_sound_make"))
     spoken = [seen.body["input"] for seen in speaking.requests if seen.path.endswith("/speech")]
-    assert spoken == [shelf.recent(store)[0].text] and not at.error
+    assert spoken == [library.recent(store)[0].text] and not at.error
     assert at.get("download_button") and not any(button.key == "story_sound_make" for button in at.button)
 
 
@@ -434,7 +434,7 @@ def test_thumbs_stars_and_tags_are_kept(server: FaultServer, store: Store) -> No
     at = visit("story", story_part="shelf")
     at.feedback(key="story_thumb_s1").set_value(1).run()
     at.feedback(key="story_stars_s1").set_value(3).run()
-    kept = shelf.get(store, "s1")
+    kept = library.get(store, "s1")
     assert not at.exception and kept is not None and (kept.liked, kept.stars) == (True, 4)
 
 
@@ -443,7 +443,7 @@ def test_an_edit_is_kept_beside_the_words(server: FaultServer, store: Store) -> 
     at = click(visit("story", story_part="shelf"), "story_edit_s1")
     at.text_area(key="story_text_s1").set_value("mine").run()
     click(at, "story_keep_s1")
-    kept = shelf.get(store, "s1")
+    kept = library.get(store, "s1")
     assert kept is not None and (kept.edited_text, kept.text) == ("mine", "story 1")
 
 
@@ -460,7 +460,7 @@ def test_a_cut_story_of_the_shelf_goes_on_at_the_desk(server: FaultServer, store
     _put(store, 1, text="从前，", finish_reason=None, asked_model="writer")
     at = click(visit("story", story_part="shelf"), "story_resume_s1")
     assert any(text.startswith("从前，从前，") for text in _texts(at))
-    assert len(shelf.recent(store)) == 1 and shelf.recent(store)[0].finish_reason == "stop"
+    assert len(library.recent(store)) == 1 and library.recent(store)[0].finish_reason == "stop"
 
 
 def test_one_click_makes_a_data_set_of_the_liked_stories_and_opens_training_with_it(
@@ -491,15 +491,15 @@ def test_the_data_set_of_liked_stories_can_be_taken_back_until_something_is_made
     frame = pd.DataFrame({"prompt": ["a"], "story": ["b"]})
     made = datasets.from_frame(store, LOCAL, "liked", frame, ["prompt"], "story")
     with pytest.raises(FabulaError, match="Visitors"):
-        liked.take_back(store, Actor("v", "V", "viewer"), made)
-    liked.take_back(store, LOCAL, made)
-    assert datasets.list_datasets(store) == [] and len(shelf.recent(store)) == 1
+        undo_export.undo_export(store, Actor("v", "V", "viewer"), made)
+    undo_export.undo_export(store, LOCAL, made)
+    assert datasets.list_datasets(store) == [] and len(library.recent(store)) == 1
     with pytest.raises(NotFound):
-        liked.take_back(store, LOCAL, made)
+        undo_export.undo_export(store, LOCAL, made)
     _tuned(store)
     (used,) = datasets.list_datasets(store)
     with pytest.raises(FabulaError, match="already"):
-        liked.take_back(store, LOCAL, used.id)
+        undo_export.undo_export(store, LOCAL, used.id)
     assert len(datasets.list_datasets(store)) == 1
 
 

@@ -7,7 +7,7 @@ from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
 from core.db.store import Store
-from core.story import opinions, shelf
+from core.story import feedback, library
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.test_pages import click, labels, visit, words
@@ -52,10 +52,10 @@ def test_before_the_first_story_there_is_nothing_to_rate_or_repeat(server: Fault
 
 def test_thumbs_and_stars_under_a_new_story_are_those_of_the_shelf(server: FaultServer, store: Store) -> None:
     at = _written(server)
-    (story,) = shelf.recent(store)
+    (story,) = library.recent(store)
     at.feedback(key=f"story_thumb_{story.id}").set_value(0).run()
     at.feedback(key=f"story_stars_{story.id}").set_value(3).run()
-    (kept,) = shelf.recent(store)
+    (kept,) = library.recent(store)
     assert not at.exception and (kept.liked, kept.stars) == (False, 4)
     earlier = visit("story", story_part="shelf")
     assert earlier.feedback(key=f"story_thumb_{story.id}").value == 0
@@ -64,14 +64,14 @@ def test_thumbs_and_stars_under_a_new_story_are_those_of_the_shelf(server: Fault
 
 def test_a_training_example_is_a_liked_story_and_can_be_trained_on_at_once(server: FaultServer, store: Store) -> None:
     at = _written(server)
-    (story,) = shelf.recent(store)
+    (story,) = library.recent(store)
     assert not any("Train on" in label for label in labels(at))
     click(at, f"story_example_{story.id}")
     assert at.feedback(key=f"story_thumb_{story.id}").value == 1
     assert "Training example" in words(at) and "Train on 1 liked story" in labels(at)
     assert "Keep as training example" not in labels(at)
     at.feedback(key=f"story_thumb_{story.id}").set_value(None).run()
-    assert "Keep as training example" in labels(at) and shelf.recent(store)[0].liked is None
+    assert "Keep as training example" in labels(at) and library.recent(store)[0].liked is None
     at.feedback(key=f"story_thumb_{story.id}").set_value(1).run()
     click(at, "story_liked")
     assert at.session_state["training_dataset"] and any(button.key == "training_next" for button in at.button)
@@ -79,7 +79,7 @@ def test_a_training_example_is_a_liked_story_and_can_be_trained_on_at_once(serve
 
 def test_a_story_that_is_not_kept_can_be_written_again_and_not_rated(server: FaultServer, store: Store) -> None:
     at = _written(server)
-    opinions.delete(store, LOCAL, shelf.recent(store)[0].id)
+    feedback.delete(store, LOCAL, library.recent(store)[0].id)
     at.run()
     assert not at.exception and not at.get("feedback") and _keys(at) >= _ACTIONS
     assert not any("example" in key for key in _keys(at))
@@ -99,8 +99,8 @@ def test_again_is_the_same_request_with_another_seed(
     assert first.get("seed") == seed and second.get("seed") == next_seed
     assert {**first, "seed": 0} == {**second, "seed": 0}
     assert "另一个故事。" in _texts(at) and "一个故事。" not in _texts(at)
-    assert [story.text for story in shelf.recent(store)] == ["另一个故事。", "一个故事。"]
-    assert [story.column_values for story in shelf.recent(store)] == [shelf.recent(store)[0].column_values] * 2
+    assert [story.text for story in library.recent(store)] == ["另一个故事。", "一个故事。"]
+    assert [story.column_values for story in library.recent(store)] == [library.recent(store)[0].column_values] * 2
 
 
 def test_again_takes_the_prompt_of_the_story_not_the_one_typed_since(server: FaultServer, store: Store) -> None:
@@ -115,7 +115,7 @@ def test_again_side_by_side_asks_the_same_models_under_hidden_names(server: Faul
     asked = [body["model"] for body in _bodies(server)]
     assert asked[:2] == asked[2:] or asked[:2] == asked[:1:-1]
     assert "**A**" in words(at) and "You chose" not in words(at) and {"story_vote_0", "story_vote_1"} <= _keys(at)
-    assert len({story.round_id for story in shelf.recent(store)}) == 2
+    assert len({story.round_id for story in library.recent(store)}) == 2
 
 
 def test_a_chain_is_written_again_from_its_idea(server: FaultServer, store: Store) -> None:
@@ -137,7 +137,7 @@ def test_the_next_prompt_is_filled_in_and_the_old_story_leaves_the_page(server: 
     assert at.selectbox(key="story_column_hero").value == "a gardener" != hero
     assert "Outside the grid" in words(at)
     assert "一个故事。" not in _texts(at) and "The story appears here" in words(at) and not _keys(at) & _ACTIONS
-    assert [story.text for story in shelf.recent(store)] == ["一个故事。"] and len(server.prompts()) == 1
+    assert [story.text for story in library.recent(store)] == ["一个故事。"] and len(server.prompts()) == 1
     click(at, "story_button")
     assert "a gardener" in server.prompts()[1]
     click(at, "story_next")

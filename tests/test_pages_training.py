@@ -21,15 +21,15 @@ from core.actor import LOCAL
 from core.charts import common as charts
 from core.charts.common import CurveLabels, CurveView
 from core.dataset import datasets
-from core.dataset.intake import importing
+from core.dataset.importers import table_reader
 from core.db.store import Store, new_id
 from core.db.tables import Checkpoint, Dataset, Row, TrainingEvent, TrainingJob, utcnow
 from core.errors import BadRequest
 from core.providers import Choice, Completion, CompletionRequest, Provider
-from core.training import evaluating, evaluation_run, jobs, judged_rows, results
+from core.training import evaluation_run, evaluations, holdout, jobs, results
 from pages.ui import cached
 from pages.ui.training import cached_curves, job_actions
-from pages.ui.training.curve_source import Drawn
+from pages.ui.training.curve_source import RenderedChart
 from tests.fakes import FakeRegistry
 from tests.fault_server import FaultServer
 from tests.test_pages import again, click, labels, trouble, visit, words
@@ -216,9 +216,9 @@ def test_each_data_set_has_its_own_default_share(server: FaultServer, store: Sto
 def _waves(store: Store, *, rows: int, unfilled: int) -> str:
     """Rows with different texts, of which the first `unfilled` still hold a piece of their template."""
     text = [f"{n},{_SENTENCES[n % 7]} {n * n}{' {hero}' if n < unfilled else ''}." for n in range(rows)]
-    read = importing.read_table("\n".join(["topic,text", *text]).encode(), "waves.csv")
+    read = table_reader.read_table("\n".join(["topic,text", *text]).encode(), "waves.csv")
     dataset_id = datasets.from_frame(store, LOCAL, "waves", read.frame, ["topic"], "text", read.source)
-    cached.look_again()
+    cached.refresh()
     return dataset_id
 
 
@@ -252,7 +252,7 @@ def test_the_first_step_shows_the_verdict_on_the_rows(
 
 def test_a_data_set_of_a_chat_file_trains_as_chat(server: FaultServer, store: Store) -> None:
     turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
-    imported = importing.read_table(json.dumps({"messages": turns}).encode(), "chat.jsonl")
+    imported = table_reader.read_table(json.dumps({"messages": turns}).encode(), "chat.jsonl")
     datasets.from_frame(store, LOCAL, "talk", imported.frame, ["prompt"], "completion", imported.source)
     at = _new_job()
     assert any('"role": "assistant"' in block.value for block in at.code)
@@ -264,7 +264,7 @@ def test_a_data_set_of_a_chat_file_trains_as_chat(server: FaultServer, store: St
 def test_a_base_that_takes_one_format_only_gets_it(
     server: FaultServer, store: Store, sample: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.training.checking.wanted_format", lambda provider, model: "chat")
+    monkeypatch.setattr("core.training.file_checker.wanted_format", lambda provider, model: "chat")
     at = _new_job()
     assert any('"role": "assistant"' in block.value for block in at.code)
     click(_to_the_end(at), "training_submit")
@@ -299,9 +299,9 @@ def test_without_rows_one_cannot_go_on(server: FaultServer, store: Store) -> Non
 def test_a_file_that_no_model_takes_is_told_by_line_and_cannot_go_on(
     server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frame = importing.read_table(f"topic,text\nsea,A wave.\nsun,{'very long ' * 900}\n".encode(), "a.csv")
+    frame = table_reader.read_table(f"topic,text\nsea,A wave.\nsun,{'very long ' * 900}\n".encode(), "a.csv")
     datasets.from_frame(store, LOCAL, "long", frame.frame, ["topic"], "text", frame.source)
-    monkeypatch.setattr("core.training.checking.context_of", lambda model: 64)
+    monkeypatch.setattr("core.training.file_checker.context_of", lambda model: 64)
     at = _new_job()
     assert "longer than the model can read: 1" in words(at)
     (table,) = [one.value for one in at.dataframe if "begins" in one.value]
@@ -324,7 +324,7 @@ def test_a_finished_job_can_be_trained_further_and_done_again(server: FaultServe
 def test_a_job_that_was_logged_elsewhere_is_done_again_so(
     server: FaultServer, store: Store, sample: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.training.tracking.unavailable", lambda name, environ=None, provider="": None)
+    monkeypatch.setattr("core.training.tracker_logging.unavailable", lambda name, environ=None, provider="": None)
     _job(store, status="succeeded", dataset_id=sample, trackers={"trackio": {"project": "fabula"}})
     at = next_step(click(visit("training"), "training_again"))
     assert at.checkbox(key="training_tracker_trackio").value and not at.checkbox(key="training_tracker_wandb").value
@@ -563,7 +563,7 @@ def test_a_running_job_is_read_again_only_when_its_results_have_changed(
         with store.session() as session:
             job = session.get_one(TrainingJob, job_id)
             job.results_csv, job.updated_at = (job.results_csv or "") + more, utcnow()
-        cached.look_again()
+        cached.refresh()
         assert {m.label: m.value for m in again(at).metric}["Steps"] == steps
         assert len(read) == times
 
@@ -673,7 +673,7 @@ def test_a_results_file_in_utf_16_or_without_lines_is_no_other_file(server: Faul
 def test_a_long_curve_is_sent_as_two_thousand_points() -> None:
     lines = "\n".join(f"{n},{2 + 1 / n:.5f},0.5" for n in range(1, 20_001))
     source = cached_curves.read_file("x", f"step,train_loss,train_accuracy\n{lines}\n")
-    drawn = Drawn.of(charts.loss_chart(source.frame, CurveView(), _labels()))
+    drawn = RenderedChart.of(charts.loss_chart(source.frame, CurveView(), _labels()))
     assert len(drawn.rows) <= 2_001
     assert len(drawn.whole()["data"]["values"]) == len(drawn.rows) and "data" not in drawn.spec
 
@@ -813,20 +813,20 @@ def test_a_model_is_judged_beside_its_base(server: FaultServer, store: Store) ->
     at = visit("training", training_tab="evaluation")
     assert "12 rows were kept from training" in words(at) and "labels" in words(at)
     click(at, "training_evaluation_start")
-    found = evaluating.of_job(store, jobs.get(store, job_id))
+    found = evaluations.of_job(store, jobs.get(store, job_id))
     assert {one.model for one in found} == {made, "writer"} and {one.total for one in found} == {12}
     assert at.button(key="training_evaluation_start").disabled
     assert "0 of 12 answers" in words(at)
     (tuned,) = [one for one in found if one.model == made]
     click(at, f"training_evaluation_stop_{tuned.id}")
-    assert evaluating.get(store, tuned.id).state == "stopped"
+    assert evaluations.get(store, tuned.id).state == "stopped"
 
 
 def test_a_finished_evaluation_shows_both_with_intervals_and_every_answer(server: FaultServer, store: Store) -> None:
     """120 short rows: the tuned model knows two of three labels, its base one."""
     dataset_id, made = _labelled(store, held_out=120, rows=150), "ft:writer:fabula:x:1"
     job_id = _job(store, status="succeeded", fine_tuned_model=made, dataset_id=dataset_id)
-    tuned, base = evaluating.start_pair(store, LOCAL, jobs.get(store, job_id), limit=120)
+    tuned, base = evaluations.start_pair(store, LOCAL, jobs.get(store, job_id), limit=120)
     _judge(store, tuned, lambda expected: "green" if expected == "blue" else expected)
     _judge(store, base, lambda expected: "red")
     at = visit("training", training_tab="evaluation")
@@ -847,12 +847,12 @@ def test_a_finished_evaluation_shows_both_with_intervals_and_every_answer(server
 def test_an_evaluation_with_rows_that_failed_can_be_asked_again(server: FaultServer, store: Store) -> None:
     dataset_id, made = _labelled(store, held_out=12), "ft:writer:fabula:x:1"
     job_id = _job(store, status="succeeded", fine_tuned_model=made, dataset_id=dataset_id)
-    tuned, _base = evaluating.start_pair(store, LOCAL, jobs.get(store, job_id), limit=12)
+    tuned, _base = evaluations.start_pair(store, LOCAL, jobs.get(store, job_id), limit=12)
     _judge(store, tuned, lambda expected: None if expected == "red" else expected)
     at = visit("training", training_tab="evaluation")
     assert "4 rows have no answer" in words(at)
     click(at, f"training_evaluation_retry_{tuned}")
-    assert evaluating.get(store, tuned).state == "queued"
+    assert evaluations.get(store, tuned).state == "queued"
 
 
 def test_everything_about_a_run_comes_as_a_zip_with_its_charts(
@@ -906,7 +906,7 @@ def _labels() -> CurveLabels:
 
 def _judge(store: Store, evaluation_id: str, say: Callable[[str], str | None]) -> None:
     """The worker's part: `say` makes an answer from the expected one; None: it fails."""
-    expected = {row.prompt: row.expected for row in judged_rows.examples(store, evaluating.get(store, evaluation_id))}
+    expected = {row.prompt: row.expected for row in holdout.examples(store, evaluations.get(store, evaluation_id))}
 
     def complete(request: CompletionRequest, *, once: bool, stop: threading.Event) -> Completion:
         said = say(next(label for text, label in expected.items() if request.prompt == f"{text} ->"))
@@ -925,12 +925,12 @@ def _judge(store: Store, evaluation_id: str, say: Callable[[str], str | None]) -
 def _labelled(store: Store, *, held_out: int, rows: int = 30) -> str:
     """Short rows with one of three labels, some of them held out."""
     lines = [f"text {n},{('red', 'green', 'blue')[n % 3]}" for n in range(rows)]
-    frame = importing.read_table("\n".join(["topic,label", *lines]).encode(), "labels.csv")
+    frame = table_reader.read_table("\n".join(["topic,label", *lines]).encode(), "labels.csv")
     dataset_id = datasets.from_frame(store, LOCAL, "labels", frame.frame, ["topic"], "label", frame.source)
     with store.session() as session:
         for row in session.query(Row).filter(Row.dataset_id == dataset_id).order_by(Row.position).limit(held_out):
             row.split = "held_out"
-    cached.look_again()
+    cached.refresh()
     return dataset_id
 
 

@@ -12,11 +12,11 @@ from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
-from core.cost import own
+from core.cost import custom_prices
 from core.dataset import datasets, presets
 from core.db.store import Store
 from core.db.tables import Spend, Story, TrainingJob
-from core.story import shelf
+from core.story import library
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.test_pages import click, trouble, visit, words
@@ -49,7 +49,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
 def paid(monkeypatch: pytest.MonkeyPatch, store: Store) -> Iterator[FaultServer]:
     """A provider with a model whose price is known, and one whose price is not."""
     for what, amount in (("input", "1"), ("output", "10")):
-        own.set_price(store, LOCAL, provider="compatible", model="gpt-4.1-mini", what=what, amount=amount)
+        custom_prices.set_price(store, LOCAL, provider="compatible", model="gpt-4.1-mini", what=what, amount=amount)
     with FaultServer(fault_server.text("A keeper", " found a letter.")) as server:
         server.models[:] = [{**server.models[0], "id": name} for name in ("gpt-4.1-mini", "gpt-unpriced")]
         monkeypatch.setenv("OPENAI_API_KEY", fault_server.KEY)
@@ -151,7 +151,7 @@ def test_a_sample_is_written_is_no_story_of_the_shelf_and_can_be_closed(server: 
     assert "Once upon a time." in [text.value for text in at.text]
     (sent,) = _sent(server)
     assert sent["model"] == "storyteller-en" and "a gardener" in str(sent["messages"])
-    assert shelf.recent(store) == []
+    assert library.recent(store) == []
     with store.reading() as session:
         assert session.scalars(select(Story.step)).all() == ["sample"]
     click(at, "story_model_sample_close")

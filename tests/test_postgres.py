@@ -19,7 +19,7 @@ from core.dataset import datasets
 from core.db.store import Store, new_id
 from core.db.tables import Base, Tour
 from core.errors import StorageFull
-from core.heartbeat import Heart, alive
+from core.heartbeat import Heartbeat, alive
 from core.settings import Settings
 from core.training import jobs
 from tests.waiting import at_once, until
@@ -109,9 +109,9 @@ def test_ten_submits_at_once_are_one_job(store: Store) -> None:
 
 def test_heartbeats_events_and_lists(store: Store) -> None:
     assert not alive(store).up
-    heart = Heart(store)
-    heart.beat(1)
-    assert (alive(store).up, heart.living()) == (True, {heart.id})
+    own_heartbeat = Heartbeat(store)
+    own_heartbeat.beat(1)
+    assert (alive(store).up, own_heartbeat.living()) == (True, {own_heartbeat.id})
     assert (jobs.list_jobs(store), jobs.events(store, "j"), core.tour.progress(store)) == ([], [], None)
     first = core.tour.start(store, LOCAL, "en")
     assert core.tour.start(store, LOCAL, "en") == first

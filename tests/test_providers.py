@@ -22,8 +22,8 @@ from core.errors import (
     StreamCut,
     Unavailable,
 )
-from core.providers import Client, Completion, CompletionRequest, Patience, Provider, Registry
-from core.providers.bulk import Bulk
+from core.providers import Client, Completion, CompletionRequest, Provider, Registry, RetryLimits
+from core.providers.async_client import AsyncTextClient
 from core.providers.errors import retry_after_s
 from core.providers.retry import wait_s
 from core.settings import Settings
@@ -46,8 +46,8 @@ from tests.fault_server import (
     unauthorized,
 )
 
-QUICK = Patience(total_s=5, tries=4, base_s=0.001, cap_s=0.01)
-ONE_TRY = Patience(total_s=5, tries=1, base_s=0.001, cap_s=0.01)
+QUICK = RetryLimits(total_s=5, tries=4, base_s=0.001, cap_s=0.01)
+ONE_TRY = RetryLimits(total_s=5, tries=1, base_s=0.001, cap_s=0.01)
 CHAT = CompletionRequest("writer", "Tell a story.", system="Be brief.", temperature=0.5, max_tokens=77, seed=3)
 LEGACY = CompletionRequest("writer", "宋,发射激光,艰难 ->\n", endpoint="completion", stop=(".",), max_tokens=2000)
 
@@ -58,8 +58,8 @@ def server() -> Iterator[FaultServer]:
         yield running
 
 
-def client(server: FaultServer, kind: str = "compatible", patience: Patience = QUICK) -> Client:
-    return Client(server.provider(kind), patience=patience)
+def client(server: FaultServer, kind: str = "compatible", retry_limits: RetryLimits = QUICK) -> Client:
+    return Client(server.provider(kind), retry_limits=retry_limits)
 
 
 @pytest.mark.parametrize("request_", [CHAT, LEGACY], ids=["chat", "legacy"])
@@ -155,7 +155,7 @@ def test_every_fault_becomes_a_sentence_and_a_next_step(
         if in_bulk:
             asyncio.run(_ask(server.provider()))
         else:
-            client(server, patience=ONE_TRY).complete(CHAT)
+            client(server, retry_limits=ONE_TRY).complete(CHAT)
     assert words in caught.value.what
     assert caught.value.next_step
     assert KEY not in caught.value.what
@@ -163,7 +163,7 @@ def test_every_fault_becomes_a_sentence_and_a_next_step(
 
 
 async def _ask(provider: Provider) -> Completion:
-    bulk = Bulk(provider)
+    bulk = AsyncTextClient(provider)
     try:
         return await bulk.ask(CHAT)
     finally:
@@ -190,13 +190,13 @@ def test_nobody_there_is_unavailable_and_names_the_address() -> None:
     with FaultServer() as gone:
         provider = gone.provider()
     with pytest.raises(Unavailable, match=r"cannot be reached at http://127\.0\.0\.1"):
-        Client(provider, patience=ONE_TRY).complete(CHAT)
+        Client(provider, retry_limits=ONE_TRY).complete(CHAT)
 
 
 def test_a_silent_server_times_out(server: FaultServer) -> None:
     server.enqueue(held())
     with pytest.raises(Unavailable, match="did not answer in time"):
-        Client(server.provider(), patience=ONE_TRY, timeout=0.05).complete(CHAT)
+        Client(server.provider(), retry_limits=ONE_TRY, timeout=0.05).complete(CHAT)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_how_long_the_server_asks_to_wait(
 ) -> None:
     server.enqueue(error(status, "slow down", **headers))
     with pytest.raises(FabulaError) as caught:
-        client(server, patience=ONE_TRY).complete(CHAT)
+        client(server, retry_limits=ONE_TRY).complete(CHAT)
     assert retry_after_s(caught.value) == wait
 
 
@@ -311,7 +311,7 @@ def test_a_stream_waits_out_faults_before_its_first_text(server: FaultServer) ->
 def test_a_stream_of_html_is_no_text(server: FaultServer) -> None:
     server.default = html()
     with pytest.raises(Unavailable, match="not OpenAI's format"):
-        next(client(server, patience=ONE_TRY).stream(CHAT))
+        next(client(server, retry_limits=ONE_TRY).stream(CHAT))
 
 
 def test_a_closed_stream_just_ends(server: FaultServer) -> None:
@@ -531,7 +531,7 @@ def _ask_by(server: FaultServer, asked_by: str) -> None:
 
 
 async def _ask_many(server: FaultServer, request: CompletionRequest) -> None:
-    bulk = Bulk(server.provider())
+    bulk = AsyncTextClient(server.provider())
     try:
         await bulk.ask(request)
     finally:

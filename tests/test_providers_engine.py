@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from core import i18n, speed
+from core import i18n, speed_measurement
 from core.actor import LOCAL
 from core.dataset import datasets, runs
+from core.dataset.generation import executor
 from core.dataset.recipe import Column, Recipe
-from core.dataset.writing import executor
 from core.errors import ModelNotFound, NotFound, Refused, Unavailable
 from core.message import Message
 from core.providers import Client, CompletionRequest, JobRequest, Provider, Registry
 from core.settings import Settings
 from tests import engine_process
-from tests.engine_process import OVER, TINY, TOKEN, EngineProcess, pairs
+from tests.engine_process import OVER, TINY, TOKEN, EngineUnderTest, pairs
 from tests.stores import fresh
 from tests.waiting import until
 
@@ -26,17 +26,17 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineUnderTest]:
     with engine_process.running(tmp_path_factory.mktemp("engine") / "home") as running:
         yield running
 
 
 @pytest.fixture
-def client(engine: EngineProcess) -> Client:
+def client(engine: EngineUnderTest) -> Client:
     return Client(provider(engine))
 
 
-def provider(engine: EngineProcess, key: str = TOKEN) -> Provider:
+def provider(engine: EngineUnderTest, key: str = TOKEN) -> Provider:
     return Provider("engine", "engine", "The engine", engine.url, key)
 
 
@@ -60,11 +60,11 @@ def test_a_stream_can_be_closed_in_the_middle(client: Client) -> None:
 
 
 def test_the_speed_of_the_machine_is_measured_with_real_requests(client: Client) -> None:
-    assert speed.base_model(["ft:x:fabula::a", "base", "other"]) == "base"
-    found = speed.measure(client, TINY)
+    assert speed_measurement.base_model(["ft:x:fabula::a", "base", "other"]) == "base"
+    found = speed_measurement.measure(client, TINY)
     assert found.model == TINY and found.tokens_per_s > 0
     with pytest.raises(Unavailable):
-        speed.base_model([])
+        speed_measurement.base_model([])
 
 
 def test_models_health_and_tokens(client: Client) -> None:
@@ -76,7 +76,7 @@ def test_models_health_and_tokens(client: Client) -> None:
     assert client.count_tokens(TINY, "唐宋元明清") > 0
 
 
-def test_errors_of_the_engine_are_told_as_what_they_are(engine: EngineProcess, client: Client) -> None:
+def test_errors_of_the_engine_are_told_as_what_they_are(engine: EngineUnderTest, client: Client) -> None:
     with pytest.raises(ModelNotFound):
         client.complete(CompletionRequest("no-such-model", "x"))
     with pytest.raises(Refused):
@@ -104,7 +104,7 @@ def test_a_job_from_upload_to_the_tuned_model(client: Client, tmp_path: Path) ->
     assert [e.id for e in client.events(made.id, after=events[0].id)] == [e.id for e in events[1:]]
     said = [e.message for e in events if e.type == "message"]  # by the engine, and by its trainer in another process
     assert all(isinstance(message, Message) for message in said)
-    assert i18n.translator("zh_CN").told(said[0]).startswith("已创建微调任务") and str.__str__(said[0]).isascii()
+    assert i18n.translator("zh_CN").translated(said[0]).startswith("已创建微调任务") and str.__str__(said[0]).isascii()
     assert client.file_text(job.result_files[0]).splitlines()[0].startswith("step,elapsed_tokens,elapsed_examples")
     assert [c.step for c in client.checkpoints(made.id)] == [2, 4]
     tuned = next(m for m in client.models() if m.id == job.fine_tuned_model)
@@ -114,7 +114,7 @@ def test_a_job_from_upload_to_the_tuned_model(client: Client, tmp_path: Path) ->
 
 
 def test_a_run_writes_on_the_engine_and_survives_its_death(
-    engine: EngineProcess, settings: Settings, tmp_path: Path
+    engine: EngineUnderTest, settings: Settings, tmp_path: Path
 ) -> None:
     store = fresh(settings)
     numbers = Column("number", tuple(str(n) for n in range(12)))

@@ -15,14 +15,14 @@ import httpx2
 import pytest
 
 from core.errors import BadRequest, BadTrainingFile, NotFound, ProviderError, Unavailable
-from core.providers import JobRequest, Patience, Provider, Registry
+from core.providers import JobRequest, Provider, Registry, RetryLimits
 from core.providers.azure import Azure
 from core.providers.client import Client
 from core.providers.together import Together
 from core.settings import Settings
 from core.training.results import parse
 
-QUICK = Patience(total_s=5, tries=3, base_s=0.001, cap_s=0.01)
+QUICK = RetryLimits(total_s=5, tries=3, base_s=0.001, cap_s=0.01)
 Handler = Callable[[httpx2.Request], httpx2.Response]
 
 
@@ -58,7 +58,7 @@ class Server:
 def azure(server: Server) -> Azure:
     client = Azure(
         Provider("azure", "azure", "Azure OpenAI", "https://r.openai.azure.com/openai/v1", "key"),
-        patience=QUICK,
+        retry_limits=QUICK,
         transport=httpx2.MockTransport(server),
     )
     client.wait = lambda seconds: None
@@ -67,7 +67,7 @@ def azure(server: Server) -> Azure:
 
 def together(server: Server) -> Together:
     provider = Provider("together", "compatible", "Together", "https://api.together.ai/v1", "key")
-    return Together(provider, patience=QUICK, transport=httpx2.MockTransport(server))
+    return Together(provider, retry_limits=QUICK, transport=httpx2.MockTransport(server))
 
 
 def file(status: str = "processed", id: str = "file-1", name: str = "fabula-i1.jsonl") -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from core.db import rescue
+from core.db import rescue_files
 from core.db.store import Store
 from core.settings import Settings
 from tests.fault_server import FaultServer, text
@@ -176,10 +176,10 @@ def test_a_disk_that_turns_read_only_stops_the_buying_and_loses_no_answer(
     try:
         with _mounted(tmp_path), worker(_settings(home), provider, tmp_path) as running:
             until(lambda: done(store, run_id) == _ROWS, "all rows after the disk was repaired", 300)
-            until(lambda: rescue.files(home) == [], "everything was taken in")
+            until(lambda: rescue_files.files(home) == [], "everything was taken in")
             running.stop()
             assert_bought_once(store, provider, run_id, home)
             store.close()
     finally:
-        for file in rescue.files(home):
+        for file in rescue_files.files(home):
             file.unlink()

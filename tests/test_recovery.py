@@ -15,26 +15,26 @@ import pandas as pd
 import pytest
 from sqlalchemy import select, update
 
-from core import process, recovery
+from core import process_identity, recovery
 from core.actor import LOCAL
-from core.cost import own, spend
+from core.cost import custom_prices, spend
 from core.dataset import datasets, previewing, runs
+from core.dataset.generation import leases, row_store, run_store
+from core.dataset.generation.rescue_entry import row_entry
+from core.dataset.generation.row_store import RowOutcome
 from core.dataset.previewing import PreviewRow
 from core.dataset.recipe import Column, Recipe
-from core.dataset.writing import claimants, ledger, orders
-from core.dataset.writing.ledger import Outcome
-from core.dataset.writing.rescue_entry import row_entry
-from core.db import rescue
-from core.db.rescue import RescueFile
+from core.db import rescue_files
+from core.db.rescue_files import RescueFile
 from core.db.store import Store
-from core.db.tables import Answer, Batch, Evaluation, Row, Run, Spend, Story, TrainingJob, utcnow
-from core.db.workers import WorkerBeat
+from core.db.tables import Batch, Evaluation, EvaluationAnswer, Row, Run, Spend, Story, TrainingJob, utcnow
+from core.db.worker_heartbeats import WorkerBeat
 from core.errors import BadRequest, DatabaseLost, FabulaError
 from core.providers import Client, CompletionRequest
-from core.story import shelf, stream
+from core.story import library, stream
 from core.training import jobs
-from core.training.record import Work
-from core.training.submit import hand_over
+from core.training.job_context import JobContext
+from core.training.submit import submit_to_provider
 from tests.fault_server import FaultServer, error, held, text
 from tests.fault_server import story_server as story_server
 from tests.job_server import JobServer
@@ -107,9 +107,9 @@ def test_where_the_home_has_no_folder_around_it_that_can_be_written_it_is_in_the
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nowhere = store.home / "missing"
-    monkeypatch.setattr(rescue, "folders", lambda home: [(nowhere, "x-"), (home, "rescue-")])
+    monkeypatch.setattr(rescue_files, "folders", lambda home: [(nowhere, "x-"), (home, "rescue-")])
     assert write(store, {"kind": "odd"}).parent == store.home
-    assert len(rescue.files(store.home)) == 1
+    assert len(rescue_files.files(store.home)) == 1
 
 
 def test_lines_that_are_added_while_the_file_is_read_are_not_lost(store: Store) -> None:
@@ -131,16 +131,16 @@ def test_lines_that_are_added_while_the_file_is_read_are_not_lost(store: Store) 
         if n % 2:
             assert file.add([{"kind": "spend", "n": n}])
         else:
-            for path in rescue.files(store.home):
+            for path in rescue_files.files(store.home):
                 try:
-                    rescue.take(path, accept)
+                    rescue_files.take(path, accept)
                 except FileNotFoundError:
                     continue
 
     for _ in range(10):
         at_once(4, work)
-    for path in rescue.files(store.home):
-        rescue.take(path, accept)
+    for path in rescue_files.files(store.home):
+        rescue_files.take(path, accept)
     assert sorted(seen) == [-1, *range(1, 40, 2)]
 
 
@@ -166,7 +166,7 @@ def test_a_row_comes_back_with_its_cost(store: Store) -> None:
     row = first_row(store, dataset_id)
     assert (row.state, row.text, row.prompt_tokens, row.cost_usd) == ("done", "A story.", 10, Decimal("0.5"))
     assert lines(store) == [(10, Decimal("0.5"))]
-    assert rescue.files(store.home) == []
+    assert rescue_files.files(store.home) == []
 
 
 def test_what_is_read_twice_counts_once(store: Store) -> None:
@@ -208,7 +208,7 @@ def test_a_text_never_replaces_another_and_is_never_thrown_away(
     row = first_row(store, dataset_id)
     assert (row.state, row.text) == after
     assert lines(store) == [(10, Decimal("0.5"))]  # the cost counts in any case
-    assert [kept.lines for kept in recovery.kept(store.home)] == [stays] * bool(stays)
+    assert [kept.lines for kept in recovery.unrestored_files(store.home)] == [stays] * bool(stays)
 
 
 @pytest.mark.parametrize(
@@ -227,13 +227,13 @@ def test_a_row_that_a_living_worker_holds_is_left_to_it(
     store: Store, holder: str | None, entry_names_it: bool, placed: bool
 ) -> None:
     run_id, dataset_id = run_of(store)
-    with claimants.present() as living:
+    with leases.hold_lease() as living:
         elsewhere = hashlib.sha256(_ELSEWHERE.encode()).hexdigest()[:12] + living[12:]
         dead = living.replace(living.split(":")[1], "999999999")  # a process that cannot be
         who = {"this process": living, "a dead process": dead, None: None}.get(holder, elsewhere)
         with store.session() as session:
             if holder == "another machine, listed":
-                session.add(WorkerBeat(id="there", host=_ELSEWHERE, process=process.identity()))
+                session.add(WorkerBeat(id="there", host=_ELSEWHERE, process=process_identity.identity()))
             session.execute(update(Row).where(Row.id == first_row(store, dataset_id).id).values(claimed_by=who))
         write(store, row_line(store, run_id, dataset_id, claimed_by=who if entry_names_it else "of another worker"))
         assert recovery.restore(store) == (0 if placed else 1)
@@ -246,24 +246,24 @@ def test_a_row_that_a_living_worker_holds_is_left_to_it(
 def test_of_two_workers_the_one_that_has_the_lease_settles_the_row(store: Store) -> None:
     """One is killed with an answer in its rescue file; the file is read while another writes the row once more."""
     run_id, _dataset = run_of(store, rows=1)
-    with claimants.present() as living:
+    with leases.hold_lease() as living:
         killed = living.replace(living.split(":")[1], "999999999")
-        first = orders.begin(store, run_id, killed)
+        first = run_store.begin(store, run_id, killed)
         assert first is not None
         claimed = _claimed(store, first)
-        answer = Outcome(
+        answer = RowOutcome(
             claimed.row_id, claimed.spend_id, "done", None, "Of the first.", "stop", 10, 5, Decimal("0.5"), utcnow(),
             claimed.key, claimed.reserved_usd,
         )  # fmt: skip
         path = write(store, row_entry(first, answer))
-        second = orders.begin(store, run_id, living)  # takes over what the killed one had
+        second = run_store.begin(store, run_id, living)  # takes over what the killed one had
         assert second is not None
         again = _claimed(store, second)
         assert recovery.restore(store) == 1
         assert first_row(store, first.dataset_id).claimed_by == living
         with store.session() as session:
             own = answer._replace(spend_id=again.spend_id, text="Of the second.")
-            ledger.settle(session, [own], living)
+            row_store.settle(session, [own], living)
         assert recovery.restore(store) == 1
     row = first_row(store, first.dataset_id)
     assert (row.state, row.text, row.claimed_by) == ("done", "Of the second.", None)
@@ -273,7 +273,7 @@ def test_of_two_workers_the_one_that_has_the_lease_settles_the_row(store: Store)
 
 def test_the_text_of_a_killed_worker_is_taken_in_once_the_next_has_failed(store: Store) -> None:
     run_id, dataset_id = run_of(store)
-    with claimants.present() as living:
+    with leases.hold_lease() as living:
         where = Row.id == first_row(store, dataset_id).id
         with store.session() as session:
             session.execute(update(Row).where(where).values(claimed_by=living))
@@ -282,14 +282,14 @@ def test_the_text_of_a_killed_worker_is_taken_in_once_the_next_has_failed(store:
         with store.session() as session:
             session.execute(update(Row).where(where).values(state="failed", reason="x", claimed_by=None))
         assert recovery.restore(store) == 0
-    assert first_row(store, dataset_id).text == "A story." and rescue.files(store.home) == []
+    assert first_row(store, dataset_id).text == "A story." and rescue_files.files(store.home) == []
 
 
-def _claimed(store: Store, order: orders.Order) -> ledger.Claim:
+def _claimed(store: Store, context: run_store.RunContext) -> row_store.Claim:
     """The only row, claimed and marked as sent."""
     with store.session() as session:
-        (claimed,), _ = ledger.claim(session, order, 1, lambda prompt: Decimal(1), None)
-        ledger.mark(session, [claimed.spend_id])
+        (claimed,), _ = row_store.claim(session, context, 1, lambda prompt: Decimal(1), None)
+        row_store.mark(session, [claimed.spend_id])
     return claimed
 
 
@@ -313,7 +313,7 @@ def test_a_new_database_keeps_the_lines_of_the_old_one(store: Store, settings: A
 @pytest.fixture
 def priced(store: Store) -> Store:
     for what in ("input", "output"):
-        own.set_price(store, LOCAL, provider="fault", model="writer", what=what, amount="1000")
+        custom_prices.set_price(store, LOCAL, provider="fault", model="writer", what=what, amount="1000")
     return store
 
 
@@ -338,7 +338,7 @@ def aside(tmp_path: Path) -> Path:
 
 def restored(store: Store, aside: Path) -> Store:
     """The same home at its next start."""
-    assert rescue.files(store.home), "nothing was rescued"
+    assert rescue_files.files(store.home), "nothing was rescued"
     give_back(store, aside)
     again = Store(store.url)
     assert recovery.restore(again) == 0
@@ -350,7 +350,7 @@ def test_a_story_that_ends_without_a_database_is_on_the_shelf_at_the_next_start(
 ) -> None:
     server.default = held(text("Once upon", " a time."))
     request = CompletionRequest("writer", "once", max_tokens=9)
-    told = stream.write(priced, LOCAL, Client(server.provider()), request, own.book(priced))
+    told = stream.write(priced, LOCAL, Client(server.provider()), request, custom_prices.book(priced))
     server.wait_for(lambda s: s.flying == 1)
     lose(priced, aside)
     server.release()
@@ -358,14 +358,14 @@ def test_a_story_that_ends_without_a_database_is_on_the_shelf_at_the_next_start(
         list(told)
     assert told.text == "Once upon a time."
     again = restored(priced, aside)
-    (kept,) = shelf.recent(again)
+    (kept,) = library.recent(again)
     assert (kept.id, kept.text, kept.finish_reason) == (told.id, "Once upon a time.", "stop")
     assert [cost for _, cost in lines(again)] == [told.facts.cost_usd]
     assert told.facts.cost_usd
 
 
 def test_nothing_is_bought_without_a_database(priced: Store, server: FaultServer, aside: Path) -> None:
-    book, client = own.book(priced), Client(server.provider())
+    book, client = custom_prices.book(priced), Client(server.provider())
     recipe = Recipe("s", (Column("n", ("a",)),), "{n}", provider="fault", model="writer", max_tokens=9)
     lose(priced, aside)
     with pytest.raises(DatabaseLost):
@@ -373,13 +373,13 @@ def test_nothing_is_bought_without_a_database(priced: Store, server: FaultServer
     with pytest.raises(DatabaseLost):
         list(previewing.preview(client, recipe, 1, store=priced, actor=LOCAL, book=book))
     assert server.prompts() == []
-    assert rescue.files(priced.home) == []
+    assert rescue_files.files(priced.home) == []
 
 
 def preview_without_a_database(store: Store, server: FaultServer, aside: Path) -> list[PreviewRow]:
     """A preview of one row; the database is lost while its request is under way."""
     recipe = Recipe("s", (Column("n", ("a",)),), "{n}", provider="fault", model="writer", max_tokens=9)
-    book, client = own.book(store), Client(server.provider())
+    book, client = custom_prices.book(store), Client(server.provider())
 
     def away() -> None:
         server.wait_for(lambda s: s.flying == 1)
@@ -426,7 +426,7 @@ def test_a_job_that_was_made_is_followed_at_the_next_start(
         registry = Registry.from_settings(Settings.from_env(), os.environ)
         server.on_created = lambda: lose(store, aside)
         with pytest.raises(DatabaseLost):
-            hand_over(Work(store, job_id, threading.Event()), registry)
+            submit_to_provider(JobContext(store, job_id, threading.Event()), registry)
         again = restored(store, aside)
         assert (jobs.get(again, job_id).remote_id, jobs.get(again, job_id).status) == ("ftjob-1", "running")
         jobs.carry_out(again, registry, job_id)
@@ -459,7 +459,7 @@ def test_an_answer_a_batch_and_jobs_find_their_place_or_stay(store: Store) -> No
         batch = session.get_one(Batch, "b1")
         assert (batch.state, batch.remote_id, batch.input_file) == ("waiting", "r1", "f")
         assert session.get_one(Batch, "b2").remote_id == "other"
-        assert [one.text for one in session.scalars(select(Answer))] == ["t"]
+        assert [one.text for one in session.scalars(select(EvaluationAnswer))] == ["t"]
         assert session.scalars(select(TrainingJob)).all() == [] == session.scalars(select(Story)).all()
         assert session.get_one(Run, run_id).state == "queued"
 

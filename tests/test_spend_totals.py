@@ -20,8 +20,8 @@ from sqlalchemy import delete, event, func, insert, select, text, update
 from core.actor import LOCAL, Actor
 from core.cost import budget, spend
 from core.dataset import runs
-from core.dataset.writing import ledger
-from core.db import migrate, totals
+from core.dataset.generation import row_store
+from core.db import migrate, spend_totals
 from core.db.store import Store
 from core.db.tables import Batch, Dataset, Row, Run, Spend, SpendTotal, utcnow
 from core.errors import OverBudget
@@ -42,7 +42,7 @@ def record(store: Store, usd: str | None, actor: Actor = LOCAL, reference: str =
         return spend.record(session, actor, "dataset", provider="p", model="m", reference=reference, cost_usd=amount)
 
 
-def there(store: Store) -> dict[totals.Key, Decimal]:
+def there(store: Store) -> dict[spend_totals.Key, Decimal]:
     """The totals that are not zero."""
     with store.reading() as session:
         rows = session.scalars(select(SpendTotal)).all()
@@ -51,7 +51,7 @@ def there(store: Store) -> dict[totals.Key, Decimal]:
 
 def agree(store: Store) -> bool:
     with store.reading() as session:
-        counted = totals.counted(session)
+        counted = spend_totals.counted(session)
     return there(store) == counted
 
 
@@ -87,8 +87,8 @@ def _model(line: Spend) -> None:
     line.model = "other"
 
 
-MONTH = totals.month(utcnow())
-_CHANGES: list[tuple[Callable[[Spend], None], dict[totals.Key, str]]] = [
+MONTH = spend_totals.month(utcnow())
+_CHANGES: list[tuple[Callable[[Spend], None], dict[spend_totals.Key, str]]] = [
     (_settle, {("person", "local", MONTH): "0.1", ("reference", "run-1", ""): "0.1"}),
     (_unknown, {("person", "local", MONTH): "0.25", ("reference", "run-1", ""): "0.25"}),
     (_twice, {("person", "local", MONTH): "0.3", ("reference", "run-1", ""): "0.3"}),
@@ -101,7 +101,7 @@ _CHANGES: list[tuple[Callable[[Spend], None], dict[totals.Key, str]]] = [
 
 @pytest.mark.parametrize(("change", "expected"), _CHANGES)
 def test_totals_follow_a_line_that_changes(
-    store: Store, change: Callable[[Spend], None], expected: dict[totals.Key, str]
+    store: Store, change: Callable[[Spend], None], expected: dict[spend_totals.Key, str]
 ) -> None:
     made = record(store, "0.25")
     with store.session() as session:
@@ -138,9 +138,9 @@ _STEPS = st.one_of(
 def test_totals_are_exact_after_anything(tmp_path_factory: pytest.TempPathFactory, steps: list[Any]) -> None:
     store = fresh(Settings.from_env({"FABULA_HOME": str(tmp_path_factory.mktemp("home"))}))
     run_id = queue(store, recipe(40))
-    claims: list[ledger.Claim] = []
+    claims: list[row_store.Claim] = []
     for what, usd in steps:
-        order = ledger.begin(store, run_id, GONE) if what in ("claim", "crash") else None
+        order = row_store.begin(store, run_id, GONE) if what in ("claim", "crash") else None
         claims = [] if what == "crash" else claims
         with store.session() as session:
             line = session.scalar(select(Spend).order_by(Spend.id.desc()).limit(1))
@@ -153,31 +153,31 @@ def test_totals_are_exact_after_anything(tmp_path_factory: pytest.TempPathFactor
             elif what == "delete" and line is not None:
                 session.delete(line)
             elif what == "claim" and order is not None:
-                claims = ledger.claim(session, order, 3, lambda prompt: Decimal("0.1"), None)[0]
+                claims = row_store.claim(session, order, 3, lambda prompt: Decimal("0.1"), None)[0]
             elif what == "mark":
-                ledger.mark(session, [claim.spend_id for claim in claims[:2]])
+                row_store.mark(session, [claim.spend_id for claim in claims[:2]])
             elif what == "answer":
-                ledger.settle(session, [_answer(claim, None) for claim in claims[1:]], GONE)
-                ledger.settle(session, [_answer(claim, "0.01") for claim in claims[:1]], GONE)
+                row_store.settle(session, [_answer(claim, None) for claim in claims[1:]], GONE)
+                row_store.settle(session, [_answer(claim, "0.01") for claim in claims[:1]], GONE)
             elif what == "stop":
-                ledger.release(session, claims[1:], [(claim, None) for claim in claims[:1]])
+                row_store.release(session, claims[1:], [(claim, None) for claim in claims[:1]])
         assert agree(store)
     store.close()
 
 
-def _answer(claim: ledger.Claim, usd: str | None) -> ledger.Outcome:
+def _answer(claim: row_store.Claim, usd: str | None) -> row_store.RowOutcome:
     cost = None if usd is None else Decimal(usd)
-    return ledger.Outcome(claim.row_id, claim.spend_id, "done", None, "A story.", "stop", 1, 1, cost, utcnow())
+    return row_store.RowOutcome(claim.row_id, claim.spend_id, "done", None, "A story.", "stop", 1, 1, cost, utcnow())
 
 
 def test_a_line_that_is_settled_twice_counts_once(store: Store) -> None:
-    order = ledger.begin(store, queue(store, recipe(1)))
+    order = row_store.begin(store, queue(store, recipe(1)))
     assert order is not None
     with store.session() as session:
-        (claim,), _ = ledger.claim(session, order, 1, lambda prompt: Decimal(1), None)
+        (claim,), _ = row_store.claim(session, order, 1, lambda prompt: Decimal(1), None)
     for _ in range(2):
         with store.session() as session:
-            ledger.settle(session, [_answer(claim, "0.25")])
+            row_store.settle(session, [_answer(claim, "0.25")])
     assert there(store)["reference", order.run_id, ""] == Decimal("0.25") and agree(store)
 
 
@@ -193,10 +193,10 @@ def test_totals_that_are_wrong_are_named_and_repaired(
         session.execute(update(SpendTotal).where(SpendTotal.subject == "ann").values(at_most_usd=Decimal(9)))
         session.execute(delete(SpendTotal).where(SpendTotal.scope == "reference"))
     monkeypatch.setenv("FABULA_HOME", str(settings.home))
-    totals.main()
+    spend_totals.main()
     assert "person ann" in (told := capsys.readouterr().out) and "$9 → $0.5" in told and "2 totals repaired" in told
     assert there(store)["reference", "run-1", ""] == Decimal("0.75") and agree(store)
-    totals.main()
+    spend_totals.main()
     assert "The totals agree" in capsys.readouterr().out
 
 
@@ -289,12 +289,12 @@ def test_a_budget_check_reads_no_lines(store: Store) -> None:
     with store.session() as session:
         line = {"actor": "local", "page": "dataset", "provider": "p", "model": "m", "reference": "run-1"}
         session.execute(insert(Spend), [{**line, "at": utcnow(), "cost_usd": Decimal("0.01")} for _ in range(1_000)])
-        totals.repair(session)
+        spend_totals.repair(session)
     for scope, subject, usd in (("month", "", "20"), ("person", "local", "11"), ("run", "", "12")):
         budget.set_budget(store, LOCAL, scope, Decimal(usd), subject)  # type: ignore[arg-type]  # scopes
     asked = statements(store)
     with store.session() as session:
-        assert budget.left_in(session, LOCAL, "run-1") == 1
+        assert budget.remaining_in(session, LOCAL, "run-1") == 1
         budget.check(session, LOCAL, Decimal(1), "run-1")
         with pytest.raises(OverBudget, match="your budget for this month"):
             budget.check(session, LOCAL, Decimal("1.01"), "run-1")
@@ -340,7 +340,7 @@ class TestOnPostgres:
         with executing(store, server.registry(), run_id, replace(QUICK, ceiling=8), book=book()):
             for _ in range(10):
                 with store.session() as session:
-                    assert totals.repair(session) == {}
+                    assert spend_totals.repair(session) == {}
         assert runs.progress(store, run_id).done == 60 and agree(store)
 
     def test_a_crash_gives_back_what_was_never_sent(self, store: Store) -> None:
@@ -353,15 +353,15 @@ class TestOnPostgres:
 def test_a_crash_gives_back_what_was_never_sent(store: Store) -> None:
     """Claimed ahead of need, as fast runs do: what was marked may have been billed, the rest cost nothing."""
     run_id = queue(store, recipe(20))
-    order = ledger.begin(store, run_id, GONE)
+    order = row_store.begin(store, run_id, GONE)
     assert order is not None
     with store.session() as session:
-        claims, _ = ledger.claim(session, order, 10, lambda prompt: Decimal("0.1"), None)
-        ledger.mark(session, [claim.spend_id for claim in claims[:4]])
-        ledger.mark(session, [], [claims[3].spend_id])  # a rate limit: refused, unbilled
-        ledger.settle(session, [_answer(claims[0], "0.01")], GONE)
+        claims, _ = row_store.claim(session, order, 10, lambda prompt: Decimal("0.1"), None)
+        row_store.mark(session, [claim.spend_id for claim in claims[:4]])
+        row_store.mark(session, [], [claims[3].spend_id])  # a rate limit: refused, unbilled
+        row_store.settle(session, [_answer(claims[0], "0.01")], GONE)
         assert budget.spent_on(session, run_id) == Decimal("0.91")
-    assert ledger.begin(store, run_id) is not None
+    assert row_store.begin(store, run_id) is not None
     with store.reading() as session:
         assert budget.spent_on(session, run_id) == Decimal("0.21")
         lines = session.execute(select(Spend.row_id, Spend.cost_usd, Spend.estimated_usd).order_by(Spend.id)).all()
@@ -376,22 +376,22 @@ def test_a_crash_gives_back_what_was_never_sent(store: Store) -> None:
 
 def test_what_others_have_taken_back_is_not_sent(store: Store) -> None:
     """This machine slept before it marked its rows; another took them back: they cannot be marked any more."""
-    order = ledger.begin(store, queue(store, recipe(3)), "0" * 12 + ":1:2:slept")
+    order = row_store.begin(store, queue(store, recipe(3)), "0" * 12 + ":1:2:slept")
     assert order is not None
     with store.session() as session:
-        claims, _ = ledger.claim(session, order, 3, lambda prompt: Decimal(1), None)
+        claims, _ = row_store.claim(session, order, 3, lambda prompt: Decimal(1), None)
         lines = [claim.spend_id for claim in claims]
-        assert ledger.mark(session, lines[:1]) == set()
-    assert ledger.begin(store, order.run_id) is not None
+        assert row_store.mark(session, lines[:1]) == set()
+    assert row_store.begin(store, order.run_id) is not None
     with store.session() as session:
-        assert ledger.mark(session, lines) == set(lines[1:])
+        assert row_store.mark(session, lines) == set(lines[1:])
 
 
 def test_rows_of_a_data_set_can_go_and_their_lines_stay(store: Store) -> None:
-    order = ledger.begin(store, queue(store, recipe(2)))
+    order = row_store.begin(store, queue(store, recipe(2)))
     assert order is not None
     with store.session() as session:
-        claims, _ = ledger.claim(session, order, 2, lambda prompt: Decimal(1), None)
+        claims, _ = row_store.claim(session, order, 2, lambda prompt: Decimal(1), None)
         session.execute(delete(Row).where(Row.id == claims[0].row_id))
     with store.reading() as session:
         assert session.scalars(select(Spend.row_id).order_by(Spend.id)).all() == [None, claims[1].row_id]

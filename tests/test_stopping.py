@@ -11,25 +11,25 @@ import pytest
 from sqlalchemy import update
 
 from core.actor import LOCAL
-from core.cost import own
+from core.cost import custom_prices
 from core.dataset import datasets, previewing
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row
 from core.errors import BadRequest, Cancelled, FabulaError, Unavailable
-from core.providers import Client, Patience, Provider
+from core.providers import Client, Provider, RetryLimits
 from core.providers.background_loop import call_until
 from core.providers.speech import Speech, SpeechRequest
-from core.story import reading
-from core.training import evaluating, evaluation_run
-from core.training.evaluation_shapes import EvaluationForm
+from core.story import read_aloud
+from core.training import evaluation_run, evaluations
+from core.training.evaluation_types import EvaluationForm
 from tests import fault_server
 from tests.fault_server import FaultServer, error, held, rate_limit, raw, text
-from tests.test_unheard_requests import _MODEL, _OneClient, lines
-from tests.test_unheard_requests import priced as priced
-from tests.test_unheard_requests import server as server
+from tests.test_unanswered_requests import _MODEL, _OneClient, lines
+from tests.test_unanswered_requests import priced as priced
+from tests.test_unanswered_requests import server as server
 
-_LONG = Patience(total_s=7200, tries=3, base_s=3600, cap_s=3600)
+_LONG = RetryLimits(total_s=7200, tries=3, base_s=3600, cap_s=3600)
 _JOIN_S = 90.0
 Begin = Callable[[Store, Provider], Callable[[], None]]
 """Begins something in a thread; what it gives back stops it and waits for its end."""
@@ -54,30 +54,30 @@ def _in_thread(work: Callable[[], object], stop: Callable[[], object]) -> Callab
 
 
 def _preview(store: Store, provider: Provider) -> Callable[[], None]:
-    stop, client, recipe = threading.Event(), Client(provider, patience=_LONG), _recipe(provider)
-    book = own.book(store)
+    stop, client, recipe = threading.Event(), Client(provider, retry_limits=_LONG), _recipe(provider)
+    book = custom_prices.book(store)
     told = previewing.preview(client, recipe, 1, store=store, actor=LOCAL, book=book, stop=stop)
     return _in_thread(lambda: list(told), stop.set)
 
 
 def _speech(store: Store, provider: Provider) -> Callable[[], None]:
-    stop, request, book = threading.Event(), SpeechRequest(_MODEL, "v", "words"), own.book(store)
-    speaker = Speech(provider, patience=_LONG)
-    sound = reading.read_aloud(store, LOCAL, speaker, request, "s1", book, stop=stop)
+    stop, request, book = threading.Event(), SpeechRequest(_MODEL, "v", "words"), custom_prices.book(store)
+    speaker = Speech(provider, retry_limits=_LONG)
+    sound = read_aloud.read_aloud(store, LOCAL, speaker, request, "s1", book, stop=stop)
     return _in_thread(lambda: list(sound), stop.set)
 
 
 def _evaluation(store: Store, provider: Provider) -> Callable[[], None]:
     made = _evaluation_of(store, provider)
-    registry = _OneClient(Client(provider, patience=_LONG))
+    registry = _OneClient(Client(provider, retry_limits=_LONG))
 
     ends = _in_thread(
-        lambda: evaluation_run.carry_out(store, registry, made), lambda: evaluating.stop(store, LOCAL, made)
+        lambda: evaluation_run.carry_out(store, registry, made), lambda: evaluations.stop(store, LOCAL, made)
     )
 
     def checked() -> None:
         ends()
-        assert evaluating.get(store, made).state == "stopped"
+        assert evaluations.get(store, made).state == "stopped"
 
     return checked
 
@@ -92,7 +92,7 @@ def _evaluation_of(store: Store, provider: Provider) -> str:
     dataset_id = datasets.from_frame(store, LOCAL, "one", frame, ["question"], "answer")
     with store.session() as session:
         session.execute(update(Row).values(split="held_out"))
-    return evaluating.start(store, LOCAL, EvaluationForm(dataset_id, provider.id, _MODEL, max_tokens=9))
+    return evaluations.start(store, LOCAL, EvaluationForm(dataset_id, provider.id, _MODEL, max_tokens=9))
 
 
 KINDS: dict[str, Begin] = {"preview": _preview, "speech": _speech, "evaluation": _evaluation}
@@ -143,9 +143,9 @@ def test_a_preview_shows_the_texts_that_came_beside_one_that_failed(
 ) -> None:
     server.when("b", bad)
     server.default = lambda prompt: text(f"A story of {prompt}.")
-    client = Client(server.provider(), patience=Patience(total_s=5, tries=1))
+    client = Client(server.provider(), retry_limits=RetryLimits(total_s=5, tries=1))
     told = previewing.preview(
-        client, _recipe(server.provider(), 3), 3, store=priced, actor=LOCAL, book=own.book(priced)
+        client, _recipe(server.provider(), 3), 3, store=priced, actor=LOCAL, book=custom_prices.book(priced)
     )
     found = []
     with pytest.raises(FabulaError):
@@ -165,13 +165,13 @@ def test_a_reading_goes_on_after_the_parts_that_were_paid(
     priced: Store, server: FaultServer, second: Any, kind: type[FabulaError] | None, unknown: int
 ) -> None:
     server.enqueue(raw(b"one", "audio/mpeg"), second, raw(b"two", "audio/mpeg"))
-    speech, book = Speech(server.provider(), patience=Patience(tries=1)), own.book(priced)
+    speech, book = Speech(server.provider(), retry_limits=RetryLimits(tries=1)), custom_prices.book(priced)
     request = SpeechRequest(_MODEL, "v", _TWO)
     sound = []
     with pytest.raises(kind or FabulaError):
-        for part in reading.read_aloud(priced, LOCAL, speech, request, "s1", book):
+        for part in read_aloud.read_aloud(priced, LOCAL, speech, request, "s1", book):
             sound.append(part)
-    sound += reading.read_aloud(priced, LOCAL, speech, request, "s1", book, done=len(sound))
+    sound += read_aloud.read_aloud(priced, LOCAL, speech, request, "s1", book, done=len(sound))
     assert sound == [b"one", b"two"]
     first, again, twice = [seen.body["input"] for seen in server.requests]
     assert first != again == twice

@@ -15,7 +15,7 @@ from sqlalchemy import exc as sa_exc
 from sqlalchemy import func, select, text
 
 from core.db import store as store_module
-from core.db.faults import storage_fault
+from core.db.storage_errors import storage_fault
 from core.db.store import Store, new_id
 from core.db.tables import Base, Dataset, Tour
 from core.errors import FabulaError, StorageFull

@@ -11,14 +11,14 @@ from sqlalchemy import select
 
 from core.actor import LOCAL, Actor
 from core.cost import budget
-from core.cost.book import PriceBook
+from core.cost.price_book import PriceBook
 from core.db.store import Store
 from core.db.tables import Spend, Story
 from core.errors import FabulaError, ModelNotFound, NotFound, OverBudget, Refused
 from core.providers import CompletionRequest
-from core.story import arena, opinions, readers, shelf, stream, votes
-from core.story.arena import Entry
-from core.story.facts import same_model
+from core.story import arena, feedback, library, reader_count, stream, votes
+from core.story.arena import RoundEntry
+from core.story.story_facts import same_model
 from tests import fault_server
 from tests.fakes import FakeRegistry
 from tests.fault_server import FaultServer
@@ -30,8 +30,8 @@ _BOOK = PriceBook.load()
 _VIEWER = Actor("guest", "A guest", "viewer")
 
 
-def _entries(*models: str) -> list[Entry]:
-    return [Entry(model, replace(_REQUEST, model=model)) for model in models]
+def _entries(*models: str) -> list[RoundEntry]:
+    return [RoundEntry(model, replace(_REQUEST, model=model)) for model in models]
 
 
 def _round(store: Store, *clients: _Client, blind: bool = False, seed: int | None = None) -> arena.Round:
@@ -44,7 +44,7 @@ def _round(store: Store, *clients: _Client, blind: bool = False, seed: int | Non
 
 def _finished(store: Store, *texts: str, blind: bool = True) -> arena.Round:
     round_ = _round(store, *(_Client(text) for text in texts), blind=blind, seed=1)
-    for _ in arena.updates(round_.stories, round_.news):
+    for _ in arena.updates(round_.stories, round_.subscribers):
         pass
     return round_
 
@@ -53,20 +53,20 @@ def test_four_stories_are_written_at_the_same_time_and_each_is_kept(store: Store
     clients = [_Client("a", ...), _Client("b", ...), _Client("c", ...), _Client("d", ...)]
     round_ = _round(store, *clients)
     seen: set[int] = set()
-    for changed in arena.updates(round_.stories, round_.news, tick_s=0.001):
+    for changed in arena.updates(round_.stories, round_.subscribers, tick_s=0.001):
         seen |= {i for i in changed if round_.stories[i].text}
         if seen == {0, 1, 2, 3}:
             break  # all have words while none has ended
     assert not any(story.done for story in round_.stories)
     round_.stop()
     assert round_.done
-    kept = shelf.look(store, shelf.Where(round_id=round_.id)).stories
+    kept = library.search(store, library.StoryFilter(round_id=round_.id)).stories
     assert {story.text for story in kept} == set("abcd") and all(story.partial for story in kept)
 
 
 def test_one_that_fails_leaves_the_others_alone(store: Store) -> None:
     round_ = _round(store, _Client(ModelNotFound("Gone.", "Pick another.")), _Client("fine"))
-    for _ in arena.updates(round_.stories, round_.news):
+    for _ in arena.updates(round_.stories, round_.subscribers):
         pass
     bad, good = round_.stories
     assert isinstance(bad.error, ModelNotFound) and good.error is None and good.text == "fine"
@@ -74,7 +74,7 @@ def test_one_that_fails_leaves_the_others_alone(store: Store) -> None:
 
 def test_while_nothing_comes_there_is_a_beat(store: Store) -> None:
     round_ = _round(store, _Client(...))
-    beats = arena.updates(round_.stories, round_.news, tick_s=0.001, beat_s=0.001)
+    beats = arena.updates(round_.stories, round_.subscribers, tick_s=0.001, beat_s=0.001)
     next(beats)  # the state it is in
     assert [next(beats) for _ in range(3)] == [(), (), ()]
     round_.stop()
@@ -85,10 +85,12 @@ def test_while_nothing_comes_there_is_a_beat(store: Store) -> None:
     [
         ([], "no model"),
         (_entries(*"abcde"), "Up to 4"),
-        ([Entry("a", replace(_REQUEST, prompt=" \n"))], "prompt is empty"),
+        ([RoundEntry("a", replace(_REQUEST, prompt=" \n"))], "prompt is empty"),
     ],
 )
-def test_what_cannot_be_written_is_said_before_anything_is_sent(store: Store, entries: list[Entry], words: str) -> None:
+def test_what_cannot_be_written_is_said_before_anything_is_sent(
+    store: Store, entries: list[RoundEntry], words: str
+) -> None:
     with pytest.raises(FabulaError, match=words):
         arena.begin(store, LOCAL, FakeRegistry(), entries, _BOOK)  # type: ignore[arg-type]  # a fake
 
@@ -122,7 +124,7 @@ def test_names_are_hidden_until_there_is_a_vote_and_told_where_there_is_nothing_
     both = _finished(store, "a", "b")
     assert both.secret and both.votable
     one = _round(store, _Client("a"), _Client(ModelNotFound("m1 is not there.", "")), blind=True)
-    for _ in arena.updates(one.stories, one.news):
+    for _ in arena.updates(one.stories, one.subscribers):
         pass
     assert not one.votable and not one.secret
 
@@ -132,7 +134,7 @@ def test_a_vote_counts_once_a_person_and_moves_with_them(store: Store) -> None:
     order = [story.id for story in round_.places]
     votes.cast(store, LOCAL, round_.id, order, order[0], blind=True)
     votes.cast(store, LOCAL, round_.id, order, order[1], blind=True)
-    assert votes.of(store, LOCAL, round_.id) == (True, order[1])
+    assert votes.vote_of(store, LOCAL, round_.id) == (True, order[1])
     assert sum(one.wins for one in votes.standings(store)) == 1
     votes.cast(store, LOCAL, round_.id, order, None, blind=True)
     assert [one.wins for one in votes.standings(store)] == [0, 0]
@@ -169,9 +171,9 @@ def test_pairs_take_the_edit_of_the_winner_and_leave_equal_texts_out(store: Stor
     ids = [story.id for story in round_.stories]
     votes.cast(store, LOCAL, round_.id, ids, ids[0], blind=True)
     assert [(pair.preferred, pair.other) for pair in votes.pairs(store)] == [("good", "bad")]
-    opinions.edit(store, LOCAL, ids[0], "better")
+    feedback.edit(store, LOCAL, ids[0], "better")
     assert [(pair.preferred, pair.other) for pair in votes.pairs(store)] == [("better", "bad"), ("better", "good")]
-    opinions.delete(store, LOCAL, ids[1])
+    feedback.delete(store, LOCAL, ids[1])
     assert [(pair.preferred, pair.other) for pair in votes.pairs(store)] == [("better", "good")]
 
 
@@ -198,7 +200,7 @@ def test_a_dated_name_is_the_same_model_and_another_name_is_not(asked: str, retu
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A first reader is waited for, however busy the machine is."""
-    monkeypatch.setattr(readers, "_ARRIVE_S", 240.0)
+    monkeypatch.setattr(reader_count, "_ARRIVE_S", 240.0)
 
 
 @pytest.mark.usefixtures("patient")
@@ -209,7 +211,7 @@ def test_a_page_that_is_left_stops_the_request_and_keeps_the_words(store: Store)
         until(lambda: told.text != "", "the first words")
     until(lambda: told.done, "the end")
     assert client.made.closed.is_set() and told.facts.left and told.facts.stopped
-    assert [(s.text, s.finish_reason) for s in shelf.recent(store)] == [("half a ", None)]
+    assert [(s.text, s.finish_reason) for s in library.recent(store)] == [("half a ", None)]
 
 
 @pytest.mark.usefixtures("patient")
@@ -300,13 +302,13 @@ def test_a_cut_story_goes_on_as_one_story(store: Store, endpoint: str) -> None:
     request = replace(_REQUEST, endpoint=endpoint)  # type: ignore[arg-type]  # both are endpoints
     first = stream.write(store, LOCAL, _Client("从前，有", RuntimeError("cut")), request, _BOOK)  # type: ignore[arg-type]
     until(lambda: first.done, "the cut")
-    (kept,) = shelf.recent(store)
+    (kept,) = library.recent(store)
     assert kept.partial and kept.error and kept.request() == first.request
     client = _Client("一位", "英雄。")
     more = stream.go_on(store, LOCAL, client, kept, _BOOK)  # type: ignore[arg-type]  # a fake
     assert "".join(more) == "从前，有一位英雄。"
     assert more.request.prompt.endswith("从前，有") and more.request.prompt != kept.prompt
-    (whole,) = shelf.recent(store)
+    (whole,) = library.recent(store)
     assert (whole.id, whole.text, whole.prompt) == (kept.id, "从前，有一位英雄。", kept.prompt)
     assert whole.finish_reason == "stop" and whole.error is None and whole.tokens == (kept.tokens or 0) + 2
 

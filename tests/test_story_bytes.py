@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import ProviderError
-from core.providers import Client, CompletionRequest, Patience, Provider
-from core.text import Joined, cell, storable
+from core.providers import Client, CompletionRequest, Provider, RetryLimits
+from core.sanitize import SurrogateJoiner, cell, storable
 
 _PIECES = ("从前，", "有一位", "英雄 😀", " — \u00e9nd.")
 _TEXT = "".join(_PIECES)
-_ONCE = Patience(total_s=1, tries=1)
+_ONCE = RetryLimits(total_s=1, tries=1)
 
 
 def _event(piece: str, finish: str | None = None, *, escaped: bool = False) -> bytes:
@@ -43,7 +43,7 @@ def _read(chunks: list[bytes]) -> tuple[str, ProviderError | None, str | None]:
     headers = {"content-type": "text/event-stream"}
     transport = httpx2.MockTransport(lambda _request: httpx2.Response(200, headers=headers, stream=_Chunks(chunks)))
     provider = Provider("x", "compatible", "The server", "http://127.0.0.1:1/v1", "")
-    client = Client(provider, async_transport=transport, patience=_ONCE)
+    client = Client(provider, async_transport=transport, retry_limits=_ONCE)
     stream = client.stream(CompletionRequest(model="writer", prompt="x", endpoint="completion"))
     text, error = "", None
     try:
@@ -93,7 +93,7 @@ def test_a_story_that_is_cut_at_any_byte_keeps_whole_pieces_and_says_that_it_was
     ],
 )
 def test_halves_of_characters_are_joined_or_told_as_missing(pieces: list[str], text: str) -> None:
-    joined = Joined()
+    joined = SurrogateJoiner()
     got = "".join([*(joined.feed(piece) for piece in pieces), joined.rest()])
     assert got == text
     assert storable(got) == got
@@ -102,7 +102,7 @@ def test_halves_of_characters_are_joined_or_told_as_missing(pieces: list[str], t
 @settings(max_examples=200)
 @given(st.lists(st.text(st.characters(exclude_categories=()), max_size=5), max_size=8))
 def test_whatever_comes_can_be_stored(pieces: list[str]) -> None:
-    joined = Joined()
+    joined = SurrogateJoiner()
     got = "".join([*(joined.feed(piece) for piece in pieces), joined.rest()])
     got.encode("utf-8")
     assert "\0" not in got

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from core.actor import LOCAL, Actor
 from core.cost import budget
-from core.cost.book import PriceBook
+from core.cost.price_book import PriceBook
 from core.db.store import Store
 from core.db.tables import Spend
 from core.errors import (
@@ -24,10 +24,10 @@ from core.errors import (
     StreamCut,
     Unavailable,
 )
-from core.providers import CompletionRequest, Patience
+from core.providers import CompletionRequest, RetryLimits
 from core.providers.speech import MOST_CHARACTERS, Speech, SpeechRequest
-from core.story import chain, opinions, reading, shelf
-from core.story.chaining import Chain
+from core.story import chain, feedback, library, read_aloud
+from core.story.chain_runner import Chain
 from core.story.sentences import parts, sentences
 from tests import fault_server
 from tests.fakes import FakeClient, FakeStream
@@ -36,7 +36,7 @@ from tests.waiting import until
 
 _IDEA = CompletionRequest(model="writer", prompt="一只{outline}猫", max_tokens=500, stop=(".",))
 _SPOKEN = SpeechRequest("tts-1", "alloy", "一句话。")
-_ONCE = Patience(total_s=1, tries=1)
+_ONCE = RetryLimits(total_s=1, tries=1)
 
 
 def _client(*texts: object) -> FakeClient:
@@ -47,7 +47,7 @@ def _client(*texts: object) -> FakeClient:
 
 def test_each_step_streams_and_reads_the_ones_before(store: Store) -> None:
     client = _client("提纲", "故事", "题目")
-    told = {step.name: "".join(step) for step in chain.tell(client, _IDEA)}
+    told = {step.name: "".join(step) for step in chain.stream_chain(client, _IDEA)}
     assert told == {"outline": "提纲", "story": "故事", "title": "题目"}
     asked = [request for _, request in client.sent]
     assert "一只{outline}猫" in asked[0].prompt and asked[0].max_tokens == 300 and asked[0].stop == ()
@@ -57,7 +57,7 @@ def test_each_step_streams_and_reads_the_ones_before(store: Store) -> None:
 
 def test_a_step_that_nobody_reads_is_read_for_the_next(store: Store) -> None:
     client = _client("提纲", "故事", "题目")
-    assert [step.name for step in chain.tell(client, _IDEA)] == list(chain.STEPS)
+    assert [step.name for step in chain.stream_chain(client, _IDEA)] == list(chain.STEPS)
     assert "提纲" in client.sent[1][1].prompt
 
 
@@ -77,7 +77,7 @@ def test_a_chain_on_the_page_keeps_each_step_as_a_story(store: Store) -> None:
     written = Chain(store, LOCAL, client, _IDEA, PriceBook.load())  # type: ignore[arg-type]  # a fake
     _to_its_end(written)
     assert written.done and written.advance() is None
-    kept = shelf.look(store, shelf.Where(round_id=written.id)).stories
+    kept = library.search(store, library.StoryFilter(round_id=written.id)).stories
     assert {story.step: story.text for story in kept} == {"outline": "提纲", "story": "故事", "title": "题目"}
 
 
@@ -102,7 +102,7 @@ def test_a_chain_that_is_stopped_goes_no_further(store: Store) -> None:
     assert first is not None
     until(lambda: first.text == "半", "the first word")
     written.stop()
-    assert written.done and written.advance() is None and [s.text for s in shelf.recent(store)] == ["半"]
+    assert written.done and written.advance() is None and [s.text for s in library.recent(store)] == ["半"]
 
 
 def test_a_chain_that_is_stopped_between_two_steps_begins_no_other_until_it_goes_on(store: Store) -> None:
@@ -130,7 +130,7 @@ def test_a_cut_step_goes_on_and_the_steps_after_it_follow(store: Store) -> None:
     _to_its_end(written)
     assert [story.text for story in written.steps.values()] == ["提纲", "半篇", "题目"]
     assert "半篇" in client.sent[-1][1].prompt
-    kept = shelf.look(store, shelf.Where(round_id=written.id)).stories
+    kept = library.search(store, library.StoryFilter(round_id=written.id)).stories
     assert sorted((str(story.step), story.text) for story in kept) == [
         ("outline", "提纲"), ("story", "半篇"), ("title", "题目"),
     ]  # fmt: skip
@@ -141,7 +141,7 @@ def test_a_step_that_is_not_on_the_shelf_any_more_cannot_go_on(store: Store) -> 
     client.enqueue("stream", _cut())
     written = Chain(store, LOCAL, client, _IDEA, PriceBook.load())  # type: ignore[arg-type]  # a fake
     _to_its_end(written)
-    opinions.delete(store, LOCAL, written.steps["outline"].id)
+    feedback.delete(store, LOCAL, written.steps["outline"].id)
     with pytest.raises(NotFound):
         written.go_on("outline")
 
@@ -189,7 +189,7 @@ def test_parts_are_whole_sentences_within_the_limit() -> None:
 
 
 def _speech(server: FaultServer) -> Speech:
-    return Speech(server.provider(), patience=_ONCE)
+    return Speech(server.provider(), retry_limits=_ONCE)
 
 
 def test_an_endpoint_reads_a_story_part_by_part_and_the_ledger_knows(store: Store) -> None:
@@ -197,7 +197,7 @@ def test_an_endpoint_reads_a_story_part_by_part_and_the_ledger_knows(store: Stor
         server.enqueue(*(fault_server.raw(sound, "audio/mpeg") for sound in (b"one", b"two")))
         text = "第一句。" * 600 + "第二句。" * 600  # 4,800 characters: two requests
         request = SpeechRequest("tts-1", "alloy", text, speed=1.25)
-        read = reading.read_aloud(store, LOCAL, _speech(server), request, "s1", PriceBook.load())
+        read = read_aloud.read_aloud(store, LOCAL, _speech(server), request, "s1", PriceBook.load())
         assert list(read) == [b"one", b"two"]
         sent = [seen.body for seen in server.requests]
         assert all(len(body["input"]) <= MOST_CHARACTERS for body in sent)
@@ -210,9 +210,9 @@ def test_sound_with_a_known_price_is_paid_by_the_character_within_the_budget(sto
     budget.set_budget(store, LOCAL, "month", Decimal("0.001"))
     with FaultServer() as server:
         server.enqueue(fault_server.raw(b"one", "audio/mpeg"), fault_server.unauthorized())
-        speech = Speech(replace(server.provider(), id="openai"), patience=_ONCE)
+        speech = Speech(replace(server.provider(), id="openai"), retry_limits=_ONCE)
         for text, ends in (("字" * 60, None), ("字" * 6, Refused), ("字" * 60, OverBudget)):
-            read = reading.read_aloud(store, LOCAL, speech, replace(_SPOKEN, text=text), "s1", PriceBook.load())
+            read = read_aloud.read_aloud(store, LOCAL, speech, replace(_SPOKEN, text=text), "s1", PriceBook.load())
             if ends is None:
                 assert list(read) == [b"one"]
             else:
@@ -251,12 +251,12 @@ def test_what_cannot_be_read_is_not_sent(store: Store) -> None:
         with pytest.raises(BadRequest):
             speech.speak(SpeechRequest("m", "v", "x" * (MOST_CHARACTERS + 1)))
         with pytest.raises(FabulaError):
-            list(reading.read_aloud(store, LOCAL, speech, SpeechRequest("m", "v", " 。"), "s", book))
+            list(read_aloud.read_aloud(store, LOCAL, speech, SpeechRequest("m", "v", " 。"), "s", book))
         with pytest.raises(Refused):
-            list(reading.read_aloud(store, Actor("g", "g", "viewer"), speech, _SPOKEN, "s", book))
+            list(read_aloud.read_aloud(store, Actor("g", "g", "viewer"), speech, _SPOKEN, "s", book))
         budget.set_budget(store, LOCAL, "month", Decimal(1))
         with pytest.raises(OverBudget):  # its price is unknown
-            list(reading.read_aloud(store, LOCAL, speech, _SPOKEN, "s", book))
+            list(read_aloud.read_aloud(store, LOCAL, speech, _SPOKEN, "s", book))
         assert server.requests == []
 
 
@@ -271,4 +271,4 @@ def test_a_step_is_written_again_with_other_settings_and_the_steps_after_it_by_t
     assert [story.text for story in written.steps.values()] == ["提纲", "另一个故事", "另一个题目"]
     story, title = (request for _, request in second.sent)
     assert (story.max_tokens, title.max_tokens, title.model, title.temperature) == (900, 40, "other", 0.3)
-    assert "另一个故事" in title.prompt and len(shelf.recent(store)) == 5
+    assert "另一个故事" in title.prompt and len(library.recent(store)) == 5

@@ -8,13 +8,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from core.actor import LOCAL, Actor
-from core.cost import history
+from core.cost import spend_history
 from core.db.store import Store
 from core.settings import Settings
-from core.story import opinions, shelf, votes
-from core.story.shelf import Where
+from core.story import feedback, library, votes
+from core.story.library import StoryFilter
 from tests.test_story_arena import _finished
-from tests.test_story_shelf import SHELVED, SOUGHT, found, put, shelve
+from tests.test_story_library import SHELVED, SOUGHT, found, put, shelve
 from tests.test_story_stream import _Client, _write
 
 
@@ -27,35 +27,35 @@ def test_stories_are_found_again_as_on_sqlite(store: Store) -> None:
     shelve(store)
     for where, ids in SOUGHT:
         assert found(store, where) == ids, where
-    assert shelf.look(store, Where(), offset=1, limit=1).total == len(SHELVED)
-    assert shelf.models(store) == ["writer", "other"] and shelf.tags(store) == ['a"b', "英雄"]
+    assert library.search(store, StoryFilter(), offset=1, limit=1).total == len(SHELVED)
+    assert library.models(store) == ["writer", "other"] and library.tags(store) == ['a"b', "英雄"]
 
 
 def test_what_people_think_of_a_story_is_kept_and_can_be_taken_back(store: Store) -> None:
     put(store, 1, tags=["x"])
-    opinions.rate(store, LOCAL, "s1", stars=4)
-    opinions.like(store, LOCAL, "s1", True)
-    opinions.edit(store, LOCAL, "s1", "mine\0")
-    opinions.tag(store, LOCAL, "s1", ["字", "字"])
-    kept = shelf.get(store, "s1")
+    feedback.rate(store, LOCAL, "s1", stars=4)
+    feedback.like(store, LOCAL, "s1", True)
+    feedback.edit(store, LOCAL, "s1", "mine\0")
+    feedback.tag(store, LOCAL, "s1", ["字", "字"])
+    kept = library.get(store, "s1")
     assert kept is not None and (kept.stars, kept.liked, kept.final, kept.tags) == (4, True, "mine", ("字",))
-    opinions.delete(store, LOCAL, "s1")
-    assert shelf.get(store, "s1") is None and shelf.tags(store) == []
-    opinions.restore(store, LOCAL, "s1")
-    assert shelf.get(store, "s1") == kept
+    feedback.delete(store, LOCAL, "s1")
+    assert library.get(store, "s1") is None and library.tags(store) == []
+    feedback.restore(store, LOCAL, "s1")
+    assert library.get(store, "s1") == kept
 
 
 def test_a_story_is_written_and_kept_with_its_money_exact(store: Store) -> None:
     told = _write(store, _Client("从前\0", "，😀", provider="openai"))
     assert "".join(told) == "从前，😀"
-    kept = shelf.recent(store)[0]
+    kept = library.recent(store)[0]
     assert (kept.text, kept.finish_reason, kept.tokens) == ("从前，😀", "stop", 2)
     now = datetime.now(UTC)
-    (month,) = history.months(store, now)
-    (work,) = history.works(store, month, now + timedelta(days=1))
+    (month,) = spend_history.months(store, now)
+    (work,) = spend_history.by_reference(store, month, now + timedelta(days=1))
     assert work.reference == kept.id and work.name == kept.prompt
-    assert history.export(store, month, now + timedelta(days=1)).count(b"\n") == 2
-    (line,) = history.stretches(store, [month], now + timedelta(days=1))
+    assert spend_history.export(store, month, now + timedelta(days=1)).count(b"\n") == 2
+    (line,) = spend_history.by_period(store, [month], now + timedelta(days=1))
     assert (line.calls, line.unknown) == (1, 1)  # nobody knows the price of “writer”
 
 

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from core.actor import LOCAL
-from core.cost.book import PriceBook
+from core.cost.price_book import PriceBook
 from core.db.store import Store
 from core.db.tables import Spend, Story
 from core.errors import FabulaError, ModelNotFound, ProviderError, StorageFull, StreamCut
@@ -48,7 +48,7 @@ def test_the_words_come_in_order_and_the_story_is_kept_with_what_made_it(store: 
     (row,) = _kept(store)
     assert (row.id, row.text, row.prompt, row.finish_reason) == (told.id, told.text, _REQUEST.prompt, "stop")
     assert row.parameters["stop"] == ["."] and row.completion_tokens == 3 and row.first_text_s == 0.4
-    assert told.facts == stream.Facts(
+    assert told.facts == stream.StoryFacts(
         "writer-2026",
         0.4,
         3,
@@ -121,7 +121,7 @@ def test_a_stopped_story_ends_for_its_readers_though_it_cannot_be_saved_yet(
     assert told.stopping and not told.done and told.facts.stopped
     monkeypatch.setattr(stream, "STOP_S", 0)
     assert told.done and not told.stopping
-    assert list(arena.updates([told], told.news)) == [(0,)] and _kept(store) == []
+    assert list(arena.updates([told], told.subscribers)) == [(0,)] and _kept(store) == []
     free.set()
     until(lambda: _kept(store), "the words on the shelf")
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from core.actor import LOCAL
-from core.cost.book import PriceBook
+from core.cost.price_book import PriceBook
 from core.db.store import Store
 from core.errors import StreamCut
-from core.providers import Client, CompletionRequest, Patience, Provider, TextStream
+from core.providers import Client, CompletionRequest, Provider, RetryLimits, TextStream
 from core.story import arena, stream
-from core.story.arena import Entry
+from core.story.arena import RoundEntry
 from tests import fault_server
 from tests.fakes import FakeRegistry, FakeStream
 from tests.fault_server import FaultServer, rate_limit
@@ -25,7 +25,7 @@ from tests.waiting import until
 
 _REQUEST = CompletionRequest(model="writer", prompt="x")
 _JOIN_S = 90.0
-_PATIENT = Patience(total_s=7200, tries=3, base_s=3600, cap_s=3600)
+_PATIENT = RetryLimits(total_s=7200, tries=3, base_s=3600, cap_s=3600)
 
 Stream = TextStream | FakeStream
 Make = Callable[..., Stream]
@@ -183,7 +183,7 @@ def _state(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Ca
 @pytest.mark.parametrize("name", [*_STATES, "name lookup"])
 def test_close_ends_it_in_every_state_before_the_first_byte(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with _state(name, monkeypatch) as (url, reached):
-        client = Client(Provider("x", "compatible", "The server", url, ""), patience=_PATIENT, timeout=600.0)
+        client = Client(Provider("x", "compatible", "The server", url, ""), retry_limits=_PATIENT, timeout=600.0)
         told = client.stream(_REQUEST)
         with _reading(told) as read:
             until(reached, f"a request in the state {name!r}")
@@ -196,7 +196,7 @@ def test_stopping_a_story_ends_its_thread_in_every_state(
     name: str, monkeypatch: pytest.MonkeyPatch, store: Store
 ) -> None:
     with _state(name, monkeypatch) as (url, reached):
-        client = Client(Provider("engine", "engine", "The engine", url, ""), patience=_PATIENT, timeout=600.0)
+        client = Client(Provider("engine", "engine", "The engine", url, ""), retry_limits=_PATIENT, timeout=600.0)
         told = stream.write(store, LOCAL, client, _REQUEST, PriceBook.load())
         until(reached, f"a request in the state {name!r}")
         told.cancel()
@@ -207,8 +207,8 @@ def test_stopping_a_story_ends_its_thread_in_every_state(
 def test_four_panes_are_stopped_together(store: Store) -> None:
     with FaultServer(fault_server.held()) as server:
         names = [f"m{n}" for n in range(4)]
-        registry = FakeRegistry({name: Client(server.provider(id=name), patience=_PATIENT) for name in names})
-        entries = [Entry(name, _REQUEST) for name in names]
+        registry = FakeRegistry({name: Client(server.provider(id=name), retry_limits=_PATIENT) for name in names})
+        entries = [RoundEntry(name, _REQUEST) for name in names]
         round_ = arena.begin(store, LOCAL, registry, entries, PriceBook.load())  # type: ignore[arg-type]  # a fake
         server.wait_for(lambda s: s.flying == 4)
         round_.stop()

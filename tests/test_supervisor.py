@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from core import endpoint, process, status, supervisor
+from core import engine_endpoint, process_identity, status, supervisor
 from core.db.store import Store
-from core.endpoint import Note, engine_endpoint
+from core.engine_endpoint import EngineNote, current_endpoint
 from core.errors import EngineMissing, Unavailable
-from core.heartbeat import Heart
+from core.heartbeat import Heartbeat
 from core.settings import Settings
 from core.supervisor import EngineProcess, ask_health, missing_packages
 from tests.waiting import at_once, until
@@ -46,24 +46,26 @@ def keep(
 
     def start(behaviour: str = "well", needs: Path = requirements) -> EngineProcess:
         monkeypatch.setenv("FABULA_FAKE_ENGINE", behaviour)
-        keeper = EngineProcess(settings, module="tests.fake_engine", requirements=needs)
-        keeper.start()
-        kept.append(keeper)
-        return keeper
+        engine = EngineProcess(settings, module="tests.fake_engine", requirements=needs)
+        engine.start()
+        kept.append(engine)
+        return engine
 
     yield start
-    for keeper in kept:
-        keeper.stop()
+    for engine in kept:
+        engine.stop()
 
 
-def note_when(settings: Settings, state: str) -> Note:
-    return until(lambda: note if (note := endpoint.read(settings)).state == state else None, f"the engine {state}")
+def note_when(settings: Settings, state: str) -> EngineNote:
+    return until(
+        lambda: note if (note := engine_endpoint.read(settings)).state == state else None, f"the engine {state}"
+    )
 
 
 def refused(settings: Settings) -> str:
     """Why there is no engine to be asked."""
     with pytest.raises(Unavailable) as caught:
-        engine_endpoint(settings)
+        current_endpoint(settings)
     return caught.value.what
 
 
@@ -75,7 +77,7 @@ def lives(settings: Settings) -> list[list[str]]:
 def test_the_engine_comes_up_with_a_key_of_its_own(settings: Settings, keep: Callable[..., EngineProcess]) -> None:
     keep()
     note = note_when(settings, "up")
-    where = engine_endpoint(settings)
+    where = current_endpoint(settings)
     health = ask_health(where, 5.0)
     assert health is not None
     assert health["models"] == ["tiny"]
@@ -119,15 +121,15 @@ def test_the_engine_gets_no_key_of_a_provider(
 
 
 def test_stop_ends_it_and_says_so(settings: Settings, keep: Callable[..., EngineProcess]) -> None:
-    keeper = keep()
+    engine = keep()
     note = note_when(settings, "up")
-    keeper.stop()
-    assert not process.runs(note.process)
-    assert endpoint.read(settings).state == "stopped"
+    engine.stop()
+    assert not process_identity.is_running(note.process)
+    assert engine_endpoint.read(settings).state == "stopped"
     with pytest.raises(Unavailable) as caught:
-        engine_endpoint(settings)
+        current_endpoint(settings)
     assert caught.value.next_step
-    keeper.start()
+    engine.start()
     assert note_when(settings, "up").process != note.process
 
 
@@ -138,11 +140,13 @@ def test_an_engine_that_is_killed_is_started_again_at_its_address(
     first = note_when(settings, "up")
     os.kill(int(first.process.partition(":")[0]), signal.SIGKILL)
     second = until(
-        lambda: note if (note := endpoint.read(settings)).state == "up" and note.process != first.process else None,
+        lambda: (
+            note if (note := engine_endpoint.read(settings)).state == "up" and note.process != first.process else None
+        ),
         "a second life",
     )
     assert second.url == first.url
-    assert ask_health(engine_endpoint(settings), 5.0) is not None
+    assert ask_health(current_endpoint(settings), 5.0) is not None
 
 
 def test_an_engine_that_falls_is_told_with_its_last_words(
@@ -162,7 +166,7 @@ def test_a_taken_port_is_changed(settings: Settings, keep: Callable[..., EngineP
         other.listen()
         taken = other.getsockname()[1]
         settings.home.mkdir(parents=True)
-        endpoint.write(settings, Note("stopped", f"http://127.0.0.1:{taken}"))
+        engine_endpoint.write(settings, EngineNote("stopped", f"http://127.0.0.1:{taken}"))
         keep("port")
         note = note_when(settings, "up")
     assert str(taken) not in note.url
@@ -181,7 +185,7 @@ def test_missing_packages_are_named_and_looked_for_again(
     assert "pytest" not in note.message
     assert f"{sys.executable} -m pip install -r requirements-engine.txt" in note.next_step
     with pytest.raises(EngineMissing, match="no-such-package"):
-        engine_endpoint(settings)
+        current_endpoint(settings)
     assert lives(settings) == []
     needs.write_text("pytest>=8\n")
     note_when(settings, "up")
@@ -214,7 +218,7 @@ def test_a_deaf_engine_of_an_earlier_life_is_not_left_running(
         env=os.environ | {"FABULA_FAKE_ENGINE": "deaf", "FABULA_ENGINE_TOKEN": "x"},
     )
     until(lambda: lives(settings), "the stale engine")
-    endpoint.write(settings, Note("up", "http://127.0.0.1:1", process.identity(stale.pid)))
+    engine_endpoint.write(settings, EngineNote("up", "http://127.0.0.1:1", process_identity.identity(stale.pid)))
     keep()
     assert stale.wait(90) == -signal.SIGKILL
     note_when(settings, "up")
@@ -226,7 +230,7 @@ def test_two_studios_on_one_home_share_an_engine_and_the_second_takes_over(
     first = keep()
     note = note_when(settings, "up")
     keep()
-    assert engine_endpoint(settings).url == note.url
+    assert current_endpoint(settings).url == note.url
     assert len(lives(settings)) == 1
     first.stop()
     until(lambda: len(lives(settings)) == 2, "the second studio's engine")
@@ -245,10 +249,10 @@ def test_the_log_is_bounded(
 
 def test_a_foreign_engine_is_not_kept(settings: Settings, requirements: Path) -> None:
     foreign = replace(settings, engine_url="http://gpu:8010", engine_token="k")
-    keeper = EngineProcess(foreign, module="tests.fake_engine", requirements=requirements)
-    keeper.start()
-    keeper.stop()
-    assert (engine_endpoint(foreign).url, engine_endpoint(foreign).token) == ("http://gpu:8010", "k")
+    engine = EngineProcess(foreign, module="tests.fake_engine", requirements=requirements)
+    engine.start()
+    engine.stop()
+    assert (current_endpoint(foreign).url, current_endpoint(foreign).token) == ("http://gpu:8010", "k")
     assert not settings.engine_home.exists()
 
 
@@ -256,23 +260,23 @@ def test_kill_9_of_the_studio_ends_the_engine_and_the_next_start_has_a_new_one(
     settings: Settings, requirements: Path, keep: Callable[..., EngineProcess]
 ) -> None:
     studio = subprocess.Popen(
-        [sys.executable, "-m", "tests.keeper_process", str(settings.home), str(requirements)],
+        [sys.executable, "-m", "tests.supervisor_process", str(settings.home), str(requirements)],
         cwd=_ROOT,
         stdin=subprocess.PIPE,
     )
     note = note_when(settings, "up")
     os.kill(studio.pid, signal.SIGKILL)
     studio.wait()
-    until(lambda: not process.runs(note.process), "the engine ended with its studio")
+    until(lambda: not process_identity.is_running(note.process), "the engine ended with its studio")
     with pytest.raises(Unavailable):
-        engine_endpoint(settings)
+        current_endpoint(settings)
     keep()
     assert note_when(settings, "up").process != note.process
 
 
 def test_the_key_is_made_once_however_many_ask(settings: Settings) -> None:
     settings.home.mkdir(parents=True)
-    assert len(set(at_once(8, lambda: endpoint.token(settings)))) == 1
+    assert len(set(at_once(8, lambda: engine_endpoint.token(settings)))) == 1
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"state": "up", "surprise": 1}', '{"state": "up"}'])
@@ -280,21 +284,21 @@ def test_a_note_that_makes_no_sense_is_no_engine(settings: Settings, content: st
     settings.home.mkdir(parents=True)
     (settings.home / "engine.json").write_text(content)
     with pytest.raises(Unavailable):
-        engine_endpoint(settings)
+        current_endpoint(settings)
 
 
 def test_a_process_is_known_by_more_than_its_number() -> None:
-    mine = process.identity()
-    assert process.runs(mine)
-    assert not process.runs(f"{os.getpid()}:1")
-    assert not process.runs("")
-    assert process.identity(2**22 + 1) == ""
+    mine = process_identity.identity()
+    assert process_identity.is_running(mine)
+    assert not process_identity.is_running(f"{os.getpid()}:1")
+    assert not process_identity.is_running("")
+    assert process_identity.identity(2**22 + 1) == ""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    who = process.identity(child.pid)
-    assert process.runs(who)
+    who = process_identity.identity(child.pid)
+    assert process_identity.is_running(who)
     threading.Thread(target=child.wait).start()
-    process.end(who, 10.0)
-    assert not process.runs(who)
+    process_identity.terminate(who, 10.0)
+    assert not process_identity.is_running(who)
 
 
 # --- status --------------------------------------------------------------------------------------------------------
@@ -304,8 +308,8 @@ def test_status_of_a_studio_at_work(settings: Settings, keep: Callable[..., Engi
     keep()
     note_when(settings, "up")
     store = Store.open(settings)
-    Heart(store).beat(2)
-    seen = status.look(settings, store, {"OPENAI_API_KEY": "sk-x"})
+    Heartbeat(store).beat(2)
+    seen = status.collect(settings, store, {"OPENAI_API_KEY": "sk-x"})
     assert (seen.engine.state, seen.engine.models, seen.engine.tokens_per_s) == ("up", ("tiny",), 41.5)
     assert (seen.worker.up, seen.worker.running, seen.worker.queued) == (True, 2, 0)
     assert [(one.id, one.kind) for one in seen.providers] == [("engine", "engine"), ("openai", "openai")]
@@ -313,29 +317,31 @@ def test_status_of_a_studio_at_work(settings: Settings, keep: Callable[..., Engi
 
 
 def test_status_with_nothing_there_says_what_to_do(settings: Settings) -> None:
-    seen = status.look(settings, None, {})
+    seen = status.collect(settings, None, {})
     assert (seen.engine.state, seen.worker.up) == ("down", False)
     assert seen.engine.message
     assert seen.engine.next_step
     assert seen.worker.next_step
     assert [one.id for one in seen.providers] == ["engine"]
-    waiting = status.look(settings, Store.open(settings), {})
+    waiting = status.collect(settings, Store.open(settings), {})
     assert (waiting.worker.up, waiting.worker.queued) == (False, 0)
     assert "python -m core.worker" in waiting.worker.next_step
 
 
 def test_status_with_the_engine_missing(settings: Settings) -> None:
     settings.home.mkdir(parents=True)
-    endpoint.write(settings, Note("missing", message="torch is missing.", next_step="Install it."))
-    seen = status.look(settings, None, {}).engine
+    engine_endpoint.write(settings, EngineNote("missing", message="torch is missing.", next_step="Install it."))
+    seen = status.collect(settings, None, {}).engine
     assert (seen.state, seen.message, seen.next_step) == ("missing", "torch is missing.", "Install it.")
 
 
 @pytest.mark.parametrize("state", ["starting", "up"])
-def test_status_of_an_engine_that_does_not_answer_yet(settings: Settings, state: endpoint.State) -> None:
+def test_status_of_an_engine_that_does_not_answer_yet(settings: Settings, state: engine_endpoint.State) -> None:
     settings.home.mkdir(parents=True)
-    endpoint.write(settings, Note(state, "http://127.0.0.1:1", process.identity(), "It starts.", "Wait."))
-    assert status.look(settings, None, {}).engine.state == state
+    engine_endpoint.write(
+        settings, EngineNote(state, "http://127.0.0.1:1", process_identity.identity(), "It starts.", "Wait.")
+    )
+    assert status.collect(settings, None, {}).engine.state == state
 
 
 def test_status_answers_within_a_second_when_nothing_answers(
@@ -356,7 +362,7 @@ def test_status_answers_within_a_second_when_nothing_answers(
                 asked.set()
                 return over.wait(240)
 
-        seen = status.look(there, Stuck(settings.database_url), {})
+        seen = status.collect(there, Stuck(settings.database_url), {})
         assert asked.wait(60) and not over.is_set()  # it has not waited for the database
         over.set()
     assert (seen.engine.state, seen.engine.foreign, seen.worker.up) == ("down", True, False)

@@ -9,18 +9,18 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select
 
-from core import comparison_run, packaged, tour, tour_plan, tour_walk
+from core import before_after_runner, packaged_models, tour, tour_plan, tour_runner
 from core.actor import LOCAL
 from core.cost import tokens
 from core.dataset import datasets, presets
 from core.db.store import Store
 from core.db.tables import Comparison, ComparisonAnswer, Tour, TrainingJob, utcnow
 from core.errors import BadRequest, EngineMissing, FabulaError, NotFound
-from core.training import comparing, jobs, pace
-from core.work import KINDS
+from core.job_kinds import KINDS
+from core.training import before_after, cpu_speed_estimate, jobs
 from tests.fakes import MOMENT, NO_MODEL, FakeClient, FakeRegistry, FakeStream, remote_job
-from tests.test_training_jobs import Hurry
-from tests.waiting import at_once, to_the_end
+from tests.test_training_jobs import InstantStopSignal
+from tests.waiting import at_once, run_to_end
 
 LANGUAGES = ("en", "zh_CN")
 _SEED = 7  # of the first tour
@@ -32,17 +32,19 @@ def client() -> FakeClient:
 
 
 @pytest.fixture
-def walk(store: Store, client: FakeClient) -> Callable[..., Hurry]:
+def walk(store: Store, client: FakeClient) -> Callable[..., InstantStopSignal]:
     """Carry a tour out as the worker would; its job is trained, and its models write, at the tour's next look."""
 
-    def go(tour_id: str, hurry: Hurry | None = None, registry: FakeRegistry | None = None) -> Hurry:
+    def go(
+        tour_id: str, hurry: InstantStopSignal | None = None, registry: FakeRegistry | None = None
+    ) -> InstantStopSignal:
         registry = registry or FakeRegistry({"engine": client})
         if hurry is None:
-            hurry = Hurry(lambda _number: work(store, registry))
+            hurry = InstantStopSignal(lambda _number: work(store, registry))
         try:
-            to_the_end(lambda: tour_walk.carry_out(store, registry, tour_id, hurry), hurry.wait)  # type: ignore[arg-type]
+            run_to_end(lambda: tour_runner.carry_out(store, registry, tour_id, hurry), hurry.wait)  # type: ignore[arg-type]
         except FabulaError as exc:
-            tour_walk.give_up(store, tour_id, exc)
+            tour_runner.give_up(store, tour_id, exc)
         return hurry
 
     return go
@@ -53,7 +55,7 @@ def work(store: Store, registry: FakeRegistry) -> None:
     for kind in (KINDS["job"], KINDS["comparison"]):
         for item_id in kind.unfinished(store)[:1]:
             try:
-                kind.carry_out(store, registry, item_id, Hurry())  # type: ignore[arg-type]  # fakes
+                kind.carry_out(store, registry, item_id, InstantStopSignal())  # type: ignore[arg-type]  # fakes
             except FabulaError as exc:
                 kind.give_up(store, item_id, exc)
             return
@@ -65,8 +67,8 @@ def seen(store: Store) -> tour.TourProgress:
     return progress
 
 
-def pair_of(store: Store, progress: tour.TourProgress) -> comparing.Pair:
-    view = comparing.get(store, progress.job_id or "")
+def pair_of(store: Store, progress: tour.TourProgress) -> before_after.AnswerPair:
+    view = before_after.get(store, progress.job_id or "")
     assert view is not None
     return view.pairs[0]
 
@@ -79,7 +81,9 @@ def test_no_tour_yet(store: Store) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_the_whole_tour(store: Store, client: FakeClient, walk: Callable[..., Hurry], language: str) -> None:
+def test_the_whole_tour(
+    store: Store, client: FakeClient, walk: Callable[..., InstantStopSignal], language: str
+) -> None:
     tour_id = tour.start(store, LOCAL, language)
     assert tour.start(store, LOCAL, language) == tour_id
     assert (seen(store).state, seen(store).step, seen(store).steps, seen(store).key) == ("queued", 1, 3, "dataset")
@@ -123,7 +127,7 @@ def trained(store: Store, *rates: float) -> None:
                 TrainingJob(
                     id=f"j{number}", name="n", provider="engine", base_model="gemma-3-270m", hyperparameters={},
                     file_format="completion", status="succeeded", trained_tokens=int(rate * 600),
-                    training_s=600.0 + pace.START_S,
+                    training_s=600.0 + cpu_speed_estimate.START_S,
                     created_by="local",
                 )
             )  # fmt: skip
@@ -140,7 +144,7 @@ def test_as_many_epochs_as_the_machine_learns_in_200_seconds(
     trained(store, *rates)
     plan = tour_plan.plan(store, language)
     pairs = datasets.sample_pairs(plan.sample, plan.where)
-    each = tokens.count([text for pair in pairs for text in pair], packaged.BASE).tokens / len(pairs)
+    each = tokens.count([text for pair in pairs for text in pair], packaged_models.BASE).tokens / len(pairs)
     assert plan.stories % 4 == 0 and 0 < plan.stories < len(pairs)
     epoch_s = plan.stories * each / rate
     assert plan.training_s == pytest.approx(plan.epochs * epoch_s)
@@ -168,7 +172,7 @@ def test_a_tour_learns_two_plots_and_leaves_combinations_out(store: Store, langu
 
 
 def test_a_repeated_tour_takes_other_stories_and_the_first_one_always_the_same(
-    store: Store, client: FakeClient, walk: Callable[..., Hurry]
+    store: Store, client: FakeClient, walk: Callable[..., InstantStopSignal]
 ) -> None:
     for _ in range(2):
         walk(tour.start(store, LOCAL, "zh_CN"))
@@ -185,17 +189,21 @@ def test_a_repeated_tour_takes_other_stories_and_the_first_one_always_the_same(
     assert all(any(text[:40] in json.loads(line)["completion"] for text in texts) for line in first)
 
 
-class Killed(BaseException):
+class TourKilled(BaseException):
     """What kill -9 looks like from inside."""
 
 
 @pytest.mark.parametrize("moment", ["training", "story"])
 def test_killed_at_any_step_it_goes_on_and_makes_nothing_twice(
-    store: Store, client: FakeClient, walk: Callable[..., Hurry], monkeypatch: pytest.MonkeyPatch, moment: str
+    store: Store,
+    client: FakeClient,
+    walk: Callable[..., InstantStopSignal],
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
 ) -> None:
     tour_id = tour.start(store, LOCAL, "en")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(tour_walk._Walk, moment, lambda _self: (_ for _ in ()).throw(Killed()))
+    with monkeypatch.context() as patch, pytest.raises(TourKilled):
+        patch.setattr(tour_runner._TourRun, moment, lambda _self: (_ for _ in ()).throw(TourKilled()))
         walk(tour_id)
     assert (seen(store).state, seen(store).key) == ("running", moment)
     walk(tour_id)
@@ -207,9 +215,11 @@ def test_killed_at_any_step_it_goes_on_and_makes_nothing_twice(
 
 
 @pytest.mark.parametrize("step", ["curve", "cost"])
-def test_a_tour_of_an_earlier_version_ends_at_its_stories(store: Store, walk: Callable[..., Hurry], step: str) -> None:
+def test_a_tour_of_an_earlier_version_ends_at_its_stories(
+    store: Store, walk: Callable[..., InstantStopSignal], step: str
+) -> None:
     tour_id = tour.start(store, LOCAL, "zh_CN")
-    hurry = Hurry()
+    hurry = InstantStopSignal()
     hurry.then = lambda _: hurry.set()
     walk(tour_id, hurry)
     with store.session() as session:
@@ -217,9 +227,9 @@ def test_a_tour_of_an_earlier_version_ends_at_its_stories(store: Store, walk: Ca
     assert (seen(store).key, seen(store).step) == ("story", 3)
 
 
-def test_a_worker_that_stops_leaves_the_tour_for_the_next(store: Store, walk: Callable[..., Hurry]) -> None:
+def test_a_worker_that_stops_leaves_the_tour_for_the_next(store: Store, walk: Callable[..., InstantStopSignal]) -> None:
     tour_id = tour.start(store, LOCAL, "en")
-    hurry = Hurry()
+    hurry = InstantStopSignal()
     hurry.then = lambda _: hurry.set()
     walk(tour_id, hurry)
     assert (seen(store).state, seen(store).key) == ("running", "training")
@@ -231,10 +241,10 @@ def test_a_worker_that_stops_leaves_the_tour_for_the_next(store: Store, walk: Ca
 
 
 def test_stopping_the_tour_cancels_its_training_and_keeps_the_rest(
-    store: Store, client: FakeClient, walk: Callable[..., Hurry]
+    store: Store, client: FakeClient, walk: Callable[..., InstantStopSignal]
 ) -> None:
     tour_id = tour.start(store, LOCAL, "en")
-    walk(tour_id, Hurry(lambda _: tour.stop(store, LOCAL)))
+    walk(tour_id, InstantStopSignal(lambda _: tour.stop(store, LOCAL)))
     stopped = seen(store)
     assert (stopped.state, stopped.key) == ("stopped", "training")
     assert jobs.get(store, stopped.job_id or "").request == "cancel"
@@ -244,10 +254,10 @@ def test_stopping_the_tour_cancels_its_training_and_keeps_the_rest(
 
 
 def test_a_tour_that_was_stopped_in_training_trains_again_on_the_same_stories(
-    store: Store, client: FakeClient, walk: Callable[..., Hurry]
+    store: Store, client: FakeClient, walk: Callable[..., InstantStopSignal]
 ) -> None:
     tour_id = tour.start(store, LOCAL, "en")
-    walk(tour_id, Hurry(lambda _: tour.stop(store, LOCAL)))
+    walk(tour_id, InstantStopSignal(lambda _: tour.stop(store, LOCAL)))
     with pytest.raises(FabulaError, match="still being stopped"):
         tour.resume(store, LOCAL, tour_id)
     first = seen(store)
@@ -263,10 +273,10 @@ def test_a_tour_that_was_stopped_in_training_trains_again_on_the_same_stories(
 
 
 def test_a_tour_that_was_stopped_while_its_models_wrote_writes_what_is_missing(
-    store: Store, client: FakeClient, walk: Callable[..., Hurry]
+    store: Store, client: FakeClient, walk: Callable[..., InstantStopSignal]
 ) -> None:
     tour_id = tour.start(store, LOCAL, "en")
-    hurry = Hurry()
+    hurry = InstantStopSignal()
 
     def train_then_stop(_number: int) -> None:
         if seen(store).key == "story":
@@ -278,7 +288,7 @@ def test_a_tour_that_was_stopped_while_its_models_wrote_writes_what_is_missing(
     walk(tour_id, hurry)
     stopped = seen(store)
     assert (stopped.state, stopped.key) == ("stopped", "story")
-    assert (view := comparing.get(store, stopped.job_id or "")) is not None and view.state == "stopped"
+    assert (view := before_after.get(store, stopped.job_id or "")) is not None and view.state == "stopped"
     tour.resume(store, LOCAL, tour_id)
     walk(tour_id)
     assert seen(store).state == "done"
@@ -286,7 +296,7 @@ def test_a_tour_that_was_stopped_while_its_models_wrote_writes_what_is_missing(
 
 
 def test_a_job_that_failed_at_the_engine_goes_on_where_it_was(
-    store: Store, client: FakeClient, walk: Callable[..., Hurry]
+    store: Store, client: FakeClient, walk: Callable[..., InstantStopSignal]
 ) -> None:
     client.enqueue("job", remote_job("failed", error="Out of memory."))
     tour_id = tour.start(store, LOCAL, "en")
@@ -300,7 +310,9 @@ def test_a_job_that_failed_at_the_engine_goes_on_where_it_was(
     assert seen(store).reason is None
 
 
-def test_a_finished_tour_is_not_resumed_and_one_under_way_comes_first(store: Store, walk: Callable[..., Hurry]) -> None:
+def test_a_finished_tour_is_not_resumed_and_one_under_way_comes_first(
+    store: Store, walk: Callable[..., InstantStopSignal]
+) -> None:
     first = tour.start(store, LOCAL, "en")
     walk(first)
     assert tour.resume(store, LOCAL, first) == first and seen(store).state == "done"
@@ -313,14 +325,14 @@ def test_a_finished_tour_is_not_resumed_and_one_under_way_comes_first(store: Sto
 # --- what goes wrong -------------------------------------------------------------------------------------------------
 
 
-def test_a_tour_without_an_engine_says_so(store: Store, walk: Callable[..., Hurry]) -> None:
+def test_a_tour_without_an_engine_says_so(store: Store, walk: Callable[..., InstantStopSignal]) -> None:
     registry = FakeRegistry({"engine": EngineMissing("The engine is not installed.", "Install it.")})
-    walk(tour.start(store, LOCAL, "en"), Hurry(lambda _number: work(store, registry)), registry)
+    walk(tour.start(store, LOCAL, "en"), InstantStopSignal(lambda _number: work(store, registry)), registry)
     assert (seen(store).state, seen(store).reason) == ("failed", "The engine is not installed. Install it.")
 
 
 def test_a_model_that_the_engine_does_not_serve_yet_is_waited_for(
-    store: Store, client: FakeClient, walk: Callable[..., Hurry]
+    store: Store, client: FakeClient, walk: Callable[..., InstantStopSignal]
 ) -> None:
     client.enqueue("stream", NO_MODEL, NO_MODEL, FakeStream(("好",), "m"))
     walk(tour.start(store, LOCAL, "en"))
@@ -338,9 +350,15 @@ def test_a_model_that_the_engine_does_not_serve_yet_is_waited_for(
     ],
 )
 def test_how_the_first_pair_ends_is_how_the_tour_ends(
-    store: Store, client: FakeClient, walk: Callable[..., Hurry], base: str, tuned: str, state: str, reason: str | None
+    store: Store,
+    client: FakeClient,
+    walk: Callable[..., InstantStopSignal],
+    base: str,
+    tuned: str,
+    state: str,
+    reason: str | None,
 ) -> None:
-    hurry = Hurry()
+    hurry = InstantStopSignal()
 
     def end(_number: int) -> None:
         work(store, FakeRegistry({"engine": client}))
@@ -356,14 +374,14 @@ def test_how_the_first_pair_ends_is_how_the_tour_ends(
 
 
 def test_a_comparison_that_cannot_begin_ends_the_tour_with_its_reason(
-    store: Store, client: FakeClient, walk: Callable[..., Hurry]
+    store: Store, client: FakeClient, walk: Callable[..., InstantStopSignal]
 ) -> None:
-    hurry = Hurry()
+    hurry = InstantStopSignal()
 
     def train_then_fail(_number: int) -> None:
         if seen(store).key == "story":
             for comparison_id in KINDS["comparison"].unfinished(store):
-                comparison_run.give_up(store, comparison_id, BadRequest("It broke.", "Look."))
+                before_after_runner.give_up(store, comparison_id, BadRequest("It broke.", "Look."))
         else:
             work(store, FakeRegistry({"engine": client}))
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench import tour as bench
-from core import endpoint, tour_recording
+from core import engine_endpoint, tour_recording
 from core.settings import Settings
 from core.tour_recording import TourRecording
 from tests.test_pages import labels, visit, words
@@ -52,7 +52,9 @@ def test_without_an_engine_a_recorded_tour_is_shown_and_called_that(
     monkeypatch.setattr(tour_recording, "PATH", tmp_path / "recordings.json")
     settings = Settings.from_env()
     settings.home.mkdir(parents=True)
-    endpoint.write(settings, endpoint.Note("missing", message="The engine needs packages.", next_step="Install them."))
+    engine_endpoint.write(
+        settings, engine_endpoint.EngineNote("missing", message="The engine needs packages.", next_step="Install them.")
+    )
     at = visit("home", locale)
     assert not at.text and at.button(key="home_tour").disabled
     tour_recording.save([replace(RECORDING, language=language)])
@@ -65,7 +67,8 @@ def test_without_an_engine_a_recorded_tour_is_shown_and_called_that(
 
 def _kept(*minutes: float) -> list[dict[str, Any]]:
     taken = [
-        bench.Taken(n, 190.0, n / 2, 1.25, replace(RECORDING, minutes=each)) for n, each in enumerate(minutes, start=1)
+        bench.MeasuredTour(n, 190.0, n / 2, 1.25, replace(RECORDING, minutes=each))
+        for n, each in enumerate(minutes, start=1)
     ]
     return [bench.line(one) for one in taken]
 

@@ -16,7 +16,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
 
-from core import packaged  # noqa: E402
+from core import packaged_models  # noqa: E402
 from core.engine import adapters, tokens, weights  # noqa: E402
 from core.engine.trainer import model  # noqa: E402
 from core.engine.trainer.head import cross_entropy  # noqa: E402
@@ -385,7 +385,7 @@ def test_a_model_is_not_an_adapter(base: Path) -> None:
 
 
 def test_encode_learns_trained_segments_and_the_end() -> None:
-    example = tokens.Example((("ab", False), ("cd", True)))
+    example = tokens.SegmentedExample((("ab", False), ("cd", True)))
     encoded = tokens.encode(example, lambda text: [ord(char) for char in text], bos=2, eos=1)
     assert encoded.tokens == (2, 97, 98, 99, 100, 1)
     assert encoded.trained == (False, False, False, True, True, True)
@@ -409,6 +409,6 @@ def test_a_wrong_list_of_models_says_what_is_wrong(entry: str, says: str, tmp_pa
 
 
 def test_the_packaged_base_is_the_one_we_know(tmp_path: Path) -> None:
-    path = weights.ensure_gguf(packaged.BASE, tmp_path, {})
+    path = weights.ensure_gguf(packaged_models.BASE, tmp_path, {})
     assert path.stat().st_size > 200_000_000
-    assert weights.ensure_gguf(packaged.BASE, tmp_path, {}) == path
+    assert weights.ensure_gguf(packaged_models.BASE, tmp_path, {}) == path

@@ -17,21 +17,21 @@ from core.dataset import datasets
 from core.db.store import Store
 from core.providers import CompletionRequest, Provider, Registry
 from core.training import (
-    checking,
     checkpoints,
-    compare,
-    evaluating,
+    curve_analysis,
+    evaluation_comparison,
     evaluation_run,
-    exporting,
+    evaluations,
+    file_checker,
+    job_comparison,
     jobs,
     lineage,
-    reading,
     results,
-    versus,
+    run_export,
 )
 from core.training.jobs import JobForm, JobView
 from tests import engine_process
-from tests.engine_process import TINY, TOKEN, EngineProcess
+from tests.engine_process import TINY, TOKEN, EngineUnderTest
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ COLUMNS = ["dynasty", "super_power", "story_type"]
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[EngineProcess]:
+def engine(tmp_path: Path) -> Iterator[EngineUnderTest]:
     with engine_process.running(tmp_path / "engine") as running:
         yield running
 
@@ -56,7 +56,7 @@ def grid(store: Store, name: str, columns: tuple[tuple[str, ...], ...], repeats:
     return datasets.from_frame(store, LOCAL, name, pd.DataFrame(rows), COLUMNS, "story")
 
 
-def test_the_articles_story_from_two_grids_to_a_story_outside_of_them(store: Store, engine: EngineProcess) -> None:
+def test_the_articles_story_from_two_grids_to_a_story_outside_of_them(store: Store, engine: EngineUnderTest) -> None:
     provider = Provider("engine", "engine", "The engine", engine.url, TOKEN)
     registry = Registry([("engine", lambda: provider)])
 
@@ -71,7 +71,7 @@ def test_the_articles_story_from_two_grids_to_a_story_outside_of_them(store: Sto
         grid(store, "first", FIRST, 2), "Ultraman", "engine", TINY, suffix="ultraman", n_epochs=2, batch_size=4, seed=1,
         validation_share=0.1,
     )  # fmt: skip
-    checked = checking.check_form(store, first_form)
+    checked = file_checker.check_form(store, first_form)
     assert checked.ok and checked.examples == 24 and checked.preview[0].prompt.endswith(" ->")
     first = train(first_form)
     assert first.status == "succeeded" and first.fine_tuned_model is not None and ":ultraman:" in first.fine_tuned_model
@@ -80,7 +80,7 @@ def test_the_articles_story_from_two_grids_to_a_story_outside_of_them(store: Sto
     # S9: its results, its checkpoints
     curve = results.parse(first.results_csv or "")
     assert curve.steps == 12 and curve.trained_tokens and curve.last("validation_loss") is not None
-    assert reading.observations(curve, checkpoints.list_checkpoints(store, first.id))
+    assert curve_analysis.observations(curve, checkpoints.list_checkpoints(store, first.id))
     assert [one.step for one in checkpoints.list_checkpoints(store, first.id)] == [6, 12]
 
     # S10: the second grid, on top of the tuned model, with the article's learning rate multiplier
@@ -93,11 +93,13 @@ def test_the_articles_story_from_two_grids_to_a_story_outside_of_them(store: Sto
     assert again.status == "succeeded" and again.parent_id == first.id and again.fine_tuned_model is not None
     chain = lineage.chain(store, again.id)
     assert [one.id for one in chain] == [first.id, again.id]
-    whole = reading.curve_frame([(one, results.parse(jobs.get(store, one.id).results_csv or "")) for one in chain])
+    whole = curve_analysis.curve_frame(
+        [(one, results.parse(jobs.get(store, one.id).results_csv or "")) for one in chain]
+    )
     assert list(whole["total_step"]) == list(range(1, 16))
     assert lineage.chain_cost(chain, datetime.now(UTC)).known_usd == 0
     both = [results.parse(jobs.get(store, one.id).results_csv or "") for one in chain]
-    assert compare.compare(chain, both, datetime.now(UTC)).columns[1].name == "More"
+    assert job_comparison.compare(chain, both, datetime.now(UTC)).columns[1].name == "More"
 
     # S7: a story outside of both grids, asked for as the training file asked
     asked = CompletionRequest(
@@ -107,11 +109,11 @@ def test_the_articles_story_from_two_grids_to_a_story_outside_of_them(store: Sto
     assert "".join(registry.get("engine").stream(asked))
 
     # tuned against base, on rows that were kept from training
-    tuned_id, base_id = evaluating.start_pair(store, LOCAL, first, limit=2)
+    tuned_id, base_id = evaluations.start_pair(store, LOCAL, first, limit=2)
     for evaluation_id in (tuned_id, base_id):
         evaluation_run.carry_out(store, registry, evaluation_id, threading.Event())
-    tuned = evaluating.get(store, tuned_id)
+    tuned = evaluations.get(store, tuned_id)
     assert tuned.state == "done" and tuned.metrics is not None and tuned.metrics.n == 2
     assert tuned.metrics.loss == curve.last("validation_loss")
-    assert versus.versus(store, tuned_id, base_id).n == 2
-    assert exporting.run_zip(store, again.id).startswith(b"PK")
+    assert evaluation_comparison.compare_evaluations(store, tuned_id, base_id).n == 2
+    assert run_export.run_zip(store, again.id).startswith(b"PK")

@@ -11,7 +11,7 @@ import pytest
 from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 
 from core.db.store import Store
-from core.training import compare, jobs, model_card, reading
+from core.training import curve_analysis, job_comparison, jobs, model_card
 from core.training.figures import Figure, figure, headline_accuracy, smoothing_weight
 from core.training.results import Results, parse
 from tests.fault_server import FaultServer
@@ -61,7 +61,7 @@ def test_a_card_shows_held_out_accuracy_where_there_is_one(held_out: float, defi
 
 def test_the_figure_of_a_chain_is_that_of_its_last_job() -> None:
     first, last = parse(_lucky(30)), parse(_lucky(30).replace("0.8", "0.9"))
-    frame = reading.curve_frame([(view("a"), first), (view("b"), last)])
+    frame = curve_analysis.curve_frame([(view("a"), first), (view("b"), last)])
     found = figure(Results(frame, skipped=0), "training_token_accuracy")
     assert found is not None and found == figure(last, "training_token_accuracy")
 
@@ -111,7 +111,7 @@ def test_every_page_shows_the_same_accuracy(server: FaultServer, store: Store, r
     figures = next(one.value for one in both.table if title in one.value.index)
     assert [str(cell) for cell in figures.loc[title]] == [sign] * 2
     assert f"{share} ({name})" in model_card.model_card(store, ids[0])
-    compared = compare.compare([jobs.get(store, ids[0])], [read], jobs.get(store, ids[0]).created_at)
+    compared = job_comparison.compare([jobs.get(store, ids[0])], [read], jobs.get(store, ids[0]).created_at)
     assert compared.columns[0].accuracy == found
     assert smoothing_weight(read.steps) in (0.0, 0.6, 0.9)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from core.engine import job_request, job_rules
 from core.engine.errors import ApiError
 from core.errors import FabulaError
-from core.training.form import JobForm
+from core.training.job_form import JobForm
 
 HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
 FORM = JobForm("d", "First", "engine", "gemma-3-270m")

@@ -35,12 +35,12 @@ from core.errors import (
 from core.training import jobs, submit, watch
 from core.training.jobs import JobForm, JobView
 from tests.fakes import MOMENT, RESULTS, FakeClient, FakeRegistry, event, remote_job
-from tests.waiting import at_once, to_the_end
+from tests.waiting import at_once, run_to_end
 
 AWAY = Unavailable("The engine cannot be reached.", "It may still be starting.")
 
 
-class Hurry(threading.Event):
+class InstantStopSignal(threading.Event):
     """A stop signal whose waiting takes no time; tests see how long it would have been."""
 
     def __init__(self, then: Callable[[int], None] = lambda number: None) -> None:
@@ -71,14 +71,16 @@ def client() -> FakeClient:
 
 
 @pytest.fixture
-def carry(store: Store, client: FakeClient) -> Callable[..., Hurry]:
+def carry(store: Store, client: FakeClient) -> Callable[..., InstantStopSignal]:
     """Carry a job out as the worker would, without waiting; errors end it as the worker ends it."""
 
-    def go(job_id: str, hurry: Hurry | None = None, registry: FakeRegistry | None = None) -> Hurry:
-        hurry = hurry or Hurry()
+    def go(
+        job_id: str, hurry: InstantStopSignal | None = None, registry: FakeRegistry | None = None
+    ) -> InstantStopSignal:
+        hurry = hurry or InstantStopSignal()
         try:
             there: Any = registry or FakeRegistry({"engine": client})
-            to_the_end(lambda: jobs.carry_out(store, there, job_id, hurry), hurry.wait)
+            run_to_end(lambda: jobs.carry_out(store, there, job_id, hurry), hurry.wait)
         except StorageFull:
             raise
         except FabulaError as exc:
@@ -159,7 +161,7 @@ def test_a_version_that_is_not_of_this_data_set_is_refused(store: Store, form: J
 
 
 def test_a_version_trains_on_its_part_and_is_judged_by_the_other(
-    store: Store, dataset_id: str, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+    store: Store, dataset_id: str, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     version_id = versions.freeze(store, LOCAL, dataset_id, validation_share=0.5)
     job_id = jobs.submit(store, LOCAL, replace(form, version_id=version_id))
@@ -180,7 +182,7 @@ def test_a_version_trains_on_its_part_and_is_judged_by_the_other(
 
 
 def test_a_job_from_the_ledger_to_the_model(
-    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     client.enqueue("job", remote_job("running", estimated_finish=MOMENT), remote_job("succeeded"))
@@ -204,7 +206,7 @@ def test_a_job_from_the_ledger_to_the_model(
 
 
 def test_the_file_holds_the_finished_rows(
-    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     carry(job_id)
@@ -216,7 +218,9 @@ def test_the_file_holds_the_finished_rows(
     assert all(line["completion"].endswith(job.stop) for line in lines)
 
 
-def test_the_chat_format(store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]) -> None:
+def test_the_chat_format(
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
+) -> None:
     job_id = jobs.submit(store, LOCAL, replace(form, file_format="chat"))
     carry(job_id)
     first = json.loads(client.uploaded[0].splitlines()[0])
@@ -225,7 +229,7 @@ def test_the_chat_format(store: Store, form: JobForm, client: FakeClient, carry:
 
 
 def test_own_training_sends_no_bill_and_is_in_the_spend_ledger(
-    store: Store, form: JobForm, carry: Callable[..., Hurry]
+    store: Store, form: JobForm, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     carry(job_id)
@@ -238,27 +242,27 @@ def test_own_training_sends_no_bill_and_is_in_the_spend_ledger(
 
 
 def test_the_curve_grows_in_the_ledger_while_the_job_runs(
-    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     first_step = RESULTS.rsplit("\n", 2)[0] + "\n"
     client.enqueue("job", remote_job("running"), remote_job("running"), remote_job("succeeded"))
     client.enqueue("file_text", first_step, RESULTS)
     seen: list[str | None] = []
-    hurry = Hurry()
+    hurry = InstantStopSignal()
     hurry.then = lambda _: seen.append(jobs.get(store, job_id).results_csv)
     carry(job_id, hurry)
     assert seen == [first_step, RESULTS]
 
 
 def test_a_finished_job_is_seen_with_its_whole_curve(
-    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     client.enqueue("job", remote_job("succeeded"))
     client.enqueue("file_text", AWAY, RESULTS)
     states: list[tuple[str, bool]] = []
-    hurry = Hurry()
+    hurry = InstantStopSignal()
     hurry.then = lambda _: states.append((jobs.get(store, job_id).status, jobs.get(store, job_id).finished))
     carry(job_id, hurry)
     assert states == [("running", False)]
@@ -266,7 +270,7 @@ def test_a_finished_job_is_seen_with_its_whole_curve(
 
 
 def test_a_results_file_that_cannot_be_had_is_told_and_what_came_of_it_is_kept(
-    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     first_step = RESULTS.rsplit("\n", 2)[0] + "\n"
@@ -280,7 +284,7 @@ def test_a_results_file_that_cannot_be_had_is_told_and_what_came_of_it_is_kept(
 
 
 def test_a_job_that_fails_there_says_why(
-    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     client.enqueue("job", remote_job("failed", error="Line 3: no completion."))
@@ -293,16 +297,16 @@ def test_a_job_that_fails_there_says_why(
 # --- crashes: never two POSTs --------------------------------------------------------------------------------------
 
 
-class Killed(BaseException):
+class JobKilled(BaseException):
     """What kill -9 looks like from inside: nothing is caught, nothing is written."""
 
 
 def test_killed_between_the_post_and_the_id(
-    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
-    client.enqueue("create_job", Killed())
-    with pytest.raises(Killed):
+    client.enqueue("create_job", JobKilled())
+    with pytest.raises(JobKilled):
         carry(job_id)
     assert (jobs.get(store, job_id).status, jobs.get(store, job_id).remote_id) == ("submitting", None)
     carry(job_id)
@@ -312,11 +316,15 @@ def test_killed_between_the_post_and_the_id(
 
 
 def test_killed_between_the_intent_and_the_post(
-    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry], monkeypatch: pytest.MonkeyPatch
+    store: Store,
+    form: JobForm,
+    client: FakeClient,
+    carry: Callable[..., InstantStopSignal],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(submit, "_post", lambda *_: (_ for _ in ()).throw(Killed()))
+    with monkeypatch.context() as patch, pytest.raises(JobKilled):
+        patch.setattr(submit, "_post", lambda *_: (_ for _ in ()).throw(JobKilled()))
         carry(job_id)
     assert client.count("create_job") == 0
     carry(job_id)
@@ -325,12 +333,16 @@ def test_killed_between_the_intent_and_the_post(
 
 
 def test_after_a_crash_it_looks_until_a_late_job_would_be_listed(
-    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry], monkeypatch: pytest.MonkeyPatch
+    store: Store,
+    form: JobForm,
+    client: FakeClient,
+    carry: Callable[..., InstantStopSignal],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(submit, "_SETTLE_S", 3600.0)
     job_id = jobs.submit(store, LOCAL, form)
-    client.enqueue("create_job", Killed())
-    with pytest.raises(Killed):
+    client.enqueue("create_job", JobKilled())
+    with pytest.raises(JobKilled):
         carry(job_id)
     client.enqueue("find_job", None, None, remote_job())
     carry(job_id)
@@ -343,14 +355,14 @@ def test_a_clock_that_moves_decides_nothing_about_a_post(
     store: Store,
     form: JobForm,
     client: FakeClient,
-    carry: Callable[..., Hurry],
+    carry: Callable[..., InstantStopSignal],
     monkeypatch: pytest.MonkeyPatch,
     hours: int,
 ) -> None:
     """Killed at the POST; until the next life the clock is put on by hours, or back: it is looked as long as ever."""
-    job_id, now, hurry = jobs.submit(store, LOCAL, form), [0.0], Hurry()
-    client.enqueue("create_job", Killed())
-    with pytest.raises(Killed):
+    job_id, now, hurry = jobs.submit(store, LOCAL, form), [0.0], InstantStopSignal()
+    client.enqueue("create_job", JobKilled())
+    with pytest.raises(JobKilled):
         carry(job_id)
     with store.session() as session:
         session.get_one(TrainingJob, job_id).updated_at -= timedelta(hours=hours)
@@ -370,11 +382,11 @@ def test_a_clock_that_moves_decides_nothing_about_a_post(
 
 
 def test_killed_during_the_upload_uploads_again(
-    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
-    client.enqueue("upload", Killed(), "file-2")
-    with pytest.raises(Killed):
+    client.enqueue("upload", JobKilled(), "file-2")
+    with pytest.raises(JobKilled):
         carry(job_id)
     carry(job_id)
     assert jobs.get(store, job_id).status == "succeeded"
@@ -383,12 +395,12 @@ def test_killed_during_the_upload_uploads_again(
 
 
 def test_killed_while_watching_goes_on_watching(
-    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
-    client.enqueue("job", remote_job("running"), Killed(), remote_job("succeeded"))
+    client.enqueue("job", remote_job("running"), JobKilled(), remote_job("succeeded"))
     client.enqueue("events", [event(1, "Job started")], [event(1, "Job started"), event(2, "Done")])
-    with pytest.raises(Killed):
+    with pytest.raises(JobKilled):
         carry(job_id)
     assert jobs.get(store, job_id).status == "running"
     carry(job_id)
@@ -398,7 +410,7 @@ def test_killed_while_watching_goes_on_watching(
 
 
 def test_a_finished_job_is_left_alone(
-    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     carry(job_id)
@@ -421,7 +433,7 @@ def test_what_an_error_of_the_post_means(
     store: Store,
     form: JobForm,
     client: FakeClient,
-    carry: Callable[..., Hurry],
+    carry: Callable[..., InstantStopSignal],
     error: FabulaError,
     exists: bool,
     status: str,
@@ -444,12 +456,12 @@ def test_what_an_error_of_the_post_means(
 
 
 def test_an_engine_that_is_not_up_yet_is_waited_for_and_the_job_says_so(
-    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     client.enqueue("upload", AWAY, AWAY, "file-1")
     said: list[str | None] = []
-    hurry = Hurry()
+    hurry = InstantStopSignal()
     hurry.then = lambda _: said.append(jobs.get(store, job_id).error)
     carry(job_id, hurry)
     assert said == [AWAY.what, AWAY.what]
@@ -458,7 +470,7 @@ def test_an_engine_that_is_not_up_yet_is_waited_for_and_the_job_says_so(
 
 
 def test_a_provider_that_never_comes_ends_the_job_with_its_words(
-    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     client.enqueue("upload", *[AWAY] * 30)
@@ -472,7 +484,7 @@ def test_a_provider_that_never_comes_ends_the_job_with_its_words(
     "error", [EngineMissing("The engine is not installed.", "Install it."), NotFound("no such provider", "choose")]
 )
 def test_a_provider_that_cannot_be_used_fails_the_job(
-    store: Store, form: JobForm, carry: Callable[..., Hurry], error: FabulaError
+    store: Store, form: JobForm, carry: Callable[..., InstantStopSignal], error: FabulaError
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     carry(job_id, registry=FakeRegistry({"engine": error}))
@@ -482,12 +494,12 @@ def test_a_provider_that_cannot_be_used_fails_the_job(
 
 @pytest.mark.parametrize("error", [AWAY, RateLimited("slow"), Refused("The key was revoked.", "Set a new one.")])
 def test_trouble_while_watching_is_shown_and_waited_for(
-    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry], error: FabulaError
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal], error: FabulaError
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     client.enqueue("job", remote_job("running"), error, remote_job("succeeded"))
     said: list[tuple[str, str | None]] = []
-    hurry = Hurry()
+    hurry = InstantStopSignal()
     hurry.then = lambda _: said.append((jobs.get(store, job_id).status, jobs.get(store, job_id).error))
     carry(job_id, hurry)
     assert said == [("running", None), ("running", error.what)]
@@ -495,7 +507,7 @@ def test_trouble_while_watching_is_shown_and_waited_for(
 
 
 def test_a_job_that_is_gone_there_fails(
-    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     client.enqueue("job", remote_job("running"), NotThere("No such job.", ""))
@@ -503,13 +515,13 @@ def test_a_job_that_is_gone_there_fails(
     job = jobs.get(store, job_id)
     assert job.status == "failed"
     assert "no longer knows this job" in (job.error or "")
-    assert not jobs.may(job, "resume")
+    assert not jobs.is_allowed(job, "resume")
     with pytest.raises(FabulaError, match="has ended already"):
         jobs.request(store, LOCAL, job_id, "resume")
 
 
 def test_a_data_set_deleted_meanwhile_fails_the_job(
-    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     with store.session() as session:
@@ -520,11 +532,11 @@ def test_a_data_set_deleted_meanwhile_fails_the_job(
 
 
 def test_a_worker_that_stops_leaves_the_job_for_the_next(
-    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     client.enqueue("job", remote_job("running"), remote_job("running"), remote_job("succeeded"))
-    hurry = Hurry()
+    hurry = InstantStopSignal()
     hurry.then = lambda number: hurry.set() if number == 1 else None
     carry(job_id, hurry)
     assert jobs.get(store, job_id).status == "running"
@@ -540,13 +552,13 @@ def test_a_request_is_passed_on_once(
     store: Store,
     form: JobForm,
     client: FakeClient,
-    carry: Callable[..., Hurry],
+    carry: Callable[..., InstantStopSignal],
     what: jobs.Request,
     before: str,
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     client.enqueue("job", remote_job(before), remote_job(before), remote_job("succeeded"))
-    hurry = Hurry()
+    hurry = InstantStopSignal()
     hurry.then = lambda number: jobs.request(store, LOCAL, job_id, what) if number == 1 else None
     carry(job_id, hurry)
     assert client.count(what) == 1
@@ -554,7 +566,7 @@ def test_a_request_is_passed_on_once(
 
 
 def test_a_job_that_failed_at_the_engine_is_resumed_there_and_followed_to_its_end(
-    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     client.enqueue(
@@ -578,18 +590,18 @@ def test_a_job_that_failed_elsewhere_cannot_be_resumed(store: Store, form: JobFo
         with store.session() as session:
             job = session.get_one(TrainingJob, job_id)
             job.status, job.provider, job.remote_id = "failed", str(values["provider"]), values["remote_id"]
-        assert not jobs.may(jobs.get(store, job_id), "resume")
+        assert not jobs.is_allowed(jobs.get(store, job_id), "resume")
         with pytest.raises(FabulaError, match="ended already"):
             jobs.request(store, LOCAL, job_id, "resume")
 
 
 def test_a_request_that_the_provider_refuses_is_told_as_an_event(
-    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     client.enqueue("job", remote_job("running"), remote_job("running"), remote_job("succeeded"))
     client.enqueue("pause", BadRequest("This job cannot be paused.", "Cancel it."))
-    hurry = Hurry()
+    hurry = InstantStopSignal()
     hurry.then = lambda number: jobs.request(store, LOCAL, job_id, "pause") if number == 1 else None
     carry(job_id, hurry)
     told = [(one.level, one.message) for one in jobs.events(store, job_id)]
@@ -598,7 +610,7 @@ def test_a_request_that_the_provider_refuses_is_told_as_an_event(
 
 
 def test_cancelled_before_the_provider_knew(
-    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     jobs.request(store, LOCAL, job_id, "cancel")
@@ -609,11 +621,11 @@ def test_cancelled_before_the_provider_knew(
 
 
 def test_cancelled_while_it_waits_for_the_provider(
-    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., Hurry]
+    store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     client.enqueue("upload", *[AWAY] * 30)
-    hurry = Hurry()
+    hurry = InstantStopSignal()
     hurry.then = lambda number: jobs.request(store, LOCAL, job_id, "cancel") if number == 3 else None
     carry(job_id, hurry)
     assert jobs.get(store, job_id).status == "cancelled"
@@ -637,7 +649,9 @@ def test_a_request_that_makes_no_sense_is_refused(store: Store, form: JobForm, s
 # --- lists and words -----------------------------------------------------------------------------------------------
 
 
-def test_lists_leave_the_curves_out_unless_asked(store: Store, form: JobForm, carry: Callable[..., Hurry]) -> None:
+def test_lists_leave_the_curves_out_unless_asked(
+    store: Store, form: JobForm, carry: Callable[..., InstantStopSignal]
+) -> None:
     first = jobs.submit(store, LOCAL, form)
     carry(first)
     second = jobs.submit(store, LOCAL, replace(form, name="Second"))
@@ -686,14 +700,14 @@ def _view(**values: Any) -> JobView:
 )
 def test_the_verdict_says_it_in_plain_words(values: dict[str, Any], age: int, told: str) -> None:
     now: datetime = MOMENT + timedelta(minutes=age)
-    assert told in jobs.verdict(_view(**values), now)
+    assert told in jobs.explain(_view(**values), now)
 
 
 def test_long_results_are_fetched_seldom(
     store: Store,
     form: JobForm,
     client: FakeClient,
-    carry: Callable[..., Hurry],
+    carry: Callable[..., InstantStopSignal],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(watch, "_LONG_RESULTS", 10)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.engine import validate
-from core.training import checking, checkline
+from core.training import file_checker, line_check
 from tests.training_lines import BAD, GOOD_CHATS, GOOD_PAIRS, answer, chat
 
 MODEL = "gemma-3-270m"
@@ -20,11 +20,11 @@ def _verdicts(folder: Path, line: bytes) -> tuple[str | None, str | None]:
     """The first fault that the check names in a file of this line, and the first one that the engine names."""
     path = folder / "x.jsonl"
     path.write_bytes(line + b"\n")
-    checked = checking.check_file(path, MODEL)
+    checked = file_checker.check_file(path, MODEL)
     engine = None
     try:
         validate.check(path)
-    except validate.BadTrainingFile as exc:
+    except validate.InvalidTrainingFile as exc:
         engine = str(exc)
     problem = next((one for one in checked.problems if one.level == "error" and one.line), None)
     return None if problem is None else f"Line {problem.line}: {problem.sentence}", engine
@@ -44,8 +44,8 @@ def test_both_take_a_good_line(tmp_path: Path, line: bytes) -> None:
 def test_both_refuse_a_bad_line_in_the_same_words(tmp_path: Path, line: bytes, kind: str) -> None:
     check, engine = _verdicts(tmp_path, line)
     assert check is not None and check == engine
-    with pytest.raises(checkline.BadLine) as caught:
-        checkline.read(line)
+    with pytest.raises(line_check.BadLine) as caught:
+        line_check.read(line)
     assert caught.value.kind == kind
 
 
@@ -88,8 +88,8 @@ def test_both_agree_on_any_conversation(
 def test_providers_that_learn_tools_and_images_are_checked_by_their_own_rules(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "x.jsonl"
     path.write_bytes(line)
-    assert checking.check_file(path, "gpt-4o-mini-2024-07-18", text_only=False).ok
-    assert not checking.check_file(path, MODEL).ok
+    assert file_checker.check_file(path, "gpt-4o-mini-2024-07-18", text_only=False).ok
+    assert not file_checker.check_file(path, MODEL).ok
 
 
 def test_the_engine_itself_agrees(tmp_path: Path) -> None:
@@ -105,6 +105,6 @@ def test_the_engine_itself_agrees(tmp_path: Path) -> None:
             file_id = upload(client, line)
             with pytest.raises(openai.BadRequestError) as caught:
                 client.fine_tuning.jobs.create(model=TINY, training_file=file_id)
-            with pytest.raises(checkline.BadLine) as named:
-                checkline.read(line)
+            with pytest.raises(line_check.BadLine) as named:
+                line_check.read(line)
             assert f"{file_id}: Line 1: {named.value.sentence}" in caught.value.message

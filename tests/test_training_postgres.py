@@ -18,14 +18,14 @@ from sqlalchemy import func, select
 from core.actor import LOCAL
 from core.dataset import versions
 from core.db.store import Store
-from core.db.tables import Answer
+from core.db.tables import EvaluationAnswer
 from core.settings import Settings
-from core.training import evaluating
-from core.training.evaluating import EvaluationForm
-from core.training.versus import versus
+from core.training import evaluations
+from core.training.evaluation_comparison import compare_evaluations
+from core.training.evaluations import EvaluationForm
 from tests import fault_server
 from tests.fault_server import FaultServer
-from tests.test_training_evaluating import BASE, TUNED, form, intents
+from tests.test_training_evaluations import BASE, TUNED, form, intents
 from tests.waiting import until
 
 __all__ = ["form", "intents"]  # fixtures
@@ -64,7 +64,7 @@ def _asked(server: FaultServer, model: str) -> Counter[str]:
 
 
 def _done(store: Store, *ids: str) -> bool:
-    found = [evaluating.get(store, one) for one in ids]
+    found = [evaluations.get(store, one) for one in ids]
     assert all(one.state != "failed" for one in found), [one.reason for one in found]
     return all(one.state == "done" for one in found)
 
@@ -73,13 +73,13 @@ def test_two_workers_judge_a_pair_and_no_row_is_asked_twice(
     store: Store, settings: Settings, form: EvaluationForm
 ) -> None:
     with FaultServer(_label) as server, worker(settings, server), worker(settings, server):
-        tuned = evaluating.start(store, LOCAL, form)
-        base = evaluating.start(store, LOCAL, replace(form, model=BASE))
+        tuned = evaluations.start(store, LOCAL, form)
+        base = evaluations.start(store, LOCAL, replace(form, model=BASE))
         until(lambda: _done(store, tuned, base), "both judged", _START_S)
         rows = versions.get(store, str(form.version_id)).n_validation
         for model in (TUNED, BASE):
             assert len(_asked(server, model)) == rows and set(_asked(server, model).values()) == {1}
-    found = versus(store, tuned, base)
+    found = compare_evaluations(store, tuned, base)
     assert (found.n, found.tuned.value, found.base.value, found.p_value) == (rows, 1.0, 1.0, 1.0)
 
 
@@ -90,12 +90,12 @@ def test_a_worker_that_is_killed_leaves_every_answer_and_another_asks_for_the_re
     with FaultServer(
         lambda prompt: _label(prompt) if next(number) < 6 else fault_server.held(_label(prompt))
     ) as server:
-        evaluation = evaluating.start(store, LOCAL, form)
+        evaluation = evaluations.start(store, LOCAL, form)
         with worker(settings, server) as first:
             until(lambda: server.flying == _AT_ONCE, "a worker at work", _START_S)
             first.kill()
             first.wait()
-        kept = evaluating.get(store, evaluation)
+        kept = evaluations.get(store, evaluation)
         assert (kept.state, kept.answered) == ("running", 6)
         server.release()
         with worker(settings, server), worker(settings, server):
@@ -103,6 +103,6 @@ def test_a_worker_that_is_killed_leaves_every_answer_and_another_asks_for_the_re
         asked = _asked(server, TUNED)
     rows = versions.get(store, str(form.version_id)).n_validation
     with store.reading() as session:
-        each = session.execute(select(Answer.row_key, func.count()).group_by(Answer.row_key)).all()
+        each = session.execute(select(EvaluationAnswer.row_key, func.count()).group_by(EvaluationAnswer.row_key)).all()
     assert len(each) == rows and {n for _, n in each} == {1}
     assert sum(asked.values()) == rows + _AT_ONCE and max(asked.values()) <= 2

@@ -13,14 +13,14 @@ from core.actor import LOCAL
 from core.dataset import datasets
 from core.db.store import Store
 from core.errors import FabulaError
-from core.providers import Client, JobRequest, Patience, Provider, RemoteJob
-from core.training import jobs, submit, verdict
+from core.providers import Client, JobRequest, Provider, RemoteJob, RetryLimits
+from core.training import job_explanation, jobs, submit
 from core.training.jobs import JobForm, JobView
 from core.training.results import parse
 from tests.fakes import RESULTS, FakeRegistry
 from tests.job_server import JobServer
-from tests.test_training_jobs import Hurry
-from tests.waiting import to_the_end
+from tests.test_training_jobs import InstantStopSignal
+from tests.waiting import run_to_end
 
 CREATE = "POST /v1/fine_tuning/jobs"
 KEY = "sk-that-must-not-leak"
@@ -47,11 +47,11 @@ def settled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def carry(store: Store, server: JobServer, job_id: str, timeout_s: float = 60) -> JobView:
     provider = Provider("engine", "engine", "The engine", f"{server.url}/v1", KEY)
-    quick = Patience(total_s=60, tries=2, base_s=0.001, cap_s=0.01)
-    client = Client(provider, patience=quick, timeout=httpx2.Timeout(timeout_s))
+    quick = RetryLimits(total_s=60, tries=2, base_s=0.001, cap_s=0.01)
+    client = Client(provider, retry_limits=quick, timeout=httpx2.Timeout(timeout_s))
     registry: Any = FakeRegistry({"engine": client})
     try:
-        to_the_end(lambda: jobs.carry_out(store, registry, job_id, Hurry()), lambda _: None)
+        run_to_end(lambda: jobs.carry_out(store, registry, job_id, InstantStopSignal()), lambda _: None)
     except FabulaError as exc:
         jobs.give_up(store, job_id, exc)
     return jobs.get(store, job_id)
@@ -98,7 +98,7 @@ def test_a_worker_that_dies_between_the_post_and_its_answer_leaves_one_job(
 
     registry: Any = FakeRegistry({"engine": Dying(Provider("engine", "engine", "E", f"{server.url}/v1", KEY))})
     with pytest.raises(Killed):
-        jobs.carry_out(store, registry, job_id, Hurry())
+        jobs.carry_out(store, registry, job_id, InstantStopSignal())
     assert jobs.get(store, job_id).status == "submitting" and jobs.get(store, job_id).remote_id is None
     assert carry(store, server, job_id).status == "succeeded"
     assert (server.count(CREATE), len(server.jobs)) == (1, 1)
@@ -121,7 +121,7 @@ def test_what_went_wrong_is_told_with_what_to_do(
     job = carry(store, server, job_id)
     assert job.status == "failed" and told in (job.error or "") and next_step in (job.next_step or "")
     assert KEY not in f"{job.error} {job.next_step}" and server.count(CREATE) <= 1
-    assert told in verdict.verdict(job, job.updated_at)
+    assert told in job_explanation.explain(job, job.updated_at)
 
 
 @pytest.mark.parametrize(

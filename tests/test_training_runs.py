@@ -17,8 +17,8 @@ import pytest
 
 from core.actor import LOCAL
 from core.cost import budget
-from core.cost.book import PriceBook
 from core.cost.budget import OverBudget
+from core.cost.price_book import PriceBook
 from core.cost.spend import spent
 from core.dataset import datasets, versions
 from core.db.store import Store
@@ -27,25 +27,25 @@ from core.errors import FabulaError, NotFound, Refused, Unavailable
 from core.providers import ModelInfo, Provider, RemoteCheckpoint
 from core.training import (
     checkpoints,
-    compare,
-    estimating,
-    exporting,
+    cpu_speed_estimate,
+    job_comparison,
+    job_estimate,
+    job_explanation,
+    job_views,
     jobs,
     lineage,
     model_card,
-    pace,
     preflight,
+    run_export,
     submit,
-    verdict,
-    views,
 )
 from core.training.figures import Figure
-from core.training.form import rate_advice
+from core.training.job_form import rate_advice
 from core.training.jobs import JobForm, JobView
 from core.training.results import parse
 from tests.fakes import MOMENT, RESULTS, FakeClient, FakeRegistry, event, remote_job
-from tests.test_training_jobs import Hurry
-from tests.waiting import to_the_end
+from tests.test_training_jobs import InstantStopSignal
+from tests.waiting import run_to_end
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 MINI = "gpt-4.1-mini-2025-04-14"
@@ -72,11 +72,11 @@ def carry(
     store: Store, job_id: str, client: FakeClient | None = None, seen: Callable[[], None] = lambda: None
 ) -> FakeClient:
     """As the worker does it; `seen` is called between two looks."""
-    client, hurry = client or FakeClient(), Hurry()
+    client, hurry = client or FakeClient(), InstantStopSignal()
     hurry.then = lambda number: seen()
     registry: Any = FakeRegistry({client.provider.id: client})
     try:
-        to_the_end(lambda: jobs.carry_out(store, registry, job_id, hurry), hurry.wait)
+        run_to_end(lambda: jobs.carry_out(store, registry, job_id, hurry), hurry.wait)
     except FabulaError as exc:
         jobs.give_up(store, job_id, exc)
     return client
@@ -147,7 +147,7 @@ def test_how_much_is_sent_stands_in_the_ledger_while_it_is_sent(
             size = path.stat().st_size
             on_progress(size // 2, size)
             job = jobs.get(store, job_id)
-            seen.append((job.upload_share, verdict.verdict(job, job.created_at)))
+            seen.append((job.upload_share, job_explanation.explain(job, job.created_at)))
             return super().upload(path, purpose)
 
     carry(store, job_id, Slow())
@@ -161,7 +161,7 @@ def test_an_upload_that_nobody_wants_any_more_breaks_off(
     monkeypatch.setattr(submit, "_TOLD_EVERY_S", 0.0)
     job_id = jobs.submit(store, LOCAL, form)
 
-    class Cancelled(FakeClient):
+    class CancellingClient(FakeClient):
         def upload(self, path: Any, purpose: str = "fine-tune", on_progress: Any = None) -> str:
             jobs.request(store, LOCAL, job_id, "cancel")
             try:
@@ -170,7 +170,7 @@ def test_an_upload_that_nobody_wants_any_more_breaks_off(
                 raise Unavailable("The connection broke.") from exc
             raise AssertionError("it went on")
 
-    client = carry(store, job_id, Cancelled())
+    client = carry(store, job_id, CancellingClient())
     assert jobs.get(store, job_id).status == "cancelled" and client.count("create_job") == 0
 
 
@@ -194,7 +194,7 @@ def test_a_model_that_is_not_listed_yet_is_waited_for(store: Store, form: JobFor
     # a queue keeps its last answer; the ones before are given once each
     job_id = jobs.submit(store, LOCAL, form)
     said: list[str] = []
-    carry(store, job_id, client, lambda: said.append(verdict.verdict(jobs.get(store, job_id), utcnow())))
+    carry(store, job_id, client, lambda: said.append(job_explanation.explain(jobs.get(store, job_id), utcnow())))
     assert "queue" not in said[-2] and "names no model yet. Fabula asks again for five minutes" in said[-2]
     assert jobs.get(store, job_id).error is None
     assert jobs.get(store, job_id).fine_tuned_model is not None
@@ -207,7 +207,7 @@ def test_a_model_that_never_comes_ends_the_waiting(store: Store, form: JobForm) 
     job_id = jobs.submit(store, LOCAL, form)
     carry(store, job_id, client)
     job = jobs.get(store, job_id)
-    assert job.status == "succeeded" and "names no model" in verdict.verdict(job, NOW)
+    assert job.status == "succeeded" and "names no model" in job_explanation.explain(job, NOW)
 
 
 def test_unknown_words_of_a_provider_are_kept_as_they_are(store: Store, form: JobForm) -> None:
@@ -216,12 +216,12 @@ def test_unknown_words_of_a_provider_are_kept_as_they_are(store: Store, form: Jo
     client.enqueue("events", [strange])
     seen: list[str] = []
 
-    class Looked(FakeClient):
+    class StatusClient(FakeClient):
         def job(self, job_id: str) -> Any:
             seen.append(jobs.get(store, ours).status)
             return super().job(job_id)
 
-    looked = Looked()
+    looked = StatusClient()
     looked.enqueue("events", [strange])
     looked.enqueue("job", remote_job("pondering deeply about what was asked"), remote_job("succeeded"))
     ours = jobs.submit(store, LOCAL, form)
@@ -266,7 +266,7 @@ def test_unknown_words_of_a_provider_are_kept_as_they_are(store: Store, form: Jo
 def test_how_a_job_goes_is_said_plainly(change: dict[str, Any], minutes: int, silent: int | None, told: str) -> None:
     now = MOMENT + timedelta(minutes=minutes)
     last = None if silent is None else now - timedelta(minutes=silent)
-    assert told in verdict.verdict(view(updated_at=now, remote_id="r", **change), now, last)
+    assert told in job_explanation.explain(view(updated_at=now, remote_id="r", **change), now, last)
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_how_a_job_goes_is_said_plainly(change: dict[str, Any], minutes: int, si
     ],
 )
 def test_what_to_do_about_a_failure(error: str, told: str) -> None:
-    assert told in verdict.advice(error)
+    assert told in job_explanation.failure_advice(error)
 
 
 def view(id: str = "a", **values: object) -> JobView:
@@ -305,21 +305,21 @@ def test_how_long_it_took_and_takes() -> None:
 
 
 def test_an_estimate_is_tokens_money_and_time(store: Store, form: JobForm, book: PriceBook) -> None:
-    first = estimating.estimate(store, book, "engine", "gemma-3-270m", tokens=1_000, epochs=None, examples=30)
+    first = job_estimate.estimate(store, book, "engine", "gemma-3-270m", tokens=1_000, epochs=None, examples=30)
     assert (first.epochs, first.trained_tokens, first.cost_usd, first.local, first.seconds) == (5, 5_000, 0, True, None)
     assert "after the first job" in first.basis
-    rough = estimating.estimate(store, book, "engine", "gemma-3-270m", tokens=100, epochs=2, rough=50)
-    assert rough.seconds == pace.START_S + 4 and rough.rough and rough.basis.startswith("Rough estimate")
-    running = estimating.estimate(store, book, "engine", "gemma-3-270m", tokens=100, epochs=2, speed=50, rough=1)
-    assert running.seconds == pace.START_S + 4 and "50 tokens per second" in running.basis
+    rough = job_estimate.estimate(store, book, "engine", "gemma-3-270m", tokens=100, epochs=2, rough=50)
+    assert rough.seconds == cpu_speed_estimate.START_S + 4 and rough.rough and rough.basis.startswith("Rough estimate")
+    running = job_estimate.estimate(store, book, "engine", "gemma-3-270m", tokens=100, epochs=2, speed=50, rough=1)
+    assert running.seconds == cpu_speed_estimate.START_S + 4 and "50 tokens per second" in running.basis
     done(store, form)  # 600 tokens in 60 s, a third of it start-up: 15 tokens a second
-    measured = estimating.estimate(store, book, "engine", "ft:gemma-3-270m:fabula:x:1", tokens=100, epochs=2, rough=1)
+    measured = job_estimate.estimate(store, book, "engine", "ft:gemma-3-270m:fabula:x:1", tokens=100, epochs=2, rough=1)
     assert not measured.rough and not running.rough
-    assert measured.seconds == pytest.approx(pace.START_S + 200 / 15) and "last job" in measured.basis
-    paid = estimating.estimate(store, book, "openai", MINI, tokens=1_000_000, epochs=1)
+    assert measured.seconds == pytest.approx(cpu_speed_estimate.START_S + 200 / 15) and "last job" in measured.basis
+    paid = job_estimate.estimate(store, book, "openai", MINI, tokens=1_000_000, epochs=1)
     assert paid.cost_usd == Decimal(5) and paid.train_until == date(2027, 1, 6)
     assert paid.callable_until == date(2027, 1, 14)
-    assert estimating.estimate(store, book, "openai", "nobody-knows", tokens=5, epochs=1).cost_usd is None
+    assert job_estimate.estimate(store, book, "openai", "nobody-knows", tokens=5, epochs=1).cost_usd is None
 
 
 class Account:
@@ -442,11 +442,11 @@ def test_a_job_on_a_checkpoint_has_its_job_as_parent(
 def test_who_made_a_model_is_known_of_checkpoints_too(store: Store, family_of_two: tuple[str, str]) -> None:
     first, second = family_of_two
     made = str(jobs.get(store, first).fine_tuned_model)
-    found = {model: lineage.maker(store, model) for model in (made, f"{made}:ckpt-step-9", "m:1", "nobody")}
+    found = {model: lineage.job_that_made(store, model) for model in (made, f"{made}:ckpt-step-9", "m:1", "nobody")}
     assert [one.id if one else None for one in found.values()] == [first, first, None, None]
     with store.session() as session:  # of a job that has made no model yet
         session.add(Checkpoint(job_id=second, remote_id="c", step=1, model="m:1", metrics={}, created_at=MOMENT))
-    assert [one.id for one in (lineage.maker(store, "m:1"),) if one] == [second]
+    assert [one.id for one in (lineage.job_that_made(store, "m:1"),) if one] == [second]
     assert [one.id for one in lineage.chains_of(jobs.list_jobs(store))[second]] == [first, second]
 
 
@@ -454,19 +454,21 @@ def test_how_fast_it_may_be_does_not_depend_on_what_else_the_machine_does(monkey
     """The wall clock runs a hundred times faster than the thread works: other work has the cores."""
     worked = itertools.count(step=0.001)
     passed = itertools.count(step=0.1)
-    monkeypatch.setattr(pace.time, "thread_time", lambda: next(worked))
-    monkeypatch.setattr(pace.time, "perf_counter", lambda: next(passed))
-    monkeypatch.setattr(pace.os, "cpu_count", lambda: 2)
-    assert pace.rough_speed() == pytest.approx(2 * 2 * 64**3 * pace._PRODUCTS / 0.001 / 1.4e9)
+    monkeypatch.setattr(cpu_speed_estimate.time, "thread_time", lambda: next(worked))
+    monkeypatch.setattr(cpu_speed_estimate.time, "perf_counter", lambda: next(passed))
+    monkeypatch.setattr(cpu_speed_estimate.os, "cpu_count", lambda: 2)
+    assert cpu_speed_estimate.rough_speed() == pytest.approx(
+        2 * 2 * 64**3 * cpu_speed_estimate._PRODUCTS / 0.001 / 1.4e9
+    )
     monkeypatch.undo()
-    assert pace.rough_speed() > 0
+    assert cpu_speed_estimate.rough_speed() > 0
 
 
 @pytest.mark.parametrize("text", ["", "step\n", RESULTS, RESULTS * 9])
 def test_the_end_of_a_results_file_tells_whether_it_has_changed(store: Store, form: JobForm, text: str) -> None:
     job_id = done(store, form, results_csv=text)
-    assert views.results_end(store, job_id) == (len(text), text[-81:])
-    assert views.results_end(store, "nothing") == (0, "")
+    assert job_views.results_end(store, job_id) == (len(text), text[-81:])
+    assert job_views.results_end(store, "nothing") == (0, "")
 
 
 def test_the_family_is_a_picture(store: Store, family_of_two: tuple[str, str]) -> None:
@@ -488,20 +490,20 @@ def test_runs_side_by_side() -> None:
         one, id="b", name="job b", hyperparameters={"n_epochs": 3}, cost_usd=Decimal(9),
         finished_at=MOMENT + timedelta(hours=1),
     )  # fmt: skip
-    found = compare.compare([one, other], [good, bad], NOW)
+    found = job_comparison.compare([one, other], [good, bad], NOW)
     assert [row.name for row in found.rows if row.differs] == ["n_epochs"]
     assert found.columns[0].points == pytest.approx(40) and found.columns[0].usd_per_point == Decimal("0.1")
     assert found.best["accuracy"] == "a" and "training_s" not in found.best and "valid_loss" not in found.best
     assert found.comparable and "job a" in found.sentence and "90.0% (last step)" in found.sentence
-    same = compare.compare([one, replace(one, id="c")], [good, good], NOW)
+    same = job_comparison.compare([one, replace(one, id="c")], [good, good], NOW)
     assert not same.best and "same settings" in same.sentence
     validated = parse("step,valid_loss\n1,0.5\n")
     assert (
         "validation loss 0.500"
-        in compare.compare([one, other], [validated, parse("step,valid_loss\n1,1\n")], NOW).sentence
+        in job_comparison.compare([one, other], [validated, parse("step,valid_loss\n1,1\n")], NOW).sentence
     )
     with pytest.raises(ValueError, match="argument"):
-        compare.compare([one], [], NOW)
+        job_comparison.compare([one], [], NOW)
 
 
 @pytest.mark.parametrize(
@@ -519,7 +521,7 @@ def test_what_was_validated_is_said_as_it_is(first: float | None, second: float 
         for accuracy, loss in ((0.9, first), (0.6, second))
     ]
     jobs_ = [view(name, dataset_id="d", hyperparameters={"n_epochs": n}) for n, name in enumerate("ab", start=2)]
-    sentence = compare.compare(jobs_, both, NOW).sentence
+    sentence = job_comparison.compare(jobs_, both, NOW).sentence
     assert sentence.startswith("'job a' has the highest training accuracy: 90.0% (last step).") and says in sentence
 
 
@@ -544,7 +546,7 @@ def test_only_runs_on_the_same_rows_and_split_are_ranked(
     one = view("a", **{**plain, **first}, hyperparameters={"n_epochs": 2})
     other = view("b", **{**plain, **second}, hyperparameters={"n_epochs": 3}, finished_at=MOMENT + timedelta(hours=1))
     results = [parse(f"step,training_loss,valid_loss\n1,{loss},{loss}\n") for loss in (1, 2)]
-    found = compare.compare([one, other], results, NOW)
+    found = job_comparison.compare([one, other], results, NOW)
     assert found.comparable is same and bool(found.best) is same
     assert ("cannot be ranked" in found.sentence) is not same
 
@@ -565,7 +567,7 @@ def test_figures_per_token_are_ranked_within_one_base_model_only(first: str, sec
     other = view("b", **given, base_model=second, cost_usd=Decimal(9), hyperparameters={"n_epochs": 3})
     header = "step,training_loss,training_token_accuracy,valid_loss"
     results = [parse(f"{header}\n1,9,0.1,9\n2,{loss},{1 - loss},{loss}\n") for loss in (0.1, 0.2)]
-    found = compare.compare([one, other], results, NOW)
+    found = job_comparison.compare([one, other], results, NOW)
     per_token = {"last_loss", "valid_loss", "accuracy", "usd_per_point"}
     assert found.comparable and found.best["cost_usd"] == "a"
     assert found.best.keys() & per_token == (per_token if ranked else set())
@@ -575,7 +577,7 @@ def test_figures_per_token_are_ranked_within_one_base_model_only(first: str, sec
 def test_a_last_step_is_not_ranked_with_a_smoothed_figure() -> None:
     short, long = (parse("step,training_loss\n" + "".join(f"{n},{9 / n}\n" for n in range(1, k))) for k in (9, 60))
     runs = [view(name, dataset_id="d", hyperparameters={"n_epochs": n}) for n, name in enumerate("ab")]
-    found = compare.compare(runs, [short, long], NOW)
+    found = job_comparison.compare(runs, [short, long], NOW)
     assert [one.last_loss and one.last_loss.definition for one in found.columns] == ["last_step", "smoothed"]
     assert found.comparable and "last_loss" not in found.best
 
@@ -591,25 +593,25 @@ CHART = {
 
 
 def test_a_run_can_be_taken_along_whole(store: Store, family_of_two: tuple[str, str]) -> None:
-    with zipfile.ZipFile(io.BytesIO(exporting.run_zip(store, family_of_two[1], {"../loss": CHART}))) as file:
+    with zipfile.ZipFile(io.BytesIO(run_export.run_zip(store, family_of_two[1], {"../loss": CHART}))) as file:
         names = set(file.namelist())
         assert {"README.md", "settings.json", "results.csv", "events.csv", "checkpoints.csv", "lineage.json"} <= names
         assert "charts/---loss.vl.json" in names
         assert json.loads(file.read("settings.json"))["cost_usd"] == "1.05"
         assert file.read("results.csv").decode() == RESULTS
         assert [one["name"] for one in json.loads(file.read("lineage.json"))] == ["First", 'Second "one"']
-        if exporting.chart_images():
+        if run_export.chart_images():
             assert file.read("charts/---loss.svg").startswith(b"<svg")
             assert file.read("charts/---loss.png").startswith(b"\x89PNG")
     with pytest.raises(NotFound):
-        exporting.run_zip(store, "nothing")
+        run_export.run_zip(store, "nothing")
 
 
 def test_a_chart_is_left_as_it_is_where_nothing_can_draw_it(
     store: Store, family_of_two: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "chart_images", lambda: False)
-    with zipfile.ZipFile(io.BytesIO(exporting.run_zip(store, family_of_two[0], {"loss": CHART}))) as file:
+    monkeypatch.setattr(run_export, "chart_images", lambda: False)
+    with zipfile.ZipFile(io.BytesIO(run_export.run_zip(store, family_of_two[0], {"loss": CHART}))) as file:
         assert [one for one in file.namelist() if one.startswith("charts/")] == ["charts/loss.vl.json"]
 
 

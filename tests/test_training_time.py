@@ -14,20 +14,29 @@ import pytest
 from sqlalchemy import text
 
 from core.actor import LOCAL
-from core.cost.book import PriceBook
+from core.cost.price_book import PriceBook
 from core.db import migrate
 from core.db.store import Store
 from core.db.tables import TrainingJob
-from core.engine import queue, shapes
+from core.engine import job_queue, serializers
 from core.engine import store as engine_store
 from core.engine.store import Job
 from core.settings import Settings
-from core.training import compare, estimating, jobs, lineage, pace, reading, training_time, verdict
+from core.training import (
+    cpu_speed_estimate,
+    curve_analysis,
+    job_comparison,
+    job_estimate,
+    job_explanation,
+    jobs,
+    lineage,
+    training_time,
+)
 from core.training.jobs import JobForm
 from core.training.results import parse
-from pages.ui.training import job_words
+from pages.ui.training import job_labels
 from tests.fakes import MOMENT, FakeClient, event, remote_job
-from tests.test_training_jobs import Hurry, carry, client, dataset_id, form, settled_at_once
+from tests.test_training_jobs import InstantStopSignal, carry, client, dataset_id, form, settled_at_once
 from tests.test_training_runs import view
 
 __all__ = ["carry", "client", "dataset_id", "form", "settled_at_once"]
@@ -69,7 +78,7 @@ def test_a_job_in_line_says_its_place_and_its_start(position: int, starts_in_min
         status="queued", remote_id="r", updated_at=now, queue_position=position, estimated_start=starts,
         estimated_s=600.0,
     )  # fmt: skip
-    assert verdict.verdict(job, now) == says
+    assert job_explanation.explain(job, now) == says
 
 
 @pytest.mark.parametrize(
@@ -108,16 +117,16 @@ def test_waiting_is_no_training(
     job = view(**given, estimated_start=None if wait is None else now + _minutes(wait))
     assert job.training_s(now) == trained
     assert job.eta_s(now) == eta
-    assert says in verdict.verdict(job, now)
-    assert compare.compare([job], [parse("")], now).columns[0].training_s == trained
+    assert says in job_explanation.explain(job, now)
+    assert job_comparison.compare([job], [parse("")], now).columns[0].training_s == trained
     assert lineage.chain_cost([job], now).seconds == trained
 
 
 def test_the_time_axis_of_a_curve_is_training_time() -> None:
     curve = parse("step,elapsed_tokens,training_loss\n1,10,2\n2,20,1\n")
     waited = view(trained_s=60.0, finished_at=MOMENT + _minutes(90), updated_at=MOMENT + _minutes(90))
-    assert list(reading.with_axes(curve, waited)["seconds"]) == [30, 60]
-    assert reading.with_axes(curve, replace(waited, trained_s=None))["seconds"].isna().all()
+    assert list(curve_analysis.with_axes(curve, waited)["seconds"]) == [30, 60]
+    assert curve_analysis.with_axes(curve, replace(waited, trained_s=None))["seconds"].isna().all()
 
 
 # --- what a look at the provider tells ------------------------------------------------------------------------------
@@ -151,7 +160,7 @@ def test_training_time_grows_only_while_a_job_trains(
     before: dict[str, Any], remote: Any, events: list[Any], expected: tuple[float | None, Any]
 ) -> None:
     job = view(status="running", remote_id="r", **before)
-    found = training_time.after_look(job, remote, events, MOMENT + _minutes(10))
+    found = training_time.after_poll(job, remote, events, MOMENT + _minutes(10))
     assert (found["training_s"], found["running_since"]) == expected
 
 
@@ -160,7 +169,7 @@ def test_a_job_of_the_ledger_knows_its_place_and_forgets_it_when_it_trains(
 ) -> None:
     seen = []
 
-    class Looked(Hurry):
+    class PollingEvent(InstantStopSignal):
         def wait(self, timeout: float | None = None) -> bool:
             seen.append(jobs.get(store, job_id))
             return super().wait(timeout)
@@ -173,7 +182,7 @@ def test_a_job_of_the_ledger_knows_its_place_and_forgets_it_when_it_trains(
         remote_job("running", training_s=3.0),
         remote_job("succeeded", training_s=4.5),
     )
-    carry(job_id, Looked())
+    carry(job_id, PollingEvent())
     places = [(job.status, job.queue_position, job.estimated_start, job.trained_s) for job in seen if job.remote_id]
     assert ("queued", 2, starts, 0.0) in places and ("running", None, None, 3.0) in places
     assert jobs.get(store, job_id).trained_s == 4.5
@@ -186,7 +195,7 @@ def test_an_estimate_does_not_learn_from_time_in_line(store: Store, form: JobFor
             text("UPDATE training_jobs SET status = 'succeeded', trained_tokens = 600, training_s = 60 WHERE id = :id"),
             {"id": job_id},
         )
-    assert estimating.measured_rates(store, form.provider, form.base_model) == [15.0]  # a third of it was start-up
+    assert job_estimate.measured_rates(store, form.provider, form.base_model) == [15.0]  # a third of it was start-up
 
 
 @pytest.mark.parametrize(
@@ -219,14 +228,14 @@ def test_the_start_up_of_a_small_job_is_not_spread_over_the_tokens_of_the_next(
         with store.session() as session:
             job = session.get_one(TrainingJob, job_id)
             job.status, job.trained_tokens, job.training_s = "succeeded", trained, seconds
-    found = estimating.estimate(
+    found = job_estimate.estimate(
         store, PriceBook.load(), "engine", form.base_model, tokens=tokens, epochs=1, speed=steps, rough=rough
     )
     assert basis in found.basis
     if at_most_s is None:
         assert found.seconds is None
     else:
-        assert found.seconds is not None and pace.START_S < found.seconds <= at_most_s
+        assert found.seconds is not None and cpu_speed_estimate.START_S < found.seconds <= at_most_s
 
 
 @pytest.mark.parametrize(
@@ -249,21 +258,21 @@ def test_the_time_left_is_one_figure_and_never_nothing(seconds: float, told: str
     now = MOMENT + _minutes(20)
     ends = now + timedelta(seconds=seconds)
     job = view(status="running", remote_id="r", updated_at=now, trained_s=600.0, estimated_finish=ends)
-    assert told in verdict.verdict(job, now)
-    shown = job_words.time_left(job, now)
+    assert told in job_explanation.explain(job, now)
+    shown = job_labels.time_left(job, now)
     assert shown == (told if "min" in told else "")  # the bar of the job, Home and the tour
-    assert job_words.time_left(job, now, short=True) == shown.removeprefix("about ").removesuffix(" left")  # the table
+    assert job_labels.time_left(job, now, short=True) == shown.removeprefix("about ").removesuffix(" left")  # the table
 
 
 # --- the engine's line ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def line(tmp_path: Path) -> Iterator[engine_store.Store]:
-    yield engine_store.Store(tmp_path / "engine.db")
+def line(tmp_path: Path) -> Iterator[engine_store.EngineStore]:
+    yield engine_store.EngineStore(tmp_path / "engine.db")
 
 
-def _add(line: engine_store.Store, name: str, status: str, **values: Any) -> None:
+def _add(line: engine_store.EngineStore, name: str, status: str, **values: Any) -> None:
     job = Job(
         id=name, created_at=1, status=status, model="m", base="m", format="completion", tuned_id=f"ft:{name}",  # type: ignore[arg-type]
         suffix=None, seed=1, training_file="f", validation_file=None, examples=9, n_epochs=2, batch_size=4,
@@ -272,16 +281,16 @@ def _add(line: engine_store.Store, name: str, status: str, **values: Any) -> Non
     line.add(replace(job, **values))
 
 
-def _places(line: engine_store.Store) -> dict[str, tuple[int, float | None]]:
+def _places(line: engine_store.EngineStore) -> dict[str, tuple[int, float | None]]:
     """Positions, and seconds to the start."""
-    found = queue.places(line, _NOW)
+    found = job_queue.queue_positions(line, _NOW)
     return {
         name: (one.position, None if one.estimated_start is None else one.estimated_start - _NOW)
         for name, one in found.items()
     }
 
 
-def test_a_job_behind_a_running_one_is_second_and_starts_when_that_ends(line: engine_store.Store) -> None:
+def test_a_job_behind_a_running_one_is_second_and_starts_when_that_ends(line: engine_store.EngineStore) -> None:
     _add(line, "first", "running", estimated_finish=int(_NOW) + 540, tokens_per_s=50.0, step=10, total_steps=100)
     _add(line, "second", "queued", epoch_tokens=1_000)
     _add(line, "third", "validating_files")
@@ -289,14 +298,14 @@ def test_a_job_behind_a_running_one_is_second_and_starts_when_that_ends(line: en
     assert _places(line) == {"second": (2, 540), "third": (3, 540 + 10 + 40), "fourth": (4, None)}
 
 
-def test_without_an_estimate_the_tokens_left_and_the_newest_speed_tell(line: engine_store.Store) -> None:
+def test_without_an_estimate_the_tokens_left_and_the_newest_speed_tell(line: engine_store.EngineStore) -> None:
     _add(line, "slow", "succeeded", tokens_per_s=10.0)
     _add(line, "newer", "succeeded", tokens_per_s=20.0)
     _add(line, "other base", "succeeded", base="n", tokens_per_s=999.0)
     _add(line, "now", "running", epoch_tokens=1_000, step=5, total_steps=10)
     _add(line, "next", "queued", epoch_tokens=1_000)
     assert _places(line) == {"next": (2, 10 + 50)}
-    assert queue.speeds(line) == {"m": 20.0, "n": 999.0}  # by base, of the newest job that has timed its steps
+    assert job_queue.speeds(line) == {"m": 20.0, "n": 999.0}  # by base, of the newest job that has timed its steps
 
 
 @pytest.mark.parametrize(
@@ -310,7 +319,7 @@ def test_without_an_estimate_the_tokens_left_and_the_newest_speed_tell(line: eng
     ],
 )
 def test_only_jobs_that_will_train_first_are_ahead(
-    line: engine_store.Store, ahead: list[tuple[str, str, dict[str, Any]]], expected: tuple[int, float | None]
+    line: engine_store.EngineStore, ahead: list[tuple[str, str, dict[str, Any]]], expected: tuple[int, float | None]
 ) -> None:
     for name, status, values in ahead:
         _add(line, name, status, **values)
@@ -318,17 +327,17 @@ def test_only_jobs_that_will_train_first_are_ahead(
     assert _places(line)["mine"] == expected
 
 
-def test_a_job_object_tells_its_place_and_its_training_time(line: engine_store.Store) -> None:
+def test_a_job_object_tells_its_place_and_its_training_time(line: engine_store.EngineStore) -> None:
     _add(line, "mine", "queued", training_s=12.3456)
     (job,) = line.select(Job, "1")
-    told = shapes.job(job, queue.places(line, _NOW)["mine"])["fabula"]
+    told = serializers.job(job, job_queue.queue_positions(line, _NOW)["mine"])["fabula"]
     assert told == {"training_seconds": 12.346, "queue_position": 1, "estimated_start": int(_NOW)}
-    assert shapes.job(job)["fabula"]["queue_position"] is None
+    assert serializers.job(job)["fabula"]["queue_position"] is None
 
 
 def test_an_engine_database_of_before_gets_the_columns_and_keeps_its_jobs(tmp_path: Path) -> None:
     path = tmp_path / "engine.db"
-    old = engine_store.Store(path)
+    old = engine_store.EngineStore(path)
     _add(old, "done", "succeeded", started_at=1_000, finished_at=1_060)
     _add(old, "waiting", "queued")
     with closing(sqlite3.connect(path)) as connection:
@@ -337,7 +346,7 @@ def test_an_engine_database_of_before_gets_the_columns_and_keeps_its_jobs(tmp_pa
         connection.execute("PRAGMA user_version = 1")
         connection.commit()
     for _start in range(2):
-        found = {job.id: (job.training_s, job.epoch_tokens) for job in engine_store.Store(path).select(Job, "1")}
+        found = {job.id: (job.training_s, job.epoch_tokens) for job in engine_store.EngineStore(path).select(Job, "1")}
         assert found == {"done": (60.0, None), "waiting": (0.0, None)}
 
 

@@ -23,21 +23,21 @@ from core.dataset import datasets
 from core.db.store import Store, new_id
 from core.db.tables import Tour, TrainingJob, utcnow
 from core.errors import FabulaError, StorageFull
-from core.hands import Hands, held
-from core.heartbeat import Heart
+from core.heartbeat import Heartbeat
+from core.job_kinds import KINDS, JobKind
 from core.settings import Settings
+from core.task_runner import TaskRunner, running_workflows
 from core.training import jobs
-from core.work import KINDS, Kind
 from core.worker import Worker, alive
 from tests.fakes import RESULTS
-from tests.hiring import hiring
 from tests.job_server import JobServer
 from tests.waiting import until
+from tests.worker_starter import start_workers
 
 _ROOT = Path(__file__).parent.parent
 
 
-class Desk:
+class ScriptedTours:
     """Work on tours whose behaviour a test chooses, and which remembers what happened."""
 
     def __init__(self, work: Callable[[Store, str, threading.Event], None]) -> None:
@@ -45,8 +45,8 @@ class Desk:
         self.given_up: list[str] = []
         self._work = work
 
-    def kinds(self) -> dict[str, Kind]:
-        return {"tour": Kind("tour", 2, KINDS["tour"].unfinished, self._carry_out, self._give_up)}
+    def kinds(self) -> dict[str, JobKind]:
+        return {"tour": JobKind("tour", 2, KINDS["tour"].unfinished, self._carry_out, self._give_up)}
 
     def _carry_out(self, store: Store, _registry: object, item_id: str, stopping: threading.Event) -> None:
         self.began.append(item_id)
@@ -75,16 +75,16 @@ def state_of(store: Store, item_id: str) -> str:
 
 
 @pytest.fixture
-def hire(settings: Settings) -> Iterator[Callable[[Desk], Worker]]:
+def hire(settings: Settings) -> Iterator[Callable[[ScriptedTours], Worker]]:
     """A running worker for a desk; stopped after the test."""
-    with hiring(settings) as start:
+    with start_workers(settings) as start:
         yield lambda desk: start(kinds=desk.kinds(), registry=lambda: None)
 
 
-def test_queued_work_is_done_and_the_heartbeat_says_so(store: Store, hire: Callable[[Desk], Worker]) -> None:
+def test_queued_work_is_done_and_the_heartbeat_says_so(store: Store, hire: Callable[[ScriptedTours], Worker]) -> None:
     assert not alive(store).up
     before = add_tour(store)
-    desk = Desk(lambda store, item_id, _: finish(store, item_id))
+    desk = ScriptedTours(lambda store, item_id, _: finish(store, item_id))
     worker = hire(desk)
     after = add_tour(store)
     until(lambda: state_of(store, before) == state_of(store, after) == "done", "both tours done")
@@ -96,23 +96,23 @@ def test_queued_work_is_done_and_the_heartbeat_says_so(store: Store, hire: Calla
 
 
 def test_a_worker_stops_within_seconds_and_its_work_goes_on_at_the_next_start(
-    store: Store, hire: Callable[[Desk], Worker]
+    store: Store, hire: Callable[[ScriptedTours], Worker]
 ) -> None:
     item_id = add_tour(store)
-    waiting = Desk(lambda _store, _item_id, stopping: stopping.wait() and None)
+    waiting = ScriptedTours(lambda _store, _item_id, stopping: stopping.wait() and None)
     worker = hire(waiting)
     until(lambda: waiting.began, "work begun")
     worker.stop()
     assert state_of(store, item_id) == "queued"
     assert waiting.given_up == []
-    finishing = Desk(lambda store, item_id, _: finish(store, item_id))
+    finishing = ScriptedTours(lambda store, item_id, _: finish(store, item_id))
     worker = hire(finishing)
     until(lambda: state_of(store, item_id) == "done", "the same work done by the next worker")
     assert finishing.began == [item_id]
 
 
-def test_start_twice_is_one_worker(store: Store, hire: Callable[[Desk], Worker]) -> None:
-    desk = Desk(lambda store, item_id, _: finish(store, item_id))
+def test_start_twice_is_one_worker(store: Store, hire: Callable[[ScriptedTours], Worker]) -> None:
+    desk = ScriptedTours(lambda store, item_id, _: finish(store, item_id))
     worker = hire(desk)
     worker.start()
     item_id = add_tour(store)
@@ -129,13 +129,13 @@ def test_start_twice_is_one_worker(store: Store, hire: Callable[[Desk], Worker])
     ],
 )
 def test_work_that_cannot_be_done_fails_with_a_sentence(
-    store: Store, hire: Callable[[Desk], Worker], error: Exception | None, told: str
+    store: Store, hire: Callable[[ScriptedTours], Worker], error: Exception | None, told: str
 ) -> None:
     def work(_store: Store, _item_id: str, _stopping: threading.Event) -> None:
         if error is not None:
             raise error
 
-    desk = Desk(work)
+    desk = ScriptedTours(work)
     item_id = add_tour(store)
     hire(desk)
     until(lambda: state_of(store, item_id) == "failed", "failed")
@@ -150,13 +150,13 @@ def test_an_error_while_it_is_asked_what_is_unfinished_is_logged_and_shown(
     def raising(_store: Store) -> list[str]:
         raise KeyError("x")
 
-    desk = Desk(lambda _store, _item_id, _stopping: None)
+    desk = ScriptedTours(lambda _store, _item_id, _stopping: None)
     item_id = add_tour(store)
     kinds = {"tour": replace(desk.kinds()["tour"], unfinished=raising)}
-    hands = Hands(store, lambda: None, kinds, lambda *_: None)  # type: ignore[arg-type, return-value]
-    hands.carry("tour-1", "tour", item_id)
+    task_runner = TaskRunner(store, lambda: None, kinds, lambda *_: None)  # type: ignore[arg-type, return-value]
+    task_runner.carry("tour-1", "tour", item_id)
     assert desk.given_up == ["Something unexpected happened (KeyError)."] and state_of(store, item_id) == "failed"
-    assert "KeyError: 'x'" in caplog.text and item_id in caplog.text and not held()
+    assert "KeyError: 'x'" in caplog.text and item_id in caplog.text and not running_workflows()
 
 
 @pytest.mark.parametrize("broken", ["unfinished and give_up", "give_up", "restore"])
@@ -166,17 +166,17 @@ def test_a_piece_that_cannot_say_that_it_failed_is_logged_and_tried_again(
     def raising(*_: object) -> list[str]:
         raise LookupError("y")
 
-    desk = Desk(lambda _store, _item_id, _stopping: None)
+    desk = ScriptedTours(lambda _store, _item_id, _stopping: None)
     item_id, later = add_tour(store), []
     kind = replace(desk.kinds()["tour"], give_up=raising)  # type: ignore[arg-type]  # it raises
     if "unfinished" in broken:
         kind = replace(kind, unfinished=raising)
     if broken == "restore":
         monkeypatch.setattr("core.recovery.restore", raising)
-    hands = Hands(store, lambda: None, {"tour": kind}, lambda *told: later.append(told))  # type: ignore[arg-type, return-value]
-    hands.carry("tour-1", "tour", item_id)
+    task_runner = TaskRunner(store, lambda: None, {"tour": kind}, lambda *told: later.append(told))  # type: ignore[arg-type, return-value]
+    task_runner.carry("tour-1", "tour", item_id)
     assert [told[:2] for told in later] == [("tour", item_id)] and later[0][2] > 0
-    assert "LookupError: y" in caplog.text and state_of(store, item_id) == "queued" and not held()
+    assert "LookupError: y" in caplog.text and state_of(store, item_id) == "queued" and not running_workflows()
 
 
 @pytest.mark.parametrize("status", jobs.FINISHED)
@@ -193,16 +193,16 @@ def test_a_job_that_has_ended_is_not_given_up(store: Store, status: str) -> None
 
 
 def test_full_storage_is_waited_for(
-    store: Store, hire: Callable[[Desk], Worker], monkeypatch: pytest.MonkeyPatch
+    store: Store, hire: Callable[[ScriptedTours], Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.hands._STORAGE_PAUSE_S", 0.01)
+    monkeypatch.setattr("core.task_runner._STORAGE_PAUSE_S", 0.01)
 
     def work(store: Store, item_id: str, _stopping: threading.Event) -> None:
         if len(desk.began) < 3:
             raise StorageFull("full")
         finish(store, item_id)
 
-    desk = Desk(work)
+    desk = ScriptedTours(work)
     item_id = add_tour(store)
     hire(desk)
     until(lambda: state_of(store, item_id) == "done", "done once there is room")
@@ -210,9 +210,9 @@ def test_full_storage_is_waited_for(
 
 
 def test_dbos_is_quiet_and_keeps_json_not_pickles(
-    store: Store, settings: Settings, hire: Callable[[Desk], Worker], capfd: pytest.CaptureFixture[str]
+    store: Store, settings: Settings, hire: Callable[[ScriptedTours], Worker], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    desk = Desk(lambda store, item_id, _: finish(store, item_id))
+    desk = ScriptedTours(lambda store, item_id, _: finish(store, item_id))
     worker = hire(desk)
     item_id = add_tour(store)
     until(lambda: state_of(store, item_id) == "done", "done")
@@ -345,7 +345,7 @@ def test_a_worker_elsewhere_is_dead_only_after_silence_on_our_own_clock(
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
-    mine, other = Heart(store), Heart(store)
+    mine, other = Heartbeat(store), Heartbeat(store)
     mine.beat(0)
     monkeypatch.setattr(heartbeat.socket, "gethostname", lambda: "elsewhere")
     other.beat(1)
@@ -369,13 +369,13 @@ def test_a_worker_of_this_machine_is_dead_only_when_its_process_is(
     """One that waits for room on a full disk cannot beat; it still has its work in hand."""
     now = [0.0]
     monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
-    mine, other = Heart(store), Heart(store)
+    mine, other = Heartbeat(store), Heartbeat(store)
     mine.beat(0)
     other.beat(1)
     assert mine.living() == {mine.id, other.id}
     now[0] = 3600.0
     assert mine.living() == {mine.id, other.id}
-    monkeypatch.setattr(heartbeat.process, "runs", lambda identity: False)
+    monkeypatch.setattr(heartbeat.process_identity, "is_running", lambda identity: False)
     assert mine.living() == {mine.id}
 
 
@@ -390,7 +390,7 @@ def test_a_worker_that_is_stopped_keeps_its_work_until_it_is_killed(
         os.kill(worker.pid, signal.SIGSTOP)
         os.waitpid(worker.pid, os.WUNTRACED)
     try:
-        mine, now = Heart(store), [0.0]
+        mine, now = Heartbeat(store), [0.0]
         monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
         mine.beat(0)
         both = mine.living()
@@ -404,12 +404,12 @@ def test_a_worker_that_is_stopped_keeps_its_work_until_it_is_killed(
 
 
 def test_alive_counts_running_and_queued(store: Store) -> None:
-    heart = Heart(store)
-    heart.beat(3)
+    own_heartbeat = Heartbeat(store)
+    own_heartbeat.beat(3)
     add_tour(store)
     state = alive(store)
     assert (state.up, state.running, state.queued) == (True, 3, 1)
-    heart.stop()
+    own_heartbeat.stop()
     assert alive(store).up is False
 
 

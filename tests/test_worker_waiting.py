@@ -17,20 +17,20 @@ from sqlalchemy import select
 
 from core.actor import LOCAL
 from core.dataset import datasets, runs
-from core.dataset.batch import batching
+from core.dataset.batch import batch_runner
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store, new_id
 from core.db.tables import Tour, TrainingJob, utcnow
 from core.errors import FabulaError, RateLimited
+from core.job_kinds import KINDS, JobKind
 from core.providers import RemoteJob
 from core.settings import Settings
-from core.training import jobs, record, submit
-from core.work import KINDS, Kind
+from core.training import job_context, jobs, submit
 from core.worker import Worker
 from tests.batch_server import BatchServer
 from tests.fakes import FakeClient, FakeRegistry, remote_job
-from tests.hiring import hiring
 from tests.waiting import until
+from tests.worker_starter import start_workers
 
 _DAY_S = 86_400.0
 
@@ -38,14 +38,14 @@ _DAY_S = 86_400.0
 @pytest.fixture
 def hire(settings: Settings) -> Iterator[Callable[..., Worker]]:
     """Starts a worker; stopped after the test."""
-    with hiring(settings) as start:
+    with start_workers(settings) as start:
         yield lambda registry=None, kinds=None: start(kinds=kinds or KINDS, registry=lambda: registry)
 
 
 # --- any work ------------------------------------------------------------------------------------------------------
 
 
-class Desk:
+class WaitingTours:
     """Two places for tours. Each go at one counts; `ends` is how a go ends: None finishes it, seconds let it wait."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Desk:
         self.asked: dict[str, str] = {}
         tour = KINDS["tour"]
         self.kinds = {
-            "tour": Kind("tour", 2, tour.unfinished, self.carry_out, self.give_up, lambda _store: dict(self.asked))
+            "tour": JobKind("tour", 2, tour.unfinished, self.carry_out, self.give_up, lambda _store: dict(self.asked))
         }
 
     def carry_out(self, store: Store, _registry: object, item_id: str, _stopping: threading.Event) -> float | None:
@@ -88,7 +88,7 @@ def workflows(settings: Settings) -> list[tuple[str, str]]:
 
 
 def test_a_hundred_pieces_that_wait_take_no_place(store: Store, hire: Callable[..., Worker]) -> None:
-    desk = Desk()
+    desk = WaitingTours()
     waiting = [add_tour(store) for _ in range(100)]
     desk.ends = dict.fromkeys(waiting, _DAY_S)
     hire(kinds=desk.kinds)
@@ -99,7 +99,7 @@ def test_a_hundred_pieces_that_wait_take_no_place(store: Store, hire: Callable[.
 
 
 def test_what_waits_is_taken_up_when_its_time_has_come(store: Store, hire: Callable[..., Worker]) -> None:
-    desk = Desk()
+    desk = WaitingTours()
     item_id = add_tour(store)
     desk.ends[item_id] = 0.01
     hire(kinds=desk.kinds)
@@ -111,7 +111,7 @@ def test_what_waits_is_taken_up_when_its_time_has_come(store: Store, hire: Calla
 def test_a_piece_that_is_looked_at_often_leaves_few_traces(
     store: Store, settings: Settings, hire: Callable[..., Worker]
 ) -> None:
-    desk = Desk()
+    desk = WaitingTours()
     item_id = add_tour(store)
     desk.ends[item_id] = 0.01
     hire(kinds=desk.kinds)
@@ -124,7 +124,7 @@ def test_a_piece_that_is_looked_at_often_leaves_few_traces(
 def test_what_somebody_asks_of_a_piece_that_waits_is_done_at_once_and_once(
     store: Store, hire: Callable[..., Worker]
 ) -> None:
-    desk = Desk()
+    desk = WaitingTours()
     item_id = add_tour(store)
     desk.ends[item_id] = _DAY_S
     hire(kinds=desk.kinds)
@@ -142,7 +142,7 @@ def test_what_somebody_asks_of_a_piece_that_waits_is_done_at_once_and_once(
 def test_what_waits_goes_on_waiting_when_the_worker_is_started_again(
     store: Store, settings: Settings, hire: Callable[..., Worker]
 ) -> None:
-    first, second = Desk(), Desk()
+    first, second = WaitingTours(), WaitingTours()
     item_id = add_tour(store)
     first.ends[item_id] = second.ends[item_id] = _DAY_S
     worker = hire(kinds=first.kinds)
@@ -187,10 +187,10 @@ def test_a_batch_run_says_how_long_it_waits_and_goes_on_there(store: Store) -> N
     with BatchServer() as server:
         run_id, registry, halt = batch_run(store, "a"), server.registry(), threading.Event()
         goes = 0
-        while (wait_s := batching.carry_out(store, registry, run_id, halt)) is not None:
+        while (wait_s := batch_runner.carry_out(store, registry, run_id, halt)) is not None:
             assert 2 <= wait_s <= 60
             goes += 1
-            batching._memories[run_id].due.clear()  # as if the time were over
+            batch_runner._memories[run_id].due.clear()  # as if the time were over
         assert goes >= 2
         assert runs.progress(store, run_id).state == "done"
         assert (server.count("POST /v1/batches"), server.count("POST /v1/files")) == (1, 1)
@@ -199,22 +199,22 @@ def test_a_batch_run_says_how_long_it_waits_and_goes_on_there(store: Store) -> N
 def test_a_provider_that_is_away_is_waited_for_elsewhere_and_longer_each_time(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batching, "wait_s", lambda tries, *_: 4.0 * tries)  # without its jitter
+    monkeypatch.setattr(batch_runner, "wait_s", lambda tries, *_: 4.0 * tries)  # without its jitter
     with BatchServer() as server:
         server.faults["POST /v1/files"] = [500] * 3
         run_id, registry, halt = batch_run(store, "a"), server.registry(), threading.Event()
         waits = []
         for _ in range(3):
-            waits.append(round(batching.carry_out(store, registry, run_id, halt) or 0))
+            waits.append(round(batch_runner.carry_out(store, registry, run_id, halt) or 0))
             assert "Waiting" in (runs.progress(store, run_id).note or "")
-            batching._memories[run_id].due.clear()
+            batch_runner._memories[run_id].due.clear()
         assert waits == [4, 8, 12]
 
 
 # --- jobs ----------------------------------------------------------------------------------------------------------
 
 
-class Provider(FakeClient):
+class PausingProvider(FakeClient):
     """Jobs that are paused until they are resumed; then they have succeeded."""
 
     def __init__(self) -> None:
@@ -232,14 +232,14 @@ class Provider(FakeClient):
 
 
 @pytest.fixture
-def few_places(monkeypatch: pytest.MonkeyPatch) -> dict[str, Kind]:
+def few_places(monkeypatch: pytest.MonkeyPatch) -> dict[str, JobKind]:
     """Jobs as they are, with two places."""
     monkeypatch.setattr(submit, "_SETTLE_S", 0.0)
-    monkeypatch.setattr(record, "AT_ONCE", 2)
+    monkeypatch.setattr(job_context, "AT_ONCE", 2)
     return {"job": replace(KINDS["job"], at_once=2)}
 
 
-class Busy(Provider):
+class Busy(PausingProvider):
     """Asks for a pause at one kind of call until it is `free`; jobs succeed."""
 
     def __init__(self, at: str, pause_s: float) -> None:
@@ -277,12 +277,12 @@ def add_jobs(store: Store, count: int) -> list[str]:
 def test_a_job_is_handed_over_when_the_pause_that_its_provider_asked_for_is_over(
     store: Store,
     hire: Callable[..., Worker],
-    few_places: dict[str, Kind],
+    few_places: dict[str, JobKind],
     monkeypatch: pytest.MonkeyPatch,
     call: str,
 ) -> None:
-    monkeypatch.setattr(record, "_SHORTEST_WAIT_S", 1.0)
-    monkeypatch.setattr(record, "_LONGEST_PAUSE_S", 1.0)
+    monkeypatch.setattr(job_context, "_SHORTEST_WAIT_S", 1.0)
+    monkeypatch.setattr(job_context, "_LONGEST_PAUSE_S", 1.0)
     provider = Busy(call, 3.0)
     (job_id,) = add_jobs(store, 1)
     worker = hire(FakeRegistry({"engine": provider}), few_places)
@@ -296,7 +296,7 @@ def test_a_job_is_handed_over_when_the_pause_that_its_provider_asked_for_is_over
 
 @pytest.mark.parametrize("call", ["upload", "create_job"])
 def test_a_person_can_end_the_pause_of_a_job(
-    store: Store, hire: Callable[..., Worker], few_places: dict[str, Kind], call: str
+    store: Store, hire: Callable[..., Worker], few_places: dict[str, JobKind], call: str
 ) -> None:
     provider = Busy(call, _DAY_S)
     (job_id,) = add_jobs(store, 1)
@@ -314,9 +314,9 @@ def statuses(store: Store) -> Counter[str]:
 
 
 def test_paused_jobs_do_not_starve_the_next_and_are_resumed_at_once(
-    store: Store, hire: Callable[..., Worker], few_places: dict[str, Kind]
+    store: Store, hire: Callable[..., Worker], few_places: dict[str, JobKind]
 ) -> None:
-    provider = Provider()
+    provider = PausingProvider()
     paused = add_jobs(store, 5)
     hire(FakeRegistry({"engine": provider}), few_places)
     until(lambda: statuses(store) == {"paused": 5}, "five jobs were handed over, through two places, and are paused")
@@ -335,7 +335,7 @@ def test_paused_jobs_do_not_starve_the_next_and_are_resumed_at_once(
 def test_a_job_gives_its_place_back_when_it_waits_or_others_do(
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
-    few_places: dict[str, Kind],
+    few_places: dict[str, JobKind],
     status: str,
     crowd: int,
     expected: float,

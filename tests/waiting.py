@@ -34,7 +34,7 @@ def at_once(n: int, act: Callable[[], T]) -> list[T]:
         return [each.result() for each in [threads.submit(run) for _ in range(n)]]
 
 
-def to_the_end(go: Callable[[], float | None], pause: Callable[[float], object]) -> None:
+def run_to_end(go: Callable[[], float | None], pause: Callable[[float], object]) -> None:
     """Go on with a piece of work as the worker does: again after each wait, until it waits no more.
 
     `pause` is called with the seconds; a true answer ends it.

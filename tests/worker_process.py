@@ -13,8 +13,8 @@ from pathlib import Path
 from core.db.store import Store
 from core.db.tables import Tour, utcnow
 from core.errors import FabulaError
+from core.job_kinds import KINDS, JobKind
 from core.settings import Settings
-from core.work import KINDS, Kind
 from core.worker import Worker
 
 
@@ -24,7 +24,7 @@ def note(home: Path, word: str, item_id: str) -> None:
         file.write(f"{word} {item_id} {os.getpid()}\n")
 
 
-def kinds(home: Path, behaviour: str) -> dict[str, Kind]:
+def kinds(home: Path, behaviour: str) -> dict[str, JobKind]:
     """Tours, with work of our own."""
 
     def carry_out(store: Store, _registry: object, item_id: str, stopping: threading.Event) -> None:
@@ -42,7 +42,7 @@ def kinds(home: Path, behaviour: str) -> dict[str, Kind]:
     def give_up(_store: Store, _item_id: str, error: FabulaError) -> None:
         raise AssertionError(error.what)
 
-    return {"tour": Kind("tour", 1, KINDS["tour"].unfinished, carry_out, give_up)}
+    return {"tour": JobKind("tour", 1, KINDS["tour"].unfinished, carry_out, give_up)}
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ Axis = Literal["step", "tokens", "epoch", "time"]
 """What a curve is drawn over."""
 
 AXES: dict[Axis, str] = {"step": "step", "tokens": "elapsed_tokens", "epoch": "epoch", "time": "seconds"}
-"""Each axis with the column of the frame that it needs (`core.training.reading.with_axes` has all four)."""
+"""Each axis with the column of the frame that it needs (`core.training.curve_analysis.with_axes` has all four)."""
 
 MOST_POINTS = 2_000  # more cannot be told apart on a screen, and cost transfer and drawing time
 CHECKPOINT = "checkpoint"
@@ -84,7 +84,7 @@ class CurveLabels:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class CurveMark:
     """A step that is marked on the curve: a checkpoint, or where the next job of a chain begins."""
 
     step: int
@@ -97,7 +97,7 @@ def axes(frame: pd.DataFrame) -> tuple[Axis, ...]:
     return tuple(name for name, column in AXES.items() if column in frame and bool(frame[column].notna().any()))
 
 
-def loss_chart(frame: pd.DataFrame, view: CurveView, labels: CurveLabels, marks: Sequence[Mark] = ()) -> Spec:
+def loss_chart(frame: pd.DataFrame, view: CurveView, labels: CurveLabels, marks: Sequence[CurveMark] = ()) -> Spec:
     """Training loss (raw faint, smoothed bold) and validation loss where there is any.
 
     Args:
@@ -109,7 +109,7 @@ def loss_chart(frame: pd.DataFrame, view: CurveView, labels: CurveLabels, marks:
     return _curve(frame, ("training_loss", "validation_loss"), view, labels, marks, percent=False)
 
 
-def accuracy_chart(frame: pd.DataFrame, view: CurveView, labels: CurveLabels, marks: Sequence[Mark] = ()) -> Spec:
+def accuracy_chart(frame: pd.DataFrame, view: CurveView, labels: CurveLabels, marks: Sequence[CurveMark] = ()) -> Spec:
     """Token accuracy as percent, in the same manner as `loss_chart`; never on a logarithmic scale."""
     columns = ("training_token_accuracy", "validation_token_accuracy")
     return _curve(frame, columns, replace(view, log=False), labels, marks, percent=True)
@@ -126,7 +126,7 @@ def thin(frame: pd.DataFrame, x: str, y: str, most: int = MOST_POINTS) -> pd.Dat
     return known.iloc[np.unique([*kept, values.argmin(), values.argmax()])]
 
 
-def over(frame: pd.DataFrame, axis: Axis) -> pd.Series[float]:
+def axis_values(frame: pd.DataFrame, axis: Axis) -> pd.Series[float]:
     """Where each row stands on the axis; time in minutes."""
     values = frame[AXES[axis]].astype("Float64").astype("float64")
     return values / _MINUTE_S if axis == "time" else values
@@ -151,7 +151,7 @@ def x_end(last: float, room: float = _LABEL_ROOM, px: int = _LABEL_PX) -> dict[s
     return {"name": _X_END, "expr": f"{float(f'{last or 1.0:.6g}')} * max({1 + room:g}, {narrow})"}
 
 
-def times(multiple: Decimal | None) -> str:
+def format_multiple(multiple: Decimal | None) -> str:
     """A multiple as people write it: 6 ×, 0.3 ×, 1,200 ×; "" when it is unknown."""
     if multiple is None:
         return ""
@@ -159,7 +159,7 @@ def times(multiple: Decimal | None) -> str:
     return f"{multiple:,.{digits}f} ×"
 
 
-def plain(chart: alt.LayerChart | alt.FacetChart) -> Spec:
+def to_spec(chart: alt.LayerChart | alt.FacetChart) -> Spec:
     """The chart as a dict, without Altair's own default look (the page's theme gives that)."""
     spec: Spec = chart.to_dict()
     for key in ("config", "datasets"):
@@ -182,14 +182,14 @@ def _curve(
     columns: tuple[str, str],
     view: CurveView,
     labels: CurveLabels,
-    marks: Sequence[Mark],
+    marks: Sequence[CurveMark],
     *,
     percent: bool,
 ) -> Spec:
     raw = frame[columns[0]].astype("float64")
     lines = pd.DataFrame(
         {
-            "x": over(frame, view.axis),
+            "x": axis_values(frame, view.axis),
             "step": frame["step"].astype("float64"),
             "raw": raw,
             "smooth": _smoothed(frame, raw, view.smoothing),
@@ -266,7 +266,7 @@ def _around(lines: pd.DataFrame, percent: bool) -> list[dict[str, Any]]:
     return [{"x": x, "y": y, "end": "", "line": "smooth"} for y in ends]
 
 
-def _marked(lines: pd.DataFrame, marks: Sequence[Mark]) -> list[dict[str, Any]]:
+def _marked(lines: pd.DataFrame, marks: Sequence[CurveMark]) -> list[dict[str, Any]]:
     """Marks where their step is on the axis; those beyond the curve are left out."""
     if not len(lines):
         return []
@@ -316,7 +316,7 @@ def _curve_spec(labels: CurveLabels, axis: Axis, log: bool, percent: bool, dots:
         readout.add_params(hover),
         ends.encode(**end, text="end:N"),
     ).properties(height=_CURVE_HEIGHT)
-    return plain(chart)
+    return to_spec(chart)
 
 
 _TONE = "isValid(datum.valid) || datum.line == 'valid' ? 'validation' : 'training'"

@@ -13,8 +13,8 @@ from functools import cache
 
 import altair as alt
 
-from core.charts.common import Spec, plain, times
-from core.charts.fitting import by_width, with_data
+from core.charts.common import Spec, format_multiple, to_spec
+from core.charts.spec_helpers import by_width, with_data
 from core.cost.comparison import PriceLine
 
 _BAR_STEP = 24  # px for each price bar
@@ -74,9 +74,9 @@ def _marks(line: PriceLine, labels: PriceLabels) -> list[str]:
 
 
 def _times(multiple: Decimal | None) -> str:
-    """As `times`, and what is less than a tenth with its first two digits: 0.005 × is not 0.00 ×."""
+    """As `format_multiple`, and what is less than a tenth with its first two digits: 0.005 × is not 0.00 ×."""
     small = multiple is not None and 0 < multiple < Decimal("0.1")
-    return f"{float(multiple or 0):.2g} ×" if small else times(multiple)
+    return f"{float(multiple or 0):.2g} ×" if small else format_multiple(multiple)
 
 
 @cache
@@ -104,4 +104,4 @@ def _price_spec(labels: PriceLabels) -> Spec:
         base.mark_bar(cornerRadiusEnd=3).encode(x=x, x2="start:Q", y=y, color=colour, tooltip=tooltip, opacity=faint),
         base.mark_text(align="left", dx=5, fontSize=12).encode(x=x, y=y, text="at_end:N", color=colour),
     )
-    return plain(chart)
+    return to_spec(chart)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import altair as alt
 import pandas as pd
 
-from core.charts.common import Axis, CurveView, Spec, over, plain, thin, with_rows, x_axis
+from core.charts.common import Axis, CurveView, Spec, axis_values, thin, to_spec, with_rows, x_axis
 from core.training.figures import smooth
 
 Column = Literal["training_loss", "validation_loss", "training_token_accuracy", "validation_token_accuracy"]
@@ -43,7 +43,7 @@ class RunCurve:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class IntervalRow:
     """A share (0 to 1) with its 95 % interval."""
 
     name: str
@@ -53,7 +53,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class SpanLabels:
+class IntervalLabels:
     """Words of the intervals: title of the axis, and what a row is called in tooltips."""
 
     value: str
@@ -83,7 +83,7 @@ def overlay(runs: Sequence[RunCurve], column: Column, view: CurveView, labels: O
     return with_rows(spec, [*rows, *ends], last, _NAME_ROOM, _NAME_PX)
 
 
-def intervals(spans: Sequence[Span], labels: SpanLabels) -> Spec:
+def intervals(spans: Sequence[IntervalRow], labels: IntervalLabels) -> Spec:
     """A point with its interval for each model, in the order of `spans`, the share written above it."""
     rows = [
         {
@@ -107,7 +107,7 @@ def _line(frame: pd.DataFrame, column: str, view: CurveView, *, positive: bool) 
     """Where this column is known, over the axis, smoothed (validation is not: it is measured seldom)."""
     if column not in frame or not len(frame):
         return pd.DataFrame({"x": [], "y": []}, dtype="float64")
-    line = pd.DataFrame({"x": over(frame, view.axis), "y": frame[column].astype("float64")}).dropna()
+    line = pd.DataFrame({"x": axis_values(frame, view.axis), "y": frame[column].astype("float64")}).dropna()
     if positive:
         line = line[line["y"] > 0]
     if len(line) and column.startswith("training"):
@@ -166,11 +166,11 @@ def _overlay_spec(labels: OverlayLabels, axis: Axis, log: bool, percent: bool, n
         .mark_text(align="left", dx=6, fontSize=12, fontWeight="bold", limit=_NAME_PX)
         .encode(x=x, y=y, color=colour, text="end:N"),
     ).properties(height=_OVERLAY_HEIGHT)
-    return plain(chart)
+    return to_spec(chart)
 
 
 @cache
-def _interval_spec(labels: SpanLabels) -> Spec:
+def _interval_spec(labels: IntervalLabels) -> Spec:
     name = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=320, ticks=False))
     share = alt.Scale(domain=[0, 1])
     axis = alt.Axis(format=".0%", tickCount=5)
@@ -196,4 +196,4 @@ def _interval_spec(labels: SpanLabels) -> Spec:
             x=alt.X("value:Q", scale=share), y=name, color=colour, text="written:N"
         ),
     )
-    return plain(chart)
+    return to_spec(chart)

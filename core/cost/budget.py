@@ -13,8 +13,8 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
-from core.db import totals
-from core.db.store import Store, hold, new_id
+from core.db import spend_totals
+from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Budget, utcnow
 from core.errors import FabulaError, OverBudget
 from core.message import msg
@@ -65,7 +65,7 @@ def set_budget(store: Store, actor: Actor, scope: Scope, amount_usd: Decimal | N
             msg("Enter an amount of 0 or more."),
         )
     with store.session() as session:
-        hold(session, "budgets")
+        advisory_lock(session, "budgets")
         session.execute(delete(Budget).where(Budget.scope == scope, Budget.subject == subject))
         if amount_usd is not None:
             session.add(Budget(id=new_id(), scope=scope, subject=subject, amount_usd=amount_usd, created_by=actor.id))
@@ -75,11 +75,11 @@ def budgets(store: Store) -> list[BudgetView]:
     """All budgets with what was spent and what is left this month: of everybody, of a run, then of persons."""
     with store.reading() as session:
         rows = session.scalars(select(Budget).order_by(Budget.scope, Budget.subject)).all()
-        persons = totals.of_month(session, utcnow())
+        persons = spend_totals.of_month(session, utcnow())
         return [_view(row, persons) for row in rows]
 
 
-def left(store: Store, actor: Actor, reference: str | None = None) -> Decimal | None:
+def remaining(store: Store, actor: Actor, reference: str | None = None) -> Decimal | None:
     """US dollars that this person may still spend now, on this run, job or story; None: no budget says anything.
 
     Never below 0.
@@ -88,8 +88,8 @@ def left(store: Store, actor: Actor, reference: str | None = None) -> Decimal | 
         return _least(_applying(session, actor, reference))
 
 
-def left_in(session: Session, actor: Actor, reference: str | None = None) -> Decimal | None:
-    """As `left`, in a transaction that may then reserve so much: nobody else does before it ends."""
+def remaining_in(session: Session, actor: Actor, reference: str | None = None) -> Decimal | None:
+    """As `remaining`, in a transaction that may then reserve so much: nobody else does before it ends."""
     _hold(session)
     return _least(_applying(session, actor, reference))
 
@@ -142,13 +142,13 @@ def _too_little(scope: str, spent: str, limit: str) -> str:
 
 def spent_on(session: Session, reference: str) -> Decimal:
     """What a run, job or story has spent or reserved; an unknown cost counts as what it can have been at most."""
-    return totals.of_reference(session, reference)
+    return spend_totals.of_reference(session, reference)
 
 
 def _hold(session: Session) -> None:
     """Two workers must not both reserve the last dollar."""
     if session.scalar(select(Budget.id).limit(1)) is not None:
-        hold(session, "budgets")
+        advisory_lock(session, "budgets")
 
 
 def _applying(session: Session, actor: Actor, reference: str | None) -> list[tuple[str, Decimal, Decimal]]:
@@ -157,9 +157,9 @@ def _applying(session: Session, actor: Actor, reference: str | None) -> list[tup
     limits = {(scope, subject): limit for scope, subject, limit in rows}
     found = []
     if (limit := limits.get(("run", ""))) is not None and reference is not None and reference != PREVIEW:
-        found.append(("run", limit, totals.of_reference(session, reference)))
+        found.append(("run", limit, spend_totals.of_reference(session, reference)))
     month, person = limits.get(("month", "")), limits.get(("person", actor.id))
-    persons = {} if month is None and person is None else totals.of_month(session, utcnow())
+    persons = {} if month is None and person is None else spend_totals.of_month(session, utcnow())
     if month is not None:
         found.append(("month", month, sum(persons.values(), Decimal(0))))
     if person is not None:

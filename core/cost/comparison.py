@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Literal
 
-from core.cost.currency import USD, Rate, convert
-from core.cost.folding import Key
+from core.cost.currency import USD, ExchangeRate, convert
+from core.cost.price_merge import Key
 from core.cost.prices import MTOK, Price
 
 if TYPE_CHECKING:
-    from core.cost.book import PriceBook
+    from core.cost.price_book import PriceBook
 
 Side = Literal["input", "output", "training"]
 
@@ -56,7 +56,7 @@ def compare(
     prices: Iterable[Price] | None = None,
     side: Side = "output",
     currency: str = USD,
-    rate: Rate | None = None,
+    rate: ExchangeRate | None = None,
 ) -> list[PriceLine]:
     """Prices for `unit` tokens (1,000 or 1,000,000), each with its multiple of the baseline, cheapest first.
 
@@ -71,12 +71,12 @@ def compare(
     base = next((p for p in rows if p.key == baseline), None)
     if base is None and (base := book.find(*baseline)) is not None:
         rows.append(base)
-    by = _By(book, base, unit, side, currency, rate)
+    by = _ComparisonBasis(book, base, unit, side, currency, rate)
     return sorted((by.line(price) for price in rows), key=by.place)
 
 
 @dataclass(frozen=True, slots=True)
-class _By:
+class _ComparisonBasis:
     """What all lines of one comparison have in common."""
 
     book: PriceBook
@@ -84,7 +84,7 @@ class _By:
     unit: int
     side: Side
     currency: str
-    rate: Rate | None
+    rate: ExchangeRate | None
 
     def line(self, price: Price) -> PriceLine:
         known = [_side(price, "input"), _side(price, "output"), price.training_per_mtok, price.cached_input_per_mtok]

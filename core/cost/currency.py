@@ -10,7 +10,7 @@ USD = "USD"
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
+class ExchangeRate:
     """What one US dollar is worth in another currency, on whose word, and of which day.
 
     Raises:
@@ -27,7 +27,7 @@ class Rate:
             raise ValueError(f"a rate is above 0, not {self.per_usd}")
 
 
-YUAN = Rate(
+YUAN = ExchangeRate(
     currency="CNY",
     # 7.9989 yuan and 1.1761 dollars for one euro on that day
     per_usd=(Decimal("7.9989") / Decimal("1.1761")).quantize(Decimal("0.0001")),
@@ -37,7 +37,7 @@ YUAN = Rate(
 """Reference rate of the European Central Bank; a person may state another."""
 
 
-def convert(amount: Decimal | None, currency: str, to: str, rate: Rate | None) -> Decimal | None:
+def convert(amount: Decimal | None, currency: str, to: str, rate: ExchangeRate | None) -> Decimal | None:
     """`amount` in another currency; None when it is unknown, or when no rate between the two is stated."""
     if amount is None or currency == to:
         return amount

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Float, case, extract, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from core.cost import machine_time, own
+from core.cost import custom_prices, machine_time
 from core.cost.prices import ENGINE
 from core.db.store import Store, in_chunks
 from core.db.tables import Evaluation, Run, Spend, Story, TrainingJob, utcnow
@@ -74,7 +74,7 @@ def seconds(store: Store, references: Sequence[str]) -> dict[str, float | None]:
 
 def usd_per_call(store: Store, references: Sequence[str]) -> dict[str, Decimal | None]:
     """What one call of each of these works costs: the work's machine time over its calls. None: unknown."""
-    hour = own.machine_hour(store)
+    hour = custom_prices.machine_hour(store)
     if hour is None:
         return dict.fromkeys(references)
     took = seconds(store, references)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 
-from core.cost.book import PriceBook, cost_of, training_cost
+from core.cost.price_book import PriceBook, cost_of, training_cost
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from decimal import Decimal
 from sqlalchemy import select
 
 from core.actor import Actor
-from core.cost import own
+from core.cost import custom_prices
 from core.cost.currency import USD, YUAN, convert
 from core.cost.prices import ENGINE, MTOK, Price
 from core.db.store import Store
@@ -99,7 +99,7 @@ def work_usd(
 
 def current(store: Store) -> MachineTime | None:
     """What an hour of this machine costs, with the newest measured speed; None until someone has priced the hour."""
-    hour = own.machine_hour(store)
+    hour = custom_prices.machine_hour(store)
     return None if hour is None else MachineTime(*hour, newest(store))
 
 

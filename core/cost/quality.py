@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 from sqlalchemy import func, select
 
-from core.cost.book import PriceBook
 from core.cost.currency import USD
 from core.cost.machine_time import MachineTime
+from core.cost.price_book import PriceBook
 from core.cost.prices import ENGINE
 from core.db.store import Store, in_chunks
 from core.db.tables import Evaluation, Spend, Story, Vote
-from core.intervals import wilson
+from core.statistics import wilson
 
 Kind = Literal["votes", "evaluation"]
 Model = tuple[str, str]
@@ -99,7 +99,7 @@ def qualities(store: Store, book: PriceBook, machine: MachineTime | None = None)
 def blind_rounds(store: Store) -> dict[Model, tuple[int, int]]:
     """(rounds, wins) of every model that was in a blind round with another model; one without a winner nobody won.
 
-    What was written counts also after the story was taken off the shelf.
+    What was written counts also after the story was taken out of the library.
     """
     query = select(Vote.order, Vote.winner).where(Vote.blind.is_(True)).order_by(Vote.at.desc()).limit(_NEWEST)
     with store.reading() as session:

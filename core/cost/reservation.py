@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from core.actor import Actor
 from core.cost import budget, spend
 from core.cost.spend import Page
-from core.db import rescue
+from core.db import rescue_files
 from core.db.store import Store
 from core.db.tables import Spend
 from core.errors import FabulaError, StorageFull
@@ -75,7 +75,7 @@ class Reservation:
             self.settle(None, None, None)
             return
         entry = {"kind": "spend", "spend": self.entry(0, 0, Decimal(0))}
-        rescue.write_or_keep(self._store, lambda session: session.delete(session.get_one(Spend, self._id)), entry)
+        rescue_files.write_or_keep(self._store, lambda session: session.delete(session.get_one(Spend, self._id)), entry)
 
     def settle(self, prompt_tokens: int | None, completion_tokens: int | None, cost_usd: Decimal | None) -> None:
         """What it really took.
@@ -85,7 +85,7 @@ class Reservation:
         """
         used = (prompt_tokens, completion_tokens, cost_usd)
         entry = {"kind": "spend", "spend": self.entry(*used)}
-        rescue.write_or_keep(self._store, lambda session: self.settle_in(session, *used), entry)
+        rescue_files.write_or_keep(self._store, lambda session: self.settle_in(session, *used), entry)
 
     def settle_in(
         self,

@@ -1,5 +1,5 @@
 """The spend ledger: every call that we make, for whom, and what it cost. The calls are written here; who reads how
-much was spent by day, person or run asks `core.cost.history`."""
+much was spent by day, person or run asks `core.cost.spend_history`."""
 
 from __future__ import annotations
 

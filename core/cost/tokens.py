@@ -41,7 +41,7 @@ def count(texts: Sequence[str], model: str) -> TokenCount:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class DatasetTokens:
     """Tokens of a data set as one model reads it: an average example's prompt and completion, and all of them."""
 
     prompt_each: int
@@ -51,7 +51,7 @@ class Measured:
     exact: bool
 
 
-def measure(prompts: Sequence[str], completions: Sequence[str], model: str) -> Measured:
+def measure(prompts: Sequence[str], completions: Sequence[str], model: str) -> DatasetTokens:
     """Count a data set's prompts and completions; averages are rounded to whole tokens.
 
     Raises:
@@ -61,7 +61,7 @@ def measure(prompts: Sequence[str], completions: Sequence[str], model: str) -> M
         raise ValueError("a data set has as many prompts as completions, and at least one")
     read, written = count(prompts, model), count(completions, model)
     n = len(prompts)
-    return Measured(
+    return DatasetTokens(
         round(read.tokens / n), round(written.tokens / n), read.tokens + written.tokens, n, read.exact and written.exact
     )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Literal
 
-from core.cost.currency import USD, Rate, convert
+from core.cost.currency import USD, ExchangeRate, convert
 from core.cost.prices import MTOK, Price
 from core.errors import FabulaError
 from core.message import msg
@@ -174,7 +174,7 @@ class BreakEven:
     days: Decimal | None = None
 
 
-def costs(workload: Workload, candidate: Candidate, currency: str = USD, rate: Rate | None = None) -> Costs:
+def costs(workload: Workload, candidate: Candidate, currency: str = USD, rate: ExchangeRate | None = None) -> Costs:
     """What the workload costs done this way, in `currency`.
 
     A tuned model gets the short prompt and is trained once; a base gets prompt and context and no training; your own

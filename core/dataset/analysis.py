@@ -127,7 +127,7 @@ def digest(prompt: str, completion: str) -> int:
     return int.from_bytes(blake2b(text, digest_size=_DIGEST_BYTES).digest(), "big")
 
 
-def there_already(usual: Sequence[str], found: Mapping[str, Occurrence], texts: int) -> str | None:
+def existing_mark(usual: Sequence[str], found: Mapping[str, Occurrence], texts: int) -> str | None:
     """The usual mark that all texts end with already, and none has inside."""
     ended = (mark for mark in usual if texts and found[mark].at_end == texts)
     return next((mark for mark in ended if not found[mark].before_end), None)

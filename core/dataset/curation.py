@@ -12,7 +12,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
-from core.dataset.writing.outcomes import storable
+from core.dataset.generation.response_classification import storable
 from core.db.store import Store, in_chunks
 from core.db.tables import Row, utcnow
 from core.errors import FabulaError, NotFound

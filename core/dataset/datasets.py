@@ -1,4 +1,5 @@
-"""Data sets: made from a recipe, listed, read. `loading` makes them from rows that exist, `finished` gives rows out."""
+"""Data sets: made from a recipe, listed, read. `loading` makes them from rows that exist, `completed_rows` gives rows
+out."""
 
 from __future__ import annotations
 
@@ -10,11 +11,20 @@ from decimal import Decimal
 from sqlalchemy import func, select, update
 
 from core.actor import Actor
-from core.dataset import matrix
-from core.dataset.finished import Examples, csv_line, csv_lines, examples, joined, prompt_of, to_csv
-from core.dataset.loading import Source, Split, begun, from_frame, load_sample, sample_pairs, sample_values, split_of
+from core.dataset import grid_store
+from core.dataset.completed_rows import TrainingExamples, csv_line, csv_lines, examples, join_values, prompt_of, to_csv
+from core.dataset.generation.response_classification import storable
+from core.dataset.loading import (
+    Source,
+    Split,
+    from_frame,
+    load_sample,
+    new_dataset,
+    sample_pairs,
+    sample_values,
+    split_of,
+)
 from core.dataset.recipe import Recipe
-from core.dataset.writing.outcomes import storable
 from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import BadRecipe, NotFound
@@ -22,10 +32,10 @@ from core.message import msg
 
 __all__ = [
     "DatasetSummary",
-    "Examples",
     "RowView",
     "Source",
     "Split",
+    "TrainingExamples",
     "characters",
     "chat_system",
     "create",
@@ -34,7 +44,7 @@ __all__ = [
     "examples",
     "fingerprint",
     "from_frame",
-    "joined",
+    "join_values",
     "list_datasets",
     "load_sample",
     "parts",
@@ -99,10 +109,10 @@ def create(store: Store, actor: Actor, recipe: Recipe) -> str:
         StorageFull: no room.
     """
     recipe.check()
-    dataset_id = begun(store, actor, recipe.name, "recipe", [c.name for c in recipe.columns], recipe.to_dict())
-    for _ in range(0, min(recipe.rows(), matrix.AT_ONCE), matrix.CHUNK):
+    dataset_id = new_dataset(store, actor, recipe.name, "recipe", [c.name for c in recipe.columns], recipe.to_dict())
+    for _ in range(0, min(recipe.rows(), grid_store.AT_ONCE), grid_store.CHUNK):
         with store.session() as session:
-            matrix.fill(session, dataset_id, recipe)
+            grid_store.fill(session, dataset_id, recipe)
     return dataset_id
 
 
@@ -131,7 +141,7 @@ def recipe(store: Store, dataset_id: str) -> Recipe | None:
     """
     with store.reading() as session:
         try:
-            return matrix.recipe_of(session, dataset_id)
+            return grid_store.recipe_of(session, dataset_id)
         except BadRecipe:
             return None
 
@@ -211,7 +221,7 @@ def _summaries(store: Store, dataset_id: str | None) -> list[DatasetSummary]:
         query = query.where(Dataset.id == dataset_id)
     with store.reading() as session:
         found = session.execute(query.order_by(Dataset.created_at.desc(), Dataset.id.desc())).all()
-        counted = matrix.counts(session, None if dataset_id is None else [dataset_id])
+        counted = grid_store.counts(session, None if dataset_id is None else [dataset_id])
     summaries = []
     for id_, name, source, columns, separator, created_at in found:
         if (c := counted.get(id_)) is not None:

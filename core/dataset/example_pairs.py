@@ -1,6 +1,6 @@
 """A handful of examples: pairs of a prompt and its answer, the samples that ship, and the check before training. Pure.
 
-`core.dataset.intake.pasted` reads pairs from pasted text and files; `core.training.examples` trains on them.
+`core.dataset.importers.pasted_text` reads pairs from pasted text and files; `core.training.examples` trains on them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NAMED_ROWS = 5  # row numbers that a sentence names
 _QUOTED = 30  # characters of a prompt that a sentence quotes
 
 
-class Pair(NamedTuple):
+class ExamplePair(NamedTuple):
     """One example: what is asked and the answer to learn."""
 
     prompt: str
@@ -31,7 +31,7 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ExampleSample:
     """Worked examples that ship with the studio (`data/samples/examples/*.json`), in one language.
 
     Attributes:
@@ -44,11 +44,11 @@ class Sample:
     names: Mapping[str, str]
     icon: str
     prompt: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ExamplePair, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ExampleFinding:
     """One thing to know before training; `blocking`: training waits until it is fixed."""
 
     sentence: str
@@ -56,7 +56,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedExamples:
     """What a form of pairs becomes.
 
     Attributes:
@@ -65,8 +65,8 @@ class Checked:
         too_many: there are more than `MOST`: the data-set page is made for them.
     """
 
-    pairs: tuple[Pair, ...]
-    findings: tuple[Finding, ...]
+    pairs: tuple[ExamplePair, ...]
+    findings: tuple[ExampleFinding, ...]
     too_many: bool = False
 
     @property
@@ -75,21 +75,21 @@ class Checked:
         return not any(finding.blocking for finding in self.findings)
 
 
-def samples(language: str) -> tuple[Sample, ...]:
+def samples(language: str) -> tuple[ExampleSample, ...]:
     """The worked samples in a language (`en`, `zh_CN`)."""
     return tuple(
-        Sample(
+        ExampleSample(
             id=item["id"],
             names=item["name"],
             icon=item["icon"],
             prompt=item[language]["prompt"],
-            pairs=tuple(Pair(pair["prompt"], pair["answer"]) for pair in item[language]["pairs"]),
+            pairs=tuple(ExamplePair(pair["prompt"], pair["answer"]) for pair in item[language]["pairs"]),
         )
         for item in _files()
     )
 
 
-def sample_of(sample_id: str | None, pairs: Sequence[Pair], language: str) -> Sample | None:
+def sample_of(sample_id: str | None, pairs: Sequence[ExamplePair], language: str) -> ExampleSample | None:
     """The sample that these pairs began with, in the language that they are in; None: they began otherwise."""
     known = set(pairs)
     for spoken in sorted(i18n.LANGUAGES, key=lambda each: each != language):
@@ -105,7 +105,7 @@ def _files() -> tuple[dict[str, Any], ...]:
     return tuple(sorted(found, key=lambda item: item["order"]))
 
 
-def check(pairs: Sequence[Pair], rows: Sequence[int] | None = None) -> Checked:
+def check(pairs: Sequence[ExamplePair], rows: Sequence[int] | None = None) -> CheckedExamples:
     """Look at the pairs before training.
 
     Args:
@@ -114,13 +114,13 @@ def check(pairs: Sequence[Pair], rows: Sequence[int] | None = None) -> Checked:
     """
     numbers = range(1, len(pairs) + 1) if rows is None else rows
     typed = [
-        (number, Pair(pair.prompt.strip(), pair.answer.strip()))
+        (number, ExamplePair(pair.prompt.strip(), pair.answer.strip()))
         for number, pair in zip(numbers, pairs, strict=True)
         if pair.prompt.strip() or pair.answer.strip()
     ]
     complete = [(number, pair) for number, pair in typed if pair.prompt and pair.answer]
     usable = tuple(dict.fromkeys(pair for _number, pair in complete))
-    return Checked(
+    return CheckedExamples(
         usable,
         (
             *_amount(len(usable), len(typed)),
@@ -134,20 +134,24 @@ def check(pairs: Sequence[Pair], rows: Sequence[int] | None = None) -> Checked:
     )
 
 
-def _amount(count: int, typed: int) -> list[Finding]:
+def _amount(count: int, typed: int) -> list[ExampleFinding]:
     """Too few or too many; `typed`: rows with a text on either side."""
     if typed == 0:
         return [
-            Finding(msg("There are no examples yet. Type, paste or upload at least 5, or start with a sample."), True)
+            ExampleFinding(
+                msg("There are no examples yet. Type, paste or upload at least 5, or start with a sample."), True
+            )
         ]
     if count == 0:
         return [
-            Finding(msg("No row has both a prompt and an answer. Fill in the missing side of at least 5 rows."), True)
+            ExampleFinding(
+                msg("No row has both a prompt and an answer. Fill in the missing side of at least 5 rows."), True
+            )
         ]
     if count < FEWEST:
         missing = FEWEST - count
         return [
-            Finding(
+            ExampleFinding(
                 msg(
                     "Too few examples: {count} of at least {value}. From so few a model repeats the examples instead "
                     "of learning the task. Add {missing} more; 12 is a good start.",
@@ -160,7 +164,7 @@ def _amount(count: int, typed: int) -> list[Finding]:
         ]
     if count > MOST:
         return [
-            Finding(
+            ExampleFinding(
                 msg(
                     "Too many examples for this form: {count}, and it takes up to {value}. Load the file on the Data "
                     "set page: there you can check its quality, split it and choose the settings.",
@@ -173,7 +177,7 @@ def _amount(count: int, typed: int) -> list[Finding]:
     return []
 
 
-def _too_long(typed: Sequence[tuple[int, Pair]]) -> list[Finding]:
+def _too_long(typed: Sequence[tuple[int, ExamplePair]]) -> list[ExampleFinding]:
     found = [(number, max(map(len, pair))) for number, pair in typed if max(map(len, pair)) > LONGEST_CELL]
     if not found:
         return []
@@ -192,10 +196,10 @@ def _too_long(typed: Sequence[tuple[int, Pair]]) -> list[Finding]:
             numbers=numbers,
             value=f"{LONGEST_CELL:,}",
         )
-    return [Finding(sentence, True)]
+    return [ExampleFinding(sentence, True)]
 
 
-def _contradictions(complete: Sequence[tuple[int, Pair]]) -> list[Finding]:
+def _contradictions(complete: Sequence[tuple[int, ExamplePair]]) -> list[ExampleFinding]:
     """The same prompt with different answers, one finding a prompt."""
     by_prompt: dict[str, list[tuple[int, str]]] = {}
     for number, pair in complete:
@@ -206,7 +210,7 @@ def _contradictions(complete: Sequence[tuple[int, Pair]]) -> list[Finding]:
             numbers = _named([number for number, _answer in answers])
             quoted = _quoted(prompt)
             found.append(
-                Finding(
+                ExampleFinding(
                     msg(
                         "Rows {numbers} have the same prompt, “{quoted}”, with different answers. Keep one of them: "
                         "a model can't learn both.",
@@ -219,7 +223,7 @@ def _contradictions(complete: Sequence[tuple[int, Pair]]) -> list[Finding]:
     return found[:_NAMED_ROWS]
 
 
-def _incomplete(typed: Sequence[tuple[int, Pair]]) -> list[Finding]:
+def _incomplete(typed: Sequence[tuple[int, ExamplePair]]) -> list[ExampleFinding]:
     found = []
     if unanswered := [number for number, pair in typed if not pair.answer]:
         numbers = _named(unanswered)
@@ -227,19 +231,19 @@ def _incomplete(typed: Sequence[tuple[int, Pair]]) -> list[Finding]:
             msg("No answer in row {numbers}: left out of training.", numbers=numbers),
             msg("No answer in rows {numbers}: left out.", numbers=numbers),
         )
-        found.append(Finding(one if len(unanswered) == 1 else several))
+        found.append(ExampleFinding(one if len(unanswered) == 1 else several))
     if unasked := [number for number, pair in typed if not pair.prompt]:
         numbers = _named(unasked)
         one, several = (
             msg("No prompt in row {numbers}: left out of training.", numbers=numbers),
             msg("No prompt in rows {numbers}: left out.", numbers=numbers),
         )
-        found.append(Finding(one if len(unasked) == 1 else several))
+        found.append(ExampleFinding(one if len(unasked) == 1 else several))
     return found
 
 
-def _repeated(complete: Sequence[tuple[int, Pair]]) -> list[Finding]:
-    seen, again = set[Pair](), list[int]()
+def _repeated(complete: Sequence[tuple[int, ExamplePair]]) -> list[ExampleFinding]:
+    seen, again = set[ExamplePair](), list[int]()
     for number, pair in complete:
         if pair in seen:
             again.append(number)
@@ -248,15 +252,15 @@ def _repeated(complete: Sequence[tuple[int, Pair]]) -> list[Finding]:
         return []
     numbers = _named(again)
     if len(again) == 1:
-        return [Finding(msg("Row {numbers} repeats an earlier row: it counts once.", numbers=numbers))]
-    return [Finding(msg("Rows {numbers} repeat earlier rows: each counts once.", numbers=numbers))]
+        return [ExampleFinding(msg("Row {numbers} repeats an earlier row: it counts once.", numbers=numbers))]
+    return [ExampleFinding(msg("Rows {numbers} repeat earlier rows: each counts once.", numbers=numbers))]
 
 
-def _same_answers(usable: Sequence[Pair]) -> list[Finding]:
+def _same_answers(usable: Sequence[ExamplePair]) -> list[ExampleFinding]:
     if len(usable) < FEWEST or len({pair.answer for pair in usable}) > 1:
         return []
     return [
-        Finding(
+        ExampleFinding(
             msg(
                 "All answers are the same: the model will give this answer to every prompt. "
                 "Add examples with other answers."

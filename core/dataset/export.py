@@ -17,7 +17,7 @@ from core.cost.tokens import TokenCount
 from core.dataset import datasets, jsonl, versions
 from core.dataset.analysis import Example
 from core.dataset.datasets import Split
-from core.dataset.matrix import CHUNK
+from core.dataset.grid_store import CHUNK
 from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import FabulaError, NotFound
@@ -56,11 +56,11 @@ class Selection:
         """Its examples, to be gone through as often as needed. Without a version there is no part but `train`."""
         if self.version_id is not None:
             return versions.examples(self.store, self.version_id, part)
-        return datasets.Examples(self.store, self.dataset_id) if part == "train" else ()
+        return datasets.TrainingExamples(self.store, self.dataset_id) if part == "train" else ()
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class ProgressExamples:
     """Examples that tell `seen` about each one that is gone through."""
 
     examples: Iterable[Example]
@@ -92,7 +92,7 @@ def plan(
     """
     learned, kept_back = selection.examples(), selection.examples("validation")
     if seen is not None:
-        learned = Watched(learned, seen)
+        learned = ProgressExamples(learned, seen)
     if selection.version_id is not None and file_format == "completion":
         whole = jsonl.plan(chain(learned, kept_back), separator=separator, stop=stop)
         separator, stop = whole.separator, whole.stop

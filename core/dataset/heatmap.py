@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from core.dataset import grid
 from core.dataset.recipe import Recipe
-from core.dataset.rowlist import Turn, Where, stride
+from core.dataset.row_query import RowFilter, ValueFilter, stride
 from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import NotFound
@@ -69,15 +69,15 @@ class HeatMap:
     _cells: Mapping[int, tuple[int, ...]] | None = None
     _turns: tuple[tuple[int, int], tuple[int, int]] | None = None
 
-    def where(self, place: int) -> Where:
+    def where(self, place: int) -> RowFilter:
         """The rows behind a square: of its cell, its pair of values, or its stretch of the grid."""
         if self._cells is not None:
-            return Where(ids=self._cells.get(place, ()))
+            return RowFilter(ids=self._cells.get(place, ()))
         if self._turns is not None:
             (across_stride, across), (down_stride, down) = self._turns
             high, low = divmod(place, across)
-            return Where(turns=(Turn(down_stride, down, high), Turn(across_stride, across, low)))
-        return Where(start=place * self.per_square, end=(place + 1) * self.per_square)
+            return RowFilter(turns=(ValueFilter(down_stride, down, high), ValueFilter(across_stride, across, low)))
+        return RowFilter(start=place * self.per_square, end=(place + 1) * self.per_square)
 
     def name(self, place: int) -> str:
         """What a square is called; "" when there is none."""

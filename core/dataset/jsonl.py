@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from core.dataset import preparing
+from core.dataset import preparation_report
 from core.dataset.analysis import (
     LONGEST_PAIR,
     SEPARATOR,
@@ -19,12 +19,12 @@ from core.dataset.analysis import (
     Findings,
     Occurrence,
     analyse,
+    existing_mark,
     first_free,
     occurrences,
-    there_already,
 )
-from core.dataset.planned import Format, Plan
-from core.dataset.preparing import Finding
+from core.dataset.jsonl_writer import Format, Plan
+from core.dataset.preparation_report import PreparationFinding
 from core.errors import BadTrainingFile
 from core.message import msg
 
@@ -34,10 +34,10 @@ __all__ = [
     "SEPARATORS",
     "STOPS",
     "Example",
-    "Finding",
     "Findings",
     "Format",
     "Plan",
+    "PreparationFinding",
     "Prepared",
     "analyse",
     "plan",
@@ -60,7 +60,7 @@ class Prepared:
     lines: tuple[str, ...]
     separator: str | None
     stop: str | None
-    report: tuple[Finding, ...]
+    report: tuple[PreparationFinding, ...]
 
 
 def plan(
@@ -94,13 +94,21 @@ def plan(
         )
     if file_format == "chat":
         return Plan(
-            "chat", None, None, "", "", False, system, findings, (*preparing.found(findings), *preparing.chat(system))
+            "chat",
+            None,
+            None,
+            "",
+            "",
+            False,
+            system,
+            findings,
+            (*preparation_report.found(findings), *preparation_report.chat(system)),
         )
     prompts, completions, texts = findings.in_prompts, findings.in_completions, findings.usable
     if separator is None:
-        separator = there_already(SEPARATORS, prompts, texts) or first_free(SEPARATORS, prompts, "separator")
+        separator = existing_mark(SEPARATORS, prompts, texts) or first_free(SEPARATORS, prompts, "separator")
     if stop is None:
-        stop = there_already(STOPS, completions, texts) or first_free(STOPS, completions, "stop")
+        stop = existing_mark(STOPS, completions, texts) or first_free(STOPS, completions, "stop")
     if inside := _inside(separator, prompts, texts):
         raise BadTrainingFile(
             msg(
@@ -127,8 +135,8 @@ def plan(
         )
     added_separator = "" if _ended(separator, prompts, texts) else separator
     added_stop = "" if _ended(stop, completions, texts) else stop
-    done = preparing.done(findings, added_separator, added_stop, leading_space)
-    report = (*preparing.found(findings), *done)
+    done = preparation_report.done(findings, added_separator, added_stop, leading_space)
+    report = (*preparation_report.found(findings), *done)
     return Plan("completion", separator, stop, added_separator, added_stop, leading_space, "", findings, report)
 
 

@@ -16,10 +16,10 @@ from sqlalchemy.orm import Session
 
 from core.actor import Actor
 from core.dataset import grid, presets
-from core.dataset.finished import joined
-from core.dataset.intake import importing
-from core.dataset.matrix import CHUNK
-from core.dataset.writing.outcomes import storable
+from core.dataset.completed_rows import join_values
+from core.dataset.generation.response_classification import storable
+from core.dataset.grid_store import CHUNK
+from core.dataset.importers import table_reader
 from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadFile, NotFound
@@ -81,14 +81,14 @@ def from_frame(
     splits = [None] * len(frame) if split_column is None else [split_of(_cell(v)) for v in frame[split_column]]
     seen: Counter[tuple[str, ...]] = Counter()
     with store.session() as session:  # all or nothing: half a file would look like the whole
-        dataset_id = begun(store, actor, name, source, columns, None, separator[:_LONGEST_SEPARATOR])
+        dataset_id = new_dataset(store, actor, name, source, columns, None, separator[:_LONGEST_SEPARATOR])
         for start in range(0, len(frame), CHUNK):
             part = frame.iloc[start : start + CHUNK]
             named = part[[*columns, *others, completion_column]].itertuples(index=False, name=None)
             rows = [
                 {
                     **_row(dataset_id, i, dict(zip(columns, map(_cell, values), strict=False)), _cell(text), seen),
-                    "prompt": joined(map(_cell, values[: len(columns)]), separator),
+                    "prompt": join_values(map(_cell, values[: len(columns)]), separator),
                     "column_values": dict(zip((*columns, *others), map(_cell, values), strict=True)),
                     "split": splits[i],
                 }
@@ -172,7 +172,7 @@ def sample_pairs(name: str, where: Mapping[str, Collection[str]] | None = None) 
     sample = _read_sample(name)
     frame = _chosen(sample.frame, where)
     rows = frame[[*sample.columns, sample.completion]].itertuples(index=False, name=None)
-    return [(joined(map(_cell, values), ","), _cell(text)) for *values, text in rows]
+    return [(join_values(map(_cell, values), ","), _cell(text)) for *values, text in rows]
 
 
 def sample_values(name: str, column: str, where: Mapping[str, Collection[str]] | None = None) -> dict[str, int]:
@@ -207,7 +207,7 @@ def _read_sample(name: str) -> _Sample:
     path = presets.DATA / "samples" / f"{name}.csv"
     if not name.replace("_", "").isalnum() or not path.is_file():
         raise NotFound(msg("There is no sample called {name}.", name=name), msg("Choose one from the list."))
-    frame = importing.read_table(path.read_bytes(), path.name).frame
+    frame = table_reader.read_table(path.read_bytes(), path.name).frame
     names = [str(column) for column in frame.columns]
     roles = json.loads(path.with_name(_ROLES).read_text(encoding="utf-8")).get(name, {})
     completion, split = roles.get("completion", names[-1]), roles.get("split")
@@ -217,7 +217,7 @@ def _read_sample(name: str) -> _Sample:
     return _Sample(frame, columns, completion, split, others)
 
 
-def begun(
+def new_dataset(
     store: Store,
     actor: Actor,
     name: str,

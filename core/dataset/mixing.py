@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 from core.actor import Actor
 from core.dataset import datasets, splitting, versions
+from core.dataset.grid_store import CHUNK
 from core.dataset.loading import own_name
-from core.dataset.matrix import CHUNK
 from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadTrainingFile, NotFound

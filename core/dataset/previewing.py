@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from core.actor import Actor
 from core.cost import budget, tokens
-from core.cost.book import PriceBook, cost_of
+from core.cost.price_book import PriceBook, cost_of
 from core.cost.reservation import Reservation
 from core.dataset import grid
+from core.dataset.generation.response_classification import classify
 from core.dataset.recipe import Recipe
-from core.dataset.writing.outcomes import judge
 from core.db.store import Store
 from core.errors import StorageFull
 from core.providers import Client, Completion, CompletionRequest
@@ -81,7 +81,7 @@ def preview(
         else:
             answer = client.complete(request, stop=halt)
         used = (answer.prompt_tokens, answer.completion_tokens, time.monotonic() - began)
-        said = judge(answer, recipe.max_tokens)
+        said = classify(answer, recipe.max_tokens)
         return PreviewRow(dict(cell.values), request.prompt, said.text or "", said.reason, said.finish_reason, *used)
 
     pool = ThreadPoolExecutor(max_workers=max(1, len(positions)), thread_name_prefix="preview")

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from string import Formatter
 from typing import Any, Literal, get_args
 
-from core import packaged
+from core import packaged_models
 from core.errors import BadRecipe
 from core.message import msg
-from core.text import canonical
+from core.sanitize import canonical
 
 AskedAt = Literal["auto", "chat", "completion"]
 
@@ -52,7 +52,7 @@ class Recipe:
     system: str = ""
     repeats: int = 1
     provider: str = "engine"
-    model: str = packaged.writer("zh_CN")
+    model: str = packaged_models.writer("zh_CN")
     temperature: float = 0.5
     top_p: float = 1.0
     max_tokens: int = 2048

@@ -10,24 +10,24 @@ from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
+from core.dataset.generation.response_classification import storable
 from core.dataset.recipe import Recipe
-from core.dataset.writing.outcomes import storable
 from core.db import tables
-from core.db.store import Store, hold, new_id
+from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Dataset, utcnow
 from core.errors import BadRecipe, NotFound
 from core.message import msg
 
 _LONGEST_NAME = 200  # characters, as the table has it
 _SHOWN = (  # what a list shows: the fields of SavedRecipe, in their order
-    tables.Recipe.id,
-    tables.Recipe.family,
-    tables.Recipe.version,
-    tables.Recipe.name,
-    tables.Recipe.recipe["rows"].as_integer(),
-    tables.Recipe.copied_from,
-    tables.Recipe.created_at,
-    tables.Recipe.created_by,
+    tables.RecipeVersion.id,
+    tables.RecipeVersion.family,
+    tables.RecipeVersion.version,
+    tables.RecipeVersion.name,
+    tables.RecipeVersion.recipe["rows"].as_integer(),
+    tables.RecipeVersion.copied_from,
+    tables.RecipeVersion.created_at,
+    tables.RecipeVersion.created_by,
 )
 
 
@@ -65,9 +65,9 @@ def save(store: Store, actor: Actor, recipe: Recipe, family: str | None = None) 
     """
     recipe = replace(recipe, name=_name(recipe.name))
     with store.session() as session:
-        hold(session, f"recipes {family or recipe.name}")
+        advisory_lock(session, f"recipes {family or recipe.name}")
         if family is None:
-            namesakes = _newest(tables.Recipe).where(tables.Recipe.name == recipe.name)
+            namesakes = _newest(tables.RecipeVersion).where(tables.RecipeVersion.name == recipe.name)
             same = next((row for row in session.scalars(namesakes) if _recipe(row) == recipe), None)
             return same.id if same is not None else _add(session, actor, recipe, new_id(), 1, None)
         newest = _newest_of(session, family)
@@ -120,7 +120,7 @@ def undelete(store: Store, actor: Actor, family: str) -> None:
         NotFound: there never was such a family.
     """
     with store.session() as session:
-        if not session.scalar(select(func.count()).where(tables.Recipe.family == family)):
+        if not session.scalar(select(func.count()).where(tables.RecipeVersion.family == family)):
             raise NotFound(msg("This recipe no longer exists."), msg("Choose another one."))
         _set(session, family, deleted_at=None)
 
@@ -133,9 +133,9 @@ def list_saved(store: Store) -> list[SavedRecipe]:
 
 def versions(store: Store, family: str) -> list[SavedRecipe]:
     """All versions of one family, the newest first; none when it is not there (any more)."""
-    query = select(*_SHOWN).where(tables.Recipe.family == family, tables.Recipe.deleted_at.is_(None))
+    query = select(*_SHOWN).where(tables.RecipeVersion.family == family, tables.RecipeVersion.deleted_at.is_(None))
     with store.reading() as session:
-        return [SavedRecipe(*row) for row in session.execute(query.order_by(tables.Recipe.version.desc())).all()]
+        return [SavedRecipe(*row) for row in session.execute(query.order_by(tables.RecipeVersion.version.desc())).all()]
 
 
 def load(store: Store, recipe_id: str) -> Recipe:
@@ -170,7 +170,7 @@ def _name(name: str) -> str:
 
 
 def _add(session: Session, actor: Actor, recipe: Recipe, family: str, version: int, copied_from: str | None) -> str:
-    row = tables.Recipe(
+    row = tables.RecipeVersion(
         id=new_id(),
         family=family,
         version=version,
@@ -184,19 +184,21 @@ def _add(session: Session, actor: Actor, recipe: Recipe, family: str, version: i
 
 
 def _set(session: Session, family: str, **values: object) -> None:
-    session.execute(update(tables.Recipe).where(tables.Recipe.family == family).values(**values))
+    session.execute(update(tables.RecipeVersion).where(tables.RecipeVersion.family == family).values(**values))
 
 
-def _row(session: Session, recipe_id: str) -> tables.Recipe:
-    row = session.get(tables.Recipe, recipe_id)
+def _row(session: Session, recipe_id: str) -> tables.RecipeVersion:
+    row = session.get(tables.RecipeVersion, recipe_id)
     if row is None or row.deleted_at is not None:
         raise NotFound(msg("This recipe no longer exists."), msg("Choose another one."))
     return row
 
 
-def _newest_of(session: Session, family: str) -> tables.Recipe:
-    mine = select(tables.Recipe).where(tables.Recipe.family == family, tables.Recipe.deleted_at.is_(None))
-    newest = session.scalar(mine.order_by(tables.Recipe.version.desc()).limit(1))
+def _newest_of(session: Session, family: str) -> tables.RecipeVersion:
+    mine = select(tables.RecipeVersion).where(
+        tables.RecipeVersion.family == family, tables.RecipeVersion.deleted_at.is_(None)
+    )
+    newest = session.scalar(mine.order_by(tables.RecipeVersion.version.desc()).limit(1))
     if newest is None:
         raise NotFound(msg("This recipe no longer exists."), msg("Choose another one."))
     return newest
@@ -204,11 +206,15 @@ def _newest_of(session: Session, family: str) -> tables.Recipe:
 
 def _newest(*what: Any) -> Select[Any]:
     """`what` of the newest version of every family, the one that was changed last first."""
-    last = select(tables.Recipe.family, func.max(tables.Recipe.version).label("version"))
-    newest = last.where(tables.Recipe.deleted_at.is_(None)).group_by(tables.Recipe.family).subquery()
-    same = (tables.Recipe.family == newest.c.family) & (tables.Recipe.version == newest.c.version)
-    return select(*what).join(newest, same).order_by(tables.Recipe.created_at.desc(), tables.Recipe.id.desc())
+    last = select(tables.RecipeVersion.family, func.max(tables.RecipeVersion.version).label("version"))
+    newest = last.where(tables.RecipeVersion.deleted_at.is_(None)).group_by(tables.RecipeVersion.family).subquery()
+    same = (tables.RecipeVersion.family == newest.c.family) & (tables.RecipeVersion.version == newest.c.version)
+    return (
+        select(*what)
+        .join(newest, same)
+        .order_by(tables.RecipeVersion.created_at.desc(), tables.RecipeVersion.id.desc())
+    )
 
 
-def _recipe(row: tables.Recipe) -> Recipe:
+def _recipe(row: tables.RecipeVersion) -> Recipe:
     return replace(Recipe.from_dict(row.recipe), name=row.name)

@@ -9,10 +9,10 @@ from sqlalchemy.orm import Session
 
 from core.actor import Actor
 from core.dataset.failed_rows import Change, FailedRows
+from core.dataset.generation import run_store
+from core.dataset.generation.enqueue import enqueue, queue_again, require_missing_rows, retry_failed
+from core.dataset.generation.progress import ACTIVE, Mode, RunProgress, latest, progress
 from core.dataset.previewing import PreviewRow, preview
-from core.dataset.writing import orders
-from core.dataset.writing.progress import ACTIVE, Mode, RunProgress, latest, progress
-from core.dataset.writing.starting import enqueue, must_be_missing, queue_again, retry_failed
 from core.db.store import Store
 from core.db.tables import Batch, Dataset, Run
 from core.errors import BadRecipe
@@ -46,11 +46,11 @@ def request_stop(store: Store, actor: Actor, run_id: str) -> None:
         NotFound: no such run.
     """
     with store.session() as session:
-        run = orders.locked(session, run_id)
+        run = run_store.lock_run(session, run_id)
         if run.state in ("running", "pausing") or (run.state in ("queued", "paused") and _at_provider(session, run)):
             run.state = "stopping"  # the worker cancels what is with the provider: it would go on writing, and billing
         elif run.state == "queued":
-            orders.finish(session, run_id, "stopped", None)
+            run_store.finish(session, run_id, "stopped", None)
         elif run.state in ("paused", "waiting"):  # of a waiting run the reason stays: other remedies follow from it
             run.state, run.not_before = "stopped", None
 
@@ -62,9 +62,9 @@ def request_pause(store: Store, actor: Actor, run_id: str) -> None:
         NotFound: no such run.
     """
     with store.session() as session:
-        run = orders.locked(session, run_id)
+        run = run_store.lock_run(session, run_id)
         if run.state == "queued":
-            orders.finish(session, run_id, "paused", None, held=True)
+            run_store.finish(session, run_id, "paused", None, held=True)
         elif run.state == "waiting":
             run.state, run.reason, run.not_before = "paused", None, None
         elif run.state == "running":
@@ -81,7 +81,7 @@ def resume(store: Store, actor: Actor, run_id: str) -> None:
         BadRecipe: nothing is missing.
     """
     with store.session() as session:
-        run = orders.locked(session, run_id)
+        run = run_store.lock_run(session, run_id)
         session.execute(select(Dataset.id).where(Dataset.id == run.dataset_id).with_for_update())
         others = select(Run.id).where(Run.dataset_id == run.dataset_id, Run.id != run_id, Run.state.in_(ACTIVE))
         if run.state not in _RESUMED or session.scalar(others.limit(1)) is not None:
@@ -89,7 +89,7 @@ def resume(store: Store, actor: Actor, run_id: str) -> None:
         if run.state == "pausing":
             run.state = "running"
             return
-        must_be_missing(session, run.dataset_id, run)
+        require_missing_rows(session, run.dataset_id, run)
         queue_again(run)
 
 
@@ -106,7 +106,7 @@ def raise_budget(store: Store, actor: Actor, run_id: str, budget_usd: Decimal | 
             msg("Enter an amount above zero."),
         )
     with store.session() as session:
-        orders.locked(session, run_id).budget_usd = budget_usd
+        run_store.lock_run(session, run_id).budget_usd = budget_usd
 
 
 def _at_provider(session: Session, run: Run) -> bool:

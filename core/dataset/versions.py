@@ -16,9 +16,9 @@ from sqlalchemy.orm import Session
 from core.actor import Actor
 from core.dataset import datasets, splitting
 from core.dataset.datasets import Split
-from core.dataset.matrix import CHUNK
-from core.dataset.writing.outcomes import storable
-from core.db.store import Store, hold, new_id
+from core.dataset.generation.response_classification import storable
+from core.dataset.grid_store import CHUNK
+from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Dataset, DatasetVersion, Row, VersionExample
 from core.errors import BadTrainingFile, NotFound
 from core.message import msg
@@ -101,7 +101,7 @@ def freeze(
             )
         sha256 = _sha256(_examples(session, dataset, chosen))
     with store.session() as session:  # all or nothing: half a version would be a wrong one
-        hold(session, "dataset_versions")
+        advisory_lock(session, "dataset_versions")
         alike = select(DatasetVersion.id).where(
             DatasetVersion.dataset_id == dataset_id, DatasetVersion.sha256 == sha256
         )

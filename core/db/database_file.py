@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from core.db import faults
+from core.db import storage_errors
 from core.errors import DatabaseLost
 
 _MAGIC = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html, section 1.3
@@ -67,10 +67,10 @@ class DatabaseFile:
             identity = self._identity or self._adopt()
             if not self._names(identity):
                 self._lose(identity, overwritten=False)
-                raise faults.gone()
+                raise storage_errors.gone()
             if not self._is_whole(identity):
                 self._lose(identity, overwritten=True)
-                raise faults.damaged()
+                raise storage_errors.damaged()
             return Seen(identity, self._lost)
 
     def forget(self) -> None:
@@ -96,12 +96,12 @@ class DatabaseFile:
         identity = self._found()
         loss = _losses.get(self.path)
         if loss is not None and self._journal_is_left(loss, identity):
-            raise faults.old_journal(self._journal)
+            raise storage_errors.old_journal(self._journal)
         if identity not in _shared:
             try:
                 _shared[identity] = [os.open(self.path, os.O_RDONLY | os.O_CLOEXEC), 0]
             except OSError as exc:
-                raise faults.gone() from exc
+                raise storage_errors.gone() from exc
         _shared[identity][1] += 1
         self._identity = _current[self.path] = identity
         if loss is not None:
@@ -137,7 +137,7 @@ class DatabaseFile:
         try:
             status = self.path.stat()
         except OSError as exc:
-            raise faults.gone() from exc
+            raise storage_errors.gone() from exc
         return status.st_dev, status.st_ino
 
 

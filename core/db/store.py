@@ -18,10 +18,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
-from core.db import totals
+from core.db import spend_totals
 from core.db.database_file import DatabaseFile, Seen
-from core.db.faults import damaged, gone, storage_fault
 from core.db.migrate import upgrade
+from core.db.storage_errors import damaged, gone, storage_fault
 from core.errors import DatabaseLost, StorageFull
 from core.message import msg
 from core.settings import Settings
@@ -59,7 +59,7 @@ class Store:
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         self._readers = sessionmaker(self.engine.execution_options(fabula_begin="BEGIN"), expire_on_commit=False)
         for sessions in (self._sessions, self._readers):
-            event.listen(sessions, "after_flush", totals.follow)
+            event.listen(sessions, "after_flush", spend_totals.follow)
         self._current: ContextVar[_Open | None] = ContextVar("fabula_session", default=None)
 
     @classmethod
@@ -207,7 +207,7 @@ def in_chunks(ids: Sequence[Id]) -> Iterator[Sequence[Id]]:
     return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))
 
 
-def hold(session: Session, name: str) -> None:
+def advisory_lock(session: Session, name: str) -> None:
     """Let no other session that holds `name` in until this one ends. (On SQLite a session is alone in any case.)"""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(select(func.pg_advisory_xact_lock(func.hashtext(name))))
@@ -300,7 +300,7 @@ def _pool(idle: int) -> dict[str, Any]:
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves, see _begin_sqlite
-    connection.create_function("decimal_add", 2, totals.decimal_add, deterministic=True)
+    connection.create_function("decimal_add", 2, spend_totals.decimal_add, deterministic=True)
     for pragma in ("synchronous=FULL", f"busy_timeout={_BUSY_MS}", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 

@@ -142,7 +142,7 @@ def _serve(
             server_header=False,
             timeout_keep_alive=65,
             timeout_graceful_shutdown=5,
-            http=connections.Connection,
+            http=connections.ClientConnection,
             limit_concurrency=connections.MOST,
             loop="asyncio",  # uvloop, which other packages bring along (Trackio), starts no process with a group
         )

@@ -19,20 +19,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from core import packaged
-from core.engine import VERSION, queue, shapes
-from core.engine.auth import Gate
+from core import packaged_models
+from core.engine import VERSION, job_queue, serializers
+from core.engine.auth import BearerAuth
 from core.engine.errors import ApiError, bad_value, disk_full, is_disk_full
 from core.engine.files import Files
 from core.engine.generate import count_tokens
 from core.engine.inference import Inference
+from core.engine.job_context import EngineJobContext
+from core.engine.job_loop import JobLoop
 from core.engine.jobs import Jobs
 from core.engine.llama import Pool
-from core.engine.models import Model, Models
-from core.engine.requests import json_body, known, required
-from core.engine.runner import Runner
-from core.engine.store import Job, Store
-from core.engine.workshop import Workshop
+from core.engine.models import Model, ModelCatalogue
+from core.engine.requests import json_body, reject_unknown, required
+from core.engine.store import EngineStore, Job
 from core.message import msg
 
 _log = logging.getLogger(__name__)
@@ -66,14 +66,16 @@ class Engine:
         for folder in ("files", "jobs", "adapters", "models"):
             (config.home / folder).mkdir(parents=True, exist_ok=True)
         self.config = config
-        self.store = Store(config.home / "engine.db")
-        self.models = Models(config.home, config.environ, self.store)
+        self.store = EngineStore(config.home / "engine.db")
+        self.models = ModelCatalogue(config.home, config.environ, self.store)
         self.files = Files(config.home, self.store)
         self.files.tidy()
         self.pool = Pool(config.threads)
         self.inference = Inference(self.models, self.pool)
-        shop = Workshop(config.home, self.store, self.files, self.models, self.pool, config.threads, self._trained)
-        self.runner = Runner(shop)
+        context = EngineJobContext(
+            config.home, self.store, self.files, self.models, self.pool, config.threads, self._trained
+        )
+        self.runner = JobLoop(context)
         self.jobs = Jobs(config.home, self.store, self.files, self.models, self.runner.wake)
         self._loop = asyncio.get_running_loop()
         self._background: set[asyncio.Task[None]] = set()
@@ -82,7 +84,7 @@ class Engine:
         """Take up interrupted jobs and warm up."""
         self.runner.start()
         if self.config.warm:
-            self._later(_logged(self._warm(), packaged.BASE))
+            self._later(_logged(self._warm(), packaged_models.BASE))
 
     async def stop(self) -> None:
         """Let a running trainer save, then end every child."""
@@ -113,7 +115,7 @@ class Engine:
                 **brief,
                 "models": [model.id for model in self.models.listed()],
                 "training": training,
-                "training_speeds": queue.speeds(self.store),
+                "training_speeds": job_queue.speeds(self.store),
                 "queue": len(waiting),
                 "generating": self.pool.leases,
                 "tokens_per_s": self.inference.tokens_per_s,
@@ -128,8 +130,8 @@ class Engine:
         """GET /v1/models/{id}, checkpoints included."""
         return JSONResponse(self._told(self.models.find(request.path_params["id"])))
 
-    def _told(self, model: Model) -> shapes.Json:
-        return shapes.model(model, self.models.refusal(model), self.models.context(model))
+    def _told(self, model: Model) -> serializers.Json:
+        return serializers.model(model, self.models.refusal(model), self.models.context(model))
 
     def delete_model(self, request: Request) -> Response:
         """DELETE /v1/models/{id}."""
@@ -139,7 +141,7 @@ class Engine:
     async def tokenize(self, request: Request) -> Response:
         """POST /fabula/v1/tokenize {"model", "text"} → {"tokens": n}."""
         body = await json_body(request)
-        known(body, frozenset({"model", "text"}))
+        reject_unknown(body, frozenset({"model", "text"}))
         model = self.models.find(required(body, "model"))
         if not isinstance(body.get("text"), str):
             raise bad_value("text", msg("'text' must be text."))
@@ -158,7 +160,7 @@ class Engine:
         await self.pool.load(base, model.adapter)
 
     async def _warm(self) -> None:
-        base = await run_in_threadpool(self.models.base, packaged.BASE)
+        base = await run_in_threadpool(self.models.base, packaged_models.BASE)
         await self.pool.load(base, self.models.newest_adapter(base.name))
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
@@ -229,7 +231,7 @@ def create_app(config: Config) -> Starlette:
             route("POST", "/v1/chat/completions", lambda engine: engine.inference.chat_completions),
             route("POST", "/fabula/v1/tokenize", lambda engine: engine.tokenize),
         ],
-        middleware=[Middleware(Gate, token=config.token)],
+        middleware=[Middleware(BearerAuth, token=config.token)],
         exception_handlers={
             Exception: _failed,
             HTTPException: _http_error,

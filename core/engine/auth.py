@@ -19,7 +19,7 @@ _LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGN
 _OWN_SITE = frozenset({None, "none", "same-origin"})  # Sec-Fetch-Site of what no other page has sent
 
 
-class Gate:
+class BearerAuth:
     """ASGI middleware: 401 without the right token. `/health` answers everyone, and tells more to those with a token.
 
     Without a token (`--no-auth`) only requests that name this machine get in, and none that a web page of another

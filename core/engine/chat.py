@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from core.engine.training_line import CHATML_MARKS, GEMMA_MARKS, BadLine, Message, message, without_marks
+from core.engine.training_line import CHATML_MARKS, GEMMA_MARKS, BadLine, ChatMessage, message, without_marks
 from core.message import msg
 
 Role = Literal["system", "user", "assistant"]
@@ -54,13 +54,13 @@ def template_for(architecture: str) -> Template | None:
     return _TEMPLATES.get(architecture)
 
 
-def prompt(messages: Sequence[Message], template: Template) -> str:
+def prompt(messages: Sequence[ChatMessage], template: Template) -> str:
     """The text after which the model writes its answer."""
     text = "".join(text for text, _ in segments(messages, template))
     return text + template.start.format(role=template.names["assistant"])
 
 
-def segments(messages: Sequence[Message], template: Template) -> tuple[tuple[str, bool], ...]:
+def segments(messages: Sequence[ChatMessage], template: Template) -> tuple[tuple[str, bool], ...]:
     """(text, trained) pairs of a conversation: the answers and the mark that ends each are what is learned."""
     pairs: list[tuple[str, bool]] = []
     for role, text, trained in _turns(messages, template):
@@ -72,7 +72,7 @@ def segments(messages: Sequence[Message], template: Template) -> tuple[tuple[str
     return _joined(pairs)
 
 
-def _turns(messages: Sequence[Message], template: Template) -> list[tuple[Role, str, bool]]:
+def _turns(messages: Sequence[ChatMessage], template: Template) -> list[tuple[Role, str, bool]]:
     """Turns in the template's own roles; where it has none for the system, its text opens the next user turn."""
     turns: list[tuple[Role, str, bool]] = []
     waiting = ""
@@ -100,7 +100,7 @@ def _joined(pairs: Sequence[tuple[str, bool]]) -> tuple[tuple[str, bool], ...]:
     return tuple(joined)
 
 
-def parse(raw: object) -> tuple[Message, ...]:
+def parse(raw: object) -> tuple[ChatMessage, ...]:
     """Messages of a request, read as those of training files are.
 
     Raises:

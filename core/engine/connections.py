@@ -20,7 +20,7 @@ BODY_IDLE_S = 60.0  # without a byte of a body that has not ended
 _Phase = Literal["headers", "body"]
 
 
-class Connection(H11Protocol):
+class ClientConnection(H11Protocol):
     """One client's connection. uvicorn's own waits for ever for the rest of a request.
 
     Set with `uvicorn.Config(http=Connection)`. A request that is late is answered with 408, unless it has been answered

@@ -11,10 +11,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from core.engine import ids, results, shapes
+from core.engine import ids, results, serializers
 from core.engine.errors import ApiError, bad_value, unknown_file
 from core.engine.requests import query_limit
-from core.engine.store import File, Store
+from core.engine.store import EngineStore, File
 from core.engine.upload import Upload, receive
 from core.message import msg
 
@@ -32,7 +32,7 @@ def source_path(folder: Path, param: str) -> Path:
 class Files:
     """Uploaded files lie in HOME/files/<id>; the results of a job are made from its metrics when asked for."""
 
-    def __init__(self, home: Path, store: Store) -> None:
+    def __init__(self, home: Path, store: EngineStore) -> None:
         self._folder, self._jobs, self._store = home / "files", home / "jobs", store
         self._incoming = self._folder / "incoming"
 
@@ -60,7 +60,7 @@ class Files:
             file = await run_in_threadpool(self._keep, file_id, part, upload)
         finally:
             part.unlink(missing_ok=True)
-        return JSONResponse(shapes.file(file, file.bytes))
+        return JSONResponse(serializers.file(file, file.bytes))
 
     def list(self, request: Request) -> Response:
         """GET /v1/files?after&limit&order&purpose, newest first."""
@@ -76,12 +76,12 @@ class Files:
             rows, more = self._store.page(File, where, values, after=after, limit=limit, newest=order == "desc")
         except KeyError as exc:
             raise bad_value("after", msg("No such File object: {after}", after=after)) from exc
-        return JSONResponse(shapes.page([shapes.file(row, self._size(row)) for row in rows], more))
+        return JSONResponse(serializers.page([serializers.file(row, self._size(row)) for row in rows], more))
 
     def get(self, request: Request) -> Response:
         """GET /v1/files/{id}."""
         file = self.find(request.path_params["id"])
-        return JSONResponse(shapes.file(file, self._size(file)))
+        return JSONResponse(serializers.file(file, self._size(file)))
 
     def content(self, request: Request) -> Response:
         """GET /v1/files/{id}/content. The results of a running job grow from one call to the next."""

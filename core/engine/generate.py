@@ -9,17 +9,17 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from core.engine import wire
+from core.engine import llama_http
 from core.engine.errors import ApiError, unavailable
-from core.engine.llama import Backend, refused
-from core.engine.stops import StopMatcher
+from core.engine.llama import Backend, as_api_error
+from core.engine.stop_strings import StopMatcher
 from core.message import msg
 
 FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class GenerationEnd:
     """How a generation ended.
 
     Attributes:
@@ -34,23 +34,23 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class GeneratedChunk:
     """Some text; the last piece carries the end."""
 
     text: str
-    end: End | None = None
+    end: GenerationEnd | None = None
 
 
-async def whole(backend: Backend, order: Mapping[str, Any]) -> Piece:
+async def generate_whole(backend: Backend, order: Mapping[str, Any]) -> GeneratedChunk:
     """The whole answer at once: the same text as its pieces, where llama.cpp's own differs in cut characters."""
     texts = []
-    async with aclosing(pieces(backend, order)) as parts:
+    async with aclosing(stream_chunks(backend, order)) as parts:
         async for piece in parts:
             texts.append(piece.text)
-    return Piece("".join(texts), piece.end)
+    return GeneratedChunk("".join(texts), piece.end)
 
 
-async def pieces(backend: Backend, order: Mapping[str, Any]) -> AsyncGenerator[Piece, None]:
+async def stream_chunks(backend: Backend, order: Mapping[str, Any]) -> AsyncGenerator[GeneratedChunk, None]:
     """The answer as it is written, up to the first of the stop strings in `order["stop"]`.
 
     Every other ending gives out the text that was held back for a stop string, also an error in the middle.
@@ -61,7 +61,7 @@ async def pieces(backend: Backend, order: Mapping[str, Any]) -> AsyncGenerator[P
     stop = StopMatcher(order.get("stop", ()))
     async with backend.slots:
         try:
-            blocks = wire.post(backend.address, "/completion", {**order, "stop": [], "stream": True})
+            blocks = llama_http.post(backend.address, "/completion", {**order, "stop": [], "stream": True})
             async with aclosing(blocks), aclosing(_events(blocks)) as events:
                 first_at: float | None = None
                 async for event in events:
@@ -70,21 +70,23 @@ async def pieces(backend: Backend, order: Mapping[str, Any]) -> AsyncGenerator[P
                     piece = _piece(event)
                     text = stop.feed(piece.text)
                     if stop.found:
-                        yield Piece(text, _end_at_stop(event, now - first_at))
+                        yield GeneratedChunk(text, _end_at_stop(event, now - first_at))
                         return  # closing the connection ends llama.cpp's work
-                    yield Piece(text + stop.rest(), piece.end) if piece.end else Piece(text)
-        except (wire.Refused, wire.Broken, ApiError) as exc:
+                    yield GeneratedChunk(text + stop.rest(), piece.end) if piece.end else GeneratedChunk(text)
+        except (llama_http.LlamaRefused, llama_http.ConnectionBroken, ApiError) as exc:
             if held := stop.rest():
-                yield Piece(held)
+                yield GeneratedChunk(held)
             raise _api_error(exc) from exc
 
 
 async def count_tokens(backend: Backend, text: str) -> int:
     """How many tokens a text has, without the one that starts a sequence. Raises ApiError."""
     try:
-        async with aclosing(wire.post(backend.address, "/tokenize", {"content": text, "add_special": False})) as blocks:
+        async with aclosing(
+            llama_http.post(backend.address, "/tokenize", {"content": text, "add_special": False})
+        ) as blocks:
             answer = _json(b"".join([block async for block in blocks]))
-    except (wire.Refused, wire.Broken) as exc:
+    except (llama_http.LlamaRefused, llama_http.ConnectionBroken) as exc:
         raise _api_error(exc) from exc
     return len(answer["tokens"])
 
@@ -101,31 +103,31 @@ async def _events(blocks: AsyncGenerator[bytes, None]) -> AsyncGenerator[dict[st
                 if event.get("stop"):
                     return
             elif text.startswith(b"error: "):
-                raise refused(500, {"error": _json(text[7:])})
+                raise as_api_error(500, {"error": _json(text[7:])})
     raise unavailable(msg("The model stopped working in the middle of an answer."))
 
 
-def _piece(event: Mapping[str, Any]) -> Piece:
+def _piece(event: Mapping[str, Any]) -> GeneratedChunk:
     if "error" in event:
-        raise refused(int(event["error"].get("code", 500)), dict(event))
+        raise as_api_error(int(event["error"].get("code", 500)), dict(event))
     text = str(event.get("content", ""))
     if not event.get("stop"):
-        return Piece(text)
+        return GeneratedChunk(text)
     timings = event.get("timings") or {}
     measured = int(event["tokens_predicted"]) > 1
-    end = End(
+    end = GenerationEnd(
         reason="length" if event.get("stop_type") == "limit" else "stop",
         prompt_tokens=int(event["tokens_evaluated"]),
         completion_tokens=int(event["tokens_predicted"]),
         tokens_per_s=float(timings["predicted_per_second"]) if measured and timings else None,
     )
-    return Piece(text, end)
+    return GeneratedChunk(text, end)
 
 
-def _end_at_stop(event: Mapping[str, Any], generated_s: float) -> End:
+def _end_at_stop(event: Mapping[str, Any], generated_s: float) -> GenerationEnd:
     """The end of an answer whose stop string is complete with `event`, `generated_s` after its first token."""
     tokens = int(event["tokens_predicted"])
-    return End(
+    return GenerationEnd(
         reason="stop",
         prompt_tokens=int(event["tokens_evaluated"]),
         completion_tokens=tokens,
@@ -137,8 +139,8 @@ def _api_error(exc: Exception) -> ApiError:
     """What went wrong between the engine and llama.cpp, for the client."""
     if isinstance(exc, ApiError):
         return exc
-    if isinstance(exc, wire.Refused):
-        return refused(exc.status, _json(exc.body))
+    if isinstance(exc, llama_http.LlamaRefused):
+        return as_api_error(exc.status, _json(exc.body))
     return unavailable(msg("The model stopped working: {message}.", message=str(exc)))
 
 

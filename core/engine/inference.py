@@ -17,10 +17,10 @@ from starlette.responses import JSONResponse, Response
 
 from core.engine import VERSION, chat, sampling
 from core.engine.errors import ApiError, bad_value
-from core.engine.generate import End, Piece, count_tokens, pieces, whole
-from core.engine.llama import Backend, Base, Pool, too_long
-from core.engine.models import Model, Models
-from core.engine.requests import json_body, until_gone
+from core.engine.generate import GeneratedChunk, GenerationEnd, count_tokens, generate_whole, stream_chunks
+from core.engine.llama import Backend, BaseModel, Pool, too_long
+from core.engine.models import Model, ModelCatalogue
+from core.engine.requests import json_body, until_disconnected
 from core.engine.sampling import Sampling
 from core.engine.streaming import EventStream
 from core.engine.training_line import BadLine, is_missing
@@ -32,7 +32,7 @@ _PATIENCE_S = 0.5  # a streamed answer's headers wait so long for a model that i
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class InferenceRequest:
     """A request that has been understood.
 
     Attributes:
@@ -42,7 +42,7 @@ class Work:
 
     chat: bool
     model: Model
-    base: Base
+    base: BaseModel
     prompts: tuple[Prompt, ...]
     sampling: Sampling
 
@@ -58,7 +58,7 @@ class Work:
 class Inference:
     """The two endpoints. `tokens_per_s` is the speed of the last answer, None before the first."""
 
-    def __init__(self, models: Models, pool: Pool) -> None:
+    def __init__(self, models: ModelCatalogue, pool: Pool) -> None:
         self._models, self._pool = models, pool
         self.tokens_per_s: float | None = None
 
@@ -68,7 +68,7 @@ class Inference:
         model, base = await self._open(body)
         prompts = _prompts(body)
         _check_vocabulary(prompts, base)
-        return await self._answer(request, Work(False, model, base, prompts, sampling.of_completion(body)))
+        return await self._answer(request, InferenceRequest(False, model, base, prompts, sampling.of_completion(body)))
 
     async def chat_completions(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
@@ -84,21 +84,23 @@ class Inference:
         except BadLine as exc:
             raise bad_value("messages", msg("Invalid 'messages': {sentence}", sentence=exc.sentence)) from exc
         text = chat.prompt(messages, template)
-        return await self._answer(request, Work(True, model, base, (text,), sampling.of_chat(body, template.stop)))
+        return await self._answer(
+            request, InferenceRequest(True, model, base, (text,), sampling.of_chat(body, template.stop))
+        )
 
-    async def _open(self, body: dict[str, Any]) -> tuple[Model, Base]:
+    async def _open(self, body: dict[str, Any]) -> tuple[Model, BaseModel]:
         if is_missing(body.get("model")):
             message = msg("You must provide a model parameter.")
             raise ApiError(400, message, param="model", code="missing_required_parameter")
         model = self._models.find(body["model"])
         return model, await run_in_threadpool(self._models.base, model.base)
 
-    async def _answer(self, request: Request, work: Work) -> Response:
+    async def _answer(self, request: Request, work: InferenceRequest) -> Response:
         if not work.sampling.stream:
-            return await until_gone(request, self._whole(work))
+            return await until_disconnected(request, self._whole(work))
         admitted = asyncio.create_task(self._admit(work))
         try:
-            await until_gone(request, asyncio.wait({admitted}, timeout=_PATIENCE_S))
+            await until_disconnected(request, asyncio.wait({admitted}, timeout=_PATIENCE_S))
             if admitted.done():
                 admitted.result()  # a refusal has a status of its own
         except BaseException:
@@ -106,30 +108,30 @@ class Inference:
             raise
         return EventStream(self._stream(work, admitted))
 
-    async def _admit(self, work: Work) -> None:
+    async def _admit(self, work: InferenceRequest) -> None:
         """Load the model and see that it can take the prompts, without waiting for a turn. Raises ApiError."""
         async with self._pool.lease(work.base, work.model.adapter) as backend:
             for prompt in work.prompts:
                 await _check_length(backend, prompt)
 
-    async def _whole(self, work: Work) -> Response:
+    async def _whole(self, work: InferenceRequest) -> Response:
         async with self._pool.lease(work.base, work.model.adapter) as backend:
-            answers = await _all([whole(backend, order) for order in work.orders()], work.sampling.together)
+            answers = await _all([generate_whole(backend, order) for order in work.orders()], work.sampling.together)
         ends = [self._noted(answer.end) for answer in answers]
         shape = _Shape(work)
         choices = [shape.choice(index, answer) for index, answer in enumerate(answers)]
         return JSONResponse({**shape.head(), "choices": choices, "usage": _usage(ends, work.sampling.n)})
 
-    async def _stream(self, work: Work, admitted: asyncio.Task[None]) -> AsyncGenerator[bytes, None]:
+    async def _stream(self, work: InferenceRequest, admitted: asyncio.Task[None]) -> AsyncGenerator[bytes, None]:
         """Server-sent events, once the request is `admitted`. An error becomes an event, as at OpenAI."""
         shape = _Shape(work)
-        ends: dict[int, End] = {}
+        ends: dict[int, GenerationEnd] = {}
         started = False
         async with AsyncExitStack() as stack:
             try:
                 await admitted
                 backend = await stack.enter_async_context(self._pool.lease(work.base, work.model.adapter))
-                streams = [pieces(backend, order) for order in work.orders()]
+                streams = [stream_chunks(backend, order) for order in work.orders()]
                 merged = _merged(streams) if work.sampling.together and len(streams) > 1 else _in_turn(streams)
                 async for index, piece in await stack.enter_async_context(aclosing(merged)):
                     if not started and work.chat:
@@ -147,7 +149,7 @@ class Inference:
             yield shape.usage(_usage([ends[index] for index in sorted(ends)], work.sampling.n))
         yield b"data: [DONE]\n\n"
 
-    def _noted(self, end: End | None) -> End:
+    def _noted(self, end: GenerationEnd | None) -> GenerationEnd:
         assert end is not None
         self.tokens_per_s = end.tokens_per_s or self.tokens_per_s
         return end
@@ -156,7 +158,7 @@ class Inference:
 class _Shape:
     """OpenAI's JSON for one request."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: InferenceRequest) -> None:
         self._chat = work.chat
         self._usage = {"usage": None} if work.sampling.include_usage else {}
         code = secrets.token_hex(12)
@@ -170,7 +172,7 @@ class _Shape:
     def head(self) -> dict[str, Any]:
         return {**self._common, "object": "chat.completion" if self._chat else "text_completion"}
 
-    def choice(self, index: int, piece: Piece) -> dict[str, Any]:
+    def choice(self, index: int, piece: GeneratedChunk) -> dict[str, Any]:
         reason = piece.end.reason if piece.end else None
         if not self._chat:
             return {"index": index, "text": piece.text, "logprobs": None, "finish_reason": reason}
@@ -180,7 +182,7 @@ class _Shape:
     def opening(self, index: int) -> bytes:
         return self._chunk(index, {"role": "assistant", "content": "", "refusal": None}, None)
 
-    def chunks(self, index: int, piece: Piece) -> list[bytes]:
+    def chunks(self, index: int, piece: GeneratedChunk) -> list[bytes]:
         """The events of one piece: its text if there is any, and the end in one of its own, as at OpenAI."""
         events = [self._chunk(index, {"content": piece.text}, None)] if piece.text else []
         return [*events, self._chunk(index, {}, piece.end.reason)] if piece.end else events
@@ -198,7 +200,7 @@ class _Shape:
         return _event({**self._common, "object": self._object, "choices": [choice], **self._usage})
 
 
-def _usage(ends: Sequence[End], n: int) -> dict[str, int]:
+def _usage(ends: Sequence[GenerationEnd], n: int) -> dict[str, int]:
     """Each prompt counts once, each answer once."""
     prompt = sum(end.prompt_tokens for end in ends[::n])
     completion = sum(end.completion_tokens for end in ends)
@@ -226,7 +228,7 @@ def _prompts(body: dict[str, Any]) -> tuple[Prompt, ...]:
     return tuple(raw)
 
 
-def _check_vocabulary(prompts: Sequence[Prompt], base: Base) -> None:
+def _check_vocabulary(prompts: Sequence[Prompt], base: BaseModel) -> None:
     """Raise ApiError 400 for a token id that the model does not have."""
     highest = max((max(prompt) for prompt in prompts if not isinstance(prompt, str)), default=0)
     if highest >= base.card.vocab_size:
@@ -256,7 +258,7 @@ def _is_tokens(value: object) -> bool:
     )
 
 
-async def _all(work: Sequence[Coroutine[Any, Any, Piece]], together: bool) -> list[Piece]:
+async def _all(work: Sequence[Coroutine[Any, Any, GeneratedChunk]], together: bool) -> list[GeneratedChunk]:
     """Every answer, or the first error with the others stopped."""
     if not together:
         return await _each(work)
@@ -268,7 +270,7 @@ async def _all(work: Sequence[Coroutine[Any, Any, Piece]], together: bool) -> li
             task.cancel()
 
 
-async def _each(work: Sequence[Coroutine[Any, Any, Piece]]) -> list[Piece]:
+async def _each(work: Sequence[Coroutine[Any, Any, GeneratedChunk]]) -> list[GeneratedChunk]:
     """Every answer, one after the other."""
     try:
         return [await each for each in work]
@@ -277,7 +279,9 @@ async def _each(work: Sequence[Coroutine[Any, Any, Piece]]) -> list[Piece]:
             each.close()  # of those that were never begun
 
 
-async def _in_turn(streams: Sequence[AsyncGenerator[Piece, None]]) -> AsyncGenerator[tuple[int, Piece], None]:
+async def _in_turn(
+    streams: Sequence[AsyncGenerator[GeneratedChunk, None]],
+) -> AsyncGenerator[tuple[int, GeneratedChunk], None]:
     """The pieces of the first generation, then those of the second, …, with the number of each."""
     for index, stream in enumerate(streams):
         async with aclosing(stream) as pieces_of_one:
@@ -285,11 +289,13 @@ async def _in_turn(streams: Sequence[AsyncGenerator[Piece, None]]) -> AsyncGener
                 yield index, piece
 
 
-async def _merged(streams: Sequence[AsyncGenerator[Piece, None]]) -> AsyncGenerator[tuple[int, Piece], None]:
+async def _merged(
+    streams: Sequence[AsyncGenerator[GeneratedChunk, None]],
+) -> AsyncGenerator[tuple[int, GeneratedChunk], None]:
     """Pieces of several generations as they come, with the number of each. Closing it closes them all."""
-    queue: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue(maxsize=64)
+    queue: asyncio.Queue[tuple[int, GeneratedChunk] | Exception | None] = asyncio.Queue(maxsize=64)
 
-    async def pump(index: int, stream: AsyncGenerator[Piece, None]) -> None:
+    async def pump(index: int, stream: AsyncGenerator[GeneratedChunk, None]) -> None:
         try:
             async with aclosing(stream) as one:
                 async for piece in one:

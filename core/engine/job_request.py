@@ -10,7 +10,7 @@ from typing import Any
 
 from core.engine import job_rules
 from core.engine.errors import ApiError, bad_value
-from core.engine.requests import integer, known, number, required
+from core.engine.requests import integer, number, reject_unknown, required
 from core.engine.training_line import is_missing
 from core.message import msg
 
@@ -34,7 +34,7 @@ BASE_LEARNING_RATE = 1e-3  # of the multiplier 1.0; measured on LoRA rank 16 of 
 
 
 @dataclass(frozen=True, slots=True)
-class JobRequest:
+class ParsedJobRequest:
     """A request for a job, in good form; None means `auto` for the hyper-parameters."""
 
     model: str
@@ -48,14 +48,14 @@ class JobRequest:
     learning_rate_multiplier: float | None
 
 
-def parse(body: Mapping[str, Any]) -> JobRequest:
+def parse(body: Mapping[str, Any]) -> ParsedJobRequest:
     """Check the form of a request. Raises ApiError 400."""
-    known(body, _KNOWN)
+    reject_unknown(body, _KNOWN)
     if body.get("integrations"):
         message = msg("'integrations' are not supported by this engine; read the events or the result file instead.")
         raise ApiError(400, message, param="integrations", code="unsupported_parameter")
     hyperparameters = _without_auto(_hyperparameters(body))
-    return JobRequest(
+    return ParsedJobRequest(
         model=required(body, "model"),
         training_file=required(body, "training_file"),
         validation_file=None if is_missing(body.get("validation_file")) else required(body, "validation_file"),
@@ -84,16 +84,16 @@ def _hyperparameters(body: Mapping[str, Any]) -> Mapping[str, Any]:
     """From `method.supervised.hyperparameters`, or from the older `hyperparameters`."""
     old = _object(body, "hyperparameters")
     method = _object(body, "method")
-    known(method, frozenset({"type", "supervised", "dpo", "reinforcement"}), "method.")
+    reject_unknown(method, frozenset({"type", "supervised", "dpo", "reinforcement"}), "method.")
     kind = method.get("type")
     if (not is_missing(kind) and kind != "supervised") or method.get("dpo") or method.get("reinforcement"):
         message = msg("This engine does supervised fine-tuning only: 'method.type' must be 'supervised'.")
         raise ApiError(400, message, param="method.type", code="unsupported_parameter")
     supervised = _object(method, "supervised", "method.")
-    known(supervised, frozenset({"hyperparameters"}), "method.supervised.")
+    reject_unknown(supervised, frozenset({"hyperparameters"}), "method.supervised.")
     new = _object(supervised, "hyperparameters", "method.supervised.")
     where = "method.supervised.hyperparameters." if new else "hyperparameters."
-    known(new or old, _HYPERPARAMETERS, where)
+    reject_unknown(new or old, _HYPERPARAMETERS, where)
     return new or old
 
 

@@ -12,14 +12,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from core.engine import chat, ids, job_request, queue, shapes, validate
+from core.engine import chat, ids, job_queue, job_request, serializers, validate
 from core.engine.errors import ApiError, bad_value, unknown_job
+from core.engine.event_log import add_event
 from core.engine.files import PURPOSE, SOURCES, Files, source_path
-from core.engine.job_request import JobRequest
-from core.engine.journal import say
-from core.engine.models import Models
+from core.engine.job_request import ParsedJobRequest
+from core.engine.models import ModelCatalogue
 from core.engine.requests import json_body, query_limit
-from core.engine.store import Checkpoint, Event, Job, Row, Status, Store, to_json
+from core.engine.store import CheckpointRow, EngineStore, Event, Job, Row, Status, to_json
 from core.message import msg
 
 ALIVE: tuple[Status, ...] = ("validating_files", "queued", "running")
@@ -31,7 +31,9 @@ _HAS_METADATA = "EXISTS (SELECT 1 FROM json_each(metadata) WHERE key = ? AND val
 class Jobs:
     """The endpoints. The work itself is the runner's; `wake` tells it that something has changed."""
 
-    def __init__(self, home: Path, store: Store, files: Files, models: Models, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, home: Path, store: EngineStore, files: Files, models: ModelCatalogue, wake: Callable[[], None]
+    ) -> None:
         self._folder, self._store, self._files, self._models, self._wake = home / "jobs", store, files, models, wake
 
     async def create(self, request: Request) -> Response:
@@ -49,8 +51,8 @@ class Jobs:
     def list(self, request: Request) -> Response:
         """GET /v1/fine_tuning/jobs?after&limit&metadata[k]=v (or metadata=null), newest first."""
         where, values = _metadata_filter(request)
-        line = queue.places(self._store, time.time())
-        return self._page(request, Job, where, values, 20, lambda job: shapes.job(job, line.get(job.id)))
+        line = job_queue.queue_positions(self._store, time.time())
+        return self._page(request, Job, where, values, 20, lambda job: serializers.job(job, line.get(job.id)))
 
     def get(self, request: Request) -> Response:
         """GET /v1/fine_tuning/jobs/{id}."""
@@ -58,11 +60,11 @@ class Jobs:
 
     def events(self, request: Request) -> Response:
         """GET /v1/fine_tuning/jobs/{id}/events, newest first."""
-        return self._page(request, Event, "job_id = ?", [self._find(request).id], 20, shapes.event)
+        return self._page(request, Event, "job_id = ?", [self._find(request).id], 20, serializers.event)
 
     def checkpoints(self, request: Request) -> Response:
         """GET /v1/fine_tuning/jobs/{id}/checkpoints, newest first."""
-        return self._page(request, Checkpoint, "job_id = ?", [self._find(request).id], 10, shapes.checkpoint)
+        return self._page(request, CheckpointRow, "job_id = ?", [self._find(request).id], 10, serializers.checkpoint)
 
     def cancel(self, request: Request) -> Response:
         """POST …/cancel: for good; checkpoints stay usable."""
@@ -85,12 +87,12 @@ class Jobs:
         started = "status != 'failed' OR started_at IS NOT NULL"
         return self._move(request, ("paused", "failed"), "queued", msg("The job was resumed."), started, **cleared)
 
-    def _shape(self, job: Job) -> shapes.Json:
+    def _shape(self, job: Job) -> serializers.Json:
         """A job as the API shows it, with its place in line while it waits."""
         waits = job.status in ("validating_files", "queued")
-        return shapes.job(job, queue.places(self._store, time.time()).get(job.id) if waits else None)
+        return serializers.job(job, job_queue.queue_positions(self._store, time.time()).get(job.id) if waits else None)
 
-    def _meant(self, wanted: JobRequest) -> Job | None:
+    def _meant(self, wanted: ParsedJobRequest) -> Job | None:
         """The job that this intent has made already."""
         intent = (wanted.metadata or {}).get(INTENT)
         if intent is None:
@@ -98,7 +100,7 @@ class Jobs:
         rows = self._store.select(Job, _HAS_METADATA, (INTENT, intent), "ORDER BY seq LIMIT 1")
         return rows[0] if rows else None
 
-    def _create(self, wanted: JobRequest) -> Job:
+    def _create(self, wanted: ParsedJobRequest) -> Job:
         start = self._models.find(wanted.model)
         base = self._models.base(start.base)
         if (reason := self._models.not_trainable(base)) is not None:
@@ -133,7 +135,7 @@ class Jobs:
         )
         return self._keep(job, wanted, start.adapter)
 
-    def _check(self, file_id: str, param: str) -> validate.Checked:
+    def _check(self, file_id: str, param: str) -> validate.TrainingFileSummary:
         try:
             file = self._files.find(file_id)
             if file.purpose != PURPOSE:
@@ -147,7 +149,7 @@ class Jobs:
                     ),
                 )
             return validate.check(self._files.path(file.id))
-        except validate.BadTrainingFile as exc:
+        except validate.InvalidTrainingFile as exc:
             raise ApiError(
                 400, msg("{file_id}: {exc}", file_id=file_id, exc=exc), param=param, code="invalid_training_file"
             ) from exc
@@ -156,7 +158,7 @@ class Jobs:
         except ApiError as exc:
             raise (_gone(file_id, param) if exc.status == 404 else exc) from exc
 
-    def _keep(self, job: Job, wanted: JobRequest, adapter: Path | None) -> Job:
+    def _keep(self, job: Job, wanted: ParsedJobRequest, adapter: Path | None) -> Job:
         """The job's folder first (with copies of its files and of the adapter it starts from), then the row.
 
         So a job that was answered does not depend on what is deleted or expires later.
@@ -170,8 +172,8 @@ class Jobs:
                     shutil.rmtree(folder, ignore_errors=True)
                     return twin
                 self._store.add(job)
-                say(self._store, job.id, msg("Created fine-tuning job: {id}", id=job.id))
-                say(
+                add_event(self._store, job.id, msg("Created fine-tuning job: {id}", id=job.id))
+                add_event(
                     self._store,
                     job.id,
                     msg("Validating training file: {training_file}", training_file=job.training_file),
@@ -225,7 +227,7 @@ class Jobs:
                     status=status,
                 )
                 raise ApiError(400, message, code="invalid_job_status")
-            say(self._store, job.id, message)
+            add_event(self._store, job.id, message)
         self._wake()
         return JSONResponse(self._shape(self._find(request)))
 
@@ -236,7 +238,7 @@ class Jobs:
         where: str,
         values: Sequence[str],
         default: int,
-        shape: Callable[[Row], shapes.Json],
+        shape: Callable[[Row], serializers.Json],
     ) -> Response:
         after = request.query_params.get("after")
         limit = query_limit(request, default, _MAX_PAGE)
@@ -244,7 +246,7 @@ class Jobs:
             rows, more = self._store.page(kind, where, values, after=after, limit=limit)
         except KeyError as exc:
             raise bad_value("after", msg("'after' does not name an existing object: {after}", after=after)) from exc
-        return JSONResponse(shapes.page([shape(row) for row in rows], more))
+        return JSONResponse(serializers.page([shape(row) for row in rows], more))
 
 
 _PAST = {"cancel": "cancelled", "pause": "paused", "resume": "resumed"}

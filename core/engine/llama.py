@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from core.engine import children
+from core.engine import child_processes
 from core.engine.errors import ApiError, unavailable
 from core.engine.gguf_file import ModelCard
-from core.engine.wire import Address
+from core.engine.llama_http import ServerAddress
 from core.message import msg
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ _Key = tuple[str, Path | None]  # a base's name, what is laid over it
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class BaseModel:
     """A base model that is ready to serve: its name, its file and what the file says about itself."""
 
     name: str
@@ -65,9 +65,9 @@ class Backend:
         leases: users; a retired backend ends when the last one leaves.
     """
 
-    base: Base
+    base: BaseModel
     process: asyncio.subprocess.Process
-    address: Address
+    address: ServerAddress
     adapter: Path | None
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL))
     leases: int = 0
@@ -90,7 +90,7 @@ class Pool:
         self._ending: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def lease(self, base: Base, adapter: Path | None = None) -> AsyncIterator[Backend]:
+    async def lease(self, base: BaseModel, adapter: Path | None = None) -> AsyncIterator[Backend]:
         """A backend of `base` with `adapter` loaded. It stays up until the block ends.
 
         Raises:
@@ -100,7 +100,7 @@ class Pool:
             yield backend
 
     @asynccontextmanager
-    async def counting(self, base: Base) -> AsyncIterator[Backend]:
+    async def counting(self, base: BaseModel) -> AsyncIterator[Backend]:
         """Some backend of `base`, whatever lies over it: they all count tokens alike. Raises as `lease` does."""
         running = (one for one in self._current.values() if one.base.name == base.name and one.alive)
         async with self._using(next(running, None) or await self._with(base, None)) as backend:
@@ -116,7 +116,7 @@ class Pool:
             self._end_if_unused(backend)
 
     @contextmanager
-    def borrow(self, base: Base) -> Iterator[Tokenizer]:
+    def borrow(self, base: BaseModel) -> Iterator[Tokenizer]:
         """From another thread: the tokenizer of `base`."""
         stack = AsyncExitStack()
         backend = asyncio.run_coroutine_threadsafe(stack.enter_async_context(self.counting(base)), self._loop).result()
@@ -129,7 +129,7 @@ class Pool:
         finally:
             asyncio.run_coroutine_threadsafe(stack.aclose(), self._loop).result()
 
-    async def load(self, base: Base, adapter: Path | None) -> None:
+    async def load(self, base: BaseModel, adapter: Path | None) -> None:
         """Have this model ready before anyone asks. Raises as `lease` does."""
         await self._with(base, adapter)
 
@@ -145,7 +145,7 @@ class Pool:
             self._end_if_unused(backend)
         await asyncio.gather(*self._ending, return_exceptions=True)
 
-    async def _with(self, base: Base, adapter: Path | None) -> Backend:
+    async def _with(self, base: BaseModel, adapter: Path | None) -> Backend:
         key = (base.name, adapter)
         async with self._locks.setdefault(key, asyncio.Lock()):
             current = self._current.pop(key, None)
@@ -187,7 +187,7 @@ class Tokenizer:
         return [int(token) for token in answer.json()["tokens"]]
 
 
-async def _start(base: Base, adapter: Path | None, threads: int) -> Backend:
+async def _start(base: BaseModel, adapter: Path | None, threads: int) -> Backend:
     key = secrets.token_urlsafe(24)
     orders = {
         "model": str(base.gguf),
@@ -199,10 +199,10 @@ async def _start(base: Base, adapter: Path | None, threads: int) -> Backend:
         "threads": threads,
     }
     process = await asyncio.create_subprocess_exec(
-        *children.command("llama_child"),
+        *child_processes.command("llama_child"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        env={**children.environment(), "GOMP_SPINCOUNT": _SPINS},
+        env={**child_processes.environment(), "GOMP_SPINCOUNT": _SPINS},
         process_group=0,  # Ctrl-C in a terminal is for the engine, which ends its children in order
     )
     try:
@@ -225,7 +225,7 @@ async def _start(base: Base, adapter: Path | None, threads: int) -> Backend:
             )
         )
     url = urlsplit(answer["url"])
-    address = Address(url.hostname or "127.0.0.1", url.port or 80, key)
+    address = ServerAddress(url.hostname or "127.0.0.1", url.port or 80, key)
     return Backend(base, process, address, adapter)
 
 
@@ -264,7 +264,7 @@ def too_long(context: object, tokens: object) -> ApiError:
     )
 
 
-def refused(status: int, body: dict[str, Any]) -> ApiError:
+def as_api_error(status: int, body: dict[str, Any]) -> ApiError:
     """llama.cpp's error as OpenAI would word it."""
     error = body.get("error") if isinstance(body.get("error"), dict) else {}
     assert isinstance(error, dict)

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from core import packaged
+from core import packaged_models
 from core.engine import base_config, weights
 from core.engine.errors import ApiError, unknown_model
 from core.engine.gguf_file import model_card
-from core.engine.llama import CONTEXT, Base
-from core.engine.store import Format, Store, TunedModel
+from core.engine.llama import CONTEXT, BaseModel
+from core.engine.store import EngineStore, Format, TunedModel
 from core.message import msg
 
 _ADAPTERS = Path(__file__).parents[2] / "data" / "storyteller"
@@ -38,19 +38,19 @@ class Model:
     step: int | None = None
 
 
-class Models:
+class ModelCatalogue:
     """The catalogue. Bases are opened (and the packaged one is assembled) on first use."""
 
-    def __init__(self, home: Path, environ: Mapping[str, str], store: Store) -> None:
+    def __init__(self, home: Path, environ: Mapping[str, str], store: EngineStore) -> None:
         """Raises ValueError when FABULA_ENGINE_MODELS is wrong."""
         self._home, self._environ, self._store = home, dict(environ), store
         self._paths = weights.available(home, environ)
-        self._bases: dict[str, Base] = {}
+        self._bases: dict[str, BaseModel] = {}
         self._refusals: dict[str, str | None] = {}
         self._lock = threading.Lock()
         self._started = int(time.time())
 
-    def base(self, name: str) -> Base:
+    def base(self, name: str) -> BaseModel:
         """The opened base model; may take seconds the first time.
 
         Raises:
@@ -62,13 +62,13 @@ class Models:
             if name not in self._bases:
                 try:
                     path = weights.ensure_gguf(name, self._home, self._environ)
-                    self._bases[name] = Base(name, path, model_card(path))
+                    self._bases[name] = BaseModel(name, path, model_card(path))
                 except (ValueError, KeyError, ImportError) as exc:
                     message = msg("The base model {name} cannot be used: {exc}", name=name, exc=exc)
                     raise ApiError(503, message, type="server_error", code="engine_unavailable") from exc
             return self._bases[name]
 
-    def not_trainable(self, base: Base) -> str | None:
+    def not_trainable(self, base: BaseModel) -> str | None:
         """Why `base` can be served, not trained; None: it can be trained. The file is read once."""
         if base.name not in self._refusals:
             try:
@@ -78,7 +78,7 @@ class Models:
                 self._refusals[base.name] = str(exc)
         return self._refusals[base.name]
 
-    def weights_dir(self, base: Base) -> Path:
+    def weights_dir(self, base: BaseModel) -> Path:
         """Where the trainer keeps the converted weights of `base`."""
         return weights.cache_dir(base.gguf, self._home)
 
@@ -118,10 +118,10 @@ class Models:
             Model(name, name, None, "both", int(path.stat().st_mtime) if path.exists() else self._started)
             for name, path in self._paths.items()
         ]
-        for name in packaged.WRITERS if self._is_packaged(packaged.BASE) else ():
+        for name in packaged_models.WRITERS if self._is_packaged(packaged_models.BASE) else ():
             adapter = _ADAPTERS / f"{name}.gguf"
             if adapter.is_file():
-                models.append(Model(name, packaged.BASE, adapter, "chat", int(adapter.stat().st_mtime)))
+                models.append(Model(name, packaged_models.BASE, adapter, "chat", int(adapter.stat().st_mtime)))
         return models
 
     def _tuned(self, row: TunedModel) -> Model:
@@ -150,4 +150,4 @@ class Models:
 
     def _is_packaged(self, name: str) -> bool:
         """Whether it is the packaged base, not another file of that name."""
-        return name == packaged.BASE and self._paths[name] == weights.packaged_path(self._home)
+        return name == packaged_models.BASE and self._paths[name] == weights.packaged_path(self._home)

@@ -46,7 +46,7 @@ async def json_body(request: Request) -> dict[str, Any]:
     return body
 
 
-def known(body: Mapping[str, Any], names: frozenset[str], where: str = "") -> None:
+def reject_unknown(body: Mapping[str, Any], names: frozenset[str], where: str = "") -> None:
     """Refuse a parameter that would be silently ignored: usually a slip of the pen. One without a value is none."""
     unknown = sorted(name for name in body.keys() - names if not is_missing(body[name]))
     if unknown:
@@ -122,7 +122,7 @@ def query_limit(request: Request, default: int, most: int) -> int:
     return int(raw)
 
 
-async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def until_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Do `work` unless the client goes away first; then stop it, and all that it does upstream."""
     task = asyncio.create_task(work)
     gone = asyncio.create_task(disconnected(request))

@@ -8,7 +8,7 @@ from typing import Any
 
 from core.engine.errors import ApiError, bad_value
 from core.engine.llama import CONTEXT
-from core.engine.requests import boolean, integer, known, number
+from core.engine.requests import boolean, integer, number, reject_unknown
 from core.engine.training_line import is_missing
 from core.message import msg
 
@@ -110,7 +110,7 @@ class Sampling:
 
 def of_completion(body: Mapping[str, Any]) -> Sampling:
     """Parameters of POST /v1/completions (16 tokens unless told otherwise, as at OpenAI). Raises ApiError 400."""
-    known(body, _COMPLETION)
+    reject_unknown(body, _COMPLETION)
     sampling = _common(body, integer(body, "max_tokens", 1, 1 << 20, 16))
     if integer(body, "best_of", 1, _MAX_CHOICES, sampling.n) != sampling.n:
         raise bad_value("best_of", msg("'best_of' other than 'n' is not supported by this engine."))
@@ -119,7 +119,7 @@ def of_completion(body: Mapping[str, Any]) -> Sampling:
 
 def of_chat(body: Mapping[str, Any], stop: str) -> Sampling:
     """Parameters of POST /v1/chat/completions; `stop` ends the model's turn. Raises ApiError 400."""
-    known(body, _CHAT)
+    reject_unknown(body, _CHAT)
     limit = integer(body, "max_tokens", 1, 1 << 20, None)
     sampling = _common(body, integer(body, "max_completion_tokens", 1, 1 << 20, limit))
     sampling.options["stop"].append(stop)
@@ -162,7 +162,7 @@ def _include_usage(body: Mapping[str, Any], stream: bool) -> bool:
         raise bad_value("stream_options", msg("'stream_options' is only allowed when 'stream' is true."))
     if not isinstance(options, dict):
         raise bad_value("stream_options", msg("'stream_options' must be an object."))
-    known(options, frozenset({"include_usage", "include_obfuscation"}), "stream_options.")
+    reject_unknown(options, frozenset({"include_usage", "include_obfuscation"}), "stream_options.")
     return boolean(options, "include_usage")
 
 

@@ -128,7 +128,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class CheckpointRow:
     """An adapter saved on the way; `model` is its model id, `metrics` JSON text."""
 
     id: str
@@ -152,17 +152,17 @@ class TunedModel:
     step: int | None
 
 
-Row = TypeVar("Row", File, Job, Event, Checkpoint, TunedModel)
+Row = TypeVar("Row", File, Job, Event, CheckpointRow, TunedModel)
 _TABLES: dict[type, str] = {
     File: "files",
     Job: "jobs",
     Event: "events",
-    Checkpoint: "checkpoints",
+    CheckpointRow: "checkpoints",
     TunedModel: "models",
 }
 
 
-class Store:
+class EngineStore:
     """One connection per thread on one SQLite file (WAL, synchronous=FULL)."""
 
     def __init__(self, path: Path) -> None:
@@ -195,7 +195,7 @@ class Store:
                 connection.execute("ROLLBACK")
             raise
 
-    def add(self, row: File | Job | Event | Checkpoint | TunedModel) -> None:
+    def add(self, row: File | Job | Event | CheckpointRow | TunedModel) -> None:
         """Insert a row. Raises sqlite3.IntegrityError when its id is there already."""
         values = asdict(row)
         names = ", ".join(values)

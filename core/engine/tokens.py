@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class SegmentedExample:
     """One line of a training file.
 
     Attributes:
@@ -35,7 +35,7 @@ class Encoded:
     trained: tuple[bool, ...]
 
 
-def encode(example: Example, tokenize: Callable[[str], list[int]], bos: int | None, eos: int) -> Encoded:
+def encode(example: SegmentedExample, tokenize: Callable[[str], list[int]], bos: int | None, eos: int) -> Encoded:
     """Tokenise one example, segment by segment, so that the border of the prompt is a token border."""
     tokens: list[int] = [] if bos is None else [bos]
     trained = [False] * len(tokens)
@@ -49,7 +49,7 @@ def encode(example: Example, tokenize: Callable[[str], list[int]], bos: int | No
     return Encoded(tuple(tokens), tuple(trained))
 
 
-class Examples(Sequence[Encoded]):
+class EncodedExamples(Sequence[Encoded]):
     """Examples as they lie in a file: five bytes a token, made into `Encoded` when they are looked at."""
 
     def __init__(self, lengths: NDArray[np.int64], tokens: NDArray[np.int32], trained: NDArray[np.bool_]) -> None:
@@ -101,7 +101,7 @@ def save(path: Path, examples: Iterable[Encoded]) -> int:
     return len(tokens)
 
 
-def load(path: Path) -> Examples:
+def load(path: Path) -> EncodedExamples:
     """Read what `save` wrote."""
     with np.load(path, allow_pickle=False) as file:
-        return Examples(file["lengths"], file["tokens"], file["trained"])
+        return EncodedExamples(file["lengths"], file["tokens"], file["trained"])

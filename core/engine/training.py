@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from core.engine import ids, job_request, results
+from core.engine.event_log import EventCollector, add_event, keep_adapter, state_of
 from core.engine.files import RESULTS_PURPOSE
-from core.engine.journal import Harvest, keep_adapter, say, state_of
-from core.engine.prepare import JobFailed
-from core.engine.process import TrainerProcess, write_orders
+from core.engine.job_context import EngineJobContext, describe_error
 from core.engine.store import File, Job
-from core.engine.workshop import Workshop, in_words
+from core.engine.tokenization import JobFailed
+from core.engine.trainer_process import TrainerProcess, write_job_spec
 from core.message import from_json, msg
 
 _log = logging.getLogger(__name__)
@@ -31,11 +31,11 @@ _LARGE = ("*.npz", "*.gguf", "*.safetensors", "*.source")  # files of a job that
 _DEATHS = 3  # a trainer that dies this often without a step in between will not get further
 
 
-class Training:
+class TrainingRunner:
     """queued → running → succeeded, failed, or whatever the API has said meanwhile."""
 
-    def __init__(self, workshop: Workshop, leaving: threading.Event, wake: threading.Event) -> None:
-        self._shop, self._leaving, self._wake = workshop, leaving, wake
+    def __init__(self, context: EngineJobContext, leaving: threading.Event, wake: threading.Event) -> None:
+        self._context, self._leaving, self._wake = context, leaving, wake
 
     def step(self) -> bool:
         """Train the job that was interrupted, else the oldest in the queue; whether there was one."""
@@ -43,7 +43,7 @@ class Training:
             self._sweep()
         except OSError as exc:  # a folder that cannot be emptied must not keep the next job from its training
             _log.warning("The space of jobs that have ended cannot be freed: %s", exc)
-        job = self._shop.oldest("running") or self._shop.oldest("queued")
+        job = self._context.oldest("running") or self._context.oldest("queued")
         if job is None:
             return False
         try:
@@ -51,56 +51,56 @@ class Training:
                 self._begin(job)
             self._train(job)
         except JobFailed as failure:
-            self._shop.fail(job, failure)
+            self._context.fail(job, failure)
         except sqlite3.Error:
             raise  # not the job's fault: wait and try again
         except Exception as exc:
-            self._shop.fail(job, in_words(exc))
+            self._context.fail(job, describe_error(exc))
         return True
 
     def _sweep(self) -> None:
         """Free the space of jobs that ended, and of files whose time is over."""
-        self._shop.files.expire()
-        for job in self._shop.store.select(
+        self._context.files.expire()
+        for job in self._context.store.select(
             Job, "status IN ('succeeded', 'cancelled')", (), "ORDER BY seq DESC LIMIT 50"
         ):
-            _tidy(self._shop.folder(job))
+            _tidy(self._context.folder(job))
 
     def _begin(self, job: Job) -> None:
         """Into `running`, with a result file from now on."""
-        shop = self._shop
+        context = self._context
         result = job.result_file or ids.new("file")
-        with shop.store.transaction():
+        with context.store.transaction():
             running = {"status": "running", "result_file": result, "started_at": job.started_at or _now()}
-            if not shop.store.update(Job, job.id, where="status = 'queued'", **running):
+            if not context.store.update(Job, job.id, where="status = 'queued'", **running):
                 return
             if job.result_file is None:
-                shop.store.add(File(result, "step_metrics.csv", 0, RESULTS_PURPOSE, _now(), job_id=job.id))
+                context.store.add(File(result, "step_metrics.csv", 0, RESULTS_PURPOSE, _now(), job_id=job.id))
             if job.started_at is None:
-                say(shop.store, job.id, msg("Fine-tuning job started"))
+                add_event(context.store, job.id, msg("Fine-tuning job started"))
 
     def _train(self, job: Job) -> None:
         """Have the trainer work until it ends or is told to stop; a trainer that dies is started again."""
-        write_orders(self._shop.folder(job), self._orders(job))
-        harvest = Harvest(self._shop.store, job.id, self._shop.home)
+        write_job_spec(self._context.folder(job), self._job_spec(job))
+        collector = EventCollector(self._context.store, job.id, self._context.home)
         deaths, reached = 0, job.step
-        while self._shop.status(job) == "running" and not self._leaving.is_set():
-            (self._shop.folder(job) / "state.json").unlink(missing_ok=True)  # of the trainer before
-            trainer = TrainerProcess(self._shop.folder(job))
+        while self._context.status(job) == "running" and not self._leaving.is_set():
+            (self._context.folder(job) / "state.json").unlink(missing_ok=True)  # of the trainer before
+            trainer = TrainerProcess(self._context.folder(job))
             try:
-                after = self._watch(job, trainer, harvest)
+                after = self._watch(job, trainer, collector)
             finally:
                 if trainer.code is None:
                     trainer.kill()
             if after is None:
                 return
-            status = state_of(self._shop.folder(job)).get("status")
+            status = state_of(self._context.folder(job)).get("status")
             if status == "succeeded":
                 return self._finish(after)
             if status == "failed":
-                raise _trainer_failed(state_of(self._shop.folder(job)))
+                raise _trainer_failed(state_of(self._context.folder(job)))
             deaths, reached = (1 if after.step > reached else deaths + 1), after.step
-            if self._shop.status(job) != "running" or self._leaving.is_set():
+            if self._context.status(job) != "running" or self._leaving.is_set():
                 return
             if deaths >= _DEATHS:
                 raise JobFailed(
@@ -110,29 +110,29 @@ class Training:
             message = msg(
                 "The trainer ended ({trainer}); starting it again from its last checkpoint.", trainer=_cause(trainer)
             )
-            say(self._shop.store, job.id, message, level="warn")
+            add_event(self._context.store, job.id, message, level="warn")
 
-    def _watch(self, job: Job, trainer: TrainerProcess, harvest: Harvest) -> Job | None:
+    def _watch(self, job: Job, trainer: TrainerProcess, collector: EventCollector) -> Job | None:
         """Take over what the trainer writes until it ends; None when it was told to stop and has."""
         seen: object = None
         taken_at = time.monotonic()
         while True:
             ended = trainer.code is not None
-            signature = _signature(self._shop.folder(job))
+            signature = _signature(self._context.folder(job))
             if signature != seen or ended:
                 try:
                     now = time.monotonic()
-                    job, seen, taken_at = harvest.take(now - taken_at), signature, now
+                    job, seen, taken_at = collector.take(now - taken_at), signature, now
                 except (OSError, sqlite3.Error) as exc:
                     if ended:
                         raise
                     _log.error("Cannot store the progress of %s for now: %s", job.id, exc)
             if ended:
                 return job
-            status = self._shop.status(job)
+            status = self._context.status(job)
             if status != "running" or self._leaving.is_set():
                 self._stop(trainer, status)
-                harvest.take(time.monotonic() - taken_at)
+                collector.take(time.monotonic() - taken_at)
                 self._close_results(job)
                 return None
             self._wake.wait(_LOOK_S)
@@ -156,39 +156,39 @@ class Training:
 
     def _finish(self, job: Job) -> None:
         """The adapter becomes a model and the job `succeeded`, in one transaction."""
-        shop, folder = self._shop, self._shop.folder(job)
+        context, folder = self._context, self._context.folder(job)
         tokens = state_of(folder).get("tokens_done")
-        with shop.store.transaction():
+        with context.store.transaction():
             done = {"status": "succeeded", "fine_tuned_model": job.tuned_id, "finished_at": _now()}
-            if not shop.store.update(
+            if not context.store.update(
                 Job, job.id, where="status = 'running'", trained_tokens=tokens, estimated_finish=None, **done
             ):
                 return
-            keep_adapter(shop.store, job, folder / "final.gguf", shop.home, None)
-            say(
-                shop.store,
+            keep_adapter(context.store, job, folder / "final.gguf", context.home, None)
+            add_event(
+                context.store,
                 job.id,
                 msg("New fine-tuned model created: {tuned_id}", tuned_id=job.tuned_id),
                 model=job.tuned_id,
             )
-            say(shop.store, job.id, msg("The job has successfully completed"))
+            add_event(context.store, job.id, msg("The job has successfully completed"))
         self._close_results(job)
-        shop.trained(job.tuned_id)
+        context.trained(job.tuned_id)
 
     def _close_results(self, job: Job) -> None:
         if job.result_file is not None:
-            size = len(results.csv_text(self._shop.folder(job)).encode())
-            over = self._shop.status(job) in ("succeeded", "cancelled", "failed")
-            self._shop.store.update(File, job.result_file, bytes=size if over else 0)
+            size = len(results.csv_text(self._context.folder(job)).encode())
+            over = self._context.status(job) in ("succeeded", "cancelled", "failed")
+            self._context.store.update(File, job.result_file, bytes=size if over else 0)
 
-    def _orders(self, job: Job) -> dict[str, Any]:
-        shop, folder = self._shop, self._shop.folder(job)
-        base = shop.models.base(job.base)
+    def _job_spec(self, job: Job) -> dict[str, Any]:
+        context, folder = self._context, self._context.folder(job)
+        base = context.models.base(job.base)
         start, valid = folder / "start.gguf", folder / "valid.npz"
         return {
             "job_id": job.id,
             "base_gguf": str(base.gguf),
-            "weights_dir": str(shop.models.weights_dir(base)),
+            "weights_dir": str(context.models.weights_dir(base)),
             "start_adapter": str(start) if start.exists() else None,
             "train": str(folder / "train.npz"),
             "valid": str(valid) if valid.exists() else None,
@@ -199,7 +199,7 @@ class Training:
             "lora_rank": LORA_RANK,
             "lora_alpha": LORA_ALPHA,
             "checkpoint_seconds": _CHECKPOINT_S,
-            "threads": shop.threads,
+            "threads": context.threads,
         }
 
 

@@ -40,7 +40,7 @@ class BadLine(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class PromptCompletion:
     """A line of the form `{"prompt": …, "completion": …}`."""
 
     prompt: str
@@ -48,7 +48,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class ChatMessage:
     """One message. `trained` is OpenAI's `weight`: whether training learns this answer."""
 
     role: str
@@ -60,7 +60,7 @@ class Message:
 class Conversation:
     """A line of the form `{"messages": […]}`."""
 
-    messages: tuple[Message, ...]
+    messages: tuple[ChatMessage, ...]
 
 
 def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -74,7 +74,7 @@ def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         yield number, line
 
 
-def parse(raw: bytes, *, text_only: bool = True) -> Pair | Conversation:
+def parse(raw: bytes, *, text_only: bool = True) -> PromptCompletion | Conversation:
     """One line as an example.
 
     Args:
@@ -97,9 +97,9 @@ def parse(raw: bytes, *, text_only: bool = True) -> Pair | Conversation:
     raise BadLine("shape", msg('It has neither "messages" nor "prompt" and "completion".'))
 
 
-def format_of(example: Pair | Conversation) -> Format:
+def format_of(example: PromptCompletion | Conversation) -> Format:
     """The format of one example."""
-    return "completion" if isinstance(example, Pair) else "chat"
+    return "completion" if isinstance(example, PromptCompletion) else "chat"
 
 
 def is_missing(value: object) -> bool:
@@ -107,7 +107,7 @@ def is_missing(value: object) -> bool:
     return value is None or value in ("", [], {})
 
 
-def message(number: int, raw: object, *, text_only: bool = True) -> Message:
+def message(number: int, raw: object, *, text_only: bool = True) -> ChatMessage:
     """The `number`-th message of a conversation (counted from 1).
 
     Raises:
@@ -138,7 +138,7 @@ def message(number: int, raw: object, *, text_only: bool = True) -> Message:
     if text is None and not calls:
         raise BadLine("shape", msg("Message {number} has no text as content.", number=f"{number:,}"))
     _encodable(text or "")
-    return Message(role, text or "", is_missing(weight) or bool(weight))
+    return ChatMessage(role, text or "", is_missing(weight) or bool(weight))
 
 
 def without_marks(text: str, marks: tuple[str, ...]) -> str:
@@ -167,7 +167,7 @@ def _record(raw: bytes) -> dict[str, Any]:
     return found
 
 
-def _pair(record: Mapping[str, Any], there: Mapping[str, Any]) -> Pair:
+def _pair(record: Mapping[str, Any], there: Mapping[str, Any]) -> PromptCompletion:
     _only(there, _PAIR_KEYS)
     for name in ("prompt", "completion"):
         if not isinstance(record.get(name), str):
@@ -175,7 +175,7 @@ def _pair(record: Mapping[str, Any], there: Mapping[str, Any]) -> Pair:
         _encodable(record[name])
     if _is_blank(record["completion"]):
         raise BadLine("empty", msg("Its completion is empty."))
-    return Pair(record["prompt"], record["completion"])
+    return PromptCompletion(record["prompt"], record["completion"])
 
 
 def _conversation(there: Mapping[str, Any], text_only: bool) -> Conversation:

@@ -7,29 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from core.engine.training_line import BadLine, Conversation, Format, Pair, format_of, lines, parse
+from core.engine.training_line import BadLine, Conversation, Format, PromptCompletion, format_of, lines, parse
 from core.message import msg, sentences
 
 _NAMED = 10  # broken lines named in one message; more would not be read
 
 
-class BadTrainingFile(ValueError):
+class InvalidTrainingFile(ValueError):
     """A training file that cannot be used; the message names lines and reasons."""
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class TrainingFileSummary:
     """What a good file holds."""
 
     format: Format
     examples: int
 
 
-def check(path: Path) -> Checked:
+def check(path: Path) -> TrainingFileSummary:
     """Read the whole file.
 
     Raises:
-        BadTrainingFile: the first ten broken lines by number and reason, and how many more there are.
+        InvalidTrainingFile: the first ten broken lines by number and reason, and how many more there are.
         OSError: the file cannot be read.
     """
     found: Format | None = None
@@ -54,13 +54,13 @@ def check(path: Path) -> Checked:
     if problems > len(named):
         named.append(msg("{named} more lines are broken.", named=problems - len(named)))
     if named:
-        raise BadTrainingFile(sentences(*named))
+        raise InvalidTrainingFile(sentences(*named))
     if found is None:
-        raise BadTrainingFile(msg("The file contains no examples."))
-    return Checked(found, examples)
+        raise InvalidTrainingFile(msg("The file contains no examples."))
+    return TrainingFileSummary(found, examples)
 
 
-def examples(path: Path) -> Iterator[tuple[int, Pair | Conversation]]:
+def examples(path: Path) -> Iterator[tuple[int, PromptCompletion | Conversation]]:
     """(line number, example) for each line of a file that `check` has passed. Raises BadLine otherwise."""
     with path.open("rb") as file:
         for number, raw in _written(file):

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import httpx2
 
-from core.engine import prepare
+from core.engine import tokenization
 from core.engine.errors import ApiError
+from core.engine.event_log import add_event
 from core.engine.files import SOURCES
-from core.engine.journal import say
-from core.engine.prepare import Dropped, JobFailed
+from core.engine.job_context import EngineJobContext, describe_error
 from core.engine.store import Job
-from core.engine.workshop import Workshop, in_words
+from core.engine.tokenization import JobCancelled, JobFailed
 from core.message import msg
 
 # A llama.cpp server that died or is loading answers again within seconds; by the fourth try it is not the moment.
@@ -24,27 +24,27 @@ _PAUSES_S = (1.0, 3.0, 9.0)
 class Validator:
     """validating_files → queued, or failed."""
 
-    def __init__(self, workshop: Workshop, leaving: threading.Event) -> None:
-        self._shop, self._leaving = workshop, leaving
+    def __init__(self, context: EngineJobContext, leaving: threading.Event) -> None:
+        self._context, self._leaving = context, leaving
         self._stumbles: dict[str, int] = {}
 
     def step(self) -> bool:
         """Validate the oldest job that waits for it; whether there was one."""
-        job = self._shop.oldest("validating_files")
+        job = self._context.oldest("validating_files")
         if job is None:
             return False
         try:
             self._validate(job)
-        except Dropped:
+        except JobCancelled:
             pass
         except JobFailed as failure:
-            self._shop.fail(job, failure)
+            self._context.fail(job, failure)
             self._forget_sources(job)
         except sqlite3.Error:
             raise  # not the job's fault: wait and try again
         except Exception as exc:
             if not (_may_pass(exc) and self._again(job)):
-                self._shop.fail(job, in_words(exc))
+                self._context.fail(job, describe_error(exc))
                 self._forget_sources(job)
         else:
             self._stumbles.pop(job.id, None)
@@ -56,40 +56,42 @@ class Validator:
         if tried == len(_PAUSES_S):
             return False
         self._stumbles[job.id] = tried + 1
-        say(self._shop.store, job.id, msg("The tokenizer failed; its files are loaded again."), level="warn")
+        add_event(self._context.store, job.id, msg("The tokenizer failed; its files are loaded again."), level="warn")
         self._leaving.wait(_PAUSES_S[tried])
         return True
 
     def _validate(self, job: Job) -> None:
-        shop = self._shop
-        base = shop.models.base(job.base)
+        context = self._context
+        base = context.models.base(job.base)
         named = (
             ("training_file", job.training_file, "train.npz"),
             ("validation_file", job.validation_file, "valid.npz"),
         )
         counted: dict[str, int] = {}
-        with shop.pool.borrow(base) as tokenize:
+        with context.pool.borrow(base) as tokenize:
             for param, file_id, target in named:
                 if file_id is not None:
-                    source, path = self._source(job, param, file_id), shop.folder(job) / target
-                    counted[param] = prepare.prepare(source, path, base, tokenize, lambda: self._wanted(job), param)
+                    source, path = self._source(job, param, file_id), context.folder(job) / target
+                    counted[param] = tokenization.prepare(
+                        source, path, base, tokenize, lambda: self._wanted(job), param
+                    )
         queued = {"status": "queued", "epoch_tokens": counted["training_file"]}
-        with shop.store.transaction():
-            if shop.store.update(Job, job.id, where="status = 'validating_files'", **queued):
-                say(shop.store, job.id, msg("Files validated, moving job to queued state"))
+        with context.store.transaction():
+            if context.store.update(Job, job.id, where="status = 'validating_files'", **queued):
+                add_event(context.store, job.id, msg("Files validated, moving job to queued state"))
         self._forget_sources(job)
 
     def _source(self, job: Job, param: str, file_id: str) -> Path:
         """The job's own copy; the uploaded file for a job that an engine without such copies has made."""
-        copy = self._shop.source(job, param)
-        return copy if copy.exists() else self._shop.files.path(file_id)
+        copy = self._context.source(job, param)
+        return copy if copy.exists() else self._context.files.path(file_id)
 
     def _forget_sources(self, job: Job) -> None:
         for param in SOURCES:
-            self._shop.source(job, param).unlink(missing_ok=True)
+            self._context.source(job, param).unlink(missing_ok=True)
 
     def _wanted(self, job: Job) -> bool:
-        return not self._leaving.is_set() and self._shop.status(job) == "validating_files"
+        return not self._leaving.is_set() and self._context.status(job) == "validating_files"
 
 
 def _may_pass(exc: Exception) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from core import packaged
+from core import packaged_models
 from core.message import msg
 
 PACKAGED_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
@@ -29,7 +29,7 @@ def available(home: Path, environ: Mapping[str, str] | None = None) -> dict[str,
         ValueError: an entry of FABULA_ENGINE_MODELS is not `name=path`, or its file is not there.
     """
     env = os.environ if environ is None else environ
-    bases = {packaged.BASE: packaged_path(home)}
+    bases = {packaged_models.BASE: packaged_path(home)}
     for entry in filter(None, (part.strip() for part in env.get("FABULA_ENGINE_MODELS", "").split(","))):
         name, _, path = entry.partition("=")
         if not name or not path:

@@ -14,7 +14,7 @@ _MARKS = {"_": 1, "mark": 1, "msg": 1, "n_": 2}  # function → how many of its 
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class CollectedMessage:
     """A message in the code: its id (and plural id), and where it is."""
 
     message: str
@@ -23,16 +23,16 @@ class Found:
     line: int
 
 
-def collect(root: Path) -> list[Found]:
+def collect(root: Path) -> list[CollectedMessage]:
     """All messages below the project's folder, in order of files and lines."""
     paths = sorted([root / "app.py", *root.glob("pages/**/*.py"), *root.glob("core/**/*.py")])
     return [found for path in paths if path.is_file() for found in _in_file(path, path.relative_to(root).as_posix())]
 
 
-def _in_file(path: Path, where: str) -> Iterator[Found]:
+def _in_file(path: Path, where: str) -> Iterator[CollectedMessage]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=where)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _MARKS:
             count = _MARKS[node.func.id]
             texts = [a.value for a in node.args[:count] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
             if len(texts) == count and texts[0]:
-                yield Found(texts[0], texts[1] if count == 2 else None, where, node.lineno)
+                yield CollectedMessage(texts[0], texts[1] if count == 2 else None, where, node.lineno)

@@ -2,8 +2,8 @@
 
 from core.providers.client import Client
 from core.providers.registry import Registry
-from core.providers.retry import Patience
-from core.providers.shapes import (
+from core.providers.retry import RetryLimits
+from core.providers.schemas import (
     Choice,
     Completion,
     CompletionRequest,
@@ -26,12 +26,12 @@ __all__ = [
     "Health",
     "JobRequest",
     "ModelInfo",
-    "Patience",
     "Provider",
     "Registry",
     "RemoteCheckpoint",
     "RemoteEvent",
     "RemoteJob",
+    "RetryLimits",
     "StreamFacts",
     "TextStream",
 ]

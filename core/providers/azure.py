@@ -16,8 +16,8 @@ from core.errors import BadTrainingFile, NotThere
 from core.message import msg
 from core.providers.client import Client
 from core.providers.errors import cannot_pause
-from core.providers.marks import by_file
-from core.providers.shapes import JobRequest, RemoteJob
+from core.providers.intent_lookup import by_file
+from core.providers.schemas import JobRequest, RemoteJob
 
 _IMPORTED_IN_S = 300.0  # a file of half a gigabyte
 _LOOK_S = 2.0

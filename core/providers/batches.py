@@ -19,13 +19,13 @@ from openai.types import Batch
 
 from core.errors import BadRequest, ProviderError, StorageFull, Unavailable, Unreadable
 from core.message import msg
-from core.providers.answers import completion_of, parsed
-from core.providers.bodies import PATHS, body_of
-from core.providers.errors import from_status, nonsense, quoted
+from core.providers.errors import from_status, not_an_api_answer, quoted
 from core.providers.finetuning import INTENT, NEWEST
 from core.providers.generation import Generation
 from core.providers.parameters import TOKEN_CAPS, adjusted, learn
-from core.providers.shapes import Completion, CompletionRequest, Endpoint, Provider
+from core.providers.request_bodies import PATHS, body_of
+from core.providers.response_parser import completion_of, parsed
+from core.providers.schemas import Completion, CompletionRequest, Endpoint, Provider
 from core.providers.usage import token_count
 
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})  # the API's words for a batch that changes no more
@@ -164,7 +164,7 @@ class Batches(Generation):
 
     def _batch(self, batch: Batch) -> RemoteBatch:
         if not isinstance(batch.id, str) or not isinstance(batch.status, str):
-            raise nonsense(self.provider)
+            raise not_an_api_answer(self.provider)
         counts = batch.request_counts
         faults = (batch.errors.data or ()) if batch.errors else ()
         return RemoteBatch(

@@ -14,11 +14,11 @@ from weakref import WeakKeyDictionary
 import httpx2
 import openai
 
-from core.providers.addresses import LOOPBACK, check_setup
 from core.providers.background_loop import running_loop
-from core.providers.errors import nonsense, translated
-from core.providers.retry import Patience, apatient, patient
-from core.providers.shapes import Provider
+from core.providers.endpoint_setup import LOOPBACK, check_setup
+from core.providers.errors import not_an_api_answer, translated
+from core.providers.retry import RetryLimits, with_retries, with_retries_async
+from core.providers.schemas import Provider
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class Connection:
 
     Args:
         provider: the endpoint.
-        patience: how long calls that are safe to repeat are repeated.
+        retry_limits: how long calls that are safe to repeat are repeated.
         transport, async_transport: in place of the network, for tests.
         timeout: seconds, in place of the defaults.
     """
@@ -53,13 +53,13 @@ class Connection:
         self,
         provider: Provider,
         *,
-        patience: Patience | None = None,
+        retry_limits: RetryLimits | None = None,
         transport: httpx2.BaseTransport | None = None,
         async_transport: httpx2.AsyncBaseTransport | None = None,
         timeout: httpx2.Timeout | float | None = None,
     ) -> None:
         self.provider = provider
-        self._patience = patience or Patience()
+        self._retry_limits = retry_limits or RetryLimits()
         self._transport = transport
         self._async_transport = async_transport
         self._timeout = _TIMEOUT if timeout is None else timeout
@@ -133,11 +133,11 @@ class Connection:
 
     def _patiently(self, call: Callable[[], T]) -> T:
         """`call()`, repeated while patience lasts: only for calls that change nothing, or nothing that counts."""
-        return patient(lambda: self._once(call), self._patience)
+        return with_retries(lambda: self._once(call), self._retry_limits)
 
     def _bought(self, call: Callable[[], T]) -> T:
         """`call()`, which costs money at most endpoints: repeated only while it was certainly not carried out."""
-        return patient(lambda: self._once(call), self._patience, pays=self.provider.kind != "engine")
+        return with_retries(lambda: self._once(call), self._retry_limits, pays=self.provider.kind != "engine")
 
     async def _abought(self, call: Callable[[], Awaitable[T]]) -> T:
         """`_bought` on the running event loop."""
@@ -146,7 +146,7 @@ class Connection:
             with translated(self.provider):
                 return await call()
 
-        return await apatient(once, self._patience, pays=self.provider.kind != "engine")
+        return await with_retries_async(once, self._retry_limits, pays=self.provider.kind != "engine")
 
     def _headers(self) -> Mapping[str, str]:
         """Our key and nothing else: the SDK would add headers from OPENAI_* variables to every endpoint's requests."""
@@ -162,7 +162,7 @@ class Connection:
     def _check(self, response: httpx2.Response) -> None:
         """A web page in place of JSON (a login, a proxy, a wrong path) would come out of the SDK as plain text."""
         if response.status_code < 300 and response.headers.get("content-type", "").startswith("text/html"):
-            raise nonsense(self.provider)
+            raise not_an_api_answer(self.provider)
 
     async def _acheck(self, response: httpx2.Response) -> None:
         self._check(response)

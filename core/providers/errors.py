@@ -27,11 +27,11 @@ from core.errors import (
 )
 from core.logs import SHORTEST_SECRET
 from core.message import Message, msg, restored, sentences
-from core.providers.addresses import has_version
-from core.providers.causes import EVERYWHERE, no_version, plain_to_tls, proxy_refuses, unreachable, wants_tls
+from core.providers.connection_errors import EVERYWHERE, no_version, plain_to_tls, proxy_refuses, unreachable, wants_tls
+from core.providers.endpoint_setup import has_version
 from core.providers.provider_errors import codes_of, no_credit, words_of
-from core.providers.refusals import refused_parameters
-from core.providers.shapes import Provider
+from core.providers.rejected_parameters import refused_parameters
+from core.providers.schemas import Provider
 
 _LONGEST_WORDS = 300  # characters of a server's own words that a card can hold
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)  # there was no connection to send it on
@@ -66,7 +66,7 @@ def translated(provider: Provider) -> Iterator[None]:
         if isinstance(exc, FabulaError):
             raise
         # the SDK does not check shapes: an answer that is no JSON, or other JSON, fails where it is read
-        raise nonsense(provider) from exc
+        raise not_an_api_answer(provider) from exc
 
 
 def translate(exc: openai.OpenAIError, provider: Provider) -> ProviderError:
@@ -75,18 +75,18 @@ def translate(exc: openai.OpenAIError, provider: Provider) -> ProviderError:
         path = exc.request.url.path
         return from_status(exc.status_code, exc.body or str(exc), exc.response.headers, provider, path)
     if isinstance(exc, openai.APITimeoutError):
-        return silent(provider, sent=not isinstance(exc.__cause__, _NOT_SENT))
+        return timed_out(provider, sent=not isinstance(exc.__cause__, _NOT_SENT))
     if isinstance(exc, openai.APIConnectionError):
         return unreachable(provider, exc, sent=not isinstance(exc.__cause__, _NOT_SENT))
     if isinstance(exc, openai.APIResponseValidationError):
-        return nonsense(provider)
+        return not_an_api_answer(provider)
     return Unavailable(
         msg("{name} answered with an error: {provider}", name=provider.name, provider=_said(exc, provider)),
         msg("Try again in a minute."),
     )
 
 
-def silent(provider: Provider, *, sent: bool = True) -> Unavailable:
+def timed_out(provider: Provider, *, sent: bool = True) -> Unavailable:
     """Nothing came within the time limit. `sent`: the endpoint may have the request."""
     return Unavailable(
         msg("{name} did not answer in time.", name=provider.name),
@@ -118,7 +118,7 @@ def unreadable(provider: Provider) -> Unreadable:
     )
 
 
-def nonsense(provider: Provider) -> ServerError:
+def not_an_api_answer(provider: Provider) -> ServerError:
     """The answer is not what an OpenAI-shaped endpoint sends: a login page, a proxy's page, other JSON."""
     return ServerError(
         msg("{name} answered with something that is not OpenAI's format.", name=provider.name),
@@ -196,7 +196,7 @@ def _from_status(
     )
 
 
-def cut(provider: Provider, words: str = "") -> StreamCut:
+def stream_cut(provider: Provider, words: str = "") -> StreamCut:
     """The stream ended before its end; `words`: what the endpoint said of it."""
     return StreamCut(
         sentences(msg("{name} broke off in the middle of the text.", name=provider.name), words),

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.providers.answers import parsed
+from core.providers.response_parser import parsed
 
 DONE = object()
 """The item that stands for the end that the server announced (`[DONE]`)."""

@@ -17,8 +17,8 @@ from core.errors import BadFile, ProviderError
 from core.message import msg, restored
 from core.metrics import metrics
 from core.providers.connection import Connection
-from core.providers.errors import nonsense, tuning_closed, without_key
-from core.providers.shapes import JobRequest, Provider, RemoteCheckpoint, RemoteEvent, RemoteJob
+from core.providers.errors import not_an_api_answer, tuning_closed, without_key
+from core.providers.schemas import JobRequest, Provider, RemoteCheckpoint, RemoteEvent, RemoteJob
 
 INTENT = "fabula_intent"  # metadata key that ties a job there to our record of it
 _PAGE = 100  # the most that OpenAI gives at once
@@ -43,7 +43,7 @@ class FineTuning(Connection):
             BadFile: it cannot be read here.
             ProviderError: it could not be uploaded.
         """
-        with watched(path, on_progress) as file:
+        with open_with_progress(path, on_progress) as file:
 
             def call() -> str:
                 sent: Any = {"file": (path.name, file), "purpose": purpose}
@@ -154,7 +154,7 @@ class FineTuning(Connection):
 
     def _job(self, job: FineTuningJob) -> RemoteJob:
         if not isinstance(job.id, str) or not isinstance(job.status, str):
-            raise nonsense(self.provider)
+            raise not_an_api_answer(self.provider)
         supervised = job.method.supervised if job.method else None
         more = _told_by_our_engine(job)
         parameters = (supervised.hyperparameters if supervised else None) or job.hyperparameters
@@ -225,14 +225,14 @@ def _moment(unix_s: float | None) -> datetime | None:
     return datetime.fromtimestamp(unix_s, UTC) if unix_s else None
 
 
-def watched(path: Path, on_progress: Callable[[int, int], None] | None) -> Watched:
+def open_with_progress(path: Path, on_progress: Callable[[int, int], None] | None) -> ProgressFile:
     """The file at `path`, opened to be sent.
 
     Raises:
         BadFile: it cannot be read.
     """
     try:
-        return Watched(path, on_progress)
+        return ProgressFile(path, on_progress)
     except OSError as exc:
         raise BadFile(
             msg("{name} cannot be read: {reason}.", name=path.name, reason=exc.strerror),
@@ -240,7 +240,7 @@ def watched(path: Path, on_progress: Callable[[int, int], None] | None) -> Watch
         ) from exc
 
 
-class Watched(io.FileIO):
+class ProgressFile(io.FileIO):
     """A file that tells how much of it has been read."""
 
     def __init__(self, path: Path, on_progress: Callable[[int, int], None] | None) -> None:

@@ -50,7 +50,7 @@ _FOLDED = {word.replace("_", ""): name for name, words in _SPELLINGS.items() for
 _LONGEST = 30  # characters, as the tables have it
 
 
-def folded(ending: object) -> str | None:
+def normalized(ending: object) -> str | None:
     """Why a text ended, in this module's vocabulary.
 
     Case, hyphens, and the name of an enumeration (`FinishReason.STOP`, `FINISH_REASON_STOP`) do not matter. An object

@@ -15,13 +15,13 @@ from openai.types import Model
 from core.errors import BadRequest, NotFound
 from core.message import msg, restored
 from core.providers.background_loop import call_until
-from core.providers.bodies import PATHS, body_of
+from core.providers.chunk_parser import completion_in
+from core.providers.chunk_stream import ChunkStream
 from core.providers.connection import Connection
-from core.providers.errors import nonsense, translated
+from core.providers.errors import not_an_api_answer, translated
 from core.providers.parameters import Negotiation
-from core.providers.piece_stream import PieceStream
-from core.providers.pieces import completion_in
-from core.providers.shapes import Completion, CompletionRequest, Endpoint, Health, ModelInfo
+from core.providers.request_bodies import PATHS, body_of
+from core.providers.schemas import Completion, CompletionRequest, Endpoint, Health, ModelInfo
 from core.providers.stream import TextStream
 
 # OpenAI lists every model of an account; these families write no text.
@@ -84,7 +84,7 @@ class Generation(Connection):
         extra: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
         negotiation = Negotiation(self.provider, {**body_of(request, self.provider.kind), **extra})
 
-        async def open_stream() -> PieceStream:
+        async def open_stream() -> ChunkStream:
             while True:
                 try:
                     with translated(self.provider):
@@ -99,10 +99,10 @@ class Generation(Connection):
         answer = self._sdk().post(PATHS[request.endpoint], cast_to=httpx2.Response, body=body)
         return completion_in(answer.content, self.provider, request.model)
 
-    async def _opened(self, request: CompletionRequest, body: Mapping[str, Any]) -> PieceStream:
+    async def _opened(self, request: CompletionRequest, body: Mapping[str, Any]) -> ChunkStream:
         path, kind = PATHS[request.endpoint], openai.AsyncStream[object]
         stream = await self._async_sdk().post(path, body=body, cast_to=object, stream=True, stream_cls=kind)
-        return await PieceStream.begun(stream.response, self.provider, request.model, request.prompt)
+        return await ChunkStream.begun(stream.response, self.provider, request.model, request.prompt)
 
     def models(self) -> list[ModelInfo]:
         """The models that write text here, newest first."""
@@ -168,7 +168,7 @@ class Generation(Connection):
             sdk = self._sdk()
             answer = sdk.get(url, cast_to=object) if method == "GET" else sdk.post(url, cast_to=object, body=body)
             if not isinstance(answer, Mapping):
-                raise nonsense(self.provider)
+                raise not_an_api_answer(self.provider)
             return answer
 
         return self._patiently(call)

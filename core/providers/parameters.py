@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from core.errors import BadRequest
 from core.message import msg
-from core.providers.refusals import ADJUSTABLE
-from core.providers.shapes import CompletionRequest, Endpoint, Provider
+from core.providers.rejected_parameters import ADJUSTABLE
+from core.providers.schemas import CompletionRequest, Endpoint, Provider
 
 TOKEN_CAPS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 """The two names of the parameter that caps an answer's tokens, each with the other."""

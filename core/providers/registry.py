@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from urllib.parse import urlsplit
 
-from core.endpoint import engine_endpoint
+from core.engine_endpoint import current_endpoint
 from core.errors import NotFound
 from core.message import msg
 from core.providers.azure import Azure
 from core.providers.client import Client
-from core.providers.retry import Patience
-from core.providers.shapes import Provider
+from core.providers.retry import RetryLimits
+from core.providers.schemas import Provider
 from core.providers.together import Together
 from core.settings import Settings
 
@@ -31,14 +31,14 @@ class Registry:
 
     Args:
         providers: the endpoints, the default first.
-        patience: how long their clients repeat calls.
+        retry_limits: how long their clients repeat calls.
     """
 
     def __init__(
         self,
         providers: Iterable[Provider | tuple[str, Callable[[], Provider]]],
         *,
-        patience: Patience | None = None,
+        retry_limits: RetryLimits | None = None,
     ) -> None:
         self._providers: dict[str, Callable[[], Provider]] = {}
         for item in providers:
@@ -46,7 +46,7 @@ class Registry:
                 self._providers[item.id] = partial(_unchanging, item)
             else:
                 self._providers[item[0]] = item[1]
-        self._patience = patience
+        self._retry_limits = retry_limits
         self._clients: dict[str, Client] = {}
         self._lock = threading.Lock()
 
@@ -96,22 +96,22 @@ class Registry:
         with self._lock:
             client = self._clients.get(provider_id)
             if client is None or client.provider != provider:
-                client = self._clients[provider_id] = _client_of(provider)(provider, patience=self._patience)
+                client = self._clients[provider_id] = _client_of(provider)(provider, retry_limits=self._retry_limits)
             return client
 
-    def client(self, provider_id: str, *, patience: Patience, timeout: float) -> Client:
+    def client(self, provider_id: str, *, retry_limits: RetryLimits, timeout: float) -> Client:
         """A new client of a provider, for a caller that waits less long than the shared one.
 
         Args:
             provider_id: the provider.
-            patience: how long its calls are repeated.
+            retry_limits: how long its calls are repeated.
             timeout: seconds.
 
         Raises:
             NotFound, EngineMissing, Unavailable: see `provider`.
         """
         provider = self.provider(provider_id)
-        return _client_of(provider)(provider, patience=patience, timeout=timeout)
+        return _client_of(provider)(provider, retry_limits=retry_limits, timeout=timeout)
 
 
 def _client_of(provider: Provider) -> type[Client]:
@@ -132,7 +132,7 @@ def _unchanging(provider: Provider) -> Provider:
 
 
 def _engine(settings: Settings) -> Provider:
-    endpoint = engine_endpoint(settings)
+    endpoint = current_endpoint(settings)
     return Provider(ENGINE, "engine", msg("The engine"), f"{endpoint.url.rstrip('/')}/v1", endpoint.token)
 
 

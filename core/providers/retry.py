@@ -21,7 +21,7 @@ RETRIED = (RateLimited, Unavailable)  # everything else stays wrong however ofte
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryLimits:
     """How long a call is worth waiting for.
 
     Attributes:
@@ -47,40 +47,40 @@ def wait_s(tries: int, asked_s: float | None, base_s: float, cap_s: float) -> fl
     return float(backoff.full_jitter(min(cap_s, base_s * 2.0 ** min(tries - 1, 30))))
 
 
-def patient(call: Callable[[], T], patience: Patience, *, pays: bool = False) -> T:
+def with_retries(call: Callable[[], T], retry_limits: RetryLimits, *, pays: bool = False) -> T:
     """`call()`, again after `RateLimited` and `Unavailable` while patience lasts. Only for calls safe to repeat.
 
     Args:
         call: one try.
-        patience: for how long, and how often.
+        retry_limits: for how long, and how often.
         pays: each try costs money. It is repeated only after errors that say that it was not carried out: a request
             that timed out may be on the bill already.
 
     Raises:
         ProviderError: the last error, when patience is over or the server asks to wait longer than that.
     """
-    result: T = _retried(patience, pays)(call)()
+    result: T = _retried(retry_limits, pays)(call)()
     return result
 
 
-async def apatient(call: Callable[[], Awaitable[T]], patience: Patience, *, pays: bool = False) -> T:
-    """`patient` on the running event loop: its waits can be cancelled."""
+async def with_retries_async(call: Callable[[], Awaitable[T]], retry_limits: RetryLimits, *, pays: bool = False) -> T:
+    """`with_retries` on the running event loop: its waits can be cancelled."""
 
     async def awaited() -> T:
         return await call()
 
-    result: T = await _retried(patience, pays)(awaited)()
+    result: T = await _retried(retry_limits, pays)(awaited)()
     return result
 
 
-def _retried(patience: Patience, pays: bool) -> Callable[[Any], Any]:
+def _retried(retry_limits: RetryLimits, pays: bool) -> Callable[[Any], Any]:
     """The decorator that repeats a function, or a coroutine function, while patience lasts."""
 
     def waits() -> Generator[float, Any, None]:
         error = yield 0.0
         tries = 1
         while True:
-            error = yield wait_s(tries, retry_after_s(error), patience.base_s, patience.cap_s)
+            error = yield wait_s(tries, retry_after_s(error), retry_limits.base_s, retry_limits.cap_s)
             tries += 1
 
     began = time.monotonic()
@@ -88,13 +88,13 @@ def _retried(patience: Patience, pays: bool) -> Callable[[Any], Any]:
     def hopeless(error: Exception) -> bool:
         if pays and isinstance(error, ProviderError) and error.may_be_billed:
             return True
-        return (time.monotonic() - began) + (retry_after_s(error) or 0.0) > patience.total_s
+        return (time.monotonic() - began) + (retry_after_s(error) or 0.0) > retry_limits.total_s
 
     return backoff.on_exception(
         waits,
         RETRIED,
-        max_tries=patience.tries,
-        max_time=patience.total_s,
+        max_tries=retry_limits.tries,
+        max_time=retry_limits.total_s,
         jitter=None,  # already in `wait_s`
         giveup=hopeless,
         logger=None,

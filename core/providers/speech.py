@@ -8,10 +8,10 @@ from typing import Literal
 
 from core.errors import BadRequest
 from core.message import msg
-from core.providers.answers import error_in_answer, parsed
 from core.providers.background_loop import call_until
 from core.providers.connection import Connection
 from core.providers.provider_errors import error_object
+from core.providers.response_parser import error_in_answer, parsed
 
 AudioFormat = Literal["mp3", "wav", "opus", "flac", "aac"]
 MOST_CHARACTERS = 4_096  # OpenAI's API reference, "Create speech": the maximum length of `input`

@@ -19,11 +19,11 @@ from queue import SimpleQueue
 
 from core.errors import StreamCut
 from core.providers.background_loop import background_loop
-from core.providers.errors import cut
+from core.providers.chunk_parser import StreamChunk
+from core.providers.chunk_stream import ChunkStream
+from core.providers.errors import stream_cut
 from core.providers.finish_reasons import UNKNOWN
-from core.providers.piece_stream import PieceStream
-from core.providers.pieces import Piece
-from core.providers.shapes import Provider, StreamFacts
+from core.providers.schemas import Provider, StreamFacts
 from core.providers.usage import Usage
 
 
@@ -31,7 +31,7 @@ from core.providers.usage import Usage
 class _Arrival:
     """A piece, and how many seconds after the start of the request it arrived."""
 
-    piece: Piece
+    piece: StreamChunk
     elapsed_s: float
 
 
@@ -62,7 +62,7 @@ class TextStream(Iterator[str]):
         self,
         provider: Provider,
         model: str,
-        open_stream: Callable[[], Awaitable[PieceStream]],
+        open_stream: Callable[[], Awaitable[ChunkStream]],
     ) -> None:
         self._provider = provider
         self._facts = StreamFacts(model=model)
@@ -98,7 +98,7 @@ class TextStream(Iterator[str]):
                     raise arrival
                 if self._facts.finish_reason is None:
                     if arrival is None or not arrival.announced:
-                        raise cut(self._provider)
+                        raise stream_cut(self._provider)
                     self._facts = replace(self._facts, finish_reason=UNKNOWN)
         raise StopIteration
 
@@ -130,7 +130,7 @@ class TextStream(Iterator[str]):
         """Whether the text had ended before the stream broke off: only the usage is missing then."""
         return isinstance(error, StreamCut) and self._facts.finish_reason not in (None, "error")
 
-    def _learn(self, piece: Piece, elapsed_s: float) -> None:
+    def _learn(self, piece: StreamChunk, elapsed_s: float) -> None:
         seen, usage = self._facts, piece.usage
         pieces = seen.pieces + bool(piece.text)
         counted = usage.after(Usage(seen.prompt_tokens, seen.tokens, seen.cached_tokens))
@@ -151,7 +151,7 @@ class TextStream(Iterator[str]):
         )
 
 
-async def _receive(open_stream: Callable[[], Awaitable[PieceStream]], arrivals: _Arrivals) -> None:
+async def _receive(open_stream: Callable[[], Awaitable[ChunkStream]], arrivals: _Arrivals) -> None:
     """Send the request and hand over everything that comes. Keeps no reference to the `TextStream`, so that one that
     nobody holds any more can be collected, which cancels this task."""
     began = time.monotonic()

@@ -17,10 +17,10 @@ from openai.types import Model
 
 from core.metrics import metrics
 from core.providers.client import Client
-from core.providers.errors import cannot_pause, nonsense, translated, without_key
-from core.providers.finetuning import watched
-from core.providers.marks import by_file
-from core.providers.shapes import JobRequest, ModelInfo, Provider, RemoteCheckpoint, RemoteEvent, RemoteJob
+from core.providers.errors import cannot_pause, not_an_api_answer, translated, without_key
+from core.providers.finetuning import open_with_progress
+from core.providers.intent_lookup import by_file
+from core.providers.schemas import JobRequest, ModelInfo, Provider, RemoteCheckpoint, RemoteEvent, RemoteJob
 
 Json = Mapping[str, Any]
 
@@ -46,7 +46,7 @@ class Together(Client):
         self, path: Path, purpose: str = "fine-tune", on_progress: Callable[[int, int], None] | None = None
     ) -> str:
         """Upload the file at `path`; see `FineTuning.upload`."""
-        with watched(path, on_progress) as file:
+        with open_with_progress(path, on_progress) as file:
             body = {"purpose": purpose, "file_name": path.name}
 
             def call() -> str:
@@ -159,14 +159,14 @@ class Together(Client):
             answer = self._sdk().get(path, cast_to=object)
             data = answer.get("data") if isinstance(answer, Mapping) else answer
             if not isinstance(data, list):
-                raise nonsense(self.provider)
+                raise not_an_api_answer(self.provider)
             return [one for one in data if isinstance(one, Mapping)]
 
         return self._patiently(call)
 
     def _object(self, answer: object) -> Json:
         if not isinstance(answer, Mapping):
-            raise nonsense(self.provider)
+            raise not_an_api_answer(self.provider)
         return answer
 
     def _remote(self, answer: object) -> RemoteJob:

@@ -1,1 +1,1 @@
-"""Stories: streamed as they are written, side by side, voted on, kept on the shelf, taken on to training."""
+"""Stories: streamed as they are written, side by side, voted on, kept in the library, taken on to training."""

@@ -8,12 +8,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from core.actor import Actor
-from core.cost.book import PriceBook
+from core.cost.price_book import PriceBook
 from core.db.store import Store, new_id
 from core.errors import FabulaError
 from core.message import msg
 from core.providers import CompletionRequest, Registry
-from core.story.stream import TICK_S, News, Place, StoryStream, write
+from core.story.stream import TICK_S, StoryPlacement, StoryStream, Subscribers, write
 
 MOST_PANES = 4  # four columns can still be read, on a projector too
 _HIGHEST_SEED = 2**31 - 1  # servers take 32 or 64 bits
@@ -21,7 +21,7 @@ _BEAT_S = 0.25  # a page that waits for words looks up so often, and so notices 
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class RoundEntry:
     """One model of a round, how it is asked, and what filled its columns."""
 
     provider: str
@@ -41,7 +41,7 @@ class Round:
     stories: list[StoryStream]
     order: list[int]
     blind: bool = False
-    news: News = field(default_factory=News)
+    subscribers: Subscribers = field(default_factory=Subscribers)
 
     @property
     def kept_as(self) -> str:
@@ -89,7 +89,7 @@ def begin(
     store: Store,
     actor: Actor,
     registry: Registry,
-    entries: Sequence[Entry],
+    entries: Sequence[RoundEntry],
     book: PriceBook,
     *,
     blind: bool = False,
@@ -102,7 +102,7 @@ def begin(
     Args:
         blind: names are hidden, and the order on the screen is mixed (by `seed`, for tests).
         leave_s: see `stream.write`.
-        step: `COMPARISON` keeps the answers off the shelf; None: they are stories.
+        step: `COMPARISON` keeps the answers out of the library; None: they are stories.
 
     Raises:
         FabulaError: none or too many entries, an empty prompt, or a provider that is not there.
@@ -113,16 +113,18 @@ def begin(
     if blind:
         random.Random(seed).shuffle(round_.order)
     for entry, client in zip(entries, clients, strict=True):
-        place = Place(round_.id if len(entries) > 1 else None, step, entry.column_values)
+        place = StoryPlacement(round_.id if len(entries) > 1 else None, step, entry.column_values)
         round_.stories.append(
-            write(store, actor, client, entry.request, book, place=place, leave_s=leave_s, news=round_.news)
+            write(
+                store, actor, client, entry.request, book, place=place, leave_s=leave_s, subscribers=round_.subscribers
+            )
         )
     return round_
 
 
-def again(stories: Sequence[StoryStream]) -> tuple[Entry, ...]:
+def again(stories: Sequence[StoryStream]) -> tuple[RoundEntry, ...]:
     """The entries that write the same prompts with the same settings once more, with another seed."""
-    return tuple(Entry(story.provider, reseeded(story.asked), story.place.column_values) for story in stories)
+    return tuple(RoundEntry(story.provider, reseeded(story.asked), story.place.column_values) for story in stories)
 
 
 def reseeded(request: CompletionRequest) -> CompletionRequest:
@@ -132,7 +134,7 @@ def reseeded(request: CompletionRequest) -> CompletionRequest:
     return replace(request, seed=request.seed + 1 if request.seed < _HIGHEST_SEED else 0)
 
 
-def check(entries: Sequence[Entry]) -> None:
+def check(entries: Sequence[RoundEntry]) -> None:
     """See that the entries can be written.
 
     Raises:
@@ -147,7 +149,7 @@ def check(entries: Sequence[Entry]) -> None:
 
 
 def updates(
-    stories: Sequence[StoryStream], news: News, *, tick_s: float = TICK_S, beat_s: float = _BEAT_S
+    stories: Sequence[StoryStream], subscribers: Subscribers, *, tick_s: float = TICK_S, beat_s: float = _BEAT_S
 ) -> Iterator[tuple[int, ...]]:
     """Which of the stories have something new, at once for the first words and then once a tick at most.
 
@@ -163,8 +165,8 @@ def updates(
         for story in stories:
             reading.enter_context(story.read())
         while True:
-            with news:
-                news.await_words(lambda: bool(changed()) or all(story.done for story in stories), beat_s)
+            with subscribers:
+                subscribers.wait_for_words(lambda: bool(changed()) or all(story.done for story in stories), beat_s)
                 new = changed()
                 for i in new:
                     seen[i] = stories[i].version
@@ -172,5 +174,5 @@ def updates(
             yield new
             if over and not changed():
                 return
-            with news:
-                news.wait_for(lambda: all(story.done for story in stories), timeout=tick_s)
+            with subscribers:
+                subscribers.wait_for(lambda: all(story.done for story in stories), timeout=tick_s)

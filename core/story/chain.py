@@ -51,7 +51,7 @@ class Step:
             yield piece
 
 
-def tell(client: Streams, request: CompletionRequest) -> Iterator[Step]:
+def stream_chain(client: Streams, request: CompletionRequest) -> Iterator[Step]:
     """The three steps, one after the other; `request.prompt` is the idea. A step that was not read is read to its end.
 
     Raises:

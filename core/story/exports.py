@@ -1,4 +1,5 @@
-"""Stories leave the shelf: Markdown, CSV, JSONL, a page to print, and pairs of votes for preference training. Pure."""
+"""Stories leave the library: Markdown, CSV, JSONL, a page to print, and pairs of votes for preference training.
+Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
-from core.story.shelf import KeptStory
-from core.story.votes import Pair
-from core.text import cell
+from core.sanitize import cell
+from core.story.library import KeptStory
+from core.story.votes import PreferencePair
 
 PairFormat = Literal["openai", "trl"]
 _MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_{}[]<>#|!~$&"})
@@ -41,7 +42,7 @@ def markdown(stories: Iterable[KeptStory]) -> str:
 
 
 def as_csv(stories: Iterable[KeptStory]) -> str:
-    """A table with every column of the shelf; no cell of it is a formula to a spreadsheet. Begins with a BOM."""
+    """A table with every column of the library; no cell of it is a formula to a spreadsheet. Begins with a BOM."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(_COLUMNS)
@@ -76,7 +77,7 @@ def page(stories: Sequence[KeptStory], title: str, language: str = "en") -> str:
     )
 
 
-def preferences(pairs: Iterable[Pair], form: PairFormat = "openai") -> Iterator[str]:
+def preferences(pairs: Iterable[PreferencePair], form: PairFormat = "openai") -> Iterator[str]:
     """Pairs of votes as lines of JSON for preference training (DPO).
 
     `openai`: `input`, `preferred_output`, `non_preferred_output` (OpenAI's guide, "Direct preference optimization");

@@ -19,9 +19,9 @@ from functools import partial
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
-from core.cost.book import PriceBook
+from core.cost.price_book import PriceBook
 from core.cost.spend import Page
-from core.db import rescue
+from core.db import rescue_files
 from core.db.store import Store
 from core.db.tables import utcnow
 from core.db.tables.story import COMPARISON
@@ -29,18 +29,18 @@ from core.errors import FabulaError, ProviderError, StorageFull
 from core.message import msg
 from core.providers import Client, CompletionRequest, StreamFacts, parameters
 from core.providers.inline_thinking import without_thinking
-from core.story import trouble
-from core.story.facts import Facts as Facts
-from core.story.going_on import continuation
-from core.story.news import News as News
-from core.story.readers import Readers
-from core.story.record import Place as Place
-from core.story.record import Record
-from core.story.shelf import KeptStory as KeptStory
-from core.story.shelf import get as get
-from core.story.shelf import recent as recent
-from core.story.till import Bill, Till
-from core.text import Joined, storable
+from core.sanitize import SurrogateJoiner, storable
+from core.story import error_explanation
+from core.story.billing import Bill, StoryBilling
+from core.story.continuation import continuation
+from core.story.library import KeptStory as KeptStory
+from core.story.library import get as get
+from core.story.library import recent as recent
+from core.story.reader_count import ReaderCount
+from core.story.story_facts import StoryFacts as StoryFacts
+from core.story.story_record import StoryPlacement as StoryPlacement
+from core.story.story_record import StoryRecord
+from core.story.subscribers import Subscribers as Subscribers
 
 TICK_S = 0.125  # eight updates a second read as a steady flow; each sends the whole text to the browser again
 _REST_S = 0.06  # between reads of the model's stream: half a tick, so that nobody sees it
@@ -65,34 +65,34 @@ class StoryStream:
         request: CompletionRequest,
         book: PriceBook,
         *,
-        place: Place | None = None,
+        place: StoryPlacement | None = None,
         leave_s: float | None = None,
-        news: News | None = None,
+        subscribers: Subscribers | None = None,
         asked: CompletionRequest | None = None,
         save_s: float = _SAVE_S,
     ) -> None:
-        self.place = place or Place()
+        self.place = place or StoryPlacement()
         self.request = replace(request, prompt=storable(request.prompt), system=storable(request.system))
         self.provider = client.provider.id
         self.asked = asked or self.request  # of a story that goes on, how it began
-        self._record = Record(store, actor, self.provider, self.asked, self.place)
+        self._record = StoryRecord(store, actor, self.provider, self.asked, self.place)
         self.id = self._record.id
         self._store, self._client, self._book, self._save_s = store, client, book, save_s
         self._words: list[str] = [self._record.before] if self._record.before else []
         self._written = ""  # by the model, with its thinking; known at the end
-        self._news = news or News()
+        self._subscribers = subscribers or Subscribers()
         self._version = 0
         self._done = self._stopped = self._left = False
         self._stopped_at: float | None = None  # by a clock that is never set back
         self._ended_at: datetime | None = None
         self._reserved = self._sent = False
         self._error: FabulaError | None = None
-        self._joined = Joined()
+        self._joined = SurrogateJoiner()
         page: Page = "comparison" if self.place.step == COMPARISON else "story"
-        self._till = Till(store, actor, book, self.provider, self.request, self.id, page)
+        self._billing = StoryBilling(store, actor, book, self.provider, self.request, self.id, page)
         self._bill = Bill(None, None)
         self._upstream = client.stream(self.request)  # nothing is sent before it is read
-        self._readers = Readers(leave_s, self._leave)
+        self._readers = ReaderCount(leave_s, self._leave)
         threading.Thread(target=self._read, name=f"story-{self.id}", daemon=True).start()
 
     def __iter__(self) -> Iterator[str]:
@@ -100,16 +100,16 @@ class StoryStream:
         seen = 0
         with self.read():
             while True:
-                with self._news:
-                    self._news.await_words(partial(self._beyond, seen))
+                with self._subscribers:
+                    self._subscribers.wait_for_words(partial(self._beyond, seen))
                     piece, done = "".join(self._words[seen:]), self._done
                     seen = len(self._words)
                 if piece:
                     yield piece
                 if done:
                     break
-                with self._news:
-                    self._news.wait_for(lambda: self._done, timeout=TICK_S)
+                with self._subscribers:
+                    self._subscribers.wait_for(lambda: self._done, timeout=TICK_S)
         if self._error is not None:
             raise self._error
 
@@ -128,13 +128,13 @@ class StoryStream:
     @property
     def text(self) -> str:
         """The words that have come so far."""
-        with self._news:
+        with self._subscribers:
             return "".join(self._words)
 
     @property
-    def news(self) -> News:
+    def subscribers(self) -> Subscribers:
         """Is told of every piece."""
-        return self._news
+        return self._subscribers
 
     @property
     def version(self) -> int:
@@ -153,10 +153,10 @@ class StoryStream:
         return self._stopped and not self.done
 
     @property
-    def facts(self) -> Facts:
+    def facts(self) -> StoryFacts:
         """What is known about the making of this story, now. What it costs is known at its end."""
         seen = self._upstream.facts
-        return Facts(
+        return StoryFacts(
             model=seen.model,
             first_text_s=seen.first_text_s,
             tokens=self._bill.counted if seen.tokens is None else seen.tokens,
@@ -190,12 +190,12 @@ class StoryStream:
         """End the story here, in any state of its request; returns when it is `done`."""
         self.cancel()
         while not self.done:
-            with self._news:
-                self._news.wait_for(lambda: self._done, timeout=TICK_S)
+            with self._subscribers:
+                self._subscribers.wait_for(lambda: self._done, timeout=TICK_S)
 
     def cancel(self) -> None:
         """`stop`, without waiting until the words are saved. Whoever calls it has not left the page."""
-        with self._news:
+        with self._subscribers:
             self._left = False
             if self._done:
                 return
@@ -204,7 +204,7 @@ class StoryStream:
         self._upstream.close()
 
     def _leave(self) -> None:
-        with self._news:
+        with self._subscribers:
             if self._done or self._stopped:
                 return
             self._stopped = self._left = True
@@ -216,9 +216,9 @@ class StoryStream:
     def _read(self) -> None:
         error: FabulaError | None = None
         try:
-            self._till.reserve()
+            self._billing.reserve()
             self._reserved = True
-            with self._news:
+            with self._subscribers:
                 self._sent = not self._stopped
             saved = asked = time.monotonic()
             for piece in self._upstream if self._sent else ():
@@ -236,7 +236,9 @@ class StoryStream:
         except FabulaError as failure:
             error = failure
             with contextlib.suppress(FabulaError):
-                error = trouble.explained(self._store, self._book, self._client.provider, self.request.model, failure)
+                error = error_explanation.explain(
+                    self._store, self._book, self._client.provider, self.request.model, failure
+                )
         except Exception as failure:  # a closed connection answers in many ways; a bug must still end the story
             error = ProviderError(msg("The stream was interrupted."), msg("Write it again; the text so far is kept."))
             error.__cause__ = failure
@@ -247,14 +249,14 @@ class StoryStream:
     def _add(self, piece: str) -> None:
         if not piece:
             return
-        with self._news:
+        with self._subscribers:
             self._words.append(piece)
             self._version += 1
-            self._news.came()
+            self._subscribers.notify_waiting()
 
     def _leave_out_thinking(self) -> None:
         """A chat template may open the thinking: the stream tells only by its closing mark. Its tokens are billed."""
-        with self._news:
+        with self._subscribers:
             self._written = "".join(self._words)[len(self._record.before) :]
             told = self._written if self._client.provider.kind == "engine" else without_thinking(self._written)
             if told != self._written:
@@ -265,14 +267,14 @@ class StoryStream:
         """The words and what they took, in one transaction; where the database is gone, in a rescue file."""
         seen, written = self._upstream.facts, self._written
         unheard = self._sent and (self._stopped or (error is not None and _may_be_billed(error)))
-        self._bill = self._till.bill(seen, written, unheard=unheard)
+        self._bill = self._billing.bill(seen, written, unheard=unheard)
         story = self._record.entry(self.text, self.facts, error) if self.text else {}
-        entry = {"kind": "story" if story else "spend", **story, "spend": self._till.entry(seen, self._bill)}
-        rescue.write_or_keep(self._store, partial(self._settle, seen, written, error), entry)
+        entry = {"kind": "story" if story else "spend", **story, "spend": self._billing.entry(seen, self._bill)}
+        rescue_files.write_or_keep(self._store, partial(self._settle, seen, written, error), entry)
 
     def _settle(self, seen: StreamFacts, written: str, error: FabulaError | None, session: Session) -> None:
         self._record.keep_in(session, self.text, self.facts, error, over=True)
-        self._till.settle(session, seen, written, self._bill)
+        self._billing.settle(session, seen, written, self._bill)
 
     def _finish(self, error: FabulaError | None) -> None:
         """Save, account, and let the readers go, also when saving fails."""
@@ -289,16 +291,16 @@ class StoryStream:
         finally:
             self._upstream.close()
             self._readers.forget()
-            with self._news:
+            with self._subscribers:
                 self._error = error
                 self._ended_at = utcnow()
                 self._done = True
                 self._version += 1
-                self._news.notify_all()
+                self._subscribers.notify_all()
 
 
 def _may_be_billed(error: FabulaError) -> bool:
-    """Also of an error that was explained further (see `trouble.explained`), by what it was before."""
+    """Also of an error that was explained further (see `error_explanation.explain`), by what it was before."""
     return bool(getattr(error, "may_be_billed", False))
 
 
@@ -309,9 +311,9 @@ def write(
     request: CompletionRequest,
     book: PriceBook,
     *,
-    place: Place | None = None,
+    place: StoryPlacement | None = None,
     leave_s: float | None = None,
-    news: News | None = None,
+    subscribers: Subscribers | None = None,
     save_s: float = _SAVE_S,
 ) -> StoryStream:
     """Begin a story. Errors of the provider, and of budgets, come out of the iteration, not out of this call.
@@ -319,10 +321,12 @@ def write(
     Args:
         place: the round or chain that it belongs to, and its columns.
         leave_s: stop it so many seconds after its last reader has gone; None: it is written to its end.
-        news: told of every piece; one for several stories that are read together.
+        subscribers: told of every piece; one for several stories that are read together.
         save_s: how often the words so far are saved, for readers in other processes.
     """
-    return StoryStream(store, actor, client, request, book, place=place, leave_s=leave_s, news=news, save_s=save_s)
+    return StoryStream(
+        store, actor, client, request, book, place=place, leave_s=leave_s, subscribers=subscribers, save_s=save_s
+    )
 
 
 def go_on(
@@ -333,10 +337,12 @@ def go_on(
     book: PriceBook,
     *,
     leave_s: float | None = None,
-    news: News | None = None,
+    subscribers: Subscribers | None = None,
 ) -> StoryStream:
-    """Have the rest of a partial story written, by the model that began it; it stays one story on the shelf."""
+    """Have the rest of a partial story written, by the model that began it; it stays one story in the library."""
     request = kept.request()
-    place = Place(kept.round_id, kept.step, kept.column_values, goes_on=(kept.id, kept.text))
+    place = StoryPlacement(kept.round_id, kept.step, kept.column_values, goes_on=(kept.id, kept.text))
     more = continuation(request, kept.text)
-    return StoryStream(store, actor, client, more, book, place=place, leave_s=leave_s, news=news, asked=request)
+    return StoryStream(
+        store, actor, client, more, book, place=place, leave_s=leave_s, subscribers=subscribers, asked=request
+    )

@@ -10,11 +10,11 @@ from sqlalchemy.orm import Session
 
 from core.actor import Actor
 from core.cost.quality import blind_rounds
-from core.db.store import Store, hold, new_id
+from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Story, Vote, utcnow
 from core.errors import FabulaError, NotFound
-from core.intervals import wilson
 from core.message import msg
+from core.statistics import wilson
 
 _LOOKED_AT = 10_000  # votes: older ones say little about what a model is now
 
@@ -38,7 +38,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class PreferencePair:
     """Two stories from one idea, of which one was liked better."""
 
     prompt: str
@@ -66,7 +66,7 @@ def cast(store: Store, actor: Actor, round_id: str, order: Sequence[str], winner
     if winner is not None and winner not in order:
         raise FabulaError(msg("This story was not in the round."), msg("Choose one of the stories shown."))
     with store.session() as session:
-        hold(session, f"votes {round_id}")
+        advisory_lock(session, f"votes {round_id}")
         there = set(session.scalars(select(Story.id).where(Story.id.in_(order), Story.round_id == round_id)))
         if there != set(order):
             raise NotFound(msg("Not every story of this round was saved."), msg("Write the round again."))
@@ -77,7 +77,7 @@ def cast(store: Store, actor: Actor, round_id: str, order: Sequence[str], winner
         row.at, row.blind, row.order, row.winner = utcnow(), blind, list(order), winner
 
 
-def of(store: Store, actor: Actor, round_id: str) -> tuple[bool, str | None]:
+def vote_of(store: Store, actor: Actor, round_id: str) -> tuple[bool, str | None]:
     """Whether this person has voted on a round, and for which story (None: none of them)."""
     with store.reading() as session:
         row = _of(session, actor, round_id)
@@ -90,7 +90,7 @@ def standings(store: Store) -> list[Standing]:
     return sorted(found, key=lambda s: (-s.share, -s.rounds, s.model))
 
 
-def pairs(store: Store) -> list[Pair]:
+def pairs(store: Store) -> list[PreferencePair]:
     """Every pair of a preferred story and another of its round, newest vote first; equal texts make none.
 
     A story that a person has edited counts with the edit where it was preferred, and as written where it was not.
@@ -105,7 +105,9 @@ def pairs(store: Store) -> list[Pair]:
         others = [stories[story] for story in vote.order if story in stories and story != vote.winner]
         for other in others if best is not None else ():
             assert best is not None
-            pair = Pair(best.prompt, _best_text(best), other.text.strip(), best.model, other.model, vote.round_id)
+            pair = PreferencePair(
+                best.prompt, _best_text(best), other.text.strip(), best.model, other.model, vote.round_id
+            )
             if pair.preferred and pair.other and pair.preferred != pair.other:
                 found.append(pair)
     return found

@@ -9,18 +9,18 @@ from contextlib import ExitStack
 
 from sqlalchemy import select
 
-from core.cost import own, tokens
+from core.cost import custom_prices, tokens
 from core.db.store import Store
-from core.db.tables import Answer, Evaluation, utcnow
+from core.db.tables import Evaluation, EvaluationAnswer, utcnow
 from core.errors import FabulaError
 from core.message import msg, sentences
 from core.providers import Client, Registry
-from core.providers.shapes import Endpoint
+from core.providers.schemas import Endpoint
 from core.settings import Settings
-from core.training import judged_rows
-from core.training.asking import Asking, endpoint
-from core.training.evaluation_shapes import ACTIVE, EvaluationView, Example
-from core.training.evaluation_work import Stopped, Work
+from core.training import holdout
+from core.training.evaluation_context import EvaluationContext, EvaluationStopped
+from core.training.evaluation_request import EvaluationRequester, endpoint
+from core.training.evaluation_types import ACTIVE, EvaluationView, HeldOutExample
 
 UNFINISHED = select(Evaluation.id).where(Evaluation.state.in_(ACTIVE)).order_by(Evaluation.id)
 """Ids of evaluations that a worker has to take up, oldest first."""
@@ -39,15 +39,17 @@ def carry_out(store: Store, registry: Registry, evaluation_id: str, stopping: th
     Raises:
         FabulaError: it cannot go on; the ledger does not say so yet (see `give_up`).
     """
-    work = Work(store, evaluation_id, stopping or threading.Event())
-    if not work.begin():
+    context = EvaluationContext(store, evaluation_id, stopping or threading.Event())
+    if not context.begin():
         return
-    with contextlib.suppress(Stopped):
-        client = work.patiently(lambda: registry.get(work.view.provider))
-        asked_at = work.patiently(lambda: endpoint(client, work.view.model, work.view.settings.get("file_format")))
-        _ask_all(work, client, asked_at)
-    if not work.stopping.is_set():
-        work.end()
+    with contextlib.suppress(EvaluationStopped):
+        client = context.patiently(lambda: registry.get(context.view.provider))
+        asked_at = context.patiently(
+            lambda: endpoint(client, context.view.model, context.view.settings.get("file_format"))
+        )
+        _ask_all(context, client, asked_at)
+    if not context.stopping.is_set():
+        context.end()
 
 
 def give_up(store: Store, evaluation_id: str, error: FabulaError) -> None:
@@ -58,40 +60,42 @@ def give_up(store: Store, evaluation_id: str, error: FabulaError) -> None:
             one.state, one.reason, one.finished_at = "failed", sentences(error.what, error.next_step), utcnow()
 
 
-def _ask_all(work: Work, client: Client, asked_at: Endpoint) -> None:
+def _ask_all(context: EvaluationContext, client: Client, asked_at: Endpoint) -> None:
     """Ask for every row that has no answer yet, a few at a time.
 
     A stop ends the requests that are under way; after an error of one, the answers to the others are waited for.
     """
-    view, book = work.view, own.book(work.store, Settings.from_env().home)
-    everything = list(judged_rows.examples(work.store, view))
-    with work.store.reading() as session:
-        known = set(session.scalars(select(Answer.row_key).where(Answer.evaluation_id == work.id)))
+    view, book = context.view, custom_prices.book(context.store, Settings.from_env().home)
+    everything = list(holdout.examples(context.store, view))
+    with context.store.reading() as session:
+        known = set(
+            session.scalars(select(EvaluationAnswer.row_key).where(EvaluationAnswer.evaluation_id == context.id))
+        )
     todo = [one for one in everything if one.key not in known]
     cap = _cap(view, everything)
-    asking = Asking(work, client, book, view, asked_at, cap)
+    requester = EvaluationRequester(context, client, book, view, asked_at, cap)
     failed_alike = 0
     with ExitStack() as stack:
         pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="evaluation")
         stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-        waiting: set[Future[bool]] = {pool.submit(asking.ask, one) for one in todo}
+        waiting: set[Future[bool]] = {pool.submit(requester.ask, one) for one in todo}
         while waiting:
             ended, waiting = wait(waiting, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
             for one in ended:
                 failed_alike = 0 if one.result() else failed_alike + 1
-            if failed_alike >= _ALIKE and not work.view.answered:
+            if failed_alike >= _ALIKE and not context.view.answered:
                 raise FabulaError(
                     msg(
                         "The first {failed_alike} rows all failed: {last_reason}",
                         failed_alike=failed_alike,
-                        last_reason=work.last_reason(),
+                        last_reason=context.last_reason(),
                     ),
                     msg("Fix the problems listed, then retry the missing answers."),
                 )
-            work.heed_or_halt()
+            context.raise_or_halt()
 
 
-def _cap(view: EvaluationView, found: list[Example]) -> int:
+def _cap(view: EvaluationView, found: list[HeldOutExample]) -> int:
     """Tokens that an answer may have."""
     if (given := view.settings.get("max_tokens")) is not None:
         return int(given)

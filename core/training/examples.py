@@ -14,20 +14,20 @@ from typing import Any, Literal
 import pandas as pd
 from sqlalchemy import select
 
-from core import packaged
+from core import packaged_models
 from core.actor import Actor
 from core.cost import tokens
 from core.dataset import datasets
-from core.dataset.example_pairs import Pair, check
-from core.db.store import Store, hold
+from core.dataset.example_pairs import ExamplePair, check
+from core.db.store import Store, advisory_lock
 from core.db.tables import Dataset, Row, TrainingJob
 from core.errors import FabulaError
 from core.message import msg
 from core.providers import CompletionRequest, ModelInfo
 from core.providers.registry import ENGINE
 from core.training import jobs
-from core.training.form import FileFormat, JobForm
-from core.training.views import FINISHED, JobView
+from core.training.job_form import FileFormat, JobForm
+from core.training.job_views import FINISHED, JobView
 
 SOURCE: Literal["examples"] = "examples"
 """The source of a data set that was made here: tells these jobs from others."""
@@ -44,7 +44,7 @@ _BATCH = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ExampleHyperparameters:
     """Hyper-parameters for so few examples, and why, in a sentence."""
 
     n_epochs: int
@@ -71,10 +71,10 @@ class Phase:
     left_s: float | None
 
 
-def settings(n_examples: int) -> Settings:
+def settings(n_examples: int) -> ExampleHyperparameters:
     """How to train on so few: each example is seen several times, but not so often that it is learned by heart."""
     epochs = min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, math.ceil(_SEEN / max(1, n_examples))))
-    return Settings(
+    return ExampleHyperparameters(
         n_epochs=epochs,
         batch_size=1 if n_examples < _FEW else _BATCH,
         learning_rate_multiplier=1.0,
@@ -89,7 +89,7 @@ def settings(n_examples: int) -> Settings:
     )
 
 
-def n_tokens(pairs: Sequence[Pair], model: str = packaged.BASE) -> int:
+def n_tokens(pairs: Sequence[ExamplePair], model: str = packaged_models.BASE) -> int:
     """About how many tokens one pass over the pairs has."""
     texts = [text for pair in pairs for text in pair]
     return tokens.count(texts, model).tokens + _MARKUP_TOKENS * len(pairs) if texts else 0
@@ -98,13 +98,13 @@ def n_tokens(pairs: Sequence[Pair], model: str = packaged.BASE) -> int:
 def base_model(models: Sequence[ModelInfo]) -> ModelInfo | None:
     """The engine's untuned model to start from, the packaged one if it is there; None: the engine offers none."""
     untuned = [model for model in models if model.provider == ENGINE and model.base in (None, model.id)]
-    return min(untuned, key=lambda model: model.id != packaged.BASE, default=None)
+    return min(untuned, key=lambda model: model.id != packaged_models.BASE, default=None)
 
 
 def train(
     store: Store,
     actor: Actor,
-    pairs: Sequence[Pair],
+    pairs: Sequence[ExamplePair],
     *,
     name: str,
     suffix: str,
@@ -126,7 +126,7 @@ def train(
         raise FabulaError(blocking.sentence, msg("Nothing was started. Change the examples and train again."))
     chosen = settings(len(checked.pairs))
     with store.session() as session:  # one transaction: no data set without its job
-        hold(session, "examples")
+        advisory_lock(session, "examples")
         running = newest(store, actor)
         if running is not None and not running.finished and pairs_of(store, running.dataset_id) == checked.pairs:
             return running.id
@@ -162,11 +162,11 @@ def newest(store: Store, actor: Actor) -> JobView | None:
     return None if found is None else jobs.get(store, found, results=False)
 
 
-def pairs_of(store: Store, dataset_id: str | None) -> tuple[Pair, ...]:
+def pairs_of(store: Store, dataset_id: str | None) -> tuple[ExamplePair, ...]:
     """The pairs of a data set that was made here, in their order; of one that is gone, none."""
     query = select(Row.prompt, Row.text).where(Row.dataset_id == dataset_id, Row.state == "done")
     with store.reading() as session:
-        return tuple(Pair(prompt, text or "") for prompt, text in session.execute(query.order_by(Row.position)))
+        return tuple(ExamplePair(prompt, text or "") for prompt, text in session.execute(query.order_by(Row.position)))
 
 
 def phase(job: JobView, training: Mapping[str, Any] | None, now: datetime) -> Phase:

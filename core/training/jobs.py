@@ -11,21 +11,21 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
-from core.cost import own
+from core.cost import custom_prices
 from core.dataset import versions
-from core.db.store import Store, hold, new_id
+from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Checkpoint, Dataset, Row, TrainingJob, utcnow
 from core.errors import BadTrainingFile, FabulaError, NotFound
 from core.message import msg
 from core.providers import Registry
+from core.rescheduling import RetryLater
 from core.settings import Settings
-from core.training import paying, tracking, watch
+from core.training import billing, tracker_logging, watch
 from core.training import submit as handing
-from core.training.form import PROJECT, JobForm
-from core.training.record import AT_ONCE, Stopping, Work
-from core.training.verdict import verdict
-from core.training.views import FINISHED, JobEvent, JobView, events, get, last_event, list_jobs, may_go_on
-from core.waits import Waiting
+from core.training.job_context import AT_ONCE, JobContext, JobStopping
+from core.training.job_explanation import explain
+from core.training.job_form import PROJECT, JobForm
+from core.training.job_views import FINISHED, JobEvent, JobView, events, get, last_event, list_jobs, may_go_on
 
 __all__ = [
     "AT_ONCE",
@@ -34,19 +34,19 @@ __all__ = [
     "JobForm",
     "JobView",
     "Request",
-    "asked",
     "carry_out",
     "clone",
     "events",
+    "explain",
     "get",
     "give_up",
+    "is_allowed",
     "last_event",
     "list_jobs",
-    "may",
+    "pending_requests",
     "request",
     "retry_now",
     "submit",
-    "verdict",
 ]
 
 Request = Literal["cancel", "pause", "resume"]
@@ -67,7 +67,7 @@ def submit(store: Store, actor: Actor, form: JobForm) -> str:
     form.check()
     form = _with_version(store, actor, form)
     with store.session() as session:
-        hold(session, "training_jobs")  # two clicks at once must not both find nothing
+        advisory_lock(session, "training_jobs")  # two clicks at once must not both find nothing
         if (twin := _twin(session, form)) is not None:
             return twin
         if session.get(Dataset, form.dataset_id) is None:
@@ -102,7 +102,7 @@ def submit(store: Store, actor: Actor, form: JobForm) -> str:
         )
         session.add(job)
         session.flush()
-        paying.reserve(session, actor, job)
+        billing.reserve(session, actor, job)
         return job.id
 
 
@@ -141,20 +141,20 @@ def carry_out(store: Store, registry: Registry, job_id: str, stopping: threading
     Raises:
         FabulaError: the job cannot go on; the ledger does not say so yet (see `give_up`).
     """
-    work = Work(store, job_id, stopping or threading.Event())
-    if work.view().finished:
+    context = JobContext(store, job_id, stopping or threading.Event())
+    if context.view().finished:
         return None
     try:
-        handing.hand_over(work, registry)
-        live = tracking.Live(store, work.view())
+        handing.submit_to_provider(context, registry)
+        tracker_logger = tracker_logging.TrackerLogger(store, context.view())
         try:
-            watch.follow(work, registry, own.book(store, Settings.from_env().home), live)
-            live.end()
+            watch.follow(context, registry, custom_prices.book(store, Settings.from_env().home), tracker_logger)
+            tracker_logger.end()
         finally:
-            live.leave()
-    except Waiting as exc:
+            tracker_logger.leave()
+    except RetryLater as exc:
         return exc.seconds
-    except Stopping:
+    except JobStopping:
         pass  # it is left as it is
     return None
 
@@ -162,13 +162,13 @@ def carry_out(store: Store, registry: Registry, job_id: str, stopping: threading
 def give_up(store: Store, job_id: str, error: FabulaError) -> None:
     """Write down that a job has failed, and why. One that has ended stays as it ended."""
     failed = {"status": "failed", "error": error.what, "next_step": error.next_step or None, "finished_at": utcnow()}
-    work = Work(store, job_id, threading.Event())
+    context = JobContext(store, job_id, threading.Event())
     with store.session() as session:
-        if work.view().finished:
+        if context.view().finished:
             return
-        work.write(**failed, stop_requested=None)
-        if work.view().remote_id is None:  # nothing runs there, and nothing will be billed
-            paying.release(session, job_id)
+        context.write(**failed, stop_requested=None)
+        if context.view().remote_id is None:  # nothing runs there, and nothing will be billed
+            billing.release(session, job_id)
 
 
 def request(store: Store, actor: Actor, job_id: str, what: Request) -> None:
@@ -211,7 +211,7 @@ def retry_now(store: Store, actor: Actor, job_id: str) -> None:
             job.not_before = utcnow()
 
 
-def asked(store: Store) -> dict[str, str]:
+def pending_requests(store: Store) -> dict[str, str]:
     """What people ask of unfinished jobs, by id; a job whose pause a person has ended counts as asked for."""
     wanted = select(TrainingJob.id, TrainingJob.stop_requested, TrainingJob.not_before).where(
         TrainingJob.status.not_in(FINISHED),
@@ -221,7 +221,7 @@ def asked(store: Store) -> dict[str, str]:
         return {id_: what or f"retry {not_before}" for id_, what, not_before in session.execute(wanted)}
 
 
-def may(job: JobView, what: Request) -> bool:
+def is_allowed(job: JobView, what: Request) -> bool:
     """Whether this can be asked for now. A job that has failed at the engine can be resumed where it was."""
     if what == "resume" and may_go_on(job.status, job.provider, job.remote_id, job.error):
         return True

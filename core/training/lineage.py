@@ -13,7 +13,7 @@ from sqlalchemy import select
 from core.db.store import Store
 from core.db.tables import Checkpoint, Dataset, TrainingJob
 from core.training.checkpoints import CheckpointView, all_checkpoints
-from core.training.views import JobView, get, list_jobs
+from core.training.job_views import JobView, get, list_jobs
 
 Kind = Literal["base", "dataset", "job", "checkpoint", "model"]
 _CHECKPOINT = ":ckpt-step-"  # as OpenAI and the engine name them: behind the name of the model
@@ -81,7 +81,7 @@ class Family:
         return "\n".join([*lines, "}"])
 
 
-def maker(store: Store, model: str) -> JobView | None:
+def job_that_made(store: Store, model: str) -> JobView | None:
     """The newest job that made a tuned model, or one of whose checkpoints it is; None: it is not in the ledger."""
     newest, names = TrainingJob.created_at.desc(), (model, model.split(_CHECKPOINT)[0])
     kept = select(Checkpoint.job_id).join(TrainingJob, TrainingJob.id == Checkpoint.job_id)

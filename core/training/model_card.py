@@ -8,12 +8,12 @@ from __future__ import annotations
 from core.dataset import datasets
 from core.db.store import Store
 from core.errors import NotFound
-from core.training import checkpoints, comparing, evaluating, lineage, reading, results, views
-from core.training.comparing import ComparisonView
-from core.training.evaluation_shapes import EvaluationView
+from core.training import before_after, checkpoints, curve_analysis, evaluations, job_views, lineage, results
+from core.training.before_after import ComparisonView
+from core.training.evaluation_types import EvaluationView
 from core.training.figures import figure
-from core.training.judging import Interval
-from core.training.views import JobView
+from core.training.job_views import JobView
+from core.training.scoring import Interval
 
 _SPECIAL = "\\`*_{}[]<>()#+!|~$"
 _UNKNOWN = "unknown"
@@ -27,12 +27,12 @@ def model_card(store: Store, job_id: str) -> str:
     Raises:
         NotFound: there is no such job.
     """
-    job = views.get(store, job_id)
+    job = job_views.get(store, job_id)
     curve = results.parse(job.results_csv or "")
     chain = lineage.chain(store, job_id)
-    judged = [one for one in evaluating.of_job(store, job) if one.metrics is not None]
+    judged = [one for one in evaluations.of_job(store, job) if one.metrics is not None]
     kept = checkpoints.list_checkpoints(store, job_id)
-    said = [f"- {_plain(one.sentence)}" for one in reading.observations(curve, kept, job.n_examples)]
+    said = [f"- {_plain(one.sentence)}" for one in curve_analysis.observations(curve, kept, job.n_examples)]
     lines = [
         f"# {_plain(job.fine_tuned_model or job.name)}",
         "",
@@ -66,7 +66,7 @@ def model_card(store: Store, job_id: str) -> str:
         "",
         *(_judged(judged) if judged else ["Not evaluated on held-out rows yet."]),
         "",
-        *_compared(comparing.get(store, job_id)),
+        *_compared(before_after.get(store, job_id)),
         "## What one should know",
         "",
         "- Figures hold for data like that which it learned from; outside of it nothing is promised.",

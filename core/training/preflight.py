@@ -7,7 +7,7 @@ from datetime import date, datetime, timedelta
 
 from sqlalchemy import select
 
-from core.cost.book import PriceBook
+from core.cost.price_book import PriceBook
 from core.cost.prices import tuned_base
 from core.db.store import Store
 from core.db.tables import TrainingJob

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from core.message import msg
-from core.training.views import JobView
+from core.training.job_views import JobView
 
 _PATIENCE_S = 15.0  # W&B's server answers within a second, or the network is not there
 
 
-class Run(Protocol):
+class TrackerRun(Protocol):
     """One run there.
 
     Attributes:
@@ -48,7 +48,7 @@ def unavailable(tracker: str, environ: Mapping[str, str] | None = None) -> str |
     return None
 
 
-def open_run(tracker: str, project: str, job: JobView, config: Mapping[str, Any], folder: Path) -> Run:
+def open_run(tracker: str, project: str, job: JobView, config: Mapping[str, Any], folder: Path) -> TrackerRun:
     """The run of this job there: made, or gone on with. Raises whatever the library raises.
 
     Args:

@@ -7,13 +7,13 @@ from datetime import datetime
 from typing import Any
 
 from core.providers import RemoteEvent, RemoteJob
-from core.training.views import FINISHED, JobView
+from core.training.job_views import FINISHED, JobView
 
 STARTED = "Fine-tuning job started"
 """How the event begins with which training starts, at OpenAI and at our engine."""
 
 
-def after_look(job: JobView, remote: RemoteJob, events: Sequence[RemoteEvent], now: datetime) -> dict[str, Any]:
+def after_poll(job: JobView, remote: RemoteJob, events: Sequence[RemoteEvent], now: datetime) -> dict[str, Any]:
     """The columns `training_s` and `running_since` of a job after a look at its provider.
 
     Our engine measures the time itself. Elsewhere it is the time in which the status was `running`: from the event of

@@ -17,9 +17,9 @@ from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import NotFound
 from core.message import msg
-from core.training import judged_rows
-from core.training.evaluation_shapes import Kind
-from core.training.views import JobView
+from core.training import holdout
+from core.training.evaluation_types import Kind
+from core.training.job_views import JobView
 
 Source = Literal["held_out", "grid", "preset", "none"]
 
@@ -42,7 +42,7 @@ class UnseenPrompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class PromptChoice:
     """Up to `PROMPTS` prompts, and what their answers are like.
 
     Attributes:
@@ -58,7 +58,7 @@ class Choice:
     kind: Kind
 
 
-def choose(store: Store, job: JobView, seen: Callable[[], None] = lambda: None) -> Choice:
+def choose(store: Store, job: JobView, seen: Callable[[], None] = lambda: None) -> PromptChoice:
     """The prompts for a job: the same ones every time, while its data set stays as it is.
 
     Args:
@@ -71,7 +71,7 @@ def choose(store: Store, job: JobView, seen: Callable[[], None] = lambda: None) 
     """
     if job.dataset_id is None:
         raise NotFound(msg("The job has no data set."), msg("Choose a data set and train again."))
-    kind = judged_rows.held_out(store, job.dataset_id, job.version_id).kind
+    kind = holdout.held_out(store, job.dataset_id, job.version_id).kind
     learned = export.Selection(store, job.dataset_id, job.version_id)
     texts = [text for _prompt, text in islice(iter(learned.examples()), _LENGTH_FROM)]
     longest = max((tokens.count([text], job.base_model).tokens for text in texts), default=0)
@@ -80,7 +80,7 @@ def choose(store: Store, job: JobView, seen: Callable[[], None] = lambda: None) 
     best: Source = "none"
     sources = [(source, list(some)) for source, some in _sources(store, job.dataset_id, job.version_id)]
     left = {one.prompt.strip() for _source, some in sources for one in some} - {""}
-    for prompt, _text in export.Watched(learned.examples(), seen):
+    for prompt, _text in export.ProgressExamples(learned.examples(), seen):
         left.discard(prompt.strip())
     for source, some in sources:
         for one in some:
@@ -88,12 +88,12 @@ def choose(store: Store, job: JobView, seen: Callable[[], None] = lambda: None) 
                 chosen.append(one)
                 left.discard(one.prompt.strip())  # each prompt once
                 best = source if best == "none" else best
-    return Choice(best, tuple(chosen), room, kind)
+    return PromptChoice(best, tuple(chosen), room, kind)
 
 
 def _sources(store: Store, dataset_id: str, version_id: str | None) -> Iterator[tuple[Source, Iterable[UnseenPrompt]]]:
     """Where prompts may come from, the best first: a row kept from training has an expected answer too."""
-    kept = judged_rows.drawn(store, dataset_id, version_id, parts=judged_rows.PARTS["both"], limit=_CANDIDATES)
+    kept = holdout.holdout_rows(store, dataset_id, version_id, parts=holdout.PARTS["both"], limit=_CANDIDATES)
     yield "held_out", [UnseenPrompt(one.prompt, one.expected) for one in kept]
     with store.reading() as session:
         dataset = session.get_one(Dataset, dataset_id)

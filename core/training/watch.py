@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from core.cost.book import PriceBook
-from core.dataset.writing.outcomes import storable
+from core.cost.price_book import PriceBook
+from core.dataset.generation.response_classification import storable
 from core.db.tables import TrainingJob, utcnow
 from core.errors import BadRequest, EngineMissing, FabulaError, NotFound, ProviderError, Refused
 from core.message import msg, sentences
 from core.providers import Client, Registry, RemoteCheckpoint, RemoteEvent, RemoteJob
-from core.training import comparing, heard, paying, training_time, views
+from core.rescheduling import RetryLater
+from core.training import before_after, billing, job_events, job_views, training_time
 from core.training.checkpoints import add_checkpoints
-from core.training.record import LIGHT, Work
-from core.training.tracking import Live
-from core.training.verdict import advice
-from core.training.views import FINISHED, GONE, LONGEST_STATUS
-from core.waits import Waiting
+from core.training.job_context import LIGHT, JobContext
+from core.training.job_explanation import failure_advice
+from core.training.job_views import FINISHED, GONE, LONGEST_STATUS
+from core.training.tracker_logging import TrackerLogger
 
 _POLL_S = 2.0  # the engine writes metrics about once a second
 _REFUSED_POLL_S = 30.0  # a revoked key does not come back by asking often
@@ -36,41 +36,41 @@ _NO_RESULTS = msg("The provider did not give the whole results file: the curve m
 _NO_MODEL = msg("The provider reports success but names no model yet. Fabula asks again for five minutes.")
 
 
-def follow(work: Work, registry: Registry, book: PriceBook, live: Live) -> None:
+def follow(context: JobContext, registry: Registry, book: PriceBook, tracker_logger: TrackerLogger) -> None:
     """Watch the job to its end. Trouble on the way is shown and waited for: the job goes on without us.
 
     Args:
-        work: the job.
+        context: the job.
         registry: where its provider is.
         book: what it costs.
-        live: where its steps are logged too.
+        tracker_logger: where its steps are logged too.
 
     Raises:
         FabulaError: the provider does not know the job (any more).
-        Stopping: the worker stops.
-        Waiting: the job is paused, in line, or its provider is away for long; or others wait for this place.
+        JobStopping: the worker stops.
+        RetryLater: the job is paused, in line, or its provider is away for long; or others wait for this place.
     """
     turn_ends = time.monotonic() + _TURN_S
-    watch = _Watch(work, book, live)
-    provider = work.view().provider
+    watch = _Watch(context, book, tracker_logger)
+    provider = context.view().provider
     while True:
         try:
-            if work.patiently(lambda: watch.look(_client(registry, provider))):
+            if context.patiently(lambda: watch.look(_client(registry, provider))):
                 return
         except Refused as exc:
-            work.note(exc)
-            raise Waiting(_REFUSED_POLL_S) from exc
+            context.note(exc)
+            raise RetryLater(_REFUSED_POLL_S) from exc
         except BadRequest as exc:
             if not isinstance(exc, NotFound):
                 raise
             raise FabulaError(GONE, msg("Submit it again.")) from exc
         over = time.monotonic() >= turn_ends
-        status = work.view().status
+        status = context.view().status
         if status == "paused" or (over and status in _IN_LINE):
-            raise Waiting(_WAITING_POLL_S)
-        if over and work.crowded():
-            raise Waiting(_POLL_S)
-        work.pause(_POLL_S)
+            raise RetryLater(_WAITING_POLL_S)
+        if over and context.crowded():
+            raise RetryLater(_POLL_S)
+        context.pause(_POLL_S)
 
 
 def _client(registry: Registry, provider: str) -> Client:
@@ -84,10 +84,10 @@ def _client(registry: Registry, provider: str) -> Client:
 class _Watch:
     """What is remembered between two looks."""
 
-    def __init__(self, work: Work, book: PriceBook, live: Live) -> None:
-        self._work, self._book, self._live = work, book, live
-        self._newest_event = heard.newest(work.store, work.job_id)
-        self._results = self._kept = views.get(work.store, work.job_id).results_csv
+    def __init__(self, context: JobContext, book: PriceBook, tracker_logger: TrackerLogger) -> None:
+        self._context, self._book, self._tracker_logger = context, book, tracker_logger
+        self._newest_event = job_events.newest(context.store, context.job_id)
+        self._results = self._kept = job_views.get(context.store, context.job_id).results_csv
         self._results_due = 0.0
         self._checkpoints_due = time.monotonic() + _CHECKPOINTS_S
         self._last_tries = 0
@@ -95,7 +95,7 @@ class _Watch:
 
     def look(self, client: Client) -> bool:
         """One look at the job; whether it has ended and everything about it is in the ledger."""
-        job = self._work.view()
+        job = self._context.view()
         assert job.remote_id is not None
         if job.request is not None:
             self._obey(client, job.remote_id, job.request)
@@ -128,14 +128,14 @@ class _Watch:
             act(remote_id)
         except BadRequest as exc:
             self._tell(sentences(exc.what, exc.next_step))
-        with self._work.store.session() as session:
-            job = session.get_one(TrainingJob, self._work.job_id, options=LIGHT)
+        with self._context.store.session() as session:
+            job = session.get_one(TrainingJob, self._context.job_id, options=LIGHT)
             if job.stop_requested == request:  # else somebody asked for something else meanwhile
                 job.stop_requested = None
 
     def _tell(self, message: str) -> None:
-        with self._work.store.session() as session:
-            heard.tell(session, self._work.job_id, message)
+        with self._context.store.session() as session:
+            job_events.add_own(session, self._context.job_id, message)
 
     def _new_events(self, client: Client, remote: RemoteJob) -> list[RemoteEvent]:
         try:
@@ -172,12 +172,12 @@ class _Watch:
         self, remote: RemoteJob, events: list[RemoteEvent], checkpoints: Sequence[RemoteCheckpoint], ended: bool
     ) -> None:
         """Everything that is new, in one transaction: a finished job is seen with its whole curve or not at all."""
-        before = self._work.view()
-        seen = self._seen(remote, ended) | training_time.after_look(before, remote, events, utcnow())
-        if (stands := self._live.send(self._results, everything=ended)) is not None:
+        before = self._context.view()
+        seen = self._seen(remote, ended) | training_time.after_poll(before, remote, events, utcnow())
+        if (stands := self._tracker_logger.send(self._results, everything=ended)) is not None:
             seen["trackers"] = stands
-        with self._work.store.session() as session:
-            job = session.get_one(TrainingJob, self._work.job_id, options=LIGHT)
+        with self._context.store.session() as session:
+            job = session.get_one(TrainingJob, self._context.job_id, options=LIGHT)
             changed = {name: value for name, value in seen.items() if getattr(job, name) != value}
             if self._results != self._kept:
                 changed["results_csv"] = storable(self._results or "")
@@ -187,11 +187,11 @@ class _Watch:
             for name, value in changed.items():
                 setattr(job, name, value)
             job.updated_at = utcnow()
-            heard.add(session, job.id, events)
+            job_events.add(session, job.id, events)
             if ended:
                 job.stop_requested, job.finished_at = None, remote.finished_at or utcnow()
-                paying.account(session, self._book, job)
-                comparing.begin_with(session, job)
+                billing.settle(session, self._book, job)
+                before_after.begin_with(session, job)
         self._kept = self._results
         if events:
             self._newest_event = events[-1].id
@@ -210,5 +210,5 @@ class _Watch:
             "queue_position": remote.queue_position,
             "estimated_start": remote.estimated_start,
             "error": error,
-            "next_step": advice(remote.error or "") if failed else None,
+            "next_step": failure_advice(remote.error or "") if failed else None,
         }

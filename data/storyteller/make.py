@@ -23,7 +23,7 @@ import openai
 from openai.types.fine_tuning.job_create_params import Method
 
 from bench._engine import running_engine
-from core import packaged
+from core import packaged_models
 from core.dataset import presets
 from data.storyteller import compose
 
@@ -47,9 +47,9 @@ class Writer:
 
 WRITERS = {
     "zh": Writer(
-        packaged.writer("zh_CN"), "ultraman", ("ultraman_stories.csv", "ultraman_stories_more.csv"), (3, 2, 3)
+        packaged_models.writer("zh_CN"), "ultraman", ("ultraman_stories.csv", "ultraman_stories_more.csv"), (3, 2, 3)
     ),
-    "en": Writer(packaged.writer("en"), "english_stories", ("everyday_heroes.csv",), (3, 2, 2)),
+    "en": Writer(packaged_models.writer("en"), "english_stories", ("everyday_heroes.csv",), (3, 2, 2)),
 }
 
 
@@ -95,7 +95,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary, running_engine(options.home or Path(temporary)) as engine:
         for language in options.language or WRITERS:
             writer = WRITERS[language]
-            model = options.further or packaged.BASE
+            model = options.further or packaged_models.BASE
             last = len(writer.rounds) - 1
             for number, n_epochs in enumerate(writer.rounds):
                 if number == last or not options.further:

@@ -47,7 +47,7 @@ def data_card() -> None:
 
 def rescued_card() -> None:
     """Paid answers that fit nowhere in this database; nothing where there are none."""
-    for kept in recovery.kept(cached.settings().home):
+    for kept in recovery.unrestored_files(cached.settings().home):
         with st.container(border=True):
             st.subheader(_("Answers outside the database"), anchor=False)
             words = n_(

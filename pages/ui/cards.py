@@ -57,18 +57,18 @@ def hint(error: errors.FabulaError) -> None:
 
 
 @contextmanager
-def errors_kept() -> Iterator[None]:
+def keep_errors() -> Iterator[None]:
     """For callbacks, which run before the page is drawn: keep the error, and show its card on top of the page."""
     try:
         yield
     except errors.FabulaError as error:
         state.studio().problem = error
     finally:
-        cached.look_again()
+        cached.refresh()
 
 
 @contextmanager
-def errors_shown() -> Iterator[None]:
+def show_errors() -> Iterator[None]:
     """Turn an error of the family into its card, in place; every other error is a bug and goes on."""
     try:
         yield
@@ -105,7 +105,7 @@ def draw_page_if_left() -> None:
         st.rerun()
 
 
-def left_by_last_action() -> None:
+def show_last_action() -> None:
     """What the last click left to say: a line that goes away by itself, or the card of its error.
 
     The card's place is there without a card too: a page keeps its places, and the card of the run before is gone at

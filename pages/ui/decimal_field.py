@@ -15,7 +15,7 @@ from pages.ui import cards, state
 
 
 @dataclass(frozen=True, slots=True)
-class Typed:
+class DecimalInput:
     """What stands in a field: `value` is None while the field is empty, or where `problem` says what is wrong."""
 
     value: Decimal | None
@@ -35,7 +35,7 @@ def decimal_field(
     width: int | Literal["stretch"] = "stretch",
     persist: bool = False,
     on_change: Callable[[], None] | None = None,
-) -> Typed:
+) -> DecimalInput:
     """Draw the field, with a line under it where its text cannot be read.
 
     Args:
@@ -49,10 +49,10 @@ def decimal_field(
             persist_state="session" if persist else None,
         )  # fmt: skip
         try:
-            return Typed(read(key, least, most))
+            return DecimalInput(read(key, least, most))
         except FabulaError as problem:
             cards.hint(problem)
-            return Typed(None, problem)
+            return DecimalInput(None, problem)
 
 
 def read(key: str, least: Decimal, most: Decimal) -> Decimal | None:
@@ -66,9 +66,9 @@ def read(key: str, least: Decimal, most: Decimal) -> Decimal | None:
 
 def first(key: str, value: Decimal | float | None) -> None:
     """Give the field its starting number, unless the visitor has typed another."""
-    state.first(key, "" if value is None else decimal_input.written(value))
+    state.set_default(key, "" if value is None else decimal_input.written(value))
 
 
 def put(key: str, value: Decimal | float) -> None:
     """Set the field's number. Only before it is drawn, or in a callback."""
-    state.put(key, decimal_input.written(value))
+    state.set_value(key, decimal_input.written(value))

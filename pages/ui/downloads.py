@@ -16,7 +16,7 @@ from streamlit import runtime
 _SWEEP_S = 20.0  # a click in the moment before a sweep can still be lost; what is kept until then is small
 
 
-class Broom:
+class ThrottledCleanup:
     """`sweep`, but no sooner than `every_s` seconds after the last time. Safe to call from any thread."""
 
     def __init__(self, sweep: Callable[[], None], every_s: float = _SWEEP_S) -> None:
@@ -35,4 +35,4 @@ class Broom:
 def keep_for_a_while() -> None:
     """Have the server, which must be running, sweep less often."""
     files = runtime.get_instance().media_file_mgr
-    files.remove_orphaned_files = Broom(files.remove_orphaned_files)  # type: ignore[method-assign]
+    files.remove_orphaned_files = ThrottledCleanup(files.remove_orphaned_files)  # type: ignore[method-assign]

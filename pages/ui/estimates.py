@@ -8,11 +8,11 @@ from decimal import Decimal
 
 from core.cost import estimate as costs
 from core.cost import tokens
-from core.cost.book import cost_of
+from core.cost.price_book import cost_of
 from core.dataset import grid
+from core.dataset.generation import concurrency
 from core.dataset.recipe import Recipe
 from core.dataset.runs import PreviewRow
-from core.dataset.writing import pace
 from pages.ui import cached, state
 
 _TYPICAL_TOKENS = 260  # a Chinese story of 300 characters, in the sample stories
@@ -82,4 +82,4 @@ def _seconds(recipe: Recipe, completion_tokens: int, seen: Sequence[PreviewRow],
     if not seen:
         return None
     each = sum(row.seconds for row in seen) / len(seen)
-    return each * -(-recipe.rows() // pace.ceiling(recipe.provider))  # in rounds of as many as fly at once
+    return each * -(-recipe.rows() // concurrency.ceiling(recipe.provider))  # in rounds of as many as fly at once

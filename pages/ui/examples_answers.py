@@ -17,24 +17,24 @@ from core.db.tables.story import COMPARISON
 from core.errors import FabulaError
 from core.message import sentences
 from core.story import arena
-from core.story.arena import Entry, Round
+from core.story.arena import Round, RoundEntry
 from core.story.recent import Recent
 from core.story.stream import StoryStream
-from core.training import comparing, examples
-from core.training.comparing import SIDES, ComparisonView, Side, SideAnswer
+from core.training import before_after, examples
+from core.training.before_after import SIDES, ComparisonView, Side, SideAnswer
 from core.training.jobs import JobView
 from pages.ui import cached, cards, state, undo, views
 from pages.ui.lang import _, duration, language, mark, n_, plain
 from pages.ui.story import story_facts, story_visit, story_words
-from pages.ui.story.story_desk import LEAVE_S
-from pages.ui.training import before_after
+from pages.ui.story.story_session import LEAVE_S
+from pages.ui.training import before_after_view
 
 _ASKED = "home_examples_asked"
 _NAMES: Mapping[Side, str] = {"base": mark("Base model, untrained"), "tuned": mark("Your model")}
 
 
 @dataclass
-class Asked:
+class TriedPrompt:
     """What this visitor asked last.
 
     Attributes:
@@ -52,7 +52,7 @@ class Asked:
     position: int | None = None
 
 
-_recent: Recent[Asked] = Recent()
+_recent: Recent[TriedPrompt] = Recent()
 
 
 def show(job: JobView) -> None:
@@ -68,7 +68,7 @@ def show(job: JobView) -> None:
     st.caption(" · ".join(part for part in parts if part))
     key = f"home_examples_prompt_{job.id}"
     sample = example_pairs.sample_of(job.suffix, pairs, language())
-    state.first(key, "" if sample is None else sample.prompt)
+    state.set_default(key, "" if sample is None else sample.prompt)
     with st.form("home_examples_ask", border=False):
         prompt, button = st.columns([5, 1], vertical_alignment="bottom")
         prompt.text_input(
@@ -85,7 +85,7 @@ def show(job: JobView) -> None:
 
 def _answers(job: JobView) -> None:
     """What both models say to the prompt that was asked last, and the way to remove it."""
-    view = comparing.get(cached.store(), job.id)
+    view = before_after.get(cached.store(), job.id)
     asked = _asked(job, view)
     if asked is None:
         _last_pair(job, view)
@@ -99,7 +99,7 @@ def _answers(job: JobView) -> None:
             raise
         _keep(job, asked)
         if asked.position is not None:
-            before_after.remove_button(job.id, asked.position, "home")
+            before_after_view.remove_button(job.id, asked.position, "home")
         else:  # without an answer, or beyond the number of prompts that a job keeps
             st.button(
                 _("Remove"), icon=":material/delete:", type="tertiary", key="home_remove_asked",
@@ -107,16 +107,16 @@ def _answers(job: JobView) -> None:
             )  # fmt: skip
 
 
-def _asked(job: JobView, view: ComparisonView | None) -> Asked | None:
+def _asked(job: JobView, view: ComparisonView | None) -> TriedPrompt | None:
     """What this visitor asked last, unless it was removed; after a reload, the answers that are still coming."""
-    asked: Asked | None = state.get(_ASKED)
+    asked: TriedPrompt | None = state.get(_ASKED)
     if asked is not None and asked.job_id == job.id:
         there = [] if view is None else [pair.position for pair in view.pairs]
         return asked if asked.position is None or asked.position in there else None
     asked = _recent.get(job.id)
     if asked is None or asked.kept:
         return None
-    state.put(_ASKED, asked)
+    state.set_value(_ASKED, asked)
     return asked
 
 
@@ -154,31 +154,31 @@ def _snippet(job: JobView) -> str:
 
 def _ask(job: JobView, key: str) -> None:
     """Have both models answer; answers that are still coming are stopped."""
-    asked: Asked | None = state.get(_ASKED)
+    asked: TriedPrompt | None = state.get(_ASKED)
     if asked is not None and isinstance(asked.outcome, Round):
         asked.outcome.stop()
     prompt = str(state.get(key) or "").strip()
     try:
-        entries = [Entry(job.provider, request) for request in examples.requests(job, prompt)]
+        entries = [RoundEntry(job.provider, request) for request in examples.requests(job, prompt)]
         outcome: Round | FabulaError = arena.begin(
             cached.store(), LOCAL, cached.registry(), entries, cached.prices(), leave_s=LEAVE_S, step=COMPARISON
         )
     except FabulaError as problem:
         outcome = problem
-    asked = Asked(job.id, prompt, outcome)
-    state.put(_ASKED, asked)
+    asked = TriedPrompt(job.id, prompt, outcome)
+    state.set_value(_ASKED, asked)
     if isinstance(outcome, Round):
         _recent.put(job.id, asked)
 
 
-def _keep(job: JobView, asked: Asked) -> None:
+def _keep(job: JobView, asked: TriedPrompt) -> None:
     """Store the answers with the job, once both have ended: for its page, its export, and this card after a reload."""
     if asked.kept or not isinstance(asked.outcome, Round):
         return
     asked.kept = True
     if any(story.text.strip() for story in asked.outcome.stories):
         answers = {side: _answer(story) for side, story in zip(SIDES, asked.outcome.stories, strict=True)}
-        asked.position = comparing.keep(cached.store(), LOCAL, job, asked.prompt, answers)
+        asked.position = before_after.keep(cached.store(), LOCAL, job, asked.prompt, answers)
 
 
 def _answer(story: StoryStream) -> SideAnswer:
@@ -196,9 +196,9 @@ def _last_pair(job: JobView, view: ComparisonView | None) -> None:
     for side, column in zip(SIDES, st.columns(2, gap="medium"), strict=True):
         said, model = (pair.base, job.base_model) if side == "base" else (pair.tuned, job.fine_tuned_model or "")
         with column, st.container(border=True, height="stretch", key=f"home_examples_{side}"):
-            before_after.answer(_(_NAMES[side]), model, said)
+            before_after_view.answer(_(_NAMES[side]), model, said)
     if pair.finished:
-        before_after.remove_button(job.id, pair.position, "home")
+        before_after_view.remove_button(job.id, pair.position, "home")
 
 
 def _side_by_side(round_: Round, prompt: str) -> None:
@@ -210,7 +210,7 @@ def _side_by_side(round_: Round, prompt: str) -> None:
             st.markdown(f"**{_(_NAMES[side])}**")
             places.append((story, story_words.draw(st, story, none=_("No answer.")), st.caption(_facts(story))))
     if not round_.done:
-        for changed in arena.updates(round_.stories, round_.news):
+        for changed in arena.updates(round_.stories, round_.subscribers):
             for index in changed:
                 _draw(*places[index])
             if not changed:  # also how a script notices that its reader has left

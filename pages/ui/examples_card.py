@@ -11,7 +11,7 @@ from core.training import examples, jobs
 from core.training.jobs import JobView
 from pages.ui import cached, cards, examples_answers, examples_form, state
 from pages.ui.lang import _, as_markdown, mark, number, plain
-from pages.ui.training import job_list, job_words
+from pages.ui.training import job_labels, job_list
 
 _JOB = "home_examples_job"  # id of the job on the card
 _PHASES = {
@@ -42,13 +42,13 @@ def _shown() -> JobView | None:
             state.drop(_JOB)
     found = examples.newest(cached.store(), LOCAL)
     if found is not None:
-        state.put(_JOB, found.id)
+        state.set_value(_JOB, found.id)
     return found
 
 
 def _card(was_active: bool) -> None:
     cards.draw_page_if_left()
-    with cards.errors_shown():
+    with cards.show_errors():
         job = _shown()
         if was_active != examples.unfinished(job):
             st.rerun()
@@ -66,7 +66,7 @@ def _card(was_active: bool) -> None:
 
 def _start(suffix: str, name: str, base: str, chat: bool, expected_s: float | None) -> None:
     """The callback of the button that trains."""
-    with examples_form.problems_kept():
+    with examples_form.keep_problems():
         job_id = examples.train(
             cached.store(),
             LOCAL,
@@ -77,9 +77,9 @@ def _start(suffix: str, name: str, base: str, chat: bool, expected_s: float | No
             file_format="chat" if chat else "completion",
             expected_s=expected_s,
         )
-        state.put(_JOB, job_id)
+        state.set_value(_JOB, job_id)
         examples_form.close()
-        cached.look_again()
+        cached.refresh()
 
 
 def _under_way(job: JobView) -> None:
@@ -101,7 +101,7 @@ def _under_way(job: JobView) -> None:
         words.append(_("step {step} of {total}").format(step=number(phase.step), total=number(phase.steps)))
     if phase.key != "paused" and job.request != "cancel":
         left = phase.left_s
-        words.append(_("estimating time left …") if left is None else job_words.about_left(left))
+        words.append(_("estimating time left …") if left is None else job_labels.about_left(left))
     st.progress(phase.share, text=" · ".join(words))
     if job.error:
         st.caption(f":material/hourglass_top: {as_markdown(job.error)}")
@@ -142,5 +142,5 @@ def _next(job: JobView) -> None:
 
 
 def _request(job_id: str, what: jobs.Request) -> None:
-    with cards.errors_kept():
+    with cards.keep_errors():
         jobs.request(cached.store(), LOCAL, job_id, what)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import pandas as pd
 import streamlit as st
 
-from core import packaged
+from core import packaged_models
 from core.dataset import example_pairs
-from core.dataset.example_pairs import Checked, Pair, Sample
-from core.dataset.intake import pasted
+from core.dataset.example_pairs import CheckedExamples, ExamplePair, ExampleSample
+from core.dataset.importers import pasted_text
 from core.errors import FabulaError
 from core.providers import ModelInfo
 from core.providers.registry import ENGINE
@@ -32,7 +32,7 @@ Start = Callable[[str, str, str, bool, float | None], None]
 
 
 @dataclass
-class Draft:
+class ExamplesDraft:
     """What one visitor has in the table.
 
     Attributes:
@@ -44,23 +44,23 @@ class Draft:
         problem: an error of the last click.
     """
 
-    rows: tuple[tuple[int, Pair], ...] = ()
+    rows: tuple[tuple[int, ExamplePair], ...] = ()
     version: int = 0
     frame: pd.DataFrame | None = None
     suffix: str = examples.OWN
     notes: tuple[str, ...] = ()
     problem: FabulaError | None = None
-    refused: Checked | None = None  # rows that were not taken, because there are too many
+    refused: CheckedExamples | None = None  # rows that were not taken, because there are too many
 
-    def replace(self, pairs: Sequence[Pair], suffix: str) -> None:
+    def replace(self, pairs: Sequence[ExamplePair], suffix: str) -> None:
         self.rows = tuple(enumerate(pairs, 1))
         self.version, self.frame, self.suffix = self.version + 1, None, suffix
         self.notes, self.problem, self.refused = (), None, None
 
 
-def _draft() -> Draft:
-    state.first(_DRAFT, Draft())
-    found: Draft = state.get(_DRAFT)
+def _draft() -> ExamplesDraft:
+    state.set_default(_DRAFT, ExamplesDraft())
+    found: ExamplesDraft = state.get(_DRAFT)
     return found
 
 
@@ -72,13 +72,13 @@ def is_open() -> bool:
 def open_with(suffix: str, dataset_id: str | None) -> None:
     """Open the form with the examples of a data set, to add more."""
     _draft().replace(examples.pairs_of(cached.store(), dataset_id), suffix)
-    state.put(_OPEN, True)
+    state.set_value(_OPEN, True)
 
 
 def open_on_top() -> None:
     """Open the form above everything else on the page, with what the visitor has typed so far."""
-    state.put(_OPEN, True)
-    state.put(_ON_TOP, True)
+    state.set_value(_OPEN, True)
+    state.set_value(_ON_TOP, True)
 
 
 def on_top() -> bool:
@@ -88,16 +88,16 @@ def on_top() -> bool:
 
 def close() -> None:
     """Show the newest job again."""
-    state.put(_OPEN, False)
+    state.set_value(_OPEN, False)
 
 
-def typed() -> tuple[tuple[int, Pair], ...]:
+def typed() -> tuple[tuple[int, ExamplePair], ...]:
     """The rows of the table with their numbers, blank ones too."""
     return _draft().rows
 
 
 @contextmanager
-def problems_kept() -> Iterator[None]:
+def keep_problems() -> Iterator[None]:
     """For callbacks of the card: keep an error and show it in the card (only the card is drawn after a click)."""
     draft = _draft()
     draft.problem = draft.refused = None
@@ -147,7 +147,7 @@ def _samples() -> None:
             )  # fmt: skip
 
 
-def _take(sample: Sample) -> None:
+def _take(sample: ExampleSample) -> None:
     _draft().replace(sample.pairs, sample.id)
 
 
@@ -157,7 +157,7 @@ def _table() -> None:
     key = f"home_examples_table_{draft.version}"
     if draft.frame is None or state.get(key) is None:
         pairs = [pair for _row, pair in draft.rows]
-        pairs += [Pair("", "")] * (_BLANK_ROWS - len(pairs))
+        pairs += [ExamplePair("", "")] * (_BLANK_ROWS - len(pairs))
         index = pd.RangeIndex(1, len(pairs) + 1)
         draft.frame = pd.DataFrame(pairs, columns=[examples.PROMPT, examples.ANSWER], index=index, dtype="str")
     edited = st.data_editor(
@@ -174,7 +174,7 @@ def _table() -> None:
     )
     cells = edited.fillna("").itertuples(name=None)
     draft.rows = tuple(
-        (int(row) if isinstance(row, int | float) else place, Pair(str(prompt), str(answer)))
+        (int(row) if isinstance(row, int | float) else place, ExamplePair(str(prompt), str(answer)))
         for place, (row, prompt, answer) in enumerate(cells, 1)
     )
 
@@ -198,20 +198,20 @@ def _more() -> None:
 
 
 def _paste() -> None:
-    with problems_kept():
-        _fill(pasted.from_text(str(state.get(_PASTED) or "")))
-        state.put(_PASTED, "")
+    with keep_problems():
+        _fill(pasted_text.from_text(str(state.get(_PASTED) or "")))
+        state.set_value(_PASTED, "")
 
 
 def _upload() -> None:
     file = state.get(_FILE)
     if file is None:
         return
-    with problems_kept():
-        _fill(pasted.from_file(file.getvalue(), file.name))
+    with keep_problems():
+        _fill(pasted_text.from_file(file.getvalue(), file.name))
 
 
-def _fill(found: pasted.Pasted) -> None:
+def _fill(found: pasted_text.Pasted) -> None:
     """Add the pairs to the visitor's own; a sample that was not changed gives way to them."""
     draft = _draft()
     mine = [pair for _row, pair in draft.rows if any(text.strip() for text in pair)]
@@ -225,7 +225,7 @@ def _fill(found: pasted.Pasted) -> None:
     draft.notes = found.notes
 
 
-def _refused(checked: Checked) -> None:
+def _refused(checked: CheckedExamples) -> None:
     st.error(as_markdown(checked.findings[0].sentence), icon=":material/error:")
     _to_the_data_set_page()
 
@@ -254,7 +254,7 @@ def _train(start: Start) -> None:
     if missing:
         cards.engine_missing_card()
     base = examples.base_model(cached.models().found)
-    model = base or ModelInfo(packaged.BASE, ENGINE, None, "both", None)
+    model = base or ModelInfo(packaged_models.BASE, ENGINE, None, "both", None)
     expected_s = _expected_s(model, checked) if checked.ready and not missing else None
     suffix = _draft().suffix
     st.button(
@@ -269,7 +269,7 @@ def _train(start: Start) -> None:
         st.caption(" · ".join(part for part in (count, plain(model.id), time) if part) + f". {reason}")
 
 
-def _expected_s(model: ModelInfo, checked: Checked) -> float | None:
+def _expected_s(model: ModelInfo, checked: CheckedExamples) -> float | None:
     """Seconds of training, as far as this machine has shown; None: not known."""
     chosen = examples.settings(len(checked.pairs))
     tokens = examples.n_tokens(checked.pairs, model.id)

@@ -1,7 +1,7 @@
 """The visitor's language: every visible string of a page goes through `_` or `n_`.
 
 The choice lives in the URL (`?lang=zh_CN`), so that a link shares it; without one, the browser's language decides.
-`core` says what happened in messages (`core.message`); `told` renders one.
+`core` says what happened in messages (`core.message`); `localized` renders one.
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ def n_(singular: str, plural: str, n: int) -> str:
     return i18n.translator(language()).ngettext(singular, plural, n).format(n=f"{n:,}")
 
 
-def told(sentence: str) -> str:
+def localized(sentence: str) -> str:
     """What core says, in the visitor's language; text that is no message (a provider's own words) as it is."""
-    return i18n.translator(language()).told(sentence)
+    return i18n.translator(language()).translated(sentence)
 
 
 # --- numbers, money and time as people read them -------------------------------------------------------------------
@@ -196,7 +196,9 @@ def as_markdown(sentence: str) -> str:
 
     A sentence may hold untrusted values: all of it becomes text or code, never markup.
     """
-    return "".join(code(part[1:-1]) if _CODE.fullmatch(part) else plain(part) for part in _CODE.split(told(sentence)))
+    return "".join(
+        code(part[1:-1]) if _CODE.fullmatch(part) else plain(part) for part in _CODE.split(localized(sentence))
+    )
 
 
 _CODE = re.compile(r"(`[^`\n\[\]]+`)")  # no brackets: they would end a `:gray[…]` around the sentence

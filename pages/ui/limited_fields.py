@@ -35,7 +35,7 @@ def number_field(
         start: its first number; None: `least`.
         look: more arguments of `st.number_input`.
     """
-    state.first(key, least if start is None else start)
+    state.set_default(key, least if start is None else start)
     with st.container(gap="xsmall", width=width):
         value = st.number_input(
             label, step=1, key=key, on_change=_bounded, args=(key, least, most, on_change), **look
@@ -85,8 +85,8 @@ def _bounded(key: str, least: int, most: int, then: Callable[[], None] | None) -
     value = state.get(key)
     used = least if value is None else min(max(int(value), least), most)
     if used != value:
-        state.put(key, used)
-    state.put(_note(key), used if value is not None and used != value else None)
+        state.set_value(key, used)
+    state.set_value(_note(key), used if value is not None and used != value else None)
     if then is not None:
         then()
 
@@ -94,8 +94,8 @@ def _bounded(key: str, least: int, most: int, then: Callable[[], None] | None) -
 def _cut(key: str, longest: int) -> None:
     text = str(state.get(key) or "")
     if len(text) > longest:
-        state.put(key, text[:longest])
-    state.put(_note(key), text[:longest] if len(text) > longest else None)
+        state.set_value(key, text[:longest])
+    state.set_value(_note(key), text[:longest] if len(text) > longest else None)
 
 
 def _note(key: str) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
+from core.model_profile import training_prompts
+from core.model_profile.model_purpose import Purpose, purpose_of
 from core.providers import ModelInfo
-from core.writers import learned
-from core.writers.purpose import Purpose, purpose_of
 from pages.ui import cached, model_sample
 from pages.ui.lang import _, code, column_name, mark, n_, plain
 
@@ -41,7 +41,7 @@ def sentence(purpose: Purpose) -> str:
         language = purpose.language or ""
         names = dict.fromkeys(
             column_name(column.name).replace("_", " ")
-            for preset in learned.presets_of(language)
+            for preset in training_prompts.presets_of(language)
             for column in preset.recipe.columns
         )
         return _("Writes stories of the kind it was trained on ({language}: {columns}).").format(

@@ -8,20 +8,20 @@ import streamlit as st
 
 from core.actor import LOCAL
 from core.cost import tokens
-from core.cost.book import cost_of
+from core.cost.price_book import cost_of
 from core.cost.prices import ENGINE
 from core.dataset import grid
 from core.db.tables.story import SAMPLE
+from core.model_profile import training_prompts
+from core.model_profile.model_purpose import Purpose
 from core.providers import CompletionRequest, ModelInfo
 from core.story import stream
-from core.story.stream import Place, StoryStream
-from core.training.asking import with_separator
-from core.writers import learned
-from core.writers.purpose import Purpose
+from core.story.stream import StoryPlacement, StoryStream
+from core.training.evaluation_request import with_separator
 from pages.ui import cached, cards, parameter_notes, state, views
 from pages.ui.lang import _, usd
 from pages.ui.story import story_facts, story_model
-from pages.ui.story.story_desk import desk
+from pages.ui.story.story_session import story_session
 
 _POLL_S = 0.3  # how often the words are drawn again
 _LEAVE_S = 5.0  # after the last drawing: a page that is busy with something else has drawn again by then
@@ -31,7 +31,7 @@ _TEMPERATURE = 0.5  # of small models: warmer, they lose the thread
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ModelSample:
     """A sample that one visitor has asked for; `model` is `provider/id`."""
 
     model: str
@@ -53,7 +53,7 @@ def button(info: ModelInfo, purpose: Purpose, key: str) -> None:
             request = request_for(info, purpose)
             st.button(
                 _("Show a sample"), icon=":material/edit_note:", type="tertiary", key=f"{key}_sample",
-                on_click=_begin, args=(info, request, key), disabled=desk().writing,
+                on_click=_begin, args=(info, request, key), disabled=story_session().writing,
             )  # fmt: skip
             if info.provider != ENGINE:
                 st.caption(price(info, request), width="content")
@@ -77,7 +77,7 @@ def show(info: ModelInfo, key: str) -> None:
 def request_for(info: ModelInfo, purpose: Purpose) -> CompletionRequest:
     """A short request that fits the model: one of its own training prompts, a cell of its preset, the beginning of a
     text for a base, a small task for every other model."""
-    shape = story_model.shape_of(info)
+    shape = story_model.prompt_format_of(info)
     training = cached.training_of(info.provider, info.id)
     endpoint = shape.endpoint or cached.endpoint_of(info)
     if training is not None and training.prompt:
@@ -91,7 +91,7 @@ def request_for(info: ModelInfo, purpose: Purpose) -> CompletionRequest:
             stop=shape.stop,
         )
     if purpose.kind == "stories":
-        preset = learned.presets_of(purpose.language or "")[0]
+        preset = training_prompts.presets_of(purpose.language or "")[0]
         names = [column.name for column in preset.recipe.columns]
         values = dict(zip(names, preset.outside[0], strict=True))
         prompt = grid.render(preset.recipe.template, values)
@@ -117,7 +117,7 @@ def price(info: ModelInfo, request: CompletionRequest) -> str:
     return _("price unknown") if worst is None else _("costs {price} at most").format(price=usd(worst))
 
 
-def _text(sample: Sample, was_writing: bool) -> None:
+def _text(sample: ModelSample, was_writing: bool) -> None:
     story = sample.story
     with story.read():  # the visitor is here
         views.prompt(story.request.prompt, f"sample_{story.id}")
@@ -140,17 +140,17 @@ def _begin(info: ModelInfo, request: CompletionRequest, key: str) -> None:
     before = _of(info, key)
     if before is not None and not before.story.done:  # pressed twice
         return
-    with cards.errors_kept():
+    with cards.keep_errors():
         story = stream.write(
             cached.store(), LOCAL, cached.client(info.provider), request, cached.prices(),
-            place=Place(step=SAMPLE), leave_s=_LEAVE_S,
+            place=StoryPlacement(step=SAMPLE), leave_s=_LEAVE_S,
         )  # fmt: skip
-        state.put(_state_key(key), Sample(_name(info), story))
+        state.set_value(_state_key(key), ModelSample(_name(info), story))
 
 
-def _of(info: ModelInfo, key: str) -> Sample | None:
+def _of(info: ModelInfo, key: str) -> ModelSample | None:
     """The sample of this list, if it is of this model; that of another is stopped, and gone."""
-    sample: Sample | None = state.get(_state_key(key))
+    sample: ModelSample | None = state.get(_state_key(key))
     if sample is None or sample.model == _name(info):
         return sample
     sample.story.cancel()

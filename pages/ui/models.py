@@ -13,7 +13,7 @@ from core.dataset import presets
 from core.errors import FabulaError
 from core.providers import ModelInfo
 from pages.ui import cached, cards, model_purpose, state
-from pages.ui.lang import _, language, told
+from pages.ui.lang import _, language, localized
 
 _LOOK_S = 2.0  # the engine takes about ten seconds to start
 
@@ -46,7 +46,7 @@ def picker(
         return None
     if state.get(key) not in by_id:
         first = min(by_id, key=lambda k: (by_id[k].id != prefer, by_id[k].id.startswith("ft:")))
-        state.put(key, first)
+        state.set_value(key, first)
     chosen = st.selectbox(
         title,
         list(by_id),
@@ -73,7 +73,7 @@ def _made(key: str, listed: Container[str]) -> ModelInfo | None:
     job = cached.job_of(model)
     if job is None or job.provider != provider or provider not in cached.registry().ids():
         return None
-    state.put(f"{key}_made", asked)
+    state.set_value(f"{key}_made", asked)
     written: Literal["chat", "completion"] = "chat" if job.file_format == "chat" else "completion"
     return ModelInfo(model, provider, tuned_base(job.base_model) or job.base_model, written, job.finished_at)
 
@@ -92,7 +92,7 @@ def none_yet() -> None:
     st.fragment(run_every=_LOOK_S)(_wait)()
 
 
-def _asked_again() -> cached.Models:
+def _asked_again() -> cached.OfferedModels:
     """What is offered now: the answer at hand may be of the time when the engine was starting. News draw the page."""
     before = cached.models().found
     cached.forget_models()
@@ -126,6 +126,6 @@ def provider_name(provider_id: str) -> str:
     if provider_id == "engine":
         return _("Engine")
     try:
-        return told(cached.registry().provider(provider_id).name)
+        return localized(cached.registry().provider(provider_id).name)
     except FabulaError:  # it is no longer set up
         return provider_id

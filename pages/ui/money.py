@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 
-from core.cost import history, own
+from core.cost import custom_prices, spend_history
 from core.cost.currency import USD
-from core.cost.history import DayLine
 from core.cost.prices import ENGINE
+from core.cost.spend_history import DayLine
 from pages.ui import cached
 from pages.ui.lang import _, usd
 
@@ -55,7 +55,7 @@ def work_cost(provider: str, billed_usd: Decimal | None, seconds: float | None) 
 
 def total_spent(lines: Sequence[DayLine]) -> str:
     """What calls cost together: the known amounts; "not priced" where all are machine time without a price."""
-    known = history.known_usd(lines) if lines else Decimal(0)
+    known = spend_history.known_usd(lines) if lines else Decimal(0)
     if known is None and all(line.provider == ENGINE for line in lines):
         return local_amount(None)
     return usd(known)
@@ -63,7 +63,7 @@ def total_spent(lines: Sequence[DayLine]) -> str:
 
 def _hour() -> tuple[Decimal, str] | None:
     """What an hour of this machine costs; None: no one has said."""
-    return own.machine_hour(cached.store())
+    return custom_prices.machine_hour(cached.store())
 
 
 def money(amount: Decimal | None, currency: str = USD) -> str:

@@ -14,7 +14,7 @@ from pages.ui import cached, cards, state, views
 from pages.ui.cost import cached_cost
 from pages.ui.lang import _, n_, number, percent, plain
 from pages.ui.money import total_spent
-from pages.ui.training import cached_training, job_list, job_words
+from pages.ui.training import cached_training, job_labels, job_list
 from pages.ui.training.job_view import STATUSES
 
 _LOOK_S = 3.0  # figures of a whole stage change slowly
@@ -45,7 +45,7 @@ def show() -> None:
 
 
 def _cards() -> None:
-    with cards.errors_shown(), st.grid(4, min_column_width=240):
+    with cards.show_errors(), st.grid(4, min_column_width=240):
         for card in (_dataset(), _training(), _cost(), _story()):
             with st.container(border=True, height="stretch"):
                 st.markdown(f"{card.icon} **{card.title}**")
@@ -58,9 +58,9 @@ def _cards() -> None:
 
 def _go(card: Card) -> None:
     if card.part is not None:
-        state.put(*card.part)
+        state.set_value(*card.part)
     if card.opened is not None and card.page == "dataset":
-        state.put("dataset_open", card.opened)
+        state.set_value("dataset_open", card.opened)
     elif card.opened is not None:
         job_list.open_from_elsewhere(card.opened)
     st.switch_page(f"{card.page}.py")
@@ -94,20 +94,20 @@ def _training() -> Card:
         sentence, step, part = _("No job yet."), _("Train a model"), "new"
     else:
         sentence = f"{found[0].name}: {_(STATUSES.get(found[0].status, found[0].status))}"
-        if left := job_words.time_left(found[0], utcnow()):
+        if left := job_labels.time_left(found[0], utcnow()):
             sentence += f" · {left}"
         step, part = (_("View the curve") if found[0].finished else _("Watch it learn")), "jobs"
         if measured is not None and measured.id != found[0].id:
             sentence += " · " + _("accuracy of {job}").format(job=measured.name)
     return Card(
-        _("Training"), ":material/model_training:", job_words.named(_("Token accuracy"), figure),
+        _("Training"), ":material/model_training:", job_labels.named(_("Token accuracy"), figure),
         "–" if figure is None else percent(figure.value), sentence, step, "training", ("training_part", part),
         found[0].id if found else None,
     )  # fmt: skip
 
 
 def _cost() -> Card:
-    lines = cached_cost.stretches((month_start(utcnow()),), cached_cost.tomorrow())
+    lines = cached_cost.by_period((month_start(utcnow()),), cached_cost.tomorrow())
     calls = sum(line.calls for line in lines)
     sentence = n_("{n} call", "{n} calls", calls)
     here = sum(line.unknown for line in lines if line.provider == ENGINE)

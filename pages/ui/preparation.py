@@ -7,12 +7,12 @@ import json
 import streamlit as st
 
 from core.dataset.datasets import DatasetSummary
-from core.dataset.intake import importing
+from core.dataset.importers import table_reader
 from core.dataset.versions import Version
 from core.errors import FabulaError
-from core.training.form import LONGEST_MARK, FileFormat
+from core.training.job_form import LONGEST_MARK, FileFormat
 from pages.ui import cached, state
-from pages.ui.cached import Marks, Written
+from pages.ui.cached import TrainingFilePreview, TrainingFormat
 from pages.ui.dataset import system_text
 from pages.ui.lang import _, as_markdown, mark
 from pages.ui.limited_fields import text_field
@@ -31,14 +31,14 @@ def rows_of(chosen: DatasetSummary, version: Version | None) -> int:
     return found.get(None, 0) + found.get("train", 0)
 
 
-def marks(page: str, chosen: DatasetSummary, version: Version | None, only: FileFormat | None = None) -> Marks:
+def marks(page: str, chosen: DatasetSummary, version: Version | None, only: FileFormat | None = None) -> TrainingFormat:
     """Format, separator and stop; the fields begin with what preparation proposes for these rows.
 
     `only`: the one format that the model takes; then there is none to choose.
     """
     with st.popover(_("More"), icon=":material/tune:"):
         key = f"{page}_format_{chosen.id}"
-        state.first(key, _CHAT if chosen.source == importing.CHAT else _COMPLETION)
+        state.set_default(key, _CHAT if chosen.source == table_reader.CHAT else _COMPLETION)
         chat = only or st.segmented_control(
             _("Format of the file"),
             list(_FORMATS),
@@ -48,13 +48,13 @@ def marks(page: str, chosen: DatasetSummary, version: Version | None, only: File
         )
         if chat == _CHAT:
             system_text.field(page, chosen.id)
-            return Marks(file_format="chat")
+            return TrainingFormat(file_format="chat")
         proposed = _proposed(chosen, version)
-        place, start = _place(chosen, version), proposed or Marks()
+        place, start = _place(chosen, version), proposed or TrainingFormat()
         separator = _mark(_("Separator: ends every prompt"), f"{page}_separator_{place}", start.separator)
         stop = _mark(_("Stop: ends every completion"), f"{page}_stop_{place}", start.stop)
         st.caption(_("\\n is a line break. Leave a field empty to use the suggestion."))
-    return Marks(
+    return TrainingFormat(
         None if proposed and separator == proposed.separator else separator,
         None if proposed and stop == proposed.stop else stop,
     )
@@ -65,18 +65,18 @@ def carry(chosen: DatasetSummary, version: Version | None, source: str, target: 
     place = _place(chosen, version)
     for name in (f"format_{chosen.id}", f"separator_{place}", f"stop_{place}"):
         if (value := state.get(f"{source}_{name}")) is not None:
-            state.put(f"{target}_{name}", value)
+            state.set_value(f"{target}_{name}", value)
 
 
-def put(page: str, chosen: DatasetSummary, version: Version | None, marks: Marks) -> None:
+def put(page: str, chosen: DatasetSummary, version: Version | None, marks: TrainingFormat) -> None:
     """Put marks into the fields of a page: before they are drawn, or in a callback. None leaves what is proposed."""
-    state.put(f"{page}_format_{chosen.id}", _CHAT if marks.file_format == "chat" else _COMPLETION)
+    state.set_value(f"{page}_format_{chosen.id}", _CHAT if marks.file_format == "chat" else _COMPLETION)
     for name, value in (("separator", marks.separator), ("stop", marks.stop)):
         if value is not None:
-            state.put(f"{page}_{name}_{_place(chosen, version)}", value.replace("\n", "\\n"))
+            state.set_value(f"{page}_{name}_{_place(chosen, version)}", value.replace("\n", "\\n"))
 
 
-def report(written: Written) -> None:
+def report(written: TrainingFilePreview) -> None:
     """What was found, what will be done and why; then two lines of the file with separator and stop visible."""
     found = [finding for finding in written.plan.report if finding.kind not in _WILL]
     done = [finding for finding in written.plan.report if finding.kind in _WILL]
@@ -92,13 +92,13 @@ def report(written: Written) -> None:
         st.code(_shortened(line), language=None, wrap_lines=True)
 
 
-def _proposed(chosen: DatasetSummary, version: Version | None) -> Marks | None:
+def _proposed(chosen: DatasetSummary, version: Version | None) -> TrainingFormat | None:
     """The marks that are free; None when no usual one is, so that they must be given."""
     try:
-        written = cached.written(chosen.id, version and version.id, rows_of(chosen, version), Marks()).get()
+        written = cached.written(chosen.id, version and version.id, rows_of(chosen, version), TrainingFormat()).get()
     except FabulaError:
         return None
-    return Marks(written.plan.separator, written.plan.stop) if written is not None else None
+    return TrainingFormat(written.plan.separator, written.plan.stop) if written is not None else None
 
 
 def _place(chosen: DatasetSummary, version: Version | None) -> str:
@@ -108,8 +108,8 @@ def _place(chosen: DatasetSummary, version: Version | None) -> str:
 def _mark(title: str, key: str, proposed: str | None) -> str | None:
     start, before = (proposed or "").replace("\n", "\\n"), f"{key}_proposed"
     if state.get(key) is None or state.get(key) == state.get(before):  # nobody has typed here: follow the proposal
-        state.put(key, start)
-    state.put(before, start)
+        state.set_value(key, start)
+    state.set_value(before, start)
     shown = text_field(title, key, LONGEST_MARK)
     return shown.replace("\\n", "\n") or None
 

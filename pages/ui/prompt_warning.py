@@ -9,11 +9,11 @@ from typing import Any
 
 import streamlit as st
 
-from core import packaged
+from core import packaged_models
 from core.cost.prices import ENGINE
+from core.model_profile import training_prompts
+from core.model_profile.prompt_similarity import PromptSimilarity, PromptVocabulary, compare
 from core.providers import ModelInfo
-from core.writers import learned
-from core.writers.likeness import Learned, Likeness, compare
 from pages.ui import cached, model_purpose, models, state
 from pages.ui.lang import _, label, mark, percent, plain
 
@@ -37,7 +37,7 @@ class Remedy:
     args: tuple[Any, ...] = ()
 
 
-def likeness(info: ModelInfo, text: str) -> Likeness | None:
+def likeness(info: ModelInfo, text: str) -> PromptSimilarity | None:
     """How far a prompt is from those that a model was trained on; None: the model is general, or nothing is known.
 
     Args:
@@ -86,14 +86,14 @@ def model_of(provider: str, model: str) -> ModelInfo:
     return next(listed, ModelInfo(model, provider, None, None, None))
 
 
-def _learned(info: ModelInfo, language: str | None) -> Learned | None:
+def _learned(info: ModelInfo, language: str | None) -> PromptVocabulary | None:
     if language is not None:
-        return learned.of_packaged_writer(language)
+        return training_prompts.of_packaged_writer(language)
     training = cached.training_of(info.provider, info.id)
     return None if training is None else training.learned
 
 
-def _reason(info: ModelInfo, found: Likeness) -> str:
+def _reason(info: ModelInfo, found: PromptSimilarity) -> str:
     name = plain(models.label(info))
     if found.other_script:
         return _("{model} was trained on prompts in another language; this one is in {script}.").format(
@@ -111,7 +111,7 @@ def _writers(info: ModelInfo, picker_key: str, text: str) -> list[Remedy]:
     return [
         _use(one, picker_key, one.id)
         for one in cached.models().found
-        if one.provider == ENGINE and one.id in packaged.WRITERS and one.id != info.id
+        if one.provider == ENGINE and one.id in packaged_models.WRITERS and one.id != info.id
         if (other := likeness(one, text)) is not None and not other.far
     ]
 
@@ -128,6 +128,6 @@ def _use(info: ModelInfo, picker_key: str, name: str) -> Remedy:
         _("Use {model}").format(model=label(models.label(info))),
         ":material/swap_horiz:",
         f"{picker_key}_use_{name}",
-        state.put,
+        state.set_value,
         (picker_key, f"{info.provider}/{info.id}"),
     )

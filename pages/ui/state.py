@@ -66,12 +66,12 @@ class GridDraft:
 
 
 @dataclass
-class Studio:
+class StudioState:
     """Everything one visitor has open, by page."""
 
     grid: GridDraft = field(default_factory=GridDraft)
     preview: Any = None  # rows of the last preview, with the recipe they were made for
-    story: Any = None  # the pages.ui.story.story_desk.Desk of this visitor
+    story: Any = None  # the pages.ui.story.story_session.StorySession of this visitor
     presentation: Any = None  # the pages.ui.story.presenter.Presentation of this visitor
     imported: tuple[str, Any] | None = None  # id of the upload that was read last, and what was read
     notice: tuple[str, str] | None = None  # a line to show once on the next run: icon, sentence
@@ -86,16 +86,16 @@ class Studio:
     table: int = 0  # a new number draws the table of rows anew, without what was typed into it
 
 
-def studio() -> Studio:
+def studio() -> StudioState:
     """This visitor's state, made on first use."""
     if "studio" not in st.session_state:
-        st.session_state["studio"] = Studio()
-    held: Studio = st.session_state["studio"]
+        st.session_state["studio"] = StudioState()
+    held: StudioState = st.session_state["studio"]
     return held
 
 
-def kept(name: str, kind: type[T]) -> T:
-    """This visitor's object of a page, which `Studio` keeps under `name`; made on first use."""
+def get_or_create(name: str, kind: type[T]) -> T:
+    """This visitor's object of a page, which `StudioState` keeps under `name`; made on first use."""
     held = getattr(studio(), name)
     if not isinstance(held, kind):
         held = kind()
@@ -103,7 +103,7 @@ def kept(name: str, kind: type[T]) -> T:
     return held
 
 
-def put(key: str, value: Any) -> None:
+def set_value(key: str, value: Any) -> None:
     """Set a widget's value. Only before the widget is drawn, or in a callback."""
     st.session_state[key] = value
 
@@ -113,7 +113,7 @@ def get(key: str, default: Any = None) -> Any:
     return st.session_state.get(key, default)
 
 
-def first(key: str, value: Any) -> None:
+def set_default(key: str, value: Any) -> None:
     """Give a widget its starting value, unless the visitor has given it another."""
     if key not in st.session_state:
         st.session_state[key] = value

@@ -11,10 +11,10 @@ from core import tour
 from core.actor import LOCAL
 from core.db.tables import utcnow
 from core.tour import TourProgress
-from core.training import comparing, jobs
+from core.training import before_after, jobs
 from pages.ui import cached, cards, state, tour_recorded, tour_result
-from pages.ui.lang import _, as_markdown, language, mark, number, told
-from pages.ui.training import before_after, cached_curves, curves, job_words
+from pages.ui.lang import _, as_markdown, language, localized, mark, number
+from pages.ui.training import before_after_view, cached_curves, curves, job_labels
 
 _STEPS = {
     "dataset": (mark("Stories"), ":material/grid_view:"),
@@ -39,7 +39,7 @@ def _active(progress: TourProgress | None) -> bool:
 
 def _card(was_active: bool) -> None:
     cards.draw_page_if_left()
-    with cards.errors_shown():
+    with cards.show_errors():
         progress = _shown()
         if was_active != _active(progress):
             st.rerun()
@@ -62,7 +62,7 @@ def _shown() -> TourProgress | None:
     found = tour.progress(cached.store(), tour_id=held) if held else None
     found = found or tour.progress(cached.store())
     if found is not None:
-        state.put(_SHOWN, found.id)
+        state.set_value(_SHOWN, found.id)
     return found
 
 
@@ -97,7 +97,7 @@ def _invitation() -> None:
 def _under_way(progress: TourProgress) -> None:
     """What happens now, how far it is, and what there is to see of it."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        st.subheader(told(progress.sentence), anchor=False)
+        st.subheader(localized(progress.sentence), anchor=False)
         st.button(_("Stop the tour"), icon=":material/stop:", key="home_tour_stop", on_click=_stop)
     st.progress(_share(progress), text=" · ".join(_times(progress)))
     _steps(progress)
@@ -114,7 +114,7 @@ def _times(progress: TourProgress) -> list[str]:
     step = _("Step {step} of {total}").format(step=number(progress.step), total=number(progress.steps))
     found = [step, tour_result.clock((utcnow() - progress.created_at).total_seconds())]
     if progress.eta_s is not None:
-        found.append(job_words.about_left(progress.eta_s))
+        found.append(job_labels.about_left(progress.eta_s))
     return found
 
 
@@ -153,20 +153,20 @@ def _training(job_id: str) -> None:
             )
         )
     else:
-        st.caption(as_markdown(jobs.verdict(job, utcnow())))
+        st.caption(as_markdown(jobs.explain(job, utcnow())))
     if curve.steps >= _ENOUGH_STEPS:
         curves.pair(curve, "home_tour_curve")
 
 
 def _writing(job_id: str) -> None:
     """The first pair of the job's comparison as it is written."""
-    view = comparing.get(cached.store(), job_id)
+    view = before_after.get(cached.store(), job_id)
     if view is None or not view.pairs:
         st.caption(_("Choosing prompts…"))
         return
     if view.reason:
         st.caption(as_markdown(view.reason))
-    before_after.pair_of(jobs.get(cached.store(), job_id, results=False), view.pairs[0], "home_tour_pair")
+    before_after_view.pair_of(jobs.get(cached.store(), job_id, results=False), view.pairs[0], "home_tour_pair")
 
 
 # --- when it has ended -----------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def _writing(job_id: str) -> None:
 def _ended(progress: TourProgress) -> None:
     """What the tour made, what can be done with it, and the invitation to take it again."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        st.subheader(told(progress.sentence), anchor=False)
+        st.subheader(localized(progress.sentence), anchor=False)
         with st.container(horizontal=True, width="content"):
             if progress.state in tour.ENDED_EARLY:
                 st.button(
@@ -191,15 +191,15 @@ def _ended(progress: TourProgress) -> None:
 
 
 def _start() -> None:
-    with cards.errors_kept():
-        state.put(_SHOWN, tour.start(cached.store(), LOCAL, language()))
+    with cards.keep_errors():
+        state.set_value(_SHOWN, tour.start(cached.store(), LOCAL, language()))
 
 
 def _stop() -> None:
-    with cards.errors_kept():
+    with cards.keep_errors():
         tour.stop(cached.store(), LOCAL)
 
 
 def _resume(tour_id: str) -> None:
-    with cards.errors_kept():
-        state.put(_SHOWN, tour.resume(cached.store(), LOCAL, tour_id))
+    with cards.keep_errors():
+        state.set_value(_SHOWN, tour.resume(cached.store(), LOCAL, tour_id))

@@ -6,11 +6,11 @@ import streamlit as st
 
 from core import tour_recording
 from core.training import results
-from core.training.comparing import SideAnswer
+from core.training.before_after import SideAnswer
 from core.training.results import Results
 from pages.ui import views
 from pages.ui.lang import _, language, number
-from pages.ui.training import before_after, curves
+from pages.ui.training import before_after_view, curves
 
 
 def show() -> None:
@@ -36,10 +36,10 @@ def show() -> None:
     left, right = st.columns(2, gap="medium")
     with left:
         said = SideAnswer("done", recording.before, finish_reason=recording.before_finish)
-        before_after.answer(_("Before"), recording.base_model, said)
+        before_after_view.answer(_("Before"), recording.base_model, said)
     with right:
         said = SideAnswer("done", recording.after, finish_reason=recording.after_finish)
-        before_after.answer(_("After"), recording.tuned_model, said)
+        before_after_view.answer(_("After"), recording.tuned_model, said)
 
 
 @st.cache_resource(max_entries=2)

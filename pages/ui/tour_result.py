@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.cost.book import training_cost
+from core.cost.price_book import training_cost
 from core.db.tables import utcnow
 from core.errors import NotFound
 from core.tour import TourProgress
-from core.training import comparing, jobs
+from core.training import before_after, jobs
 from core.training.figures import figure
 from core.training.jobs import JobView
 from pages.ui import cached, examples_form, state, views
 from pages.ui.lang import _, number, percent, usd
 from pages.ui.money import work_cost
-from pages.ui.training import before_after, cached_curves, job_actions, job_list
+from pages.ui.training import before_after_view, cached_curves, job_actions, job_list
 
 _COMPARED = ("openai", "gpt-4o-mini-2024-07-18")  # the cheapest model that OpenAI still tunes
 
@@ -23,9 +23,9 @@ def show(progress: TourProgress) -> None:
     """Everything there is of it; a tour that ended early has less."""
     job = _job(progress)
     if job is not None:
-        view = comparing.get(cached.store(), job.id)
+        view = before_after.get(cached.store(), job.id)
         if view is not None and view.pairs:
-            before_after.pair_of(job, view.pairs[0], "home_tour_pair")
+            before_after_view.pair_of(job, view.pairs[0], "home_tour_pair")
         _what_it_took(progress, job)
     _next(progress, job)
 
@@ -83,8 +83,8 @@ def _next(progress: TourProgress, job: JobView | None) -> None:
         if progress.dataset_id is not None and st.button(
             _("View the data set"), icon=":material/grid_view:", key="home_tour_dataset"
         ):
-            state.put("dataset_open", progress.dataset_id)
-            state.put("dataset_part", "rows")
+            state.set_value("dataset_open", progress.dataset_id)
+            state.set_value("dataset_part", "rows")
             st.switch_page("dataset.py")
         if st.button(_("Bring your own examples"), icon=":material/playlist_add:", key="home_tour_bring"):
             examples_form.open_on_top()

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from core.cost.tokens import TokenCount
 from core.providers import ModelInfo
-from core.training.estimating import JobEstimate
+from core.training.job_estimate import JobEstimate
 from pages.ui.lang import _, about, duration, n_, usd
 from pages.ui.money import local_price
 from pages.ui.training import cached_form

@@ -49,6 +49,6 @@ def _take_back() -> None:
     last: Undo | None = held.undo
     held.undo, held.table = None, held.table + 1
     if last is not None:
-        with cards.errors_kept():
+        with cards.keep_errors():
             last.act()
             state.notify(":material/undo:", _("Undone"))

@@ -14,9 +14,9 @@ from pages.ui.lang import _, code
 
 def switch(key: str, label: str, parts: Mapping[str, str]) -> str:
     """The parts of a page, one shown at a time. Returns the part that is open; the first one to begin with."""
-    state.first(key, next(iter(parts)))
+    state.set_default(key, next(iter(parts)))
     if state.get(key) not in parts:
-        state.put(key, next(iter(parts)))
+        state.set_value(key, next(iter(parts)))
     chosen = st.segmented_control(
         label,
         list(parts),

@@ -6,19 +6,19 @@ of(store, dataset_id).findings     # the same for rows in the ledger, measured o
 """
 
 from core.dataset.quality.adherence import Adherence
-from core.dataset.quality.ledger import RowText, fingerprint, of, texts_of
 from core.dataset.quality.measure import report
-from core.dataset.quality.report import REASONS, Finding, QualityRow, Report, Share, Verdict
+from core.dataset.quality.quality_store import RowText, fingerprint, of, texts_of
+from core.dataset.quality.report import REASONS, QualityFinding, QualityReport, QualityRow, QualityVerdict, Share
 
 __all__ = [
     "REASONS",
     "Adherence",
-    "Finding",
+    "QualityFinding",
+    "QualityReport",
     "QualityRow",
-    "Report",
+    "QualityVerdict",
     "RowText",
     "Share",
-    "Verdict",
     "fingerprint",
     "of",
     "report",

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from core.dataset.quality.units import normal
+from core.dataset.quality.units import normalize
 
 LITERAL_FROM = 0.5  # share of texts that must have the value; below it, its absence says nothing about one text
 ABOVE_CHANCE = 0.2  # and this much more often than texts that were asked for another value
@@ -54,7 +54,7 @@ class Adherence:
     missing: tuple[int, ...]
 
 
-class Adhering:
+class AdherenceCollector:
     """Collects, text by text, whether one column's values stand in it."""
 
     def __init__(self, column: str) -> None:
@@ -64,18 +64,18 @@ class Adhering:
         self._free = False
 
     def add(self, row_id: int, value: str, text: str) -> None:
-        """`text` is `normal` and was asked to have `value`."""
+        """`text` is `normalize` and was asked to have `value`."""
         if self._free or not value.strip():
             return
         self._asked[value] += 1
         if len(self._asked) > MOST_VALUES or len(value) > _LONGEST_VALUE:
             self._free = True
             self._missing.clear()
-        elif normal(value).strip() not in text:
+        elif normalize(value).strip() not in text:
             self._missing.setdefault(value, []).append(row_id)
 
     def result(self, sample: Sequence[tuple[Mapping[str, str], str]]) -> Adherence:
-        """The figures; `sample` are texts (`normal`) with their values, to see what chance alone would find."""
+        """The figures; `sample` are texts (`normalize`) with their values, to see what chance alone would find."""
         asked = self._asked.total()
         if self._free or not asked:
             return Adherence(self.column, False, None, None, (), ())
@@ -87,10 +87,10 @@ class Adhering:
         return Adherence(self.column, literal, share, chance, tuple(values), missing)
 
     def _chance(self, sample: Sequence[tuple[Mapping[str, str], str]]) -> float | None:
-        looked_for = [(value, normal(value).strip()) for value in self._asked]
+        looked_for = [(value, normalize(value).strip()) for value in self._asked]
         pairs = hits = 0
         for values, text in sample:
-            own = normal(values.get(self.column, "")).strip()
+            own = normalize(values.get(self.column, "")).strip()
             for _, words in looked_for:
                 if words not in own and own not in words:  # 魏 inside 北魏 is no chance
                     pairs += 1

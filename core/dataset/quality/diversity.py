@@ -61,7 +61,7 @@ class Diversity:
     openings: tuple[Opening, ...]
 
 
-class Sample:
+class HashSample:
     """An even sample of a stream: the rows with the lowest hashed ids, the same ones in whatever order they come."""
 
     def __init__(self, most: int = SAMPLE) -> None:
@@ -120,7 +120,7 @@ def within_cells(
     return middle, found[0].highest, tuple(found[:most])
 
 
-class Openings:
+class OpeningCounter:
     """Counts how texts begin."""
 
     def __init__(self) -> None:
@@ -142,7 +142,7 @@ def measure(
     cells: Mapping[tuple[str, ...], tuple[int, ...]],
     place: Mapping[int, int],
     signed: Signatures,
-    openings: Openings,
+    openings: OpeningCounter,
     units_of_sample: Block,
 ) -> Diversity:
     """All of it together."""

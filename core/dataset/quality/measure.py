@@ -16,8 +16,8 @@ import numpy as np
 
 from core.cost import tokens
 from core.dataset.quality import coverage, diversity, duplicates, lengths, texts, units
-from core.dataset.quality.adherence import Adhering
-from core.dataset.quality.report import Finding, Kind, QualityRow, Report, Share, ordered
+from core.dataset.quality.adherence import AdherenceCollector
+from core.dataset.quality.report import Kind, QualityFinding, QualityReport, QualityRow, Share, ordered
 
 _HEAD = 1_000  # rows looked at to see whether the completions are labels
 _BLOCK = 256  # texts at a time: their arrays stay in the processor's cache
@@ -45,7 +45,7 @@ def report(
     repeats: int | None = None,
     model: str = "",
     progress: Callable[[int], None] | None = None,
-) -> Report:
+) -> QualityReport:
     """The report on `rows`.
 
     Args:
@@ -83,8 +83,8 @@ class _Measuring:
         self.found: dict[Kind, list[int]] = {}
         self.shares: dict[str, dict[str, list[int]]] = {}
         self.said: dict[int, tuple[str, list[int]]] = {}  # prompt → its first label, and rows with another one
-        self.adhering = [Adhering(column) for column in columns]
-        self.sample, self.openings = diversity.Sample(), diversity.Openings()
+        self.adhering = [AdherenceCollector(column) for column in columns]
+        self.sample, self.openings = diversity.HashSample(), diversity.OpeningCounter()
         self._known: dict[tuple[str, ...], tuple[str, ...]] = {}  # one object for all rows of a cell
 
     def add(self, rows: Sequence[QualityRow]) -> None:
@@ -94,7 +94,7 @@ class _Measuring:
             if row.finish_reason in _CUT and row.state == "done":
                 self._find("cut", row.id)
         done = [row for row in rows if row.state == "done"]
-        subjects = [units.normal(self._subject(row)) for row in done]
+        subjects = [units.normalize(self._subject(row)) for row in done]
         for row, subject in zip(done, subjects, strict=True):
             self._one(row, subject)
         if done:
@@ -111,17 +111,17 @@ class _Measuring:
         if not text:
             self._find("empty", row.id)
             return
-        said = units.normal(text) if self.task == "labels" else subject
-        if row.finish_reason in _REFUSED or texts.refuses(said):
+        said = units.normalize(text) if self.task == "labels" else subject
+        if row.finish_reason in _REFUSED or texts.is_refusal(said):
             self._find("refusal", row.id)
-        if texts.leftover(row.text, self.columns) is not None:
+        if texts.template_leftover(row.text, self.columns) is not None:
             self._find("leftover", row.id)
         if self.task == "labels":
             self._label(row, text)
             return
-        if texts.echoes(subject, units.normal(row.prompt)):
+        if texts.echoes_prompt(subject, units.normalize(row.prompt)):
             self._find("echo", row.id)
-        if not texts.ends_whole(text):
+        if not texts.ends_complete(text):
             self.unended.append(row.id)
         for stop in texts.stops_inside(text):
             self._share("stops", stop, row.id)
@@ -132,8 +132,8 @@ class _Measuring:
 
     def _label(self, row: QualityRow, label: str) -> None:
         self._share("labels", label, row.id)
-        self.sample.offer(row.id, units.normal(row.prompt)[:_SAMPLED_CHARACTERS], row.values)
-        first, others = self.said.setdefault(_number(units.normal(row.prompt)), (label, []))
+        self.sample.offer(row.id, units.normalize(row.prompt)[:_SAMPLED_CHARACTERS], row.values)
+        first, others = self.said.setdefault(_number(units.normalize(row.prompt)), (label, []))
         if label != first:
             others.append(row.id)
 
@@ -148,7 +148,7 @@ class _Measuring:
             for place in np.flatnonzero((share < _LOOPING_BELOW) & (block.counts >= _LOOPING_FROM)).tolist():
                 self._find("looping", rows[place].id)
 
-    def result(self, grid: Mapping[str, Sequence[str]] | None, repeats: int | None) -> Report:
+    def result(self, grid: Mapping[str, Sequence[str]] | None, repeats: int | None) -> QualityReport:
         """The report on all rows so far."""
         signed = np.concatenate(self.signed) if self.signed else np.zeros((0, duplicates.PERMUTATIONS), dtype=np.uint32)
         clusters = duplicates.clusters(self.ids, signed, np.asarray(self.digests, dtype=np.int64))
@@ -160,17 +160,17 @@ class _Measuring:
         adherence = () if self.task == "labels" else tuple(one.result(sampled) for one in self.adhering)
         characters = lengths.measure(self.ids, self.characters)
         languages = self._ranked("languages")
-        findings = [Finding(kind, tuple(rows)) for kind, rows in self.found.items()]
-        findings += [Finding("missing", one.missing, one.column) for one in adherence]
+        findings = [QualityFinding(kind, tuple(rows)) for kind, rows in self.found.items()]
+        findings += [QualityFinding("missing", one.missing, one.column) for one in adherence]
         findings += self._repeated(clusters)
         findings += [
-            Finding("conflict", tuple(row for _, others in self.said.values() for row in others)),
-            Finding("unended", self._unended()),
-            Finding("language", _odd_ones(languages, len(self.ids))),
+            QualityFinding("conflict", tuple(row for _, others in self.said.values() for row in others)),
+            QualityFinding("unended", self._unended()),
+            QualityFinding("language", _odd_ones(languages, len(self.ids))),
         ]
         if self.task == "texts":
-            findings += [Finding("short", characters.short), Finding("long", characters.long)]
-        return Report(
+            findings += [QualityFinding("short", characters.short), QualityFinding("long", characters.long)]
+        return QualityReport(
             total=len(self.ids),
             task=self.task,
             findings=ordered(findings),
@@ -187,7 +187,7 @@ class _Measuring:
             labels=self._ranked("labels"),
         )
 
-    def _repeated(self, clusters: Sequence[duplicates.Cluster]) -> list[Finding]:
+    def _repeated(self, clusters: Sequence[duplicates.Cluster]) -> list[QualityFinding]:
         """All rows but the first of each cluster: those equal to an earlier one, and those that only look like one."""
         digest = dict(zip(self.ids, self.digests, strict=True))
         exact, near = list[int](), list[int]()
@@ -199,7 +199,7 @@ class _Measuring:
                 elif number:
                     near.append(row)
                 seen.add(digest[row])
-        return [Finding("exact", tuple(exact)), Finding("near", tuple(near))]
+        return [QualityFinding("exact", tuple(exact)), QualityFinding("near", tuple(near))]
 
     def _unended(self) -> tuple[int, ...]:
         texts_with_end = len(self.ids) - len(self.unended)

@@ -83,7 +83,7 @@ class QualityRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class QualityFinding:
     """Something found, and the rows to leave out for it; of repeated rows, all but the first.
 
     Attributes:
@@ -111,7 +111,7 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class QualityVerdict:
     """The report in one word, with what is behind it.
 
     Attributes:
@@ -126,7 +126,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Report:
+class QualityReport:
     """Everything measured about a data set.
 
     Attributes:
@@ -147,7 +147,7 @@ class Report:
 
     total: int
     task: Literal["texts", "labels"]
-    findings: tuple[Finding, ...]
+    findings: tuple[QualityFinding, ...]
     characters: Lengths
     tokens: Lengths
     tokens_exact: bool
@@ -161,27 +161,27 @@ class Report:
     labels: tuple[Share, ...] = field(default=())
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> QualityVerdict:
         """The report in one word."""
         return verdict(self.total, self.findings)
 
-    def find(self, kind: Kind) -> tuple[Finding, ...]:
+    def find(self, kind: Kind) -> tuple[QualityFinding, ...]:
         """The findings of one kind."""
         return tuple(finding for finding in self.findings if finding.kind == kind)
 
 
-def verdict(total: int, findings: Sequence[Finding]) -> Verdict:
+def verdict(total: int, findings: Sequence[QualityFinding]) -> QualityVerdict:
     """The verdict on `total` rows; a row with two faults counts once."""
     grave = len({row for finding in findings if finding.grave for row in finding.rows})
     share = grave / total if total else 0.0
     if total < FEWEST:
-        return Verdict("few", grave, share)
+        return QualityVerdict("few", grave, share)
     widest = max((len(finding.rows) for finding in findings), default=0) / total
     if share > _LOOK_UP_TO:
-        return Verdict("poor", grave, share)
-    return Verdict("look" if share > _GOOD_UP_TO or widest > _LOOK_UP_TO else "good", grave, share)
+        return QualityVerdict("poor", grave, share)
+    return QualityVerdict("look" if share > _GOOD_UP_TO or widest > _LOOK_UP_TO else "good", grave, share)
 
 
-def ordered(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+def ordered(findings: Sequence[QualityFinding]) -> tuple[QualityFinding, ...]:
     """Those with rows, grave ones first, then the most frequent."""
     return tuple(sorted((f for f in findings if f.rows), key=lambda f: (not f.grave, -len(f.rows))))

@@ -42,12 +42,12 @@ _KANA_FROM = 0.1  # share of Japanese text's letters that are kana: well above a
 _SECOND_FROM = 0.3  # share of letters from which on a text is of two scripts
 
 
-def refuses(text: str) -> bool:
+def is_refusal(text: str) -> bool:
     """Whether a `normal` text begins like a model's refusal, English or Chinese."""
     return _REFUSALS.match(text[:_LOOKED_AT]) is not None
 
 
-def leftover(text: str, columns: Sequence[str] = ()) -> str | None:
+def template_leftover(text: str, columns: Sequence[str] = ()) -> str | None:
     """The first thing in a text that belongs to a template: `{column}`, `{{name}}`, `<|im_end|>`; None: nothing."""
     if "{" in text:
         named = next((f"{{{column}}}" for column in columns if f"{{{column}}}" in text), None)
@@ -61,7 +61,7 @@ def leftover(text: str, columns: Sequence[str] = ()) -> str | None:
     return None
 
 
-def echoes(text: str, prompt: str) -> bool:
+def echoes_prompt(text: str, prompt: str) -> bool:
     """Whether a text says its own prompt again; both are `normal`."""
     said = prompt.strip()
     if len(said) < _SHORTEST_ECHO:
@@ -69,7 +69,7 @@ def echoes(text: str, prompt: str) -> bool:
     return text.lstrip().startswith(said) or (len(said) >= _SHORTEST_INSIDE and said in text)
 
 
-def ends_whole(text: str) -> bool:
+def ends_complete(text: str) -> bool:
     """Whether a text ends like a sentence."""
     end = text.rstrip()
     return bool(end) and end[-1] in _ENDINGS

@@ -74,13 +74,13 @@ class Block:
         return dense
 
 
-def normal(text: str) -> str:
+def normalize(text: str) -> str:
     """`text` for comparing: compatibility forms (NFKC) and letter case make no difference."""
     return unicodedata.normalize("NFKC", text).casefold()
 
 
 def block(texts: Sequence[str]) -> Block:
-    """The units of `texts`, which are `normal` already; of each, the first 100,000 characters."""
+    """The units of `texts`, which are `normalize` already; of each, the first 100,000 characters."""
     kinds, scripts = _tables()
     joined = "\0".join([*(text[:MEASURED_CHARACTERS].replace("\0", " ") for text in texts), ""])
     codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype="<u4")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Connection
 
-from core.db import workers  # noqa: F401 - its table belongs to the metadata
+from core.db import worker_heartbeats  # noqa: F401 - its table belongs to the metadata
 from core.db.tables import Base
 
 connection: Connection = context.config.attributes["connection"]

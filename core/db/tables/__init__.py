@@ -1,21 +1,20 @@
 """The ledger's tables. A data set *is* its rows; runs fill them; jobs train on them; spend counts what it cost."""
 
 from core.db.tables.base import Base, Usd, Utc, utcnow
-from core.db.tables.dataset import Batch, Dataset, DatasetVersion, Recipe, Row, Run, VersionExample
+from core.db.tables.dataset import Batch, Dataset, DatasetVersion, RecipeVersion, Row, Run, VersionExample
 from core.db.tables.money import Budget, OwnPrice, RescuedEntry, SpeedMeasurement, Spend, SpendTotal
 from core.db.tables.story import Story, Tour, Vote
 from core.db.tables.training import (
-    Answer,
     Checkpoint,
     Comparison,
     ComparisonAnswer,
     Evaluation,
+    EvaluationAnswer,
     TrainingEvent,
     TrainingJob,
 )
 
 __all__ = [
-    "Answer",
     "Base",
     "Batch",
     "Budget",
@@ -25,8 +24,9 @@ __all__ = [
     "Dataset",
     "DatasetVersion",
     "Evaluation",
+    "EvaluationAnswer",
     "OwnPrice",
-    "Recipe",
+    "RecipeVersion",
     "RescuedEntry",
     "Row",
     "Run",

@@ -67,7 +67,7 @@ class Row(Base):
     updated_at: Mapped[datetime] = mapped_column(default=utcnow)
 
 
-class Recipe(Base):
+class RecipeVersion(Base):
     """One version of a saved recipe. Versions of one recipe share `family`; a copy begins a family of its own."""
 
     __tablename__ = "recipes"

@@ -60,7 +60,7 @@ class Budget(Base):
 class Spend(Base):
     """One paid (or free) call: an intent before it is sent, the actual figures after.
 
-    The columns that budgets count by keep their old value when they change: `core.db.totals` needs it.
+    The columns that budgets count by keep their old value when they change: `core.db.spend_totals` needs it.
     """
 
     __tablename__ = "spend"
@@ -83,7 +83,7 @@ class Spend(Base):
 
 
 class SpendTotal(Base):
-    """What counts against budgets, one row per scope, kept by `core.db.totals` in step with the spend ledger."""
+    """What counts against budgets, one row per scope, kept by `core.db.spend_totals` in step with the spend ledger."""
 
     __tablename__ = "spend_totals"
 

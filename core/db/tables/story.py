@@ -12,9 +12,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 from core.db.tables.base import Base, MessageText, utcnow
 
 COMPARISON = "comparison"
-"""`Story.step` of what a model wrote to be compared with another one: it is shown with its job, not on the shelf."""
+"""`Story.step` of what a model wrote to be compared with another one: it is shown with its job, not in the library."""
 SAMPLE = "sample"
-"""`Story.step` of a short text that shows what a model writes; it is not on the shelf either."""
+"""`Story.step` of a short text that shows what a model writes; it is not in the library either."""
 NOT_ON_THE_SHELF = (COMPARISON, SAMPLE)
 
 

@@ -116,7 +116,7 @@ class Evaluation(Base):
     created_by: Mapped[str] = mapped_column(String(100))
 
 
-class Answer(Base):
+class EvaluationAnswer(Base):
     """What a model answered to one held-out example."""
 
     __tablename__ = "answers"

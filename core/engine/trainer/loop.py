@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from core.engine import adapters
-from core.engine.tokens import Encoded, Examples
+from core.engine.tokens import Encoded, EncodedExamples
 from core.engine.trainer import resume
 from core.engine.trainer.batches import micro_batches, tensors
 from core.engine.trainer.head import cross_entropy
@@ -29,7 +29,7 @@ class LossDiverged(ArithmeticError):
     """The loss is no longer a number."""
 
 
-class Stopped(Exception):
+class TrainingStopped(Exception):
     """Asked to stop in the middle of a pass over examples; nothing of it counts."""
 
 
@@ -60,7 +60,7 @@ class Loop:
     """One job, from wherever it was to its end (or to a request to stop)."""
 
     def __init__(
-        self, spec: JobSpec, journal: Journal, model: TunableModel, train: Examples, valid: Sequence[Encoded]
+        self, spec: JobSpec, journal: Journal, model: TunableModel, train: EncodedExamples, valid: Sequence[Encoded]
     ) -> None:
         self.spec, self.journal, self.model, self.train, self.valid = spec, journal, model, train, valid
         self.steps_per_epoch = math.ceil(len(train) / spec.batch_size)
@@ -95,7 +95,7 @@ class Loop:
                 if not math.isfinite(score.loss):
                     raise LossDiverged(msg("the loss is {loss} at step {step}", loss=score.loss, step=step))
                 held_out = self.score(self.valid, stop) if ends_epoch and self.valid else None
-            except Stopped:
+            except TrainingStopped:
                 self._save(position)  # nothing was learned since; or, among the held-out examples, it is saved already
                 break
             tokens = sum(len(example.tokens) for example in batch)
@@ -117,7 +117,7 @@ class Loop:
         """Loss and accuracy without learning.
 
         Raises:
-            Stopped: `stop()` became true on the way.
+            TrainingStopped: `stop()` became true on the way.
         """
         tally = _Tally()
         for at in range(0, len(examples), _SCORED_AT_ONCE):
@@ -162,7 +162,7 @@ class Loop:
         n_labels = sum(sum(example.trained[1:]) for example in examples)
         for group in micro_batches(examples):
             if stop():
-                raise Stopped
+                raise TrainingStopped
             ids, places, labels, owners = tensors(group)
             with torch.set_grad_enabled(learn):
                 hidden = self.model.hidden(ids).flatten(0, 1)[places]

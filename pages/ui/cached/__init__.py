@@ -3,29 +3,9 @@
 Nothing here belongs to one visitor. Ten viewers of a run cost one poll.
 """
 
-from pages.ui.cached.offers import (
-    Models,
-    ask_models,
-    endpoint_of,
-    forget_models,
-    models,
-    status,
-    trainable,
-)
-from pages.ui.cached.polls import (
-    batches_of,
-    dataset_list,
-    heat_map,
-    job_list,
-    job_of,
-    look_again,
-    run_of,
-    run_seconds,
-    training_of,
-)
-from pages.ui.cached.rows import (
-    Marks,
-    Written,
+from pages.ui.cached.dataset_rows import (
+    TrainingFilePreview,
+    TrainingFormat,
     parts,
     prompt_separator,
     quality_of,
@@ -35,13 +15,33 @@ from pages.ui.cached.rows import (
     version_list,
     written,
 )
+from pages.ui.cached.live_data import (
+    batches_of,
+    dataset_list,
+    heat_map,
+    job_list,
+    job_of,
+    refresh,
+    run_of,
+    run_seconds,
+    training_of,
+)
+from pages.ui.cached.provider_models import (
+    OfferedModels,
+    ask_models,
+    endpoint_of,
+    forget_models,
+    models,
+    status,
+    trainable,
+)
 from pages.ui.cached.studio import POLL_S, client, prices, registry, settings, store, where
 
 __all__ = [
     "POLL_S",
-    "Marks",
-    "Models",
-    "Written",
+    "OfferedModels",
+    "TrainingFilePreview",
+    "TrainingFormat",
     "ask_models",
     "batches_of",
     "client",
@@ -51,12 +51,12 @@ __all__ = [
     "heat_map",
     "job_list",
     "job_of",
-    "look_again",
     "models",
     "parts",
     "prices",
     "prompt_separator",
     "quality_of",
+    "refresh",
     "registry",
     "run_of",
     "run_seconds",

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import streamlit as st
 
-from core.cost import own
-from core.cost.book import PriceBook
-from core.cost.overlay import Entry
+from core.cost import custom_prices
+from core.cost.price_book import PriceBook
+from core.cost.price_csv import PriceEntry
 from core.db.store import Store
 from core.db.tables import utcnow
 from core.providers import Client, Registry
@@ -62,11 +62,11 @@ def client(provider: str) -> Client:
 
 
 @st.cache_resource(max_entries=2)
-def _book(mine: str, day: str, home: str, _entries: tuple[Entry, ...]) -> PriceBook:
+def _book(mine: str, day: str, home: str, _entries: tuple[PriceEntry, ...]) -> PriceBook:
     return PriceBook.load(Path(home), own=_entries)
 
 
 def prices() -> PriceBook:
     """The price book, with the prices that people of this studio have set."""
-    entries = tuple(own.entries(store()))
+    entries = tuple(custom_prices.entries(store()))
     return _book(repr(entries), utcnow().date().isoformat(), str(settings().home), entries)

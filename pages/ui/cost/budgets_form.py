@@ -33,7 +33,7 @@ def show(budgets: Sequence[BudgetView]) -> None:
             return
         for one in budgets:
             _line(one)
-        state.first("cost_budget_scope", "month")
+        state.set_default("cost_budget_scope", "month")
         with st.container(horizontal=True, vertical_alignment="bottom"):
             scope = st.selectbox(
                 _("Budget for"),
@@ -43,7 +43,7 @@ def show(budgets: Sequence[BudgetView]) -> None:
                 width=260,
             )
             if scope == "person":
-                state.first("cost_budget_person", LOCAL.id)
+                state.set_default("cost_budget_person", LOCAL.id)
                 with st.container(gap="xsmall", width=180):
                     fits(st.text_input(_("Person"), key="cost_budget_person"), budget.LONGEST_SUBJECT)
             decimal_field.decimal_field(
@@ -67,7 +67,7 @@ def _line(one: BudgetView) -> None:
 def _set() -> None:
     scope = state.get("cost_budget_scope")
     subject = str(state.get("cost_budget_person") or "") if scope == "person" else ""
-    with cards.errors_kept():
+    with cards.keep_errors():
         amount = decimal_field.read("cost_budget_amount", Decimal(0), budget.MOST_USD)
         if amount is None:
             if not str(state.get("cost_budget_amount") or "").strip():
@@ -81,7 +81,7 @@ def _set() -> None:
 
 
 def _remove(scope: budget.Scope, subject: str) -> None:
-    with cards.errors_kept():
+    with cards.keep_errors():
         budget.set_budget(cached.store(), LOCAL, scope, None, subject)
         state.notify(":material/undo:", _("Budget removed."))
     cached_cost.forget()

@@ -10,17 +10,17 @@ from statistics import median
 
 import streamlit as st
 
-from core.cost import budget, history, machine_time, own, quality, tokens
+from core.cost import budget, custom_prices, machine_time, quality, spend_history, tokens
 from core.cost.budget import BudgetView
-from core.cost.history import DayLine, WorkLine
+from core.cost.bundled_prices import BundledPrices
 from core.cost.machine_time import MachineTime, Speed
 from core.cost.prices import ENGINE
 from core.cost.quality import Quality
-from core.cost.snapshot import Snapshot
-from core.cost.tokens import Measured
+from core.cost.spend_history import DayLine, WorkLine
+from core.cost.tokens import DatasetTokens
 from core.dataset import datasets
 from core.db.tables import utcnow
-from core.training.estimating import measured_rates
+from core.training.job_estimate import measured_rates
 from pages.ui import cached
 
 _FRESH_S = 3  # sums over a month of calls: money does not move faster than an eye
@@ -33,7 +33,7 @@ def machine() -> MachineTime | None:
 
 def hour() -> tuple[Decimal, str] | None:
     """What an hour of this machine costs, and in which currency; None until someone has priced it."""
-    return own.machine_hour(cached.store())
+    return custom_prices.machine_hour(cached.store())
 
 
 def speed() -> Speed | None:
@@ -52,7 +52,7 @@ def training_speed(model: str) -> Decimal | None:
 def providers() -> list[str]:
     """Ids of all providers that have prices of untuned models."""
     source = cached.prices().source
-    return source.providers() if isinstance(source, Snapshot) else []
+    return source.providers() if isinstance(source, BundledPrices) else []
 
 
 def tomorrow() -> datetime:
@@ -67,7 +67,7 @@ def months(until: datetime) -> list[datetime]:
 
 @st.cache_resource(ttl=_FRESH_S, max_entries=2)
 def _months(until: datetime, where: str) -> tuple[datetime, ...]:
-    return tuple(history.months(cached.store(), until - timedelta(days=1)))
+    return tuple(spend_history.months(cached.store(), until - timedelta(days=1)))
 
 
 def budgets() -> list[BudgetView]:
@@ -85,24 +85,24 @@ def now() -> datetime:
     return utcnow()
 
 
-def stretches(starts: tuple[datetime, ...], until: datetime) -> list[DayLine]:
+def by_period(starts: tuple[datetime, ...], until: datetime) -> list[DayLine]:
     """What was spent, day by day or month by month."""
     return list(_stretches(starts, until, _where()))
 
 
 @st.cache_resource(ttl=_FRESH_S, max_entries=8)
 def _stretches(starts: tuple[datetime, ...], until: datetime, where: str) -> tuple[DayLine, ...]:
-    return tuple(history.stretches(cached.store(), starts, until))
+    return tuple(spend_history.by_period(cached.store(), starts, until))
 
 
-def works(since: datetime, until: datetime) -> list[WorkLine]:
+def by_reference(since: datetime, until: datetime) -> list[WorkLine]:
     """Runs, jobs and stories with what they cost."""
     return list(_works(since, until, _where()))
 
 
 @st.cache_resource(ttl=_FRESH_S, max_entries=8)
 def _works(since: datetime, until: datetime, where: str) -> tuple[WorkLine, ...]:
-    return tuple(history.works(cached.store(), since, until))
+    return tuple(spend_history.by_reference(cached.store(), since, until))
 
 
 def qualities() -> list[Quality]:
@@ -122,7 +122,7 @@ def forget() -> None:
 
 
 @st.cache_data(max_entries=16)
-def measured(dataset_id: str, stamp: str, model: str) -> Measured | None:
+def measured(dataset_id: str, stamp: str, model: str) -> DatasetTokens | None:
     """Tokens of a data set's examples as `model` reads them; None: it has no finished rows.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core import speed
+from core import speed_measurement
 from core.actor import LOCAL
 from core.cost import machine_time
 from core.cost.prices import ENGINE
@@ -37,8 +37,8 @@ def show() -> None:
 
 def _measure(models: tuple[str, ...]) -> None:
     """Measure while the page waits; leaving the page cancels the measurement."""
-    with cards.errors_shown(), st.spinner(_("Measuring, about 10 seconds"), show_time=True):
-        found = speed.measure(cached.client(ENGINE), speed.base_model(models))
+    with cards.show_errors(), st.spinner(_("Measuring, about 10 seconds"), show_time=True):
+        found = speed_measurement.measure(cached.client(ENGINE), speed_measurement.base_model(models))
         machine_time.save(cached.store(), LOCAL, found)
         cached_cost.forget()
         st.rerun()

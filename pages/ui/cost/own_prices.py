@@ -7,9 +7,9 @@ from decimal import Decimal
 import streamlit as st
 
 from core.actor import LOCAL
-from core.cost import own
-from core.cost.book import PriceBook
-from core.cost.overlay import UNITS, most_of
+from core.cost import custom_prices
+from core.cost.price_book import PriceBook
+from core.cost.price_csv import UNITS, most_of
 from core.cost.prices import ENGINE
 from pages.ui import cached, cards, decimal_field, state
 from pages.ui.cost import cached_cost
@@ -38,7 +38,7 @@ _LONGEST_NOTE = 200  # characters
 
 def show(book: PriceBook) -> None:
     """An expander with the prices that were set, and the form."""
-    mine = own.list_own(cached.store())
+    mine = custom_prices.list_own(cached.store())
     title = _("Your own prices") if not mine else _("Your own prices ({n})").format(n=len(mine))
     changed = bool(state.get("cost_own_changed"))  # a new title makes a new expander, which would be closed
     with st.expander(title, changed, icon=":material/edit:", key="cost_own", on_change="rerun") as opened:
@@ -48,7 +48,7 @@ def show(book: PriceBook) -> None:
             _form(book)
 
 
-def _line(one: own.OwnPriceView) -> None:
+def _line(one: custom_prices.OwnPriceView) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(
             _("**{model}** · {provider}: {what} {amount} {currency} / {unit}").format(
@@ -72,8 +72,8 @@ def _form(book: PriceBook) -> None:
         _("Overrides the list price; marked as yours. To price all models tuned from a base, put ft: before its name.")
     )
     names = {name: title for name, title in list_names(book).items() if name != ENGINE}
-    state.first("cost_own_provider", "openai")
-    state.first("cost_own_what", "output")
+    state.set_default("cost_own_provider", "openai")
+    state.set_default("cost_own_what", "output")
     with st.grid(4, min_column_width=150):
         st.selectbox(
             _("Provider"), list(names), format_func=lambda name: names.get(name, name), key="cost_own_provider",
@@ -81,26 +81,26 @@ def _form(book: PriceBook) -> None:
         )  # fmt: skip
         with st.container(gap="xsmall"):
             model = st.text_input(_("Model"), key="cost_own_model", placeholder="ft:gpt-4.1-mini-2025-04-14")
-            fits(model, own.LONGEST_MODEL)
+            fits(model, custom_prices.LONGEST_MODEL)
         what = st.selectbox(_("For"), list(_USES), format_func=lambda use: _(_USES[use]), key="cost_own_what")
         amount, unit = st.container(), st.container()
         units = UNITS[what or "output"]
         if state.get("cost_own_unit") not in units:
-            state.put("cost_own_unit", units[0])
+            state.set_value("cost_own_unit", units[0])
         per = unit.selectbox(_("Per"), units, format_func=lambda unit: _(_UNITS[unit]), key="cost_own_unit")
         with amount:
             decimal_field.decimal_field(
                 _("Amount"), "cost_own_amount", Decimal(0), most_of(what or "output", per or units[0]),
                 placeholder="0.40",
             )  # fmt: skip
-        st.selectbox(_("Currency"), own.CURRENCIES, key="cost_own_currency")
+        st.selectbox(_("Currency"), custom_prices.CURRENCIES, key="cost_own_currency")
         text_field(_("Note"), "cost_own_note", _LONGEST_NOTE, placeholder=_("Source of the price"))
     st.button(_("Set price"), icon=":material/check:", key="cost_own_set", on_click=_set)
 
 
 def _set() -> None:
-    with cards.errors_kept():
-        own.set_price(
+    with cards.keep_errors():
+        custom_prices.set_price(
             cached.store(),
             LOCAL,
             provider=str(state.get("cost_own_provider") or ""),
@@ -111,16 +111,16 @@ def _set() -> None:
             unit=str(state.get("cost_own_unit")),
             note=str(state.get("cost_own_note") or ""),
         )
-        state.put("cost_own_amount", "")
+        state.set_value("cost_own_amount", "")
         show_own()
-        state.put("cost_own_changed", True)
+        state.set_value("cost_own_changed", True)
         state.notify(":material/check:", _("Price set."))
     cached_cost.forget()
 
 
 def _remove(price_id: str) -> None:
-    with cards.errors_kept():
-        own.remove(cached.store(), LOCAL, price_id)
-        state.put("cost_own_changed", True)
+    with cards.keep_errors():
+        custom_prices.remove(cached.store(), LOCAL, price_id)
+        state.set_value("cost_own_changed", True)
         state.notify(":material/undo:", _("Price removed. The list price applies again."))
     cached_cost.forget()

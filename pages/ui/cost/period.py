@@ -39,7 +39,7 @@ def choose() -> Period:
     if len(months) == 1:
         return _month(months[0], tomorrow, now=True)
     if state.get(_KEY) not in (*names, _ALL):
-        state.put(_KEY, names[0])
+        state.set_value(_KEY, names[0])
     chosen = st.selectbox(
         _("Period"),
         [*names, _ALL],

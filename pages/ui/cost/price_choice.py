@@ -8,11 +8,11 @@ from decimal import Decimal
 
 import streamlit as st
 
-from core import packaged
+from core import packaged_models
 from core.cost import machine_time
-from core.cost.book import Key, PriceBook
 from core.cost.comparison import Side
-from core.cost.currency import USD, YUAN, Rate
+from core.cost.currency import USD, YUAN, ExchangeRate
+from core.cost.price_book import Key, PriceBook
 from core.cost.prices import ENGINE, Price
 from core.db.tables import utcnow
 from pages.ui import cached, decimal_field, state
@@ -69,7 +69,7 @@ _RATES = (Decimal("0.01"), Decimal(1_000))  # yuan for one US dollar: what can b
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class PriceChoice:
     """What the visitor compares, and how. `prices` are empty where no model of the lists matches the filters."""
 
     unit: int
@@ -78,10 +78,10 @@ class Choice:
     search: str
     side: Side
     currency: str
-    rate: Rate
+    rate: ExchangeRate
 
 
-def controls(book: PriceBook) -> Choice:
+def controls(book: PriceBook) -> PriceChoice:
     """Lists in one row; baseline, unit, search, and the rest behind a button in the next."""
     names = list_names(book)
     found = rows(book, _lists(names))
@@ -89,7 +89,7 @@ def controls(book: PriceBook) -> Choice:
     prices = tuple(price for price in found if all(_is(kind, price, book) for kind in kinds))
     keys = [price.key for price in prices or found or book.rows([ARTICLE])]
     if state.get("cost_baseline") not in keys:
-        state.put("cost_baseline", _first_baseline(keys, prices or found))
+        state.set_value("cost_baseline", _first_baseline(keys, prices or found))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         baseline = st.selectbox(
             _("Baseline (1 ×)"),
@@ -99,7 +99,7 @@ def controls(book: PriceBook) -> Choice:
             width=380,
             persist_state="session",
         )
-        state.first("cost_unit", 1_000)
+        state.set_default("cost_unit", 1_000)
         unit = st.segmented_control(
             _("Price per"),
             list(UNITS),
@@ -113,13 +113,13 @@ def controls(book: PriceBook) -> Choice:
         )
         with st.popover(_("More"), icon=":material/tune:"):
             side, currency, rate = _more()
-    return Choice(unit or 1_000, baseline or keys[0], prices, (search or "").strip().lower(), side, currency, rate)
+    return PriceChoice(unit or 1_000, baseline or keys[0], prices, (search or "").strip().lower(), side, currency, rate)
 
 
 def _lists(names: Mapping[str, str]) -> list[str]:
     """The lists to compare; the article's prices are one click away."""
     options = {TODAY: _("In use today"), OWN: _("Your own prices"), **names}
-    state.first("cost_lists", _LISTS_OF_TODAY)
+    state.set_default("cost_lists", _LISTS_OF_TODAY)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen = st.multiselect(
             _("Price lists"),
@@ -140,24 +140,24 @@ def _lists(names: Mapping[str, str]) -> list[str]:
 
 
 def _compare_with_2023() -> None:
-    state.put(_BEFORE, {key: state.get(key) for key in ("cost_lists", "cost_baseline", "cost_unit")})
-    state.put("cost_lists", list(_LISTS_OF_2023))
-    state.put("cost_baseline", _BASELINES[0])
-    state.put("cost_unit", 1_000)
+    state.set_value(_BEFORE, {key: state.get(key) for key in ("cost_lists", "cost_baseline", "cost_unit")})
+    state.set_value("cost_lists", list(_LISTS_OF_2023))
+    state.set_value("cost_baseline", _BASELINES[0])
+    state.set_value("cost_unit", 1_000)
 
 
 def _back_to_today() -> None:
     """The lists, baseline and unit from before the comparison with 2023; without them, those of a first visit."""
     before = state.get(_BEFORE) or {"cost_lists": list(_LISTS_OF_TODAY)}
     for key, value in before.items():
-        state.put(key, value)
+        state.set_value(key, value)
 
 
 def show_own() -> None:
     """Make sure that the person's own prices are among the lists that are compared. Only in a callback."""
     lists = state.get("cost_lists") or []
     if OWN not in lists:
-        state.put("cost_lists", [*lists, OWN])
+        state.set_value("cost_lists", [*lists, OWN])
 
 
 def _first_baseline(keys: Sequence[Key], prices: Sequence[Price]) -> Key:
@@ -180,7 +180,7 @@ def rows(book: PriceBook, lists: Sequence[str]) -> list[Price]:
 
 def here(book: PriceBook) -> list[Price]:
     """The engine's models as prices: the time that they take; unknown while an hour of the machine has no price."""
-    models = list(cached.status().engine.models) or [packaged.BASE]
+    models = list(cached.status().engine.models) or [packaged_models.BASE]
     local = [price for model in models if (price := book.find(ENGINE, model)) is not None]
     machine = cached_cost.machine()
     if machine is None:
@@ -196,9 +196,9 @@ def list_names(book: PriceBook) -> dict[str, str]:
     return {name: (own | _PROPER).get(name, name) for name in dict.fromkeys((*_FIRST, *_CHINESE, *mine, *more))}
 
 
-def _more() -> tuple[Side, str, Rate]:
+def _more() -> tuple[Side, str, ExchangeRate]:
     sides: dict[Side, str] = {"output": _("Output"), "input": _("Input"), "training": _("Training")}
-    state.first("cost_side", "output")
+    state.set_default("cost_side", "output")
     side = st.segmented_control(
         _("Compare by"), list(sides), format_func=sides.__getitem__, required=True, key="cost_side",
         persist_state="session",
@@ -211,9 +211,9 @@ def _more() -> tuple[Side, str, Rate]:
     return side or "output", currency, rate
 
 
-def currency_choice(page: str) -> tuple[str, Rate]:
+def currency_choice(page: str) -> tuple[str, ExchangeRate]:
     """The currency that amounts are shown in, and the rate, with its day."""
-    state.first("cost_currency", USD)
+    state.set_default("cost_currency", USD)
     currency = st.segmented_control(
         _("Currency"), [USD, YUAN.currency], required=True, key="cost_currency", persist_state="session"
     )
@@ -222,10 +222,10 @@ def currency_choice(page: str) -> tuple[str, Rate]:
     if typed is None or typed == YUAN.per_usd:
         st.caption(_("Reference rate of the European Central Bank, {day}").format(day=YUAN.day))
         return str(currency), YUAN
-    return str(currency), Rate(YUAN.currency, typed, _("entered by you"), utcnow().date())
+    return str(currency), ExchangeRate(YUAN.currency, typed, _("entered by you"), utcnow().date())
 
 
-def say_rate(theirs: Iterable[str], currency: str, rate: Rate) -> None:
+def say_rate(theirs: Iterable[str], currency: str, rate: ExchangeRate) -> None:
     """The exchange rate and its source, where amounts were converted."""
     if any(one != currency and one in (USD, rate.currency) for one in theirs):
         whose = _("Reference rate of the European Central Bank, {day}").format(day=rate.day)

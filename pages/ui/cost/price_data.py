@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from core.actor import LOCAL
-from core.cost import edition
+from core.cost import price_data_version
 from core.errors import FabulaError
 from pages.ui import cached, cards, state
 from pages.ui.cost import cached_cost
@@ -14,7 +14,7 @@ from pages.ui.lang import _, ago, as_markdown, n_
 
 def show(stale: int) -> None:
     """One line with its button. `stale`: how many of the shown rows were last checked over three months ago."""
-    now = edition.current(cached.settings().home)
+    now = price_data_version.current(cached.settings().home)
     if now.fetched is None:
         line = _("Bundled price list (no network used): base models from {source}, {day}.").format(
             source=now.source, day=now.day
@@ -47,7 +47,7 @@ def show(stale: int) -> None:
 def _fetch() -> None:
     try:
         with st.spinner(_("Fetching prices")):
-            edition.fetch(LOCAL, cached_cost.now(), cached.settings().home)
+            price_data_version.fetch(LOCAL, cached_cost.now(), cached.settings().home)
     except FabulaError as problem:
         st.warning(f"{as_markdown(problem.what)} {as_markdown(problem.next_step)}", icon=":material/cloud_off:")
         return
@@ -57,7 +57,7 @@ def _fetch() -> None:
 
 
 def _forget() -> None:
-    with cards.errors_kept():
-        edition.forget(LOCAL, cached.settings().home)
+    with cards.keep_errors():
+        price_data_version.forget(LOCAL, cached.settings().home)
         state.notify(":material/undo:", _("Bundled prices in use again."))
     cached_cost.forget()

@@ -10,14 +10,14 @@ import pandas as pd
 import streamlit as st
 
 from core.charts import cost as charts_cost
-from core.charts.common import times
-from core.cost.book import PriceBook
+from core.charts.common import format_multiple
 from core.cost.comparison import PriceLine, compare
 from core.cost.currency import USD, convert
+from core.cost.price_book import PriceBook
 from core.cost.prices import Price
 from pages.ui import cached, cards
 from pages.ui.cost import cached_cost, machine_speed, own_prices, price_data, quality_view
-from pages.ui.cost.price_choice import UNITS, Choice, controls, list_names, say_rate
+from pages.ui.cost.price_choice import UNITS, PriceChoice, controls, list_names, say_rate
 from pages.ui.lang import _, n_, plain
 from pages.ui.money import money
 
@@ -50,7 +50,7 @@ def show() -> None:
     quality_view.show()
 
 
-def lines(book: PriceBook, choice: Choice) -> list[PriceLine]:
+def lines(book: PriceBook, choice: PriceChoice) -> list[PriceLine]:
     """The comparison, cheapest first; a search never hides the baseline."""
     found = compare(
         book,
@@ -67,7 +67,7 @@ def lines(book: PriceBook, choice: Choice) -> list[PriceLine]:
     return [] if all(line.is_baseline for line in hits) and choice.search not in choice.baseline[1].lower() else hits
 
 
-def answer(found: Sequence[PriceLine], choice: Choice) -> None:
+def answer(found: Sequence[PriceLine], choice: PriceChoice) -> None:
     """The comparison in one sentence: the most expensive model against the baseline."""
     known = [line for line in found if line.multiple is not None and not line.is_baseline]
     base = next((line for line in found if line.is_baseline), None)
@@ -79,7 +79,7 @@ def answer(found: Sequence[PriceLine], choice: Choice) -> None:
             "**{dearest}** costs **{multiple} ×** as much as **{baseline}**: {price} vs. {base} per {unit} tokens."
         ).format(
             dearest=plain(dearest.model),
-            multiple=times(dearest.multiple).removesuffix(" ×"),
+            multiple=format_multiple(dearest.multiple).removesuffix(" ×"),
             baseline=plain(choice.baseline[1]),
             price=money(getattr(dearest, choice.side), dearest.currency),
             base=money(getattr(base, choice.side), base.currency),
@@ -88,7 +88,7 @@ def answer(found: Sequence[PriceLine], choice: Choice) -> None:
     )
 
 
-def bars(found: Sequence[PriceLine], choice: Choice, names: dict[str, str]) -> None:
+def bars(found: Sequence[PriceLine], choice: PriceChoice, names: dict[str, str]) -> None:
     """Sorted bars with their multiples; a sentence instead where every price is 0 or unknown."""
     priced = [line for line in found if getattr(line, choice.side) and line.currency == choice.currency]
     shown = priced[:_MOST_BARS]
@@ -127,7 +127,7 @@ def bars(found: Sequence[PriceLine], choice: Choice, names: dict[str, str]) -> N
         )  # fmt: skip
 
 
-def table(book: PriceBook, found: Sequence[PriceLine], choice: Choice) -> None:
+def table(book: PriceBook, found: Sequence[PriceLine], choice: PriceChoice) -> None:
     """Every row with its source and the day on which it was checked."""
     names, unit = list_names(book), UNITS[choice.unit]
     columns = {
@@ -226,7 +226,7 @@ def _over_base(book: PriceBook, line: PriceLine) -> Decimal | None:
     return None if mine is None else mine / base.output_per_mtok
 
 
-def _speech(line: PriceLine, choice: Choice) -> Decimal | None:
+def _speech(line: PriceLine, choice: PriceChoice) -> Decimal | None:
     return convert(line.price.speech_per_mchar, line.price.currency, line.currency, choice.rate)
 
 

@@ -8,11 +8,11 @@ from decimal import Decimal
 import pandas as pd
 import streamlit as st
 
-from core.charts import spent as spent_chart
-from core.cost import history
+from core.charts import spending
+from core.cost import spend_history
 from core.cost.budget import BudgetView
-from core.cost.history import DayLine, WorkLine
 from core.cost.prices import ENGINE
+from core.cost.spend_history import DayLine, WorkLine
 from pages.ui import cached, cards, views
 from pages.ui.cost import budgets_form, cached_cost
 from pages.ui.cost.period import Period, choose
@@ -30,7 +30,7 @@ _PAGES = {
 def show() -> None:
     """The whole part."""
     period = choose()
-    lines = cached_cost.stretches(period.starts, period.until)
+    lines = cached_cost.by_period(period.starts, period.until)
     budgets = cached_cost.budgets()
     if not lines:
         with cards.empty(_nothing(period), icon=":material/savings:"):
@@ -40,11 +40,11 @@ def show() -> None:
     if any(line.cost_usd for line in lines):
         _by_day(lines, period)
     _by_model(lines)
-    _by_work(cached_cost.works(period.since, period.until))
+    _by_work(cached_cost.by_reference(period.since, period.until))
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
             _("Download every call as CSV"),
-            data=lambda: history.export(cached.store(), period.since, period.until),
+            data=lambda: spend_history.export(cached.store(), period.since, period.until),
             file_name=f"fabula_spend_{period.name}.csv",
             mime="text/csv",
             icon=":material/download:",
@@ -113,20 +113,20 @@ def _machine_time(engine: Sequence[DayLine]) -> None:
     else:
         st.caption(
             _("Machine time of the engine: {amount}. Budgets do not count it.").format(
-                amount=usd(history.known_usd(engine))
+                amount=usd(spend_history.known_usd(engine))
             )
         )
 
 
 def _by_day(lines: Sequence[DayLine], period: Period) -> None:
-    words = spent_chart.DayLabels(
+    words = spending.DayLabels(
         day=_("Month (UTC)") if period.monthly else _("Day (UTC)"),
         spent=_("US dollars"),
         model=_("Model"),
         others=_("other models"),
     )
     st.vega_lite_chart(
-        spent_chart.days(lines, period.starts, words, monthly=period.monthly),
+        spending.days(lines, period.starts, words, monthly=period.monthly),
         alt=_("US dollars spent by month and model") if period.monthly else _("US dollars spent by day and model"),
         key="cost_days_chart",
     )

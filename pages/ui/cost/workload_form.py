@@ -7,15 +7,15 @@ from decimal import Decimal
 
 import streamlit as st
 
-from core.cost.book import PriceBook
-from core.cost.currency import Rate
+from core.cost.currency import ExchangeRate
+from core.cost.price_book import PriceBook
 from core.cost.workload import Workload
 from core.dataset import datasets
 from pages.ui import cached, state
-from pages.ui.cost import cached_cost, workload_ways
+from pages.ui.cost import cached_cost, workload_options
 from pages.ui.cost.price_choice import currency_choice
+from pages.ui.cost.workload_options import WorkloadOptions
 from pages.ui.cost.workload_result import result
-from pages.ui.cost.workload_ways import Ways
 from pages.ui.lang import _, about, n_
 from pages.ui.limited_fields import number_field
 
@@ -33,19 +33,19 @@ _START = {
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class WorkloadInput:
     """What the visitor has entered."""
 
     workload: Workload
-    ways: Ways
+    ways: WorkloadOptions
     currency: str
-    rate: Rate
+    rate: ExchangeRate
 
 
 def show() -> None:
     """The whole part: inputs at the left, the answer at the right."""
     for key, value in _START.items():
-        state.first(key, value)
+        state.set_default(key, value)
     book = cached.prices()
     left, right = st.columns([2, 5], gap="large")
     with left:
@@ -55,7 +55,7 @@ def show() -> None:
         result(asked.workload, asked.ways, asked.currency, asked.rate)
 
 
-def _inputs(book: PriceBook) -> Asked:
+def _inputs(book: PriceBook) -> WorkloadInput:
     _from_dataset()
     _count(_("Stories per day"), "work_requests", most=10**9)
     _count(_("Tokens per story"), "work_story")
@@ -65,7 +65,7 @@ def _inputs(book: PriceBook) -> Asked:
         help=_("Added to every prompt of an untuned model: few-shot examples or retrieved text"),
     )  # fmt: skip
     _count(_("Tokens in the training file"), "work_file", most=10**12)
-    ways = workload_ways.pickers(book)
+    ways = workload_options.pickers(book)
     with st.popover(_("More"), icon=":material/tune:", width="stretch"):
         _count(_("Epochs"), "work_epochs", most=1_000)
         st.slider(
@@ -84,7 +84,7 @@ def _inputs(book: PriceBook) -> Asked:
         cached_share=Decimal(_typed("work_cached")) / 100,
         batch=bool(state.get("work_batch")),
     )
-    return Asked(workload, ways, currency, rate)
+    return WorkloadInput(workload, ways, currency, rate)
 
 
 def _count(label: str, key: str, *, most: int = 10**8, help: str | None = None) -> None:
@@ -121,16 +121,16 @@ def _measure() -> None:
     dataset_id = state.get("work_dataset")
     if dataset_id is None:
         return
-    model = workload_ways.model_to_tune()
+    model = workload_options.model_to_tune()
     measured = cached_cost.measured(dataset_id, datasets.fingerprint(cached.store(), dataset_id), model)
     if measured is None:
         return
-    state.put("work_prompt", measured.prompt_each)
-    state.put("work_story", measured.completion_each)
-    state.put("work_file", measured.total)
+    state.set_value("work_prompt", measured.prompt_each)
+    state.set_value("work_story", measured.completion_each)
+    state.set_value("work_file", measured.total)
     sentence = n_("Measured on {n} example", "Measured on {n} examples", measured.examples)
     exact = _("counted exactly") if measured.exact else _("approximate: counted with a similar tokenizer")
-    state.put(
+    state.set_value(
         "work_measured",
         _("{measured}: {tokens} tokens, {exact}.").format(measured=sentence, tokens=about(measured.total), exact=exact),
     )

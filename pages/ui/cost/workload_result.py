@@ -9,14 +9,14 @@ from decimal import Decimal
 import pandas as pd
 import streamlit as st
 
-from core.charts import payback
+from core.charts import break_even
 from core.cost import sensitivity, workload
-from core.cost.currency import Rate, convert
+from core.cost.currency import ExchangeRate, convert
 from core.cost.sensitivity import Effect
 from core.cost.workload import BreakEven, Candidate, Costs, Workload
 from pages.ui.cost import cached_cost
 from pages.ui.cost.price_choice import say_rate
-from pages.ui.cost.workload_ways import Ways
+from pages.ui.cost.workload_options import WorkloadOptions
 from pages.ui.lang import _, as_markdown, duration, mark, number, plain
 from pages.ui.money import money
 
@@ -31,7 +31,7 @@ _INPUTS = {
 }
 
 
-def result(work: Workload, ways: Ways, currency: str, rate: Rate) -> None:
+def result(work: Workload, ways: WorkloadOptions, currency: str, rate: ExchangeRate) -> None:
     """Everything at the right of the inputs."""
     local = _in(ways.local, ways.machine_currency, currency, rate)
     found = [workload.costs(work, way, currency, rate) for way in (ways.tuned, ways.base, local)]
@@ -55,7 +55,7 @@ def result(work: Workload, ways: Ways, currency: str, rate: Rate) -> None:
     _sensitivity(work, ways, currency, rate)
 
 
-def _in(local: Candidate, theirs: str | None, currency: str, rate: Rate) -> Candidate:
+def _in(local: Candidate, theirs: str | None, currency: str, rate: ExchangeRate) -> Candidate:
     """The machine with its hour in the currency of the comparison."""
     if local.machine is None or theirs is None:
         return local
@@ -118,7 +118,7 @@ def _chart(found: Sequence[Costs], against: Sequence[BreakEven], currency: str) 
     known = [cost for cost in found if cost.total(1) is not None]
     if not known:
         return
-    words = payback.BreakEvenLabels(
+    words = break_even.BreakEvenLabels(
         requests=_("Stories"),
         total=_("Total cost ({currency})").format(currency=currency),
         way=_("Option"),
@@ -128,7 +128,7 @@ def _chart(found: Sequence[Costs], against: Sequence[BreakEven], currency: str) 
     )
     most = workload.horizon(known, list(against))
     st.vega_lite_chart(
-        payback.break_even(found, against, most, words),
+        break_even.break_even(found, against, most, words),
         alt=_("Total cost of {n} options against the number of stories").format(n=len(known)),
         key="work_chart",
     )
@@ -163,7 +163,7 @@ def _table(found: Sequence[Costs], currency: str) -> None:
     )
 
 
-def _sensitivity(work: Workload, ways: Ways, currency: str, rate: Rate) -> None:
+def _sensitivity(work: Workload, ways: WorkloadOptions, currency: str, rate: ExchangeRate) -> None:
     def both(changed: Workload) -> tuple[Costs, Costs]:
         return (
             workload.costs(changed, ways.tuned, currency, rate),

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import streamlit as st
 
-from core.dataset.batch.batching import BatchView
+from core.dataset.batch.batch_runner import BatchView
 from core.dataset.runs import RunProgress
 from core.db.tables import utcnow
 from pages.ui import cached

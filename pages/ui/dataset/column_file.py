@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.dataset.intake import importing
+from core.dataset.importers import table_reader
 from core.dataset.recipe import distinct
 from pages.ui import cards, state
 from pages.ui.dataset import upload, upload_form
@@ -20,7 +20,7 @@ def show() -> None:
     shown = st.popover(_("From a file"), icon=":material/upload_file:", key="dataset_column_file", on_change="rerun")
     if not shown.open:
         return
-    with shown, cards.errors_shown():
+    with shown, cards.show_errors():
         file = st.file_uploader(
             upload_form.label(), type=upload.TYPES, key="dataset_values_file", width=420,
             max_upload_size=upload_form.MOST_MB,
@@ -61,7 +61,7 @@ def _columns(file_id: str, data: bytes, name: str) -> tuple[dict[str, tuple[str,
     """The columns of the file with their different values, and what was left out; read once per upload."""
     held = state.studio()
     if held.columns_read is None or held.columns_read[0] != file_id:
-        read = importing.read_table(data, name)
+        read = table_reader.read_table(data, name)
         columns = {str(column): distinct(read.frame[column].tolist()) for column in read.frame.columns}
         held.columns_read = (file_id, (columns, read.left_out_named(_SHOWN_PROBLEMS)))
     found: tuple[dict[str, tuple[str, ...]], list[str]] = held.columns_read[1]
@@ -80,5 +80,5 @@ def _use(columns: dict[str, tuple[str, ...]]) -> None:
             held.grid = held.grid.with_column(name, values)
             continue
         take(same, values, values)
-        state.put(f"dataset_name_{same}", name)
-    state.put("dataset_column_file", False)
+        state.set_value(f"dataset_name_{same}", name)
+    state.set_value("dataset_column_file", False)

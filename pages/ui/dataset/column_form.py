@@ -19,7 +19,7 @@ _LIST_HEIGHT = 320  # pixels
 def column(draft: ColumnDraft) -> Column:
     """The column as the form holds it now."""
     name_key = f"dataset_name_{draft.id}"
-    state.first(name_key, draft.name)
+    state.set_default(name_key, draft.name)
     left, right = st.columns([4, 9])
     with left, st.container(horizontal=True, vertical_alignment="bottom", gap="xxsmall"):
         name = st.text_input(_label(draft.name), key=name_key, placeholder=_("Name"), persist_state="session")
@@ -67,13 +67,13 @@ def take(column_id: int, values: tuple[str, ...], chosen: tuple[str, ...]) -> No
     """Give a column these values, the chosen ones switched on. In a callback only."""
     held = state.studio()
     held.grid = held.grid.with_values(column_id, values)
-    state.put(f"dataset_values_{column_id}", list(chosen))
+    state.set_value(f"dataset_values_{column_id}", list(chosen))
 
 
 def _chips(draft: ColumnDraft) -> tuple[str, ...]:
     """A chip for each value; one that is off is left out."""
     key = f"dataset_values_{draft.id}"
-    state.first(key, list(draft.values))
+    state.set_default(key, list(draft.values))
     chosen = st.pills(_("Values"), draft.values, selection_mode="multi", key=key, persist_state="session", wrap=True)
     on = set(chosen or ())
     return tuple(value for value in draft.values if value in on)
@@ -94,7 +94,7 @@ def _list(draft: ColumnDraft) -> None:
         return
     with shown:
         key = f"dataset_pasted_{draft.id}"
-        state.first(key, "\n".join(draft.values))
+        state.set_default(key, "\n".join(draft.values))
         text = st.text_area(
             _("One value per line; in a single line, separate values with commas or tabs"),
             key=key,
@@ -118,7 +118,7 @@ def _use(column_id: int, values: tuple[str, ...]) -> None:
     chosen = state.get(f"dataset_values_{column_id}")
     off = set() if chosen is None else set(draft.values) - set(chosen)
     take(column_id, values, tuple(value for value in values if value not in off))
-    state.put(f"dataset_list_{column_id}", False)
+    state.set_value(f"dataset_list_{column_id}", False)
     state.drop(f"dataset_pasted_{column_id}")
 
 
@@ -131,7 +131,7 @@ def _add(column_id: int) -> None:
     before = state.get(f"dataset_values_{column_id}")
     chosen = set(draft.values if before is None else before) | set(typed)
     take(column_id, values, tuple(value for value in values if value in chosen))
-    state.put(key, "")
+    state.set_value(key, "")
     state.drop(f"dataset_pasted_{column_id}")
 
 
@@ -140,7 +140,7 @@ def _remove(column_id: int) -> None:
     draft = replace(_draft(column_id), name=str(state.get(f"dataset_name_{column_id}") or ""))
     columns = tuple(draft if column.id == column_id else column for column in held.grid.columns)
     held.grid = replace(held.grid, columns=columns).without(column_id)
-    state.put(f"dataset_kept_{column_id}", state.get(f"dataset_values_{column_id}"))
+    state.set_value(f"dataset_kept_{column_id}", state.get(f"dataset_values_{column_id}"))
 
 
 def _bring_back() -> None:
@@ -149,9 +149,9 @@ def _bring_back() -> None:
         return
     draft = held.grid.removed[1]
     held.grid = held.grid.with_removed()
-    state.put(f"dataset_name_{draft.id}", draft.name)
+    state.set_value(f"dataset_name_{draft.id}", draft.name)
     chosen = state.get(f"dataset_kept_{draft.id}")
-    state.put(f"dataset_values_{draft.id}", list(draft.values if chosen is None else chosen))
+    state.set_value(f"dataset_values_{draft.id}", list(draft.values if chosen is None else chosen))
 
 
 def _draft(column_id: int) -> ColumnDraft:

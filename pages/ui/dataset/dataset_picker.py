@@ -19,13 +19,13 @@ def pick() -> DatasetSummary | None:
                 type="primary",
                 icon=":material/download:",
                 key="dataset_first",
-                on_click=state.put,
+                on_click=state.set_value,
                 args=("dataset_part", "bring"),
             )
         return None
     by_id = {one.id: one for one in found}
     if state.get("dataset_open") not in by_id:
-        state.put("dataset_open", found[0].id)
+        state.set_value("dataset_open", found[0].id)
     chosen = st.selectbox(
         _("Data set"),
         list(by_id),

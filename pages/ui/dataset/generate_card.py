@@ -10,18 +10,18 @@ import streamlit as st
 from core.actor import LOCAL
 from core.cost.budget import MOST_USD
 from core.dataset import datasets, recipes, runs
-from core.dataset.batch import offered
+from core.dataset.batch import batch_support
+from core.dataset.generation import request_grouping
 from core.dataset.recipe import Recipe
-from core.dataset.writing import sharing
 from core.errors import BadRecipe
+from core.model_profile import training_prompts
+from core.model_profile.model_purpose import purpose_of
+from core.model_profile.prompt_similarity import fixed_words
 from core.providers import ModelInfo
-from core.writers import learned
-from core.writers.likeness import fixed_words
-from core.writers.purpose import purpose_of
 from pages.ui import cached, cards, decimal_field, models, prompt_warning, state, views
-from pages.ui.dataset import grid_form, recipe_shelf
+from pages.ui.dataset import grid_form, saved_recipes
 from pages.ui.dataset.row_actions import CENT
-from pages.ui.decimal_field import Typed
+from pages.ui.decimal_field import DecimalInput
 from pages.ui.estimates import Estimate, estimate
 from pages.ui.lang import _, about, as_markdown, duration, in_language, n_, number, usd
 from pages.ui.money import local_price
@@ -34,7 +34,7 @@ def show(recipe: Recipe, problem: BadRecipe | None) -> None:
     """The whole card; `problem` says why the recipe cannot be run."""
     total = recipe.rows()
     mode: Mode = "live"
-    budget = Typed(None)
+    budget = DecimalInput(None)
     with st.container(border=True):
         if problem is not None:
             cards.hint(problem)
@@ -67,7 +67,7 @@ def requests(recipe: Recipe, mode: Mode) -> tuple[int, int]:
     rows = recipe.rows()
     if mode == "batch" or recipe.seed is not None:
         return rows, rows
-    shared = -(-recipe.repeats // sharing.MOST_SHARED)  # rounded up
+    shared = -(-recipe.repeats // request_grouping.MOST_SHARED)  # rounded up
     return rows // recipe.repeats * shared, rows
 
 
@@ -117,14 +117,14 @@ def _own_preset(writer: ModelInfo) -> Remedy | None:
     language = purpose_of(writer).language
     if language is None:
         return None
-    preset = learned.presets_of(language)[0]
+    preset = training_prompts.presets_of(language)[0]
     words = _("Use its grid: {preset}").format(preset=in_language(preset.names))
     return Remedy(words, ":material/grid_on:", "dataset_use_preset", grid_form.use_preset, (preset.id,))
 
 
 def _mode(recipe: Recipe) -> Mode:
     """Now, or as a batch where the provider has them."""
-    if not offered.can(cached.registry().provider(recipe.provider)):
+    if not batch_support.supports_batch(cached.registry().provider(recipe.provider)):
         return "live"
     live, batch = estimate(recipe).usd, estimate(recipe, batch=True).usd
     cheaper = (
@@ -132,7 +132,7 @@ def _mode(recipe: Recipe) -> Mode:
         if live and batch
         else _("Within a day, as a batch")
     )
-    state.first("dataset_mode", "live")
+    state.set_default("dataset_mode", "live")
     chosen = st.segmented_control(
         _("When"),
         ["live", "batch"],
@@ -145,10 +145,10 @@ def _mode(recipe: Recipe) -> Mode:
     return "batch" if chosen == "batch" else "live"
 
 
-def _budget(guess: Estimate) -> Typed:
+def _budget(guess: Estimate) -> DecimalInput:
     """The most that the run may cost; not asked for what is free."""
     if guess.local:
-        return Typed(None)
+        return DecimalInput(None)
     amount = decimal_field.decimal_field(
         _("Spend at most (US dollars)"),
         "dataset_budget",
@@ -161,16 +161,16 @@ def _budget(guess: Estimate) -> Typed:
     )
     if guess.usd is None:
         st.caption(_("The price of this model is unknown, so no limit can be kept."))
-        return Typed(None)
-    return amount if amount.value is None else Typed(amount.value.quantize(CENT))
+        return DecimalInput(None)
+    return amount if amount.value is None else DecimalInput(amount.value.quantize(CENT))
 
 
 def _generate(recipe: Recipe, mode: Mode, budget_usd: Decimal | None) -> None:
-    with cards.errors_kept():
+    with cards.keep_errors():
         store = cached.store()
         dataset_id = datasets.create(store, LOCAL, recipe)
-        if (saved := recipe_shelf.unchanged(recipe)) is not None:
+        if (saved := saved_recipes.unchanged(recipe)) is not None:
             recipes.mark(store, LOCAL, dataset_id, saved)
         runs.enqueue(store, LOCAL, dataset_id, budget_usd=budget_usd, mode=mode)
-        state.put("dataset_open", dataset_id)
-        state.put("dataset_part", "rows")
+        state.set_value("dataset_open", dataset_id)
+        state.set_value("dataset_part", "rows")

@@ -79,7 +79,7 @@ def random_cell(recipe: Recipe) -> dict[str, str]:
     return {column.name: dice.choice(column.values) for column in recipe.columns if column.values}
 
 
-def throw_dice() -> None:
+def draw_random_cell() -> None:
     """Show another cell."""
     held = state.studio()
     held.grid = replace(held.grid, draw=held.grid.draw + 1)
@@ -91,18 +91,18 @@ def open_recipe(recipe: Recipe, *, preset: str = SAVED, family: str = "", versio
     columns = [(column.name, column.values) for column in recipe.columns] or [("", ())]
     draft = GridDraft.of(columns, preset, held.grid.next_id)
     held.grid = replace(draft, draw=held.grid.draw, family=family, version=version)
-    state.put("dataset_preset", preset)
+    state.set_value("dataset_preset", preset)
     if preset == SAVED:
-        state.put("dataset_model", f"{recipe.provider}/{recipe.model}")
+        state.set_value("dataset_model", f"{recipe.provider}/{recipe.model}")
     for name in _TEXTS:
-        state.put(f"dataset_{name}", getattr(recipe, name))
+        state.set_value(f"dataset_{name}", getattr(recipe, name))
     for name, (low, high) in _RANGES.items():  # a widget refuses a number outside, or of another kind
-        state.put(f"dataset_{name}", type(low)(min(max(getattr(recipe, name), low), high)))
+        state.set_value(f"dataset_{name}", type(low)(min(max(getattr(recipe, name), low), high)))
 
 
 def use_preset(preset_id: str) -> None:
     """In a callback: start from a preset, as if it had been picked; what is in the form is kept to go back to."""
-    state.put("dataset_preset", preset_id)
+    state.set_value("dataset_preset", preset_id)
     _change_start()
 
 
@@ -115,7 +115,7 @@ def _presets() -> None:
     names = {preset.id: in_language(preset.names) for preset in presets.load(language())} | {_BLANK: _("Empty grid")}
     if state.studio().grid.preset == SAVED:
         names[SAVED] = _("Saved recipe")
-    state.first("dataset_preset", state.studio().grid.preset)
+    state.set_default("dataset_preset", state.studio().grid.preset)
     st.pills(
         _("Start from"),
         list(names),
@@ -165,7 +165,7 @@ def _take_preset(preset_id: str) -> None:
 def _more() -> dict[str, Any]:
     """What is needed sometimes."""
     asked = {"auto": _("Automatic"), "chat": _("Chat"), "completion": _("Completion")}
-    state.first("dataset_endpoint", "auto")
+    state.set_default("dataset_endpoint", "auto")
     return {
         "name": st.text_input(_("Name of the data set"), key="dataset_name", persist_state="session"),
         "system": st.text_area(_("System text"), key="dataset_system", persist_state="session"),

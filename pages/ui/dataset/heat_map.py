@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from core.charts import matrix as charts_matrix
+from core.charts import heat_map
 from core.dataset.datasets import DatasetSummary
 from core.dataset.heatmap import HeatMap
 from pages.ui import cached, cards, state
@@ -25,7 +25,7 @@ def show(summary: DatasetSummary, active: bool) -> None:
 
 
 def _watch(dataset_id: str, total: int, active: bool) -> None:
-    with cards.errors_shown():
+    with cards.show_errors():
         left, right = st.columns([3, 2], gap="medium")
         with left:
             map_ = cached.heat_map(dataset_id, total, _pair(dataset_id))
@@ -42,11 +42,11 @@ def _chart(dataset_id: str, map_: HeatMap) -> int | None:
     scrolls = lines > (_SHORT_LINES if shares else _LINES)
     with st.container(height=_TALL if scrolls else "content", border=False):
         event: Any = st.vega_lite_chart(
-            charts_matrix.chart(map_, _labels()),
+            heat_map.chart(map_, _labels()),
             alt=_said(map_),
             key=f"dataset_map_{dataset_id}",
             on_select="rerun",
-            selection_mode=charts_matrix.SELECTION,
+            selection_mode=heat_map.SELECTION,
         )
     if scrolls:
         st.caption(
@@ -72,7 +72,7 @@ def _chart(dataset_id: str, map_: HeatMap) -> int | None:
 
 def _picked(event: Any) -> int | None:
     selection = event.get("selection") if isinstance(event, dict) else getattr(event, "selection", None)
-    points = (selection or {}).get(charts_matrix.SELECTION) or []
+    points = (selection or {}).get(heat_map.SELECTION) or []
     place = points[0].get("place") if points and isinstance(points[0], dict) else None
     return int(place) if isinstance(place, int | float) else None
 
@@ -115,12 +115,12 @@ def _choose_pair(dataset_id: str, map_: HeatMap) -> None:
         for axis, label, chosen in (("across", _("X axis"), map_.pair[0]), ("down", _("Y axis"), map_.pair[1])):
             key = f"dataset_{axis}_{dataset_id}"
             if state.get(key) != chosen:
-                state.put(key, chosen)
+                state.set_value(key, chosen)
             st.selectbox(label, map_.choices, format_func=lambda i: column_title(map_.columns[i]), key=key, width=220)
 
 
-def _labels() -> charts_matrix.MapLabels:
-    return charts_matrix.MapLabels(
+def _labels() -> heat_map.MapLabels:
+    return heat_map.MapLabels(
         states={key: _(name) for key, name in story_cards.STATES.items()},
         state=_("State"),
         cell=_("Cell"),

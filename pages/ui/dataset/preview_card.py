@@ -13,7 +13,7 @@ from core.dataset import runs
 from core.dataset.recipe import Recipe
 from core.errors import BadRecipe
 from pages.ui import cached, cards, parameter_notes, state, views
-from pages.ui.background import Gathering
+from pages.ui.background_iterator import BackgroundIterator
 from pages.ui.lang import _, as_markdown, plain
 
 _PREVIEW = 3  # enough to see whether the template works, few enough to wait for
@@ -24,7 +24,7 @@ class Preview:
     """Stories of `subject`, as they come."""
 
     subject: Recipe
-    gathering: Gathering[runs.PreviewRow]
+    gathering: BackgroundIterator[runs.PreviewRow]
 
 
 def show(recipe: Recipe, problem: BadRecipe | None) -> None:
@@ -57,7 +57,7 @@ def _running() -> bool:
 def _preview_now(recipe: Recipe) -> None:
     if _running():  # pressed twice
         return
-    with cards.errors_kept():
+    with cards.keep_errors():
         state.studio().preview = _start_preview(recipe)
 
 
@@ -75,7 +75,7 @@ def _start_preview(recipe: Recipe) -> Preview:
     def make(stop: threading.Event) -> Iterator[runs.PreviewRow]:
         return runs.preview(client, recipe, _PREVIEW, seed, store=store, actor=LOCAL, book=book, stop=stop)
 
-    return Preview(recipe, Gathering(make, expected=min(_PREVIEW, recipe.rows())))
+    return Preview(recipe, BackgroundIterator(make, expected=min(_PREVIEW, recipe.rows())))
 
 
 def _preview(was_running: bool) -> None:

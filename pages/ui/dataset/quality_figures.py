@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from core.dataset import jsonl
-from core.dataset.quality import Report
-from pages.ui.dataset import quality_words
+from core.dataset.quality import QualityReport
+from pages.ui.dataset import quality_labels
 from pages.ui.lang import _, column_name, n_, number, percent, plain
 
 CARD_OF = {
@@ -30,7 +30,7 @@ CARD_OF = {
 
 
 @dataclass(frozen=True)
-class Figure:
+class ScoreFigure:
     """What a card says: the number, the line under it, and where it comes from."""
 
     value: str
@@ -38,120 +38,120 @@ class Figure:
     help: str = ""
 
 
-def of(card: str, report: Report) -> Figure:
+def of(card: str, report: QualityReport) -> ScoreFigure:
     """The figure of one card."""
     return _FIGURES[card](report)
 
 
-def _count(report: Report, card: str) -> int:
+def _count(report: QualityReport, card: str) -> int:
     return len({row for f in report.findings if CARD_OF[f.kind] == card for row in f.rows})
 
 
-def _duplicates(report: Report) -> Figure:
+def _duplicates(report: QualityReport) -> ScoreFigure:
     groups = n_("in {n} group", "in {n} groups", len(report.clusters))
-    return Figure(
+    return ScoreFigure(
         number(_count(report, "duplicates")),
         groups if report.clusters else _("no duplicates"),
         _("Copies of an earlier text. Near-duplicate: 70 % of the five-character (or three-word) sequences match."),
     )
 
 
-def _adherence(report: Report) -> Figure:
+def _adherence(report: QualityReport) -> ScoreFigure:
     literal = [one for one in report.adherence if one.literal and one.share is not None]
     if not literal:
-        return Figure(
+        return ScoreFigure(
             "–",
             _("no column's values appear in the texts"),
             _("A style, such as a mood, rarely appears as a word in the text."),
         )
     worst = min(literal, key=lambda one: one.share or 0.0)
-    return Figure(
+    return ScoreFigure(
         percent(worst.share, 0),
         _("contain their {column}").format(column=plain(column_name(worst.column))),
         _("The column whose values are most often missing from the texts, among those whose values appear as words."),
     )
 
 
-def _coverage(report: Report) -> Figure:
+def _coverage(report: QualityReport) -> ScoreFigure:
     covered = report.coverage
     if not covered.columns:
-        return Figure("–", _("every row has values of its own"))
+        return ScoreFigure("–", _("every row has values of its own"))
     share = covered.filled / covered.expected if covered.expected else None
     of_all = _("{filled} of {expected} cells").format(filled=number(covered.filled), expected=number(covered.expected))
-    return Figure(percent(share, 0), of_all, _("Cells with at least one finished row."))
+    return ScoreFigure(percent(share, 0), of_all, _("Cells with at least one finished row."))
 
 
-def _lengths(report: Report) -> Figure:
+def _lengths(report: QualityReport) -> ScoreFigure:
     odd = _count(report, "lengths")
     about = n_("{n} far from the others", "{n} far from the others", odd) if odd else _("none far from the others")
     tokens = n_("{n} token", "{n} tokens", report.tokens.median or 0)
-    return Figure(
+    return ScoreFigure(
         number(report.characters.median),
         about,
         _("Median length in characters; {tokens}.").format(tokens=tokens),
     )
 
 
-def _diversity(report: Report) -> Figure:
+def _diversity(report: QualityReport) -> ScoreFigure:
     spread = report.diversity
     highest = spread.highest
     about = _("no cell has two texts to compare") if highest is None else _("at most {share} alike within a cell")
-    return Figure(
+    return ScoreFigure(
         number(spread.distinct[1], 2),
         about.format(share=percent(highest, 0)),
         _("Distinct-2: the share of two-character (or two-word) sequences that are unique. Higher is more varied."),
     )
 
 
-def _remains(report: Report) -> Figure:
-    kinds = [quality_words.counted(f) for f in report.findings if CARD_OF[f.kind] == "remains"]
-    return Figure(
+def _remains(report: QualityReport) -> ScoreFigure:
+    kinds = [quality_labels.counted(f) for f in report.findings if CARD_OF[f.kind] == "remains"]
+    return ScoreFigure(
         number(_count(report, "remains")),
         _(", ").join(kinds) if kinds else _("no refusals, echoes or template leftovers"),
         _("Refusals, pieces of a template, repeated prompts, loops and empty texts."),
     )
 
 
-def _endings(report: Report) -> Figure:
-    kinds = [quality_words.counted(f) for f in report.findings if CARD_OF[f.kind] == "endings"]
+def _endings(report: QualityReport) -> ScoreFigure:
+    kinds = [quality_labels.counted(f) for f in report.findings if CARD_OF[f.kind] == "endings"]
     told = any(one.name for one in report.endings)
     about = _(", ").join(kinds) or (_("none was cut off") if told else _("all end with a complete sentence"))
-    return Figure(
+    return ScoreFigure(
         number(_count(report, "endings")), about, _("Texts that were cut off, or do not end with a complete sentence.")
     )
 
 
-def _languages(report: Report) -> Figure:
+def _languages(report: QualityReport) -> ScoreFigure:
     if not report.languages:
-        return Figure("–", _("no letters"))
-    names = [_(quality_words.LANGUAGES[one.name]) for one in report.languages[:2]]
+        return ScoreFigure("–", _("no letters"))
+    names = [_(quality_labels.LANGUAGES[one.name]) for one in report.languages[:2]]
     first = len(report.languages[0].rows) / report.total
-    return Figure(
+    return ScoreFigure(
         percent(first, 0), _(", ").join(names), _("Share of the most frequent language, detected from the letters.")
     )
 
 
-def _stops(report: Report) -> Figure:
+def _stops(report: QualityReport) -> ScoreFigure:
     used = {one.name for one in report.stops}
     free = next((stop for stop in jsonl.STOPS if stop not in used), None)
     inside = n_("{n} common stop is in the texts", "{n} common stops are in the texts", len(used))
     about = inside if used else _("no common stop is in the texts")
-    return Figure(
+    return ScoreFigure(
         "–" if free is None else f"`{free!r}`", about, _("The first common stop sequence that no text contains.")
     )
 
 
-def _labels(report: Report) -> Figure:
+def _labels(report: QualityReport) -> ScoreFigure:
     wrong = _count(report, "labels")
     about = (
         n_("{n} prompt with two labels", "{n} prompts with two labels", wrong)
         if wrong
         else _("no prompt has two labels")
     )
-    return Figure(number(len(report.labels)), about, _("Different completions."))
+    return ScoreFigure(number(len(report.labels)), about, _("Different completions."))
 
 
-_FIGURES: dict[str, Callable[[Report], Figure]] = {
+_FIGURES: dict[str, Callable[[QualityReport], ScoreFigure]] = {
     "labels": _labels,
     "duplicates": _duplicates,
     "adherence": _adherence,

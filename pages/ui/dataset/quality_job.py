@@ -6,15 +6,15 @@ import threading
 import time
 from collections.abc import Callable
 
-from core.dataset.quality import Report
+from core.dataset.quality import QualityReport
 from core.errors import FabulaError
-from pages.ui import unexpected
+from pages.ui import unexpected_errors
 
 Progress = Callable[[int, int], None]
 _QUICK_S = 1.0  # a measurement that took less is made again while a run goes on; a longer one when the run has ended
 
 
-class Board:
+class QualityMeasurement:
     """The newest report on one data set, and the measurement that is on its way.
 
     Attributes:
@@ -23,8 +23,8 @@ class Board:
         read, total: how far the one on its way has come, in rows.
     """
 
-    def __init__(self, measure: Callable[[Progress], Report]) -> None:
-        self.report: Report | None = None
+    def __init__(self, measure: Callable[[Progress], QualityReport]) -> None:
+        self.report: QualityReport | None = None
         self.error: FabulaError | None = None
         self.read, self.total = 0, 0
         self._measure = measure
@@ -52,7 +52,7 @@ class Board:
         """
         with self._lock:
             waits = calm and self._took_s >= _QUICK_S and self.report is not None
-            failed = self.error is not None and time.monotonic() - self._failed_at >= unexpected.FAILURE_KEPT_S
+            failed = self.error is not None and time.monotonic() - self._failed_at >= unexpected_errors.FAILURE_KEPT_S
             known = self._asked_for == fingerprint and not failed
             if self.measuring or (not again and (waits or known)):
                 return
@@ -69,7 +69,10 @@ class Board:
         try:
             self.report = self._measure(self._note)
         except Exception as error:
-            self.error, self._failed_at = unexpected.told(error, "measuring quality"), time.monotonic()
+            self.error, self._failed_at = (
+                unexpected_errors.as_fabula_error(error, "measuring quality"),
+                time.monotonic(),
+            )
         finally:
             self._took_s = time.perf_counter() - started
             self._idle.set()

@@ -6,21 +6,21 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from core.dataset.quality import Adherence, Report, Share
+from core.dataset.quality import Adherence, QualityReport, Share
 from pages.ui import views
-from pages.ui.dataset import quality_rows, quality_shared, quality_spread, quality_words
+from pages.ui.dataset import quality_labels, quality_rows, quality_shared, quality_spread
 from pages.ui.dataset.quality_figures import CARD_OF
 from pages.ui.lang import _, column_name, percent, plain
 
 
-def show(card: str, report: Report) -> None:
+def show(card: str, report: QualityReport) -> None:
     """The panel of one card."""
-    icon, name = quality_words.CARDS[card]
+    icon, name = quality_labels.CARDS[card]
     st.markdown(f"#### {icon} {_(name)}")
     _PANELS[card](report)
 
 
-def _duplicates(report: Report) -> None:
+def _duplicates(report: QualityReport) -> None:
     st.caption(
         _("Near-duplicates are found by MinHash and may differ in a few words. The first of each group is kept.")
     )
@@ -33,14 +33,14 @@ def _duplicates(report: Report) -> None:
         alike = _("the same") if group.exact else percent(group.likeness, 0)
         marks |= {row: f"{place} · {alike}" for row in group.rows[1:]}
         marks[group.rows[0]] = f"{place} · {_('stays')}"
-    views.facts([quality_words.counted(finding) for finding in surplus])
+    views.facts([quality_labels.counted(finding) for finding in surplus])
     rows = [row for finding in surplus for row in finding.rows]
     shown = [row for group in report.clusters for row in group.rows]
     kind = "exact" if len(surplus) == 1 and surplus[0].kind == "exact" else "near"
     quality_rows.show("duplicates", rows, kind, marks=marks, also=shown)
 
 
-def _adherence(report: Report) -> None:
+def _adherence(report: QualityReport) -> None:
     st.caption(_("How many texts contain the exact value that their cell asked for."))
     clicked = False
     for one in report.adherence:
@@ -76,25 +76,25 @@ def _values(column: Adherence) -> bool:
     return bool(rows)
 
 
-def _remains(report: Report) -> None:
+def _remains(report: QualityReport) -> None:
     if not any(CARD_OF[finding.kind] == "remains" for finding in report.findings):
         st.markdown(_("No refusal, no repeated prompt, no piece of a template, no loop, no empty text."))
     quality_shared.findings("remains", report)
 
 
-def _endings(report: Report) -> None:
-    named = [Share(quality_words.ending(one.name), one.rows) for one in report.endings]
+def _endings(report: QualityReport) -> None:
+    named = [Share(quality_labels.ending(one.name), one.rows) for one in report.endings]
     quality_shared.shares("endings", named, _("Rows by finish reason"))
     quality_shared.findings("endings", report)
 
 
-def _languages(report: Report) -> None:
-    named = [Share(_(quality_words.LANGUAGES[one.name]), one.rows) for one in report.languages]
+def _languages(report: QualityReport) -> None:
+    named = [Share(_(quality_labels.LANGUAGES[one.name]), one.rows) for one in report.languages]
     quality_shared.shares("languages", named, _("Rows by language"))
     quality_shared.findings("languages", report)
 
 
-def _stops(report: Report) -> None:
+def _stops(report: QualityReport) -> None:
     st.caption(_("A model stops at the first stop sequence. If a text contains it, the model learns to stop there."))
     if not report.stops:
         st.markdown(_("None of the common stop sequences is in the texts."))
@@ -104,12 +104,12 @@ def _stops(report: Report) -> None:
     )
 
 
-def _labels(report: Report) -> None:
+def _labels(report: QualityReport) -> None:
     quality_shared.shares("labels", report.labels, _("Rows by label"))
     quality_shared.findings("labels", report)
 
 
-_PANELS: dict[str, Callable[[Report], None]] = {
+_PANELS: dict[str, Callable[[QualityReport], None]] = {
     "labels": _labels,
     "duplicates": _duplicates,
     "adherence": _adherence,

@@ -12,8 +12,8 @@ from core.actor import LOCAL
 from core.dataset import curation, quality
 from core.dataset.quality import RowText
 from pages.ui import cached, cards, state, undo, views
-from pages.ui.dataset import screen
-from pages.ui.lang import _, n_, plain, told
+from pages.ui.dataset import device
+from pages.ui.lang import _, localized, n_, plain
 
 _A_PAGE = 50  # rows of one page of the table
 _FEW = 10
@@ -66,7 +66,7 @@ def _page(key: str, rows: int) -> int:
         return 0
     name = f"dataset_quality_{key}_page"
     if int(state.get(name) or 1) > pages:
-        state.put(name, pages)
+        state.set_value(name, pages)
     return st.pagination(pages, key=name) - 1
 
 
@@ -83,7 +83,7 @@ def _table(key: str, found: Sequence[RowText], marks: Mapping[int, str]) -> list
         height="content" if len(found) <= _FEW else 400,
         on_select="rerun",
         selection_mode="multi-row",
-        column_order=_narrow(frame) if screen.is_phone() else None,
+        column_order=_narrow(frame) if device.is_phone() else None,
         column_config={
             "mark": st.column_config.TextColumn(_("Group"), width="small"),
             "text": st.column_config.TextColumn(_("Text"), width="large"),
@@ -106,7 +106,7 @@ def _record(row: RowText, marks: Mapping[int, str]) -> dict[str, str]:
         "mark": marks.get(row.id, ""),
         **{f"{name} " if name in _OURS else name: value for name, value in row.values.items()},
         "text": row.text.strip(),
-        "reason": told(row.reason) if row.reason else "",
+        "reason": localized(row.reason) if row.reason else "",
     }
 
 
@@ -125,7 +125,7 @@ def _button(key: str, label: str, row_ids: list[int], kind: str) -> None:
 
 def leave_out(row_ids: Sequence[int], kind: str) -> None:
     """Leave rows out of training and export, and say why in each."""
-    with cards.errors_kept():
+    with cards.keep_errors():
         store = cached.store()
         changed = curation.exclude(store, LOCAL, row_ids, quality.REASONS.get(kind, quality.REASONS[""]))
         state.studio().table += 1

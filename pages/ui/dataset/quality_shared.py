@@ -8,15 +8,15 @@ from typing import Any
 import streamlit as st
 
 from core.charts import quality as charts_quality
-from core.dataset.quality import Finding, Report, Share
-from pages.ui.dataset import quality_rows, quality_words
+from core.dataset.quality import QualityFinding, QualityReport, Share
+from pages.ui.dataset import quality_labels, quality_rows
 from pages.ui.dataset.quality_figures import CARD_OF
 from pages.ui.lang import _, code
 
 MOST_BARS = 30  # of one chart, and names in one line; what is beyond them is rare
 
 
-def findings(card: str, report: Report) -> None:
+def findings(card: str, report: QualityReport) -> None:
     """Each finding of a card with its rows; one that it takes a click to see when there are several."""
     found = [finding for finding in report.findings if CARD_OF[finding.kind] == card]
     if not found:
@@ -24,18 +24,18 @@ def findings(card: str, report: Report) -> None:
     chosen = found[0]
     if len(found) > 1:
         names = {f"{one.kind} {one.detail}": one for one in found}
-        labels = {name: quality_words.counted(one) for name, one in names.items()}
+        labels = {name: quality_labels.counted(one) for name, one in names.items()}
         key = f"dataset_quality_{card}_finding"
         picked = st.pills(
             _("Found"), list(names), format_func=labels.__getitem__, default=next(iter(names)), required=True, key=key
         )
         chosen = names.get(str(picked), chosen)
     else:
-        st.markdown(f"**{quality_words.counted(chosen)}**")
+        st.markdown(f"**{quality_labels.counted(chosen)}**")
     _rows_of(chosen)
 
 
-def _rows_of(finding: Finding) -> None:
+def _rows_of(finding: QualityFinding) -> None:
     quality_rows.show(f"{CARD_OF[finding.kind]}_{finding.kind}", finding.rows, finding.kind)
 
 

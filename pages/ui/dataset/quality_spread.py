@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import streamlit as st
 
 from core.charts import quality as charts_quality
-from core.dataset.quality import Report, Share
+from core.dataset.quality import QualityReport, Share
 from pages.ui import views
 from pages.ui.dataset import quality_rows, quality_shared
 from pages.ui.lang import _, column_title, n_, number, percent, plain
 
 
-def coverage(report: Report) -> None:
+def coverage(report: QualityReport) -> None:
     """Rows by cell, as a map of two columns."""
     covered = report.coverage
     if not covered.columns:
@@ -35,7 +35,7 @@ def coverage(report: Report) -> None:
         st.caption("; ".join(named) + ("; …" if covered.expected - covered.filled > len(named) else ""))
 
 
-def _cell_map(report: Report) -> None:
+def _cell_map(report: QualityReport) -> None:
     covered = report.coverage
     if len(covered.columns) == 1:
         values = [(value, len(covered.rows_of({covered.columns[0]: value}))) for value in covered.values[0]]
@@ -63,7 +63,7 @@ def _choice(label: str, columns: Sequence[str], index: int, axis: str) -> str:
     return st.selectbox(label, columns, index=index, format_func=column_title, key=key, width=220)
 
 
-def lengths(report: Report) -> None:
+def lengths(report: QualityReport) -> None:
     """Five figures, a histogram, and the rows far from the others."""
     unit = st.segmented_control(
         _("Measured in"),
@@ -99,7 +99,7 @@ def lengths(report: Report) -> None:
         quality_shared.findings("lengths", report)
 
 
-def diversity(report: Report) -> None:
+def diversity(report: QualityReport) -> None:
     """Distinct-n, likeness within cells, and how texts begin."""
     spread = report.diversity
     with st.grid(4, min_column_width=140):

@@ -13,14 +13,14 @@ import streamlit as st
 from core import failures
 from core.actor import LOCAL
 from core.dataset import datasets, failed_rows, runs
-from core.dataset.batch import offered
+from core.dataset.batch import batch_support
 from core.dataset.datasets import DatasetSummary
 from core.dataset.recipe import Recipe
 from core.dataset.runs import Change, FailedRows, RunProgress
 from core.db.tables import utcnow
 from core.failures import Cause, Remedy
 from core.providers import ModelInfo
-from pages.ui import cached, cards, failure_words, models, state
+from pages.ui import cached, cards, failure_labels, models, state
 from pages.ui.dataset import grid_form, row_actions
 from pages.ui.estimates import estimate
 from pages.ui.lang import _, clock, duration, n_, number, plain, usd
@@ -54,9 +54,9 @@ def failed(summary: DatasetSummary, progress: RunProgress, *, idle: bool) -> Non
                 for remedy in failures.REMEDIES[group.cause]:
                     _button(remedy, place)
         for said in group.said:
-            st.caption(plain(failure_words.quoted(said)))
+            st.caption(plain(failure_labels.quoted(said)))
         for reason in group.stored:
-            st.caption(plain(failure_words.stored(reason)))
+            st.caption(plain(failure_labels.stored(reason)))
 
 
 def ended(summary: DatasetSummary, progress: RunProgress) -> None:
@@ -65,7 +65,7 @@ def ended(summary: DatasetSummary, progress: RunProgress) -> None:
         return
     failure = failures.of_run(progress.reason)
     show = st.error if progress.state == "failed" else st.info
-    show(plain(failure_words.sentence(progress.reason, failure.cause)), icon=":material/error:")
+    show(plain(failure_labels.sentence(progress.reason, failure.cause)), icon=":material/error:")
     if not summary.pending or (recipe := datasets.recipe(cached.store(), summary.id)) is None:
         return
     place = _Place(summary.id, recipe, summary.pending, None)
@@ -83,7 +83,7 @@ def ended(summary: DatasetSummary, progress: RunProgress) -> None:
 def waiting(progress: RunProgress) -> None:
     """Why a run waits, and when it is resumed; a countdown where the panel around it is drawn every second."""
     reason = progress.reason or ""
-    st.info(plain(failure_words.sentence(reason, failures.of_run(reason).cause)), icon=":material/hourglass_top:")
+    st.info(plain(failure_labels.sentence(reason, failures.of_run(reason).cause)), icon=":material/hourglass_top:")
     if progress.not_before is not None:
         now = utcnow()
         words = _("Resumes automatically at {time}, in {left}. You can close this page.").format(
@@ -94,12 +94,12 @@ def waiting(progress: RunProgress) -> None:
 
 def _line(group: FailedRows) -> str:
     count = n_("{n} row failed", "{n} rows failed", group.rows)
-    return f":red[:material/error:] **{count}** · {_(failure_words.WORDS[group.cause])}"
+    return f":red[:material/error:] **{count}** · {_(failure_labels.WORDS[group.cause])}"
 
 
 def _button(remedy: Remedy, place: _Place) -> None:
     """One remedy; nothing where it cannot help here."""
-    if failure_words.page_button(remedy, place.key):
+    if failure_labels.page_button(remedy, place.key):
         return
     if remedy == "another_model":
         _another_model(place)
@@ -150,7 +150,7 @@ def _another_model(place: _Place) -> None:
     with popover:
         if not others:
             st.caption(_("There is no other model here. Set a key for another provider in the settings."))
-            failure_words.page_button("open_settings", f"{key}_none")
+            failure_labels.page_button("open_settings", f"{key}_none")
             return
         chosen = models.picker(_("Written by"), f"{key}_model", among=others)
         if chosen is None:
@@ -172,20 +172,22 @@ def _cost(place: _Place, chosen: ModelInfo) -> str:
 
 def _open_recipe(recipe: Recipe) -> None:
     grid_form.open_recipe(recipe)
-    state.put("dataset_part", "design")
+    state.set_value("dataset_part", "design")
 
 
 def _write_with(place: _Place, chosen: ModelInfo, popover: str) -> None:
-    state.put(popover, False)
+    state.set_value(popover, False)
     _write(place, Change(provider=chosen.provider, model=chosen.id))
 
 
 def _write(place: _Place, change: Change) -> None:
     """Have the rows of the line written with other settings, within what the last run's budget has left."""
-    with cards.errors_kept():
+    with cards.keep_errors():
         store = cached.store()
-        mode, budget = row_actions.of_the_last(place.dataset_id)
-        if change.provider is not None and not offered.can(cached.registry().provider(change.provider)):
+        mode, budget = row_actions.last_run_settings(place.dataset_id)
+        if change.provider is not None and not batch_support.supports_batch(
+            cached.registry().provider(change.provider)
+        ):
             mode = "live"
         if place.cause is None:
             runs.enqueue(
@@ -197,6 +199,6 @@ def _write(place: _Place, change: Change) -> None:
 
 
 def _go_on(run_id: str) -> None:
-    with cards.errors_kept():
+    with cards.keep_errors():
         runs.raise_budget(cached.store(), LOCAL, run_id, None)
         runs.resume(cached.store(), LOCAL, run_id)

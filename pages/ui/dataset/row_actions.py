@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from core.actor import LOCAL
 from core.dataset import curation, runs
-from core.dataset.rowlist import ListedRow
+from core.dataset.row_query import ListedRow
 from pages.ui import cached, cards, state, undo
 from pages.ui.lang import _, n_
 
@@ -17,7 +17,7 @@ CENT = Decimal("0.01")  # the smallest budget
 def leave_out(row_ids: Sequence[int]) -> bool:
     """Leave rows out of training and export. Whether any has changed."""
     changed: tuple[int, ...] = ()
-    with cards.errors_kept():
+    with cards.keep_errors():
         store = cached.store()
         changed = curation.exclude(store, LOCAL, row_ids, curation.BY_HAND)
         if changed:
@@ -29,7 +29,7 @@ def leave_out(row_ids: Sequence[int]) -> bool:
 def put_back(row_ids: Sequence[int]) -> bool:
     """Take rows in again. Whether any has changed."""
     changed: tuple[int, ...] = ()
-    with cards.errors_kept():
+    with cards.keep_errors():
         store = cached.store()
         changed = curation.restore(store, LOCAL, row_ids)
         if changed:
@@ -44,9 +44,9 @@ def put_back(row_ids: Sequence[int]) -> bool:
 def edit(row: ListedRow, text: str) -> bool:
     """Put a person's words in place of the model's; white space around them stays what it was. Whether it changed."""
     changed = False
-    with cards.errors_kept():
+    with cards.keep_errors():
         store = cached.store()
-        changed = curation.edit(store, LOCAL, row.id, framed(row.text, text))
+        changed = curation.edit(store, LOCAL, row.id, with_original_whitespace(row.text, text))
         if changed:
             undo.offer(":material/edit:", _("Text changed"), lambda: _text_again(row))
     return changed
@@ -54,7 +54,7 @@ def edit(row: ListedRow, text: str) -> bool:
 
 def as_written(row: ListedRow) -> None:
     """The model's own words again."""
-    with cards.errors_kept():
+    with cards.keep_errors():
         store = cached.store()
         if curation.revert(store, LOCAL, row.id):
             state.studio().table += 1
@@ -67,12 +67,12 @@ def as_written(row: ListedRow) -> None:
 
 def write_again(dataset_id: str, row_ids: Sequence[int]) -> None:
     """Have failed rows written again, within what the last run's budget has left."""
-    with cards.errors_kept():
-        mode, budget = of_the_last(dataset_id)
+    with cards.keep_errors():
+        mode, budget = last_run_settings(dataset_id)
         runs.retry_failed(cached.store(), LOCAL, dataset_id, row_ids, budget_usd=budget, mode=mode)
 
 
-def of_the_last(dataset_id: str) -> tuple[runs.Mode, Decimal | None]:
+def last_run_settings(dataset_id: str) -> tuple[runs.Mode, Decimal | None]:
     """The mode of the newest run of a data set, and what its budget has left, a cent at least; None: it has none."""
     last = runs.latest(cached.store(), dataset_id)
     if last is None:
@@ -87,7 +87,7 @@ def open_row(row_id: int | None) -> None:
     state.studio().row_open = row_id
 
 
-def framed(before: str, text: str) -> str:
+def with_original_whitespace(before: str, text: str) -> str:
     """`text` with the white space that `before` begins and ends with: an article's story starts with two newlines."""
     bare = before.strip()
     if not bare or not text.strip():

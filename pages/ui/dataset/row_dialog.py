@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.dataset import curation, rowlist
-from core.dataset.rowlist import ListedRow, Where
-from pages.ui import cached, failure_words, state, views
+from core.dataset import curation, row_query
+from core.dataset.row_query import ListedRow, RowFilter
+from pages.ui import cached, failure_labels, state, views
 from pages.ui.dataset import row_actions, story_cards
 from pages.ui.lang import _, as_markdown, n_, plain
 from pages.ui.limited_fields import fits
@@ -19,7 +19,7 @@ def show(dataset_id: str) -> None:
     row_id = state.studio().row_open
     if row_id is None:
         return
-    found = rowlist.page(cached.store(), dataset_id, Where(ids=(row_id,)), limit=1)
+    found = row_query.page(cached.store(), dataset_id, RowFilter(ids=(row_id,)), limit=1)
     if not found:
         row_actions.open_row(None)
         return
@@ -41,10 +41,10 @@ def _row(dataset_id: str, row: ListedRow) -> None:
                 n_("{n} token", "{n} tokens", row.completion_tokens) if row.completion_tokens else "",
             ]
         )
-    if reason := failure_words.row_reason(row):
+    if reason := failure_labels.row_reason(row):
         st.warning(as_markdown(reason), icon=":material/info:")
     writable = row.state in ("done", "failed", "excluded")
-    state.first(f"dataset_text_{row.id}", row.text.strip())
+    state.set_default(f"dataset_text_{row.id}", row.text.strip())
     text = st.text_area(_("Text"), height=_HEIGHT, key=f"dataset_text_{row.id}", disabled=not writable)
     fitting = fits(text, curation.MOST_CHARACTERS)
     if row.original is not None:

@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from core.dataset import rowlist
+from core.dataset import row_query
 from core.dataset.datasets import DatasetSummary
-from core.dataset.rowlist import ListedRow, Where
-from pages.ui import cached, failure_words, state, undo
-from pages.ui.dataset import row_actions, row_dialog, screen, story_cards
+from core.dataset.row_query import ListedRow, RowFilter
+from pages.ui import cached, failure_labels, state, undo
+from pages.ui.dataset import device, row_actions, row_dialog, story_cards
 from pages.ui.dataset.story_cards import STATES
 from pages.ui.lang import _, column_title, mark, n_, number, plain
 
@@ -37,11 +37,11 @@ def show(summary: DatasetSummary) -> None:
     where = _filters(summary)
     cards = state.get("dataset_view") == "cards"
     size = _PAGE_CARDS if cards else _PAGE_ROWS
-    count = rowlist.count(cached.store(), summary.id, where)
+    count = row_query.count(cached.store(), summary.id, where)
     pages = max(1, -(-count // size))
     key = f"dataset_page_{zlib.crc32(repr((summary.id, where, pages)).encode())}"  # another filter begins on page 1
     first = (int(state.get(key) or 1) - 1) * size
-    found = rowlist.page(cached.store(), summary.id, where, limit=size, offset=first)
+    found = row_query.page(cached.store(), summary.id, where, limit=size, offset=first)
     if found and cards:
         for row in found:
             story_cards.card(row, listed=True)
@@ -56,7 +56,7 @@ def show(summary: DatasetSummary) -> None:
     row_dialog.show(summary.id)
 
 
-def _filters(summary: DatasetSummary) -> Where:
+def _filters(summary: DatasetSummary) -> RowFilter:
     """Which rows: by state, by words, by the square that the map was left with."""
     few = summary.total <= _COUNTED_ROWS
     counts: dict[str, int | None] = {
@@ -65,9 +65,9 @@ def _filters(summary: DatasetSummary) -> Where:
         "failed": summary.failed,
         "waiting": summary.pending,
         "excluded": summary.excluded,
-        "edited": rowlist.edited(cached.store(), summary.id) if few else None,
+        "edited": row_query.edited(cached.store(), summary.id) if few else None,
     }
-    state.first("dataset_filter", "all")
+    state.set_default("dataset_filter", "all")
     chosen = state.get("dataset_filter")
     shown = [key for key, n in counts.items() if key == "all" or n != 0 or key == chosen]
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -94,15 +94,15 @@ def _filters(summary: DatasetSummary) -> Where:
     narrowed = _narrowed(summary.id)
     key = str(state.get("dataset_filter", "all"))
     states = _FILTERS[key][1] if key in _FILTERS else ()
-    base = narrowed or Where()
-    return Where(
+    base = narrowed or RowFilter()
+    return RowFilter(
         states, base.ids, base.start, base.end, base.turns, edited=key == "edited", words=str(words or "").strip()
     )
 
 
 def _view() -> None:
     """A table, or cards: a phone begins with cards, since a table is wider than it."""
-    state.first("dataset_view", "cards" if screen.is_phone() else "table")
+    state.set_default("dataset_view", "cards" if device.is_phone() else "table")
     names = {"table": _("Table"), "cards": _("Cards")}
     icons = {"table": ":material/table_rows:", "cards": ":material/view_agenda:"}
     st.segmented_control(
@@ -121,9 +121,9 @@ def _label(key: str, rows: int | None) -> str:
     return name if rows is None else f"{name} {number(rows)}"
 
 
-def _narrowed(dataset_id: str) -> Where | None:
+def _narrowed(dataset_id: str) -> RowFilter | None:
     """The square of the map that the table is narrowed to, and the way out of it."""
-    held: tuple[str, str, Where] | None = state.studio().rows_of
+    held: tuple[str, str, RowFilter] | None = state.studio().rows_of
     if held is None or held[0] != dataset_id:
         return None
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -167,7 +167,7 @@ def _record(row: ListedRow, columns: Sequence[str]) -> dict[str, Any]:
         **{f"value_{i}": row.values.get(name, "") for i, name in enumerate(columns)},
         "text": row.text.strip(),
         "state": f"{said}, {_('edited')}" if row.edited else said,
-        "reason": failure_words.row_reason(row),
+        "reason": failure_labels.row_reason(row),
         "open": _("Open"),
     }
 
@@ -194,8 +194,8 @@ def _open(key: str, rows: Sequence[ListedRow]) -> None:
         row_actions.open_row(rows[int(click["row"])].id)
 
 
-def _nothing(summary: DatasetSummary, where: Where) -> str:
-    if where == Where() and summary.total:
+def _nothing(summary: DatasetSummary, where: RowFilter) -> str:
+    if where == RowFilter() and summary.total:
         return _("No rows yet; they appear as the run reaches them.")
     return _("No rows match.")
 

@@ -21,15 +21,15 @@ _ROOM = Decimal("1.1")  # the rows to come may be longer than those before
 _OPEN = "dataset_raise"
 
 
-def capped(progress: RunProgress) -> bool:
+def is_capped(progress: RunProgress) -> bool:
     """Whether the run has stopped for a reason, with rows left that more money may buy."""
     has_limit = progress.budget_usd is not None and progress.left > 0
     return has_limit and progress.state == "stopped" and progress.reason is not None
 
 
-def more(progress: RunProgress) -> None:
+def raise_limit(progress: RunProgress) -> None:
     """Raise the limit of a run. One that is over goes on with it: what it has spent stays on its bill."""
-    over = capped(progress)
+    over = is_capped(progress)
     kind = "primary" if over else "secondary"
     popover = st.popover(_("Raise the budget"), icon=":material/savings:", key=_OPEN, on_change="rerun", type=kind)
     if not popover.open or progress.budget_usd is None:
@@ -47,7 +47,7 @@ def more(progress: RunProgress) -> None:
         )
 
 
-def of_the_next(last: RunProgress, button: str) -> str:
+def next_run_limit(last: RunProgress, button: str) -> str:
     """Ask for the limit of a new run after one that had one; the key of what is typed."""
     left = (last.budget_usd or Decimal(0)) - (last.at_most_usd or Decimal(0))
     amount = f"dataset_{button}_budget_{last.run_id}"
@@ -68,7 +68,7 @@ def dollars(amount: str, least: Decimal = CENT) -> Decimal:
 
 
 def _amount(key: str, proposed: Decimal, least: Decimal) -> None:
-    state.first(key, f"{max(proposed.quantize(CENT, ROUND_DOWN), least):.2f}")
+    state.set_default(key, f"{max(proposed.quantize(CENT, ROUND_DOWN), least):.2f}")
     decimal_field.decimal_field(_("Spend at most (US dollars)"), key, least, MOST_USD)
 
 
@@ -80,8 +80,8 @@ def _enough(progress: RunProgress) -> Decimal:
 
 
 def _raise(run_id: str, amount: str, least: Decimal, go_on: bool) -> None:
-    with cards.errors_kept():
+    with cards.keep_errors():
         runs.raise_budget(cached.store(), LOCAL, run_id, dollars(amount, least))
         if go_on:
             runs.resume(cached.store(), LOCAL, run_id)
-        state.put(_OPEN, False)
+        state.set_value(_OPEN, False)

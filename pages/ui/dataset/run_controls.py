@@ -9,27 +9,27 @@ from core.dataset import datasets, runs
 from core.dataset.datasets import DatasetSummary
 from core.dataset.runs import RunProgress
 from pages.ui import cached, cards, state
-from pages.ui.dataset import run_budget, top_up
+from pages.ui.dataset import extend_grid, run_budget
 from pages.ui.lang import _, n_
 
 
-def moving(progress: RunProgress | None) -> bool:
+def is_active(progress: RunProgress | None) -> bool:
     """Whether the figures change by themselves: a run is at work, or about to be."""
     return progress is not None and progress.state in runs.ACTIVE
 
 
 def show(summary: DatasetSummary, progress: RunProgress | None) -> None:
     """One row: hold or go on, write more, train, take away."""
-    open_run = progress is not None and (moving(progress) or progress.state == "paused")
+    open_run = progress is not None and (is_active(progress) or progress.state == "paused")
     with st.container(horizontal=True, vertical_alignment="center"):
         if open_run and progress is not None:
             _hold(progress)
         else:
             _go_on(summary, progress)
         if summary.source == "recipe":
-            top_up.show(summary, "live" if progress is None else progress.mode)
+            extend_grid.show(summary, "live" if progress is None else progress.mode)
         if summary.done:
-            _take_on(summary, ready=not open_run, main=progress is None or not run_budget.capped(progress))
+            _take_on(summary, ready=not open_run, main=progress is None or not run_budget.is_capped(progress))
 
 
 def _hold(progress: RunProgress) -> None:
@@ -70,16 +70,16 @@ def _hold(progress: RunProgress) -> None:
         args=("stop", progress.run_id),
     )
     if progress.budget_usd is not None:
-        run_budget.more(progress)
+        run_budget.raise_limit(progress)
 
 
 def _go_on(summary: DatasetSummary, progress: RunProgress | None) -> None:
     """What is missing, and what failed: each with its own button, since one costs money that was not spent before."""
     if progress is None and summary.source != "recipe":
         return
-    capped = progress is not None and run_budget.capped(progress)
+    capped = progress is not None and run_budget.is_capped(progress)
     if progress is not None and capped:
-        run_budget.more(progress)
+        run_budget.raise_limit(progress)
     if summary.pending > (progress.left if progress is not None and capped else 0):
         label = n_("Resume ({n} left)", "Resume ({n} left)", summary.pending)
         if summary.pending == summary.total:
@@ -97,7 +97,7 @@ def _start(label: str, key: str, icon: str, dataset_id: str, last: RunProgress |
         st.button(label, icon=icon, key=f"dataset_{key}", on_click=_begin, args=(dataset_id, key, mode, None))
         return
     with st.popover(label, icon=icon):
-        amount = run_budget.of_the_next(last, key)
+        amount = run_budget.next_run_limit(last, key)
         st.button(label, key=f"dataset_{key}", on_click=_begin, args=(dataset_id, key, mode, amount))
 
 
@@ -109,8 +109,8 @@ def _take_on(summary: DatasetSummary, *, ready: bool, main: bool) -> None:
         key="dataset_train",
         disabled=not ready,
     ):
-        state.put("training_dataset", summary.id)
-        state.put("training_part", "new")
+        state.set_value("training_dataset", summary.id)
+        state.set_value("training_part", "new")
         st.switch_page("training.py")
     st.download_button(
         _("Download CSV"),
@@ -125,12 +125,12 @@ def _take_on(summary: DatasetSummary, *, ready: bool, main: bool) -> None:
 
 def _act(what: str, run_id: str) -> None:
     act = {"pause": runs.request_pause, "resume": runs.resume, "stop": runs.request_stop}[what]
-    with cards.errors_kept():
+    with cards.keep_errors():
         act(cached.store(), LOCAL, run_id)
 
 
 def _begin(dataset_id: str, key: str, mode: runs.Mode, amount: str | None) -> None:
-    with cards.errors_kept():
+    with cards.keep_errors():
         budget = run_budget.dollars(amount) if amount else None
         if key == "retry":
             runs.retry_failed(cached.store(), LOCAL, dataset_id, budget_usd=budget, mode=mode)

@@ -50,7 +50,7 @@ def _loaded(summary: DatasetSummary) -> None:
 def _bar(summary: DatasetSummary, progress: RunProgress) -> None:
     over = summary.done + summary.excluded
     share = over / summary.total if summary.total else 1.0
-    active = run_controls.moving(progress)
+    active = run_controls.is_active(progress)
     parts = [
         _("**{state}**").format(state=_(_RUN_STATES.get(progress.state, progress.state))),
         _("{done} of {total}").format(done=number(summary.done), total=number(summary.total)),
@@ -99,6 +99,6 @@ def _money(progress: RunProgress) -> str:
         return _("cost unknown, limit {most}").format(most=usd(progress.budget_usd))
     if progress.budget_usd is not None:
         spent = _("{spent} of at most {most}").format(spent=spent, most=usd(progress.budget_usd))
-    if (run_controls.moving(progress) or run_budget.capped(progress)) and progress.projected_usd:
+    if (run_controls.is_active(progress) or run_budget.is_capped(progress)) and progress.projected_usd:
         spent = _("{spent}, about {whole} in total").format(spent=spent, whole=usd(progress.projected_usd))
     return spent

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from core.dataset import datasets, rowlist
+from core.dataset import datasets, row_query
 from core.dataset.datasets import RowView
-from core.dataset.rowlist import ListedRow, Where
-from core.dataset.writing import sharing
+from core.dataset.generation import request_grouping
+from core.dataset.row_query import ListedRow, RowFilter
 from core.db.store import Store
-from pages.ui import cached, failure_words, views
+from pages.ui import cached, failure_labels, views
 from pages.ui.dataset import row_actions
 from pages.ui.lang import _, as_markdown, mark, plain
 
@@ -24,7 +24,7 @@ STATES = {
 }
 _COLOURS = {"pending": "gray", "sent": "orange", "done": "blue", "failed": "red", "excluded": "gray"}
 _NEWEST = 3
-_LOOKED_AT = 8 * sharing.MOST_SHARED  # rows: one request can write as many of a cell
+_LOOKED_AT = 8 * request_grouping.MOST_SHARED  # rows: one request can write as many of a cell
 _MOST = 12  # of one square; the table has all
 _HEIGHT = 210  # px: the beginning of a story; the rest is a scroll away
 _EMPTY = 60
@@ -59,15 +59,15 @@ def latest(store: Store, dataset_id: str, *, more_to_come: bool = False) -> list
     return [*first, *others][:_NEWEST]
 
 
-def of_place(dataset_id: str, where: Where) -> int:
+def of_place(dataset_id: str, where: RowFilter) -> int:
     """Rows of a square that was clicked, in full; how many of them there are."""
     store = cached.store()
-    found = rowlist.page(store, dataset_id, where, limit=_MOST)
+    found = row_query.page(store, dataset_id, where, limit=_MOST)
     if not found:
         st.caption(_("These rows do not exist yet; they appear as the run reaches them."))
     for row in found:
         card(row)
-    return rowlist.count(store, dataset_id, where)
+    return row_query.count(store, dataset_id, where)
 
 
 def state_badge(row: ListedRow) -> None:
@@ -92,7 +92,7 @@ def card(row: ListedRow, *, listed: bool = False) -> None:
 
 
 def _reason(row: ListedRow) -> Sequence[str]:
-    return [as_markdown(reason)] if (reason := failure_words.row_reason(row)) else []
+    return [as_markdown(reason)] if (reason := failure_labels.row_reason(row)) else []
 
 
 def _buttons(row: ListedRow, place: str) -> None:

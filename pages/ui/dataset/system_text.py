@@ -16,7 +16,7 @@ def field(page: str, dataset_id: str) -> None:
     """The text area, with what is kept; begins with the recipe's system text."""
     key, held = f"{page}_system_{dataset_id}", datasets.chat_system(cached.store(), dataset_id)
     if state.get(key) is None:
-        state.put(key, held)
+        state.set_value(key, held)
     st.text_area(
         _("System text (optional): begins every conversation of the file"),
         height=_HEIGHT,
@@ -28,5 +28,5 @@ def field(page: str, dataset_id: str) -> None:
 
 
 def _keep(key: str, dataset_id: str) -> None:
-    with cards.errors_kept():
+    with cards.keep_errors():
         datasets.set_chat_system(cached.store(), LOCAL, dataset_id, str(state.get(key) or ""))

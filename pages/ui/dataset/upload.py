@@ -10,12 +10,12 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from core.actor import LOCAL
 from core.dataset import datasets
-from core.dataset.intake import decoding, importing, mapping
+from core.dataset.importers import column_mapping, decoding, table_reader
 from core.dataset.loading import LONGEST_NAME
 from core.errors import BadFile
 from pages.ui import cached, cards, state
 from pages.ui.dataset import upload_columns, upload_form
-from pages.ui.lang import _, as_markdown, n_, told
+from pages.ui.lang import _, as_markdown, localized, n_
 from pages.ui.limited_fields import text_field
 
 _SHOWN_PROBLEMS = 20
@@ -48,7 +48,7 @@ def form(page: str, opened: Callable[[str], None]) -> None:
     if file is None:
         st.caption(upload_form.accepted())
         return
-    with cards.errors_shown():
+    with cards.show_errors():
         try:
             imported = _imported(page, file)
         except BadFile:
@@ -58,23 +58,25 @@ def form(page: str, opened: Callable[[str], None]) -> None:
         _keep(page, file, imported, opened)
 
 
-def _imported(page: str, file: UploadedFile) -> importing.Imported:
+def _imported(page: str, file: UploadedFile) -> table_reader.Imported:
     """The file as read, once per upload and way to read it."""
     held = state.studio()
     encoding, sheet = state.get(_key(page, "encoding", file), _AUTO), state.get(_key(page, "sheet", file))
     as_table = upload_form.wants_table(_key(page, "form", file))
     way = f"{file.file_id} {encoding} {as_table}"
     known = held.imported[1] if held.imported is not None and held.imported[0] == way else None
-    if known is None or (sheet is not None and isinstance(known, importing.Imported) and known.sheet != sheet):
+    if known is None or (sheet is not None and isinstance(known, table_reader.Imported) and known.sheet != sheet):
         with st.spinner(_("Reading the file"), show_time=True):
             try:
-                known = importing.read_table(file, file.name, encoding=encoding or None, sheet=sheet, as_table=as_table)
+                known = table_reader.read_table(
+                    file, file.name, encoding=encoding or None, sheet=sheet, as_table=as_table
+                )
             except BadFile as problem:
                 known = problem  # also kept: a file that cannot be read is not read again at every click
         held.imported = (way, known)
     if isinstance(known, BadFile):
         raise known.with_traceback(None)
-    found: importing.Imported = known
+    found: table_reader.Imported = known
     return found
 
 
@@ -83,7 +85,7 @@ def _key(page: str, name: str, file: UploadedFile) -> str:
     return f"{page}_{name}_{file.file_id}"
 
 
-def _findings(page: str, file: UploadedFile, imported: importing.Imported) -> None:
+def _findings(page: str, file: UploadedFile, imported: table_reader.Imported) -> None:
     """What was read, how, and what could not be."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         rows = n_("{n} row read", "{n} rows read", len(imported.frame))
@@ -113,15 +115,15 @@ def _findings(page: str, file: UploadedFile, imported: importing.Imported) -> No
 def _sentences(title: str, sentences: list[str]) -> None:
     with st.expander(title):
         for sentence in sentences[:_SHOWN_PROBLEMS]:
-            st.text(told(sentence))
+            st.text(localized(sentence))
         if len(sentences) > _SHOWN_PROBLEMS:
             st.caption(_("and {n} more").format(n=len(sentences) - _SHOWN_PROBLEMS))
 
 
-def _read_otherwise(page: str, file: UploadedFile, imported: importing.Imported | None) -> None:
+def _read_otherwise(page: str, file: UploadedFile, imported: table_reader.Imported | None) -> None:
     """What a person can say when the file was taken for something else: its encoding, or another sheet."""
     if imported is not None and len(imported.sheets) > 1:
-        state.first(_key(page, "sheet", file), imported.sheet)
+        state.set_default(_key(page, "sheet", file), imported.sheet)
         st.selectbox(_("Sheet"), imported.sheets, key=_key(page, "sheet", file), width=220)
         return
     certain = imported is not None and (imported.encoding is None or imported.encoding.startswith("UTF-8"))
@@ -135,14 +137,14 @@ def _read_otherwise(page: str, file: UploadedFile, imported: importing.Imported 
             )
 
 
-def _keep(page: str, file: UploadedFile, imported: importing.Imported, opened: Callable[[str], None]) -> None:
+def _keep(page: str, file: UploadedFile, imported: table_reader.Imported, opened: Callable[[str], None]) -> None:
     """Which column is which, what becomes of it, and the button."""
     read_as = f"{imported.sheet}_{imported.recognised.form}"  # other columns, other choices
     chosen = upload_columns.choose(imported, lambda name: _key(page, f"{name}_{read_as}", file))
     ready = upload_columns.outlook(imported, chosen)
     stem = PurePath(file.name).stem[:LONGEST_NAME]
     name_key = _key(page, "name_of_file", file)
-    state.first(name_key, stem)
+    state.set_default(name_key, stem)
     name = text_field(_("Name"), name_key, LONGEST_NAME)
     st.button(
         _("Save as a data set"),
@@ -155,8 +157,10 @@ def _keep(page: str, file: UploadedFile, imported: importing.Imported, opened: C
     )
 
 
-def _kept(imported: importing.Imported, name: str, chosen: mapping.Mapping, opened: Callable[[str], None]) -> None:
-    with cards.errors_kept():
+def _kept(
+    imported: table_reader.Imported, name: str, chosen: column_mapping.ColumnMapping, opened: Callable[[str], None]
+) -> None:
+    with cards.keep_errors():
         dataset_id = datasets.from_frame(
             cached.store(),
             LOCAL,
@@ -169,6 +173,6 @@ def _kept(imported: importing.Imported, name: str, chosen: mapping.Mapping, open
             other_columns=chosen.others([str(column) for column in imported.frame.columns]),
             separator=chosen.separator,
         )
-        if system := mapping.shared_system(imported.frame, chosen):
+        if system := column_mapping.shared_system(imported.frame, chosen):
             datasets.set_chat_system(cached.store(), LOCAL, dataset_id, system)
         opened(dataset_id)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from core.dataset.intake import importing, mapping
+from core.dataset.importers import column_mapping, table_reader
 from core.errors import BadFile
 from core.message import msg
 from pages.ui import cards, views
@@ -24,10 +24,10 @@ _SEPARATORS = {
 }
 
 
-def choose(imported: importing.Imported, key: Callable[[str], str]) -> mapping.Mapping:
+def choose(imported: table_reader.Imported, key: Callable[[str], str]) -> column_mapping.ColumnMapping:
     """What each column is for: a guess by its name to begin with. `key` makes the keys of widgets."""
     columns = [str(column) for column in imported.frame.columns]
-    guess = mapping.guess(imported.frame)
+    guess = column_mapping.guess(imported.frame)
     left_half, right_half = st.columns(2)
     completion = str(
         left_half.selectbox(
@@ -69,10 +69,10 @@ def choose(imported: importing.Imported, key: Callable[[str], str]) -> mapping.M
                 width=260,
             )
         )
-    return mapping.Mapping(tuple(map(str, prompts)), completion, split, separator)
+    return column_mapping.ColumnMapping(tuple(map(str, prompts)), completion, split, separator)
 
 
-def outlook(imported: importing.Imported, chosen: mapping.Mapping) -> bool:
+def outlook(imported: table_reader.Imported, chosen: column_mapping.ColumnMapping) -> bool:
     """What the table becomes, and its first row as an example; False, and why, when it cannot be kept so."""
     if len(imported.frame.columns) < _FEWEST_COLUMNS:
         cards.error_card(
@@ -87,18 +87,18 @@ def outlook(imported: importing.Imported, chosen: mapping.Mapping) -> bool:
         st.caption(f":material/info: {said}")
         return False
     try:
-        found = mapping.outlook(imported.frame, chosen)
+        found = column_mapping.mapping_preview(imported.frame, chosen)
     except BadFile as problem:
         cards.error_card(problem)
         return False
     parts = (_rows(part, count) for part, count in found.parts.items())
     empty = n_("{n} row without a completion", "{n} rows without a completion", found.empty) if found.empty else ""
     views.facts((n_("{n} example", "{n} examples", found.examples), *parts, empty))
-    if system := mapping.shared_system(imported.frame, chosen):
+    if system := column_mapping.shared_system(imported.frame, chosen):
         said = plain(system[:_SHOWN_TEXT])
         st.caption(_("System text of every conversation: {text}").format(text=said))
     st.caption(_trained_on(chosen))
-    if mapping.holds_json(imported.frame, chosen.completion):
+    if column_mapping.holds_json(imported.frame, chosen.completion):
         st.warning(
             _(
                 "Most cells of **{column}** are JSON, not plain text: a model would learn to write JSON. Choose "
@@ -106,11 +106,11 @@ def outlook(imported: importing.Imported, chosen: mapping.Mapping) -> bool:
             ).format(column=plain(chosen.completion)),
             icon=":material/data_object:",
         )
-    st.code(mapping.example(imported.frame, chosen, 0, _SHOWN_TEXT), language="json", wrap_lines=True)
+    st.code(column_mapping.example(imported.frame, chosen, 0, _SHOWN_TEXT), language="json", wrap_lines=True)
     return True
 
 
-def _trained_on(chosen: mapping.Mapping) -> str:
+def _trained_on(chosen: column_mapping.ColumnMapping) -> str:
     """How a row is learned from, as a sentence."""
     prompts = ", ".join(f"**{plain(column)}**" for column in chosen.prompts)
     completion = f"**{plain(chosen.completion)}**"

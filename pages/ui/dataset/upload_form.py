@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.dataset.intake import importing, workbooks
+from core.dataset.importers import table_reader, workbooks
 from pages.ui import state
 from pages.ui.lang import _, code, mark, number, plain
 
@@ -57,7 +57,7 @@ def accepted() -> str:
     return f"{formats} {sizes}"
 
 
-def read_as(imported: importing.Imported) -> str:
+def read_as(imported: table_reader.Imported) -> str:
     """How the file was read, in one line: its kind, the separator, the encoding, the compression."""
     sign = _("tabs") if imported.delimiter == "\t" else code(imported.delimiter)
     parts = (
@@ -74,7 +74,7 @@ def wants_table(key: str) -> bool:
     return state.get(key) == _TABLE
 
 
-def show(imported: importing.Imported, key: str) -> None:
+def show(imported: table_reader.Imported, key: str) -> None:
     """The sentence, what it means for training, and the choice where there is one."""
     found = imported.recognised
     sentence = _("Recognised: {form}, {rows} of {total} rows.")

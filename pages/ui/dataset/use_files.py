@@ -15,23 +15,25 @@ from core.dataset.datasets import DatasetSummary, Split
 from core.dataset.versions import Version
 from core.errors import FabulaError
 from core.providers import ModelInfo
-from pages.ui import beside, cached, cards, preparation, training_estimate, views
-from pages.ui.cached import Marks
+from pages.ui import background_task, cached, cards, preparation, training_estimate, views
+from pages.ui.cached import TrainingFormat
 from pages.ui.lang import _
 
 _MOST_CHARACTERS = 100_000_000  # a file of 100 to 300 MB, which is held in memory while the browser takes it
 _CSV_MARK = "\ufeff"  # without it, spreadsheets take UTF-8 for something else
 
 
-def show(chosen: DatasetSummary, version: Version | None, marks: Marks, model: ModelInfo | None, epochs: int) -> None:
+def show(
+    chosen: DatasetSummary, version: Version | None, marks: TrainingFormat, model: ModelInfo | None, epochs: int
+) -> None:
     """One line for each format: its button, and what training on such a file takes. `marks`: those that were chosen."""
     st.markdown(_("**Export**"))
     if datasets.characters(cached.store(), chosen.id) > _MOST_CHARACTERS:
         st.caption(_("These are too many rows for a browser. Use Python to write them line by line (see the docs)."))
         return
-    marks = marks if marks.file_format == "completion" else Marks()
+    marks = marks if marks.file_format == "completion" else TrainingFormat()
     _jsonl(chosen, version, marks, _("JSONL, prompt and completion"), model, epochs)
-    _jsonl(chosen, version, Marks(file_format="chat"), _("JSONL, chat"), model, epochs)
+    _jsonl(chosen, version, TrainingFormat(file_format="chat"), _("JSONL, chat"), model, epochs)
     with st.container(horizontal=True):
         _button(_("CSV"), "csv", f"{chosen.name}.csv", "text/csv", lambda: _csv(chosen.id))
         _button(
@@ -47,7 +49,12 @@ def show(chosen: DatasetSummary, version: Version | None, marks: Marks, model: M
 
 
 def _jsonl(
-    chosen: DatasetSummary, version: Version | None, marks: Marks, title: str, model: ModelInfo | None, epochs: int
+    chosen: DatasetSummary,
+    version: Version | None,
+    marks: TrainingFormat,
+    title: str,
+    model: ModelInfo | None,
+    epochs: int,
 ) -> None:
     rows, version_id = preparation.rows_of(chosen, version), version.id if version else None
     try:
@@ -77,7 +84,7 @@ def _jsonl(
         unknown = _("time: known after the first job")  # said once, beside the button: not under every file
         views.facts(fact for fact in training_estimate.facts(model, count, epochs) if fact != unknown)
     if work is not None and not work.done:
-        beside.wait(work)
+        background_task.wait_for_task(work)
 
 
 def _button(
@@ -95,7 +102,7 @@ def _button(
     )
 
 
-def _lines(dataset_id: str, version_id: str | None, marks: Marks, part: Split) -> io.BytesIO:
+def _lines(dataset_id: str, version_id: str | None, marks: TrainingFormat, part: Split) -> io.BytesIO:
     selection = export.Selection(cached.store(), dataset_id, version_id)
     plan = export.plan(selection, marks.file_format, separator=marks.separator, stop=marks.stop)
     return _file(export.jsonl_lines(selection, plan, part))

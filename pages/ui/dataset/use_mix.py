@@ -10,7 +10,7 @@ import streamlit as st
 from core.actor import LOCAL
 from core.dataset import mixing
 from core.dataset.datasets import DatasetSummary
-from core.dataset.intake import table
+from core.dataset.importers import table
 from core.dataset.loading import LONGEST_NAME
 from core.errors import FabulaError
 from pages.ui import cached, cards, decimal_field, state
@@ -53,7 +53,7 @@ def show(chosen: DatasetSummary, others: Sequence[DatasetSummary]) -> None:
         st.markdown(f"- {plain(part.name)}: {taken} · {percent(part.share)}")
     count = sum(part.rows for part in planned)
     if st.button(n_("Mix {n} row", "Mix {n} rows", count), icon=":material/join:", key="dataset_mix"):
-        with cards.errors_shown(), st.spinner(_("Mixing"), show_time=True):
+        with cards.show_errors(), st.spinner(_("Mixing"), show_time=True):
             _mix(name, parts, seed, size)
             st.rerun()
 
@@ -61,9 +61,9 @@ def show(chosen: DatasetSummary, others: Sequence[DatasetSummary]) -> None:
 def open_made() -> None:
     """Open the mix that was just made. To be called before the data set is picked."""
     if (made := state.get(_MADE)) is not None:
-        state.put("dataset_open", made)
-        state.put("dataset_mix_others", [])  # the next click is not to mix the mix
-        state.put(_MADE, None)
+        state.set_value("dataset_open", made)
+        state.set_value("dataset_mix_others", [])  # the next click is not to mix the mix
+        state.set_value(_MADE, None)
 
 
 def _share(one: DatasetSummary) -> float:
@@ -80,6 +80,6 @@ def _share(one: DatasetSummary) -> float:
 
 
 def _mix(name: str, parts: list[tuple[str, float]], seed: int, size: int | None) -> None:
-    state.put(_MADE, mixing.mix(cached.store(), LOCAL, name, parts, seed, size))
+    state.set_value(_MADE, mixing.mix(cached.store(), LOCAL, name, parts, seed, size))
     state.notify(":material/join:", _("The mix is saved as a new data set."))
-    cached.look_again()
+    cached.refresh()

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core import packaged
+from core import packaged_models
 from core.dataset.datasets import DatasetSummary
 from core.dataset.versions import Version
 from core.errors import FabulaError
 from core.providers import ModelInfo
-from pages.ui import beside, cached, models, preparation, state, training_estimate, views
-from pages.ui.cached import Marks
+from pages.ui import background_task, cached, models, preparation, state, training_estimate, views
+from pages.ui.cached import TrainingFormat
 from pages.ui.lang import _
 from pages.ui.limited_fields import number_field
 
 
-def show(chosen: DatasetSummary, version: Version | None, marks: Marks) -> tuple[ModelInfo | None, int]:
+def show(chosen: DatasetSummary, version: Version | None, marks: TrainingFormat) -> tuple[ModelInfo | None, int]:
     """Model, epochs, what that takes, and the primary button. Returns both; None when no model can be trained now."""
     st.markdown(_("**Train on this data set**"))
-    model = models.picker(_("Model"), "dataset_train_model", prefer=packaged.BASE, among=cached.trainable())
+    model = models.picker(_("Model"), "dataset_train_model", prefer=packaged_models.BASE, among=cached.trainable())
     epochs = number_field(
         _("Epochs: how often each row is read"),
         "dataset_train_epochs",
@@ -42,25 +42,27 @@ def show(chosen: DatasetSummary, version: Version | None, marks: Marks) -> tuple
     return model, epochs
 
 
-def _facts(chosen: DatasetSummary, version: Version | None, marks: Marks, model: ModelInfo, epochs: int) -> None:
+def _facts(
+    chosen: DatasetSummary, version: Version | None, marks: TrainingFormat, model: ModelInfo, epochs: int
+) -> None:
     rows, version_id = preparation.rows_of(chosen, version), version.id if version else None
     try:
         work = cached.tokens_of(chosen.id, version_id, rows, marks, model)
         views.facts(training_estimate.facts(model, work.get(), epochs))
     except FabulaError:
         return  # the check says what is wrong
-    beside.wait(work)
+    background_task.wait_for_task(work)
 
 
 def _carry_over(chosen: DatasetSummary, version: Version | None, model: ModelInfo | None, epochs: int) -> None:
     """The new job begins with what was chosen here."""
-    state.put("training_dataset", chosen.id)
-    state.put(f"training_version_{chosen.id}", version.id if version is not None else "")
-    state.put("training_part", "new")
+    state.set_value("training_dataset", chosen.id)
+    state.set_value(f"training_version_{chosen.id}", version.id if version is not None else "")
+    state.set_value("training_part", "new")
     preparation.carry(chosen, version, "dataset", "training")
     if model is not None:
-        state.put("training_base", f"{model.provider}/{model.id}")
+        state.set_value("training_base", f"{model.provider}/{model.id}")
     if epochs != training_estimate.USUAL_EPOCHS:
-        state.put("training_epochs_auto", False)
-        state.put("training_epochs", epochs)
+        state.set_value("training_epochs_auto", False)
+        state.set_value("training_epochs", epochs)
     st.switch_page("training.py")

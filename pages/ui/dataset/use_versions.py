@@ -30,10 +30,10 @@ def pick(page: str, chosen: DatasetSummary) -> Version | None:
         _facts(*now, _("as they are now"))
         return None
     if state.get(_MADE) in by_id:
-        state.put(key, state.get(_MADE))
-        state.put(_MADE, None)
+        state.set_value(key, state.get(_MADE))
+        state.set_value(_MADE, None)
     elif state.get(key) not in by_id:
-        state.put(key, _NOW)
+        state.set_value(key, _NOW)
     picked = st.selectbox(
         _("Rows"),
         [_NOW, *by_id],
@@ -65,14 +65,14 @@ def keep(chosen: DatasetSummary) -> None:
         seed = number_field(_("Seed (change it to draw other rows)"), "dataset_split_seed", 0, _LARGEST_SEED)
         note = text_field(_("Note"), "dataset_version_note", _LONGEST_NOTE)
         if st.button(_("Save as a version"), type="primary", icon=":material/bookmark_add:", key="dataset_freeze"):
-            with cards.errors_shown(), st.spinner(_("Saving the rows"), show_time=True):
+            with cards.show_errors(), st.spinner(_("Saving the rows"), show_time=True):
                 _keep(chosen.id, int(share) / 100, seed, note)
                 st.rerun()
 
 
 def _keep(dataset_id: str, share: float, seed: int, note: str) -> None:
     version_id = versions.freeze(cached.store(), LOCAL, dataset_id, validation_share=share, seed=seed, note=note)
-    state.put(_MADE, version_id)
+    state.set_value(_MADE, version_id)
     kept = versions.get(cached.store(), version_id)
     state.notify(":material/bookmark:", _("Version {n} is saved and does not change.").format(n=kept.number))
 

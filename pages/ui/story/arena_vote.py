@@ -15,9 +15,9 @@ from pages.ui.lang import _, code, label, n_, number, percent
 _LETTERS = "ABCD"
 
 
-def of(round_: Round) -> tuple[bool, str | None]:
+def vote_of(round_: Round) -> tuple[bool, str | None]:
     """Whether this visitor has voted on the round, and for which story; None: for none of them."""
-    return votes.of(cached.store(), LOCAL, round_.id)
+    return votes.vote_of(cached.store(), LOCAL, round_.id)
 
 
 def heading(round_: Round, place: int, winner: str | None) -> str:
@@ -134,12 +134,12 @@ def _pairs() -> None:
 
 
 def _cast(round_: Round, winner: str | None) -> None:
-    with cards.errors_kept():
+    with cards.keep_errors():
         order = [story.id for story in round_.places if story.text]
         votes.cast(cached.store(), LOCAL, round_.id, order, winner, blind=round_.blind)
 
 
 def _compare() -> None:
-    state.put("story_part", "write")
-    state.put("story_compare", True)
-    state.put("story_blind", True)
+    state.set_value("story_part", "write")
+    state.set_value("story_compare", True)
+    state.set_value("story_blind", True)

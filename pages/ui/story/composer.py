@@ -6,18 +6,18 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
+from core.model_profile.prompt_similarity import fixed_words
 from core.providers import CompletionRequest, ModelInfo
-from core.story.arena import MOST_PANES, Entry
-from core.writers.likeness import fixed_words
+from core.story.arena import MOST_PANES, RoundEntry
 from pages.ui import cached, models, prompt_warning, state
 from pages.ui.lang import _, code, column_title, label
 from pages.ui.prompt_warning import Remedy
 from pages.ui.story import next_prompt, prompt_length, story_model, story_settings
-from pages.ui.story.story_desk import Order
-from pages.ui.story.story_model import Shape
+from pages.ui.story.story_model import PromptFormat
+from pages.ui.story.story_session import StoryRequest
 
 
-def form(button: Callable[[Order | None], None]) -> Shape | None:
+def form(button: Callable[[StoryRequest | None], None]) -> PromptFormat | None:
     """The composer; `button` draws the one that sends, and gets None while there is nothing to send yet.
 
     Returns how the first model is asked; None while there is no model.
@@ -33,10 +33,10 @@ def form(button: Callable[[Order | None], None]) -> Shape | None:
             story_model.about(info)
         with right:
             others, blind = _others(info)
-        shape = story_model.shape_of(info)
+        prompt_format = story_model.prompt_format_of(info)
         free = _free()
-        values = {} if free else _columns(shape, several)
-        prompt = _free_prompt() if free else shape.prompt(values)
+        values = {} if free else _columns(prompt_format, several)
+        prompt = _free_prompt() if free else prompt_format.prompt(values)
         warnings = st.container()
         row = st.container(horizontal=True)
         if not free:
@@ -44,29 +44,34 @@ def form(button: Callable[[Order | None], None]) -> Shape | None:
     with row:
         send = st.container()
         with st.popover(_("More"), icon=":material/tune:"):
-            settings = story_settings.form(info, shape)
-    entries = [_entry(info, shape, shape, values, prompt, settings)]
+            settings = story_settings.form(info, prompt_format)
+    entries = [_entry(info, prompt_format, prompt_format, values, prompt, settings)]
     for other in others:
-        entries.append(_entry(other, story_model.shape_of(other), shape, values, prompt, settings))
+        entries.append(_entry(other, story_model.prompt_format_of(other), prompt_format, values, prompt, settings))
     with warnings:
         fits = _fits([info, *others], entries)
         if fits:
-            _far_prompts([info, *others], shape, values, prompt)
+            _far_prompts([info, *others], prompt_format, values, prompt)
     _stop_in_prompt(entries)
     with send:
-        order = Order(tuple(entries), blind and len(entries) > 1, settings.chain and len(entries) == 1)
-        button(order if prompt.strip() and fits else None)
-    return shape
+        story_request = StoryRequest(tuple(entries), blind and len(entries) > 1, settings.chain and len(entries) == 1)
+        button(story_request if prompt.strip() and fits else None)
+    return prompt_format
 
 
-def _fits(found: Sequence[ModelInfo], entries: Sequence[Entry]) -> bool:
+def _fits(found: Sequence[ModelInfo], entries: Sequence[RoundEntry]) -> bool:
     """Whether every model can read its prompt; those that cannot are told."""
     return not prompt_length.too_long([(info, entry.request) for info, entry in zip(found, entries, strict=True)])
 
 
 def _entry(
-    info: ModelInfo, own: Shape, first: Shape, values: dict[str, str], prompt: str, settings: story_settings.Settings
-) -> Entry:
+    info: ModelInfo,
+    own: PromptFormat,
+    first: PromptFormat,
+    values: dict[str, str],
+    prompt: str,
+    settings: story_settings.StorySettings,
+) -> RoundEntry:
     """How one model is asked: in its own form where the values fit it, else as the first one is."""
     request = CompletionRequest(
         model=info.id,
@@ -79,17 +84,17 @@ def _entry(
         stop=settings.stops(own, first),
         seed=settings.seed,
     )
-    return Entry(info.provider, request, values or None)
+    return RoundEntry(info.provider, request, values or None)
 
 
-def _far_prompts(found: Sequence[ModelInfo], first: Shape, values: dict[str, str], prompt: str) -> None:
+def _far_prompts(found: Sequence[ModelInfo], first: PromptFormat, values: dict[str, str], prompt: str) -> None:
     """Models that were trained on prompts of another kind than the one they are about to get."""
     if not prompt.strip():
         return
     use_columns = ("story_mode", "columns")
-    columns = Remedy(_("From columns"), ":material/view_column:", "story_use_columns", state.put, use_columns)
+    columns = Remedy(_("From columns"), ":material/view_column:", "story_use_columns", state.set_value, use_columns)
     for number, info in enumerate(found):
-        own = story_model.shape_of(info)
+        own = story_model.prompt_format_of(info)
         fits = bool(values) and all(name in values for name, _suggested in own.columns)
         if fits and own.template is None:
             continue  # it is asked as it was trained
@@ -116,7 +121,7 @@ def _others(info: ModelInfo) -> tuple[list[ModelInfo], bool]:
     key = "story_others"
     names = sorted(found, key=lambda name: (found[name].id != info.base, not found[name].id.startswith("ft:")))
     kept = [name for name in state.get(key) or () if name in found]
-    state.put(key, kept or names[:1])
+    state.set_value(key, kept or names[:1])
     chosen = st.multiselect(
         _("Model"),
         names,
@@ -129,7 +134,7 @@ def _others(info: ModelInfo) -> tuple[list[ModelInfo], bool]:
 
 
 def _free() -> bool:
-    state.first("story_mode", "columns")
+    state.set_default("story_mode", "columns")
     chosen = st.segmented_control(
         _("Idea"),
         ["columns", "free"],
@@ -154,13 +159,13 @@ def _as_read(prompt: str, several: bool) -> None:
 _ABREAST = 4  # columns of inputs that fit beside one another
 
 
-def _columns(shape: Shape, several: bool) -> dict[str, str]:
+def _columns(prompt_format: PromptFormat, several: bool) -> dict[str, str]:
     """One value for each column; empty while one is missing."""
     values: dict[str, str] = {}
     outside = []
-    abreast = several and 1 < len(shape.columns) <= _ABREAST
-    places = st.columns(len(shape.columns)) if abreast else [st.container()] * len(shape.columns)
-    for place, (name, suggestions) in zip(places, shape.columns, strict=True):
+    abreast = several and 1 < len(prompt_format.columns) <= _ABREAST
+    places = st.columns(len(prompt_format.columns)) if abreast else [st.container()] * len(prompt_format.columns)
+    for place, (name, suggestions) in zip(places, prompt_format.columns, strict=True):
         key = f"story_column_{name}"
         value = place.selectbox(
             label(column_title(name)),
@@ -175,14 +180,14 @@ def _columns(shape: Shape, several: bool) -> dict[str, str]:
             outside.append(code(value))
     if outside:
         st.caption(f":material/explore: {_('Outside the grid: {values}').format(values=' '.join(outside))}")
-    _outside(shape)
-    return values if shape.prompt(values) else {}
+    _outside(prompt_format)
+    return values if prompt_format.prompt(values) else {}
 
 
-def _outside(shape: Shape) -> None:
+def _outside(prompt_format: PromptFormat) -> None:
     """Values that no cell of the grid has, one click each; only where the columns are the preset's."""
-    names = [name for name, _values in shape.columns]
-    offers = next_prompt.outside(shape)
+    names = [name for name, _values in prompt_format.columns]
+    offers = next_prompt.outside(prompt_format)
     if offers:
         st.caption(_("Or outside the grid"))
         with st.container(horizontal=True, gap="xsmall"):
@@ -204,7 +209,7 @@ def _free_prompt() -> str:
     )
 
 
-def _stop_in_prompt(entries: Sequence[Entry]) -> None:
+def _stop_in_prompt(entries: Sequence[RoundEntry]) -> None:
     """A stop that the prompt has itself ends a model that repeats its prompt, and some servers at once."""
     found = {stop for entry in entries for stop in entry.request.stop if stop in entry.request.prompt}
     for stop in sorted(found):

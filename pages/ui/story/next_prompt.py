@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from core.dataset import presets
 from core.story import prompt_order
 from pages.ui import state
-from pages.ui.story.story_desk import desk
-from pages.ui.story.story_model import Shape
+from pages.ui.story.story_model import PromptFormat
+from pages.ui.story.story_session import story_session
 
 _TRIES = 20  # a prompt that stands in the composer already, or has no words, is passed over
 
 
-def outside(shape: Shape) -> list[tuple[str, ...]]:
+def outside(prompt_format: PromptFormat) -> list[tuple[str, ...]]:
     """Values that no cell of the grid has, in the order of the columns; only where the columns are a preset's."""
-    names = tuple(name for name, _values in shape.columns)
+    names = tuple(name for name, _values in prompt_format.columns)
     return [
         values
         for preset in presets.load()
@@ -27,23 +27,23 @@ def outside(shape: Shape) -> list[tuple[str, ...]]:
 def fill_in(names: Sequence[str], values: Sequence[str]) -> None:
     """Put one value into each column; a story that was written from others leaves the page."""
     for name, value in zip(names, values, strict=True):
-        state.put(f"story_column_{name}", value)
-    desk().clear()
+        state.set_value(f"story_column_{name}", value)
+    story_session().clear()
 
 
-def advance(shape: Shape) -> None:
+def advance(prompt_format: PromptFormat) -> None:
     """Fill in the next prompt: into the columns, or as text where a free prompt is written."""
-    held, offers = desk(), outside(shape)
+    session, offers = story_session(), outside(prompt_format)
     for _try in range(_TRIES):
-        held.prompt_number += 1
-        values = prompt_order.nth(shape.columns, offers, held.prompt_number)
-        prompt = shape.prompt(values)
+        session.prompt_number += 1
+        values = prompt_order.nth(prompt_format.columns, offers, session.prompt_number)
+        prompt = prompt_format.prompt(values)
         if not prompt:
             continue
         if state.get("story_mode") == "free":
             if prompt != state.get("story_prompt"):
-                state.put("story_prompt", prompt)
-                held.clear()
+                state.set_value("story_prompt", prompt)
+                session.clear()
                 return
         elif any(value != state.get(f"story_column_{name}") for name, value in values.items()):
             fill_in(list(values), list(values.values()))

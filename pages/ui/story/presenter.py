@@ -17,9 +17,9 @@ from core.story import arena
 from core.story.arena import Round
 from pages.ui import cards, models, query_address, state, views
 from pages.ui.lang import _, code, plain
-from pages.ui.story import presenter_keys, presenter_order, presenter_panes, teller
-from pages.ui.story.presenter_order import MOST_PANES, Prompt, Writers
-from pages.ui.story.story_desk import desk
+from pages.ui.story import presenter_keys, presenter_panes, presenter_prompts, story_view
+from pages.ui.story.presenter_prompts import MOST_PANES, PreparedPrompt, PresenterModels
+from pages.ui.story.story_session import story_session
 
 _IN_ADDRESS = "stage"
 _PROMPT_IN_ADDRESS = "prompt"
@@ -60,8 +60,8 @@ def show() -> None:
         _help()
         st.button(_("Full screen"), icon=":material/fullscreen:", key="presenter_full", type="tertiary")
         st.button(_("Leave"), icon=":material/close:", key="presenter_leave", type="tertiary", on_click=_leave)
-    with middle, cards.errors_shown():
-        cards.left_by_last_action()
+    with middle, cards.show_errors():
+        cards.show_last_action()
         if writers is None:
             models.none_yet()
         else:
@@ -69,16 +69,16 @@ def show() -> None:
             _present(writers, controls)
 
 
-def _present(writers: Writers, controls: DeltaGenerator) -> None:
+def _present(writers: PresenterModels, controls: DeltaGenerator) -> None:
     """The chosen prompt, or what was written for it, and the controls that fit."""
-    prompts, held = presenter_order.prompts(writers), _presentation()
+    prompts, held = presenter_prompts.prompts(writers), _presentation()
     if not held.opened:
         held.opened = True
         _open(held, writers, prompts)
     held.number = min(held.number, len(prompts) - 1)
     _keep_in_address(held, writers)
     prompt = prompts[held.number]
-    round_ = desk().round if desk().writing else held.rounds.get(prompt.text)
+    round_ = story_session().round if story_session().writing else held.rounds.get(prompt.text)
     with controls:
         _controls(prompts, writers, again=round_ is not None)
     kind = 0 if round_ is None else len(round_.stories)
@@ -91,43 +91,43 @@ def _present(writers: Writers, controls: DeltaGenerator) -> None:
             presenter_panes.show(round_, prompt.title if own else round_.stories[0].asked.prompt)
 
 
-def _open(held: Presentation, writers: Writers, prompts: Sequence[Prompt]) -> None:
+def _open(held: Presentation, writers: PresenterModels, prompts: Sequence[PreparedPrompt]) -> None:
     """After a reload: the prompt that the address names, with the story that was written for it."""
     named = str(st.query_params.get(_PROMPT_IN_ADDRESS, ""))
     if not named.isdecimal():
         return
     held.number = max(0, min(int(named), len(prompts)) - 1)
-    prompt, round_ = prompts[held.number], desk().round
-    asked = presenter_order.order(writers, prompt).entries[0].request
+    prompt, round_ = prompts[held.number], story_session().round
+    asked = presenter_prompts.order(writers, prompt).entries[0].request
     if round_ is not None and round_.stories[0].asked.prompt == asked.prompt:
         held.rounds[prompt.text] = round_
 
 
-def _keep_in_address(held: Presentation, writers: Writers) -> None:
+def _keep_in_address(held: Presentation, writers: PresenterModels) -> None:
     query_address.keep(_PROMPT_IN_ADDRESS, str(held.number + 1))
-    presenter_order.keep_in_address(writers)
+    presenter_prompts.keep_in_address(writers)
 
 
 def _presentation() -> Presentation:
-    return state.kept("presentation", Presentation)
+    return state.get_or_create("presentation", Presentation)
 
 
-def _settings() -> Writers | None:
+def _settings() -> PresenterModels | None:
     with st.popover(_("Settings"), icon=":material/tune:", type="tertiary", key="presenter_settings"):
-        writers = presenter_order.writers()
-        presenter_order.paid_picker()
-        presenter_order.prompt_editor()
+        writers = presenter_prompts.writers()
+        presenter_prompts.paid_picker()
+        presenter_prompts.prompt_editor()
     return writers
 
 
-def _who(writers: Writers) -> str:
+def _who(writers: PresenterModels) -> str:
     return " · ".join(code(models.label(info)) for info in writers.writing)
 
 
 # --- without a story --------------------------------------------------------------------------------------------------
 
 
-def _invitation(prompts: Sequence[Prompt], number: int) -> None:
+def _invitation(prompts: Sequence[PreparedPrompt], number: int) -> None:
     """The chosen prompt in large type, all prompts next to it, and which key to press."""
     prompt = prompts[number]
     left, right = st.columns([3, 2], gap="large", vertical_alignment="center")
@@ -146,31 +146,31 @@ def _invitation(prompts: Sequence[Prompt], number: int) -> None:
                 plain(views.shortened(one.title, _LONGEST_LABEL)), key=f"presenter_choose_{at}", width="stretch",
                 on_click=_choose, args=(at, one),
                 icon=":material/arrow_right:" if at == number else ":material/explore:" if one.outside else None,
-                type="secondary" if at == number else "tertiary", disabled=desk().writing,
+                type="secondary" if at == number else "tertiary", disabled=story_session().writing,
             )  # fmt: skip
 
 
 # --- the controls -----------------------------------------------------------------------------------------------------
 
 
-def _controls(prompts: Sequence[Prompt], writers: Writers, *, again: bool) -> None:
+def _controls(prompts: Sequence[PreparedPrompt], writers: PresenterModels, *, again: bool) -> None:
     """Prompts, the button that writes or stops, and how many models write."""
-    held, number, count = desk(), _presentation().number, len(prompts)
+    session, number, count = story_session(), _presentation().number, len(prompts)
     before, after = (number - 1) % count, (number + 1) % count
     st.button(
         _("Previous"), icon=":material/arrow_back:", key="presenter_previous",
-        on_click=_choose, args=(before, prompts[before]), disabled=held.writing,
+        on_click=_choose, args=(before, prompts[before]), disabled=session.writing,
     )  # fmt: skip
     st.markdown(f"{number + 1} / {count}", width="content")
     st.button(
         _("Next"), icon=":material/arrow_forward:", key="presenter_next",
-        on_click=_choose, args=(after, prompts[after]), disabled=held.writing,
+        on_click=_choose, args=(after, prompts[after]), disabled=session.writing,
     )  # fmt: skip
     st.space("stretch")
-    if held.stopping:
+    if session.stopping:
         st.button(_("Stopping…"), icon=":material/stop:", key="presenter_stopping", disabled=True)
-    elif held.writing:
-        st.button(f"{_('Stop')} `{_('Esc')}`", icon=":material/stop:", key="presenter_stop", on_click=held.stop)
+    elif session.writing:
+        st.button(f"{_('Stop')} `{_('Esc')}`", icon=":material/stop:", key="presenter_stop", on_click=session.stop)
     else:
         st.button(
             f"{_('Write again') if again else _('Write')} `{_('Space')}`", icon=":material/edit:", type="primary",
@@ -179,7 +179,7 @@ def _controls(prompts: Sequence[Prompt], writers: Writers, *, again: bool) -> No
     st.space("stretch")
     st.segmented_control(
         _("Models side by side"), list(range(1, MOST_PANES + 1)), required=True, key="presenter_panes",
-        label_visibility="collapsed", disabled=held.writing or writers.second is None, persist_state="session",
+        label_visibility="collapsed", disabled=session.writing or writers.second is None, persist_state="session",
     )  # fmt: skip
 
 
@@ -197,36 +197,36 @@ def _help() -> None:
         st.caption(_("The page keys of a presenter remote change the prompt. Stories are kept under Earlier stories."))
 
 
-def _write(writers: Writers) -> None:
+def _write(writers: PresenterModels) -> None:
     """With the prompt and the number of models of this moment: keys may come faster than the page is drawn."""
-    chosen = replace(writers, panes=presenter_order.panes())
-    prompts, held, before = presenter_order.prompts(chosen), _presentation(), desk().round
+    chosen = replace(writers, panes=presenter_prompts.panes())
+    prompts, held, before = presenter_prompts.prompts(chosen), _presentation(), story_session().round
     prompt = prompts[min(held.number, len(prompts) - 1)]
-    with cards.errors_kept():
-        teller.write(presenter_order.order(chosen, prompt))
-    round_ = desk().round
+    with cards.keep_errors():
+        story_view.write(presenter_prompts.order(chosen, prompt))
+    round_ = story_session().round
     if round_ is not None and round_ is not before:
         held.rounds[prompt.text] = round_
 
 
-def _choose(number: int, prompt: Prompt) -> None:
+def _choose(number: int, prompt: PreparedPrompt) -> None:
     """Go to a prompt; the story that was written for it is on the desk again."""
     held = _presentation()
     held.number = number
     if (round_ := held.rounds.get(prompt.text)) is not None:
-        desk().round, desk().chain = round_, None
+        story_session().round, story_session().chain = round_, None
 
 
 def _enter() -> None:
     """With the models of the story page: one, or the first two of a comparison."""
     others = state.get("story_others") if state.get("story_compare") else None
     if others:
-        state.put("presenter_second", others[0])
-    state.put("presenter_panes", MOST_PANES if others else 1)
+        state.set_value("presenter_second", others[0])
+    state.set_value("presenter_panes", MOST_PANES if others else 1)
     st.query_params[_IN_ADDRESS] = "1"
 
 
 def _leave() -> None:
     """Back to the story page, which reads on where a story is still being written."""
-    for name in (_IN_ADDRESS, _PROMPT_IN_ADDRESS, presenter_order.MODELS_IN_ADDRESS):
+    for name in (_IN_ADDRESS, _PROMPT_IN_ADDRESS, presenter_prompts.MODELS_IN_ADDRESS):
         st.query_params.pop(name, None)

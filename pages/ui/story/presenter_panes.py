@@ -9,11 +9,11 @@ from core.providers.registry import ENGINE
 from core.story import arena
 from core.story.arena import Round
 from core.story.stream import StoryStream
-from core.story.usage import Usage, usage
+from core.story.token_usage import StoryUsage, usage
 from pages.ui import cached, cards, parameter_notes, views
 from pages.ui.lang import _, code, n_, number, plain, usd
 from pages.ui.money import local_price
-from pages.ui.story import arena_vote, presenter_order, story_facts, story_words
+from pages.ui.story import arena_vote, presenter_prompts, story_facts, story_words
 
 LONGEST_TITLE = 160  # characters of a prompt that leave room for the stories
 _FACTS_EVERY = 4  # updates: twice a second; numbers that change more often cannot be read
@@ -30,7 +30,7 @@ def show(round_: Round, title: str) -> None:
             with column:
                 panes.append(_Pane(round_.places[at], at, named=named, several=len(round_.places) > 1))
     if not round_.done:
-        for changed in arena.updates([pane.story for pane in panes], round_.news):
+        for changed in arena.updates([pane.story for pane in panes], round_.subscribers):
             for at in changed:
                 panes[at].draw()
             if not changed:
@@ -82,7 +82,7 @@ class _Pane:
                     cards.error_card(self.story.error)
 
 
-def _speed(story: StoryStream, used: Usage, *, named: bool) -> str:
+def _speed(story: StoryStream, used: StoryUsage, *, named: bool) -> str:
     """Who writes, how fast and how much so far; at the end, how it ended."""
     facts = story.facts
     tokens = n_("{n} token", "{n} tokens", used.completion_tokens) if story.text else ""
@@ -95,7 +95,7 @@ def _speed(story: StoryStream, used: Usage, *, named: bool) -> str:
     return " · ".join(part for part in parts if part) or _("writing …")
 
 
-def _cost(story: StoryStream, used: Usage) -> str:
+def _cost(story: StoryStream, used: StoryUsage) -> str:
     """What this story costs so far, and what the same tokens would cost with a paid model."""
     facts, tokens = story.facts, (used.prompt_tokens, used.completion_tokens)
     if story.provider == ENGINE:
@@ -104,7 +104,7 @@ def _cost(story: StoryStream, used: Usage) -> str:
         price = cached.prices().find(story.provider, facts.model)
         running = price.call(*tokens) if price is not None and price.currency == "USD" else None
         mine = usd(running if facts.cost_usd is None else facts.cost_usd)
-    paid = presenter_order.paid_price()
+    paid = presenter_prompts.paid_price()
     if paid is None:
         return f"**{mine}**"
     other = _("{model} would cost {cost} for the same tokens (list price of {day})").format(

@@ -11,16 +11,16 @@ import streamlit as st
 
 from core.actor import LOCAL
 from core.cost import budget
-from core.cost.book import speech_cost
+from core.cost.price_book import speech_cost
 from core.providers.registry import ENGINE
 from core.providers.speech import Speech, SpeechRequest
-from core.story import reading
+from core.story import read_aloud
 from core.story.sentences import parts
 from core.story.stream import StoryStream
 from pages.ui import cached, cards, views
-from pages.ui.background import Gathering
+from pages.ui.background_iterator import BackgroundIterator
 from pages.ui.lang import _, number, usd
-from pages.ui.story.story_desk import Sound, desk
+from pages.ui.story.story_session import StorySound, story_session
 
 _SCRIPT = Path(__file__).with_name("components") / "speech.js"
 _read_aloud: Any = st.components.v2.component("fabula_speech", js=_SCRIPT.read_text(encoding="utf-8"))
@@ -89,7 +89,7 @@ def sound_file(story_id: str, text: str, key: str) -> None:
     voice = st.selectbox(_("Voice"), _VOICES, accept_new_options=True, key=f"{key}_voice")
     speed = st.slider(_("Speed"), 0.25, 4.0, 1.0, 0.05, key=f"{key}_speed")
     request = SpeechRequest(model=model, voice=str(voice), text=text, speed=float(speed))
-    sound = desk().sound
+    sound = story_session().sound
     if sound is not None and sound.subject != _subject(provider, request, story_id):
         sound = None
     reads = sound is not None and not sound.reading.done
@@ -110,30 +110,30 @@ def sound_file(story_id: str, text: str, key: str) -> None:
 
 def _read(provider: str, request: SpeechRequest, story_id: str) -> None:
     """Begin to read, or go on after the parts that there are, unless that goes on already."""
-    held = desk()
-    subject, earlier = _subject(provider, request, story_id), held.sound
+    session = story_session()
+    subject, earlier = _subject(provider, request, story_id), session.sound
     before: list[bytes] = []
     if earlier is not None and earlier.subject == subject:
         if not earlier.reading.done:  # pressed twice
             return
         before = earlier.parts
-    with cards.errors_kept():
+    with cards.keep_errors():
         endpoint, store, book = Speech(cached.client(provider).provider), cached.store(), cached.prices()
 
         def make(stop: threading.Event) -> Iterator[bytes]:
             done = len(before)
-            return reading.read_aloud(store, LOCAL, endpoint, request, story_id, book, done=done, stop=stop)
+            return read_aloud.read_aloud(store, LOCAL, endpoint, request, story_id, book, done=done, stop=stop)
 
-        held.silence()
+        session.silence()
         total = len(parts(request.text))
-        held.sound = Sound(subject, total, before, Gathering(make, expected=total - len(before)))
+        session.sound = StorySound(subject, total, before, BackgroundIterator(make, expected=total - len(before)))
 
 
 def _subject(provider: str, request: SpeechRequest, story_id: str) -> str:
     return f"{story_id} {provider} {request.model} {request.voice} {request.speed} {hash(request.text)}"
 
 
-def _progress(sound: Sound, was_reading: bool) -> None:
+def _progress(sound: StorySound, was_reading: bool) -> None:
     done = len(sound.parts)
     if was_reading and sound.reading.done:
         st.rerun()
@@ -142,7 +142,7 @@ def _progress(sound: Sound, was_reading: bool) -> None:
         st.progress(done / max(1, sound.total), text=f"{_('Reading aloud')} · {told}")
 
 
-def _sound(sound: Sound, file_name: str, key: str) -> None:
+def _sound(sound: StorySound, file_name: str, key: str) -> None:
     """What was read, and why it is not all."""
     if sound.reading.error is not None:
         cards.error_card(sound.reading.error)
@@ -164,7 +164,7 @@ def _price(provider: str, model: str, text: str) -> None:
     cost = speech_cost(cached.prices(), provider, model, text)
     if cost is not None:
         st.caption(_("This story costs about {cost}.").format(cost=usd(cost)))
-    elif budget.left(cached.store(), LOCAL) is not None:
+    elif budget.remaining(cached.store(), LOCAL) is not None:
         st.caption(
             f":material/warning: {_('What this model costs is unknown, and a budget applies: it will be refused.')} "
             f"{_('Set a price for reading aloud on the cost page, or choose another model.')}"

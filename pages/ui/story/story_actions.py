@@ -11,14 +11,14 @@ import streamlit as st
 
 from core.actor import LOCAL
 from core.errors import FabulaError
-from core.story import opinions, shelf
-from core.story.shelf import KeptStory
+from core.story import feedback, library
+from core.story.library import KeptStory
 from core.story.stream import StoryStream
 from pages.ui import cached, cards, state
 from pages.ui.lang import _
 from pages.ui.story import next_prompt, story_exports
-from pages.ui.story.story_desk import Order, desk
-from pages.ui.story.story_model import Shape
+from pages.ui.story.story_model import PromptFormat
+from pages.ui.story.story_session import StoryRequest, story_session
 
 _FILES = Path(__file__).with_name("components")
 _copy_button: Any = st.components.v2.component(
@@ -35,7 +35,7 @@ def below(story: StoryStream) -> None:
         return
     kept = None
     with suppress(FabulaError):  # the database is gone: the words are on the page all the same
-        kept = shelf.get(cached.store(), story.id)
+        kept = library.get(cached.store(), story.id)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         if kept is None:
             _copy(story.id, text)
@@ -46,25 +46,25 @@ def below(story: StoryStream) -> None:
 
 def rating(story: KeptStory) -> None:
     """Thumbs, stars and Copy, as they stand under every story, new or earlier, in the caller's row."""
-    state.put(f"story_thumb_{story.id}", None if story.liked is None else int(story.liked))
-    state.put(f"story_stars_{story.id}", None if story.stars is None else story.stars - 1)
+    state.set_value(f"story_thumb_{story.id}", None if story.liked is None else int(story.liked))
+    state.set_value(f"story_stars_{story.id}", None if story.stars is None else story.stars - 1)
     st.feedback("thumbs", key=f"story_thumb_{story.id}", on_change=_liked, args=(story.id,))
     st.feedback("stars", key=f"story_stars_{story.id}", on_change=_starred, args=(story.id,))
     _copy(story.id, story.final.strip())
 
 
-def onward(shape: Shape | None, write: Callable[[Order], None]) -> None:
+def onward(prompt_format: PromptFormat | None, write: Callable[[StoryRequest], None]) -> None:
     """After the story: the same prompt again, the next prompt, and training on what was kept."""
-    again = desk().again()
+    again = story_session().again()
     with st.container(horizontal=True):
         st.button(
             _("Write again"), icon=":material/replay:", key="story_again", disabled=again is None,
             on_click=write, args=(again,), help=_("Same prompt and settings, another seed"),
         )  # fmt: skip
-        if shape is not None:
+        if prompt_format is not None:
             st.button(
                 _("Next prompt"), icon=":material/arrow_forward:", key="story_next",
-                on_click=next_prompt.advance, args=(shape,),
+                on_click=next_prompt.advance, args=(prompt_format,),
                 help=_("Fills in other values, of the grid or outside it"),
             )  # fmt: skip
         story_exports.train_button()
@@ -104,11 +104,11 @@ def _liked(story_id: str) -> None:
 
 
 def _like(story_id: str, liked: bool | None) -> None:
-    with cards.errors_kept():
-        opinions.like(cached.store(), LOCAL, story_id, liked)
+    with cards.keep_errors():
+        feedback.like(cached.store(), LOCAL, story_id, liked)
 
 
 def _starred(story_id: str) -> None:
     chosen = state.get(f"story_stars_{story_id}")
-    with cards.errors_kept():
-        opinions.rate(cached.store(), LOCAL, story_id, stars=None if chosen is None else int(chosen) + 1)
+    with cards.keep_errors():
+        feedback.rate(cached.store(), LOCAL, story_id, stars=None if chosen is None else int(chosen) + 1)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.story import shelf
+from core.story import library
 from core.story.arena import Round
-from core.story.chaining import Chain
+from core.story.chain_runner import Chain
+from core.story.library import StoryFilter
 from core.story.recent import Recent
-from core.story.shelf import Where
 from pages.ui import cached, query_address, state
-from pages.ui.story.story_desk import Desk, Order, desk
+from pages.ui.story.story_session import StoryRequest, StorySession, story_session
 
 _IN_ADDRESS = "story"
 _recent: Recent[Round | Chain] = Recent()
@@ -18,17 +18,17 @@ _recent: Recent[Round | Chain] = Recent()
 
 def follow() -> None:
     """Open what the address of a page that was just loaded names; then name there what is on the desk."""
-    held = desk()
-    if not held.opened:
-        held.opened = True
-        _open(held, str(st.query_params.get(_IN_ADDRESS, "")))
-    work = held.chain or held.round
+    session = story_session()
+    if not session.opened:
+        session.opened = True
+        _open(session, str(st.query_params.get(_IN_ADDRESS, "")))
+    work = session.chain or session.round
     if work is not None:
-        _recent.put(held.kept_as, work)
-    query_address.keep(_IN_ADDRESS, held.kept_as)
+        _recent.put(session.kept_as, work)
+    query_address.keep(_IN_ADDRESS, session.kept_as)
 
 
-def _open(held: Desk, key: str) -> None:
+def _open(held: StorySession, key: str) -> None:
     """Put the stories with this id on an empty desk; those that this process did not write come from the database."""
     if not key or held.kept_as:
         return
@@ -37,13 +37,15 @@ def _open(held: Desk, key: str) -> None:
         held.chain = work
     elif work is not None:
         held.round = work
-    elif shelf.get(cached.store(), key) is not None or shelf.look(cached.store(), Where(round_id=key)).total:
+    elif (
+        library.get(cached.store(), key) is not None or library.search(cached.store(), StoryFilter(round_id=key)).total
+    ):
         held.earlier = key
     if (order := held.again()) is not None:
         _fill_in(order)
 
 
-def _fill_in(order: Order) -> None:
+def _fill_in(order: StoryRequest) -> None:
     """The form as it was when these stories were ordered."""
     names = [f"{entry.provider}/{entry.request.model}" for entry in order.entries]
     first = order.entries[0]
@@ -61,4 +63,4 @@ def _fill_in(order: Order) -> None:
         **{f"column_{name}": value for name, value in (first.column_values or {}).items()},
     }
     for name, value in given.items():
-        state.first(f"story_{name}", value)
+        state.set_default(f"story_{name}", value)

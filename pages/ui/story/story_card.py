@@ -1,4 +1,4 @@
-"""One story on the shelf: its words, what made it, and what one thinks of it."""
+"""One story in the library: its words, what made it, and what one thinks of it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import streamlit as st
 
 from core.actor import LOCAL
 from core.db.tables import utcnow
-from core.story import opinions, shelf, stream
+from core.story import feedback, library, stream
 from core.story.arena import Round
-from core.story.shelf import KeptStory
+from core.story.library import KeptStory
 from pages.ui import cached, cards, models, state, views
 from pages.ui.lang import _, ago, code, duration, n_, number, plain
 from pages.ui.limited_fields import fits
 from pages.ui.money import work_cost
 from pages.ui.story import story_actions, story_facts
-from pages.ui.story.story_desk import LEAVE_S, desk
+from pages.ui.story.story_session import LEAVE_S, story_session
 
 _LONG = 700  # characters that are shown at once
 
@@ -86,22 +86,22 @@ def _made(story: KeptStory) -> None:
 
 def editor() -> None:
     """The dialog of the story that is being edited, if there is one."""
-    held = desk()
-    story = None if held.editing is None else shelf.get(cached.store(), held.editing)
+    session = story_session()
+    story = None if session.editing is None else library.get(cached.store(), session.editing)
     if story is None:
-        held.editing = None
+        session.editing = None
         return
     st.dialog(_("Edit the story"), width="large", on_dismiss=_close)(_edit)(story)
 
 
 def _edit(story: KeptStory) -> None:
     """A person's own version; the words as written stay beside it."""
-    if desk().editing is None:
+    if story_session().editing is None:
         st.rerun()  # a button of a dialog draws the dialog only
-    cards.left_by_last_action()
-    state.first(f"story_text_{story.id}", story.final)
+    cards.show_last_action()
+    state.set_default(f"story_text_{story.id}", story.final)
     text = st.text_area(_("Text"), height=420, key=f"story_text_{story.id}")
-    saved = fits(text, opinions.LONGEST_TEXT)
+    saved = fits(text, feedback.LONGEST_TEXT)
     with st.container(horizontal=True):
         st.button(
             _("Save"), type="primary", key=f"story_keep_{story.id}", disabled=not saved, on_click=_keep,
@@ -113,29 +113,29 @@ def _edit(story: KeptStory) -> None:
 
 def _open(story: KeptStory) -> None:
     state.drop(f"story_text_{story.id}")
-    desk().editing = story.id
+    story_session().editing = story.id
 
 
 def _close() -> None:
-    desk().editing = None
+    story_session().editing = None
 
 
 def _keep(story_id: str) -> None:
-    with cards.errors_kept():
-        opinions.edit(cached.store(), LOCAL, story_id, str(state.get(f"story_text_{story_id}") or ""))
+    with cards.keep_errors():
+        feedback.edit(cached.store(), LOCAL, story_id, str(state.get(f"story_text_{story_id}") or ""))
         _close()
 
 
 def _unedit(story: KeptStory) -> None:
-    with cards.errors_kept():
-        opinions.edit(cached.store(), LOCAL, story.id, None)
+    with cards.keep_errors():
+        feedback.edit(cached.store(), LOCAL, story.id, None)
         _close()
 
 
 def _tags(story: KeptStory) -> None:
     key = f"story_tags_{story.id}"
-    state.first(key, list(story.tags))
-    known = dict.fromkeys([*shelf.tags(cached.store()), *(state.get(key) or ())])
+    state.set_default(key, list(story.tags))
+    known = dict.fromkeys([*library.tags(cached.store()), *(state.get(key) or ())])
     st.multiselect(
         _("Tags"), list(known), key=key, accept_new_options=True, placeholder=_("Type a tag"),
         on_change=_tagged, args=(story.id,),
@@ -143,36 +143,36 @@ def _tags(story: KeptStory) -> None:
 
 
 def _tagged(story_id: str) -> None:
-    with cards.errors_kept():
-        opinions.tag(cached.store(), LOCAL, story_id, [str(tag) for tag in state.get(f"story_tags_{story_id}") or ()])
+    with cards.keep_errors():
+        feedback.tag(cached.store(), LOCAL, story_id, [str(tag) for tag in state.get(f"story_tags_{story_id}") or ()])
 
 
 def _delete(story: KeptStory) -> None:
-    with cards.errors_kept():
-        opinions.delete(cached.store(), LOCAL, story.id)
+    with cards.keep_errors():
+        feedback.delete(cached.store(), LOCAL, story.id)
         state.notify(":material/delete:", _("The story was deleted."))
-        desk().deleted = story.id
+        story_session().deleted = story.id
 
 
 def _go_on(story: KeptStory) -> None:
-    """Its rest, on the writing desk."""
-    with cards.errors_kept():
+    """Its rest, at the top of the page."""
+    with cards.keep_errors():
         round_ = Round(story.id, [], [0])
         round_.stories.append(
             stream.go_on(
                 cached.store(), LOCAL, cached.client(story.provider), story, cached.prices(),
-                leave_s=LEAVE_S, news=round_.news,
+                leave_s=LEAVE_S, subscribers=round_.subscribers,
             )
         )  # fmt: skip
-        held = desk()
-        held.stop()
-        held.round, held.chain = round_, None
-        state.put("story_part", "write")
+        session = story_session()
+        session.stop()
+        session.round, session.chain = round_, None
+        state.set_value("story_part", "write")
 
 
 def bring_back() -> None:
     """The way back for the story that was deleted last."""
-    deleted = desk().deleted
+    deleted = story_session().deleted
     if deleted is not None:
         st.button(
             _("Undo: delete"), icon=":material/undo:", type="tertiary", key="story_undo", on_click=_restore,
@@ -181,6 +181,6 @@ def bring_back() -> None:
 
 
 def _restore(story_id: str) -> None:
-    with cards.errors_kept():
-        opinions.restore(cached.store(), LOCAL, story_id)
-        desk().deleted = None
+    with cards.keep_errors():
+        feedback.restore(cached.store(), LOCAL, story_id)
+        story_session().deleted = None

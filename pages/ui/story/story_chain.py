@@ -9,7 +9,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from core.story import arena
 from core.story.chain import STEPS, StepName
-from core.story.chaining import Chain
+from core.story.chain_runner import Chain
 from core.story.stream import StoryStream
 from pages.ui import cards, parameter_notes
 from pages.ui.lang import _, mark
@@ -21,7 +21,7 @@ _NAMES = {"outline": mark("Outline"), "story": mark("Story"), "title": mark("Tit
 def page(chain: Chain, onward: Callable[[], None]) -> None:
     """The three sheets; the next step begins by itself when one has ended. `onward` draws what follows the chain."""
     current = chain.advance()
-    sheets: dict[StepName, tuple[DeltaGenerator, DeltaGenerator]] = {}
+    panes: dict[StepName, tuple[DeltaGenerator, DeltaGenerator]] = {}
     with st.container(width=760):
         for number, name in enumerate(STEPS):
             with st.container(border=True):
@@ -29,7 +29,7 @@ def page(chain: Chain, onward: Callable[[], None]) -> None:
                 story = chain.steps.get(name)
                 with st.container(key=f"story_words_{number}"):
                     words = st.empty() if story is None else story_words.draw(st, story)
-                sheets[name] = (words, st.empty() if story is None else st.caption(_facts(story)))
+                panes[name] = (words, st.empty() if story is None else st.caption(_facts(story)))
                 if story is not None and story.done:
                     with st.container():
                         _ended(chain, name, story)
@@ -43,8 +43,8 @@ def page(chain: Chain, onward: Callable[[], None]) -> None:
             speech.follow(told, STEPS.index("story"))
     for name, story in chain.steps.items():
         if story is current:
-            for changed in arena.updates([story], story.news):
-                _draw(story, *sheets[name], words_too=bool(changed))
+            for changed in arena.updates([story], story.subscribers):
+                _draw(story, *panes[name], words_too=bool(changed))
             st.rerun()  # the next step begins
 
 
@@ -64,7 +64,7 @@ def _ended(chain: Chain, name: StepName, story: StoryStream) -> None:
 
 
 def _go_on(chain: Chain, name: StepName) -> None:
-    with cards.errors_kept():
+    with cards.keep_errors():
         chain.go_on(name)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.story.facts import Facts
+from core.story.story_facts import StoryFacts
 from pages.ui.lang import _, code, mark, n_, number
 from pages.ui.money import work_cost
 
@@ -16,7 +16,7 @@ _ENDINGS = {
 }
 
 
-def line(facts: Facts, provider: str, *, writing: bool, named: bool = True) -> str:
+def line(facts: StoryFacts, provider: str, *, writing: bool, named: bool = True) -> str:
     """All that is known, between dots; `named` False hides what would tell the model."""
     if not named:
         return _("writing …") if writing else (ending_of(facts))
@@ -32,14 +32,14 @@ def line(facts: Facts, provider: str, *, writing: bool, named: bool = True) -> s
     return " · ".join(part for part in parts if part)
 
 
-def _seconds(facts: Facts) -> float | None:
+def _seconds(facts: StoryFacts) -> float | None:
     """How long the request took, from sending to the last words; None: unknown."""
     if facts.first_text_s is None or not facts.tokens or not facts.tokens_per_s:
         return facts.first_text_s
     return facts.first_text_s + facts.tokens / facts.tokens_per_s
 
 
-def ending_of(facts: Facts) -> str:
+def ending_of(facts: StoryFacts) -> str:
     """Why it ended, or that it was stopped, by whom."""
     if facts.left:
         return _("stopped because you left the page; the text so far is kept")
@@ -57,12 +57,12 @@ def ending(finish_reason: str | None) -> str:
     return _(_ENDINGS[finish_reason]) if finish_reason in _ENDINGS else code(finish_reason)
 
 
-def partial(facts: Facts) -> bool:
+def partial(facts: StoryFacts) -> bool:
     """Whether the model has not come to an end by itself, so that it can go on."""
     return facts.finish_reason in (None, "length")
 
 
-def stranger(facts: Facts) -> str:
+def other_model_note(facts: StoryFacts) -> str:
     """That another model has answered than the one that was asked for."""
     return _("You asked for {asked}, but the server says that {model} wrote this.").format(
         asked=code(facts.asked), model=code(facts.model)

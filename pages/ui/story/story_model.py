@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from core.cost.prices import tuned_base
 from core.dataset import datasets, grid, presets
 from core.errors import FabulaError
+from core.model_profile.model_purpose import purpose_of
 from core.providers import ModelInfo
 from core.providers.registry import ENGINE
-from core.providers.shapes import Endpoint
-from core.writers.purpose import purpose_of
+from core.providers.schemas import Endpoint
 from pages.ui import cached, views
 from pages.ui.lang import _, as_markdown, code, language, plain, usd
 from pages.ui.money import local_price
@@ -20,7 +20,7 @@ _CHECKPOINT = ":ckpt-step-"
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class PromptFormat:
     """How a model wants to be asked: its columns with values to suggest, and how they become a prompt.
 
     A model that was tuned on rows takes the values joined by `between`, then its separator, and ends at its stop; every
@@ -43,7 +43,7 @@ class Shape:
         if any(not values.get(name) and "" not in suggested for name, suggested in self.columns):
             return ""
         if self.template is None:
-            prompt = datasets.joined((values.get(name, "") for name, _suggested in self.columns), self.between)
+            prompt = datasets.join_values((values.get(name, "") for name, _suggested in self.columns), self.between)
             return prompt and prompt + self.separator
         return grid.render(self.template, dict(values))
 
@@ -55,7 +55,7 @@ class Shape:
         return "" if recipe is None else grid.render(recipe.template, dict(values))
 
 
-def shape_of(info: ModelInfo) -> Shape:
+def prompt_format_of(info: ModelInfo) -> PromptFormat:
     """How `info` wants to be asked.
 
     A tuned model as its job wrote the training file; a packaged writer by the preset that it was trained on; every
@@ -64,7 +64,7 @@ def shape_of(info: ModelInfo) -> Shape:
     job = cached.job_of(info.id)
     if job is not None and job.dataset_id is not None:
         chat = job.file_format == "chat"
-        return Shape(
+        return PromptFormat(
             columns=cached.suggestions(job.dataset_id),
             template=None,
             separator=job.separator or "",
@@ -74,16 +74,16 @@ def shape_of(info: ModelInfo) -> Shape:
             system=datasets.chat_system(cached.store(), job.dataset_id) if chat else "",
             endpoint=None if chat else "completion",
         )
-    return preset_shape(purpose_of(info).language)
+    return preset_format(purpose_of(info).language)
 
 
-def preset_shape(learned: str | None = None) -> Shape:
+def preset_format(learned: str | None = None) -> PromptFormat:
     """How a model is asked that was not tuned here: by the preset of the page's language, or of the one it learned."""
     recipe = presets.get(language=learned or language()).recipe
-    return Shape(tuple((column.name, column.values) for column in recipe.columns), recipe.template)
+    return PromptFormat(tuple((column.name, column.values) for column in recipe.columns), recipe.template)
 
 
-def prompt_for(own: Shape, first: Shape, values: Mapping[str, str], prompt: str) -> str:
+def prompt_for(own: PromptFormat, first: PromptFormat, values: Mapping[str, str], prompt: str) -> str:
     """`prompt`, made of `values` for the model of the shape `first`, in the form that the model of `own` wants.
 
     Where its columns differ from the first model's it gets the sentence of the first one's template. Without values

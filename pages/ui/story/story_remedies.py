@@ -21,11 +21,11 @@ from core.failures import Failure, Remedy
 from core.providers import CompletionRequest, ModelInfo
 from core.story import stream
 from core.story.chain import StepName
-from core.story.chaining import Chain
-from core.story.stream import Place, StoryStream
-from pages.ui import cached, cards, failure_words, models, state
+from core.story.chain_runner import Chain
+from core.story.stream import StoryPlacement, StoryStream
+from pages.ui import cached, cards, failure_labels, models, state
 from pages.ui.lang import _, clock, duration, label, number
-from pages.ui.story.story_desk import LEAVE_S, desk
+from pages.ui.story.story_session import LEAVE_S, story_session
 
 _WRITE_NOW = "story_write_now"  # set by a button that changes the model: the form is then written at once
 _MOST_TOKENS = 32_768  # as the form's field
@@ -33,7 +33,7 @@ _COUNTDOWN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
+class _Remedy:
     """How one story is written again.
 
     Attributes:
@@ -49,9 +49,9 @@ class _Way:
 
 def show(story: StoryStream, number: int) -> None:
     """One row of buttons for a story of a round; nothing for one that is whole, or that a person has stopped."""
-    round_ = desk().round
+    round_ = story_session().round
     alone = round_ is not None and len(round_.stories) == 1
-    _show(story, _Way(f"story_fix_{number}", _again_in_round, _through_the_form if alone else None))
+    _show(story, _Remedy(f"story_fix_{number}", _again_in_round, _through_the_form if alone else None))
 
 
 def show_step(chain: Chain, name: StepName) -> None:
@@ -61,13 +61,13 @@ def show_step(chain: Chain, name: StepName) -> None:
         def again(story: StoryStream, setting: str, value: float | None) -> None:
             _again_in_chain(chain, name, _changed(story.asked, setting, value), story.provider)
             if setting == "temperature" or (setting and name == "story"):  # an outline has a limit of its own
-                state.put(f"story_{setting}", value)
+                state.set_value(f"story_{setting}", value)
 
         def with_model(story: StoryStream, info: ModelInfo) -> None:
             asked = replace(story.asked, model=info.id, endpoint=cached.endpoint_of(info))
             _again_in_chain(chain, name, asked, info.provider)
 
-        _show(chain.steps[name], _Way(f"story_fix_{name}", again, with_model))
+        _show(chain.steps[name], _Remedy(f"story_fix_{name}", again, with_model))
 
 
 def asked_to_write() -> bool:
@@ -77,11 +77,11 @@ def asked_to_write() -> bool:
     return asked
 
 
-def _show(story: StoryStream, way: _Way) -> None:
+def _show(story: StoryStream, way: _Remedy) -> None:
     failure = _failure(story)
     if failure is None:
         return
-    if (until := _retry_at(story)) is not None and story.id not in desk().not_waited_for:
+    if (until := _retry_at(story)) is not None and story.id not in story_session().not_waited_for:
         st.fragment(run_every=_COUNTDOWN_S)(_countdown)(story, way, until)
     with st.container(horizontal=True):
         for remedy in failures.REMEDIES[failure.cause]:
@@ -106,10 +106,10 @@ def _retry_at(story: StoryStream) -> datetime | None:
     return story.ended_at + timedelta(seconds=story.error.retry_after_s)
 
 
-def _countdown(story: StoryStream, way: _Way, until: datetime) -> None:
+def _countdown(story: StoryStream, way: _Remedy, until: datetime) -> None:
     """Write the story again when its time has come, while the page is open: without a reader no story is written."""
-    held, now = desk(), utcnow()
-    if story not in held.stories or held.writing:
+    session, now = story_session(), utcnow()
+    if story not in session.stories or session.writing:
         return
     if now >= until:
         way.again(story, "", None)
@@ -120,12 +120,12 @@ def _countdown(story: StoryStream, way: _Way, until: datetime) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f":material/schedule: {words}", width="content")
         if st.button(_("Don't wait"), icon=":material/timer_off:", type="tertiary", key=f"{way.key}_no_wait"):
-            held.not_waited_for.add(story.id)
+            session.not_waited_for.add(story.id)
             st.rerun()
 
 
-def _button(remedy: Remedy, story: StoryStream, way: _Way) -> None:
-    if failure_words.page_button(remedy, way.key):
+def _button(remedy: Remedy, story: StoryStream, way: _Remedy) -> None:
+    if failure_labels.page_button(remedy, way.key):
         return
     match remedy:
         case "try_again" | "wait":
@@ -150,7 +150,7 @@ def _button(remedy: Remedy, story: StoryStream, way: _Way) -> None:
             _another_model(story, way)
 
 
-def _another_model(story: StoryStream, way: _Way) -> None:
+def _another_model(story: StoryStream, way: _Remedy) -> None:
     others = [one for one in cached.models().found if (one.provider, one.id) != (story.provider, story.asked.model)]
     if not others or way.with_model is None:
         return
@@ -166,28 +166,28 @@ def _another_model(story: StoryStream, way: _Way) -> None:
 
 def _through_the_form(story: StoryStream, info: ModelInfo) -> None:
     """Write with another model, through the form: the prompt that it wants may differ."""
-    state.put("story_model", f"{info.provider}/{info.id}")
-    state.put(_WRITE_NOW, True)
+    state.set_value("story_model", f"{info.provider}/{info.id}")
+    state.set_value(_WRITE_NOW, True)
 
 
 def _again_in_round(story: StoryStream, setting: str, value: float | None) -> None:
     """The same request once more, in the story's place in the round; with another setting, which the form keeps."""
     if setting:
-        state.put(f"story_{setting}", value)
-    with cards.errors_kept():
-        round_ = desk().round
+        state.set_value(f"story_{setting}", value)
+    with cards.keep_errors():
+        round_ = story_session().round
         if round_ is None or story not in round_.stories:
             return
-        place = Place(story.place.round_id, story.place.step, story.place.column_values)
+        place = StoryPlacement(story.place.round_id, story.place.step, story.place.column_values)
         again = stream.write(
             cached.store(), LOCAL, cached.client(story.provider), _changed(story.asked, setting, value),
-            cached.prices(), place=place, leave_s=LEAVE_S, news=round_.news,
+            cached.prices(), place=place, leave_s=LEAVE_S, subscribers=round_.subscribers,
         )  # fmt: skip
         round_.stories[round_.stories.index(story)] = again
 
 
 def _again_in_chain(chain: Chain, name: StepName, asked: CompletionRequest, provider: str) -> None:
-    with cards.errors_kept():
+    with cards.keep_errors():
         chain.retry(name, asked, cached.client(provider))
 
 

@@ -10,13 +10,13 @@ from core.providers import ModelInfo
 from pages.ui import state
 from pages.ui.lang import _
 from pages.ui.limited_fields import number_field
-from pages.ui.story.story_model import Shape
+from pages.ui.story.story_model import PromptFormat
 
 _MOST_STOPS = 4  # OpenAI's API reference, "stop": up to 4 sequences
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class StorySettings:
     """What stands under More. `stop` is what was chosen for the first model."""
 
     temperature: float
@@ -26,7 +26,7 @@ class Settings:
     stop: tuple[str, ...]
     chain: bool
 
-    def stops(self, own: Shape, first: Shape) -> tuple[str, ...]:
+    def stops(self, own: PromptFormat, first: PromptFormat) -> tuple[str, ...]:
         """Where a model stops: as chosen; for another than the first, its own in place of the first one's."""
         if own is first:
             return self.stop
@@ -34,14 +34,14 @@ class Settings:
         return tuple(dict.fromkeys([*own.stop, *added]))[:_MOST_STOPS]
 
 
-def form(info: ModelInfo, shape: Shape) -> Settings:
+def form(info: ModelInfo, prompt_format: PromptFormat) -> StorySettings:
     """The controls, with what the model's own training data proposes."""
     for key, value in {"temperature": 0.7, "top_p": 1.0, "max_tokens": 1_000, "seed": None}.items():
-        state.first(f"story_{key}", value)
+        state.set_default(f"story_{key}", value)
     temperature = st.slider(_("Temperature"), 0.0, 2.0, step=0.05, key="story_temperature", persist_state="session")
     top_p = st.slider(_("Top p"), 0.0, 1.0, step=0.05, key="story_top_p", persist_state="session")
     most = number_field(_("Max tokens per story"), "story_max_tokens", 1, 32_768, persist_state="session")
-    stop = _stop(info, shape)
+    stop = _stop(info, prompt_format)
     seed = st.number_input(
         _("Seed (empty: random each time)"), value=None, step=1, key="story_seed", persist_state="session"
     )
@@ -51,15 +51,15 @@ def form(info: ModelInfo, shape: Shape) -> Settings:
         help=_("Three requests, each based on the one before. For models that follow instructions."),
         persist_state="session",
     )
-    return Settings(float(temperature), float(top_p), most, None if seed is None else int(seed), stop, chain)
+    return StorySettings(float(temperature), float(top_p), most, None if seed is None else int(seed), stop, chain)
 
 
-def _stop(info: ModelInfo, shape: Shape) -> tuple[str, ...]:
+def _stop(info: ModelInfo, prompt_format: PromptFormat) -> tuple[str, ...]:
     key = f"story_stop_{info.provider}_{info.id}"
-    state.first(key, list(shape.stop))
+    state.set_default(key, list(prompt_format.stop))
     chosen = st.multiselect(
         _("Stop at"),
-        list(dict.fromkeys([*shape.stop, *(state.get(key) or ())])),
+        list(dict.fromkeys([*prompt_format.stop, *(state.get(key) or ())])),
         accept_new_options=True,
         max_selections=_MOST_STOPS,
         key=key,

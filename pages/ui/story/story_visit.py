@@ -10,7 +10,7 @@ from streamlit.runtime.scriptrunner import StopException
 
 from core.story.stream import StoryStream
 from pages.ui.story import story_address
-from pages.ui.story.story_desk import desk
+from pages.ui.story.story_session import story_session
 
 RELOAD_S = 10.0  # a page that is loaded again is back by then, also on a busy machine
 _LOOK_AGAIN_S = 1.0  # soon after Streamlit's own Stop
@@ -25,22 +25,22 @@ def present() -> Iterator[None]:
     the script in the middle: `_look_again` then stops the story and draws its end. A click on the page ends the script
     too, but the next run reads on.
     """
-    held = desk()
+    session = story_session()
     story_address.follow()
-    writing = held.writing
+    writing = session.writing
     with st.container():
         if writing:
             st.fragment(run_every=_LOOK_AGAIN_S)(_look_again())()
     with ExitStack() as reading:
-        for story in held.stories:
+        for story in session.stories:
             if not story.done:
                 reading.enter_context(story.read())
         try:
             yield
         except StopException:
-            wait_for_reload(held.stories)
+            wait_for_reload(session.stories)
             raise
-    if writing and not held.writing:
+    if writing and not session.writing:
         st.rerun()
 
 
@@ -61,7 +61,7 @@ def _look_again() -> Callable[[], None]:
     def look() -> None:
         nonlocal with_the_page
         if not with_the_page:
-            desk().stop()
+            story_session().stop()
             st.rerun()
         with_the_page = False
 

@@ -14,15 +14,15 @@ from typing import Any, Literal
 import streamlit as st
 
 from core.charts import common as charts
-from core.charts.common import CurveLabels, CurveView, Mark, Spec
-from core.training import jobs, reading, results, views
+from core.charts.common import CurveLabels, CurveMark, CurveView, Spec
+from core.training import curve_analysis, job_views, jobs, results
 from core.training.checkpoints import CheckpointView
+from core.training.curve_analysis import Observation
 from core.training.jobs import JobView
-from core.training.reading import Observation
 from core.training.results import Results
 from pages.ui import cached
 from pages.ui.cached import where
-from pages.ui.training.curve_source import CurveSource, Drawn
+from pages.ui.training.curve_source import CurveSource, RenderedChart
 
 _Mark = tuple[str, int, str]
 """Tells a results file from what it was before: whether its job has ended, its length, how it ends."""
@@ -46,7 +46,7 @@ def _mark(job: JobView) -> _Mark:
 
 @st.cache_resource(max_entries=256)
 def _mark_now(job_id: str, heard: datetime, where: str) -> _Mark:
-    return ("", *views.results_end(cached.store(), job_id))
+    return ("", *job_views.results_end(cached.store(), job_id))
 
 
 def source(job: JobView) -> CurveSource:
@@ -57,7 +57,7 @@ def source(job: JobView) -> CurveSource:
 @st.cache_resource(max_entries=8)
 def _source(job_id: str, mark: _Mark, where: str, _job: JobView) -> CurveSource:
     read = curve(_job)
-    found = CurveSource.of(f"{job_id} {mark}", read, reading.with_axes(read, _job))
+    found = CurveSource.of(f"{job_id} {mark}", read, curve_analysis.with_axes(read, _job))
     tokens = found.figures.tokens or _job.trained_tokens  # today's files do not count them; their provider does
     return replace(found, figures=replace(found.figures, tokens=tokens), examples=_job.n_examples)
 
@@ -69,13 +69,13 @@ def chain_source(chain: Sequence[JobView]) -> CurveSource:
 
 @st.cache_resource(max_entries=8)
 def _chain(key: tuple[tuple[str, _Mark], ...], where: str, _chain: tuple[JobView, ...]) -> CurveSource:
-    frame = reading.curve_frame([(job, curve(job)) for job in _chain])
+    frame = curve_analysis.curve_frame([(job, curve(job)) for job in _chain])
     frame = frame.drop(columns=["step", "elapsed_tokens"])
     frame = frame.rename(columns={"total_step": "step", "total_tokens": "elapsed_tokens"})
     begins = frame.drop_duplicates("job")
     names = {job.id: job.name for job in _chain}
     marks = tuple(
-        Mark(int(step), names.get(str(job), str(job)), "part")
+        CurveMark(int(step), names.get(str(job), str(job)), "part")
         for step, job in zip(begins["step"], begins["job"], strict=True)
     )
     return CurveSource.of(f"chain {key}", Results(frame, skipped=0), frame, marks)
@@ -90,36 +90,36 @@ def observations(source: CurveSource, points: tuple[CheckpointView, ...] = ()) -
 def _observations(
     key: str, n: int, examples: int | None, _read: Results, _points: tuple[CheckpointView, ...]
 ) -> tuple[Observation, ...]:
-    return reading.observations(_read, _points, examples)
+    return curve_analysis.observations(_read, _points, examples)
 
 
 _Which = Literal["loss", "accuracy"]
 
 
-def curve_chart(which: _Which, source: CurveSource, view: CurveView, labels: CurveLabels) -> Drawn:
+def curve_chart(which: _Which, source: CurveSource, view: CurveView, labels: CurveLabels) -> RenderedChart:
     """A curve's chart, drawn once for all who look at it in this way."""
     return _curve_chart(which, source.key, source.marks, view, labels, source)
 
 
 @st.cache_resource(max_entries=64)
 def _curve_chart(
-    which: _Which, key: str, marks: tuple[Mark, ...], view: CurveView, labels: CurveLabels, _source: CurveSource
-) -> Drawn:
+    which: _Which, key: str, marks: tuple[CurveMark, ...], view: CurveView, labels: CurveLabels, _source: CurveSource
+) -> RenderedChart:
     draw = charts.loss_chart if which == "loss" else charts.accuracy_chart
-    return Drawn.of(draw(_source.frame, view, labels, marks))
+    return RenderedChart.of(draw(_source.frame, view, labels, marks))
 
 
-def drawn(key: tuple[Any, ...], draw: Callable[[], Spec]) -> Drawn:
+def cached_chart(key: tuple[Any, ...], draw: Callable[[], Spec]) -> RenderedChart:
     """Any other chart, drawn once for each `key`."""
     return _drawn(repr(key), where(), draw)
 
 
 @st.cache_resource(max_entries=32)
-def _drawn(key: str, where: str, _draw: Callable[[], Spec]) -> Drawn:
-    return Drawn.of(_draw())
+def _drawn(key: str, where: str, _draw: Callable[[], Spec]) -> RenderedChart:
+    return RenderedChart.of(_draw())
 
 
 def read_file(file_id: str, text: str) -> CurveSource:
     """The curve of a results file that a visitor uploaded; the visitor keeps it, not this cache."""
     read = results.parse(text)
-    return CurveSource.of(f"file {file_id}", read, reading.with_axes(read))
+    return CurveSource.of(f"file {file_id}", read, curve_analysis.with_axes(read))

@@ -8,20 +8,20 @@ from typing import Any
 
 import streamlit as st
 
-from core import packaged
+from core import packaged_models
 from core.cost.prices import ENGINE, tuned_base
 from core.dataset import datasets
 from core.db.tables import utcnow
 from core.providers import ModelInfo
-from core.training import checking, estimating, pace, preflight
-from core.training.estimating import JobEstimate
-from core.training.filecheck import FileCheck
-from core.training.form import JobForm
+from core.training import cpu_speed_estimate, file_checker, job_estimate, preflight
+from core.training.file_report import FileCheck
+from core.training.job_estimate import JobEstimate
+from core.training.job_form import JobForm
 from core.training.preflight import Preflight
-from pages.ui import cached, unexpected
-from pages.ui.beside import Beside, shared
+from pages.ui import cached, unexpected_errors
+from pages.ui.background_task import BackgroundTask, shared_task
 from pages.ui.cached import where
-from pages.ui.cached.offers import quick
+from pages.ui.cached.provider_models import quick
 
 _ACCOUNT_S = 300  # whether an account may train does not change by the minute
 
@@ -33,7 +33,7 @@ def account(provider: str, model: str) -> Preflight:
         FabulaError: the provider is not set up.
     """
     found, at = _account(provider, model, where())
-    if not found.answered and time.monotonic() - at >= unexpected.FAILURE_KEPT_S:
+    if not found.answered and time.monotonic() - at >= unexpected_errors.FAILURE_KEPT_S:
         _account.clear(provider, model, where())
         found, at = _account(provider, model, where())
     return found
@@ -47,11 +47,11 @@ def _account(provider: str, model: str, where: str) -> tuple[Preflight, float]:
 
 
 def estimate(model: ModelInfo, tokens: int, epochs: int | None, examples: int | None = None) -> JobEstimate:
-    """What training on a file of so many tokens takes; see `core.training.estimating`."""
+    """What training on a file of so many tokens takes; see `core.training.job_estimate`."""
     engine = cached.status().engine if model.provider == ENGINE else None
-    packaged_base = (tuned_base(model.id) or model.id) == packaged.BASE  # the rough figure holds for it alone
+    packaged_base = (tuned_base(model.id) or model.id) == packaged_models.BASE  # the rough figure holds for it alone
     at_hand = engine is not None and not engine.foreign and packaged_base
-    return estimating.estimate(
+    return job_estimate.estimate(
         cached.store(),
         cached.prices(),
         model.provider,
@@ -66,22 +66,22 @@ def estimate(model: ModelInfo, tokens: int, epochs: int | None, examples: int | 
 
 @st.cache_resource
 def _rough_speed() -> float:
-    return pace.rough_speed()
+    return cpu_speed_estimate.rough_speed()
 
 
-def file_check(form: JobForm, rows: int) -> Beside[FileCheck]:
+def file_check(form: JobForm, rows: int) -> BackgroundTask[FileCheck]:
     """The whole file that this form would send, looked at; again when a row has come, gone or been edited."""
     as_now = datasets.fingerprint(cached.store(), form.dataset_id, form.version_id)
     marks = (form.file_format, form.separator, form.stop)
     about = (marks, (form.provider, form.base_model))
     job = ("check", form.dataset_id, form.version_id, about, where())
-    return shared(_file_check, as_now, *about, rows, where(), form, job=job)
+    return shared_task(_file_check, as_now, *about, rows, where(), form, job=job)
 
 
 @st.cache_resource(max_entries=16)
 def _file_check(
     as_now: str, marks: tuple[Any, ...], model: tuple[str, str], rows: int, where: str, _form: JobForm
-) -> Beside[FileCheck]:
+) -> BackgroundTask[FileCheck]:
     store = cached.store()
 
     def look(seen: Callable[[], None]) -> FileCheck:
@@ -93,6 +93,6 @@ def _file_check(
                 told += 1
                 seen()
 
-        return checking.check_form(store, _form, seen=count)
+        return file_checker.check_form(store, _form, seen=count)
 
-    return Beside(look, rows)
+    return BackgroundTask(look, rows)

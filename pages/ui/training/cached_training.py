@@ -16,20 +16,20 @@ import streamlit as st
 
 from core.dataset import datasets
 from core.db.tables import utcnow
-from core.text import safe_csv
-from core.training import checkpoints, compare, jobs, lineage, unseen_prompts, versus
+from core.sanitize import safe_csv
+from core.training import checkpoints, evaluation_comparison, job_comparison, jobs, lineage, unseen_prompts
 from core.training.checkpoints import CheckpointView
-from core.training.compare import Comparison
-from core.training.evaluating import EvaluationView
+from core.training.evaluation_comparison import EvaluationComparison
+from core.training.evaluations import EvaluationView
 from core.training.figures import Figure, figure, headline_accuracy
+from core.training.job_comparison import JobComparison
 from core.training.jobs import JobView
 from core.training.lineage import Family
-from core.training.unseen_prompts import Choice
-from core.training.versus import Versus
+from core.training.unseen_prompts import PromptChoice
 from pages.ui import cached
-from pages.ui.beside import Beside, shared
+from pages.ui.background_task import BackgroundTask, shared_task
 from pages.ui.cached import where
-from pages.ui.lang import language, told
+from pages.ui.lang import language, localized
 from pages.ui.training.cached_curves import curve
 from pages.ui.training.curve_source import Sendable, sendable
 
@@ -77,7 +77,7 @@ def words(job: JobView) -> str:
 
 
 def _words(job: JobView) -> str:
-    return told(jobs.verdict(job, utcnow(), None if job.finished else last_event(job)))
+    return localized(jobs.explain(job, utcnow(), None if job.finished else last_event(job)))
 
 
 @st.cache_resource(max_entries=4096)
@@ -116,7 +116,7 @@ def _family(job_id: str, where: str) -> Family:
     return lineage.family(cached.store(), job_id)
 
 
-def compared(opened: Sequence[JobView], names: Mapping[str, str]) -> Comparison:
+def compared(opened: Sequence[JobView], names: Mapping[str, str]) -> JobComparison:
     """Jobs side by side, under names that tell them apart; made anew every few seconds, as it tells times."""
     named = tuple(replace(job, name=names[job.id]) for job in opened)
     return _compared(tuple((job.id, job.updated_at, job.name, job.cost_usd) for job in named), where(), named)
@@ -125,8 +125,8 @@ def compared(opened: Sequence[JobView], names: Mapping[str, str]) -> Comparison:
 @st.cache_resource(ttl=_FRESH_S, max_entries=16)
 def _compared(
     key: tuple[tuple[str, datetime, str, Decimal | None], ...], where: str, _named: tuple[JobView, ...]
-) -> Comparison:
-    return compare.compare(_named, [curve(job) for job in _named], utcnow())
+) -> JobComparison:
+    return job_comparison.compare(_named, [curve(job) for job in _named], utcnow())
 
 
 def last_event(job: JobView) -> datetime | None:
@@ -139,16 +139,16 @@ def _last_event(job_id: str, heard: datetime, where: str) -> datetime | None:
     return jobs.last_event(cached.store(), job_id)
 
 
-def unseen(job: JobView) -> Beside[Choice]:
+def unseen(job: JobView) -> BackgroundTask[PromptChoice]:
     """Prompts for before and after; chosen again when a row of the job's data set has come, gone or been edited."""
     as_now = datasets.fingerprint(cached.store(), job.dataset_id or "", job.version_id)
-    return shared(_unseen, as_now, job.id, where(), job, job=("unseen", job.id, where()))
+    return shared_task(_unseen, as_now, job.id, where(), job, job=("unseen", job.id, where()))
 
 
 @st.cache_resource(max_entries=32)
-def _unseen(as_now: str, job_id: str, where: str, _job: JobView) -> Beside[Choice]:
+def _unseen(as_now: str, job_id: str, where: str, _job: JobView) -> BackgroundTask[PromptChoice]:
     store = cached.store()
-    return Beside(lambda seen: unseen_prompts.choose(store, _job, seen), _job.n_examples or 0)
+    return BackgroundTask(lambda seen: unseen_prompts.choose(store, _job, seen), _job.n_examples or 0)
 
 
 def results_text(job_id: str) -> str:
@@ -156,7 +156,7 @@ def results_text(job_id: str) -> str:
     return safe_csv(jobs.get(cached.store(), job_id).results_csv or "")
 
 
-def against(tuned: EvaluationView, base: EvaluationView) -> Versus:
+def against(tuned: EvaluationView, base: EvaluationView) -> EvaluationComparison:
     """Two evaluations, row by row.
 
     Raises:
@@ -166,5 +166,7 @@ def against(tuned: EvaluationView, base: EvaluationView) -> Versus:
 
 
 @st.cache_resource(max_entries=64)
-def _against(tuned: str, tuned_at: datetime | None, base: str, base_at: datetime | None, where: str) -> Versus:
-    return versus.versus(cached.store(), tuned, base)
+def _against(
+    tuned: str, tuned_at: datetime | None, base: str, base_at: datetime | None, where: str
+) -> EvaluationComparison:
+    return evaluation_comparison.compare_evaluations(cached.store(), tuned, base)

@@ -13,13 +13,13 @@ from core.charts import common as charts
 from core.charts import training as charts_training
 from core.charts.training import Column, OverlayLabels, RunCurve
 from core.cost.prices import ENGINE
-from core.training.compare import Comparison, JobColumn
 from core.training.figures import Figure
+from core.training.job_comparison import JobColumn, JobComparison
 from core.training.jobs import JobView
 from pages.ui import cached
 from pages.ui.lang import _, as_markdown, duration, mark, number, percent, plain, usd
 from pages.ui.money import local_amount
-from pages.ui.training import cached_curves, cached_training, curves, evaluation_words, job_words
+from pages.ui.training import cached_curves, cached_training, curves, evaluation_labels, job_labels
 from pages.ui.training.job_details import HYPERPARAMETERS
 
 _SETTINGS = {
@@ -59,7 +59,7 @@ _JOINER = "\u2060"  # no line ends here: beside long names a browser would give 
 
 def show(opened: Sequence[JobView]) -> None:
     """The comparison. The address of the page leads back to it."""
-    names = job_words.names(opened)
+    names = job_labels.names(opened)
     found = cached_training.compared(opened, names)
     st.markdown(f":material/compare_arrows: **{as_markdown(found.sentence)}**")
     st.caption(_("Share this page's address to show someone the same comparison."))
@@ -90,13 +90,13 @@ def _overlays(opened: Sequence[JobView], names: Mapping[str, str]) -> None:
         for column in shown:
             labels = OverlayLabels(curves.axis_title(view.axis), _(_COLUMNS[column]), _("Job"))
             key = (column, view, labels, tuple(one.key for one in sources), tuple(names[job.id] for job in opened))
-            drawn = cached_curves.drawn(key, partial(charts_training.overlay, runs, column, view, labels))
+            drawn = cached_curves.cached_chart(key, partial(charts_training.overlay, runs, column, view, labels))
             words = _("{what} of {jobs}").format(what=_(_COLUMNS[column]), jobs=", ".join(names.values()))
             st.vega_lite_chart(drawn.rows, drawn.spec, alt=words, key=f"{_KEY}_{column}")
     curves.controls(_KEY, possible, longest)
 
 
-def _figures(found: Comparison, names: Mapping[str, str]) -> None:
+def _figures(found: JobComparison, names: Mapping[str, str]) -> None:
     """A row for each figure, the best of it marked; then what an evaluation said, where there was one."""
     rows = {}
     for name, title in _FIGURES.items():
@@ -104,10 +104,10 @@ def _figures(found: Comparison, names: Mapping[str, str]) -> None:
         if any(value is not None for value in values):
             shared = _shared(values)
             cells = [_marked(found, name, column, alone=shared is None) for column in found.columns]
-            rows[job_words.named(_(title), shared)] = cells
-    judged = evaluation_words.newest(list(names))
+            rows[job_labels.named(_(title), shared)] = cells
+    judged = evaluation_labels.newest(list(names))
     if judged:
-        shares = {one: evaluation_words.share(evaluation_words.judged(view)) for one, view in judged.items()}
+        shares = {one: evaluation_labels.share(evaluation_labels.judged(view)) for one, view in judged.items()}
         rows[_("Correct on held-out rows")] = [shares.get(one, _("not judged")) for one in names]
     _table(rows, names, _("Results"))
     if found.best:
@@ -122,13 +122,13 @@ def _shared(values: Sequence[object]) -> Figure | None:
     return figures[0] if len({one.definition for one in figures}) == 1 else None
 
 
-def _marked(found: Comparison, name: str, column: JobColumn, *, alone: bool) -> str:
+def _marked(found: JobComparison, name: str, column: JobColumn, *, alone: bool) -> str:
     """A cell; `alone`: with its definition, as its neighbours have another."""
     value = getattr(column, name)
     priced = value is not None or name not in _COSTS or column.provider != ENGINE
     written = _written(name, value) if priced else local_amount(None)
     if alone and isinstance(value, Figure):
-        written = job_words.named(written, value)
+        written = job_labels.named(written, value)
     return f"**{written}** ★" if found.best.get(name) == column.job_id else written
 
 
@@ -145,14 +145,14 @@ def _written(name: str, value: object) -> str:
     return number(amount) if name == "tokens" else number(amount, 1 if name == "points" else 3)
 
 
-def _settings(found: Comparison, names: Mapping[str, str]) -> None:
+def _settings(found: JobComparison, names: Mapping[str, str]) -> None:
     """A row for each setting; those that differ first, and marked."""
     datasets = {one.id: one.name for one in cached.dataset_list()}
     rows = {}
     for one in sorted(found.rows, key=lambda row: not row.differs):
         title = _BETWEEN.sub(_JOINER, _(_SETTINGS[one.name])) if one.name in _SETTINGS else plain(one.name)
         known = datasets if one.name == "dataset_id" else {}
-        short = job_words.model_name if one.name == "base_model" else str
+        short = job_labels.model_name if one.name == "base_model" else str
         values = [_value(short(known.get(value, value))) for value in one.values]
         rows[f":orange[≠] **{title}**" if one.differs else title] = values
     _table(rows, names, _("Settings"))

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from core.charts import common as charts
-from core.charts.common import Axis, Mark, Spec
+from core.charts.common import Axis, CurveMark, Spec
 from core.training.figures import Figure, figure
 from core.training.results import Results
 
@@ -23,14 +23,14 @@ def sendable(frame: pd.DataFrame) -> Sendable:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class RenderedChart:
     """A chart that is ready to be shown: its specification, and its rows apart, as Streamlit sends them."""
 
     spec: Spec
     rows: Sendable
 
     @classmethod
-    def of(cls, spec: Spec) -> Drawn:
+    def of(cls, spec: Spec) -> RenderedChart:
         """Take the rows out of a specification, once, so that a rerun has nothing to turn into a table."""
         rows = sendable(pd.DataFrame(spec["data"]["values"]))
         return cls({name: value for name, value in spec.items() if name != "data"}, rows)
@@ -87,14 +87,14 @@ class CurveSource:
     frame: pd.DataFrame
     axes: tuple[Axis, ...]
     figures: Figures
-    marks: tuple[Mark, ...] = ()
+    marks: tuple[CurveMark, ...] = ()
     examples: int | None = None
 
     @classmethod
-    def of(cls, key: str, read: Results, frame: pd.DataFrame, marks: tuple[Mark, ...] = ()) -> CurveSource:
+    def of(cls, key: str, read: Results, frame: pd.DataFrame, marks: tuple[CurveMark, ...] = ()) -> CurveSource:
         """A curve with what is known of it."""
         return cls(key, read, frame, charts.axes(frame), Figures.of(read), marks)
 
-    def marked(self, marks: Sequence[Mark]) -> CurveSource:
+    def marked(self, marks: Sequence[CurveMark]) -> CurveSource:
         """The same curve with these steps pointed out."""
         return replace(self, marks=tuple(marks))

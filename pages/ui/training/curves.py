@@ -10,13 +10,13 @@ import streamlit as st
 from core.charts import common as charts
 from core.charts.common import Axis, CurveLabels, CurveView
 from core.training.checkpoints import CheckpointView
+from core.training.curve_analysis import Observation
 from core.training.figures import smoothing_weight
-from core.training.reading import Observation
 from core.training.results import Results
 from pages.ui import state, views
 from pages.ui.lang import _, as_markdown, mark, n_, number, percent, plain
-from pages.ui.training import cached_curves, job_words
-from pages.ui.training.curve_source import CurveSource, Drawn, Figures
+from pages.ui.training import cached_curves, job_labels
+from pages.ui.training.curve_source import CurveSource, Figures, RenderedChart
 
 _BOTH: tuple[Literal["loss", "accuracy"], ...] = ("loss", "accuracy")
 _LEAST_CHANGE = 0.0005  # three digits of it are shown
@@ -52,11 +52,11 @@ def show(
     view = view_of(key, source.axes, results.steps)
     if points:
         words = _("checkpoint at step {step}")
-        marks = [charts.Mark(point.step, words.format(step=number(point.step))) for point in points]
+        marks = [charts.CurveMark(point.step, words.format(step=number(point.step))) for point in points]
         source = source.marked([*source.marks, *marks])
     clicked = _pair(source, key, view, clickable=bool(points))
     controls(key, source.axes, results.steps)
-    said(cached_curves.observations(source, tuple(points)))
+    observations(cached_curves.observations(source, tuple(points)))
     if results.skipped:
         st.caption(n_("{n} line could not be read", "{n} lines could not be read", results.skipped))
     return clicked
@@ -69,7 +69,7 @@ def pair(results: Results, key: str) -> None:
         draw = charts.loss_chart if which == "loss" else charts.accuracy_chart
         words = _labels(which, view.axis, Figures.of(results))
         with place:
-            drawn = Drawn.of(draw(results.frame, view, words))
+            drawn = RenderedChart.of(draw(results.frame, view, words))
             st.vega_lite_chart(drawn.rows, drawn.spec, alt=words.description, key=f"{key}_{which}_chart")
 
 
@@ -80,7 +80,7 @@ def charts_only(source: CurveSource, key: str) -> None:
     controls(key, source.axes, steps)
 
 
-def for_file(source: CurveSource) -> dict[str, Drawn]:
+def for_file(source: CurveSource) -> dict[str, RenderedChart]:
     """Both charts over steps, to be taken away; none while there is no step."""
     if not source.results.steps:
         return {}
@@ -111,15 +111,15 @@ def controls(key: str, possible: Sequence[Axis], steps: int) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if len(possible) > 1:
             if state.get(f"{key}_axis") not in possible:
-                state.put(f"{key}_axis", "step")
+                state.set_value(f"{key}_axis", "step")
             st.segmented_control(
                 _("X axis"), list(possible), format_func=lambda one: _(_AXES[one]), required=True, key=f"{key}_axis",
                 persist_state="session",
             )  # fmt: skip
         smoothing = _smoothing_key(key, steps)
-        state.first(smoothing, smoothing_weight(steps))
+        state.set_default(smoothing, smoothing_weight(steps))
         st.slider(_("Smoothing"), 0.0, 0.95, step=0.05, key=smoothing, width=260, persist_state="session")
-        state.first(f"{key}_log", False)
+        state.set_default(f"{key}_log", False)
         st.toggle(_("Loss on a log scale"), key=f"{key}_log", persist_state="session")
 
 
@@ -131,18 +131,18 @@ def axis_title(axis: Axis) -> str:
 def figures(one: Figures) -> None:
     """The curve in numbers, each named by its definition."""
     held_out = one.held_out_accuracy is not None
-    loss, accuracy = job_words.named(_("Training loss"), one.loss), job_words.named(_("Token accuracy"), one.accuracy)
+    loss, accuracy = job_labels.named(_("Training loss"), one.loss), job_labels.named(_("Token accuracy"), one.accuracy)
     with st.grid(5 if held_out else 4, min_column_width=150):
         views.metric(_("Steps"), number(one.steps))
         views.metric(loss, number(one.loss and one.loss.value, 3), _change(one), delta_color="inverse")
         views.metric(accuracy, percent(one.accuracy and one.accuracy.value))
         if one.held_out_accuracy is not None:
-            title = job_words.named(_("Token accuracy"), one.held_out_accuracy)
+            title = job_labels.named(_("Token accuracy"), one.held_out_accuracy)
             views.metric(title, percent(one.held_out_accuracy.value))
         views.metric(_("Tokens trained on"), number(one.tokens))
 
 
-def said(observations: Sequence[Observation]) -> None:
+def observations(observations: Sequence[Observation]) -> None:
     """What the curve says, the gravest first."""
     for one in observations:
         st.markdown(f"{_ICONS[one.level]} {as_markdown(one.sentence)}")

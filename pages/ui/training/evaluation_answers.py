@@ -5,10 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from core.training import evaluating
-from core.training.evaluating import EvaluationView, Metrics
+from core.training import evaluations
+from core.training.evaluations import EvaluationView, Metrics
 from pages.ui import cached
-from pages.ui.lang import _, mark, number, percent, plain, told
+from pages.ui.lang import _, localized, mark, number, percent, plain
 
 _MOST = 100
 _QUALITY = {
@@ -74,7 +74,7 @@ def show(view: EvaluationView) -> None:
     """Rows with what was expected and what came, as text."""
     key = f"training_wrong_{view.id}"
     wrong = st.toggle(_("Only wrong ones"), value=view.kind == "label", key=key)
-    found = evaluating.answers(cached.store(), view.id, wrong_only=wrong, limit=_MOST)
+    found = evaluations.answers(cached.store(), view.id, wrong_only=wrong, limit=_MOST)
     if not found:
         st.caption(_("None."))
         return
@@ -83,7 +83,7 @@ def show(view: EvaluationView) -> None:
             {
                 "prompt": one.prompt,
                 "expected": one.expected,
-                "answer": one.text if one.text is not None else told(one.reason or ""),
+                "answer": one.text if one.text is not None else localized(one.reason or ""),
                 "right": one.right,
             }
             for one in found

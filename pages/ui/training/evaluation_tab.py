@@ -6,16 +6,16 @@ import streamlit as st
 
 from core.actor import LOCAL
 from core.charts import training as charts_training
-from core.charts.training import Span, SpanLabels
+from core.charts.training import IntervalLabels, IntervalRow
 from core.db.tables import utcnow
-from core.training import evaluating, judged_rows
-from core.training.evaluation_shapes import EvaluationView, HeldOut
+from core.training import evaluations, holdout
+from core.training.evaluation_types import EvaluationView, HeldOut
 from core.training.jobs import JobView
 from pages.ui import cached, cards, models, state
 from pages.ui.lang import _, ago, as_markdown, n_, number, percent, plain
 from pages.ui.money import work_cost
-from pages.ui.training import cached_curves, cached_training, evaluation_answers, evaluation_words, job_words
-from pages.ui.training.evaluation_words import share
+from pages.ui.training import cached_curves, cached_training, evaluation_answers, evaluation_labels, job_labels
+from pages.ui.training.evaluation_labels import share
 
 _LIMITS = (20, 50, 100, 120, 200, 500, 1000)
 _USUAL_LIMIT = 120
@@ -25,14 +25,14 @@ _KEY = "training_evaluation"
 
 def show(job: JobView) -> None:
     """What was judged, and the button that judges; drawn anew while rows are asked."""
-    with cards.errors_shown():
-        running = any(one.active for one in evaluating.of_job(cached.store(), job))
+    with cards.show_errors():
+        running = any(one.active for one in evaluations.of_job(cached.store(), job))
         st.fragment(run_every=cached.POLL_S if running else None)(_all)(job, running)
 
 
 def _all(job: JobView, was_running: bool) -> None:
-    with cards.errors_shown():
-        found = list(evaluating.of_job(cached.store(), job))
+    with cards.show_errors():
+        found = list(evaluations.of_job(cached.store(), job))
         if was_running != any(one.active for one in found):
             st.rerun()
         pairs = _of_this(job, found)
@@ -56,12 +56,12 @@ def _shown(
     key, newest = f"{_KEY}_shown_{job.id}", pairs[0][0]
     held = next((pair for pair in pairs if pair[0].id == state.get(key)), None)
     if held is None:
-        state.put(key, newest.id)
+        state.set_value(key, newest.id)
         return pairs[0]
     if held[0].id != newest.id:
         st.button(
             _("Show the newer evaluation"), icon=":material/update:", type="tertiary", key=f"{_KEY}_newest",
-            on_click=state.put, args=(key, newest.id),
+            on_click=state.set_value, args=(key, newest.id),
         )  # fmt: skip
     return held
 
@@ -90,7 +90,7 @@ def _result(tuned: EvaluationView, base: EvaluationView | None) -> None:
     _chart(ready)
     for one in ready:
         with st.expander(
-            _("{model}: answers and figures").format(model=plain(job_words.model_name(one.model))),
+            _("{model}: answers and figures").format(model=plain(job_labels.model_name(one.model))),
             icon=":material/fact_check:",
         ):
             _figures(one)
@@ -105,11 +105,11 @@ def _p_value(p: float) -> str:
 
 def _going(one: EvaluationView) -> None:
     """The bar while it is asked, and what can be done about it."""
-    name = plain(job_words.model_name(one.model))
+    name = plain(job_labels.model_name(one.model))
     if one.active:
         share_done = one.answered / one.total if one.total else 0.0
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.progress(min(1.0, share_done), text=f"{name}: {evaluation_words.state(one)}")
+            st.progress(min(1.0, share_done), text=f"{name}: {evaluation_labels.state(one)}")
             st.button(
                 _("Stop"), icon=":material/stop:", key=f"{_KEY}_stop_{one.id}", on_click=_act, args=("stop", one.id),
                 disabled=one.state == "stopping",
@@ -118,7 +118,7 @@ def _going(one: EvaluationView) -> None:
     if one.failed or one.state in ("failed", "stopped"):
         with st.container(horizontal=True, vertical_alignment="center"):
             missing = n_("{n} row has no answer", "{n} rows have no answer", max(one.failed, one.total - one.answered))
-            st.markdown(f":material/error: {name}: {evaluation_words.state(one)} · {missing}")
+            st.markdown(f":material/error: {name}: {evaluation_labels.state(one)} · {missing}")
             st.button(
                 _("Retry these"), icon=":material/replay:", key=f"{_KEY}_retry_{one.id}", on_click=_act,
                 args=("retry", one.id),
@@ -128,15 +128,15 @@ def _going(one: EvaluationView) -> None:
 def _chart(ready: list[EvaluationView]) -> None:
     spans = []
     for one in ready:
-        interval = evaluation_words.judged(one)
+        interval = evaluation_labels.judged(one)
         if interval is not None:
-            spans.append(Span(job_words.model_name(one.model), interval.value, interval.low, interval.high))
+            spans.append(IntervalRow(job_labels.model_name(one.model), interval.value, interval.low, interval.high))
     if not spans:
         return
     title = _("Correct labels") if ready[0].kind == "label" else _("Similarity to the expected texts (chrF)")
-    labels = SpanLabels(title, _("Model"), _("95 % interval"))
+    labels = IntervalLabels(title, _("Model"), _("95 % interval"))
     key = (tuple(spans), labels)
-    drawn = cached_curves.drawn(key, lambda: charts_training.intervals(spans, labels))
+    drawn = cached_curves.cached_chart(key, lambda: charts_training.intervals(spans, labels))
     words = "; ".join(f"{span.name}: {percent(span.value)}" for span in spans)
     st.vega_lite_chart(drawn.rows, drawn.spec, alt=words, key=f"{_KEY}_chart")
 
@@ -146,7 +146,7 @@ def _figures(one: EvaluationView) -> None:
     metrics = one.metrics
     if metrics is None:
         return
-    facts = [share(evaluation_words.judged(one)), n_("{n} answer", "{n} answers", metrics.n)]
+    facts = [share(evaluation_labels.judged(one)), n_("{n} answer", "{n} answers", metrics.n)]
     facts.append(_("cost: {price}").format(price=work_cost(one.provider, metrics.cost_usd, metrics.writing_s)))
     if metrics.loss is not None:
         facts.append(_("loss {loss}").format(loss=number(metrics.loss, 3)))
@@ -163,7 +163,7 @@ def _start(job: JobView, *, running: bool) -> None:
             _("There is no model to evaluate yet. When the job is done, you can test it on rows kept from training.")
         )
         return
-    rows = judged_rows.held_out(cached.store(), job.dataset_id, job.version_id)
+    rows = holdout.held_out(cached.store(), job.dataset_id, job.version_id)
     if not rows.usable:
         st.info(
             _(
@@ -203,14 +203,14 @@ def _held_out(rows: HeldOut) -> str:
 
 
 def _judge(job: JobView, limit: int) -> None:
-    with cards.errors_kept():
-        started = evaluating.start_pair(cached.store(), LOCAL, job, limit=limit)
-        state.put(f"{_KEY}_shown_{job.id}", started[0])
+    with cards.keep_errors():
+        started = evaluations.start_pair(cached.store(), LOCAL, job, limit=limit)
+        state.set_value(f"{_KEY}_shown_{job.id}", started[0])
 
 
 def _act(what: str, evaluation_id: str) -> None:
-    with cards.errors_kept():
-        act = evaluating.stop if what == "stop" else evaluating.retry
+    with cards.keep_errors():
+        act = evaluations.stop if what == "stop" else evaluations.retry
         act(cached.store(), LOCAL, evaluation_id)
 
 
@@ -219,9 +219,9 @@ def _earlier(found: list[EvaluationView]) -> None:
     with st.expander(n_("{n} evaluation of this job", "{n} evaluations of this job", len(found))):
         st.table(
             {
-                _("Model"): [plain(job_words.model_name(one.model)) for one in found],
-                _("State"): [evaluation_words.state(one) for one in found],
-                _("Correct"): [share(evaluation_words.judged(one)) for one in found],
+                _("Model"): [plain(job_labels.model_name(one.model)) for one in found],
+                _("State"): [evaluation_labels.state(one) for one in found],
+                _("Correct"): [share(evaluation_labels.judged(one)) for one in found],
                 _("Requested"): [ago(one.created_at, utcnow()) for one in found],
             },
             border="horizontal",

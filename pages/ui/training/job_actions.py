@@ -8,7 +8,7 @@ from functools import partial
 import streamlit as st
 
 from core.actor import LOCAL
-from core.training import exporting, jobs
+from core.training import jobs, run_export
 from core.training.jobs import JobView
 from pages.ui import cached, cards, state
 from pages.ui.lang import _, mark
@@ -47,14 +47,14 @@ def show(job: JobView) -> None:
 
 def write_with(job: JobView, model: str) -> None:
     """To the story page, with this model chosen."""
-    state.put("story_model", f"{job.provider}/{model}")
-    state.put("story_part", "write")
+    state.set_value("story_model", f"{job.provider}/{model}")
+    state.set_value("story_part", "write")
     st.switch_page("story.py")
 
 
 def _requests(job: JobView) -> None:
     for action, (title, icon) in _ACTIONS.items():
-        if jobs.may(job, action) and (job.status != "failed" or cached_training.summary(job).steps):
+        if jobs.is_allowed(job, action) and (job.status != "failed" or cached_training.summary(job).steps):
             st.button(
                 _(title), icon=icon, key=f"training_{action}", on_click=_request, args=(job.id, action),
                 disabled=job.request is not None,
@@ -62,7 +62,7 @@ def _requests(job: JobView) -> None:
 
 
 def _request(job_id: str, action: jobs.Request) -> None:
-    with cards.errors_kept():
+    with cards.keep_errors():
         jobs.request(cached.store(), LOCAL, job_id, action)
 
 
@@ -88,6 +88,6 @@ def _zipped(job: JobView) -> Callable[[], bytes]:
 
     def make() -> bytes:
         charts = {name: one.whole() for name, one in drawn.items()}
-        return exporting.run_zip(store, job.id, charts)
+        return run_export.run_zip(store, job.id, charts)
 
     return make

@@ -11,16 +11,16 @@ import streamlit as st
 from core.cost.tokens import TokenCount
 from core.dataset.datasets import DatasetSummary
 from core.dataset.versions import Version
-from core.training import checking
-from core.training.filecheck import FileCheck
-from core.training.form import default_validation_share
-from pages.ui import beside, cached, cards, models, preparation, state
-from pages.ui.cached import Marks
-from pages.ui.dataset import quality_words, upload, use_versions
-from pages.ui.dataset.quality_job import Board
-from pages.ui.lang import _, about, as_markdown, mark, n_, number, told
+from core.training import file_checker
+from core.training.file_report import FileCheck
+from core.training.job_form import default_validation_share
+from pages.ui import background_task, cached, cards, models, preparation, state
+from pages.ui.cached import TrainingFormat
+from pages.ui.dataset import quality_labels, upload, use_versions
+from pages.ui.dataset.quality_job import QualityMeasurement
+from pages.ui.lang import _, about, as_markdown, localized, mark, n_, number
 from pages.ui.training import cached_form, job_estimate, job_form
-from pages.ui.training.job_form import Draft
+from pages.ui.training.job_form import JobDraft
 
 _SHARES = (0, 5, 10, 15, 20, 25, 30, 40, 50)  # percent
 _LEVELS = {"error": mark("error"), "warning": mark("warning")}
@@ -46,10 +46,10 @@ def show() -> bool:
             upload.form("training", _opened)
     if chosen is None:
         return False
-    with cards.errors_shown():
+    with cards.show_errors():
         _quality(chosen)
     st.markdown(_("**Checks and changes**"))
-    only = checking.wanted_format(base.provider, base.id) if base is not None else None
+    only = file_checker.wanted_format(base.provider, base.id) if base is not None else None
     marks = preparation.marks("training", chosen, version, only)
     job_form.keep(marks)
     fine = _prepared(chosen, version, marks)
@@ -57,7 +57,7 @@ def show() -> bool:
 
 
 def _opened(dataset_id: str) -> None:
-    state.put(job_form.DATASET, dataset_id)
+    state.set_value(job_form.DATASET, dataset_id)
 
 
 def _share(chosen: DatasetSummary) -> None:
@@ -65,7 +65,7 @@ def _share(chosen: DatasetSummary) -> None:
     if cached.parts(chosen.id).get("validation"):
         return
     key = job_form.share_key(chosen.id)
-    state.first(key, round(100 * default_validation_share(preparation.rows_of(chosen, None))))
+    state.set_default(key, round(100 * default_validation_share(preparation.rows_of(chosen, None))))
     st.select_slider(
         _("Kept for validation"),
         _SHARES,
@@ -78,54 +78,58 @@ def _share(chosen: DatasetSummary) -> None:
 
 def _quality(chosen: DatasetSummary) -> None:
     """The verdict of the quality report on the finished rows, as the quality part of the data-set page has it."""
-    board, fingerprint = cached.quality_of(chosen.id)
-    board.ask(fingerprint)
-    board.wait(_QUALITY_WAIT_S)
-    if board.measuring:
-        st.fragment(run_every=_LOOK_S)(_measuring)(board)
+    measurement, fingerprint = cached.quality_of(chosen.id)
+    measurement.ask(fingerprint)
+    measurement.wait(_QUALITY_WAIT_S)
+    if measurement.measuring:
+        st.fragment(run_every=_LOOK_S)(_measuring)(measurement)
         return
-    if board.error is not None:
-        cards.error_card(board.error)
-    if board.report is None:
+    if measurement.error is not None:
+        cards.error_card(measurement.error)
+    if measurement.report is None:
         return
-    report = board.report
-    st.markdown(quality_words.verdict_line(report))
+    report = measurement.report
+    st.markdown(quality_labels.verdict_line(report))
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(quality_words.behind(report), width="content")
+        st.caption(quality_labels.basis(report), width="content")
         if report.findings and st.button(
             _("See these rows"), icon=":material/fact_check:", type="tertiary", key="training_quality"
         ):
-            state.put("dataset_open", chosen.id)
-            state.put("dataset_part", "quality")
+            state.set_value("dataset_open", chosen.id)
+            state.set_value("dataset_part", "quality")
             st.switch_page("dataset.py")
 
 
-def _measuring(board: Board) -> None:
+def _measuring(measurement: QualityMeasurement) -> None:
     """How far the measurement is; the step is drawn again when it is done."""
-    if not board.measuring:
+    if not measurement.measuring:
         st.rerun()
-    share = min(1.0, board.read / board.total) if board.total else 0.0
-    words = _("Measuring: {read} of {total} rows").format(read=number(board.read), total=number(board.total))
-    st.progress(share, text=words if board.total else _("Measuring"))
+    share = min(1.0, measurement.read / measurement.total) if measurement.total else 0.0
+    words = _("Measuring: {read} of {total} rows").format(
+        read=number(measurement.read), total=number(measurement.total)
+    )
+    st.progress(share, text=words if measurement.total else _("Measuring"))
 
 
-def _prepared(chosen: DatasetSummary, version: Version | None, marks: Marks) -> bool:
+def _prepared(chosen: DatasetSummary, version: Version | None, marks: TrainingFormat) -> bool:
     """What preparation found and will do, with two lines of the file."""
-    with cards.errors_shown():
+    with cards.show_errors():
         rows = preparation.rows_of(chosen, version)
-        written = beside.wait(cached.written(chosen.id, version.id if version is not None else None, rows, marks))
+        written = background_task.wait_for_task(
+            cached.written(chosen.id, version.id if version is not None else None, rows, marks)
+        )
         if written is not None:
             preparation.report(written)
             return True
     return False
 
 
-def _checked(draft: Draft) -> bool:
+def _checked(draft: JobDraft) -> bool:
     """The whole file as it would be sent: figures, then faults by their line."""
     st.markdown(_("**Check of the whole file**"))
-    with cards.errors_shown():
-        found = beside.wait(cached_form.file_check(job_form.form(draft), draft.file_rows))
-        count = beside.wait(job_estimate.counting(draft)) if found is not None else None
+    with cards.show_errors():
+        found = background_task.wait_for_task(cached_form.file_check(job_form.form(draft), draft.file_rows))
+        count = background_task.wait_for_task(job_estimate.counting(draft)) if found is not None else None
         if found is None or count is None:
             return False
         _verdict(found)
@@ -146,7 +150,7 @@ def _verdict(found: FileCheck) -> None:
             st.markdown(f":green[:material/check_circle:] {as_markdown(sentence)}")
 
 
-def _facts(draft: Draft, found: FileCheck, count: TokenCount) -> None:
+def _facts(draft: JobDraft, found: FileCheck, count: TokenCount) -> None:
     """The file in a line: tokens are those that the next step reckons with."""
     whole = job_estimate.epoch_tokens(draft, count)
     tokens = number(whole) if count.exact else _("about {tokens}").format(tokens=about(whole))
@@ -174,7 +178,7 @@ def _problems(found: FileCheck) -> None:
             {
                 "line": one.line or None,
                 "level": _(_LEVELS[one.level]),
-                "what": told(one.sentence),
+                "what": localized(one.sentence),
                 "begins": one.preview,
             }
             for one in found.problems

@@ -10,7 +10,7 @@ from core.training.checkpoints import CheckpointView
 from core.training.jobs import JobView
 from pages.ui import state
 from pages.ui.lang import _, code, number, percent
-from pages.ui.training import job_actions, job_dialog, job_words
+from pages.ui.training import job_actions, job_dialog, job_labels
 
 _KEY = "training_checkpoint"
 _CLICKED = "training_checkpoint_clicked"
@@ -23,10 +23,10 @@ def show(job: JobView, points: Sequence[CheckpointView], clicked: int | None) ->
     by_step = {point.step: point for point in points}
     key = f"{_KEY}_{job.id}"
     if clicked in by_step and clicked != state.get(_CLICKED):
-        state.put(key, clicked)
-    state.put(_CLICKED, clicked)
+        state.set_value(key, clicked)
+    state.set_value(_CLICKED, clicked)
     if state.get(key) not in by_step:
-        state.put(key, points[-1].step)
+        state.set_value(key, points[-1].step)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen = by_step[
             int(
@@ -49,7 +49,7 @@ def _label(point: CheckpointView) -> str:
     """Step and what was measured there."""
     words = [_("step {step}").format(step=number(point.step))]
     if (loss := point.loss()) is not None:
-        words.append(job_words.named(_("loss {loss}").format(loss=number(loss.value, 3)), loss))
+        words.append(job_labels.named(_("loss {loss}").format(loss=number(loss.value, 3)), loss))
     if (accuracy := point.accuracy()) is not None:
-        words.append(job_words.named(_("accuracy {share}").format(share=percent(accuracy.value)), accuracy))
+        words.append(job_labels.named(_("accuracy {share}").format(share=percent(accuracy.value)), accuracy))
     return " · ".join(words)

@@ -13,9 +13,9 @@ from core.training import jobs
 from core.training.jobs import JobForm
 from pages.ui import cached, cards, models, state
 from pages.ui.lang import _, n_, percent, plain, usd
-from pages.ui.training import job_estimate, job_form, job_list, job_words
-from pages.ui.training.job_estimate import Taken
-from pages.ui.training.job_form import Draft
+from pages.ui.training import job_estimate, job_form, job_labels, job_list
+from pages.ui.training.job_estimate import JobRequirements
+from pages.ui.training.job_form import JobDraft
 
 
 def show() -> bool:
@@ -23,7 +23,7 @@ def show() -> bool:
     if (problem := job_form.problem()) is not None:
         cards.error_card(problem)
     draft = job_form.draft()
-    found = job_estimate.taken(draft)
+    found = job_estimate.requirements(draft)
     with st.container(border=True):
         st.markdown(_sentence(draft))
         st.caption(" · ".join(_choices(job_form.form(draft))))
@@ -36,7 +36,7 @@ def button(ready: bool, close: Callable[[], None]) -> bool:
     """The one button. Its label has the price where there is one. Returns whether it was pressed."""
     try:
         draft = job_form.draft()
-        found = job_estimate.taken(draft)
+        found = job_estimate.requirements(draft)
     except FabulaError:  # the step above has said what is wrong; the button may still be pressed, and says it again
         return False
     return st.button(
@@ -50,7 +50,7 @@ def button(ready: bool, close: Callable[[], None]) -> bool:
     )
 
 
-def _label(draft: Draft, found: Taken) -> str:
+def _label(draft: JobDraft, found: JobRequirements) -> str:
     rows = n_("Train on {n} row", "Train on {n} rows", draft.rows)
     one = found.estimate
     if one is None or one.local:
@@ -58,9 +58,9 @@ def _label(draft: Draft, found: Taken) -> str:
     return _("{rows} for {price}").format(rows=rows, price=usd(one.cost_usd))
 
 
-def _sentence(draft: Draft) -> str:
+def _sentence(draft: JobDraft) -> str:
     words = _("**{model}** ({provider}) learns from **{rows}** of **{dataset}**").format(
-        model=plain(job_words.model_name(draft.base.id)),
+        model=plain(job_labels.model_name(draft.base.id)),
         provider=plain(models.provider_name(draft.base.provider)),
         rows=n_("{n} row", "{n} rows", draft.rows),
         dataset=plain(draft.chosen.name),
@@ -84,7 +84,7 @@ def _choices(form: JobForm) -> list[str]:
     ]
 
 
-def _form(draft: Draft, found: Taken) -> JobForm:
+def _form(draft: JobDraft, found: JobRequirements) -> JobForm:
     """The job with what was shown before the button."""
     one = found.estimate
     if one is None:
@@ -99,6 +99,6 @@ def _submit(form: JobForm, close: Callable[[], None]) -> None:
         job_form.keep_problem(problem)
     else:
         close()
-        state.put("training_part", "jobs")
+        state.set_value("training_part", "jobs")
     finally:
-        cached.look_again()
+        cached.refresh()

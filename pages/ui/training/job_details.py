@@ -9,12 +9,12 @@ import streamlit as st
 
 from core.cost.prices import ENGINE
 from core.db.tables import utcnow
-from core.training import heard, jobs
+from core.training import job_events, jobs
 from core.training.jobs import JobEvent, JobView
 from pages.ui import cached, models
 from pages.ui.lang import _, as_markdown, clock, code, duration, mark, n_, number, percent, plain, usd
 from pages.ui.money import work_cost
-from pages.ui.training import job_words
+from pages.ui.training import job_labels
 
 _LEVELS = {"warn": ":material/warning: ", "error": ":material/error: "}
 _MOST = 200  # events on the page; all of them are in the zip
@@ -86,7 +86,7 @@ def _told(job: JobView) -> dict[str, str]:
 def _took(job: JobView) -> dict[str, str]:
     took = duration(job.training_s(utcnow()))
     return {
-        _("Status"): plain(job_words.status(job)),
+        _("Status"): plain(job_labels.status(job)),
         _("Model it made"): code(job.fine_tuned_model) if job.fine_tuned_model else _("none yet"),
         _("Id at the provider"): code(job.remote_id) if job.remote_id else _("none yet"),
         _("Tokens trained on"): number(job.trained_tokens),
@@ -104,7 +104,7 @@ def _took(job: JobView) -> dict[str, str]:
 
 def _began(job: JobView) -> str:
     """When training began. Waiting in line comes before it."""
-    began = heard.training_began(cached.store(), job.id) or job.running_since
+    began = job_events.training_began(cached.store(), job.id) or job.running_since
     if began is not None:
         return clock(began)
     if job.training_s(utcnow()) == 0:

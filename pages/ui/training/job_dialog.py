@@ -34,7 +34,7 @@ def button(*, primary: bool) -> None:
 
 def begin() -> None:
     """Open the dialog at its first step, with what was chosen last. Only in a callback, or before it is drawn."""
-    state.put(_STEP, 1)
+    state.set_value(_STEP, 1)
 
 
 def further(job: JobView, model: str) -> None:
@@ -45,7 +45,7 @@ def further(job: JobView, model: str) -> None:
 
 def again(job: JobView, **changed: Any) -> None:
     """A new job with the settings of this one, but for those `changed` (fields of `JobForm`)."""
-    with cards.errors_kept():
+    with cards.keep_errors():
         job_form.fill(replace(jobs.clone(cached.store(), job.id), **changed))
         begin()
 
@@ -53,7 +53,7 @@ def again(job: JobView, **changed: Any) -> None:
 def asked_for() -> None:
     """Another page has sent its visitor here to begin a job: open the dialog over the list."""
     if state.get("training_part") == _ASKED_FOR:
-        state.put("training_part", "jobs")
+        state.set_value("training_part", "jobs")
         begin()
 
 
@@ -69,21 +69,25 @@ def _body() -> None:
         st.rerun()
     _stepper(step)
     if step > 1:
-        job_form.hold()
+        job_form.preserve_inputs()
     ready = False
-    with cards.errors_shown():
+    with cards.show_errors():
         ready = _STEPS[step - 1][1]()
     with st.container(horizontal=True, horizontal_alignment="distribute"):
         if step > 1:
             st.button(
-                _("Back"), icon=":material/arrow_back:", key="training_back", on_click=state.put, args=(_STEP, step - 1)
+                _("Back"),
+                icon=":material/arrow_back:",
+                key="training_back",
+                on_click=state.set_value,
+                args=(_STEP, step - 1),
             )
         else:
             st.space("stretch")
         if step < len(_STEPS):
             st.button(
                 _(_NEXT[step - 1]), type="primary", icon=":material/arrow_forward:", key="training_next",
-                disabled=not ready, on_click=state.put, args=(_STEP, step + 1),
+                disabled=not ready, on_click=state.set_value, args=(_STEP, step + 1),
             )  # fmt: skip
         elif job_confirm.button(ready, _close):
             st.rerun()
@@ -102,5 +106,5 @@ def _stepper(step: int) -> None:
 
 
 def _close() -> None:
-    state.put(_STEP, 0)
+    state.set_value(_STEP, 0)
     job_form.forget_problem()

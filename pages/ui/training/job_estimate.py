@@ -8,9 +8,9 @@ import streamlit as st
 
 from core.cost.tokens import TokenCount
 from core.errors import FabulaError
-from core.training import tracking
-from core.training.estimating import JobEstimate
-from core.training.form import (
+from core.training import tracker_logging
+from core.training.job_estimate import JobEstimate
+from core.training.job_form import (
     BATCH_SIZE,
     LONGEST_PROJECT,
     N_EPOCHS,
@@ -21,20 +21,20 @@ from core.training.form import (
     suffix_problem,
 )
 from core.training.preflight import Preflight
-from pages.ui import beside, cached, cards, decimal_field, state, views
-from pages.ui.decimal_field import Typed
+from pages.ui import background_task, cached, cards, decimal_field, state, views
+from pages.ui.decimal_field import DecimalInput
 from pages.ui.lang import _, about, as_markdown, duration, n_, number, usd
 from pages.ui.limited_fields import number_field, text_field
 from pages.ui.money import local_amount
 from pages.ui.training import cached_form, job_form
-from pages.ui.training.job_form import Draft
+from pages.ui.training.job_form import JobDraft
 
 _USUAL_RATE = 1.0
 _TRACKERS = {"wandb": "Weights & Biases", "trackio": "Trackio"}
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class JobRequirements:
     """What a job takes. `estimate` is None while tokens are being counted; `account`: None where nobody could say."""
 
     estimate: JobEstimate | None
@@ -56,12 +56,12 @@ def show() -> bool:
         readable = _numbers(draft)
     with right, st.container(border=True):
         st.markdown(_("**Estimate**"))
-        found = taken(draft, wait=True)
+        found = requirements(draft, wait=True)
         facts(found)
     return found.may and readable
 
 
-def taken(draft: Draft, *, wait: bool = False) -> Taken:
+def requirements(draft: JobDraft, *, wait: bool = False) -> JobRequirements:
     """What the job that is chosen now takes."""
     form = job_form.form(draft)
     account, problem = None, None
@@ -70,14 +70,14 @@ def taken(draft: Draft, *, wait: bool = False) -> Taken:
     except FabulaError as found:
         problem = found
     work = counting(draft)
-    count = beside.wait(work) if wait else work.get()
+    count = background_task.wait_for_task(work) if wait else work.get()
     if count is None:
-        return Taken(None, False, account, problem)
+        return JobRequirements(None, False, account, problem)
     estimate = cached_form.estimate(draft.base, epoch_tokens(draft, count), form.n_epochs, draft.rows)
-    return Taken(estimate, count.exact, account, problem)
+    return JobRequirements(estimate, count.exact, account, problem)
 
 
-def counting(draft: Draft) -> beside.Beside[TokenCount]:
+def counting(draft: JobDraft) -> background_task.BackgroundTask[TokenCount]:
     """Tokens of all rows that are chosen, as the model reads them.
 
     Raises:
@@ -87,12 +87,12 @@ def counting(draft: Draft) -> beside.Beside[TokenCount]:
     return cached.tokens_of(draft.chosen.id, version_id, draft.file_rows, draft.marks, draft.base)
 
 
-def epoch_tokens(draft: Draft, count: TokenCount) -> int:
+def epoch_tokens(draft: JobDraft, count: TokenCount) -> int:
     """Tokens that are learned from in one epoch: without the share that is still to be kept for validation."""
     return round(count.tokens * (1 - (draft.share or 0)))
 
 
-def facts(found: Taken) -> None:
+def facts(found: JobRequirements) -> None:
     """Tokens, money, minutes; then what the provider says about the account, and how long the model can be called."""
     one = found.estimate
     if one is None:
@@ -125,7 +125,7 @@ def facts(found: Taken) -> None:
                 st.markdown(f"{mark} {as_markdown(sentence)}")
 
 
-def _numbers(draft: Draft) -> bool:
+def _numbers(draft: JobDraft) -> bool:
     """Suffix and hyper-parameters, each of which may stay automatic; whether a provider would take all of them."""
     suffix_fits = _suffix()
     _auto(_("Epochs"), "training_epochs", 3, *N_EPOCHS)
@@ -161,24 +161,24 @@ def _auto(title: str, key: str, start: int, least: int, most: int) -> None:
         if _automatic(title, key):
             return
         if state.get(key) is not None:
-            state.put(key, int(state.get(key)))
+            state.set_value(key, int(state.get(key)))
         else:
-            state.first(key, start)
+            state.set_default(key, start)
         number_field(title, key, least, most, width=140, label_visibility="collapsed", persist_state="session")
 
 
-def _auto_rate(title: str, key: str) -> Typed:
+def _auto_rate(title: str, key: str) -> DecimalInput:
     """The same for a decimal number."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if _automatic(title, key):
-            return Typed(None)
+            return DecimalInput(None)
         if not state.get(key):
             decimal_field.put(key, _USUAL_RATE)
         return decimal_field.decimal_field(title, key, *job_form.RATES, hidden_label=True, width=140, persist=True)
 
 
 def _automatic(title: str, key: str) -> bool:
-    state.first(f"{key}_auto", True)
+    state.set_default(f"{key}_auto", True)
     return st.toggle(_("{title}: automatic").format(title=title), key=f"{key}_auto", persist_state="session")
 
 
@@ -186,14 +186,14 @@ def _trackers(provider: str) -> None:
     """Where the run can be logged too. Nothing of it is needed; OpenAI logs to W&B by itself."""
     with st.popover(_("Also log to W&B or Trackio"), icon=":material/monitoring:"):
         for name in TRACKERS:
-            why_not = tracking.unavailable(name, provider=provider)
+            why_not = tracker_logging.unavailable(name, provider=provider)
             if why_not is not None:
-                state.put(f"training_tracker_{name}", False)
+                state.set_value(f"training_tracker_{name}", False)
             st.checkbox(
                 _TRACKERS.get(name, name), key=f"training_tracker_{name}", disabled=why_not is not None,
                 persist_state="session",
             )  # fmt: skip
             if why_not is not None:
                 st.caption(as_markdown(why_not))
-        state.first(job_form.PROJECT_KEY, PROJECT)
+        state.set_default(job_form.PROJECT_KEY, PROJECT)
         text_field(_("Project name"), job_form.PROJECT_KEY, LONGEST_PROJECT, persist_state="session")

@@ -7,16 +7,16 @@ from decimal import Decimal
 
 import streamlit as st
 
-from core import packaged
+from core import packaged_models
 from core.dataset.datasets import DatasetSummary
 from core.dataset.versions import Version
 from core.errors import FabulaError, NotFound
 from core.message import msg
 from core.providers import ModelInfo
-from core.training.form import LEARNING_RATE_MULTIPLIER, PROJECT, TRACKERS
+from core.training.job_form import LEARNING_RATE_MULTIPLIER, PROJECT, TRACKERS
 from core.training.jobs import JobForm
 from pages.ui import cached, decimal_field, models, preparation, state
-from pages.ui.cached import Marks
+from pages.ui.cached import TrainingFormat
 from pages.ui.dataset import dataset_picker
 from pages.ui.lang import _
 
@@ -39,7 +39,7 @@ _NUMBERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class JobDraft:
     """What was chosen in the first step.
 
     Attributes:
@@ -50,7 +50,7 @@ class Draft:
 
     chosen: DatasetSummary
     version: Version | None
-    marks: Marks
+    marks: TrainingFormat
     base: ModelInfo
     rows: int
     share: float | None
@@ -64,7 +64,7 @@ def pick_rows(ready: list[DatasetSummary]) -> DatasetSummary | None:
         st.caption(_("No data set has rows yet. Upload a file here, or make one on the data set page."))
         return None
     if state.get(DATASET) not in by_id:
-        state.put(DATASET, ready[0].id)
+        state.set_value(DATASET, ready[0].id)
     key = st.selectbox(
         _("Data set"),
         list(by_id),
@@ -80,7 +80,7 @@ def pick_base() -> ModelInfo | None:
     return models.picker(
         _("Start from"),
         BASE,
-        prefer=packaged.BASE,
+        prefer=packaged_models.BASE,
         among=_bases(),
         help=_("A base model, or one that you fine-tuned earlier."),
     )
@@ -91,12 +91,12 @@ def share_key(dataset_id: str) -> str:
     return f"training_share_{dataset_id}"
 
 
-def keep(marks: Marks) -> None:
+def keep(marks: TrainingFormat) -> None:
     """What the first step found, for the next ones."""
-    state.put(_MARKS, marks)
+    state.set_value(_MARKS, marks)
 
 
-def draft() -> Draft:
+def draft() -> JobDraft:
     """What was chosen in the first step.
 
     Raises:
@@ -112,10 +112,12 @@ def draft() -> Draft:
     percent = int(state.get(share_key(chosen.id)) or 0)
     share = None if version is not None or not percent else percent / 100
     rows = preparation.rows_of(chosen, version)
-    return Draft(chosen, version, state.get(_MARKS, Marks()), base, rows - round(rows * (share or 0)), share, rows)
+    return JobDraft(
+        chosen, version, state.get(_MARKS, TrainingFormat()), base, rows - round(rows * (share or 0)), share, rows
+    )
 
 
-def hold() -> None:
+def preserve_inputs() -> None:
     """What was typed in the first step outlives the steps in which its fields are not drawn."""
     chosen = next((one for one in cached.dataset_list() if one.id == state.get(DATASET)), None)
     if chosen is not None:
@@ -127,7 +129,7 @@ def _version(chosen: DatasetSummary) -> Version | None:
     return next((one for one in cached.version_list(chosen.id) if one.id == wanted), None)
 
 
-def form(draft: Draft) -> JobForm:
+def form(draft: JobDraft) -> JobForm:
     """The job that is chosen now; the second step adds its numbers."""
     suffix = typed_suffix()
     numbers = {name: _number(key) for key, name in _NUMBERS.items()}
@@ -158,29 +160,29 @@ def typed_suffix() -> str | None:
 
 def fill(form: JobForm) -> None:
     """Put a job's settings into the fields. Only before they are drawn, or in a callback."""
-    state.put(DATASET, form.dataset_id)
-    state.put(f"training_version_{form.dataset_id}", form.version_id or "")
+    state.set_value(DATASET, form.dataset_id)
+    state.set_value(f"training_version_{form.dataset_id}", form.version_id or "")
     chosen = next((one for one in cached.dataset_list() if one.id == form.dataset_id), None)
     if chosen is not None:
         version = next((one for one in cached.version_list(chosen.id) if one.id == form.version_id), None)
-        preparation.put("training", chosen, version, Marks(form.separator, form.stop, form.file_format))
-    state.put(share_key(form.dataset_id), round((form.validation_share or 0) * 100))
-    state.put(SUFFIX, form.suffix or "")
+        preparation.put("training", chosen, version, TrainingFormat(form.separator, form.stop, form.file_format))
+    state.set_value(share_key(form.dataset_id), round((form.validation_share or 0) * 100))
+    state.set_value(SUFFIX, form.suffix or "")
     for key, name in _NUMBERS.items():
         value = getattr(form, name)
-        state.put(f"{key}_auto", value is None)
+        state.set_value(f"{key}_auto", value is None)
         if value is not None:
-            (decimal_field.put if key == _RATE else state.put)(key, value)
+            (decimal_field.put if key == _RATE else state.set_value)(key, value)
     for name in TRACKERS:
-        state.put(f"training_tracker_{name}", name in form.trackers)
-    state.put(PROJECT_KEY, form.project)
+        state.set_value(f"training_tracker_{name}", name in form.trackers)
+    state.set_value(PROJECT_KEY, form.project)
     start_from(form.provider, form.base_model)
 
 
 def start_from(provider: str, model: str) -> None:
     """Choose the model to start from, also one that no list names."""
-    state.put(BASE, f"{provider}/{model}")
-    state.put(_WANTED, (provider, model))
+    state.set_value(BASE, f"{provider}/{model}")
+    state.set_value(_WANTED, (provider, model))
 
 
 def problem() -> FabulaError | None:
@@ -191,11 +193,11 @@ def problem() -> FabulaError | None:
 
 def keep_problem(error: FabulaError) -> None:
     """To be shown in the dialog, which hides the page under it."""
-    state.put(_PROBLEM, error)
+    state.set_value(_PROBLEM, error)
 
 
 def forget_problem() -> None:
-    state.put(_PROBLEM, None)
+    state.set_value(_PROBLEM, None)
 
 
 def _bases() -> list[ModelInfo]:

@@ -18,7 +18,7 @@ from core.training import lineage
 from core.training.jobs import JobView
 from pages.ui import cached, models, query_address, state
 from pages.ui.lang import _, ago, duration, language
-from pages.ui.training import cached_training, job_words
+from pages.ui.training import cached_training, job_labels
 from pages.ui.training.curve_source import Sendable
 
 OPEN = "training_open"  # ids of the jobs that are open, for whoever wants to open one
@@ -43,13 +43,13 @@ def open_jobs(*ids: str) -> None:
 
 def open_from_elsewhere(*ids: str) -> None:
     """Open these jobs on the training page: for a button of another page, before it switches there."""
-    state.put("training_part", "jobs")
+    state.set_value("training_part", "jobs")
     _open(ids)
 
 
 def _open(ids: Sequence[str]) -> None:
-    state.put(OPEN, tuple(ids))
-    state.put(_DRAWN, int(state.get(_DRAWN, 0)) + 1)
+    state.set_value(OPEN, tuple(ids))
+    state.set_value(_DRAWN, int(state.get(_DRAWN, 0)) + 1)
 
 
 def show(found: Sequence[JobView]) -> list[JobView]:
@@ -77,7 +77,7 @@ def show(found: Sequence[JobView]) -> list[JobView]:
     ids = tuple(job.id for job in picked)
     hidden = not picked and any(job.id in state.get(OPEN, ()) for job in found if job not in listed)
     if not hidden:  # a search that hides what is open does not close it
-        state.put(OPEN, ids)
+        state.set_value(OPEN, ids)
         query_address.keep(_ADDRESS, ",".join(ids))
     return _open_now(found)
 
@@ -87,7 +87,7 @@ def _open_now(found: Sequence[JobView]) -> list[JobView]:
     by_id = {job.id: job for job in found}
     ticked = set(state.get(OPEN) or ())
     opened = [job for job in found if job.id in ticked] or [by_id.get(str(state.get(_SHOWN)), found[0])]
-    state.put(_SHOWN, opened[0].id)
+    state.set_value(_SHOWN, opened[0].id)
     return opened
 
 
@@ -97,7 +97,7 @@ def _from_address(found: Sequence[JobView]) -> None:
     if wanted is None or state.get(OPEN) is not None:
         return
     known = {job.id for job in found}
-    state.put(OPEN, tuple(one for one in wanted.split(",") if one in known))
+    state.set_value(OPEN, tuple(one for one in wanted.split(",") if one in known))
 
 
 def _searched(found: Sequence[JobView]) -> list[JobView]:
@@ -116,7 +116,7 @@ def _searched(found: Sequence[JobView]) -> list[JobView]:
         for job in found
         if any(
             wanted in text.casefold()
-            for text in (job.name, job.base_model, job.provider, job_words.status(job), job.fine_tuned_model or "")
+            for text in (job.name, job.base_model, job.provider, job_labels.status(job), job.fine_tuned_model or "")
         )
     ]
 
@@ -153,9 +153,9 @@ def _record(job: JobView, chain: Sequence[JobView], datasets: Mapping[str, str])
     curve, now = cached_training.summary(job), utcnow()
     return {
         "name": job.name,
-        "status": job_words.status(job),
+        "status": job_labels.status(job),
         "verdict": cached_training.words(job),
-        "eta": None if job.finished else job_words.time_left(job, now, short=True) or _("unknown"),
+        "eta": None if job.finished else job_labels.time_left(job, now, short=True) or _("unknown"),
         "curve": list(curve.sparks),
         "loss": curve.loss and curve.loss.value,
         "accuracy": curve.accuracy and 100 * curve.accuracy.value,
@@ -163,7 +163,7 @@ def _record(job: JobView, chain: Sequence[JobView], datasets: Mapping[str, str])
         "tokens": job.trained_tokens or curve.tokens,
         "cost": None if job.cost_usd is None else float(job.cost_usd),
         "took": duration(trained) if (trained := job.training_s(now)) is not None else None,
-        "base": job_words.came_from(chain),
+        "base": job_labels.base_and_chain(chain),
         "provider": models.provider_name(job.provider),
         "dataset": datasets.get(job.dataset_id or ""),
         "when": ago(job.created_at, now),

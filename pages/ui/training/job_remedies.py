@@ -9,11 +9,11 @@ import streamlit as st
 from core import failures
 from core.failures import Remedy
 from core.providers import ModelInfo
-from core.training import fixes
+from core.training import suggested_settings
 from core.training.jobs import JobView
-from pages.ui import cached, failure_words
+from pages.ui import cached, failure_labels
 from pages.ui.lang import _, number
-from pages.ui.training import job_dialog, job_words
+from pages.ui.training import job_dialog, job_labels
 
 
 def show(job: JobView) -> None:
@@ -24,7 +24,7 @@ def show(job: JobView) -> None:
     pressed = False
     with st.container(horizontal=True, vertical_alignment="center"):
         if failure.cause != "other":
-            st.markdown(f"**{_(failure_words.WORDS[failure.cause])}**", width="content")
+            st.markdown(f"**{_(failure_labels.WORDS[failure.cause])}**", width="content")
         for remedy in failures.JOB_REMEDIES[failure.cause]:
             pressed = _button(remedy, job) or pressed
     if pressed:
@@ -33,7 +33,7 @@ def show(job: JobView) -> None:
 
 def _button(remedy: Remedy, job: JobView) -> bool:
     """One remedy; whether it has just been pressed. Most open the form with the job's settings and the fix applied."""
-    if failure_words.page_button(remedy, "training_fix") or (offer := _offer(remedy, job)) is None:
+    if failure_labels.page_button(remedy, "training_fix") or (offer := _offer(remedy, job)) is None:
         return False
     label, icon, fixed = offer
     return st.button(
@@ -44,17 +44,17 @@ def _button(remedy: Remedy, job: JobView) -> bool:
 def _offer(remedy: Remedy, job: JobView) -> tuple[str, str, dict[str, Any]] | None:
     """Label, icon, and what is different in the new job; None: this cannot help here."""
     match remedy:
-        case "smaller_batch" if (batch := fixes.smaller_batch(job)) is not None:
+        case "smaller_batch" if (batch := suggested_settings.smaller_batch(job)) is not None:
             label = _("Try again with batch size {n}").format(n=batch)
             return label, ":material/memory_alt:", {"batch_size": batch}
         case "lower_rate":
-            rate = fixes.lower_rate(job)
+            rate = suggested_settings.lower_rate(job)
             label = _("Try again with learning rate multiplier {rate}").format(rate=number(rate, 2))
             return label, ":material/trending_down:", {"learning_rate_multiplier": rate}
         case "check_file":
             return _("Check the file"), ":material/fact_check:", {}
         case "another_model" if (other := _another_base(job)) is not None:
-            label = _("Start from {model}").format(model=job_words.model_name(other.id))
+            label = _("Start from {model}").format(model=job_labels.model_name(other.id))
             return label, ":material/swap_horiz:", {"provider": other.provider, "base_model": other.id}
         case "try_again" | "wait":
             return _("Submit again"), ":material/replay:", {}

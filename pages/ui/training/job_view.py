@@ -9,13 +9,13 @@ import streamlit as st
 from core.actor import LOCAL
 from core.cost.prices import ENGINE
 from core.db.tables import utcnow
-from core.training import comparing, jobs, lineage
+from core.training import before_after, jobs, lineage
 from core.training.jobs import JobView
 from pages.ui import cached, cards, models, views
-from pages.ui.lang import _, as_markdown, clock, duration, mark, n_, number, plain, told, usd
+from pages.ui.lang import _, as_markdown, clock, duration, localized, mark, n_, number, plain, usd
 from pages.ui.money import work_cost
 from pages.ui.training import (
-    before_after,
+    before_after_view,
     cached_curves,
     cached_training,
     compare_view,
@@ -25,14 +25,14 @@ from pages.ui.training import (
     job_checkpoints,
     job_details,
     job_dialog,
+    job_labels,
     job_list,
     job_remedies,
-    job_words,
     lineage_view,
     model_state,
 )
 from pages.ui.training.curve_source import CurveSource
-from pages.ui.training.job_words import STATUSES
+from pages.ui.training.job_labels import STATUSES
 
 __all__ = ["STATUSES", "show"]
 
@@ -64,7 +64,7 @@ def show() -> None:
 def _all(was_active: bool) -> None:
     """The list and what is open, as they are now. When the last work ends, or some begins, the whole page is drawn."""
     cards.draw_page_if_left()
-    with cards.errors_shown():
+    with cards.show_errors():
         found = cached.job_list()
         if was_active != _active(found):
             st.rerun()
@@ -77,7 +77,7 @@ def _all(was_active: bool) -> None:
 
 def _active(found: Sequence[JobView]) -> bool:
     """Whether anything changes by itself: a job, or what its models write."""
-    return any(not job.finished for job in found) or comparing.any_active(cached.store())
+    return any(not job.finished for job in found) or before_after.any_active(cached.store())
 
 
 def _one(job: JobView) -> None:
@@ -86,7 +86,7 @@ def _one(job: JobView) -> None:
     job_remedies.show(job)
     model_state.show(job)
     job_actions.show(job)
-    before_after.show(job)
+    before_after_view.show(job)
     points = cached_training.points(job)
     source = cached_curves.source(job)
     clicked = curves.show(source, "training_job", points, missing=_no_curve(job, source) if job.finished else None)
@@ -108,7 +108,7 @@ def _no_curve(job: JobView, source: CurveSource) -> str:
         return _("The job ended before the first step was measured.")
     if source.results.empty:
         return _("The provider gave no results file for this job, or an empty one. The model is not affected.")
-    return told(source.results.note or "")
+    return localized(source.results.note or "")
 
 
 def _verdict(job: JobView) -> None:
@@ -140,7 +140,7 @@ def _pause(job: JobView) -> None:
 
 
 def _retry_now(job_id: str) -> None:
-    with cards.errors_kept():
+    with cards.keep_errors():
         jobs.retry_now(cached.store(), LOCAL, job_id)
 
 
@@ -154,7 +154,7 @@ def _facts(job: JobView) -> tuple[str, ...]:
     return (
         plain(job.name),
         plain(models.provider_name(job.provider)),
-        plain(job_words.came_from(chain)),
+        plain(job_labels.base_and_chain(chain)),
         n_("{n} token", "{n} tokens", tokens) if tokens is not None else "",
         _("cost: {price}").format(price=work_cost(job.provider, job.cost_usd, took)) if known else expected,
         _("trained for {time}").format(time=duration(took)) if job.finished else "",
@@ -176,7 +176,7 @@ def _bar(job: JobView) -> None:
         words = [_("step {step} of {total}").format(step=number(steps[0]), total=number(steps[1]))]
     else:
         share, words = (gone / (gone + left) if gone and left else 0.0), []
-    words += [told] if (told := job_words.time_left(job, now)) else []
+    words += [told] if (told := job_labels.time_left(job, now)) else []
     if job.waiting and not gone:
         words += [_("waiting for {time}").format(time=duration((now - job.created_at).total_seconds()))]
     elif gone is not None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.charts import family as charts_family
-from core.charts.family import Member
+from core.charts import lineage as charts_family
+from core.charts.lineage import Member
 from core.cost.prices import ENGINE
 from core.db.tables import utcnow
 from core.training import lineage
@@ -14,7 +14,7 @@ from core.training.lineage import Family, Node
 from pages.ui import cached, views
 from pages.ui.lang import _, duration, mark, n_, number, usd
 from pages.ui.money import local_amount
-from pages.ui.training import cached_curves, cached_training, curves, job_list, job_words
+from pages.ui.training import cached_curves, cached_training, curves, job_labels, job_list
 
 _KINDS = {
     "dataset": mark("Data set"),
@@ -40,7 +40,7 @@ def _tree(family: Family, job: JobView) -> None:
     members = [_member(one, job) for one in family.nodes]
     kinds = {kind: _(title) for kind, title in _KINDS.items()}
     key = (tuple(members), family.edges, tuple(kinds.values()))
-    drawn = cached_curves.drawn(key, lambda: charts_family.family(members, family.edges, kinds))
+    drawn = cached_curves.cached_chart(key, lambda: charts_family.family(members, family.edges, kinds))
     with st.container(height=min(_HIGHEST, drawn.spec["height"] + _BAR), border=False):  # so that it can be scrolled
         event = st.vega_lite_chart(
             drawn.rows, drawn.spec, key=f"training_family_{job.id}", on_select="rerun", width="content",
@@ -61,11 +61,11 @@ def _member(node: Node, job: JobView) -> Member:
     if node.kind == "checkpoint":
         label = _("step {step}").format(step=node.label)
     elif node.kind == "model" and node.model:
-        label, _slash, base = job_words.model_name(node.model.partition("/")[2]).partition(" · ")
+        label, _slash, base = job_labels.model_name(node.model.partition("/")[2]).partition(" · ")
         detail = base
     elif node.kind == "job" and node.status:
         rows = _("{rows} rows").format(rows=node.detail) if node.detail else ""
-        detail = " · ".join(part for part in (job_words.status_word(node.status), rows) if part)
+        detail = " · ".join(part for part in (job_labels.status_word(node.status), rows) if part)
     return Member(node.id, node.kind, label, detail, marked=node.kind == "job" and node.ref == job.id)
 
 

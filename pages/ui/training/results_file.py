@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from core.dataset.intake import decoding
+from core.dataset.importers import decoding
 from pages.ui import cards, state
 from pages.ui.lang import _, as_markdown
 from pages.ui.training import cached_curves, curves
@@ -26,7 +26,7 @@ def show() -> None:
     if file is None:
         st.caption(_("The results file of a job, with one line for each step. Nothing is sent anywhere."))
         return
-    with cards.errors_shown():
+    with cards.show_errors():
         _read(_source(file))
 
 
@@ -37,7 +37,7 @@ def _source(file: UploadedFile) -> CurveSource:
         with st.spinner(_("Reading the file"), show_time=True):
             text = decoding.decode(file.getvalue(), file.name).text
             held = (file.file_id, cached_curves.read_file(file.file_id, text))
-        state.put(_HELD, held)
+        state.set_value(_HELD, held)
     source: CurveSource = held[1]
     return source
 

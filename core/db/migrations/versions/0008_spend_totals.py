@@ -67,7 +67,7 @@ def _tie_rows() -> None:
 
 
 def _fill_totals() -> None:
-    """As `core.db.totals` counts: by person and month, and by run, job or story; exact, so not summed by SQL."""
+    """As `core.db.spend_totals` counts: by person and month, and by run, job or story; exact, so not summed by SQL."""
     on = op.get_bind()
     when = "to_char(at AT TIME ZONE 'UTC', 'YYYY-MM')" if on.dialect.name == "postgresql" else "substr(at, 1, 7)"
     usd = "coalesce(cost_usd, estimated_usd)"

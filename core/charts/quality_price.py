@@ -1,0 +1,90 @@
+"""Quality beside price: what was found of models in, Vega-Lite out, as in `core.charts.cost`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import altair as alt
+
+from core.charts.common import Spec, to_spec
+from core.charts.spec_helpers import with_data
+from core.cost.quality import Quality
+
+_HEIGHT = 320  # px
+
+
+@dataclass(frozen=True, slots=True)
+class QualityLabels:
+    """Words of the scatter: axes, names in tooltips; `kinds` names votes and evaluations, `free` what costs nothing."""
+
+    cost: str
+    quality: str
+    model: str
+    count: str
+    kinds: tuple[str, str]
+    free: str
+
+
+def quality_scatter(found: Sequence[Quality], labels: QualityLabels) -> Spec:
+    """Quality (0 to 1, with its interval) against what a story costs, each point with its model's name.
+
+    Models whose cost is unknown are left out, and free ones stand at the left edge and say so: a logarithm has no zero.
+    """
+    known = [one for one in found if one.cost_usd is not None]
+    least = min((float(one.cost_usd) for one in known if one.cost_usd), default=0.001)
+    rows = [
+        {
+            "model": one.model,
+            "cost": float(one.cost_usd or 0) or least / 3,
+            "paid": float(one.cost_usd or 0),
+            "share": one.share,
+            "low": one.low,
+            "high": one.high,
+            "n": one.n,
+            "kind": labels.kinds[0] if one.kind == "votes" else labels.kinds[1],
+        }
+        for one in known
+    ]
+    names: dict[tuple[object, ...], list[str]] = {}  # those that stand in one place share one line of text
+    for row in rows:
+        names.setdefault((row["cost"], row["share"]), []).append(str(row["model"]))
+    for row in rows:
+        here = names.pop((row["cost"], row["share"]), [])
+        row["name"] = ", ".join(here) + (f" · {labels.free}" if here and not row["paid"] else "")
+    return with_data(_scatter_spec(labels), rows)
+
+
+@cache
+def _scatter_spec(labels: QualityLabels) -> Spec:
+    x = alt.X(
+        "cost:Q",
+        title=labels.cost,
+        scale=alt.Scale(type="log", padding=30),
+        axis=alt.Axis(format="~g", tickCount=5, grid=False),
+    )
+    scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(format=".0%", tickCount=5)
+    colour = alt.Color(
+        "kind:N", scale=alt.Scale(domain=list(labels.kinds)), legend=alt.Legend(title=None, orient="top")
+    )
+    tooltip = [
+        alt.Tooltip("model:N", title=labels.model),
+        alt.Tooltip("paid:Q", title=labels.cost, format="~g"),
+        alt.Tooltip("share:Q", title=labels.quality, format=".1%"),
+        alt.Tooltip("n:Q", title=labels.count, format=",d"),
+    ]
+    base = alt.Chart(alt.NamedData("rows"))
+    y = alt.Y("share:Q", title=labels.quality, scale=scale, axis=axis)
+    chart = alt.layer(
+        base.mark_rule(opacity=0.4, strokeWidth=2).encode(
+            x=x, y=alt.Y("low:Q", title=labels.quality, scale=scale, axis=axis), y2="high:Q", color=colour
+        ),
+        base.mark_point(size=110, filled=True, opacity=1).encode(
+            x=x, y=y, color=colour, shape="kind:N", tooltip=tooltip
+        ),
+        base.mark_text(align="left", dx=9, fontSize=12, limit=220).encode(x=x, y=y, text="name:N", color=colour),
+    ).properties(height=_HEIGHT)
+    spec = to_spec(chart)
+    spec["layer"][1]["encoding"]["shape"]["legend"] = None
+    return spec

@@ -1,0 +1,185 @@
+"""How far a prompt is from the prompts that a model was trained on: the share of its words that stand in those too.
+
+A small model that was trained on one kind of prompt writes nonsense for another kind. The rule is simple on purpose:
+
+1. Words that every writing task has (write, a short text of 120 words, in plain English) are left out. A Latin word is
+   compared by its stem. Chinese has no spaces, so a character counts as known where it stands in a pair of characters
+   that the training prompts have.
+2. A prompt in another script than the training prompts is far.
+3. Otherwise it is far when fewer than `FAR_BELOW` of its words are known, in proportion to the share that the training
+   prompts themselves have in common (`PromptVocabulary.usual`): it is near 1 for prompts made from a template, and
+   lower where every prompt is a text of its own, such as customers' messages.
+
+Measured on the templates of `tests/test_model_profile_similarity.py`; the figures are in `docs/story.md`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+
+from core.dataset.recipe import template_parts
+from core.errors import BadRecipe
+
+FAR_BELOW = 0.6  # of the usual share: between the farthest near template and the nearest far one that were measured
+_OFTEN = 0.2  # share of the training prompts from which on a script is one of theirs
+_NEARLY_ALL = 0.9  # of the training prompts have a word of their template; a value of a column is in fewer
+
+_HAN = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_RUNS = re.compile(rf"[{_HAN}]+|[^\W\d_{_HAN}]+")
+_SCRIPTS = (
+    ("japanese", re.compile(r"[\u3040-\u30ff]")),
+    ("chinese", re.compile(f"[{_HAN}]")),
+    ("korean", re.compile(r"[\uac00-\ud7a3]")),
+    ("latin", re.compile(r"[^\W\d_]*[A-Za-z\u00c0-\u024f][^\W\d_]*")),
+)
+# Words of every writing task, on any subject.
+_GENERIC_ZH = re.compile(
+    "请你|请您|请|帮我|用中文|用英文|中文|英文|撰写|创作|生成|编写|写出|讲述|讲一个|描写|写|"
+    "大约|左右|以内|不超过|[零一二两三四五六七八九十百千]+字|字|"
+    "[一这那每][段篇个位则首条句种些]|关于|内容|文章|要求|"
+    "的|了|着|和|与|及|是|在|把|被|让|给|你|我|他|她|它|有|为|以|并|等"
+)
+_GENERIC_EN = re.compile(
+    "a|an|the|and|or|but|of|in|on|at|by|for|from|to|with|without|about|into|as|than|that|this|these|"
+    "those|it|its|is|are|be|was|were|has|have|had|do|does|not|no|any|each|every|all|one|two|three|who|"
+    "whom|whose|which|what|when|where|how|why|i|me|my|we|our|us|you|your|he|him|his|she|her|they|them|"
+    "their|there|here|will|would|can|could|should|must|shall|may|please|write|writes|writing|written|"
+    "compose|create|generate|produce|make|tell|give|short|long|brief|around|approximately|plain|simple|"
+    "clear|english|chinese|language|text|word|sentence|paragraph|use|using|say|between|least|most|more|"
+    "less|also|only|so|then|if"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptVocabulary:
+    """The prompts that a model was trained on, as words.
+
+    Attributes:
+        words: stems of Latin words, and pairs of Chinese characters.
+        scripts: those in which at least a fifth of the prompts are written.
+        usual: median share of a prompt's words that other training prompts have too (0 to 1).
+        from_template: nearly all prompts have a word in common, so they come from a template with words.
+    """
+
+    words: frozenset[str]
+    scripts: frozenset[str]
+    usual: float
+    from_template: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSimilarity:
+    """What was measured of one prompt.
+
+    Attributes:
+        known: share of its words that the training prompts have (0 to 1); None: it has no words to compare.
+        script: what it is written in; None: it has no letters.
+        other_script: the training prompts are written in another one.
+        far: the model was trained on another kind of prompt.
+    """
+
+    known: float | None
+    script: str | None
+    other_script: bool
+    far: bool
+
+
+def build_vocabulary(prompts: Iterable[str], also: Iterable[str] = ()) -> PromptVocabulary | None:
+    """What training prompts have in common; None where there are none.
+
+    Args:
+        prompts: as the model read them, without their separators.
+        also: other texts that stood in front of them, such as a system text.
+    """
+    distinct = list(dict.fromkeys(prompt.strip() for prompt in prompts if prompt.strip()))
+    if not distinct:
+        return None
+    counts = Counter(word for prompt in distinct for word in _words(prompt))
+    shared = frozenset(word for word, count in counts.items() if count > 1)
+    scripts = Counter(script for script in map(script_of, distinct) if script is not None)
+    return PromptVocabulary(
+        words=frozenset(counts) | frozenset(word for text in also for word in _words(text)),
+        scripts=frozenset(script for script, count in scripts.items() if count >= _OFTEN * len(distinct)),
+        usual=median(_share(prompt, shared) or 0.0 for prompt in distinct),
+        from_template=any(count >= max(2, _NEARLY_ALL * len(distinct)) for count in counts.values()),
+    )
+
+
+def compare(text: str, learned: PromptVocabulary) -> PromptSimilarity:
+    """How far a text (a prompt, or the fixed words of a template) is from what a model learned."""
+    known, script = _share(text, learned.words), script_of(text)
+    other = script is not None and bool(learned.scripts) and script not in learned.scripts
+    if known is None:  # values alone: what a model knows that was trained on values alone
+        return PromptSimilarity(None, script, other, far=other or learned.from_template)
+    return PromptSimilarity(known, script, other, far=other or known < FAR_BELOW * learned.usual)
+
+
+def fixed_words(template: str) -> str:
+    """A template without its columns; as it is where its braces do not match."""
+    try:
+        return "".join(text if column is None else f"{text} " for text, column in template_parts(template))
+    except BadRecipe:
+        return template
+
+
+def script_of(text: str) -> str | None:
+    """What most of a text is written in: chinese, japanese, korean, latin or other; None: it has no letters.
+
+    A Latin word counts as much as two Chinese characters, the length of most Chinese words.
+    """
+    counts = {name: len(pattern.findall(text)) for name, pattern in _SCRIPTS}
+    counts["latin"] *= 2
+    if counts["japanese"]:  # it is written with Chinese characters too
+        counts["japanese"] += counts.pop("chinese")
+    if not any(counts.values()):
+        return "other" if any(char.isalpha() for char in text) else None
+    return max(counts, key=lambda name: counts[name])
+
+
+def _words(text: str) -> set[str]:
+    """Stems and pairs of characters."""
+    found = set[str]()
+    for run in _content(text):
+        found |= {run[i : i + 2] for i in range(len(run) - 1)} if _is_han(run) else {run}
+    return found
+
+
+def _share(text: str, known: frozenset[str]) -> float | None:
+    """The share of a text's content that is known: characters in known pairs, or stems. None: it has no content."""
+    total = hits = 0
+    for run in _content(text):
+        if not _is_han(run):
+            total, hits = total + 2, hits + 2 * (run in known)  # as long as a word of two characters
+            continue
+        total += len(run)
+        pairs = [run[i : i + 2] in known for i in range(len(run) - 1)]
+        hits += sum(any(pairs[max(0, i - 1) : i + 1]) for i in range(len(run)))
+    return hits / total if total else None
+
+
+def _content(text: str) -> list[str]:
+    """Runs of Chinese characters (two or more) and stems of words, without what every writing task says."""
+    found = []
+    for run in _RUNS.findall(text.casefold()):
+        if _is_han(run):
+            found += [part for part in _GENERIC_ZH.sub(" ", run).split() if len(part) > 1]
+        elif len(run) > 1 and not _GENERIC_EN.fullmatch(run) and not _GENERIC_EN.fullmatch(stem := _stem(run)):
+            found.append(stem)
+    return found
+
+
+def _stem(word: str) -> str:
+    """A word without the endings of plurals: stories, story; heroes, hero; words, word."""
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    if word.endswith(("oes", "ches", "shes", "sses", "xes")):
+        return word[:-2]
+    return word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 3 else word
+
+
+def _is_han(run: str) -> bool:
+    return re.match(f"[{_HAN}]", run) is not None

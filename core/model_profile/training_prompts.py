@@ -1,0 +1,106 @@
+"""The prompts that a model was trained on, from presets and the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+
+from core import packaged_models
+from core.cost.prices import ENGINE
+from core.dataset import datasets, export, grid, presets
+from core.dataset.presets import Preset
+from core.db.store import Store
+from core.errors import NotFound
+from core.model_profile.model_purpose import TrainingFacts
+from core.model_profile.prompt_similarity import PromptVocabulary, build_vocabulary
+from core.training import lineage
+from core.training.job_views import JobView
+
+_MOST_PROMPTS = 2_000  # of each data set: enough for its words, read in a fraction of a second
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingHistory:
+    """How a tuned model was trained.
+
+    Attributes:
+        facts: for `model_purpose.purpose_of`.
+        learned: what its training prompts have in common, those of the models that it was made from included; None:
+            no prompt is there any more.
+        prompt: one of its training prompts, without separator; "": none is there any more.
+        system: the system text of its conversations, or "".
+    """
+
+    facts: TrainingFacts
+    learned: PromptVocabulary | None
+    prompt: str
+    system: str
+
+
+def of_job(store: Store, job: JobView) -> TrainingHistory:
+    """How the model that `job` made was trained, through every job of its chain."""
+    chain = lineage.chain(store, job.id)
+    root = chain[0].base_model
+    own = list(_prompts(store, job))
+    prompts, systems = [*own], [_system(store, job)]
+    for earlier in chain[:-1]:
+        prompts += _prompts(store, earlier)
+        systems.append(_system(store, earlier))
+    if job.provider == ENGINE and root in packaged_models.WRITERS:
+        prompts += _of_presets(packaged_models.WRITERS[root])
+    return TrainingHistory(
+        TrainingFacts(_dataset_name(store, job), job.n_examples, root),
+        build_vocabulary(prompts, systems),
+        own[0] if own else "",
+        systems[0],
+    )
+
+
+@lru_cache
+def of_packaged_writer(language: str) -> PromptVocabulary | None:
+    """What the packaged writer of a language was trained on: every cell of the presets of that language."""
+    return build_vocabulary(_of_presets(language))
+
+
+def presets_of(language: str) -> tuple[Preset, ...]:
+    """The presets whose stories the packaged writer of a language was trained on."""
+    return tuple(preset for preset in presets.load() if preset.language == language)
+
+
+def _of_presets(language: str) -> list[str]:
+    return [
+        grid.render(preset.recipe.template, grid.cell(preset.recipe, position).values)
+        for preset in presets_of(language)
+        for position in range(min(preset.recipe.rows(), _MOST_PROMPTS))
+    ]
+
+
+def _prompts(store: Store, job: JobView) -> Iterator[str]:
+    """Training prompts of a job; none when its data set is gone."""
+    if job.dataset_id is None:
+        return
+    try:
+        for prompt, _text in islice(export.Selection(store, job.dataset_id, job.version_id).examples(), _MOST_PROMPTS):
+            yield prompt
+    except NotFound:
+        return
+
+
+def _system(store: Store, job: JobView) -> str:
+    if job.dataset_id is None or job.file_format != "chat":
+        return ""
+    try:
+        return datasets.chat_system(store, job.dataset_id)
+    except NotFound:
+        return ""
+
+
+def _dataset_name(store: Store, job: JobView) -> str | None:
+    if job.dataset_id is None:
+        return None
+    try:
+        return datasets.summary(store, job.dataset_id).name
+    except NotFound:
+        return None

@@ -1,0 +1,215 @@
+"""Why an endpoint cannot be reached, read from what the transport raised: each cause with what to do about it.
+
+What repeating cannot cure (a name that does not exist, a certificate that is not trusted, a proxy that refuses) is
+`Misconfigured`; what may pass is `Unavailable`, which is tried again.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import aiohttp
+import httpx2
+
+from core.errors import Misconfigured, ProviderError, Unavailable
+from core.message import msg
+from core.providers.endpoint_setup import address_setting, host_of, proxy_of
+from core.providers.schemas import Provider
+
+EVERYWHERE = ("/chat/completions", "/completions", "/models")
+"""Paths of the calls that every OpenAI-shaped API has."""
+_MOST = 12  # exceptions in a chain
+_NO_SUCH_NAME = {getattr(socket, name, None) for name in ("EAI_NONAME", "EAI_NODATA")} - {None}
+# OpenSSL's words for an answer that is no TLS: plain HTTP, most of all
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"})
+_EXPIRED, _OTHER_NAME = {10}, {62, 64}  # X509_V_ERR_CERT_HAS_EXPIRED, _HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH
+# a TLS alert where the head of an answer should be, and what nginx, Apache and Go answer to plain HTTP on a TLS port
+_WANTS_TLS = re.compile(
+    r"\\x15\\x03|plain HTTP request was sent to HTTPS port|speaking plain HTTP to an SSL|HTTP request to an HTTPS", re.I
+)
+
+
+def unreachable(provider: Provider, cause: BaseException | None = None, *, sent: bool = True) -> ProviderError:
+    """No connection, or one that broke before the answer was there.
+
+    Args:
+        provider: the endpoint.
+        cause: what the transport raised; its own causes are looked at too.
+        sent: the endpoint may have the request, and bill it.
+    """
+    for error in _chain(cause):
+        if isinstance(error, aiohttp.ClientConnectorError):
+            continue  # a copy, without the details, of the cause that follows
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return _certificate(provider, error)
+        if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
+            return _other_scheme(provider, "http")
+        if isinstance(error, socket.gaierror):
+            return _name(provider, error)
+        if isinstance(error, httpx2.ProxyError | aiohttp.ClientHttpProxyError):
+            status = re.match(r"\d{3}", str(error))
+            return proxy_refuses(provider, int(status[0]) if status else 0)
+    if wants_tls(" ".join(str(error) for error in _chain(cause))):
+        return _other_scheme(provider, "https")
+    return _no_answer(provider, cause, sent)
+
+
+def wants_tls(words: str) -> bool:
+    """Whether an answer says that plain HTTP was spoken to a port for TLS."""
+    return _WANTS_TLS.search(words) is not None
+
+
+def plain_to_tls(provider: Provider) -> Misconfigured:
+    """Plain HTTP was spoken to a port for TLS."""
+    return _other_scheme(provider, "https")
+
+
+def no_version(provider: Provider, words: str) -> Misconfigured:
+    """A call that every OpenAI-shaped API has is missing, at an address without a version."""
+    url = provider.shown_url.rstrip("/")
+    return Misconfigured(
+        msg("There is no OpenAI-compatible API at {url}: {words}", url=url, words=words),
+        msg(
+            "Most of these addresses end in /v1: set {provider} to {url}/v1 and restart Fabula.",
+            provider=address_setting(provider),
+            url=url,
+        ),
+    )
+
+
+def proxy_refuses(provider: Provider, status: int) -> ProviderError:
+    """The proxy in between answered with an error of its own."""
+    host = urlsplit(provider.base_url).hostname or provider.base_url
+    proxy = _shown(proxy_of(provider.base_url))
+    if status == 407:
+        return Misconfigured(
+            msg("The proxy {proxy} asks for a user name and a password (407).", proxy=proxy),
+            msg(
+                "Set HTTPS_PROXY to http://user:password@host:port, or NO_PROXY to {host}, and restart Fabula.",
+                host=host,
+            ),
+        )
+    if 400 <= status < 500:
+        return Misconfigured(
+            msg(
+                "The proxy {proxy} does not let you connect to {host} ({status}).",
+                proxy=proxy,
+                host=host,
+                status=status,
+            ),
+            msg("Ask the proxy's administrator, or set NO_PROXY to {host} and restart Fabula.", host=host),
+        )
+    return Unavailable(
+        msg(
+            "The proxy {proxy} could not connect to {host} ({status}).",
+            proxy=proxy,
+            host=host,
+            status=status or msg("no status"),
+        ),
+        msg("Fabula retries automatically; if it persists, check HTTPS_PROXY, or set NO_PROXY to {host}.", host=host),
+        may_be_billed=False,
+    )
+
+
+def _certificate(provider: Provider, error: ssl.SSLCertVerificationError) -> Misconfigured:
+    host = urlsplit(provider.base_url).hostname or provider.base_url
+    if error.verify_code in _EXPIRED:
+        next_step = msg("Renew it on the server; if it has not expired, correct this machine's clock.")
+    elif error.verify_code in _OTHER_NAME:
+        next_step = msg("Set {provider} to the name that the certificate is for.", provider=address_setting(provider))
+    else:
+        next_step = msg(
+            "If the server or a proxy in between is your own: set SSL_CERT_FILE to a file with its "
+            "authority's certificate and restart Fabula."
+        )
+    return Misconfigured(
+        msg(
+            "The certificate of {host} is not trusted: {verify_message}.",
+            host=host,
+            verify_message=error.verify_message,
+        ),
+        next_step,
+    )
+
+
+def _other_scheme(provider: Provider, spoken: str) -> Misconfigured:
+    written = "http" if spoken == "https" else "https"
+    rest = provider.shown_url.partition("://")[2]
+    return Misconfigured(
+        msg(
+            "The address of {name} begins with {written}://, but {provider} speaks {spoken}.",
+            name=provider.name,
+            written=written,
+            provider=host_of(provider),
+            spoken=spoken,
+        ),
+        msg(
+            "Set {provider} to {spoken}://{rest} and restart Fabula.",
+            provider=address_setting(provider),
+            spoken=spoken,
+            rest=rest,
+        ),
+    )
+
+
+def _name(provider: Provider, error: socket.gaierror) -> ProviderError:
+    proxy = proxy_of(provider.base_url)
+    host = urlsplit(proxy or provider.base_url).hostname or provider.base_url
+    if error.errno in _NO_SUCH_NAME:
+        setting = "HTTPS_PROXY" if proxy else address_setting(provider)
+        return Misconfigured(
+            msg("There is no server named {host}.", host=host),
+            msg("Look for a typing error in {setting}; a name of a private network needs its VPN.", setting=setting),
+        )
+    return Unavailable(
+        msg("The name {host} could not be looked up.", host=host),
+        msg("Fabula retries automatically; check this machine's network."),
+        may_be_billed=False,
+    )
+
+
+def _no_answer(provider: Provider, cause: BaseException | None, sent: bool) -> Unavailable:
+    proxy = proxy_of(provider.base_url)
+    if proxy and any(isinstance(error, ConnectionRefusedError) for error in _chain(cause)):
+        return Unavailable(
+            msg("The proxy {proxy} cannot be reached.", proxy=_shown(proxy)),
+            msg("Check HTTPS_PROXY and HTTP_PROXY, or unset them, and restart Fabula."),
+            may_be_billed=False,
+        )
+    if provider.base_url.startswith("http://") and any(_hung_up(error) for error in _chain(cause)):
+        return Unavailable(
+            msg(
+                "{name} cannot be reached at {base_url}: it closes the connection without an answer.",
+                name=provider.name,
+                base_url=provider.shown_url,
+            ),
+            msg("Fabula retries automatically. If the server speaks https, write https:// in its address."),
+            may_be_billed=sent,
+        )
+    return Unavailable(
+        msg("{name} cannot be reached at {base_url}.", name=provider.name, base_url=provider.shown_url),
+        msg("Check the address and the network; the engine may still be starting."),
+        may_be_billed=sent,
+    )
+
+
+def _hung_up(error: BaseException) -> bool:
+    disconnected = (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError, aiohttp.ServerDisconnectedError)
+    return isinstance(error, (ConnectionResetError, *disconnected))
+
+
+def _shown(proxy: str | None) -> str:
+    """A proxy's name and port, without its password."""
+    return urlsplit(proxy or "").netloc.rpartition("@")[2] or msg("in between")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    for _ in range(_MOST):
+        if error is None:
+            return
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,155 @@
+"""How an endpoint is set up: its address, its key, the proxy in between; and what is plainly wrong with them."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+from collections.abc import Mapping
+from urllib.parse import SplitResult, urlsplit
+
+from core.errors import Misconfigured
+from core.message import msg
+from core.providers.schemas import Provider
+
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+# by the provider's id: where its address and its key come from (see `Registry.from_settings`)
+_ADDRESS: Mapping[str, str] = {
+    "engine": "FABULA_ENGINE_URL",
+    "openai": "OPENAI_BASE_URL",
+    "compatible": "OPENAI_BASE_URL",
+    "azure": "AZURE_OPENAI_ENDPOINT",
+    "together": "TOGETHER_BASE_URL",
+}
+_KEY: Mapping[str, str] = {
+    "engine": "FABULA_ENGINE_TOKEN",
+    "openai": "OPENAI_API_KEY",
+    "compatible": "OPENAI_API_KEY",
+    "azure": "AZURE_OPENAI_API_KEY",
+    "together": "TOGETHER_API_KEY",
+}
+_ONE_CALL = re.compile(r"/(?:chat/completions|completions|responses|embeddings|models)(?=$|[/?#])", re.I)
+# A scheme as people write it, and quotes in front: https//, https：//, //
+_SCHEME = re.compile(r"^[\"'“‘]*(?:(?:https?|ftp|wss?)?[:：]?/{1,2})?", re.I)
+_QUOTES = "\"'`"
+_VERSION = re.compile(r"/v\d+\w*(?:/|$)")
+
+
+def address_setting(provider: Provider) -> str:
+    """The setting that an endpoint's address comes from."""
+    return _ADDRESS.get(provider.id, msg("its address"))
+
+
+def host_of(provider: Provider) -> str:
+    """Name and port of the server, without anything secret."""
+    parts = urlsplit(provider.base_url)
+    return parts.netloc.rpartition("@")[2] or provider.shown_url
+
+
+def has_version(provider: Provider) -> bool:
+    """Whether the address ends in, or holds, a version of the API: `/v1`, `/v1beta/openai`, `/api/paas/v4`."""
+    return _VERSION.search(urlsplit(provider.base_url).path) is not None
+
+
+def proxy_of(url: str) -> str | None:
+    """The environment's proxy for this address; None where there is none, and for this machine's own loopback."""
+    parts = urlsplit(url)
+    if not parts.hostname or parts.hostname in LOOPBACK or urllib.request.proxy_bypass(parts.netloc):
+        return None
+    proxies = urllib.request.getproxies()
+    found = proxies.get(parts.scheme) or proxies.get("all")
+    return f"http://{found}" if found and "://" not in found else found
+
+
+def check_setup(provider: Provider) -> None:
+    """See that an endpoint can be called at all, before anything is sent.
+
+    Raises:
+        Misconfigured: its address or its key cannot work.
+    """
+    fault = _address_fault(provider) or _key_fault(provider)
+    if fault is not None:
+        raise fault
+
+
+def _address_fault(provider: Provider) -> Misconfigured | None:
+    url, setting = provider.shown_url, address_setting(provider)
+    scheme, separator, _ = url.partition("://")
+    rest = _SCHEME.sub("", url).rstrip("\"'”’")
+    if not separator:
+        return Misconfigured(
+            msg("The address of {name}, {url}, has no http:// or https:// in front.", name=provider.name, url=url),
+            msg(
+                "Set {setting} to https://{rest} (http:// for a server without TLS) and restart Fabula.",
+                setting=setting,
+                rest=rest,
+            ),
+        )
+    if scheme.lower() not in ("http", "https"):
+        return Misconfigured(
+            msg("The address of {name} begins with {scheme}://.", name=provider.name, scheme=scheme),
+            msg("Set {setting} to https://{rest} and restart Fabula.", setting=setting, rest=rest),
+        )
+    if not _is_web_address(url):
+        return Misconfigured(
+            msg("The address of {name}, {url}, is not a web address.", name=provider.name, url=url),
+            msg("Set {setting} to one like https://api.example.com/v1 and restart Fabula.", setting=setting),
+        )
+    if (call := _ONE_CALL.search(url)) is not None:
+        return Misconfigured(
+            msg(
+                "The address of {name} ends in {call}: that is one call, not the API.", name=provider.name, call=call[0]
+            ),
+            msg(
+                "Set {setting} to {start} and restart Fabula.",
+                setting=setting,
+                start=_api_of(provider, url[: call.start()]),
+            ),
+        )
+    if (extra := re.search(r"[?#]", url)) is not None:
+        return Misconfigured(
+            msg(
+                "The address of {name}, {url}, has a {extra}, which no API's address has.",
+                name=provider.name,
+                url=url,
+                extra=extra[0],
+            ),
+            msg(
+                "Set {setting} to {start} and restart Fabula.",
+                setting=setting,
+                start=_api_of(provider, url[: extra.start()]),
+            ),
+        )
+    return None
+
+
+def _api_of(provider: Provider, url: str) -> str:
+    """What an address should be: of Azure the resource, whose portal shows the address of one call."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}" if provider.kind == "azure" else url
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        parts: SplitResult = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0 and not re.search(r"[\s\x00-\x1f]", url)
+    except ValueError:  # a port that is no number, or too large
+        return False
+
+
+def _key_fault(provider: Provider) -> Misconfigured | None:
+    key, setting = provider.api_key, _KEY.get(provider.id, msg("its key"))
+    odd = next((c for c in key if not "!" <= c <= "~" or c in _QUOTES), None)
+    if odd is None or (odd == " " and provider.kind == "engine"):
+        return None
+    if odd == " ":
+        what = msg("The key of {name} has a space in it, which no key has.", name=provider.name)
+    elif odd.isprintable():
+        what = msg("The key of {name} has the character {odd} in it, which no key has.", name=provider.name, odd=odd)
+    else:
+        what = msg(
+            "The key of {name} has a line break or a control character in it, which no key has.", name=provider.name
+        )
+    return Misconfigured(
+        what, msg("Copy the key again, alone on one line: set {setting} and restart Fabula.", setting=setting)
+    )

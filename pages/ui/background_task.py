@@ -1,0 +1,132 @@
+"""One thing that is worked out beside the page when it takes long: few rows at once, many in a thread with progress."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, Protocol, TypeVar
+
+import streamlit as st
+
+from core.errors import FabulaError
+from pages.ui import unexpected_errors
+from pages.ui.lang import _, number
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+_AT_ONCE = 5_000  # rows that take less than a second
+_LOOK_S = 0.5
+_PATIENCE_S = 0.4  # what is there by then is there without a flicker
+
+
+class BackgroundTask(Generic[T]):
+    """The answer of `make`, which calls what it is given once for each row that it has seen.
+
+    Args:
+        make: works the answer out.
+        rows: how many it looks at.
+        asks: it asks an endpoint, so that few rows may take long too.
+        provisional: whether an answer is one to make do with for a few seconds only.
+
+    What `make` raises, `get` raises; an error that is none of the family is told as one, and logged.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Callable[[], None]], T],
+        rows: int,
+        *,
+        asks: bool = False,
+        provisional: Callable[[T], bool] = lambda made: False,
+    ) -> None:
+        self.rows = rows
+        self._provisional = provisional
+        self.seen = 0
+        self.done = False
+        self._made: T | None = None
+        self._error: FabulaError | None = None
+        self._failed_at: float | None = None
+        if rows <= _AT_ONCE and not asks:
+            self._work(make)
+        else:
+            thread = threading.Thread(target=self._work, args=(make,), name="background-task", daemon=True)
+            thread.start()
+            thread.join(_PATIENCE_S)
+
+    def get(self) -> T | None:
+        """The answer; None while it is being worked out.
+
+        Raises:
+            FabulaError: there is none, and why.
+        """
+        if self._error is not None:
+            raise self._error.with_traceback(None)
+        return self._made if self.done else None
+
+    @property
+    def stale(self) -> bool:
+        """Whether it failed, or its answer is provisional, and it is time to try again."""
+        failed_at = self._failed_at
+        return self.done and failed_at is not None and time.monotonic() - failed_at >= unexpected_errors.FAILURE_KEPT_S
+
+    def _count(self) -> None:
+        self.seen += 1
+
+    def _work(self, make: Callable[[Callable[[], None]], T]) -> None:
+        try:
+            self._made = make(self._count)
+            if self._provisional(self._made):
+                self._failed_at = time.monotonic()
+        except Exception as error:
+            self._error, self._failed_at = (
+                unexpected_errors.as_fabula_error(error, f"looking at {self.rows:,} rows"),
+                time.monotonic(),
+            )
+        finally:
+            self.done = True
+
+
+_unfinished: dict[Hashable, BackgroundTask[Any]] = {}
+
+
+class CachedTask(Protocol[T_co]):
+    """A cached function (`st.cache_resource`), as far as it is needed here."""
+
+    def __call__(self, *given: Any) -> BackgroundTask[T_co]: ...
+
+    def clear(self, *given: Any) -> None: ...
+
+
+def shared_task(cached: CachedTask[T], *given: Any, job: Hashable = None) -> BackgroundTask[T]:
+    """What a cached function has for these arguments; one that failed is kept for a few seconds only.
+
+    `job`: what is worked out, whatever the rows are by now. While that is still going on for earlier rows, it is what
+    everybody gets: rows that come every second must not start a thread every second.
+    """
+    if job is not None and (earlier := _unfinished.get(job)) is not None and not earlier.done:
+        return earlier
+    work = cached(*given)
+    if work.stale:
+        cached.clear(*given)
+        work = cached(*given)
+    if job is not None and not work.done:
+        for other in [other for other, its in list(_unfinished.items()) if its.done]:
+            _unfinished.pop(other, None)
+        _unfinished[job] = work
+    return work
+
+
+def wait_for_task(work: BackgroundTask[T]) -> T | None:
+    """The answer; while there is none yet, a bar with how far it is, and the page is drawn again when it is there."""
+    if not work.done:
+        st.fragment(run_every=_LOOK_S)(_progress)(work)
+    return work.get()
+
+
+def _progress(work: BackgroundTask[T]) -> None:
+    if work.done:
+        st.rerun()
+    sentence = _("Checking rows: {seen} of {rows}").format(seen=number(work.seen), rows=number(work.rows))
+    st.progress(min(1.0, work.seen / work.rows), text=sentence)

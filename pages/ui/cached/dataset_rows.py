@@ -1,0 +1,166 @@
+"""A data set on its way to training: its quality, how it is written, how many tokens that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+
+import streamlit as st
+
+from core.cost import tokens
+from core.dataset import datasets, export, jsonl, presets, quality, runs, versions
+from core.dataset.importers import table_reader
+from core.providers import ModelInfo
+from core.providers.registry import ENGINE
+from core.training.job_form import FileFormat
+from pages.ui.background_task import BackgroundTask, shared_task
+from pages.ui.cached.live_data import run_of
+from pages.ui.cached.provider_models import quick, status
+from pages.ui.cached.studio import store, where
+from pages.ui.dataset.quality_job import QualityMeasurement
+
+_SUGGESTED_FROM = 1_000  # rows looked at for suggestions
+_MOST_SUGGESTIONS = 50  # a longer list is no help
+_SHOWN_LINES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFormat:
+    """How a data set is written for training: format, end of prompts, end of completions (None: as proposed)."""
+
+    separator: str | None = None
+    stop: str | None = None
+    file_format: FileFormat = "completion"
+
+
+@st.cache_data(max_entries=32, ttl=60)
+def suggestions(dataset_id: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Columns of a data set, each with the values it knows, in order of appearance; "" where some rows have none."""
+    recipe = datasets.recipe(store(), dataset_id)
+    if recipe is not None:
+        return tuple((column.name, column.values) for column in recipe.columns)
+    seen: dict[str, dict[str, None]] = {name: {} for name in datasets.summary(store(), dataset_id).columns}
+    for row in datasets.rows(store(), dataset_id, limit=_SUGGESTED_FROM):
+        for name, values in seen.items():  # no column that is only kept with the row
+            values[row.values.get(name, "")] = None
+    return tuple((name, tuple(values)[:_MOST_SUGGESTIONS]) for name, values in seen.items())
+
+
+@st.cache_data(max_entries=32, ttl=60)
+def prompt_separator(dataset_id: str) -> str:
+    """What stands between the columns of a data set's prompts."""
+    return datasets.summary(store(), dataset_id).prompt_separator
+
+
+@st.cache_data(max_entries=8)
+def sample_size(name: str) -> int:
+    """How many stories a sample has."""
+    path = presets.DATA / "samples" / f"{name}.csv"
+    return len(table_reader.read_table(path.read_bytes(), path.name).frame)
+
+
+def quality_of(dataset_id: str) -> tuple[QualityMeasurement, str]:
+    """Where the quality of a data set is measured, and the mark of the rows as they are now.
+
+    Raises:
+        NotFound: the data set is not there (any more).
+    """
+    return _measurement(dataset_id, where()), quality.fingerprint(store(), dataset_id)
+
+
+@st.cache_resource(max_entries=8)
+def _measurement(dataset_id: str, studio: str) -> QualityMeasurement:
+    ledger = store()
+    return QualityMeasurement(lambda progress: quality.of(ledger, dataset_id, progress))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFilePreview:
+    """How rows are written for training, and the first lines of that file."""
+
+    plan: jsonl.Plan
+    lines: tuple[str, ...]
+
+
+def written(
+    dataset_id: str, version_id: str | None, rows: int, marks: TrainingFormat
+) -> BackgroundTask[TrainingFilePreview]:
+    """How a data set, or a version of it, is written; looked at again when a row has come, gone or been edited."""
+    as_now = datasets.fingerprint(store(), dataset_id, version_id)
+    job = ("written", dataset_id, version_id, marks, where())
+    return shared_task(_written, as_now, dataset_id, version_id, rows, marks, where(), job=job)
+
+
+@st.cache_resource(max_entries=16)
+def _written(
+    as_now: str, dataset_id: str, version_id: str | None, rows: int, marks: TrainingFormat, studio: str
+) -> BackgroundTask[TrainingFilePreview]:
+    chosen = export.Selection(store(), dataset_id, version_id)
+
+    def look(seen: Callable[[], None]) -> TrainingFilePreview:
+        plan = export.plan(chosen, marks.file_format, separator=marks.separator, stop=marks.stop, seen=seen)
+        return TrainingFilePreview(plan, tuple(islice(plan.lines(chosen.examples()), _SHOWN_LINES)))
+
+    return BackgroundTask(look, rows)
+
+
+def tokens_of(
+    dataset_id: str, version_id: str | None, rows: int, marks: TrainingFormat, model: ModelInfo
+) -> BackgroundTask[tokens.TokenCount]:
+    """Tokens that `model` reads in one epoch of a file so written: by its own tokenizer where the engine is up.
+
+    While a run adds rows the nearest vocabulary has to do: the engine would be asked 200 times for each new row.
+    """
+    as_now = datasets.fingerprint(store(), dataset_id, version_id)
+    own = model.provider == ENGINE and status().engine.state == "up" and not _grows(dataset_id, version_id)
+    given = (as_now, dataset_id, version_id, rows, marks, model.provider, model.id, own, where())
+    job = ("tokens", dataset_id, version_id, marks, model.provider, model.id, own, where())
+    return shared_task(_tokens_of, *given, job=job)
+
+
+def _grows(dataset_id: str, version_id: str | None) -> bool:
+    """Whether rows come; those of a version are what they are."""
+    if version_id is not None:
+        return False
+    _summary, run = run_of(dataset_id)
+    return run is not None and run.state in runs.ACTIVE
+
+
+@st.cache_resource(max_entries=64)
+def _tokens_of(
+    as_now: str,
+    dataset_id: str,
+    version_id: str | None,
+    rows: int,
+    marks: TrainingFormat,
+    provider: str,
+    model: str,
+    own: bool,
+    studio: str,
+) -> BackgroundTask[tokens.TokenCount]:
+    chosen = export.Selection(store(), dataset_id, version_id)
+    asked = quick(provider) if own else None
+
+    def count(seen: Callable[[], None]) -> tokens.TokenCount:
+        plan = export.plan(chosen, marks.file_format, separator=marks.separator, stop=marks.stop)
+        ask = None if asked is None else partial(asked.count_tokens, model)
+        return export.count_tokens(plan, export.ProgressExamples(chosen.examples(), seen), model, ask)
+
+    return BackgroundTask(count, rows, asks=own, provisional=lambda counted: counted.unanswered)
+
+
+def parts(dataset_id: str) -> dict[str | None, int]:
+    """Finished rows of a data set by the part that they are in."""
+    return _parts(datasets.fingerprint(store(), dataset_id), dataset_id)
+
+
+@st.cache_data(max_entries=64)
+def _parts(as_now: str, dataset_id: str) -> dict[str | None, int]:
+    return datasets.parts(store(), dataset_id)
+
+
+def version_list(dataset_id: str) -> list[versions.Version]:
+    """Versions of a data set, the newest first."""
+    return versions.list_versions(store(), dataset_id)

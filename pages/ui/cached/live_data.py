@@ -1,0 +1,117 @@
+"""What changes while one looks: data sets, runs, jobs. All viewers of a moment cost one look."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core.cost import engine_time
+from core.dataset import datasets, heatmap, runs
+from core.dataset.batch import batch_runner
+from core.dataset.datasets import DatasetSummary
+from core.dataset.heatmap import HeatMap
+from core.dataset.runs import RunProgress
+from core.model_profile import training_prompts
+from core.model_profile.training_prompts import TrainingHistory
+from core.training import jobs, lineage
+from core.training.jobs import JobView
+from pages.ui.cached.provider_models import forget_status
+from pages.ui.cached.studio import FRESH_S, store, where
+
+_LARGE_HEAT_S = 10  # 300,000 rows are counted in about a second, beside the page
+
+
+def dataset_list() -> list[DatasetSummary]:
+    """All data sets, the newest first."""
+    return list(_dataset_list(where()))
+
+
+@st.cache_resource(ttl=FRESH_S, max_entries=4)
+def _dataset_list(studio: str) -> tuple[DatasetSummary, ...]:
+    return tuple(datasets.list_datasets(store()))
+
+
+def run_of(dataset_id: str) -> tuple[DatasetSummary, RunProgress | None]:
+    """A data set and its newest run.
+
+    Raises:
+        NotFound: the data set is not there (any more).
+    """
+    return _run_of(dataset_id, where())
+
+
+@st.cache_resource(ttl=FRESH_S, max_entries=64)
+def _run_of(dataset_id: str, studio: str) -> tuple[DatasetSummary, RunProgress | None]:
+    return datasets.summary(store(), dataset_id), runs.latest(store(), dataset_id)
+
+
+def run_seconds(run_id: str) -> float | None:
+    """How long the engine has worked on a run; None: unknown, or another provider writes it."""
+    return _run_seconds(run_id, where())
+
+
+@st.cache_resource(ttl=FRESH_S, max_entries=64)
+def _run_seconds(run_id: str, studio: str) -> float | None:
+    return engine_time.seconds(store(), [run_id]).get(run_id)
+
+
+def job_list() -> list[JobView]:
+    """All jobs, the newest first, without their results (`cached_curves.curve` has those)."""
+    return list(_job_list(where()))
+
+
+@st.cache_resource(ttl=FRESH_S, max_entries=4)
+def _job_list(studio: str) -> tuple[JobView, ...]:
+    return tuple(jobs.list_jobs(store()))
+
+
+def refresh() -> None:
+    """What has just been done shall be seen at once: forget every poll."""
+    forget_status()
+    for poll in (_dataset_list, _run_of, _run_seconds, _job_list, _heat, _large_heat, _batches_of):
+        poll.clear()
+
+
+def job_of(model: str) -> JobView | None:
+    """The job that made a tuned model, or one of its checkpoints; None when it is not in the ledger."""
+    return lineage.job_that_made(store(), model)
+
+
+def training_of(provider: str, model: str) -> TrainingHistory | None:
+    """What a model of the ledger was trained on; None: the ledger does not have its job."""
+    job = job_of(model)
+    return None if job is None or job.provider != provider else _training_of(job.id, where())
+
+
+@st.cache_resource(max_entries=32, ttl=60)
+def _training_of(job_id: str, studio: str) -> TrainingHistory:
+    return training_prompts.of_job(store(), jobs.get(store(), job_id, results=False))
+
+
+def heat_map(dataset_id: str, rows: int, pair: tuple[int, int] | None) -> HeatMap:
+    """The map of a data set of `rows` rows; `pair`: the columns across and down that were chosen.
+
+    Raises:
+        NotFound: the data set is not there (any more).
+    """
+    poll = _heat if rows <= heatmap.MOST_SQUARES else _large_heat
+    return poll(dataset_id, pair, where())
+
+
+@st.cache_resource(ttl=FRESH_S, max_entries=16)
+def _heat(dataset_id: str, pair: tuple[int, int] | None, studio: str) -> HeatMap:
+    return heatmap.draw(store(), dataset_id, pair)
+
+
+@st.cache_resource(ttl=_LARGE_HEAT_S, max_entries=16, refresh_mode="background")
+def _large_heat(dataset_id: str, pair: tuple[int, int] | None, studio: str) -> HeatMap:
+    return heatmap.draw(store(), dataset_id, pair)
+
+
+def batches_of(run_id: str) -> tuple[batch_runner.BatchView, ...]:
+    """The batches of a run, the newest first."""
+    return _batches_of(run_id, where())
+
+
+@st.cache_resource(ttl=FRESH_S, max_entries=16)
+def _batches_of(run_id: str, studio: str) -> tuple[batch_runner.BatchView, ...]:
+    return batch_runner.batches_of_run(store(), run_id)

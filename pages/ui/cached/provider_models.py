@@ -1,0 +1,102 @@
+"""What providers offer, and how engine and worker are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import streamlit as st
+
+from core.errors import FabulaError, StorageFull
+from core.providers import Client, ModelInfo, RetryLimits
+from core.providers.registry import ENGINE
+from core.status import Status, collect
+from pages.ui import unexpected_errors
+from pages.ui.cached.studio import POLL_S, prices, registry, settings, store, where
+
+_MODELS_S = 5  # a model appears when its job ends: soon enough to feel true
+_QUICK = RetryLimits(total_s=3.0, tries=1)  # a page does not wait for an endpoint that is not there; it says so
+_QUICK_TIMEOUT_S = 3.0
+
+
+@dataclass(frozen=True)
+class OfferedModels:
+    """What every provider offers now, and why one of them offers nothing."""
+
+    found: tuple[ModelInfo, ...]
+    problems: Mapping[str, FabulaError]
+
+
+def models() -> OfferedModels:
+    """Models of all providers, the engine's first."""
+    return _models(tuple(registry().ids()), where())
+
+
+@st.cache_resource(ttl=_MODELS_S, max_entries=4, refresh_mode="background")
+def _models(providers: tuple[str, ...], studio: str) -> OfferedModels:
+    found: list[ModelInfo] = []
+    problems: dict[str, FabulaError] = {}
+    for provider in providers:
+        try:
+            found += quick(provider).models()
+        except Exception as problem:
+            problems[provider] = unexpected_errors.as_fabula_error(problem, f"asking {provider} for its models")
+    return OfferedModels(tuple(found), problems)
+
+
+def forget_models() -> None:
+    """Ask for the models anew at the next run."""
+    _models.clear()
+    _endpoint.clear()
+
+
+def ask_models(provider: str) -> list[ModelInfo]:
+    """What one provider offers, asked now.
+
+    Raises:
+        FabulaError: why it does not answer.
+    """
+    return quick(provider).models()
+
+
+def quick(provider: str) -> Client:
+    """A client of one provider for a page: one try, and a short one."""
+    return registry().client(provider, retry_limits=_QUICK, timeout=_QUICK_TIMEOUT_S)
+
+
+def status() -> Status:
+    """How engine, worker and providers are now."""
+    return _status(where(), bool(os.environ.get("OPENAI_API_KEY")))
+
+
+@st.cache_resource(ttl=POLL_S, max_entries=4)
+def _status(where: str, has_key: bool) -> Status:
+    try:
+        ledger = store()
+    except StorageFull:
+        ledger = None
+    return collect(settings(), ledger)
+
+
+def forget_status() -> None:
+    """Look at engine and worker anew at the next run."""
+    _status.clear()
+
+
+def endpoint_of(info: ModelInfo) -> str:
+    """Which endpoint a model answers on."""
+    if info.format is not None:
+        return "completion" if info.format == "completion" else "chat"
+    return _endpoint(info.provider, info.id, where())
+
+
+@st.cache_resource(ttl=_MODELS_S, max_entries=256)
+def _endpoint(provider: str, model: str, studio: str) -> str:
+    return quick(provider).endpoint(model)
+
+
+def trainable() -> list[ModelInfo]:
+    """Models that a job can start from: the engine's own, and what OpenAI still tunes."""
+    book = prices()
+    return [m for m in models().found if m.provider == ENGINE or book.training_price(m.provider, m.id) is not None]

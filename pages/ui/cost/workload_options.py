@@ -1,0 +1,139 @@
+"""The three options for a workload: a tuned model, an untuned one with a long prompt, this machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+import streamlit as st
+
+from core import packaged_models, speed_measurement
+from core.actor import LOCAL
+from core.cost import custom_prices
+from core.cost.currency import USD
+from core.cost.price_book import Key, PriceBook
+from core.cost.price_csv import MOST_PER_HOUR
+from core.cost.prices import tuned_base
+from core.cost.workload import Candidate, Machine
+from core.errors import FabulaError
+from core.message import msg
+from pages.ui import cached, cards, decimal_field, state
+from pages.ui.cost import cached_cost, machine_speed
+from pages.ui.cost.price_choice import list_names
+from pages.ui.lang import _
+from pages.ui.money import money
+
+_TUNED: Key = ("openai", "ft:gpt-4o-mini-2024-07-18")
+_FASTEST = Decimal(1_000_000)  # tokens per second
+_DATE = re.compile(r"-\d{4}-\d{2}-\d{2}$")
+_BASE: Key = ("openai", "gpt-4o-mini")
+_LISTS = ("openai", "openai-2023", "azure", "anthropic", "google", "deepseek", "mistral", "together", "dashscope",
+          "dashscope-intl", "zhipuai", "moonshotai")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadOptions:
+    """The candidates. `machine_currency`: of the cost per hour of this machine; None: not set."""
+
+    tuned: Candidate
+    base: Candidate
+    local: Candidate
+    machine_currency: str | None
+
+
+def pickers(book: PriceBook) -> WorkloadOptions:
+    """Two lists to pick from, and what this machine costs."""
+    names = list_names(book)
+    prices = [*book.rows([name for name in {*_LISTS, *(price.provider for price in book.own)} if name != "engine"])]
+    tuned = sorted(price.key for price in prices if price.base_model is not None)
+    base = sorted(price.key for price in prices if price.base_model is None)
+    tuned_key = _pick(_("Tuned model"), "work_tuned", tuned, _TUNED, names)
+    base_key = _pick(_("Untuned model with the long prompt"), "work_base", base, _BASE, names)
+    machine, currency = _machine()
+    return WorkloadOptions(
+        tuned=Candidate(_short(tuned_key), "tuned", book.find(*tuned_key)),
+        base=Candidate(_short(base_key), "base", book.find(*base_key)),
+        local=Candidate(_("This machine"), "local", machine=machine),
+        machine_currency=currency,
+    )
+
+
+def model_to_tune() -> str:
+    """The base of the tuned model that is picked: its tokenizer counts."""
+    model = (state.get("work_tuned") or _TUNED)[1]
+    return tuned_base(model) or model
+
+
+def _pick(label: str, key: str, keys: list[Key], first: Key, names: Mapping[str, str]) -> Key:
+    if state.get(key) not in keys:
+        state.set_value(key, first if first in keys else keys[0])
+    chosen = st.selectbox(
+        label, keys, format_func=lambda one: f"{one[1].removeprefix('ft:')} · {names.get(one[0], one[0])}", key=key,
+        persist_state="session",
+    )  # fmt: skip
+    return chosen or first
+
+
+def _short(key: Key) -> str:
+    """The name without maker and date, to fit at the end of a line."""
+    model = _DATE.sub("", key[1].rsplit("/", 1)[-1])
+    return _("tuned {model}").format(model=model.removeprefix("ft:")) if key[1].startswith("ft:") else model
+
+
+def _machine() -> tuple[Machine | None, str | None]:
+    """Electricity or rent per hour, and the measured speed or one that the visitor tries."""
+    hour, measured = cached_cost.hour(), cached_cost.speed()
+    with st.container(border=True, gap="small"):
+        st.markdown(f":material/memory: **{_('This machine')}**")
+        _hour(hour)
+        decimal_field.first("work_speed", None)
+        if measured is not None and state.get("work_speed_of") != measured.measured_at:  # a new measurement counts
+            decimal_field.put("work_speed", round(measured.tokens_per_s, 1))
+            state.set_value("work_speed_of", measured.measured_at)
+        typed = decimal_field.decimal_field(
+            _("Tokens per second"), "work_speed", Decimal(0), _FASTEST, placeholder=_("not measured yet"), persist=True
+        )
+        machine_speed.show()
+        rented = st.toggle(_("Rented: also costs when idle"), key="work_rent", persist_state="session")
+        measured_speed = measured.tokens_per_s if measured is not None else None
+        writing = None if typed.problem is not None else typed.value or measured_speed
+        machine = None
+        if hour is not None and writing:
+            machine = Machine(hour[0], writing, rented, cached_cost.training_speed(_engine_base()))
+        if machine is not None and hour is not None and machine.per_mtok is not None:
+            st.caption(_("= {amount} per 1M tokens written").format(amount=money(machine.per_mtok, hour[1])))
+    return machine, hour[1] if hour else None
+
+
+def _engine_base() -> str:
+    """The base model that the engine trains."""
+    models = cached.status().engine.models
+    return speed_measurement.base_model(models) if models else packaged_models.BASE
+
+
+def _hour(hour: tuple[Decimal, str] | None) -> None:
+    decimal_field.first("work_hour", hour[0] if hour else None)
+    state.set_default("work_hour_currency", hour[1] if hour else USD)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        decimal_field.decimal_field(
+            _("Cost per hour"), "work_hour", Decimal(0), MOST_PER_HOUR, placeholder=_("electricity or rent"),
+            on_change=_say_hour, help=_("A 100 W machine uses 0.1 kWh per hour."),
+        )  # fmt: skip
+        st.selectbox(
+            _("Currency"), custom_prices.CURRENCIES, key="work_hour_currency", label_visibility="collapsed", width=100,
+            on_change=_say_hour,
+        )  # fmt: skip
+
+
+def _say_hour() -> None:
+    with cards.keep_errors():
+        typed = decimal_field.read("work_hour", Decimal(0), MOST_PER_HOUR)
+        if typed is None and cached_cost.hour() is None:  # a currency was chosen before an amount
+            return
+        if typed is None:
+            raise FabulaError(msg("The cost per hour was not changed."), msg("Type 0 if it costs nothing."))
+        currency = str(state.get("work_hour_currency") or USD)
+        custom_prices.set_machine_hour(cached.store(), LOCAL, f"{typed:f}", currency)
+    cached_cost.forget()

@@ -1,0 +1,98 @@
+"""More of a grid: two more repeats, a value that was missing. Only what is not there yet is written."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.cost.budget import MOST_USD
+from core.dataset import datasets, grid_edit, runs
+from core.dataset.datasets import DatasetSummary
+from core.dataset.recipe import Recipe, values_of
+from core.errors import FabulaError
+from pages.ui import cached, cards, decimal_field, estimates, state
+from pages.ui.dataset.row_actions import CENT
+from pages.ui.lang import _, n_, usd
+from pages.ui.limited_fields import number_field
+
+_MORE = 2  # repeats that are proposed
+_BUDGET = "dataset_top_up_budget"
+_OPEN = "dataset_top_up"
+
+
+def show(summary: DatasetSummary, mode: runs.Mode) -> None:
+    """The popover of a data set that grew from a recipe; `mode`: how its rows are written."""
+    popover = st.popover(_("Write more"), icon=":material/add:", key=_OPEN, on_change="rerun")
+    recipe = datasets.recipe(cached.store(), summary.id) if popover.open else None
+    if recipe is not None:  # drawn while it is open: the panel around it is drawn every second
+        with popover:
+            _form(summary.id, recipe, mode)
+
+
+def _form(dataset_id: str, recipe: Recipe, mode: runs.Mode) -> None:
+    st.markdown(f"**{_('More rows for each cell')}**")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        more = number_field(_("More repeats"), "dataset_more_repeats", 1, 1_000, _MORE, width=140)
+        _button(dataset_id, recipe, grid_edit.more_repeats(recipe, more), "repeats", mode)
+    st.divider()
+    st.markdown(f"**{_('More values')}**")
+    known = {column.name: column.values for column in recipe.columns}
+    column = str(st.selectbox(_("Column"), list(known), key="dataset_more_column"))
+    typed = st.text_area(
+        _("New values"),
+        placeholder=_("one per line, or separated by commas"),
+        height=90,
+        key="dataset_more_values",
+    )
+    values = values_of(str(typed), known[column])
+    try:
+        grown = grid_edit.with_value(recipe, column, values) if values else None
+    except FabulaError as error:
+        grown = None
+        cards.hint(error)
+    _button(dataset_id, recipe, grown, "values", mode)
+    if _priced(recipe):
+        decimal_field.decimal_field(_("Spend at most (US dollars)"), _BUDGET, CENT, MOST_USD, placeholder=_("no limit"))
+
+
+def _button(dataset_id: str, recipe: Recipe, grown: Recipe | None, key: str, mode: runs.Mode) -> None:
+    """The button says how many rows, and next to it what they are expected to cost."""
+    added = grown.rows() - recipe.rows() if grown is not None else 0
+    st.button(
+        n_("Write {n} more", "Write {n} more", added) if added else _("Write them"),
+        icon=":material/add:",
+        key=f"dataset_more_{key}_go",
+        disabled=added <= 0,
+        on_click=_grow,
+        args=(dataset_id, grown, mode),
+    )
+    if grown is not None and added > 0:
+        cost = _cost(recipe, grown)
+        if cost != 0:
+            st.caption(_("about {cost}").format(cost=usd(cost)))
+
+
+def _cost(recipe: Recipe, grown: Recipe) -> Decimal | None:
+    """What the rows that are added are expected to cost."""
+    with_them, without = estimates.estimate(grown).usd, estimates.estimate(recipe).usd
+    return None if with_them is None or without is None else max(with_them - without, Decimal(0))
+
+
+def _priced(recipe: Recipe) -> bool:
+    """Whether this writer costs money, so that a limit means something."""
+    return estimates.estimate(recipe).usd not in (None, Decimal(0))
+
+
+def _grow(dataset_id: str, grown: Recipe | None, mode: runs.Mode) -> None:
+    if grown is None:
+        return
+    with cards.keep_errors():
+        budget = decimal_field.read(_BUDGET, CENT, MOST_USD)
+        growth = grid_edit.grow(cached.store(), LOCAL, dataset_id, grown)
+        runs.enqueue(cached.store(), LOCAL, dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
+        state.set_value("dataset_more_values", "")
+        state.set_value(_OPEN, False)  # the rows come under it
+        said = n_("{n} row added; earlier rows are kept", "{n} rows added; earlier rows are kept", growth.new_rows)
+        state.notify(":material/add:", said)

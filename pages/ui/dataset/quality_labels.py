@@ -1,0 +1,103 @@
+"""The words of the quality report: what a finding is called, counted; what a card, a language, an ending is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from core.dataset.quality import QualityFinding, QualityReport
+from pages.ui.lang import _, column_name, mark, n_, percent, plain
+
+LEVELS = {
+    "good": (":material/check_circle:", "green", mark("Good")),
+    "look": (":material/visibility:", "orange", mark("Worth a look")),
+    "poor": (":material/warning:", "red", mark("Needs work")),
+    "few": (":material/hourglass_empty:", "gray", mark("Too few rows to judge")),
+}
+CARDS = {
+    "labels": (":material/label:", mark("Labels")),
+    "duplicates": (":material/content_copy:", mark("Duplicates")),
+    "adherence": (":material/rule:", mark("Values in the text")),
+    "coverage": (":material/grid_on:", mark("Coverage")),
+    "lengths": (":material/straighten:", mark("Lengths")),
+    "diversity": (":material/shuffle:", mark("Diversity")),
+    "remains": (":material/cleaning_services:", mark("Not a finished text")),
+    "endings": (":material/flag:", mark("How they ended")),
+    "languages": (":material/translate:", mark("Languages")),
+    "stops": (":material/front_hand:", mark("Stop endings")),
+}
+LANGUAGES = {
+    "han": mark("Chinese"),
+    "latin": mark("Latin script"),
+    "kana": mark("Japanese"),
+    "hangul": mark("Korean"),
+    "cyrillic": mark("Cyrillic script"),
+    "arabic": mark("Arabic script"),
+    "other": mark("another script"),
+    "mixed": mark("two scripts"),
+}
+ENDINGS = {
+    "stop": mark("complete"),
+    "length": mark("cut off at the token limit"),
+    "refusal": mark("refused"),
+    "content_filter": mark("blocked by a filter"),
+    "": mark("not said"),
+}
+
+_COUNTED: dict[str, Callable[[int], str]] = {
+    "empty": lambda n: n_("{n} empty text", "{n} empty texts", n),
+    "conflict": lambda n: n_("{n} prompt with two labels", "{n} prompts with two labels", n),
+    "refusal": lambda n: n_("{n} refusal", "{n} refusals", n),
+    "leftover": lambda n: n_("{n} text with a piece of a template", "{n} texts with pieces of a template", n),
+    "echo": lambda n: n_("{n} echo of the prompt", "{n} echoes of the prompt", n),
+    "exact": lambda n: n_("{n} exact copy", "{n} exact copies", n),
+    "near": lambda n: n_("{n} near-duplicate", "{n} near-duplicates", n),
+    "looping": lambda n: n_("{n} text that repeats itself", "{n} texts that repeat themselves", n),
+    "cut": lambda n: n_("{n} text cut off", "{n} texts cut off", n),
+    "unended": lambda n: n_("{n} text without an end", "{n} texts without an end", n),
+    "language": lambda n: n_("{n} text in another language", "{n} texts in another language", n),
+    "short": lambda n: n_("{n} far too short", "{n} far too short", n),
+    "long": lambda n: n_("{n} far too long", "{n} far too long", n),
+}
+
+
+def counted(finding: QualityFinding) -> str:
+    """A finding in a few words, with its number: "3 near-duplicates"."""
+    if finding.kind == "missing":
+        rows = n_("{n} row", "{n} rows", len(finding.rows))
+        return _("{rows}: {column} missing").format(rows=rows, column=plain(column_name(finding.detail)))
+    return _COUNTED[finding.kind](len(finding.rows))
+
+
+def verdict(report: QualityReport) -> str:
+    """The headline of the report: how good the rows are, and what was found."""
+    return f"### {verdict_line(report)}"
+
+
+def verdict_line(report: QualityReport) -> str:
+    """The same verdict as a line of text, for other pages."""
+    icon, colour, word = LEVELS[report.verdict.level]
+    found = [counted(finding) for finding in report.findings]
+    what = _(", ").join(found) if found else _("no problems found")
+    said = _("{word}:").format(word=_(word))
+    return f":{colour}[{icon} {said}] {what}"
+
+
+def basis(report: QualityReport) -> str:
+    """What the verdict rests on, in one line."""
+    rows = n_("{n} finished row", "{n} finished rows", report.total)
+    grave = report.verdict.grave
+    if not grave:
+        return _("{rows} measured; all are suitable for training.").format(rows=rows)
+    told = n_("{n} of them should not be trained on", "{n} of them should not be trained on", grave)
+    return _("{rows} measured; {told} ({share}).").format(rows=rows, told=told, share=percent(report.verdict.share))
+
+
+def cards(report: QualityReport) -> list[str]:
+    """Which cards there are for this report."""
+    hidden = {"adherence", "stops"} if report.task == "labels" else {"labels"}
+    return [card for card in CARDS if card not in hidden]
+
+
+def ending(name: str) -> str:
+    """A finish reason in words; one that is not known, as the provider said it."""
+    return _(ENDINGS[name]) if name in ENDINGS else plain(name)

@@ -1,0 +1,136 @@
+"""Quality: what the rows are like, before training money is spent on them. A sentence, score cards, the rows behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from core.dataset.datasets import DatasetSummary
+from core.dataset.quality import QualityReport
+from pages.ui import cached, cards, state, undo, views
+from pages.ui.dataset import dataset_picker, quality_figures, quality_labels, quality_panels
+from pages.ui.dataset.quality_job import QualityMeasurement
+from pages.ui.lang import _, n_, number
+
+_WAIT_S = 0.7  # a few hundred rows take less: their report is there at once, without a flicker
+_OPEN = "dataset_quality_card"
+_GOING_ON = ("queued", "running", "pausing", "stopping")
+
+
+def show() -> None:
+    """The whole part."""
+    chosen = dataset_picker.pick()
+    if chosen is None:
+        return
+    with cards.show_errors():
+        going_on = _look(chosen.id, wait=True).in_progress
+        st.fragment(run_every=cached.POLL_S if going_on else None)(_watch)(chosen.id, going_on)
+
+
+@dataclass(frozen=True)
+class _QualityView:
+    """A data set as it is at this moment."""
+
+    summary: DatasetSummary
+    measurement: QualityMeasurement
+    fingerprint: str
+    active: bool  # rows are still coming
+
+    @property
+    def in_progress(self) -> bool:
+        return self.active or self.measurement.measuring
+
+
+def _look(dataset_id: str, *, wait: bool) -> _QualityView:
+    """The data set, its rows being measured if they have changed; `wait` a moment for that."""
+    summary, progress = cached.run_of(dataset_id)
+    active = progress is not None and progress.state in _GOING_ON
+    measurement, fingerprint = cached.quality_of(dataset_id)
+    measurement.ask(fingerprint, calm=active)
+    if wait:
+        measurement.wait(_WAIT_S)
+    return _QualityView(summary, measurement, fingerprint, active)
+
+
+def _watch(dataset_id: str, was_going_on: bool) -> None:
+    """What changes while rows come or are measured. When that begins or ends, the page is drawn once more."""
+    with cards.show_errors():
+        now = _look(dataset_id, wait=not was_going_on)
+        if now.in_progress != was_going_on:
+            st.rerun()
+        measurement, report = now.measurement, now.measurement.report
+        if measurement.measuring:
+            _progress(measurement)
+        elif measurement.error is not None:
+            cards.error_card(measurement.error)
+            _again(now)
+        elif report is None or not measurement.fresh(now.fingerprint):
+            st.caption(_("Rows have changed since this was measured."))
+            _again(now)
+        if report is not None:
+            _report(report, now)
+
+
+def _progress(measurement: QualityMeasurement) -> None:
+    share = min(measurement.read / measurement.total, 1.0) if measurement.total else 0.0
+    text = _("Measuring: {read} of {total} rows").format(read=number(measurement.read), total=number(measurement.total))
+    st.progress(share, text=text if measurement.total else _("Measuring"))
+
+
+def _again(now: _QualityView) -> None:
+    if st.button(_("Measure again"), icon=":material/refresh:", key="dataset_quality_again"):
+        now.measurement.ask(now.fingerprint, again=True)
+        st.rerun()
+
+
+def _report(report: QualityReport, now: _QualityView) -> None:
+    """Verdict, cards, and the one that is open."""
+    if not report.total:
+        coming, none = _("No finished rows yet. Rows are checked as they arrive."), _("No finished rows to check yet.")
+        with cards.empty(coming if now.active else none, icon=":material/fact_check:"):
+            st.button(_("Go to the run"), type="primary", key="dataset_quality_run", on_click=_go, args=("rows",))
+        return
+    st.markdown(quality_labels.verdict(report))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(quality_labels.basis(report), width="content")
+        if now.summary.excluded:
+            st.caption(n_("{n} row is left out.", "{n} rows are left out.", now.summary.excluded), width="content")
+        undo.way_back()
+    shown = quality_labels.cards(report)
+    if state.get(_OPEN) not in shown:
+        state.set_value(_OPEN, _first(report, shown))
+    opened = str(state.get(_OPEN))
+    _score_cards(report, shown, opened)
+    with st.container(border=True):
+        quality_panels.show(opened, report)
+
+
+def _score_cards(report: QualityReport, shown: list[str], opened: str) -> None:
+    """A figure each, and the button that opens it below."""
+    with st.grid(5, min_column_width=150):
+        for card in shown:
+            icon, name = quality_labels.CARDS[card]
+            figure = quality_figures.of(card, report)
+            with st.container(border=True, gap="xsmall", height="stretch"):
+                views.metric(f"{icon} {_(name)}", figure.value, help=figure.help or None)
+                st.caption(figure.about)
+                st.button(
+                    _("Open") if card == opened else _("Show"),
+                    icon=":material/expand_more:" if card == opened else ":material/chevron_right:",
+                    type="tertiary",
+                    key=f"dataset_quality_open_{card}",
+                    disabled=card == opened,
+                    on_click=state.set_value,
+                    args=(_OPEN, card),
+                )
+
+
+def _first(report: QualityReport, shown: list[str]) -> str:
+    """The card that is open to begin with: the one of the gravest finding."""
+    found = (quality_figures.CARD_OF[finding.kind] for finding in report.findings)
+    return next((card for card in found if card in shown), shown[0])
+
+
+def _go(part: str) -> None:
+    state.set_value("dataset_part", part)

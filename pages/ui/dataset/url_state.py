@@ -1,0 +1,23 @@
+"""Which part and which data set the address names: a reload, a bookmark and a link open the same."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from pages.ui import query_address, state
+
+_PART, _OPEN = "part", "set"
+_OF_ONE = ("rows", "quality", "use")  # parts that show one data set
+
+
+def follow() -> None:
+    """Open what the address names, unless this visitor has chosen already. Before anything is drawn."""
+    for name, key in ((_PART, "dataset_part"), (_OPEN, "dataset_open")):
+        if name in st.query_params:
+            state.set_default(key, st.query_params[name])
+
+
+def keep(part: str) -> None:
+    """Put what is open into the address."""
+    query_address.keep(_PART, part if part != "design" else None)
+    query_address.keep(_OPEN, state.get("dataset_open") if part in _OF_ONE else None)

@@ -1,0 +1,63 @@
+"""Use: which rows, what the check found and will do, split, price, take away, train."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core.dataset.datasets import DatasetSummary
+from pages.ui import background_task, cached, cards, preparation, state
+from pages.ui.cached import TrainingFormat
+from pages.ui.dataset import dataset_picker, use_files, use_mix, use_price, use_versions
+from pages.ui.lang import _
+
+
+def show() -> None:
+    """The whole part."""
+    use_mix.open_made()
+    chosen = dataset_picker.pick()
+    if chosen is None:
+        return
+    if not chosen.done:
+        _nothing_yet()
+        return
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        with st.container(border=True):
+            st.markdown(_("**Rows**"))
+            version = use_versions.pick("dataset", chosen)
+            use_versions.keep(chosen)
+        with st.container(border=True):
+            st.markdown(_("**Checks and changes**"))
+            marks = TrainingFormat()
+            with cards.show_errors():
+                marks = preparation.marks("dataset", chosen, version)
+                rows = preparation.rows_of(chosen, version)
+                written = background_task.wait_for_task(cached.written(chosen.id, version and version.id, rows, marks))
+                if written is not None:
+                    preparation.report(written)
+    with right:
+        with st.container(border=True):
+            model, epochs = use_price.show(chosen, version, marks)
+        with st.container(border=True):
+            use_files.show(chosen, version, marks, model, epochs)
+        _mix(chosen)
+
+
+def _mix(chosen: DatasetSummary) -> None:
+    others = [one for one in cached.dataset_list() if one.done and one.id != chosen.id]
+    if others:
+        with st.expander(_("Mix with other data sets"), icon=":material/join:"):
+            use_mix.show(chosen, others)
+
+
+def _nothing_yet() -> None:
+    sentence = _("This data set has no finished rows yet. Generate them first; then you can train on them.")
+    with cards.empty(sentence, icon=":material/edit_note:"):
+        st.button(
+            _("Go to the run"),
+            type="primary",
+            icon=":material/play_arrow:",
+            key="dataset_to_run",
+            on_click=state.set_value,
+            args=("dataset_part", "rows"),
+        )

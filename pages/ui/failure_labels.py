@@ -1,0 +1,89 @@
+"""What pages call the causes of `core.failures`, and the remedies that lead to another page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import streamlit as st
+
+from core import failures
+from core.dataset.row_query import ListedRow
+from core.failures import CAUSES, Cause, Remedy
+from pages.ui import state
+from pages.ui.lang import _, language, localized, mark
+
+WORDS: Mapping[Cause, str] = {
+    "token_limit": mark("Cut off at the token limit"),
+    "content_filter": mark("Blocked by the content filter"),
+    "refused": mark("The model refused to write it"),
+    "empty_answer": mark("The answer was empty"),
+    "interrupted": mark("The answer broke off"),
+    "rate_limit": mark("The provider asks to slow down"),
+    "no_credit": mark("No credit left at the provider"),
+    "bad_key": mark("The provider refused the key"),
+    "setup": mark("The connection is not set up correctly"),
+    "unreachable": mark("The provider does not answer"),
+    "server_error": mark("The provider has a server error"),
+    "unreadable": mark("The answer cannot be read"),
+    "model_not_found": mark("This model is not there"),
+    "too_long": mark("Longer than the model can read"),
+    "bad_request": mark("The provider could not use this request"),
+    "budget": mark("The budget of the run is used up"),
+    "shared_budget": mark("This would go over a budget"),
+    "unknown_price": mark("The price of the model is unknown"),
+    "engine_missing": mark("The engine is not installed"),
+    "storage": mark("Fabula cannot save: the disk is full or read-only, or the database is gone"),
+    "out_of_memory": mark("Memory ran out"),
+    "bad_file": mark("The training file was refused"),
+    "diverged": mark("The training diverged"),
+    "job_gone": mark("The provider no longer knows it"),
+    "other": mark("Failed for another reason"),
+}
+assert tuple(WORDS) == CAUSES
+
+_PAGES: Mapping[Remedy, tuple[str, str, str, tuple[str, str] | None]] = {
+    "open_settings": (mark("Open settings"), ":material/settings:", "settings", None),
+    "install_engine": (mark("Install the engine"), ":material/memory:", "settings", None),
+    "open_prices": (mark("Set its price"), ":material/sell:", "cost", ("cost_part", "prices")),
+    "open_budgets": (mark("Open budgets"), ":material/savings:", "cost", ("cost_part", "spent")),
+}
+"""Remedy → its button: label, icon, page, and what is open there."""
+
+
+def sentence(reason: str, cause: Cause) -> str:
+    """A stored reason in the visitor's language; where no catalogue has it, its cause, with the stored words quoted."""
+    shown = localized(reason)
+    if shown != reason or language() == "en" or cause == "other":
+        return shown
+    return f"{_(WORDS[cause])} · {stored(reason)}"
+
+
+def row_reason(row: ListedRow) -> str:
+    """Why a row has failed or is left out; "" for others."""
+    if not row.reason or row.state not in ("failed", "excluded"):
+        return ""
+    if row.state == "excluded":
+        return localized(row.reason)
+    return sentence(row.reason, failures.of_row(row.reason, row.finish_reason).cause)
+
+
+def quoted(said: str) -> str:
+    """What the provider said."""
+    return _("The provider said: “{words}”").format(words=localized(said))
+
+
+def stored(reason: str) -> str:
+    """A stored reason whose words may be the provider's, or those of an earlier version of Fabula."""
+    return _("Reason: “{words}”").format(words=localized(reason))
+
+
+def page_button(remedy: Remedy, key: str) -> bool:
+    """The button of a remedy that is on another page; False: this one is not."""
+    if remedy not in _PAGES:
+        return False
+    label, icon, page, part = _PAGES[remedy]
+    if st.button(_(label), icon=icon, key=f"{key}_{remedy}"):
+        if part is not None:
+            state.set_value(*part)
+        st.switch_page(f"{page}.py")
+    return True

@@ -1,0 +1,169 @@
+"""What is presented: the models that write, the prepared prompts, and the paid model that the cost is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.cost.currency import USD
+from core.cost.price_book import Price
+from core.providers import CompletionRequest, ModelInfo
+from core.story import presenter_prompts, prompt_order
+from core.story.arena import RoundEntry
+from pages.ui import cached, cards, models, query_address, state
+from pages.ui.cost import price_choice
+from pages.ui.lang import _, plain
+from pages.ui.story import next_prompt, story_model
+from pages.ui.story.story_model import PromptFormat
+from pages.ui.story.story_session import StoryRequest
+
+MOST_PANES = 2  # what an audience can read at once
+_CELLS = 4  # of the grid: enough to show that stories differ, few enough to get past them
+_MOST_TOKENS = 1_000
+_TEMPERATURE = 0.7
+_PAID = ("openai", "gpt-6.1-terra")  # the middle of OpenAI's current models, where the price list has it
+MODELS_IN_ADDRESS = "models"
+
+
+@dataclass(frozen=True, slots=True)
+class PresenterModels:
+    """The models that can write: `second` is None where there is no other model. `panes`: how many of them write."""
+
+    first: ModelInfo
+    second: ModelInfo | None
+    panes: int
+
+    @property
+    def writing(self) -> list[ModelInfo]:
+        """Those that write, from left to right."""
+        return [self.first, *([self.second] if self.second is not None and self.panes > 1 else [])]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPrompt:
+    """One prepared prompt. `values`: what fills the columns of its grid; empty for a free prompt."""
+
+    title: str
+    text: str
+    values: Mapping[str, str]
+    outside: bool = False
+
+
+def writers() -> PresenterModels | None:
+    """The pickers of the models → who writes; None while there is no model."""
+    _from_address()
+    first = models.picker(_("Model"), "story_model", prefer=models.storyteller())
+    if first is None:
+        return None
+    others = [info for info in cached.models().found if (info.provider, info.id) != (first.provider, first.id)]
+    second = None
+    if others:
+        second = models.picker(_("Second model"), "presenter_second", among=others, prefer=first.base or "")
+    state.set_default("presenter_panes", 1)
+    return PresenterModels(first, second, panes())
+
+
+def panes() -> int:
+    """How many models shall write."""
+    return int(state.get("presenter_panes") or 1)
+
+
+def _from_address() -> None:
+    """Models that the address names, once: afterwards the pickers decide."""
+    asked = str(st.query_params.get(MODELS_IN_ADDRESS, ""))
+    if not asked or state.get("presenter_asked") == asked:
+        return
+    state.set_value("presenter_asked", asked)
+    known = [f"{info.provider}/{info.id}" for info in cached.models().found]
+    named = [name for name in dict.fromkeys(part.strip() for part in asked.split(",")) if name in known]
+    for key, name in zip(("story_model", "presenter_second"), named, strict=False):
+        state.set_value(key, name)
+    state.set_value("presenter_panes", min(max(1, len(named)), MOST_PANES))
+
+
+def keep_in_address(who: PresenterModels) -> None:
+    """Have the address name the models that write, for a reload."""
+    named = ",".join(f"{info.provider}/{info.id}" for info in who.writing)
+    state.set_value("presenter_asked", named)
+    query_address.keep(MODELS_IN_ADDRESS, named)
+
+
+def prompts(who: PresenterModels) -> list[PreparedPrompt]:
+    """What was prepared by hand, else cells of the first model's grid and values outside it, in turn."""
+    by_hand = presenter_prompts.load(cached.settings().home)
+    if by_hand:
+        return [PreparedPrompt(text, text, {}) for text in by_hand]
+    return _of_grid(story_model.prompt_format_of(who.first)) or _of_grid(story_model.preset_format())
+
+
+def _of_grid(prompt_format: PromptFormat) -> list[PreparedPrompt]:
+    """Some cells of the grid, in turn with all values outside it."""
+    outside, found = next_prompt.outside(prompt_format), []
+    for number in range(_CELLS + len(outside)):
+        values = prompt_order.nth(prompt_format.columns, outside, number)
+        text = prompt_format.prompt(values)
+        if text:
+            title = " · ".join(value for value in values.values() if value)
+            found.append(PreparedPrompt(title, text, values, tuple(values.values()) in outside))
+    return list({prompt.text: prompt for prompt in found}.values())
+
+
+def order(who: PresenterModels, prompt: PreparedPrompt) -> StoryRequest:
+    """Every model gets the prompt in its own form, and ends at its own stop."""
+    first = story_model.prompt_format_of(who.first)
+    entries = []
+    for info in who.writing:
+        prompt_format = story_model.prompt_format_of(info)
+        asked = story_model.prompt_for(prompt_format, first, prompt.values, prompt.text)
+        request = CompletionRequest(
+            model=info.id,
+            prompt=asked if prompt.values else asked + prompt_format.separator,
+            system=prompt_format.system,
+            endpoint=prompt_format.endpoint or cached.endpoint_of(info),
+            temperature=_TEMPERATURE,
+            max_tokens=_MOST_TOKENS,
+            stop=prompt_format.stop,
+        )
+        entries.append(RoundEntry(info.provider, request, dict(prompt.values) or None))
+    return StoryRequest(tuple(entries))
+
+
+def prompt_editor() -> None:
+    """Prompts of one's own, kept for everybody who presents from this home."""
+    st.text_area(
+        _("One prompt per line"), "\n".join(presenter_prompts.load(cached.settings().home)), height=120,
+        key="presenter_prompts", help=_("Empty: values of the grid, and values outside it."),
+    )  # fmt: skip
+    st.button(_("Save"), key="presenter_keep", on_click=_keep)
+
+
+def _keep() -> None:
+    with cards.keep_errors():
+        lines = str(state.get("presenter_prompts") or "").splitlines()
+        presenter_prompts.save(cached.settings().home, LOCAL, lines)
+
+
+def paid_picker() -> None:
+    """Whose price the cost is compared with."""
+    names = list(_paid_models())
+    if names:
+        st.selectbox(
+            _("Compare the cost with"), names, key="presenter_paid", persist_state="session",
+            format_func=lambda name: plain(name.partition("/")[2]),
+        )  # fmt: skip
+
+
+def paid_price() -> Price | None:
+    """The price of the chosen paid model; None where the price list has none in dollars."""
+    found = _paid_models()
+    return found.get(str(state.get("presenter_paid"))) or next(iter(found.values()), None)
+
+
+def _paid_models() -> dict[str, Price]:
+    """Today's well-known models with a price in dollars, by provider and id, the usual one first."""
+    rows = price_choice.rows(cached.prices(), [price_choice.TODAY])
+    priced = [price for price in rows if price.currency == USD and price.output_per_mtok]
+    return {f"{price.provider}/{price.model}": price for price in sorted(priced, key=lambda p: p.key != _PAID)}

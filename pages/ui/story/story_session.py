@@ -1,0 +1,121 @@
+"""What one visitor has open on the story page: the round or chain that is being written, and what was made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from core.story import arena
+from core.story.arena import Round, RoundEntry
+from core.story.chain_runner import Chain
+from core.story.stream import StoryStream
+from pages.ui import state
+from pages.ui.background_iterator import BackgroundIterator
+
+LEAVE_S = 0.6  # after the reader has gone; noticing that takes a quarter of a second: together below one
+
+
+@dataclass(frozen=True, slots=True)
+class StoryRequest:
+    """What to write, and with whom. With `chain` there is one entry: outline, story, title one after the other."""
+
+    entries: tuple[RoundEntry, ...]
+    blind: bool = False
+    chain: bool = False
+
+
+@dataclass
+class StorySound:
+    """A story as an endpoint reads it aloud.
+
+    Attributes:
+        subject: which text, with which model, voice and speed.
+        total: how many parts it has.
+        before: parts of a reading that ended early.
+        reading: the parts after those, as they come.
+    """
+
+    subject: str
+    total: int
+    before: list[bytes]
+    reading: BackgroundIterator[bytes]
+
+    @property
+    def parts(self) -> list[bytes]:
+        """What there is to hear."""
+        return [*self.before, *self.reading.items]
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is complete."""
+        return len(self.parts) == self.total
+
+
+@dataclass
+class StorySession:
+    """The newest round, or else the newest chain."""
+
+    round: Round | None = None
+    chain: Chain | None = None
+    sound: StorySound | None = None
+    deleted: str | None = None  # the story that was taken out of the library last
+    editing: str | None = None  # the story whose dialog is open
+    liked: tuple[str, str] | None = None  # the data set that was made of the liked stories, and a digest of these
+    not_waited_for: set[str] = field(default_factory=set)  # stories that are not to be tried again by themselves
+    prompt_number: int = 0  # which of the prompts to try was filled in last (see `core.story.prompt_order`)
+    earlier: str = ""  # id of stories that are shown from the database: this process did not write them
+    opened: bool = False  # the address has been read (see `pages.ui.story.story_address`)
+
+    @property
+    def kept_as(self) -> str:
+        """The id under which the stories of the desk are found again; "": there are none."""
+        if self.chain is not None:
+            return self.chain.id
+        return self.earlier if self.round is None else self.round.kept_as
+
+    @property
+    def writing(self) -> bool:
+        """Whether words are still coming."""
+        return (self.round is not None and not self.round.done) or (self.chain is not None and not self.chain.done)
+
+    @property
+    def stories(self) -> list[StoryStream]:
+        """All stories of the newest round or chain."""
+        chained = [] if self.chain is None else list(self.chain.steps.values())
+        return chained if self.round is None else [*self.round.stories, *chained]
+
+    @property
+    def stopping(self) -> bool:
+        """Whether what is being written was stopped and has not ended yet."""
+        return any(what is not None and what.stopping for what in (self.round, self.chain))
+
+    def again(self) -> StoryRequest | None:
+        """The same prompts, models and settings, with another seed; None where nothing was written."""
+        if self.chain is not None:
+            return StoryRequest((self.chain.again(),), chain=True)
+        if self.round is None:
+            return None
+        return StoryRequest(arena.again(self.round.stories), self.round.blind)
+
+    def clear(self) -> None:
+        """The stories leave the page, unless one is being written; they are kept under Earlier stories."""
+        if not self.writing:
+            self.round = self.chain = None
+            self.earlier = ""
+            self.silence()
+
+    def silence(self) -> None:
+        """The sound leaves the page; a reading that goes on is ended."""
+        if self.sound is not None:
+            self.sound.reading.stop()
+            self.sound = None
+
+    def stop(self) -> None:
+        """End what is being written, and keep its words. Returns at once, so that the page can say so at once."""
+        for what in (self.round, self.chain):
+            if what is not None:
+                what.cancel()
+
+
+def story_session() -> StorySession:
+    """This visitor's session, made on first use."""
+    return state.get_or_create("story", StorySession)

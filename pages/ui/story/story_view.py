@@ -1,0 +1,251 @@
+"""The story as it arrives, one or several side by side, with a way to stop, to go on, and to hear it."""
+
+from __future__ import annotations
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from core.actor import LOCAL
+from core.errors import FabulaError
+from core.story import arena, library, stream
+from core.story.arena import Round
+from core.story.chain_runner import Chain
+from core.story.library import StoryFilter
+from core.story.stream import StoryStream
+from pages.ui import cached, cards, parameter_notes, views
+from pages.ui.lang import _
+from pages.ui.story import (
+    arena_vote,
+    speech,
+    story_actions,
+    story_card,
+    story_chain,
+    story_facts,
+    story_remedies,
+    story_words,
+)
+from pages.ui.story.story_facts import ending as ending
+from pages.ui.story.story_model import PromptFormat
+from pages.ui.story.story_session import LEAVE_S, StoryRequest, StorySession, story_session
+
+_FACTS_EVERY = 5  # updates: twice a second; a line that changes more often cannot be read
+
+
+def button(story_request: StoryRequest | None) -> None:
+    """Write; or Stop in its place, while a story is coming; or Stopping, from the press to the end.
+
+    Each has a key and a place of its own: a press that comes late, or twice, is never taken for the other, and none
+    lingers, greyed, while the story comes.
+    """
+    session = story_session()
+    writing = session.writing
+    with views.one_of((True, False), writing):
+        if session.stopping:
+            st.button(_("Stopping…"), icon=":material/stop:", width="stretch", key="story_stopping", disabled=True)
+        elif writing:
+            st.button(_("Stop"), icon=":material/stop:", width="stretch", key="story_stop", on_click=session.stop)
+        else:
+            _write_button(story_request)
+
+
+def _write_button(story_request: StoryRequest | None) -> None:
+    if story_remedies.asked_to_write() and story_request is not None:
+        write(story_request)
+        st.rerun()
+    st.button(
+        _("Write"), icon=":material/edit:", type="primary", width="stretch", key="story_button",
+        disabled=story_request is None, on_click=write, args=(story_request,),
+    )  # fmt: skip
+
+
+def page(prompt_format: PromptFormat | None) -> None:
+    """The panes on which the stories appear. A visitor who comes back reads on where they are by now.
+
+    Nothing, a chain, and a round of each size have places of their own: what was there before is gone at once.
+
+    Args:
+        prompt_format: how the chosen model is asked, for the next prompt; None while there is no model.
+    """
+    session = story_session()
+    chain, round_ = session.chain, session.round
+    kind = 1 if chain is not None else 0 if round_ is None else 1 + len(round_.stories)
+    with views.one_of(range(2 + arena.MOST_PANES), kind):
+        if chain is not None:
+            story_chain.page(chain, lambda: story_actions.onward(prompt_format, write))
+        elif round_ is not None:
+            _round(round_, prompt_format)
+        elif not _earlier(session.earlier):
+            _nothing_yet()
+
+
+def _earlier(key: str) -> bool:
+    """Stories of the address that the database has, as they are under Earlier stories; whether there are any."""
+    if not key:
+        return False
+    store = cached.store()
+    alone = library.get(store, key)
+    stories = (
+        [alone] if alone is not None else library.search(store, StoryFilter(round_id=key)).stories[::-1]
+    )  # oldest first
+    for story in stories:
+        story_card.show(story)
+    return bool(stories)
+
+
+def _nothing_yet() -> None:
+    with st.container(border=True, width=760):
+        st.markdown(f":gray[:material/auto_stories: {_('The story appears here, word by word.')}]")
+        st.caption(_("Try values that aren't in the training data; that's the real test."))
+
+
+def write(story_request: StoryRequest) -> None:
+    """Begin what was ordered, unless a story is coming; an error is shown on top of the page at the next run."""
+    session = story_session()
+    if session.writing:  # pressed twice
+        return
+    with cards.keep_errors():
+        new = StorySession()
+        arena.check(story_request.entries)
+        if story_request.chain:
+            entry = story_request.entries[0]
+            new.chain = Chain(
+                cached.store(), LOCAL, cached.client(entry.provider), entry.request, cached.prices(),
+                column_values=entry.column_values, leave_s=LEAVE_S,
+            )  # fmt: skip
+            new.chain.advance()
+        else:
+            new.round = arena.begin(
+                cached.store(), LOCAL, cached.registry(), story_request.entries, cached.prices(),
+                blind=story_request.blind, leave_s=LEAVE_S,
+            )  # fmt: skip
+        session.round, session.chain = new.round, new.chain
+        session.silence()
+
+
+def _round(round_: Round, prompt_format: PromptFormat | None) -> None:
+    places = round_.places
+    several = len(places) > 1
+    voted, winner = arena_vote.vote_of(round_) if several else (False, None)
+    panes = []
+    for number, column in enumerate(st.columns(len(places), gap="medium") if several else [st.container(width=760)]):
+        with column:
+            heading = arena_vote.heading(round_, number, winner) if several else ""
+            panes.append(StoryPane(places[number], number, named=voted or not round_.secret, heading=heading))
+    after = _room(round_.done)
+    with st.container(width=760):
+        speech.follow(places[0], 0, of_several=several)
+    read_along(panes, round_)
+    for number, pane in enumerate(panes):
+        with pane.below.container():
+            if round_.votable and not voted:
+                arena_vote.button(round_, number)
+            story_actions.below(pane.story)
+    with after.container():
+        if voted:
+            arena_vote.chosen(round_, winner)
+        elif round_.votable:
+            arena_vote.none_button(round_)
+        story_actions.onward(prompt_format, write)
+
+
+def _room(done: bool) -> DeltaGenerator:
+    """A place for what follows a story. Of the story before it is empty at once; of the same story it stays filled."""
+    return st.container() if done else st.empty()
+
+
+def read_along(panes: list[StoryPane], round_: Round) -> None:
+    """Show the words of all panes as they come, to the end."""
+    if not round_.done:
+        for changed in arena.updates([pane.story for pane in panes], round_.subscribers):
+            for index in changed:
+                panes[index].draw()
+            if not changed:
+                panes[0].beat()
+    for pane in panes:
+        pane.finish()
+
+
+class StoryPane:
+    """The place of one story: its name, words, facts and trouble, with room kept for each.
+
+    Attributes:
+        below: the place under its border, for what can be done once the story has ended.
+    """
+
+    def __init__(self, story: StoryStream, number: int, *, named: bool = True, heading: str = "") -> None:
+        self.story = story
+        self._number, self._named, self._drawn = number, named, 1
+        with st.container(border=True):
+            if heading:
+                st.markdown(heading)
+            else:
+                st.empty()  # its place is there all the same: the places below it stay where they are
+            with st.container(key=f"story_words_{number}"):
+                self._words = story_words.draw(st, story)
+            self._line: DeltaGenerator = st.caption(self._facts())
+            self._trouble: DeltaGenerator = _room(story.done)
+        self.below: DeltaGenerator = _room(story.done)
+
+    def draw(self) -> None:
+        """The words so far; the facts now and then."""
+        if self.story.text.strip():
+            story_words.draw(self._words, self.story)
+        if self._drawn % _FACTS_EVERY == 0 or self.story.done:
+            self.beat()
+        self._drawn += 1
+
+    def beat(self) -> None:
+        """The facts only: also what lets a script notice that its reader has gone."""
+        self._line.caption(self._facts())
+
+    def _facts(self) -> str:
+        story = self.story
+        return story_facts.line(story.facts, story.provider, writing=not story.done, named=self._named)
+
+    def finish(self) -> None:
+        """How it ended, and what can be done about it."""
+        story = self.story
+        story_words.draw(self._words, story)
+        self.beat()
+        facts = story.facts
+        with self._trouble.container():
+            if self._named and story.text and facts.stranger:
+                st.warning(story_facts.other_model_note(facts), icon=":material/swap_horiz:")
+            if self._named:
+                parameter_notes.show(story.notes)
+            if story.error is not None:
+                self._error(story.error)
+            if story.text and story_facts.partial(facts):
+                st.button(
+                    _("Continue"),
+                    icon=":material/play_arrow:",
+                    key=f"story_go_on_{self._number}",
+                    on_click=_go_on,
+                    args=(story,),
+                )
+            if self._named:
+                story_remedies.show(story, self._number)
+
+    def _error(self, error: FabulaError) -> None:
+        """Why it ended; where names are hidden, only that it did: reasons name models and providers."""
+        if self._named:
+            cards.error_card(error)
+        else:
+            st.error(
+                _("This story was interrupted. You see the reason after you have chosen."),
+                icon=":material/content_cut:",
+            )
+
+
+def _go_on(story: StoryStream) -> None:
+    """Have the rest written, in its place in the round."""
+    with cards.keep_errors():
+        kept = stream.get(cached.store(), story.id)
+        round_ = story_session().round
+        if kept is None or round_ is None or story not in round_.stories:
+            return
+        client = cached.client(story.provider)
+        more = stream.go_on(
+            cached.store(), LOCAL, client, kept, cached.prices(), leave_s=LEAVE_S, subscribers=round_.subscribers
+        )
+        round_.stories[round_.stories.index(story)] = more

@@ -1,0 +1,176 @@
+"""What a job has changed: its base and its new model side by side, on prompts that training has not seen."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.cost.prices import ENGINE
+from core.training import before_after, removed_pairs
+from core.training.before_after import AnswerPair, ComparisonView, SideAnswer
+from core.training.jobs import JobView
+from pages.ui import background_task, cached, cards, state, undo, views
+from pages.ui.lang import _, as_markdown, mark, n_, number, plain, usd
+from pages.ui.training import cached_training, job_labels
+
+_KEY = "training_before_after"
+_SOURCES = {
+    "held_out": mark("These rows were kept from training."),
+    "grid": mark("No rows were kept from training, so these are combinations of values that training has not seen."),
+    "preset": mark("No rows were kept from training, so these prompts have values that training has not seen."),
+    "none": mark("Training has seen every prompt of this data set. Type one of your own."),
+}
+_ENDINGS = {
+    "length": mark("stopped at the token limit"),
+    "content_filter": mark("stopped by the provider's filter"),
+}
+
+
+def show(job: JobView) -> None:
+    """The section of a job that has succeeded; nothing for others."""
+    if job.status != "succeeded" or job.fine_tuned_model is None or job.dataset_id is None:
+        return
+    st.subheader(_("Before and after"), anchor=False)
+    with cards.show_errors():  # the rest of the job's page is drawn in any case
+        _section(job)
+
+
+def _section(job: JobView) -> None:
+    view = before_after.get(cached.store(), job.id)
+    if view is None:
+        _invitation(job)
+        return
+    _state(job, view)
+    for pair in view.pairs:
+        with st.container(border=True):
+            pair_of(job, pair, f"{_KEY}_{pair.position}")
+            if pair.finished:
+                remove_button(job.id, pair.position, "training")
+    undo.way_back("training")
+    if view.source is not None:
+        _own_prompt(job, view)
+
+
+def pair_of(job: JobView, pair: AnswerPair, key: str) -> None:
+    """One prompt, and what the two models make of it."""
+    views.prompt(pair.prompt, f"{key}_prompt")
+    left, right = st.columns(2, gap="medium")
+    with left:
+        answer(_("Before"), job.base_model, pair.base)
+    with right:
+        answer(_("After"), job.fine_tuned_model or "", pair.tuned)
+    if pair.expected is not None:
+        with st.expander(_("Text of the row that was kept from training"), key=f"{key}_expected"):
+            views.story_text(pair.expected)
+
+
+def remove_button(job_id: str, position: int, page: str) -> None:
+    """Removes a prompt that both models have answered, with its answers; there is a way back on the same page."""
+    st.button(
+        _("Remove"), icon=":material/delete:", type="tertiary", key=f"{page}_remove_{position}",
+        on_click=_remove, args=(job_id, position, page),
+    )  # fmt: skip
+
+
+def answer(title: str, model: str, said: SideAnswer) -> None:
+    """A model's words as they come, or why there are none."""
+    st.markdown(f"**{title}** · {plain(job_labels.model_name(model))}")
+    if said.text.strip():
+        views.story_text(said.text)
+    elif said.state == "done":
+        st.caption(_("The model's answer was empty."))
+    elif said.state == "stopped":
+        st.caption(_("Stopped before the first word."))
+    elif said.state != "failed":
+        st.caption(_("Waiting for its turn…") if said.state == "waiting" else _("Writing…"))
+    if said.reason:
+        st.caption(f":material/error: {as_markdown(said.reason)}")
+    facts = [
+        n_("{n} token", "{n} tokens", said.completion_tokens) if said.completion_tokens else "",
+        _(_ENDINGS[said.finish_reason]) if said.finish_reason in _ENDINGS else "",
+        usd(said.cost_usd) if said.cost_usd else "",
+    ]
+    if any(facts):
+        views.facts(facts)
+
+
+def _invitation(job: JobView) -> None:
+    """At a provider that is paid, and for jobs from before: what it is, what it costs, and the button."""
+    words = _("Both models answer three prompts that training has not seen.")
+    if job.provider != ENGINE:
+        choice = background_task.wait_for_task(cached_training.unseen(job))
+        if choice is None:
+            return
+        cost = before_after.estimate_usd(cached.prices(), job, choice)
+        words += " " + (
+            _("Its cost is unknown: the provider's price is not in the list.")
+            if cost is None
+            else _("This costs {price} at most.").format(price=usd(cost))
+        )
+    st.markdown(words)
+    st.button(_("Write before and after"), icon=":material/compare:", key=f"{_KEY}_start", on_click=_start, args=(job,))
+
+
+def _state(job: JobView, view: ComparisonView) -> None:
+    """Where the prompts come from, how far it is, and what can be done."""
+    if view.source is not None:
+        st.caption(_(_SOURCES.get(view.source, _SOURCES["held_out"])))
+    if view.active:
+        done = sum(pair.finished for pair in view.pairs)
+        words = _("Choosing prompts…") if view.source is None else _("Waiting for the worker…")
+        if view.state == "running" and view.pairs:
+            words = _("Writing · {n} of {total} prompts done").format(n=number(done), total=number(len(view.pairs)))
+        if view.reason:
+            words += f" · {as_markdown(view.reason)}"
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f":material/edit: {words}")
+            st.button(
+                _("Stop"), icon=":material/stop:", key=f"{_KEY}_stop", on_click=_act, args=("stop", job.id),
+                disabled=view.state == "stopping",
+            )  # fmt: skip
+    elif view.state in ("failed", "stopped"):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            reason = as_markdown(view.reason) if view.reason else _("Stopped. What was written is kept.")
+            icon = ":material/error:" if view.state == "failed" else ":material/stop_circle:"
+            st.markdown(f"{icon} {reason}")
+            st.button(
+                _("Write again"), icon=":material/replay:", key=f"{_KEY}_again", on_click=_act, args=("retry", job.id)
+            )
+
+
+def _own_prompt(job: JobView, view: ComparisonView) -> None:
+    """One more prompt, typed."""
+    if len(view.pairs) >= before_after.MOST_PROMPTS:
+        return
+    with (
+        st.form(f"{_KEY}_form", clear_on_submit=True, border=False),
+        st.container(horizontal=True, vertical_alignment="bottom"),
+    ):
+        example = views.shortened(view.pairs[0].prompt) if view.pairs else None
+        st.text_input(_("Your own prompt"), key=f"{_KEY}_prompt", width=520, placeholder=example)
+        st.form_submit_button(_("Ask both"), icon=":material/compare:", key=f"{_KEY}_ask", on_click=_ask, args=(job,))
+
+
+def _start(job: JobView) -> None:
+    with cards.keep_errors():
+        before_after.start(cached.store(), LOCAL, job)
+
+
+def _ask(job: JobView) -> None:
+    with cards.keep_errors():
+        before_after.ask(cached.store(), LOCAL, job, str(state.get(f"{_KEY}_prompt") or ""))
+
+
+def _remove(job_id: str, position: int, page: str) -> None:
+    with cards.keep_errors():
+        store = cached.store()
+        removed = removed_pairs.remove(store, LOCAL, job_id, position)
+        undo.offer(
+            ":material/delete:", _("Prompt removed"), lambda: removed_pairs.restore(store, LOCAL, removed), page=page
+        )
+
+
+def _act(what: str, job_id: str) -> None:
+    with cards.keep_errors():
+        act = before_after.stop if what == "stop" else before_after.retry
+        act(cached.store(), LOCAL, job_id)

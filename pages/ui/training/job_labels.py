@@ -1,0 +1,83 @@
+"""What jobs are called and how their state is said, wherever jobs are named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from core.training.figures import Definition, Figure
+from core.training.job_explanation import minutes_left
+from core.training.jobs import JobView
+from pages.ui.lang import _, localized, mark
+
+STATUSES = {
+    "preparing": mark("preparing"),
+    "submitting": mark("submitting"),
+    "validating_files": mark("checking the file"),
+    "queued": mark("queued"),
+    "running": mark("training"),
+    "paused": mark("paused"),
+    "succeeded": mark("finished"),
+    "failed": mark("failed"),
+    "cancelled": mark("cancelled"),
+    "canceled": mark("cancelled"),
+}
+DEFINITIONS: dict[Definition, str] = {
+    "smoothed": mark("smoothed"),
+    "last_step": mark("last step"),
+    "held_out": mark("held-out"),
+}
+_SHORT_ID = 4  # characters at the end of an id, where ids differ: enough to tell jobs of one name apart
+
+
+def status(job: JobView) -> str:
+    """Its state in a word."""
+    return status_word(job.status)
+
+
+def status_word(status: str) -> str:
+    """A state in a word; one that nobody knows is shown as the provider says it."""
+    return _(STATUSES[status]) if status in STATUSES else status
+
+
+def named(title: str, figure: Figure | None) -> str:
+    """The title of a figure with its definition: "Token accuracy, smoothed"; alone where nothing was measured."""
+    if figure is None:
+        return title
+    return _("{figure}, {definition}").format(figure=title, definition=_(DEFINITIONS[figure.definition]))
+
+
+def time_left(job: JobView, now: datetime, *, short: bool = False) -> str:
+    """How long it still takes, the same figure on every page: "about 5 min left"; "" where that is not known.
+
+    `short`: "5 min", for a column that has a title.
+    """
+    left = job.eta_s(now)
+    if left is None:
+        return ""
+    return _("{n} min").format(n=localized(minutes_left(left))) if short else about_left(left)
+
+
+def about_left(seconds: float) -> str:
+    """A time to the end in words: "about 5 min left"."""
+    return _("about {minutes} min left").format(minutes=localized(minutes_left(seconds)))
+
+
+def model_name(model: str) -> str:
+    """A model's name for a narrow place: a tuned one's own name and id, with its base."""
+    if not model.startswith("ft:"):
+        return model
+    parts = model.split(":")
+    own = " ".join(part for part in parts[3:] if part)
+    return f"{own or model} · {parts[1]}" if len(parts) > 1 else model
+
+
+def base_and_chain(chain: Sequence[JobView]) -> str:
+    """The base model and the jobs that a job was trained through before it, the first one first."""
+    return " → ".join([model_name(chain[0].base_model), *(job.name for job in chain[:-1])])
+
+
+def names(jobs: Sequence[JobView]) -> dict[str, str]:
+    """A name for each job, by id: its own, with the end of its id where two have the same."""
+    taken = [job.name for job in jobs]
+    return {job.id: job.name if taken.count(job.name) == 1 else f"{job.name} · {job.id[-_SHORT_ID:]}" for job in jobs}

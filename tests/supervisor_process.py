@@ -1,0 +1,23 @@
+"""A studio that only keeps an engine, for tests that kill it. Argument: the home folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from core.settings import Settings
+from core.supervisor import EngineProcess
+
+
+def main() -> None:
+    """Keep the engine until killed, or until a line comes in."""
+    home, requirements = Path(sys.argv[1]), Path(sys.argv[2])
+    settings = Settings.from_env({"FABULA_HOME": str(home)})
+    engine = EngineProcess(settings, module="tests.fake_engine", requirements=requirements)
+    engine.start()
+    sys.stdin.readline()
+    engine.stop()
+
+
+if __name__ == "__main__":
+    main()

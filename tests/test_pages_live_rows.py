@@ -1,0 +1,104 @@
+"""Work beside the page while a run adds rows: no thread, and no question to the engine, for each new row."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import streamlit as st
+
+from core.actor import LOCAL
+from core.cost.tokens import TokenCount
+from core.dataset import datasets, export, jsonl, presets, runs
+from core.db.store import Store
+from core.db.tables import Row
+from core.providers import Client, ModelInfo
+from pages.ui import background_task, cached
+from pages.ui.background_task import BackgroundTask
+from tests.fault_server import FaultServer
+from tests.waiting import until
+
+_MODEL = ModelInfo("writer", "engine", None, "both", None)
+
+
+def _in_progress(store: Store, done: int) -> tuple[str, str]:
+    """A data set with a queued run, of which some rows are written; the ids of both."""
+    dataset_id = datasets.create(store, LOCAL, presets.get().recipe)
+    run_id = runs.enqueue(store, LOCAL, dataset_id)
+    with store.session() as session:
+        for row in session.query(Row).where(Row.dataset_id == dataset_id).limit(done):
+            row.state, row.text = "done", f"Story {row.id}."
+    return dataset_id, run_id
+
+
+def test_rows_that_come_do_not_start_a_second_piece_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background_task, "_PATIENCE_S", 0.0)
+    go_on, begun = threading.Event(), list[str]()
+
+    @st.cache_resource
+    def counted(as_now: str) -> BackgroundTask[str]:
+        def make(_seen: Callable[[], None]) -> str:
+            begun.append(as_now)
+            go_on.wait()
+            return as_now
+
+        return BackgroundTask(make, 1, asks=True)
+
+    first = background_task.shared_task(counted, "10 rows", job="count")
+    assert all(background_task.shared_task(counted, f"{rows} rows", job="count") is first for rows in range(11, 20))
+    other = background_task.shared_task(counted, "10 rows of another", job="other")
+    assert other is not first
+    go_on.set()
+    until(lambda: first.done and other.done, "both")
+    assert first.get() == "10 rows"
+    later = background_task.shared_task(counted, "20 rows", job="count")
+    until(lambda: later.done, "the next one")
+    assert later.get() == "20 rows"
+    assert sorted(begun) == ["10 rows", "10 rows of another", "20 rows"]
+
+
+def test_the_engine_counts_the_tokens_once_the_run_is_over(
+    server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[str]()
+    monkeypatch.setattr(Client, "count_tokens", lambda self, model, text: asked.append(text) or 7)
+    dataset_id, run_id = _in_progress(store, 5)
+
+    def count() -> TokenCount | None:
+        work = cached.tokens_of(dataset_id, None, 5, cached.TrainingFormat(), _MODEL)
+        until(lambda: work.done, "the count")
+        return work.get()
+
+    until(lambda: cached.status().engine.state == "up", "the engine")
+    during = count()
+    assert during is not None and not during.exact and during.tokens > 0 and asked == []
+    runs.request_stop(store, LOCAL, run_id)
+    cached.refresh()
+    until(lambda: count() == TokenCount(5 * 7, exact=True), "the engine's own count")
+    assert len(asked) == 5
+
+
+def test_a_tokenizer_is_asked_after_the_rows_are_read() -> None:
+    pairs = [(f"p{number}", f"Story {number}.") for number in range(3_000)]
+    made, reading = jsonl.plan(pairs), False
+
+    class Rows:
+        """As rows of the ledger: a transaction is open while they are gone through."""
+
+        def __iter__(self) -> Iterator[tuple[str, str]]:
+            nonlocal reading
+            reading = True
+            yield from pairs
+            reading = False
+
+    asked = list[str]()
+
+    def ask(text: str) -> int:
+        assert not reading
+        asked.append(text)
+        return len(text)
+
+    export.count_tokens(made, Rows(), "gemma", ask)
+    expected = ["".join(pair) for number, pair in enumerate(made.pairs(pairs)) if number % 15 == 0]
+    assert asked == expected and len(asked) == 200

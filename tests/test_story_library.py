@@ -1,0 +1,288 @@
+"""The shelf: found again, judged, edited, taken away safely, and taken on to training."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from core.actor import LOCAL, Actor
+from core.cost.price_book import PriceBook
+from core.db.store import Store
+from core.db.tables import Story, TrainingJob
+from core.errors import BadRequest, FabulaError, ModelNotFound, NotFound
+from core.providers import Provider
+from core.story import error_explanation, exports, feedback, library, presenter_prompts
+from core.story.library import KeptStory, StoryFilter
+from core.story.story_facts import StoryFacts
+from core.story.token_usage import StoryUsage, usage
+from core.story.votes import PreferencePair
+
+_VIEWER = Actor("guest", "A guest", "viewer")
+_AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+_NASTY = '<script>alert(1)</script> ![x](http://example.com/x.png) "quoted" & <img src=http://example.com/y onerror=z>'
+_STORY = KeptStory("1", _AT, "engine", "writer", "宋,飞行 ->", "从前。", "stop", 3, stars=2)
+
+
+def put(store: Store, number: int, **values: object) -> str:
+    given = {"model": "writer", "text": f"story {number}", "prompt": f"prompt {number}", "finish_reason": "stop"}
+    with store.session() as session:
+        session.add(Story(id=f"s{number}", actor="local", provider="engine", parameters={}, **given | values))
+    return f"s{number}"
+
+
+def found(store: Store, where: StoryFilter) -> list[str]:
+    return sorted(story.id for story in library.search(store, where).stories)
+
+
+SHELVED: tuple[dict[str, object], ...] = (
+    {"text": "一位英雄", "liked": True, "stars": 3},
+    {"edited_text": "100% mine", "liked": False, "finish_reason": None},
+    {"model": "other", "prompt": "another prompt", "tags": ["英雄", 'a"b'], "stars": 5},
+)
+SOUGHT: tuple[tuple[StoryFilter, list[str]], ...] = (
+    (StoryFilter(), ["s1", "s2", "s3"]),
+    (StoryFilter(words="英雄"), ["s1", "s3"]),
+    (StoryFilter(words="英雄 OTHER"), ["s3"]),
+    (StoryFilter(words="100%"), ["s2"]),
+    (StoryFilter(words="_"), []),
+    (StoryFilter(model="other"), ["s3"]),
+    (StoryFilter(liked=True), ["s1"]),
+    (StoryFilter(liked=False), ["s2"]),
+    (StoryFilter(stars=4), ["s3"]),
+    (StoryFilter(tag="英雄"), ["s3"]),
+    (StoryFilter(tag="英"), []),
+    (StoryFilter(edited=True), ["s2"]),
+    (StoryFilter(partial=True), ["s2"]),
+    (StoryFilter(partial=False), ["s1", "s3"]),
+)
+
+
+def shelve(store: Store) -> None:
+    for number, values in enumerate(SHELVED, start=1):
+        put(store, number, **values)
+
+
+@pytest.mark.parametrize(("where", "ids"), SOUGHT)
+def test_stories_are_found_again(store: Store, where: StoryFilter, ids: list[str]) -> None:
+    shelve(store)
+    assert found(store, where) == ids
+    assert library.search(store, where, limit=0).total == len(ids)
+
+
+def test_the_shelf_knows_its_models_and_tags(store: Store) -> None:
+    put(store, 1, model="b", tags=["y", "x"])
+    put(store, 2, model="a")
+    put(store, 3, model="a", tags=["x"])
+    assert library.models(store) == ["a", "b"] and library.tags(store) == ["x", "y"]
+
+
+def test_what_people_think_of_a_story_is_kept_and_can_be_taken_back(store: Store) -> None:
+    story = put(store, 1)
+    feedback.rate(store, LOCAL, story, stars=4)
+    feedback.like(store, LOCAL, story, True)
+    feedback.tag(store, LOCAL, story, [" a  b ", "a b", "", "c"])
+    feedback.edit(store, LOCAL, story, "mine\0")
+    kept = library.get(store, story)
+    assert kept is not None
+    assert (kept.stars, kept.liked, kept.tags, kept.edited_text, kept.text) == (
+        4,
+        True,
+        ("a b", "c"),
+        "mine",
+        "story 1",
+    )
+    feedback.rate(store, LOCAL, story, stars=None)
+    feedback.like(store, LOCAL, story, None)
+    feedback.tag(store, LOCAL, story, [])
+    feedback.edit(store, LOCAL, story, "story 1")  # as it was written: no edit any more
+    kept = library.get(store, story)
+    assert kept is not None
+    assert (kept.stars, kept.liked, kept.tags, kept.edited_text) == (None, None, (), None)
+
+
+def test_a_deleted_story_is_gone_until_it_is_brought_back(store: Store) -> None:
+    story = put(store, 1)
+    feedback.delete(store, LOCAL, story)
+    assert library.get(store, story) is None and found(store, StoryFilter()) == []
+    with pytest.raises(NotFound):
+        feedback.like(store, LOCAL, story, True)
+    feedback.restore(store, LOCAL, story)
+    assert found(store, StoryFilter()) == [story]
+
+
+@pytest.mark.parametrize("wrong", ["stars", "empty", "long", "tags", "tag", "viewer", "gone"])
+def test_what_cannot_be_kept_is_refused_with_a_sentence(store: Store, wrong: str) -> None:
+    story = put(store, 1)
+    with pytest.raises(FabulaError) as caught:
+        match wrong:
+            case "stars":
+                feedback.rate(store, LOCAL, story, stars=6)
+            case "empty":
+                feedback.edit(store, LOCAL, story, " \0\n")
+            case "long":
+                feedback.edit(store, LOCAL, story, "x" * (feedback.LONGEST_TEXT + 1))
+            case "tags":
+                feedback.tag(store, LOCAL, story, [str(n) for n in range(feedback.MOST_TAGS + 1)])
+            case "tag":
+                feedback.tag(store, LOCAL, story, ["x" * (feedback.LONGEST_TAG + 1)])
+            case "viewer":
+                feedback.like(store, _VIEWER, story, True)
+            case "gone":
+                feedback.like(store, LOCAL, "nothing", True)
+    assert caught.value.what and caught.value.next_step
+
+
+# --- exports ----------------------------------------------------------------------------------------------------------
+
+
+class _Seen(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "onerror", "action")]
+
+
+def test_a_printed_page_holds_the_words_and_nothing_that_runs_or_loads() -> None:
+    nasty = replace(_STORY, text=_NASTY, prompt=_NASTY, model=_NASTY)
+    page = exports.page([nasty], f"</title>{_NASTY}", '"><script>')
+    seen = _Seen()
+    seen.feed(page)
+    assert seen.links == [] and not {"script", "img", "link", "iframe", "object"} & set(seen.tags)
+    assert "default-src 'none'" in page and "&lt;script&gt;" in page
+
+
+def test_markdown_holds_the_words_and_no_markup() -> None:
+    text = exports.markdown([replace(_STORY, text=_NASTY + "\n- one\n# two\n```"), _STORY])
+    assert "\\!\\[x\\](http" in text and "\\<script\\>" in text and "\n\\- one" in text and "\n\\# two" in text
+    assert text.count("\n## ") == 1 and text.startswith("## ")
+
+
+def test_a_table_holds_everything_and_no_formula() -> None:
+    story = replace(_STORY, text="=HYPERLINK(1)", cost_usd=Decimal("0.0001"), tags=("a",), column_values={"a": "b"})
+    (row,) = csv.DictReader(io.StringIO(exports.as_csv([story]).removeprefix("\ufeff")))
+    assert row["text"] == "'=HYPERLINK(1)" and row["cost_usd"] == "0.0001" and row["completion_tokens"] == "3"
+    assert json.loads(row["column_values"]) == {"a": "b"} and row["edited_text"] == ""
+    (line,) = exports.jsonl([story])
+    assert json.loads(line)["text"] == "=HYPERLINK(1)" and json.loads(line)["tags"] == ["a"]
+
+
+def test_pairs_are_written_as_each_trainer_reads_them() -> None:
+    pair = PreferencePair("讲", "好", "坏", "a", "b", "r")
+    (openai,) = map(json.loads, exports.preferences([pair]))
+    assert openai == {
+        "input": {"messages": [{"role": "user", "content": "讲"}]},
+        "preferred_output": [{"role": "assistant", "content": "好"}],
+        "non_preferred_output": [{"role": "assistant", "content": "坏"}],
+    }
+    (trl,) = map(json.loads, exports.preferences([pair], "trl"))
+    assert trl == {"prompt": "讲", "chosen": "好", "rejected": "坏"}
+
+
+@pytest.mark.parametrize(
+    ("values", "columns", "first"),
+    [
+        (({"a": "1"}, {"a": "2"}), ["a"], {"a": "1", "story": "edit"}),
+        (({"a": "1"}, {"b": "2"}), ["prompt"], {"prompt": "宋,飞行 ->", "story": "edit"}),
+        ((None, {"a": "2"}), ["prompt"], {"prompt": "宋,飞行 ->", "story": "edit"}),
+        (({"story": "1"}, {"story": "2"}), ["prompt"], {"prompt": "宋,飞行 ->", "story": "edit"}),
+    ],
+)
+def test_liked_stories_become_examples_with_their_edits(
+    values: tuple[dict[str, str] | None, ...], columns: list[str], first: dict[str, str]
+) -> None:
+    stories = [replace(_STORY, column_values=given, edited_text="edit") for given in values]
+    assert exports.examples(stories) == (columns, [first, exports.examples(stories)[1][1]])
+
+
+# --- models that are gone ---------------------------------------------------------------------------------------------
+
+_OPENAI = Provider("openai", "openai", "OpenAI", "https://api.openai.com/v1", "")
+_ENGINE = Provider("engine", "engine", "The engine", "http://x/v1", "")
+
+
+def _gone(store: Store, provider: Provider, model: str, now: datetime) -> ModelNotFound:
+    error = error_explanation.explain(
+        store, PriceBook.load(now=now), provider, model, ModelNotFound("Not found.", "Choose.")
+    )
+    assert isinstance(error, ModelNotFound) and error.__cause__ is not None
+    return error
+
+
+def test_a_retired_model_says_since_when_and_what_to_use(store: Store) -> None:
+    error = _gone(store, _OPENAI, "ft:gpt-4o-mini-2024-07-18:me:x:1", datetime(2028, 1, 1, tzinfo=UTC))
+    assert "2027-01-1" in error.what and "gpt-4o-mini-2024-07-18" in error.next_step
+
+
+def test_a_model_that_is_deleted_says_when_it_last_wrote_and_what_learned_the_same(store: Store) -> None:
+    put(store, 1, model="ft:base:fabula:a:1", at=_AT)
+    with store.session() as session:
+        for number, name in enumerate(("ft:base:fabula:a:1", "ft:base:fabula:b:2")):
+            session.add(
+                TrainingJob(
+                    id=f"j{number}", dataset_id="d", name=name, provider="engine", base_model="base",
+                    hyperparameters={}, file_format="completion", fine_tuned_model=name, created_by="local",
+                )
+            )  # fmt: skip
+    error = _gone(store, _ENGINE, "ft:base:fabula:a:1", _AT)
+    assert "2026-01-02 03:04" in error.what and "ft:base:fabula:b:2" in error.next_step
+
+
+def test_a_model_that_was_never_here_says_so(store: Store) -> None:
+    assert "never written" in _gone(store, _ENGINE, "nobody", _AT).what
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("This model's maximum context length is 4096 tokens", "longer than"),
+        ("The response was filtered due to content management policy", "content filter"),
+        ("Something else", "Something else"),
+    ],
+)
+def test_a_prompt_that_is_too_long_or_filtered_is_told_with_a_way_on(store: Store, said: str, words: str) -> None:
+    error = error_explanation.explain(store, PriceBook.load(), _OPENAI, "m", BadRequest(said, "Change it."))
+    assert isinstance(error, BadRequest) and words in error.what and error.next_step
+
+
+# --- prompts for presenter mode ---------------------------------------------------------------------------------------
+
+
+def test_prepared_prompts_are_kept_clean(home: Path) -> None:
+    assert presenter_prompts.load(home) == []
+    presenter_prompts.save(home, LOCAL, [" one ", "", "two", "one", "x" * (presenter_prompts.LONGEST + 1)])
+    assert presenter_prompts.load(home) == ["one", "two", "x" * presenter_prompts.LONGEST]
+    with pytest.raises(FabulaError):
+        presenter_prompts.save(home, _VIEWER, [])
+    assert len(presenter_prompts.normalize(str(n) for n in range(99))) == presenter_prompts.MOST
+
+
+# --- what a story has used so far -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        (StoryFacts("gpt-4o"), StoryUsage(2, 4, counted=True)),
+        (StoryFacts("gpt-4o", tokens=9), StoryUsage(2, 9, counted=True)),
+        (StoryFacts("gpt-4o", tokens=9, counted=True), StoryUsage(2, 4, counted=True)),
+        (StoryFacts("gpt-4o", prompt_tokens=7), StoryUsage(7, 4, counted=True)),
+        (StoryFacts("gpt-4o", prompt_tokens=0, tokens=0), StoryUsage(0, 0, counted=False)),
+        (StoryFacts("gpt-4o", prompt_tokens=7, tokens=9), StoryUsage(7, 9, counted=False)),
+    ],
+)
+def test_tokens_are_the_endpoints_where_it_has_sent_them_else_our_own_count(
+    known: StoryFacts, expected: StoryUsage
+) -> None:
+    assert usage(known, "Hello there", "Once upon a time") == expected

@@ -1,0 +1,416 @@
+"""Evaluations: asked once a row, kept at once, gone on with after anything, and compared row by row."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import pandas as pd
+import pytest
+from sqlalchemy import func, select
+
+from core.actor import LOCAL
+from core.cost import budget
+from core.cost.price_book import PriceBook
+from core.cost.prices import Price
+from core.cost.spend import spent
+from core.dataset import datasets, versions
+from core.db.store import Store
+from core.db.tables import EvaluationAnswer, Spend, TrainingJob
+from core.errors import (
+    BadRequest,
+    BadTrainingFile,
+    FabulaError,
+    ModelNotFound,
+    NotFound,
+    RateLimited,
+    Refused,
+    Unavailable,
+    Unreadable,
+)
+from core.job_kinds import KINDS
+from core.providers import Choice, Completion, CompletionRequest, Provider
+from core.training import evaluation_run, evaluations, holdout, jobs
+from core.training.evaluation_comparison import compare_evaluations
+from core.training.evaluations import EvaluationForm
+from core.training.jobs import JobForm
+from tests.fakes import MOMENT, FakeRegistry
+
+TUNED, BASE = "ft:gemma-3-270m:fabula:x:1", "gemma-3-270m"
+LABELS = ("refund", "balance", "card lost")
+Say = Callable[[CompletionRequest], Any]
+
+
+@dataclass
+class ScriptedModel:
+    """A model that says what `say` says, and remembers what it was asked."""
+
+    say: Say
+    provider: Provider = field(default_factory=lambda: Provider("engine", "engine", "The engine", "http://x/v1", ""))
+    asked: list[CompletionRequest] = field(default_factory=list)
+
+    def complete(self, request: CompletionRequest, *, once: bool = False, stop: object = None) -> Completion:
+        assert once  # whoever repeats also books every try
+        self.asked.append(request)
+        said = self.say(request)
+        if isinstance(said, BaseException):
+            raise said
+        return said if isinstance(said, Completion) else Completion((Choice(said, "stop"),), request.model, 5, 2)
+
+    def endpoint(self, model: str) -> str:
+        return "chat"
+
+
+class InstantEvent(threading.Event):
+    def wait(self, timeout: float | None = None) -> bool:
+        return self.is_set()
+
+
+@pytest.fixture
+def intents(store: Store) -> str:
+    """120 short rows of three labels, a fifth of them kept for validation; the version."""
+    rows = [{"question": f"question {n} about {LABELS[n % 3]}", "intent": LABELS[n % 3]} for n in range(120)]
+    made = datasets.from_frame(store, LOCAL, "intents", pd.DataFrame(rows), ["question"], "intent")
+    return versions.freeze(store, LOCAL, made, validation_share=0.2)
+
+
+@pytest.fixture
+def form(store: Store, intents: str) -> EvaluationForm:
+    return EvaluationForm(
+        versions.get(store, intents).dataset_id, "engine", TUNED, version_id=intents, separator=" ->", stop="."
+    )
+
+
+def right(request: CompletionRequest) -> str:
+    return f" {request.prompt.removesuffix(' ->').split('about ')[1].title()}.\nBecause."
+
+
+def go(store: Store, evaluation_id: str, writer: ScriptedModel, stopping: threading.Event | None = None) -> None:
+    """As the worker does it."""
+    registry: Any = FakeRegistry({writer.provider.id: writer})
+    try:
+        evaluation_run.carry_out(store, registry, evaluation_id, stopping or InstantEvent())
+    except FabulaError as exc:
+        evaluation_run.give_up(store, evaluation_id, exc)
+
+
+def test_what_there_is_to_judge_by(store: Store, form: EvaluationForm) -> None:
+    there = holdout.held_out(store, form.dataset_id, form.version_id)
+    assert (there.validation, there.held_out, there.usable, there.kind) == (24, 0, 24, "label")
+    assert set(there.labels) == set(LABELS)
+    assert holdout.held_out(store, form.dataset_id).usable == 0
+    with pytest.raises(NotFound):
+        holdout.held_out(store, "nothing")
+
+
+def test_labels_are_judged_with_an_interval(store: Store, form: EvaluationForm) -> None:
+    made = evaluations.start(store, LOCAL, form)
+    assert evaluations.start(store, LOCAL, form) == made
+    assert KINDS["evaluation"].unfinished(store) == [made]
+    writer = ScriptedModel(lambda r: right(r) if "refund" not in r.prompt else "balance")
+    go(store, made, writer)
+    view = evaluations.get(store, made)
+    assert (view.state, view.total, view.answered, view.failed, view.right) == ("done", 24, 24, 0, 16)
+    assert view.metrics is not None and view.metrics.accuracy is not None
+    assert view.metrics.accuracy.value == pytest.approx(16 / 24)
+    assert view.metrics.accuracy.low < 0.66 < view.metrics.accuracy.high
+    assert view.metrics.confusion["refund"] == {"balance": 8}
+    assert view.metrics.loss is None and "does not report" in view.metrics.loss_note
+    assert (view.metrics.prompt_tokens, view.metrics.completion_tokens, view.metrics.cost_usd) == (120, 48, Decimal(0))
+    asked = writer.asked[0]
+    assert asked.prompt.endswith(" ->") and asked.stop == (".",) and asked.endpoint == "completion"
+    assert asked.temperature == 0 and asked.max_tokens == 16
+    assert spent(store, MOMENT, made).calls == 24
+    assert len(evaluations.answers(store, made, wrong_only=True)) == 8
+    assert KINDS["evaluation"].unfinished(store) == []
+
+
+@pytest.mark.parametrize(("file_format", "system"), [("chat", "Name the intent."), ("completion", "")])
+def test_a_model_is_asked_with_the_system_text_that_it_learned(
+    store: Store, form: EvaluationForm, file_format: str, system: str
+) -> None:
+    datasets.set_chat_system(store, LOCAL, form.dataset_id, "Name the intent.")
+    writer = ScriptedModel(right)
+    go(store, evaluations.start(store, LOCAL, replace(form, file_format=file_format)), writer)
+    assert {request.system for request in writer.asked} == {system}
+
+
+def test_tuned_against_base_is_told_in_a_sentence(store: Store, form: EvaluationForm) -> None:
+    tuned, base = evaluations.start(store, LOCAL, form), evaluations.start(store, LOCAL, replace(form, model=BASE))
+    go(store, tuned, ScriptedModel(right))
+    go(store, base, ScriptedModel(lambda r: "refund"))
+    told = compare_evaluations(store, tuned, base)
+    assert (told.n, told.tuned.value, round(told.base.value, 2)) == (24, 1.0, 0.33)
+    assert told.difference.low > 0 and told.p_value is not None and told.p_value < 0.001
+    assert told.sentence == "Fine-tuning helped: 100% correct against 33%, on 24 rows that it never saw."
+    assert "No clear difference" in compare_evaluations(store, tuned, tuned).sentence
+    assert "made it worse" in compare_evaluations(store, base, tuned).sentence
+
+
+def test_an_evaluation_goes_on_where_it_was_and_asks_no_row_twice(store: Store, form: EvaluationForm) -> None:
+    made = evaluations.start(store, LOCAL, form)
+    stopping = InstantEvent()
+    first = ScriptedModel(right)
+
+    def say(request: CompletionRequest) -> str:
+        if len(first.asked) >= 5:
+            stopping.set()  # the worker is told to stop, or dies
+        return right(request)
+
+    first.say = say
+    go(store, made, first, stopping)
+    there = evaluations.get(store, made)
+    assert there.state == "running" and 5 <= there.answered < 24
+    second = ScriptedModel(right)
+    go(store, made, second)
+    assert evaluations.get(store, made).state == "done"
+    prompts = [one.prompt for one in (*first.asked, *second.asked)]
+    assert len(prompts) == len(set(prompts)) == 24
+
+
+def test_a_person_can_stop_it_and_ask_for_the_rest(store: Store, form: EvaluationForm) -> None:
+    made = evaluations.start(store, LOCAL, form)
+    writer = ScriptedModel(right)
+
+    def say(request: CompletionRequest) -> str:
+        evaluations.stop(store, LOCAL, made)
+        return right(request)
+
+    writer.say = say
+    go(store, made, writer)
+    stopped = evaluations.get(store, made)
+    assert stopped.state == "stopped" and 0 < stopped.answered < 24 and stopped.metrics is not None
+    evaluations.retry(store, LOCAL, made)
+    go(store, made, ScriptedModel(right))
+    assert evaluations.get(store, made).answered == 24
+    queued = evaluations.start(store, LOCAL, form)
+    evaluations.stop(store, LOCAL, queued)
+    assert evaluations.get(store, queued).state == "stopped"
+
+
+def test_rows_that_fail_say_why_and_the_others_count(store: Store, form: EvaluationForm) -> None:
+    made = evaluations.start(store, LOCAL, form)
+    go(
+        store,
+        made,
+        ScriptedModel(lambda r: right(r) if "lost" not in r.prompt else BadRequest("Too long.", "Shorten it.")),
+    )
+    view = evaluations.get(store, made)
+    assert (view.state, view.answered, view.failed) == ("done", 16, 8)
+    assert view.metrics is not None and view.metrics.n == 16
+    assert {one.reason for one in evaluations.answers(store, made, wrong_only=True)} == {"Too long."}
+    evaluations.retry(store, LOCAL, made)
+    go(store, made, ScriptedModel(right))
+    assert evaluations.get(store, made).answered == 24
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (ModelNotFound("No such model.", "Choose another."), "No such model. Choose another."),
+        (Refused("The key is wrong.", "Check it."), "The key is wrong. Check it."),
+        (BadRequest("Nothing fits.", "x"), "all failed: Nothing fits."),
+        (Unavailable("It is away.", "Wait."), "It is away. Wait."),
+    ],
+)
+def test_what_stops_all_rows_stops_the_evaluation(
+    store: Store, form: EvaluationForm, fault: FabulaError, told: str
+) -> None:
+    made = evaluations.start(store, LOCAL, form)
+    writer = ScriptedModel(lambda r: fault)
+    go(store, made, writer)
+    view = evaluations.get(store, made)
+    assert view.state == "failed" and told in (view.reason or "")
+    assert spent(store, MOMENT, made).cost_usd == 0
+
+
+@pytest.mark.parametrize("error", [RateLimited, Unavailable])
+def test_a_provider_that_asks_to_wait_for_an_hour_is_not_waited_for(
+    store: Store, form: EvaluationForm, error: type[RateLimited | Unavailable]
+) -> None:
+    """Other evaluations wait for this one's place."""
+    made = evaluations.start(store, LOCAL, replace(form, limit=1))
+    writer = ScriptedModel(lambda r: error("Come back later.", "Wait.", 3_600.0))
+    go(store, made, writer)
+    view = evaluations.get(store, made)
+    assert (view.state, len(writer.asked)) == ("failed", 1) and "Come back later." in (view.reason or "")
+
+
+def test_a_provider_that_is_away_for_a_moment_is_waited_for(store: Store, form: EvaluationForm) -> None:
+    made = evaluations.start(store, LOCAL, form)
+    away = [Unavailable("It is away.", "Wait.")] * 6
+
+    def say(request: CompletionRequest) -> Any:
+        return away.pop() if away else right(request)
+
+    go(store, made, ScriptedModel(say))
+    view = evaluations.get(store, made)
+    assert (view.state, view.answered, view.reason) == ("done", 24, None)
+
+
+def test_a_budget_is_kept(store: Store, form: EvaluationForm) -> None:
+    budget.set_budget(store, LOCAL, "month", Decimal("0.0000001"))
+    paid = replace(form, provider="openai", model="gpt-4.1-mini-2025-04-14")
+    made = evaluations.start(store, LOCAL, paid)
+    writer = ScriptedModel(right, Provider("openai", "openai", "OpenAI", "http://x/v1", "k"))
+    go(store, made, writer)
+    assert evaluations.get(store, made).state == "failed" and writer.asked == []
+
+
+def test_texts_are_judged_by_nearness_and_quality(store: Store) -> None:
+    stories = [
+        f"一位{d}朝的英雄穿越到现代，拥有了{p}的能力，打败了第{n}只怪兽，大家都很高兴。"
+        for d in "唐宋元"
+        for p in ("飞行", "隐形")
+        for n in range(4)
+    ]
+    rows = [{"dynasty": s[2], "power": s[16:18], "story": s} for s in stories]
+    made = datasets.from_frame(store, LOCAL, "stories", pd.DataFrame(rows), ["dynasty", "power"], "story")
+    version = versions.freeze(store, LOCAL, made, validation_share=0.5)
+    tuned = evaluations.start(store, LOCAL, EvaluationForm(made, "engine", TUNED, version_id=version))
+    base = evaluations.start(store, LOCAL, EvaluationForm(made, "engine", BASE, version_id=version))
+    go(store, tuned, ScriptedModel(lambda r: stories[0]))
+    go(store, base, ScriptedModel(lambda r: "I do not know."))
+    metrics = evaluations.get(store, tuned).metrics
+    assert metrics is not None and metrics.accuracy is None and metrics.overlap is not None
+    assert metrics.overlap.value > 0.5 and metrics.quality["characters"] == len(stories[0])
+    assert 0 < metrics.quality["distinct_2"] <= 1 and 0 <= metrics.quality["adherence"] <= 1
+    told = compare_evaluations(store, tuned, base)
+    assert told.p_value is None and "Fine-tuning helped" in told.sentence
+
+
+def test_the_loss_is_the_providers_where_it_measured_it(store: Store, form: EvaluationForm) -> None:
+    job_id = jobs.submit(store, LOCAL, JobForm(form.dataset_id, "j", "engine", BASE, version_id=form.version_id))
+    with store.session() as session:
+        job = session.get_one(TrainingJob, job_id)
+        job.fine_tuned_model, job.separator, job.stop = TUNED, " ->", "."
+        job.results_csv = "step,valid_loss\n1,2.5\n2,1.25\n"
+    tuned, base = evaluations.start_pair(store, LOCAL, jobs.get(store, job_id))
+    go(store, tuned, ScriptedModel(right))
+    go(store, base, ScriptedModel(right))
+    metrics = evaluations.get(store, tuned).metrics
+    assert metrics is not None and metrics.loss == 1.25 and "Measured by the provider" in metrics.loss_note
+    other = evaluations.get(store, base).metrics
+    assert other is not None and other.loss is None
+    assert [one.id for one in evaluations.of_job(store, jobs.get(store, job_id))] == [base, tuned]
+    assert [one.id for one in evaluations.list_evaluations(store, job_id=job_id)] == [tuned]
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"limit": 0}, FabulaError),
+        ({"version_id": None}, BadTrainingFile),
+        ({"dataset_id": "x", "version_id": None}, NotFound),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_refused(
+    store: Store, form: EvaluationForm, change: dict[str, Any], error: type[FabulaError]
+) -> None:
+    with pytest.raises(error):
+        evaluations.start(store, LOCAL, replace(form, **change))
+
+
+def test_what_is_gone_is_not_found(store: Store, form: EvaluationForm) -> None:
+    for call in (lambda: evaluations.get(store, "x"), lambda: evaluations.stop(store, LOCAL, "x")):
+        with pytest.raises(NotFound):
+            call()
+    evaluation_run.give_up(store, "x", FabulaError("no"))
+    go(store, "x", ScriptedModel(right))
+
+
+def test_hostile_answers_are_kept_as_text(store: Store, form: EvaluationForm) -> None:
+    made = evaluations.start(store, LOCAL, form)
+    go(store, made, ScriptedModel(lambda r: "\0\ud800=cmd"))
+    with store.reading() as session:
+        texts = {row.text for row in session.query(EvaluationAnswer)}
+    assert len(texts) == 1 and "\0" not in str(texts)
+    empty = evaluations.start(store, LOCAL, replace(form, model=BASE))
+    go(store, empty, ScriptedModel(lambda r: Completion((), BASE, None, None)))
+    assert evaluations.get(store, empty).state == "failed"
+
+
+def test_fewer_rows_than_there_are_come_from_all_over_and_are_the_same_for_both(
+    store: Store, form: EvaluationForm
+) -> None:
+    few = [evaluations.start(store, LOCAL, replace(form, model=model, limit=9)) for model in (TUNED, BASE)]
+    drawn = [list(holdout.examples(store, evaluations.get(store, one))) for one in few]
+    assert drawn[0] == drawn[1] and len(drawn[0]) == 9 == evaluations.get(store, few[0]).total
+    whole = list(holdout.examples(store, evaluations.get(store, evaluations.start(store, LOCAL, form))))
+    assert drawn[0] != whole[:9] and set(one.key for one in drawn[0]) <= set(one.key for one in whole)
+
+
+def test_rows_that_a_file_has_held_out_need_no_version(store: Store) -> None:
+    rows = [{"q": f"q{n}", "a": LABELS[n % 2], "split": "test" if n % 4 == 0 else "train"} for n in range(40)]
+    made = datasets.from_frame(store, LOCAL, "split", pd.DataFrame(rows), ["q"], "a", split_column="split")
+    there = holdout.held_out(store, made)
+    assert (there.held_out, there.validation, there.kind) == (10, 0, "label")
+    started = evaluations.start(store, LOCAL, EvaluationForm(made, "engine", TUNED, part="held_out"))
+    go(store, started, ScriptedModel(lambda r: LABELS[0]))
+    view = evaluations.get(store, started)
+    assert (view.state, view.answered, view.right) == ("done", 10, 10)
+
+
+PAID = PriceBook(
+    overlay=(
+        Price(
+            TUNED, "openai", Decimal(1000), Decimal(1000), None, None, "USD", "test", date(2026, 1, 1),
+            cached_input_per_mtok=Decimal(100),
+        ),
+    ),
+    source=None,
+    today=date(2026, 11, 1),
+)  # fmt: skip
+
+
+def test_each_try_that_may_be_billed_stays_in_the_ledger(
+    store: Store, form: EvaluationForm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_run.custom_prices, "book", lambda *_: PAID)
+    lost = iter(
+        [Unavailable("silent", may_be_billed=True), Unavailable("busy", may_be_billed=False), RateLimited("slow down")]
+    )
+
+    def say(request: CompletionRequest) -> Any:
+        answer = Completion((Choice(right(request), "stop"),), TUNED, 10, 2, 8)
+        return next(lost, answer)
+
+    openai = Provider("openai", "openai", "OpenAI", "http://x/v1", "")
+    made = evaluations.start(store, LOCAL, replace(form, provider="openai", limit=1))
+    go(store, made, ScriptedModel(say, openai))
+    assert evaluations.get(store, made).answered == 1
+    with store.reading() as session:
+        lines = list(session.scalars(select(Spend).where(Spend.reference == made).order_by(Spend.id)))
+        assert budget.spent_on(session, made) == Decimal("0.0048") + (lines[0].estimated_usd or 0)
+    # one line for what was lost, at the most; none for what was refused; 2 fresh, 8 cached and 2 written tokens
+    assert [line.cost_usd for line in lines] == [None, Decimal("0.0048")] and lines[0].estimated_usd
+
+
+def test_a_row_that_cannot_be_read_fails_and_is_not_bought_for_ever(
+    store: Store, form: EvaluationForm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_run.custom_prices, "book", lambda *_: PAID)
+    unreadable = Unreadable("not OpenAI's format", may_be_billed=True)
+    openai = Provider("openai", "openai", "OpenAI", "http://x/v1", "")
+    writer = ScriptedModel(lambda r: unreadable if "refund" in r.prompt else right(r), openai)
+    made = evaluations.start(store, LOCAL, replace(form, provider="openai"))
+    go(store, made, writer)
+    view = evaluations.get(store, made)
+    asked = Counter(request.prompt for request in writer.asked)
+    assert (view.state, view.answered, view.failed) == ("done", 16, 8)
+    assert {"refund" in prompt: count for prompt, count in asked.items()} == {False: 1, True: 5}
+    with store.reading() as session:
+        lines = session.scalar(select(func.count()).where(Spend.reference == made))
+    assert lines == len(writer.asked)  # one line each, whatever came
+
+
+def test_an_error_in_place_of_a_text_is_the_reason_of_its_row(store: Store, form: EvaluationForm) -> None:
+    made = evaluations.start(store, LOCAL, form)
+    go(store, made, ScriptedModel(lambda r: Completion((Choice("", "error", "upstream broke"),), TUNED, 10, 2)))
+    view = evaluations.get(store, made)
+    assert view.answered == 0 and "upstream broke" in (view.reason or "")

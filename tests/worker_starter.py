@@ -1,0 +1,27 @@
+"""Workers that a test starts and that end with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from core.settings import Settings
+from core.worker import Worker
+
+
+@contextmanager
+def start_workers(settings: Settings) -> Iterator[Callable[..., Worker]]:
+    """A function that starts a worker with those options and waits until it is ready."""
+    hired: list[Worker] = []
+
+    def start(**options: Any) -> Worker:
+        worker = Worker(settings, **options)
+        hired.append(worker)
+        worker.start()
+        assert worker.wait_until_ready(120)
+        return worker
+
+    yield start
+    for worker in hired:
+        worker.stop()
