@@ -67,5 +67,5 @@ def test_a_chinese_value_has_no_space_around_it(template: str, values: dict[str,
 
 
 def test_what_core_says_has_no_space_around_a_chinese_value() -> None:
-    told = i18n.translator("zh_CN").told(msg("There is no column {column}.", column="氛围"))
+    told = i18n.translator("zh_CN").translated(msg("There is no column {column}.", column="氛围"))
     assert "氛围" in told and " 氛围" not in told and "氛围 " not in told

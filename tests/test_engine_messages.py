@@ -44,7 +44,7 @@ def test_a_body_of_an_error_has_english_words_and_the_message_that_they_are(erro
     told = json.loads(json.dumps(error.body()))["error"]
     assert str(told["message"]).isascii()
     read = message.restored(told["message"], told)
-    assert isinstance(read, Message) and not _CHINESE.told(read).isascii()
+    assert isinstance(read, Message) and not _CHINESE.translated(read).isascii()
 
 
 def _refusal() -> str:
@@ -59,7 +59,7 @@ def test_the_reason_why_a_base_is_not_trained_reaches_the_page_as_a_message() ->
     row = Model("b", "b", None, "both", 0)
     wire = json.loads(json.dumps(model(row, reason, None)))["fabula"]
     assert wire["not_trainable"] == reason
-    told = _CHINESE.told(str(generation._not_trainable(wire)))
+    told = _CHINESE.translated(str(generation._not_trainable(wire)))
     assert told == "gemma3.final_softcap 为 3，而这里不认识这个键"
 
 
@@ -77,5 +77,5 @@ def test_an_engine_without_messages_is_read_too(told: dict[str, object]) -> None
     ids=["diverged", "untrainable"],
 )
 def test_why_a_training_has_stopped_is_translated_as_a_whole(error: Exception) -> None:
-    what, next_step = (_CHINESE.told(said) for said in _in_words(error))
+    what, next_step = (_CHINESE.translated(said) for said in _in_words(error))
     assert not any(english in what + next_step for english in ("Training", "the loss", "not known", "Use "))

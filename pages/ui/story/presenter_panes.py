@@ -23,7 +23,7 @@ def show(round_: Round, title: str) -> None:
     """The stories of a round, to their end."""
     with st.container(key="presenter_title"):
         st.markdown(f"## {plain(views.shortened(title, LONGEST_TITLE))}", anchors=False)
-    named = not round_.secret or arena_vote.voted(round_)
+    named = not round_.secret or arena_vote.vote_of(round_)[0]
     panes = []
     with st.container(key="presenter_stories"):
         for at, column in enumerate(st.columns(len(round_.places), gap="large")):
