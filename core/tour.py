@@ -1,5 +1,5 @@
-"""The guided tour: sample stories, a small model trained on them, and what it writes beside its base. All of it is
-real, on this machine, with nothing but what ships with the studio.
+"""The guided tour: stories, a small model trained on them, and what it and its base write. All of it is real, on this
+machine, with nothing but what ships with the studio.
 
 Pages start it, stop it, continue it and watch it; the worker walks it (`tour_runner`).
 """

@@ -1,4 +1,4 @@
-"""Walks the guided tour, step by step: sample stories, a small model trained on them, before and after."""
+"""Runs the guided tour, step by step: composed stories, a small model trained on them, before and after."""
 
 from __future__ import annotations
 
@@ -75,22 +75,12 @@ class _TourRun:
         return not self._stopping.is_set() and self.write(state="running", step=step)
 
     def dataset(self) -> bool:
-        """Sample stories in the language of the page with the same plots."""
+        """Stories composed for the tour, in the language of the page."""
         if self.tour().dataset_id is not None:
             return True
-        plan, seed = self._plan(), self._seed()
+        plan = self._plan()
         with self._store.session():  # one transaction: no data set without a tour that knows it
-            tour = self.tour()
-            loaded = datasets.load_sample(
-                self._store,
-                _actor(tour),
-                plan.sample,
-                plan.stories,
-                where=plan.where,
-                spare_cells=tour_plan.SPARE_CELLS,
-                seed=seed,
-            )
-            return self.write(dataset_id=loaded)
+            return self.write(dataset_id=tour_plan.load(self._store, _actor(self.tour()), plan))
 
     def training(self) -> bool:
         """From the base. The job starts its comparison by itself when it has succeeded."""
@@ -153,7 +143,7 @@ class _TourRun:
             provider=ENGINE,
             base_model=packaged_models.BASE,
             suffix="tour",
-            n_epochs=plan.epochs,
+            n_epochs=tour_plan.EPOCHS,
             batch_size=tour_plan.BATCH_SIZE,
             seed=self._seed(),
             estimated_s=plan.training_s + cpu_speed_estimate.START_S,

@@ -182,7 +182,8 @@ def test_a_seed_chooses_which_samples_are_taken(store: Store) -> None:
 
     assert texts(7) == texts(7) != texts(8)
     assert len(set(texts(7))) == 12
-    whole = [text for _prompt, text in datasets.sample_pairs("ultraman_stories_more")]
+    all_of_them = datasets.load_sample(store, LOCAL, "ultraman_stories_more")
+    whole = [text for _prompt, text in datasets.examples(store, all_of_them)]
     assert [whole.index(text) for text in texts(7)] == sorted(whole.index(text) for text in texts(7))
 
 

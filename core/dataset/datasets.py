@@ -20,8 +20,6 @@ from core.dataset.loading import (
     from_frame,
     load_sample,
     new_dataset,
-    sample_pairs,
-    sample_values,
     split_of,
 )
 from core.dataset.recipe import Recipe
@@ -51,8 +49,6 @@ __all__ = [
     "prompt_of",
     "recipe",
     "rows",
-    "sample_pairs",
-    "sample_values",
     "set_chat_system",
     "split_of",
     "summary",

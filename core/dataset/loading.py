@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, count, pairwise
 from typing import Any, Literal
@@ -124,8 +124,6 @@ def load_sample(
     name: str,
     limit: int | None = None,
     *,
-    where: Mapping[str, Collection[str]] | None = None,
-    spare_cells: int = 0,
     seed: int = 0,
 ) -> str:
     """A data set from the stories that ship with the studio.
@@ -133,20 +131,13 @@ def load_sample(
     Args:
         limit: how many rows to take; None takes all. They are spread over the whole grid: the sample is cut into as
             many stretches, and one row is drawn from each.
-        where: values of columns that are taken; None takes all.
-        spare_cells: how many combinations of values are left out, for prompts that training has not seen.
         seed: of the draws; the same seed takes the same rows.
 
     Raises:
         NotFound: there is no such sample.
     """
     sample = _read_sample(name)
-    frame = _chosen(sample.frame, where)
-    draw = random.Random(seed)
-    if spare_cells:
-        cells = list(frame[sample.columns].itertuples(index=False, name=None))
-        spared = set(draw.sample(sorted(set(cells)), spare_cells))
-        frame = frame[[cell not in spared for cell in cells]]
+    frame, draw = sample.frame, random.Random(seed)
     if limit is not None and 0 < limit < len(frame):
         ends = [i * len(frame) // limit for i in range(limit + 1)]
         frame = frame.iloc[[draw.randrange(start, end) for start, end in pairwise(ends)]]
@@ -161,35 +152,6 @@ def load_sample(
         split_column=sample.split,
         other_columns=sample.others,
     )
-
-
-def sample_pairs(name: str, where: Mapping[str, Collection[str]] | None = None) -> list[tuple[str, str]]:
-    """Prompt and completion of the rows of a sample, as `load_sample` takes them.
-
-    Raises:
-        NotFound: there is no such sample.
-    """
-    sample = _read_sample(name)
-    frame = _chosen(sample.frame, where)
-    rows = frame[[*sample.columns, sample.completion]].itertuples(index=False, name=None)
-    return [(join_values(map(_cell, values), ","), _cell(text)) for *values, text in rows]
-
-
-def sample_values(name: str, column: str, where: Mapping[str, Collection[str]] | None = None) -> dict[str, int]:
-    """Value of a column of a sample → how many rows have it, of those that `where` takes.
-
-    Raises:
-        NotFound: there is no such sample.
-    """
-    values = _chosen(_read_sample(name).frame, where)[column]
-    return {str(value): int(count) for value, count in values.value_counts().items()}
-
-
-def _chosen(frame: pd.DataFrame, where: Mapping[str, Collection[str]] | None) -> pd.DataFrame:
-    """The rows with those values."""
-    for column, values in (where or {}).items():
-        frame = frame[frame[column].isin(list(values))]
-    return frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +174,7 @@ def _read_sample(name: str) -> _Sample:
     roles = json.loads(path.with_name(_ROLES).read_text(encoding="utf-8")).get(name, {})
     completion, split = roles.get("completion", names[-1]), roles.get("split")
     columns = roles.get("prompt", [column for column in names if column not in (completion, split)])
-    labels = roles.get("labels", [])  # for `where` only: a data set keeps the sample's own shape
+    labels = roles.get("labels", [])  # of the sample, not of a data set made from it
     others = [column for column in names if column not in (*columns, *labels, completion, split)]
     return _Sample(frame, columns, completion, split, others)
 

@@ -27,7 +27,7 @@ class Preset:
         recipe: the grid.
         sample: name of the sample stories that fill it (see `datasets.load_sample`), or None.
         outside: values that no cell of the grid has, one list a row, in the order of the columns.
-        tour: `column` that plots depend on, and of how many of its `values` a tour tells plots.
+        composed: language of the stories that are composed for its columns (`zh`, `en`; `core.composed_stories`).
         story: sampling for the tuned model (S6).
     """
 
@@ -38,7 +38,7 @@ class Preset:
     recipe: Recipe
     sample: str | None
     outside: tuple[tuple[str, ...], ...]
-    tour: Mapping[str, Any] | None
+    composed: str | None
     story: Mapping[str, Any]
 
 
@@ -83,7 +83,7 @@ def _all() -> tuple[Preset, ...]:
             recipe=Recipe.from_dict(item["recipe"]),
             sample=item.get("sample"),
             outside=tuple(tuple(values) for values in item.get("outside", ())),
-            tour=item.get("tour"),
+            composed=item.get("composed"),
             story=item.get("story", {}),
         )
         for item in _data()["presets"]

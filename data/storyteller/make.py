@@ -3,8 +3,8 @@
     python -m data.storyteller.make [--language zh] [--language en] [--out FOLDER]
 
 Each adapter is the last of three real jobs on a real engine through the official SDK, then a copy of its file: two jobs
-on the samples, which teach it the language of stories, and one on composed stories (`compose.py`). About two and
-a half hours for both on two quiet cores.
+on the samples, which teach it the language of stories, and one on composed stories (`core/composed_stories.py`). About
+three hours for both on two quiet cores.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ import openai
 from openai.types.fine_tuning.job_create_params import Method
 
 from bench._engine import running_engine
-from core import packaged_models
+from core import composed_stories, packaged_models
 from core.dataset import presets
-from data.storyteller import compose
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def main() -> None:
             last = len(writer.rounds) - 1
             for number, n_epochs in enumerate(writer.rounds):
                 if number == last or not options.further:
-                    rows = compose.stories(language) if number == last else sample_stories(language)
+                    rows = composed_stories.stories(language) if number == last else sample_stories(language)
                     lines = training_lines(rows, language)
                     model = train(engine.client, writer.model, model, lines, n_epochs)
             made = (options.home or Path(temporary)) / "adapters" / f"{model.rpartition(':')[2]}.gguf"

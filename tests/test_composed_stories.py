@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
 
+from core import composed_stories
 from core.dataset import presets
-from data.storyteller import compose
 from data.storyteller.make import WRITERS, instruction, training_lines
 
 _POWER = {"zh": "super_power", "en": "gift"}
@@ -18,7 +19,7 @@ def test_a_composed_story_has_four_paragraphs_its_power_and_one_hero(language: s
     names = re.compile(
         "名字叫做?(\\w{2,3})。|名叫(\\w{2,3})。" if language == "zh" else r"(?:named|name was|called) (\w+)\."
     )
-    for row in compose.stories(language):
+    for row in composed_stories.stories(language):
         paragraphs = row["story"].split("\n\n")
         assert len(paragraphs) == 4 and all(paragraphs), row
         assert "{" not in row["story"] and "  " not in row["story"] and row[_POWER[language]] in row["story"], row
@@ -30,19 +31,36 @@ def test_a_composed_story_has_four_paragraphs_its_power_and_one_hero(language: s
 @pytest.mark.parametrize("language", WRITERS)
 def test_every_power_of_the_preset_is_told(language: str) -> None:
     column = next(one for one in presets.get(WRITERS[language].preset).recipe.columns if one.name == _POWER[language])
-    assert set(column.values) <= {row[_POWER[language]] for row in compose.stories(language)}
+    assert set(column.values) <= {row[_POWER[language]] for row in composed_stories.stories(language)}
 
 
 @pytest.mark.parametrize("language", WRITERS)
 def test_the_same_seed_composes_the_same_stories(language: str) -> None:
-    assert compose.stories(language, 3) == compose.stories(language, 3) != compose.stories(language, 4)
+    assert (
+        composed_stories.stories(language, 3)
+        == composed_stories.stories(language, 3)
+        != composed_stories.stories(language, 4)
+    )
+
+
+@pytest.mark.parametrize("language", WRITERS)
+def test_stories_of_one_plot_are_different_and_leave_combinations_out(language: str) -> None:
+    recipe = presets.get(WRITERS[language].preset).recipe
+    values = {column.name: column.values for column in recipe.columns}
+    rows = composed_stories.stories_of_one_plot(language, values, 100, held_out=3, seed=1)
+    assert len({row["story"] for row in rows}) == 100
+    assert len({row[_POWER[language]] for row in rows}) == 1
+    cells = {tuple(row[name] for name in values) for row in rows}
+    others = [len(column.values) for column in recipe.columns if column.name != _POWER[language]]
+    assert len(cells) == math.prod(others) - 3
+    assert rows == composed_stories.stories_of_one_plot(language, values, 100, held_out=3, seed=1)
 
 
 def test_a_line_asks_as_the_data_set_page_asks() -> None:
-    row = compose.stories("zh")[0]
+    row = composed_stories.stories("zh")[0]
     assert instruction(row) in training_lines([row], "zh")[0]
 
 
 @pytest.mark.parametrize(("dynasty", "era"), [("唐", "唐朝"), ("南北朝", "南北朝"), ("五代", "五代")])
 def test_an_era_has_its_suffix_once(dynasty: str, era: str) -> None:
-    assert compose._era(dynasty) == era
+    assert composed_stories._era(dynasty) == era

@@ -1,8 +1,8 @@
-"""Compose stories from interchangeable sentences: the last lesson of the packaged writers.
+"""Compose stories from interchangeable sentences: what the packaged writers learn last, and what a tour trains on.
 
 A model of 270M parameters that learned hand-written stories keeps their form, but mixes their details into sentences
 that make no sense. In these stories any variant of a sentence fits any variant of the others, so what the model mixes
-still makes sense. `parts/zh.toml` and `parts/en.toml` hold the sentences.
+still makes sense. `zh.toml` and `en.toml` in `data/storyteller/parts` hold the sentences.
 """
 
 from __future__ import annotations
@@ -10,25 +10,95 @@ from __future__ import annotations
 import random
 import tomllib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import lru_cache
+from itertools import cycle, product
 from typing import Any
 
-PARTS = Path(__file__).parent / "parts"
+from core.dataset import presets
+
+PARTS = presets.DATA / "storyteller" / "parts"
 ANY = "*"
 TELLINGS = 24  # of each plot
+POWER_COLUMN = {"zh": "super_power", "en": "gift"}
+JOBS_OF_ONE_PLOT = 6  # a base learns the sentences of more jobs only from more stories than a tour has time for
 
 
 def stories(language: str, seed: int = 1) -> list[dict[str, str]]:
-    """Rows as in a sample file: the values of the prompt's columns, and `story`. The same for the same seed."""
-    parts = tomllib.loads((PARTS / f"{language}.toml").read_text(encoding="utf-8"))
-    draw, compose = random.Random(seed), _chinese if language == "zh" else _english
+    """Stories of every plot, for the packaged writers. The same for the same seed.
+
+    Args:
+        language: `zh` or `en`.
+
+    Returns:
+        Rows as in a sample file: the values of the prompt's columns, and `story`.
+    """
+    parts, draw = _parts(language), random.Random(seed)
     rows = []
     for plot in parts["plots"]:
         powers = parts["other_powers"] if plot["powers"] == [ANY] else plot["powers"]
         for at in range(max(TELLINGS, len(powers))):
-            rows.append(compose(draw, parts, plot, powers[at % len(powers)]))
+            rows.append(_compose(language, draw, parts, plot, powers[at % len(powers)]))
     draw.shuffle(rows)
     return rows
+
+
+def stories_of_one_plot(
+    language: str, values: Mapping[str, Sequence[str]], n_stories: int, *, held_out: int, seed: int
+) -> list[dict[str, str]]:
+    """Different stories of one plot, for a tour. The same for the same seed.
+
+    Args:
+        language: `zh` or `en`.
+        values: the values of the prompt's columns that stories may have; one power among them is drawn.
+        n_stories: how many; at most a few hundred, as a plot has only so many variants.
+        held_out: how many combinations of values no story has.
+
+    Returns:
+        Rows as in a sample file: the values of the prompt's columns, and `story`. Every combination that is not held
+        out has about as many stories.
+    """
+    parts, draw = _parts(language), random.Random(seed)
+    power = draw.choice(values[POWER_COLUMN[language]])
+    plot = draw.choice([one for one in parts["plots"] if power in one["powers"]])
+    columns = [name for name in values if name != POWER_COLUMN[language]]
+    cells = list(product(*(values[name] for name in columns)))
+    draw.shuffle(cells)
+    parts = {**parts, "jobs": _some(draw, parts["jobs"], values.get("hero", ()))}
+    rows: dict[str, dict[str, str]] = {}
+    for cell in cycle(cells[held_out:]):
+        row = _compose(language, draw, _only(parts, dict(zip(columns, cell, strict=True))), plot, power)
+        rows.setdefault(row["story"], row)
+        if len(rows) == n_stories:
+            return list(rows.values())
+    raise ValueError("all combinations are held out")
+
+
+@lru_cache(maxsize=2)
+def _parts(language: str) -> Mapping[str, Any]:
+    return tomllib.loads((PARTS / f"{language}.toml").read_text(encoding="utf-8"))
+
+
+def _some(draw: random.Random, jobs: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
+    """A few jobs: those of the prompt's column, where it has one."""
+    names = list(wanted) or draw.sample(sorted(jobs), JOBS_OF_ONE_PLOT)
+    return {name: jobs[name] for name in names}
+
+
+def _only(parts: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
+    """The parts that tell a story with these values."""
+    kind = values.get("story_type") or values["mood"]
+    only = {**parts, "types": {kind: parts["types"][kind]}}
+    if "dynasty" in values:
+        only["dynasties"] = [values["dynasty"]]
+    if "hero" in values:
+        only["jobs"] = {values["hero"]: parts["jobs"][values["hero"]]}
+    return only
+
+
+def _compose(
+    language: str, draw: random.Random, parts: Mapping[str, Any], plot: Mapping[str, Any], power: str
+) -> dict[str, str]:
+    return (_chinese if language == "zh" else _english)(draw, parts, plot, power)
 
 
 def _chinese(draw: random.Random, parts: Mapping[str, Any], plot: Mapping[str, Any], power: str) -> dict[str, str]:
