@@ -13,7 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
-import core.tour
+from core import tour as tours
 from core.actor import LOCAL
 from core.dataset import datasets
 from core.db.store import Store, new_id
@@ -112,10 +112,10 @@ def test_heartbeats_events_and_lists(store: Store) -> None:
     own_heartbeat = Heartbeat(store)
     own_heartbeat.beat(1)
     assert (alive(store).up, own_heartbeat.living()) == (True, {own_heartbeat.id})
-    assert (jobs.list_jobs(store), jobs.events(store, "j"), core.tour.progress(store)) == ([], [], None)
-    first = core.tour.start(store, LOCAL, "en")
-    assert core.tour.start(store, LOCAL, "en") == first
-    core.tour.stop(store, LOCAL)
-    progress = core.tour.progress(store)
+    assert (jobs.list_jobs(store), jobs.events(store, "j"), tours.progress(store)) == ([], [], None)
+    first = tours.start(store, LOCAL, "en")
+    assert tours.start(store, LOCAL, "en") == first
+    tours.stop(store, LOCAL)
+    progress = tours.progress(store)
     assert progress is not None
     assert progress.state == "stopped"
