@@ -6,6 +6,8 @@ import ast
 import importlib
 import importlib.util
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,6 +136,46 @@ def test_every_file_that_is_named_is_there(document: Path) -> None:
         r"\b((?:core|pages|bench|data|tests)/[\w/.]+\.(?:py|csv|json|gguf|md))\b", document.read_text("utf-8")
     )
     assert [path for path in named if not (_ROOT / path).exists()] == []
+
+
+def test_the_picture_of_the_architecture_shows_todays_imports() -> None:
+    done = subprocess.run(
+        [sys.executable, str(_ROOT / "docs" / "import_diagram.py"), "--check"], timeout=120, check=False
+    )
+    assert done.returncode == 0, "run: python docs/import_diagram.py"
+
+
+def test_every_path_in_the_map_exists() -> None:
+    """`name.py` without a folder is next to the file or folder that is named before it."""
+    missing, folder = [], _ROOT
+    for line in (_ROOT / "docs" / "architecture.md").read_text("utf-8").splitlines():
+        for path in re.findall(r"`((?:[a-z_]+/)*[\w]+\.(?:py|csv|json)|(?:core|pages|data)/[\w/]+/)`", line):
+            found = _ROOT / path if "/" in path or path == "app.py" else folder / path
+            folder = found if found.is_dir() else found.parent
+            missing += [] if found.exists() else [path]
+    assert missing == []
+
+
+def _decisions() -> list[tuple[str, str]]:
+    text = (_ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
+    sections = re.split(r"^### (.+)$", text, flags=re.MULTILINE)[1:]
+    return [
+        (heading, re.split(r"^## ", body, flags=re.MULTILINE)[0])
+        for heading, body in zip(sections[::2], sections[1::2], strict=True)
+    ]
+
+
+def test_every_decision_has_context_decision_and_alternatives() -> None:
+    parts = ["Context", "Decision", "Alternatives"]
+    found = {heading: re.findall(r"^\*\*(\w+)\.\*\* \S", body, re.MULTILINE) for heading, body in _decisions()}
+    assert found
+    assert {heading: marks for heading, marks in found.items() if marks != parts} == {}
+
+
+def test_the_contents_list_every_decision_in_order() -> None:
+    text = (_ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^ *- \[(.+)\]\(#.+\)$", text, re.MULTILINE)
+    assert listed == re.findall(r"^###? (.+)$", text, re.MULTILINE)
 
 
 def test_no_paragraph_is_written_twice() -> None:
