@@ -199,7 +199,7 @@ class _ComparisonRun:
         actor = Actor(id=one.created_by, name=one.created_by, role="editor")
         book = custom_prices.book(self._store, Settings.from_env().home)
         place = stream.StoryPlacement(step=COMPARISON)
-        story = stream.write(self._store, actor, client, request, book, place=place, save_s=_SAVE_S)
+        story = stream.start_story(self._store, actor, client, request, book, placement=place, save_s=_SAVE_S)
         self._set(answer_id, state="writing", story_id=story.id)
         return story
 

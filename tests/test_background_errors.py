@@ -115,8 +115,8 @@ def test_a_story_that_cannot_be_saved_says_so(
 
     request = CompletionRequest(model="writer", prompt="A hero", endpoint="chat", max_tokens=9)
     client = server.registry().get("fault")
-    monkeypatch.setattr(story_record.StoryRecord, "keep_in", raising)
-    story = stream.write(store, LOCAL, client, request, NO_PRICES)
+    monkeypatch.setattr(story_record.StoryRecord, "save_in", raising)
+    story = stream.start_story(store, LOCAL, client, request, NO_PRICES)
     with pytest.raises(FabulaError, match="could not be saved"):
         list(story)
     assert story.done

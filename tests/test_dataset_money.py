@@ -248,7 +248,7 @@ def test_a_story_books_what_may_be_billed(
 
 def story(store: Store, server: FaultServer) -> StoryStream:
     request = CompletionRequest("writer", "Tell a story.", max_tokens=50)
-    return stories.write(store, LOCAL, Client(server.provider(), retry_limits=_QUICKLY), request, _PAID)
+    return stories.start_story(store, LOCAL, Client(server.provider(), retry_limits=_QUICKLY), request, _PAID)
 
 
 def streamed(*chunks: object) -> Any:

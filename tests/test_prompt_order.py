@@ -30,12 +30,14 @@ _TWO = (("hero", ("a", "b", "c")), ("mood", ("x", "y")))
 def test_cells_and_values_outside_the_grid_take_turns(
     columns: Columns, outside: list[tuple[str, ...]], first: list[str]
 ) -> None:
-    assert ["".join(prompt_order.nth(columns, outside, n).values()) for n in range(len(first))] == first
+    assert ["".join(prompt_order.nth_prompt(columns, outside, n).values()) for n in range(len(first))] == first
 
 
 @pytest.mark.parametrize("preset", presets.load(), ids=lambda preset: preset.id)
 def test_every_cell_of_a_preset_comes_once_before_any_comes_again(preset: presets.Preset) -> None:
     columns = [(column.name, column.values) for column in preset.recipe.columns]
     size = math.prod(len(values) for _name, values in columns)
-    first = [tuple(prompt_order.nth(columns, preset.outside, n).values()) for n in range(size + len(preset.outside))]
+    first = [
+        tuple(prompt_order.nth_prompt(columns, preset.outside, n).values()) for n in range(size + len(preset.outside))
+    ]
     assert len(set(first)) == len(first) and set(preset.outside) < set(first)

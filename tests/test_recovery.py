@@ -350,7 +350,7 @@ def test_a_story_that_ends_without_a_database_is_on_the_shelf_at_the_next_start(
 ) -> None:
     server.default = held(text("Once upon", " a time."))
     request = CompletionRequest("writer", "once", max_tokens=9)
-    told = stream.write(priced, LOCAL, Client(server.provider()), request, custom_prices.book(priced))
+    told = stream.start_story(priced, LOCAL, Client(server.provider()), request, custom_prices.book(priced))
     server.wait_for(lambda s: s.flying == 1)
     lose(priced, aside)
     server.release()
@@ -369,7 +369,7 @@ def test_nothing_is_bought_without_a_database(priced: Store, server: FaultServer
     recipe = Recipe("s", (Column("n", ("a",)),), "{n}", provider="fault", model="writer", max_tokens=9)
     lose(priced, aside)
     with pytest.raises(DatabaseLost):
-        list(stream.write(priced, LOCAL, client, CompletionRequest("writer", "once", max_tokens=9), book))
+        list(stream.start_story(priced, LOCAL, client, CompletionRequest("writer", "once", max_tokens=9), book))
     with pytest.raises(DatabaseLost):
         list(previewing.preview(client, recipe, 1, store=priced, actor=LOCAL, book=book))
     assert server.prompts() == []

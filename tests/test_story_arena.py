@@ -39,7 +39,7 @@ def _round(store: Store, *clients: _Client, blind: bool = False, seed: int | Non
     entries = _entries(*registry.clients)
     for client, name in zip(clients, registry.clients, strict=True):
         client.made.facts = replace(client.made.facts, model=name)
-    return arena.begin(store, LOCAL, registry, entries, _BOOK, blind=blind, seed=seed)  # type: ignore[arg-type]  # a fake
+    return arena.start_round(store, LOCAL, registry, entries, _BOOK, blind=blind, seed=seed)  # type: ignore[arg-type]  # a fake
 
 
 def _finished(store: Store, *texts: str, blind: bool = True) -> arena.Round:
@@ -74,7 +74,7 @@ def test_one_that_fails_leaves_the_others_alone(store: Store) -> None:
 
 def test_while_nothing_comes_there_is_a_beat(store: Store) -> None:
     round_ = _round(store, _Client(...))
-    beats = arena.updates(round_.stories, round_.subscribers, tick_s=0.001, beat_s=0.001)
+    beats = arena.updates(round_.stories, round_.subscribers, tick_s=0.001, poll_s=0.001)
     next(beats)  # the state it is in
     assert [next(beats) for _ in range(3)] == [(), (), ()]
     round_.stop()
@@ -92,7 +92,7 @@ def test_what_cannot_be_written_is_said_before_anything_is_sent(
     store: Store, entries: list[RoundEntry], words: str
 ) -> None:
     with pytest.raises(FabulaError, match=words):
-        arena.begin(store, LOCAL, FakeRegistry(), entries, _BOOK)  # type: ignore[arg-type]  # a fake
+        arena.start_round(store, LOCAL, FakeRegistry(), entries, _BOOK)  # type: ignore[arg-type]  # a fake
 
 
 def test_the_order_is_mixed_only_where_names_are_hidden(store: Store) -> None:
@@ -104,7 +104,7 @@ def test_the_order_is_mixed_only_where_names_are_hidden(store: Store) -> None:
 @pytest.mark.parametrize(("seed", "next_seed"), [(None, None), (0, 1), (41, 42), (2**31 - 1, 0), (2**40, 0), (-5, -4)])
 def test_again_is_the_same_request_with_another_seed(seed: int | None, next_seed: int | None) -> None:
     request = replace(_REQUEST, seed=seed, temperature=0.3, stop=("END",))
-    assert arena.reseeded(request) == replace(request, seed=next_seed)
+    assert arena.with_next_seed(request) == replace(request, seed=next_seed)
 
 
 def test_a_round_is_written_again_by_the_same_models_from_the_same_values(store: Store) -> None:
@@ -112,29 +112,29 @@ def test_a_round_is_written_again_by_the_same_models_from_the_same_values(store:
     registry = FakeRegistry({"m0": _Client("a"), "m1": _Client("b")})
     for name, client in registry.clients.items():
         client.provider = replace(client.provider, id=name)
-    round_ = arena.begin(store, LOCAL, registry, entries, _BOOK)  # type: ignore[arg-type]  # a fake
-    assert arena.again(round_.stories) == tuple(entries)
+    round_ = arena.start_round(store, LOCAL, registry, entries, _BOOK)  # type: ignore[arg-type]  # a fake
+    assert arena.rerun_entries(round_.stories) == tuple(entries)
 
 
 # --- votes ------------------------------------------------------------------------------------------------------------
 
 
 def test_names_are_hidden_until_there_is_a_vote_and_told_where_there_is_nothing_to_vote_on(store: Store) -> None:
-    assert not _finished(store, "a", "b", blind=False).secret
+    assert not _finished(store, "a", "b", blind=False).names_hidden
     both = _finished(store, "a", "b")
-    assert both.secret and both.votable
+    assert both.names_hidden and both.can_vote
     one = _round(store, _Client("a"), _Client(ModelNotFound("m1 is not there.", "")), blind=True)
     for _ in arena.updates(one.stories, one.subscribers):
         pass
-    assert not one.votable and not one.secret
+    assert not one.can_vote and not one.names_hidden
 
 
 def test_a_vote_counts_once_a_person_and_moves_with_them(store: Store) -> None:
     round_ = _finished(store, "one", "two")
-    order = [story.id for story in round_.places]
+    order = [story.id for story in round_.displayed]
     votes.cast(store, LOCAL, round_.id, order, order[0], blind=True)
     votes.cast(store, LOCAL, round_.id, order, order[1], blind=True)
-    assert votes.vote_of(store, LOCAL, round_.id) == (True, order[1])
+    assert votes.get_vote(store, LOCAL, round_.id) == (True, order[1])
     assert sum(one.wins for one in votes.standings(store)) == 1
     votes.cast(store, LOCAL, round_.id, order, None, blind=True)
     assert [one.wins for one in votes.standings(store)] == [0, 0]
@@ -154,7 +154,7 @@ def test_models_stand_by_share_with_an_interval_and_open_rounds_do_not_count(sto
 @pytest.mark.parametrize("wrong", ["foreign winner", "foreign story", "one story"])
 def test_a_vote_on_something_else_is_refused(store: Store, wrong: str) -> None:
     round_, other = _finished(store, "one", "two"), _finished(store, "three", "four")
-    order = [story.id for story in round_.places]
+    order = [story.id for story in round_.displayed]
     winner = order[0]
     if wrong == "foreign winner":
         winner = other.stories[0].id
@@ -206,50 +206,50 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("patient")
 def test_a_page_that_is_left_stops_the_request_and_keeps_the_words(store: Store) -> None:
     client = _Client("half a ", ...)
-    told = stream.write(store, LOCAL, client, _REQUEST, _BOOK, leave_s=0.0)  # type: ignore[arg-type]  # a fake
-    with told.read():
+    told = stream.start_story(store, LOCAL, client, _REQUEST, _BOOK, idle_timeout_s=0.0)  # type: ignore[arg-type]  # a fake
+    with told.reading():
         until(lambda: told.text != "", "the first words")
     until(lambda: told.done, "the end")
-    assert client.made.closed.is_set() and told.facts.left and told.facts.stopped
+    assert client.made.closed.is_set() and told.facts.abandoned and told.facts.stopped
     assert [(s.text, s.finish_reason) for s in library.recent(store)] == [("half a ", None)]
 
 
 @pytest.mark.usefixtures("patient")
 def test_a_reader_who_comes_back_in_time_reads_on(store: Store) -> None:
     client = _Client("half a ", ...)
-    told = stream.write(store, LOCAL, client, _REQUEST, _BOOK, leave_s=240.0)  # type: ignore[arg-type]  # a fake
-    with told.read():
+    told = stream.start_story(store, LOCAL, client, _REQUEST, _BOOK, idle_timeout_s=240.0)  # type: ignore[arg-type]  # a fake
+    with told.reading():
         pass
-    with told.read():
+    with told.reading():
         assert not told.done
     told.stop()
 
 
 @pytest.mark.usefixtures("patient")
 def test_a_held_story_is_written_on_and_stopped_when_the_time_is_over(store: Store) -> None:
-    told = stream.write(store, LOCAL, _Client("half a ", ...), _REQUEST, _BOOK, leave_s=0.0)  # type: ignore[arg-type]  # a fake
-    with told.read():
+    told = stream.start_story(store, LOCAL, _Client("half a ", ...), _REQUEST, _BOOK, idle_timeout_s=0.0)  # type: ignore[arg-type]  # a fake
+    with told.reading():
         until(lambda: told.text != "", "the first words")
-        told.hold(240.0)
-        told.hold(0.0)
+        told.keep_alive(240.0)
+        told.keep_alive(0.0)
     assert told._readers._count and not told.done
     told.stop()
-    other = stream.write(store, LOCAL, _Client("half a ", ...), _REQUEST, _BOOK, leave_s=0.0)  # type: ignore[arg-type]  # a fake
-    other.hold(0.0)
+    other = stream.start_story(store, LOCAL, _Client("half a ", ...), _REQUEST, _BOOK, idle_timeout_s=0.0)  # type: ignore[arg-type]  # a fake
+    other.keep_alive(0.0)
     until(lambda: other.done, "the end")
-    assert other.facts.left
+    assert other.facts.abandoned
 
 
 @pytest.mark.usefixtures("patient")
 def test_leaving_closes_the_connection_at_the_provider(store: Store) -> None:
     with FaultServer(fault_server.held()) as server:
         client = server.registry().get("fault")
-        told = stream.write(store, LOCAL, client, _REQUEST, _BOOK, leave_s=0.0)
+        told = stream.start_story(store, LOCAL, client, _REQUEST, _BOOK, idle_timeout_s=0.0)
         server.wait_for(lambda s: s.flying == 1)
-        with told.read():
+        with told.reading():
             pass
         until(lambda: told.done, "the end, though the server has not answered")
-        assert told.facts.left and not told.text
+        assert told.facts.abandoned and not told.text
 
 
 _PAID = replace(_REQUEST, model="gpt-4o-mini", endpoint="chat", max_tokens=1000)
@@ -258,7 +258,7 @@ _PAID = replace(_REQUEST, model="gpt-4o-mini", endpoint="chat", max_tokens=1000)
 def _paid(store: Store, actor: Actor, *pieces: object) -> stream.StoryStream:
     client = _Client(*pieces, provider="openai")
     client.made.facts = replace(client.made.facts, model="gpt-4o-mini-2024-07-18")
-    told = stream.write(store, actor, client, _PAID, _BOOK)  # type: ignore[arg-type]  # a fake
+    told = stream.start_story(store, actor, client, _PAID, _BOOK)  # type: ignore[arg-type]  # a fake
     until(lambda: told.done, "the end")
     return told
 
@@ -273,7 +273,7 @@ def test_a_paid_story_is_reserved_settled_and_priced_by_its_own_count_when_it_is
 
 def test_a_request_that_is_refused_before_its_first_word_costs_nothing(store: Store) -> None:
     client = _Client(ModelNotFound("Gone.", "Pick another."), provider="openai")
-    told = stream.write(store, LOCAL, client, _PAID, _BOOK)  # type: ignore[arg-type]  # a fake
+    told = stream.start_story(store, LOCAL, client, _PAID, _BOOK)  # type: ignore[arg-type]  # a fake
     until(lambda: told.done, "the end")
     with store.reading() as session:
         assert session.scalars(select(Spend)).all() == []
@@ -288,7 +288,7 @@ def test_a_budget_stops_a_story_before_anything_is_sent(store: Store) -> None:
 
 def test_a_visitor_writes_here_for_nothing_and_elsewhere_only_within_a_budget(store: Store) -> None:
     assert isinstance(_paid(store, _VIEWER, "never").error, Refused)
-    free = stream.write(store, _VIEWER, _Client("free"), _REQUEST, _BOOK)  # type: ignore[arg-type]  # a fake
+    free = stream.start_story(store, _VIEWER, _Client("free"), _REQUEST, _BOOK)  # type: ignore[arg-type]  # a fake
     assert "".join(free) == "free"
     budget.set_budget(store, LOCAL, "month", Decimal(1))
     assert _paid(store, _VIEWER, "paid").text == "paid"
@@ -300,12 +300,12 @@ def test_a_visitor_writes_here_for_nothing_and_elsewhere_only_within_a_budget(st
 @pytest.mark.parametrize("endpoint", ["completion", "chat"])
 def test_a_cut_story_goes_on_as_one_story(store: Store, endpoint: str) -> None:
     request = replace(_REQUEST, endpoint=endpoint)  # type: ignore[arg-type]  # both are endpoints
-    first = stream.write(store, LOCAL, _Client("从前，有", RuntimeError("cut")), request, _BOOK)  # type: ignore[arg-type]
+    first = stream.start_story(store, LOCAL, _Client("从前，有", RuntimeError("cut")), request, _BOOK)  # type: ignore[arg-type]
     until(lambda: first.done, "the cut")
     (kept,) = library.recent(store)
     assert kept.partial and kept.error and kept.request() == first.request
     client = _Client("一位", "英雄。")
-    more = stream.go_on(store, LOCAL, client, kept, _BOOK)  # type: ignore[arg-type]  # a fake
+    more = stream.continue_story(store, LOCAL, client, kept, _BOOK)  # type: ignore[arg-type]  # a fake
     assert "".join(more) == "从前，有一位英雄。"
     assert more.request.prompt.endswith("从前，有") and more.request.prompt != kept.prompt
     (whole,) = library.recent(store)
@@ -316,7 +316,7 @@ def test_a_cut_story_goes_on_as_one_story(store: Store, endpoint: str) -> None:
 def test_stories_from_elsewhere_fit_the_table(store: Store) -> None:
     client = _Client("x\0\ud800y")
     client.made.facts = replace(client.made.facts, model="m" * 500)
-    told = stream.write(store, LOCAL, client, replace(_REQUEST, prompt="p\0\udfff"), _BOOK)  # type: ignore[arg-type]
+    told = stream.start_story(store, LOCAL, client, replace(_REQUEST, prompt="p\0\udfff"), _BOOK)  # type: ignore[arg-type]
     assert "".join(told) == "x\ufffdy"
     with store.reading() as session:
         (row,) = session.scalars(select(Story))
@@ -324,6 +324,6 @@ def test_stories_from_elsewhere_fit_the_table(store: Store) -> None:
 
 
 def test_threads_end_with_their_stories(store: Store) -> None:
-    told = stream.write(store, LOCAL, _Client("x"), _REQUEST, _BOOK)  # type: ignore[arg-type]  # a fake
+    told = stream.start_story(store, LOCAL, _Client("x"), _REQUEST, _BOOK)  # type: ignore[arg-type]  # a fake
     list(told)
     until(lambda: not any(t.name == f"story-{told.id}" for t in threading.enumerate()), "the end of its thread")

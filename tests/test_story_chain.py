@@ -126,7 +126,7 @@ def test_a_cut_step_goes_on_and_the_steps_after_it_follow(store: Store) -> None:
     written = Chain(store, LOCAL, client, _IDEA, PriceBook.load())  # type: ignore[arg-type]  # a fake
     _to_its_end(written)
     assert list(written.steps) == ["outline", "story"]
-    written.go_on("story")
+    written.continue_step("story")
     _to_its_end(written)
     assert [story.text for story in written.steps.values()] == ["提纲", "半篇", "题目"]
     assert "半篇" in client.sent[-1][1].prompt
@@ -143,7 +143,7 @@ def test_a_step_that_is_not_on_the_shelf_any_more_cannot_go_on(store: Store) -> 
     _to_its_end(written)
     feedback.delete(store, LOCAL, written.steps["outline"].id)
     with pytest.raises(NotFound):
-        written.go_on("outline")
+        written.continue_step("outline")
 
 
 # --- sentences --------------------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def test_a_step_that_is_not_on_the_shelf_any_more_cannot_go_on(store: Store) -> 
     ],
 )
 def test_a_text_is_cut_where_a_voice_would_pause(text: str, over: bool, found: list[str]) -> None:
-    assert sentences(text, over=over) == found
+    assert sentences(text, complete=over) == found
 
 
 @pytest.mark.parametrize("size", [1, 2, 7])
@@ -172,14 +172,14 @@ def test_sentences_do_not_change_while_more_comes(size: int) -> None:
     text = "从前。有一天！It was 3.5 m. Then? 完"
     seen: list[str] = []
     for at in range(0, len(text) + size, size):
-        now = sentences(text[:at], over=False)
+        now = sentences(text[:at], complete=False)
         assert now[: len(seen)] == seen
         seen = now
 
 
 def test_parts_are_whole_sentences_within_the_limit() -> None:
     text = "一二三。" * 10 + "长" * 25 + "。"
-    found = parts(text, most=12)
+    found = parts(text, max_chars=12)
     assert all(len(part) <= 12 for part in found)
     assert "".join(found).replace(" ", "") == text
     assert parts("。。。") == []
@@ -264,7 +264,7 @@ def test_a_step_is_written_again_with_other_settings_and_the_steps_after_it_by_t
     first, second = _client("提纲", "故事", "题目"), _client("另一个故事", "另一个题目")
     written = Chain(store, LOCAL, first, _IDEA, PriceBook.load())  # type: ignore[arg-type]  # a fake
     _to_its_end(written)
-    asked = replace(written.steps["story"].asked, model="other", temperature=0.3, max_tokens=900)
+    asked = replace(written.steps["story"].original_request, model="other", temperature=0.3, max_tokens=900)
     written.retry("story", asked, second)  # type: ignore[arg-type]
     assert list(written.steps) == ["outline", "story"]
     _to_its_end(written)

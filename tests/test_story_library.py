@@ -20,7 +20,7 @@ from core.db.tables import Story, TrainingJob
 from core.errors import BadRequest, FabulaError, ModelNotFound, NotFound
 from core.providers import Provider
 from core.story import error_explanation, exports, feedback, library, presenter_prompts
-from core.story.library import KeptStory, StoryFilter
+from core.story.library import SavedStory, StoryFilter
 from core.story.story_facts import StoryFacts
 from core.story.token_usage import StoryUsage, usage
 from core.story.votes import PreferencePair
@@ -28,7 +28,7 @@ from core.story.votes import PreferencePair
 _VIEWER = Actor("guest", "A guest", "viewer")
 _AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 _NASTY = '<script>alert(1)</script> ![x](http://example.com/x.png) "quoted" & <img src=http://example.com/y onerror=z>'
-_STORY = KeptStory("1", _AT, "engine", "writer", "宋,飞行 ->", "从前。", "stop", 3, stars=2)
+_STORY = SavedStory("1", _AT, "engine", "writer", "宋,飞行 ->", "从前。", "stop", 3, stars=2)
 
 
 def put(store: Store, number: int, **values: object) -> str:
@@ -128,11 +128,11 @@ def test_what_cannot_be_kept_is_refused_with_a_sentence(store: Store, wrong: str
             case "empty":
                 feedback.edit(store, LOCAL, story, " \0\n")
             case "long":
-                feedback.edit(store, LOCAL, story, "x" * (feedback.LONGEST_TEXT + 1))
+                feedback.edit(store, LOCAL, story, "x" * (feedback.MAX_TEXT_LENGTH + 1))
             case "tags":
-                feedback.tag(store, LOCAL, story, [str(n) for n in range(feedback.MOST_TAGS + 1)])
+                feedback.tag(store, LOCAL, story, [str(n) for n in range(feedback.MAX_TAGS + 1)])
             case "tag":
-                feedback.tag(store, LOCAL, story, ["x" * (feedback.LONGEST_TAG + 1)])
+                feedback.tag(store, LOCAL, story, ["x" * (feedback.MAX_TAG_LENGTH + 1)])
             case "viewer":
                 feedback.like(store, _VIEWER, story, True)
             case "gone":
@@ -261,11 +261,11 @@ def test_a_prompt_that_is_too_long_or_filtered_is_told_with_a_way_on(store: Stor
 
 def test_prepared_prompts_are_kept_clean(home: Path) -> None:
     assert presenter_prompts.load(home) == []
-    presenter_prompts.save(home, LOCAL, [" one ", "", "two", "one", "x" * (presenter_prompts.LONGEST + 1)])
-    assert presenter_prompts.load(home) == ["one", "two", "x" * presenter_prompts.LONGEST]
+    presenter_prompts.save(home, LOCAL, [" one ", "", "two", "one", "x" * (presenter_prompts.MAX_PROMPT_LENGTH + 1)])
+    assert presenter_prompts.load(home) == ["one", "two", "x" * presenter_prompts.MAX_PROMPT_LENGTH]
     with pytest.raises(FabulaError):
         presenter_prompts.save(home, _VIEWER, [])
-    assert len(presenter_prompts.normalize(str(n) for n in range(99))) == presenter_prompts.MOST
+    assert len(presenter_prompts.normalize(str(n) for n in range(99))) == presenter_prompts.MAX_PROMPTS
 
 
 # --- what a story has used so far -------------------------------------------------------------------------------------
@@ -274,12 +274,12 @@ def test_prepared_prompts_are_kept_clean(home: Path) -> None:
 @pytest.mark.parametrize(
     ("known", "expected"),
     [
-        (StoryFacts("gpt-4o"), StoryUsage(2, 4, counted=True)),
-        (StoryFacts("gpt-4o", tokens=9), StoryUsage(2, 9, counted=True)),
-        (StoryFacts("gpt-4o", tokens=9, counted=True), StoryUsage(2, 4, counted=True)),
-        (StoryFacts("gpt-4o", prompt_tokens=7), StoryUsage(7, 4, counted=True)),
-        (StoryFacts("gpt-4o", prompt_tokens=0, tokens=0), StoryUsage(0, 0, counted=False)),
-        (StoryFacts("gpt-4o", prompt_tokens=7, tokens=9), StoryUsage(7, 9, counted=False)),
+        (StoryFacts("gpt-4o"), StoryUsage(2, 4, counted_locally=True)),
+        (StoryFacts("gpt-4o", tokens=9), StoryUsage(2, 9, counted_locally=True)),
+        (StoryFacts("gpt-4o", tokens=9, counted_locally=True), StoryUsage(2, 4, counted_locally=True)),
+        (StoryFacts("gpt-4o", prompt_tokens=7), StoryUsage(7, 4, counted_locally=True)),
+        (StoryFacts("gpt-4o", prompt_tokens=0, tokens=0), StoryUsage(0, 0, counted_locally=False)),
+        (StoryFacts("gpt-4o", prompt_tokens=7, tokens=9), StoryUsage(7, 9, counted_locally=False)),
     ],
 )
 def test_tokens_are_the_endpoints_where_it_has_sent_them_else_our_own_count(

@@ -61,7 +61,7 @@ def test_a_story_is_written_and_kept_with_its_money_exact(store: Store) -> None:
 
 def test_ten_people_vote_at_once_and_each_has_one_vote(store: Store) -> None:
     round_ = _finished(store, "a", "b")
-    ids = [story.id for story in round_.places]
+    ids = [story.id for story in round_.displayed]
 
     def vote(name: str) -> None:
         for winner in (ids[1], ids[0]):

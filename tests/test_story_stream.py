@@ -34,7 +34,7 @@ class _Client:
 
 
 def _write(store: Store, client: _Client) -> stream.StoryStream:
-    return stream.write(store, LOCAL, client, _REQUEST, PriceBook.load())  # type: ignore[arg-type]  # a fake client
+    return stream.start_story(store, LOCAL, client, _REQUEST, PriceBook.load())  # type: ignore[arg-type]  # a fake client
 
 
 def _kept(store: Store) -> list[Story]:
@@ -58,7 +58,7 @@ def test_the_words_come_in_order_and_the_story_is_kept_with_what_made_it(store: 
         cost_usd=Decimal(0),
         prompt_tokens=9,
         duration_s=3.4,
-        asked="writer",
+        requested_model="writer",
     )
     assert (row.model, row.asked_model, row.prompt_tokens, row.cost_usd) == ("writer-2026", "writer", 9, Decimal(0))
 
@@ -75,7 +75,7 @@ def test_thinking_that_a_chat_template_has_opened_is_no_part_of_the_story_and_is
     with FaultServer() as server:
         server.default = replace(text("Hm, a ", "knight.</th", "ink>\n\n", "Once ", "upon a time."), usage=False)
         request = replace(_REQUEST, endpoint="chat", stop=())
-        told = stream.write(store, LOCAL, Client(server.provider()), request, PriceBook.load())
+        told = stream.start_story(store, LOCAL, Client(server.provider()), request, PriceBook.load())
         list(told)
     (row,) = _kept(store)
     assert told.text == row.text == "Once upon a time."
@@ -128,13 +128,13 @@ def test_a_stopped_story_ends_for_its_readers_though_it_cannot_be_saved_yet(
 
 def test_whoever_presses_stop_has_not_left_the_page(store: Store) -> None:
     """Between two runs of a page nobody reads for a moment; on a busy machine that moment is long."""
-    told = stream.write(store, LOCAL, _Client("从前", ...), _REQUEST, PriceBook.load(), leave_s=0.01)  # type: ignore[arg-type]  # a fake client
-    with told.read():
+    told = stream.start_story(store, LOCAL, _Client("从前", ...), _REQUEST, PriceBook.load(), idle_timeout_s=0.01)  # type: ignore[arg-type]  # a fake client
+    with told.reading():
         until(lambda: told.text, "the first word")
     until(lambda: told.done, "the end: its reader has gone")
-    assert told.facts.left and told.facts.stopped
+    assert told.facts.abandoned and told.facts.stopped
     told.cancel()
-    assert not told.facts.left and told.facts.stopped
+    assert not told.facts.abandoned and told.facts.stopped
 
 
 def test_a_story_nobody_reads_is_written_and_kept_all_the_same(store: Store) -> None:

@@ -197,7 +197,7 @@ def test_stopping_a_story_ends_its_thread_in_every_state(
 ) -> None:
     with _state(name, monkeypatch) as (url, reached):
         client = Client(Provider("engine", "engine", "The engine", url, ""), retry_limits=_PATIENT, timeout=600.0)
-        told = stream.write(store, LOCAL, client, _REQUEST, PriceBook.load())
+        told = stream.start_story(store, LOCAL, client, _REQUEST, PriceBook.load())
         until(reached, f"a request in the state {name!r}")
         told.cancel()
         _thread_ends(told)
@@ -209,7 +209,7 @@ def test_four_panes_are_stopped_together(store: Store) -> None:
         names = [f"m{n}" for n in range(4)]
         registry = FakeRegistry({name: Client(server.provider(id=name), retry_limits=_PATIENT) for name in names})
         entries = [RoundEntry(name, _REQUEST) for name in names]
-        round_ = arena.begin(store, LOCAL, registry, entries, PriceBook.load())  # type: ignore[arg-type]  # a fake
+        round_ = arena.start_round(store, LOCAL, registry, entries, PriceBook.load())  # type: ignore[arg-type]  # a fake
         server.wait_for(lambda s: s.flying == 4)
         round_.stop()
         for told in round_.stories:

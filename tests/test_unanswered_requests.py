@@ -87,7 +87,7 @@ def preview(store: Store, provider: Provider, timeout: float | None) -> None:
 
 def story(store: Store, provider: Provider, timeout: float | None) -> None:
     request = CompletionRequest(_MODEL, "once", max_tokens=9)
-    list(stream.write(store, LOCAL, client(provider, timeout), request, custom_prices.book(store)))
+    list(stream.start_story(store, LOCAL, client(provider, timeout), request, custom_prices.book(store)))
 
 
 def speech(store: Store, provider: Provider, timeout: float | None) -> None:
@@ -218,7 +218,7 @@ def test_a_try_that_was_answered_later_is_booked_beside_the_one_that_was_not(
 def test_a_story_that_is_stopped_before_its_first_word_is_an_unknown_cost(priced: Store, server: FaultServer) -> None:
     serve(server, held())
     request = CompletionRequest(_MODEL, "once", max_tokens=9)
-    told = stream.write(priced, LOCAL, client(server.provider(), None), request, custom_prices.book(priced))
+    told = stream.start_story(priced, LOCAL, client(server.provider(), None), request, custom_prices.book(priced))
     server.wait_for(lambda s: s.flying == 1)
     told.stop()
     (line,) = lines(priced)
@@ -228,7 +228,7 @@ def test_a_story_that_is_stopped_before_its_first_word_is_an_unknown_cost(priced
 def test_a_story_that_is_stopped_while_its_money_is_reserved_costs_nothing(priced: Store, server: FaultServer) -> None:
     request, book = CompletionRequest(_MODEL, "once", max_tokens=9), custom_prices.book(priced)
     with priced.session():  # another writer: the reservation has to wait
-        told = stream.write(priced, LOCAL, client(server.provider(), None), request, book)
+        told = stream.start_story(priced, LOCAL, client(server.provider(), None), request, book)
         told.cancel()
     assert list(told) == []
     assert (sent(server), lines(priced)) == (0, [])

@@ -1,1 +1,1 @@
-"""Stories: streamed as they are written, side by side, voted on, kept in the library, taken on to training."""
+"""Stories: streaming, side-by-side comparison, votes, the library, and export to training data."""

@@ -1,4 +1,4 @@
-"""Side by side: up to four stories from one idea, written at the same time and read together."""
+"""Side by side: up to four models write a story from the same idea at the same time."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from core.db.store import Store, new_id
 from core.errors import FabulaError
 from core.message import msg
 from core.providers import CompletionRequest, Registry
-from core.story.stream import TICK_S, StoryPlacement, StoryStream, Subscribers, write
+from core.story.stream import TICK_S, StoryPlacement, StoryStream, Subscribers, start_story
 
-MOST_PANES = 4  # four columns can still be read, on a projector too
+MAX_PANES = 4  # four columns are still readable, even on a projector
 _HIGHEST_SEED = 2**31 - 1  # servers take 32 or 64 bits
-_BEAT_S = 0.25  # a page that waits for words looks up so often, and so notices that its reader has gone
+_POLL_S = 0.25  # how often a waiting page wakes up, so that it notices a closed browser tab
 
 
 @dataclass(frozen=True, slots=True)
 class RoundEntry:
-    """One model of a round, how it is asked, and what filled its columns."""
+    """One model in a round, its request, and the column values that filled its prompt."""
 
     provider: str
     request: CompletionRequest
@@ -31,10 +31,10 @@ class RoundEntry:
 
 @dataclass
 class Round:
-    """Stories that are being written side by side, or have been.
+    """Stories written side by side, in progress or finished.
 
     Attributes:
-        order: which entry stands in which place on the screen; mixed where names are hidden.
+        order: indices into `stories` in the order shown on screen; shuffled when names are hidden.
     """
 
     id: str
@@ -44,48 +44,48 @@ class Round:
     subscribers: Subscribers = field(default_factory=Subscribers)
 
     @property
-    def kept_as(self) -> str:
-        """The id under which its stories are found in the database: of several the round's, else the story's own."""
+    def saved_id(self) -> str:
+        """The id to look the stories up by: the round's if there are several, otherwise the story's own."""
         return self.id if len(self.stories) > 1 else self.stories[0].id
 
     @property
     def done(self) -> bool:
-        """Whether nothing more will come, to any of them."""
+        """Whether all stories have ended."""
         return all(story.done for story in self.stories)
 
     @property
-    def votable(self) -> bool:
-        """Whether there is a choice: all have ended, and two have words at least."""
+    def can_vote(self) -> bool:
+        """Whether people can vote: all stories have ended and at least two have text."""
         return self.done and sum(bool(story.text) for story in self.stories) > 1
 
     @property
-    def secret(self) -> bool:
-        """Whether names are hidden until somebody votes: not where there is nothing to vote on."""
-        return self.blind and len(self.stories) > 1 and (not self.done or self.votable)
+    def names_hidden(self) -> bool:
+        """Whether model names are hidden until the vote; False if there is nothing to vote on."""
+        return self.blind and len(self.stories) > 1 and (not self.done or self.can_vote)
 
     @property
-    def places(self) -> list[StoryStream]:
-        """The stories as they stand on the screen."""
+    def displayed(self) -> list[StoryStream]:
+        """The stories in the order shown on screen."""
         return [self.stories[index] for index in self.order]
 
     @property
     def stopping(self) -> bool:
-        """Whether all that have not ended yet were stopped."""
+        """Whether every unfinished story has been asked to stop."""
         return not self.done and all(story.stopping or story.done for story in self.stories)
 
     def cancel(self) -> None:
-        """`stop`, without waiting until the words are saved."""
+        """Ask all stories to stop without waiting until their text is saved."""
         for story in self.stories:
             story.cancel()
 
     def stop(self) -> None:
-        """End all of them and keep their words."""
+        """Stop all stories, keep their text, and wait until it is saved."""
         self.cancel()
         for story in self.stories:
             story.stop()
 
 
-def begin(
+def start_round(
     store: Store,
     actor: Actor,
     registry: Registry,
@@ -93,68 +93,79 @@ def begin(
     book: PriceBook,
     *,
     blind: bool = False,
-    leave_s: float | None = None,
+    idle_timeout_s: float | None = None,
     seed: int | None = None,
     step: str | None = None,
 ) -> Round:
-    """Have every entry write at the same time.
+    """Start all entries at the same time.
 
     Args:
-        blind: names are hidden, and the order on the screen is mixed (by `seed`, for tests).
-        leave_s: see `stream.write`.
-        step: `COMPARISON` keeps the answers out of the library; None: they are stories.
+        blind: hide the model names and shuffle the order on screen (with `seed`, for tests).
+        idle_timeout_s: see `stream.start_story`.
+        step: `COMPARISON` keeps the answers out of the library; None: they are ordinary stories.
 
     Raises:
-        FabulaError: none or too many entries, an empty prompt, or a provider that is not there.
+        FabulaError: no entries, too many, an empty prompt, or an unknown provider.
     """
-    check(entries)
+    validate(entries)
     clients = [registry.get(entry.provider) for entry in entries]
     round_ = Round(new_id(), [], list(range(len(entries))), blind)
     if blind:
         random.Random(seed).shuffle(round_.order)
     for entry, client in zip(entries, clients, strict=True):
-        place = StoryPlacement(round_.id if len(entries) > 1 else None, step, entry.column_values)
+        placement = StoryPlacement(round_.id if len(entries) > 1 else None, step, entry.column_values)
         round_.stories.append(
-            write(
-                store, actor, client, entry.request, book, place=place, leave_s=leave_s, subscribers=round_.subscribers
+            start_story(
+                store,
+                actor,
+                client,
+                entry.request,
+                book,
+                placement=placement,
+                idle_timeout_s=idle_timeout_s,
+                subscribers=round_.subscribers,
             )
         )
     return round_
 
 
-def again(stories: Sequence[StoryStream]) -> tuple[RoundEntry, ...]:
-    """The entries that write the same prompts with the same settings once more, with another seed."""
-    return tuple(RoundEntry(story.provider, reseeded(story.asked), story.place.column_values) for story in stories)
+def rerun_entries(stories: Sequence[StoryStream]) -> tuple[RoundEntry, ...]:
+    """Entries that repeat the same prompts and settings with a new seed."""
+    return tuple(
+        RoundEntry(story.provider, with_next_seed(story.original_request), story.placement.column_values)
+        for story in stories
+    )
 
 
-def reseeded(request: CompletionRequest) -> CompletionRequest:
-    """The same request with another seed; one without a seed is random each time, and stays as it is."""
+def with_next_seed(request: CompletionRequest) -> CompletionRequest:
+    """The same request with the next seed. A request without a seed is random anyway and is returned unchanged."""
     if request.seed is None:
         return request
     return replace(request, seed=request.seed + 1 if request.seed < _HIGHEST_SEED else 0)
 
 
-def check(entries: Sequence[RoundEntry]) -> None:
-    """See that the entries can be written.
+def validate(entries: Sequence[RoundEntry]) -> None:
+    """Check the entries before anything is sent.
 
     Raises:
-        FabulaError: none or too many of them, or one without a prompt.
+        FabulaError: no entries, too many, or one without a prompt.
     """
     if not entries:
         raise FabulaError(msg("There is no model to write with."), msg("Choose one."))
-    if len(entries) > MOST_PANES:
-        raise FabulaError(msg("Up to {value} models can write side by side.", value=MOST_PANES), msg("Leave some out."))
+    if len(entries) > MAX_PANES:
+        raise FabulaError(msg("Up to {value} models can write side by side.", value=MAX_PANES), msg("Leave some out."))
     if any(not entry.request.prompt.strip() for entry in entries):
         raise FabulaError(msg("The prompt is empty."), msg("Give every column a value, or write a prompt."))
 
 
 def updates(
-    stories: Sequence[StoryStream], subscribers: Subscribers, *, tick_s: float = TICK_S, beat_s: float = _BEAT_S
+    stories: Sequence[StoryStream], subscribers: Subscribers, *, tick_s: float = TICK_S, poll_s: float = _POLL_S
 ) -> Iterator[tuple[int, ...]]:
-    """Which of the stories have something new, at once for the first words and then once a tick at most.
+    """Indices of the stories that have new text.
 
-    Yields an empty tuple once a beat while there is nothing; ends when all are done and told. Whoever iterates counts
-    as a reader of all of them.
+    The first text is reported immediately, later text at most once per `tick_s`. Yields an empty tuple every `poll_s`
+    while nothing changes, and ends when all stories are done and reported. The caller counts as a reader of every
+    story while it iterates.
     """
     seen = [-1] * len(stories)
 
@@ -163,16 +174,16 @@ def updates(
 
     with ExitStack() as reading:
         for story in stories:
-            reading.enter_context(story.read())
+            reading.enter_context(story.reading())
         while True:
             with subscribers:
-                subscribers.wait_for_words(lambda: bool(changed()) or all(story.done for story in stories), beat_s)
+                subscribers.wait_for_words(lambda: bool(changed()) or all(story.done for story in stories), poll_s)
                 new = changed()
                 for i in new:
                     seen[i] = stories[i].version
-                over = all(story.done for story in stories)
+                all_done = all(story.done for story in stories)
             yield new
-            if over and not changed():
+            if all_done and not changed():
                 return
             with subscribers:
                 subscribers.wait_for(lambda: all(story.done for story in stories), timeout=tick_s)

@@ -1,4 +1,4 @@
-"""What a story costs: reserved before it is sent, within the budgets, and settled when it has ended."""
+"""The cost of a story: the worst case is reserved before sending, and the real cost is settled at the end."""
 
 from __future__ import annotations
 
@@ -19,19 +19,24 @@ from core.providers import CompletionRequest, StreamFacts
 from core.sanitize import storable
 from core.story.story_facts import same_model
 
-LONGEST_NAME = 200  # characters of a model's name that the tables take
+MAX_MODEL_NAME_LENGTH = 200  # column width in the database
 
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What one request took: `counted` tokens where the endpoint gave no number; `cost_usd` None where unknown."""
+    """The cost of one request.
 
-    counted: int | None
+    Attributes:
+        counted_tokens: completion tokens counted here; None: the endpoint reported its own count.
+        cost_usd: None: unknown.
+    """
+
+    counted_tokens: int | None
     cost_usd: Decimal | None
 
 
 class StoryBilling:
-    """The money of one request."""
+    """Reserves and settles the cost of one request."""
 
     def __init__(
         self,
@@ -48,97 +53,104 @@ class StoryBilling:
         price = book.find(provider, request.model)
         self._free = price is not None and price.local
         self._spend_id: int | None = None
-        self._worst: Decimal | None = None
+        self._worst_case_usd: Decimal | None = None
 
     def reserve(self) -> None:
-        """Before anything is sent: the worst case, where it costs anything.
+        """Reserve the worst-case cost before the request is sent. Free models need no reservation.
 
         Raises:
-            OverBudget: it would go over a budget.
-            Refused: a viewer without a budget.
+            OverBudget: the request would exceed a budget.
+            Refused: a viewer asks for a paid model and no budget is set.
         """
         if self._free:
             return
-        worst = cost_of(self._book, self._provider, self._request.model, self._read(), self._request.max_tokens)
-        self._worst = worst
+        worst_case_usd = cost_of(
+            self._book, self._provider, self._request.model, self._count_prompt_tokens(), self._request.max_tokens
+        )
+        self._worst_case_usd = worst_case_usd
         with self._store.session() as session:
-            ref, who = self._reference, self._actor
-            if who.role == "viewer" and budget.remaining_in(session, who, ref) is None:
+            reference, actor = self._reference, self._actor
+            if actor.role == "viewer" and budget.remaining_in(session, actor, reference) is None:
                 raise Refused(
                     msg("Visitors may write with a paid model only within a budget, and there is none."),
                     msg("Choose a model on this machine, or ask an admin to set a budget on the cost page."),
                 )
-            if worst is None:
-                budget.check(session, who, None, ref)
+            if worst_case_usd is None:
+                budget.check(session, actor, None, reference)
                 return
             self._spend_id = spend.record(
                 session,
-                who,
+                actor,
                 self._page,
                 provider=self._provider,
                 model=self._request.model,
-                reference=ref,
-                cost_usd=worst,
+                reference=reference,
+                cost_usd=worst_case_usd,
             )
 
-    def bill(self, seen: StreamFacts, written: str, *, unheard: bool = False) -> Bill:
-        """At the end: by our own count where the stream ended before the endpoint gave its own.
+    def compute_bill(self, seen: StreamFacts, written: str, *, no_response: bool = False) -> Bill:
+        """The cost when the stream has ended. Completion tokens are counted here if the endpoint did not report them.
 
-        `unheard`: the request was sent, and ended before a word came, without an answer that says that it is not
-        billed. Then its cost is unknown, as it is where thinking was streamed and never counted.
+        Args:
+            seen: what the stream reported.
+            written: the model's text, including its thinking.
+            no_response: the request was sent but ended without text and without a reply that rules out a charge. The
+                cost is then unknown, as it is when thinking was streamed but not counted.
         """
         counted = tokens.count([written], self._request.model).tokens if seen.tokens is None and written else None
-        if not _took(seen, written):
-            return Bill(counted, None if (unheard or seen.begun) and not self._free else Decimal(0))
-        read = self._read() if seen.prompt_tokens is None else seen.prompt_tokens
-        wrote = counted if seen.tokens is None and not seen.thought else seen.tokens  # thinking cannot be counted here
+        if not _used_tokens(seen, written):
+            return Bill(counted, None if (no_response or seen.begun) and not self._free else Decimal(0))
+        prompt_tokens = self._count_prompt_tokens() if seen.prompt_tokens is None else seen.prompt_tokens
+        completion_tokens = counted if seen.tokens is None and not seen.thought else seen.tokens
         cached = seen.cached_tokens
-        cost = cost_of(self._book, self._provider, seen.model, read, wrote, cached_tokens=cached)
+        cost = cost_of(self._book, self._provider, seen.model, prompt_tokens, completion_tokens, cached_tokens=cached)
         if cost is None and same_model(self._request.model, seen.model):
-            cost = cost_of(self._book, self._provider, self._request.model, read, wrote, cached_tokens=cached)
+            cost = cost_of(
+                self._book, self._provider, self._request.model, prompt_tokens, completion_tokens, cached_tokens=cached
+            )
         return Bill(counted, cost)
 
     def settle(self, session: Session, seen: StreamFacts, written: str, bill: Bill) -> None:
-        """The call into the ledger; one that was refused before its first word took nothing."""
-        model = storable(seen.model)[:LONGEST_NAME]
-        took = _took(seen, written) or bill.cost_usd is None
+        """Write the call to the spend ledger. A request that failed before using tokens is not recorded."""
+        model = storable(seen.model)[:MAX_MODEL_NAME_LENGTH]
+        billable = _used_tokens(seen, written) or bill.cost_usd is None
         if self._spend_id is None:
-            if took:
+            if billable:
                 spend.record(
                     session, self._actor, self._page, provider=self._provider, model=model, reference=self._reference,
                     prompt_tokens=seen.prompt_tokens, completion_tokens=seen.tokens, cost_usd=bill.cost_usd,
-                    counted_completion_tokens=bill.counted,
+                    counted_completion_tokens=bill.counted_tokens,
                 )  # fmt: skip
             return
         row = session.get_one(Spend, self._spend_id)
-        if not took:
+        if not billable:
             session.delete(row)
             return
         spend.settle(
             session, row.id, prompt_tokens=seen.prompt_tokens, completion_tokens=seen.tokens,
-            cost_usd=bill.cost_usd, counted_completion_tokens=bill.counted,
+            cost_usd=bill.cost_usd, counted_completion_tokens=bill.counted_tokens,
         )  # fmt: skip
         row.model = model
 
-    def entry(self, seen: StreamFacts, bill: Bill) -> dict[str, Any]:
-        """The call as a rescue file has it (see `core.recovery`)."""
+    def rescue_entry(self, seen: StreamFacts, bill: Bill) -> dict[str, Any]:
+        """The call in the format of a rescue file (see `core.recovery`)."""
         return {
             "id": self._spend_id,
             "actor": self._actor.id,
             "page": self._page,
             "provider": self._provider,
-            "model": storable(seen.model)[:LONGEST_NAME],
+            "model": storable(seen.model)[:MAX_MODEL_NAME_LENGTH],
             "reference": self._reference,
             "prompt_tokens": seen.prompt_tokens,
             "completion_tokens": seen.tokens,
-            "counted_completion_tokens": bill.counted,
+            "counted_completion_tokens": bill.counted_tokens,
             "cost_usd": bill.cost_usd,
-            "estimated_usd": self._worst,
+            "estimated_usd": self._worst_case_usd,
         }
 
-    def _read(self) -> int:
+    def _count_prompt_tokens(self) -> int:
         return tokens.count([self._request.system + self._request.prompt], self._request.model).tokens
 
 
-def _took(seen: StreamFacts, written: str) -> bool:
+def _used_tokens(seen: StreamFacts, written: str) -> bool:
     return bool(written) or seen.prompt_tokens is not None

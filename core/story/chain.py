@@ -1,6 +1,6 @@
-"""A chain: outline → story → title. Each step streams, and reads what the steps before it wrote.
+"""A chain: outline → story → title. Each step streams and uses the text of the steps before it.
 
-for step in chain.tell(client, CompletionRequest(model="storyteller", prompt="宋朝的一位英雄遇见奥特曼")):
+for step in chain.stream_chain(client, CompletionRequest(model="storyteller", prompt="宋朝的一位英雄遇见奥特曼")):
     print(step.name)
     for words in step:
         print(words, end="", flush=True)
@@ -16,7 +16,7 @@ from core.providers import CompletionRequest
 
 StepName = Literal["outline", "story", "title"]
 STEPS: tuple[StepName, ...] = ("outline", "story", "title")
-_MOST_TOKENS: Mapping[StepName, int] = {"outline": 300, "title": 40}  # the story has what the request allows
+_MAX_TOKENS: Mapping[StepName, int] = {"outline": 300, "title": 40}  # the story uses the limit of the request
 _CHINESE: Mapping[StepName, str] = {
     "outline": "请为下面的想法写一个故事提纲，三到五句话，只写提纲：\n\n{idea}",
     "story": "请按照下面的提纲写一个完整的故事，情节跌宕起伏，只写故事。\n\n想法：{idea}\n\n提纲：\n{outline}",
@@ -31,14 +31,14 @@ _ENGLISH: Mapping[StepName, str] = {
 
 
 class Streams(Protocol):
-    """Whatever streams text: a provider's client, or a test's."""
+    """Anything that streams text: a provider's client, or a fake in tests."""
 
     def stream(self, request: CompletionRequest) -> Iterator[str]: ...
 
 
 @dataclass
 class Step:
-    """One step: an iterator of its words; `text` is what has come so far."""
+    """One step: iterate for its text; `text` is what has arrived so far."""
 
     name: StepName
     request: CompletionRequest
@@ -52,28 +52,28 @@ class Step:
 
 
 def stream_chain(client: Streams, request: CompletionRequest) -> Iterator[Step]:
-    """The three steps, one after the other; `request.prompt` is the idea. A step that was not read is read to its end.
+    """The three steps in order; `request.prompt` is the idea. The rest of a step is read before the next one starts.
 
     Raises:
-        FabulaError: out of reading a step; see `Client.stream`.
+        FabulaError: while iterating over a step; see `Client.stream`.
     """
     texts: dict[StepName, str] = {}
     for name in STEPS:
-        asked = step_request(request, name, texts)
-        step = Step(name, asked, client.stream(asked))
+        current = step_request(request, name, texts)
+        step = Step(name, current, client.stream(current))
         yield step
-        for _ in step:  # whatever its reader has left
+        for _ in step:  # read the rest if the caller stopped early
             pass
         texts[name] = step.text
 
 
 def step_request(request: CompletionRequest, name: StepName, texts: Mapping[StepName, str]) -> CompletionRequest:
-    """What a step asks for: the idea and the texts of the steps before it, in the language of the idea."""
-    words = _CHINESE if any("\u4e00" <= c <= "\u9fff" for c in request.prompt) else _ENGLISH
-    given = {"idea": request.prompt.strip()} | {step: text.strip() for step, text in texts.items()}
-    prompt = words[name]
-    for place, text in given.items():  # not format(): ideas and stories may have braces
-        before, mark, after = prompt.partition(f"{{{place}}}")
-        prompt = f"{before}{text}{after}" if mark else prompt
-    most = min(request.max_tokens, _MOST_TOKENS.get(name, request.max_tokens))
-    return replace(request, prompt=prompt, max_tokens=most, stop=())
+    """The request for a step: the idea and the texts of the earlier steps, in the language of the idea."""
+    templates = _CHINESE if any("\u4e00" <= c <= "\u9fff" for c in request.prompt) else _ENGLISH
+    texts_by_name = {"idea": request.prompt.strip()} | {step: text.strip() for step, text in texts.items()}
+    prompt = templates[name]
+    for key, text in texts_by_name.items():  # not str.format(): ideas and stories may contain braces
+        before, found, after = prompt.partition(f"{{{key}}}")
+        prompt = f"{before}{text}{after}" if found else prompt
+    max_tokens = min(request.max_tokens, _MAX_TOKENS.get(name, request.max_tokens))
+    return replace(request, prompt=prompt, max_tokens=max_tokens, stop=())

@@ -1,5 +1,4 @@
-"""A chain as it is written on the page: each step is a story in the library, and begins when the one before has
-ended."""
+"""Runs a chain for the story page: each step is a story in the library and starts when the previous one has ended."""
 
 from __future__ import annotations
 
@@ -12,13 +11,13 @@ from core.errors import NotFound
 from core.message import msg
 from core.providers import Client, CompletionRequest
 from core.story import library, stream
-from core.story.arena import RoundEntry, reseeded
+from core.story.arena import RoundEntry, with_next_seed
 from core.story.chain import STEPS, StepName, step_request
-from core.story.stream import StoryPlacement, StoryStream, write
+from core.story.stream import StoryPlacement, StoryStream, start_story
 
 
 class Chain:
-    """Outline, story, title: `advance()` begins the next step. `steps` are those that have begun, in order."""
+    """Outline, story, title: `advance()` starts the next step. `steps` holds the started steps in order."""
 
     def __init__(
         self,
@@ -29,111 +28,130 @@ class Chain:
         book: PriceBook,
         *,
         column_values: dict[str, str] | None = None,
-        leave_s: float | None = None,
+        idle_timeout_s: float | None = None,
     ) -> None:
         self.id = new_id()
         self.steps: dict[StepName, StoryStream] = {}
         self._store, self._actor, self._client, self._book = store, actor, client, book
-        self._request, self._values, self._leave_s = request, column_values, leave_s
+        self._request, self._values, self._idle_timeout_s = request, column_values, idle_timeout_s
         self._stopped = False
 
     @property
     def done(self) -> bool:
-        """Whether no step is being written and none can follow."""
-        last = self._last()
-        if self._writing() is not None or last is None:
+        """Whether no step is running and no step can follow."""
+        latest = self._latest_step()
+        if self._active_step() is not None or latest is None:
             return False
-        return self._stopped or len(self.steps) == len(STEPS) or not _good(last)
+        return self._stopped or len(self.steps) == len(STEPS) or not _succeeded(latest)
 
     def advance(self) -> StoryStream | None:
-        """The step that is being written, or the next one, begun now; None when the chain is over.
+        """The running step, or the next step, which is started; None when the chain has ended.
 
-        A step that was stopped, cut, or brought no word ends the chain; what was written stays, and can `go_on`.
+        A step that was stopped, failed or is empty ends the chain. Its text is kept; `continue_step` resumes it.
         """
-        writing = self._writing()
-        if writing is not None or self.done:
-            return writing
+        active = self._active_step()
+        if active is not None or self.done:
+            return active
         name = STEPS[len(self.steps)]
-        asked = step_request(self._request, name, {step: story.text for step, story in self.steps.items()})
-        place = StoryPlacement(self.id, name, self._values)
-        self.steps[name] = write(
-            self._store, self._actor, self._client, asked, self._book, place=place, leave_s=self._leave_s
+        request = step_request(self._request, name, {step: story.text for step, story in self.steps.items()})
+        placement = StoryPlacement(self.id, name, self._values)
+        self.steps[name] = start_story(
+            self._store,
+            self._actor,
+            self._client,
+            request,
+            self._book,
+            placement=placement,
+            idle_timeout_s=self._idle_timeout_s,
         )
         return self.steps[name]
 
-    def again(self) -> RoundEntry:
-        """The entry that writes the same idea with the same settings once more, with another seed."""
-        return RoundEntry(self._client.provider.id, reseeded(self._request), self._values)
+    def rerun_entry(self) -> RoundEntry:
+        """An entry that repeats the same idea and settings with a new seed."""
+        return RoundEntry(self._client.provider.id, with_next_seed(self._request), self._values)
 
-    def rests(self, name: StepName) -> bool:
-        """Whether the chain was stopped after this step had ended by itself, before the next one began."""
-        return self._stopped and self.steps[name] is self._last() and self.steps[name].done and _good(self.steps[name])
+    def paused_after(self, name: StepName) -> bool:
+        """Whether the chain was stopped between this completed step and the next one."""
+        return (
+            self._stopped
+            and self.steps[name] is self._latest_step()
+            and self.steps[name].done
+            and _succeeded(self.steps[name])
+        )
 
-    def go_on(self, name: StepName) -> None:
-        """Have the rest of a step written; where it was the last one, the steps after it follow.
+    def continue_step(self, name: StepName) -> None:
+        """Continue a partial step. If it is the latest one, the remaining steps follow.
 
         Raises:
-            NotFound: its words are not in the library any more.
+            NotFound: the step is no longer in the library.
         """
-        whole, self._stopped = self.rests(name), False
-        if whole:
+        already_complete, self._stopped = self.paused_after(name), False
+        if already_complete:
             return
         kept = library.get(self._store, self.steps[name].id)
         if kept is None:
             raise NotFound(msg("This story no longer exists."), msg("Write the chain again."))
-        self.steps[name] = stream.go_on(self._store, self._actor, self._client, kept, self._book, leave_s=self._leave_s)
+        self.steps[name] = stream.continue_story(
+            self._store, self._actor, self._client, kept, self._book, idle_timeout_s=self._idle_timeout_s
+        )
 
-    def retry(self, name: StepName, asked: CompletionRequest, client: Client) -> None:
-        """Have a step written again as `asked`, by `client`, which then writes the steps after it too.
+    def retry(self, name: StepName, request: CompletionRequest, client: Client) -> None:
+        """Write a step again as `request`, with `client`, which also writes the steps after it.
 
-        Texts of those steps so far stay in the library. Nothing happens while a step is being written.
+        The earlier texts of those steps stay in the library. Does nothing while a step is running.
         """
-        if self._writing() is not None:
+        if self._active_step() is not None:
             return
-        limit = asked.max_tokens if name == "story" else self._request.max_tokens  # other steps have their own
+        limit = request.max_tokens if name == "story" else self._request.max_tokens  # other steps have their own limits
         self._client, self._request = (
             client,
             replace(
                 self._request,
-                model=asked.model,
-                endpoint=asked.endpoint,
-                temperature=asked.temperature,
+                model=request.model,
+                endpoint=request.endpoint,
+                temperature=request.temperature,
                 max_tokens=limit,
             ),
         )
-        for later in STEPS[STEPS.index(name) :]:
-            self.steps.pop(later, None)
+        for later_step in STEPS[STEPS.index(name) :]:
+            self.steps.pop(later_step, None)
         self._stopped = False
-        place = StoryPlacement(self.id, name, self._values)
-        self.steps[name] = write(
-            self._store, self._actor, client, asked, self._book, place=place, leave_s=self._leave_s
+        placement = StoryPlacement(self.id, name, self._values)
+        self.steps[name] = start_story(
+            self._store,
+            self._actor,
+            client,
+            request,
+            self._book,
+            placement=placement,
+            idle_timeout_s=self._idle_timeout_s,
         )
 
     @property
     def stopping(self) -> bool:
-        """Whether it was stopped while a step is being written that has not ended yet."""
+        """Whether the chain was asked to stop and a step is still running."""
         return self._stopped and not self.done
 
     def cancel(self) -> None:
-        """`stop`, without waiting until the words are saved."""
+        """Ask the chain to stop without waiting until its text is saved."""
         self._stopped = True
-        writing = self._last()
-        if writing is not None:
-            writing.cancel()
+        active = self._latest_step()
+        if active is not None:
+            active.cancel()
 
     def stop(self) -> None:
-        """End it here and keep its words; between two steps, the next one does not begin."""
+        """Stop the chain and keep its text. Between two steps, the next one does not start."""
         self._stopped = True
-        writing = self._writing()
-        if writing is not None:
-            writing.stop()
+        active = self._active_step()
+        if active is not None:
+            active.stop()
 
-    def _writing(self) -> StoryStream | None:
+    def _active_step(self) -> StoryStream | None:
         return next((story for story in self.steps.values() if not story.done), None)
 
-    def _last(self) -> StoryStream | None:
+    def _latest_step(self) -> StoryStream | None:
         return next(reversed(self.steps.values()), None)
 
 
-def _good(story: StoryStream) -> bool:
+def _succeeded(story: StoryStream) -> bool:
     return story.error is None and not story.facts.stopped and bool(story.text.strip())

@@ -1,4 +1,4 @@
-"""How a model is asked to go on with a text that was cut. Pure."""
+"""Builds the request that continues a partial text. Pure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _ENGLISH = (
 
 
 def continuation(request: CompletionRequest, text: str) -> CompletionRequest:
-    """The request for the rest of `text`, which `request` has begun.
+    """The request for the rest of `text`, which `request` produced.
 
-    A completion model goes on by itself with its own words behind the prompt. A chat model is asked to, in the
-    language of the prompt: not every endpoint lets one begin its answer.
+    A completion model gets its own text appended to the prompt. A chat model gets an instruction in the language of
+    the prompt, because not every endpoint accepts the beginning of an answer.
     """
     if request.endpoint == "completion":
         return replace(request, prompt=request.prompt + text)

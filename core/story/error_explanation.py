@@ -1,4 +1,4 @@
-"""Why a model would not write, said in full: since when it is gone, what to use in its place, what to make shorter."""
+"""Explains why a model rejected a request: retired models and replacements, prompts that are too long, filters."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ _FILTERED = re.compile(r"content.{0,3}(filter|policy|management)|responsible ?ai
 
 
 def explain(store: Store, book: PriceBook, provider: Provider, model: str, error: FabulaError) -> FabulaError:
-    """`error`, or a fuller one of the same kind with it as its cause."""
-    fuller: FabulaError | None = None
+    """`error`, or a more detailed error of the same kind with `error` as its cause."""
+    explained: FabulaError | None = None
     if isinstance(error, ModelNotFound):
-        fuller = gone(store, book, provider, model)
+        explained = model_not_found(store, book, provider, model)
     elif isinstance(error, BadRequest) and _TOO_LONG.search(error.what):
-        fuller = PromptTooLong(
+        explained = PromptTooLong(
             msg("The prompt is longer than {model} can read at once: {what}", model=model, what=error.what),
             msg("Shorten the prompt, or allow fewer tokens in one story under More."),
         )
     elif isinstance(error, BadRequest) and _FILTERED.search(error.what):
-        fuller = BadRequest(
+        explained = BadRequest(
             msg("The content filter of {name} blocked the prompt: {what}", name=provider.name, what=error.what),
             msg("Rephrase the prompt, or choose another model."),
         )
-    if fuller is None:
+    if explained is None:
         return error
-    fuller.__cause__ = error
-    return fuller
+    explained.__cause__ = error
+    return explained
 
 
-def gone(store: Store, book: PriceBook, provider: Provider, model: str) -> ModelNotFound:
-    """That a model does not exist (any more): since when, as far as that is known, and what to use in its place."""
+def model_not_found(store: Store, book: PriceBook, provider: Provider, model: str) -> ModelNotFound:
+    """The error for a model that does not exist or was retired: since when, if known, and what to use instead."""
     base = tuned_base(model)
-    return ModelNotFound(_since(store, book, provider, model, base), _instead(store, provider, model, base))
+    return ModelNotFound(_model_missing(store, book, provider, model, base), _suggestion(store, provider, model, base))
 
 
-def _since(store: Store, book: PriceBook, provider: Provider, model: str, base: str | None) -> str:
+def _model_missing(store: Store, book: PriceBook, provider: Provider, model: str, base: str | None) -> str:
     for name in (model, base):
         price = None if name is None else book.find(provider.id, name)
         if price is not None and price.valid_until is not None and book.ended(price):
@@ -59,18 +59,18 @@ def _since(store: Store, book: PriceBook, provider: Provider, model: str, base: 
                 other=name,
                 valid_until=f"{price.valid_until:%Y-%m-%d}",
             )
-    seen = _last_seen(store, provider, model)
-    if seen is not None:
+    last_used = _last_used(store, provider, model)
+    if last_used is not None:
         return msg(
-            "{name} no longer has {model}; it last wrote here on {seen} UTC.",
+            "{name} no longer has {model}; it was last used here on {last_used} UTC.",
             name=provider.name,
             model=model,
-            seen=f"{seen:%Y-%m-%d %H:%M}",
+            last_used=f"{last_used:%Y-%m-%d %H:%M}",
         )
-    return msg("{name} does not have {model}, and it has never written here.", name=provider.name, model=model)
+    return msg("{name} does not have {model}, and it has never been used here.", name=provider.name, model=model)
 
 
-def _last_seen(store: Store, provider: Provider, model: str) -> datetime | None:
+def _last_used(store: Store, provider: Provider, model: str) -> datetime | None:
     query = (
         select(Story.at)
         .where(Story.provider == provider.id, (Story.model == model) | (Story.asked_model == model))
@@ -81,11 +81,11 @@ def _last_seen(store: Store, provider: Provider, model: str) -> datetime | None:
         return session.scalar(query)
 
 
-def _instead(store: Store, provider: Provider, model: str, base: str | None) -> str:
-    """The newest model from the same data set, else its base."""
+def _suggestion(store: Store, provider: Provider, model: str, base: str | None) -> str:
+    """Suggest the newest model trained on the same data set, otherwise the base model."""
     with store.reading() as session:
-        made = model.split(":ckpt-step-")[0]
-        job = session.scalar(select(TrainingJob).where(TrainingJob.fine_tuned_model == made).limit(1))
+        fine_tuned_model = model.split(":ckpt-step-")[0]
+        job = session.scalar(select(TrainingJob).where(TrainingJob.fine_tuned_model == fine_tuned_model).limit(1))
         other = None
         if job is not None and job.dataset_id is not None:
             other = session.scalar(
@@ -93,13 +93,13 @@ def _instead(store: Store, provider: Provider, model: str, base: str | None) -> 
                 .where(
                     TrainingJob.dataset_id == job.dataset_id,
                     TrainingJob.fine_tuned_model.is_not(None),
-                    TrainingJob.fine_tuned_model != made,
+                    TrainingJob.fine_tuned_model != fine_tuned_model,
                 )
                 .order_by(TrainingJob.created_at.desc())
                 .limit(1)
             )
     if other is not None:
-        return msg("Use {other}, which learned from the same data set.", other=other)
+        return msg("Use {other}, which was trained on the same data set.", other=other)
     if job is not None:
         return msg(
             "Use {base_model}, its base, or train on its data set again: the rows and settings are kept.",

@@ -1,5 +1,4 @@
-"""Stories leave the library: Markdown, CSV, JSONL, a page to print, and pairs of votes for preference training.
-Pure."""
+"""Exports stories as Markdown, CSV, JSONL, a printable page, training examples, and preference pairs (DPO). Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from core.sanitize import cell
-from core.story.library import KeptStory
+from core.story.library import SavedStory
 from core.story.votes import PreferencePair
 
 PairFormat = Literal["openai", "trl"]
@@ -21,7 +20,7 @@ _COLUMNS = (
     "completion_tokens", "cost_usd", "first_text_s", "duration_s", "stars", "liked", "tags", "parameters",
     "column_values", "round_id", "step", "error",
 )  # fmt: skip
-# Nothing is loaded and nothing runs, whatever the stories say: all of it is escaped, and the policy forbids the rest.
+# Stories can't load or run anything: all text is escaped, and the content policy blocks everything else.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _STYLE = (
     "body{font:1.1rem/1.7 Georgia,'Songti SC','Noto Serif CJK SC',SimSun,serif;max-width:40rem;margin:3rem auto;"
@@ -31,8 +30,8 @@ _STYLE = (
 )
 
 
-def markdown(stories: Iterable[KeptStory]) -> str:
-    """One section a story, its text set as it is: nothing in it becomes markup, a link or an image."""
+def markdown(stories: Iterable[SavedStory]) -> str:
+    """One section per story. Story text is escaped, so it can't become markup, a link or an image."""
     parts = []
     for story in stories:
         text = "\n".join(_plain(line) for line in story.final.strip().splitlines())
@@ -41,8 +40,8 @@ def markdown(stories: Iterable[KeptStory]) -> str:
     return "\n---\n\n".join(parts)
 
 
-def as_csv(stories: Iterable[KeptStory]) -> str:
-    """A table with every column of the library; no cell of it is a formula to a spreadsheet. Begins with a BOM."""
+def as_csv(stories: Iterable[SavedStory]) -> str:
+    """A CSV table with all library columns. Cells can't act as spreadsheet formulas. Starts with a BOM."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(_COLUMNS)
@@ -52,16 +51,16 @@ def as_csv(stories: Iterable[KeptStory]) -> str:
     return "\ufeff" + out.getvalue()
 
 
-def jsonl(stories: Iterable[KeptStory]) -> Iterator[str]:
-    """One JSON object a line, with its line end; amounts of money as text, exact."""
+def jsonl(stories: Iterable[SavedStory]) -> Iterator[str]:
+    """One JSON object per line, with its line end. Amounts of money are strings, so that they stay exact."""
     for story in stories:
         yield json.dumps(_record(story), ensure_ascii=False) + "\n"
 
 
-def page(stories: Sequence[KeptStory], title: str, language: str = "en") -> str:
-    """A page of HTML to read or print, complete in one file.
+def page(stories: Sequence[SavedStory], title: str, language: str = "en") -> str:
+    """A self-contained HTML page to read or print.
 
-    Every word of the stories is escaped, and a content policy forbids scripts and anything from elsewhere.
+    Story text is escaped, and a content policy blocks scripts and external resources.
     """
     articles = "\n".join(
         f"<article><h2>{_html(_title(story))}</h2><p>{_html(story.final.strip())}</p>"
@@ -78,10 +77,10 @@ def page(stories: Sequence[KeptStory], title: str, language: str = "en") -> str:
 
 
 def preferences(pairs: Iterable[PreferencePair], form: PairFormat = "openai") -> Iterator[str]:
-    """Pairs of votes as lines of JSON for preference training (DPO).
+    """Preference pairs from votes as JSON lines for preference training (DPO).
 
     `openai`: `input`, `preferred_output`, `non_preferred_output` (OpenAI's guide, "Direct preference optimization");
-    `trl`: `prompt`, `chosen`, `rejected` (TRL's "preference" type of data set).
+    `trl`: `prompt`, `chosen`, `rejected` (TRL's "preference" data set type).
     """
     for pair in pairs:
         if form == "trl":
@@ -95,25 +94,29 @@ def preferences(pairs: Iterable[PreferencePair], form: PairFormat = "openai") ->
         yield json.dumps(line, ensure_ascii=False) + "\n"
 
 
-def examples(stories: Iterable[KeptStory]) -> tuple[list[str], list[dict[str, str]]]:
-    """Stories as examples to learn from: names of the columns of a prompt, and rows of those columns and `story`.
+def examples(stories: Iterable[SavedStory]) -> tuple[list[str], list[dict[str, str]]]:
+    """Stories as training examples: the prompt's column names, and rows with those columns and `story`.
 
-    The columns are those that every story has been given; where they differ, or a story had a free prompt, it is one
-    column, `prompt`. A story counts with its edit, where it has one.
+    If all stories have the same column values, those are the columns. Otherwise, or if a story had a free prompt, the
+    only column is `prompt`. The edited text is used where there is one.
     """
-    found = list(stories)
-    given = [story.column_values or {} for story in found]
-    same = bool(given) and bool(given[0]) and all(list(one) == list(given[0]) for one in given)
-    free = same and "story" not in given[0]
-    columns = list(given[0]) if free else ["prompt"]
+    story_list = list(stories)
+    values_per_story = [story.column_values or {} for story in story_list]
+    same = (
+        bool(values_per_story)
+        and bool(values_per_story[0])
+        and all(list(values) == list(values_per_story[0]) for values in values_per_story)
+    )
+    by_column = same and "story" not in values_per_story[0]
+    columns = list(values_per_story[0]) if by_column else ["prompt"]
     rows = [
-        {**(values if free else {"prompt": story.prompt}), "story": story.final}
-        for story, values in zip(found, given, strict=True)
+        {**(values if by_column else {"prompt": story.prompt}), "story": story.final}
+        for story, values in zip(story_list, values_per_story, strict=True)
     ]
     return columns, rows
 
 
-def _record(story: KeptStory) -> dict[str, Any]:
+def _record(story: SavedStory) -> dict[str, Any]:
     values: dict[str, Any] = {name: getattr(story, name, None) for name in _COLUMNS}
     values |= {
         "at": story.at.isoformat(),
@@ -130,13 +133,13 @@ def _cell(value: Any) -> str:
     return cell(json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value))
 
 
-def _title(story: KeptStory) -> str:
-    """The columns that it was written from, or the beginning of its prompt."""
-    words = ", ".join(story.column_values.values()) if story.column_values else " ".join(story.prompt.split())
-    return words if len(words) <= 80 else words[:79] + "…"
+def _title(story: SavedStory) -> str:
+    """Its column values, or the beginning of its prompt."""
+    title = ", ".join(story.column_values.values()) if story.column_values else " ".join(story.prompt.split())
+    return title if len(title) <= 80 else title[:79] + "…"
 
 
-def _facts(story: KeptStory) -> list[str]:
+def _facts(story: SavedStory) -> list[str]:
     facts = [story.model, f"{story.at:%Y-%m-%d %H:%M} UTC"]
     return [*facts, "★" * story.stars] if story.stars else facts
 

@@ -1,4 +1,4 @@
-"""What people think of a story in the library: stars, thumbs, an edit, tags; and that it shall go, or come back."""
+"""Feedback on stories in the library: stars, thumbs, edits and tags; and deleting and restoring stories."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from core.message import msg
 from core.sanitize import storable
 from core.story import library
 
-MOST_STARS = 5
-MOST_TAGS = 20
-LONGEST_TAG = 40  # characters
-LONGEST_TEXT = 1_000_000  # characters of an edit: a novel
+MAX_STARS = 5
+MAX_TAGS = 20
+MAX_TAG_LENGTH = 40  # characters
+MAX_TEXT_LENGTH = 1_000_000  # characters, about a novel
 
 
 def rate(store: Store, actor: Actor, story_id: str, *, stars: int | None) -> None:
-    """Give a story 1 to 5 stars, or take them away (None).
+    """Give a story 1 to 5 stars, or clear the rating (None).
 
     Raises:
-        FabulaError: not 1 to 5; or the actor may only look. NotFound: it is not there (any more).
+        FabulaError: not 1 to 5, or the actor is a viewer. NotFound: the story does not exist.
     """
-    if stars is not None and not 1 <= stars <= MOST_STARS:
+    if stars is not None and not 1 <= stars <= MAX_STARS:
         raise FabulaError(
-            msg("{stars} is not a possible number of stars.", stars=stars), msg("Enter 1 to {value}.", value=MOST_STARS)
+            msg("A story can't have {stars} stars.", stars=stars), msg("Enter 1 to {value}.", value=MAX_STARS)
         )
     _change(store, actor, story_id, stars=stars)
 
 
 def like(store: Store, actor: Actor, story_id: str, liked: bool | None) -> None:
-    """Thumb up, down, or neither (None).
+    """Set thumbs up (True), thumbs down (False) or neither (None).
 
     Raises:
         FabulaError, NotFound: as `rate`.
@@ -42,43 +42,43 @@ def like(store: Store, actor: Actor, story_id: str, liked: bool | None) -> None:
 
 
 def edit(store: Store, actor: Actor, story_id: str, text: str | None) -> None:
-    """Keep a person's version beside the text as written; None, or the same text, takes it away.
+    """Save a person's edited version next to the original text. None, or the original text, removes the edit.
 
     Raises:
-        FabulaError: empty or too long; or the actor may only look. NotFound: as `rate`.
+        FabulaError: empty or too long, or the actor is a viewer. NotFound: as `rate`.
     """
     if text is not None:
         text = storable(text)
         if not text.strip():
             raise FabulaError(msg("The story can't be empty."), msg("Delete the story instead."))
-        if len(text) > LONGEST_TEXT:
+        if len(text) > MAX_TEXT_LENGTH:
             raise FabulaError(
                 msg("The edited text has {text} characters.", text=f"{len(text):,}"),
-                msg("Keep it below {value}.", value=f"{LONGEST_TEXT:,}"),
+                msg("Keep it below {value}.", value=f"{MAX_TEXT_LENGTH:,}"),
             )
-    kept = library.get(store, story_id)
-    _change(store, actor, story_id, edited_text=None if kept is not None and text == kept.text else text)
+    saved = library.get(store, story_id)
+    _change(store, actor, story_id, edited_text=None if saved is not None and text == saved.text else text)
 
 
-def tag(store: Store, actor: Actor, story_id: str, given: Sequence[str]) -> None:
-    """Set the tags of a story: each once, without white space around, in the order given.
+def tag(store: Store, actor: Actor, story_id: str, tags: Sequence[str]) -> None:
+    """Set the tags of a story. Duplicates and surrounding white space are removed; the order is kept.
 
     Raises:
-        FabulaError: too many or too long; or the actor may only look. NotFound: as `rate`.
+        FabulaError: too many or too long, or the actor is a viewer. NotFound: as `rate`.
     """
-    clean = list(dict.fromkeys(" ".join(storable(word).split()) for word in given))
-    clean = [word for word in clean if word]
-    if len(clean) > MOST_TAGS:
-        raise FabulaError(msg("A story can have up to {value} tags.", value=MOST_TAGS), msg("Leave some out."))
-    if any(len(word) > LONGEST_TAG for word in clean):
+    clean = list(dict.fromkeys(" ".join(storable(name).split()) for name in tags))
+    clean = [name for name in clean if name]
+    if len(clean) > MAX_TAGS:
+        raise FabulaError(msg("A story can have up to {value} tags.", value=MAX_TAGS), msg("Leave some out."))
+    if any(len(name) > MAX_TAG_LENGTH for name in clean):
         raise FabulaError(
-            msg("A tag can have up to {value} characters.", value=LONGEST_TAG), msg("Choose a shorter one.")
+            msg("A tag can have up to {value} characters.", value=MAX_TAG_LENGTH), msg("Choose a shorter one.")
         )
     _change(store, actor, story_id, tags=clean or None)
 
 
 def delete(store: Store, actor: Actor, story_id: str) -> None:
-    """Take a story out of the library; `restore` brings it back.
+    """Delete a story from the library; `restore` undoes this.
 
     Raises:
         FabulaError, NotFound: as `rate`.
@@ -87,22 +87,20 @@ def delete(store: Store, actor: Actor, story_id: str) -> None:
 
 
 def restore(store: Store, actor: Actor, story_id: str) -> None:
-    """Bring a deleted story back.
+    """Restore a deleted story.
 
     Raises:
         FabulaError, NotFound: as `rate`.
     """
-    _change(store, actor, story_id, also_deleted=True, deleted_at=None)
+    _change(store, actor, story_id, include_deleted=True, deleted_at=None)
 
 
-def _change(store: Store, actor: Actor, story_id: str, *, also_deleted: bool = False, **values: Any) -> None:
+def _change(store: Store, actor: Actor, story_id: str, *, include_deleted: bool = False, **values: Any) -> None:
     if actor.role == "viewer":
-        raise FabulaError(
-            msg("Visitors can read the stories, not change them."), msg("Ask someone who has permission.")
-        )
+        raise FabulaError(msg("Visitors can read stories but not change them."), msg("Ask someone who has permission."))
     with store.session() as session:
         row = session.get(Story, story_id)
-        if row is None or (row.deleted_at is not None and not also_deleted):
+        if row is None or (row.deleted_at is not None and not include_deleted):
             raise NotFound(msg("This story no longer exists."), msg("Choose another one."))
         for name, value in values.items():
             setattr(row, name, value)

@@ -1,4 +1,4 @@
-"""The library: every story that a person asked for, found again. What people think of it: `core.story.feedback`."""
+"""The library: search and read saved stories. Ratings, edits and tags are in `core.story.feedback`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ from core.providers import CompletionRequest
 
 
 @dataclass(frozen=True, slots=True)
-class KeptStory:
-    """A story in the library. `text` is as it was written; `edited_text` a person's own version of it.
+class SavedStory:
+    """A story in the library.
 
-    `model` is what the endpoint said it was, `asked_model` what was asked for. `cost_usd` is its bill, or on the engine
-    the time of this machine; None: unknown.
+    Attributes:
+        at: when it was written (UTC).
+        model: the name that the endpoint returned; asked_model: the one that was requested.
+        text: the original text; edited_text: a person's edited version.
+        cost_usd: the provider's charge, or for the engine the cost of machine time; None: unknown.
+        first_text_s: seconds to the first text; duration_s: seconds in total.
     """
 
     id: str
@@ -51,42 +55,42 @@ class KeptStory:
 
     @property
     def final(self) -> str:
-        """The text as it shall be read: the person's version, where there is one."""
+        """The text to show: the edited version if there is one, otherwise the original."""
         return self.text if self.edited_text is None else self.edited_text
 
     @property
     def partial(self) -> bool:
-        """Whether the model has not finished it."""
+        """Whether the model did not finish the story."""
         return self.finish_reason in (None, "length")
 
     def request(self) -> CompletionRequest:
-        """The request that began it."""
-        given = self.parameters or {}
+        """The request that produced the story."""
+        parameters = self.parameters or {}
         return CompletionRequest(
             model=self.asked_model or self.model,
             prompt=self.prompt,
-            system=str(given.get("system") or ""),
-            endpoint="completion" if given.get("endpoint") == "completion" else "chat",
-            temperature=float(given.get("temperature", 1.0)),
-            top_p=float(given.get("top_p", 1.0)),
-            max_tokens=int(given.get("max_tokens", 1024)),
-            stop=tuple(str(stop) for stop in given.get("stop") or ()),
-            seed=given.get("seed"),
+            system=str(parameters.get("system") or ""),
+            endpoint="completion" if parameters.get("endpoint") == "completion" else "chat",
+            temperature=float(parameters.get("temperature", 1.0)),
+            top_p=float(parameters.get("top_p", 1.0)),
+            max_tokens=int(parameters.get("max_tokens", 1024)),
+            stop=tuple(str(stop) for stop in parameters.get("stop") or ()),
+            seed=parameters.get("seed"),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class StoryFilter:
-    """Which stories to look at. Every part that is given narrows it.
+    """Search filters. All given filters must match.
 
     Attributes:
-        words: all of them stand in the text, the edit, the prompt or a tag.
-        model: by its exact name; provider of it.
+        words: every word must appear in the text, the edit, the prompt or a tag.
+        model: exact name.
         liked: thumbs up (True) or down (False).
-        stars: at least so many.
-        tag: has this tag.
-        edited, partial: has been edited; has not been finished.
-        round_id: of this round or chain.
+        stars: minimum number of stars.
+        tag: exact tag.
+        edited: has an edited version; partial: the model did not finish it.
+        round_id: belongs to this round or chain.
     """
 
     words: str = ""
@@ -101,59 +105,59 @@ class StoryFilter:
 
 @dataclass(frozen=True, slots=True)
 class StoryPage:
-    """Some stories, newest first, and how many there are in all."""
+    """One page of stories, newest first, and the total number of matches."""
 
-    stories: tuple[KeptStory, ...]
+    stories: tuple[SavedStory, ...]
     total: int
 
 
-def recent(store: Store, limit: int = 20) -> list[KeptStory]:
+def recent(store: Store, limit: int = 20) -> list[SavedStory]:
     """The newest stories in the library."""
     return list(search(store, StoryFilter(), limit=limit).stories)
 
 
-def get(store: Store, story_id: str) -> KeptStory | None:
+def get(store: Store, story_id: str) -> SavedStory | None:
     """One story, or None."""
     with store.reading() as session:
         row = session.get(Story, story_id)
-        return None if row is None or row.deleted_at is not None else _kept(row, custom_prices.machine_hour(store))
+        return None if row is None or row.deleted_at is not None else _to_view(row, custom_prices.machine_hour(store))
 
 
-def get_many(store: Store, ids: Sequence[str]) -> list[KeptStory]:
-    """Stories by their ids, in that order; those that are not there (any more) are left out."""
-    found = (get(store, story_id) for story_id in ids)
-    return [story for story in found if story is not None]
+def get_many(store: Store, ids: Sequence[str]) -> list[SavedStory]:
+    """Stories by id, in the given order. Unknown and deleted ids are skipped."""
+    stories = (get(store, story_id) for story_id in ids)
+    return [story for story in stories if story is not None]
 
 
 def search(store: Store, where: StoryFilter, *, offset: int = 0, limit: int | None = 20) -> StoryPage:
-    """The stories that `where` leaves, newest first."""
-    query, hour = _narrowed(select(Story), where), custom_prices.machine_hour(store)
+    """Stories that match `where`, newest first."""
+    query, machine_hour = _filtered(select(Story), where), custom_prices.machine_hour(store)
     with store.reading() as session:
-        total = session.scalar(_narrowed(select(func.count(Story.id)), where)) or 0
+        total = session.scalar(_filtered(select(func.count(Story.id)), where)) or 0
         rows = session.scalars(query.order_by(Story.at.desc(), Story.id.desc()).offset(offset).limit(limit))
-        return StoryPage(tuple(_kept(row, hour) for row in rows), total)
+        return StoryPage(tuple(_to_view(row, machine_hour) for row in rows), total)
 
 
 def models(store: Store) -> list[str]:
-    """Every model that has a story here, those with the most first."""
-    query = select(Story.model).where(_shown()).group_by(Story.model).order_by(func.count().desc())
+    """All models with stories in the library, most stories first."""
+    query = select(Story.model).where(_in_library()).group_by(Story.model).order_by(func.count().desc())
     with store.reading() as session:
         return list(session.scalars(query))
 
 
 def tags(store: Store) -> list[str]:
-    """Every tag that a story has, in order."""
+    """All tags in use, sorted."""
     with store.reading() as session:
         rows = session.scalars(select(Story.tags).where(Story.tags.is_not(None), Story.deleted_at.is_(None)))
         return sorted({tag for row in rows for tag in row or ()})
 
 
-def _narrowed(query: Select[Any], where: StoryFilter) -> Select[Any]:
-    query = query.where(_shown())
+def _filtered(query: Select[Any], where: StoryFilter) -> Select[Any]:
+    query = query.where(_in_library())
     for word in where.words.split():
-        places = (Story.text, Story.edited_text, Story.prompt)
-        said = [place.icontains(word, autoescape=True) for place in places]
-        query = query.where(or_(*said, _tags().icontains(json.dumps(word)[1:-1], autoescape=True)))
+        columns = (Story.text, Story.edited_text, Story.prompt)
+        matches = [column.icontains(word, autoescape=True) for column in columns]
+        query = query.where(or_(*matches, _tags_json().icontains(json.dumps(word)[1:-1], autoescape=True)))
     if where.model is not None:
         query = query.where(Story.model == where.model)
     if where.liked is not None:
@@ -161,7 +165,7 @@ def _narrowed(query: Select[Any], where: StoryFilter) -> Select[Any]:
     if where.stars is not None:
         query = query.where(Story.stars >= where.stars)
     if where.tag is not None:
-        query = query.where(_tags().contains(json.dumps(where.tag), autoescape=True))
+        query = query.where(_tags_json().contains(json.dumps(where.tag), autoescape=True))
     if where.edited is not None:
         query = query.where(Story.edited_text.is_not(None) if where.edited else Story.edited_text.is_(None))
     if where.partial is not None:
@@ -172,17 +176,17 @@ def _narrowed(query: Select[Any], where: StoryFilter) -> Select[Any]:
     return query
 
 
-def _shown() -> ColumnElement[bool]:
+def _in_library() -> ColumnElement[bool]:
     return Story.deleted_at.is_(None) & (Story.step.is_(None) | Story.step.not_in(NOT_ON_THE_SHELF))
 
 
-def _tags() -> ColumnElement[str]:
-    """The tags as they lie in the table: JSON, letters beyond ASCII escaped."""
+def _tags_json() -> ColumnElement[str]:
+    """The tags column as stored: JSON with non-ASCII characters escaped."""
     return cast(Story.tags, String)
 
 
-def _kept(row: Story, hour: tuple[Decimal, str] | None) -> KeptStory:
-    return KeptStory(
+def _to_view(row: Story, machine_hour: tuple[Decimal, str] | None) -> SavedStory:
+    return SavedStory(
         id=row.id,
         at=row.at,
         provider=row.provider,
@@ -194,7 +198,7 @@ def _kept(row: Story, hour: tuple[Decimal, str] | None) -> KeptStory:
         asked_model=row.asked_model,
         parameters=row.parameters,
         prompt_tokens=row.prompt_tokens,
-        cost_usd=machine_time.work_usd(hour, row.provider, row.cost_usd, row.duration_s),
+        cost_usd=machine_time.work_usd(machine_hour, row.provider, row.cost_usd, row.duration_s),
         first_text_s=row.first_text_s,
         duration_s=row.duration_s,
         error=row.error,

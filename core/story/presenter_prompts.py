@@ -1,4 +1,4 @@
-"""Prompts of one's own for presenter mode: a plain text file in the home folder, one prompt a line."""
+"""Custom prompts for presenter mode: a plain text file in the home folder, one prompt per line."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from core.message import msg
 from core.sanitize import storable
 
 _FILE = "stage_prompts.txt"
-MOST = 50
-LONGEST = 2_000  # characters of one prompt
+MAX_PROMPTS = 50
+MAX_PROMPT_LENGTH = 2_000  # characters of one prompt
 
 
 def load(home: Path) -> list[str]:
-    """The prompts, in order; none when nobody has prepared any."""
+    """The saved prompts in order; empty if there are none."""
     try:
         text = (home / _FILE).read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -25,23 +25,23 @@ def load(home: Path) -> list[str]:
 
 
 def save(home: Path, actor: Actor, lines: Iterable[str]) -> None:
-    """Keep these prompts; none: forget them.
+    """Save these prompts; an empty list removes all.
 
     Raises:
-        FabulaError: the actor may only look. StorageFull: they cannot be written.
+        FabulaError: the actor is a viewer. StorageFull: the file can't be written.
     """
     if actor.role == "viewer":
         raise FabulaError(
-            msg("Visitors can use the prepared prompts, not change them."), msg("Ask someone who has permission.")
+            msg("Visitors can use the prepared prompts but not change them."), msg("Ask someone who has permission.")
         )
     try:
         home.mkdir(parents=True, exist_ok=True)
         (home / _FILE).write_text("".join(f"{line}\n" for line in normalize(lines)), encoding="utf-8")
     except OSError as exc:
-        raise StorageFull(msg("The prompts could not be written."), msg("Free some space, then save again.")) from exc
+        raise StorageFull(msg("The prompts could not be saved."), msg("Free some space, then save again.")) from exc
 
 
 def normalize(lines: Iterable[str]) -> list[str]:
-    """Each prompt once, without white space around; as many and as long as can be shown."""
-    found = dict.fromkeys(storable(line).strip()[:LONGEST] for line in lines)
-    return [line for line in found if line][:MOST]
+    """Strip white space, drop duplicates, and cut to `MAX_PROMPT_LENGTH` and `MAX_PROMPTS`."""
+    prompts = dict.fromkeys(storable(line).strip()[:MAX_PROMPT_LENGTH] for line in lines)
+    return [line for line in prompts if line][:MAX_PROMPTS]

@@ -1,4 +1,4 @@
-"""A whole story read aloud by an endpoint, part by part, and kept in the ledger as what it cost."""
+"""Text to speech for a whole story, in parts, with the cost of each part in the spend ledger."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ def read_aloud(
     story_id: str,
     book: PriceBook,
     *,
-    done: int = 0,
+    skip_parts: int = 0,
     stop: threading.Event | None = None,
 ) -> Iterator[bytes]:
-    """The sound of `request.text`, in parts that can be put behind one another (MP3, AAC, and Opus players take that).
+    """Audio of `request.text` in parts that can be concatenated (MP3, AAC and Opus players accept that).
+
+    Each part is reserved before it is sent. A part that fails but may still be billed stays in the ledger as an
+    unknown cost and counts with its worst case. Models with unknown cost (billed per second of audio, which endpoints
+    do not report) are refused while a budget applies.
 
     Args:
-        done: how many parts there are already, from a reading that ended early: they are not bought again.
-        stop: ends the reading, in every state of its request, as soon as it is set.
-
-    Each part is reserved before it is sent. One that fails and may be billed all the same stays in the ledger as an
-    unknown cost, which counts with its worst case. What costs an unknown amount (models that are paid by the second of
-    sound, which no endpoint counts out) is refused while a budget applies.
+        skip_parts: number of parts that an earlier, interrupted call has delivered; they are not bought again.
+        stop: stops the call as soon as it is set, at any point of a request.
 
     Raises:
-        OverBudget: it would go over a budget. Refused: a viewer. FabulaError: nothing to read; ProviderError: see
-            `Speech`. Cancelled: it was stopped.
+        OverBudget: it would exceed a budget. Refused: the actor is a viewer. FabulaError: there is no text.
+        ProviderError: see `Speech`. Cancelled: it was stopped.
     """
-    found = parts(request.text)
-    if not found:
+    text_parts = parts(request.text)
+    if not text_parts:
         raise FabulaError(msg("There is nothing to read aloud."), msg("Write a story first."))
     if actor.role == "viewer":
         raise Refused(
-            msg("Visitors cannot have a story read aloud by a paid model."), msg("Use the browser's own voice.")
+            msg("Visitors can't use a paid model to read stories aloud."), msg("Use the browser's own voice.")
         )
-    for part in found[done:]:
+    for part in text_parts[skip_parts:]:
         cost = speech_cost(book, speech.provider.id, request.model, part)
-        bought = Reservation(
+        reservation = Reservation(
             store, actor, "story", provider=speech.provider.id, model=request.model, reference=story_id, worst_usd=cost
         )
-        yield bought.call(partial(speech.speak, replace(request, text=part), stop))
+        yield reservation.call(partial(speech.speak, replace(request, text=part), stop))

@@ -1,4 +1,4 @@
-"""Who reads a story, and what happens when nobody does any more."""
+"""Counts the readers of a story and reports when there are none."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 
-_ARRIVE_S = 10.0  # a first reader comes when the page is drawn, on a busy machine too; later it does not come at all
+_FIRST_READER_S = 10.0  # time for the page to render and start reading, even on a busy machine
 
 
 class ReaderCount:
-    """Counts readers; some time after the last one has gone, or when none ever comes, `left` is called.
+    """Counts readers and calls `on_idle` some time after the last one has left, or if none ever arrives.
 
     Args:
-        leave_s: that time in seconds; None: a story is written whether somebody reads it or not.
-        left: called in a thread of its own, maybe more than once, while nobody reads.
+        idle_timeout_s: seconds without a reader; None: `on_idle` is never called.
+        on_idle: called in a separate thread, possibly more than once, while there is no reader.
     """
 
-    def __init__(self, leave_s: float | None, left: Callable[[], None]) -> None:
-        self._leave_s, self._left = leave_s, left
-        self._count, self._lock, self._over = 0, threading.Lock(), False
-        if leave_s is not None:
-            self._look(max(leave_s, _ARRIVE_S))
+    def __init__(self, idle_timeout_s: float | None, on_idle: Callable[[], None]) -> None:
+        self._idle_timeout_s, self._on_idle = idle_timeout_s, on_idle
+        self._count, self._lock, self._closed = 0, threading.Lock(), False
+        if idle_timeout_s is not None:
+            self._check_after(max(idle_timeout_s, _FIRST_READER_S))
 
     @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
-        """Somebody reads, for the length of the block."""
+    def reading(self) -> Iterator[None]:
+        """Count one reader for the duration of the block."""
         with self._lock:
             self._count += 1
         try:
@@ -33,28 +33,28 @@ class ReaderCount:
         finally:
             with self._lock:
                 self._count -= 1
-            if self._leave_s is not None and not self._over:
-                self._look(self._leave_s)
+            if self._idle_timeout_s is not None and not self._closed:
+                self._check_after(self._idle_timeout_s)
 
-    def hold(self, seconds: float) -> None:
-        """Count one reader more for so many seconds: one who is expected back."""
-        reading = contextlib.ExitStack()
-        reading.enter_context(self.one())
-        timer = threading.Timer(seconds, reading.close)
+    def keep_alive(self, seconds: float) -> None:
+        """Count one more reader for this many seconds, for a page that is being reloaded."""
+        reader = contextlib.ExitStack()
+        reader.enter_context(self.reading())
+        timer = threading.Timer(seconds, reader.close)
         timer.daemon = True
         timer.start()
 
-    def forget(self) -> None:
-        """The story has ended: nobody is looked for any more."""
-        self._over = True
+    def close(self) -> None:
+        """Stop counting: the story has ended."""
+        self._closed = True
 
-    def _look(self, after_s: float) -> None:
-        timer = threading.Timer(after_s, self._leave)
+    def _check_after(self, after_s: float) -> None:
+        timer = threading.Timer(after_s, self._check)
         timer.daemon = True
         timer.start()
 
-    def _leave(self) -> None:
+    def _check(self) -> None:
         with self._lock:
-            gone = not self._count and not self._over
-        if gone:
-            self._left()
+            idle = not self._count and not self._closed
+        if idle:
+            self._on_idle()

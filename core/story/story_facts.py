@@ -1,4 +1,4 @@
-"""What is known about a story's making, and whether the model that wrote it is the one that was asked. Pure."""
+"""Facts about how a story was generated, and whether the requested model answered. Pure."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 
-# A dated snapshot stands for its alias (OpenAI: asked for gpt-4o-mini, gpt-4o-mini-2024-07-18 answers).
+# Dated snapshots match their alias (OpenAI: a request for gpt-4o-mini is answered by gpt-4o-mini-2024-07-18).
 _DATED = re.compile(r"[-@:.](20\d{2}-?\d{2}(-?\d{2})?|\d{4,8}|latest)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class StoryFacts:
-    """What is known about a story's making. None: not known (yet).
+    """Facts about how a story was generated. None: not known, or not known yet.
 
     Attributes:
-        model: the model as the endpoint named it; before its first word, as it was asked for.
-        first_text_s: seconds from sending to the first words.
-        tokens: completion tokens; tokens_per_s: their rate once the first has come.
-        finish_reason: `stop`, `length`, …; None while writing, and when stopped by hand or cut.
-        stopped: a person stopped it, or (`left`) the last one has left the page; the text is partial.
-        cost_usd: what it cost, once it is over; None when the price is unknown.
-        prompt_tokens: as the endpoint counted them.
-        counted: the endpoint did not say how many tokens; these are our own count.
-        asked: the model that was asked for; "": the same.
-        duration_s: seconds from sending to the newest words.
+        model: the name that the endpoint returned; before the first text, the requested name.
+        first_text_s: seconds from sending to the first text.
+        tokens: completion tokens; tokens_per_s: their rate after the first one.
+        finish_reason: `stop`, `length`, …; None while the story is being written, and if it was stopped or interrupted.
+        stopped: it was stopped by a person, or because the last reader left (`abandoned`). The text is partial.
+        cost_usd: cost, known at the end; None: the price is unknown.
+        prompt_tokens: as counted by the endpoint.
+        counted_locally: the endpoint did not report `tokens`, so they were counted here.
+        requested_model: the requested name; "": the same as `model`.
+        duration_s: seconds from sending to the latest text.
     """
 
     model: str
@@ -35,24 +35,24 @@ class StoryFacts:
     stopped: bool = False
     cost_usd: Decimal | None = None
     prompt_tokens: int | None = None
-    counted: bool = False
-    asked: str = ""
-    left: bool = False
+    counted_locally: bool = False
+    requested_model: str = ""
+    abandoned: bool = False
     duration_s: float | None = None
 
     @property
-    def stranger(self) -> bool:
-        """Whether another model answered than the one that was asked for."""
-        return bool(self.asked) and not same_model(self.asked, self.model)
+    def answered_by_other_model(self) -> bool:
+        """Whether a different model answered than the one requested."""
+        return bool(self.requested_model) and not same_model(self.requested_model, self.model)
 
 
-def same_model(asked: str, returned: str) -> bool:
-    """Whether `returned` names the model that was asked for: it itself, or a dated snapshot of it.
+def same_model(requested: str, returned: str) -> bool:
+    """Whether `returned` is the requested model or a dated snapshot of it.
 
-    Servers write names in their own ways: a path in front of it, or other capitals, make no other model.
+    Case and a leading path are ignored, because servers spell names differently.
     """
-    wanted, got = asked.strip().casefold(), returned.strip().casefold()
-    if not got or wanted == got or got.endswith(f"/{wanted}") or wanted.endswith(f"/{got}"):
+    expected, actual = requested.strip().casefold(), returned.strip().casefold()
+    if not actual or expected == actual or actual.endswith(f"/{expected}") or expected.endswith(f"/{actual}"):
         return True
-    shorter, longer = sorted((wanted, got), key=len)
+    shorter, longer = sorted((expected, actual), key=len)
     return longer.startswith(shorter) and _DATED.fullmatch(longer[len(shorter) :]) is not None

@@ -1,4 +1,4 @@
-"""Where readers of stories wait for words."""
+"""A condition on which readers wait for new story text."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Callable
 
 
 class Subscribers(threading.Condition):
-    """Where readers wait. Pieces wake only those who have nothing to show (`awaited`); an end wakes all.
+    """New text wakes only readers in `wait_for_words`; the end of a story wakes all.
 
-    A hundred pieces a second would otherwise wake a reader ten times between two of its updates.
+    Otherwise, a fast model with 100 pieces a second would wake each reader ten times between two screen updates.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._waiting_readers = 0
 
-    def wait_for_words(self, enough: Callable[[], bool], timeout: float | None = None) -> None:
-        """Until `enough`, or so many seconds; called with the lock held, as `wait_for` is."""
+    def wait_for_words(self, predicate: Callable[[], bool], timeout: float | None = None) -> None:
+        """Wait until `predicate` is true, at most `timeout` seconds. The lock must be held, as for `wait_for`."""
         self._waiting_readers += 1
         try:
-            self.wait_for(enough, timeout)
+            self.wait_for(predicate, timeout)
         finally:
             self._waiting_readers -= 1
 
     def notify_waiting(self) -> None:
-        """A piece has come; called with the lock held."""
+        """Wake the readers that wait for text. The lock must be held."""
         if self._waiting_readers:
             self.notify_all()

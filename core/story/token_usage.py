@@ -1,4 +1,4 @@
-"""How many tokens a story has used so far, also before its endpoint has counted them. Pure."""
+"""Tokens that a story has used so far, counted here until the endpoint reports them. Pure."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from core.story.story_facts import StoryFacts
 
 @dataclass(frozen=True, slots=True)
 class StoryUsage:
-    """Tokens of one request; `counted`: at least one of the two numbers is our own count, not the endpoint's."""
+    """Tokens of one request. `counted_locally`: at least one number was counted here, not by the endpoint."""
 
     prompt_tokens: int
     completion_tokens: int
-    counted: bool
+    counted_locally: bool
 
 
 def usage(facts: StoryFacts, prompt: str, text: str) -> StoryUsage:
-    """The endpoint's numbers where it has sent them; else `prompt` and the `text` so far, counted here."""
-    read = facts.prompt_tokens
-    written = None if facts.counted else facts.tokens
+    """The endpoint's numbers if known, otherwise tokens counted from `prompt` and the `text` so far."""
+    prompt_tokens = facts.prompt_tokens
+    completion_tokens = None if facts.counted_locally else facts.tokens
     return StoryUsage(
-        prompt_tokens=tokens.count([prompt], facts.model).tokens if read is None else read,
-        completion_tokens=tokens.count([text], facts.model).tokens if written is None else written,
-        counted=read is None or written is None,
+        prompt_tokens=tokens.count([prompt], facts.model).tokens if prompt_tokens is None else prompt_tokens,
+        completion_tokens=tokens.count([text], facts.model).tokens if completion_tokens is None else completion_tokens,
+        counted_locally=prompt_tokens is None or completion_tokens is None,
     )

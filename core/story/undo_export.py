@@ -1,4 +1,4 @@
-"""The data set that was made of the liked stories, taken back."""
+"""Undoes the export of liked stories to a data set."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from core.message import msg
 
 
 def undo_export(store: Store, actor: Actor, dataset_id: str) -> None:
-    """Delete the data set again, its rows with it; the stories stay as they are.
+    """Delete the data set and its rows. The stories are not changed.
 
     Raises:
-        FabulaError: something was made from it, or the actor may only look. NotFound: it is not there (any more).
+        FabulaError: it is in use, or the actor is a viewer. NotFound: it does not exist.
     """
     if actor.role == "viewer":
         raise FabulaError(msg("Visitors cannot change data sets."), msg("Ask an editor to do it."))
     with store.session() as session:
-        made = session.get(Dataset, dataset_id)
-        if made is None:
+        dataset = session.get(Dataset, dataset_id)
+        if dataset is None:
             raise NotFound(msg("This data set no longer exists."), msg("There is nothing to undo."))
         for table in (TrainingJob, DatasetVersion, Evaluation):
             if session.scalar(select(table.id).where(table.dataset_id == dataset_id).limit(1)) is not None:
-                raise FabulaError(msg("This data set is already used by something made from it."), msg("It is kept."))
+                raise FabulaError(
+                    msg("This data set is used by a training job, a version or an evaluation."),
+                    msg("It was not deleted."),
+                )
         session.execute(delete(Row).where(Row.dataset_id == dataset_id))
-        session.delete(made)
+        session.delete(dataset)

@@ -160,8 +160,8 @@ def _ask(job: JobView, key: str) -> None:
     prompt = str(state.get(key) or "").strip()
     try:
         entries = [RoundEntry(job.provider, request) for request in examples.requests(job, prompt)]
-        outcome: Round | FabulaError = arena.begin(
-            cached.store(), LOCAL, cached.registry(), entries, cached.prices(), leave_s=LEAVE_S, step=COMPARISON
+        outcome: Round | FabulaError = arena.start_round(
+            cached.store(), LOCAL, cached.registry(), entries, cached.prices(), idle_timeout_s=LEAVE_S, step=COMPARISON
         )
     except FabulaError as problem:
         outcome = problem

@@ -119,7 +119,7 @@ def price(info: ModelInfo, request: CompletionRequest) -> str:
 
 def _text(sample: ModelSample, was_writing: bool) -> None:
     story = sample.story
-    with story.read():  # the visitor is here
+    with story.reading():  # the visitor is here
         views.prompt(story.request.prompt, f"sample_{story.id}")
         if story.text.strip():
             views.story_text(story.text)
@@ -141,9 +141,9 @@ def _begin(info: ModelInfo, request: CompletionRequest, key: str) -> None:
     if before is not None and not before.story.done:  # pressed twice
         return
     with cards.keep_errors():
-        story = stream.write(
+        story = stream.start_story(
             cached.store(), LOCAL, cached.client(info.provider), request, cached.prices(),
-            place=StoryPlacement(step=SAMPLE), leave_s=_LEAVE_S,
+            placement=StoryPlacement(step=SAMPLE), idle_timeout_s=_LEAVE_S,
         )  # fmt: skip
         state.set_value(_state_key(key), ModelSample(_name(info), story))
 

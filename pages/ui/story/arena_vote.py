@@ -17,19 +17,19 @@ _LETTERS = "ABCD"
 
 def vote_of(round_: Round) -> tuple[bool, str | None]:
     """Whether this visitor has voted on the round, and for which story; None: for none of them."""
-    return votes.vote_of(cached.store(), LOCAL, round_.id)
+    return votes.get_vote(cached.store(), LOCAL, round_.id)
 
 
 def heading(round_: Round, place: int, winner: str | None) -> str:
     """What stands above a pane: its letter where names are or were hidden, and the mark of the winner; may be ""."""
     letter = f"**{_LETTERS[place]}**" if round_.blind else ""
-    best = f":green-badge[:material/trophy: {_('Your choice')}]" if round_.places[place].id == winner else ""
+    best = f":green-badge[:material/trophy: {_('Your choice')}]" if round_.displayed[place].id == winner else ""
     return " ".join(part for part in (letter, best) if part)
 
 
 def button(round_: Round, place: int) -> None:
     """The vote for one pane, under it and as wide as it."""
-    story = round_.places[place]
+    story = round_.displayed[place]
     if story.text:
         name = _LETTERS[place] if round_.blind else label(story.facts.model)
         st.button(
@@ -53,7 +53,7 @@ def chosen(round_: Round, winner: str | None) -> None:
         _("You chose none of them.") if best is None else _("You chose {model}.").format(model=code(best.facts.model))
     ]
     if round_.blind:
-        names = [f"**{_LETTERS[place]}** {code(story.facts.model)}" for place, story in enumerate(round_.places)]
+        names = [f"**{_LETTERS[place]}** {code(story.facts.model)}" for place, story in enumerate(round_.displayed)]
         lines.append(" · ".join(names))
     st.success("\n\n".join(lines), icon=":material/trophy:" if best else ":material/block:")
 
@@ -135,7 +135,7 @@ def _pairs() -> None:
 
 def _cast(round_: Round, winner: str | None) -> None:
     with cards.keep_errors():
-        order = [story.id for story in round_.places if story.text]
+        order = [story.id for story in round_.displayed if story.text]
         votes.cast(cached.store(), LOCAL, round_.id, order, winner, blind=round_.blind)
 
 

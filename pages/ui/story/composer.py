@@ -8,7 +8,7 @@ import streamlit as st
 
 from core.model_profile.prompt_similarity import fixed_words
 from core.providers import CompletionRequest, ModelInfo
-from core.story.arena import MOST_PANES, RoundEntry
+from core.story.arena import MAX_PANES, RoundEntry
 from pages.ui import cached, models, prompt_warning, state
 from pages.ui.lang import _, code, column_title, label
 from pages.ui.prompt_warning import Remedy
@@ -126,7 +126,7 @@ def _others(info: ModelInfo) -> tuple[list[ModelInfo], bool]:
         _("Model"),
         names,
         format_func=lambda name: models.label(found[name]),
-        max_selections=MOST_PANES - 1,
+        max_selections=MAX_PANES - 1,
         key=key,
         persist_state="session",
     )

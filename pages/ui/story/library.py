@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from core.story import library
-from core.story.feedback import MOST_STARS
+from core.story.feedback import MAX_STARS
 from core.story.library import StoryFilter
 from pages.ui import cached, cards, state
 from pages.ui.lang import _, mark, n_
@@ -74,7 +74,7 @@ def _filters() -> StoryFilter:
                 format_func=lambda name: name or _("All"), persist_state="session",
             )  # fmt: skip
             stars = st.selectbox(
-                _("Stars"), list(range(MOST_STARS + 1)), key="story_filter_stars",
+                _("Stars"), list(range(MAX_STARS + 1)), key="story_filter_stars",
                 format_func=lambda n: _("All") if n == 0 else _("{stars} and more").format(stars="★" * n),
                 persist_state="session",
             )  # fmt: skip

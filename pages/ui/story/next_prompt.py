@@ -36,7 +36,7 @@ def advance(prompt_format: PromptFormat) -> None:
     session, offers = story_session(), outside(prompt_format)
     for _try in range(_TRIES):
         session.prompt_number += 1
-        values = prompt_order.nth(prompt_format.columns, offers, session.prompt_number)
+        values = prompt_order.nth_prompt(prompt_format.columns, offers, session.prompt_number)
         prompt = prompt_format.prompt(values)
         if not prompt:
             continue

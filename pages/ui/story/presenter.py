@@ -82,13 +82,13 @@ def _present(writers: PresenterModels, controls: DeltaGenerator) -> None:
     with controls:
         _controls(prompts, writers, again=round_ is not None)
     kind = 0 if round_ is None else len(round_.stories)
-    places = [st.container() if place == kind else st.empty() for place in range(1 + arena.MOST_PANES)]
+    places = [st.container() if place == kind else st.empty() for place in range(1 + arena.MAX_PANES)]
     with places[kind]:  # a place of its own for each: what was there before is gone at once
         if round_ is None:
             _invitation(prompts, held.number)
         else:
             own = round_ is held.rounds.get(prompt.text)  # and not one that the story page has begun
-            presenter_panes.show(round_, prompt.title if own else round_.stories[0].asked.prompt)
+            presenter_panes.show(round_, prompt.title if own else round_.stories[0].original_request.prompt)
 
 
 def _open(held: Presentation, writers: PresenterModels, prompts: Sequence[PreparedPrompt]) -> None:
@@ -99,7 +99,7 @@ def _open(held: Presentation, writers: PresenterModels, prompts: Sequence[Prepar
     held.number = max(0, min(int(named), len(prompts)) - 1)
     prompt, round_ = prompts[held.number], story_session().round
     asked = presenter_prompts.order(writers, prompt).entries[0].request
-    if round_ is not None and round_.stories[0].asked.prompt == asked.prompt:
+    if round_ is not None and round_.stories[0].original_request.prompt == asked.prompt:
         held.rounds[prompt.text] = round_
 
 

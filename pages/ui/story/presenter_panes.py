@@ -23,12 +23,12 @@ def show(round_: Round, title: str) -> None:
     """The stories of a round, to their end."""
     with st.container(key="presenter_title"):
         st.markdown(f"## {plain(views.shortened(title, LONGEST_TITLE))}", anchors=False)
-    named = not round_.secret or arena_vote.vote_of(round_)[0]
+    named = not round_.names_hidden or arena_vote.vote_of(round_)[0]
     panes = []
     with st.container(key="presenter_stories"):
-        for at, column in enumerate(st.columns(len(round_.places), gap="large")):
+        for at, column in enumerate(st.columns(len(round_.displayed), gap="large")):
             with column:
-                panes.append(_Pane(round_.places[at], at, named=named, several=len(round_.places) > 1))
+                panes.append(_Pane(round_.displayed[at], at, named=named, several=len(round_.displayed) > 1))
     if not round_.done:
         for changed in arena.updates([pane.story for pane in panes], round_.subscribers):
             for at in changed:
@@ -65,7 +65,7 @@ class _Pane:
 
     def _numbers(self) -> str:
         story = self.story
-        used = usage(story.facts, story.asked.prompt, story.text)
+        used = usage(story.facts, story.original_request.prompt, story.text)
         lines = [_speed(story, used, named=self._named)]
         if self._named and story.text:
             lines.append(_cost(story, used))
@@ -89,7 +89,7 @@ def _speed(story: StoryStream, used: StoryUsage, *, named: bool) -> str:
     parts = [
         f"**{code(facts.model)}**" if named else "",
         f"**{_('{rate} tokens/s').format(rate=number(facts.tokens_per_s, 0))}**" if facts.tokens_per_s else "",
-        _("about {tokens}").format(tokens=tokens) if tokens and used.counted else tokens,
+        _("about {tokens}").format(tokens=tokens) if tokens and used.counted_locally else tokens,
         story_facts.ending_of(facts) if story.done else "",
     ]
     return " · ".join(part for part in parts if part) or _("writing …")

@@ -103,7 +103,7 @@ def _of_grid(prompt_format: PromptFormat) -> list[PreparedPrompt]:
     """Some cells of the grid, in turn with all values outside it."""
     outside, found = next_prompt.outside(prompt_format), []
     for number in range(_CELLS + len(outside)):
-        values = prompt_order.nth(prompt_format.columns, outside, number)
+        values = prompt_order.nth_prompt(prompt_format.columns, outside, number)
         text = prompt_format.prompt(values)
         if text:
             title = " · ".join(value for value in values.values() if value)

@@ -122,7 +122,7 @@ def _read(provider: str, request: SpeechRequest, story_id: str) -> None:
 
         def make(stop: threading.Event) -> Iterator[bytes]:
             done = len(before)
-            return read_aloud.read_aloud(store, LOCAL, endpoint, request, story_id, book, done=done, stop=stop)
+            return read_aloud.read_aloud(store, LOCAL, endpoint, request, story_id, book, skip_parts=done, stop=stop)
 
         session.silence()
         total = len(parts(request.text))

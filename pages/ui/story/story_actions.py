@@ -12,7 +12,7 @@ import streamlit as st
 from core.actor import LOCAL
 from core.errors import FabulaError
 from core.story import feedback, library
-from core.story.library import KeptStory
+from core.story.library import SavedStory
 from core.story.stream import StoryStream
 from pages.ui import cached, cards, state
 from pages.ui.lang import _
@@ -44,7 +44,7 @@ def below(story: StoryStream) -> None:
         _keep_button(kept)
 
 
-def rating(story: KeptStory) -> None:
+def rating(story: SavedStory) -> None:
     """Thumbs, stars and Copy, as they stand under every story, new or earlier, in the caller's row."""
     state.set_value(f"story_thumb_{story.id}", None if story.liked is None else int(story.liked))
     state.set_value(f"story_stars_{story.id}", None if story.stars is None else story.stars - 1)
@@ -85,7 +85,7 @@ def _copy(story_id: str, text: str) -> None:
     )
 
 
-def _keep_button(story: KeptStory) -> None:
+def _keep_button(story: SavedStory) -> None:
     """Liked stories are the training examples: one mark, whether set by the thumb or by this button."""
     if story.liked:
         st.badge(_("Training example"), icon=":material/check:", color="green")

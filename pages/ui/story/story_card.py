@@ -10,7 +10,7 @@ from core.actor import LOCAL
 from core.db.tables import utcnow
 from core.story import feedback, library, stream
 from core.story.arena import Round
-from core.story.library import KeptStory
+from core.story.library import SavedStory
 from pages.ui import cached, cards, models, state, views
 from pages.ui.lang import _, ago, code, duration, n_, number, plain
 from pages.ui.limited_fields import fits
@@ -21,7 +21,7 @@ from pages.ui.story.story_session import LEAVE_S, story_session
 _LONG = 700  # characters that are shown at once
 
 
-def show(story: KeptStory) -> None:
+def show(story: SavedStory) -> None:
     """The card."""
     with st.container(border=True, width=760):
         _words(story)
@@ -41,7 +41,7 @@ def show(story: KeptStory) -> None:
             _made(story)
 
 
-def _words(story: KeptStory) -> None:
+def _words(story: SavedStory) -> None:
     text = story.final.strip()
     if len(text) <= _LONG:
         st.text(text)
@@ -51,7 +51,7 @@ def _words(story: KeptStory) -> None:
         st.text(text)
 
 
-def _opinion(story: KeptStory) -> None:
+def _opinion(story: SavedStory) -> None:
     """Its rating, and what can be done with it, on one row."""
     with st.container(horizontal=True, vertical_alignment="center"):
         story_actions.rating(story)
@@ -63,11 +63,11 @@ def _opinion(story: KeptStory) -> None:
             _do(_("Continue"), ":material/play_arrow:", f"story_resume_{story.id}", _go_on, story)
 
 
-def _do(label: str, icon: str, key: str, act: Callable[[KeptStory], None], story: KeptStory) -> None:
+def _do(label: str, icon: str, key: str, act: Callable[[SavedStory], None], story: SavedStory) -> None:
     st.button(label, icon=icon, type="tertiary", key=key, on_click=act, args=(story,))
 
 
-def _made(story: KeptStory) -> None:
+def _made(story: SavedStory) -> None:
     """Everything that made it."""
     st.text(story.prompt)
     given = {name: value for name, value in (story.parameters or {}).items() if value not in (None, "", [])}
@@ -94,14 +94,14 @@ def editor() -> None:
     st.dialog(_("Edit the story"), width="large", on_dismiss=_close)(_edit)(story)
 
 
-def _edit(story: KeptStory) -> None:
+def _edit(story: SavedStory) -> None:
     """A person's own version; the words as written stay beside it."""
     if story_session().editing is None:
         st.rerun()  # a button of a dialog draws the dialog only
     cards.show_last_action()
     state.set_default(f"story_text_{story.id}", story.final)
     text = st.text_area(_("Text"), height=420, key=f"story_text_{story.id}")
-    saved = fits(text, feedback.LONGEST_TEXT)
+    saved = fits(text, feedback.MAX_TEXT_LENGTH)
     with st.container(horizontal=True):
         st.button(
             _("Save"), type="primary", key=f"story_keep_{story.id}", disabled=not saved, on_click=_keep,
@@ -111,7 +111,7 @@ def _edit(story: KeptStory) -> None:
             _do(_("Original"), ":material/history:", f"story_unedit_{story.id}", _unedit, story)
 
 
-def _open(story: KeptStory) -> None:
+def _open(story: SavedStory) -> None:
     state.drop(f"story_text_{story.id}")
     story_session().editing = story.id
 
@@ -126,13 +126,13 @@ def _keep(story_id: str) -> None:
         _close()
 
 
-def _unedit(story: KeptStory) -> None:
+def _unedit(story: SavedStory) -> None:
     with cards.keep_errors():
         feedback.edit(cached.store(), LOCAL, story.id, None)
         _close()
 
 
-def _tags(story: KeptStory) -> None:
+def _tags(story: SavedStory) -> None:
     key = f"story_tags_{story.id}"
     state.set_default(key, list(story.tags))
     known = dict.fromkeys([*library.tags(cached.store()), *(state.get(key) or ())])
@@ -147,21 +147,21 @@ def _tagged(story_id: str) -> None:
         feedback.tag(cached.store(), LOCAL, story_id, [str(tag) for tag in state.get(f"story_tags_{story_id}") or ()])
 
 
-def _delete(story: KeptStory) -> None:
+def _delete(story: SavedStory) -> None:
     with cards.keep_errors():
         feedback.delete(cached.store(), LOCAL, story.id)
         state.notify(":material/delete:", _("The story was deleted."))
         story_session().deleted = story.id
 
 
-def _go_on(story: KeptStory) -> None:
+def _go_on(story: SavedStory) -> None:
     """Its rest, at the top of the page."""
     with cards.keep_errors():
         round_ = Round(story.id, [], [0])
         round_.stories.append(
-            stream.go_on(
+            stream.continue_story(
                 cached.store(), LOCAL, cached.client(story.provider), story, cached.prices(),
-                leave_s=LEAVE_S, subscribers=round_.subscribers,
+                idle_timeout_s=LEAVE_S, subscribers=round_.subscribers,
             )
         )  # fmt: skip
         session = story_session()

@@ -53,7 +53,7 @@ def _ended(chain: Chain, name: StepName, story: StoryStream) -> None:
     parameter_notes.show(story.notes)
     if story.error is not None:
         cards.error_card(story.error)
-    if chain.done and story.text and (chain.rests(name) or story_facts.partial(story.facts)):
+    if chain.done and story.text and (chain.paused_after(name) or story_facts.partial(story.facts)):
         st.button(
             _("Continue"), icon=":material/play_arrow:", key=f"story_chain_go_on_{name}", on_click=_go_on,
             args=(chain, name),
@@ -65,7 +65,7 @@ def _ended(chain: Chain, name: StepName, story: StoryStream) -> None:
 
 def _go_on(chain: Chain, name: StepName) -> None:
     with cards.keep_errors():
-        chain.go_on(name)
+        chain.continue_step(name)
 
 
 def _draw(story: StoryStream, words: DeltaGenerator, line: DeltaGenerator, *, words_too: bool = True) -> None:

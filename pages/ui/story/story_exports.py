@@ -12,7 +12,7 @@ from core.actor import LOCAL
 from core.dataset import datasets
 from core.db.tables import utcnow
 from core.story import exports, library, undo_export
-from core.story.library import KeptStory, StoryFilter
+from core.story.library import SavedStory, StoryFilter
 from pages.ui import cached, cards, lang, state
 from pages.ui.lang import _, n_
 from pages.ui.story.story_session import story_session
@@ -88,7 +88,7 @@ def _take_back() -> None:
 def _files(where: StoryFilter) -> None:
     """The files, each made when it is asked for."""
 
-    def found() -> list[KeptStory]:
+    def found() -> list[SavedStory]:
         return list(library.search(cached.store(), where, limit=_MOST).stories)
 
     title, language = _("Stories"), lang.language().replace("_", "-")

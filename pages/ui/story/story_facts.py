@@ -25,7 +25,7 @@ def line(facts: StoryFacts, provider: str, *, writing: bool, named: bool = True)
         code(facts.model),
         _("first words after {seconds} s").format(seconds=number(facts.first_text_s, 1)) if facts.first_text_s else "",
         _("{rate} tokens/s").format(rate=number(facts.tokens_per_s, 0)) if facts.tokens_per_s else "",
-        _("about {tokens}").format(tokens=tokens) if tokens and facts.counted else tokens,
+        _("about {tokens}").format(tokens=tokens) if tokens and facts.counted_locally else tokens,
         "" if writing else work_cost(provider, facts.cost_usd, _seconds(facts)),
         "" if writing else ending_of(facts),
     ]
@@ -41,7 +41,7 @@ def _seconds(facts: StoryFacts) -> float | None:
 
 def ending_of(facts: StoryFacts) -> str:
     """Why it ended, or that it was stopped, by whom."""
-    if facts.left:
+    if facts.abandoned:
         return _("stopped because you left the page; the text so far is kept")
     if facts.stopped:
         return _("stopped; the text so far is kept")
@@ -65,5 +65,5 @@ def partial(facts: StoryFacts) -> bool:
 def other_model_note(facts: StoryFacts) -> str:
     """That another model has answered than the one that was asked for."""
     return _("You asked for {asked}, but the server says that {model} wrote this.").format(
-        asked=code(facts.asked), model=code(facts.model)
+        asked=code(facts.requested_model), model=code(facts.model)
     )

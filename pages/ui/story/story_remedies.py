@@ -59,12 +59,12 @@ def show_step(chain: Chain, name: StepName) -> None:
     if chain.done:
 
         def again(story: StoryStream, setting: str, value: float | None) -> None:
-            _again_in_chain(chain, name, _changed(story.asked, setting, value), story.provider)
+            _again_in_chain(chain, name, _changed(story.original_request, setting, value), story.provider)
             if setting == "temperature" or (setting and name == "story"):  # an outline has a limit of its own
                 state.set_value(f"story_{setting}", value)
 
         def with_model(story: StoryStream, info: ModelInfo) -> None:
-            asked = replace(story.asked, model=info.id, endpoint=cached.endpoint_of(info))
+            asked = replace(story.original_request, model=info.id, endpoint=cached.endpoint_of(info))
             _again_in_chain(chain, name, asked, info.provider)
 
         _show(chain.steps[name], _Remedy(f"story_fix_{name}", again, with_model))
@@ -133,14 +133,16 @@ def _button(remedy: Remedy, story: StoryStream, way: _Remedy) -> None:
                 _("Try again"), icon=":material/replay:", key=f"{way.key}_again", on_click=way.again,
                 args=(story, "", None),
             )  # fmt: skip
-        case "raise_limit" if story.asked.max_tokens < _MOST_TOKENS:
-            limit = min(failed_rows.higher_limit(story.asked.max_tokens), _MOST_TOKENS)
+        case "raise_limit" if story.original_request.max_tokens < _MOST_TOKENS:
+            limit = min(failed_rows.higher_limit(story.original_request.max_tokens), _MOST_TOKENS)
             label = _("Raise the limit to {limit} tokens and write again").format(limit=number(limit))
             st.button(
                 label, icon=":material/replay:", key=f"{way.key}_limit", on_click=way.again,
                 args=(story, "max_tokens", limit),
             )  # fmt: skip
-        case "lower_temperature" if (lower := failed_rows.lower_temperature(story.asked.temperature)) is not None:
+        case "lower_temperature" if (
+            lower := failed_rows.lower_temperature(story.original_request.temperature)
+        ) is not None:
             label = _("Lower the temperature to {value} and write again").format(value=number(lower, 2))
             st.button(
                 label, icon=":material/replay:", key=f"{way.key}_cooler", on_click=way.again,
@@ -151,7 +153,9 @@ def _button(remedy: Remedy, story: StoryStream, way: _Remedy) -> None:
 
 
 def _another_model(story: StoryStream, way: _Remedy) -> None:
-    others = [one for one in cached.models().found if (one.provider, one.id) != (story.provider, story.asked.model)]
+    others = [
+        one for one in cached.models().found if (one.provider, one.id) != (story.provider, story.original_request.model)
+    ]
     if not others or way.with_model is None:
         return
     other = min(others, key=lambda one: (one.provider != story.provider, one.id.startswith("ft:")))
@@ -178,10 +182,10 @@ def _again_in_round(story: StoryStream, setting: str, value: float | None) -> No
         round_ = story_session().round
         if round_ is None or story not in round_.stories:
             return
-        place = StoryPlacement(story.place.round_id, story.place.step, story.place.column_values)
-        again = stream.write(
-            cached.store(), LOCAL, cached.client(story.provider), _changed(story.asked, setting, value),
-            cached.prices(), place=place, leave_s=LEAVE_S, subscribers=round_.subscribers,
+        place = StoryPlacement(story.placement.round_id, story.placement.step, story.placement.column_values)
+        again = stream.start_story(
+            cached.store(), LOCAL, cached.client(story.provider), _changed(story.original_request, setting, value),
+            cached.prices(), placement=place, idle_timeout_s=LEAVE_S, subscribers=round_.subscribers,
         )  # fmt: skip
         round_.stories[round_.stories.index(story)] = again
 

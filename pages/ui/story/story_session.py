@@ -70,7 +70,7 @@ class StorySession:
         """The id under which the stories of the desk are found again; "": there are none."""
         if self.chain is not None:
             return self.chain.id
-        return self.earlier if self.round is None else self.round.kept_as
+        return self.earlier if self.round is None else self.round.saved_id
 
     @property
     def writing(self) -> bool:
@@ -91,10 +91,10 @@ class StorySession:
     def again(self) -> StoryRequest | None:
         """The same prompts, models and settings, with another seed; None where nothing was written."""
         if self.chain is not None:
-            return StoryRequest((self.chain.again(),), chain=True)
+            return StoryRequest((self.chain.rerun_entry(),), chain=True)
         if self.round is None:
             return None
-        return StoryRequest(arena.again(self.round.stories), self.round.blind)
+        return StoryRequest(arena.rerun_entries(self.round.stories), self.round.blind)
 
     def clear(self) -> None:
         """The stories leave the page, unless one is being written; they are kept under Earlier stories."""

@@ -69,7 +69,7 @@ def page(prompt_format: PromptFormat | None) -> None:
     session = story_session()
     chain, round_ = session.chain, session.round
     kind = 1 if chain is not None else 0 if round_ is None else 1 + len(round_.stories)
-    with views.one_of(range(2 + arena.MOST_PANES), kind):
+    with views.one_of(range(2 + arena.MAX_PANES), kind):
         if chain is not None:
             story_chain.page(chain, lambda: story_actions.onward(prompt_format, write))
         elif round_ is not None:
@@ -105,45 +105,45 @@ def write(story_request: StoryRequest) -> None:
         return
     with cards.keep_errors():
         new = StorySession()
-        arena.check(story_request.entries)
+        arena.validate(story_request.entries)
         if story_request.chain:
             entry = story_request.entries[0]
             new.chain = Chain(
                 cached.store(), LOCAL, cached.client(entry.provider), entry.request, cached.prices(),
-                column_values=entry.column_values, leave_s=LEAVE_S,
+                column_values=entry.column_values, idle_timeout_s=LEAVE_S,
             )  # fmt: skip
             new.chain.advance()
         else:
-            new.round = arena.begin(
+            new.round = arena.start_round(
                 cached.store(), LOCAL, cached.registry(), story_request.entries, cached.prices(),
-                blind=story_request.blind, leave_s=LEAVE_S,
+                blind=story_request.blind, idle_timeout_s=LEAVE_S,
             )  # fmt: skip
         session.round, session.chain = new.round, new.chain
         session.silence()
 
 
 def _round(round_: Round, prompt_format: PromptFormat | None) -> None:
-    places = round_.places
+    places = round_.displayed
     several = len(places) > 1
     voted, winner = arena_vote.vote_of(round_) if several else (False, None)
     panes = []
     for number, column in enumerate(st.columns(len(places), gap="medium") if several else [st.container(width=760)]):
         with column:
             heading = arena_vote.heading(round_, number, winner) if several else ""
-            panes.append(StoryPane(places[number], number, named=voted or not round_.secret, heading=heading))
+            panes.append(StoryPane(places[number], number, named=voted or not round_.names_hidden, heading=heading))
     after = _room(round_.done)
     with st.container(width=760):
         speech.follow(places[0], 0, of_several=several)
     read_along(panes, round_)
     for number, pane in enumerate(panes):
         with pane.below.container():
-            if round_.votable and not voted:
+            if round_.can_vote and not voted:
                 arena_vote.button(round_, number)
             story_actions.below(pane.story)
     with after.container():
         if voted:
             arena_vote.chosen(round_, winner)
-        elif round_.votable:
+        elif round_.can_vote:
             arena_vote.none_button(round_)
         story_actions.onward(prompt_format, write)
 
@@ -209,7 +209,7 @@ class StoryPane:
         self.beat()
         facts = story.facts
         with self._trouble.container():
-            if self._named and story.text and facts.stranger:
+            if self._named and story.text and facts.answered_by_other_model:
                 st.warning(story_facts.other_model_note(facts), icon=":material/swap_horiz:")
             if self._named:
                 parameter_notes.show(story.notes)
@@ -245,7 +245,7 @@ def _go_on(story: StoryStream) -> None:
         if kept is None or round_ is None or story not in round_.stories:
             return
         client = cached.client(story.provider)
-        more = stream.go_on(
-            cached.store(), LOCAL, client, kept, cached.prices(), leave_s=LEAVE_S, subscribers=round_.subscribers
+        more = stream.continue_story(
+            cached.store(), LOCAL, client, kept, cached.prices(), idle_timeout_s=LEAVE_S, subscribers=round_.subscribers
         )
         round_.stories[round_.stories.index(story)] = more

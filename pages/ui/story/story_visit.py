@@ -34,7 +34,7 @@ def present() -> Iterator[None]:
     with ExitStack() as reading:
         for story in session.stories:
             if not story.done:
-                reading.enter_context(story.read())
+                reading.enter_context(story.reading())
         try:
             yield
         except StopException:
@@ -47,7 +47,7 @@ def present() -> Iterator[None]:
 def wait_for_reload(stories: Sequence[StoryStream]) -> None:
     """Have stories written on for a while: the connection to the browser is closed by a reload as by leaving."""
     for story in stories:
-        story.hold(RELOAD_S)
+        story.keep_alive(RELOAD_S)
 
 
 def _look_again() -> Callable[[], None]:
