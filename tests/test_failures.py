@@ -106,7 +106,7 @@ WITHOUT_AN_ANSWER = [
     (errors.StorageFull("The disk that holds Fabula's database is full.", "Free some space."), "storage"),
     (errors.DatabaseLost("The database cannot be reached.", "Check it."), "storage"),
     (errors.ModelNotFound("OpenAI no longer has ft:gpt:x: gpt was retired after 2026-01-01.", ""), "model_not_found"),
-    (errors.ModelNotFound("OpenAI does not have x, and it has never written here.", ""), "model_not_found"),
+    (errors.ModelNotFound("OpenAI does not have x, and it has never been used here.", ""), "model_not_found"),
 ]
 
 
