@@ -144,7 +144,7 @@ _SENTENCES: tuple[tuple[str, Cause], ...] = (
     (r"asks to slow down|asks you to wait for|left alone", "rate_limit"),
     (r"the account has no credit left", "no_credit"),
     (r"refused the key|may not create fine-tuning jobs", "bad_key"),
-    (r"does not have this model|no longer has \S+[:;]|and it has never been used here", "model_not_found"),
+    (r"does not have this model|no longer has \S+[:;]|and it has never (?:been used|written) here", "model_not_found"),
     (r"longer than \S+ can read at once", "too_long"),
     (r"engine needs packages|packages are missing|engine is not installed", "engine_missing"),
     (
