@@ -1,4 +1,4 @@
-"""Who acts. Every action of core takes an Actor; in local mode there is one."""
+"""The acting user. Every public action of core takes an `Actor`; local mode has exactly one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Role = Literal["viewer", "editor", "admin"]
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """A person (or the worker acting for one)."""
+    """A user, or the worker acting on a user's behalf."""
 
     id: str
     name: str

@@ -1,4 +1,5 @@
-"""The worker's part of before and after: choose the prompts, have both models write side by side, keep every word."""
+"""Runs a before/after comparison in the worker: choose prompts, let both models answer them in parallel, store every
+answer."""
 
 from __future__ import annotations
 
@@ -29,88 +30,90 @@ from core.training.job_views import JobView
 T = TypeVar("T")
 
 UNFINISHED = select(Comparison.id).where(Comparison.state.in_(ACTIVE)).order_by(Comparison.id)
-"""Ids of comparisons that a worker has to take up, oldest first."""
+"""Ids of unfinished comparisons, oldest first."""
 
-_TEMPERATURE, _TOP_P = 0.4, 0.7  # of stories: at 0 a small model repeats itself, unlikely words cost it the thread
-_SEED = 8  # the same answers for the same models
-_LOOK_S = 0.5  # how soon a click on Stop ends the writing
-_SAVE_S = 0.5  # pages read the words from the database
-_RETRIES = RetryPolicy(tries=50, first_pause_s=1.0, longest_pause_s=5.0)  # four minutes: an engine that starts
-_NEW_MODEL_S = 120.0  # after its job has ended, a model that the engine does not know may still be on its way
+_TEMPERATURE, _TOP_P = 0.4, 0.7  # for stories: at 0 a small model repeats itself; unlikely words make it incoherent
+_SEED = 8  # fixed, so the same models give the same answers
+_POLL_S = 0.5  # latency of a click on Stop
+_SAVE_S = 0.5  # how often a running answer is saved; pages read it from the database
+_RETRIES = RetryPolicy(
+    tries=50, first_pause_s=1.0, longest_pause_s=5.0
+)  # about four minutes: the engine may still be starting
+_NEW_MODEL_S = 120.0  # the engine may serve a new model this long after its job has finished
 _INTERRUPTED = msg("The worker was interrupted while this was written. Writing it again is billed again.")
 
 
 class _ComparisonStopped(Exception):
-    """The worker stops, or a person has stopped the comparison."""
+    """The worker is stopping, or the user stopped the comparison."""
 
 
 def carry_out(store: Store, registry: Registry, comparison_id: str, stopping: threading.Event | None = None) -> None:
-    """Bring a comparison to its end, from wherever it is. Answers that are complete are not asked for again.
+    """Run or resume a comparison until it is finished. Complete answers are not requested again.
 
     Raises:
-        FabulaError: it cannot go on; the ledger does not say so yet (see `give_up`).
+        FabulaError: it cannot continue. The caller records that with `give_up`.
     """
-    work = _ComparisonRun(store, registry, comparison_id, stopping or threading.Event())
+    comparison_run = _ComparisonRun(store, registry, comparison_id, stopping or threading.Event())
     try:
-        work.run()
+        comparison_run.run()
     except _ComparisonStopped:
-        if work.stopping.is_set():
-            return  # the next worker goes on
-    work.finish()
+        if comparison_run.stopping.is_set():
+            return  # the next worker continues
+    comparison_run.finish()
 
 
 def give_up(store: Store, comparison_id: str, error: FabulaError) -> None:
-    """Write down that a comparison has failed, and why. What is written stays."""
+    """Mark a comparison as failed, with the reason. Finished answers are kept."""
     with store.session() as session:
-        one = session.get(Comparison, comparison_id)
-        if one is not None and one.state in ACTIVE:
-            before_after.end(session, one, "failed", sentences(error.what, error.next_step))
+        comparison = session.get(Comparison, comparison_id)
+        if comparison is not None and comparison.state in ACTIVE:
+            before_after.end(session, comparison, "failed", sentences(error.what, error.next_step))
 
 
 class _ComparisonRun:
-    """One comparison in a worker's hand."""
+    """One comparison that this worker is running."""
 
     def __init__(self, store: Store, registry: Registry, comparison_id: str, stopping: threading.Event) -> None:
         self.stopping = stopping
         self._store, self._registry, self._id = store, registry, comparison_id
 
     def run(self) -> None:
-        """Write every pair that is not complete, one after the other: the two models of a pair at the same time.
+        """Generate every incomplete pair, one pair after another; the two models of a pair run in parallel.
 
         Raises:
-            _Stopped: nobody wants it any more.
-            FabulaError: no answer can be had.
+            _ComparisonStopped: the worker or the user stopped it.
+            FabulaError: no answer can be requested, for example because the provider is unreachable.
         """
-        job = self._begin()
+        job = self._start()
         client = self._client(job)
-        self._choose(job)
+        self._choose_prompts(job)
         with ThreadPoolExecutor(len(SIDES), thread_name_prefix="comparison") as pool:
             while pair := self._next_pair(client):
-                for done in [pool.submit(self._write, job, client, *answer) for answer in pair]:
-                    done.result()
+                for future in [pool.submit(self._write_answer, job, client, *answer) for answer in pair]:
+                    future.result()
 
     def finish(self) -> None:
-        """Sum up the answers."""
+        """Set the final state of the comparison from its answers."""
         with self._store.session() as session:
-            one = session.get_one(Comparison, self._id)
-            if one.state == "stopping":
-                before_after.end(session, one, "stopped")
-            elif one.state in ACTIVE:
-                mine = (ComparisonAnswer.comparison_id == one.id, ComparisonAnswer.state == "failed")
-                failed = session.scalar(select(ComparisonAnswer.reason).where(*mine).limit(1))
-                before_after.end(session, one, "done" if failed is None else "failed", failed)
+            comparison = session.get_one(Comparison, self._id)
+            if comparison.state == "stopping":
+                before_after.end(session, comparison, "stopped")
+            elif comparison.state in ACTIVE:
+                is_failed = (ComparisonAnswer.comparison_id == comparison.id, ComparisonAnswer.state == "failed")
+                failed = session.scalar(select(ComparisonAnswer.reason).where(*is_failed).limit(1))
+                before_after.end(session, comparison, "done" if failed is None else "failed", failed)
 
-    def _begin(self) -> JobView:
+    def _start(self) -> JobView:
         with self._store.session() as session:
-            one = session.get_one(Comparison, self._id)
-            if one.state == "queued":
-                one.state = "running"
-            job_id = one.job_id
+            comparison = session.get_one(Comparison, self._id)
+            if comparison.state == "queued":
+                comparison.state = "running"
+            job_id = comparison.job_id
         self._raise_if_stopped()
         return job_views.get(self._store, job_id, results=False)
 
     def _client(self, job: JobView) -> Client:
-        """The job's provider; an engine that starts is waited for."""
+        """The client of the job's provider; waits for an engine that is starting."""
         return self._with_retries(lambda: self._registry.get(job.provider))
 
     def _with_retries(self, call: Callable[[], T], retryable: Callable[[FabulaError], bool] = transient) -> T:
@@ -118,17 +121,19 @@ class _ComparisonRun:
             self._raise_if_stopped()
             return call()
 
-        return call_with_retries(attempt, pause=self._pause, note=self._note, policy=_RETRIES, retryable=retryable)
+        return call_with_retries(
+            attempt, pause=self._pause, note=self._set_reason, policy=_RETRIES, retryable=retryable
+        )
 
     def _pause(self, seconds: float) -> None:
-        """Raises _Stopped as soon as nobody waits any more."""
+        """Wait; raises _ComparisonStopped as soon as the comparison is stopped."""
         while seconds > 0:
-            self.stopping.wait(min(_LOOK_S, seconds))
+            self.stopping.wait(min(_POLL_S, seconds))
             self._raise_if_stopped()
-            seconds -= _LOOK_S
+            seconds -= _POLL_S
 
-    def _choose(self, job: JobView) -> None:
-        """The prompts, and how both models are asked; once."""
+    def _choose_prompts(self, job: JobView) -> None:
+        """Choose the prompts and the request settings, unless an earlier worker did."""
         with self._store.reading() as session:
             if session.get_one(Comparison, self._id).source is not None:
                 return
@@ -137,53 +142,57 @@ class _ComparisonRun:
         system = datasets.chat_system(self._store, job.dataset_id or "") if chat else ""
         with self._store.session() as session:
             advisory_lock(session, "comparisons")
-            one = session.get_one(Comparison, self._id)
-            one.source = choice.source
-            one.settings = {
+            comparison = session.get_one(Comparison, self._id)
+            comparison.source = choice.source
+            comparison.settings = {
                 "system": system,
                 "temperature": 0.0 if choice.kind == "label" else _TEMPERATURE,
                 "top_p": 1.0 if choice.kind == "label" else _TOP_P,
                 "max_tokens": choice.max_tokens,
                 "seed": _SEED,
             }
-            first = before_after.next_position(session, one.id)  # a person may have asked a prompt already
-            for position, prompt in enumerate(choice.prompts, first):
-                before_after.add_pair(session, one.id, position, prompt.prompt, prompt.expected)
+            first_position = before_after.next_position(
+                session, comparison.id
+            )  # the user may have added a prompt already
+            for position, prompt in enumerate(choice.prompts, first_position):
+                before_after.add_pair(session, comparison.id, position, prompt.prompt, prompt.expected)
 
     def _next_pair(self, client: Client) -> list[tuple[int, str]]:
-        """Ids and sides of the answers that are missing for the first prompt that has any; none: all are written."""
+        """Id and side of each missing answer of the first incomplete prompt; empty when every answer is complete."""
         self._raise_if_stopped()
-        self._note(None)
-        open_ = ComparisonAnswer.state.in_(("waiting", "writing"))
-        query = select(ComparisonAnswer).where(ComparisonAnswer.comparison_id == self._id, open_)
+        self._set_reason(None)
+        is_unfinished = ComparisonAnswer.state.in_(("waiting", "writing"))
+        query = select(ComparisonAnswer).where(ComparisonAnswer.comparison_id == self._id, is_unfinished)
         with self._store.session() as session:
-            found: list[ComparisonAnswer] = []
+            missing: list[ComparisonAnswer] = []
             for answer in session.scalars(query.order_by(ComparisonAnswer.position, ComparisonAnswer.id)):
-                if answer.state == "writing" and _settled(answer, session.get(Story, answer.story_id or ""), client):
+                if answer.state == "writing" and _close_interrupted(
+                    answer, session.get(Story, answer.story_id or ""), client
+                ):
                     continue
-                if not found or answer.position == found[0].position:
-                    found.append(answer)
-            return [(answer.id, answer.side) for answer in found]
+                if not missing or answer.position == missing[0].position:
+                    missing.append(answer)
+            return [(answer.id, answer.side) for answer in missing]
 
-    def _write(self, job: JobView, client: Client, answer_id: int, side: str) -> None:
-        """One answer, to its end; what an endpoint refuses is written down, and the other model goes on."""
+    def _write_answer(self, job: JobView, client: Client, answer_id: int, side: str) -> None:
+        """Generate one answer. An error is recorded on the answer; the other model continues."""
         try:
             self._with_retries(
-                lambda: self._follow(self._story(job, client, answer_id)),
+                lambda: self._wait_for_story(self._start_story(job, client, answer_id)),
                 lambda error: _retryable(error, client, job, side),
             )
         except StorageFull:
             raise
         except FabulaError as exc:
-            self._set(answer_id, state="failed", reason=sentences(exc.what, _next_step(exc, client, side)))
+            self._update_answer(answer_id, state="failed", reason=sentences(exc.what, _next_step(exc, client, side)))
         else:
-            self._set(answer_id, state="done")
+            self._update_answer(answer_id, state="done")
 
-    def _story(self, job: JobView, client: Client, answer_id: int) -> stream.StoryStream:
+    def _start_story(self, job: JobView, client: Client, answer_id: int) -> stream.StoryStream:
         with self._store.reading() as session:
             answer = session.get_one(ComparisonAnswer, answer_id)
-            one = session.get_one(Comparison, self._id)
-        settings = dict(one.settings or {})
+            comparison = session.get_one(Comparison, self._id)
+        settings = dict(comparison.settings or {})
         model = job.base_model if answer.side == "base" else job.fine_tuned_model or ""
         request = CompletionRequest(
             model=model,
@@ -196,23 +205,23 @@ class _ComparisonRun:
             stop=(job.stop,) if job.stop else (),
             seed=settings["seed"] if client.provider.kind in ("engine", "openai") else None,
         )
-        actor = Actor(id=one.created_by, name=one.created_by, role="editor")
-        book = custom_prices.book(self._store, Settings.from_env().home)
-        place = stream.StoryPlacement(step=COMPARISON)
-        story = stream.start_story(self._store, actor, client, request, book, placement=place, save_s=_SAVE_S)
-        self._set(answer_id, state="writing", story_id=story.id)
+        actor = Actor(id=comparison.created_by, name=comparison.created_by, role="editor")
+        price_book = custom_prices.book(self._store, Settings.from_env().home)
+        placement = stream.StoryPlacement(step=COMPARISON)
+        story = stream.start_story(self._store, actor, client, request, price_book, placement=placement, save_s=_SAVE_S)
+        self._update_answer(answer_id, state="writing", story_id=story.id)
         return story
 
-    def _follow(self, story: stream.StoryStream) -> None:
-        """Until the story ends.
+    def _wait_for_story(self, story: stream.StoryStream) -> None:
+        """Wait until the story is finished.
 
         Raises:
             FabulaError: it ended early.
-            _Stopped: nobody wants it any more.
+            _ComparisonStopped: the worker or the user stopped it.
         """
         while not story.done:
             with story.subscribers:
-                story.subscribers.wait_for(lambda: story.done, timeout=_LOOK_S)
+                story.subscribers.wait_for(lambda: story.done, timeout=_POLL_S)
             try:
                 self._raise_if_stopped()
             except _ComparisonStopped:
@@ -222,27 +231,28 @@ class _ComparisonRun:
             raise story.error
 
     def _raise_if_stopped(self) -> None:
-        """Raises _Stopped when nobody wants more answers."""
+        """Raises _ComparisonStopped when the worker or the user stopped the comparison."""
         with self._store.reading() as session:
             state = session.scalar(select(Comparison.state).where(Comparison.id == self._id))
         if self.stopping.is_set() or state not in ("queued", "running"):
             raise _ComparisonStopped
 
-    def _note(self, reason: str | None) -> None:
+    def _set_reason(self, reason: str | None) -> None:
         with self._store.session() as session:
-            one = session.get_one(Comparison, self._id)
-            if one.reason != reason and one.state in ACTIVE:
-                one.reason = reason
+            comparison = session.get_one(Comparison, self._id)
+            if comparison.reason != reason and comparison.state in ACTIVE:
+                comparison.reason = reason
 
-    def _set(self, answer_id: int, **values: str) -> None:
+    def _update_answer(self, answer_id: int, **values: str) -> None:
         with self._store.session() as session:
             answer = session.get_one(ComparisonAnswer, answer_id)
             for name, value in values.items():
                 setattr(answer, name, value)
 
 
-def _settled(answer: ComparisonAnswer, story: Story | None, client: Client) -> bool:
-    """Whether an answer that an earlier worker was writing is left as it is: it was complete, or paid for."""
+def _close_interrupted(answer: ComparisonAnswer, story: Story | None, client: Client) -> bool:
+    """Close an answer that an earlier worker was generating, if it must not be requested again: it is complete, or was
+    paid for. Returns whether it was closed."""
     if story is not None and story.finish_reason is not None:
         answer.state = "done"
         return True
@@ -253,9 +263,9 @@ def _settled(answer: ComparisonAnswer, story: Story | None, client: Client) -> b
 
 
 def _retryable(error: FabulaError, client: Client, job: JobView, side: str) -> bool:
-    """An endpoint that starts or is busy, or an engine that does not serve its new model yet.
+    """Whether the request may be repeated: the endpoint is starting or busy, or does not serve the new model yet.
 
-    At a provider that is paid, only what was certainly not billed.
+    For a paid provider, only after errors that are certainly not billed.
     """
     if client.provider.kind != "engine":
         return isinstance(error, RateLimited)
@@ -266,7 +276,7 @@ def _retryable(error: FabulaError, client: Client, job: JobView, side: str) -> b
 
 
 def _next_step(error: FabulaError, client: Client, side: str) -> str:
-    """What to do about an answer that failed; for a model that is gone, what brings it back."""
+    """The next step for a failed answer; for a missing model, how to restore it."""
     if not isinstance(error, ModelNotFound) or client.provider.kind != "engine":
         return error.next_step
     if side == "tuned":

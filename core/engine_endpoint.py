@@ -1,6 +1,6 @@
-"""Where the engine is, for any process: what its supervisor wrote down in the home folder.
+"""Address, token and state of the engine, shared between processes through files in the home folder.
 
-`engine.json` says how the engine is and where; `engine.token` holds the key, readable by its owner only.
+The supervisor writes `engine.json` (state and address); `engine.token` holds the token, readable by its owner only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ State = Literal["starting", "up", "missing", "down", "stopped"]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Address of an engine, without `/v1`, and its bearer token (empty: it asks for none)."""
+    """Base URL of an engine, without `/v1`, and its bearer token (empty: none required)."""
 
     url: str
     token: str = field(repr=False)
@@ -30,13 +30,13 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class EngineNote:
-    """What the supervisor wrote last.
+    """The engine's state as its supervisor last recorded it.
 
     Attributes:
-        state: starting, up, missing (its packages are), down (it fell and will be started again), stopped.
-        url: where it is or was.
+        state: starting, up, missing (packages not installed), down (it crashed and will be restarted), stopped.
+        url: its current or last base URL.
         process: identity of the engine's process, see `core.process_identity`.
-        message, next_step: why it is not up, in sentences.
+        message, next_step: why it is not up and what to do; shown to the user.
     """
 
     state: State
@@ -52,7 +52,7 @@ _NO_ENGINE = EngineNote(
 
 
 def current_endpoint(settings: Settings) -> Endpoint:
-    """Where to send requests for the engine now. It may still be starting: then they fail as `Unavailable`.
+    """The endpoint for engine requests. While the engine is starting, requests to it fail with `Unavailable`.
 
     Raises:
         EngineMissing: its packages are not installed.
@@ -69,10 +69,10 @@ def current_endpoint(settings: Settings) -> Endpoint:
 
 
 def read(settings: Settings) -> EngineNote:
-    """The note, as far as it is still true."""
+    """The recorded state; "stopped" if there is no record or its process has ended."""
     try:
-        kept: dict[str, Any] = json.loads(_path(settings).read_text(encoding="utf-8"))
-        note = EngineNote(**{name: message.loads(value) for name, value in kept.items()})  # type: ignore[arg-type]
+        fields: dict[str, Any] = json.loads(_path(settings).read_text(encoding="utf-8"))
+        note = EngineNote(**{name: message.loads(value) for name, value in fields.items()})  # type: ignore[arg-type]
     except (OSError, ValueError, TypeError, AttributeError):
         return _NO_ENGINE
     if note.state in ("starting", "up") and not process_identity.is_running(note.process):
@@ -81,17 +81,17 @@ def read(settings: Settings) -> EngineNote:
 
 
 def write(settings: Settings, note: EngineNote) -> None:
-    """Leave a note, in place of the last one.
+    """Replace the recorded state.
 
     Raises:
-        StorageFull: there is no room for it.
+        StorageFull: the file cannot be written.
     """
-    beside = _path(settings).with_suffix(".part")
+    temporary = _path(settings).with_suffix(".part")
     try:
-        beside.write_text(
+        temporary.write_text(
             json.dumps({k: message.dumps(v) for k, v in asdict(note).items()}, ensure_ascii=False), encoding="utf-8"
         )
-        os.replace(beside, _path(settings))
+        os.replace(temporary, _path(settings))
     except OSError as exc:
         raise StorageFull(
             msg("Nothing can be written to {home}: {reason}.", home=settings.home, reason=os.strerror(exc.errno or 0)),
@@ -100,7 +100,7 @@ def write(settings: Settings, note: EngineNote) -> None:
 
 
 def token(settings: Settings) -> str:
-    """The engine's key: the one that was set, or one of our own, made once and kept."""
+    """The engine's bearer token: the configured one, or one that is generated once and stored in the home folder."""
     if settings.engine_token:
         return settings.engine_token
     path = settings.home / "engine.token"
@@ -108,15 +108,15 @@ def token(settings: Settings) -> str:
         return path.read_text(encoding="ascii")
     except FileNotFoundError:
         pass
-    beside = path.with_suffix(f".{secrets.token_hex(8)}.part")
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+    temporary = path.with_suffix(f".{secrets.token_hex(8)}.part")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
         file.write(secrets.token_urlsafe(32))
     try:
-        os.link(beside, path)  # whoever links first has made the key; a link never appears half-written
+        os.link(temporary, path)  # atomic: the first process to link sets the token
     except FileExistsError:
         pass
     finally:
-        beside.unlink()
+        temporary.unlink()
     return path.read_text(encoding="ascii")
 
 

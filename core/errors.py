@@ -1,4 +1,4 @@
-"""One family of errors. Each says what happened and what to do next, in a sentence for people."""
+"""Exception hierarchy. Every error carries a user-facing sentence on what happened and one on what to do next."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from core.message import msg
 
 
 class FabulaError(Exception):
-    """Base of every error that a page may show.
+    """Base class of all errors that a page may show.
 
     Attributes:
         what: what happened, one sentence.
-        next_step: what the person can do about it, one sentence.
+        next_step: what the user can do about it, one sentence.
     """
 
     def __init__(self, what: str, next_step: str = "") -> None:
@@ -20,7 +20,7 @@ class FabulaError(Exception):
 
 
 class NotFound(FabulaError, LookupError):
-    """The thing asked for is not (or no longer) there."""
+    """The requested object does not exist, or no longer does."""
 
 
 class BadRecipe(FabulaError, ValueError):
@@ -36,30 +36,29 @@ class BadTrainingFile(BadFile):
 
 
 class StorageFull(FabulaError, OSError):
-    """Disk full or database gone: nothing more is bought until it is back."""
+    """The disk is full or the database unavailable: no paid requests are sent until it can be written again."""
 
 
 class DatabaseLost(StorageFull):
-    """The database was deleted, replaced or damaged, its server is away, or it may not be written any more.
+    """The database was deleted, replaced or damaged, its server is unreachable, or it became read-only.
 
-    Unlike a full disk, waiting inside a piece of work does not help: the work ends, and is taken up again once the
-    database is back.
+    Unlike with a full disk, a job cannot just wait: it ends, and is resumed once the database is back.
     """
 
 
 class ProviderError(FabulaError):
-    """An endpoint answered with an error. Subclasses say which kind.
+    """An endpoint returned an error; subclasses say which kind.
 
     Attributes:
-        may_be_billed: the request may have been carried out, and then it is paid for: nothing was heard of its end. Its
-            cost is unknown, and counts with the most that it can be. False: the endpoint refused it, or never had it.
+        may_be_billed: the request may have been processed and billed although no result arrived. Its cost is unknown,
+            and the maximum possible cost is counted. False: the endpoint rejected the request or never received it.
     """
 
     may_be_billed = True
 
 
 class RateLimited(ProviderError):
-    """429: wait and retry. `retry_after_s` is what the server asked for, if it did."""
+    """429: wait and retry. `retry_after_s` is the delay the server asked for, in seconds; None: none given."""
 
     may_be_billed = False
 
@@ -80,27 +79,27 @@ class Unavailable(ProviderError):
 
 
 class ServerError(Unavailable):
-    """5xx, or a web page in place of an answer: the server says that it failed, or is not the one that was meant."""
+    """5xx, or a web page in place of an API response: the server failed, or the address is not that of an API."""
 
 
 class Unreadable(Unavailable):
-    """A success status with an answer that cannot be read: cut off, no JSON, or JSON without text, usage or error."""
+    """A success status with an unusable body: truncated, not JSON, or JSON without text, usage or error."""
 
 
 class Refused(ProviderError):
-    """insufficient_quota, 401, 403: stop, keep everything, fix the account, resume."""
+    """401, 403, insufficient_quota: work stops and keeps its results; the user fixes the account and resumes."""
 
     may_be_billed = False
 
 
 class Misconfigured(Refused):
-    """An address, key, certificate or proxy that cannot work as it is set up: stop, keep everything, put it right."""
+    """An address, key, certificate or proxy cannot work as configured; handled like `Refused`."""
 
 
 class BadRequest(ProviderError, ValueError):
-    """400, 404, 422: this request fails, others may work.
+    """400, 404, 422: this request fails; others may succeed.
 
-    `refused_parameters` are those that the endpoint says this model does not take.
+    `refused_parameters`: names of the parameters that the endpoint says this model does not support.
     """
 
     def __init__(self, what: str, next_step: str = "", refused_parameters: frozenset[str] = frozenset()) -> None:
@@ -111,29 +110,29 @@ class BadRequest(ProviderError, ValueError):
 
 
 class PromptTooLong(BadRequest):
-    """The prompt has more tokens than the model can read at once."""
+    """The prompt is longer than the model's context length."""
 
 
 class NotThere(BadRequest, NotFound):
-    """404 for a file, a job or a page: the address is right, the thing is gone."""
+    """404 for a file, job or page: the address is correct, but the object does not exist."""
 
 
 class ModelNotFound(BadRequest, LookupError):
-    """The model does not exist at that endpoint (any more)."""
+    """The endpoint does not have this model, or no longer does."""
 
 
 class StreamCut(ProviderError):
-    """A stream ended before its end; what had arrived is kept by the caller."""
+    """A stream broke off early; the caller keeps the text received so far."""
 
     may_be_billed = True
 
 
 class Cancelled(ProviderError):
-    """A person, or the worker, ended a request before its answer was there."""
+    """The user or the worker cancelled a request before its response arrived."""
 
     def __init__(self, what: str = "", next_step: str = "", *, may_be_billed: bool = True) -> None:
-        stopped = msg("The request was stopped."), msg("Send it again if you still need the answer.")
-        super().__init__(what or stopped[0], next_step or stopped[1])
+        default = msg("The request was stopped."), msg("Send it again if you still need the answer.")
+        super().__init__(what or default[0], next_step or default[1])
         self.may_be_billed = may_be_billed
 
 
@@ -142,4 +141,4 @@ class EngineMissing(FabulaError, RuntimeError):
 
 
 class OverBudget(FabulaError):
-    """What is about to be bought would go over a budget, or may: its price is unknown. Nothing was sent."""
+    """A request would exceed a budget, or could because its price is unknown. It was not sent."""

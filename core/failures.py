@@ -1,9 +1,9 @@
-"""Why work has failed, as one of a few causes: the table that rows, runs, training jobs and stories share. Pure.
+"""Classifies failures of rows, runs, training jobs and stories into a few causes, each with its remedies. Pure.
 
-The ledger keeps what happened in sentences (`Row.reason`, `Run.reason`, `TrainingJob.error`), so a cause is read from
-these, and from the finish reason where the provider gave one. That works for sentences of earlier versions too, which
-no catalogue translates any more: a page shows the cause in the visitor's language, and the sentence as a detail.
-`REMEDIES` and `JOB_REMEDIES` say what helps against each cause, the best first.
+The ledger stores errors as sentences (`Row.reason`, `Run.reason`, `TrainingJob.error`), so the cause is derived from
+the sentence, and from the finish reason if the provider gave one. This also covers sentences of earlier versions that
+no catalogue translates any more: a page shows the cause in the user's language and the sentence as a detail.
+`REMEDIES` and `JOB_REMEDIES` list the remedies for each cause, best first.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ REMEDIES: Mapping[Cause, tuple[Remedy, ...]] = {
     "job_gone": ("try_again",),
     "other": ("try_again", "another_model"),
 }
-"""Of rows, runs and stories."""
+"""For rows, runs and stories."""
 
 JOB_REMEDIES: Mapping[Cause, tuple[Remedy, ...]] = {
     **dict.fromkeys(CAUSES, ("try_again", "another_model")),
@@ -111,7 +111,7 @@ JOB_REMEDIES: Mapping[Cause, tuple[Remedy, ...]] = {
     "diverged": ("lower_rate",),
     "job_gone": ("try_again",),
 }
-"""Of training jobs, whose texts are a file and whose settings are a form."""
+"""For training jobs, whose input is a file and whose settings are a form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +119,13 @@ class Failure:
     """Why something failed.
 
     Attributes:
-        said: the provider's own words, as a sentence of Fabula's quotes them; "": it quotes none.
-        stored: the whole stored text, where no sentence of Fabula's is known in it; whose words it has is not known.
+        provider_message: the provider's own message, as Fabula's sentence quotes it; "": none quoted.
+        raw_text: the whole stored text if it contains none of Fabula's sentences, so its origin is unknown; else "".
     """
 
     cause: Cause
-    said: str = ""
-    stored: str = ""
+    provider_message: str = ""
+    raw_text: str = ""
 
 
 _FINISH_REASONS: Mapping[str, Cause] = {
@@ -135,7 +135,7 @@ _FINISH_REASONS: Mapping[str, Cause] = {
     "tool_calls": "interrupted",
     "error": "interrupted",
 }
-# What Fabula's sentences have in them, today's and those of earlier versions; the first line that fits counts.
+# Patterns of Fabula's own sentences, in this and earlier versions; the first match wins.
 _SENTENCES: tuple[tuple[str, Cause], ...] = (
     (r"cut off at [\d,]+ tokens", "token_limit"),
     (r"The model refused", "refused"),
@@ -172,9 +172,9 @@ _SENTENCES: tuple[tuple[str, Cause], ...] = (
     (r"no longer knows this|does not know this (?:job|batch)|was cancelled at the provider", "job_gone"),
     (r"no finished rows|rows (?:have )?changed", "bad_file"),
 )
-_NOT_TAKEN = re.compile(r"could not use the request|does not have it|refuses every request|refused the batch")
-# A provider's own words: of a request that it did not take, or of a training that has failed there.
-_WORDS: tuple[tuple[str, Cause], ...] = (
+_REJECTED = re.compile(r"could not use the request|does not have it|refuses every request|refused the batch")
+# Patterns of providers' messages about a rejected request or a failed training job.
+_PROVIDER_MESSAGES: tuple[tuple[str, Cause], ...] = (
     (
         r"moderation|usage polic|content.{0,3}(?:filter|policy|management)|responsible ?ai|safety|unsafe",
         "content_filter",
@@ -191,9 +191,9 @@ _WORDS: tuple[tuple[str, Cause], ...] = (
     ),
     (r"rate.?limit|too many requests", "rate_limit"),
 )
-_JOB_WORDS: tuple[tuple[str, Cause], ...] = (
+_JOB_MESSAGES: tuple[tuple[str, Cause], ...] = (
     (r"memory|bad_alloc|\bOOM\b", "out_of_memory"),
-    *_WORDS,
+    *_PROVIDER_MESSAGES,
     (r"can have \d+ tokens at most|longer than", "too_long"),
     (r"infinite|not a number|\bnan\b|diverge", "diverged"),
     (r"disk|no space left", "storage"),
@@ -201,7 +201,7 @@ _JOB_WORDS: tuple[tuple[str, Cause], ...] = (
     (r"\blines?\b.{0,12}\d|broken line|invalid_training_file|format|jsonl|parse|no examples|was deleted", "bad_file"),
     (r"internal|server error|try again|retry|restart|unavailable|overloaded|failed unexpectedly", "server_error"),
 )
-_KINDS: tuple[tuple[type[FabulaError], Cause], ...] = (
+_CAUSES_BY_ERROR: tuple[tuple[type[FabulaError], Cause], ...] = (
     (errors.EngineMissing, "engine_missing"),
     (errors.ModelNotFound, "model_not_found"),
     (errors.RateLimited, "rate_limit"),
@@ -211,7 +211,7 @@ _KINDS: tuple[tuple[type[FabulaError], Cause], ...] = (
     (errors.StorageFull, "storage"),
     (errors.BadFile, "bad_file"),
 )
-_ROOT_KINDS: tuple[tuple[type[FabulaError], Cause], ...] = (
+_CAUSES_BY_BASE_ERROR: tuple[tuple[type[FabulaError], Cause], ...] = (
     (errors.ServerError, "server_error"),
     (errors.Unavailable, "unreachable"),
     (errors.Refused, "bad_key"),
@@ -219,55 +219,57 @@ _ROOT_KINDS: tuple[tuple[type[FabulaError], Cause], ...] = (
     (errors.BadRequest, "bad_request"),
     (errors.OverBudget, "shared_budget"),
 )
-"""Of errors whose sentence says nothing more exact."""
+"""Fallback by exception type, for errors whose sentence matches no pattern."""
 
 
 def of_row(reason: str | None, finish_reason: str | None = None) -> Failure:
-    """Why a row has failed."""
+    """The cause of a failed row."""
     cause = _cause_in_sentence(reason or "") or _FINISH_REASONS.get(finish_reason or "")
-    return _failure(cause, cause or _cause_in_words(reason or "", _WORDS) or "other", reason or "")
+    return _failure(cause, cause or _cause_in_message(reason or "", _PROVIDER_MESSAGES) or "other", reason or "")
 
 
 def of_run(reason: str | None) -> Failure:
-    """Why a run has ended before its last row."""
-    return Failure(_cause_in_sentence(reason or "") or _cause_in_words(reason or "", _WORDS) or "other")
+    """Why a run ended before its last row."""
+    return Failure(_cause_in_sentence(reason or "") or _cause_in_message(reason or "", _PROVIDER_MESSAGES) or "other")
 
 
 def of_job(error: str | None) -> Failure:
-    """Why a training job has failed, from its provider's words or Fabula's."""
-    cause = _cause_in_sentence(error or "", _JOB_WORDS) or _cause_in_words(error or "", _JOB_WORDS)
+    """The cause of a failed training job, from the provider's message or Fabula's."""
+    cause = _cause_in_sentence(error or "", _JOB_MESSAGES) or _cause_in_message(error or "", _JOB_MESSAGES)
     return Failure(cause or "other")
 
 
 def of_error(error: FabulaError) -> Failure:
-    """Why something that is shown as it happens, a story, has failed."""
-    cause = next((cause for kind, cause in _KINDS if isinstance(error, kind)), None) or _cause_in_sentence(error.what)
-    cause = cause or next((cause for kind, cause in _ROOT_KINDS if isinstance(error, kind)), None)
+    """The cause of an error that is shown immediately, such as a failed story."""
+    cause = next((cause for kind, cause in _CAUSES_BY_ERROR if isinstance(error, kind)), None) or _cause_in_sentence(
+        error.what
+    )
+    cause = cause or next((cause for kind, cause in _CAUSES_BY_BASE_ERROR if isinstance(error, kind)), None)
     return _failure(cause, cause or "other", error.what)
 
 
 @lru_cache(maxsize=4096)
-def _cause_in_sentence(sentence: str, words: tuple[tuple[str, Cause], ...] = _WORDS) -> Cause | None:
-    """The cause that a sentence of Fabula's names; of a request that was not taken, the one in the provider's words.
+def _cause_in_sentence(sentence: str, messages: tuple[tuple[str, Cause], ...] = _PROVIDER_MESSAGES) -> Cause | None:
+    """The cause named by one of Fabula's sentences; for a rejected request, the cause in the provider's message.
 
-    What stands before the first colon is Fabula's; a provider's words behind it may sound like anything.
+    The text before the first colon is Fabula's. The provider's message after it could match any pattern.
     """
     head, _colon, rest = sentence.partition(": ")
-    if (cause := _first(_SENTENCES, head)) is not None:
+    if (cause := _first_match(_SENTENCES, head)) is not None:
         return cause
-    if _NOT_TAKEN.search(head):
-        return _cause_in_words(rest or head, words) or "bad_request"
-    return _first(_SENTENCES, sentence)
+    if _REJECTED.search(head):
+        return _cause_in_message(rest or head, messages) or "bad_request"
+    return _first_match(_SENTENCES, sentence)
 
 
-def _cause_in_words(text: str, table: tuple[tuple[str, Cause], ...]) -> Cause | None:
-    return _first(table, text, re.I)
+def _cause_in_message(text: str, table: tuple[tuple[str, Cause], ...]) -> Cause | None:
+    return _first_match(table, text, re.I)
 
 
-def _first(table: tuple[tuple[str, Cause], ...], text: str, flags: int = 0) -> Cause | None:
+def _first_match(table: tuple[tuple[str, Cause], ...], text: str, flags: int = 0) -> Cause | None:
     return next((cause for pattern, cause in table if re.search(pattern, text, flags | re.S)), None)
 
 
 def _failure(known: Cause | None, cause: Cause, sentence: str) -> Failure:
-    """What the provider said stands behind the first colon of a sentence with a `known` cause."""
-    return Failure(cause, stored=sentence) if known is None else Failure(cause, sentence.partition(": ")[2])
+    """In a sentence with a `known` cause, the provider's message follows the first colon."""
+    return Failure(cause, raw_text=sentence) if known is None else Failure(cause, sentence.partition(": ")[2])

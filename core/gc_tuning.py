@@ -1,7 +1,7 @@
-"""Keeps the garbage collector from looking at everything again and again.
+"""Garbage collection: freeze long-lived objects so that full collections stay short.
 
-Streamlit runs a full collection after every rerun of a page. With all that the pages import and keep that is a tenth
-of a second each time, in which no other thread of the process runs: more than the page itself takes.
+Streamlit runs a full collection after every rerun of a page. With everything that pages import and cache it takes
+about 0.1 s, during which no other thread runs: longer than the page itself.
 """
 
 from __future__ import annotations
@@ -10,39 +10,41 @@ import gc
 import time
 from typing import Any
 
-_LONG_S = 0.01  # a collection that took longer than this is worth setting its survivors aside
-_WHOLE_S = 20.0  # how long what has died since it was set aside may stay in memory; a whole look takes about 0.1 s
+_FREEZE_AFTER_S = 0.01  # survivors of a collection that took longer than this are frozen
+_UNFREEZE_INTERVAL_S = 20.0  # longest time that dead frozen objects keep memory; a complete collection takes 0.1 s
 
 
 class GcFreezer:
-    """Called by the collector. What survived a long full collection is set aside (`gc.freeze`), and is looked at again
-    only once in a while, so that nothing leaks.
+    """A `gc.callbacks` entry. Freezes the survivors of a long full collection (`gc.freeze`) and unfreezes them at
+    intervals, so that nothing leaks.
 
     Args:
-        long_s: seconds from which on a collection is long.
-        whole_s: seconds between collections that look at everything.
+        freeze_after_s: duration in seconds from which a full collection counts as long.
+        unfreeze_interval_s: seconds between complete collections.
     """
 
-    def __init__(self, long_s: float = _LONG_S, whole_s: float = _WHOLE_S) -> None:
-        self._long_s, self._whole_s = long_s, whole_s
-        self._began = self._whole_at = time.monotonic()
+    def __init__(
+        self, freeze_after_s: float = _FREEZE_AFTER_S, unfreeze_interval_s: float = _UNFREEZE_INTERVAL_S
+    ) -> None:
+        self._freeze_after_s, self._unfreeze_interval_s = freeze_after_s, unfreeze_interval_s
+        self._started = self._last_unfrozen = time.monotonic()
 
     def __call__(self, phase: str, info: dict[str, Any]) -> None:
-        """`phase` and `info` as `gc.callbacks` gives them."""
+        """See `gc.callbacks` for `phase` and `info`."""
         if info["generation"] < 2:
             return
         now = time.monotonic()
         if phase == "stop":
-            if now - self._began > self._long_s:
+            if now - self._started > self._freeze_after_s:
                 gc.freeze()
             return
-        self._began = now
-        if now - self._whole_at > self._whole_s:
-            self._whole_at = now
+        self._started = now
+        if now - self._last_unfrozen > self._unfreeze_interval_s:
+            self._last_unfrozen = now
             gc.unfreeze()
 
 
 def freeze_long_lived() -> None:
-    """From now on, in this process, full collections are short."""
+    """Install the callback in this process, once."""
     if not any(isinstance(callback, GcFreezer) for callback in gc.callbacks):
         gc.callbacks.append(GcFreezer())

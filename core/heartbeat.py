@@ -1,4 +1,4 @@
-"""Which workers live, told through the ledger: each one beats, any process can look."""
+"""Worker liveness through the ledger: each worker writes heartbeats, and any process can read them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from core.db.store import Store, new_id
 from core.db.tables import Run, Tour, TrainingJob, utcnow
 from core.db.worker_heartbeats import WorkerBeat
 
-BEAT_S = 5.0  # one small durable write: seldom enough for any disk
-_SILENT_S = 20.0  # four missed beats: told as down
-_DEAD_S = 30.0  # a machine that is silent for so long has its work taken over by others
+BEAT_INTERVAL_S = 5.0  # each heartbeat is one small durable write
+_DOWN_AFTER_S = 20.0  # four missed heartbeats: shown as down
+_DEAD_AFTER_S = 30.0  # without heartbeats for this long, a remote worker's jobs go to other workers
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """What the workers do together.
+    """All workers together.
 
     Attributes:
-        up: whether at least one lives.
-        running: pieces of work in hand (runs, jobs, tours).
-        queued: pieces of work that wait for a worker.
+        up: at least one worker is alive.
+        running: number of items being worked on (runs, jobs, tours).
+        queued: number of items waiting for a worker.
     """
 
     up: bool
@@ -34,27 +34,27 @@ class WorkerState:
     queued: int
 
 
-def alive(store: Store) -> WorkerState:
-    """Ask the ledger whether a worker lives and how much there is to do.
+def worker_state(store: Store) -> WorkerState:
+    """Read from the ledger whether a worker is alive, and how much work is running and queued.
 
     Raises:
-        StorageFull: the database is gone.
+        StorageFull: the database is unavailable.
     """
-    horizon = utcnow() - timedelta(seconds=_SILENT_S)
+    cutoff = utcnow() - timedelta(seconds=_DOWN_AFTER_S)
     with store.reading() as session:
-        beats = session.scalars(select(WorkerBeat).where(WorkerBeat.beat_at > horizon)).all()
-        waiting = (
+        beats = session.scalars(select(WorkerBeat).where(WorkerBeat.beat_at > cutoff)).all()
+        n_queued = (
             select(func.count()).select_from(Run).where(Run.state == "queued").scalar_subquery()
             + select(func.count()).select_from(TrainingJob).where(TrainingJob.status == "preparing").scalar_subquery()
             + select(func.count()).select_from(Tour).where(Tour.state == "queued").scalar_subquery()
         )
-        queued = session.scalar(select(waiting)) or 0
-    living = [beat for beat in beats if not _gone(beat)]
-    return WorkerState(up=bool(living), running=sum(beat.running for beat in living), queued=queued)
+        queued = session.scalar(select(n_queued)) or 0
+    live = [beat for beat in beats if not _process_ended(beat)]
+    return WorkerState(up=bool(live), running=sum(beat.running for beat in live), queued=queued)
 
 
 class Heartbeat:
-    """One worker's beat, and its eye on the others."""
+    """Writes one worker's heartbeat and detects dead workers."""
 
     def __init__(self, store: Store) -> None:
         self.id = new_id()
@@ -62,7 +62,7 @@ class Heartbeat:
         self._seen: dict[str, tuple[object, float]] = {}
 
     def beat(self, running: int) -> None:
-        """Say that this worker lives and has `running` pieces of work in hand."""
+        """Record that this worker is alive and works on `running` items."""
         with self._store.session() as session:
             row = session.get(WorkerBeat, self.id)
             if row is None:
@@ -72,43 +72,43 @@ class Heartbeat:
             row.beat_at, row.running = utcnow(), running
 
     def stop(self) -> None:
-        """Take this worker off the list."""
-        self._forget({self.id})
+        """Delete this worker's heartbeat."""
+        self._delete({self.id})
 
-    def replace(self, ids: set[str]) -> None:
-        """Take earlier lives of this worker off the list, which could not do so when the database was away: their
-        process lives, so that nobody else would."""
+    def remove_earlier(self, ids: set[str]) -> None:
+        """Delete heartbeats that this process left behind while the database was unavailable. Other workers would not:
+        their process is still running."""
         if ids:
-            self._forget(ids)
+            self._delete(ids)
 
-    def living(self) -> set[str]:
-        """Ids of the workers whose work is theirs, this one included; the dead are taken off the list.
+    def live_ids(self) -> set[str]:
+        """Ids of the live workers, this one included; deletes the heartbeats of dead ones.
 
-        A worker of this machine is dead when its process is; one elsewhere when its row has not changed for half a
-        minute *of this process's own clock*, so that neither a wrong clock nor a laptop's sleep kills anybody.
+        A worker on this machine is dead when its process has ended; one elsewhere when its row has not changed for 30
+        seconds *of this process's monotonic clock*, so that a wrong clock or a suspended laptop is not taken for death.
         """
         with self._store.reading() as session:
             beats = session.scalars(select(WorkerBeat)).all()
         now = time.monotonic()
         self._seen = {
-            beat.id: old if (old := self._seen.get(beat.id)) and old[0] == beat.beat_at else (beat.beat_at, now)
+            beat.id: seen if (seen := self._seen.get(beat.id)) and seen[0] == beat.beat_at else (beat.beat_at, now)
             for beat in beats
         }
-        dead = {beat.id for beat in beats if beat.id != self.id and self._dead(beat, now)}
+        dead = {beat.id for beat in beats if beat.id != self.id and self._is_dead(beat, now)}
         if dead:
-            self._forget(dead)
+            self._delete(dead)
         return {beat.id for beat in beats} - dead | {self.id}
 
-    def _dead(self, beat: WorkerBeat, now: float) -> bool:
-        if beat.host == socket.gethostname():  # one that waits for a full disk is silent, and alive
-            return _gone(beat)
-        return now - self._seen[beat.id][1] > _DEAD_S
+    def _is_dead(self, beat: WorkerBeat, now: float) -> bool:
+        if beat.host == socket.gethostname():  # while the disk is full a live worker writes no heartbeat
+            return _process_ended(beat)
+        return now - self._seen[beat.id][1] > _DEAD_AFTER_S
 
-    def _forget(self, ids: set[str]) -> None:
+    def _delete(self, ids: set[str]) -> None:
         with self._store.session() as session:
             session.execute(delete(WorkerBeat).where(WorkerBeat.id.in_(ids)))
 
 
-def _gone(beat: WorkerBeat) -> bool:
-    """Whether a worker of this machine is certainly dead."""
+def _process_ended(beat: WorkerBeat) -> bool:
+    """Whether a worker of this machine has certainly ended."""
     return beat.host == socket.gethostname() and not process_identity.is_running(beat.process)

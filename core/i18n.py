@@ -1,4 +1,4 @@
-"""Languages: gettext catalogues, one `.po` file a language, compiled in memory when first asked for.
+"""Languages: gettext catalogues, one `.po` file per language, compiled in memory on first use.
 
 The message id is the English sentence itself, so English needs no catalogue and a missing translation shows English.
 `make messages` collects new sentences from the code into the catalogues.
@@ -18,7 +18,7 @@ from babel.messages.pofile import read_po
 from core.message import Message
 
 LANGUAGES = {"en": "English", "zh_CN": "简体中文"}
-"""Language code → its name in itself."""
+"""Language code → the language's own name."""
 
 DEFAULT = "en"
 DOMAIN = "fabula"
@@ -33,15 +33,13 @@ _ENDS_WITH_HAN = re.compile(rf"[{_HAN}][*_]*$")
 
 
 class ChineseTemplate(str):
-    """A Chinese sentence with fields; a space between a character and a field is for numbers and Latin letters.
-
-    Where the value of the field is Chinese there, `format` leaves the space out.
-    """
+    """A Chinese template with fields. Its spaces between a character and a field are for numbers and Latin letters;
+    `format` removes them if the field's value is Chinese."""
 
     __slots__ = ()
 
     def format(self, *args: object, **values: object) -> str:
-        """As `str.format`, without spaces between two Chinese characters where a value begins or ends."""
+        """Like `str.format`, without spaces between two Chinese characters at the edges of a value."""
         fitted = _BEFORE_FIELD.sub(
             lambda space: "" if _BEGINS_WITH_HAN.match(str(values.get(space[1], ""))) else " ", str(self)
         )
@@ -62,7 +60,7 @@ class Translator:
         return self.gettext(message)
 
     def gettext(self, message: str) -> str:
-        """`message` in this language; as it is when it is empty or has no translation."""
+        """`message` in this language; unchanged if it is empty or has no translation."""
         found = self._catalogue.gettext(message) if message else ""
         return ChineseTemplate(found) if self.language == "zh_CN" and "{" in found else found
 
@@ -71,7 +69,7 @@ class Translator:
         return self._catalogue.ngettext(singular, plural, n)
 
     def translated(self, text: str) -> str:
-        """What core says, in this language. Only templates are translated: values and text that is no message stay."""
+        """A message of core in this language. Only templates are translated; values and plain text stay unchanged."""
         if not isinstance(text, Message):
             return text
         params = {
@@ -82,27 +80,27 @@ class Translator:
 
 @cache
 def translator(language: str) -> Translator:
-    """The translator for a language code; a language that we do not have gives English."""
+    """The translator for a language code; English for an unsupported one."""
     known = language if language in LANGUAGES else DEFAULT
     return Translator(known, _catalogue(known))
 
 
 @cache
 def messages(language: str) -> tuple[str, ...]:
-    """The ids of all messages that `language` has a translation for; the singular for counted ones."""
+    """Ids of all messages with a translation in `language`; for plurals, the singular."""
     path = catalogue_path(language)
     if not path.is_file():
         return ()
     with path.open("rb") as file:
         catalogue = read_po(file, locale=language, domain=DOMAIN)
     ids = ((message.id, message.string) for message in catalogue if message.id and not message.fuzzy)
-    return tuple(key if isinstance(key, str) else key[0] for key, string in ids if _filled(string))
+    return tuple(key if isinstance(key, str) else key[0] for key, string in ids if _is_translated(string))
 
 
 def match(accepted: str | None) -> str:
     """The language to start with for a browser's locale or Accept-Language header.
 
-    Every kind of Chinese gets 简体中文; what we do not have gets English.
+    Every variant of Chinese maps to 简体中文; unsupported languages map to English.
     """
     for part in (accepted or "").split(","):
         code = part.split(";")[0].strip().replace("-", "_").lower()
@@ -113,7 +111,7 @@ def match(accepted: str | None) -> str:
 
 
 def catalogue_path(language: str) -> Path:
-    """Where the `.po` file of a language lies."""
+    """Path of the `.po` file of a language."""
     return LOCALE / language / "LC_MESSAGES" / f"{DOMAIN}.po"
 
 
@@ -128,5 +126,5 @@ def _catalogue(language: str) -> gettext.NullTranslations:
     return gettext.GNUTranslations(compiled)
 
 
-def _filled(string: str | list[str] | tuple[str, ...] | None) -> bool:
+def _is_translated(string: str | list[str] | tuple[str, ...] | None) -> bool:
     return bool(string) if string is None or isinstance(string, str) else all(string)

@@ -1,4 +1,4 @@
-"""The kinds of background work: what of it is unfinished, how one piece is carried out, how it is given up."""
+"""The kinds of background jobs: which items are unfinished, how to run one, how to mark one as failed."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ RegistryMaker = Callable[[], "Registry"]
 
 @dataclass(frozen=True, slots=True)
 class JobKind:
-    """One kind of work.
+    """One kind of background job; an item is one run, training job, evaluation, comparison or tour.
 
     Attributes:
         name: prefix of its workflows and name of its queue.
-        at_once: how many pieces one worker has in hand at most.
-        unfinished: ids of the pieces that are not finished, oldest first.
-        carry_out: does one piece, or goes on with it; returns early, nothing lost, once the event is set. It returns
-            None when the piece is finished, or seconds: the piece waits for somebody else, and holds no place until it
-            is taken up again then.
-        give_up: writes into the ledger that a piece has failed, and why; one that has ended stays as it ended.
-        asked: what somebody asks of pieces, by id: a piece that waits is taken up at once for each new word.
+        max_concurrent: how many items one worker runs at the same time.
+        unfinished: returns the ids of unfinished items, oldest first.
+        carry_out: runs or resumes one item; returns early, without losing anything, once the event is set. Returns None
+            when the item is finished, or the seconds after which to resume an item that waits for something else; until
+            then it occupies no slot.
+        give_up: records in the ledger that an item has failed, and why; an item that has ended is left unchanged.
+        pending_requests: user requests by item id; each new value resumes a waiting item at once.
     """
 
     name: str
-    at_once: int
+    max_concurrent: int
     unfinished: Callable[[Store], list[str]]
     carry_out: Callable[[Store, Registry, str, threading.Event], float | None]
     give_up: Callable[[Store, str, FabulaError], None]
-    asked: Callable[[Store], dict[str, str]] = lambda store: {}
+    pending_requests: Callable[[Store], dict[str, str]] = lambda store: {}
 
 
 def _ids(query: Select[str]) -> Callable[[Store], list[str]]:
@@ -55,16 +55,16 @@ def _ids(query: Select[str]) -> Callable[[Store], list[str]]:
     return read
 
 
-def _pairs(query: Select[str, str | None]) -> Callable[[Store], dict[str, str]]:
+def _states(query: Select[str, str | None]) -> Callable[[Store], dict[str, str]]:
     def read(store: Store) -> dict[str, str]:
         with store.reading() as session:
-            return {id_: said or "" for id_, said in session.execute(query)}
+            return {id_: state or "" for id_, state in session.execute(query)}
 
     return read
 
 
 def _execute_run(store: Store, registry: Registry, run_id: str, stopping: threading.Event) -> float | None:
-    # here: they bring the asynchronous clients with them, which pages do not need
+    # imported here because they import the asynchronous clients, which pages do not need
     from core.dataset.batch import batch_runner
     from core.dataset.generation import executor
 
@@ -90,21 +90,21 @@ def _give_up_run(store: Store, run_id: str, error: FabulaError) -> None:
 
 _UNFINISHED_RUNS = select(Run.id).where(Run.state.in_(runs.ACTIVE)).order_by(Run.id)
 _UNFINISHED_JOBS = select(TrainingJob.id).where(TrainingJob.status.not_in(jobs.FINISHED)).order_by(TrainingJob.id)
-_ASKED_OF_RUNS = select(Run.id, Run.state).where(Run.state.in_(("queued", "stopping", "pausing")))
-"""`queued`: a run that waited was resumed by a person."""
+_REQUESTED_RUN_STATES = select(Run.id, Run.state).where(Run.state.in_(("queued", "stopping", "pausing")))
+"""`queued`: the user resumed a waiting run."""
 _UNFINISHED_TOURS = select(Tour.id).where(Tour.state.in_(("queued", "running"))).order_by(Tour.id)
 
 KINDS: Mapping[str, JobKind] = {
     kind.name: kind
     for kind in (
-        # Two runs: a short one need not wait for a long one; each has several requests in flight already. A batch that
-        # is with its provider holds no place.
-        JobKind("run", 2, _ids(_UNFINISHED_RUNS), _execute_run, _give_up_run, _pairs(_ASKED_OF_RUNS)),
-        # A job that trains only costs a look every two seconds; one that is paused or queued holds no place.
+        # Two, so that a short run does not wait for a long one; each sends several requests in parallel. A batch that
+        # waits for its provider occupies no slot.
+        JobKind("run", 2, _ids(_UNFINISHED_RUNS), _execute_run, _give_up_run, _states(_REQUESTED_RUN_STATES)),
+        # A training job only needs a poll every two seconds; a paused or queued one occupies no slot.
         JobKind("job", jobs.AT_ONCE, _ids(_UNFINISHED_JOBS), jobs.carry_out, jobs.give_up, jobs.pending_requests),
-        # One after the other: each has several requests in flight, and stories go first.
+        # One at a time: each sends several requests in parallel, and stories have priority.
         JobKind("evaluation", 1, _ids(evaluation_run.UNFINISHED), evaluation_run.carry_out, evaluation_run.give_up),
-        # Two: one that waits for a provider need not keep the next from the engine.
+        # Two, so that one waiting for a provider does not block the next from the engine.
         JobKind(
             "comparison",
             2,

@@ -1,4 +1,4 @@
-"""How the studio's processes write their logs: one line per message, without keys, also for hostile text."""
+"""Log format of Fabula's processes: one line per message, keys redacted, control characters escaped."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import re
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-SHORTEST_SECRET = 8
-"""Characters of a key. What is shorter is a word for a server that wants no key, and replacing it would damage text."""
+MIN_SECRET_CHARS = 8
+"""Shortest key that is redacted, in characters. Shorter ones are dummy keys for servers without authentication, and
+replacing them would damage ordinary text."""
 _secrets: set[str] = set()
 
 
-def keep_secret(value: str) -> None:
-    """Replace `value` by `[key]` in every log line of this process from now on."""
-    if len(value) >= SHORTEST_SECRET:
+def register_secret(value: str) -> None:
+    """Replace `value` with `[key]` in every later log line of this process."""
+    if len(value) >= MIN_SECRET_CHARS:
         _secrets.add(value)
 
 
 def configure(level: int = logging.INFO) -> None:
-    """Send the log to standard error, in the form of `LineFormatter`. Handlers that are there already keep theirs."""
+    """Log to standard error with `LineFormatter`. Existing handlers keep their own format."""
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter())
     logging.basicConfig(handlers=[handler])
@@ -29,24 +30,24 @@ def configure(level: int = logging.INFO) -> None:
 class LineFormatter(logging.Formatter):
     """Time, level, logger and message in one line.
 
-    Control characters are escaped, so that text from outside (a model's name, an error of a provider) can neither
-    start a line of its own nor colour a terminal. Lines of a traceback are indented. Known secrets are replaced.
+    Control characters are escaped, so that external text (a model name, a provider's error) can neither start a new log
+    line nor send escape codes to a terminal. Traceback lines are indented. Registered secrets are redacted.
     """
 
     def __init__(self) -> None:
         super().__init__(_FORMAT)
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as text; see the class."""
-        return _without_secrets(super().format(record))
+        """Format a record; see the class."""
+        return _redacted(super().format(record))
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # the name of the library
-        """The first line."""
+    def formatMessage(self, record: logging.LogRecord) -> str:  # name set by logging.Formatter
+        """Format the first line."""
         record.message = _escaped(record.message)
         return super().formatMessage(record)
 
-    def formatException(self, ei: logging._SysExcInfoType) -> str:  # the name of the library
-        """The traceback, each line indented."""
+    def formatException(self, ei: logging._SysExcInfoType) -> str:  # name set by logging.Formatter
+        """Format the traceback, each line indented."""
         return "\n".join(f"  | {_escaped(line)}" for line in super().formatException(ei).split("\n"))
 
 
@@ -54,7 +55,7 @@ def _escaped(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def _without_secrets(text: str) -> str:
+def _redacted(text: str) -> str:
     for secret in _secrets:
         text = text.replace(secret, "[key]")
     return text

@@ -1,8 +1,7 @@
-"""What core tells people: an English sentence that keeps its template and parameters.
+"""User-facing messages of core: an English sentence that keeps its template and parameters.
 
-A page translates the template (a gettext message id) and fills in the parameters, so a value is never taken for words
-of the catalogue. Everything else (logs, CSV files, the SDK's answers, comparisons) treats a message as its English
-text.
+A page translates the template (a gettext message id) and then fills in the parameters, so values are never translated
+by accident. Everything else (logs, CSV files, comparisons) treats a message as its English text.
 """
 
 from __future__ import annotations
@@ -13,20 +12,20 @@ from string import Formatter
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-_STRUCTURE = "\x1e"  # a record separator begins JSON in a text, as in RFC 7464
-_KEY = "fabula"  # in JSON of OpenAI's shape, what OpenAI does not have is under this name
-_DEEPEST = 30  # messages inside messages; ten sentences one after the other are nine deep
-_LONGEST = 1_000_000  # characters of a message that is read
+_STRUCTURE = "\x1e"  # record separator (as in RFC 7464): marks a stored text that is a message as JSON
+_KEY = "fabula"  # key of Fabula's extensions in OpenAI-shaped JSON
+_MAX_DEPTH = 30  # nesting of messages; ten joined sentences are nested nine levels deep
+_MAX_CHARS = 1_000_000  # of a message that is read
 
 
 class Message(str):
     """An English sentence with its template and parameters; immutable.
 
-    `msg` makes one.
+    Create one with `msg`.
 
     Attributes:
         template: the gettext message id, with named fields as in `str.format`.
-        params: the value of each field: a text, a number, or another message, which is translated too.
+        params: the value of each field: a string, a number, or a nested message, which is translated too.
 
     Raises:
         KeyError, ValueError, IndexError: the template has a field without a parameter, or is malformed.
@@ -37,7 +36,7 @@ class Message(str):
     params: Mapping[str, str | int | float]
 
     def __new__(cls, template: str, params: Mapping[str, object]) -> Message:
-        values = {name: _plain(value) for name, value in params.items()}
+        values = {name: _param(value) for name, value in params.items()}
         self = super().__new__(cls, template.format(**values))
         object.__setattr__(self, "template", str.__str__(template))
         object.__setattr__(self, "params", MappingProxyType(values))
@@ -47,7 +46,7 @@ class Message(str):
         raise AttributeError(name)
 
     def __str__(self) -> str:
-        """The message itself: `str(error)` keeps the template and the parameters."""
+        """The message itself, so that `str(error)` keeps template and parameters."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -55,25 +54,25 @@ class Message(str):
 
 
 def msg(template: str, /, **params: object) -> Message:
-    """A message: `msg("There is no run {run_id}.", run_id=7)` is the text "There is no run 7.".
+    """Create a message: `msg("There is no run {run_id}.", run_id=7)` reads "There is no run 7.".
 
     Calls with a literal template are collected into the catalogues (`core.locale`).
 
     Raises:
-        KeyError, ValueError, IndexError: as `Message`.
+        KeyError, ValueError, IndexError: see `Message`.
     """
     return Message(template, params)
 
 
 def mark(template: str) -> str:
-    """Say that `template` is collected into the catalogues: it becomes a `Message` elsewhere, where its values are."""
+    """Mark a template for translation; the `Message` is created elsewhere, once its values are known."""
     return template
 
 
 def sentences(*parts: str) -> str:
-    """Sentences one after the other, for example what happened and the next step; empty ones are left out.
+    """Join sentences, for example what happened and the next step; empty ones are skipped.
 
-    The result is a message where one of the parts is.
+    The result is a `Message` if any part is.
     """
     texts = [part for part in parts if part]
     if not any(isinstance(part, Message) for part in texts):
@@ -85,20 +84,20 @@ def sentences(*parts: str) -> str:
 
 
 def to_json(text: str) -> Any:
-    """A message as JSON: `{"template": …, "params": {…}}`; any other text as it is."""
+    """A message as `{"template": …, "params": {…}}`; other text unchanged."""
     if not isinstance(text, Message):
         return text
     return {"template": text.template, "params": {name: _value_to_json(value) for name, value in text.params.items()}}
 
 
 def from_json(value: object, depth: int = 0) -> str | None:
-    """A message or text that `to_json` has written; None for anything else.
+    """Read what `to_json` wrote; None for anything else.
 
-    It may come from a server, so templates have plain fields only, and neither depth nor length grows out of bounds.
+    The input may come from a server, so only plain fields are accepted, and depth and length are limited.
     """
     if isinstance(value, str):
         return value
-    if not isinstance(value, Mapping) or depth > _DEEPEST:
+    if not isinstance(value, Mapping) or depth > _MAX_DEPTH:
         return None
     template, params = value.get("template"), value.get("params")
     if not isinstance(template, str) or not isinstance(params, Mapping):
@@ -113,31 +112,31 @@ def from_json(value: object, depth: int = 0) -> str | None:
             for _, name, spec, conversion in fields
         )
         length = len(template) + sum(len(str(values[name])) for _, name, _, _ in fields if name in values)
-        return Message(template, values) if simple and length <= _LONGEST else None
+        return Message(template, values) if simple and length <= _MAX_CHARS else None
     except ValueError:
         return None
 
 
-def structure(text: str) -> dict[str, Any]:
-    """What stands next to the English text of a message in JSON of OpenAI's shape; {} for text that is no message."""
+def extra_fields(text: str) -> dict[str, Any]:
+    """Extra fields that carry a message in OpenAI-shaped JSON, next to its English text; {} for plain text."""
     return {_KEY: to_json(text)} if isinstance(text, Message) else {}
 
 
-def restored(text: str, holder: object) -> str:
-    """The message that `text` is according to the `structure` in `holder`; `text` itself where there is none."""
-    read = from_json(holder.get(_KEY)) if isinstance(holder, Mapping) else None
+def restored(text: str, body: object) -> str:
+    """The message for `text` from the `extra_fields` in `body`; `text` itself if they are missing or differ."""
+    read = from_json(body.get(_KEY)) if isinstance(body, Mapping) else None
     return read if read is not None and read == text else text
 
 
 def dumps(text: str) -> str:
-    """A text that `loads` reads back as the message it was; text that is no message stays as it is."""
+    """Serialise a message for `loads`; plain text is returned unchanged."""
     if isinstance(text, Message) or text.startswith(_STRUCTURE):
         return _STRUCTURE + json.dumps(to_json(text), ensure_ascii=False)
     return text
 
 
 def loads(text: str) -> str:
-    """What `dumps` was given. Text written by other means, by earlier versions for example, stays as it is."""
+    """Read back what `dumps` wrote. Other text, for example from earlier versions, is returned unchanged."""
     if not text.startswith(_STRUCTURE):
         return text
     try:
@@ -147,8 +146,8 @@ def loads(text: str) -> str:
     return text if read is None else read
 
 
-def _plain(value: object) -> str | int | float:
-    """A parameter as it is kept: numbers and messages as they are, anything else as its text."""
+def _param(value: object) -> str | int | float:
+    """A parameter as stored: numbers and messages unchanged, anything else as text."""
     return value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 

@@ -1,7 +1,7 @@
-"""Training metrics as providers write them, where "not measured" has many spellings.
+"""Parses training metrics of providers, which spell "not measured" in many ways.
 
-Seen in results files and API answers: an empty cell, `N/A`, `None`, `null`, `nan`, `-`, and -1.0 (OpenAI writes it for
-a validation that did not take place). None of them is a number, so none of them may be charted as one.
+Seen in results files and API responses: an empty cell, `N/A`, `None`, `null`, `nan`, `-`, and -1.0 (OpenAI's value for
+a validation that did not take place). None of them may be charted as a number.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ PLACEHOLDERS = frozenset(
         "nan(ind)", "-nan(ind)",
     }
 )  # fmt: skip
-"""Lower-case texts that stand for "not measured"; `nan` and `inf` are numbers to `float` and handled there."""
+"""Lower-case texts that mean "not measured"; `nan` and `inf` parse as floats and are handled by `metric`."""
 
 NOT_MEASURED = -1.0
-"""What some providers write for a loss that was not measured."""
+"""The value some providers write for a loss that was not measured."""
 
 
 def metric(name: str, value: object) -> float | None:
-    """One measured value, or None where it was not measured.
+    """One measured value; None if it was not measured.
 
     Args:
-        name: of the metric, e.g. `valid_loss`; what -1 means depends on it. A loss of exactly -1 and an accuracy or a
-            count below 0 are "not measured"; a reward of -1 is a reward.
+        name: name of the metric, e.g. `valid_loss`. A loss of exactly -1 and an accuracy or elapsed time below 0 mean
+            "not measured"; a reward of -1 is a reward.
         value: a number or its text.
 
     Raises:
-        ValueError: a text that is neither a number nor a known placeholder.
+        ValueError: the text is neither a number nor a known placeholder.
     """
     if isinstance(value, str):
         text = value.strip().strip("\"'").strip()
-        if text.lower() in PLACEHOLDERS or _words(text) in PLACEHOLDERS:
+        if text.lower() in PLACEHOLDERS or _spaced(text) in PLACEHOLDERS:
             return None
         percent = "accuracy" in name and text.endswith("%")
         number = float(text[:-1]) / 100 if percent else float(text)
@@ -47,11 +47,11 @@ def metric(name: str, value: object) -> float | None:
         number = float(value)
     else:
         return None
-    return None if not math.isfinite(number) or _stands_for_nothing(name, number) else number
+    return None if not math.isfinite(number) or _is_not_measured(name, number) else number
 
 
 def metrics(values: Mapping[str, object]) -> dict[str, float]:
-    """Those of `values` that were measured; what is no number at all is left out too."""
+    """The measured values; texts that are not numbers are left out too."""
     found = {}
     for name, value in values.items():
         try:
@@ -63,12 +63,12 @@ def metrics(values: Mapping[str, object]) -> dict[str, float]:
     return found
 
 
-def _words(text: str) -> str:
+def _spaced(text: str) -> str:
     """`NOT_MEASURED` and `not-measured` as "not measured"."""
     return re.sub(r"(?<=[a-z])[_-](?=[a-z])", " ", text.lower())
 
 
-def _stands_for_nothing(name: str, number: float) -> bool:
+def _is_not_measured(name: str, number: float) -> bool:
     if "loss" in name:
         return number == NOT_MEASURED
     return number < 0 and ("accuracy" in name or "elapsed" in name)

@@ -1,6 +1,6 @@
-"""The models that ship with the studio, by name: the base that everything is trained on, and the writers made of it.
+"""Names of the packaged models: the base model, and the writers that were fine-tuned from it.
 
-The engine serves them (`core.engine.models`), `data.storyteller.make` makes the writers. Nothing here reads a file.
+The engine serves them (`core.engine.models`), `data.storyteller.make` builds the writers. Nothing here reads a file.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 BASE = "gemma-3-270m"
-"""The base; see `core.engine.weights` for its file."""
+"""The base model; see `core.engine.weights` for its file."""
 WRITERS: Mapping[str, str] = {"storyteller": "zh_CN", "storyteller-en": "en"}
-"""Each writer, and the language of the presets whose prompts it was trained on. The first is the default writer."""
+"""Writer → language of the presets it was trained on. The first one is the default."""
 
 
 def writer(language: str) -> str:
-    """The writer that was trained on the presets of a language.
+    """The packaged writer for a language.
 
     >>> writer("en")
     'storyteller-en'
@@ -22,4 +22,4 @@ def writer(language: str) -> str:
     Raises:
         KeyError: there is none for this language.
     """
-    return {one: name for name, one in WRITERS.items()}[language]
+    return {code: name for name, code in WRITERS.items()}[language]

@@ -1,7 +1,7 @@
 """Run a module as a child that ends with its parent: `python -m core.parent_watch PARENT MODULE ARGUMENT…`.
 
-The child asks the kernel for a signal at its parent's death (Linux), and looks for itself elsewhere. Doing it here, in
-the child, spares the parent code between fork and exec, which a process with threads must not run.
+On Linux the child asks the kernel for a signal when its parent dies; elsewhere it polls. The child does this itself
+because a multi-threaded parent must not run code between fork and exec.
 """
 
 from __future__ import annotations
@@ -15,29 +15,33 @@ import threading
 import time
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_LOOK_S = 1.0  # where the kernel cannot tell: an orphan lives this much longer
-_GRACE_S = 10.0  # an orphan that does not stop when asked is ended
+_POLL_S = 1.0  # without the kernel's signal, an orphan lives this much longer
+_GRACE_S = 10.0  # an orphan that ignores SIGTERM for this long is ended
 
 
 def tie_to_parent(parent: int) -> None:
-    """From now on this process is asked to stop (SIGTERM) when process `parent` dies, and ended if it does not."""
+    """Send this process SIGTERM when process `parent` dies, and end it if it does not stop.
+
+    Raises:
+        SystemExit: the parent is already dead.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before the line above
         raise SystemExit(0)
-    threading.Thread(target=_follow, args=(parent,), name="parent-watch", daemon=True).start()
+    threading.Thread(target=_watch, args=(parent,), name="parent-watch", daemon=True).start()
 
 
-def _follow(parent: int) -> None:
+def _watch(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE_S)
     os._exit(1)
 
 
 def main(argv: list[str]) -> None:
-    """Tie this process to its parent, then become the module."""
+    """Tie this process to its parent, then run the module."""
     parent, module, *arguments = argv
     tie_to_parent(int(parent))
     sys.argv = [module, *arguments]

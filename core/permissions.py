@@ -1,4 +1,4 @@
-"""FABULA_HOME belongs to one user: directories have mode 0700, files 0600, under any umask."""
+"""Makes FABULA_HOME private to its user: directories have mode 0700 and files 0600, under any umask."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _UMASK = 0o077
 
 
 def keep_private(home: Path) -> None:
-    """Call at the start of a process that writes to `home`: what it creates from now on is private, and what is there
-    becomes so.
+    """Make `home` private: existing files are changed, and files created later by this process are private too.
 
-    It sets the umask of the process, which its children inherit: libraries (SQLite, PyTorch) create files too. What
-    cannot be changed, as on file systems without modes, is named in the log and otherwise ignored.
+    Call it at the start of a process that writes to `home`. It sets the umask, which child processes inherit, because
+    libraries (SQLite, PyTorch) create files too. Modes that cannot be changed, for example on file systems without
+    permissions, are logged and otherwise ignored.
     """
     os.umask(_UMASK)
     if home in (Path(home.anchor), Path.home()):
-        _log.warning("%s is not a folder of its own: what it holds keeps its permissions.", home)
+        _log.warning("%s is not a dedicated folder: the files in it keep their permissions.", home)
         return
-    failed = list(_repaired(home))
+    failed = list(_restrict_tree(home))
     if failed:
         _log.warning(
-            "%s files and folders in %s can be read by others: their permissions cannot be changed. The first: %s",
+            "%s files and folders in %s may be readable by other users: cannot change their permissions. The first: %s",
             len(failed),
             home,
             failed[0],
@@ -35,28 +35,28 @@ def keep_private(home: Path) -> None:
 
 
 def private_opener(path: str, flags: int) -> int:
-    """For `open(…, opener=private_opener)`: a file that is created is for this user only."""
+    """For `open(…, opener=private_opener)`: a new file is readable by this user only."""
     return os.open(path, flags, _FILE)
 
 
-def _repaired(home: Path) -> Iterator[str]:
-    """Take the permissions of others from `home` and all in it; what could not be changed, with the reason.
+def _restrict_tree(home: Path) -> Iterator[str]:
+    """Restrict `home` and everything in it to its user; yields each path that could not be changed, with the reason.
 
-    From the top, so that nobody else can put a symbolic link in the place of what is looked at.
+    Top down, and through open directories, so that no other user can swap in a symbolic link meanwhile.
     """
-    if not home.is_dir():  # the first start makes it, private by the umask
+    if not home.is_dir():  # created at the first start, private through the umask
         return
-    yield from _changed(str(home), home, None)
+    yield from _restrict(str(home), home, None)
     failures: list[str] = []
     walk = os.fwalk(home, onerror=lambda exc: failures.append(f"{exc.filename}: {exc.strerror}"), follow_symlinks=False)
     for folder, directories, files, descriptor in walk:
         for name in (*directories, *files):
-            yield from _changed(name, Path(folder) / name, descriptor)
+            yield from _restrict(name, Path(folder) / name, descriptor)
     yield from failures
 
 
-def _changed(name: str, path: Path, folder: int | None) -> Iterator[str]:
-    """Change the mode of `path` (`name` in the open `folder`) if it must be; the reason where that fails."""
+def _restrict(name: str, path: Path, folder: int | None) -> Iterator[str]:
+    """Restrict the mode of `path` (`name` in the open `folder`) if needed; yields the reason if that fails."""
     target = str(path) if folder is None else name
     try:
         mode = os.stat(target, dir_fd=folder, follow_symlinks=folder is None).st_mode
@@ -66,7 +66,7 @@ def _changed(name: str, path: Path, folder: int | None) -> Iterator[str]:
         if stat.S_IMODE(mode) == wanted:
             return
         os.chmod(target, wanted, dir_fd=folder)
-        if stat.S_IMODE(os.stat(target, dir_fd=folder).st_mode) != wanted:  # FAT and some network drives only pretend
+        if stat.S_IMODE(os.stat(target, dir_fd=folder).st_mode) != wanted:  # FAT and some network drives ignore chmod
             yield f"{path}: the file system has no such permissions"
     except FileNotFoundError:
         return  # deleted meanwhile

@@ -1,4 +1,4 @@
-"""Processes by something better than their number: numbers come back, a number with its start time does not."""
+"""Identifies processes by pid and start time, because pids are reused."""
 
 from __future__ import annotations
 
@@ -7,46 +7,46 @@ import signal
 import time
 from pathlib import Path
 
-_POLL_S = 0.05  # how often `terminate` looks whether the process is gone
+_POLL_S = 0.05  # how often `terminate` checks whether the process has ended
 
 
 def identity(pid: int | None = None) -> str:
-    """`pid:start time` of a process (by default this one); empty when it is gone or only a zombie.
+    """`pid:start time` of a process (default: this one); empty if it has ended or is a zombie.
 
-    The start time is Linux's (proc(5), field 22, clock ticks since boot); elsewhere it stays empty.
+    The start time is Linux's (proc(5), field 22, clock ticks since boot); elsewhere it is empty.
     """
     pid = os.getpid() if pid is None else pid
     stat = Path(f"/proc/{pid}/stat")
     if not Path("/proc/self/stat").exists():
-        return f"{pid}:" if _answers(pid) else ""
+        return f"{pid}:" if _exists(pid) else ""
     try:
-        fields = stat.read_text().rpartition(")")[2].split()  # the name before it may hold anything
+        fields = stat.read_text().rpartition(")")[2].split()  # the process name before it may contain anything
     except OSError:
         return ""
     return "" if fields[0] in "ZX" else f"{pid}:{fields[19]}"
 
 
-def is_running(who: str) -> bool:
-    """Whether the process that `identity` named is still there."""
-    pid = who.partition(":")[0]
-    return bool(pid) and pid.isdigit() and identity(int(pid)) == who
+def is_running(process: str) -> bool:
+    """Whether the process with this `identity` is still running."""
+    pid = process.partition(":")[0]
+    return bool(pid) and pid.isdigit() and identity(int(pid)) == process
 
 
-def terminate(who: str, grace_s: float) -> None:
-    """Ask the process to stop, and after `grace_s` seconds make it. Does nothing when it is gone already."""
-    for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, grace_s)):
-        if not is_running(who):
+def terminate(process: str, grace_s: float) -> None:
+    """Stop a process with SIGTERM, and with SIGKILL after `grace_s` seconds. Does nothing if it has already ended."""
+    for number, timeout_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, grace_s)):
+        if not is_running(process):
             return
         try:
-            os.kill(int(who.partition(":")[0]), number)
+            os.kill(int(process.partition(":")[0]), number)
         except (ProcessLookupError, PermissionError):
             return
-        deadline = time.monotonic() + patience_s
-        while is_running(who) and time.monotonic() < deadline:
+        deadline = time.monotonic() + timeout_s
+        while is_running(process) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
 
 
-def _answers(pid: int) -> bool:
+def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,6 +1,6 @@
-"""Takes in what rescue files hold (`core.db.rescue_files`): rows, stories, answers and jobs that were paid for while
-the database could not be written. A line is booked once, however often it is read; a line that fits nowhere stays in
-its file, and the settings page names the file."""
+"""Restores the entries of rescue files (`core.db.rescue_files`): rows, stories, answers and jobs that were paid for
+while the database could not be written. Each line is booked once, however often it is read. A line that matches nothing
+in this database stays in its file, and the settings page names the file."""
 
 from __future__ import annotations
 
@@ -30,37 +30,38 @@ _log = logging.getLogger("fabula.rescue")
 
 @dataclass(frozen=True, slots=True)
 class UnrestoredFile:
-    """A rescue file with lines that fit nowhere in this database."""
+    """A rescue file with lines that match nothing in this database."""
 
     path: Path
     lines: int
 
 
 def restore(store: Store) -> int:
-    """Take in every rescue file of this home; how many lines had to stay. Call it before work begins.
+    """Restore every rescue file of this home; returns the number of lines that could not be restored. Call it before
+    starting work.
 
     Raises:
-        StorageFull: the database cannot be written; nothing is lost, call it again.
+        StorageFull: the database cannot be written. Nothing is lost; call it again.
     """
-    stayed = 0
+    unrestored = 0
     for path in rescue_files.files(store.home):
         try:
-            left = rescue_files.take(path, lambda entry: _accept(store, entry))
+            remaining = rescue_files.take(path, lambda entry: _restore_entry(store, entry))
         except StorageFull:
             raise
         except OSError as exc:
             _log.error("%s cannot be read: %s.", path, exc.strerror)
             continue
-        stayed += left
-        if left:
-            _log.error("%d lines of %s fit nowhere in this database. They stay in the file.", left, path)
+        unrestored += remaining
+        if remaining:
+            _log.error("%d lines of %s match nothing in this database. They stay in the file.", remaining, path)
         else:
-            _log.info("Took in everything of %s.", path)
-    return stayed
+            _log.info("Restored everything from %s.", path)
+    return unrestored
 
 
 def unrestored_files(home: Path) -> list[UnrestoredFile]:
-    """Rescue files that are there now, for the settings page."""
+    """Rescue files that still exist, for the settings page."""
     found = []
     for path in rescue_files.files(home):
         with suppress(OSError):
@@ -68,52 +69,56 @@ def unrestored_files(home: Path) -> list[UnrestoredFile]:
     return found
 
 
-def _accept(store: Store, entry: Entry) -> bool:
-    """Book a line and put it where it belongs; False: it fits nowhere."""
-    place = _PLACES.get(str(entry.get("kind")))
-    if place is None:
+def _restore_entry(store: Store, entry: Entry) -> bool:
+    """Book the cost of an entry and restore it; False: it matches nothing in this database."""
+    restore_kind = _RESTORERS.get(str(entry.get("kind")))
+    if restore_kind is None:
         return False
     try:
         with store.session() as session:
-            _book(session, entry)
-            return place(session, entry)
+            _book_cost(session, entry)
+            return restore_kind(session, entry)
     except StorageFull:
         raise
-    except Exception:  # one odd line must not keep the others, or the worker, from their work
+    except Exception:  # a malformed line must not block the others or the worker
         _log.exception("A line of a rescue file cannot be read.")
         return False
 
 
-def _book(session: Session, entry: Entry) -> None:
-    """Its cost, once: into the line of the spend ledger that was reserved for it, or into a new one."""
+def _book_cost(session: Session, entry: Entry) -> None:
+    """Book the entry's cost once: in its reserved line of the spend ledger, or in a new one."""
     if session.get(RescuedEntry, str(entry["id"])) is not None:
         return
     session.add(RescuedEntry(id=str(entry["id"])))
-    said = entry.get("spend")
-    if said is None:
+    charge = entry.get("spend")
+    if charge is None:
         return
-    used: dict[str, Any] = {name: said.get(name) for name in ("prompt_tokens", "completion_tokens")}
-    used["counted_completion_tokens"] = said.get("counted_completion_tokens")
-    used["cost_usd"] = _usd(said.get("cost_usd"))
-    reserved = session.get(Spend, said["id"]) if said.get("id") is not None else None
-    if reserved is not None and (reserved.reference, reserved.provider) == (said["reference"], said["provider"]):
-        spend.settle(session, reserved.id, **used)
+    usage: dict[str, Any] = {name: charge.get(name) for name in ("prompt_tokens", "completion_tokens")}
+    usage["counted_completion_tokens"] = charge.get("counted_completion_tokens")
+    usage["cost_usd"] = _usd(charge.get("cost_usd"))
+    reserved = session.get(Spend, charge["id"]) if charge.get("id") is not None else None
+    if reserved is not None and (reserved.reference, reserved.provider) == (charge["reference"], charge["provider"]):
+        spend.settle(session, reserved.id, **usage)
         return
-    estimated = _usd(said.get("estimated_usd"))
-    if used["cost_usd"] == 0 and not said.get("completion_tokens"):
-        return  # it was refused
-    if all(used[name] is None for name in used if name != "cost_usd"):  # else it would be a reservation
-        estimated, used["cost_usd"] = used["cost_usd"] or estimated, None
+    estimated = _usd(charge.get("estimated_usd"))
+    if usage["cost_usd"] == 0 and not charge.get("completion_tokens"):
+        return  # the provider rejected it
+    if all(
+        usage[name] is None for name in usage if name != "cost_usd"
+    ):  # without usage or cost the line would be a reservation
+        estimated, usage["cost_usd"] = usage["cost_usd"] or estimated, None
+    actor = Actor(id=charge["actor"], name=charge["actor"], role="editor")
     spend.record(
-        session, Actor(id=said["actor"], name=said["actor"], role="editor"), said["page"], provider=said["provider"],
-        model=said["model"], reference=said["reference"], estimated_usd=estimated, **used,
+        session, actor, charge["page"], provider=charge["provider"],
+        model=charge["model"], reference=charge["reference"], estimated_usd=estimated, **usage,
     )  # fmt: skip
 
 
-def _place_row(session: Session, entry: Entry) -> bool:
-    """A text that is there already, or one that a row still waits for. Another text in its place is left there.
+def _restore_row(session: Session, entry: Entry) -> bool:
+    """Restore a row's text if the row still waits for one; True too if it already has this text.
 
-    So is a row that another living executor has claimed: its answer is on the way, and is paid for too.
+    A row with a different text is left unchanged, and so is one claimed by another live executor: its response is
+    pending, and is paid for too.
     """
     same = (Row.dataset_id == entry["dataset_id"], Row.key == entry["key"])
     row = session.scalar(select(Row).where(*same).with_for_update())
@@ -134,13 +139,13 @@ def _place_row(session: Session, entry: Entry) -> bool:
 
 
 def _claimed_by_another(session: Session, row: Row, entry: Entry) -> bool:
-    """Whether a living executor has sent this row, and not the one that wrote the entry."""
+    """Whether a live executor other than the one that wrote the entry has claimed this row."""
     if row.claimed_by in (None, entry.get("claimed_by")):
         return False
     return not leases.expired(session, [row.claimed_by])
 
 
-def _place_story(session: Session, entry: Entry) -> bool:
+def _restore_story(session: Session, entry: Entry) -> bool:
     values = entry["values"]
     row = session.get(Story, entry["story_id"])
     if row is None:
@@ -159,12 +164,12 @@ def _story(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, "cost_usd": _usd(values.get("cost_usd"))}
 
 
-def _place_answer(session: Session, entry: Entry) -> bool:
+def _restore_answer(session: Session, entry: Entry) -> bool:
     values = entry["values"]
-    there = select(EvaluationAnswer).where(
+    query = select(EvaluationAnswer).where(
         EvaluationAnswer.evaluation_id == values["evaluation_id"], EvaluationAnswer.row_key == values["row_key"]
     )
-    if (answer := session.scalar(there)) is not None:
+    if (answer := session.scalar(query)) is not None:
         if answer.text is None:
             answer.text, answer.finish_reason, answer.right = values["text"], values["finish_reason"], values["right"]
             answer.reason = values["reason"]
@@ -175,7 +180,7 @@ def _place_answer(session: Session, entry: Entry) -> bool:
     return True
 
 
-def _place_job(session: Session, entry: Entry) -> bool:
+def _restore_job(session: Session, entry: Entry) -> bool:
     job = session.get(TrainingJob, entry["job_id"])
     if job is not None and job.remote_id is None:
         job.remote_id, job.status = entry["remote_id"], entry["status"]
@@ -183,7 +188,7 @@ def _place_job(session: Session, entry: Entry) -> bool:
     return job is not None and job.remote_id == entry["remote_id"]
 
 
-def _place_batch(session: Session, entry: Entry) -> bool:
+def _restore_batch(session: Session, entry: Entry) -> bool:
     batch = session.get(Batch, entry["batch_id"])
     if batch is not None and batch.remote_id is None and batch.state in ("preparing", "submitting"):
         batch.remote_id, batch.status, batch.state = entry["remote_id"], entry["status"], "waiting"
@@ -195,11 +200,11 @@ def _usd(amount: object) -> Decimal | None:
     return None if amount is None else Decimal(str(amount))
 
 
-_PLACES: Mapping[str, Callable[[Session, Entry], bool]] = {
-    "row": _place_row,
-    "story": _place_story,
-    "answer": _place_answer,
-    "job": _place_job,
-    "batch": _place_batch,
+_RESTORERS: Mapping[str, Callable[[Session, Entry], bool]] = {
+    "row": _restore_row,
+    "story": _restore_story,
+    "answer": _restore_answer,
+    "job": _restore_job,
+    "batch": _restore_batch,
     "spend": lambda session, entry: True,
 }

@@ -1,12 +1,12 @@
-"""Work that waits for others (a provider, a person, another piece of work) gives its place in the worker back."""
+"""Lets a job that waits for something else (a provider, the user, another job) release its slot in the worker."""
 
 from __future__ import annotations
 
 
 class RetryLater(Exception):
-    """Nothing can be done for `seconds`: the piece is taken up again then, perhaps by another worker.
+    """Resume this job after `seconds`, possibly in another worker.
 
-    Everything that it needs is in the ledger when this is raised.
+    Raise it only when everything the job needs is in the ledger.
     """
 
     def __init__(self, seconds: float) -> None:

@@ -1,6 +1,6 @@
-"""Background work calls a provider again while it starts, is away or is busy, and says meanwhile what it waits for.
+"""Retries provider calls of background jobs while the provider is starting, unavailable or busy.
 
-`core.providers` retries each request for a minute or two by itself; this is for work that can wait longer than that.
+`core.providers` itself retries each request for a minute or two; this is for jobs that can wait longer.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often to call, and how long to pause in between. The defaults add up to about four minutes.
+    """Number of attempts and pauses between them. The defaults add up to about four minutes.
 
     Attributes:
-        tries: calls in all.
-        first_pause_s: after the first call; each further pause is twice as long.
-        longest_pause_s: of those pauses; a `retry-after` may be longer.
+        tries: total number of calls.
+        first_pause_s: pause after the first call; each further pause is twice as long.
+        longest_pause_s: upper limit of these pauses; a `retry-after` may be longer.
         longest_retry_after_s: a provider that asks for a longer pause is not called again.
     """
 
@@ -33,7 +33,7 @@ class RetryPolicy:
 
 
 def transient(error: FabulaError) -> bool:
-    """Whether the same call may succeed later: the provider is away, or asks to slow down."""
+    """Whether the same call may succeed later: the provider is unavailable or rate-limits."""
     return isinstance(error, (RateLimited, Unavailable))
 
 
@@ -45,17 +45,17 @@ def call_with_retries(
     policy: RetryPolicy = RetryPolicy(),
     retryable: Callable[[FabulaError], bool] = transient,
 ) -> T:
-    """What `call` returns, called again while it raises a retryable error.
+    """Return the result of `call`, retrying it while it raises a retryable error.
 
     Args:
         call: safe to repeat.
-        pause: waits for so many seconds; what it raises ends the retries.
-        note: is told what the work waits for, and None once it goes on.
-        policy: how often and how long.
-        retryable: which errors are worth another call.
+        pause: waits the given number of seconds; an exception from it ends the retries.
+        note: called with the error's text before each pause, and with None once a retry has succeeded.
+        policy: number of attempts and length of the pauses.
+        retryable: decides whether an error is worth another call.
 
     Raises:
-        FabulaError: of the last call, or one that is not retryable.
+        FabulaError: the error of the last call, or one that is not retryable.
     """
     for tries in count(1):
         try:

@@ -1,4 +1,4 @@
-"""Where things are: read once from the environment, then passed on as a value."""
+"""Settings from environment variables: read once, then passed on as a value."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 DEFAULT_HOME = ".fabula"
-# What the engine and its children read of the environment: the system's basics, threads and accelerators of the
-# libraries, Fabula's own settings. Keys of providers, the database's address and proxies are not among them.
+# Environment variables that the engine and its children get: system basics, thread and accelerator settings of the
+# libraries, Fabula's own settings. Provider keys, the database URL and proxies are not passed on.
 _ENGINE_NAMES = frozenset(
     ["PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "VIRTUAL_ENV"]
 )
@@ -23,17 +23,17 @@ _SECRET = re.compile(r"(KEY|KEYS|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|AUTH|
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that differs between one machine and another.
+    """Machine-specific settings.
 
     Attributes:
         home: folder that holds all local state (database, files, engine home).
         database_url: SQLAlchemy URL of the ledger; SQLite in `home` unless `DATABASE_URL` says otherwise.
-        engine_url: base URL of a foreign engine (without `/v1`), or None: the app starts its own.
-        engine_token: bearer token of the engine, or None: one is made and kept in `home`.
+        engine_url: base URL of an external engine (without `/v1`); None: the app starts its own.
+        engine_token: bearer token of the engine; None: one is generated and stored in `home`.
     """
 
     home: Path
-    database_url: str = field(repr=False)  # may hold a password
+    database_url: str = field(repr=False)  # may contain a password
     engine_url: str | None
     engine_token: str | None = field(repr=False)
 
@@ -56,7 +56,7 @@ class Settings:
 
 
 def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The part of an environment that the engine and its children need; nothing in it is a secret."""
+    """The environment variables that the engine and its children need, without secrets."""
     return {
         name: value
         for name, value in environ.items()
@@ -65,7 +65,7 @@ def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _sqlalchemy_url(url: str) -> str:
-    """Postgres URLs as people write them, with the driver that Fabula ships."""
+    """Add the driver that Fabula ships to common Postgres URLs."""
     for prefix in ("postgresql://", "postgres://"):
         if url.startswith(prefix):
             return "postgresql+psycopg://" + url.removeprefix(prefix)

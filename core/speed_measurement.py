@@ -1,4 +1,4 @@
-"""How fast the engine writes on this machine, measured with requests of one length."""
+"""Measures how fast the engine generates tokens on this machine."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from core.errors import FabulaError, Unavailable
 from core.message import msg
 from core.providers import Client, CompletionRequest
 
-_TOKENS = 96  # per request: about two seconds on two CPU cores, long enough that start-up does not count
-_ROUNDS = 3  # after one warm-up request; their median is the result
-_FEWEST_TOKENS = 16  # an answer shorter than this says nothing about speed
+_TOKENS = 96  # per request: about two seconds on two CPU cores, so that start-up is negligible
+_ROUNDS = 3  # measured requests after one warm-up; the result is their median
+_FEWEST_TOKENS = 16  # shorter completions are too short to measure
 _PROMPT = "Count upwards: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10,"
 
 
 def measure(client: Client, model: str) -> Speed:
-    """Let the engine write with `model` and time it: one warm-up request, then the median of three.
+    """Measure the generation speed of `model`: one warm-up request, then the median of three.
 
-    Takes about ten seconds. A training job that runs meanwhile makes the result slower than the machine is.
+    Takes about ten seconds. A training job that runs at the same time lowers the result.
 
     Raises:
         FabulaError: the model stopped too early to measure anything.
-        Unavailable, ModelNotFound: the engine does not answer, or has no such model.
+        Unavailable, ModelNotFound: the engine does not respond, or does not have the model.
     """
     endpoint = client.endpoint(model)
     request = CompletionRequest(model=model, prompt=_PROMPT, endpoint=endpoint, max_tokens=_TOKENS)
-    rates = [rate for seed in range(_ROUNDS + 1) if (rate := _rate(client, replace(request, seed=seed))) is not None]
+    rates = [
+        rate for seed in range(_ROUNDS + 1) if (rate := _tokens_per_s(client, replace(request, seed=seed))) is not None
+    ]
     if len(rates) < 2:
         raise FabulaError(
             msg("{model} stopped after a few tokens, so its speed could not be measured.", model=model),
@@ -40,10 +42,10 @@ def measure(client: Client, model: str) -> Speed:
 
 
 def base_model(models: Sequence[str]) -> str:
-    """The model to measure with: the first base, since tuned models may stop early.
+    """The model to measure with: the first base model, since tuned models may stop early.
 
     Raises:
-        Unavailable: there is no model, so the engine is not up.
+        Unavailable: there is no model, so the engine is not running.
     """
     if not models:
         raise Unavailable(
@@ -52,11 +54,11 @@ def base_model(models: Sequence[str]) -> str:
     return next((model for model in models if not model.startswith("ft:")), models[0])
 
 
-def _rate(client: Client, request: CompletionRequest) -> float | None:
-    """Tokens per second of one request; None where it was too short to tell."""
+def _tokens_per_s(client: Client, request: CompletionRequest) -> float | None:
+    """Tokens per second of one request; None if its completion was too short."""
     with client.stream(request) as stream:
         for _ in stream:
             pass
         facts = stream.facts
-    written = facts.pieces if facts.tokens is None else facts.tokens
-    return facts.tokens_per_s if written >= _FEWEST_TOKENS else None
+    n_tokens = facts.pieces if facts.tokens is None else facts.tokens
+    return facts.tokens_per_s if n_tokens >= _FEWEST_TOKENS else None

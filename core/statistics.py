@@ -1,21 +1,21 @@
-"""How sure one can be of a share that was counted. Pure."""
+"""Confidence interval of a proportion. Pure."""
 
 from __future__ import annotations
 
 from math import sqrt
 
-_Z = 1.959963984540054  # the normal distribution's 97.5 % point: intervals of 95 %
+_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution, for 95 % intervals
 
 
-def wilson(right: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of the share `right / n`, after E. B. Wilson (1927); from 0 to 1 where nothing was counted.
+def wilson(successes: float, n: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of the proportion `successes / n` (E. B. Wilson, 1927); (0, 1) if `n` is 0.
 
-    Right also for few things, and for shares near 0 and 1, where the usual interval is not.
+    Unlike the normal approximation, it is also valid for small `n` and for proportions near 0 and 1.
     """
     if n <= 0:
         return 0.0, 1.0
-    share, z2 = right / n, _Z * _Z
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z * sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    # rounding must not put the share itself outside
-    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
+    proportion, z2 = successes / n, _Z * _Z
+    middle = (proportion + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z * sqrt(proportion * (1 - proportion) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    # rounding must not exclude the proportion itself
+    return min(proportion, max(0.0, middle - half)), max(proportion, min(1.0, middle + half))

@@ -1,4 +1,4 @@
-"""How the studio is, at a glance: engine, worker, providers. Never raises, and answers within a second."""
+"""Status of engine, worker and providers for the sidebar and the settings page. Never raises; takes under a second."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from core.supervisor import ask_health
 
 T = TypeVar("T")
 
-_PATIENCE_S = 0.8  # for all answers together; they are asked for at the same time
-_HEALTH_S = 0.7
-_askers = ThreadPoolExecutor(max_workers=8, thread_name_prefix="status")  # one that hangs is left behind, for a while
+_TIMEOUT_S = 0.8  # for all checks together; they run in parallel
+_HEALTH_TIMEOUT_S = 0.7
+_executor = ThreadPoolExecutor(max_workers=8, thread_name_prefix="status")  # a check that hangs is abandoned
 
-EngineWord = Literal["up", "starting", "missing", "down"]
+EngineState = Literal["up", "starting", "missing", "down"]
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """The engine. None and () are "not known".
+    """The engine's status. None and () mean "unknown".
 
     Attributes:
         state: up, starting, missing (packages are not installed), down.
         message, next_step: why it is not up.
-        models: ids of what it can serve.
-        tokens_per_s: how fast it wrote last.
-        training: the job that trains there now: `job`, `step`, `total_steps`; None: none does.
-        training_speeds: tokens a second of its newest training steps, by base model.
-        queue: jobs that wait there.
-        foreign: it is somebody else's to start (FABULA_ENGINE_URL).
+        models: ids of the models it can serve.
+        tokens_per_s: speed of its last generation.
+        training: the job in training: `job`, `step`, `total_steps`; None: no job is training.
+        training_speeds: tokens per second of the latest training steps, by base model.
+        queue: number of queued training jobs.
+        external: Fabula did not start it (FABULA_ENGINE_URL).
     """
 
-    state: EngineWord
+    state: EngineState
     message: str = ""
     next_step: str = ""
     url: str = ""
@@ -51,12 +51,12 @@ class EngineStatus:
     training: Mapping[str, Any] | None = None
     training_speeds: Mapping[str, float] = field(default_factory=dict)
     queue: int | None = None
-    foreign: bool = False
+    external: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """The worker: whether one lives, and how many pieces of work it has in hand and waiting. None: not known."""
+    """Whether a worker is alive, and how many items it runs and has queued. None: unknown."""
 
     up: bool
     running: int | None
@@ -67,7 +67,7 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True)
 class ProviderStatus:
-    """A provider that is set up; whether it answers is found out when it is used."""
+    """A configured provider. Whether it responds is only known once it is used."""
 
     id: str
     name: str
@@ -76,73 +76,73 @@ class ProviderStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """All of it."""
+    """Status of all components."""
 
     engine: EngineStatus
     worker: WorkerStatus
     providers: tuple[ProviderStatus, ...]
 
 
-_SILENT_DATABASE = WorkerStatus(
+_DATABASE_TIMEOUT = WorkerStatus(
     False, None, None, msg("The database does not answer."), msg("Wait a minute, then look again.")
 )
 
 
 def collect(settings: Settings, store: Store | None, environ: Mapping[str, str] | None = None) -> Status:
-    """Look at everything at once.
+    """Check all components in parallel.
 
     Args:
-        settings: where things are.
-        store: the ledger, or None when it cannot be opened.
-        environ: where keys of providers are; the process's environment by default.
+        settings: home folder and engine address.
+        store: the ledger; None if it cannot be opened.
+        environ: environment variables with the provider keys; default: those of this process.
     """
     env = os.environ if environ is None else environ
-    worker = _askers.submit(_worker, store)
-    engine = _askers.submit(_engine, settings)
-    deadline = time.monotonic() + _PATIENCE_S
+    worker = _executor.submit(_worker, store)
+    engine = _executor.submit(_engine, settings)
+    deadline = time.monotonic() + _TIMEOUT_S
     return Status(
-        engine=_within(deadline, engine.result, lambda: _silent_engine(settings)),
-        worker=_within(deadline, worker.result, lambda: _SILENT_DATABASE),
+        engine=_result_or(deadline, engine.result, lambda: _unresponsive_engine(settings)),
+        worker=_result_or(deadline, worker.result, lambda: _DATABASE_TIMEOUT),
         providers=_providers(settings, env),
     )
 
 
-def _within(deadline: float, result: Callable[[float], T], otherwise: Callable[[], T]) -> T:
+def _result_or(deadline: float, result: Callable[[float], T], default: Callable[[], T]) -> T:
     try:
         return result(max(0.0, deadline - time.monotonic()))
-    except Exception:  # too late, or a fault of ours: a status that raises is no status
-        return otherwise()
+    except Exception:  # a timeout or a bug: status must not raise
+        return default()
 
 
 def _engine(settings: Settings) -> EngineStatus:
     try:
-        where = engine_endpoint.current_endpoint(settings)
+        endpoint = engine_endpoint.current_endpoint(settings)
     except FabulaError:
-        return _silent_engine(settings)
-    health = ask_health(where, _HEALTH_S)
+        return _unresponsive_engine(settings)
+    health = ask_health(endpoint, _HEALTH_TIMEOUT_S)
     if health is None:
-        return _silent_engine(settings)
-    return _healthy(where.url, health, settings.engine_url is not None)
+        return _unresponsive_engine(settings)
+    return _healthy(endpoint.url, health, settings.engine_url is not None)
 
 
-def _silent_engine(settings: Settings) -> EngineStatus:
-    """What can be said of an engine without its own word."""
+def _unresponsive_engine(settings: Settings) -> EngineStatus:
+    """Status of an engine that does not respond, from its recorded state."""
     if settings.engine_url is not None:
         return EngineStatus(
             "down",
             msg("The engine at {engine_url} does not answer.", engine_url=settings.engine_url),
             msg("Start it, or unset `FABULA_ENGINE_URL` to use the built-in one."),
             settings.engine_url,
-            foreign=True,
+            external=True,
         )
     note = engine_endpoint.read(settings)
     if note.state == "up":
         return EngineStatus("up", msg("The engine is too busy to answer at once."), "", note.url)
-    word: EngineWord = "down" if note.state == "stopped" else note.state
-    return EngineStatus(word, note.message, note.next_step, note.url)
+    state: EngineState = "down" if note.state == "stopped" else note.state
+    return EngineStatus(state, note.message, note.next_step, note.url)
 
 
-def _healthy(url: str, health: Mapping[str, Any], foreign: bool) -> EngineStatus:
+def _healthy(url: str, health: Mapping[str, Any], external: bool) -> EngineStatus:
     speed, queue, training = health.get("tokens_per_s"), health.get("queue"), health.get("training")
     return EngineStatus(
         state="up",
@@ -153,12 +153,12 @@ def _healthy(url: str, health: Mapping[str, Any], foreign: bool) -> EngineStatus
         training=training if isinstance(training, Mapping) else None,
         training_speeds=_speeds(health.get("training_speeds")),
         queue=queue if isinstance(queue, int) else None,
-        foreign=foreign,
+        external=external,
     )
 
 
-def _speeds(told: object) -> dict[str, float]:
-    found = told.items() if isinstance(told, Mapping) else ()
+def _speeds(reported: object) -> dict[str, float]:
+    found = reported.items() if isinstance(reported, Mapping) else ()
     return {str(base): float(speed) for base, speed in found if isinstance(speed, int | float) and speed > 0}
 
 
@@ -168,7 +168,7 @@ def _worker(store: Store | None) -> WorkerStatus:
             False, None, None, msg("The database cannot be opened."), msg("See `FABULA_HOME` and `DATABASE_URL`.")
         )
     try:
-        state = heartbeat.alive(store)
+        state = heartbeat.worker_state(store)
     except FabulaError as exc:
         return WorkerStatus(False, None, None, exc.what, exc.next_step)
     if state.up:
@@ -186,13 +186,13 @@ def _providers(settings: Settings, environ: Mapping[str, str]) -> tuple[Provider
     try:
         registry = Registry.from_settings(settings, environ)
         return tuple(_provider(registry, provider_id) for provider_id in registry.ids())
-    except Exception:  # a status that raises is no status
+    except Exception:  # status must not raise
         return ()
 
 
 def _provider(registry: Registry, provider_id: str) -> ProviderStatus:
     try:
         provider = registry.provider(provider_id)
-    except FabulaError:  # the engine, when it is away; its own line says so
+    except FabulaError:  # the engine is not running; `EngineStatus` reports that
         return ProviderStatus(provider_id, msg("The engine"), provider_id)
     return ProviderStatus(provider.id, provider.name, provider.kind)

@@ -1,4 +1,4 @@
-"""Keeps the engine running: a child process of the dashboard, started again when it falls, never left behind."""
+"""Supervises the engine: starts it as a child process of the dashboard, restarts it after a crash, stops it at exit."""
 
 from __future__ import annotations
 
@@ -31,30 +31,32 @@ __all__ = ["INSTALL", "Endpoint", "EngineProcess", "ask_health", "current_endpoi
 
 ROOT = Path(__file__).parent.parent
 _HOST = "127.0.0.1"
-_LOOK_S = 0.25  # the start of the engine is what people wait for
-_LOCK_LOOK_S = 5.0  # another studio on the same home keeps the engine; this one takes over when that one ends
-_MISSING_LOOK_S = 30.0  # somebody may be installing the packages
+_POLL_S = 0.25  # short, because users wait for the engine to start
+_LOCK_POLL_S = 5.0  # another app with the same home runs the engine; this one takes over when it exits
+_MISSING_POLL_S = 30.0  # the packages may be being installed
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
-_WELL_S = 60.0  # an engine that lived so long did not fall because of how it was started
-_GRACE_S = 22.0  # the engine gives its streams five seconds, its trainer ten for a checkpoint, llama.cpp five
+_STABLE_S = 60.0  # after this uptime, a crash is not a start-up failure
+_GRACE_S = 22.0  # the engine waits 5 s for streams, 10 s for a trainer checkpoint, 5 s for llama.cpp
 _LOG_BYTES = 2_000_000
 INSTALL = f"{sys.executable} -m pip install -r requirements-engine.txt"
-_INSTALL = msg("Install them: {value}. The engine then starts within 30 seconds.", value=INSTALL)
-_EXIT_MISSING, _EXIT_PORT = 3, 4  # as core.engine.__main__ documents them
+_INSTALL = msg("Install them: {command}. The engine then starts within 30 seconds.", command=INSTALL)
+_EXIT_MISSING, _EXIT_PORT = 3, 4  # exit codes of core.engine.__main__
 
 _log = logging.getLogger("fabula.engine")
-_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach our own loopback
+_no_proxy_opener = urllib.request.build_opener(
+    urllib.request.ProxyHandler({})
+)  # a proxy cannot reach this machine's loopback interface
 
 
 class EngineProcess:
-    """The engine of this studio: `start()` it with the server, `stop()` it at the end. One per process.
+    """The engine process of this app: `start()` it with the server and `stop()` it at exit. One per process.
 
-    With `FABULA_ENGINE_URL` set there is nothing to keep, and both do nothing.
+    If `FABULA_ENGINE_URL` is set, both do nothing.
 
     Args:
-        settings: where the home is.
-        module: what is run, `core.engine`; takes `--host --port --home` and answers `GET /health`.
-        requirements: the list of packages that it needs.
+        settings: home folder and engine settings.
+        module: the module to run; takes `--host --port --home` and serves `GET /health`.
+        requirements: requirements file with the packages that it needs.
     """
 
     def __init__(
@@ -70,59 +72,58 @@ class EngineProcess:
         self._log_path = settings.engine_home / "engine.log"
 
     def start(self) -> None:
-        """Begin keeping the engine, in a thread, and return at once."""
+        """Start supervising the engine in a thread; returns immediately."""
         if self._settings.engine_url is not None or (self._thread is not None and self._thread.is_alive()):
             return
         self._stopping.clear()
-        # The kernel ties the engine to the *thread* that starts it (prctl(2)), so one thread does so for all its life.
-        self._thread = threading.Thread(target=self._keep, name="fabula-engine", daemon=True)
+        # prctl(2) ties the engine to the *thread* that starts it, so one long-lived thread starts it every time.
+        self._thread = threading.Thread(target=self._supervise, name="fabula-engine", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End the engine, in peace if it can; a job that trains saves a checkpoint and goes on at the next start."""
+        """Stop the engine gracefully if possible. A training job saves a checkpoint and resumes at the next start."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
 
     # --- the supervisor's thread -------------------------------------------------------------------------------------
 
-    def _keep(self) -> None:
+    def _supervise(self) -> None:
         while not self._stopping.is_set():
             try:
-                with self._alone():
-                    process_identity.terminate(
-                        engine_endpoint.read(self._settings).process, _GRACE_S
-                    )  # of a life that was cut short
-                    self._live()
+                with self._exclusive():
+                    # an engine that an earlier process left running
+                    process_identity.terminate(engine_endpoint.read(self._settings).process, _GRACE_S)
+                    self._run_until_stopped()
             except BlockingIOError:
-                self._stopping.wait(_LOCK_LOOK_S)
+                self._stopping.wait(_LOCK_POLL_S)
             except (FabulaError, OSError) as exc:
                 _log.error("The engine cannot be started: %s", exc)
                 self._stopping.wait(_LONGEST_PAUSE_S)
-            except Exception:  # without this thread no engine would ever be started again
-                _log.exception("Unexpected error; the engine is started again in half a minute.")
+            except Exception:  # without this thread the engine would never be restarted
+                _log.exception("Unexpected error; the engine is restarted in 30 seconds.")
                 self._stopping.wait(_LONGEST_PAUSE_S)
 
-    def _live(self) -> None:
+    def _run_until_stopped(self) -> None:
         pause_s, url = _FIRST_PAUSE_S, engine_endpoint.read(self._settings).url
         while not self._stopping.is_set():
             if missing := missing_packages(self._requirements):
-                self._tell(EngineNote("missing", url, "", _missing(missing), _INSTALL))
-                self._stopping.wait(_MISSING_LOOK_S)
+                self._record(EngineNote("missing", url, "", _missing(missing), _INSTALL))
+                self._stopping.wait(_MISSING_POLL_S)
                 continue
-            began = time.monotonic()
+            started = time.monotonic()
             url = f"http://{_HOST}:{self._port()}"
             code = self._run(url)
             if self._stopping.is_set():
                 break
-            well = time.monotonic() - began > _WELL_S
-            pause_s = _FIRST_PAUSE_S if well else min(_LONGEST_PAUSE_S, pause_s * 2)
-            self._tell(self._fallen(url, code))
+            was_stable = time.monotonic() - started > _STABLE_S
+            pause_s = _FIRST_PAUSE_S if was_stable else min(_LONGEST_PAUSE_S, pause_s * 2)
+            self._record(self._crash_note(url, code))
             self._stopping.wait(pause_s)
-        self._tell(EngineNote("stopped", url, "", msg("The engine was stopped."), msg("Restart Fabula.")))
+        self._record(EngineNote("stopped", url, "", msg("The engine was stopped."), msg("Restart Fabula.")))
 
     def _run(self, url: str) -> int:
-        """One life of the engine; its exit code."""
+        """Run the engine until it exits or `stop` is called; returns its exit code."""
         child = self._spawn(url)
         try:
             note = EngineNote(
@@ -132,12 +133,12 @@ class EngineProcess:
                 msg("The engine is starting."),
                 msg("Wait a few seconds."),
             )
-            self._tell(note)
-            while child.poll() is None and not self._stopping.wait(_LOOK_S):
-                self._bound_log()
+            self._record(note)
+            while child.poll() is None and not self._stopping.wait(_POLL_S):
+                self._rotate_log()
                 if note.state == "starting" and ask_health(Endpoint(url, self._token()), 1.0) is not None:
                     note = EngineNote("up", url, note.process)
-                    self._tell(note)
+                    self._record(note)
         finally:
             if child.poll() is None:
                 child.terminate()
@@ -163,18 +164,18 @@ class EngineProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=env,
-                process_group=0,  # Ctrl+C in a terminal is for the studio, which then stops the engine itself
+                process_group=0,  # Ctrl+C in a terminal goes to the app, which then stops the engine
             )
 
     def _token(self) -> str:
         return engine_endpoint.token(self._settings)
 
     def _port(self) -> int:
-        """The last one if it is free, so that addresses stay; else any free one."""
+        """The previous port if it is free, so that the address stays the same; else any free one."""
         last = urlsplit(engine_endpoint.read(self._settings).url).port or 0
         for port in (last, 0):
             with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the engine does
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the engine binds with it too
                 try:
                     probe.bind((_HOST, port))
                 except OSError:
@@ -182,12 +183,12 @@ class EngineProcess:
                 return int(probe.getsockname()[1])
         raise FabulaError(msg("No port is free on this machine."), msg("Close some programs and restart Fabula."))
 
-    def _fallen(self, url: str, code: int) -> EngineNote:
-        words = self._last_words()
+    def _crash_note(self, url: str, code: int) -> EngineNote:
+        words = self._last_log_line()
         _log.warning("The engine ended with code %s: %s", code, words)
         if code == _EXIT_MISSING:
             return EngineNote("missing", message=words, next_step=_INSTALL)
-        if code == _EXIT_PORT:  # taken in the moment between our look and its start: the next try has another
+        if code == _EXIT_PORT:  # taken between the check and the engine's start; the next attempt uses another port
             return EngineNote(
                 "down",
                 message=msg("The engine's port is taken: {words}", words=words),
@@ -201,7 +202,7 @@ class EngineProcess:
             msg("Fabula restarts it; its log is {log_path}.", log_path=self._log_path),
         )
 
-    def _last_words(self) -> str:
+    def _last_log_line(self) -> str:
         """The last line of the log."""
         try:
             with self._log_path.open("rb") as log:
@@ -211,8 +212,8 @@ class EngineProcess:
             return ""
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
-    def _bound_log(self) -> None:
-        """Keep the log and one older part of it; the engine goes on writing to the same file."""
+    def _rotate_log(self) -> None:
+        """Move a full log to `.log.1` and truncate it in place, because the engine keeps the file open."""
         try:
             if self._log_path.stat().st_size > _LOG_BYTES:
                 self._log_path.with_suffix(".log.1").write_bytes(self._log_path.read_bytes())
@@ -220,18 +221,18 @@ class EngineProcess:
         except OSError as exc:
             _log.error("The engine's log cannot be shortened: %s", exc)
 
-    def _tell(self, note: EngineNote) -> None:
+    def _record(self, note: EngineNote) -> None:
         try:
             engine_endpoint.write(self._settings, note)
-        except FabulaError as exc:  # no reason to end an engine that works
+        except FabulaError as exc:  # not a reason to stop a working engine
             _log.error("%s %s", exc.what, exc.next_step)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One supervisor per home.
+    def _exclusive(self) -> Iterator[None]:
+        """Hold the lock of the home folder: one supervisor per home.
 
         Raises:
-            BlockingIOError: another process keeps the engine.
+            BlockingIOError: another process holds it.
         """
         self._settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(self._settings.home / "engine.keeper", "w", opener=permissions.private_opener) as lock:
@@ -239,19 +240,19 @@ class EngineProcess:
             yield
 
 
-def ask_health(where: Endpoint, timeout_s: float) -> dict[str, Any] | None:
-    """What the engine says about itself at `GET /health`; None when it does not answer (in time)."""
-    request = urllib.request.Request(f"{where.url}/health", headers={"Authorization": f"Bearer {where.token}"})
+def ask_health(endpoint: Endpoint, timeout_s: float) -> dict[str, Any] | None:
+    """The engine's `GET /health` response; None if it does not respond in time."""
+    request = urllib.request.Request(f"{endpoint.url}/health", headers={"Authorization": f"Bearer {endpoint.token}"})
     try:
-        with _direct.open(request, timeout=timeout_s) as answer:
-            found = json.load(answer)
+        with _no_proxy_opener.open(request, timeout=timeout_s) as response:
+            health = json.load(response)
     except (OSError, ValueError, http.client.HTTPException):
         return None
-    return found if isinstance(found, dict) else None
+    return health if isinstance(health, dict) else None
 
 
 def missing_packages(requirements: Path) -> list[str]:
-    """Names in a requirements file that are not installed here, in its order."""
+    """Packages in a requirements file that are not installed, in file order."""
     lines = requirements.read_text(encoding="utf-8").splitlines()
     names = [match[0] for line in lines if (match := re.match(r"[A-Za-z0-9][\w.-]*", line))]
     return [name for name in names if not _installed(name)]

@@ -1,8 +1,8 @@
-"""Durable background work: `python -m core.worker`, or inside the dashboard. The only place that knows DBOS.
+"""Durable background jobs: `python -m core.worker`, or inside the dashboard. The only module that uses DBOS.
 
-The ledger says *what* is to be done (a run is queued, a job is not finished yet); DBOS says *who* does it, a few at a
-time, also when there are several workers and when one of them is killed. The work itself is idempotent and goes on
-from what the ledger holds; so one workflow is one go at one piece of work, and has no steps of its own.
+The ledger says *what* is unfinished (a queued run, a training job); DBOS decides *which worker* runs it, limits how
+many run at once, and recovers items of a worker that was killed. Jobs are idempotent and resume from the ledger, so one
+workflow is one attempt at one item and has no steps.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from core import logs, permissions, recovery
 from core.db.store import Store
 from core.errors import DatabaseLost, FabulaError, StorageFull
-from core.heartbeat import BEAT_S, Heartbeat, WorkerState, alive
+from core.heartbeat import BEAT_INTERVAL_S, Heartbeat, WorkerState, worker_state
 from core.job_kinds import KINDS, JobKind, RegistryMaker
 from core.settings import Settings
 from core.task_runner import TaskRunner, running_workflows
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
     from core.providers import Registry
 
-__all__ = ["Worker", "WorkerState", "alive", "main"]
+__all__ = ["Worker", "WorkerState", "main", "worker_state"]
 
-_LOOK_S = 0.5  # a click is seen to work within a second; the look is a few small reads, about 1 % of a core
-_STORAGE_PAUSE_S = 5.0  # a full disk is not emptied in less
-_DRAIN_S = 60.0  # requests that are under way when the database is lost may still bring their answers
-_CRASH_PAUSE_S = 30.0  # an error that nobody foresaw will come again; not every second, please
-_OPEN = ("ENQUEUED", "PENDING", "DELAYED")  # a workflow that a worker has, or will have
-_VERSION = "1"  # DBOS gives workflows only to workers of the same version; ours are alike in every release
+_POLL_S = 0.5  # so that clicks take effect within a second; a poll is a few small reads, about 1 % of a core
+_STORAGE_PAUSE_S = 5.0  # before checking a full disk again
+_DRAIN_S = 60.0  # after losing the database, how long to wait for responses of requests in flight
+_CRASH_PAUSE_S = 30.0  # before restarting after an unexpected error
+_OPEN = ("ENQUEUED", "PENDING", "DELAYED")  # status of workflows that a worker runs or will run
+_VERSION = "1"  # DBOS assigns workflows only to workers of the same version; ours are compatible across releases
 
 _log = logging.getLogger("fabula.worker")
 
@@ -46,12 +46,12 @@ _workflow: Callable[[str, str], None] | None = None
 
 
 class Worker:
-    """Does queued work in threads of its own. One per process.
+    """Runs queued background jobs in its own threads. One per process.
 
     Args:
-        settings: where the ledger is.
-        registry: makes the registry of providers for each piece of work; by default from settings and environment.
-        kinds: the kinds of work.
+        settings: location of the ledger.
+        registry: creates the provider registry for each item; default: from settings and environment.
+        kinds: job kinds by name.
     """
 
     def __init__(
@@ -63,50 +63,52 @@ class Worker:
         self._stopping = threading.Event()
         self._ready = threading.Event()
         self._thread: threading.Thread | None = None
-        self._lives: set[str] = set()  # ids of heartbeats that may still be on the list
-        self._opened = False  # the database was there once: from then on, an empty one in its place is not made
+        self._heartbeat_ids: set[str] = set()  # ids of this process's heartbeats that may still be in the ledger
+        self._opened = False  # once opened, a missing database is an error and not created again
 
     def start(self) -> None:
-        """Begin in a thread and return at once. A storage that is not there yet is tried again until it is."""
+        """Start in a thread; returns immediately. Retries while the database is unavailable."""
         if self._thread is not None and self._thread.is_alive():
             return
         self._stopping.clear()
-        self._thread = threading.Thread(target=self._live, name="fabula-worker", daemon=True)
+        self._thread = threading.Thread(target=self._run_until_stopped, name="fabula-worker", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Let work in hand save itself, and end within seconds; what is unfinished goes on at the next start."""
+        """Stop within seconds: running items save their state and resume at the next start."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
 
     def wait_until_ready(self, timeout_s: float) -> bool:
-        """Whether the worker takes work by now; waits for it up to `timeout_s` seconds."""
+        """Wait up to `timeout_s` seconds for the worker to accept jobs; returns whether it does."""
         return self._ready.wait(timeout_s)
 
-    def _live(self) -> None:
+    def _run_until_stopped(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._work()
+                self._run_session()
             except FabulaError as exc:
                 _log.error("%s %s", exc.what, exc.next_step)
                 self._stopping.wait(_STORAGE_PAUSE_S)
             except Exception:
-                _log.exception("The worker stopped on an error. Nothing is lost: it starts again in half a minute.")
+                _log.exception(
+                    "The worker stopped after an unexpected error. Nothing is lost: it restarts in 30 seconds."
+                )
                 self._stopping.wait(_CRASH_PAUSE_S)
 
-    def _work(self) -> None:
-        """One life: from joining the others to leaving them."""
+    def _run_session(self) -> None:
+        """Open the database, register as a worker, and process jobs until stopped or the database is lost."""
         global _task_runner
         store = Store.open(self._settings, create=not self._opened)
         self._opened = True
-        own_heartbeat, earlier = Heartbeat(store), set(self._lives)
-        self._lives.add(own_heartbeat.id)
-        task_runner = TaskRunner(store, self._registry, self._kinds, _go_later)
+        own_heartbeat, earlier_ids = Heartbeat(store), set(self._heartbeat_ids)
+        self._heartbeat_ids.add(own_heartbeat.id)
+        task_runner = TaskRunner(store, self._registry, self._kinds, _enqueue_later)
         try:
             recovery.restore(store)
-            own_heartbeat.replace(earlier)
-            self._lives -= earlier
+            own_heartbeat.remove_earlier(earlier_ids)
+            self._heartbeat_ids -= earlier_ids
             own_heartbeat.beat(0)
             _task_runner = task_runner
             _launch(self._settings, own_heartbeat.id, self._kinds)
@@ -125,72 +127,72 @@ class Worker:
                 store.close()
 
     def _drain(self) -> None:
-        """The database is lost: work in hand notices it at its next look, and only waits for answers under way."""
+        """After the database is lost, wait for running items, which end once their requests in flight are answered."""
         deadline = time.monotonic() + _DRAIN_S
         while running_workflows() and time.monotonic() < deadline and not self._stopping.is_set():
-            self._stopping.wait(_LOOK_S)
+            self._stopping.wait(_POLL_S)
 
     def _dispatch(self, store: Store, own_heartbeat: Heartbeat) -> None:
-        next_beat, told = time.monotonic(), 0
-        woken: dict[str, str] = {}
-        astray: set[str] = set()
+        next_beat, last_running = time.monotonic(), 0
+        resumed: dict[str, str] = {}
+        orphaned: set[str] = set()
         while not self._stopping.is_set():
             try:
-                taken = _taken()
-                if time.monotonic() >= next_beat or len(running_workflows()) != told:
-                    own_heartbeat.beat(told := len(running_workflows()))
-                    astray = _free(taken, own_heartbeat.living(), own_heartbeat.id, astray)
-                    next_beat = time.monotonic() + BEAT_S
-                woken = _wake(store, self._kinds, taken, woken)
-                _enqueue_unfinished(store, self._kinds, taken)
+                open_workflows = _open_workflows()
+                if time.monotonic() >= next_beat or len(running_workflows()) != last_running:
+                    own_heartbeat.beat(last_running := len(running_workflows()))
+                    orphaned = _cancel_orphans(open_workflows, own_heartbeat.live_ids(), own_heartbeat.id, orphaned)
+                    next_beat = time.monotonic() + BEAT_INTERVAL_S
+                resumed = _resume_requested(store, self._kinds, open_workflows, resumed)
+                _enqueue_unfinished(store, self._kinds, open_workflows)
             except DatabaseLost:
                 raise
             except StorageFull as exc:
                 _log.error("%s %s", exc.what, exc.next_step)
                 self._stopping.wait(_STORAGE_PAUSE_S)
-            self._stopping.wait(_LOOK_S)
+            self._stopping.wait(_POLL_S)
 
 
 def main() -> None:
-    """Run a worker until it is asked to stop (SIGTERM, Ctrl+C); asked twice, it stops at once."""
+    """Run a worker until SIGTERM or Ctrl+C; a second signal exits immediately."""
     logs.configure()
-    asked = threading.Event()
+    stop_requested = threading.Event()
 
-    def ask(*_: object) -> None:
-        if asked.is_set():
+    def request_stop(*_: object) -> None:
+        if stop_requested.is_set():
             os._exit(1)
-        asked.set()
+        stop_requested.set()
 
-    signal.signal(signal.SIGTERM, ask)
-    signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGTERM, request_stop)
+    signal.signal(signal.SIGINT, request_stop)
     settings = Settings.from_env()
     permissions.keep_private(settings.home)
     worker = Worker(settings)
     worker.start()
-    gc.freeze()  # what is loaded by now lives as long as the process; looking through it costs each answer of a run
-    _log.info("Working for %s. Ctrl+C stops.", settings.home)
-    asked.wait()
+    gc.freeze()  # everything loaded so far is long-lived; scanning it in each collection would slow every response
+    _log.info("Worker started for %s. Press Ctrl+C to stop.", settings.home)
+    stop_requested.wait()
     worker.stop()
 
 
-def _carry(kind_name: str, item_id: str) -> None:
-    """The workflow: one go at one piece of work. DBOS calls it in a thread of its own."""
+def _run_workflow(kind_name: str, item_id: str) -> None:
+    """The DBOS workflow: one attempt at one item. DBOS calls it in its own thread."""
     from dbos import DBOS
 
     if (task_runner := _task_runner) is not None:
-        task_runner.carry(str(DBOS.workflow_id), kind_name, item_id)
+        task_runner.run(str(DBOS.workflow_id), kind_name, item_id)
 
 
 # --- DBOS ----------------------------------------------------------------------------------------------------------
 
 
 def _launch(settings: Settings, executor_id: str, kinds: Mapping[str, JobKind]) -> None:
-    """Start DBOS: quiet, JSON instead of pickle, its own SQLite file or its own schema in our Postgres."""
+    """Start DBOS with JSON in place of pickle, in its own SQLite file or its own schema of our Postgres database."""
     from dbos import DBOS, DBOSPortableJSONSerializer
 
     global _workflow
     if _workflow is None:
-        _workflow = DBOS.workflow(name="carry")(_carry)
+        _workflow = DBOS.workflow(name="carry")(_run_workflow)
     own_file = f"sqlite:///{settings.home / 'work.db'}"
     DBOS(
         config={
@@ -199,13 +201,13 @@ def _launch(settings: Settings, executor_id: str, kinds: Mapping[str, JobKind]) 
             "serializer": DBOSPortableJSONSerializer(),
             "application_version": _VERSION,
             "executor_id": executor_id,
-            "log_level": "CRITICAL",  # what matters to a person is in the ledger and in our own log
+            "log_level": "CRITICAL",  # relevant errors are in the ledger and in our own log
         }
     )
     DBOS.launch()
     for kind in kinds.values():
         DBOS.register_queue(
-            kind.name, worker_concurrency=kind.at_once, polling_interval_sec=_LOOK_S, on_conflict="always_update"
+            kind.name, worker_concurrency=kind.max_concurrent, polling_interval_sec=_POLL_S, on_conflict="always_update"
         )
 
 
@@ -215,101 +217,115 @@ def _shut_down() -> None:
     DBOS.destroy()
 
 
-def _taken() -> list[WorkflowStatus]:
-    """Work that waits in DBOS's queues or that a worker, maybe a dead one, has in hand."""
+def _open_workflows() -> list[WorkflowStatus]:
+    """Workflows that are queued, delayed, or assigned to a worker, which may be dead."""
     from dbos import DBOS
 
     return DBOS.list_workflows(status=list(_OPEN), load_input=False, load_output=False)
 
 
-def _free(taken: list[WorkflowStatus], living: set[str], me: str, astray: set[str]) -> set[str]:
-    """Take from the dead what they had in hand: the next look finds it with nobody. Twice does no harm.
+def _cancel_orphans(
+    open_workflows: list[WorkflowStatus], live_ids: set[str], own_id: str, orphaned: set[str]
+) -> set[str]:
+    """Cancel the workflows of dead workers; the next poll enqueues their items again. Idempotent.
 
-    Workflows that are called ours and that no thread here has (their end could not be written while the database was
-    away) are freed when a second look finds them so; those of this look are returned.
+    A workflow that is assigned to this worker but runs in none of its threads (its end could not be recorded while the
+    database was unavailable) is cancelled when two successive polls find it. Returns those found by this poll;
+    `orphaned` are those of the previous one.
     """
     from dbos import DBOS
 
-    pending = {one.workflow_id: str(one.executor_id) for one in taken if one.status == "PENDING"}
-    lost = {one for one, executor in pending.items() if executor == me} - running_workflows()
+    pending = {one.workflow_id: str(one.executor_id) for one in open_workflows if one.status == "PENDING"}
+    lost = {one for one, executor in pending.items() if executor == own_id} - running_workflows()
     for workflow_id, executor in pending.items():
-        if executor not in living or workflow_id in lost & astray:
-            _log.warning("Going on with %s, which no worker has any more.", workflow_id)
+        if executor not in live_ids or workflow_id in lost & orphaned:
+            _log.warning("Resuming %s, whose worker has ended.", workflow_id)
             DBOS.cancel_workflow(workflow_id)
     return lost
 
 
-def _enqueue_unfinished(store: Store, kinds: Mapping[str, JobKind], taken: list[WorkflowStatus]) -> None:
-    """Queue what is unfinished and with nobody. `taken` was read first: what ends meanwhile is no longer unfinished."""
+def _enqueue_unfinished(store: Store, kinds: Mapping[str, JobKind], open_workflows: list[WorkflowStatus]) -> None:
+    """Enqueue unfinished items that have no open workflow.
+
+    `open_workflows` must be read before the unfinished items: an item that ends in between is no longer unfinished.
+    """
     from dbos import DBOS, SetWorkflowID
 
     assert _workflow is not None
-    busy = {_item(workflow.workflow_id) for workflow in taken} | {_item(one) for one in running_workflows()}
+    busy = {_item_key(workflow.workflow_id) for workflow in open_workflows} | {
+        _item_key(one) for one in running_workflows()
+    }
     for kind in kinds.values():
         for item_id in kind.unfinished(store):
             item = f"{kind.name}-{item_id}"
             if item in busy:
                 continue
-            earlier = _goes(item)
-            if any(workflow.status in _OPEN for workflow in earlier.values()):  # another worker was faster
+            earlier = _attempts(item)
+            if any(workflow.status in _OPEN for workflow in earlier.values()):  # another worker has enqueued it
                 continue
-            # The same number at every worker: the second one to queue it gets the first one's workflow.
-            with SetWorkflowID(_go(item, max(earlier, default=0) + 1)):
+            # All workers compute the same number, so a second worker that enqueues it gets the first one's workflow.
+            with SetWorkflowID(_attempt_id(item, max(earlier, default=0) + 1)):
                 DBOS.enqueue_workflow(kind.name, _workflow, kind.name, item_id)
 
 
-def _go_later(kind_name: str, item_id: str, wait_s: float) -> None:
-    """Queue another go at a piece that waits: until then no worker has it, and it takes no place (DBOS: DELAYED).
+def _enqueue_later(kind_name: str, item_id: str, wait_s: float) -> None:
+    """Enqueue the next attempt at an item with a delay (DBOS: DELAYED); until then it occupies no slot.
 
-    Earlier goes are forgotten, so that a piece that waits for days leaves a few rows and not thousands.
+    Finished attempts are deleted, so that an item that waits for days does not leave thousands of rows.
     """
     from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 
     assert _workflow is not None
     item = f"{kind_name}-{item_id}"
-    earlier = _goes(item)
-    with SetWorkflowID(_go(item, max(earlier, default=0) + 1)), SetEnqueueOptions(delay_seconds=wait_s):
+    earlier = _attempts(item)
+    with SetWorkflowID(_attempt_id(item, max(earlier, default=0) + 1)), SetEnqueueOptions(delay_seconds=wait_s):
         DBOS.enqueue_workflow(kind_name, _workflow, kind_name, item_id)
-    over = [workflow.workflow_id for workflow in earlier.values() if workflow.status not in _OPEN]
-    if over:
-        DBOS.delete_workflows(over)
+    finished = [workflow.workflow_id for workflow in earlier.values() if workflow.status not in _OPEN]
+    if finished:
+        DBOS.delete_workflows(finished)
 
 
-def _wake(
-    store: Store, kinds: Mapping[str, JobKind], taken: list[WorkflowStatus], woken: dict[str, str]
+def _resume_requested(
+    store: Store, kinds: Mapping[str, JobKind], open_workflows: list[WorkflowStatus], resumed: dict[str, str]
 ) -> dict[str, str]:
-    """Take up pieces that wait and of which somebody asks something new; what was asked, by piece."""
+    """Resume delayed items for which the user made a new request. Returns the handled requests by item key."""
     from dbos import DBOS
 
-    asked = {f"{kind.name}-{one}": what for kind in kinds.values() for one, what in kind.asked(store).items()}
-    seen = {item: what for item, what in asked.items() if woken.get(item) == what}
-    for workflow in taken:
-        item = _item(workflow.workflow_id)
-        if workflow.status == "DELAYED" and item in asked and item not in seen:
+    requests = {
+        f"{kind.name}-{one}": request
+        for kind in kinds.values()
+        for one, request in kind.pending_requests(store).items()
+    }
+    handled = {item: request for item, request in requests.items() if resumed.get(item) == request}
+    for workflow in open_workflows:
+        item = _item_key(workflow.workflow_id)
+        if workflow.status == "DELAYED" and item in requests and item not in handled:
             DBOS.set_workflow_delay(workflow.workflow_id, delay_seconds=0)
-            seen[item] = asked[item]
-    return seen
+            handled[item] = requests[item]
+    return handled
 
 
-def _goes(item: str) -> dict[int, WorkflowStatus]:
-    """All goes at a piece that DBOS knows, by number."""
+def _attempts(item: str) -> dict[int, WorkflowStatus]:
+    """All attempts at an item that DBOS has, by number."""
     from dbos import DBOS
 
     found = DBOS.list_workflows(workflow_id_prefix=item, load_input=False, load_output=False)
-    return {_number(workflow.workflow_id): workflow for workflow in found if _item(workflow.workflow_id) == item}
+    return {
+        _attempt_number(workflow.workflow_id): workflow for workflow in found if _item_key(workflow.workflow_id) == item
+    }
 
 
-def _go(item: str, number: int) -> str:
-    """The workflow id of a go; the first one has no number."""
+def _attempt_id(item: str, number: int) -> str:
+    """The workflow id of an attempt; the first one has no number."""
     return item if number == 1 else f"{item}.{number}"
 
 
-def _number(workflow_id: str) -> int:
+def _attempt_number(workflow_id: str) -> int:
     return int(workflow_id.partition(".")[2] or 1)
 
 
-def _item(workflow_id: str) -> str:
-    """`run-abc.2` is the second go at `run-abc`."""
+def _item_key(workflow_id: str) -> str:
+    """The item key in a workflow id: `run-abc.2` is the second attempt at `run-abc`."""
     return workflow_id.partition(".")[0]
 
 

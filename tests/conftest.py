@@ -51,8 +51,8 @@ def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, value in _SET.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("FABULA_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(status, "_PATIENCE_S", 30.0)  # a person waits a second; a test, until a busy machine answers
-    monkeypatch.setattr(status, "_HEALTH_S", 25.0)
+    monkeypatch.setattr(status, "_TIMEOUT_S", 30.0)  # generous, because the test machine may be busy
+    monkeypatch.setattr(status, "_HEALTH_TIMEOUT_S", 25.0)
     monkeypatch.setattr(stream, "STOP_S", 60.0)  # a stopped story is done when it is saved, however busy the disk
     monkeypatch.setattr(socket.socket, "connect", _loopback_only(socket.socket.connect))
     monkeypatch.setattr(socket.socket, "connect_ex", _loopback_only(socket.socket.connect_ex))

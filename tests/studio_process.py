@@ -59,7 +59,7 @@ def running(home: Path, **environ: str) -> Iterator[RunningStudio]:
         )
     studio = RunningStudio(f"http://localhost:{port}", log)
     try:
-        until(lambda: _up(studio, process, foreign="FABULA_ENGINE_URL" in environ), "the studio's start", _START_S)
+        until(lambda: _up(studio, process, external="FABULA_ENGINE_URL" in environ), "the studio's start", _START_S)
         yield studio
     finally:
         process.terminate()
@@ -70,7 +70,7 @@ def running(home: Path, **environ: str) -> Iterator[RunningStudio]:
             process.wait()
 
 
-def _up(studio: RunningStudio, process: subprocess.Popen[bytes], *, foreign: bool) -> bool:
+def _up(studio: RunningStudio, process: subprocess.Popen[bytes], *, external: bool) -> bool:
     assert process.poll() is None, studio.log.read_text(errors="replace")[-3000:]
     health = studio.health()
-    return health.get("worker") == "up" and (foreign or health.get("engine") == "up")
+    return health.get("worker") == "up" and (external or health.get("engine") == "up")

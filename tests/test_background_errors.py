@@ -29,7 +29,7 @@ from tests.test_dataset_runs import NO_PRICES, queue, recipe, states
 
 def carry_out(store: Store, server: FaultServer, run_id: str) -> runs.RunProgress:
     """As a worker carries a run out: what it cannot finish, it gives up."""
-    TaskRunner(store, server.registry, KINDS, _never_later).carry(f"run-{run_id}", "run", run_id)
+    TaskRunner(store, server.registry, KINDS, _never_later).run(f"run-{run_id}", "run", run_id)
     return runs.progress(store, run_id)
 
 
@@ -133,7 +133,7 @@ def test_the_engine_is_kept_after_an_unexpected_error(
         lived.set()
 
     monkeypatch.setattr(supervisor, "_LONGEST_PAUSE_S", 0.01)
-    monkeypatch.setattr(supervisor.EngineProcess, "_live", live)
+    monkeypatch.setattr(supervisor.EngineProcess, "_run_until_stopped", live)
     engine = supervisor.EngineProcess(settings)
     settings.engine_home.mkdir(parents=True)
     engine.start()

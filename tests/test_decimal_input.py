@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from core.decimal_input import parse, written
+from core.decimal_input import format_number, parse
 from core.errors import FabulaError
 
 _MOST = Decimal(10_000_000)
@@ -69,4 +69,4 @@ def test_a_number_that_cannot_be_read_is_refused(text: str, says: str) -> None:
     ],
 )
 def test_a_number_is_written_as_a_field_shows_it(value: Decimal | float, text: str) -> None:
-    assert written(value) == text
+    assert format_number(value) == text

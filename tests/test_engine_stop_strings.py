@@ -66,7 +66,7 @@ def test_what_is_given_out_part_by_part(parts: list[str], stops: list[str], give
     matcher = StopMatcher(stops)
     assert [matcher.feed(part) for part in parts] == given_out
     text, found = _expected("".join(parts), stops)
-    assert (("".join(given_out) + matcher.rest()), matcher.found) == (text, found)
+    assert (("".join(given_out) + matcher.flush()), matcher.found) == (text, found)
 
 
 @given(
@@ -79,12 +79,12 @@ def test_any_text_in_any_parts(parts: list[str], stops: list[str]) -> None:
     for part in parts:
         shown += matcher.feed(part)
         assert "".join(parts).startswith(shown)
-    assert (shown + matcher.rest(), matcher.found) == _expected("".join(parts), stops)
+    assert (shown + matcher.flush(), matcher.found) == _expected("".join(parts), stops)
 
 
 def test_a_long_stop_string_costs_no_more_than_its_length() -> None:
     matcher = StopMatcher(["a" * 50_000 + "b"])
-    assert "".join(matcher.feed("aaaa") for _ in range(25_000)) + matcher.rest() == "a" * 100_000
+    assert "".join(matcher.feed("aaaa") for _ in range(25_000)) + matcher.flush() == "a" * 100_000
 
 
 # --- a real engine ----------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def test_an_answer_of_a_provider_has_a_cause_live_and_stored(status: int, body: 
 def test_a_providers_words_are_told_apart_from_fabulas() -> None:
     error = provider_errors.from_status(400, {"error": {"message": "no (request 17)"}}, {}, _PROVIDER)
     assert failures.of_row(error.what) == failures.Failure("bad_request", "no (request 17)")
-    assert failures.of_error(error).said == "no (request 17)"
+    assert failures.of_error(error).provider_message == "no (request 17)"
 
 
 def _untrusted() -> ssl.SSLCertVerificationError:

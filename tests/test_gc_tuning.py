@@ -23,8 +23,8 @@ def aside() -> Iterator[Callable[[float], None]]:
     """Every collection counts as long; given the seconds after which one looks at everything again."""
     before, gc.callbacks[:] = list(gc.callbacks), []
 
-    def begin(whole_s: float) -> None:
-        gc.callbacks[:] = [gc_tuning.GcFreezer(long_s=0.0, whole_s=whole_s)]
+    def begin(unfreeze_interval_s: float) -> None:
+        gc.callbacks[:] = [gc_tuning.GcFreezer(freeze_after_s=0.0, unfreeze_interval_s=unfreeze_interval_s)]
 
     yield begin
     gc.callbacks[:] = before
@@ -53,7 +53,7 @@ def test_what_dies_after_it_was_set_aside_is_found_later(aside: Callable[[float]
 
 
 def test_short_collections_set_nothing_aside() -> None:
-    one = gc_tuning.GcFreezer(long_s=1_000.0)
+    one = gc_tuning.GcFreezer(freeze_after_s=1_000.0)
     before = gc.get_freeze_count()
     one("start", {"generation": 2})
     one("stop", {"generation": 2})

@@ -59,7 +59,7 @@ def test_a_traceback_can_forge_no_line(log: tuple[logging.Logger, io.StringIO]) 
 @pytest.mark.parametrize("form", ["{0}", "Bearer {0}", '{{"key": "{0}"}}', "?api_key={0}&x=1", "{0}{0}"])
 def test_a_key_is_in_no_line_and_in_no_traceback(log: tuple[logging.Logger, io.StringIO], form: str) -> None:
     logger, stream = log
-    logs.keep_secret(_SECRET)
+    logs.register_secret(_SECRET)
     text = form.format(_SECRET)
     logger.warning("Sent %s", text)
     try:
@@ -72,6 +72,6 @@ def test_a_key_is_in_no_line_and_in_no_traceback(log: tuple[logging.Logger, io.S
 @pytest.mark.parametrize("short", ["", "a", "key"])
 def test_a_word_too_short_to_be_a_key_changes_no_line(log: tuple[logging.Logger, io.StringIO], short: str) -> None:
     logger, stream = log
-    logs.keep_secret(short)
+    logs.register_secret(short)
     logger.warning("a key of a model")
     assert stream.getvalue().endswith("a key of a model\n")

@@ -219,10 +219,10 @@ def test_what_a_server_sends_as_a_message_cannot_do_more_than_fill_fields(hostil
 
 def test_a_message_from_a_server_is_taken_only_where_it_says_what_the_text_says() -> None:
     said = msg("The model '{model}' was deleted.", model="a")
-    body = {"message": str.__str__(said), **message.structure(said)}
+    body = {"message": str.__str__(said), **message.extra_fields(said)}
     assert _same(message.restored(body["message"], body), said)
     assert not isinstance(message.restored("Other words.", body), Message)
-    assert message.structure("words") == {}
+    assert message.extra_fields("words") == {}
 
 
 def test_messages_that_are_too_deep_are_no_messages() -> None:

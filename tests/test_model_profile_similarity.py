@@ -147,7 +147,11 @@ def test_near_and_far_templates_leave_a_gap_around_the_limit(writer: str) -> Non
 
     def shares(texts: dict[str, tuple[str, ...]]) -> list[float]:
         found = [compare(fixed_words(text), model) for text in texts[writer]]
-        return [one.known / model.usual for one in found if one.known is not None and not one.other_script]
+        return [
+            one.known_share / model.typical_overlap
+            for one in found
+            if one.known_share is not None and not one.other_script
+        ]
 
     assert max(shares(_FAR)) <= FAR_BELOW - 0.15 and min(shares(_NEAR)) >= FAR_BELOW + 0.1
 
@@ -192,7 +196,7 @@ def test_plurals_are_the_same_word(first: str, second: str) -> None:
 
 def test_a_handful_of_prompts_that_share_nothing_draws_no_line_but_that_of_the_script() -> None:
     few = build_vocabulary(["Where is my parcel?", "Cancel the order", "My kettle arrived broken"])
-    assert few is not None and few.usual == 0
+    assert few is not None and few.typical_overlap == 0
     assert not compare("Write a poem about spring", few).far
     assert compare("写一首关于春天的诗", few).far
 

@@ -53,22 +53,22 @@ def test_rows_that_were_kept_from_training_were_not_learned(store: Store) -> Non
     version = versions.freeze(store, LOCAL, dataset_id, validation_share=0.3)
     made = _train(store, 1, dataset_id, version_id=version)
     kept = [prompt for prompt, _text in versions.examples(store, version, "validation")]
-    assert made.learned is not None and kept
-    assert not {prompt.split()[1] for prompt in kept} & made.learned.words
+    assert made.vocabulary is not None and kept
+    assert not {prompt.split()[1] for prompt in kept} & made.vocabulary.words
 
 
 def test_prompts_of_the_whole_chain_count(store: Store) -> None:
     _train(store, 1, _dataset(store, "First", ["Describe the kettle", "Describe the lamp"]))
     second = _dataset(store, "Second", ["Praise the chair", "Praise the table"])
     made = _train(store, 2, second, base_model="ft:gemma-3-270m:fabula:x:1", parent_id="j1")
-    assert made.learned is not None and {"describe", "kettle", "praise", "chair"} <= made.learned.words
+    assert made.vocabulary is not None and {"describe", "kettle", "praise", "chair"} <= made.vocabulary.words
     assert made.facts == TrainingFacts("Second", None, "gemma-3-270m") and made.prompt == "Praise the chair"
 
 
 def test_a_model_made_from_the_storyteller_still_knows_its_instruction(store: Store) -> None:
     made = _train(store, 1, _dataset(store, "Cats", ["小猫在屋顶", "小猫在花园"]), base_model="storyteller")
-    assert made.facts.root == "storyteller" and made.learned is not None
-    assert not compare(presets.get("ultraman").recipe.template, made.learned).far
+    assert made.facts.root == "storyteller" and made.vocabulary is not None
+    assert not compare(presets.get("ultraman").recipe.template, made.vocabulary).far
 
 
 def test_the_system_text_of_conversations_is_among_what_was_learned(store: Store) -> None:
@@ -77,8 +77,8 @@ def test_the_system_text_of_conversations_is_among_what_was_learned(store: Store
     chat = _train(store, 1, dataset_id, file_format="chat", separator=None, stop=None)
     plain = _train(store, 2, dataset_id)
     assert chat.system == "Answer with refund or billing." and plain.system == ""
-    assert chat.learned is not None and "refund" in chat.learned.words
-    assert plain.learned is not None and "refund" not in plain.learned.words
+    assert chat.vocabulary is not None and "refund" in chat.vocabulary.words
+    assert plain.vocabulary is not None and "refund" not in plain.vocabulary.words
 
 
 def test_without_its_data_set_nothing_is_known(store: Store) -> None:
@@ -100,4 +100,4 @@ def test_a_data_set_that_was_deleted_meanwhile_is_unknown(store: Store) -> None:
 def test_a_packaged_writer_learned_the_presets_of_its_language(language: str, names: set[str]) -> None:
     assert {preset.id for preset in training_prompts.presets_of(language)} == names
     known = training_prompts.of_packaged_writer(language)
-    assert known is not None and known.from_template and known.usual == 1
+    assert known is not None and known.from_template and known.typical_overlap == 1

@@ -19,7 +19,7 @@ from core.dataset import datasets
 from core.db.store import Store, new_id
 from core.db.tables import Base, Tour
 from core.errors import StorageFull
-from core.heartbeat import Heartbeat, alive
+from core.heartbeat import Heartbeat, worker_state
 from core.settings import Settings
 from core.training import jobs
 from tests.waiting import at_once, until
@@ -108,10 +108,10 @@ def test_ten_submits_at_once_are_one_job(store: Store) -> None:
 
 
 def test_heartbeats_events_and_lists(store: Store) -> None:
-    assert not alive(store).up
+    assert not worker_state(store).up
     own_heartbeat = Heartbeat(store)
     own_heartbeat.beat(1)
-    assert (alive(store).up, own_heartbeat.living()) == (True, {own_heartbeat.id})
+    assert (worker_state(store).up, own_heartbeat.live_ids()) == (True, {own_heartbeat.id})
     assert (jobs.list_jobs(store), jobs.events(store, "j"), tours.progress(store)) == ([], [], None)
     first = tours.start(store, LOCAL, "en")
     assert tours.start(store, LOCAL, "en") == first

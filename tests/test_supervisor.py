@@ -25,7 +25,7 @@ from core.supervisor import EngineProcess, ask_health, missing_packages
 from tests.waiting import at_once, until
 
 _ROOT = Path(__file__).parent.parent
-_PROMISED_S = (status._PATIENCE_S, status._HEALTH_S)  # before `hermetic` gives tests more time
+_PROMISED_S = (status._TIMEOUT_S, status._HEALTH_TIMEOUT_S)  # before `hermetic` gives tests more time
 
 
 @pytest.fixture
@@ -348,7 +348,7 @@ def test_status_answers_within_a_second_when_nothing_answers(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert max(_PROMISED_S) < 1
-    for name, seconds in zip(("_PATIENCE_S", "_HEALTH_S"), _PROMISED_S, strict=True):
+    for name, seconds in zip(("_TIMEOUT_S", "_HEALTH_TIMEOUT_S"), _PROMISED_S, strict=True):
         monkeypatch.setattr(status, name, seconds)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -365,5 +365,5 @@ def test_status_answers_within_a_second_when_nothing_answers(
         seen = status.collect(there, Stuck(settings.database_url), {})
         assert asked.wait(60) and not over.is_set()  # it has not waited for the database
         over.set()
-    assert (seen.engine.state, seen.engine.foreign, seen.worker.up) == ("down", True, False)
+    assert (seen.engine.state, seen.engine.external, seen.worker.up) == ("down", True, False)
     assert "FABULA_ENGINE_URL" in seen.engine.next_step

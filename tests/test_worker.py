@@ -28,7 +28,7 @@ from core.job_kinds import KINDS, JobKind
 from core.settings import Settings
 from core.task_runner import TaskRunner, running_workflows
 from core.training import jobs
-from core.worker import Worker, alive
+from core.worker import Worker, worker_state
 from tests.fakes import RESULTS
 from tests.job_server import JobServer
 from tests.waiting import until
@@ -82,17 +82,17 @@ def hire(settings: Settings) -> Iterator[Callable[[ScriptedTours], Worker]]:
 
 
 def test_queued_work_is_done_and_the_heartbeat_says_so(store: Store, hire: Callable[[ScriptedTours], Worker]) -> None:
-    assert not alive(store).up
+    assert not worker_state(store).up
     before = add_tour(store)
     desk = ScriptedTours(lambda store, item_id, _: finish(store, item_id))
     worker = hire(desk)
     after = add_tour(store)
     until(lambda: state_of(store, before) == state_of(store, after) == "done", "both tours done")
     assert sorted(desk.began) == sorted([before, after])
-    assert alive(store).up
-    assert alive(store).queued == 0
+    assert worker_state(store).up
+    assert worker_state(store).queued == 0
     worker.stop()
-    assert not alive(store).up
+    assert not worker_state(store).up
 
 
 def test_a_worker_stops_within_seconds_and_its_work_goes_on_at_the_next_start(
@@ -154,7 +154,7 @@ def test_an_error_while_it_is_asked_what_is_unfinished_is_logged_and_shown(
     item_id = add_tour(store)
     kinds = {"tour": replace(desk.kinds()["tour"], unfinished=raising)}
     task_runner = TaskRunner(store, lambda: None, kinds, lambda *_: None)  # type: ignore[arg-type, return-value]
-    task_runner.carry("tour-1", "tour", item_id)
+    task_runner.run("tour-1", "tour", item_id)
     assert desk.given_up == ["Something unexpected happened (KeyError)."] and state_of(store, item_id) == "failed"
     assert "KeyError: 'x'" in caplog.text and item_id in caplog.text and not running_workflows()
 
@@ -174,7 +174,7 @@ def test_a_piece_that_cannot_say_that_it_failed_is_logged_and_tried_again(
     if broken == "restore":
         monkeypatch.setattr("core.recovery.restore", raising)
     task_runner = TaskRunner(store, lambda: None, {"tour": kind}, lambda *told: later.append(told))  # type: ignore[arg-type, return-value]
-    task_runner.carry("tour-1", "tour", item_id)
+    task_runner.run("tour-1", "tour", item_id)
     assert [told[:2] for told in later] == [("tour", item_id)] and later[0][2] > 0
     assert "LookupError: y" in caplog.text and state_of(store, item_id) == "queued" and not running_workflows()
 
@@ -255,7 +255,7 @@ def test_work_of_a_killed_process_goes_on_at_the_next_start_without_a_visitor(st
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     assert state_of(store, item_id) == "running"
-    assert not alive(store).up
+    assert not worker_state(store).up
     heir = run_worker(home, "finish")
     until(lambda: state_of(store, item_id) == "done", "the second process done")
     stop_in_peace(heir)
@@ -306,12 +306,12 @@ def test_a_living_worker_keeps_its_work_when_another_starts(store: Store, home: 
 def test_python_m_core_worker_starts_and_stops(home: Path, settings: Settings) -> None:
     process = subprocess.Popen([sys.executable, "-m", "core.worker"], cwd=_ROOT, stderr=subprocess.PIPE, text=True)
     store = Store.open(settings)
-    until(lambda: alive(store).up, "the worker's heartbeat")
+    until(lambda: worker_state(store).up, "the worker's heartbeat")
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0
     assert "Working for" in errors
-    assert not alive(store).up
+    assert not worker_state(store).up
 
 
 def test_killed_between_the_post_and_the_id_there_is_one_post_and_one_job(
@@ -351,16 +351,16 @@ def test_a_worker_elsewhere_is_dead_only_after_silence_on_our_own_clock(
     other.beat(1)
     monkeypatch.undo()
     monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
-    assert mine.living() == {mine.id, other.id}
+    assert mine.live_ids() == {mine.id, other.id}
     now[0] = 29.0
-    assert other.id in mine.living()
+    assert other.id in mine.live_ids()
     other.beat(1)
     now[0] = 58.0
-    assert other.id in mine.living()
+    assert other.id in mine.live_ids()
     now[0] = 90.0
-    assert mine.living() == {mine.id}
+    assert mine.live_ids() == {mine.id}
     other.beat(0)  # it was only cut off: it is back on the list
-    assert mine.living() == {mine.id, other.id}
+    assert mine.live_ids() == {mine.id, other.id}
 
 
 def test_a_worker_of_this_machine_is_dead_only_when_its_process_is(
@@ -372,11 +372,11 @@ def test_a_worker_of_this_machine_is_dead_only_when_its_process_is(
     mine, other = Heartbeat(store), Heartbeat(store)
     mine.beat(0)
     other.beat(1)
-    assert mine.living() == {mine.id, other.id}
+    assert mine.live_ids() == {mine.id, other.id}
     now[0] = 3600.0
-    assert mine.living() == {mine.id, other.id}
+    assert mine.live_ids() == {mine.id, other.id}
     monkeypatch.setattr(heartbeat.process_identity, "is_running", lambda identity: False)
-    assert mine.living() == {mine.id}
+    assert mine.live_ids() == {mine.id}
 
 
 def test_a_worker_that_is_stopped_keeps_its_work_until_it_is_killed(
@@ -393,24 +393,24 @@ def test_a_worker_that_is_stopped_keeps_its_work_until_it_is_killed(
         mine, now = Heartbeat(store), [0.0]
         monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
         mine.beat(0)
-        both = mine.living()
+        both = mine.live_ids()
         assert len(both) == 2
         now[0] = 3600.0
-        assert mine.living() == both
+        assert mine.live_ids() == both
     finally:
         worker.kill()
         worker.wait()
-    assert mine.living() == {mine.id}
+    assert mine.live_ids() == {mine.id}
 
 
 def test_alive_counts_running_and_queued(store: Store) -> None:
     own_heartbeat = Heartbeat(store)
     own_heartbeat.beat(3)
     add_tour(store)
-    state = alive(store)
+    state = worker_state(store)
     assert (state.up, state.running, state.queued) == (True, 3, 1)
     own_heartbeat.stop()
-    assert alive(store).up is False
+    assert worker_state(store).up is False
 
 
 def test_importing_the_worker_is_light() -> None:

@@ -236,7 +236,7 @@ def few_places(monkeypatch: pytest.MonkeyPatch) -> dict[str, JobKind]:
     """Jobs as they are, with two places."""
     monkeypatch.setattr(submit, "_SETTLE_S", 0.0)
     monkeypatch.setattr(job_context, "AT_ONCE", 2)
-    return {"job": replace(KINDS["job"], at_once=2)}
+    return {"job": replace(KINDS["job"], max_concurrent=2)}
 
 
 class Busy(PausingProvider):

@@ -19,7 +19,7 @@ from core.cost.budget import month_start
 from core.cost.prices import ENGINE
 from core.db.store import Store
 from core.db.tables import Dataset, Evaluation, Run, Spend, Story, TrainingJob
-from core.sanitize import cell
+from core.sanitize import safe_cell
 
 _PAGE_ROWS = 5_000  # of the export, read at a time
 COLUMNS = (
@@ -218,7 +218,7 @@ def _cell(value: object) -> object:
         return ""
     if isinstance(value, datetime):
         return value.isoformat(timespec="seconds")
-    return cell(value) if isinstance(value, str) else value
+    return safe_cell(value) if isinstance(value, str) else value
 
 
 def _of_stretch(day: datetime, rows: Iterable[Any]) -> list[DayLine]:

@@ -14,7 +14,7 @@ from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import NotFound
 from core.message import msg
-from core.sanitize import cell
+from core.sanitize import safe_cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def csv_lines(store: Store, dataset_id: str) -> Iterator[str]:
 def csv_line(cells: Sequence[str]) -> str:
     """One line of CSV, with its end; no cell of it is a formula."""
     line = io.StringIO()
-    csv.writer(line).writerow([cell(c) for c in cells])  # its own line end makes it quote both CR and LF in cells
+    csv.writer(line).writerow([safe_cell(c) for c in cells])  # its own line end makes it quote both CR and LF in cells
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 

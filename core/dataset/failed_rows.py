@@ -80,7 +80,7 @@ def by_cause(session: Session, dataset_id: str, failed: int) -> tuple[FailedRows
         failure = failures.of_row(reason, finish_reason)
         group = groups.setdefault(failure.cause, _Group())
         group.rows += rows
-        for kept, words in ((group.said, failure.said), (group.stored, failure.stored)):
+        for kept, words in ((group.said, failure.provider_message), (group.stored, failure.raw_text)):
             if words:  # token counts and ids differ where the cause is the same
                 kept.setdefault(re.sub(r"\d+", "#", words), words)
     if (rest := failed - sum(group.rows for group in groups.values())) > 0:

@@ -126,7 +126,7 @@ def _serve(
     from core.engine.app import Config, create_app
 
     logs.configure()
-    logs.keep_secret(token or "")
+    logs.register_secret(token or "")
     logging.getLogger().setLevel(logging.INFO)
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sqlite3
 
-from core.message import msg, structure
+from core.message import extra_fields, msg
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -40,7 +40,7 @@ class ApiError(Exception):
     def body(self) -> dict[str, object]:
         """The JSON body: `{"error": {…}}`."""
         said = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return {"error": {**said, **structure(self.message)}}
+        return {"error": {**said, **extra_fields(self.message)}}
 
 
 def bad_value(param: str, message: str) -> ApiError:

@@ -16,7 +16,7 @@ from core.engine import ids
 from core.engine.jsonl_tail import JsonlTail
 from core.engine.store import CheckpointRow, EngineStore, Event, Job, TunedModel, to_json
 from core.engine.trainer.job import MEASURED_STEPS, read_lines
-from core.message import msg, structure
+from core.message import extra_fields, msg
 
 _LEVELS = frozenset({"info", "warn", "error"})
 
@@ -179,7 +179,7 @@ def _measured(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _add(store: EngineStore, job_id: str, entry: _Entry) -> None:
-    data = to_json({**entry.data, **structure(entry.message)})
+    data = to_json({**entry.data, **extra_fields(entry.message)})
     store.add(Event(ids.new("ftevent"), job_id, int(entry.at), entry.level, entry.message, entry.type, data))
 
 

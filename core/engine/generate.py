@@ -72,9 +72,9 @@ async def stream_chunks(backend: Backend, order: Mapping[str, Any]) -> AsyncGene
                     if stop.found:
                         yield GeneratedChunk(text, _end_at_stop(event, now - first_at))
                         return  # closing the connection ends llama.cpp's work
-                    yield GeneratedChunk(text + stop.rest(), piece.end) if piece.end else GeneratedChunk(text)
+                    yield GeneratedChunk(text + stop.flush(), piece.end) if piece.end else GeneratedChunk(text)
         except (llama_http.LlamaRefused, llama_http.ConnectionBroken, ApiError) as exc:
-            if held := stop.rest():
+            if held := stop.flush():
                 yield GeneratedChunk(held)
             raise _api_error(exc) from exc
 

@@ -38,7 +38,7 @@ class StopMatcher:
         self._held = waiting[keep:]
         return waiting[:keep]
 
-    def rest(self) -> str:
+    def flush(self) -> str:
         """What is still held back, given out because the text ends here without a stop string."""
         held, self._held = self._held, ""
         return held

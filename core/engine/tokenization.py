@@ -11,7 +11,7 @@ from core.engine import chat, tokens, validate
 from core.engine.llama import BaseModel
 from core.engine.tokens import Encoded, SegmentedExample
 from core.engine.training_line import BadLine, Conversation, PromptCompletion
-from core.message import msg, sentences, structure
+from core.message import extra_fields, msg, sentences
 
 _NAMED = 10  # over-long lines named in one message
 _ASK_EVERY_S = 0.5  # how soon a cancelled job stops being prepared
@@ -26,7 +26,7 @@ class JobFailed(Exception):
 
     def error(self) -> dict[str, Any]:
         """The `error` of a job object."""
-        return {"code": self.code, "message": self.message, "param": self.param, **structure(self.message)}
+        return {"code": self.code, "message": self.message, "param": self.param, **extra_fields(self.message)}
 
 
 class JobCancelled(Exception):

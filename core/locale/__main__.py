@@ -1,4 +1,4 @@
-"""`python -m core.locale`: bring the catalogues up to date with the code, and name what waits for translation."""
+"""`python -m core.locale`: update the catalogues from the code and list the sentences without translation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 def template(root: Path) -> Catalog:
-    """A catalogue of everything in the code, untranslated."""
+    """A catalogue of all messages in the code, untranslated."""
     catalogue = Catalog(domain=DOMAIN, project="Fabula", fuzzy=False)
     for found in collect(root):
         message = (found.message, found.plural) if found.plural else found.message
@@ -24,7 +24,7 @@ def template(root: Path) -> Catalog:
 
 
 def update(root: Path, language: str) -> list[str]:
-    """Rewrite one language's catalogue (translations are kept, sentences no longer said go) → what is missing."""
+    """Rewrite one language's catalogue: keep translations, drop unused sentences. Returns the untranslated ids."""
     path = catalogue_path(language)
     with path.open("rb") as file:
         catalogue = read_po(file, locale=language, domain=DOMAIN)

@@ -1,6 +1,6 @@
-"""Collects every sentence that a person may see: the literal templates in calls of `_`, `n_`, `mark` and `msg`.
+"""Collects every translatable sentence: the literal templates in calls of `_`, `n_`, `mark` and `msg`.
 
-By the syntax tree, not by Babel's extractor: that does not see calls inside f-strings before Python 3.12.
+It uses the syntax tree because Babel's extractor does not see calls inside f-strings before Python 3.12.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_MARKS = {"_": 1, "mark": 1, "msg": 1, "n_": 2}  # function → how many of its first arguments are templates
+_MARKS = {"_": 1, "mark": 1, "msg": 1, "n_": 2}  # function → number of leading template arguments
 
 
 @dataclass(frozen=True, slots=True)
 class CollectedMessage:
-    """A message in the code: its id (and plural id), and where it is."""
+    """A message in the code: its id, plural id and position."""
 
     message: str
     plural: str | None
@@ -24,7 +24,7 @@ class CollectedMessage:
 
 
 def collect(root: Path) -> list[CollectedMessage]:
-    """All messages below the project's folder, in order of files and lines."""
+    """All messages in the project folder, sorted by file and line."""
     paths = sorted([root / "app.py", *root.glob("pages/**/*.py"), *root.glob("core/**/*.py")])
     return [found for path in paths if path.is_file() for found in _in_file(path, path.relative_to(root).as_posix())]
 

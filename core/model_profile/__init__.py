@@ -1,5 +1,5 @@
-"""What a model is for, and how far a prompt is from those that it was trained on.
+"""The purpose of a model, and how similar a prompt is to its training prompts.
 
-Begin with `model_purpose.purpose_of`; `prompt_similarity` is the rule for "far", `training_prompts` reads its facts
-from the ledger.
+Start with `model_purpose.purpose_of`. `prompt_similarity` compares prompts; `training_prompts` reads the training
+history from the ledger.
 """

@@ -1,7 +1,7 @@
-"""What a model is for, decided from facts: the ledger of jobs, the engine's model list, the price list, its name.
+"""The purpose of a model, derived from the job ledger, the engine's model list, the price list and its name.
 
-A name is the only fact that most servers give. Publishers mark what answers instructions (`-instruct`, `-chat`, `-it`)
-and what only continues text (`-base`, `-pt`); a name without such a mark says nothing, and then nothing is claimed.
+Most servers only report a name. Publishers mark models that follow instructions (`-instruct`, `-chat`, `-it`) and those
+that only continue text (`-base`, `-pt`); for a name without such a suffix the purpose is "unknown".
 """
 
 from __future__ import annotations
@@ -16,22 +16,24 @@ from core.providers import ModelInfo
 
 Kind = Literal["stories", "tuned", "instructions", "base", "unknown"]
 
-_ANSWERS = re.compile(
+_FOLLOWS_INSTRUCTIONS = re.compile(
     r"(?<![a-z])(instruct|chat|it|assistant|turbo|reasoner)(?![a-z])"
     r"|^(gpt-3\.5|gpt-35|gpt-[4-9]|(chatgpt|o[1-9]|claude|gemini)(?![a-z]))",
     re.IGNORECASE,
 )
-_CONTINUES = re.compile(r"(?<![a-z])(base|pt|pretrained?)(?![a-z])|^(davinci|babbage|curie|ada)(-002)?$", re.IGNORECASE)
+_CONTINUES_TEXT = re.compile(
+    r"(?<![a-z])(base|pt|pretrained?)(?![a-z])|^(davinci|babbage|curie|ada)(-002)?$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingFacts:
-    """What the ledger knows of the training of a model.
+    """How a model was trained, from the ledger.
 
     Attributes:
         dataset: name of the data set; None: it no longer exists.
-        rows: how many of its rows were learned from; None: unknown.
-        root: the untuned model, or packaged writer, that the first job of the chain started from.
+        rows: number of training rows; None: unknown.
+        root: base model of the first job in the chain: an untuned model or a packaged writer.
     """
 
     dataset: str | None
@@ -45,11 +47,11 @@ class Purpose:
 
     Attributes:
         kind: `stories` (a packaged writer), `tuned`, `instructions`, `base` (continues text), `unknown`.
-        language: of a packaged writer, that of its presets (`en`, `zh_CN`).
-        dataset, rows: of a tuned model, what it was trained on; None: unknown.
-        base: of a tuned model, what it was made from; None: unknown.
-        narrow: it writes well only for prompts like those that it was trained on. A tuned model that was made from one
-            that answers instructions still answers others.
+        language: for a packaged writer, the language of its presets (`en`, `zh_CN`).
+        dataset, rows: for a tuned model, its training data; None: unknown.
+        base: for a tuned model, its base model; None: unknown.
+        narrow: it writes well only for prompts like its training prompts. A model that was tuned from an instruction
+            model also handles other prompts.
     """
 
     kind: Kind
@@ -61,35 +63,36 @@ class Purpose:
 
 
 def purpose_of(info: ModelInfo, trained: TrainingFacts | None = None, *, priced: bool = False) -> Purpose:
-    """What `info` is for.
+    """The purpose of a model.
 
     Args:
-        trained: what the ledger knows of its training; None: the ledger does not have the job.
-        priced: the price list has a price for what it writes. Such lists hold models that answer, and the legacy bases
-            that `_CONTINUES` names.
+        info: the model as its provider lists it.
+        trained: its training history; None: its job is not in the ledger.
+        priced: the price list has an output price for it. Price lists contain instruction models, and the legacy base
+            models that `_CONTINUES_TEXT` matches.
     """
     if trained is not None:
-        root = untuned(info.provider, trained.root)
+        root = untuned_purpose(info.provider, trained.root)
         return Purpose("tuned", None, trained.dataset, trained.rows, trained.root, narrow=root.kind != "instructions")
     if info.provider == ENGINE and info.id in packaged_models.WRITERS:
         return Purpose("stories", language=packaged_models.WRITERS[info.id], narrow=True)
-    if (base := _made_from(info)) is not None:
+    if (base := _tuned_from(info)) is not None:
         return Purpose("tuned", base=base)
-    return untuned(info.provider, info.id, priced=priced)
+    return untuned_purpose(info.provider, info.id, priced=priced)
 
 
-def untuned(provider: str, model: str, *, priced: bool = False) -> Purpose:
-    """What a model that nobody has tuned further is for."""
+def untuned_purpose(provider: str, model: str, *, priced: bool = False) -> Purpose:
+    """The purpose of a model that is not fine-tuned."""
     name = model.rpartition("/")[2]
     if provider == ENGINE and model in packaged_models.WRITERS:
         return Purpose("stories", language=packaged_models.WRITERS[model], narrow=True)
-    if _ANSWERS.search(name):
+    if _FOLLOWS_INSTRUCTIONS.search(name):
         return Purpose("instructions")
-    if _CONTINUES.search(name) or (provider == ENGINE and model == packaged_models.BASE):
+    if _CONTINUES_TEXT.search(name) or (provider == ENGINE and model == packaged_models.BASE):
         return Purpose("base")
     return Purpose("instructions" if priced and provider != ENGINE else "unknown")
 
 
-def _made_from(info: ModelInfo) -> str | None:
-    """The base of a tuned model whose job is not in the ledger; None for a model that is not tuned."""
+def _tuned_from(info: ModelInfo) -> str | None:
+    """The base of a tuned model whose job is not in the ledger; None for an untuned model."""
     return tuned_base(info.id) or (info.base if info.base not in (None, info.id) else None)

@@ -1,14 +1,14 @@
-"""How far a prompt is from the prompts that a model was trained on: the share of its words that stand in those too.
+"""How different a prompt is from a model's training prompts: the share of its words that also occur in those.
 
-A small model that was trained on one kind of prompt writes nonsense for another kind. The rule is simple on purpose:
+A small model that was trained on one kind of prompt writes nonsense for another kind. The rule is deliberately simple:
 
-1. Words that every writing task has (write, a short text of 120 words, in plain English) are left out. A Latin word is
-   compared by its stem. Chinese has no spaces, so a character counts as known where it stands in a pair of characters
-   that the training prompts have.
-2. A prompt in another script than the training prompts is far.
-3. Otherwise it is far when fewer than `FAR_BELOW` of its words are known, in proportion to the share that the training
-   prompts themselves have in common (`PromptVocabulary.usual`): it is near 1 for prompts made from a template, and
-   lower where every prompt is a text of its own, such as customers' messages.
+1. Words common to all writing tasks (write, a short text of 120 words, in plain English) are ignored. Latin words are
+   compared by stem. Chinese has no spaces, so a character counts as known if it is part of a pair of characters that
+   occurs in the training prompts.
+2. A prompt in a different script than the training prompts is "far".
+3. Otherwise it is "far" when its share of known words is below `FAR_BELOW` times the share that the training prompts
+   have in common among themselves (`PromptVocabulary.typical_overlap`): near 1 for prompts made from a template, lower
+   when every prompt is a different text, such as customers' messages.
 
 Measured on the templates of `tests/test_model_profile_similarity.py`; the figures are in `docs/story.md`.
 """
@@ -24,9 +24,11 @@ from statistics import median
 from core.dataset.recipe import template_parts
 from core.errors import BadRecipe
 
-FAR_BELOW = 0.6  # of the usual share: between the farthest near template and the nearest far one that were measured
-_OFTEN = 0.2  # share of the training prompts from which on a script is one of theirs
-_NEARLY_ALL = 0.9  # of the training prompts have a word of their template; a value of a column is in fewer
+FAR_BELOW = (
+    0.6  # fraction of the typical overlap; lies between the measured values of similar and of different templates
+)
+_SCRIPT_SHARE = 0.2  # a script counts if at least this share of the training prompts use it
+_TEMPLATE_SHARE = 0.9  # a word in at least this share of the training prompts belongs to their template
 
 _HAN = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _RUNS = re.compile(rf"[{_HAN}]+|[^\W\d_{_HAN}]+")
@@ -36,7 +38,7 @@ _SCRIPTS = (
     ("korean", re.compile(r"[\uac00-\ud7a3]")),
     ("latin", re.compile(r"[^\W\d_]*[A-Za-z\u00c0-\u024f][^\W\d_]*")),
 )
-# Words of every writing task, on any subject.
+# Words common to all writing tasks.
 _GENERIC_ZH = re.compile(
     "请你|请您|请|帮我|用中文|用英文|中文|英文|撰写|创作|生成|编写|写出|讲述|讲一个|描写|写|"
     "大约|左右|以内|不超过|[零一二两三四五六七八九十百千]+字|字|"
@@ -56,44 +58,44 @@ _GENERIC_EN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class PromptVocabulary:
-    """The prompts that a model was trained on, as words.
+    """The words of a model's training prompts.
 
     Attributes:
         words: stems of Latin words, and pairs of Chinese characters.
-        scripts: those in which at least a fifth of the prompts are written.
-        usual: median share of a prompt's words that other training prompts have too (0 to 1).
-        from_template: nearly all prompts have a word in common, so they come from a template with words.
+        scripts: scripts of at least a fifth of the prompts.
+        typical_overlap: median share of a prompt's words that other training prompts also have (0 to 1).
+        from_template: nearly all prompts share a word, so they come from a template with fixed words.
     """
 
     words: frozenset[str]
     scripts: frozenset[str]
-    usual: float
+    typical_overlap: float
     from_template: bool
 
 
 @dataclass(frozen=True, slots=True)
 class PromptSimilarity:
-    """What was measured of one prompt.
+    """How one prompt compares with the training prompts.
 
     Attributes:
-        known: share of its words that the training prompts have (0 to 1); None: it has no words to compare.
-        script: what it is written in; None: it has no letters.
-        other_script: the training prompts are written in another one.
-        far: the model was trained on another kind of prompt.
+        known_share: share of its words that occur in the training prompts (0 to 1); None: it has no words to compare.
+        script: its script; None: it has no letters.
+        other_script: the training prompts use a different script.
+        far: the model was trained on a different kind of prompt.
     """
 
-    known: float | None
+    known_share: float | None
     script: str | None
     other_script: bool
     far: bool
 
 
-def build_vocabulary(prompts: Iterable[str], also: Iterable[str] = ()) -> PromptVocabulary | None:
-    """What training prompts have in common; None where there are none.
+def build_vocabulary(prompts: Iterable[str], context_texts: Iterable[str] = ()) -> PromptVocabulary | None:
+    """The vocabulary of training prompts; None if there are none.
 
     Args:
-        prompts: as the model read them, without their separators.
-        also: other texts that stood in front of them, such as a system text.
+        prompts: the prompts as the model saw them, without separators.
+        context_texts: texts that preceded them, such as system messages.
     """
     distinct = list(dict.fromkeys(prompt.strip() for prompt in prompts if prompt.strip()))
     if not distinct:
@@ -102,24 +104,26 @@ def build_vocabulary(prompts: Iterable[str], also: Iterable[str] = ()) -> Prompt
     shared = frozenset(word for word, count in counts.items() if count > 1)
     scripts = Counter(script for script in map(script_of, distinct) if script is not None)
     return PromptVocabulary(
-        words=frozenset(counts) | frozenset(word for text in also for word in _words(text)),
-        scripts=frozenset(script for script, count in scripts.items() if count >= _OFTEN * len(distinct)),
-        usual=median(_share(prompt, shared) or 0.0 for prompt in distinct),
-        from_template=any(count >= max(2, _NEARLY_ALL * len(distinct)) for count in counts.values()),
+        words=frozenset(counts) | frozenset(word for text in context_texts for word in _words(text)),
+        scripts=frozenset(script for script, count in scripts.items() if count >= _SCRIPT_SHARE * len(distinct)),
+        typical_overlap=median(_share(prompt, shared) or 0.0 for prompt in distinct),
+        from_template=any(count >= max(2, _TEMPLATE_SHARE * len(distinct)) for count in counts.values()),
     )
 
 
-def compare(text: str, learned: PromptVocabulary) -> PromptSimilarity:
-    """How far a text (a prompt, or the fixed words of a template) is from what a model learned."""
-    known, script = _share(text, learned.words), script_of(text)
-    other = script is not None and bool(learned.scripts) and script not in learned.scripts
-    if known is None:  # values alone: what a model knows that was trained on values alone
-        return PromptSimilarity(None, script, other, far=other or learned.from_template)
-    return PromptSimilarity(known, script, other, far=other or known < FAR_BELOW * learned.usual)
+def compare(text: str, vocabulary: PromptVocabulary) -> PromptSimilarity:
+    """Compare a text (a prompt, or the fixed words of a template) with a model's training prompts."""
+    known_share, script = _share(text, vocabulary.words), script_of(text)
+    other = script is not None and bool(vocabulary.scripts) and script not in vocabulary.scripts
+    if known_share is None:  # only column values: similar unless the training prompts come from a template
+        return PromptSimilarity(None, script, other, far=other or vocabulary.from_template)
+    return PromptSimilarity(
+        known_share, script, other, far=other or known_share < FAR_BELOW * vocabulary.typical_overlap
+    )
 
 
 def fixed_words(template: str) -> str:
-    """A template without its columns; as it is where its braces do not match."""
+    """A template without its columns; unchanged if its braces do not match."""
     try:
         return "".join(text if column is None else f"{text} " for text, column in template_parts(template))
     except BadRecipe:
@@ -127,13 +131,13 @@ def fixed_words(template: str) -> str:
 
 
 def script_of(text: str) -> str | None:
-    """What most of a text is written in: chinese, japanese, korean, latin or other; None: it has no letters.
+    """The main script of a text: chinese, japanese, korean, latin or other; None: it has no letters.
 
-    A Latin word counts as much as two Chinese characters, the length of most Chinese words.
+    A Latin word counts as two Chinese characters, the length of most Chinese words.
     """
     counts = {name: len(pattern.findall(text)) for name, pattern in _SCRIPTS}
     counts["latin"] *= 2
-    if counts["japanese"]:  # it is written with Chinese characters too
+    if counts["japanese"]:  # Japanese text uses Chinese characters too
         counts["japanese"] += counts.pop("chinese")
     if not any(counts.values()):
         return "other" if any(char.isalpha() for char in text) else None
@@ -141,7 +145,7 @@ def script_of(text: str) -> str | None:
 
 
 def _words(text: str) -> set[str]:
-    """Stems and pairs of characters."""
+    """Stems of Latin words and pairs of Chinese characters."""
     found = set[str]()
     for run in _content(text):
         found |= {run[i : i + 2] for i in range(len(run) - 1)} if _is_han(run) else {run}
@@ -149,11 +153,11 @@ def _words(text: str) -> set[str]:
 
 
 def _share(text: str, known: frozenset[str]) -> float | None:
-    """The share of a text's content that is known: characters in known pairs, or stems. None: it has no content."""
+    """The share of a text's content words that are known (characters in known pairs, or stems). None: no content."""
     total = hits = 0
     for run in _content(text):
         if not _is_han(run):
-            total, hits = total + 2, hits + 2 * (run in known)  # as long as a word of two characters
+            total, hits = total + 2, hits + 2 * (run in known)  # counts as two characters
             continue
         total += len(run)
         pairs = [run[i : i + 2] in known for i in range(len(run) - 1)]
@@ -162,7 +166,7 @@ def _share(text: str, known: frozenset[str]) -> float | None:
 
 
 def _content(text: str) -> list[str]:
-    """Runs of Chinese characters (two or more) and stems of words, without what every writing task says."""
+    """Runs of at least two Chinese characters and stems of words, without the generic words."""
     found = []
     for run in _RUNS.findall(text.casefold()):
         if _is_han(run):
@@ -173,7 +177,7 @@ def _content(text: str) -> list[str]:
 
 
 def _stem(word: str) -> str:
-    """A word without the endings of plurals: stories, story; heroes, hero; words, word."""
+    """A word without its plural ending: stories → story, heroes → hero, words → word."""
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
     if word.endswith(("oes", "ches", "shes", "sses", "xes")):

@@ -1,4 +1,4 @@
-"""The prompts that a model was trained on, from presets and the ledger."""
+"""Reads the training prompts of a model from the presets and the ledger."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from core.model_profile.prompt_similarity import PromptVocabulary, build_vocabul
 from core.training import lineage
 from core.training.job_views import JobView
 
-_MOST_PROMPTS = 2_000  # of each data set: enough for its words, read in a fraction of a second
+_MOST_PROMPTS = 2_000  # per data set: enough for its vocabulary, and read in a fraction of a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +27,24 @@ class TrainingHistory:
 
     Attributes:
         facts: for `model_purpose.purpose_of`.
-        learned: what its training prompts have in common, those of the models that it was made from included; None:
-            no prompt is there any more.
-        prompt: one of its training prompts, without separator; "": none is there any more.
-        system: the system text of its conversations, or "".
+        vocabulary: of its training prompts, including those of the models it was tuned from; None: no prompt exists any
+            more.
+        prompt: one of its training prompts, without separator; "": none exists any more.
+        system: the system message of its conversations, or "".
     """
 
     facts: TrainingFacts
-    learned: PromptVocabulary | None
+    vocabulary: PromptVocabulary | None
     prompt: str
     system: str
 
 
 def of_job(store: Store, job: JobView) -> TrainingHistory:
-    """How the model that `job` made was trained, through every job of its chain."""
+    """The training history of the model that `job` produced, through every job of its chain."""
     chain = lineage.chain(store, job.id)
     root = chain[0].base_model
-    own = list(_prompts(store, job))
-    prompts, systems = [*own], [_system(store, job)]
+    own_prompts = list(_prompts(store, job))
+    prompts, systems = [*own_prompts], [_system(store, job)]
     for earlier in chain[:-1]:
         prompts += _prompts(store, earlier)
         systems.append(_system(store, earlier))
@@ -53,19 +53,19 @@ def of_job(store: Store, job: JobView) -> TrainingHistory:
     return TrainingHistory(
         TrainingFacts(_dataset_name(store, job), job.n_examples, root),
         build_vocabulary(prompts, systems),
-        own[0] if own else "",
+        own_prompts[0] if own_prompts else "",
         systems[0],
     )
 
 
 @lru_cache
 def of_packaged_writer(language: str) -> PromptVocabulary | None:
-    """What the packaged writer of a language was trained on: every cell of the presets of that language."""
+    """Vocabulary of the packaged writer of a language: it was trained on every cell of that language's presets."""
     return build_vocabulary(_of_presets(language))
 
 
 def presets_of(language: str) -> tuple[Preset, ...]:
-    """The presets whose stories the packaged writer of a language was trained on."""
+    """The presets that the packaged writer of a language was trained on."""
     return tuple(preset for preset in presets.load() if preset.language == language)
 
 
@@ -78,7 +78,7 @@ def _of_presets(language: str) -> list[str]:
 
 
 def _prompts(store: Store, job: JobView) -> Iterator[str]:
-    """Training prompts of a job; none when its data set is gone."""
+    """Training prompts of a job; none if its data set was deleted."""
     if job.dataset_id is None:
         return
     try:

@@ -86,9 +86,9 @@ class ChunkParser:
         named = model if isinstance(model, str) and model else None
         return self._filtered(StreamChunk(text, ending, named, usage, has_thinking(delta), error))
 
-    def rest(self) -> str:
+    def flush(self) -> str:
         """Text that is held back when the stream ends."""
-        return self._thinking.rest()
+        return self._thinking.flush()
 
     def _choice(self, choices: object) -> Mapping[str, Any]:
         """The event's part of the answer that is read."""
@@ -108,7 +108,7 @@ class ChunkParser:
             return piece
         text = self._thinking.feed(piece.text)
         if piece.finish_reason is not None:
-            text += self._thinking.rest()
+            text += self._thinking.flush()
         if text == piece.text:
             return piece
         return replace(piece, text=text, thought=piece.thought or self._thinking.thought)
@@ -141,7 +141,7 @@ def completion_in(body: bytes, provider: Provider, model: str) -> Completion:
         reader = ChunkParser(provider)
         pieces = [reader.read(item) for item in items if item is not BROKEN]
         broken = len(pieces) < len(items)
-        return _gathered([*pieces, StreamChunk(reader.rest())], provider, model, broken=broken)
+        return _gathered([*pieces, StreamChunk(reader.flush())], provider, model, broken=broken)
     except ValueError as exc:
         if isinstance(exc, ProviderError):
             raise

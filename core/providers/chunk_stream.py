@@ -80,10 +80,10 @@ class ChunkStream(AsyncIterator[StreamChunk]):
         except (*_BROKEN, ValueError, ProviderError) as exc:
             self._error = stream_cut(self._provider)
             self._error.__cause__ = exc
-            return StreamChunk(self._reader.rest())
+            return StreamChunk(self._reader.flush())
         if piece is None:
             self._over = True
-            return StreamChunk(self._reader.rest())
+            return StreamChunk(self._reader.flush())
         if piece.error is not None:
             self._error = stream_cut(self._provider, words_for(piece.error, self._provider))
         return piece

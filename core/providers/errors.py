@@ -25,7 +25,7 @@ from core.errors import (
     Unavailable,
     Unreadable,
 )
-from core.logs import SHORTEST_SECRET
+from core.logs import MIN_SECRET_CHARS
 from core.message import Message, msg, restored, sentences
 from core.providers.connection_errors import EVERYWHERE, no_version, plain_to_tls, proxy_refuses, unreachable, wants_tls
 from core.providers.endpoint_setup import has_version
@@ -244,7 +244,7 @@ def without_key(text: str, provider: Provider) -> str:
 
     Local servers get a word as a key (`none`, `ollama`): that is no secret, and may be a part of any sentence.
     """
-    return text.replace(provider.api_key, "[key]") if len(provider.api_key) >= SHORTEST_SECRET else text
+    return text.replace(provider.api_key, "[key]") if len(provider.api_key) >= MIN_SECRET_CHARS else text
 
 
 def quoted(words: object, provider: Provider) -> str:

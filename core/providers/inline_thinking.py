@@ -43,7 +43,7 @@ class ThinkingFilter:
             begin = self._held.lstrip()
             self._opening = next((mark for mark in _MARKS if begin.startswith(mark)), None)
             if self._opening is None:
-                return "" if any(mark.startswith(begin) for mark in _MARKS) else self.rest()
+                return "" if any(mark.startswith(begin) for mark in _MARKS) else self.flush()
         head, ended, text = self._held.partition(_MARKS[self._opening])
         self.thought = self.thought or bool(head.lstrip().removeprefix(self._opening).strip())
         if not ended:
@@ -51,7 +51,7 @@ class ThinkingFilter:
         self._held, self._over, self._strip = "", True, True
         return self._text(text)
 
-    def rest(self) -> str:
+    def flush(self) -> str:
         """What is held back when the text ends. Thinking that has no end is all there is, and stays."""
         held, self._held, self._over = self._held, "", True
         return held
@@ -66,7 +66,7 @@ class ThinkingFilter:
 def without_thinking(text: str) -> str:
     """A whole text without the thinking at its beginning; also where the prompt has opened it, so that it only ends."""
     reader = ThinkingFilter()
-    found = reader.feed(text) + reader.rest()
+    found = reader.feed(text) + reader.flush()
     if found != text or _END not in text or "<think" in text:
         return found
     return text.partition(_END)[2].lstrip()

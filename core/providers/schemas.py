@@ -34,7 +34,7 @@ class Provider:
     api_key: str = field(repr=False)
 
     def __post_init__(self) -> None:
-        logs.keep_secret(self.api_key)
+        logs.register_secret(self.api_key)
 
     @property
     def shown_url(self) -> str:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
-from core.sanitize import cell
+from core.sanitize import safe_cell
 from core.story.library import SavedStory
 from core.story.votes import PreferencePair
 
@@ -130,7 +130,7 @@ def _record(story: SavedStory) -> dict[str, Any]:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return cell(json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value))
+    return safe_cell(json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value))
 
 
 def _title(story: SavedStory) -> str:

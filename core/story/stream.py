@@ -242,7 +242,7 @@ class StoryStream:
         except Exception as failure:  # closed connections raise many types; a bug must still end the story
             error = ProviderError(msg("The stream was interrupted."), msg("Write it again. The text so far is kept."))
             error.__cause__ = failure
-        self._add(self._joiner.rest())
+        self._add(self._joiner.flush())
         self._remove_thinking()
         self._finish(None if self._stopped else error)
 

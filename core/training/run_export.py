@@ -12,8 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from core.db.store import Store
-from core.sanitize import cell as safe_cell
-from core.sanitize import safe_csv
+from core.sanitize import safe_cell, safe_csv
 from core.training import before_after, checkpoints, evaluations, job_views, lineage, model_card
 from core.training.job_views import JobView
 

@@ -66,9 +66,9 @@ def read(key: str, least: Decimal, most: Decimal) -> Decimal | None:
 
 def first(key: str, value: Decimal | float | None) -> None:
     """Give the field its starting number, unless the visitor has typed another."""
-    state.set_default(key, "" if value is None else decimal_input.written(value))
+    state.set_default(key, "" if value is None else decimal_input.format_number(value))
 
 
 def put(key: str, value: Decimal | float) -> None:
     """Set the field's number. Only before it is drawn, or in a callback."""
-    state.set_value(key, decimal_input.written(value))
+    state.set_value(key, decimal_input.format_number(value))

@@ -90,7 +90,7 @@ def _learned(info: ModelInfo, language: str | None) -> PromptVocabulary | None:
     if language is not None:
         return training_prompts.of_packaged_writer(language)
     training = cached.training_of(info.provider, info.id)
-    return None if training is None else training.learned
+    return None if training is None else training.vocabulary
 
 
 def _reason(info: ModelInfo, found: PromptSimilarity) -> str:
@@ -99,10 +99,10 @@ def _reason(info: ModelInfo, found: PromptSimilarity) -> str:
         return _("{model} was trained on prompts in another language; this one is in {script}.").format(
             model=name, script=_(_SCRIPTS[found.script or "other"])
         )
-    if found.known is None:
+    if found.known_share is None:
         return _("{model} was trained on whole sentences; this prompt has only values.").format(model=name)
     return _("This prompt is far from those that {model} was trained on: they have {share} of its words.").format(
-        model=name, share=percent(found.known, 0)
+        model=name, share=percent(found.known_share, 0)
     )
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from core.message import structure
+from core.message import extra_fields
 
 Status = Literal["starting", "running", "paused", "succeeded", "failed"]
 
@@ -84,7 +84,7 @@ class Journal:
 
     def event(self, message: str, level: str = "info", **data: Any) -> None:
         """Something a person should know."""
-        data |= structure(message)
+        data |= extra_fields(message)
         line = {"at": time.time(), "level": level, "type": "message", "message": message, "data": data}
         self._append("events.jsonl", line)
 

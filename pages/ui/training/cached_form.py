@@ -50,7 +50,7 @@ def estimate(model: ModelInfo, tokens: int, epochs: int | None, examples: int | 
     """What training on a file of so many tokens takes; see `core.training.job_estimate`."""
     engine = cached.status().engine if model.provider == ENGINE else None
     packaged_base = (tuned_base(model.id) or model.id) == packaged_models.BASE  # the rough figure holds for it alone
-    at_hand = engine is not None and not engine.foreign and packaged_base
+    at_hand = engine is not None and not engine.external and packaged_base
     return job_estimate.estimate(
         cached.store(),
         cached.prices(),
