@@ -96,7 +96,7 @@ def _worst(store: Store) -> Decimal:
     """What one request of the run can cost at most."""
     recipe = _recipe()
     context = run_store.RunContext("", "", recipe.provider, recipe.model, "live", LOCAL, recipe, None)
-    worst = RequestCost(custom_prices.book(store), context).worst("Tell story number 0000.")
+    worst = RequestCost(custom_prices.book(store), context).worst_case("Tell story number 0000.")
     assert worst is not None
     return worst
 

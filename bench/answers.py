@@ -31,7 +31,7 @@ from core.db.tables import Row
 from core.settings import Settings
 
 _ROWS = 6
-_QUICK = RunLimits(ceiling=4, base_s=0.001, cap_s=0.01, tick_s=0.02, storage_s=0.01)
+_QUICK = RunLimits(ceiling=4, base_s=0.001, cap_s=0.01, tick_s=0.02, storage_retry_s=0.01)
 
 
 @dataclass(frozen=True, slots=True)

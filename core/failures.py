@@ -155,7 +155,7 @@ _SENTENCES: tuple[tuple[str, Cause], ...] = (
     ),
     (r"not OpenAI's format|None of the answers can be read", "unreadable"),
     (r"price of .{1,200} is unknown", "unknown_price"),
-    (r"left of (?:the budget of )?\$", "budget"),
+    (r"left of \$|rest of the \$.{1,30} budget", "budget"),
     (r"would exceed (?:the|your|this)|budget.{0,40} used up", "shared_budget"),
     (r"has a server error|gave up waiting for the model|answered with an error|did not carry out", "server_error"),
     (r"The database|The disk|cannot be written|can be written to|cannot be created|temporary folder", "storage"),
@@ -166,7 +166,7 @@ _SENTENCES: tuple[tuple[str, Cause], ...] = (
     ),
     (
         r"broke off in the middle|was interrupted|did not say (?:whether|if) the text is|The text is not finished"
-        r"|ended the text with an error|without an answer|cannot be read in place of this answer",
+        r"|ended the text with an error|without an answer|with this answer in the provider's file can't be read",
         "interrupted",
     ),
     (r"no longer knows this|does not know this (?:job|batch)|was cancelled at the provider", "job_gone"),

@@ -70,7 +70,7 @@ def _execute_run(store: Store, registry: Registry, run_id: str, stopping: thread
 
     if wait_s := run_store.due_in_s(store, run_id):
         return wait_s
-    if batch_runner.due(store, run_id):
+    if batch_runner.has_work(store, run_id):
         wait_s = batch_runner.carry_out(store, registry, run_id, stopping)
         if wait_s is not None:
             return wait_s

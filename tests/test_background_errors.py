@@ -64,9 +64,9 @@ def test_a_database_that_refuses_ends_the_run_with_the_cause(store: Store, serve
 _RAISED: list[tuple[str, object, str, Exception, str]] = [
     ("claim", row_store, "claim", BadRecipe("The recipe is broken.", "Repair it."), "The recipe is broken. Repair it."),
     ("claim, a bug", row_store, "claim", KeyError("x"), "KeyError"),
-    ("is it complete", run_store, "finish_complete", ValueError("x"), "ValueError"),
+    ("is it complete", run_store, "finish_if_complete", ValueError("x"), "ValueError"),
     ("grouping", claims, "group_claims", TypeError("x"), "TypeError"),
-    ("an answer", retry_policy.RequestRetryPolicy, "answer", ZeroDivisionError("x"), "ZeroDivisionError"),
+    ("an answer", retry_policy.RequestRetryPolicy, "on_answer", ZeroDivisionError("x"), "ZeroDivisionError"),
     ("a request", provider_connection.ProviderConnection, "ask", RuntimeError("x"), "RuntimeError"),
     ("the group's callback", claims.ClaimQueue, "written", LookupError("x"), "LookupError"),
 ]

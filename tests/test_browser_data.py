@@ -110,7 +110,7 @@ def test_a_run_that_stopped_at_its_limit_goes_on_when_it_is_raised(
     assert stopped is not None and stopped.state == "stopped" and 0 < stopped.done < 12
 
     page = _open(browser, studio, "rows", dataset_id)
-    page.get_by_text("left of the budget of $0.02 may not pay for the next row").wait_for()
+    page.get_by_text("The rest of the $0.02 budget may not cover the next row").wait_for()
     page.get_by_role("button", name="Raise the budget").click()
     amount = page.get_by_label("Spend at most (US dollars)")
     amount.wait_for()

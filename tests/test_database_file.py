@@ -168,7 +168,9 @@ def test_answers_that_come_after_a_copy_was_put_back_are_not_bought_again(
     """The run's own connection is to the former file: nothing that it commits there counts as kept."""
     run_id = queue(store, recipe(6))
     server.default = held(text("A story."))
-    limits = RunLimits(ceiling=6, tick_s=60, storage_s=0.01)  # it does not look by itself while the file is changed
+    limits = RunLimits(
+        ceiling=6, tick_s=60, storage_retry_s=0.01
+    )  # it does not look by itself while the file is changed
     told: list[BaseException] = []
 
     def carry_out() -> None:

@@ -37,7 +37,7 @@ from tests.batch_server import KEY, BatchServer
 from tests.fault_server import FaultServer, error
 from tests.waiting import run_to_end
 
-QUICK = BatchTiming(tick_s=0.001, poll_s=0.0, slowest_poll_s=0.0, settle_s=0.0, base_s=0.001, cap_s=0.01)
+QUICK = BatchTiming(tick_s=0.001, poll_s=0.0, max_poll_s=0.0, settle_s=0.0, base_s=0.001, cap_s=0.01)
 NO_PRICES = PriceBook(overlay=(), source=None, today=date(2026, 11, 1))
 PRICE = Price("writer", "openai", Decimal(1000), Decimal(1000), None, None, "USD", "test", date(2026, 1, 1))
 HALF = PriceBook((PRICE,), None, date(2026, 11, 1), batch_factors={("openai", "*"): Decimal("0.5")})
@@ -145,9 +145,9 @@ def test_a_completion_model_is_asked_at_its_own_endpoint(store: Store, server: B
 @pytest.mark.parametrize(
     ("timing", "sizes"),
     [
-        (replace(QUICK, most_requests=5), [5, 5, 2]),
-        (replace(QUICK, most_requests=5, at_once=1), [5, 5, 2]),
-        (replace(QUICK, most_bytes=1000), [4, 4, 4]),
+        (replace(QUICK, max_requests=5), [5, 5, 2]),
+        (replace(QUICK, max_requests=5, max_open=1), [5, 5, 2]),
+        (replace(QUICK, max_bytes=1000), [4, 4, 4]),
     ],
 )
 def test_a_large_grid_is_split_into_files(
@@ -251,7 +251,7 @@ def test_what_failed_for_the_providers_sake_is_handed_in_again_alone(store: Stor
 def test_a_cause_that_all_rows_share_ends_the_run(store: Store, server: BatchServer, answer: Any, words: str) -> None:
     server.answers |= {f"n{i:04}": answer for i in range(12)}
     run_id = queue(store, recipe())
-    done = execute(store, server, run_id, replace(QUICK, most_requests=6), HALF)
+    done = execute(store, server, run_id, replace(QUICK, max_requests=6), HALF)
     assert done.state == "failed" and words in (done.reason or "")
     assert KEY not in (done.reason or "")
     assert server.bought == [] and sum(states(store, run_id).values()) == 12
@@ -264,7 +264,7 @@ def test_a_cause_that_all_rows_share_ends_the_run(store: Store, server: BatchSer
 def test_a_run_that_ended_on_a_refused_key_is_resumed_with_what_is_there(store: Store, server: BatchServer) -> None:
     server.answers |= {f"n{i:04}": (401, "Bad key.") for i in range(12)}
     run_id = queue(store, recipe())
-    assert execute(store, server, run_id, replace(QUICK, most_requests=4), HALF).state == "failed"
+    assert execute(store, server, run_id, replace(QUICK, max_requests=4), HALF).state == "failed"
     server.answers.clear()
     runs.resume(store, LOCAL, run_id)
     done = execute(store, server, run_id, book=HALF)
@@ -404,9 +404,9 @@ def test_a_live_run_collects_the_batch_of_an_earlier_run_first(store: Store, ser
     during(server, "GET /v1/batches/batch_1", lambda: runs.request_pause(store, LOCAL, first))
     assert execute(store, server, first).state == "paused"
     live = runs.enqueue(store, LOCAL, dataset_of(store, first), retry_failed=False, mode="live")
-    assert live != first and batch_runner.due(store, live)
+    assert live != first and batch_runner.has_work(store, live)
     halt, carry_out = threading.Event(), job_kinds.KINDS["run"].carry_out
-    run_to_end(lambda: carry_out(store, server.registry(), live, halt), lambda _: batch_runner._memories.clear())
+    run_to_end(lambda: carry_out(store, server.registry(), live, halt), lambda _: batch_runner._waiting_runs.clear())
     assert runs.progress(store, live).state == "done" and states(store, live) == {"done": 12}
     assert len(server.bought) == 12
 
@@ -620,7 +620,7 @@ def test_a_death_in_the_middle_of_collecting_loses_and_doubles_nothing(
 ) -> None:
     run_id = queue(store, recipe(30))
     monkeypatch.setattr(batch_lifecycle, "_GROUP", 7)
-    real, groups = batch_lifecycle.BatchLifecycle._keep, []
+    real, groups = batch_lifecycle.BatchLifecycle._settle, []
 
     def keep(steps: Any, batch: Any, outcomes: Any) -> None:
         if len(groups) == 2:
@@ -629,14 +629,14 @@ def test_a_death_in_the_middle_of_collecting_loses_and_doubles_nothing(
         real(steps, batch, outcomes)
 
     with monkeypatch.context() as patched, pytest.raises(Died):
-        patched.setattr(batch_lifecycle.BatchLifecycle, "_keep", keep)
+        patched.setattr(batch_lifecycle.BatchLifecycle, "_settle", keep)
         execute(store, server, run_id, book=HALF)
     assert states(store, run_id) == {"done": 14, "sent": 16}
     assert execute(store, server, run_id, book=HALF).done == 30
     assert len(server.bought) == 30 and spends(store) == [(300, 150, 30 * EACH)]
 
 
-@pytest.mark.parametrize("then", ["_not_named", "close"])
+@pytest.mark.parametrize("then", ["_settle_missing", "close"])
 @pytest.mark.parametrize(("fate", "unnamed"), [("completed", 0), ("expired", 6)])
 def test_a_death_after_lines_that_cannot_be_read_counts_them_once(
     store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch, then: str, fate: str, unnamed: int
@@ -765,10 +765,10 @@ def test_a_live_run_collects_what_an_earlier_batch_has_bought_and_hands_nothing_
     assert states(store, run_id) == {"sent": 4, "pending": 8}
     live = queue(store, recipe(), dataset_id=dataset_of(store, run_id))
     set_run(store, live, mode="live")
-    assert batch_runner.due(store, live)
+    assert batch_runner.has_work(store, live)
     assert execute(store, server, live, book=HALF).state == "running"
     assert states(store, live) == {"done": 4, "pending": 8} and server.count(POST) == 1
-    assert not batch_runner.due(store, live)
+    assert not batch_runner.has_work(store, live)
 
 
 def test_rows_of_a_killed_live_run_are_handed_in_too(store: Store, server: BatchServer) -> None:
@@ -829,14 +829,14 @@ def test_known_kinds_are_told_without_asking(kind: Any) -> None:
 
 
 def test_another_endpoint_is_asked_once(server: BatchServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_support, "_asked", {})
+    monkeypatch.setattr(batch_support, "_cache", {})
     provider = server.provider("compatible", "other")
     assert [batch_support.supports_batch(provider), batch_support.supports_batch(provider)] == [True, True]
     assert server.requests == ["GET /v1/batches"]
 
 
 def test_an_endpoint_that_has_no_batches_or_does_not_answer_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_support, "_asked", {})
+    monkeypatch.setattr(batch_support, "_cache", {})
     with FaultServer(error(404, "Not found")) as other:
         assert not batch_support.supports_batch(other.provider())
     assert not batch_support.supports_batch(Provider("x", "compatible", "X", "http://127.0.0.1:9/v1", KEY))
@@ -844,7 +844,7 @@ def test_an_endpoint_that_has_no_batches_or_does_not_answer_has_none(monkeypatch
 
 def test_batches_of_a_run_are_told_newest_first(store: Store, server: BatchServer) -> None:
     run_id = queue(store, recipe())
-    execute(store, server, run_id, replace(QUICK, most_requests=4))
+    execute(store, server, run_id, replace(QUICK, max_requests=4))
     found = batch_runner.batches_of_run(store, run_id)
     assert [b.remote_id for b in found] == ["batch_3", "batch_2", "batch_1"] and all(b.over for b in found)
     assert batch_runner.batches_of_run(store, "no such run") == ()

@@ -31,7 +31,7 @@ def test_a_run_with_every_kind_of_trouble_buys_each_row_once(store: Store, monke
         with monkeypatch.context() as patched, pytest.raises(Died):
             patched.setattr(Client, "download", die)
             execute(store, server, run_id, book=HALF)
-        done = execute(store, server, run_id, replace(QUICK, most_requests=6), HALF)
+        done = execute(store, server, run_id, replace(QUICK, max_requests=6), HALF)
         assert (done.state, done.done, done.failed) == ("done", 18, 2)
         assert len(server.bought) == 19 and sum(s[2] or 0 for s in spends(store)) == 19 * EACH
         assert states(store, run_id) == {"done": 18, "failed": 2}

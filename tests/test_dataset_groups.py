@@ -89,7 +89,7 @@ def test_lines_that_are_gone_are_named(store: Store) -> None:
     with store.session() as session:
         claims, _ = row_store.claim(session, context, 3, lambda prompt: RESERVED, None)
         lines = [claim.spend_id for claim in claims]
-        reservations.give_back(session, lines[:1])
+        reservations.release(session, lines[:1])
         assert row_store.mark(session, lines) == {lines[0]}
         assert row_store.mark(session, lines[1:], []) == set()
     with store.reading() as session:

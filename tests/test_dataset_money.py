@@ -57,7 +57,7 @@ def provider() -> Iterator[ScriptedProvider]:
 def written(store: Store, provider: ScriptedProvider, made: Recipe, budget_usd: Decimal | None = None) -> str:
     """A run of `made`, carried out until it ends by itself."""
     run_id = runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, made), budget_usd=budget_usd)
-    limits = RunLimits(ceiling=_CEILING, base_s=0.0005, cap_s=0.002, tick_s=0.02, storage_s=0.01)
+    limits = RunLimits(ceiling=_CEILING, base_s=0.0005, cap_s=0.002, tick_s=0.02, storage_retry_s=0.01)
     executor.execute(store, provider.registry(), run_id, limits=limits, book=BOOK)
     return run_id
 
@@ -144,7 +144,7 @@ def test_a_row_that_is_never_read_fails_after_a_few_purchases(ledger: Store, pro
     run_id = written(ledger, provider, numbered(3))
     told = runs.progress(ledger, run_id)
     assert (told.state, told.done, told.failed) == ("done", 2, 1)
-    assert provider.requests["Story 0."] == RunLimits().strikes
+    assert provider.requests["Story 0."] == RunLimits().max_row_failures
     assert provider.charged_usd <= booked(ledger, run_id)
 
 
@@ -154,7 +154,7 @@ def test_where_no_answer_can_be_read_the_run_ends_and_says_so(ledger: Store, pro
     run_id = written(ledger, provider, numbered(40))
     told = runs.progress(ledger, run_id)
     assert told.state == "failed" and (told.reason or "").startswith("None of the answers can be read.")
-    assert provider.requests.total() <= RunLimits().alike + 2 * _CEILING
+    assert provider.requests.total() <= RunLimits().max_repeated_failures + 2 * _CEILING
     assert provider.charged_usd <= booked(ledger, run_id)
 
 

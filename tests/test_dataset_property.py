@@ -114,11 +114,11 @@ class World:
             run_id = runs.retry_failed(self.store, LOCAL, self.dataset_id)
         except BadRecipe:
             return  # nothing has failed
-        own = runs.progress(self.store, run_id).own
+        own = runs.progress(self.store, run_id).failed_only
         assert own or (last is not None and last.state in runs.ACTIVE)
         self._start(run_id, fault)
         if own and fault == 0:
-            before = counts.failed + (last.left if last is not None and last.run_id == run_id else 0)
+            before = counts.failed + (last.remaining if last is not None and last.run_id == run_id else 0)
             assert self._asked - asked <= before
             assert self._counts().pending == counts.pending - (before - counts.failed)
 
@@ -133,7 +133,7 @@ class World:
 
     def _execute(self, run_id: str) -> None:
         """Rows that were in flight at a stop have a line without tokens: their answers were paid and never seen."""
-        limits = replace(QUICK, ceiling=3, alike=1_000)
+        limits = replace(QUICK, ceiling=3, max_repeated_failures=1_000)
         executor.execute(self.store, self.server.registry(), run_id, self.halt, limits=limits, book=book())
 
     def _kill(self, run_id: str, rows: int) -> None:

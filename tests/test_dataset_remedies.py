@@ -167,7 +167,7 @@ def test_a_remedy_keeps_to_its_budget(store: Store, server: FaultServer, mixed: 
     run_id = runs.retry_failed(store, LOCAL, mixed, ids, budget_usd=Decimal("0.30"), change=change)
     execute(store, server, run_id, book=book())  # a dollar for 1,000 tokens
     ended = runs.progress(store, run_id)
-    assert (ended.state, ended.left) == ("stopped", 3) and len(server.requests) == bought
+    assert (ended.state, ended.remaining) == ("stopped", 3) and len(server.requests) == bought
     runs.raise_budget(store, LOCAL, run_id, Decimal(5))
     runs.resume(store, LOCAL, run_id)
     execute(store, server, run_id, book=book())

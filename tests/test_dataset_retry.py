@@ -48,11 +48,11 @@ def ids(store: Store, dataset_id: str, state: str) -> list[int]:
 def test_only_failed_rows_are_written_and_the_run_is_done(store: Store, server: FaultServer) -> None:
     dataset_id = some(store)
     run_id = runs.retry_failed(store, LOCAL, dataset_id)
-    assert runs.progress(store, run_id).left == 4
+    assert runs.progress(store, run_id).remaining == 4
     execute(store, server, run_id)
     assert sorted(server.prompts()) == ["n0000", "n0001", "n0002", "n0003"]
     ended = runs.progress(store, run_id)
-    assert (ended.state, ended.done, ended.failed, ended.pending, ended.left) == ("done", 4, 0, 8, 0)
+    assert (ended.state, ended.done, ended.failed, ended.pending, ended.remaining) == ("done", 4, 0, 8, 0)
     with pytest.raises(BadRecipe, match="No row has failed"):
         runs.retry_failed(store, LOCAL, dataset_id)
     execute(store, server, runs.enqueue(store, LOCAL, dataset_id))
@@ -102,7 +102,7 @@ def test_after_a_kill_the_run_goes_on_with_its_own_rows(store: Store, server: Fa
     context = run_store.begin(store, run_id, "0" * 12 + ":1:2:gone")
     assert context is not None
     with store.session() as session:
-        claims, _ = row_store.claim(session, context, 3, lambda prompt: None, None, own=True)
+        claims, _ = row_store.claim(session, context, 3, lambda prompt: None, None, failed_only=True)
     assert len(claims) == 3
     execute(store, server, run_id)
     assert states(store, dataset_id) == {"done": 4, "pending": 8} and len(server.requests) == 4
@@ -128,7 +128,7 @@ def test_asking_for_all_widens_a_run_that_is_under_way(store: Store, server: Fau
         assert runs.enqueue(store, LOCAL, dataset_id, retry_failed=False) == run_id
         server.release()
     assert states(store, dataset_id) == {"done": 12}
-    assert not runs.progress(store, run_id).own
+    assert not runs.progress(store, run_id).failed_only
 
 
 def test_a_paused_run_that_was_to_write_all_is_over(store: Store, server: FaultServer) -> None:
@@ -157,7 +157,7 @@ def test_a_budget_holds_for_it_and_what_is_left_is_said(store: Store, server: Fa
     execute(store, server, run_id, book=book())
     ended = runs.progress(store, run_id)
     assert ended.state == "stopped" and "left of the budget" in (ended.reason or "")
-    assert 0 < ended.done < 4 and ended.left == 4 - ended.done
+    assert 0 < ended.done < 4 and ended.remaining == 4 - ended.done
 
 
 def test_a_row_that_is_left_out_meanwhile_is_not_waited_for(store: Store, server: FaultServer) -> None:
@@ -211,13 +211,13 @@ def test_a_batch_run_that_is_widened_at_its_last_moment_writes_all(
 ) -> None:
     dataset_id = some(store, provider="openai")
     run_id = runs.retry_failed(store, LOCAL, dataset_id, mode="batch")
-    real = batch_runner.run_store.finish_complete
+    real = batch_runner.run_store.finish_if_complete
 
     def finish_complete(session: object, context: run_store.RunContext) -> bool:
-        monkeypatch.setattr(batch_runner.run_store, "finish_complete", real)
+        monkeypatch.setattr(batch_runner.run_store, "finish_if_complete", real)
         runs.enqueue(store, LOCAL, dataset_id, retry_failed=False, mode="batch")
         return real(session, context)  # type: ignore[arg-type]  # the session that was given
 
-    monkeypatch.setattr(batch_runner.run_store, "finish_complete", finish_complete)
+    monkeypatch.setattr(batch_runner.run_store, "finish_if_complete", finish_complete)
     with BatchServer() as server:
         assert batch.execute(store, server, run_id).done == 12

@@ -45,7 +45,7 @@ from tests.fault_server import (
 from tests.fault_server import story_server as story_server
 from tests.waiting import until
 
-QUICK = RunLimits(base_s=0.001, cap_s=0.01, tick_s=0.02, storage_s=0.01)
+QUICK = RunLimits(base_s=0.001, cap_s=0.01, tick_s=0.02, storage_retry_s=0.01)
 NO_PRICES = PriceBook(overlay=(), source=None, today=date(2026, 11, 1))
 _PATIENCE_S = 90  # for a run to end on a busy machine; held requests wait longer
 ROOT = Path(__file__).resolve().parents[1]
@@ -267,7 +267,7 @@ def test_a_row_that_waits_does_not_hold_a_slot(store: Store, server: FaultServer
 def test_few_rows_wait_at_the_same_time(store: Store, server: FaultServer) -> None:
     server.default = rate_limit(retry_after="120")
     run_id = queue(store, recipe(50))
-    with executing(store, server.registry(), run_id, replace(QUICK, most_waiting=6)):
+    with executing(store, server.registry(), run_id, replace(QUICK, max_waiting=6)):
         until(lambda: len(server.requests) >= 6, "six requests")
         until(lambda: runs.progress(store, run_id).note is not None, "a note of what it waits for")
         assert len(server.requests) == 6
@@ -301,7 +301,7 @@ def test_without_any_answer_the_run_ends_and_says_so(store: Store, server: Fault
 def test_a_row_that_fails_alone_is_given_up(store: Store, server: FaultServer) -> None:
     server.when("n0000", error(500, "this one breaks me"))
     run_id = queue(store, recipe(60))
-    execute(store, server, run_id, replace(QUICK, ceiling=1, strikes=3, cap_s=0.001))
+    execute(store, server, run_id, replace(QUICK, ceiling=1, max_row_failures=3, cap_s=0.001))
     assert states(store, run_id) == {"done": 59, "failed": 1}
     assert "this one breaks me" in (all_rows(store, run_id)[0].reason or "")
 
@@ -309,7 +309,7 @@ def test_a_row_that_fails_alone_is_given_up(store: Store, server: FaultServer) -
 def test_an_outage_gives_no_row_up(store: Store, server: FaultServer) -> None:
     server.enqueue(*[error(503, "x")] * 40)
     run_id = queue(store, recipe(4))
-    execute(store, server, run_id, replace(QUICK, strikes=2))
+    execute(store, server, run_id, replace(QUICK, max_row_failures=2))
     assert states(store, run_id) == {"done": 4}
 
 
@@ -326,7 +326,7 @@ def test_the_pace_halves_where_everything_is_refused_and_grows_one_by_one() -> N
     assert concurrency.allowed == 9
     for sent in range(3, 60):
         concurrency.rate_limited(sent_at=float(sent), now=sent + 0.5)
-    assert concurrency.allowed == 1 and concurrency.room(0) == 1 and concurrency.room(1) == 0
+    assert concurrency.allowed == 1 and concurrency.available(0) == 1 and concurrency.available(1) == 0
     for _ in range(1000):
         concurrency.succeeded()
     assert concurrency.allowed == 16

@@ -154,9 +154,9 @@ def test_a_pause_is_as_long_as_there_was_no_answer(store: Store, silent_s: float
         run = session.get_one(Run, run_id)
         run.created_at = run.started_at = began
         session.flush()
-        grown = run_store.pause_until(session, run_id, 600.0, growing=True)
+        grown = run_store.resume_time(session, run_id, 600.0, increasing=True)
         assert abs((grown - utcnow()).total_seconds() - pause_s) < 60
-        at = run_store.pause_until(session, run_id, 900.0, growing=False)
+        at = run_store.resume_time(session, run_id, 900.0, increasing=False)
         assert abs((at - utcnow()).total_seconds() - 900) < 60
 
 

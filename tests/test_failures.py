@@ -206,15 +206,17 @@ def _context() -> RunContext:
 
 
 def test_every_end_of_a_run_has_a_cause(store: Store) -> None:
-    arriving = RequestRetryPolicy(RunLimits(alike=1, strikes=99, stall_s=60), ConcurrencyControl(8), 2048, now=0.0)
-    arriving.error(RateLimited("The test server asks to slow down: Limit", "", 5_400.0), RowAttempts(), 1.0)
+    arriving = RequestRetryPolicy(
+        RunLimits(max_repeated_failures=1, max_row_failures=99, stall_s=60), ConcurrencyControl(8), 2048, now=0.0
+    )
+    arriving.on_error(RateLimited("The test server asks to slow down: Limit", "", 5_400.0), RowAttempts(), 1.0)
     assert arriving.end is not None
     assert failures.of_run(arriving.end.reason).cause == "rate_limit"
     assert (arriving.end.state, arriving.end.wait_s) == ("waiting", 5_400.0)
 
     stalled = RequestRetryPolicy(RunLimits(stall_s=60), ConcurrencyControl(8), 2048, now=0.0)
     stalled.cause = provider_errors.timed_out(_PROVIDER).what
-    stalled.stalled(61.0, all_retried=True)
+    stalled.check_stalled(61.0, all_retried=True)
     assert stalled.end is not None and failures.of_run(stalled.end.reason).cause == "unreachable"
 
     with store.session() as session:
@@ -230,7 +232,7 @@ def test_every_end_of_a_run_has_a_cause(store: Store) -> None:
 
 
 def test_every_end_of_a_batch_has_a_cause() -> None:
-    unnamed = batch_results.unbilled("key", "The provider's file names this row without an answer.")
+    unnamed = batch_results.unbilled("key", "The provider's file lists this row without an answer.")
     lost = batch_results.unbilled("key", batch_lifecycle.UNREADABLE)
     line = batch_results.unbilled("key", "This model's maximum context length is 512 tokens.")
     assert [failures.of_row(one.reason).cause for one in (unnamed, lost, line)] == [

@@ -197,7 +197,7 @@ RUNS = [  # why a run has ended → what stands next to it
     ("The provider refuses every request. The test server could not use the request (400): no", {"Open the recipe"}),
     ("The engine needs packages that are not installed: torch. Install them.", {"Install the engine", "Another model"}),
     ("Blocked: this would exceed this month's budget. $1.00 of $1.00 spent or reserved.", {"Open budgets"}),
-    ("The price of writer is unknown, so no budget can be kept. Start without one.", {"Set its price"}),
+    ("The price of writer is unknown, so a budget can't be enforced. Start without one.", {"Set its price"}),
     ("The test server: the account has no credit left: pay Add credit.", {"Another model"}),
 ]
 
@@ -256,7 +256,7 @@ def test_a_run_that_shall_not_wait_can_go_on_with_another_model(store: Store, se
 
 
 def test_a_run_without_a_price_goes_on_without_its_budget(store: Store, server: FaultServer) -> None:
-    reason = "The price of writer is unknown, so no budget can be kept. Start without one."
+    reason = "The price of writer is unknown, so a budget can't be enforced. Start without one."
     dataset_id = ended(store, reason, budget_usd=Decimal(2))
     click(show(), "dataset_fix_run_free")
     run = runs.progress(store, newest(store, dataset_id))

@@ -175,8 +175,8 @@ def _stopped(store: Store, written: str, reason: str) -> None:
 
 def test_why_a_run_has_stopped_is_said(store: Store, server: FaultServer, written: str) -> None:
     """A run that is out of money has not failed; it says so all the same."""
-    _stopped(store, written, "What is left of the budget of $0.30 may not pay for the next row. Raise it to go on.")
-    assert "What is left of the budget of \\$0.30 may not pay for the next row. Raise it to go on." in [
+    _stopped(store, written, "The rest of the $0.30 budget may not cover the next row. Raise the budget to continue.")
+    assert "The rest of the \\$0.30 budget may not cover the next row. Raise the budget to continue." in [
         one.value for one in show().info
     ]
 

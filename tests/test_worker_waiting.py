@@ -190,7 +190,7 @@ def test_a_batch_run_says_how_long_it_waits_and_goes_on_there(store: Store) -> N
         while (wait_s := batch_runner.carry_out(store, registry, run_id, halt)) is not None:
             assert 2 <= wait_s <= 60
             goes += 1
-            batch_runner._memories[run_id].due.clear()  # as if the time were over
+            batch_runner._waiting_runs[run_id].next_at.clear()  # as if the time were over
         assert goes >= 2
         assert runs.progress(store, run_id).state == "done"
         assert (server.count("POST /v1/batches"), server.count("POST /v1/files")) == (1, 1)
@@ -207,7 +207,7 @@ def test_a_provider_that_is_away_is_waited_for_elsewhere_and_longer_each_time(
         for _ in range(3):
             waits.append(round(batch_runner.carry_out(store, registry, run_id, halt) or 0))
             assert "Waiting" in (runs.progress(store, run_id).note or "")
-            batch_runner._memories[run_id].due.clear()
+            batch_runner._waiting_runs[run_id].next_at.clear()
         assert waits == [4, 8, 12]
 
 

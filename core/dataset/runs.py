@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from core.actor import Actor
 from core.dataset.failed_rows import Change, FailedRows
 from core.dataset.generation import run_store
-from core.dataset.generation.enqueue import enqueue, queue_again, require_missing_rows, retry_failed
+from core.dataset.generation.enqueue import enqueue, requeue, require_missing_rows, retry_failed
 from core.dataset.generation.progress import ACTIVE, Mode, RunProgress, latest, progress
 from core.dataset.previewing import PreviewRow, preview
 from core.db.store import Store
@@ -64,7 +64,7 @@ def request_pause(store: Store, actor: Actor, run_id: str) -> None:
     with store.session() as session:
         run = run_store.lock_run(session, run_id)
         if run.state == "queued":
-            run_store.finish(session, run_id, "paused", None, held=True)
+            run_store.finish(session, run_id, "paused", None, force_pause=True)
         elif run.state == "waiting":
             run.state, run.reason, run.not_before = "paused", None, None
         elif run.state == "running":
@@ -90,7 +90,7 @@ def resume(store: Store, actor: Actor, run_id: str) -> None:
             run.state = "running"
             return
         require_missing_rows(session, run.dataset_id, run)
-        queue_again(run)
+        requeue(run)
 
 
 def raise_budget(store: Store, actor: Actor, run_id: str, budget_usd: Decimal | None) -> None:

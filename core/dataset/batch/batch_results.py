@@ -1,4 +1,4 @@
-"""What a line of a batch's answers means for its row and for the run (design §8, a day later). No clock, no I/O."""
+"""What a line of a batch's output means for its row and for the run (design §8). No clock, no I/O."""
 
 from __future__ import annotations
 
@@ -14,124 +14,124 @@ from core.errors import FabulaError, ModelNotFound, RateLimited, Refused, Unavai
 from core.message import msg, sentences
 from core.providers.batches import BatchAnswer, BatchFault, RemoteBatch
 
-_STRIKES = 3  # batches that a row may go through without an answer of its own; each may take a day
-_ALIKE = 5  # so many equal refusals before the first success mean that it is not the row; see `outcomes.Alike`
-_CROWDED = "token_limit_exceeded"  # OpenAI's and Azure's code: more tokens wait in all batches than the account may
+_MAX_ATTEMPTS = 3  # batches that a row may go through without an answer; each may take a day
+_REPEATED = 5  # this many equal refusals before the first success are not the row's fault; see `RepeatedFailures`
+_QUEUE_FULL = "token_limit_exceeded"  # code of OpenAI and Azure: too many enqueued tokens in all batches of the account
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRunEnd:
-    """How a run ends: its last state, and a sentence."""
+    """How a run ends: its final state and a reason."""
 
     state: str
     reason: str | None = None
 
 
 def end_for_error(error: FabulaError) -> BatchRunEnd:
-    """The end that an error makes: what happened and what to do."""
+    """The end of a run that failed with this error: what happened and what to do."""
     return BatchRunEnd("failed", storable(sentences(error.what, error.next_step)))
 
 
 @dataclass(slots=True)
 class FailureHistory:
-    """What is remembered from one batch of a run to the next.
+    """Failures remembered from one batch of a run to the next.
 
     Attributes:
-        alike: counts equal refusals in a row.
-        strikes: how often a row, by key, came back without an answer of its own.
+        repeated: counts equal refusals in a row.
+        attempts: how often a row, by key, came back without an answer.
     """
 
-    alike: RepeatedFailures = field(default_factory=lambda: RepeatedFailures(_ALIKE))
-    strikes: Counter[str] = field(default_factory=Counter)
+    repeated: RepeatedFailures = field(default_factory=lambda: RepeatedFailures(_REPEATED))
+    attempts: Counter[str] = field(default_factory=Counter)
 
 
 class BatchResults:
-    """Decides on every line, and remembers what the decisions need.
+    """Classifies every line, and keeps the state needed for the decisions.
 
     Attributes:
         end: set as soon as the run has a reason to end.
 
     Args:
-        max_tokens: the recipe's.
-        price: US dollars for (prompt tokens, completion tokens) in a batch, None where unknown.
-        seen: what earlier answers of the run have shown.
+        max_tokens: the recipe's token limit.
+        price: US dollars for (prompt tokens, completion tokens) in a batch, None if unknown.
+        history: failures of earlier batches of the run.
     """
 
     def __init__(
         self,
         max_tokens: int,
         price: Callable[[int | None, int | None], Decimal | None],
-        seen: FailureHistory | None = None,
+        history: FailureHistory | None = None,
     ) -> None:
         self._max_tokens, self._price = max_tokens, price
-        seen = seen or FailureHistory()
-        self._alike, self._strikes = seen.alike, seen.strikes
+        history = history or FailureHistory()
+        self._repeated, self._attempts = history.repeated, history.attempts
         self.end: BatchRunEnd | None = None
 
     def read(self, answer: BatchAnswer, old: bool = False) -> BatchOutcome:
-        """What becomes of the row that this line is about.
+        """The result for the row of this line.
 
-        `old`: from a batch of an earlier run. What was wrong then may be put right by now: its row is sent again.
+        `old`: the line is from a batch of an earlier run. Its errors may be fixed by now, so the row is sent again.
         """
         if answer.completion is not None:
-            self._alike.succeeded()
-            return self._written(answer)
+            self._repeated.succeeded()
+            return self._settled(answer)
         if old:
             return BatchOutcome(answer.custom_id, "pending")
-        error = answer.error or Unavailable(msg("The provider's file names this row without an answer."))
+        error = answer.error or Unavailable(msg("The provider's file lists this row without an answer."))
         if isinstance(error, RateLimited | Unavailable):
             return self.count_failure(answer.custom_id, error.what)
         if isinstance(error, Refused | ModelNotFound):
             self.end = self.end or end_for_error(error)
             return BatchOutcome(answer.custom_id, "pending")
-        if self._alike.failed(error.what):
+        if self._repeated.failed(error.what):
             self.end = self.end or BatchRunEnd(
                 "failed", msg("The provider refuses every request. {what}", what=storable(error.what))
             )
         return unbilled(answer.custom_id, error.what)
 
-    def count_failure(self, key: str, words: str) -> BatchOutcome:
-        """A row that came back without an answer of its own: sent again, a few times."""
-        self._strikes[key] += 1
-        if self._strikes[key] < _STRIKES:
+    def count_failure(self, key: str, message: str) -> BatchOutcome:
+        """A row came back without an answer: send it again, up to a limit."""
+        self._attempts[key] += 1
+        if self._attempts[key] < _MAX_ATTEMPTS:
             return BatchOutcome(key, "pending")
-        del self._strikes[key]
-        return unbilled(key, words)
+        del self._attempts[key]
+        return unbilled(key, message)
 
-    def _written(self, answer: BatchAnswer) -> BatchOutcome:
+    def _settled(self, answer: BatchAnswer) -> BatchOutcome:
         completion = answer.completion
         assert completion is not None
-        said = classify(completion, self._max_tokens)
-        used = (completion.prompt_tokens, completion.completion_tokens)
+        verdict = classify(completion, self._max_tokens)
+        usage = (completion.prompt_tokens, completion.completion_tokens)
         return BatchOutcome(
             key=answer.custom_id,
-            state=said.state,
-            reason=said.reason,
-            text=said.text,
-            finish_reason=said.finish_reason,
-            prompt_tokens=used[0],
-            completion_tokens=used[1],
-            cost_usd=self._price(*used),
+            state=verdict.state,
+            reason=verdict.reason,
+            text=verdict.text,
+            finish_reason=verdict.finish_reason,
+            prompt_tokens=usage[0],
+            completion_tokens=usage[1],
+            cost_usd=self._price(*usage),
         )
 
 
 def is_queue_full(remote: RemoteBatch) -> bool:
-    """Whether a batch was refused only because too much waits at the provider already."""
-    return any(fault.code == _CROWDED for fault in remote.faults)
+    """True if a batch was refused only because too many tokens are already enqueued at the provider."""
+    return any(fault.code == _QUEUE_FULL for fault in remote.faults)
 
 
 def rejected_lines(remote: RemoteBatch) -> Mapping[int, BatchFault]:
-    """Lines (from 1) for whose own sake a file was refused; none when its cause is the whole file's, or all alike."""
-    named = {fault.line: fault for fault in remote.faults if fault.line is not None and fault.line > 0}
-    words = {re.sub(r"\d+", "#", fault.message) for fault in named.values()}
-    return {} if len(named) >= _ALIKE and len(words) == 1 else named
+    """The lines (from 1) that caused the rejection of a file. Empty if the whole file is the cause."""
+    by_line = {fault.line: fault for fault in remote.faults if fault.line is not None and fault.line > 0}
+    messages = {re.sub(r"\d+", "#", fault.message) for fault in by_line.values()}
+    return {} if len(by_line) >= _REPEATED and len(messages) == 1 else by_line
 
 
 def rejection_reason(remote: RemoteBatch) -> str:
-    """The provider's words for a file that it did not take."""
+    """The provider's reason for rejecting a file."""
     return storable(remote.faults[0].message) if remote.faults else msg("No reason was given.")
 
 
-def unbilled(key: str, words: str) -> BatchOutcome:
-    """A row that failed before a model read it."""
-    return BatchOutcome(key, "failed", storable(words), prompt_tokens=0, completion_tokens=0, cost_usd=Decimal(0))
+def unbilled(key: str, message: str) -> BatchOutcome:
+    """A row that failed before a model processed it."""
+    return BatchOutcome(key, "failed", storable(message), prompt_tokens=0, completion_tokens=0, cost_usd=Decimal(0))

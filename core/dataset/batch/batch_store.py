@@ -1,7 +1,7 @@
-"""The SQL of batch runs, outward: rows go into a batch, which owns them (`Row.batch_id`, state `sent`) from then on.
+"""The SQL that puts rows into a batch. The batch owns its rows (`Row.batch_id`, state `sent`) until it is settled.
 
-A batch has one line in the spend ledger. It is written with the batch, holds the worst that its rows may cost while
-they are away (`Batch.spend_id`). The way back is `batch_books`.
+A batch has one entry in the spend ledger (`Batch.spend_id`). It is written with the batch and reserves the worst-case
+cost of its rows. `batch_settlement` has the SQL for the answers.
 """
 
 from __future__ import annotations
@@ -22,14 +22,19 @@ from core.db.store import Store
 from core.db.tables import Batch, Row, Run, Spend, utcnow
 
 OVER = ("done", "failed", "cancelled")
-_EMPTY = ("reason", "text", "finish_reason", "prompt_tokens", "completion_tokens", "cost_usd", "claimed_by")
+_RESULT_COLUMNS = ("reason", "text", "finish_reason", "prompt_tokens", "completion_tokens", "cost_usd", "claimed_by")
 
 
 @dataclass(frozen=True, slots=True)
 class BatchView:
-    """One batch. `state` is ours (preparing, submitting, waiting, collecting, done, failed, cancelled), `status` the
-    provider's word, None before it has one. `completed` and `failed` count its rows as the provider tells them, and
-    as they came once it is over; `reason` says why it failed."""
+    """One batch.
+
+    Attributes:
+        state: preparing, submitting, waiting, collecting, done, failed or cancelled.
+        status: the provider's status, None before there is one.
+        reason: why the batch failed.
+        completed, failed: rows by result, as the provider counts them; the actual numbers once the batch is over.
+    """
 
     id: str
     run_id: str
@@ -48,13 +53,13 @@ class BatchView:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will come of it."""
+        """True if the batch has reached a final state."""
         return self.state in OVER
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRow:
-    """A row in a batch, as its line is made from it."""
+    """The data of a row that its request line needs."""
 
     row_id: int
     key: str
@@ -72,7 +77,7 @@ class BatchCapacity:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedBatch:
-    """What went into a batch. `more`: pending rows are left that found no room; `over_budget`: for want of money."""
+    """What was put into a batch. `more`: pending rows did not fit; `over_budget`: because of the budget."""
 
     requests: int = 0
     size_bytes: int = 0
@@ -82,37 +87,37 @@ class ClaimedBatch:
 
 
 def begin(store: Store, run_id: str) -> RunContext | None:
-    """Take a batch run in hand; None when there is nothing (more) to do for it.
+    """Start or resume a batch run. None when there is nothing to do for it.
 
-    A live run is taken in hand too: batches that earlier runs have left with the provider are collected first.
+    A live run is started too: batches of earlier runs that are still at the provider are collected first.
 
     Raises:
         NotFound: no such run.
-        BadRecipe: its data set has no recipe, or one that cannot be run.
+        BadRecipe: the data set has no recipe, or an invalid one.
     """
     with store.session() as session:
         run = run_store.lock_run(session, run_id)
         if run.state not in ("queued", "running", "stopping", "pausing"):
             return None
         context = run_store.start_run(session, run)
-        over = select(Batch.id).where(Batch.state.in_(OVER))
-        lost = update(Row).where(Row.dataset_id == run.dataset_id, Row.state == "sent", Row.batch_id.in_(over))
-        session.execute(lost.values(state="pending", batch_id=None, updated_at=utcnow()))
+        final = select(Batch.id).where(Batch.state.in_(OVER))
+        orphaned = update(Row).where(Row.dataset_id == run.dataset_id, Row.state == "sent", Row.batch_id.in_(final))
+        session.execute(orphaned.values(state="pending", batch_id=None, updated_at=utcnow()))
         return context
 
 
 def open_batches(session: Session, dataset_id: str) -> list[BatchView]:
-    """Batches of a data set that are not over, of earlier runs too, oldest first: what they write is paid for."""
+    """Unfinished batches of a data set, including those of earlier runs (they are paid for), oldest first."""
     query = select(Batch).join(Run, Run.id == Batch.run_id).where(Run.dataset_id == dataset_id)
     return [_view(batch) for batch in session.scalars(query.where(Batch.state.not_in(OVER)).order_by(Batch.id))]
 
 
 def batches_of_run(store: Store, run_id: str) -> tuple[BatchView, ...]:
-    """The batches that a run has made, newest first; before them those of earlier runs that it goes on with."""
+    """The batches of a run, and unfinished ones of earlier runs that it collects, newest first."""
     with store.reading() as session:
         dataset_id = select(Run.dataset_id).where(Run.id == run_id).scalar_subquery()
-        mine = (Batch.run_id == run_id) | (Batch.state.not_in(OVER) & (Run.dataset_id == dataset_id))
-        query = select(Batch).join(Run, Run.id == Batch.run_id).where(mine).order_by(Batch.id.desc())
+        condition = (Batch.run_id == run_id) | (Batch.state.not_in(OVER) & (Run.dataset_id == dataset_id))
+        query = select(Batch).join(Run, Run.id == Batch.run_id).where(condition).order_by(Batch.id.desc())
         return tuple(_view(batch) for batch in session.scalars(query))
 
 
@@ -120,56 +125,60 @@ def _view(batch: Batch) -> BatchView:
     return BatchView(**{name: getattr(batch, name) for name in BatchView.__dataclass_fields__})
 
 
-# --- rows go into a batch -------------------------------------------------------------------------------------------
+# --- claiming rows --------------------------------------------------------------------------------------------------
 
 
 def claim(
     session: Session,
     context: RunContext,
     batch_id: str,
-    room: BatchCapacity,
+    capacity: BatchCapacity,
     size_of: Callable[[BatchRow], int],
-    worst: Callable[[str], Decimal | None],
+    worst_case: Callable[[str], Decimal | None],
 ) -> ClaimedBatch:
-    """Put the next pending rows, up to `CHUNK`, into the batch, as far as there is room; make it if it is new.
+    """Put the next pending rows, up to `CHUNK`, into the batch as far as its capacity allows.
+
+    Creates the batch if needed.
 
     Args:
-        size_of: bytes of a row's line.
-        worst: what a prompt costs at most, None where the price is unknown.
+        size_of: size of a row's request line in bytes.
+        worst_case: maximum cost of a prompt in US dollars, None if the price is unknown.
     """
-    own = run_store.lock_controls(session, context.run_id).own
-    left = run_budget.smaller(room.usd, run_budget.page_remaining(session, context, worst("")))
-    pending = _pending(session, context, min(CHUNK, room.requests + 1), own)
+    failed_only = run_store.lock_controls(session, context.run_id).failed_only
+    remaining_usd = run_budget.min_limit(capacity.usd, run_budget.page_remaining(session, context, worst_case("")))
+    pending = _pending_rows(session, context, min(CHUNK, capacity.requests + 1), failed_only)
     ids: list[int] = []
-    size, usd, over_budget = 0, Decimal(0), False
-    for sent in pending[: room.requests]:
-        cost, bytes_ = worst(sent.prompt), size_of(sent)
-        over_budget = left is not None and cost is not None and usd + cost > left
-        if over_budget or (ids and size + bytes_ > room.size_bytes):  # a line alone always fits: limits have a margin
+    size_bytes, usd, over_budget = 0, Decimal(0), False
+    for row in pending[: capacity.requests]:
+        cost, row_bytes = worst_case(row.prompt), size_of(row)
+        over_budget = remaining_usd is not None and cost is not None and usd + cost > remaining_usd
+        if over_budget or (ids and size_bytes + row_bytes > capacity.size_bytes):  # one line always fits
             break
-        ids.append(sent.row_id)
-        size, usd = size + bytes_, usd + (cost or Decimal(0))
+        ids.append(row.row_id)
+        size_bytes, usd = size_bytes + row_bytes, usd + (cost or Decimal(0))
     if ids:
-        _enter(session, context, batch_id, ids, usd if worst("") is not None else None)
-    return ClaimedBatch(len(ids), size, usd, more=len(pending) > len(ids), over_budget=over_budget)
+        _add_rows(session, context, batch_id, ids, usd if worst_case("") is not None else None)
+    return ClaimedBatch(len(ids), size_bytes, usd, more=len(pending) > len(ids), over_budget=over_budget)
 
 
-def _pending(session: Session, context: RunContext, most: int, own: bool) -> list[BatchRow]:
-    """Rows that wait for this run, in their order; the grid is filled as far as it takes to find `most`."""
+def _pending_rows(session: Session, context: RunContext, limit: int, failed_only: bool) -> list[BatchRow]:
+    """Pending rows for this run, in order. The grid is filled as far as needed to find `limit` rows."""
     query = (
         select(Row.id, Row.key, Row.prompt)
-        .where(*run_store.waiting(context.dataset_id, context.run_id, own))
-        .order_by(Row.updated_at, Row.id)  # as the index has them: nothing is sorted
-        .limit(most)
+        .where(*run_store.pending_conditions(context.dataset_id, context.run_id, failed_only))
+        .order_by(Row.updated_at, Row.id)  # the order of the index: no sorting
+        .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    found = session.execute(query).all()
-    while not own and len(found) < most and fill(session, context.dataset_id, context.recipe):
-        found = session.execute(query).all()
-    return [BatchRow(*row) for row in found]
+    rows = session.execute(query).all()
+    while not failed_only and len(rows) < limit and fill(session, context.dataset_id, context.recipe):
+        rows = session.execute(query).all()
+    return [BatchRow(*row) for row in rows]
 
 
-def _enter(session: Session, context: RunContext, batch_id: str, row_ids: Sequence[int], worst: Decimal | None) -> None:
+def _add_rows(
+    session: Session, context: RunContext, batch_id: str, row_ids: Sequence[int], usd: Decimal | None
+) -> None:
     batch = session.get(Batch, batch_id)
     if batch is None:
         reserved = Spend(
@@ -178,40 +187,40 @@ def _enter(session: Session, context: RunContext, batch_id: str, row_ids: Sequen
             provider=context.provider,
             model=context.model,
             reference=context.run_id,
-            cost_usd=worst,
-            estimated_usd=worst,
+            cost_usd=usd,
+            estimated_usd=usd,
         )
         session.add(reserved)
         session.flush()
         batch = Batch(id=batch_id, run_id=context.run_id, spend_id=reserved.id, created_at=reserved.at, total=0)
         session.add(batch)
-    elif (spend := spend_of(session, batch)) is not None and worst is not None:
-        spend.cost_usd = spend.estimated_usd = (spend.cost_usd or Decimal(0)) + worst
+    elif (spend := spend_of(session, batch)) is not None and usd is not None:
+        spend.cost_usd = spend.estimated_usd = (spend.cost_usd or Decimal(0)) + usd
     batch.total += len(row_ids)
     batch.updated_at = utcnow()
-    taken = update(Row).where(Row.id.in_(row_ids))
+    statement = update(Row).where(Row.id.in_(row_ids))
     values = {"state": "sent", "run_id": context.run_id, "batch_id": batch_id, "updated_at": utcnow()}
-    session.execute(taken.values({**dict.fromkeys(_EMPTY), **values}))
+    session.execute(statement.values({**dict.fromkeys(_RESULT_COLUMNS), **values}))
 
 
 def rows_of(store: Store, batch_id: str) -> Iterator[BatchRow]:
-    """The rows of a batch that are on their way, in the order of its lines; a thousand at a time."""
+    """The unsettled rows of a batch, in the order of its lines, read in chunks of `CHUNK`."""
     last = 0
     query = select(Row.id, Row.key, Row.prompt).where(Row.batch_id == batch_id, Row.state == "sent")
     while True:
         with store.reading() as session:
-            found = session.execute(query.where(Row.id > last).order_by(Row.id).limit(CHUNK)).all()
-        yield from (BatchRow(*row) for row in found)
-        if len(found) < CHUNK:
+            rows = session.execute(query.where(Row.id > last).order_by(Row.id).limit(CHUNK)).all()
+        yield from (BatchRow(*row) for row in rows)
+        if len(rows) < CHUNK:
             return
-        last = found[-1][0]
+        last = rows[-1][0]
 
 
 def count_failed(store: Store, batch_id: str, reason: str) -> int:
-    """How many rows of a batch have failed for exactly this reason."""
-    mine = (Row.batch_id == batch_id, Row.state == "failed", Row.reason.in_([reason, str.__str__(reason)]))
+    """The number of rows of a batch that failed for exactly this reason."""
+    conditions = (Row.batch_id == batch_id, Row.state == "failed", Row.reason.in_([reason, str.__str__(reason)]))
     with store.reading() as session:
-        return session.scalar(select(func.count()).select_from(Row).where(*mine)) or 0
+        return session.scalar(select(func.count()).select_from(Row).where(*conditions)) or 0
 
 
 def update_batch(store: Store, batch_id: str, **values: Any) -> None:
@@ -221,5 +230,5 @@ def update_batch(store: Store, batch_id: str, **values: Any) -> None:
 
 
 def spend_of(session: Session, batch: Batch) -> Spend | None:
-    """The batch's line of the spend ledger; None where the batch cost nothing."""
+    """The spend ledger entry of the batch. None if the batch cost nothing."""
     return None if batch.spend_id is None else session.get(Spend, batch.spend_id)

@@ -1,4 +1,4 @@
-"""Whether an endpoint has a Batch API. OpenAI and Azure do; any other one is asked."""
+"""Does an endpoint have a Batch API? OpenAI and Azure do; other endpoints are queried."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ import time
 from core.errors import ProviderError
 from core.providers import Client, Provider, RetryLimits
 
-_KNOWN_S = 600.0  # whether an endpoint has a Batch API changes with its version, seldom
-_UNKNOWN_S = 30.0
-_ASK_S = 3.0  # a form waits for the answer
-_asked: dict[str, tuple[bool, float]] = {}  # by address: the answer, and until when it holds
+_CACHE_S = 600.0  # changes only when the endpoint is upgraded
+_ERROR_CACHE_S = 30.0
+_TIMEOUT_S = 3.0  # a form waits for it
+_cache: dict[str, tuple[bool, float]] = {}  # base URL → result, and until when it is valid
 
 
 def supports_batch(provider: Provider) -> bool:
-    """Whether runs at this endpoint can go through its Batch API. The engine writes at once and has none.
+    """True if runs at this endpoint can use its Batch API. The built-in engine has none.
 
-    OpenAI and Azure have one. Any other endpoint is asked, within three seconds; the answer is kept for a while.
+    OpenAI and Azure have one. Other endpoints are queried, with a timeout of three seconds, and the result is cached.
     """
     if provider.kind in ("openai", "azure", "engine"):
         return provider.kind != "engine"
-    answer, until = _asked.get(provider.base_url, (False, 0.0))
-    if time.monotonic() < until:
-        return answer
+    supported, valid_until = _cache.get(provider.base_url, (False, 0.0))
+    if time.monotonic() < valid_until:
+        return supported
     try:
-        answer, kept_s = Client(provider, retry_limits=RetryLimits(_ASK_S, 1), timeout=_ASK_S).lists_batches(), _KNOWN_S
+        supported, ttl_s = (
+            Client(provider, retry_limits=RetryLimits(_TIMEOUT_S, 1), timeout=_TIMEOUT_S).lists_batches(),
+            _CACHE_S,
+        )
     except ProviderError:
-        answer, kept_s = False, _UNKNOWN_S
-    _asked[provider.base_url] = (answer, time.monotonic() + kept_s)
-    return answer
+        supported, ttl_s = False, _ERROR_CACHE_S
+    _cache[provider.base_url] = (supported, time.monotonic() + ttl_s)
+    return supported

@@ -1,1 +1,4 @@
-"""A run carried out: rows claimed, asked for, settled, within a pace and a budget."""
+"""A generation run: claim rows, send requests, record answers, within a concurrency limit and a budget.
+
+Begin with `executor` (the loop) and `run_store` (the runs in the database).
+"""

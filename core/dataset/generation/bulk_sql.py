@@ -1,7 +1,7 @@
-"""Many rows in one statement: the group travels as one JSON text, on SQLite and on PostgreSQL alike.
+"""Many rows in one statement: the group is passed as one JSON text, on SQLite and on PostgreSQL.
 
-Why not one statement for each row: SQLite's driver lets other threads in at every step, and then waits for the event
-loop, which is busy with the answers, to let it in again; up to 5 ms each time. One statement is one wait.
+Why not one statement per row: SQLite's driver releases the GIL at every step, and then waits for the event loop, which
+is busy with answers, to release it again, up to 5 ms each time. One statement is one wait.
 """
 
 from __future__ import annotations
@@ -35,33 +35,33 @@ from sqlalchemy.orm import Session
 class JsonRows:
     """The rows of a JSON array of arrays, as a table that a statement can read.
 
-    The statement's bound parameter `to_json` carries the JSON: give it `to_json(rows)`. Build statements once for each
-    dialect and keep them: that takes SQLAlchemy longer than the database needs to carry them out.
+    The bound parameter `packed` carries the JSON: pass `to_json(rows)`. Build statements once per dialect and cache
+    them: SQLAlchemy needs longer to build a statement than the database to execute it.
     """
 
     def __init__(self, postgres: bool) -> None:
         self._postgres = postgres
-        carried = bindparam("packed", type_=Text())
+        packed = bindparam("packed", type_=Text())
         if postgres:
-            self.table: FromClause = func.json_array_elements(cast(carried, PG_JSON)).table_valued("value", name="g")
+            self.table: FromClause = func.json_array_elements(cast(packed, PG_JSON)).table_valued("value", name="g")
         else:
-            self.table = func.json_each(carried).table_valued("value", name="g")
+            self.table = func.json_each(packed).table_valued("value", name="g")
 
-    def text(self, place: int) -> ColumnElement[Any]:
-        """The value at `place` (from 0) of each row, as text; JSON's null is SQL's."""
+    def text(self, index: int) -> ColumnElement[Any]:
+        """The value at `index` (from 0) of each row, as text; JSON null becomes SQL NULL."""
         value: ColumnElement[Any] = self.table.c.value
         if self._postgres:
-            return value.op("->>")(literal_column(str(place)))
-        return func.json_extract(value, literal_column(f"'$[{place}]'"))
+            return value.op("->>")(literal_column(str(index)))
+        return func.json_extract(value, literal_column(f"'$[{index}]'"))
 
-    def number(self, place: int) -> ColumnElement[int]:
-        """The value at `place` of each row, as a whole number."""
-        return cast(self.text(place), Integer)
+    def number(self, index: int) -> ColumnElement[int]:
+        """The value at `index` of each row, as an integer."""
+        return cast(self.text(index), Integer)
 
 
-def on_postgres(where: Session | Connection) -> bool:
-    """Whether this is a PostgreSQL database."""
-    dialect = where.dialect if isinstance(where, Connection) else where.get_bind().dialect
+def on_postgres(connection: Session | Connection) -> bool:
+    """True for a PostgreSQL database."""
+    dialect = connection.dialect if isinstance(connection, Connection) else connection.get_bind().dialect
     return dialect.name == "postgresql"
 
 
@@ -71,57 +71,66 @@ def to_json(rows: Sequence[Sequence[object]]) -> str:
 
 
 def as_single_value(query: Select[*tuple[Any, ...]], postgres: bool) -> Select[*tuple[Any, ...]]:
-    """The statement that `read` reads all rows of a query with; keep it where the query is used often."""
+    """The statement with which `read` fetches all rows of a query; cache it where the query is used often."""
     return query if postgres else select(func.json_group_array(func.json_array(*query.subquery().c)))
 
 
-def run(on: Session | Connection, statement: Executable, given: Mapping[str, object]) -> CursorResult[Any]:
-    """Execute a statement that is kept (see `JsonRows`); `given` has a value for each of its open parameters.
+def run(
+    connection_or_session: Session | Connection, statement: Executable, params: Mapping[str, object]
+) -> CursorResult[Any]:
+    """Execute a cached statement (see `JsonRows`); `params` has a value for each of its bound parameters.
 
-    On SQLite its SQL goes to the driver directly: SQLAlchemy takes longer to look it up and to bind it than SQLite
-    takes to carry it out.
+    On SQLite the SQL goes directly to the driver: SQLAlchemy needs longer to look it up and bind it than SQLite needs
+    to execute it.
     """
-    connection = on.connection() if isinstance(on, Session) else on
+    connection = (
+        connection_or_session.connection() if isinstance(connection_or_session, Session) else connection_or_session
+    )
     if on_postgres(connection):
-        return connection.execute(statement, given)
-    sql, parameters, constants = _sqlite(statement)
-    values = {**constants, **given}
-    return connection.exec_driver_sql(sql, tuple(bound(values[name]) for name, bound in parameters))
+        return connection.execute(statement, params)
+    sql, parameters, constants = _compile_for_sqlite(statement)
+    values = {**constants, **params}
+    return connection.exec_driver_sql(sql, tuple(to_driver(values[name]) for name, to_driver in parameters))
 
 
 @cache
-def _sqlite(statement: Executable) -> tuple[str, list[tuple[str, Callable[[Any], Any]]], dict[str, object]]:
-    """SQL for SQLite; its parameters in order, each with what makes SQLite's value of ours; those that have a value."""
+def _compile_for_sqlite(statement: Executable) -> tuple[str, list[tuple[str, Callable[[Any], Any]]], dict[str, object]]:
+    """Compile for SQLite: the SQL, its parameters in order (name, converter to SQLite's value), and the constant
+    values.
+    """
     dialect = sqlite.dialect()
     compiled = statement.compile(dialect=dialect)  # type: ignore[attr-defined]  # every statement has it
     binds: dict[str, BindParameter[Any]] = compiled.binds
-    bound = {name: bind.type.dialect_impl(dialect).bind_processor(dialect) or _same for name, bind in binds.items()}
+    processors = {
+        name: bind.type.dialect_impl(dialect).bind_processor(dialect) or _unchanged for name, bind in binds.items()
+    }
     constants = {name: bind.value for name, bind in binds.items() if not bind.required}
-    return str(compiled), [(name, bound[name]) for name in compiled.positiontup], constants
+    return str(compiled), [(name, processors[name]) for name in compiled.positiontup], constants
 
 
-def _same(value: object) -> object:
+def _unchanged(value: object) -> object:
     return value
 
 
-def read(on: Session | Connection, statement: Select[*tuple[Any, ...]], given: Mapping[str, object]) -> list[list[Any]]:
-    """All rows of `as_single_value`. On SQLite a point in time, or an amount of money, is the text that the table
-    has."""
-    rows = run(on, statement, given)
-    if on_postgres(on):
+def read(
+    connection: Session | Connection, statement: Select[*tuple[Any, ...]], params: Mapping[str, object]
+) -> list[list[Any]]:
+    """All rows of an `as_single_value` query. On SQLite, times and amounts of money are returned as the stored text."""
+    rows = run(connection, statement, params)
+    if on_postgres(connection):
         return [list(row) for row in rows]
-    return json.loads(rows.scalar() or "[]")  # type: ignore[no-any-return]  # JSON that we asked for
+    return json.loads(rows.scalar() or "[]")  # type: ignore[no-any-return]  # the query returns a JSON array
 
 
 def fresh_ids(session: Session, table: str, highest: ColumnElement[int | None], count: int) -> list[int]:
     """Ids for `count` new rows of a table, which no other session can take.
 
-    PostgreSQL gives them out; on SQLite this session is the only writer, and the next ones are free.
+    PostgreSQL allocates them from the sequence; on SQLite this session is the only writer, so the next ids are free.
     """
     if on_postgres(session):
-        numbers = select(func.nextval(func.pg_get_serial_sequence(table, "id"))).select_from(
+        sequence = select(func.nextval(func.pg_get_serial_sequence(table, "id"))).select_from(
             func.generate_series(1, count)
         )
-        return list(session.scalars(numbers))
+        return list(session.scalars(sequence))
     first = (session.scalar(select(highest)) or 0) + 1
     return list(range(first, first + count))

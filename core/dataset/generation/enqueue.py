@@ -1,4 +1,4 @@
-"""A run is asked for: all rows that wait, or only those that have failed. One run of a data set at a time."""
+"""Enqueue a run: for all pending rows, or only for failed ones. One active run per data set."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ def enqueue(
     mode: Mode = "live",
     change: Change | None = None,
 ) -> str:
-    """Ask for the missing rows to be written, the failed ones again too; the run's id.
+    """Queue a run that writes the missing rows, and retries the failed ones. Returns the run's id.
 
-    While a run of this data set is not over, it is that run: clicking twice starts one; from then on it writes all that
-    wait, also if it was to write failed rows only. A paused one goes on, with `budget_usd` where one is given; where it
-    was of the other mode or another writer, it is over, and a new one begins.
+    If the data set has an active run, that run is returned (so clicking twice starts one), and from then on it writes
+    all pending rows, even if it was to retry failed rows only. A paused run is resumed, with `budget_usd` if given; if
+    its mode or model differs, it is stopped and a new run begins.
 
     Args:
-        change: other settings for what is written from now on; see `_changed`.
+        change: new settings for the rows written from now on; see `_apply_change`.
 
     Raises:
         NotFound: no such data set.
-        BadRecipe: nothing is missing, or there is no recipe to write it with; or a `change` while a run is under way.
+        BadRecipe: nothing is missing, or the data set has no recipe; or a `change` during an active run.
     """
     with store.session() as session:
-        recipe = _changed(session, dataset_id, _one_click(session, dataset_id), change)
-        running = _active(session, dataset_id)
-        if running is not None:
-            running.scope = "all"
-            return running.id
+        recipe = _apply_change(session, dataset_id, _lock_dataset(session, dataset_id), change)
+        active = _active_run(session, dataset_id)
+        if active is not None:
+            active.scope = "all"
+            return active.id
         recipe.check()
         if retry_failed:
-            _put_back(session, None, Row.dataset_id == dataset_id)
+            _reset_failed(session, None, Row.dataset_id == dataset_id)
         require_missing_rows(session, dataset_id)
-        return _started(session, actor, dataset_id, recipe, budget_usd, mode, "all").id
+        return _create_or_resume(session, actor, dataset_id, recipe, budget_usd, mode, "all").id
 
 
 def retry_failed(
@@ -66,45 +66,48 @@ def retry_failed(
     mode: Mode = "live",
     change: Change | None = None,
 ) -> str:
-    """Have failed rows written again, all of them or those given, and no others; the run's id.
+    """Queue a run that retries failed rows only: all of them, or the given ones. Returns the run's id.
 
-    Rows that were never written keep waiting. While a run is not over, it writes them too. A paused run that was to
-    write all is over then: go on with the missing rows afterwards.
+    Rows that were never written stay pending. An active run writes the failed rows too. A paused run that was to write
+    all rows is stopped: write the missing rows in a new run afterwards.
 
     Args:
-        change: other settings for what is written from now on; see `_changed`.
+        change: new settings for the rows written from now on; see `_apply_change`.
 
     Raises:
         NotFound: no such data set.
-        BadRecipe: none of them has failed, or there is no recipe to write them with; or a `change` while a run is
-            under way.
+        BadRecipe: no (given) row has failed, or the data set has no recipe; or a `change` during an active run.
     """
     with store.session() as session:
-        recipe = _changed(session, dataset_id, _one_click(session, dataset_id), change)
+        recipe = _apply_change(session, dataset_id, _lock_dataset(session, dataset_id), change)
         recipe.check()
         failed = (Row.dataset_id == dataset_id) & (Row.state == "failed")
-        parts = [failed] if row_ids is None else [failed & Row.id.in_(part) for part in in_chunks(sorted(set(row_ids)))]
-        if not any(session.scalar(select(Row.id).where(part).limit(1)) for part in parts):
+        conditions = (
+            [failed] if row_ids is None else [failed & Row.id.in_(chunk) for chunk in in_chunks(sorted(set(row_ids)))]
+        )
+        if not any(session.scalar(select(Row.id).where(condition).limit(1)) for condition in conditions):
             raise BadRecipe(
                 msg("No row has failed."), msg("Refresh the table: the row may have been written meanwhile.")
             )
-        running = _active(session, dataset_id)
-        run = running or _started(session, actor, dataset_id, recipe, budget_usd, mode, run_store.FAILED_ONLY)
+        active = _active_run(session, dataset_id)
+        run = active or _create_or_resume(session, actor, dataset_id, recipe, budget_usd, mode, run_store.FAILED_ONLY)
         session.flush()
-        for part in parts:
-            _put_back(session, run.id, part)
+        for condition in conditions:
+            _reset_failed(session, run.id, condition)
         return run.id
 
 
-def queue_again(run: Run) -> None:
-    """Let a run that is over, or held, go on."""
+def requeue(run: Run) -> None:
+    """Queue a run again that has ended or is paused."""
     run.state, run.reason, run.note, run.finished_at, run.not_before = "queued", None, None, None, None
 
 
 def require_missing_rows(session: Session, dataset_id: str, run: Run | None = None) -> None:
-    """Raise BadRecipe unless something is left to write, for this run or at all."""
+    """Raise BadRecipe unless rows are left to write, for this run or for any."""
     if run is not None and run.scope == run_store.FAILED_ONLY:
-        missing = session.scalar(select(Row.id).where(*run_store.waiting(dataset_id, run.id, own=True)).limit(1))
+        missing = session.scalar(
+            select(Row.id).where(*run_store.pending_conditions(dataset_id, run.id, failed_only=True)).limit(1)
+        )
     else:
         missing = grid_store.counts(session, [dataset_id])[dataset_id].pending
     if not missing:
@@ -113,38 +116,38 @@ def require_missing_rows(session: Session, dataset_id: str, run: Run | None = No
         )
 
 
-def _one_click(session: Session, dataset_id: str) -> Recipe:
-    """The recipe of a data set for which nobody else asks for a run until this transaction ends.
+def _lock_dataset(session: Session, dataset_id: str) -> Recipe:
+    """Lock the active run and the data set until the end of this transaction. Returns the recipe.
 
-    First the run, then its data set, as whoever carries a run out holds them: nobody waits in a circle.
+    Lock order is run, then data set, everywhere: this prevents deadlocks.
     """
     session.execute(select(Run.id).where(Run.dataset_id == dataset_id, Run.state.in_(ACTIVE)).with_for_update())
     session.execute(select(Dataset.id).where(Dataset.id == dataset_id).with_for_update())
     return grid_store.recipe_of(session, dataset_id)
 
 
-def _changed(session: Session, dataset_id: str, recipe: Recipe, change: Change | None) -> Recipe:
-    """The recipe of a data set after `change`, which is kept: rows that are written from now on follow it.
+def _apply_change(session: Session, dataset_id: str, recipe: Recipe, change: Change | None) -> Recipe:
+    """Apply `change` to the recipe of a data set and save it: rows written from now on follow it.
 
-    Rows that are there keep their text, and every row its key, so that a late answer still finds the row that it was
-    bought for. A run that is under way has its settings in hand and would not follow.
+    Existing rows keep their text, and all rows keep their key, so that a late answer still finds its row. An active run
+    has already read its settings and would not follow the change.
     """
     if change is None or (changed := change.of(recipe)) == recipe:
         return recipe
-    if _active(session, dataset_id) is not None:
+    if _active_run(session, dataset_id) is not None:
         raise BadRecipe(
-            msg("A run of this data set is under way."), msg("Wait until it has ended, or stop it; then try again.")
+            msg("A run of this data set is in progress."), msg("Wait for it to end, or stop it, then try again.")
         )
     changed.check()
     session.execute(update(Dataset).where(Dataset.id == dataset_id).values(recipe=changed.to_dict()))
     return changed
 
 
-def _active(session: Session, dataset_id: str) -> Run | None:
+def _active_run(session: Session, dataset_id: str) -> Run | None:
     return session.scalar(select(Run).where(Run.dataset_id == dataset_id, Run.state.in_(ACTIVE)))
 
 
-def _started(
+def _create_or_resume(
     session: Session,
     actor: Actor,
     dataset_id: str,
@@ -153,14 +156,14 @@ def _started(
     mode: Mode,
     scope: str,
 ) -> Run:
-    """A new run, or the paused one that goes on: same mode, same writer, not to write more than is asked for now."""
-    writer = (recipe.provider, recipe.model)
+    """A new run, or a paused one that is resumed: same mode, same model, and a scope not wider than `scope`."""
+    model_key = (recipe.provider, recipe.model)
     for paused in session.scalars(select(Run).where(Run.dataset_id == dataset_id, Run.state == "paused")):
-        alike = paused.mode == mode and (paused.provider, paused.model) == writer
-        if alike and scope in ("all", paused.scope):
+        same_settings = paused.mode == mode and (paused.provider, paused.model) == model_key
+        if same_settings and scope in ("all", paused.scope):
             paused.budget_usd = paused.budget_usd if budget_usd is None else budget_usd
             paused.scope = scope
-            queue_again(paused)
+            requeue(paused)
             return paused
         paused.state = "stopped"
     run = Run(
@@ -177,7 +180,7 @@ def _started(
     return run
 
 
-def _put_back(session: Session, run_id: str | None, where: ColumnElement[bool]) -> None:
-    """Failed rows wait again: for one run, or for any."""
-    again = update(Row).where(where, Row.state == "failed")
-    session.execute(again.values(state="pending", reason=None, run_id=run_id, updated_at=utcnow()))
+def _reset_failed(session: Session, run_id: str | None, where: ColumnElement[bool]) -> None:
+    """Make failed rows pending again: for one run, or for any."""
+    statement = update(Row).where(where, Row.state == "failed")
+    session.execute(statement.values(state="pending", reason=None, run_id=run_id, updated_at=utcnow()))

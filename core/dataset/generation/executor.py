@@ -1,8 +1,8 @@
-"""Carries out a run: many requests in flight, every answer in the ledger before it counts, stoppable at any moment.
+"""Executes a run: many requests in flight, every answer durable before it counts, stoppable at any time.
 
-`RunExecutor` sends and receives. Which rows come next is `claims`, what flies or waits `in_flight`, the way to the
-provider `provider_connection`, what a reply means for its row and the run `retry_policy`, how many fly at once
-`concurrency`, the SQL `row_store`, the durable writing `group_commit_writer`.
+`RunExecutor` sends and receives. `claims` supplies the next rows, `in_flight` keeps requests in flight or waiting,
+`provider_connection` talks to the provider, `retry_policy` decides what a reply means for its row and the run,
+`concurrency` limits the requests in flight, `row_store` has the SQL, `group_commit_writer` writes durably.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ from core.message import msg
 from core.providers import Completion, Registry
 from core.settings import Settings
 
-_ENDS = {
+_FINAL_STATES = {
     "stopping": "stopped",
     "pausing": "paused",
     "waiting": "waiting",
-}  # asked for → the run's end
+}  # requested state → final state
 
 
 def execute(
@@ -64,30 +64,30 @@ def execute(
     limits: RunLimits | None = None,
     book: PriceBook | None = None,
 ) -> None:
-    """Write the missing rows of a run's data set, until they are there or something ends the run.
+    """Write the missing rows of a run's data set, until all are written or the run ends for another reason.
 
-    A provider that asks for a pause longer than `RunLimits.stall_s`, or limits the rate for so long without saying when
-    that ends, lets the run wait: see `run_store.due_in_s`.
+    If a provider asks for a pause longer than `RunLimits.stall_s`, or limits the rate for that long without saying
+    until when, the run waits: see `run_store.due_in_s`.
 
-    Its end, and why, stands in the run's row afterwards; rows that were not written are pending there. When `stopping`
-    is set it returns within a second and leaves the run as it is, to be taken in hand again. Any number of executors
-    may work on one run; each returns when the whole run has ended.
+    The final state and its reason are in the run's database row afterwards; rows that were not written are pending.
+    When `stopping` is set, this returns within a second and leaves the run unfinished, to be continued later. Several
+    executors may work on one run; each returns when the whole run has ended.
 
     Raises:
         NotFound, BadRecipe: there is nothing to run.
-        StorageFull: the database cannot be written, and `stopping` is set or the run could not even begin.
-        DatabaseLost: it was deleted, damaged or cannot be written any more. Nothing was sent from then on; answers that
-            came later are in a rescue file (see `core.recovery`).
+        StorageFull: the database cannot be written, and `stopping` is set or the run could not be started.
+        DatabaseLost: the database was deleted, damaged, or is no longer writable. Nothing was sent from then on; later
+            answers are in a rescue file (see `core.recovery`).
     """
-    halt = stopping or threading.Event()
+    stop_event = stopping or threading.Event()
     with leases.hold_lease() as claimant:
-        while not halt.is_set() and (context := run_store.begin(store, run_id, claimant)) is not None:
+        while not stop_event.is_set() and (context := run_store.begin(store, run_id, claimant)) is not None:
             prices = book or custom_prices.book(store, Settings.from_env().home)
-            asyncio.run(RunExecutor(store, registry, context, prices, halt, limits or RunLimits()).run())
+            asyncio.run(RunExecutor(store, registry, context, prices, stop_event, limits or RunLimits()).run())
 
 
 class RunExecutor:
-    """One go at one run, on one event loop."""
+    """Executes one run on one event loop."""
 
     def __init__(
         self,
@@ -95,18 +95,18 @@ class RunExecutor:
         registry: Registry,
         context: RunContext,
         book: PriceBook,
-        halt: threading.Event,
+        stopping: threading.Event,
         limits: RunLimits,
     ) -> None:
-        self._context, self._halt, self._limits = context, halt, limits
+        self._context, self._stopping, self._limits = context, stopping, limits
         self._wake = asyncio.Event()
         self._request_cost = RequestCost(book, context)
-        self._in_flight = InFlight(side_by_side=context.provider == "engine")
+        self._in_flight = InFlight(slot_per_row=context.provider == "engine")
         self._claim_queue = ClaimQueue(
-            context, self._request_cost, self._clearable, self._in_flight.slots_for, self._wake.set
+            context, self._request_cost, self._clearable_count, self._in_flight.slots_for, self._wake.set
         )
         self._writer = GroupCommitWriter(
-            store, limits.storage_s, self._recorded, self._claim_queue, entry=partial(row_entry, context),
+            store, limits.storage_retry_s, self._on_recorded, self._claim_queue, entry=partial(row_entry, context),
             claimant=context.claimant,
         )  # fmt: skip
         self._connection = ProviderConnection(registry, context, limits.tick_s, self._wake.set)
@@ -115,160 +115,162 @@ class RunExecutor:
         self._send_loops: set[asyncio.Task[None]] = set()
         self._shutting_down = False
         self._unsent: list[Claim] = []
-        self._tries: dict[int, RowAttempts] = {}  # by row, of those that are claimed once more
+        self._attempts: dict[int, RowAttempts] = {}  # by row, for rows that are claimed a second time
         self._throughput = Throughput(time.monotonic())
-        self._asked: str | None = None  # how a person wants the run to end
-        self._noted: str | None = None  # what the run's row says that it waits for
-        self._looked_at = float("-inf")
+        self._requested_end: str | None = None  # final state requested by the user
+        self._written_note: str | None = None  # the note in the run's database row
+        self._polled_at = float("-inf")
 
     async def run(self) -> None:
-        """Until nothing is left to do, or the run is ended from inside or outside."""
+        """Run until nothing is left to do, or the run is ended."""
         try:
-            while not self._over():
-                await self._look()
+            while not self._is_finished():
+                await self._poll()
                 self._connect()
                 self._dispatch()
                 await self._wait()
         finally:
             await self._shut_down()
-        if not self._halt.is_set():
-            await self._writer.call_until_done(self._finish, self._halt)
+        if not self._stopping.is_set():
+            await self._writer.call_until_done(self._finish, self._stopping)
 
     def _finish(self, session: Session) -> None:
-        """Write down how the run ends."""
-        run_id, end = self._context.run_id, self._retry_policy.end or RunEnd(self._asked or "done")
+        """Write the final state of the run."""
+        run_id, end = self._context.run_id, self._retry_policy.end or RunEnd(self._requested_end or "done")
         not_before = None
         if end.wait_s is not None:
-            not_before = run_store.pause_until(session, run_id, end.wait_s, growing=end.growing)
+            not_before = run_store.resume_time(session, run_id, end.wait_s, increasing=end.increasing)
         run_store.finish(session, run_id, end.state, end.reason, self._context.claimant, not_before=not_before)
 
-    def _over(self) -> bool:
+    def _is_finished(self) -> bool:
         for loop in [loop for loop in self._send_loops if loop.done()]:
             self._send_loops.discard(loop)
-            loop.result()  # an unforeseen error ends the run here, not in silence
-        self._claim_queue.check()  # likewise
-        if self._halt.is_set() or self._asked is not None:
+            loop.result()  # raises an unexpected error of the loop
+        self._claim_queue.check()
+        if self._stopping.is_set() or self._requested_end is not None:
             return True
         if self._writer.lost is not None:
-            return not self._in_flight  # what was sent is paid for: its answers go into the rescue file
+            return not self._in_flight  # answers already paid for go into the rescue file
         if self._in_flight or self._writer.unrecorded:
             return False
         return self._retry_policy.end is not None or self._claim_queue.complete
 
     @property
-    def _sending(self) -> bool:
-        """Whether requests may go out now."""
-        ended = self._retry_policy.end is not None or self._asked is not None or self._halt.is_set()
+    def _may_send(self) -> bool:
+        """True if requests may be sent now."""
+        ended = self._retry_policy.end is not None or self._requested_end is not None or self._stopping.is_set()
         return not ended and not self._shutting_down and not self._writer.down and self._connection.open
 
-    async def _look(self) -> None:
-        """A few times a second: is a stop asked for, does the endpoint still answer, what do people read."""
+    async def _poll(self) -> None:
+        """A few times per second: check for a stop request and a stall, and update the note that users see."""
         now = time.monotonic()
-        if now - self._looked_at < self._limits.tick_s:
+        if now - self._polled_at < self._limits.tick_s:
             return
-        self._looked_at = now
-        self._throughput.take(now)
-        run_id, note = self._context.run_id, self._note(now) or "\n".join(self._connection.notes) or None
-        state = await self._writer.look(lambda session: session.scalar(select(Run.state).where(Run.id == run_id)))
-        if note != self._noted and await self._writer.call(lambda session: _write_note(session, run_id, note)):
-            self._noted = note
+        self._polled_at = now
+        self._throughput.update(now)
+        run_id, note = self._context.run_id, self._waiting_note(now) or "\n".join(self._connection.notes) or None
+        state = await self._writer.read(lambda session: session.scalar(select(Run.state).where(Run.id == run_id)))
+        if note != self._written_note and await self._writer.call(lambda session: _write_note(session, run_id, note)):
+            self._written_note = note
         if state not in (None, "running"):
-            self._asked = _ENDS.get(state or "", "stopped")
+            self._requested_end = _FINAL_STATES.get(state or "", "stopped")
         if not self._writer.down:
-            self._retry_policy.stalled(now, self._in_flight.all_retried)
+            self._retry_policy.check_stalled(now, self._in_flight.all_retried)
 
     async def _wait(self) -> None:
-        """Until something has changed, a wait is over, or it is time to look."""
+        """Wait until something changes, a retry is due, or it is time to poll."""
         timeout = self._limits.tick_s
-        if self._in_flight.next_at is not None and self._room():
+        if self._in_flight.next_at is not None and self._free_slots():
             timeout = min(timeout, max(0.0, self._in_flight.next_at - time.monotonic()))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), timeout)
         self._wake.clear()
 
-    # --- what goes out -------------------------------------------------------------------------------------------
+    # --- sending -------------------------------------------------------------------------------------------------
 
-    def _room(self) -> int:
-        """How many more may fly. An answer holds its slot until it is durable: a crash loses no more than these."""
-        return self._concurrency.room(self._in_flight.weight + self._writer.unrecorded)
+    def _free_slots(self) -> int:
+        """Number of free slots. An answer keeps its slot until it is durable, which limits what a crash can lose."""
+        return self._concurrency.available(self._in_flight.weight + self._writer.unrecorded)
 
-    def _clearable(self) -> int:
-        """How many more requests may be marked as sent: no more than will have room once this group is in the ledger.
+    def _clearable_count(self) -> int:
+        """How many more requests may be marked as sent: no more than there are slots once this group is written.
 
-        Those whose wait is over go first. (The writer asks while it takes a group: the slots of its answers are free
-        by the time that the marks are durable.)
+        Due retries go first. (The writer calls this while it takes a group: the slots of its answers are free once the
+        marks are durable.)
         """
-        if not self._sending:
+        if not self._may_send:
             return 0
         cleared = self._claim_queue.cleared
-        taken = (
+        occupied = (
             self._in_flight.weight
             + sum(map(self._in_flight.slots_for, cleared))
             + self._in_flight.due_count(time.monotonic())
         )
-        return min(self._concurrency.room(taken), self._may_wait() - len(cleared))
+        return min(self._concurrency.available(occupied), self._startable_count() - len(cleared))
 
-    def _claim_more(self) -> None:
-        """See that there are rows to send. Those that wait for another try hold no slot, but not too many may wait."""
+    def _claim_ahead(self) -> None:
+        """Claim more rows if needed. Retries that wait hold no slot, but their number is limited."""
         claim_queue = self._claim_queue
         if claim_queue.unpriced:
-            self._retry_policy.ended(RunEnd("failed", claim_queue.unpriced))
+            self._retry_policy.end_run(RunEnd("failed", claim_queue.unpriced))
         idle = not (self._in_flight or self._in_flight.waiting or len(claim_queue) or self._writer.unrecorded)
         if idle and claim_queue.over_budget:
-            self._retry_policy.ended(RunEnd("stopped", claim_queue.over_budget))
-        if self._sending and not claim_queue.claiming:
-            rate = self._throughput.at_least(self._concurrency.allowed, time.monotonic())
-            claim_queue.claim_ahead(self._writer, min(self._room(), self._may_wait()), rate, idle)
+            self._retry_policy.end_run(RunEnd("stopped", claim_queue.over_budget))
+        if self._may_send and not claim_queue.claiming:
+            rate = self._throughput.estimate(self._concurrency.allowed, time.monotonic())
+            claim_queue.claim_ahead(self._writer, min(self._free_slots(), self._startable_count()), rate, idle)
 
-    def _may_wait(self) -> int:
-        """How many more rows may be begun: each that flies may have to wait."""
-        begun = self._in_flight.waiting + len(self._in_flight)
-        return max(0, self._limits.most_waiting + int(self._throughput.per_s) - begun)
+    def _startable_count(self) -> int:
+        """How many more rows may be started. Every row in flight may have to wait for a retry."""
+        started = self._in_flight.waiting + len(self._in_flight)
+        return max(0, self._limits.max_waiting + int(self._throughput.per_s) - started)
 
     def _dispatch(self) -> None:
-        """Send as much as there is room for, and have the next marked. Called whenever there is more of either."""
-        while (request := self._next()) is not None:
+        """Send as many requests as there are slots, and have the next ones marked. Called whenever either changes."""
+        while (request := self._next_request()) is not None:
             self._send_loops.add(asyncio.create_task(self._send_loop(request)))
-        self._claim_more()
+        self._claim_ahead()
         self._writer.start()
 
-    def _next(self) -> PendingRequest | None:
-        """What goes out now: what has waited long enough, then new rows. Only what is marked as sent goes out."""
-        if not self._sending or not self._room():
+    def _next_request(self) -> PendingRequest | None:
+        """The next request to send: due retries first, then new rows. Only requests marked as sent go out."""
+        if not self._may_send or not self._free_slots():
             return None
         now, request = time.monotonic(), None
         while (request := self._in_flight.due(now)) is not None and not request.marked:
             self._claim_queue.ready.appendleft(request)
         while request is None and self._claim_queue.cleared:
             request = self._claim_queue.cleared.popleft()
-            request.tries = next((t for c in request.claims if (t := self._tries.pop(c.row_id, None))), request.tries)
-            if request.tries.not_before > now:
-                self._claim_queue.refused(request)  # it has not gone out
-                self._in_flight.wait(request, request.tries.not_before)
+            request.attempts = next(
+                (a for c in request.claims if (a := self._attempts.pop(c.row_id, None))), request.attempts
+            )
+            if request.attempts.not_before > now:
+                self._claim_queue.refused(request)  # it was not sent
+                self._in_flight.wait(request, request.attempts.not_before)
                 request = None
         if request is not None:
             self._in_flight.sent(request)
         return request
 
     async def _send_loop(self, request: PendingRequest | None) -> None:
-        """One request after another, as long as there is room and something to send."""
+        """Send one request after another while there are slots and requests."""
         while request is not None:
-            request.tries.count += 1
-            request.tries.sent_at = time.monotonic()
+            request.attempts.count += 1
+            request.attempts.sent_at = time.monotonic()
             try:
                 answer = await self._connection.ask(request.claims[0], len(request.claims))
             except FabulaError as exc:
                 self._in_flight.finished(request)
-                self._failed(request, exc)
+                self._on_error(request, exc)
             else:
                 self._in_flight.finished(request)
                 self._on_answer(request, answer)
-            request = self._next()
+            request = self._next_request()
         if not self._in_flight:
             self._wake.set()
 
     def _connect(self) -> None:
-        """An engine that is still starting is waited for."""
+        """Connect to the provider. A starting engine is waited for."""
         if self._retry_policy.end is not None or self._writer.down:
             return
         try:
@@ -276,37 +278,40 @@ class RunExecutor:
         except (RateLimited, Unavailable) as exc:
             self._retry_policy.cause = exc.what
         except FabulaError as exc:
-            self._retry_policy.ended(end_for_error(exc))
+            self._retry_policy.end_run(end_for_error(exc))
 
-    # --- what comes back -----------------------------------------------------------------------------------------
+    # --- answers -------------------------------------------------------------------------------------------------
 
-    def _recorded(self) -> None:
-        """A group is in the ledger: the slots of its answers are free, what it marks may go out."""
+    def _on_recorded(self) -> None:
+        """A group is written: the slots of its answers are free, and the requests it marked may go out."""
         if not self._shutting_down:
             self._dispatch()
         if not self._in_flight:
             self._wake.set()
 
     def _on_answer(self, request: PendingRequest, answer: Completion) -> None:
-        """One request was answered. With fewer texts than asked for, the endpoint knows no `n`: the rest goes alone."""
-        kept = self._retry_policy.answer(answer, time.monotonic(), len(request.claims))
-        self._throughput.record(len(kept))
-        if request.split or len(kept) < len(request.claims):
-            self._claim_queue.together = 1
-        self._split(request.claims[len(kept) :])
-        cost = self._request_cost.price(answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens)
-        self._keep(request.claims, kept, split_cost(cost, len(kept)))
+        """A request was answered.
 
-    def _failed(self, request: PendingRequest, error: FabulaError) -> None:
-        """One request has ended with an error."""
+        If fewer texts arrived than requested, the endpoint does not support `n`: send the rest singly.
+        """
+        settled = self._retry_policy.on_answer(answer, time.monotonic(), len(request.claims))
+        self._throughput.record(len(settled))
+        if request.split or len(settled) < len(request.claims):
+            self._claim_queue.max_shared = 1
+        self._send_separately(request.claims[len(settled) :])
+        cost = self._request_cost.price(answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens)
+        self._record(request.claims, settled, split_cost(cost, len(settled)))
+
+    def _on_error(self, request: PendingRequest, error: FabulaError) -> None:
+        """A request has ended with an error."""
         now = time.monotonic()
         if len(request.claims) > 1 and isinstance(error, BadRequest) and not isinstance(error, ModelNotFound):
-            self._split(request.claims)
+            self._send_separately(request.claims)
             return
-        decision = self._retry_policy.error(error, request.tries, now)
+        decision = self._retry_policy.on_error(error, request.attempts, now)
         if isinstance(decision, RetryRow):
             if decision.lost:
-                self._give_up(request, now + decision.wait_s)
+                self._settle_lost(request, now + decision.wait_s)
                 return
             if isinstance(error, ProviderError) and not error.may_be_billed:
                 self._claim_queue.refused(request)
@@ -314,71 +319,81 @@ class RunExecutor:
             self._wake.set()
         elif isinstance(decision, SettleRow):
             parts = len(request.claims)
-            prompt, written = (split_tokens(t, parts) for t in (decision.prompt_tokens, decision.completion_tokens))
-            kept = [SettleRow(decision.verdict, *used) for used in zip(prompt, written, strict=True)]
+            prompt, completion = (
+                split_tokens(total, parts) for total in (decision.prompt_tokens, decision.completion_tokens)
+            )
+            settled = [SettleRow(decision.verdict, *tokens) for tokens in zip(prompt, completion, strict=True)]
             cost = self._request_cost.price(decision.prompt_tokens, decision.completion_tokens)
-            self._keep(request.claims, kept, split_cost(cost, parts))
+            self._record(request.claims, settled, split_cost(cost, parts))
         else:
             self._unsent += request.claims
 
-    def _give_up(self, request: PendingRequest, not_before: float) -> None:
-        """A request that may be billed brought no answer: its cost is unknown, and counts as what was reserved.
+    def _settle_lost(self, request: PendingRequest, not_before: float) -> None:
+        """Settle a request that may be billed but brought no answer.
 
-        Its rows are pending again. Whoever claims them reserves the money for another request, as far as it is there.
+        Its cost is unknown, and counts as the reserved amount.
+
+        Its rows become pending again. The next claim reserves money for another request, if the budget allows.
         """
-        request.tries.not_before = not_before
-        self._tries.update((claim.row_id, request.tries) for claim in request.claims)
+        request.attempts.not_before = not_before
+        self._attempts.update((claim.row_id, request.attempts) for claim in request.claims)
         lost, cost = (
             SettleRow(ResponseVerdict("pending", None, None, None), None, None),
             self._request_cost.price(None, None),
         )
-        self._keep(request.claims, [lost] * len(request.claims), [cost] * len(request.claims))
+        self._record(request.claims, [lost] * len(request.claims), [cost] * len(request.claims))
 
-    def _split(self, claims: Sequence[Claim]) -> None:
-        """Send rows one by one, next. If that works, it was the sharing, and there is no more of it in this run."""
+    def _send_separately(self, claims: Sequence[Claim]) -> None:
+        """Send rows one by one, next.
+
+        If that works, `n` was the problem, and rows no longer share requests in this run.
+        """
         self._claim_queue.cleared.extendleft(
             PendingRequest((claim,), split=True, marked=True) for claim in reversed(claims)
         )
 
-    def _keep(self, claims: Sequence[Claim], kept: Sequence[SettleRow], costs: Sequence[Decimal | None]) -> None:
+    def _record(self, claims: Sequence[Claim], settled: Sequence[SettleRow], costs: Sequence[Decimal | None]) -> None:
         now, outcomes = utcnow(), []
-        for claim, one, cost in zip(claims, kept, costs, strict=False):
-            outcomes.append(one.outcome(claim, cost, now))
+        for claim, row, cost in zip(claims, settled, costs, strict=False):
+            outcomes.append(row.outcome(claim, cost, now))
         self._writer.add(outcomes)
 
     async def _shut_down(self) -> None:
-        """End what flies, keep what has come, give back the rest."""
+        """Cancel requests in flight, write the answers received, release the rest."""
         self._shutting_down = True
         for loop in self._send_loops:
             loop.cancel()
-        ended = await asyncio.gather(*self._send_loops, return_exceptions=True)
+        results = await asyncio.gather(*self._send_loops, return_exceptions=True)
         try:
             try:
-                await self._writer.flush(self._halt)
+                await self._writer.flush(self._stopping)
             finally:
                 await self._release()
         finally:
             self._writer.close()
             await self._connection.close()
         self._claim_queue.check()
-        for error in ended:
+        for error in results:
             if isinstance(error, Exception):
                 raise error
 
     async def _release(self) -> None:
-        """Give back what was not sent; what was cut off, or has failed and may be billed, costs an unknown amount."""
+        """Release what was not sent.
+
+        Requests that were cancelled, or failed and may be billed, have an unknown cost.
+        """
         unknown = self._request_cost.price(None, None)
         billed = [*self._in_flight.in_flight_claims(), *self._in_flight.waiting_claims(marked=True)]
-        cut = [(claim, unknown) for claim in billed]
+        interrupted = [(claim, unknown) for claim in billed]
         waiting = self._in_flight.waiting_claims(marked=False)
         unsent = [*self._unsent, *waiting, *await self._claim_queue.close()]
         claimant = self._context.claimant
         await self._writer.call_until_done(
-            lambda session: row_store.release(session, unsent, cut, claimant), self._halt
+            lambda session: row_store.release(session, unsent, interrupted, claimant), self._stopping
         )
 
-    def _note(self, now: float) -> str | None:
-        """What the run waits for right now; None when it writes."""
+    def _waiting_note(self, now: float) -> str | None:
+        """What the run waits for. None while it is writing."""
         cause = self._retry_policy.cause
         if self._in_flight or self._retry_policy.end is not None:
             return None

@@ -1,7 +1,7 @@
-"""Puts answers into the ledger in groups, durably, beside the event loop.
+"""Writes answers to the database in groups, durably, in the background of the event loop.
 
-While a disk is full, answers wait in memory and in a rescue file. When the database is lost (deleted, damaged, not
-writable any more), the run ends, and its answers stay in the rescue file until the next start.
+While the disk is full, answers are kept in memory and in a rescue file. When the database is lost (deleted, damaged,
+or no longer writable), the run ends and its answers stay in the rescue file until the next start.
 """
 
 from __future__ import annotations
@@ -28,49 +28,49 @@ from core.db.store import Store
 from core.errors import DatabaseLost, StorageFull
 
 T = TypeVar("T")
-_GATHER_S = 0.001  # how long a small group waits for more; a slot is not free before its answer is durable
-_FEW = 16  # answers
+_GATHER_S = 0.001  # a small group waits this long for more answers; a slot is free only once its answer is durable
+_SMALL_GROUP = 16  # answers
 _log = logging.getLogger("fabula.dataset")
 
 
 class SendMarks(Protocol):
-    """Requests that must be marked as sent, durably, before they go out."""
+    """Requests that must be durably marked as sent before they go out."""
 
     @property
     def wanted(self) -> bool:
-        """Whether `take` would give anything."""
+        """True if `take` would return anything."""
 
     def take(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Lines of the spend ledger: to be sent next; refused without a bill, so that they are not sent any more."""
+        """Spend ledger entries: to mark as sent; and refused without a bill, whose mark is to be cleared."""
 
-    def written(self, gone: set[int] | None) -> None:
-        """What was taken is in the ledger, but for the lines that are `gone`; None: nothing was written."""
+    def written(self, missing: set[int] | None) -> None:
+        """What was taken is written, except for the `missing` entries; None: nothing was written."""
 
 
 class GroupCommitWriter:
-    """One writer for a run. While one group is being written, the next gathers: few commits when many answers come.
+    """One writer per run. While a group is being written, the next one collects: few commits when many answers arrive.
 
-    An outcome is in the ledger once `unrecorded` no longer counts it. While the storage cannot be written, `down` is
-    true, outcomes are kept in memory and in a rescue file, and nothing more may be bought.
+    An outcome is durable once `unrecorded` no longer counts it. While the storage cannot be written, `down` is true,
+    outcomes are kept in memory and in a rescue file, and no request may be sent.
 
     Args:
-        store: the ledger.
-        pause_s: seconds before a storage that failed is tried again.
-        recorded: called on the event loop after each group that was written.
-        marks: what is to be marked as sent; asked for as each group is taken, so that marks cost no commit of their
-            own where answers come.
-        entry: the line of a rescue file for an outcome.
+        store: the database.
+        pause_s: seconds before a failed write is retried.
+        on_recorded: called on the event loop after each group that was written.
+        marks: what to mark as sent; read when each group is taken, so that marks need no commit of their own while
+            answers arrive.
+        entry: makes the rescue file entry of an outcome.
         claimant: who has claimed the rows, see `row_store.settle`.
 
     Attributes:
-        lost: why the database is gone for this run; set once. Outcomes that come later go into the rescue file only.
+        lost: why the database is gone for this run; set once. Later outcomes go into the rescue file only.
     """
 
     def __init__(
         self,
         store: Store,
         pause_s: float,
-        recorded: Callable[[], None] = lambda: None,
+        on_recorded: Callable[[], None] = lambda: None,
         marks: SendMarks | None = None,
         *,
         entry: Callable[[RowOutcome], Entry],
@@ -78,39 +78,39 @@ class GroupCommitWriter:
     ) -> None:
         self._store, self._claimant = store, claimant
         self._pause_s = pause_s
-        self._recorded = recorded
+        self._on_recorded = on_recorded
         self._marks = marks
         self._entry = entry
         self._rescue = RescueFile(store.home)
-        self._rescued: set[int] = set()  # lines of the spend ledger whose outcomes are in the rescue file
+        self._rescued: set[int] = set()  # spend ledger entries whose outcomes are in the rescue file
         self.lost: DatabaseLost | None = None
         self._outbox: list[RowOutcome] = []
         self._group: list[RowOutcome] = []
-        self._lock = asyncio.Lock()  # SQLite lets one writer in; a second one would sleep, not queue
+        self._lock = asyncio.Lock()  # SQLite allows one writer; a second one would sleep instead of queue
         self._writing: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
-        self._file: Seen | None = None  # the database file that the connection was made to
+        self._file: Seen | None = None  # the database file of the connection
         self._retry_at = 0.0
 
     @property
     def down(self) -> bool:
-        """The storage could not be written, and it is not time yet to try again."""
+        """True after a failed write, until it is time to retry."""
         return self.lost is not None or time.monotonic() < self._retry_at
 
     @property
     def unrecorded(self) -> int:
-        """Outcomes that were added and are not durably in the ledger yet."""
+        """Number of outcomes that were added and are not durably written yet."""
         return len(self._outbox) + len(self._group)
 
     def add(self, outcomes: Iterable[RowOutcome]) -> None:
-        """Keep these answers."""
+        """Add outcomes to be written."""
         self._outbox += outcomes
         if self.down:
-            self._save()
+            self._save_to_rescue_file()
         self.start()
 
     def start(self) -> None:
-        """Begin to write what gathers, unless that is under way or the storage is down; raises what writing raised."""
+        """Start writing, unless a write is in progress or the storage is down. Raises the error of the last write."""
         if self._writing is not None and self._writing.done():
             writing, self._writing = self._writing, None
             writing.result()
@@ -118,50 +118,50 @@ class GroupCommitWriter:
         if self._writing is None and wanted and not self.down:
             self._writing = asyncio.create_task(self._write())
 
-    async def call(self, work: Callable[[Session], T]) -> T | None:
-        """Other work on the ledger, in a transaction of its own; None when the storage is down."""
+    async def call(self, query: Callable[[Session], T]) -> T | None:
+        """Run other work in a transaction of its own. None if the storage is down."""
         if self.down:
             return None
         try:
-            return await self._settled(work)
+            return await self._run_locked(query)
         except StorageFull as exc:
-            self._trouble(exc)
+            self._on_storage_error(exc)
             return None
 
-    async def look(self, work: Callable[[Session], T]) -> T | None:
-        """A look at the ledger, which waits for no writer; None when the storage is down."""
+    async def read(self, query: Callable[[Session], T]) -> T | None:
+        """Run a read-only query, which waits for no writer. None if the storage is down."""
         if self.down:
             return None
         try:
-            return await asyncio.to_thread(self._reading, work)
+            return await asyncio.to_thread(self._read, query)
         except StorageFull as exc:
-            self._trouble(exc)
+            self._on_storage_error(exc)
             return None
 
-    async def call_until_done(self, work: Callable[[Session], object], until: threading.Event) -> None:
-        """Work on the ledger that must happen: tried until it does.
+    async def call_until_done(self, query: Callable[[Session], object], give_up: threading.Event) -> None:
+        """Run work that must succeed; it is retried until it does.
 
         Raises:
-            StorageFull: it could not be done, and `until` is set or the database is lost.
+            StorageFull: it failed, and `give_up` is set or the database is lost.
         """
         while True:
             if self.lost is not None:
                 raise self.lost
             try:
-                await self._settled(work)
+                await self._run_locked(query)
                 return
             except StorageFull as exc:
-                self._trouble(exc)
-                if until.is_set() or self.lost is not None:
+                self._on_storage_error(exc)
+                if give_up.is_set() or self.lost is not None:
                     raise
                 await asyncio.sleep(self._pause_s)
 
-    async def flush(self, until: threading.Event) -> None:
+    async def flush(self, give_up: threading.Event) -> None:
         """Write everything that was added.
 
         Raises:
             StorageFull: as `call_until_done`; what could not be written is in the rescue file.
-            Exception: what writing raises, or has raised before; the same.
+            Exception: an error of this or an earlier write; the same applies.
         """
         writing = self._writing
         if writing is not None:
@@ -170,66 +170,69 @@ class GroupCommitWriter:
         if self._outbox:
             group = self._outbox
             try:
-                await self.call_until_done(lambda session: row_store.settle(session, group, self._claimant), until)
+                await self.call_until_done(lambda session: row_store.settle(session, group, self._claimant), give_up)
             except BaseException:
-                self._save()
+                self._save_to_rescue_file()
                 raise
             self._outbox = []
-        self._all_recorded()
+        self._discard_rescue_file()
         if writing is not None:
             writing.result()
 
     def close(self) -> None:
-        """Give the connection back. No work may be under way."""
+        """Close the connection. No write may be in progress."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     async def _write(self) -> None:
         while not self.down:
-            if 0 < len(self._outbox) < _FEW:
+            if 0 < len(self._outbox) < _SMALL_GROUP:
                 await asyncio.sleep(_GATHER_S)
             self._group, self._outbox = self._outbox, []
             sent, refused = self._marks.take() if self._marks is not None else ((), ())
             if not (self._group or sent or refused):
                 return
-            gone: set[int] | None = None  # None: nothing was written
+            missing: set[int] | None = None  # nothing was written yet
             try:
                 async with self._lock:
-                    gone = await asyncio.to_thread(self._record, self._group, sent, refused)
+                    missing = await asyncio.to_thread(self._record, self._group, sent, refused)
             except BaseException as exc:
-                self._outbox, self._group = self._group + self._outbox, []  # paid for: kept after any error
+                self._outbox, self._group = (
+                    self._group + self._outbox,
+                    [],
+                )  # they are paid for: keep them after any error
                 if not isinstance(exc, StorageFull):
-                    self._save()
+                    self._save_to_rescue_file()
                     raise
-                self._trouble(exc)
+                self._on_storage_error(exc)
             finally:
                 self._group = []
                 if self._marks is not None:
-                    self._marks.written(gone)
-            self._all_recorded()
-            self._recorded()
+                    self._marks.written(missing)
+            self._discard_rescue_file()
+            self._on_recorded()
 
-    async def _settled(self, work: Callable[[Session], T]) -> T:
+    async def _run_locked(self, query: Callable[[Session], T]) -> T:
         async with self._lock:
-            return await asyncio.to_thread(self._transaction, work)
+            return await asyncio.to_thread(self._transaction, query)
 
-    def _transaction(self, work: Callable[[Session], T]) -> T:
+    def _transaction(self, query: Callable[[Session], T]) -> T:
         with self._store.session() as session:
-            return work(session)
+            return query(session)
 
-    def _reading(self, work: Callable[[Session], T]) -> T:
+    def _read(self, query: Callable[[Session], T]) -> T:
         with self._store.reading() as session:
-            return work(session)
+            return query(session)
 
     def _record(self, group: Sequence[RowOutcome], sent: Sequence[int], refused: Sequence[int]) -> set[int]:
-        """Write a group, on a connection of its own: a session and the pool would take longer than the writing.
+        """Write a group on its own connection: a session and the pool would take longer than the write.
 
-        A server that closes connections (a restart, a proxy's limit) is asked a second time; a group that is written
-        twice counts once.
+        If the server has closed the connection (a restart, a proxy limit), try once more; writing a group twice is
+        harmless.
 
         Returns:
-            Lines that could not be marked as sent, see `row_store.mark`.
+            Entries that could not be marked as sent, see `row_store.mark`.
         """
         try:
             return self._write_group(group, sent, refused)
@@ -245,9 +248,9 @@ class GroupCommitWriter:
                 self._connection = self._store.engine.connect()
             with self._connection.begin():
                 row_store.settle(self._connection, group, self._claimant)
-                gone = row_store.mark(self._connection, sent, refused)
+                missing = row_store.mark(self._connection, sent, refused)
             self._store.check_file(self._file)
-            return gone
+            return missing
         except (DBAPIError, PoolTimeout, DatabaseLost) as exc:
             with suppress(SQLAlchemyError):
                 self.close()
@@ -257,22 +260,22 @@ class GroupCommitWriter:
                 raise
             raise fault from exc
 
-    def _trouble(self, error: StorageFull) -> None:
+    def _on_storage_error(self, error: StorageFull) -> None:
         if self.lost is None:
             _log.error("%s %s", error.what, error.next_step)
         if isinstance(error, DatabaseLost):
             self.lost = self.lost or error
         self._retry_at = time.monotonic() + self._pause_s
-        self._save()
+        self._save_to_rescue_file()
 
-    def _save(self) -> None:
-        """Put what is in memory only into the rescue file."""
+    def _save_to_rescue_file(self) -> None:
+        """Save outcomes that are only in memory to the rescue file."""
         fresh = [outcome for outcome in self._outbox if outcome.spend_id not in self._rescued]
         if self._rescue.add([self._entry(outcome) for outcome in fresh]):
             self._rescued |= {outcome.spend_id for outcome in fresh}
 
-    def _all_recorded(self) -> None:
-        """The rescue file has done its work."""
+    def _discard_rescue_file(self) -> None:
+        """Delete the rescue file once all its outcomes are written."""
         if self._rescued and not self._outbox:
             self._rescue.discard()
             self._rescued = set()

@@ -1,4 +1,4 @@
-"""Who has rows in hand: an id for every executor, and which of them are dead, so that their rows can be given back."""
+"""Row leases: an id for every executor, and which executors are dead so that their rows can be released."""
 
 from __future__ import annotations
 
@@ -14,47 +14,54 @@ from core import process_identity
 from core.db.store import new_id
 from core.db.worker_heartbeats import WorkerBeat
 
-_living: set[str] = set()  # the executors of this process
+_active_claimants: set[str] = set()  # executors in this process
 
 
 @contextmanager
 def hold_lease() -> Iterator[str]:
-    """An id for one executor, alive for the length of the block: machine, process with its start time, number."""
-    claimant = f"{_machine(socket.gethostname())}:{process_identity.identity()}:{new_id()}"
-    _living.add(claimant)
+    """Yield an id for one executor: host, process with its start time, and a unique number. Valid within the block."""
+    claimant = f"{_host_hash(socket.gethostname())}:{process_identity.identity()}:{new_id()}"
+    _active_claimants.add(claimant)
     try:
         yield claimant
     finally:
-        _living.discard(claimant)
+        _active_claimants.discard(claimant)
 
 
 def expired(session: Session, claimants: Iterable[str]) -> list[str]:
-    """Those that will never answer for their rows.
+    """The claimants whose executor is dead.
 
-    On this machine a claimant lives as long as its process and its own block; elsewhere as long as its worker is on
-    the list (`core.heartbeat`: workers take those off it that have been silent for half a minute).
+    On this host a claimant is alive as long as its process and its `hold_lease` block. On other hosts it is alive as
+    long as its worker is registered (`core.heartbeat` removes workers that were silent for half a minute).
     """
-    asked = list(claimants)
-    elsewhere = {parts for one in asked if (parts := _parts(one))[0] != _machine(socket.gethostname())}
-    listed = set()
-    if elsewhere:
-        listed = {(_machine(host), who) for host, who in session.execute(select(WorkerBeat.host, WorkerBeat.process))}
-    return [one for one in asked if not _lives(one, listed)]
+    ids = list(claimants)
+    remote = {parts for claimant in ids if (parts := _split_claimant(claimant))[0] != _host_hash(socket.gethostname())}
+    registered = set()
+    if remote:
+        registered = {
+            (_host_hash(host), process)
+            for host, process in session.execute(select(WorkerBeat.host, WorkerBeat.process))
+        }
+    return [claimant for claimant in ids if not _is_alive(claimant, registered)]
 
 
-def _lives(claimant: str, listed: set[tuple[str, str]]) -> bool:
-    machine, who = _parts(claimant)
-    if machine != _machine(socket.gethostname()):
-        return (machine, who) in listed
-    return claimant in _living if who == process_identity.identity() else process_identity.is_running(who)
+def _is_alive(claimant: str, registered: set[tuple[str, str]]) -> bool:
+    host, process = _split_claimant(claimant)
+    if host != _host_hash(socket.gethostname()):
+        return (host, process) in registered
+    return (
+        claimant in _active_claimants
+        if process == process_identity.identity()
+        else process_identity.is_running(process)
+    )
 
 
-def _parts(claimant: str) -> tuple[str, str]:
-    """(machine, process)."""
-    machine, _, rest = claimant.partition(":")
-    return machine, rest.rpartition(":")[0]
+def _split_claimant(claimant: str) -> tuple[str, str]:
+    """Return (host hash, process identity)."""
+    host, _, rest = claimant.partition(":")
+    return host, rest.rpartition(":")[0]
 
 
-def _machine(host: str) -> str:
-    """A machine's name in few characters, without what stands between the parts."""
+def _host_hash(host: str) -> str:
+    """A short host id without ":", which separates the parts of a claimant."""
     return hashlib.sha256(host.encode()).hexdigest()[:12]

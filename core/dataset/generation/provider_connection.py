@@ -1,4 +1,4 @@
-"""The way from a run to its provider: which client, how the model wants to be asked, one request."""
+"""A run's connection to its provider: the client, the API format of the model, and one request at a time."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from core.providers.schemas import Endpoint
 
 
 class ProviderConnection:
-    """One run's connection, on one event loop.
+    """The connection of one run, on one event loop.
 
     Args:
-        pause_s: seconds before an endpoint that did not answer is asked again.
-        notify: called on the event loop when an answer about the model has come.
+        pause_s: seconds before an endpoint that did not answer is tried again.
+        notify: called on the event loop when the API format of the model has been determined.
     """
 
     def __init__(self, registry: Registry, context: RunContext, pause_s: float, notify: Callable[[], None]) -> None:
         self._registry, self._context, self._pause_s, self._notify = registry, context, pause_s, notify
         self._client: Client | None = None
-        self._bulk: AsyncTextClient | None = None
-        self._old: list[AsyncTextClient] = []
+        self._text_client: AsyncTextClient | None = None
+        self._previous_clients: list[AsyncTextClient] = []
         self._request: CompletionRequest | None = None
         self._endpoint: Endpoint | None = None if context.recipe.endpoint == "auto" else context.recipe.endpoint
         self._connecting: asyncio.Task[Endpoint] | None = None
@@ -35,14 +35,14 @@ class ProviderConnection:
 
     @property
     def open(self) -> bool:
-        """It is known how the model wants to be asked."""
+        """True once the API format of the model is known."""
         return self._endpoint is not None
 
     def connect(self) -> None:
-        """Find out how the model wants to be asked; call it again until the line is `open`.
+        """Determine the API format of the model. Call again until the connection is `open`.
 
         Raises:
-            FabulaError: the endpoint said something else, or nothing.
+            FabulaError: the endpoint returned an error or did not answer.
         """
         if self._endpoint is not None:
             return
@@ -57,13 +57,13 @@ class ProviderConnection:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know of how the model is asked: parameters that it does not take."""
-        if self._bulk is None or self._request is None:
+        """Notes for the user: parameters that the model does not support."""
+        if self._text_client is None or self._request is None:
             return ()
-        return parameters.notes(self._bulk.provider, self._request)
+        return parameters.notes(self._text_client.provider, self._request)
 
     async def ask(self, claim: Claim, n: int) -> Completion:
-        """`n` texts for a claimed row.
+        """Request `n` texts for a claimed row.
 
         Raises:
             FabulaError: see `AsyncTextClient.ask` and `Registry.provider`.
@@ -80,23 +80,23 @@ class ProviderConnection:
             seed=grid.row_seed(recipe, claim.key),
             n=n,
         )
-        return await self._sender().ask(request)
+        return await self._current_client().ask(request)
 
     async def close(self) -> None:
-        """Hang up. No request may be under way."""
+        """Close the clients. No request may be in flight."""
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
-        for client in (self._client, self._bulk, *self._old):
+        for client in (self._client, self._text_client, *self._previous_clients):
             if client is not None:
-                with contextlib.suppress(Exception):  # it is over; a connection that cannot be closed is no news
+                with contextlib.suppress(Exception):  # the run has ended: a failed close changes nothing
                     await client.aclose()
 
-    def _sender(self) -> AsyncTextClient:
-        """Asked for anew each time: an engine that was started again has another address."""
+    def _current_client(self) -> AsyncTextClient:
+        """Looked up for each request, because a restarted engine has another address."""
         provider = self._registry.provider(self._context.provider)
-        if self._bulk is None or self._bulk.provider != provider:
-            if self._bulk is not None:
-                self._old.append(self._bulk)  # requests may still be under way there
-            self._bulk = AsyncTextClient(provider)
-        return self._bulk
+        if self._text_client is None or self._text_client.provider != provider:
+            if self._text_client is not None:
+                self._previous_clients.append(self._text_client)  # may still have requests in flight
+            self._text_client = AsyncTextClient(provider)
+        return self._text_client

@@ -1,4 +1,4 @@
-"""What the requests of one run cost: its model's price, looked up once."""
+"""The cost of a run's requests. The model's price is looked up once."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from core.cost.price_book import PriceBook
 from core.dataset.generation.run_store import RunContext
 
 TEMPLATE_TOKENS = 32
-"""What a chat template adds to a prompt at most: turn marks and role names."""
+"""Maximum number of tokens that a chat template adds to a prompt: turn markers and role names."""
 
 
-def most_tokens(text: str) -> int:
-    """How many tokens a text has at most: no tokenizer in use makes more of them than there are bytes."""
+def token_upper_bound(text: str) -> int:
+    """An upper bound on the tokens of a text: no tokenizer in use makes more tokens than there are UTF-8 bytes."""
     return len(text.encode("utf-8", "replace"))
 
 
 class RequestCost:
-    """The price of a run's model, and the most that one of its requests can cost."""
+    """The price of a run's model, and the maximum cost of one of its requests."""
 
     def __init__(self, book: PriceBook, context: RunContext) -> None:
         price = book.find(context.provider, context.model)
         self._price = price if price is not None and price.currency == USD else None
-        self._system = most_tokens(context.recipe.system) + TEMPLATE_TOKENS
+        self._system = token_upper_bound(context.recipe.system) + TEMPLATE_TOKENS
         self._max_tokens = context.recipe.max_tokens
 
     def price(self, prompt_tokens: int | None, completion_tokens: int | None, cached_tokens: int = 0) -> Decimal | None:
-        """US dollars; None: unknown."""
+        """Cost in US dollars. None: unknown."""
         if self._price is None:
             return None
         return self._price.call(prompt_tokens, completion_tokens, cached_tokens=cached_tokens)
 
-    def worst(self, prompt: str) -> Decimal | None:
-        """What a request can cost at most."""
-        return self.price(most_tokens(prompt) + self._system, self._max_tokens)
+    def worst_case(self, prompt: str) -> Decimal | None:
+        """The maximum cost of a request in US dollars. None: unknown."""
+        return self.price(token_upper_bound(prompt) + self._system, self._max_tokens)

@@ -1,4 +1,4 @@
-"""Repeats of one cell share a request (`n`): who goes together, and how what it took is divided. Pure."""
+"""Repeats of one cell share a request (`n`): grouping of claims, and splitting of tokens and cost. Pure."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from decimal import Decimal
 from core.dataset.generation.row_store import Claim
 from core.providers import Choice, Completion
 
-MOST_SHARED = 8  # answers in one request: one that breaks off costs eight rows a second try, not a hundred
-_SMALLEST = Decimal("1e-12")  # US dollars; a token costs at least a thousand times that
+MAX_SHARED = 8  # answers in one request: a broken connection means at most eight retries
+_COST_UNIT = Decimal("1e-12")  # US dollars; a token costs at least a thousand times as much
 
 
-def group_claims(claims: Iterable[Claim], most: int) -> list[tuple[Claim, ...]]:
-    """The claims in groups of equal prompts, at most `most` in each, in the order in which they came."""
+def group_claims(claims: Iterable[Claim], max_size: int) -> list[tuple[Claim, ...]]:
+    """Claims in groups of equal prompts, at most `max_size` per group, in their original order."""
     groups: list[list[Claim]] = []
     open_groups: dict[str, list[Claim]] = {}
     for claim in claims:
-        group = open_groups.get(claim.prompt) if most > 1 else None
-        if group is None or len(group) >= most:
+        group = open_groups.get(claim.prompt) if max_size > 1 else None
+        if group is None or len(group) >= max_size:
             groups.append(group := [])
             open_groups[claim.prompt] = group
         group.append(claim)
@@ -27,7 +27,7 @@ def group_claims(claims: Iterable[Claim], most: int) -> list[tuple[Claim, ...]]:
 
 
 def split_completion(answer: Completion, wanted: int) -> list[Completion]:
-    """One completion for each text that came, up to `wanted`, at least one; their tokens add up to the answer's."""
+    """One completion for each text, up to `wanted`, at least one. Their tokens add up to those of the answer."""
     if wanted == 1:
         return [answer]
     texts: list[tuple[Choice, ...]] = [(text,) for text in answer.texts[:wanted]] or [()]
@@ -39,16 +39,16 @@ def split_completion(answer: Completion, wanted: int) -> list[Completion]:
 
 
 def split_tokens(total: int | None, parts: int) -> Sequence[int | None]:
-    """`total` in whole parts; what is left over is the first one's. None: unknown."""
+    """`total` in whole parts; the first part gets the remainder. None: unknown."""
     if total is None:
         return [None] * parts
-    each, rest = divmod(total, parts)
-    return [each + rest] + [each] * (parts - 1)
+    each, remainder = divmod(total, parts)
+    return [each + remainder] + [each] * (parts - 1)
 
 
 def split_cost(total: Decimal | None, parts: int) -> Sequence[Decimal | None]:
-    """`total` in parts that add up to it exactly; what is left over is the first one's. None: unknown."""
+    """`total` in parts that add up to it exactly; the first part gets the remainder. None: unknown."""
     if total is None or parts == 1:
         return [total] * parts
-    each = (total / parts).quantize(_SMALLEST, rounding="ROUND_DOWN")
+    each = (total / parts).quantize(_COST_UNIT, rounding="ROUND_DOWN")
     return [total - each * (parts - 1)] + [each] * (parts - 1)

@@ -1,4 +1,4 @@
-"""How an answer to a row looks in a rescue file: everything that finds its row and its cost again."""
+"""The rescue file entry of an answer: everything needed to find its row and its cost record again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from core.db.rescue_files import Entry
 
 
 def row_entry(context: RunContext, outcome: RowOutcome) -> Entry:
-    """The line for one outcome of a run."""
+    """The entry for one outcome of a run."""
     return {
         "kind": "row",
         "at": outcome.at.isoformat(),

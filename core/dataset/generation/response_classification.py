@@ -1,4 +1,4 @@
-"""What an answer means for its row: a finished story, or a text that is not one, and why. Pure."""
+"""Classifies an answer: a finished story, or a failed row with a reason. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from core.message import msg
 from core.providers import Choice, Completion
 from core.sanitize import storable as storable
 
-_LONGEST_WORD = 30  # characters, as the table has it; the API's own words are shorter
+_MAX_FINISH_REASON = 30  # characters, the size of the column; the API's own values are shorter
 
 
 class ResponseVerdict(NamedTuple):
-    """`state` is done or failed; `reason` a sentence for a failed one. The text is kept in both cases."""
+    """`state` is done or failed; a failed one has a `reason`, a sentence. The text is kept in both cases."""
 
     state: str
     reason: str | None
@@ -22,17 +22,17 @@ class ResponseVerdict(NamedTuple):
 
 
 def classify(answer: Completion, max_tokens: int) -> ResponseVerdict:
-    """The verdict on the first text of an answer. Only a text that ended by itself is a finished story."""
+    """The verdict on the first text of an answer. Only a text with finish reason `stop` is a finished story."""
     if not answer.texts:
         return ResponseVerdict("failed", msg("The answer was empty."), "", None)
     choice = answer.texts[0]
     text = storable(choice.text)
-    reason = _why_unfinished(text, choice, max_tokens)
-    word = storable(choice.finish_reason)[:_LONGEST_WORD] if choice.finish_reason else None
-    return ResponseVerdict("done" if reason is None else "failed", reason, text, word)
+    reason = _unfinished_reason(text, choice, max_tokens)
+    finish_reason = storable(choice.finish_reason)[:_MAX_FINISH_REASON] if choice.finish_reason else None
+    return ResponseVerdict("done" if reason is None else "failed", reason, text, finish_reason)
 
 
-def _why_unfinished(text: str, choice: Choice, max_tokens: int) -> str | None:
+def _unfinished_reason(text: str, choice: Choice, max_tokens: int) -> str | None:
     finish_reason = choice.finish_reason
     if choice.error:
         return storable(msg("The provider ended the text with an error: {error}", error=choice.error))
@@ -52,25 +52,25 @@ def _why_unfinished(text: str, choice: Choice, max_tokens: int) -> str | None:
 
 
 class RepeatedFailures:
-    """Tells when requests fail for a reason that is not their own: many in a row, all in the same words.
+    """Detects requests that fail for a reason that is not their own: many in a row with the same error message.
 
     Args:
-        first: how many before anything has succeeded; four times as many afterwards.
+        first: number of failures that counts as many before the first success; four times as many afterwards.
     """
 
     def __init__(self, first: int) -> None:
         self._first = first
-        self._words = ""
+        self._last_message = ""
         self._count = 0
         self._succeeded = False
 
     def succeeded(self) -> None:
-        """One request was good."""
+        """Record a success."""
         self._succeeded, self._count = True, 0
 
-    def failed(self, words: str) -> bool:
-        """One was refused with these words; whether that makes it pointless to go on."""
-        words = re.sub(r"\d+", "#", words)  # token counts and ids differ where the cause is the same
-        self._count = self._count + 1 if words == self._words else 1
-        self._words = words
+    def failed(self, message: str) -> bool:
+        """Record a failure with this error message. Returns True if continuing is pointless."""
+        message = re.sub(r"\d+", "#", message)  # token counts and ids differ for the same cause
+        self._count = self._count + 1 if message == self._last_message else 1
+        self._last_message = message
         return self._count >= (4 * self._first if self._succeeded else self._first)

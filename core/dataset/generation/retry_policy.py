@@ -1,4 +1,4 @@
-"""What to do when a request ends: keep its row, try again, give it back, end the run (design §8). No clock, no I/O."""
+"""What to do when a request ends: settle its row, retry, release it, or end the run (design §8). No clock, no I/O."""
 
 from __future__ import annotations
 
@@ -29,28 +29,29 @@ from core.providers.retry import wait_s
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """How a run ends: its last state, and a sentence.
+    """How a run ends: its final state and a reason.
 
     Attributes:
-        wait_s: of state "waiting": seconds until it is resumed.
-        growing: nobody said how long to wait: each pause without an answer in between is longer than the one before.
+        wait_s: for state "waiting": seconds until the run resumes.
+        increasing: the provider did not say how long to wait: each pause without an answer in between is longer than
+            the previous one.
     """
 
     state: str
     reason: str | None = None
     wait_s: float | None = None
-    growing: bool = False
+    increasing: bool = False
 
 
 class SettleRow(NamedTuple):
-    """The row is settled: a verdict, and the tokens that it took (None: unknown)."""
+    """The row is settled: a verdict, and the tokens used (None: unknown)."""
 
     verdict: ResponseVerdict
     prompt_tokens: int | None
     completion_tokens: int | None
 
-    def outcome(self, claim: Claim, cost_usd: Decimal | None, at: datetime) -> RowOutcome:
-        """What becomes of the claimed row."""
+    def outcome(self, claim: Claim, cost_usd: Decimal | None, finished_at: datetime) -> RowOutcome:
+        """The result for the claimed row."""
         return RowOutcome(
             row_id=claim.row_id,
             spend_id=claim.spend_id,
@@ -61,7 +62,7 @@ class SettleRow(NamedTuple):
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
             cost_usd=cost_usd,
-            at=at,
+            at=finished_at,
             key=claim.key,
             reserved_usd=claim.reserved_usd,
         )
@@ -69,10 +70,10 @@ class SettleRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RetryRow:
-    """The row is sent again after `wait_s` seconds.
+    """Send the row again after `wait_s` seconds.
 
-    `lost`: nothing was heard of the end of what was sent, or it cannot be read. It counts at the most that it can have
-    cost, and the row needs a new reservation.
+    `lost`: the connection broke, or the answer is unreadable. The request counts at its maximum cost, and the row needs
+    a new reservation.
     """
 
     wait_s: float
@@ -81,107 +82,109 @@ class RetryRow:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRow:
-    """The row was not bought; it is pending again."""
+    """The request was refused without a bill; the row is pending again."""
 
 
 @dataclass(slots=True, eq=False)
 class RowAttempts:
-    """What a row has been through.
+    """The attempts to generate a row.
 
     Attributes:
-        strikes: failures while other rows succeeded (then it is the row), and requests that were lost.
-        not_before: when it may be sent again (a clock's seconds).
+        failures: failures while other rows succeeded (so the row itself is the cause), and lost requests.
+        answers_seen: answers of the run at the last counted failure.
+        not_before: when the row may be sent again (monotonic seconds).
     """
 
     count: int = 0
     sent_at: float = 0.0
-    strikes: int = 0
+    failures: int = 0
     answers_seen: int = 0
     not_before: float = 0.0
 
 
 class RequestRetryPolicy:
-    """Decides on every request that ends, and remembers what the decisions need.
+    """Decides what to do with every request that ends, and keeps the state needed for the decisions.
 
     Attributes:
-        last_answer_at: when the endpoint last gave an answer that counts (a clock's seconds).
-        cause: why rows wait, a sentence; "" while none has had to.
+        last_answer_at: time of the last valid answer (monotonic seconds).
+        cause: why rows wait, a sentence; "" if none has waited.
         end: set as soon as the run has a reason to end.
     """
 
     def __init__(self, limits: RunLimits, concurrency: ConcurrencyControl, max_tokens: int, now: float) -> None:
         self._limits, self._concurrency, self._max_tokens = limits, concurrency, max_tokens
-        self._alike = RepeatedFailures(limits.alike)
+        self._repeated_failures = RepeatedFailures(limits.max_repeated_failures)
         self._answers = 0
         self.last_answer_at = now
         self.cause = ""
         self._rate_limited = False  # the last error was a rate limit
         self.end: RunEnd | None = None
 
-    def answer(self, answer: Completion, now: float, wanted: int = 1) -> list[SettleRow]:
-        """An answer came, with `wanted` texts or fewer; one verdict for each text, at least one."""
+    def on_answer(self, answer: Completion, now: float, wanted: int = 1) -> list[SettleRow]:
+        """An answer arrived with `wanted` texts or fewer. Returns one verdict per text, at least one."""
         self._count_answer(now)
-        self._alike.succeeded()
+        self._repeated_failures.succeeded()
         self._concurrency.succeeded()
         return [
-            SettleRow(classify(one, self._max_tokens), one.prompt_tokens, one.completion_tokens)
-            for one in split_completion(answer, wanted)
+            SettleRow(classify(part, self._max_tokens), part.prompt_tokens, part.completion_tokens)
+            for part in split_completion(answer, wanted)
         ]
 
-    def error(self, error: FabulaError, tries: RowAttempts, now: float) -> SettleRow | RetryRow | ReleaseRow:
+    def on_error(self, error: FabulaError, attempts: RowAttempts, now: float) -> SettleRow | RetryRow | ReleaseRow:
         """A request ended with an error."""
         if isinstance(error, RateLimited | Unavailable):
-            return self._again(error, tries, now)
+            return self._retry(error, attempts, now)
         if isinstance(error, ProviderError) and not isinstance(error, Refused | ModelNotFound):
             self._count_answer(now)
-            if self._alike.failed(error.what):
-                self.ended(RunEnd("failed", msg("The provider refuses every request. {what}", what=error.what)))
+            if self._repeated_failures.failed(error.what):
+                self.end_run(RunEnd("failed", msg("The provider refuses every request. {what}", what=error.what)))
             return SettleRow(ResponseVerdict("failed", error.what, None, None), 0, 0)
-        self.ended(end_for_error(error))
+        self.end_run(end_for_error(error))
         return ReleaseRow()
 
-    def stalled(self, now: float, all_retried: bool) -> None:
-        """End the run when there has been no answer for too long. A rate limit ends by itself: the run waits for that.
+    def check_stalled(self, now: float, all_retried: bool) -> None:
+        """End the run if there was no answer for too long. After a rate limit, which ends by itself, the run waits
+        instead.
 
-        Requests that are under way for the first time may still be answered; a run that has not failed to reach its
-        endpoint yet (a slow database, a busy machine) has not stalled.
+        First attempts may still be answered, and a run that has had no error yet (slow database, busy machine) is not
+        stalled.
         """
         if not self.cause or not all_retried or now - self.last_answer_at <= self._limits.stall_s:
             return
         if self._rate_limited:
-            self.ended(RunEnd("waiting", self.cause, self._limits.stall_s, growing=True))
+            self.end_run(RunEnd("waiting", self.cause, self._limits.stall_s, increasing=True))
             return
         minutes = max(1, round(self._limits.stall_s / 60))
         reason = msg("There was no answer for {minutes} minutes. {cause}", minutes=minutes, cause=self.cause)
-        self.ended(RunEnd("failed", reason))
+        self.end_run(RunEnd("failed", reason))
 
-    def ended(self, end: RunEnd) -> None:
-        """The run has a reason to end; the first one counts."""
+    def end_run(self, end: RunEnd) -> None:
+        """Record a reason to end the run; the first one counts."""
         self.end = self.end or end
 
     def _count_answer(self, now: float) -> None:
         self._answers += 1
         self.last_answer_at = now
 
-    def _again(self, error: RateLimited | Unavailable, tries: RowAttempts, now: float) -> SettleRow | RetryRow:
+    def _retry(self, error: RateLimited | Unavailable, attempts: RowAttempts, now: float) -> SettleRow | RetryRow:
         self.cause, self._rate_limited = error.what, isinstance(error, RateLimited)
         lost = error.may_be_billed and not isinstance(error, ServerError)
-        asked_s = retry_after_s(error)
+        retry_after = retry_after_s(error)
         if isinstance(error, RateLimited):
-            self._concurrency.rate_limited(tries.sent_at, now)
-        elif self._answers > tries.answers_seen or lost:
-            tries.strikes, tries.answers_seen = tries.strikes + 1, self._answers
-        if isinstance(error, Unreadable) and self._alike.failed(error.what):
-            self.ended(RunEnd("failed", msg("None of the answers can be read. {what}", what=error.what)))
-        if tries.strikes >= self._limits.strikes:
+            self._concurrency.rate_limited(attempts.sent_at, now)
+        elif self._answers > attempts.answers_seen or lost:
+            attempts.failures, attempts.answers_seen = attempts.failures + 1, self._answers
+        if isinstance(error, Unreadable) and self._repeated_failures.failed(error.what):
+            self.end_run(RunEnd("failed", msg("None of the answers can be read. {what}", what=error.what)))
+        if attempts.failures >= self._limits.max_row_failures:
             tokens = None if error.may_be_billed else 0
             return SettleRow(ResponseVerdict("failed", error.what, None, None), tokens, tokens)
-        if asked_s is not None and asked_s > self._limits.stall_s:
-            self.ended(RunEnd("waiting", error.what, asked_s))
-        wait = wait_s(max(1, tries.count), asked_s, self._limits.base_s, self._limits.cap_s)
+        if retry_after is not None and retry_after > self._limits.stall_s:
+            self.end_run(RunEnd("waiting", error.what, retry_after))
+        wait = wait_s(max(1, attempts.count), retry_after, self._limits.base_s, self._limits.cap_s)
         return RetryRow(wait, lost)
 
 
 def end_for_error(error: FabulaError) -> RunEnd:
-    """The end that an error makes: what happened and what to do."""
+    """The end of a run that failed with this error: what happened and what to do."""
     return RunEnd("failed", sentences(error.what, error.next_step))

@@ -1,7 +1,7 @@
-"""The rows of a run: claimed, settled, given back.
+"""The rows of a run: claim, settle, release.
 
-`run_store` has the runs themselves, `reservations` their lines of the spend ledger, `matrix` fills the grid, `bulk_sql`
-is SQL for whole groups.
+`run_store` has the runs themselves, `reservations` their spend ledger entries, `grid_store` fills the grid, `bulk_sql`
+is SQL for groups of rows.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sqlalchemy.orm import Session
 from core import message
 from core.dataset.generation import reservations
 from core.dataset.generation.bulk_sql import JsonRows, as_single_value, fresh_ids, on_postgres, read, run, to_json
-from core.dataset.generation.run_store import RunContext, begin, finish, waiting
+from core.dataset.generation.run_store import RunContext, begin, finish, pending_conditions
 from core.dataset.grid_store import fill
 from core.db.tables import Row, Spend, Utc, utcnow
 
@@ -42,7 +42,7 @@ _ROWS: Table = Row.__table__  # type: ignore[assignment]  # a Table, typed as Fr
 
 
 class Claim(NamedTuple):
-    """A row that is about to be sent. `spend_id` is its line in the spend ledger."""
+    """A row that is about to be sent. `spend_id` is its entry in the spend ledger."""
 
     row_id: int
     key: str
@@ -52,9 +52,9 @@ class Claim(NamedTuple):
 
 
 class RowOutcome(NamedTuple):
-    """What came back for a row. `state` is done or failed; a failed row keeps the text that it got.
+    """The result for a row. `state` is done, failed or pending; a failed row keeps the text it got.
 
-    `key` and `reserved_usd` are the claim's: where the database cannot be written, the row is found by its key later.
+    `key` and `reserved_usd` come from the claim: if the database cannot be written, the row is found by its key later.
     """
 
     row_id: int
@@ -74,65 +74,65 @@ class RowOutcome(NamedTuple):
 def claim(
     session: Session,
     context: RunContext,
-    most: int,
-    worst: Callable[[str], Decimal | None],
-    left_usd: Decimal | None,
+    limit: int,
+    worst_case: Callable[[str], Decimal | None],
+    remaining_usd: Decimal | None,
     *,
-    own: bool = False,
+    failed_only: bool = False,
 ) -> tuple[list[Claim], bool]:
-    """Take up to `most` pending rows: they are `sent` from now on, and their worst case is reserved as spend.
+    """Claim up to `limit` pending rows: set them to `sent` and reserve their worst-case cost.
 
-    None of them may go out before `mark` has written so.
+    A request may go out only after `mark` has recorded it.
 
     Args:
-        worst: what a prompt costs at most, None where the price is unknown.
-        left_usd: what may still be reserved, or None: no limit.
-        own: only rows that were put back for this run.
+        worst_case: maximum cost of a prompt in US dollars, None if the price is unknown.
+        remaining_usd: how much may still be reserved; None: no limit.
+        failed_only: only rows that were queued for a retry in this run.
 
     Returns:
-        The claims, and whether the money ended them.
+        The claims, and True if the budget limited them.
     """
-    pending = _pending(on_postgres(session), own)
-    given = {"dataset": context.dataset_id, "run": context.run_id, "most": most}
-    found = read(session, pending, given)
-    if not own and len(found) < most and fill(session, context.dataset_id, context.recipe):
-        found = read(session, pending, given)
+    query = _pending_query(on_postgres(session), failed_only)
+    params = {"dataset": context.dataset_id, "run": context.run_id, "limit": limit}
+    rows = read(session, query, params)
+    if not failed_only and len(rows) < limit and fill(session, context.dataset_id, context.recipe):
+        rows = read(session, query, params)
     costs: list[Decimal | None] = []
-    for _, _, prompt in found:
-        cost = worst(prompt)
-        if left_usd is not None and cost is not None:
-            if cost > left_usd:
+    for _, _, prompt in rows:
+        cost = worst_case(prompt)
+        if remaining_usd is not None and cost is not None:
+            if cost > remaining_usd:
                 break
-            left_usd -= cost
+            remaining_usd -= cost
         costs.append(cost)
     if not costs:
-        return [], bool(found)
+        return [], bool(rows)
     ids = fresh_ids(session, "spend", func.max(Spend.id), len(costs))
     claims = [
         Claim(row_id, key, prompt, spend_id, cost)
-        for (row_id, key, prompt), spend_id, cost in zip(found, ids, costs, strict=False)
+        for (row_id, key, prompt), spend_id, cost in zip(rows, ids, costs, strict=False)
     ]
-    _take(session, context, claims)
-    return claims, len(claims) < len(found)
+    _mark_claimed(session, context, claims)
+    return claims, len(claims) < len(rows)
 
 
 @cache
-def _pending(postgres: bool, own: bool) -> Select[*tuple[Any, ...]]:
+def _pending_query(postgres: bool, failed_only: bool) -> Select[*tuple[Any, ...]]:
     dataset, run = bindparam("dataset", type_=String()), bindparam("run", type_=String())
     query = (
         select(Row.id, Row.key, Row.prompt)
-        .where(*waiting(dataset, run, own))
-        .order_by(Row.updated_at, Row.id)  # as the index has them: nothing is sorted
-        .limit(bindparam("most", type_=Integer()))
+        .where(*pending_conditions(dataset, run, failed_only))
+        .order_by(Row.updated_at, Row.id)  # the order of the index: no sorting
+        .limit(bindparam("limit", type_=Integer()))
         .with_for_update(skip_locked=True)
     )
     return as_single_value(query, postgres)
 
 
-def _take(session: Session, context: RunContext, claims: Sequence[Claim]) -> None:
+def _mark_claimed(session: Session, context: RunContext, claims: Sequence[Claim]) -> None:
     now = utcnow()
-    given = {"packed": to_json([(c.row_id,) for c in claims]), "now": now, "run": context.run_id}
-    run(session, _taking(on_postgres(session)), {**given, "who": context.claimant or None})
+    params = {"packed": to_json([(c.row_id,) for c in claims]), "now": now, "run": context.run_id}
+    run(session, _claim_statement(on_postgres(session)), {**params, "claimant": context.claimant or None})
     reservations.reserve(
         session,
         [(c.row_id, c.spend_id, c.reserved_usd) for c in claims],
@@ -145,11 +145,15 @@ def _take(session: Session, context: RunContext, claims: Sequence[Claim]) -> Non
 
 
 @cache
-def _taking(postgres: bool) -> Update:
+def _claim_statement(postgres: bool) -> Update:
     group = JsonRows(postgres)
-    taken = update(_ROWS).where(_ROWS.c.id.in_(select(group.number(0)).select_from(group.table)))
-    who, run, now = bindparam("who", type_=String()), bindparam("run", type_=String()), bindparam("now", type_=Utc())
-    return taken.values(state="sent", run_id=run, claimed_by=who, updated_at=now)
+    statement = update(_ROWS).where(_ROWS.c.id.in_(select(group.number(0)).select_from(group.table)))
+    claimant, run, now = (
+        bindparam("claimant", type_=String()),
+        bindparam("run", type_=String()),
+        bindparam("now", type_=Utc()),
+    )
+    return statement.values(state="sent", run_id=run, claimed_by=claimant, updated_at=now)
 
 
 def mark(on: Session | Connection, sent: Sequence[int], refused: Sequence[int] = ()) -> set[int]:
@@ -158,24 +162,24 @@ def mark(on: Session | Connection, sent: Sequence[int], refused: Sequence[int] =
 
 
 def settle(session: Session | Connection, outcomes: Sequence[RowOutcome], claimant: str = "") -> None:
-    """Write what came back for the rows of `claimant`, and what it really cost, in one transaction.
+    """Write the results for rows of `claimant`, and their actual cost, in one transaction.
 
-    A claimant that was taken for dead (its machine slept) has lost its rows. One that another claimant or a batch has
-    sent meanwhile, or that is settled, stays as it is; one that still waits takes the late answer, which saves buying
-    it again. The cost of every answer counts.
+    A claimant that was considered dead (for example because its machine slept) has lost its rows. A row that another
+    claimant or a batch has sent meanwhile, or that is settled, stays as it is; a row that is pending takes the late
+    answer, so it need not be bought again. The cost of every answer counts.
     """
     if outcomes:
-        rows = to_json([(o.row_id, *_values(o)) for o in outcomes])
-        given = {"packed": rows, "now": max(o.at for o in outcomes), "who": claimant}
-        run(session, _settling(on_postgres(session)), given)
-        lines = [(o.spend_id, o.prompt_tokens, o.completion_tokens, o.cost_usd) for o in outcomes]
-        reservations.settle(session, lines)
+        rows = to_json([(o.row_id, *_column_values(o)) for o in outcomes])
+        params = {"packed": rows, "now": max(o.at for o in outcomes), "claimant": claimant}
+        run(session, _settle_statement(on_postgres(session)), params)
+        entries = [(o.spend_id, o.prompt_tokens, o.completion_tokens, o.cost_usd) for o in outcomes]
+        reservations.settle(session, entries)
 
 
 @cache
-def _settling(postgres: bool) -> Update:
+def _settle_statement(postgres: bool) -> Update:
     group = JsonRows(postgres)
-    written = {
+    columns = {
         "state": group.text(1),
         "reason": group.text(2),
         "text": group.text(3),
@@ -188,12 +192,14 @@ def _settling(postgres: bool) -> Update:
     }
     sent, pending = literal_column("'sent'", String()), literal_column("'pending'", String())
     claimed_by = func.coalesce(_ROWS.c.claimed_by, literal_column("''"))
-    mine = (_ROWS.c.state == sent) & (claimed_by == bindparam("who", type_=String())) & _ROWS.c.batch_id.is_(None)
-    still_open = or_(_ROWS.c.state == pending, mine)
-    return update(_ROWS).where(_ROWS.c.id == group.number(0), still_open).values(written)
+    own_claim = (
+        (_ROWS.c.state == sent) & (claimed_by == bindparam("claimant", type_=String())) & _ROWS.c.batch_id.is_(None)
+    )
+    still_open = or_(_ROWS.c.state == pending, own_claim)
+    return update(_ROWS).where(_ROWS.c.id == group.number(0), still_open).values(columns)
 
 
-def _values(o: RowOutcome) -> tuple[object, ...]:
+def _column_values(o: RowOutcome) -> tuple[object, ...]:
     cost = None if o.cost_usd is None else str(o.cost_usd)
     reason = None if o.reason is None else message.dumps(o.reason)
     return o.state, reason, o.text, o.finish_reason, o.prompt_tokens, o.completion_tokens, cost
@@ -202,23 +208,23 @@ def _values(o: RowOutcome) -> tuple[object, ...]:
 def release(
     session: Session,
     unsent: Iterable[Claim],
-    unknown: Iterable[tuple[Claim, Decimal | None]],
+    interrupted: Iterable[tuple[Claim, Decimal | None]],
     claimant: str = "",
 ) -> None:
-    """Give rows back. Those that never left cost nothing; those that were cut off cost what is said, None: unknown.
+    """Release rows. Requests that were never sent cost nothing; interrupted ones cost the given amount, None: unknown.
 
-    Rows that another claimant has in hand by now stay with it.
+    Rows that another claimant has claimed meanwhile stay with it.
     """
-    unsent, unknown = list(unsent), list(unknown)
-    if not unsent and not unknown:
+    unsent, interrupted = list(unsent), list(interrupted)
+    if not unsent and not interrupted:
         return
     group = JsonRows(on_postgres(session))
-    rows = to_json([(c.row_id,) for c in [*unsent, *(c for c, _ in unknown)]])
+    rows = to_json([(c.row_id,) for c in [*unsent, *(c for c, _ in interrupted)]])
     mine = update(_ROWS).where(
         _ROWS.c.id.in_(select(group.number(0)).select_from(group.table)), _ROWS.c.state == "sent"
     )
     if claimant:
         mine = mine.where(_ROWS.c.claimed_by == claimant)
     session.execute(mine.values(state="pending", claimed_by=None, updated_at=utcnow()), {"packed": rows})
-    reservations.give_back(session, [c.spend_id for c in unsent])
-    reservations.settle(session, [(c.spend_id, None, None, cost) for c, cost in unknown])
+    reservations.release(session, [c.spend_id for c in unsent])
+    reservations.settle(session, [(c.spend_id, None, None, cost) for c, cost in interrupted])

@@ -1,4 +1,4 @@
-"""Runs in the ledger, as those see them who carry them out: taken in hand, held, ended; and who has which rows."""
+"""Runs in the database: begin, pause, resume and finish them, and release the rows of dead executors."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from core.db.tables import Dataset, Row, Run, utcnow
 from core.errors import NotFound
 from core.message import msg
 
-FINAL = ("done", "failed", "stopped", "paused")  # nobody works on it (any more)
-_LEFT = (*FINAL, "waiting")  # no executor has it in hand
-FAILED_ONLY = "failed"  # the scope of a run that writes the rows that were put back for it, and no others
-_ASKED = {"stopping": "stopped", "pausing": "paused"}
-_LONGEST_PAUSE_S = 3600.0  # quotas of a day come back at an hour that nobody tells: it is noticed within one
+FINAL = ("done", "failed", "stopped", "paused")  # no executor works on the run
+_INACTIVE = (*FINAL, "waiting")
+FAILED_ONLY = "failed"  # scope of a run that only retries failed rows
+_REQUESTED_END = {"stopping": "stopped", "pausing": "paused"}
+_MAX_PAUSE_S = 3600.0  # providers do not say when a daily quota resets, so check at least once an hour
 _ROWS: Table = Row.__table__  # type: ignore[assignment]  # a Table, typed as FromClause
 
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """One run as whoever carries it out needs it.
+    """What an executor needs to know about its run.
 
     Attributes:
         mode: live, or batch.
-        claimant: who has the rows in hand that this executor claims, see `leases`; "": nobody in particular.
+        claimant: id under which this executor claims rows, see `leases`; "" for a batch run, which has none.
     """
 
     run_id: str
@@ -48,30 +48,30 @@ class RunContext:
 
 
 class RunControls(NamedTuple):
-    """What may change while a run goes on. `own`: it writes only the rows that were put back for it."""
+    """Settings that may change during a run. `failed_only`: the run only retries failed rows."""
 
     state: str
     budget_usd: Decimal | None
-    own: bool
+    failed_only: bool
 
 
 def begin(store: Store, run_id: str, claimant: str = "") -> RunContext | None:
-    """Take a live run in hand; None when there is nothing (more) to do for it.
+    """Start or resume a live run. None when there is nothing to do for it.
 
     Raises:
         NotFound: no such run.
-        BadRecipe: its data set has no recipe, or one that cannot be run.
+        BadRecipe: the data set has no recipe, or an invalid one.
     """
     with store.session() as session:
         run = lock_run(session, run_id)
-        if run.state in _ASKED:
-            finish(session, run_id, _ASKED[run.state], None)
+        if run.state in _REQUESTED_END:
+            finish(session, run_id, _REQUESTED_END[run.state], None)
         ready = run.state in ("queued", "running") or _due_in_s(run) == 0
         return start_run(session, run, claimant) if ready else None
 
 
 def due_in_s(store: Store, run_id: str) -> float | None:
-    """Seconds until a waiting run is resumed, at least 0; None: it does not wait."""
+    """Seconds until a waiting run resumes, at least 0. None: the run is not waiting."""
     with store.reading() as session:
         run = session.get(Run, run_id)
         return None if run is None else _due_in_s(run)
@@ -83,25 +83,25 @@ def _due_in_s(run: Run) -> float | None:
     return 0.0 if run.not_before is None else max(0.0, (run.not_before - utcnow()).total_seconds())
 
 
-def pause_until(session: Session, run_id: str, pause_s: float, *, growing: bool) -> datetime:
-    """When a run that waits is resumed.
+def resume_time(session: Session, run_id: str, pause_s: float, *, increasing: bool) -> datetime:
+    """The time (UTC) at which a waiting run resumes.
 
     Args:
-        pause_s: seconds to wait; with `growing` the shortest pause: it is as long as the run has had no answer, so that
-            each is twice the one before, up to an hour.
+        pause_s: seconds to wait. With `increasing` this is the minimum: the pause is as long as the run has been
+            without an answer, so each pause is twice the previous one, up to an hour.
     """
     now = utcnow()
-    if growing:
+    if increasing:
         run = session.get_one(Run, run_id)
         settled = (Row.dataset_id == run.dataset_id, Row.state.in_(("done", "failed")))
-        answered = session.scalar(select(func.max(Row.updated_at)).where(*settled))
-        since = max(at for at in (answered, run.started_at, run.created_at) if at is not None)
-        pause_s = max(pause_s, min(_LONGEST_PAUSE_S, (now - since).total_seconds()))
+        last_answer = session.scalar(select(func.max(Row.updated_at)).where(*settled))
+        last_progress = max(time for time in (last_answer, run.started_at, run.created_at) if time is not None)
+        pause_s = max(pause_s, min(_MAX_PAUSE_S, (now - last_progress).total_seconds()))
     return now + timedelta(seconds=pause_s)
 
 
 def lock_run(session: Session, run_id: str) -> Run:
-    """A run that nobody else changes before this transaction ends.
+    """The run, locked until the end of this transaction.
 
     Raises:
         NotFound: no such run.
@@ -113,19 +113,17 @@ def lock_run(session: Session, run_id: str) -> Run:
 
 
 def start_run(session: Session, run: Run, claimant: str = "") -> RunContext:
-    """The order of a run that is under way from now on.
-
-    Rows that a killed executor had claimed are pending again, see `give_back`.
+    """Set a run to running and return its context. Rows claimed by dead executors become pending again.
 
     Raises:
-        BadRecipe: its data set has no recipe, or one that cannot be run.
+        BadRecipe: the data set has no recipe, or an invalid one.
     """
     recipe = recipe_of(session, run.dataset_id)
     recipe.check()
     if run.state in ("queued", "waiting"):
         run.state, run.reason, run.not_before, run.finished_at = "running", None, None, None
     run.note, run.started_at = None, run.started_at or utcnow()
-    give_back(session, run.dataset_id)
+    release_dead_claims(session, run.dataset_id)
     return RunContext(
         run_id=run.id,
         dataset_id=run.dataset_id,
@@ -140,66 +138,67 @@ def start_run(session: Session, run: Run, claimant: str = "") -> RunContext:
 
 
 def lock_controls(session: Session, run_id: str) -> RunControls:
-    """The run, which nobody else changes before this transaction ends: claims of a run queue here."""
+    """The run's state, budget and scope. Locks the run until the end of the transaction, so claims are serialized."""
     query = select(Run.state, Run.budget_usd, Run.scope).where(Run.id == run_id).with_for_update()
     state, budget_usd, scope = session.execute(query).one()
     return RunControls(state, budget_usd, scope == FAILED_ONLY)
 
 
-def waiting(
-    dataset_id: str | BindParameter[str], run_id: str | BindParameter[str], own: bool
+def pending_conditions(
+    dataset_id: str | BindParameter[str], run_id: str | BindParameter[str], failed_only: bool
 ) -> tuple[ColumnElement[bool], ...]:
-    """Conditions: the rows that wait for a run. With `own`, those that were put back for it; else all of them.
+    """SQL conditions for the pending rows of a run. With `failed_only`, only the failed rows that were queued for it.
 
-    Rows that it has sent and got back carry its id, too. Few rows of others wait in the ledger beside them, since a
-    grid is put there bit by bit: to look past those is cheap.
+    The query skips rows that carry the run's id but are already sent or settled. Few pending rows belong to other runs,
+    because the grid is filled in small steps, so skipping them is cheap.
     """
     pending = (Row.dataset_id == dataset_id, Row.state == "pending")
-    return (*pending, Row.run_id == run_id) if own else pending
+    return (*pending, Row.run_id == run_id) if failed_only else pending
 
 
-def give_back(session: Session, dataset_id: str, claimant: str = "") -> dict[str, int]:
-    """Rows that `claimant` or a dead executor had claimed are pending again; how many each of the others has in hand.
+def release_dead_claims(session: Session, dataset_id: str, claimant: str = "") -> dict[str, int]:
+    """Make rows claimed by `claimant` or by dead executors pending again.
 
-    What was reserved for those that were never sent is given back; the others may have been billed.
+    Reservations of requests that were never sent are released; the others may have been billed. Rows in a batch are not
+    touched: the provider has them, whether or not an executor is alive.
 
-    Rows of a batch are not touched: the provider has them, and nobody needs to be alive for that.
+    Returns:
+        The number of claimed rows of each other living executor.
     """
     sent = (_ROWS.c.dataset_id == dataset_id, _ROWS.c.state == "sent", _ROWS.c.batch_id.is_(None))
     query = select(_ROWS.c.claimed_by, func.count()).where(*sent).group_by(_ROWS.c.claimed_by)
-    counts: dict[str | None, int] = {who: count for who, count in session.execute(query)}
-    lost = {None, claimant, *leases.expired(session, [who for who in counts if who])} & counts.keys()
-    if lost:
-        theirs = _ROWS.c.claimed_by.in_([who for who in lost if who])
-        gone = (*sent, theirs | _ROWS.c.claimed_by.is_(None))
-        reservations.abandoned(session, select(_ROWS.c.id).where(*gone))
-        back = update(_ROWS).where(*gone)
-        session.execute(back.values(state="pending", claimed_by=None, updated_at=utcnow()))
-    return {who: count for who, count in counts.items() if who is not None and who not in lost}
+    counts: dict[str | None, int] = {owner: count for owner, count in session.execute(query)}
+    dead = {None, claimant, *leases.expired(session, [owner for owner in counts if owner])} & counts.keys()
+    if dead:
+        of_dead = _ROWS.c.claimed_by.in_([owner for owner in dead if owner])
+        claimed = (*sent, of_dead | _ROWS.c.claimed_by.is_(None))
+        reservations.settle_abandoned(session, select(_ROWS.c.id).where(*claimed))
+        released = update(_ROWS).where(*claimed)
+        session.execute(released.values(state="pending", claimed_by=None, updated_at=utcnow()))
+    return {owner: count for owner, count in counts.items() if owner is not None and owner not in dead}
 
 
 def rows_held_by_others(session: Session, context: RunContext) -> int:
-    """How many rows other living executors have in hand; what the dead had is given back."""
-    living = give_back(session, context.dataset_id)
-    return sum(count for who, count in living.items() if who != context.claimant)
+    """Number of rows claimed by other living executors. Claims of dead executors are released first."""
+    counts = release_dead_claims(session, context.dataset_id)
+    return sum(count for owner, count in counts.items() if owner != context.claimant)
 
 
-def finish_complete(session: Session, context: RunContext) -> bool:
-    """End the run as done if nothing is left for it to write, with nobody; whether it was so.
+def finish_if_complete(session: Session, context: RunContext) -> bool:
+    """End the run as done if no row is left to write. Returns True if the run ended.
 
-    The data set is held meanwhile, so that nobody adds rows that this run is to write, and then finds it over.
+    The data set is locked meanwhile, so that rows cannot be added for a run that has just ended.
     """
-    own = lock_controls(
-        session, context.run_id
-    ).own  # first the run, then its data set, as everywhere: nobody waits in a circle
+    # Lock order is run, then data set, everywhere: this prevents deadlocks.
+    failed_only = lock_controls(session, context.run_id).failed_only
     session.execute(select(Dataset.id).where(Dataset.id == context.dataset_id).with_for_update())
-    give_back(session, context.dataset_id)
+    release_dead_claims(session, context.dataset_id)
     missing = select(Row.id).where(Row.dataset_id == context.dataset_id, Row.state.in_(("pending", "sent")))
-    if own:
+    if failed_only:
         missing = missing.where(Row.run_id == context.run_id)
     if session.scalar(missing.limit(1)) is not None:
         return False
-    if not own:
+    if not failed_only:
         filled = session.scalar(select(Dataset.filled).where(Dataset.id == context.dataset_id))
         if filled is None or filled < 0 or fill(session, context.dataset_id, context.recipe):
             return False
@@ -214,24 +213,24 @@ def finish(
     reason: str | None,
     claimant: str = "",
     *,
-    held: bool = False,
+    force_pause: bool = False,
     not_before: datetime | None = None,
 ) -> None:
-    """The end of a run: its state, why, and no row left with a dead executor. The first end counts.
+    """Set the final state and reason of a run and release its claims. The first end is kept.
 
-    With `waiting` it is not over: the worker resumes it at `not_before`, unless it was to pause or stop meanwhile.
+    A `waiting` run has not ended: the worker resumes it at `not_before`, unless it was asked to pause or stop.
 
-    A run that was resumed while it was being paused goes on instead; with `held` it is paused in any case. One that was
-    to stop meanwhile is stopped. One that has ended and been resumed before `claimant` was through is left alone.
+    A run that was resumed while it was being paused continues, unless `force_pause`. If it was asked to stop meanwhile,
+    it is stopped. A run that ended and was resumed before `claimant` finished is left alone.
     """
     run = session.get_one(Run, run_id, with_for_update=True)
-    resumed = state == "paused" and run.state in ("running", "queued") and not held
+    resumed = state == "paused" and run.state in ("running", "queued") and not force_pause
     resumed = resumed or (bool(claimant) and run.state == "queued")
     if state == "waiting":
-        state = _ASKED.get(run.state, state)
+        state = _REQUESTED_END.get(run.state, state)
     if state == "paused" and run.state == "stopping":
         state = "stopped"
-    if run.state not in _LEFT and not resumed:
+    if run.state not in _INACTIVE and not resumed:
         run.state, run.reason, run.note, run.finished_at = state, reason, None, utcnow()
         run.not_before = not_before if state == "waiting" else None
-    give_back(session, run.dataset_id, claimant)
+    release_dead_claims(session, run.dataset_id, claimant)

@@ -67,7 +67,7 @@ def requests(recipe: Recipe, mode: Mode) -> tuple[int, int]:
     rows = recipe.rows()
     if mode == "batch" or recipe.seed is not None:
         return rows, rows
-    shared = -(-recipe.repeats // request_grouping.MOST_SHARED)  # rounded up
+    shared = -(-recipe.repeats // request_grouping.MAX_SHARED)  # rounded up
     return rows // recipe.repeats * shared, rows
 
 

@@ -23,7 +23,7 @@ _OPEN = "dataset_raise"
 
 def is_capped(progress: RunProgress) -> bool:
     """Whether the run has stopped for a reason, with rows left that more money may buy."""
-    has_limit = progress.budget_usd is not None and progress.left > 0
+    has_limit = progress.budget_usd is not None and progress.remaining > 0
     return has_limit and progress.state == "stopped" and progress.reason is not None
 
 

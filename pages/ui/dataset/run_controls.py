@@ -80,7 +80,7 @@ def _go_on(summary: DatasetSummary, progress: RunProgress | None) -> None:
     capped = progress is not None and run_budget.is_capped(progress)
     if progress is not None and capped:
         run_budget.raise_limit(progress)
-    if summary.pending > (progress.left if progress is not None and capped else 0):
+    if summary.pending > (progress.remaining if progress is not None and capped else 0):
         label = n_("Resume ({n} left)", "Resume ({n} left)", summary.pending)
         if summary.pending == summary.total:
             label = n_("Write {n} row", "Write {n} rows", summary.pending)

@@ -56,7 +56,7 @@ def _bar(summary: DatasetSummary, progress: RunProgress) -> None:
         _("{done} of {total}").format(done=number(summary.done), total=number(summary.total)),
         n_("{n} failed", "{n} failed", summary.failed) if summary.failed else "",
         n_("{n} left out", "{n} left out", summary.excluded) if summary.excluded else "",
-        n_("{n} to write again", "{n} to write again", progress.left) if progress.own and active else "",
+        n_("{n} to write again", "{n} to write again", progress.remaining) if progress.failed_only and active else "",
         rate(progress.rows_per_s),
         n_("{n} token", "{n} tokens", progress.tokens) if progress.tokens else "",
         _money(progress),

@@ -24,7 +24,7 @@ STATES = {
 }
 _COLOURS = {"pending": "gray", "sent": "orange", "done": "blue", "failed": "red", "excluded": "gray"}
 _NEWEST = 3
-_LOOKED_AT = 8 * request_grouping.MOST_SHARED  # rows: one request can write as many of a cell
+_LOOKED_AT = 8 * request_grouping.MAX_SHARED  # rows: one request can write as many of a cell
 _MOST = 12  # of one square; the table has all
 _HEIGHT = 210  # px: the beginning of a story; the rest is a scroll away
 _EMPTY = 60
