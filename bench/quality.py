@@ -104,7 +104,7 @@ def _measure(settings: Settings, rows: int) -> None:
     store = Store(settings.database_url)
     before = _peak_mb()
     started, cpu = time.perf_counter(), time.process_time()
-    report = quality.of(store, "bench")
+    report = quality.dataset_report(store, "bench")
     seconds = time.perf_counter() - started
     for finding in report.findings:
         print(f"{finding.kind:10} {len(finding.rows):8,}")

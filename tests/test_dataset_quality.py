@@ -122,7 +122,7 @@ def test_a_signature_estimates_the_jaccard_likeness(changes: int) -> None:
         for place in random.Random(seed).sample(range(300), changes):
             other[place] = "Ω"
         signed = duplicates.signatures(units.block([one, "".join(other)]))
-        estimate = duplicates.likeness(signed, np.array([0]), np.array([1]))[0]
+        estimate = duplicates.similarity(signed, np.array([0]), np.array([1]))[0]
         gaps.append(estimate - _jaccard(one, "".join(other)))
     assert abs(float(np.mean(gaps))) < 0.05 and max(map(abs, gaps)) < 0.16  # four standard errors
 
@@ -136,7 +136,7 @@ def test_exact_and_near_copies_are_found_and_others_are_not(make: object) -> Non
     assert _found(made, "exact") == (41, 43)
     assert _found(made, "near") == (42,)
     assert [(one.rows, one.exact) for one in made.clusters] == [((4, 41, 43), True), ((8, 42), False)]
-    assert made.clusters[1].likeness >= duplicates.NEAR
+    assert made.clusters[1].similarity >= duplicates.NEAR_DUPLICATE
 
 
 def test_case_width_and_punctuation_make_no_difference() -> None:
@@ -308,8 +308,8 @@ def test_every_fault_is_found_with_its_row() -> None:
         assert number in _found(made, kind), kind
     flagged = {row for finding in made.findings for row in finding.rows}
     assert not flagged & set(good)
-    assert [f.grave for f in made.findings] == sorted((f.grave for f in made.findings), reverse=True)
-    assert made.verdict.level == "look" and made.verdict.grave == 7
+    assert [f.serious for f in made.findings] == sorted((f.serious for f in made.findings), reverse=True)
+    assert made.verdict.level == "look" and made.verdict.serious == 7
 
 
 def test_failed_rows_count_for_their_ending_only() -> None:
@@ -338,7 +338,7 @@ def test_a_value_that_stands_in_the_text_is_asked_for_and_a_mood_is_not() -> Non
     made = report(rows, ["power", "mood", "note"])
     power, mood, note = made.adherence
     assert power.literal and power.missing == (99,) and power.chance == 0
-    assert [(v.value, v.asked, v.missing) for v in power.values] == [("喷火", 21, (99,)), ("隐形", 20, ())]
+    assert [(v.value, v.requested, v.missing) for v in power.values] == [("喷火", 21, (99,)), ("隐形", 20, ())]
     assert not mood.literal and mood.share == 0 and not mood.missing
     assert note.share is None
     assert [(f.detail, f.rows) for f in made.find("missing")] == [("power", (99,))]
@@ -356,7 +356,7 @@ def test_coverage_counts_cells_of_the_grid_and_names_those_without_a_row() -> No
         _row(i, _story(i), values={"a": a, "b": b}) for i, (a, b) in enumerate([("x", "1"), ("x", "1"), ("y", "3")])
     ]
     covered = report(rows, ["a", "b"], grid=grid, repeats=2).coverage
-    assert (covered.expected, covered.filled, covered.wanted) == (6, 2, 2)
+    assert (covered.expected, covered.filled, covered.per_cell) == (6, 2, 2)
     assert covered.missing == (("x", "2"), ("x", "3"), ("y", "1"), ("y", "2"))
     assert covered.by_pair("b", "a") == [
         ("1", "x", 2), ("1", "y", 0), ("2", "x", 0), ("2", "y", 0), ("3", "x", 0), ("3", "y", 1),
@@ -455,7 +455,7 @@ def test_the_verdict_goes_by_the_share_of_rows_that_should_not_be_learnt(total: 
         QualityFinding("short", tuple(range(total // 10))),
     ]
     assert verdict(total, twice).level == level
-    assert verdict(total, twice).grave == grave
+    assert verdict(total, twice).serious == grave
 
 
 def test_many_rows_with_something_lesser_are_worth_a_look() -> None:
@@ -510,7 +510,7 @@ def test_any_rows_make_a_report_whose_figures_lead_to_rows(rows: list[tuple[str,
 
 def test_the_samples_are_good() -> None:
     made = report(_sample(_SAMPLES / "ultraman_stories.csv"), _COLUMNS)
-    assert made.verdict.level == "good" and not made.verdict.grave
+    assert made.verdict.level == "good" and not made.verdict.serious
     assert {one.column: one.literal for one in made.adherence} == {
         "dynasty": True, "super_power": True, "story_type": False,
     }  # fmt: skip

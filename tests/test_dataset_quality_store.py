@@ -37,24 +37,24 @@ def _later(store: Store, row_id: int, **values: Any) -> None:
 
 def test_a_report_is_made_once_for_each_state_of_the_rows(store: Store) -> None:
     dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more")
-    first = quality.of(store, dataset_id)
+    first = quality.dataset_report(store, dataset_id)
     assert first.total == 135
-    assert quality.of(store, dataset_id) is first
+    assert quality.dataset_report(store, dataset_id) is first
     curation.exclude(store, LOCAL, _ids(store, dataset_id)[:2], "Not wanted.")
-    second = quality.of(store, dataset_id)
+    second = quality.dataset_report(store, dataset_id)
     assert second is not first and second.total == 133
     curation.restore(store, LOCAL, _ids(store, dataset_id)[:2])
-    assert quality.of(store, dataset_id).total == 135
+    assert quality.dataset_report(store, dataset_id).total == 135
 
 
 def test_reports_on_earlier_rows_are_not_kept(store: Store) -> None:
     """Rows of a run come every second; a report is as large as all texts together."""
     dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more", 5)
-    quality.of(store, dataset_id)
+    quality.dataset_report(store, dataset_id)
     before = _reports_in_memory()
     for row_id in _ids(store, dataset_id):
         _later(store, row_id, text=f"一位英雄，第 {row_id} 位。")
-        quality.of(store, dataset_id)
+        quality.dataset_report(store, dataset_id)
     assert _reports_in_memory() == before
 
 
@@ -66,19 +66,19 @@ def _reports_in_memory() -> int:
 def test_one_data_set_does_not_speak_for_another(store: Store) -> None:
     one = datasets.load_sample(store, LOCAL, "ultraman_stories_more", 5)
     other = datasets.load_sample(store, LOCAL, "ultraman_stories_more", 7)
-    assert (quality.of(store, one).total, quality.of(store, other).total) == (5, 7)
+    assert (quality.dataset_report(store, one).total, quality.dataset_report(store, other).total) == (5, 7)
 
 
 def test_a_recipes_grid_is_what_is_covered(store: Store) -> None:
     recipe = Recipe("r", (Column("a", ("x", "y")), Column("b", ("1", "2"))), "{a}{b}", repeats=2)
     dataset_id = datasets.create(store, LOCAL, recipe)
-    empty = quality.of(store, dataset_id)
+    empty = quality.dataset_report(store, dataset_id)
     assert empty.total == 0 and empty.verdict.level == "few"
     ids = _ids(store, dataset_id)
     _later(store, ids[0], state="done", text="一位英雄。", finish_reason="stop", completion_tokens=5)
     _later(store, ids[2], state="failed", text="一位", finish_reason="length", reason="The text was cut off.")
-    made = quality.of(store, dataset_id)
-    assert (made.total, made.coverage.expected, made.coverage.filled, made.coverage.wanted) == (1, 4, 1, 2)
+    made = quality.dataset_report(store, dataset_id)
+    assert (made.total, made.coverage.expected, made.coverage.filled, made.coverage.per_cell) == (1, 4, 1, 2)
     assert made.tokens.values.tolist() == [5]
     assert {one.name: one.rows for one in made.endings} == {"stop": (ids[0],), "length": (ids[2],)}
 
@@ -88,7 +88,7 @@ def test_tokens_of_an_edited_text_are_counted_anew(store: Store) -> None:
     (row_id,) = _ids(store, dataset_id)
     _later(store, row_id, state="done", text="一位英雄。", completion_tokens=500)
     curation.edit(store, LOCAL, row_id, "hero")
-    assert quality.of(store, dataset_id).tokens.total < 5
+    assert quality.dataset_report(store, dataset_id).tokens.total < 5
 
 
 def test_rows_are_read_page_by_page_in_the_order_of_the_grid(store: Store) -> None:
@@ -97,7 +97,7 @@ def test_rows_are_read_page_by_page_in_the_order_of_the_grid(store: Store) -> No
     with store.session() as session:
         session.execute(update(Row).where(Row.dataset_id == dataset_id).values(state="done", text="same."))
     told: list[tuple[int, int]] = []
-    made = quality.of(store, dataset_id, lambda read, total: told.append((read, total)))
+    made = quality.dataset_report(store, dataset_id, lambda read, total: told.append((read, total)))
     assert told[-1] == (1_400, 1_400) and made.total == 1_400
     assert made.clusters[0].rows == tuple(_all(store, dataset_id))
 
@@ -113,12 +113,12 @@ def test_a_measurement_that_is_ended_leaves_nothing_behind(store: Store) -> None
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        quality.of(store, dataset_id, stop)
-    assert quality.of(store, dataset_id).total == 135
+        quality.dataset_report(store, dataset_id, stop)
+    assert quality.dataset_report(store, dataset_id).total == 135
 
 
 def test_a_data_set_that_is_gone_is_told(store: Store) -> None:
-    for ask in (quality.of, quality.fingerprint):
+    for ask in (quality.dataset_report, quality.fingerprint):
         with pytest.raises(NotFound):
             ask(store, "nowhere")
 
@@ -126,7 +126,7 @@ def test_a_data_set_that_is_gone_is_told(store: Store) -> None:
 def test_rows_behind_a_figure_come_in_its_order(store: Store) -> None:
     ids = _ids(store, datasets.load_sample(store, LOCAL, "ultraman_stories_more"))
     curation.exclude(store, LOCAL, [ids[4]], "Not wanted.")
-    found = quality.texts_of(store, [ids[9], 10**9, ids[4]])
+    found = quality.row_texts(store, [ids[9], 10**9, ids[4]])
     assert [row.id for row in found] == [ids[9], ids[4]]
     assert (found[1].state, found[1].reason) == ("excluded", "Not wanted.")
     assert set(found[0].values) == {"dynasty", "super_power", "story_type"} and found[0].text

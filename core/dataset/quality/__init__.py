@@ -1,13 +1,13 @@
-"""Quality: what the rows of a data set are like, found out before training money is spent on them.
+"""Quality of a data set: measured before money is spent on training.
 
 rows = [QualityRow(1, {"dynasty": "唐"}, "写一个唐朝的故事", "一位唐朝的英雄…")]
-report(rows, ["dynasty"]).verdict  # pure
-of(store, dataset_id).findings     # the same for rows in the ledger, measured once for each state of theirs
+report(rows, ["dynasty"]).verdict            # pure
+dataset_report(store, dataset_id).findings   # for rows in the database, measured once per state of the rows
 """
 
 from core.dataset.quality.adherence import Adherence
 from core.dataset.quality.measure import report
-from core.dataset.quality.quality_store import RowText, fingerprint, of, texts_of
+from core.dataset.quality.quality_store import RowText, dataset_report, fingerprint, row_texts
 from core.dataset.quality.report import REASONS, QualityFinding, QualityReport, QualityRow, QualityVerdict, Share
 
 __all__ = [
@@ -19,8 +19,8 @@ __all__ = [
     "QualityVerdict",
     "RowText",
     "Share",
+    "dataset_report",
     "fingerprint",
-    "of",
     "report",
-    "texts_of",
+    "row_texts",
 ]

@@ -1,4 +1,4 @@
-"""How long the texts are, and which are unlike the others."""
+"""Text lengths, and outliers among them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy.typing as npt
 
 Numbers = npt.NDArray[np.int64]
 
-_FAR = 3.5  # modified z-score of an outlier (B. Iglewicz and D. Hoaglin, "How to Detect and Handle Outliers", 1993)
-_TO_SIGMA = 0.6745  # makes the median absolute deviation of a normal distribution its standard deviation (as there)
-_TIGHTEST = 0.1  # lengths within a tenth of each other are alike, however little the rest vary
-_FEWEST = 10  # texts that it takes to say what is usual
-_BINS = 30  # bars at most
+_OUTLIER = 3.5  # modified z-score (B. Iglewicz and D. Hoaglin, "How to Detect and Handle Outliers", 1993)
+_TO_SIGMA = 0.6745  # converts the median absolute deviation of a normal distribution to its standard deviation (ibid.)
+_MIN_DEVIATION = 0.1  # minimum deviation: lengths within 10 % of each other are never outliers
+_MIN_TEXTS = 10  # minimum number of texts to detect outliers
+_MAX_BINS = 30  # maximum number of bars
 
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """A bar of a histogram: lengths from `low` to below `high`, and how many texts have them."""
+    """A bar of a histogram: `count` texts with lengths from `low` up to, but not including, `high`."""
 
     low: int
     high: int
@@ -31,10 +31,10 @@ class Lengths:
     """The lengths of all texts, in characters or tokens.
 
     Attributes:
-        ids, values: of the rows, in one order.
-        shortest, lower, median, upper, longest: minimum, 5th percentile, median, 95th percentile, maximum; None
-            when there is no text.
-        short, long: ids of the rows that are far from the others, on a scale of ratios.
+        ids, values: row ids and their lengths, in the same order.
+        shortest, lower, median, upper, longest: minimum, 5th percentile, median, 95th percentile, maximum; None if
+            there is no text.
+        short, long: ids of outliers, on a logarithmic scale.
     """
 
     ids: Numbers
@@ -49,19 +49,19 @@ class Lengths:
 
     @property
     def total(self) -> int:
-        """All of them together."""
+        """The sum of all lengths."""
         return int(self.values.sum())
 
     def between(self, low: int, high: int) -> tuple[int, ...]:
-        """Ids of the rows with lengths from `low` to below `high`."""
+        """Ids of the rows with lengths from `low` up to, but not including, `high`."""
         return tuple(self.ids[(self.values >= low) & (self.values < high)].tolist())
 
-    def bins(self, most: int = _BINS) -> tuple[Bin, ...]:
-        """A histogram in whole numbers, all bars equally wide."""
+    def bins(self, max_bins: int = _MAX_BINS) -> tuple[Bin, ...]:
+        """A histogram with integer bounds and bars of equal width."""
         if not len(self.values):
             return ()
         low, high = int(self.values.min()), int(self.values.max()) + 1
-        width = _round_width(-(-(high - low) // most))
+        width = _round_width(-(-(high - low) // max_bins))
         low -= low % width
         counts = np.bincount((self.values - low) // width)
         return tuple(Bin(low + i * width, low + (i + 1) * width, count) for i, count in enumerate(counts.tolist()))
@@ -75,23 +75,23 @@ def measure(ids: Sequence[int], values: Sequence[int]) -> Lengths:
     shortest, lower, median, upper, longest = (
         int(value) for value in np.percentile(numbers, [0, 5, 50, 95, 100], method="nearest")
     )
-    short, long = _far(rows, numbers)
+    short, long = _outliers(rows, numbers)
     return Lengths(rows, numbers, shortest, lower, median, upper, longest, short, long)
 
 
-def _far(rows: Numbers, numbers: Numbers) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Outliers by the modified z-score of the logarithm: half as long is as unusual as twice as long."""
-    if len(numbers) < _FEWEST:
+def _outliers(rows: Numbers, numbers: Numbers) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Outliers by the modified z-score of the logarithm: half the length is as unusual as twice the length."""
+    if len(numbers) < _MIN_TEXTS:
         return (), ()
     logs = np.log(np.maximum(numbers, 1))
-    away = logs - np.median(logs)
-    deviation = max(float(np.median(np.abs(away))), _TIGHTEST * _TO_SIGMA)
-    score = _TO_SIGMA * away / deviation
-    return tuple(rows[score < -_FAR].tolist()), tuple(rows[score > _FAR].tolist())
+    deviation = logs - np.median(logs)
+    scale = max(float(np.median(np.abs(deviation))), _MIN_DEVIATION * _TO_SIGMA)
+    score = _TO_SIGMA * deviation / scale
+    return tuple(rows[score < -_OUTLIER].tolist()), tuple(rows[score > _OUTLIER].tolist())
 
 
 def _round_width(width: int) -> int:
-    """The next of 1, 2, 5, 10, 20, 50, …: bars that begin at numbers which people read easily."""
+    """The next of 1, 2, 5, 10, 20, 50, …, so that bars begin at round numbers."""
     step = 1
     while True:
         for factor in (1, 2, 5):

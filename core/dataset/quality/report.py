@@ -1,4 +1,4 @@
-"""What a quality report says: figures, each with the rows behind it, and findings from the gravest down."""
+"""The quality report: figures, each with its rows, and findings, the most serious first."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ Kind = Literal[
 ]
 Level = Literal["good", "look", "poor", "few"]
 
-# A model learns these as they are. The others are shown for a look: 喷出火焰 is 喷火 in other words, and a short story
-# may be a good one.
-GRAVE: frozenset[str] = frozenset(
+# A model would learn these faults. The others are only worth a check: 喷出火焰 is a synonym of 喷火, and a
+# short story may be a good one.
+SERIOUS: frozenset[str] = frozenset(
     ("empty", "conflict", "refusal", "leftover", "echo", "exact", "near", "looping", "cut")
 )
 REASONS: Mapping[str, str] = {
@@ -51,26 +51,26 @@ REASONS: Mapping[str, str] = {
     "language": msg("The text is in another language than the rest."),
     "short": msg("The text is far shorter than the rest."),
     "long": msg("The text is far longer than the rest."),
-    "": msg("You left it out after the quality report."),
+    "": msg("You excluded it after the quality report."),
 }
-"""Why a row is left out, by the kind of the finding."""
-FEWEST = 10  # examples; the least that OpenAI's fine-tuning takes
-_GOOD_UP_TO = 0.02  # share of rows with something grave: at most one in fifty is noise. Rule of thumb, ours
-_LOOK_UP_TO = 0.10  # and one in ten is still a matter of leaving rows out, not of writing them anew
+"""Reason for excluding a row, by kind of finding."""
+MIN_ROWS = 10  # examples; OpenAI's minimum for fine-tuning
+_MAX_GOOD = 0.02  # share of rows with a serious finding: up to one in fifty is noise. Our own rule of thumb
+_MAX_LOOK = 0.10  # up to one in ten, excluding rows is enough; above that, generate them again
 
 
 @dataclass(frozen=True, slots=True)
 class QualityRow:
-    """One row to be judged.
+    """A row to be measured.
 
     Attributes:
-        id: leads back to it.
+        id: the row's id.
         values: by column.
-        prompt: as it was sent.
-        text: what came; "" for none.
-        state: done or failed; a failed row counts for its ending only.
-        finish_reason: the provider's word, None where there is none.
-        tokens: of the text as the provider counted them; None: they are counted here.
+        prompt: as sent.
+        text: the answer; "" if there is none.
+        state: done or failed; of a failed row only the finish reason counts.
+        finish_reason: as the provider returned it, None if there is none.
+        tokens: tokens of the text as the provider counted them; None: they are counted here.
     """
 
     id: int
@@ -84,11 +84,11 @@ class QualityRow:
 
 @dataclass(frozen=True, slots=True)
 class QualityFinding:
-    """Something found, and the rows to leave out for it; of repeated rows, all but the first.
+    """A fault, and the rows to exclude because of it; for duplicates, all but the first.
 
     Attributes:
-        kind: what.
-        rows: ids.
+        kind: the kind of fault.
+        rows: row ids.
         detail: the column for "missing"; otherwise "".
     """
 
@@ -97,14 +97,14 @@ class QualityFinding:
     detail: str = ""
 
     @property
-    def grave(self) -> bool:
-        """Whether it should not be trained on."""
-        return self.kind in GRAVE
+    def serious(self) -> bool:
+        """True if the rows should not be trained on."""
+        return self.kind in SERIOUS
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A name and the rows that have it: a language, an ending, a stop, a label."""
+    """A name and its rows: a language, a finish reason, a stop sequence, a label."""
 
     name: str
     rows: tuple[int, ...]
@@ -112,36 +112,37 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class QualityVerdict:
-    """The report in one word, with what is behind it.
+    """The overall verdict.
 
     Attributes:
-        level: good (at most 1 row in 50 has something grave); look (at most 1 in 10, or more than 1 in 10 have one
-            of the lesser findings); poor (more); few (under 10 rows).
-        grave: how many rows have something grave; share: of all rows.
+        level: good (at most 1 row in 50 has a serious finding); look (at most 1 in 10, or more than 1 in 10 share a
+            lesser finding); poor (more); few (under 10 rows).
+        serious: number of rows with a serious finding.
+        share: their share of all rows.
     """
 
     level: Level
-    grave: int
+    serious: int
     share: float
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class QualityReport:
-    """Everything measured about a data set.
+    """The measures of a data set.
 
     Attributes:
-        total: finished rows, which all figures but `endings` are about.
-        task: "texts", or "labels" where a few short completions come again and again (a classification): then
-            lengths and repetition are those of the prompts, and equal completions are as they should be.
-        findings: what was found, the gravest and then the most frequent first.
-        characters, tokens: lengths; `tokens_exact` is False when some are an approximation.
-        coverage: rows by cell.
+        total: number of finished rows; all figures except `endings` are about these.
+        task: "texts", or "labels" if a few short completions repeat (classification). For labels, lengths and
+            repetition are measured on the prompts, and equal completions are expected.
+        findings: serious findings first, then by number of rows.
+        characters, tokens: lengths; `tokens_exact` is False if some are approximate.
+        coverage: rows per cell.
         clusters: groups of exact and near duplicates, the largest first.
         diversity: how different the texts are.
-        adherence: by column, whether texts have what their cell asked for.
+        adherence: by column: do the texts contain what their cell asked for?
         endings: finished and failed rows by the provider's finish reason ("" for none: loaded from a file).
-        languages: rows by script, the most frequent first; "mixed" for those of two.
-        stops: for each usual stop ending, the rows that have it inside.
+        languages: rows by script, most frequent first; "mixed" for two scripts.
+        stops: for each usual stop sequence, the rows that contain it before the end.
         labels: rows by completion, if `task` is "labels".
     """
 
@@ -162,7 +163,7 @@ class QualityReport:
 
     @property
     def verdict(self) -> QualityVerdict:
-        """The report in one word."""
+        """The overall verdict."""
         return verdict(self.total, self.findings)
 
     def find(self, kind: Kind) -> tuple[QualityFinding, ...]:
@@ -172,16 +173,16 @@ class QualityReport:
 
 def verdict(total: int, findings: Sequence[QualityFinding]) -> QualityVerdict:
     """The verdict on `total` rows; a row with two faults counts once."""
-    grave = len({row for finding in findings if finding.grave for row in finding.rows})
-    share = grave / total if total else 0.0
-    if total < FEWEST:
-        return QualityVerdict("few", grave, share)
-    widest = max((len(finding.rows) for finding in findings), default=0) / total
-    if share > _LOOK_UP_TO:
-        return QualityVerdict("poor", grave, share)
-    return QualityVerdict("look" if share > _GOOD_UP_TO or widest > _LOOK_UP_TO else "good", grave, share)
+    serious = len({row for finding in findings if finding.serious for row in finding.rows})
+    share = serious / total if total else 0.0
+    if total < MIN_ROWS:
+        return QualityVerdict("few", serious, share)
+    max_share = max((len(finding.rows) for finding in findings), default=0) / total
+    if share > _MAX_LOOK:
+        return QualityVerdict("poor", serious, share)
+    return QualityVerdict("look" if share > _MAX_GOOD or max_share > _MAX_LOOK else "good", serious, share)
 
 
 def ordered(findings: Sequence[QualityFinding]) -> tuple[QualityFinding, ...]:
-    """Those with rows, grave ones first, then the most frequent."""
-    return tuple(sorted((f for f in findings if f.rows), key=lambda f: (not f.grave, -len(f.rows))))
+    """Findings that have rows, serious ones first, then by number of rows."""
+    return tuple(sorted((f for f in findings if f.rows), key=lambda f: (not f.serious, -len(f.rows))))

@@ -1,6 +1,6 @@
-"""What a single text can have wrong with it, told by patterns: refusals, leftovers of a template, echoes, cut ends.
+"""Faults of a single text, found by patterns: refusals, template leftovers, echoes, incomplete endings.
 
-Patterns are anchored and narrow: a hero who says that he cannot go on is no refusal.
+The patterns are anchored and narrow: a hero who says that he cannot go on is not a refusal.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from core.dataset import jsonl
 from core.dataset.quality.units import SCRIPTS
 
-_LOOKED_AT = 240  # characters at the beginning, where a refusal stands
+_REFUSAL_CHARACTERS = 240  # characters at the beginning, where a refusal is found
 _OPENING = r"^[\s\"'“”「『（(*#]*"
 # How OpenAI's, Anthropic's, Google's, Qwen's and DeepSeek's models begin a refusal.
 _REFUSALS = re.compile(
@@ -30,68 +30,70 @@ _REFUSALS = re.compile(
     + r"|作为(?:一个|一名|一款)?(?:ai|人工智能|大?语言模型)"
     + r")"
 )
-_PLACE = re.compile(r"\{\{[^{}\n]{0,60}\}\}|\{[^\W\d][\w .-]{0,40}\}")  # {name}, {{ name }}
+_PLACEHOLDER = re.compile(r"\{\{[^{}\n]{0,60}\}\}|\{[^\W\d][\w .-]{0,40}\}")  # {name}, {{ name }}
 _MARKUP = re.compile(
     r"<\|[\w ]{1,40}\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|<\|?(?:endoftext|eot_id)\|?>|</?think>"
 )
-_ENDINGS = frozenset(".!?…。!?~)”’」』】》\"')]*—;。！？～）")  # a sentence that is over, brackets and quotes closed
-_SHORTEST_ECHO = 4  # characters that a prompt must have before a text that begins with it echoes it
-_SHORTEST_INSIDE = 20  # and before a text that has it anywhere does: a shorter one may well belong there
+_ENDINGS = frozenset(
+    ".!?…。!?~)”’」』】》\"')]*—;。！？～）"
+)  # the end of a sentence, including closing brackets and quotes
+_MIN_ECHO = 4  # minimum prompt length in characters if the text begins with the prompt
+_MIN_ECHO_INSIDE = 20  # minimum prompt length if the text contains it: a shorter one may occur by chance
 
-_KANA_FROM = 0.1  # share of Japanese text's letters that are kana: well above a loan word in Chinese
-_SECOND_FROM = 0.3  # share of letters from which on a text is of two scripts
+_MIN_KANA = 0.1  # minimum share of kana in Japanese text: well above a loan word in Chinese
+_MIN_SECOND = 0.3  # minimum share of letters in a second script for a text to be "mixed"
 
 
 def is_refusal(text: str) -> bool:
-    """Whether a `normal` text begins like a model's refusal, English or Chinese."""
-    return _REFUSALS.match(text[:_LOOKED_AT]) is not None
+    """True if a normalized text begins like a model's refusal, in English or Chinese."""
+    return _REFUSALS.match(text[:_REFUSAL_CHARACTERS]) is not None
 
 
 def template_leftover(text: str, columns: Sequence[str] = ()) -> str | None:
-    """The first thing in a text that belongs to a template: `{column}`, `{{name}}`, `<|im_end|>`; None: nothing."""
+    """The first piece of a template in a text: `{column}`, `{{name}}`, `<|im_end|>`. None: there is none."""
     if "{" in text:
-        named = next((f"{{{column}}}" for column in columns if f"{{{column}}}" in text), None)
-        if named is not None:
-            return named
-        if place := _PLACE.search(text):
-            return place[0]
+        column_placeholder = next((f"{{{column}}}" for column in columns if f"{{{column}}}" in text), None)
+        if column_placeholder is not None:
+            return column_placeholder
+        if placeholder := _PLACEHOLDER.search(text):
+            return placeholder[0]
     if "<" in text or "[" in text:
-        mark = _MARKUP.search(text)
-        return mark[0] if mark else None
+        markup = _MARKUP.search(text)
+        return markup[0] if markup else None
     return None
 
 
 def echoes_prompt(text: str, prompt: str) -> bool:
-    """Whether a text says its own prompt again; both are `normal`."""
-    said = prompt.strip()
-    if len(said) < _SHORTEST_ECHO:
+    """True if a text repeats its own prompt; both are normalized."""
+    stripped = prompt.strip()
+    if len(stripped) < _MIN_ECHO:
         return False
-    return text.lstrip().startswith(said) or (len(said) >= _SHORTEST_INSIDE and said in text)
+    return text.lstrip().startswith(stripped) or (len(stripped) >= _MIN_ECHO_INSIDE and stripped in text)
 
 
 def ends_complete(text: str) -> bool:
-    """Whether a text ends like a sentence."""
+    """True if a text ends like a sentence."""
     end = text.rstrip()
     return bool(end) and end[-1] in _ENDINGS
 
 
 def stops_inside(text: str) -> list[str]:
-    """Which of the usual stop endings occur in a text before its end."""
+    """The usual stop sequences that occur in a text before its end."""
     body = text.rstrip()
     return [stop for stop in jsonl.STOPS if stop in body.removesuffix(stop)]
 
 
 def language(letters: Sequence[int]) -> str | None:
-    """What a text is written in, told by its letters: a script of `SCRIPTS`, or "mixed"; None: it has no letters.
+    """The script of a text: one of `SCRIPTS`, or "mixed". None: it has no letters.
 
     Args:
-        letters: how many of each script. Chinese characters among kana are Japanese ("kana").
+        letters: the number of letters per script. Chinese characters among kana count as Japanese ("kana").
     """
     total = sum(letters)
     if not total:
         return None
     by_script = dict(zip(SCRIPTS, letters, strict=True))
-    if by_script["kana"] >= _KANA_FROM * total:
+    if by_script["kana"] >= _MIN_KANA * total:
         by_script["kana"] += by_script.pop("han")
     (most, _), (_, second) = sorted(by_script.items(), key=lambda item: -item[1])[:2]
-    return "mixed" if second >= _SECOND_FROM * total else most
+    return "mixed" if second >= _MIN_SECOND * total else most

@@ -73,7 +73,7 @@ def quality_of(dataset_id: str) -> tuple[QualityMeasurement, str]:
 @st.cache_resource(max_entries=8)
 def _measurement(dataset_id: str, studio: str) -> QualityMeasurement:
     ledger = store()
-    return QualityMeasurement(lambda progress: quality.of(ledger, dataset_id, progress))
+    return QualityMeasurement(lambda progress: quality.dataset_report(ledger, dataset_id, progress))
 
 
 @dataclass(frozen=True, slots=True)

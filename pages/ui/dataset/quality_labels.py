@@ -85,7 +85,7 @@ def verdict_line(report: QualityReport) -> str:
 def basis(report: QualityReport) -> str:
     """What the verdict rests on, in one line."""
     rows = n_("{n} finished row", "{n} finished rows", report.total)
-    grave = report.verdict.grave
+    grave = report.verdict.serious
     if not grave:
         return _("{rows} measured; all are suitable for training.").format(rows=rows)
     told = n_("{n} of them should not be trained on", "{n} of them should not be trained on", grave)

@@ -30,7 +30,7 @@ def _duplicates(report: QualityReport) -> None:
         return
     marks: dict[int, str] = {}
     for place, group in enumerate(report.clusters, start=1):
-        alike = _("the same") if group.exact else percent(group.likeness, 0)
+        alike = _("the same") if group.exact else percent(group.similarity, 0)
         marks |= {row: f"{place} · {alike}" for row in group.rows[1:]}
         marks[group.rows[0]] = f"{place} · {_('stays')}"
     views.facts([quality_labels.counted(finding) for finding in surplus])
@@ -64,7 +64,7 @@ def _values(column: Adherence) -> bool:
     shown = column.values[: quality_shared.MOST_BARS]
     picked = quality_shared.bars(
         f"adherence_{column.column}",
-        [(one.value, one.found / one.asked) for one in shown],
+        [(one.value, one.found / one.requested) for one in shown],
         _("Texts that have their value"),
         _("Most often missing from {column}: {value}").format(column=column.column, value=shown[0].value),
         shares_of_one=True,

@@ -43,7 +43,7 @@ def show(
     if not ids:
         return
     page = _page(key, len(ids))
-    found = quality.texts_of(cached.store(), ids[page * _A_PAGE : (page + 1) * _A_PAGE])
+    found = quality.row_texts(cached.store(), ids[page * _A_PAGE : (page + 1) * _A_PAGE])
     chosen = _table(key, found, marks or {})
     with st.container(horizontal=True, vertical_alignment="center"):
         if every and row_ids and not chosen:
