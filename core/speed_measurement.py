@@ -60,5 +60,5 @@ def _tokens_per_s(client: Client, request: CompletionRequest) -> float | None:
         for _ in stream:
             pass
         facts = stream.facts
-    n_tokens = facts.pieces if facts.tokens is None else facts.tokens
+    n_tokens = facts.chunks if facts.tokens is None else facts.tokens
     return facts.tokens_per_s if n_tokens >= _FEWEST_TOKENS else None

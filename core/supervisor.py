@@ -184,21 +184,21 @@ class EngineProcess:
         raise FabulaError(msg("No port is free on this machine."), msg("Close some programs and restart Fabula."))
 
     def _crash_note(self, url: str, code: int) -> EngineNote:
-        words = self._last_log_line()
-        _log.warning("The engine ended with code %s: %s", code, words)
+        log_line = self._last_log_line()
+        _log.warning("The engine ended with code %s: %s", code, log_line)
         if code == _EXIT_MISSING:
-            return EngineNote("missing", message=words, next_step=_INSTALL)
+            return EngineNote("missing", message=log_line, next_step=_INSTALL)
         if code == _EXIT_PORT:  # taken between the check and the engine's start; the next attempt uses another port
             return EngineNote(
                 "down",
-                message=msg("The engine's port is taken: {words}", words=words),
+                message=msg("The engine's port is taken: {log_line}", log_line=log_line),
                 next_step=msg("Fabula restarts it automatically."),
             )
         return EngineNote(
             "down",
             url,
             "",
-            msg("The engine ended: {words}", words=words),
+            msg("The engine ended: {log_line}", log_line=log_line),
             msg("Fabula restarts it; its log is {log_path}.", log_path=self._log_path),
         )
 

@@ -105,14 +105,14 @@ class FakeStream(Iterator[str]):
         self.closed.set()
 
     def _learn(self) -> None:
-        n = self.facts.pieces + 1
+        n = self.facts.chunks + 1
         rate = 40.0 if n > 1 else None
-        self.facts = replace(self.facts, pieces=n, first_text_s=0.4, duration_s=0.4 + n, tokens_per_s=rate)
+        self.facts = replace(self.facts, chunks=n, first_text_s=0.4, duration_s=0.4 + n, tokens_per_s=rate)
 
     def _end(self) -> None:
         self.facts = replace(self.facts, finish_reason="stop")
         if self._usage:
-            self.facts = replace(self.facts, prompt_tokens=9, tokens=self.facts.pieces)
+            self.facts = replace(self.facts, prompt_tokens=9, tokens=self.facts.chunks)
 
 
 @dataclass

@@ -497,7 +497,7 @@ class _Stopping(FakeStream):
         self._stop = lambda: before_after.stop(store, LOCAL, job_id)
 
     def __next__(self) -> str:
-        piece = super().__next__() if self.facts.pieces == 0 else self._wait()
+        piece = super().__next__() if self.facts.chunks == 0 else self._wait()
         return piece
 
     def _wait(self) -> str:

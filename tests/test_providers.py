@@ -165,7 +165,7 @@ def test_every_fault_becomes_a_sentence_and_a_next_step(
 async def _ask(provider: Provider) -> Completion:
     bulk = AsyncTextClient(provider)
     try:
-        return await bulk.ask(CHAT)
+        return await bulk.complete(CHAT)
     finally:
         await bulk.aclose()
 
@@ -283,7 +283,7 @@ def test_a_stream_without_usage_leaves_tokens_unknown(server: FaultServer) -> No
     server.enqueue(Answer(pieces=("a", "b"), usage=False))
     stream = client(server).stream(CHAT)
     assert "".join(stream) == "ab"
-    assert stream.facts.tokens is None and stream.facts.pieces == 2
+    assert stream.facts.tokens is None and stream.facts.chunks == 2
 
 
 @pytest.mark.parametrize("answer", [cut("one ", "two"), error_in_stream("one ", "two")], ids=["cut", "error"])
@@ -299,7 +299,7 @@ def test_a_cut_stream_gives_what_came_and_says_so(
             got.append(piece)
     assert got == ["one ", "two"]
     assert caught.value.next_step
-    assert stream.facts.pieces == 2 and stream.facts.finish_reason is None
+    assert stream.facts.chunks == 2 and stream.facts.finish_reason is None
     assert len(server.requests) == 1  # never repeated after its first text
 
 
@@ -533,6 +533,6 @@ def _ask_by(server: FaultServer, asked_by: str) -> None:
 async def _ask_many(server: FaultServer, request: CompletionRequest) -> None:
     bulk = AsyncTextClient(server.provider())
     try:
-        await bulk.ask(request)
+        await bulk.complete(request)
     finally:
         await bulk.aclose()

@@ -49,7 +49,7 @@ def _in_bulk(provider: Provider) -> object:
     async def ask() -> object:
         bulk = AsyncTextClient(provider)
         try:
-            return await bulk.ask(_REQUEST)
+            return await bulk.complete(_REQUEST)
         finally:
             await bulk.aclose()
 
@@ -227,7 +227,7 @@ def test_a_model_that_is_missing_is_no_wrong_address(ask: Ask, answer: fault_ser
 def test_a_batch_api_that_is_missing_says_nothing_about_the_address() -> None:
     with FaultServer() as server:
         server.enqueue(fault_server.error(404, "Not Found"))
-        assert not Client(_provider(server.url.removesuffix("/v1")), retry_limits=_QUICK).lists_batches()
+        assert not Client(_provider(server.url.removesuffix("/v1")), retry_limits=_QUICK).supports_batches()
 
 
 # --- TLS --------------------------------------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ def test_a_certificate_with_another_fault_has_another_next_step(
     path = _certificate(tmp_path / "c.pem", address, ends)
     trusting = ssl.create_default_context(cafile=path)
     for module in ("connection", "async_client"):
-        monkeypatch.setattr(f"core.providers.{module}.trusted", lambda: trusting)
+        monkeypatch.setattr(f"core.providers.{module}.tls_context", lambda: trusting)
     with _serving(path) as at:
         error = _told(ask, _provider(f"https://{at}/v1"))
     assert isinstance(error, Misconfigured) and what in error.what and next_step in error.next_step

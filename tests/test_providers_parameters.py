@@ -302,7 +302,7 @@ def _in_bulk(provider: Provider) -> str:
     async def ask() -> str:
         bulk = AsyncTextClient(provider)
         try:
-            return (await bulk.ask(_REQUEST)).texts[0].text
+            return (await bulk.complete(_REQUEST)).texts[0].text
         finally:
             await bulk.aclose()
 

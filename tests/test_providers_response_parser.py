@@ -25,7 +25,7 @@ from core.providers import Client, Completion, CompletionRequest, Provider, Retr
 from core.providers.async_client import AsyncTextClient
 from core.providers.batches import read_answer
 from core.providers.finish_reasons import normalized
-from core.providers.response_parser import completion_of, parsed
+from core.providers.response_parser import parse_completion, parsed
 from core.providers.usage import Usage, read_usage
 from tests.fault_server import KEY, Answer, FaultServer, error, raw, text
 
@@ -154,7 +154,7 @@ WHOLE: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_text_is_read_whatever_its_shape(name: str) -> None:
-    answer = completion_of(WHOLE[name], PROVIDER, "writer")
+    answer = parse_completion(WHOLE[name], PROVIDER, "writer")
     assert [(c.text, c.finish_reason, c.error) for c in answer.texts] == [(STORY, "stop", "")]
     assert (answer.model, answer.prompt_tokens, answer.completion_tokens) == ("writer", 10, 5)
 
@@ -180,7 +180,7 @@ def test_it_is_the_same_alone_in_bulk_in_a_batch_and_where_a_stream_was_asked_fo
 async def in_bulk(provider: Provider) -> Completion:
     bulk = AsyncTextClient(provider)
     try:
-        return await bulk.ask(CHAT)
+        return await bulk.complete(CHAT)
     finally:
         await bulk.aclose()
 
@@ -197,7 +197,7 @@ async def in_bulk(provider: Provider) -> Completion:
     ],
 )
 def test_damage_to_the_bytes_costs_no_more_than_itself(body: bytes, text_: str) -> None:
-    assert completion_of(parsed(body), PROVIDER, "writer").texts[0].text == text_
+    assert parse_completion(parsed(body), PROVIDER, "writer").texts[0].text == text_
 
 
 def test_events_where_a_whole_answer_was_asked_for_are_put_together(server: FaultServer) -> None:
@@ -315,7 +315,7 @@ COUNTS: list[tuple[dict[str, Any], Usage]] = [
 @pytest.mark.parametrize(("usage", "counts"), COUNTS)
 def test_what_was_used_is_read_as_providers_tell_it(usage: dict[str, Any], counts: Usage) -> None:
     assert read_usage({"usage": usage}) == counts
-    whole = completion_of(chat(usage=usage), PROVIDER, "writer")
+    whole = parse_completion(chat(usage=usage), PROVIDER, "writer")
     assert (whole.prompt_tokens, whole.completion_tokens, whole.cached_tokens) == (
         counts.prompt_tokens,
         counts.completion_tokens,
@@ -339,7 +339,7 @@ def test_usage_is_found_where_providers_put_it(answer: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("usage", [None, {}, [], "10", {"total_tokens": None}, {"prompt_tokens": {}}])
 def test_usage_that_is_none_is_unknown(usage: object) -> None:
-    whole = completion_of(chat(usage=usage), PROVIDER, "writer")
+    whole = parse_completion(chat(usage=usage), PROVIDER, "writer")
     assert (whole.texts[0].text, whole.prompt_tokens, whole.completion_tokens) == (STORY, None, None)
 
 
@@ -356,7 +356,7 @@ def test_usage_that_is_none_is_unknown(usage: object) -> None:
     ],
 )
 def test_zero_beside_a_text_is_unknown_not_free(usage: object, content: object, counts: object) -> None:
-    whole = completion_of(chat(content, usage=usage), PROVIDER, "writer")
+    whole = parse_completion(chat(content, usage=usage), PROVIDER, "writer")
     assert (whole.prompt_tokens, whole.completion_tokens) == counts
 
 
@@ -399,7 +399,7 @@ def test_an_ending_is_the_same_whole_streamed_and_in_a_batch(
 ) -> None:
     assert normalized(word) == ending
     whole = chat(finish_reason=word)
-    assert completion_of(whole, PROVIDER, "writer").texts[0].finish_reason == ending
+    assert parse_completion(whole, PROVIDER, "writer").texts[0].finish_reason == ending
     line = json.dumps({"custom_id": "a", "response": {"status_code": "200", "body": whole}})
     answer = read_answer(PROVIDER, line.encode())
     assert answer is not None and answer.completion is not None
@@ -569,15 +569,15 @@ def test_a_stream_is_read_whatever_the_shape_of_its_events(
     text_ = "".join(stream)
     facts = stream.facts
     assert (text_, facts.prompt_tokens, facts.tokens, facts.cached_tokens) == told
-    assert facts.finish_reason in ("stop", "unknown", "length") and facts.begun and facts.model == "writer"
+    assert facts.finish_reason in ("stop", "unknown", "length") and facts.started and facts.model == "writer"
 
 
 @pytest.mark.parametrize(("first", "thought"), [("\n", False), ("<", False), ("<think>\n", False), ("<think>Hm", True)])
-def test_what_is_held_back_is_not_yet_thinking(server: FaultServer, first: str, thought: bool) -> None:
+def test_what_is_held_back_is_not_yet_thinking(server: FaultServer, first: str, has_thinking: bool) -> None:
     server.default = events(*({"choices": [{"delta": {"content": part}}]} for part in (first, "</think>", STORY)))
     stream = Client(server.provider()).stream(CHAT)
     assert STORY in "".join(stream)
-    assert stream.facts.thought is thought
+    assert stream.facts.has_thinking is has_thinking
 
 
 @pytest.mark.parametrize(
@@ -660,10 +660,10 @@ def test_a_stream_without_a_first_event_may_be_billed_and_is_not_repeated(server
 
 
 def test_an_error_beside_usage_is_an_answer_that_is_billed() -> None:
-    told = completion_of(chat("", usage=USAGE, error={"message": "upstream broke", "code": 502}), PROVIDER, "writer")
+    told = parse_completion(chat("", usage=USAGE, error={"message": "upstream broke", "code": 502}), PROVIDER, "writer")
     assert (told.texts[0].error, told.prompt_tokens, told.completion_tokens) == ("upstream broke", 10, 5)
     broken = {"message": {"content": "A st"}, "finish_reason": "error", "error": {"message": "broke", "code": 502}}
-    cut = completion_of({"choices": [broken], "usage": USAGE}, PROVIDER, "writer")
+    cut = parse_completion({"choices": [broken], "usage": USAGE}, PROVIDER, "writer")
     assert (cut.texts[0].text, cut.texts[0].finish_reason, cut.texts[0].error) == ("A st", "error", "broke")
 
 
@@ -677,7 +677,7 @@ def test_an_error_beside_usage_is_an_answer_that_is_billed() -> None:
 )
 def test_an_error_beside_thinking_is_an_answer_at_an_unknown_cost(server: FaultServer, choice: dict[str, Any]) -> None:
     body = {"choices": [choice], "error": {"message": "broke", "code": 429}}
-    told = completion_of(body, PROVIDER, "writer")
+    told = parse_completion(body, PROVIDER, "writer")
     assert (told.texts[0].text, told.texts[0].error) == ("", "broke")
     assert (told.prompt_tokens, told.completion_tokens) == (None, None)
     server.default = events({**body, "choices": [{**choice, "delta": choice["message"]}]})

@@ -25,7 +25,7 @@ from core.errors import (
     Unavailable,
 )
 from core.providers import CompletionRequest, RetryLimits
-from core.providers.speech import MOST_CHARACTERS, Speech, SpeechRequest
+from core.providers.speech import MAX_CHARACTERS, Speech, SpeechRequest
 from core.story import chain, feedback, library, read_aloud
 from core.story.chain_runner import Chain
 from core.story.sentences import parts, sentences
@@ -200,7 +200,7 @@ def test_an_endpoint_reads_a_story_part_by_part_and_the_ledger_knows(store: Stor
         read = read_aloud.read_aloud(store, LOCAL, _speech(server), request, "s1", PriceBook.load())
         assert list(read) == [b"one", b"two"]
         sent = [seen.body for seen in server.requests]
-        assert all(len(body["input"]) <= MOST_CHARACTERS for body in sent)
+        assert all(len(body["input"]) <= MAX_CHARACTERS for body in sent)
         assert (sent[0]["model"], sent[0]["voice"], sent[0]["speed"]) == ("tts-1", "alloy", 1.25)
     with store.reading() as session:
         assert [(s.page, s.cost_usd) for s in session.scalars(select(Spend))] == [("story", None)] * 2
@@ -249,7 +249,7 @@ def test_what_cannot_be_read_is_not_sent(store: Store) -> None:
     with FaultServer() as server:
         speech = _speech(server)
         with pytest.raises(BadRequest):
-            speech.speak(SpeechRequest("m", "v", "x" * (MOST_CHARACTERS + 1)))
+            speech.speak(SpeechRequest("m", "v", "x" * (MAX_CHARACTERS + 1)))
         with pytest.raises(FabulaError):
             list(read_aloud.read_aloud(store, LOCAL, speech, SpeechRequest("m", "v", " 。"), "s", book))
         with pytest.raises(Refused):

@@ -54,13 +54,13 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
 
 def test_facts_grow_while_it_is_read_and_usage_comes_at_the_end(make: Make) -> None:
     told = make("a", "b", "c")
-    assert (told.facts.model, told.facts.pieces, told.facts.first_text_s) == ("writer", 0, None)
+    assert (told.facts.model, told.facts.chunks, told.facts.first_text_s) == ("writer", 0, None)
     assert next(told) == "a" and iter(told) is told
-    assert (told.facts.pieces, told.facts.tokens, told.facts.finish_reason) == (1, None, None)
+    assert (told.facts.chunks, told.facts.tokens, told.facts.finish_reason) == (1, None, None)
     assert told.facts.first_text_s is not None
     assert list(told) == ["b", "c"]
     facts = told.facts
-    assert (facts.pieces, facts.tokens, facts.finish_reason) == (3, 3, "stop") and facts.prompt_tokens is not None
+    assert (facts.chunks, facts.tokens, facts.finish_reason) == (3, 3, "stop") and facts.prompt_tokens is not None
     assert list(told) == []  # it is read once
 
 
@@ -81,7 +81,7 @@ def test_closed_before_it_began_it_is_empty(make: Make) -> None:
 def test_closed_between_two_pieces_it_ends_though_more_has_arrived(make: Make) -> None:
     with make("a", "b", "c") as told:
         assert next(told) == "a"
-    assert list(told) == [] and told.facts.finish_reason is None and told.facts.pieces == 1
+    assert list(told) == [] and told.facts.finish_reason is None and told.facts.chunks == 1
     told.close()  # twice does no harm
 
 

@@ -1,4 +1,7 @@
-"""One OpenAI-shaped client for every endpoint: the engine, OpenAI, and whatever speaks the same API."""
+"""One OpenAI-compatible client for every endpoint: the engine, OpenAI, and other servers with the same API.
+
+Start with `Registry` (which endpoints are configured) and `Client` (the calls to one endpoint).
+"""
 
 from core.providers.client import Client
 from core.providers.registry import Registry

@@ -1,8 +1,9 @@
-"""Azure OpenAI: OpenAI's API under `/openai/v1`, with a few ways of its own.
+"""Azure OpenAI: OpenAI's API under `/openai/v1`, with a few differences.
 
-Source: Microsoft Learn, "Customize a model with fine-tuning" (REST). The key is in an `api-key` header; a file is
-imported after it was uploaded, and a job wants it `processed`; examples are conversations; a tuned model is called
-`<base>.ft-<job>` and answers only once it is deployed; the results file has `validation_mean_token_accuracy`.
+Source: Microsoft Learn, "Customize a model with fine-tuning" (REST). The key is sent in an `api-key` header. An
+uploaded file is imported asynchronously and must be `processed` before a job can use it. Examples must be
+conversations. A tuned model is named `<base>.ft-<job>` and must be deployed before use. The results file has the column
+`validation_mean_token_accuracy`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from core.errors import BadTrainingFile, NotThere
 from core.message import msg
 from core.providers.client import Client
 from core.providers.errors import cannot_pause
-from core.providers.intent_lookup import by_file
+from core.providers.intent_lookup import find_job_by_file
 from core.providers.schemas import JobRequest, RemoteJob
 
-_IMPORTED_IN_S = 300.0  # a file of half a gigabyte
-_LOOK_S = 2.0
+_IMPORT_TIMEOUT_S = 300.0  # enough for a file of 500 MB
+_POLL_S = 2.0
 _IMPORTING = frozenset({"uploaded", "pending", "running", "notRunning"})
 
 
@@ -32,19 +33,19 @@ class Azure(Client):
     def upload(
         self, path: Path, purpose: str = "fine-tune", on_progress: Callable[[int, int], None] | None = None
     ) -> str:
-        """Upload, and wait until Azure has imported the file.
+        """Upload the file and wait until Azure has imported it.
 
         Raises:
-            BadFile: it cannot be read here.
-            BadTrainingFile: Azure could not import it.
-            ProviderError: it could not be uploaded.
+            BadFile: the local file cannot be read.
+            BadTrainingFile: Azure could not import the file.
+            ProviderError: the upload failed.
         """
         file_id = super().upload(path, purpose, on_progress)
-        for _ in range(int(_IMPORTED_IN_S / _LOOK_S)):
-            file = self._patiently(lambda: self._sdk().files.retrieve(file_id))
+        for _ in range(int(_IMPORT_TIMEOUT_S / _POLL_S)):
+            file = self._with_retries(lambda: self._sdk().files.retrieve(file_id))
             if file.status not in _IMPORTING:
                 break
-            self.wait(_LOOK_S)
+            self.wait(_POLL_S)
         if str(file.status) in ("error", "failed"):
             raise BadTrainingFile(
                 msg(
@@ -57,18 +58,18 @@ class Azure(Client):
         return file_id
 
     def create_job(self, request: JobRequest, intent_id: str) -> RemoteJob:
-        """Create a job, exactly one POST; see `FineTuning.create_job`. Azure trains on W&B's behalf for nobody."""
+        """Create a job, exactly one POST; see `FineTuning.create_job`. Azure has no integrations such as W&B."""
         return super().create_job(replace(request, integrations=()), intent_id)
 
     def find_job(self, intent_id: str) -> RemoteJob | None:
-        """By our mark; a version of the API that keeps no marks still names the file, which is ours alone."""
-        return super().find_job(intent_id) or by_file(self, intent_id)
+        """Find a job by its metadata, or by its training file: some API versions drop the metadata."""
+        return super().find_job(intent_id) or find_job_by_file(self, intent_id)
 
     def pause(self, job_id: str) -> RemoteJob:
-        """Azure calls it so too; where it does not know pausing, it says so.
+        """Pause the job, if this API version supports it.
 
         Raises:
-            ProviderError: it cannot be paused.
+            ProviderError: the job cannot be paused.
         """
         try:
             return super().pause(job_id)

@@ -1,7 +1,7 @@
-"""One asyncio event loop in a daemon thread, for requests that a synchronous caller may want to cancel at any moment.
+"""One asyncio event loop in a daemon thread, for requests that a synchronous caller may cancel at any time.
 
-A thread that blocks in a socket call cannot be interrupted, and while it looks a name up or connects there is no socket
-to shut down. A task on an event loop is cancelled in every one of these states.
+A thread that blocks in a socket call cannot be interrupted, and during name lookup or connecting there is no socket to
+shut down. A task on an event loop can be cancelled in each of these states.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from core.errors import Cancelled
 
 T = TypeVar("T")
 
-_LOOK_S = 0.1  # how soon a stop ends a request
+_POLL_S = 0.1  # latency of a stop
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 
 
 def background_loop() -> asyncio.AbstractEventLoop:
-    """The loop of this process, started on first use. It runs until the process ends."""
+    """The event loop of this process, started on first use; it runs until the process exits."""
     global _loop
     with _lock:
         if _loop is None:
@@ -32,20 +32,20 @@ def background_loop() -> asyncio.AbstractEventLoop:
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The same loop where it has been started; None before."""
+    """The same loop if it was started; else None."""
     return _loop
 
 
 def call_until(stop: threading.Event, request: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """What `request()` returns on the background loop; it is cancelled as soon as `stop` is set.
+    """Run `request()` on the background loop and return its result; cancels it as soon as `stop` is set.
 
     Raises:
-        Cancelled: it was stopped. `may_be_billed` says whether it may have been sent.
+        Cancelled: it was stopped. `may_be_billed`: it may have been sent.
     """
     if stop.is_set():
         raise Cancelled(may_be_billed=False)
     future = asyncio.run_coroutine_threadsafe(request(), background_loop())
-    while not wait([future], _LOOK_S).done:
+    while not wait([future], _POLL_S).done:
         if stop.is_set():
             future.cancel()
             raise Cancelled

@@ -1,7 +1,7 @@
-"""The Batch API of an endpoint: a file of requests in, a file of answers out, within a day and for less money.
+"""The Batch API of an endpoint: a file of requests in, a file of results within 24 hours, at a lower price.
 
-Every call is one try. A batch takes hours, so whoever watches one does its own waiting; and the POST that creates one
-must never be repeated blindly (see `find_batch`).
+No call is retried here. A batch takes hours, so its caller polls at its own pace, and the POST that creates one must
+never be repeated blindly (see `find_batch`).
 """
 
 from __future__ import annotations
@@ -22,24 +22,26 @@ from core.message import msg
 from core.providers.errors import from_status, not_an_api_answer, quoted
 from core.providers.finetuning import INTENT, NEWEST
 from core.providers.generation import Generation
-from core.providers.parameters import TOKEN_CAPS, adjusted, learn
-from core.providers.request_bodies import PATHS, body_of
-from core.providers.response_parser import completion_of, parsed
+from core.providers.parameters import TOKEN_CAPS, adjust_body, learn
+from core.providers.request_bodies import PATHS, request_body
+from core.providers.response_parser import parse_completion, parsed
 from core.providers.schemas import Completion, CompletionRequest, Endpoint, Provider
 from core.providers.usage import token_count
 
-ENDED = frozenset({"completed", "failed", "expired", "cancelled"})  # the API's words for a batch that changes no more
-_WINDOW = "24h"  # the only one that the API knows
+ENDED = frozenset({"completed", "failed", "expired", "cancelled"})  # final statuses of the API
+_WINDOW = "24h"  # the only value that the API supports
 _PAGE = 100
-_LONGEST_WORD = 30  # characters, as the ledger has it; the API's own words are shorter
-_BLOCK = 1 << 16  # bytes read at once from a file of answers
-# What the API says of a line that it never carried out, or not to the end: sending it again is what it asks for.
-_NOT_DONE = frozenset({"batch_expired", "batch_cancelled", "request_timeout", "server_error", "rate_limit_exceeded"})
+_MAX_STATUS_CHARS = 30  # length of the ledger's column; the API's own values are shorter
+_BLOCK = 1 << 16  # bytes per read when downloading a file
+# Error codes of requests that the API did not process, or not completely; they should be submitted again.
+_NOT_PROCESSED = frozenset(
+    {"batch_expired", "batch_cancelled", "request_timeout", "server_error", "rate_limit_exceeded"}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class BatchFault:
-    """Why a file of requests was refused. `line` counts from 1; None: it is about the whole file."""
+    """Why a file of requests was rejected. `line` counts from 1; None: the whole file."""
 
     line: int | None
     code: str
@@ -48,7 +50,7 @@ class BatchFault:
 
 @dataclass(frozen=True, slots=True)
 class RemoteBatch:
-    """A batch as its endpoint tells it. `status` is its own word: validating, failed, in_progress, finalizing,
+    """A batch as reported by its endpoint. `status` is the API's value: validating, failed, in_progress, finalizing,
     completed, expired, cancelling, cancelled."""
 
     id: str
@@ -65,7 +67,7 @@ class RemoteBatch:
 
 @dataclass(frozen=True, slots=True)
 class BatchAnswer:
-    """What came back for one line: an answer, or an error of the family (as a live request would have raised it)."""
+    """The result of one line: a completion, or the error that a live request would have raised."""
 
     custom_id: str
     completion: Completion | None
@@ -73,30 +75,30 @@ class BatchAnswer:
 
 
 class Batches(Generation):
-    """The calls that hand in, watch and fetch a batch. Its file goes there with `upload(path, "batch")`."""
+    """Calls that submit, poll and download a batch. Upload its file with `upload(path, "batch")`."""
 
     def batch_line(self, custom_id: str, request: CompletionRequest) -> bytes:
-        """One line of a file of requests, with its line end: the body is what the live call would send."""
-        body = adjusted(self.provider, body_of(request, self.provider.kind))
+        """One line of a batch file, with its newline; the body is the same as in a live request."""
+        body = adjust_body(self.provider, request_body(request, self.provider.kind))
         line = {"custom_id": custom_id, "method": "POST", "url": self._url(request.endpoint), "body": body}
         return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
 
     def create_batch(self, input_file: str, endpoint: Endpoint, intent_id: str) -> RemoteBatch:
-        """Hand in a file of requests: exactly one POST. After any error, look with `find_batch` before sending again.
+        """Submit a file of requests: exactly one POST. After any error, check with `find_batch` before sending again.
 
         Raises:
-            ProviderError: the endpoint answered with an error, or not at all (then the batch may exist).
+            ProviderError: the endpoint returned an error, or did not respond (then the batch may exist).
         """
-        sent: dict[str, Any] = {
+        body: dict[str, Any] = {
             "input_file_id": input_file,
             "endpoint": self._url(endpoint),
             "completion_window": _WINDOW,
             "metadata": {INTENT: intent_id},
         }
-        return self._once(lambda: self._batch(self._sdk().batches.create(**sent)))
+        return self._once(lambda: self._batch(self._sdk().batches.create(**body)))
 
     def find_batch(self, intent_id: str) -> RemoteBatch | None:
-        """The batch that carries `intent_id`, among the newest 1,000; None: it was never created."""
+        """The batch with this intent id in its metadata, among the newest 1,000; None: it was never created."""
 
         def call() -> RemoteBatch | None:
             listed: Iterable[Batch] = self._sdk().batches.list(limit=_PAGE)
@@ -108,23 +110,23 @@ class Batches(Generation):
         return self._once(call)
 
     def batch(self, batch_id: str) -> RemoteBatch:
-        """The batch as it is now.
+        """The current state of the batch.
 
         Raises:
-            NotFound: the endpoint does not know it (any more).
+            NotFound: the endpoint does not have it, or no longer does.
             ProviderError: see `core.errors`.
         """
         return self._once(lambda: self._batch(self._sdk().batches.retrieve(batch_id)))
 
     def cancel_batch(self, batch_id: str) -> RemoteBatch:
-        """Ask for its end. It is `cancelling` for up to ten minutes; what was written by then is in its files."""
+        """Cancel the batch. It stays `cancelling` for up to ten minutes; finished requests are in its files."""
         return self._once(lambda: self._batch(self._sdk().batches.cancel(batch_id)))
 
-    def lists_batches(self) -> bool:
-        """Whether the endpoint has a Batch API: it lists the batches of this account, none perhaps.
+    def supports_batches(self) -> bool:
+        """Whether the endpoint has a Batch API: it can list the batches of this account.
 
         Raises:
-            ProviderError: it cannot be told now (no connection, a refused key).
+            ProviderError: unknown for now (no connection, a rejected key).
         """
         try:
             return self._once(lambda: isinstance(self._sdk().batches.list(limit=1).data, list))
@@ -132,11 +134,11 @@ class Batches(Generation):
             return False
 
     def download(self, file_id: str, path: Path) -> None:
-        """Write the content of a file there to `path`, a block at a time.
+        """Download a remote file to `path`.
 
         Raises:
-            ProviderError: it did not come whole.
-            StorageFull: it cannot be written here.
+            ProviderError: the download failed or is incomplete.
+            StorageFull: `path` cannot be written.
         """
 
         def call() -> None:
@@ -159,7 +161,7 @@ class Batches(Generation):
             ) from exc
 
     def _url(self, endpoint: Endpoint) -> str:
-        """Azure's own documentation leaves the version out of the paths that stand inside a file."""
+        """The path inside a batch file; Azure's documentation omits the version there."""
         return PATHS[endpoint] if self.provider.kind == "azure" else f"/v1{PATHS[endpoint]}"
 
     def _batch(self, batch: Batch) -> RemoteBatch:
@@ -169,7 +171,7 @@ class Batches(Generation):
         faults = (batch.errors.data or ()) if batch.errors else ()
         return RemoteBatch(
             id=batch.id,
-            status=batch.status[:_LONGEST_WORD],
+            status=batch.status[:_MAX_STATUS_CHARS],
             output_file=batch.output_file_id or None,
             error_file=batch.error_file_id or None,
             total=int(counts.total or 0) if counts else 0,
@@ -181,61 +183,61 @@ class Batches(Generation):
         )
 
 
-def read_answer(provider: Provider, line: bytes, asked: CompletionRequest | None = None) -> BatchAnswer | None:
-    """One line of a file of answers or of errors; None when it is not one (it is then as if it had not come).
+def read_answer(provider: Provider, line: bytes, request: CompletionRequest | None = None) -> BatchAnswer | None:
+    """Parse one line of an output or error file; None if it is malformed (it then counts as missing).
 
-    `asked` is any of the batch's requests: a parameter that was refused is left out when the row is handed in again.
+    `request` is any of the batch's requests: a rejected parameter is left out when the row is submitted again.
 
-    Shape: `{"custom_id", "response": {"status_code", "body"} | null, "error": {"code", "message"} | null}`.
+    Format: `{"custom_id", "response": {"status_code", "body"} | null, "error": {"code", "message"} | null}`.
     """
     try:
-        said = parsed(line)
+        item = parsed(line)
     except ValueError:
         return None
-    custom_id = said.get("custom_id") if isinstance(said, Mapping) else None
+    custom_id = item.get("custom_id") if isinstance(item, Mapping) else None
     if not isinstance(custom_id, str):
         return None
-    response = said.get("response")
+    response = item.get("response")
     if not isinstance(response, Mapping) or (not response.get("body") and response.get("status_code") is None):
-        return BatchAnswer(custom_id, None, _not_done(provider, said.get("error")))
+        return BatchAnswer(custom_id, None, _unprocessed(provider, item.get("error")))
     body, status = response.get("body"), token_count(response.get("status_code"))
     if status is not None and status >= 300:
-        return BatchAnswer(custom_id, None, _learned(from_status(status, body, {}, provider), provider, asked))
-    return _carried_out(provider, custom_id, body, asked)
+        return BatchAnswer(custom_id, None, _after_learning(from_status(status, body, {}, provider), provider, request))
+    return _successful(provider, custom_id, body, request)
 
 
-def _carried_out(provider: Provider, custom_id: str, body: Any, asked: CompletionRequest | None) -> BatchAnswer:
-    """A line with a success status: its answer, or the error that stands in place of one.
+def _successful(provider: Provider, custom_id: str, body: Any, request: CompletionRequest | None) -> BatchAnswer:
+    """A line with a success status: its completion, or the error in place of one.
 
-    An answer that is none at all counts as an empty one at an unknown cost, for the request was carried out.
+    An unreadable body counts as an empty completion of unknown cost, because the request was processed.
     """
     try:
-        return BatchAnswer(custom_id, completion_of(body, provider, "" if asked is None else asked.model), None)
+        return BatchAnswer(custom_id, parse_completion(body, provider, "" if request is None else request.model), None)
     except Unreadable:
         return BatchAnswer(custom_id, Completion((), "", None, None), None)
     except ProviderError as exc:
-        return BatchAnswer(custom_id, None, _learned(exc, provider, asked))
+        return BatchAnswer(custom_id, None, _after_learning(exc, provider, request))
 
 
-def _learned(error: ProviderError, provider: Provider, asked: CompletionRequest | None) -> ProviderError:
-    """A refusal of a parameter is a reason to hand the row in again: the next batch goes without it."""
-    if asked is None or not isinstance(error, BadRequest):
+def _after_learning(error: ProviderError, provider: Provider, request: CompletionRequest | None) -> ProviderError:
+    """Make the error retryable if it rejects a parameter: the next batch omits that parameter."""
+    if request is None or not isinstance(error, BadRequest):
         return error
-    body = body_of(asked, provider.kind)
+    body = request_body(request, provider.kind)
     if not learn(provider, {**dict.fromkeys(TOKEN_CAPS), **body}, error.refused_parameters):
         return error
     return Unavailable(error.what, msg("Fabula submits it again without the parameter."))
 
 
-def _not_done(provider: Provider, error: Any) -> ProviderError:
-    told = error if isinstance(error, Mapping) else {}
-    words = quoted(told.get("message") or told.get("code"), provider)
-    if told.get("code") in _NOT_DONE or not told:
+def _unprocessed(provider: Provider, error: Any) -> ProviderError:
+    details = error if isinstance(error, Mapping) else {}
+    message = quoted(details.get("message") or details.get("code"), provider)
+    if details.get("code") in _NOT_PROCESSED or not details:
         return Unavailable(
-            msg("{name} did not carry out this request: {words}", name=provider.name, words=words),
+            msg("{name} did not carry out this request: {message}", name=provider.name, message=message),
             msg("Fabula submits it again."),
         )
     return BadRequest(
-        msg("{name} could not use the request: {words}", name=provider.name, words=words),
+        msg("{name} could not use the request: {message}", name=provider.name, message=message),
         msg("Change it and try again."),
     )

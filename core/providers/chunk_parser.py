@@ -1,7 +1,7 @@
-"""What one event of a stream says, read from its JSON: the SDK's objects take half of the time that a stream takes.
+"""Parses the JSON of stream events directly: the SDK's objects would take half of a stream's time.
 
-And the two ways in which an endpoint can mistake the kind: a whole answer where a stream was asked for, events where a
-whole answer was.
+It also handles endpoints that mix up the two kinds: a complete response where a stream was requested, and events where
+a complete response was.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Any
 
 from core.errors import ProviderError
 from core.message import msg
-from core.providers.errors import unreadable, words_for
-from core.providers.events import BROKEN, decoded, is_events
+from core.providers.errors import message_for, unreadable
+from core.providers.events import BROKEN, decode_body, is_events
 from core.providers.inline_thinking import ThinkingFilter
 from core.providers.provider_errors import error_object
 from core.providers.response_parser import (
-    completion_of,
-    ending_of,
     error_in_answer,
     has_thinking,
+    parse_completion,
     parsed,
-    text_and_ending,
+    raw_finish_reason,
+    text_and_finish_reason,
     text_of,
 )
 from core.providers.schemas import Choice, Completion, Provider
@@ -34,32 +34,32 @@ _BROKEN_EVENT = msg("a part of its answer cannot be read.")  # after "The provid
 
 @dataclass(frozen=True, slots=True)
 class StreamChunk:
-    """What one event of a stream says; every part may be missing.
+    """One event of a stream; every field may be missing.
 
     Attributes:
-        thought: something was written that is no text.
-        error: an error object in place of a piece of the answer.
+        has_thinking: the event contains thinking or other output that is not text.
+        error: an error object in place of a chunk of the completion.
     """
 
     text: str = ""
     finish_reason: str | None = None
     model: str | None = None
     usage: Usage = _NO_USAGE
-    thought: bool = False
+    has_thinking: bool = False
     error: object | None = None
 
     @property
     def billed(self) -> bool:
-        """Whether something was written, or counted: then it is billed, also beside an error."""
-        return bool(self.text) or self.thought or self.usage.billed
+        """Whether output was generated or counted; it is then billed even if there is an error."""
+        return bool(self.text) or self.has_thinking or self.usage.billed
 
 
 @dataclass(slots=True)
 class ChunkParser:
-    """Reads the events of one stream of `/chat/completions` or of `/completions`, in their order.
+    """Parses the events of one stream of `/chat/completions` or `/completions`, in order.
 
-    Of several answers to the same prompt, the one that comes first is read. Thinking at the beginning of the text is
-    left out, but for our engine, whose models write what they have learned to; also thinking that `prompt` has opened.
+    Of several choices, only the first to arrive is read. Thinking at the start of the text is removed, even if the tag
+    was opened at the end of `prompt`; not for our engine, whose models write only what they were trained on.
     """
 
     provider: Provider
@@ -72,26 +72,26 @@ class ChunkParser:
         self._thinking = ThinkingFilter(prompt)
 
     def read(self, event: Any) -> StreamChunk:
-        """One event. What is no JSON object says nothing."""
+        """Parse one event; JSON that is not an object gives an empty chunk."""
         if not isinstance(event, Mapping):
             return StreamChunk(error=error_object(event))
         usage, model, choice = read_usage(event), event.get("model"), self._choice(event.get("choices"))
-        whole = choice.get("delta") is None
-        delta = choice.get("message") if whole else choice["delta"]
-        text, ending = text_and_ending(delta, ending_of(choice))
+        is_full_message = choice.get("delta") is None
+        delta = choice.get("message") if is_full_message else choice["delta"]
+        text, ending = text_and_finish_reason(delta, raw_finish_reason(choice))
         text = text or text_of(choice.get("text"))
-        if whole and delta is not None and text:  # some servers end with the whole message
+        if is_full_message and delta is not None and text:  # some servers end with the full message
             text = text.removeprefix("".join(self._texts))
         error = None if text else error_object(event) or error_object({"error": choice.get("error")})
-        named = model if isinstance(model, str) and model else None
-        return self._filtered(StreamChunk(text, ending, named, usage, has_thinking(delta), error))
+        model_name = model if isinstance(model, str) and model else None
+        return self._filtered(StreamChunk(text, ending, model_name, usage, has_thinking(delta), error))
 
     def flush(self) -> str:
-        """Text that is held back when the stream ends."""
+        """The buffered text, at the end of the stream."""
         return self._thinking.flush()
 
     def _choice(self, choices: object) -> Mapping[str, Any]:
-        """The event's part of the answer that is read."""
+        """The choice in this event, or {} if it belongs to another completion."""
         choice = choices[0] if isinstance(choices, list) and choices else {}
         if not isinstance(choice, Mapping):
             return {"text": choice}
@@ -101,26 +101,26 @@ class ChunkParser:
                 return {}
         return choice
 
-    def _filtered(self, piece: StreamChunk) -> StreamChunk:
-        if piece.text:
-            self._texts.append(piece.text)
+    def _filtered(self, chunk: StreamChunk) -> StreamChunk:
+        if chunk.text:
+            self._texts.append(chunk.text)
         if self.provider.kind == "engine":
-            return piece
-        text = self._thinking.feed(piece.text)
-        if piece.finish_reason is not None:
+            return chunk
+        text = self._thinking.feed(chunk.text)
+        if chunk.finish_reason is not None:
             text += self._thinking.flush()
-        if text == piece.text:
-            return piece
-        return replace(piece, text=text, thought=piece.thought or self._thinking.thought)
+        if text == chunk.text:
+            return chunk
+        return replace(chunk, text=text, has_thinking=chunk.has_thinking or self._thinking.has_thinking)
 
 
-def whole_answer(answer: Any, provider: Provider, model: str) -> StreamChunk:
-    """An answer that came whole where a stream was asked for, as its only piece.
+def chunk_from_response(answer: Any, provider: Provider, model: str) -> StreamChunk:
+    """Convert a complete response, received where a stream was requested, to a single chunk.
 
     Raises:
-        ProviderError: as `completion_of`.
+        ProviderError: see `parse_completion`.
     """
-    completion = completion_of(answer, provider, model)
+    completion = parse_completion(answer, provider, model)
     usage = Usage(completion.prompt_tokens, completion.completion_tokens, completion.cached_tokens)
     first = completion.texts[0] if completion.texts else None
     if first is None:
@@ -128,41 +128,41 @@ def whole_answer(answer: Any, provider: Provider, model: str) -> StreamChunk:
     return StreamChunk(first.text, first.finish_reason, completion.model, usage, error=first.error or None)
 
 
-def completion_in(body: bytes, provider: Provider, model: str) -> Completion:
-    """The answer in the body of a response, be it JSON or events.
+def parse_body(body: bytes, provider: Provider, model: str) -> Completion:
+    """Parse the body of a response, whether JSON or events.
 
     Raises:
-        ProviderError, Unreadable: as `completion_of`.
+        ProviderError, Unreadable: see `parse_completion`.
     """
     try:
         if not is_events(body):
-            return completion_of(parsed(body), provider, model)
-        items = list(decoded(body))
+            return parse_completion(parsed(body), provider, model)
+        items = list(decode_body(body))
         reader = ChunkParser(provider)
-        pieces = [reader.read(item) for item in items if item is not BROKEN]
-        broken = len(pieces) < len(items)
-        return _gathered([*pieces, StreamChunk(reader.flush())], provider, model, broken=broken)
+        chunks = [reader.read(item) for item in items if item is not BROKEN]
+        broken = len(chunks) < len(items)
+        return _merge_chunks([*chunks, StreamChunk(reader.flush())], provider, model, broken=broken)
     except ValueError as exc:
         if isinstance(exc, ProviderError):
             raise
         raise unreadable(provider) from exc
 
 
-def _gathered(pieces: list[StreamChunk], provider: Provider, model: str, *, broken: bool) -> Completion:
-    text = "".join(piece.text for piece in pieces)
+def _merge_chunks(chunks: list[StreamChunk], provider: Provider, model: str, *, broken: bool) -> Completion:
+    text = "".join(chunk.text for chunk in chunks)
     usage = _NO_USAGE
-    for piece in pieces:
-        usage = piece.usage.after(usage)
-    ending = next((piece.finish_reason for piece in reversed(pieces) if piece.finish_reason), None)
-    error = next((piece.error for piece in pieces if piece.error is not None), None)
-    named = next((piece.model for piece in pieces if piece.model), model)
-    wrote = bool(text) or any(piece.thought for piece in pieces)
-    if error is not None and not wrote and not usage.billed:
+    for chunk in chunks:
+        usage = chunk.usage.following(usage)
+    ending = next((chunk.finish_reason for chunk in reversed(chunks) if chunk.finish_reason), None)
+    error = next((chunk.error for chunk in chunks if chunk.error is not None), None)
+    model_name = next((chunk.model for chunk in chunks if chunk.model), model)
+    has_output = bool(text) or any(chunk.has_thinking for chunk in chunks)
+    if error is not None and not has_output and not usage.billed:
         raise error_in_answer(error, provider)
-    if not wrote and not usage.known and ending is None:
+    if not has_output and not usage.known and ending is None:
         raise unreadable(provider)
-    if wrote:
-        usage = usage.beside_text()
-    words = words_for(error, provider) if error is not None else _BROKEN_EVENT if broken else ""
+    if has_output:
+        usage = usage.zeros_unknown()
+    words = message_for(error, provider) if error is not None else _BROKEN_EVENT if broken else ""
     choice = Choice(text, "error" if words else ending, words)
-    return Completion((choice,), named, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+    return Completion((choice,), model_name, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)

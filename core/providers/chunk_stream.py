@@ -1,4 +1,4 @@
-"""The pieces of one streamed answer, from the bytes of its response."""
+"""The chunks of one streamed completion, decoded from the bytes of the response."""
 
 from __future__ import annotations
 
@@ -10,46 +10,49 @@ import anyio
 import httpx2
 
 from core.errors import ProviderError
-from core.providers.chunk_parser import ChunkParser, StreamChunk, whole_answer
+from core.providers.chunk_parser import ChunkParser, StreamChunk, chunk_from_response
 from core.providers.connection_errors import unreachable
-from core.providers.errors import stream_cut, timed_out, unreadable, words_for
-from core.providers.events import DONE, EventDecoder, decode
+from core.providers.errors import message_for, stream_cut, timed_out, unreadable
+from core.providers.events import DONE, EventDecoder, decode_stream
 from core.providers.response_parser import error_in_answer
 from core.providers.schemas import Provider
 
-_BROKEN = (httpx2.RequestError, ssl.SSLError, anyio.EndOfStream)  # as the SDK's own streams have them
+_CONNECTION_ERRORS = (httpx2.RequestError, ssl.SSLError, anyio.EndOfStream)  # as raised by the SDK's own streams
 
 
 class ChunkStream(AsyncIterator[StreamChunk]):
-    """What arrives after the first event, and that event itself. Make it with `begun`.
+    """All chunks of the stream. Create it with `open`.
 
     Raises:
-        StreamCut: while it is read: the connection broke, an event cannot be read, or the endpoint sent an error.
+        StreamCut: during iteration: the connection broke, an event is malformed, or the endpoint sent an error.
 
     Attributes:
-        ended: the endpoint has said that nothing more comes.
+        ended: the endpoint announced the end of the stream.
     """
 
     def __init__(self, response: httpx2.Response, provider: Provider, model: str, prompt: str = "") -> None:
         self._response, self._provider, self._model = response, provider, model
         self._decoder = EventDecoder()
         self._reader = ChunkParser(provider, prompt)
-        self._items = decode(response.aiter_bytes(), self._decoder)
+        self._items = decode_stream(response.aiter_bytes(), self._decoder)
         self._first: StreamChunk | None = None
-        self._error: ProviderError | None = None  # raised after a text or usage that came with it was handed over
-        self._over = False
+        self._error: ProviderError | None = None  # raised after the text or usage that came with it was yielded
+        self._finished = False
         self.ended = False
 
     @classmethod
-    async def begun(cls, response: httpx2.Response, provider: Provider, model: str, prompt: str = "") -> ChunkStream:
-        """The stream once its first event is there. An error in place of that is no beginning: it may be tried again.
+    async def open(cls, response: httpx2.Response, provider: Provider, model: str, prompt: str = "") -> ChunkStream:
+        """Wait for the first event and return the stream. If this raises, the request may be retried.
 
         Args:
-            prompt: what the model was asked to continue: it may have opened the model's thinking.
+            response: the streamed response.
+            provider: the endpoint.
+            model: id of the requested model.
+            prompt: the request's prompt; it may end with an opening thinking tag.
 
         Raises:
-            ProviderError: the first event is an error, by its own code and words.
-            Unreadable, Unavailable: there is no first event, or none that can be read.
+            ProviderError: the first event is an error; the type follows from its code or message.
+            Unreadable, Unavailable: there is no first event, or it is malformed.
         """
         stream = cls(response, provider, model, prompt)
         try:
@@ -62,7 +65,7 @@ class ChunkStream(AsyncIterator[StreamChunk]):
             await stream.aclose()
             if isinstance(exc, httpx2.TimeoutException):
                 raise timed_out(provider) from exc
-            if isinstance(exc, _BROKEN):
+            if isinstance(exc, _CONNECTION_ERRORS):
                 raise unreachable(provider, exc) from exc
             if isinstance(exc, ValueError) and not isinstance(exc, ProviderError):
                 raise unreadable(provider) from exc
@@ -72,21 +75,21 @@ class ChunkStream(AsyncIterator[StreamChunk]):
     async def __anext__(self) -> StreamChunk:
         if self._error is not None:
             raise self._error
-        if self._over:
+        if self._finished:
             raise StopAsyncIteration
         first, self._first = self._first, None
         try:
-            piece = first or await self._next()
-        except (*_BROKEN, ValueError, ProviderError) as exc:
+            chunk = first or await self._next()
+        except (*_CONNECTION_ERRORS, ValueError, ProviderError) as exc:
             self._error = stream_cut(self._provider)
             self._error.__cause__ = exc
             return StreamChunk(self._reader.flush())
-        if piece is None:
-            self._over = True
+        if chunk is None:
+            self._finished = True
             return StreamChunk(self._reader.flush())
-        if piece.error is not None:
-            self._error = stream_cut(self._provider, words_for(piece.error, self._provider))
-        return piece
+        if chunk.error is not None:
+            self._error = stream_cut(self._provider, message_for(chunk.error, self._provider))
+        return chunk
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -98,8 +101,8 @@ class ChunkStream(AsyncIterator[StreamChunk]):
             if item is DONE:
                 self.ended = True
                 return None
-            if self._decoder.whole:
+            if self._decoder.is_json_body:
                 self.ended = True
-                return whole_answer(item, self._provider, self._model)
+                return chunk_from_response(item, self._provider, self._model)
             return self._reader.read(item)
         return None

@@ -1,4 +1,4 @@
-"""Everything that can be asked of one endpoint."""
+"""The client with all calls to one endpoint."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from core.providers.finetuning import FineTuning
 
 
 class Client(Batches, FineTuning):
-    """One endpoint: text, live or in batches, models, files, tuning. Safe to share between threads and event loops."""
+    """One endpoint: completions, batches, models, files, fine-tuning. Safe to share between threads and event loops."""

@@ -1,4 +1,4 @@
-"""One SDK client per endpoint, made so that nothing happens behind our back: no hidden retries, no borrowed headers."""
+"""One SDK client per endpoint, without the SDK's own retries and without headers from OPENAI_* variables."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ import openai
 
 from core.providers.background_loop import running_loop
 from core.providers.endpoint_setup import LOOPBACK, check_setup
-from core.providers.errors import not_an_api_answer, translated
+from core.providers.errors import not_an_api_answer, translate_errors
 from core.providers.retry import RetryLimits, with_retries, with_retries_async
 from core.providers.schemas import Provider
 
 T = TypeVar("T")
 
-# A whole story arrives in one answer, and a small machine that also trains may write 10 tokens a second.
+# A whole story arrives in one response, and a small machine that is also training may generate 10 tokens per second.
 _TIMEOUT = httpx2.Timeout(connect=5.0, read=600.0, write=60.0, pool=60.0)
-_NO_KEY = "none"  # an endpoint without sign-in still needs some word there: the SDK refuses to start without one
+_DUMMY_KEY = "none"  # for endpoints without authentication: the SDK requires a non-empty key
 
 
 def key_headers(provider: Provider) -> dict[str, str]:
-    """How every request to the endpoint shows our key. Azure has a name of its own; newer gateways take either."""
-    key = provider.api_key or _NO_KEY
+    """Authentication headers of every request. Azure uses its own header; newer Azure gateways accept either."""
+    key = provider.api_key or _DUMMY_KEY
     return {"Authorization": f"Bearer {key}", **({"api-key": key} if provider.kind == "azure" else {})}
 
 
 @cache
-def trusted() -> ssl.SSLContext:
-    """The certificates that all clients trust, read once: a context of its own for each would take 50 ms a client."""
+def tls_context() -> ssl.SSLContext:
+    """The TLS context of all clients, created once because creating one takes 50 ms."""
     return httpx2.create_ssl_context()
 
 
 class Connection:
-    """The SDK clients of one endpoint and the two ways to call them: once, or patiently.
+    """The SDK clients of one endpoint, and calls with and without retries.
 
     Args:
         provider: the endpoint.
-        retry_limits: how long calls that are safe to repeat are repeated.
-        transport, async_transport: in place of the network, for tests.
-        timeout: seconds, in place of the defaults.
+        retry_limits: limits for retrying calls that are safe to repeat.
+        transport, async_transport: replace the network in tests.
+        timeout: in seconds; replaces the defaults.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Connection:
         self._async: WeakKeyDictionary[asyncio.AbstractEventLoop, openai.AsyncOpenAI] = WeakKeyDictionary()
 
     def close(self) -> None:
-        """Close idle connections, those of streams too. The next call opens new ones."""
+        """Close idle connections, including those of streams. The next call opens new ones."""
         loop = running_loop()
         with self._lock:
             sdk, self._sync = self._sync, None
@@ -90,17 +90,17 @@ class Connection:
         with self._lock:
             if self._sync is None:
                 self._sync = openai.OpenAI(
-                    api_key=self.provider.api_key or _NO_KEY,
+                    api_key=self.provider.api_key or _DUMMY_KEY,
                     admin_api_key="",
                     base_url=self.provider.base_url,
                     max_retries=0,
                     default_headers=self._headers(),
                     http_client=openai.DefaultHttpx2Client(
                         transport=self._transport,
-                        verify=trusted(),
+                        verify=tls_context(),
                         timeout=self._timeout,
-                        trust_env=self._through_proxies(),
-                        event_hooks={"response": [self._check]},
+                        trust_env=self._uses_proxies(),
+                        event_hooks={"response": [self._reject_html]},
                     ),
                 )
             return self._sync
@@ -111,58 +111,58 @@ class Connection:
         with self._lock:
             if loop not in self._async:
                 self._async[loop] = openai.AsyncOpenAI(
-                    api_key=self.provider.api_key or _NO_KEY,
+                    api_key=self.provider.api_key or _DUMMY_KEY,
                     admin_api_key="",
                     base_url=self.provider.base_url,
                     max_retries=0,
                     default_headers=self._headers(),
                     http_client=openai.DefaultAsyncHttpx2Client(
                         transport=self._async_transport,
-                        verify=trusted(),
+                        verify=tls_context(),
                         timeout=self._timeout,
-                        trust_env=self._through_proxies(),
-                        event_hooks={"response": [self._acheck]},
+                        trust_env=self._uses_proxies(),
+                        event_hooks={"response": [self._reject_html_async]},
                     ),
                 )
             return self._async[loop]
 
     def _once(self, call: Callable[[], T]) -> T:
-        """`call()`, its errors translated; never repeated."""
-        with translated(self.provider):
+        """Call once, with SDK errors translated."""
+        with translate_errors(self.provider):
             return call()
 
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """`call()`, repeated while patience lasts: only for calls that change nothing, or nothing that counts."""
+    def _with_retries(self, call: Callable[[], T]) -> T:
+        """Call with retries; only for idempotent calls."""
         return with_retries(lambda: self._once(call), self._retry_limits)
 
-    def _bought(self, call: Callable[[], T]) -> T:
-        """`call()`, which costs money at most endpoints: repeated only while it was certainly not carried out."""
-        return with_retries(lambda: self._once(call), self._retry_limits, pays=self.provider.kind != "engine")
+    def _with_paid_retries(self, call: Callable[[], T]) -> T:
+        """Call with retries; a paid call is repeated only after errors that certainly were not billed."""
+        return with_retries(lambda: self._once(call), self._retry_limits, paid=self.provider.kind != "engine")
 
-    async def _abought(self, call: Callable[[], Awaitable[T]]) -> T:
-        """`_bought` on the running event loop."""
+    async def _with_paid_retries_async(self, call: Callable[[], Awaitable[T]]) -> T:
+        """`_with_paid_retries` on the running event loop."""
 
         async def once() -> T:
-            with translated(self.provider):
+            with translate_errors(self.provider):
                 return await call()
 
-        return await with_retries_async(once, self._retry_limits, pays=self.provider.kind != "engine")
+        return await with_retries_async(once, self._retry_limits, paid=self.provider.kind != "engine")
 
     def _headers(self) -> Mapping[str, str]:
-        """Our key and nothing else: the SDK would add headers from OPENAI_* variables to every endpoint's requests."""
+        """Our key only: by default the SDK adds headers from OPENAI_* variables to requests to every endpoint."""
         headers: dict[str, Any] = {**key_headers(self.provider)}
         if self.provider.kind != "openai":
             headers |= {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
         return headers
 
-    def _through_proxies(self) -> bool:
-        """A proxy of the environment cannot reach this machine's own loopback."""
+    def _uses_proxies(self) -> bool:
+        """Whether to use the proxy settings: a proxy cannot reach this machine's loopback interface."""
         return (urlsplit(self.provider.base_url).hostname or "") not in LOOPBACK
 
-    def _check(self, response: httpx2.Response) -> None:
-        """A web page in place of JSON (a login, a proxy, a wrong path) would come out of the SDK as plain text."""
+    def _reject_html(self, response: httpx2.Response) -> None:
+        """Raise for an HTML page in place of JSON (a login, a proxy, a wrong path); the SDK would return it as text."""
         if response.status_code < 300 and response.headers.get("content-type", "").startswith("text/html"):
             raise not_an_api_answer(self.provider)
 
-    async def _acheck(self, response: httpx2.Response) -> None:
-        self._check(response)
+    async def _reject_html_async(self, response: httpx2.Response) -> None:
+        self._reject_html(response)

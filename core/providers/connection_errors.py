@@ -1,7 +1,7 @@
-"""Why an endpoint cannot be reached, read from what the transport raised: each cause with what to do about it.
+"""Turns transport exceptions into errors that name the cause and the next step.
 
-What repeating cannot cure (a name that does not exist, a certificate that is not trusted, a proxy that refuses) is
-`Misconfigured`; what may pass is `Unavailable`, which is tried again.
+Errors that a retry cannot fix (an unknown host name, an untrusted certificate, a proxy that refuses) are
+`Misconfigured`; temporary ones are `Unavailable`, which is retried.
 """
 
 from __future__ import annotations
@@ -20,71 +20,71 @@ from core.message import msg
 from core.providers.endpoint_setup import address_setting, host_of, proxy_of
 from core.providers.schemas import Provider
 
-EVERYWHERE = ("/chat/completions", "/completions", "/models")
-"""Paths of the calls that every OpenAI-shaped API has."""
-_MOST = 12  # exceptions in a chain
+CORE_PATHS = ("/chat/completions", "/completions", "/models")
+"""Paths that every OpenAI-compatible API has."""
+_MAX_CHAIN = 12  # exceptions of a chain that are examined
 _NO_SUCH_NAME = {getattr(socket, name, None) for name in ("EAI_NONAME", "EAI_NODATA")} - {None}
-# OpenSSL's words for an answer that is no TLS: plain HTTP, most of all
+# OpenSSL's reasons for a response that is not TLS, usually plain HTTP
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"})
 _EXPIRED, _OTHER_NAME = {10}, {62, 64}  # X509_V_ERR_CERT_HAS_EXPIRED, _HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH
-# a TLS alert where the head of an answer should be, and what nginx, Apache and Go answer to plain HTTP on a TLS port
+# a TLS alert in place of a response header, and the replies of nginx, Apache and Go to plain HTTP on a TLS port
 _WANTS_TLS = re.compile(
     r"\\x15\\x03|plain HTTP request was sent to HTTPS port|speaking plain HTTP to an SSL|HTTP request to an HTTPS", re.I
 )
 
 
 def unreachable(provider: Provider, cause: BaseException | None = None, *, sent: bool = True) -> ProviderError:
-    """No connection, or one that broke before the answer was there.
+    """The error for a connection that failed, or broke before the response arrived.
 
     Args:
         provider: the endpoint.
-        cause: what the transport raised; its own causes are looked at too.
-        sent: the endpoint may have the request, and bill it.
+        cause: the transport's exception; its chain of causes is examined too.
+        sent: the endpoint may have received the request, and may bill it.
     """
     for error in _chain(cause):
         if isinstance(error, aiohttp.ClientConnectorError):
-            continue  # a copy, without the details, of the cause that follows
+            continue  # repeats the next cause without its details
         if isinstance(error, ssl.SSLCertVerificationError):
-            return _certificate(provider, error)
+            return _untrusted_certificate(provider, error)
         if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
-            return _other_scheme(provider, "http")
+            return _wrong_scheme(provider, "http")
         if isinstance(error, socket.gaierror):
-            return _name(provider, error)
+            return _name_lookup_failed(provider, error)
         if isinstance(error, httpx2.ProxyError | aiohttp.ClientHttpProxyError):
             status = re.match(r"\d{3}", str(error))
             return proxy_refuses(provider, int(status[0]) if status else 0)
     if wants_tls(" ".join(str(error) for error in _chain(cause))):
-        return _other_scheme(provider, "https")
-    return _no_answer(provider, cause, sent)
+        return _wrong_scheme(provider, "https")
+    return _no_connection(provider, cause, sent)
 
 
-def wants_tls(words: str) -> bool:
-    """Whether an answer says that plain HTTP was spoken to a port for TLS."""
-    return _WANTS_TLS.search(words) is not None
+def wants_tls(message: str) -> bool:
+    """Whether a response says that plain HTTP was sent to a TLS port."""
+    return _WANTS_TLS.search(message) is not None
 
 
 def plain_to_tls(provider: Provider) -> Misconfigured:
-    """Plain HTTP was spoken to a port for TLS."""
-    return _other_scheme(provider, "https")
+    """The error for plain HTTP sent to a TLS port."""
+    return _wrong_scheme(provider, "https")
 
 
-def no_version(provider: Provider, words: str) -> Misconfigured:
-    """A call that every OpenAI-shaped API has is missing, at an address without a version."""
+def no_version(provider: Provider, message: str) -> Misconfigured:
+    """The error for an address without a version where a core path of the API is missing."""
     url = provider.shown_url.rstrip("/")
     return Misconfigured(
-        msg("There is no OpenAI-compatible API at {url}: {words}", url=url, words=words),
+        msg("There is no OpenAI-compatible API at {url}: {message}", url=url, message=message),
         msg(
-            "Most of these addresses end in /v1: set {provider} to {url}/v1 and restart Fabula.",
-            provider=address_setting(provider),
+            "Most of these addresses end in /v1: set {setting} to {url}/v1 and restart Fabula.",
+            setting=address_setting(provider),
             url=url,
         ),
     )
 
 
 def proxy_refuses(provider: Provider, status: int) -> ProviderError:
-    """The proxy in between answered with an error of its own."""
+    """The error for an error status from a proxy."""
     host = urlsplit(provider.base_url).hostname or provider.base_url
-    proxy = _shown(proxy_of(provider.base_url))
+    proxy = _proxy_host(proxy_of(provider.base_url))
     if status == 407:
         return Misconfigured(
             msg("The proxy {proxy} asks for a user name and a password (407).", proxy=proxy),
@@ -115,12 +115,12 @@ def proxy_refuses(provider: Provider, status: int) -> ProviderError:
     )
 
 
-def _certificate(provider: Provider, error: ssl.SSLCertVerificationError) -> Misconfigured:
+def _untrusted_certificate(provider: Provider, error: ssl.SSLCertVerificationError) -> Misconfigured:
     host = urlsplit(provider.base_url).hostname or provider.base_url
     if error.verify_code in _EXPIRED:
         next_step = msg("Renew it on the server; if it has not expired, correct this machine's clock.")
     elif error.verify_code in _OTHER_NAME:
-        next_step = msg("Set {provider} to the name that the certificate is for.", provider=address_setting(provider))
+        next_step = msg("Set {setting} to the name that the certificate is for.", setting=address_setting(provider))
     else:
         next_step = msg(
             "If the server or a proxy in between is your own: set SSL_CERT_FILE to a file with its "
@@ -136,27 +136,27 @@ def _certificate(provider: Provider, error: ssl.SSLCertVerificationError) -> Mis
     )
 
 
-def _other_scheme(provider: Provider, spoken: str) -> Misconfigured:
-    written = "http" if spoken == "https" else "https"
+def _wrong_scheme(provider: Provider, actual: str) -> Misconfigured:
+    configured = "http" if actual == "https" else "https"
     rest = provider.shown_url.partition("://")[2]
     return Misconfigured(
         msg(
-            "The address of {name} begins with {written}://, but {provider} speaks {spoken}.",
+            "The address of {name} begins with {configured}://, but {host} speaks {actual}.",
             name=provider.name,
-            written=written,
-            provider=host_of(provider),
-            spoken=spoken,
+            configured=configured,
+            host=host_of(provider),
+            actual=actual,
         ),
         msg(
-            "Set {provider} to {spoken}://{rest} and restart Fabula.",
-            provider=address_setting(provider),
-            spoken=spoken,
+            "Set {setting} to {scheme}://{rest} and restart Fabula.",
+            setting=address_setting(provider),
+            scheme=actual,
             rest=rest,
         ),
     )
 
 
-def _name(provider: Provider, error: socket.gaierror) -> ProviderError:
+def _name_lookup_failed(provider: Provider, error: socket.gaierror) -> ProviderError:
     proxy = proxy_of(provider.base_url)
     host = urlsplit(proxy or provider.base_url).hostname or provider.base_url
     if error.errno in _NO_SUCH_NAME:
@@ -172,15 +172,15 @@ def _name(provider: Provider, error: socket.gaierror) -> ProviderError:
     )
 
 
-def _no_answer(provider: Provider, cause: BaseException | None, sent: bool) -> Unavailable:
+def _no_connection(provider: Provider, cause: BaseException | None, sent: bool) -> Unavailable:
     proxy = proxy_of(provider.base_url)
     if proxy and any(isinstance(error, ConnectionRefusedError) for error in _chain(cause)):
         return Unavailable(
-            msg("The proxy {proxy} cannot be reached.", proxy=_shown(proxy)),
+            msg("The proxy {proxy} cannot be reached.", proxy=_proxy_host(proxy)),
             msg("Check HTTPS_PROXY and HTTP_PROXY, or unset them, and restart Fabula."),
             may_be_billed=False,
         )
-    if provider.base_url.startswith("http://") and any(_hung_up(error) for error in _chain(cause)):
+    if provider.base_url.startswith("http://") and any(_disconnected(error) for error in _chain(cause)):
         return Unavailable(
             msg(
                 "{name} cannot be reached at {base_url}: it closes the connection without an answer.",
@@ -197,18 +197,18 @@ def _no_answer(provider: Provider, cause: BaseException | None, sent: bool) -> U
     )
 
 
-def _hung_up(error: BaseException) -> bool:
+def _disconnected(error: BaseException) -> bool:
     disconnected = (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError, aiohttp.ServerDisconnectedError)
     return isinstance(error, (ConnectionResetError, *disconnected))
 
 
-def _shown(proxy: str | None) -> str:
-    """A proxy's name and port, without its password."""
+def _proxy_host(proxy: str | None) -> str:
+    """Host and port of a proxy, without its password."""
     return urlsplit(proxy or "").netloc.rpartition("@")[2] or msg("in between")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    for _ in range(_MOST):
+    for _ in range(_MAX_CHAIN):
         if error is None:
             return
         yield error

@@ -1,4 +1,4 @@
-"""How an endpoint is set up: its address, its key, the proxy in between; and what is plainly wrong with them."""
+"""Validates the configuration of an endpoint: address, key and proxy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core.providers.schemas import Provider
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
-# by the provider's id: where its address and its key come from (see `Registry.from_settings`)
+# provider id → the setting with its address or key (see `Registry.from_settings`)
 _ADDRESS: Mapping[str, str] = {
     "engine": "FABULA_ENGINE_URL",
     "openai": "OPENAI_BASE_URL",
@@ -29,30 +29,30 @@ _KEY: Mapping[str, str] = {
     "together": "TOGETHER_API_KEY",
 }
 _ONE_CALL = re.compile(r"/(?:chat/completions|completions|responses|embeddings|models)(?=$|[/?#])", re.I)
-# A scheme as people write it, and quotes in front: https//, https：//, //
+# A mistyped scheme, possibly after quotes: https//, https：//, //
 _SCHEME = re.compile(r"^[\"'“‘]*(?:(?:https?|ftp|wss?)?[:：]?/{1,2})?", re.I)
 _QUOTES = "\"'`"
 _VERSION = re.compile(r"/v\d+\w*(?:/|$)")
 
 
 def address_setting(provider: Provider) -> str:
-    """The setting that an endpoint's address comes from."""
+    """Name of the setting that holds an endpoint's address."""
     return _ADDRESS.get(provider.id, msg("its address"))
 
 
 def host_of(provider: Provider) -> str:
-    """Name and port of the server, without anything secret."""
+    """Host and port of the server, without credentials."""
     parts = urlsplit(provider.base_url)
     return parts.netloc.rpartition("@")[2] or provider.shown_url
 
 
 def has_version(provider: Provider) -> bool:
-    """Whether the address ends in, or holds, a version of the API: `/v1`, `/v1beta/openai`, `/api/paas/v4`."""
+    """Whether the address contains an API version: `/v1`, `/v1beta/openai`, `/api/paas/v4`."""
     return _VERSION.search(urlsplit(provider.base_url).path) is not None
 
 
 def proxy_of(url: str) -> str | None:
-    """The environment's proxy for this address; None where there is none, and for this machine's own loopback."""
+    """The environment's proxy for this address; None if there is none, or for the loopback interface."""
     parts = urlsplit(url)
     if not parts.hostname or parts.hostname in LOOPBACK or urllib.request.proxy_bypass(parts.netloc):
         return None
@@ -62,17 +62,17 @@ def proxy_of(url: str) -> str | None:
 
 
 def check_setup(provider: Provider) -> None:
-    """See that an endpoint can be called at all, before anything is sent.
+    """Check address and key before a request is sent.
 
     Raises:
-        Misconfigured: its address or its key cannot work.
+        Misconfigured: the address or key is invalid.
     """
-    fault = _address_fault(provider) or _key_fault(provider)
-    if fault is not None:
-        raise fault
+    error = _address_error(provider) or _key_error(provider)
+    if error is not None:
+        raise error
 
 
-def _address_fault(provider: Provider) -> Misconfigured | None:
+def _address_error(provider: Provider) -> Misconfigured | None:
     url, setting = provider.shown_url, address_setting(provider)
     scheme, separator, _ = url.partition("://")
     rest = _SCHEME.sub("", url).rstrip("\"'”’")
@@ -103,7 +103,7 @@ def _address_fault(provider: Provider) -> Misconfigured | None:
             msg(
                 "Set {setting} to {start} and restart Fabula.",
                 setting=setting,
-                start=_api_of(provider, url[: call.start()]),
+                start=_api_address(provider, url[: call.start()]),
             ),
         )
     if (extra := re.search(r"[?#]", url)) is not None:
@@ -117,14 +117,14 @@ def _address_fault(provider: Provider) -> Misconfigured | None:
             msg(
                 "Set {setting} to {start} and restart Fabula.",
                 setting=setting,
-                start=_api_of(provider, url[: extra.start()]),
+                start=_api_address(provider, url[: extra.start()]),
             ),
         )
     return None
 
 
-def _api_of(provider: Provider, url: str) -> str:
-    """What an address should be: of Azure the resource, whose portal shows the address of one call."""
+def _api_address(provider: Provider, url: str) -> str:
+    """The suggested address; for Azure the resource, because its portal shows the address of a single call."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}" if provider.kind == "azure" else url
 
@@ -133,19 +133,23 @@ def _is_web_address(url: str) -> bool:
     try:
         parts: SplitResult = urlsplit(url)
         return bool(parts.hostname) and parts.port != 0 and not re.search(r"[\s\x00-\x1f]", url)
-    except ValueError:  # a port that is no number, or too large
+    except ValueError:  # an invalid port
         return False
 
 
-def _key_fault(provider: Provider) -> Misconfigured | None:
+def _key_error(provider: Provider) -> Misconfigured | None:
     key, setting = provider.api_key, _KEY.get(provider.id, msg("its key"))
-    odd = next((c for c in key if not "!" <= c <= "~" or c in _QUOTES), None)
-    if odd is None or (odd == " " and provider.kind == "engine"):
+    bad_char = next((c for c in key if not "!" <= c <= "~" or c in _QUOTES), None)
+    if bad_char is None or (bad_char == " " and provider.kind == "engine"):
         return None
-    if odd == " ":
+    if bad_char == " ":
         what = msg("The key of {name} has a space in it, which no key has.", name=provider.name)
-    elif odd.isprintable():
-        what = msg("The key of {name} has the character {odd} in it, which no key has.", name=provider.name, odd=odd)
+    elif bad_char.isprintable():
+        what = msg(
+            "The key of {name} has the character {bad_char} in it, which no key has.",
+            name=provider.name,
+            bad_char=bad_char,
+        )
     else:
         what = msg(
             "The key of {name} has a line break or a control character in it, which no key has.", name=provider.name

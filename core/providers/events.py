@@ -1,11 +1,11 @@
-"""Server-sent events of a stream, decoded to their JSON; and an answer that comes as events, put together.
+"""Decodes server-sent events to JSON items.
 
 Format: https://html.spec.whatwg.org/multipage/server-sent-events.html. Comments (`: keep-alive`, `: OPENROUTER
-PROCESSING`), blank lines between events, and data that is no JSON object or list (`data: ping`) are skipped. A server
-that answers `stream: true` with a whole JSON body gives one item: that answer.
+PROCESSING`), blank lines and data that is not a JSON object or list (`data: ping`) are skipped. A server that replies
+to `stream: true` with one JSON body gives one item: that body.
 
-Errors in the middle of a stream do not keep to the format everywhere: llama.cpp has written `error: {…}`, Ollama the
-JSON without `data:`, others `event: error` and a sentence. Each is an item `{"error": …}`.
+Some servers break the format for errors within a stream: llama.cpp has sent `error: {…}`, Ollama JSON without `data:`,
+others `event: error` with a sentence. Each becomes an item `{"error": …}`.
 """
 
 from __future__ import annotations
@@ -19,44 +19,44 @@ from typing import Any
 from core.providers.response_parser import parsed
 
 DONE = object()
-"""The item that stands for the end that the server announced (`[DONE]`)."""
+"""Item for the announced end of the stream (`[DONE]`)."""
 BROKEN = object()
-"""The item that stands for an event that is no JSON, in a body that came whole."""
+"""Item for a malformed event in a complete body."""
 
-_MOST_BYTES = 64 << 20  # of one event or one answer: what is longer is no text of a model
+_MAX_BYTES = 64 << 20  # of one event or response; no model writes more text
 
 
 @dataclass(slots=True)
 class EventDecoder:
-    """Bytes in, items out: the JSON of each event, `DONE`, or a whole JSON answer at the end.
+    """Bytes in, items out: the JSON of each event, `DONE`, or a complete JSON body at the end.
 
     Attributes:
-        whole: the body is no stream of events, but one JSON answer.
-        strict: an event that is no JSON is an error; else it is the item `BROKEN`.
+        is_json_body: the body is one JSON response and not a stream of events.
+        strict: raise for a malformed event; else it becomes the item `BROKEN`.
     """
 
-    whole: bool = False
+    is_json_body: bool = False
     strict: bool = True
-    _begun: bool = False
+    _started: bool = False
     _buffer: bytearray = field(default_factory=bytearray)
     _data: list[bytes] = field(default_factory=list)
     _name: bytes = b""
 
     def feed(self, block: bytes) -> Iterator[Any]:
-        """The items that are complete with these bytes.
+        """Add bytes; yields the items that are now complete.
 
         Raises:
-            ValueError: an event is no JSON, or too long.
+            ValueError: an event is malformed or too long.
         """
         self._buffer += block
-        if len(self._buffer) > _MOST_BYTES:
+        if len(self._buffer) > _MAX_BYTES:
             raise ValueError("an event without an end")
-        if not self._begun:
+        if not self._started:
             start = bytes(self._buffer[:64]).lstrip(b"\xef\xbb\xbf \t\r\n")
             if not start:
                 return
-            self._begun, self.whole = True, start[:1] in (b"{", b"[")
-        if self.whole:
+            self._started, self.is_json_body = True, start[:1] in (b"{", b"[")
+        if self.is_json_body:
             return
         *lines, rest = self._buffer.replace(b"\r\n", b"\n").split(b"\n")
         self._buffer = bytearray(rest)
@@ -64,12 +64,12 @@ class EventDecoder:
             yield from self._line(bytes(line))
 
     def close(self) -> Iterator[Any]:
-        """What is left when the body has ended: an event without its blank line, or the whole answer.
+        """Finish at the end of the body; yields a last event without a blank line, or the JSON body.
 
         Raises:
-            ValueError: it is no JSON.
+            ValueError: it is malformed.
         """
-        if self.whole:
+        if self.is_json_body:
             yield parsed(bytes(self._buffer))
             return
         yield from self._line(bytes(self._buffer))
@@ -77,8 +77,8 @@ class EventDecoder:
 
     def _line(self, line: bytes) -> Iterator[Any]:
         if line.startswith(b"data:"):
-            if self._data and _is_whole(b"\n".join(self._data)):
-                yield from self._event()  # some servers put no blank line between events
+            if self._data and _is_complete(b"\n".join(self._data)):
+                yield from self._event()  # some servers send no blank line between events
             self._data.append(line[5:].strip())
         elif line.startswith(b"event:"):
             self._name = line[6:].strip()
@@ -95,7 +95,7 @@ class EventDecoder:
         name, self._name = self._name, b""
         if data.startswith(b"[DONE]"):
             yield DONE
-        elif data.startswith((b"{", b"[")):  # else it is a word that keeps the connection open, such as `ping`
+        elif data.startswith((b"{", b"[")):  # other data, such as `ping`, keeps the connection alive
             yield parsed(data) if self.strict else _parsed_or_broken(data)
         elif name == b"error" and data:
             yield {"error": _parsed_or_text(data)}
@@ -115,8 +115,8 @@ def _parsed_or_text(data: bytes) -> Any:
         return data.decode("utf-8", "replace")
 
 
-def _is_whole(data: bytes) -> bool:
-    """Whether the data lines so far are an event: JSON over several lines is legal, and is not before its last one."""
+def _is_complete(data: bytes) -> bool:
+    """Whether the data lines so far are complete JSON; an event may span several lines."""
     try:
         json.loads(data)
     except ValueError:
@@ -125,20 +125,20 @@ def _is_whole(data: bytes) -> bool:
 
 
 def is_events(body: bytes) -> bool:
-    """Whether a body is a stream of events: it begins with a field of an event, or a comment."""
+    """Whether a body is a stream of events: it starts with an event field or a comment."""
     return body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"data:", b":", b"event:", b"id:", b"retry:", b"error:"))
 
 
-def decoded(body: bytes) -> Iterator[Any]:
-    """The JSON of all events in a whole body. What is cut off at its end is left out."""
+def decode_body(body: bytes) -> Iterator[Any]:
+    """The JSON of all events in a complete body; a truncated event at the end is skipped."""
     decoder = EventDecoder(strict=False)
     yield from (item for item in decoder.feed(body) if item is not DONE)
     with suppress(ValueError):
         yield from (item for item in decoder.close() if item not in (DONE, BROKEN))
 
 
-async def decode(blocks: AsyncIterator[bytes], decoder: EventDecoder) -> AsyncIterator[Any]:
-    """The items of a body as it arrives; ends at `DONE`, which is its last item where the server sent it."""
+async def decode_stream(blocks: AsyncIterator[bytes], decoder: EventDecoder) -> AsyncIterator[Any]:
+    """The items of a body as it arrives; stops after `DONE`."""
     async for block in blocks:
         for item in decoder.feed(block):
             yield item

@@ -1,4 +1,4 @@
-"""Fine-tuning at an endpoint: files, jobs, events, checkpoints. What may be repeated is; a job is never sent twice."""
+"""Fine-tuning at an endpoint: files, jobs, events, checkpoints. Idempotent calls are retried, job creation never is."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from core.providers.connection import Connection
 from core.providers.errors import not_an_api_answer, tuning_closed, without_key
 from core.providers.schemas import JobRequest, Provider, RemoteCheckpoint, RemoteEvent, RemoteJob
 
-INTENT = "fabula_intent"  # metadata key that ties a job there to our record of it
-_PAGE = 100  # the most that OpenAI gives at once
-NEWEST = 1000  # how far back a lost job is searched: a crash is found within minutes, not after 1,000 jobs
-_NEWEST_EVENTS = 2000  # a poll every few seconds misses far fewer
+INTENT = "fabula_intent"  # metadata key that links a remote job to its record in the ledger
+_PAGE = 100  # largest page size of OpenAI
+NEWEST = 1000  # how many of the newest jobs are searched for a lost one, which is noticed within minutes
+_NEWEST_EVENTS = 2000  # far extra than arrive between two polls
 
 
 class FineTuning(Connection):
-    """The calls that train."""
+    """Calls for fine-tuning."""
 
     def upload(
         self, path: Path, purpose: str = "fine-tune", on_progress: Callable[[int, int], None] | None = None
     ) -> str:
-        """Upload the file at `path`; its id there. Not repeated: a second upload would be a second file.
+        """Upload a file and return its remote id. Not retried, because a second upload would create a second file.
 
         Args:
-            path: the file.
-            purpose: what it is for.
-            on_progress: called with (bytes sent, bytes in all).
+            path: the local file.
+            purpose: its purpose in the API.
+            on_progress: called with (bytes sent, total bytes).
 
         Raises:
-            BadFile: it cannot be read here.
-            ProviderError: it could not be uploaded.
+            BadFile: the local file cannot be read.
+            ProviderError: the upload failed.
         """
         with open_with_progress(path, on_progress) as file:
 
@@ -52,10 +52,10 @@ class FineTuning(Connection):
             return self._once(call)
 
     def create_job(self, request: JobRequest, intent_id: str) -> RemoteJob:
-        """Create a fine-tuning job: exactly one POST. After any error, look with `find_job` before sending again.
+        """Create a fine-tuning job: exactly one POST. After any error, check with `find_job` before sending again.
 
         Raises:
-            ProviderError: the endpoint answered with an error, or not at all (then the job may exist).
+            ProviderError: the endpoint returned an error, or did not respond (then the job may exist).
         """
         chosen = {
             "n_epochs": request.n_epochs,
@@ -79,13 +79,13 @@ class FineTuning(Connection):
         try:
             return self._once(lambda: self._job(self._sdk().fine_tuning.jobs.create(**body)))
         except ProviderError as error:
-            told = tuning_closed(error, self.provider)
-            if told is error:
+            specific = tuning_closed(error, self.provider)
+            if specific is error:
                 raise
-            raise told from error
+            raise specific from error
 
     def find_job(self, intent_id: str) -> RemoteJob | None:
-        """The job that carries `intent_id`, among the newest 1,000; None: it was never created."""
+        """The job with this intent id in its metadata, among the newest 1,000; None: it was never created."""
 
         def call() -> RemoteJob | None:
             jobs: Iterable[FineTuningJob] = self._sdk().fine_tuning.jobs.list(limit=_PAGE)
@@ -94,36 +94,36 @@ class FineTuning(Connection):
                     return self._job(job)
             return None
 
-        return self._patiently(call)
+        return self._with_retries(call)
 
     def jobs(self) -> Iterator[RemoteJob]:
-        """All jobs here, the newest first; fetched a page at a time, as far as they are gone through."""
-        return (self._job(job) for job in self._patiently(lambda: self._sdk().fine_tuning.jobs.list(limit=_PAGE)))
+        """All jobs of the account, newest first; pages are fetched lazily."""
+        return (self._job(job) for job in self._with_retries(lambda: self._sdk().fine_tuning.jobs.list(limit=_PAGE)))
 
     def files(self) -> Iterator[tuple[str, str]]:
-        """(id, name) of all files here, the newest first."""
-        return ((file.id, file.filename) for file in self._patiently(lambda: self._sdk().files.list(order="desc")))
+        """(id, name) of all files of the account, newest first."""
+        return ((file.id, file.filename) for file in self._with_retries(lambda: self._sdk().files.list(order="desc")))
 
     def job(self, job_id: str) -> RemoteJob:
-        """The job as it is now."""
-        return self._patiently(lambda: self._job(self._sdk().fine_tuning.jobs.retrieve(job_id)))
+        """The current state of the job."""
+        return self._with_retries(lambda: self._job(self._sdk().fine_tuning.jobs.retrieve(job_id)))
 
     def cancel(self, job_id: str) -> RemoteJob:
-        """Cancel the job. Not repeated."""
+        """Cancel the job. Not retried."""
         return self._once(lambda: self._job(self._sdk().fine_tuning.jobs.cancel(job_id)))
 
     def pause(self, job_id: str) -> RemoteJob:
-        """Pause the job. Not repeated."""
+        """Pause the job. Not retried."""
         return self._once(lambda: self._job(self._sdk().fine_tuning.jobs.pause(job_id)))
 
     def resume(self, job_id: str) -> RemoteJob:
-        """Go on with a paused job. Not repeated."""
+        """Resume a paused job. Not retried."""
         return self._once(lambda: self._job(self._sdk().fine_tuning.jobs.resume(job_id)))
 
     def events(self, job_id: str, after: str | None = None) -> list[RemoteEvent]:
-        """Events of the job that are newer than the event `after`, oldest first.
+        """Events of the job that are newer than the event with id `after`, oldest first.
 
-        OpenAI lists events newest first, so that its own `after` means *older than*: here it is where reading stops.
+        OpenAI lists events newest first, and its own `after` means *older than*; here it is where reading stops.
         """
 
         def call() -> list[RemoteEvent]:
@@ -135,10 +135,10 @@ class FineTuning(Connection):
                 found.append(_event(event, self.provider))
             return found[::-1]
 
-        return self._patiently(call)
+        return self._with_retries(call)
 
     def checkpoints(self, job_id: str) -> list[RemoteCheckpoint]:
-        """Checkpoints of the job, by step."""
+        """Checkpoints of the job, ordered by step."""
 
         def call() -> list[RemoteCheckpoint]:
             listed: Iterable[FineTuningJobCheckpoint] = self._sdk().fine_tuning.jobs.checkpoints.list(
@@ -146,17 +146,17 @@ class FineTuning(Connection):
             )
             return sorted((_checkpoint(c) for c in listed), key=lambda c: c.step)
 
-        return self._patiently(call)
+        return self._with_retries(call)
 
     def file_text(self, file_id: str) -> str:
-        """The content of a file there, as text (UTF-8; what is not is replaced)."""
-        return self._patiently(lambda: self._sdk().files.content(file_id).content.decode("utf-8-sig", "replace"))
+        """Content of a remote file, decoded as UTF-8; invalid bytes are replaced."""
+        return self._with_retries(lambda: self._sdk().files.content(file_id).content.decode("utf-8-sig", "replace"))
 
     def _job(self, job: FineTuningJob) -> RemoteJob:
         if not isinstance(job.id, str) or not isinstance(job.status, str):
             raise not_an_api_answer(self.provider)
         supervised = job.method.supervised if job.method else None
-        more = _told_by_our_engine(job)
+        extra = _engine_fields(job)
         parameters = (supervised.hyperparameters if supervised else None) or job.hyperparameters
         return RemoteJob(
             id=job.id,
@@ -165,18 +165,18 @@ class FineTuning(Connection):
             fine_tuned_model=job.fine_tuned_model,
             error=_error(job, self.provider),
             trained_tokens=job.trained_tokens,
-            estimated_finish=_moment(job.estimated_finish),
+            estimated_finish=_timestamp(job.estimated_finish),
             result_files=tuple(job.result_files or ()),
             training_file=job.training_file,
             validation_file=job.validation_file,
-            created_at=_moment(job.created_at),
-            finished_at=_moment(job.finished_at),
+            created_at=_timestamp(job.created_at),
+            finished_at=_timestamp(job.finished_at),
             seed=job.seed,
             hyperparameters=parameters.to_dict() if parameters else {},
             intent=(job.metadata or {}).get(INTENT),
-            training_s=_number(more.get("training_seconds")),
-            queue_position=None if (place := _number(more.get("queue_position"))) is None else int(place),
-            estimated_start=_moment(_number(more.get("estimated_start"))),
+            training_s=_number(extra.get("training_seconds")),
+            queue_position=None if (position := _number(extra.get("queue_position"))) is None else int(position),
+            estimated_start=_timestamp(_number(extra.get("estimated_start"))),
         )
 
 
@@ -189,7 +189,7 @@ def _error(job: FineTuningJob, provider: Provider) -> str | None:
 def _event(event: FineTuningJobEvent, provider: Provider) -> RemoteEvent:
     return RemoteEvent(
         id=event.id,
-        at=_moment(event.created_at) or datetime.fromtimestamp(0, UTC),
+        at=_timestamp(event.created_at) or datetime.fromtimestamp(0, UTC),
         level=event.level or "info",
         message=restored(without_key(event.message or "", provider), event.data),
         type=event.type or "message",
@@ -203,30 +203,30 @@ def _checkpoint(checkpoint: FineTuningJobCheckpoint) -> RemoteCheckpoint:
         id=checkpoint.id,
         step=int(checkpoint.step_number),
         model=checkpoint.fine_tuned_model_checkpoint,
-        created_at=_moment(checkpoint.created_at),
+        created_at=_timestamp(checkpoint.created_at),
         metrics=metrics(measured),
     )
 
 
-def _told_by_our_engine(job: FineTuningJob) -> Mapping[str, Any]:
-    """The field `fabula` of a job object, which the SDK's type does not know."""
-    more = (job.model_extra or {}).get("fabula")
-    return more if isinstance(more, Mapping) else {}
+def _engine_fields(job: FineTuningJob) -> Mapping[str, Any]:
+    """The engine's extra field `fabula` of a job object."""
+    extra = (job.model_extra or {}).get("fabula")
+    return extra if isinstance(extra, Mapping) else {}
 
 
 def _number(value: object) -> float | None:
-    """A finite number that is not negative; None for anything else."""
+    """A finite, non-negative number; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         return None
     return float(value)
 
 
-def _moment(unix_s: float | None) -> datetime | None:
+def _timestamp(unix_s: float | None) -> datetime | None:
     return datetime.fromtimestamp(unix_s, UTC) if unix_s else None
 
 
 def open_with_progress(path: Path, on_progress: Callable[[int, int], None] | None) -> ProgressFile:
-    """The file at `path`, opened to be sent.
+    """Open a file for upload.
 
     Raises:
         BadFile: it cannot be read.
@@ -241,7 +241,7 @@ def open_with_progress(path: Path, on_progress: Callable[[int, int], None] | Non
 
 
 class ProgressFile(io.FileIO):
-    """A file that tells how much of it has been read."""
+    """A file that reports how much of it has been read."""
 
     def __init__(self, path: Path, on_progress: Callable[[int, int], None] | None) -> None:
         super().__init__(path, "rb")

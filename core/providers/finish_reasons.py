@@ -1,8 +1,7 @@
-"""Why a text ended: the words of all providers folded into one vocabulary, for rows, streams and batches.
+"""Normalises the finish reasons of all providers to one vocabulary, for rows, streams and batches.
 
-`stop` (by itself, or at a stop sequence), `length` (at a limit of tokens), `content_filter`, `refusal`, `tool_calls`,
-`error`. None: the provider did not say, or not in a way that can be read; of a stream that the provider has ended,
-`unknown`. A word that is in no table stays what it is.
+`stop` (by itself or at a stop sequence), `length` (token limit), `content_filter`, `refusal`, `tool_calls`, `error`.
+None: the provider gave none that can be read; for a completed stream, `unknown`. Other values are kept unchanged.
 
 Sources: API references of OpenAI, Azure, Gemini (`Candidate.FinishReason`), Anthropic (`stop_reason`), Mistral, Cohere,
 Bedrock (Converse, Titan), DeepSeek, Zhipu, Moonshot, MiniMax, Together, Hugging Face TGI, vLLM, SGLang, Ollama,
@@ -16,7 +15,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 UNKNOWN = "unknown"
-"""How a stream ended that is over, when the provider has not said why."""
+"""Finish reason of a completed stream if the provider gave none."""
 
 _SPELLINGS: Mapping[str, str] = {
     "stop": (
@@ -45,27 +44,27 @@ _SPELLINGS: Mapping[str, str] = {
         " user_cancel user_stopped model_unloaded malformed_response"
     ),
 }
-_UNSAID = frozenset({"", "null", "none", "unspecified", "unknown", "undefined", "nan"})
-_FOLDED = {word.replace("_", ""): name for name, words in _SPELLINGS.items() for word in words.split()}
-_LONGEST = 30  # characters, as the tables have it
+_NONE_VALUES = frozenset({"", "null", "none", "unspecified", "unknown", "undefined", "nan"})
+_CANONICAL = {word.replace("_", ""): name for name, words in _SPELLINGS.items() for word in words.split()}
+_MAX_CHARS = 30  # length of the database column
 
 
-def normalized(ending: object) -> str | None:
-    """Why a text ended, in this module's vocabulary.
+def normalized(reason: object) -> str | None:
+    """Normalise a finish reason.
 
-    Case, hyphens, and the name of an enumeration (`FinishReason.STOP`, `FINISH_REASON_STOP`) do not matter. An object
-    is read by its `type` (SGLang: `{"type": "length", "length": 16}`).
+    Case, hyphens and enum prefixes (`FinishReason.STOP`, `FINISH_REASON_STOP`) are ignored. Of an object, its `type` is
+    used (SGLang: `{"type": "length", "length": 16}`).
     """
-    if isinstance(ending, dict):
-        ending = ending.get("type") or ending.get("reason")
-    return _folded(ending) if isinstance(ending, str) else None
+    if isinstance(reason, dict):
+        reason = reason.get("type") or reason.get("reason")
+    return _normalized_word(reason) if isinstance(reason, str) else None
 
 
 @lru_cache(maxsize=256)
-def _folded(ending: str) -> str | None:
-    if ending in ("</s>", "<|end|>"):
+def _normalized_word(reason: str) -> str | None:
+    if reason in ("</s>", "<|end|>"):
         return "stop"
-    word = re.sub(r"[^a-z0-9]+", "_", ending.lower().strip()).strip("_")
+    word = re.sub(r"[^a-z0-9]+", "_", reason.lower().strip()).strip("_")
     word = re.sub(r"^(finish|stop)_?reason_", "", word)
     letters = word.replace("_", "")
-    return None if letters in _UNSAID else _FOLDED.get(letters, word[:_LONGEST])
+    return None if letters in _NONE_VALUES else _CANONICAL.get(letters, word[:_MAX_CHARS])

@@ -1,72 +1,72 @@
-"""Thinking that a server leaves inside the text: `<think>Okay, the user wants …</think>` before the answer.
+"""Removes thinking that a server leaves in the text: `<think>Okay, the user wants …</think>` before the answer.
 
-vLLM, SGLang, llama.cpp, LM Studio, Ollama and many gateways do so unless they are told how the model marks its thinking
-(DeepSeek-R1, QwQ, Qwen3: `<think>`; Seed-OSS: `<seed:think>`; Magistral: `[THINK]`). It is billed like text and is no
-part of it, as `reasoning_content` is not.
+vLLM, SGLang, llama.cpp, LM Studio, Ollama and many gateways do so unless they are configured for the model's tags
+(DeepSeek-R1, QwQ, Qwen3: `<think>`; Seed-OSS: `<seed:think>`; Magistral: `[THINK]`). Like `reasoning_content`, it is
+billed but not part of the text.
 """
 
 from __future__ import annotations
 
 from dataclasses import InitVar, dataclass
 
-_MARKS = {"<think>": "</think>", "<thinking>": "</thinking>", "<seed:think>": "</seed:think>", "[THINK]": "[/THINK]"}
+_TAGS = {"<think>": "</think>", "<thinking>": "</thinking>", "<seed:think>": "</seed:think>", "[THINK]": "[/THINK]"}
 _END = "</think>"
 
 
 @dataclass(slots=True)
 class ThinkingFilter:
-    """Takes a text piece by piece, and gives it back without the thinking at its beginning.
+    """Removes thinking from the start of a text that arrives in chunks.
 
     Args:
-        prompt: what the model continues. Where it ends with an opening mark, the text begins with thinking.
+        prompt: the prompt; if it ends with an opening tag, the text starts with thinking.
 
     Attributes:
-        thought: there is some thinking in what came.
+        has_thinking: non-empty thinking was removed.
     """
 
     prompt: InitVar[str] = ""
-    thought: bool = False
-    _held: str = ""  # what may be thinking, with its opening mark
+    has_thinking: bool = False
+    _buffer: str = ""  # text that may be thinking, with its opening tag
     _opening: str | None = None
-    _over: bool = False  # the text itself has begun
-    _strip: bool = False  # white space between the thinking and the text
+    _in_text: bool = False  # the thinking is over
+    _strip: bool = False  # strip white space between thinking and text
 
     def __post_init__(self, prompt: str) -> None:
-        self._opening = next((mark for mark in _MARKS if prompt.rstrip().endswith(mark)), None)
+        self._opening = next((tag for tag in _TAGS if prompt.rstrip().endswith(tag)), None)
 
-    def feed(self, piece: str) -> str:
-        """As much of the text as is certain to be text."""
-        if self._over:
-            return self._text(piece)
-        self._held += piece
+    def feed(self, chunk: str) -> str:
+        """Add a chunk; returns the text that is certainly not thinking."""
+        if self._in_text:
+            return self._text(chunk)
+        self._buffer += chunk
         if self._opening is None:
-            begin = self._held.lstrip()
-            self._opening = next((mark for mark in _MARKS if begin.startswith(mark)), None)
+            start = self._buffer.lstrip()
+            self._opening = next((tag for tag in _TAGS if start.startswith(tag)), None)
             if self._opening is None:
-                return "" if any(mark.startswith(begin) for mark in _MARKS) else self.flush()
-        head, ended, text = self._held.partition(_MARKS[self._opening])
-        self.thought = self.thought or bool(head.lstrip().removeprefix(self._opening).strip())
+                return "" if any(tag.startswith(start) for tag in _TAGS) else self.flush()
+        head, ended, text = self._buffer.partition(_TAGS[self._opening])
+        self.has_thinking = self.has_thinking or bool(head.lstrip().removeprefix(self._opening).strip())
         if not ended:
             return ""
-        self._held, self._over, self._strip = "", True, True
+        self._buffer, self._in_text, self._strip = "", True, True
         return self._text(text)
 
     def flush(self) -> str:
-        """What is held back when the text ends. Thinking that has no end is all there is, and stays."""
-        held, self._held, self._over = self._held, "", True
-        return held
+        """The buffered text at the end of the stream. Unclosed thinking is kept, because there is nothing else."""
+        text, self._buffer, self._in_text = self._buffer, "", True
+        return text
 
-    def _text(self, piece: str) -> str:
+    def _text(self, chunk: str) -> str:
         if self._strip:
-            piece = piece.lstrip()
-            self._strip = not piece
-        return piece
+            chunk = chunk.lstrip()
+            self._strip = not chunk
+        return chunk
 
 
 def without_thinking(text: str) -> str:
-    """A whole text without the thinking at its beginning; also where the prompt has opened it, so that it only ends."""
+    """A complete text without the thinking at its start, even if only the closing tag is in the text."""
     reader = ThinkingFilter()
-    found = reader.feed(text) + reader.flush()
-    if found != text or _END not in text or "<think" in text:
-        return found
+    remaining = reader.feed(text) + reader.flush()
+    if remaining != text or _END not in text or "<think" in text:
+        return remaining
     return text.partition(_END)[2].lstrip()

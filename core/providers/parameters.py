@@ -1,7 +1,7 @@
-"""What has been learned about the parameters of each model: what it does not take is left out, or called otherwise.
+"""Remembers which request parameters each model rejects; they are then omitted or renamed.
 
-A model that answers 400 to a parameter is asked again without it, at once, and never gets it again in this process. The
-table is shared by everything that asks for text: whole answers, streams, requests in bulk and batches.
+When a model rejects a parameter with a 400, the request is repeated at once without it, and the parameter is not sent
+again in this process. The table is shared by completions, streams, parallel requests and batches.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from core.providers.rejected_parameters import ADJUSTABLE
 from core.providers.schemas import CompletionRequest, Endpoint, Provider
 
 TOKEN_CAPS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
-"""The two names of the parameter that caps an answer's tokens, each with the other."""
+"""The two names of the token limit parameter, each mapped to the other."""
 _log = logging.getLogger("fabula.providers")
 _lock = threading.Lock()
-_learned: dict[_Asked, dict[str, str | None]] = {}  # refused parameter → the name in its place, None: left out
+_learned: dict[_ModelEndpoint, dict[str, str | None]] = {}  # rejected parameter → its replacement; None: omitted
 
 
-class _Asked(NamedTuple):
+class _ModelEndpoint(NamedTuple):
     """One model on one of its endpoints."""
 
     provider: str
@@ -32,70 +32,70 @@ class _Asked(NamedTuple):
     endpoint: Endpoint
 
 
-def adjusted(provider: Provider, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of a request for text as its model takes it, as far as that is known."""
+def adjust_body(provider: Provider, body: Mapping[str, Any]) -> dict[str, Any]:
+    """A request body without the parameters that its model is known to reject."""
     with _lock:
-        known = dict(_learned.get(_asked(provider, body), ()))
+        known = dict(_learned.get(_model_endpoint(provider, body), ()))
     if not known:
         return dict(body)
-    told: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name, value in body.items():
         name = known.get(name, name) or ""
         if name:
-            told[name] = value
-    return told
+            result[name] = value
+    return result
 
 
 def learn(provider: Provider, body: Mapping[str, Any], refused: frozenset[str]) -> bool:
-    """Remember that a model does not take some parameters of a body that was sent to it; whether any of it is there."""
-    asked, found = _asked(provider, body), refused & body.keys() & set(ADJUSTABLE)
+    """Remember rejected parameters of a body that was sent; returns whether the body contains any of them."""
+    key, found = _model_endpoint(provider, body), refused & body.keys() & set(ADJUSTABLE)
     for name in sorted(found):
         with _lock:
-            known = _learned.setdefault(asked, {})
+            known = _learned.setdefault(key, {})
             new = name not in known
             known[name] = TOKEN_CAPS.get(name)
-            known.pop(TOKEN_CAPS.get(name, ""), None)  # a name is not replaced by one that is replaced by it
+            known.pop(TOKEN_CAPS.get(name, ""), None)  # the replacement must not be replaced in turn
         if new:
-            _log.info("%s: %s", provider.name, _note(asked.model, name))
+            _log.info("%s: %s", provider.name, _note(key.model, name))
     return bool(found)
 
 
 def notes(provider: Provider, request: CompletionRequest, *, stream: bool = False) -> tuple[str, ...]:
-    """What a person should know of a request's parameters that its model does not get, a sentence each."""
-    asked = _Asked(provider.id, provider.base_url, request.model, request.endpoint)
+    """One sentence per parameter of the request that its model does not support."""
+    key = _ModelEndpoint(provider.id, provider.base_url, request.model, request.endpoint)
     with _lock:
-        known = frozenset(_learned.get(asked, ()))
+        known = frozenset(_learned.get(key, ()))
     return tuple(_note(request.model, name) for name in ADJUSTABLE if name in known & set(_wanted(request, stream)))
 
 
 def forget() -> None:
-    """Forget everything, as a new process has."""
+    """Clear the table; for tests."""
     with _lock:
         _learned.clear()
 
 
 class Negotiation:
-    """One request whose parameters may be refused one after another.
+    """Repeats one request without the parameters that the model rejects. Usage:
 
     negotiation = Negotiation(provider, body)
     while True:
         try:
             return send(negotiation.body)
         except BadRequest as error:
-            if not negotiation.concedes(error):
+            if not negotiation.adapt_to(error):
                 raise
     """
 
     def __init__(self, provider: Provider, body: Mapping[str, Any]) -> None:
         self._provider, self._wanted = provider, body
         self._refused: set[str] = set()
-        self.body = adjusted(provider, body)
-        """What is sent next."""
+        self.body = adjust_body(provider, body)
+        """The body to send next."""
 
-    def concedes(self, error: BadRequest) -> bool:
-        """Learn from the refusal; whether `body` is another one now, and worth sending.
+    def adapt_to(self, error: BadRequest) -> bool:
+        """Learn from a rejection; returns whether `body` has changed and should be sent.
 
-        Nothing is given in twice, so that a model that takes neither name of the token cap is not asked for ever.
+        Each parameter is adapted only once, so that a model that rejects both names of the token limit ends the loop.
         """
         new = error.refused_parameters - self._refused
         new = frozenset(name for name in new if TOKEN_CAPS.get(name) not in self._refused)
@@ -103,17 +103,17 @@ class Negotiation:
         sent = self.body
         if not learn(self._provider, sent, new):
             return False
-        self.body = adjusted(self._provider, self._wanted)
+        self.body = adjust_body(self._provider, self._wanted)
         return self.body != sent
 
 
-def _asked(provider: Provider, body: Mapping[str, Any]) -> _Asked:
+def _model_endpoint(provider: Provider, body: Mapping[str, Any]) -> _ModelEndpoint:
     endpoint: Endpoint = "chat" if "messages" in body else "completion"
-    return _Asked(provider.id, provider.base_url, str(body.get("model")), endpoint)
+    return _ModelEndpoint(provider.id, provider.base_url, str(body.get("model")), endpoint)
 
 
 def _wanted(request: CompletionRequest, stream: bool) -> Iterator[str]:
-    """The parameters by which a request says something of its own."""
+    """Parameters of a request that differ from their defaults."""
     yield from ("temperature", *TOKEN_CAPS)
     if request.top_p != 1.0:
         yield "top_p"

@@ -1,6 +1,6 @@
-"""What an error object of a provider means: its code as an HTTP status, and whether the account is out of credit.
+"""Interprets a provider's error object: its code as an HTTP status, its message, whether the account is out of credit.
 
-Servers that speak OpenAI's API answer errors in many shapes, also under HTTP 200:
+OpenAI-compatible servers return errors in many formats, some with HTTP 200:
 
 - `{"error": {"message", "type", "code"}}`: OpenAI; OpenRouter and LiteLLM with the HTTP status as `code`.
 - `{"error": "Unexpected endpoint or method."}`: LM Studio (lmstudio-bug-tracker#618).
@@ -8,8 +8,8 @@ Servers that speak OpenAI's API answer errors in many shapes, also under HTTP 20
 - `{"object": "error", "message", "type", "code"}`: older vLLM.
 - `{"base_resp": {"status_code", "status_msg"}}`: MiniMax.
 - `{"code", "message" | "msg"}`, `{"status_code", "status_message"}`, `{"detail"}`: gateways.
-- `{"detail": [{"loc", "msg"}]}`: servers made with pydantic; Mistral puts that into `message`.
-- `{"error": {"message": "Provider returned error", "metadata": {"raw"}}}`: OpenRouter, for the words of the provider.
+- `{"detail": [{"loc", "msg"}]}`: servers built with pydantic; Mistral puts that into `message`.
+- `{"error": {"message": "Provider returned error", "metadata": {"raw"}}}`: OpenRouter, with the upstream error.
 """
 
 from __future__ import annotations
@@ -20,15 +20,24 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-_CODES = ("code", "status_code", "status", "type", "statusCode", "http_code", "error_code")
-_WORDS = ("message", "msg", "detail", "error_msg", "errorMessage", "status_message", "status_msg", "error_description")
+_CODE_FIELDS = ("code", "status_code", "status", "type", "statusCode", "http_code", "error_code")
+_MESSAGE_FIELDS = (
+    "message",
+    "msg",
+    "detail",
+    "error_msg",
+    "errorMessage",
+    "status_message",
+    "status_msg",
+    "error_description",
+)
 
-# Codes of Zhipu (docs.bigmodel.cn, "error codes"), which are no HTTP statuses.
+# Zhipu's own error codes (docs.bigmodel.cn, "error codes") → HTTP status.
 _ZHIPU = {
     **dict.fromkeys(("1000", "1001", "1002", "1003", "1004"), 401),
     **dict.fromkeys(("1110", "1111", "1112", "1121", "1220"), 403),
     **dict.fromkeys(("1302", "1303", "1305", "1308"), 429),
-    **dict.fromkeys(("1113", "1309", "1311"), 402),  # 1309, 1311: the plan has expired, or is without the model
+    **dict.fromkeys(("1113", "1309", "1311"), 402),  # 1309, 1311: the plan has expired, or does not include the model
     "1120": 503,
     "1211": 404,
     "1230": 500,
@@ -40,19 +49,19 @@ _RATE = (
     r"rate.?limit|(qps|rpm|tpm).{0,12}limit|throttl|too.?many.?requests|resource.?exhausted|slow down|concurrency"
     r"|频繁|速率"
 )
-_TROUBLE = (
+_OVERLOADED = (
     r"overload|unavailable|busy|capacity|server.?error|internal.?error|upstream|time.?out|timed out|bad.?gateway"
     r"|try again|繁忙|稍后"
 )
-_LONGEST_RAW = 2_000  # characters of an error in an error
+_MAX_RAW_CHARS = 2_000  # of a nested error
 _KEY = r"unauthori[sz]ed|authenticat|api.?key|permission|forbidden|access.?denied"
-# Read in this order, first in the codes, then in the words.
+# Matched in this order, first against the codes, then against the message.
 _MEANINGS = tuple(
-    (re.compile(pattern, re.I), status) for pattern, status in ((_RATE, 429), (_TROUBLE, 503), (_KEY, 401))
+    (re.compile(pattern, re.I), status) for pattern, status in ((_RATE, 429), (_OVERLOADED, 503), (_KEY, 401))
 )
 
 # Codes and types that mean "no credit", reduced to their letters: OpenAI, Moonshot, DashScope, DeepSeek, Volcengine,
-# one-api and its kin, OpenRouter, LiteLLM (`budget_exceeded`, with status 400).
+# one-api and its forks, OpenRouter, LiteLLM (`budget_exceeded`, with status 400).
 _NO_CREDIT_CODES = frozenset(
     {
         "insufficientquota",
@@ -77,7 +86,7 @@ _NO_CREDIT_CODES = frozenset(
         "resourcepackexhausted",
     }
 )
-_NO_CREDIT_WORDS = re.compile(
+_NO_CREDIT_MESSAGE = re.compile(
     r"insufficient.{0,12}(balance|credit|fund)"
     r"|(balance|credits?).{0,20}(insufficient|not enough|too low|exhausted|used up|depleted)"
     r"|(out of|requires? more|not enough|no( more| remaining)?|doesn't have any|used all( your| available)?) credits?\b"
@@ -87,13 +96,13 @@ _NO_CREDIT_WORDS = re.compile(
     r"|余额不足|余额已用|欠费|套餐.{0,4}到期|额度不足|额度已用|账户.{0,6}余额|请充值",
     re.I,
 )
-# DashScope uses OpenAI's `insufficient_quota` also for tokens per minute (its error list: "Allocated quota exceeded,
-# please increase your quota limit"), which pass by themselves.
+# DashScope uses OpenAI's `insufficient_quota` also for its limit of tokens per minute (its error list: "Allocated quota
+# exceeded, please increase your quota limit"), which is temporary.
 _PER_MINUTE = re.compile(r"allocated quota exceeded|per.(minute|second|hour)|\b[RT]PM\b", re.I)
 
 
 def error_object(answer: object) -> object | None:
-    """The error that JSON tells of: an object, or a text; None where it tells of none."""
+    """The error in a JSON response: an object or a text; None if it contains no error."""
     if isinstance(answer, list) and len(answer) == 1:
         answer = answer[0]
     if not isinstance(answer, Mapping):
@@ -104,17 +113,24 @@ def error_object(answer: object) -> object | None:
             error = error[0]
         if isinstance(error, str) and error.strip():
             return error if _plain_code(answer) is None else {"message": error, "code": answer.get("code")}
-        if isinstance(error, Mapping) and (_fails(error) or (words_of(error) and _plain_code(error) is None)):
+        if isinstance(error, Mapping) and (
+            _has_failure_code(error) or (message_of(error) and _plain_code(error) is None)
+        ):
             return error
     result = answer.get("base_resp")
     if isinstance(result, Mapping) and result.get("status_code"):
-        return {"message": words_of(result), "code": _MINIMAX.get(_text(result["status_code"]), 400)}
-    told = answer.get("object") == "error" or answer.get("success") is False or _fails(answer) or "detail" in answer
-    return answer if told and words_of(answer) and not answer.get("choices") else None
+        return {"message": message_of(result), "code": _MINIMAX.get(_text(result["status_code"]), 400)}
+    is_error = (
+        answer.get("object") == "error"
+        or answer.get("success") is False
+        or _has_failure_code(answer)
+        or "detail" in answer
+    )
+    return answer if is_error and message_of(answer) and not answer.get("choices") else None
 
 
-def inner_status(error: object) -> int:
-    """The HTTP status that an error object stands for: its own code, or what its type or its words say; else 400."""
+def http_status_of(error: object) -> int:
+    """The HTTP status for an error object: its own code, or derived from its type or message; else 400."""
     codes = codes_of(error)
     for code in codes:
         if code.isdecimal() and 400 <= int(code) <= 599:
@@ -122,7 +138,7 @@ def inner_status(error: object) -> int:
     for code in codes:
         if code in _ZHIPU:
             return _ZHIPU[code]
-    for text in (" ".join(codes), words_of(error)):
+    for text in (" ".join(codes), message_of(error)):
         for pattern, status in _MEANINGS:
             if pattern.search(text):
                 return status
@@ -130,65 +146,67 @@ def inner_status(error: object) -> int:
 
 
 def codes_of(error: object) -> list[str]:
-    """Codes and types of an error object, as texts, in the order in which they count."""
+    """Codes and types of an error object as strings, in order of precedence."""
     if isinstance(error, list) and len(error) == 1:
         error = error[0]
     if not isinstance(error, Mapping):
         return []
-    codes = [_text(error.get(name)) for name in _CODES]
+    codes = [_text(error.get(name)) for name in _CODE_FIELDS]
     inner = error.get("error")
     return [code for code in codes if code] + (codes_of(inner) if isinstance(inner, Mapping) else [])
 
 
-def words_of(error: object) -> str:
-    """What the server says; "" where it says nothing."""
+def message_of(error: object) -> str:
+    """The message of an error object; "" if it has none."""
     if isinstance(error, list) and len(error) == 1:
         error = error[0]
     if isinstance(error, str):
         return error.strip()
     if isinstance(error, Mapping):
-        for name in (*_WORDS, "error"):
+        for name in (*_MESSAGE_FIELDS, "error"):
             value = error.get(name)
-            found = _faults(value) if isinstance(value, list) else words_of(value)
+            found = _validation_messages(value) if isinstance(value, list) else message_of(value)
             if found:
                 return found + _upstream(error)
     return ""
 
 
-def _faults(faults: list[object]) -> str:
-    """What a validator says of each part of a request: `body.messages: Field required; …`."""
-    told = []
-    for fault in faults:
-        words = words_of(fault)
-        place = fault.get("loc") if isinstance(fault, Mapping) else None
-        told.append(f"{'.'.join(map(str, place))}: {words}" if words and isinstance(place, list) else words)
-    return "; ".join(filter(None, told))
+def _validation_messages(errors: list[object]) -> str:
+    """Validation errors as one text: `body.messages: Field required; …`."""
+    messages = []
+    for item in errors:
+        message = message_of(item)
+        location = item.get("loc") if isinstance(item, Mapping) else None
+        messages.append(
+            f"{'.'.join(map(str, location))}: {message}" if message and isinstance(location, list) else message
+        )
+    return "; ".join(filter(None, messages))
 
 
 def _upstream(error: Mapping[str, Any]) -> str:
-    """What the provider behind a gateway says, where the gateway hands it on beside its own words (OpenRouter)."""
+    """The upstream provider's message, if a gateway passes it on (OpenRouter)."""
     metadata = error.get("metadata")
     raw = metadata.get("raw") if isinstance(metadata, Mapping) else None
-    if isinstance(raw, str) and raw.lstrip().startswith("{") and len(raw) <= _LONGEST_RAW:
+    if isinstance(raw, str) and raw.lstrip().startswith("{") and len(raw) <= _MAX_RAW_CHARS:
         with suppress(ValueError, RecursionError):
             raw = json.loads(raw)
-    said = words_of(error_object(raw) or raw)
-    return f": {said}" if said else ""
+    message = message_of(error_object(raw) or raw)
+    return f": {message}" if message else ""
 
 
-def no_credit(status: int, codes: list[str], words: str) -> bool:
-    """Whether the account has no money left: nothing that is sent before somebody pays will be answered."""
+def no_credit(status: int, codes: list[str], message: str) -> bool:
+    """Whether the account is out of credit, so that requests fail until it is topped up."""
     if status == 402:
         return True
-    if status == 429 and _PER_MINUTE.search(words):
+    if status == 429 and _PER_MINUTE.search(message):
         return False
     letters = {re.sub(r"[^a-z]", "", code.lower()) for code in codes}
     coded = any(_ZHIPU.get(code) == 402 for code in codes) or bool(letters & _NO_CREDIT_CODES)
-    return coded or bool(_NO_CREDIT_WORDS.search(words))
+    return coded or bool(_NO_CREDIT_MESSAGE.search(message))
 
 
-def _fails(error: Mapping[str, Any]) -> bool:
-    """Whether a code says that something went wrong: gateways also send 0, 200 and "success"."""
+def _has_failure_code(error: Mapping[str, Any]) -> bool:
+    """Whether a code means failure; gateways also send 0, 200 and "success"."""
     code = _plain_code(error)
     return code is not None and code.lower() not in ("0", "200", "ok", "success")
 
@@ -201,7 +219,7 @@ def _plain_code(error: Mapping[str, Any]) -> str | None:
 
 
 def _text(code: object) -> str:
-    """A code as a text: 429, 429.0 and "429" are the same."""
+    """A code as a string: 429, 429.0 and "429" are equal."""
     if isinstance(code, bool) or code is None:
         return ""
     if isinstance(code, float) and code.is_integer():

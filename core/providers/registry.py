@@ -1,4 +1,4 @@
-"""Which endpoints there are, from the settings and the environment; the engine always."""
+"""The configured endpoints, from settings and environment; the engine is always one of them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _TOGETHER_URL = "https://api.together.ai/v1"
 
 
 class Registry:
-    """Providers by their id. A provider may be given as a function where its address can change (the engine's does).
+    """Providers by id. A provider whose address can change (the engine) is given as (id, function).
 
     Args:
         providers: the endpoints, the default first.
-        retry_limits: how long their clients repeat calls.
+        retry_limits: for their clients.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Registry:
         self._providers: dict[str, Callable[[], Provider]] = {}
         for item in providers:
             if isinstance(item, Provider):
-                self._providers[item.id] = partial(_unchanging, item)
+                self._providers[item.id] = partial(_constant, item)
             else:
                 self._providers[item[0]] = item[1]
         self._retry_limits = retry_limits
@@ -52,10 +52,10 @@ class Registry:
 
     @classmethod
     def from_settings(cls, settings: Settings, environ: Mapping[str, str]) -> Registry:
-        """The engine; then those that there is a key for.
+        """The engine, and each provider with a key.
 
-        OPENAI_API_KEY: OpenAI, or what stands at OPENAI_BASE_URL. AZURE_OPENAI_API_KEY with AZURE_OPENAI_ENDPOINT
-        (`https://<resource>.openai.azure.com`): Azure. TOGETHER_API_KEY: Together, or what stands at TOGETHER_BASE_URL.
+        OPENAI_API_KEY: OpenAI, or the server at OPENAI_BASE_URL. AZURE_OPENAI_API_KEY with AZURE_OPENAI_ENDPOINT
+        (`https://<resource>.openai.azure.com`): Azure. TOGETHER_API_KEY: Together, or the server at TOGETHER_BASE_URL.
         """
         providers: list[Provider | tuple[str, Callable[[], Provider]]] = [(ENGINE, lambda: _engine(settings))]
         if key := environ.get("OPENAI_API_KEY", "").strip():
@@ -73,11 +73,11 @@ class Registry:
         return list(self._providers)
 
     def provider(self, provider_id: str) -> Provider:
-        """The endpoint as it is now.
+        """The current settings of a provider.
 
         Raises:
-            NotFound: no such provider here.
-            EngineMissing, Unavailable: the engine cannot be used now, and why.
+            NotFound: no such provider is configured.
+            EngineMissing, Unavailable: the engine cannot be used now.
         """
         if provider_id not in self._providers:
             raise NotFound(
@@ -87,7 +87,7 @@ class Registry:
         return self._providers[provider_id]()
 
     def get(self, provider_id: str) -> Client:
-        """The client of a provider; the same one as long as its address and key stay the same.
+        """The shared client of a provider; a new one is created when its address or key changes.
 
         Raises:
             NotFound, EngineMissing, Unavailable: see `provider`.
@@ -96,38 +96,38 @@ class Registry:
         with self._lock:
             client = self._clients.get(provider_id)
             if client is None or client.provider != provider:
-                client = self._clients[provider_id] = _client_of(provider)(provider, retry_limits=self._retry_limits)
+                client = self._clients[provider_id] = _client_class(provider)(provider, retry_limits=self._retry_limits)
             return client
 
     def client(self, provider_id: str, *, retry_limits: RetryLimits, timeout: float) -> Client:
-        """A new client of a provider, for a caller that waits less long than the shared one.
+        """A new client of a provider with its own limits.
 
         Args:
             provider_id: the provider.
-            retry_limits: how long its calls are repeated.
-            timeout: seconds.
+            retry_limits: for its calls.
+            timeout: in seconds.
 
         Raises:
             NotFound, EngineMissing, Unavailable: see `provider`.
         """
         provider = self.provider(provider_id)
-        return _client_of(provider)(provider, retry_limits=retry_limits, timeout=timeout)
+        return _client_class(provider)(provider, retry_limits=retry_limits, timeout=timeout)
 
 
-def _client_of(provider: Provider) -> type[Client]:
-    """Who speaks to this endpoint: most are OpenAI's API to the letter."""
+def _client_class(provider: Provider) -> type[Client]:
+    """The client class for an endpoint; most follow OpenAI's API exactly."""
     if provider.kind == "azure":
         return Azure
     return Together if provider.id == TOGETHER else Client
 
 
 def _azure_url(endpoint: str) -> str:
-    """The resource's address as the portal shows it, with the path of its OpenAI-shaped API."""
+    """The resource's address as shown in the portal, plus the path of its OpenAI-compatible API."""
     root = endpoint.rstrip("/")
     return root if root.endswith("/v1") else f"{root.removesuffix('/openai')}/openai/v1"
 
 
-def _unchanging(provider: Provider) -> Provider:
+def _constant(provider: Provider) -> Provider:
     return provider
 
 

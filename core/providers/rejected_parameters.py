@@ -1,19 +1,19 @@
-"""Which request parameters an endpoint's error says it does not take. Pure.
+"""Extracts from an endpoint's error which request parameters it rejects. Pure.
 
-Every family of servers has its own words; these are quoted from public bug reports:
+Each family of servers has its own wording; these are quoted from public bug reports:
 
 - OpenAI, Azure: `"Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'
   instead."`, `"Unsupported value: 'temperature' does not support 0.7 with this model. Only the default (1) value is
   supported."` with `param` and `code`; older: `"Unrecognized request argument supplied: stream_options"` without.
-- Mistral, vLLM and others made with pydantic: `{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra
-  inputs are not permitted"}`, also as text inside a text; Fireworks: `"Extra inputs are not permitted, field: 'seed'"`.
+- Mistral, vLLM and others built with pydantic: `{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra
+  inputs are not permitted"}`, also as JSON in a string; Fireworks: `"Extra inputs are not permitted, field: 'seed'"`.
 - Anthropic and its gateways: `"temperature is deprecated for this model."`, `"temperature and top_p cannot both be
   specified for this model. Please use only one."`
 - Moonshot: `"invalid temperature: only 1 is allowed for this model"`. xAI: `"Model grok-4.6 does not support parameter
   stop."`, `"Argument not supported on this model: stop"`. Gemini: `Unknown name "seed": Cannot find field.` LiteLLM:
   `"openai does not support parameters: ['temperature'], for model=gpt-5"`. Groq: `"property 'seed' is unsupported"`.
 
-An error about a *value* (out of range, too large) refuses no parameter: the person is told.
+An error about a *value* (out of range, too large) rejects no parameter; it is shown to the user.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 ADJUSTABLE = ("max_completion_tokens", "max_tokens", "stream_options", "temperature", "top_p", "seed", "stop", "n")
-"""Parameters without which a text can still be asked for. The token cap is renamed, never left out: it caps cost."""
+"""Parameters that may be omitted. The token limit is only ever renamed, never omitted, because it limits the cost."""
 
 _CODES = frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter", "unrecognized_parameter"})
 _CAPS = frozenset({"max_tokens", "max_completion_tokens"})
-_LONGEST = 20_000  # characters of one text that are looked at
-_DEEPEST = 6  # errors inside errors; a gateway of a gateway has three
+_MAX_CHARS = 20_000  # of one text that are examined
+_MAX_DEPTH = 6  # nested errors; a gateway behind a gateway has three
 
-_VERDICT = re.compile(
+_REJECTION = re.compile(
     r"unsupported|(?:not|n't|no longer) (?:an? |yet |currently )?support|unrecogni[sz]ed|cannot find field"
     r"|extra_forbidden|mutually exclusive|only (?:the )?default"
     r"|(?:unknown|unexpected|extra) (?:\w+ )?(?:parameter|argument|keyword|field|propert|name|input|key|option)"
@@ -43,20 +43,20 @@ _ABOUT_A_VALUE = re.compile(
     r"|too (?:large|high|long|many)|maximum|minimum|范围|超过|大于|小于",
     re.I,
 )
-_WHAT_IS_TAKEN = re.compile(
+_SUPPORTED_LIST = re.compile(
     r"(?:\bexpected|did you mean"
     r"|\b(?<!not )(?<!not a )(?:supported|allowed|valid|available) (?:parameter|argument|field|key)s?\b).*",
     re.I | re.S,
 )
-_EITHER = re.compile(
+_EITHER_OR = re.compile(
     r"temperature\W+(?:and|or)\W+top_p\W+(?:\w+ )?(?:cannot|can not|can't|may not|are mutually)"
     r"|top_p\W+(?:\w+ )?(?:cannot|can not|can't|may not) be .{0,20}(?:with|and) \W?temperature",
     re.I,
 )
-_FIELD = re.compile(r"\n[ \t]+")  # an older pydantic: the field, and what is wrong with it in an indented line
+_FIELD = re.compile(r"\n[ \t]+")  # pydantic 1: the field, and its error in an indented line
 _INSTEAD = re.compile(r"\buse ['\"`]?(max_tokens|max_completion_tokens)\b['\"`]?", re.I)
 _SENTENCE_END = re.compile(r"(?<=[.;!?])\s+|[。；\n]|\}\s*,\s*\{")
-# `stop` and `n` are also words: they count in quotes, or after what names a parameter
+# `stop` and `n` are also ordinary words: they count in quotes, or after a word for "parameter"
 _NAME = re.compile(
     r"(?<![A-Za-z0-9_.\-])(?:body\.)?(max_completion_tokens|max_tokens|stream_options|temperature|top_p|seed)(?![A-Za-z0-9_\-])"
     r"|['\"`](stop|n)['\"`]"
@@ -65,7 +65,7 @@ _NAME = re.compile(
 
 
 def refused_parameters(error: object) -> frozenset[str]:
-    """Names of the parameters that an error (its JSON, or its text) says are not taken; empty where it says none."""
+    """Names of the parameters that an error (JSON or text) says are rejected; empty if there are none."""
     if isinstance(error, Mapping) and str(error.get("code") or "").lower() in _CODES:
         named = str(error.get("param") or "").split(".")[0]
         if named in ADJUSTABLE:
@@ -74,13 +74,13 @@ def refused_parameters(error: object) -> frozenset[str]:
 
 
 def _texts(error: object, depth: int = 0) -> Iterator[str]:
-    """Every text in an error, also in JSON that is a text itself; of pydantic's errors, the field with its message."""
-    if depth > _DEEPEST:
+    """Every string in an error, including JSON inside strings; for pydantic errors, the field with its message."""
+    if depth > _MAX_DEPTH:
         return
     if isinstance(error, Mapping):
-        place = error.get("loc")
-        if isinstance(place, Sequence) and not isinstance(place, str) and len(place) > 1:
-            yield f"'{place[1]}': {error.get('type')}, {error.get('msg')}"
+        location = error.get("loc")
+        if isinstance(location, Sequence) and not isinstance(location, str) and len(location) > 1:
+            yield f"'{location[1]}': {error.get('type')}, {error.get('msg')}"
             return
         for value in error.values():
             yield from _texts(value, depth + 1)
@@ -90,7 +90,7 @@ def _texts(error: object, depth: int = 0) -> Iterator[str]:
     elif isinstance(error, str):
         inner = _json(error)
         if inner is None:
-            yield _FIELD.sub(" ", error[:_LONGEST].replace("\\n", "\n").replace("\\", ""))
+            yield _FIELD.sub(" ", error[:_MAX_CHARS].replace("\\n", "\n").replace("\\", ""))
         else:
             yield from _texts(inner, depth + 1)
 
@@ -109,8 +109,8 @@ def _refused_in(text: str) -> Iterator[str]:
     if len(instead) == 1:
         yield from _CAPS - instead
     for sentence in _SENTENCE_END.split(_INSTEAD.sub("", text)):
-        if _EITHER.search(sentence):
-            yield "top_p"  # one of the two may stay, and the temperature says more
-        elif _VERDICT.search(sentence) and not _ABOUT_A_VALUE.search(sentence):
-            for groups in _NAME.findall(_WHAT_IS_TAKEN.sub("", sentence)):
+        if _EITHER_OR.search(sentence):
+            yield "top_p"  # one of the two may stay; keep the temperature
+        elif _REJECTION.search(sentence) and not _ABOUT_A_VALUE.search(sentence):
+            for groups in _NAME.findall(_SUPPORTED_LIST.sub("", sentence)):
                 yield "".join(groups)

@@ -1,12 +1,12 @@
-"""An endpoint's answer, read from its JSON: texts, why they ended, usage; or the error that it is.
+"""Parses a completion from an endpoint's JSON: texts, finish reasons, usage; or raises the error it contains.
 
-Whoever has answered with a text or with usage wants to be paid. So the reader takes every shape in which a text is
-known to come, and raises only where there is nothing that could be kept:
+A response with text or usage is billed. So the parser accepts every known format, and raises only if there is nothing
+to keep:
 
-- `message.content` as a string, or as a list of parts, of which those of text are joined and those of thinking left
-  out (Mistral: `{"type": "thinking"}`, `{"type": "text"}`; Responses API: `output_text`);
-- no `model`: it is the one that was asked for; an ending that is no string is unknown;
-- a whole answer where a stream was asked for, and events where a whole answer was (see `events`);
+- `message.content` as a string, or as a list of parts, of which text is joined and thinking skipped (Mistral:
+  `{"type": "thinking"}`, `{"type": "text"}`; Responses API: `output_text`);
+- no `model`: the requested one is assumed; a finish reason that is not a string is unknown;
+- a complete response where a stream was requested, and events where a complete response was (see `events`);
 - Anthropic's `content`, the Responses API's `output`, Gemini's `candidates` and Ollama's `message` in place of
   `choices`.
 """
@@ -19,32 +19,41 @@ from dataclasses import replace
 from typing import Any
 
 from core.errors import ProviderError
-from core.providers.errors import from_status, unreadable, words_for
+from core.providers.errors import from_status, message_for, unreadable
 from core.providers.finish_reasons import normalized
 from core.providers.inline_thinking import without_thinking
-from core.providers.provider_errors import error_object, inner_status
+from core.providers.provider_errors import error_object, http_status_of
 from core.providers.schemas import Choice, Completion, Provider
 from core.providers.usage import read_usage
 
-_DEEPEST = 100  # levels of JSON; real answers have ten
+_MAX_DEPTH = 100  # levels of JSON; real responses have ten
 _TEXT_PARTS = frozenset({"", "text", "output_text", "message", "assistant"})
 _CONTENT = ("content", "parts", "text")  # `parts`: Gemini's own API
 _REFUSAL = "refusal"
 _WRAPPERS = ("data", "result", "response", "body")
 _WITHOUT_CHOICES = ("message", "content", "output", "output_text", "response", "generated_text", "text")
-_ENDINGS = ("finish_reason", "finishReason", "stop_reason", "stopReason", "done_reason", "native_finish_reason")
+_FINISH_REASON_FIELDS = (
+    "finish_reason",
+    "finishReason",
+    "stop_reason",
+    "stopReason",
+    "done_reason",
+    "native_finish_reason",
+)
 _THINKING = ("reasoning_content", "reasoning", "thinking", "tool_calls")
 
 
-def completion_of(answer: Any, provider: Provider, model: str) -> Completion:
-    """The answer in an endpoint's JSON.
+def parse_completion(answer: Any, provider: Provider, model: str) -> Completion:
+    """Parse a completion.
 
     Args:
-        model: what was asked for; the answer's where it names none.
+        answer: the parsed JSON.
+        provider: the endpoint.
+        model: the requested model, used if the response names none.
 
     Raises:
-        ProviderError: it is an error and nothing else; by its own code, in its own words.
-        Unreadable: it has neither a text, nor usage, nor an error.
+        ProviderError: the response is only an error; the type follows from its code or message.
+        Unreadable: it contains neither text, nor usage, nor an error.
     """
     if isinstance(answer, list) and len(answer) == 1:
         answer = answer[0]
@@ -54,18 +63,18 @@ def completion_of(answer: Any, provider: Provider, model: str) -> Completion:
     choices = _choices(answer)
     texts = tuple(_choice(choice, provider) for choice in choices)
     usage = read_usage(answer)
-    wrote = any(choice.text for choice in texts)
+    has_text = any(choice.text for choice in texts)
     thinking = any(has_thinking(choice.get("message")) for choice in choices if isinstance(choice, dict))
-    if wrote or thinking:
-        usage = usage.beside_text()
-    if not wrote:
+    if has_text or thinking:
+        usage = usage.zeros_unknown()
+    if not has_text:
         texts = _without_text(answer, texts, provider, billed=thinking or usage.billed)
-    if provider.kind != "engine":  # our own models write what they have learned to
+    if provider.kind != "engine":  # our engine's models write only what they were trained on
         texts = tuple(replace(choice, text=without_thinking(choice.text)) for choice in texts)
-    named = answer.get("model")
+    model_name = answer.get("model")
     return Completion(
         texts=texts,
-        model=named if isinstance(named, str) and named else model,
+        model=model_name if isinstance(model_name, str) and model_name else model,
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
         cached_tokens=usage.cached_tokens,
@@ -73,16 +82,16 @@ def completion_of(answer: Any, provider: Provider, model: str) -> Completion:
 
 
 def parsed(raw: bytes) -> Any:
-    """The JSON in an answer. Bytes that are no UTF-8 cost a character, not the answer; what follows is left out.
+    """Parse JSON leniently: invalid UTF-8 is replaced, and text after the JSON is ignored.
 
     Raises:
-        ValueError: it is no JSON, or nested so deeply that its readers, which follow it down, would fail.
+        ValueError: it is not JSON, or nested too deeply for the recursive readers.
     """
     try:
         found = _parsed(raw)
     except RecursionError as exc:
         raise ValueError("nested too deeply") from exc
-    if raw.count(b"[") + raw.count(b"{") > _DEEPEST and _deeper(found, _DEEPEST):
+    if raw.count(b"[") + raw.count(b"{") > _MAX_DEPTH and _exceeds_depth(found, _MAX_DEPTH):
         raise ValueError("nested too deeply")
     return found
 
@@ -95,14 +104,14 @@ def _parsed(raw: bytes) -> Any:
     return json.JSONDecoder(strict=False).raw_decode(text)[0]
 
 
-def _deeper(found: object, levels: int) -> bool:
-    """Whether JSON has more than so many levels of objects and lists."""
+def _exceeds_depth(found: object, levels: int) -> bool:
+    """Whether JSON is nested deeper than `levels`."""
     inner = found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
-    return bool(inner) and (levels == 0 or any(_deeper(one, levels - 1) for one in inner))
+    return bool(inner) and (levels == 0 or any(_exceeds_depth(item, levels - 1) for item in inner))
 
 
 def text_of(content: object) -> str:
-    """The text of a message's content: a string, a part, or a list of them. Thinking is no part of the text."""
+    """The text of a message's content: a string, a part, or a list of them; without thinking."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
@@ -117,25 +126,25 @@ def text_of(content: object) -> str:
     return ""
 
 
-def text_and_ending(message: object, finish_reason: object) -> tuple[str, str | None]:
-    """Text and ending of a message, or of a piece of one: a refusal is the text, and the reason for the ending."""
-    ending = normalized(finish_reason)
+def text_and_finish_reason(message: object, raw_reason: object) -> tuple[str, str | None]:
+    """Text and finish reason of a message or delta. A refusal counts as text, with the finish reason `refusal`."""
+    finish_reason = normalized(raw_reason)
     if not isinstance(message, dict):
-        return text_of(message), ending
+        return text_of(message), finish_reason
     content = next((message[name] for name in _CONTENT if message.get(name) is not None), None)
     refusal = message.get(_REFUSAL) or _refusal_part(content)
     if isinstance(refusal, str) and refusal:
         return text_of(content) or refusal, _REFUSAL
-    return text_of(content), ending
+    return text_of(content), finish_reason
 
 
-def ending_of(choice: Mapping[str, Any]) -> object:
-    """Why a choice ended, as the endpoint says it."""
-    return next((choice[name] for name in _ENDINGS if choice.get(name) not in (None, "")), None)
+def raw_finish_reason(choice: Mapping[str, Any]) -> object:
+    """The finish reason of a choice as the endpoint gave it."""
+    return next((choice[name] for name in _FINISH_REASON_FIELDS if choice.get(name) not in (None, "")), None)
 
 
 def _unwrapped(answer: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The answer itself, where a gateway has put it into an object of its own: `{"code": 0, "data": {…}}`."""
+    """The completion inside a gateway's wrapper object: `{"code": 0, "data": {…}}`."""
     if "choices" in answer or "usage" in answer:
         return answer
     for name in _WRAPPERS:
@@ -145,7 +154,7 @@ def _unwrapped(answer: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _choices(answer: Mapping[str, Any]) -> list[Any]:
-    """The choices of an answer; of an API without choices, the one that it gives."""
+    """The choices of a response; for an API without choices, its single result as one choice."""
     for name in ("choices", "candidates"):
         found = answer.get(name)
         if isinstance(found, dict):
@@ -153,16 +162,22 @@ def _choices(answer: Mapping[str, Any]) -> list[Any]:
         if isinstance(found, list):
             return found
     output = answer.get("output")
-    if isinstance(output, dict):  # of DashScope's and Bedrock's own APIs; the latter has the ending beside it
-        return [{"finish_reason": ending_of(answer), **found} for found in _choices(output) if isinstance(found, dict)]
+    if isinstance(output, dict):  # DashScope's and Bedrock's own APIs; Bedrock's finish reason is next to `output`
+        return [
+            {"finish_reason": raw_finish_reason(answer), **found}
+            for found in _choices(output)
+            if isinstance(found, dict)
+        ]
     if error_object(answer) is not None:
         return []
     for name in _WITHOUT_CHOICES:
         message = answer.get(name)
         if text_of(message) and (name != "message" or isinstance(message, dict)):
-            whole = message if isinstance(message, dict) else {"content": message}
-            ending = ending_of(answer) or answer.get("incomplete_details") or answer.get("status")  # Responses API
-            return [{"message": whole, **({} if ending is None else {"finish_reason": ending})}]
+            wrapped_message = message if isinstance(message, dict) else {"content": message}
+            finish_reason = (
+                raw_finish_reason(answer) or answer.get("incomplete_details") or answer.get("status")
+            )  # Responses API
+            return [{"message": wrapped_message, **({} if finish_reason is None else {"finish_reason": finish_reason})}]
     return []
 
 
@@ -170,40 +185,40 @@ def _choice(choice: Any, provider: Provider) -> Choice:
     if not isinstance(choice, dict):
         return Choice(text_of(choice), None)
     message = choice.get("message") or choice.get("delta") or choice.get("content")
-    text, ending = text_and_ending(message, ending_of(choice))
+    text, finish_reason = text_and_finish_reason(message, raw_finish_reason(choice))
     error = error_object({"error": choice["error"]}) if choice.get("error") else None
     return Choice(
         text=text or text_of(choice.get("text") or ""),
-        finish_reason=ending if error is None else "error",
-        error="" if error is None else words_for(error, provider),
+        finish_reason=finish_reason if error is None else "error",
+        error="" if error is None else message_for(error, provider),
     )
 
 
 def _without_text(
     answer: Mapping[str, Any], texts: tuple[Choice, ...], provider: Provider, *, billed: bool
 ) -> tuple[Choice, ...]:
-    """What an answer without a text gives, when it is billed.
+    """The choices of a response without text, if it is billed.
 
     Raises:
-        ProviderError: it is not; it is an error, or nothing.
+        ProviderError: it is not billed, and is an error or empty.
     """
     error = error_object(answer) or _error_of_choice(answer)
     if error is not None and not billed:
         raise error_in_answer(error, provider)
     if error is not None:
-        return (Choice("", "error", words_for(error, provider)),)
+        return (Choice("", "error", message_for(error, provider)),)
     if not texts and not billed and not isinstance(answer.get("choices"), list):
         raise unreadable(provider)
     return texts
 
 
 def error_in_answer(error: object, provider: Provider) -> ProviderError:
-    """The error that an error object under HTTP 200 stands for."""
-    return from_status(inner_status(error), error, {}, provider, "/chat/completions")
+    """The exception for an error object in a response with HTTP 200."""
+    return from_status(http_status_of(error), error, {}, provider, "/chat/completions")
 
 
 def _error_of_choice(answer: Mapping[str, Any]) -> object | None:
-    """An error in place of the first choice's text (OpenRouter)."""
+    """The error in the first choice, in place of a text (OpenRouter)."""
     choices = _choices(answer)
     choice = choices[0] if choices else None
     return error_object({"error": choice.get("error")}) if isinstance(choice, dict) else None
@@ -220,7 +235,7 @@ def _refusal_part(content: object) -> str:
 
 
 def has_thinking(message: object) -> bool:
-    """Whether a message, or a piece of one, has something written that is no text: it is billed all the same."""
+    """Whether a message or delta contains output that is not text, such as thinking; it is billed too."""
     if not isinstance(message, dict):
         return False
     if any(map(message.get, _THINKING)):

@@ -1,4 +1,4 @@
-"""How long to wait before the next try: full jitter, the server's own wish first, a cap on the whole.
+"""Retries with exponential backoff: full jitter, the server's `retry-after` first, a limit on the total time.
 
 Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 """
@@ -17,17 +17,17 @@ from core.providers.errors import retry_after_s
 
 T = TypeVar("T")
 
-RETRIED = (RateLimited, Unavailable)  # everything else stays wrong however often it is sent
+RETRIED = (RateLimited, Unavailable)  # other errors would not go away on a retry
 
 
 @dataclass(frozen=True, slots=True)
 class RetryLimits:
-    """How long a call is worth waiting for.
+    """Limits for retrying one call.
 
     Attributes:
-        total_s: cap on one call with all its tries and waits.
-        tries: how often it is sent at most.
-        base_s, cap_s: the first wait is at most `base_s`; each further one twice that, at most `cap_s`.
+        total_s: limit on the total time, with all attempts and waits.
+        tries: maximum number of attempts.
+        base_s, cap_s: the first wait is at most `base_s`; the bound doubles with each attempt, up to `cap_s`.
     """
 
     total_s: float = 60.0
@@ -36,45 +36,47 @@ class RetryLimits:
     cap_s: float = 20.0
 
 
-def wait_s(tries: int, asked_s: float | None, base_s: float, cap_s: float) -> float:
-    """Seconds until the next try, after `tries` (≥ 1) that failed.
+def wait_s(tries: int, server_wait_s: float | None, base_s: float, cap_s: float) -> float:
+    """Seconds until the next attempt, after `tries` (≥ 1) failed ones.
 
-    What the server asked for is honoured, with up to a tenth of it (`base_s` at most) on top so that many waiting
-    requests do not come back in one crowd; else full jitter under an exponential bound.
+    A server's `retry-after` is honoured, plus up to a tenth of it (at most `base_s`) so that many waiting requests do
+    not return at the same moment; otherwise full jitter under an exponential bound.
     """
-    if asked_s is not None:
-        return float(asked_s + backoff.full_jitter(min(base_s, asked_s / 10) if asked_s >= base_s else base_s))
+    if server_wait_s is not None:
+        return float(
+            server_wait_s + backoff.full_jitter(min(base_s, server_wait_s / 10) if server_wait_s >= base_s else base_s)
+        )
     return float(backoff.full_jitter(min(cap_s, base_s * 2.0 ** min(tries - 1, 30))))
 
 
-def with_retries(call: Callable[[], T], retry_limits: RetryLimits, *, pays: bool = False) -> T:
-    """`call()`, again after `RateLimited` and `Unavailable` while patience lasts. Only for calls safe to repeat.
+def with_retries(call: Callable[[], T], retry_limits: RetryLimits, *, paid: bool = False) -> T:
+    """Return `call()`, retrying after `RateLimited` and `Unavailable`. Only for calls that are safe to repeat.
 
     Args:
-        call: one try.
-        retry_limits: for how long, and how often.
-        pays: each try costs money. It is repeated only after errors that say that it was not carried out: a request
-            that timed out may be on the bill already.
+        call: one attempt.
+        retry_limits: limits on time and attempts.
+        paid: each attempt costs money. It is then repeated only after errors that were certainly not billed; a request
+            that timed out may be.
 
     Raises:
-        ProviderError: the last error, when patience is over or the server asks to wait longer than that.
+        ProviderError: the last error, when a limit is reached or the server asks for a longer wait.
     """
-    result: T = _retried(retry_limits, pays)(call)()
+    result: T = _retrying(retry_limits, paid)(call)()
     return result
 
 
-async def with_retries_async(call: Callable[[], Awaitable[T]], retry_limits: RetryLimits, *, pays: bool = False) -> T:
-    """`with_retries` on the running event loop: its waits can be cancelled."""
+async def with_retries_async(call: Callable[[], Awaitable[T]], retry_limits: RetryLimits, *, paid: bool = False) -> T:
+    """`with_retries` on the running event loop: waits can be cancelled."""
 
     async def awaited() -> T:
         return await call()
 
-    result: T = await _retried(retry_limits, pays)(awaited)()
+    result: T = await _retrying(retry_limits, paid)(awaited)()
     return result
 
 
-def _retried(retry_limits: RetryLimits, pays: bool) -> Callable[[Any], Any]:
-    """The decorator that repeats a function, or a coroutine function, while patience lasts."""
+def _retrying(retry_limits: RetryLimits, paid: bool) -> Callable[[Any], Any]:
+    """A decorator that retries a function or coroutine function within the limits."""
 
     def waits() -> Generator[float, Any, None]:
         error = yield 0.0
@@ -83,19 +85,19 @@ def _retried(retry_limits: RetryLimits, pays: bool) -> Callable[[Any], Any]:
             error = yield wait_s(tries, retry_after_s(error), retry_limits.base_s, retry_limits.cap_s)
             tries += 1
 
-    began = time.monotonic()
+    started = time.monotonic()
 
-    def hopeless(error: Exception) -> bool:
-        if pays and isinstance(error, ProviderError) and error.may_be_billed:
+    def give_up(error: Exception) -> bool:
+        if paid and isinstance(error, ProviderError) and error.may_be_billed:
             return True
-        return (time.monotonic() - began) + (retry_after_s(error) or 0.0) > retry_limits.total_s
+        return (time.monotonic() - started) + (retry_after_s(error) or 0.0) > retry_limits.total_s
 
     return backoff.on_exception(
         waits,
         RETRIED,
         max_tries=retry_limits.tries,
         max_time=retry_limits.total_s,
-        jitter=None,  # already in `wait_s`
-        giveup=hopeless,
+        jitter=None,  # `wait_s` already includes jitter
+        giveup=give_up,
         logger=None,
     )

@@ -1,4 +1,4 @@
-"""What goes to an endpoint and what comes back: typed, frozen, free of the SDK."""
+"""Typed, frozen requests and results of an endpoint, independent of the SDK."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _USER = re.compile(r"//[^/?#]*@")
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """One OpenAI-shaped endpoint.
+    """One OpenAI-compatible endpoint.
 
     Attributes:
         id: short name that the ledger and the price book use, e.g. `engine`, `openai`.
-        kind: what family of endpoint it is.
-        name: for people.
-        base_url: the address that the SDK calls, with `/v1`.
+        kind: family of the endpoint.
+        name: display name.
+        base_url: base URL for the SDK, with `/v1`.
         api_key: bearer token; never shown, logged or stored.
     """
 
@@ -38,13 +38,13 @@ class Provider:
 
     @property
     def shown_url(self) -> str:
-        """`base_url` for people: without a user name and a password."""
+        """`base_url` for display: without user name and password."""
         return _USER.sub("//", self.base_url)
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionRequest:
-    """One request for text. `n` > 1 asks for several answers to the same prompt."""
+    """One text request. `n` > 1 requests several completions of the same prompt."""
 
     model: str
     prompt: str
@@ -60,11 +60,11 @@ class CompletionRequest:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One answer.
+    """One completion of a prompt.
 
     Attributes:
         finish_reason: see `finish_reasons`; None: the endpoint gave none that can be read.
-        error: what the endpoint says of an error that ended the text; "" where it says nothing.
+        error: the endpoint's message about an error that ended the text; "" if there is none.
     """
 
     text: str
@@ -74,11 +74,12 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The answers to one request, and what they took. Token counts are None when the endpoint gave none.
+    """The result of one request. Token counts are None if the endpoint reported none.
 
     Attributes:
-        model: as the endpoint named it; where it named none, as it was asked for.
-        cached_tokens: how many of the prompt's tokens the endpoint says it read from its cache.
+        texts: one choice for each requested completion.
+        model: as the endpoint named it, else the requested one.
+        cached_tokens: number of prompt tokens that the endpoint read from its cache.
     """
 
     texts: tuple[Choice, ...]
@@ -90,20 +91,20 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class StreamFacts:
-    """What is known about a stream, growing while it is read. None: not known (yet).
+    """Facts about a stream, updated while it is read. None: unknown so far.
 
     Attributes:
-        model: the model as the endpoint named it (before the first answer: as it was asked for).
-        first_text_s: seconds from sending to the first text.
-        duration_s: seconds from sending to the newest text.
-        prompt_tokens, tokens: as the endpoint counted them, at the end; None if it never did.
-        cached_tokens: how many of the prompt's tokens it says it read from its cache.
-        pieces: how many pieces of text have come.
-        tokens_per_s: rate after the first text; by pieces while `tokens` is not known.
-        finish_reason: see `finish_reasons`; None while it runs and when it was cut; `unknown` where the endpoint has
-            ended it without saying why.
-        begun: the endpoint has sent the first event of an answer: from then on the request is billed.
-        thought: it has sent thinking, which is billed as output and is no part of the text.
+        model: as the endpoint named it; before the first event, the requested one.
+        first_text_s: seconds from sending the request to the first text.
+        duration_s: seconds from sending the request to the latest text.
+        prompt_tokens, tokens: prompt and completion tokens as reported at the end; None: not reported.
+        cached_tokens: number of prompt tokens that the endpoint read from its cache.
+        chunks: number of text chunks received.
+        tokens_per_s: speed after the first text, in tokens per second; counts chunks while `tokens` is unknown.
+        finish_reason: see `finish_reasons`; None while streaming and after a broken stream; `unknown` if the endpoint
+            ended the stream without giving one.
+        started: the endpoint has sent the first event; from then on the request is billed.
+        has_thinking: it has sent thinking, which is billed as output but is not part of the text.
     """
 
     model: str
@@ -111,12 +112,12 @@ class StreamFacts:
     duration_s: float | None = None
     prompt_tokens: int | None = None
     tokens: int | None = None
-    pieces: int = 0
+    chunks: int = 0
     tokens_per_s: float | None = None
     finish_reason: str | None = None
     cached_tokens: int = 0
-    begun: bool = False
-    thought: bool = False
+    started: bool = False
+    has_thinking: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +126,11 @@ class ModelInfo:
 
     Attributes:
         base: the model it was tuned from, or None.
-        format: which endpoint it answers on; None: not known.
-        created: when, or None.
-        job: id of the fine-tuning job that made it, if the endpoint says so.
-        not_trainable: why no job can start from it, where the endpoint (our engine) says so.
-        context: most tokens of a request, prompt and answer together, where the endpoint (our engine) says so.
+        format: the endpoint it supports; None: unknown.
+        created: creation time, or None.
+        job: id of the fine-tuning job that produced it; None: unknown.
+        not_trainable: why it cannot be fine-tuned (reported by our engine); None: it can, or unknown.
+        context: context length in tokens, prompt and completion together (reported by our engine); None: unknown.
     """
 
     id: str
@@ -144,9 +145,9 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """A fine-tuning job to create. None for a hyper-parameter leaves the choice to the endpoint (`auto`).
+    """A fine-tuning job to create. A hyper-parameter of None is chosen by the endpoint (`auto`).
 
-    `integrations` are (tracker, project) pairs that the endpoint logs to by itself, where it can.
+    `integrations` are (tracker, project) pairs that the endpoint itself logs to, if it supports that.
     """
 
     model: str
@@ -162,12 +163,13 @@ class JobRequest:
 
 @dataclass(frozen=True, slots=True)
 class RemoteJob:
-    """A fine-tuning job as its endpoint tells it. `status` is its own word, beyond the SDK's type too (`paused`).
+    """A fine-tuning job as reported by its endpoint. `status` is the API's value, including ones that the SDK's type
+    lacks (`paused`).
 
-    Our engine tells more; None from every other endpoint:
-        training_s: seconds in which it was trained, without waiting and pauses.
-        queue_position: in line, while it waits; the job that trains now is 1.
-        estimated_start: when its training should begin, while it waits.
+    Reported by our engine only; None at other endpoints:
+        training_s: training time in seconds, without waiting and pauses.
+        queue_position: position in the queue while waiting; the job in training is 1.
+        estimated_start: expected start of its training, while waiting.
     """
 
     id: str
@@ -192,7 +194,7 @@ class RemoteJob:
 
 @dataclass(frozen=True, slots=True)
 class RemoteEvent:
-    """One event of a job. `type` is `message` or `metrics`; `data` as the endpoint gave it."""
+    """One event of a job. `type` is `message` or `metrics`; `data` is the endpoint's own object."""
 
     id: str
     at: datetime
@@ -204,7 +206,7 @@ class RemoteEvent:
 
 @dataclass(frozen=True, slots=True)
 class RemoteCheckpoint:
-    """A checkpoint, usable as a model under the name `model`."""
+    """A checkpoint; `model` is its id for requests."""
 
     id: str
     step: int
@@ -215,12 +217,14 @@ class RemoteCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What the engine says about itself.
+    """The engine's health report.
 
     Attributes:
-        training: job id, step and total steps of the job that trains now, or None.
-        queue: how many jobs wait.
-        tokens_per_s: last measured speed of writing, or None.
+        version: of the engine.
+        models: ids of the models it serves.
+        training: job id, step and total steps of the job in training, or None.
+        queue: number of queued jobs.
+        tokens_per_s: last measured generation speed, or None.
     """
 
     version: str

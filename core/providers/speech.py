@@ -1,4 +1,4 @@
-"""Text read aloud by an endpoint: OpenAI's `/audio/speech`, and whatever speaks the same API."""
+"""Text to speech: OpenAI's `/audio/speech` and compatible endpoints."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from core.providers.provider_errors import error_object
 from core.providers.response_parser import error_in_answer, parsed
 
 AudioFormat = Literal["mp3", "wav", "opus", "flac", "aac"]
-MOST_CHARACTERS = 4_096  # OpenAI's API reference, "Create speech": the maximum length of `input`
+MAX_CHARACTERS = 4_096  # OpenAI's API reference, "Create speech": the maximum length of `input`
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechRequest:
-    """One text to be read aloud. `speed` is 0.25 to 4; 1 is as people speak."""
+    """One text to read aloud. `speed` is 0.25 to 4; 1 is normal."""
 
     model: str
     voice: str
@@ -29,26 +29,28 @@ class SpeechRequest:
 
 
 class Speech(Connection):
-    """The one call that gives sound."""
+    """The text-to-speech call."""
 
     def speak(self, request: SpeechRequest, stop: threading.Event | None = None) -> bytes:
-        """The text as sound, in the format that was asked for. Repeats on `RateLimited` and `Unavailable`, unless a try
-        may be billed. `stop` ends the request in every state as soon as it is set.
+        """Audio of the text in the requested format. Retries on `RateLimited` and `Unavailable`, unless an attempt may
+        be billed. Setting `stop` cancels the request at any time.
 
         Raises:
             RateLimited, Unavailable, Refused, BadRequest, ModelNotFound: see `core.errors`.
             Cancelled: it was stopped.
         """
-        if not request.text.strip() or len(request.text) > MOST_CHARACTERS:
+        if not request.text.strip() or len(request.text) > MAX_CHARACTERS:
             raise BadRequest(
-                msg("{text} characters are too many to read aloud at once.", text=f"{len(request.text):,}"),
-                msg("Send 1 to {value}.", value=f"{MOST_CHARACTERS:,}"),
+                msg("{count} characters are too many to read aloud at once.", count=f"{len(request.text):,}"),
+                msg("Send 1 to {maximum}.", maximum=f"{MAX_CHARACTERS:,}"),
             )
 
-        return call_until(stop or threading.Event(), lambda: self._abought(lambda: self._speak(request)))
+        return call_until(
+            stop or threading.Event(), lambda: self._with_paid_retries_async(lambda: self._speak(request))
+        )
 
     async def _speak(self, request: SpeechRequest) -> bytes:
-        """One try."""
+        """One attempt."""
         answer = await self._async_sdk().audio.speech.create(
             model=request.model,
             voice=request.voice,
@@ -56,18 +58,18 @@ class Speech(Connection):
             response_format=request.audio_format,
             speed=request.speed,
         )
-        sound = await answer.aread()
-        if not sound or "json" in answer.response.headers.get("content-type", ""):
-            self._raise_error_in(sound)
-            silence = BadRequest(
+        audio = await answer.aread()
+        if not audio or "json" in answer.response.headers.get("content-type", ""):
+            self._raise_error_in(audio)
+            error = BadRequest(
                 msg("{name} answered with no sound.", name=self.provider.name), msg("Check the model and the voice.")
             )
-            silence.may_be_billed = True  # it was carried out
-            raise silence
-        return sound
+            error.may_be_billed = True  # the request was processed
+            raise error
+        return audio
 
     def _raise_error_in(self, body: bytes) -> None:
-        """An error inside HTTP 200 is that error, by its own code."""
+        """Raise the error in a JSON body with HTTP 200."""
         try:
             error = error_object(parsed(body))
         except ValueError:

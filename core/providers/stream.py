@@ -1,8 +1,8 @@
-"""A text that arrives piece by piece: a plain `Iterator[str]` that knows how fast it is and can be closed.
+"""A streamed completion as a plain `Iterator[str]` that reports its speed and can be closed.
 
-The request runs as a task on the event loop of `background_loop`, which puts what arrives into a queue; the reader
-waits on that queue. So `close()` takes effect at once in every state: during the name lookup, while connecting, between
-two tries, while waiting for the headers, and between pieces.
+The request runs as a task on the event loop of `background_loop` and puts chunks into a queue; the reader waits on that
+queue. So `close()` takes effect immediately in every state: during name lookup, connecting, between retries, while
+waiting for headers, and between chunks.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ from core.providers.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
-class _Arrival:
-    """A piece, and how many seconds after the start of the request it arrived."""
+class _ReceivedChunk:
+    """A chunk, and how many seconds after the start of the request it arrived."""
 
-    piece: StreamChunk
+    chunk: StreamChunk
     elapsed_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class _Ending:
-    """The end of the body; `announced`: the endpoint said before that nothing more comes."""
+class _StreamEnd:
+    """The end of the body; `announced`: the endpoint announced it."""
 
     announced: bool
 
 
-_Arrivals = SimpleQueue[_Arrival | _Ending | BaseException | None]
-"""What the request task hands over: pieces, the end, or the error that ended the stream; None wakes the reader."""
+_Received = SimpleQueue[_ReceivedChunk | _StreamEnd | BaseException | None]
+"""Queue from the request task: chunks, the end, or the error that ended the stream; None wakes the reader."""
 
 
 class TextStream(Iterator[str]):
-    """The text of one answer, as it comes. Nothing is sent before the first `next()`.
+    """The text of one completion as it arrives. Nothing is sent before the first `next()`.
 
-    `facts` grows while it is read. `close()`, from any thread, cancels the request in every state: a reader
-    that waits is woken, iteration simply stops, and `facts.finish_reason` stays None.
+    `facts` is updated while it is read. `close()`, from any thread, cancels the request in any state: a waiting reader
+    is woken, iteration stops, and `facts.finish_reason` stays None.
 
     Raises:
         RateLimited, Unavailable, Refused, BadRequest, ModelNotFound: from the first `next()`, before any text.
-        StreamCut: the stream broke off after it had begun, before the endpoint said why the text ended; what was
-            yielded is all there is.
+        StreamCut: the stream broke off before the endpoint gave a finish reason; the text yielded so far is all there
+            is.
     """
 
     def __init__(
@@ -66,38 +66,38 @@ class TextStream(Iterator[str]):
     ) -> None:
         self._provider = provider
         self._facts = StreamFacts(model=model)
-        self._arrivals: _Arrivals = SimpleQueue()
-        self._request = partial(_receive, open_stream, self._arrivals)
+        self._received: _Received = SimpleQueue()
+        self._request = partial(_receive, open_stream, self._received)
         self._lock = threading.Lock()
         self._task: Future[None] | None = None
-        self._closed = self._over = False
+        self._closed = self._finished = False
 
     @property
     def facts(self) -> StreamFacts:
-        """What is known so far."""
-        return replace(self._facts, tokens_per_s=_rate(self._facts))
+        """The facts known so far."""
+        return replace(self._facts, tokens_per_s=_tokens_per_s(self._facts))
 
     def __iter__(self) -> TextStream:
         return self
 
     def __next__(self) -> str:
         self._start()
-        while not self._over:
-            arrival = self._arrivals.get()
+        while not self._finished:
+            item = self._received.get()
             if self._closed:
-                self._over = True
-            elif isinstance(arrival, _Arrival):
-                self._learn(arrival.piece, arrival.elapsed_s)
-                if arrival.piece.text:
-                    return arrival.piece.text
+                self._finished = True
+            elif isinstance(item, _ReceivedChunk):
+                self._update_facts(item.chunk, item.elapsed_s)
+                if item.chunk.text:
+                    return item.chunk.text
             else:
-                self._over = True
-                if isinstance(arrival, BaseException):
-                    if self._whole_before(arrival):
+                self._finished = True
+                if isinstance(item, BaseException):
+                    if self._was_complete(item):
                         break
-                    raise arrival
+                    raise item
                 if self._facts.finish_reason is None:
-                    if arrival is None or not arrival.announced:
+                    if item is None or not item.announced:
                         raise stream_cut(self._provider)
                     self._facts = replace(self._facts, finish_reason=UNKNOWN)
         raise StopIteration
@@ -109,67 +109,67 @@ class TextStream(Iterator[str]):
         self.close()
 
     def close(self) -> None:
-        """End the stream and the request behind it; returns at once. Safe from any thread, and more than once."""
+        """Cancel the request; returns immediately. May be called from any thread and repeatedly."""
         with self._lock:
             self._closed = True
             task = self._task
         if task is not None:
             task.cancel()
-        self._arrivals.put(None)  # wakes the reader
+        self._received.put(None)  # wakes the reader
 
     def _start(self) -> None:
-        """Send the request, at the first call."""
+        """Send the request on the first call."""
         with self._lock:
             if self._closed:
-                self._over = True
+                self._finished = True
             elif self._task is None:
                 self._task = asyncio.run_coroutine_threadsafe(self._request(), background_loop())
-                weakref.finalize(self, self._task.cancel)  # a stream that is dropped unread stops generating
+                weakref.finalize(self, self._task.cancel)  # a garbage-collected stream cancels its request
 
-    def _whole_before(self, error: BaseException) -> bool:
-        """Whether the text had ended before the stream broke off: only the usage is missing then."""
+    def _was_complete(self, error: BaseException) -> bool:
+        """Whether the text was complete before the stream broke off, so that only the usage is missing."""
         return isinstance(error, StreamCut) and self._facts.finish_reason not in (None, "error")
 
-    def _learn(self, piece: StreamChunk, elapsed_s: float) -> None:
-        seen, usage = self._facts, piece.usage
-        pieces = seen.pieces + bool(piece.text)
-        counted = usage.after(Usage(seen.prompt_tokens, seen.tokens, seen.cached_tokens))
-        if pieces:
-            counted = counted.beside_text()
+    def _update_facts(self, chunk: StreamChunk, elapsed_s: float) -> None:
+        facts, usage = self._facts, chunk.usage
+        chunks = facts.chunks + bool(chunk.text)
+        counted = usage.following(Usage(facts.prompt_tokens, facts.tokens, facts.cached_tokens))
+        if chunks:
+            counted = counted.zeros_unknown()
         self._facts = replace(
-            seen,
-            begun=True,
-            thought=seen.thought or piece.thought,
-            first_text_s=seen.first_text_s or (elapsed_s if piece.text else None),
-            duration_s=elapsed_s if piece.text else seen.duration_s,
-            pieces=pieces,
-            model=piece.model or seen.model,
-            finish_reason=piece.finish_reason or seen.finish_reason,
+            facts,
+            started=True,
+            has_thinking=facts.has_thinking or chunk.has_thinking,
+            first_text_s=facts.first_text_s or (elapsed_s if chunk.text else None),
+            duration_s=elapsed_s if chunk.text else facts.duration_s,
+            chunks=chunks,
+            model=chunk.model or facts.model,
+            finish_reason=chunk.finish_reason or facts.finish_reason,
             prompt_tokens=counted.prompt_tokens,
             tokens=counted.completion_tokens,
             cached_tokens=counted.cached_tokens,
         )
 
 
-async def _receive(open_stream: Callable[[], Awaitable[ChunkStream]], arrivals: _Arrivals) -> None:
-    """Send the request and hand over everything that comes. Keeps no reference to the `TextStream`, so that one that
-    nobody holds any more can be collected, which cancels this task."""
-    began = time.monotonic()
+async def _receive(open_stream: Callable[[], Awaitable[ChunkStream]], received: _Received) -> None:
+    """Send the request and queue everything that arrives. Keeps no reference to the `TextStream`, so that an unused one
+    can be garbage-collected, which cancels this task."""
+    started_at = time.monotonic()
     try:
-        stream = await open_stream()  # raises translated errors itself, after its own patience
+        stream = await open_stream()  # raises translated errors, after its own retries
         try:
-            async for piece in stream:
-                arrivals.put(_Arrival(piece, time.monotonic() - began))
+            async for chunk in stream:
+                received.put(_ReceivedChunk(chunk, time.monotonic() - started_at))
         finally:
             await stream.aclose()
-        arrivals.put(_Ending(stream.ended))
+        received.put(_StreamEnd(stream.ended))
     except Exception as error:
-        arrivals.put(error)
+        received.put(error)
 
 
-def _rate(seen: StreamFacts) -> float | None:
-    """Tokens a second after the first: (tokens - 1) over the time from the first text to the newest."""
-    count = seen.pieces if seen.tokens is None else seen.tokens
-    if seen.first_text_s is None or seen.duration_s is None or count < 2 or seen.duration_s <= seen.first_text_s:
+def _tokens_per_s(facts: StreamFacts) -> float | None:
+    """Tokens per second after the first: (tokens - 1) / (time from the first to the latest text)."""
+    count = facts.chunks if facts.tokens is None else facts.tokens
+    if facts.first_text_s is None or facts.duration_s is None or count < 2 or facts.duration_s <= facts.first_text_s:
         return None
-    return (count - 1) / (seen.duration_s - seen.first_text_s)
+    return (count - 1) / (facts.duration_s - facts.first_text_s)

@@ -1,8 +1,8 @@
-"""Together: OpenAI's API for text, and an API of its own for fine-tuning, told here in OpenAI's words.
+"""Together: OpenAI's API for text, and its own API for fine-tuning, mapped here to OpenAI's terms.
 
-Source: Together's own OpenAPI document (github.com/togethercomputer/openapi, `openapi.yaml`, MIT). What differs: files
-go to `/files/upload`, jobs to `/fine-tunes` with a learning rate in place of a multiplier; a tuned model is trained
-further through `from_checkpoint`; there are metrics in place of a results file, and no metadata.
+Source: Together's OpenAPI document (github.com/togethercomputer/openapi, `openapi.yaml`, MIT). Differences: files go to
+`/files/upload`, jobs to `/fine-tunes` with a learning rate in place of a multiplier; a tuned model is trained further
+through `from_checkpoint`; there are metrics in place of a results file, and no metadata.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from openai.types import Model
 
 from core.metrics import metrics
 from core.providers.client import Client
-from core.providers.errors import cannot_pause, not_an_api_answer, translated, without_key
+from core.providers.errors import cannot_pause, not_an_api_answer, translate_errors, without_key
 from core.providers.finetuning import open_with_progress
-from core.providers.intent_lookup import by_file
+from core.providers.intent_lookup import find_job_by_file
 from core.providers.schemas import JobRequest, ModelInfo, Provider, RemoteCheckpoint, RemoteEvent, RemoteJob
 
 Json = Mapping[str, Any]
 
-LEARNING_RATE = 1e-5  # what a multiplier of 1 stands for: Together's own default
-_METRICS = "metrics:"  # stands for a results file
+LEARNING_RATE = 1e-5  # for a multiplier of 1: Together's default
+_METRICS = "metrics:"  # prefix of the id of a pseudo results file
 _STATUSES = {"completed": "succeeded", "error": "failed", "cancel_requested": "running", "user_error": "failed"}
 _TEXT = frozenset({"chat", "language", "code"})
-# Together's names for what a results file calls otherwise.
+# Together's metric names → column names of a results file.
 _COLUMNS = {
     "train/global_step": "step",
     "global_step": "step",
@@ -63,7 +63,7 @@ class Together(Client):
 
     def create_job(self, request: JobRequest, intent_id: str) -> RemoteJob:
         """Create a job: exactly one POST; see `FineTuning.create_job`."""
-        body: dict[str, Any] = {"training_file": request.training_file, **self._start(request.model)}
+        body: dict[str, Any] = {"training_file": request.training_file, **self._starting_point(request.model)}
         if request.n_epochs is not None:
             body |= {"n_epochs": request.n_epochs, "n_checkpoints": request.n_epochs}
         if request.validation_file is not None:
@@ -77,28 +77,28 @@ class Together(Client):
         ):
             if value is not None:
                 body[name] = value
-        return self._once(lambda: self._remote(self._sdk().post("/fine-tunes", cast_to=object, body=body)))
+        return self._once(lambda: self._remote_job(self._sdk().post("/fine-tunes", cast_to=object, body=body)))
 
     def find_job(self, intent_id: str) -> RemoteJob | None:
-        """By the training file, whose name carries our mark."""
-        return by_file(self, intent_id)
+        """Find a job by its training file, whose name contains the intent id."""
+        return find_job_by_file(self, intent_id)
 
     def job(self, job_id: str) -> RemoteJob:
-        return self._patiently(lambda: self._remote(self._sdk().get(f"/fine-tunes/{job_id}", cast_to=object)))
+        return self._with_retries(lambda: self._remote_job(self._sdk().get(f"/fine-tunes/{job_id}", cast_to=object)))
 
     def jobs(self) -> Iterator[RemoteJob]:
         found = self._list("/fine-tunes")
-        with translated(self.provider):
-            return iter([self._remote(one) for one in found])
+        with translate_errors(self.provider):
+            return iter([self._remote_job(one) for one in found])
 
     def files(self) -> Iterator[tuple[str, str]]:
         found = self._list("/files")
-        with translated(self.provider):
+        with translate_errors(self.provider):
             return iter([(str(one["id"]), str(one.get("filename") or "")) for one in found])
 
     def cancel(self, job_id: str) -> RemoteJob:
         path = f"/fine-tunes/{job_id}/cancel"
-        return self._once(lambda: self._remote(self._sdk().post(path, cast_to=object)))
+        return self._once(lambda: self._remote_job(self._sdk().post(path, cast_to=object)))
 
     def pause(self, job_id: str) -> RemoteJob:
         raise cannot_pause(self.provider)
@@ -108,7 +108,7 @@ class Together(Client):
 
     def events(self, job_id: str, after: str | None = None) -> list[RemoteEvent]:
         found = self._list(f"/fine-tunes/{job_id}/events")
-        with translated(self.provider):
+        with translate_errors(self.provider):
             told = sorted((_event(one, self.provider) for one in found), key=lambda one: one.at)
         ids = [one.id for one in told]
         return told[ids.index(after) + 1 :] if after in ids else told
@@ -118,13 +118,13 @@ class Together(Client):
         if not found:
             return []
         model = self.job(job_id).fine_tuned_model or job_id
-        with translated(self.provider):
+        with translate_errors(self.provider):
             made = [
                 RemoteCheckpoint(
                     id=f"{job_id}:{one['step']}",
                     step=int(one["step"]),
                     model=f"{model}:{one['step']}",
-                    created_at=_moment(one.get("created_at")),
+                    created_at=_timestamp(one.get("created_at")),
                     metrics={},
                 )
                 for one in found
@@ -132,25 +132,25 @@ class Together(Client):
         return sorted(made, key=lambda one: one.step)
 
     def file_text(self, file_id: str) -> str:
-        """The content of a file; of a job's metrics, a results file made of them."""
+        """Content of a file; for a job's metrics, a results file built from them."""
         if not file_id.startswith(_METRICS):
             return super().file_text(file_id)
         path = f"/fine-tunes/{file_id.removeprefix(_METRICS)}/metrics"
-        answer = self._patiently(lambda: self._object(self._sdk().get(path, cast_to=object)))
-        with translated(self.provider):
+        answer = self._with_retries(lambda: self._object(self._sdk().get(path, cast_to=object)))
+        with translate_errors(self.provider):
             return _csv([one for one in answer.get("metrics") or () if isinstance(one, Mapping)])
 
     def models(self) -> list[ModelInfo]:
-        """The models that write text; Together lists them without the object around them."""
+        """The text models; Together returns them as a plain list."""
         found = [one for one in self._list("/models") if one.get("type") in _TEXT]
-        with translated(self.provider):
-            return self._listed([Model.construct(**one) for one in found])
+        with translate_errors(self.provider):
+            return self._text_models([Model.construct(**one) for one in found])
 
-    def _start(self, model: str) -> dict[str, Any]:
-        """Where training starts: a base model, or the last state of the job that made a tuned one."""
-        made, _, step = model.partition(":")
+    def _starting_point(self, model: str) -> dict[str, Any]:
+        """Start of the training: a base model, or a checkpoint of the job that produced a tuned one."""
+        name, _, step = model.partition(":")
         for job in self.jobs():
-            if job.fine_tuned_model == made:
+            if job.fine_tuned_model == name:
                 return {"model": job.model, "from_checkpoint": f"{job.id}:{step}" if step else job.id}
         return {"model": model}
 
@@ -162,14 +162,14 @@ class Together(Client):
                 raise not_an_api_answer(self.provider)
             return [one for one in data if isinstance(one, Mapping)]
 
-        return self._patiently(call)
+        return self._with_retries(call)
 
     def _object(self, answer: object) -> Json:
         if not isinstance(answer, Mapping):
             raise not_an_api_answer(self.provider)
         return answer
 
-    def _remote(self, answer: object) -> RemoteJob:
+    def _remote_job(self, answer: object) -> RemoteJob:
         job = self._object(answer)
         status = str(job["status"])
         progress = job.get("progress") or {}
@@ -188,8 +188,8 @@ class Together(Client):
             result_files=(f"{_METRICS}{job['id']}",) if status not in ("pending", "queued") else (),
             training_file=str(job.get("training_file") or ""),
             validation_file=job.get("validation_file") or None,
-            created_at=_moment(job.get("created_at")),
-            finished_at=_moment(job.get("updated_at")) if ended else None,
+            created_at=_timestamp(job.get("created_at")),
+            finished_at=_timestamp(job.get("updated_at")) if ended else None,
             seed=job.get("random_seed"),
             hyperparameters={name: job[name] for name in ("n_epochs", "batch_size", "learning_rate") if name in job},
             intent=None,
@@ -197,7 +197,7 @@ class Together(Client):
 
 
 def _event(one: Json, provider: Provider) -> RemoteEvent:
-    at = _moment(one.get("created_at")) or datetime.fromtimestamp(0, UTC)
+    at = _timestamp(one.get("created_at")) or datetime.fromtimestamp(0, UTC)
     told = f"{one.get('created_at')} {one.get('type')} {one.get('step')} {one.get('message')}"
     level = str(one.get("level") or "info").lower().removeprefix("legacy_i").removeprefix("legacy_")
     return RemoteEvent(
@@ -211,7 +211,7 @@ def _event(one: Json, provider: Provider) -> RemoteEvent:
 
 
 def _csv(found: Sequence[Json]) -> str:
-    """Metrics as a results file; snapshots of one step are one line."""
+    """Metrics as a results file; records of one step are merged into one line."""
     names = tuple(dict.fromkeys(_COLUMNS.values()))
     lines: dict[float, dict[str, float]] = {}
     for one in found:
@@ -226,8 +226,8 @@ def _cell(value: float | None) -> str:
     return "" if value is None else f"{value:.10g}"
 
 
-def _moment(iso: object) -> datetime | None:
-    """ISO 8601, with or without a zone (UTC)."""
+def _timestamp(iso: object) -> datetime | None:
+    """Parse ISO 8601; without a time zone it is UTC."""
     if not isinstance(iso, str) or not iso:
         return None
     moment = datetime.fromisoformat(iso)

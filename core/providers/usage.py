@@ -1,12 +1,12 @@
-"""How many tokens an answer took: the one reader of `usage`, for rows, streams, batches, previews and evaluations.
+"""Parses token usage from responses, for rows, streams, batches, previews and evaluations.
 
-Read here, because providers send it so:
+Formats of the providers:
 
-- DeepSeek: `prompt_cache_hit_tokens` and `prompt_cache_miss_tokens` beside OpenAI's names (api-docs.deepseek.com).
+- DeepSeek: `prompt_cache_hit_tokens` and `prompt_cache_miss_tokens` besides OpenAI's names (api-docs.deepseek.com).
 - Moonshot: `cached_tokens` in `usage` itself, and `usage` inside the last choice of a stream.
 - Groq: `x_groq.usage` in the last event of a stream.
-- Gemini's OpenAI-compatible endpoint, xAI and gateways before them: reasoning tokens that are in `total_tokens` (or
-  only in `completion_tokens_details.reasoning_tokens`), but not in `completion_tokens`. They are billed as output.
+- Gemini's OpenAI-compatible endpoint, xAI and gateways to them: reasoning tokens that are in `total_tokens` (or only
+  in `completion_tokens_details.reasoning_tokens`), but not in `completion_tokens`. They are billed as output.
 - The Responses API: `input_tokens`, `output_tokens`, `input_tokens_details`.
 - Anthropic: `input_tokens` without what was read from its cache (`cache_read_input_tokens`) or written to it
   (`cache_creation_input_tokens`); both are part of the prompt (docs.anthropic.com, "Prompt caching").
@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_MOST = 2**31 - 1  # what the database's integer columns hold; no request has so many tokens
+_MAX_TOKENS = 2**31 - 1  # maximum of the database's integer columns; no request has as many tokens
 _PROMPT = ("prompt_tokens", "input_tokens", "promptTokenCount", "prompt_eval_count", "inputTokens", "promptTokens")
 _COMPLETION = (
     "completion_tokens",
@@ -45,18 +45,18 @@ _CACHED = (
 _OPENAI = {"prompt_tokens", "completion_tokens", "total_tokens"}
 _CACHE_MISSES = ("prompt_cache_miss_tokens",)
 _WRITTEN_TO_CACHE = ("cache_creation_input_tokens", "cacheWriteInputTokens")
-_BESIDE_INPUT = ("cache_read_input_tokens", "cache_creation_input_tokens")  # not counted in `input_tokens`
+_OUTSIDE_INPUT = ("cache_read_input_tokens", "cache_creation_input_tokens")  # not counted in `input_tokens`
 _PROMPT_DETAILS = ("prompt_tokens_details", "input_tokens_details", "prompt_token_details")
 _COMPLETION_DETAILS = ("completion_tokens_details", "output_tokens_details", "completion_token_details")
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one request. None: not known.
+    """Token usage of one request. None: unknown.
 
     Attributes:
-        cached_tokens: how many of the prompt's tokens the provider read from its cache; 0 where it does not say, so
-            that they are priced as fresh ones.
+        cached_tokens: number of prompt tokens read from the provider's cache; 0 if not reported, so that all are priced
+            as uncached.
     """
 
     prompt_tokens: int | None = None
@@ -65,22 +65,22 @@ class Usage:
 
     @property
     def known(self) -> bool:
-        """Whether the provider has counted anything."""
+        """Whether the provider reported any count."""
         return self.prompt_tokens is not None or self.completion_tokens is not None
 
     @property
     def billed(self) -> bool:
-        """Whether the provider has counted more than nothing."""
+        """Whether the provider reported a count above 0."""
         return bool(self.prompt_tokens or self.completion_tokens)
 
-    def beside_text(self) -> Usage:
-        """The same, for an answer with a text: a count of 0 cannot be true there, so it is unknown, not free."""
+    def zeros_unknown(self) -> Usage:
+        """The same with zeros as None: for a response with text, a count of 0 is wrong and must not mean "free"."""
         if self.prompt_tokens and self.completion_tokens:
             return self
         return Usage(self.prompt_tokens or None, self.completion_tokens or None, self.cached_tokens)
 
-    def after(self, earlier: Usage) -> Usage:
-        """What is known of a stream once this report has followed an earlier one: counts do not fall back to 0."""
+    def following(self, earlier: Usage) -> Usage:
+        """Merge this report of a stream with an earlier one: a count is never reset to 0."""
         return Usage(
             self.prompt_tokens or _known(earlier.prompt_tokens, self.prompt_tokens),
             self.completion_tokens or _known(earlier.completion_tokens, self.completion_tokens),
@@ -92,10 +92,10 @@ _UNKNOWN = Usage()
 
 
 def read_usage(answer: Mapping[str, Any]) -> Usage:
-    """The usage in an answer, or in an event of a stream. What is missing, or no number, is unknown."""
-    if isinstance(usage := answer.get("usage"), dict) and (plain := _plain(usage)) is not None:
-        return plain
-    for usage in _reports(answer):
+    """The usage in a response or stream event. A missing or malformed count is None."""
+    if isinstance(usage := answer.get("usage"), dict) and (usual := _openai_usage(usage)) is not None:
+        return usual
+    for usage in _usage_objects(answer):
         found = _read(usage)
         if found.known:
             return found
@@ -103,7 +103,7 @@ def read_usage(answer: Mapping[str, Any]) -> Usage:
 
 
 def token_count(value: object) -> int | None:
-    """A number of tokens: also as a float or a string. What is no number, or below zero, is unknown."""
+    """Parse a token count, also from a float or string; None if it is malformed or negative."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -113,13 +113,13 @@ def token_count(value: object) -> int | None:
             return None
     if isinstance(value, float) and math.isfinite(value):
         value = math.ceil(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_TOKENS:
         return None
     return value
 
 
-def _reports(answer: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    """Where a usage object may be, the most likely place first."""
+def _usage_objects(answer: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    """Possible usage objects of a response, the most likely first."""
     if isinstance(usage := answer.get("usage"), Mapping):
         yield usage
         if isinstance(billed := usage.get("billed_units"), Mapping):
@@ -136,14 +136,14 @@ def _reports(answer: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
         yield answer
 
 
-def _plain(usage: dict[str, Any]) -> Usage | None:
-    """Most answers say no more than this; the rest is read slowly."""
+def _openai_usage(usage: dict[str, Any]) -> Usage | None:
+    """Fast path for usage with only OpenAI's three counts; None for any other."""
     if usage.keys() != _OPENAI:
         return None
     prompt, completion = usage["prompt_tokens"], usage["completion_tokens"]
     if type(prompt) is not int or type(completion) is not int or usage["total_tokens"] != prompt + completion:
         return None
-    return Usage(prompt, completion) if 0 <= prompt <= _MOST and 0 <= completion <= _MOST else None
+    return Usage(prompt, completion) if 0 <= prompt <= _MAX_TOKENS and 0 <= completion <= _MAX_TOKENS else None
 
 
 def _read(usage: Mapping[str, Any]) -> Usage:
@@ -152,15 +152,15 @@ def _read(usage: Mapping[str, Any]) -> Usage:
     reasoning = _detail(usage, _COMPLETION_DETAILS, _REASONING)
     cached = _detail(usage, _PROMPT_DETAILS, _CACHED) or 0
     if prompt is None:
-        prompt = _all_of_prompt(usage, cached, total, completion)
+        prompt = _derived_prompt_tokens(usage, cached, total, completion)
     elif "input_tokens" in usage and _first(usage, _PROMPT[:1]) is None:
-        prompt += sum(token_count(usage.get(name)) or 0 for name in _BESIDE_INPUT)
+        prompt += sum(token_count(usage.get(name)) or 0 for name in _OUTSIDE_INPUT)
     if prompt is not None and cached > prompt:
-        prompt += cached  # a part of the prompt cannot be larger than it: this provider counts it apart
+        prompt += cached  # cached tokens cannot exceed the prompt, so this provider counts them separately
     if prompt is not None and (written := _first(usage, _WRITTEN_TO_CACHE) or 0) > prompt:
-        prompt += written  # likewise
+        prompt += written  # likewise for tokens written to the cache
     if completion is not None and reasoning is not None and reasoning > completion:
-        completion += reasoning  # the same for reasoning, which is billed as output
+        completion += reasoning  # likewise for reasoning tokens, which are billed as output
     if prompt is not None and total is not None:
         completion = max(completion or 0, total - prompt)
     if completion is None:
@@ -168,8 +168,10 @@ def _read(usage: Mapping[str, Any]) -> Usage:
     return Usage(_bounded(prompt), _bounded(completion), cached)
 
 
-def _all_of_prompt(usage: Mapping[str, Any], cached: int, total: int | None, completion: int | None) -> int | None:
-    """The prompt's tokens where they are not given: from the cache's hits and misses, or as the rest of the total."""
+def _derived_prompt_tokens(
+    usage: Mapping[str, Any], cached: int, total: int | None, completion: int | None
+) -> int | None:
+    """Prompt tokens if not reported: from cache hits and misses, or as total minus completion."""
     if (missed := _first(usage, _CACHE_MISSES)) is not None:
         return cached + missed
     return max(0, total - completion) if total is not None and completion is not None else None
@@ -183,16 +185,16 @@ def _first(usage: Mapping[str, Any], names: Iterable[str]) -> int | None:
 
 
 def _detail(usage: Mapping[str, Any], details: Iterable[str], names: Iterable[str]) -> int | None:
-    """A count that OpenAI puts into an object of details, and others beside it."""
+    """A count that OpenAI reports in a details object and other providers next to the totals."""
     for name in details:
         if isinstance(detail := usage.get(name), Mapping) and (count := _first(detail, names)) is not None:
             return count
     return _first(usage, names)
 
 
-def _known(count: int | None, otherwise: int | None) -> int | None:
-    return otherwise if count is None else count
+def _known(count: int | None, default: int | None) -> int | None:
+    return default if count is None else count
 
 
 def _bounded(count: int | None) -> int | None:
-    return count if count is None or count <= _MOST else None
+    return count if count is None or count <= _MAX_TOKENS else None

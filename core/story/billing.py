@@ -99,9 +99,9 @@ class StoryBilling:
         """
         counted = tokens.count([written], self._request.model).tokens if seen.tokens is None and written else None
         if not _used_tokens(seen, written):
-            return Bill(counted, None if (no_response or seen.begun) and not self._free else Decimal(0))
+            return Bill(counted, None if (no_response or seen.started) and not self._free else Decimal(0))
         prompt_tokens = self._count_prompt_tokens() if seen.prompt_tokens is None else seen.prompt_tokens
-        completion_tokens = counted if seen.tokens is None and not seen.thought else seen.tokens
+        completion_tokens = counted if seen.tokens is None and not seen.has_thinking else seen.tokens
         cached = seen.cached_tokens
         cost = cost_of(self._book, self._provider, seen.model, prompt_tokens, completion_tokens, cached_tokens=cached)
         if cost is None and same_model(self._request.model, seen.model):

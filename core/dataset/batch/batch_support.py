@@ -25,7 +25,7 @@ def supports_batch(provider: Provider) -> bool:
         return supported
     try:
         supported, ttl_s = (
-            Client(provider, retry_limits=RetryLimits(_TIMEOUT_S, 1), timeout=_TIMEOUT_S).lists_batches(),
+            Client(provider, retry_limits=RetryLimits(_TIMEOUT_S, 1), timeout=_TIMEOUT_S).supports_batches(),
             _CACHE_S,
         )
     except ProviderError:

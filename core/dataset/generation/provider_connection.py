@@ -80,7 +80,7 @@ class ProviderConnection:
             seed=grid.row_seed(recipe, claim.key),
             n=n,
         )
-        return await self._current_client().ask(request)
+        return await self._current_client().complete(request)
 
     async def close(self) -> None:
         """Close the clients. No request may be in flight."""
