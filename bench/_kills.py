@@ -108,11 +108,16 @@ def _kill(url: str, home: Path, store: Store, run_id: str, kills: int) -> None:
         answers += dice.choice((1, 7, 40, 90, 150))
         worker = _worker(url, home)
         try:
-            _wait(worker, store, run_id, lambda most=answers: _answers(url) >= most)
+            _wait(worker, store, run_id, _answered(url, answers))
         finally:
             worker.kill()
             worker.wait()
         answers = _answers(url)
+
+
+def _answered(url: str, least: int) -> Callable[[], bool]:
+    """A condition: the endpoint has given at least so many answers."""
+    return lambda: _answers(url) >= least
 
 
 def _finish(url: str, home: Path, store: Store, run_id: str) -> int:

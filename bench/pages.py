@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from streamlit.runtime.scriptrunner import script_runner
+from streamlit.runtime.scriptrunner.exec_code import exec_func_with_error_handling
 from streamlit.testing.v1 import AppTest
 
 from bench import _smoke
@@ -62,7 +64,7 @@ def cost() -> dict[str, float]:
     found = rerun_ms(
         "cost",
         {"cost_lists": lists, "cost_baseline": baselines[0]},
-        lambda at, number: at.get_by_key("cost_baseline").set_value(baselines[(number + 1) % 2]),
+        lambda at, number: at.selectbox(key="cost_baseline").set_value(baselines[(number + 1) % 2]),
     )
     print(f"cost page, {rows} prices of {len(lists)} lists: {found:.0f} ms a rerun")
     return {"cost_rerun_ms": round(found, 1)}
@@ -103,20 +105,16 @@ def _one_page() -> None:
 def _timed() -> Iterator[list[float]]:
     """Seconds of every script run in the block."""
     times: list[float] = []
-    real = script_runner.exec_func_with_error_handling
 
     def timed(*args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()
         try:
-            return real(*args, **kwargs)
+            return exec_func_with_error_handling(*args, **kwargs)
         finally:
             times.append(time.perf_counter() - began)
 
-    script_runner.exec_func_with_error_handling = timed
-    try:
+    with mock.patch.object(script_runner, "exec_func_with_error_handling", timed):
         yield times
-    finally:
-        script_runner.exec_func_with_error_handling = real
 
 
 if __name__ == "__main__":

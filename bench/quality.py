@@ -75,10 +75,10 @@ def _stories(rows: int) -> Iterator[str]:
         if number % 100 == 98:
             yield random.choice(kept)
         elif number % 100 == 99:
-            story = list(random.choice(kept))
-            for place in random.sample(range(len(story)), 3):
-                story[place] = "某"
-            yield "".join(story)
+            changed = list(random.choice(kept))
+            for place in random.sample(range(len(changed)), 3):
+                changed[place] = "某"
+            yield "".join(changed)
         else:
             own = ("".join(random.choices(words, k=6)) + "。" for _ in range(_SENTENCES - 2))
             story = "".join([*random.choices(sentences, k=2), *own])

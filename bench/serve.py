@@ -55,8 +55,8 @@ async def main() -> None:
         await pool.close()
     print(f"{platform.processor() or platform.machine()}, {options.threads} threads, {options.tokens} tokens an answer")
     print(f"{'requests at once':>18} {'llama.cpp tokens/s':>20} {'engine tokens/s':>16} {'ratio':>7}")
-    for parallel, llama, ours, ratio in rows:
-        print(f"{parallel:>18} {llama:>20.1f} {ours:>16.1f} {ratio:>7.3f}")
+    for parallel, theirs, ours, ratio in rows:
+        print(f"{parallel:>18} {theirs:>20.1f} {ours:>16.1f} {ratio:>7.3f}")
     print(json.dumps({"tokens_per_s_vs_llama_cpp": round(min(ratio for *_, ratio in rows), 4)}))
 
 

@@ -140,7 +140,7 @@ def _trl(folder: Path, run: str) -> dict[str, Any]:
     from trl import SFTConfig, SFTTrainer
 
     from core.engine import tokens
-    from core.engine.trainer import model as our_model
+    from core.engine.weights import LINEAR_MODULES
 
     torch.set_num_threads(os.cpu_count() or 1)
     config = AutoConfig.for_model(**json.loads((folder / "weights/config.json").read_text()))
@@ -149,12 +149,12 @@ def _trl(folder: Path, run: str) -> dict[str, Any]:
         {k: v.float() for k, v in load_file(folder / "weights/weights.safetensors").items()}, strict=False
     )
     base.tie_weights()
-    targets = [name.rsplit(".")[-1] for name in our_model.LINEAR_MODULES]
+    targets = [name.rsplit(".")[-1] for name in LINEAR_MODULES]
     tuned = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets, task_type="CAUSAL_LM"))
     generator = torch.Generator().manual_seed(SEED)
     with torch.no_grad():  # the same start as ours: A drawn layer by layer, B zero
         for layer in base.model.layers:
-            for module in our_model.LINEAR_MODULES:
+            for module in LINEAR_MODULES:
                 a = layer.get_submodule(module).lora_A["default"].weight
                 bound = a.shape[1] ** -0.5
                 a.uniform_(-bound, bound, generator=generator)
@@ -196,7 +196,7 @@ def _result(train: Any, seconds: float, losses: list[float]) -> dict[str, Any]:
 
 def _report(results: dict[str, list[dict[str, Any]]]) -> None:
     def median(run: str, figure: str) -> float:
-        return statistics.median(result[figure] for result in results[run])
+        return float(statistics.median(result[figure] for result in results[run]))
 
     print(f"\n{'':14}  tokens/s   peak GB   first loss   last loss")
     for run in RUNS:

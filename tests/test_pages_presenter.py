@@ -14,7 +14,7 @@ from core.story import library, presenter_prompts
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.test_pages import click, labels, trouble, visit, words
-from tests.test_pages_story import _TUNED, _texts, _tuned
+from tests.test_pages_story import _TUNED, _compare, _texts, _tuned
 from tests.test_pages_story import server as server
 
 
@@ -167,3 +167,24 @@ def test_without_a_model_it_says_so_and_can_be_left(server: FaultServer, store: 
 def test_leaving_keeps_the_story_on_the_story_page(server: FaultServer, store: Store) -> None:
     at = click(click(_present(), "presenter_write"), "presenter_leave")
     assert any("从前，" in text for text in _texts(at))
+
+
+def test_a_blind_round_of_the_story_page_hides_its_names_until_the_vote(server: FaultServer, store: Store) -> None:
+    presenter_prompts.save(Settings.from_env().home, LOCAL, ["讲"])
+    at = click(_compare(store, blind=True), "story_button")
+    at.query_params["stage"], at.query_params["prompt"] = "1", "1"
+    at.run()
+    assert not at.exception
+    assert sum(text.startswith("从前，") for text in _texts(at)) == 2
+    assert _models_of_stories(at) == set()
+    at = click(click(at, "presenter_leave"), "story_vote_0")
+    at.query_params["stage"] = "1"
+    at.run()
+    assert not at.exception
+    assert _models_of_stories(at) == {"writer", _TUNED}
+
+
+def _models_of_stories(at: AppTest) -> set[str]:
+    """The models that the facts below the stories name."""
+    facts = "\n".join(markdown.value for markdown in at.markdown)
+    return {model for model in ("writer", _TUNED) if f"**`{model}`**" in facts}

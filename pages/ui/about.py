@@ -91,14 +91,20 @@ def _licence(found: metadata.PackageMetadata) -> str:
 
     The older field is last, and its first line only: some packages have put the whole text of their licence there.
     """
-    named = [found.get("License-Expression") or ""]
+    named = [_field(found, "License-Expression")]
     named += [
         classifier.rpartition(" :: ")[2]
         for classifier in found.get_all("Classifier") or ()
         if classifier.startswith("License :: ") and not classifier.endswith("OSI Approved")
     ]
-    named += (found.get("License") or "").strip().splitlines()[:1]
+    named += _field(found, "License").strip().splitlines()[:1]
     return next((name for name in named if name and len(name) <= _LONGEST_LICENCE), "")
+
+
+def _field(found: metadata.PackageMetadata, name: str) -> str:
+    """The first value of a field; "" where a package leaves it out."""
+    values = found.get_all(name)
+    return str(values[0]) if values else ""
 
 
 def _without_password(url: str) -> str:

@@ -14,7 +14,6 @@ from pages.ui import unexpected_errors
 from pages.ui.lang import _, number
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 _AT_ONCE = 5_000  # rows that take less than a second
 _LOOK_S = 0.5
@@ -91,10 +90,10 @@ class BackgroundTask(Generic[T]):
 _unfinished: dict[Hashable, BackgroundTask[Any]] = {}
 
 
-class CachedTask(Protocol[T_co]):
+class CachedTask(Protocol[T]):
     """A cached function (`st.cache_resource`), as far as it is needed here."""
 
-    def __call__(self, *given: Any) -> BackgroundTask[T_co]: ...
+    def __call__(self, *given: Any) -> BackgroundTask[T]: ...
 
     def clear(self, *given: Any) -> None: ...
 

@@ -148,7 +148,7 @@ def _zone() -> tzinfo | None:
         return None
 
 
-def number(value: float | int | None, digits: int = 0) -> str:
+def number(value: float | Decimal | None, digits: int = 0) -> str:
     """A number with thousands separated; None is "unknown"."""
     return _("unknown") if value is None else f"{value:,.{digits}f}"
 

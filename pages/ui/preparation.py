@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Final
 
 import streamlit as st
 
@@ -17,8 +18,9 @@ from pages.ui.dataset import system_text
 from pages.ui.lang import _, as_markdown, mark
 from pages.ui.limited_fields import text_field
 
-_COMPLETION, _CHAT = "completion", "chat"
-_FORMATS = {_COMPLETION: mark("Prompt and completion"), _CHAT: mark("Chat")}
+_COMPLETION: Final = "completion"
+_CHAT: Final = "chat"
+_FORMATS: dict[FileFormat, str] = {_COMPLETION: mark("Prompt and completion"), _CHAT: mark("Chat")}
 _WILL = ("add_separator", "add_space", "add_stop", "roles", "system")
 _SHOWN_START, _SHOWN_END = 40, 24  # characters of a story
 
@@ -95,7 +97,8 @@ def report(written: TrainingFilePreview) -> None:
 def _proposed(chosen: DatasetSummary, version: Version | None) -> TrainingFormat | None:
     """The marks that are free; None when no usual one is, so that they must be given."""
     try:
-        written = cached.written(chosen.id, version and version.id, rows_of(chosen, version), TrainingFormat()).get()
+        version_id = None if version is None else version.id
+        written = cached.written(chosen.id, version_id, rows_of(chosen, version), TrainingFormat()).get()
     except FabulaError:
         return None
     return TrainingFormat(written.plan.separator, written.plan.stop) if written is not None else None

@@ -11,6 +11,7 @@ import streamlit as st
 from core.errors import FabulaError, StorageFull
 from core.providers import Client, ModelInfo, RetryLimits
 from core.providers.registry import ENGINE
+from core.providers.schemas import Endpoint
 from core.status import Status, collect
 from pages.ui import unexpected_errors
 from pages.ui.cached.studio import POLL_S, prices, registry, settings, store, where
@@ -84,7 +85,7 @@ def forget_status() -> None:
     _status.clear()
 
 
-def endpoint_of(info: ModelInfo) -> str:
+def endpoint_of(info: ModelInfo) -> Endpoint:
     """Which endpoint a model answers on."""
     if info.format is not None:
         return "completion" if info.format == "completion" else "chat"
@@ -92,7 +93,7 @@ def endpoint_of(info: ModelInfo) -> str:
 
 
 @st.cache_resource(ttl=_MODELS_S, max_entries=256)
-def _endpoint(provider: str, model: str, studio: str) -> str:
+def _endpoint(provider: str, model: str, studio: str) -> Endpoint:
     return quick(provider).endpoint(model)
 
 

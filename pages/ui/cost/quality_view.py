@@ -111,13 +111,15 @@ def _sentence(found: list[Quality]) -> None:
 
 def _cheaper(best: Quality, rivals: Sequence[Quality]) -> None:
     """Name the cheapest rival, where it costs less than the leader."""
-    priced = [one for one in rivals if one.cost_usd is not None]
-    cheapest = min(priced, key=lambda one: (one.cost_usd or 0, -one.share), default=None)
-    if cheapest is None or (best.cost_usd is not None and cheapest.cost_usd >= best.cost_usd):
+    priced = [(one.cost_usd, one) for one in rivals if one.cost_usd is not None]
+    if not priced:
+        return
+    cost_usd, cheapest = min(priced, key=lambda pair: (pair[0], -pair[1].share))
+    if best.cost_usd is not None and cost_usd >= best.cost_usd:
         return
     st.markdown(
         _("**{model}** may be as good (the intervals overlap) and costs {cost} per story.").format(
-            model=plain(cheapest.model), cost=usd(cheapest.cost_usd)
+            model=plain(cheapest.model), cost=usd(cost_usd)
         )
     )
 

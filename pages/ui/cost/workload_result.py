@@ -65,11 +65,11 @@ def _in(local: Candidate, theirs: str | None, currency: str, rate: ExchangeRate)
 
 def _answer(mine: Costs, other: Costs, crossing: BreakEven) -> str:
     names = {"mine": plain(mine.candidate.name), "other": plain(other.candidate.name)}
-    if crossing.outcome == "at" and crossing.days is None:
-        return _("**{mine}** breaks even with {other} after **{n} stories**.").format(
-            n=number(crossing.requests), **names
-        )
     if crossing.outcome == "at":
+        if crossing.days is None:
+            return _("**{mine}** breaks even with {other} after **{n} stories**.").format(
+                n=number(crossing.requests), **names
+            )
         return _("**{mine}** breaks even with {other} after **{n} stories**: {time} at your rate.").format(
             n=number(crossing.requests), time=_stretch(crossing.days), **names
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import streamlit as st
 
 from core.dataset import curation, row_query
@@ -64,8 +67,10 @@ def _row(dataset_id: str, row: ListedRow) -> None:
             _button(_("Write it again"), "again", ":material/replay:", _done, again)
 
 
-def _button(label: str, key: str, icon: str, act: object, args: tuple[object, ...], primary: bool = False) -> None:
-    kind = "primary" if primary else "secondary"
+def _button(
+    label: str, key: str, icon: str, act: Callable[..., None], args: tuple[object, ...], primary: bool = False
+) -> None:
+    kind: Literal["primary", "secondary"] = "primary" if primary else "secondary"
     if st.button(label, icon=icon, type=kind, key=f"dataset_row_{key}", on_click=act, args=args):
         st.rerun()
 
@@ -78,6 +83,6 @@ def _save(row: ListedRow) -> None:
     _close()
 
 
-def _done(act: object, *args: object) -> None:
-    act(*args)  # type: ignore[operator]  # a callback of row_actions
+def _done(act: Callable[..., object], *args: object) -> None:
+    act(*args)
     _close()

@@ -30,8 +30,10 @@ def is_capped(progress: RunProgress) -> bool:
 def raise_limit(progress: RunProgress) -> None:
     """Raise the limit of a run. One that is over goes on with it: what it has spent stays on its bill."""
     over = is_capped(progress)
-    kind = "primary" if over else "secondary"
-    popover = st.popover(_("Raise the budget"), icon=":material/savings:", key=_OPEN, on_change="rerun", type=kind)
+    popover = st.popover(
+        _("Raise the budget"), icon=":material/savings:", key=_OPEN, on_change="rerun",
+        type="primary" if over else "secondary",
+    )  # fmt: skip
     if not popover.open or progress.budget_usd is None:
         return
     with popover:

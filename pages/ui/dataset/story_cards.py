@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import streamlit as st
 
@@ -22,7 +23,13 @@ STATES = {
     "failed": mark("failed"),
     "excluded": mark("left out"),
 }
-_COLOURS = {"pending": "gray", "sent": "orange", "done": "blue", "failed": "red", "excluded": "gray"}
+_COLOURS: Mapping[str, Literal["gray", "orange", "blue", "red"]] = {
+    "pending": "gray",
+    "sent": "orange",
+    "done": "blue",
+    "failed": "red",
+    "excluded": "gray",
+}
 _NEWEST = 3
 _LOOKED_AT = 8 * request_grouping.MAX_SHARED  # rows: one request can write as many of a cell
 _MOST = 12  # of one square; the table has all
@@ -95,6 +102,10 @@ def _reason(row: ListedRow) -> Sequence[str]:
     return [as_markdown(reason)] if (reason := failure_labels.row_reason(row)) else []
 
 
+def _set_left_out(row_id: int, left_out: bool) -> None:
+    (row_actions.leave_out if left_out else row_actions.put_back)([row_id])
+
+
 def _buttons(row: ListedRow, place: str) -> None:
     out = row.state == "excluded"
     with st.container(horizontal=True):
@@ -104,8 +115,8 @@ def _buttons(row: ListedRow, place: str) -> None:
             type="tertiary",
             key=f"dataset_{place}out_{row.id}",
             disabled=row.state == "sent",
-            on_click=row_actions.put_back if out else row_actions.leave_out,
-            args=([row.id],),
+            on_click=_set_left_out,
+            args=(row.id, not out),
         )
         opened = st.button(
             _("Open"),

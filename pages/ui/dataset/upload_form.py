@@ -71,7 +71,7 @@ def read_as(imported: table_reader.Imported) -> str:
 
 def wants_table(key: str) -> bool:
     """Whether the visitor has chosen to read a file as a plain table; `key` is that of the choice."""
-    return state.get(key) == _TABLE
+    return bool(state.get(key) == _TABLE)
 
 
 def show(imported: table_reader.Imported, key: str) -> None:

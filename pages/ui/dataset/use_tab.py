@@ -32,7 +32,8 @@ def show() -> None:
             with cards.show_errors():
                 marks = preparation.marks("dataset", chosen, version)
                 rows = preparation.rows_of(chosen, version)
-                written = background_task.wait_for_task(cached.written(chosen.id, version and version.id, rows, marks))
+                version_id = None if version is None else version.id
+                written = background_task.wait_for_task(cached.written(chosen.id, version_id, rows, marks))
                 if written is not None:
                     preparation.report(written)
     with right:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Literal
 
 import streamlit as st
 
@@ -31,6 +32,9 @@ _WRITE_NOW = "story_write_now"  # set by a button that changes the model: the fo
 _MOST_TOKENS = 32_768  # as the form's field
 _COUNTDOWN_S = 1.0
 
+_Setting = Literal["temperature", "max_tokens"]
+"""A setting of a request that a remedy changes; the form has a field of the same name."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Remedy:
@@ -38,12 +42,12 @@ class _Remedy:
 
     Attributes:
         key: first part of the keys of its buttons.
-        again: writes the same request once more, with another value of one setting ("": as it was).
+        again: writes the same request once more, with another value of one setting (None: as it was).
         with_model: writes it with another model; None: that is not offered.
     """
 
     key: str
-    again: Callable[[StoryStream, str, float | None], None]
+    again: Callable[[StoryStream, _Setting | None, float | None], None]
     with_model: Callable[[StoryStream, ModelInfo], None] | None
 
 
@@ -58,7 +62,7 @@ def show_step(chain: Chain, name: StepName) -> None:
     """One row of buttons for a step of a chain, once the chain has ended."""
     if chain.done:
 
-        def again(story: StoryStream, setting: str, value: float | None) -> None:
+        def again(story: StoryStream, setting: _Setting | None, value: float | None) -> None:
             _again_in_chain(chain, name, _changed(story.original_request, setting, value), story.provider)
             if setting == "temperature" or (setting and name == "story"):  # an outline has a limit of its own
                 state.set_value(f"story_{setting}", value)
@@ -112,7 +116,7 @@ def _countdown(story: StoryStream, way: _Remedy, until: datetime) -> None:
     if story not in session.stories or session.writing:
         return
     if now >= until:
-        way.again(story, "", None)
+        way.again(story, None, None)
         st.rerun()
     words = _("Tries again automatically at {time}, in {left}, while this page is open.").format(
         time=clock(until, now), left=duration((until - now).total_seconds())
@@ -131,7 +135,7 @@ def _button(remedy: Remedy, story: StoryStream, way: _Remedy) -> None:
         case "try_again" | "wait":
             st.button(
                 _("Try again"), icon=":material/replay:", key=f"{way.key}_again", on_click=way.again,
-                args=(story, "", None),
+                args=(story, None, None),
             )  # fmt: skip
         case "raise_limit" if story.original_request.max_tokens < _MOST_TOKENS:
             limit = min(failed_rows.higher_limit(story.original_request.max_tokens), _MOST_TOKENS)
@@ -174,7 +178,7 @@ def _through_the_form(story: StoryStream, info: ModelInfo) -> None:
     state.set_value(_WRITE_NOW, True)
 
 
-def _again_in_round(story: StoryStream, setting: str, value: float | None) -> None:
+def _again_in_round(story: StoryStream, setting: _Setting | None, value: float | None) -> None:
     """The same request once more, in the story's place in the round; with another setting, which the form keeps."""
     if setting:
         state.set_value(f"story_{setting}", value)
@@ -195,5 +199,7 @@ def _again_in_chain(chain: Chain, name: StepName, asked: CompletionRequest, prov
         chain.retry(name, asked, cached.client(provider))
 
 
-def _changed(request: CompletionRequest, setting: str, value: float | None) -> CompletionRequest:
-    return replace(request, **{setting: value}) if setting else request
+def _changed(request: CompletionRequest, setting: _Setting | None, value: float | None) -> CompletionRequest:
+    if setting is None or value is None:
+        return request
+    return replace(request, temperature=value) if setting == "temperature" else replace(request, max_tokens=int(value))

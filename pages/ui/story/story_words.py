@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 from streamlit.delta_generator import DeltaGenerator
 
@@ -10,7 +10,17 @@ from core.story.stream import StoryStream
 from pages.ui.lang import _
 
 
-def draw(place: Any, story: StoryStream, *, none: str = "") -> DeltaGenerator:
+class Place(Protocol):
+    """What words can be drawn in: `st`, or a place that a call of `draw` returned."""
+
+    def text(self, body: str) -> DeltaGenerator: ...
+
+    def markdown(self, body: str) -> DeltaGenerator: ...
+
+    def empty(self) -> DeltaGenerator: ...
+
+
+def draw(place: Place, story: StoryStream, *, none: str = "") -> DeltaGenerator:
     """The words so far, or why there are none; returns where they are.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import pandas as pd
 import pyarrow as pa
@@ -13,7 +14,7 @@ from core.charts.common import Axis, CurveMark, Spec
 from core.training.figures import Figure, figure
 from core.training.results import Results
 
-Sendable = pa.Table
+Sendable: TypeAlias = pa.Table
 """A table in the form that goes to the browser."""
 
 

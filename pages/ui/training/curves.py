@@ -11,7 +11,7 @@ from core.charts import common as charts
 from core.charts.common import Axis, CurveLabels, CurveView
 from core.training.checkpoints import CheckpointView
 from core.training.curve_analysis import Observation
-from core.training.figures import smoothing_weight
+from core.training.figures import Figure, smoothing_weight
 from core.training.results import Results
 from pages.ui import state, views
 from pages.ui.lang import _, as_markdown, mark, n_, number, percent, plain
@@ -134,8 +134,8 @@ def figures(one: Figures) -> None:
     loss, accuracy = job_labels.named(_("Training loss"), one.loss), job_labels.named(_("Token accuracy"), one.accuracy)
     with st.grid(5 if held_out else 4, min_column_width=150):
         views.metric(_("Steps"), number(one.steps))
-        views.metric(loss, number(one.loss and one.loss.value, 3), _change(one), delta_color="inverse")
-        views.metric(accuracy, percent(one.accuracy and one.accuracy.value))
+        views.metric(loss, number(_value(one.loss), 3), _change(one), delta_color="inverse")
+        views.metric(accuracy, percent(_value(one.accuracy)))
         if one.held_out_accuracy is not None:
             title = job_labels.named(_("Token accuracy"), one.held_out_accuracy)
             views.metric(title, percent(one.held_out_accuracy.value))
@@ -172,6 +172,10 @@ def _clicked(event: Any) -> int | None:
     return int(hits[0]["at"]) if hits and "at" in hits[0] else None
 
 
+def _value(figure: Figure | None) -> float | None:
+    return None if figure is None else figure.value
+
+
 def _change(one: Figures) -> str | None:
     if one.first_loss is None or one.loss is None or one.steps < 2:
         return None
@@ -183,12 +187,12 @@ def _labels(which: str, axis: Axis, one: Figures) -> CurveLabels:
     if which == "loss":
         value = _("Loss")
         description = _("Training loss from {first} to {last}").format(
-            first=number(one.first_loss, 3), last=number(one.loss and one.loss.value, 3)
+            first=number(one.first_loss, 3), last=number(_value(one.loss), 3)
         )
     else:
         value = _("Token accuracy")
         description = _("Token accuracy from {first} to {last}").format(
-            first=percent(one.first_accuracy), last=percent(one.accuracy and one.accuracy.value)
+            first=percent(one.first_accuracy), last=percent(_value(one.accuracy))
         )
     return CurveLabels(
         x=axis_title(axis), value=value, training=_("Training"), smoothed=_("Smoothed"), validation=_("Validation"),
