@@ -14,6 +14,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from email.message import Message
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -269,8 +270,11 @@ def _form(content_type: str, body: bytes) -> dict[str, bytes]:
     message = BytesParser().parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
     parts = message.get_payload()
     assert isinstance(parts, list)
-    found = {}
+    found: dict[str, bytes] = {}
     for part in parts:
+        assert isinstance(part, Message)
         name = part.get_param("name", header="content-disposition")
-        found[str(name)] = part.get_payload(decode=True)
+        content = part.get_payload(decode=True)
+        assert isinstance(content, bytes)
+        found[str(name)] = content
     return found

@@ -34,8 +34,10 @@ class EngineUnderTest:
     def __init__(self, home: Path, base: Path | None = None, *arguments: str) -> None:
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
-        if base is None and not (base := home.parent / "tiny.gguf").exists():
-            write_tiny_gemma(base)
+        if base is None:
+            base = home.parent / "tiny.gguf"
+            if not base.exists():
+                write_tiny_gemma(base)
         self._models = f"{TINY}={base}"
         self._arguments = arguments or ("--no-warm-up",)
         self.url = ""
@@ -98,7 +100,7 @@ def running(home: Path, base: Path | None = None, *arguments: str) -> Iterator[E
             engine.stop()
 
 
-def poll(look: Callable[[], T], every_s: float = 0.1) -> T:
+def poll(look: Callable[[], T | None], every_s: float = 0.1) -> T:
     """Look until there is something to see; fails when the deadline is over."""
     deadline = time.monotonic() + DEADLINE_S
     while not (seen := look()):
@@ -139,7 +141,7 @@ def finished(client: OpenAI, job_id: str) -> FineTuningJob:
         job = client.fine_tuning.jobs.retrieve(job_id)
         return job if job.status in OVER else None
 
-    return poll(look)  # type: ignore[return-value]  # poll returns what is there
+    return poll(look)
 
 
 def steps(csv: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
@@ -182,7 +183,7 @@ def _slowly(go_on: threading.Event) -> Any:
         handler.close_connection = True
         for piece in ("从前，", "有一", "位"):
             chunk = fault_server._chunk(answer, body, piece, None)
-            handler.wfile.write(f"data: {fault_server.json.dumps(chunk)}\n\n".encode())
+            handler.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
             handler.wfile.flush()
         go_on.wait(240)
 

@@ -21,7 +21,7 @@ from tests.studio_process import RunningStudio
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Browser, Locator, Page, Position
 
 _HELD_S = 600  # longer than a test: a request that goes on by itself is a row too many
 _RECIPE = Recipe(
@@ -155,5 +155,5 @@ def _click_a_square(page: Page, *, until_there: Locator) -> None:
     chart = page.locator('[data-testid="stVegaLiteChart"]').first
     chart.locator("canvas, svg").first.wait_for()
     size = box_of(chart)
-    place = {"x": size["width"] * 0.5, "y": min(size["height"] * 0.6, 200)}
+    place: Position = {"x": size["width"] * 0.5, "y": min(size["height"] * 0.6, 200)}
     repeat(page, lambda: chart.click(position=place), until_there)

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 pytestmark = browser_page.MARKS
 
 _FRAMES = Path(__file__).parents[1] / "docs" / "screenshots"
-_SIZE = {"width": 1100, "height": 1040}
+_SIZE: dict[str, Any] = {"width": 1100, "height": 1040}
 _FILM_WIDTH, _FILM_MOST = 640, 2_000_000  # px; bytes that a page of documents can carry
 _EVERY_S = 0.8
 _FASTER = 4  # than it was: nobody watches a busy machine write for three minutes
@@ -38,7 +38,7 @@ _LONGER = (
 _PRESENTED = (
     "letters => document.querySelector(`.st-key-presenter_words_0 [data-testid='stText']`)?.innerText.length > letters"
 )
-_PROJECTOR = {"width": 1024, "height": 768}
+_PROJECTOR: dict[str, Any] = {"width": 1024, "height": 768}
 
 
 class Film:

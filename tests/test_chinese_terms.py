@@ -29,7 +29,7 @@ def _translations() -> list[tuple[str, str]]:
         (message.id if isinstance(message.id, str) else message.id[0], text)
         for message in catalogue
         if message.id
-        for text in ([message.string] if isinstance(message.string, str) else message.string)
+        for text in ([message.string] if isinstance(message.string, str) else message.string or ())
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
@@ -37,12 +38,12 @@ def client() -> FakeClient:
     return FakeClient()
 
 
-def _frame(cells: list[tuple[str, ...]], columns: str = "ab") -> pd.DataFrame:
+def _frame(cells: Sequence[tuple[str, ...]], columns: str = "ab") -> pd.DataFrame:
     rows = [(*cell, f"text {i}") for i, cell in enumerate(cells)]
     return pd.DataFrame(rows, columns=[*columns, "text"])
 
 
-def _dataset(store: Store, cells: list[tuple[str, ...]], columns: str = "ab") -> str:
+def _dataset(store: Store, cells: Sequence[tuple[str, ...]], columns: str = "ab") -> str:
     return datasets.from_frame(store, LOCAL, "rows", _frame(cells, columns), list(columns), "text", "upload")
 
 
@@ -102,7 +103,7 @@ def _view(store: Store, job: JobView) -> before_after.ComparisonView:
 def test_prompts_that_training_has_not_seen(
     store: Store,
     client: FakeClient,
-    cells: list[tuple[str, ...]],
+    cells: Sequence[tuple[str, ...]],
     kept: tuple[int, ...],
     source: str,
     prompts: set[str],
@@ -267,7 +268,8 @@ def test_an_engine_that_is_down_is_waited_for(store: Store, client: FakeClient) 
             registry.clients["engine"] = client
 
     hurry.then = starts
-    before_after_runner.carry_out(store, registry, *KINDS["comparison"].unfinished(store), hurry)  # type: ignore[arg-type]  # a fake
+    (comparison_id,) = KINDS["comparison"].unfinished(store)
+    before_after_runner.carry_out(store, registry, comparison_id, hurry)  # type: ignore[arg-type]  # a fake
     assert _view(store, job).state == "done"
     assert set(notes[:300]) == {"The engine is not running."} and sum(hurry.waits[:300]) > 120
 

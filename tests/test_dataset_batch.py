@@ -23,8 +23,9 @@ from core import job_kinds
 from core.actor import LOCAL
 from core.cost.price_book import Price, PriceBook
 from core.dataset import datasets, runs
-from core.dataset.batch import batch_lifecycle, batch_runner, batch_support
+from core.dataset.batch import batch_lifecycle, batch_runner, batch_settlement, batch_store, batch_support
 from core.dataset.batch.batch_runner import BatchTiming
+from core.dataset.generation import run_store
 from core.dataset.generation.request_cost import TEMPLATE_TOKENS
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
@@ -416,7 +417,7 @@ def test_a_run_that_is_resumed_while_it_is_being_paused_goes_on(
 ) -> None:
     run_id = queue(store, recipe())
     during(server, "GET /v1/batches/batch_1", lambda: set_run(store, run_id, state="pausing"))
-    real = batch_runner.run_store.finish
+    real = run_store.finish
 
     def finish(session: Any, run: str, state: str, reason: str | None) -> None:
         if state == "paused":
@@ -424,7 +425,7 @@ def test_a_run_that_is_resumed_while_it_is_being_paused_goes_on(
             session.flush()
         real(session, run, state, reason)
 
-    monkeypatch.setattr(batch_runner.run_store, "finish", finish)
+    monkeypatch.setattr(run_store, "finish", finish)
     assert execute(store, server, run_id).done == 12
 
 
@@ -620,7 +621,7 @@ def test_a_death_in_the_middle_of_collecting_loses_and_doubles_nothing(
 ) -> None:
     run_id = queue(store, recipe(30))
     monkeypatch.setattr(batch_lifecycle, "_GROUP", 7)
-    real, groups = batch_lifecycle.BatchLifecycle._settle, []
+    real, groups = batch_lifecycle.BatchLifecycle._settle, list[int]()
 
     def keep(steps: Any, batch: Any, outcomes: Any) -> None:
         if len(groups) == 2:
@@ -668,7 +669,7 @@ def test_a_death_while_rows_are_gathered_hands_in_those_that_were(
     store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = queue(store, recipe(2300))
-    real, calls = batch_runner.batch_store.claim, []
+    real, calls = batch_store.claim, list[int]()
 
     def claim(*args: Any, **named: Any) -> Any:
         if calls:
@@ -677,7 +678,7 @@ def test_a_death_while_rows_are_gathered_hands_in_those_that_were(
         return real(*args, **named)
 
     with monkeypatch.context() as patched, pytest.raises(Died):
-        patched.setattr(batch_runner.batch_store, "claim", claim)
+        patched.setattr(batch_store, "claim", claim)
         execute(store, server, run_id)
     assert execute(store, server, run_id).done == 2300
     assert sorted(len(server.lines(i)) for i in range(2)) == [1000, 1300]
@@ -710,7 +711,10 @@ def dying(store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch, at
         raise Died
 
     with monkeypatch.context() as patched, pytest.raises(Died):
-        patched.setattr(*(Client, "create_batch") if at == "POST" else (batch_lifecycle.BatchLifecycle, "_adopt"), dies)
+        if at == "POST":
+            patched.setattr(Client, "create_batch", dies)
+        else:
+            patched.setattr(batch_lifecycle.BatchLifecycle, "_adopt", dies)
         execute(store, server, run_id, book=HALF)
     with store.session() as session:
         session.scalars(select(Batch)).one().updated_at -= moved
@@ -751,7 +755,7 @@ def test_a_full_disk_loses_nothing(store: Store, server: BatchServer, monkeypatc
         raise StorageFull("The disk is full.", "Free some space.")
 
     with monkeypatch.context() as patched, pytest.raises(StorageFull):
-        patched.setattr(batch_lifecycle.batch_settlement, "settle", full)
+        patched.setattr(batch_settlement, "settle", full)
         execute(store, server, run_id)
     assert execute(store, server, run_id).done == 12 and len(server.bought) == 12
 

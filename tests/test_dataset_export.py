@@ -34,7 +34,7 @@ def test_the_parts_of_a_version_are_files_with_one_separator_and_one_stop(store:
     selection = export.Selection(store, dataset_id, versions.freeze(store, LOCAL, dataset_id))
     made = export.plan(selection)
     assert (made.separator, made.stop) == (" ->", ".")
-    files = {part: list(export.jsonl_lines(selection, made, part)) for part in ("train", "validation")}  # type: ignore[arg-type]  # literals
+    files = {part: list(export.jsonl_lines(selection, made, part)) for part in ("train", "validation")}
     assert files["train"][0] == '{"prompt": "t0 ->", "completion": " one."}\n'
     assert [json.loads(line)["completion"] for line in files["validation"]] == [" three END."]
     chat = list(export.jsonl_lines(selection, export.plan(selection, "chat", system="Be brief."), "held_out"))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from sqlalchemy import update
 
 from core.actor import LOCAL
 from core.charts import heat_map
@@ -15,7 +16,7 @@ from core.dataset import curation, datasets, heatmap, row_query
 from core.dataset.recipe import Column, Recipe
 from core.dataset.row_query import RowFilter
 from core.db.store import Store
-from core.db.tables import Row
+from core.db.tables import Dataset, Row
 from core.errors import NotFound
 
 _RECIPE = Recipe(
@@ -117,7 +118,7 @@ def test_an_empty_data_set_has_a_map_and_one_that_is_gone_has_none(store: Store)
     dataset_id = datasets.create(store, LOCAL, _RECIPE)
     with store.session() as session:
         session.query(Row).delete()
-        session.execute(datasets.Dataset.__table__.update().values(recipe=None))
+        session.execute(update(Dataset).values(recipe=None))
     assert heatmap.draw(store, dataset_id).squares == ()
     with pytest.raises(NotFound):
         heatmap.draw(store, "gone")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 import zipfile
 from datetime import date
@@ -165,14 +166,14 @@ def test_a_workbook_that_is_too_large_is_not_opened(monkeypatch: pytest.MonkeyPa
 
 def test_the_process_that_opens_a_workbook_is_given_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
-    real = sandboxed_reader.subprocess.Popen
+    real = subprocess.Popen
 
     def popen(*args: Any, **options: Any) -> Any:
         seen.update(options["env"])
         return real(*args, **options)
 
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    monkeypatch.setattr(sandboxed_reader.subprocess, "Popen", popen)
+    monkeypatch.setattr(subprocess, "Popen", popen)
     table_reader.read_table(XLSX, "a.xlsx")
     assert "sk-secret" not in json.dumps(seen)
 

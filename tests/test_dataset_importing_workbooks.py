@@ -130,7 +130,8 @@ def test_a_sheet_of_formulas_alone_says_what_to_do() -> None:
 
 
 def test_merged_cells_fill_downwards() -> None:
-    cells = [["dynasty", "story"], ["唐", "a"], [None, "b"], [None, None], [None, "c"], ["宋", "d"], [None, "e"]]
+    cells: list[list[str | None]] = [["dynasty", "story"], ["唐", "a"], [None, "b"], [None, None], [None, "c"]]
+    cells += [["宋", "d"], [None, "e"]]
     found = read(styled(sheet(cells), merged=("A2:A5", "A6:A7")))
     assert rows(found) == [["唐", "a"], ["唐", "b"], ["唐", "c"], ["宋", "d"], ["宋", "e"]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -86,6 +86,11 @@ def scripted(dice: random.Random) -> dict[str, list[AnswerKind]]:
     }
 
 
+def _answering(answers: dict[str, list[AnswerKind]]) -> Callable[[str, int], AnswerKind]:
+    """Each prompt gets its answers one after the other, then a good one."""
+    return lambda prompt, before: (answers[prompt][before:] or [GOOD])[0]
+
+
 @pytest.mark.parametrize("block", range(10))
 def test_nothing_is_charged_that_is_not_in_the_ledger(ledger: Store, provider: ScriptedProvider, block: int) -> None:
     each = _SEQUENCES // 10
@@ -93,7 +98,7 @@ def test_nothing_is_charged_that_is_not_in_the_ledger(ledger: Store, provider: S
         dice = random.Random(number)
         answers = scripted(dice)
         provider.reset()
-        provider.script = lambda prompt, before, by=answers: (by[prompt][before:] or [GOOD])[0]
+        provider.script = _answering(answers)
         made = numbered(dice.randint(1, 4), repeats=dice.choice([1, 1, 2]), seed=dice.choice([None, 5]))
         limit = dice.choice([None, None, Decimal("0.3"), Decimal("1.5")])
         run_id = written(ledger, provider, made, limit)

@@ -178,7 +178,7 @@ def test_a_row_keeps_its_key_when_the_grid_grows_but_not_when_the_text_would_cha
         grid.key(RECIPE, values, 1),
         grid.key(RECIPE, {**values, "thing": "cat"}, 0),
         *(
-            grid.key(replace(RECIPE, **change), values, 0)  # type: ignore[arg-type]  # table of changes
+            grid.key(replace(RECIPE, **change), values, 0)
             for change in (
                 {"template": "{colour}{thing}"},
                 {"system": "s"},

@@ -9,10 +9,10 @@ from decimal import Decimal
 
 import pytest
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from core.actor import LOCAL
 from core.dataset import curation, datasets, grid_edit, runs
-from core.dataset.batch import batch_runner
 from core.dataset.generation import row_store, run_store
 from core.db.store import Store
 from core.db.tables import Row, Run
@@ -211,13 +211,13 @@ def test_a_batch_run_that_is_widened_at_its_last_moment_writes_all(
 ) -> None:
     dataset_id = some(store, provider="openai")
     run_id = runs.retry_failed(store, LOCAL, dataset_id, mode="batch")
-    real = batch_runner.run_store.finish_if_complete
+    real = run_store.finish_if_complete
 
-    def finish_complete(session: object, context: run_store.RunContext) -> bool:
-        monkeypatch.setattr(batch_runner.run_store, "finish_if_complete", real)
+    def finish_complete(session: Session, context: run_store.RunContext) -> bool:
+        monkeypatch.setattr(run_store, "finish_if_complete", real)
         runs.enqueue(store, LOCAL, dataset_id, retry_failed=False, mode="batch")
-        return real(session, context)  # type: ignore[arg-type]  # the session that was given
+        return real(session, context)
 
-    monkeypatch.setattr(batch_runner.run_store, "finish_if_complete", finish_complete)
+    monkeypatch.setattr(run_store, "finish_if_complete", finish_complete)
     with BatchServer() as server:
         assert batch.execute(store, server, run_id).done == 12

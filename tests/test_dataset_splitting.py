@@ -14,7 +14,7 @@ from core.errors import FabulaError
 
 def grid(cells: int, repeats: int) -> tuple[list[str], list[tuple[str, ...]]]:
     """Keys and cells of a grid."""
-    names = [(f"cell {c}",) for c in range(cells) for _ in range(repeats)]
+    names: list[tuple[str, ...]] = [(f"cell {c}",) for c in range(cells) for _ in range(repeats)]
     return [f"{name[0]}/{i % repeats}" for i, name in enumerate(names)], names
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -26,7 +27,7 @@ RECIPE = Recipe("colours", (Column("colour", ("red", "blue")), Column("thing", (
 FIXTURES = Path(__file__).resolve().parents[2] / "shared" / "fixtures"
 
 
-def frame(**columns: list[object]) -> pd.DataFrame:
+def frame(**columns: list[Any]) -> pd.DataFrame:
     return pd.DataFrame(columns, dtype=object)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -42,7 +43,7 @@ def test_what_was_offered_before_is_still_there(files: MediaFileManager) -> None
 
 def test_it_is_swept_once_in_a_while(files: MediaFileManager, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(downloads.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     downloads.keep_for_a_while()
     old, new = _drawn(files), _drawn(files)
     now += 60

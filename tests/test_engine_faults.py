@@ -17,6 +17,7 @@ from pathlib import Path
 import openai
 import pytest
 from openai.types.chat import ChatCompletion
+from openai.types.fine_tuning.job_create_params import Method
 
 pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installed")
 
@@ -49,7 +50,7 @@ def test_kill_9_in_the_middle_of_training_loses_nothing(tmp_path: Path) -> None:
     engine.start()
     client = engine.client()
     file_id = upload(client, pairs(6))
-    method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 8, "batch_size": 1}}}
+    method: Method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 8, "batch_size": 1}}}
     job = client.fine_tuning.jobs.create(model=TINY, training_file=file_id, method=method, metadata={"a": "b"})
     result = poll(lambda: client.fine_tuning.jobs.retrieve(job.id).result_files)[0]
     poll(lambda: len(steps(client.files.content(result).text)) >= 8)
@@ -78,7 +79,7 @@ def test_a_graceful_stop_goes_on_at_the_next_start_too(tmp_path: Path) -> None:
     engine = EngineUnderTest(tmp_path / "home")
     engine.start()
     client = engine.client()
-    method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4, "batch_size": 1}}}
+    method: Method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4, "batch_size": 1}}}
     job = client.fine_tuning.jobs.create(model=TINY, training_file=upload(client, pairs(6)), method=method)
     result = poll(lambda: client.fine_tuning.jobs.retrieve(job.id).result_files)[0]
     poll(lambda: len(steps(client.files.content(result).text)) >= 2)
@@ -158,7 +159,7 @@ def test_training_without_enough_memory_fails_in_words_and_works_once_there_is_e
         assert engine.process is not None
         client = engine.client()
         file_id = upload(client, pairs(2))
-        method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1}}}
+        method: Method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1}}}
         # PyTorch alone takes more address space; the trainer inherits the limit, the engine keeps what it has
         unlimited = resource.prlimit(engine.process.pid, resource.RLIMIT_AS, (600 * 2**20, resource.RLIM_INFINITY))
         job = finished(client, client.fine_tuning.jobs.create(model=TINY, training_file=file_id, method=method).id)

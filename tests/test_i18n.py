@@ -49,7 +49,7 @@ def test_no_translation_is_left_over(language: str) -> None:
 def test_places_and_marks_survive_translation(language: str) -> None:
     for message in _messages(language):
         ids = [message.id] if isinstance(message.id, str) else list(message.id)
-        texts = [message.string] if isinstance(message.string, str) else list(message.string)
+        texts = [message.string] if isinstance(message.string, str) else list(message.string or ())
         allowed = [sorted(_PLACE.findall(text)) for text in ids]
         for text in texts:
             assert not text or sorted(_PLACE.findall(text)) in allowed, (ids[0], text)

@@ -79,7 +79,7 @@ def test_an_error_and_its_text_keep_the_message() -> None:
     again = pickle.loads(pickle.dumps(error))
     assert _same(again.what, error.what) and _same(again.next_step, error.next_step)
     assert _same(str(error), error.what)
-    assert _same(msg("{exc}", exc=error).params["exc"], error.what)
+    assert _same(error.what, msg("{exc}", exc=error).params["exc"])
 
 
 def test_a_message_survives_pickle_copies_and_json() -> None:

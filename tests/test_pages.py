@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -76,6 +77,11 @@ def click(at: AppTest, key: str) -> AppTest:
     return at
 
 
+def field(at: AppTest, key: str) -> Any:
+    """The widget with this key, of any kind. Streamlit types it as any element of the tree."""
+    return at.get_by_key(key)
+
+
 def words(at: AppTest) -> str:
     """All that stands on the page, but for labels of widgets."""
     texts = (at.title, at.subheader, at.markdown, at.caption, at.text, at.code)
@@ -130,7 +136,7 @@ def test_a_home_that_cannot_be_written_is_told_with_a_next_step(
 
 def test_the_language_can_be_chosen() -> None:
     at = visit("cost")
-    at.get_by_key("lang").set_value("zh_CN").run()
+    field(at, "lang").set_value("zh_CN").run()
     assert at.title[0].value == "成本"
     assert at.query_params["lang"] == "zh_CN"
 
@@ -201,14 +207,15 @@ def test_the_language_of_the_page_decides_the_grid_to_start_with(
     assert str(rows) in at.button(key="dataset_generate").label
     assert at.text_area(key="dataset_template").value == presets.get(preset).recipe.template
     other = "ultraman" if preset != "ultraman" else "english_stories"
-    at.get_by_key("dataset_preset").set_value(other).run()  # the other one is a click away
+    field(at, "dataset_preset").set_value(other).run()  # the other one is a click away
     assert at.text_area(key="dataset_template").value == presets.get(other).recipe.template
 
 
 def test_column_names_are_shown_in_the_language_of_the_page(server: FaultServer) -> None:
-    named = [field.label for field in visit("dataset", "zh-CN").text_input if field.key.startswith("dataset_name_")]
+    named = [box.label for box in visit("dataset", "zh-CN").text_input if str(box.key).startswith("dataset_name_")]
     assert [label.rpartition(" · ")[2] for label in named] == ["朝代", "超能力", "类型"]
-    assert {field.label for field in article_grid().text_input if field.key.startswith("dataset_name_")} == {"Column"}
+    english = {box.label for box in article_grid().text_input if str(box.key).startswith("dataset_name_")}
+    assert english == {"Column"}
 
 
 def test_the_articles_grid_is_whole(server: FaultServer) -> None:
@@ -272,9 +279,9 @@ def test_an_empty_grid_is_told_with_a_next_step(server: FaultServer) -> None:
 def test_a_grid_of_one_value_can_be_generated(server: FaultServer, store: Store) -> None:
     at = visit("dataset")
     at.number_input(key="dataset_repeats").set_value(1).run()
-    at.get_by_key("dataset_preset").set_value("blank").run()
+    field(at, "dataset_preset").set_value("blank").run()
     column = next(box for box in at.text_input if box.key and box.key.startswith("dataset_name_"))
-    number = column.key.rsplit("_", 1)[1]
+    number = str(column.key).rsplit("_", 1)[1]
     column.input("hero").run()
     at.text_input(key=f"dataset_add_{number}").input("孙悟空").run()
     at.text_area(key="dataset_template").set_value("写{hero}的故事").run()
@@ -441,7 +448,7 @@ def test_the_table_of_2023_gives_six_and_sixty() -> None:
     assert table.loc["ft:davinci", "multiple"] == 60 and table.loc["ft:curie", "multiple"] == 6
     assert table.loc["ft:davinci", "output"] == 0.12
     assert "**60 ×**" in words(at)
-    at.get_by_key("cost_baseline").set_value(("openai-2023", "text-davinci-003")).run()
+    field(at, "cost_baseline").set_value(("openai-2023", "text-davinci-003")).run()
     assert at.dataframe[0].value.set_index("model").loc["ft:davinci", "multiple"] == 6
     assert set(table["checked"].astype(str)) >= {"2023-04-04"} and table["source"].str.startswith("http").any()
 
@@ -491,7 +498,7 @@ def test_a_chinese_story_page_asks_for_the_articles_stories(server: FaultServer,
 def test_an_engine_that_came_up_since_its_models_were_asked_for_is_no_trouble(
     server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, forgotten = cached.models, []
+    real, forgotten = cached.models, list[bool]()
     starting = cached.OfferedModels((), {"engine": Unavailable("The engine does not answer.", "Wait.")})
     monkeypatch.setattr(cached, "models", lambda: real() if forgotten else starting)
     monkeypatch.setattr(cached, "forget_models", lambda: forgotten.append(True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -29,7 +30,7 @@ MinHash chrF Distinct McNemar Mozilla Public
 xllamacpp sqlite LLVM exception with AND BSL PSF ISC OPENAI KEY BASE FABULA HOME DATABASE
 """
 _ALLOWED = frozenset(_NAMES.split())
-_PARTS = {
+_PARTS: dict[str, list[dict[str, Any]]] = {
     "home": [{}],
     "dataset": [{"dataset_part": part} for part in ("design", "bring", "run", "quality", "use")],
     "training": [{"training_part": part} for part in ("jobs", "read")],

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -25,7 +26,7 @@ from pages.ui import cached
 from pages.ui.cost import cached_cost, period, price_choice, price_list
 from pages.ui.money import local_price
 from tests.price_address import price_server
-from tests.test_pages import click, trouble, visit, words
+from tests.test_pages import click, field, trouble, visit, words
 
 
 def _table(at: AppTest, index: int = 0, by: str = "model") -> object:
@@ -62,7 +63,7 @@ def test_the_page_opens_on_models_that_can_be_used_today(store: Store) -> None:
     table = at.dataframe[0].value
     assert {"gpt-6-luna", "claude-haiku-5-5", "gemini-3.8-flash", "gemma-3-270m"} <= set(table["model"])
     assert not any("retired" in note for note in table["note"])
-    assert at.get_by_key("cost_baseline").value == ("openai", "gpt-6-luna")
+    assert field(at, "cost_baseline").value == ("openai", "gpt-6-luna")
 
 
 def test_every_model_of_the_first_comparison_has_a_price(store: Store) -> None:
@@ -175,11 +176,11 @@ def test_spent_has_the_machine_time_of_jobs_and_stories(
 
 def test_the_comparison_with_2023_has_a_way_back(store: Store) -> None:
     at = visit("cost")
-    before = [at.get_by_key(key).value for key in ("cost_lists", "cost_baseline", "cost_unit")]
+    before = [field(at, key).value for key in ("cost_lists", "cost_baseline", "cost_unit")]
     click(at, "cost_2023")
-    assert at.get_by_key("cost_lists").value == ["engine", "openai-2023"]
+    assert field(at, "cost_lists").value == ["engine", "openai-2023"]
     click(at, "cost_today")
-    assert [at.get_by_key(key).value for key in ("cost_lists", "cost_baseline", "cost_unit")] == before
+    assert [field(at, key).value for key in ("cost_lists", "cost_baseline", "cost_unit")] == before
 
 
 def test_the_speed_of_the_last_request_is_no_measurement(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +190,7 @@ def test_the_speed_of_the_last_request_is_no_measurement(store: Store, monkeypat
     custom_prices.set_machine_hour(store, LOCAL, "0.036")
     (price,) = price_choice.here(cached.prices())
     assert price.output_per_mtok is None
-    assert visit("cost", cost_part="workload").get_by_key("work_speed").value == ""
+    assert field(visit("cost", cost_part="workload"), "work_speed").value == ""
 
 
 def test_an_hour_with_a_price_is_the_same_on_every_page(store: Store) -> None:
@@ -265,9 +266,9 @@ def test_another_currency_is_shown_at_a_stated_rate(store: Store) -> None:
     assert table.loc["ft:qwen3-32b", "output"] == 8 and "currency" not in table
     assert table.loc["gpt-3.5-turbo", "output"] == pytest.approx(13.6024)
     assert "European Central Bank, 2026-05-08" in _captions(at) and "¥" in words(at)
-    at.get_by_key("cost_rate").set_value("7.0").run()
+    field(at, "cost_rate").set_value("7.0").run()
     assert at.dataframe[0].value.set_index("model").loc["gpt-3.5-turbo", "output"] == 14
-    at.get_by_key("cost_currency").set_value("USD").run()
+    field(at, "cost_currency").set_value("USD").run()
     assert at.dataframe[0].value.set_index("model").loc["ft:qwen3-32b", "output"] == pytest.approx(8 / 7)
 
 
@@ -277,8 +278,12 @@ def test_a_search_without_a_hit_says_what_to_do(store: Store) -> None:
 
 
 def test_a_list_without_such_a_model_says_so_and_shows_no_other(store: Store) -> None:
-    for asked in ({"cost_lists": ["voyageai"]}, {"cost_lists": ["openai-2023"], "cost_kinds": ["cached"]}):
-        at = visit("cost", **asked)
+    filters: list[dict[str, Any]] = [
+        {"cost_lists": ["voyageai"]},
+        {"cost_lists": ["openai-2023"], "cost_kinds": ["cached"]},
+    ]
+    for state in filters:
+        at = visit("cost", **state)
         assert "No model in these lists matches the filters." in words(at) and not at.dataframe and not trouble(at)
 
 
@@ -300,7 +305,7 @@ def test_newer_prices_are_fetched_when_asked_for(store: Store, monkeypatch: pyte
 
 def test_every_list_together_is_one_table(store: Store) -> None:
     at = visit("cost")
-    every = list(at.get_by_key("cost_lists").options)
+    every = list(field(at, "cost_lists").options)
     assert len(every) > 40
     at = visit("cost", cost_lists=["openai-2023", "openai", "openrouter", "together", "aws", "google"])
     assert len(at.dataframe[0].value) > 900
@@ -333,7 +338,7 @@ def test_an_amount_that_can_be_read_in_two_ways_is_asked_for_again(store: Store)
     )  # fmt: skip
     click(at, "cost_own_set")
     assert "is ambiguous" in trouble(at) and "0.15" in trouble(at)
-    assert custom_prices.list_own(store) == [] and at.get_by_key("cost_own_amount").value == "0,15"
+    assert custom_prices.list_own(store) == [] and field(at, "cost_own_amount").value == "0,15"
 
 
 def test_an_own_price_is_set_marked_and_taken_back(store: Store) -> None:
@@ -411,7 +416,7 @@ def test_a_workload_is_answered_in_a_sentence(store: Store) -> None:
     assert table.loc["gpt-4o-mini", "thousand"] == pytest.approx(0.38325)
     assert table["each"].isna()["This machine"]
     assert "Sensitivity (±20 %)" in words(at) and "16 days to 6 weeks" in words(at)
-    at.get_by_key("work_context").set_value(0).run()
+    field(at, "work_context").set_value(0).run()
     assert "never breaks even" in words(at)
 
 
@@ -435,7 +440,7 @@ def test_the_articles_reasoning_can_be_repeated(store: Store) -> None:
     ],
 )
 def test_a_model_that_will_not_be_there_is_told(
-    store: Store, state: dict[str, object], says: str, monkeypatch: pytest.MonkeyPatch
+    store: Store, state: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cached_cost, "now", lambda: datetime(2026, 11, 22, tzinfo=UTC))
     at = visit("cost", cost_part="workload", **state)
@@ -450,7 +455,7 @@ def test_without_a_rate_the_answer_names_no_time(store: Store) -> None:
 def test_this_machine_counts_once_its_hour_has_a_price(store: Store) -> None:
     at = visit("cost", cost_part="workload", work_speed="40")
     assert "Enter the cost per hour of this machine" in _captions(at)
-    at.get_by_key("work_hour").set_value("0.036").run()
+    field(at, "work_hour").set_value("0.036").run()
     assert custom_prices.machine_hour(store) == (Decimal("0.036"), "USD")
     table = at.dataframe[0].value.set_index("way")
     assert table.loc["This machine", "each"] == pytest.approx(0.000065)
@@ -465,7 +470,7 @@ def test_this_machine_counts_once_its_hour_has_a_price(store: Store) -> None:
 )
 def test_a_comma_never_makes_an_hour_a_hundred_times_dearer(store: Store, typed: str, kept: str | None) -> None:
     at = visit("cost", cost_part="workload", work_speed="40")
-    at.get_by_key("work_hour").set_value(typed).run()
+    field(at, "work_hour").set_value(typed).run()
     hour = custom_prices.machine_hour(store)
     assert (hour and hour[0]) == (None if kept is None else Decimal(kept))
     assert (typed in trouble(at)) == (kept is None)
@@ -479,7 +484,7 @@ def test_a_comma_never_makes_an_hour_a_hundred_times_dearer(store: Store, typed:
         ("cost_budget_amount", {"cost_part": "spent", "cost_budgets": True}),
     ],
 )
-def test_every_decimal_field_asks_what_a_comma_means(store: Store, key: str, state: dict[str, object]) -> None:
+def test_every_decimal_field_asks_what_a_comma_means(store: Store, key: str, state: dict[str, Any]) -> None:
     at = visit("cost", **state, **{key: "1,5"})
     assert "is ambiguous" in _captions(at)
 
@@ -492,15 +497,15 @@ def test_a_budget_with_an_unclear_comma_is_not_set(store: Store) -> None:
 
 def test_this_machines_hour_can_be_in_yuan_and_is_converted_at_the_stated_rate(store: Store) -> None:
     at = visit("cost", cost_part="workload", work_speed="40")
-    at.get_by_key("work_hour_currency").set_value("CNY").run()
+    field(at, "work_hour_currency").set_value("CNY").run()
     assert custom_prices.machine_hour(store) is None and not trouble(at)  # no amount yet
-    at.get_by_key("work_hour").set_value("0.036").run()
+    field(at, "work_hour").set_value("0.036").run()
     assert custom_prices.machine_hour(store) == (Decimal("0.036"), "CNY")
     assert "¥0.2500 per 1M tokens written" in _captions(at)
     assert "Converted at 6.8012 yuan per US dollar" in _captions(at)
     table = at.dataframe[0].value.set_index("way")
     assert table.loc["This machine", "each"] == pytest.approx(0.000065 / 6.8012)
-    at.get_by_key("work_hour_currency").set_value("USD").run()
+    field(at, "work_hour_currency").set_value("USD").run()
     assert custom_prices.machine_hour(store) == (Decimal("0.036"), "USD")
     assert "Converted" not in _captions(at)
 
@@ -513,7 +518,7 @@ def test_this_machines_hour_can_be_in_yuan_and_is_converted_at_the_stated_rate(s
         ({"work_tuned": ("azure", "ft:o4-mini-2025-04-16")}, "The training price is unknown"),
     ],
 )
-def test_what_is_unknown_is_said(store: Store, state: dict[str, object], says: str) -> None:
+def test_what_is_unknown_is_said(store: Store, state: dict[str, Any], says: str) -> None:
     at = visit("cost", cost_part="workload", **state)
     assert says in _captions(at)
     assert ": unknown, a price is missing" in words(at)
@@ -522,10 +527,10 @@ def test_what_is_unknown_is_said(store: Store, state: dict[str, object], says: s
 def test_numbers_are_measured_from_a_data_set(store: Store) -> None:
     made = datasets.load_sample(store, LOCAL, "ultraman_stories_more")
     at = visit("cost", cost_part="workload")
-    at.get_by_key("work_dataset").set_value(made).run()
+    field(at, "work_dataset").set_value(made).run()
     assert "Measured on" in _captions(at) and "counted exactly" in _captions(at)
-    assert at.get_by_key("work_story").value > 100
-    assert at.get_by_key("work_file").value > 10_000
+    assert field(at, "work_story").value > 100
+    assert field(at, "work_file").value > 10_000
 
 
 # --- spent ----------------------------------------------------------------------------------------------------------
@@ -597,10 +602,10 @@ def test_an_earlier_month_and_all_time_can_be_chosen_and_the_export_follows(stor
     cached_cost.forget()
     at = visit("cost", cost_part="spent")
     assert "**$2.00** of **$8.00** spent this month" in words(at)
-    at.get_by_key("cost_period").set_value(f"{before:%Y-%m}").run()
+    field(at, "cost_period").set_value(f"{before:%Y-%m}").run()
     assert f"Spent in {before:%Y-%m}: **$5.00**" in words(at) and "No budget" not in words(at)
     assert list(at.dataframe[0].value["model"]) == ["old"] and len(at.dataframe[1].value) == 1
-    at.get_by_key("cost_period").set_value("all").run()
+    field(at, "cost_period").set_value("all").run()
     assert f"Spent since {before:%Y-%m}: **$7.00**" in words(at)
     assert len(at.dataframe[0].value) == 2
     assert at.get("download_button")[0].proto.label == "Download every call as CSV"

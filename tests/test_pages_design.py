@@ -10,7 +10,7 @@ from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
-from core.dataset import datasets, presets, recipes
+from core.dataset import datasets, presets, recipes, runs
 from core.dataset.batch import batch_support
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
@@ -19,7 +19,7 @@ from pages.ui.dataset import generate_card
 from pages.ui.estimates import Estimate
 from tests import fault_server
 from tests.fault_server import FaultServer
-from tests.test_pages import article_grid, click, trouble, visit, words
+from tests.test_pages import article_grid, click, field, trouble, visit, words
 from tests.waiting import until
 
 RECIPE = Recipe(
@@ -39,7 +39,7 @@ def generate_label(at: AppTest) -> str:
 
 def test_a_pasted_list_becomes_the_values_of_a_column(server: FaultServer) -> None:
     at = opened(article_grid(), "dataset_list_0")
-    assert at.text_area(key="dataset_pasted_0").value.splitlines()[:2] == ["唐", "宋"]
+    assert str(at.text_area(key="dataset_pasted_0").value).splitlines()[:2] == ["唐", "宋"]
     assert at.button(key="dataset_use_0").disabled  # nothing has changed
     at.text_area(key="dataset_pasted_0").set_value("秦\n唐\n Hello, you \n秦\n").run()
     assert at.button(key="dataset_use_0").label == "Use 3 values"
@@ -122,7 +122,7 @@ def test_the_rendered_prompt_follows_the_template_as_it_is_typed(server: FaultSe
 @pytest.mark.parametrize("preset", presets.load(), ids=lambda preset: preset.id)
 def test_every_preset_is_ready_to_run(server: FaultServer, preset: presets.Preset) -> None:
     at = visit("dataset")
-    at.get_by_key("dataset_preset").set_value(preset.id).run()
+    field(at, "dataset_preset").set_value(preset.id).run()
     rows = preset.recipe.rows()
     assert generate_label(at) == f"Generate {rows} rows"
     assert not at.error and not at.button(key="dataset_generate").disabled
@@ -131,10 +131,10 @@ def test_every_preset_is_ready_to_run(server: FaultServer, preset: presets.Prese
 
 def test_another_start_does_not_lose_what_was_typed(server: FaultServer) -> None:
     at = visit("dataset")
-    at.get_by_key("dataset_preset").set_value("english_stories").run()
+    field(at, "dataset_preset").set_value("english_stories").run()
     assert not any(button.key == "dataset_back" for button in at.button)  # nothing was changed
     at.text_area(key="dataset_template").set_value("My own words about {hero}").run()
-    at.get_by_key("dataset_preset").set_value("blank").run()
+    field(at, "dataset_preset").set_value("blank").run()
     assert at.text_area(key="dataset_template").value == ""
     click(at, "dataset_back")
     assert at.text_area(key="dataset_template").value == "My own words about {hero}"
@@ -145,8 +145,8 @@ def test_another_start_does_not_lose_what_was_typed(server: FaultServer) -> None
 @pytest.mark.parametrize("before", presets.load(), ids=lambda preset: preset.id)
 def test_an_empty_grid_starts_with_the_defaults_of_a_recipe(server: FaultServer, before: presets.Preset) -> None:
     at = visit("dataset")
-    at.get_by_key("dataset_preset").set_value(before.id).run()
-    at.get_by_key("dataset_preset").set_value("blank").run()
+    field(at, "dataset_preset").set_value(before.id).run()
+    field(at, "dataset_preset").set_value("blank").run()
     shown = at.session_state["studio"].recipe_drawn
     assert [column.values for column in shown.columns] == [()]
     empty = Recipe(name="", columns=shown.columns, template="")
@@ -169,16 +169,16 @@ def test_an_empty_grid_keeps_no_setting_of_the_form_before(
     server: FaultServer, key: str, value: object, default: object
 ) -> None:
     at = visit("dataset")
-    at.get_by_key(key).set_value(value).run()
-    at.get_by_key("dataset_preset").set_value("blank").run()
+    field(at, key).set_value(value).run()
+    field(at, "dataset_preset").set_value("blank").run()
     assert at.session_state[key] == default
 
 
 def test_a_template_without_columns_is_kept_to_go_back_to(server: FaultServer) -> None:
     at = visit("dataset")
-    at.get_by_key("dataset_preset").set_value("blank").run()
+    field(at, "dataset_preset").set_value("blank").run()
     at.text_area(key="dataset_template").set_value("Write a haiku.").run()
-    at.get_by_key("dataset_preset").set_value("english_stories").run()
+    field(at, "dataset_preset").set_value("english_stories").run()
     click(at, "dataset_back")
     assert at.text_area(key="dataset_template").value == "Write a haiku."
 
@@ -219,7 +219,7 @@ def test_a_recipe_is_saved_changed_and_found_again(server: FaultServer, store: S
     (one,) = recipes.list_saved(store)
     assert (one.version, one.name, one.rows) == (2, "ultraman_stories", 54)
     at = opened(at, "dataset_recipes")
-    at.get_by_key(f"dataset_version_{one.family}").select_index(1).run()
+    field(at, f"dataset_version_{one.family}").select_index(1).run()
     assert generate_label(at) == "Generate 486 rows"
     assert at.button(key="dataset_save_recipe").label == "Save as version 3"  # to go back is a change too
     click(opened(at, "dataset_recipes"), f"dataset_open_{one.family}")
@@ -233,7 +233,7 @@ def test_a_saved_recipe_is_opened_in_another_visit(server: FaultServer, store: S
     (one,) = recipes.list_saved(store)
     at = click(opened(visit("dataset"), "dataset_recipes"), f"dataset_open_{one.family}")
     assert generate_label(at) == "Generate 4 rows"
-    assert at.get_by_key("dataset_endpoint").value == "completion"
+    assert field(at, "dataset_endpoint").value == "completion"
     assert at.button(key="dataset_save_recipe").disabled
     click(at, "dataset_generate")
     with store.reading() as session:
@@ -307,7 +307,7 @@ def paid(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
 
 def test_a_limit_is_kept_to_the_cent(store: Store, paid: FaultServer) -> None:
     at = visit("dataset")
-    at.get_by_key("dataset_model").select_index(1).run()
+    field(at, "dataset_model").select_index(1).run()
 
     assert "$1.00" in words(at)
     at.text_input(key="dataset_budget").set_value("2.5").run()
@@ -319,7 +319,7 @@ def test_a_limit_is_kept_to_the_cent(store: Store, paid: FaultServer) -> None:
 
 def test_a_limit_with_an_unclear_comma_starts_no_run(store: Store, paid: FaultServer) -> None:
     at = visit("dataset")
-    at.get_by_key("dataset_model").select_index(1).run()
+    field(at, "dataset_model").select_index(1).run()
     at.text_input(key="dataset_budget").set_value("2,5").run()
     assert "is ambiguous" in words(at) and at.button(key="dataset_generate").disabled
     at.text_input(key="dataset_budget").set_value("2.5").run()
@@ -330,11 +330,11 @@ def test_a_batch_shows_its_price_and_that_it_takes_a_day(
     store: Store, paid: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[dict[str, object]] = []
-    monkeypatch.setattr(generate_card.runs, "enqueue", lambda *args, **how: seen.append(how) or "run")
+    monkeypatch.setattr(runs, "enqueue", lambda *args, **how: seen.append(how) or "run")
     at = article_grid()
-    at.get_by_key("dataset_model").select_index(1).run()
-    at.get_by_key("dataset_mode").set_value("batch").run()
-    assert "Within a day, at 50 % of the price" in at.get_by_key("dataset_mode").options
+    field(at, "dataset_model").select_index(1).run()
+    field(at, "dataset_mode").set_value("batch").run()
+    assert "Within a day, at 50 % of the price" in field(at, "dataset_mode").options
 
     assert "486 requests" in words(at) and "done within a day" in words(at) and "$0.50" in words(at)
     click(at, "dataset_generate")
@@ -346,7 +346,7 @@ def test_where_no_price_is_known_no_limit_can_be_kept(server: FaultServer, monke
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     monkeypatch.setattr(batch_support, "supports_batch", lambda provider: False)
     at = visit("dataset")
-    at.get_by_key("dataset_model").select_index(1).run()
+    field(at, "dataset_model").select_index(1).run()
     assert at.text_input(key="dataset_budget").disabled
     assert "The price of this model is unknown" in words(at)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from streamlit.runtime.scriptrunner import StopException
 from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import TextInput
 
@@ -43,7 +44,7 @@ def type_into(at: AppTest, *pairs: ExamplePair) -> AppTest:
     """What the browser sends when rows have been typed into an empty table, which has five."""
     rows = {place: pair._asdict() for place, pair in enumerate(pairs[:5])}
     more = [pair._asdict() for pair in pairs[5:]]
-    at.session_state[at.data_editor[0].key] = {"edited_rows": rows, "added_rows": more, "deleted_rows": []}
+    at.session_state[str(at.data_editor[0].key)] = {"edited_rows": rows, "added_rows": more, "deleted_rows": []}
     return at.run()
 
 
@@ -298,7 +299,7 @@ def test_answers_that_are_still_coming_are_there_after_a_reload(
     server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lose_connection(*_given: object) -> None:
-        raise story_visit.StopException
+        raise StopException
 
     server.when(_INTENTS.prompt, fault_server.held())
     job_id = trained(store, status="succeeded", fine_tuned_model=_TUNED)

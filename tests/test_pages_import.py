@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import lzma
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -31,7 +32,7 @@ def brought(name: str, data: bytes, locale: str = "en-US") -> AppTest:
     return at
 
 
-def box(at: AppTest, name: str) -> object:
+def box(at: AppTest, name: str) -> Any:
     """A select box of the form by the beginning of its key, which ends with the file's id."""
     return next(b for b in (*at.selectbox, *at.multiselect, *at.text_input) if str(b.key).startswith(f"dataset_{name}"))
 
@@ -203,7 +204,7 @@ def test_a_file_is_read_once_however_often_the_page_is_drawn(store: Store, monke
     read: list[str] = []
     real = table_reader.read_table
 
-    def counted(source: table_reader.Source, filename: str, **named: str | None) -> table_reader.Imported:
+    def counted(source: table_reader.Source, filename: str, **named: Any) -> table_reader.Imported:
         read.append(filename)
         return real(source, filename, **named)
 

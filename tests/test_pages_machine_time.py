@@ -190,7 +190,7 @@ def test_the_csv_and_jsonl_of_stories_have_the_machine_time(store: Store, amount
     assert ('"cost_usd": null' in line) is (amount == "not priced")
 
 
-_SENT = [
+_SENT: list[tuple[list[float], float, float | None]] = [
     ([], 100, None),  # no request was sent
     ([0], 40, 40.0),
     ([0, 60], 100, 100.0),

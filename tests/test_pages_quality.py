@@ -200,11 +200,11 @@ def test_a_bug_is_told_and_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_failed_measurement_is_made_again_a_few_seconds_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([StorageFull("The disk is full.", "Make room."), _empty()])
+    answers = iter((StorageFull("The disk is full.", "Make room."), _empty()))
 
     def measure(progress: Progress) -> QualityReport:
         answer = next(answers)
-        if isinstance(answer, Exception):
+        if isinstance(answer, StorageFull):
             raise answer
         return answer
 
@@ -243,11 +243,11 @@ def test_a_column_called_text_stands_beside_the_text(store: Store) -> None:
 
 
 def test_an_error_is_kept_with_the_last_good_report() -> None:
-    answers = iter([_empty(), StorageFull("The disk is full.", "Make room.")])
+    answers = iter((_empty(), StorageFull("The disk is full.", "Make room.")))
 
     def measure(progress: Progress) -> QualityReport:
         answer = next(answers)
-        if isinstance(answer, Exception):
+        if isinstance(answer, StorageFull):
             raise answer
         return answer
 

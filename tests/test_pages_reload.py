@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from streamlit.runtime.scriptrunner import StopException
 from streamlit.testing.v1 import AppTest
 
 from core.db.store import Store
@@ -46,7 +48,7 @@ def _loaded_again(at: AppTest) -> AppTest:
     ids=["one", "side by side", "chain"],
 )
 def test_stories_are_there_again(
-    server: FaultServer, store: Store, recent: Recent[object], form: dict[str, object], texts: int, restarted: bool
+    server: FaultServer, store: Store, recent: Recent[object], form: dict[str, Any], texts: int, restarted: bool
 ) -> None:
     at = click(visit("story", story_model="engine/writer", **form), "story_button")
     if restarted:
@@ -67,7 +69,7 @@ def test_the_form_is_as_it_was_too(server: FaultServer, store: Store) -> None:
 
 
 def test_votes_of_a_blind_round_are_not_lost_and_names_stay_hidden(server: FaultServer, store: Store) -> None:
-    form = {"story_compare": True, "story_others": ["engine/third"], "story_blind": True}
+    form: dict[str, Any] = {"story_compare": True, "story_others": ["engine/third"], "story_blind": True}
     at = _loaded_again(click(visit("story", story_model="engine/writer", **form), "story_button"))
     assert "first words after" not in words(at)
     at = _loaded_again(click(at, "story_vote_1"))
@@ -112,7 +114,7 @@ def test_a_story_that_is_still_written_is_read_on(server: FaultServer, store: St
 
 def _lose_connection(*_given: object) -> None:
     """What Streamlit does to a script whose browser is gone."""
-    raise story_visit.StopException
+    raise StopException
 
 
 # --- presenter mode ---------------------------------------------------------------------------------------------------

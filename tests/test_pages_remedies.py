@@ -42,7 +42,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
         yield running
 
 
-def show(**state: object) -> AppTest:
+def show(**state: Any) -> AppTest:
     return visit("dataset", dataset_part="rows", **state)
 
 
@@ -472,11 +472,11 @@ def test_a_story_that_is_whole_offers_no_remedy(server: FaultServer, store: Stor
     assert not any(key.startswith("story_fix_") for key in _keys(at))
 
 
-_CHAIN = {"story_chain": True, "story_mode": "free", "story_prompt": "一个想法"}
+_CHAIN: dict[str, Any] = {"story_chain": True, "story_mode": "free", "story_prompt": "一个想法"}
 _STEP = "写一个完整的故事"
 
 
-def _chain(server: FaultServer, *answers: fault_server.Answer, **state: object) -> AppTest:
+def _chain(server: FaultServer, *answers: fault_server.Answer, **state: Any) -> AppTest:
     """A chain whose story gets these answers, one a request."""
     server.when("提纲，三到五句话", fault_server.text("先遇见，后分别。"))
     server.when("起一个题目", fault_server.text("光"))

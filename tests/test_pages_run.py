@@ -29,7 +29,7 @@ from pages.ui import cached
 from pages.ui.dataset import dataset_picker, run_panel, story_cards
 from tests import fault_server
 from tests.fault_server import FaultServer
-from tests.test_pages import again, click, trouble, visit, words
+from tests.test_pages import again, click, field, trouble, visit, words
 
 _RECIPE = Recipe(
     "heroes",
@@ -77,7 +77,7 @@ def table(at: AppTest) -> pd.DataFrame:
 
 def type_into(at: AppTest, place: int, **cells: object) -> AppTest:
     """What the browser sends when a cell of the table has been changed."""
-    key = at.data_editor[0].key
+    key = str(at.data_editor[0].key)
     at.session_state[key] = {"edited_rows": {place: cells}, "added_rows": [], "deleted_rows": []}
     # AppTest has no way to fire on_change of an editor: the callback is what the page has registered
     at.run()
@@ -226,8 +226,10 @@ def test_a_run_that_has_stopped_at_its_budget_says_so_and_goes_on_with_more(
         run.budget_usd, run.reason = Decimal("2.00"), "Too little is left of $2.00. Raise it to go on."
         run.provider = "openai"  # the engine sends no bill
         session.query(Row).filter_by(state="done").update({"run_id": "run-1"})
-        record = {"provider": "engine", "model": "writer", "reference": "run-1", "cost_usd": Decimal("1.90")}
-        spend.record(session, LOCAL, "dataset", prompt_tokens=1, completion_tokens=1, **record)
+        spend.record(
+            session, LOCAL, "dataset", provider="engine", model="writer", reference="run-1",
+            cost_usd=Decimal("1.90"), prompt_tokens=1, completion_tokens=1,
+        )  # fmt: skip
     at = show(dataset_raise=True)
     assert "Too little is left of $2.00." in words(at)
     assert "$1.90 of at most $2.00, about $2.09 in total" in words(at)
@@ -427,7 +429,7 @@ def test_a_row_that_came_empty_is_told_when_it_is_put_back(store: Store) -> None
 @pytest.mark.parametrize(("chosen", "n"), [("all", 12), ("done", 10), ("failed", 1), ("waiting", 1)])
 def test_the_table_is_filtered_by_state(store: Store, written: str, chosen: str, n: int) -> None:
     at = show()
-    at.get_by_key("dataset_filter").set_value(chosen).run()
+    field(at, "dataset_filter").set_value(chosen).run()
     assert len(table(at)) == n
 
 
@@ -443,7 +445,8 @@ def test_a_long_table_comes_in_pages(store: Store) -> None:
     datasets.create(store, LOCAL, replace(_RECIPE, repeats=20))  # 120 rows
     at = show(dataset_rows_shown="x")
     assert len(table(at)) == 50 and "120 rows" in words(at)
-    at.get("pagination")[0].set_value(3).run()
+    next_page: Any = at.get("pagination")[0]
+    next_page.set_value(3).run()
     assert len(table(at)) == 20
     at.text_input(key="dataset_words").input("唐").run()
     assert len(table(at)) == 40  # another filter begins on its first page
@@ -482,13 +485,13 @@ def test_a_rate_has_the_digits_that_matter(rate: float | None, said: str) -> Non
 def test_what_a_run_cost_is_said_as_far_as_it_is_known(
     store: Store, written: str, cost: str | None, estimate: str | None, budget: str | None, said: str
 ) -> None:
-    amounts = {"cost_usd": cost and Decimal(cost), "estimated_usd": estimate and Decimal(estimate)}
     with store.session() as session:
         run = session.get_one(Run, "run-1")
-        run.provider, run.budget_usd = "openai", budget and Decimal(budget)  # the engine sends no bill
+        run.provider, run.budget_usd = "openai", Decimal(budget) if budget else None  # the engine sends no bill
         spend.record(
             session, LOCAL, "dataset", provider="openai", model="m", reference="run-1",
-            prompt_tokens=1, completion_tokens=None if cost is None else 1, **amounts,
+            prompt_tokens=1, completion_tokens=None if cost is None else 1,
+            cost_usd=Decimal(cost) if cost else None, estimated_usd=Decimal(estimate) if estimate else None,
         )  # fmt: skip
     assert said in str(show().get("progress")[0].proto.text)
 
@@ -549,7 +552,7 @@ def test_words_of_models_and_files_are_text_only(store: Store) -> None:
 def test_what_was_open_of_one_data_set_is_closed_with_the_next(store: Store, written: str) -> None:
     other = datasets.load_sample(store, LOCAL, "ultraman_stories_more", 27)
     at = show(dataset_open=written)
-    at.get_by_key("dataset_filter").set_value("failed").run()
+    field(at, "dataset_filter").set_value("failed").run()
     type_into(at, 0, out=True)
     at.selectbox(key="dataset_open").set_value(other).run()
     assert len(table(at)) == 27
@@ -562,8 +565,10 @@ def test_what_is_written_again_stays_within_what_the_budget_has_left(
 ) -> None:
     with store.session() as session:
         session.get_one(Run, "run-1").budget_usd = Decimal("2.00")
-        record = {"provider": "engine", "model": "writer", "reference": "run-1", "cost_usd": Decimal(spent)}
-        spend.record(session, LOCAL, "dataset", prompt_tokens=1, completion_tokens=1, **record)
+        spend.record(
+            session, LOCAL, "dataset", provider="engine", model="writer", reference="run-1",
+            cost_usd=Decimal(spent), prompt_tokens=1, completion_tokens=1,
+        )  # fmt: skip
     at = show(**{f"dataset_map_{written}": {"selection": {"cell": [{"place": 0}]}}})
     click(at, f"dataset_open_{datasets.rows(store, written)[1].id}")
     click(at, "dataset_row_again")

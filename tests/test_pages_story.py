@@ -21,7 +21,7 @@ from pages.ui.story import speech, story_view
 from pages.ui.story.story_session import story_session
 from tests import fault_server
 from tests.fault_server import FaultServer
-from tests.test_pages import _FRAME, click, trouble, visit, words
+from tests.test_pages import _FRAME, click, field, trouble, visit, words
 from tests.waiting import until
 
 _TUNED = "ft:writer:fabula:x:1"
@@ -385,9 +385,9 @@ def _read_to_its_end(at: AppTest) -> AppTest:
 
 def test_an_endpoint_makes_a_sound_file(speaking: FaultServer, store: Store) -> None:
     at = click(visit("story", story_model="engine/writer"), "story_button")
-    at.get_by_key("story_sound_model").set_value("gpt-4o-mini-tts").run()
+    field(at, "story_sound_model").set_value("gpt-4o-mini-tts").run()
     assert "The price of this model is unknown." in words(at)
-    at.get_by_key("story_sound_model").set_value("tts-1").run()
+    field(at, "story_sound_model").set_value("tts-1").run()
     speaking.when("从前", fault_server.raw(b"sound", "audio/mpeg"))
     _read_to_its_end(click(at, "story_sound_make"))
     spoken = [seen.body["input"] for seen in speaking.requests if seen.path.endswith("/speech")]
@@ -412,7 +412,7 @@ def test_a_reading_can_be_stopped(speaking: FaultServer, store: Store) -> None:
     at = click(at, "story_sound_make")
     speaking.wait_for(lambda s: s.flying == 1)
     at = _read_to_its_end(click(at, "story_sound_stop"))
-    assert not at.error and not at.get("download_button") and at.get_by_key("story_sound_make").label == "Create audio"
+    assert not at.error and not at.get("download_button") and field(at, "story_sound_make").label == "Create audio"
 
 
 # --- the shelf --------------------------------------------------------------------------------------------------------

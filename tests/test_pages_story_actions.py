@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -24,7 +26,7 @@ def _keys(at: AppTest) -> set[str]:
     return {str(button.key) for button in at.button}
 
 
-def _written(server: FaultServer, text: str = "一个故事。", **state: object) -> AppTest:
+def _written(server: FaultServer, text: str = "一个故事。", **state: Any) -> AppTest:
     """The page with a story that has just been written."""
     server.default = fault_server.text(text)
     return click(visit("story", **state), "story_button")

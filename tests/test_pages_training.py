@@ -32,7 +32,7 @@ from pages.ui.training import cached_curves, job_actions
 from pages.ui.training.curve_source import RenderedChart
 from tests.fakes import FakeRegistry
 from tests.fault_server import FaultServer
-from tests.test_pages import again, click, labels, trouble, visit, words
+from tests.test_pages import again, click, field, labels, trouble, visit, words
 from tests.waiting import until
 
 _STORY = Path(__file__).parents[1] / "pages" / "story.py"
@@ -584,7 +584,7 @@ def test_names_and_events_of_others_are_text(server: FaultServer, store: Store) 
 def test_a_curve_can_be_drawn_over_tokens_and_on_a_log_scale(server: FaultServer, store: Store) -> None:
     _job(store, status="succeeded", trained_tokens=1859)
     at = visit("training")
-    at.get_by_key("training_job_axis").set_value("tokens").run()
+    field(at, "training_job_axis").set_value("tokens").run()
     at.toggle(key="training_job_log").set_value(True).run()
     assert not at.exception
     specs = [json.loads(chart.proto.spec) for chart in at.get("vega_lite_chart")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from core.actor import LOCAL
 from core.dataset import datasets, presets, versions
 from core.db.store import Store
 from core.db.tables import Row, TrainingJob, utcnow
+from core.errors import BadTrainingFile
 from core.training import jobs
 from pages.ui import background_task
 from tests.fault_server import FaultServer
@@ -25,7 +27,7 @@ def load(store: Store, name: str = "grid", cells: int = 6, repeats: int = 5) -> 
     return datasets.from_frame(store, LOCAL, name, pd.DataFrame(rows, columns=["cell", "story"]), ["cell"], "story")
 
 
-def use(dataset_id: str, **state: object) -> AppTest:
+def use(dataset_id: str, **state: Any) -> AppTest:
     return visit("dataset", dataset_part="use", dataset_open=dataset_id, **state)
 
 
@@ -165,9 +167,9 @@ def test_many_rows_are_looked_at_beside_the_page(
 
 def test_an_error_beside_the_page_is_raised_where_it_is_read() -> None:
     def fail(seen: object) -> None:
-        raise versions.BadTrainingFile("no", "yes")
+        raise BadTrainingFile("no", "yes")
 
     work = background_task.BackgroundTask(fail, 1_000_000)
     until(lambda: work.done, "the work")
-    with pytest.raises(versions.BadTrainingFile):
+    with pytest.raises(BadTrainingFile):
         work.get()

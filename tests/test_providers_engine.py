@@ -96,8 +96,8 @@ def test_a_job_from_upload_to_the_tuned_model(client: Client, tmp_path: Path) ->
     found = client.find_job("intent-1")
     assert found is not None and found.id == made.id and client.find_job("intent-2") is None
     first = until(lambda: client.events(made.id), "the first event", 60)
-    job = until(lambda: (j := client.job(made.id)).status in OVER and j, "the end of the job", 240)
-    assert job and job.status == "succeeded" and job.fine_tuned_model and job.trained_tokens and job.error is None
+    job = until(lambda: j if (j := client.job(made.id)).status in OVER else None, "the end of the job", 240)
+    assert job.status == "succeeded" and job.fine_tuned_model and job.trained_tokens and job.error is None
     events = client.events(made.id)
     assert [e.id for e in events][: len(first)] == [e.id for e in first]  # oldest first
     assert client.events(made.id, after=events[-1].id) == []

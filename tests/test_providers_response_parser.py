@@ -201,7 +201,7 @@ def test_damage_to_the_bytes_costs_no_more_than_itself(body: bytes, text_: str) 
 
 
 def test_events_where_a_whole_answer_was_asked_for_are_put_together(server: FaultServer) -> None:
-    chunks = [{"choices": [{"delta": {"content": part}}]} for part in ("A ", "story.")]
+    chunks: list[dict[str, Any]] = [{"choices": [{"delta": {"content": part}}]} for part in ("A ", "story.")]
     chunks += [{"choices": [{"delta": {}, "finish_reason": "STOP"}]}, {"choices": [], "usage": USAGE}]
     body = ": OPENROUTER PROCESSING\n\n" + "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
     server.default = raw(f"{body}data: [DONE]\n\n".encode(), "text/event-stream")
@@ -504,7 +504,7 @@ def test_a_stream_that_has_begun_is_never_tried_again(server: FaultServer) -> No
     assert caught.value.may_be_billed and len(server.requests) == 1
 
 
-PIECES: list[tuple[list[object], tuple[object, ...]]] = [
+PIECES: list[tuple[list[Any], tuple[object, ...]]] = [
     ([{"choices": [{"delta": {"content": [{"type": "text", "text": STORY}]}}]}], (STORY, None, None, 0)),
     (
         [{"choices": [{"delta": {"content": [THINKING]}}]}, {"choices": [{"delta": {"content": STORY}}]}],

@@ -128,8 +128,8 @@ def test_a_user_without_rights_is_told_and_the_run_goes_on_once_they_are_given(
     environ = {"FABULA_HOME": str(home), "OPENAI_API_KEY": "sk-x", "OPENAI_BASE_URL": provider.url}
     command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-m", "core.worker"]
     _system(*command[:4], sys.executable, "-c", "import core.worker")
-    with log.open("w") as file:
-        process = subprocess.Popen(command, cwd=Path(__file__).parents[1], env=os.environ | environ, stderr=file)
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=Path(__file__).parents[1], env=os.environ | environ, stderr=output)
     try:
         until(lambda: log.read_text().count("Give Fabula write permission") >= 2, "it says so, and looks again")
         assert provider.requests == [] and process.poll() is None

@@ -36,7 +36,7 @@ class _Server:
     def visit(self, session_id: str | None = None) -> AppSession:
         """A browser opens a page, or comes back to its session, and uploads a file."""
         script = ScriptData(str(Path(__file__)), is_hello=False)
-        found = self.manager.connect_session(SimpleNamespace(), script, {}, session_id)  # type: ignore[arg-type]
+        found = self.manager.connect_session(SimpleNamespace(), script, {}, session_id)
         self.uploads.add_file(found, UploadedFileRec("file", "rows.csv", "text/csv", b"prompt,completion"))
         session: AppSession = self.manager.get_session_info(found).session  # type: ignore[union-attr]
         return session

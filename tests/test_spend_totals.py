@@ -395,4 +395,5 @@ def test_rows_of_a_data_set_can_go_and_their_lines_stay(store: Store) -> None:
         session.execute(delete(Row).where(Row.id == claims[0].row_id))
     with store.reading() as session:
         assert session.scalars(select(Spend.row_id).order_by(Spend.id)).all() == [None, claims[1].row_id]
-        assert session.scalar(select(func.count()).select_from(Run)) == 1 and session.get(Dataset, order.dataset_id)
+        assert session.scalar(select(func.count()).select_from(Run)) == 1
+        assert session.get(Dataset, order.dataset_id) is not None

@@ -350,9 +350,8 @@ def test_training_goes_on_from_a_tuned_model(base: Path, tmp_path: Path) -> None
 
 
 def test_an_adapter_of_another_base_is_refused_in_words(base: Path, tmp_path: Path) -> None:
-    foreign = adapters.Adapter(
-        "gemma3", 32.0, {"model.layers.0.self_attn.q_proj": (np.ones((16, 9)), np.ones((9, 16)))}
-    )
+    a, b = np.ones((16, 9), np.float32), np.ones((9, 16), np.float32)
+    foreign = adapters.Adapter("gemma3", 32.0, {"model.layers.0.self_attn.q_proj": (a, b)})
     adapters.write(tmp_path / "foreign.gguf", foreign)
     _job(base, tmp_path / "job", start_adapter=str(tmp_path / "foreign.gguf"))
     assert _start(tmp_path / "job").wait(_DEADLINE_S) == 1

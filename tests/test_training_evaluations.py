@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import func, select
 
 from core.actor import LOCAL
-from core.cost import budget
+from core.cost import budget, custom_prices
 from core.cost.price_book import PriceBook
 from core.cost.prices import Price
 from core.cost.spend import spent
@@ -371,7 +371,7 @@ PAID = PriceBook(
 def test_each_try_that_may_be_billed_stays_in_the_ledger(
     store: Store, form: EvaluationForm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation_run.custom_prices, "book", lambda *_: PAID)
+    monkeypatch.setattr(custom_prices, "book", lambda *_: PAID)
     lost = iter(
         [Unavailable("silent", may_be_billed=True), Unavailable("busy", may_be_billed=False), RateLimited("slow down")]
     )
@@ -394,7 +394,7 @@ def test_each_try_that_may_be_billed_stays_in_the_ledger(
 def test_a_row_that_cannot_be_read_fails_and_is_not_bought_for_ever(
     store: Store, form: EvaluationForm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation_run.custom_prices, "book", lambda *_: PAID)
+    monkeypatch.setattr(custom_prices, "book", lambda *_: PAID)
     unreadable = Unreadable("not OpenAI's format", may_be_billed=True)
     openai = Provider("openai", "openai", "OpenAI", "http://x/v1", "")
     writer = ScriptedModel(lambda r: unreadable if "refund" in r.prompt else right(r), openai)

@@ -16,10 +16,9 @@ import pytest
 from sqlalchemy import select
 
 from core.actor import LOCAL
-from core.cost.spend import Spend
 from core.dataset import datasets, versions
 from core.db.store import Store
-from core.db.tables import TrainingJob, utcnow
+from core.db.tables import Spend, TrainingJob, utcnow
 from core.errors import (
     BadRequest,
     BadTrainingFile,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,13 +19,12 @@ import pytest
 
 from core.actor import LOCAL
 from core.cost import budget
-from core.cost.budget import OverBudget
 from core.cost.price_book import PriceBook
 from core.cost.spend import spent
 from core.dataset import datasets, versions
 from core.db.store import Store
 from core.db.tables import Checkpoint, TrainingJob, utcnow
-from core.errors import FabulaError, NotFound, Refused, Unavailable
+from core.errors import FabulaError, NotFound, OverBudget, Refused, Unavailable
 from core.providers import ModelInfo, Provider, RemoteCheckpoint
 from core.training import (
     checkpoints,
@@ -454,9 +455,9 @@ def test_how_fast_it_may_be_does_not_depend_on_what_else_the_machine_does(monkey
     """The wall clock runs a hundred times faster than the thread works: other work has the cores."""
     worked = itertools.count(step=0.001)
     passed = itertools.count(step=0.1)
-    monkeypatch.setattr(cpu_speed_estimate.time, "thread_time", lambda: next(worked))
-    monkeypatch.setattr(cpu_speed_estimate.time, "perf_counter", lambda: next(passed))
-    monkeypatch.setattr(cpu_speed_estimate.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(time, "thread_time", lambda: next(worked))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(passed))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     assert cpu_speed_estimate.rough_speed() == pytest.approx(
         2 * 2 * 64**3 * cpu_speed_estimate._PRODUCTS / 0.001 / 1.4e9
     )

@@ -113,8 +113,8 @@ def test_waiting_is_no_training(
 ) -> None:
     now = MOMENT + _minutes(minutes)
     wait = change.pop("wait", None)
-    given = {"remote_id": "r", "estimated_s": 600.0, "updated_at": now, "fine_tuned_model": "ft:x"} | change
-    job = view(**given, estimated_start=None if wait is None else now + _minutes(wait))
+    given: dict[str, Any] = {"remote_id": "r", "estimated_s": 600.0, "updated_at": now, "fine_tuned_model": "ft:x"}
+    job = view(**given | change, estimated_start=None if wait is None else now + _minutes(wait))
     assert job.training_s(now) == trained
     assert job.eta_s(now) == eta
     assert says in job_explanation.explain(job, now)

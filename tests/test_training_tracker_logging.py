@@ -180,11 +180,11 @@ def test_openai_logs_to_wandb_by_itself(store: Store, form: JobForm, tracker: Tr
 
 
 def test_trackers_are_optional_and_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install wandb" in str(tracker_logging.unavailable("wandb", {}))
     assert "pip install trackio" in str(tracker_logging.unavailable("trackio", {}))
     assert tracker_logging.unavailable("wandb", {}, provider="openai") is None
-    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     assert "WANDB_API_KEY" in str(tracker_logging.unavailable("wandb", {}))
     assert tracker_logging.unavailable("wandb", {"WANDB_API_KEY": "k"}) is None
     assert tracker_logging.unavailable("wandb", {"WANDB_MODE": "offline"}) is None
@@ -194,7 +194,7 @@ def test_trackers_are_optional_and_say_what_is_missing(monkeypatch: pytest.Monke
 def test_a_tracker_that_is_not_installed_is_said_so_in_the_job(
     store: Store, form: JobForm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     job_id = jobs.submit(store, LOCAL, replace(form, trackers=TRACKERS))
     carry(store, job_id, grow(2))
     told = jobs.get(store, job_id).trackers

@@ -6,10 +6,12 @@ import json
 import logging
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from core import heartbeat
+from core import process_identity
 from core.actor import LOCAL
 from core.dataset import datasets
 from core.db.store import Store, new_id
@@ -95,11 +97,15 @@ def test_queued_work_is_done_and_the_heartbeat_says_so(store: Store, hire: Calla
     assert not worker_state(store).up
 
 
+def _wait_until_stopped(_store: Store, _item_id: str, stopping: threading.Event) -> None:
+    stopping.wait()
+
+
 def test_a_worker_stops_within_seconds_and_its_work_goes_on_at_the_next_start(
     store: Store, hire: Callable[[ScriptedTours], Worker]
 ) -> None:
     item_id = add_tour(store)
-    waiting = ScriptedTours(lambda _store, _item_id, stopping: stopping.wait() and None)
+    waiting = ScriptedTours(_wait_until_stopped)
     worker = hire(waiting)
     until(lambda: waiting.began, "work begun")
     worker.stop()
@@ -344,13 +350,13 @@ def test_a_worker_elsewhere_is_dead_only_after_silence_on_our_own_clock(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     mine, other = Heartbeat(store), Heartbeat(store)
     mine.beat(0)
-    monkeypatch.setattr(heartbeat.socket, "gethostname", lambda: "elsewhere")
+    monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
     other.beat(1)
     monkeypatch.undo()
-    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     assert mine.live_ids() == {mine.id, other.id}
     now[0] = 29.0
     assert other.id in mine.live_ids()
@@ -368,14 +374,14 @@ def test_a_worker_of_this_machine_is_dead_only_when_its_process_is(
 ) -> None:
     """One that waits for room on a full disk cannot beat; it still has its work in hand."""
     now = [0.0]
-    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     mine, other = Heartbeat(store), Heartbeat(store)
     mine.beat(0)
     other.beat(1)
     assert mine.live_ids() == {mine.id, other.id}
     now[0] = 3600.0
     assert mine.live_ids() == {mine.id, other.id}
-    monkeypatch.setattr(heartbeat.process_identity, "is_running", lambda identity: False)
+    monkeypatch.setattr(process_identity, "is_running", lambda identity: False)
     assert mine.live_ids() == {mine.id}
 
 
@@ -391,7 +397,7 @@ def test_a_worker_that_is_stopped_keeps_its_work_until_it_is_killed(
         os.waitpid(worker.pid, os.WUNTRACED)
     try:
         mine, now = Heartbeat(store), [0.0]
-        monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
+        monkeypatch.setattr(time, "monotonic", lambda: now[0])
         mine.beat(0)
         both = mine.live_ids()
         assert len(both) == 2

@@ -13,7 +13,7 @@ T = TypeVar("T")
 _POLL_S = 0.02
 
 
-def until(look: Callable[[], T], what: str, timeout_s: float = 90.0) -> T:
+def until(look: Callable[[], T | None], what: str, timeout_s: float = 90.0) -> T:
     """The first true answer of `look()`; fails, naming `what`, when there is none in time."""
     deadline = time.monotonic() + timeout_s
     while not (found := look()):
