@@ -46,7 +46,7 @@ def restore(store: Store) -> int:
     unrestored = 0
     for path in rescue_files.files(store.home):
         try:
-            remaining = rescue_files.take(path, lambda entry: _restore_entry(store, entry))
+            remaining = rescue_files.consume(path, lambda entry: _restore_entry(store, entry))
         except StorageFull:
             raise
         except OSError as exc:

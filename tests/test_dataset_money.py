@@ -65,7 +65,7 @@ def written(store: Store, provider: ScriptedProvider, made: Recipe, budget_usd: 
 def booked(store: Store, reference: str) -> Decimal:
     """What the ledger counts for a run, line by line; the totals that budgets read say the same."""
     with store.reading() as session:
-        query = select(spend_totals.AT_MOST).where(Spend.reference == reference)
+        query = select(spend_totals.MAX_COST).where(Spend.reference == reference)
         lines = sum((usd for usd in session.scalars(query) if usd is not None), Decimal(0))
         assert budget.spent_on(session, reference) == lines
     return lines

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Column, Integer, MetaData, Table, create_engine, insert, select, text
 
 from core import engine_endpoint, i18n, message
-from core.db.rescue_files import Entry, RescueFile, take
+from core.db.rescue_files import Entry, RescueFile, consume
 from core.db.tables.base import MessageText
 from core.errors import NotFound
 from core.message import Message, msg, sentences
@@ -122,7 +122,7 @@ def test_a_message_survives_the_database() -> None:
 def test_a_message_survives_a_rescue_file(tmp_path: Path) -> None:
     file, taken = RescueFile(tmp_path), list[Entry]()
     assert file.add([{"reason": _nested(), "text": "\x1e{}", "error": None, "spend": {"page": "story"}}])
-    assert file.path is not None and take(file.path, lambda entry: not taken.append(entry)) == 0
+    assert file.path is not None and consume(file.path, lambda entry: not taken.append(entry)) == 0
     assert _same(taken[0]["reason"], _nested())
     assert (taken[0]["text"], taken[0]["error"], taken[0]["spend"]) == ("\x1e{}", None, {"page": "story"})
 

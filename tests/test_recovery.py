@@ -133,14 +133,14 @@ def test_lines_that_are_added_while_the_file_is_read_are_not_lost(store: Store) 
         else:
             for path in rescue_files.files(store.home):
                 try:
-                    rescue_files.take(path, accept)
+                    rescue_files.consume(path, accept)
                 except FileNotFoundError:
                     continue
 
     for _ in range(10):
         at_once(4, work)
     for path in rescue_files.files(store.home):
-        rescue_files.take(path, accept)
+        rescue_files.consume(path, accept)
     assert sorted(seen) == [-1, *range(1, 40, 2)]
 
 

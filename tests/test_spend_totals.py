@@ -51,7 +51,7 @@ def there(store: Store) -> dict[spend_totals.Key, Decimal]:
 
 def agree(store: Store) -> bool:
     with store.reading() as session:
-        counted = spend_totals.counted(session)
+        counted = spend_totals.recomputed(session)
     return there(store) == counted
 
 

@@ -75,7 +75,9 @@ class Reservation:
             self.settle(None, None, None)
             return
         entry = {"kind": "spend", "spend": self.entry(0, 0, Decimal(0))}
-        rescue_files.write_or_keep(self._store, lambda session: session.delete(session.get_one(Spend, self._id)), entry)
+        rescue_files.write_or_rescue(
+            self._store, lambda session: session.delete(session.get_one(Spend, self._id)), entry
+        )
 
     def settle(self, prompt_tokens: int | None, completion_tokens: int | None, cost_usd: Decimal | None) -> None:
         """What it really took.
@@ -85,7 +87,7 @@ class Reservation:
         """
         used = (prompt_tokens, completion_tokens, cost_usd)
         entry = {"kind": "spend", "spend": self.entry(*used)}
-        rescue_files.write_or_keep(self._store, lambda session: self.settle_in(session, *used), entry)
+        rescue_files.write_or_rescue(self._store, lambda session: self.settle_in(session, *used), entry)
 
     def settle_in(
         self,

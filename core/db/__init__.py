@@ -1,1 +1,4 @@
-"""The ledger: tables, sessions and migrations. SQLite in the home folder, or Postgres by `DATABASE_URL`."""
+"""The ledger: tables, sessions and migrations. SQLite in the home folder, or Postgres via `DATABASE_URL`.
+
+Start with `store.Store`.
+"""

@@ -1,4 +1,4 @@
-"""Bring a database to today's schema: once, whoever comes first, while the others wait."""
+"""Migrates a database to the current schema. The first process migrates; concurrent ones wait."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from sqlalchemy.exc import OperationalError
 from core.errors import FabulaError
 from core.message import msg
 
-logging.getLogger("alembic").setLevel(logging.WARNING)  # a start is no news
+logging.getLogger("alembic").setLevel(logging.WARNING)  # do not log every start
 _FOLDER = Path(__file__).parent / "migrations"
-_LOCK_KEY = 0x46616275  # any number that no other program uses for its advisory lock: "Fabu"
-_WAL_TRIES = 100  # changing the journal mode needs the file for itself and does not wait by itself
+_LOCK_KEY = 0x46616275  # key of the advisory lock: "Fabu"
+_WAL_TRIES = 100  # changing the journal mode needs exclusive access and ignores the busy timeout
 _WAL_PAUSE_S = 0.1
 
 
 def upgrade(engine: Engine) -> None:
-    """Apply the migrations that are missing. Idempotent, and safe in several processes at once.
+    """Apply missing migrations. Idempotent, and safe in concurrent processes.
 
     Raises:
-        FabulaError: the database has a migration that this Fabula does not know.
+        FabulaError: the database has a migration that this version of Fabula does not have.
         sqlalchemy.exc.DBAPIError: the database cannot be reached or written.
     """
     if engine.dialect.name == "sqlite":
         _use_write_ahead_log(engine)
     config = Config()
     config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
-    with engine.begin() as connection:  # on SQLite this takes the write lock: the second process waits here
+    with engine.begin() as connection:  # on SQLite this takes the write lock, so a second process waits here
         if engine.dialect.name == "postgresql":
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})")
         if _is_current(connection, config):
@@ -57,7 +57,7 @@ def _is_current(connection: Connection, config: Config) -> bool:
 
 
 def _use_write_ahead_log(engine: Engine) -> None:
-    """Readers and the writer do not wait for each other in this mode. It is a property of the file, set once."""
+    """Switch to WAL mode, in which readers and the writer do not block each other. It is stored in the file."""
     for attempt in range(1, _WAL_TRIES + 1):
         with engine.connect() as connection:
             raw = connection.connection.dbapi_connection

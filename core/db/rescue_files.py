@@ -1,7 +1,7 @@
-"""Files for what was paid for and cannot be written into the database: one JSON object a line, beside the home.
+"""Rescue files hold paid results that could not be written to the database: one JSON object per line.
 
-This module knows files and lines, not what is in them: `core.recovery` takes them in again. A line is durable once
-`add` has returned. The files belong to their owner alone (0600): they hold prompts and texts.
+This module handles files and lines, not their content; `core.recovery` restores the entries. A line is durable once
+`add` has returned. The files are readable by their owner only (0600), because they contain prompts and texts.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from core import message
 from core.db.store import Store, new_id
 
 Entry = dict[str, Any]
-"""One line. `id` makes it unique, so that it is taken in once; `kind` says what it is."""
+"""One line. `id` is unique, so that an entry is restored once; `kind` is the type of the entry."""
 
 _log = logging.getLogger("fabula.rescue")
 
 
 def folders(home: Path) -> list[tuple[Path, str]]:
-    """Where the files of a home may be, best first: (folder, beginning of the name).
+    """Possible places for rescue files, best first: (folder, prefix of the file name).
 
-    Beside the home, because the home itself may have been deleted; then in it, for homes at the root of a volume; last
-    in the folder for temporary files.
+    Next to the home folder, because that itself may have been deleted; then in it, for a home at the root of a volume;
+    last in the folder for temporary files.
     """
     key = hashlib.sha256(str(home).encode()).hexdigest()[:12]
     return [
@@ -43,7 +43,7 @@ def folders(home: Path) -> list[tuple[Path, str]]:
 
 
 def files(home: Path) -> list[Path]:
-    """The rescue files that there are, oldest first."""
+    """The existing rescue files, oldest first."""
     found: list[Path] = []
     for folder, name in folders(home):
         with suppress(OSError):
@@ -52,10 +52,10 @@ def files(home: Path) -> list[Path]:
 
 
 class RescueFile:
-    """One file to add lines to; it is made with the first one.
+    """A rescue file to append to; created with the first line.
 
     Attributes:
-        path: where it is; None: nothing was written yet.
+        path: path of the file; None: nothing was written yet.
     """
 
     def __init__(self, home: Path) -> None:
@@ -64,11 +64,11 @@ class RescueFile:
         self.path: Path | None = None
 
     def add(self, entries: Sequence[Entry]) -> bool:
-        """Append lines and wait until the disk has them; whether it worked."""
+        """Append entries and sync them to disk; returns whether that succeeded."""
         if not entries:
             return True
         data = b"".join(_line(entry) for entry in entries)
-        for path in self._places():
+        for path in self._candidate_paths():
             try:
                 _append(path, data)
             except OSError as exc:
@@ -76,66 +76,66 @@ class RescueFile:
                 continue
             if self.path is None:
                 self.path = path
-                _log.error("What was paid for is kept in %s; it is taken in at the next start.", path)
+                _log.error("Paid results are saved in %s and restored at the next start.", path)
             return True
-        _log.error("%d answers could be written neither into the database nor into a file.", len(entries))
+        _log.error("%d results could be written neither to the database nor to a rescue file.", len(entries))
         return False
 
     def discard(self) -> None:
-        """Remove it: everything in it is in the database by now."""
+        """Delete the file, once its entries are in the database."""
         if self.path is not None:
             with suppress(OSError):
                 self.path.unlink()
             self.path = None
 
-    def _places(self) -> list[Path]:
+    def _candidate_paths(self) -> list[Path]:
         if self.path is not None:
             return [self.path]
         return [folder / f"{name}{self._name}.jsonl" for folder, name in folders(self._home)]
 
 
-def write_or_keep(store: Store, work: Callable[[Session], object], entry: Entry) -> None:
-    """Write what was paid for in a transaction of its own; where that fails, keep `entry` in a rescue file.
+def write_or_rescue(store: Store, write: Callable[[Session], object], entry: Entry) -> None:
+    """Write a paid result in its own transaction; if that fails, add `entry` to a rescue file.
 
     Raises:
-        Exception: what the database said. A disk that is full now may have room at the next start; so may its rights.
+        Exception: the error of `write`; also for errors that may be gone at the next start, such as a full disk.
     """
     try:
         with store.session() as session:
-            work(session)
+            write(session)
     except Exception:
         RescueFile(store.home).add([entry])
         raise
 
 
-def take(path: Path, accept: Callable[[Entry], bool]) -> int:
-    """Give every line of a file to `accept`; those that it refuses, and those that are no JSON, stay in the file.
+def consume(path: Path, accept: Callable[[Entry], bool]) -> int:
+    """Pass every line of a file to `accept` and remove the accepted ones; rejected and malformed lines stay.
 
-    Nobody else reads or adds lines meanwhile. The file is removed when nothing is left in it.
+    The file is locked meanwhile, and deleted when it is empty.
 
     Returns:
-        How many lines stayed.
+        The number of remaining lines.
 
     Raises:
-        OSError: the file cannot be read or written; it is as it was.
-        Exception: what `accept` raised; the file is as it was, lines may be given again.
+        OSError: the file cannot be read or written; it is unchanged.
+        Exception: from `accept`; the file is unchanged, so lines may be passed again.
     """
     descriptor = _locked(path, os.O_RDWR)
     try:
         with open(descriptor, "rb", closefd=False) as file:
             lines = [line for line in file.read().splitlines(keepends=True) if line.strip()]
-        left = [line for line in lines if not _accepted(line, accept)]
-        if not left:
+        remaining = [line for line in lines if not _is_accepted(line, accept)]
+        if not remaining:
             path.unlink()
-        elif len(left) < len(lines):
-            _replace(path, left)
-        return len(left)
+        elif len(remaining) < len(lines):
+            _replace(path, remaining)
+        return len(remaining)
     finally:
         os.close(descriptor)
 
 
 def count(path: Path) -> int:
-    """Lines of a file.
+    """Number of lines in a file.
 
     Raises:
         OSError: it cannot be read.
@@ -144,7 +144,7 @@ def count(path: Path) -> int:
         return sum(1 for line in file if line.strip())
 
 
-def _accepted(line: bytes, accept: Callable[[Entry], bool]) -> bool:
+def _is_accepted(line: bytes, accept: Callable[[Entry], bool]) -> bool:
     try:
         entry = json.loads(line)
     except ValueError:
@@ -155,7 +155,7 @@ def _accepted(line: bytes, accept: Callable[[Entry], bool]) -> bool:
 
 
 def _line(entry: Entry) -> bytes:
-    """JSON without a raw line separator inside, so that a line is one entry."""
+    """An entry as one line of JSON, with line breaks escaped."""
     stored = {name: message.dumps(value) if isinstance(value, str) else value for name, value in entry.items()}
     return json.dumps({"id": new_id(), **stored}, default=str, separators=(",", ":")).encode() + b"\n"
 
@@ -172,7 +172,7 @@ def _append(path: Path, data: bytes) -> None:
             os.fsync(descriptor)
         except OSError:
             with suppress(OSError):
-                os.ftruncate(descriptor, end)  # no half line before the next one
+                os.ftruncate(descriptor, end)  # remove the partial line
             raise
     finally:
         os.close(descriptor)
@@ -181,7 +181,7 @@ def _append(path: Path, data: bytes) -> None:
 
 
 def _locked(path: Path, flags: int) -> int:
-    """A descriptor of the file that nobody else has; the lock ends when it is closed."""
+    """Open and lock a file; closing the descriptor releases the lock."""
     while True:
         descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -192,11 +192,11 @@ def _locked(path: Path, flags: int) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # it was taken in while we waited: another file has its name now, or none
+        os.close(descriptor)  # the file was restored meanwhile, so the path is another file or gone
 
 
 def _replace(path: Path, lines: Iterable[bytes]) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # made with 0600
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # created with 0600
     try:
         with open(descriptor, "wb") as file:
             file.writelines(lines)
@@ -211,7 +211,7 @@ def _replace(path: Path, lines: Iterable[bytes]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # not every file system can
+    with suppress(OSError):  # not supported by every file system
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

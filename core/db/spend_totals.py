@@ -1,8 +1,8 @@
-"""What counts against budgets, kept as one row per scope and changed in the transaction that changes the spend ledger.
+"""Totals of the spend ledger for budget checks: one row per scope, updated in the transaction that changes the ledger.
 
-A budget check then reads two rows instead of a month of lines. Objects of `Spend` are followed by themselves: every
-session of the store books what a flush has changed. Statements that change many lines at once say so with `change`.
-`python -m core.db.spend_totals` compares the totals with the ledger and repairs them.
+A budget check then reads two rows instead of a month of lines. Changes of `Spend` objects are tracked automatically at
+each flush; bulk statements must call `change`. `python -m core.db.spend_totals` compares the totals with the ledger and
+repairs them.
 """
 
 from __future__ import annotations
@@ -24,24 +24,26 @@ from core.db.tables import Spend, SpendTotal
 Key: TypeAlias = tuple[str, str, str]
 """Scope, subject, month: see `SpendTotal`."""
 _TOTALS: Table = SpendTotal.__table__  # type: ignore[assignment]  # a Table, typed as FromClause
-_PARTS = ("at", "actor", "reference", "cost_usd", "estimated_usd")
+_COLUMNS = ("at", "actor", "reference", "cost_usd", "estimated_usd")
 
-AT_MOST = func.coalesce(Spend.cost_usd, Spend.estimated_usd, type_=Spend.cost_usd.type)
-"""What a call cost; where that is unknown (cut off, no token counts), the most that it can have cost; else null."""
+MAX_COST = func.coalesce(Spend.cost_usd, Spend.estimated_usd, type_=Spend.cost_usd.type)
+"""Cost of a call; if unknown (interrupted, no token counts), its maximum possible cost; else null."""
 
 
 class Changes:
-    """By how much totals change, in US dollars."""
+    """Changes of the totals, in US dollars."""
 
     def __init__(self) -> None:
         self.usd: dict[Key, Decimal] = defaultdict(Decimal)
 
     def add(self, at: datetime | str, actor: str, reference: str, usd: Decimal | None) -> None:
-        """A line of the spend ledger counts so much more (less, where it is negative) than before.
+        """Add the change of one line of the spend ledger.
 
         Args:
-            at: when it was written, UTC; as text it begins with year and month.
-            usd: None counts nothing: neither cost nor estimate is known.
+            at: time of the line, UTC; as text it starts with year and month.
+            actor: who spent it.
+            reference: id of the run, job or story.
+            usd: the change, negative for less; None (neither cost nor estimate is known) counts nothing.
         """
         if usd:
             self.usd["person", actor, month(at)] += usd
@@ -49,54 +51,54 @@ class Changes:
 
 
 def month(at: datetime | str) -> str:
-    """The calendar month (UTC) of a moment, as the totals have it: 2026-11."""
+    """The calendar month (UTC) of a time, in the format of the totals: 2026-11."""
     return at[:7] if isinstance(at, str) else f"{at.astimezone(UTC):%Y-%m}"
 
 
-def change(on: Session | Connection, changes: Changes) -> None:
-    """Add to the totals, in the caller's transaction. Rows are taken in one order everywhere: no deadlock."""
+def change(session: Session | Connection, changes: Changes) -> None:
+    """Apply changes to the totals in the caller's transaction. Rows are locked in a fixed order to avoid deadlocks."""
     rows = [
-        {"scope": scope, "subject": subject, "month": when, "usd": str(usd)}
-        for (scope, subject, when), usd in sorted(changes.usd.items())
+        {"scope": scope, "subject": subject, "month": period, "usd": str(usd)}
+        for (scope, subject, period), usd in sorted(changes.usd.items())
         if usd
     ]
     if rows:
-        connection = on.connection() if isinstance(on, Session) else on
-        connection.execute(_adding(connection.dialect.name), rows)
+        connection = session.connection() if isinstance(session, Session) else session
+        connection.execute(_upsert(connection.dialect.name), rows)
 
 
 @cache
-def _adding(dialect: str) -> Insert:
-    """Insert or add, exactly: PostgreSQL has numbers of any size, SQLite gets `decimal_add` from `core.db.store`."""
+def _upsert(dialect: str) -> Insert:
+    """An exact "insert or add" statement: with Postgres numerics, or `decimal_add` from `core.db.store` on SQLite."""
     usd = bindparam("usd", type_=String())
     values = {name: bindparam(name, type_=String()) for name in ("scope", "subject", "month")} | {"at_most_usd": usd}
     if dialect == "postgresql":
-        making = postgres_insert(_TOTALS).values(values)
-        old, new = cast(_TOTALS.c.at_most_usd, Numeric), cast(making.excluded.at_most_usd, Numeric)
-        return making.on_conflict_do_update(
+        statement = postgres_insert(_TOTALS).values(values)
+        old, new = cast(_TOTALS.c.at_most_usd, Numeric), cast(statement.excluded.at_most_usd, Numeric)
+        return statement.on_conflict_do_update(
             index_elements=_TOTALS.primary_key.columns, set_={"at_most_usd": cast(old + new, String)}
         )
-    adding = sqlite_insert(_TOTALS).values(values)
-    both = func.decimal_add(_TOTALS.c.at_most_usd, adding.excluded.at_most_usd, type_=String())
-    return adding.on_conflict_do_update(index_elements=_TOTALS.primary_key.columns, set_={"at_most_usd": both})
+    insert = sqlite_insert(_TOTALS).values(values)
+    total = func.decimal_add(_TOTALS.c.at_most_usd, insert.excluded.at_most_usd, type_=String())
+    return insert.on_conflict_do_update(index_elements=_TOTALS.primary_key.columns, set_={"at_most_usd": total})
 
 
 def decimal_add(one: str, other: str) -> str:
-    """The sum of two amounts as SQLite keeps them: as text."""
+    """The sum of two decimal amounts stored as text."""
     return str(Decimal(one) + Decimal(other))
 
 
-def follow(session: Session, _context: object) -> None:
-    """After a flush: what the objects in it have changed."""
+def track_flush(session: Session, _context: object) -> None:
+    """`after_flush` listener: book the changes of all `Spend` objects in the session."""
     changes = Changes()
     for line in session.new:
         if isinstance(line, Spend):
-            _count(changes, {name: getattr(line, name) for name in _PARTS}, 1)
+            _count(changes, {name: getattr(line, name) for name in _COLUMNS}, 1)
     for line in (*session.dirty, *session.deleted):
         if isinstance(line, Spend):
-            _count(changes, {name: _before(line, name) for name in _PARTS}, -1)
+            _count(changes, {name: _old_value(line, name) for name in _COLUMNS}, -1)
             if line not in session.deleted:
-                _count(changes, {name: getattr(line, name) for name in _PARTS}, 1)
+                _count(changes, {name: getattr(line, name) for name in _COLUMNS}, 1)
     change(session, changes)
 
 
@@ -105,19 +107,19 @@ def _count(changes: Changes, line: Mapping[str, Any], sign: int) -> None:
     changes.add(line["at"], line["actor"], line["reference"], None if usd is None else sign * usd)
 
 
-def _before(line: Spend, name: str) -> Any:
+def _old_value(line: Spend, name: str) -> Any:
     deleted = inspect(line).attrs[name].history.deleted
     return deleted[0] if deleted else getattr(line, name)
 
 
 def of_month(session: Session, now: datetime) -> dict[str, Decimal]:
-    """What each person has spent or reserved in the calendar month of `now` (UTC)."""
+    """Amount that each person spent or reserved in the calendar month of `now` (UTC), in US dollars."""
     query = select(SpendTotal.subject, SpendTotal.at_most_usd)
     return dict(session.execute(query.where(SpendTotal.scope == "person", SpendTotal.month == month(now))).all())
 
 
 def of_reference(session: Session, reference: str) -> Decimal:
-    """What a run, job or story has spent or reserved, ever: a clock that is set back hides nothing."""
+    """Amount that a run, job or story has spent or reserved in total, in US dollars; independent of the clock."""
     return session.scalar(select(SpendTotal.at_most_usd).where(*_key(("reference", reference, "")))) or Decimal(0)
 
 
@@ -125,47 +127,49 @@ def _key(key: Key) -> Iterable[Any]:
     return (SpendTotal.scope == key[0], SpendTotal.subject == key[1], SpendTotal.month == key[2])
 
 
-def counted(on: Session | Connection) -> dict[Key, Decimal]:
-    """What the totals ought to be, by a look at every line. Equal amounts are grouped by SQL, summed here, exact."""
+def recomputed(session: Session | Connection) -> dict[Key, Decimal]:
+    """Recompute the totals from every ledger line. SQL groups equal amounts; the exact sum is computed here."""
     line, changes = Spend.__table__.c, Changes()
-    when = func.substr(line.at, 1, 7, type_=String())
-    if on.connection().dialect.name == "postgresql" if isinstance(on, Session) else on.dialect.name == "postgresql":
-        when = func.to_char(func.timezone("UTC", line.at), "YYYY-MM", type_=String())
+    period = func.substr(line.at, 1, 7, type_=String())
+    connection = session.connection() if isinstance(session, Session) else session
+    if connection.dialect.name == "postgresql":
+        period = func.to_char(func.timezone("UTC", line.at), "YYYY-MM", type_=String())
     usd = func.coalesce(line.cost_usd, line.estimated_usd, type_=line.cost_usd.type)
-    query = select(when, line.actor, line.reference, usd, func.count()).where(usd.is_not(None))
-    for at, actor, reference, amount, calls in on.execute(query.group_by(when, line.actor, line.reference, usd)):
+    query = select(period, line.actor, line.reference, usd, func.count()).where(usd.is_not(None))
+    for at, actor, reference, amount, calls in session.execute(query.group_by(period, line.actor, line.reference, usd)):
         changes.add(at, actor, reference, amount * calls)
     return {key: amount for key, amount in changes.usd.items() if amount}
 
 
 def repair(session: Session) -> dict[Key, tuple[Decimal, Decimal]]:
-    """Make the totals what the ledger says; those that were wrong, each with what it was and what it is now."""
+    """Correct the totals from the ledger; returns the wrong ones with their old and new values."""
     if session.connection().dialect.name == "postgresql":
-        session.execute(text("LOCK TABLE spend_totals IN EXCLUSIVE MODE"))  # whoever is writing lines ends first
+        # waits for transactions that are writing ledger lines
+        session.execute(text("LOCK TABLE spend_totals IN EXCLUSIVE MODE"))
     rows = session.execute(select(SpendTotal.scope, SpendTotal.subject, SpendTotal.month, SpendTotal.at_most_usd))
-    there = {(scope, subject, when): usd for scope, subject, when, usd in rows}
-    right = counted(session)
+    stored = {(scope, subject, period): usd for scope, subject, period, usd in rows}
+    expected = recomputed(session)
     wrong = {
-        key: (there.get(key, Decimal(0)), right.get(key, Decimal(0)))
-        for key in there.keys() | right.keys()
-        if there.get(key, Decimal(0)) != right.get(key, Decimal(0))
+        key: (stored.get(key, Decimal(0)), expected.get(key, Decimal(0)))
+        for key in stored.keys() | expected.keys()
+        if stored.get(key, Decimal(0)) != expected.get(key, Decimal(0))
     }
     changes = Changes()
-    changes.usd.update({key: now - before for key, (before, now) in wrong.items()})
+    changes.usd.update({key: new - old for key, (old, new) in wrong.items()})
     change(session, changes)
     return wrong
 
 
 def main() -> None:
-    """Compare the totals of this studio with its spend ledger, and repair what differs."""
+    """Compare the totals with the spend ledger and correct differences."""
     from core.db.store import Store
     from core.settings import Settings
 
     store = Store.open(Settings.from_env())
     with store.session() as session:
         wrong = repair(session)
-    for (scope, subject, when), (before, now) in sorted(wrong.items()):
-        print(f"{scope} {subject} {when}: ${before} → ${now}")
+    for (scope, subject, period), (old, new) in sorted(wrong.items()):
+        print(f"{scope} {subject} {period}: ${old} → ${new}")
     print(f"{len(wrong)} totals repaired." if wrong else "The totals agree with the spend ledger.")
 
 

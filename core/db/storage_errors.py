@@ -1,4 +1,4 @@
-"""What a database error means to a person: full, locked, gone, or a mistake of ours (then it stays as it is)."""
+"""Translates database errors to `StorageFull` or `DatabaseLost`. Errors caused by a bug are not translated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _READ_ONLY = (
     msg("The database cannot be written: it is read-only."),
     msg("Give Fabula write permission to its home folder (`FABULA_HOME`), then try again."),
 )
-_GONE = (
+_UNREACHABLE = (
     msg("The database cannot be reached."),
     msg("Paid requests are stopped. Check that the database and its folder exist (`FABULA_HOME`, `DATABASE_URL`)."),
 )
@@ -40,7 +40,7 @@ _DAMAGED = (
         "Fabula then starts an empty one."
     ),
 )
-_NO_RIGHTS = (
+_NO_PERMISSION = (
     msg("The database does not let Fabula write: its permissions were revoked."),
     msg("Nothing saved so far is lost. Restore the database user's permissions; Fabula then continues."),
 )
@@ -48,7 +48,7 @@ _NO_TABLES = (
     msg("Tables that Fabula needs are missing from the database."),
     msg("Restore a backup of the database, then restart Fabula."),
 )
-_CROWDED = (
+_NO_FREE_CONNECTION = (
     msg("The database has no free connection: there are too many requests at once."),
     msg("Nothing saved so far is lost. Try again in a minute."),
 )
@@ -63,36 +63,36 @@ _SQLITE = {
     11: _DAMAGED,
     13: _FULL,
     14: _UNUSABLE,
-    23: _NO_RIGHTS,
+    23: _NO_PERMISSION,
     26: _DAMAGED,
 }
-# https://www.postgresql.org/docs/current/errcodes-appendix.html, whole codes first, then their classes
+# https://www.postgresql.org/docs/current/errcodes-appendix.html; complete codes take precedence over classes
 _POSTGRES = {
     "53100": _FULL,
-    "53300": _CROWDED,
+    "53300": _NO_FREE_CONNECTION,
     "25006": _READ_ONLY,
     "40P01": _LOCKED,
     "55P03": _LOCKED,
-    "42501": _NO_RIGHTS,
+    "42501": _NO_PERMISSION,
     "42P01": _NO_TABLES,
-    "3D000": _GONE,
+    "3D000": _UNREACHABLE,
     "3F000": _NO_TABLES,
-    "08": _GONE,
-    "28": _NO_RIGHTS,
+    "08": _UNREACHABLE,
+    "28": _NO_PERMISSION,
     "53": _FULL,
-    "57P": _GONE,
-    "58": _GONE,
+    "57P": _UNREACHABLE,
+    "58": _UNREACHABLE,
     "XX001": _DAMAGED,
     "XX002": _DAMAGED,
 }
-_PASSING = (_FULL, _LOCKED, _CROWDED)
-"""What ends by itself or with a little room: work in hand waits for it. Everything else is a `DatabaseLost`."""
+_TEMPORARY = (_FULL, _LOCKED, _NO_FREE_CONNECTION)
+"""Errors that running jobs wait out. All others become `DatabaseLost`."""
 
 
 def storage_fault(error: BaseException) -> StorageFull | None:
-    """The StorageFull that `error` means, or None when it is a fault of our own (bad SQL, a broken constraint)."""
-    if isinstance(error, sa_exc.TimeoutError):  # the connection pool's own
-        return StorageFull(*_CROWDED)
+    """The `StorageFull` for a database error; None if it is caused by a bug (bad SQL, a violated constraint)."""
+    if isinstance(error, sa_exc.TimeoutError):  # of the connection pool
+        return StorageFull(*_NO_FREE_CONNECTION)
     if not isinstance(error, sa_exc.DBAPIError):
         return None
     cause = error.orig
@@ -102,16 +102,16 @@ def storage_fault(error: BaseException) -> StorageFull | None:
         sentences = _postgres(error, getattr(cause, "sqlstate", None))
     if sentences is None:
         return None
-    return StorageFull(*sentences) if sentences in _PASSING else DatabaseLost(*sentences)
+    return StorageFull(*sentences) if sentences in _TEMPORARY else DatabaseLost(*sentences)
 
 
-def gone() -> DatabaseLost:
-    """The database file is not where it was, or another file has taken its place."""
-    return DatabaseLost(*_GONE)
+def unreachable() -> DatabaseLost:
+    """The error for a database file that was deleted or replaced."""
+    return DatabaseLost(*_UNREACHABLE)
 
 
-def old_journal(journal: Path) -> DatabaseLost:
-    """Another file is in the database's place, and SQLite would read the journal of the lost file as part of it."""
+def leftover_journal(journal: Path) -> DatabaseLost:
+    """The error for a replaced file next to the old file's journal, which SQLite would apply to the new file."""
     return DatabaseLost(
         msg("The database file was replaced, but the journal of the old one is still there: {path}", path=journal),
         msg(
@@ -123,18 +123,18 @@ def old_journal(journal: Path) -> DatabaseLost:
 
 
 def damaged() -> DatabaseLost:
-    """The database file was overwritten."""
+    """The error for an overwritten database file."""
     return DatabaseLost(*_DAMAGED)
 
 
 def _sqlite(cause: sqlite3.Error) -> tuple[str, str] | None:
-    if "no such table" in str(cause):  # SQLite has no code of its own for this: SQLITE_ERROR
+    if "no such table" in str(cause):  # SQLite reports it as the generic SQLITE_ERROR
         return _NO_TABLES
     return _SQLITE.get(getattr(cause, "sqlite_errorcode", 0) & 0xFF)
 
 
 def _postgres(error: sa_exc.DBAPIError, sqlstate: str | None) -> tuple[str, str] | None:
-    if sqlstate is None:  # no answer from the server at all: the connection broke, or never was
+    if sqlstate is None:  # no response from the server: the connection broke or was never made
         broken = error.connection_invalidated or isinstance(error, (sa_exc.OperationalError, sa_exc.InterfaceError))
-        return _GONE if broken else None
+        return _UNREACHABLE if broken else None
     return _POSTGRES.get(sqlstate) or _POSTGRES.get(sqlstate[:3]) or _POSTGRES.get(sqlstate[:2])

@@ -1,4 +1,4 @@
-"""The one way to the ledger: short sessions, durable commits, and errors in sentences."""
+"""Access to the ledger: short sessions, durable commits, translated errors."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.db import spend_totals
-from core.db.database_file import DatabaseFile, Seen
+from core.db.database_file import DatabaseFile, FileCheck
 from core.db.migrate import upgrade
-from core.db.storage_errors import damaged, gone, storage_fault
+from core.db.storage_errors import damaged, storage_fault, unreachable
 from core.errors import DatabaseLost, StorageFull
 from core.message import msg
 from core.settings import Settings
 
-_BUSY_MS = 30_000  # SQLite lets one writer in at a time; commits take milliseconds, so half a minute is "never"
-_CONNECT_S = 5  # a Postgres that does not answer by then is told as gone
-_LOOK_AGAIN_S = 1.0  # after a file was lost: whether it is back is asked this seldom, and takes a look at every page
-_MOST_CONNECTIONS = 60  # short bursts, for example 25 sessions that open a page at once
+_BUSY_MS = 30_000  # SQLite allows one writer at a time; commits take milliseconds, so this is rarely reached
+_CONNECT_TIMEOUT_S = 5  # a Postgres server that does not respond by then counts as unreachable
+_RECHECK_S = 1.0  # interval between checks for a lost file, which read every page of it
+_MAX_CONNECTIONS = 60  # for short bursts, such as 25 browser sessions opening a page at once
 _IDLE_POSTGRES = 20  # connections kept open: worker threads and page polls together stay below it
-_IDLE_SQLITE = 10  # opening one takes 1.6 ms; each one that is kept holds up to 2 MB of pages and two descriptors
-_CHUNK = 500  # ids in one statement
+_IDLE_SQLITE = 10  # opening one takes 1.6 ms; each idle one holds up to 2 MB of pages and two descriptors
+_CHUNK = 500  # ids per statement
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _FREE_SPACE = msg("Free some space, or set `FABULA_HOME` to a folder on another disk.")
 _GIVE_PERMISSION = msg("Give Fabula write permission to it, or set `FABULA_HOME` to a folder that Fabula may write to.")
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: sorts as it counts
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32 in lower case: preserves the sort order
 
 Id = TypeVar("Id", int, str)
 
@@ -44,9 +44,9 @@ Id = TypeVar("Id", int, str)
 class Store:
     """Sessions on one database. Safe to share between threads; open one per process.
 
-    `session()` is for changing things, `reading()` for looking. On SQLite a session takes the write lock at once:
-    a transaction that reads first and writes later could otherwise fail for good half-way. So keep sessions short,
-    and never wait for a network inside one.
+    Use `session()` to write and `reading()` to read. On SQLite a session takes the write lock immediately, because a
+    transaction that reads first and writes later can fail without a way to retry. So keep sessions short, and never
+    wait for the network inside one.
     """
 
     def __init__(self, database_url: str, home: Path | None = None) -> None:
@@ -55,25 +55,24 @@ class Store:
         self.home = home or (self.file.path.parent if self.file else Settings.from_env().home)
         self.engine = _create_engine(database_url, self.file)
         self._lost: DatabaseLost | None = None
-        self._look_at = 0.0
+        self._recheck_at = 0.0
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         self._readers = sessionmaker(self.engine.execution_options(fabula_begin="BEGIN"), expire_on_commit=False)
         for sessions in (self._sessions, self._readers):
-            event.listen(sessions, "after_flush", spend_totals.follow)
-        self._current: ContextVar[_Open | None] = ContextVar("fabula_session", default=None)
+            event.listen(sessions, "after_flush", spend_totals.track_flush)
+        self._current: ContextVar[_ActiveSession | None] = ContextVar("fabula_session", default=None)
 
     @classmethod
     def open(cls, settings: Settings, *, create: bool = True) -> Store:
-        """Create the folders, bring the schema up to date (any number of processes may do so at once), and connect.
+        """Create the folders, migrate the schema (safe in concurrent processes), and connect.
 
         Args:
-            settings: where the database is.
-            create: make the SQLite file where there is none. False: it was there before, and an empty one in its place
-                would hide that it is gone.
+            settings: location of the database.
+            create: create a missing SQLite file. False: it existed before, and an empty one would hide its loss.
 
         Raises:
             StorageFull: the folder or the database cannot be written or reached.
-            FabulaError: the database was written by a newer Fabula.
+            FabulaError: the database was written by a newer version of Fabula.
         """
         if create:
             _create_folders(settings)
@@ -81,7 +80,7 @@ class Store:
         if create and store.file is not None:
             _create_file(store.file.path)
         try:
-            with _told_in_sentences():
+            with _translate_errors():
                 if not create:
                     store.check_file()
                     check_pages(store.engine)
@@ -93,79 +92,80 @@ class Store:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A transaction: committed at the end, rolled back on any error. Inside another one it joins it.
+        """A transaction: committed at the end, rolled back on any error. Nested in another session, it joins that.
 
         Raises:
-            StorageFull: disk full, database locked for half a minute, or gone; nothing of this session was kept.
-                `DatabaseLost` also where the file was deleted or overwritten during the session.
+            StorageFull: the disk is full, or the database was locked for 30 seconds; nothing was written.
+                `DatabaseLost` also if the file was deleted or overwritten during the session.
         """
         outer = self._current.get()
         if outer is not None and outer.live:
             yield outer.session
             return
-        with self._kept(), _told_in_sentences(), self._sessions.begin() as session:
-            entry = _Open(session)
-            token = self._current.set(entry)
+        with self._checked_file(), _translate_errors(), self._sessions.begin() as session:
+            active = _ActiveSession(session)
+            token = self._current.set(active)
             try:
                 yield session
             finally:
-                entry.live = False
+                active.live = False
                 self._current.reset(token)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session to look with: never waits for a writer and keeps nothing. Inside a `session()` it joins that.
+        """A read-only session: never waits for a writer. Nested in a `session()`, it joins that.
 
         Raises:
-            StorageFull: the database is gone.
+            StorageFull: the database is unavailable.
         """
         outer = self._current.get()
         if outer is not None and outer.live:
             yield outer.session
             return
         self.check_file()
-        with _told_in_sentences(), self._readers() as session:
+        with _translate_errors(), self._readers() as session:
             yield session
 
-    def check_file(self, since: Seen | None = None) -> Seen | None:
-        """See that the database file is still there; call it before a transaction, and with `since` after its commit:
-        only then is it durable.
+    def check_file(self, since: FileCheck | None = None) -> FileCheck | None:
+        """Check that the database file still exists and is intact.
 
-        Connections to a file that is gone are closed, so that a copy that is put back is used at once.
+        Call it before a transaction, and with `since` after the commit: only then is the transaction durable.
+
+        Connections to a lost file are closed, so that a restored copy is used immediately.
 
         Args:
-            since: what the check before the transaction returned.
+            since: result of the check before the transaction.
 
         Returns:
-            Which file is there; None where the database is no file.
+            The result of this check; None if the database is not a file.
 
         Raises:
-            DatabaseLost: it was deleted, replaced or overwritten, maybe for a while only: another thread may have
-                found another file in its place since then, which has nothing of this transaction.
+            DatabaseLost: it was deleted, replaced or overwritten, possibly only temporarily: another thread may have
+                switched to a new file since then, which does not contain this transaction.
         """
         if self.file is None:
             return None
         if self._lost is not None:
-            self._look_again(self._lost)
+            self._recheck(self._lost)
         try:
-            seen = self.file.check()
+            check = self.file.check()
         except DatabaseLost as exc:
-            self._lost, self._look_at = exc, time.monotonic() + _LOOK_AGAIN_S
+            self._lost, self._recheck_at = exc, time.monotonic() + _RECHECK_S
             self.close()
             raise
-        if since not in (None, seen):
-            raise gone()
-        return seen
+        if since not in (None, check):
+            raise unreachable()
+        return check
 
-    def _look_again(self, lost: DatabaseLost) -> None:
-        """A file that has come back must be whole: SQLite would also read the old journal over a foreign file."""
-        if time.monotonic() < self._look_at:
+    def _recheck(self, lost: DatabaseLost) -> None:
+        """Check a restored file completely: SQLite would also apply the old journal to a different file."""
+        if time.monotonic() < self._recheck_at:
             raise lost
-        self._look_at = time.monotonic() + _LOOK_AGAIN_S
+        self._recheck_at = time.monotonic() + _RECHECK_S
         try:
             assert self.file is not None
             self.file.check()
-            with _told_in_sentences():
+            with _translate_errors():
                 check_pages(self.engine)
         except StorageFull:
             self.close()
@@ -173,21 +173,21 @@ class Store:
         self._lost = None
 
     @contextmanager
-    def _kept(self) -> Iterator[None]:
-        """What is committed inside goes into the file that has its name, before and afterwards."""
-        seen = self.check_file()
+    def _checked_file(self) -> Iterator[None]:
+        """Check the file before and after a transaction."""
+        check = self.check_file()
         yield
-        self.check_file(seen)
+        self.check_file(check)
 
     def close(self) -> None:
-        """Give all connections back. The store may be used again: it opens new ones."""
+        """Close all connections. Using the store again opens new ones."""
         self.engine.dispose()
         if self.file is not None:
-            self.file.forget()
+            self.file.release()
 
 
-class _Open:
-    """The session that this thread (or task) is in, so that functions which open one compose."""
+class _ActiveSession:
+    """The current session of a thread or task, which nested calls of `session` join."""
 
     __slots__ = ("live", "session")
 
@@ -197,31 +197,31 @@ class _Open:
 
 
 def new_id() -> str:
-    """A fresh identifier: 20 characters, sorts by time of making (microseconds, then 45 random bits)."""
+    """A new identifier: 20 characters, sortable by creation time (microseconds, then 45 random bits)."""
     number = (time.time_ns() // 1000) << 45 | secrets.randbits(45)
     return "".join(_ALPHABET[number >> shift & 31] for shift in range(95, -1, -5))
 
 
 def in_chunks(ids: Sequence[Id]) -> Iterator[Sequence[Id]]:
-    """Ids for `in_`, a few hundred at a time: SQLite takes 32,766 values in a statement, and it stays short."""
+    """Split ids for `in_`: SQLite allows 32,766 values per statement, and short statements hold locks briefly."""
     return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))
 
 
 def advisory_lock(session: Session, name: str) -> None:
-    """Let no other session that holds `name` in until this one ends. (On SQLite a session is alone in any case.)"""
+    """Hold a named lock until the session ends. (On SQLite, sessions are exclusive anyway.)"""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(select(func.pg_advisory_xact_lock(func.hashtext(name))))
 
 
 @contextmanager
-def _told_in_sentences() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except (DBAPIError, PoolTimeout) as exc:
-        fault = storage_fault(exc)
-        if fault is None:
+        translated = storage_fault(exc)
+        if translated is None:
             raise
-        raise fault from exc
+        raise translated from exc
 
 
 def _create_folders(settings: Settings) -> None:
@@ -241,18 +241,18 @@ def _create_folders(settings: Settings) -> None:
                 ),
                 _FREE_SPACE if exc.errno in _NO_SPACE else _GIVE_PERMISSION,
             ) from exc
-        if not os.access(folder, os.W_OK | os.X_OK):  # also where it lies on a read-only disk
+        if not os.access(folder, os.W_OK | os.X_OK):  # also detects a read-only disk
             raise StorageFull(msg("The folder {folder} cannot be written to.", folder=folder), _GIVE_PERMISSION)
 
 
 def check_pages(engine: Engine) -> None:
-    """See that a database that comes back after it was lost is a whole one, and Fabula's.
+    """Check that a restored database is intact and belongs to Fabula.
 
-    SQLite's checkpoint may have put a new header over garbage; an empty file, or another program's, is whole as well.
+    SQLite's checkpoint may have written a valid header over garbage, and an empty or foreign file is intact too.
 
     Raises:
         DatabaseLost: it is damaged.
-        sqlalchemy.exc.DBAPIError: it has no tables of Fabula's.
+        sqlalchemy.exc.DBAPIError: it does not have Fabula's tables.
     """
     if engine.dialect.name == "sqlite":
         with engine.connect() as connection:
@@ -262,11 +262,11 @@ def check_pages(engine: Engine) -> None:
 
 
 def _create_file(path: Path) -> None:
-    """An empty file is an empty database. Connections themselves never make one: see `_create_engine`."""
+    """Create an empty file, which is an empty database. Connections never create one: see `_create_engine`."""
     try:
         path.touch(mode=0o600)
     except OSError:
-        return  # SQLite says it in its own words, when it opens the file
+        return  # SQLite reports the error when it opens the file
 
 
 def _file_of(database_url: str) -> DatabaseFile | None:
@@ -277,14 +277,14 @@ def _file_of(database_url: str) -> DatabaseFile | None:
 def _create_engine(database_url: str, file: DatabaseFile | None) -> Engine:
     url = make_url(database_url)
     if url.get_backend_name() != "sqlite":
-        timeout = {"connect_timeout": _CONNECT_S}
+        timeout = {"connect_timeout": _CONNECT_TIMEOUT_S}
         return create_engine(url, pool_pre_ping=True, connect_args=timeout, **_pool(_IDLE_POSTGRES))
     engine = create_engine(url, connect_args={"timeout": _BUSY_MS / 1000}, **_pool(_IDLE_SQLITE))
     if file is not None:
         address = f"file:{quote(str(file.path.absolute()))}?mode=rw"
 
         def open_existing(_dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> None:
-            """SQLite would make an empty file where a deleted one was."""
+            """Open with `mode=rw`, because by default SQLite creates an empty file in place of a deleted one."""
             arguments[:], options["uri"] = [address], True
 
         event.listen(engine, "do_connect", open_existing)
@@ -294,12 +294,12 @@ def _create_engine(database_url: str, file: DatabaseFile | None) -> Engine:
 
 
 def _pool(idle: int) -> dict[str, Any]:
-    """The newest idle connection is used first, so that a quiet studio reads with few warm ones."""
-    return {"pool_size": idle, "max_overflow": _MOST_CONNECTIONS - idle, "pool_use_lifo": True}
+    """Pool options. LIFO, so that an app with little traffic uses a few warm connections."""
+    return {"pool_size": idle, "max_overflow": _MAX_CONNECTIONS - idle, "pool_use_lifo": True}
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves, see _begin_sqlite
+    connection.isolation_level = None  # we send BEGIN ourselves, see _begin_sqlite
     connection.create_function("decimal_add", 2, spend_totals.decimal_add, deterministic=True)
     for pragma in ("synchronous=FULL", f"busy_timeout={_BUSY_MS}", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")

@@ -1,4 +1,4 @@
-"""The workers' heartbeats: who is there, so that any process can ask and the dead one's work is taken over."""
+"""Table of worker heartbeats, from which any process can see which workers are alive."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from core.db.tables import Base, utcnow
 
 
 class WorkerBeat(Base):
-    """One life of one worker process; the row goes when the worker stops in peace."""
+    """One worker session; deleted when the worker stops cleanly."""
 
     __tablename__ = "workers"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)  # DBOS's executor id
     host: Mapped[str] = mapped_column(String(200))
-    process: Mapped[str] = mapped_column(String(100))  # pid and start time: pids come back, the pair does not
+    process: Mapped[str] = mapped_column(String(100))  # pid and start time, because pids are reused
     started_at: Mapped[datetime] = mapped_column(default=utcnow)
     beat_at: Mapped[datetime] = mapped_column(default=utcnow)
-    running: Mapped[int] = mapped_column(default=0)  # pieces of work in hand
+    running: Mapped[int] = mapped_column(default=0)  # number of items it is working on

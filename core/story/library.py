@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Select, String, cast, func, or_, select
 from core.cost import custom_prices, machine_time
 from core.db.store import Store
 from core.db.tables import Story
-from core.db.tables.story import NOT_ON_THE_SHELF
+from core.db.tables.story import NOT_IN_LIBRARY
 from core.providers import CompletionRequest
 
 
@@ -177,7 +177,7 @@ def _filtered(query: Select[Any], where: StoryFilter) -> Select[Any]:
 
 
 def _in_library() -> ColumnElement[bool]:
-    return Story.deleted_at.is_(None) & (Story.step.is_(None) | Story.step.not_in(NOT_ON_THE_SHELF))
+    return Story.deleted_at.is_(None) & (Story.step.is_(None) | Story.step.not_in(NOT_IN_LIBRARY))
 
 
 def _tags_json() -> ColumnElement[str]:

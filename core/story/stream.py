@@ -270,7 +270,7 @@ class StoryStream:
         self._bill = self._billing.compute_bill(seen, written, no_response=no_response)
         story = self._record.rescue_entry(self.text, self.facts, error) if self.text else {}
         entry = {"kind": "story" if story else "spend", **story, "spend": self._billing.rescue_entry(seen, self._bill)}
-        rescue_files.write_or_keep(self._store, partial(self._settle, seen, written, error), entry)
+        rescue_files.write_or_rescue(self._store, partial(self._settle, seen, written, error), entry)
 
     def _settle(self, seen: StreamFacts, written: str, error: FabulaError | None, session: Session) -> None:
         self._record.save_in(session, self.text, self.facts, error, final=True)

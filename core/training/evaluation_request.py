@@ -153,7 +153,7 @@ class EvaluationRequester:
             _add(session, values)
 
         entry = {"kind": "answer", "values": values, "spend": bought.entry(*used, cost)}
-        rescue_files.write_or_keep(self.context.store, write, entry)
+        rescue_files.write_or_rescue(self.context.store, write, entry)
 
     @property
     def _actor(self) -> Actor:

@@ -145,7 +145,7 @@ def _adopt(context: JobContext, remote: RemoteJob) -> None:
     status = "running" if remote.status in FINISHED else remote.status[:LONGEST_STATUS]
     entry = {"kind": "job", "job_id": context.job_id, "remote_id": remote.id, "status": status}
     values = {"status": status, "remote_id": remote.id, "error": None, "next_step": None, "not_before": None}
-    rescue_files.write_or_keep(context.store, lambda session: context.write(**values), entry)
+    rescue_files.write_or_rescue(context.store, lambda session: context.write(**values), entry)
 
 
 def _client(context: JobContext, registry: Registry) -> Client:

@@ -185,7 +185,7 @@ class BatchLifecycle:
     def _adopt(self, batch: BatchView, remote: RemoteBatch) -> BatchRunEnd | None:
         known = {"remote_id": remote.id, "status": remote.status}
         entry = {"kind": "batch", "batch_id": batch.id, "input_file": batch.input_file, **known}
-        rescue_files.write_or_keep(
+        rescue_files.write_or_rescue(
             self._store,
             lambda session: batch_store.update_batch(self._store, batch.id, state="waiting", **known),
             entry,

@@ -15,7 +15,7 @@ from core.dataset import failed_rows, grid_store
 from core.dataset.failed_rows import FailedRows
 from core.dataset.generation.concurrency import ceiling
 from core.dataset.generation.run_store import FAILED_ONLY
-from core.db.spend_totals import AT_MOST
+from core.db.spend_totals import MAX_COST
 from core.db.store import Store
 from core.db.tables import Row, Run, Spend, utcnow
 from core.errors import NotFound
@@ -157,10 +157,10 @@ def _usage(session: Session, run: Run) -> tuple[int, int, Decimal | None, Decima
     Amounts are stored as text, so SQL groups equal ones and Python adds them up.
     """
     query = (
-        select(Spend.cost_usd, AT_MOST, func.count(), func.sum(Spend.prompt_tokens), func.sum(Spend.completion_tokens))
+        select(Spend.cost_usd, MAX_COST, func.count(), func.sum(Spend.prompt_tokens), func.sum(Spend.completion_tokens))
         .where(Spend.at >= run.created_at - _CLOCK_TOLERANCE, Spend.reference == run.id)
         .where(Spend.completion_tokens.is_not(None) | Spend.cost_usd.is_(None))  # the others are reservations
-        .group_by(Spend.cost_usd, AT_MOST)
+        .group_by(Spend.cost_usd, MAX_COST)
     )
     call_count, tokens, costs, max_costs = 0, 0, list[Decimal | None](), list[Decimal | None]()
     for cost, at_most, calls, prompt, completion in session.execute(query):

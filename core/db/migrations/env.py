@@ -1,11 +1,11 @@
-"""Alembic runs this file: the migrations go over the connection (and transaction) that the caller opened."""
+"""Alembic environment: runs the migrations on the connection and transaction of the caller."""
 
 from __future__ import annotations
 
 from alembic import context
 from sqlalchemy import Connection
 
-from core.db import worker_heartbeats  # noqa: F401 - its table belongs to the metadata
+from core.db import worker_heartbeats  # noqa: F401 - registers its table in the metadata
 from core.db.tables import Base
 
 connection: Connection = context.config.attributes["connection"]

@@ -1,4 +1,4 @@
-"""The ledger's tables. A data set *is* its rows; runs fill them; jobs train on them; spend counts what it cost."""
+"""The ledger's tables: data sets and their rows, runs that fill them, training jobs, stories, and the spend ledger."""
 
 from core.db.tables.base import Base, Usd, Utc, utcnow
 from core.db.tables.dataset import Batch, Dataset, DatasetVersion, RecipeVersion, Row, Run, VersionExample

@@ -1,4 +1,4 @@
-"""Columns and time as every table has them."""
+"""Column types and base class of all tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core import message
 
 
 class Usd(TypeDecorator[Decimal]):
-    """Exact US dollars: kept as text, since SQLite has no decimal type."""
+    """Exact US dollars, stored as text because SQLite has no decimal type."""
 
     impl = String(40)
     cache_ok = True
@@ -27,7 +27,7 @@ class Usd(TypeDecorator[Decimal]):
 
 
 class Utc(TypeDecorator[datetime]):
-    """A point in time, always UTC and aware, whatever the database gives back."""
+    """A time, always timezone-aware and in UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -42,7 +42,7 @@ class Utc(TypeDecorator[datetime]):
 
 
 class MessageText(TypeDecorator[str]):
-    """What happened, in a text column: a message keeps its template and parameters, a provider's words stay text."""
+    """A text column that keeps the template and parameters of a `Message`; plain text stays plain."""
 
     impl = Text
     cache_ok = True
@@ -55,6 +55,7 @@ class MessageText(TypeDecorator[str]):
 
 
 def utcnow() -> datetime:
+    """The current time in UTC."""
     return datetime.now(UTC)
 
 

@@ -1,4 +1,4 @@
-"""A data set *is* its rows; runs and batches fill them; versions keep what it was."""
+"""Tables of data sets: rows, the runs and batches that fill them, and immutable versions."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from core.db.tables.base import Base, MessageText, utcnow
 
 
 class Dataset(Base):
-    """A set of rows with named columns; `recipe` is set when it grows from a grid."""
+    """A set of rows with named columns; `recipe` is set if it is generated from a grid."""
 
     __tablename__ = "datasets"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
     source: Mapped[str] = mapped_column(String(20))  # recipe | sample | upload | chat | examples | mix
-    columns: Mapped[list[str]]  # the columns that make the prompt, in order
-    prompt_separator: Mapped[str] = mapped_column(String(20), default=",")  # between them
+    columns: Mapped[list[str]]  # the columns that form the prompt, in order
+    prompt_separator: Mapped[str] = mapped_column(String(20), default=",")  # between the columns
     recipe: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    recipe_id: Mapped[str | None] = mapped_column(String(32))  # the saved recipe that it began with
-    chat_system: Mapped[str | None] = mapped_column(Text)  # begins the conversations of a chat file; None: the recipe's
-    filled: Mapped[int] = mapped_column(default=0)  # places of the grid, from 0, that have been looked at
-    parts: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # of a mix: what it is made of
+    recipe_id: Mapped[str | None] = mapped_column(String(32))  # the saved recipe it was created from
+    chat_system: Mapped[str | None] = mapped_column(Text)  # system message of a chat file; None: the recipe's
+    filled: Mapped[int] = mapped_column(default=0)  # number of grid positions, from 0, for which rows were created
+    parts: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # for a mix: its sources
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     created_by: Mapped[str] = mapped_column(String(100))
 
 
 class Row(Base):
-    """One example: a cell of the grid × one repeat, and what came back for it.
+    """One example: one repeat of a grid cell, with its generated text.
 
     States: pending, sent, done, failed(reason), excluded(reason).
     """
@@ -59,16 +59,16 @@ class Row(Base):
     completion_tokens: Mapped[int | None]
     cost_usd: Mapped[Decimal | None]
     run_id: Mapped[str | None] = mapped_column(String(32))
-    claimed_by: Mapped[str | None] = mapped_column(String(64))  # the executor that has sent it
+    claimed_by: Mapped[str | None] = mapped_column(String(64))  # the executor that sent it
     batch_id: Mapped[str | None] = mapped_column(String(32), index=True)
-    original_text: Mapped[str | None] = mapped_column(Text)  # what was written, once a person has edited `text`
-    state_before: Mapped[str | None] = mapped_column(String(20))  # of an excluded row: what it goes back to
-    split: Mapped[str | None] = mapped_column(String(20))  # held_out, train, validation; None: not decided
+    original_text: Mapped[str | None] = mapped_column(Text)  # the generated text, if the user has edited `text`
+    state_before: Mapped[str | None] = mapped_column(String(20))  # for an excluded row: the state to restore
+    split: Mapped[str | None] = mapped_column(String(20))  # held_out, train, validation; None: not assigned
     updated_at: Mapped[datetime] = mapped_column(default=utcnow)
 
 
 class RecipeVersion(Base):
-    """One version of a saved recipe. Versions of one recipe share `family`; a copy begins a family of its own."""
+    """One version of a saved recipe. Versions of one recipe share `family`; a copy starts a new family."""
 
     __tablename__ = "recipes"
     __table_args__ = (UniqueConstraint("family", "version"),)
@@ -85,7 +85,7 @@ class RecipeVersion(Base):
 
 
 class DatasetVersion(Base):
-    """What a data set was at one moment, split into train and validation; its examples never change."""
+    """An immutable snapshot of a data set, split into training and validation examples."""
 
     __tablename__ = "dataset_versions"
     __table_args__ = (UniqueConstraint("dataset_id", "number"),)
@@ -94,8 +94,8 @@ class DatasetVersion(Base):
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
     number: Mapped[int]
     note: Mapped[str] = mapped_column(Text, default="")
-    sha256: Mapped[str] = mapped_column(String(64))  # of its examples: equal ones are the same version
-    settings: Mapped[dict[str, Any]]  # how it was split
+    sha256: Mapped[str] = mapped_column(String(64))  # hash of its examples; equal hashes are the same version
+    settings: Mapped[dict[str, Any]]  # split settings
     n_train: Mapped[int]
     n_validation: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
@@ -119,7 +119,7 @@ class VersionExample(Base):
 
 
 class Run(Base):
-    """One go at filling the pending rows of a data set.
+    """One run that fills the pending rows of a data set.
 
     States: queued, running, waiting(reason, not_before), pausing, paused, stopping, stopped, done, failed(reason).
     """
@@ -130,14 +130,12 @@ class Run(Base):
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
     state: Mapped[str] = mapped_column(String(20), index=True, default="queued")
     reason: Mapped[str | None] = mapped_column(MessageText)
-    note: Mapped[str | None] = mapped_column(
-        MessageText
-    )  # what it waits for right now, e.g. "waiting 12 s: rate limit"
-    not_before: Mapped[datetime | None]  # of a waiting run: when the worker resumes it
+    note: Mapped[str | None] = mapped_column(MessageText)  # what it waits for, e.g. "waiting 12 s: rate limit"
+    not_before: Mapped[datetime | None]  # for a waiting run: when the worker resumes it
     provider: Mapped[str] = mapped_column(String(50))
     model: Mapped[str] = mapped_column(String(200))
     mode: Mapped[str] = mapped_column(String(10), default="live")  # live | batch
-    scope: Mapped[str] = mapped_column(String(10), default="all")  # all rows that wait | failed: those put back for it
+    scope: Mapped[str] = mapped_column(String(10), default="all")  # all: all pending rows | failed: the retried ones
     budget_usd: Mapped[Decimal | None]
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     started_at: Mapped[datetime | None]
@@ -146,9 +144,9 @@ class Run(Base):
 
 
 class Batch(Base):
-    """One file of requests at a provider's Batch API. The row is the intent; `remote_id` is what the POST answered.
+    """One file of requests at a provider's Batch API. The row is the intent; `remote_id` is the id from the POST.
 
-    `state` is ours: preparing, submitting, waiting, collecting, done, failed, cancelled; `status` the provider's word.
+    `state` is ours: preparing, submitting, waiting, collecting, done, failed, cancelled; `status` is the provider's.
     """
 
     __tablename__ = "batches"

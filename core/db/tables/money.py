@@ -1,4 +1,4 @@
-"""Prices, budgets, and what every call cost."""
+"""Tables of custom prices, budgets and the spend ledger."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from core.db.tables.base import Base, utcnow
 
 
 class OwnPrice(Base):
-    """A price that a person has set: it stands before the book's. One amount for one use of one model."""
+    """A price set by the user; it overrides the price list. One amount for one kind of use of one model."""
 
     __tablename__ = "own_prices"
 
@@ -32,7 +32,7 @@ class OwnPrice(Base):
 
 
 class SpeedMeasurement(Base):
-    """How fast this machine's engine wrote when someone measured it: one request at a time, tokens per second."""
+    """A measurement of the engine's generation speed on this machine: one request at a time, in tokens per second."""
 
     __tablename__ = "speed_measurements"
 
@@ -44,23 +44,23 @@ class SpeedMeasurement(Base):
 
 
 class Budget(Base):
-    """The most that may be spent: in a calendar month (UTC) by everybody or by one person, or in any one run."""
+    """A spending limit: per calendar month (UTC) for everyone or for one person, or for any single run."""
 
     __tablename__ = "budgets"
     __table_args__ = (UniqueConstraint("scope", "subject"),)
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     scope: Mapped[str] = mapped_column(String(10))  # run | month | person
-    subject: Mapped[str] = mapped_column(String(100), default="")  # of `person`: the actor
+    subject: Mapped[str] = mapped_column(String(100), default="")  # for `person`: the actor
     amount_usd: Mapped[Decimal]
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     created_by: Mapped[str] = mapped_column(String(100))
 
 
 class Spend(Base):
-    """One paid (or free) call: an intent before it is sent, the actual figures after.
+    """One paid or free call: reserved before it is sent, with actual figures afterwards.
 
-    The columns that budgets count by keep their old value when they change: `core.db.spend_totals` needs it.
+    Columns that budgets depend on keep their old value when they change, because `core.db.spend_totals` needs it.
     """
 
     __tablename__ = "spend"
@@ -72,29 +72,29 @@ class Spend(Base):
     provider: Mapped[str] = mapped_column(String(50))
     model: Mapped[str] = mapped_column(String(200))
     reference: Mapped[str] = mapped_column(String(64), index=True, active_history=True)  # run, job or story id
-    row_id: Mapped[int | None] = mapped_column(ForeignKey("rows.id", ondelete="SET NULL"), index=True)  # of a live run
-    sent_at: Mapped[datetime | None]  # set before the request goes out; None: never sent, so nothing can be billed
+    row_id: Mapped[int | None] = mapped_column(ForeignKey("rows.id", ondelete="SET NULL"), index=True)  # for a live run
+    sent_at: Mapped[datetime | None]  # set before the request is sent; None: never sent, so not billed
     prompt_tokens: Mapped[int | None]
     completion_tokens: Mapped[int | None]
     cost_usd: Mapped[Decimal | None] = mapped_column(active_history=True)  # None: unknown
-    estimated_usd: Mapped[Decimal | None] = mapped_column(active_history=True)  # what was expected before the call
-    counted_prompt_tokens: Mapped[int | None]  # by our own count; the two above are the provider's where it gave them
+    estimated_usd: Mapped[Decimal | None] = mapped_column(active_history=True)  # estimate before the call
+    counted_prompt_tokens: Mapped[int | None]  # counted by Fabula; the two above are the provider's counts, if given
     counted_completion_tokens: Mapped[int | None]
 
 
 class SpendTotal(Base):
-    """What counts against budgets, one row per scope, kept by `core.db.spend_totals` in step with the spend ledger."""
+    """Total that counts against budgets, one row per scope; `core.db.spend_totals` keeps it in sync with the ledger."""
 
     __tablename__ = "spend_totals"
 
     scope: Mapped[str] = mapped_column(String(10), primary_key=True)  # person | reference
     subject: Mapped[str] = mapped_column(String(100), primary_key=True)  # the actor, or the run, job or story id
-    month: Mapped[str] = mapped_column(String(7), primary_key=True)  # of a person: 2026-11 (UTC); else ""
-    at_most_usd: Mapped[Decimal]  # spent and reserved; an unknown cost at its estimate
+    month: Mapped[str] = mapped_column(String(7), primary_key=True)  # for a person: 2026-11 (UTC); else ""
+    at_most_usd: Mapped[Decimal]  # spent plus reserved; unknown costs count as estimated
 
 
 class RescuedEntry(Base):
-    """A line of a rescue file whose cost is booked (see `core.recovery`)."""
+    """A line of a rescue file whose cost was booked (see `core.recovery`)."""
 
     __tablename__ = "rescued_entries"
 

@@ -1,4 +1,4 @@
-"""Stories, votes on them, and the guided tour that ends with one."""
+"""Tables of stories, votes and guided tours."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from sqlalchemy.orm import Mapped, mapped_column
 from core.db.tables.base import Base, MessageText, utcnow
 
 COMPARISON = "comparison"
-"""`Story.step` of what a model wrote to be compared with another one: it is shown with its job, not in the library."""
+"""`Story.step` of a text generated for a comparison; shown with its job, not in the library."""
 SAMPLE = "sample"
-"""`Story.step` of a short text that shows what a model writes; it is not in the library either."""
-NOT_ON_THE_SHELF = (COMPARISON, SAMPLE)
+"""`Story.step` of a short sample of a model; not in the library either."""
+NOT_IN_LIBRARY = (COMPARISON, SAMPLE)
 
 
 class Story(Base):
-    """A story that was streamed: kept whole, with what made it."""
+    """A streamed story, with its request."""
 
     __tablename__ = "stories"
 
@@ -31,26 +31,30 @@ class Story(Base):
     prompt: Mapped[str] = mapped_column(Text)
     parameters: Mapped[dict[str, Any]]
     text: Mapped[str] = mapped_column(Text)
-    finish_reason: Mapped[str | None] = mapped_column(String(30))  # None: stopped or cut, text is partial
+    finish_reason: Mapped[str | None] = mapped_column(String(30))  # None: stopped or broken off, text is partial
     completion_tokens: Mapped[int | None]
     first_text_s: Mapped[float | None]
     duration_s: Mapped[float | None]
-    asked_model: Mapped[str | None] = mapped_column(String(200))  # `model` is what the server said it was
+    asked_model: Mapped[str | None] = mapped_column(
+        String(200)
+    )  # the requested model; `model` is the one the server reported
     prompt_tokens: Mapped[int | None]
     cost_usd: Mapped[Decimal | None]
-    error: Mapped[str | None] = mapped_column(MessageText)  # why it was cut
-    edited_text: Mapped[str | None] = mapped_column(Text)  # a person's own version; `text` stays as written
+    error: Mapped[str | None] = mapped_column(MessageText)  # why it broke off
+    edited_text: Mapped[str | None] = mapped_column(Text)  # edited by the user; `text` stays as generated
     stars: Mapped[int | None]  # 1 to 5
-    liked: Mapped[bool | None]  # thumb up or down
+    liked: Mapped[bool | None]  # thumbs up or down
     tags: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
-    column_values: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # what filled the prompt
+    column_values: Mapped[dict[str, Any] | None] = mapped_column(
+        JSON(none_as_null=True)
+    )  # values of the prompt template
     round_id: Mapped[str | None] = mapped_column(String(32), index=True)  # stories from one prompt, side by side
-    step: Mapped[str | None] = mapped_column(String(20))  # of a chain: outline, story, title; or one of the above
+    step: Mapped[str | None] = mapped_column(String(20))  # for a chain: outline, story, title; or one of the above
     deleted_at: Mapped[datetime | None]
 
 
 class Vote(Base):
-    """Which of the stories of one round a person liked best. `winner` None: none of them."""
+    """A user's vote for the best story of a round. `winner` None: none of them."""
 
     __tablename__ = "votes"
     __table_args__ = (UniqueConstraint("round_id", "actor"),)
@@ -60,12 +64,12 @@ class Vote(Base):
     actor: Mapped[str] = mapped_column(String(100))
     round_id: Mapped[str] = mapped_column(String(32), index=True)
     blind: Mapped[bool]
-    order: Mapped[list[str]]  # story ids as they stood on the screen
+    order: Mapped[list[str]]  # story ids in the order shown
     winner: Mapped[str | None] = mapped_column(String(32))  # story id
 
 
 class Tour(Base):
-    """The guided demo: which step it is at, and what it made on the way."""
+    """A guided tour: its current step and what it has created."""
 
     __tablename__ = "tours"
 

@@ -1,4 +1,4 @@
-"""Jobs, what their providers told of them, and how their models were judged."""
+"""Tables of training jobs, their events and checkpoints, evaluations and comparisons."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from core.db.tables.base import Base, MessageText, utcnow
 
 
 class TrainingJob(Base):
-    """Our record of one fine-tuning job. The row is the intent; `remote_id` is what the one POST answered.
+    """Our record of one fine-tuning job. The row is the intent; `remote_id` is the id that the POST returned.
 
-    `status` is the provider's own word; before the provider knows the job: preparing, submitting, failed.
+    `status` is the provider's status; before the job exists there: preparing, submitting, failed.
     """
 
     __tablename__ = "training_jobs"
@@ -32,31 +32,33 @@ class TrainingJob(Base):
     separator: Mapped[str | None] = mapped_column(String(50))
     stop: Mapped[str | None] = mapped_column(String(50))
     file_sha256: Mapped[str | None] = mapped_column(String(64), index=True)
-    version_id: Mapped[str | None] = mapped_column(String(32))  # the version of the data set that it trains on
+    version_id: Mapped[str | None] = mapped_column(String(32))  # data set version it trains on
     training_file: Mapped[str | None] = mapped_column(String(200))  # id at the provider
     validation_file: Mapped[str | None] = mapped_column(String(200))
-    validation_share: Mapped[float | None]  # of the examples, kept out of training; None: none
-    parent_id: Mapped[str | None] = mapped_column(String(32), index=True)  # the job whose model this one trains on
+    validation_share: Mapped[float | None]  # share of the examples held out for validation; None: none
+    parent_id: Mapped[str | None] = mapped_column(String(32), index=True)  # the job whose model this one trains further
     file_bytes: Mapped[int | None]  # of the training file
     uploaded_bytes: Mapped[int | None]
-    estimated_usd: Mapped[Decimal | None]  # what was shown before the button
+    estimated_usd: Mapped[Decimal | None]  # estimate shown before submitting
     estimated_s: Mapped[float | None]
-    trackers: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # where the run is logged too
+    trackers: Mapped[dict[str, Any] | None] = mapped_column(
+        JSON(none_as_null=True)
+    )  # experiment trackers it is logged to
     status: Mapped[str] = mapped_column(String(30), index=True, default="preparing")
     stop_requested: Mapped[str | None] = mapped_column(String(10))  # cancel | pause | resume
     remote_id: Mapped[str | None] = mapped_column(String(200))
     fine_tuned_model: Mapped[str | None] = mapped_column(String(200))
     error: Mapped[str | None] = mapped_column(MessageText)
     next_step: Mapped[str | None] = mapped_column(MessageText)
-    not_before: Mapped[datetime | None]  # the provider is asked again then: it wants a pause until that time
+    not_before: Mapped[datetime | None]  # when to poll the provider again: it asked for a pause
     trained_tokens: Mapped[int | None]
     n_examples: Mapped[int | None]
     estimated_finish: Mapped[datetime | None]
-    queue_position: Mapped[int | None]  # in line at the engine, while it waits; the job that trains now is 1
-    estimated_start: Mapped[datetime | None]  # of its training, while it waits
-    training_s: Mapped[float | None]  # seconds of training until `running_since`; None: none, or not known
-    running_since: Mapped[datetime | None]  # where the provider does not tell `training_s`: seen training since
-    results_csv: Mapped[str | None] = mapped_column(Text)  # the newest copy of the results file
+    queue_position: Mapped[int | None]  # at the engine, while waiting; the job in training is 1
+    estimated_start: Mapped[datetime | None]  # expected start of training, while waiting
+    training_s: Mapped[float | None]  # training seconds before `running_since`; None: none or unknown
+    running_since: Mapped[datetime | None]  # if the provider does not report `training_s`: first seen training at
+    results_csv: Mapped[str | None] = mapped_column(Text)  # latest copy of the results file
     cost_usd: Mapped[Decimal | None]
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     updated_at: Mapped[datetime] = mapped_column(default=utcnow)
@@ -65,7 +67,7 @@ class TrainingJob(Base):
 
 
 class TrainingEvent(Base):
-    """One event of a job, as the provider told it; `remote_id` keeps polls from storing it twice."""
+    """One event of a job, from its provider; `remote_id` prevents storing it twice."""
 
     __tablename__ = "training_events"
     __table_args__ = (UniqueConstraint("job_id", "remote_id"),)
@@ -80,7 +82,7 @@ class TrainingEvent(Base):
 
 
 class Checkpoint(Base):
-    """One checkpoint of a job; `model` is the name to call it by."""
+    """One checkpoint of a job; `model` is its id for requests."""
 
     __tablename__ = "checkpoints"
     __table_args__ = (UniqueConstraint("job_id", "remote_id"),)
@@ -95,12 +97,14 @@ class Checkpoint(Base):
 
 
 class Evaluation(Base):
-    """One model judged on held-out examples. States: queued, running, stopping, stopped, done, failed(reason)."""
+    """A model's evaluation on held-out examples. States: queued, running, stopping, stopped, done, failed(reason)."""
 
     __tablename__ = "evaluations"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    job_id: Mapped[str | None] = mapped_column(String(32), index=True)  # the job whose model is judged; None: a base
+    job_id: Mapped[str | None] = mapped_column(
+        String(32), index=True
+    )  # the job that produced the model; None: a base model
     dataset_id: Mapped[str] = mapped_column(String(32))
     version_id: Mapped[str | None] = mapped_column(String(32))
     provider: Mapped[str] = mapped_column(String(50))
@@ -117,7 +121,7 @@ class Evaluation(Base):
 
 
 class EvaluationAnswer(Base):
-    """What a model answered to one held-out example."""
+    """A model's completion of one held-out example."""
 
     __tablename__ = "answers"
     __table_args__ = (UniqueConstraint("evaluation_id", "row_key"),)
@@ -129,12 +133,12 @@ class EvaluationAnswer(Base):
     expected: Mapped[str] = mapped_column(Text)
     text: Mapped[str | None] = mapped_column(Text)
     finish_reason: Mapped[str | None] = mapped_column(String(30))
-    reason: Mapped[str | None] = mapped_column(MessageText)  # why there is no answer
+    reason: Mapped[str | None] = mapped_column(MessageText)  # why there is no completion
     right: Mapped[bool | None]
 
 
 class Comparison(Base):
-    """The base and the tuned model of one job on prompts that training has not seen.
+    """A comparison of a job's base model and tuned model on prompts that were not in the training data.
 
     States: queued, running, stopping, stopped, done, failed(reason).
     """
@@ -145,7 +149,7 @@ class Comparison(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("training_jobs.id"), unique=True)
     state: Mapped[str] = mapped_column(String(20), index=True, default="queued")
     source: Mapped[str | None] = mapped_column(String(20))  # held_out | grid | preset | none; None: not chosen yet
-    settings: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # how both models are asked
+    settings: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # request settings for both models
     reason: Mapped[str | None] = mapped_column(MessageText)  # why it failed, or what it waits for
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     finished_at: Mapped[datetime | None]
@@ -153,7 +157,7 @@ class Comparison(Base):
 
 
 class ComparisonAnswer(Base):
-    """What one of the two models wrote for one prompt; its words are those of the story.
+    """The completion of one prompt by one of the two models; its text is in the story.
 
     States: waiting, writing, done, stopped, failed(reason).
     """
@@ -163,10 +167,10 @@ class ComparisonAnswer(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     comparison_id: Mapped[str] = mapped_column(ForeignKey("comparisons.id"))
-    position: Mapped[int]  # of the prompt, from 0
+    position: Mapped[int]  # position of the prompt, from 0
     side: Mapped[str] = mapped_column(String(10))  # base | tuned
     prompt: Mapped[str] = mapped_column(Text)
-    expected: Mapped[str | None] = mapped_column(Text)  # what the row kept from training has; None: no such row
+    expected: Mapped[str | None] = mapped_column(Text)  # completion in the held-out row; None: no such row
     state: Mapped[str] = mapped_column(String(20), default="waiting")
     reason: Mapped[str | None] = mapped_column(MessageText)
     story_id: Mapped[str | None] = mapped_column(String(32))
