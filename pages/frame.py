@@ -19,8 +19,8 @@ _SENTENCES = {
     "": _("Design a grid, generate examples, train a model, and write stories with it."),
     "dataset": _("Define a grid; a model writes one text per cell."),
     "training": _("Train a model on your stories and follow its progress."),
-    "cost": _("What a thousand tokens cost, model by model."),
-    "story": _("Pick a model, give it an idea, and read along as it writes."),
+    "cost": _("Compare prices, estimate your workload, and see what you have spent."),
+    "story": _("Pick a model, give it an idea, and watch the story appear."),
     "settings": _("The engine, the providers, the language, and where your data is stored."),
 }
 page = st.navigation(

@@ -188,7 +188,7 @@ def test_data_sets_are_mixed_with_their_shares_split_and_taken_away(
     assert mixed is not None and mixed[1] != other
     assert datasets.summary(store, mixed[1]).done == 18
 
-    page.get_by_role("button", name="Split and keep as a version").click()
+    page.get_by_role("button", name="Split and save as a version").click()
     settled(page)
     press(page, "dataset_freeze")
     page.get_by_text("16 rows to train on").wait_for()

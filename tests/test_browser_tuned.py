@@ -98,7 +98,7 @@ def _trained(running: Running, name: str, rows: int) -> str:
 @pytest.mark.slow
 def test_pasted_examples_become_a_model_that_answers_beside_its_base(browser: Browser, running: Running) -> None:
     page = visit(browser, running.studio.url, locale="en-US")
-    expect(page.get_by_text("A 270M model learns form and labels, not facts.")).to_have_count(1)
+    expect(page.get_by_text("A 270M model learns format and labels, not facts.")).to_have_count(1)
     page.get_by_text("Paste or upload examples").click()
     field = page.get_by_role("textbox", name="Chat log, table or JSON lines")
     field.fill("\n".join(f"Customer: pasted {n}\nAgent: label {n % 2}" for n in range(6)))
@@ -111,7 +111,7 @@ def test_pasted_examples_become_a_model_that_answers_beside_its_base(browser: Br
     page.get_by_text("Your model is ready").wait_for(timeout=TRAINED_MS)
     settled(page)
 
-    prompt = page.get_by_role("textbox", name=re.compile("Another prompt"))
+    prompt = page.get_by_role("textbox", name=re.compile("A new prompt"))
     prompt.fill("a prompt of my own")
     prompt.press("Enter")
     for side, name in (("base", "Base model, untrained"), ("tuned", "Your model")):
@@ -171,7 +171,7 @@ def test_a_job_that_ends_gets_three_pairs_on_its_page_and_in_its_export(
 ) -> None:
     job_id = _trained(running, "waves", 40)
     page = visit(browser, f"{running.studio.url}/training?jobs={job_id}", locale="en-US")
-    page.get_by_text("These rows were kept from training.").wait_for(timeout=TRAINED_MS)
+    page.get_by_text("These rows were not used for training.").wait_for(timeout=TRAINED_MS)
     until(
         lambda: (view := before_after.get(running.store, job_id)) and not view.active,
         "both models' answers",
@@ -180,7 +180,7 @@ def test_a_job_that_ends_gets_three_pairs_on_its_page_and_in_its_export(
     view = before_after.get(running.store, job_id)
     assert view is not None and (view.state, view.source, len(view.pairs)) == ("done", "held_out", 3)
     expect(page.get_by_text("Writing · ")).to_have_count(0)
-    expect(page.get_by_text("Text of the row that was kept from training")).to_have_count(3)
+    expect(page.get_by_text("Original text of the row (not used for training)")).to_have_count(3)
     body = page.locator("body")
     job = jobs.get(running.store, job_id)
     learned = {prompt for prompt, _text in versions.examples(running.store, job.version_id or "", "train")}

@@ -67,7 +67,7 @@ def test_a_far_template_warns_above_the_button_and_its_own_grid_is_one_click_awa
     template = page.locator(".st-key-dataset_template textarea")
     template.fill("Explain how {hero} repairs a bicycle pump using {gift}, {mood}.")
     template.press("Control+Enter")
-    warning.get_by_text("This prompt is far from those that storyteller-en was trained on").wait_for()
+    warning.get_by_text("This prompt differs from the training prompts of storyteller-en").wait_for()
     settled(page)
     expect_none(page, _BELOW, [".st-key-dataset_model_far", ".st-key-dataset_generate"])
     expect(generate).to_be_enabled()  # a warning, not a ban

@@ -380,7 +380,7 @@ def test_a_preview_that_fails_says_why(server: FaultServer, store: Store) -> Non
     at = click(visit("dataset"), "dataset_preview")
     until(lambda: at.session_state["studio"].preview.gathering.done, "the preview")
     at.run()
-    assert "This model is not there" in trouble(at)
+    assert "Model not found" in trouble(at)
 
 
 def test_sample_stories_load_with_one_click(store: Store) -> None:
@@ -424,7 +424,7 @@ def test_a_file_that_is_no_table_is_told_with_a_next_step() -> None:
     at = visit("dataset", dataset_part="bring")
     at.file_uploader(key="dataset_file").upload("a.csv", b"\x89PNG\r\n\x1a\n\x00\x00").run()
     assert not at.exception
-    assert "This file cannot be used as it is" in trouble(at)
+    assert "This file can't be used yet" in trouble(at)
 
 
 # --- secrets ----------------------------------------------------------------------------------------------------------
@@ -536,7 +536,7 @@ def test_a_free_prompt_goes_out_as_it_is(server: FaultServer, store: Store) -> N
 def test_a_story_of_a_model_that_is_gone_says_so(server: FaultServer, store: Store) -> None:
     server.default = fault_server.error(404, "The model does not exist", "model_not_found")
     at = click(visit("story"), "story_button")
-    assert "This model is not there" in trouble(at)
+    assert "Model not found" in trouble(at)
     assert stream.recent(store) == []
 
 

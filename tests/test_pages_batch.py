@@ -56,12 +56,15 @@ def show(store: Store, run_id: str, locale: str = "en-US") -> str:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"state": "preparing", "remote_id": None}, ("Preparing", "written to a file")),
+        ({"state": "preparing", "remote_id": None}, ("Preparing", "Writing the rows to a file")),
         ({"state": "submitting", "remote_id": None}, ("Submitting", "exactly once")),
-        ({"state": "waiting", "status": "validating"}, ("Checked by the provider now", "starts to write", "batch_7")),
+        (
+            {"state": "waiting", "status": "validating"},
+            ("The provider is checking the file", "then starts writing", "batch_7"),
+        ),
         ({"state": "waiting", "status": "in_progress"}, ("2 of 4", "Up to 23 h 0 min more", "60 min ago")),
-        ({"state": "waiting", "status": "in_progress", "hours": 25}, ("time limit of one day has passed",)),
-        ({"state": "waiting", "status": "finalizing"}, ("Almost ready", "then collected")),
+        ({"state": "waiting", "status": "in_progress", "hours": 25}, ("one-day limit has passed",)),
+        ({"state": "waiting", "status": "finalizing"}, ("Almost ready", "collects them as soon as")),
         ({"state": "waiting", "status": "cancelling"}, ("Cancelling the batch", "ten minutes")),
         ({"state": "waiting", "status": "a_new_word"}, ("a_new_word",)),
         ({"state": "collecting", "status": "completed"}, ("Collecting results", "to their rows")),

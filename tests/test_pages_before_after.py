@@ -59,7 +59,7 @@ def test_both_texts_stand_side_by_side(server: FaultServer, store: Store) -> Non
     _answer(store, 0, "tuned", "done", "after", expected="red")
     at = visit("training")
     shown = words(at)
-    assert "Before and after" in shown and "These rows were kept from training." in shown
+    assert "Before and after" in shown and "These rows were not used for training." in shown
     assert [text.value for text in at.text] == ["before <b>bold</b>", "after", "red"]
     assert "**Before** · writer" in shown and "**After** · x 1 · writer" in shown
     assert "7 tokens · stopped at the token limit" in shown
@@ -71,10 +71,10 @@ def test_both_texts_stand_side_by_side(server: FaultServer, store: Store) -> Non
     [
         ("queued", None, "", "Choosing prompts…", "Stop"),
         ("running", "grid", "The engine is starting.", "The engine is starting.", "Stop"),
-        ("stopping", "grid", "", "combinations of values that training has not seen", "Stop"),
-        ("stopped", "preset", "", "Stopped. What was written is kept.", "Write again"),
+        ("stopping", "grid", "", "combinations of values that are not in the training data", "Stop"),
+        ("stopped", "preset", "", "Stopped. The text so far is kept.", "Write again"),
         ("failed", "held_out", "The engine is not installed.", "The engine is not installed.", "Write again"),
-        ("done", "none", "", "Training has seen every prompt of this data set.", "Ask both"),
+        ("done", "none", "", "The training data contains every prompt of this data set.", "Ask both"),
     ],
 )
 def test_every_state_says_what_happens_and_what_can_be_done(
@@ -166,7 +166,7 @@ def test_a_prompt_that_is_being_answered_has_no_way_to_remove_it(server: FaultSe
 
 @pytest.mark.parametrize(
     ("base", "said"),
-    [("gpt-4o-mini-2024-07-18", "This costs under $0.0001 at most."), ("unlisted", "Its cost is unknown")],
+    [("gpt-4o-mini-2024-07-18", "Costs at most under $0.0001."), ("unlisted", "Its cost is unknown")],
 )
 def test_at_a_paid_provider_the_cost_stands_before_the_button(
     server: FaultServer, store: Store, base: str, said: str

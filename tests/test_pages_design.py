@@ -89,7 +89,7 @@ def test_columns_of_a_file_become_columns_of_the_grid(server: FaultServer) -> No
 def test_a_file_that_cannot_be_read_is_told_in_its_place(server: FaultServer) -> None:
     at = opened(article_grid(), "dataset_column_file")
     at.file_uploader(key="dataset_values_file").upload("a.csv", b"\x89PNG\r\n\x1a\n\x00\x00").run()
-    assert "This file cannot be used as it is" in trouble(at)
+    assert "This file can't be used yet" in trouble(at)
     assert generate_label(at) == "Generate 486 rows"
 
 

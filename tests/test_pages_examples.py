@@ -174,9 +174,9 @@ def test_a_file_fills_the_table(server: FaultServer, store: Store, name: str, da
 @pytest.mark.parametrize(
     ("name", "data", "said"),
     [
-        ("a.csv", b"\x89PNG\r\n\x1a\n\x00\x00", "This file cannot be used as it is"),
-        ("a.pdf.txt", b"%PDF-1.7", "This file cannot be used as it is"),
-        ("a.csv", b"", "This file cannot be used as it is"),
+        ("a.csv", b"\x89PNG\r\n\x1a\n\x00\x00", "This file can't be used yet"),
+        ("a.pdf.txt", b"%PDF-1.7", "This file can't be used yet"),
+        ("a.csv", b"", "This file can't be used yet"),
         ("a.csv", b"question\nWhere is it?\n", "Add a column with the answers."),
         (
             "a.csv", b"prompt,answer\n" + b"".join(b"q %d,a %d\n" % (n, n) for n in range(5_000)),
@@ -318,7 +318,7 @@ def test_a_model_that_is_gone_is_told_with_a_way_on(server: FaultServer, store: 
     server.when(_INTENTS.prompt, gone)
     job_id = trained(store, status="succeeded", fine_tuned_model=_TUNED)
     at = ask(visit("home"))
-    assert "This model is not there" in trouble(at) and "or train on its data set again" in trouble(at)
+    assert "Model not found" in trouble(at) and "or train on its data set again" in trouble(at)
     assert {"Train again with more examples", "New examples"} <= set(labels(at))
     assert before_after.get(store, job_id) is None  # nothing was answered, so there is nothing to keep
 
@@ -374,7 +374,7 @@ def test_a_failed_job_says_why_and_can_be_repeated(server: FaultServer, store: S
     trained(store, status="failed", error="Memory ran out.", next_step="Close other programs.")
     at = visit("home")
     assert "Training failed" in words(at) and "Memory ran out." in trouble(at)
-    assert "kept as the data set **Support intents**" in words(at)
+    assert "saved as the data set **Support intents**" in words(at)
     click(at, "home_examples_again")
     click(at, "home_examples_train")
     assert len(jobs.list_jobs(store)) == 2

@@ -37,15 +37,15 @@ def test_a_note_that_is_too_long_is_cut_and_a_sentence_says_so(store: Store) -> 
     at = visit("cost", cost_own=True)
     at.text_input(key="cost_own_note").input("n" * 250).run()
     assert at.text_input(key="cost_own_note").value == "n" * 200
-    assert "Up to 200 characters fit. The rest was left out." in words(at)
+    assert "The limit is 200 characters. The rest was cut off." in words(at)
     at.text_input(key="cost_own_note").input("from the invoice").run()
-    assert "The rest was left out." not in words(at)
+    assert "The rest was cut off." not in words(at)
 
 
 def test_a_name_that_must_not_be_cut_is_refused_in_a_sentence(store: Store) -> None:
     at = visit("cost", cost_part="spent", cost_budgets=True, cost_budget_scope="person", cost_budget_amount="5")
     at.text_input(key="cost_budget_person").input("p" * 101).run()
-    assert "The text has 101 characters; up to 100 fit. Shorten it." in words(at)
+    assert "The text has 101 characters; the limit is 100. Shorten it." in words(at)
     click(at, "cost_budget_set")
     assert "The person's name has 101 characters; up to 100 fit." in words(at) and budget.budgets(store) == []
 

@@ -70,7 +70,7 @@ def test_texts_that_all_ended_are_not_counted_as_none_that_ended(store: Store) -
     with store.session() as session:
         session.query(Row).filter_by(dataset_id=dataset_id).update({"finish_reason": "stop"})
     said = words(_open())
-    assert "none was cut off" in said and "complete" not in said
+    assert "none were cut off" in said and "complete" not in said
 
 
 def test_copies_are_left_out_with_one_click_and_come_back_with_another(store: Store) -> None:

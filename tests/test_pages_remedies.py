@@ -108,10 +108,10 @@ def test_each_cause_has_its_own_line_what_the_provider_said_and_its_buttons(stor
         "**2 rows failed** · Cut off at the token limit",
         "**1 row failed** · The model refused to write it",
         "**1 row failed** · The answer was empty",
-        "**1 row failed** · The provider could not use this request",
+        "**1 row failed** · The provider could not process this request",
         "The provider said: “temperature must be at most 1”",
         "**1 row failed** · Blocked by the content filter",
-        "**1 row failed** · Longer than the model can read",
+        "**1 row failed** · Too long for the model",
         "The provider said: “This model's maximum context length is 4096 tokens.”",
     ):
         assert line in said
@@ -332,7 +332,7 @@ def test_a_job_that_ran_out_of_memory_is_tried_with_a_smaller_batch(
         error="The trainer ended 3 times: memory ran out: use a smaller batch_size or shorter examples.",
     )  # fmt: skip
     at = visit("training")
-    assert "**Memory ran out**" in words(at)
+    assert "**Out of memory**" in words(at)
     at = click(at, "training_fix_smaller_batch")
     assert at.selectbox(key="training_dataset").value == sample
     at = next_step(at)
@@ -347,20 +347,20 @@ def test_a_job_that_diverged_is_tried_with_a_lower_rate(server: FaultServer, sto
 
 
 JOBS = [  # what the job says, its cause, the buttons
-    ("Line 3: Its completion is empty.", "The training file was refused", {"training_fix_check_file"}),
+    ("Line 3: Its completion is empty.", "The training file was rejected", {"training_fix_check_file"}),
     (
         "An example can have 512 tokens at most. Line 3 has 900. Shorten or remove them.",
-        "Longer than the model can read",
+        "Too long for the model",
         {"training_fix_check_file"},
     ),
     (
         "The test server does not have this model: gone",
-        "This model is not there",
+        "Model not found",
         {"training_fix_another_model"},
     ),
     (
         "The test server cannot be reached at http://x.",
-        "The provider does not answer",
+        "The provider is not responding",
         {"training_fix_try_again", "training_fix_open_settings"},
     ),
     (
@@ -368,7 +368,7 @@ JOBS = [  # what the job says, its cause, the buttons
         "The engine is not installed",
         {"training_fix_install_engine"},
     ),
-    ("The provider no longer knows this job.", "The provider no longer knows it", {"training_fix_try_again"}),
+    ("The provider no longer knows this job.", "The provider no longer has it", {"training_fix_try_again"}),
     ("Exceeded billing hard limit", "No credit left at the provider", {"training_fix_try_again"}),
     ("The test server refused the key (401): no", "The provider refused the key", {"training_fix_open_settings"}),
     ("Nothing that anybody knows.", "", {"training_fix_try_again"}),

@@ -110,7 +110,7 @@ def test_a_prompt_that_is_too_long_is_told_once_before_it_is_sent(
     monkeypatch.setattr(handler, "_resource", resource)
     server.models[:] = [{**server.models[0], "fabula": {"context": 1_000}}]
     at = visit("story", story_mode="free", story_prompt="字" * 2_000)
-    assert "it has 2,016 tokens, and the model reads and writes 1,000 at most" in trouble(at)
+    assert "it has 2,016 tokens, and the model's limit for prompt and answer together is 1,000" in trouble(at)
     assert "Shorten it to about 700 characters" in trouble(at)
     assert len(at.error) == 1 and not at.warning and at.button(key="story_button").disabled
     at.text_area(key="story_prompt").set_value("字" * 700).run()
@@ -224,7 +224,7 @@ def test_a_blind_round_hides_the_names_until_the_vote(server: FaultServer, store
     assert "No clear winner yet" in words(tally) and "1 blind round" in words(tally)
 
 
-_BROKE_OFF = "This story was interrupted. You see the reason after you have chosen."
+_BROKE_OFF = "This story was interrupted. You will see the reason after you vote."
 
 
 def test_what_breaks_off_in_a_blind_round_names_no_model_before_the_vote(server: FaultServer, store: Store) -> None:
@@ -233,7 +233,7 @@ def test_what_breaks_off_in_a_blind_round_names_no_model_before_the_vote(server:
     assert [error.value for error in at.error] == [_BROKE_OFF] * 2
     assert "`writer`" not in words(at)
     click(at, "story_vote_0")
-    assert "after you have chosen" not in trouble(at) and len(at.error) == 2 and "`writer`" in words(at)
+    assert "after you vote" not in trouble(at) and len(at.error) == 2 and "`writer`" in words(at)
 
 
 def test_where_nothing_can_be_chosen_a_blind_round_tells_why_at_once(server: FaultServer, store: Store) -> None:

@@ -176,7 +176,7 @@ def test_going_back_keeps_what_was_typed(server: FaultServer, sample: str) -> No
     at.text_input(key=f"training_stop_{sample}_27").input("\\n###").run()
     at.select_slider(key=f"training_share_{sample}").set_value(15).run()
     _to_the_end(at)
-    assert "measured on the 15 %" in words(at)
+    assert "15 % of them kept for validation" in words(at)
     click(click(at, "training_back"), "training_back")
     assert at.text_input(key=f"training_stop_{sample}_27").value == "\\n###"
     assert at.select_slider(key=f"training_share_{sample}").value == 15
@@ -536,7 +536,7 @@ def test_many_jobs_can_be_searched(server: FaultServer, store: Store) -> None:
     at.text_input(key="training_search").input("JOB 11").run()
     assert list(at.dataframe[0].value["name"]) == ["job 11"]
     at.text_input(key="training_search").input("no such").run()
-    assert not at.exception and "No job has this name" in words(at)
+    assert not at.exception and "No job matches" in words(at)
 
 
 def test_a_job_is_read_once_however_often_its_page_is_drawn(
@@ -747,10 +747,10 @@ _SUBMITTED, _BEGAN, _ENDED = (f"2026-11-20 {time}" for time in ("16:00:00", "18:
         ({"status": "paused", "training_s": 90.0}, _BEGAN, "not yet", "2 min"),
         ({"status": "succeeded", "training_s": 300.0}, _BEGAN, _ENDED, "5 min"),
         ({"status": "failed", "training_s": 60.0}, _BEGAN, _ENDED, "60 s"),
-        ({"status": "failed", "training_s": 0.0}, "did not begin", _ENDED, "0 s"),
-        ({"status": "failed", "remote_id": None}, "did not begin", _ENDED, "0 s"),
+        ({"status": "failed", "training_s": 0.0}, "not started", _ENDED, "0 s"),
+        ({"status": "failed", "remote_id": None}, "not started", _ENDED, "0 s"),
         ({"status": "cancelled", "training_s": 30.0}, _BEGAN, _ENDED, "30 s"),
-        ({"status": "cancelled", "remote_id": None}, "did not begin", _ENDED, "0 s"),
+        ({"status": "cancelled", "remote_id": None}, "not started", _ENDED, "0 s"),
         ({"status": "succeeded", "provider": "together"}, "unknown", _ENDED, "unknown"),
     ],
 )
@@ -794,7 +794,7 @@ def test_a_chain_shows_its_family_its_one_curve_and_its_cost(server: FaultServer
         created_at=_ago(1), provider="openai", cost_usd=Decimal("1.05"), trained_tokens=1859,
     )  # fmt: skip
     at = visit("training", training_tab="family")
-    assert {m.label: m.value for m in at.metric}["Cost of all"] == "\\$4.74"
+    assert {m.label: m.value for m in at.metric}["Total cost"] == "\\$4.74"
     assert len(at.get("vega_lite_chart")) == 2 + 1 + 2
 
 
@@ -803,7 +803,7 @@ def test_a_chain_of_which_no_price_is_known_did_not_cost_nothing(server: FaultSe
     first = _job(store, status="succeeded", fine_tuned_model=made, created_at=_ago(2))
     _job(store, status="succeeded", base_model=made, parent_id=first, created_at=_ago(1))
     at = visit("training", training_tab="family")
-    assert {m.label: m.value for m in at.metric}["Cost of all"] == "not priced"
+    assert {m.label: m.value for m in at.metric}["Total cost"] == "not priced"
 
 
 def test_a_model_is_judged_beside_its_base(server: FaultServer, store: Store) -> None:
@@ -811,7 +811,7 @@ def test_a_model_is_judged_beside_its_base(server: FaultServer, store: Store) ->
     made = "ft:writer:fabula:x:1"
     job_id = _job(store, status="succeeded", fine_tuned_model=made, dataset_id=dataset_id)
     at = visit("training", training_tab="evaluation")
-    assert "12 rows were kept from training" in words(at) and "labels" in words(at)
+    assert "12 rows were not used for training" in words(at) and "labels" in words(at)
     click(at, "training_evaluation_start")
     found = evaluations.of_job(store, jobs.get(store, job_id))
     assert {one.model for one in found} == {made, "writer"} and {one.total for one in found} == {12}
@@ -879,7 +879,7 @@ def test_everything_about_a_run_comes_as_a_zip_with_its_charts(
 def test_without_rows_kept_from_training_nothing_is_judged(server: FaultServer, store: Store, sample: str) -> None:
     _job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1", dataset_id=sample)
     at = visit("training", training_tab="evaluation")
-    assert any("No rows were kept from training" in info.value for info in at.info)
+    assert any("All rows were used for training" in info.value for info in at.info)
 
 
 @pytest.mark.parametrize("tab", ["events", "settings", "evaluation", "family"])

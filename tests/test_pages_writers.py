@@ -111,9 +111,9 @@ def _sent(server: FaultServer) -> list[dict[str, object]]:
         ("zh-CN", "storyteller", "只擅长写训练过的那类故事（中文：朝代，超能力，类型）。"),
         ("en-US", "gemma-3-270m", "Base model: continues text, does not follow instructions."),
         ("zh-CN", "gemma-3-270m", "基础模型：只会续写，不会按指令作答。"),
-        ("en-US", "qwen2.5-0.5b-instruct", "Answers instructions."),
+        ("en-US", "qwen2.5-0.5b-instruct", "Follows instructions."),
         ("zh-CN", "qwen2.5-0.5b-instruct", "能按指令作答。"),
-        ("en-US", "writer", "What this model was trained for is unknown."),
+        ("en-US", "writer", "This model's purpose is unknown."),
         ("en-US", _TUNED, "Trained on My heroes, 8 rows."),
         ("zh-CN", _TUNED, "训练自数据集“My heroes”，8 行。"),
     ],
@@ -337,4 +337,4 @@ def test_each_model_of_a_comparison_is_warned_about_by_itself(server: FaultServe
     )  # fmt: skip
     assert _warnings(at).count("It will probably write nonsense.") == 1
     assert _warnings(at).startswith("storyteller was trained on prompts in another language")
-    assert "What would do better:" not in words(at) and "story_button" in [button.key for button in at.button]
+    assert "Better choices:" not in words(at) and "story_button" in [button.key for button in at.button]

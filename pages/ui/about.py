@@ -49,10 +49,10 @@ def rescued_card() -> None:
     """Paid answers that fit nowhere in this database; nothing where there are none."""
     for kept in recovery.unrestored_files(cached.settings().home):
         with st.container(border=True):
-            st.subheader(_("Answers outside the database"), anchor=False)
+            st.subheader(_("Answers saved outside the database"), anchor=False)
             words = n_(
-                "{n} paid answer does not fit this database. It is kept in this file:",
-                "{n} paid answers do not fit this database. They are kept in this file:",
+                "{n} paid answer does not belong to this database. It is saved in this file:",
+                "{n} paid answers do not belong to this database. They are saved in this file:",
                 kept.lines,
             )
             st.warning(f"{words} {code(kept.path)}", icon=":material/inventory_2:")
@@ -73,7 +73,10 @@ def versions_card() -> None:
             alt=_("Versions and licences"),
         )
         st.caption(
-            _("The base model Gemma 3 270M comes under the Gemma terms of use; prices come from genai-prices (MIT).")
+            _(
+                "The base model Gemma 3 270M is licensed under the Gemma terms of use; prices come from "
+                "genai-prices (MIT)."
+            )
         )
 
 

@@ -13,28 +13,28 @@ from pages.ui.lang import _, as_markdown, mark
 
 _HEADLINES: tuple[tuple[type[errors.FabulaError], str, str], ...] = (
     (errors.EngineMissing, ":material/memory:", mark("The engine is not installed")),
-    (errors.ModelNotFound, ":material/search_off:", mark("This model is not there")),
-    (errors.RateLimited, ":material/hourglass_top:", mark("The provider asks to slow down")),
-    (errors.Unavailable, ":material/cloud_off:", mark("The provider does not answer")),
+    (errors.ModelNotFound, ":material/search_off:", mark("Model not found")),
+    (errors.RateLimited, ":material/hourglass_top:", mark("Rate limit reached")),
+    (errors.Unavailable, ":material/cloud_off:", mark("The provider is not responding")),
     (errors.Misconfigured, ":material/settings_ethernet:", mark("The connection is not set up correctly")),
-    (errors.Refused, ":material/key_off:", mark("The provider refused")),
+    (errors.Refused, ":material/key_off:", mark("The provider rejected the request")),
     (errors.StreamCut, ":material/content_cut:", mark("The stream was interrupted")),
     (errors.PromptTooLong, ":material/content_cut:", mark("The prompt is too long")),
-    (errors.BadRequest, ":material/block:", mark("The provider could not use this request")),
+    (errors.BadRequest, ":material/block:", mark("The provider could not process this request")),
     (errors.ProviderError, ":material/cloud_off:", mark("The provider answered with an error")),
     (
         errors.StorageFull,
         ":material/storage:",
         mark("Fabula cannot save: the disk is full or read-only, or the database is gone"),
     ),
-    (errors.BadFile, ":material/description:", mark("This file cannot be used as it is")),
+    (errors.BadFile, ":material/description:", mark("This file can't be used yet")),
     (errors.BadRecipe, ":material/grid_off:", mark("This grid cannot be generated yet")),
-    (errors.OverBudget, ":material/savings:", mark("This would go over a budget")),
+    (errors.OverBudget, ":material/savings:", mark("This would exceed a budget")),
     (errors.NotFound, ":material/search_off:", mark("No longer available")),
 )
 _SAFE = {
     errors.StorageFull: mark("Everything saved so far is kept; paid requests stop until Fabula can save again."),
-    errors.ProviderError: mark("Everything made so far is kept."),
+    errors.ProviderError: mark("Everything finished so far is kept."),
 }
 
 
@@ -42,7 +42,7 @@ def error_card(error: errors.FabulaError) -> None:
     """What happened, what is safe, what to do: the one way in which a page shows an error."""
     icon, headline = next(
         ((icon, headline) for kind, icon, headline in _HEADLINES if isinstance(error, kind)),
-        (":material/error:", mark("This did not work")),
+        (":material/error:", mark("Something went wrong")),
     )
     lines = [f"**{_(headline)}**", as_markdown(error.what)]
     lines += [_(safe) for kind, safe in _SAFE.items() if isinstance(error, kind)]
@@ -81,7 +81,10 @@ def engine_missing_card() -> None:
     with st.container(border=True):
         st.markdown(f":material/memory: **{_('The engine is not installed')}**")
         st.markdown(
-            _("Writing and training on this machine need it. Everything else works: grids, files, prices, charts.")
+            _(
+                "You need it to write and train on this machine. Everything else works without it: "
+                "grids, files, prices, charts."
+            )
         )
         st.code(supervisor.INSTALL, language="bash")
         st.caption(_("The engine then starts within 30 seconds. Or set `OPENAI_API_KEY` to use OpenAI."))

@@ -72,7 +72,7 @@ def show(job: JobView) -> None:
     with st.form("home_examples_ask", border=False):
         prompt, button = st.columns([5, 1], vertical_alignment="bottom")
         prompt.text_input(
-            _("Another prompt, one that is not among your examples"),
+            _("A new prompt that isn't in your examples"),
             key=key,
             placeholder=_("Type a prompt, press Enter"),
         )
@@ -123,11 +123,11 @@ def _asked(job: JobView, view: ComparisonView | None) -> TriedPrompt | None:
 def use(job: JobView) -> None:
     """The model id, and a few lines that call it."""
     with st.popover(_("Use it from a program"), icon=":material/terminal:"):
-        st.markdown(_("The model's id:"))
+        st.markdown(_("Model id:"))
         st.code(job.fine_tuned_model or "", language=None, wrap_lines=True)
         st.markdown(_("With the `openai` package:"))
         st.code(_snippet(job), language="python", wrap_lines=True)
-        st.caption(_("Start the engine with a token of your own (`FABULA_ENGINE_TOKEN`) to call it from elsewhere."))
+        st.caption(_("To call it from elsewhere, start the engine with your own token (`FABULA_ENGINE_TOKEN`)."))
 
 
 def _snippet(job: JobView) -> str:

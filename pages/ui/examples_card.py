@@ -119,7 +119,7 @@ def _ended(job: JobView) -> None:
         st.error("\n\n".join(lines), icon=":material/error:")
     else:
         st.subheader(_("Training was stopped"), anchor=False)
-    st.caption(_("Your examples are kept as the data set **{name}**.").format(name=plain(job.name)))
+    st.caption(_("Your examples are saved as the data set **{name}**.").format(name=plain(job.name)))
     _next(job)
 
 

@@ -115,8 +115,8 @@ def show(start: Start) -> None:
             st.button(_("Close"), icon=":material/close:", type="tertiary", key="home_examples_close", on_click=close)
     st.markdown(
         _(
-            "Type or paste pairs of a prompt and the right answer; a small model is trained on them on this machine in "
-            "about a minute. A 270M model learns form and labels, not facts."
+            "Type or paste prompts with their right answers. Fabula trains a small model on them, on "
+            "this machine, in about a minute. A 270M model learns format and labels, not facts."
         )
     )
     _samples()

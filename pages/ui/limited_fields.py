@@ -43,7 +43,7 @@ def number_field(
         if state.get(_note(key)) == value:
             st.caption(
                 ":material/info: "
-                + _("Allowed: {least} to {most}. {used} is used.").format(
+                + _("Allowed: {least} to {most}. Using {used}.").format(
                     least=number(least), most=number(most), used=number(value)
                 )
             )
@@ -63,7 +63,7 @@ def text_field(label: str, key: str, longest: int, *, width: Width = "stretch", 
         if text and state.get(_note(key)) == text:
             st.caption(
                 ":material/info: "
-                + _("Up to {most} characters fit. The rest was left out.").format(most=number(longest))
+                + _("The limit is {most} characters. The rest was cut off.").format(most=number(longest))
             )
     return str(text or "")
 
@@ -74,7 +74,7 @@ def fits(text: str, longest: int) -> bool:
         return True
     st.caption(
         ":material/info: "
-        + _("The text has {count} characters; up to {most} fit. Shorten it.").format(
+        + _("The text has {count} characters; the limit is {most}. Shorten it.").format(
             count=number(len(text)), most=number(longest)
         )
     )

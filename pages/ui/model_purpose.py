@@ -11,9 +11,9 @@ from pages.ui import cached, model_sample
 from pages.ui.lang import _, code, column_name, mark, n_, plain
 
 _SENTENCES = {
-    "instructions": mark("Answers instructions."),
+    "instructions": mark("Follows instructions."),
     "base": mark("Base model: continues text, does not follow instructions."),
-    "unknown": mark("What this model was trained for is unknown."),
+    "unknown": mark("This model's purpose is unknown."),
 }
 _LANGUAGES = {"en": mark("English"), "zh_CN": mark("Chinese")}
 

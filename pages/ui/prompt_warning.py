@@ -67,15 +67,15 @@ def show(info: ModelInfo, text: str, picker_key: str | None, own: Remedy | None 
             return
         better = [*_writers(info, picker_key, text), *([] if own is None else [own]), *_general(picker_key)]
         if better:
-            st.caption(_("What would do better:"))
+            st.caption(_("Better choices:"))
             with st.container(horizontal=True):
                 for one in better:
                     st.button(one.label, icon=one.icon, key=one.key, on_click=one.act, args=one.args)
         if not any(one.key.endswith("_general") for one in better):
             st.caption(
                 _(
-                    "A model that answers instructions would do better: add a provider with a key or a local server "
-                    "under Settings, or train a base model on examples of this kind."
+                    "A model that follows instructions is a better choice: add a provider with a key or a "
+                    "local server under Settings, or train a base model on examples like this."
                 )
             )
 
@@ -101,9 +101,9 @@ def _reason(info: ModelInfo, found: PromptSimilarity) -> str:
         )
     if found.known_share is None:
         return _("{model} was trained on whole sentences; this prompt has only values.").format(model=name)
-    return _("This prompt is far from those that {model} was trained on: they have {share} of its words.").format(
-        model=name, share=percent(found.known_share, 0)
-    )
+    return _(
+        "This prompt differs from the training prompts of {model}: only {share} of its words appear in them."
+    ).format(model=name, share=percent(found.known_share, 0))
 
 
 def _writers(info: ModelInfo, picker_key: str, text: str) -> list[Remedy]:

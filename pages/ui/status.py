@@ -53,7 +53,7 @@ def engine_card() -> None:
             {
                 _("Version"): plain(engine.version or _("unknown")),
                 _("Address"): code(engine.url),
-                _("Speed measured last"): _("{rate} tokens/s").format(rate=number(engine.tokens_per_s, 0))
+                _("Last measured speed"): _("{rate} tokens/s").format(rate=number(engine.tokens_per_s, 0))
                 if engine.tokens_per_s
                 else _("not measured yet"),
                 _("Training now"): _training(engine) if engine.training else _("nothing"),
@@ -127,7 +127,7 @@ def _engine_badge(engine: EngineStatus) -> str:
 def _training(engine: EngineStatus) -> str:
     training = engine.training or {}
     if not training.get("total_steps"):
-        return _("Training: getting ready")
+        return _("Training: preparing")
     return _("Training: step {step} of {total}").format(
         step=number(training.get("step") or 0), total=number(training.get("total_steps"))
     )

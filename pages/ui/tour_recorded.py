@@ -21,8 +21,8 @@ def show() -> None:
     st.subheader(_("A recorded tour"), anchor=False)
     st.caption(
         _(
-            "Recorded on {day}: {base} was trained on {stories} stories ({tokens} tokens). The whole tour took "
-            "{minutes} minutes. Nothing is being trained here now."
+            "Recorded on {day}: {base} was trained on {stories} stories ({tokens} tokens). The whole "
+            "tour took {minutes} minutes. This is a recording: nothing is training now."
         ).format(
             day=recording.recorded_on,
             base=recording.base_model,

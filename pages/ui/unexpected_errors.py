@@ -19,7 +19,7 @@ def as_fabula_error(error: Exception, work: str) -> FabulaError:
     _log.error(work, exc_info=error)
     fault = FabulaError(
         msg("Something went wrong while this part was loading."),
-        msg("Open this part again in a few seconds. If it fails again, the log of the studio says why."),
+        msg("Try again in a few seconds. If it fails again, check Fabula's log."),
     )
     fault.__cause__ = error
     return fault

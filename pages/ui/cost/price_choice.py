@@ -134,7 +134,7 @@ def _lists(names: Mapping[str, str]) -> list[str]:
         elif ARTICLE not in chosen:
             st.button(
                 _("Compare with 2023"), icon=":material/history:", key="cost_2023", on_click=_compare_with_2023,
-                help=_("Prices from the 2023 article: tuned davinci cost 60 × gpt-3.5-turbo."),
+                help=_("Prices from the 2023 article: tuned davinci cost 60 times as much as gpt-3.5-turbo."),
             )  # fmt: skip
     return chosen or [TODAY]
 

@@ -33,7 +33,7 @@ def show(stale: int) -> None:
         st.caption(f":material/info: {line}", width="content")
         asked = st.button(
             _("Fetch newer prices"), icon=":material/sync:", type="tertiary", key="cost_fetch",
-            help=_("Downloads the price list once. Your own prices and the studio's price file still override it."),
+            help=_("Downloads the price list once. Your own prices and Fabula's price file still override it."),
         )  # fmt: skip
         if now.fetched is not None:
             st.button(
@@ -52,12 +52,12 @@ def _fetch() -> None:
         st.warning(f"{as_markdown(problem.what)} {as_markdown(problem.next_step)}", icon=":material/cloud_off:")
         return
     cached_cost.forget()
-    state.notify(":material/sync:", _("Newest prices in use."))
+    state.notify(":material/sync:", _("Now using the newest prices."))
     st.rerun()
 
 
 def _forget() -> None:
     with cards.keep_errors():
         price_data_version.forget(LOCAL, cached.settings().home)
-        state.notify(":material/undo:", _("Bundled prices in use again."))
+        state.notify(":material/undo:", _("Now using the bundled prices."))
     cached_cost.forget()

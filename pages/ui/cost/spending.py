@@ -105,10 +105,7 @@ def _machine_time(engine: Sequence[DayLine]) -> None:
         return
     if cached_cost.hour() is None:
         st.caption(
-            _(
-                "The engine's work has no price yet. Enter what an hour of this machine costs under “My workload” to "
-                "include it."
-            )
+            _("Engine work has no price yet. To include it, enter this machine's cost per hour under “My workload”.")
         )
     else:
         st.caption(
@@ -168,7 +165,7 @@ def _by_model(lines: Sequence[DayLine]) -> None:
 
 
 def _by_work(works: Sequence[WorkLine]) -> None:
-    st.subheader(_("Estimate against actual"), anchor=False)
+    st.subheader(_("Estimated and actual cost"), anchor=False)
     over = [w for w in works if w.cost_usd and w.estimated_usd is not None and w.cost_usd > w.estimated_usd]
     if over:
         st.markdown(
@@ -200,12 +197,10 @@ def _by_work(works: Sequence[WorkLine]) -> None:
             "page": st.column_config.TextColumn(_("Page")),
             "model": st.column_config.TextColumn(_("Model")),
             "began": st.column_config.DatetimeColumn(_("Started (UTC)"), format="YYYY-MM-DD HH:mm"),
-            "took": st.column_config.TextColumn(
-                _("Duration"), help=_("Time of the work itself, without queues and pauses")
-            ),
+            "took": st.column_config.TextColumn(_("Duration"), help=_("Working time, without queues and pauses")),
             "calls": st.column_config.NumberColumn(_("Calls"), format="localized"),
             "estimated": st.column_config.NumberColumn(
-                _("Estimated"), format="%.4f", help=_("US dollars; for a run, the maximum that its rows could cost")
+                _("Estimated"), format="%.4f", help=_("US dollars; for a run, the highest possible cost of its rows")
             ),
             "spent": st.column_config.NumberColumn(_("Actual"), format="%.4f", help=_("US dollars")),
             "person": st.column_config.TextColumn(_("Person")),

@@ -18,7 +18,7 @@ _GOING = ("queued", "running", "pausing", "stopping")
 _STATES = {
     "preparing": (mark("Preparing"), "edit_document"),
     "submitting": (mark("Submitting"), "upload"),
-    "validating": (mark("Checked by the provider now"), "rule"),
+    "validating": (mark("The provider is checking the file"), "rule"),
     "in_progress": (mark("The provider is writing"), "edit_note"),
     "finalizing": (mark("Almost ready"), "inventory_2"),
     "cancelling": (mark("Cancelling the batch"), "cancel"),
@@ -29,12 +29,12 @@ _STATES = {
     "cancelled": (mark("Ended early"), "cancel"),
 }
 _NEXT = {
-    "preparing": mark("The rows are written to a file, which is sent to the provider."),
-    "submitting": mark("The file is uploaded. It is submitted exactly once."),
-    "validating": mark("Checks take minutes; then the provider starts to write."),
-    "finalizing": mark("All texts are written. The provider prepares the results file, which is then collected."),
-    "cancelling": mark("This takes up to ten minutes. The texts written by then are collected."),
-    "collecting": mark("The answers are saved to their rows."),
+    "preparing": mark("Writing the rows to a file for the provider."),
+    "submitting": mark("File uploaded. It will be submitted exactly once."),
+    "validating": mark("The provider checks the file for a few minutes, then starts writing."),
+    "finalizing": mark("All texts are written. Fabula collects them as soon as the provider's results file is ready."),
+    "cancelling": mark("This takes up to ten minutes. Then Fabula collects the finished texts."),
+    "collecting": mark("Saving the answers to their rows."),
     "expired": mark("Finished rows are kept; the rest is submitted again."),
     "cancelled": mark("Finished rows are kept; you can write the rest later."),
 }
@@ -101,5 +101,5 @@ def _next(batch: BatchView, where: str, now: datetime) -> str:
         left = (batch.created_at + _WINDOW - now).total_seconds()
         if left > 0:
             return _("Up to {time} more; most batches finish much sooner.").format(time=duration(left))
-        return _("The provider's time limit of one day has passed; it ends the batch soon.")
+        return _("The provider's one-day limit has passed; it will end the batch soon.")
     return _(_NEXT[where]) if where in _NEXT else ""

@@ -48,7 +48,7 @@ def show() -> None:
                 )
             )
         st.button(
-            _("Use them"),
+            _("Use these columns"),
             type="primary",
             key="dataset_use_file",
             disabled=not chosen or bool(too_many),

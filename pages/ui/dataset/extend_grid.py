@@ -61,7 +61,7 @@ def _button(dataset_id: str, recipe: Recipe, grown: Recipe | None, key: str, mod
     """The button says how many rows, and next to it what they are expected to cost."""
     added = grown.rows() - recipe.rows() if grown is not None else 0
     st.button(
-        n_("Write {n} more", "Write {n} more", added) if added else _("Write them"),
+        n_("Write {n} more", "Write {n} more", added) if added else _("Write the new rows"),
         icon=":material/add:",
         key=f"dataset_more_{key}_go",
         disabled=added <= 0,
@@ -94,5 +94,5 @@ def _grow(dataset_id: str, grown: Recipe | None, mode: runs.Mode) -> None:
         runs.enqueue(cached.store(), LOCAL, dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
         state.set_value("dataset_more_values", "")
         state.set_value(_OPEN, False)  # the rows come under it
-        said = n_("{n} row added; earlier rows are kept", "{n} rows added; earlier rows are kept", growth.new_rows)
+        said = n_("{n} row added; existing rows are kept", "{n} rows added; existing rows are kept", growth.new_rows)
         state.notify(":material/add:", said)

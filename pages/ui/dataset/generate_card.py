@@ -160,7 +160,7 @@ def _budget(guess: Estimate) -> DecimalInput:
         persist=True,
     )
     if guess.usd is None:
-        st.caption(_("The price of this model is unknown, so no limit can be kept."))
+        st.caption(_("This model's price is unknown, so a limit can't be enforced."))
         return DecimalInput(None)
     return amount if amount.value is None else DecimalInput(amount.value.quantize(CENT))
 

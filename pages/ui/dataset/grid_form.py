@@ -40,7 +40,7 @@ def recipe_form() -> Recipe:
             column_file.show()
     with st.container(border=True):
         template = st.text_area(
-            _("Template: what the model is asked, with {column} where a value goes"),
+            _("Template: the prompt, with {column} where a value goes"),
             height=130,
             key="dataset_template",
             persist_state="session",

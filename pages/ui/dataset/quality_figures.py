@@ -75,7 +75,7 @@ def _adherence(report: QualityReport) -> ScoreFigure:
 def _coverage(report: QualityReport) -> ScoreFigure:
     covered = report.coverage
     if not covered.columns:
-        return ScoreFigure("–", _("every row has values of its own"))
+        return ScoreFigure("–", _("every row has its own values"))
     share = covered.filled / covered.expected if covered.expected else None
     of_all = _("{filled} of {expected} cells").format(filled=number(covered.filled), expected=number(covered.expected))
     return ScoreFigure(percent(share, 0), of_all, _("Cells with at least one finished row."))
@@ -83,7 +83,11 @@ def _coverage(report: QualityReport) -> ScoreFigure:
 
 def _lengths(report: QualityReport) -> ScoreFigure:
     odd = _count(report, "lengths")
-    about = n_("{n} far from the others", "{n} far from the others", odd) if odd else _("none far from the others")
+    about = (
+        n_("{n} unusually short or long", "{n} unusually short or long", odd)
+        if odd
+        else _("none unusually short or long")
+    )
     tokens = n_("{n} token", "{n} tokens", report.tokens.median or 0)
     return ScoreFigure(
         number(report.characters.median),
@@ -108,14 +112,14 @@ def _remains(report: QualityReport) -> ScoreFigure:
     return ScoreFigure(
         number(_count(report, "remains")),
         _(", ").join(kinds) if kinds else _("no refusals, echoes or template leftovers"),
-        _("Refusals, pieces of a template, repeated prompts, loops and empty texts."),
+        _("Refusals, template leftovers, repeated prompts, loops and empty texts."),
     )
 
 
 def _endings(report: QualityReport) -> ScoreFigure:
     kinds = [quality_labels.counted(f) for f in report.findings if CARD_OF[f.kind] == "endings"]
     told = any(one.name for one in report.endings)
-    about = _(", ").join(kinds) or (_("none was cut off") if told else _("all end with a complete sentence"))
+    about = _(", ").join(kinds) or (_("none were cut off") if told else _("all end with a complete sentence"))
     return ScoreFigure(
         number(_count(report, "endings")), about, _("Texts that were cut off, or do not end with a complete sentence.")
     )

@@ -21,9 +21,9 @@ CARDS = {
     "lengths": (":material/straighten:", mark("Lengths")),
     "diversity": (":material/shuffle:", mark("Diversity")),
     "remains": (":material/cleaning_services:", mark("Not a finished text")),
-    "endings": (":material/flag:", mark("How they ended")),
+    "endings": (":material/flag:", mark("Endings")),
     "languages": (":material/translate:", mark("Languages")),
-    "stops": (":material/front_hand:", mark("Stop endings")),
+    "stops": (":material/front_hand:", mark("Stop sequences")),
 }
 LANGUAGES = {
     "han": mark("Chinese"),
@@ -40,20 +40,20 @@ ENDINGS = {
     "length": mark("cut off at the token limit"),
     "refusal": mark("refused"),
     "content_filter": mark("blocked by a filter"),
-    "": mark("not said"),
+    "": mark("not reported"),
 }
 
 _COUNTED: dict[str, Callable[[int], str]] = {
     "empty": lambda n: n_("{n} empty text", "{n} empty texts", n),
     "conflict": lambda n: n_("{n} prompt with two labels", "{n} prompts with two labels", n),
     "refusal": lambda n: n_("{n} refusal", "{n} refusals", n),
-    "leftover": lambda n: n_("{n} text with a piece of a template", "{n} texts with pieces of a template", n),
+    "leftover": lambda n: n_("{n} text with template leftovers", "{n} texts with template leftovers", n),
     "echo": lambda n: n_("{n} echo of the prompt", "{n} echoes of the prompt", n),
     "exact": lambda n: n_("{n} exact copy", "{n} exact copies", n),
     "near": lambda n: n_("{n} near-duplicate", "{n} near-duplicates", n),
     "looping": lambda n: n_("{n} text that repeats itself", "{n} texts that repeat themselves", n),
     "cut": lambda n: n_("{n} text cut off", "{n} texts cut off", n),
-    "unended": lambda n: n_("{n} text without an end", "{n} texts without an end", n),
+    "unended": lambda n: n_("{n} text without an ending", "{n} texts without an ending", n),
     "language": lambda n: n_("{n} text in another language", "{n} texts in another language", n),
     "short": lambda n: n_("{n} far too short", "{n} far too short", n),
     "long": lambda n: n_("{n} far too long", "{n} far too long", n),

@@ -32,7 +32,7 @@ def _duplicates(report: QualityReport) -> None:
     for place, group in enumerate(report.clusters, start=1):
         alike = _("the same") if group.exact else percent(group.similarity, 0)
         marks |= {row: f"{place} · {alike}" for row in group.rows[1:]}
-        marks[group.rows[0]] = f"{place} · {_('stays')}"
+        marks[group.rows[0]] = f"{place} · {_('kept')}"
     views.facts([quality_labels.counted(finding) for finding in surplus])
     rows = [row for finding in surplus for row in finding.rows]
     shown = [row for group in report.clusters for row in group.rows]
@@ -48,11 +48,13 @@ def _adherence(report: QualityReport) -> None:
         if one.share is None:
             st.markdown(_("{column}: free text, not measured").format(column=column))
         elif not one.literal:
-            said = _("{column}: {share} have it; its values rarely appear as words, so a missing one means nothing")
+            said = _(
+                "{column}: {share} contain it. Its values rarely appear as words, so a missing value is not a problem"
+            )
             st.markdown(said.format(column=column, share=percent(one.share, 0)))
         else:
-            by_chance = _("; {share} of other texts have it by chance").format(share=percent(one.chance, 0))
-            had = _("{column}: {share} have it").format(column=column, share=percent(one.share, 0))
+            by_chance = _("; {share} of other texts contain it by chance").format(share=percent(one.chance, 0))
+            had = _("{column}: {share} contain it").format(column=column, share=percent(one.share, 0))
             st.markdown(had + (by_chance if one.chance is not None else ""))
             clicked = _values(one) or clicked
     if not clicked:
@@ -65,7 +67,7 @@ def _values(column: Adherence) -> bool:
     picked = quality_shared.bars(
         f"adherence_{column.column}",
         [(one.value, one.found / one.requested) for one in shown],
-        _("Texts that have their value"),
+        _("Texts that contain their value"),
         _("Most often missing from {column}: {value}").format(column=column.column, value=shown[0].value),
         shares_of_one=True,
     )
@@ -78,7 +80,7 @@ def _values(column: Adherence) -> bool:
 
 def _remains(report: QualityReport) -> None:
     if not any(CARD_OF[finding.kind] == "remains" for finding in report.findings):
-        st.markdown(_("No refusal, no repeated prompt, no piece of a template, no loop, no empty text."))
+        st.markdown(_("No refusals, repeated prompts, template leftovers, loops or empty texts."))
     quality_shared.findings("remains", report)
 
 
@@ -100,7 +102,7 @@ def _stops(report: QualityReport) -> None:
         st.markdown(_("None of the common stop sequences is in the texts."))
         return
     quality_shared.shares(
-        "stops", [Share(repr(one.name), one.rows) for one in report.stops], _("Rows that have the stop inside")
+        "stops", [Share(repr(one.name), one.rows) for one in report.stops], _("Rows that contain the stop")
     )
 
 

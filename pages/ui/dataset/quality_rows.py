@@ -133,4 +133,4 @@ def leave_out(row_ids: Sequence[int], kind: str) -> None:
             said = n_("{n} row left out", "{n} rows left out", len(changed))
             undo.offer(":material/remove_circle:", said, lambda: curation.restore(store, LOCAL, changed))
         else:
-            state.notify(":material/info:", _("They are already left out."))
+            state.notify(":material/info:", _("These rows are already left out."))

@@ -42,14 +42,14 @@ def _rows_of(finding: QualityFinding) -> None:
 def shares(key: str, found: Sequence[Share], alt: str) -> None:
     """Bars, one a share; a click leads to its rows, and so does the list beside the chart for who cannot click it."""
     if not found:
-        st.markdown(_("Nothing unusual was found."))
+        st.markdown(_("Nothing unusual found."))
         return
     shown = list(found[:MOST_BARS])
     picked = bars(key, [(one.name, len(one.rows)) for one in shown], _("Rows"), alt)
     by_name = {one.name: one for one in shown}
     names = ["", *by_name]
     chosen = picked or st.selectbox(
-        _("Rows of"),
+        _("Show rows of"),
         names,
         format_func=lambda name: name or _("choose one, or click its bar"),
         key=f"dataset_quality_{key}_rows_of",

@@ -145,7 +145,7 @@ def _editor(summary: DatasetSummary, rows: Sequence[ListedRow]) -> None:
         disabled=[name for name in frame.columns if name not in ("out", "text")],
         column_config={
             "out": st.column_config.CheckboxColumn(
-                _("Left out"), help=_("Left out of training and export; nothing is lost."), width="small"
+                _("Left out"), help=_("Left out of training and export; the text is kept."), width="small"
             ),
             **{f"value_{i}": plain_text(column_title(name)) for i, name in enumerate(columns)},
             "text": plain_text(_("Text"), width="large", help=_("Double-click to edit. The original is kept.")),

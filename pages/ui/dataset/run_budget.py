@@ -65,7 +65,7 @@ def dollars(amount: str, least: Decimal = CENT) -> Decimal:
     """
     typed = decimal_field.read(amount, least, MOST_USD)
     if typed is None:
-        raise FabulaError(msg("No amount was given."), msg("Enter the most that it may cost, in US dollars."))
+        raise FabulaError(msg("No amount entered."), msg("Enter the maximum cost in US dollars."))
     return typed.quantize(CENT)
 
 

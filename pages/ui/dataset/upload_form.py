@@ -35,8 +35,8 @@ _LEARNED = {
     ),
 }
 _LAST_ANSWER = mark(
-    "The last answer of each conversation is the text to learn; the turns before it make the prompt, and a system text "
-    "is a column of its own."
+    "The last answer of each conversation is the text to learn. The earlier turns form the "
+    "prompt, and the system text gets its own column."
 )
 
 
@@ -48,8 +48,9 @@ def label() -> str:
 def accepted() -> str:
     """The formats in full, and the largest file of each kind."""
     formats = _(
-        "Conversations can be OpenAI messages, ShareGPT, Alpaca, Dolly, preference pairs and others; a table needs a "
-        "name over each column. Files can be compressed (.zip, .gz, .bz2, .xz, .zst). Nothing is sent anywhere."
+        "Conversations can be OpenAI messages, ShareGPT, Alpaca, Dolly, preference pairs and "
+        "others; a table needs a header row. Files can be compressed (.zip, .gz, .bz2, .xz, "
+        ".zst). The file is not sent to any provider."
     )
     sizes = _("Up to {most} MB, Excel up to {workbook} MB.").format(
         most=number(MOST_MB), workbook=number(workbooks.MOST_BYTES // _MB)

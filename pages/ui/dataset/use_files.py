@@ -29,7 +29,7 @@ def show(
     """One line for each format: its button, and what training on such a file takes. `marks`: those that were chosen."""
     st.markdown(_("**Export**"))
     if datasets.characters(cached.store(), chosen.id) > _MOST_CHARACTERS:
-        st.caption(_("These are too many rows for a browser. Use Python to write them line by line (see the docs)."))
+        st.caption(_("Too many rows to download in a browser. Use Python to write them line by line (see the docs)."))
         return
     marks = marks if marks.file_format == "completion" else TrainingFormat()
     _jsonl(chosen, version, marks, _("JSONL, prompt and completion"), model, epochs)
@@ -42,8 +42,8 @@ def show(
         )  # fmt: skip
     st.caption(
         _(
-            "CSV and Parquet contain every finished row as it is now, and whether it is for training, validation or "
-            "held out."
+            "CSV and Parquet contain the current text of every finished row and its split (training, "
+            "validation or held out)."
         )
     )
 

@@ -35,7 +35,10 @@ def show(chosen: DatasetSummary, others: Sequence[DatasetSummary]) -> None:
     )
     if not picked:
         st.caption(
-            _("Several domains in one model: rows are drawn evenly from the cells of each data set, never twice.")
+            _(
+                "Train one model on several domains. Rows are drawn evenly from the cells of each data "
+                "set; no row is used twice."
+            )
         )
         return
     parts = [(one.id, _share(one)) for one in (chosen, *(by_id[id_] for id_ in picked))]
@@ -74,7 +77,7 @@ def _share(one: DatasetSummary) -> float:
         key,
         Decimal(0),
         _LARGEST_SHARE,
-        help=_("Shares count in proportion: 2 and 1 are two thirds and one third."),
+        help=_("Shares are relative: 2 and 1 mean two thirds and one third."),
     )
     return float(typed.value or 0)  # 0 is refused by the plan, with its reason
 

@@ -46,21 +46,21 @@ def pick(page: str, chosen: DatasetSummary) -> Version | None:
     if version is None:
         _facts(*now)
     else:
-        when = _("kept {time}").format(time=ago(version.created_at, utcnow()))
+        when = _("saved {time}").format(time=ago(version.created_at, utcnow()))
         _facts(version.n_train, version.n_validation, version.n_held_out, when)
     return version
 
 
 def keep(chosen: DatasetSummary) -> None:
     """Split by cell and keep as a version; the same rows and split are the same version."""
-    with st.popover(_("Split and keep as a version"), icon=":material/call_split:"):
+    with st.popover(_("Split and save as a version"), icon=":material/call_split:"):
         share = st.select_slider(
             _("Kept for validation"),
             _SHARES,
             10,
             format_func=lambda one: f"{one} %",
             key="dataset_share",
-            help=_("The same share of every cell. These rows are not trained on; they measure the model."),
+            help=_("Takes the same share of every cell. These rows measure the model and are not trained on."),
         )
         seed = number_field(_("Seed (change it to draw other rows)"), "dataset_split_seed", 0, _LARGEST_SEED)
         note = text_field(_("Note"), "dataset_version_note", _LONGEST_NOTE)

@@ -102,9 +102,9 @@ def _leader(found: list[votes.Standing]) -> str:
         "rounds": n_("{n} blind round", "{n} blind rounds", first.best.n),
     }
     if first.clear:
-        return _(
-            "Best so far: {model}, preferred in {share} of {rounds}; with 95 % certainty between {low} and {high}."
-        ).format(low=percent(first.best.low, 0), high=percent(first.best.high, 0), **facts)
+        return _("Best so far: {model}, preferred in {share} of {rounds} (95 % interval: {low} to {high}).").format(
+            low=percent(first.best.low, 0), high=percent(first.best.high, 0), **facts
+        )
     others = ", ".join(code(one.model) for one in first.rivals)
     return _(
         "No clear winner yet: {model} was preferred in {share} of {rounds}, but the 95 % interval overlaps with "

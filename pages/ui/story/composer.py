@@ -113,7 +113,7 @@ def _others(info: ModelInfo) -> tuple[list[ModelInfo], bool]:
     with st.container(horizontal=True, gap="medium"):
         compare = st.toggle(_("Compare"), key="story_compare", persist_state="session")
         blind = compare and st.toggle(
-            _("Blind"), key="story_blind", help=_("Names are hidden and the order is mixed until you have chosen."),
+            _("Blind"), key="story_blind", help=_("Names stay hidden and the order is random until you vote."),
             persist_state="session",
         )  # fmt: skip
     if not compare:

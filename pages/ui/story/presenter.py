@@ -185,8 +185,8 @@ def _controls(prompts: Sequence[PreparedPrompt], writers: PresenterModels, *, ag
 
 def _help() -> None:
     keys = {
-        f"`{_('Space')}` `{_('Enter')}`": _("Write. When the story is done: write another"),
-        "`Esc`": _("Stop writing. When nothing is being written: leave"),
+        f"`{_('Space')}` `{_('Enter')}`": _("Write; when the story is done, write another"),
+        "`Esc`": _("Stop writing, or leave if nothing is being written"),
         "`←` `→`": _("Previous prompt, next prompt"),
         "`1` `2`": _("One model, or two side by side"),
         "`F`": _("Full screen"),

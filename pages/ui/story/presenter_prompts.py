@@ -135,7 +135,7 @@ def prompt_editor() -> None:
     """Prompts of one's own, kept for everybody who presents from this home."""
     st.text_area(
         _("One prompt per line"), "\n".join(presenter_prompts.load(cached.settings().home)), height=120,
-        key="presenter_prompts", help=_("Empty: values of the grid, and values outside it."),
+        key="presenter_prompts", help=_("If empty: values in the grid and outside it."),
     )  # fmt: skip
     st.button(_("Save"), key="presenter_keep", on_click=_keep)
 

@@ -26,8 +26,9 @@ def too_long(asked: Sequence[tuple[ModelInfo, CompletionRequest]]) -> bool:
         found = True
         fits = int(len(request.prompt) * info.context * (1 - _FOR_THE_STORY) / tokens) // 100 * 100
         words = _(
-            "The prompt is too long for {model}: it has {tokens} tokens, and the model reads and writes {context} at "
-            "most. Shorten it to about {characters} characters, or choose another model."
+            "The prompt is too long for {model}: it has {tokens} tokens, and the model's limit for "
+            "prompt and answer together is {context}. Shorten it to about {characters} characters, "
+            "or choose another model."
         )
         st.error(
             words.format(

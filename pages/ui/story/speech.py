@@ -149,7 +149,7 @@ def _sound(sound: StorySound, file_name: str, key: str) -> None:
     if not sound.parts:
         return
     if not sound.whole:
-        told = _("The audio ends early: {done} of {total} parts are there. Resume reads only the others.")
+        told = _("The audio is incomplete: {done} of {total} parts are ready. Resume creates only the rest.")
         st.caption(told.format(done=number(len(sound.parts)), total=number(sound.total)))
     heard = b"".join(sound.parts)
     st.audio(heard, format="audio/mpeg")
@@ -163,11 +163,13 @@ def _price(provider: str, model: str, text: str) -> None:
     """What it will cost, or what follows from nobody knowing that."""
     cost = speech_cost(cached.prices(), provider, model, text)
     if cost is not None:
-        st.caption(_("This story costs about {cost}.").format(cost=usd(cost)))
+        st.caption(_("Reading this story aloud costs about {cost}.").format(cost=usd(cost)))
     elif budget.remaining(cached.store(), LOCAL) is not None:
         st.caption(
-            f":material/warning: {_('What this model costs is unknown, and a budget applies: it will be refused.')} "
-            f"{_('Set a price for reading aloud on the cost page, or choose another model.')}"
+            ":material/warning: "
+            + _("This model's price is unknown and a budget applies, so the request would be blocked.")
+            + " "
+            + _("Set a price for reading aloud on the cost page, or choose another model.")
         )
     else:
         st.caption(_("The price of this model is unknown."))

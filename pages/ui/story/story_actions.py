@@ -65,7 +65,7 @@ def onward(prompt_format: PromptFormat | None, write: Callable[[StoryRequest], N
             st.button(
                 _("Next prompt"), icon=":material/arrow_forward:", key="story_next",
                 on_click=next_prompt.advance, args=(prompt_format,),
-                help=_("Fills in other values, of the grid or outside it"),
+                help=_("Fills in other values, in or outside the grid"),
             )  # fmt: skip
         story_exports.train_button()
 
@@ -93,7 +93,7 @@ def _keep_button(story: SavedStory) -> None:
         st.button(
             _("Keep as training example"), icon=":material/bookmark_add:", type="tertiary",
             key=f"story_example_{story.id}", on_click=_like, args=(story.id, True),
-            help=_("The same as a thumb up. Train on all liked stories at once, or edit them first under Earlier "
+            help=_("Same as a thumbs-up. Train on all liked stories at once, or edit them first under Earlier "
                    "stories."),
         )  # fmt: skip
 

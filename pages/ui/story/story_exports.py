@@ -71,7 +71,7 @@ def _made() -> str:
         made = datasets.from_frame(store, LOCAL, name, pd.DataFrame(rows), columns, "story")
         session.liked = (made, stamp)
         cached.refresh()
-        sentence = n_("{n} liked story is a data set now.", "{n} liked stories are a data set now.", len(rows))
+        sentence = n_("Data set created from {n} liked story.", "Data set created from {n} liked stories.", len(rows))
         state.notify(":material/model_training:", f"{sentence} {_('You can undo this under Earlier stories.')}")
     return session.liked[0]
 

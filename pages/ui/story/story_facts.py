@@ -12,7 +12,7 @@ _ENDINGS = {
     "content_filter": mark("cut by the provider's content filter"),
     "refusal": mark("the model refused"),
     "error": mark("ended by an error at the provider"),
-    "unknown": mark("the provider did not say whether it is complete"),
+    "unknown": mark("maybe incomplete: the provider gave no finish reason"),
 }
 
 
@@ -64,6 +64,6 @@ def partial(facts: StoryFacts) -> bool:
 
 def other_model_note(facts: StoryFacts) -> str:
     """That another model has answered than the one that was asked for."""
-    return _("You asked for {asked}, but the server says that {model} wrote this.").format(
+    return _("You requested {asked}, but the server reports that {model} wrote this.").format(
         asked=code(facts.requested_model), model=code(facts.model)
     )

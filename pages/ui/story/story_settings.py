@@ -64,7 +64,7 @@ def _stop(info: ModelInfo, prompt_format: PromptFormat) -> tuple[str, ...]:
         max_selections=_MOST_STOPS,
         key=key,
         help=_("Suggested from the model's own training data."),
-        placeholder=_("Type one; empty: until the model stops"),
+        placeholder=_("Leave empty to write until the model stops"),
         persist_state="session",
     )
     return tuple(str(stop) for stop in chosen)

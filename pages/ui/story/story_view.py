@@ -232,7 +232,7 @@ class StoryPane:
             cards.error_card(error)
         else:
             st.error(
-                _("This story was interrupted. You see the reason after you have chosen."),
+                _("This story was interrupted. You will see the reason after you vote."),
                 icon=":material/content_cut:",
             )
 

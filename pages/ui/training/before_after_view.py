@@ -15,10 +15,12 @@ from pages.ui.training import cached_training, job_labels
 
 _KEY = "training_before_after"
 _SOURCES = {
-    "held_out": mark("These rows were kept from training."),
-    "grid": mark("No rows were kept from training, so these are combinations of values that training has not seen."),
-    "preset": mark("No rows were kept from training, so these prompts have values that training has not seen."),
-    "none": mark("Training has seen every prompt of this data set. Type one of your own."),
+    "held_out": mark("These rows were not used for training."),
+    "grid": mark(
+        "All rows were used for training, so these are combinations of values that are not in the training data."
+    ),
+    "preset": mark("All rows were used for training, so these prompts have values that are not in the training data."),
+    "none": mark("The training data contains every prompt of this data set. Type your own prompt."),
 }
 _ENDINGS = {
     "length": mark("stopped at the token limit"),
@@ -60,7 +62,7 @@ def pair_of(job: JobView, pair: AnswerPair, key: str) -> None:
     with right:
         answer(_("After"), job.fine_tuned_model or "", pair.tuned)
     if pair.expected is not None:
-        with st.expander(_("Text of the row that was kept from training"), key=f"{key}_expected"):
+        with st.expander(_("Original text of the row (not used for training)"), key=f"{key}_expected"):
             views.story_text(pair.expected)
 
 
@@ -96,7 +98,7 @@ def answer(title: str, model: str, said: SideAnswer) -> None:
 
 def _invitation(job: JobView) -> None:
     """At a provider that is paid, and for jobs from before: what it is, what it costs, and the button."""
-    words = _("Both models answer three prompts that training has not seen.")
+    words = _("Both models answer three prompts that are not in the training data.")
     if job.provider != ENGINE:
         choice = background_task.wait_for_task(cached_training.unseen(job))
         if choice is None:
@@ -105,7 +107,7 @@ def _invitation(job: JobView) -> None:
         words += " " + (
             _("Its cost is unknown: the provider's price is not in the list.")
             if cost is None
-            else _("This costs {price} at most.").format(price=usd(cost))
+            else _("Costs at most {price}.").format(price=usd(cost))
         )
     st.markdown(words)
     st.button(_("Write before and after"), icon=":material/compare:", key=f"{_KEY}_start", on_click=_start, args=(job,))
@@ -130,7 +132,7 @@ def _state(job: JobView, view: ComparisonView) -> None:
             )  # fmt: skip
     elif view.state in ("failed", "stopped"):
         with st.container(horizontal=True, vertical_alignment="center"):
-            reason = as_markdown(view.reason) if view.reason else _("Stopped. What was written is kept.")
+            reason = as_markdown(view.reason) if view.reason else _("Stopped. The text so far is kept.")
             icon = ":material/error:" if view.state == "failed" else ":material/stop_circle:"
             st.markdown(f"{icon} {reason}")
             st.button(

@@ -83,7 +83,7 @@ def _overlays(opened: Sequence[JobView], names: Mapping[str, str]) -> None:
         column for column in _COLUMNS if any(column in one.frame and one.frame[column].notna().any() for one in sources)
     ]
     if not shown:
-        st.caption(_("None of them has measured a step yet."))
+        st.caption(_("None of these jobs has measured a step yet."))
         return
     runs = [RunCurve(names[job.id], one.frame) for job, one in zip(opened, sources, strict=True)]
     with st.grid(2, min_column_width=420):
@@ -108,7 +108,7 @@ def _figures(found: JobComparison, names: Mapping[str, str]) -> None:
     judged = evaluation_labels.newest(list(names))
     if judged:
         shares = {one: evaluation_labels.share(evaluation_labels.judged(view)) for one, view in judged.items()}
-        rows[_("Correct on held-out rows")] = [shares.get(one, _("not judged")) for one in names]
+        rows[_("Correct on held-out rows")] = [shares.get(one, _("not evaluated")) for one in names]
     _table(rows, names, _("Results"))
     if found.best:
         st.caption(_("★ marks the best of these runs. Unknown values are not compared."))

@@ -13,7 +13,7 @@ from pages.ui.lang import _, localized, mark, number, percent, plain
 _MOST = 100
 _QUALITY = {
     "characters": mark("Characters"),
-    "distinct_2": mark("Different pairs of words"),
+    "distinct_2": mark("Distinct word pairs"),
     "grave": mark("Texts with problems"),
     "adherence": mark("Contains the requested value"),
 }
@@ -45,12 +45,12 @@ def scores(metrics: Metrics) -> None:
                 "precision": st.column_config.NumberColumn(
                     _("Precision"),
                     format="percent",
-                    help=_("Of the rows that the model labelled so: how many have this label."),
+                    help=_("Of the rows that the model gave this label: the share that has it."),
                 ),
                 "recall": st.column_config.NumberColumn(
                     _("Recall"),
                     format="percent",
-                    help=_("Of the rows that have this label: how many the model labelled so."),
+                    help=_("Of the rows that have this label: the share that the model gave it."),
                 ),
             },
             placeholder="–",

@@ -12,7 +12,7 @@ from pages.ui.lang import _, as_markdown, mark, number, percent
 
 STATES = {
     "queued": mark("waiting for the worker"),
-    "running": mark("asking"),
+    "running": mark("running"),
     "stopping": mark("stopping"),
     "stopped": mark("stopped"),
     "done": mark("finished"),

@@ -160,14 +160,17 @@ def _start(job: JobView, *, running: bool) -> None:
     """What there is to judge it on, how many rows, and the button."""
     if job.fine_tuned_model is None or job.dataset_id is None:
         st.caption(
-            _("There is no model to evaluate yet. When the job is done, you can test it on rows kept from training.")
+            _(
+                "There is no model to evaluate yet. When the job is done, you can test it on rows that "
+                "were not used for training."
+            )
         )
         return
     rows = holdout.held_out(cached.store(), job.dataset_id, job.version_id)
     if not rows.usable:
         st.info(
             _(
-                "No rows were kept from training, so the model cannot be judged fairly. Keep some for "
+                "All rows were used for training, so the model can't be evaluated fairly. Keep some for "
                 "validation when you start the next job, or hold some out on the data set page."
             ),
             icon=":material/info:",
@@ -180,7 +183,7 @@ def _start(job: JobView, *, running: bool) -> None:
             limit = choices[0]
             if len(choices) > 1:
                 usual = min(choices, key=lambda n: abs(n - _USUAL_LIMIT))
-                limit = st.select_slider(_("Rows to ask about"), choices, usual, key=f"{_KEY}_limit", width=320)
+                limit = st.select_slider(_("Rows to evaluate"), choices, usual, key=f"{_KEY}_limit", width=320)
             st.button(
                 _("Compare with its base"), icon=":material/balance:", key=f"{_KEY}_start", on_click=_judge,
                 args=(job, int(limit)), disabled=running,
@@ -191,7 +194,7 @@ def _start(job: JobView, *, running: bool) -> None:
 
 def _held_out(rows: HeldOut) -> str:
     """What the rows are, in a sentence."""
-    kept = n_("{n} row was kept from training", "{n} rows were kept from training", rows.usable)
+    kept = n_("{n} row was not used for training", "{n} rows were not used for training", rows.usable)
     if rows.kind == "label":
         shown = ", ".join(plain(label) for label in rows.labels[:6]) + (" …" if len(rows.labels) > 6 else "")
         return _("{kept}. The answers are labels ({labels}), so the share of correct labels is measured.").format(

@@ -72,7 +72,7 @@ def _share(chosen: DatasetSummary) -> None:
         format_func=lambda one: f"{one} %",
         key=key,
         persist_state="session",
-        help=_("The same share of every cell. These rows are not trained on; they measure the model."),
+        help=_("Takes the same share of every cell. These rows measure the model and are not trained on."),
     )
 
 
@@ -157,7 +157,7 @@ def _facts(draft: JobDraft, found: FileCheck, count: TokenCount) -> None:
     longest = _("longest example: {n} tokens, line {line}").format(
         n=number(found.longest_tokens), line=number(found.longest_line)
     )
-    reads = _("the model reads {n}").format(n=number(found.context)) if found.context else ""
+    reads = _("the model's limit is {n}").format(n=number(found.context)) if found.context else ""
     kept = draft.share or (draft.version is not None and draft.version.n_validation)
     facts = [
         n_("{n} example", "{n} examples", found.examples),
@@ -168,7 +168,7 @@ def _facts(draft: JobDraft, found: FileCheck, count: TokenCount) -> None:
         reads,
     ]
     st.caption(" · ".join(fact for fact in facts if fact))
-    st.caption(_("Only the provider's moderation can tell if it accepts the texts, when the job starts."))
+    st.caption(_("The provider's moderation checks the texts when the job starts."))
 
 
 def _problems(found: FileCheck) -> None:
@@ -192,7 +192,7 @@ def _problems(found: FileCheck) -> None:
             "line": st.column_config.NumberColumn(_("Line"), format="localized"),
             "level": st.column_config.TextColumn(_("Severity")),
             "what": st.column_config.TextColumn(_("Problem")),
-            "begins": st.column_config.TextColumn(_("How the line begins")),
+            "begins": st.column_config.TextColumn(_("Start of the line")),
         },
         placeholder="–",
         alt=_("Problems in the file, line by line"),

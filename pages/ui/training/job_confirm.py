@@ -59,16 +59,16 @@ def _label(draft: JobDraft, found: JobRequirements) -> str:
 
 
 def _sentence(draft: JobDraft) -> str:
-    words = _("**{model}** ({provider}) learns from **{rows}** of **{dataset}**").format(
+    words = _("**{model}** ({provider}) trains on **{rows}** of **{dataset}**").format(
         model=plain(job_labels.model_name(draft.base.id)),
         provider=plain(models.provider_name(draft.base.provider)),
         rows=n_("{n} row", "{n} rows", draft.rows),
         dataset=plain(draft.chosen.name),
     )
     if draft.version is not None and draft.version.n_validation:
-        words += ", " + n_("measured on {n} other row", "measured on {n} other rows", draft.version.n_validation)
+        words += ", " + n_("validated on {n} other row", "validated on {n} other rows", draft.version.n_validation)
     elif draft.share:
-        words += ", " + _("measured on the {share} that are kept from it").format(share=percent(draft.share, 0))
+        words += ", " + _("{share} of them kept for validation").format(share=percent(draft.share, 0))
     return f"{words}."
 
 

@@ -87,8 +87,8 @@ def _took(job: JobView) -> dict[str, str]:
     took = duration(job.training_s(utcnow()))
     return {
         _("Status"): plain(job_labels.status(job)),
-        _("Model it made"): code(job.fine_tuned_model) if job.fine_tuned_model else _("none yet"),
-        _("Id at the provider"): code(job.remote_id) if job.remote_id else _("none yet"),
+        _("Resulting model"): code(job.fine_tuned_model) if job.fine_tuned_model else _("none yet"),
+        _("Provider's job id"): code(job.remote_id) if job.remote_id else _("none yet"),
         _("Tokens trained on"): number(job.trained_tokens),
         _("Cost"): _beside(
             work_cost(job.provider, job.cost_usd, job.training_s(utcnow())),
@@ -108,7 +108,7 @@ def _began(job: JobView) -> str:
     if began is not None:
         return clock(began)
     if job.training_s(utcnow()) == 0:
-        return _("did not begin") if job.finished else _("not yet")
+        return _("not started") if job.finished else _("not yet")
     return _("unknown")
 
 

@@ -96,7 +96,7 @@ def facts(found: JobRequirements) -> None:
     """Tokens, money, minutes; then what the provider says about the account, and how long the model can be called."""
     one = found.estimate
     if one is None:
-        st.caption(_("Tokens are being counted."))
+        st.caption(_("Counting tokens…"))
     else:
         tokens = number(one.trained_tokens) if found.exact else about(one.trained_tokens)
         with st.grid(3, min_column_width=110):
@@ -106,7 +106,9 @@ def facts(found: JobRequirements) -> None:
         if one.basis:
             st.caption(as_markdown(one.basis))
         if one.cost_usd is None and not one.local:
-            st.caption(_("The price is unknown, so no budget can be kept. You can set it on the cost page."))
+            st.caption(
+                _("The price is unknown, so a budget can't be enforced. You can set the price on the cost page.")
+            )
     if found.problem is not None:
         cards.hint(found.problem)
     elif found.account is not None:

@@ -61,7 +61,7 @@ def pick_rows(ready: list[DatasetSummary]) -> DatasetSummary | None:
     """The list of data sets to learn from."""
     by_id = {one.id: one for one in ready}
     if not by_id:
-        st.caption(_("No data set has rows yet. Upload a file here, or make one on the data set page."))
+        st.caption(_("No data set has rows yet. Upload a file here, or create a data set first."))
         return None
     if state.get(DATASET) not in by_id:
         state.set_value(DATASET, ready[0].id)

@@ -57,7 +57,7 @@ def show(found: Sequence[JobView]) -> list[JobView]:
     _from_address(found)
     listed = _searched(found)
     if not listed:
-        st.caption(_("No job has this name."))
+        st.caption(_("No job matches."))
         return _open_now(found)
     columns = _fitting(listed)
     event = st.dataframe(
@@ -198,7 +198,7 @@ def _columns() -> dict[str, Any]:
     The name's width is what the others leave (`_fitting`).
     """
     config: Any = st.column_config
-    smoothed = _("Where the smoothed curve ends; of a run with fewer than 20 steps, its last step.")
+    smoothed = _("The end of the smoothed curve, or the last step of a run with fewer than 20 steps.")
     accuracy = f"{_('Token accuracy')}. {smoothed}"
     held_out = f"{_('Token accuracy')}. {_('The last measurement on the validation rows.')}"
     return {
@@ -213,7 +213,7 @@ def _columns() -> dict[str, Any]:
         "held_out": config.NumberColumn(_("Held out"), format=_PERCENT, help=held_out, width=85),
         "tokens": config.NumberColumn(_("Tokens"), format="localized", width=70),
         "cost": config.NumberColumn(_("Cost, USD"), format="%.4f", width=80),
-        "took": config.TextColumn(_("Training time"), help=_("Without queueing and pauses."), width=85),
+        "took": config.TextColumn(_("Training time"), help=_("Excludes queueing and pauses."), width=85),
         "base": config.TextColumn(_("Base model"), width=110),
         "provider": config.TextColumn(_("Provider"), width=75),
         "dataset": config.TextColumn(_("Data set"), width=85),

@@ -79,11 +79,11 @@ def _chain(chain: tuple[JobView, ...]) -> None:
         views.metric(_("Tokens trained on"), number(cost.tokens))
         if cost.unknown == len(chain):
             here = all(job.provider == ENGINE for job in chain)
-            views.metric(_("Cost of all"), local_amount(None) if here else usd(None))
+            views.metric(_("Total cost"), local_amount(None) if here else usd(None))
         else:
             also = unknown if cost.unknown else None
-            views.metric(_("Cost of all"), usd(cost.known_usd), also, delta_color="off", delta_arrow="off")
-        views.metric(_("Training time of all"), duration(cost.seconds))
+            views.metric(_("Total cost"), usd(cost.known_usd), also, delta_color="off", delta_arrow="off")
+        views.metric(_("Total training time"), duration(cost.seconds))
     source = cached_curves.chain_source(chain)
     if source.results.steps:
         curves.charts_only(source, "training_chain")

@@ -24,7 +24,7 @@ def show() -> None:
         max_upload_size=decoding.MOST_AT_ONCE // _MEBIBYTE,
     )
     if file is None:
-        st.caption(_("The results file of a job, with one line for each step. Nothing is sent anywhere."))
+        st.caption(_("The results file of a job, with one line for each step. The file is not sent to any provider."))
         return
     with cards.show_errors():
         _read(_source(file))
