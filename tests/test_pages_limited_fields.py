@@ -17,10 +17,10 @@ _PAGES = Path(__file__).parents[1] / "pages"
 @pytest.mark.parametrize(
     ("page", "before", "key", "typed", "used", "sentence"),
     [
-        ("dataset", {}, "dataset_repeats", 0, 1, "Allowed: 1 to 10,000. 1 is used."),
-        ("dataset", {}, "dataset_repeats", 20_000, 10_000, "Allowed: 1 to 10,000. 10,000 is used."),
-        ("dataset", {}, "dataset_max_tokens", -5, 1, "Allowed: 1 to 1,000,000. 1 is used."),
-        ("cost", {"cost_part": "workload"}, "work_epochs", 5_000, 1_000, "Allowed: 0 to 1,000. 1,000 is used."),
+        ("dataset", {}, "dataset_repeats", 0, 1, "Allowed: 1 to 10,000. Using 1."),
+        ("dataset", {}, "dataset_repeats", 20_000, 10_000, "Allowed: 1 to 10,000. Using 10,000."),
+        ("dataset", {}, "dataset_max_tokens", -5, 1, "Allowed: 1 to 1,000,000. Using 1."),
+        ("cost", {"cost_part": "workload"}, "work_epochs", 5_000, 1_000, "Allowed: 0 to 1,000. Using 1,000."),
     ],
 )
 def test_a_number_out_of_range_becomes_the_nearest_one_and_a_sentence_says_so(
