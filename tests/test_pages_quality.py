@@ -150,7 +150,7 @@ def test_a_broken_ledger_is_told_and_can_be_tried_again(store: Store, monkeypatc
         raise StorageFull("The disk is full.", "Make room.")
 
     with monkeypatch.context() as broken:
-        broken.setattr(quality, "of", full)
+        broken.setattr(quality, "dataset_report", full)
         at = visit("dataset", dataset_part="quality")
         until(lambda: "The disk is full" in trouble(again(at)), "the error")
     click(at, "dataset_quality_again")

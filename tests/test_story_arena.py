@@ -200,7 +200,7 @@ def test_a_dated_name_is_the_same_model_and_another_name_is_not(asked: str, retu
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A first reader is waited for, however busy the machine is."""
-    monkeypatch.setattr(reader_count, "_ARRIVE_S", 240.0)
+    monkeypatch.setattr(reader_count, "_FIRST_READER_S", 240.0)
 
 
 @pytest.mark.usefixtures("patient")

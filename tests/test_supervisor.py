@@ -41,7 +41,7 @@ def keep(
 ) -> Iterator[Callable[..., EngineProcess]]:
     """Keep a fake engine; it is stopped after the test."""
     monkeypatch.setattr(supervisor, "_FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(supervisor, "_LOCK_LOOK_S", 0.05)
+    monkeypatch.setattr(supervisor, "_LOCK_POLL_S", 0.05)
     kept: list[EngineProcess] = []
 
     def start(behaviour: str = "well", needs: Path = requirements) -> EngineProcess:
@@ -176,7 +176,7 @@ def test_a_taken_port_is_changed(settings: Settings, keep: Callable[..., EngineP
 def test_missing_packages_are_named_and_looked_for_again(
     settings: Settings, keep: Callable[..., EngineProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "_MISSING_LOOK_S", 0.05)
+    monkeypatch.setattr(supervisor, "_MISSING_POLL_S", 0.05)
     needs = tmp_path / "needs.txt"
     needs.write_text("pytest>=8\nno-such-package-for-fabula==1\n")
     keep("well", needs)
