@@ -24,7 +24,7 @@ from core.settings import Settings
 from core.story import stream
 from core.training import before_after, job_views, unseen_prompts
 from core.training.before_after import ACTIVE, SIDES
-from core.training.evaluation_request import endpoint, with_separator
+from core.training.evaluation_request import endpoint_for, with_separator
 from core.training.job_views import JobView
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ def give_up(store: Store, comparison_id: str, error: FabulaError) -> None:
     with store.session() as session:
         comparison = session.get(Comparison, comparison_id)
         if comparison is not None and comparison.state in ACTIVE:
-            before_after.end(session, comparison, "failed", sentences(error.what, error.next_step))
+            before_after.finish(session, comparison, "failed", sentences(error.what, error.next_step))
 
 
 class _ComparisonRun:
@@ -97,11 +97,11 @@ class _ComparisonRun:
         with self._store.session() as session:
             comparison = session.get_one(Comparison, self._id)
             if comparison.state == "stopping":
-                before_after.end(session, comparison, "stopped")
+                before_after.finish(session, comparison, "stopped")
             elif comparison.state in ACTIVE:
                 is_failed = (ComparisonAnswer.comparison_id == comparison.id, ComparisonAnswer.state == "failed")
                 failed = session.scalar(select(ComparisonAnswer.reason).where(*is_failed).limit(1))
-                before_after.end(session, comparison, "done" if failed is None else "failed", failed)
+                before_after.finish(session, comparison, "done" if failed is None else "failed", failed)
 
     def _start(self) -> JobView:
         with self._store.session() as session:
@@ -198,7 +198,7 @@ class _ComparisonRun:
             model=model,
             prompt=with_separator(answer.prompt, job.separator),
             system=settings["system"],
-            endpoint=endpoint(client, model, job.file_format),
+            endpoint_for=endpoint_for(client, model, job.file_format),
             temperature=settings["temperature"],
             top_p=settings.get("top_p", 1.0),
             max_tokens=settings["max_tokens"],
@@ -263,7 +263,7 @@ def _close_interrupted(answer: ComparisonAnswer, story: Story | None, client: Cl
 
 
 def _retryable(error: FabulaError, client: Client, job: JobView, side: str) -> bool:
-    """Whether the request may be repeated: the endpoint is starting or busy, or does not serve the new model yet.
+    """Whether the request may be repeated: the endpoint_for is starting or busy, or does not serve the new model yet.
 
     For a paid provider, only after errors that are certainly not billed.
     """

@@ -101,7 +101,9 @@ KINDS: Mapping[str, JobKind] = {
         # waits for its provider occupies no slot.
         JobKind("run", 2, _ids(_UNFINISHED_RUNS), _execute_run, _give_up_run, _states(_REQUESTED_RUN_STATES)),
         # A training job only needs a poll every two seconds; a paused or queued one occupies no slot.
-        JobKind("job", jobs.AT_ONCE, _ids(_UNFINISHED_JOBS), jobs.carry_out, jobs.give_up, jobs.pending_requests),
+        JobKind(
+            "job", jobs.MAX_ACTIVE_JOBS, _ids(_UNFINISHED_JOBS), jobs.carry_out, jobs.give_up, jobs.pending_requests
+        ),
         # One at a time: each sends several requests in parallel, and stories have priority.
         JobKind("evaluation", 1, _ids(evaluation_run.UNFINISHED), evaluation_run.carry_out, evaluation_run.give_up),
         # Two, so that one waiting for a provider does not block the next from the engine.

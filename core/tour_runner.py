@@ -146,7 +146,7 @@ class _TourRun:
             n_epochs=tour_plan.EPOCHS,
             batch_size=tour_plan.BATCH_SIZE,
             seed=self._seed(),
-            estimated_s=plan.training_s + cpu_speed_estimate.START_S,
+            estimated_s=plan.training_s + cpu_speed_estimate.STARTUP_S,
         )
 
     def _job(self) -> jobs.JobView:

@@ -121,7 +121,7 @@ def test_from_a_file_in_the_dialog_to_one_job_whose_curve_grows(
     page.locator('.st-key-training_file input[type="file"]').set_input_files(path)
     page.locator(".st-key-training_keep").wait_for()
     press(page, "training_keep")
-    page.get_by_text("The format of all 12 examples is right").wait_for()
+    page.get_by_text("The format of all 12 examples is valid").wait_for()
     press(page, "training_next")
     page.get_by_text("Estimate", exact=True).wait_for()
     settled(page)

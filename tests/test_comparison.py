@@ -280,8 +280,8 @@ def test_a_data_set_that_is_learned_whole_says_so_and_takes_a_prompt_of_a_person
     job = _trained(store, client, _dataset(store, _GRID))
     done = _go(store, client, job)
     assert (done.state, done.source, done.pairs) == ("done", "none", ())
-    assert before_after.ask(store, LOCAL, job, " 4,x ") == 0
-    assert before_after.ask(store, LOCAL, job, "5,x") == 1
+    assert before_after.add_prompt(store, LOCAL, job, " 4,x ") == 0
+    assert before_after.add_prompt(store, LOCAL, job, "5,x") == 1
     done = _go(store, client, job)
     assert [(pair.prompt, pair.expected, pair.finished) for pair in done.pairs] == [
         ("4,x", None, True),
@@ -291,7 +291,7 @@ def test_a_data_set_that_is_learned_whole_says_so_and_takes_a_prompt_of_a_person
 
 def test_a_prompt_of_a_person_may_come_before_the_prompts_are_chosen(store: Store, client: FakeClient) -> None:
     job = _trained(store, client, _dataset(store, _GRID[:7]))
-    assert before_after.ask(store, LOCAL, job, "4,x") == 0
+    assert before_after.add_prompt(store, LOCAL, job, "4,x") == 0
     done = _go(store, client, job)
     assert done.state == "done" and len(done.pairs) == 3 and all(pair.finished for pair in done.pairs)
     assert done.pairs[0].prompt == "4,x" and len({pair.prompt for pair in done.pairs}) == 3
@@ -310,7 +310,7 @@ def test_answers_from_another_page_are_kept_without_asking_again(store: Store, c
             )  # fmt: skip
     answers = {"base": before_after.SideAnswer("done", story_id="base")}
     answers["tuned"] = before_after.SideAnswer("failed", reason="It broke.", story_id="tuned")
-    before_after.keep(store, LOCAL, job, "7,z", answers)  # type: ignore[arg-type]  # sides as plain strings
+    before_after.add_answered_prompt(store, LOCAL, job, "7,z", answers)  # type: ignore[arg-type]  # sides as plain strings
     view, asked = _view(store, job), client.count("stream")
     assert view.state == "done" and KINDS["comparison"].unfinished(store) == []
     (pair,) = view.pairs
@@ -323,11 +323,11 @@ def test_answers_from_another_page_are_kept_without_asking_again(store: Store, c
 
 def test_a_job_keeps_a_limited_number_of_prompts(store: Store, client: FakeClient) -> None:
     job = _trained(store, client, _dataset(store, _GRID))
-    for number in range(before_after.MOST_PROMPTS + 2):
-        before_after.keep(store, LOCAL, job, f"prompt {number}", {})
-    assert len(_view(store, job).pairs) == before_after.MOST_PROMPTS
+    for number in range(before_after.MAX_PROMPTS + 2):
+        before_after.add_answered_prompt(store, LOCAL, job, f"prompt {number}", {})
+    assert len(_view(store, job).pairs) == before_after.MAX_PROMPTS
     with pytest.raises(FabulaError, match="can have 20 prompts"):
-        before_after.ask(store, LOCAL, job, "one more")
+        before_after.add_prompt(store, LOCAL, job, "one more")
 
 
 def test_a_removed_prompt_is_gone_with_its_answers_and_can_be_restored(store: Store, client: FakeClient) -> None:
@@ -349,7 +349,7 @@ def test_a_restored_prompt_goes_to_the_end_when_its_position_was_taken(store: St
     job = _trained(store, client, _dataset(store, _THREE_FREE))
     third = _go(store, client, job).pairs[2]
     removed = removed_pairs.remove(store, LOCAL, job.id, third.position)
-    before_after.ask(store, LOCAL, job, "4,x")
+    before_after.add_prompt(store, LOCAL, job, "4,x")
     _go(store, client, job)
     removed_pairs.restore(store, LOCAL, removed)
     assert [pair.prompt for pair in _view(store, job).pairs[2:]] == ["4,x", third.prompt]
@@ -358,7 +358,7 @@ def test_a_restored_prompt_goes_to_the_end_when_its_position_was_taken(store: St
 def test_a_prompt_that_is_still_to_be_answered_cannot_be_removed(store: Store, client: FakeClient) -> None:
     job = _trained(store, client, _dataset(store, _GRID))
     _go(store, client, job)
-    position = before_after.ask(store, LOCAL, job, "4,x")
+    position = before_after.add_prompt(store, LOCAL, job, "4,x")
     with pytest.raises(FabulaError, match="still being answered"):
         removed_pairs.remove(store, LOCAL, job.id, position)
     assert [pair.prompt for pair in _view(store, job).pairs] == ["4,x"]
@@ -367,7 +367,7 @@ def test_a_prompt_that_is_still_to_be_answered_cannot_be_removed(store: Store, c
 def test_a_comparison_without_its_failed_prompt_is_done(store: Store) -> None:
     client = _Forgetting(gone={"gemma-3-270m"})
     job = _trained(store, client, _dataset(store, _GRID))
-    before_after.ask(store, LOCAL, job, "4,x")
+    before_after.add_prompt(store, LOCAL, job, "4,x")
     failed = _go(store, client, job)
     assert failed.state == "failed"
     removed = removed_pairs.remove(store, LOCAL, job.id, failed.pairs[0].position)
@@ -379,11 +379,14 @@ def test_a_comparison_without_its_failed_prompt_is_done(store: Store) -> None:
 def test_removed_prompts_make_room_for_others(store: Store, client: FakeClient) -> None:
     job = _trained(store, client, _dataset(store, _GRID))
     done = {side: before_after.SideAnswer("done") for side in before_after.SIDES}
-    kept = [before_after.keep(store, LOCAL, job, f"prompt {n}", done) for n in range(before_after.MOST_PROMPTS + 1)]
-    assert kept == [*range(before_after.MOST_PROMPTS), None]
+    kept = [
+        before_after.add_answered_prompt(store, LOCAL, job, f"prompt {n}", done)
+        for n in range(before_after.MAX_PROMPTS + 1)
+    ]
+    assert kept == [*range(before_after.MAX_PROMPTS), None]
     removed_pairs.remove(store, LOCAL, job.id, 0)
-    assert before_after.keep(store, LOCAL, job, "one more", done) == before_after.MOST_PROMPTS
-    assert before_after.keep(store, LOCAL, job, "too many", done) is None
+    assert before_after.add_answered_prompt(store, LOCAL, job, "one more", done) == before_after.MAX_PROMPTS
+    assert before_after.add_answered_prompt(store, LOCAL, job, "too many", done) is None
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n", "x" * 20_001])
@@ -391,7 +394,7 @@ def test_a_prompt_that_cannot_be_asked(store: Store, client: FakeClient, prompt:
     job = _trained(store, client, _dataset(store, _GRID))
     _go(store, client, job)
     with pytest.raises(FabulaError, match="prompt needs"):
-        before_after.ask(store, LOCAL, job, prompt)
+        before_after.add_prompt(store, LOCAL, job, prompt)
 
 
 # --- stopped and killed ----------------------------------------------------------------------------------------------

@@ -249,7 +249,7 @@ def test_the_pairs_become_a_data_set_and_a_job_like_any_other(store: Store) -> N
         "Support intents", "engine", "gemma-3-270m", "support-intents",
     )  # fmt: skip
     assert job.file_format == "chat" and job.status == "preparing"
-    assert job.hyperparameters["n_epochs"] == examples.settings(5).n_epochs
+    assert job.hyperparameters["n_epochs"] == examples.suggest_hyperparameters(5).n_epochs
     assert examples.pairs_of(store, job.dataset_id) == tuple(_INTENTS)
 
 
@@ -277,12 +277,12 @@ def test_pairs_that_cannot_be_trained_on_leave_nothing_behind(store: Store, pair
 
 
 def test_the_newest_job_is_the_actors_own(store: Store) -> None:
-    assert examples.newest(store, LOCAL) is None
+    assert examples.newest_job(store, LOCAL) is None
     mine = start(store)
     start(store, [*_INTENTS, ExamplePair("Stop it", "cancel")], Actor("other", "Other", "editor"))
     other = datasets.load_sample(store, LOCAL, "support_intents")
     jobs.submit(store, LOCAL, jobs.JobForm(other, "x", "engine", "gemma-3-270m"))
-    found = examples.newest(store, LOCAL)
+    found = examples.newest_job(store, LOCAL)
     assert found is not None and found.id == mine
 
 
@@ -300,7 +300,7 @@ def client() -> FakeClient:
 
 @pytest.mark.parametrize("n", [FEWEST, 12, 16, 50, MOST])
 def test_settings_read_each_example_often_enough_and_say_why(n: int) -> None:
-    chosen = examples.settings(n)
+    chosen = examples.suggest_hyperparameters(n)
     assert 3 <= chosen.n_epochs <= 50
     assert str(chosen.n_epochs) in chosen.reason
     assert n * chosen.n_epochs >= 40
@@ -377,12 +377,12 @@ def test_a_job_that_has_ended_at_the_engine_is_not_shown_as_starting(store: Stor
 
 def test_base_and_tuned_are_asked_the_same(store: Store) -> None:
     with pytest.raises(FabulaError, match="not ready"):
-        examples.requests(view(store), "Where?")
+        examples.comparison_requests(view(store), "Where?")
     chat = view(store, fine_tuned_model="ft:x")
-    base, tuned = examples.requests(chat, " Where? ")
+    base, tuned = examples.comparison_requests(chat, " Where? ")
     assert (base.model, tuned.model) == ("gemma-3-270m", "ft:x")
     assert replace(base, model="ft:x") == tuned
     assert (tuned.prompt, tuned.endpoint, tuned.temperature, tuned.stop) == ("Where?", "chat", 0.0, ())
     lines = replace(chat, file_format="completion", separator=" ->", stop="\n")
-    base, tuned = examples.requests(lines, "Where?")
+    base, tuned = examples.comparison_requests(lines, "Where?")
     assert (base.prompt, base.stop, base.endpoint) == ("Where? ->", ("\n",), "completion")

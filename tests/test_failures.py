@@ -274,7 +274,7 @@ JOBS = [
     ("The test server refused the key (401): Incorrect API key", "bad_key"),
     ("The test server cannot be reached at http://127.0.0.1:9/v1.", "unreachable"),
     (
-        "The provider did not confirm the job, and does not list it: The test server has a server error (502): x",
+        "The provider did not confirm the job and does not list it: The test server has a server error (502): x",
         "unreachable",
     ),
     ("The job failed due to an internal error.", "server_error"),

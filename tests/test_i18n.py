@@ -128,8 +128,8 @@ def test_a_value_is_kept_even_where_it_is_a_message_of_the_catalogue(
 def test_messages_inside_messages_are_translated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lang, "language", lambda: "zh_CN")
     inner = msg("{name} cannot be reached at {base_url}.", name=msg("The engine"), base_url="http://127.0.0.1:1/v1")
-    said = lang.localized(msg("It failed: {reason}", reason=inner))
-    assert said == lang._("It failed: {reason}").replace("{reason}", lang.localized(inner))
+    said = lang.localized(msg("Failed: {reason}", reason=inner))
+    assert said == lang._("Failed: {reason}").replace("{reason}", lang.localized(inner))
     assert lang._("The engine") in said and "The engine" not in said
 
 

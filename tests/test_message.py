@@ -190,8 +190,8 @@ def test_a_value_comes_out_unchanged_in_both_languages(value: str | int | float)
 def test_a_sentence_as_a_value_is_translated_only_where_it_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lang, "language", lambda: "zh_CN")
     inner = "No row has failed."
-    as_text = lang.localized(msg("It failed: {reason}", reason=inner))
-    as_message = lang.localized(msg("It failed: {reason}", reason=msg("No row has failed.")))
+    as_text = lang.localized(msg("Failed: {reason}", reason=inner))
+    as_message = lang.localized(msg("Failed: {reason}", reason=msg("No row has failed.")))
     assert as_text.endswith(inner) and as_message.endswith(_CHINESE(inner)) and _CHINESE(inner) != inner
 
 

@@ -87,7 +87,7 @@ def test_every_preset_of_a_language_names_the_writer_that_was_trained_on_it() ->
 
 @pytest.mark.parametrize("model", [packaged_models.BASE, *packaged_models.WRITERS])
 def test_packaged_models_have_an_adapter_and_a_known_context(model: str) -> None:
-    assert file_checker.context_of(model) == 4_096
+    assert file_checker.context_size(model) == 4_096
     assert model == packaged_models.BASE or (presets.DATA / "storyteller" / f"{model}.gguf").is_file()
 
 

@@ -112,7 +112,7 @@ def test_stop_and_write_again(server: FaultServer, store: Store) -> None:
     at = click(visit("training"), "training_before_after_stop")
     assert before_after.get(store, job_id).state == "stopping"  # type: ignore[union-attr]
     with store.session() as session:
-        before_after.end(session, session.get_one(Comparison, "c"), "stopped")
+        before_after.finish(session, session.get_one(Comparison, "c"), "stopped")
     click(again(at), "training_before_after_again")
     assert before_after.get(store, job_id).state == "queued"  # type: ignore[union-attr]
 

@@ -101,7 +101,7 @@ def test_one_click_fills_the_table_in_the_language_of_the_page(
 
 def test_a_sample_becomes_a_job_and_the_card_follows_it(server: FaultServer, store: Store) -> None:
     at = click(click(visit("home"), "home_examples_support-intents"), "home_examples_train")
-    found = examples.newest(store, LOCAL)
+    found = examples.newest_job(store, LOCAL)
     assert found is not None and (found.name, found.suffix) == ("Support intents", "support-intents")
     assert examples.pairs_of(store, found.dataset_id) == _INTENTS.pairs
     assert "Training on your examples" in words(at) and "Sending the examples to the engine" in words(at)
@@ -115,7 +115,7 @@ def test_typed_rows_are_trained_on(server: FaultServer, store: Store) -> None:
     at = type_into(visit("home"), *_FIVE)
     assert can_train(at)
     click(at, "home_examples_train")
-    found = examples.newest(store, LOCAL)
+    found = examples.newest_job(store, LOCAL)
     assert found is not None and (found.name, found.suffix) == ("My examples", "my-examples")
     assert examples.pairs_of(store, found.dataset_id) == tuple(_FIVE)
 
@@ -167,7 +167,7 @@ def test_a_file_fills_the_table(server: FaultServer, store: Store, name: str, da
     at = upload(visit("home"), name, data.encode())
     assert table(at) == _FIVE and can_train(at) and not at.error
     click(at, "home_examples_train")
-    found = examples.newest(store, LOCAL)
+    found = examples.newest_job(store, LOCAL)
     assert found is not None and examples.pairs_of(store, found.dataset_id) == tuple(_FIVE)
 
 

@@ -181,7 +181,7 @@ def test_a_list_of_models_that_fails_is_a_card(server: FaultServer, monkeypatch:
 
 @pytest.mark.parametrize(
     ("error", "said"),
-    [(Unavailable("It is in trouble.", "Wait."), "could not be reached"), (Refused("No.", "Ask."), "may not list")],
+    [(Unavailable("It is in trouble.", "Wait."), "could not be reached"), (Refused("No.", "Ask."), "not allowed")],
 )
 def test_whether_an_account_may_train_is_asked_again_after_a_failure(
     store: Store, monkeypatch: pytest.MonkeyPatch, error: FabulaError, said: str
@@ -191,7 +191,7 @@ def test_whether_an_account_may_train_is_asked_again_after_a_failure(
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
     first = cached_form.account("compatible", "m")
-    assert not first.answered and said in first.why
+    assert not first.answered and said in first.reason
     assert cached_form.account("compatible", "m") == first
     monkeypatch.setattr(unexpected_errors, "FAILURE_KEPT_S", 0.0)
     second = cached_form.account("compatible", "m")

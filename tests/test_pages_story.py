@@ -121,7 +121,7 @@ def test_a_prompt_that_a_provider_finds_too_long_has_one_card(server: FaultServe
     server.default = fault_server.error(400, "This model's maximum context length is 4096 tokens.")
     at = click(visit("story"), "story_button")
     assert len(at.error) == 1 and "The prompt is too long" in trouble(at)
-    assert "No word has come." not in words(at) and "the text so far is kept" not in words(at)
+    assert "No word has come." not in words(at) and "The text so far is kept" not in words(at)
 
 
 def test_another_model_than_the_one_asked_for_is_told(
@@ -139,7 +139,7 @@ def test_another_model_than_the_one_asked_for_is_told(
     ("answer", "said"),
     [
         (fault_server.error(400, "This model's maximum context length is 10 tokens"), "longer than"),
-        (fault_server.error(404, "The model does not exist", "model_not_found"), "never written here"),
+        (fault_server.error(404, "The model does not exist", "model_not_found"), "never been used here"),
         (fault_server.error(400, "filtered due to content management policy", "content_filter"), "content filter"),
         (fault_server.quota(), "no credit"),
         (fault_server.html(), "not OpenAI's format"),
@@ -239,7 +239,7 @@ def test_what_breaks_off_in_a_blind_round_names_no_model_before_the_vote(server:
 def test_where_nothing_can_be_chosen_a_blind_round_tells_why_at_once(server: FaultServer, store: Store) -> None:
     server.default = fault_server.error(404, "The model does not exist", "model_not_found")
     at = click(_compare(store, blind=True), "story_button")
-    assert "never written here" in trouble(at) and not any(button.key == "story_vote_0" for button in at.button)
+    assert "never been used here" in trouble(at) and not any(button.key == "story_vote_0" for button in at.button)
 
 
 def test_one_can_like_none_of_them(server: FaultServer, store: Store) -> None:

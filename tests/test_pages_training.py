@@ -73,7 +73,7 @@ def test_the_first_step_tells_what_preparation_and_the_check_found(server: Fault
     assert "**1 · Check**" in words(at)
     assert "There are 27 pairs" in words(at)
     assert any('->", "completion": " ' in block.value and block.value.endswith('."}') for block in at.code)
-    assert "The format of all 27 examples is right" in words(at)
+    assert "The format of all 27 examples is valid" in words(at)
     assert "longest example" in words(at) and "moderation" in words(at)
     assert not at.button(key="training_next").disabled
 
@@ -264,7 +264,7 @@ def test_a_data_set_of_a_chat_file_trains_as_chat(server: FaultServer, store: St
 def test_a_base_that_takes_one_format_only_gets_it(
     server: FaultServer, store: Store, sample: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.training.file_checker.wanted_format", lambda provider, model: "chat")
+    monkeypatch.setattr("core.training.file_checker.required_format", lambda provider, model: "chat")
     at = _new_job()
     assert any('"role": "assistant"' in block.value for block in at.code)
     click(_to_the_end(at), "training_submit")
@@ -301,7 +301,7 @@ def test_a_file_that_no_model_takes_is_told_by_line_and_cannot_go_on(
 ) -> None:
     frame = table_reader.read_table(f"topic,text\nsea,A wave.\nsun,{'very long ' * 900}\n".encode(), "a.csv")
     datasets.from_frame(store, LOCAL, "long", frame.frame, ["topic"], "text", frame.source)
-    monkeypatch.setattr("core.training.file_checker.context_of", lambda model: 64)
+    monkeypatch.setattr("core.training.file_checker.context_size", lambda model: 64)
     at = _new_job()
     assert "longer than the model can read: 1" in words(at)
     (table,) = [one.value for one in at.dataframe if "begins" in one.value]
@@ -390,7 +390,7 @@ def test_a_job_that_ended_meanwhile_says_so_when_one_cancels_it(server: FaultSer
     with store.session() as session:
         session.get_one(TrainingJob, job_id).status = "succeeded"
     click(at, "training_cancel")
-    assert "The job has ended already" in trouble(at)
+    assert "The job has already ended" in trouble(at)
 
 
 def test_a_job_whose_provider_falls_silent_says_so(server: FaultServer, store: Store) -> None:
@@ -403,8 +403,8 @@ def test_a_job_whose_provider_falls_silent_says_so(server: FaultServer, store: S
     [
         ("succeeded", None, "gave no results file for this job"),
         ("succeeded", "", "gave no results file for this job"),
-        ("succeeded", "step,train_loss\n", "has a header, and no step yet"),
-        ("succeeded", "<html>Not found</html>", "names no column of steps"),
+        ("succeeded", "step,train_loss\n", "has a header but no steps yet"),
+        ("succeeded", "<html>Not found</html>", "has no step column"),
         ("failed", None, "The job ended before the first step was measured"),
         ("running", None, "the curve starts with the first one"),
     ],
@@ -420,7 +420,7 @@ def test_a_job_without_a_curve_says_why(
 def test_a_failed_job_says_why_and_what_to_do(server: FaultServer, store: Store) -> None:
     _job(store, status="failed", error="The file has no examples.", next_step="Choose another data set.")
     at = visit("training")
-    assert "It failed: The file has no examples" in words(at)
+    assert "Failed: The file has no examples" in words(at)
     assert "Choose another data set" in words(at)
 
 
@@ -718,7 +718,7 @@ def test_a_link_to_a_job_that_is_gone_opens_the_newest(server: FaultServer, stor
     at = visit("home")
     at.query_params["jobs"] = "gone"
     at.switch_page(str(_STORY.with_name("training.py"))).run()
-    assert "It failed: No room" in words(at)
+    assert "Failed: No room" in words(at)
 
 
 # --- the other tabs -------------------------------------------------------------------------------------------------
@@ -813,7 +813,7 @@ def test_a_model_is_judged_beside_its_base(server: FaultServer, store: Store) ->
     at = visit("training", training_tab="evaluation")
     assert "12 rows were not used for training" in words(at) and "labels" in words(at)
     click(at, "training_evaluation_start")
-    found = evaluations.of_job(store, jobs.get(store, job_id))
+    found = evaluations.list_for_job(store, jobs.get(store, job_id))
     assert {one.model for one in found} == {made, "writer"} and {one.total for one in found} == {12}
     assert at.button(key="training_evaluation_start").disabled
     assert "0 of 12 answers" in words(at)

@@ -205,7 +205,7 @@ def test_no_text_is_an_error(text: str) -> None:
     [
         ("", "The results file is empty."),
         ("<html>", "not a results file"),
-        (_HEADER, "no step yet"),
+        (_HEADER, "no steps yet"),
         (f"{_HEADER}\n1,625,1,0.88,0.0,0.75\n2,12", "could not be read: 1"),
         (f"{_HEADER}\n1,625,1,0.88,0.0,0.75\n", None),
     ],

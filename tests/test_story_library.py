@@ -240,7 +240,7 @@ def test_a_model_that_is_deleted_says_when_it_last_wrote_and_what_learned_the_sa
 
 
 def test_a_model_that_was_never_here_says_so(store: Store) -> None:
-    assert "never written" in _gone(store, _ENGINE, "nobody", _AT).what
+    assert "never been used" in _gone(store, _ENGINE, "nobody", _AT).what
 
 
 @pytest.mark.parametrize(

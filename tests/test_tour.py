@@ -126,7 +126,7 @@ def trained(store: Store, *rates: float) -> None:
                 TrainingJob(
                     id=f"j{number}", name="n", provider="engine", base_model="gemma-3-270m", hyperparameters={},
                     file_format="completion", status="succeeded", trained_tokens=int(rate * 600),
-                    training_s=600.0 + cpu_speed_estimate.START_S,
+                    training_s=600.0 + cpu_speed_estimate.STARTUP_S,
                     created_by="local",
                 )
             )  # fmt: skip

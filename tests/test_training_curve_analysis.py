@@ -49,7 +49,7 @@ def falling(n: int) -> float:
         (curve(falling, valid={50: 1.0, 100: 0.9, 200: 0.92}), ["gap", "good"], "on held-out rows", None),
         (curve(falling, valid={100: 0.7, 200: 0.6}), ["good"], "The model is learning", None),
         (curve(falling, accuracy=0.99), ["memorised", "good"], "may be memorised", 200),
-        (curve(lambda n: 0.5 + 2 * math.exp(-n / 5)), ["plateau", "good"], "fewer epochs", 101),
+        (curve(lambda n: 0.5 + 2 * math.exp(-n / 5)), ["plateau", "good"], "Fewer epochs", 101),
         (curve(falling, steps=5), ["short"], "Steps so far: 5.", 5),
         (parse(""), [], "", None),
     ],
@@ -107,7 +107,7 @@ def test_accuracy_alone_is_enough_to_tell_that_examples_are_memorised() -> None:
 def test_the_better_checkpoint_is_named() -> None:
     results = curve(falling, valid={50: 1.0, 100: 0.9, 150: 0.95, 200: 1.1})
     kept = [CheckpointView(f"c{n}", "j", n, f"m:{n}", {"valid_loss": 1.0}, None) for n in (50, 100, 150)]
-    assert "The checkpoint of step 100 is the better model." in observations(results, kept)[0].sentence
+    assert "Use the checkpoint of step 100." in observations(results, kept)[0].sentence
     assert kept[0].loss() == Figure(1.0, "held_out")
 
 

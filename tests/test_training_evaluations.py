@@ -297,7 +297,7 @@ def test_the_loss_is_the_providers_where_it_measured_it(store: Store, form: Eval
     assert metrics is not None and metrics.loss == 1.25 and "Measured by the provider" in metrics.loss_note
     other = evaluations.get(store, base).metrics
     assert other is not None and other.loss is None
-    assert [one.id for one in evaluations.of_job(store, jobs.get(store, job_id))] == [base, tuned]
+    assert [one.id for one in evaluations.list_for_job(store, jobs.get(store, job_id))] == [base, tuned]
     assert [one.id for one in evaluations.list_evaluations(store, job_id=job_id)] == [tuned]
 
 

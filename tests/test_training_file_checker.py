@@ -65,7 +65,7 @@ def test_a_broken_line_is_named_with_its_reason(tmp_path: Path, line: str | byte
     assert not checked.ok and checked.errors == 1 and checked.counts[kind] == 1
     assert (checked.lines, checked.examples, checked.file_format) == (3, 2, "completion")
     with pytest.raises(BadTrainingFile, match=r"Line 3: ") as caught:
-        checked.refuse()
+        checked.raise_for_errors()
     assert caught.value.next_step
 
 
@@ -122,7 +122,7 @@ def test_one_row_is_a_warning_here_and_an_error_at_a_provider_that_wants_ten(tmp
     path = write(tmp_path / "x.jsonl", GOOD)
     assert file_checker.check_file(path, MODEL).ok
     assert "very few examples (1)" in file_checker.check_file(path, MODEL).sentences()[0]
-    refused = file_checker.check_file(path, MODEL, at_least=10)
+    refused = file_checker.check_file(path, MODEL, min_examples=10)
     assert not refused.ok and "at least 10" in refused.sentences()[0]
 
 
@@ -147,7 +147,7 @@ def test_an_example_over_the_context_is_named_with_its_length(tmp_path: Path) ->
     ],
 )
 def test_the_context_of_a_model(model: str, context: int | None) -> None:
-    assert file_checker.context_of(model) == context
+    assert file_checker.context_size(model) == context
 
 
 def test_repeats_and_stops_are_warnings_with_their_lines(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_thousand_faults_are_counted_and_a_hundred_told(tmp_path: Path) -> Non
     checked = file_checker.check_file(path, MODEL)
     assert (checked.errors, len(checked.problems), checked.examples) == (1_000, 100, 1)
     with pytest.raises(BadTrainingFile, match="the first of 1,000 faults"):
-        checked.refuse()
+        checked.raise_for_errors()
 
 
 def test_a_large_file_is_read_in_bounded_memory_and_tells_how_far_it_is(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_large_file_is_read_in_bounded_memory_and_tells_how_far_it_is(tmp_path
             file.write(line.replace(b"->", str(number).encode(), 1))
     seen: list[int] = []
     tracemalloc.start()
-    checked = file_checker.check_file(path, MODEL, seen=seen.append)
+    checked = file_checker.check_file(path, MODEL, on_progress=seen.append)
     _now, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert checked.ok and checked.examples == 4_000 and checked.bytes == path.stat().st_size > 30 << 20
@@ -213,7 +213,7 @@ def test_the_rows_that_a_job_would_send_are_checked_as_they_are_written(
     assert (checked.ok, checked.examples, checked.file_format) == (True, 12, file_format)
     assert checked.preview[0].prompt.startswith("飞行0")
     assert checked.exact_tokens and checked.tokens > 12
-    assert checked.sentences() == ("The format of all 12 examples is right.",)
+    assert checked.sentences() == ("The format of all 12 examples is valid.",)
 
 
 def test_a_form_without_its_data_set_is_not_found(store: Store, form: JobForm) -> None:

@@ -20,7 +20,7 @@ FORM = JobForm("d", "First", "engine", "gemma-3-270m")
 
 def form_accepts(**given: Any) -> bool:
     try:
-        replace(FORM, **given).check()
+        replace(FORM, **given).validate()
     except FabulaError:
         return False
     return True
@@ -101,6 +101,6 @@ def test_form_and_engine_take_the_same_suffixes(suffix: str) -> None:
 )
 def test_a_refusal_names_the_bounds(name: str, bounds: tuple[float, float]) -> None:
     with pytest.raises(FabulaError) as caught:
-        replace(FORM, **{name: bounds[1] + 1}).check()  # type: ignore[arg-type]  # each bound has its field's type
+        replace(FORM, **{name: bounds[1] + 1}).validate()  # type: ignore[arg-type]  # each bound has its field's type
     for bound in bounds:
         assert f"{bound:,}".removesuffix(".0") in caught.value.what

@@ -279,7 +279,7 @@ def test_a_results_file_that_cannot_be_had_is_told_and_what_came_of_it_is_kept(
     job = jobs.get(store, job_id)
     assert (job.status, job.results_csv) == ("succeeded", first_step)
     said = [event.message for event in jobs.events(store, job_id) if "results file" in event.message]
-    assert said == ["The provider did not give the whole results file: the curve may lack its end, or be missing."]
+    assert said == ["The provider did not return the complete results file. The curve may be incomplete or missing."]
 
 
 def test_a_job_that_fails_there_says_why(
@@ -515,7 +515,7 @@ def test_a_job_that_is_gone_there_fails(
     assert job.status == "failed"
     assert "no longer knows this job" in (job.error or "")
     assert not jobs.is_allowed(job, "resume")
-    with pytest.raises(FabulaError, match="has ended already"):
+    with pytest.raises(FabulaError, match="has already ended"):
         jobs.request(store, LOCAL, job_id, "resume")
 
 
@@ -590,7 +590,7 @@ def test_a_job_that_failed_elsewhere_cannot_be_resumed(store: Store, form: JobFo
             job = session.get_one(TrainingJob, job_id)
             job.status, job.provider, job.remote_id = "failed", str(values["provider"]), values["remote_id"]
         assert not jobs.is_allowed(jobs.get(store, job_id), "resume")
-        with pytest.raises(FabulaError, match="ended already"):
+        with pytest.raises(FabulaError, match="already ended"):
             jobs.request(store, LOCAL, job_id, "resume")
 
 
@@ -689,11 +689,11 @@ def _view(**values: Any) -> JobView:
         ({"status": "running", "request": "cancel"}, 1, "being cancelled"),
         ({"status": "running", "request": "pause"}, 1, "being paused"),
         ({"status": "paused"}, 1, "resume to continue"),
-        ({"status": "weighing"}, 1, "The provider says: weighing"),
+        ({"status": "weighing"}, 1, "Status reported by the provider: weighing"),
         ({"status": "succeeded", "fine_tuned_model": "ft:x", "trained_s": 180.0}, 5, "after 3 min of training."),
         ({"status": "succeeded", "fine_tuned_model": "ft:x", "trained_s": 9.0}, 5, "after 9 s of training."),
         ({"status": "succeeded"}, 5, "names no model"),
-        ({"status": "failed", "error": "Line 3."}, 5, "It failed: Line 3."),
+        ({"status": "failed", "error": "Line 3."}, 5, "Failed: Line 3."),
         ({"status": "cancelled"}, 5, "Nothing more is trained"),
     ],
 )
@@ -709,7 +709,7 @@ def test_long_results_are_fetched_seldom(
     carry: Callable[..., InstantStopSignal],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(watch, "_LONG_RESULTS", 10)
+    monkeypatch.setattr(watch, "_LONG_RESULTS_CHARS", 10)
     job_id = jobs.submit(store, LOCAL, form)
     client.enqueue("job", *[remote_job("running")] * 5, remote_job("succeeded"))
     carry(job_id)

@@ -41,7 +41,7 @@ from core.training import (
     submit,
 )
 from core.training.figures import Figure
-from core.training.job_form import rate_advice
+from core.training.job_form import learning_rate_advice
 from core.training.jobs import JobForm, JobView
 from core.training.results import parse
 from tests.fakes import MOMENT, RESULTS, FakeClient, FakeRegistry, event, remote_job
@@ -128,9 +128,13 @@ def test_a_form_that_cannot_be_is_refused(store: Store, form: JobForm, change: d
 
 
 def test_advice_about_the_rate_looks_at_the_size() -> None:
-    assert "0.2" in rate_advice(135, True) and "a little data" in rate_advice(135, True)
-    assert "0.05 to 0.2" in rate_advice(135, False) == rate_advice(None, True)
-    assert "1.0 is a good default" in rate_advice(135, True, "engine") != rate_advice(500, True, "engine")
+    assert "0.2" in learning_rate_advice(135, True) and "a little data" in learning_rate_advice(135, True)
+    assert "0.05 to 0.2" in learning_rate_advice(135, False) == learning_rate_advice(None, True)
+    assert (
+        "1.0 is a good default"
+        in learning_rate_advice(135, True, "engine")
+        != learning_rate_advice(500, True, "engine")
+    )
 
 
 # --- upload and poll -----------------------------------------------------------------------------------------------
@@ -139,7 +143,7 @@ def test_advice_about_the_rate_looks_at_the_size() -> None:
 def test_how_much_is_sent_stands_in_the_ledger_while_it_is_sent(
     store: Store, form: JobForm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submit, "_TOLD_EVERY_S", 0.0)
+    monkeypatch.setattr(submit, "_PROGRESS_WRITE_S", 0.0)
     job_id = jobs.submit(store, LOCAL, form)
     seen: list[tuple[float | None, str]] = []
 
@@ -159,7 +163,7 @@ def test_how_much_is_sent_stands_in_the_ledger_while_it_is_sent(
 def test_an_upload_that_nobody_wants_any_more_breaks_off(
     store: Store, form: JobForm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submit, "_TOLD_EVERY_S", 0.0)
+    monkeypatch.setattr(submit, "_PROGRESS_WRITE_S", 0.0)
     job_id = jobs.submit(store, LOCAL, form)
 
     class CancellingClient(FakeClient):
@@ -261,7 +265,7 @@ def test_unknown_words_of_a_provider_are_kept_as_they_are(store: Store, form: Jo
             None,
             "Training · about 6 min left.",
         ),
-        ({"status": "pondering"}, 5, None, "The provider says: pondering."),
+        ({"status": "pondering"}, 5, None, "Status reported by the provider: pondering."),
     ],
 )
 def test_how_a_job_goes_is_said_plainly(change: dict[str, Any], minutes: int, silent: int | None, told: str) -> None:
@@ -278,7 +282,7 @@ def test_how_a_job_goes_is_said_plainly(change: dict[str, Any], minutes: int, si
         ("Line 3: missing role", "Fix the lines listed"),
         ("An example can have 4096 tokens; maximum context", "Shorten"),
         ("the loss is nan at step 7", "lower learning rate"),
-        ("Internal server error", "submit it again"),
+        ("Internal server error", "Submit it again"),
         ("hm", "Read the events"),
     ],
 )
@@ -309,14 +313,20 @@ def test_an_estimate_is_tokens_money_and_time(store: Store, form: JobForm, book:
     first = job_estimate.estimate(store, book, "engine", "gemma-3-270m", tokens=1_000, epochs=None, examples=30)
     assert (first.epochs, first.trained_tokens, first.cost_usd, first.local, first.seconds) == (5, 5_000, 0, True, None)
     assert "after the first job" in first.basis
-    rough = job_estimate.estimate(store, book, "engine", "gemma-3-270m", tokens=100, epochs=2, rough=50)
-    assert rough.seconds == cpu_speed_estimate.START_S + 4 and rough.rough and rough.basis.startswith("Rough estimate")
-    running = job_estimate.estimate(store, book, "engine", "gemma-3-270m", tokens=100, epochs=2, speed=50, rough=1)
-    assert running.seconds == cpu_speed_estimate.START_S + 4 and "50 tokens per second" in running.basis
+    rough = job_estimate.estimate(store, book, "engine", "gemma-3-270m", tokens=100, epochs=2, rough_speed=50)
+    assert (
+        rough.seconds == cpu_speed_estimate.STARTUP_S + 4 and rough.rough and rough.basis.startswith("Rough estimate")
+    )
+    running = job_estimate.estimate(
+        store, book, "engine", "gemma-3-270m", tokens=100, epochs=2, speed=50, rough_speed=1
+    )
+    assert running.seconds == cpu_speed_estimate.STARTUP_S + 4 and "50 tokens per second" in running.basis
     done(store, form)  # 600 tokens in 60 s, a third of it start-up: 15 tokens a second
-    measured = job_estimate.estimate(store, book, "engine", "ft:gemma-3-270m:fabula:x:1", tokens=100, epochs=2, rough=1)
+    measured = job_estimate.estimate(
+        store, book, "engine", "ft:gemma-3-270m:fabula:x:1", tokens=100, epochs=2, rough_speed=1
+    )
     assert not measured.rough and not running.rough
-    assert measured.seconds == pytest.approx(cpu_speed_estimate.START_S + 200 / 15) and "last job" in measured.basis
+    assert measured.seconds == pytest.approx(cpu_speed_estimate.STARTUP_S + 200 / 15) and "last job" in measured.basis
     paid = job_estimate.estimate(store, book, "openai", MINI, tokens=1_000_000, epochs=1)
     assert paid.cost_usd == Decimal(5) and paid.train_until == date(2027, 1, 6)
     assert paid.callable_until == date(2027, 1, 14)
@@ -351,7 +361,7 @@ class Account:
         (Account("engine", Unavailable("It starts.")), NOW, None, "could not be reached: It starts."),
         (Account("openai", Refused("The key is wrong.", "Set another one.")), NOW, False, "The key is wrong."),
         (Account("openai", Unavailable("It is away.")), NOW, None, "could not be reached"),
-        (Account("openai"), NOW, None, "You find out when you submit"),
+        (Account("openai"), NOW, None, "You will find out when you submit"),
         (Account("openai"), datetime(2027, 1, 6, tzinfo=UTC), False, "2027-01-06"),
         (Account("azure"), NOW, None, "first one"),
     ],
@@ -360,7 +370,7 @@ def test_whether_an_account_may_train_is_said_before_the_button(
     store: Store, book: PriceBook, account: Any, now: datetime, may: bool | None, told: str
 ) -> None:
     found = preflight.preflight(store, account, book, MINI, now)
-    assert found.may_train is may and told in found.why
+    assert found.may_train is may and told in found.reason
     assert found.next_step == ("Set another one." if told == "The key is wrong." else "")
 
 
@@ -459,7 +469,7 @@ def test_how_fast_it_may_be_does_not_depend_on_what_else_the_machine_does(monkey
     monkeypatch.setattr(time, "perf_counter", lambda: next(passed))
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     assert cpu_speed_estimate.rough_speed() == pytest.approx(
-        2 * 2 * 64**3 * cpu_speed_estimate._PRODUCTS / 0.001 / 1.4e9
+        2 * 2 * 64**3 * cpu_speed_estimate._PRODUCTS_PER_TIMING / 0.001 / 1.4e9
     )
     monkeypatch.undo()
     assert cpu_speed_estimate.rough_speed() > 0
@@ -468,8 +478,8 @@ def test_how_fast_it_may_be_does_not_depend_on_what_else_the_machine_does(monkey
 @pytest.mark.parametrize("text", ["", "step\n", RESULTS, RESULTS * 9])
 def test_the_end_of_a_results_file_tells_whether_it_has_changed(store: Store, form: JobForm, text: str) -> None:
     job_id = done(store, form, results_csv=text)
-    assert job_views.results_end(store, job_id) == (len(text), text[-81:])
-    assert job_views.results_end(store, "nothing") == (0, "")
+    assert job_views.results_tail(store, job_id) == (len(text), text[-81:])
+    assert job_views.results_tail(store, "nothing") == (0, "")
 
 
 def test_the_family_is_a_picture(store: Store, family_of_two: tuple[str, str]) -> None:
@@ -549,7 +559,7 @@ def test_only_runs_on_the_same_rows_and_split_are_ranked(
     results = [parse(f"step,training_loss,valid_loss\n1,{loss},{loss}\n") for loss in (1, 2)]
     found = job_comparison.compare([one, other], results, NOW)
     assert found.comparable is same and bool(found.best) is same
-    assert ("cannot be ranked" in found.sentence) is not same
+    assert ("can't be ranked" in found.sentence) is not same
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,7 @@ def test_an_estimate_does_not_learn_from_time_in_line(store: Store, form: JobFor
             text("UPDATE training_jobs SET status = 'succeeded', trained_tokens = 600, training_s = 60 WHERE id = :id"),
             {"id": job_id},
         )
-    assert job_estimate.measured_rates(store, form.provider, form.base_model) == [15.0]  # a third of it was start-up
+    assert job_estimate.measured_speeds(store, form.provider, form.base_model) == [15.0]  # a third of it was start-up
 
 
 @pytest.mark.parametrize(
@@ -229,13 +229,13 @@ def test_the_start_up_of_a_small_job_is_not_spread_over_the_tokens_of_the_next(
             job = session.get_one(TrainingJob, job_id)
             job.status, job.trained_tokens, job.training_s = "succeeded", trained, seconds
     found = job_estimate.estimate(
-        store, PriceBook.load(), "engine", form.base_model, tokens=tokens, epochs=1, speed=steps, rough=rough
+        store, PriceBook.load(), "engine", form.base_model, tokens=tokens, epochs=1, speed=steps, rough_speed=rough
     )
     assert basis in found.basis
     if at_most_s is None:
         assert found.seconds is None
     else:
-        assert found.seconds is not None and cpu_speed_estimate.START_S < found.seconds <= at_most_s
+        assert found.seconds is not None and cpu_speed_estimate.STARTUP_S < found.seconds <= at_most_s
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ class _Run:
     url: str | None = "https://t/run/1"
 
     @property
-    def newest(self) -> int:
+    def last_step(self) -> int:
         return max(self.there.steps.get(self.id, [0]))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -140,14 +140,14 @@ def test_a_worker_that_comes_after_another_goes_on_where_that_was(
 def test_a_long_curve_is_sent_a_few_thousand_steps_at_a_time(
     store: Store, form: JobForm, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracker_logging, "_AT_ONCE", 2)
+    monkeypatch.setattr(tracker_logging, "_MAX_STEPS_PER_SEND", 2)
     job_id = jobs.submit(store, LOCAL, replace(form, trackers=("trackio",)))
     live, text = tracker_logging.TrackerLogger(store, jobs.get(store, job_id)), curve(7)
     sent = []
     for _ in range(3):
         live.send(text)
         sent.append(len(tracker.steps[job_id]))
-    live.send(text, everything=True)
+    live.send(text, send_all=True)
     assert sent == [2, 4, 6] and tracker.steps[job_id] == [1, 2, 3, 4, 5, 6, 7]
 
 
@@ -161,7 +161,7 @@ def test_a_tracker_that_fails_harms_nothing_and_is_tried_again(
     assert job.status == "succeeded" and job.trackers["trackio"]["state"] == "failed"
     assert "no network" in job.trackers["trackio"]["error"]
 
-    monkeypatch.setattr(tracker_logging, "_AGAIN_S", 0.0)
+    monkeypatch.setattr(tracker_logging, "_RETRY_S", 0.0)
     live = tracker_logging.TrackerLogger(store, jobs.get(store, job_id))
     live.send(curve(3))
     tracker.broken = None

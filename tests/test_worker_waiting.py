@@ -235,7 +235,7 @@ class PausingProvider(FakeClient):
 def few_places(monkeypatch: pytest.MonkeyPatch) -> dict[str, JobKind]:
     """Jobs as they are, with two places."""
     monkeypatch.setattr(submit, "_SETTLE_S", 0.0)
-    monkeypatch.setattr(job_context, "AT_ONCE", 2)
+    monkeypatch.setattr(job_context, "MAX_ACTIVE_JOBS", 2)
     return {"job": replace(KINDS["job"], max_concurrent=2)}
 
 
@@ -281,8 +281,8 @@ def test_a_job_is_handed_over_when_the_pause_that_its_provider_asked_for_is_over
     monkeypatch: pytest.MonkeyPatch,
     call: str,
 ) -> None:
-    monkeypatch.setattr(job_context, "_SHORTEST_WAIT_S", 1.0)
-    monkeypatch.setattr(job_context, "_LONGEST_PAUSE_S", 1.0)
+    monkeypatch.setattr(job_context, "_MIN_RESCHEDULE_S", 1.0)
+    monkeypatch.setattr(job_context, "_MAX_PAUSE_S", 1.0)
     provider = Busy(call, 3.0)
     (job_id,) = add_jobs(store, 1)
     worker = hire(FakeRegistry({"engine": provider}), few_places)
@@ -340,7 +340,7 @@ def test_a_job_gives_its_place_back_when_it_waits_or_others_do(
     crowd: int,
     expected: float,
 ) -> None:
-    monkeypatch.setattr("core.training.watch._TURN_S", 0.0)
+    monkeypatch.setattr("core.training.watch._MAX_TURN_S", 0.0)
     job_id = add_jobs(store, crowd)[0]
     client = FakeClient()
     client.enqueue("job", remote_job(status))

@@ -1,7 +1,7 @@
-"""Before and after: what the base and the tuned model of a job write for prompts that training has not seen.
+"""Before and after: compares a job's base and tuned model on prompts that training has not seen.
 
-A job has one comparison at most. The engine's jobs get theirs when they have succeeded; at a provider that is paid, a
-person asks for it. The worker does it (`core.before_after_runner`); pages start it, watch it, and ask one more prompt.
+A job has at most one comparison. Engine jobs get one automatically when they succeed; for paid providers a person
+starts it. The worker runs it (`core.before_after_runner`); pages start it, show it, and add prompts.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from core.training.unseen_prompts import PromptChoice
 Side = Literal["base", "tuned"]
 SIDES: tuple[Side, ...] = ("base", "tuned")
 ACTIVE = ("queued", "running", "stopping")
-OPEN = ("waiting", "writing")  # of an answer that is still to come
-MOST_PROMPTS = 20  # of one job, those that people add included
-_LONGEST_PROMPT = 20_000  # characters
+PENDING = ("waiting", "writing")  # states of answers that are not finished
+MAX_PROMPTS = 20  # per job, including prompts that people add
+_MAX_PROMPT_CHARS = 20_000  # characters
 _NO_MODEL = msg("This job has no model to compare yet.")
 
 
 @dataclass(frozen=True, slots=True)
 class SideAnswer:
-    """What one model wrote so far.
+    """The answer of one model so far.
 
     Attributes:
         state: waiting, writing, done, stopped or failed; `reason` says why it failed.
-        finish_reason: `stop`: complete; `length`: stopped at the token limit; None: not known.
+        finish_reason: `stop` (complete), `length` (token limit reached), or None (not known).
     """
 
     state: str
@@ -61,7 +61,7 @@ _WAITING = SideAnswer("waiting")
 
 @dataclass(frozen=True, slots=True)
 class AnswerPair:
-    """One prompt and both answers. `expected`: the text of the row that was kept from training, where it is one."""
+    """One prompt and both answers. `expected`: the text of the held-out row, if the prompt comes from one."""
 
     position: int
     prompt: str
@@ -71,8 +71,8 @@ class AnswerPair:
 
     @property
     def finished(self) -> bool:
-        """Whether both models have said what they will say."""
-        return all(side.state not in OPEN for side in (self.base, self.tuned))
+        """Whether both answers are finished."""
+        return all(side.state not in PENDING for side in (self.base, self.tuned))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +81,8 @@ class ComparisonView:
 
     Attributes:
         state: queued, running, stopping, stopped, done or failed.
-        source: see `unseen_prompts.PromptChoice`; None: the prompts are not chosen yet.
-        reason: why it failed; while it is active, what it waits for.
+        source: see `unseen_prompts.PromptChoice`; None: prompts not chosen yet.
+        reason: why it failed, or what it waits for while active.
     """
 
     id: str
@@ -96,42 +96,49 @@ class ComparisonView:
 
     @property
     def active(self) -> bool:
-        """Whether more will happen to it by itself."""
+        """Whether the worker still has something to do for it."""
         return self.state in ACTIVE
 
 
 def get(store: Store, job_id: str) -> ComparisonView | None:
-    """The comparison of a job; None: nobody has asked for one."""
+    """The comparison of a job; None: not started."""
     with store.reading() as session:
-        one = session.scalar(select(Comparison).where(Comparison.job_id == job_id))
-        if one is None:
+        comparison = session.scalar(select(Comparison).where(Comparison.job_id == job_id))
+        if comparison is None:
             return None
-        models = select(TrainingJob.base_model, TrainingJob.fine_tuned_model).where(TrainingJob.id == job_id)
-        asked: dict[str, str | None] = dict(zip(SIDES, session.execute(models).one(), strict=True))
+        model_names = select(TrainingJob.base_model, TrainingJob.fine_tuned_model).where(TrainingJob.id == job_id)
+        models_by_side: dict[str, str | None] = dict(zip(SIDES, session.execute(model_names).one(), strict=True))
         answers = select(ComparisonAnswer, Story).outerjoin(Story, Story.id == ComparisonAnswer.story_id)
-        answers = answers.where(ComparisonAnswer.comparison_id == one.id).order_by(ComparisonAnswer.position)
+        answers = answers.where(ComparisonAnswer.comparison_id == comparison.id).order_by(ComparisonAnswer.position)
         prompts: dict[int, ComparisonAnswer] = {}
         sides: dict[tuple[int, str], SideAnswer] = {}
         for answer, story in session.execute(answers):
             prompts[answer.position] = answer
-            sides[answer.position, answer.side] = _side(answer, story, asked[answer.side])
+            sides[answer.position, answer.side] = _to_side_answer(answer, story, models_by_side[answer.side])
         pairs = [
             AnswerPair(position, row.prompt, row.expected, sides[position, "base"], sides[position, "tuned"])
             for position, row in prompts.items()
         ]
         return ComparisonView(
-            one.id, job_id, one.state, one.source, dict(one.settings or {}), one.reason, tuple(pairs), one.finished_at
+            comparison.id,
+            job_id,
+            comparison.state,
+            comparison.source,
+            dict(comparison.settings or {}),
+            comparison.reason,
+            tuple(pairs),
+            comparison.finished_at,
         )
 
 
 def any_active(store: Store) -> bool:
-    """Whether the models of any job are being compared now."""
+    """Whether any comparison is active."""
     with store.reading() as session:
         return session.scalar(select(Comparison.id).where(Comparison.state.in_(ACTIVE)).limit(1)) is not None
 
 
 def start(store: Store, actor: Actor, job: JobView) -> str:
-    """Have a job's models compared; its id. A job that has a comparison keeps it.
+    """Start the comparison of a job, or return the existing one. Returns its id.
 
     Raises:
         FabulaError: the job has no model, or no data set.
@@ -142,61 +149,60 @@ def start(store: Store, actor: Actor, job: JobView) -> str:
         raise FabulaError(msg("This job has no data set to take prompts from."), msg("Train on a data set instead."))
     with store.session() as session:
         advisory_lock(session, "comparisons")
-        return _made(session, job.id, actor.id)
+        return _get_or_create(session, job.id, actor.id)
 
 
-def begin_with(session: Session, job: TrainingJob) -> None:
-    """Have the models of a job that has just succeeded compared, where asking costs nothing: at the engine."""
+def start_after_training(session: Session, job: TrainingJob) -> None:
+    """Start the comparison of a job that has just succeeded, if answers are free (on the engine)."""
     if job.provider == ENGINE and job.status == "succeeded" and job.fine_tuned_model and job.dataset_id is not None:
-        _made(session, job.id, job.created_by)
+        _get_or_create(session, job.id, job.created_by)
 
 
-def ask(store: Store, actor: Actor, job: JobView, prompt: str) -> int:
-    """Ask both models one more prompt; its place among the pairs, from 0.
+def add_prompt(store: Store, actor: Actor, job: JobView, prompt: str) -> int:
+    """Add a prompt for both models to answer. Returns its position, from 0.
 
     Raises:
-        FabulaError: the prompt is empty or too long, or there are too many already; or as `start` says.
+        FabulaError: the prompt is empty or too long, there are too many prompts, or see `start`.
     """
-    words = storable(prompt).strip()
-    if not words or len(words) > _LONGEST_PROMPT:
+    text = storable(prompt).strip()
+    if not text or len(text) > _MAX_PROMPT_CHARS:
         raise FabulaError(
-            msg("A prompt needs 1 to {value} characters.", value=f"{_LONGEST_PROMPT:,}"),
+            msg("A prompt needs 1 to {value} characters.", value=f"{_MAX_PROMPT_CHARS:,}"),
             msg("Change it and try again."),
         )
     comparison_id = start(store, actor, job)
     with store.session() as session:
         advisory_lock(session, "comparisons")
-        one = session.get_one(Comparison, comparison_id)
-        if _count(session, comparison_id) >= MOST_PROMPTS:
+        comparison = session.get_one(Comparison, comparison_id)
+        if _count_prompts(session, comparison_id) >= MAX_PROMPTS:
             raise FabulaError(
-                msg("A job can have {value} prompts.", value=MOST_PROMPTS), msg("Write more on the story page.")
+                msg("A job can have {value} prompts.", value=MAX_PROMPTS), msg("Write more on the story page.")
             )
         position = next_position(session, comparison_id)
-        add_pair(session, comparison_id, position, words, None)
-        if one.state not in ACTIVE:
-            one.state, one.reason, one.finished_at = "queued", None, None
+        add_pair(session, comparison_id, position, text, None)
+        if comparison.state not in ACTIVE:
+            comparison.state, comparison.reason, comparison.finished_at = "queued", None, None
         return position
 
 
-def keep(store: Store, actor: Actor, job: JobView, prompt: str, answers: Mapping[Side, SideAnswer]) -> int | None:
-    """Add a prompt that both models have answered already, on another page; its position.
-
-    A job that has `MOST_PROMPTS` already gets no more: None.
+def add_answered_prompt(
+    store: Store, actor: Actor, job: JobView, prompt: str, answers: Mapping[Side, SideAnswer]
+) -> int | None:
+    """Add a prompt that both models have already answered on another page.
 
     Args:
-        store: the ledger.
-        actor: who asked.
-        job: whose models have answered.
-        prompt: what they were asked.
-        answers: `state`, `reason` and `story_id` of each side.
+        answers: `state`, `reason` and `story_id` of each side are used.
+
+    Returns:
+        Its position, or None if the job already has `MAX_PROMPTS` prompts.
 
     Raises:
-        FabulaError: as `start` says.
+        FabulaError: see `start`.
     """
     comparison_id = start(store, actor, job)
     with store.session() as session:
         advisory_lock(session, "comparisons")
-        if _count(session, comparison_id) >= MOST_PROMPTS:
+        if _count_prompts(session, comparison_id) >= MAX_PROMPTS:
             return None
         position = next_position(session, comparison_id)
         add_pair(session, comparison_id, position, storable(prompt), None, answers)
@@ -204,7 +210,7 @@ def keep(store: Store, actor: Actor, job: JobView, prompt: str, answers: Mapping
 
 
 def next_position(session: Session, comparison_id: str) -> int:
-    """The position behind the last prompt of a comparison."""
+    """The position after the last prompt of a comparison."""
     last = session.scalar(
         select(func.max(ComparisonAnswer.position)).where(ComparisonAnswer.comparison_id == comparison_id)
     )
@@ -219,59 +225,59 @@ def add_pair(
     expected: str | None,
     answers: Mapping[Side, SideAnswer] = MappingProxyType({}),
 ) -> None:
-    """A prompt with the answers that there are; without one, a side waits for it."""
+    """Add a prompt with its existing answers; a side without an answer waits for one."""
     for side in SIDES:
-        said = answers.get(side, _WAITING)
+        answer = answers.get(side, _WAITING)
         session.add(
             ComparisonAnswer(
                 comparison_id=comparison_id, position=position, side=side, prompt=prompt, expected=expected,
-                state=said.state, reason=said.reason, story_id=said.story_id,
+                state=answer.state, reason=answer.reason, story_id=answer.story_id,
             )
         )  # fmt: skip
 
 
 def stop(store: Store, actor: Actor, job_id: str) -> None:
-    """End it where it is; what is written stays. NotFound: the job has no comparison."""
+    """Stop the comparison; finished answers are kept. NotFound: the job has no comparison."""
     with store.session() as session:
-        one = of_job(session, job_id)
-        if one.state == "running":
-            one.state = "stopping"
-        elif one.state == "queued":
-            end(session, one, "stopped")
+        comparison = get_row(session, job_id)
+        if comparison.state == "running":
+            comparison.state = "stopping"
+        elif comparison.state == "queued":
+            finish(session, comparison, "stopped")
 
 
 def retry(store: Store, actor: Actor, job_id: str) -> None:
-    """Write what failed or was stopped again; finished answers stay. NotFound: the job has no comparison."""
+    """Retry failed and stopped answers; finished ones are kept. NotFound: the job has no comparison."""
     with store.session() as session:
-        one = of_job(session, job_id)
-        if one.state in ACTIVE:
+        comparison = get_row(session, job_id)
+        if comparison.state in ACTIVE:
             return
-        again = select(ComparisonAnswer).where(
-            ComparisonAnswer.comparison_id == one.id, ComparisonAnswer.state != "done"
+        unfinished = select(ComparisonAnswer).where(
+            ComparisonAnswer.comparison_id == comparison.id, ComparisonAnswer.state != "done"
         )
-        for answer in session.scalars(again):
+        for answer in session.scalars(unfinished):
             if answer.story_id is not None:
                 session.execute(update(Story).where(Story.id == answer.story_id).values(deleted_at=utcnow()))
             answer.state, answer.reason, answer.story_id = "waiting", None, None
-        one.state, one.reason, one.finished_at = "queued", None, None
+        comparison.state, comparison.reason, comparison.finished_at = "queued", None, None
 
 
-def end(session: Session, one: Comparison, state: str, reason: str | None = None) -> None:
-    """Write down how a comparison ended; answers that nobody writes any more are stopped."""
-    one.state, one.reason, one.finished_at = state, reason, utcnow()
-    open_ = ComparisonAnswer.state.in_(OPEN)
+def finish(session: Session, comparison: Comparison, state: str, reason: str | None = None) -> None:
+    """Record how a comparison ended. Unfinished answers become `stopped`."""
+    comparison.state, comparison.reason, comparison.finished_at = state, reason, utcnow()
+    pending = ComparisonAnswer.state.in_(PENDING)
     session.execute(
-        update(ComparisonAnswer).where(ComparisonAnswer.comparison_id == one.id, open_).values(state="stopped")
+        update(ComparisonAnswer).where(ComparisonAnswer.comparison_id == comparison.id, pending).values(state="stopped")
     )
 
 
 def estimate_usd(book: PriceBook, job: JobView, choice: PromptChoice) -> Decimal | None:
-    """What having both models of a job answer the chosen prompts costs at most; None: a price is not known."""
+    """The maximum cost of answering the chosen prompts with both models; None: a price is not known."""
     total = Decimal(0)
     for model in (job.base_model, job.fine_tuned_model or ""):
-        for one in choice.prompts:
-            read = tokens.count([one.prompt], model).tokens
-            cost = cost_of(book, job.provider, model, read, choice.max_tokens)
+        for item in choice.prompts:
+            prompt_tokens = tokens.count([item.prompt], model).tokens
+            cost = cost_of(book, job.provider, model, prompt_tokens, choice.max_tokens)
             if cost is None:
                 return None
             total += cost
@@ -279,45 +285,45 @@ def estimate_usd(book: PriceBook, job: JobView, choice: PromptChoice) -> Decimal
 
 
 def to_dicts(view: ComparisonView | None) -> list[dict[str, Any]]:
-    """The pairs as an export has them."""
+    """The pairs as JSON-compatible dictionaries for an export."""
     return [
         {
             "prompt": pair.prompt,
             "expected": pair.expected,
             **{
-                side: {"model": said.model, "state": said.state, "text": said.text, "reason": said.reason}
-                for side, said in (("base", pair.base), ("tuned", pair.tuned))
+                side: {"model": answer.model, "state": answer.state, "text": answer.text, "reason": answer.reason}
+                for side, answer in (("base", pair.base), ("tuned", pair.tuned))
             },
         }
         for pair in (view.pairs if view is not None else ())
     ]
 
 
-def _made(session: Session, job_id: str, actor_id: str) -> str:
-    there = session.scalar(select(Comparison.id).where(Comparison.job_id == job_id))
-    if there is None:
-        there = new_id()
-        session.add(Comparison(id=there, job_id=job_id, created_by=actor_id))
-    return there
+def _get_or_create(session: Session, job_id: str, actor_id: str) -> str:
+    comparison_id = session.scalar(select(Comparison.id).where(Comparison.job_id == job_id))
+    if comparison_id is None:
+        comparison_id = new_id()
+        session.add(Comparison(id=comparison_id, job_id=job_id, created_by=actor_id))
+    return comparison_id
 
 
-def _count(session: Session, comparison_id: str) -> int:
-    """How many prompts a comparison has."""
+def _count_prompts(session: Session, comparison_id: str) -> int:
+    """The number of prompts of a comparison."""
     mine = ComparisonAnswer.comparison_id == comparison_id
     return session.scalar(select(func.count(ComparisonAnswer.position.distinct())).where(mine)) or 0
 
 
-def of_job(session: Session, job_id: str) -> Comparison:
-    """The row of a job's comparison. NotFound: it has none."""
-    one = session.scalar(select(Comparison).where(Comparison.job_id == job_id))
-    if one is None:
+def get_row(session: Session, job_id: str) -> Comparison:
+    """The database row of a job's comparison. NotFound: it has none."""
+    comparison = session.scalar(select(Comparison).where(Comparison.job_id == job_id))
+    if comparison is None:
         raise NotFound(msg("This job has no comparison yet."), msg("Start one."))
-    return one
+    return comparison
 
 
-def _side(answer: ComparisonAnswer, story: Story | None, asked: str | None) -> SideAnswer:
-    if story is None:  # not begun, or without a word: such a story is not stored
-        return SideAnswer(answer.state, reason=answer.reason, model=asked or "", story_id=answer.story_id)
+def _to_side_answer(answer: ComparisonAnswer, story: Story | None, model: str | None) -> SideAnswer:
+    if story is None:  # not started, or empty: empty stories are not stored
+        return SideAnswer(answer.state, reason=answer.reason, model=model or "", story_id=answer.story_id)
     return SideAnswer(
         answer.state,
         story.text,

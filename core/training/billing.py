@@ -1,4 +1,4 @@
-"""What a training job costs: reserved with the button, settled when its provider says how many tokens it took."""
+"""The cost of a training job: reserved on submit, settled when the provider reports the trained tokens."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from core.db.tables import Spend, TrainingJob
 
 
 def reserve(session: Session, actor: Actor, job: TrainingJob) -> None:
-    """Put what the job is expected to cost into the spend ledger, in the caller's transaction, before it is sent.
+    """Reserve the estimated cost in the spend ledger, in the caller's transaction, before the job is sent.
 
     Raises:
-        OverBudget: it would go over a budget, or may: its price is unknown. Nothing is written.
+        OverBudget: it would exceed a budget, or might because its price is unknown. Nothing is written.
     """
     if job.provider == ENGINE:
         return
@@ -28,20 +28,22 @@ def reserve(session: Session, actor: Actor, job: TrainingJob) -> None:
 
 
 def settle(session: Session, book: PriceBook, job: TrainingJob) -> None:
-    """Write down what a job that has ended cost, in the job and in the ledger; a failed job is billed by nobody."""
-    tokens = job.trained_tokens
+    """Record the cost of a finished job in the job and in the ledger. Failed jobs are not billed."""
+    trained_tokens = job.trained_tokens
     reserved = _reserved(session, job.id)
-    if job.status == "failed" or (tokens is None and job.status != "succeeded"):
+    if job.status == "failed" or (trained_tokens is None and job.status != "succeeded"):
         return release(session, job.id)
-    job.cost_usd = training_cost(book, job.provider, job.base_model, tokens)
+    job.cost_usd = training_cost(book, job.provider, job.base_model, trained_tokens)
     if reserved is not None:
-        return spend.settle(session, reserved.id, prompt_tokens=tokens, completion_tokens=None, cost_usd=job.cost_usd)
+        return spend.settle(
+            session, reserved.id, prompt_tokens=trained_tokens, completion_tokens=None, cost_usd=job.cost_usd
+        )
     actor = Actor(id=job.created_by, name=job.created_by, role="editor")
-    _record(session, actor, job, tokens, job.cost_usd)
+    _record(session, actor, job, trained_tokens, job.cost_usd)
 
 
 def _record(session: Session, actor: Actor, job: TrainingJob, tokens: int | None, cost_usd: Decimal | None) -> None:
-    """A line of the spend ledger, beside what was expected; `tokens` are not known before the end."""
+    """Add a ledger entry with the estimate. `tokens`: None until the job has ended."""
     spend.record(
         session,
         actor,
@@ -56,11 +58,11 @@ def _record(session: Session, actor: Actor, job: TrainingJob, tokens: int | None
 
 
 def release(session: Session, job_id: str) -> None:
-    """Give back what was reserved for a job that costs nothing."""
+    """Release the reservation of a job that costs nothing."""
     if (reserved := _reserved(session, job_id)) is not None:
         session.delete(reserved)
 
 
 def _reserved(session: Session, job_id: str) -> Spend | None:
-    waiting = select(Spend).where(Spend.reference == job_id, Spend.page == "training", Spend.prompt_tokens.is_(None))
-    return session.scalar(waiting.limit(1))
+    unsettled = select(Spend).where(Spend.reference == job_id, Spend.page == "training", Spend.prompt_tokens.is_(None))
+    return session.scalar(unsettled.limit(1))

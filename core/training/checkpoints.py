@@ -1,4 +1,4 @@
-"""Checkpoints in the ledger: put there by the one poll of the worker, each usable as a model."""
+"""Checkpoints of training jobs. The worker saves them; each can be called as a model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.metrics import metrics
 from core.providers import RemoteCheckpoint
 from core.training.figures import Definition, Figure
 
-# The providers' own names, those of held-out rows first.
+# Metric names of the providers; held-out rows first.
 _LOSSES: Mapping[Definition, Sequence[str]] = {
     "held_out": ("full_valid_loss", "valid_loss", "validation_loss"),
     "last_step": ("train_loss", "training_loss"),
@@ -31,11 +31,11 @@ class CheckpointView:
     """One checkpoint of a job.
 
     Attributes:
-        id: the provider's.
-        step: after which it was kept.
+        id: the provider's id.
+        step: the training step after which it was saved.
         model: the name to call it by.
-        metrics: as the provider measured them, by its own names; what it did not measure is left out.
-        created_at: None: not told.
+        metrics: measured by the provider, under the provider's names.
+        created_at: UTC; None: not reported.
     """
 
     id: str
@@ -46,51 +46,51 @@ class CheckpointView:
     created_at: datetime | None
 
     def loss(self) -> Figure | None:
-        """The loss on held-out rows, or, where there were none, of its step; None: not told."""
+        """The loss on held-out rows, otherwise of its last training step; None: not reported."""
         return self._figure(_LOSSES)
 
     def accuracy(self) -> Figure | None:
-        """The token accuracy (0 to 1) on held-out rows, or, where there were none, of its step; None: not told."""
+        """The token accuracy (0 to 1) on held-out rows, otherwise of its last training step; None: not reported."""
         return self._figure(_ACCURACIES)
 
     def _figure(self, names: Mapping[Definition, Sequence[str]]) -> Figure | None:
         known = (
-            Figure(self.metrics[name], definition) for definition, of in names.items() for name in of
+            Figure(self.metrics[name], definition) for definition, keys in names.items() for name in keys
             if name in self.metrics
         )  # fmt: skip
         return next(known, None)
 
 
 def list_checkpoints(store: Store, job_id: str) -> tuple[CheckpointView, ...]:
-    """Checkpoints of a job by step, from the ledger."""
+    """The checkpoints of a job, by step."""
     with store.reading() as session:
         rows = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step))
         return tuple(_view(row) for row in rows)
 
 
 def all_checkpoints(store: Store) -> tuple[CheckpointView, ...]:
-    """Checkpoints of all jobs, by job and step."""
+    """The checkpoints of all jobs, by job and step."""
     with store.reading() as session:
         rows = session.scalars(select(Checkpoint).order_by(Checkpoint.job_id, Checkpoint.step))
         return tuple(_view(row) for row in rows)
 
 
-def add_checkpoints(session: Session, job_id: str, found: Sequence[RemoteCheckpoint]) -> int:
-    """Keep those that are not there yet; how many."""
-    if not found:
+def add_checkpoints(session: Session, job_id: str, remote: Sequence[RemoteCheckpoint]) -> int:
+    """Save the new checkpoints; returns how many there were."""
+    if not remote:
         return 0
     known = set(session.scalars(select(Checkpoint.remote_id).where(Checkpoint.job_id == job_id)))
-    new = {one.id: one for one in found if one.id not in known}
+    new = {checkpoint.id: checkpoint for checkpoint in remote if checkpoint.id not in known}
     session.add_all(
         Checkpoint(
             job_id=job_id,
-            remote_id=one.id,
-            step=one.step,
-            model=one.model,
-            metrics=dict(one.metrics),
-            created_at=one.created_at,
+            remote_id=checkpoint.id,
+            step=checkpoint.step,
+            model=checkpoint.model,
+            metrics=dict(checkpoint.metrics),
+            created_at=checkpoint.created_at,
         )
-        for one in new.values()
+        for checkpoint in new.values()
     )
     return len(new)
 

@@ -1,7 +1,7 @@
-"""How fast training goes. Its start-up is no part of the speed: a job of a few tokens is nearly all start-up.
+"""Training speed in tokens per second, without the start-up time, which dominates short jobs.
 
-The engine times each step, which is the best source. Without that, finished jobs tell, the time of their start-up taken
-off. Before any job, a quick measurement of this machine gives a rough figure for the engine.
+The best source is the engine's timed steps. Otherwise the speed comes from finished jobs minus their start-up time.
+Before the first job, a quick measurement of this machine gives a rough estimate for the engine.
 """
 
 from __future__ import annotations
@@ -12,45 +12,48 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_SIDE = 64  # of the matrices: the largest that OpenBLAS multiplies in the calling thread
-_PRODUCTS = 80  # timed together: about half a millisecond
-_LOOK_S = 0.25
-_FLOP_A_TOKEN = 1.4e9  # of these products, for a token that our trainer learns: see docs/training.md, "The estimate"
-START_S = 20.0
-"""At the engine, from the button to the first step: check, upload, a process of its own, weights."""
-HOSTED_START_S = 60.0
-"""At a provider, from `running` to the first step. Assumed: no provider tells it, and small jobs take minutes."""
-_SHORTEST = 3.0  # times the start-up: below, how long the start-up took decides the result, not the speed
+_MATRIX_SIZE = 64  # the largest that OpenBLAS multiplies in the calling thread
+_PRODUCTS_PER_TIMING = 80  # about half a millisecond together
+_MEASURE_S = 0.25
+_FLOP_PER_TOKEN = 1.4e9  # equivalent matrix FLOP per trained token: see docs/training.md, "The estimate"
+STARTUP_S = 20.0
+"""Engine: seconds from submit to the first step (check, upload, new process, loading weights)."""
+HOSTED_STARTUP_S = 60.0
+"""Hosted providers: seconds from `running` to the first step. Assumed, because no provider reports it."""
+_MIN_STARTUP_MULTIPLE = 3.0  # shorter jobs measure the start-up time, not the speed
 
 
-def speeds(jobs: Sequence[tuple[int, float]], start_s: float) -> list[float]:
-    """Tokens a second of each job of (trained tokens, seconds of training) that is long enough to tell."""
-    return [tokens / (seconds - start_s) for tokens, seconds in jobs if tokens > 0 and seconds >= _SHORTEST * start_s]
+def speeds(jobs: Sequence[tuple[int, float]], startup_s: float) -> list[float]:
+    """Tokens per second of each job, given as (trained tokens, training seconds). Short jobs are left out."""
+    return [
+        tokens / (seconds - startup_s)
+        for tokens, seconds in jobs
+        if tokens > 0 and seconds >= _MIN_STARTUP_MULTIPLE * startup_s
+    ]
 
 
-def training_s(tokens: int, speed: float, start_s: float) -> float:
-    """Seconds of a job: its start-up, and its tokens at `speed` tokens a second.
+def training_s(tokens: int, speed: float, startup_s: float) -> float:
+    """Seconds that a job takes: its start-up, plus its tokens at `speed` tokens per second.
 
-    >>> training_s(tokens=12_000, speed=100.0, start_s=20.0)
+    >>> training_s(tokens=12_000, speed=100.0, startup_s=20.0)
     140.0
     """
-    return start_s + tokens / speed
+    return startup_s + tokens / speed
 
 
 def rough_speed() -> float:
-    """Tokens a second that our trainer should learn the packaged base at here, from how fast numpy multiplies.
+    """Estimated training speed of the engine on this machine, in tokens per second, from NumPy's matrix product.
 
-    Takes a quarter of a second. What is timed is the processor time of one thread, and all cores are assumed to be as
-    fast: other work on them (an engine that starts, a job) does not make the machine look slow. Processors that
-    multiply bfloat16 faster do better than this.
+    Takes a quarter of a second. It measures the CPU time of one thread and assumes that all cores are as fast, so
+    other load does not affect the result. CPUs with fast bfloat16 train faster than this.
     """
-    one = np.ones((_SIDE, _SIDE), dtype=np.float32)
-    product = np.empty_like(one)
-    ends, fastest = time.perf_counter() + _LOOK_S, float("inf")
-    while fastest == float("inf") or time.perf_counter() < ends:
+    matrix = np.ones((_MATRIX_SIZE, _MATRIX_SIZE), dtype=np.float32)
+    product = np.empty_like(matrix)
+    deadline, fastest_s = time.perf_counter() + _MEASURE_S, float("inf")
+    while fastest_s == float("inf") or time.perf_counter() < deadline:
         start = time.thread_time()
-        for _ in range(_PRODUCTS):
-            np.matmul(one, one, out=product)
-        if (took := time.thread_time() - start) > 0:  # 0: the clock of this system is too coarse
-            fastest = min(fastest, took / _PRODUCTS)
-    return (os.cpu_count() or 1) * 2.0 * _SIDE**3 / fastest / _FLOP_A_TOKEN
+        for _ in range(_PRODUCTS_PER_TIMING):
+            np.matmul(matrix, matrix, out=product)
+        if (took := time.thread_time() - start) > 0:  # 0 if the system's clock is too coarse
+            fastest_s = min(fastest_s, took / _PRODUCTS_PER_TIMING)
+    return (os.cpu_count() or 1) * 2.0 * _MATRIX_SIZE**3 / fastest_s / _FLOP_PER_TOKEN

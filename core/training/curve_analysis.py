@@ -1,6 +1,6 @@
-"""What a curve says, in words; and one curve for a whole chain of jobs. Pure.
+"""Observations about a training curve (overfitting, divergence, …), and one curve for a chain of jobs. Pure.
 
-A single step's loss is that of a few examples and jumps about: medians of parts of the curve are compared, not steps.
+The loss of a single step is noisy, so medians of curve segments are compared instead of steps.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ Level = Literal["good", "look", "bad"]
 _ACCURACY = "training_token_accuracy"
 _Numbers = npt.NDArray[np.float64]
 
-_FEWEST_STEPS = 20  # below, medians of parts are those of two or three steps
-_PARTS = 10  # of the curve that are compared
+_MIN_STEPS = 20  # with fewer, a segment would have a single step
+_SEGMENTS = 10  # number of segments that are compared
 # L. Prechelt, "Early Stopping - But When?" (1998): the generalisation loss GL = E_va / min E_va - 1, stopped at 5 %.
 _GENERALISATION_LOSS = 0.05
-_RISEN = 1.25  # times its least, in two parts running: no longer noise. Ours, from runs with rates too high
-_NOTICED = 0.02  # of where the loss began: near 0, a quarter more is nothing
-_STILL = 0.01  # a change of the loss that nobody would notice
-_WIDE = 1.5  # times the training loss: new examples are far harder than known ones
-_FEWEST_MEASURED = 3  # steps: one batch may be right by luck
+_DIVERGENCE_RATIO = 1.25  # times the lowest segment, twice in a row. From our runs with too high rates
+_MIN_RISE = 0.02  # share of the initial loss; ignores relative changes near 0
+_PLATEAU_CHANGE = 0.01  # relative change of the loss that counts as none
+_GAP_RATIO = 1.5  # validation loss / training loss
+_MIN_MEASURED_STEPS = 3  # one batch can be right by chance
 _FEW_STEPS = 100
-_FEW_EXAMPLES = 200  # a model with adapters of millions of numbers can hold so few word by word
-_GENERALISES = 0.05  # points of accuracy that held-out rows may be behind
-_BY_HEART = 0.985  # training token accuracy; stories have several words that would do at every place
+_FEW_EXAMPLES = 200  # adapters with millions of parameters can memorise this many
+_MAX_ACCURACY_GAP = 0.05  # accuracy gap to held-out rows that still counts as generalising
+_MEMORISED_ACCURACY = 0.985  # training token accuracy; real text always allows several next words
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One thing that a curve says. `step` is where to look."""
+    """One observation about a curve. `step`: where it shows on the curve."""
 
     kind: Kind
     level: Level
@@ -52,55 +52,55 @@ class Observation:
 def observations(
     results: Results, checkpoints: Sequence[CheckpointView] = (), examples: int | None = None
 ) -> tuple[Observation, ...]:
-    """What a curve says, the gravest first.
+    """Observations about a curve, most severe first.
 
     Args:
         results: the curve.
-        checkpoints: of the job; they make the advice concrete.
-        examples: how many training examples there are; None: not known.
+        checkpoints: of the job; used to recommend one.
+        examples: number of training examples; None: not known.
     """
-    steps, losses = _known(results, "training_loss")
+    steps, losses = _series(results, "training_loss")
     memorised = _memorised(results, examples)
     if not len(steps):
         return () if memorised is None else (memorised,)
-    found = [_diverged(steps, losses), _overfitted(results, checkpoints), memorised]
-    if len(steps) < _FEWEST_STEPS:
-        found += [_short(results, len(steps))] if memorised is None else []
+    candidates = [_diverged(steps, losses), _overfitted(results, checkpoints), memorised]
+    if len(steps) < _MIN_STEPS:
+        candidates += [_short(results, len(steps))] if memorised is None else []
     else:
-        found += [_plateau(steps, losses)]
-    told = [one for one in found if one is not None]
-    if not any(one.level == "bad" for one in told):
-        told += [one for one in (_gap(results), _good(results)) if one is not None]
+        candidates += [_plateau(steps, losses)]
+    result = [item for item in candidates if item is not None]
+    if not any(item.level == "bad" for item in result):
+        result += [item for item in (_gap(results), _good(results)) if item is not None]
     order: dict[Level, int] = {"bad": 0, "look": 1, "good": 2}
-    return tuple(sorted(told, key=lambda one: order[one.level]))
+    return tuple(sorted(result, key=lambda item: order[item.level]))
 
 
 def with_axes(results: Results, job: JobView | None = None) -> pd.DataFrame:
-    """The curve with `epoch` and `seconds` beside its columns, NaN where they cannot be known.
+    """The curve with the additional columns `epoch` and `seconds`, NaN where unknown.
 
-    Epochs come from the examples seen; where the file does not tell them, from steps and the batch size. Seconds are
-    those of training, spread over the steps by tokens (else evenly).
+    Epochs come from the examples seen, otherwise from steps and batch size. `seconds` is the training time, spread
+    over the steps by tokens, or evenly if tokens are unknown.
     """
     frame = results.frame.copy()
-    seen = frame["elapsed_examples"].astype("float64")
+    examples_seen = frame["elapsed_examples"].astype("float64")
     batch = _batch(job)
-    if seen.isna().all() and batch is not None:
-        seen = frame["step"].astype("float64") * batch
-    frame["epoch"] = seen / job.n_examples if job is not None and job.n_examples else np.nan
+    if examples_seen.isna().all() and batch is not None:
+        examples_seen = frame["step"].astype("float64") * batch
+    frame["epoch"] = examples_seen / job.n_examples if job is not None and job.n_examples else np.nan
     frame["seconds"] = np.nan
-    took = None if job is None else job.training_s(job.updated_at)
-    if took and len(frame):
-        by = frame["elapsed_tokens"].astype("float64")
-        by = by if by.notna().any() else frame["step"].astype("float64")
-        frame["seconds"] = by / by.max() * took
+    duration_s = None if job is None else job.training_s(job.updated_at)
+    if duration_s and len(frame):
+        progress = frame["elapsed_tokens"].astype("float64")
+        progress = progress if progress.notna().any() else frame["step"].astype("float64")
+        frame["seconds"] = progress / progress.max() * duration_s
     return frame
 
 
 def curve_frame(parts: Sequence[tuple[JobView, Results]]) -> pd.DataFrame:
-    """One curve of a chain of jobs, the first ancestor first.
+    """One curve for a chain of jobs, first ancestor first.
 
-    Beside the columns of `with_axes`: `job` (id), `part` (from 0), and `total_step`, `total_tokens`, `epoch`,
-    `seconds` that go on from one job to the next.
+    Columns: those of `with_axes`, `job` (id), `part` (from 0), `total_step` and `total_tokens`. `epoch`, `seconds` and
+    the totals continue from one job to the next.
     """
     frames, step, tokens, epoch, seconds = [], 0.0, 0.0, 0.0, 0.0
     for number, (job, results) in enumerate(parts):
@@ -110,15 +110,15 @@ def curve_frame(parts: Sequence[tuple[JobView, Results]]) -> pd.DataFrame:
         frame["total_tokens"] = frame["elapsed_tokens"].astype("float64") + tokens
         frame["epoch"] += epoch
         frame["seconds"] += seconds
-        step, tokens = _end(frame["total_step"], step), _end(frame["total_tokens"], tokens)
-        epoch, seconds = _end(frame["epoch"], epoch), _end(frame["seconds"], seconds)
+        step, tokens = _last_value(frame["total_step"], step), _last_value(frame["total_tokens"], tokens)
+        epoch, seconds = _last_value(frame["epoch"], epoch), _last_value(frame["seconds"], seconds)
         frames.append(frame)
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def _end(column: pd.Series, otherwise: float) -> float:
-    known = column.dropna()
-    return float(known.iloc[-1]) if len(known) else otherwise
+def _last_value(column: pd.Series, default: float) -> float:
+    values = column.dropna()
+    return float(values.iloc[-1]) if len(values) else default
 
 
 def _batch(job: JobView | None) -> int | None:
@@ -126,39 +126,39 @@ def _batch(job: JobView | None) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _known(results: Results, column: str) -> tuple[_Numbers, _Numbers]:
-    """Steps and values of a column where it has any."""
-    kept = results.frame[["step", column]].dropna()
-    return kept["step"].to_numpy(dtype=np.float64), kept[column].to_numpy(dtype=np.float64)
+def _series(results: Results, column: str) -> tuple[_Numbers, _Numbers]:
+    """Steps and values of a column, without missing values."""
+    rows = results.frame[["step", column]].dropna()
+    return rows["step"].to_numpy(dtype=np.float64), rows[column].to_numpy(dtype=np.float64)
 
 
 def _medians(values: _Numbers) -> _Numbers:
-    return np.array([np.median(part) for part in np.array_split(values, min(_PARTS, len(values)))])
+    return np.array([np.median(part) for part in np.array_split(values, min(_SEGMENTS, len(values)))])
 
 
 def _diverged(steps: _Numbers, losses: _Numbers) -> Observation | None:
-    if len(steps) < _FEWEST_STEPS:
+    if len(steps) < _MIN_STEPS:
         return None
     medians = _medians(losses)
-    least = int(np.argmin(medians))
-    lowest = medians[least]
-    risen = np.maximum(lowest * _RISEN, lowest + medians[0] * _NOTICED)
-    if least >= len(medians) - 2 or not (medians[-2:] > risen).all():
+    lowest_segment = int(np.argmin(medians))
+    lowest = medians[lowest_segment]
+    threshold = np.maximum(lowest * _DIVERGENCE_RATIO, lowest + medians[0] * _MIN_RISE)
+    if lowest_segment >= len(medians) - 2 or not (medians[-2:] > threshold).all():
         return None
-    place = round((least + 1) * len(steps) / len(medians)) - 1
-    step = int(steps[place])
+    index = round((lowest_segment + 1) * len(steps) / len(medians)) - 1
+    step = int(steps[index])
     sentence = msg(
         "Divergence: the training loss fell to about {lowest} near step {step} and has risen to "
-        "{medians} since. A lower learning rate multiplier keeps it down.",
+        "{risen} since. Use a lower learning rate multiplier.",
         lowest=f"{lowest:.3f}",
         step=f"{step:,}",
-        medians=f"{medians[-1]:.3f}",
+        risen=f"{medians[-1]:.3f}",
     )
     return Observation("divergence", "bad", sentence, step)
 
 
 def _overfitted(results: Results, checkpoints: Sequence[CheckpointView]) -> Observation | None:
-    steps, losses = _known(results, "validation_loss")
+    steps, losses = _series(results, "validation_loss")
     if len(steps) < 2:
         return None
     best = int(np.argmin(losses))
@@ -166,11 +166,11 @@ def _overfitted(results: Results, checkpoints: Sequence[CheckpointView]) -> Obse
     if best == len(steps) - 1 or lowest <= 0 or last / lowest - 1 < _GENERALISATION_LOSS:
         return None
     step = int(steps[best])
-    nearest = min(checkpoints, key=lambda one: abs(one.step - step), default=None)
+    nearest = min(checkpoints, key=lambda checkpoint: abs(checkpoint.step - step), default=None)
     if nearest is not None and nearest.step < steps[-1]:
         sentence = msg(
             "Overfitting: the validation loss was lowest at step {step} ({lowest}) and is {last} now. "
-            "The checkpoint of step {checkpoint} is the better model.",
+            "Use the checkpoint of step {checkpoint}.",
             step=f"{step:,}",
             lowest=f"{lowest:.3f}",
             last=f"{last:.3f}",
@@ -189,23 +189,23 @@ def _overfitted(results: Results, checkpoints: Sequence[CheckpointView]) -> Obse
 
 def _memorised(results: Results, examples: int | None) -> Observation | None:
     """Nearly all training tokens right, and held-out tokens not: known by heart. Without held-out rows, a suspicion."""
-    steps, accuracy = _known(results, _ACCURACY)
-    if len(steps) < _FEWEST_MEASURED:
+    steps, accuracy = _series(results, _ACCURACY)
+    if len(steps) < _MIN_MEASURED_STEPS:
         return None
-    late, found = float(np.median(accuracy[-max(3, len(accuracy) // _PARTS) :])), figure(results, _ACCURACY)
-    if late < _BY_HEART or found is None:
+    late, found = float(np.median(accuracy[-max(3, len(accuracy) // _SEGMENTS) :])), figure(results, _ACCURACY)
+    if late < _MEMORISED_ACCURACY or found is None:
         return None
     last, held_out, step = found.value, results.last("validation_token_accuracy"), int(steps[-1])
     if held_out is not None:
-        if held_out > last - _GENERALISES:
+        if held_out > last - _MAX_ACCURACY_GAP:
             return None
         sentence = msg(
             "{last} of the training tokens are right, and {held_out} of the held-out tokens: probably "
-            "memorised. Fewer epochs, or more varied examples, make a better model.",
+            "memorised. Use fewer epochs or more varied examples.",
             last=f"{last:.1%}",
             held_out=f"{held_out:.1%}",
         )
-    elif len(_known(results, "validation_loss")[0]):
+    elif len(_series(results, "validation_loss")[0]):
         return None
     elif examples is not None and examples < _FEW_EXAMPLES:
         sentence = msg(
@@ -234,36 +234,37 @@ def _memorised(results: Results, examples: int | None) -> Observation | None:
 def _plateau(steps: _Numbers, losses: _Numbers) -> Observation | None:
     medians = _medians(losses)
     late = medians[-max(2, len(medians) // 2) :]
-    if len(medians) < _PARTS or medians[0] <= 0 or (late.max() - late.min()) / medians[0] > _STILL:
+    if len(medians) < _SEGMENTS or medians[0] <= 0 or (late.max() - late.min()) / medians[0] > _PLATEAU_CHANGE:
         return None
     step = int(steps[len(steps) - len(steps) * len(late) // len(medians)])
     sentence = msg(
-        "The model learns nothing more after about step {step}: fewer epochs would do, and cost less.", step=f"{step:,}"
+        "The model stops improving after about step {step}. Fewer epochs would be enough and cost less.",
+        step=f"{step:,}",
     )
     return Observation("plateau", "look", sentence, step)
 
 
 def _gap(results: Results) -> Observation | None:
     valid, train = figure(results, "validation_loss"), figure(results, "training_loss")
-    if valid is None or train is None or train.value <= 0 or valid.value / train.value < _WIDE:
+    if valid is None or train is None or train.value <= 0 or valid.value / train.value < _GAP_RATIO:
         return None
     sentence = msg(
-        "The loss is {value} on held-out rows and {other} on the training rows: "
-        "more, or more varied, examples would narrow the gap.",
-        value=f"{valid.value:.3f}",
-        other=f"{train.value:.3f}",
+        "The loss is {validation} on held-out rows and {training} on the training rows. "
+        "More, or more varied, examples would narrow the gap.",
+        validation=f"{valid.value:.3f}",
+        training=f"{train.value:.3f}",
     )
     return Observation("gap", "look", sentence)
 
 
-def _short(results: Results, known: int) -> Observation:
-    sentence = msg("Steps so far: {known}. That is too few to judge the curve.", known=f"{known:,}")
+def _short(results: Results, steps: int) -> Observation:
+    sentence = msg("Steps so far: {steps}. That is too few to judge the curve.", steps=f"{steps:,}")
     return Observation("short", "look", sentence, int(results.frame["step"].iloc[-1]))
 
 
 def _good(results: Results) -> Observation | None:
     first, last = results.first("training_loss"), figure(results, "training_loss")
-    if first is None or last is None or last.value >= first or results.steps < _FEWEST_STEPS:
+    if first is None or last is None or last.value >= first or results.steps < _MIN_STEPS:
         return None
     before, after = results.first(_ACCURACY), figure(results, _ACCURACY)
     if before is None or after is None:

@@ -1,4 +1,4 @@
-"""Two evaluations against each other, row by row: does tuning help?"""
+"""Compares two evaluations row by row: does fine-tuning help?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from core.training.scoring import Interval
 
 @dataclass(frozen=True, slots=True)
 class EvaluationComparison:
-    """Two models on the same rows. `p_value` None: scores of texts, where the interval of the difference tells."""
+    """Two models on the same `n` rows. `p_value`: for labels (McNemar); None for texts, which use the interval."""
 
     n: int
     tuned: Interval
@@ -29,37 +29,47 @@ class EvaluationComparison:
 
 
 def compare_evaluations(store: Store, tuned_id: str, base_id: str) -> EvaluationComparison:
-    """Two evaluations, row by row, on the rows that both have answered.
+    """Compare two evaluations on the rows that both have answered.
 
     Raises:
-        NotFound: one of them is not there.
-        FabulaError: they have no row in common, or are of different kinds.
+        NotFound: one of them does not exist.
+        FabulaError: they have no rows in common or are of different kinds.
     """
-    one, other = get(store, tuned_id), get(store, base_id)
-    if one.kind != other.kind:
+    tuned_evaluation, base_evaluation = get(store, tuned_id), get(store, base_id)
+    if tuned_evaluation.kind != base_evaluation.kind:
         raise FabulaError(
-            msg("The two evaluations are of different kinds."), msg("Judge both models on the same rows.")
+            msg("The two evaluations are of different kinds."), msg("Evaluate both models on the same rows.")
         )
-    mine, theirs = _scores(store, one), _scores(store, other)
-    shared = [key for key in mine if key in theirs]
+    tuned_scores, base_scores = _scores(store, tuned_evaluation), _scores(store, base_evaluation)
+    shared = [key for key in tuned_scores if key in base_scores]
     if not shared:
-        raise FabulaError(msg("The two evaluations have no row in common."), msg("Judge both models on the same rows."))
-    left, right = [mine[key] for key in shared], [theirs[key] for key in shared]
-    apart = scoring.difference(left, right)
-    interval = _shares if one.kind == "label" else scoring.mean
-    tuned, base = interval(left), interval(right)
-    assert apart is not None and tuned is not None and base is not None
+        raise FabulaError(
+            msg("The two evaluations have no rows in common."), msg("Evaluate both models on the same rows.")
+        )
+    tuned_values, base_values = [tuned_scores[key] for key in shared], [base_scores[key] for key in shared]
+    difference = scoring.difference(tuned_values, base_values)
+    interval = _share if tuned_evaluation.kind == "label" else scoring.mean
+    tuned, base = interval(tuned_values), interval(base_values)
+    assert difference is not None and tuned is not None and base is not None
     p_value = None
-    if one.kind == "label":
-        only = [sum(1 for a, b in zip(left, right, strict=True) if (a, b) == pair) for pair in ((1, 0), (0, 1))]
-        p_value = scoring.mcnemar(*only)
+    if tuned_evaluation.kind == "label":
+        discordant = [
+            sum(1 for a, b in zip(tuned_values, base_values, strict=True) if (a, b) == pair)
+            for pair in ((1, 0), (0, 1))
+        ]
+        p_value = scoring.mcnemar(*discordant)
     return EvaluationComparison(
-        len(shared), tuned, base, apart, p_value, _sentence(one.kind, len(shared), tuned, base, apart)
+        len(shared),
+        tuned,
+        base,
+        difference,
+        p_value,
+        _sentence(tuned_evaluation.kind, len(shared), tuned, base, difference),
     )
 
 
 def _scores(store: Store, evaluation: EvaluationView) -> dict[str, float]:
-    """Score of each answered row: right or not for labels, chrF for texts."""
+    """Score of each answered row: 1 or 0 for labels, chrF (0 to 1) for texts."""
     query = select(
         EvaluationAnswer.row_key, EvaluationAnswer.right, EvaluationAnswer.text, EvaluationAnswer.expected
     ).where(EvaluationAnswer.evaluation_id == evaluation.id, EvaluationAnswer.text.is_not(None))
@@ -70,21 +80,21 @@ def _scores(store: Store, evaluation: EvaluationView) -> dict[str, float]:
     return {key: scoring.chrf(text or "", expected) for key, _, text, expected in rows}
 
 
-def _shares(scores: list[float]) -> Interval | None:
+def _share(scores: list[float]) -> Interval | None:
     return scoring.wilson(int(sum(scores)), len(scores))
 
 
-def _sentence(kind: str, n: int, tuned: Interval, base: Interval, apart: Interval) -> str:
-    """The comparison in words; "no clear difference" where 0 lies inside the interval."""
+def _sentence(kind: str, n: int, tuned: Interval, base: Interval, difference: Interval) -> str:
+    """The comparison in words; "no clear difference" if the interval contains 0."""
     if kind == "label":
-        if apart.low > 0:
+        if difference.low > 0:
             return msg(
                 "Fine-tuning helped: {value} correct against {other}, on {n} rows that it never saw.",
                 value=f"{tuned.value:.0%}",
                 other=f"{base.value:.0%}",
                 n=f"{n:,}",
             )
-        if apart.high < 0:
+        if difference.high < 0:
             return msg(
                 "Fine-tuning made it worse: {value} correct against {other}, on {n} rows that it never saw.",
                 value=f"{tuned.value:.0%}",
@@ -97,13 +107,13 @@ def _sentence(kind: str, n: int, tuned: Interval, base: Interval, apart: Interva
             other=f"{base.value:.0%}",
             n=f"{n:,}",
         )
-    if apart.low > 0:
+    if difference.low > 0:
         return msg(
             "Fine-tuning helped: its texts are closer to what was expected ({value} against {other}).",
             value=f"{tuned.value:.2f}",
             other=f"{base.value:.2f}",
         )
-    if apart.high < 0:
+    if difference.high < 0:
         return msg(
             "Fine-tuning made it worse: its texts are further from what was expected ({value} against {other}).",
             value=f"{tuned.value:.2f}",

@@ -1,4 +1,4 @@
-"""One evaluation in a worker's hand: its state in the ledger, and patience with its provider."""
+"""One evaluation that a worker runs: its state in the database, and retries of provider calls."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from core.training.evaluation_types import ACTIVE, EvaluationView
 
 T = TypeVar("T")
 
-_LOOK_S = 0.5  # how soon a stop ends a pause
+_POLL_S = 0.5  # maximum delay before a stop ends a pause
 
 
 class EvaluationStopped(Exception):
-    """The worker stops, or somebody stopped the evaluation."""
+    """The worker stops, or a person stopped the evaluation."""
 
 
 @dataclass(slots=True)
 class EvaluationContext:
-    """One evaluation in a worker's hand."""
+    """One evaluation that a worker runs."""
 
     store: Store
     id: str
     stopping: threading.Event
     halt: threading.Event = field(default_factory=threading.Event)
-    """Ends the requests that are under way."""
+    """Cancels the requests in flight when set."""
 
     @property
     def view(self) -> EvaluationView:
         return evaluations.get(self.store, self.id)
 
     def begin(self) -> bool:
-        """Whether there is anything to do."""
+        """Mark the evaluation as running; False if there is nothing to do."""
         with self.store.session() as session:
-            one = session.get(Evaluation, self.id)
-            if one is None or one.state not in ACTIVE:
+            evaluation = session.get(Evaluation, self.id)
+            if evaluation is None or evaluation.state not in ACTIVE:
                 return False
-            if one.state == "queued":
-                one.state = "running"
+            if evaluation.state == "queued":
+                evaluation.state = "running"
             return True
 
     def last_reason(self) -> str:
@@ -56,54 +56,54 @@ class EvaluationContext:
             return session.scalar(query.order_by(EvaluationAnswer.id.desc()).limit(1)) or ""
 
     def raise_if_stopped(self) -> None:
-        """Raises EvaluationStopped when nobody wants more answers."""
+        """Raises EvaluationStopped when the worker or the evaluation was stopped."""
         if self.stopping.is_set():
             raise EvaluationStopped
         with self.store.reading() as session:
             if session.scalar(select(Evaluation.state).where(Evaluation.id == self.id)) != "running":
                 raise EvaluationStopped
 
-    def raise_or_halt(self) -> None:
-        """`raise_if_stopped`, and end the requests that are under way where it raises."""
+    def raise_and_cancel_requests(self) -> None:
+        """Like `raise_if_stopped`, but cancels the requests in flight before raising."""
         try:
             self.raise_if_stopped()
         except EvaluationStopped:
             self.halt.set()
             raise
 
-    def end(self) -> None:
-        """Sum up what there is."""
+    def finish(self) -> None:
+        """Compute the metrics from the answers so far and mark the evaluation as ended."""
         view = self.view
-        metrics = evaluation_metrics.metrics(self.store, view)
+        metrics = evaluation_metrics.compute_metrics(self.store, view)
         with self.store.session() as session:
-            one = session.get_one(Evaluation, self.id)
-            if one.state in ACTIVE:
-                one.metrics = metrics.to_dict()
-                one.state = "done" if one.state == "running" else "stopped"
-                one.reason, one.finished_at = None, utcnow()
+            evaluation = session.get_one(Evaluation, self.id)
+            if evaluation.state in ACTIVE:
+                evaluation.metrics = metrics.to_dict()
+                evaluation.state = "done" if evaluation.state == "running" else "stopped"
+                evaluation.reason, evaluation.finished_at = None, utcnow()
 
-    def patiently(self, call: Callable[[], T]) -> T:
-        """`call()`, again after growing pauses while its provider is away; the evaluation says meanwhile why it waits.
+    def with_retries(self, call: Callable[[], T]) -> T:
+        """`call()`, repeated with growing pauses while the provider is unavailable. The evaluation shows the reason.
 
         Raises:
-            EvaluationStopped: nobody waits any more.
-            FabulaError: of the last try; a provider that asks to wait for longer than two minutes is not tried again,
-                because other evaluations wait for this one.
+            EvaluationStopped: the worker or the evaluation was stopped.
+            FabulaError: from the last attempt. If the provider asks to wait for more than two minutes, there is no
+                further attempt, because other evaluations are queued.
         """
 
         def attempt() -> T:
             self.raise_if_stopped()
             return call()
 
-        return call_with_retries(attempt, pause=self._pause, note=self.note)
+        return call_with_retries(attempt, pause=self._pause, note=self.set_reason)
 
     def _pause(self, seconds: float) -> None:
-        """Raises EvaluationStopped as soon as nobody waits any more."""
+        """Raises EvaluationStopped as soon as the evaluation is stopped."""
         while seconds > 0:
-            self.stopping.wait(min(_LOOK_S, seconds))
+            self.stopping.wait(min(_POLL_S, seconds))
             self.raise_if_stopped()
-            seconds -= _LOOK_S
+            seconds -= _POLL_S
 
-    def note(self, reason: str | None) -> None:
+    def set_reason(self, reason: str | None) -> None:
         with self.store.session() as session:
             session.get_one(Evaluation, self.id).reason = reason

@@ -1,4 +1,4 @@
-"""How one row of an evaluation is asked for, judged, kept and paid."""
+"""One row of an evaluation: request, scoring, storage and cost."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from core.training.evaluation_context import EvaluationContext
 from core.training.evaluation_types import EvaluationView, HeldOutExample
 
 _REFUSED = frozenset({"refusal", "content_filter"})
-_BILLED_TRIES = 5  # of one row: as often as a run sends a row that gets no answer; each counts with its worst case
+_MAX_BILLED_ATTEMPTS = 5  # per row; each attempt without an answer counts with its worst-case cost
 
 
-class _GivenUp(FabulaError):
-    """A row that was sent so often without an answer that it is left alone."""
+class _TooManyAttempts(FabulaError):
+    """A row was sent `_MAX_BILLED_ATTEMPTS` times without an answer."""
 
     def __init__(self, cause: ProviderError) -> None:
         super().__init__(cause.what, cause.next_step)
@@ -37,50 +37,52 @@ class _GivenUp(FabulaError):
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRequester:
-    """Everything that a row needs to be asked for."""
+    """Sends the rows of one evaluation to its model and saves the answers."""
 
     context: EvaluationContext
     client: Client
     book: PriceBook
     view: EvaluationView
-    endpoint: Endpoint
+    endpoint_for: Endpoint
     max_tokens: int
 
     def ask(self, example: HeldOutExample) -> bool:
-        """Ask for one row and keep what comes; whether it was answered.
+        """Send one row and save the answer or the error. Returns whether it was answered.
 
         Raises:
-            FabulaError: no other row would be answered either.
-            Stopped: nobody wants it any more.
+            FabulaError: all other rows would fail too.
+            EvaluationStopped: the evaluation was stopped.
         """
         self.context.raise_if_stopped()
         request = self._request(example)
-        tries = count(1)
+        attempts = count(1)
 
-        def one_try() -> tuple[Completion, Reservation]:
-            bought = self._reserve(request)
+        def attempt() -> tuple[Completion, Reservation]:
+            reservation = self._reserve(request)
             try:
-                return bought.call(lambda: self.client.complete(request, once=True, stop=self.context.halt)), bought
+                return reservation.call(
+                    lambda: self.client.complete(request, once=True, stop=self.context.halt)
+                ), reservation
             except ProviderError as exc:
-                paid = self.client.provider.kind != "engine"
-                if paid and exc.may_be_billed and next(tries) >= _BILLED_TRIES:
-                    raise _GivenUp(exc) from exc
+                billed = self.client.provider.kind != "engine"
+                if billed and exc.may_be_billed and next(attempts) >= _MAX_BILLED_ATTEMPTS:
+                    raise _TooManyAttempts(exc) from exc
                 raise
 
         try:
-            answer, bought = self.context.patiently(one_try)
+            answer, reservation = self.context.with_retries(attempt)
         except ModelNotFound:
             raise
-        except (BadRequest, _GivenUp) as exc:
-            self._keep(example, None, None, exc.what)
+        except (BadRequest, _TooManyAttempts) as exc:
+            self._save_answer(example, None, None, exc.what)
             return False
         choice = answer.texts[0] if answer.texts else None
         if choice is None or choice.error:
-            words = choice.error if choice else ""
-            reason = words or msg("The provider answered without a text.")
-            self._keep(example, None, None, reason, (bought, answer))
+            reason_text = choice.error if choice else ""
+            reason = reason_text or msg("The provider answered without a text.")
+            self._save_answer(example, None, None, reason, (reservation, answer))
             return False
-        self._keep(example, choice.text, choice.finish_reason, None, (bought, answer))
+        self._save_answer(example, choice.text, choice.finish_reason, None, (reservation, answer))
         return True
 
     def _request(self, example: HeldOutExample) -> CompletionRequest:
@@ -90,7 +92,7 @@ class EvaluationRequester:
             model=self.view.model,
             prompt=with_separator(example.prompt, settings.get("separator")),
             system=str(settings.get("system") or ""),
-            endpoint=self.endpoint,
+            endpoint=self.endpoint_for,
             temperature=float(settings["temperature"]),
             max_tokens=self.max_tokens,
             stop=(stop,) if stop else (),
@@ -98,10 +100,10 @@ class EvaluationRequester:
         )
 
     def _reserve(self, request: CompletionRequest) -> Reservation:
-        """What one try may cost at most, in the spend ledger and against budgets, before it is sent."""
+        """Reserve the worst-case cost of one attempt in the spend ledger, within the budgets."""
         view = self.view
-        read = tokens.count([request.system + request.prompt], view.model).tokens
-        worst = cost_of(self.book, view.provider, view.model, read, request.max_tokens)
+        prompt_tokens = tokens.count([request.system + request.prompt], view.model).tokens
+        worst_case_usd = cost_of(self.book, view.provider, view.model, prompt_tokens, request.max_tokens)
         return Reservation(
             self.context.store,
             self._actor,
@@ -109,25 +111,25 @@ class EvaluationRequester:
             provider=view.provider,
             model=view.model,
             reference=view.id,
-            worst_usd=worst,
+            worst_usd=worst_case_usd,
         )
 
-    def _keep(
+    def _save_answer(
         self,
         example: HeldOutExample,
         text: str | None,
         finish_reason: str | None,
         reason: str | None,
-        paid: tuple[Reservation, Completion] | None = None,
+        reservation_and_answer: tuple[Reservation, Completion] | None = None,
     ) -> None:
-        """Write an answer, or why there is none, and what it took, in one transaction.
+        """Save an answer, or why there is none, and its cost in one transaction.
 
         Raises:
-            StorageFull: it could not be written. What was paid for is in a rescue file.
+            StorageFull: the database can't be written. A paid answer is in a rescue file.
         """
         right = None
         if text is not None and self.view.kind == "label":
-            expected = _without(example.expected, self.view.settings.get("stop"))
+            expected = _remove_stop(example.expected, self.view.settings.get("stop"))
             right = finish_reason not in _REFUSED and scoring.normalize_label(text) == scoring.normalize_label(expected)
         values = {
             "evaluation_id": self.view.id,
@@ -139,20 +141,20 @@ class EvaluationRequester:
             "reason": reason,
             "right": right,
         }
-        if paid is None:
+        if reservation_and_answer is None:
             with self.context.store.session() as session:
                 _add(session, values)
             return
-        bought, answer = paid
-        used = (answer.prompt_tokens, answer.completion_tokens)
+        reservation, answer = reservation_and_answer
+        usage = (answer.prompt_tokens, answer.completion_tokens)
         cached = answer.cached_tokens
-        cost = cost_of(self.book, self.view.provider, self.view.model, *used, cached_tokens=cached)
+        cost = cost_of(self.book, self.view.provider, self.view.model, *usage, cached_tokens=cached)
 
         def write(session: Session) -> None:
-            bought.settle_in(session, *used, cost)
+            reservation.settle_in(session, *usage, cost)
             _add(session, values)
 
-        entry = {"kind": "answer", "values": values, "spend": bought.entry(*used, cost)}
+        entry = {"kind": "answer", "values": values, "spend": reservation.entry(*usage, cost)}
         rescue_files.write_or_rescue(self.context.store, write, entry)
 
     @property
@@ -161,23 +163,26 @@ class EvaluationRequester:
 
 
 def _add(session: Session, values: dict[str, Any]) -> None:
-    """An answer, unless its row has one already."""
-    mine = (EvaluationAnswer.evaluation_id == values["evaluation_id"], EvaluationAnswer.row_key == values["row_key"])
-    if not session.scalar(select(func.count()).where(*mine)):
+    """Add an answer unless the row already has one."""
+    same_row = (
+        EvaluationAnswer.evaluation_id == values["evaluation_id"],
+        EvaluationAnswer.row_key == values["row_key"],
+    )
+    if not session.scalar(select(func.count()).where(*same_row)):
         session.add(EvaluationAnswer(**values))
 
 
 def with_separator(prompt: str, separator: object) -> str:
-    """The prompt as the training file ends it: with its separator, once."""
+    """The prompt as in the training file, ending with the separator."""
     return prompt + separator if isinstance(separator, str) and not prompt.endswith(separator) else prompt
 
 
-def endpoint(client: Client, model: str, file_format: object) -> Endpoint:
-    """How a model is asked: as it was trained; where it takes both, by the format of the training file."""
+def endpoint_for(client: Client, model: str, file_format: object) -> Endpoint:
+    """The endpoint for a model; on the engine, which supports both, the one that matches the training file."""
     if client.provider.kind == "engine":
         return "chat" if file_format == "chat" else "completion"
     return client.endpoint(model)
 
 
-def _without(text: str, stop: object) -> str:
+def _remove_stop(text: str, stop: object) -> str:
     return text.removesuffix(stop) if isinstance(stop, str) and stop else text

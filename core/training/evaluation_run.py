@@ -1,4 +1,4 @@
-"""The worker's part of an evaluation: ask, judge, keep each answer at once, account for it, and sum up at the end."""
+"""Runs an evaluation in the worker: asks the model, saves and bills each answer, and computes the metrics."""
 
 from __future__ import annotations
 
@@ -19,86 +19,90 @@ from core.providers.schemas import Endpoint
 from core.settings import Settings
 from core.training import holdout
 from core.training.evaluation_context import EvaluationContext, EvaluationStopped
-from core.training.evaluation_request import EvaluationRequester, endpoint
+from core.training.evaluation_request import EvaluationRequester, endpoint_for
 from core.training.evaluation_types import ACTIVE, EvaluationView, HeldOutExample
 
 UNFINISHED = select(Evaluation.id).where(Evaluation.state.in_(ACTIVE)).order_by(Evaluation.id)
-"""Ids of evaluations that a worker has to take up, oldest first."""
+"""Selects the ids of unfinished evaluations, oldest first."""
 
-_LOOK_S = 0.5  # how soon a stop ends the requests that are under way
-_AT_ONCE = 4  # requests: as many as the engine answers at a time
-_ALIKE = 5  # answers that fail one after the other, at the beginning: then all will
-_LABEL_TOKENS = 16  # a label in any script, and a word around it
-_FACTOR = 1.5  # times the longest expected text
-_MOST_TOKENS = 2_048
+_POLL_S = 0.5  # maximum delay before a stop cancels the requests in flight
+_CONCURRENCY = 4  # the number of requests that the engine answers in parallel
+_MAX_INITIAL_FAILURES = 5  # consecutive failures at the start; then all rows would fail
+_MIN_ANSWER_TOKENS = 16  # enough for a label in any script
+_LENGTH_FACTOR = 1.5  # times the longest expected text
+_MAX_ANSWER_TOKENS = 2_048
 
 
 def carry_out(store: Store, registry: Registry, evaluation_id: str, stopping: threading.Event | None = None) -> None:
-    """Bring an evaluation to its end, from wherever it is; rows that are answered are not asked again.
+    """Run an evaluation to its end. Resumes where it stopped: answered rows are not sent again.
 
     Raises:
-        FabulaError: it cannot go on; the ledger does not say so yet (see `give_up`).
+        FabulaError: it can't continue. The caller records this with `give_up`.
     """
     context = EvaluationContext(store, evaluation_id, stopping or threading.Event())
     if not context.begin():
         return
     with contextlib.suppress(EvaluationStopped):
-        client = context.patiently(lambda: registry.get(context.view.provider))
-        asked_at = context.patiently(
-            lambda: endpoint(client, context.view.model, context.view.settings.get("file_format"))
+        client = context.with_retries(lambda: registry.get(context.view.provider))
+        endpoint = context.with_retries(
+            lambda: endpoint_for(client, context.view.model, context.view.settings.get("file_format"))
         )
-        _ask_all(context, client, asked_at)
+        _evaluate_rows(context, client, endpoint)
     if not context.stopping.is_set():
-        context.end()
+        context.finish()
 
 
 def give_up(store: Store, evaluation_id: str, error: FabulaError) -> None:
-    """Write down that an evaluation has failed, and why. Its answers stay."""
+    """Mark an evaluation as failed with the reason. Its answers are kept."""
     with store.session() as session:
-        one = session.get(Evaluation, evaluation_id)
-        if one is not None and one.state in ACTIVE:
-            one.state, one.reason, one.finished_at = "failed", sentences(error.what, error.next_step), utcnow()
+        evaluation = session.get(Evaluation, evaluation_id)
+        if evaluation is not None and evaluation.state in ACTIVE:
+            evaluation.state, evaluation.reason, evaluation.finished_at = (
+                "failed",
+                sentences(error.what, error.next_step),
+                utcnow(),
+            )
 
 
-def _ask_all(context: EvaluationContext, client: Client, asked_at: Endpoint) -> None:
-    """Ask for every row that has no answer yet, a few at a time.
+def _evaluate_rows(context: EvaluationContext, client: Client, endpoint: Endpoint) -> None:
+    """Send all rows without an answer, `_CONCURRENCY` at a time.
 
-    A stop ends the requests that are under way; after an error of one, the answers to the others are waited for.
+    A stop cancels the requests in flight. After an error, the other requests in flight are completed.
     """
     view, book = context.view, custom_prices.book(context.store, Settings.from_env().home)
-    everything = list(holdout.examples(context.store, view))
+    rows = list(holdout.examples(context.store, view))
     with context.store.reading() as session:
-        known = set(
+        answered = set(
             session.scalars(select(EvaluationAnswer.row_key).where(EvaluationAnswer.evaluation_id == context.id))
         )
-    todo = [one for one in everything if one.key not in known]
-    cap = _cap(view, everything)
-    requester = EvaluationRequester(context, client, book, view, asked_at, cap)
-    failed_alike = 0
+    remaining = [row for row in rows if row.key not in answered]
+    max_tokens = _max_answer_tokens(view, rows)
+    requester = EvaluationRequester(context, client, book, view, endpoint, max_tokens)
+    failures = 0
     with ExitStack() as stack:
-        pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="evaluation")
+        pool = ThreadPoolExecutor(_CONCURRENCY, thread_name_prefix="evaluation")
         stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-        waiting: set[Future[bool]] = {pool.submit(requester.ask, one) for one in todo}
-        while waiting:
-            ended, waiting = wait(waiting, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
-            for one in ended:
-                failed_alike = 0 if one.result() else failed_alike + 1
-            if failed_alike >= _ALIKE and not context.view.answered:
+        pending: set[Future[bool]] = {pool.submit(requester.ask, row) for row in remaining}
+        while pending:
+            done, pending = wait(pending, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+            for row in done:
+                failures = 0 if row.result() else failures + 1
+            if failures >= _MAX_INITIAL_FAILURES and not context.view.answered:
                 raise FabulaError(
                     msg(
-                        "The first {failed_alike} rows all failed: {last_reason}",
-                        failed_alike=failed_alike,
+                        "The first {failures} rows all failed: {last_reason}",
+                        failures=failures,
                         last_reason=context.last_reason(),
                     ),
                     msg("Fix the problems listed, then retry the missing answers."),
                 )
-            context.raise_or_halt()
+            context.raise_and_cancel_requests()
 
 
-def _cap(view: EvaluationView, found: list[HeldOutExample]) -> int:
-    """Tokens that an answer may have."""
-    if (given := view.settings.get("max_tokens")) is not None:
-        return int(given)
-    longest = max((one.expected for one in found), key=len, default="")
-    wanted = int(tokens.count([longest], view.model).tokens * _FACTOR)
-    return max(_LABEL_TOKENS, min(_MOST_TOKENS, wanted))
+def _max_answer_tokens(view: EvaluationView, rows: list[HeldOutExample]) -> int:
+    """The token limit of an answer."""
+    if (limit := view.settings.get("max_tokens")) is not None:
+        return int(limit)
+    longest = max((row.expected for row in rows), key=len, default="")
+    estimate = int(tokens.count([longest], view.model).tokens * _LENGTH_FACTOR)
+    return max(_MIN_ANSWER_TOKENS, min(_MAX_ANSWER_TOKENS, estimate))

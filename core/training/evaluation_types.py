@@ -1,4 +1,4 @@
-"""What an evaluation is asked for, and what it tells."""
+"""Data types of evaluations: the form, held-out rows, metrics and views."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ ACTIVE = ("queued", "running", "stopping")
 
 @dataclass(frozen=True, slots=True)
 class EvaluationForm:
-    """What is to be judged, and how.
+    """What to evaluate, and how.
 
     Attributes:
-        dataset_id, version_id: whose rows; None: those of the data set that a file or a person has kept apart.
-        provider, model: what is asked; job_id: the job that made it, None for a base.
-        part: which rows: those held out, those for validation, or both.
-        kind: `label` (a few short answers) or `text`; None: found out from the rows.
-        limit: the most rows; drawn from all over the data set, the same ones for every model.
-        max_tokens: of one answer; None: by the rows.
-        separator, stop, file_format: how the training file asked, so that the model is asked the same way.
-        system: before each prompt; None: what the data set's chat files begin with, nothing for other files.
+        dataset_id, version_id: source of the rows; version_id None: the rows that the data set itself holds out.
+        provider, model: the model to evaluate; job_id: the job that made it, None for a base model.
+        part: held-out rows, validation rows, or both.
+        kind: `label` (a few short answers) or `text`; None: detected from the rows.
+        limit: maximum number of rows; a random sample, the same for every model.
+        max_tokens: per answer; None: chosen from the expected texts.
+        separator, stop, file_format: as in the training file, so that prompts have the same form.
+        system: system prompt; None: the one in the data set's chat files, none for other formats.
     """
 
     dataset_id: str
@@ -50,7 +50,7 @@ class EvaluationForm:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Rows that training does not learn from, and what they are like. `labels` are those of all rows, if any."""
+    """Number and kind of the rows that training does not use. `labels`: all labels of the data set, if any."""
 
     validation: int
     held_out: int
@@ -59,13 +59,13 @@ class HeldOut:
 
     @property
     def usable(self) -> int:
-        """How many there are to judge by."""
+        """The number of rows that can be used for an evaluation."""
         return self.validation + self.held_out
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOutExample:
-    """One row to judge by."""
+    """One row that training has not used."""
 
     key: str
     values: Mapping[str, str]
@@ -75,19 +75,19 @@ class HeldOutExample:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """What an evaluation found. Shares are 0 to 1.
+    """The results of an evaluation. Shares are 0 to 1.
 
     Attributes:
         n: rows that were answered.
-        accuracy: share of right labels; None for texts.
-        exact: share of answers that are the expected text, but for white space.
-        loss: nats a token on rows kept from training; None: `loss_note` says why.
-        labels, confusion: for labels; an answer that is no label stands under "".
-        overlap: how near texts come to the expected ones (chrF), None for labels.
-        quality: measures of the data-set report, for texts: `characters`, `distinct_2`, `grave` (share of rows with a
-            fault), `adherence` (share of asked-for values that the texts have), those that can be known.
-        cost_usd: what the provider bills; None: the price is unknown. Nothing on the engine: `writing_s` counts there.
-        writing_s: seconds with requests under way; None: not recorded.
+        accuracy: share of correct labels; None for texts.
+        exact: share of answers that match the expected text, ignoring white space.
+        loss: nats per token on rows kept from training; None: `loss_note` gives the reason.
+        labels, confusion: for labels; answers that are not a label are counted under "".
+        overlap: similarity to the expected texts (chrF); None for labels.
+        quality: for texts, measures of the data set report where known: `characters`, `distinct_2`, `grave` (share of
+            rows with a fault), `adherence` (share of requested column values that appear in the texts).
+        cost_usd: the provider's charge; None: the price is unknown. 0 on the engine, see `writing_s`.
+        writing_s: seconds with requests in flight; None: not recorded.
     """
 
     n: int
@@ -105,17 +105,17 @@ class Metrics:
     writing_s: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON keeps it."""
+        """As JSON-compatible data."""
         cost = None if self.cost_usd is None else str(self.cost_usd)
         return {**asdict(self), "cost_usd": cost, "loss_note": to_json(self.loss_note)}
 
     @classmethod
-    def from_dict(cls, kept: Mapping[str, Any]) -> Metrics:
-        """Back from JSON."""
-        values = dict(kept)
+    def from_dict(cls, data: Mapping[str, Any]) -> Metrics:
+        """The inverse of `to_dict`."""
+        values = dict(data)
         for name in ("accuracy", "exact", "overlap"):
             values[name] = None if values[name] is None else Interval(**values[name])
-        values["labels"] = tuple(LabelScore(**one) for one in values["labels"])
+        values["labels"] = tuple(LabelScore(**label) for label in values["labels"])
         values["loss_note"] = from_json(values["loss_note"]) or ""
         values["cost_usd"] = None if values["cost_usd"] is None else Decimal(values["cost_usd"])
         return cls(**values)
@@ -123,7 +123,7 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationView:
-    """One evaluation. `answered`, `failed`, `right` count its rows so far; `reason` says why it failed or waits."""
+    """One evaluation. `answered`, `failed` and `right` count rows; `reason`: why it failed or waits."""
 
     id: str
     job_id: str | None
@@ -146,13 +146,13 @@ class EvaluationView:
 
     @property
     def active(self) -> bool:
-        """Whether more will happen to it by itself."""
+        """Whether the worker still has something to do for it."""
         return self.state in ACTIVE
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerView:
-    """What a model answered to one row. `right` None: it is a text, or there is no answer (`reason`)."""
+    """A model's answer to one row. `right`: None for texts, and if there is no answer (see `reason`)."""
 
     id: int
     prompt: str

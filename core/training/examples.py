@@ -1,6 +1,6 @@
-"""Training on a handful of examples: the settings for so few, a real data set and job from them, and how it goes.
+"""Training on a few examples: suitable hyper-parameters, a data set and job made from them, and progress.
 
-`core.dataset.example_pairs` checks the pairs first. The job is one like any other, on all other pages too.
+`core.dataset.example_pairs` checks the pairs. The result is an ordinary data set and job, also on other pages.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from core.training.job_form import FileFormat, JobForm
 from core.training.job_views import FINISHED, JobView
 
 SOURCE: Literal["examples"] = "examples"
-"""The source of a data set that was made here: tells these jobs from others."""
-OWN = "my-examples"
-"""The suffix of a model trained on a person's own examples; that of a sample is the sample's id."""
+"""`Dataset.source` of data sets made here; identifies these jobs."""
+OWN_SUFFIX = "my-examples"
+"""Model suffix for a person's own examples. Samples use their id."""
 PROMPT, ANSWER = "prompt", "answer"
-_LONGEST_ANSWER = 160  # tokens; labels, short texts and fields end long before, an untuned base never
-_MARKUP_TOKENS = 10  # that the chat template adds to an example
+_MAX_ANSWER_TOKENS = 160  # labels, short texts and fields are much shorter; an untuned base model may not stop
+_MARKUP_TOKENS = 10  # added by the chat template per example
 _SEED = 7
-_SEEN = 100  # examples that are learned from in all, at least
-_FEWEST_EPOCHS, _MOST_EPOCHS = 3, 8
-_FEW = 12  # examples; of fewer, every step learns from one: with batches of 4 there would be too few steps
-_BATCH = 4
+_MIN_EXAMPLES_SEEN = 100  # training examples over all epochs
+_MIN_EPOCHS, _MAX_EPOCHS = 3, 8
+_SMALL_SET = 12  # with fewer examples the batch size is 1, otherwise there would be too few steps
+_BATCH_SIZE = 4
 
 
 @dataclass(frozen=True, slots=True)
 class ExampleHyperparameters:
-    """Hyper-parameters for so few examples, and why, in a sentence."""
+    """Hyper-parameters for a small set of examples, and the reason as a sentence."""
 
     n_epochs: int
     batch_size: int
@@ -55,13 +55,13 @@ class ExampleHyperparameters:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Where a job of these is.
+    """The progress of a job.
 
     Attributes:
-        key: preparing, queued (another job trains), starting, loading (the base weights), training, saving, paused, or
-            the job's own end.
-        step, steps: of the training; 0 of 0 before it.
-        share: how much is done, 0 to 1; left_s: seconds to the end, None: not known.
+        key: preparing, queued (another job is training), starting, loading (base weights), training, saving, paused,
+            or the final status of the job.
+        step, steps: current and total training steps; 0 before training.
+        share: 0 to 1; left_s: seconds to the end, None: not known.
     """
 
     key: str
@@ -71,32 +71,32 @@ class Phase:
     left_s: float | None
 
 
-def settings(n_examples: int) -> ExampleHyperparameters:
-    """How to train on so few: each example is seen several times, but not so often that it is learned by heart."""
-    epochs = min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, math.ceil(_SEEN / max(1, n_examples))))
+def suggest_hyperparameters(n_examples: int) -> ExampleHyperparameters:
+    """Hyper-parameters for few examples: each is seen several times, but not so often that it is memorised."""
+    epochs = min(_MAX_EPOCHS, max(_MIN_EPOCHS, math.ceil(_MIN_EXAMPLES_SEEN / max(1, n_examples))))
     return ExampleHyperparameters(
         n_epochs=epochs,
-        batch_size=1 if n_examples < _FEW else _BATCH,
+        batch_size=1 if n_examples < _SMALL_SET else _BATCH_SIZE,
         learning_rate_multiplier=1.0,
         reason=(
             msg(
-                "Each example is read {epochs} times: about {value} readings are enough to learn a form or a set of "
-                "labels. More would make the model repeat the examples.",
+                "Each example is used {epochs} times. About {total} uses in total are enough to learn a format or a "
+                "set of labels; more would make the model repeat the examples.",
                 epochs=epochs,
-                value=_SEEN,
+                total=_MIN_EXAMPLES_SEEN,
             )
         ),
     )
 
 
-def n_tokens(pairs: Sequence[ExamplePair], model: str = packaged_models.BASE) -> int:
-    """About how many tokens one pass over the pairs has."""
+def count_tokens(pairs: Sequence[ExamplePair], model: str = packaged_models.BASE) -> int:
+    """The approximate number of tokens in one epoch over the pairs."""
     texts = [text for pair in pairs for text in pair]
     return tokens.count(texts, model).tokens + _MARKUP_TOKENS * len(pairs) if texts else 0
 
 
 def base_model(models: Sequence[ModelInfo]) -> ModelInfo | None:
-    """The engine's untuned model to start from, the packaged one if it is there; None: the engine offers none."""
+    """The engine's base model, preferably the packaged one; None: the engine has none."""
     untuned = [model for model in models if model.provider == ENGINE and model.base in (None, model.id)]
     return min(untuned, key=lambda model: model.id != packaged_models.BASE, default=None)
 
@@ -112,22 +112,22 @@ def train(
     file_format: FileFormat = "chat",
     expected_s: float | None = None,
 ) -> str:
-    """Make a data set of the pairs and submit a job that trains on it; the id of the job.
+    """Create a data set from the pairs and submit a training job. Returns the job id.
 
-    The same pairs again, while their job goes on, are that job: a second click trains nothing twice.
+    If an unfinished job with the same pairs exists, its id is returned, so a second click starts nothing.
 
     Raises:
-        FabulaError: the pairs can't be trained on; the first reason.
-        StorageFull: no room.
+        FabulaError: the pairs can't be trained on, with the first reason.
+        StorageFull: the disk is full.
     """
     checked = check(pairs)
     blocking = next((finding for finding in checked.findings if finding.blocking), None)
     if blocking is not None:
         raise FabulaError(blocking.sentence, msg("Nothing was started. Change the examples and train again."))
-    chosen = settings(len(checked.pairs))
+    hyperparameters = suggest_hyperparameters(len(checked.pairs))
     with store.session() as session:  # one transaction: no data set without its job
         advisory_lock(session, "examples")
-        running = newest(store, actor)
+        running = newest_job(store, actor)
         if running is not None and not running.finished and pairs_of(store, running.dataset_id) == checked.pairs:
             return running.id
         frame = pd.DataFrame(checked.pairs, columns=[PROMPT, ANSWER])
@@ -138,9 +138,9 @@ def train(
             provider=ENGINE,
             base_model=base,
             suffix=suffix,
-            n_epochs=chosen.n_epochs,
-            batch_size=chosen.batch_size,
-            learning_rate_multiplier=chosen.learning_rate_multiplier,
+            n_epochs=hyperparameters.n_epochs,
+            batch_size=hyperparameters.batch_size,
+            learning_rate_multiplier=hyperparameters.learning_rate_multiplier,
             seed=_SEED,
             file_format=file_format,
             estimated_s=expected_s,
@@ -148,8 +148,8 @@ def train(
         return jobs.submit(store, actor, form)
 
 
-def newest(store: Store, actor: Actor) -> JobView | None:
-    """The job that the actor last started from examples; None: there is none."""
+def newest_job(store: Store, actor: Actor) -> JobView | None:
+    """The actor's newest job from examples; None: there is none."""
     query = (
         select(TrainingJob.id)
         .join(Dataset, Dataset.id == TrainingJob.dataset_id)
@@ -163,36 +163,38 @@ def newest(store: Store, actor: Actor) -> JobView | None:
 
 
 def pairs_of(store: Store, dataset_id: str | None) -> tuple[ExamplePair, ...]:
-    """The pairs of a data set that was made here, in their order; of one that is gone, none."""
+    """The pairs of a data set made here, in order; empty if it no longer exists."""
     query = select(Row.prompt, Row.text).where(Row.dataset_id == dataset_id, Row.state == "done")
     with store.reading() as session:
         return tuple(ExamplePair(prompt, text or "") for prompt, text in session.execute(query.order_by(Row.position)))
 
 
 def phase(job: JobView, training: Mapping[str, Any] | None, now: datetime) -> Phase:
-    """Where the job is, for a progress bar.
+    """The progress of the job, for a progress bar.
 
     Args:
-        training: what the engine says of the job that trains now: `job`, `step`, `total_steps` (its health).
+        training: the engine's health report on the job in training: `job`, `step`, `total_steps`.
         now: UTC.
     """
-    left = job.eta_s(now)
+    left_s = job.eta_s(now)
     if job.finished:
         return Phase(job.status, 0, 0, 1.0, None)
     if job.waiting or job.status == "paused":
-        return Phase(_before_training(job, training), 0, 0, 0.0, left)
-    mine = training is not None and training.get("job") == job.remote_id
-    step, steps = (int(training.get(name) or 0) for name in ("step", "total_steps")) if training and mine else (0, 0)
-    ended = job.estimated_finish is not None and job.estimated_finish <= now
-    if not mine and ended:  # at the engine; its model is on the way here
-        return Phase("saving", 0, 0, 1.0, left)
+        return Phase(_before_training(job, training), 0, 0, 0.0, left_s)
+    is_current = training is not None and training.get("job") == job.remote_id
+    step, steps = (
+        (int(training.get(name) or 0) for name in ("step", "total_steps")) if training and is_current else (0, 0)
+    )
+    overdue = job.estimated_finish is not None and job.estimated_finish <= now
+    if not is_current and overdue:  # training has ended on the engine; the model is being fetched
+        return Phase("saving", 0, 0, 1.0, left_s)
     if not steps or not step:
-        return Phase("loading", step, steps, 0.0, left)
-    return Phase("saving" if step >= steps else "training", step, steps, min(1.0, step / steps), left)
+        return Phase("loading", step, steps, 0.0, left_s)
+    return Phase("saving" if step >= steps else "training", step, steps, min(1.0, step / steps), left_s)
 
 
 def _before_training(job: JobView, training: Mapping[str, Any] | None) -> str:
-    """The phase of a job that is not being trained. One is queued only while another job is in front of it."""
+    """The phase before training. A job counts as queued only while another job is ahead of it."""
     if job.status != "queued":
         return "paused" if job.status == "paused" else "preparing"
     other = training is not None and training.get("job") not in (None, job.remote_id)
@@ -200,12 +202,12 @@ def _before_training(job: JobView, training: Mapping[str, Any] | None) -> str:
 
 
 def unfinished(job: JobView | None) -> bool:
-    """Whether the job is still on its way."""
+    """Whether there is a job and it is not finished."""
     return job is not None and job.status not in FINISHED
 
 
-def requests(job: JobView, prompt: str) -> tuple[CompletionRequest, CompletionRequest]:
-    """The base and the tuned model, asked the same; without randomness, so that the answers can be repeated.
+def comparison_requests(job: JobView, prompt: str) -> tuple[CompletionRequest, CompletionRequest]:
+    """The same request for the base and the tuned model, at temperature 0 so that answers are repeatable.
 
     Raises:
         FabulaError: there is no model yet.
@@ -217,7 +219,7 @@ def requests(job: JobView, prompt: str) -> tuple[CompletionRequest, CompletionRe
         prompt=prompt.strip() + (job.separator or ""),
         endpoint="chat" if job.file_format == "chat" else "completion",
         temperature=0.0,
-        max_tokens=_LONGEST_ANSWER,
+        max_tokens=_MAX_ANSWER_TOKENS,
         stop=(job.stop,) if job.stop else (),
     )
     return replace(tuned, model=job.base_model), tuned

@@ -1,7 +1,7 @@
-"""A run's loss or accuracy as one number with its definition. Every page, chart, file and sentence takes it from here.
+"""The loss or accuracy of a run as one number with its definition; all pages, charts and exports use it.
 
-A single step is the figure of one batch, and jumps about. The figure of training is therefore where the smoothed
-curve ends (the bold line of the chart); the figure of validation is the last measurement on held-out rows. Pure.
+A single step measures one batch and is noisy. For training, the figure is the end of the smoothed curve (the bold line
+in the chart); for validation, the last measurement on held-out rows. Pure.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Definition = Literal["smoothed", "last_step", "held_out"]
 """`smoothed`: end of the smoothed training curve; `last_step`: of a run too short to smooth; `held_out`: last
 measurement on validation rows."""
 
-_FEWEST_TO_SMOOTH = 20  # steps; below, an average lags behind a curve that still falls steeply
-_LONG = 500  # steps, from which on there are more than two for a pixel of a chart
+_MIN_STEPS_TO_SMOOTH = 20  # in shorter runs an average would lag behind a steeply falling curve
+_LONG_RUN_STEPS = 500  # from here on, a chart has more than two steps per pixel
 _WEIGHT, _LONG_WEIGHT = 0.6, 0.9  # averages over about 4 and 19 steps: (1 + w) / (1 - w)
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A loss, or an accuracy (0 to 1), and what it is."""
+    """A loss or an accuracy (0 to 1), and how it was measured."""
 
     value: float
     definition: Definition
@@ -32,13 +32,13 @@ class Figure:
 
 def smoothing_weight(steps: int) -> float:
     """The weight of the past in `smooth` for a run of this many steps; 0: not smoothed."""
-    if steps < _FEWEST_TO_SMOOTH:
+    if steps < _MIN_STEPS_TO_SMOOTH:
         return 0.0
-    return _WEIGHT if steps < _LONG else _LONG_WEIGHT
+    return _WEIGHT if steps < _LONG_RUN_STEPS else _LONG_WEIGHT
 
 
 def smooth(values: pd.Series[float], weight: float) -> pd.Series[float]:
-    """Exponential moving average without the bias of its start; gaps stay gaps.
+    """Exponential moving average with bias correction; missing values stay missing.
 
     `s_t = Σ wᵗ⁻ⁱ·xᵢ / Σ wᵗ⁻ⁱ` with w = weight (0 gives the values back): what TensorBoard's slider does.
 
@@ -52,7 +52,7 @@ def smooth(values: pd.Series[float], weight: float) -> pd.Series[float]:
 
 
 def figure(results: Results, column: str) -> Figure | None:
-    """The figure of a column of `results.frame`; None where nothing was measured. Of a chain: that of its last part."""
+    """The figure of a column of `results.frame`; None: not measured. For a chain, the figure of its last job."""
     frame = results.frame
     if column.startswith("validation"):
         last = results.last(column)
@@ -68,5 +68,5 @@ def figure(results: Results, column: str) -> Figure | None:
 
 
 def headline_accuracy(results: Results) -> Figure | None:
-    """The one token accuracy for a card: on held-out rows where it was measured, else in training; None: neither."""
+    """The token accuracy for summaries: on held-out rows if measured, otherwise in training; None: neither."""
     return figure(results, "validation_token_accuracy") or figure(results, "training_token_accuracy")

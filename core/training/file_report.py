@@ -1,4 +1,4 @@
-"""What a look at a whole training file has found: figures, faults by their line, and all of it in plain words."""
+"""The result of a training file check: figures, problems by line, and a summary in words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Level = Literal["error", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class LineProblem:
-    """What is wrong with one line (counted from 1; 0: with the file). `preview` is how the line begins."""
+    """A problem with one line, counted from 1 (0: the whole file). `preview`: the start of the line."""
 
     line: int
     level: Level
@@ -35,17 +35,16 @@ class ExamplePreview:
 
 @dataclass(frozen=True, slots=True)
 class FileCheck:
-    """What a file holds.
+    """The result of checking a file.
 
     Attributes:
-        file_format: of its first good line; None: it has none.
-        lines: that are not blank; examples: good ones among them.
-        tokens: of one epoch, as the base model reads them; `exact_tokens`: counted by its own vocabulary.
-        longest_tokens, longest_line: of the example with the most bytes.
-        context: the most tokens that an example may have; None: not known.
+        file_format: of its first valid line; None: there is none.
+        lines: non-blank lines; examples: the valid ones among them.
+        tokens: per epoch; exact_tokens: whether they were counted with the model's own tokenizer.
+        longest_tokens, longest_line: token count and line number of the example with the most bytes.
+        context: maximum tokens per example; None: not known.
         problems: the first hundred, errors before warnings, by line.
-        counts: how many lines have each kind of fault.
-        levels: of those kinds.
+        counts: lines per kind of problem; levels: the level of each kind.
     """
 
     file_format: FileFormat | None
@@ -64,63 +63,65 @@ class FileCheck:
 
     @property
     def ok(self) -> bool:
-        """Whether a provider would take it."""
+        """Whether a provider would accept the file."""
         return not self.errors
 
     @property
     def errors(self) -> int:
-        """How many faults would make a provider refuse the file."""
+        """The number of problems that make a provider reject the file."""
         return sum(count for kind, count in self.counts.items() if self.levels[kind] == "error")
 
     @property
     def warnings(self) -> int:
-        """How many faults are worth a look."""
+        """The number of problems that do not prevent training."""
         return sum(count for kind, count in self.counts.items() if self.levels[kind] == "warning")
 
     def sentences(self) -> tuple[str, ...]:
-        """What was found, the gravest first, in plain words."""
-        told = [problem.sentence for problem in self.problems if not problem.line]
-        by_weight = sorted(self.counts.items(), key=lambda one: (self.levels[one[0]] != "error", -one[1]))
-        told += [sentence for kind, count in by_weight if (sentence := _counted(kind, count)) is not None]
-        return tuple(told) or (msg("The format of all {examples} examples is right.", examples=f"{self.examples:,}"),)
+        """A summary in sentences, most severe first."""
+        result = [problem.sentence for problem in self.problems if not problem.line]
+        by_severity = sorted(self.counts.items(), key=lambda item: (self.levels[item[0]] != "error", -item[1]))
+        result += [sentence for kind, count in by_severity if (sentence := _count_sentence(kind, count)) is not None]
+        return tuple(result) or (msg("The format of all {examples} examples is valid.", examples=f"{self.examples:,}"),)
 
-    def refuse(self) -> None:
-        """Stop here when the file cannot be trained on.
+    def raise_for_errors(self) -> None:
+        """Raise an error if the file can't be trained on.
 
         Raises:
-            BadTrainingFile: with the first fault and how many more there are.
+            BadTrainingFile: with the first error and the number of errors.
         """
         first = next((problem for problem in self.problems if problem.level == "error"), None)
         if first is None:
             return
-        mend = msg("Fix or remove the lines listed, then check again.")
+        next_step = msg("Fix or remove the lines listed, then check again.")
         if not first.line:
-            raise BadTrainingFile(first.sentence, mend)
+            raise BadTrainingFile(first.sentence, next_step)
         if self.errors == 1:
-            raise BadTrainingFile(msg("Line {line}: {sentence}", line=f"{first.line:,}", sentence=first.sentence), mend)
+            raise BadTrainingFile(
+                msg("Line {line}: {sentence}", line=f"{first.line:,}", sentence=first.sentence), next_step
+            )
         raise BadTrainingFile(
             msg(
-                "Line {line}, the first of {errors} faults: {sentence}",
+                "Line {line}, the first of {errors} errors: {sentence}",
                 line=f"{first.line:,}",
                 errors=f"{self.errors:,}",
                 sentence=first.sentence,
             ),
-            mend,
+            next_step,
         )
 
 
-def _counted(kind: str, n: int) -> str | None:
-    """How many lines have such a fault, as a sentence; None for what is told by itself."""
+def _count_sentence(kind: str, n: int) -> str | None:
+    """The number of lines with this kind of problem, as a sentence; None for problems of the whole file."""
     return {
         "not_utf8": msg("Lines that are not UTF-8: {n}.", n=f"{n:,}"),
         "not_json": msg("Lines that are not JSON: {n}.", n=f"{n:,}"),
         "not_object": msg("Lines that are not objects: {n}.", n=f"{n:,}"),
-        "too_long_line": msg("Lines that are longer than any example may be: {n}.", n=f"{n:,}"),
-        "shape": msg("Lines that are neither a pair nor a conversation: {n}.", n=f"{n:,}"),
-        "role": msg("Lines with messages whose role is missing or wrong: {n}.", n=f"{n:,}"),
+        "too_long_line": msg("Lines that are too long for an example: {n}.", n=f"{n:,}"),
+        "shape": msg("Lines that are neither a prompt and completion nor a conversation: {n}.", n=f"{n:,}"),
+        "role": msg("Lines with a missing or wrong message role: {n}.", n=f"{n:,}"),
         "no_answer": msg("Lines without an answer to learn from: {n}.", n=f"{n:,}"),
         "empty": msg("Lines with an empty answer: {n}.", n=f"{n:,}"),
-        "mixed": msg("Lines in another format than the first: {n}.", n=f"{n:,}"),
+        "mixed": msg("Lines in a different format than the first: {n}.", n=f"{n:,}"),
         "over_context": msg("Examples that are longer than the model can read: {n}.", n=f"{n:,}"),
         "duplicate": msg("Lines that repeat an earlier one: {n}.", n=f"{n:,}"),
         "stop_inside": msg("Examples that contain the stop before their end: {n}.", n=f"{n:,}"),

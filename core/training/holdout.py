@@ -1,4 +1,4 @@
-"""The rows that a model is judged by: those that training has not learned from, the same ones for every model."""
+"""Held-out rows for evaluations: rows that training has not used, the same for every model."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "held_out": ("held_out",),
     "validation": ("validation",),
 }
-_HEAD = 1_000  # rows looked at to see whether the completions are labels
-_LABELS_UP_TO = 40  # characters, as in the quality report
-_ROWS_A_LABEL = 4
+_SAMPLE_ROWS = 1_000  # rows inspected to detect labels
+_MAX_LABEL_CHARS = 40  # as in the quality report
+_MIN_ROWS_PER_LABEL = 4
 
 
 def held_out(store: Store, dataset_id: str, version_id: str | None = None) -> HeldOut:
-    """The rows that there are to judge by.
+    """Number and kind of the rows kept from training.
 
     Raises:
-        NotFound: no such data set.
+        NotFound: the data set does not exist.
     """
     with store.reading() as session:
         if session.get(Dataset, dataset_id) is None:
             raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
         if version_id is not None:
-            counting = select(VersionExample.split, func.count()).where(VersionExample.version_id == version_id)
-            counted = {part: n for part, n in session.execute(counting.group_by(VersionExample.split))}
-            some: Select[Any] = (
-                select(VersionExample.completion).where(VersionExample.version_id == version_id).limit(_HEAD)
+            query = select(VersionExample.split, func.count()).where(VersionExample.version_id == version_id)
+            counts = {part: n for part, n in session.execute(query.group_by(VersionExample.split))}
+            sample: Select[Any] = (
+                select(VersionExample.completion).where(VersionExample.version_id == version_id).limit(_SAMPLE_ROWS)
             )
         else:
             rows = (Row.dataset_id == dataset_id, Row.state == "done")
-            counted = {
+            counts = {
                 str(part): n
                 for part, n in session.execute(select(Row.split, func.count()).where(*rows).group_by(Row.split))
             }
-            some = select(Row.text).where(*rows).order_by(Row.position).limit(_HEAD)
-        completions = [text or "" for text in session.scalars(some)]
+            sample = select(Row.text).where(*rows).order_by(Row.position).limit(_SAMPLE_ROWS)
+        completions = [text or "" for text in session.scalars(sample)]
     kind, labels = _kind(completions)
-    return HeldOut(counted.get("validation", 0), counted.get("held_out", 0), kind, labels)
+    return HeldOut(counts.get("validation", 0), counts.get("held_out", 0), kind, labels)
 
 
 def examples(store: Store, evaluation: EvaluationView) -> Iterator[HeldOutExample]:
-    """The rows of an evaluation, in order: the same ones every time, while the data set stays as it is."""
+    """The rows of an evaluation, in order. They are the same every time unless the data set changes."""
     settings = evaluation.settings
     return holdout_rows(
         store,
@@ -69,48 +69,51 @@ def examples(store: Store, evaluation: EvaluationView) -> Iterator[HeldOutExampl
 def holdout_rows(
     store: Store, dataset_id: str, version_id: str | None, *, parts: tuple[str, ...], limit: int, seed: int = 0
 ) -> Iterator[HeldOutExample]:
-    """Rows that training does not learn from, in order.
+    """Rows that training does not use, in order.
 
-    Where there are more than the limit, those with the lowest ranks (see `splitting.rank`) are taken: from all over the
-    data set, and the same for every model.
+    If there are more than `limit`, the rows with the lowest ranks (see `splitting.rank`) are taken: a random sample
+    that is the same for every model.
     """
     with store.reading() as session:
         if version_id is not None:
-            of_version = (VersionExample.version_id == version_id, VersionExample.split.in_(parts))
-            keys = select(VersionExample.id, VersionExample.row_key).where(*of_version)
-            whole: Select[Any] = select(
+            in_version = (VersionExample.version_id == version_id, VersionExample.split.in_(parts))
+            keys = select(VersionExample.id, VersionExample.row_key).where(*in_version)
+            columns: Select[Any] = select(
                 VersionExample.row_key, VersionExample.column_values, VersionExample.prompt, VersionExample.completion
             )
-            ids = _drawn(session, keys, limit, seed)
-            for some in in_chunks(ids):
-                rows = session.execute(whole.where(VersionExample.id.in_(some)).order_by(VersionExample.id))
-                yield from (HeldOutExample(key, _strings(values), prompt, said) for key, values, prompt, said in rows)
+            ids = _sample_ids(session, keys, limit, seed)
+            for chunk in in_chunks(ids):
+                rows = session.execute(columns.where(VersionExample.id.in_(chunk)).order_by(VersionExample.id))
+                yield from (
+                    HeldOutExample(key, _strings(values), prompt, completion)
+                    for key, values, prompt, completion in rows
+                )
             return
         dataset = session.get_one(Dataset, dataset_id)
-        kept = (Row.dataset_id == dataset_id, Row.state == "done", Row.split.in_(parts))
-        ids = _drawn(session, select(Row.id, Row.key).where(*kept), limit, seed)
-        for some in in_chunks(ids):
-            found = select(Row.key, Row.column_values, Row.text).where(Row.id.in_(some)).order_by(Row.id)
-            for key, values, text in session.execute(found):
+        in_parts = (Row.dataset_id == dataset_id, Row.state == "done", Row.split.in_(parts))
+        ids = _sample_ids(session, select(Row.id, Row.key).where(*in_parts), limit, seed)
+        for chunk in in_chunks(ids):
+            query = select(Row.key, Row.column_values, Row.text).where(Row.id.in_(chunk)).order_by(Row.id)
+            for key, values, text in session.execute(query):
                 yield HeldOutExample(key, _strings(values), datasets.prompt_of(dataset, values), text or "")
 
 
-def _drawn(session: Session, keys: Select[int, str], limit: int, seed: int) -> list[int]:
-    """Ids of at most `limit` rows, in order."""
+def _sample_ids(session: Session, keys: Select[int, str], limit: int, seed: int) -> list[int]:
+    """Ids of at most `limit` sampled rows, in order."""
     ranked = sorted((splitting.rank(key, seed), id_) for id_, key in session.execute(keys))
     return sorted(id_ for _, id_ in ranked[:limit])
 
 
 def _kind(completions: list[str]) -> tuple[Kind, tuple[str, ...]]:
-    """Labels are short, few, and come again and again (as in the quality report)."""
-    said = [text.strip() for text in completions if text.strip()]
-    different = sorted(set(said))
+    """Detect labels: few different short texts that repeat often (as in the quality report)."""
+    texts = [text.strip() for text in completions if text.strip()]
+    labels = sorted(set(texts))
     if (
-        said
-        and median(len(text) for text in said) <= _LABELS_UP_TO
-        and 2 <= len(different) <= len(said) / _ROWS_A_LABEL
+        texts
+        and median(len(text) for text in texts) <= _MAX_LABEL_CHARS
+        and 2 <= len(labels) <= len(texts) / _MIN_ROWS_PER_LABEL
     ):
-        return "label", tuple(different)
+        return "label", tuple(labels)
     return "text", ()
 
 

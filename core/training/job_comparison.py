@@ -1,8 +1,7 @@
-"""Several runs side by side: what was set differently, what came out, and what a point of accuracy cost. Pure.
+"""Compares training runs: settings, results, and the cost per point of accuracy. Pure.
 
-Runs are ranked only where they learned from the same rows and kept the same rows for validation. A loss on other rows
-is another measurement. Losses and accuracies are per token, so only runs of one base model are ranked by them: another
-tokenizer cuts the same text into other tokens.
+Runs are ranked only if they use the same training and validation rows; otherwise their losses are not comparable.
+Losses and accuracies are per token, so they rank only runs with the same base model and tokenizer.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from core.training.figures import Figure, figure
 from core.training.job_views import JobView
 from core.training.results import Results
 
-_SMALLEST = ("last_loss", "valid_loss", "cost_usd", "training_s", "usd_per_point")
-_LARGEST = ("accuracy", "valid_accuracy")
-_PER_TOKEN = ("last_loss", "valid_loss", "usd_per_point", *_LARGEST)
+_LOWER_IS_BETTER = ("last_loss", "valid_loss", "cost_usd", "training_s", "usd_per_point")
+_HIGHER_IS_BETTER = ("accuracy", "valid_accuracy")
+_PER_TOKEN = ("last_loss", "valid_loss", "usd_per_point", *_HIGHER_IS_BETTER)
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting of all jobs, in their order, as text; "" for what was left to the provider."""
+    """One setting of all jobs, in order, as text; "" if it was left to the provider."""
 
     name: str
     values: tuple[str, ...]
@@ -34,12 +33,12 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class JobColumn:
-    """The outcome of one job. Losses and accuracies are the figures of `core.training.figures`; None: not known.
+    """The results of one job. Losses and accuracies are figures of `core.training.figures`; None: not known.
 
     Attributes:
         training_s: seconds of training, without waiting.
-        points: percentage points of token accuracy that training won.
-        usd_per_point: what one of them cost.
+        points: gain in token accuracy, in percentage points.
+        usd_per_point: cost per point.
     """
 
     job_id: str
@@ -62,11 +61,11 @@ class JobComparison:
     """Jobs side by side.
 
     Attributes:
-        rows: their settings.
-        columns: their outcomes.
-        comparable: whether they have the same data set and the same split.
-        best: outcome → id of the job that is best in it: of comparable jobs, where at least two outcomes are known,
-            have the same definition, and differ. Outcomes per token only where all jobs have one base model.
+        rows: settings.
+        columns: results.
+        comparable: whether all jobs use the same data set and split.
+        best: result → id of the best job. Only for comparable jobs, if at least two values are known, have the same
+            definition and differ; per-token results only if all jobs have the same base model.
         sentence: the comparison in words.
     """
 
@@ -81,32 +80,34 @@ def compare(jobs: Sequence[JobView], results: Sequence[Results], now: datetime) 
     """Compare jobs with their results, in the same order.
 
     Raises:
-        ValueError: there are not as many results as jobs.
+        ValueError: `jobs` and `results` differ in length.
     """
     columns = tuple(_column(job, result, now) for job, result in zip(jobs, results, strict=True))
     rows = tuple(_setting(name, [read(job) for job in jobs]) for name, read in _SETTINGS.items())
     same_rows = comparable(jobs)
-    best = {name: found for name in (*_SMALLEST, *_LARGEST) if (found := _best(columns, name)) is not None}
+    best = {
+        name: winner for name in (*_LOWER_IS_BETTER, *_HIGHER_IS_BETTER) if (winner := _best(columns, name)) is not None
+    }
     same_tokens = len({tuned_base(job.base_model) or job.base_model for job in jobs}) == 1
     best = {name: id_ for name, id_ in best.items() if same_rows and (same_tokens or name not in _PER_TOKEN)}
-    sentence = _sentence(columns, rows, best) if same_tokens else _OTHER_TOKENS
+    sentence = _sentence(columns, rows, best) if same_tokens else _DIFFERENT_BASES
     sentence = sentence if same_rows else _NOT_COMPARABLE
     return JobComparison(rows, columns, same_rows, best, sentence)
 
 
 def comparable(jobs: Sequence[JobView]) -> bool:
-    """Whether all jobs have the same data set and split.
+    """Whether all jobs use the same data set and split.
 
-    A version of a data set fixes both. Jobs without one learned from all finished rows of that time: the same where
-    their number is the same. A data set that is not known is no other job's.
+    A version fixes both. Jobs without a version used all finished rows at that time, which are assumed to be the same
+    if their number is the same. Jobs with an unknown data set are not comparable.
     """
     rows = {(job.dataset_id, job.version_id, job.n_examples, job.validation_share) for job in jobs}
     return len(rows) == 1 and all(job.dataset_id is not None for job in jobs)
 
 
-_NOT_COMPARABLE = msg("These runs have different data sets or splits, so their figures cannot be ranked.")
-_OTHER_TOKENS = msg(
-    "These runs have different base models. Loss and accuracy count each model's own tokens, so they cannot be ranked."
+_NOT_COMPARABLE = msg("These runs use different data sets or splits, so their results can't be ranked.")
+_DIFFERENT_BASES = msg(
+    "These runs use different base models. Loss and accuracy are per token of each model, so they can't be ranked."
 )
 _SETTINGS: Mapping[str, Callable[[JobView], object]] = {
     "base_model": lambda job: job.base_model,
@@ -125,15 +126,15 @@ _SETTINGS: Mapping[str, Callable[[JobView], object]] = {
 
 
 def _setting(name: str, values: Sequence[object]) -> Setting:
-    told = tuple("" if value is None else str(value) for value in values)
-    return Setting(name, told, len(set(told)) > 1)
+    texts = tuple("" if value is None else str(value) for value in values)
+    return Setting(name, texts, len(set(texts)) > 1)
 
 
 def _column(job: JobView, results: Results, now: datetime) -> JobColumn:
     first, accuracy = results.first("training_token_accuracy"), figure(results, "training_token_accuracy")
     points = None if first is None or accuracy is None else 100 * (accuracy.value - first)
-    paid = job.cost_usd
-    each = None if paid is None or points is None or points <= 0 else paid / Decimal(str(points))
+    cost_usd = job.cost_usd
+    usd_per_point = None if cost_usd is None or points is None or points <= 0 else cost_usd / Decimal(str(points))
     return JobColumn(
         job_id=job.id,
         name=job.name,
@@ -144,30 +145,30 @@ def _column(job: JobView, results: Results, now: datetime) -> JobColumn:
         accuracy=accuracy,
         valid_accuracy=figure(results, "validation_token_accuracy"),
         tokens=job.trained_tokens or results.trained_tokens,
-        cost_usd=paid,
+        cost_usd=cost_usd,
         training_s=job.training_s(now),
         points=points,
-        usd_per_point=each,
+        usd_per_point=usd_per_point,
     )
 
 
 def _best(columns: Sequence[JobColumn], name: str) -> str | None:
-    found = [(getattr(one, name), one.job_id) for one in columns]
-    definitions = {value.definition for value, _ in found if isinstance(value, Figure)}
+    outcomes = [(getattr(outcome, name), outcome.job_id) for outcome in columns]
+    definitions = {value.definition for value, _ in outcomes if isinstance(value, Figure)}
     known = [
-        (value.value if isinstance(value, Figure) else value, job_id) for value, job_id in found if value is not None
+        (value.value if isinstance(value, Figure) else value, job_id) for value, job_id in outcomes if value is not None
     ]
     if len(known) < 2 or len(definitions) > 1 or len({value for value, _ in known}) < 2:
         return None
-    return (min if name in _SMALLEST else max)(known, key=lambda one: one[0])[1]
+    return (min if name in _LOWER_IS_BETTER else max)(known, key=lambda outcome: outcome[0])[1]
 
 
 def _sentence(columns: Sequence[JobColumn], rows: Sequence[Setting], best: Mapping[str, str]) -> str:
-    """By validation where there is any, else by training accuracy."""
-    by_id = {one.job_id: one for one in columns}
+    """The best run by validation loss, otherwise by training accuracy."""
+    by_id = {column.job_id: column for column in columns}
     differing = sum(row.differs for row in rows)
     if not differing and len(columns) > 1:
-        return msg("These runs have the same settings; their differences are due to chance.")
+        return msg("These runs have the same settings. Their differences are due to chance.")
     winner = by_id.get(best.get("valid_loss", ""))
     if winner is not None and winner.valid_loss is not None:
         return msg(
@@ -181,7 +182,7 @@ def _sentence(columns: Sequence[JobColumn], rows: Sequence[Setting], best: Mappi
 
 
 def _by_training(winner: JobColumn, columns: Sequence[JobColumn]) -> str:
-    """Which run is best on its training rows, and why nothing is said about new examples."""
+    """The run with the best training accuracy, and why validation does not decide."""
     assert winner.accuracy is not None
     if winner.accuracy.definition == "smoothed":
         highest = msg(
@@ -199,8 +200,8 @@ def _by_training(winner: JobColumn, columns: Sequence[JobColumn]) -> str:
 
 
 def _by_validation(columns: Sequence[JobColumn]) -> str:
-    """Why no run is best on held-out rows."""
-    validated, total = sum(one.valid_loss is not None for one in columns), len(columns)
+    """Why no run is best by validation."""
+    validated, total = sum(column.valid_loss is not None for column in columns), len(columns)
     if not validated:
         return msg("No run used validation data.")
     if validated < total:

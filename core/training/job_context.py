@@ -1,4 +1,4 @@
-"""A job's line in the ledger, as the worker reads and writes it."""
+"""One training job that a worker runs: reading and updating its database row, pauses and retries."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from core.training.job_views import FINISHED, JobView
 
 T = TypeVar("T")
 
-LIGHT = (defer(TrainingJob.results_csv),)
-"""Read a job's line without its results file: with many steps that is megabytes, at every look."""
+WITHOUT_RESULTS = (defer(TrainingJob.results_csv),)
+"""Query option: load a job without its results file, which can be megabytes."""
 
 _FIRST_PAUSE_S = 2.0
-_LONGEST_PAUSE_S = 30.0
-_SHORTEST_WAIT_S = 8.0  # shorter pauses are made in place: another go costs some commits
-AT_ONCE = 32
-"""Jobs that one worker has in hand at most; those that wait do not count."""
+_MAX_PAUSE_S = 30.0
+_MIN_RESCHEDULE_S = 8.0  # shorter pauses are made in the worker; rescheduling costs a few commits
+MAX_ACTIVE_JOBS = 32
+"""Maximum number of jobs that one worker runs at a time, without waiting jobs."""
 
 
 class JobStopping(Exception):
-    """The worker stops, or the job was cancelled meanwhile: leave it as it is."""
+    """The worker stops or the job was cancelled: leave the job unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobContext:
-    """One job in a worker's hand.
+    """One job that a worker runs.
 
     Attributes:
-        stopping: set when the worker stops; every pause waits on it.
+        stopping: set when the worker stops; ends every pause.
     """
 
     store: Store
@@ -47,28 +47,28 @@ class JobContext:
     stopping: threading.Event
 
     def view(self) -> JobView:
-        """The job as it is in the ledger now, without its results file."""
+        """The current state of the job, without its results file."""
         return job_views.get(self.store, self.job_id, results=False)
 
-    def write(self, **values: Any) -> None:
-        """Set columns, durably; a job that is finished stays as it is."""
+    def update(self, **values: Any) -> None:
+        """Update columns and commit. A finished job is not changed."""
         with self.store.session() as session:
-            job = session.get_one(TrainingJob, self.job_id, options=LIGHT)
+            job = session.get_one(TrainingJob, self.job_id, options=WITHOUT_RESULTS)
             if job.status not in FINISHED:
                 for name, value in values.items():
                     setattr(job, name, value)
                 job.updated_at = utcnow()
 
-    def note(self, error: FabulaError | None) -> None:
-        """Show what the job waits for, and until when where it waits elsewhere; or that it waits no more."""
+    def show_waiting(self, error: FabulaError | None) -> None:
+        """Show what the job waits for and, for long waits, until when; None: it no longer waits."""
         job = self.view()
-        what, next_step = (error.what, error.next_step) if error else (None, None)
-        asked_s = getattr(error, "retry_after_s", None) or 0.0
-        not_before = utcnow() + timedelta(seconds=asked_s) if asked_s >= _SHORTEST_WAIT_S else None
-        if (job.error, job.next_step, job.not_before) != (what, next_step, not_before):
-            with self.store.session() as session:  # not `write`: this is no news from the provider
-                row = session.get_one(TrainingJob, self.job_id, options=LIGHT)
-                row.error, row.next_step, row.not_before = what, next_step, not_before
+        error_text, next_step = (error.what, error.next_step) if error else (None, None)
+        retry_after_s = getattr(error, "retry_after_s", None) or 0.0
+        not_before = utcnow() + timedelta(seconds=retry_after_s) if retry_after_s >= _MIN_RESCHEDULE_S else None
+        if (job.error, job.next_step, job.not_before) != (error_text, next_step, not_before):
+            with self.store.session() as session:  # not `update`: `updated_at` is the last answer of the provider
+                row = session.get_one(TrainingJob, self.job_id, options=WITHOUT_RESULTS)
+                row.error, row.next_step, row.not_before = error_text, next_step, not_before
 
     def pause(self, seconds: float) -> None:
         """Wait.
@@ -80,61 +80,60 @@ class JobContext:
             raise JobStopping
 
     def wait(self, seconds: float) -> None:
-        """Wait here when it is short; else give the job's place back.
+        """Wait here if the time is short, otherwise reschedule the job.
 
         Raises:
-            RetryLater: it is not short.
+            RetryLater: the wait is long.
             JobStopping: the worker stops.
         """
-        if seconds >= _SHORTEST_WAIT_S:
+        if seconds >= _MIN_RESCHEDULE_S:
             raise RetryLater(seconds)
         self.pause(seconds)
 
-    def crowded(self) -> bool:
-        """Whether there are more unfinished jobs than one worker has in hand at once."""
+    def exceeds_capacity(self) -> bool:
+        """Whether there are more unfinished jobs than one worker can run at a time."""
         unfinished = select(func.count()).select_from(TrainingJob).where(TrainingJob.status.not_in(FINISHED))
         with self.store.reading() as session:
-            return (session.scalar(unfinished) or 0) > AT_ONCE
+            return (session.scalar(unfinished) or 0) > MAX_ACTIVE_JOBS
 
-    def patiently(self, call: Callable[[], T], give_up_after: int | None = None) -> T:
-        """`call()`, again after growing pauses while the provider is away; the job says meanwhile what it waits for.
+    def with_retries(self, call: Callable[[], T], max_attempts: int | None = None) -> T:
+        """`call()`, repeated with growing pauses while the provider is unavailable. The job shows what it waits for.
 
         Args:
-            call: safe to repeat.
-            give_up_after: how many tries, or None: as long as it takes, or until the job is cancelled. A pause that the
-                provider asks for, longer than any of ours, is no reason to give up.
+            call: must be safe to repeat.
+            max_attempts: None: no limit, until the job is cancelled. If the provider asks for a pause that is longer
+                than ours, there is no limit either.
 
         Raises:
-            RateLimited, Unavailable: the last try failed too.
-            JobStopping: the worker stops, or the job was cancelled.
-            RetryLater: the next try is far away, and tries are not counted or the provider asked for the pause: the
-                job's place is given back until then.
+            RateLimited, Unavailable: the last attempt failed.
+            JobStopping: the worker stops or the job was cancelled.
+            RetryLater: the next attempt is far away and attempts are not limited; the job is rescheduled.
         """
-        tries = 0
+        attempts = 0
         while True:
             try:
                 result = call()
             except (RateLimited, Unavailable) as exc:
-                tries += 1
-                asked_s = getattr(exc, "retry_after_s", None) or 0.0
-                if asked_s > _LONGEST_PAUSE_S:
-                    give_up_after = None
-                if give_up_after is not None and tries >= give_up_after:
+                attempts += 1
+                retry_after_s = getattr(exc, "retry_after_s", None) or 0.0
+                if retry_after_s > _MAX_PAUSE_S:
+                    max_attempts = None
+                if max_attempts is not None and attempts >= max_attempts:
                     raise
-                self.note(exc)
-                pause_s = max(asked_s, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(tries - 1, 10)))
-                if give_up_after is None:
+                self.show_waiting(exc)
+                pause_s = max(retry_after_s, min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(attempts - 1, 10)))
+                if max_attempts is None:
                     self.wait(pause_s)
                 else:
                     self.pause(pause_s)
                 self.raise_if_cancelled()
             else:
-                if tries:
-                    self.note(None)
+                if attempts:
+                    self.show_waiting(None)
                 return result
 
     def raise_if_cancelled(self, status: str = "preparing") -> None:
-        """End a job here when somebody cancelled it and, being in `status`, its provider does not have it.
+        """Cancel the job if this was requested and the provider does not have it yet (the job is in `status`).
 
         Raises:
             JobStopping: it was cancelled.
@@ -143,7 +142,7 @@ class JobContext:
         if job.finished:
             raise JobStopping
         if job.request == "cancel" and job.status == status:
-            self.write(status="cancelled", stop_requested=None, error=None, next_step=None, finished_at=utcnow())
+            self.update(status="cancelled", stop_requested=None, error=None, next_step=None, finished_at=utcnow())
             with self.store.session() as session:
                 billing.release(session, self.job_id)
             raise JobStopping

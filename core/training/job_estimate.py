@@ -1,4 +1,4 @@
-"""What a job will take, before the button: tokens, money, and minutes where jobs have shown how fast it goes."""
+"""Estimates a job before it is submitted: tokens, cost, and time if the speed is known."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from core.db.tables import TrainingJob
 from core.message import msg
 from core.training import cpu_speed_estimate
 
-_USUAL_EPOCHS = 3  # what OpenAI mostly takes when it is left to it (guide "Supervised fine-tuning")
-_SEEN, _MOST_EPOCHS = 150, 8  # the engine's own rule: few examples are seen about 150 times together
-_JOBS = 5  # the newest ones tell how fast it is now
+_DEFAULT_EPOCHS = 3  # OpenAI's usual automatic choice (guide "Supervised fine-tuning")
+_TARGET_EXAMPLES_SEEN, _MAX_EPOCHS = 150, 8  # the engine's rule: about 150 examples over all epochs
+_RECENT_JOBS = 5  # newest jobs used for the speed
 
 
 @dataclass(frozen=True, slots=True)
 class JobEstimate:
-    """What to expect. None is not known.
+    """The expected effort of a job. None: not known.
 
     Attributes:
-        epochs: as asked for, or as the provider will probably choose.
-        trained_tokens: of all epochs together: what is billed.
-        local: on one's own machine, where nobody sends a bill.
-        seconds: of training; a job that waits in line is done that much later.
-        basis: from what the time is known, a sentence; `rough`: it may be twice that, or half.
-        train_until, callable_until: last days of training on this base, and of calling what comes out of it.
+        epochs: as requested, or the provider's probable choice.
+        trained_tokens: over all epochs; this is what is billed.
+        local: runs on this machine, without a charge.
+        seconds: training time, without waiting in the queue.
+        basis: where the time comes from, as a sentence; rough: it can be off by a factor of two.
+        train_until, callable_until: last day to train this base model, and to call the tuned model.
     """
 
     epochs: int
@@ -56,75 +56,79 @@ def estimate(
     epochs: int | None,
     examples: int | None = None,
     speed: float | None = None,
-    rough: float | None = None,
+    rough_speed: float | None = None,
 ) -> JobEstimate:
-    """An estimate for a file of `tokens`.
+    """Estimate a job for a file with `tokens` tokens per epoch.
 
     Args:
-        epochs: None: left to the provider.
-        examples: in the file; decides how many epochs the engine chooses by itself.
-        speed: tokens a second of the newest steps on this base, where the provider times them (the engine does).
-        rough: what it may be before any job has shown it (`core.training.cpu_speed_estimate`).
+        epochs: None: chosen by the provider.
+        examples: number of examples, from which the engine chooses the epochs.
+        speed: tokens per second of the newest steps on this base model, if the provider reports them (the engine does).
+        rough_speed: tokens per second estimated from this machine (`core.training.cpu_speed_estimate`).
     """
-    chosen = epochs or auto_epochs(provider, examples)
-    trained = tokens * chosen
+    n_epochs = epochs or auto_epochs(provider, examples)
+    trained_tokens = tokens * n_epochs
     price = book.training_price(provider, model)
-    called = book.find(provider, f"ft:{tuned_base(model) or model}")
-    rates = measured_rates(store, provider, model)
-    found, basis = _speed(speed, rates, rough)
+    tuned_price = book.find(provider, f"ft:{tuned_base(model) or model}")
+    measured = measured_speeds(store, provider, model)
+    best_speed, basis = _best_speed(speed, measured, rough_speed)
     return JobEstimate(
-        epochs=chosen,
-        trained_tokens=trained,
-        cost_usd=training_cost(book, provider, model, trained),
+        epochs=n_epochs,
+        trained_tokens=trained_tokens,
+        cost_usd=training_cost(book, provider, model, trained_tokens),
         local=price is not None and price.local,
-        seconds=None if found is None else cpu_speed_estimate.training_s(trained, found, _start_s(provider)),
+        seconds=None
+        if best_speed is None
+        else cpu_speed_estimate.training_s(trained_tokens, best_speed, _startup_s(provider)),
         basis=basis,
-        rough=bool(rough) and not rates and not speed,
+        rough=bool(rough_speed) and not measured and not speed,
         train_until=price.training_until if price is not None else None,
-        callable_until=called.valid_until if called is not None else None,
+        callable_until=tuned_price.valid_until if tuned_price is not None else None,
     )
 
 
 def auto_epochs(provider: str, examples: int | None) -> int:
-    """How many epochs a provider will probably choose by itself."""
+    """The number of epochs that a provider will probably choose."""
     if provider != ENGINE or not examples:
-        return _USUAL_EPOCHS
-    return min(_MOST_EPOCHS, max(_USUAL_EPOCHS, math.ceil(_SEEN / examples)))
+        return _DEFAULT_EPOCHS
+    return min(_MAX_EPOCHS, max(_DEFAULT_EPOCHS, math.ceil(_TARGET_EXAMPLES_SEEN / examples)))
 
 
-def measured_rates(store: Store, provider: str, model: str) -> list[float]:
-    """Trained tokens a second of the newest jobs on this base, the newest first, of those long enough to tell.
+def measured_speeds(store: Store, provider: str, model: str) -> list[float]:
+    """Training speeds of the newest jobs on this base model in tokens per second, newest first.
 
-    Neither waiting in line nor the start-up counts.
+    Waiting and start-up times are excluded, as are jobs that are too short to measure.
     """
     query = select(TrainingJob.base_model, TrainingJob.trained_tokens, TrainingJob.training_s)
     query = query.where(TrainingJob.provider == provider, TrainingJob.status == "succeeded")
-    root = tuned_base(model) or model
+    base_model = tuned_base(model) or model
     with store.reading() as session:
         rows = session.execute(query.order_by(TrainingJob.created_at.desc())).all()
-    took = [
+    jobs = [
         (trained, seconds)
-        for base, trained, seconds in rows
-        if (tuned_base(base) or base) == root and trained and seconds
+        for job_model, trained, seconds in rows
+        if (tuned_base(job_model) or job_model) == base_model and trained and seconds
     ]
-    return cpu_speed_estimate.speeds(took, _start_s(provider))[:_JOBS]
+    return cpu_speed_estimate.speeds(jobs, _startup_s(provider))[:_RECENT_JOBS]
 
 
-def _speed(steps: float | None, rates: list[float], rough: float | None) -> tuple[float | None, str]:
-    """The best known speed in tokens a second, and from what it is known."""
-    if steps:
-        return steps, msg(
-            "Based on the newest training steps on this model: {steps} tokens per second.", steps=f"{steps:,.0f}"
+def _best_speed(step_speed: float | None, measured: list[float], rough_speed: float | None) -> tuple[float | None, str]:
+    """The best known speed in tokens per second, and its source as a sentence."""
+    if step_speed:
+        return step_speed, msg(
+            "Based on the newest training steps on this model: {speed} tokens per second.", speed=f"{step_speed:,.0f}"
         )
-    if rates:
-        return median(rates), _from_jobs(len(rates))
-    if rough:
-        return rough, msg("Rough estimate from this machine's speed. The first job on this model gives a better one.")
-    return None, msg("The time is known after the first job on this model that takes a few minutes.")
+    if measured:
+        return median(measured), _from_jobs(len(measured))
+    if rough_speed:
+        return rough_speed, msg(
+            "Rough estimate from this machine's speed. The first job on this model gives a better one."
+        )
+    return None, msg("The time will be known after the first job on this model that takes a few minutes.")
 
 
-def _start_s(provider: str) -> float:
-    return cpu_speed_estimate.START_S if provider == ENGINE else cpu_speed_estimate.HOSTED_START_S
+def _startup_s(provider: str) -> float:
+    return cpu_speed_estimate.STARTUP_S if provider == ENGINE else cpu_speed_estimate.HOSTED_STARTUP_S
 
 
 def _from_jobs(count: int) -> str:

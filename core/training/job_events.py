@@ -1,4 +1,4 @@
-"""Events of a job in the ledger: what its provider has said, each once, and what we add ourselves."""
+"""Events of a training job: the provider's events, each saved once, and notices that Fabula adds."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from core.message import Message
 from core.providers import RemoteEvent
 from core.training.training_time import STARTED
 
-_OWN = "fabula-"  # ids of events that we add ourselves
-_LONGEST_LEVEL, _LONGEST_TYPE = 10, 30  # as the ledger's columns have it
+_OWN_PREFIX = "fabula-"  # id prefix of notices that Fabula adds
+_MAX_LEVEL_LENGTH, _MAX_TYPE_LENGTH = 10, 30  # column widths in the database
 
 
-def newest(store: Store, job_id: str) -> str | None:
-    """The provider's id of its newest event that is here; None: there is none yet."""
+def newest_remote_id(store: Store, job_id: str) -> str | None:
+    """The provider's id of the newest saved event; None: there is none."""
     query = (
         select(TrainingEvent.remote_id)
-        .where(TrainingEvent.job_id == job_id, TrainingEvent.remote_id.not_like(f"{_OWN}%"))
+        .where(TrainingEvent.job_id == job_id, TrainingEvent.remote_id.not_like(f"{_OWN_PREFIX}%"))
         .order_by(TrainingEvent.at.desc(), TrainingEvent.id.desc())
         .limit(1)
     )
@@ -31,18 +31,18 @@ def newest(store: Store, job_id: str) -> str | None:
         return session.scalar(query)
 
 
-def training_began(store: Store, job_id: str) -> datetime | None:
-    """When the job's training began for the first time, by the provider's event; None: none was heard."""
-    began = select(func.min(TrainingEvent.at)).where(
+def training_started_at(store: Store, job_id: str) -> datetime | None:
+    """When training first started, from the provider's event (UTC); None: no such event."""
+    started = select(func.min(TrainingEvent.at)).where(
         TrainingEvent.job_id == job_id,
         or_(TrainingEvent.message.startswith(STARTED), TrainingEvent.message == Message(STARTED, {})),
     )
     with store.reading() as session:
-        return session.scalar(began)
+        return session.scalar(started)
 
 
 def add(session: Session, job_id: str, events: Sequence[RemoteEvent]) -> None:
-    """Keep those that are not there yet; numbers are in the results file, and a line a step would bury the words."""
+    """Save new events. Metrics events are skipped: the results file has the numbers."""
     ids = [event.id for event in events]
     known = set(
         session.scalars(
@@ -54,8 +54,8 @@ def add(session: Session, job_id: str, events: Sequence[RemoteEvent]) -> None:
             job_id=job_id,
             remote_id=event.id,
             at=event.at,
-            level=event.level[:_LONGEST_LEVEL],
-            type=event.type[:_LONGEST_TYPE],
+            level=event.level[:_MAX_LEVEL_LENGTH],
+            type=event.type[:_MAX_TYPE_LENGTH],
             message=storable(event.message),
         )
         for event in events
@@ -63,12 +63,12 @@ def add(session: Session, job_id: str, events: Sequence[RemoteEvent]) -> None:
     )
 
 
-def add_own(session: Session, job_id: str, message: str) -> None:
-    """Add an event of our own: a warning to whoever looks at the job."""
+def add_notice(session: Session, job_id: str, message: str) -> None:
+    """Add a warning by Fabula to the job's events."""
     session.add(
         TrainingEvent(
             job_id=job_id,
-            remote_id=f"{_OWN}{new_id()}",
+            remote_id=f"{_OWN_PREFIX}{new_id()}",
             at=utcnow(),
             level="warn",
             type="message",

@@ -1,4 +1,4 @@
-"""Training jobs as pages see them."""
+"""Read-only views of training jobs and their events."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ from core.db.tables import TrainingEvent, TrainingJob
 from core.errors import NotFound
 from core.message import msg
 
-FINISHED = ("succeeded", "failed", "cancelled", "canceled")  # Azure writes one l
+FINISHED = ("succeeded", "failed", "cancelled", "canceled")  # Azure spells it "canceled"
 WAITING = ("preparing", "submitting", "validating_files", "queued")
-_END = 80  # characters: the last line of a results file
-SHORTEST_LEFT_S = 60.0
-"""An unfinished job is told as a minute from its end at least: estimates are not exact to the second."""
-_STARTING_S = 120.0  # loading takes half a minute, and three steps are timed; where it takes longer, steps are slow
-LONGEST_STATUS = 30  # characters, as the ledger has it
-GONE = msg("The provider no longer knows this job.")
-"""Why a job failed that somebody deleted there."""
+_TAIL_CHARS = 80  # about one line of a results file
+MIN_TIME_LEFT_S = 60.0
+"""The shortest time left shown for an unfinished job; estimates are not exact to the second."""
+_STARTING_S = 120.0  # time to load the model and to time three steps
+MAX_STATUS_LENGTH = 30  # column width in the database
+UNKNOWN_AT_PROVIDER = msg("The provider no longer knows this job.")
+"""The error of a job that was deleted at the provider."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """One job. None is "not known (yet)".
+    """One training job. None: not known, or not known yet.
 
     Attributes:
-        status: preparing, submitting, then the provider's own word; see `job_explanation` for plain ones.
-        request: cancel, pause or resume, while it has been asked for and not done yet.
-        version_id: the version of the data set that it trains on; None: its finished rows at that moment.
-        separator, stop: what the prompts end with, and what the completions end with, in the training file.
-        error, next_step: why it failed; while it goes on: what it is waiting for.
-        not_before: when the provider is asked again, where it has asked for a pause.
-        results_csv: the newest copy of the results file, for `core.training.results.parse`; None in lists.
-        updated_at: when the provider was last heard.
-        parent_id: the job whose model this one trains further.
-        training_file, validation_file: their ids at the provider, once they are there.
-        validation_share: of the examples, kept from training.
-        file_bytes, uploaded_bytes: of the training file; how much of it has been sent.
-        estimated_usd, estimated_s: what was expected before the button.
-        trackers: where the run is logged too, each with what is known about it there (`url`, `error`).
-        trained_s, running_since: what `training_s` is worked out from: seconds of training until `running_since`.
-        queue_position: in line at the engine, while it waits; the job that trains now is 1.
-        estimated_start: of its training, while it waits in line.
+        status: preparing, submitting, then the provider's status; `job_explanation` explains it.
+        request: a pending cancel, pause or resume.
+        version_id: the version of the data set; None: all rows that were finished at the time.
+        separator, stop: end of prompts and of completions in the training file.
+        error, next_step: why it failed, or what an unfinished job waits for.
+        not_before: time of the next request, if the provider asked for a pause.
+        results_csv: latest copy of the results file, for `core.training.results.parse`; None in lists.
+        updated_at: time of the provider's last answer.
+        parent_id: the job whose model is trained further.
+        training_file, validation_file: file ids at the provider.
+        validation_share: share of the examples used for validation, 0 to 1.
+        file_bytes, uploaded_bytes: size of the training file, and how much of it was uploaded.
+        estimated_usd, estimated_s: the estimate before submitting.
+        trackers: trackers that the run is logged to, each with its state (`url`, `error`, …).
+        trained_s, running_since: seconds of training until `running_since`; the basis of `training_s`.
+        queue_position: position in the engine's queue; 1 is the job in training.
+        estimated_start: expected start of training while queued.
     """
 
     id: str
@@ -97,25 +97,25 @@ class JobView:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more will happen to it."""
+        """Whether the job has ended."""
         return self.status in FINISHED
 
     @property
     def upload_share(self) -> float | None:
-        """How much of the training file has been sent (0 to 1); None where nothing is being sent."""
+        """Share of the training file that was uploaded (0 to 1); None: no upload in progress."""
         if not self.file_bytes or self.uploaded_bytes is None:
             return None
         return min(1.0, self.uploaded_bytes / self.file_bytes)
 
     @property
     def waiting(self) -> bool:
-        """Whether it is on its way to the trainer: being prepared, checked or queued."""
+        """Whether training has not started: the job is being prepared, checked or queued."""
         return self.status in WAITING
 
     def training_s(self, now: datetime) -> float | None:
-        """Seconds of training until now (UTC), or until the end; 0 before it begins; None: not known.
+        """Seconds of training until `now` (UTC) or the end; 0 before training; None: not known.
 
-        Waiting, in a queue or paused, is no part of it.
+        Queued and paused time does not count.
         """
         if self.running_since is not None:
             end = self.finished_at or (self.updated_at if self.finished else now)
@@ -125,30 +125,30 @@ class JobView:
         return self.trained_s
 
     def starting(self, now: datetime) -> bool:
-        """Whether our engine is still loading the model and timing its first steps: before that, the end is a guess."""
+        """Whether the engine is still loading the model or timing its first steps, so the end is not known."""
         if self.provider != ENGINE or self.status != "running" or self.estimated_finish is not None:
             return False
         trained = self.training_s(now)
         return trained is not None and trained < _STARTING_S
 
     def eta_s(self, now: datetime) -> float | None:
-        """Seconds until it is done, those in line included, `SHORTEST_LEFT_S` at least; None: not known.
+        """Seconds until the job is done, including the queue, at least `MIN_TIME_LEFT_S`; None: not known.
 
-        The one figure for every page. As its provider expects; before it says so, the training that was expected and,
-        while it waits, the wait. An estimate that has passed by more than `SHORTEST_LEFT_S` says nothing any more.
+        All pages show this figure. It is the provider's estimate if there is one, otherwise the wait plus the
+        estimated training time. An estimate that is overdue by more than `MIN_TIME_LEFT_S` is not used.
         """
         left = self._estimated_left_s(now)
-        if left is None or left < -SHORTEST_LEFT_S:
+        if left is None or left < -MIN_TIME_LEFT_S:
             return None
-        return max(SHORTEST_LEFT_S, left)
+        return max(MIN_TIME_LEFT_S, left)
 
     def late_s(self, now: datetime) -> float:
-        """Seconds since the estimated end of an unfinished job; 0 before it, and where there is no estimate."""
+        """Seconds that an unfinished job is overdue; 0 if it is not, or has no estimate."""
         left = self._estimated_left_s(now)
         return 0.0 if left is None else max(0.0, -left)
 
     def _estimated_left_s(self, now: datetime) -> float | None:
-        """Seconds to the estimated end, negative after it."""
+        """Seconds to the estimated end; negative if it has passed."""
         if self.finished or self.status == "paused":
             return None
         if self.estimated_finish is not None:
@@ -159,7 +159,7 @@ class JobView:
         return wait + self.estimated_s - trained
 
     def wait_s(self, now: datetime) -> float | None:
-        """Seconds until its training should begin; 0 where nothing is ahead of it; None: not known."""
+        """Seconds until training should start; 0 if no job is ahead; None: not known."""
         if self.estimated_start is not None:
             return max(0.0, (self.estimated_start - now).total_seconds())
         if self.status == "queued":
@@ -167,14 +167,14 @@ class JobView:
         return 0.0 if self.queue_position in (None, 1) else None
 
 
-def may_go_on(status: str, provider: str, remote_id: str | None, error: str | None) -> bool:
-    """Whether a job that has failed can be taken up again at its provider: the engine does that, if it has the job."""
-    return status == "failed" and provider == ENGINE and remote_id is not None and error != GONE
+def can_resume(status: str, provider: str, remote_id: str | None, error: str | None) -> bool:
+    """Whether a failed job can be resumed. The engine can do this if it still has the job."""
+    return status == "failed" and provider == ENGINE and remote_id is not None and error != UNKNOWN_AT_PROVIDER
 
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """One event, in the provider's words; `type` is `message` for what is said to people."""
+    """One event with the provider's text. `type`: `message` for events that people should read."""
 
     at: datetime
     level: str
@@ -183,40 +183,44 @@ class JobEvent:
 
 
 def list_jobs(store: Store, *, results: bool = False) -> list[JobView]:
-    """All jobs, the newest first; with their results files if asked for."""
+    """All jobs, newest first. `results`: include the results files."""
     query = select(TrainingJob).order_by(TrainingJob.created_at.desc(), TrainingJob.id.desc())
     if not results:
         query = query.options(defer(TrainingJob.results_csv))
-    hour = custom_prices.machine_hour(store)
+    machine_hour = custom_prices.machine_hour(store)
     with store.reading() as session:
-        return [_priced(_view(job, job.results_csv if results else None), hour) for job in session.scalars(query)]
+        return [
+            _priced(_view(job, job.results_csv if results else None), machine_hour) for job in session.scalars(query)
+        ]
 
 
 def get(store: Store, job_id: str, *, results: bool = True) -> JobView:
-    """One job, with its results file, which may be long, unless told otherwise.
+    """One job. `results`: include the results file, which can be megabytes.
 
     Raises:
-        NotFound: there is no such job.
+        NotFound: the job does not exist.
     """
-    hour = custom_prices.machine_hour(store)
+    machine_hour = custom_prices.machine_hour(store)
     with store.reading() as session:
         job = session.get(TrainingJob, job_id, options=[] if results else [defer(TrainingJob.results_csv)])
         if job is None:
             raise NotFound(msg("This training job no longer exists."), msg("Choose another one."))
-        return _priced(_view(job, job.results_csv if results else None), hour)
+        return _priced(_view(job, job.results_csv if results else None), machine_hour)
 
 
-def results_end(store: Store, job_id: str) -> tuple[int, str]:
-    """How long a job's results file is, and how it ends: what changes when it does, without reading the whole."""
+def results_tail(store: Store, job_id: str) -> tuple[int, str]:
+    """Length and end of a job's results file: enough to detect a change without reading all of it."""
     text = TrainingJob.results_csv
-    query = select(func.length(text), func.substr(text, func.length(text) - _END)).where(TrainingJob.id == job_id)
+    query = select(func.length(text), func.substr(text, func.length(text) - _TAIL_CHARS)).where(
+        TrainingJob.id == job_id
+    )
     with store.reading() as session:
         length, end = session.execute(query).one_or_none() or (0, "")
     return length or 0, end or ""
 
 
 def events(store: Store, job_id: str, limit: int = 500) -> list[JobEvent]:
-    """The newest `limit` events of a job, oldest first."""
+    """The newest `limit` events of a job, in chronological order."""
     query = (
         select(TrainingEvent)
         .where(TrainingEvent.job_id == job_id)
@@ -228,17 +232,17 @@ def events(store: Store, job_id: str, limit: int = 500) -> list[JobEvent]:
 
 
 def last_event(store: Store, job_id: str) -> datetime | None:
-    """When the job's provider last told something new; None: never yet."""
+    """Time of the job's newest event (UTC); None: there is none."""
     with store.reading() as session:
         return session.scalar(select(func.max(TrainingEvent.at)).where(TrainingEvent.job_id == job_id))
 
 
-def _priced(job: JobView, hour: tuple[Decimal, str] | None) -> JobView:
-    """With the cost of machine time where the engine trained; None before the end, and without a price of an hour."""
+def _priced(job: JobView, machine_hour: tuple[Decimal, str] | None) -> JobView:
+    """Engine jobs cost machine time; None until the end, and if no price per hour is set."""
     if job.provider != ENGINE:
         return job
     seconds = job.training_s(job.updated_at) if job.finished else None
-    return replace(job, cost_usd=machine_time.work_usd(hour, job.provider, job.cost_usd, seconds))
+    return replace(job, cost_usd=machine_time.work_usd(machine_hour, job.provider, job.cost_usd, seconds))
 
 
 def _view(job: TrainingJob, results_csv: str | None) -> JobView:

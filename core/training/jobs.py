@@ -1,4 +1,4 @@
-"""Training jobs: submit, watch, ask to stop. A job is a line in the ledger first; the worker does the rest."""
+"""Training jobs: submit, run, cancel, pause and resume. A job is a database row; the worker runs it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from core.providers import Registry
 from core.rescheduling import RetryLater
 from core.settings import Settings
 from core.training import billing, tracker_logging, watch
-from core.training import submit as handing
-from core.training.job_context import AT_ONCE, JobContext, JobStopping
+from core.training import submit as submission
+from core.training.job_context import MAX_ACTIVE_JOBS, JobContext, JobStopping
 from core.training.job_explanation import explain
-from core.training.job_form import PROJECT, JobForm
-from core.training.job_views import FINISHED, JobEvent, JobView, events, get, last_event, list_jobs, may_go_on
+from core.training.job_form import DEFAULT_PROJECT, JobForm
+from core.training.job_views import FINISHED, JobEvent, JobView, can_resume, events, get, last_event, list_jobs
 
 __all__ = [
-    "AT_ONCE",
     "FINISHED",
+    "MAX_ACTIVE_JOBS",
     "JobEvent",
     "JobForm",
     "JobView",
@@ -50,30 +50,32 @@ __all__ = [
 ]
 
 Request = Literal["cancel", "pause", "resume"]
-_LONGEST_CLONE = 190  # characters of a name that leave room for what is added
-_MEANT_FOR: Mapping[Request, tuple[str, ...]] = {"pause": ("running", "queued"), "resume": ("paused",)}
+_MAX_CLONED_NAME_LENGTH = 190  # leaves room for the added suffix
+_ALLOWED_STATUSES: Mapping[Request, tuple[str, ...]] = {"pause": ("running", "queued"), "resume": ("paused",)}
 
 
 def submit(store: Store, actor: Actor, form: JobForm) -> str:
-    """Put a job into the ledger and return its id. The same form again, while the first goes on, is the first.
+    """Create a job and return its id. If an identical unfinished job exists, its id is returned.
 
     Raises:
-        FabulaError: the form has something that no provider would take.
-        NotFound: the data set, or its version, is not there.
-        BadTrainingFile: it has no finished rows.
-        OverBudget: what it is expected to cost would go over a budget.
-        StorageFull: no room.
+        FabulaError: the form has settings that every provider rejects.
+        NotFound: the data set or its version does not exist.
+        BadTrainingFile: the data set has no finished rows.
+        OverBudget: the estimated cost would exceed a budget.
+        StorageFull: the disk is full.
     """
-    form.check()
+    form.validate()
     form = _with_version(store, actor, form)
     with store.session() as session:
-        advisory_lock(session, "training_jobs")  # two clicks at once must not both find nothing
-        if (twin := _twin(session, form)) is not None:
-            return twin
+        advisory_lock(session, "training_jobs")  # so that two clicks do not create two jobs
+        if (existing := _identical_job(session, form)) is not None:
+            return existing
         if session.get(Dataset, form.dataset_id) is None:
             raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
-        done = select(func.count()).select_from(Row).where(Row.dataset_id == form.dataset_id, Row.state == "done")
-        if not session.scalar(done):
+        finished_rows = (
+            select(func.count()).select_from(Row).where(Row.dataset_id == form.dataset_id, Row.state == "done")
+        )
+        if not session.scalar(finished_rows):
             raise BadTrainingFile(
                 msg("The data set has no finished rows to train on."), msg("Generate or load some first.")
             )
@@ -107,17 +109,17 @@ def submit(store: Store, actor: Actor, form: JobForm) -> str:
 
 
 def clone(store: Store, job_id: str) -> JobForm:
-    """A job's settings, to be changed and submitted again. Its estimate is not among them: prices move.
+    """The settings of a job as a new form. The estimate is not copied, because prices change.
 
     Raises:
-        NotFound: there is no such job, or its data set is gone.
+        NotFound: the job or its data set does not exist.
     """
     job = get(store, job_id)
     if job.dataset_id is None:
         raise NotFound(msg("The job has no data set."), msg("Choose a data set and submit again."))
     return JobForm(
         dataset_id=job.dataset_id,
-        name=f"{job.name[:_LONGEST_CLONE]} (again)",
+        name=f"{job.name[:_MAX_CLONED_NAME_LENGTH]} (again)",
         provider=job.provider,
         base_model=job.base_model,
         suffix=job.suffix,
@@ -127,78 +129,78 @@ def clone(store: Store, job_id: str) -> JobForm:
         stop=job.stop,
         version_id=job.version_id,
         trackers=tuple(job.trackers),
-        project=next((str(one.get("project", PROJECT)) for one in job.trackers.values()), PROJECT),
+        project=next((str(one.get("project", DEFAULT_PROJECT)) for one in job.trackers.values()), DEFAULT_PROJECT),
         **job.hyperparameters,
     )
 
 
 def carry_out(store: Store, registry: Registry, job_id: str, stopping: threading.Event | None = None) -> float | None:
-    """Bring a job to its end, from wherever it is: prepare, upload, one POST, watch. Returns early once `stopping`.
+    """Run a job to its end, resuming where it stopped: prepare, upload, submit, watch. Returns early when `stopping`.
 
     Returns:
-        Seconds until it is to be taken up again, where it waits (paused, in line, its provider away); else None.
+        Seconds until the job should be resumed, if it waits (paused, queued, provider unavailable); otherwise None.
 
     Raises:
-        FabulaError: the job cannot go on; the ledger does not say so yet (see `give_up`).
+        FabulaError: the job can't continue. The caller records this with `give_up`.
     """
     context = JobContext(store, job_id, stopping or threading.Event())
     if context.view().finished:
         return None
     try:
-        handing.submit_to_provider(context, registry)
+        submission.submit_to_provider(context, registry)
         tracker_logger = tracker_logging.TrackerLogger(store, context.view())
         try:
             watch.follow(context, registry, custom_prices.book(store, Settings.from_env().home), tracker_logger)
-            tracker_logger.end()
+            tracker_logger.finish()
         finally:
-            tracker_logger.leave()
+            tracker_logger.close()
     except RetryLater as exc:
         return exc.seconds
     except JobStopping:
-        pass  # it is left as it is
+        pass  # the job stays unchanged
     return None
 
 
 def give_up(store: Store, job_id: str, error: FabulaError) -> None:
-    """Write down that a job has failed, and why. One that has ended stays as it ended."""
+    """Mark a job as failed with the reason. A finished job is not changed."""
     failed = {"status": "failed", "error": error.what, "next_step": error.next_step or None, "finished_at": utcnow()}
     context = JobContext(store, job_id, threading.Event())
     with store.session() as session:
         if context.view().finished:
             return
-        context.write(**failed, stop_requested=None)
-        if context.view().remote_id is None:  # nothing runs there, and nothing will be billed
+        context.update(**failed, stop_requested=None)
+        if context.view().remote_id is None:  # the provider does not have it, so nothing is billed
             billing.release(session, job_id)
 
 
 def request(store: Store, actor: Actor, job_id: str, what: Request) -> None:
-    """Ask for a job to be cancelled, paused or resumed; it happens within seconds, see `JobView.request`.
+    """Ask the worker to cancel, pause or resume a job. It does so within seconds; see `JobView.request`.
 
     Raises:
-        NotFound: there is no such job.
-        FabulaError: the job is not in a state in which that makes sense.
+        NotFound: the job does not exist.
+        FabulaError: the request is not possible in the job's current status.
     """
     with store.session() as session:
         job = session.get(TrainingJob, job_id)
         if job is None:
             raise NotFound(msg("This training job no longer exists."), msg("Choose another one."))
-        if what == "resume" and may_go_on(job.status, job.provider, job.remote_id, job.error):
+        if what == "resume" and can_resume(job.status, job.provider, job.remote_id, job.error):
             job.status, job.finished_at, job.updated_at = "queued", None, utcnow()
             job.error = job.next_step = None
         elif job.status in FINISHED:
             raise FabulaError(
-                msg("The job has ended already: {status}.", status=job.status), msg("Start a new one to train more.")
+                msg("The job has already ended: {status}.", status=job.status), msg("Start a new one to train more.")
             )
-        elif job.status not in _MEANT_FOR.get(what, (job.status,)):
+        elif job.status not in _ALLOWED_STATUSES.get(what, (job.status,)):
             raise FabulaError(
-                msg("The job cannot {what} now: it is {status}.", what=what, status=job.status),
+                msg("The job can't {action} while it is {status}.", action=what, status=job.status),
                 msg("Wait until the job has progressed, then try again."),
             )
         job.stop_requested = what
 
 
 def retry_now(store: Store, actor: Actor, job_id: str) -> None:
-    """Ask the provider of a job that waits again at once, without the pause that it has asked for.
+    """Retry a waiting job now, without the pause that the provider asked for.
 
     Raises:
         NotFound: there is no such job.
@@ -223,41 +225,41 @@ def pending_requests(store: Store) -> dict[str, str]:
 
 def is_allowed(job: JobView, what: Request) -> bool:
     """Whether this can be asked for now. A job that has failed at the engine can be resumed where it was."""
-    if what == "resume" and may_go_on(job.status, job.provider, job.remote_id, job.error):
+    if what == "resume" and can_resume(job.status, job.provider, job.remote_id, job.error):
         return True
-    return not job.finished and job.status in _MEANT_FOR.get(what, (job.status,))
+    return not job.finished and job.status in _ALLOWED_STATUSES.get(what, (job.status,))
 
 
 def _with_version(store: Store, actor: Actor, form: JobForm) -> JobForm:
-    """The form with a version that keeps its share for validation; the same rows and share are the same version."""
+    """Create the version for `validation_share`, if needed. The same rows and share give the same version."""
     if form.version_id is not None or not form.validation_share:
         return form
-    made = versions.freeze(store, actor, form.dataset_id, validation_share=form.validation_share)
-    return replace(form, version_id=made)
+    version_id = versions.freeze(store, actor, form.dataset_id, validation_share=form.validation_share)
+    return replace(form, version_id=version_id)
 
 
 def _parent(session: Session, form: JobForm) -> str | None:
-    """The job whose model, or one of whose checkpoints, is trained further."""
-    made = select(TrainingJob.id).where(
+    """The job whose model or checkpoint is trained further; None: a base model."""
+    by_model = select(TrainingJob.id).where(
         TrainingJob.provider == form.provider, TrainingJob.fine_tuned_model == form.base_model
     )
-    if (parent := session.scalar(made.limit(1))) is not None:
+    if (parent := session.scalar(by_model.limit(1))) is not None:
         return parent
-    kept = select(Checkpoint.job_id).join(TrainingJob, TrainingJob.id == Checkpoint.job_id)
-    kept = kept.where(TrainingJob.provider == form.provider, Checkpoint.model == form.base_model)
-    return session.scalar(kept.limit(1))
+    by_checkpoint = select(Checkpoint.job_id).join(TrainingJob, TrainingJob.id == Checkpoint.job_id)
+    by_checkpoint = by_checkpoint.where(TrainingJob.provider == form.provider, Checkpoint.model == form.base_model)
+    return session.scalar(by_checkpoint.limit(1))
 
 
 def _validation_share(version: versions.Version | None) -> float | None:
-    """The part of a version's examples that training does not learn from; None where there is none."""
+    """The share of a version's examples used for validation; None: there are none."""
     if version is None or not version.n_validation:
         return None
     return version.n_validation / (version.n_train + version.n_validation)
 
 
-def _twin(session: Session, form: JobForm) -> str | None:
-    """An unfinished job of exactly this form."""
-    alike = select(TrainingJob).where(
+def _identical_job(session: Session, form: JobForm) -> str | None:
+    """The id of an unfinished job with the same settings, or None."""
+    candidates = select(TrainingJob).where(
         TrainingJob.status.not_in(FINISHED),
         TrainingJob.dataset_id == form.dataset_id,
         TrainingJob.name == form.name.strip(),
@@ -268,8 +270,8 @@ def _twin(session: Session, form: JobForm) -> str | None:
         TrainingJob.file_format == form.file_format,
         TrainingJob.version_id == form.version_id,
     )
-    for job in session.scalars(alike):
-        marks = form.separator in (None, job.separator) and form.stop in (None, job.stop)
-        if marks and job.hyperparameters == form.hyperparameters:
+    for job in session.scalars(candidates):
+        same_markers = form.separator in (None, job.separator) and form.stop in (None, job.stop)
+        if same_markers and job.hyperparameters == form.hyperparameters:
             return job.id
     return None

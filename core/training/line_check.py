@@ -1,4 +1,4 @@
-"""One line of a training file: what a provider would say to it, before it is sent anywhere. Pure.
+"""Checks one line of a training file by the providers' rules before it is sent. Pure.
 
 The rules are the engine's own (`core.engine.training_line`), so that the check and the engine agree on every line.
 """
@@ -16,12 +16,12 @@ __all__ = ["BadLine", "CheckedExample", "read"]
 
 @dataclass(frozen=True, slots=True)
 class CheckedExample:
-    """A line in good form.
+    """A valid line.
 
     Attributes:
-        prompt: the text in front of what is learned; of a conversation, all turns but the last.
-        completion: what is learned; of a conversation, its last answer.
-        turns: how many messages; 0 for a pair.
+        prompt: the prompt; for a conversation, all turns except the last.
+        completion: the text that is trained on; for a conversation, the last answer.
+        turns: number of messages; 0 for a prompt and completion.
     """
 
     file_format: FileFormat
@@ -31,13 +31,13 @@ class CheckedExample:
 
 
 def read(raw: bytes, *, text_only: bool = True) -> CheckedExample:
-    """One line as an example; `text_only` as in `training_line.parse`.
+    """Parse one line as an example; `text_only`: see `training_line.parse`.
 
     Raises:
         BadLine: what is wrong with it.
     """
-    found = training_line.parse(raw, text_only=text_only)
-    if isinstance(found, PromptCompletion):
-        return CheckedExample("completion", found.prompt, found.completion)
-    *before, last = (message.text for message in found.messages)
-    return CheckedExample("chat", "\n".join(before), last, len(found.messages))
+    parsed = training_line.parse(raw, text_only=text_only)
+    if isinstance(parsed, PromptCompletion):
+        return CheckedExample("completion", parsed.prompt, parsed.completion)
+    *context, last = (message.text for message in parsed.messages)
+    return CheckedExample("chat", "\n".join(context), last, len(parsed.messages))

@@ -1,4 +1,4 @@
-"""Where models come from: chains of jobs, what they cost together, and the whole family as a picture."""
+"""Model lineage: chains of jobs, their total cost, and the family as a graph."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from core.training.checkpoints import CheckpointView, all_checkpoints
 from core.training.job_views import JobView, get, list_jobs
 
 Kind = Literal["base", "dataset", "job", "checkpoint", "model"]
-_CHECKPOINT = ":ckpt-step-"  # as OpenAI and the engine name them: behind the name of the model
-_LONGEST_LABEL = 40  # characters of a name in the picture
+_CHECKPOINT_SUFFIX = ":ckpt-step-"  # OpenAI and the engine append this and the step to the model name
+_MAX_LABEL_LENGTH = 40  # in the graph
 _SHAPES: Mapping[Kind, str] = {
     "base": "box",
     "dataset": "folder",
@@ -29,9 +29,11 @@ _SHAPES: Mapping[Kind, str] = {
 
 @dataclass(frozen=True, slots=True)
 class ChainCost:
-    """What a chain cost: the known sum, how many jobs have no known cost, tokens and seconds of training of all.
+    """The total cost of a chain. None: not known for any job.
 
-    None: not known of any.
+    Attributes:
+        known_usd: sum of the known costs; unknown: number of jobs with unknown cost.
+        tokens, seconds: totals of training.
     """
 
     known_usd: Decimal
@@ -42,14 +44,14 @@ class ChainCost:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """Something in the picture.
+    """A node of the graph.
 
     Attributes:
-        id: within the family.
-        label: its name, shortened; detail: one more line, or "".
-        status: of a job.
-        model: `provider/model` to call it by, where it can be called.
-        ref: id of the data set or job that it is, or belongs to; of a base, its name.
+        id: unique in the graph.
+        label: shortened name; detail: a second line, or "".
+        status: the status of a job.
+        model: `provider/model`, if it can be called.
+        ref: id of the data set or job that it belongs to; for a base model, its name.
     """
 
     id: str
@@ -63,57 +65,57 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Data sets, jobs, checkpoints and models, and which came from which (pairs of node ids)."""
+    """A graph of data sets, jobs, checkpoints and models. `edges`: (source, target) pairs of node ids."""
 
     nodes: tuple[Node, ...]
     edges: tuple[tuple[str, str], ...]
 
     def dot(self, highlighted: str | None = None) -> str:
-        """The picture in Graphviz' language, from left to right; the job `highlighted` has a thick line."""
+        """The graph in Graphviz DOT, from left to right. The job `highlighted` gets a thick border."""
         lines = ["digraph family {", "  rankdir=LR;", '  node [fontname="sans-serif", fontsize=11];']
         for node in self.nodes:
             label = node.label if not node.detail else f"{node.label}\n{node.detail}"
             width = 3 if node.kind == "job" and node.ref == highlighted else 1
             lines.append(
-                f"  {_quoted(node.id)} [label={_quoted(label)}, shape={_SHAPES[node.kind]}, penwidth={width}];"
+                f"  {_dot_string(node.id)} [label={_dot_string(label)}, shape={_SHAPES[node.kind]}, penwidth={width}];"
             )
-        lines += [f"  {_quoted(one)} -> {_quoted(other)};" for one, other in self.edges]
+        lines += [f"  {_dot_string(one)} -> {_dot_string(other)};" for one, other in self.edges]
         return "\n".join([*lines, "}"])
 
 
 def job_that_made(store: Store, model: str) -> JobView | None:
-    """The newest job that made a tuned model, or one of whose checkpoints it is; None: it is not in the ledger."""
-    newest, names = TrainingJob.created_at.desc(), (model, model.split(_CHECKPOINT)[0])
-    kept = select(Checkpoint.job_id).join(TrainingJob, TrainingJob.id == Checkpoint.job_id)
+    """The newest job that produced a tuned model or checkpoint; None: not known."""
+    newest, names = TrainingJob.created_at.desc(), (model, model.split(_CHECKPOINT_SUFFIX)[0])
+    by_checkpoint = select(Checkpoint.job_id).join(TrainingJob, TrainingJob.id == Checkpoint.job_id)
     with store.reading() as session:
         job_id = session.scalar(
             select(TrainingJob.id).where(TrainingJob.fine_tuned_model.in_(names)).order_by(newest).limit(1)
-        ) or session.scalar(kept.where(Checkpoint.model == model).order_by(newest).limit(1))
+        ) or session.scalar(by_checkpoint.where(Checkpoint.model == model).order_by(newest).limit(1))
     return None if job_id is None else get(store, job_id, results=False)
 
 
 def chain(store: Store, job_id: str) -> tuple[JobView, ...]:
-    """The job and those that its model was trained through, the first ancestor first.
+    """The job and its ancestors, first ancestor first.
 
     Raises:
-        NotFound: there is no such job.
+        NotFound: the job does not exist.
     """
     return chain_of(get(store, job_id), list_jobs(store))
 
 
-def chain_of(job: JobView, found: Iterable[JobView]) -> tuple[JobView, ...]:
-    """The same, from jobs at hand."""
-    return _line(job, _Index.of(found))
+def chain_of(job: JobView, jobs: Iterable[JobView]) -> tuple[JobView, ...]:
+    """Like `chain`, for jobs that are already loaded."""
+    return _ancestry(job, _Index.of(jobs))
 
 
-def chains_of(found: Sequence[JobView]) -> Mapping[str, tuple[JobView, ...]]:
-    """The same of all jobs at hand, by id."""
-    index = _Index.of(found)
-    return {job.id: _line(job, index) for job in found}
+def chains_of(jobs: Sequence[JobView]) -> Mapping[str, tuple[JobView, ...]]:
+    """The chain of every given job, by job id."""
+    index = _Index.of(jobs)
+    return {job.id: _ancestry(job, index) for job in jobs}
 
 
 def chain_cost(jobs: Sequence[JobView], now: datetime) -> ChainCost:
-    """What jobs cost together, those that go on included with what is known of them."""
+    """The total cost of jobs; unfinished jobs count with what is known so far."""
     costs = [job.cost_usd for job in jobs]
     tokens = [job.trained_tokens for job in jobs if job.trained_tokens is not None]
     times = [seconds for job in jobs if (seconds := job.training_s(now)) is not None]
@@ -126,24 +128,24 @@ def chain_cost(jobs: Sequence[JobView], now: datetime) -> ChainCost:
 
 
 def family(store: Store, job_id: str | None = None) -> Family:
-    """Everything that is connected with a job; without one, everything."""
-    found = list_jobs(store)
+    """The graph of everything related to a job; without `job_id`, of all jobs."""
+    jobs = list_jobs(store)
     if job_id is not None:
-        kin = _kin(found, job_id)
-        found = [job for job in found if job.id in kin]
+        related = _related_ids(jobs, job_id)
+        jobs = [job for job in jobs if job.id in related]
     with store.reading() as session:
         names = {id_: name for id_, name in session.execute(select(Dataset.id, Dataset.name))}
-    kept: dict[str, list[CheckpointView]] = {}
-    for one in all_checkpoints(store):
-        kept.setdefault(one.job_id, []).append(one)
-    drawing = _Drawing(names, kept)
-    for job in reversed(found):
-        drawing.job(job)
-    return Family(tuple(drawing.nodes.values()), tuple(dict.fromkeys(drawing.edges)))
+    checkpoints: dict[str, list[CheckpointView]] = {}
+    for checkpoint in all_checkpoints(store):
+        checkpoints.setdefault(checkpoint.job_id, []).append(checkpoint)
+    graph = _GraphBuilder(names, checkpoints)
+    for job in reversed(jobs):
+        graph.job(job)
+    return Family(tuple(graph.nodes.values()), tuple(dict.fromkeys(graph.edges)))
 
 
-class _Drawing:
-    """The family so far; older jobs come first, so that what they made is there when it is trained further."""
+class _GraphBuilder:
+    """Builds the graph. Older jobs must be added first, so that their models exist when they are trained further."""
 
     def __init__(self, names: Mapping[str, str], checkpoints: Mapping[str, Sequence[CheckpointView]]) -> None:
         self._names, self._checkpoints = names, checkpoints
@@ -151,27 +153,36 @@ class _Drawing:
         self.edges: list[tuple[str, str]] = []
 
     def job(self, job: JobView) -> None:
-        me = f"job:{job.id}"
+        job_node = f"job:{job.id}"
         detail = "" if job.n_examples is None else f"{job.n_examples:,}"
-        self._add(me, "job", job.name, detail, job.id, status=job.status)
-        start = f"model:{job.provider}/{job.base_model}"
-        if start not in self.nodes:
-            self._add(start, "base", job.base_model, "", job.base_model, model=f"{job.provider}/{job.base_model}")
-        self.edges.append((start, me))
+        self._add(job_node, "job", job.name, detail, job.id, status=job.status)
+        base_node = f"model:{job.provider}/{job.base_model}"
+        if base_node not in self.nodes:
+            self._add(base_node, "base", job.base_model, "", job.base_model, model=f"{job.provider}/{job.base_model}")
+        self.edges.append((base_node, job_node))
         if job.dataset_id is not None:
-            data = f"dataset:{job.dataset_id}"
-            self._add(data, "dataset", self._names.get(job.dataset_id, job.dataset_id), "", job.dataset_id)
-            self.edges.append((data, me))
-        for one in self._checkpoints.get(job.id, ()):
-            if one.model == job.fine_tuned_model:
+            dataset_node = f"dataset:{job.dataset_id}"
+            self._add(dataset_node, "dataset", self._names.get(job.dataset_id, job.dataset_id), "", job.dataset_id)
+            self.edges.append((dataset_node, job_node))
+        for checkpoint in self._checkpoints.get(job.id, ()):
+            if checkpoint.model == job.fine_tuned_model:
                 continue
-            point = f"model:{job.provider}/{one.model}"
-            self._add(point, "checkpoint", f"{one.step:,}", "", job.id, model=f"{job.provider}/{one.model}")
-            self.edges.append((me, point))
+            checkpoint_node = f"model:{job.provider}/{checkpoint.model}"
+            self._add(
+                checkpoint_node,
+                "checkpoint",
+                f"{checkpoint.step:,}",
+                "",
+                job.id,
+                model=f"{job.provider}/{checkpoint.model}",
+            )
+            self.edges.append((job_node, checkpoint_node))
         if job.fine_tuned_model is not None:
-            made = f"model:{job.provider}/{job.fine_tuned_model}"
-            self._add(made, "model", job.fine_tuned_model, "", job.id, model=f"{job.provider}/{job.fine_tuned_model}")
-            self.edges.append((me, made))
+            model_node = f"model:{job.provider}/{job.fine_tuned_model}"
+            self._add(
+                model_node, "model", job.fine_tuned_model, "", job.id, model=f"{job.provider}/{job.fine_tuned_model}"
+            )
+            self.edges.append((job_node, model_node))
 
     def _add(
         self,
@@ -183,47 +194,47 @@ class _Drawing:
         status: str | None = None,
         model: str | None = None,
     ) -> None:
-        short = label if len(label) <= _LONGEST_LABEL else f"…{label[1 - _LONGEST_LABEL :]}"
-        self.nodes[id_] = Node(id_, kind, short, detail, status, model, ref)
+        short_label = label if len(label) <= _MAX_LABEL_LENGTH else f"…{label[1 - _MAX_LABEL_LENGTH :]}"
+        self.nodes[id_] = Node(id_, kind, short_label, detail, status, model, ref)
 
 
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """Jobs by id, and by (provider, model) that they made."""
+    """Jobs by id, and by the (provider, model) that they produced."""
 
     by_id: Mapping[str, JobView]
     made: Mapping[tuple[str, str], JobView]
 
     @classmethod
-    def of(cls, found: Iterable[JobView]) -> _Index:
-        jobs = list(found)
-        made = {(job.provider, job.fine_tuned_model): job for job in jobs if job.fine_tuned_model is not None}
-        return cls({job.id: job for job in jobs}, made)
+    def of(cls, all_jobs: Iterable[JobView]) -> _Index:
+        job_list = list(all_jobs)
+        made = {(job.provider, job.fine_tuned_model): job for job in job_list if job.fine_tuned_model is not None}
+        return cls({job.id: job for job in job_list}, made)
 
     def parent(self, job: JobView) -> JobView | None:
-        """By the ledger's own line; jobs of earlier versions have none, but name the model that they start from."""
+        """By `parent_id`; jobs from earlier versions have none, so their base model is looked up."""
         if job.parent_id is not None:
             return self.by_id.get(job.parent_id)
         return self.made.get((job.provider, job.base_model))
 
 
-def _line(job: JobView, index: _Index) -> tuple[JobView, ...]:
-    line, seen = [job], {job.id}
-    while (parent := index.parent(line[0])) is not None and parent.id not in seen:
-        line.insert(0, parent)
+def _ancestry(job: JobView, index: _Index) -> tuple[JobView, ...]:
+    path, seen = [job], {job.id}
+    while (parent := index.parent(path[0])) is not None and parent.id not in seen:
+        path.insert(0, parent)
         seen.add(parent.id)
-    return tuple(line)
+    return tuple(path)
 
 
-def _kin(found: Sequence[JobView], job_id: str) -> set[str]:
-    """Ids of jobs that descend from the same first job."""
-    index = _Index.of(found)
-    roots = {job.id: _line(job, index)[0].id for job in found}
-    mine = roots.get(job_id)
-    return {one for one, root in roots.items() if root == mine}
+def _related_ids(jobs: Sequence[JobView], job_id: str) -> set[str]:
+    """Ids of the jobs with the same first ancestor."""
+    index = _Index.of(jobs)
+    roots = {job.id: _ancestry(job, index)[0].id for job in jobs}
+    root_id = roots.get(job_id)
+    return {id_ for id_, root in roots.items() if root == root_id}
 
 
-def _quoted(text: str) -> str:
-    """A string of Graphviz' language: nothing in it can end it, or begin markup."""
+def _dot_string(text: str) -> str:
+    """An escaped DOT string."""
     plain = "".join(char if char.isprintable() or char == "\n" else " " for char in text)
     return '"' + plain.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

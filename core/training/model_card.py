@@ -1,4 +1,4 @@
-"""The model card of a run, in Markdown: what the model is, what it learned from, how good it is, and what is unknown.
+"""The model card of a run in Markdown: the model, its data, its quality, and what is unknown.
 
 After M. Mitchell and others, "Model Cards for Model Reporting" (2019).
 """
@@ -25,28 +25,30 @@ def model_card(store: Store, job_id: str) -> str:
     """The card of the model that a job made.
 
     Raises:
-        NotFound: there is no such job.
+        NotFound: the job does not exist.
     """
     job = job_views.get(store, job_id)
     curve = results.parse(job.results_csv or "")
     chain = lineage.chain(store, job_id)
-    judged = [one for one in evaluations.of_job(store, job) if one.metrics is not None]
-    kept = checkpoints.list_checkpoints(store, job_id)
-    said = [f"- {_plain(one.sentence)}" for one in curve_analysis.observations(curve, kept, job.n_examples)]
+    evaluated = [item for item in evaluations.list_for_job(store, job) if item.metrics is not None]
+    saved_checkpoints = checkpoints.list_checkpoints(store, job_id)
+    notes = [
+        f"- {_plain(item.sentence)}" for item in curve_analysis.observations(curve, saved_checkpoints, job.n_examples)
+    ]
     lines = [
         f"# {_plain(job.fine_tuned_model or job.name)}",
         "",
         f"Made by the training job “{_plain(job.name)}” with Fabula.",
         "",
-        "## What it is",
+        "## Model",
         "",
         *_table(_facts(job, chain)),
         "",
-        "## What it learned from",
+        "## Training data",
         "",
         *_table(_data(store, job)),
         "",
-        "## How the training went",
+        "## Training",
         "",
         *_table(
             [
@@ -60,29 +62,29 @@ def model_card(store: Store, job_id: str) -> str:
                 ("Cost", f"${job.cost_usd:f}" if job.cost_usd is not None else _UNKNOWN),
             ]
         ),
-        *(["", *said] if said else []),
+        *(["", *notes] if notes else []),
         "",
-        "## How good it is on rows that it never saw",
+        "## Evaluation on held-out rows",
         "",
-        *(_judged(judged) if judged else ["Not evaluated on held-out rows yet."]),
+        *(_evaluation_table(evaluated) if evaluated else ["Not evaluated on held-out rows yet."]),
         "",
-        *_compared(before_after.get(store, job_id)),
-        "## What one should know",
+        *_before_after_section(before_after.get(store, job_id)),
+        "## Limitations",
         "",
-        "- Figures hold for data like that which it learned from; outside of it nothing is promised.",
-        "- What it writes is not checked by anyone. The licence and terms of its base model apply to it too.",
+        "- The figures apply to data that is similar to the training data.",
+        "- The output is not checked. The licence and terms of the base model also apply to this model.",
         "",
     ]
     return "\n".join(lines)
 
 
 def _facts(job: JobView, chain: tuple[JobView, ...]) -> list[tuple[str, str]]:
-    chosen = ", ".join(f"{name} {value}" for name, value in job.hyperparameters.items()) or "automatic"
+    hyperparameters = ", ".join(f"{name} {value}" for name, value in job.hyperparameters.items()) or "automatic"
     return [
         ("Base model", _plain(chain[0].base_model)),
-        ("Trained at", _plain(job.provider)),
-        ("Trained through", " → ".join(_plain(one.name) for one in chain)),
-        ("Hyper-parameters", _plain(chosen)),
+        ("Provider", _plain(job.provider)),
+        ("Training jobs", " → ".join(_plain(ancestor.name) for ancestor in chain)),
+        ("Hyper-parameters", _plain(hyperparameters)),
         ("Seed", _UNKNOWN if job.seed is None else str(job.seed)),
         ("Prompts end with", _code(job.separator)),
         ("Completions end with", _code(job.stop)),
@@ -96,40 +98,40 @@ def _data(store: Store, job: JobView) -> list[tuple[str, str]]:
         try:
             name = datasets.summary(store, job.dataset_id).name
         except NotFound:
-            name = "a data set that is gone"
-    kept = "none" if job.validation_share is None else f"{job.validation_share:.0%}"
+            name = "a deleted data set"
+    validation = "none" if job.validation_share is None else f"{job.validation_share:.0%}"
     return [
         ("Data set", _plain(name)),
         ("Examples", f"{job.n_examples:,}" if job.n_examples is not None else _UNKNOWN),
-        ("Kept for validation", kept),
+        ("Kept for validation", validation),
         ("Format", job.file_format),
     ]
 
 
-def _judged(found: list[EvaluationView]) -> list[str]:
+def _evaluation_table(evaluated: list[EvaluationView]) -> list[str]:
     lines = ["| Model | Rows | Measure | Value | 95 % interval |", "|---|---|---|---|---|"]
-    for one in found:
-        assert one.metrics is not None
-        told: list[tuple[str, Interval | None]] = [
-            ("label accuracy", one.metrics.accuracy),
-            ("nearness to the expected text (chrF)", one.metrics.overlap),
+    for evaluation in evaluated:
+        assert evaluation.metrics is not None
+        measures: list[tuple[str, Interval | None]] = [
+            ("label accuracy", evaluation.metrics.accuracy),
+            ("similarity to the expected text (chrF)", evaluation.metrics.overlap),
         ]
-        begin = f"| {_plain(one.model)} | {one.metrics.n:,}"
+        prefix = f"| {_plain(evaluation.model)} | {evaluation.metrics.n:,}"
         lines += [
-            f"{begin} | {name} | {value.value:.3f} | {value.low:.3f} to {value.high:.3f} |"
-            for name, value in told
+            f"{prefix} | {name} | {value.value:.3f} | {value.low:.3f} to {value.high:.3f} |"
+            for name, value in measures
             if value is not None
         ]
     return lines
 
 
-def _compared(view: ComparisonView | None) -> list[str]:
-    """What the base and the new model wrote for the same prompts."""
+def _before_after_section(view: ComparisonView | None) -> list[str]:
+    """The answers of the base model and the new model to the same prompts."""
     lines = ["## Before and after", ""] if view is not None and view.pairs else []
     for pair in view.pairs if view is not None else ():
         lines += [f"Prompt: {_plain(pair.prompt)}", ""]
-        for name, said in (("Base model", pair.base), ("New model", pair.tuned)):
-            lines += [f"{name}:", "", *(f"> {_plain(line)}" for line in (said.text or _NO_TEXT).splitlines()), ""]
+        for name, answer in (("Base model", pair.base), ("New model", pair.tuned)):
+            lines += [f"{name}:", "", *(f"> {_plain(line)}" for line in (answer.text or _NO_TEXT).splitlines()), ""]
     return lines
 
 
@@ -152,10 +154,10 @@ def _number(value: float | None) -> str:
 
 def _code(mark: str | None) -> str:
     if mark is None:
-        return "nothing in particular"
+        return "no marker"
     return "`" + repr(mark)[1:-1].replace("`", "'").replace("|", "\\|") + "`"
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is: no link, image or HTML can be made of a name."""
+    """Escape Markdown, so that a name can't become a link, an image or HTML."""
     return "".join(f"\\{char}" if char in _SPECIAL else " " if char in "\r\n\t" else char for char in text)

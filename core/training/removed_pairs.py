@@ -1,4 +1,4 @@
-"""Prompts that a person removes from a job's comparison of its base and its tuned model, and their way back."""
+"""Removes prompts from a job's comparison of its base and tuned model, and restores them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from core.training.before_after import AnswerPair, Side, SideAnswer
 
 @dataclass(frozen=True, slots=True)
 class RemovedPair:
-    """A pair that was removed from a comparison, with the comparison's state before, so that it can be restored."""
+    """A removed pair with the previous state of its comparison, for `restore`."""
 
     job_id: str
     pair: AnswerPair
@@ -26,14 +26,13 @@ class RemovedPair:
 
 
 def remove(store: Store, actor: Actor, job_id: str, position: int) -> RemovedPair:
-    """Remove a prompt and both answers from a job's comparison; `restore` brings them back.
+    """Remove a prompt and both answers from a job's comparison; `restore` undoes this.
 
-    What they cost stays in the spend ledger. A comparison that has failed or was stopped is done when all other answers
-    are complete.
+    The cost stays in the spend ledger. A failed or stopped comparison becomes done if all other answers are complete.
 
     Raises:
-        NotFound: there is no such prompt.
-        FabulaError: a model is still to answer it.
+        NotFound: the prompt does not exist.
+        FabulaError: it is still being answered.
     """
     view = before_after.get(store, job_id)
     pair = next((pair for pair in view.pairs if pair.position == position), None) if view is not None else None
@@ -41,33 +40,33 @@ def remove(store: Store, actor: Actor, job_id: str, position: int) -> RemovedPai
         raise NotFound(msg("This prompt no longer exists."), msg("Reload the page."))
     with store.session() as session:
         advisory_lock(session, "comparisons")
-        one = before_after.of_job(session, job_id)
-        before = RemovedPair(job_id, pair, one.state, one.reason)
-        answers = list(session.scalars(select(ComparisonAnswer).where(ComparisonAnswer.comparison_id == one.id)))
+        comparison = before_after.get_row(session, job_id)
+        removed = RemovedPair(job_id, pair, comparison.state, comparison.reason)
+        answers = list(session.scalars(select(ComparisonAnswer).where(ComparisonAnswer.comparison_id == comparison.id)))
         for answer in (answer for answer in answers if answer.position == position):
-            if answer.state in before_after.OPEN:
+            if answer.state in before_after.PENDING:
                 raise FabulaError(msg("This prompt is still being answered."), msg("Stop first, then remove it."))
             session.execute(update(Story).where(Story.id == answer.story_id).values(deleted_at=utcnow()))
             session.delete(answer)
-        if one.state in ("failed", "stopped") and all(
+        if comparison.state in ("failed", "stopped") and all(
             answer.state == "done" for answer in answers if answer.position != position
         ):
-            one.state, one.reason = "done", None
-        return before
+            comparison.state, comparison.reason = "done", None
+        return removed
 
 
 def restore(store: Store, actor: Actor, removed: RemovedPair) -> None:
-    """Bring back a pair that was removed; behind the others where its position was taken since."""
+    """Restore a removed pair, at the end if its position is taken."""
     pair = removed.pair
     with store.session() as session:
         advisory_lock(session, "comparisons")
-        one = before_after.of_job(session, removed.job_id)
-        mine = (ComparisonAnswer.comparison_id == one.id, ComparisonAnswer.position == pair.position)
-        taken = session.scalar(select(func.count()).where(*mine))
-        position = before_after.next_position(session, one.id) if taken else pair.position
+        comparison = before_after.get_row(session, removed.job_id)
+        same_position = (ComparisonAnswer.comparison_id == comparison.id, ComparisonAnswer.position == pair.position)
+        taken = session.scalar(select(func.count()).where(*same_position))
+        position = before_after.next_position(session, comparison.id) if taken else pair.position
         sides: dict[Side, SideAnswer] = {"base": pair.base, "tuned": pair.tuned}
-        before_after.add_pair(session, one.id, position, pair.prompt, pair.expected, sides)
+        before_after.add_pair(session, comparison.id, position, pair.prompt, pair.expected, sides)
         ids = [side.story_id for side in sides.values()]
         session.execute(update(Story).where(Story.id.in_(ids)).values(deleted_at=None))
-        if one.state not in before_after.ACTIVE:
-            one.state, one.reason = removed.state, removed.reason
+        if comparison.state not in before_after.ACTIVE:
+            comparison.state, comparison.reason = removed.state, removed.reason

@@ -1,4 +1,4 @@
-"""The results CSV of a training job, as our engine, OpenAI today, and OpenAI in 2023 write it."""
+"""Parses the results CSV of a training job from the engine, OpenAI today, OpenAI in 2023, and Azure."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ COLUMNS = (
     "validation_sequence_accuracy",
     "validation_token_accuracy",
 )
-"""The columns of `Results.frame`, always all of them; a column that the file does not have is all NaN."""
+"""The columns of `Results.frame`. Columns missing in the file are all NaN."""
 
-_WHOLE = frozenset({"step", "elapsed_tokens", "elapsed_examples"})
+_INTEGER_COLUMNS = frozenset({"step", "elapsed_tokens", "elapsed_examples"})
 _LOSSES = ["training_loss", "validation_loss"]
-_LARGE = 100_000  # characters, from which on reading line by line takes more than a blink
-_LARGEST = 2.0**53  # counts beyond this are not exact in a float, and not real
-_EMPTY = [spelled for text in sorted(PLACEHOLDERS) for spelled in {text, text.upper(), text.capitalize()}]
+_FAST_PATH_CHARS = 100_000  # above this, reading line by line is noticeably slow
+_MAX_COUNT = 2.0**53  # larger integers are not exact in a float
+_NA_VALUES = [spelled for text in sorted(PLACEHOLDERS) for spelled in {text, text.upper(), text.capitalize()}]
 
-# Names of OpenAI's later results files (guide "Supervised fine-tuning", 2024 on) for what 2023 called otherwise.
+# Column names since 2024 (OpenAI guide "Supervised fine-tuning") → names of 2023.
 _NAMES = {
     "train_loss": "training_loss",
     "train_accuracy": "training_token_accuracy",
@@ -50,9 +50,12 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A curve: one row per step in order of steps, columns `COLUMNS`, and how many lines made no row.
+    """A training curve.
 
-    `has_steps`: whether the file names a column of steps, as every results file does; `empty`: nothing is in it.
+    Attributes:
+        frame: one row per step, in order, with the columns `COLUMNS`.
+        skipped: number of lines that could not be read.
+        has_steps: whether the file has a step column, as every results file does; empty: whether it is empty.
     """
 
     frame: pd.DataFrame
@@ -62,27 +65,27 @@ class Results:
 
     @property
     def note(self) -> str | None:
-        """Why there is no curve, or less of one than one might expect; None: all is well."""
+        """Why the curve is missing or incomplete; None: it is complete."""
         if self.empty:
             return msg("The results file is empty.")
         if not self.has_steps:
-            return msg("This is not a results file: its first line names no column of steps.")
+            return msg("This is not a results file: its header has no step column.")
         if not self.steps:
-            return msg("The results file has a header, and no step yet.")
+            return msg("The results file has a header but no steps yet.")
         if self.skipped:
             return msg(
-                "Lines that could not be read: {skipped}. The others make the curve.", skipped=f"{self.skipped:,}"
+                "Lines that could not be read: {skipped}. The curve uses the others.", skipped=f"{self.skipped:,}"
             )
         return None
 
     @property
     def steps(self) -> int:
-        """The number of steps there are values for."""
+        """The number of steps with values."""
         return len(self.frame)
 
     @property
     def trained_tokens(self) -> int | None:
-        """Tokens trained on up to the last step, or None where the file does not say."""
+        """Tokens trained up to the last step; None: not in the file."""
         known = self.frame["elapsed_tokens"].dropna()
         return int(known.iloc[-1]) if len(known) else None
 
@@ -98,16 +101,16 @@ class Results:
 
 
 def parse(text: str) -> Results:
-    """Read a results file, also a growing one: lines that cannot be read are skipped and counted, never an error.
+    """Parse a results file, which may still be growing. Unreadable lines are skipped and counted, never an error.
 
-    Understands the header of 2023, today's names, any order of columns, missing columns, a BOM, and base64 around
-    the whole (as OpenAI's file endpoint has sent it). A step that comes twice counts once, the later line. A cell
-    that says "not measured" (`core.metrics`) is empty, and its line keeps its other values. Losses are as the file
-    has them: one below 0 is a fault of the program that wrote it, and is shown.
+    Accepts the headers of 2023 and today, columns in any order, missing columns, a BOM, and base64 encoding (OpenAI's
+    file endpoint has sent that). If a step appears twice, the later line is used. Cells that mean "not measured"
+    (`core.metrics`) are empty; the rest of their line is used. Losses are not corrected: a negative loss is a bug of
+    the program that wrote it, and is shown.
     """
-    text = _plain(text)
-    if len(text) > _LARGE and (quick := _quickly(text)) is not None:
-        return quick
+    text = _decode(text)
+    if len(text) > _FAST_PATH_CHARS and (fast := _parse_fast(text)) is not None:
+        return fast
     lines = [line for line in text.splitlines() if line.strip()]
     names = [_NAMES.get(name, name) for name in (cell.lower() for cell in _cells(lines[0]))] if lines else []
     if "step" not in names:
@@ -123,52 +126,60 @@ def parse(text: str) -> Results:
     return Results(_frame([rows[step] for step in sorted(rows)]), skipped)
 
 
-def _quickly(text: str) -> Results | None:
-    """The same of a large file that is in good form, by pandas' own reader; None: it needs the patient one."""
+def _parse_fast(text: str) -> Results | None:
+    """Parse a large, well-formed file with pandas; None: it must be read line by line."""
     header = _cells(text.partition("\n")[0])
     names = [_NAMES.get(name.lower(), name.lower()) for name in header]
-    known = [place for place, name in enumerate(names) if name in COLUMNS]
-    if "step" not in names or len({names[place] for place in known}) < len(known) or not text.endswith("\n"):
+    known_positions = [position for position, name in enumerate(names) if name in COLUMNS]
+    if (
+        "step" not in names
+        or len({names[position] for position in known_positions}) < len(known_positions)
+        or not text.endswith("\n")
+    ):
         return None
     try:
-        read = pd.read_csv(
-            io.StringIO(text), header=0, names=list(range(len(names))), usecols=known, dtype="float64",
+        table = pd.read_csv(
+            io.StringIO(text), header=0, names=list(range(len(names))), usecols=known_positions, dtype="float64",
             index_col=False, engine="c", quoting=csv.QUOTE_NONE,
-            keep_default_na=False, na_values=_EMPTY, skipinitialspace=True, on_bad_lines="error",
+            keep_default_na=False, na_values=_NA_VALUES, skipinitialspace=True, on_bad_lines="error",
         )  # fmt: skip
     except (ValueError, pd.errors.ParserError):
         return None
-    if text.count(",") != (len(names) - 1) * (len(read) + 1):  # a line that is cut short
+    if text.count(",") != (len(names) - 1) * (len(table) + 1):  # an incomplete line
         return None
-    frame = read.set_axis([names[place] for place in known], axis=1).reindex(columns=list(COLUMNS)).astype("float64")
-    frame = _measured(frame.where(np.isfinite(frame)))
+    frame = (
+        table.set_axis([names[position] for position in known_positions], axis=1)
+        .reindex(columns=list(COLUMNS))
+        .astype("float64")
+    )
+    frame = _drop_placeholders(frame.where(np.isfinite(frame)))
     steps = frame["step"]
-    whole = frame[list(_WHOLE)]
+    counts = frame[list(_INTEGER_COLUMNS)]
     if steps.isna().any() or not (steps.diff().iloc[1:] > 0).all():
         return None
-    if not (whole.isna() | ((whole >= 0) & (whole <= _LARGEST) & (whole % 1 == 0))).all(axis=None):
+    if not (counts.isna() | ((counts >= 0) & (counts <= _MAX_COUNT) & (counts % 1 == 0))).all(axis=None):
         return None
-    return Results(frame.astype({name: "Int64" for name in _WHOLE}), 0)
+    return Results(frame.astype({name: "Int64" for name in _INTEGER_COLUMNS}), 0)
 
 
 def _cells(line: str) -> list[str]:
-    """The cells of a line: numbers and plain names, so that a stray quote harms one line and no more."""
+    """Split a line at commas. No CSV quoting, so that a stray quote affects only its own line."""
     return [cell.strip().strip('"') for cell in line.split(",")]
 
 
 def _row(names: list[str], cells: list[str]) -> dict[str, float] | None:
-    """The values of one line, or None when it is cut short, too long, or holds something that is not a number."""
+    """The values of one line; None: too few or too many cells, or not a number."""
     if len(cells) != len(names):
         return None
     row = {name: math.nan for name in COLUMNS}
     try:
         for name, value in _numbers(names, cells):
-            if math.isnan(row[name]):  # two columns for one name (full_valid_loss): the one that has a value
+            if math.isnan(row[name]):  # two columns can map to one name (full_valid_loss): use the one with a value
                 row[name] = value
     except ValueError:
         return None
-    counts = [row[name] for name in _WHOLE if name == "step" or not math.isnan(row[name])]
-    return row if all(0 <= value <= _LARGEST and value.is_integer() for value in counts) else None
+    counts = [row[name] for name in _INTEGER_COLUMNS if name == "step" or not math.isnan(row[name])]
+    return row if all(0 <= value <= _MAX_COUNT and value.is_integer() for value in counts) else None
 
 
 def _numbers(names: list[str], cells: list[str]) -> Iterator[tuple[str, float]]:
@@ -180,23 +191,23 @@ def _numbers(names: list[str], cells: list[str]) -> Iterator[tuple[str, float]]:
 
 def _frame(rows: list[dict[str, float]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=list(COLUMNS), dtype="float64")
-    return frame.astype({name: "Int64" for name in _WHOLE})
+    return frame.astype({name: "Int64" for name in _INTEGER_COLUMNS})
 
 
-def _measured(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rules of `core.metrics.metric` for whole columns: what stands for "not measured" becomes NaN."""
+def _drop_placeholders(frame: pd.DataFrame) -> pd.DataFrame:
+    """Replace placeholders for "not measured" by NaN: `core.metrics.metric` for whole columns."""
     losses = frame[_LOSSES]
     counts = frame[[name for name in COLUMNS if name not in _LOSSES and name != "step"]]
     return frame.assign(**losses.where(losses != NOT_MEASURED), **counts.where(counts >= 0))
 
 
-def _plain(text: str) -> str:
-    """`text` without its BOM, and decoded where the whole of it is base64."""
+def _decode(text: str) -> str:
+    """`text` without its BOM, decoded if all of it is base64."""
     text = text.removeprefix("\ufeff")
-    packed = "".join(text.split())
-    if not packed or "," in packed:
+    compact = "".join(text.split())
+    if not compact or "," in compact:
         return text
     try:
-        return base64.b64decode(packed, validate=True).decode("utf-8-sig")
-    except ValueError:  # not base64, or not text: both of their errors are ValueErrors
+        return base64.b64decode(compact, validate=True).decode("utf-8-sig")
+    except ValueError:  # not base64, or not UTF-8
         return text

@@ -1,8 +1,8 @@
-"""Runs in Weights & Biases and Trackio too, for teams that keep theirs there: live, each step once.
+"""Logs runs to Weights & Biases and Trackio: live, each step once.
 
-OpenAI logs to W&B by itself (`integrations` of a job). For every other provider the worker sends what is new with
-each look at the job: settings first, then steps, and at the end what came out. A worker that was killed goes on after
-the last step that the tracker has. A tracker that fails harms nothing: the job says why, and it is tried again.
+OpenAI logs to W&B itself (`integrations` of a job). For other providers, the worker sends new data with each poll of
+the job: settings first, then steps, and the results at the end. A restarted worker continues after the last step that
+the tracker has. A failing tracker does not affect the job: the job shows the reason, and the worker tries again.
 """
 
 from __future__ import annotations
@@ -19,102 +19,107 @@ from core.db.store import Store
 from core.db.tables import TrainingJob
 from core.settings import Settings
 from core.training import job_views, results, run_export, trackers
-from core.training.job_form import PROJECT
+from core.training.job_form import DEFAULT_PROJECT
 from core.training.job_views import JobView
 from core.training.trackers import TrackerRun
 
 _log = logging.getLogger(__name__)
-_LONGEST_ERROR = 300  # characters of a tracker's own words
-_BY_ITSELF = ("openai", "wandb")  # (provider, tracker): the provider logs there, see core.training.submit
-_AT_ONCE = 2_000  # steps with one look: the job's own news shall not wait for a tracker
-_AGAIN_S = 300.0  # after a failure
+_MAX_ERROR_CHARS = 300  # of a tracker's error message
+_LOGGED_BY_PROVIDER = ("openai", "wandb")  # (provider, tracker): the provider logs itself, see core.training.submit
+_MAX_STEPS_PER_SEND = 2_000  # per poll, so that a slow tracker does not delay the job's updates
+_RETRY_S = 300.0  # after a failure
 
 
 def unavailable(tracker: str, environ: Mapping[str, str] | None = None, provider: str = "") -> str | None:
-    """Why a tracker cannot be used here; None: it can. A provider that logs to it by itself needs nothing here."""
-    return None if (provider, tracker) == _BY_ITSELF else trackers.unavailable(tracker, environ)
+    """Why a tracker can't be used here; None: it can. If the provider logs itself, nothing is needed here."""
+    return None if (provider, tracker) == _LOGGED_BY_PROVIDER else trackers.unavailable(tracker, environ)
 
 
 class TrackerLogger:
-    """What a job sends to its trackers while it goes on. None of the calls raises for a tracker."""
+    """Sends a job's data to its trackers. Errors of a tracker are logged and never raised."""
 
     def __init__(self, store: Store, job: JobView) -> None:
         self._store, self._job_id = store, job.id
-        self._seen: str | None = None
-        self._lines = {name: _TrackerChannel(name, job, dict(known)) for name, known in job.trackers.items()}
+        self._last_sent: str | None = None
+        self._channels = {name: _TrackerChannel(name, job, dict(state)) for name, state in job.trackers.items()}
 
-    def send(self, results_csv: str | None, *, everything: bool = False) -> dict[str, Any] | None:
-        """Send the steps that are new in a results file; where each tracker stands then, None: there is no tracker.
+    def send(self, results_csv: str | None, *, send_all: bool = False) -> dict[str, Any] | None:
+        """Send the new steps of a results file.
 
         Args:
-            results_csv: as it is now.
-            everything: the job has ended; otherwise a few thousand steps have to do at a time.
+            results_csv: current content.
+            send_all: send all steps, because the job has ended; otherwise at most `_MAX_STEPS_PER_SEND`.
+
+        Returns:
+            The state of each tracker; None: the job has no trackers.
         """
-        if not self._lines:
+        if not self._channels:
             return None
-        if results_csv and (results_csv is not self._seen or everything):
+        if results_csv and (results_csv is not self._last_sent or send_all):
             frame = results.parse(results_csv).frame
-            behind = [line.send(frame, None if everything else _AT_ONCE) for line in self._lines.values()]
-            self._seen = None if any(behind) else results_csv
-        return {name: dict(line.known) for name, line in self._lines.items()}
+            incomplete = [
+                channel.send(frame, None if send_all else _MAX_STEPS_PER_SEND) for channel in self._channels.values()
+            ]
+            self._last_sent = None if any(incomplete) else results_csv
+        return {name: dict(channel.state) for name, channel in self._channels.items()}
 
-    def end(self) -> None:
-        """The job has ended, and the ledger says so: tell what came of it, and write down where it is logged."""
-        if self._lines:
+    def finish(self) -> None:
+        """Send the results of the finished job, and save the state of its trackers."""
+        if self._channels:
             job = job_views.get(self._store, self._job_id, results=False)
-            for line in self._lines.values():
-                line.end(job)
+            for channel in self._channels.values():
+                channel.finish(job)
             with self._store.session() as session:
-                stands = {name: line.known for name, line in self._lines.items()}
-                session.get_one(TrainingJob, self._job_id).trackers = stands
+                states = {name: channel.state for name, channel in self._channels.items()}
+                session.get_one(TrainingJob, self._job_id).trackers = states
 
-    def leave(self) -> None:
-        """Let go of what is open; the job goes on with another worker."""
-        for line in self._lines.values():
-            line.leave()
+    def close(self) -> None:
+        """Close open runs. The job continues with another worker."""
+        for channel in self._channels.values():
+            channel.close()
 
 
 class _TrackerChannel:
-    """The way to one tracker. `known` is what the job says about it: project, state, step, url, error."""
+    """The connection to one tracker. `state` is saved with the job: project, state, step, url, error."""
 
-    def __init__(self, name: str, job: JobView, known: dict[str, Any]) -> None:
-        self._name, self._job, self.known = name, job, known
+    def __init__(self, name: str, job: JobView, state: dict[str, Any]) -> None:
+        self._name, self._job, self.state = name, job, state
         self._run: TrackerRun | None = None
-        self._step = int(known.get("step") or 0)
+        self._step = int(state.get("step") or 0)
         self._not_before = 0.0
 
-    def send(self, frame: pd.DataFrame, most: int | None) -> bool:
-        """Send up to `most` steps that it does not have yet; whether there are more."""
-        if (self._job.provider, self._name) == _BY_ITSELF:
+    def send(self, frame: pd.DataFrame, max_steps: int | None) -> bool:
+        """Send up to `max_steps` new steps. Returns whether there are more."""
+        if (self._job.provider, self._name) == _LOGGED_BY_PROVIDER:
             return False
-        if not (frame["step"] > self._step).any() or not self._opened():
+        if not (frame["step"] > self._step).any() or not self._ensure_open():
             return False
-        new = frame[frame["step"] > self._step]  # the tracker may have more, or less, than could be written down
+        new = frame[frame["step"] > self._step]  # the tracker's last step can differ from the saved one
         try:
-            for step, values in _steps(new if most is None else new.head(most)):
+            for step, values in _steps(new if max_steps is None else new.head(max_steps)):
                 assert self._run is not None
                 self._run.log(step, values)
                 self._step = step
         except Exception as exc:
             self._failed(exc)
             return False
-        self.known |= {"state": "live", "step": self._step, "error": None}
-        return most is not None and len(new) > most
+        self.state |= {"state": "live", "step": self._step, "error": None}
+        return max_steps is not None and len(new) > max_steps
 
-    def end(self, job: JobView) -> None:
-        """Tell what came of it."""
-        if (self._job.provider, self._name) == _BY_ITSELF:
-            self.known["state"] = "logged"
-        elif self._run is not None or (self.known.get("state") != "logged" and self._opened()):
+    def finish(self, job: JobView) -> None:
+        """Send the results and close the run."""
+        if (self._job.provider, self._name) == _LOGGED_BY_PROVIDER:
+            self.state["state"] = "logged"
+        elif self._run is not None or (self.state.get("state") != "logged" and self._ensure_open()):
             try:
                 assert self._run is not None
                 self._run.close(_summary(job))
-                self.known |= {"state": "logged", "error": None}
+                self.state |= {"state": "logged", "error": None}
             except Exception as exc:
                 self._failed(exc)
             self._run = None
 
-    def leave(self) -> None:
+    def close(self) -> None:
         run, self._run = self._run, None
         if run is not None:
             try:
@@ -122,31 +127,34 @@ class _TrackerChannel:
             except Exception as exc:
                 self._failed(exc)
 
-    def _opened(self) -> bool:
+    def _ensure_open(self) -> bool:
         if self._run is not None:
             return True
-        if (why := trackers.unavailable(self._name)) is not None:
-            self.known |= {"state": "skipped", "error": why}
+        if (reason := trackers.unavailable(self._name)) is not None:
+            self.state |= {"state": "skipped", "error": reason}
         elif time.monotonic() >= self._not_before:
             try:
-                project, folder = str(self.known.get("project") or PROJECT), Settings.from_env().home / self._name
+                project, folder = (
+                    str(self.state.get("project") or DEFAULT_PROJECT),
+                    Settings.from_env().home / self._name,
+                )
                 self._run = trackers.open_run(self._name, project, self._job, _config(self._job), folder)
             except Exception as exc:
                 self._failed(exc)
             else:
-                self._step = self._run.newest
-                self.known["url"] = self._run.url
+                self._step = self._run.last_step
+                self.state["url"] = self._run.url
         return self._run is not None
 
     def _failed(self, exc: Exception) -> None:
-        """A tracker's own code, network or login: none of it may harm the job."""
+        """Record a tracker's failure (code, network, login); it must not affect the job."""
         _log.warning("Could not log %s to %s.", self._job.id, self._name, exc_info=exc)
-        self._run, self._not_before = None, time.monotonic() + _AGAIN_S
-        self.known |= {"state": "failed", "error": f"{type(exc).__name__}: {exc}"[:_LONGEST_ERROR]}
+        self._run, self._not_before = None, time.monotonic() + _RETRY_S
+        self.state |= {"state": "failed", "error": f"{type(exc).__name__}: {exc}"[:_MAX_ERROR_CHARS]}
 
 
 def _steps(frame: pd.DataFrame) -> list[tuple[int, dict[str, float]]]:
-    """Every step with what is known of it."""
+    """All steps with their known values."""
     names = [name for name in frame.columns if name != "step"]
     rows = frame.astype("float64").to_dict("records")
     return [

@@ -1,4 +1,4 @@
-"""A run in a tracker's own library: Weights & Biases or Trackio. Both are optional to install, and known only here."""
+"""Runs in Weights & Biases and Trackio. Both libraries are optional, and only this module uses them."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from typing import Any, Protocol
 from core.message import msg
 from core.training.job_views import JobView
 
-_PATIENCE_S = 15.0  # W&B's server answers within a second, or the network is not there
+_TIMEOUT_S = 15.0  # W&B's server normally answers within a second
 
 
 class TrackerRun(Protocol):
-    """One run there.
+    """One run in a tracker.
 
     Attributes:
-        url: where it can be looked at; None: nowhere on the web.
-        newest: the last step that it has; -1 or 0: none yet.
+        url: web page of the run; None: there is none.
+        last_step: the last logged step; -1 or 0: none.
     """
 
     url: str | None
-    newest: int
+    last_step: int
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a step; steps only grow."""
+        """Log one step. Steps must increase."""
 
     def close(self, summary: Mapping[str, Any] | None) -> None:
-        """Let go of the run, with what came of it; None: it goes on in another life of the worker."""
+        """Close the run with its results; None: it will be continued by another worker."""
 
 
 def unavailable(tracker: str, environ: Mapping[str, str] | None = None) -> str | None:
-    """Why a tracker cannot be used here; None: it can."""
+    """Why a tracker can't be used here; None: it can."""
     if tracker == "wandb":
         if importlib.util.find_spec("wandb") is None:
             return msg("Weights & Biases is not installed here. Install it with: `pip install wandb`.")
@@ -49,22 +49,22 @@ def unavailable(tracker: str, environ: Mapping[str, str] | None = None) -> str |
 
 
 def open_run(tracker: str, project: str, job: JobView, config: Mapping[str, Any], folder: Path) -> TrackerRun:
-    """The run of this job there: made, or gone on with. Raises whatever the library raises.
+    """Create or resume the job's run. Raises any exception of the library.
 
     Args:
         config: the job's settings.
-        folder: where the library may keep its files.
+        folder: for the library's files.
     """
     return (_Wandb if tracker == "wandb" else _Trackio)(project, job, config, folder)
 
 
 class _Wandb:
-    """A run of Weights & Biases; it is known by the job's id."""
+    """A Weights & Biases run, identified by the job's id."""
 
     def __init__(self, project: str, job: JobView, config: Mapping[str, Any], folder: Path) -> None:
         wandb = importlib.import_module("wandb")
         folder.mkdir(parents=True, exist_ok=True)
-        for earlier in folder.glob(f"wandb/offline-run-*-{job.id}"):  # its end may be lost: the new one has all of it
+        for earlier in folder.glob(f"wandb/offline-run-*-{job.id}"):  # may be incomplete; the new run has all steps
             shutil.rmtree(earlier, ignore_errors=True)
         self._run = wandb.init(
             project=project,
@@ -73,13 +73,13 @@ class _Wandb:
             resume="allow",
             config=dict(config),
             dir=str(folder),
-            reinit="create_new",  # several jobs may go on at once
+            reinit="create_new",  # several jobs can run at the same time
             settings=wandb.Settings(
-                init_timeout=_PATIENCE_S, finish_timeout=_PATIENCE_S, console="off", silent=True, disable_git=True
+                init_timeout=_TIMEOUT_S, finish_timeout=_TIMEOUT_S, console="off", silent=True, disable_git=True
             ),
         )
         self.url = None if self._run.offline else str(self._run.url)
-        self.newest = int(self._run.starting_step) - 1
+        self.last_step = int(self._run.starting_step) - 1
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
@@ -90,7 +90,7 @@ class _Wandb:
 
 
 class _Trackio:
-    """A run of Trackio on this machine; it is known by the job's name and the end of its id."""
+    """A local Trackio run, identified by the job's name and the start of its id."""
 
     url: str | None = None
 
@@ -100,7 +100,7 @@ class _Trackio:
             project=project, name=f"{job.name}-{job.id[:6]}", config=dict(config), resume="allow", embed=False,
             auto_log_gpu=False, auto_log_cpu=False,
         )  # fmt: skip
-        self.newest = int(self._run._next_step) - 1  # it tells this nowhere else
+        self.last_step = int(self._run._next_step) - 1  # there is no public attribute
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)

@@ -1,4 +1,4 @@
-"""From a data set, or one of its versions, to training files. Rows are read twice, and never held all at once."""
+"""Writes training files from a data set or a version. Rows are streamed (read twice), never all in memory."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class TrainingFile:
     """A file ready for upload.
 
     Attributes:
-        sha256: of its bytes, hexadecimal.
-        separator, stop: what prompts and completions end with; None in the chat format.
-        validation: the file with the validation examples of the version; None: there are none.
+        sha256: of the file, hexadecimal.
+        separator, stop: end of prompts and of completions; None for the chat format.
+        validation: the validation file; None: the version has no validation examples.
     """
 
     path: Path
@@ -35,12 +35,12 @@ class TrainingFile:
 
 
 def write(store: Store, job: JobView, folder: Path) -> TrainingFile:
-    """Write what the job learns from as JSONL into `folder`. The same rows give the same bytes.
+    """Write the job's training data as JSONL into `folder`. The same rows give the same bytes.
 
     Raises:
-        NotFound: the data set is not there any more.
-        BadTrainingFile: it has no finished rows, or they changed meanwhile.
-        StorageFull: there is no room for the file.
+        NotFound: the data set does not exist.
+        BadTrainingFile: it has no finished rows, or they changed while being read.
+        StorageFull: the disk is full.
     """
     if job.dataset_id is None:
         raise NotFound(msg("The job has no data set."), msg("Choose a data set and submit again."))
@@ -51,30 +51,30 @@ def write(store: Store, job: JobView, folder: Path) -> TrainingFile:
             msg("The data set has no finished rows to train on."), msg("Generate or load some first.")
         )
     if job.file_format == "chat":
-        made = export.plan(selection, "chat")
+        plan = export.plan(selection, "chat")
     else:
-        made = export.plan(selection, separator=job.separator, stop=job.stop)
-    path, kept_back = folder / f"fabula-{job.id}.jsonl", folder / f"fabula-{job.id}-validation.jsonl"
-    sha256, count = _write(path, export.jsonl_lines(selection, made))
-    _sha256, n_validation = _write(kept_back, export.jsonl_lines(selection, made, "validation"))
-    return TrainingFile(path, sha256, count, made.separator, made.stop, kept_back if n_validation else None)
+        plan = export.plan(selection, separator=job.separator, stop=job.stop)
+    path, validation_path = folder / f"fabula-{job.id}.jsonl", folder / f"fabula-{job.id}-validation.jsonl"
+    sha256, count = _write(path, export.jsonl_lines(selection, plan))
+    _sha256, n_validation = _write(validation_path, export.jsonl_lines(selection, plan, "validation"))
+    return TrainingFile(path, sha256, count, plan.separator, plan.stop, validation_path if n_validation else None)
 
 
 def _write(path: Path, lines: Iterable[str]) -> tuple[str, int]:
-    """SHA-256 and number of the lines, written to `path`."""
-    made, count = hashlib.sha256(), 0
+    """Write the lines to `path`. Returns their SHA-256 and number."""
+    digest, count = hashlib.sha256(), 0
     try:
         with path.open("wb") as file:
             for line in lines:
                 content = line.encode()
-                made.update(content)
+                digest.update(content)
                 file.write(content)
                 count += 1
     except OSError as exc:
         if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         raise StorageFull(
-            msg("The training file cannot be written: {reason}.", reason=os.strerror(exc.errno)),
-            msg("Free some space in the folder for temporary files; the job then continues."),
+            msg("The training file can't be written: {reason}.", reason=os.strerror(exc.errno)),
+            msg("Free some space in the folder for temporary files. The job then continues."),
         ) from exc
-    return made.hexdigest(), count
+    return digest.hexdigest(), count

@@ -1,4 +1,4 @@
-"""How long a job has been trained. Waiting in line and pauses are not training. Pure."""
+"""Training time of a job, without queued and paused time. Pure."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from core.providers import RemoteEvent, RemoteJob
 from core.training.job_views import FINISHED, JobView
 
 STARTED = "Fine-tuning job started"
-"""How the event begins with which training starts, at OpenAI and at our engine."""
+"""Start of the message of the event that reports the start of training, at OpenAI and the engine."""
 
 
 def after_poll(job: JobView, remote: RemoteJob, events: Sequence[RemoteEvent], now: datetime) -> dict[str, Any]:
-    """The columns `training_s` and `running_since` of a job after a look at its provider.
+    """The columns `training_s` and `running_since` of a job after polling its provider.
 
-    Our engine measures the time itself. Elsewhere it is the time in which the status was `running`: from the event of
-    the start, or else from the first look that found it running.
+    The engine measures the time itself. Elsewhere it is the time with status `running`, from the start event or, if
+    there is none, from the first poll with that status.
 
     Args:
-        job: as the ledger has it.
-        remote: as the provider tells it now.
-        events: that are new with this look.
-        now: the time of the look, UTC.
+        job: as saved.
+        remote: the provider's current state.
+        events: new since the last poll.
+        now: time of the poll (UTC).
     """
     if remote.training_s is not None:
         return {"training_s": remote.training_s, "running_since": None}
     started = next((event.at for event in events if event.message.startswith(STARTED)), None)
-    since, spent_s = job.running_since, job.trained_s
+    since, trained_s = job.running_since, job.trained_s
     if remote.status == "running":
-        return {"training_s": spent_s, "running_since": since or started or now}
-    if since is None and spent_s is None and remote.status in FINISHED:  # it began and ended between two looks
+        return {"training_s": trained_s, "running_since": since or started or now}
+    if since is None and trained_s is None and remote.status in FINISHED:  # started and ended between two polls
         since = started
     if since is not None:
-        spent_s = (spent_s or 0.0) + max(0.0, ((remote.finished_at or now) - since).total_seconds())
-    return {"training_s": spent_s, "running_since": None}
+        trained_s = (trained_s or 0.0) + max(0.0, ((remote.finished_at or now) - since).total_seconds())
+    return {"training_s": trained_s, "running_since": None}

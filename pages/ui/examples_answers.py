@@ -159,7 +159,7 @@ def _ask(job: JobView, key: str) -> None:
         asked.outcome.stop()
     prompt = str(state.get(key) or "").strip()
     try:
-        entries = [RoundEntry(job.provider, request) for request in examples.requests(job, prompt)]
+        entries = [RoundEntry(job.provider, request) for request in examples.comparison_requests(job, prompt)]
         outcome: Round | FabulaError = arena.start_round(
             cached.store(), LOCAL, cached.registry(), entries, cached.prices(), idle_timeout_s=LEAVE_S, step=COMPARISON
         )
@@ -178,7 +178,7 @@ def _keep(job: JobView, asked: TriedPrompt) -> None:
     asked.kept = True
     if any(story.text.strip() for story in asked.outcome.stories):
         answers = {side: _answer(story) for side, story in zip(SIDES, asked.outcome.stories, strict=True)}
-        asked.position = before_after.keep(cached.store(), LOCAL, job, asked.prompt, answers)
+        asked.position = before_after.add_answered_prompt(cached.store(), LOCAL, job, asked.prompt, answers)
 
 
 def _answer(story: StoryStream) -> SideAnswer:

@@ -40,7 +40,7 @@ def _shown() -> JobView | None:
             return jobs.get(cached.store(), held, results=False)
         except NotFound:
             state.drop(_JOB)
-    found = examples.newest(cached.store(), LOCAL)
+    found = examples.newest_job(cached.store(), LOCAL)
     if found is not None:
         state.set_value(_JOB, found.id)
     return found
@@ -133,11 +133,11 @@ def _next(job: JobView) -> None:
             examples_answers.use(job)
         st.button(
             _("Train again with more examples"), icon=":material/playlist_add:", key="home_examples_again",
-            on_click=examples_form.open_with, args=(job.suffix or examples.OWN, job.dataset_id),
+            on_click=examples_form.open_with, args=(job.suffix or examples.OWN_SUFFIX, job.dataset_id),
         )  # fmt: skip
         st.button(
             _("New examples"), icon=":material/add:", type="tertiary", key="home_examples_new",
-            on_click=examples_form.open_with, args=(examples.OWN, None),
+            on_click=examples_form.open_with, args=(examples.OWN_SUFFIX, None),
         )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ class ExamplesDraft:
     rows: tuple[tuple[int, ExamplePair], ...] = ()
     version: int = 0
     frame: pd.DataFrame | None = None
-    suffix: str = examples.OWN
+    suffix: str = examples.OWN_SUFFIX
     notes: tuple[str, ...] = ()
     problem: FabulaError | None = None
     refused: CheckedExamples | None = None  # rows that were not taken, because there are too many
@@ -143,7 +143,7 @@ def _samples() -> None:
         if any(any(pair) for _row, pair in typed()):
             st.button(
                 _("Clear"), icon=":material/delete_sweep:", type="tertiary", key="home_examples_clear",
-                on_click=_draft().replace, args=((), examples.OWN),
+                on_click=_draft().replace, args=((), examples.OWN_SUFFIX),
             )  # fmt: skip
 
 
@@ -221,7 +221,7 @@ def _fill(found: pasted_text.Pasted) -> None:
     if checked.too_many:
         draft.refused = checked
         return
-    draft.replace([*mine, *found.pairs], draft.suffix if mine else examples.OWN)
+    draft.replace([*mine, *found.pairs], draft.suffix if mine else examples.OWN_SUFFIX)
     draft.notes = found.notes
 
 
@@ -263,7 +263,7 @@ def _train(start: Start) -> None:
         args=(suffix, _name(suffix), model.id, cached.endpoint_of(model) == "chat", expected_s),
     )  # fmt: skip
     if checked.ready:
-        reason = as_markdown(examples.settings(len(checked.pairs)).reason)
+        reason = as_markdown(examples.suggest_hyperparameters(len(checked.pairs)).reason)
         count = n_("{n} example", "{n} examples", len(checked.pairs))
         time = "" if expected_s is None else _("about {time}").format(time=duration(expected_s))
         st.caption(" · ".join(part for part in (count, plain(model.id), time) if part) + f". {reason}")
@@ -271,8 +271,8 @@ def _train(start: Start) -> None:
 
 def _expected_s(model: ModelInfo, checked: CheckedExamples) -> float | None:
     """Seconds of training, as far as this machine has shown; None: not known."""
-    chosen = examples.settings(len(checked.pairs))
-    tokens = examples.n_tokens(checked.pairs, model.id)
+    chosen = examples.suggest_hyperparameters(len(checked.pairs))
+    tokens = examples.count_tokens(checked.pairs, model.id)
     return cached_form.estimate(model, tokens, chosen.n_epochs, len(checked.pairs)).seconds
 
 

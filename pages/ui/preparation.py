@@ -11,7 +11,7 @@ from core.dataset.datasets import DatasetSummary
 from core.dataset.importers import table_reader
 from core.dataset.versions import Version
 from core.errors import FabulaError
-from core.training.job_form import LONGEST_MARK, FileFormat
+from core.training.job_form import MAX_MARKER_LENGTH, FileFormat
 from pages.ui import cached, state
 from pages.ui.cached import TrainingFilePreview, TrainingFormat
 from pages.ui.dataset import system_text
@@ -113,7 +113,7 @@ def _mark(title: str, key: str, proposed: str | None) -> str | None:
     if state.get(key) is None or state.get(key) == state.get(before):  # nobody has typed here: follow the proposal
         state.set_value(key, start)
     state.set_value(before, start)
-    shown = text_field(title, key, LONGEST_MARK)
+    shown = text_field(title, key, MAX_MARKER_LENGTH)
     return shown.replace("\\n", "\n") or None
 
 

@@ -20,7 +20,7 @@ from core.cost.spend_history import DayLine, WorkLine
 from core.cost.tokens import DatasetTokens
 from core.dataset import datasets
 from core.db.tables import utcnow
-from core.training.job_estimate import measured_rates
+from core.training.job_estimate import measured_speeds
 from pages.ui import cached
 
 _FRESH_S = 3  # sums over a month of calls: money does not move faster than an eye
@@ -45,7 +45,7 @@ def training_speed(model: str) -> Decimal | None:
     """Tokens per second in training on this base: of the engine's newest steps, else of its newest jobs; None: none."""
     if steps := cached.status().engine.training_speeds.get(model):
         return Decimal(str(round(steps, 3)))
-    rates = measured_rates(cached.store(), ENGINE, model)
+    rates = measured_speeds(cached.store(), ENGINE, model)
     return Decimal(str(median(rates))) if rates else None
 
 

@@ -142,7 +142,7 @@ def _state(job: JobView, view: ComparisonView) -> None:
 
 def _own_prompt(job: JobView, view: ComparisonView) -> None:
     """One more prompt, typed."""
-    if len(view.pairs) >= before_after.MOST_PROMPTS:
+    if len(view.pairs) >= before_after.MAX_PROMPTS:
         return
     with (
         st.form(f"{_KEY}_form", clear_on_submit=True, border=False),
@@ -160,7 +160,7 @@ def _start(job: JobView) -> None:
 
 def _ask(job: JobView) -> None:
     with cards.keep_errors():
-        before_after.ask(cached.store(), LOCAL, job, str(state.get(f"{_KEY}_prompt") or ""))
+        before_after.add_prompt(cached.store(), LOCAL, job, str(state.get(f"{_KEY}_prompt") or ""))
 
 
 def _remove(job_id: str, position: int, page: str) -> None:

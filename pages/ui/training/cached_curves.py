@@ -46,7 +46,7 @@ def _mark(job: JobView) -> _Mark:
 
 @st.cache_resource(max_entries=256)
 def _mark_now(job_id: str, heard: datetime, where: str) -> _Mark:
-    return ("", *job_views.results_end(cached.store(), job_id))
+    return ("", *job_views.results_tail(cached.store(), job_id))
 
 
 def source(job: JobView) -> CurveSource:

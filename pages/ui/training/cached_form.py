@@ -60,7 +60,7 @@ def estimate(model: ModelInfo, tokens: int, epochs: int | None, examples: int | 
         epochs=epochs,
         examples=examples,
         speed=engine.training_speeds.get(tuned_base(model.id) or model.id) if engine is not None else None,
-        rough=_rough_speed() if at_hand else None,
+        rough_speed=_rough_speed() if at_hand else None,
     )
 
 
@@ -93,6 +93,6 @@ def _file_check(
                 told += 1
                 seen()
 
-        return file_checker.check_form(store, _form, seen=count)
+        return file_checker.check_form(store, _form, on_progress=count)
 
     return BackgroundTask(look, rows)

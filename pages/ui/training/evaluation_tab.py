@@ -26,13 +26,13 @@ _KEY = "training_evaluation"
 def show(job: JobView) -> None:
     """What was judged, and the button that judges; drawn anew while rows are asked."""
     with cards.show_errors():
-        running = any(one.active for one in evaluations.of_job(cached.store(), job))
+        running = any(one.active for one in evaluations.list_for_job(cached.store(), job))
         st.fragment(run_every=cached.POLL_S if running else None)(_all)(job, running)
 
 
 def _all(job: JobView, was_running: bool) -> None:
     with cards.show_errors():
-        found = list(evaluations.of_job(cached.store(), job))
+        found = list(evaluations.list_for_job(cached.store(), job))
         if was_running != any(one.active for one in found):
             st.rerun()
         pairs = _of_this(job, found)

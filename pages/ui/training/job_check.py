@@ -49,7 +49,7 @@ def show() -> bool:
     with cards.show_errors():
         _quality(chosen)
     st.markdown(_("**Checks and changes**"))
-    only = file_checker.wanted_format(base.provider, base.id) if base is not None else None
+    only = file_checker.required_format(base.provider, base.id) if base is not None else None
     marks = preparation.marks("training", chosen, version, only)
     job_form.keep(marks)
     fine = _prepared(chosen, version, marks)

@@ -104,7 +104,7 @@ def _took(job: JobView) -> dict[str, str]:
 
 def _began(job: JobView) -> str:
     """When training began. Waiting in line comes before it."""
-    began = job_events.training_began(cached.store(), job.id) or job.running_since
+    began = job_events.training_started_at(cached.store(), job.id) or job.running_since
     if began is not None:
         return clock(began)
     if job.training_s(utcnow()) == 0:

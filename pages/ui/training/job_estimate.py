@@ -12,13 +12,13 @@ from core.training import tracker_logging
 from core.training.job_estimate import JobEstimate
 from core.training.job_form import (
     BATCH_SIZE,
-    LONGEST_PROJECT,
+    DEFAULT_PROJECT,
+    MAX_PROJECT_LENGTH,
     N_EPOCHS,
-    PROJECT,
     SEED,
     TRACKERS,
-    rate_advice,
-    suffix_problem,
+    learning_rate_advice,
+    suffix_error,
 )
 from core.training.preflight import Preflight
 from pages.ui import background_task, cached, cards, decimal_field, state, views
@@ -118,7 +118,7 @@ def facts(found: JobRequirements) -> None:
         )
         account = found.account
         said = (
-            (icon, account.why),
+            (icon, account.reason),
             (":material/arrow_forward:", account.next_step),
             (":material/event:", account.lifetime),
         )
@@ -134,7 +134,7 @@ def _numbers(draft: JobDraft) -> bool:
     _auto(_("Batch size"), "training_batch", 4, *BATCH_SIZE)
     rate = _auto_rate(_("Learning rate multiplier"), "training_rate")
     further = draft.base.base is not None or draft.base.id.startswith("ft:")
-    st.caption(as_markdown(rate_advice(draft.rows, further, draft.base.provider)))
+    st.caption(as_markdown(learning_rate_advice(draft.rows, further, draft.base.provider)))
     with st.container(horizontal=True, vertical_alignment="center"):
         with st.popover(_("More"), icon=":material/tune:"):
             _auto(_("Seed"), "training_seed", 0, *SEED)
@@ -151,7 +151,7 @@ def _suffix() -> bool:
             placeholder=_("for example ultraman"),
             persist_state="session",
         )
-        problem = suffix_problem(job_form.typed_suffix())
+        problem = suffix_error(job_form.typed_suffix())
         if problem is not None:
             cards.hint(problem)
     return problem is None
@@ -197,5 +197,5 @@ def _trackers(provider: str) -> None:
             )  # fmt: skip
             if why_not is not None:
                 st.caption(as_markdown(why_not))
-        state.set_default(job_form.PROJECT_KEY, PROJECT)
-        text_field(_("Project name"), job_form.PROJECT_KEY, LONGEST_PROJECT, persist_state="session")
+        state.set_default(job_form.PROJECT_KEY, DEFAULT_PROJECT)
+        text_field(_("Project name"), job_form.PROJECT_KEY, MAX_PROJECT_LENGTH, persist_state="session")

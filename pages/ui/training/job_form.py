@@ -13,7 +13,7 @@ from core.dataset.versions import Version
 from core.errors import FabulaError, NotFound
 from core.message import msg
 from core.providers import ModelInfo
-from core.training.job_form import LEARNING_RATE_MULTIPLIER, PROJECT, TRACKERS
+from core.training.job_form import DEFAULT_PROJECT, LEARNING_RATE_MULTIPLIER, TRACKERS
 from core.training.jobs import JobForm
 from pages.ui import cached, decimal_field, models, preparation, state
 from pages.ui.cached import TrainingFormat
@@ -149,7 +149,7 @@ def form(draft: JobDraft) -> JobForm:
         version_id=draft.version.id if draft.version is not None else None,
         validation_share=draft.share,
         trackers=tuple(name for name in TRACKERS if state.get(f"training_tracker_{name}")),
-        project=str(state.get(PROJECT_KEY) or PROJECT).strip() or PROJECT,
+        project=str(state.get(PROJECT_KEY) or DEFAULT_PROJECT).strip() or DEFAULT_PROJECT,
     )
 
 
