@@ -198,7 +198,7 @@ class _ComparisonRun:
             model=model,
             prompt=with_separator(answer.prompt, job.separator),
             system=settings["system"],
-            endpoint_for=endpoint_for(client, model, job.file_format),
+            endpoint=endpoint_for(client, model, job.file_format),
             temperature=settings["temperature"],
             top_p=settings.get("top_p", 1.0),
             max_tokens=settings["max_tokens"],
@@ -263,7 +263,7 @@ def _close_interrupted(answer: ComparisonAnswer, story: Story | None, client: Cl
 
 
 def _retryable(error: FabulaError, client: Client, job: JobView, side: str) -> bool:
-    """Whether the request may be repeated: the endpoint_for is starting or busy, or does not serve the new model yet.
+    """Whether the request may be repeated: the endpoint is starting or busy, or does not serve the new model yet.
 
     For a paid provider, only after errors that are certainly not billed.
     """
