@@ -43,7 +43,7 @@ class EvaluationRequester:
     client: Client
     book: PriceBook
     view: EvaluationView
-    endpoint_for: Endpoint
+    endpoint: Endpoint
     max_tokens: int
 
     def ask(self, example: HeldOutExample) -> bool:
@@ -92,7 +92,7 @@ class EvaluationRequester:
             model=self.view.model,
             prompt=with_separator(example.prompt, settings.get("separator")),
             system=str(settings.get("system") or ""),
-            endpoint=self.endpoint_for,
+            endpoint=self.endpoint,
             temperature=float(settings["temperature"]),
             max_tokens=self.max_tokens,
             stop=(stop,) if stop else (),
