@@ -115,7 +115,7 @@ def test_a_tokenizer_that_is_a_request_away_counts_some_and_the_rest_in_proporti
     assert export.count_tokens(made, PAIRS, "gemma", ask) == tokens.TokenCount(whole, True)
     assert asked[0] == "p0 -> Once upon a time, number 0."
     asked.clear()
-    some = export.count_tokens(made, PAIRS, "gemma", ask, most=6)
+    some = export.count_tokens(made, PAIRS, "gemma", ask, max_sample=6)
     assert len(asked) == 6 and not some.exact and abs(some.tokens - whole) < whole * 0.05
 
 

@@ -47,7 +47,7 @@ def _many(n: int) -> Recipe:
 def test_the_kind_fits_the_grid_and_all_rows_are_in_it(store: Store, recipe: Recipe, kind: str, squares: int) -> None:
     map_ = heatmap.draw(store, datasets.create(store, LOCAL, recipe))
     assert (map_.kind, len(map_.squares)) == (kind, squares)
-    assert len(map_.squares) <= heatmap.MOST_SQUARES
+    assert len(map_.squares) <= heatmap.MAX_SQUARES
     assert sum(s.rows for s in map_.squares) == recipe.rows()
 
 

@@ -83,7 +83,7 @@ class World:
             grown = (
                 grid_edit.more_repeats(self.made, amount)
                 if action == "repeats"
-                else grid_edit.with_value(self.made, "number", more)
+                else grid_edit.with_values(self.made, "number", more)
             )
             self.made = grown
             grid_edit.grow(self.store, LOCAL, self.dataset_id, grown)

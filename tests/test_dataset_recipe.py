@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.dataset import grid, presets
-from core.dataset.recipe import Column, Recipe, template_fields, values_of
+from core.dataset.recipe import Column, Recipe, parse_values, template_fields
 from core.errors import BadRecipe, NotFound
 
 COLOURS = Column("colour", ("red", "blue"))
@@ -83,7 +83,7 @@ BAD = [
     ({"temperature": float("nan")}, "temperature is nan"),
     ({"top_p": -0.1}, "top_p is -0.1"),
     ({"max_tokens": 0}, "max_tokens is 0"),
-    ({"endpoint": "speech"}, "cannot be asked at 'speech'"),
+    ({"endpoint": "speech"}, "'speech' is not an API format"),
     ({"model": " "}, "No model is chosen"),
     ({"repeats": 10_000, "columns": (Column("colour", tuple(map(str, range(2000)))), THINGS)}, "60,000,000 rows"),
 ]
@@ -203,7 +203,7 @@ def test_the_key_of_a_row_never_changes() -> None:
 
 
 def test_a_row_is_found_by_its_values_as_it_was_made_from_its_position() -> None:
-    place = grid.placer(RECIPE)
+    place = grid.position_lookup(RECIPE)
     assert [place(c.values, c.repeat) for c in grid.cells(RECIPE)] == list(range(12))
     assert place({"colour": "red", "thing": "hat"}, 2) is None
     assert place({"colour": "green", "thing": "hat"}, 0) is None
@@ -231,7 +231,7 @@ def test_every_row_has_a_seed_of_its_own_when_the_recipe_has_one() -> None:
     ],
 )
 def test_a_pasted_list_is_values(text: str, known: tuple[str, ...], values: tuple[str, ...]) -> None:
-    assert values_of(text, known) == values
+    assert parse_values(text, known) == values
 
 
 names = st.text(st.characters(exclude_characters="{}\r\n\0", exclude_categories=["Cs"]), min_size=1).filter(str.strip)

@@ -74,7 +74,7 @@ def test_two_more_repeats_add_only_what_is_missing(store: Store) -> None:
 
 def test_a_new_value_adds_its_cells_and_the_name_stays(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, RECIPE)
-    grown = grid_edit.with_value(RECIPE, "colour", ["green", " green ", "red"])
+    grown = grid_edit.with_values(RECIPE, "colour", ["green", " green ", "red"])
     assert grown.columns[0].values == ("red", "blue", "green")
     growth = grid_edit.grow(store, LOCAL, dataset_id, replace(grown, name="another"))
     assert growth == grid_edit.Growth(new_rows=2, kept_rows=4)
@@ -137,7 +137,7 @@ def test_what_has_no_recipe_cannot_grow(store: Store) -> None:
 @pytest.mark.parametrize(("column", "values"), [("size", ["big"]), ("colour", ["red"]), ("colour", [" "])])
 def test_only_new_values_of_a_column_that_is_there_can_be_added(column: str, values: list[str]) -> None:
     with pytest.raises(BadRecipe):
-        grid_edit.with_value(RECIPE, column, values)
+        grid_edit.with_values(RECIPE, column, values)
 
 
 def test_a_growth_that_is_cut_short_is_finished_by_whoever_comes_next(
@@ -151,7 +151,7 @@ def test_a_growth_that_is_cut_short_is_finished_by_whoever_comes_next(
     write(store, dataset_id, thing="cat")
     grown = recipe
     for by, new in (("fill", "boat"), ("grow", "coat")):
-        grown = grid_edit.with_value(grown, "thing", [new])
+        grown = grid_edit.with_values(grown, "thing", [new])
         steps = [None, None, StorageFull("The disk is full.")]
         real = grid_store.update_positions
 
@@ -177,7 +177,7 @@ def test_a_large_part_that_is_there_is_skipped_not_read(store: Store, monkeypatc
     numbers = Column("a", tuple(str(n) for n in range(4_000)))
     recipe = Recipe("many", (numbers,), "{a}")
     dataset_id = datasets.create(store, LOCAL, recipe)
-    grown = grid_edit.with_value(recipe, "a", ["more"])
+    grown = grid_edit.with_values(recipe, "a", ["more"])
     keys = []
     monkeypatch.setattr(grid, "key", lambda *args, real=grid.key: keys.append(args) or real(*args))
     assert grid_edit.grow(store, LOCAL, dataset_id, grown) == grid_edit.Growth(new_rows=1, kept_rows=4_000)
@@ -305,10 +305,10 @@ def test_a_recipe_without_a_name_is_not_saved(store: Store) -> None:
 
 def test_a_data_set_knows_the_recipe_that_it_began_with(store: Store) -> None:
     saved, dataset_id = recipes.save(store, LOCAL, RECIPE), datasets.create(store, LOCAL, RECIPE)
-    recipes.mark(store, LOCAL, dataset_id, saved)
+    recipes.set_source_recipe(store, LOCAL, dataset_id, saved)
     with store.reading() as session:
         assert session.scalar(select(Dataset.recipe_id)) == saved
     with pytest.raises(NotFound):
-        recipes.mark(store, LOCAL, "gone", saved)
+        recipes.set_source_recipe(store, LOCAL, "gone", saved)
     with pytest.raises(NotFound):
-        recipes.mark(store, LOCAL, dataset_id, "gone")
+        recipes.set_source_recipe(store, LOCAL, dataset_id, "gone")

@@ -163,7 +163,7 @@ def test_a_model_of_completion_format_is_asked_on_that_endpoint(store: Store, se
 def test_a_grid_larger_than_the_ledger_is_filled_as_the_run_goes(
     store: Store, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grid_store, "AT_ONCE", 5)
+    monkeypatch.setattr(grid_store, "INITIAL_ROWS", 5)
     monkeypatch.setattr(grid_store, "CHUNK", 5)
     monkeypatch.setattr(grid_store.fill, "__defaults__", (5,))
     run_id = queue(store, recipe(23))

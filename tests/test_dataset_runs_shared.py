@@ -400,7 +400,9 @@ def test_progress_tells_reasons_requests_and_what_it_will_cost(store: Store, ser
         told = runs.progress(store, run_id)
         (refused,) = told.failed_by_cause  # 422 and 400 have one cause
         assert (refused.cause, refused.rows) == ("bad_request", 3)
-        assert "no (request 1" in refused.said[0] and "never" in refused.said[1]  # one line for those alike but for ids
+        assert (
+            "no (request 1" in refused.provider_messages[0] and "never" in refused.provider_messages[1]
+        )  # one line for those alike but for ids
         assert told.requests == 5
         # four rows have cost 0.011 dollars together; six are to come
         assert told.cost_usd == Decimal("0.011") and told.projected_usd == Decimal("0.0275")

@@ -53,7 +53,7 @@ def test_rows_that_say_the_same_stay_together_and_the_share_is_met_all_the_same(
     alike = [f"text {i}" for i in range(len(keys))]
     for twins in range(0, 150, 3):  # a third of the rows in pairs, some of them across cells
         alike[twins + 1] = alike[twins]
-    kept = splitting.split(keys, names, share=0.2, seed=3, alike=alike)
+    kept = splitting.split(keys, names, share=0.2, seed=3, content=alike)
     parts = {what: {keep for one, keep in zip(alike, kept, strict=True) if one == what} for what in alike}
     assert all(len(found) == 1 for found in parts.values())
     assert sum(kept) == 40
@@ -63,14 +63,14 @@ def test_rows_that_say_the_same_stay_together_and_the_share_is_met_all_the_same(
 
 def test_where_only_copies_are_left_the_share_is_as_near_as_they_allow() -> None:
     keys, names = grid(1, 9)
-    kept = splitting.split(keys, names, share=0.5, seed=1, alike=["a"] * 3 + ["b"] * 3 + ["c"] * 3)  # 4 are wanted
+    kept = splitting.split(keys, names, share=0.5, seed=1, content=["a"] * 3 + ["b"] * 3 + ["c"] * 3)  # 4 are wanted
     assert sum(kept) == 3
-    assert sum(splitting.split(keys, names, share=0.5, seed=1, alike=["a"] * 9)) == 0
+    assert sum(splitting.split(keys, names, share=0.5, seed=1, content=["a"] * 9)) == 0
 
 
 def test_without_copies_nothing_changes() -> None:
     keys, names = grid(20, 10)
-    assert splitting.split(keys, names, share=0.3, seed=7, alike=keys) == splitting.split(
+    assert splitting.split(keys, names, share=0.3, seed=7, content=keys) == splitting.split(
         keys, names, share=0.3, seed=7
     )
 

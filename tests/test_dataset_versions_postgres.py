@@ -23,7 +23,7 @@ def test_a_mix_is_frozen_once_and_written(store: Store, tmp_path: Path) -> None:
     a, b = load(store, "a", 20, 5), load(store, "b", 10, 3)
     mix_id = mixing.mix(store, LOCAL, "both", [(a, 2), (b, 1)], seed=1)
     before = datasets.fingerprint(store, mix_id)
-    assert datasets.parts(store, mix_id) == {None: 84, "held_out": 4}
+    assert datasets.split_counts(store, mix_id) == {None: 84, "held_out": 4}
     (made,) = set(at_once(4, lambda: versions.freeze(store, LOCAL, mix_id, validation_share=0.25)))
     version = versions.get(store, made)
     assert (version.n_train, version.n_validation, version.n_held_out) == (63, 21, 4)

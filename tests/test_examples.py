@@ -12,7 +12,7 @@ import pytest
 
 from core.actor import LOCAL, Actor
 from core.dataset import datasets, example_pairs
-from core.dataset.example_pairs import FEWEST, LONGEST_CELL, MOST, ExamplePair, check, samples
+from core.dataset.example_pairs import MAX_CELL_CHARACTERS, MAX_EXAMPLES, MIN_EXAMPLES, ExamplePair, check, samples
 from core.dataset.importers import pasted_text, table_reader
 from core.db.store import Store
 from core.db.tables import utcnow
@@ -78,8 +78,12 @@ def test_the_samples_teach_what_they_say(language: str) -> None:
         ([*_INTENTS[:4], _INTENTS[0]], "Too few examples: 4 of at least 5.", False),  # a repeat is no new example
         (_INTENTS, "", True),
         ([ExamplePair(f"  {p}\n", f"\t{a} ") for p, a in _INTENTS], "", True),
-        ([ExamplePair(f"question {i}", f"answer {i}") for i in range(MOST)], "", True),
-        ([ExamplePair(f"q {i}", f"a {i}") for i in range(MOST + 1)], "Too many examples for this form: 201", False),
+        ([ExamplePair(f"question {i}", f"answer {i}") for i in range(MAX_EXAMPLES)], "", True),
+        (
+            [ExamplePair(f"q {i}", f"a {i}") for i in range(MAX_EXAMPLES + 1)],
+            "Too many examples for this form: 201",
+            False,
+        ),
         ([ExamplePair(p, "") for p, _a in _INTENTS], "No row has both a prompt and an answer.", False),
         ([ExamplePair(p, "") for p, _a in _INTENTS], "No answer in rows 1, 2, 3, 4, 5: left out.", False),
         ([ExamplePair(p, " ") for p, _a in _INTENTS[:1]], "Fill in the missing side of at least 5 rows.", False),
@@ -96,7 +100,7 @@ def test_the_samples_teach_what_they_say(language: str) -> None:
             "Row 6 has a text of 2,001 characters; up to 2,000 fit here.",
             False,
         ),
-        ([*_INTENTS, ExamplePair("x" * LONGEST_CELL, "long")], "", True),
+        ([*_INTENTS, ExamplePair("x" * MAX_CELL_CHARACTERS, "long")], "", True),
         (
             [*_INTENTS, ExamplePair("one", "y" * 3000), ExamplePair("z" * 2500, "two")],
             "Rows 6, 7 have texts of more than 2,000 characters.",
@@ -109,7 +113,7 @@ def test_each_flaw_is_a_sentence_before_training(pairs: list[ExamplePair], sente
     checked = check(pairs)
     assert checked.ready is ready
     assert sentence in sentences(pairs) if sentence else not checked.findings
-    assert checked.too_many is (len(checked.pairs) > MOST)
+    assert checked.too_many is (len(checked.pairs) > MAX_EXAMPLES)
 
 
 def test_rows_are_named_as_the_form_shows_them() -> None:
@@ -298,7 +302,7 @@ def client() -> FakeClient:
     return FakeClient()
 
 
-@pytest.mark.parametrize("n", [FEWEST, 12, 16, 50, MOST])
+@pytest.mark.parametrize("n", [MIN_EXAMPLES, 12, 16, 50, MAX_EXAMPLES])
 def test_settings_read_each_example_often_enough_and_say_why(n: int) -> None:
     chosen = examples.suggest_hyperparameters(n)
     assert 3 <= chosen.n_epochs <= 50

@@ -16,7 +16,7 @@ from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import TextInput
 
 from core.actor import LOCAL
-from core.dataset.example_pairs import MOST, ExamplePair, samples
+from core.dataset.example_pairs import MAX_EXAMPLES, ExamplePair, samples
 from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
 from core.status import EngineStatus
@@ -213,7 +213,7 @@ def test_a_paste_that_cannot_be_read_is_an_error_in_the_card_and_changes_nothing
 
 def test_too_many_rows_are_sent_to_the_data_set_page(server: FaultServer) -> None:
     at = visit("home")
-    log = "\n".join(f"q {i}\ta {i}" for i in range(MOST + 1))
+    log = "\n".join(f"q {i}\ta {i}" for i in range(MAX_EXAMPLES + 1))
     at.text_area(key="home_examples_pasted").set_value(f"prompt\tanswer\n{log}")
     click(at, "home_examples_add")
     assert "Too many examples for this form: 201" in trouble(at)

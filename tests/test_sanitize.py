@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from core.actor import LOCAL
 from core.cost import spend_history
 from core.dataset import datasets, grid_edit
-from core.dataset.recipe import Column, Recipe, distinct, values_of
+from core.dataset.recipe import Column, Recipe, parse_values, unique_values
 from core.db.store import Store
 from core.db.tables import TrainingJob
 from core.errors import BadRecipe
@@ -107,12 +107,12 @@ def test_every_csv_of_the_studio_is_safe(store: Store) -> None:
 )
 def test_values_that_look_alike_are_one_value(one: str, other: str) -> None:
     assert canonical(one) == canonical(other) == canonical(canonical(other))
-    assert values_of(f"{one}\n{other}\n{one}") == (canonical(one),)
-    assert distinct([other, one], known=[one]) == (one,)
-    assert distinct([one], known=[other]) == (other,)  # rows were written with that spelling
+    assert parse_values(f"{one}\n{other}\n{one}") == (canonical(one),)
+    assert unique_values([other, one], known=[one]) == (one,)
+    assert unique_values([one], known=[other]) == (other,)  # rows were written with that spelling
     recipe = Recipe("r", (Column("c", (one, "x")),), "{c}")
     with pytest.raises(BadRecipe, match="no new value"):
-        grid_edit.with_value(recipe, "c", [other])
+        grid_edit.with_values(recipe, "c", [other])
     with pytest.raises(BadRecipe, match="has 2 values that look like"):
         Recipe("r", (Column("c", (one, other)),), "{c}").check()
 
@@ -124,12 +124,12 @@ def test_what_shapes_a_word_stays(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["\u200b", "\ufeff", " \u00a0", "\u200d", "\u2060\n"])
 def test_a_value_of_nothing_visible_is_empty(text: str) -> None:
-    assert canonical(text) == "" and values_of(f"a\n{text}\nb") == ("a", "b")
+    assert canonical(text) == "" and parse_values(f"a\n{text}\nb") == ("a", "b")
     with pytest.raises(BadRecipe, match="empty value"):
         Recipe("r", (Column("c", ("a", text)),), "{c}").check()
 
 
 def test_a_grid_of_values_that_look_alike_has_each_once(store: Store) -> None:
-    values = values_of("café\ncafe\u0301\n\ufeffcafé \nthé")
+    values = parse_values("café\ncafe\u0301\n\ufeffcafé \nthé")
     dataset_id = datasets.create(store, LOCAL, Recipe("r", (Column("c", values),), "{c}"))
     assert [row.values["c"] for row in datasets.rows(store, dataset_id)] == ["café", "thé"]

@@ -1,6 +1,6 @@
-"""What training pairs are like (S3): counted in one pass, with nothing of them held but a number for each. Pure.
+"""Analysis of training pairs (S3) in a single pass, keeping only a hash per pair. Pure.
 
-Looks for what OpenAI's tool of 2023 looked for (`openai tools fine_tunes.prepare_data`, openai-python 0.27,
+Checks the same things as OpenAI's tool of 2023 (`openai tools fine_tunes.prepare_data`, openai-python 0.27,
 `validators.py`): count, common separator, common ending, leading white space, duplicates, over-long pairs.
 """
 
@@ -19,17 +19,17 @@ from core.message import msg
 Example = tuple[str, str]
 
 SEPARATOR = " ->"
-# In the order of 2023's tool, without its first choice, a line end, which stories are full of; the first that no
-# completion contains is taken.
+# In the order of the 2023 tool, without its first choice, a line break, which stories contain; the first that no
+# completion contains is used.
 STOPS = (".", " END", "***", "+++", "&&&", "$$$", "@@@", "%%%", " [END]", "\n\n###", "<|end|>")
 SEPARATORS = (SEPARATOR, "\n\n###\n\n", "\n\n===\n\n", "\n\n---\n\n", " =>", "\n\n>>>\n\n")
-LONGEST_PAIR = 10_000  # characters, the limit of 2023's tool
-_DIGEST_BYTES = 8  # two different pairs among ten million look alike once in 370,000 files
+MAX_PAIR_CHARACTERS = 10_000  # characters, the limit of the 2023 tool
+_DIGEST_BYTES = 8  # collision probability for ten million pairs: 1 in 370,000 files
 
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """Where a mark stands: how many texts end with it, contain it anywhere, contain it before such an end."""
+    """How many texts end with a mark, contain it anywhere, contain it before such an end."""
 
     at_end: int = 0
     anywhere: int = 0
@@ -38,18 +38,19 @@ class Occurrence:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What the pairs are like.
+    """The result of the analysis.
 
     Attributes:
-        pairs: how many there are; usable: how many of them have a completion and are not too long (repeated ones
-            count).
-        separator: what all usable prompts end with, or ""; ending: what all usable completions end with, or "".
-        leading_space: whether all usable completions begin with white space.
-        empty, duplicates, too_long: indices (from 0) of pairs that preparation leaves out, each in one list only;
-            of equal pairs the first stays.
-        longest: characters of the longest pair.
-        in_prompts, in_completions: where the usual marks (and those asked for) stand.
-        repeated: digests of the pairs that are there more than once.
+        pairs: number of pairs.
+        usable: number of pairs with a completion that are not too long (including duplicates).
+        separator: what all usable prompts end with, or "".
+        ending: what all usable completions end with, or "".
+        leading_space: True if all usable completions begin with white space.
+        empty, duplicates, too_long: indices (from 0) of pairs that are left out, each in one list only; of equal pairs
+            the first is kept.
+        longest: length of the longest pair in characters.
+        in_prompts, in_completions: occurrences of the common marks (and of the requested ones).
+        repeated: hashes of the pairs that occur more than once.
     """
 
     pairs: int
@@ -67,23 +68,24 @@ class Findings:
 
     @property
     def left_out(self) -> frozenset[int]:
-        """Indices of all pairs that preparation leaves out."""
+        """Indices of all pairs that are left out."""
         return frozenset((*self.empty, *self.duplicates, *self.too_long))
 
     @property
     def kept(self) -> int:
-        """How many pairs preparation keeps."""
+        """Number of pairs that are kept."""
         return self.usable - len(self.duplicates)
 
 
 def analyse(examples: Iterable[Example], separator: str | None = None, stop: str | None = None) -> Findings:
-    """Look at the pairs, once; change nothing. `separator`, `stop`: marks to look for beside the usual ones.
+    """Analyse the pairs in one pass, without changing them. `separator`, `stop`: marks to look for besides the common
+    ones.
 
-    Takes 8 bytes of memory for each pair, however long it is.
+    Takes 8 bytes of memory per pair.
     """
-    prompts = _Texts(tuple(dict.fromkeys((*SEPARATORS, *filter(None, [separator])))))
-    completions = _Texts(tuple(dict.fromkeys((*STOPS, *filter(None, [stop])))))
-    digests, places = array("Q"), array("Q")
+    prompts = _TextStatistics(tuple(dict.fromkeys((*SEPARATORS, *filter(None, [separator])))))
+    completions = _TextStatistics(tuple(dict.fromkeys((*STOPS, *filter(None, [stop])))))
+    digests, indices = array("Q"), array("Q")
     empty, too_long = [], []
     pairs = longest = leading = 0
     for pairs, (prompt, completion) in enumerate(examples, 1):
@@ -91,15 +93,15 @@ def analyse(examples: Iterable[Example], separator: str | None = None, stop: str
         longest = max(longest, length)
         if not completion.strip():
             empty.append(pairs - 1)
-        elif length > LONGEST_PAIR:
+        elif length > MAX_PAIR_CHARACTERS:
             too_long.append(pairs - 1)
         else:
             digests.append(digest(prompt, completion))
-            places.append(pairs - 1)
+            indices.append(pairs - 1)
             leading += completion[:1].isspace()
             prompts.add(prompt)
             completions.add(completion)
-    duplicates, repeated = _repeats(digests, places)
+    duplicates, repeated = _find_duplicates(digests, indices)
     return Findings(
         pairs=pairs,
         usable=len(digests),
@@ -117,47 +119,45 @@ def analyse(examples: Iterable[Example], separator: str | None = None, stop: str
 
 
 def usable(prompt: str, completion: str) -> bool:
-    """Whether preparation keeps such a pair (the first of its kind)."""
-    return bool(completion.strip()) and len(prompt) + len(completion) <= LONGEST_PAIR
+    """True if preparation keeps such a pair (its first occurrence)."""
+    return bool(completion.strip()) and len(prompt) + len(completion) <= MAX_PAIR_CHARACTERS
 
 
 def digest(prompt: str, completion: str) -> int:
-    """A number that is the same for the same pair, of 64 bits."""
+    """A 64-bit hash of a pair."""
     text = f"{len(prompt)}:{prompt}{completion}".encode("utf-8", "surrogatepass")
     return int.from_bytes(blake2b(text, digest_size=_DIGEST_BYTES).digest(), "big")
 
 
-def existing_mark(usual: Sequence[str], found: Mapping[str, Occurrence], texts: int) -> str | None:
-    """The usual mark that all texts end with already, and none has inside."""
-    ended = (mark for mark in usual if texts and found[mark].at_end == texts)
-    return next((mark for mark in ended if not found[mark].before_end), None)
+def existing_mark(common: Sequence[str], occurrences: Mapping[str, Occurrence], texts: int) -> str | None:
+    """The common mark that all texts already end with, and none contains elsewhere."""
+    at_all_ends = (mark for mark in common if texts and occurrences[mark].at_end == texts)
+    return next((mark for mark in at_all_ends if not occurrences[mark].before_end), None)
 
 
-def first_free(usual: Sequence[str], found: Mapping[str, Occurrence], called: str) -> str:
-    """The first usual mark that no text contains.
+def first_unused(common: Sequence[str], occurrences: Mapping[str, Occurrence], kind: str) -> str:
+    """The first common mark that no text contains.
 
     Raises:
-        BadTrainingFile: every usual one occurs; one must be given.
+        BadTrainingFile: every common one occurs; one must be given.
     """
-    for mark in usual:
-        if not found[mark].anywhere:
+    for mark in common:
+        if not occurrences[mark].anywhere:
             return mark
-    raise BadTrainingFile(
-        msg("Every common {called} occurs in the texts.", called=called), msg("Enter one that does not.")
-    )
+    raise BadTrainingFile(msg("Every common {kind} occurs in the texts.", kind=kind), msg("Enter one that does not."))
 
 
 def occurrences(marks: Sequence[str], texts: Iterable[str]) -> Mapping[str, Occurrence]:
-    """Where each mark stands in the texts."""
-    seen = _Texts(marks)
+    """Occurrences of each mark in the texts."""
+    statistics = _TextStatistics(marks)
     for text in texts:
-        seen.add(text)
-    return seen.occurrences()
+        statistics.add(text)
+    return statistics.occurrences()
 
 
 @dataclass(slots=True)
-class _Texts:
-    """What is true of all texts so far."""
+class _TextStatistics:
+    """Properties of all texts added so far."""
 
     marks: Sequence[str]
     first: str | None = None
@@ -171,7 +171,7 @@ class _Texts:
         elif not self.differ and text != self.first:
             self.differ = True
         if self.shared and not text.endswith(self.shared):
-            self.shared = _same_end(self.shared, text)
+            self.shared = _common_suffix(self.shared, text)
         for mark in self.marks:
             if mark in text:
                 at_end = text.endswith(mark)
@@ -182,25 +182,25 @@ class _Texts:
 
     @property
     def common_end(self) -> str:
-        """What all texts end with; "" while they are all the same, where it would be the whole text."""
+        """What all texts end with; "" if all texts are identical, because it would be the whole text."""
         return self.shared if self.differ else ""
 
     def occurrences(self) -> dict[str, Occurrence]:
         return {mark: Occurrence(*self.counts.get(mark, ())) for mark in self.marks}
 
 
-def _same_end(one: str, other: str) -> str:
-    length = next((i for i in range(min(len(one), len(other))) if one[-1 - i] != other[-1 - i]), None)
-    length = min(len(one), len(other)) if length is None else length
-    return one[len(one) - length :]
+def _common_suffix(a: str, b: str) -> str:
+    length = next((i for i in range(min(len(a), len(b))) if a[-1 - i] != b[-1 - i]), None)
+    length = min(len(a), len(b)) if length is None else length
+    return a[len(a) - length :]
 
 
-def _repeats(digests: array[int], places: array[int]) -> tuple[tuple[int, ...], frozenset[int]]:
-    """Places of pairs that were there before, and the digests of those pairs."""
+def _find_duplicates(digests: array[int], indices: array[int]) -> tuple[tuple[int, ...], frozenset[int]]:
+    """Indices of repeated pairs, and the hashes of those pairs."""
     if not digests:
         return (), frozenset()
-    numbers = np.frombuffer(digests, dtype=np.uint64)
-    order = np.argsort(numbers, kind="stable")
-    again = numbers[order][1:] == numbers[order][:-1]
-    later = np.frombuffer(places, dtype=np.uint64)[order[1:][again]]
-    return tuple(sorted(later.tolist())), frozenset(numbers[order[1:][again]].tolist())
+    hashes = np.frombuffer(digests, dtype=np.uint64)
+    order = np.argsort(hashes, kind="stable")
+    repeated = hashes[order][1:] == hashes[order][:-1]
+    duplicates = np.frombuffer(indices, dtype=np.uint64)[order[1:][repeated]]
+    return tuple(sorted(duplicates.tolist())), frozenset(hashes[order[1:][repeated]].tolist())

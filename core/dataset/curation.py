@@ -1,7 +1,7 @@
-"""A person's hand on single rows: left out, put back, edited. Nothing is lost by any of it.
+"""Manual changes to single rows: leave out, restore, edit. All of them can be undone.
 
-A row that is left out remembers what it was, an edited one what the model wrote. Every action may be repeated: the
-second time changes nothing. Rows that are on their way are left alone, so that an answer never meets a change.
+A row that is left out keeps its previous state, an edited row keeps the model's text. Every action is idempotent. Rows
+in flight are not changed, so that an answer never overwrites a change.
 """
 
 from __future__ import annotations
@@ -18,47 +18,54 @@ from core.db.tables import Row, utcnow
 from core.errors import FabulaError, NotFound
 from core.message import Message, msg
 
-MOST_CHARACTERS = 100_000  # of one text, as in a file that is read: longer than any model trains on
+MAX_CHARACTERS = 100_000  # per text, the same as for imported files: longer than any model trains on
 BY_HAND = msg("Left out by hand.")
-_HAD_FAILED, _LEFT_OUT = "It had failed: ", " Left out: "  # in reasons that earlier versions stored as text
+# Parts of reasons that earlier versions stored as plain text.
+_FAILED_PREFIX, _LEFT_OUT_SEPARATOR = "It had failed: ", " Left out: "
 _EMPTY = msg("The completion is empty.")
 
 
 def exclude(store: Store, actor: Actor, row_ids: Sequence[int], reason: str) -> tuple[int, ...]:
-    """Leave rows out of training and export; the ids of those that this call changed, for an undo.
+    """Leave rows out of training and export. Returns the ids of the rows changed by this call, for an undo.
 
-    Rows that are out already, or on their way, stay as they are. Text, figures and cost are kept, and so is why a
-    failed row had failed.
+    Rows that are already left out, or in flight, stay as they are. Text, usage and cost are kept, and the reason of a
+    failed row too.
 
     Args:
-        reason: a sentence for people, ending in a full stop.
+        reason: a sentence, ending in a full stop.
     """
     why = storable(reason if isinstance(reason, Message) else reason.strip()) or BY_HAND
     changed: list[int] = []
-    for part in _parts(row_ids):
+    for chunk in _sorted_chunks(row_ids):
         with store.session() as session:
-            here = select(Row.id, Row.reason).where(Row.id.in_(part), Row.state.not_in(("excluded", "sent")))
-            found = session.execute(here.order_by(Row.id).with_for_update()).all()
-            for was in {was for _, was in found}:
-                out = msg("It had failed: {was} Left out: {why}", was=was, why=why) if was else why
-                these = update(Row).where(Row.id.in_([id_ for id_, had in found if had == was]))
-                before = func.coalesce(Row.state_before, Row.state)  # an edited row that had failed remembers that
-                values = {"state": "excluded", "state_before": before, "reason": out, "updated_at": utcnow()}
-                session.execute(these.values(values))
-            changed += [id_ for id_, _ in found]
+            query = select(Row.id, Row.reason).where(Row.id.in_(chunk), Row.state.not_in(("excluded", "sent")))
+            rows = session.execute(query.order_by(Row.id).with_for_update()).all()
+            for previous in {previous for _, previous in rows}:
+                new_reason = msg("It had failed: {was} Left out: {why}", was=previous, why=why) if previous else why
+                statement = update(Row).where(Row.id.in_([id_ for id_, row_reason in rows if row_reason == previous]))
+                # An edited row that had failed keeps that state.
+                state_before = func.coalesce(Row.state_before, Row.state)
+                values = {
+                    "state": "excluded",
+                    "state_before": state_before,
+                    "reason": new_reason,
+                    "updated_at": utcnow(),
+                }
+                session.execute(statement.values(values))
+            changed += [id_ for id_, _ in rows]
     return tuple(changed)
 
 
 def restore(store: Store, actor: Actor, row_ids: Sequence[int]) -> tuple[int, ...]:
-    """Put rows back as they were before they were left out; the ids of those that this call changed.
+    """Restore rows to their state before they were left out. Returns the ids of the rows changed by this call.
 
-    A row that came from a file without a completion has nothing to go back to: give it a text first.
+    A row loaded from a file without a completion cannot be restored: edit its text first.
     """
     changed: list[int] = []
-    for part in _parts(row_ids):
+    for chunk in _sorted_chunks(row_ids):
         with store.session() as session:
-            out = select(Row).where(Row.id.in_(part), Row.state == "excluded").order_by(Row.id).with_for_update()
-            for row in session.scalars(out):
+            query = select(Row).where(Row.id.in_(chunk), Row.state == "excluded").order_by(Row.id).with_for_update()
+            for row in session.scalars(query):
                 if row.state_before is not None or (row.text or "").strip():
                     row.reason = _reason_before(row.reason)
                     row.state, row.state_before = _state_before(row)
@@ -68,13 +75,13 @@ def restore(store: Store, actor: Actor, row_ids: Sequence[int]) -> tuple[int, ..
 
 
 def edit(store: Store, actor: Actor, row_id: int, text: str) -> bool:
-    """Put a person's words in place of the model's, which are kept. Whether anything changed.
+    """Replace the model's text by a user's text; the original is kept. Returns True if anything changed.
 
-    A failed row with a new text is a finished one. The model's own words again make the row unedited.
+    A failed row with a new text becomes finished. Setting the model's own text again makes the row unedited.
 
     Raises:
         NotFound: no such row.
-        FabulaError: the row is not written yet, or on its way; or the text is empty or too long.
+        FabulaError: the row is pending or in flight; or the text is empty or too long.
     """
     text = storable(text)
     with store.session() as session:
@@ -83,9 +90,9 @@ def edit(store: Store, actor: Actor, row_id: int, text: str) -> bool:
             return False
         if not text.strip():
             raise FabulaError(msg("A model learns nothing from a row without text."), msg("Leave the row out instead."))
-        if len(text) > MOST_CHARACTERS:
+        if len(text) > MAX_CHARACTERS:
             raise FabulaError(
-                msg("The text is longer than {value} characters.", value=f"{MOST_CHARACTERS:,}"), msg("Shorten it.")
+                msg("The text is longer than {value} characters.", value=f"{MAX_CHARACTERS:,}"), msg("Shorten it.")
             )
         if row.original_text is not None and text == row.original_text:
             return _revert(row)
@@ -98,7 +105,7 @@ def edit(store: Store, actor: Actor, row_id: int, text: str) -> bool:
 
 
 def revert(store: Store, actor: Actor, row_id: int) -> bool:
-    """The model's words again in place of a person's. Whether there was anything to take back.
+    """Restore the model's text of an edited row. Returns True if anything changed.
 
     Raises:
         NotFound: no such row.
@@ -129,7 +136,7 @@ def _revert(row: Row) -> bool:
     if row.original_text is None:
         return False
     row.text, row.original_text, row.updated_at = row.original_text, None, utcnow()
-    if not row.text.strip() and row.state_before != "failed":  # it came empty, from a file
+    if not row.text.strip() and row.state_before != "failed":  # loaded from a file without a completion
         row.state, row.state_before, row.reason = "excluded", None, _EMPTY
     elif row.state != "excluded":
         row.state, row.state_before = row.state_before or "done", None
@@ -137,7 +144,7 @@ def _revert(row: Row) -> bool:
 
 
 def _state_before(row: Row) -> tuple[str, str | None]:
-    """State of a row that is put back, and what it still has to remember: an edited one that it had failed."""
+    """The state of a restored row, and its own previous state: for an edited row that it had failed."""
     if row.original_text is None:
         return row.state_before or "done", None
     return "done", "failed" if row.state_before == "failed" else None
@@ -147,10 +154,10 @@ def _reason_before(reason: str | None) -> str | None:
     if isinstance(reason, Message):
         was = reason.params.get("was")
         return was if isinstance(was, str) else None
-    if reason is None or not reason.startswith(_HAD_FAILED) or _LEFT_OUT not in reason:
+    if reason is None or not reason.startswith(_FAILED_PREFIX) or _LEFT_OUT_SEPARATOR not in reason:
         return None
-    return reason.removeprefix(_HAD_FAILED).rpartition(_LEFT_OUT)[0]
+    return reason.removeprefix(_FAILED_PREFIX).rpartition(_LEFT_OUT_SEPARATOR)[0]
 
 
-def _parts(row_ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    return in_chunks(sorted(set(row_ids)))  # in one order, so that two people never wait for each other
+def _sorted_chunks(row_ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    return in_chunks(sorted(set(row_ids)))  # always in the same order, which prevents deadlocks

@@ -1,5 +1,7 @@
-"""Data sets: made from a recipe, listed, read. `loading` makes them from rows that exist, `completed_rows` gives rows
-out."""
+"""Data sets: create, list and read them.
+
+`loading` makes them from existing rows, `completed_rows` exports rows.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from core.dataset.loading import (
     from_frame,
     load_sample,
     new_dataset,
-    split_of,
+    parse_split,
 )
 from core.dataset.recipe import Recipe
 from core.db.store import Store
@@ -34,7 +36,6 @@ __all__ = [
     "Source",
     "Split",
     "TrainingExamples",
-    "characters",
     "chat_system",
     "create",
     "csv_line",
@@ -45,23 +46,24 @@ __all__ = [
     "join_values",
     "list_datasets",
     "load_sample",
-    "parts",
+    "parse_split",
     "prompt_of",
     "recipe",
     "rows",
     "set_chat_system",
-    "split_of",
+    "split_counts",
     "summary",
     "to_csv",
+    "total_characters",
 ]
 
-_LONGEST_SYSTEM = 20_000  # characters: it stands in front of every example
-_SOME = 1_000  # rows
+_MAX_SYSTEM_CHARACTERS = 20_000  # characters; it is part of every example
+_SAMPLED_ROWS = 1_000  # rows
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetSummary:
-    """A data set and its rows by state. `pending` counts those on their way too."""
+    """A data set and its rows by state. `pending` includes rows in flight."""
 
     id: str
     name: str
@@ -78,7 +80,7 @@ class DatasetSummary:
 
 @dataclass(frozen=True, slots=True)
 class RowView:
-    """One row as people see it. `reason` says why it failed or was excluded; its text, if any, is kept."""
+    """A row for display. `reason`: why it failed or was excluded; its text, if any, is kept."""
 
     id: int
     position: int
@@ -96,24 +98,24 @@ class RowView:
 
 
 def create(store: Store, actor: Actor, recipe: Recipe) -> str:
-    """A data set that is to be written. Returns at once however large the grid is.
+    """Create a data set to be generated. Returns its id immediately, however large the grid is.
 
-    The first rows are put into the ledger here, in chunks; a run puts the others there as it comes to them.
+    The first rows are created here, in chunks; a run creates the others when it gets to them.
 
     Raises:
-        BadRecipe: the recipe cannot be run.
-        StorageFull: no room.
+        BadRecipe: the recipe is invalid.
+        StorageFull: the disk is full.
     """
     recipe.check()
     dataset_id = new_dataset(store, actor, recipe.name, "recipe", [c.name for c in recipe.columns], recipe.to_dict())
-    for _ in range(0, min(recipe.rows(), grid_store.AT_ONCE), grid_store.CHUNK):
+    for _ in range(0, min(recipe.rows(), grid_store.INITIAL_ROWS), grid_store.CHUNK):
         with store.session() as session:
             grid_store.fill(session, dataset_id, recipe)
     return dataset_id
 
 
 def list_datasets(store: Store) -> list[DatasetSummary]:
-    """All data sets, the newest first."""
+    """All data sets, newest first."""
     return _summaries(store, None)
 
 
@@ -121,7 +123,7 @@ def summary(store: Store, dataset_id: str) -> DatasetSummary:
     """One data set.
 
     Raises:
-        NotFound: it is not there (any more).
+        NotFound: it does not exist (any more).
     """
     found = _summaries(store, dataset_id)
     if not found:
@@ -130,10 +132,10 @@ def summary(store: Store, dataset_id: str) -> DatasetSummary:
 
 
 def recipe(store: Store, dataset_id: str) -> Recipe | None:
-    """The recipe that the data set grows from; None when it was loaded.
+    """The recipe of a data set; None if it was loaded.
 
     Raises:
-        NotFound: it is not there (any more).
+        NotFound: it does not exist (any more).
     """
     with store.reading() as session:
         try:
@@ -151,7 +153,7 @@ def rows(
     limit: int = 50,
     offset: int = 0,
 ) -> list[RowView]:
-    """Some rows: in the order of the grid, or the latest changed first. Only those that are in the ledger already."""
+    """Rows in grid order, or the most recently changed first. Only cells that already have a row."""
     query = select(Row).where(Row.dataset_id == dataset_id)
     if states is not None:
         query = query.where(Row.state.in_(states))
@@ -160,53 +162,55 @@ def rows(
         return [_view(row) for row in session.scalars(query.limit(limit).offset(offset))]
 
 
-def parts(store: Store, dataset_id: str) -> dict[str | None, int]:
-    """How many finished rows are held out, for training, for validation; None: undecided, so learned from."""
+def split_counts(store: Store, dataset_id: str) -> dict[str | None, int]:
+    """Finished rows by split: held out, training, validation; None: undecided, so used for training."""
     done = select(Row.split, func.count()).where(Row.dataset_id == dataset_id, Row.state == "done").group_by(Row.split)
     with store.reading() as session:
         return {split: count for split, count in session.execute(done)}
 
 
 def chat_system(store: Store, dataset_id: str) -> str:
-    """The system text that begins every conversation of a chat file: the one that was given, else the recipe's.
+    """The system text that begins every conversation of a chat file: the one that was set, or else the recipe's.
 
     Raises:
         NotFound: no such data set.
     """
     with store.reading() as session:
-        found = session.execute(select(Dataset.chat_system, Dataset.recipe).where(Dataset.id == dataset_id)).first()
-        if found is None:
+        row = session.execute(select(Dataset.chat_system, Dataset.recipe).where(Dataset.id == dataset_id)).first()
+        if row is None:
             raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
-        given, grown = found
-        return given if given is not None else str((grown or {}).get("system", ""))
+        custom, recipe_data = row
+        return custom if custom is not None else str((recipe_data or {}).get("system", ""))
 
 
 def set_chat_system(store: Store, actor: Actor, dataset_id: str, text: str) -> None:
-    """Give the chat files of a data set another system text; "": none."""
+    """Set the system text of a data set's chat files; "": none."""
     with store.session() as session:
-        changed = update(Dataset).where(Dataset.id == dataset_id)
-        session.execute(changed.values(chat_system=storable(text.strip())[:_LONGEST_SYSTEM]))
+        statement = update(Dataset).where(Dataset.id == dataset_id)
+        session.execute(statement.values(chat_system=storable(text.strip())[:_MAX_SYSTEM_CHARACTERS]))
 
 
 def fingerprint(store: Store, dataset_id: str, version_id: str | None = None) -> str:
-    """Changes when a finished row comes, goes or is edited, or files are written otherwise; of a version, only the
-    latter. Cheap enough to ask at every rerun."""
+    """A value that changes when a finished row is added, removed or edited, or the system text changes.
+
+    For a version it changes only with the system text. Cheap enough to call on every rerun.
+    """
     done = select(func.count(), func.max(Row.updated_at)).where(Row.dataset_id == dataset_id, Row.state == "done")
     with store.reading() as session:
-        given = session.scalar(select(Dataset.chat_system).where(Dataset.id == dataset_id))
+        system = session.scalar(select(Dataset.chat_system).where(Dataset.id == dataset_id))
         if version_id is not None:
-            return f"{version_id}:{given}"
+            return f"{version_id}:{system}"
         count, newest = session.execute(done).one()
-        return f"{dataset_id}:{count}:{newest.isoformat() if newest else ''}:{given}"
+        return f"{dataset_id}:{count}:{newest.isoformat() if newest else ''}:{system}"
 
 
-def characters(store: Store, dataset_id: str) -> int:
-    """About how many all finished texts have, from the first thousand: how large a file of them gets."""
+def total_characters(store: Store, dataset_id: str) -> int:
+    """Approximate number of characters of all finished texts, from the first thousand: the size of an export."""
     done = (Row.dataset_id == dataset_id, Row.state == "done")
-    some = select(func.length(Row.text).label("long")).where(*done).limit(_SOME).subquery()
+    sample = select(func.length(Row.text).label("long")).where(*done).limit(_SAMPLED_ROWS).subquery()
     with store.reading() as session:
         count = session.scalar(select(func.count()).select_from(Row).where(*done)) or 0
-        return round(count * float(session.scalar(select(func.avg(some.c.long))) or 0))
+        return round(count * float(session.scalar(select(func.avg(sample.c.long))) or 0))
 
 
 def _summaries(store: Store, dataset_id: str | None) -> list[DatasetSummary]:
@@ -216,13 +220,13 @@ def _summaries(store: Store, dataset_id: str | None) -> list[DatasetSummary]:
     if dataset_id is not None:
         query = query.where(Dataset.id == dataset_id)
     with store.reading() as session:
-        found = session.execute(query.order_by(Dataset.created_at.desc(), Dataset.id.desc())).all()
-        counted = grid_store.counts(session, None if dataset_id is None else [dataset_id])
+        rows = session.execute(query.order_by(Dataset.created_at.desc(), Dataset.id.desc())).all()
+        counts_by_id = grid_store.counts(session, None if dataset_id is None else [dataset_id])
     summaries = []
-    for id_, name, source, columns, separator, created_at in found:
-        if (c := counted.get(id_)) is not None:
-            counts = (c.total, c.done, c.failed, c.pending, c.excluded)
-            summaries.append(DatasetSummary(id_, name, source, tuple(columns), separator, created_at, *counts))
+    for id_, name, source, columns, separator, created_at in rows:
+        if (counts := counts_by_id.get(id_)) is not None:
+            values = (counts.total, counts.done, counts.failed, counts.pending, counts.excluded)
+            summaries.append(DatasetSummary(id_, name, source, tuple(columns), separator, created_at, *values))
     return summaries
 
 

@@ -1,4 +1,4 @@
-"""A handful of examples: pairs of a prompt and its answer, the samples that ship, and the check before training. Pure.
+"""A small set of examples: pairs of a prompt and its answer, the included samples, and the check before training. Pure.
 
 `core.dataset.importers.pasted_text` reads pairs from pasted text and files; `core.training.examples` trains on them.
 """
@@ -15,16 +15,16 @@ from core import i18n
 from core.dataset.presets import DATA
 from core.message import msg
 
-FEWEST, MOST = 5, 200
-"""Examples that this form trains on. Of fewer a model learns the examples by heart; more take more than minutes."""
-LONGEST_CELL = 2_000
-"""Characters of a prompt or an answer: about 500 tokens of English, 1,300 of Chinese."""
-_NAMED_ROWS = 5  # row numbers that a sentence names
-_QUOTED = 30  # characters of a prompt that a sentence quotes
+MIN_EXAMPLES, MAX_EXAMPLES = 5, 200
+"""Number of examples that this form accepts. With fewer a model memorises them; more take too long for a form."""
+MAX_CELL_CHARACTERS = 2_000
+"""Maximum characters of a prompt or an answer: about 500 tokens of English, 1,300 of Chinese."""
+_MAX_ROW_NUMBERS = 5  # maximum number of row numbers in a sentence
+_MAX_QUOTED = 30  # maximum number of quoted characters of a prompt
 
 
 class ExamplePair(NamedTuple):
-    """One example: what is asked and the answer to learn."""
+    """One example: a prompt and the answer to learn."""
 
     prompt: str
     answer: str
@@ -32,12 +32,14 @@ class ExamplePair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ExampleSample:
-    """Worked examples that ship with the studio (`data/samples/examples/*.json`), in one language.
+    """Examples that ship with Fabula (`data/samples/examples/*.json`), in one language.
 
     Attributes:
         id: also the suffix of the model trained on it.
-        name: for people; names: by language.
-        prompt: one more prompt, which is not among the pairs, to try the tuned model on.
+        names: display names by language.
+        icon: icon of its button.
+        prompt: a prompt that is not among the pairs, for testing the fine-tuned model.
+        pairs: the examples.
     """
 
     id: str
@@ -49,7 +51,7 @@ class ExampleSample:
 
 @dataclass(frozen=True, slots=True)
 class ExampleFinding:
-    """One thing to know before training; `blocking`: training waits until it is fixed."""
+    """A finding of the check; `blocking`: training cannot start until it is fixed."""
 
     sentence: str
     blocking: bool = False
@@ -57,12 +59,12 @@ class ExampleFinding:
 
 @dataclass(frozen=True, slots=True)
 class CheckedExamples:
-    """What a form of pairs becomes.
+    """The result of the check.
 
     Attributes:
-        pairs: those to train on: complete, without repeats, spaces around them removed.
-        findings: what stands in the way first, then what will be done.
-        too_many: there are more than `MOST`: the data-set page is made for them.
+        pairs: the pairs to train on: complete, without duplicates and surrounding spaces.
+        findings: blocking ones first.
+        too_many: there are more than `MAX_EXAMPLES`: use the data set page instead.
     """
 
     pairs: tuple[ExamplePair, ...]
@@ -71,12 +73,12 @@ class CheckedExamples:
 
     @property
     def ready(self) -> bool:
-        """Whether training can start."""
+        """True if training can start."""
         return not any(finding.blocking for finding in self.findings)
 
 
 def samples(language: str) -> tuple[ExampleSample, ...]:
-    """The worked samples in a language (`en`, `zh_CN`)."""
+    """The samples in a language (`en`, `zh_CN`)."""
     return tuple(
         ExampleSample(
             id=item["id"],
@@ -90,27 +92,27 @@ def samples(language: str) -> tuple[ExampleSample, ...]:
 
 
 def sample_of(sample_id: str | None, pairs: Sequence[ExamplePair], language: str) -> ExampleSample | None:
-    """The sample that these pairs began with, in the language that they are in; None: they began otherwise."""
-    known = set(pairs)
-    for spoken in sorted(i18n.LANGUAGES, key=lambda each: each != language):
-        for sample in samples(spoken):
-            if sample.id == sample_id and known.intersection(sample.pairs):
+    """The sample that these pairs came from, in the pairs' own language. None: they came from none."""
+    given = set(pairs)
+    for sample_language in sorted(i18n.LANGUAGES, key=lambda code: code != language):
+        for sample in samples(sample_language):
+            if sample.id == sample_id and given.intersection(sample.pairs):
                 return sample
     return None
 
 
 @lru_cache(maxsize=1)
 def _files() -> tuple[dict[str, Any], ...]:
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in (DATA / "samples" / "examples").glob("*.json")]
-    return tuple(sorted(found, key=lambda item: item["order"]))
+    items = [json.loads(path.read_text(encoding="utf-8")) for path in (DATA / "samples" / "examples").glob("*.json")]
+    return tuple(sorted(items, key=lambda item: item["order"]))
 
 
 def check(pairs: Sequence[ExamplePair], rows: Sequence[int] | None = None) -> CheckedExamples:
-    """Look at the pairs before training.
+    """Check the pairs before training.
 
     Args:
-        pairs: as typed; a row without prompt and answer is a blank line of the form and is not mentioned.
-        rows: the number by which the form shows each pair; None: counted from 1.
+        pairs: as typed; a row without prompt and answer is ignored.
+        rows: the row number that the form shows for each pair; None: counted from 1.
     """
     numbers = range(1, len(pairs) + 1) if rows is None else rows
     typed = [
@@ -123,19 +125,19 @@ def check(pairs: Sequence[ExamplePair], rows: Sequence[int] | None = None) -> Ch
     return CheckedExamples(
         usable,
         (
-            *_amount(len(usable), len(typed)),
+            *_check_count(len(usable), len(typed)),
             *_too_long(typed),
             *_contradictions(complete),
             *_incomplete(typed),
-            *_repeated(complete),
+            *_duplicates(complete),
             *_same_answers(usable),
         ),
-        too_many=len(usable) > MOST,
+        too_many=len(usable) > MAX_EXAMPLES,
     )
 
 
-def _amount(count: int, typed: int) -> list[ExampleFinding]:
-    """Too few or too many; `typed`: rows with a text on either side."""
+def _check_count(count: int, typed: int) -> list[ExampleFinding]:
+    """Too few or too many; `typed`: number of non-empty rows."""
     if typed == 0:
         return [
             ExampleFinding(
@@ -148,28 +150,28 @@ def _amount(count: int, typed: int) -> list[ExampleFinding]:
                 msg("No row has both a prompt and an answer. Fill in the missing side of at least 5 rows."), True
             )
         ]
-    if count < FEWEST:
-        missing = FEWEST - count
+    if count < MIN_EXAMPLES:
+        missing = MIN_EXAMPLES - count
         return [
             ExampleFinding(
                 msg(
                     "Too few examples: {count} of at least {value}. From so few a model repeats the examples instead "
                     "of learning the task. Add {missing} more; 12 is a good start.",
                     count=count,
-                    value=FEWEST,
+                    value=MIN_EXAMPLES,
                     missing=missing,
                 ),
                 True,
             )
         ]
-    if count > MOST:
+    if count > MAX_EXAMPLES:
         return [
             ExampleFinding(
                 msg(
                     "Too many examples for this form: {count}, and it takes up to {value}. Load the file on the Data "
                     "set page: there you can check its quality, split it and choose the settings.",
                     count=f"{count:,}",
-                    value=MOST,
+                    value=MAX_EXAMPLES,
                 ),
                 True,
             )
@@ -178,7 +180,7 @@ def _amount(count: int, typed: int) -> list[ExampleFinding]:
 
 
 def _too_long(typed: Sequence[tuple[int, ExamplePair]]) -> list[ExampleFinding]:
-    found = [(number, max(map(len, pair))) for number, pair in typed if max(map(len, pair)) > LONGEST_CELL]
+    found = [(number, max(map(len, pair))) for number, pair in typed if max(map(len, pair)) > MAX_CELL_CHARACTERS]
     if not found:
         return []
     number, length = found[0]
@@ -187,27 +189,27 @@ def _too_long(typed: Sequence[tuple[int, ExamplePair]]) -> list[ExampleFinding]:
             "Row {number} has a text of {length} characters; up to {value} fit here. Shorten it.",
             number=number,
             length=f"{length:,}",
-            value=f"{LONGEST_CELL:,}",
+            value=f"{MAX_CELL_CHARACTERS:,}",
         )
     else:
-        numbers = _named([number for number, _length in found])
+        numbers = _row_list([number for number, _length in found])
         sentence = msg(
             "Rows {numbers} have texts of more than {value} characters. Shorten them.",
             numbers=numbers,
-            value=f"{LONGEST_CELL:,}",
+            value=f"{MAX_CELL_CHARACTERS:,}",
         )
     return [ExampleFinding(sentence, True)]
 
 
 def _contradictions(complete: Sequence[tuple[int, ExamplePair]]) -> list[ExampleFinding]:
-    """The same prompt with different answers, one finding a prompt."""
+    """The same prompt with different answers: one finding per prompt."""
     by_prompt: dict[str, list[tuple[int, str]]] = {}
     for number, pair in complete:
         by_prompt.setdefault(pair.prompt, []).append((number, pair.answer))
     found = []
     for prompt, answers in by_prompt.items():
         if len({answer for _number, answer in answers}) > 1:
-            numbers = _named([number for number, _answer in answers])
+            numbers = _row_list([number for number, _answer in answers])
             quoted = _quoted(prompt)
             found.append(
                 ExampleFinding(
@@ -220,20 +222,20 @@ def _contradictions(complete: Sequence[tuple[int, ExamplePair]]) -> list[Example
                     True,
                 )
             )
-    return found[:_NAMED_ROWS]
+    return found[:_MAX_ROW_NUMBERS]
 
 
 def _incomplete(typed: Sequence[tuple[int, ExamplePair]]) -> list[ExampleFinding]:
     found = []
     if unanswered := [number for number, pair in typed if not pair.answer]:
-        numbers = _named(unanswered)
+        numbers = _row_list(unanswered)
         one, several = (
             msg("No answer in row {numbers}: left out of training.", numbers=numbers),
             msg("No answer in rows {numbers}: left out.", numbers=numbers),
         )
         found.append(ExampleFinding(one if len(unanswered) == 1 else several))
     if unasked := [number for number, pair in typed if not pair.prompt]:
-        numbers = _named(unasked)
+        numbers = _row_list(unasked)
         one, several = (
             msg("No prompt in row {numbers}: left out of training.", numbers=numbers),
             msg("No prompt in rows {numbers}: left out.", numbers=numbers),
@@ -242,22 +244,22 @@ def _incomplete(typed: Sequence[tuple[int, ExamplePair]]) -> list[ExampleFinding
     return found
 
 
-def _repeated(complete: Sequence[tuple[int, ExamplePair]]) -> list[ExampleFinding]:
-    seen, again = set[ExamplePair](), list[int]()
+def _duplicates(complete: Sequence[tuple[int, ExamplePair]]) -> list[ExampleFinding]:
+    seen, repeated = set[ExamplePair](), list[int]()
     for number, pair in complete:
         if pair in seen:
-            again.append(number)
+            repeated.append(number)
         seen.add(pair)
-    if not again:
+    if not repeated:
         return []
-    numbers = _named(again)
-    if len(again) == 1:
+    numbers = _row_list(repeated)
+    if len(repeated) == 1:
         return [ExampleFinding(msg("Row {numbers} repeats an earlier row: it counts once.", numbers=numbers))]
     return [ExampleFinding(msg("Rows {numbers} repeat earlier rows: each counts once.", numbers=numbers))]
 
 
 def _same_answers(usable: Sequence[ExamplePair]) -> list[ExampleFinding]:
-    if len(usable) < FEWEST or len({pair.answer for pair in usable}) > 1:
+    if len(usable) < MIN_EXAMPLES or len({pair.answer for pair in usable}) > 1:
         return []
     return [
         ExampleFinding(
@@ -269,12 +271,12 @@ def _same_answers(usable: Sequence[ExamplePair]) -> list[ExampleFinding]:
     ]
 
 
-def _named(numbers: Sequence[int]) -> str:
-    """Row numbers as a list, the first few of many."""
-    shown = ", ".join(f"{number:,}" for number in numbers[:_NAMED_ROWS])
-    return shown if len(numbers) <= _NAMED_ROWS else shown + " …"
+def _row_list(numbers: Sequence[int]) -> str:
+    """Row numbers as a list, limited to the first few."""
+    shown = ", ".join(f"{number:,}" for number in numbers[:_MAX_ROW_NUMBERS])
+    return shown if len(numbers) <= _MAX_ROW_NUMBERS else shown + " …"
 
 
 def _quoted(text: str) -> str:
-    words = " ".join(text.split())
-    return words if len(words) <= _QUOTED else f"{words[:_QUOTED]}…"
+    normalized = " ".join(text.split())
+    return normalized if len(normalized) <= _MAX_QUOTED else f"{normalized[:_MAX_QUOTED]}…"

@@ -1,4 +1,4 @@
-"""Data sets leave the studio: CSV, JSONL for training, Parquet; each counted in tokens before anyone pays for them."""
+"""Export of data sets as CSV, JSONL for training, and Parquet, with token counts for cost estimates."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from core.message import msg
 
 T = TypeVar("T")
 
-_COUNTED_EXACTLY = 200  # pairs asked of a tokenizer that is a request away: a fraction of a second
+_MAX_SAMPLE = 200  # pairs counted by a remote tokenizer: a fraction of a second
 # OpenAI cookbook, "How to count tokens with tiktoken" (num_tokens_from_messages): 3 tokens around each message, one
-# for its role, 3 that begin the answer. A user's and an assistant's turn make 11.
+# for its role, 3 for the start of the answer. A user turn and an assistant turn add up to 11.
 _CHAT_TOKENS = 11
 _SYSTEM_TOKENS = 4
 _SCHEMA = pa.schema(
@@ -43,32 +43,32 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What is taken away or trained on: a data set as it is now, or one of its versions.
+    """What to export or train on: a data set as it is now, or one of its versions.
 
-    `examples` of a data set without a version are its finished rows but for those held out or kept for validation.
+    Without a version, `examples` are the finished rows that are neither held out nor used for validation.
     """
 
     store: Store
     dataset_id: str
     version_id: str | None = None
 
-    def examples(self, part: Split = "train") -> Iterable[Example]:
-        """Its examples, to be gone through as often as needed. Without a version there is no part but `train`."""
+    def examples(self, split: Split = "train") -> Iterable[Example]:
+        """The examples of a split; can be iterated repeatedly. Without a version there is only `train`."""
         if self.version_id is not None:
-            return versions.examples(self.store, self.version_id, part)
-        return datasets.TrainingExamples(self.store, self.dataset_id) if part == "train" else ()
+            return versions.examples(self.store, self.version_id, split)
+        return datasets.TrainingExamples(self.store, self.dataset_id) if split == "train" else ()
 
 
 @dataclass(frozen=True, slots=True)
 class ProgressExamples:
-    """Examples that tell `seen` about each one that is gone through."""
+    """Examples that call `on_example` for each one that is read."""
 
     examples: Iterable[Example]
-    seen: Callable[[], None]
+    on_example: Callable[[], None]
 
     def __iter__(self) -> Iterator[Example]:
         for example in self.examples:
-            self.seen()
+            self.on_example()
             yield example
 
 
@@ -79,85 +79,86 @@ def plan(
     separator: str | None = None,
     stop: str | None = None,
     system: str | None = None,
-    seen: Callable[[], None] | None = None,
+    on_example: Callable[[], None] | None = None,
 ) -> jsonl.Plan:
-    """How the examples to train on are written (see `jsonl.plan`), with marks that are free in those of validation too.
+    """How the training examples are written (see `jsonl.plan`).
 
-    `system` begins the conversations of a chat file; None: what the data set has for that (`datasets.chat_system`).
-    `seen` is called for each example that is looked at.
+    The marks do not occur in the validation examples either. `system` begins the conversations of a chat file; None:
+    the system text of the data set (`datasets.chat_system`). `on_example` is called for each example that is read.
 
     Raises:
         BadTrainingFile: no example can be used, or a given mark occurs inside the texts.
-        NotFound: the data set is not there (any more).
+        NotFound: the data set does not exist (any more).
     """
-    learned, kept_back = selection.examples(), selection.examples("validation")
-    if seen is not None:
-        learned = ProgressExamples(learned, seen)
+    training, validation = selection.examples(), selection.examples("validation")
+    if on_example is not None:
+        training = ProgressExamples(training, on_example)
     if selection.version_id is not None and file_format == "completion":
-        whole = jsonl.plan(chain(learned, kept_back), separator=separator, stop=stop)
-        separator, stop = whole.separator, whole.stop
+        plan_for_all = jsonl.plan(chain(training, validation), separator=separator, stop=stop)
+        separator, stop = plan_for_all.separator, plan_for_all.stop
     if file_format == "chat" and system is None:
         system = datasets.chat_system(selection.store, selection.dataset_id)
-    return jsonl.plan(learned, file_format, separator=separator, stop=stop, system=system or "")
+    return jsonl.plan(training, file_format, separator=separator, stop=stop, system=system or "")
 
 
-def jsonl_lines(selection: Selection, made: jsonl.Plan, part: Split = "train") -> Iterator[str]:
-    """The file of one part, line by line, each with its end; written as `plan` says.
+def jsonl_lines(selection: Selection, plan: jsonl.Plan, split: Split = "train") -> Iterator[str]:
+    """The file of one split, line by line, including line ends, written according to `plan`.
 
     Raises:
         BadTrainingFile: the rows have changed since the plan was made.
     """
-    return (f"{line}\n" for line in made.lines(selection.examples(part)))
+    return (f"{line}\n" for line in plan.lines(selection.examples(split)))
 
 
 def count_tokens(
-    made: jsonl.Plan,
+    plan: jsonl.Plan,
     examples: Iterable[Example],
     model: str,
     ask: Callable[[str], int] | None = None,
-    most: int | None = None,
+    max_sample: int | None = None,
 ) -> TokenCount:
-    """Tokens of the examples as `model` reads them in training: marks, spaces and, for chat, roles included.
+    """Number of tokens that `model` reads in training, including marks, spaces and, for chat, roles.
 
     Args:
-        made: how they are written.
-        examples: those that it was made for.
-        model: the base model; its vocabulary counts where it is known (see `core.cost.tokens`).
-        ask: the model's own tokenizer, a request away: 200 examples from all over the file are counted by it, and the
-            others in proportion; exact for up to 200. When it fails, the nearest known vocabulary has to do.
-        most: how many of them `ask` counts; 200 by default.
+        plan: how the examples are written.
+        examples: the examples that the plan was made for.
+        model: the base model; its vocabulary is used if known (see `core.cost.tokens`).
+        ask: the model's own tokenizer, a remote call: it counts 200 examples spread over the file, and the total is
+            scaled accordingly; exact for up to 200. If it fails, the nearest known vocabulary is used.
+        max_sample: how many examples `ask` counts; 200 by default.
     """
-    asked_for = _COUNTED_EXACTLY if most is None else most
-    step = max(1, made.findings.kept // asked_for)
-    added = _CHAT_TOKENS if made.file_format == "chat" else 0
-    if made.system:
-        added += _SYSTEM_TOKENS + tokens.count([made.system], model).tokens
-    total = number = 0
+    sample_size = _MAX_SAMPLE if max_sample is None else max_sample
+    step = max(1, plan.findings.kept // sample_size)
+    overhead = _CHAT_TOKENS if plan.file_format == "chat" else 0
+    if plan.system:
+        overhead += _SYSTEM_TOKENS + tokens.count([plan.system], model).tokens
+    total = pair_count = 0
     exact, sampled = True, list[str]()
-    for pairs in _batched(made.pairs(examples), CHUNK):
+    for pairs in _chunks(plan.pairs(examples), CHUNK):
         texts = ["".join(pair) for pair in pairs]
         counted = tokens.count(texts, model)
         total, exact = total + counted.tokens, counted.exact
         if ask is not None:
-            sampled += texts[-number % step :: step]
-        number += len(texts)
-    unanswered = False
-    if ask is not None and sampled:  # afterwards: rows are read in a transaction, which must not wait for a network
-        nearest = tokens.count(sampled, model).tokens
+            sampled += texts[-pair_count % step :: step]
+        pair_count += len(texts)
+    failed = False
+    if ask is not None and sampled:  # after reading: the read transaction must not wait for the network
+        estimate = tokens.count(sampled, model).tokens
         try:
-            own = sum(map(ask, sampled))
+            actual = sum(map(ask, sampled))
         except FabulaError:
-            own, unanswered = 0, True
-        if own and nearest:
-            total, exact = round(total * own / nearest), step == 1
-    return TokenCount(total + number * added, exact, unanswered)
+            actual, failed = 0, True
+        if actual and estimate:
+            total, exact = round(total * actual / estimate), step == 1
+    return TokenCount(total + pair_count * overhead, exact, failed)
 
 
 def write_parquet(store: Store, dataset_id: str, path: Path) -> int:
-    """All finished rows as Parquet (key, values, prompt, completion, split) into `path`; how many. In bounded memory.
+    """Write all finished rows as Parquet (key, values, prompt, completion, split), in bounded memory. Returns their
+    number.
 
     Raises:
-        NotFound: the data set is not there (any more).
+        NotFound: the data set does not exist (any more).
     """
     count = 0
     with store.reading() as session, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
@@ -166,7 +167,7 @@ def write_parquet(store: Store, dataset_id: str, path: Path) -> int:
             raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
         query = select(Row.key, Row.column_values, Row.text, Row.split)
         query = query.where(Row.dataset_id == dataset_id, Row.state == "done").order_by(Row.position, Row.id)
-        for rows in _batched(session.execute(query.execution_options(yield_per=CHUNK)), CHUNK):
+        for rows in _chunks(session.execute(query.execution_options(yield_per=CHUNK)), CHUNK):
             records = [_record(dataset, *row) for row in rows]
             writer.write_batch(pa.RecordBatch.from_pylist(records, _SCHEMA))
             count += len(records)
@@ -183,7 +184,7 @@ def _record(dataset: Dataset, key: str, values: dict[str, Any], text: str | None
     }
 
 
-def _batched(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
-    waiting = iter(items)
-    while some := tuple(islice(waiting, size)):
-        yield some
+def _chunks(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
+    iterator = iter(items)
+    while chunk := tuple(islice(iterator, size)):
+        yield chunk

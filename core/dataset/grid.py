@@ -1,4 +1,4 @@
-"""The grid of a recipe: cells that are made when they are looked at, never all at once."""
+"""The grid of a recipe. Cells are computed on demand, never all at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.message import msg
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One row to be written: its place in the grid, the values of its columns, and which repeat it is (from 0)."""
+    """One row to be written: its position in the grid, its column values, and its repeat (from 0)."""
 
     position: int
     repeat: int
@@ -23,24 +23,24 @@ class Cell:
 
 
 def size(recipe: Recipe) -> int:
-    """How many rows the grid has."""
+    """Number of rows in the grid."""
     return recipe.rows()
 
 
 def cell(recipe: Recipe, position: int) -> Cell:
-    """The cell at `position` (from 0): the last column turns fastest, the repeats of a cell stand together.
+    """The cell at `position` (from 0). The last column varies fastest; the repeats of a cell are adjacent.
 
-    That is the order of the article's nested loops.
+    This is the order of the article's nested loops.
 
     Raises:
-        IndexError: there is no such cell.
+        IndexError: the position is outside the grid.
     """
     if not 0 <= position < recipe.rows():
         raise IndexError(position)
-    rest, repeat = divmod(position, recipe.repeats)
+    remainder, repeat = divmod(position, recipe.repeats)
     values = {}
     for column in reversed(recipe.columns):
-        rest, index = divmod(rest, len(column.values))
+        remainder, index = divmod(remainder, len(column.values))
         values[column.name] = column.values[index]
     return Cell(position, repeat, {column.name: values[column.name] for column in recipe.columns})
 
@@ -51,36 +51,36 @@ def cells(recipe: Recipe, start: int = 0) -> Iterator[Cell]:
         yield cell(recipe, position)
 
 
-def placer(recipe: Recipe) -> Callable[[Mapping[str, Any], int], int | None]:
-    """The way back: a function from (values, repeat) to the position of that row, None when the grid has no such row.
+def position_lookup(recipe: Recipe) -> Callable[[Mapping[str, Any], int], int | None]:
+    """The inverse of `cell`: a function from (values, repeat) to the position, None if the grid has no such row.
 
-    It keeps the place of every value, so that a look-up costs the same however long the lists are.
+    It indexes every value, so a lookup takes constant time.
     """
     columns = [(c.name, {value: i for i, value in enumerate(c.values)}) for c in recipe.columns]
 
-    def place(values: Mapping[str, Any], repeat: int) -> int | None:
+    def position_of(values: Mapping[str, Any], repeat: int) -> int | None:
         if repeat >= recipe.repeats or len(values) != len(columns):
             return None
         position = 0
-        for name, places in columns:
-            index = places.get(values.get(name, ""))
+        for name, indices in columns:
+            index = indices.get(values.get(name, ""))
             if index is None:
                 return None
-            position = position * len(places) + index
+            position = position * len(indices) + index
         return position * recipe.repeats + repeat
 
-    return place
+    return position_of
 
 
 def render(template: str, values: Mapping[str, str]) -> str:
-    """The prompt of one cell. Values are put in as they are: braces in a value stay braces.
+    """The prompt of a cell. Braces inside values are not interpreted.
 
     Raises:
-        BadRecipe: the template is broken or names a column that is not there.
+        BadRecipe: the template is invalid or uses an unknown column.
     """
-    out = []
+    parts = []
     for text, name in template_parts(template):
-        out.append(text)
+        parts.append(text)
         if name is not None:
             if name not in values:
                 raise BadRecipe(
@@ -89,16 +89,17 @@ def render(template: str, values: Mapping[str, str]) -> str:
                     ),
                     msg("Add the column or remove it."),
                 )
-            out.append(values[name])
-    return "".join(out)
+            parts.append(values[name])
+    return "".join(parts)
 
 
 def key(recipe: Recipe, values: Mapping[str, str], repeat: int) -> str:
-    """What makes a row the same row: everything that shapes its text. SHA-256, 64 hex digits.
+    """The identity of a row: a hash of everything that determines its text. SHA-256, 64 hex digits.
 
-    Name, list of values and number of repeats are not in it, so that a grid can grow without buying a row twice.
+    It does not include the name, the list of values and the number of repeats, so that a grid can grow without paying
+    for a row twice.
     """
-    shaping: dict[str, object] = {
+    settings: dict[str, object] = {
         "template": recipe.template,
         "system": recipe.system,
         "provider": recipe.provider,
@@ -110,19 +111,21 @@ def key(recipe: Recipe, values: Mapping[str, str], repeat: int) -> str:
         "values": dict(values),
         "repeat": repeat,
     }
-    if recipe.endpoint != "auto":  # left out otherwise, so that rows written before there was a choice keep their keys
-        shaping["endpoint"] = recipe.endpoint
-    canonical = json.dumps(shaping, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    if (
+        recipe.endpoint != "auto"
+    ):  # omitted for `auto`, so that rows written before this setting existed keep their keys
+        settings["endpoint"] = recipe.endpoint
+    canonical = json.dumps(settings, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def loaded_key(values: Mapping[str, str], repeat: int) -> str:
-    """The key of a row that was not written here: its values, and which row with these values it is (from 0)."""
+    """The key of a loaded row: its values, and its number among rows with these values (from 0)."""
     return hashlib.sha256(json.dumps([list(values.items()), repeat], ensure_ascii=False).encode()).hexdigest()
 
 
 def row_seed(recipe: Recipe, row_key: str) -> int | None:
-    """The seed of one row: its own for every row, the same at every try; None when the recipe has none."""
+    """The seed of a row: different for each row, the same for each attempt. None if the recipe has no seed."""
     if recipe.seed is None:
         return None
     return (recipe.seed + int(row_key[:8], 16)) % 2**31

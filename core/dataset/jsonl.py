@@ -1,7 +1,7 @@
-"""Preparation of training data (S3): decide where prompts and completions end, and write JSONL. Pure.
+"""Prepares training data (S3): chooses a separator and a stop sequence, and writes JSONL. Pure.
 
-Follows what OpenAI's tool of 2023 did (see `analysis`): ` ->` and a stop are added. The pairs are gone through twice,
-once to look and once to write, so that a file may be larger than memory.
+Follows OpenAI's tool of 2023 (see `analysis`): ` ->` and a stop are added. The pairs are read twice, once for analysis
+and once for writing, so a file may be larger than memory.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from core.dataset import preparation_report
 from core.dataset.analysis import (
-    LONGEST_PAIR,
+    MAX_PAIR_CHARACTERS,
     SEPARATOR,
     SEPARATORS,
     STOPS,
@@ -20,7 +20,7 @@ from core.dataset.analysis import (
     Occurrence,
     analyse,
     existing_mark,
-    first_free,
+    first_unused,
     occurrences,
 )
 from core.dataset.jsonl_writer import Format, Plan
@@ -29,7 +29,7 @@ from core.errors import BadTrainingFile
 from core.message import msg
 
 __all__ = [
-    "LONGEST_PAIR",
+    "MAX_PAIR_CHARACTERS",
     "SEPARATOR",
     "SEPARATORS",
     "STOPS",
@@ -72,17 +72,17 @@ def plan(
     leading_space: bool = True,
     system: str = "",
 ) -> Plan:
-    """Look at the pairs and decide how to write them. Marks that are there are not added again.
+    """Analyse the pairs and decide how to write them. Marks that are already present are not added again.
 
     Args:
-        examples: (prompt, completion) pairs; gone through once.
+        examples: (prompt, completion) pairs; read once.
         file_format: `completion` (prompt and completion) or `chat` (messages).
-        separator: ends every prompt; None: the one they end with already, else ` ->`, else another usual one that no
-            prompt contains.
-        stop: ends every completion; None: the one they end with already, else `.`, else another usual one that no
-            completion contains (R7).
-        leading_space: begin every completion with a space, as tokenizers of that time wanted it.
-        system: the system text of a chat file; it has neither separator, nor stop, nor leading spaces.
+        separator: ends every prompt; None: the one that all prompts end with, else ` ->`, else another common one that
+            no prompt contains.
+        stop: ends every completion; None: the one that all completions end with, else `.`, else another common one that
+            no completion contains (R7).
+        leading_space: begin every completion with a space, as the tokenizers of 2023 required.
+        system: the system text of a chat file, which has no separator, stop, or leading spaces.
 
     Raises:
         BadTrainingFile: no pair can be used, or the given separator or stop occurs inside the texts.
@@ -102,14 +102,14 @@ def plan(
             False,
             system,
             findings,
-            (*preparation_report.found(findings), *preparation_report.chat(system)),
+            (*preparation_report.describe_findings(findings), *preparation_report.describe_chat(system)),
         )
     prompts, completions, texts = findings.in_prompts, findings.in_completions, findings.usable
     if separator is None:
-        separator = existing_mark(SEPARATORS, prompts, texts) or first_free(SEPARATORS, prompts, "separator")
+        separator = existing_mark(SEPARATORS, prompts, texts) or first_unused(SEPARATORS, prompts, "separator")
     if stop is None:
-        stop = existing_mark(STOPS, completions, texts) or first_free(STOPS, completions, "stop")
-    if inside := _inside(separator, prompts, texts):
+        stop = existing_mark(STOPS, completions, texts) or first_unused(STOPS, completions, "stop")
+    if inside := _count_inside(separator, prompts, texts):
         raise BadTrainingFile(
             msg(
                 "The separator {separator} occurs inside {inside} prompts.",
@@ -118,10 +118,10 @@ def plan(
             ),
             msg(
                 "Use one that no prompt contains, for example {separator}.",
-                separator=repr(first_free(SEPARATORS, prompts, "separator")),
+                separator=repr(first_unused(SEPARATORS, prompts, "separator")),
             ),
         )
-    if inside := _inside(stop, completions, texts):
+    if inside := _count_inside(stop, completions, texts):
         raise BadTrainingFile(
             msg(
                 "The stop {stop} occurs inside {inside} completions: the model would learn to end there.",
@@ -130,13 +130,13 @@ def plan(
             ),
             msg(
                 "Use one that no completion contains, for example {stop}.",
-                stop=repr(first_free(STOPS, completions, "stop")),
+                stop=repr(first_unused(STOPS, completions, "stop")),
             ),
         )
-    added_separator = "" if _ended(separator, prompts, texts) else separator
-    added_stop = "" if _ended(stop, completions, texts) else stop
-    done = preparation_report.done(findings, added_separator, added_stop, leading_space)
-    report = (*preparation_report.found(findings), *done)
+    added_separator = "" if _all_end_with(separator, prompts, texts) else separator
+    added_stop = "" if _all_end_with(stop, completions, texts) else stop
+    changes = preparation_report.describe_changes(findings, added_separator, added_stop, leading_space)
+    report = (*preparation_report.describe_findings(findings), *changes)
     return Plan("completion", separator, stop, added_separator, added_stop, leading_space, "", findings, report)
 
 
@@ -147,7 +147,7 @@ def prepare(
     stop: str | None = None,
     leading_space: bool = True,
 ) -> Prepared:
-    """A file of `{"prompt", "completion"}` lines, as 2023's tool wrote it, in memory; see `plan`.
+    """A file of `{"prompt", "completion"}` lines in memory, as OpenAI's tool of 2023 wrote it; see `plan`.
 
     Raises:
         BadTrainingFile: no pair can be used, or the given separator or stop occurs inside the texts.
@@ -157,7 +157,7 @@ def prepare(
 
 
 def prepare_chat(examples: Sequence[Example], *, system: str = "") -> Prepared:
-    """A file of `{"messages"}` lines: the system text (if any), the prompt as the user, the completion as the answer.
+    """A file of `{"messages"}` lines: system text (if any), the prompt as user turn, the completion as assistant turn.
 
     Raises:
         BadTrainingFile: no pair can be used.
@@ -167,29 +167,29 @@ def prepare_chat(examples: Sequence[Example], *, system: str = "") -> Prepared:
 
 
 def propose_stop(completions: Sequence[str]) -> str:
-    """The first usual stop that no completion contains.
+    """The first common stop that no completion contains.
 
     Raises:
-        BadTrainingFile: every usual one occurs; one must be given.
+        BadTrainingFile: every common one occurs; one must be given.
     """
-    return first_free(STOPS, occurrences(STOPS, completions), "stop")
+    return first_unused(STOPS, occurrences(STOPS, completions), "stop")
 
 
 def propose_separator(prompts: Sequence[str]) -> str:
-    """The first usual separator that no prompt contains.
+    """The first common separator that no prompt contains.
 
     Raises:
-        BadTrainingFile: every usual one occurs; one must be given.
+        BadTrainingFile: every common one occurs; one must be given.
     """
-    return first_free(SEPARATORS, occurrences(SEPARATORS, prompts), "separator")
+    return first_unused(SEPARATORS, occurrences(SEPARATORS, prompts), "separator")
 
 
-def _ended(mark: str, found: Mapping[str, Occurrence], texts: int) -> bool:
-    return not mark or found[mark].at_end == texts
+def _all_end_with(mark: str, occurrences: Mapping[str, Occurrence], texts: int) -> bool:
+    return not mark or occurrences[mark].at_end == texts
 
 
-def _inside(mark: str, found: Mapping[str, Occurrence], texts: int) -> int:
-    """How many texts contain `mark`; where all end with it, before that end."""
+def _count_inside(mark: str, occurrences: Mapping[str, Occurrence], texts: int) -> int:
+    """Number of texts that contain `mark`; if all end with it, before that end."""
     if not mark:
         return 0
-    return found[mark].before_end if _ended(mark, found, texts) else found[mark].anywhere
+    return occurrences[mark].before_end if _all_end_with(mark, occurrences, texts) else occurrences[mark].anywhere

@@ -1,4 +1,4 @@
-"""How pairs are written once that is decided: line by line, as often as needed, never all held. Pure."""
+"""Writes training pairs according to a `Plan`, as a stream. Pure."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ Format = Literal["completion", "chat"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How pairs are written. Made by `jsonl.plan`, then go through the same pairs again with `lines` or `pairs`.
+    """How pairs are written. Made by `jsonl.plan`; then iterate over the same pairs again with `lines` or `pairs`.
 
     Attributes:
-        separator: what stands at the end of every prompt; None in a chat file.
-        stop: what stands at the end of every completion, to be given as `stop` when the model is used; None in a
-            chat file.
-        added_separator, added_stop: the same where it is not there yet, else "".
+        separator: the end of every prompt; None in a chat file.
+        stop: the end of every completion, to be used as `stop` in requests to the model; None in a chat file.
+        added_separator, added_stop: the same if it must be added, else "".
         system: the system text of a chat file, or "".
-        report: what was found and will be done.
+        report: findings and changes.
     """
 
     file_format: Format
@@ -39,24 +38,24 @@ class Plan:
     report: tuple[PreparationFinding, ...]
 
     def pairs(self, examples: Iterable[Example]) -> Iterator[Example]:
-        """Prompts and completions as the model reads them; those that are left out are not among them.
+        """Prompts and completions as the model reads them, without the pairs that are left out.
 
         Raises:
-            BadTrainingFile: the texts are others than those that were looked at, and do not fit the plan.
+            BadTrainingFile: the texts have changed since the analysis and do not fit the plan.
         """
         written: set[int] = set()
         for prompt, completion in examples:
-            if not usable(prompt, completion) or self._again(prompt, completion, written):
+            if not usable(prompt, completion) or self._is_duplicate(prompt, completion, written):
                 continue
             if self.file_format == "chat":
                 yield prompt, completion.strip()
                 continue
-            if self.separator and not _fits(prompt, self.separator, bool(self.added_separator)):
-                raise _changed()
-            if self.stop and not _fits(completion, self.stop, bool(self.added_stop)):
-                raise _changed()
-            begun = completion if not self.leading_space or completion.startswith(" ") else f" {completion}"
-            yield prompt + self.added_separator, begun + self.added_stop
+            if self.separator and not _fits_plan(prompt, self.separator, bool(self.added_separator)):
+                raise _rows_changed()
+            if self.stop and not _fits_plan(completion, self.stop, bool(self.added_stop)):
+                raise _rows_changed()
+            text = completion if not self.leading_space or completion.startswith(" ") else f" {completion}"
+            yield prompt + self.added_separator, text + self.added_stop
 
     def lines(self, examples: Iterable[Example]) -> Iterator[str]:
         """Lines of the file, JSON without line end.
@@ -64,34 +63,34 @@ class Plan:
         Raises:
             BadTrainingFile: see `pairs`.
         """
-        first = [{"role": "system", "content": self.system}] if self.system else []
+        system_turn = [{"role": "system", "content": self.system}] if self.system else []
         for prompt, completion in self.pairs(examples):
             if self.file_format == "chat":
                 turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
-                yield _line({"messages": [*first, *turns]})
+                yield _json_line({"messages": [*system_turn, *turns]})
             else:
-                yield _line({"prompt": prompt, "completion": completion})
+                yield _json_line({"prompt": prompt, "completion": completion})
 
-    def _again(self, prompt: str, completion: str, written: set[int]) -> bool:
-        """Whether such a pair has been written. Only pairs that are there more than once are remembered."""
+    def _is_duplicate(self, prompt: str, completion: str, written: set[int]) -> bool:
+        """True if this pair was written before. Only pairs that occur more than once are remembered."""
         if not self.findings.repeated:
             return False
-        number = digest(prompt, completion)
-        if number not in self.findings.repeated:
+        pair_digest = digest(prompt, completion)
+        if pair_digest not in self.findings.repeated:
             return False
-        again = number in written
-        written.add(number)
-        return again
+        seen = pair_digest in written
+        written.add(pair_digest)
+        return seen
 
 
-def _fits(text: str, mark: str, added: bool) -> bool:
-    """Whether a text ends with `mark`, once, when it has been written."""
+def _fits_plan(text: str, mark: str, added: bool) -> bool:
+    """True if the written text contains `mark` exactly once, at its end."""
     return mark not in text if added else text.endswith(mark) and mark not in text[: -len(mark)]
 
 
-def _changed() -> BadTrainingFile:
+def _rows_changed() -> BadTrainingFile:
     return BadTrainingFile(msg("The rows have changed while the file was being written."), msg("Try again."))
 
 
-def _line(value: object) -> str:
+def _json_line(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)

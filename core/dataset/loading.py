@@ -1,4 +1,4 @@
-"""Data sets from rows that exist: a table that was read, or a sample that ships with the studio."""
+"""Makes data sets from existing rows: an imported table, or a sample that ships with Fabula."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from core.message import msg
 
 Source = Literal["recipe", "sample", "upload", "chat", "examples"]
 Split = Literal["held_out", "train", "validation"]
-LONGEST_NAME = 190  # characters; the table has room for 200, and a number may follow
-_LONGEST_SEPARATOR = 20  # characters, as the table has room for
-_ROLES = "roles.json"  # beside the samples: which column is what, where it is not "the last one is the completion"
-# What files call the three parts (Hugging Face's and scikit-learn's words among them) → ours.
-_SPLIT_WORDS: dict[str, Split] = {
+MAX_NAME = 190  # characters; the column holds 200, and a number may be appended
+_MAX_SEPARATOR = 20  # characters, the size of the column
+_ROLES_FILE = "roles.json"  # column roles of samples, if not "the last column is the completion"
+# Names of the splits in files (including those of Hugging Face and scikit-learn) → ours.
+_SPLIT_NAMES: dict[str, Split] = {
     **dict.fromkeys(("held_out", "heldout", "held out", "held-out", "test", "eval"), "held_out"),
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -51,26 +51,26 @@ def from_frame(
     other_columns: Sequence[str] = (),
     separator: str = ",",
 ) -> str:
-    """A data set from a table: one row each, done; a row without a completion is excluded, not lost.
+    """Make a data set from a table, one finished row each. Rows without a completion are left out, but kept.
 
     Args:
-        prompt_columns: make the prompt, in this order.
+        prompt_columns: the columns of the prompt, in this order.
         completion_column: the text to learn.
-        split_column: says of each row whether it is held out, or which part it belongs to; empty is undecided.
-        other_columns: kept with each row, but no part of its prompt.
-        separator: stands between the columns of a prompt; at most 20 characters. An empty cell adds none.
+        split_column: the split of each row; empty means undecided.
+        other_columns: kept with each row, but not part of the prompt.
+        separator: joins the columns of a prompt; at most 20 characters. Empty cells add none.
 
     Raises:
-        BadFile: a column is not there, there are no rows, or the split column has a word that is none.
+        BadFile: a column is missing, there are no rows, or the split column has an unknown value.
     """
     columns = [str(c) for c in prompt_columns]
     others = [str(c) for c in other_columns if c not in (*columns, completion_column, split_column)]
-    have = [str(c) for c in frame.columns]
+    existing = [str(c) for c in frame.columns]
     for column in (*columns, *others, completion_column, *([split_column] if split_column is not None else [])):
-        if column not in have:
+        if column not in existing:
             raise BadFile(
                 msg("There is no column {column}.", column=repr(column)),
-                msg("Choose among: {have}.", have=", ".join(have)),
+                msg("Choose one of: {columns}.", columns=", ".join(existing)),
             )
     if not columns or completion_column in columns:
         raise BadFile(
@@ -78,41 +78,41 @@ def from_frame(
         )
     if frame.empty:
         raise BadFile(msg("There are no rows."), msg("Choose a file that has examples."))
-    splits = [None] * len(frame) if split_column is None else [split_of(_cell(v)) for v in frame[split_column]]
-    seen: Counter[tuple[str, ...]] = Counter()
-    with store.session() as session:  # all or nothing: half a file would look like the whole
-        dataset_id = new_dataset(store, actor, name, source, columns, None, separator[:_LONGEST_SEPARATOR])
+    splits = [None] * len(frame) if split_column is None else [parse_split(_cell(v)) for v in frame[split_column]]
+    repeats: Counter[tuple[str, ...]] = Counter()
+    with store.session() as session:  # one transaction: a partial import would look complete
+        dataset_id = new_dataset(store, actor, name, source, columns, None, separator[:_MAX_SEPARATOR])
         for start in range(0, len(frame), CHUNK):
-            part = frame.iloc[start : start + CHUNK]
-            named = part[[*columns, *others, completion_column]].itertuples(index=False, name=None)
+            chunk = frame.iloc[start : start + CHUNK]
+            records = chunk[[*columns, *others, completion_column]].itertuples(index=False, name=None)
             rows = [
                 {
-                    **_row(dataset_id, i, dict(zip(columns, map(_cell, values), strict=False)), _cell(text), seen),
+                    **_row(dataset_id, i, dict(zip(columns, map(_cell, values), strict=False)), _cell(text), repeats),
                     "prompt": join_values(map(_cell, values[: len(columns)]), separator),
                     "column_values": dict(zip((*columns, *others), map(_cell, values), strict=True)),
                     "split": splits[i],
                 }
-                for i, (*values, text) in enumerate(named, start)
+                for i, (*values, text) in enumerate(records, start)
             ]
             session.execute(insert(Row.__table__), rows)  # type: ignore[arg-type]  # a Table, typed as FromClause
     return dataset_id
 
 
-def split_of(word: str) -> Split | None:
-    """Which part a word of a file means; None for an empty one.
+def parse_split(value: str) -> Split | None:
+    """The split that a cell of a file names; None for an empty one.
 
     Raises:
-        BadFile: it means none.
+        BadFile: it names no split.
     """
-    if not word.strip():
+    if not value.strip():
         return None
     try:
-        return _SPLIT_WORDS[word.strip().lower()]
+        return _SPLIT_NAMES[value.strip().lower()]
     except KeyError:
         raise BadFile(
             msg(
                 "The split column says {text}, which is none of train, validation and held_out.",
-                text=repr(word.strip()[:50]),
+                text=repr(value.strip()[:50]),
             ),
             msg("Choose another column, or none; an empty cell leaves a row undecided."),
         ) from None
@@ -126,12 +126,12 @@ def load_sample(
     *,
     seed: int = 0,
 ) -> str:
-    """A data set from the stories that ship with the studio.
+    """Make a data set from the stories that ship with Fabula.
 
     Args:
-        limit: how many rows to take; None takes all. They are spread over the whole grid: the sample is cut into as
-            many stretches, and one row is drawn from each.
-        seed: of the draws; the same seed takes the same rows.
+        limit: number of rows; None: all. They are spread over the whole grid: the sample is divided into as many
+            ranges, and one row is drawn from each.
+        seed: seed of the draw; the same seed selects the same rows.
 
     Raises:
         NotFound: there is no such sample.
@@ -156,7 +156,7 @@ def load_sample(
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """A sample's table, and which of its columns make the prompt, the completion and the split; others are kept."""
+    """A sample's table, and which columns make the prompt, the completion and the split; others are kept."""
 
     frame: pd.DataFrame
     columns: list[str]
@@ -171,10 +171,10 @@ def _read_sample(name: str) -> _Sample:
         raise NotFound(msg("There is no sample called {name}.", name=name), msg("Choose one from the list."))
     frame = table_reader.read_table(path.read_bytes(), path.name).frame
     names = [str(column) for column in frame.columns]
-    roles = json.loads(path.with_name(_ROLES).read_text(encoding="utf-8")).get(name, {})
+    roles = json.loads(path.with_name(_ROLES_FILE).read_text(encoding="utf-8")).get(name, {})
     completion, split = roles.get("completion", names[-1]), roles.get("split")
     columns = roles.get("prompt", [column for column in names if column not in (completion, split)])
-    labels = roles.get("labels", [])  # of the sample, not of a data set made from it
+    labels = roles.get("labels", [])  # columns of the sample only, not copied to a data set
     others = [column for column in names if column not in (*columns, *labels, completion, split)]
     return _Sample(frame, columns, completion, split, others)
 
@@ -188,13 +188,13 @@ def new_dataset(
     recipe_dict: dict[str, Any] | None,
     separator: str = ",",
 ) -> str:
-    """A data set without rows; its id."""
+    """Create a data set without rows. Returns its id."""
     dataset_id = new_id()
     with store.session() as session:
         session.add(
             Dataset(
                 id=dataset_id,
-                name=own_name(session, name),
+                name=unique_name(session, name),
                 source=source,
                 columns=columns,
                 prompt_separator=separator,
@@ -205,24 +205,24 @@ def new_dataset(
     return dataset_id
 
 
-def own_name(session: Session, name: str) -> str:
-    """The name, as far as the table has room for it; with a number where another data set is called so.
+def unique_name(session: Session, name: str) -> str:
+    """The name, shortened to the column's size, with a number appended if another data set has the same name.
 
-    Two of one name could not be told apart, in no list and by no widget.
+    Data sets must be distinguishable in lists and widgets.
     """
-    wanted = storable(name.strip())[:LONGEST_NAME] or "data set"
-    taken = set(session.scalars(select(Dataset.name).where(Dataset.name.startswith(wanted, autoescape=True))))
-    names = chain([wanted], (f"{wanted} ({n})" for n in count(2)))
-    return next(free for free in names if free not in taken)
+    base = storable(name.strip())[:MAX_NAME] or "data set"
+    taken = set(session.scalars(select(Dataset.name).where(Dataset.name.startswith(base, autoescape=True))))
+    names = chain([base], (f"{base} ({n})" for n in count(2)))
+    return next(candidate for candidate in names if candidate not in taken)
 
 
 def _row(
-    dataset_id: str, position: int, values: dict[str, str], text: str, seen: Counter[tuple[str, ...]]
+    dataset_id: str, position: int, values: dict[str, str], text: str, repeats: Counter[tuple[str, ...]]
 ) -> dict[str, Any]:
-    """A row of a table; equal values are repeats of one cell."""
+    """A row of a table; rows with equal values are repeats of one cell."""
     cell = tuple(values.values())
-    repeat = seen[cell]
-    seen[cell] += 1
+    repeat = repeats[cell]
+    repeats[cell] += 1
     blank = not text.strip()
     return {
         "dataset_id": dataset_id,
@@ -238,4 +238,4 @@ def _row(
 
 
 def _cell(value: object) -> str:
-    return "" if value is None or value != value else storable(str(value))  # NaN is the one that differs from itself
+    return "" if value is None or value != value else storable(str(value))  # NaN is not equal to itself

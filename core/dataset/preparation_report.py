@@ -1,20 +1,20 @@
-"""What preparation has found, what it will do and why, in sentences. Pure."""
+"""Describes the findings of data preparation, and the changes it makes. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from core.dataset.analysis import LONGEST_PAIR, SEPARATOR, SEPARATORS, STOPS, Findings
+from core.dataset.analysis import MAX_PAIR_CHARACTERS, SEPARATOR, SEPARATORS, STOPS, Findings
 from core.message import msg
 
-_MOST_ROWS = 20  # row numbers that a finding names
+_MAX_ROWS = 20  # maximum number of row numbers per finding
 
 
 @dataclass(frozen=True, slots=True)
 class PreparationFinding:
-    """One thing that was found or will be done. `str()` is a sentence; `why` is another, or "".
+    """A finding or a change. `str()` is a sentence; `why` explains it, or is "".
 
-    `rows` are the first rows it is about, from 1.
+    `rows` are the first affected rows, from 1.
     """
 
     kind: str
@@ -27,13 +27,13 @@ class PreparationFinding:
         return self.sentence
 
 
-def found(findings: Findings) -> tuple[PreparationFinding, ...]:
-    """Plain sentences, the good news too: a silent check looks like none."""
-    pairs = msg("There are {pairs} pairs of prompt and completion.", pairs=f"{findings.pairs:,}")
+def describe_findings(findings: Findings) -> tuple[PreparationFinding, ...]:
+    """Findings as sentences, including good news, so that users see what was checked."""
+    sentence = msg("There are {pairs} pairs of prompt and completion.", pairs=f"{findings.pairs:,}")
     if findings.pairs == 1:
-        pairs = msg("There is 1 pair of prompt and completion.")
-    sentences = [PreparationFinding("pairs", findings.pairs, pairs)]
-    for kind, rows, one, many, why in (
+        sentence = msg("There is 1 pair of prompt and completion.")
+    sentences = [PreparationFinding("pairs", findings.pairs, sentence)]
+    for kind, rows, one, several, why in (
         (
             "empty",
             findings.empty,
@@ -51,20 +51,18 @@ def found(findings: Findings) -> tuple[PreparationFinding, ...]:
         (
             "too_long",
             findings.too_long,
-            msg("1 pair has more than {value} characters; it is left out.", value=f"{LONGEST_PAIR:,}"),
+            msg("1 pair has more than {value} characters; it is left out.", value=f"{MAX_PAIR_CHARACTERS:,}"),
             msg(
                 "{too_long} pairs have more than {value} characters; they are left out.",
                 too_long=f"{len(findings.too_long):,}",
-                value=f"{LONGEST_PAIR:,}",
+                value=f"{MAX_PAIR_CHARACTERS:,}",
             ),
             msg("A pair that is too long would be cut off and lose its stop."),
         ),
     ):
         if rows:
-            sentence = one if len(rows) == 1 else many
-            sentences.append(
-                PreparationFinding(kind, len(rows), sentence, tuple(r + 1 for r in rows[:_MOST_ROWS]), why)
-            )
+            text = one if len(rows) == 1 else several
+            sentences.append(PreparationFinding(kind, len(rows), text, tuple(r + 1 for r in rows[:_MAX_ROWS]), why))
     if findings.separator:
         sentences.append(
             PreparationFinding(
@@ -82,8 +80,10 @@ def found(findings: Findings) -> tuple[PreparationFinding, ...]:
     return tuple(sentences)
 
 
-def done(findings: Findings, separator: str, stop: str, leading_space: bool) -> tuple[PreparationFinding, ...]:
-    """What is added to prompts and completions; "" is no mark."""
+def describe_changes(
+    findings: Findings, separator: str, stop: str, leading_space: bool
+) -> tuple[PreparationFinding, ...]:
+    """The changes to prompts and completions; "" means no mark."""
     sentences = []
     if separator:
         why = msg("It marks the end of the prompt. No prompt contains it.")
@@ -104,29 +104,29 @@ def done(findings: Findings, separator: str, stop: str, leading_space: bool) -> 
         sentences.append(PreparationFinding("add_space", 0, msg("Every completion begins with a space."), why=why))
     if stop:
         why = msg("The model learns to stop there; use it as the stop when you call the model.")
-        if stop in STOPS[1:] and (taken := findings.in_completions[STOPS[0]].anywhere):
+        if stop in STOPS[1:] and (count := findings.in_completions[STOPS[0]].anywhere):
             why = msg(
-                "The model learns to stop there. {value} can't be used: {taken} completions contain it.",
+                "The model learns to stop there. {value} can't be used: {count} completions contain it.",
                 value=repr(STOPS[0]),
-                taken=f"{taken:,}",
+                count=f"{count:,}",
             )
         sentence = msg("{stop} is added to every completion; no completion contains it.", stop=repr(stop))
         sentences.append(PreparationFinding("add_stop", 0, sentence, why=why))
     return tuple(sentences)
 
 
-def chat(system: str) -> tuple[PreparationFinding, ...]:
-    """What a chat file has in place of marks."""
+def describe_chat(system: str) -> tuple[PreparationFinding, ...]:
+    """How a chat file marks turns without separator and stop."""
     why = msg("Chat models use roles to mark where an answer begins and ends, so no separator or stop is added.")
     turns = PreparationFinding(
         "roles", 0, msg("The prompt is the user's turn, the completion the assistant's."), why=why
     )
     if not system:
         return (turns,)
-    said = PreparationFinding(
+    system_finding = PreparationFinding(
         "system",
         0,
         msg("Every conversation begins with the system text."),
         why=msg("Use the same one when you call the model."),
     )
-    return (turns, said)
+    return (turns, system_finding)

@@ -1,4 +1,4 @@
-"""Recipes that ship with the studio. What they say is in `data/presets.json`; nothing of it is in code."""
+"""Presets: recipes that ship with Fabula. Their content is in `data/presets.json`."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ DATA = Path(__file__).resolve().parents[2] / "data"
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A ready grid, and what goes with it.
+    """A ready-made grid.
 
     Attributes:
-        id: its short name.
-        name: its name for people, in English; names: by language (`en`, `zh_CN`).
-        language: whose page starts with it (`en`, `zh_CN`); None: it suits both.
+        id: its short id.
+        name: its display name in English.
+        names: display names by language (`en`, `zh_CN`).
+        language: the page language it is the default for (`en`, `zh_CN`); None: both.
         recipe: the grid.
         sample: name of the sample stories that fill it (see `datasets.load_sample`), or None.
-        outside: values that no cell of the grid has, one list a row, in the order of the columns.
-        composed: language of the stories that are composed for its columns (`zh`, `en`; `core.composed_stories`).
-        story: sampling for the tuned model (S6).
+        outside: column values that no cell of the grid has, one list per row, in column order.
+        composed: language of the composed stories for its columns (`zh`, `en`; `core.composed_stories`).
+        story: sampling parameters for the fine-tuned model (S6).
     """
 
     id: str
@@ -43,14 +44,14 @@ class Preset:
 
 
 def load(language: str | None = None) -> tuple[Preset, ...]:
-    """All presets, the default first; with a language, those of that language come before the others."""
+    """All presets, the default first; with a language, those of that language come first."""
     if language is None:
         return _all()
     return tuple(sorted(_all(), key=lambda preset: (preset.language != language, preset.language is not None)))
 
 
 def get(preset_id: str | None = None, language: str | None = None) -> Preset:
-    """One preset; without an id the default one of the language.
+    """A preset; without an id, the default of the language.
 
     Raises:
         NotFound: there is no such preset.
@@ -62,7 +63,7 @@ def get(preset_id: str | None = None, language: str | None = None) -> Preset:
 
 
 def column_name(name: str, language: str) -> str:
-    """What a column of a preset is called in a language; a column that no preset has keeps its name."""
+    """The display name of a preset's column in a language; other columns keep their name."""
     return str(_data()["column_names"].get(name, {}).get(language, name))
 
 

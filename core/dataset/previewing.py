@@ -1,4 +1,4 @@
-"""A few stories of a grid before anything is kept: does the template work, and how long is a story."""
+"""A preview of a few stories of a grid: does the template work, and how long are the stories?"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from core.providers import Client, Completion, CompletionRequest
 
 @dataclass(frozen=True, slots=True)
 class PreviewRow:
-    """One story of a preview. `reason` says why it is not a finished one."""
+    """One story of a preview. `reason`: why it is unfinished or failed."""
 
     values: dict[str, str]
     prompt: str
@@ -47,23 +47,23 @@ def preview(
     book: PriceBook | None = None,
     stop: threading.Event | None = None,
 ) -> Iterator[PreviewRow]:
-    """Stories of `n` cells drawn from the grid, all at once, each as it comes. Nothing is kept.
+    """Generate stories for `n` random cells of the grid in parallel, and yield each when it arrives. Nothing is saved.
 
-    With `store` and `actor`, each is reserved before it is sent, and what it cost is recorded as spend. `stop` ends the
-    requests, in every state, as soon as it is set.
+    With `store` and `actor`, the cost of each request is reserved before it is sent, and recorded as spend. Setting
+    `stop` cancels the requests.
 
     Raises:
-        BadRecipe: the recipe cannot be run.
-        OverBudget: it would go over a budget.
+        BadRecipe: the recipe is invalid.
+        OverBudget: it would exceed a budget.
         ProviderError: the first error of a request, after the stories of the others.
         Cancelled: it was stopped.
     """
-    halt = stop or threading.Event()
+    stopping = stop or threading.Event()
     recipe.check()
     positions = random.Random(seed).sample(range(recipe.rows()), min(n, recipe.rows()))
     endpoint = client.endpoint(recipe.model) if recipe.endpoint == "auto" else recipe.endpoint
 
-    def write(position: int) -> PreviewRow:
+    def generate(position: int) -> PreviewRow:
         cell = grid.cell(recipe, position)
         request = CompletionRequest(
             model=recipe.model,
@@ -75,19 +75,21 @@ def preview(
             max_tokens=recipe.max_tokens,
             seed=grid.row_seed(recipe, grid.key(recipe, cell.values, cell.repeat)),
         )
-        began = time.monotonic()
+        started_at = time.monotonic()
         if store is not None and actor is not None:
-            answer = _bought(client, request, store, actor, book or PriceBook.load(), halt)
+            answer = _complete_billed(client, request, store, actor, book or PriceBook.load(), stopping)
         else:
-            answer = client.complete(request, stop=halt)
-        used = (answer.prompt_tokens, answer.completion_tokens, time.monotonic() - began)
-        said = classify(answer, recipe.max_tokens)
-        return PreviewRow(dict(cell.values), request.prompt, said.text or "", said.reason, said.finish_reason, *used)
+            answer = client.complete(request, stop=stopping)
+        usage = (answer.prompt_tokens, answer.completion_tokens, time.monotonic() - started_at)
+        verdict = classify(answer, recipe.max_tokens)
+        return PreviewRow(
+            dict(cell.values), request.prompt, verdict.text or "", verdict.reason, verdict.finish_reason, *usage
+        )
 
     pool = ThreadPoolExecutor(max_workers=max(1, len(positions)), thread_name_prefix="preview")
     failed: BaseException | None = None
     try:
-        for future in as_completed([pool.submit(write, position) for position in positions]):
+        for future in as_completed([pool.submit(generate, position) for position in positions]):
             if (error := future.exception()) is None:
                 yield future.result()
             failed = failed or error
@@ -97,18 +99,21 @@ def preview(
         raise failed
 
 
-def _bought(
+def _complete_billed(
     client: Client, request: CompletionRequest, store: Store, actor: Actor, book: PriceBook, stop: threading.Event
 ) -> Completion:
-    """The answer, on the bill whether or not anybody still looks: its worst case is reserved before it is sent."""
+    """Complete a request and record its cost, even if the page is closed.
+
+    Its worst case is reserved before it is sent.
+    """
     provider, model = client.provider.id, request.model
-    read = tokens.count([request.system + request.prompt], model).tokens
-    worst = cost_of(book, provider, model, read, request.max_tokens)
-    bought = Reservation(
-        store, actor, "dataset", provider=provider, model=model, reference=budget.PREVIEW, worst_usd=worst
+    prompt_tokens = tokens.count([request.system + request.prompt], model).tokens
+    worst_usd = cost_of(book, provider, model, prompt_tokens, request.max_tokens)
+    reservation = Reservation(
+        store, actor, "dataset", provider=provider, model=model, reference=budget.PREVIEW, worst_usd=worst_usd
     )
-    answer = bought.call(lambda: client.complete(request, stop=stop))
-    used = (answer.prompt_tokens, answer.completion_tokens)
-    with suppress(StorageFull):  # its cost is in a rescue file; the text is paid for, and shown
-        bought.settle(*used, cost_of(book, provider, model, *used, cached_tokens=answer.cached_tokens))
+    answer = reservation.call(lambda: client.complete(request, stop=stop))
+    usage = (answer.prompt_tokens, answer.completion_tokens)
+    with suppress(StorageFull):  # the cost is in a rescue file; the text is paid for, so show it
+        reservation.settle(*usage, cost_of(book, provider, model, *usage, cached_tokens=answer.cached_tokens))
     return answer

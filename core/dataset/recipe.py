@@ -1,4 +1,4 @@
-"""A recipe: columns with their values, the sentence that they fill, and who is asked to write."""
+"""A recipe: columns with their values, the prompt template, and the model that writes the rows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from core.errors import BadRecipe
 from core.message import msg
 from core.sanitize import canonical
 
-AskedAt = Literal["auto", "chat", "completion"]
+EndpointChoice = Literal["auto", "chat", "completion"]
 
-MANY_ROWS = 100_000  # from here on a run takes days, not hours, on one machine
-MOST_ROWS = 10_000_000  # a ledger of about 10 GB
-_BETWEEN_VALUES = re.compile(r"[,，、;；\t]+")
-_LONGEST_TEMPLATE = 100_000  # characters: more than any model reads
+MANY_ROWS = 100_000  # above this a run on one machine takes days, not hours
+MAX_ROWS = 10_000_000  # a database of about 10 GB
+_VALUE_SEPARATORS = re.compile(r"[,，、;；\t]+")
+_MAX_TEMPLATE_CHARACTERS = 100_000  # more than any model's context
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +32,18 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that decides what is written.
+    """All settings that determine the rows of a data set.
 
     Attributes:
-        name: what the data set will be called.
+        name: the name of the data set.
         columns: the dimensions; the grid is their product.
-        template: the prompt; `{column}` stands for the value of a column, `{{` and `}}` for braces.
-        system: system text, or "".
-        repeats: how many stories each cell gets.
-        provider, model: who writes.
-        temperature, top_p, max_tokens: sampling.
-        seed: makes every row repeatable where the provider can; None: another text each time.
-        endpoint: how the model is asked; `auto`: as it answers, chat where it can do both.
+        template: the prompt; `{column}` is replaced by the column's value, `{{` and `}}` are literal braces.
+        system: system prompt, or "".
+        repeats: number of stories per cell.
+        provider, model: the writer.
+        temperature, top_p, max_tokens: sampling parameters.
+        seed: makes rows reproducible if the provider supports it; None: a different text each time.
+        endpoint: API format; `auto`: what the model supports, chat if it supports both.
     """
 
     name: str
@@ -57,10 +57,10 @@ class Recipe:
     top_p: float = 1.0
     max_tokens: int = 2048
     seed: int | None = None
-    endpoint: AskedAt = "auto"
+    endpoint: EndpointChoice = "auto"
 
     def check(self) -> None:
-        """Raise BadRecipe, with what is wrong and what to do, unless this can be run."""
+        """Raise BadRecipe unless the recipe can be run."""
         _check_columns(self.columns)
         fields = template_fields(self.template)
         names = [c.name for c in self.columns]
@@ -77,11 +77,11 @@ class Recipe:
         _check_numbers(self)
 
     def warnings(self) -> list[str]:
-        """What a person should know before they start; the recipe can be run all the same."""
-        found: list[str] = []
+        """Warnings to show before a run; the recipe can be run nevertheless."""
+        warnings: list[str] = []
         rows = self.rows()
         if rows > MANY_ROWS:
-            found.append(
+            warnings.append(
                 msg(
                     "This grid has {rows} rows. You can stop and resume it at any time; fewer values or "
                     "repeats give a result sooner.",
@@ -91,31 +91,34 @@ class Recipe:
         used = set(template_fields(self.template))
         for column in self.columns:
             if column.name not in used and len(column.values) > 1:
-                found.append(
+                warnings.append(
                     msg("The template does not use {name}: all its values get the same prompt.", name=column.name)
                 )
         if rows == 1:
-            found.append(msg("This grid has one row. Give a column more values, or raise the repeats."))
-        return found
+            warnings.append(msg("This grid has one row. Give a column more values, or raise the repeats."))
+        return warnings
 
     def rows(self) -> int:
-        """How many rows the grid has: the product of the columns' sizes, times the repeats."""
+        """Number of rows in the grid: the product of the column sizes, times the repeats."""
         count = self.repeats if self.columns else 0
         for column in self.columns:
             count *= len(column.values)
         return count
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON keeps it. `rows` is there so that a list of data sets need not load every value to count them."""
+        """The recipe as JSON.
+
+        `rows` is included so that a list of data sets can show it without loading every value.
+        """
         columns = [{"name": c.name, "values": list(c.values)} for c in self.columns]
         return {**asdict(self), "columns": columns, "rows": self.rows()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
-        """The recipe that `to_dict` gave.
+        """The recipe from `to_dict`.
 
         Raises:
-            BadRecipe: something is missing or of another kind.
+            BadRecipe: a field is missing or has the wrong type.
         """
         try:
             columns = tuple(Column(str(c["name"]), tuple(str(v) for v in c["values"])) for c in data["columns"])
@@ -125,50 +128,50 @@ class Recipe:
             raise BadRecipe(msg("This recipe is not complete."), msg("Define the grid again.")) from exc
 
 
-def values_of(text: str, known: Collection[str] = ()) -> tuple[str, ...]:
-    """A pasted list as values, each once, in its order.
+def parse_values(text: str, known: Collection[str] = ()) -> tuple[str, ...]:
+    """Values from a pasted list, without duplicates, in their order.
 
-    Several lines are a value a line (cells side by side, as a spreadsheet pastes them, are values too); a single line
-    is split at its commas, semicolons or tabs, unless it is a value that is `known`. Values that look alike are one.
+    Several lines: one value per line (tabs, as pasted from a spreadsheet, separate values too). A single line is split
+    at commas, semicolons or tabs, unless it is a `known` value. Values that look the same count as one.
     """
     lines = [line.strip() for line in text.splitlines() if canonical(line)]
     if len(lines) == 1 and canonical(lines[0]) not in {canonical(value) for value in known}:
-        found = _BETWEEN_VALUES.split(lines[0])
+        parts = _VALUE_SEPARATORS.split(lines[0])
     else:
-        found = [cell for line in lines for cell in line.split("\t")]
-    return distinct(found, known)
+        parts = [cell for line in lines for cell in line.split("\t")]
+    return unique_values(parts, known)
 
 
-def distinct(values: Iterable[str], known: Iterable[str] = ()) -> tuple[str, ...]:
-    """Values in their order, each once, blank ones left out; those that look alike (`canonical`) are one.
+def unique_values(values: Iterable[str], known: Iterable[str] = ()) -> tuple[str, ...]:
+    """Values in their order, without duplicates and blanks; values that look the same (`canonical`) count as one.
 
-    A value that is `known` keeps the spelling that it has there, since rows may have been written with it.
+    A `known` value keeps its known spelling, because rows may have been written with it.
     """
-    spelled = {canonical(value): value for value in known}
-    found = (canonical(value) for value in values)
-    return tuple(dict.fromkeys(spelled.get(value, value) for value in found if value))
+    spelling = {canonical(value): value for value in known}
+    cleaned = (canonical(value) for value in values)
+    return tuple(dict.fromkeys(spelling.get(value, value) for value in cleaned if value))
 
 
 def template_fields(template: str) -> list[str]:
-    """Names of the columns that a template uses, in order, each once.
+    """Names of the columns that a template uses, in order, without duplicates.
 
     Raises:
-        BadRecipe: no text, or braces that do not fit.
+        BadRecipe: the template is empty, or its braces do not match.
     """
     return list(dict.fromkeys(name for _, name in template_parts(template) if name is not None))
 
 
 def template_parts(template: str) -> list[tuple[str, str | None]]:
-    """The template as (text, column after it or None). Only names stand in braces: no formats, no attributes.
+    """The template as pairs of text and the column that follows (or None). Braces contain names only, no format specs.
 
     Raises:
-        BadRecipe: no text, or braces that do not fit.
+        BadRecipe: the template is empty, or its braces do not match.
     """
     if not template.strip():
         raise BadRecipe(msg("The template is empty."), msg("Write the prompt, with {{column}} where a value belongs."))
-    if len(template) > _LONGEST_TEMPLATE:
+    if len(template) > _MAX_TEMPLATE_CHARACTERS:
         raise BadRecipe(
-            msg("The template is longer than {value} characters.", value=f"{_LONGEST_TEMPLATE:,}"),
+            msg("The template is longer than {value} characters.", value=f"{_MAX_TEMPLATE_CHARACTERS:,}"),
             msg("No model reads that much; shorten it."),
         )
     parts: list[tuple[str, str | None]] = []
@@ -178,7 +181,7 @@ def template_parts(template: str) -> list[tuple[str, str | None]]:
                 raise BadRecipe(
                     msg("The template has empty braces {{}}."), msg("Put a column name between the braces.")
                 )
-            if name is not None:  # what looks like a format belongs to the name: {a:b} asks for a column "a:b"
+            if name is not None:  # a format spec is part of the name: {a:b} is the column "a:b"
                 name += (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
             parts.append((text, name))
     except ValueError as exc:
@@ -213,10 +216,10 @@ def _check_columns(columns: tuple[Column, ...]) -> None:
             )
         value, count = Counter(map(canonical, column.values)).most_common(1)[0]
         if count > 1 and value:
-            alike = [v for v in column.values if canonical(v) == value]
+            same = [v for v in column.values if canonical(v) == value]
             raise BadRecipe(
                 msg("{name} has the value {value} twice.", name=column.name, value=repr(value))
-                if len(set(alike)) < len(alike)
+                if len(set(same)) < len(same)
                 else msg(
                     "{name} has {count} values that look like {value}.",
                     name=column.name,
@@ -248,15 +251,15 @@ def _check_numbers(recipe: Recipe) -> None:
                 ),
                 msg("Choose another number."),
             )
-    if recipe.endpoint not in get_args(AskedAt):
+    if recipe.endpoint not in get_args(EndpointChoice):
         raise BadRecipe(
-            msg("A model cannot be asked at {endpoint}.", endpoint=repr(recipe.endpoint)),
+            msg("{endpoint} is not an API format.", endpoint=repr(recipe.endpoint)),
             msg("Choose auto, chat or completion."),
         )
     if not recipe.model.strip() or not recipe.provider.strip():
         raise BadRecipe(msg("No model is chosen."), msg("Choose the model that writes."))
-    if recipe.rows() > MOST_ROWS:
+    if recipe.rows() > MAX_ROWS:
         raise BadRecipe(
-            msg("This grid has {rows} rows; the limit is {value}.", rows=f"{recipe.rows():,}", value=f"{MOST_ROWS:,}"),
+            msg("This grid has {rows} rows; the limit is {value}.", rows=f"{recipe.rows():,}", value=f"{MAX_ROWS:,}"),
             msg("Use fewer values or fewer repeats, or make several data sets."),
         )

@@ -1,4 +1,4 @@
-"""Saved recipes: every change is a version, a copy begins its own family, nothing that is deleted is gone for good."""
+"""Saved recipes: every change is a new version, a copy starts a new family, and deleting can be undone."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from core.db.tables import Dataset, utcnow
 from core.errors import BadRecipe, NotFound
 from core.message import msg
 
-_LONGEST_NAME = 200  # characters, as the table has it
-_SHOWN = (  # what a list shows: the fields of SavedRecipe, in their order
+_MAX_NAME = 200  # characters, the size of the column
+_LIST_COLUMNS = (  # the fields of SavedRecipe, in order
     tables.RecipeVersion.id,
     tables.RecipeVersion.family,
     tables.RecipeVersion.version,
@@ -36,10 +36,12 @@ class SavedRecipe:
     """One version of a saved recipe.
 
     Attributes:
-        id: of this version; family: what all its versions share; version: from 1.
-        name: of the family, and of the data sets that begin with it.
-        rows: how many rows its grid has.
-        copied_from: id of the version that the family began as a copy of, or None.
+        id: id of this version.
+        family: id shared by all its versions.
+        version: from 1.
+        name: name of the family, and of data sets made from it.
+        rows: number of rows in its grid.
+        copied_from: id of the version that the family was copied from, or None.
     """
 
     id: str
@@ -53,33 +55,33 @@ class SavedRecipe:
 
 
 def save(store: Store, actor: Actor, recipe: Recipe, family: str | None = None) -> str:
-    """Keep a recipe, runnable yet or not; the id of its version.
+    """Save a recipe, valid or not. Returns the id of its version.
 
-    With a `family` it becomes that family's next version, or is the newest one when nothing but the name differs (the
-    family then takes the new name). Without one it begins a family, unless a recipe just like it, name and all, is the
-    newest of some family: saving twice saves once.
+    With `family` it becomes the next version of that family, unless only the name differs: then the family is renamed.
+    Without `family` it starts a new one, unless the newest version of some family is equal, including its name: so
+    saving twice creates one version.
 
     Raises:
         BadRecipe: it has no name.
         NotFound: there is no such family (any more).
     """
-    recipe = replace(recipe, name=_name(recipe.name))
+    recipe = replace(recipe, name=_clean_name(recipe.name))
     with store.session() as session:
         advisory_lock(session, f"recipes {family or recipe.name}")
         if family is None:
-            namesakes = _newest(tables.RecipeVersion).where(tables.RecipeVersion.name == recipe.name)
-            same = next((row for row in session.scalars(namesakes) if _recipe(row) == recipe), None)
-            return same.id if same is not None else _add(session, actor, recipe, new_id(), 1, None)
-        newest = _newest_of(session, family)
+            same_name = _newest_versions(tables.RecipeVersion).where(tables.RecipeVersion.name == recipe.name)
+            existing = next((row for row in session.scalars(same_name) if _recipe(row) == recipe), None)
+            return existing.id if existing is not None else _add(session, actor, recipe, new_id(), 1, None)
+        newest = _newest_version(session, family)
         if newest.name != recipe.name:
-            _set(session, family, name=recipe.name)
+            _update_family(session, family, name=recipe.name)
         if replace(_recipe(newest), name=recipe.name) == recipe:
             return newest.id
         return _add(session, actor, recipe, family, newest.version + 1, newest.copied_from)
 
 
 def copy(store: Store, actor: Actor, recipe_id: str, name: str) -> str:
-    """A family of its own that begins with this version; the new id.
+    """Start a new family from this version. Returns the new id.
 
     Raises:
         BadRecipe: no name.
@@ -87,59 +89,61 @@ def copy(store: Store, actor: Actor, recipe_id: str, name: str) -> str:
     """
     with store.session() as session:
         original = _row(session, recipe_id)
-        return _add(session, actor, replace(_recipe(original), name=_name(name)), new_id(), 1, original.id)
+        return _add(session, actor, replace(_recipe(original), name=_clean_name(name)), new_id(), 1, original.id)
 
 
 def rename(store: Store, actor: Actor, family: str, name: str) -> None:
-    """Call the family something else. That is no new version: what is written stays the same.
+    """Rename a family. This creates no new version, because the generated texts stay the same.
 
     Raises:
         BadRecipe: no name.
         NotFound: no such family (any more).
     """
     with store.session() as session:
-        _newest_of(session, family)
-        _set(session, family, name=_name(name))
+        _newest_version(session, family)
+        _update_family(session, family, name=_clean_name(name))
 
 
 def delete(store: Store, actor: Actor, family: str) -> None:
-    """Take a family off the list; `undelete` puts it back. Data sets that began with it keep their own copy.
+    """Remove a family from the list; `undelete` restores it. Data sets made from it keep their own copy.
 
     Raises:
         NotFound: no such family (any more).
     """
     with store.session() as session:
-        _newest_of(session, family)
-        _set(session, family, deleted_at=utcnow())
+        _newest_version(session, family)
+        _update_family(session, family, deleted_at=utcnow())
 
 
 def undelete(store: Store, actor: Actor, family: str) -> None:
-    """Undo `delete`. Twice does no harm.
+    """Undo `delete`. Safe to repeat.
 
     Raises:
-        NotFound: there never was such a family.
+        NotFound: no such family.
     """
     with store.session() as session:
         if not session.scalar(select(func.count()).where(tables.RecipeVersion.family == family)):
             raise NotFound(msg("This recipe no longer exists."), msg("Choose another one."))
-        _set(session, family, deleted_at=None)
+        _update_family(session, family, deleted_at=None)
 
 
 def list_saved(store: Store) -> list[SavedRecipe]:
-    """The newest version of every family, the one that was changed last first."""
+    """The newest version of every family, most recently changed first."""
     with store.reading() as session:
-        return [SavedRecipe(*row) for row in session.execute(_newest(*_SHOWN))]
+        return [SavedRecipe(*row) for row in session.execute(_newest_versions(*_LIST_COLUMNS))]
 
 
 def versions(store: Store, family: str) -> list[SavedRecipe]:
-    """All versions of one family, the newest first; none when it is not there (any more)."""
-    query = select(*_SHOWN).where(tables.RecipeVersion.family == family, tables.RecipeVersion.deleted_at.is_(None))
+    """All versions of a family, newest first; empty if the family does not exist (any more)."""
+    query = select(*_LIST_COLUMNS).where(
+        tables.RecipeVersion.family == family, tables.RecipeVersion.deleted_at.is_(None)
+    )
     with store.reading() as session:
         return [SavedRecipe(*row) for row in session.execute(query.order_by(tables.RecipeVersion.version.desc())).all()]
 
 
 def load(store: Store, recipe_id: str) -> Recipe:
-    """The recipe as it was saved, with the name that its family has now.
+    """The recipe as saved, with the current name of its family.
 
     Raises:
         NotFound: no such recipe (any more).
@@ -148,8 +152,8 @@ def load(store: Store, recipe_id: str) -> Recipe:
         return _recipe(_row(session, recipe_id))
 
 
-def mark(store: Store, actor: Actor, dataset_id: str, recipe_id: str) -> None:
-    """Remember which saved recipe a data set began with.
+def set_source_recipe(store: Store, actor: Actor, dataset_id: str, recipe_id: str) -> None:
+    """Record which saved recipe a data set was made from.
 
     Raises:
         NotFound: no such data set or recipe (any more).
@@ -162,11 +166,11 @@ def mark(store: Store, actor: Actor, dataset_id: str, recipe_id: str) -> None:
         dataset.recipe_id = recipe_id
 
 
-def _name(name: str) -> str:
-    named = storable(" ".join(name.split()))[:_LONGEST_NAME]
-    if not named:
+def _clean_name(name: str) -> str:
+    cleaned = storable(" ".join(name.split()))[:_MAX_NAME]
+    if not cleaned:
         raise BadRecipe(msg("The recipe has no name."), msg("Give it a name so that you can find it."))
-    return named
+    return cleaned
 
 
 def _add(session: Session, actor: Actor, recipe: Recipe, family: str, version: int, copied_from: str | None) -> str:
@@ -183,7 +187,7 @@ def _add(session: Session, actor: Actor, recipe: Recipe, family: str, version: i
     return row.id
 
 
-def _set(session: Session, family: str, **values: object) -> None:
+def _update_family(session: Session, family: str, **values: object) -> None:
     session.execute(update(tables.RecipeVersion).where(tables.RecipeVersion.family == family).values(**values))
 
 
@@ -194,24 +198,24 @@ def _row(session: Session, recipe_id: str) -> tables.RecipeVersion:
     return row
 
 
-def _newest_of(session: Session, family: str) -> tables.RecipeVersion:
-    mine = select(tables.RecipeVersion).where(
+def _newest_version(session: Session, family: str) -> tables.RecipeVersion:
+    query = select(tables.RecipeVersion).where(
         tables.RecipeVersion.family == family, tables.RecipeVersion.deleted_at.is_(None)
     )
-    newest = session.scalar(mine.order_by(tables.RecipeVersion.version.desc()).limit(1))
+    newest = session.scalar(query.order_by(tables.RecipeVersion.version.desc()).limit(1))
     if newest is None:
         raise NotFound(msg("This recipe no longer exists."), msg("Choose another one."))
     return newest
 
 
-def _newest(*what: Any) -> Select[Any]:
-    """`what` of the newest version of every family, the one that was changed last first."""
-    last = select(tables.RecipeVersion.family, func.max(tables.RecipeVersion.version).label("version"))
-    newest = last.where(tables.RecipeVersion.deleted_at.is_(None)).group_by(tables.RecipeVersion.family).subquery()
-    same = (tables.RecipeVersion.family == newest.c.family) & (tables.RecipeVersion.version == newest.c.version)
+def _newest_versions(*columns: Any) -> Select[Any]:
+    """Select `columns` of the newest version of every family, most recently changed first."""
+    latest = select(tables.RecipeVersion.family, func.max(tables.RecipeVersion.version).label("version"))
+    newest = latest.where(tables.RecipeVersion.deleted_at.is_(None)).group_by(tables.RecipeVersion.family).subquery()
+    is_newest = (tables.RecipeVersion.family == newest.c.family) & (tables.RecipeVersion.version == newest.c.version)
     return (
-        select(*what)
-        .join(newest, same)
+        select(*columns)
+        .join(newest, is_newest)
         .order_by(tables.RecipeVersion.created_at.desc(), tables.RecipeVersion.id.desc())
     )
 

@@ -1,4 +1,4 @@
-"""Rows as a person looks through them: by state, by words, by their place in the grid, a page at a time."""
+"""Queries for the row list: filter by state, text or position in the grid, page by page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core.db.tables import Row
 
 @dataclass(frozen=True, slots=True)
 class ValueFilter:
-    """One digit of a place in the grid: rows whose `position // stride % size` is `index` have one value."""
+    """Rows with one value of a column: those whose `position // stride % size` is `index`."""
 
     stride: int
     size: int
@@ -22,29 +22,29 @@ class ValueFilter:
 
 @dataclass(frozen=True, slots=True)
 class RowFilter:
-    """Which rows. Everything that is given must hold; nothing given means all rows.
+    """Filter for rows. All given conditions must hold; no conditions means all rows.
 
     Attributes:
         states: any of these; () for all.
         ids: only these rows.
-        start, end: places from `start` to before `end`.
-        turns: values of columns, as digits of the place in the grid.
-        edited: only rows that a person has edited.
-        words: only rows whose text or prompt has these words, as they stand (ASCII letters: either case).
+        start, end: positions from `start` up to, but not including, `end`.
+        value_filters: values of columns.
+        edited: only rows edited by a user.
+        words: only rows whose text or prompt contains this string (ASCII letters: ignoring case).
     """
 
     states: tuple[str, ...] = ()
     ids: tuple[int, ...] | None = None
     start: int | None = None
     end: int | None = None
-    turns: tuple[ValueFilter, ...] = ()
+    value_filters: tuple[ValueFilter, ...] = ()
     edited: bool = False
     words: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ListedRow:
-    """One row of a list. `original` is what the model wrote, where a person has edited the text."""
+    """A row of the list. `original`: the model's text, if a user has edited the row."""
 
     id: int
     position: int
@@ -63,49 +63,52 @@ class ListedRow:
 
 
 def page(store: Store, dataset_id: str, where: RowFilter, *, limit: int = 50, offset: int = 0) -> list[ListedRow]:
-    """Rows in the order of the grid, only those that are in the ledger already."""
+    """Rows in grid order; only cells that already have a row."""
     query = select(Row).where(*_conditions(dataset_id, where)).order_by(Row.position, Row.id)
     with store.reading() as session:
         return [_listed(row) for row in session.scalars(query.limit(limit).offset(offset))]
 
 
 def count(store: Store, dataset_id: str, where: RowFilter) -> int:
-    """How many rows there are."""
+    """The number of rows."""
     query = select(func.count()).select_from(Row).where(*_conditions(dataset_id, where))
     with store.reading() as session:
         return session.scalar(query) or 0
 
 
 def edited(store: Store, dataset_id: str) -> int:
-    """How many rows a person has edited."""
+    """The number of rows edited by a user."""
     return count(store, dataset_id, RowFilter(edited=True))
 
 
 def stride(recipe: Recipe, column: int) -> int:
-    """How many places stand between two values of a column: what turns faster than it, repeats among them."""
-    step = recipe.repeats
-    for later in recipe.columns[column + 1 :]:
-        step *= len(later.values)
-    return step
+    """The number of positions between two values of a column: faster-varying sizes times repeats."""
+    positions = recipe.repeats
+    for faster in recipe.columns[column + 1 :]:
+        positions *= len(faster.values)
+    return positions
 
 
 def _conditions(dataset_id: str, where: RowFilter) -> list[ColumnElement[bool]]:
-    found: list[ColumnElement[bool]] = [Row.dataset_id == dataset_id]
+    conditions: list[ColumnElement[bool]] = [Row.dataset_id == dataset_id]
     if where.states:
-        found.append(Row.state.in_(where.states))
+        conditions.append(Row.state.in_(where.states))
     if where.ids is not None:
-        found.append(Row.id.in_(where.ids))
+        conditions.append(Row.id.in_(where.ids))
     if where.start is not None:
-        found.append(Row.position >= where.start)
+        conditions.append(Row.position >= where.start)
     if where.end is not None:
-        found.append(Row.position < where.end)
-    found += [Row.position // turn.stride % turn.size == turn.index for turn in where.turns]
+        conditions.append(Row.position < where.end)
+    conditions += [
+        Row.position // value_filter.stride % value_filter.size == value_filter.index
+        for value_filter in where.value_filters
+    ]
     if where.edited:
-        found.append(Row.original_text.is_not(None))
+        conditions.append(Row.original_text.is_not(None))
     if where.words:
-        said, asked = (column.icontains(where.words, autoescape=True) for column in (Row.text, Row.prompt))
-        found.append(said | asked)
-    return found
+        in_text, in_prompt = (column.icontains(where.words, autoescape=True) for column in (Row.text, Row.prompt))
+        conditions.append(in_text | in_prompt)
+    return conditions
 
 
 def _listed(row: Row) -> ListedRow:

@@ -1,4 +1,4 @@
-"""Runs as pages see them: begin, pause, stop, look. The worker carries them out."""
+"""Runs as the pages use them: start, pause, stop, progress. The worker executes them."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ __all__ = [
     "retry_failed",
 ]
 
-_RESUMED = ("waiting", "pausing", "paused", "stopped", "failed", "done")
+_RESUMABLE = ("waiting", "pausing", "paused", "stopped", "failed", "done")
 
 
 def request_stop(store: Store, actor: Actor, run_id: str) -> None:
-    """Ask a run to stop: no new request within a second, every row that has come is kept. Twice does no harm.
+    """Ask a run to stop. No new request is sent after about a second; answers that arrived are kept. Safe to repeat.
 
     Raises:
         NotFound: no such run.
     """
     with store.session() as session:
         run = run_store.lock_run(session, run_id)
-        if run.state in ("running", "pausing") or (run.state in ("queued", "paused") and _at_provider(session, run)):
-            run.state = "stopping"  # the worker cancels what is with the provider: it would go on writing, and billing
+        if run.state in ("running", "pausing") or (run.state in ("queued", "paused") and _has_open_batch(session, run)):
+            run.state = "stopping"  # the worker cancels batches, which would continue and be billed
         elif run.state == "queued":
             run_store.finish(session, run_id, "stopped", None)
-        elif run.state in ("paused", "waiting"):  # of a waiting run the reason stays: other remedies follow from it
+        elif run.state in ("paused", "waiting"):  # keep the reason of a waiting run: the remedies depend on it
             run.state, run.not_before = "stopped", None
 
 
 def request_pause(store: Store, actor: Actor, run_id: str) -> None:
-    """Ask a run to hold: as `request_stop`, but it is not over, and `resume` lets it go on. Twice does no harm.
+    """Ask a run to pause. Like `request_stop`, but `resume` continues the run. Safe to repeat.
 
     Raises:
         NotFound: no such run.
@@ -72,9 +72,9 @@ def request_pause(store: Store, actor: Actor, run_id: str) -> None:
 
 
 def resume(store: Store, actor: Actor, run_id: str) -> None:
-    """Let a run go on that was paused or stopped, waits, or ended on a problem; its bill goes on too.
+    """Continue a run that was paused or stopped, is waiting, or failed; its cost adds up.
 
-    One that is under way, or another one of the same data set, is left as it is.
+    Does nothing if this run or another one of the same data set is active.
 
     Raises:
         NotFound: no such run.
@@ -84,7 +84,7 @@ def resume(store: Store, actor: Actor, run_id: str) -> None:
         run = run_store.lock_run(session, run_id)
         session.execute(select(Dataset.id).where(Dataset.id == run.dataset_id).with_for_update())
         others = select(Run.id).where(Run.dataset_id == run.dataset_id, Run.id != run_id, Run.state.in_(ACTIVE))
-        if run.state not in _RESUMED or session.scalar(others.limit(1)) is not None:
+        if run.state not in _RESUMABLE or session.scalar(others.limit(1)) is not None:
             return
         if run.state == "pausing":
             run.state = "running"
@@ -94,11 +94,11 @@ def resume(store: Store, actor: Actor, run_id: str) -> None:
 
 
 def raise_budget(store: Store, actor: Actor, run_id: str, budget_usd: Decimal | None) -> None:
-    """Give a run another budget, None: no limit. One that is under way heeds it with its next rows.
+    """Set a run's budget; None: no limit. An active run applies it from its next rows on.
 
     Raises:
         NotFound: no such run.
-        BadRecipe: this is no amount.
+        BadRecipe: the amount is invalid.
     """
     if budget_usd is not None and not (budget_usd.is_finite() and budget_usd > 0):
         raise BadRecipe(
@@ -109,7 +109,7 @@ def raise_budget(store: Store, actor: Actor, run_id: str, budget_usd: Decimal | 
         run_store.lock_run(session, run_id).budget_usd = budget_usd
 
 
-def _at_provider(session: Session, run: Run) -> bool:
-    """Whether a batch of this run is not over."""
-    open_ones = select(Batch.id).where(Batch.run_id == run.id, Batch.state.not_in(("done", "failed", "cancelled")))
-    return session.scalar(open_ones.limit(1)) is not None
+def _has_open_batch(session: Session, run: Run) -> bool:
+    """True if a batch of this run is unfinished."""
+    query = select(Batch.id).where(Batch.run_id == run.id, Batch.state.not_in(("done", "failed", "cancelled")))
+    return session.scalar(query.limit(1)) is not None

@@ -1,4 +1,4 @@
-"""Versions: what a data set was at one moment, split for training, kept as it was. Equal ones are one version."""
+"""Versions: immutable snapshots of a data set, split for training. Equal snapshots are one version."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from core.db.tables import Dataset, DatasetVersion, Row, VersionExample
 from core.errors import BadTrainingFile, NotFound
 from core.message import msg
 
-_LONGEST_NOTE = 1_000
-_LONGEST_LABEL = 100  # characters: a longer completion is no label
-_Chosen = list[tuple[int, Split]]  # ids of rows, in order, and the part that each belongs to
-_KEPT_AWAY: tuple[Split, ...] = ("train", "validation", "held_out")  # the later, the further from training
+_MAX_NOTE = 1_000
+_MAX_LABEL = 100  # characters; a longer completion is not a label
+_SplitRows = list[tuple[int, Split]]  # row ids in order, with their split
+_SPLIT_PRIORITY: tuple[Split, ...] = ("train", "validation", "held_out")  # for copies, the last of these wins
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version. `number` counts within its data set, from 1.
+    """A version of a data set. `number` counts within the data set, from 1.
 
     Attributes:
-        sha256: of its examples with their parts.
-        n_train, n_validation, n_held_out: how many examples each part has.
+        sha256: hash of its examples and their splits.
+        n_train, n_validation, n_held_out: number of examples per split.
         validation_share, seed: how it was split.
     """
 
@@ -54,7 +54,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class VersionExamples:
-    """Examples of one part of a version as (prompt, completion), read anew each time they are gone through."""
+    """Examples of one split of a version as (prompt, completion). Iterating reads them as a stream, each time again."""
 
     store: Store
     version_id: str
@@ -72,61 +72,61 @@ class VersionExamples:
 def freeze(
     store: Store, actor: Actor, dataset_id: str, *, validation_share: float = 0.0, seed: int = 0, note: str = ""
 ) -> str:
-    """Keep the finished rows as they are now, split; the id of the version. The same rows and split are the same one.
+    """Save the finished rows as a version, split for training. Returns its id.
 
-    Rows that a file or a person has given a part keep it: what is held out is never learned from. The others are
-    split by cell (see `splitting`). Rows that say the same are in one part: an undecided copy of a row that has a part
-    follows it, and copies among the undecided stay together.
+    The same rows and split give the same version. Rows with a split from a file or a user keep it: held-out rows are
+    never used for training. The others are split by cell (see `splitting`). Rows with the same content get the same
+    split: an undecided copy of a row with a split follows it, and undecided copies stay together.
 
     Args:
-        validation_share: of the undecided rows, 0 to 0.9.
-        seed: another one draws other rows.
-        note: what is worth remembering about it; an equal version that is there already keeps its own.
+        validation_share: share of the undecided rows, 0 to 0.9.
+        seed: a different seed selects different rows.
+        note: a note; an existing equal version keeps its own.
 
     Raises:
-        NotFound: the data set is not there (any more).
-        BadTrainingFile: nothing would be left to train on.
+        NotFound: the data set does not exist (any more).
+        BadTrainingFile: no rows would be left for training.
         FabulaError: the share is out of bounds.
-        StorageFull: no room; nothing is kept.
+        StorageFull: the disk is full; nothing is saved.
     """
-    with store.reading() as session:  # the long part, while others write
+    with store.reading() as session:  # the slow part, without blocking other writers
         dataset = session.get(Dataset, dataset_id)
         if dataset is None:
             raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
-        chosen = _chosen(session, dataset, validation_share, seed)
-        counted = Counter(part for _id, part in chosen)
-        if not counted["train"]:
+        split_rows = _split_rows(session, dataset, validation_share, seed)
+        split_counts = Counter(split for _id, split in split_rows)
+        if not split_counts["train"]:
             raise BadTrainingFile(
                 msg("No rows would be left to train on."), msg("Generate or load rows that are not held out.")
             )
-        sha256 = _sha256(_examples(session, dataset, chosen))
-    with store.session() as session:  # all or nothing: half a version would be a wrong one
+        sha256 = _sha256(_examples(session, dataset, split_rows))
+    with store.session() as session:  # one transaction: a partial version would be wrong
         advisory_lock(session, "dataset_versions")
-        alike = select(DatasetVersion.id).where(
+        equal_version = select(DatasetVersion.id).where(
             DatasetVersion.dataset_id == dataset_id, DatasetVersion.sha256 == sha256
         )
-        if (twin := session.scalar(alike)) is not None:
-            return twin
+        if (existing := session.scalar(equal_version)) is not None:
+            return existing
         last = select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset_id)
         version = DatasetVersion(
             id=new_id(),
             dataset_id=dataset_id,
             number=(session.scalar(last) or 0) + 1,
-            note=storable(note.strip())[:_LONGEST_NOTE],
+            note=storable(note.strip())[:_MAX_NOTE],
             sha256=sha256,
-            settings={"validation_share": validation_share, "seed": seed, "held_out": counted["held_out"]},
-            n_train=counted["train"],
-            n_validation=counted["validation"],
+            settings={"validation_share": validation_share, "seed": seed, "held_out": split_counts["held_out"]},
+            n_train=split_counts["train"],
+            n_validation=split_counts["validation"],
             created_by=actor.id,
         )
         session.add(version)
         session.flush()
-        version.sha256 = _write(session, dataset, chosen, version.id)  # another one, if a row has just been edited
+        version.sha256 = _write(session, dataset, split_rows, version.id)  # differs if a row has just been edited
         return version.id
 
 
 def list_versions(store: Store, dataset_id: str) -> list[Version]:
-    """All versions of a data set, the newest first."""
+    """All versions of a data set, newest first."""
     query = select(DatasetVersion).where(DatasetVersion.dataset_id == dataset_id)
     with store.reading() as session:
         return [_view(version) for version in session.scalars(query.order_by(DatasetVersion.number.desc()))]
@@ -136,7 +136,7 @@ def get(store: Store, version_id: str) -> Version:
     """One version.
 
     Raises:
-        NotFound: it is not there (any more).
+        NotFound: it does not exist (any more).
     """
     with store.reading() as session:
         version = session.get(DatasetVersion, version_id)
@@ -146,72 +146,78 @@ def get(store: Store, version_id: str) -> Version:
 
 
 def examples(store: Store, version_id: str, split: Split = "train") -> VersionExamples:
-    """The examples of one part, to be gone through as often as needed."""
+    """The examples of one split; can be iterated repeatedly."""
     return VersionExamples(store, version_id, split)
 
 
-def _chosen(session: Session, dataset: Dataset, share: float, seed: int) -> _Chosen:
-    """Every finished row with its part, in the order of the data set."""
+def _split_rows(session: Session, dataset: Dataset, share: float, seed: int) -> _SplitRows:
+    """All finished rows with their split, in data set order."""
     query = select(Row.id, Row.key, Row.column_values, Row.text, Row.split)
     query = query.where(Row.dataset_id == dataset.id, Row.state == "done").order_by(Row.position, Row.id)
-    chosen: _Chosen = []
-    free = list[_Free]()
+    split_rows: _SplitRows = []
+    undecided = list[_UndecidedRow]()
     decided: dict[str, Split] = {}
-    for place, (id_, key, values, text, part) in enumerate(session.execute(query.execution_options(yield_per=CHUNK))):
-        says = _said(datasets.prompt_of(dataset, values), text or "")
-        chosen.append((id_, part or "train"))
-        if part is None:
-            free.append(_Free(place, key, cell_of(dataset, key, values), label_of(text or ""), says))
+    for row_index, (id_, key, values, text, split) in enumerate(
+        session.execute(query.execution_options(yield_per=CHUNK))
+    ):
+        content = _content_key(datasets.prompt_of(dataset, values), text or "")
+        split_rows.append((id_, split or "train"))
+        if split is None:
+            undecided.append(
+                _UndecidedRow(row_index, key, cell_of(dataset, key, values), label_of(text or ""), content)
+            )
         else:
-            decided[says] = max(decided.get(says, part), part, key=_KEPT_AWAY.index)
-    for row in free:
-        chosen[row.place] = (chosen[row.place][0], decided.get(row.says, "train"))
-    free = [row for row in free if row.says not in decided]
-    strata = splitting.strata([row.cell for row in free], [row.label for row in free])
-    keys, says_of = [row.key for row in free], [row.says for row in free]
-    for row, keep in zip(free, splitting.split(keys, strata, share=share, seed=seed, alike=says_of), strict=True):
-        if keep:
-            chosen[row.place] = (chosen[row.place][0], "validation")
-    return chosen
+            decided[content] = max(decided.get(content, split), split, key=_SPLIT_PRIORITY.index)
+    for row in undecided:
+        split_rows[row.row_index] = (split_rows[row.row_index][0], decided.get(row.content, "train"))
+    undecided = [row for row in undecided if row.content not in decided]
+    strata = splitting.strata([row.cell for row in undecided], [row.label for row in undecided])
+    keys, contents = [row.key for row in undecided], [row.content for row in undecided]
+    for row, is_validation in zip(
+        undecided, splitting.split(keys, strata, share=share, seed=seed, content=contents), strict=True
+    ):
+        if is_validation:
+            split_rows[row.row_index] = (split_rows[row.row_index][0], "validation")
+    return split_rows
 
 
-class _Free(NamedTuple):
-    """A row that nobody has given a part: where it stands, and what decides about it."""
+class _UndecidedRow(NamedTuple):
+    """A row without a split, with the data that decides its split."""
 
-    place: int
+    row_index: int
     key: str
     cell: tuple[str, ...]
     label: str
-    says: str
+    content: str
 
 
-def _said(prompt: str, text: str) -> str:
-    """The same for two rows that say the same: a longer text, whatever it was asked by; a label, for one prompt."""
-    bare = text.strip()
-    return label_of(f"{prompt}\x1f{bare}") if len(bare) <= _LONGEST_LABEL else label_of(bare)
+def _content_key(prompt: str, text: str) -> str:
+    """Equal for rows with the same content: the text, and for a short label also the prompt."""
+    stripped = text.strip()
+    return label_of(f"{prompt}\x1f{stripped}") if len(stripped) <= _MAX_LABEL else label_of(stripped)
 
 
 def cell_of(dataset: Dataset, key: str, values: dict[str, Any]) -> tuple[str, ...]:
-    """The cell of a row; of a mix, each part has cells of its own."""
+    """The cell of a row; in a mix, each part has its own cells."""
     cell = tuple(str(values.get(column, "")) for column in dataset.columns)
     return (key.split(":")[0], *cell) if dataset.source == "mix" else cell
 
 
 def label_of(text: str) -> str:
-    """What stands for a completion where rows are grouped by it: itself where it is short, else a hash."""
-    return text if len(text) <= _LONGEST_LABEL else hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    """A completion as a label for grouping: the text if short, otherwise its hash."""
+    return text if len(text) <= _MAX_LABEL else hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _examples(session: Session, dataset: Dataset, chosen: _Chosen) -> Iterator[dict[str, Any]]:
-    """The rows as a version keeps them, in order, a few at a time."""
-    for start in range(0, len(chosen), CHUNK):
-        part = dict(chosen[start : start + CHUNK])
-        query = select(Row.id, Row.key, Row.column_values, Row.text).where(Row.id.in_(list(part)))
-        found = {row.id: row for row in session.execute(query)}
-        for position, id_ in enumerate(part, start):
-            row = found[id_]
+def _examples(session: Session, dataset: Dataset, split_rows: _SplitRows) -> Iterator[dict[str, Any]]:
+    """The rows in the format of a version, in order, read in chunks."""
+    for start in range(0, len(split_rows), CHUNK):
+        chunk = dict(split_rows[start : start + CHUNK])
+        query = select(Row.id, Row.key, Row.column_values, Row.text).where(Row.id.in_(list(chunk)))
+        rows = {row.id: row for row in session.execute(query)}
+        for position, id_ in enumerate(chunk, start):
+            row = rows[id_]
             yield {
-                "split": part[id_],
+                "split": chunk[id_],
                 "row_key": row.key,
                 "column_values": row.column_values,
                 "prompt": datasets.prompt_of(dataset, row.column_values),
@@ -220,28 +226,28 @@ def _examples(session: Session, dataset: Dataset, chosen: _Chosen) -> Iterator[d
             }
 
 
-def _sha256(found: Iterable[dict[str, Any]]) -> str:
-    made = hashlib.sha256()
-    for example in found:
-        made.update(_canonical(example))
-    return made.hexdigest()
+def _sha256(examples: Iterable[dict[str, Any]]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(_canonical(example))
+    return digest.hexdigest()
 
 
 def _canonical(example: dict[str, Any]) -> bytes:
     return json.dumps(list(example.values()), ensure_ascii=False, sort_keys=True).encode()
 
 
-def _write(session: Session, dataset: Dataset, chosen: _Chosen, version_id: str) -> str:
-    """Put the examples into the ledger; their SHA-256."""
-    made, waiting = hashlib.sha256(), list[dict[str, Any]]()
-    for example in _examples(session, dataset, chosen):
-        made.update(_canonical(example))
-        waiting.append({"version_id": version_id, **example})
-        if len(waiting) == CHUNK:
-            _insert(session, waiting)
-            waiting = []
-    _insert(session, waiting)
-    return made.hexdigest()
+def _write(session: Session, dataset: Dataset, split_rows: _SplitRows, version_id: str) -> str:
+    """Insert the examples. Returns their SHA-256."""
+    digest, pending = hashlib.sha256(), list[dict[str, Any]]()
+    for example in _examples(session, dataset, split_rows):
+        digest.update(_canonical(example))
+        pending.append({"version_id": version_id, **example})
+        if len(pending) == CHUNK:
+            _insert(session, pending)
+            pending = []
+    _insert(session, pending)
+    return digest.hexdigest()
 
 
 def _insert(session: Session, rows: Sequence[dict[str, Any]]) -> None:

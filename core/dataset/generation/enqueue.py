@@ -132,7 +132,7 @@ def _apply_change(session: Session, dataset_id: str, recipe: Recipe, change: Cha
     Existing rows keep their text, and all rows keep their key, so that a late answer still finds its row. An active run
     has already read its settings and would not follow the change.
     """
-    if change is None or (changed := change.of(recipe)) == recipe:
+    if change is None or (changed := change.apply_to(recipe)) == recipe:
         return recipe
     if _active_run(session, dataset_id) is not None:
         raise BadRecipe(

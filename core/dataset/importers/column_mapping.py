@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from core.dataset.datasets import join_values, split_of
+from core.dataset.datasets import join_values, parse_split
 from core.dataset.importers import column_roles, conversations
 from core.errors import BadFile
 
@@ -99,7 +99,7 @@ def mapping_preview(frame: pd.DataFrame, mapping: ColumnMapping) -> MappingPrevi
     parts: Counter[str | None] = Counter()
     if mapping.split is not None:
         for word, count in frame.loc[~blank, mapping.split].value_counts().items():
-            parts[split_of(str(word))] += int(count)
+            parts[parse_split(str(word))] += int(count)
     return MappingPreview(int((~blank).sum()), int(blank.sum()), dict(parts))
 
 
@@ -138,7 +138,7 @@ def _says_parts(cells: pd.Series) -> bool:
         return False
     try:
         for word in words:
-            split_of(word)
+            parse_split(word)
     except BadFile:
         return False
     return True

@@ -51,7 +51,7 @@ REASONS: Mapping[str, str] = {
     "language": msg("The text is in another language than the rest."),
     "short": msg("The text is far shorter than the rest."),
     "long": msg("The text is far longer than the rest."),
-    "": msg("You excluded it after the quality report."),
+    "": msg("You left it out after the quality report."),
 }
 """Reason for excluding a row, by kind of finding."""
 MIN_ROWS = 10  # examples; OpenAI's minimum for fine-tuning

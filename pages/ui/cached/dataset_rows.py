@@ -100,7 +100,7 @@ def _written(
     chosen = export.Selection(store(), dataset_id, version_id)
 
     def look(seen: Callable[[], None]) -> TrainingFilePreview:
-        plan = export.plan(chosen, marks.file_format, separator=marks.separator, stop=marks.stop, seen=seen)
+        plan = export.plan(chosen, marks.file_format, separator=marks.separator, stop=marks.stop, on_example=seen)
         return TrainingFilePreview(plan, tuple(islice(plan.lines(chosen.examples()), _SHOWN_LINES)))
 
     return BackgroundTask(look, rows)
@@ -158,7 +158,7 @@ def parts(dataset_id: str) -> dict[str | None, int]:
 
 @st.cache_data(max_entries=64)
 def _parts(as_now: str, dataset_id: str) -> dict[str | None, int]:
-    return datasets.parts(store(), dataset_id)
+    return datasets.split_counts(store(), dataset_id)
 
 
 def version_list(dataset_id: str) -> list[versions.Version]:

@@ -93,7 +93,7 @@ def heat_map(dataset_id: str, rows: int, pair: tuple[int, int] | None) -> HeatMa
     Raises:
         NotFound: the data set is not there (any more).
     """
-    poll = _heat if rows <= heatmap.MOST_SQUARES else _large_heat
+    poll = _heat if rows <= heatmap.MAX_SQUARES else _large_heat
     return poll(dataset_id, pair, where())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from core.dataset.importers import table_reader
-from core.dataset.recipe import distinct
+from core.dataset.recipe import unique_values
 from pages.ui import cards, state
 from pages.ui.dataset import upload, upload_form
 from pages.ui.dataset.column_form import take
@@ -62,7 +62,7 @@ def _columns(file_id: str, data: bytes, name: str) -> tuple[dict[str, tuple[str,
     held = state.studio()
     if held.columns_read is None or held.columns_read[0] != file_id:
         read = table_reader.read_table(data, name)
-        columns = {str(column): distinct(read.frame[column].tolist()) for column in read.frame.columns}
+        columns = {str(column): unique_values(read.frame[column].tolist()) for column in read.frame.columns}
         held.columns_read = (file_id, (columns, read.left_out_named(_SHOWN_PROBLEMS)))
     found: tuple[dict[str, tuple[str, ...]], list[str]] = held.columns_read[1]
     return found

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import streamlit as st
 
-from core.dataset.recipe import Column, distinct, values_of
+from core.dataset.recipe import Column, parse_values, unique_values
 from pages.ui import state
 from pages.ui.lang import _, column_name, label, n_, plain
 from pages.ui.state import ColumnDraft
@@ -101,7 +101,7 @@ def _list(draft: ColumnDraft) -> None:
             height=_LIST_HEIGHT,
             width=420,
         )
-        found = values_of(text or "", draft.values)
+        found = parse_values(text or "", draft.values)
         st.button(
             n_("Use {n} value", "Use {n} values", len(found)),
             key=f"dataset_use_{draft.id}",
@@ -126,7 +126,7 @@ def _add(column_id: int) -> None:
     """Take what was typed as new values, switched on."""
     key = f"dataset_add_{column_id}"
     draft = _draft(column_id)
-    typed = distinct(values_of(state.get(key) or ""), draft.values)
+    typed = unique_values(parse_values(state.get(key) or ""), draft.values)
     values = tuple(dict.fromkeys((*draft.values, *typed)))
     before = state.get(f"dataset_values_{column_id}")
     chosen = set(draft.values if before is None else before) | set(typed)

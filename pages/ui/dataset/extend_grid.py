@@ -10,7 +10,7 @@ from core.actor import LOCAL
 from core.cost.budget import MOST_USD
 from core.dataset import datasets, grid_edit, runs
 from core.dataset.datasets import DatasetSummary
-from core.dataset.recipe import Recipe, values_of
+from core.dataset.recipe import Recipe, parse_values
 from core.errors import FabulaError
 from pages.ui import cached, cards, decimal_field, estimates, state
 from pages.ui.dataset.row_actions import CENT
@@ -46,9 +46,9 @@ def _form(dataset_id: str, recipe: Recipe, mode: runs.Mode) -> None:
         height=90,
         key="dataset_more_values",
     )
-    values = values_of(str(typed), known[column])
+    values = parse_values(str(typed), known[column])
     try:
-        grown = grid_edit.with_value(recipe, column, values) if values else None
+        grown = grid_edit.with_values(recipe, column, values) if values else None
     except FabulaError as error:
         grown = None
         cards.hint(error)

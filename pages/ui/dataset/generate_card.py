@@ -170,7 +170,7 @@ def _generate(recipe: Recipe, mode: Mode, budget_usd: Decimal | None) -> None:
         store = cached.store()
         dataset_id = datasets.create(store, LOCAL, recipe)
         if (saved := saved_recipes.unchanged(recipe)) is not None:
-            recipes.mark(store, LOCAL, dataset_id, saved)
+            recipes.set_source_recipe(store, LOCAL, dataset_id, saved)
         runs.enqueue(store, LOCAL, dataset_id, budget_usd=budget_usd, mode=mode)
         state.set_value("dataset_open", dataset_id)
         state.set_value("dataset_part", "rows")

@@ -53,9 +53,9 @@ def failed(summary: DatasetSummary, progress: RunProgress, *, idle: bool) -> Non
                 place = _Place(summary.id, recipe, group.rows, group.cause)
                 for remedy in failures.REMEDIES[group.cause]:
                     _button(remedy, place)
-        for said in group.said:
+        for said in group.provider_messages:
             st.caption(plain(failure_labels.quoted(said)))
-        for reason in group.stored:
+        for reason in group.unknown_reasons:
             st.caption(plain(failure_labels.stored(reason)))
 
 

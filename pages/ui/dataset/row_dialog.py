@@ -49,7 +49,7 @@ def _row(dataset_id: str, row: ListedRow) -> None:
     writable = row.state in ("done", "failed", "excluded")
     state.set_default(f"dataset_text_{row.id}", row.text.strip())
     text = st.text_area(_("Text"), height=_HEIGHT, key=f"dataset_text_{row.id}", disabled=not writable)
-    fitting = fits(text, curation.MOST_CHARACTERS)
+    fitting = fits(text, curation.MAX_CHARACTERS)
     if row.original is not None:
         with st.expander(_("Original text"), icon=":material/history:"):
             st.text(row.original.strip())

@@ -96,7 +96,13 @@ def _filters(summary: DatasetSummary) -> RowFilter:
     states = _FILTERS[key][1] if key in _FILTERS else ()
     base = narrowed or RowFilter()
     return RowFilter(
-        states, base.ids, base.start, base.end, base.turns, edited=key == "edited", words=str(words or "").strip()
+        states,
+        base.ids,
+        base.start,
+        base.end,
+        base.value_filters,
+        edited=key == "edited",
+        words=str(words or "").strip(),
     )
 
 

@@ -11,7 +11,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 from core.actor import LOCAL
 from core.dataset import datasets
 from core.dataset.importers import column_mapping, decoding, table_reader
-from core.dataset.loading import LONGEST_NAME
+from core.dataset.loading import MAX_NAME
 from core.errors import BadFile
 from pages.ui import cached, cards, state
 from pages.ui.dataset import upload_columns, upload_form
@@ -142,10 +142,10 @@ def _keep(page: str, file: UploadedFile, imported: table_reader.Imported, opened
     read_as = f"{imported.sheet}_{imported.recognised.form}"  # other columns, other choices
     chosen = upload_columns.choose(imported, lambda name: _key(page, f"{name}_{read_as}", file))
     ready = upload_columns.outlook(imported, chosen)
-    stem = PurePath(file.name).stem[:LONGEST_NAME]
+    stem = PurePath(file.name).stem[:MAX_NAME]
     name_key = _key(page, "name_of_file", file)
     state.set_default(name_key, stem)
-    name = text_field(_("Name"), name_key, LONGEST_NAME)
+    name = text_field(_("Name"), name_key, MAX_NAME)
     st.button(
         _("Save as a data set"),
         icon=":material/save:",

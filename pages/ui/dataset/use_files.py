@@ -28,7 +28,7 @@ def show(
 ) -> None:
     """One line for each format: its button, and what training on such a file takes. `marks`: those that were chosen."""
     st.markdown(_("**Export**"))
-    if datasets.characters(cached.store(), chosen.id) > _MOST_CHARACTERS:
+    if datasets.total_characters(cached.store(), chosen.id) > _MOST_CHARACTERS:
         st.caption(_("Too many rows to download in a browser. Use Python to write them line by line (see the docs)."))
         return
     marks = marks if marks.file_format == "completion" else TrainingFormat()

@@ -11,7 +11,7 @@ from core.actor import LOCAL
 from core.dataset import mixing
 from core.dataset.datasets import DatasetSummary
 from core.dataset.importers import table
-from core.dataset.loading import LONGEST_NAME
+from core.dataset.loading import MAX_NAME
 from core.errors import FabulaError
 from pages.ui import cached, cards, decimal_field, state
 from pages.ui.dataset import dataset_picker
@@ -45,7 +45,7 @@ def show(chosen: DatasetSummary, others: Sequence[DatasetSummary]) -> None:
     whole = st.toggle(_("All available rows"), True, key="dataset_mix_whole")
     size = None if whole else number_field(_("Rows of the mix"), "dataset_mix_size", 1, table.MOST_ROWS, 100)
     seed = number_field(_("Seed (change it to draw other rows)"), "dataset_mix_seed", 0, _LARGEST_SEED)
-    name = text_field(_("Name"), "dataset_mix_name", LONGEST_NAME, placeholder=_("the names of its data sets"))
+    name = text_field(_("Name"), "dataset_mix_name", MAX_NAME, placeholder=_("the names of its data sets"))
     try:
         planned = mixing.plan(cached.store(), parts, size)
     except FabulaError as problem:
