@@ -112,7 +112,7 @@ def test_nul_characters_are_named_by_line_and_column() -> None:
 def test_a_second_column_of_the_same_name_gets_another_one() -> None:
     found = read("a,b,a,a\n1,2,3,4\n")
     assert list(found.frame.columns) == ["a", "b", "a (2)", "a (3)"]
-    assert found.notes[0] == "Two columns are called a: the second one is a (2) here."
+    assert found.notes[0] == "Two columns are called a; the second is renamed to a (2)."
 
 
 def test_a_column_without_a_name_gets_a_number() -> None:
@@ -156,9 +156,9 @@ BAD = [
     (b"%PDF-1.7", "is a PDF"),
     (b"\x1f\x8b\x08rest", "is a compressed file"),
     (bytes(range(256)) * 20, "is not a text file"),
-    (b"a,b\n1,\xff\xff\n", "neither UTF-8 nor GBK nor UTF-16: line 2"),
-    (b"\xef\xbb\xbfa,b\n1,\xff\n", "says that it is UTF-8 with BOM, but is broken at byte"),
-    ("a,b\n1,2".encode("utf-16")[:-1], "says that it is UTF-16, but is broken"),
+    (b"a,b\n1,\xff\xff\n", "not UTF-8, GBK or UTF-16: line 2"),
+    (b"\xef\xbb\xbfa,b\n1,\xff\n", "is marked as UTF-8 with BOM, but is invalid at byte"),
+    ("a,b\n1,2".encode("utf-16")[:-1], "is marked as UTF-16, but is invalid"),
     ((",".join("x" * 2000) + "\n").encode(), "has 2,000 columns"),
 ]
 
@@ -172,8 +172,8 @@ def test_a_file_of_which_nothing_can_be_used_says_why_and_what_to_do(data: bytes
 
 
 def test_a_file_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table_reader, "MOST_BYTES", 10)
-    with pytest.raises(BadFile, match="can be read"):
+    monkeypatch.setattr(table_reader, "MAX_BYTES", 10)
+    with pytest.raises(BadFile, match="the limit is"):
         read(STORIES)
 
 
@@ -211,7 +211,7 @@ BROKEN_LINES = [
     ),
     (
         '{"messages": [{"role": "assistant", "content": "c"}]}',
-        "Line 3: There is no message of the user.",
+        "Line 3: It has no user message.",
     ),
 ]
 

@@ -84,14 +84,14 @@ def test_a_wrong_choice_names_the_lines_that_do_not_fit() -> None:
 
 
 def test_what_is_decoded_whole_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "MOST_AT_ONCE", 10)
-    with pytest.raises(BadFile, match="can be read"):
+    monkeypatch.setattr(decoding, "MAX_DECODE_BYTES", 10)
+    with pytest.raises(BadFile, match="the limit is"):
         decoding.decode(TABLE.encode(), "a.csv")
 
 
 def test_a_character_on_the_border_of_two_blocks_is_whole() -> None:
     text = "a,b\n" + "x" * ((1 << 20) - 5) + "\n" + f"1,{STORY}\n"
     file = io.BytesIO(text.encode())
-    assert decoding.detect(file, "a.csv").called == "UTF-8"
+    assert decoding.detect(file, "a.csv").label == "UTF-8"
     assert rows(table_reader.read_table(file, "a.csv")) == [["1", STORY]]
-    assert decoding.detect(io.BytesIO(text.encode("gbk")), "a.csv").called == "GBK"
+    assert decoding.detect(io.BytesIO(text.encode("gbk")), "a.csv").label == "GBK"

@@ -317,10 +317,10 @@ def test_what_macos_adds_to_a_zip_file_is_not_counted() -> None:
 @pytest.mark.parametrize(
     ("data", "what", "next_step"),
     [
-        (zipped(a_csv=CSV, b_csv=CSV), "holds 2 files: a.csv, b.csv.", "Unpack it, then choose one"),
+        (zipped(a_csv=CSV, b_csv=CSV), "contains 2 files: a.csv, b.csv.", "Unpack it, then choose one"),
         (
             zipped(**{f"f{n}_csv": CSV for n in range(7)}),
-            "holds 7 files: f0.csv, f1.csv, f2.csv, f3.csv, f4.csv, ….",
+            "contains 7 files: f0.csv, f1.csv, f2.csv, f3.csv, f4.csv, ….",
             "Unpack it, then choose one",
         ),
         (zipped(word__document_xml=""), "is a Word document, not a table.", "Save the table in it as CSV"),
@@ -473,7 +473,7 @@ def test_an_error_in_an_opendocument_sheet_is_named() -> None:
         opendocument(header, f"<table:table-row>{cell('q')}{error}</table:table-row>"), "a.ods"
     )
     assert records(found) == [{"prompt": "q", "value": "#DIV/0!"}]
-    assert found.notes == ["Row 2, column value says #DIV/0!, an error; it is kept as that word."]
+    assert found.notes == ["Row 2, column value contains the error #DIV/0!; it is kept as text."]
 
 
 # --- parts of columns -----------------------------------------------------------------------------------------------

@@ -126,8 +126,8 @@ def test_rows_of_a_sheet_are_named_as_excel_counts_them() -> None:
     )
     found = table_reader.read_table(workbook({"A": cells}), "a.xlsx")
     assert list(found.frame.columns) == ["k", "v"] and rows(found) == [["a", "b"], ["f", "nan"]]
-    assert found.problems == ["Row 7 has a cell beyond the last column that has a name."]
-    assert found.notes == ["Row 9, column v says nan; it is kept as that word."]
+    assert found.problems == ["Row 7 has a cell beyond the last named column."]
+    assert found.notes == ["Row 9, column v contains nan; it is kept as text."]
 
 
 def test_index_and_double_columns_of_a_sheet_are_treated_as_in_csv() -> None:
@@ -145,7 +145,7 @@ BOMBS = {
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps a process from taking more memory than it may")
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_small_workbook_that_wants_all_memory_gets_none(bomb: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workbooks, "MOST_MEMORY", 150_000_000)
+    monkeypatch.setattr(workbooks, "MAX_MEMORY", 150_000_000)
     data = workbook({"Bomb": BOMBS[bomb]})
     assert len(data) < 1_000_000
     with pytest.raises(BadFile, match="takes more than 150 MB or too long to open"):
@@ -153,13 +153,13 @@ def test_a_small_workbook_that_wants_all_memory_gets_none(bomb: str, monkeypatch
 
 
 def test_a_workbook_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandboxed_reader, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(sandboxed_reader, "_TIMEOUT_S", 0.0)
     with pytest.raises(BadFile, match="too long to open"):
         table_reader.read_table(XLSX, "a.xlsx")
 
 
 def test_a_workbook_that_is_too_large_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workbooks, "MOST_BYTES", 100)
+    monkeypatch.setattr(workbooks, "MAX_BYTES", 100)
     with pytest.raises(BadFile, match="is a workbook of 0 MB"):
         table_reader.read_table(XLSX, "a.xlsx")
 
@@ -199,7 +199,7 @@ def test_values_of_parquet_become_text_and_missing_ones_empty() -> None:
         ["1", "0.5", "inf", "2024-01-01", "1.10", "true", '["a", "b"]', "唐"],
         ["", "", "1e+300", "", "", "false", "[]", ""],
     ]
-    assert found.notes == ["Row 1, column g says inf; it is kept as that word."] and found.encoding is None
+    assert found.notes == ["Row 1, column g contains inf; it is kept as text."] and found.encoding is None
 
 
 def test_rows_of_parquet_that_cannot_be_used_are_named() -> None:
@@ -218,7 +218,7 @@ def test_pandas_own_index_and_columns_of_bytes_are_left_out_and_double_names_ren
     )
     found = table_reader.read_table(as_parquet(table), "a.parquet")
     assert list(found.frame.columns) == ["a", "a (2)"]
-    assert "The column audio holds bytes, not text; it is left out." in found.notes
+    assert "The column audio contains binary data, not text; it is left out." in found.notes
 
 
 def test_messages_in_parquet_are_examples_as_in_jsonl() -> None:
@@ -230,7 +230,7 @@ def test_messages_in_parquet_are_examples_as_in_jsonl() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps a process from taking more memory than it may")
 def test_parquet_that_unpacks_to_too_much_takes_no_memory_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "MOST_MEMORY", 700_000_000)
+    monkeypatch.setattr(parquet, "MAX_MEMORY", 700_000_000)
     data = as_parquet({"a": pa.array(["x" * 300_000_000])}, compression="zstd", write_statistics=False)
     assert len(data) < 1_000_000
     with pytest.raises(BadFile, match="takes more than 700 MB to open"):
@@ -248,8 +248,8 @@ def test_a_changed_byte_in_parquet_ends_nothing_but_its_own_process(place: int) 
 
 
 def test_parquet_that_is_too_large_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "MOST_BYTES", 10)
-    with pytest.raises(BadFile, match="can be read"):
+    monkeypatch.setattr(parquet, "MAX_BYTES", 10)
+    with pytest.raises(BadFile, match="the limit is"):
         table_reader.read_table(PARQUET, "a.parquet")
 
 
@@ -290,6 +290,6 @@ def test_words_for_no_number_are_kept_and_named() -> None:
     found = table_reader.read_table(b"a,b\nNaN,x\n1,-inf\n", "a.csv")
     assert rows(found) == [["NaN", "x"], ["1", "-inf"]] and found.problems == []
     assert found.notes == [
-        "Line 2, column 1 says NaN; it is kept as that word.",
-        "Line 3, column 2 says -inf; it is kept as that word.",
+        "Line 2, column 1 contains NaN; it is kept as text.",
+        "Line 3, column 2 contains -inf; it is kept as text.",
     ]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from core.dataset.importers import table, table_reader, text_lines
-from core.dataset.importers.import_problems import LONGEST_LINE
+from core.dataset.importers.import_problems import MAX_LINE_CHARACTERS
 from core.errors import BadFile
 
 _GB = 1_000_000_000
@@ -66,7 +66,7 @@ def test_a_line_of_a_gigabyte_takes_no_gigabyte(size: int, head: bytes, fill: by
     finally:
         tracemalloc.stop()
     assert found.frame.to_numpy().tolist() == [["1", "2"], ["5", "6"]]
-    assert found.left_out == 1 and f"{LONGEST_LINE:,}" in found.problems[0]
+    assert found.left_out == 1 and f"{MAX_LINE_CHARACTERS:,}" in found.problems[0]
     assert peak < _MOST_MEMORY
 
 
@@ -83,15 +83,15 @@ def test_a_quote_that_meets_the_next_one_swallows_nothing() -> None:
 
 
 def test_a_file_of_nothing_but_quotes_ends_and_says_what_it_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_lines, "LONGEST_LINE", 10_000)
-    monkeypatch.setattr(text_lines, "_MOST_READ_AGAIN", 200_000)  # each line would be read a thousand times
+    monkeypatch.setattr(text_lines, "MAX_LINE_CHARACTERS", 10_000)
+    monkeypatch.setattr(text_lines, "_MAX_REREAD", 200_000)  # each line would be read a thousand times
     found = table_reader.read_table(b"a,b\n1,2\n" + b'x","y\n' * 50_000 + b'"\n4,5\n', "a.csv")
     assert found.frame["a"].tolist()[0] == "1"
     assert any("are between quotes that do not match; they are left out" in told for told in found.problems)
 
 
 def test_more_rows_than_one_data_set_takes_are_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "MOST_ROWS", 3)
+    monkeypatch.setattr(table, "MAX_ROWS", 3)
     found = table_reader.read_table(b"a,b\n1,2\nragged\n3,4\n5,6\n7,8\n", "a.csv")
     assert len(found.frame) == 3
     assert found.problems[0] == found.cut_short and found.left_out == 1
@@ -99,7 +99,7 @@ def test_more_rows_than_one_data_set_takes_are_told_first(monkeypatch: pytest.Mo
 
 
 def test_rows_are_packed_on_the_way_and_come_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "_PACK", 7)
+    monkeypatch.setattr(table, "_PACK_ROWS", 7)
     text = "a,b\n" + "".join(f"{n},{n}\n" for n in range(100))
     frame = table_reader.read_table(text.encode(), "a.csv").frame
     assert frame["a"].tolist() == [str(n) for n in range(100)] and list(frame.index) == list(range(100))

@@ -88,7 +88,7 @@ def test_what_becomes_of_a_table_is_counted() -> None:
         "k", "story", "split", k=["a", "b", "c", "d"], story=["1", " ", "3", "4"], split=["test", "", "", "held_out"]
     )
     found = column_mapping.mapping_preview(table, ColumnMapping(("k",), "story", "split"))
-    assert (found.examples, found.empty, found.parts) == (3, 1, {"held_out": 2, None: 1})
+    assert (found.examples, found.empty, found.splits) == (3, 1, {"held_out": 2, None: 1})
 
 
 def test_words_that_mean_no_part_are_told_before_anything_is_kept() -> None:

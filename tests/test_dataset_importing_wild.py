@@ -19,7 +19,7 @@ import pytest
 from core.actor import LOCAL
 from core.dataset import datasets, mixing
 from core.dataset.importers import column_mapping, decompression, json_document, table_reader
-from core.dataset.importers.import_problems import LONGEST_LINE
+from core.dataset.importers.import_problems import MAX_LINE_CHARACTERS
 from core.db.store import Store
 from core.errors import BadFile
 from pages.ui.story.story_model import PromptFormat
@@ -164,7 +164,7 @@ def test_a_conversation_that_cannot_be_used_is_named_and_the_others_are_kept() -
         "Line 4: Message 3 has no text as content.",
         "Line 5: Its completion is empty.",
         'Line 6: Its "conversations" is not a list with messages in it.',
-        "Line 7: There is no message of the user.",
+        "Line 7: It has no user message.",
     ]
     with pytest.raises(BadFile, match=r"has no conversation that can be used\. Conversation 1 \(line 1\): Its last"):
         read(json.dumps({"conversations": SHAREGPT[:2]}))
@@ -376,7 +376,7 @@ def test_a_broken_or_oversized_compressed_file_says_so(monkeypatch: pytest.Monke
             read(data, "a.gz")
     with pytest.raises(BadFile, match="is a PDF"):
         read(gzip.compress(b"%PDF-1.7"), "a.gz")
-    monkeypatch.setattr(decompression, "MOST_BYTES", 10_000)
+    monkeypatch.setattr(decompression, "MAX_BYTES", 10_000)
     with pytest.raises(BadFile, match="unpacks to more than"):
         read(packed, "a.gz")
 
@@ -396,7 +396,9 @@ def test_a_large_array_takes_no_more_memory_than_its_rows(tmp_path: Path) -> Non
     assert peak < 3 * path.stat().st_size
 
 
-@pytest.mark.parametrize("huge", ['{"a": "' + "x" * (LONGEST_LINE + 2_000_000) + '"}', '"' + "y" * 6_000_000 + '"'])
+@pytest.mark.parametrize(
+    "huge", ['{"a": "' + "x" * (MAX_LINE_CHARACTERS + 2_000_000) + '"}', '"' + "y" * 6_000_000 + '"']
+)
 def test_a_value_that_is_too_long_costs_itself_only(huge: str) -> None:
     found = read(f'[{{"a": "1"}}, {huge}, {{"a": "2"}}]', "a.json")
     assert found.frame["a"].tolist() == ["1", "2"] and len(found.problems) == 1
@@ -412,7 +414,7 @@ def test_columns_are_the_keys_of_the_first_thousand_objects() -> None:
     found = read("\n".join(map(json.dumps, [*lines, {"prompt": "p", "completion": "c", "late": 1}])))
     assert list(found.frame.columns) == ["prompt", "completion", "note", "split"]
     assert found.frame["note"].tolist()[-2:] == ["n", ""]
-    assert found.notes == ["Line 1,001 has 'late', which the first 1,000 do not have; it is left out."]
+    assert found.notes == ["Line 1,001 has the key 'late', which the first 1,000 objects do not have; it is left out."]
 
 
 @pytest.mark.parametrize(

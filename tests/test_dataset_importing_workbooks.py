@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.dataset.importers import table_reader
-from core.dataset.importers.workbook_cells import shown
+from core.dataset.importers.workbook_cells import format_number
 from core.errors import BadFile
 from tests.workbook_maker import row, sheet, workbook
 
@@ -81,7 +81,7 @@ def one(cell: str, *formats: str) -> table_reader.Imported:
 )
 def test_a_number_is_read_as_its_format_shows_it(number: str, code: str, text: str | None) -> None:
     if number != "1e400":
-        assert shown(number, code) == text
+        assert format_number(number, code) == text
     if text is not None:
         assert rows(one(f'<c r="B2" s="1"><v>{number}</v></c>', code)) == [["x", text]]
 
@@ -106,7 +106,7 @@ def test_long_ids_keep_their_digits(value: str, text: str) -> None:
 def test_an_error_is_named_and_not_emptied(error: str) -> None:
     found = one(f'<c r="B2" t="e"><f>A1</f><v>{error}</v></c>')
     assert rows(found) == [["x", error]]
-    assert found.notes == [f"Row 2, column v says {error}, an error; it is kept as that word."]
+    assert found.notes == [f"Row 2, column v contains the error {error}; it is kept as text."]
 
 
 @pytest.mark.parametrize("cell", ["<f>A1</f>", "<f>A1</f><v></v>", "<f>A1</f><v/>", '<f t="shared" si="0"/>'])
@@ -158,7 +158,7 @@ def test_a_sheet_that_begins_further_in_keeps_its_places() -> None:
     )
     found = read(styled(body, "000", merged=("C4:C5",)))
     assert rows(found) == [["007", "#N/A"], ["007", "9"]]
-    assert found.notes == ["Row 4, column v says #N/A, an error; it is kept as that word."]
+    assert found.notes == ["Row 4, column v contains the error #N/A; it is kept as text."]
 
 
 def test_a_second_header_in_the_middle_of_a_sheet_is_no_row() -> None:

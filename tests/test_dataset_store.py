@@ -133,7 +133,7 @@ def test_a_split_column_and_others_stay_with_their_rows(store: Store) -> None:
 
 
 def test_a_word_that_is_no_part_is_told(store: Store) -> None:
-    with pytest.raises(BadFile, match="'maybe', which is none of") as caught:
+    with pytest.raises(BadFile, match="'maybe', which is not train") as caught:
         datasets.from_frame(store, LOCAL, "x", frame(a=["x"], text=["1"], s=["maybe"]), ["a"], "text", split_column="s")
     assert caught.value.next_step and datasets.list_datasets(store) == []
 

@@ -188,7 +188,7 @@ def test_the_upload_says_what_it_takes_and_how_large_a_file_can_be(store: Store)
 
 def test_a_file_in_no_known_encoding_can_still_be_told_what_it_is(store: Store) -> None:
     at = brought("a.csv", b"a,b\n1,\xff\xff\n2,\xe9\n")
-    assert "neither UTF-8 nor GBK nor UTF-16" in trouble(at)
+    assert "not UTF-8, GBK or UTF-16" in trouble(at)
     box(at, "encoding").set_value("Windows-1252").run()
     assert not trouble(at) and "2 rows read" in words(at)
 
@@ -217,7 +217,7 @@ def test_a_file_is_read_once_however_often_the_page_is_drawn(store: Store, monke
 
 
 def test_a_file_that_was_cut_short_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "MOST_ROWS", 2)
+    monkeypatch.setattr(table, "MAX_ROWS", 2)
     at = brought("a.csv", b"a,b\n1,2\n3,4\n5,6\n")
     assert "Only the first 2 rows were read" in at.warning[0].value
 

@@ -111,7 +111,7 @@ def parse_split(value: str) -> Split | None:
     except KeyError:
         raise BadFile(
             msg(
-                "The split column says {text}, which is none of train, validation and held_out.",
+                "The split column contains {text}, which is not train, validation or held_out.",
                 text=repr(value.strip()[:50]),
             ),
             msg("Choose another column, or none; an empty cell leaves a row undecided."),

@@ -1,1 +1,4 @@
-"""Files of others: recognised, decoded, read within bounds; good rows kept, broken ones named."""
+"""Import of user files: detect the format, decode, and read within limits. Usable rows are kept, others reported.
+
+Begin with `table_reader.read_table`.
+"""

@@ -1,16 +1,16 @@
-"""Values of any kind as the text of a cell. Light: children that open one file import it too. Pure."""
+"""Converts values to cell text. Lightweight, because reader processes import it too. Pure."""
 
 from __future__ import annotations
 
 import json
 
-_EXACT = 2**53  # up to here floating point numbers hold every integer
+_MAX_EXACT = 2**53  # up to here floating point represents every integer
 
 
-def text_of(value: object) -> str:
-    """A value of any kind as the text of a cell. What is missing (also NaN) is empty; lists and objects are JSON.
+def cell_text(value: object) -> str:
+    """A value of any type as cell text. Missing values (also NaN) are empty; lists and objects become JSON.
 
-    Whole numbers have no point: programs that know no missing integers write 1.0 for 1.
+    Whole numbers have no decimal point: programs without nullable integers write 1.0 for 1.
     """
     if value is None or value != value:
         return ""
@@ -18,7 +18,7 @@ def text_of(value: object) -> str:
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+    if isinstance(value, float) and value.is_integer() and abs(value) < _MAX_EXACT:
         return str(int(value))
     if isinstance(value, list | dict):
         return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,7 +1,7 @@
-"""Conversations written out as one text, with the marks of a chat template between the turns. Pure.
+"""Parses conversations written as one text with chat template markup between the turns. Pure.
 
-Such texts are what trainers of a single `text` column read: ChatML (Qwen), Llama 2 and 3, Gemma, Zephyr, Alpaca and
-Vicuna, `### Human:` (Guanaco), and the `chosen` and `rejected` of HH-RLHF.
+Such texts are used by trainers that read a single `text` column: ChatML (Qwen), Llama 2 and 3, Gemma, Zephyr, Alpaca
+and Vicuna, `### Human:` (Guanaco), and the `chosen` and `rejected` of HH-RLHF.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 
 _START = r"(?:<s>|<bos>|<\|begin_of_text\|>|\s)*"
-_NAMES = {
+_ROLES = {
     **dict.fromkeys(("human", "user", "instruction", "input", "question"), "user"),
     **dict.fromkeys(("assistant", "gpt", "model", "response", "output", "answer"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("tool", "observation", "ipython"), "tool"),
 }
-# The mark in front of a turn of each template, with the name of the speaker in a group; the more certain first.
-_MARKS = tuple(
+# Turn markers of each template, with the speaker's name as a group; the most specific first.
+_TURN_MARKERS = tuple(
     re.compile(pattern)
     for pattern in (
         r"<\|im_start\|>(system|user|assistant|tool)\n",
@@ -28,51 +28,51 @@ _MARKS = tuple(
         r"(?:^|\s|</s>)(SYSTEM|USER|ASSISTANT): ",
     )
 )
-_END = re.compile(r"(?:\s|</s>|<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<\|end\|>|<\|endoftext\|>|<eos>)*$")
+_TURN_END = re.compile(r"(?:\s|</s>|<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<\|end\|>|<\|endoftext\|>|<eos>)*$")
 _LLAMA2 = re.compile(r"\[INST\](.*?)\[/INST\](.*?)(?=(?:</s>|<s>|\s)*\[INST\]|$)", re.DOTALL)
 _LLAMA2_SYSTEM = re.compile(r"\s*<<SYS>>(.*?)<</SYS>>\s*", re.DOTALL)
-_LONGEST_PREAMBLE = 400  # characters: Alpaca's and Vicuna's sentence in front of the first turn
+_MAX_PREAMBLE = 400  # characters; the introduction of Alpaca and Vicuna before the first turn
 
 
 def turns(text: str) -> list[dict[str, str]] | None:
-    """The turns of such a text, each with `speaker` and `text`; None: it is none, or it does not end with an answer."""
-    found = _llama2(text)
-    if found is None:
-        found = next((parted for mark in _MARKS if (parted := _split(text, mark)) is not None), None)
-    if found is None or found[-1]["speaker"] != "assistant" or not found[-1]["text"]:
+    """The turns of such a text, each with `speaker` and `text`. None: no markup, or it does not end with an answer."""
+    result = _split_llama2(text)
+    if result is None:
+        result = next((parts for marker in _TURN_MARKERS if (parts := _split(text, marker)) is not None), None)
+    if result is None or result[-1]["speaker"] != "assistant" or not result[-1]["text"]:
         return None
-    return found if any(turn["speaker"] == "user" for turn in found) else None
+    return result if any(turn["speaker"] == "user" for turn in result) else None
 
 
-def _split(text: str, mark: re.Pattern[str]) -> list[dict[str, str]] | None:
-    """The turns between the marks of one template; those of one speaker in a row joined (Alpaca's input)."""
-    marks = list(mark.finditer(text))
-    if len(marks) < 2:
+def _split(text: str, marker: re.Pattern[str]) -> list[dict[str, str]] | None:
+    """The turns between the markers of one template; consecutive turns of a speaker are joined (Alpaca's input)."""
+    matches = list(marker.finditer(text))
+    if len(matches) < 2:
         return None
-    before = re.sub(f"^{_START}", "", text[: marks[0].start()]).strip()
-    if len(before) > _LONGEST_PREAMBLE:
+    preamble = re.sub(f"^{_START}", "", text[: matches[0].start()]).strip()
+    if len(preamble) > _MAX_PREAMBLE:
         return None
-    found: list[dict[str, str]] = [{"speaker": "system", "text": before}] if before else []
-    ends = [one.start() for one in marks[1:]] + [len(text)]
-    for one, end in zip(marks, ends, strict=True):
-        role, content = _NAMES[one[1].lower()], _END.sub("", text[one.end() : end])
-        if found and found[-1]["speaker"] == role:
-            found[-1]["text"] = "\n".join(filter(None, (found[-1]["text"], content)))
+    result: list[dict[str, str]] = [{"speaker": "system", "text": preamble}] if preamble else []
+    ends = [match.start() for match in matches[1:]] + [len(text)]
+    for match, end in zip(matches, ends, strict=True):
+        role, content = _ROLES[match[1].lower()], _TURN_END.sub("", text[match.end() : end])
+        if result and result[-1]["speaker"] == role:
+            result[-1]["text"] = "\n".join(filter(None, (result[-1]["text"], content)))
         else:
-            found.append({"speaker": role, "text": content})
-    return found
+            result.append({"speaker": role, "text": content})
+    return result
 
 
-def _llama2(text: str) -> list[dict[str, str]] | None:
+def _split_llama2(text: str) -> list[dict[str, str]] | None:
     if not re.match(rf"{_START}\[INST\]", text):
         return None
-    found: list[dict[str, str]] = []
-    for asked, said in _LLAMA2.findall(text):
-        if not found and (system := _LLAMA2_SYSTEM.match(asked)):
-            found.append({"speaker": "system", "text": system[1].strip()})
-            asked = asked[system.end() :]
-        found += [
-            {"speaker": "user", "text": asked.strip()},
-            {"speaker": "assistant", "text": _END.sub("", said).strip()},
+    result: list[dict[str, str]] = []
+    for question, answer in _LLAMA2.findall(text):
+        if not result and (system := _LLAMA2_SYSTEM.match(question)):
+            result.append({"speaker": "system", "text": system[1].strip()})
+            question = question[system.end() :]
+        result += [
+            {"speaker": "user", "text": question.strip()},
+            {"speaker": "assistant", "text": _TURN_END.sub("", answer).strip()},
         ]
-    return found
+    return result

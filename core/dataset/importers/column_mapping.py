@@ -1,4 +1,4 @@
-"""Which columns of a table make the prompt, which one is the text to learn, which one says what is held out. Pure."""
+"""Maps the columns of a table to prompt, completion and split. Pure."""
 
 from __future__ import annotations
 
@@ -14,131 +14,138 @@ from core.dataset.importers import column_roles, conversations
 from core.errors import BadFile
 
 COMMA, NEW_LINE = ",", "\n"
-_SYSTEM = "system"  # as `table_format` calls what stands in front of the turns
+_SYSTEM = "system"  # the column that `table_format` makes for system messages
 _EXAMPLE = (_SYSTEM, "prompt", "completion")
-_SPLITS = frozenset(("split", "set", "subset", "held_out", "held out", "holdout", "划分", "数据划分"))
-_LOOKED_AT = 200  # rows
+_SPLIT_COLUMNS = frozenset(("split", "set", "subset", "held_out", "held out", "holdout", "划分", "数据划分"))
+_SAMPLED_ROWS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnMapping:
-    """What each column is for. Columns that are in none of these stay with their rows, but in no example."""
+    """The role of each column. Other columns are kept with their rows, but are not part of the examples."""
 
     prompts: tuple[str, ...]
     completion: str
     split: str | None = None
-    separator: str = COMMA  # between the columns of a prompt
+    separator: str = COMMA  # joins the columns of a prompt
 
     def others(self, columns: Sequence[str]) -> tuple[str, ...]:
-        """The columns that are kept beside the examples."""
+        """The columns without a role."""
         return tuple(c for c in columns if c not in (*self.prompts, self.completion, self.split))
 
 
 @dataclass(frozen=True, slots=True)
 class MappingPreview:
-    """What a table becomes.
+    """The result of a mapping.
 
     Attributes:
-        examples: rows with a completion.
-        empty: rows without one; they are kept, but left out.
-        parts: rows by what the split column says; None: undecided.
+        examples: number of rows with a completion.
+        empty: number of rows without one; they are kept, but left out.
+        splits: rows by split; None: undecided.
     """
 
     examples: int
     empty: int
-    parts: dict[str | None, int]
+    splits: dict[str | None, int]
 
 
 def guess(frame: pd.DataFrame) -> ColumnMapping:
-    """The likely mapping, from the columns' names; without a hint the last column is the text to learn, unless its name
-    or its cells say that it is a fact about the row (an id, a date, a model).
+    """Guess the mapping from the column names. Without a hint, the last column is the completion, unless its name or
+    its cells indicate metadata (an id, a date, a model).
 
-    A split column is only guessed when every word in it means a part. A system text that is the same in all rows is no
-    part of their prompts: it begins every conversation of a chat file (see `shared_system`). Texts such as instruction
-    and input are joined by a line end, values such as those of a grid by a comma.
+    A split column is guessed only if all its values name a split. A system message that is the same in all rows is not
+    part of the prompts: it begins every conversation of a chat file (see `shared_system`). Long texts such as
+    instruction and input are joined by a line break, short values such as those of a grid by a comma.
     """
     columns = [str(column) for column in frame.columns]
-    if frame.attrs.get("examples"):  # what stands beside the turns of a conversation is no part of it
-        columns = [column for column in columns if column in _EXAMPLE or column.strip().lower() in _SPLITS]
-    split = next((c for c in columns if c.strip().lower() in _SPLITS and _says_parts(frame[c])), None)
-    left = [column for column in columns if column != split] or columns
-    named = column_roles.completion_of(left) if len(left) > 1 else None
-    texts = [column for column in left if column_roles.may_be_learned(column) and not _only_numbers(frame[column])]
-    completion = named or (texts or left)[-1]
-    others = [column for column in left if column != completion]
-    prompts = [column for column in others if column_roles.part_of(column) == "prompt"]
-    prompts = prompts or column_roles.sources_of(completion, others)
-    if not prompts and named is not None:  # `text` and `label`: the text is what is asked
-        prompts = [column for column in others if column_roles.part_of(column) == "completion"][:1]
-    if len(prompts) > 1 and _SYSTEM in prompts and _only_text(frame[_SYSTEM]):
+    if frame.attrs.get("examples"):  # other columns are not part of a conversation
+        columns = [column for column in columns if column in _EXAMPLE or column.strip().lower() in _SPLIT_COLUMNS]
+    split = next((c for c in columns if c.strip().lower() in _SPLIT_COLUMNS and _names_splits(frame[c])), None)
+    remaining = [column for column in columns if column != split] or columns
+    by_name = column_roles.guess_completion(remaining) if len(remaining) > 1 else None
+    texts = [
+        column for column in remaining if column_roles.may_be_completion(column) and not _is_numeric(frame[column])
+    ]
+    completion = by_name or (texts or remaining)[-1]
+    others = [column for column in remaining if column != completion]
+    prompts = [column for column in others if column_roles.guess_role(column) == "prompt"]
+    prompts = prompts or column_roles.source_columns(completion, others)
+    if not prompts and by_name is not None:  # `text` and `label`: the text is the prompt
+        prompts = [column for column in others if column_roles.guess_role(column) == "completion"][:1]
+    if len(prompts) > 1 and _SYSTEM in prompts and _constant_text(frame[_SYSTEM]):
         prompts.remove(_SYSTEM)
-    long = bool(prompts)
-    likely = [column for column in others if column_roles.part_of(column) != "fact"]
-    prompts = prompts or likely or [column for column in others if not column_roles.is_worse_answer(column)]
-    return ColumnMapping(tuple(prompts), completion, split, NEW_LINE if long and len(prompts) > 1 else COMMA)
+    has_prompts = bool(prompts)
+    candidates = [column for column in others if column_roles.guess_role(column) != "fact"]
+    prompts = prompts or candidates or [column for column in others if not column_roles.is_rejected_answer(column)]
+    return ColumnMapping(tuple(prompts), completion, split, NEW_LINE if has_prompts and len(prompts) > 1 else COMMA)
 
 
 def shared_system(frame: pd.DataFrame, mapping: ColumnMapping) -> str:
-    """The system text that all rows have, where its column has no other part; "" when there is none."""
+    """The system message of all rows, if it is the same and its column has no other role; else ""."""
     columns = [str(column) for column in frame.columns]
-    return _only_text(frame[_SYSTEM]) if _SYSTEM in mapping.others(columns) else ""
+    return _constant_text(frame[_SYSTEM]) if _SYSTEM in mapping.others(columns) else ""
 
 
-def _only_text(column: pd.Series[str]) -> str:
-    found = column.fillna("").unique()
-    return str(found[0]).strip() if len(found) == 1 else ""
+def _constant_text(column: pd.Series[str]) -> str:
+    values = column.fillna("").unique()
+    return str(values[0]).strip() if len(values) == 1 else ""
 
 
 def mapping_preview(frame: pd.DataFrame, mapping: ColumnMapping) -> MappingPreview:
-    """What the table becomes with this mapping.
+    """The result of this mapping.
 
     Raises:
-        BadFile: the split column says something that is no part.
+        BadFile: the split column contains something else.
     """
     blank = (frame[mapping.completion].str.strip() == "").to_numpy()
-    parts: Counter[str | None] = Counter()
+    splits: Counter[str | None] = Counter()
     if mapping.split is not None:
-        for word, count in frame.loc[~blank, mapping.split].value_counts().items():
-            parts[parse_split(str(word))] += int(count)
-    return MappingPreview(int((~blank).sum()), int(blank.sum()), dict(parts))
+        for value, count in frame.loc[~blank, mapping.split].value_counts().items():
+            splits[parse_split(str(value))] += int(count)
+    return MappingPreview(int((~blank).sum()), int(blank.sum()), dict(splits))
 
 
-def example(frame: pd.DataFrame, mapping: ColumnMapping, number: int, longest: int) -> str:
-    """One row as a line of JSON, so that line ends and spaces can be seen; texts cut after `longest` characters.
+def example(frame: pd.DataFrame, mapping: ColumnMapping, row_index: int, max_characters: int) -> str:
+    """One row as a line of JSON, so that line breaks and spaces are visible; texts are cut after `max_characters`
+    characters.
 
-    The system text that all conversations begin with comes first (see `shared_system`).
+    The shared system message comes first (see `shared_system`).
     """
-    row = frame.iloc[number]
+    row = frame.iloc[row_index]
     prompt = join_values((str(row[column]) for column in mapping.prompts), mapping.separator)
     system = shared_system(frame, mapping)
-    first = {"system": _cut(system, longest)} if system else {}
-    shown = {**first, "prompt": _cut(prompt, longest), "completion": _cut(str(row[mapping.completion]), longest)}
+    system_field = {"system": _shorten(system, max_characters)} if system else {}
+    shown = {
+        **system_field,
+        "prompt": _shorten(prompt, max_characters),
+        "completion": _shorten(str(row[mapping.completion]), max_characters),
+    }
     return json.dumps(shown, ensure_ascii=False)
 
 
 def holds_json(frame: pd.DataFrame, column: str) -> bool:
-    """Whether most cells of a column are JSON lists or objects, which a model would learn to write as such."""
-    cells = [cell for cell in frame[column].head(_LOOKED_AT) if cell.strip()]
-    return sum(conversations.decoded(cell) is not None for cell in cells) * 2 > len(cells)
+    """True if most cells of a column are JSON lists or objects, which a model would learn to write."""
+    cells = [cell for cell in frame[column].head(_SAMPLED_ROWS) if cell.strip()]
+    return sum(conversations.parse_json(cell) is not None for cell in cells) * 2 > len(cells)
 
 
-def _only_numbers(column: pd.Series[str]) -> bool:
-    """Whether all cells are numbers; such a column is seldom what should be learned."""
-    cells = column.head(_LOOKED_AT)
+def _is_numeric(column: pd.Series[str]) -> bool:
+    """True if all cells are numbers; such a column is rarely the completion."""
+    cells = column.head(_SAMPLED_ROWS)
     return bool((cells.str.fullmatch(r"\s*[+-]?\d*[.,]?\d+\s*") | (cells.str.strip() == "")).all())
 
 
-def _cut(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[:longest]}…"
+def _shorten(text: str, max_characters: int) -> str:
+    return text if len(text) <= max_characters else f"{text[:max_characters]}…"
 
 
-def _says_parts(cells: pd.Series) -> bool:
-    words = [str(word) for word in cells.unique()]
-    if not any(word.strip() for word in words):
+def _names_splits(cells: pd.Series) -> bool:
+    values = [str(value) for value in cells.unique()]
+    if not any(value.strip() for value in values):
         return False
     try:
-        for word in words:
-            parse_split(word)
+        for value in values:
+            parse_split(value)
     except BadFile:
         return False
     return True

@@ -1,7 +1,7 @@
-"""What columns are for, guessed by their names: the text to learn, parts of the prompt, or facts about the row. Pure.
+"""Guesses the role of columns by name: the text to learn, part of the prompt, or metadata of the row. Pure.
 
-A name is read by its words (`model_answer`, `Question (EN)`, 标准答案). The last word decides, since it says what a
-column holds: `answer_date` is a date. Names of the two sides of a conversation decide before that.
+A name is split into words (`model_answer`, `Question (EN)`, 标准答案). The last word decides, because it says what a
+column contains: `answer_date` is a date. Names of the two sides of a conversation take precedence.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-Part = Literal["completion", "prompt", "fact"]
-# The likelier first: of several completions the first of this order is taken.
-_COMPLETIONS = (
+Role = Literal["completion", "prompt", "fact"]
+# Most likely first: of several completion columns, the first in this order is used.
+_COMPLETION_WORDS = (
     *(
         "completion",
         "chosen",
@@ -44,19 +44,19 @@ _COMPLETIONS = (
     ),
     *("故事", "标签", "意图", "助手", "答", "正文"),
 )
-_PROMPTS = frozenset(
+_PROMPT_WORDS = frozenset(
     (
         *("system", "history", "prompt", "instruction", "input", "context", "question", "query", "message", "user"),
         *("human", "prompts", "questions", "instructions"),
         *("系统", "提示", "提示词", "指令", "输入", "问题", "提问", "消息", "用户", "上下文", "问"),
     )
 )
-_TWO_SIDES: tuple[tuple[frozenset[str], Part], ...] = (
+_SPEAKERS: tuple[tuple[frozenset[str], Role], ...] = (
     (frozenset(("assistant", "gpt", "chatbot", "助手")), "completion"),
     (frozenset(("user", "human", "用户")), "prompt"),
 )
-# Never a part of a guess.
-_FACTS = frozenset(
+# Never guessed as prompt or completion.
+_METADATA_WORDS = frozenset(
     (
         *("id", "ids", "uuid", "guid", "index", "idx", "hash", "model", "date", "time", "datetime", "timestamp", "at"),
         *("created", "updated", "url", "link", "uri", "path", "file", "filename", "score", "rating", "rank", "likes"),
@@ -65,9 +65,9 @@ _FACTS = frozenset(
         *("编号", "序号", "日期", "时间", "模型", "链接", "分数", "评分", "版本", "标识"),
     )
 )
-_WORSE_ANSWERS = frozenset(("rejected", "negative"))  # of a preference pair or a triplet: never shown to a model
-# They may make a prompt, but are never guessed as the text to learn.
-_ATTRIBUTES = frozenset(
+_REJECTED_WORDS = frozenset(("rejected", "negative"))  # of a preference pair or a triplet: never used for training
+# May be part of a prompt, but are never guessed as the completion.
+_ATTRIBUTE_WORDS = frozenset(
     (
         *("type", "category", "topic", "tag", "tags", "lang", "language", "locale", "year", "month", "day", "name"),
         *(
@@ -91,69 +91,72 @@ _ATTRIBUTES = frozenset(
 _CHINESE = re.compile(r"[\u3400-\u9fff]")
 
 
-def completion_of(columns: Sequence[str]) -> str | None:
-    """The column with the text to learn, where a name says so."""
+def guess_completion(columns: Sequence[str]) -> str | None:
+    """The completion column, if its name indicates it."""
     names = {column: _words(column) for column in columns}
     if {("q",), ("a",)} <= set(names.values()):
         return next(column for column, words in names.items() if words == ("a",))
     if {("source",), ("target",)} <= set(names.values()):
         return next(column for column, words in names.items() if words == ("target",))
     exact = {words[0]: column for column, words in reversed(names.items()) if len(words) == 1}
-    for word in _COMPLETIONS:
+    for word in _COMPLETION_WORDS:
         if word in exact:
             return exact[word]
-    likely = [column for column in columns if part_of(column) == "completion"]
-    return min(likely, key=lambda column: _rank(names[column]), default=None)
+    candidates = [column for column in columns if guess_role(column) == "completion"]
+    return min(candidates, key=lambda column: _rank(names[column]), default=None)
 
 
-def part_of(column: str) -> Part | None:
-    """What a column is for, by its name alone; None: its name does not say."""
+def guess_role(column: str) -> Role | None:
+    """The role of a column by its name. None: unknown."""
     words = _words(column)
     if not words:
         return None
-    if words[-1] in _FACTS | _WORSE_ANSWERS:
+    if words[-1] in _METADATA_WORDS | _REJECTED_WORDS:
         return "fact"
-    for side, part in _TWO_SIDES:
-        if side & set(words):
-            return part
-    if words[-1] in _COMPLETIONS or _ends_as(words[-1], _COMPLETIONS):
+    for names, role in _SPEAKERS:
+        if names & set(words):
+            return role
+    if words[-1] in _COMPLETION_WORDS or _has_chinese_suffix(words[-1], _COMPLETION_WORDS):
         return "completion"
-    if words[-1] in _PROMPTS or words[-1] == "q" or _ends_as(words[-1], _PROMPTS):
+    if words[-1] in _PROMPT_WORDS or words[-1] == "q" or _has_chinese_suffix(words[-1], _PROMPT_WORDS):
         return "prompt"
-    return "fact" if _ends_as(words[-1], _FACTS) else None
+    return "fact" if _has_chinese_suffix(words[-1], _METADATA_WORDS) else None
 
 
-def sources_of(completion: str, others: Sequence[str]) -> list[str]:
-    """The column `source` beside a completion called `target`; elsewhere a source says where a row comes from."""
+def source_columns(completion: str, others: Sequence[str]) -> list[str]:
+    """The column `source`, if the completion is called `target`. Otherwise `source` is the origin of a row."""
     return [column for column in others if _words(column) == ("source",)] if _words(completion) == ("target",) else []
 
 
-def is_worse_answer(column: str) -> bool:
-    """Whether a column holds the worse answer of a pair: neither to learn nor a part of a prompt."""
+def is_rejected_answer(column: str) -> bool:
+    """True if a column contains the rejected answer of a pair, which is used for nothing."""
     words = _words(column)
-    return bool(words) and words[-1] in _WORSE_ANSWERS
+    return bool(words) and words[-1] in _REJECTED_WORDS
 
 
-def may_be_learned(column: str) -> bool:
-    """Whether a column can be guessed as the text to learn where no name says which one is."""
+def may_be_completion(column: str) -> bool:
+    """True if a column may be the completion when no name indicates it."""
     words = _words(column)
     return not words or not (
-        words[-1] in _FACTS | _WORSE_ANSWERS | _ATTRIBUTES or _ends_as(words[-1], _FACTS | _WORSE_ANSWERS | _ATTRIBUTES)
+        words[-1] in _METADATA_WORDS | _REJECTED_WORDS | _ATTRIBUTE_WORDS
+        or _has_chinese_suffix(words[-1], _METADATA_WORDS | _REJECTED_WORDS | _ATTRIBUTE_WORDS)
     )
 
 
 def _rank(words: Sequence[str]) -> int:
-    """How likely a column holds the text to learn; the smaller, the likelier."""
-    known = [place for place, word in enumerate(_COMPLETIONS) if word in words or _ends_as(words[-1], (word,))]
-    return min(known, default=len(_COMPLETIONS))
+    """How likely a column is the completion; lower is more likely."""
+    matches = [
+        i for i, word in enumerate(_COMPLETION_WORDS) if word in words or _has_chinese_suffix(words[-1], (word,))
+    ]
+    return min(matches, default=len(_COMPLETION_WORDS))
 
 
 def _words(column: str) -> tuple[str, ...]:
-    """The words of a name: `modelAnswer`, `Model-Answer 2` and `model_answer` have the same."""
-    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column)
-    return tuple(word for word in re.split(r"[\W_]+", parted.lower()) if word and not word.isdigit())
+    """The words of a name: the same for `modelAnswer`, `Model-Answer 2` and `model_answer`."""
+    separated = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column)
+    return tuple(word for word in re.split(r"[\W_]+", separated.lower()) if word and not word.isdigit())
 
 
-def _ends_as(word: str, known: Sequence[str] | frozenset[str]) -> bool:
-    """Whether a Chinese name ends with a known one: 标准答案."""
-    return _CHINESE.search(word) is not None and any(_CHINESE.search(one) and word.endswith(one) for one in known)
+def _has_chinese_suffix(word: str, known: Sequence[str] | frozenset[str]) -> bool:
+    """True if a Chinese name ends with a known one: 标准答案."""
+    return _CHINESE.search(word) is not None and any(_CHINESE.search(name) and word.endswith(name) for name in known)

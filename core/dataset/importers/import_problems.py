@@ -1,61 +1,61 @@
-"""What is wrong with a file, and what is worth knowing about it, told in a bounded number of sentences."""
+"""Problems and notes of an import, limited to a fixed number of sentences."""
 
 from __future__ import annotations
 
 from core.message import msg
 
-LONGEST_CELL = 100_000  # characters: no model learns from more at once, and a broken file must not fill a page
-LONGEST_LINE = 4_000_000  # characters of a line, or of a row over several lines: 40 cells of the longest kind
-_MOST = 100  # sentences; a file with a million broken lines is told in as many
+MAX_CELL_CHARACTERS = 100_000  # characters; more than any training example needs
+MAX_LINE_CHARACTERS = 4_000_000  # characters of a line, or of a multi-line row: 40 cells of maximum length
+_MAX_SENTENCES = 100  # maximum number of sentences
 
 
 class ImportProblems:
-    """Collects sentences: what was left out, and what was kept but is worth knowing. Keeps the first hundred of each.
+    """Collects sentences: problems (rows left out) and notes (rows kept, but changed). Keeps the first hundred of each.
 
     Attributes:
-        left_out: how many rows could not be used.
-        cut_short: why reading ended before the file did; None when it did not.
+        left_out: number of rows that could not be used.
+        cut_short: why reading ended before the end of the file; None if it did not.
     """
 
     def __init__(self) -> None:
         self.cut_short: str | None = None
-        self._kept: list[str] = []
+        self._problems: list[str] = []
         self._notes: list[str] = []
         self._more_notes = 0
         self.left_out = 0
 
     def add(self, sentence: str) -> None:
-        """One more row that is left out, and why."""
+        """Add the reason for a row that is left out."""
         self.left_out += 1
-        if len(self._kept) < _MOST:
-            self._kept.append(sentence)
+        if len(self._problems) < _MAX_SENTENCES:
+            self._problems.append(sentence)
 
     def note(self, sentence: str) -> None:
-        """One more thing worth knowing about rows that are kept."""
-        if len(self._notes) < _MOST:
+        """Add a note about rows that are kept."""
+        if len(self._notes) < _MAX_SENTENCES:
             self._notes.append(sentence)
         else:
             self._more_notes += 1
 
-    def ends_early(self, sentence: str) -> None:
-        """The file goes on, but reading does not: told before everything else."""
+    def end_early(self, sentence: str) -> None:
+        """Record that reading ended before the end of the file; listed first."""
         self.cut_short = sentence
 
-    def told(self) -> list[str]:
-        """Why rows are not there, and how many reasons there are beyond those told."""
-        more = self.left_out - len(self._kept)
-        ending = [] if self.cut_short is None else [self.cut_short]
+    def problems(self) -> list[str]:
+        """All reasons, followed by the number of those not listed."""
+        more = self.left_out - len(self._problems)
+        first = [] if self.cut_short is None else [self.cut_short]
         return [
-            *ending,
-            *self._kept,
+            *first,
+            *self._problems,
             *([msg("And {more} more problems like these.", more=f"{more:,}")] if more else []),
         ]
 
     def first(self) -> str:
-        """The first reason, for files of which nothing is left; "" when there is none."""
-        return next(iter(self.told()), "")
+        """The first reason, for files without usable rows; "" if there is none."""
+        return next(iter(self.problems()), "")
 
     def notes(self) -> list[str]:
-        """What is worth knowing, and how much more there is of it."""
+        """All notes, followed by the number of those not listed."""
         more = self._more_notes
         return [*self._notes, *([msg("And {more} more notes like these.", more=f"{more:,}")] if more else [])]

@@ -1,7 +1,7 @@
-"""The objects of a JSON file that is one value, or several that know no lines; in bounded memory.
+"""Objects of a JSON file that is one value, or several values regardless of lines, in bounded memory.
 
-An array, pretty-printed objects, objects run together, or an object that holds the rows in a list (`{"data": [...]}`,
-`{"train": [...], "test": [...]}`). A broken object costs that object.
+Supports an array, pretty-printed objects, concatenated objects, and an object with lists of rows (`{"data": [...]}`,
+`{"train": [...], "test": [...]}`). A malformed object affects only itself.
 """
 
 from __future__ import annotations
@@ -13,18 +13,25 @@ from typing import TextIO
 
 from core.dataset.importers import json_rows
 from core.dataset.importers.decoding import BROKEN
-from core.dataset.importers.import_problems import LONGEST_LINE, ImportProblems
-from core.dataset.importers.json_objects import DECODER, GAP, BrokenJson, JsonObject, checked, without_trailing_comma
-from core.dataset.importers.positions import located, position
+from core.dataset.importers.import_problems import MAX_LINE_CHARACTERS, ImportProblems
+from core.dataset.importers.json_objects import (
+    DECODER,
+    GAP,
+    BrokenJson,
+    JsonObject,
+    require_object,
+    without_trailing_comma,
+)
+from core.dataset.importers.positions import position, with_position
 from core.dataset.importers.sniffing import HEAD
 from core.message import msg
 
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _STRING_END = re.compile(r'[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_BARE = re.compile(r'[^\s,\[\]{}"]*')  # a number, true, false, null, or anything that is no JSON
+_BARE_VALUE = re.compile(r'[^\s,\[\]{}"]*')  # a number, true, false, null, or invalid content
 _COLON = re.compile(r"\s*:\s*")
 _TOKEN = re.compile(r'["{}\[\]]')
-# A row that is a list of turns itself, without an object around it.
+# A row that is itself a list of turns.
 _CONVERSATION = re.compile(
     r'\[\s*\{\s*(?:"(?:content|value)"\s*:\s*"(?:[^"\\]|\\.)*"\s*,\s*)?"(?:role|from|speaker|sender)"\s*:\s*'
     r'"(?:system|developer|user|human|assistant|gpt)"'
@@ -32,305 +39,319 @@ _CONVERSATION = re.compile(
 _LIST_OF_CONVERSATIONS = re.compile(r'\[\s*\{[^{}\[\]]*"(?:messages|conversations|turns|chat_messages)"\s*:\s*\[')
 _LIST_OF_OBJECTS = re.compile(r"\[\s*\{")
 _LIST_OF_TURNS = re.compile(r'\[\s*\{\s*"(role|from|speaker|content|value|weight|name)"\s*:')
-# Keys of an example: an object that has one of them is a row, not a wrapper around rows.
+# Keys of an example: an object with one of them is a row, not a wrapper around rows.
 _EXAMPLE_KEYS = frozenset(
     ("prompt", "completion", "instruction", "input", "output", "response", "question", "answer", "text", "messages")
 ) | {"conversations", "conversation", "dialogue", "dialog", "turns", "chat", "contents", "chosen"}
-_ABOUT = {"features", "fields", "columns", "schema"}  # lists that describe the columns
+_SCHEMA_KEYS = {"features", "fields", "columns", "schema"}  # lists that describe columns
 _SPLITS = {"train", "training", "validation", "valid", "val", "dev", "test", "eval", "held_out"}
-_BLOCK = 1 << 16  # characters; the decoder counts the lines of all that is held for each fault
-_MOST_INDENT = 1_000  # characters in front of an object that are held with it
-_NEAR_END = 16  # characters: an error this close to the end of the buffer may only mean that more must be read
+_BLOCK = 1 << 16  # characters; kept small because the decoder counts the lines of the whole buffer for each error
+_MAX_INDENT = 1_000  # characters before an object that are kept with it
+_NEAR_END = 16  # characters; an error this close to the end of the buffer may only mean that it is incomplete
 
 
-def in_document(text: TextIO, problems: ImportProblems) -> Iterator[JsonObject]:
-    """The objects of a file that is one value, or several that know no lines."""
+def read_document(text: TextIO, problems: ImportProblems) -> Iterator[JsonObject]:
+    """The objects of a file that is one value, or several values regardless of lines."""
     return _Document(text, problems).objects()
 
 
 class _Document:
     """Reads values from a text in blocks.
 
-    `_at` is the place in `_held` where reading goes on, `_line` its line, and `_margin` the place in `_held` where that
-    line begins; below zero where its beginning is not held any more. `_entries` counts what stood where a row is
-    expected, over all lists of the file.
+    `_position` is the current position in `_buffer`, `_line` its line, and `_line_start` the position in `_buffer`
+    where that line begins; negative if its beginning is no longer in the buffer. `_entries` counts all values in place
+    of a row, over all lists of the file.
     """
 
     def __init__(self, text: TextIO, problems: ImportProblems) -> None:
         self._text = text
         self._problems = problems
-        self._held = ""
-        self._at = 0
+        self._buffer = ""
+        self._position = 0
         self._line = 1
-        self._margin = 0
+        self._line_start = 0
         self._entries = 0
-        self._ended = False
+        self._at_end = False
 
     def objects(self) -> Iterator[JsonObject]:
         """All objects that are rows."""
         first = True
-        while char := self._next():
+        while char := self._peek():
             if char == "[" and (row := self._conversation()) is not None:
                 yield row
             elif char == "[":
-                self._move(1)
+                self._advance(1)
                 yield from self._list(None)
-            elif char == "{" and first and self._wraps():
+            elif char == "{" and first and self._is_wrapper():
                 yield from self._wrapper()
             elif char == "{":
                 yield from self._object()
             else:
-                self._junk()
+                self._skip_invalid()
             first = False
 
     def _list(self, split: str | None) -> Iterator[JsonObject]:
-        """The rows of a list whose bracket has been read; where its name is a part, they belong to it."""
-        lists = None  # whether the rows are lists themselves, as the first one says
-        while char := self._next():
+        """The rows of a list whose bracket has been read. `split`: the list's name, if it is a split."""
+        rows_are_lists = None  # True if the rows are lists, decided by the first one
+        while char := self._peek():
             if char == "]":
-                self._move(1)
+                self._advance(1)
                 return
-            lists = char == "[" if lists is None else lists
-            if char != ("[" if lists else "{"):
-                self._junk()
+            rows_are_lists = char == "[" if rows_are_lists is None else rows_are_lists
+            if char != ("[" if rows_are_lists else "{"):
+                self._skip_invalid()
                 continue
-            for found in self._object():
+            for row in self._object():
                 if split is not None:
-                    found.value.setdefault("split", split)
-                yield found
+                    row.value.setdefault("split", split)
+                yield row
 
     def _wrapper(self) -> Iterator[JsonObject]:
-        """The rows of an object that holds them in one list or several; its other values are no rows."""
-        self._move(1)
-        while char := self._next():
+        """The rows of an object that contains them in one or more lists; its other values are ignored."""
+        self._advance(1)
+        while char := self._peek():
             if char == "}":
-                self._move(1)
+                self._advance(1)
                 return
             key = self._key()
             if key is None:
-                self._junk()
-            elif key.lower() not in _ABOUT and self._matches(_LIST_OF_OBJECTS) and not self._matches(_LIST_OF_TURNS):
-                self._move(1)
+                self._skip_invalid()
+            elif (
+                key.lower() not in _SCHEMA_KEYS
+                and self._matches(_LIST_OF_OBJECTS)
+                and not self._matches(_LIST_OF_TURNS)
+            ):
+                self._advance(1)
                 yield from self._list(key if key.strip().lower() in _SPLITS else None)
             else:
-                self._skip()
+                self._skip_value()
 
-    def _wraps(self) -> bool:
-        """Whether the object that begins here holds rows in a list, and is no row itself."""
-        self._fill(4 * HEAD)  # more than is looked at here, so that what is held does not move
-        begun = self._at, self._line, self._margin
-        self._move(1)
-        found = False
-        while self._at - begun[0] < HEAD and (key := self._key()) is not None:
+    def _is_wrapper(self) -> bool:
+        """True if the object at the current position contains rows in a list, and is not a row itself."""
+        self._fill(4 * HEAD)  # more than is read here, so that the buffer does not move
+        start = self._position, self._line, self._line_start
+        self._advance(1)
+        has_list = False
+        while self._position - start[0] < HEAD and (key := self._key()) is not None:
             if self._matches(_LIST_OF_CONVERSATIONS, HEAD):
-                found = True
+                has_list = True
                 break
             if key.lower() in _EXAMPLE_KEYS:
-                found = False
+                has_list = False
                 break
-            found = found or (self._matches(_LIST_OF_OBJECTS) and not self._matches(_LIST_OF_TURNS))
-            end = self._end_of_value(self._at + HEAD)
+            has_list = has_list or (self._matches(_LIST_OF_OBJECTS) and not self._matches(_LIST_OF_TURNS))
+            end = self._end_of_value(self._position + HEAD)
             if end is None:
                 break
-            self._move(end - self._at)
-        self._at, self._line, self._margin = begun
-        return found
+            self._advance(end - self._position)
+        self._position, self._line, self._line_start = start
+        return has_list
 
     def _object(self) -> Iterator[JsonObject]:
-        """The object that begins here, unless it is broken."""
+        """The object at the current position, unless it is malformed."""
         line = self._line
         self._entries += 1
         try:
-            found, size = self._decoded()
+            value, size = self._decode()
         except BrokenJson as exc:
-            self._left_out(exc.line or line, str(exc))
+            self._report_entry(exc.line or line, str(exc))
             return
-        scratched = BROKEN in self._held[self._at : self._at + size]
-        self._move(size)
-        if scratched:
-            self._left_out(line, msg("Some bytes are not valid characters."))
+        has_broken_bytes = BROKEN in self._buffer[self._position : self._position + size]
+        self._advance(size)
+        if has_broken_bytes:
+            self._report_entry(line, msg("Some bytes are not valid characters."))
         else:
-            row = json_rows.of_list(found) if isinstance(found, list) else checked(found)
+            row = json_rows.row_from_list(value) if isinstance(value, list) else require_object(value)
             yield JsonObject(line, row, size, self._entries)
 
-    def _left_out(self, line: int, fault: str) -> None:
-        """Name the entry that was read last as one that cannot be used."""
-        self._problems.add(located(position("Entry", line, self._entries), fault))
+    def _report_entry(self, line: int, problem: str) -> None:
+        """Report the last entry as unusable."""
+        self._problems.add(with_position(position("Entry", line, self._entries), problem))
 
     def _conversation(self) -> JsonObject | None:
-        """The list of turns that begins here, as a row; None, and nothing is read: it is a list of rows."""
-        end = self._end_of_value(len(self._held)) if self._matches(_CONVERSATION, HEAD) else None
+        """The list of turns at the current position, as a row. None (nothing is read): it is a list of rows."""
+        end = self._end_of_value(len(self._buffer)) if self._matches(_CONVERSATION, HEAD) else None
         try:
-            found = DECODER.decode(self._held[self._at : end]) if end is not None else None
+            value = DECODER.decode(self._buffer[self._position : end]) if end is not None else None
         except (ValueError, RecursionError):
             return None
-        if end is None or not isinstance(found, list) or not json_rows.is_conversation(found):
+        if end is None or not isinstance(value, list) or not json_rows.is_conversation(value):
             return None
         self._entries += 1
-        row = JsonObject(self._line, json_rows.of_list(found), end - self._at, self._entries)
-        self._move(row.size)
+        row = JsonObject(self._line, json_rows.row_from_list(value), end - self._position, self._entries)
+        self._advance(row.size)
         return row
 
-    def _decoded(self) -> tuple[object, int]:
-        """The value that begins here, and how many characters it takes.
+    def _decode(self) -> tuple[object, int]:
+        """The value at the current position, and its length in characters.
 
         Raises:
-            BrokenJson: it is broken, or too long; reading goes on after it.
+            BrokenJson: it is malformed or too long; reading continues after it.
         """
         while True:
             try:
-                found, end = DECODER.raw_decode(self._held, self._at)
-                return found, end - self._at
+                value, end = DECODER.raw_decode(self._buffer, self._position)
+                return value, end - self._position
             except json.JSONDecodeError as exc:
-                cut = exc.pos >= len(self._held) - _NEAR_END or exc.msg.startswith("Unterminated string")
-                if cut and not self._ended:
-                    if len(self._held) - self._at > LONGEST_LINE:
-                        self._pass_over()
+                incomplete = exc.pos >= len(self._buffer) - _NEAR_END or exc.msg.startswith("Unterminated string")
+                if incomplete and not self._at_end:
+                    if len(self._buffer) - self._position > MAX_LINE_CHARACTERS:
+                        self._skip_broken()
                         raise BrokenJson(
-                            msg("The object has more than {value} characters.", value=f"{LONGEST_LINE:,}")
+                            msg("The object has more than {value} characters.", value=f"{MAX_LINE_CHARACTERS:,}")
                         ) from exc
-                    self._fill(2 * (len(self._held) - self._at) + _BLOCK)
+                    self._fill(2 * (len(self._buffer) - self._position) + _BLOCK)
                     continue
-                return self._repaired(exc)
+                return self._repair(exc)
             except (ValueError, RecursionError) as exc:
-                self._pass_over()
+                self._skip_broken()
                 raise BrokenJson(msg("It is JSON that cannot be read.")) from exc
 
-    def _repaired(self, error: json.JSONDecodeError) -> tuple[object, int]:
-        end = self._end_of_value(self._restart() or len(self._held))
+    def _repair(self, error: json.JSONDecodeError) -> tuple[object, int]:
+        end = self._end_of_value(self._find_restart() or len(self._buffer))
         if end is not None:
             try:
-                return without_trailing_comma(self._held[self._at : end], error), end - self._at
+                return without_trailing_comma(self._buffer[self._position : end], error), end - self._position
             except BrokenJson:
                 pass
-        line = self._line + self._held.count("\n", self._at, error.pos)
-        column = error.pos - max(self._held.rfind("\n", self._at, error.pos), self._margin - 1)
-        self._pass_over()
+        line = self._line + self._buffer.count("\n", self._position, error.pos)
+        column = error.pos - max(self._buffer.rfind("\n", self._position, error.pos), self._line_start - 1)
+        self._skip_broken()
         raise BrokenJson(
             msg("It is not JSON: {msg}, at column {column}.", msg=error.msg, column=f"{column:,}"), line
         ) from error
 
-    def _restart(self) -> int | None:
-        """Where the next object may begin after a broken one: on a line that begins as far in as its own line does."""
-        if self._margin < 0 or self._at - self._margin > _MOST_INDENT:
+    def _find_restart(self) -> int | None:
+        """Where the next object may begin after a malformed one: at a line with the same indentation."""
+        if self._line_start < 0 or self._position - self._line_start > _MAX_INDENT:
             return None
-        before = self._held[self._margin : self._at]
-        indent = before[: len(before) - len(before.lstrip(" \t"))]
-        place = self._held.find(f"\n{indent}{self._held[self._at]}", self._at, self._at + HEAD)
-        return None if place < 0 else place + 1 + len(indent)
+        prefix = self._buffer[self._line_start : self._position]
+        indent = prefix[: len(prefix) - len(prefix.lstrip(" \t"))]
+        index = self._buffer.find(f"\n{indent}{self._buffer[self._position]}", self._position, self._position + HEAD)
+        return None if index < 0 else index + 1 + len(indent)
 
-    def _pass_over(self) -> None:
-        """Go on after the broken object that begins here."""
-        restart = self._restart()
-        end = self._end_of_value(restart or len(self._held))
+    def _skip_broken(self) -> None:
+        """Continue after the malformed object at the current position."""
+        restart = self._find_restart()
+        end = self._end_of_value(restart or len(self._buffer))
         if end is not None or restart is not None:
-            self._move((end or restart or 0) - self._at)
+            self._advance((end or restart or 0) - self._position)
         else:
-            self._skip()
+            self._skip_value()
 
-    def _skip(self) -> None:
-        """Go on after the value that begins here, however long it is; nothing of it is kept."""
-        if self._held[self._at : self._at + 1] not in ("{", "[", '"'):
-            end = _BARE.match(self._held, self._at).end()  # type: ignore[union-attr]
-            self._move(end - self._at)
+    def _skip_value(self) -> None:
+        """Continue after the value at the current position, whatever its length; nothing is kept."""
+        if self._buffer[self._position : self._position + 1] not in ("{", "[", '"'):
+            end = _BARE_VALUE.match(self._buffer, self._position).end()  # type: ignore[union-attr]
+            self._advance(end - self._position)
             return
-        depth, inside = 0, False
+        depth, in_string = 0, False
         while True:
-            depth, inside, end = _scan(self._held, self._at, len(self._held), depth, inside)
+            depth, in_string, end = _scan(self._buffer, self._position, len(self._buffer), depth, in_string)
             if end is not None:
-                self._move(end - self._at)
+                self._advance(end - self._position)
                 return
-            backslashes = len(self._held) - len(self._held.rstrip("\\"))
-            self._move(len(self._held) - self._at - backslashes % 2)  # one at the end belongs to what follows
+            backslashes = len(self._buffer) - len(self._buffer.rstrip("\\"))
+            self._advance(
+                len(self._buffer) - self._position - backslashes % 2
+            )  # a trailing backslash escapes the next character
             if not self._fill(1 + backslashes % 2):
-                self._move(len(self._held) - self._at)
+                self._advance(len(self._buffer) - self._position)
                 return
 
     def _end_of_value(self, limit: int) -> int | None:
-        """Where the value that begins here ends in what is held; None: not before `limit`."""
-        if self._held[self._at : self._at + 1] in ("{", "[", '"'):
-            return _scan(self._held, self._at, min(limit, len(self._held)), 0, False)[2]
-        end = _BARE.match(self._held, self._at).end()  # type: ignore[union-attr]  # matches the empty text too
-        return end if end > self._at else None
+        """Where the value at the current position ends in the buffer. None: not before `limit`."""
+        if self._buffer[self._position : self._position + 1] in ("{", "[", '"'):
+            return _scan(self._buffer, self._position, min(limit, len(self._buffer)), 0, False)[2]
+        end = _BARE_VALUE.match(self._buffer, self._position).end()  # type: ignore[union-attr]  # always matches
+        return end if end > self._position else None
 
     def _key(self) -> str | None:
-        """A key and its colon, read; None: there is none here, and nothing is read."""
-        self._next()
+        """Read a key and its colon. None (nothing is read): there is none."""
+        self._peek()
         self._fill(HEAD)
-        found = _STRING.match(self._held, self._at)
-        colon = _COLON.match(self._held, found.end()) if found else None
-        if found is None or colon is None:
+        match = _STRING.match(self._buffer, self._position)
+        colon = _COLON.match(self._buffer, match.end()) if match else None
+        if match is None or colon is None:
             return None
-        self._move(colon.end() - self._at)
-        return found.group()[1:-1]
+        self._advance(colon.end() - self._position)
+        return match.group()[1:-1]
 
-    def _junk(self) -> None:
-        """Go on after something that is neither an object nor part of the frame around objects."""
-        if self._held[self._at] in '["':
+    def _skip_invalid(self) -> None:
+        """Continue after something that is neither an object nor part of the structure around objects."""
+        if self._buffer[self._position] in '["':
             line = self._line
-            self._skip()
-            self._no_object(line)
+            self._skip_value()
+            self._report_no_object(line)
             return
-        end = _BARE.match(self._held, self._at).end()  # type: ignore[union-attr]
-        if self._held[self._at] not in ":]}":
-            self._no_object(self._line)
-        self._move(max(1, end - self._at))
+        end = _BARE_VALUE.match(self._buffer, self._position).end()  # type: ignore[union-attr]
+        if self._buffer[self._position] not in ":]}":
+            self._report_no_object(self._line)
+        self._advance(max(1, end - self._position))
 
-    def _no_object(self, line: int) -> None:
+    def _report_no_object(self, line: int) -> None:
         self._entries += 1
-        self._left_out(line, msg("It is not an object in braces."))
+        self._report_entry(line, msg("It is not an object in braces."))
 
     def _matches(self, pattern: re.Pattern[str], characters: int = 200) -> bool:
         self._fill(characters)
-        return pattern.match(self._held, self._at) is not None
+        return pattern.match(self._buffer, self._position) is not None
 
-    def _next(self) -> str:
-        """The next character that is no white space and no comma; "" at the end."""
+    def _peek(self) -> str:
+        """The next character other than white space and commas; "" at the end."""
         while True:
-            self._move(GAP.match(self._held, self._at).end() - self._at)  # type: ignore[union-attr]
-            if self._at < len(self._held):
-                return self._held[self._at]
+            self._advance(GAP.match(self._buffer, self._position).end() - self._position)  # type: ignore[union-attr]
+            if self._position < len(self._buffer):
+                return self._buffer[self._position]
             if not self._fill(1):
                 return ""
 
-    def _move(self, characters: int) -> None:
-        if lines := self._held.count("\n", self._at, self._at + characters):
+    def _advance(self, characters: int) -> None:
+        if lines := self._buffer.count("\n", self._position, self._position + characters):
             self._line += lines
-            self._margin = self._held.rfind("\n", self._at, self._at + characters) + 1
-        self._at += characters
+            self._line_start = self._buffer.rfind("\n", self._position, self._position + characters) + 1
+        self._position += characters
 
     def _fill(self, characters: int) -> bool:
-        """Hold so many characters from here on, if there are as many. False: there are not."""
-        while not self._ended and len(self._held) - self._at < characters:
-            kept_from = self._margin if 0 <= self._at - self._margin <= _MOST_INDENT and self._margin >= 0 else self._at
-            block = self._text.read(max(_BLOCK, characters - len(self._held) + self._at))
-            self._ended = not block
-            self._held = self._held[kept_from:] + block
-            self._at, self._margin = self._at - kept_from, self._margin - kept_from
-        return len(self._held) - self._at >= characters
+        """Read until the buffer has this many characters from the current position. False: the file ends before."""
+        while not self._at_end and len(self._buffer) - self._position < characters:
+            keep_from = (
+                self._line_start
+                if 0 <= self._position - self._line_start <= _MAX_INDENT and self._line_start >= 0
+                else self._position
+            )
+            block = self._text.read(max(_BLOCK, characters - len(self._buffer) + self._position))
+            self._at_end = not block
+            self._buffer = self._buffer[keep_from:] + block
+            self._position, self._line_start = self._position - keep_from, self._line_start - keep_from
+        return len(self._buffer) - self._position >= characters
 
 
-def _scan(text: str, start: int, stop: int, depth: int, inside: bool) -> tuple[int, bool, int | None]:
-    """Follow brackets and strings from `start` to `stop`: how deep it is then, whether inside a string, and the place
-    after the bracket (or, at depth 0, the quote) that closes the value, where it does."""
-    at = start
+def _scan(text: str, start: int, stop: int, depth: int, in_string: bool) -> tuple[int, bool, int | None]:
+    """Follow brackets and strings from `start` to `stop`.
+
+    Returns:
+        The depth, True if inside a string, and the position after the bracket (or, at depth 0, the quote) that closes
+        the value, if reached.
+    """
+    position = start
     while True:
-        if inside:
-            closed = _STRING_END.match(text, at, stop)
+        if in_string:
+            closed = _STRING_END.match(text, position, stop)
             if closed is None:
                 return depth, True, None
-            at, inside = closed.end(), False
+            position, in_string = closed.end(), False
             if depth == 0:
-                return depth, False, at
-        token = _TOKEN.search(text, at, stop)
+                return depth, False, position
+        token = _TOKEN.search(text, position, stop)
         if token is None:
             return depth, False, None
-        at = token.end()
+        position = token.end()
         if token.group() == '"':
-            inside = True
+            in_string = True
         elif token.group() in "{[":
             depth += 1
         else:
             depth -= 1
             if depth <= 0:
-                return depth, False, at
+                return depth, False, position

@@ -1,7 +1,7 @@
-"""The objects of a JSON file of any layout, one at a time in bounded memory; broken ones are named and skipped.
+"""Objects of a JSON file in any layout, one at a time in bounded memory; malformed ones are reported and skipped.
 
-Two layouts are read. *Lines* (here): an object on each line, perhaps with a comma behind it, or several run together; a
-broken line costs that line. *Document* (`json_document`): one value, or several that know no lines.
+Two layouts: *Lines* (here): one or more objects per line, optionally followed by a comma; a malformed line affects only
+itself. *Document* (`json_document`): one value, or several values regardless of lines.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from core.dataset.importers.decoding import BROKEN
-from core.dataset.importers.import_problems import LONGEST_LINE, ImportProblems
-from core.dataset.importers.positions import located, position
+from core.dataset.importers.import_problems import MAX_LINE_CHARACTERS, ImportProblems
+from core.dataset.importers.positions import position, with_position
 from core.dataset.importers.text_lines import LineReader, LineTooLong, RowTooLong
 from core.message import msg
 
 Layout = Literal["lines", "document"]
-DECODER = json.JSONDecoder(strict=False)  # line ends and tabs inside strings, as careless programs write them
+DECODER = json.JSONDecoder(strict=False)  # accepts unescaped line breaks and tabs inside strings
 GAP = re.compile(r"[\s,\ufeff]*")
 _STRING_OR_LAST_COMMA = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*")|,(?=\s*[}\]])', re.DOTALL)
 
 
 class BrokenJson(ValueError):
-    """Why a line or a value cannot be used, as a sentence; `line` is where, if that is not where it begins."""
+    """Why a line or value cannot be used, as a sentence; `line` is the position, if not the beginning."""
 
     def __init__(self, sentence: str, line: int | None = None) -> None:
         super().__init__(sentence)
@@ -35,10 +35,10 @@ class JsonObject(NamedTuple):
     """One object.
 
     Attributes:
-        line: the one that it begins on, from 1.
-        value: what it holds.
-        size: how many characters it took.
-        entry: its number, as `positions.position` takes it.
+        line: the line where it begins, from 1.
+        value: its content.
+        size: its length in characters.
+        entry: its number, see `positions.position`.
     """
 
     line: int
@@ -48,68 +48,72 @@ class JsonObject(NamedTuple):
 
 
 def layout(head: str) -> Layout:
-    """How a JSON file is laid out, by its beginning (`HEAD` characters)."""
+    """The layout of a JSON file, from its beginning (`HEAD` characters)."""
     lines = [line.strip("\ufeff \t\r") for line in head.split("\n")]
     lines = [line for line in lines if line.strip(",")]
     if len(lines) < 2 or lines[0].startswith("["):
         return "document"
-    if not lines[0].startswith("{") or _is_whole(lines[0]):
+    if not lines[0].startswith("{") or _is_complete(lines[0]):
         return "lines"
-    # The first line is broken, or the first object goes on: after a bracket, a comma or a colon it does.
+    # Either the first line is malformed, or the first object continues (after a bracket, comma or colon).
     return "lines" if lines[1].startswith("{") and lines[0][-1] not in "{[,:" else "document"
 
 
-def in_lines(lines: LineReader, problems: ImportProblems) -> Iterator[JsonObject]:
-    """The objects of a file that has one or more on each line."""
+def read_lines(lines: LineReader, problems: ImportProblems) -> Iterator[JsonObject]:
+    """The objects of a file with one or more per line."""
     while True:
-        number, entry = lines.begin(), 0
+        number, entry = lines.begin_row(), 0
         try:
             line = next(lines).strip("\r\n \t\ufeff")
-            for found, size in _of_line(line):
-                yield JsonObject(number, found, size, entry)
+            for value, size in _line_objects(line):
+                yield JsonObject(number, value, size, entry)
                 entry = max(2, entry + 1)
         except StopIteration:
             return
         except (LineTooLong, RowTooLong):
             problems.add(
-                msg("Line {number} has more than {value} characters.", number=f"{number:,}", value=f"{LONGEST_LINE:,}")
+                msg(
+                    "Line {number} has more than {value} characters.",
+                    number=f"{number:,}",
+                    value=f"{MAX_LINE_CHARACTERS:,}",
+                )
             )
         except BrokenJson as exc:
-            problems.add(located(position("Line", number, entry), str(exc)))
+            problems.add(with_position(position("Line", number, entry), str(exc)))
 
 
-def _is_whole(line: str) -> bool:
+def _is_complete(line: str) -> bool:
     try:
-        return any(True for _ in _of_line(line))
+        return any(True for _ in _line_objects(line))
     except BrokenJson:
         return False
 
 
-def _of_line(line: str) -> Iterator[tuple[dict[str, Any], int]]:
+def _line_objects(line: str) -> Iterator[tuple[dict[str, Any], int]]:
     """The objects of one line, usually one.
 
     Raises:
-        BrokenJson: what follows is none.
+        BrokenJson: the rest of the line is not a valid object.
     """
     if BROKEN in line:
         raise BrokenJson(msg("Some bytes are not valid characters."))
-    at = GAP.match(line).end()  # type: ignore[union-attr]  # matches the empty text too
-    while at < len(line):
+    position = GAP.match(line).end()  # type: ignore[union-attr]  # always matches
+    while position < len(line):
         try:
-            found, end = DECODER.raw_decode(line, at)
+            value, end = DECODER.raw_decode(line, position)
         except json.JSONDecodeError as exc:
-            found, end = without_trailing_comma(line[at:], exc), len(line)
-        except (ValueError, RecursionError) as exc:  # a number of 10,000 digits, a million brackets
+            value, end = without_trailing_comma(line[position:], exc), len(line)
+        except (ValueError, RecursionError) as exc:  # huge numbers or deeply nested brackets
             raise BrokenJson(msg("It is JSON that cannot be read.")) from exc
-        yield checked(found), end - at
-        at = GAP.match(line, end).end()  # type: ignore[union-attr]
+        yield require_object(value), end - position
+        position = GAP.match(line, end).end()  # type: ignore[union-attr]
 
 
 def without_trailing_comma(text: str, error: json.JSONDecodeError) -> object:
-    """A value whose only fault is a comma before a closing bracket.
+    """Parse a value whose only error is a comma before a closing bracket.
 
     Raises:
-        BrokenJson: it has another one.
+        BrokenJson: it has another error.
     """
     try:
         return DECODER.decode(_STRING_OR_LAST_COMMA.sub(r"\1", text))
@@ -119,7 +123,7 @@ def without_trailing_comma(text: str, error: json.JSONDecodeError) -> object:
         ) from error
 
 
-def checked(found: object) -> dict[str, Any]:
-    if not isinstance(found, dict):
+def require_object(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
         raise BrokenJson(msg("It is not an object in braces."))
-    return found
+    return value

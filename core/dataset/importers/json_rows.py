@@ -1,5 +1,7 @@
-"""JSON values that are rows without looking like it: tables held by columns or by an index, lists of turns or cells,
-objects around a row. Pure."""
+"""JSON values that represent rows in other ways: tables by column or by index, lists of turns or cells, wrapped rows.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -8,95 +10,106 @@ from typing import Any
 
 from core.dataset.importers import column_roles
 
-_FEWEST_COLUMNS = 2  # of a table that is held by columns
-_ENVELOPES = ("row", "item", "fields", "data", "_source")  # Hugging Face, OpenAI Evals, Argilla, Label Studio, Elastic
+_MIN_COLUMNS = 2  # of a table stored by column
+_WRAPPER_KEYS = (
+    "row",
+    "item",
+    "fields",
+    "data",
+    "_source",
+)  # Hugging Face, OpenAI Evals, Argilla, Label Studio, Elastic
 _TURN_KEYS = frozenset(
     ("role", "content", "from", "value", "speaker", "sender", "text", "name", "weight", "refusal", "reasoning_content")
 ) | {"tool_calls", "tool_call_id", "function_call", "language"}
 
 
-def rows_of(only: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """The rows of a table that is the only object of a file, as pandas writes it; None: the object is a row itself.
+def rows_from_table(table: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """The rows of a table that is the only object of a file, as pandas writes it. None: the object is itself a row.
 
-    `DataFrame.to_json` with `orient="split"` (`columns` and `data`), `"list"` (a list for each column), `"columns"` (an
-    object for each column, by the index) and `"index"` (a row for each entry of the index). Two columns at least: one
-    alone may be any list.
+    Supports `DataFrame.to_json` with `orient="split"` (`columns` and `data`), `"list"` (a list per column), `"columns"`
+    (an object per column, by index) and `"index"` (a row per index entry). At least two columns: a single one may be
+    any list.
     """
-    columns = _columns(only)
+    columns = _columns(table)
     if columns is not None:
         return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
-    values = list(only.values())
-    if not _alike(values) or any(map(_is_named, only)) or not any(map(_is_named, values[0])):
+    values = list(table.values())
+    if not _same_keys(values) or any(map(_is_example_column, table)) or not any(map(_is_example_column, values[0])):
         return None
     return [dict(value) for value in values]
 
 
-def _columns(only: Mapping[str, Any]) -> dict[str, list[Any]] | None:
-    names, data = only.get("columns"), only.get("data")
-    if isinstance(names, list) and isinstance(data, list) and only.keys() <= {"columns", "index", "data"}:
-        whole = all(isinstance(row, list) and len(row) == len(names) for row in data)
-        return {str(name): [row[at] for row in data] for at, name in enumerate(names)} if whole else None
-    values = list(only.values())
-    if len(values) < _FEWEST_COLUMNS:
+def _columns(table: Mapping[str, Any]) -> dict[str, list[Any]] | None:
+    names, data = table.get("columns"), table.get("data")
+    if isinstance(names, list) and isinstance(data, list) and table.keys() <= {"columns", "index", "data"}:
+        is_complete = all(isinstance(row, list) and len(row) == len(names) for row in data)
+        return {str(name): [row[i] for row in data] for i, name in enumerate(names)} if is_complete else None
+    values = list(table.values())
+    if len(values) < _MIN_COLUMNS:
         return None
-    if _alike(values):
-        counted = list(values[0]) == [str(row) for row in range(len(values[0]))]
-        by_index = any(map(_is_named, only)) and not any(map(_is_named, values[0]))
-        if counted or by_index:
-            return {name: list(value.values()) for name, value in only.items()}
+    if _same_keys(values):
+        has_row_numbers = list(values[0]) == [str(row) for row in range(len(values[0]))]
+        by_index = any(map(_is_example_column, table)) and not any(map(_is_example_column, values[0]))
+        if has_row_numbers or by_index:
+            return {name: list(value.values()) for name, value in table.items()}
         return None
-    lists = all(isinstance(value, list) and len(value) == len(values[0]) for value in values)
-    if not lists or any(isinstance(cell, dict) for value in values for cell in value):  # messages and tools, say
+    equal_lists = all(isinstance(value, list) and len(value) == len(values[0]) for value in values)
+    if not equal_lists or any(
+        isinstance(cell, dict) for value in values for cell in value
+    ):  # for example messages and tools
         return None
-    return dict(only)
+    return dict(table)
 
 
-def _alike(values: Sequence[Any]) -> bool:
-    """Whether all values are objects with the same keys."""
+def _same_keys(values: Sequence[Any]) -> bool:
+    """True if all values are objects with the same keys."""
     return bool(values) and all(
         isinstance(value, dict) and value and value.keys() == values[0].keys() for value in values
     )
 
 
-def _is_named(key: str) -> bool:
-    """Whether a key is the name of a column that has a part in examples, and no entry of an index."""
-    return column_roles.part_of(key) in ("prompt", "completion") or key.strip().lower() in ("messages", "conversations")
+def _is_example_column(key: str) -> bool:
+    """True if a key is the name of a prompt, completion or conversation column, not an index entry."""
+    return column_roles.guess_role(key) in ("prompt", "completion") or key.strip().lower() in (
+        "messages",
+        "conversations",
+    )
 
 
 def is_conversation(values: Sequence[Any]) -> bool:
-    """Whether a list that stands where a row is expected holds turns and nothing else."""
-    return bool(values) and all(isinstance(one, dict) and one and one.keys() <= _TURN_KEYS for one in values)
+    """True if a list in place of a row contains only turns."""
+    return bool(values) and all(isinstance(turn, dict) and turn and turn.keys() <= _TURN_KEYS for turn in values)
 
 
-def of_list(values: Sequence[Any]) -> dict[str, Any]:
-    """A list that stands where a row is expected, as a row: a conversation, or cells without names."""
+def row_from_list(values: Sequence[Any]) -> dict[str, Any]:
+    """A list in place of a row: a conversation, or cells without names."""
     if is_conversation(values):
         return {"messages": list(values)}
     return {f"column {number}": value for number, value in enumerate(values, 1)}
 
 
-def header_of(first: Mapping[str, Any]) -> list[str] | None:
-    """The names of the columns, where a row of a table without names is its header; None: it is an ordinary row."""
+def header_row(first: Mapping[str, Any]) -> list[str] | None:
+    """The column names, if the first row of a table without names is a header. None: it is an ordinary row."""
     names = list(first.values())
-    without_names = list(first) == [f"column {number}" for number in range(1, len(first) + 1)]
-    texts = all(isinstance(name, str) and name.strip() for name in names)
-    if not without_names or not texts or len(set(names)) < max(len(names), _FEWEST_COLUMNS):
+    is_unnamed = list(first) == [f"column {number}" for number in range(1, len(first) + 1)]
+    all_texts = all(isinstance(name, str) and name.strip() for name in names)
+    if not is_unnamed or not all_texts or len(set(names)) < max(len(names), _MIN_COLUMNS):
         return None
-    return names if any(map(_is_named, names)) else None
+    return names if any(map(_is_example_column, names)) else None
 
 
-def envelope(objects: Sequence[Mapping[str, Any]]) -> str | None:
-    """The key under which all objects hold the row itself, such as Hugging Face's `row`; None: there is none."""
-    for key in _ENVELOPES:
-        if objects and all(isinstance(one.get(key), dict) and one[key] for one in objects):
+def wrapper_key(objects: Sequence[Mapping[str, Any]]) -> str | None:
+    """The key under which all objects wrap the row, such as Hugging Face's `row`. None: there is none."""
+    for key in _WRAPPER_KEYS:
+        if objects and all(isinstance(item.get(key), dict) and item[key] for item in objects):
             return key
     return None
 
 
-def unwrapped(found: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """An object whose row lies under `key`, with the row's columns beside its own."""
-    inside = found.get(key)
-    if not isinstance(inside, dict):
-        return dict(found)
-    outside = {name: value for name, value in found.items() if name != key}
-    return {**{f"{key}.{name}" if name in outside else name: value for name, value in inside.items()}, **outside}
+def unwrap(wrapper: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """An object whose row is nested under `key`: the row's columns next to the object's own."""
+    nested = wrapper.get(key)
+    if not isinstance(nested, dict):
+        return dict(wrapper)
+    outside = {name: value for name, value in wrapper.items() if name != key}
+    return {**{f"{key}.{name}" if name in outside else name: value for name, value in nested.items()}, **outside}

@@ -1,4 +1,4 @@
-"""JSON as a table: the keys of the first objects are the columns, each object is a row, all cells text."""
+"""JSON as a table: the keys of the first objects are the columns, each object is a row, all cells are text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import chain
 from typing import NamedTuple, TextIO
 
 from core.dataset.importers import json_document, json_objects, json_rows, positions, table
-from core.dataset.importers.cell_format import text_of
+from core.dataset.importers.cell_format import cell_text
 from core.dataset.importers.import_problems import ImportProblems
 from core.dataset.importers.json_objects import JsonObject
 from core.dataset.importers.positions import position
@@ -16,17 +16,17 @@ from core.dataset.importers.text_lines import LineReader
 from core.errors import BadFile
 from core.message import msg
 
-_FIRST_OBJECTS = 1_000  # their keys are the columns
-_FIRST_CHARACTERS = 20_000_000  # or the keys of fewer objects, where those take more than this
-_SHAPES = msg(
-    'Write one object a line, such as {{"prompt": "…", "completion": "…"}} or {{"messages": […]}}, or an array of '
+_FIRST_OBJECTS = 1_000  # sample whose keys become the columns
+_FIRST_CHARACTERS = 20_000_000  # or fewer objects, if they exceed this size
+_EXPECTED_FORMAT = msg(
+    'Write one object per line, such as {{"prompt": "…", "completion": "…"}} or {{"messages": […]}}, or an array of '
     'objects (in pandas: orient="records").'
 )
 
 
 def read(text: TextIO, filename: str, problems: ImportProblems) -> table.TableRows:
-    """The good objects, all cells text; lists and objects in them are JSON again. Columns are the keys that occur in
-    the first thousand objects.
+    """The usable objects, all cells as text; nested lists and objects become JSON. The columns are the keys of the
+    first thousand objects.
 
     Raises:
         BadFile: no object can be used, or there are too many keys.
@@ -34,78 +34,79 @@ def read(text: TextIO, filename: str, problems: ImportProblems) -> table.TableRo
     layout = json_objects.layout(text.read(HEAD))
     text.seek(0)
     if layout == "lines":
-        objects = json_objects.in_lines(LineReader(text), problems)
+        objects = json_objects.read_lines(LineReader(text), problems)
     else:
-        objects = json_document.in_document(text, problems)
-    place: positions.Place = "Line" if layout == "lines" else "Entry"
+        objects = json_document.read_document(text, problems)
+    unit: positions.RowUnit = "Line" if layout == "lines" else "Entry"
     first, characters = list[JsonObject](), 0
-    for found in objects:
-        first.append(found)
-        characters += found.size
+    for item in objects:
+        first.append(item)
+        characters += item.size
         if len(first) >= _FIRST_OBJECTS or characters >= _FIRST_CHARACTERS:
             break
-    if len(first) == 1 and (rows := json_rows.rows_of(first[0].value)) is not None:
-        place, first = "Row", [JsonObject(number, row, 0) for number, row in enumerate(rows, 1)]
-    header = json_rows.header_of(first[0].value) if first else None
-    if (key := json_rows.envelope([found.value for found in first])) is not None:
-        first = [found._replace(value=json_rows.unwrapped(found.value, key)) for found in first]
-        objects = (found._replace(value=json_rows.unwrapped(found.value, key)) for found in objects)
-    keys = list(dict.fromkeys(chain.from_iterable(found.value for found in first)))
+    if len(first) == 1 and (rows := json_rows.rows_from_table(first[0].value)) is not None:
+        unit, first = "Row", [JsonObject(number, row, 0) for number, row in enumerate(rows, 1)]
+    header = json_rows.header_row(first[0].value) if first else None
+    if (key := json_rows.wrapper_key([item.value for item in first])) is not None:
+        first = [item._replace(value=json_rows.unwrap(item.value, key)) for item in first]
+        objects = (item._replace(value=json_rows.unwrap(item.value, key)) for item in objects)
+    keys = list(dict.fromkeys(chain.from_iterable(item.value for item in first)))
     if not keys:
-        raise nothing(filename, problems)
-    table.checked_width(len(keys), filename)
-    found_rows = _Found(chain(first if header is None else first[1:], objects), place, keys, len(first))
-    table_of_rows = _table(found_rows, filename, problems)
+        raise no_rows_error(filename, problems)
+    table.check_width(len(keys), filename)
+    stream = _ObjectStream(chain(first if header is None else first[1:], objects), unit, keys, len(first))
+    rows_table = _table(stream, filename, problems)
     if header is None:
-        return table_of_rows
+        return rows_table
     names = table.names(header + keys[len(header) :], problems)
-    return table_of_rows.with_frame(table_of_rows.frame.set_axis(names, axis="columns"))
+    return rows_table.with_frame(rows_table.frame.set_axis(names, axis="columns"))
 
 
-def nothing(filename: str, problems: ImportProblems) -> BadFile:
-    """The error of a file without any good object."""
+def no_rows_error(filename: str, problems: ImportProblems) -> BadFile:
+    """The error for a file without usable objects."""
     if not problems.first():
-        return BadFile(msg("{filename} has no rows: there is no object in it.", filename=filename), _SHAPES)
+        return BadFile(msg("{filename} has no rows: it contains no object.", filename=filename), _EXPECTED_FORMAT)
     return BadFile(
-        msg("{filename} has no line that can be used. {first}", filename=filename, first=problems.first()), _SHAPES
+        msg("{filename} has no line that can be used. {first}", filename=filename, first=problems.first()),
+        _EXPECTED_FORMAT,
     )
 
 
-class _Found(NamedTuple):
-    """The objects of a file, how they are counted, and the keys of the `looked_at` first ones."""
+class _ObjectStream(NamedTuple):
+    """The objects of a file, the unit of their positions, and the keys of the first `sampled` objects."""
 
     objects: Iterable[JsonObject]
-    place: positions.Place
+    unit: positions.RowUnit
     keys: list[str]
-    looked_at: int
+    sampled: int
 
 
-def _table(rows: _Found, filename: str, problems: ImportProblems) -> table.TableRows:
+def _table(rows: _ObjectStream, filename: str, problems: ImportProblems) -> table.TableRows:
     keys, known = rows.keys, set(rows.keys)
-    good = table.TableBuilder(table.names(keys, problems))
-    for line, found, _size, entry in rows.objects:
-        if strange := found.keys() - known:
-            key = min(strange)
-            known |= strange
+    builder = table.TableBuilder(table.names(keys, problems))
+    for line, value, _size, entry in rows.objects:
+        if unknown_keys := value.keys() - known:
+            key = min(unknown_keys)
+            known |= unknown_keys
             problems.note(
                 msg(
-                    "{where} has {key}, which the first {looked_at} do not have; it is left out.",
-                    where=position(rows.place, line, entry),
+                    "{where} has the key {key}, which the first {count} objects do not have; it is left out.",
+                    where=position(rows.unit, line, entry),
                     key=repr(key[:100]),
-                    looked_at=f"{rows.looked_at:,}",
+                    count=f"{rows.sampled:,}",
                 )
             )
-        cells = [text_of(found.get(key)) for key in keys]
-        flaws = ((name, table.cell_problem(cell)) for name, cell in zip(keys, cells, strict=True))
-        if bad := next(((name, flaw) for name, flaw in flaws if flaw), None):
-            where = position(rows.place, line, entry)
-            problems.add(msg("{where}, {key}: {flaw}", where=where, key=repr(bad[0][:100]), flaw=bad[1]))
+        cells = [cell_text(value.get(key)) for key in keys]
+        problems_by_key = ((name, table.cell_problem(cell)) for name, cell in zip(keys, cells, strict=True))
+        if invalid := next(((name, problem) for name, problem in problems_by_key if problem), None):
+            where = position(rows.unit, line, entry)
+            problems.add(msg("{where}, {key}: {problem}", where=where, key=repr(invalid[0][:100]), problem=invalid[1]))
         elif any(cell and not cell.isspace() for cell in cells):
-            good.add(cells, line, entry)
-        if good.full:
-            table.ends_early(len(good), problems)
+            builder.add(cells, line, entry)
+        if builder.full:
+            table.report_full(len(builder), problems)
             break
-    if not len(good):
-        raise nothing(filename, problems)
-    made = good.rows(rows.place)
-    return made.with_frame(made.frame.rename(columns={"": "column 1"}))
+    if not len(builder):
+        raise no_rows_error(filename, problems)
+    result = builder.rows(rows.unit)
+    return result.with_frame(result.frame.rename(columns={"": "column 1"}))

@@ -1,4 +1,4 @@
-"""Pairs of prompt and answer from text that was pasted, or a file: a chat log, a table, JSON or JSON lines."""
+"""Pairs of prompt and answer from pasted text or a file: a chat log, a table, JSON or JSON lines."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from core.dataset.importers import chat_markup, column_mapping, column_roles, co
 from core.errors import BadFile
 from core.message import msg
 
-LONGEST_PASTE = 1_000_000
-"""Characters; 200 examples of the longest kind have 800,000."""
-_NAMED = 5  # rows that could not be used and are named; more of them are counted
+MAX_PASTE_CHARACTERS = 1_000_000
+"""Characters; 200 examples of maximum length have 800,000."""
+_MAX_REPORTED = 5  # unusable rows that are listed; the others are counted
 _HELP = msg("Paste lines such as “Customer: …” and “Agent: …”, a table with two columns, or JSON lines.")
-# What chat programs put before the speaker: [12.03.24, 10:22], 2024-03-12 10:22:05, 10:22 AM -
-_STAMP = r"(?:\[?[\d/.\-:,年月日\s]*\d{1,2}:\d{2}(?::\d{2})?(?:\s?[AaPp][Mm])?\]?\s*(?:[-–]\s+)?)?"
-_SPEAKS = re.compile(rf"^\s*{_STAMP}\**([^\W\d_][^:：\n,.!?。！？，]{{0,39}}?)\**\s*[:：](?!//)\**\s*(.*)$")
+# Timestamps of chat programs before the speaker: [12.03.24, 10:22], 2024-03-12 10:22:05, 10:22 AM -
+_TIMESTAMP = r"(?:\[?[\d/.\-:,年月日\s]*\d{1,2}:\d{2}(?::\d{2})?(?:\s?[AaPp][Mm])?\]?\s*(?:[-–]\s+)?)?"
+_SPEAKER_LINE = re.compile(rf"^\s*{_TIMESTAMP}\**([^\W\d_][^:：\n,.!?。！？，]{{0,39}}?)\**\s*[:：](?!//)\**\s*(.*)$")
 _JSON = re.compile(r"\s*(?:\{|\[\s*[\[{\"])")  # a chat log may begin with a time in brackets
-_ASKS = frozenset(("client", "buyer", "visitor", "guest", "me", "q", "顾客", "客户", "买家", "访客"))
-_ANSWERS = frozenset(("support", "seller", "service", "helpdesk", "a", "回答", "坐席", "卖家", "店家", "小二"))
+_USER_NAMES = frozenset(("client", "buyer", "visitor", "guest", "me", "q", "顾客", "客户", "买家", "访客"))
+_ASSISTANT_NAMES = frozenset(("support", "seller", "service", "helpdesk", "a", "回答", "坐席", "卖家", "店家", "小二"))
 
 
 @dataclass(frozen=True, slots=True)
 class Pasted:
-    """What was read.
+    """The result.
 
     Attributes:
-        form: what the text was taken for.
-        notes: what was left out, in sentences.
+        pairs: the examples.
+        form: the detected format.
+        notes: what was left out, as sentences.
     """
 
     pairs: tuple[ExamplePair, ...]
@@ -44,20 +45,20 @@ def from_text(text: str) -> Pasted:
     """The pairs in a pasted text.
 
     Raises:
-        BadFile: there are none in it, or it is too long.
+        BadFile: it contains none, or is too long.
     """
     if not text.strip():
         raise BadFile(msg("Nothing was pasted."), _HELP)
-    if len(text) > LONGEST_PASTE:
+    if len(text) > MAX_PASTE_CHARACTERS:
         raise BadFile(
             msg(
-                "The text has {text} characters; up to {value} fit here.",
-                text=f"{len(text):,}",
-                value=f"{LONGEST_PASTE:,}",
+                "The text has {count} characters; the limit is {value}.",
+                count=f"{len(text):,}",
+                value=f"{MAX_PASTE_CHARACTERS:,}",
             ),
             msg("Upload it instead."),
         )
-    if not _JSON.match(text) and (turns := _rendered(text) or _turns(text)) is not None:
+    if not _JSON.match(text) and (turns := _markup_turns(text) or _chat_log_turns(text)) is not None:
         return _from_turns(turns)
     try:
         return from_table(table_reader.read_table(text.rstrip("\n").encode("utf-8", "replace"), "pasted.txt"))
@@ -69,17 +70,17 @@ def from_file(data: bytes, name: str) -> Pasted:
     """The pairs in a file: a chat log (.txt), or any table that `table_reader.read_table` reads.
 
     Raises:
-        BadFile: there are none in it, or it cannot be read.
+        BadFile: it contains none, or cannot be read.
     """
-    if name.lower().endswith(".txt") and len(data) <= LONGEST_PASTE:
+    if name.lower().endswith(".txt") and len(data) <= MAX_PASTE_CHARACTERS:
         text = decoding.decode(data, name).text
-        if not _JSON.match(text) and (turns := _rendered(text) or _turns(text)) is not None:
+        if not _JSON.match(text) and (turns := _markup_turns(text) or _chat_log_turns(text)) is not None:
             return _from_turns(turns)
     return from_table(table_reader.read_table(data, name))
 
 
 def from_table(imported: table_reader.Imported) -> Pasted:
-    """The pairs in a table that was read; two columns without a header are taken as prompt and answer.
+    """The pairs in an imported table; two columns without a header are used as prompt and answer.
 
     Raises:
         BadFile: it has a single column.
@@ -90,84 +91,84 @@ def from_table(imported: table_reader.Imported) -> Pasted:
         raise BadFile(
             msg("There is only one column; prompts and answers need two."), msg("Add a column with the answers.")
         )
-    found = column_mapping.guess(frame)
-    asked = frame[list(found.prompts)].itertuples(index=False, name=None)
+    mapping = column_mapping.guess(frame)
+    prompt_rows = frame[list(mapping.prompts)].itertuples(index=False, name=None)
     pairs = [
-        ExamplePair(join_values(map(str, values), found.separator), str(answer))
-        for values, answer in zip(asked, frame[found.completion], strict=True)
+        ExamplePair(join_values(map(str, values), mapping.separator), str(answer))
+        for values, answer in zip(prompt_rows, frame[mapping.completion], strict=True)
     ]
-    if len(columns) == 2 and not any(column_roles.part_of(column) for column in columns):
+    if len(columns) == 2 and not any(column_roles.guess_role(column) for column in columns):
         pairs.insert(0, ExamplePair(columns[0], columns[1]))
-        if found.completion == columns[0]:
+        if mapping.completion == columns[0]:
             pairs = [pairs[0], *(ExamplePair(pair.answer, pair.prompt) for pair in pairs[1:])]
-    return Pasted(tuple(pairs), "table", tuple(imported.left_out_named(_NAMED)))
+    return Pasted(tuple(pairs), "table", tuple(imported.left_out_summary(_MAX_REPORTED)))
 
 
-def _rendered(text: str) -> list[tuple[str, str]] | None:
-    """The turns of a text with the marks of a chat template; None: it is none."""
-    found = chat_markup.turns(text.strip())
-    return None if found is None else [(turn["speaker"], turn["text"]) for turn in found]
+def _markup_turns(text: str) -> list[tuple[str, str]] | None:
+    """The turns of a text with chat template markup. None: it has none."""
+    turns = chat_markup.turns(text.strip())
+    return None if turns is None else [(turn["speaker"], turn["text"]) for turn in turns]
 
 
-def _turns(text: str) -> list[tuple[str, str]] | None:
-    """(speaker, what was said) of a chat log, neighbours of one speaker joined; None: it is none."""
-    lines = [(line, _SPEAKS.match(line)) for line in text.splitlines()]
-    named = Counter(found[1].strip() for _line, found in lines if found)
-    speakers = _speakers(named)
+def _chat_log_turns(text: str) -> list[tuple[str, str]] | None:
+    """(role, text) of a chat log; consecutive turns of a speaker are joined. None: it is no chat log."""
+    lines = [(line, _SPEAKER_LINE.match(line)) for line in text.splitlines()]
+    counts = Counter(match[1].strip() for _line, match in lines if match)
+    speakers = _assign_roles(counts)
     if speakers is None:
         return None
     turns: list[tuple[str, str]] = []
-    for line, found in lines:
-        if found and found[1].strip() in speakers:
-            speaker, said = found[1].strip(), found[2].strip()
+    for line, match in lines:
+        if match and match[1].strip() in speakers:
+            speaker, message = match[1].strip(), match[2].strip()
         elif turns:
-            speaker, said = turns[-1][0], line.strip()
+            speaker, message = turns[-1][0], line.strip()
         else:
-            continue  # a title above the first turn
+            continue  # text before the first turn
         if turns and turns[-1][0] == speaker:
-            said = f"{turns.pop()[1]}\n{said}"
-        turns.append((speaker, said))
-    return [(speakers[speaker], said.strip()) for speaker, said in turns if said.strip()]
+            message = f"{turns.pop()[1]}\n{message}"
+        turns.append((speaker, message))
+    return [(speakers[speaker], message.strip()) for speaker, message in turns if message.strip()]
 
 
-def _speakers(named: Counter[str]) -> dict[str, str] | None:
-    """The part (user, assistant, system) of each speaker; None where no two of them can be told apart."""
-    roles = {name: role for name in named if (role := _role(name)) is not None}
+def _assign_roles(counts: Counter[str]) -> dict[str, str] | None:
+    """The role (user, assistant, system) of each speaker. None: no two of them can be distinguished."""
+    roles = {name: role for name in counts if (role := _role_of_name(name)) is not None}
     if {"user", "assistant"} <= set(roles.values()):
         return roles
-    people = [name for name in named if roles.get(name) != "system"]
-    if len(people) > 2:  # “Note: …” within a message is no speaker: those speak again and again
-        people = [name for name in people if named[name] > 1]
-    if len(people) != 2 or min(named[name] for name in people) * 3 < max(named[name] for name in people):
+    people = [name for name in counts if roles.get(name) != "system"]
+    if len(people) > 2:  # “Note: …” within a message is not a speaker: speakers occur repeatedly
+        people = [name for name in people if counts[name] > 1]
+    if len(people) != 2 or min(counts[name] for name in people) * 3 < max(counts[name] for name in people):
         return None
-    one, other = people  # in the order of their first words: the one who asks speaks first
-    asks = other if roles.get(other) == "user" or roles.get(one) == "assistant" else one
-    return {name: "user" if name == asks else "assistant" for name in people}
+    first, second = people  # in order of appearance: the user usually speaks first
+    user = second if roles.get(second) == "user" or roles.get(first) == "assistant" else first
+    return {name: "user" if name == user else "assistant" for name in people}
 
 
-def _role(name: str) -> str | None:
+def _role_of_name(name: str) -> str | None:
     word = name.strip().lower()
-    return "user" if word in _ASKS else "assistant" if word in _ANSWERS else conversations.role_of(word)
+    return "user" if word in _USER_NAMES else "assistant" if word in _ASSISTANT_NAMES else conversations.role_of(word)
 
 
 def _from_turns(turns: Sequence[tuple[str, str]]) -> Pasted:
-    """Each answer with what was asked just before it."""
-    pairs, notes, asked = list[ExamplePair](), list[str](), ""
-    unanswered = unasked = 0
-    for role, said in turns:
+    """Pairs of each answer and the message just before it."""
+    pairs, notes, question = list[ExamplePair](), list[str](), ""
+    no_answer = no_question = 0
+    for role, message in turns:
         if role == "user":
-            unanswered += bool(asked)
-            asked = said
-        elif role == "assistant" and asked:
-            pairs.append(ExamplePair(asked, said))
-            asked = ""
+            no_answer += bool(question)
+            question = message
+        elif role == "assistant" and question:
+            pairs.append(ExamplePair(question, message))
+            question = ""
         elif role == "assistant":
-            unasked += 1
-    unanswered += bool(asked)
+            no_question += 1
+    no_answer += bool(question)
     if not pairs:
         raise BadFile(msg("The conversation has no question followed by an answer."), _HELP)
-    if unanswered:
-        notes.append(msg("Messages without an answer, left out: {unanswered}.", unanswered=f"{unanswered:,}"))
-    if unasked:
-        notes.append(msg("Answers without a question, left out: {unasked}.", unasked=f"{unasked:,}"))
+    if no_answer:
+        notes.append(msg("Messages without an answer, left out: {count}.", count=f"{no_answer:,}"))
+    if no_question:
+        notes.append(msg("Answers without a question, left out: {count}.", count=f"{no_question:,}"))
     return Pasted(tuple(pairs), "chat", tuple(notes))

@@ -1,30 +1,34 @@
-"""For processes that open one file of a stranger: what they may take, and how they tell what they found."""
+"""For reader processes of untrusted files: resource limits, and messages to the parent."""
 
 from __future__ import annotations
 
 import json
 import sys
 
-SECONDS = 60  # of computing; a sheet of a million rows takes ten
+CPU_SECONDS = 60  # CPU time; a sheet of a million rows takes ten
 
 
-def say(line: object) -> None:
-    """One line of JSON for the parent."""
+def write_message(line: object) -> None:
+    """Write one line of JSON for the parent process."""
     sys.stdout.write(json.dumps(line) + "\n")
 
 
-def limit(memory: int) -> None:
-    """Where the system can: no more memory and computing than one file may take, and no file left behind.
+def apply_limits(memory: int) -> None:
+    """Limit memory and CPU time of this process, and disable core dumps, where the system supports it.
 
     Args:
         memory: bytes of address space.
     """
     try:
         import resource
-    except ImportError:  # Windows: the parent's patience is the only limit
+    except ImportError:  # Windows: only the parent's timeout applies
         return
-    for what, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, SECONDS), (resource.RLIMIT_CORE, 0)):
+    for resource_id, maximum in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_CPU, CPU_SECONDS),
+        (resource.RLIMIT_CORE, 0),
+    ):
         try:
-            resource.setrlimit(what, (most, most))
-        except (ValueError, OSError):  # macOS knows some of them by name only
+            resource.setrlimit(resource_id, (maximum, maximum))
+        except (ValueError, OSError):  # macOS does not support all of them
             continue

@@ -1,4 +1,4 @@
-"""Files that are opened by a process of their own, because what reads them can be made to eat or end its process."""
+"""Runs readers of untrusted files in a child process, because a malicious file could exhaust memory or crash it."""
 
 from __future__ import annotations
 
@@ -13,73 +13,78 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from core.dataset.importers import process_limits
-from core.dataset.importers.import_problems import LONGEST_LINE
+from core.dataset.importers.import_problems import MAX_LINE_CHARACTERS
 from core.errors import BadFile
 
-_PATIENCE_S = 2 * process_limits.SECONDS  # by the clock, on a machine that has other work
+_TIMEOUT_S = 2 * process_limits.CPU_SECONDS  # wall-clock time, with a margin for a busy machine
 _BLOCK = 1 << 20
 _ROOT = Path(__file__).resolve().parents[3]
-_KEPT_ENVIRONMENT = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "LANG", "TEMP", "TMP")  # no keys
-# The other pools reserve a gigabyte of addresses before they are asked for anything.
+_PASSED_ENVIRONMENT = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "LANG", "TEMP", "TMP")  # no keys
+# Arrow's other memory pools reserve a gigabyte of address space at start.
 _ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1"}
 
 
 @contextmanager
 def run_reader(module: str, arguments: Sequence[str], file: BinaryIO) -> Iterator[subprocess.Popen[bytes]]:
-    """`python -m module`, which has got the whole file on its standard input. It is ended when it takes too long, and
-    with the block."""
+    """Run `python -m module` with the whole file on its standard input.
+
+    The process is killed after a timeout, and at the end of the block.
+    """
     child = subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=_ROOT,
-        env=_ENVIRONMENT | {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ},
+        env=_ENVIRONMENT | {name: os.environ[name] for name in _PASSED_ENVIRONMENT if name in os.environ},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
-    retry_limits = threading.Timer(_PATIENCE_S, child.kill)
-    retry_limits.start()
+    timer = threading.Timer(_TIMEOUT_S, child.kill)
+    timer.start()
     try:
-        with suppress(BrokenPipeError), _end(child.stdin) as stdin:  # a child that has ended says why, or not
+        with (
+            suppress(BrokenPipeError),
+            _closing(child.stdin) as stdin,
+        ):  # the child has ended; its message, if any, says why
             file.seek(0)
             while block := file.read(_BLOCK):
                 stdin.write(block)
         yield child
     finally:
-        retry_limits.cancel()
+        timer.cancel()
         child.kill()
         child.wait()
         if child.stdout is not None:
             child.stdout.close()
 
 
-def read_messages(child: subprocess.Popen[bytes], refused: Callable[[str], BadFile]) -> Iterator[Any]:
-    """What the child tells, line by line, as JSON has it.
+def read_messages(child: subprocess.Popen[bytes], to_error: Callable[[str], BadFile]) -> Iterator[Any]:
+    """Read the child's messages, one JSON value per line.
 
     Raises:
-        BadFile: what `refused` makes of the child's `{"error": why}`; of "broken", when it stumbled; of "memory", when
-            it was ended.
+        BadFile: from `to_error`, called with the child's `{"error": …}`; with "broken" if it failed; with "memory" if
+            it was killed.
     """
-    assert child.stdout is not None  # Popen was asked for it
-    while line := child.stdout.readline(8 * LONGEST_LINE):
+    assert child.stdout is not None  # opened with PIPE
+    while line := child.stdout.readline(8 * MAX_LINE_CHARACTERS):
         try:
-            told = json.loads(line)
-        except ValueError:  # cut off: longer than any row that can be used, or the child was ended
+            message = json.loads(line)
+        except ValueError:  # incomplete: the row is too long, or the child was killed
             break
-        if isinstance(told, dict) and "error" in told:
-            raise refused(str(told["error"]))
-        yield told
+        if isinstance(message, dict) and "error" in message:
+            raise to_error(str(message["error"]))
+        yield message
     else:
         if (code := child.wait()) == 0:
             return
-        if code > 0:  # it stumbled; a signal is below zero
-            raise refused("broken")
-    raise refused("memory")
+        if code > 0:  # it failed; negative codes are signals
+            raise to_error("broken")
+    raise to_error("memory")
 
 
 @contextmanager
-def _end(pipe: IO[bytes] | None) -> Iterator[IO[bytes]]:
-    """A pipe of the child; closed afterwards, which tells it that the file is whole."""
-    assert pipe is not None  # Popen was asked for it
+def _closing(pipe: IO[bytes] | None) -> Iterator[IO[bytes]]:
+    """The child's input pipe; closing it marks the end of the file."""
+    assert pipe is not None  # opened with PIPE
     try:
         yield pipe
     finally:

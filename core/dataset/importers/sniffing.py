@@ -1,4 +1,4 @@
-"""What a file is, by its content; its name is only a hint. Pure."""
+"""Detects the type of a file by content; its name is only a hint. Pure."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from core.errors import BadFile
 from core.message import Message, mark, msg
 
 Kind = Literal["csv", "jsonl", "parquet", "workbook"]
-HEAD = 1 << 16  # bytes that are enough to tell what a file is
+HEAD = 1 << 16  # bytes needed to detect the type of a file
 
 _ZIP, _OLE, _PARQUET = b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1"  # OLE: Excel before 2007
-_SAVE_IT = msg("Choose a table: CSV, JSONL, Parquet or an Excel workbook.")
+_CHOOSE_TABLE = msg("Choose a table: CSV, JSONL, Parquet or an Excel workbook.")
 _UNPACK = msg("Unpack it, then choose the file inside.")
 _SAVE_AGAIN = msg("Save it as Parquet, CSV or JSONL, then choose that file.")
 _COMPRESSED = mark("{name} is a compressed file, not a text file.")
 _PICKLE = mark("{name} is a Python pickle, not a text file.")
-# What files of other kinds begin with, what to say, and what to do about them.
-_OTHERS = (
-    (b"%PDF", mark("{name} is a PDF, not a text file."), _SAVE_IT),
+# Signatures of other formats, with the error message and the next step.
+_OTHER_FORMATS = (
+    (b"%PDF", mark("{name} is a PDF, not a text file."), _CHOOSE_TABLE),
     (b"\x1f\x8b", _COMPRESSED, _UNPACK),
     (b"BZh", _COMPRESSED, _UNPACK),
     (b"\xfd7zXZ", _COMPRESSED, _UNPACK),
@@ -49,10 +49,10 @@ _OTHERS = (
         mark("{name} is a database, not a text file."),
         msg("Export the table as CSV, then choose that file."),
     ),
-    (b"\x89PNG", mark("{name} is a picture, not a text file."), _SAVE_IT),
-    (b"\xff\xd8\xff", mark("{name} is a picture, not a text file."), _SAVE_IT),
+    (b"\x89PNG", mark("{name} is a picture, not a text file."), _CHOOSE_TABLE),
+    (b"\xff\xd8\xff", mark("{name} is a picture, not a text file."), _CHOOSE_TABLE),
 )
-_TABLES = (
+_TABLE_FORMATS = (
     (
         _ZIP,
         mark("{name} is an Excel workbook or a zip file, not a text file."),
@@ -69,10 +69,10 @@ _TABLES = (
         msg("Save it as CSV or JSONL, then choose that file."),
     ),
 )
-_TAR_AT = 257  # where a tar archive says what it is
+_TAR_OFFSET = 257  # offset of the signature of a tar archive
 _WEB_PAGE = re.compile(rb"\s*<(!doctype html|html|\?xml)", re.IGNORECASE)
-_OBJECT_OR_LIST = re.compile(r"""\{\s*("|\}|$)|\[\s*([\[{"]|$)""")  # and no cell that begins with a bracket
-_ENDINGS: dict[str, Kind] = {
+_OBJECT_OR_LIST = re.compile(r"""\{\s*("|\}|$)|\[\s*([\[{"]|$)""")  # but not a cell that begins with a bracket
+_EXTENSIONS: dict[str, Kind] = {
     ".csv": "csv",
     ".tsv": "csv",
     ".txt": "csv",
@@ -86,7 +86,7 @@ _ENDINGS: dict[str, Kind] = {
     ".xls": "workbook",
     ".ods": "workbook",
 }
-_OTHERWISE: dict[Kind, str] = {
+_MISMATCH: dict[Kind, str] = {
     "csv": msg("The file name suggests another format, but the content is a CSV table; it is read as CSV."),
     "jsonl": msg("The file name suggests another format, but the content is JSONL; it is read as JSONL."),
     "parquet": msg("The file name suggests another format, but the content is Parquet; it is read as Parquet."),
@@ -97,15 +97,15 @@ _OTHERWISE: dict[Kind, str] = {
 
 
 def reject_other_formats(head: bytes, name: str, *, tables: bool = False) -> None:
-    """Say what a file is that is no text (nor, with `tables`, another kind of table).
+    """Reject files that are not text (and, with `tables`, not another table format).
 
     Raises:
         BadFile: it is such a file.
     """
-    for start, what, what_to_do in _OTHERS if tables else (*_TABLES, *_OTHERS):
-        if head.startswith(start):
-            raise BadFile(Message(what, {"name": name}), what_to_do)
-    if head[_TAR_AT:].startswith(b"ustar"):
+    for signature, template, next_step in _OTHER_FORMATS if tables else (*_TABLE_FORMATS, *_OTHER_FORMATS):
+        if head.startswith(signature):
+            raise BadFile(Message(template, {"name": name}), next_step)
+    if head[_TAR_OFFSET:].startswith(b"ustar"):
         raise BadFile(msg("{name} is a tar archive, not a text file.", name=name), _UNPACK)
     if _WEB_PAGE.match(head.removeprefix(b"\xef\xbb\xbf")):
         raise BadFile(
@@ -115,7 +115,7 @@ def reject_other_formats(head: bytes, name: str, *, tables: bool = False) -> Non
 
 
 def binary_kind(head: bytes) -> Kind | None:
-    """The kind of a table that is no text; None where it is text."""
+    """The kind of a binary table. None: it is text."""
     if head.startswith((_ZIP, _OLE)):
         return "workbook"
     return "parquet" if head.startswith(_PARQUET) else None
@@ -124,20 +124,20 @@ def binary_kind(head: bytes) -> Kind | None:
 def text_kind(beginning: str, name: str) -> Kind:
     """CSV or JSONL, by the first lines of a text.
 
-    A line of JSONL is an object. Where a name says JSONL and no line begins like an object, a first line with commas
-    makes it CSV.
+    A line of JSONL is an object. If the name says JSONL but no line begins like an object, and the first line has
+    separators, it is CSV.
     """
     lines = [line for line in beginning.lstrip("\ufeff").splitlines() if line.strip()]
     first = lines[0].lstrip() if lines else ""
     if _OBJECT_OR_LIST.match(first):
         return "jsonl"
-    if _ENDINGS.get(PurePath(name).suffix.lower()) != "jsonl":
+    if _EXTENSIONS.get(PurePath(name).suffix.lower()) != "jsonl":
         return "csv"
-    some_object = any(line.lstrip().startswith("{") for line in lines)
-    return "csv" if not some_object and re.search(r"[,;\t]", first) else "jsonl"
+    has_object = any(line.lstrip().startswith("{") for line in lines)
+    return "csv" if not has_object and re.search(r"[,;\t]", first) else "jsonl"
 
 
 def extension_mismatch(kind: Kind, name: str) -> str | None:
-    """A sentence for a file whose name says another kind than its content; None where they agree or it says nothing."""
-    said = _ENDINGS.get(PurePath(name).suffix.lower())
-    return _OTHERWISE[kind] if said is not None and said != kind else None
+    """A note if the file extension does not match the content. None: it does, or is unknown."""
+    expected = _EXTENSIONS.get(PurePath(name).suffix.lower())
+    return _MISMATCH[kind] if expected is not None and expected != kind else None

@@ -1,4 +1,4 @@
-"""What a table holds, recognised by its columns and their cells; conversations become prompt and completion. Pure."""
+"""Recognises the format of a table from its columns and cells; conversations become prompt and completion. Pure."""
 
 from __future__ import annotations
 
@@ -7,37 +7,44 @@ from dataclasses import dataclass
 from typing import Literal
 
 from core.dataset.importers import chat_markup, conversations, table
-from core.dataset.importers.cell_format import text_of
+from core.dataset.importers.cell_format import cell_text
 from core.dataset.importers.conversations import Turn
 from core.dataset.importers.import_problems import ImportProblems
 from core.dataset.importers.json_objects import BrokenJson
-from core.dataset.importers.positions import located, position
+from core.dataset.importers.positions import position, with_position
 from core.dataset.importers.table import TableRows
 from core.errors import BadFile
 from core.message import msg
 
 Form = Literal["messages", "sharegpt", "turns", "preference", "alpaca", "dolly", "pairs", "table"]
-_LOOKED_AT = 1_000  # rows
-_ANSWERS = ("chosen", "preferred_output", "completion", "response", "answer")
-_OUTPUTS = ("output", "response", "completion", "answer")
-_REJECTED = ("rejected", "non_preferred_output")
-_ASKED = ("prompt", "input", "question", "instruction", "query")
-_PLAIN_ANSWERS = (*_ANSWERS, "output", "ideal", "solution", "target", "label")  # beside a list of turns that asks
+_SAMPLED_ROWS = 1_000  # rows
+_ANSWER_COLUMNS = ("chosen", "preferred_output", "completion", "response", "answer")
+_OUTPUT_COLUMNS = ("output", "response", "completion", "answer")
+_REJECTED_COLUMNS = ("rejected", "non_preferred_output")
+_PROMPT_COLUMNS = ("prompt", "input", "question", "instruction", "query")
+_TEXT_ANSWER_COLUMNS = (
+    *_ANSWER_COLUMNS,
+    "output",
+    "ideal",
+    "solution",
+    "target",
+    "label",
+)  # next to a list of turns without an answer
 _SYSTEM, _PROMPT, _COMPLETION, _HISTORY = "system", "prompt", "completion", "history"
-_SYSTEMS = (_SYSTEM, "systeminstruction", "system_instruction", "system_prompt")
-# Columns whose texts may be conversations written out with the marks of a chat template.
-_RENDERED = (*conversations.NAMES, "text", "content", "sample", "formatted_chat", "chosen", "rejected")
-_EXAMPLE = (_SYSTEM, _PROMPT, _COMPLETION)
+_SYSTEM_COLUMNS = (_SYSTEM, "systeminstruction", "system_instruction", "system_prompt")
+# Columns that may contain conversations with chat template markup.
+_MARKUP_COLUMNS = (*conversations.COLUMN_NAMES, "text", "content", "sample", "formatted_chat", "chosen", "rejected")
+_EXAMPLE_COLUMNS = (_SYSTEM, _PROMPT, _COMPLETION)
 
 
 @dataclass(frozen=True, slots=True)
 class RecognisedFormat:
-    """What a file was taken for, and how many of its rows are such.
+    """The format of a file, and how many of its rows have it.
 
     Attributes:
-        form: its format.
-        rows: rows with something to learn, in this form.
-        of: all rows of the file, those that could not be used among them.
+        form: the format.
+        rows: rows in this format with a completion.
+        of: all rows of the file, including unusable ones.
     """
 
     form: Form
@@ -47,7 +54,7 @@ class RecognisedFormat:
 
 @dataclass(frozen=True, slots=True)
 class _ConversationColumn:
-    """A column of conversations: their format, and whether they end with an answer."""
+    """A conversation column: its format, and True if its conversations end with an answer."""
 
     form: Form
     answered: bool
@@ -58,80 +65,98 @@ class _ConversationTable:
     """The columns of a table with conversations.
 
     Attributes:
-        said: holds the conversation, or only its end where `asked` holds the beginning.
-        asked: the turns or the text before the answer.
-        rejected: the worse answer of a preference pair.
+        answer_column: the conversation, or only its end if `prompt_column` has the beginning.
+        prompt_column: the turns or the text before the answer.
+        rejected_column: the rejected answer of a preference pair.
     """
 
     form: Form
-    said: str
-    asked: str | None
-    rejected: str | None
+    answer_column: str
+    prompt_column: str | None
+    rejected_column: str | None
 
 
-def recognised(
+def recognise(
     rows: TableRows, filename: str, problems: ImportProblems, *, as_table: bool = False
 ) -> tuple[TableRows, RecognisedFormat]:
-    """The rows, with conversations turned into examples, and what they were taken for.
+    """The rows with conversations converted to examples, and the recognised format.
 
-    Examples have the columns `prompt` and `completion`, `system` in front where a conversation has one, and behind
-    them all columns that are no part of it. `frame.attrs["chat"]`: all were conversations. `frame.attrs["examples"]`:
-    no other column has a part in them.
+    Examples have the columns `prompt` and `completion`, preceded by `system` if a conversation has a system message,
+    and followed by the unused columns. `frame.attrs["chat"]`: all rows were conversations. `frame.attrs["examples"]`:
+    no other column is used.
 
     Args:
-        as_table: take nothing for a conversation.
+        as_table: do not convert conversations.
 
     Raises:
         BadFile: no conversation can be used.
     """
     names = {str(column).strip().lower(): str(column) for column in rows.frame.columns}
     if not as_table:
-        rows = _with_rendered(rows, names)
-        found = {column: one for column in names.values() if (one := _conversations_in(rows, column)) is not None}
-        if names.get(_HISTORY) in found and any(name in names for name in _OUTPUTS):
-            rows = _with_transcripts(rows, names[_HISTORY])
-            del found[names[_HISTORY]]
-        if parts := _parts(names, found):
+        rows = _parse_markup(rows, names)
+        conversation_columns = {
+            column: detected
+            for column in names.values()
+            if (detected := _detect_conversations(rows, column)) is not None
+        }
+        if names.get(_HISTORY) in conversation_columns and any(name in names for name in _OUTPUT_COLUMNS):
+            rows = _flatten_history(rows, names[_HISTORY])
+            del conversation_columns[names[_HISTORY]]
+        if columns := _find_columns(names, conversation_columns):
             total = len(rows.lines) + problems.left_out
-            rows = _examples(rows, parts, filename, problems)
-            return rows, RecognisedFormat(parts.form, len(rows.lines), total)
-    form, learned = _form_of_table(names)
-    filled = len(rows.lines) if learned is None else int((rows.frame[learned].str.strip() != "").sum())
-    return rows, RecognisedFormat(form, filled, len(rows.lines) + problems.left_out)
+            rows = _examples(rows, columns, filename, problems)
+            return rows, RecognisedFormat(columns.form, len(rows.lines), total)
+    form, completion = _form_of_table(names)
+    row_count = len(rows.lines) if completion is None else int((rows.frame[completion].str.strip() != "").sum())
+    return rows, RecognisedFormat(form, row_count, len(rows.lines) + problems.left_out)
 
 
-def _conversations_in(rows: TableRows, column: str) -> _ConversationColumn | None:
-    """What most filled cells of a column hold, if that is conversations."""
-    cells = [cell for cell in rows.frame[column].head(_LOOKED_AT) if cell.strip()]
+def _detect_conversations(rows: TableRows, column: str) -> _ConversationColumn | None:
+    """The format of a column if at least half of its non-empty cells are conversations."""
+    cells = [cell for cell in rows.frame[column].head(_SAMPLED_ROWS) if cell.strip()]
     if not cells or not any(cell.lstrip()[:1] in ("[", "{") for cell in cells[:50]):
         return None
-    values = [conversations.decoded(cell) for cell in cells]
-    alike = [value for value in values if conversations.is_conversation(value, column)]
-    if len(alike) * 2 < len(values):
+    values = [conversations.parse_json(cell) for cell in cells]
+    matching = [value for value in values if conversations.is_conversation(value, column)]
+    if len(matching) * 2 < len(values):
         return None
-    return _ConversationColumn(conversations.form_of(alike[0]), any(map(conversations.is_answered, alike[:50])))
+    return _ConversationColumn(
+        conversations.format_name(matching[0]), any(map(conversations.is_answered, matching[:50]))
+    )
 
 
-def _parts(names: Mapping[str, str], found: Mapping[str, _ConversationColumn]) -> _ConversationTable | None:
-    rejected = next((names[name] for name in _REJECTED if name in names), None)
-    known = [names[name] for name in conversations.NAMES if names.get(name) in found]
-    asked = next((names[name] for name in _ASKED if name in names), next(iter(known), None))
-    # Turns that wait for an answer, which may be a plain text.
-    plain = asked is not None and asked in found and not found[asked].answered
-    for name in _PLAIN_ANSWERS if plain else _ANSWERS:
-        if name in names and (plain or names[name] in found):
-            pair = rejected if name in _ANSWERS[:2] else None
-            form = found[names[name] if names[name] in found else str(asked)].form
-            return _ConversationTable("preference" if pair else form, names[name], asked, pair)
-    if not known and _PROMPT in names and _COMPLETION in names:
-        return None  # turns under another name are no part of such an example
-    said = next(iter(known or (column for column in found if column.lower() not in (*_REJECTED, *_ASKED))), None)
-    return None if said is None else _ConversationTable(found[said].form, said, None, None)
+def _find_columns(
+    names: Mapping[str, str], conversation_columns: Mapping[str, _ConversationColumn]
+) -> _ConversationTable | None:
+    rejected = next((names[name] for name in _REJECTED_COLUMNS if name in names), None)
+    by_name = [names[name] for name in conversations.COLUMN_NAMES if names.get(name) in conversation_columns]
+    prompt = next((names[name] for name in _PROMPT_COLUMNS if name in names), next(iter(by_name), None))
+    # Turns without an answer, which may be plain text in another column.
+    expects_text = prompt is not None and prompt in conversation_columns and not conversation_columns[prompt].answered
+    for name in _TEXT_ANSWER_COLUMNS if expects_text else _ANSWER_COLUMNS:
+        if name in names and (expects_text or names[name] in conversation_columns):
+            rejected_answer = rejected if name in _ANSWER_COLUMNS[:2] else None
+            form = conversation_columns[names[name] if names[name] in conversation_columns else str(prompt)].form
+            return _ConversationTable("preference" if rejected_answer else form, names[name], prompt, rejected_answer)
+    if not by_name and _PROMPT in names and _COMPLETION in names:
+        return None  # conversation columns with other names are not part of such an example
+    answer = next(
+        iter(
+            by_name
+            or (
+                column
+                for column in conversation_columns
+                if column.lower() not in (*_REJECTED_COLUMNS, *_PROMPT_COLUMNS)
+            )
+        ),
+        None,
+    )
+    return None if answer is None else _ConversationTable(conversation_columns[answer].form, answer, None, None)
 
 
 def _form_of_table(names: Mapping[str, str]) -> tuple[Form, str | None]:
-    """The format of a table without conversations, and its column with the text to learn, where that is certain."""
-    output = next((names[name] for name in _OUTPUTS if name in names), None)
+    """The format of a table without conversations, and its completion column if known."""
+    output = next((names[name] for name in _OUTPUT_COLUMNS if name in names), None)
     if "chosen" in names and "rejected" in names:
         return "preference", names["chosen"]
     if "instruction" in names and output is not None:
@@ -141,59 +166,63 @@ def _form_of_table(names: Mapping[str, str]) -> tuple[Form, str | None]:
     return "table", None
 
 
-def _examples(rows: TableRows, parts: _ConversationTable, filename: str, problems: ImportProblems) -> TableRows:
+def _examples(rows: TableRows, table_columns: _ConversationTable, filename: str, problems: ImportProblems) -> TableRows:
     columns = [str(column) for column in rows.frame.columns]
-    used = {parts.said, parts.asked, parts.rejected}
-    used |= {column for column in columns if column.strip().lower() in (*_EXAMPLE, *_SYSTEMS)}
+    used = {table_columns.answer_column, table_columns.prompt_column, table_columns.rejected_column}
+    used |= {column for column in columns if column.strip().lower() in (*_EXAMPLE_COLUMNS, *_SYSTEM_COLUMNS)}
     others = [column for column in columns if column not in used]
-    kept = [*others, *([parts.rejected] if parts.rejected else [])]
-    good, chat, system = table.TableBuilder((*_EXAMPLE, *kept)), True, False
-    for line, entry, row in zip(rows.lines, rows.entries, _dicts(rows), strict=True):
+    kept_columns = [*others, *([table_columns.rejected_column] if table_columns.rejected_column else [])]
+    builder, all_chat, system = table.TableBuilder((*_EXAMPLE_COLUMNS, *kept_columns)), True, False
+    for line, entry, row in zip(rows.lines, rows.entries, _row_dicts(rows), strict=True):
         try:
-            found, is_chat = _example(row, parts)
+            example_row, is_chat = _example(row, table_columns)
         except BrokenJson as exc:
-            problems.add(located(position(rows.place, line, entry, conversation=True), str(exc)))
+            problems.add(with_position(position(rows.unit, line, entry, conversation=True), str(exc)))
             continue
-        chat, system = chat and is_chat, system or bool(found[_SYSTEM])
-        rejected = [_last_answer(row[parts.rejected])] if parts.rejected else []
-        good.add([found[name] for name in _EXAMPLE] + [row[name] for name in others] + rejected, line, entry)
-    if not len(good):
+        all_chat, system = all_chat and is_chat, system or bool(example_row[_SYSTEM])
+        rejected_answer = [_last_answer(row[table_columns.rejected_column])] if table_columns.rejected_column else []
+        builder.add(
+            [example_row[name] for name in _EXAMPLE_COLUMNS] + [row[name] for name in others] + rejected_answer,
+            line,
+            entry,
+        )
+    if not len(builder):
         raise BadFile(
             msg("{filename} has no conversation that can be used. {first}", filename=filename, first=problems.first()),
             msg("Each conversation must end with an answer and have a user message before it."),
         )
-    made = good.rows(rows.place)
-    made = made if system else made.with_frame(made.frame.drop(columns=_SYSTEM))
-    made.frame.attrs.update(chat=chat, examples=True)
-    return made
+    result = builder.rows(rows.unit)
+    result = result if system else result.with_frame(result.frame.drop(columns=_SYSTEM))
+    result.frame.attrs.update(chat=all_chat, examples=True)
+    return result
 
 
-def _example(row: Mapping[str, str], parts: _ConversationTable) -> tuple[dict[str, str], bool]:
-    """The example of one row, and whether it was a conversation.
+def _example(row: Mapping[str, str], columns: _ConversationTable) -> tuple[dict[str, str], bool]:
+    """The example of one row, and True if it was a conversation.
 
     Raises:
-        BrokenJson: it is none.
+        BrokenJson: it is not usable.
     """
     by_name = {name.strip().lower(): cell for name, cell in row.items()}
-    system = conversations.system_text(next((by_name[name] for name in _SYSTEMS if by_name.get(name)), ""))
-    if not row[parts.said].strip() and by_name.get(_COMPLETION, "").strip():
+    system = conversations.system_text(next((by_name[name] for name in _SYSTEM_COLUMNS if by_name.get(name)), ""))
+    if not row[columns.answer_column].strip() and by_name.get(_COMPLETION, "").strip():
         return {_SYSTEM: system, _PROMPT: by_name.get(_PROMPT, ""), _COMPLETION: by_name[_COMPLETION]}, False
-    value = conversations.decoded(row[parts.said])
-    if value is None and parts.asked is not None:  # an answer that is plain text
-        found = [Turn("assistant", row[parts.said])]
+    value = conversations.parse_json(row[columns.answer_column])
+    if value is None and columns.prompt_column is not None:  # a plain text answer
+        turns = [Turn("assistant", row[columns.answer_column])]
     else:
-        found = conversations.turns(value, parts.said)
-    if parts.asked is not None and not any(turn.role == "user" for turn in found):
-        asked = conversations.decoded(row[parts.asked])
-        whole = conversations.is_conversation(asked, "messages")
-        before = conversations.turns(asked) if whole else [Turn("user", row[parts.asked])]
-        found = [*before, *found]
-    return conversations.example(found, system), True
+        turns = conversations.turns(value, columns.answer_column)
+    if columns.prompt_column is not None and not any(turn.role == "user" for turn in turns):
+        prompt = conversations.parse_json(row[columns.prompt_column])
+        is_list = conversations.is_conversation(prompt, "messages")
+        context = conversations.turns(prompt) if is_list else [Turn("user", row[columns.prompt_column])]
+        turns = [*context, *turns]
+    return conversations.example(turns, system), True
 
 
 def _last_answer(cell: str) -> str:
-    """The text of a rejected answer; what is no list of turns stays as it is."""
-    value = conversations.decoded(cell)
+    """The text of a rejected answer; a cell that is not a list of turns stays as it is."""
+    value = conversations.parse_json(cell)
     if not conversations.is_conversation(value):
         return cell
     try:
@@ -202,30 +231,30 @@ def _last_answer(cell: str) -> str:
         return cell
 
 
-def _with_rendered(rows: TableRows, names: Mapping[str, str]) -> TableRows:
-    """The rows with written-out conversations as lists of turns, where no column holds their answer by itself."""
-    columns = list(names.values()) if len(names) == 1 else [names[name] for name in _RENDERED if name in names]
-    if any(name in names for name in _OUTPUTS):
+def _parse_markup(rows: TableRows, names: Mapping[str, str]) -> TableRows:
+    """The rows with marked-up conversations as lists of turns, if no column has their answer separately."""
+    columns = list(names.values()) if len(names) == 1 else [names[name] for name in _MARKUP_COLUMNS if name in names]
+    if any(name in names for name in _OUTPUT_COLUMNS):
         return rows
     for column in columns:
-        cells = [cell for cell in rows.frame[column].head(_LOOKED_AT) if cell.strip()]
-        if any(map(chat_markup.turns, cells[:50])) and sum(map(_is_rendered, cells)) * 2 >= len(cells):
+        cells = [cell for cell in rows.frame[column].head(_SAMPLED_ROWS) if cell.strip()]
+        if any(map(chat_markup.turns, cells[:50])) and sum(map(_has_markup, cells)) * 2 >= len(cells):
             frame = rows.frame.copy()
-            frame[column] = frame[column].map(_unrendered).astype("str")
+            frame[column] = frame[column].map(_markup_to_json).astype("str")
             rows = rows.with_frame(frame)
     return rows
 
 
-def _is_rendered(cell: str) -> bool:
+def _has_markup(cell: str) -> bool:
     return chat_markup.turns(cell) is not None
 
 
-def _unrendered(cell: str) -> str:
-    found = chat_markup.turns(cell)
-    return cell if found is None else text_of(found)
+def _markup_to_json(cell: str) -> str:
+    turns = chat_markup.turns(cell)
+    return cell if turns is None else cell_text(turns)
 
 
-def _with_transcripts(rows: TableRows, column: str) -> TableRows:
+def _flatten_history(rows: TableRows, column: str) -> TableRows:
     """The rows with earlier turns (`history`: a list of pairs) as one text."""
     frame = rows.frame.copy()
     frame[column] = frame[column].map(_transcript).astype("str")
@@ -233,7 +262,7 @@ def _with_transcripts(rows: TableRows, column: str) -> TableRows:
 
 
 def _transcript(cell: str) -> str:
-    value = conversations.decoded(cell)
+    value = conversations.parse_json(cell)
     if value == []:
         return ""
     try:
@@ -242,7 +271,7 @@ def _transcript(cell: str) -> str:
         return cell
 
 
-def _dicts(rows: TableRows) -> Iterator[dict[str, str]]:
+def _row_dicts(rows: TableRows) -> Iterator[dict[str, str]]:
     columns = [str(column) for column in rows.frame.columns]
     for cells in rows.frame.itertuples(index=False, name=None):
         yield dict(zip(columns, cells, strict=True))

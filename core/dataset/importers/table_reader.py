@@ -1,4 +1,4 @@
-"""Tables of other people: CSV, JSONL, Parquet, Excel. Good rows are kept, broken ones named, whatever the size."""
+"""Reads user files as tables: CSV, JSONL, Parquet, Excel. Usable rows are kept, others reported, whatever the size."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ from core.dataset.importers.text_lines import LineReader
 from core.errors import BadFile
 from core.message import msg
 
-CHAT: Literal["chat"] = "chat"  # the source of a data set whose rows all were conversations
-MOST_BYTES = 4_000_000_000  # of a text; it is read in blocks, a gigabyte in a quarter of a minute
+CHAT: Literal["chat"] = "chat"  # source of a data set made from conversations
+MAX_BYTES = 4_000_000_000  # of a text, which is read in blocks; a gigabyte takes about 15 s
 Source = bytes | Path | BinaryIO
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What could be read.
+    """The result of an import.
 
     Attributes:
-        frame: the good rows, all cells text, the columns under names of their own.
-        encoding: what the file was in, as people call it; None for Parquet and Excel, which do not leave it open.
-        problems: a sentence for everything that could not be used, naming its line; at most about 100, the last one
-            counting the others.
-        kind: what the file is, by its content.
-        recognised: what its rows were taken for, and how many of them are such.
-        notes: what was changed or is odd in the rows that were kept; at most about 100 sentences.
-        left_out: how many rows could not be used.
-        cut_short: why reading ended before the file did, also the first of `problems`; None when it did not.
-        sheet: of a workbook: which sheet was read.
-        sheets: of a workbook: which ones there are.
-        delimiter: of a CSV file: the sign between its cells; None for a single column.
-        compression: how the file was compressed; None when it was not.
+        frame: the usable rows, all cells as text, with unique column names.
+        encoding: common name of the file's encoding; None for Parquet and Excel.
+        problems: a sentence with its line for everything that could not be used; at most about 100, the last one counts
+            the others.
+        kind: the file type, by content.
+        recognised: the format of the rows, and how many have it.
+        notes: what was changed or is unusual in the rows kept; at most about 100 sentences.
+        left_out: number of unusable rows.
+        cut_short: why reading ended before the end of the file (also the first of `problems`); None if it did not.
+        sheet: for a workbook: the sheet that was read.
+        sheets: for a workbook: all sheets.
+        delimiter: for a CSV file: its separator; None for a single column.
+        compression: how the file was compressed; None if it was not.
     """
 
     frame: pd.DataFrame
@@ -72,63 +72,63 @@ class Imported:
 
     @property
     def source(self) -> Literal["upload", "chat"]:
-        """Where a data set of these rows comes from: `CHAT` when they all were conversations, else `upload`."""
+        """The source of a data set made from these rows: `CHAT` if all were conversations, else `upload`."""
         return CHAT if self.frame.attrs.get("chat") else "upload"
 
-    def left_out_named(self, most: int) -> list[str]:
-        """What was left out, for a page with room for few sentences: `most` rows with the reason, and their count."""
-        cut = [] if self.cut_short is None else [self.cut_short]
-        named = [msg("Left out: {problem}", problem=problem) for problem in self.problems[len(cut) :][:most]]
-        more = [msg("Rows left out in total: {rows}.", rows=f"{self.left_out:,}")] if self.left_out > most else []
-        return [*cut, *named, *more]
+    def left_out_summary(self, limit: int) -> list[str]:
+        """A short summary of what was left out: `limit` rows with their reason, and the total."""
+        first = [] if self.cut_short is None else [self.cut_short]
+        reasons = [msg("Left out: {problem}", problem=problem) for problem in self.problems[len(first) :][:limit]]
+        total = [msg("Rows left out in total: {rows}.", rows=f"{self.left_out:,}")] if self.left_out > limit else []
+        return [*first, *reasons, *total]
 
 
 def read_table(
     source: Source, filename: str, *, encoding: str | None = None, sheet: str | None = None, as_table: bool = False
 ) -> Imported:
-    """The rows of a file. What it is, is told by its content, not by its name; it may be compressed (`decompression`).
+    """The rows of a file. Its type is detected by content, not by name; it may be compressed (`decompression`).
 
-    CSV: a header line; comma, semicolon, tab or bar; a first column that only counts is dropped. JSON: lines, an array,
-    or any other layout (`json_objects`). Columns of conversations become examples (`conversations`). Memory is bounded
-    by what is kept (`table.MOST_KEPT` characters), not by the size of the file or of a line.
+    CSV: with a header line; comma, semicolon, tab or bar; a first column of row numbers is dropped. JSON: lines, an
+    array, or any other layout (`json_objects`). Conversation columns become examples (`conversations`). Memory is
+    limited by what is kept (`table.MAX_CHARACTERS`), not by the size of the file or of a line.
 
     Args:
-        source: the file's bytes, where it lies, or the open file (read from its beginning, left open).
-        filename: what people call it.
-        encoding: of a text, one of `decoding.CHOICES`; None: as found, see `decoding`.
-        sheet: of a workbook; None: the first one with rows.
-        as_table: leave columns of conversations as they are.
+        source: the file's bytes, its path, or the open file (read from its beginning, left open).
+        filename: its name, for messages.
+        encoding: for a text, one of `decoding.CHOICES`; None: detected, see `decoding`.
+        sheet: for a workbook; None: the first non-empty one.
+        as_table: do not convert conversation columns.
 
     Raises:
-        BadFile: nothing in it can be used; `what` names the line, `next_step` what to do.
+        BadFile: nothing in it can be used; `what` gives the line, `next_step` what to do.
     """
-    wanted = _ReadOptions(encoding, sheet, as_table)
-    with _opened(source) as file:
+    options = _ReadOptions(encoding, sheet, as_table)
+    with _open_seekable(source) as file:
         compression = decompression.compression(file)
         if compression is None:
-            return _read(file, filename, wanted)
+            return _read(file, filename, options)
         with decompression.unpacked(file, filename, compression) as inside:
-            return replace(_read(inside, decompression.name_inside(filename), wanted), compression=compression)
+            return replace(_read(inside, decompression.inner_name(filename), options), compression=compression)
 
 
 @dataclass(frozen=True, slots=True)
 class _ReadOptions:
-    """How a person wants a file to be read, as in `read_table`."""
+    """Options of `read_table`."""
 
     encoding: str | None
     sheet: str | None
     as_table: bool
 
 
-def _read(file: BinaryIO, filename: str, wanted: _ReadOptions) -> Imported:
+def _read(file: BinaryIO, filename: str, options: _ReadOptions) -> Imported:
     size = file.seek(0, os.SEEK_END)
-    if size > MOST_BYTES:
+    if size > MAX_BYTES:
         raise BadFile(
             msg(
-                "{filename} has {size} MB; {value} MB can be read.",
+                "{filename} has {size} MB; the limit is {value} MB.",
                 filename=filename,
                 size=f"{size // 1_000_000:,}",
-                value=f"{MOST_BYTES // 1_000_000:,}",
+                value=f"{MAX_BYTES // 1_000_000:,}",
             ),
             msg("Split it into several files."),
         )
@@ -137,21 +137,21 @@ def _read(file: BinaryIO, filename: str, wanted: _ReadOptions) -> Imported:
     problems, encoding, sheet = ImportProblems(), None, workbooks.NO_SHEET
     kind = sniffing.binary_kind(head)
     if kind == "workbook":
-        rows, sheet = workbooks.read(file, filename, problems, wanted.sheet)
+        rows, sheet = workbooks.read(file, filename, problems, options.sheet)
     elif kind == "parquet":
         rows = parquet.read(file, filename, problems)
     else:
-        kind, rows, encoding = _text(file, filename, problems, wanted.encoding)
+        kind, rows, encoding = _text(file, filename, problems, options.encoding)
     delimiter = rows.delimiter
-    rows, recognised = table_format.recognised(rows, filename, problems, as_table=wanted.as_table)
-    otherwise = sniffing.extension_mismatch(kind, filename)
+    rows, recognised = table_format.recognise(rows, filename, problems, as_table=options.as_table)
+    mismatch = sniffing.extension_mismatch(kind, filename)
     return Imported(
         frame=rows.frame,
         encoding=encoding,
-        problems=problems.told(),
+        problems=problems.problems(),
         recognised=recognised,
         kind=kind,
-        notes=[*([otherwise] if otherwise else []), *problems.notes()],
+        notes=[*([mismatch] if mismatch else []), *problems.notes()],
         left_out=problems.left_out,
         cut_short=problems.cut_short,
         sheet=sheet.name,
@@ -160,21 +160,21 @@ def _read(file: BinaryIO, filename: str, wanted: _ReadOptions) -> Imported:
     )
 
 
-def _text(file: BinaryIO, filename: str, problems: ImportProblems, chosen: str | None) -> tuple[Kind, TableRows, str]:
-    """The kind of a text, its rows, and what people call its encoding."""
-    if chosen is not None and chosen in decoding.CHOICES:
-        found = decoding.Encoding(decoding.CHOICES[chosen], chosen)
+def _text(file: BinaryIO, filename: str, problems: ImportProblems, encoding: str | None) -> tuple[Kind, TableRows, str]:
+    """The kind of a text, its rows, and the name of its encoding."""
+    if encoding is not None and encoding in decoding.CHOICES:
+        detected = decoding.Encoding(decoding.CHOICES[encoding], encoding)
     else:
-        found = decoding.detect(file, filename)
-    text = decoding.text_of(file, found)
+        detected = decoding.detect(file, filename)
+    text = decoding.open_text(file, detected)
     try:
         kind = sniffing.text_kind(text.read(HEAD), filename)
         text.seek(0)
         if kind == "jsonl":
-            return kind, json_table.read(text, filename, problems), found.called
-        return kind, csv_rows.read(LineReader(text), filename, problems), found.called
+            return kind, json_table.read(text, filename, problems), detected.label
+        return kind, csv_rows.read(LineReader(text), filename, problems), detected.label
     finally:
-        text.detach()  # the file is not ours to close
+        text.detach()  # the caller owns the file
 
 
 def _head(file: BinaryIO) -> bytes:
@@ -183,8 +183,8 @@ def _head(file: BinaryIO) -> bytes:
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[BinaryIO]:
-    """The file, so that it can be read from anywhere; one that cannot is put on the disk first."""
+def _open_seekable(source: Source) -> Iterator[BinaryIO]:
+    """The file, seekable; a stream that is not seekable is copied to disk first."""
     if isinstance(source, bytes):
         yield io.BytesIO(source)
     elif isinstance(source, Path):
@@ -203,12 +203,12 @@ def _opened(source: Source) -> Iterator[BinaryIO]:
 
 
 class _BoundedStream:
-    """A stream that ends a little after `MOST_BYTES`, where reading it is refused anyway."""
+    """A stream that ends just after `MAX_BYTES`, because larger files are rejected anyway."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self._left = stream, MOST_BYTES + 1
+        self._stream, self._remaining = stream, MAX_BYTES + 1
 
     def read(self, size: int = -1) -> bytes:
-        part = self._stream.read(min(size, self._left) if size >= 0 else self._left)
-        self._left -= len(part)
-        return part
+        data = self._stream.read(min(size, self._remaining) if size >= 0 else self._remaining)
+        self._remaining -= len(data)
+        return data

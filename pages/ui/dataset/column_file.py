@@ -63,7 +63,7 @@ def _columns(file_id: str, data: bytes, name: str) -> tuple[dict[str, tuple[str,
     if held.columns_read is None or held.columns_read[0] != file_id:
         read = table_reader.read_table(data, name)
         columns = {str(column): unique_values(read.frame[column].tolist()) for column in read.frame.columns}
-        held.columns_read = (file_id, (columns, read.left_out_named(_SHOWN_PROBLEMS)))
+        held.columns_read = (file_id, (columns, read.left_out_summary(_SHOWN_PROBLEMS)))
     found: tuple[dict[str, tuple[str, ...]], list[str]] = held.columns_read[1]
     return found
 

@@ -91,7 +91,7 @@ def outlook(imported: table_reader.Imported, chosen: column_mapping.ColumnMappin
     except BadFile as problem:
         cards.error_card(problem)
         return False
-    parts = (_rows(part, count) for part, count in found.parts.items())
+    parts = (_rows(part, count) for part, count in found.splits.items())
     empty = n_("{n} row without a completion", "{n} rows without a completion", found.empty) if found.empty else ""
     views.facts((n_("{n} example", "{n} examples", found.examples), *parts, empty))
     if system := column_mapping.shared_system(imported.frame, chosen):

@@ -53,7 +53,7 @@ def accepted() -> str:
         ".zst). The file is not sent to any provider."
     )
     sizes = _("Up to {most} MB, Excel up to {workbook} MB.").format(
-        most=number(MOST_MB), workbook=number(workbooks.MOST_BYTES // _MB)
+        most=number(MOST_MB), workbook=number(workbooks.MAX_BYTES // _MB)
     )
     return f"{formats} {sizes}"
 

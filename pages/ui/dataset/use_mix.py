@@ -43,7 +43,7 @@ def show(chosen: DatasetSummary, others: Sequence[DatasetSummary]) -> None:
         return
     parts = [(one.id, _share(one)) for one in (chosen, *(by_id[id_] for id_ in picked))]
     whole = st.toggle(_("All available rows"), True, key="dataset_mix_whole")
-    size = None if whole else number_field(_("Rows of the mix"), "dataset_mix_size", 1, table.MOST_ROWS, 100)
+    size = None if whole else number_field(_("Rows of the mix"), "dataset_mix_size", 1, table.MAX_ROWS, 100)
     seed = number_field(_("Seed (change it to draw other rows)"), "dataset_mix_seed", 0, _LARGEST_SEED)
     name = text_field(_("Name"), "dataset_mix_name", MAX_NAME, placeholder=_("the names of its data sets"))
     try:

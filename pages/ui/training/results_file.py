@@ -21,7 +21,7 @@ def show() -> None:
         _("Results CSV of a fine-tuning job"),
         type=["csv", "txt"],
         key="training_results_file",
-        max_upload_size=decoding.MOST_AT_ONCE // _MEBIBYTE,
+        max_upload_size=decoding.MAX_DECODE_BYTES // _MEBIBYTE,
     )
     if file is None:
         st.caption(_("The results file of a job, with one line for each step. The file is not sent to any provider."))
