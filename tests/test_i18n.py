@@ -184,7 +184,7 @@ def test_every_error_is_made_of_messages() -> None:
     assert not wrong, f'put the sentence into msg("…", name=value) of core.message: {wrong}'
 
 
-@pytest.mark.parametrize("method", ["add", "note", "ends_early"])
+@pytest.mark.parametrize("method", ["add", "note", "end_early"])
 def test_every_problem_of_a_file_is_a_message(method: str) -> None:
     said = list(_calls(f"problems.{method}"))
     assert said
