@@ -1,4 +1,4 @@
-"""Data set: set a grid and generate it, or bring rows that exist; watch them come, judge them, take them on."""
+"""Data set: define a grid and generate it, or import rows; follow the run, check quality, export or train."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Home: where am I, what next; the guided tour."""
+"""Home: the state of your work, the next step, and the guided tour."""
 
 from __future__ import annotations
 

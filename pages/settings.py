@@ -1,4 +1,4 @@
-"""Settings: engine, models, providers, where the data lies, versions and licences."""
+"""Settings: engine, models, providers, data location, versions and licences."""
 
 from __future__ import annotations
 

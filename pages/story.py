@@ -1,4 +1,4 @@
-"""Story: pick a model or several, give them an idea, read along as they write; the library; the votes."""
+"""Story: write with one or more models and watch the text arrive; the library; the votes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the data lies, which versions run, under which licences."""
+"""Where data is stored, and the versions and licences of the parts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def data_card() -> None:
 
 
 def rescued_card() -> None:
-    """Paid answers that fit nowhere in this database; nothing where there are none."""
+    """Rescue files with paid answers that do not belong to this database. Draws nothing if there are none."""
     for kept in recovery.unrestored_files(cached.settings().home):
         with st.container(border=True):
             st.subheader(_("Answers saved outside the database"), anchor=False)

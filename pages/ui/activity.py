@@ -1,4 +1,4 @@
-"""What happened lately, over all stages, newest first."""
+"""Recent activity of all stages, newest first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHOWN = 6
 
 
 def show() -> None:
-    """A few lines; nothing where nothing has happened."""
+    """Draw a few lines; nothing if there is no activity."""
     lines: list[tuple[datetime, str, str]] = []
     for one in cached.dataset_list()[:_SHOWN]:
         rows = n_("{n} row", "{n} rows", one.total)

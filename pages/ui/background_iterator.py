@@ -1,4 +1,7 @@
-"""Short work that a page waits for, in a thread of its own: a preview, a connection test. Long work is the worker's."""
+"""Short work that a page waits for, in a background thread: a preview, a connection test.
+
+Long work belongs to the worker.
+"""
 
 from __future__ import annotations
 

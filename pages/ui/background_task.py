@@ -1,4 +1,4 @@
-"""One thing that is worked out beside the page when it takes long: few rows at once, many in a thread with progress."""
+"""A computation that runs in the background if it is long: few rows inline, many in a thread with progress."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 _AT_ONCE = 5_000  # rows that take less than a second
 _LOOK_S = 0.5
-_PATIENCE_S = 0.4  # what is there by then is there without a flicker
+_PATIENCE_S = 0.4  # a result within this time is drawn without a flicker
 
 
 class BackgroundTask(Generic[T]):
@@ -55,7 +55,7 @@ class BackgroundTask(Generic[T]):
             thread.join(_PATIENCE_S)
 
     def get(self) -> T | None:
-        """The answer; None while it is being worked out.
+        """The result; None while it is being computed.
 
         Raises:
             FabulaError: there is none, and why.
@@ -66,7 +66,7 @@ class BackgroundTask(Generic[T]):
 
     @property
     def stale(self) -> bool:
-        """Whether it failed, or its answer is provisional, and it is time to try again."""
+        """True if it failed or its result is provisional, and it is time to try again."""
         failed_at = self._failed_at
         return self.done and failed_at is not None and time.monotonic() - failed_at >= unexpected_errors.FAILURE_KEPT_S
 
@@ -91,7 +91,7 @@ _unfinished: dict[Hashable, BackgroundTask[Any]] = {}
 
 
 class CachedTask(Protocol[T]):
-    """A cached function (`st.cache_resource`), as far as it is needed here."""
+    """The part of a cached function (`st.cache_resource`) that is used here."""
 
     def __call__(self, *given: Any) -> BackgroundTask[T]: ...
 
@@ -118,7 +118,7 @@ def shared_task(cached: CachedTask[T], *given: Any, job: Hashable = None) -> Bac
 
 
 def wait_for_task(work: BackgroundTask[T]) -> T | None:
-    """The answer; while there is none yet, a bar with how far it is, and the page is drawn again when it is there."""
+    """The result. Until it is ready, draws a progress bar and reruns the page when it is."""
     if not work.done:
         st.fragment(run_every=_LOOK_S)(_progress)(work)
     return work.get()

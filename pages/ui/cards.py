@@ -1,4 +1,4 @@
-"""Cards that say something in full: what happened, what is safe, what to do next."""
+"""Error and empty-state cards: what happened, what is safe, what to do next."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _SAFE = {
 
 
 def error_card(error: errors.FabulaError) -> None:
-    """What happened, what is safe, what to do: the one way in which a page shows an error."""
+    """Draw an error: what happened, what is safe, what to do. Every page uses this card."""
     icon, headline = next(
         ((icon, headline) for kind, icon, headline in _HEADLINES if isinstance(error, kind)),
         (":material/error:", mark("Something went wrong")),
@@ -52,13 +52,13 @@ def error_card(error: errors.FabulaError) -> None:
 
 
 def hint(error: errors.FabulaError) -> None:
-    """The same in one quiet line, where the card would shout."""
+    """Draw an error as one line of small text, where a card is too large."""
     st.caption(f":material/info: {as_markdown(error.what)} {as_markdown(error.next_step)}")
 
 
 @contextmanager
 def keep_errors() -> Iterator[None]:
-    """For callbacks, which run before the page is drawn: keep the error, and show its card on top of the page."""
+    """For callbacks, which run before the page is drawn: store the error and show its card at the top of the page."""
     try:
         yield
     except errors.FabulaError as error:
@@ -69,7 +69,7 @@ def keep_errors() -> Iterator[None]:
 
 @contextmanager
 def show_errors() -> Iterator[None]:
-    """Turn an error of the family into its card, in place; every other error is a bug and goes on."""
+    """Show a `FabulaError` as a card, in place. Every other error is a bug and is raised."""
     try:
         yield
     except errors.FabulaError as error:
@@ -77,7 +77,7 @@ def show_errors() -> Iterator[None]:
 
 
 def engine_missing_card() -> None:
-    """What to install, when the engine's packages are not there. Everything else works without."""
+    """What to install if the engine's packages are missing."""
     with st.container(border=True):
         st.markdown(f":material/memory: **{_('The engine is not installed')}**")
         st.markdown(
@@ -92,7 +92,7 @@ def engine_missing_card() -> None:
 
 @contextmanager
 def empty(sentence: str, *, icon: str) -> Iterator[None]:
-    """An empty state that teaches: one sentence, and the one button that the block draws under it."""
+    """An empty state: one sentence, and the button that the block draws under it."""
     with st.container(border=True, horizontal_alignment="center", gap="small"):
         st.space("small")
         st.markdown(f"## :gray[{icon}]", text_alignment="center", anchors=False)
@@ -102,14 +102,14 @@ def empty(sentence: str, *, icon: str) -> Iterator[None]:
 
 
 def draw_page_if_left() -> None:
-    """In a fragment: draw the whole page when the last click in it has left something to say (see below)."""
+    """In a fragment: rerun the whole page if the last click left a notice or an error (see below)."""
     held = state.studio()
     if held.notice is not None or held.problem is not None:
         st.rerun()
 
 
 def show_last_action() -> None:
-    """What the last click left to say: a line that goes away by itself, or the card of its error.
+    """Show the notice of the last click as a toast, or the card of its error.
 
     The card's place is there without a card too: a page keeps its places, and the card of the run before is gone at
     once, also where this run goes on for as long as a story is written.
@@ -120,6 +120,6 @@ def show_last_action() -> None:
         st.toast(sentence, icon=icon)
     if held.problem is not None:
         problem, held.problem = held.problem, None
-        st.toast(as_markdown(problem.what), icon=":material/error:", duration="long")  # the card may be out of sight
+        st.toast(as_markdown(problem.what), icon=":material/error:", duration="long")  # the card may be out of view
         with place:
             error_card(problem)

@@ -16,7 +16,7 @@ from pages.ui import cards, state
 
 @dataclass(frozen=True, slots=True)
 class DecimalInput:
-    """What stands in a field: `value` is None while the field is empty, or where `problem` says what is wrong."""
+    """The content of a field: `value` is None if the field is empty, or if `problem` names an error."""
 
     value: Decimal | None
     problem: FabulaError | None = None

@@ -1,4 +1,4 @@
-"""Keeps what download buttons offer for a while after they were drawn anew.
+"""Keeps the data of download buttons for a while after they are drawn again.
 
 Streamlit forgets what a button offered with the run that draws it again: a click that was on its way then finds nothing
 ("Deferred file … not found"). On a page that is drawn every second that is one click in many, on busy cores one in
@@ -33,6 +33,6 @@ class ThrottledCleanup:
 
 
 def keep_for_a_while() -> None:
-    """Have the server, which must be running, sweep less often."""
+    """Make the running server sweep less often."""
     files = runtime.get_instance().media_file_mgr
     files.remove_orphaned_files = ThrottledCleanup(files.remove_orphaned_files)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""What a grid will take, before the button: tokens, money, time. A preview makes the guess a measurement."""
+"""The estimate of a grid: tokens, money, time. A preview replaces the guess by a measurement."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _seconds(recipe: Recipe, completion_tokens: int, seen: Sequence[PreviewRow],
     """Time of the whole run.
 
     On this machine from the speed that the engine measured last; elsewhere, and before it has, from a preview: its
-    stories were written side by side, as those of a run are. None: neither is there.
+    stories were written side by side, as those of a run are. None if both are missing.
     """
     speed = cached.status().engine.tokens_per_s
     if local and speed:
@@ -82,4 +82,6 @@ def _seconds(recipe: Recipe, completion_tokens: int, seen: Sequence[PreviewRow],
     if not seen:
         return None
     each = sum(row.seconds for row in seen) / len(seen)
-    return each * -(-recipe.rows() // concurrency.ceiling(recipe.provider))  # in rounds of as many as fly at once
+    return each * -(
+        -recipe.rows() // concurrency.ceiling(recipe.provider)
+    )  # in rounds of as many as are in flight at once

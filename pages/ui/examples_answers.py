@@ -35,7 +35,7 @@ _NAMES: Mapping[Side, str] = {"base": mark("Base model, untrained"), "tuned": ma
 
 @dataclass
 class TriedPrompt:
-    """What this visitor asked last.
+    """The prompt that this visitor tried last.
 
     Attributes:
         job_id: whose models were asked.
@@ -56,7 +56,7 @@ _recent: Recent[TriedPrompt] = Recent()
 
 
 def show(job: JobView) -> None:
-    """What was trained, the prompt to try, and the answers."""
+    """Draw the training facts, the prompt to try, and the answers."""
     st.subheader(_("Your model is ready"), anchor=False)
     pairs = examples.pairs_of(cached.store(), job.dataset_id)
     took = job.training_s(utcnow())
@@ -84,7 +84,7 @@ def show(job: JobView) -> None:
 
 
 def _answers(job: JobView) -> None:
-    """What both models say to the prompt that was asked last, and the way to remove it."""
+    """Both models' answers to the last prompt, with a remove button."""
     view = before_after.get(cached.store(), job.id)
     asked = _asked(job, view)
     if asked is None:
@@ -108,7 +108,7 @@ def _answers(job: JobView) -> None:
 
 
 def _asked(job: JobView, view: ComparisonView | None) -> TriedPrompt | None:
-    """What this visitor asked last, unless it was removed; after a reload, the answers that are still coming."""
+    """This visitor's last prompt unless removed; after a reload, the answers in progress."""
     asked: TriedPrompt | None = state.get(_ASKED)
     if asked is not None and asked.job_id == job.id:
         there = [] if view is None else [pair.position for pair in view.pairs]
@@ -153,7 +153,7 @@ def _snippet(job: JobView) -> str:
 
 
 def _ask(job: JobView, key: str) -> None:
-    """Have both models answer; answers that are still coming are stopped."""
+    """Let both models answer; answers in progress are stopped."""
     asked: TriedPrompt | None = state.get(_ASKED)
     if asked is not None and isinstance(asked.outcome, Round):
         asked.outcome.stop()
@@ -202,7 +202,7 @@ def _last_pair(job: JobView, view: ComparisonView | None) -> None:
 
 
 def _side_by_side(round_: Round, prompt: str) -> None:
-    """Both answers as they come."""
+    """Both answers, streamed."""
     views.prompt(prompt, "home_examples_asked_prompt")
     places: list[tuple[StoryStream, DeltaGenerator, DeltaGenerator]] = []
     for side, story, column in zip(SIDES, round_.stories, st.columns(2, gap="medium"), strict=True):
@@ -213,7 +213,7 @@ def _side_by_side(round_: Round, prompt: str) -> None:
         for changed in arena.updates(round_.stories, round_.subscribers):
             for index in changed:
                 _draw(*places[index])
-            if not changed:  # also how a script notices that its reader has left
+            if not changed:  # this also lets a script notice that its reader has left
                 places[0][2].caption(_facts(places[0][0]))
     for story in round_.stories:
         if story.error is not None:

@@ -1,4 +1,4 @@
-""" "Bring 12 examples": a table to fill, one button, the training as it goes, and the two models side by side."""
+""" "Bring 12 examples": a table to fill in, one button, the training progress, and the two models side by side."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PHASES = {
 
 
 def show() -> None:
-    """The card; it follows the job while one is on its way."""
+    """Draw the card; it follows the running job."""
     active = examples.unfinished(_shown())
     st.fragment(run_every=cached.POLL_S if active else None)(_card)(active)
 
@@ -83,7 +83,7 @@ def _start(suffix: str, name: str, base: str, chat: bool, expected_s: float | No
 
 
 def _under_way(job: JobView) -> None:
-    """Phase, steps, the time left, and a way to stop."""
+    """Phase, steps, time left, and a stop button."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.subheader(_("Training on your examples"), anchor=False)
         if job.status == "paused":
@@ -111,7 +111,7 @@ def _under_way(job: JobView) -> None:
 
 
 def _ended(job: JobView) -> None:
-    """A job without a model: why, and what can be done."""
+    """A job that made no model: the reason and the next step."""
     if job.status == "failed":
         st.subheader(_("Training failed"), anchor=False)
         lines = [as_markdown(job.error or _("The provider gave no reason."))]
@@ -124,7 +124,7 @@ def _ended(job: JobView) -> None:
 
 
 def _next(job: JobView) -> None:
-    """Where to go from here."""
+    """Buttons for the next step."""
     with st.container(horizontal=True):
         if st.button(_("Open the job"), icon=":material/show_chart:", key="home_examples_open"):
             job_list.open_from_elsewhere(job.id)

@@ -33,7 +33,7 @@ Start = Callable[[str, str, str, bool, float | None], None]
 
 @dataclass
 class ExamplesDraft:
-    """What one visitor has in the table.
+    """One visitor's examples table.
 
     Attributes:
         rows: the pairs with their row numbers, as they are now.
@@ -65,7 +65,7 @@ def _draft() -> ExamplesDraft:
 
 
 def is_open() -> bool:
-    """Whether the visitor has asked for the form, though there is a job to show."""
+    """True if the visitor opened the form although there is a job to show."""
     return bool(state.get(_OPEN))
 
 
@@ -82,7 +82,7 @@ def open_on_top() -> None:
 
 
 def on_top() -> bool:
-    """Whether the card stands above the tour."""
+    """True if the card is above the tour."""
     return bool(state.get(_ON_TOP))
 
 
@@ -212,7 +212,7 @@ def _upload() -> None:
 
 
 def _fill(found: pasted_text.Pasted) -> None:
-    """Add the pairs to the visitor's own; a sample that was not changed gives way to them."""
+    """Add the pairs to the visitor's own; they replace an unchanged sample."""
     draft = _draft()
     mine = [pair for _row, pair in draft.rows if any(text.strip() for text in pair)]
     if tuple(mine) in [sample.pairs for sample in example_pairs.samples(language())]:
@@ -236,7 +236,7 @@ def _to_the_data_set_page() -> None:
 
 
 def _train(start: Start) -> None:
-    """What the check says, what training will take, and the button."""
+    """The check, the training estimate, and the button."""
     rows = typed()
     checked = example_pairs.check([pair for _row, pair in rows], [row for row, _pair in rows])
     empty = not checked.pairs and not any(any(pair) for _row, pair in rows)
@@ -270,13 +270,13 @@ def _train(start: Start) -> None:
 
 
 def _expected_s(model: ModelInfo, checked: CheckedExamples) -> float | None:
-    """Seconds of training, as far as this machine has shown; None: not known."""
+    """Expected seconds of training on this machine; None if unknown."""
     chosen = examples.suggest_hyperparameters(len(checked.pairs))
     tokens = examples.count_tokens(checked.pairs, model.id)
     return cached_form.estimate(model, tokens, chosen.n_epochs, len(checked.pairs)).seconds
 
 
 def _name(suffix: str) -> str:
-    """What the data set and the job are called, in the visitor's language."""
+    """Name of the data set and the job, in the visitor's language."""
     names = {sample.id: in_language(sample.names) for sample in example_pairs.samples(language())}
     return names.get(suffix, _("My examples"))

@@ -1,4 +1,4 @@
-"""What pages call the causes of `core.failures`, and the remedies that lead to another page."""
+"""Labels of the causes in `core.failures`, and remedies that lead to another page."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def sentence(reason: str, cause: Cause) -> str:
 
 
 def row_reason(row: ListedRow) -> str:
-    """Why a row has failed or is left out; "" for others."""
+    """Why a row failed or is left out; "" for other rows."""
     if not row.reason or row.state not in ("failed", "excluded"):
         return ""
     if row.state == "excluded":
@@ -78,7 +78,7 @@ def stored(reason: str) -> str:
 
 
 def page_button(remedy: Remedy, key: str) -> bool:
-    """The button of a remedy that is on another page; False: this one is not."""
+    """Draw the button of a remedy on another page; False if the remedy is not on another page."""
     if remedy not in _PAGES:
         return False
     label, icon, page, part = _PAGES[remedy]

@@ -1,7 +1,7 @@
 """The visitor's language: every visible string of a page goes through `_` or `n_`.
 
 The choice lives in the URL (`?lang=zh_CN`), so that a link shares it; without one, the browser's language decides.
-`core` says what happened in messages (`core.message`); `localized` renders one.
+`core` returns messages (`core.message`); `localized` translates one.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def picker() -> None:
 
 
 def in_language(names: Mapping[str, str]) -> str:
-    """The name for the visitor's language, of data that brings its names along."""
+    """The name in the visitor's language, of data that contains its names."""
     return names.get(language()) or names["en"]
 
 
 def column_name(name: str) -> str:
-    """What a column is called in the visitor's language: those of the presets have a name in each."""
+    """A column's name in the visitor's language; the presets' columns are translated."""
     return presets.column_name(name, language())
 
 
@@ -70,7 +70,7 @@ def column_title(name: str) -> str:
 
 
 def mark(message: str) -> str:
-    """Say that `message` is visible text which is translated later, where it is shown."""
+    """Mark `message` as visible text that is translated later, where it is shown."""
     return message
 
 
@@ -85,11 +85,11 @@ def n_(singular: str, plural: str, n: int) -> str:
 
 
 def localized(sentence: str) -> str:
-    """What core says, in the visitor's language; text that is no message (a provider's own words) as it is."""
+    """A message of core in the visitor's language; other text (a provider's words) unchanged."""
     return i18n.translator(language()).translated(sentence)
 
 
-# --- numbers, money and time as people read them -------------------------------------------------------------------
+# --- numbers, money and time for people -------------------------------------------------------------------
 
 
 def usd(amount: Decimal | float | None) -> str:
@@ -104,7 +104,7 @@ def usd(amount: Decimal | float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A stretch of time in words: "40 s", "3 min", "1 h 5 min"; None is "unknown"."""
+    """A duration in words: "40 s", "3 min", "1 h 5 min"; None is "unknown"."""
     if seconds is None:
         return _("unknown")
     whole = max(0, round(seconds))
@@ -127,11 +127,11 @@ def ago(moment: datetime, now: datetime) -> str:
 def clock(moment: datetime, now: datetime | None = None) -> str:
     """Date and time where the visitor is, to the second: "2026-11-29 14:05:09"; without the date where it is today's.
 
-    A browser that does not tell its time zone gets UTC, and is told so.
+    UTC, marked as such, if the browser's time zone is unknown.
 
     Args:
         moment: UTC.
-        now: decides what today is; None: the date is always told.
+        now: decides what today is; None: the date is always shown.
     """
     zone = _zone()
     here = moment.astimezone(zone or UTC)
@@ -154,7 +154,7 @@ def number(value: float | Decimal | None, digits: int = 0) -> str:
 
 
 def about(value: int | None) -> str:
-    """A guess as people say it: two digits that matter."""
+    """An estimate with two significant digits."""
     return number(None if value is None else float(f"{value:.2g}"))
 
 
@@ -164,7 +164,7 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def code(text: Any) -> str:
-    """Untrusted text in one line of code type: ids, prompts, whatever must be read letter by letter."""
+    """Untrusted text in one line of code type: ids, prompts and other text that must be exact."""
     return f"`{' '.join(str(text).replace('`', 'ˋ').split())}`"
 
 
@@ -174,7 +174,7 @@ _BARE_ADDRESS = re.compile(
     rf"(?<!{_IN_ADDRESS}){_IN_ADDRESS}*(?:https?://|www\.|(?<=[\w.+-])@(?=[\w-]))(?:{_IN_ADDRESS}*[\w/#=&~%+-])?",
     re.IGNORECASE | re.ASCII,
 )
-# What Markdown would read as markup; not what means nothing there (an underscore in a word, a colon before a space).
+# What Markdown reads as markup; not signs without a meaning there (an underscore in a word, a colon before a space).
 _MARKUP = re.compile(r"[\\`*\[\]<>~$|]|(?<![^\W_])_|_(?![^\W_])|:(?=\S)|#(?=[#\s]|$)|&(?=[#\w])", re.MULTILINE)
 _AT_LINE_START = re.compile(r"^(\s*\d*)((?<!\d)[-+](?=[-+\s]|$)|(?<!\d)=|(?<=\d)[.)](?=\s|$))", re.MULTILINE)
 
@@ -192,7 +192,7 @@ def plain(text: Any) -> str:
 
 
 def as_markdown(sentence: str) -> str:
-    """A sentence of core's in the visitor's language, for a place that reads Markdown: its `commands` are code.
+    """A message of core in the visitor's language, for a place that reads Markdown: its `commands` are code.
 
     A sentence may hold untrusted values: all of it becomes text or code, never markup.
     """

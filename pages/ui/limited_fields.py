@@ -1,8 +1,8 @@
-"""Fields with a limit that is said in a sentence, in the visitor's language.
+"""Fields that explain their limit in a sentence, in the visitor's language.
 
 The browser's own limits say nothing: a text that is pasted and longer than `max_chars` is dropped as a whole, and a
-number out of range turns the field red, with a note in English behind an icon. Here every text and number arrives, is
-brought within the limit, and a line under the field says so.
+number out of range turns the field red, with a note in English behind an icon. Here every text and number is accepted
+and brought within the limit, and a line under the field says so.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def text_field(label: str, key: str, longest: int, *, width: Width = "stretch", 
 
 
 def fits(text: str, longest: int) -> bool:
-    """Whether a text has at most `longest` characters; a line says so where it has more."""
+    """True if a text has at most `longest` characters; otherwise draws a line that says so."""
     if len(text) <= longest:
         return True
     st.caption(
@@ -99,5 +99,5 @@ def _cut(key: str, longest: int) -> None:
 
 
 def _note(key: str) -> str:
-    """Where the value is that a limit has made."""
+    """State key of the value that a limit has changed."""
     return f"{key}_limited"

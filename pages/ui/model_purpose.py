@@ -1,4 +1,4 @@
-"""What a model is for, in one line under the list that it was picked from, with a sample of what it writes."""
+"""What a model is for: one line under its picker, with a button for a sample."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LANGUAGES = {"en": mark("English"), "zh_CN": mark("Chinese")}
 
 
 def of(info: ModelInfo) -> Purpose:
-    """What `info` is for, from the ledger, the price list and its name."""
+    """The purpose of a model, from the ledger, the price list and its name."""
     training = cached.training_of(info.provider, info.id)
     price = cached.prices().find(info.provider, info.id)
     priced = price is not None and not price.local and price.output_per_mtok is not None

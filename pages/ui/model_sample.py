@@ -1,4 +1,4 @@
-"""One short sample of what a model writes, streamed live; at a paid provider its price is said before the click."""
+"""A short sample of a model's writing, streamed; at a paid provider its price is shown first."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _TEMPERATURE = 0.5  # of small models: warmer, they lose the thread
 
 @dataclass(frozen=True, slots=True)
 class ModelSample:
-    """A sample that one visitor has asked for; `model` is `provider/id`."""
+    """A sample that one visitor requested; `model` is `provider/id`."""
 
     model: str
     story: StoryStream
 
 
 def button(info: ModelInfo, purpose: Purpose, key: str) -> None:
-    """Show a sample, with its price where it has one; or Stop while it is written."""
+    """The button: Show a sample, with its price if it has one, or Stop while it is written."""
     sample = _of(info, key)
     writing = sample is not None and not sample.story.done
     with views.one_of((True, False), writing):
@@ -60,7 +60,7 @@ def button(info: ModelInfo, purpose: Purpose, key: str) -> None:
 
 
 def show(info: ModelInfo, key: str) -> None:
-    """The sample of this model as it comes; nothing where none was asked for."""
+    """Draw the sample of this model as it arrives; nothing if none was requested."""
     sample = _of(info, key)
     if sample is None:
         return
@@ -149,7 +149,7 @@ def _begin(info: ModelInfo, request: CompletionRequest, key: str) -> None:
 
 
 def _of(info: ModelInfo, key: str) -> ModelSample | None:
-    """The sample of this list, if it is of this model; that of another is stopped, and gone."""
+    """The sample of this picker, if it is of this model; one of another model is stopped and dropped."""
     sample: ModelSample | None = state.get(_state_key(key))
     if sample is None or sample.model == _name(info):
         return sample

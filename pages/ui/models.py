@@ -1,4 +1,4 @@
-"""Which models there are to write with and to train, and how a page names them."""
+"""Pickers for models, and their names on pages."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def picker(
 
 
 def _made(key: str, listed: Container[str]) -> ModelInfo | None:
-    """A model of one's own that was asked for though no list names it: a checkpoint, or one that is a second old."""
+    """A requested model that no list contains: a checkpoint, or a model that is a second old."""
     asked = state.get(key)
     if asked is None or asked in listed:
         asked = state.get(f"{key}_made")
@@ -93,7 +93,7 @@ def none_yet() -> None:
 
 
 def _asked_again() -> cached.OfferedModels:
-    """What is offered now: the answer at hand may be of the time when the engine was starting. News draw the page."""
+    """The current models: the cached ones may be from the engine's start. Reruns the page if they differ."""
     before = cached.models().found
     cached.forget_models()
     seen = cached.models()
@@ -108,7 +108,7 @@ def _wait() -> None:
     if cached.status().engine.state != "starting":
         cached.forget_models()
         seen = cached.models()
-        if seen.found or seen.problems:  # problems: it did not come up
+        if seen.found or seen.problems:  # problems: the engine did not start
             st.rerun()
 
 
@@ -122,7 +122,7 @@ def label(info: ModelInfo) -> str:
 
 
 def provider_name(provider_id: str) -> str:
-    """What a provider is called on a page: its name, in the visitor's language where it has one there."""
+    """A provider's name, in the visitor's language if it is translated."""
     if provider_id == "engine":
         return _("Engine")
     try:

@@ -1,4 +1,4 @@
-"""Money in the currency that was chosen; `lang.usd` is for what is always in dollars."""
+"""Money in the chosen currency; `lang.usd` is for amounts that are always in dollars."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SIGNS = {"CNY": "¥"}
 
 
 def local_price(seconds: float | None = None) -> str:
-    """What work on this machine costs, in words: its time, or that an hour of the machine has no price yet.
+    """The cost of work on this machine in words: hours × price, or that no price is set.
 
     Args:
         seconds: how long the work takes, where that is known.
@@ -39,7 +39,7 @@ def run_price(run_id: str) -> str:
 
 
 def local_amount(seconds: float | None) -> str:
-    """The same as an amount alone, where a label says what it is."""
+    """The same as an amount only, for a labelled figure."""
     hour = _hour()
     if hour is None:
         return _("not priced")
@@ -49,7 +49,7 @@ def local_amount(seconds: float | None) -> str:
 
 
 def work_cost(provider: str, billed_usd: Decimal | None, seconds: float | None) -> str:
-    """What a job or a story cost: its bill, or on this machine its time."""
+    """Cost of a job or story: its bill, or its machine time."""
     return local_amount(seconds) if provider == ENGINE else usd(billed_usd)
 
 
@@ -62,7 +62,7 @@ def total_spent(lines: Sequence[DayLine]) -> str:
 
 
 def _hour() -> tuple[Decimal, str] | None:
-    """What an hour of this machine costs; None: no one has said."""
+    """Cost per hour of this machine; None if not set."""
     return custom_prices.machine_hour(cached.store())
 
 

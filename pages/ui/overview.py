@@ -129,7 +129,7 @@ def _story() -> Card:
             _("Write a story"), "story", ("story_part", "write"),
         )  # fmt: skip
     text = found[0].text.strip()
-    first_line = text.partition("\n")[0]  # of a story that has not begun yet, or never did: nothing
+    first_line = text.partition("\n")[0]  # empty for a story that has not begun
     return Card(
         _("Story"), ":material/auto_stories:", _("Characters in the last story"), number(len(text)),
         first_line[:40] + ("…" if len(first_line) > 40 else ""), _("Write another"), "story", ("story_part", "write"),

@@ -1,4 +1,4 @@
-"""What a page says about parameters that a model does not take."""
+"""Notes about parameters that a model does not take."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pages.ui.lang import as_markdown
 
 
 def show(notes: Iterable[str]) -> None:
-    """One quiet line for each."""
+    """Draw one caption for each."""
     for note in notes:
         st.caption(f":material/info: {as_markdown(note)}")
 
 
 def of_recipe(recipe: Recipe) -> tuple[str, ...]:
-    """What has been learned here about the model of a recipe, of the parameters that the recipe sets."""
+    """Rejected parameters known for the recipe's model, of those that the recipe sets."""
     chat = CompletionRequest(
         recipe.model, "", temperature=recipe.temperature, top_p=recipe.top_p, seed=recipe.seed, n=recipe.repeats
     )

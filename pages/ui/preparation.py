@@ -1,4 +1,4 @@
-"""Preparation for training, as the data-set and the training page show it: marks to choose, what is found and done."""
+"""Preparation for training, as the data-set and the training page show it: format, separator, stop, report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SHOWN_START, _SHOWN_END = 40, 24  # characters of a story
 
 
 def rows_of(chosen: DatasetSummary, version: Version | None) -> int:
-    """How many rows are learned from: those of a version, or the finished ones that are not kept from training."""
+    """Number of training rows: those of a version, or the finished rows that are not held out."""
     if version is not None:
         return version.n_train
     found = cached.parts(chosen.id)
@@ -79,7 +79,7 @@ def put(page: str, chosen: DatasetSummary, version: Version | None, marks: Train
 
 
 def report(written: TrainingFilePreview) -> None:
-    """What was found, what will be done and why; then two lines of the file with separator and stop visible."""
+    """Draw checks and changes with reasons, then two lines of the file with separator and stop visible."""
     found = [finding for finding in written.plan.report if finding.kind not in _WILL]
     done = [finding for finding in written.plan.report if finding.kind in _WILL]
     for icon, findings in ((":material/check:", found), (":material/edit:", done)):
@@ -110,7 +110,7 @@ def _place(chosen: DatasetSummary, version: Version | None) -> str:
 
 def _mark(title: str, key: str, proposed: str | None) -> str | None:
     start, before = (proposed or "").replace("\n", "\\n"), f"{key}_proposed"
-    if state.get(key) is None or state.get(key) == state.get(before):  # nobody has typed here: follow the proposal
+    if state.get(key) is None or state.get(key) == state.get(before):  # nothing typed here: follow the proposal
         state.set_value(key, start)
     state.set_value(before, start)
     shown = text_field(title, key, MAX_MARKER_LENGTH)

@@ -1,4 +1,4 @@
-"""A warning before the button where a prompt is far from those that the model was trained on: what would do better."""
+"""A warning if a prompt is far from the model's training prompts, with better choices."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SCRIPTS = {
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """Something that would do better, one click away."""
+    """A better choice, one click away."""
 
     label: str
     icon: str
@@ -81,7 +81,7 @@ def show(info: ModelInfo, text: str, picker_key: str | None, own: Remedy | None 
 
 
 def model_of(provider: str, model: str) -> ModelInfo:
-    """What is known of a model by its name; one that no list has is told by the ledger."""
+    """What is known of a model by its name; a model of no list is looked up in the ledger."""
     listed = (one for one in cached.models().found if (one.provider, one.id) == (provider, model))
     return next(listed, ModelInfo(model, provider, None, None, None))
 
@@ -117,7 +117,7 @@ def _writers(info: ModelInfo, picker_key: str, text: str) -> list[Remedy]:
 
 
 def _general(picker_key: str) -> list[Remedy]:
-    """The first model that answers instructions."""
+    """The first model that follows instructions."""
     found = (one for one in cached.models().found if model_purpose.of(one).kind == "instructions")
     return [_use(one, picker_key, "general") for one in islice(found, 1)]
 

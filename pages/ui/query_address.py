@@ -6,7 +6,7 @@ import streamlit as st
 
 
 def keep(name: str, value: str | None) -> None:
-    """Have the address name a value; None or "": not name it. An address that says so already is left alone."""
+    """Put a value into the address; None or "" removes it. An unchanged address is not written."""
     if not value:
         st.query_params.pop(name, None)
     elif st.query_params.get(name) != value:

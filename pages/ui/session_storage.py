@@ -26,7 +26,7 @@ _log = logging.getLogger("fabula.sessions")
 
 
 class ClosingSessionStorage:
-    """Streamlit's `SessionStorage`: a session that nobody has come back to in time is shut down.
+    """Streamlit's `SessionStorage`: an expired session is shut down.
 
     It lives on the event loop of the server, as all calls do that Streamlit makes.
 
@@ -54,7 +54,7 @@ class ClosingSessionStorage:
         loop.call_later(self._keep_s, self.close_expired)
 
     def delete(self, session_id: str) -> None:
-        """Let go of a session that somebody else takes: it is resumed, or shut down by Streamlit."""
+        """Remove a session without closing it: Streamlit resumes it or shuts it down."""
         self._left.pop(session_id, None)
 
     def list(self) -> list[SessionInfo]:

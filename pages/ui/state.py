@@ -34,7 +34,7 @@ class GridDraft:
     preset: str = ""
     next_id: int = 0
     draw: int = 0  # which random cell the prompt is shown for
-    removed: tuple[int, ColumnDraft] | None = None  # the column that was taken out last, and where it stood
+    removed: tuple[int, ColumnDraft] | None = None  # the column that was removed last, and its position
     family: str = ""  # of the saved recipe that is open, "": none
     version: str = ""  # id of the version that is open
 
@@ -58,7 +58,7 @@ class GridDraft:
         return replace(self, columns=(*self.columns[:at], *self.columns[at + 1 :]), removed=(at, self.columns[at]))
 
     def with_removed(self) -> GridDraft:
-        """The column that was taken out last is back where it was."""
+        """Put the column that was removed last back in its place."""
         if self.removed is None:
             return self
         at, column = self.removed
@@ -78,11 +78,11 @@ class StudioState:
     problem: FabulaError | None = None  # an error of the last click, to show once on the next run
     columns_read: tuple[str, Any] | None = None  # id of the upload whose columns were read last, and what they are
     recipe_drawn: Any = None  # the Recipe that the form held when it was drawn last
-    recipe_before: tuple[Any, GridDraft] | None = None  # what another start has put out of the form: to go back to
+    recipe_before: tuple[Any, GridDraft] | None = None  # the previous form, to restore
     recipe_deleted: tuple[str, str] | None = None  # family and name of the saved recipe that was deleted last
     undo: Any = None  # the pages.ui.undo.Undo of what was last done to rows
     row_open: int | None = None  # the row whose dialog is open
-    rows_of: Any = None  # the rows that the table of a run is narrowed to: (data set, their name, where)
+    rows_of: Any = None  # the filter of the row table: (data set, its name, where)
     table: int = 0  # a new number draws the table of rows anew, without what was typed into it
 
 
@@ -125,5 +125,8 @@ def notify(icon: str, sentence: str) -> None:
 
 
 def drop(key: str) -> None:
-    """Forget a widget's value, so that it begins anew. Only before the widget is drawn, or in a callback."""
+    """Forget a widget's value, so that it starts from its default.
+
+    Only before the widget is drawn, or in a callback.
+    """
     st.session_state.pop(key, None)

@@ -1,4 +1,4 @@
-"""How engine, worker and providers are: a strip for home, cards for the settings."""
+"""State of engine, worker and providers: a strip for home, cards for the settings."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from core.status import EngineStatus, WorkerStatus
 from pages.ui import cached, cards, views
 from pages.ui.lang import _, as_markdown, code, n_, number, plain
 
-_LOOK_S = 3.0  # states change seldom; three seconds still feel alive
+_LOOK_S = 3.0  # states rarely change; three seconds still feel live
 
 
 @st.fragment(run_every=_LOOK_S)
 def strip() -> None:
-    """One line: engine, what it does, worker, providers."""
+    """Draw one line: engine and its work, worker, providers."""
     seen = cached.status()
     engine, worker = seen.engine, seen.worker
     badges = [_engine_badge(engine)]
@@ -71,7 +71,7 @@ def engine_card() -> None:
 
 
 def _trouble(part: EngineStatus | WorkerStatus) -> None:
-    """Why a part is not up, and what to do."""
+    """Why a part is not running, and what to do."""
     if part.message:
         st.caption(f"{as_markdown(part.message)} {as_markdown(part.next_step)}")
 

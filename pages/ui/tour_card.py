@@ -1,4 +1,4 @@
-"""The guided tour: a button that starts it, each step as it happens, and ways to stop, continue and repeat it."""
+"""The guided tour: start, live steps, stop, continue and repeat."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _STEPS = {
 }
 _SHOWN = "home_tour_shown"  # id of the tour on the card: a tour of another visitor does not take its place
 _USUALLY_DONE = {"dataset": 0.0, "training": 0.05, "story": 0.9}  # share before each step
-_LONG_AGO = timedelta(hours=2)  # by then the home page is for one's own work
+_LONG_AGO = timedelta(hours=2)  # by then the home page shows the user's own work
 _ENOUGH_STEPS = 2  # one point is no curve
 
 
 def show() -> None:
-    """The card; it moves by itself while a tour is under way."""
+    """Draw the card; it updates while a tour runs."""
     active = _active(_shown())
     st.fragment(run_every=cached.POLL_S if active else None)(_card)(active)
 
@@ -71,7 +71,7 @@ def _long_ago(progress: TourProgress) -> bool:
 
 
 def _invitation() -> None:
-    """What the tour is, and the button that starts it."""
+    """The description of the tour and its start button."""
     missing = cached.status().engine.state == "missing"
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         with st.container(width=760, gap="xsmall"):
@@ -91,11 +91,11 @@ def _invitation() -> None:
         tour_recorded.show()
 
 
-# --- while it is under way -------------------------------------------------------------------------------------------
+# --- while it runs -------------------------------------------------------------------------------------------
 
 
 def _under_way(progress: TourProgress) -> None:
-    """What happens now, how far it is, and what there is to see of it."""
+    """The current step, its progress, and its live view."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.subheader(localized(progress.sentence), anchor=False)
         st.button(_("Stop the tour"), icon=":material/stop:", key="home_tour_stop", on_click=_stop)
@@ -132,7 +132,7 @@ def _steps(progress: TourProgress) -> None:
 
 
 def _share(progress: TourProgress) -> float:
-    """How much of the way is done: by time where the rest is known, else by what has been seen to take long."""
+    """The share that is done: by time if the time left is known, else by the usual length of the steps."""
     if progress.eta_s is not None:
         gone = (utcnow() - progress.created_at).total_seconds()
         return min(1.0, gone / max(1.0, gone + progress.eta_s))
@@ -169,7 +169,7 @@ def _writing(job_id: str) -> None:
     before_after_view.pair_of(jobs.get(cached.store(), job_id, results=False), view.pairs[0], "home_tour_pair")
 
 
-# --- when it has ended -----------------------------------------------------------------------------------------------
+# --- after the end -----------------------------------------------------------------------------------------------
 
 
 def _ended(progress: TourProgress) -> None:

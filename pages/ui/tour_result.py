@@ -1,4 +1,4 @@
-"""What a tour has made: before and after side by side, what it took, and what to do next."""
+"""The result of a tour: before and after side by side, time and cost, and the next steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COMPARED = ("openai", "gpt-4o-mini-2024-07-18")  # the cheapest model that Open
 
 
 def show(progress: TourProgress) -> None:
-    """Everything there is of it; a tour that ended early has less."""
+    """Draw what the tour has produced; a tour that ended early has less."""
     job = _job(progress)
     if job is not None:
         view = before_after.get(cached.store(), job.id)
@@ -71,7 +71,7 @@ def _what_it_took(progress: TourProgress, job: JobView) -> None:
 
 
 def _next(progress: TourProgress, job: JobView | None) -> None:
-    """Where to go from here."""
+    """Buttons for the next step."""
     with st.container(horizontal=True):
         if job is not None and job.fine_tuned_model is not None:
             words = _("Write another story with this model")

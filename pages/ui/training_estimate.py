@@ -1,4 +1,4 @@
-"""What training on a file will take, before the button: tokens, money, minutes, in a line."""
+"""The training estimate of a file in one line: tokens, money, time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pages.ui.lang import _, about, duration, n_, usd
 from pages.ui.money import local_price
 from pages.ui.training import cached_form
 
-USUAL_EPOCHS = 3  # what the engine takes when it is left to itself
+USUAL_EPOCHS = 3  # the engine's automatic value
 
 
 def facts(model: ModelInfo, tokens: TokenCount | None, epochs: int) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The way back from what was last done to rows or prompts: a line that says what it was, and one button."""
+"""Undo of the last action on rows or prompts: a line that names it, and a button."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pages.ui.lang import _
 
 @dataclass(frozen=True)
 class Undo:
-    """What was done, in the visitor's language, on which page, and what takes it back."""
+    """The action in the visitor's language, its page, and the function that reverts it."""
 
     sentence: str
     act: Callable[[], object]
@@ -21,13 +21,13 @@ class Undo:
 
 
 def offer(icon: str, sentence: str, act: Callable[[], object], *, page: str = "dataset") -> None:
-    """Say what has been done, and keep the way back until the next thing is done."""
+    """Show a notice, and offer undo until the next action."""
     state.notify(icon, sentence)
     state.studio().undo = Undo(sentence, act, page)
 
 
 def way_back(page: str = "dataset") -> None:
-    """The way back, while there is one, on the page where it was done."""
+    """Draw the undo button, on the page of the action."""
     last: Undo | None = state.studio().undo
     if last is not None and last.page == page:
         st.button(
@@ -40,7 +40,7 @@ def way_back(page: str = "dataset") -> None:
 
 
 def forget() -> None:
-    """No way back any more: another data set is open."""
+    """Drop the undo: another data set is open."""
     state.studio().undo = None
 
 

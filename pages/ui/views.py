@@ -30,7 +30,7 @@ def switch(key: str, label: str, parts: Mapping[str, str]) -> str:
 
 
 def one_of(kinds: Sequence[Any], kind: Any) -> DeltaGenerator:
-    """A place for what is drawn now, apart from the places of the other kinds: what stood there is gone at once.
+    """A container for one kind of content; that of other kinds is cleared at once.
 
     Otherwise it would stay, greyed, until the script ends: for as long as a story is written.
     """
@@ -48,7 +48,7 @@ def shortened(text: str, most: int = _MOST) -> str:
 
 
 def prompt(text: str, key: str) -> None:
-    """What a model was asked, read letter by letter. Of a long prompt the beginning; all of it is one click away."""
+    """A prompt as code; of a long prompt the beginning, with all of it one click away."""
     shown = shortened(text)
     st.markdown(f":material/chat_bubble: {code(shown)}")
     if shown.endswith(" …"):
@@ -64,11 +64,11 @@ def metric(label: str, figure: Any, *args: Any, help: str | None = None, **more:
 
 
 def facts(items: Iterable[str]) -> None:
-    """A thin line of facts, those that are known, between dots."""
+    """One line of the known facts, separated by dots."""
     st.caption(" · ".join(item for item in items if item))
 
 
 def story_text(text: str) -> None:
-    """A model's words, as text only: no links, no images, no markup; in a column that the eye can follow."""
+    """A model's text without links, images or markup, in a column of readable width."""
     with st.container(width=720):
         st.text(text.strip())

@@ -1,4 +1,4 @@
-"""What pages read, shared between visitors: clients and reference data for long, polls for about a second.
+"""Cached reads shared by all visitors: clients and reference data for a long time, polls for about a second.
 
 Nothing here belongs to one visitor. Ten viewers of a run cost one poll.
 """

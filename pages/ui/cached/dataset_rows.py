@@ -1,4 +1,4 @@
-"""A data set on its way to training: its quality, how it is written, how many tokens that is."""
+"""Cached reads of a data set before training: quality, file format, token counts."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from pages.ui.cached.provider_models import quick, status
 from pages.ui.cached.studio import store, where
 from pages.ui.dataset.quality_job import QualityMeasurement
 
-_SUGGESTED_FROM = 1_000  # rows looked at for suggestions
-_MOST_SUGGESTIONS = 50  # a longer list is no help
+_SUGGESTED_FROM = 1_000  # rows read for suggestions
+_MOST_SUGGESTIONS = 50  # a longer list is not helpful
 _SHOWN_LINES = 2
 
 
@@ -37,7 +37,7 @@ class TrainingFormat:
 
 @st.cache_data(max_entries=32, ttl=60)
 def suggestions(dataset_id: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Columns of a data set, each with the values it knows, in order of appearance; "" where some rows have none."""
+    """Columns of a data set with their values in order of appearance; "" if some rows have none."""
     recipe = datasets.recipe(store(), dataset_id)
     if recipe is not None:
         return tuple((column.name, column.values) for column in recipe.columns)
@@ -50,7 +50,7 @@ def suggestions(dataset_id: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 @st.cache_data(max_entries=32, ttl=60)
 def prompt_separator(dataset_id: str) -> str:
-    """What stands between the columns of a data set's prompts."""
+    """The separator between the columns of a data set's prompts."""
     return datasets.summary(store(), dataset_id).prompt_separator
 
 
@@ -62,7 +62,7 @@ def sample_size(name: str) -> int:
 
 
 def quality_of(dataset_id: str) -> tuple[QualityMeasurement, str]:
-    """Where the quality of a data set is measured, and the mark of the rows as they are now.
+    """The quality measurement of a data set, and the fingerprint of its current rows.
 
     Raises:
         NotFound: the data set is not there (any more).
@@ -87,7 +87,7 @@ class TrainingFilePreview:
 def written(
     dataset_id: str, version_id: str | None, rows: int, marks: TrainingFormat
 ) -> BackgroundTask[TrainingFilePreview]:
-    """How a data set, or a version of it, is written; looked at again when a row has come, gone or been edited."""
+    """How a data set or version is written as a file; recomputed when a row is added, removed or edited."""
     as_now = datasets.fingerprint(store(), dataset_id, version_id)
     job = ("written", dataset_id, version_id, marks, where())
     return shared_task(_written, as_now, dataset_id, version_id, rows, marks, where(), job=job)
@@ -121,7 +121,7 @@ def tokens_of(
 
 
 def _grows(dataset_id: str, version_id: str | None) -> bool:
-    """Whether rows come; those of a version are what they are."""
+    """True while a run adds rows. A version does not change."""
     if version_id is not None:
         return False
     _summary, run = run_of(dataset_id)
@@ -152,7 +152,7 @@ def _tokens_of(
 
 
 def parts(dataset_id: str) -> dict[str | None, int]:
-    """Finished rows of a data set by the part that they are in."""
+    """Number of finished rows of a data set by split."""
     return _parts(datasets.fingerprint(store(), dataset_id), dataset_id)
 
 

@@ -1,4 +1,4 @@
-"""What changes while one looks: data sets, runs, jobs. All viewers of a moment cost one look."""
+"""Reads that change often: data sets, runs, jobs. All viewers within the cache time share one read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from core.training.jobs import JobView
 from pages.ui.cached.provider_models import forget_status
 from pages.ui.cached.studio import FRESH_S, store, where
 
-_LARGE_HEAT_S = 10  # 300,000 rows are counted in about a second, beside the page
+_LARGE_HEAT_S = 10  # 300,000 rows are counted in about a second, in the background
 
 
 def dataset_list() -> list[DatasetSummary]:
@@ -65,7 +65,7 @@ def _job_list(studio: str) -> tuple[JobView, ...]:
 
 
 def refresh() -> None:
-    """What has just been done shall be seen at once: forget every poll."""
+    """Clear every cached poll, so that an action is visible at once."""
     forget_status()
     for poll in (_dataset_list, _run_of, _run_seconds, _job_list, _heat, _large_heat, _batches_of):
         poll.clear()

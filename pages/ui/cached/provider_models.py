@@ -1,4 +1,4 @@
-"""What providers offer, and how engine and worker are."""
+"""Cached models of the providers, and the state of engine and worker."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from core.status import Status, collect
 from pages.ui import unexpected_errors
 from pages.ui.cached.studio import POLL_S, prices, registry, settings, store, where
 
-_MODELS_S = 5  # a model appears when its job ends: soon enough to feel true
-_QUICK = RetryLimits(total_s=3.0, tries=1)  # a page does not wait for an endpoint that is not there; it says so
+_MODELS_S = 5  # a model appears at most this long after its job ends
+_QUICK = RetryLimits(total_s=3.0, tries=1)  # a page does not wait for an unreachable endpoint; it shows an error
 _QUICK_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True)
 class OfferedModels:
-    """What every provider offers now, and why one of them offers nothing."""
+    """The models that every provider offers now, and errors by provider."""
 
     found: tuple[ModelInfo, ...]
     problems: Mapping[str, FabulaError]
@@ -47,13 +47,13 @@ def _models(providers: tuple[str, ...], studio: str) -> OfferedModels:
 
 
 def forget_models() -> None:
-    """Ask for the models anew at the next run."""
+    """Clear the cached models, so that the next run asks again."""
     _models.clear()
     _endpoint.clear()
 
 
 def ask_models(provider: str) -> list[ModelInfo]:
-    """What one provider offers, asked now.
+    """The models of one provider, without the cache.
 
     Raises:
         FabulaError: why it does not answer.
@@ -62,12 +62,12 @@ def ask_models(provider: str) -> list[ModelInfo]:
 
 
 def quick(provider: str) -> Client:
-    """A client of one provider for a page: one try, and a short one."""
+    """A client for pages: one try with a short timeout."""
     return registry().client(provider, retry_limits=_QUICK, timeout=_QUICK_TIMEOUT_S)
 
 
 def status() -> Status:
-    """How engine, worker and providers are now."""
+    """The current state of engine, worker and providers."""
     return _status(where(), bool(os.environ.get("OPENAI_API_KEY")))
 
 
@@ -81,7 +81,7 @@ def _status(where: str, has_key: bool) -> Status:
 
 
 def forget_status() -> None:
-    """Look at engine and worker anew at the next run."""
+    """Clear the cached state of engine and worker."""
     _status.clear()
 
 

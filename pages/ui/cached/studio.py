@@ -1,4 +1,4 @@
-"""The studio itself: where its things are, its ledger, its providers and its prices."""
+"""Cached studio objects: settings, ledger, providers and prices."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from core.providers import Client, Registry
 from core.settings import Settings
 
 POLL_S = 1.0  # rows and steps come about once a second; a second's delay still feels live
-FRESH_S = 0.8  # below a poll, so that each poll looks anew, but all viewers' polls of that moment look once
+FRESH_S = 0.8  # shorter than a poll: each poll reads again, and simultaneous polls of all viewers read once
 
 
 def settings() -> Settings:
-    """Where things are, from the environment."""
+    """The settings from the environment."""
     return Settings.from_env()
 
 
 def where() -> str:
-    """Tells caches of one studio from those of another (tests have many)."""
+    """A cache key that differs between studios (tests have many)."""
     return _digest(settings())
 
 
 def _digest(settings: Settings) -> str:
-    """A key of all fields that shows none of them."""
+    """A hash of all fields, so that no secret is in a cache key."""
     return hashlib.sha256(repr(astuple(settings)).encode()).hexdigest()
 
 
@@ -47,7 +47,7 @@ def _store(settings: Settings) -> Store:
 
 
 def registry() -> Registry:
-    """The providers that this studio can reach, with the worker's patience."""
+    """The providers of this studio, with the worker's retry limits."""
     return _registry(settings(), os.environ.get("OPENAI_BASE_URL", ""), bool(os.environ.get("OPENAI_API_KEY")))
 
 
@@ -67,6 +67,6 @@ def _book(mine: str, day: str, home: str, _entries: tuple[PriceEntry, ...]) -> P
 
 
 def prices() -> PriceBook:
-    """The price book, with the prices that people of this studio have set."""
+    """The price book, including custom prices."""
     entries = tuple(custom_prices.entries(store()))
     return _book(repr(entries), utcnow().date().isoformat(), str(settings().home), entries)

@@ -1,4 +1,4 @@
-"""Budgets of a run, of a month for everyone, of a month for one person; with what is left."""
+"""Budgets per run, per month and per person, with the amount left."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SCOPES = {
 
 
 def show(budgets: Sequence[BudgetView]) -> None:
-    """Behind one click: what is set and what is left, and the form."""
+    """An expander with the budgets, the amounts left, and the form."""
     with st.expander(
         _("Budgets"), icon=":material/account_balance_wallet:", key="cost_budgets", on_change="rerun"
     ) as at:

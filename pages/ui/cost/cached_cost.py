@@ -1,4 +1,4 @@
-"""What the cost page reads, shared between visitors; in the manner of `pages.ui.cached`, which it builds on."""
+"""Cached reads of the cost page, shared by all visitors; see `pages.ui.cached`."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from core.db.tables import utcnow
 from core.training.job_estimate import measured_speeds
 from pages.ui import cached
 
-_FRESH_S = 3  # sums over a month of calls: money does not move faster than an eye
+_FRESH_S = 3  # sums over a month of calls change slowly
 
 
 def machine() -> MachineTime | None:
-    """What an hour of this machine costs, with its measured speed; None until someone has priced the hour."""
+    """Cost per hour of this machine with its measured speed; None if no price is set."""
     return machine_time.current(cached.store())
 
 
 def hour() -> tuple[Decimal, str] | None:
-    """What an hour of this machine costs, and in which currency; None until someone has priced it."""
+    """Cost per hour of this machine and its currency; None if no price is set."""
     return custom_prices.machine_hour(cached.store())
 
 
 def speed() -> Speed | None:
-    """The newest measured speed of the engine; None: it was not measured yet."""
+    """The newest measured speed of the engine; None if not measured yet."""
     return machine_time.newest(cached.store())
 
 
@@ -61,7 +61,7 @@ def tomorrow() -> datetime:
 
 
 def months(until: datetime) -> list[datetime]:
-    """The months with anything in the ledger before `until`, a `tomorrow`: that day's first, without a gap."""
+    """First days of all months from the first ledger entry to `until` (a `tomorrow`), newest first, without a gap."""
     return list(_months(until, _where()))
 
 
@@ -106,7 +106,7 @@ def _works(since: datetime, until: datetime, where: str) -> tuple[WorkLine, ...]
 
 
 def qualities() -> list[Quality]:
-    """What was found of the quality of models."""
+    """Votes and evaluations of models."""
     return list(_qualities(_where()))
 
 
@@ -116,7 +116,7 @@ def _qualities(where: str) -> tuple[Quality, ...]:
 
 
 def forget() -> None:
-    """A price or a budget has changed: read everything anew."""
+    """Clear the caches after a price or budget has changed."""
     for poll in (_months, _stretches, _works, _qualities, _budgets):
         poll.clear()
 
@@ -126,7 +126,7 @@ def measured(dataset_id: str, stamp: str, model: str) -> DatasetTokens | None:
     """Tokens of a data set's examples as `model` reads them; None: it has no finished rows.
 
     Args:
-        stamp: `datasets.fingerprint`: another one is counted anew.
+        stamp: `datasets.fingerprint`: another one is counted again.
     """
     found = datasets.examples(cached.store(), dataset_id)
     prompts, completions = [prompt for prompt, _ in found], [completion for _, completion in found]
@@ -134,5 +134,5 @@ def measured(dataset_id: str, stamp: str, model: str) -> DatasetTokens | None:
 
 
 def _where() -> str:
-    """Tells one studio from another (tests have many), and shows nothing of it."""
+    """A cache key that differs between studios (tests have many), without their settings."""
     return hashlib.sha256(repr(astuple(cached.settings())).encode()).hexdigest()

@@ -40,7 +40,7 @@ def show(book: PriceBook) -> None:
     """An expander with the prices that were set, and the form."""
     mine = custom_prices.list_own(cached.store())
     title = _("Your own prices") if not mine else _("Your own prices ({n})").format(n=len(mine))
-    changed = bool(state.get("cost_own_changed"))  # a new title makes a new expander, which would be closed
+    changed = bool(state.get("cost_own_changed"))  # a new title would make a new, closed expander
     with st.expander(title, changed, icon=":material/edit:", key="cost_own", on_change="rerun") as opened:
         if opened.open:
             for one in mine:

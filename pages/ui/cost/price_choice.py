@@ -82,7 +82,7 @@ class PriceChoice:
 
 
 def controls(book: PriceBook) -> PriceChoice:
-    """Lists in one row; baseline, unit, search, and the rest behind a button in the next."""
+    """Draw lists in one row; baseline, unit, search and a popover with the rest in the next."""
     names = list_names(book)
     found = rows(book, _lists(names))
     kinds = state.get("cost_kinds") or []
@@ -179,7 +179,7 @@ def rows(book: PriceBook, lists: Sequence[str]) -> list[Price]:
 
 
 def here(book: PriceBook) -> list[Price]:
-    """The engine's models as prices: the time that they take; unknown while an hour of the machine has no price."""
+    """Prices of the engine's models from machine time; unknown while the machine has no cost per hour."""
     models = list(cached.status().engine.models) or [packaged_models.BASE]
     local = [price for model in models if (price := book.find(ENGINE, model)) is not None]
     machine = cached_cost.machine()
@@ -189,7 +189,7 @@ def here(book: PriceBook) -> list[Price]:
 
 
 def list_names(book: PriceBook) -> dict[str, str]:
-    """Every price list, those people ask for first, with its name."""
+    """Every price list with its name, the most requested first."""
     own = {ENGINE: _("This machine"), ARTICLE: _("OpenAI in 2023"), "openai": _("OpenAI today")}
     mine = sorted({price.provider for price in book.own})
     more = [name for name in cached_cost.providers() if name not in (*_FIRST, *_CHINESE)]

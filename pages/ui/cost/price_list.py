@@ -29,7 +29,7 @@ _NAME, _SHORT, _AMOUNT, _LONG_TITLE, _TEXT = 205, 95, 120, 160, 260  # px of col
 
 
 def show() -> None:
-    """The whole part."""
+    """Draw the whole part."""
     book = cached.prices()
     choice = controls(book)
     found = lines(book, choice)

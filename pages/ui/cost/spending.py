@@ -28,7 +28,7 @@ _PAGES = {
 
 
 def show() -> None:
-    """The whole part."""
+    """Draw the whole part."""
     period = choose()
     lines = cached_cost.by_period(period.starts, period.until)
     budgets = cached_cost.budgets()

@@ -92,7 +92,7 @@ def _count(label: str, key: str, *, most: int = 10**8, help: str | None = None) 
 
 
 def _typed(key: str) -> int:
-    """A number that was typed; an emptied field counts as its first value."""
+    """A number from its field; an empty field counts as its default."""
     value = state.get(key)
     return int(_START[key] if value is None else value)
 

@@ -44,7 +44,7 @@ class WorkloadOptions:
 
 
 def pickers(book: PriceBook) -> WorkloadOptions:
-    """Two lists to pick from, and what this machine costs."""
+    """Draw two model pickers and the cost of this machine."""
     names = list_names(book)
     prices = [*book.rows([name for name in {*_LISTS, *(price.provider for price in book.own)} if name != "engine"])]
     tuned = sorted(price.key for price in prices if price.base_model is not None)

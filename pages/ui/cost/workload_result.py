@@ -32,7 +32,7 @@ _INPUTS = {
 
 
 def result(work: Workload, ways: WorkloadOptions, currency: str, rate: ExchangeRate) -> None:
-    """Everything at the right of the inputs."""
+    """Draw the results, to the right of the inputs."""
     local = _in(ways.local, ways.machine_currency, currency, rate)
     found = [workload.costs(work, way, currency, rate) for way in (ways.tuned, ways.base, local)]
     tuned, base = found[0], found[1]
@@ -56,7 +56,7 @@ def result(work: Workload, ways: WorkloadOptions, currency: str, rate: ExchangeR
 
 
 def _in(local: Candidate, theirs: str | None, currency: str, rate: ExchangeRate) -> Candidate:
-    """The machine with its hour in the currency of the comparison."""
+    """The machine with its cost per hour in the currency of the comparison."""
     if local.machine is None or theirs is None:
         return local
     per_hour = convert(local.machine.per_hour, theirs, currency, rate)
@@ -102,7 +102,7 @@ def _last_day(tuned: Costs, crossing: BreakEven) -> None:
 
 
 def _stretch(days: Decimal) -> str:
-    """A number of days as people say it."""
+    """A number of days in words: "3 weeks"."""
     if days < 2:
         return duration(float(days) * _S_PER_DAY)
     if days < 21:

@@ -1,4 +1,4 @@
-"""The batches of a run: where each one is, since when, and what happens next."""
+"""The batches of a run: the state of each, since when, and what happens next."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from core.db.tables import utcnow
 from pages.ui import cached
 from pages.ui.lang import _, ago, as_markdown, code, duration, mark, n_, number, plain
 
-_SHOWN = 4  # as many as are with the provider at once; those before them have been collected
-_WINDOW = timedelta(hours=24)  # the time that a provider gives itself for a batch
+_SHOWN = 4  # at most this many are at the provider at once; earlier ones are collected
+_WINDOW = timedelta(hours=24)  # the provider's own time limit for a batch
 _GOING = ("queued", "running", "pausing", "stopping")
 _STATES = {
     "preparing": (mark("Preparing"), "edit_document"),
@@ -54,7 +54,7 @@ def show(progress: RunProgress) -> None:
 
 
 def _heading(found: tuple[BatchView, ...], going: bool) -> str:
-    """Whether anybody need stay here."""
+    """The title, and whether you can close the page."""
     waiting = any(not batch.over for batch in found)
     if going and (waiting or not found):
         return _("you can close this page: the worker collects the results")
@@ -64,7 +64,7 @@ def _heading(found: tuple[BatchView, ...], going: bool) -> str:
 
 
 def _one(batch: BatchView) -> None:
-    """One batch: a bar while it is away, a line once it is over."""
+    """One batch: a progress bar while it runs, a line after the end."""
     where = _where(batch)
     words, icon = _STATES.get(where, (plain(where), "hourglass_top"))
     now = utcnow()
@@ -87,14 +87,14 @@ def _one(batch: BatchView) -> None:
 
 
 def _where(batch: BatchView) -> str:
-    """Our word for where it is, the provider's while it is there."""
+    """The label of its state; an unknown status as the provider sends it."""
     if batch.state == "waiting":
         return batch.status or "validating"
     return "expired" if batch.state == "done" and batch.status == "expired" else batch.state
 
 
 def _next(batch: BatchView, where: str, now: datetime) -> str:
-    """What happens next, or what was wrong."""
+    """What happens next, or the error."""
     if where == "failed":
         return as_markdown(batch.reason) if batch.reason else ""
     if where == "in_progress":

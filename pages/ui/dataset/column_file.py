@@ -69,7 +69,7 @@ def _columns(file_id: str, data: bytes, name: str) -> tuple[dict[str, tuple[str,
 
 
 def _use(columns: dict[str, tuple[str, ...]]) -> None:
-    """A column of that name takes the values; a nameless, empty one is used up first; else there is a new column."""
+    """A column of the same name gets the values; else an empty, unnamed column; else a new one."""
     held = state.studio()
     for name, values in columns.items():
         names = {draft.id: str(state.get(f"dataset_name_{draft.id}") or "") for draft in held.grid.columns}

@@ -1,4 +1,4 @@
-"""One column of the grid: its name, its values as chips, a list to paste; and a way back for one that was removed."""
+"""One column of the grid: name, values as chips, a list to paste, and undo for a removed column."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pages.ui import state
 from pages.ui.lang import _, column_name, label, n_, plain
 from pages.ui.state import ColumnDraft
 
-_MOST_CHIPS = 60  # what one can still look over; more are a list
+_MOST_CHIPS = 60  # more values are shown as a list
 _SHOWN = 12
 _LIST_HEIGHT = 320  # pixels
 
 
 def column(draft: ColumnDraft) -> Column:
-    """The column as the form holds it now."""
+    """Draw the column and return its current name and values."""
     name_key = f"dataset_name_{draft.id}"
     state.set_default(name_key, draft.name)
     left, right = st.columns([4, 9])
@@ -53,7 +53,7 @@ def _label(name: str) -> str:
 
 
 def removed() -> None:
-    """The column that was removed last, and the button that brings it back."""
+    """Draw the column that was removed last, with an undo button."""
     gone = state.studio().grid.removed
     if gone is None:
         return
@@ -71,7 +71,7 @@ def take(column_id: int, values: tuple[str, ...], chosen: tuple[str, ...]) -> No
 
 
 def _chips(draft: ColumnDraft) -> tuple[str, ...]:
-    """A chip for each value; one that is off is left out."""
+    """A chip for each value; returns the values that are switched on."""
     key = f"dataset_values_{draft.id}"
     state.set_default(key, list(draft.values))
     chosen = st.pills(_("Values"), draft.values, selection_mode="multi", key=key, persist_state="session", wrap=True)
@@ -80,7 +80,7 @@ def _chips(draft: ColumnDraft) -> tuple[str, ...]:
 
 
 def _long(draft: ColumnDraft) -> tuple[str, ...]:
-    """Too many for chips: how many, and the first of them. All of them are used."""
+    """Too many values for chips: their number and the first ones. All are used."""
     first = ", ".join(plain(value) for value in draft.values[:_SHOWN])
     count = n_("{n} value", "{n} values", len(draft.values))
     st.markdown(_("**{values}**: {first}, …").format(values=count, first=first))
@@ -88,7 +88,7 @@ def _long(draft: ColumnDraft) -> tuple[str, ...]:
 
 
 def _list(draft: ColumnDraft) -> None:
-    """All values as text, a line each: to paste, to sort, to take out."""
+    """All values as text, one per line, to paste, sort or remove."""
     shown = st.popover(_("List"), icon=":material/list:", key=f"dataset_list_{draft.id}", on_change="rerun")
     if not shown.open:
         return
@@ -113,7 +113,7 @@ def _list(draft: ColumnDraft) -> None:
 
 
 def _use(column_id: int, values: tuple[str, ...]) -> None:
-    """The list as it was typed; a chip that was off stays off."""
+    """Apply the edited list; chips that were off stay off."""
     draft = _draft(column_id)
     chosen = state.get(f"dataset_values_{column_id}")
     off = set() if chosen is None else set(draft.values) - set(chosen)
@@ -123,7 +123,7 @@ def _use(column_id: int, values: tuple[str, ...]) -> None:
 
 
 def _add(column_id: int) -> None:
-    """Take what was typed as new values, switched on."""
+    """Add the typed values, switched on."""
     key = f"dataset_add_{column_id}"
     draft = _draft(column_id)
     typed = unique_values(parse_values(state.get(key) or ""), draft.values)

@@ -1,4 +1,4 @@
-"""Which data set is open: the same one in every part of the page; a first step for those who have none."""
+"""The data set that is open, the same in every part of the page; a first step if there is none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pages.ui.lang import _
 
 
 def pick() -> DatasetSummary | None:
-    """The data set that is open; None, and what to do about it on screen, when there is none at all."""
+    """The open data set; None if there is none, with a next step on the page."""
     found = cached.dataset_list()
     if not found:
         with cards.empty(_("No data set yet. Design a grid, or load the sample stories."), icon=":material/grid_view:"):

@@ -1,4 +1,4 @@
-"""Design: the form on the left, what it comes to on the right, one button."""
+"""Design: the form on the left, the estimate and the button on the right."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pages.ui.lang import _, column_name, plain
 
 
 def show() -> None:
-    """The whole part."""
+    """Draw the whole part."""
     left, right = st.columns([3, 2], gap="medium")
     with left:
         shelf = st.container()
@@ -30,7 +30,7 @@ def show() -> None:
 
 
 def _problem(recipe: Recipe) -> BadRecipe | None:
-    """What is wrong with the grid; that no model is there yet is another matter."""
+    """The grid's error; a missing model is handled elsewhere."""
     try:
         replace(recipe, provider=recipe.provider or "-", model=recipe.model or "-").check()
     except BadRecipe as problem:

@@ -1,4 +1,4 @@
-"""What is known of the visitor's screen."""
+"""The visitor's device."""
 
 from __future__ import annotations
 

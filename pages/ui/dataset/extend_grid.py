@@ -1,4 +1,4 @@
-"""More of a grid: two more repeats, a value that was missing. Only what is not there yet is written."""
+"""Extend a grid: more repeats or new values. Only missing rows are written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a grid comes to: rows, requests, tokens, money, minutes; how it shall be written; and the one button."""
+"""The estimate of a grid (rows, requests, tokens, money, minutes), its mode and budget, and the button."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _size(recipe: Recipe) -> None:
 
 
 def _guess(recipe: Recipe, guess: Estimate, mode: Mode) -> None:
-    """What the run will take, in one line."""
+    """The estimate in one line."""
     fewest, most = requests(recipe, mode)
     if mode == "batch":
         time = _("done within a day")
@@ -104,7 +104,7 @@ def _guess(recipe: Recipe, guess: Estimate, mode: Mode) -> None:
 
 
 def _far_prompt(recipe: Recipe) -> None:
-    """A template that is far from what its writer was trained on."""
+    """Warn if the template is far from the writer's training prompts."""
     if not recipe.model:
         return
     writer = prompt_warning.model_of(recipe.provider, recipe.model)
@@ -113,7 +113,7 @@ def _far_prompt(recipe: Recipe) -> None:
 
 
 def _own_preset(writer: ModelInfo) -> Remedy | None:
-    """Back to the preset that a packaged writer was trained on."""
+    """The preset that a packaged writer was trained on, one click away."""
     language = purpose_of(writer).language
     if language is None:
         return None
@@ -123,7 +123,7 @@ def _own_preset(writer: ModelInfo) -> Remedy | None:
 
 
 def _mode(recipe: Recipe) -> Mode:
-    """Now, or as a batch where the provider has them."""
+    """Live, or as a batch if the provider supports it."""
     if not batch_support.supports_batch(cached.registry().provider(recipe.provider)):
         return "live"
     live, batch = estimate(recipe).usd, estimate(recipe, batch=True).usd
@@ -146,7 +146,7 @@ def _mode(recipe: Recipe) -> Mode:
 
 
 def _budget(guess: Estimate) -> DecimalInput:
-    """The most that the run may cost; not asked for what is free."""
+    """The budget of the run; not asked if writing is free."""
     if guess.local:
         return DecimalInput(None)
     amount = decimal_field.decimal_field(

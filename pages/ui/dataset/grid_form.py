@@ -74,7 +74,7 @@ def recipe_form() -> Recipe:
 
 
 def random_cell(recipe: Recipe) -> dict[str, str]:
-    """The values of one cell, drawn anew each time the dice are thrown."""
+    """The values of one random cell; the dice draw another."""
     dice = random.Random(state.studio().grid.draw)
     return {column.name: dice.choice(column.values) for column in recipe.columns if column.values}
 
@@ -101,7 +101,7 @@ def open_recipe(recipe: Recipe, *, preset: str = SAVED, family: str = "", versio
 
 
 def use_preset(preset_id: str) -> None:
-    """In a callback: start from a preset, as if it had been picked; what is in the form is kept to go back to."""
+    """In a callback: start from a preset as if it had been picked. The previous form can be restored."""
     state.set_value("dataset_preset", preset_id)
     _change_start()
 
@@ -137,7 +137,7 @@ def _presets() -> None:
 
 
 def _change_start() -> None:
-    """Another start takes the place of what is in the form; what a person has changed there is kept to go back to."""
+    """Replace the form by another preset. Changes can be restored."""
     held = state.studio()
     drawn: Recipe | None = held.recipe_drawn
     start = next((preset.recipe for preset in presets.load() if preset.id == held.grid.preset), None)
@@ -163,7 +163,7 @@ def _take_preset(preset_id: str) -> None:
 
 
 def _more() -> dict[str, Any]:
-    """What is needed sometimes."""
+    """Settings that are needed less often."""
     asked = {"auto": _("Automatic"), "chat": _("Chat"), "completion": _("Completion")}
     state.set_default("dataset_endpoint", "auto")
     return {

@@ -13,14 +13,14 @@ from pages.ui import cached, cards, state
 from pages.ui.dataset import story_cards
 from pages.ui.lang import _, column_title, n_, number, percent, plain
 
-_POLL_S = 2.0  # beside the panel, which counts every second, a slower picture is calmer
+_POLL_S = 2.0  # slower than the panel, which counts every second: a calmer picture
 _TALL = 1_020  # px, the grid that is proposed: a map of more lines scrolls in its own frame
 _LINES = 58  # that fit into it
 _SHORT_LINES = 48  # of squares with shares, which are larger
 
 
 def show(summary: DatasetSummary, active: bool) -> None:
-    """The map and its stories; while a run goes on they are drawn again every two seconds."""
+    """Draw the map and its stories; during a run every two seconds."""
     st.fragment(run_every=_POLL_S if active else None)(_watch)(summary.id, summary.total, active)
 
 
@@ -36,7 +36,7 @@ def _watch(dataset_id: str, total: int, active: bool) -> None:
 
 
 def _chart(dataset_id: str, map_: HeatMap) -> int | None:
-    """The chart; the square that was clicked."""
+    """Draw the chart; returns the square that was clicked."""
     shares = map_.kind in ("pairs", "blocks")
     lines = len({s.down for s in map_.squares}) if map_.kind in ("cells", "pairs") else len(map_.squares) // 50
     scrolls = lines > (_SHORT_LINES if shares else _LINES)
@@ -108,7 +108,7 @@ def _pair(dataset_id: str) -> tuple[int, int] | None:
 
 
 def _choose_pair(dataset_id: str, map_: HeatMap) -> None:
-    """Which two columns a large grid is seen by."""
+    """Choose the two columns that a large grid is shown by."""
     if map_.pair is None or len(map_.choices) < 3:
         return
     with st.container(horizontal=True):
@@ -131,7 +131,7 @@ def _labels() -> heat_map.MapLabels:
 
 
 def _said(map_: HeatMap) -> str:
-    """What a screen reader says of the map."""
+    """The alt text of the map."""
     if map_.kind in ("pairs", "blocks"):
         rows = sum(s.rows for s in map_.squares)
         share = sum(s.done for s in map_.squares) / rows if rows else None

@@ -1,4 +1,4 @@
-"""Bring: a sample, or a file of one's own, become a data set."""
+"""Import: a sample or your file becomes a data set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pages.ui.lang import _, in_language, language, n_, plain
 
 
 def show() -> None:
-    """The whole part."""
+    """Draw the whole part."""
     left, right = st.columns([2, 3], gap="medium")
     with left, st.container(border=True):
         st.subheader(_("Samples"), anchor=False)
@@ -27,7 +27,7 @@ def show() -> None:
 
 def _sample(name: str, title: str) -> None:
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        st.markdown(f"**{plain(title)}**", width="stretch")  # a long title wraps, and its button stays beside it
+        st.markdown(f"**{plain(title)}**", width="stretch")  # a long title wraps next to its button
         st.button(
             n_("Load {n} row", "Load {n} rows", cached.sample_size(name)),
             icon=":material/download:",

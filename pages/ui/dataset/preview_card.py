@@ -1,4 +1,4 @@
-"""Three texts of a grid before anything is kept: does the template work, and how long do they get."""
+"""A preview of three texts: does the template work, and how long are they?"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PREVIEW = 3  # enough to see whether the template works, few enough to wait for
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """Stories of `subject`, as they come."""
+    """Preview stories of `subject`, as they arrive."""
 
     subject: Recipe
     gathering: BackgroundIterator[runs.PreviewRow]

@@ -1,4 +1,4 @@
-"""The one figure of each score card, with a line about it."""
+"""The figure of each score card, with a line about it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CARD_OF = {
 
 @dataclass(frozen=True)
 class ScoreFigure:
-    """What a card says: the number, the line under it, and where it comes from."""
+    """The number of a card, the line under it, and its explanation."""
 
     value: str
     about: str

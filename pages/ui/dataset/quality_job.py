@@ -1,4 +1,4 @@
-"""Measuring quality beside the page: one measurement a data set at a time, shared by everybody who looks."""
+"""Background quality measurement: one per data set at a time, shared by all visitors."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _QUICK_S = 1.0  # a measurement that took less is made again while a run goes on
 
 
 class QualityMeasurement:
-    """The newest report on one data set, and the measurement that is on its way.
+    """The newest report on a data set, and the measurement in progress.
 
     Attributes:
         report: the newest one there is; None before the first.
-        error: why the last measurement came to nothing; it is tried again a few seconds later, when somebody asks.
-        read, total: how far the one on its way has come, in rows.
+        error: of the last measurement; it is tried again a few seconds later on request.
+        read, total: progress of the measurement, in rows.
     """
 
     def __init__(self, measure: Callable[[Progress], QualityReport]) -> None:
@@ -36,15 +36,15 @@ class QualityMeasurement:
 
     @property
     def measuring(self) -> bool:
-        """Whether a measurement is on its way."""
+        """True while a measurement is running."""
         return not self._idle.is_set()
 
     def fresh(self, fingerprint: str) -> bool:
-        """Whether the report is about the rows as they are now."""
+        """True if the report is about the current rows."""
         return not self.measuring and self._asked_for == fingerprint
 
     def ask(self, fingerprint: str, *, calm: bool = False, again: bool = False) -> None:
-        """See to it that the rows of `fingerprint` are measured.
+        """Start a measurement of the rows of `fingerprint` if needed.
 
         Args:
             calm: rows keep coming: a data set that takes long is then measured only when there is no report yet.
@@ -61,7 +61,7 @@ class QualityMeasurement:
             threading.Thread(target=self._work, name="quality", daemon=True).start()
 
     def wait(self, seconds: float) -> None:
-        """Wait for the measurement on its way, this long at most."""
+        """Wait for the running measurement, at most this long."""
         self._idle.wait(seconds)
 
     def _work(self) -> None:

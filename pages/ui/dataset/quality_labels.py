@@ -1,4 +1,4 @@
-"""The words of the quality report: what a finding is called, counted; what a card, a language, an ending is called."""
+"""Labels of the quality report: findings with counts, cards, languages, endings."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def verdict_line(report: QualityReport) -> str:
 
 
 def basis(report: QualityReport) -> str:
-    """What the verdict rests on, in one line."""
+    """The basis of the verdict, in one line."""
     rows = n_("{n} finished row", "{n} finished rows", report.total)
     grave = report.verdict.serious
     if not grave:

@@ -1,4 +1,4 @@
-"""What a score card opens: its chart, and the rows behind it."""
+"""The panel of a score card: its chart and its rows."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _adherence(report: QualityReport) -> None:
 
 
 def _values(column: Adherence) -> bool:
-    """A bar for each value, those that are missing most first; whether one was clicked and its rows are shown."""
+    """A bar for each value, most often missing first; returns True if one was clicked and its rows are shown."""
     shown = column.values[: quality_shared.MOST_BARS]
     picked = quality_shared.bars(
         f"adherence_{column.column}",

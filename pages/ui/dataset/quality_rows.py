@@ -1,4 +1,4 @@
-"""The rows behind a figure: read, choose, leave out, take back."""
+"""The rows behind a figure: read, select, leave out, restore."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pages.ui.lang import _, localized, n_, plain
 
 _A_PAGE = 50  # rows of one page of the table
 _FEW = 10
-_OURS = ("mark", "text", "reason")  # columns of the table; a data set's own of such a name stands beside it
+_OURS = ("mark", "text", "reason")  # columns of the table; a data set's column of the same name is shown next to it
 
 
 def show(
@@ -71,7 +71,7 @@ def _page(key: str, rows: int) -> int:
 
 
 def _table(key: str, found: Sequence[RowText], marks: Mapping[int, str]) -> list[RowText]:
-    """The table; the rows that are chosen in it."""
+    """Draw the table; returns the selected rows."""
     frame = pd.DataFrame([_record(row, marks) for row in found])
     if not marks:
         frame = frame.drop(columns="mark", errors="ignore")
@@ -97,7 +97,7 @@ def _table(key: str, found: Sequence[RowText], marks: Mapping[int, str]) -> list
 
 
 def _narrow(frame: pd.DataFrame) -> list[str]:
-    """The text first: a phone shows what stands in front, and the values stand with the row that is chosen."""
+    """The text first: a phone shows only the first columns; a selected row shows its values."""
     return sorted(map(str, frame.columns), key=lambda name: {"mark": 0, "text": 1}.get(name, 2))
 
 
@@ -120,7 +120,7 @@ def _button(key: str, label: str, row_ids: list[int], kind: str) -> None:
         args=(row_ids, kind),
     )
     if pressed:
-        st.rerun()  # the whole page: the line that says what was done stands above this part
+        st.rerun()  # rerun the whole page: the notice is above this part
 
 
 def leave_out(row_ids: Sequence[int], kind: str) -> None:

@@ -1,4 +1,4 @@
-"""Charts whose marks lead to rows, and findings with theirs: what the panels of the quality report share."""
+"""Shared by the panels of the quality report: clickable charts, and findings with their rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pages.ui.dataset import quality_labels, quality_rows
 from pages.ui.dataset.quality_figures import CARD_OF
 from pages.ui.lang import _, code
 
-MOST_BARS = 30  # of one chart, and names in one line; what is beyond them is rare
+MOST_BARS = 30  # of one chart, and names in one line; more are rare
 
 
 def findings(card: str, report: QualityReport) -> None:
@@ -40,7 +40,7 @@ def _rows_of(finding: QualityFinding) -> None:
 
 
 def shares(key: str, found: Sequence[Share], alt: str) -> None:
-    """Bars, one a share; a click leads to its rows, and so does the list beside the chart for who cannot click it."""
+    """One bar per share; a click opens its rows, and so does the list next to the chart (for keyboards)."""
     if not found:
         st.markdown(_("Nothing unusual found."))
         return
@@ -63,14 +63,14 @@ def shares(key: str, found: Sequence[Share], alt: str) -> None:
 def bars(
     key: str, values: Sequence[tuple[str, float]], title: str, alt: str, *, shares_of_one: bool = False
 ) -> str | None:
-    """A bar chart; the name of the bar that was clicked."""
+    """Draw a bar chart; returns the name of the clicked bar."""
     spec = charts_quality.bars(values, charts_quality.BarLabels("", title), percent=shares_of_one)
     mark = clicked(key, spec, alt)
     return None if mark is None else str(mark.get("name") or "") or None
 
 
 def clicked(key: str, spec: dict[str, Any], alt: str) -> Mapping[str, Any] | None:
-    """A chart; the fields of the mark in it that was clicked last."""
+    """Draw a chart; returns the fields of the mark that was clicked last."""
     event: Any = st.vega_lite_chart(
         spec, alt=alt, key=f"dataset_quality_{key}_chart", on_select="rerun", selection_mode=charts_quality.PICKED
     )

@@ -1,4 +1,4 @@
-"""How the rows are spread: over the cells of the grid, over lengths, and how different they are from each other."""
+"""Distribution of the rows: over cells and lengths, and their diversity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quality: what the rows are like, before training money is spent on them. A sentence, score cards, the rows behind."""
+"""Quality: a check of the rows before you pay for training. A verdict, score cards, and their rows."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pages.ui.dataset import dataset_picker, quality_figures, quality_labels, qu
 from pages.ui.dataset.quality_job import QualityMeasurement
 from pages.ui.lang import _, n_, number
 
-_WAIT_S = 0.7  # a few hundred rows take less: their report is there at once, without a flicker
+_WAIT_S = 0.7  # a few hundred rows take less: their report is drawn at once, without a flicker
 _OPEN = "dataset_quality_card"
 _GOING_ON = ("queued", "running", "pausing", "stopping")
 
 
 def show() -> None:
-    """The whole part."""
+    """Draw the whole part."""
     chosen = dataset_picker.pick()
     if chosen is None:
         return
@@ -30,12 +30,12 @@ def show() -> None:
 
 @dataclass(frozen=True)
 class _QualityView:
-    """A data set as it is at this moment."""
+    """The current state of a data set."""
 
     summary: DatasetSummary
     measurement: QualityMeasurement
     fingerprint: str
-    active: bool  # rows are still coming
+    active: bool  # a run adds rows
 
     @property
     def in_progress(self) -> bool:
@@ -43,7 +43,7 @@ class _QualityView:
 
 
 def _look(dataset_id: str, *, wait: bool) -> _QualityView:
-    """The data set, its rows being measured if they have changed; `wait` a moment for that."""
+    """The data set; starts a measurement if its rows changed, and waits `wait` seconds for it."""
     summary, progress = cached.run_of(dataset_id)
     active = progress is not None and progress.state in _GOING_ON
     measurement, fingerprint = cached.quality_of(dataset_id)
@@ -54,7 +54,7 @@ def _look(dataset_id: str, *, wait: bool) -> _QualityView:
 
 
 def _watch(dataset_id: str, was_going_on: bool) -> None:
-    """What changes while rows come or are measured. When that begins or ends, the page is drawn once more."""
+    """Progress of the run or measurement. Reruns the page when it starts or ends."""
     with cards.show_errors():
         now = _look(dataset_id, wait=not was_going_on)
         if now.in_progress != was_going_on:
@@ -85,7 +85,7 @@ def _again(now: _QualityView) -> None:
 
 
 def _report(report: QualityReport, now: _QualityView) -> None:
-    """Verdict, cards, and the one that is open."""
+    """The verdict, the cards, and the open card's panel."""
     if not report.total:
         coming, none = _("No finished rows yet. Rows are checked as they arrive."), _("No finished rows to check yet.")
         with cards.empty(coming if now.active else none, icon=":material/fact_check:"):
@@ -127,7 +127,7 @@ def _score_cards(report: QualityReport, shown: list[str], opened: str) -> None:
 
 
 def _first(report: QualityReport, shown: list[str]) -> str:
-    """The card that is open to begin with: the one of the gravest finding."""
+    """The card that is open at first: that of the most serious finding."""
     found = (quality_figures.CARD_OF[finding.kind] for finding in report.findings)
     return next((card for card in found if card in shown), shown[0])
 

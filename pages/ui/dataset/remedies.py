@@ -1,6 +1,6 @@
-"""What failed rows and a run that has ended early need: one line per cause, each with the buttons that help.
+"""Remedies for failed rows and runs that ended early: one line per cause, with the buttons that help.
 
-Rows that are there stay. What is written again goes through the ledger and its budgets, like every other row.
+Existing rows stay. Rewritten rows use the ledger and its budgets like all others.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Place:
 
 
 def failed(summary: DatasetSummary, progress: RunProgress, *, idle: bool) -> None:
-    """Failed rows by cause, the most frequent first. While a run is at work they are only told."""
+    """Failed rows by cause, the most frequent first. During a run they have no buttons."""
     recipe = datasets.recipe(cached.store(), summary.id) if progress.failed_by_cause and idle else None
     for group in progress.failed_by_cause:
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -60,7 +60,7 @@ def failed(summary: DatasetSummary, progress: RunProgress, *, idle: bool) -> Non
 
 
 def ended(summary: DatasetSummary, progress: RunProgress) -> None:
-    """Why a run has ended before its last row, and what helps besides resuming it."""
+    """Why a run ended early, and remedies other than resuming it."""
     if not progress.reason:
         return
     failure = failures.of_run(progress.reason)
@@ -98,7 +98,7 @@ def _line(group: FailedRows) -> str:
 
 
 def _button(remedy: Remedy, place: _Place) -> None:
-    """One remedy; nothing where it cannot help here."""
+    """Draw one remedy; nothing if it cannot help here."""
     if failure_labels.page_button(remedy, place.key):
         return
     if remedy == "another_model":
@@ -181,7 +181,7 @@ def _write_with(place: _Place, chosen: ModelInfo, popover: str) -> None:
 
 
 def _write(place: _Place, change: Change) -> None:
-    """Have the rows of the line written with other settings, within what the last run's budget has left."""
+    """Write the rows of the line with other settings, within the rest of the last run's budget."""
     with cards.keep_errors():
         store = cached.store()
         mode, budget = row_actions.last_run_settings(place.dataset_id)

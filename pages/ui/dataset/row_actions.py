@@ -1,4 +1,4 @@
-"""What a person can do to rows, each with its way back: callbacks of the table, the cards and the dialog."""
+"""Undoable actions on rows: callbacks of the table, the cards and the dialog."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CENT = Decimal("0.01")  # the smallest budget
 
 
 def leave_out(row_ids: Sequence[int]) -> bool:
-    """Leave rows out of training and export. Whether any has changed."""
+    """Leave rows out of training and export. Returns True if any changed."""
     changed: tuple[int, ...] = ()
     with cards.keep_errors():
         store = cached.store()
@@ -27,7 +27,7 @@ def leave_out(row_ids: Sequence[int]) -> bool:
 
 
 def put_back(row_ids: Sequence[int]) -> bool:
-    """Take rows in again. Whether any has changed."""
+    """Restore rows that were left out. Returns True if any changed."""
     changed: tuple[int, ...] = ()
     with cards.keep_errors():
         store = cached.store()
@@ -42,7 +42,7 @@ def put_back(row_ids: Sequence[int]) -> bool:
 
 
 def edit(row: ListedRow, text: str) -> bool:
-    """Put a person's words in place of the model's; white space around them stays what it was. Whether it changed."""
+    """Replace the text of a row; white space around it is kept. Returns True if it changed."""
     changed = False
     with cards.keep_errors():
         store = cached.store()
@@ -53,7 +53,7 @@ def edit(row: ListedRow, text: str) -> bool:
 
 
 def as_written(row: ListedRow) -> None:
-    """The model's own words again."""
+    """Restore the model's original text."""
     with cards.keep_errors():
         store = cached.store()
         if curation.revert(store, LOCAL, row.id):
@@ -66,7 +66,7 @@ def as_written(row: ListedRow) -> None:
 
 
 def write_again(dataset_id: str, row_ids: Sequence[int]) -> None:
-    """Have failed rows written again, within what the last run's budget has left."""
+    """Retry failed rows within the rest of the last run's budget."""
     with cards.keep_errors():
         mode, budget = last_run_settings(dataset_id)
         runs.retry_failed(cached.store(), LOCAL, dataset_id, row_ids, budget_usd=budget, mode=mode)

@@ -1,4 +1,4 @@
-"""One row in full: its story to read and to edit, what was asked, what came back, and what can be done about it."""
+"""The dialog of one row: its story to read and edit, the prompt, the facts, and the actions."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from pages.ui.dataset import device, row_actions, row_dialog, story_cards
 from pages.ui.dataset.story_cards import STATES
 from pages.ui.lang import _, column_title, mark, n_, number, plain
 
-_PAGE_ROWS = 50  # a screen and a half; more would be sent to the browser for nobody
+_PAGE_ROWS = 50  # a screen and a half; more would be sent to the browser unread
 _PAGE_CARDS = 15
 _FEW_ROWS = 12
 _COUNTED_ROWS = 20_000  # from here on counting the edited ones, for which there is no index, takes too long
@@ -57,7 +57,7 @@ def show(summary: DatasetSummary) -> None:
 
 
 def _filters(summary: DatasetSummary) -> RowFilter:
-    """Which rows: by state, by words, by the square that the map was left with."""
+    """The filters: state, words, and the square selected in the map."""
     few = summary.total <= _COUNTED_ROWS
     counts: dict[str, int | None] = {
         "all": summary.total,
@@ -90,7 +90,7 @@ def _filters(summary: DatasetSummary) -> RowFilter:
             width=240,
         )
         _view()
-        undo.way_back()  # in this line: in one of its own it would push the table from under the next click
+        undo.way_back()  # in this line: a line of its own would move the table under the next click
     narrowed = _narrowed(summary.id)
     key = str(state.get("dataset_filter", "all"))
     states = _FILTERS[key][1] if key in _FILTERS else ()
@@ -128,7 +128,7 @@ def _label(key: str, rows: int | None) -> str:
 
 
 def _narrowed(dataset_id: str) -> RowFilter | None:
-    """The square of the map that the table is narrowed to, and the way out of it."""
+    """The square that the table is filtered by, and a button to clear it."""
     held: tuple[str, str, RowFilter] | None = state.studio().rows_of
     if held is None or held[0] != dataset_id:
         return None
@@ -179,7 +179,7 @@ def _record(row: ListedRow, columns: Sequence[str]) -> dict[str, Any]:
 
 
 def _keep(key: str, rows: Sequence[ListedRow]) -> None:
-    """What was typed or ticked goes into the ledger at once. The editor forgets an edit when the ledger has it."""
+    """Save edits and ticks to the ledger at once. The editor drops an edit when it is saved."""
     edits: Mapping[int, Mapping[str, Any]] = (state.get(key) or {}).get("edited_rows", {})
     kept = []
     for place, changed in edits.items():
@@ -189,7 +189,7 @@ def _keep(key: str, rows: Sequence[ListedRow]) -> None:
         if "text" in changed and str(changed["text"] or "").strip() != row.text.strip():
             kept.append(row_actions.edit(row, str(changed["text"] or "")))
     if not all(kept):
-        state.studio().table += 1  # what could not be done is not shown as if it were
+        state.studio().table += 1  # a failed edit is not shown as saved
     if kept:
         st.rerun()
 

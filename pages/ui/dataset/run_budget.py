@@ -1,4 +1,4 @@
-"""How much a run may cost: more for one that goes on or has stopped at its limit, a limit of its own for the next."""
+"""Budgets of runs: raise that of a running or stopped run, set one for the next run."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _OPEN = "dataset_raise"
 
 
 def is_capped(progress: RunProgress) -> bool:
-    """Whether the run has stopped for a reason, with rows left that more money may buy."""
+    """True if the run stopped at its budget and has rows left."""
     has_limit = progress.budget_usd is not None and progress.remaining > 0
     return has_limit and progress.state == "stopped" and progress.reason is not None
 
 
 def raise_limit(progress: RunProgress) -> None:
-    """Raise the limit of a run. One that is over goes on with it: what it has spent stays on its bill."""
+    """Raise the limit of a run. A stopped run continues; what it has spent still counts."""
     over = is_capped(progress)
     popover = st.popover(
         _("Raise the budget"), icon=":material/savings:", key=_OPEN, on_change="rerun",
@@ -38,7 +38,7 @@ def raise_limit(progress: RunProgress) -> None:
         return
     with popover:
         least = progress.budget_usd
-        amount = f"dataset_more_budget_{progress.run_id}_{least}"  # raised in another tab, it begins anew
+        amount = f"dataset_more_budget_{progress.run_id}_{least}"  # raised in another tab: start from the new value
         _amount(amount, _enough(progress) if over else progress.budget_usd, least)
         st.button(
             _("Resume") if over else _("Set"),
@@ -58,7 +58,7 @@ def next_run_limit(last: RunProgress, button: str) -> str:
 
 
 def dollars(amount: str, least: Decimal = CENT) -> Decimal:
-    """What was typed, to the cent.
+    """The typed amount, to the cent.
 
     Raises:
         FabulaError: nothing was typed, or what cannot be read as an amount of at least `least`.
@@ -75,7 +75,7 @@ def _amount(key: str, proposed: Decimal, least: Decimal) -> None:
 
 
 def _enough(progress: RunProgress) -> Decimal:
-    """What all of its rows will cost as far as that can be told, rounded up to the next step."""
+    """The projected cost of all its rows, rounded up to the next step."""
     budget = progress.budget_usd or Decimal(0)
     whole = max((progress.projected_usd or Decimal(0)) * _ROOM, budget + CENT)
     return (whole / _STEP).to_integral_value(ROUND_CEILING) * _STEP

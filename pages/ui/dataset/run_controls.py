@@ -1,4 +1,4 @@
-"""What can be done about a run: hold it or go on, give it more money, write what is missing, take the rows on."""
+"""Controls of a run: pause or resume, raise the budget, write missing rows, train, download."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pages.ui.lang import _, n_
 
 
 def is_active(progress: RunProgress | None) -> bool:
-    """Whether the figures change by themselves: a run is at work, or about to be."""
+    """True while a run is active or about to start."""
     return progress is not None and progress.state in runs.ACTIVE
 
 
 def show(summary: DatasetSummary, progress: RunProgress | None) -> None:
-    """One row: hold or go on, write more, train, take away."""
+    """Draw one row of buttons: pause or resume, write more, train, download."""
     open_run = progress is not None and (is_active(progress) or progress.state == "paused")
     with st.container(horizontal=True, vertical_alignment="center"):
         if open_run and progress is not None:
@@ -74,7 +74,7 @@ def _hold(progress: RunProgress) -> None:
 
 
 def _go_on(summary: DatasetSummary, progress: RunProgress | None) -> None:
-    """What is missing, and what failed: each with its own button, since one costs money that was not spent before."""
+    """One button for missing rows and one for failed rows: they cost different amounts."""
     if progress is None and summary.source != "recipe":
         return
     capped = progress is not None and run_budget.is_capped(progress)

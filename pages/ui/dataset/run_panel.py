@@ -1,4 +1,4 @@
-"""One run as it goes: a wide bar with its sentence, what failed and why, what it waits for."""
+"""The panel of a run: progress bar with its sentence, failures by cause, what it waits for."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def show(summary: DatasetSummary, progress: RunProgress | None) -> None:
 
 
 def _loaded(summary: DatasetSummary) -> None:
-    """Rows that no run has written: all there, but for those that are left out."""
+    """The line for imported rows, which no run has written."""
     parts = [n_("{n} row, all done", "{n} rows, all done", summary.done)]
     if summary.pending:
         parts = [_("{done} of {total}").format(done=number(summary.done), total=number(summary.total))]
@@ -86,14 +86,14 @@ def rate(rows_per_s: float | None) -> str:
 
 
 def _money(progress: RunProgress) -> str:
-    """What it has cost, of what it may cost, and what all of it will cost as far as that can be told."""
+    """Cost so far, the limit, and the projected total."""
     paid = progress.tokens or progress.at_most_usd
     if progress.provider == ENGINE:
         return run_price(progress.run_id) if paid else ""
     if progress.budget_usd is None and (not paid or progress.cost_usd == 0):
         return ""
     spent = usd(progress.cost_usd) if progress.cost_usd is not None else _("cost unknown")
-    if progress.cost_usd is None and progress.at_most_usd is not None:  # nobody has told what a request cost
+    if progress.cost_usd is None and progress.at_most_usd is not None:  # no request has a known cost
         spent = _("up to {most}").format(most=usd(progress.at_most_usd))
     if progress.budget_usd is not None and progress.cost_usd is None and progress.at_most_usd is None:
         return _("cost unknown, limit {most}").format(most=usd(progress.budget_usd))

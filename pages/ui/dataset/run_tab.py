@@ -9,11 +9,11 @@ from pages.ui import cached, cards, state, undo
 from pages.ui.dataset import dataset_picker, heat_map, row_actions, row_dialog, row_table, run_controls, run_panel
 from pages.ui.lang import _
 
-_CALM_S = 5.0  # while nothing is written: another tab, or another person, may let the run go on
+_CALM_S = 5.0  # while nothing is written: the run may be resumed in another tab
 
 
 def show() -> None:
-    """The whole part."""
+    """Draw the whole part."""
     chosen = dataset_picker.pick()
     if chosen is None:
         return
@@ -27,7 +27,7 @@ def show() -> None:
 
 
 def _rows(summary: DatasetSummary, active: bool) -> None:
-    """The table. While a run goes on it stays closed until it is asked for: it shows one moment, and rows come."""
+    """The table. During a run it is folded, because it shows one moment and rows keep coming."""
     if not active:
         row_table.show(summary)
         return
@@ -42,7 +42,7 @@ def _rows(summary: DatasetSummary, active: bool) -> None:
 
 
 def _watch(dataset_id: str, was_active: bool) -> None:
-    """What changes while a run goes on. When it begins or ends, the whole page is drawn once more."""
+    """The live part of the page. Reruns the whole page when a run starts or ends."""
     with cards.show_errors():
         summary, progress = cached.run_of(dataset_id)
         if was_active != run_controls.is_active(progress):
@@ -51,7 +51,7 @@ def _watch(dataset_id: str, was_active: bool) -> None:
 
 
 def _another_one(dataset_id: str) -> None:
-    """What was open of another data set is closed."""
+    """Close what was open of another data set."""
     if state.get("dataset_rows_shown") != dataset_id:
         state.set_value("dataset_rows_shown", dataset_id)
         state.set_value("dataset_filter", "all")

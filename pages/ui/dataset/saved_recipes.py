@@ -1,4 +1,4 @@
-"""Saved recipes: keep the one in the form, go back to a version, copy, rename, delete and undo."""
+"""Saved recipes: save the form, open a version, copy, rename, delete and undo."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def show(recipe: Recipe) -> None:
 
 
 def unchanged(recipe: Recipe) -> str | None:
-    """Id of the saved version that the form still is, word for word; None otherwise."""
+    """Id of the saved version that the form equals; None otherwise."""
     version = state.studio().grid.version
     try:
         return version if version and recipes.load(cached.store(), version) == recipe else None
@@ -108,7 +108,7 @@ def _version(one: SavedRecipe) -> str:
 
 
 def _line(one: SavedRecipe) -> None:
-    """One recipe of the list, and what can be done with it."""
+    """One recipe of the list, with its actions."""
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         with st.container(gap=None, width=260):
             st.markdown(f"**{plain(one.name)}**")
@@ -134,7 +134,7 @@ def _line(one: SavedRecipe) -> None:
 
 
 def _keep(recipe: Recipe, family: str | None) -> None:
-    """The form stays as it is, with the chips that are off, and is this version from now on."""
+    """Mark the form as this version, without changing it."""
     with cards.keep_errors():
         version = recipes.save(cached.store(), LOCAL, recipe, family)
         one = next(one for one in recipes.list_saved(cached.store()) if one.id == version)

@@ -1,4 +1,4 @@
-"""Stories as cards of one height, so that nothing jumps when one comes: the newest ones, or those of one cell."""
+"""Stories as cards of one height, so that nothing moves when one arrives: the newest, or those of one cell."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _LOOKED_AT = 8 * request_grouping.MAX_SHARED  # rows: one request can write as m
 _MOST = 12  # of one square; the table has all
 _HEIGHT = 210  # px: the beginning of a story; the rest is a scroll away
 _EMPTY = 60
-_SHORT, _LONG = 120, 600  # characters that a card beside the map, or in a list, shows without a frame to scroll in
+_SHORT, _LONG = 120, 600  # characters that a card next to the map, or in a list, shows without scrolling
 
 
 def newest(dataset_id: str, waiting: bool) -> None:
-    """The stories that came last, the newest first; while a run goes on, room for those that come next."""
+    """The newest stories first; during a run with room for the next ones."""
     found = latest(cached.store(), dataset_id, more_to_come=waiting)
     if found or waiting:
         st.markdown(f"**{_('Newest texts')}**")
@@ -67,7 +67,7 @@ def latest(store: Store, dataset_id: str, *, more_to_come: bool = False) -> list
 
 
 def of_place(dataset_id: str, where: RowFilter) -> int:
-    """Rows of a square that was clicked, in full; how many of them there are."""
+    """Draw the rows of the clicked square in full; returns their number."""
     store = cached.store()
     found = row_query.page(store, dataset_id, where, limit=_MOST)
     if not found:
@@ -78,7 +78,7 @@ def of_place(dataset_id: str, where: RowFilter) -> int:
 
 
 def state_badge(row: ListedRow) -> None:
-    """What a row is, in its colour and in a word."""
+    """A badge with the row's state."""
     st.badge(_(STATES.get(row.state, row.state)), color=_COLOURS.get(row.state, "gray"))
     if row.edited:
         st.badge(_("edited"), color="violet", icon=":material/edit:")
@@ -127,4 +127,4 @@ def _buttons(row: ListedRow, place: str) -> None:
             args=(row.id,),
         )
     if taken or opened:
-        st.rerun()  # what was done concerns the whole part, not this card alone
+        st.rerun()  # the action concerns the whole part, not only this card

@@ -1,4 +1,4 @@
-"""The system text of a data set's chat files: kept with the data set, so that training and every file have the same."""
+"""The system text of a data set's chat files: stored with it, so that training and every file use the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HEIGHT = 100  # px
 
 
 def field(page: str, dataset_id: str) -> None:
-    """The text area, with what is kept; begins with the recipe's system text."""
+    """The text area with the stored text; at first the recipe's system text."""
     key, held = f"{page}_system_{dataset_id}", datasets.chat_system(cached.store(), dataset_id)
     if state.get(key) is None:
         state.set_value(key, held)

@@ -1,4 +1,4 @@
-"""A file of rows: read with everything stated that was found, its columns given a part, kept as a data set."""
+"""Upload a file: show what was read, assign the columns, save it as a data set."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _AUTO = ""  # the encoding as found
 
 
 def form(page: str, opened: Callable[[str], None]) -> None:
-    """Upload, look, say which column is which, keep. `opened` gets the id of the new data set."""
+    """Draw upload, findings, column roles and the save button. `opened` gets the id of the new data set."""
     file = st.file_uploader(upload_form.label(), type=TYPES, key=f"{page}_file", max_upload_size=upload_form.MOST_MB)
     if file is None:
         st.caption(upload_form.accepted())
@@ -86,7 +86,7 @@ def _key(page: str, name: str, file: UploadedFile) -> str:
 
 
 def _findings(page: str, file: UploadedFile, imported: table_reader.Imported) -> None:
-    """What was read, how, and what could not be."""
+    """What was read and how, and the rows that were left out."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         rows = n_("{n} row read", "{n} rows read", len(imported.frame))
         st.markdown(f"**{rows}** · {upload_form.read_as(imported)}")
@@ -121,7 +121,7 @@ def _sentences(title: str, sentences: list[str]) -> None:
 
 
 def _read_otherwise(page: str, file: UploadedFile, imported: table_reader.Imported | None) -> None:
-    """What a person can say when the file was taken for something else: its encoding, or another sheet."""
+    """Corrections of a wrong guess: the encoding, or another sheet."""
     if imported is not None and len(imported.sheets) > 1:
         state.set_default(_key(page, "sheet", file), imported.sheet)
         st.selectbox(_("Sheet"), imported.sheets, key=_key(page, "sheet", file), width=220)
@@ -138,7 +138,7 @@ def _read_otherwise(page: str, file: UploadedFile, imported: table_reader.Import
 
 
 def _keep(page: str, file: UploadedFile, imported: table_reader.Imported, opened: Callable[[str], None]) -> None:
-    """Which column is which, what becomes of it, and the button."""
+    """Column roles, the resulting examples, and the button."""
     read_as = f"{imported.sheet}_{imported.recognised.form}"  # other columns, other choices
     chosen = upload_columns.choose(imported, lambda name: _key(page, f"{name}_{read_as}", file))
     ready = upload_columns.outlook(imported, chosen)

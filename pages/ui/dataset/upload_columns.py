@@ -1,4 +1,4 @@
-"""Which column of a file is which, and what becomes of its rows."""
+"""The roles of a file's columns, and the resulting examples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SEPARATORS = {
 
 
 def choose(imported: table_reader.Imported, key: Callable[[str], str]) -> column_mapping.ColumnMapping:
-    """What each column is for: a guess by its name to begin with. `key` makes the keys of widgets."""
+    """Draw the role of each column, at first guessed by its name. `key` is a prefix of widget keys."""
     columns = [str(column) for column in imported.frame.columns]
     guess = column_mapping.guess(imported.frame)
     left_half, right_half = st.columns(2)
@@ -73,7 +73,7 @@ def choose(imported: table_reader.Imported, key: Callable[[str], str]) -> column
 
 
 def outlook(imported: table_reader.Imported, chosen: column_mapping.ColumnMapping) -> bool:
-    """What the table becomes, and its first row as an example; False, and why, when it cannot be kept so."""
+    """Draw the number of examples and the first one; False, with the reason, if the roles cannot be used."""
     if len(imported.frame.columns) < _FEWEST_COLUMNS:
         cards.error_card(
             BadFile(
@@ -111,7 +111,7 @@ def outlook(imported: table_reader.Imported, chosen: column_mapping.ColumnMappin
 
 
 def _trained_on(chosen: column_mapping.ColumnMapping) -> str:
-    """How a row is learned from, as a sentence."""
+    """How a row is used for training, as a sentence."""
     prompts = ", ".join(f"**{plain(column)}**" for column in chosen.prompts)
     completion = f"**{plain(chosen.completion)}**"
     if len(chosen.prompts) == 1:

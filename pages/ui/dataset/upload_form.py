@@ -41,7 +41,7 @@ _LAST_ANSWER = mark(
 
 
 def label() -> str:
-    """What the upload of a data set takes."""
+    """The label of the upload field."""
     return _("Table or conversations: CSV, Excel, Parquet, JSON or JSONL")
 
 

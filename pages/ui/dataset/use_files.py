@@ -1,4 +1,4 @@
-"""Take away: CSV for people, JSONL for training, Parquet for tools; each with its tokens, money and minutes."""
+"""Export: CSV, JSONL and Parquet, each JSONL with its tokens, price and time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CSV_MARK = "\ufeff"  # without it, spreadsheets take UTF-8 for something else
 def show(
     chosen: DatasetSummary, version: Version | None, marks: TrainingFormat, model: ModelInfo | None, epochs: int
 ) -> None:
-    """One line for each format: its button, and what training on such a file takes. `marks`: those that were chosen."""
+    """One line per format: its button, and the training estimate. `marks`: the chosen training format."""
     st.markdown(_("**Export**"))
     if datasets.total_characters(cached.store(), chosen.id) > _MOST_CHARACTERS:
         st.caption(_("Too many rows to download in a browser. Use Python to write them line by line (see the docs)."))
@@ -81,7 +81,7 @@ def _jsonl(
                 disabled=written is None,
             )
     if model is not None:
-        unknown = _("time: known after the first job")  # said once, beside the button: not under every file
+        unknown = _("time: known after the first job")  # shown once, next to the button, not under every file
         views.facts(fact for fact in training_estimate.facts(model, count, epochs) if fact != unknown)
     if work is not None and not work.done:
         background_task.wait_for_task(work)

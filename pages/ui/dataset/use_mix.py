@@ -24,7 +24,7 @@ _MADE = "dataset_mix_made"
 
 
 def show(chosen: DatasetSummary, others: Sequence[DatasetSummary]) -> None:
-    """Others to choose, a share for each, what that makes, and one button."""
+    """Draw the other data sets, their shares, the resulting rows, and the button."""
     by_id = {one.id: one for one in others}
     picked = st.multiselect(
         _("Other data sets"),

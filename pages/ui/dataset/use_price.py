@@ -1,4 +1,4 @@
-"""What training on these rows takes with a model, and the way there."""
+"""The training estimate of these rows with a model, and the button to the training page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pages.ui.limited_fields import number_field
 
 
 def show(chosen: DatasetSummary, version: Version | None, marks: TrainingFormat) -> tuple[ModelInfo | None, int]:
-    """Model, epochs, what that takes, and the primary button. Returns both; None when no model can be trained now."""
+    """Draw model, epochs, estimate and the button. Returns model and epochs; None if no model can be trained now."""
     st.markdown(_("**Train on this data set**"))
     model = models.picker(_("Model"), "dataset_train_model", prefer=packaged_models.BASE, among=cached.trainable())
     epochs = number_field(
@@ -55,7 +55,7 @@ def _facts(
 
 
 def _carry_over(chosen: DatasetSummary, version: Version | None, model: ModelInfo | None, epochs: int) -> None:
-    """The new job begins with what was chosen here."""
+    """Start the new job with the choices made here."""
     state.set_value("training_dataset", chosen.id)
     state.set_value(f"training_version_{chosen.id}", version.id if version is not None else "")
     state.set_value("training_part", "new")

@@ -1,4 +1,4 @@
-"""Use: which rows, what the check found and will do, split, price, take away, train."""
+"""Use: rows and versions, checks and changes, split, price, export, train."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pages.ui.lang import _
 
 
 def show() -> None:
-    """The whole part."""
+    """Draw the whole part."""
     use_mix.open_made()
     chosen = dataset_picker.pick()
     if chosen is None:

@@ -1,4 +1,4 @@
-"""Which rows: as they are now, or a version that stays as it was; and how to split and keep a new one."""
+"""Choose the current rows or a saved version; split and save a new version."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LONGEST_NOTE = 200  # characters
 
 
 def pick(page: str, chosen: DatasetSummary) -> Version | None:
-    """A version to work with; None: the rows as they are now. Draws nothing but facts while there is no version."""
+    """The chosen version; None: the current rows. Draws only facts while there is no version."""
     by_id = {version.id: version for version in cached.version_list(chosen.id)}
     key = f"{page}_version_{chosen.id}"
     found = cached.parts(chosen.id)

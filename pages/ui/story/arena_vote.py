@@ -1,4 +1,4 @@
-"""The vote on a round: which story is best; afterwards the winner and the names; and how the models stand by now."""
+"""The vote on a round: choose the best story, then show the winner and the names; and the ranking of the models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def vote_of(round_: Round) -> tuple[bool, str | None]:
 
 
 def heading(round_: Round, place: int, winner: str | None) -> str:
-    """What stands above a pane: its letter where names are or were hidden, and the mark of the winner; may be ""."""
+    """The heading of a pane: its letter if names are or were hidden, and the winner's mark; may be ""."""
     letter = f"**{_LETTERS[place]}**" if round_.blind else ""
     best = f":green-badge[:material/trophy: {_('Your choice')}]" if round_.displayed[place].id == winner else ""
     return " ".join(part for part in (letter, best) if part)
@@ -47,7 +47,7 @@ def none_button(round_: Round) -> None:
 
 
 def chosen(round_: Round, winner: str | None) -> None:
-    """After the vote: what was chosen, and the names that were hidden."""
+    """After the vote: the choice and the names."""
     best = next((story for story in round_.stories if story.id == winner), None)
     lines = [
         _("You chose none of them.") if best is None else _("You chose {model}.").format(model=code(best.facts.model))
@@ -59,7 +59,7 @@ def chosen(round_: Round, winner: str | None) -> None:
 
 
 def tally() -> None:
-    """How the models stand after all blind rounds, and the pairs to train on."""
+    """The ranking of the models after all blind rounds, and the preference pairs."""
     found = votes.standings(cached.store())
     if not found:
         with cards.empty(

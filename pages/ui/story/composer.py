@@ -1,4 +1,4 @@
-"""What the story shall be about: a model or several, and one value for each column or a free prompt."""
+"""The composer: one or more models, and a value for each column or a free prompt."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def form(button: Callable[[StoryRequest | None], None]) -> PromptFormat | None:
 
 
 def _fits(found: Sequence[ModelInfo], entries: Sequence[RoundEntry]) -> bool:
-    """Whether every model can read its prompt; those that cannot are told."""
+    """True if every model can read its prompt; draws a warning for each that cannot."""
     return not prompt_length.too_long([(info, entry.request) for info, entry in zip(found, entries, strict=True)])
 
 
@@ -72,7 +72,7 @@ def _entry(
     prompt: str,
     settings: story_settings.StorySettings,
 ) -> RoundEntry:
-    """How one model is asked: in its own form where the values fit it, else as the first one is."""
+    """The prompt of one model: in its own format if the values fit, else in the first model's."""
     request = CompletionRequest(
         model=info.id,
         prompt=story_model.prompt_for(own, first, values, prompt),
@@ -88,7 +88,7 @@ def _entry(
 
 
 def _far_prompts(found: Sequence[ModelInfo], first: PromptFormat, values: dict[str, str], prompt: str) -> None:
-    """Models that were trained on prompts of another kind than the one they are about to get."""
+    """Warn about models whose training prompts differ from this prompt."""
     if not prompt.strip():
         return
     use_columns = ("story_mode", "columns")
@@ -105,7 +105,7 @@ def _far_prompts(found: Sequence[ModelInfo], first: PromptFormat, values: dict[s
 
 
 def _others(info: ModelInfo) -> tuple[list[ModelInfo], bool]:
-    """Who else shall write; a tuned model's base to begin with. And whether names are hidden."""
+    """The other models (at first the base of a tuned model), and the blind switch."""
     found = {f"{one.provider}/{one.id}": one for one in cached.models().found}
     found.pop(f"{info.provider}/{info.id}", None)
     if not found:
@@ -156,7 +156,7 @@ def _as_read(prompt: str, several: bool) -> None:
         st.text(prompt or _("Give every column a value."))
 
 
-_ABREAST = 4  # columns of inputs that fit beside one another
+_ABREAST = 4  # columns of inputs that fit next to each other
 
 
 def _columns(prompt_format: PromptFormat, several: bool) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The library: every story that was told, to search, rate, edit, tag, take away and train on."""
+"""The library: all stories, to search, rate, edit, tag, export and train on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STATES = {
 
 
 def show() -> None:
-    """The whole part."""
+    """Draw the whole part."""
     store = cached.store()
     where = _filters()
     narrowed = where != StoryFilter()

@@ -10,7 +10,7 @@ from pages.ui import state
 from pages.ui.story.story_model import PromptFormat
 from pages.ui.story.story_session import story_session
 
-_TRIES = 20  # a prompt that stands in the composer already, or has no words, is passed over
+_TRIES = 20  # a prompt that is already in the composer, or is empty, is skipped
 
 
 def outside(prompt_format: PromptFormat) -> list[tuple[str, ...]]:

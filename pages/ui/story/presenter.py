@@ -42,12 +42,12 @@ def on() -> bool:
 
 
 def button() -> None:
-    """The way in, on the story page."""
+    """The **Present** button of the story page."""
     st.button(_("Present"), icon=":material/slideshow:", key="story_present", on_click=_enter)
 
 
 def show() -> None:
-    """The whole screen. Bar and controls stay where they are; only words scroll."""
+    """Draw the whole screen. Bar and controls are fixed; only text scrolls."""
     with st.container(key="presenter"):
         presenter_keys.listen()
         bar = st.container(key="presenter_bar", horizontal=True, vertical_alignment="center")
@@ -210,7 +210,7 @@ def _write(writers: PresenterModels) -> None:
 
 
 def _choose(number: int, prompt: PreparedPrompt) -> None:
-    """Go to a prompt; the story that was written for it is on the desk again."""
+    """Go to a prompt, and show the story that was written for it."""
     held = _presentation()
     held.number = number
     if (round_ := held.rounds.get(prompt.text)) is not None:

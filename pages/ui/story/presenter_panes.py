@@ -83,7 +83,7 @@ class _Pane:
 
 
 def _speed(story: StoryStream, used: StoryUsage, *, named: bool) -> str:
-    """Who writes, how fast and how much so far; at the end, how it ended."""
+    """Model, speed and tokens so far; at the end the finish reason."""
     facts = story.facts
     tokens = n_("{n} token", "{n} tokens", used.completion_tokens) if story.text else ""
     parts = [

@@ -1,4 +1,4 @@
-"""What is presented: the models that write, the prepared prompts, and the paid model that the cost is compared with."""
+"""Settings of presenter mode: models, prepared prompts, and the paid model for the cost comparison."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def writers() -> PresenterModels | None:
 
 
 def panes() -> int:
-    """How many models shall write."""
+    """The picker for the number of models."""
     return int(state.get("presenter_panes") or 1)
 
 
@@ -85,7 +85,7 @@ def _from_address() -> None:
 
 
 def keep_in_address(who: PresenterModels) -> None:
-    """Have the address name the models that write, for a reload."""
+    """Put the models into the address, for a reload."""
     named = ",".join(f"{info.provider}/{info.id}" for info in who.writing)
     state.set_value("presenter_asked", named)
     query_address.keep(MODELS_IN_ADDRESS, named)
@@ -132,7 +132,7 @@ def order(who: PresenterModels, prompt: PreparedPrompt) -> StoryRequest:
 
 
 def prompt_editor() -> None:
-    """Prompts of one's own, kept for everybody who presents from this home."""
+    """The editor of your own prompts, shared by all presenters of this home."""
     st.text_area(
         _("One prompt per line"), "\n".join(presenter_prompts.load(cached.settings().home)), height=120,
         key="presenter_prompts", help=_("If empty: values in the grid and outside it."),

@@ -1,4 +1,4 @@
-"""Prompts that are longer than a model can read, told before they are sent."""
+"""A warning before sending a prompt that is too long for a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FOR_THE_STORY = 0.25  # of what the model can read and write together
 
 
 def too_long(asked: Sequence[tuple[ModelInfo, CompletionRequest]]) -> bool:
-    """Say which models cannot read their prompt, and what to do; whether there are any."""
+    """Draw a warning for each model whose prompt is too long; returns True if there are any."""
     found = False
     for info, request in asked:
         tokens = _tokens_beyond(info, request)

@@ -1,4 +1,4 @@
-"""Read aloud: in the browser while the story is written, or as a sound file from an endpoint that speaks."""
+"""Read aloud: by the browser while the story is written, or as audio from a speech endpoint."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MODELS = ["tts-1", "tts-1-hd", "gpt-4o-mini-tts"]  # OpenAI's, those with a kno
 
 
 def follow(story: StoryStream, number: int, *, of_several: bool = False) -> None:
-    """A switch, and with it the reader that follows the words of sheet `number`, sentence by sentence."""
+    """Draw the switch, and the reader that follows the text of pane `number`, sentence by sentence."""
     with st.container(horizontal=True, vertical_alignment="center"):
         which = _("If there are several stories, the first is read aloud.") if of_several else None
         on = st.toggle(_("Read aloud"), key="story_aloud", persist_state="session", help=which)
@@ -41,7 +41,7 @@ def follow(story: StoryStream, number: int, *, of_several: bool = False) -> None
 
 
 def reader(story_id: str, target: str, *, over: bool) -> None:
-    """The browser's own voice reads what stands at `target` (a CSS selector); `over`: nothing more will come."""
+    """The browser's voice reads the element `target` (a CSS selector); `over`: the text is complete."""
     _read_aloud(
         key="story_reader",
         data={
@@ -73,7 +73,7 @@ def reader(story_id: str, target: str, *, over: bool) -> None:
 
 
 def sound_file(story_id: str, text: str, key: str) -> None:
-    """Have an endpoint read the text, to hear and to keep."""
+    """Create audio of the text at a speech endpoint, to play and download."""
     providers = [name for name in cached.registry().ids() if name != ENGINE]
     if not providers:
         st.caption(
@@ -109,7 +109,7 @@ def sound_file(story_id: str, text: str, key: str) -> None:
 
 
 def _read(provider: str, request: SpeechRequest, story_id: str) -> None:
-    """Begin to read, or go on after the parts that there are, unless that goes on already."""
+    """Start or resume the audio, unless it is already running."""
     session = story_session()
     subject, earlier = _subject(provider, request, story_id), session.sound
     before: list[bytes] = []
@@ -143,7 +143,7 @@ def _progress(sound: StorySound, was_reading: bool) -> None:
 
 
 def _sound(sound: StorySound, file_name: str, key: str) -> None:
-    """What was read, and why it is not all."""
+    """The audio so far, and why it is incomplete."""
     if sound.reading.error is not None:
         cards.error_card(sound.reading.error)
     if not sound.parts:
@@ -160,7 +160,7 @@ def _sound(sound: StorySound, file_name: str, key: str) -> None:
 
 
 def _price(provider: str, model: str, text: str) -> None:
-    """What it will cost, or what follows from nobody knowing that."""
+    """The cost, or what an unknown price means here."""
     cost = speech_cost(cached.prices(), provider, model, text)
     if cost is not None:
         st.caption(_("Reading this story aloud costs about {cost}.").format(cost=usd(cost)))

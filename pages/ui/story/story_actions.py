@@ -1,4 +1,4 @@
-"""What a reader can do with a story that has ended: rate it, copy it, keep it as a training example, and go on."""
+"""Actions for a finished story: rate, copy, keep as a training example, continue."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def below(story: StoryStream) -> None:
 
 
 def rating(story: SavedStory) -> None:
-    """Thumbs, stars and Copy, as they stand under every story, new or earlier, in the caller's row."""
+    """Thumbs, stars and Copy, in the caller's row; the same under every story."""
     state.set_value(f"story_thumb_{story.id}", None if story.liked is None else int(story.liked))
     state.set_value(f"story_stars_{story.id}", None if story.stars is None else story.stars - 1)
     st.feedback("thumbs", key=f"story_thumb_{story.id}", on_change=_liked, args=(story.id,))

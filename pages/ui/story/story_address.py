@@ -1,4 +1,4 @@
-"""The address of the story page names the stories on it: after a reload they are there again, also while they come."""
+"""Stories in the page's address: a reload shows them again, also while they are written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _recent: Recent[Round | Chain] = Recent()
 
 
 def follow() -> None:
-    """Open what the address of a page that was just loaded names; then name there what is on the desk."""
+    """Open the stories that the address names after a page load; then keep the address up to date."""
     session = story_session()
     if not session.opened:
         session.opened = True
@@ -29,7 +29,7 @@ def follow() -> None:
 
 
 def _open(held: StorySession, key: str) -> None:
-    """Put the stories with this id on an empty desk; those that this process did not write come from the database."""
+    """Show the stories with this id; those of other processes come from the database."""
     if not key or held.kept_as:
         return
     work = _recent.get(key)
@@ -46,7 +46,7 @@ def _open(held: StorySession, key: str) -> None:
 
 
 def _fill_in(order: StoryRequest) -> None:
-    """The form as it was when these stories were ordered."""
+    """Restore the form that these stories were requested with."""
     names = [f"{entry.provider}/{entry.request.model}" for entry in order.entries]
     first = order.entries[0]
     given = {

@@ -1,4 +1,4 @@
-"""One story in the library: its words, what made it, and what one thinks of it."""
+"""One story in the library: its text, its settings, its rating."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _words(story: SavedStory) -> None:
 
 
 def _opinion(story: SavedStory) -> None:
-    """Its rating, and what can be done with it, on one row."""
+    """Rating and actions, in one row."""
     with st.container(horizontal=True, vertical_alignment="center"):
         story_actions.rating(story)
         _do(_("Edit"), ":material/edit:", f"story_edit_{story.id}", _open, story)
@@ -68,7 +68,7 @@ def _do(label: str, icon: str, key: str, act: Callable[[SavedStory], None], stor
 
 
 def _made(story: SavedStory) -> None:
-    """Everything that made it."""
+    """Prompt, settings and facts of the story."""
     st.text(story.prompt)
     given = {name: value for name, value in (story.parameters or {}).items() if value not in (None, "", [])}
     rows = {plain(name): code(value) for name, value in given.items()}
@@ -95,7 +95,7 @@ def editor() -> None:
 
 
 def _edit(story: SavedStory) -> None:
-    """A person's own version; the words as written stay beside it."""
+    """Edit the text; the original is kept."""
     if story_session().editing is None:
         st.rerun()  # a button of a dialog draws the dialog only
     cards.show_last_action()
@@ -155,7 +155,7 @@ def _delete(story: SavedStory) -> None:
 
 
 def _go_on(story: SavedStory) -> None:
-    """Its rest, at the top of the page."""
+    """Continue the story at the top of the page."""
     with cards.keep_errors():
         round_ = Round(story.id, [], [0])
         round_.stories.append(
@@ -171,7 +171,7 @@ def _go_on(story: SavedStory) -> None:
 
 
 def bring_back() -> None:
-    """The way back for the story that was deleted last."""
+    """The undo button for the story that was deleted last."""
     deleted = story_session().deleted
     if deleted is not None:
         st.button(

@@ -1,4 +1,4 @@
-"""A chain on the page: outline, story and title, each on its sheet as it is written."""
+"""A chain on the page: outline, story and title, each in its pane as it is written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAMES = {"outline": mark("Outline"), "story": mark("Story"), "title": mark("Tit
 
 
 def page(chain: Chain, onward: Callable[[], None]) -> None:
-    """The three sheets; the next step begins by itself when one has ended. `onward` draws what follows the chain."""
+    """The three sheets; the next step begins when one has ended. `onward` draws what follows the chain."""
     current = chain.advance()
     panes: dict[StepName, tuple[DeltaGenerator, DeltaGenerator]] = {}
     with st.container(width=760):
@@ -49,7 +49,7 @@ def page(chain: Chain, onward: Callable[[], None]) -> None:
 
 
 def _ended(chain: Chain, name: StepName, story: StoryStream) -> None:
-    """What went wrong with a step, the way on where it is not whole, and what can be done with the story."""
+    """The error of a step, a button to continue it if incomplete, and the actions for the story."""
     parameter_notes.show(story.notes)
     if story.error is not None:
         cards.error_card(story.error)

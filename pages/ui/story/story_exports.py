@@ -1,4 +1,4 @@
-"""Stories leave the library: as files, or as a data set to train on."""
+"""Export of stories: as files, or as a data set to train on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST = 10_000  # stories in one file
 
 
 def menu(where: StoryFilter, total: int) -> None:
-    """Two buttons: take the shown ones away, and train on the liked ones."""
+    """Two buttons: export the shown stories, train on the liked ones."""
     with st.container(horizontal=True, width="content"):
         with st.popover(_("Export"), icon=":material/download:", disabled=not total):
             _files(where)
@@ -86,7 +86,7 @@ def _take_back() -> None:
 
 
 def _files(where: StoryFilter) -> None:
-    """The files, each made when it is asked for."""
+    """The files, each created when its button is pressed."""
 
     def found() -> list[SavedStory]:
         return list(library.search(cached.store(), where, limit=_MOST).stories)

@@ -17,7 +17,7 @@ _ENDINGS = {
 
 
 def line(facts: StoryFacts, provider: str, *, writing: bool, named: bool = True) -> str:
-    """All that is known, between dots; `named` False hides what would tell the model."""
+    """The known facts, separated by dots; `named` False hides the model."""
     if not named:
         return _("writing …") if writing else (ending_of(facts))
     tokens = n_("{n} token", "{n} tokens", facts.tokens) if facts.tokens else ""
@@ -58,12 +58,12 @@ def ending(finish_reason: str | None) -> str:
 
 
 def partial(facts: StoryFacts) -> bool:
-    """Whether the model has not come to an end by itself, so that it can go on."""
+    """True if the model did not finish, so that the story can be continued."""
     return facts.finish_reason in (None, "length")
 
 
 def other_model_note(facts: StoryFacts) -> str:
-    """That another model has answered than the one that was asked for."""
+    """A note that another model answered than the requested one; None if it is the same."""
     return _("You requested {asked}, but the server reports that {model} wrote this.").format(
         asked=code(facts.requested_model), model=code(facts.model)
     )

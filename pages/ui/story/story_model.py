@@ -1,4 +1,4 @@
-"""A model as one writes with it: what it is, where it runs, what it costs, until when it lives, how it is asked."""
+"""A model on the story page: kind, location, price, retirement date and prompt format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CHECKPOINT = ":ckpt-step-"
 
 @dataclass(frozen=True, slots=True)
 class PromptFormat:
-    """How a model wants to be asked: its columns with values to suggest, and how they become a prompt.
+    """The prompt format of a model: its columns with suggested values, and how they become a prompt.
 
     A model that was tuned on rows takes the values joined by `between`, then its separator, and ends at its stop; every
     other model takes the sentence of the template. `source` is the data set of a tuned model. A column that was empty
@@ -56,7 +56,7 @@ class PromptFormat:
 
 
 def prompt_format_of(info: ModelInfo) -> PromptFormat:
-    """How `info` wants to be asked.
+    """The prompt format of a model.
 
     A tuned model as its job wrote the training file; a packaged writer by the preset that it was trained on; every
     other model by the preset of the page's language.
@@ -78,7 +78,7 @@ def prompt_format_of(info: ModelInfo) -> PromptFormat:
 
 
 def preset_format(learned: str | None = None) -> PromptFormat:
-    """How a model is asked that was not tuned here: by the preset of the page's language, or of the one it learned."""
+    """The format of a model that was not tuned here: its own preset, or that of the page's language."""
     recipe = presets.get(language=learned or language()).recipe
     return PromptFormat(tuple((column.name, column.values) for column in recipe.columns), recipe.template)
 
@@ -96,7 +96,7 @@ def prompt_for(own: PromptFormat, first: PromptFormat, values: Mapping[str, str]
 
 
 def about(info: ModelInfo) -> None:
-    """One line: base, tuned or checkpoint; where it runs; what a thousand tokens cost; until when it lives."""
+    """One line: base, tuned or checkpoint; where it runs; price per 1k tokens; retirement date."""
     views.facts((_what(info), _where(info), _price(info), _until(info)))
 
 

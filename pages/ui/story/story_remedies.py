@@ -1,4 +1,4 @@
-"""What a story that failed, or was cut off, needs: buttons next to its error that do the next step.
+"""Remedies for a story that failed or was cut off: buttons next to its error.
 
 A story of a round is written again in its place, and with another model through the form, since that model may want
 another prompt. A step of a chain is written again in the chain, which then goes on from there.
@@ -111,7 +111,7 @@ def _retry_at(story: StoryStream) -> datetime | None:
 
 
 def _countdown(story: StoryStream, way: _Remedy, until: datetime) -> None:
-    """Write the story again when its time has come, while the page is open: without a reader no story is written."""
+    """Count down and retry while the page is open: without a reader no story is written."""
     session, now = story_session(), utcnow()
     if story not in session.stories or session.writing:
         return

@@ -1,4 +1,4 @@
-"""What one visitor has open on the story page: the round or chain that is being written, and what was made of it."""
+"""One visitor's session on the story page: the current round or chain, and what belongs to it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEAVE_S = 0.6  # after the reader has gone; noticing that takes a quarter of a s
 
 @dataclass(frozen=True, slots=True)
 class StoryRequest:
-    """What to write, and with whom. With `chain` there is one entry: outline, story, title one after the other."""
+    """Prompts and models of a request. With `chain` there is one entry: outline, story, title one after the other."""
 
     entries: tuple[RoundEntry, ...]
     blind: bool = False
@@ -25,7 +25,7 @@ class StoryRequest:
 
 @dataclass
 class StorySound:
-    """A story as an endpoint reads it aloud.
+    """Audio of a story from a speech endpoint.
 
     Attributes:
         subject: which text, with which model, voice and speed.
@@ -41,7 +41,7 @@ class StorySound:
 
     @property
     def parts(self) -> list[bytes]:
-        """What there is to hear."""
+        """The finished parts."""
         return [*self.before, *self.reading.items]
 
     @property
@@ -57,17 +57,17 @@ class StorySession:
     round: Round | None = None
     chain: Chain | None = None
     sound: StorySound | None = None
-    deleted: str | None = None  # the story that was taken out of the library last
+    deleted: str | None = None  # the story that was deleted last
     editing: str | None = None  # the story whose dialog is open
     liked: tuple[str, str] | None = None  # the data set that was made of the liked stories, and a digest of these
-    not_waited_for: set[str] = field(default_factory=set)  # stories that are not to be tried again by themselves
+    not_waited_for: set[str] = field(default_factory=set)  # stories that are not retried automatically
     prompt_number: int = 0  # which of the prompts to try was filled in last (see `core.story.prompt_order`)
     earlier: str = ""  # id of stories that are shown from the database: this process did not write them
     opened: bool = False  # the address has been read (see `pages.ui.story.story_address`)
 
     @property
     def kept_as(self) -> str:
-        """The id under which the stories of the desk are found again; "": there are none."""
+        """The id that finds the current stories again; "" if there are none."""
         if self.chain is not None:
             return self.chain.id
         return self.earlier if self.round is None else self.round.saved_id
@@ -85,7 +85,7 @@ class StorySession:
 
     @property
     def stopping(self) -> bool:
-        """Whether what is being written was stopped and has not ended yet."""
+        """True after Stop until writing has ended."""
         return any(what is not None and what.stopping for what in (self.round, self.chain))
 
     def again(self) -> StoryRequest | None:
@@ -104,7 +104,7 @@ class StorySession:
             self.silence()
 
     def silence(self) -> None:
-        """The sound leaves the page; a reading that goes on is ended."""
+        """Remove the audio from the page, and stop creating it."""
         if self.sound is not None:
             self.sound.reading.stop()
             self.sound = None

@@ -1,4 +1,4 @@
-"""How a model shall write: temperature, length, where it stops, seed, in one go or as a chain."""
+"""Settings of a story: temperature, length, stop, seed, and the chain switch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_STOPS = 4  # OpenAI's API reference, "stop": up to 4 sequences
 
 @dataclass(frozen=True, slots=True)
 class StorySettings:
-    """What stands under More. `stop` is what was chosen for the first model."""
+    """The settings under More. `stop` is what was chosen for the first model."""
 
     temperature: float
     top_p: float

@@ -1,4 +1,4 @@
-"""The story as it arrives, one or several side by side, with a way to stop, to go on, and to hear it."""
+"""The panes of one or more stories as they arrive, with stop, continue and read aloud."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _nothing_yet() -> None:
 
 
 def write(story_request: StoryRequest) -> None:
-    """Begin what was ordered, unless a story is coming; an error is shown on top of the page at the next run."""
+    """Start the request unless a story is being written; an error is shown at the top of the page."""
     session = story_session()
     if session.writing:  # pressed twice
         return
@@ -154,7 +154,7 @@ def _room(done: bool) -> DeltaGenerator:
 
 
 def read_along(panes: list[StoryPane], round_: Round) -> None:
-    """Show the words of all panes as they come, to the end."""
+    """Stream the text of all panes to the end."""
     if not round_.done:
         for changed in arena.updates([pane.story for pane in panes], round_.subscribers):
             for index in changed:
@@ -166,7 +166,7 @@ def read_along(panes: list[StoryPane], round_: Round) -> None:
 
 
 class StoryPane:
-    """The place of one story: its name, words, facts and trouble, with room kept for each.
+    """The pane of one story: name, text, facts and error, each with reserved space.
 
     Attributes:
         below: the place under its border, for what can be done once the story has ended.
@@ -179,7 +179,7 @@ class StoryPane:
             if heading:
                 st.markdown(heading)
             else:
-                st.empty()  # its place is there all the same: the places below it stay where they are
+                st.empty()  # drawn in any case, so that what is below does not move
             with st.container(key=f"story_words_{number}"):
                 self._words = story_words.draw(st, story)
             self._line: DeltaGenerator = st.caption(self._facts())
@@ -238,7 +238,7 @@ class StoryPane:
 
 
 def _go_on(story: StoryStream) -> None:
-    """Have the rest written, in its place in the round."""
+    """Continue the story in its pane."""
     with cards.keep_errors():
         kept = stream.get(cached.store(), story.id)
         round_ = story_session().round

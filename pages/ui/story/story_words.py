@@ -1,4 +1,4 @@
-"""The words of a story in their place on a page, while they come and afterwards."""
+"""The text of a story on a page, while it arrives and afterwards."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def draw(place: Place, story: StoryStream, *, none: str = "") -> DeltaGenerator:
         place: `st` for a new place, or the place that the first call returned. A new place begins with the words: one
             that begins empty is seen empty, each time the page is drawn again.
         story: whose words.
-        none: what stands there when it has ended without a word, and without an error.
+        none: what stands there after the end without a word, and without an error.
     """
     text = story.text.strip()
     if text:

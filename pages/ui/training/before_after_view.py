@@ -1,4 +1,4 @@
-"""What a job has changed: its base and its new model side by side, on prompts that training has not seen."""
+"""Before and after: the base and the new model of a job side by side, on prompts that are not in its training data."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def pair_of(job: JobView, pair: AnswerPair, key: str) -> None:
 
 
 def remove_button(job_id: str, position: int, page: str) -> None:
-    """Removes a prompt that both models have answered, with its answers; there is a way back on the same page."""
+    """Remove a prompt that both models have answered, with its answers; undo is on the same page."""
     st.button(
         _("Remove"), icon=":material/delete:", type="tertiary", key=f"{page}_remove_{position}",
         on_click=_remove, args=(job_id, position, page),
@@ -75,7 +75,7 @@ def remove_button(job_id: str, position: int, page: str) -> None:
 
 
 def answer(title: str, model: str, said: SideAnswer) -> None:
-    """A model's words as they come, or why there are none."""
+    """A model's answer as it arrives, or why there is none."""
     st.markdown(f"**{title}** · {plain(job_labels.model_name(model))}")
     if said.text.strip():
         views.story_text(said.text)
@@ -97,7 +97,7 @@ def answer(title: str, model: str, said: SideAnswer) -> None:
 
 
 def _invitation(job: JobView) -> None:
-    """At a provider that is paid, and for jobs from before: what it is, what it costs, and the button."""
+    """For paid providers and older jobs: a description, the price, and the button."""
     words = _("Both models answer three prompts that are not in the training data.")
     if job.provider != ENGINE:
         choice = background_task.wait_for_task(cached_training.unseen(job))
@@ -114,7 +114,7 @@ def _invitation(job: JobView) -> None:
 
 
 def _state(job: JobView, view: ComparisonView) -> None:
-    """Where the prompts come from, how far it is, and what can be done."""
+    """The source of the prompts, the progress, and the buttons."""
     if view.source is not None:
         st.caption(_(_SOURCES.get(view.source, _SOURCES["held_out"])))
     if view.active:

@@ -1,7 +1,7 @@
 """Curves and their charts, shared between visitors; in the manner of `pages.ui.cached`, which it builds on.
 
-A curve is read anew when its results file has changed, however often its job was heard of meanwhile: with a million
-steps that is what keeps a page quick while such a job runs.
+A curve is read again only when its results file has changed, not at every poll of its job: with a million steps that
+keeps the page fast.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ _Which = Literal["loss", "accuracy"]
 
 
 def curve_chart(which: _Which, source: CurveSource, view: CurveView, labels: CurveLabels) -> RenderedChart:
-    """A curve's chart, drawn once for all who look at it in this way."""
+    """A curve's chart, built once for all visitors with the same view."""
     return _curve_chart(which, source.key, source.marks, view, labels, source)
 
 

@@ -1,4 +1,4 @@
-"""What a new job needs to know, shared between visitors: may the account train, and is the file fit."""
+"""Cached checks for a new job, shared by all visitors: the account and the training file."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _rough_speed() -> float:
 
 
 def file_check(form: JobForm, rows: int) -> BackgroundTask[FileCheck]:
-    """The whole file that this form would send, looked at; again when a row has come, gone or been edited."""
+    """The check of the whole file that this form would send; repeated when a row is added, removed or edited."""
     as_now = datasets.fingerprint(cached.store(), form.dataset_id, form.version_id)
     marks = (form.file_format, form.separator, form.stop)
     about = (marks, (form.provider, form.base_model))

@@ -72,7 +72,7 @@ def _summary(job_id: str, heard: datetime, where: str, _job: JobView) -> Summary
 
 
 def words(job: JobView) -> str:
-    """How a job goes, in a sentence of the visitor's language."""
+    """The state of a job in one sentence."""
     return _ended_words(job.id, job.updated_at, language(), where(), job) if job.finished else _words(job)
 
 
@@ -87,7 +87,7 @@ def _ended_words(job_id: str, heard: datetime, language: str, where: str, _job: 
 
 
 def shared_table(seen: int, make: Callable[[], pd.DataFrame]) -> Sendable:
-    """A table that many look at: made anew when `seen` changes, and every few seconds, as it tells times."""
+    """A table shared by all visitors; rebuilt when `seen` changes, and every few seconds because it shows times."""
     return _shared_table(seen, where(), make)
 
 
@@ -117,7 +117,7 @@ def _family(job_id: str, where: str) -> Family:
 
 
 def compared(opened: Sequence[JobView], names: Mapping[str, str]) -> JobComparison:
-    """Jobs side by side, under names that tell them apart; made anew every few seconds, as it tells times."""
+    """Jobs side by side, under names that tell them apart; rebuilt every few seconds because it shows times."""
     named = tuple(replace(job, name=names[job.id]) for job in opened)
     return _compared(tuple((job.id, job.updated_at, job.name, job.cost_usd) for job in named), where(), named)
 
@@ -130,7 +130,7 @@ def _compared(
 
 
 def last_event(job: JobView) -> datetime | None:
-    """When the provider of a job last told something new; None: never yet."""
+    """When the provider last sent a new event of a job; None if never."""
     return _last_event(job.id, job.updated_at, where())
 
 
@@ -140,7 +140,7 @@ def _last_event(job_id: str, heard: datetime, where: str) -> datetime | None:
 
 
 def unseen(job: JobView) -> BackgroundTask[PromptChoice]:
-    """Prompts for before and after; chosen again when a row of the job's data set has come, gone or been edited."""
+    """Prompts for before and after; chosen again when a row of the job's data set is added, removed or edited."""
     as_now = datasets.fingerprint(cached.store(), job.dataset_id or "", job.version_id)
     return shared_task(_unseen, as_now, job.id, where(), job, job=("unseen", job.id, where()))
 

@@ -54,11 +54,11 @@ _COLUMNS: dict[Column, str] = {
 _KEY = "training_compare"
 _COSTS = ("cost_usd", "usd_per_point")
 _BETWEEN = re.compile(r"(?<=[^\x00-\x7f])(?=[^\x00-\x7f])")
-_JOINER = "\u2060"  # no line ends here: beside long names a browser would give a Chinese title one character a line
+_JOINER = "\u2060"  # no line breaks here: next to long names a browser would put one Chinese character per line
 
 
 def show(opened: Sequence[JobView]) -> None:
-    """The comparison. The address of the page leads back to it."""
+    """Draw the comparison. The page's address opens it again."""
     names = job_labels.names(opened)
     found = cached_training.compared(opened, names)
     st.markdown(f":material/compare_arrows: **{as_markdown(found.sentence)}**")

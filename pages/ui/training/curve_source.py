@@ -1,4 +1,4 @@
-"""A curve as the page holds it: its table, its figures, and charts of it that are ready to be sent. Pure."""
+"""A curve on a page: its table, its figures, and charts that are ready to be sent. Pure."""
 
 from __future__ import annotations
 

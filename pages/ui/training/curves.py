@@ -1,4 +1,4 @@
-"""Curves: training loss and token accuracy, side by side, over what one chooses, and what they say in words."""
+"""Curves: training loss and token accuracy, side by side, over the chosen axis, and their meaning in words."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def charts_only(source: CurveSource, key: str) -> None:
 
 
 def for_file(source: CurveSource) -> dict[str, RenderedChart]:
-    """Both charts over steps, to be taken away; none while there is no step."""
+    """Both charts over steps, for an export; empty while there is no step."""
     if not source.results.steps:
         return {}
     view = CurveView(smoothing=smoothing_weight(source.results.steps))
@@ -107,7 +107,7 @@ def view_of(key: str, possible: Sequence[Axis], steps: int) -> CurveView:
 
 
 def controls(key: str, possible: Sequence[Axis], steps: int) -> None:
-    """Over what, how smooth, which scale."""
+    """Draw the controls: axis, smoothing, scale."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if len(possible) > 1:
             if state.get(f"{key}_axis") not in possible:
@@ -143,7 +143,7 @@ def figures(one: Figures) -> None:
 
 
 def observations(observations: Sequence[Observation]) -> None:
-    """What the curve says, the gravest first."""
+    """Draw what the curve says, the most serious first."""
     for one in observations:
         st.markdown(f"{_ICONS[one.level]} {as_markdown(one.sentence)}")
 

@@ -1,4 +1,4 @@
-"""The answers behind an evaluation: scores of each label or of the texts, and the rows, wrong ones first."""
+"""The answers of an evaluation: scores per label or of the texts, and the rows, wrong ones first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COUNTS = ("characters",)
 
 
 def scores(metrics: Metrics) -> None:
-    """A row for each label, with what it was taken for; or the measures of the data-set report, for texts."""
+    """A row per label with its confusions; for texts, the measures of the quality report."""
     if metrics.labels:
         st.dataframe(
             pd.DataFrame(
@@ -71,7 +71,7 @@ def scores(metrics: Metrics) -> None:
 
 
 def show(view: EvaluationView) -> None:
-    """Rows with what was expected and what came, as text."""
+    """The rows with expected and actual text."""
     key = f"training_wrong_{view.id}"
     wrong = st.toggle(_("Only wrong ones"), value=view.kind == "label", key=key)
     found = evaluations.answers(cached.store(), view.id, wrong_only=wrong, limit=_MOST)

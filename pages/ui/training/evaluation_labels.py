@@ -1,4 +1,4 @@
-"""Evaluations as the pages say them: their state, their figures, and which of them counts for a job."""
+"""Labels of evaluations: state, figures, and the one that counts for a job."""
 
 from __future__ import annotations
 

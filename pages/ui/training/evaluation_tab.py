@@ -1,4 +1,4 @@
-"""How good a job's model is on rows that it has never seen, beside its base: asked, counted, with intervals."""
+"""Evaluation: a job's model and its base on rows that were not used for training, with intervals."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pages.ui.training.evaluation_labels import share
 
 _LIMITS = (20, 50, 100, 120, 200, 500, 1000)
 _USUAL_LIMIT = 120
-_LEAST_P = 0.0001  # four digits are shown; none of them would be told from 0 below
+_LEAST_P = 0.0001  # four digits are shown; smaller values would look like 0
 _KEY = "training_evaluation"
 
 
 def show(job: JobView) -> None:
-    """What was judged, and the button that judges; drawn anew while rows are asked."""
+    """Draw the results and the start button; updates while an evaluation runs."""
     with cards.show_errors():
         running = any(one.active for one in evaluations.list_for_job(cached.store(), job))
         st.fragment(run_every=cached.POLL_S if running else None)(_all)(job, running)
@@ -104,7 +104,7 @@ def _p_value(p: float) -> str:
 
 
 def _going(one: EvaluationView) -> None:
-    """The bar while it is asked, and what can be done about it."""
+    """The progress bar of a running evaluation, and its stop button."""
     name = plain(job_labels.model_name(one.model))
     if one.active:
         share_done = one.answered / one.total if one.total else 0.0
@@ -142,7 +142,7 @@ def _chart(ready: list[EvaluationView]) -> None:
 
 
 def _figures(one: EvaluationView) -> None:
-    """Loss where it can be had, otherwise why not; scores of labels, or of texts; what asking cost."""
+    """The loss or why there is none; scores of labels or texts; the cost."""
     metrics = one.metrics
     if metrics is None:
         return
@@ -157,7 +157,7 @@ def _figures(one: EvaluationView) -> None:
 
 
 def _start(job: JobView, *, running: bool) -> None:
-    """What there is to judge it on, how many rows, and the button."""
+    """The rows for an evaluation, their number, and the start button."""
     if job.fine_tuned_model is None or job.dataset_id is None:
         st.caption(
             _(

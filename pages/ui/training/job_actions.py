@@ -1,4 +1,4 @@
-"""What can be done about a job: hold it, go on, cancel, use its model, train it further, do it again, take it away."""
+"""Actions of a job: pause, resume, cancel, use its model, train it further, duplicate, export."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _request(job_id: str, action: jobs.Request) -> None:
 
 
 def _take_away(job: JobView) -> None:
-    """Results as they came, and everything about the run in one file; both are made when they are asked for."""
+    """The export menu: the results file, or everything in a zip; each is created when its button is pressed."""
     with st.popover(_("Export"), icon=":material/download:"):
         st.download_button(
             _("Results CSV"), data=partial(cached_training.results_text, job.id), file_name=f"{job.name}.csv",
@@ -83,7 +83,7 @@ def _take_away(job: JobView) -> None:
 
 
 def _zipped(job: JobView) -> Callable[[], bytes]:
-    """Makes the zip, with the charts in the visitor's language, when it is asked for."""
+    """Creates the zip on request, with the charts in the visitor's language."""
     drawn, store = curves.for_file(cached_curves.source(job)), cached.store()
 
     def make() -> bytes:

@@ -1,4 +1,4 @@
-"""The first step of a new job: which rows, how good they are, which model, and a check of the whole file.
+"""The first step of a new job: rows, their quality, the model, and a check of the whole file.
 
 Nothing is sent to a provider here.
 """
@@ -25,12 +25,12 @@ from pages.ui.training.job_form import JobDraft
 _SHARES = (0, 5, 10, 15, 20, 25, 30, 40, 50)  # percent
 _LEVELS = {"error": mark("error"), "warning": mark("warning")}
 _MEGABYTE = 1_000_000
-_QUALITY_WAIT_S = 0.7  # a few hundred rows take less: their verdict is there without a flicker
+_QUALITY_WAIT_S = 0.7  # a few hundred rows take less: their verdict is drawn without a flicker
 _LOOK_S = 1.0  # a long measurement reads thousands of rows a second
 
 
 def show() -> bool:
-    """The whole step; whether one can go on."""
+    """Draw the step; returns True if the person can continue."""
     ready = [one for one in cached.dataset_list() if one.done]
     left, right = st.columns(2, gap="medium")
     with left:
@@ -101,7 +101,7 @@ def _quality(chosen: DatasetSummary) -> None:
 
 
 def _measuring(measurement: QualityMeasurement) -> None:
-    """How far the measurement is; the step is drawn again when it is done."""
+    """Progress of the measurement; reruns the step when it is done."""
     if not measurement.measuring:
         st.rerun()
     share = min(1.0, measurement.read / measurement.total) if measurement.total else 0.0
@@ -112,7 +112,7 @@ def _measuring(measurement: QualityMeasurement) -> None:
 
 
 def _prepared(chosen: DatasetSummary, version: Version | None, marks: TrainingFormat) -> bool:
-    """What preparation found and will do, with two lines of the file."""
+    """Checks and changes, with two lines of the file."""
     with cards.show_errors():
         rows = preparation.rows_of(chosen, version)
         written = background_task.wait_for_task(
@@ -151,7 +151,7 @@ def _verdict(found: FileCheck) -> None:
 
 
 def _facts(draft: JobDraft, found: FileCheck, count: TokenCount) -> None:
-    """The file in a line: tokens are those that the next step reckons with."""
+    """The file in one line, with the token count that the next step uses."""
     whole = job_estimate.epoch_tokens(draft, count)
     tokens = number(whole) if count.exact else _("about {tokens}").format(tokens=about(whole))
     longest = _("longest example: {n} tokens, line {line}").format(

@@ -1,4 +1,4 @@
-"""The checkpoints of a job: try one, or train on from it."""
+"""The checkpoints of a job: try one, or train it further."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CLICKED = "training_checkpoint_clicked"
 
 
 def show(job: JobView, points: Sequence[CheckpointView], clicked: int | None) -> None:
-    """One line: which checkpoint (also by a click on its mark in the curve), its figures, and what to do with it."""
+    """One line: pick a checkpoint (or click its mark in the curve), its figures and its buttons."""
     if not points:
         return
     by_step = {point.step: point for point in points}

@@ -1,4 +1,4 @@
-"""The third step of a new job: all of it once more on one card, and the one button that starts it."""
+"""The third step of a new job: a summary, and the button that starts it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pages.ui.training.job_form import JobDraft
 
 
 def show() -> bool:
-    """What will be done; whether it can be."""
+    """Draw the summary; returns True if the job can be started."""
     if (problem := job_form.problem()) is not None:
         cards.error_card(problem)
     draft = job_form.draft()

@@ -1,4 +1,4 @@
-"""What a job's provider has said, and what the job was told to do."""
+"""Events and settings of a job."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def events(job: JobView) -> None:
 
 
 def _line(event: JobEvent, now: datetime) -> str:
-    kind = "" if event.type == "message" else f"{plain(event.type)}: "  # one that nobody knows, as it is
+    kind = "" if event.type == "message" else f"{plain(event.type)}: "  # an unknown type is shown as it is
     return f"{clock(event.at, now)} · {_LEVELS.get(event.level, '')}{kind}{as_markdown(event.message)}"
 
 
 def settings(job: JobView) -> None:
-    """What it was told, and what came of it beside what was expected."""
+    """Requested settings, and the outcome next to the estimate."""
     left, right = st.columns(2)
     with left:
         _table(_("Settings of this job"), _told(job))
@@ -128,7 +128,7 @@ def _table(title: str, rows: Mapping[str, str]) -> None:
 
 
 def _trackers(job: JobView) -> None:
-    """Where the run is logged too."""
+    """The trackers of the job."""
     for name, known in job.trackers.items():
         facts = known if isinstance(known, Mapping) else {}
         words = [as_markdown(str(fact)) for fact in (facts.get("error"), facts.get("url")) if fact]

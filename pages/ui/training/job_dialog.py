@@ -1,4 +1,4 @@
-"""A new job, in three steps: check the file, see what it takes, confirm. Opened from anywhere by a line of state."""
+"""The dialog of a new job in three steps: check, estimate, confirm. A line of state opens it from anywhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NEXT = (mark("Next: estimate"), mark("Next: confirm"))
 
 
 def button(*, primary: bool) -> None:
-    """The way in."""
+    """The **New job** button."""
     st.button(
         _("New job"), type="primary" if primary else "secondary", icon=":material/add:", key="training_new",
         on_click=begin,
@@ -51,7 +51,7 @@ def again(job: JobView, **changed: Any) -> None:
 
 
 def asked_for() -> None:
-    """Another page has sent its visitor here to begin a job: open the dialog over the list."""
+    """Open the dialog over the list if another page requested it."""
     if state.get("training_part") == _ASKED_FOR:
         state.set_value("training_part", "jobs")
         begin()
@@ -65,7 +65,7 @@ def show() -> None:
 
 def _body() -> None:
     step = int(state.get(_STEP) or 0)
-    if not 1 <= step <= len(_STEPS):  # closed by a press whose run a second press has cut off
+    if not 1 <= step <= len(_STEPS):  # closed by a click whose run was interrupted by a second click
         st.rerun()
     _stepper(step)
     if step > 1:

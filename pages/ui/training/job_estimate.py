@@ -1,4 +1,4 @@
-"""The second step of a new job: its few numbers, and what it takes: tokens, money, minutes, and whether it may."""
+"""The second step of a new job: hyperparameters, and the estimate of tokens, money and time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _TRACKERS = {"wandb": "Weights & Biases", "trackio": "Trackio"}
 
 @dataclass(frozen=True, slots=True)
 class JobRequirements:
-    """What a job takes. `estimate` is None while tokens are being counted; `account`: None where nobody could say."""
+    """What a job takes. `estimate` is None while tokens are being counted; `account`: None if unknown."""
 
     estimate: JobEstimate | None
     exact: bool
@@ -44,12 +44,12 @@ class JobRequirements:
 
     @property
     def may(self) -> bool:
-        """Whether there is no reason to stop here: nobody has said that the account may not."""
+        """True unless the account is known to be refused."""
         return self.account is None or self.account.may_train is not False
 
 
 def show() -> bool:
-    """The whole step; whether one can go on."""
+    """Draw the step; returns True if the person can continue."""
     draft = job_form.draft()
     left, right = st.columns(2, gap="medium")
     with left:
@@ -62,7 +62,7 @@ def show() -> bool:
 
 
 def requirements(draft: JobDraft, *, wait: bool = False) -> JobRequirements:
-    """What the job that is chosen now takes."""
+    """The requirements of the current form."""
     form = job_form.form(draft)
     account, problem = None, None
     try:
@@ -128,7 +128,7 @@ def facts(found: JobRequirements) -> None:
 
 
 def _numbers(draft: JobDraft) -> bool:
-    """Suffix and hyper-parameters, each of which may stay automatic; whether a provider would take all of them."""
+    """Draw suffix and hyperparameters, each automatic or set; returns True if a provider would accept them."""
     suffix_fits = _suffix()
     _auto(_("Epochs"), "training_epochs", 3, *N_EPOCHS)
     _auto(_("Batch size"), "training_batch", 4, *BATCH_SIZE)
@@ -185,7 +185,7 @@ def _automatic(title: str, key: str) -> bool:
 
 
 def _trackers(provider: str) -> None:
-    """Where the run can be logged too. Nothing of it is needed; OpenAI logs to W&B by itself."""
+    """Optional trackers. OpenAI logs to W&B on its own."""
     with st.popover(_("Also log to W&B or Trackio"), icon=":material/monitoring:"):
         for name in TRACKERS:
             why_not = tracker_logging.unavailable(name, provider=provider)

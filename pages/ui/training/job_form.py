@@ -1,4 +1,4 @@
-"""What is chosen for a new job, kept from step to step: rows, the model to start from, and the few numbers."""
+"""The form of a new job, preserved between steps: rows, start model and hyperparameters."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def start_from(provider: str, model: str) -> None:
 
 
 def problem() -> FabulaError | None:
-    """What the last try to start the job said."""
+    """The error of the last attempt to start the job."""
     found: FabulaError | None = state.get(_PROBLEM)
     return found
 
@@ -201,7 +201,7 @@ def forget_problem() -> None:
 
 
 def _bases() -> list[ModelInfo]:
-    """What can be trained, and the model that somebody has asked to train further."""
+    """The trainable models, and the model that was requested with **Train it further**."""
     found = cached.trainable()
     wanted = state.get(_WANTED)
     if wanted is not None and wanted not in {(one.provider, one.id) for one in found}:

@@ -1,4 +1,4 @@
-"""What jobs are called and how their state is said, wherever jobs are named."""
+"""Names and states of jobs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def status(job: JobView) -> str:
 
 
 def status_word(status: str) -> str:
-    """A state in a word; one that nobody knows is shown as the provider says it."""
+    """A state in a word; an unknown one is shown as the provider sends it."""
     return _(STATUSES[status]) if status in STATUSES else status
 
 

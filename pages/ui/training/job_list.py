@@ -21,14 +21,14 @@ from pages.ui.lang import _, ago, duration, language
 from pages.ui.training import cached_training, job_labels
 from pages.ui.training.curve_source import Sendable
 
-OPEN = "training_open"  # ids of the jobs that are open, for whoever wants to open one
+OPEN = "training_open"  # ids of the jobs that are open
 _SHOWN = "training_shown"  # id of the job below the list while no row is ticked
 _ADDRESS = "jobs"  # query parameter
-_DRAWN = "training_list_drawn"  # a new number draws the list anew, with what is open selected
+_DRAWN = "training_list_drawn"  # a new number redraws the list with the open jobs selected
 _PERCENT = "%.1f %%"  # as many digits as the metrics below have; "percent" would show two
 _FEW = 6  # rows that need no scrolling
 _HEIGHT = 260  # px
-_SEARCHED = 9  # jobs from which on one can search
+_SEARCHED = 9  # number of jobs from which the search field is shown
 _MOST_COMPARED = 8
 _LEAST_NEEDED = ("took", "tokens", "dataset", "provider")  # in this order where not all columns fit
 _WIDE = 1_215  # px for all columns: the table on a screen of 1440 px and more, less the boxes to tick
@@ -122,7 +122,7 @@ def _searched(found: Sequence[JobView]) -> list[JobView]:
 
 
 def _digest(listed: Sequence[JobView]) -> int:
-    """Tells lists of other jobs apart: what is selected in one means nothing in another."""
+    """A key of the list: a selection is only valid for the same list."""
     return zlib.crc32(" ".join(job.id for job in listed).encode())
 
 
@@ -132,7 +132,7 @@ def _rows(listed: Sequence[JobView]) -> list[int]:
 
 
 def _frame(listed: Sequence[JobView]) -> Sendable:
-    """The list as a table, made once a moment for all who look at it."""
+    """The list as a table, cached for all visitors."""
     datasets = {one.id: one.name for one in cached.dataset_list()}
     seen = hash(
         (

@@ -1,4 +1,4 @@
-"""What a failed training job needs: its cause in plain words, and buttons that do the next step."""
+"""Remedies of a failed training job: its cause, and buttons for the next step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pages.ui.training import job_dialog, job_labels
 
 
 def show(job: JobView) -> None:
-    """One line, for a job that has failed; nothing for others."""
+    """Draw one line for a failed job; nothing for others."""
     if job.status != "failed":
         return
     failure = failures.of_job(job.error)
@@ -32,7 +32,10 @@ def show(job: JobView) -> None:
 
 
 def _button(remedy: Remedy, job: JobView) -> bool:
-    """One remedy; whether it has just been pressed. Most open the form with the job's settings and the fix applied."""
+    """Draw one remedy; returns True if it was just pressed.
+
+    Most open the form with the job's settings and the fix applied.
+    """
     if failure_labels.page_button(remedy, "training_fix") or (offer := _offer(remedy, job)) is None:
         return False
     label, icon, fixed = offer

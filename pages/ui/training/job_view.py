@@ -1,4 +1,4 @@
-"""Your jobs: the list, and below it what is open: one job as it goes, or several side by side."""
+"""Your jobs: the list, and below it the open job, or several side by side."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _MEGABYTE = 1_000_000
 
 
 def show() -> None:
-    """The whole part."""
+    """Draw the whole part."""
     found = cached.job_list()
     if not found:
         with cards.empty(_("No jobs yet. Start one from a data set or a file."), icon=":material/model_training:"):
@@ -62,7 +62,7 @@ def show() -> None:
 
 
 def _all(was_active: bool) -> None:
-    """The list and what is open, as they are now. When the last work ends, or some begins, the whole page is drawn."""
+    """The list and the open jobs, live. Reruns the page when the first work starts or the last ends."""
     cards.draw_page_if_left()
     with cards.show_errors():
         found = cached.job_list()
@@ -76,12 +76,12 @@ def _all(was_active: bool) -> None:
 
 
 def _active(found: Sequence[JobView]) -> bool:
-    """Whether anything changes by itself: a job, or what its models write."""
+    """True while a job or a comparison of its models runs."""
     return any(not job.finished for job in found) or before_after.any_active(cached.store())
 
 
 def _one(job: JobView) -> None:
-    """One job: how it goes, what can be done, what it changed, its curve, its checkpoints, the rest one at a time."""
+    """One job: state, actions, before and after, curve, checkpoints, and the other sections as tabs."""
     _verdict(job)
     job_remedies.show(job)
     model_state.show(job)
@@ -103,7 +103,7 @@ def _one(job: JobView) -> None:
 
 
 def _no_curve(job: JobView, source: CurveSource) -> str:
-    """Why a job that has ended shows no curve, where it shows none."""
+    """Why an ended job has no curve."""
     if job.status != "succeeded":
         return _("The job ended before the first step was measured.")
     if source.results.empty:
@@ -112,7 +112,7 @@ def _no_curve(job: JobView, source: CurveSource) -> str:
 
 
 def _verdict(job: JobView) -> None:
-    """How it goes, in a sentence, with the bar and the time left."""
+    """The state in one sentence, with progress bar and time left."""
     sentence = cached_training.words(job)
     st.markdown(f"{_ICONS.get(job.status, ':material/model_training:')} **{plain(sentence)}**")
     if not job.finished:
@@ -145,7 +145,7 @@ def _retry_now(job_id: str) -> None:
 
 
 def _facts(job: JobView) -> tuple[str, ...]:
-    """Where it runs, what it came from, and what it took so far."""
+    """Provider, base model, and tokens, cost and time so far."""
     chain = lineage.chain_of(job, cached.job_list())
     tokens = job.trained_tokens or cached_training.summary(job).tokens
     took = job.training_s(utcnow())
@@ -164,7 +164,7 @@ def _facts(job: JobView) -> tuple[str, ...]:
 def _bar(job: JobView) -> None:
     """Of the upload while there is one; then by steps where the engine says so, else by time where an end is known.
 
-    Time in line is told as such and fills no part of the bar.
+    Time in the queue does not count.
     """
     now = utcnow()
     gone, left = job.training_s(now), job.eta_s(now)

@@ -1,4 +1,4 @@
-"""Where a job comes from and what came of it: the family tree as a picture, and its chain as one curve."""
+"""The family tree of a job as a chart, and its chain as one curve."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BAR, _HIGHEST = 24, 640  # px: room for the bar that scrolls; how much of a lar
 
 
 def show(job: JobView) -> None:
-    """The tree; then, for a job that trained further, the whole way from the first base model."""
+    """Draw the tree; for a job that trained further also the chain from the first base model."""
     family = cached_training.family(job)
     _tree(family, job)
     chain = lineage.chain(cached.store(), job.id)
@@ -36,7 +36,7 @@ def show(job: JobView) -> None:
 
 
 def _tree(family: Family, job: JobView) -> None:
-    """The picture; a click on another job opens it."""
+    """The chart; a click on another job opens it."""
     members = [_member(one, job) for one in family.nodes]
     kinds = {kind: _(title) for kind, title in _KINDS.items()}
     key = (tuple(members), family.edges, tuple(kinds.values()))
@@ -56,7 +56,7 @@ def _tree(family: Family, job: JobView) -> None:
 
 
 def _member(node: Node, job: JobView) -> Member:
-    """A box, in the visitor's words."""
+    """A box, in the visitor's language."""
     label, detail = node.label, node.detail
     if node.kind == "checkpoint":
         label = _("step {step}").format(step=node.label)
@@ -70,7 +70,7 @@ def _member(node: Node, job: JobView) -> Member:
 
 
 def _chain(chain: tuple[JobView, ...]) -> None:
-    """One continuous curve, and what all of it cost."""
+    """One continuous curve, and the total cost."""
     st.markdown(f"**{_('From the first job to this one')}**")
     cost = lineage.chain_cost(chain, utcnow())
     unknown = n_("and {n} job without a price", "and {n} jobs without a price", cost.unknown)

@@ -25,7 +25,7 @@ def gone(job: JobView) -> bool:
 
 
 def show(job: JobView) -> None:
-    """What stands in the way of calling the model, and the way on; nothing while it can be called."""
+    """Why the model cannot be called, and what to do; nothing if it can."""
     if job.provider != ENGINE or job.fine_tuned_model is None:
         return
     engine = cached.status().engine

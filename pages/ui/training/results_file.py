@@ -16,7 +16,7 @@ _HELD = "training_file_read"  # (id of the upload, its curve)
 
 
 def show() -> None:
-    """The whole part."""
+    """Draw the whole part."""
     file = st.file_uploader(
         _("Results CSV of a fine-tuning job"),
         type=["csv", "txt"],
