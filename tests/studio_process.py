@@ -1,11 +1,11 @@
-"""The whole studio as a person starts it: `streamlit run app.py` in a process of its own, on a free port."""
+"""The whole studio as a person starts it: `streamlit run app.py` in a process of its own, on a port it finds free."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -19,7 +19,7 @@ from tests.waiting import until
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-_START_S = 120  # Python, Streamlit and the engine's libraries on a cold disk and a busy machine
+_URL = re.compile(r"^ *URL: (http://\S+)$", re.M)  # what Streamlit prints once its port is bound
 _STOP_S = 40  # the engine gives its streams and its trainer time
 
 
@@ -43,23 +43,20 @@ class RunningStudio:
 @contextmanager
 def running(home: Path, **environ: str) -> Iterator[RunningStudio]:
     """A studio on `home` for the length of a block, up with its worker, and its engine unless that is foreign."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     home.mkdir(parents=True, exist_ok=True)
     log = home / "studio.log"
-    arguments = ["app.py", "--server.port", str(port), "--server.headless", "true"]
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", "0", "--server.headless", "true"]
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "streamlit", "run", *arguments],
+            command,
             cwd=ROOT,
             env={**os.environ, "FABULA_HOME": str(home), **environ},
             stdout=out,
             stderr=subprocess.STDOUT,
         )
-    studio = RunningStudio(f"http://localhost:{port}", log)
     try:
-        until(lambda: _up(studio, process, external="FABULA_ENGINE_URL" in environ), "the studio's start", _START_S)
+        studio = RunningStudio(until(lambda: _url(log, process), "the studio's address"), log)
+        until(lambda: _up(studio, process, external="FABULA_ENGINE_URL" in environ), "the studio's start")
         yield studio
     finally:
         process.terminate()
@@ -68,6 +65,14 @@ def running(home: Path, **environ: str) -> Iterator[RunningStudio]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _url(log: Path, process: subprocess.Popen[bytes]) -> str:
+    """The address that the studio has bound and printed; empty before."""
+    printed = log.read_text(errors="replace")
+    assert process.poll() is None, printed[-3000:]
+    found = _URL.search(printed)
+    return found[1] if found else ""
 
 
 def _up(studio: RunningStudio, process: subprocess.Popen[bytes], *, external: bool) -> bool:

@@ -10,10 +10,14 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+WAIT_LIMIT_S = 180.0
+"""How long a test waits for a condition before it fails. A test that passes never waits so long; a busy machine is
+ten times slower than a quiet one."""
+
 _POLL_S = 0.02
 
 
-def until(look: Callable[[], T | None], what: str, timeout_s: float = 90.0) -> T:
+def until(look: Callable[[], T | None], what: str, timeout_s: float = WAIT_LIMIT_S) -> T:
     """The first true answer of `look()`; fails, naming `what`, when there is none in time."""
     deadline = time.monotonic() + timeout_s
     while not (found := look()):
