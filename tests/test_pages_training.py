@@ -129,7 +129,7 @@ def test_a_learning_rate_multiplier_is_read_as_it_was_meant(server: FaultServer,
 def test_a_suffix_that_the_engine_refuses_is_told_before_the_button(
     server: FaultServer, sample: str, suffix: str, says: str
 ) -> None:
-    at = click(_new_job(), "training_next")
+    at = next_step(_new_job())
     at.text_input(key="training_suffix").set_value(suffix).run()
     assert at.button(key="training_next").disabled is bool(says)
     assert ("The suffix can" in words(at)) is bool(says) and says in words(at)
@@ -146,8 +146,8 @@ def test_a_base_that_is_only_served_is_told_before_the_button(
     server: FaultServer, sample: str, told: dict[str, Any], says: str
 ) -> None:
     server.models[0]["fabula"] = {"base": "writer", "format": "both", **told}
-    at = click(_new_job(), "training_next")
-    assert says in words(at)
+    at = next_step(_new_job())
+    until(lambda: says in words(at) or not again(at), "what the engine says of the base")
     assert at.button(key="training_next").disabled is (told["not_trainable"] is not None)
 
 
@@ -155,9 +155,9 @@ def test_a_base_that_is_gone_is_told_before_the_button(server: FaultServer, stor
     """A job is done again whose base the engine no longer has."""
     job_id = _job(store, status="failed", dataset_id=sample, base_model="old-base")
     assert job_id
-    at = click(visit("training"), "training_again")
-    click(at, "training_next")
-    assert "has no model" in words(at) and "Choose another one." in words(at)
+    at = next_step(click(visit("training"), "training_again"))
+    until(lambda: "has no model" in words(at) or not again(at), "what the engine says of the base")
+    assert "Choose another one." in words(at)
     assert at.button(key="training_next").disabled
 
 
@@ -303,7 +303,7 @@ def test_a_file_that_no_model_takes_is_told_by_line_and_cannot_go_on(
     datasets.from_frame(store, LOCAL, "long", frame.frame, ["topic"], "text", frame.source)
     monkeypatch.setattr("core.training.file_checker.context_size", lambda model: 64)
     at = _new_job()
-    assert "longer than the model can read: 1" in words(at)
+    until(lambda: "longer than the model can read: 1" in words(at) or not again(at), "the check")
     (table,) = [one.value for one in at.dataframe if "begins" in one.value]
     assert table["line"][0] == 2 and table["begins"][0].startswith('{"prompt"')
     assert at.button(key="training_next").disabled

@@ -19,6 +19,7 @@ from core.training import jobs
 from pages.ui import background_task
 from tests.fault_server import FaultServer
 from tests.test_pages import again, click, trouble, visit, words
+from tests.test_pages_training import next_step
 from tests.waiting import until
 
 
@@ -97,8 +98,7 @@ def test_a_split_is_kept_as_a_version_and_carried_to_training(server: FaultServe
 def _confirm(at: AppTest) -> None:
     """From the first step of a new job to its last."""
     at.switch_page(str(Path(__file__).parents[1] / "pages" / "training.py")).run()
-    for _step in range(2):
-        click(at, "training_next")
+    next_step(next_step(at))
 
 
 def test_minutes_come_from_jobs_that_have_run(server: FaultServer, store: Store) -> None:
