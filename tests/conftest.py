@@ -21,6 +21,7 @@ from core.story import stream
 from tests import fault_server, postgres_server, stores
 from tests.fault_server import FaultServer
 from tests.studio_process import CHROMIUM
+from tests.waiting import WAIT_LIMIT_S
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -53,7 +54,7 @@ def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FABULA_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(status, "_TIMEOUT_S", 30.0)  # generous, because the test machine may be busy
     monkeypatch.setattr(status, "_HEALTH_TIMEOUT_S", 25.0)
-    monkeypatch.setattr(stream, "STOP_S", 60.0)  # a stopped story is done when it is saved, however busy the disk
+    monkeypatch.setattr(stream, "STOP_S", WAIT_LIMIT_S)  # a stopped story is done when it is saved
     monkeypatch.setattr(socket.socket, "connect", _loopback_only(socket.socket.connect))
     monkeypatch.setattr(socket.socket, "connect_ex", _loopback_only(socket.socket.connect_ex))
     parameters.forget()

@@ -22,9 +22,10 @@ from urllib.parse import unquote
 import pytest
 
 from core.providers import Provider, Registry, RetryLimits
+from tests.waiting import WAIT_LIMIT_S
 
 KEY = "sk-test-key-that-must-not-leak"
-_GIVE_UP_S = 240  # a held request that nobody releases must not hang the test run; longer than any test waits
+GIVE_UP_S = 2 * WAIT_LIMIT_S  # for a held request that is never released: longer than a test waits
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class FaultServer:
         """Let every held request, now and later, be answered."""
         self._released.set()
 
-    def wait_for(self, condition: Callable[[FaultServer], bool], timeout_s: float = 60) -> None:
+    def wait_for(self, condition: Callable[[FaultServer], bool], timeout_s: float = WAIT_LIMIT_S) -> None:
         """Until `condition` holds; it is looked at whenever a request comes or goes."""
         with self._news:
             assert self._news.wait_for(lambda: condition(self), timeout_s), "the server never saw it"
@@ -267,7 +268,7 @@ class _FaultHandler(BaseHTTPRequestHandler):
 
     def _complete(self, answer: Answer, body: object) -> None:
         if answer.end == "hold":
-            self.fault._released.wait(_GIVE_UP_S)
+            self.fault._released.wait(GIVE_UP_S)
         if answer.end == "drop":
             self.close_connection = True
             self.connection.close()
@@ -319,7 +320,7 @@ class _FaultHandler(BaseHTTPRequestHandler):
                 self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
                 self.wfile.flush()
             if answer.end == "stall":
-                self.fault._released.wait(_GIVE_UP_S)
+                self.fault._released.wait(GIVE_UP_S)
             if answer.end in ("ok", "hold"):
                 self.wfile.write(b"data: [DONE]\n\n")
         except OSError:

@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 from tests.fakes import RESULTS
+from tests.waiting import WAIT_LIMIT_S
 
 _MODEL = "ft:gemma-3-270m:fabula:x:AbC123"
 
@@ -118,7 +119,7 @@ class _JobHandler(BaseHTTPRequestHandler):
         if fault is None:
             return False
         if fault == "hang":
-            self.owner.over.wait(60)
+            self.owner.over.wait(WAIT_LIMIT_S)
         if fault in ("drop", "hang"):
             self.close_connection = True
             self.connection.close()

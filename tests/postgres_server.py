@@ -15,6 +15,7 @@ from sqlalchemy import create_engine
 
 from core.db.store import new_id
 from core.settings import Settings
+from tests.waiting import WAIT_LIMIT_S
 
 
 class PostgresAbsent(Exception):
@@ -99,7 +100,7 @@ def _run(user: str | None, *argv: object) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,  # not a pipe: the server inherits it and would hold it open
         stderr=subprocess.DEVNULL,
-        timeout=120,
+        timeout=WAIT_LIMIT_S,
         check=False,
     )
     if done.returncode:

@@ -47,7 +47,7 @@ def _stream(handler: Any, answer: fault_server.Answer, body: dict[str, Any]) -> 
     try:
         for number, piece in enumerate(server.by_model.get(body["model"], server.pieces)):
             if number == gated:
-                go_on.wait(240)
+                go_on.wait(fault_server.GIVE_UP_S)
             elif server.pace_s:
                 go_on.wait(server.pace_s * (1 if number else 20))  # reading the prompt takes longer
             say(fault_server._chunk(answer, body, piece.replace("{model}", body["model"]), None))

@@ -25,6 +25,7 @@ from core.task_runner import TaskRunner
 from tests.fault_server import FaultServer
 from tests.fault_server import story_server as story_server
 from tests.test_dataset_runs import NO_PRICES, queue, recipe, states
+from tests.waiting import WAIT_LIMIT_S
 
 
 def carry_out(store: Store, server: FaultServer, run_id: str) -> runs.RunProgress:
@@ -138,7 +139,7 @@ def test_the_engine_is_kept_after_an_unexpected_error(
     settings.engine_home.mkdir(parents=True)
     engine.start()
     try:
-        assert lived.wait(60) and "ValueError" in caplog.text
+        assert lived.wait(WAIT_LIMIT_S) and "ValueError" in caplog.text
     finally:
         engine.stop()
 

@@ -26,6 +26,7 @@ from core.settings import Settings
 from tests.fault_server import FaultServer, held, text
 from tests.fault_server import story_server as story_server
 from tests.test_dataset_runs import NO_PRICES, queue, recipe
+from tests.waiting import WAIT_LIMIT_S
 
 
 @pytest.fixture(autouse=True)
@@ -185,7 +186,7 @@ def test_answers_that_come_after_a_copy_was_put_back_are_not_bought_again(
     copy_alone(database)
     assert look(store) is not None and look(store) is None
     server.release()
-    thread.join(90)
+    thread.join(WAIT_LIMIT_S)
     assert told and not thread.is_alive()
     assert len(rescue_files.files(store.home)) == 1
 

@@ -30,7 +30,7 @@ from core.db.tables import Row, Spend
 from core.settings import Settings
 from tests import postgres_server
 from tests.fault_server import FaultServer, text
-from tests.waiting import until
+from tests.waiting import WAIT_LIMIT_S, until
 
 _ROOT = Path(__file__).parent.parent
 _MODEL = "writer"
@@ -53,7 +53,7 @@ class RunningWorker:
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(120) == 0
+        assert self.process.wait(WAIT_LIMIT_S) == 0
 
 
 @contextmanager
@@ -190,7 +190,7 @@ def test_a_worker_whose_database_file_is_gone_stops_buying_and_loses_no_answer(
     settings.home.mkdir(exist_ok=True)
     shutil.copy(copy, database)
     with worker(settings, provider, tmp_path) as running:
-        until(lambda: done(store, run_id) == _ROWS, "all rows after the copy was put back", 300)
+        until(lambda: done(store, run_id) == _ROWS, "all rows after the copy was put back", 2 * WAIT_LIMIT_S)
         running.stop()
     assert_bought_once(store, provider, run_id, settings.home)
     store.close()
@@ -312,7 +312,7 @@ def test_a_worker_whose_postgres_is_gone_stops_buying_and_loses_no_answer(
         assert asked - asked_before <= 2 * _CEILING
         assert asked < _ROWS
         trouble.give_back()
-        until(lambda: done(store, run_id) == _ROWS, "the same worker goes on by itself", 300)
+        until(lambda: done(store, run_id) == _ROWS, "the same worker goes on by itself", 2 * WAIT_LIMIT_S)
         until(lambda: rescue_files.files(home) == [], "everything was taken in")
         running.stop()
     assert_bought_once(store, provider, run_id, home)

@@ -36,7 +36,7 @@ from core.providers.batches import read_answer
 from core.settings import Settings
 from tests.batch_server import KEY, BatchServer
 from tests.fault_server import FaultServer, error
-from tests.waiting import run_to_end
+from tests.waiting import WAIT_LIMIT_S, run_to_end
 
 QUICK = BatchTiming(tick_s=0.001, poll_s=0.0, max_poll_s=0.0, settle_s=0.0, base_s=0.001, cap_s=0.01)
 NO_PRICES = PriceBook(overlay=(), source=None, today=date(2026, 11, 1))
@@ -698,7 +698,7 @@ def test_kill_9_while_the_post_is_on_its_way(store: Store, server: BatchServer, 
     environment = {**os.environ, "FABULA_HOME": str(settings.home)}
     process = subprocess.Popen([sys.executable, "-c", script, *arguments], cwd=ROOT, env=environment)
     during(server, POST, lambda: process.send_signal(signal.SIGKILL))
-    assert process.wait(60) == -signal.SIGKILL
+    assert process.wait(WAIT_LIMIT_S) == -signal.SIGKILL
     assert execute(store, server, run_id, replace(QUICK, settle_s=60.0), HALF).done == 12
     assert server.count(POST) == 1 and len(server.bought) == 12
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -372,7 +371,8 @@ def test_the_ten_lines_of_the_documentation_work(
         lines = lines.replace(documented, here)
     (tmp_path / "stories.jsonl").write_bytes(pairs(16))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(time, "sleep", lambda _: threading.Event().wait(0.2))
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda _seconds: sleep(0.2))  # the documented lines look every few seconds
     exec(lines, {"OpenAI": OpenAI, "time": time})
     printed = capsys.readouterr().out
     assert "succeeded The job has successfully completed" in printed

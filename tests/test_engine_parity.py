@@ -29,11 +29,11 @@ from core.providers import Client, Provider  # noqa: E402
 from tests.engine_process import TINY, TOKEN, finished, jsonl, running, upload  # noqa: E402
 from tests.tiny_gemma import vocabulary  # noqa: E402
 from tests.tiny_models import CONTEXT, TinyModel  # noqa: E402
+from tests.waiting import WAIT_LIMIT_S  # noqa: E402
 
 _LENGTH = 300  # tokens: longer than windows and original contexts of the models below
 _PLACES = (5, 63, 64, 65, 130, 200, 299)
 _NEAR = 0.02  # of a log-probability; llama.cpp keeps keys and values as float16
-_TIMEOUT_S = 120
 _LETTER = next(number for number, (text, *_) in enumerate(vocabulary()) if text == "a")
 
 _LINEAR = {"rope.scaling.type": "linear", "rope.scaling.factor": 8.0}
@@ -256,6 +256,6 @@ def _llama(gguf: Path, adapter: Path | None = None) -> Iterator[httpx2.Client]:
         answer = json.loads(process.stdout.readline())
         assert "url" in answer, answer
         headers = {"authorization": "Bearer key"}
-        with httpx2.Client(base_url=answer["url"], headers=headers, timeout=_TIMEOUT_S, trust_env=False) as client:
+        with httpx2.Client(base_url=answer["url"], headers=headers, timeout=WAIT_LIMIT_S, trust_env=False) as client:
             yield client
         process.stdin.close()

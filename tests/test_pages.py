@@ -28,7 +28,7 @@ from core.training.jobs import JobForm
 from pages.ui import about, cached, models
 from tests import fault_server
 from tests.fault_server import FaultServer
-from tests.waiting import until
+from tests.waiting import WAIT_LIMIT_S, until
 
 _FRAME = Path(__file__).parents[1] / "pages" / "frame.py"
 _PAGES = ("home", "dataset", "training", "cost", "story", "settings")
@@ -45,7 +45,7 @@ _RESULTS = (
 def visit(page: str, locale: str = "en-US", **state: object) -> AppTest:
     """A visitor opens a page. `state`: widget values that are there already."""
     cached.refresh()
-    at = AppTest.from_file(str(_FRAME), default_timeout=60)
+    at = AppTest.from_file(str(_FRAME), default_timeout=WAIT_LIMIT_S)
     at.context = {"locale": locale, "timezone": "Asia/Shanghai"}
     for key, value in state.items():
         at.session_state[key] = value
@@ -142,7 +142,7 @@ def test_the_language_can_be_chosen() -> None:
 
 
 def test_a_link_carries_the_language() -> None:
-    at = AppTest.from_file(str(_FRAME), default_timeout=60)
+    at = AppTest.from_file(str(_FRAME), default_timeout=WAIT_LIMIT_S)
     at.query_params["lang"] = "zh_CN"
     at.run()
     assert "开始导览" in labels(at)

@@ -14,6 +14,7 @@ from core.dataset.recipe import Column, Recipe
 from core.db.store import Store, new_id
 from core.db.tables import Batch, Run, utcnow
 from pages.ui import cached
+from tests.waiting import WAIT_LIMIT_S
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def show(store: Store, run_id: str, locale: str = "en-US") -> str:
         batch_card.show(runs.progress(cached.store(), run_id))
 
     cached.refresh()
-    at = AppTest.from_function(page, args=(run_id,), default_timeout=60)
+    at = AppTest.from_function(page, args=(run_id,), default_timeout=WAIT_LIMIT_S)
     at.context = {"locale": locale, "timezone": "Asia/Shanghai"}
     at.run()
     assert not at.exception

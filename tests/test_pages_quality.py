@@ -19,7 +19,7 @@ from pages.ui import unexpected_errors
 from pages.ui.dataset import quality_labels
 from pages.ui.dataset.quality_job import Progress, QualityMeasurement
 from tests.test_pages import again, click, labels, trouble, visit, words
-from tests.waiting import until
+from tests.waiting import WAIT_LIMIT_S, until
 
 _HERO = "一位唐朝的英雄穿越到现代，拥有了{power}的超能力，帮助奥特曼打败了怪兽，从此城市恢复了和平与安宁。"
 
@@ -170,7 +170,7 @@ def test_one_measurement_at_a_time_and_one_for_each_state_of_the_rows() -> None:
     def measure(progress: Progress) -> QualityReport:
         begun.append(1)
         progress(3, 9)
-        gate.wait(240)
+        gate.wait(2 * WAIT_LIMIT_S)
         return _empty()
 
     measurement = QualityMeasurement(measure)
@@ -179,12 +179,12 @@ def test_one_measurement_at_a_time_and_one_for_each_state_of_the_rows() -> None:
     assert measurement.measuring and not measurement.fresh("a") and len(begun) <= 1
     until(lambda: (measurement.read, measurement.total) == (3, 9), "its progress")
     gate.set()
-    measurement.wait(90)
+    measurement.wait(WAIT_LIMIT_S)
     assert measurement.fresh("a") and not measurement.fresh("b") and measurement.report is not None
     measurement.ask("a")
     assert len(begun) == 1
     measurement.ask("b")
-    measurement.wait(90)
+    measurement.wait(WAIT_LIMIT_S)
     assert len(begun) == 2 and measurement.fresh("b")
 
 
@@ -194,7 +194,7 @@ def test_a_bug_is_told_and_logged(caplog: pytest.LogCaptureFixture) -> None:
 
     measurement = QualityMeasurement(measure)
     measurement.ask("a")
-    measurement.wait(90)
+    measurement.wait(WAIT_LIMIT_S)
     assert measurement.error is not None and "went wrong" in measurement.error.what and measurement.error.next_step
     assert "ZeroDivisionError" in caplog.text
 
@@ -210,12 +210,12 @@ def test_a_failed_measurement_is_made_again_a_few_seconds_later(monkeypatch: pyt
 
     measurement = QualityMeasurement(measure)
     measurement.ask("a")
-    measurement.wait(90)
+    measurement.wait(WAIT_LIMIT_S)
     measurement.ask("a")  # at once: it is shown, not repeated
     assert isinstance(measurement.error, StorageFull) and not measurement.measuring
     monkeypatch.setattr(unexpected_errors, "FAILURE_KEPT_S", 0.0)
     measurement.ask("a")
-    measurement.wait(90)
+    measurement.wait(WAIT_LIMIT_S)
     assert measurement.error is None and measurement.fresh("a") and measurement.report is not None
 
 
@@ -223,15 +223,15 @@ def test_a_long_measurement_waits_until_rows_stop_coming(monkeypatch: pytest.Mon
     monkeypatch.setattr("pages.ui.dataset.quality_job._QUICK_S", float("inf"))  # every measurement is a quick one
     measurement = QualityMeasurement(lambda progress: _empty())
     measurement.ask("a", calm=True)
-    measurement.wait(90)
+    measurement.wait(WAIT_LIMIT_S)
     measurement.ask("b", calm=True)  # a quick one is made again
-    measurement.wait(90)
+    measurement.wait(WAIT_LIMIT_S)
     assert measurement.fresh("b")
     monkeypatch.setattr("pages.ui.dataset.quality_job._QUICK_S", 0.0)  # now every one is long
     measurement.ask("c", calm=True)
     assert not measurement.measuring and measurement.fresh("b")
     measurement.ask("c", calm=True, again=True)
-    measurement.wait(90)
+    measurement.wait(WAIT_LIMIT_S)
     assert measurement.fresh("c")
 
 
@@ -253,7 +253,7 @@ def test_an_error_is_kept_with_the_last_good_report() -> None:
 
     measurement = QualityMeasurement(measure)
     measurement.ask("a")
-    measurement.wait(90)
+    measurement.wait(WAIT_LIMIT_S)
     measurement.ask("b")
-    measurement.wait(90)
+    measurement.wait(WAIT_LIMIT_S)
     assert measurement.report is not None and isinstance(measurement.error, StorageFull) and not measurement.measuring

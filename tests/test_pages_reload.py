@@ -19,7 +19,7 @@ from tests.test_pages_presenter import _present, _prompt
 from tests.test_pages_presenter import prepared as prepared
 from tests.test_pages_story import _put, _texts
 from tests.test_pages_story import server as server
-from tests.waiting import until
+from tests.waiting import WAIT_LIMIT_S, until
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def recent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recent[object]]:
 
 def _loaded_again(at: AppTest) -> AppTest:
     """The same address in a new session."""
-    fresh = AppTest.from_file(str(_FRAME), default_timeout=60)
+    fresh = AppTest.from_file(str(_FRAME), default_timeout=WAIT_LIMIT_S)
     fresh.context = {"locale": "en-US", "timezone": "Asia/Shanghai"}
     fresh.switch_page(str(_FRAME.with_name("story.py")))
     fresh.query_params.update(at.query_params)

@@ -22,7 +22,7 @@ from pages.ui.story.story_session import story_session
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.test_pages import _FRAME, click, field, trouble, visit, words
-from tests.waiting import until
+from tests.waiting import WAIT_LIMIT_S, until
 
 _TUNED = "ft:writer:fabula:x:1"
 
@@ -348,7 +348,7 @@ def test_a_pressed_stop_is_shown_at_once_and_ends_by_itself(
     finish = stream.StoryStream._finish
 
     def slow(self: stream.StoryStream, error: FabulaError | None) -> None:
-        assert free.wait(60)
+        assert free.wait(WAIT_LIMIT_S)
         finish(self, error)
 
     monkeypatch.setattr(stream.StoryStream, "_finish", slow)

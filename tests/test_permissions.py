@@ -17,6 +17,7 @@ import pytest
 
 from core import permissions
 from tests.engine_process import ROOT, poll
+from tests.waiting import WAIT_LIMIT_S
 
 _OPEN_UMASK = 0o022  # what most systems start with
 
@@ -162,7 +163,7 @@ def test_a_worker_keeps_its_home_private(tmp_path: Path) -> None:
         assert not _readable_by_others(home)
     finally:
         worker.send_signal(signal.SIGTERM)
-        worker.wait(60)
+        worker.wait(WAIT_LIMIT_S)
     assert not _readable_by_others(home)
 
 

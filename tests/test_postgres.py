@@ -22,7 +22,7 @@ from core.errors import StorageFull
 from core.heartbeat import Heartbeat, worker_state
 from core.settings import Settings
 from core.training import jobs
-from tests.waiting import at_once, until
+from tests.waiting import WAIT_LIMIT_S, at_once, until
 
 _ROOT = Path(__file__).parent.parent
 
@@ -46,7 +46,7 @@ def test_three_processes_that_start_at_once_all_get_the_schema(settings: Setting
     argv = [sys.executable, "-c", code, settings.database_url, str(settings.home)]
     children = [subprocess.Popen(argv, cwd=_ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     for child in children:
-        _, errors = child.communicate(timeout=60)
+        _, errors = child.communicate(timeout=WAIT_LIMIT_S)
         assert child.returncode == 0, errors
     Store.open(settings).close()
 
@@ -95,7 +95,7 @@ def test_the_worker_shares_its_queues_through_postgres_and_survives_kill_9(store
     killed.wait()
     heir = run("finish")
     until(lambda: state() == "done", "the second worker done")
-    heir.communicate("\n", timeout=60)
+    heir.communicate("\n", timeout=WAIT_LIMIT_S)
     assert heir.returncode == 0
     assert not (settings.home / "work.db").exists()
 

@@ -45,6 +45,7 @@ from tests.fault_server import (
     text,
     unauthorized,
 )
+from tests.waiting import WAIT_LIMIT_S
 
 QUICK = RetryLimits(total_s=5, tries=4, base_s=0.001, cap_s=0.01)
 ONE_TRY = RetryLimits(total_s=5, tries=1, base_s=0.001, cap_s=0.01)
@@ -361,9 +362,9 @@ def test_closing_wakes_a_reader_in_another_thread() -> None:
         reader = threading.Thread(target=read)
         reader.start()
         try:
-            assert first.wait(60)
+            assert first.wait(WAIT_LIMIT_S)
             stream.close()
-            reader.join(60)
+            reader.join(WAIT_LIMIT_S)
             assert not reader.is_alive() and got == ["a"]
         finally:
             never.set()

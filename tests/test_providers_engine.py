@@ -20,7 +20,7 @@ from core.settings import Settings
 from tests import engine_process
 from tests.engine_process import OVER, TINY, TOKEN, EngineUnderTest, pairs
 from tests.stores import fresh
-from tests.waiting import until
+from tests.waiting import WAIT_LIMIT_S, until
 
 pytestmark = pytest.mark.slow
 
@@ -95,8 +95,10 @@ def test_a_job_from_upload_to_the_tuned_model(client: Client, tmp_path: Path) ->
     made = client.create_job(request, "intent-1")
     found = client.find_job("intent-1")
     assert found is not None and found.id == made.id and client.find_job("intent-2") is None
-    first = until(lambda: client.events(made.id), "the first event", 60)
-    job = until(lambda: j if (j := client.job(made.id)).status in OVER else None, "the end of the job", 240)
+    first = until(lambda: client.events(made.id), "the first event")
+    job = until(
+        lambda: j if (j := client.job(made.id)).status in OVER else None, "the end of the job", 2 * WAIT_LIMIT_S
+    )
     assert job.status == "succeeded" and job.fine_tuned_model and job.trained_tokens and job.error is None
     events = client.events(made.id)
     assert [e.id for e in events][: len(first)] == [e.id for e in first]  # oldest first
@@ -126,7 +128,7 @@ def test_a_run_writes_on_the_engine_and_survives_its_death(
     until(lambda: runs.progress(store, run_id).done + runs.progress(store, run_id).failed >= 2, "the first rows")
     engine.kill()
     engine.start()
-    thread.join(240)
+    thread.join(2 * WAIT_LIMIT_S)
     told = runs.progress(store, run_id)
     assert not thread.is_alive() and told.state == "done" and told.pending == 0
     assert told.cost_usd == 0 and told.tokens > 0

@@ -17,7 +17,7 @@ from core.settings import Settings
 from tests.fault_server import FaultServer, text
 from tests.test_database_lost import _CEILING, _ROWS, assert_bought_once, done, start_run, stopped_and_broken, worker
 from tests.test_pages import trouble, visit
-from tests.waiting import until
+from tests.waiting import WAIT_LIMIT_S, until
 
 _MOUNTS_S = 30
 _PAGES = ("home", "dataset", "training", "cost", "story", "settings")
@@ -135,10 +135,10 @@ def test_a_user_without_rights_is_told_and_the_run_goes_on_once_they_are_given(
         assert provider.requests == [] and process.poll() is None
         for path in (home, *home.rglob("*")):
             os.chown(path, 65534, 65534)
-        until(lambda: done(store, run_id) == _ROWS, "the same worker does the work", 300)
+        until(lambda: done(store, run_id) == _ROWS, "the same worker does the work", 2 * WAIT_LIMIT_S)
     finally:
         process.terminate()
-        assert process.wait(120) == 0
+        assert process.wait(WAIT_LIMIT_S) == 0
     assert "Traceback" not in log.read_text()
     assert_bought_once(store, provider, run_id, home)
     store.close()
@@ -175,7 +175,7 @@ def test_a_disk_that_turns_read_only_stops_the_buying_and_loses_no_answer(
         assert "Traceback" not in running.log.read_text()
     try:
         with _mounted(tmp_path), worker(_settings(home), provider, tmp_path) as running:
-            until(lambda: done(store, run_id) == _ROWS, "all rows after the disk was repaired", 300)
+            until(lambda: done(store, run_id) == _ROWS, "all rows after the disk was repaired", 2 * WAIT_LIMIT_S)
             until(lambda: rescue_files.files(home) == [], "everything was taken in")
             running.stop()
             assert_bought_once(store, provider, run_id, home)

@@ -28,9 +28,9 @@ from tests.fault_server import FaultServer, error, held, rate_limit, raw, text
 from tests.test_unanswered_requests import _MODEL, _OneClient, lines
 from tests.test_unanswered_requests import priced as priced
 from tests.test_unanswered_requests import server as server
+from tests.waiting import WAIT_LIMIT_S
 
 _LONG = RetryLimits(total_s=7200, tries=3, base_s=3600, cap_s=3600)
-_JOIN_S = 90.0
 Begin = Callable[[Store, Provider], Callable[[], None]]
 """Begins something in a thread; what it gives back stops it and waits for its end."""
 
@@ -47,7 +47,7 @@ def _in_thread(work: Callable[[], object], stop: Callable[[], object]) -> Callab
 
     def ends() -> None:
         stop()
-        thread.join(_JOIN_S)
+        thread.join(WAIT_LIMIT_S)
         assert not thread.is_alive(), "it did not stop"
 
     return ends

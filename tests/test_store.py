@@ -20,7 +20,7 @@ from core.db.store import Store, new_id
 from core.db.tables import Base, Dataset, Tour
 from core.errors import FabulaError, StorageFull
 from core.settings import Settings
-from tests.waiting import at_once
+from tests.waiting import WAIT_LIMIT_S, at_once
 
 _ROOT = Path(__file__).parent.parent
 
@@ -79,7 +79,7 @@ def test_four_processes_that_start_at_once_all_get_the_schema(settings: Settings
         child.stdin.write("\n")
         child.stdin.flush()
     for child in children:
-        _, errors = child.communicate(timeout=60)
+        _, errors = child.communicate(timeout=WAIT_LIMIT_S)
         assert child.returncode == 0, errors
     assert _count(Store.open(settings)) == 0
 
@@ -116,7 +116,7 @@ def test_reading_does_not_wait_for_a_writer(store: Store) -> None:
         session.flush()
         reader = threading.Thread(target=lambda: seen.append(_count(store)))
         reader.start()
-        reader.join(timeout=60)
+        reader.join(timeout=WAIT_LIMIT_S)
         assert seen == [0]
     assert _count(store) == 1
 

@@ -16,6 +16,7 @@ from core.story.library import StoryFilter
 from tests.test_story_arena import _finished
 from tests.test_story_library import SHELVED, SOUGHT, found, put, shelve
 from tests.test_story_stream import _Client, _write
+from tests.waiting import WAIT_LIMIT_S
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_ten_people_vote_at_once_and_each_has_one_vote(store: Store) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=WAIT_LIMIT_S)
     best, other = votes.standings(store)
     assert (best.rounds, best.wins, other.wins) == (10, 10, 0)
     assert len(votes.pairs(store)) == 10

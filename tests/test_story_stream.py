@@ -19,7 +19,7 @@ from core.providers import Client, CompletionRequest, Provider
 from core.story import arena, stream
 from tests.fakes import FakeStream
 from tests.fault_server import FaultServer, text
-from tests.waiting import until
+from tests.waiting import WAIT_LIMIT_S, until
 
 _REQUEST = CompletionRequest(model="writer", prompt="宋,发射激光,艰难 ->", endpoint="completion", stop=(".",))
 
@@ -110,7 +110,7 @@ def test_a_stopped_story_ends_for_its_readers_though_it_cannot_be_saved_yet(
     save = stream.StoryStream._save
 
     def slow(self: stream.StoryStream, error: FabulaError | None) -> None:
-        assert free.wait(60)
+        assert free.wait(WAIT_LIMIT_S)
         save(self, error)
 
     monkeypatch.setattr(stream.StoryStream, "_save", slow)

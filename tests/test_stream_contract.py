@@ -21,10 +21,9 @@ from core.story.arena import RoundEntry
 from tests import fault_server
 from tests.fakes import FakeRegistry, FakeStream
 from tests.fault_server import FaultServer, rate_limit
-from tests.waiting import until
+from tests.waiting import WAIT_LIMIT_S, until
 
 _REQUEST = CompletionRequest(model="writer", prompt="x")
-_JOIN_S = 90.0
 _PATIENT = RetryLimits(total_s=7200, tries=3, base_s=3600, cap_s=3600)
 
 Stream = TextStream | FakeStream
@@ -101,7 +100,7 @@ def _reading(told: Stream) -> Iterator[list[str]]:
     reader = threading.Thread(target=lambda: read.extend(told), daemon=True)  # extend() appends one by one
     reader.start()
     yield read
-    reader.join(_JOIN_S)
+    reader.join(WAIT_LIMIT_S)
     assert not reader.is_alive()
 
 
@@ -125,7 +124,7 @@ def _waits_for_another_try() -> Iterator[tuple[str, Callable[[], bool]]]:
 def _shakes_hands() -> Iterator[tuple[str, Callable[[], bool]]]:
     """TLS with a server that accepts and then says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.settimeout(_JOIN_S)
+        listening.settimeout(WAIT_LIMIT_S)
         taken: list[socket.socket] = []
         accepting = threading.Thread(target=lambda: taken.append(listening.accept()[0]), daemon=True)
         accepting.start()
@@ -157,7 +156,7 @@ def _looks_the_name_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, C
 
     def getaddrinfo(*args: object, **options: object) -> list[object]:
         asked.set()
-        answered.wait(_JOIN_S)
+        answered.wait(WAIT_LIMIT_S)
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
     with monkeypatch.context() as patched:
@@ -219,7 +218,7 @@ def test_four_panes_are_stopped_together(store: Store) -> None:
 
 def _thread_ends(told: stream.StoryStream) -> None:
     for thread in [t for t in threading.enumerate() if t.name == f"story-{told.id}"]:
-        thread.join(_JOIN_S)
+        thread.join(WAIT_LIMIT_S)
         assert not thread.is_alive()
 
 

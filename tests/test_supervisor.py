@@ -22,7 +22,7 @@ from core.errors import EngineMissing, Unavailable
 from core.heartbeat import Heartbeat
 from core.settings import Settings
 from core.supervisor import EngineProcess, ask_health, missing_packages
-from tests.waiting import at_once, until
+from tests.waiting import WAIT_LIMIT_S, at_once, until
 
 _ROOT = Path(__file__).parent.parent
 _PROMISED_S = (status._TIMEOUT_S, status._HEALTH_TIMEOUT_S)  # before `hermetic` gives tests more time
@@ -220,7 +220,7 @@ def test_a_deaf_engine_of_an_earlier_life_is_not_left_running(
     until(lambda: lives(settings), "the stale engine")
     engine_endpoint.write(settings, EngineNote("up", "http://127.0.0.1:1", process_identity.identity(stale.pid)))
     keep()
-    assert stale.wait(90) == -signal.SIGKILL
+    assert stale.wait(WAIT_LIMIT_S) == -signal.SIGKILL
     note_when(settings, "up")
 
 
@@ -360,10 +360,10 @@ def test_status_answers_within_a_second_when_nothing_answers(
         class Stuck(Store):
             def reading(self) -> object:  # type: ignore[override]  # a database that never answers
                 asked.set()
-                return over.wait(240)
+                return over.wait(2 * WAIT_LIMIT_S)
 
         seen = status.collect(there, Stuck(settings.database_url), {})
-        assert asked.wait(60) and not over.is_set()  # it has not waited for the database
+        assert asked.wait(WAIT_LIMIT_S) and not over.is_set()  # it has not waited for the database
         over.set()
     assert (seen.engine.state, seen.engine.external, seen.worker.up) == ("down", True, False)
     assert "FABULA_ENGINE_URL" in seen.engine.next_step

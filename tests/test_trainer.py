@@ -25,8 +25,7 @@ from core.engine.trainer.loop import Loop, LossDiverged  # noqa: E402
 from core.engine.trainer.lora import LoraLinear  # noqa: E402
 from core.engine.trainer.resume import Position, read_position  # noqa: E402
 from tests.tiny_gemma import write_tiny_gemma  # noqa: E402
-
-_DEADLINE_S = 120
+from tests.waiting import WAIT_LIMIT_S  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +73,13 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def _finish(folder: Path) -> dict[str, Any]:
-    assert _start(folder).wait(_DEADLINE_S) == 0
+    assert _start(folder).wait(WAIT_LIMIT_S) == 0
     state: dict[str, Any] = json.loads((folder / "state.json").read_text())
     return state
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _DEADLINE_S
+    deadline = time.monotonic() + WAIT_LIMIT_S
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.005)
@@ -292,7 +291,7 @@ def test_sigterm_pauses_and_a_new_start_goes_on(base: Path, tmp_path: Path) -> N
     trainer = _start(tmp_path / "job")
     _wait_for(lambda: len(_steps(tmp_path / "job")) >= 5)
     trainer.send_signal(signal.SIGTERM)
-    assert trainer.wait(_DEADLINE_S) == 0
+    assert trainer.wait(WAIT_LIMIT_S) == 0
     state = json.loads((tmp_path / "job/state.json").read_text())
     assert state["status"] == "paused"
     assert read_position(tmp_path / "job").step == state["step"] == _steps(tmp_path / "job")[-1] < 120
@@ -354,7 +353,7 @@ def test_an_adapter_of_another_base_is_refused_in_words(base: Path, tmp_path: Pa
     foreign = adapters.Adapter("gemma3", 32.0, {"model.layers.0.self_attn.q_proj": (a, b)})
     adapters.write(tmp_path / "foreign.gguf", foreign)
     _job(base, tmp_path / "job", start_adapter=str(tmp_path / "foreign.gguf"))
-    assert _start(tmp_path / "job").wait(_DEADLINE_S) == 1
+    assert _start(tmp_path / "job").wait(WAIT_LIMIT_S) == 1
     state = json.loads((tmp_path / "job/state.json").read_text())
     assert state["status"] == "failed"
     assert "another base" in state["error"]

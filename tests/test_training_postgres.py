@@ -32,7 +32,6 @@ __all__ = ["form", "intents"]  # fixtures
 
 _ROOT = Path(__file__).parents[1]
 _AT_ONCE = 4  # requests that one worker has under way
-_START_S = 120.0
 
 
 @pytest.fixture
@@ -75,7 +74,7 @@ def test_two_workers_judge_a_pair_and_no_row_is_asked_twice(
     with FaultServer(_label) as server, worker(settings, server), worker(settings, server):
         tuned = evaluations.start(store, LOCAL, form)
         base = evaluations.start(store, LOCAL, replace(form, model=BASE))
-        until(lambda: _done(store, tuned, base), "both judged", _START_S)
+        until(lambda: _done(store, tuned, base), "both judged")
         rows = versions.get(store, str(form.version_id)).n_validation
         for model in (TUNED, BASE):
             assert len(_asked(server, model)) == rows and set(_asked(server, model).values()) == {1}
@@ -92,14 +91,14 @@ def test_a_worker_that_is_killed_leaves_every_answer_and_another_asks_for_the_re
     ) as server:
         evaluation = evaluations.start(store, LOCAL, form)
         with worker(settings, server) as first:
-            until(lambda: server.flying == _AT_ONCE, "a worker at work", _START_S)
+            until(lambda: server.flying == _AT_ONCE, "a worker at work")
             first.kill()
             first.wait()
         kept = evaluations.get(store, evaluation)
         assert (kept.state, kept.answered) == ("running", 6)
         server.release()
         with worker(settings, server), worker(settings, server):
-            until(lambda: _done(store, evaluation), "the rest judged", _START_S)
+            until(lambda: _done(store, evaluation), "the rest judged")
         asked = _asked(server, TUNED)
     rows = versions.get(store, str(form.version_id)).n_validation
     with store.reading() as session:

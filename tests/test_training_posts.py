@@ -20,11 +20,11 @@ from core.training.results import parse
 from tests.fakes import RESULTS, FakeRegistry
 from tests.job_server import JobServer
 from tests.test_training_jobs import InstantStopSignal
-from tests.waiting import run_to_end
+from tests.waiting import WAIT_LIMIT_S, run_to_end
 
 CREATE = "POST /v1/fine_tuning/jobs"
 KEY = "sk-that-must-not-leak"
-_PATIENCE_S = {True: 0.5, False: 60.0}  # with a server: whether it is to hang in this test
+_PATIENCE_S = {True: 0.5, False: WAIT_LIMIT_S}  # with a server: whether it is to hang in this test
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ def settled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit, "_SETTLE_S", 0.0)
 
 
-def carry(store: Store, server: JobServer, job_id: str, timeout_s: float = 60) -> JobView:
+def carry(store: Store, server: JobServer, job_id: str, timeout_s: float = WAIT_LIMIT_S) -> JobView:
     provider = Provider("engine", "engine", "The engine", f"{server.url}/v1", KEY)
-    quick = RetryLimits(total_s=60, tries=2, base_s=0.001, cap_s=0.01)
+    quick = RetryLimits(total_s=WAIT_LIMIT_S, tries=2, base_s=0.001, cap_s=0.01)
     client = Client(provider, retry_limits=quick, timeout=httpx2.Timeout(timeout_s))
     registry: Any = FakeRegistry({"engine": client})
     try:

@@ -33,7 +33,7 @@ from tests.fakes import FakeClient, FakeRegistry, remote_job
 from tests.test_training_jobs import InstantStopSignal
 from tests.tracking_process import client as grow
 from tests.tracking_process import curve
-from tests.waiting import run_to_end
+from tests.waiting import WAIT_LIMIT_S, run_to_end
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ def test_a_real_tracker_has_each_step_once_though_the_worker_was_killed(
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert jobs.get(store, job_id).trackers[name]["state"] == "live"
-    assert life("6,8", "end").wait(timeout=120) == 0
+    assert life("6,8", "end").wait(WAIT_LIMIT_S) == 0
 
     told = jobs.get(store, job_id).trackers[name]
     assert (told["state"], told["step"], told["error"]) == ("logged", 8, None)

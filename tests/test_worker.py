@@ -33,7 +33,7 @@ from core.training import jobs
 from core.worker import Worker, worker_state
 from tests.fakes import RESULTS
 from tests.job_server import JobServer
-from tests.waiting import until
+from tests.waiting import WAIT_LIMIT_S, until
 from tests.worker_starter import start_workers
 
 _ROOT = Path(__file__).parent.parent
@@ -250,7 +250,7 @@ def diary(home: Path) -> list[list[str]]:
 
 
 def stop_in_peace(process: subprocess.Popen[str]) -> None:
-    process.communicate("\n", timeout=120)
+    process.communicate("\n", timeout=WAIT_LIMIT_S)
     assert process.returncode == 0
 
 
@@ -314,7 +314,7 @@ def test_python_m_core_worker_starts_and_stops(home: Path, settings: Settings) -
     store = Store.open(settings)
     until(lambda: worker_state(store).up, "the worker's heartbeat")
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=WAIT_LIMIT_S)
     assert process.returncode == 0
     assert "Working for" in errors
     assert not worker_state(store).up
@@ -331,12 +331,12 @@ def test_killed_between_the_post_and_the_id_there_is_one_post_and_one_job(
         monkeypatch.setenv("FABULA_ENGINE_URL", server.url)
         killed = subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.DEVNULL)
         server.on_created = lambda: os.kill(killed.pid, signal.SIGKILL)  # the job is there; nobody hears of it
-        assert killed.wait(120) == -signal.SIGKILL
+        assert killed.wait(WAIT_LIMIT_S) == -signal.SIGKILL
         assert (jobs.get(store, job_id).status, jobs.get(store, job_id).remote_id) == ("submitting", None)
         heir = subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.DEVNULL)
         until(lambda: jobs.get(store, job_id).finished, "the job finished by the second process")
         heir.send_signal(signal.SIGTERM)
-        assert heir.wait(120) == 0
+        assert heir.wait(WAIT_LIMIT_S) == 0
     job = jobs.get(store, job_id)
     assert (job.status, job.remote_id, job.results_csv) == ("succeeded", "ftjob-1", RESULTS)
     assert server.count("POST /v1/fine_tuning/jobs") == 1
