@@ -257,9 +257,9 @@ def test_a_cause_that_all_rows_share_ends_the_run(store: Store, server: BatchSer
     assert KEY not in (done.reason or "")
     assert server.bought == [] and sum(states(store, run_id).values()) == 12
     server.answers.clear()
-    again = queue(store, recipe(), dataset_id=dataset_of(store, run_id))
-    assert execute(store, server, again, book=HALF).state == "done"
-    assert states(store, again) == {"done": 12} and len(server.bought) == 12
+    second_id = queue(store, recipe(), dataset_id=dataset_of(store, run_id))
+    assert execute(store, server, second_id, book=HALF).state == "done"
+    assert states(store, second_id) == {"done": 12} and len(server.bought) == 12
 
 
 def test_a_run_that_ended_on_a_refused_key_is_resumed_with_what_is_there(store: Store, server: BatchServer) -> None:
@@ -340,8 +340,8 @@ def test_a_batch_that_somebody_cancelled_at_the_provider_is_not_bought_again_una
     done = execute(store, server, run_id)
     assert done.state == "stopped" and "cancelled at the provider" in (done.reason or "")
     assert states(store, run_id) == {"done": 6, "pending": 6}
-    again = queue(store, recipe(), dataset_id=dataset_of(store, run_id))
-    assert execute(store, server, again).done == 12 and len(server.bought) == 12
+    second_id = queue(store, recipe(), dataset_id=dataset_of(store, run_id))
+    assert execute(store, server, second_id).done == 12 and len(server.bought) == 12
 
 
 # --- stop, pause, money ---------------------------------------------------------------------------------------------
@@ -559,8 +559,8 @@ def test_a_clear_no_ends_the_run_and_the_next_one_goes_on(
     done = execute(store, server, run_id, book=HALF)
     assert done.state == "failed" and words in (done.reason or "")
     assert states(store, run_id) == {left: 12}
-    again = queue(store, recipe(), dataset_id=dataset_of(store, run_id))
-    assert execute(store, server, again, book=HALF).done == 12
+    second_id = queue(store, recipe(), dataset_id=dataset_of(store, run_id))
+    assert execute(store, server, second_id, book=HALF).done == 12
     assert len(server.bought) == 12 and sum(s[2] or 0 for s in spends(store)) == 12 * EACH
 
 

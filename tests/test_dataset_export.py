@@ -32,9 +32,9 @@ def test_the_parts_of_a_version_are_files_with_one_separator_and_one_stop(store:
     texts = ["one", "two", "three END"]  # the stop must be free in the validation part as well
     dataset_id = load(store, [*texts, "4. four"], ["train", "train", "val", "held_out"])
     selection = export.Selection(store, dataset_id, versions.freeze(store, LOCAL, dataset_id))
-    made = export.plan(selection)
-    assert (made.separator, made.stop) == (" ->", ".")
-    files = {part: list(export.jsonl_lines(selection, made, part)) for part in ("train", "validation")}
+    plan = export.plan(selection)
+    assert (plan.separator, plan.stop) == (" ->", ".")
+    files = {part: list(export.jsonl_lines(selection, plan, part)) for part in ("train", "validation")}
     assert files["train"][0] == '{"prompt": "t0 ->", "completion": " one."}\n'
     assert [json.loads(line)["completion"] for line in files["validation"]] == [" three END."]
     chat = list(export.jsonl_lines(selection, export.plan(selection, "chat", system="Be brief."), "held_out"))
@@ -58,11 +58,11 @@ def test_without_a_version_only_what_may_be_learned_is_written(store: Store) -> 
 def test_rows_that_change_between_looking_and_writing_are_told(store: Store) -> None:
     dataset_id = load(store, ["one", "two"])
     selection = export.Selection(store, dataset_id)
-    made = export.plan(selection)
+    plan = export.plan(selection)
     with store.session() as session:
         session.query(Row).filter_by(position=1).one().text = "Now. With a stop."
     with pytest.raises(BadTrainingFile, match="changed") as caught:
-        list(export.jsonl_lines(selection, made))
+        list(export.jsonl_lines(selection, plan))
     assert caught.value.next_step
 
 
@@ -71,24 +71,24 @@ PAIRS = [(f"p{i}", f"Once upon a time, number {i}") for i in range(30)]
 
 @pytest.mark.parametrize("file_format", ["completion", "chat"])
 def test_tokens_are_those_of_prompt_and_completion_with_their_marks(file_format: jsonl.Format) -> None:
-    made = jsonl.plan(PAIRS, file_format)
-    counted = export.count_tokens(made, PAIRS, "gpt-4o-mini")
-    texts = [a + b for a, b in made.pairs(PAIRS)]
+    plan = jsonl.plan(PAIRS, file_format)
+    counted = export.count_tokens(plan, PAIRS, "gpt-4o-mini")
+    texts = [a + b for a, b in plan.pairs(PAIRS)]
     bare = tokens.count(texts, "gpt-4o-mini").tokens
     assert counted.exact and counted.tokens == bare + (11 * 30 if file_format == "chat" else 0)
-    assert not export.count_tokens(made, PAIRS, "gemma-3-270m").exact
+    assert not export.count_tokens(plan, PAIRS, "gemma-3-270m").exact
 
 
 def test_a_chat_file_begins_with_the_recipes_system_text_or_the_one_that_was_given(store: Store) -> None:
-    made = Recipe("x", (Column("a", ("1",)),), "{a}", system="Be brief.", provider="p", model="m")
-    dataset_id = datasets.create(store, LOCAL, made)
+    plan = Recipe("x", (Column("a", ("1",)),), "{a}", system="Be brief.", provider="p", model="m")
+    dataset_id = datasets.create(store, LOCAL, plan)
     with store.session() as session:
         session.execute(update(Row).values(state="done", text="One."))
     selection = export.Selection(store, dataset_id)
 
     def system() -> list[str]:
-        made = export.plan(selection, "chat")
-        (line,) = (json.loads(line) for line in export.jsonl_lines(selection, made))
+        plan = export.plan(selection, "chat")
+        (line,) = (json.loads(line) for line in export.jsonl_lines(selection, plan))
         return [turn["content"] for turn in line["messages"] if turn["role"] == "system"]
 
     before = datasets.fingerprint(store, dataset_id), datasets.fingerprint(store, dataset_id, "v1")
@@ -105,30 +105,30 @@ def test_a_chat_file_begins_with_the_recipes_system_text_or_the_one_that_was_giv
 
 
 def test_a_tokenizer_that_is_a_request_away_counts_some_and_the_rest_in_proportion() -> None:
-    made, asked = jsonl.plan(PAIRS), list[str]()
+    plan, counted_texts = jsonl.plan(PAIRS), list[str]()
 
     def ask(text: str) -> int:
-        asked.append(text)
+        counted_texts.append(text)
         return len(text)
 
-    whole = sum(len(a + b) for a, b in made.pairs(PAIRS))
-    assert export.count_tokens(made, PAIRS, "gemma", ask) == tokens.TokenCount(whole, True)
-    assert asked[0] == "p0 -> Once upon a time, number 0."
-    asked.clear()
-    some = export.count_tokens(made, PAIRS, "gemma", ask, max_sample=6)
-    assert len(asked) == 6 and not some.exact and abs(some.tokens - whole) < whole * 0.05
+    all_texts = sum(len(a + b) for a, b in plan.pairs(PAIRS))
+    assert export.count_tokens(plan, PAIRS, "gemma", ask) == tokens.TokenCount(all_texts, True)
+    assert counted_texts[0] == "p0 -> Once upon a time, number 0."
+    counted_texts.clear()
+    some = export.count_tokens(plan, PAIRS, "gemma", ask, max_sample=6)
+    assert len(counted_texts) == 6 and not some.exact and abs(some.tokens - all_texts) < all_texts * 0.05
 
 
 def test_a_tokenizer_that_fails_is_not_asked_again() -> None:
-    made, asked = jsonl.plan(PAIRS), list[str]()
+    plan, counted_texts = jsonl.plan(PAIRS), list[str]()
 
     def ask(text: str) -> int:
-        asked.append(text)
+        counted_texts.append(text)
         raise Unavailable("away", "wait")
 
-    counted = export.count_tokens(made, PAIRS, "gemma", ask)
-    assert counted == replace(export.count_tokens(made, PAIRS, "gemma"), unanswered=True)
-    assert len(asked) == 1
+    counted = export.count_tokens(plan, PAIRS, "gemma", ask)
+    assert counted == replace(export.count_tokens(plan, PAIRS, "gemma"), unanswered=True)
+    assert len(counted_texts) == 1
 
 
 def test_parquet_has_every_finished_row_with_its_part(store: Store, tmp_path: Path) -> None:
@@ -150,9 +150,9 @@ def test_a_large_file_is_written_without_holding_its_texts() -> None:
             return ((f"prompt {i}", f"story {i} " + "x" * 1_000) for i in range(30_000))
 
     tracemalloc.start()
-    made = jsonl.plan(Many())
-    written = sum(1 for _ in made.lines(Many()))
+    plan = jsonl.plan(Many())
+    line_count = sum(1 for _ in plan.lines(Many()))
     _now, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert written == 30_000
+    assert line_count == 30_000
     assert peak < 4_000_000  # bytes; the texts are 30 MB

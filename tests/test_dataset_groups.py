@@ -66,16 +66,16 @@ def test_what_a_group_writes_reads_back_the_same(store: Store, name: str) -> Non
         assert len(claims) == 2 and not by_money
         assert reservations.mark(session, [claims[0].spend_id], [claims[1].spend_id], wrote.at) == set()
     state = "failed" if wrote.reason else "done"
-    told = (state, wrote.reason, wrote.text, wrote.finish_reason, wrote.prompt_tokens, wrote.completion_tokens)
+    expected = (state, wrote.reason, wrote.text, wrote.finish_reason, wrote.prompt_tokens, wrote.completion_tokens)
     with store.session() as session:
-        answer = row_store.RowOutcome(claims[0].row_id, claims[0].spend_id, *told, wrote.cost_usd, wrote.at)
+        answer = row_store.RowOutcome(claims[0].row_id, claims[0].spend_id, *expected, wrote.cost_usd, wrote.at)
         row_store.settle(session, [answer], "me")
     with store.reading() as session:
         row, other = session.get_one(Row, claims[0].row_id), session.get_one(Row, claims[1].row_id)
         line, unsent = session.get_one(Spend, claims[0].spend_id), session.get_one(Spend, claims[1].spend_id)
         states = sorted(session.scalars(select(Row.state)))
     read = (row.state, row.reason, row.text, row.finish_reason, row.prompt_tokens, row.completion_tokens)
-    assert read == told and row.updated_at == wrote.at and row.claimed_by is None and row.run_id == context.run_id
+    assert read == expected and row.updated_at == wrote.at and row.claimed_by is None and row.run_id == context.run_id
     assert row.cost_usd == line.cost_usd == wrote.cost_usd and line.estimated_usd == RESERVED
     assert (line.prompt_tokens, line.completion_tokens) == (wrote.prompt_tokens, wrote.completion_tokens)
     assert (line.page, line.reference, line.row_id, line.sent_at) == ("dataset", context.run_id, row.id, wrote.at)

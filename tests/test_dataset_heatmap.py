@@ -188,8 +188,8 @@ def test_states_have_words_signs_and_one_colour_each(store: Store) -> None:
         for row, state in zip(session.query(Row).order_by(Row.position), heat_map.STATES, strict=False):
             row.state = state
     spec = heat_map.chart(heatmap.draw(store, dataset_id), _WORDS)
-    shown = [(row["state"], row["sign"]) for row in spec["data"]["values"][:5]]
-    assert shown == [("fertig", ""), ("sent", ""), ("failed", "×"), ("excluded", "–"), ("pending", "")]
+    signs = [(row["state"], row["sign"]) for row in spec["data"]["values"][:5]]
+    assert signs == [("fertig", ""), ("sent", ""), ("failed", "×"), ("excluded", "–"), ("pending", "")]
     scale = spec["layer"][0]["encoding"]["color"]["scale"]
     assert scale["domain"] == ["fertig", "sent", "failed", "excluded", "pending"] and len(set(scale["range"])) == 5
 

@@ -62,9 +62,9 @@ def test_when_every_usual_stop_occurs_one_must_be_given() -> None:
 
 def test_a_prepared_file_stays_as_it_is() -> None:
     once = jsonl.prepare(PAIRS)
-    again = jsonl.prepare([(line["prompt"], line["completion"]) for line in lines(once)])
-    assert again.lines == once.lines and (again.separator, again.stop) == (" ->", ".")
-    assert "add_stop" not in [f.kind for f in again.report]
+    second = jsonl.prepare([(line["prompt"], line["completion"]) for line in lines(once)])
+    assert second.lines == once.lines and (second.separator, second.stop) == (" ->", ".")
+    assert "add_stop" not in [f.kind for f in second.report]
 
 
 def test_duplicates_empty_and_over_long_pairs_are_left_out_and_told() -> None:
@@ -74,9 +74,9 @@ def test_duplicates_empty_and_over_long_pairs_are_left_out_and_told() -> None:
     assert findings.longest == 10_002
     prepared = jsonl.prepare(pairs)
     assert len(prepared.lines) == 3
-    told = {f.kind: (f.count, f.rows, str(f)) for f in prepared.report}
-    assert told["duplicates"] == (1, (2,), "1 pair is a duplicate; it is left out.")
-    assert told["empty"][1] == (4,) and told["too_long"][1] == (5,)
+    by_kind = {f.kind: (f.count, f.rows, str(f)) for f in prepared.report}
+    assert by_kind["duplicates"] == (1, (2,), "1 pair is a duplicate; it is left out.")
+    assert by_kind["empty"][1] == (4,) and by_kind["too_long"][1] == (5,)
 
 
 @pytest.mark.parametrize("pairs", [[], [("p", "")], [("p", " "), ("q", "\n")]])
@@ -117,8 +117,8 @@ def test_chat_lines_have_system_user_and_assistant() -> None:
 
 
 def test_each_thing_that_is_done_says_why() -> None:
-    taken = jsonl.prepare([("a -> b", "one. two"), ("c", "three")])
-    why = {finding.kind: finding.why for finding in taken.report}
+    prepared = jsonl.prepare([("a -> b", "one. two"), ("c", "three")])
+    why = {finding.kind: finding.why for finding in prepared.report}
     assert "' ->' can't be used" in why["add_separator"] and "'.' can't be used: 1 completions" in why["add_stop"]
     free = {finding.kind: finding.why for finding in jsonl.prepare(PAIRS).report}
     assert "use it as the stop" in free["add_stop"] and "can't be used" not in free["add_separator"]

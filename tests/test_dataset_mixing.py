@@ -79,9 +79,9 @@ def test_a_mix_knows_what_it_is_made_of_and_can_be_mixed_again(store: Store) -> 
         parts = session.get_one(Dataset, mix_id).parts
     assert parts is not None and (parts["seed"], parts["size"]) == (5, 8)
     assert [(p["dataset_id"], p["rows"], p["share"]) for p in parts["parts"]] == [(a, 6, 0.75), (b, 2, 0.25)]
-    again = mixing.mix(store, LOCAL, "again", [(mix_id, 1), (c, 1)])
-    assert from_where(store, again) == {mix_id: 6, c: 6}
-    version = versions.get(store, versions.freeze(store, LOCAL, again, validation_share=0.25))
+    second = mixing.mix(store, LOCAL, "again", [(mix_id, 1), (c, 1)])
+    assert from_where(store, second) == {mix_id: 6, c: 6}
+    version = versions.get(store, versions.freeze(store, LOCAL, second, validation_share=0.25))
     assert (version.n_train, version.n_validation, version.n_held_out) == (9, 3, 6)
 
 

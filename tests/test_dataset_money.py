@@ -102,8 +102,8 @@ def test_nothing_is_charged_that_is_not_in_the_ledger(ledger: Store, provider: S
         made = numbered(dice.randint(1, 4), repeats=dice.choice([1, 1, 2]), seed=dice.choice([None, 5]))
         limit = dice.choice([None, None, Decimal("0.3"), Decimal("1.5")])
         run_id = written(ledger, provider, made, limit)
-        told = runs.progress(ledger, run_id)
-        assert told.state in ("done", "failed", "stopped"), number
+        progress = runs.progress(ledger, run_id)
+        assert progress.state in ("done", "failed", "stopped"), number
         assert provider.charged_usd <= booked(ledger, run_id), (number, answers)
         if limit is not None:  # reasoning beyond the cap is the one thing that may cost more than was reserved
             beyond = sum(kind.cost_usd for kinds in answers.values() for kind in kinds if kind.cost_usd > _WORST)
@@ -136,8 +136,8 @@ def test_a_budget_bounds_what_is_bought_though_nothing_can_be_read(
     provider.reset()
     provider.script = lambda prompt, before: broken
     run_id = written(ledger, provider, numbered(2), Decimal("0.30"))
-    told = runs.progress(ledger, run_id)
-    assert told.state == "stopped" and "budget" in (told.reason or "")
+    progress = runs.progress(ledger, run_id)
+    assert progress.state == "stopped" and "budget" in (progress.reason or "")
     assert provider.charged_usd <= booked(ledger, run_id) <= Decimal("0.30")
     assert provider.requests.total() <= 2
 
@@ -147,8 +147,8 @@ def test_a_row_that_is_never_read_fails_after_a_few_purchases(ledger: Store, pro
     provider.reset()
     provider.script = lambda prompt, before: broken if prompt == "Story 0." else GOOD
     run_id = written(ledger, provider, numbered(3))
-    told = runs.progress(ledger, run_id)
-    assert (told.state, told.done, told.failed) == ("done", 2, 1)
+    progress = runs.progress(ledger, run_id)
+    assert (progress.state, progress.done, progress.failed) == ("done", 2, 1)
     assert provider.requests["Story 0."] == RunLimits().max_row_failures
     assert provider.charged_usd <= booked(ledger, run_id)
 
@@ -157,8 +157,8 @@ def test_where_no_answer_can_be_read_the_run_ends_and_says_so(ledger: Store, pro
     provider.reset()
     provider.script = lambda prompt, before: next(kind for kind in KINDS if kind.name == "a list")
     run_id = written(ledger, provider, numbered(40))
-    told = runs.progress(ledger, run_id)
-    assert told.state == "failed" and (told.reason or "").startswith("None of the answers can be read.")
+    progress = runs.progress(ledger, run_id)
+    assert progress.state == "failed" and (progress.reason or "").startswith("None of the answers can be read.")
     assert provider.requests.total() <= RunLimits().max_repeated_failures + 2 * _CEILING
     assert provider.charged_usd <= booked(ledger, run_id)
 
@@ -241,12 +241,12 @@ def test_a_story_books_what_may_be_billed(
     store: Store, server: FaultServer, answer: Any, requests: int, stays: bool, kind: type[FabulaError] | None
 ) -> None:
     server.default = answer
-    told = story(store, server)
+    result = story(store, server)
     if kind is None:
-        assert "".join(told) == "From" and told.facts.finish_reason == "stop"
+        assert "".join(result) == "From" and result.facts.finish_reason == "stop"
     else:
         with pytest.raises(kind):
-            list(told)
+            list(result)
     assert len(server.requests) == requests
     check_line(store, stays, kind is not None)
 
@@ -267,9 +267,9 @@ def piece(**delta: object) -> dict[str, object]:
 
 def test_a_story_that_broke_off_is_billed_by_our_own_count(store: Store, server: FaultServer) -> None:
     server.default = cut("From the sea ", "came a giant")
-    told = story(store, server)
+    result = story(store, server)
     with pytest.raises(FabulaError):
-        list(told)
+        list(result)
     (line,) = lines_of(store)
     assert line.cost_usd is not None and line.completion_tokens == line.counted_completion_tokens == 6
 

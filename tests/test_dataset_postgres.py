@@ -35,9 +35,9 @@ def test_a_run_with_faults_writes_every_row(store: Store) -> None:
         run_id = runs.enqueue(store, LOCAL, dataset_id)
         assert runs.enqueue(store, LOCAL, dataset_id) == run_id
         executor.execute(store, server.registry(), run_id, limits=QUICK)
-    told = runs.progress(store, run_id)
-    assert (told.state, told.total, told.done, told.failed, told.pending) == ("done", 30, 29, 1, 0)
-    assert told.cost_usd is None and told.tokens == 29 * 11
+    progress = runs.progress(store, run_id)
+    assert (progress.state, progress.total, progress.done, progress.failed, progress.pending) == ("done", 30, 29, 1, 0)
+    assert progress.cost_usd is None and progress.tokens == 29 * 11
     found = datasets.rows(store, dataset_id, states=("done",), newest=True, limit=3)
     assert len(found) == 3 and found[0].text == f"{found[0].prompt} 的故事"
     assert datasets.to_csv(store, dataset_id).startswith(",number,story\n0,n000,n000 的故事\n")

@@ -30,8 +30,8 @@ def _story(seed: int, characters: int = 200) -> str:
 
 
 def _words(seed: int, words: int = 120) -> str:
-    made = random.Random(seed)
-    return " ".join("".join(made.choices("abcdefghijklmnop", k=5)) for _ in range(words)) + "."
+    random_ = random.Random(seed)
+    return " ".join("".join(random_.choices("abcdefghijklmnop", k=5)) for _ in range(words)) + "."
 
 
 def _row(number: int, text: str, **more: object) -> QualityRow:
@@ -132,27 +132,27 @@ def test_exact_and_near_copies_are_found_and_others_are_not(make: object) -> Non
     assert callable(make)
     originals: list[str] = [make(seed) for seed in range(40)]
     near = originals[7].replace(originals[7][30:33], "改了它", 1)
-    made = _report([*originals, f"  {originals[3]}\n", near, originals[3]])
-    assert _found(made, "exact") == (41, 43)
-    assert _found(made, "near") == (42,)
-    assert [(one.rows, one.exact) for one in made.clusters] == [((4, 41, 43), True), ((8, 42), False)]
-    assert made.clusters[1].similarity >= duplicates.NEAR_DUPLICATE
+    result = _report([*originals, f"  {originals[3]}\n", near, originals[3]])
+    assert _found(result, "exact") == (41, 43)
+    assert _found(result, "near") == (42,)
+    assert [(one.rows, one.exact) for one in result.clusters] == [((4, 41, 43), True), ((8, 42), False)]
+    assert result.clusters[1].similarity >= duplicates.NEAR_DUPLICATE
 
 
 def test_case_width_and_punctuation_make_no_difference() -> None:
-    made = _report(["The hero came home, at last, to rest.", "THE HERO CAME HOME AT LAST TO REST", _words(1)])
-    assert _found(made, "near") == (2,) and not _found(made, "exact")
+    result = _report(["The hero came home, at last, to rest.", "THE HERO CAME HOME AT LAST TO REST", _words(1)])
+    assert _found(result, "near") == (2,) and not _found(result, "exact")
 
 
 def test_texts_without_letters_are_only_ever_exact_copies() -> None:
-    made = _report(["！！！", "？？？", "！！！", "", ""])
-    assert _found(made, "exact") == (3, 5) and not _found(made, "near")
+    result = _report(["！！！", "？？？", "！！！", "", ""])
+    assert _found(result, "exact") == (3, 5) and not _found(result, "near")
 
 
 def test_a_thousand_copies_are_one_cluster() -> None:
-    made = _report([_story(1)] * 1_000)
-    assert [len(one.rows) for one in made.clusters] == [1_000]
-    assert len(_found(made, "exact")) == 999
+    result = _report([_story(1)] * 1_000)
+    assert [len(one.rows) for one in result.clusters] == [1_000]
+    assert len(_found(result, "exact")) == 999
 
 
 def test_the_same_rows_give_the_same_report() -> None:
@@ -303,20 +303,20 @@ def test_every_fault_is_found_with_its_row() -> None:
         110: ("long", _row(110, _story(110, 3_000))),
         111: ("refusal", _row(111, _story(111), finish_reason="content_filter")),
     }
-    made = report([*(_row(i, text) for i, text in good.items()), *(row for _, row in faults.values())], ["dynasty"])
+    result = report([*(_row(i, text) for i, text in good.items()), *(row for _, row in faults.values())], ["dynasty"])
     for number, (kind, _) in faults.items():
-        assert number in _found(made, kind), kind
-    flagged = {row for finding in made.findings for row in finding.rows}
+        assert number in _found(result, kind), kind
+    flagged = {row for finding in result.findings for row in finding.rows}
     assert not flagged & set(good)
-    assert [f.serious for f in made.findings] == sorted((f.serious for f in made.findings), reverse=True)
-    assert made.verdict.level == "look" and made.verdict.serious == 7
+    assert [f.serious for f in result.findings] == sorted((f.serious for f in result.findings), reverse=True)
+    assert result.verdict.level == "look" and result.verdict.serious == 7
 
 
 def test_failed_rows_count_for_their_ending_only() -> None:
     rows = [_row(1, _story(1), finish_reason="stop"), _row(2, _story(2), state="failed", finish_reason="length")]
-    made = report(rows, [])
-    assert made.total == 1 and not made.find("cut")
-    assert {one.name: one.rows for one in made.endings} == {"stop": (1,), "length": (2,)}
+    result = report(rows, [])
+    assert result.total == 1 and not result.find("cut")
+    assert {one.name: one.rows for one in result.endings} == {"stop": (1,), "length": (2,)}
 
 
 def test_texts_that_never_end_like_sentences_are_not_cut_off() -> None:
@@ -324,9 +324,9 @@ def test_texts_that_never_end_like_sentences_are_not_cut_off() -> None:
 
 
 def test_a_data_set_in_two_languages_has_no_wrong_one() -> None:
-    made = _report([_story(seed) if seed % 2 else _words(seed) for seed in range(40)])
-    assert not made.find("language")
-    assert {one.name: len(one.rows) for one in made.languages} == {"han": 20, "latin": 20}
+    result = _report([_story(seed) if seed % 2 else _words(seed) for seed in range(40)])
+    assert not result.find("language")
+    assert {one.name: len(one.rows) for one in result.languages} == {"han": 20, "latin": 20}
 
 
 def test_a_value_that_stands_in_the_text_is_asked_for_and_a_mood_is_not() -> None:
@@ -335,13 +335,13 @@ def test_a_value_that_stands_in_the_text_is_asked_for_and_a_mood_is_not() -> Non
         for i, (power, mood) in enumerate([("隐形", "轻松"), ("喷火", "艰难")] * 20)
     ]
     rows.append(_row(99, _story(99), values={"power": "喷火", "mood": "轻松", "note": ""}))
-    made = report(rows, ["power", "mood", "note"])
-    power, mood, note = made.adherence
+    result = report(rows, ["power", "mood", "note"])
+    power, mood, note = result.adherence
     assert power.literal and power.missing == (99,) and power.chance == 0
     assert [(v.value, v.requested, v.missing) for v in power.values] == [("喷火", 21, (99,)), ("隐形", 20, ())]
     assert not mood.literal and mood.share == 0 and not mood.missing
     assert note.share is None
-    assert [(f.detail, f.rows) for f in made.find("missing")] == [("power", (99,))]
+    assert [(f.detail, f.rows) for f in result.find("missing")] == [("power", (99,))]
 
 
 def test_a_value_that_stands_in_every_text_shows_nothing() -> None:
@@ -371,25 +371,25 @@ def test_a_column_of_free_text_makes_no_cells() -> None:
 
 
 def test_lengths_lead_to_their_rows() -> None:
-    made = _report(["一" * n + "。" for n in (10, 20, 30)]).characters
-    assert (made.shortest, made.median, made.longest, made.total) == (11, 21, 31, 63)
-    assert made.between(20, 30) == (2,)
-    assert sum(b.count for b in made.bins()) == 3
-    assert all(made.between(b.low, b.high) for b in made.bins() if b.count)
+    result = _report(["一" * n + "。" for n in (10, 20, 30)]).characters
+    assert (result.shortest, result.median, result.longest, result.total) == (11, 21, 31, 63)
+    assert result.between(20, 30) == (2,)
+    assert sum(b.count for b in result.bins()) == 3
+    assert all(result.between(b.low, b.high) for b in result.bins() if b.count)
 
 
 @given(st.lists(st.integers(0, 5_000), min_size=1, max_size=60))
 def test_every_length_is_in_one_bar(values: list[int]) -> None:
-    made = lengths.measure(range(len(values)), values)
-    bins = made.bins()
+    result = lengths.measure(range(len(values)), values)
+    bins = result.bins()
     assert sum(b.count for b in bins) == len(values) and len(bins) <= 32
-    assert sorted(row for b in bins for row in made.between(b.low, b.high)) == list(range(len(values)))
+    assert sorted(row for b in bins for row in result.between(b.low, b.high)) == list(range(len(values)))
 
 
 def test_tokens_of_the_provider_are_taken_and_others_are_counted() -> None:
-    made = report([_row(1, "一位英雄。", tokens=77), _row(2, "a hero came.")], [], model="gpt-4o")
-    assert made.tokens.values.tolist()[0] == 77 and 2 < made.tokens.values.tolist()[1] < 7
-    assert made.tokens_exact and not report([_row(1, "a hero.")], [], model="storyteller").tokens_exact
+    result = report([_row(1, "一位英雄。", tokens=77), _row(2, "a hero came.")], [], model="gpt-4o")
+    assert result.tokens.values.tolist()[0] == 77 and 2 < result.tokens.values.tolist()[1] < 7
+    assert result.tokens_exact and not report([_row(1, "a hero.")], [], model="storyteller").tokens_exact
 
 
 def test_distinct_n_is_the_share_of_different_runs() -> None:
@@ -409,8 +409,8 @@ def test_texts_of_a_cell_are_compared_with_each_other() -> None:
 
 
 def test_common_openings_are_named_with_their_rows() -> None:
-    made = _report([f"\n\n从前有一位英雄，{_story(i)}" for i in range(5)] + [_story(i) for i in range(10, 15)])
-    assert [(one.text, one.rows) for one in made.diversity.openings] == [("从前有一位英雄，", (1, 2, 3, 4, 5))]
+    result = _report([f"\n\n从前有一位英雄，{_story(i)}" for i in range(5)] + [_story(i) for i in range(10, 15)])
+    assert [(one.text, one.rows) for one in result.diversity.openings] == [("从前有一位英雄，", (1, 2, 3, 4, 5))]
 
 
 def test_a_classification_is_judged_by_its_prompts() -> None:
@@ -418,17 +418,17 @@ def test_a_classification_is_judged_by_its_prompts() -> None:
     rows = [_row(i, labels[i % 3], prompt=_words(i, 12), values={"message": _words(i, 12)}) for i in range(60)]
     rows.append(_row(98, "login", prompt=rows[0].prompt))  # has the label refund above
     rows.append(_row(99, "refund", prompt=rows[3].prompt))
-    made = report(rows, ["message"])
-    assert made.task == "labels"
-    assert {one.name: len(one.rows) for one in made.labels} == {"refund": 21, "delivery": 20, "login": 21}
-    assert _found(made, "conflict") == (98,)
-    assert _found(made, "exact") == (98, 99)
-    assert not made.adherence and not made.stops and not made.find("short")
+    result = report(rows, ["message"])
+    assert result.task == "labels"
+    assert {one.name: len(one.rows) for one in result.labels} == {"refund": 21, "delivery": 20, "login": 21}
+    assert _found(result, "conflict") == (98,)
+    assert _found(result, "exact") == (98, 99)
+    assert not result.adherence and not result.stops and not result.find("short")
 
 
 def test_one_answer_to_every_prompt_is_no_classification() -> None:
-    made = _report(["好。"] * 30)
-    assert made.task == "texts" and len(_found(made, "exact")) == 29
+    result = _report(["好。"] * 30)
+    assert result.task == "texts" and len(_found(result, "exact")) == 29
 
 
 def test_equal_stories_of_one_prompt_are_no_labels() -> None:
@@ -469,9 +469,9 @@ def test_every_kind_of_finding_has_a_reason_in_a_sentence() -> None:
 
 
 def test_nothing_at_all_can_be_reported_on() -> None:
-    made = report([], ["a"])
-    assert made.total == 0 and made.verdict.level == "few" and not made.findings
-    assert made.characters.bins() == () and made.coverage.filled == 0
+    result = report([], ["a"])
+    assert result.total == 0 and result.verdict.level == "few" and not result.findings
+    assert result.characters.bins() == () and result.coverage.filled == 0
 
 
 def test_rows_are_read_once_and_progress_is_told() -> None:
@@ -497,32 +497,32 @@ def test_a_sample_does_not_hang_on_the_order() -> None:
 )
 def test_any_rows_make_a_report_whose_figures_lead_to_rows(rows: list[tuple[str, str, str, str]]) -> None:
     given_ = [QualityRow(i, {"a": value}, prompt, text, state) for i, (text, state, value, prompt) in enumerate(rows)]
-    made = report(given_, ["a"])
+    result = report(given_, ["a"])
     done = {row.id for row in given_ if row.state == "done"}
-    assert made.total == len(done)
-    assert all(set(finding.rows) <= done and finding.rows for finding in made.findings)
-    assert all(set(one.rows) <= done for one in (*made.languages, *made.stops, *made.labels))
-    assert set(made.coverage.rows_of({})) <= done
+    assert result.total == len(done)
+    assert all(set(finding.rows) <= done and finding.rows for finding in result.findings)
+    assert all(set(one.rows) <= done for one in (*result.languages, *result.stops, *result.labels))
+    assert set(result.coverage.rows_of({})) <= done
 
 
 # --- real stories ---------------------------------------------------------------------------------------------------
 
 
 def test_the_samples_are_good() -> None:
-    made = report(_sample(_SAMPLES / "ultraman_stories.csv"), _COLUMNS)
-    assert made.verdict.level == "good" and not made.verdict.serious
-    assert {one.column: one.literal for one in made.adherence} == {
+    result = report(_sample(_SAMPLES / "ultraman_stories.csv"), _COLUMNS)
+    assert result.verdict.level == "good" and not result.verdict.serious
+    assert {one.column: one.literal for one in result.adherence} == {
         "dynasty": True, "super_power": True, "story_type": False,
     }  # fmt: skip
-    assert made.coverage.filled == made.coverage.expected == 162
+    assert result.coverage.filled == result.coverage.expected == 162
 
 
 @pytest.mark.skipif(not _FIXTURE.is_file(), reason="the article's own stories are not part of the project")
 def test_the_articles_stories_are_alike_and_some_lack_their_power() -> None:
-    made = report(_sample(_FIXTURE), _COLUMNS)
-    assert made.total == 464 and made.coverage.filled == 155
-    assert 180 < (made.characters.shortest or 0) < 200 and (made.characters.longest or 0) < 570
-    power = next(one for one in made.adherence if one.column == "super_power")
+    result = report(_sample(_FIXTURE), _COLUMNS)
+    assert result.total == 464 and result.coverage.filled == 155
+    assert 180 < (result.characters.shortest or 0) < 200 and (result.characters.longest or 0) < 570
+    power = next(one for one in result.adherence if one.column == "super_power")
     assert power.literal and 40 < len(power.missing) < 80
-    distinct = made.diversity.distinct[1]
+    distinct = result.diversity.distinct[1]
     assert distinct is not None and distinct < 0.2  # R10: stories alike; the project's own have 0.5

@@ -77,10 +77,10 @@ def test_a_recipes_grid_is_what_is_covered(store: Store) -> None:
     ids = _ids(store, dataset_id)
     _later(store, ids[0], state="done", text="一位英雄。", finish_reason="stop", completion_tokens=5)
     _later(store, ids[2], state="failed", text="一位", finish_reason="length", reason="The text was cut off.")
-    made = quality.dataset_report(store, dataset_id)
-    assert (made.total, made.coverage.expected, made.coverage.filled, made.coverage.per_cell) == (1, 4, 1, 2)
-    assert made.tokens.values.tolist() == [5]
-    assert {one.name: one.rows for one in made.endings} == {"stop": (ids[0],), "length": (ids[2],)}
+    result = quality.dataset_report(store, dataset_id)
+    assert (result.total, result.coverage.expected, result.coverage.filled, result.coverage.per_cell) == (1, 4, 1, 2)
+    assert result.tokens.values.tolist() == [5]
+    assert {one.name: one.rows for one in result.endings} == {"stop": (ids[0],), "length": (ids[2],)}
 
 
 def test_tokens_of_an_edited_text_are_counted_anew(store: Store) -> None:
@@ -97,9 +97,9 @@ def test_rows_are_read_page_by_page_in_the_order_of_the_grid(store: Store) -> No
     with store.session() as session:
         session.execute(update(Row).where(Row.dataset_id == dataset_id).values(state="done", text="same."))
     told: list[tuple[int, int]] = []
-    made = quality.dataset_report(store, dataset_id, lambda read, total: told.append((read, total)))
-    assert told[-1] == (1_400, 1_400) and made.total == 1_400
-    assert made.clusters[0].rows == tuple(_all(store, dataset_id))
+    result = quality.dataset_report(store, dataset_id, lambda read, total: told.append((read, total)))
+    assert told[-1] == (1_400, 1_400) and result.total == 1_400
+    assert result.clusters[0].rows == tuple(_all(store, dataset_id))
 
 
 def _all(store: Store, dataset_id: str) -> list[int]:

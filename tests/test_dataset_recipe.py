@@ -243,8 +243,8 @@ def test_a_recipe_survives_json_and_its_cells_are_all_different(
     columns: list[tuple[str, list[str]]], repeats: int
 ) -> None:
     recipe = Recipe("r", tuple(Column(n, tuple(v)) for n, v in columns), "x", repeats=repeats)
-    again = Recipe.from_dict(recipe.to_dict())
-    assert again == recipe and recipe.to_dict()["rows"] == recipe.rows()
+    second = Recipe.from_dict(recipe.to_dict())
+    assert second == recipe and recipe.to_dict()["rows"] == recipe.rows()
     found = list(islice(grid.cells(recipe), 500))
     keys = {grid.key(recipe, c.values, c.repeat) for c in found}
     assert len(keys) == len(found) == min(500, recipe.rows())

@@ -215,8 +215,8 @@ def test_whatever_a_grid_becomes_nothing_bought_is_lost_or_missing(
     for recipe, (*_, whole) in zip(recipes, steps, strict=True):
         grid_edit.grow(store, LOCAL, dataset_id, recipe)
         with store.session() as session:
-            mine = select(Row.id).where(Row.dataset_id == dataset_id, Row.state == "pending").order_by(Row.id)
-            some = list(session.scalars(mine if whole else mine.limit(3)))
+            query = select(Row.id).where(Row.dataset_id == dataset_id, Row.state == "pending").order_by(Row.id)
+            some = list(session.scalars(query if whole else query.limit(3)))
             session.execute(update(Row).where(Row.id.in_(some)).values(state="done", text="bought"))
             bought |= set(session.scalars(select(Row.key).where(Row.id.in_(some))))
         found = rows_of(store, dataset_id)

@@ -57,22 +57,22 @@ def test_failed_rows_are_told_by_cause_the_most_frequent_first(store: Store, mix
 
 def test_a_higher_limit_is_for_the_rows_that_were_cut_off(store: Store, server: FaultServer, mixed: str) -> None:
     before = {row.id: row.text for row in datasets.rows(store, mixed, states=("done",))}
-    bought = len(server.requests)
+    request_count = len(server.requests)
     limit = failed_rows.higher_limit(_LIMIT)
     ids = failed_rows.ids_of(store, mixed, "token_limit")
     run_id = runs.retry_failed(store, LOCAL, mixed, ids, change=Change(max_tokens=limit))
     execute(store, server, run_id)
-    assert sent(server, bought) == ["n0000", "n0003", "n0007"]
-    assert {request.body["max_tokens"] for request in server.requests[bought:]} == {limit} == {256}
+    assert sent(server, request_count) == ["n0000", "n0003", "n0007"]
+    assert {request.body["max_tokens"] for request in server.requests[request_count:]} == {limit} == {256}
     assert states(store, mixed) == {"done": 9, "failed": 3}
     assert {row.id: row.text for row in datasets.rows(store, mixed) if row.id in before} == before
-    kept = datasets.recipe(store, mixed)
-    assert kept is not None and kept == replace(recipe(12), max_tokens=limit)
+    saved_recipe = datasets.recipe(store, mixed)
+    assert saved_recipe is not None and saved_recipe == replace(recipe(12), max_tokens=limit)
 
 
 def test_every_cause_has_a_way_to_twelve_rows(store: Store, server: FaultServer, mixed: str) -> None:
     """Limit, writer, temperature, one after the other: each row is bought once more, none a third time."""
-    bought = len(server.requests)
+    request_count = len(server.requests)
     for cause, change in (
         ("token_limit", Change(max_tokens=512)),
         ("refused", Change(model="other")),
@@ -80,7 +80,7 @@ def test_every_cause_has_a_way_to_twelve_rows(store: Store, server: FaultServer,
     ):
         ids = failed_rows.ids_of(store, mixed, cause)  # type: ignore[arg-type]  # a table of causes
         execute(store, server, runs.retry_failed(store, LOCAL, mixed, ids, change=change))
-    assert states(store, mixed) == {"done": 12} and len(server.requests) == bought + 6
+    assert states(store, mixed) == {"done": 12} and len(server.requests) == request_count + 6
     last = server.requests[-1].body
     assert (last["model"], last["temperature"], last["max_tokens"]) == ("other", 0.2, 512)
     with store.reading() as session:
@@ -95,13 +95,13 @@ def test_every_cause_has_a_way_to_twelve_rows(store: Store, server: FaultServer,
 def test_the_rows_of_a_grid_that_grows_follow_the_new_settings(store: Store, server: FaultServer, mixed: str) -> None:
     ids = failed_rows.ids_of(store, mixed, "token_limit")
     execute(store, server, runs.retry_failed(store, LOCAL, mixed, ids, change=Change(max_tokens=512)))
-    bought = len(server.requests)
-    kept = datasets.recipe(store, mixed)
-    assert kept is not None
-    grid_edit.grow(store, LOCAL, mixed, grid_edit.more_repeats(kept, 1))
+    request_count = len(server.requests)
+    saved_recipe = datasets.recipe(store, mixed)
+    assert saved_recipe is not None
+    grid_edit.grow(store, LOCAL, mixed, grid_edit.more_repeats(saved_recipe, 1))
     execute(store, server, runs.enqueue(store, LOCAL, mixed, retry_failed=False))
-    assert len(server.requests) == bought + 12 and states(store, mixed) == {"done": 21, "failed": 3}
-    assert {request.body["max_tokens"] for request in server.requests[bought:]} == {512}
+    assert len(server.requests) == request_count + 12 and states(store, mixed) == {"done": 21, "failed": 3}
+    assert {request.body["max_tokens"] for request in server.requests[request_count:]} == {512}
 
 
 def test_another_writer_takes_over_where_a_model_is_gone(store: Store, server: FaultServer) -> None:
@@ -110,10 +110,10 @@ def test_another_writer_takes_over_where_a_model_is_gone(store: Store, server: F
     execute(store, server, run_id, limits=replace(QUICK, ceiling=1))
     ended = runs.progress(store, run_id)
     assert ended.state == "failed" and ended.pending == 4
-    again = runs.enqueue(store, LOCAL, ended.dataset_id, retry_failed=False, change=Change(model="other"))
-    assert again != run_id
-    execute(store, server, again)
-    assert runs.progress(store, again).done == 4
+    second_id = runs.enqueue(store, LOCAL, ended.dataset_id, retry_failed=False, change=Change(model="other"))
+    assert second_id != run_id
+    execute(store, server, second_id)
+    assert runs.progress(store, second_id).done == 4
     assert [request.body["model"] for request in server.requests[1:]] == ["other"] * 4
 
 
@@ -121,9 +121,9 @@ def test_a_paused_run_of_the_writer_before_is_over(store: Store, server: FaultSe
     run_id = queue(store, recipe(4))
     runs.request_pause(store, LOCAL, run_id)
     dataset_id = runs.progress(store, run_id).dataset_id
-    again = runs.enqueue(store, LOCAL, dataset_id, change=Change(model="other"))
-    assert again != run_id and runs.progress(store, run_id).state == "stopped"
-    execute(store, server, again)
+    second_id = runs.enqueue(store, LOCAL, dataset_id, change=Change(model="other"))
+    assert second_id != run_id and runs.progress(store, run_id).state == "stopped"
+    execute(store, server, second_id)
     assert [request.body["model"] for request in server.requests] == ["other"] * 4
 
 
@@ -135,8 +135,8 @@ def test_settings_stay_as_they_are_while_a_run_is_under_way(store: Store, server
     with pytest.raises(BadRecipe, match="under way"):
         rest = failed_rows.ids_of(store, mixed, "token_limit")
         runs.retry_failed(store, LOCAL, mixed, rest, change=Change(max_tokens=512))
-    kept = datasets.recipe(store, mixed)
-    assert kept is not None and kept.max_tokens == _LIMIT and states(store, mixed)["failed"] == 4
+    saved_recipe = datasets.recipe(store, mixed)
+    assert saved_recipe is not None and saved_recipe.max_tokens == _LIMIT and states(store, mixed)["failed"] == 4
 
 
 @pytest.mark.parametrize("change", [Change(max_tokens=0), Change(temperature=3.0), Change(model=" ")])
@@ -148,7 +148,7 @@ def test_settings_that_cannot_be_used_change_nothing(store: Store, mixed: str, c
 
 def test_two_clicks_on_a_remedy_are_one_run(store: Store, server: FaultServer, mixed: str) -> None:
     """The second finds its rows with the first: it changes nothing, and nothing is bought twice."""
-    bought = len(server.requests)
+    request_count = len(server.requests)
     ids = failed_rows.ids_of(store, mixed, "token_limit")
     run_id = runs.retry_failed(store, LOCAL, mixed, ids, change=Change(max_tokens=512))
     with pytest.raises(BadRecipe, match="No row has failed"):
@@ -156,22 +156,22 @@ def test_two_clicks_on_a_remedy_are_one_run(store: Store, server: FaultServer, m
     with ExitStack() as both:
         for _ in range(2):
             both.enter_context(executing(store, server.registry(), run_id, replace(QUICK, ceiling=2)))
-    assert len(server.requests) == bought + 3 and states(store, mixed) == {"done": 9, "failed": 3}
+    assert len(server.requests) == request_count + 3 and states(store, mixed) == {"done": 9, "failed": 3}
 
 
 def test_a_remedy_keeps_to_its_budget(store: Store, server: FaultServer, mixed: str) -> None:
     """With a higher limit the worst case of a row is dearer: what is left of the money may pay for none of them."""
-    bought = len(server.requests)
+    request_count = len(server.requests)
     ids = failed_rows.ids_of(store, mixed, "token_limit")
     change = Change(max_tokens=512)
     run_id = runs.retry_failed(store, LOCAL, mixed, ids, budget_usd=Decimal("0.30"), change=change)
     execute(store, server, run_id, book=book())  # a dollar for 1,000 tokens
     ended = runs.progress(store, run_id)
-    assert (ended.state, ended.remaining) == ("stopped", 3) and len(server.requests) == bought
+    assert (ended.state, ended.remaining) == ("stopped", 3) and len(server.requests) == request_count
     runs.raise_budget(store, LOCAL, run_id, Decimal(5))
     runs.resume(store, LOCAL, run_id)
     execute(store, server, run_id, book=book())
-    assert runs.progress(store, run_id).state == "done" and len(server.requests) == bought + 3
+    assert runs.progress(store, run_id).state == "done" and len(server.requests) == request_count + 3
 
 
 @pytest.mark.parametrize(("limit", "next_limit"), [(1, 256), (99, 256), (128, 256), (200, 400), (2_048, 4_096)])

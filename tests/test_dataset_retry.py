@@ -64,9 +64,9 @@ def test_rows_of_the_grid_that_are_not_in_the_ledger_yet_are_left_there(store: S
     grid_edit.grow(
         store, LOCAL, dataset_id, grid_edit.more_repeats(recipe(12), 600)
     )  # 7,212 rows: not all of them at once
-    there = sum(states(store, dataset_id).values())
+    existing = sum(states(store, dataset_id).values())
     execute(store, server, runs.retry_failed(store, LOCAL, dataset_id))
-    assert len(server.requests) == 4 and sum(states(store, dataset_id).values()) == there < 7_212
+    assert len(server.requests) == 4 and sum(states(store, dataset_id).values()) == existing < 7_212
 
 
 def test_some_of_the_failed_rows(store: Store, server: FaultServer) -> None:

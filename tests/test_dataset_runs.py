@@ -231,12 +231,12 @@ def test_failed_rows_are_written_again_when_asked_and_only_they(store: Store, se
     server.when("n0001", error(400, "no"), text("now it works"))
     run_id = queue(store, recipe(4))
     execute(store, server, run_id)
-    again = runs.enqueue(store, LOCAL, runs.progress(store, run_id).dataset_id)
-    assert again != run_id
-    execute(store, server, again)
+    second_id = runs.enqueue(store, LOCAL, runs.progress(store, run_id).dataset_id)
+    assert second_id != run_id
+    execute(store, server, second_id)
     assert Counter(server.prompts()) == {"n0000": 1, "n0001": 2, "n0002": 1, "n0003": 1}
-    assert states(store, again) == {"done": 4}
-    assert all_rows(store, again)[1].reason is None
+    assert states(store, second_id) == {"done": 4}
+    assert all_rows(store, second_id)[1].reason is None
 
 
 # --- waiting -------------------------------------------------------------------------------------------------------
@@ -285,9 +285,9 @@ def test_a_pause_of_hours_lets_the_run_wait_with_its_rows_kept(store: Store, ser
     assert waits.state == "waiting" and "asks to slow down" in (waits.reason or "")
     assert waits.not_before is not None and 7_200 <= (waits.not_before - before).total_seconds() < 7_800
     assert waits.eta_s is None and states(store, run_id) == {"pending": 5}
-    asked = len(server.requests)
+    request_count = len(server.requests)
     execute(store, server, run_id)  # before its time
-    assert len(server.requests) == asked and runs.progress(store, run_id).state == "waiting"
+    assert len(server.requests) == request_count and runs.progress(store, run_id).state == "waiting"
 
 
 def test_without_any_answer_the_run_ends_and_says_so(store: Store, server: FaultServer) -> None:
@@ -401,9 +401,9 @@ def test_a_refusal_stops_the_run_and_keeps_every_row(
     before = Counter(server.prompts())
     server._queue.clear()
     server._bound.clear()
-    again = runs.enqueue(store, LOCAL, ended.dataset_id)
-    execute(store, server, again)
-    assert states(store, again) == {"done": 60}
+    second_id = runs.enqueue(store, LOCAL, ended.dataset_id)
+    execute(store, server, second_id)
+    assert states(store, second_id) == {"done": 60}
     bought_twice = [p for p, n in Counter(server.prompts()).items() if n > 1 and before[p] == 0]
     assert bought_twice == []
 
@@ -530,9 +530,9 @@ def test_after_kill_9_only_what_is_missing_is_asked_for(store: Store, server: Fa
     server.release()
     execute(store, server, run_id)
     assert states(store, run_id) == {"done": 40}
-    asked = Counter(server.prompts())
-    assert all(asked[prompt] == 1 for prompt in acknowledged)
-    assert sum(asked.values()) <= 40 + 4  # twice at most what was in flight
+    prompt_counts = Counter(server.prompts())
+    assert all(prompt_counts[prompt] == 1 for prompt in acknowledged)
+    assert sum(prompt_counts.values()) <= 40 + 4  # twice at most what was in flight
 
 
 # --- disk full -----------------------------------------------------------------------------------------------------
@@ -650,9 +650,9 @@ def test_a_budget_is_never_passed(store: Store, server: FaultServer) -> None:
     assert ended.state == "stopped" and "left of the budget of $0.30" in (ended.reason or "")
     assert ended.cost_usd is not None and ended.cost_usd <= Decimal("0.30")
     assert 10 <= ended.done < 40 and ended.done + ended.pending == 40
-    again = runs.enqueue(store, LOCAL, ended.dataset_id)
-    execute(store, server, again, book=book())
-    assert states(store, again) == {"done": 40}
+    second_id = runs.enqueue(store, LOCAL, ended.dataset_id)
+    execute(store, server, second_id, book=book())
+    assert states(store, second_id) == {"done": 40}
 
 
 def test_a_budget_with_an_unknown_price_is_not_begun(store: Store, server: FaultServer) -> None:
@@ -740,18 +740,18 @@ def test_rate_and_time_left_come_from_the_ledger(
         for row_id, age in zip(ids, ages_s, strict=False):
             done = {"state": "done", "run_id": run_id, "updated_at": now - timedelta(seconds=age)}
             session.execute(update(Row).where(Row.id == row_id).values(**done))
-    told = runs.progress(store, run_id, now)
-    assert told.rows_per_s == (None if rate is None else pytest.approx(rate))
-    assert told.eta_s == (None if rate is None else pytest.approx((20 - len(ages_s)) / rate))
+    progress = runs.progress(store, run_id, now)
+    assert progress.rows_per_s == (None if rate is None else pytest.approx(rate))
+    assert progress.eta_s == (None if rate is None else pytest.approx((20 - len(ages_s)) / rate))
 
 
 def test_a_preview_shows_some_cells_and_keeps_nothing(store: Store, server: FaultServer) -> None:
     client = server.registry().get("fault")
-    made = recipe(9)
-    found = list(runs.preview(client, made, n=3, seed=1))
+    small_recipe = recipe(9)
+    found = list(runs.preview(client, small_recipe, n=3, seed=1))
     assert len({r.prompt for r in found}) == 3
     assert all(r.text == f"A story of {r.prompt}." and r.reason is None and r.completion_tokens == 1 for r in found)
-    assert sorted(r.prompt for r in runs.preview(client, made, n=3, seed=1)) == sorted(r.prompt for r in found)
+    assert sorted(r.prompt for r in runs.preview(client, small_recipe, n=3, seed=1)) == sorted(r.prompt for r in found)
     assert len(list(runs.preview(client, recipe(2), n=3))) == 2
     assert datasets.list_datasets(store) == [] and spends(store) == []
 
@@ -764,13 +764,13 @@ def test_a_preview_can_be_put_on_the_bill(store: Store, server: FaultServer) -> 
 
 def test_a_preview_is_on_the_bill_when_nobody_waits_for_it_any_more(store: Store, server: FaultServer) -> None:
     server.default = held()
-    told = runs.preview(server.registry().get("fault"), recipe(9), store=store, actor=LOCAL, book=book())
-    reader = threading.Thread(target=next, args=(told,))
+    preview = runs.preview(server.registry().get("fault"), recipe(9), store=store, actor=LOCAL, book=book())
+    reader = threading.Thread(target=next, args=(preview,))
     reader.start()
     server.wait_for(lambda s: s.flying == 3)
     server.release()
     reader.join(WAIT_LIMIT_S)
-    told.close()  # type: ignore[attr-defined]  # a generator: its reader has gone after one of three
+    preview.close()  # type: ignore[attr-defined]  # a generator: its reader stopped after one of three
     until(lambda: [s.cost_usd for s in spends(store)] == [Decimal("0.012")] * 3, "three lines, settled")
 
 

@@ -156,10 +156,10 @@ def test_a_run_is_done_only_when_the_other_executor_has_its_answers(store: Store
 def test_only_the_rows_of_the_dead_are_given_back(store: Store) -> None:
     run_id = queue(store, recipe(6))
     with leases.hold_lease() as living:
-        gone = living.replace(living.split(":")[1], "999999999")  # a process that cannot be
+        dead = living.replace(living.split(":")[1], "999999999")  # a process that cannot be
         elsewhere = "0" * 12 + living[12:]  # a machine on which no worker is known
         batch: dict[str, object] = {"batch_id": "b", "claimed_by": None}
-        for place, who in enumerate((living, gone, elsewhere, None)):
+        for place, who in enumerate((living, dead, elsewhere, None)):
             _hand(store, place, {"claimed_by": who})
         _hand(store, 4, batch)
         assert row_store.begin(store, run_id) is not None
@@ -225,8 +225,8 @@ def test_a_worker_that_lost_its_lease_settles_no_row_of_another(
                 if meanwhile != "claimed":
                     row_store.mark(session, [quick.spend_id])
                 if meanwhile in ("settled", "failed"):
-                    told = _outcome(quick, "other")._replace(state="done" if meanwhile == "settled" else "failed")
-                    row_store.settle(session, [told], living)
+                    outcome = _outcome(quick, "other")._replace(state="done" if meanwhile == "settled" else "failed")
+                    row_store.settle(session, [outcome], living)
         elif meanwhile == "in a batch":
             _hand(store, 0, {"batch_id": "b", "claimed_by": None})
         with store.session() as session:
@@ -408,15 +408,15 @@ def test_progress_tells_reasons_requests_and_what_it_will_cost(store: Store, ser
     with executing(store, server.registry(), run_id, replace(QUICK, ceiling=1), book=book()):
         server.wait_for(lambda s: len(s.requests) == 5)
         until(lambda: runs.progress(store, run_id).failed == 3, "three failed rows")
-        told = runs.progress(store, run_id)
-        (refused,) = told.failed_by_cause  # 422 and 400 have one cause
+        progress = runs.progress(store, run_id)
+        (refused,) = progress.failed_by_cause  # 422 and 400 have one cause
         assert (refused.cause, refused.rows) == ("bad_request", 3)
         assert (
             "no (request 1" in refused.provider_messages[0] and "never" in refused.provider_messages[1]
         )  # one line for those alike but for ids
-        assert told.requests == 5
+        assert progress.requests == 5
         # four rows have cost 0.011 dollars together; six are to come
-        assert told.cost_usd == Decimal("0.011") and told.projected_usd == Decimal("0.0275")
+        assert progress.cost_usd == Decimal("0.011") and progress.projected_usd == Decimal("0.0275")
         runs.request_stop(store, LOCAL, run_id)
 
 
@@ -482,8 +482,8 @@ def test_a_clock_that_is_set_back_hides_no_money(
     store: Store, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = queue(store, recipe(40), budget_usd=Decimal("0.30"))
-    early = lambda: utcnow() - timedelta(hours=3)  # noqa: E731 - a clock
-    monkeypatch.setattr(row_store, "utcnow", early)
+    clock = lambda: utcnow() - timedelta(hours=3)  # noqa: E731 - a clock
+    monkeypatch.setattr(row_store, "utcnow", clock)
     execute(store, server, run_id, book=book())
     with store.session() as session:
         session.execute(update(Run).values(state="queued", finished_at=None))

@@ -24,19 +24,19 @@ def grid(cells: int, repeats: int) -> tuple[list[str], list[tuple[str, ...]]]:
 )
 def test_the_share_is_met_exactly_and_in_every_cell(cells: int, repeats: int, share: float, count: int) -> None:
     keys, names = grid(cells, repeats)
-    kept = splitting.split(keys, names, share=share, seed=1)
-    assert sum(kept) == count
-    by_cell = Counter(name for name, keep in zip(names, kept, strict=True) if keep)
+    selected = splitting.split(keys, names, share=share, seed=1)
+    assert sum(selected) == count
+    by_cell = Counter(name for name, keep in zip(names, selected, strict=True) if keep)
     assert all(abs(by_cell[name] - count / cells) < 1 for name in set(names))
 
 
 def test_the_same_rows_are_kept_whatever_their_order_and_others_with_another_seed() -> None:
     keys, names = grid(20, 10)
-    kept = {key for key, keep in zip(keys, splitting.split(keys, names, share=0.3, seed=7), strict=True) if keep}
+    selected = {key for key, keep in zip(keys, splitting.split(keys, names, share=0.3, seed=7), strict=True) if keep}
     turned = splitting.split(keys[::-1], names[::-1], share=0.3, seed=7)
-    assert kept == {key for key, keep in zip(keys[::-1], turned, strict=True) if keep}
+    assert selected == {key for key, keep in zip(keys[::-1], turned, strict=True) if keep}
     other = splitting.split(keys, names, share=0.3, seed=8)
-    assert kept != {key for key, keep in zip(keys, other, strict=True) if keep}
+    assert selected != {key for key, keep in zip(keys, other, strict=True) if keep}
 
 
 def test_new_rows_move_few_old_ones() -> None:
@@ -53,18 +53,20 @@ def test_rows_that_say_the_same_stay_together_and_the_share_is_met_all_the_same(
     alike = [f"text {i}" for i in range(len(keys))]
     for twins in range(0, 150, 3):  # a third of the rows in pairs, some of them across cells
         alike[twins + 1] = alike[twins]
-    kept = splitting.split(keys, names, share=0.2, seed=3, content=alike)
-    parts = {what: {keep for one, keep in zip(alike, kept, strict=True) if one == what} for what in alike}
+    selected = splitting.split(keys, names, share=0.2, seed=3, content=alike)
+    parts = {what: {keep for one, keep in zip(alike, selected, strict=True) if one == what} for what in alike}
     assert all(len(found) == 1 for found in parts.values())
-    assert sum(kept) == 40
-    by_cell = Counter(name for name, keep in zip(names, kept, strict=True) if keep)
+    assert sum(selected) == 40
+    by_cell = Counter(name for name, keep in zip(names, selected, strict=True) if keep)
     assert all(abs(by_cell[name] - 2) <= 1 for name in set(names))
 
 
 def test_where_only_copies_are_left_the_share_is_as_near_as_they_allow() -> None:
     keys, names = grid(1, 9)
-    kept = splitting.split(keys, names, share=0.5, seed=1, content=["a"] * 3 + ["b"] * 3 + ["c"] * 3)  # 4 are wanted
-    assert sum(kept) == 3
+    selected = splitting.split(
+        keys, names, share=0.5, seed=1, content=["a"] * 3 + ["b"] * 3 + ["c"] * 3
+    )  # 4 are wanted
+    assert sum(selected) == 3
     assert sum(splitting.split(keys, names, share=0.5, seed=1, content=["a"] * 9)) == 0
 
 
@@ -109,5 +111,5 @@ def test_largest_remainders_give_every_thing_away_and_nobody_is_off_by_one(weigh
 @given(st.lists(st.integers(0, 5), max_size=60), st.floats(0, 0.9), st.integers())
 def test_whatever_the_cells_the_count_is_right(cells: list[int], share: float, seed: int) -> None:
     keys = [str(i) for i in range(len(cells))]
-    kept = splitting.split(keys, [(str(cell),) for cell in cells], share=share, seed=seed)
-    assert sum(kept) == round(share * len(cells))
+    selected = splitting.split(keys, [(str(cell),) for cell in cells], share=share, seed=seed)
+    assert sum(selected) == round(share * len(cells))

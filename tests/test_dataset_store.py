@@ -184,8 +184,8 @@ def test_a_seed_chooses_which_samples_are_taken(store: Store) -> None:
     assert texts(7) == texts(7) != texts(8)
     assert len(set(texts(7))) == 12
     all_of_them = datasets.load_sample(store, LOCAL, "ultraman_stories_more")
-    whole = [text for _prompt, text in datasets.examples(store, all_of_them)]
-    assert [whole.index(text) for text in texts(7)] == sorted(whole.index(text) for text in texts(7))
+    all_texts = [text for _prompt, text in datasets.examples(store, all_of_them)]
+    assert [all_texts.index(text) for text in texts(7)] == sorted(all_texts.index(text) for text in texts(7))
 
 
 def test_the_intents_are_loaded_with_their_held_out_rows(store: Store) -> None:
@@ -224,8 +224,8 @@ def test_csv_is_the_articles_own_shape_and_comes_back(store: Store) -> None:
     text = datasets.to_csv(store, dataset_id)
     first = datasets.rows(store, dataset_id, limit=1)[0]
     assert text.startswith(f",dynasty,super_power,story_type,story\n0,{','.join(first.values.values())},")
-    again = table_reader.read_table(text.encode(), "again.csv").frame
-    assert [tuple(row) for row in again.itertuples(index=False, name=None)] == [
+    second = table_reader.read_table(text.encode(), "again.csv").frame
+    assert [tuple(row) for row in second.itertuples(index=False, name=None)] == [
         (*r.values.values(), r.text) for r in datasets.rows(store, dataset_id)
     ]
 

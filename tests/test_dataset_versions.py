@@ -35,9 +35,9 @@ def test_a_version_keeps_its_examples_when_rows_change(store: Store) -> None:
     edit(store, dataset_id, 0, text="another")
     edit(store, dataset_id, 7, state="excluded")
     assert list(versions.examples(store, version.id)) == learned
-    kept = list(versions.examples(store, version.id, "validation"))
-    assert sorted(prompt for prompt, _ in kept) == [f"c{c}" for c in range(6)]  # one of every cell
-    assert not set(kept) & set(learned) and len(learned) + len(kept) == 30
+    validation = list(versions.examples(store, version.id, "validation"))
+    assert sorted(prompt for prompt, _ in validation) == [f"c{c}" for c in range(6)]  # one of every cell
+    assert not set(validation) & set(learned) and len(learned) + len(validation) == 30
 
 
 def test_the_same_rows_and_split_are_the_same_version(store: Store) -> None:

@@ -78,13 +78,13 @@ def test_it_is_resumed_at_its_time_after_a_restart_and_each_row_is_bought_once(
     assert "asks to slow down" in (waits.reason or "") and waits.done == _FREE
     worker.stop()
     quota.back.set()
-    asked = len(server.requests)
+    request_count = len(server.requests)
     hire()
     until(lambda: state(store, run_id) == "done", "resumed without a click")
-    whole = runs.progress(store, run_id)
-    assert (whole.done, whole.not_before, whole.reason) == (_ROWS, None, None)
+    progress_at_end = runs.progress(store, run_id)
+    assert (progress_at_end.done, progress_at_end.not_before, progress_at_end.reason) == (_ROWS, None, None)
     assert len(quota.bought) == _ROWS and set(quota.bought.values()) == {1}
-    assert len(server.requests) - asked == _ROWS - _FREE
+    assert len(server.requests) - request_count == _ROWS - _FREE
 
 
 def test_nothing_is_sent_before_its_time_and_resume_now_sends_at_once(
@@ -94,11 +94,11 @@ def test_nothing_is_sent_before_its_time_and_resume_now_sends_at_once(
     run_id = queued(store, server, quota)
     hire()
     until(lambda: state(store, run_id) == "waiting", "it waits for a day")
-    asked = len(server.requests)
+    request_count = len(server.requests)
     quota.back.set()
     other = runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, recipe(2)))
     until(lambda: state(store, other) == "done", "the worker looked at its queue meanwhile")
-    assert len(server.requests) == asked + 2 and state(store, run_id) == "waiting"
+    assert len(server.requests) == request_count + 2 and state(store, run_id) == "waiting"
     runs.resume(store, LOCAL, run_id)
     until(lambda: state(store, run_id) == "done", "resumed at once")
     assert runs.progress(store, run_id).done == _ROWS
@@ -170,11 +170,11 @@ def test_its_time_is_kept_in_the_ledger_where_the_worker_has_lost_its_queue(
     worker.stop()
     for file in settings.home.glob("work.db*"):
         file.unlink()
-    asked = len(server.requests)
+    request_count = len(server.requests)
     hire()
     other = runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, recipe(1)))
     quota.back.set()
     until(lambda: state(store, other) == "done", "the new worker works")
-    assert state(store, run_id) == "waiting" and len(server.requests) == asked + 1
+    assert state(store, run_id) == "waiting" and len(server.requests) == request_count + 1
     runs.resume(store, LOCAL, run_id)
     until(lambda: state(store, run_id) == "done", "resumed")

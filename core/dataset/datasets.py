@@ -125,10 +125,10 @@ def summary(store: Store, dataset_id: str) -> DatasetSummary:
     Raises:
         NotFound: it does not exist (any more).
     """
-    found = _summaries(store, dataset_id)
-    if not found:
+    summaries = _summaries(store, dataset_id)
+    if not summaries:
         raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
-    return found[0]
+    return summaries[0]
 
 
 def recipe(store: Store, dataset_id: str) -> Recipe | None:

@@ -180,11 +180,11 @@ def _check_count(count: int, typed: int) -> list[ExampleFinding]:
 
 
 def _too_long(typed: Sequence[tuple[int, ExamplePair]]) -> list[ExampleFinding]:
-    found = [(number, max(map(len, pair))) for number, pair in typed if max(map(len, pair)) > MAX_CELL_CHARACTERS]
-    if not found:
+    long_rows = [(number, max(map(len, pair))) for number, pair in typed if max(map(len, pair)) > MAX_CELL_CHARACTERS]
+    if not long_rows:
         return []
-    number, length = found[0]
-    if len(found) == 1:
+    number, length = long_rows[0]
+    if len(long_rows) == 1:
         sentence = msg(
             "Row {number} has a text of {length} characters; up to {value} fit here. Shorten it.",
             number=number,
@@ -192,7 +192,7 @@ def _too_long(typed: Sequence[tuple[int, ExamplePair]]) -> list[ExampleFinding]:
             value=f"{MAX_CELL_CHARACTERS:,}",
         )
     else:
-        numbers = _row_list([number for number, _length in found])
+        numbers = _row_list([number for number, _length in long_rows])
         sentence = msg(
             "Rows {numbers} have texts of more than {value} characters. Shorten them.",
             numbers=numbers,
@@ -206,12 +206,12 @@ def _contradictions(complete: Sequence[tuple[int, ExamplePair]]) -> list[Example
     by_prompt: dict[str, list[tuple[int, str]]] = {}
     for number, pair in complete:
         by_prompt.setdefault(pair.prompt, []).append((number, pair.answer))
-    found = []
+    findings = []
     for prompt, answers in by_prompt.items():
         if len({answer for _number, answer in answers}) > 1:
             numbers = _row_list([number for number, _answer in answers])
             quoted = _quoted(prompt)
-            found.append(
+            findings.append(
                 ExampleFinding(
                     msg(
                         "Rows {numbers} have the same prompt, “{quoted}”, with different answers. Keep one of them: "
@@ -222,26 +222,26 @@ def _contradictions(complete: Sequence[tuple[int, ExamplePair]]) -> list[Example
                     True,
                 )
             )
-    return found[:_MAX_ROW_NUMBERS]
+    return findings[:_MAX_ROW_NUMBERS]
 
 
 def _incomplete(typed: Sequence[tuple[int, ExamplePair]]) -> list[ExampleFinding]:
-    found = []
-    if unanswered := [number for number, pair in typed if not pair.answer]:
-        numbers = _row_list(unanswered)
-        one, several = (
+    findings = []
+    if no_answer := [number for number, pair in typed if not pair.answer]:
+        numbers = _row_list(no_answer)
+        single, several = (
             msg("No answer in row {numbers}: left out of training.", numbers=numbers),
             msg("No answer in rows {numbers}: left out.", numbers=numbers),
         )
-        found.append(ExampleFinding(one if len(unanswered) == 1 else several))
-    if unasked := [number for number, pair in typed if not pair.prompt]:
-        numbers = _row_list(unasked)
-        one, several = (
+        findings.append(ExampleFinding(single if len(no_answer) == 1 else several))
+    if no_prompt := [number for number, pair in typed if not pair.prompt]:
+        numbers = _row_list(no_prompt)
+        single, several = (
             msg("No prompt in row {numbers}: left out of training.", numbers=numbers),
             msg("No prompt in rows {numbers}: left out.", numbers=numbers),
         )
-        found.append(ExampleFinding(one if len(unasked) == 1 else several))
-    return found
+        findings.append(ExampleFinding(single if len(no_prompt) == 1 else several))
+    return findings
 
 
 def _duplicates(complete: Sequence[tuple[int, ExamplePair]]) -> list[ExampleFinding]:

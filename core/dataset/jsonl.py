@@ -152,8 +152,8 @@ def prepare(
     Raises:
         BadTrainingFile: no pair can be used, or the given separator or stop occurs inside the texts.
     """
-    made = plan(examples, separator=separator, stop=stop, leading_space=leading_space)
-    return Prepared(tuple(made.lines(examples)), made.separator, made.stop, made.report)
+    file_plan = plan(examples, separator=separator, stop=stop, leading_space=leading_space)
+    return Prepared(tuple(file_plan.lines(examples)), file_plan.separator, file_plan.stop, file_plan.report)
 
 
 def prepare_chat(examples: Sequence[Example], *, system: str = "") -> Prepared:
@@ -162,8 +162,8 @@ def prepare_chat(examples: Sequence[Example], *, system: str = "") -> Prepared:
     Raises:
         BadTrainingFile: no pair can be used.
     """
-    made = plan(examples, "chat", system=system)
-    return Prepared(tuple(made.lines(examples)), None, None, made.report)
+    file_plan = plan(examples, "chat", system=system)
+    return Prepared(tuple(file_plan.lines(examples)), None, None, file_plan.report)
 
 
 def propose_stop(completions: Sequence[str]) -> str:

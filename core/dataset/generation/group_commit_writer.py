@@ -114,8 +114,8 @@ class GroupCommitWriter:
         if self._writing is not None and self._writing.done():
             writing, self._writing = self._writing, None
             writing.result()
-        wanted = self._outbox or (self._marks is not None and self._marks.wanted)
-        if self._writing is None and wanted and not self.down:
+        has_work = self._outbox or (self._marks is not None and self._marks.wanted)
+        if self._writing is None and has_work and not self.down:
             self._writing = asyncio.create_task(self._write())
 
     async def call(self, query: Callable[[Session], T]) -> T | None:

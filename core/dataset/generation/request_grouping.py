@@ -26,11 +26,11 @@ def group_claims(claims: Iterable[Claim], max_size: int) -> list[tuple[Claim, ..
     return [tuple(group) for group in groups]
 
 
-def split_completion(answer: Completion, wanted: int) -> list[Completion]:
-    """One completion for each text, up to `wanted`, at least one. Their tokens add up to those of the answer."""
-    if wanted == 1:
+def split_completion(answer: Completion, expected: int) -> list[Completion]:
+    """One completion for each text, up to `expected`, at least one. Their tokens add up to those of the answer."""
+    if expected == 1:
         return [answer]
-    texts: list[tuple[Choice, ...]] = [(text,) for text in answer.texts[:wanted]] or [()]
+    texts: list[tuple[Choice, ...]] = [(text,) for text in answer.texts[:expected]] or [()]
     prompt, completion = (split_tokens(t, len(texts)) for t in (answer.prompt_tokens, answer.completion_tokens))
     return [
         replace(answer, texts=text, prompt_tokens=used, completion_tokens=written)

@@ -120,10 +120,10 @@ def settle(on: Session | Connection, entries: Sequence[tuple[int, int | None, in
         return
     costs = {spend_id: usd for spend_id, _, _, usd in entries}
     changes = spend_totals.Changes()
-    for spend_id, at, actor, reference, cost, estimated in _read_entries(on, list(costs)):
-        before = estimated if cost is None else cost
-        after = estimated if costs[spend_id] is None else costs[spend_id]
-        changes.add(at, actor, reference, _usd(after) - _usd(before))
+    for spend_id, time, actor, reference, cost, estimated in _read_entries(on, list(costs)):
+        old_usd = estimated if cost is None else cost
+        new_usd = estimated if costs[spend_id] is None else costs[spend_id]
+        changes.add(time, actor, reference, _usd(new_usd) - _usd(old_usd))
     rows = to_json([(spend_id, prompt, completion, _text(usd)) for spend_id, prompt, completion, usd in entries])
     run(on, _settle_statement(on_postgres(on)), {"packed": rows})
     spend_totals.change(on, changes)
@@ -141,8 +141,8 @@ def release(on: Session | Connection, spend_ids: Sequence[int]) -> None:
     if not spend_ids:
         return
     changes = spend_totals.Changes()
-    for _, at, actor, reference, cost, estimated in _read_entries(on, spend_ids):
-        changes.add(at, actor, reference, -_usd(estimated if cost is None else cost))
+    for _, time, actor, reference, cost, estimated in _read_entries(on, spend_ids):
+        changes.add(time, actor, reference, -_usd(estimated if cost is None else cost))
     run(on, _delete_statement(on_postgres(on)), {"packed": to_json([(spend_id,) for spend_id in spend_ids])})
     spend_totals.change(on, changes)
 

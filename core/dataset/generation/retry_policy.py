@@ -120,14 +120,14 @@ class RequestRetryPolicy:
         self._rate_limited = False  # the last error was a rate limit
         self.end: RunEnd | None = None
 
-    def on_answer(self, answer: Completion, now: float, wanted: int = 1) -> list[SettleRow]:
-        """An answer arrived with `wanted` texts or fewer. Returns one verdict per text, at least one."""
+    def on_answer(self, answer: Completion, now: float, expected: int = 1) -> list[SettleRow]:
+        """An answer arrived with `expected` texts or fewer. Returns one verdict per text, at least one."""
         self._count_answer(now)
         self._repeated_failures.succeeded()
         self._concurrency.succeeded()
         return [
             SettleRow(classify(part, self._max_tokens), part.prompt_tokens, part.completion_tokens)
-            for part in split_completion(answer, wanted)
+            for part in split_completion(answer, expected)
         ]
 
     def on_error(self, error: FabulaError, attempts: RowAttempts, now: float) -> SettleRow | RetryRow | ReleaseRow:

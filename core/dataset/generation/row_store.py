@@ -220,11 +220,11 @@ def release(
         return
     group = JsonRows(on_postgres(session))
     rows = to_json([(c.row_id,) for c in [*unsent, *(c for c, _ in interrupted)]])
-    mine = update(_ROWS).where(
+    statement = update(_ROWS).where(
         _ROWS.c.id.in_(select(group.number(0)).select_from(group.table)), _ROWS.c.state == "sent"
     )
     if claimant:
-        mine = mine.where(_ROWS.c.claimed_by == claimant)
-    session.execute(mine.values(state="pending", claimed_by=None, updated_at=utcnow()), {"packed": rows})
+        statement = statement.where(_ROWS.c.claimed_by == claimant)
+    session.execute(statement.values(state="pending", claimed_by=None, updated_at=utcnow()), {"packed": rows})
     reservations.release(session, [c.spend_id for c in unsent])
     reservations.settle(session, [(c.spend_id, None, None, cost) for c, cost in interrupted])

@@ -92,7 +92,7 @@ def _is_dimension(values: int, rows: int) -> bool:
 def _missing(
     values: Sequence[Sequence[str]], by_cell: Mapping[tuple[str, ...], Sequence[int]]
 ) -> tuple[tuple[str, ...], ...]:
-    found: list[tuple[str, ...]] = []
+    missing: list[tuple[str, ...]] = []
     total = math.prod(len(v) for v in values)
     for index in range(total):
         remainder, cell = index, list[str]()
@@ -101,7 +101,7 @@ def _missing(
             cell.append(column[position])
         key = tuple(reversed(cell))
         if key not in by_cell:
-            found.append(key)
-            if len(found) == _MAX_MISSING:
+            missing.append(key)
+            if len(missing) == _MAX_MISSING:
                 break
-    return tuple(found)
+    return tuple(missing)

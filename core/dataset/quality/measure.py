@@ -226,11 +226,11 @@ class _Collector:
     def _add_finding(self, kind: Kind, row_id: int) -> None:
         self.findings.setdefault(kind, []).append(row_id)
 
-    def _add_share(self, what: str, name: str, row_id: int) -> None:
-        self.rows_by_name.setdefault(what, {}).setdefault(name, []).append(row_id)
+    def _add_share(self, kind: str, name: str, row_id: int) -> None:
+        self.rows_by_name.setdefault(kind, {}).setdefault(name, []).append(row_id)
 
-    def _by_frequency(self, what: str) -> tuple[Share, ...]:
-        items = sorted(self.rows_by_name.get(what, {}).items(), key=lambda item: -len(item[1]))
+    def _by_frequency(self, kind: str) -> tuple[Share, ...]:
+        items = sorted(self.rows_by_name.get(kind, {}).items(), key=lambda item: -len(item[1]))
         return tuple(Share(name, tuple(rows)) for name, rows in items)
 
 

@@ -80,13 +80,13 @@ def fingerprint(store: Store, dataset_id: str) -> str:
 def row_texts(store: Store, row_ids: Sequence[int]) -> list[RowText]:
     """These rows, in this order; missing ids are skipped."""
     query = select(Row.id, Row.column_values, Row.text, Row.state, Row.reason)
-    found: dict[int, RowText] = {}
+    by_id: dict[int, RowText] = {}
     with store.reading() as session:
         for start in range(0, len(row_ids), _CHUNK):
             chunk = list(row_ids[start : start + _CHUNK])
             for row_id, values, text, state, reason in session.execute(query.where(Row.id.in_(chunk))):
-                found[row_id] = RowText(row_id, _as_strings(values), text or "", state, reason)
-    return [found[row_id] for row_id in row_ids if row_id in found]
+                by_id[row_id] = RowText(row_id, _as_strings(values), text or "", state, reason)
+    return [by_id[row_id] for row_id in row_ids if row_id in by_id]
 
 
 def _measure(store: Store, dataset_id: str, progress: Callable[[int, int], None] | None) -> QualityReport:
