@@ -23,7 +23,7 @@ from core.providers import Provider, Registry, RetryLimits
 
 KEY = "sk-batch-key-that-must-not-leak"
 _STEPS = ("validating", "in_progress", "finalizing")
-_SKIPPED = object()  # a line that was never carried out
+_SKIPPED = object()  # a line that was never processed
 
 Line = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Runs through a Batch API, against a server of our own: every row is bought once, whatever happens on the way."""
+"""Runs through a Batch API, against a local server: every row is paid for once, whatever goes wrong."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def set_run(store: Store, run_id: str, **values: object) -> None:
 def execute(
     store: Store, server: BatchServer, run_id: str, timing: BatchTiming = QUICK, book: PriceBook = NO_PRICES
 ) -> runs.RunProgress:
-    """Carry the run out to its end, or fail after a minute and a half."""
+    """Execute the run until it ends, or fail after 90 s."""
     halt = threading.Event()
     timer = threading.Timer(90, halt.set)
     timer.start()
@@ -109,7 +109,7 @@ def dataset_of(store: Store, run_id: str) -> str:
     return runs.progress(store, run_id).dataset_id
 
 
-# --- the good way ---------------------------------------------------------------------------------------------------
+# --- success --------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_hands_in_one_file_and_collects_every_row(store: Store, server: BatchServer) -> None:
@@ -186,7 +186,7 @@ def test_a_grid_larger_than_a_transaction_is_one_file(store: Store, server: Batc
         (None, "failed", "The provider ended the batch before it reached this row.", False),
     ],
 )
-def test_a_line_that_fails_is_told_on_its_row(
+def test_a_failed_line_is_reported_on_its_row(
     store: Store, server: BatchServer, answer: Any, state: str, reason: str, bought: bool
 ) -> None:
     server.answers["n0003"] = answer
@@ -203,7 +203,7 @@ def test_a_line_that_fails_is_told_on_its_row(
 def test_a_line_that_cannot_be_read_is_an_answer_at_an_unknown_cost(
     store: Store, server: BatchServer, line: bytes
 ) -> None:
-    """It was carried out: its row is not bought again, and it counts at the most that it can have cost."""
+    """The line was processed: its row is not requested again, and counts at its maximum cost."""
     server.answers["n0003"] = line
     run_id = queue(store, recipe())
     done = execute(store, server, run_id, book=HALF)
@@ -231,7 +231,7 @@ def test_answers_of_every_shape_are_read_and_paid_once(store: Store, server: Bat
     assert line.estimated_usd >= sum((row.cost_usd or EACH for row in rows(store, run_id)), Decimal(0))
 
 
-def test_what_failed_for_the_providers_sake_is_handed_in_again_alone(store: Store, server: BatchServer) -> None:
+def test_rows_that_failed_at_the_provider_are_submitted_again(store: Store, server: BatchServer) -> None:
     server.answers["n0003"] = (503, "Overloaded.")
     server.on = lambda what: server.answers.clear() if server.count(POST) == 1 and what == UPLOAD else None
     run_id = queue(store, recipe())
@@ -273,7 +273,7 @@ def test_a_run_that_ended_on_a_refused_key_is_resumed_with_what_is_there(store: 
     assert sum(s[2] or 0 for s in spends(store)) == 12 * EACH
 
 
-# --- batches that end otherwise -------------------------------------------------------------------------------------
+# --- batches that do not complete -----------------------------------------------------------------------------------
 
 
 def test_an_expired_batch_keeps_what_it_wrote_and_hands_in_the_rest(store: Store, server: BatchServer) -> None:
@@ -285,7 +285,7 @@ def test_an_expired_batch_keeps_what_it_wrote_and_hands_in_the_rest(store: Store
     assert [b.status for b in batch_runner.batches_of_run(store, run_id)] == ["completed", "expired"]
 
 
-def test_a_batch_that_always_expires_untouched_ends_with_words_on_its_rows(store: Store, server: BatchServer) -> None:
+def test_a_batch_that_always_expires_ends_with_a_reason_on_its_rows(store: Store, server: BatchServer) -> None:
     server.fates, server.done_share = ["expired"] * 9, 0.0
     run_id = queue(store, recipe(3))
     done = execute(store, server, run_id)
@@ -293,7 +293,7 @@ def test_a_batch_that_always_expires_untouched_ends_with_words_on_its_rows(store
     assert rows(store, run_id)[0].reason == "The batch server did not carry out this request: Out of time."
 
 
-def test_lines_that_a_file_is_refused_for_fail_and_the_others_are_handed_in(store: Store, server: BatchServer) -> None:
+def test_rejected_lines_fail_and_the_others_are_submitted(store: Store, server: BatchServer) -> None:
     server.fates = ["failed"]
     server.errors = [(2, "invalid_request", "Line 2 is wrong."), (5, "invalid_request", "Line 5 is too long.")]
     run_id = queue(store, recipe())
@@ -312,7 +312,7 @@ def test_lines_that_a_file_is_refused_for_fail_and_the_others_are_handed_in(stor
         [],
     ],
 )
-def test_a_file_that_is_refused_altogether_ends_the_run(
+def test_a_rejected_file_ends_the_run(
     store: Store, server: BatchServer, errors: list[tuple[int | None, str, str]]
 ) -> None:
     server.fates, server.errors = ["failed"], errors
@@ -332,7 +332,7 @@ def test_too_much_in_the_queue_makes_files_smaller(store: Store, server: BatchSe
     assert len(server.bought) == 12
 
 
-def test_a_batch_that_somebody_cancelled_at_the_provider_is_not_bought_again_unasked(
+def test_a_batch_cancelled_at_the_provider_is_not_submitted_again_automatically(
     store: Store, server: BatchServer
 ) -> None:
     server.fates = ["cancelled"]
@@ -348,7 +348,7 @@ def test_a_batch_that_somebody_cancelled_at_the_provider_is_not_bought_again_una
 
 
 def during(server: BatchServer, request: str, act: Any) -> None:
-    """Do something once, when this request comes for the first time."""
+    """Run an action at the first occurrence of this request."""
     waiting = [act]
 
     def on(what: str) -> None:
@@ -378,7 +378,7 @@ def test_stop_before_the_post_sends_nothing(store: Store, server: BatchServer) -
     assert server.count(POST) == 0 and states(store, run_id) == {"pending": 12} and spends(store) == []
 
 
-def test_pause_leaves_the_batch_where_it_is_and_goes_on_with_it(store: Store, server: BatchServer) -> None:
+def test_a_paused_batch_continues_at_the_provider_and_is_resumed(store: Store, server: BatchServer) -> None:
     run_id = queue(store, recipe())
     during(server, "GET /v1/batches/batch_1", lambda: set_run(store, run_id, state="pausing"))
     assert execute(store, server, run_id).state == "paused"
@@ -448,14 +448,14 @@ def test_a_budget_that_is_used_up_stops_the_run_without_overshoot(store: Store, 
     assert done.cost_usd is not None and 0 < done.cost_usd <= Decimal("0.08")
 
 
-def test_a_raised_budget_is_heeded_at_once(store: Store, server: BatchServer) -> None:
+def test_a_raised_budget_applies_immediately(store: Store, server: BatchServer) -> None:
     run_id = queue(store, recipe(), budget_usd=Decimal("0.3"))
     during(server, POST, lambda: runs.raise_budget(store, LOCAL, run_id, Decimal(5)))
     assert execute(store, server, run_id, book=HALF).done == 12
     assert [len(server.lines(i)) for i in range(len(server.batches))] == [4, 8]
 
 
-def test_costs_that_nobody_tells_count_as_the_dearest_ones(store: Store, server: BatchServer) -> None:
+def test_unknown_costs_count_at_their_maximum(store: Store, server: BatchServer) -> None:
     server.usage = False
     run_id = queue(store, recipe(), budget_usd=Decimal("0.3"))
     done = execute(store, server, run_id, book=HALF)
@@ -478,7 +478,7 @@ def test_one_answer_without_token_counts_does_not_make_the_others_free(
     assert (done.state, done.done) == ("stopped", 2), "0.068 + 0.0075: a third may cost another 0.068"
 
 
-def test_a_batch_that_the_provider_forgot_counts_as_dear_as_it_can_have_been(store: Store, server: BatchServer) -> None:
+def test_a_batch_unknown_to_the_provider_counts_at_its_maximum_cost(store: Store, server: BatchServer) -> None:
     server.fates = ["endless"]
     run_id = queue(store, recipe(), budget_usd=Decimal("0.3"))
     during(server, "GET /v1/batches/batch_1", lambda: server.batches.clear())
@@ -506,7 +506,7 @@ def test_a_provider_without_a_batch_price_is_counted_at_the_live_one(store: Stor
     assert execute(store, server, run_id, book=replace(HALF, batch_factors={})).cost_usd == 24 * EACH
 
 
-# --- trouble on the way ---------------------------------------------------------------------------------------------
+# --- temporary errors -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -521,7 +521,7 @@ def test_a_provider_without_a_batch_price_is_counted_at_the_live_one(store: Stor
         {"GET /v1/files/file-batch_1-error/content": ["cut"]},
     ],
 )
-def test_trouble_is_waited_for_and_nothing_is_bought_twice(
+def test_temporary_errors_are_retried_and_nothing_is_paid_twice(
     store: Store, server: BatchServer, faults: dict[str, list[Any]]
 ) -> None:
     server.faults |= faults
@@ -533,7 +533,7 @@ def test_trouble_is_waited_for_and_nothing_is_bought_twice(
     assert sum(s[2] or 0 for s in spends(store)) == 11 * EACH
 
 
-def test_trouble_is_shown_while_it_is_waited_for(store: Store, server: BatchServer) -> None:
+def test_a_temporary_error_is_shown_while_it_lasts(store: Store, server: BatchServer) -> None:
     run_id = queue(store, recipe())
     server.faults["GET /v1/batches/batch_1"] = [503, 503]
     notes: list[str | None] = []
@@ -551,7 +551,7 @@ def test_trouble_is_shown_while_it_is_waited_for(store: Store, server: BatchServ
         ("GET /v1/batches/batch_1", 401, "are collected when you resume", "sent"),
     ],
 )
-def test_a_clear_no_ends_the_run_and_the_next_one_goes_on(
+def test_a_refusal_ends_the_run_and_the_next_run_continues(
     store: Store, server: BatchServer, request_: str, fault: int, words: str, left: str
 ) -> None:
     server.faults[request_] = [fault]
@@ -564,7 +564,7 @@ def test_a_clear_no_ends_the_run_and_the_next_one_goes_on(
     assert len(server.bought) == 12 and sum(s[2] or 0 for s in spends(store)) == 12 * EACH
 
 
-def test_a_batch_that_the_provider_forgot_is_told_and_its_cost_is_unknown(store: Store, server: BatchServer) -> None:
+def test_a_batch_unknown_to_the_provider_is_reported_with_an_unknown_cost(store: Store, server: BatchServer) -> None:
     run_id = queue(store, recipe())
     during(server, "GET /v1/batches/batch_1", server.batches.clear)
     done = execute(store, server, run_id, book=HALF)
@@ -591,12 +591,12 @@ def test_a_run_that_is_over_is_left_alone(store: Store, server: BatchServer) -> 
 
 
 class Died(BaseException):
-    """Stands for a process that is gone between two statements."""
+    """Simulates a process that dies between two statements."""
 
 
 @pytest.mark.parametrize("call", ["upload", "create_batch", "batch", "download"])
 @pytest.mark.parametrize("done", [False, True])
-def test_whoever_comes_after_a_dead_worker_goes_on_and_buys_nothing_twice(
+def test_the_next_worker_continues_after_a_crash_and_nothing_is_paid_twice(
     store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch, call: str, done: bool
 ) -> None:
     run_id = queue(store, recipe())
@@ -616,7 +616,7 @@ def test_whoever_comes_after_a_dead_worker_goes_on_and_buys_nothing_twice(
     assert spends(store) == [(120, 60, 12 * EACH)]
 
 
-def test_a_death_in_the_middle_of_collecting_loses_and_doubles_nothing(
+def test_a_crash_while_collecting_loses_and_duplicates_nothing(
     store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = queue(store, recipe(30))
@@ -639,11 +639,11 @@ def test_a_death_in_the_middle_of_collecting_loses_and_doubles_nothing(
 
 @pytest.mark.parametrize("then", ["_settle_missing", "close"])
 @pytest.mark.parametrize(("fate", "unnamed"), [("completed", 0), ("expired", 6)])
-def test_a_death_after_lines_that_cannot_be_read_counts_them_once(
+def test_after_a_crash_unreadable_lines_are_counted_once(
     store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch, then: str, fate: str, unnamed: int
 ) -> None:
-    """Collected again, the same two lines mark no further rows: the others are handed in again, and bought once."""
-    left_out = [f"n{number:04}" for number in range(12 - unnamed, 12)]  # in neither file: never carried out
+    """Collecting again, the same two lines mark no further rows: the others are submitted again, and paid once."""
+    left_out = [f"n{number:04}" for number in range(12 - unnamed, 12)]  # in neither file: never processed
     server.fates, server.done_share = [fate], 1.0
     server.answers |= {"n0001": b"not json", "n0003": b"not json", **dict.fromkeys(left_out)}
     run_id = queue(store, recipe())
@@ -665,7 +665,7 @@ def test_a_death_after_lines_that_cannot_be_read_counts_them_once(
     assert known == [None] + ([unnamed * EACH] if unnamed else [])
 
 
-def test_a_death_while_rows_are_gathered_hands_in_those_that_were(
+def test_after_a_crash_while_claiming_the_claimed_rows_are_submitted(
     store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = queue(store, recipe(2300))
@@ -684,7 +684,7 @@ def test_a_death_while_rows_are_gathered_hands_in_those_that_were(
     assert sorted(len(server.lines(i)) for i in range(2)) == [1000, 1300]
 
 
-def test_kill_9_while_the_post_is_on_its_way(store: Store, server: BatchServer, settings: Settings) -> None:
+def test_kill_9_during_the_post(store: Store, server: BatchServer, settings: Settings) -> None:
     run_id = queue(store, recipe())
     script = (
         "import sys, threading\n"
@@ -721,7 +721,7 @@ def dying(store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch, at
     return run_id
 
 
-def test_a_clock_that_was_put_on_sends_no_batch_twice(
+def test_a_clock_set_forward_submits_no_batch_twice(
     store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = dying(store, server, monkeypatch, "its answer", timedelta(hours=3))
@@ -731,7 +731,7 @@ def test_a_clock_that_was_put_on_sends_no_batch_twice(
     assert server.count(POST) == 1 and len(server.bought) == 12
 
 
-def test_a_clock_that_was_put_back_does_not_hold_a_batch_up(
+def test_a_clock_set_back_does_not_delay_a_batch(
     store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = dying(store, server, monkeypatch, "POST", timedelta(hours=-3))
@@ -828,7 +828,7 @@ def test_the_path_in_a_line_is_the_providers(kind: Any, url: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["openai", "azure", "engine"])
-def test_known_kinds_are_told_without_asking(kind: Any) -> None:
+def test_known_providers_need_no_request(kind: Any) -> None:
     assert batch_support.supports_batch(Provider("x", kind, "X", "http://127.0.0.1:9/v1", KEY)) == (kind != "engine")
 
 
@@ -846,7 +846,7 @@ def test_an_endpoint_that_has_no_batches_or_does_not_answer_has_none(monkeypatch
     assert not batch_support.supports_batch(Provider("x", "compatible", "X", "http://127.0.0.1:9/v1", KEY))
 
 
-def test_batches_of_a_run_are_told_newest_first(store: Store, server: BatchServer) -> None:
+def test_batches_of_a_run_are_listed_newest_first(store: Store, server: BatchServer) -> None:
     run_id = queue(store, recipe())
     execute(store, server, run_id, replace(QUICK, max_requests=4))
     found = batch_runner.batches_of_run(store, run_id)

@@ -1,4 +1,4 @@
-"""Leaving out, putting back, editing: each undone exactly, each harmless when repeated."""
+"""Leave out, restore, edit: each can be undone exactly and is idempotent."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def everything(store: Store, ids: list[int]) -> list[tuple[object, ...]]:
         return [(r.state, r.reason, r.text, r.original_text, r.state_before) for r in rows]
 
 
-def test_what_is_left_out_comes_back_as_it_was(store: Store, ids: list[int]) -> None:
+def test_a_row_left_out_is_restored_exactly(store: Store, ids: list[int]) -> None:
     before = everything(store, ids)
     changed = curation.exclude(store, LOCAL, ids, _OUT)
-    assert changed == (ids[0], ids[1], ids[2], ids[4], ids[5])  # not the one that is on its way
+    assert changed == (ids[0], ids[1], ids[2], ids[4], ids[5])  # not the row in flight
     assert look(store, ids[0]) == ("excluded", _OUT, "从前", None)
     assert look(store, ids[1])[1] == f"It had failed: {_CUT} Left out: {_OUT}"
     assert curation.restore(store, LOCAL, changed) == changed
@@ -84,7 +84,7 @@ def test_thousands_of_rows_are_left_out_and_put_back_in_parts(store: Store) -> N
     assert datasets.summary(store, dataset_id).pending == 1_500
 
 
-def test_the_first_words_are_kept_however_often_one_edits(store: Store, ids: list[int]) -> None:
+def test_the_model_text_is_kept_after_several_edits(store: Store, ids: list[int]) -> None:
     assert curation.edit(store, LOCAL, ids[0], "很久以前")
     assert curation.edit(store, LOCAL, ids[0], "很久很久以前")
     assert look(store, ids[0]) == ("done", None, "很久很久以前", "从前")
@@ -130,7 +130,7 @@ def test_an_edit_taken_back_while_left_out_leaves_a_failed_row(store: Store, ids
         (0, "x" * 100_001, "longer than 100,000"),
     ],
 )
-def test_an_edit_that_cannot_be_is_told_and_changes_nothing(
+def test_an_invalid_edit_is_refused_and_changes_nothing(
     store: Store, ids: list[int], index: int, text: str, told: str
 ) -> None:
     before = everything(store, ids)
@@ -146,7 +146,7 @@ def test_a_pending_row_that_is_left_out_cannot_be_edited_either(store: Store, id
         curation.edit(store, LOCAL, ids[2], "x")
 
 
-def test_a_row_that_is_gone_is_told(store: Store) -> None:
+def test_a_missing_row_is_reported(store: Store) -> None:
     with pytest.raises(NotFound):
         curation.edit(store, LOCAL, 7, "x")
     with pytest.raises(NotFound):
@@ -154,7 +154,7 @@ def test_a_row_that_is_gone_is_told(store: Store) -> None:
     assert curation.exclude(store, LOCAL, [7], _OUT) == () == curation.restore(store, LOCAL, [7])
 
 
-def test_a_row_that_came_empty_needs_a_text_before_it_can_be_put_back(store: Store) -> None:
+def test_a_row_loaded_without_a_text_needs_one_before_it_is_restored(store: Store) -> None:
     frame = pd.DataFrame({"hero": ["唐"], "story": [""]})
     dataset_id = datasets.from_frame(store, LOCAL, "loaded", frame, ["hero"], "story")
     (row,) = datasets.rows(store, dataset_id)
@@ -182,7 +182,7 @@ def test_only_the_failed_rows_that_were_chosen_are_written_again(store: Store) -
     assert (found.done, found.failed) == (6, 0)
 
 
-def test_nothing_to_write_again_is_told_and_a_refused_retry_changes_nothing(store: Store, ids: list[int]) -> None:
+def test_a_refused_retry_is_reported_and_changes_nothing(store: Store, ids: list[int]) -> None:
     with store.session() as session:
         session.query(Row).filter(Row.id.in_(ids)).update({"state": "done"})
         dataset_id = session.get_one(Row, ids[0]).dataset_id

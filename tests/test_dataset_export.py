@@ -1,4 +1,4 @@
-"""Files that leave the studio: written as planned, part by part, in bounded memory; counted before anyone pays."""
+"""Exports: written as planned, per split, in bounded memory, with token counts."""
 
 from __future__ import annotations
 

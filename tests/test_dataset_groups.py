@@ -1,4 +1,4 @@
-"""Statements on groups of rows: what they write reads back the same through the models, on SQLite and on PostgreSQL."""
+"""Bulk statements: values read back unchanged through the models, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_what_a_group_writes_reads_back_the_same(store: Store, name: str) -> Non
     assert states == sorted([state, "sent", "pending"])
 
 
-def test_lines_that_are_gone_are_named(store: Store) -> None:
+def test_missing_entries_are_returned(store: Store) -> None:
     context = row_store.begin(store, queue(store, recipe(3)))
     assert context is not None
     with store.session() as session:

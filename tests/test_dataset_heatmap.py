@@ -1,4 +1,4 @@
-"""The map of a data set: every row is in one square, every square leads to its rows, whatever the size of the grid."""
+"""The heat map: every row is in one square, and every square leads to its rows, whatever the size of the grid."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_square_leads_to_its_rows_and_together_to_all(store: Store, recipe: Re
     assert len(found) == recipe.rows() and set(found.values()) == {1}
 
 
-def test_states_are_those_of_the_ledger(store: Store) -> None:
+def test_states_are_those_of_the_rows(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, _RECIPE)
     with store.session() as session:
         first, second, *_rest = session.query(Row).order_by(Row.position)
@@ -78,7 +78,7 @@ def test_states_are_those_of_the_ledger(store: Store) -> None:
     assert (map_.squares[0].down, map_.squares[0].across, map_.squares[1].repeat) == ("唐 · 隐形", "轻松", 1)
 
 
-def test_cells_that_are_not_in_the_ledger_yet_are_waiting_and_lead_nowhere(store: Store) -> None:
+def test_cells_without_a_row_are_pending_and_lead_to_no_row(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, _RECIPE)
     with store.session() as session:
         session.query(Row).delete()
@@ -87,7 +87,7 @@ def test_cells_that_are_not_in_the_ledger_yet_are_waiting_and_lead_nowhere(store
     assert row_query.page(store, dataset_id, map_.where(0)) == []
 
 
-def test_of_a_large_grid_one_chooses_two_columns(store: Store) -> None:
+def test_two_columns_of_a_large_grid_can_be_chosen(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, replace(_RECIPE, repeats=1_000))
     with store.session() as session:
         session.query(Row).filter(Row.position < 500).update({"state": "done"})
@@ -114,7 +114,7 @@ def test_rows_from_a_file_make_a_map_of_the_cells_that_occur(store: Store) -> No
     assert len(map_.where(0).ids or ()) == 2
 
 
-def test_an_empty_data_set_has_a_map_and_one_that_is_gone_has_none(store: Store) -> None:
+def test_an_empty_data_set_has_a_map_and_a_missing_one_has_none(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, _RECIPE)
     with store.session() as session:
         session.query(Row).delete()
@@ -172,8 +172,8 @@ def test_the_chart_holds_every_square_and_a_selection_by_place(store: Store, rec
     assert "config" not in spec
 
 
-def test_values_stand_in_the_order_of_the_grid_whenever_their_squares_came(store: Store) -> None:
-    """A chart that gets new rows keeps those that it has in front: without a field to sort by, new values come last."""
+def test_values_are_in_grid_order_whenever_their_squares_were_added(store: Store) -> None:
+    """A chart appends new values when rows are added, unless a field defines their order."""
     map_ = heatmap.draw(store, datasets.create(store, LOCAL, _RECIPE))
     spec = heat_map.chart(map_, _WORDS)
     sorts = [layer["encoding"][side]["sort"] for layer in spec["layer"] for side in ("x", "y")]

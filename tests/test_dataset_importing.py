@@ -1,4 +1,4 @@
-"""Files of other people: every good row is kept, every broken one named, and no file stops the studio."""
+"""Import of user files: every usable row is kept, every other one is reported, and no file crashes the app."""
 
 from __future__ import annotations
 
@@ -289,7 +289,7 @@ def test_no_file_makes_it_stumble(data: bytes, name: str) -> None:
 
 
 @given(st.lists(st.tuples(st.text(), st.text(min_size=1)), min_size=1, max_size=5))
-def test_what_csv_writes_comes_back(pairs: list[tuple[str, str]]) -> None:
+def test_csv_round_trip(pairs: list[tuple[str, str]]) -> None:
     import csv
     import io
 

@@ -1,4 +1,4 @@
-"""How a CSV file is written: judged over several lines, for files that no standard knows."""
+"""Detection of the CSV dialect from several lines, for files that follow no standard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which encoding a file is in: told by its bytes, stated, and a scratch costs its line only."""
+"""Detection of the encoding from the bytes; invalid bytes affect only their line."""
 
 from __future__ import annotations
 

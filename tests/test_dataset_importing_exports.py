@@ -1,4 +1,4 @@
-"""Files as trainers, labelling tools and providers write them: conversations in parts, in templates, beside answers."""
+"""Files as trainers, labelling tools and providers write them: conversations in parts, in templates, in columns."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def records(found: table_reader.Imported) -> list[dict[str, str]]:
     return [{str(k): str(v) for k, v in row.items()} for row in found.frame.to_dict("records")]
 
 
-# --- turns that ask, with the answer in a column of its own; system texts in parts ----------------------------------
+# --- turns with the answer in a separate column; system messages in parts -------------------------------------------
 
 PARTED: list[tuple[dict[str, Any], dict[str, str]]] = [
     ({"prompt": [SYSTEM, USER], "answer": "a"}, {"system": "S"} | Q_AND_A),  # GRPO
@@ -125,7 +125,7 @@ def test_an_image_is_named_and_not_left_out_in_silence(part: dict[str, Any]) -> 
     assert found.problems == ["Line 1: Message 1 has an image or another part that is not text."]
 
 
-# --- conversations written out with the marks of a chat template ----------------------------------------------------
+# --- conversations with chat template markup ------------------------------------------------------------------------
 
 LLAMA3 = "<|start_header_id|>{}<|end_header_id|>\n\n{}<|eot_id|>"
 RENDERED = {
@@ -197,7 +197,7 @@ def test_other_texts_stay_as_they_are(row: dict[str, Any]) -> None:
     assert records(read(row, row)) == [row, row]
 
 
-# --- tables and rows in JSON that do not look like it ---------------------------------------------------------------
+# --- other representations of tables and rows in JSON ---------------------------------------------------------------
 
 FRAME = pd.DataFrame({"prompt": ["q", "r"], "completion": ["a", "b"]})
 Q_AND_A_2 = [Q_AND_A, {"prompt": "r", "completion": "b"}]
@@ -352,7 +352,7 @@ def test_a_zip_file_with_a_password_says_so() -> None:
         table_reader.read_table(bytes(data), "a.zip")
 
 
-# --- CSV as programs and people write it ----------------------------------------------------------------------------
+# --- CSV from various sources ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -476,7 +476,7 @@ def test_an_error_in_an_opendocument_sheet_is_named() -> None:
     assert found.notes == ["Row 2, column value contains the error #DIV/0!; it is kept as text."]
 
 
-# --- parts of columns -----------------------------------------------------------------------------------------------
+# --- column roles ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

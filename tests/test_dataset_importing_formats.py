@@ -1,4 +1,4 @@
-"""Parquet, Excel, and files whose name says something else: told by content, bounded, and named by row."""
+"""Parquet, Excel, and files with a misleading name: detected by content, within limits, with row numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files larger than memory should be: read in blocks, bounded in what is kept, and nothing good left out unsaid."""
+"""Very large files: read in blocks, with bounded memory, and nothing is left out silently."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.dataset.importers.import_problems import MAX_LINE_CHARACTERS
 from core.errors import BadFile
 
 _GB = 1_000_000_000
-_MOST_MEMORY = 60_000_000  # bytes: some copies of the longest line that is kept
+_MOST_MEMORY = 60_000_000  # bytes: a few copies of the longest line
 
 
 class Long(io.RawIOBase):
@@ -120,7 +120,7 @@ def test_a_path_a_stream_and_bytes_are_read_alike(tmp_path: Path) -> None:
     sources: list[table_reader.Source] = [data, tmp_path / "a.csv", stream, Pipe(data)]
     for source in sources:
         assert table_reader.read_table(source, "a.csv").frame.to_numpy().tolist() == [["唐", "x"]]
-    assert not stream.closed  # it is not ours to close
+    assert not stream.closed  # the caller owns it
 
 
 def test_a_path_where_nothing_is_says_so(tmp_path: Path) -> None:

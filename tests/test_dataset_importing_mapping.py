@@ -1,4 +1,4 @@
-"""Which column is which: guessed by name, told before it is kept."""
+"""Column mapping: guessed by name, previewed before it is saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a row that cannot be used is in its file: its line, its row, or its number among the entries of a document."""
+"""Positions of unusable rows: line, row, or number of the entry in a document."""
 
 from __future__ import annotations
 

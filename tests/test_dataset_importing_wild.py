@@ -1,4 +1,4 @@
-"""Files as they are in the wild: conversations of any format, JSON of any layout, columns by their real names."""
+"""Real-world files: conversations in any format, JSON in any layout, common column names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people see in a workbook, and what is lost on the way: formulas, errors, merged cells, number formats, ids."""
+"""Workbooks: displayed values that readers lose, such as formulas, errors, merged cells, number formats and ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preparation of training data: what is found, what is added, and what is refused."""
+"""Preparation of training data: findings, additions, refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mixes: shares met exactly, rows as they were, and where each came from."""
+"""Mixes: exact shares, unchanged rows, and their origin."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_each_row_keeps_the_prompt_of_its_own_data_set(store: Store) -> None:
     assert datasets.rows(store, mix_id)[0].values.keys() >= {"prompt", "y"}
 
 
-def test_a_mix_knows_what_it_is_made_of_and_can_be_mixed_again(store: Store) -> None:
+def test_a_mix_records_its_parts_and_can_be_mixed_again(store: Store) -> None:
     a, b, c = load(store, "a", 4, 2), load(store, "b", 4, 2), load(store, "c", 4, 2)
     mix_id = mixing.mix(store, LOCAL, "m", [(a, 3), (b, 1)], seed=5)
     with store.reading() as session:
@@ -92,7 +92,7 @@ def test_mixes_of_mixes_of_mixes_keep_every_row_apart(store: Store) -> None:
     assert datasets.summary(store, mix_id).done > 76
 
 
-def test_what_cannot_be_mixed_is_told(store: Store) -> None:
+def test_an_impossible_mix_is_refused_with_a_reason(store: Store) -> None:
     a, b = load(store, "a", 4, 2), load(store, "b", 4, 2)
     empty = load(store, "empty", 1, 2)
     for parts, size, words in (

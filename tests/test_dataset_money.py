@@ -1,4 +1,4 @@
-"""Money: what a provider has charged is in the spend ledger, whatever it answers; a budget bounds what is bought."""
+"""Money: every charge of a provider is in the spend ledger, whatever it answers; budgets limit spending."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _WORST = Decimal("0.2")  # US dollars, above what one request for one of these r
 
 @pytest.fixture(scope="module")
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """One ledger for all sequences: each is a run of its own."""
+    """One database for all sequences, with one run per sequence."""
     store = fresh(Settings.from_env({"FABULA_HOME": str(tmp_path_factory.mktemp("money"))}))
     yield store
     store.close()
@@ -55,7 +55,7 @@ def provider() -> Iterator[ScriptedProvider]:
 
 
 def written(store: Store, provider: ScriptedProvider, made: Recipe, budget_usd: Decimal | None = None) -> str:
-    """A run of `made`, carried out until it ends by itself."""
+    """A run of `made`, executed until it ends."""
     run_id = runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, made), budget_usd=budget_usd)
     limits = RunLimits(ceiling=_CEILING, base_s=0.0005, cap_s=0.002, tick_s=0.02, storage_retry_s=0.01)
     executor.execute(store, provider.registry(), run_id, limits=limits, book=BOOK)
@@ -63,7 +63,7 @@ def written(store: Store, provider: ScriptedProvider, made: Recipe, budget_usd: 
 
 
 def booked(store: Store, reference: str) -> Decimal:
-    """What the ledger counts for a run, line by line; the totals that budgets read say the same."""
+    """The spend of a run from its ledger entries; checks that the totals agree."""
     with store.reading() as session:
         query = select(spend_totals.MAX_COST).where(Spend.reference == reference)
         lines = sum((usd for usd in session.scalars(query) if usd is not None), Decimal(0))
@@ -78,7 +78,7 @@ def numbered(rows: int, repeats: int = 1, seed: int | None = 5) -> Recipe:
 
 
 def scripted(dice: random.Random) -> dict[str, list[AnswerKind]]:
-    """What each prompt gets, one answer after another; well answered after that."""
+    """Answers for each prompt, in order; good answers after that."""
     shares = dice.choice([0.2, 0.5, 0.9])
     return {
         f"Story {number}.": [dice.choice(KINDS) if dice.random() < shares else GOOD for _ in range(dice.randint(0, 6))]
@@ -105,7 +105,7 @@ def test_nothing_is_charged_that_is_not_in_the_ledger(ledger: Store, provider: S
         progress = runs.progress(ledger, run_id)
         assert progress.state in ("done", "failed", "stopped"), number
         assert provider.charged_usd <= booked(ledger, run_id), (number, answers)
-        if limit is not None:  # reasoning beyond the cap is the one thing that may cost more than was reserved
+        if limit is not None:  # only reasoning above the cap may cost more than the reservation
             beyond = sum(kind.cost_usd for kinds in answers.values() for kind in kinds if kind.cost_usd > _WORST)
             assert provider.charged_usd <= limit + beyond * made.repeats, number
     with ledger.reading() as session:
@@ -128,9 +128,7 @@ def test_each_kind_of_answer_is_booked(ledger: Store, provider: ScriptedProvider
 @pytest.mark.parametrize(
     "name", ["JSON that is cut off", "a connection that is dropped", "JSON of another shape", "a gateway timeout"]
 )
-def test_a_budget_bounds_what_is_bought_though_nothing_can_be_read(
-    ledger: Store, provider: ScriptedProvider, name: str
-) -> None:
+def test_a_budget_limits_spending_on_unreadable_answers(ledger: Store, provider: ScriptedProvider, name: str) -> None:
     """Two rows and a budget of $0.30: 320 requests and $4.80 before."""
     broken = next(kind for kind in KINDS if kind.name == name)
     provider.reset()
@@ -142,7 +140,7 @@ def test_a_budget_bounds_what_is_bought_though_nothing_can_be_read(
     assert provider.requests.total() <= 2
 
 
-def test_a_row_that_is_never_read_fails_after_a_few_purchases(ledger: Store, provider: ScriptedProvider) -> None:
+def test_a_row_with_unreadable_answers_fails_after_a_few_attempts(ledger: Store, provider: ScriptedProvider) -> None:
     broken = next(kind for kind in KINDS if kind.name == "a gateway timeout")
     provider.reset()
     provider.script = lambda prompt, before: broken if prompt == "Story 0." else GOOD
@@ -153,7 +151,7 @@ def test_a_row_that_is_never_read_fails_after_a_few_purchases(ledger: Store, pro
     assert provider.charged_usd <= booked(ledger, run_id)
 
 
-def test_where_no_answer_can_be_read_the_run_ends_and_says_so(ledger: Store, provider: ScriptedProvider) -> None:
+def test_a_run_ends_if_no_answer_can_be_read(ledger: Store, provider: ScriptedProvider) -> None:
     provider.reset()
     provider.script = lambda prompt, before: next(kind for kind in KINDS if kind.name == "a list")
     run_id = written(ledger, provider, numbered(40))
@@ -211,7 +209,7 @@ def lines_of(store: Store) -> list[Spend]:
 
 
 def check_line(store: Store, stays: bool, failed: bool) -> None:
-    """One line where it may be billed (unknown, at the worst, after an error), none where it is not."""
+    """One entry if it may be billed (with unknown cost after an error), else none."""
     lines = lines_of(store)
     assert len(lines) == stays
     if stays and failed:

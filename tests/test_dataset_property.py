@@ -1,4 +1,4 @@
-"""Whatever people and accidents do to a run, the ledger is what was bought: no answer lost, none paid and forgotten."""
+"""Property test: after any sequence of actions and faults, the ledger matches what the provider sold."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ _ACTIONS = st.one_of(
 
 
 class World:
-    """A ledger, a server that knows what it has sold, and what may happen to them."""
+    """A database, a server that records its sales, and the possible actions and faults."""
 
     def __init__(self, store: Store, server: FaultServer) -> None:
         self.store, self.server = store, server
         self.sold: Counter[str] = Counter()  # answers by prompt
-        self.lost: Counter[str] = Counter()  # rows whose answer nobody may have seen, by prompt
+        self.lost: Counter[str] = Counter()  # rows whose answer may be lost, by prompt
         self.failed: Counter[str] = Counter()
         self.fault = 0
         self.halt = threading.Event()
@@ -107,7 +107,7 @@ class World:
         self.fault = 0
 
     def _retry(self, fault: int) -> None:
-        """Only what had failed is asked for, unless a run that is to write all is not over."""
+        """Only failed rows are requested, unless a run for all rows is active."""
         counts, last = self._counts(), runs.latest(self.store, self.dataset_id)
         asked = self._asked
         try:
@@ -137,7 +137,7 @@ class World:
         executor.execute(self.store, self.server.registry(), run_id, self.halt, limits=limits, book=book())
 
     def _kill(self, run_id: str, rows: int) -> None:
-        """As kill -9 leaves it: claimed, the first half sold and never recorded; and the process is gone."""
+        """The state after kill -9: rows claimed, half of them sold but not recorded, and the process dead."""
         context = row_store.begin(self.store, run_id, "0" * 12 + ":1:2:gone")
         assert context is not None
         with self.store.session() as session:
@@ -150,7 +150,7 @@ class World:
 
     def _pause(self, run_id: str, _: int) -> None:
         runs.request_pause(self.store, LOCAL, run_id)
-        assert row_store.begin(self.store, run_id) is None  # nobody works on it
+        assert row_store.begin(self.store, run_id) is None  # no executor is active
 
     def check(self) -> None:
         """The ledger is what was bought."""
@@ -170,7 +170,7 @@ class World:
         assert settled <= self.sold.total() <= settled + unsettled
 
     def finish(self) -> None:
-        """Left alone, everything that is wanted gets written."""
+        """Without further faults, everything is written."""
         self.do("start", 0)
         counts = self._counts()
         assert counts.pending == 0 and counts.failed == 0 and counts.sent == 0
@@ -189,7 +189,7 @@ def world() -> Iterator[World]:
 
 @settings(max_examples=20, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(_ACTIONS, min_size=1, max_size=8))
-def test_the_ledger_is_what_was_bought_whatever_happens(actions: list[tuple[str, int]]) -> None:
+def test_the_ledger_matches_sales_after_any_sequence_of_faults(actions: list[tuple[str, int]]) -> None:
     with world() as this:
         for action, amount in actions:
             this.do(action, amount)

@@ -1,4 +1,4 @@
-"""Quality of rows in the ledger: which rows are judged, when they are measured again, and the charts of it all."""
+"""Quality of stored rows: which rows are measured, when they are measured again, and the charts."""
 
 from __future__ import annotations
 

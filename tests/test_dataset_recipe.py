@@ -1,4 +1,4 @@
-"""Recipes and grids: what can be run, what a person is told otherwise, and cells that are made one at a time."""
+"""Recipes and grids: validation with clear errors, and cells computed on demand."""
 
 from __future__ import annotations
 

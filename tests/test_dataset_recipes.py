@@ -1,4 +1,4 @@
-"""A grid that grows keeps what it has; recipes are saved, versioned, copied and brought back."""
+"""A growing grid keeps its rows; recipes are saved, versioned, copied and restored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RECIPE = Recipe("colours", (Column("colour", ("red", "blue")), Column("thing", (
 
 
 def write(store: Store, dataset_id: str, **where: str) -> int:
-    """Pretend that the rows with these values were bought; how many."""
+    """Mark the rows with these values as written. Returns their number."""
     with store.session() as session:
         rows = session.scalars(select(Row).where(Row.dataset_id == dataset_id)).all()
         chosen = [r for r in rows if all(r.column_values[k] == v for k, v in where.items())]
@@ -32,7 +32,7 @@ def write(store: Store, dataset_id: str, **where: str) -> int:
 
 
 def fill_all(store: Store, dataset_id: str, recipe: Recipe = RECIPE) -> int:
-    """What a run does with the ledger: every missing cell becomes a row."""
+    """As a run does: create a row for every missing cell."""
     added = 0
     while True:
         with store.session() as session:
@@ -48,7 +48,7 @@ def rows_of(store: Store, dataset_id: str) -> list[Row]:
 
 
 def assert_grid(store: Store, dataset_id: str, recipe: Recipe) -> None:
-    """Every cell is one row, in its place, with its key; whatever else there is stands after the grid."""
+    """Every cell is one row with its position and key; all other rows come after the grid."""
     found = rows_of(store, dataset_id)
     inside, outside = found[: recipe.rows()], found[recipe.rows() :]
     assert [(r.position, r.key, r.repeat, r.prompt) for r in inside] == [
@@ -91,7 +91,7 @@ def test_growing_twice_changes_nothing(store: Store) -> None:
     assert [(r.id, r.key, r.position, r.updated_at) for r in rows_of(store, dataset_id)] == before
 
 
-def test_a_value_that_is_gone_leaves_what_was_bought_behind_the_grid(store: Store) -> None:
+def test_rows_of_a_removed_value_move_behind_the_grid(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, RECIPE)
     write(store, dataset_id, colour="red", thing="hat")
     smaller = replace(RECIPE, columns=(Column("colour", ("blue", "green")), RECIPE.columns[1]))
@@ -140,9 +140,7 @@ def test_only_new_values_of_a_column_that_is_there_can_be_added(column: str, val
         grid_edit.with_values(RECIPE, column, values)
 
 
-def test_a_growth_that_is_cut_short_is_finished_by_whoever_comes_next(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_growth_is_finished_by_the_next_caller(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grid_store, "CHUNK", 3)
     monkeypatch.setattr(grid_store.fill, "__defaults__", (3,))
     recipe = grid_edit.more_repeats(RECIPE, 4)  # 20 rows
@@ -173,7 +171,7 @@ def test_a_growth_that_is_cut_short_is_finished_by_whoever_comes_next(
         assert datasets.summary(store, dataset_id).done == 10
 
 
-def test_a_large_part_that_is_there_is_skipped_not_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_existing_part_is_skipped_not_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = Column("a", tuple(str(n) for n in range(4_000)))
     recipe = Recipe("many", (numbers,), "{a}")
     dataset_id = datasets.create(store, LOCAL, recipe)
@@ -185,7 +183,7 @@ def test_a_large_part_that_is_there_is_skipped_not_read(store: Store, monkeypatc
     assert_grid(store, dataset_id, grown)
 
 
-def test_a_million_cells_grow_at_once(store: Store) -> None:
+def test_a_grid_grows_to_a_million_cells_immediately(store: Store) -> None:
     hundred = tuple(str(n) for n in range(100))
     recipe = Recipe("million", tuple(Column(n, hundred) for n in "abc"), "{a} {b} {c}")
     dataset_id = datasets.create(store, LOCAL, recipe)
@@ -204,7 +202,7 @@ _GRIDS = st.lists(st.tuples(_VALUES, _VALUES, st.integers(1, 3), st.booleans()),
 
 @hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_GRIDS)
-def test_whatever_a_grid_becomes_nothing_bought_is_lost_or_missing(
+def test_no_written_row_is_lost_however_a_grid_changes(
     store: Store, steps: list[tuple[tuple[str, ...], tuple[str, ...], int, bool]]
 ) -> None:
     recipes = [
@@ -232,7 +230,7 @@ def names(store: Store) -> list[tuple[str, int]]:
     return [(saved.name, saved.version) for saved in recipes.list_saved(store)]
 
 
-def test_a_saved_recipe_comes_back_as_it_was(store: Store) -> None:
+def test_a_saved_recipe_loads_unchanged(store: Store) -> None:
     recipe = replace(RECIPE, name="  my\tcolours ", system="s", seed=3, endpoint="completion", temperature=1)
     saved = recipes.save(store, LOCAL, recipe)
     assert recipes.load(store, saved) == replace(recipe, name="my colours")
@@ -267,7 +265,7 @@ def test_another_name_is_no_version(store: Store) -> None:
     assert names(store) == [("tints", 1)]
 
 
-def test_a_copy_goes_its_own_way(store: Store) -> None:
+def test_a_copy_is_independent(store: Store) -> None:
     saved = recipes.save(store, LOCAL, RECIPE)
     copied = recipes.copy(store, LOCAL, saved, "another")
     family = recipes.list_saved(store)[0].family
@@ -277,7 +275,7 @@ def test_a_copy_goes_its_own_way(store: Store) -> None:
     assert recipes.load(store, copied) == replace(RECIPE, name="another")
 
 
-def test_what_is_deleted_can_be_brought_back(store: Store) -> None:
+def test_deleting_can_be_undone(store: Store) -> None:
     saved = recipes.save(store, LOCAL, RECIPE)
     (one,) = recipes.list_saved(store)
     recipes.delete(store, LOCAL, one.family)
@@ -303,7 +301,7 @@ def test_a_recipe_without_a_name_is_not_saved(store: Store) -> None:
     assert recipes.list_saved(store) == []
 
 
-def test_a_data_set_knows_the_recipe_that_it_began_with(store: Store) -> None:
+def test_a_data_set_records_its_saved_recipe(store: Store) -> None:
     saved, dataset_id = recipes.save(store, LOCAL, RECIPE), datasets.create(store, LOCAL, RECIPE)
     recipes.set_source_recipe(store, LOCAL, dataset_id, saved)
     with store.reading() as session:

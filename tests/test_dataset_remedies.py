@@ -1,4 +1,4 @@
-"""Rows that failed are written with other settings: only they, once, within budgets; what is written stays."""
+"""Failed rows are retried with other settings: only these rows, once, within budgets; written rows stay."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def mixed(store: Store, server: FaultServer) -> str:
     return runs.progress(store, run_id).dataset_id
 
 
-def test_failed_rows_are_told_by_cause_the_most_frequent_first(store: Store, mixed: str) -> None:
+def test_failed_rows_are_listed_by_cause_most_frequent_first(store: Store, mixed: str) -> None:
     found = runs.latest(store, mixed)
     assert found is not None
     assert [(one.cause, one.rows) for one in found.failed_by_cause] == [
@@ -70,8 +70,8 @@ def test_a_higher_limit_is_for_the_rows_that_were_cut_off(store: Store, server: 
     assert saved_recipe is not None and saved_recipe == replace(recipe(12), max_tokens=limit)
 
 
-def test_every_cause_has_a_way_to_twelve_rows(store: Store, server: FaultServer, mixed: str) -> None:
-    """Limit, writer, temperature, one after the other: each row is bought once more, none a third time."""
+def test_the_remedies_of_every_cause_complete_all_twelve_rows(store: Store, server: FaultServer, mixed: str) -> None:
+    """Limit, model, temperature, one after the other: each row is requested once more, none a third time."""
     request_count = len(server.requests)
     for cause, change in (
         ("token_limit", Change(max_tokens=512)),
@@ -104,7 +104,7 @@ def test_the_rows_of_a_grid_that_grows_follow_the_new_settings(store: Store, ser
     assert {request.body["max_tokens"] for request in server.requests[request_count:]} == {512}
 
 
-def test_another_writer_takes_over_where_a_model_is_gone(store: Store, server: FaultServer) -> None:
+def test_another_model_replaces_a_missing_one(store: Store, server: FaultServer) -> None:
     server.enqueue(fault_server.error(404, "The model `writer` does not exist", "model_not_found"))
     run_id = queue(store, recipe(4))
     execute(store, server, run_id, limits=replace(QUICK, ceiling=1))
@@ -117,7 +117,7 @@ def test_another_writer_takes_over_where_a_model_is_gone(store: Store, server: F
     assert [request.body["model"] for request in server.requests[1:]] == ["other"] * 4
 
 
-def test_a_paused_run_of_the_writer_before_is_over(store: Store, server: FaultServer) -> None:
+def test_a_paused_run_of_the_previous_model_is_stopped(store: Store, server: FaultServer) -> None:
     run_id = queue(store, recipe(4))
     runs.request_pause(store, LOCAL, run_id)
     dataset_id = runs.progress(store, run_id).dataset_id
@@ -127,7 +127,7 @@ def test_a_paused_run_of_the_writer_before_is_over(store: Store, server: FaultSe
     assert [request.body["model"] for request in server.requests] == ["other"] * 4
 
 
-def test_settings_stay_as_they_are_while_a_run_is_under_way(store: Store, server: FaultServer, mixed: str) -> None:
+def test_settings_cannot_change_during_a_run(store: Store, server: FaultServer, mixed: str) -> None:
     ids = failed_rows.ids_of(store, mixed, "refused")
     runs.retry_failed(store, LOCAL, mixed, ids)
     with pytest.raises(BadRecipe, match="under way"):
@@ -147,7 +147,7 @@ def test_settings_that_cannot_be_used_change_nothing(store: Store, mixed: str, c
 
 
 def test_two_clicks_on_a_remedy_are_one_run(store: Store, server: FaultServer, mixed: str) -> None:
-    """The second finds its rows with the first: it changes nothing, and nothing is bought twice."""
+    """The second click finds its rows taken: it changes nothing, and nothing is paid twice."""
     request_count = len(server.requests)
     ids = failed_rows.ids_of(store, mixed, "token_limit")
     run_id = runs.retry_failed(store, LOCAL, mixed, ids, change=Change(max_tokens=512))
@@ -160,7 +160,7 @@ def test_two_clicks_on_a_remedy_are_one_run(store: Store, server: FaultServer, m
 
 
 def test_a_remedy_keeps_to_its_budget(store: Store, server: FaultServer, mixed: str) -> None:
-    """With a higher limit the worst case of a row is dearer: what is left of the money may pay for none of them."""
+    """With a higher limit the worst case costs more: the remaining budget may cover no row."""
     request_count = len(server.requests)
     ids = failed_rows.ids_of(store, mixed, "token_limit")
     change = Change(max_tokens=512)

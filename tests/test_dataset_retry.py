@@ -1,4 +1,4 @@
-"""Failed rows are written again, and no others: also by several workers, after a kill, after a pause, in a batch."""
+"""Failed rows are retried, and no others: also by several workers, after a kill, after a pause, in a batch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.test_dataset_runs import QUICK, book, execute, executing, recipe
 
 
 def some(store: Store, failed: int = 4, waiting: int = 8, provider: str = "fault") -> str:
-    """A data set whose first rows have failed, in a run that was stopped before it came to the others."""
+    """A data set whose first rows failed in a run that was stopped before it reached the others."""
     dataset_id = datasets.create(store, LOCAL, recipe(failed + waiting, provider))
     earlier = runs.enqueue(store, LOCAL, dataset_id)
     runs.request_stop(store, LOCAL, earlier)
@@ -59,7 +59,7 @@ def test_only_failed_rows_are_written_and_the_run_is_done(store: Store, server: 
     assert states(store, dataset_id) == {"done": 12} and len(server.requests) == 12
 
 
-def test_rows_of_the_grid_that_are_not_in_the_ledger_yet_are_left_there(store: Store, server: FaultServer) -> None:
+def test_cells_without_a_row_are_not_written(store: Store, server: FaultServer) -> None:
     dataset_id = some(store)
     grid_edit.grow(
         store, LOCAL, dataset_id, grid_edit.more_repeats(recipe(12), 600)
@@ -73,12 +73,12 @@ def test_some_of_the_failed_rows(store: Store, server: FaultServer) -> None:
     dataset_id = some(store)
     first, second, *_others = ids(store, dataset_id, "failed")
     run_id = runs.retry_failed(store, LOCAL, dataset_id, [first])
-    assert runs.retry_failed(store, LOCAL, dataset_id, [second]) == run_id  # nobody has taken it in hand yet
+    assert runs.retry_failed(store, LOCAL, dataset_id, [second]) == run_id  # no executor has started it yet
     execute(store, server, run_id)
     assert states(store, dataset_id) == {"done": 2, "failed": 2, "pending": 8}
 
 
-def test_what_fails_again_has_failed_and_does_not_keep_the_run(store: Store, server: FaultServer) -> None:
+def test_a_row_that_fails_again_does_not_block_the_end_of_the_run(store: Store, server: FaultServer) -> None:
     dataset_id = some(store)
     server.when("n0001", refusal("No."))
     run_id = runs.retry_failed(store, LOCAL, dataset_id)
@@ -96,7 +96,7 @@ def test_several_executors_write_the_failed_rows_once(store: Store, server: Faul
     assert states(store, dataset_id) == {"done": 60, "pending": 60} and len(server.requests) == 60
 
 
-def test_after_a_kill_the_run_goes_on_with_its_own_rows(store: Store, server: FaultServer) -> None:
+def test_after_a_kill_the_run_continues_with_its_own_rows(store: Store, server: FaultServer) -> None:
     dataset_id = some(store)
     run_id = runs.retry_failed(store, LOCAL, dataset_id)
     context = run_store.begin(store, run_id, "0" * 12 + ":1:2:gone")
@@ -108,7 +108,7 @@ def test_after_a_kill_the_run_goes_on_with_its_own_rows(store: Store, server: Fa
     assert states(store, dataset_id) == {"done": 4, "pending": 8} and len(server.requests) == 4
 
 
-def test_a_stopped_one_goes_on_with_what_it_has_left(store: Store, server: FaultServer) -> None:
+def test_a_stopped_run_continues_with_its_remaining_rows(store: Store, server: FaultServer) -> None:
     dataset_id = some(store)
     run_id = runs.retry_failed(store, LOCAL, dataset_id)
     runs.request_stop(store, LOCAL, run_id)
@@ -119,7 +119,7 @@ def test_a_stopped_one_goes_on_with_what_it_has_left(store: Store, server: Fault
         runs.resume(store, LOCAL, run_id)
 
 
-def test_asking_for_all_widens_a_run_that_is_under_way(store: Store, server: FaultServer) -> None:
+def test_enqueueing_all_rows_widens_an_active_run(store: Store, server: FaultServer) -> None:
     dataset_id = some(store)
     server.when("n0000", held())
     run_id = runs.retry_failed(store, LOCAL, dataset_id)
@@ -131,7 +131,7 @@ def test_asking_for_all_widens_a_run_that_is_under_way(store: Store, server: Fau
     assert not runs.progress(store, run_id).failed_only
 
 
-def test_a_paused_run_that_was_to_write_all_is_over(store: Store, server: FaultServer) -> None:
+def test_a_paused_run_for_all_rows_is_stopped(store: Store, server: FaultServer) -> None:
     dataset_id = some(store)
     held_back = runs.enqueue(store, LOCAL, dataset_id, retry_failed=False)
     runs.request_pause(store, LOCAL, held_back)
@@ -141,7 +141,7 @@ def test_a_paused_run_that_was_to_write_all_is_over(store: Store, server: FaultS
     assert states(store, dataset_id) == {"done": 4, "pending": 8}
 
 
-def test_a_paused_one_takes_more_failed_rows_and_goes_on(store: Store, server: FaultServer) -> None:
+def test_a_paused_run_takes_more_failed_rows_and_continues(store: Store, server: FaultServer) -> None:
     dataset_id = some(store)
     first, *others = ids(store, dataset_id, "failed")
     run_id = runs.retry_failed(store, LOCAL, dataset_id, [first])
@@ -151,7 +151,7 @@ def test_a_paused_one_takes_more_failed_rows_and_goes_on(store: Store, server: F
     assert states(store, dataset_id) == {"done": 4, "pending": 8}
 
 
-def test_a_budget_holds_for_it_and_what_is_left_is_said(store: Store, server: FaultServer) -> None:
+def test_the_budget_applies_and_the_remaining_rows_are_reported(store: Store, server: FaultServer) -> None:
     dataset_id = some(store)
     run_id = runs.retry_failed(store, LOCAL, dataset_id, budget_usd=Decimal("0.15"))
     execute(store, server, run_id, book=book())
@@ -178,7 +178,7 @@ def test_a_refused_retry_changes_nothing(store: Store) -> None:
         assert session.scalars(select(Run.state).where(Run.state != "stopped")).all() == []
 
 
-def test_a_run_that_was_resumed_before_its_executor_was_through_is_not_ended_by_it(store: Store) -> None:
+def test_an_executor_does_not_end_a_run_that_was_resumed_meanwhile(store: Store) -> None:
     dataset_id = some(store)
     run_id = runs.retry_failed(store, LOCAL, dataset_id)
     context = run_store.begin(store, run_id, "one")

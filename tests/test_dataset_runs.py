@@ -1,4 +1,4 @@
-"""Runs against a server that fails on demand: everything is written once, nothing acknowledged is lost."""
+"""Runs against a fault-injecting server: every row is written once, and no acknowledged answer is lost."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def states(store: Store, run_id: str) -> Counter[str]:
     return Counter(r.state for r in all_rows(store, run_id))
 
 
-# --- the good way --------------------------------------------------------------------------------------------------
+# --- success -------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_writes_every_row_once(store: Store, server: FaultServer) -> None:
@@ -131,7 +131,9 @@ def test_a_run_writes_every_row_once(store: Store, server: FaultServer) -> None:
 
 
 @pytest.mark.parametrize("ceiling", [1, 4])
-def test_as_many_fly_as_may_and_no_more(store: Store, server: FaultServer, ceiling: int) -> None:
+def test_the_requests_in_flight_reach_the_ceiling_and_never_exceed_it(
+    store: Store, server: FaultServer, ceiling: int
+) -> None:
     server.default = held()
     run_id = queue(store, recipe(10))
     with executing(store, server.registry(), run_id, replace(QUICK, ceiling=ceiling)):
@@ -174,7 +176,7 @@ def test_a_grid_larger_than_the_ledger_is_filled_as_the_run_goes(
     assert runs.progress(store, run_id).state == "done"
 
 
-# --- answers that are no stories -----------------------------------------------------------------------------------
+# --- answers without a story ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -245,7 +247,7 @@ def test_failed_rows_are_written_again_when_asked_and_only_they(store: Store, se
 @pytest.mark.parametrize(
     "fault", [rate_limit(), rate_limit(retry_after_ms="5"), error(500, "x"), error(503, "x"), html(502), html(), drop()]
 )
-def test_a_passing_fault_costs_time_and_no_row(store: Store, server: FaultServer, fault: Answer) -> None:
+def test_a_temporary_fault_costs_no_row(store: Store, server: FaultServer, fault: Answer) -> None:
     server.enqueue(fault, fault, fault)
     run_id = queue(store, recipe(8))
     execute(store, server, run_id)
@@ -307,20 +309,20 @@ def test_a_row_that_fails_alone_is_given_up(store: Store, server: FaultServer) -
     assert "this one breaks me" in (all_rows(store, run_id)[0].reason or "")
 
 
-def test_an_outage_gives_no_row_up(store: Store, server: FaultServer) -> None:
+def test_no_row_is_given_up_in_an_outage(store: Store, server: FaultServer) -> None:
     server.enqueue(*[error(503, "x")] * 40)
     run_id = queue(store, recipe(4))
     execute(store, server, run_id, replace(QUICK, max_row_failures=2))
     assert states(store, run_id) == {"done": 4}
 
 
-def test_the_pace_halves_where_everything_is_refused_and_grows_one_by_one() -> None:
+def test_concurrency_halves_when_everything_is_refused_and_grows_by_one() -> None:
     concurrency = ConcurrencyControl(16)
     for _ in range(16):
         concurrency.rate_limited(sent_at=1.0, now=2.0)
     assert concurrency.allowed == 8
     for _ in range(20):
-        concurrency.rate_limited(sent_at=1.5, now=2.1)  # were sent before the cut: they tell nothing new
+        concurrency.rate_limited(sent_at=1.5, now=2.1)  # sent before the decrease: no new information
     assert concurrency.allowed == 8
     for _ in range(8):
         concurrency.succeeded()
@@ -333,7 +335,7 @@ def test_the_pace_halves_where_everything_is_refused_and_grows_one_by_one() -> N
     assert concurrency.allowed == 16
 
 
-def test_a_refusal_now_and_then_costs_little() -> None:
+def test_an_occasional_refusal_costs_little() -> None:
     """One in ten, whatever the number: then the number is not the cause."""
     concurrency = ConcurrencyControl(64)
     for reply in range(10_000):
@@ -443,7 +445,7 @@ def test_a_provider_that_is_gone_ends_the_run(store: Store, server: FaultServer)
     assert "no provider 'azure'" in (runs.progress(store, run_id).reason or "")
 
 
-def test_a_stop_is_honoured_within_a_second_and_keeps_what_came(store: Store, server: FaultServer) -> None:
+def test_a_stop_takes_effect_within_a_second_and_keeps_all_answers(store: Store, server: FaultServer) -> None:
     server.default = held()
     server.enqueue(text("one"), text("two"))
     run_id = queue(store, recipe(20))
@@ -469,7 +471,7 @@ def test_a_run_that_waits_in_the_queue_stops_at_once(store: Store, server: Fault
 
 
 def test_stopped_while_the_engine_hangs(store: Store) -> None:
-    """Even the list of models may never come."""
+    """Even the list of models may never arrive."""
     with FaultServer() as server:
         server.enqueue(held())
         run_id = queue(store, recipe(3, provider="engine"))
@@ -481,7 +483,7 @@ def test_stopped_while_the_engine_hangs(store: Store) -> None:
     assert runs.progress(store, run_id).state == "stopped"
 
 
-def test_a_worker_that_shuts_down_leaves_the_run_to_go_on(store: Store, server: FaultServer) -> None:
+def test_a_run_continues_after_a_worker_shutdown(store: Store, server: FaultServer) -> None:
     stopping = threading.Event()
     server.default = held()
     run_id = queue(store, recipe(8))
@@ -532,7 +534,7 @@ def test_after_kill_9_only_what_is_missing_is_asked_for(store: Store, server: Fa
     assert states(store, run_id) == {"done": 40}
     prompt_counts = Counter(server.prompts())
     assert all(prompt_counts[prompt] == 1 for prompt in acknowledged)
-    assert sum(prompt_counts.values()) <= 40 + 4  # twice at most what was in flight
+    assert sum(prompt_counts.values()) <= 40 + 4  # at most the requests in flight were sent twice
 
 
 # --- disk full -----------------------------------------------------------------------------------------------------
@@ -692,7 +694,7 @@ def test_clicking_twice_starts_one_run(store: Store) -> None:
     assert latest is not None and latest.state == "queued" and latest.rows_per_s is None and latest.eta_s is None
 
 
-def test_nothing_to_write_is_told(store: Store, server: FaultServer) -> None:
+def test_enqueueing_without_missing_rows_is_refused(store: Store, server: FaultServer) -> None:
     run_id = queue(store, recipe(1))
     execute(store, server, run_id)
     with pytest.raises(BadRecipe, match="All rows are written") as caught:
@@ -707,7 +709,7 @@ def test_a_loaded_data_set_cannot_be_written_on(store: Store) -> None:
     assert runs.latest(store, dataset_id) is None
 
 
-def test_what_is_not_there_is_not_found(store: Store, server: FaultServer) -> None:
+def test_missing_runs_and_data_sets_are_not_found(store: Store, server: FaultServer) -> None:
     for call in (
         lambda: runs.enqueue(store, LOCAL, "gone"),
         lambda: runs.progress(store, "gone"),
@@ -756,13 +758,13 @@ def test_a_preview_shows_some_cells_and_keeps_nothing(store: Store, server: Faul
     assert datasets.list_datasets(store) == [] and spends(store) == []
 
 
-def test_a_preview_can_be_put_on_the_bill(store: Store, server: FaultServer) -> None:
+def test_a_preview_can_be_billed(store: Store, server: FaultServer) -> None:
     client = server.registry().get("fault")
     assert len(list(runs.preview(client, recipe(9), store=store, actor=LOCAL, book=book()))) == 3
     assert [s.cost_usd for s in spends(store)] == [Decimal("0.011")] * 3
 
 
-def test_a_preview_is_on_the_bill_when_nobody_waits_for_it_any_more(store: Store, server: FaultServer) -> None:
+def test_a_preview_is_billed_even_if_its_page_is_closed(store: Store, server: FaultServer) -> None:
     server.default = held()
     preview = runs.preview(server.registry().get("fault"), recipe(9), store=store, actor=LOCAL, book=book())
     reader = threading.Thread(target=next, args=(preview,))
@@ -788,7 +790,7 @@ def test_a_preview_that_fails_raises(server: FaultServer) -> None:
         list(runs.preview(server.registry().get("fault"), recipe(9, template="{x}")))
 
 
-def test_a_parameter_that_the_model_does_not_take_is_left_out_and_said(store: Store, server: FaultServer) -> None:
+def test_an_unsupported_parameter_is_left_out_and_reported(store: Store, server: FaultServer) -> None:
     refused = error(400, "Unsupported value: 'temperature' does not support 0.5 with this model.")
     server.judge = lambda body: refused if "temperature" in body else held(text("A story."))
     run_id = queue(store, recipe(6))
@@ -797,6 +799,6 @@ def test_a_parameter_that_the_model_does_not_take_is_left_out_and_said(store: St
         until(lambda: runs.progress(store, run_id).note == note, "the note on the run")
         server.release()
         until(lambda: runs.progress(store, run_id).state == "done", "the end")
-    assert sum("temperature" in seen.body for seen in server.requests) <= 2  # as many as flew at once
+    assert sum("temperature" in seen.body for seen in server.requests) <= 2  # as many as were in flight together
     ended = runs.progress(store, run_id)
     assert (ended.done, ended.failed, ended.note) == (6, 0, None)

@@ -1,4 +1,4 @@
-"""Budgets of the cost page hold for runs as they do for everything else: what would go over one is not sent."""
+"""Budgets of the cost page apply to runs: requests that would exceed one are not sent."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_run_stops_where_a_budget_of_the_cost_page_is_used_up(
     assert total(store) <= Decimal("0.30") and 10 <= ended.done < 40 and ended.done + ended.pending == 40
 
 
-def test_raised_it_goes_on(store: Store, server: FaultServer) -> None:
+def test_a_run_continues_after_the_budget_is_raised(store: Store, server: FaultServer) -> None:
     budget.set_budget(store, LOCAL, "month", Decimal("0.30"))
     run_id = queue(store, recipe(40))
     execute(store, server, run_id, book=book())
@@ -82,7 +82,7 @@ def test_two_runs_at_once_do_not_both_get_the_last_dollar(store: Store, server: 
     assert len(server.requests) == 4
 
 
-def test_what_was_cut_off_counts_as_dear_as_it_can_have_been(store: Store, server: FaultServer) -> None:
+def test_interrupted_requests_count_at_their_maximum_cost(store: Store, server: FaultServer) -> None:
     budget.set_budget(store, LOCAL, "month", Decimal(1))
     server.default = held()
     run_id = queue(store, recipe(2))
@@ -94,7 +94,7 @@ def test_what_was_cut_off_counts_as_dear_as_it_can_have_been(store: Store, serve
 
 
 def test_what_a_killed_executor_had_sent_costs_an_unknown_amount(store: Store, server: FaultServer) -> None:
-    """Its rows are bought again; whether they were bought before nobody knows, so that a sum without them is no sum."""
+    """Its rows are requested again; the earlier requests may have been billed, so the total is unknown."""
     run_id = queue(store, recipe(5), budget_usd=Decimal(1))
     context = row_store.begin(store, run_id, "0" * 12 + ":1:2:gone")
     assert context is not None
@@ -151,7 +151,7 @@ def test_a_row_that_waits_counts_only_where_its_last_request_may_be_billed(
 def test_a_row_that_never_reached_the_provider_is_not_marked_as_sent(store: Store, server: FaultServer) -> None:
     run_id = queue(store, recipe(2))
     registry = server.registry()
-    server.__exit__()  # nobody listens any more
+    server.__exit__()  # the server is closed
     with executing(store, registry, run_id, replace(QUICK, base_s=1_000, cap_s=1_000), book=book()):
         until(lambda: runs.progress(store, run_id).note is not None, "a note of what it waits for")
         until(lambda: [line.sent_at for line in spends(store)] == [None] * 2, "the marks")

@@ -1,4 +1,4 @@
-"""Repeats that share a request, several executors on one run, runs that hold and go on."""
+"""Repeats that share a request, several executors per run, and pausing and resuming."""
 
 from __future__ import annotations
 
@@ -153,10 +153,10 @@ def test_a_run_is_done_only_when_the_other_executor_has_its_answers(store: Store
     assert states(store, run_id) == {"done": 6} and len(server.requests) == 6
 
 
-def test_only_the_rows_of_the_dead_are_given_back(store: Store) -> None:
+def test_only_rows_of_dead_executors_are_released(store: Store) -> None:
     run_id = queue(store, recipe(6))
     with leases.hold_lease() as living:
-        dead = living.replace(living.split(":")[1], "999999999")  # a process that cannot be
+        dead = living.replace(living.split(":")[1], "999999999")  # a process id that cannot exist
         elsewhere = "0" * 12 + living[12:]  # a machine on which no worker is known
         batch: dict[str, object] = {"batch_id": "b", "claimed_by": None}
         for place, who in enumerate((living, dead, elsewhere, None)):
@@ -176,7 +176,7 @@ def _hand(store: Store, position: int, values: dict[str, object]) -> None:
 
 
 def test_an_answer_that_comes_late_overwrites_nothing(store: Store) -> None:
-    """This machine slept, others took its row for lost and wrote it: both answers are paid, the first one stays."""
+    """This machine slept, and another executor wrote its row: both answers are paid, the first one is kept."""
     context = row_store.begin(store, queue(store, recipe(1)))
     assert context is not None
     with store.session() as session:
@@ -196,7 +196,7 @@ def test_an_answer_that_comes_late_overwrites_nothing(store: Store) -> None:
     ("meanwhile", "text_kept", "state"),
     [
         ("nothing", "late", "done"),  # its own row
-        ("given back", "late", "done"),  # nobody has it: the paid answer saves buying another
+        ("given back", "late", "done"),  # unclaimed: the paid answer is used
         ("claimed", None, "sent"),
         ("claimed and marked", None, "sent"),
         ("settled", "other", "done"),
@@ -210,7 +210,7 @@ def test_a_worker_that_lost_its_lease_settles_no_row_of_another(
     """Every answer is paid for; the row belongs to the worker that holds the lease now."""
     run_id = queue(store, recipe(1))
     with leases.hold_lease() as living:
-        lost = living.replace(living.split(":")[1], "999999999")  # a process that cannot be: taken for dead
+        lost = living.replace(living.split(":")[1], "999999999")  # a process id that cannot exist: considered dead
         slow_order, quick_order = (row_store.begin(store, run_id, who) for who in (lost, living))
         assert slow_order is not None and quick_order is not None
         with store.session() as session:
@@ -247,7 +247,7 @@ def _outcome(claim: Claim, words: str) -> row_store.RowOutcome:
     )
 
 
-# --- hold and go on --------------------------------------------------------------------------------------------------
+# --- pause and resume ------------------------------------------------------------------------------------------------
 
 
 def test_a_paused_run_sends_nothing_and_goes_on_where_it_was(store: Store, server: FaultServer) -> None:
@@ -262,7 +262,7 @@ def test_a_paused_run_sends_nothing_and_goes_on_where_it_was(store: Store, serve
     assert runs.progress(store, run_id).state == "paused"
     assert states(store, run_id) == {"done": 2, "pending": 10}
     execute(store, server, run_id)
-    assert len(server.requests) == 5  # nobody works on a paused run
+    assert len(server.requests) == 5  # no executor works on a paused run
     assert run_id not in KINDS["run"].unfinished(store)
     server.release()
     runs.resume(store, LOCAL, run_id)
@@ -293,7 +293,7 @@ def test_a_run_that_is_resumed_while_it_pauses_goes_on(
     assert states(store, run_id) == {"done": 4} and runs.progress(store, run_id).state == "done"
 
 
-def test_what_waits_in_the_queue_is_paused_at_once_and_can_be_stopped(store: Store) -> None:
+def test_a_queued_run_is_paused_immediately_and_can_be_stopped(store: Store) -> None:
     run_id = queue(store, recipe(3))
     runs.request_pause(store, LOCAL, run_id)
     assert runs.progress(store, run_id).state == "paused"
@@ -301,7 +301,7 @@ def test_what_waits_in_the_queue_is_paused_at_once_and_can_be_stopped(store: Sto
     assert runs.progress(store, run_id).state == "stopped"
 
 
-def test_the_button_that_starts_lets_a_paused_run_go_on(store: Store) -> None:
+def test_enqueue_resumes_a_paused_run(store: Store) -> None:
     run_id = queue(store, recipe(3), Decimal(1))
     runs.request_pause(store, LOCAL, run_id)
     dataset_id = runs.progress(store, run_id).dataset_id
@@ -311,7 +311,7 @@ def test_the_button_that_starts_lets_a_paused_run_go_on(store: Store) -> None:
     batch = runs.enqueue(store, LOCAL, dataset_id, mode="batch")
     assert batch != run_id and runs.progress(store, batch).mode == "batch"
     assert runs.progress(store, run_id).state == "stopped"
-    runs.resume(store, LOCAL, run_id)  # another run is at work: this one stays as it is
+    runs.resume(store, LOCAL, run_id)  # another run is active: this one does not change
     assert runs.progress(store, run_id).state == "stopped"
 
 
@@ -329,7 +329,7 @@ def test_a_raised_budget_lets_a_run_go_on_with_what_it_has_spent(store: Store, s
         runs.resume(store, LOCAL, run_id)
 
 
-def test_a_budget_that_is_raised_in_mid_run_is_heeded(store: Store, server: FaultServer) -> None:
+def test_a_budget_raised_during_a_run_applies(store: Store, server: FaultServer) -> None:
     run_id = queue(store, recipe(20), budget_usd=Decimal("0.28"))
     server.default = held()
     with executing(store, server.registry(), run_id, replace(QUICK, ceiling=2), book=book()):
@@ -339,8 +339,8 @@ def test_a_budget_that_is_raised_in_mid_run_is_heeded(store: Store, server: Faul
     assert states(store, run_id) == {"done": 20}
 
 
-def test_a_budget_holds_where_nobody_tells_what_an_answer_took(store: Store, server: FaultServer) -> None:
-    """Each such answer counts as dear as it can have been: $0.136."""
+def test_a_budget_applies_without_token_counts(store: Store, server: FaultServer) -> None:
+    """Each such answer counts at its maximum cost: $0.136."""
     server.default = Answer(usage=False)
     run_id = queue(store, recipe(12), budget_usd=Decimal("0.30"))
     execute(store, server, run_id, book=book())
@@ -380,7 +380,7 @@ def test_no_amount_is_no_budget(store: Store, amount: str) -> None:
         runs.raise_budget(store, LOCAL, run_id, Decimal(amount))
 
 
-def test_runs_that_are_not_there(store: Store) -> None:
+def test_missing_runs_are_not_found(store: Store) -> None:
     for call in (runs.request_pause, runs.resume):
         with pytest.raises(NotFound):
             call(store, LOCAL, "gone")
@@ -398,10 +398,10 @@ def test_a_run_that_ended_on_a_problem_can_be_resumed(store: Store, server: Faul
     assert (runs.progress(store, run_id).state, runs.progress(store, run_id).reason) == ("done", None)
 
 
-# --- what people see -------------------------------------------------------------------------------------------------
+# --- progress --------------------------------------------------------------------------------------------------------
 
 
-def test_progress_tells_reasons_requests_and_what_it_will_cost(store: Store, server: FaultServer) -> None:
+def test_progress_has_reasons_requests_and_projected_cost(store: Store, server: FaultServer) -> None:
     server.default = held()
     server.enqueue(text("one"), error(400, "no (request 17)"), error(400, "no (request 18)"), error(422, "never"))
     run_id = queue(store, recipe(10))
@@ -492,7 +492,7 @@ def test_a_clock_that_is_set_back_hides_no_money(
     assert (runs.progress(store, run_id).cost_usd or Decimal(0)) > 0
 
 
-def test_a_locked_database_holds_the_buying_up_and_loses_nothing(
+def test_a_locked_database_delays_requests_and_loses_nothing(
     settings: Settings, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = fresh(settings)
@@ -525,7 +525,7 @@ def _locked(connection: sqlite3.Connection) -> bool:
     return True
 
 
-def test_a_storm_of_refusals_is_no_flood(store: Store, server: FaultServer) -> None:
+def test_many_refusals_cause_no_request_flood(store: Store, server: FaultServer) -> None:
     """Each row is sent again only when the server lets it, and everything is written in the end."""
     server.enqueue(*[rate_limit(retry_after_ms="20")] * 60)
     run_id = queue(store, recipe(80))
@@ -533,7 +533,7 @@ def test_a_storm_of_refusals_is_no_flood(store: Store, server: FaultServer) -> N
     assert states(store, run_id) == {"done": 80} and len(server.requests) == 140
 
 
-def test_what_a_dead_executor_left_is_taken_up_while_another_runs(store: Store, server: FaultServer) -> None:
+def test_rows_of_a_dead_executor_are_taken_over_by_another(store: Store, server: FaultServer) -> None:
     run_id = queue(store, recipe(5))
     server.when("n0004", held())
     with executing(store, server.registry(), run_id):
@@ -544,7 +544,7 @@ def test_what_a_dead_executor_left_is_taken_up_while_another_runs(store: Store, 
     assert states(store, run_id) == {"done": 5} and len(server.requests) == 6
 
 
-def test_the_ledger_knows_who_has_a_row(store: Store, server: FaultServer) -> None:
+def test_a_claimed_row_records_its_claimant(store: Store, server: FaultServer) -> None:
     server.default = held()
     run_id = queue(store, recipe(2))
     with executing(store, server.registry(), run_id):

@@ -1,4 +1,4 @@
-"""Data sets in the ledger: made, listed, exported; a grid of a million cells costs what is used of it."""
+"""Data sets in the database: create, list, export; a grid of a million cells costs only what is used of it."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_examples_join_the_columns_by_commas_and_take_finished_rows_only(store: 
     assert datasets.examples(store, dataset_id) == [("唐,隐形", "\n\n故事")]
 
 
-def test_csv_is_the_articles_own_shape_and_comes_back(store: Store) -> None:
+def test_csv_has_the_articles_format_and_reads_back(store: Store) -> None:
     dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories", 5)
     text = datasets.to_csv(store, dataset_id)
     first = datasets.rows(store, dataset_id, limit=1)[0]

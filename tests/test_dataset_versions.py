@@ -1,4 +1,4 @@
-"""Versions: frozen, split, the same when nothing has changed, and never learned from what is held out."""
+"""Versions: frozen, split, equal if nothing has changed, and never trained on held-out rows."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_two_clicks_at_once_make_one_version(store: Store) -> None:
     assert len(made) == 4 and len(set(made)) == 1
 
 
-def test_what_a_file_says_about_a_row_stays(store: Store) -> None:
+def test_a_split_from_a_file_is_kept(store: Store) -> None:
     words = ["held_out", "test", "val", "train", "", ""]
     table = pd.DataFrame({"a": list("abcdef"), "text": list("123456"), "part": words})
     dataset_id = datasets.from_frame(store, LOCAL, "x", table, ["a"], "text", split_column="part")
@@ -105,7 +105,7 @@ def test_equal_labels_of_different_messages_are_no_copies(store: Store) -> None:
 
 
 @pytest.mark.parametrize("states", [["failed"] * 30, ["done"] * 30])
-def test_nothing_to_train_on_is_told(store: Store, states: list[str]) -> None:
+def test_freezing_without_training_rows_is_refused(store: Store, states: list[str]) -> None:
     dataset_id = grid(store)
     for position, state in enumerate(states):
         edit(store, dataset_id, position, state=state, split="held_out")
@@ -114,7 +114,7 @@ def test_nothing_to_train_on_is_told(store: Store, states: list[str]) -> None:
     assert caught.value.next_step and versions.list_versions(store, dataset_id) == []
 
 
-def test_wrong_words_are_told(store: Store) -> None:
+def test_unknown_splits_are_refused(store: Store) -> None:
     with pytest.raises(NotFound):
         versions.freeze(store, LOCAL, "gone")
     with pytest.raises(NotFound):

@@ -66,7 +66,7 @@ def state(store: Store, run_id: str) -> str:
     return runs.progress(store, run_id).state
 
 
-def test_it_is_resumed_at_its_time_after_a_restart_and_each_row_is_bought_once(
+def test_a_waiting_run_resumes_on_time_after_a_restart_and_each_row_is_paid_once(
     store: Store, server: FaultServer, hire: Callable[[], Worker]
 ) -> None:
     quota = Quota("3")
@@ -87,7 +87,7 @@ def test_it_is_resumed_at_its_time_after_a_restart_and_each_row_is_bought_once(
     assert len(server.requests) - request_count == _ROWS - _FREE
 
 
-def test_nothing_is_sent_before_its_time_and_resume_now_sends_at_once(
+def test_nothing_is_sent_early_and_resume_now_sends_immediately(
     store: Store, server: FaultServer, hire: Callable[[], Worker]
 ) -> None:
     quota = Quota("86400")
@@ -107,7 +107,7 @@ def test_nothing_is_sent_before_its_time_and_resume_now_sends_at_once(
 @pytest.mark.parametrize(
     ("act", "left"), [(runs.request_stop, "stopped"), (runs.request_pause, "paused")], ids=["stop", "pause"]
 )
-def test_a_run_that_waits_can_be_ended_and_is_resumed_by_a_person_only(
+def test_a_waiting_run_can_be_stopped_and_is_then_resumed_only_on_request(
     store: Store, server: FaultServer, hire: Callable[[], Worker], act: Callable[..., None], left: str
 ) -> None:
     quota = Quota("86400")
@@ -160,7 +160,7 @@ def test_a_pause_is_as_long_as_there_was_no_answer(store: Store, silent_s: float
         assert abs((at - utcnow()).total_seconds() - 900) < 60
 
 
-def test_its_time_is_kept_in_the_ledger_where_the_worker_has_lost_its_queue(
+def test_the_resume_time_survives_a_lost_queue(
     store: Store, server: FaultServer, settings: Settings, hire: Callable[[], Worker]
 ) -> None:
     quota = Quota("86400")
