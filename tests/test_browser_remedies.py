@@ -1,4 +1,4 @@
-"""A run whose texts are cut off, in a real browser: one click on the remedy, and every row is there."""
+"""A run, a job and a story that failed, in a real browser: one click on the remedy does the next step."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from core.actor import LOCAL
 from core.dataset import datasets
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
+from core.db.tables import TrainingJob, utcnow
 from core.settings import Settings
 from tests import browser_page, fault_server, studio_process
 from tests.browser_page import expect, press, settled, visit
@@ -105,3 +106,40 @@ def test_a_run_that_is_cut_off_is_completed_by_one_click(
     press(page, "dataset_fix_bad_request_recipe")
     page.get_by_role("radio", name="Design", exact=True, checked=True).wait_for()
     expect(page.locator(".st-key-dataset_template textarea")).to_have_value(_RECIPE.template)
+
+
+def test_a_job_that_ran_out_of_memory_is_tried_with_a_smaller_batch(
+    browser: Browser, studio: RunningStudio, store: Store
+) -> None:
+    dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more", 27)
+    with store.session() as session:
+        session.add(TrainingJob(
+            id="failed", dataset_id=dataset_id, name="heroes", provider="engine", base_model="writer", status="failed",
+            hyperparameters={"batch_size": 8, "n_epochs": 2}, file_format="completion", separator=" ->", stop=".",
+            remote_id="ftjob-failed", n_examples=27, created_by="local", finished_at=utcnow(),
+            error="The trainer ended 3 times: memory ran out: use a smaller batch_size or shorter examples.",
+        ))  # fmt: skip
+    page = visit(browser, f"{studio.url}/training", locale="en-US")
+    page.get_by_text("Memory ran out").wait_for()
+    press(page, "training_fix_smaller_batch")
+    page.get_by_role("dialog").get_by_text("The format of all 27 examples is right").wait_for()
+    press(page, "training_next")
+    expect(page.locator(".st-key-training_batch input")).to_have_value("4")
+    expect(page.locator(".st-key-training_epochs input")).to_have_value("2")
+
+
+def test_a_story_that_is_cut_off_is_completed_by_one_click(
+    browser: Browser, studio: RunningStudio, server: FaultServer
+) -> None:
+    server.judge = None
+    server.when("", fault_server.text("从前", finish_reason="length"), fault_server.text("从前，有一位英雄。"))
+    page = visit(browser, f"{studio.url}/story", locale="en-US")
+    press(page, "story_button")
+    page.get_by_text("stopped at the token limit").wait_for()
+    press(page, "story_fix_0_limit")
+    page.get_by_text("complete").wait_for()
+    expect(page.locator(".st-key-story_words_0")).to_have_text("从前，有一位英雄。")
+    expect(page.locator("[class*=st-key-story_fix_]")).to_have_count(0)
+    first, second = (request.body for request in server.requests if request.path.endswith("/completions"))
+    assert first["max_tokens"] < second["max_tokens"]
+    assert fault_server.prompt_of(first) == fault_server.prompt_of(second)

@@ -198,3 +198,10 @@ def test_a_long_name_is_cut_in_the_chart(store: Store) -> None:
     frame = pd.DataFrame({"message": ["x" * 500], "intent": ["y"]})
     map_ = heatmap.draw(store, datasets.from_frame(store, LOCAL, "loaded", frame, ["message"], "intent"))
     assert len(heat_map.chart(map_, _WORDS)["data"]["values"][0]["name"]) == 60
+
+
+@pytest.mark.parametrize(("heroes", "px"), [(1, 56), (3, 53), (10, 16), (40, 16)])
+def test_a_map_of_few_lines_has_large_squares(store: Store, heroes: int, px: int) -> None:
+    """Each hero has two lines, one for each power; a map of many lines keeps the height that can be read."""
+    map_ = heatmap.draw(store, datasets.create(store, LOCAL, _many(heroes)))
+    assert heat_map.chart(map_, _WORDS)["height"] == {"step": px}

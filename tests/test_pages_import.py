@@ -184,6 +184,7 @@ def test_the_upload_says_what_it_takes_and_how_large_a_file_can_be(store: Store)
     assert at.file_uploader(key="dataset_file").label == "Table or conversations: CSV, Excel, Parquet, JSON or JSONL"
     assert "ShareGPT, Alpaca" in words(at)
     assert "Up to 500 MB, Excel up to 100 MB." in words(at)
+    assert at.file_uploader(key="dataset_file").proto.max_upload_size_mb == 500  # the widget itself says it too
 
 
 def test_a_file_in_no_known_encoding_can_still_be_told_what_it_is(store: Store) -> None:
