@@ -1,5 +1,5 @@
-"""Pictures of stories by the real engine: the packaged storyteller writes on the story page, beside its base under
-hidden names, and in presenter mode in both languages. Made only when asked for: they take both cores for minutes."""
+"""Pictures made with the real engine: the packaged storyteller writes on the story page, next to its base under hidden
+names, and in presenter mode; and a tour trains a model. Made only when asked for: they take both cores for minutes."""
 
 from __future__ import annotations
 
@@ -39,13 +39,26 @@ _PRESENTED = (
     "letters => document.querySelector(`.st-key-presenter_words_0 [data-testid='stText']`)?.innerText.length > letters"
 )
 _PROJECTOR: dict[str, Any] = {"width": 1024, "height": 768}
+_TOUR_EVERY_S = 3.0
+_TOUR_FASTER = 12  # than it was: four minutes in twenty seconds
+_TOUR_MS = 1_800_000  # a busy machine takes several times as long
+_STEPS_OF_A_CURVE = 20  # enough to see that the loss falls
+_AT_STEP = (
+    "least => [...document.querySelectorAll('[data-testid=stCaptionContainer]')]"
+    ".some(e => Number(/^(?:Training step|训练第) ([\\d,]+)/.exec(e.innerText)?.[1] ?? 0) >= least "
+    "&& document.querySelector('[data-testid=stVegaLiteChart] :is(canvas, svg)'))"
+)
+_BOTH_WRITE = (
+    "letters => { const texts = document.querySelectorAll('[data-testid=stText]'); "
+    "return texts.length > 1 && [...texts].every(e => e.innerText.length > letters); }"
+)
 
 
 class Film:
     """Frames of a page, each with how long it stands; kept as one animated WebP, and some as pictures of their own."""
 
-    def __init__(self, page: Page) -> None:
-        self._page = page
+    def __init__(self, page: Page, every_s: float = _EVERY_S, faster: int = _FASTER) -> None:
+        self._page, self._every_s, self._faster = page, every_s, faster
         self._frames: list[tuple[Image.Image, int]] = []
 
     def take(self, name: str | None = None, *, ms: int | None = None) -> None:
@@ -55,14 +68,14 @@ class Film:
             picture.quantize(64).save(_FRAMES / f"{name}.png", optimize=True)
         height = round(picture.height * _FILM_WIDTH / picture.width)
         small = picture.resize((_FILM_WIDTH, height), Image.Resampling.LANCZOS)
-        self._frames.append((small, ms or round(_EVERY_S * 1000 / _FASTER)))
+        self._frames.append((small, ms or round(self._every_s * 1000 / self._faster)))
 
     def roll(self, over: Callable[[], bool]) -> None:
         """A frame now and then, until it is over."""
         while not over():
             began = time.monotonic()
             self.take()
-            self._page.wait_for_timeout(max(0.0, _EVERY_S - (time.monotonic() - began)) * 1000)
+            self._page.wait_for_timeout(max(0.0, self._every_s - (time.monotonic() - began)) * 1000)
 
     def save(self, path: Path) -> None:
         pictures, stands = zip(*self._frames, strict=True)
@@ -136,6 +149,33 @@ def test_frames_of_presenter_mode(browser: Browser, tmp_path: Path, locale: str,
         page.locator(".st-key-story_present").wait_for()
         settled(page)
         film.take(ms=_HOLD_MS)
+        film.save(_FRAMES / f"{name}.webp")
+    assert (_FRAMES / f"{name}.webp").stat().st_size < _FILM_MOST
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+@pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="set SCREENSHOTS=1 to remake docs/screenshots")
+@pytest.mark.parametrize(("locale", "scheme"), [("en-US", "light"), ("zh-CN", "dark")])
+def test_frames_of_the_tour(browser: Browser, tmp_path: Path, locale: str, scheme: str) -> None:
+    """From the invitation to both texts: the curve grows, then the base and the new model write side by side."""
+    name = f"tour-{locale[:2]}"
+    with studio_process.running(tmp_path / "home") as studio:
+        page = visit(browser, studio.url, locale=locale, color_scheme=scheme, **_SIZE)
+        page.set_default_timeout(_TOUR_MS)
+        film = Film(page, _TOUR_EVERY_S, _TOUR_FASTER)
+        film.take(f"{name}-1", ms=_HOLD_MS)
+        press(page, "home_tour")
+        stop = page.locator(".st-key-home_tour_stop")
+        stop.wait_for()
+        film.roll(lambda: stop.count() == 0 or page.evaluate(_AT_STEP, _STEPS_OF_A_CURVE))
+        film.take(f"{name}-2", ms=_HOLD_MS)
+        film.roll(lambda: stop.count() == 0 or page.evaluate(_BOTH_WRITE, 60))
+        film.take(f"{name}-3", ms=_HOLD_MS)
+        film.roll(lambda: stop.count() == 0)
+        page.locator(".st-key-home_tour_story").wait_for()  # the tour has ended with a model
+        settled(page)
+        film.take(f"{name}-4", ms=_HOLD_MS)
         film.save(_FRAMES / f"{name}.webp")
     assert (_FRAMES / f"{name}.webp").stat().st_size < _FILM_MOST
 
