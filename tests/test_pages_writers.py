@@ -330,6 +330,39 @@ def test_a_model_of_conversations_is_asked_as_they_began(server: FaultServer, st
     assert not _far(at)
 
 
+@pytest.mark.parametrize(
+    ("model", "sampling"),
+    [
+        ("storyteller", (0.5, 0.8, 2_000)),
+        ("storyteller-en", (0.5, 0.8, 600)),
+        (_TUNED, (0.5, 0.8, 1_000)),
+        ("qwen2.5-0.5b-instruct", (0.7, 1.0, 1_000)),
+    ],
+)
+def test_a_model_is_sampled_as_suits_it(
+    server: FaultServer, store: Store, model: str, sampling: tuple[float, float, int]
+) -> None:
+    _tuned(store)
+    click(visit("story", story_model=f"engine/{model}"), "story_button")
+    click(_presenting(model), "presenter_write")
+    assert [
+        (body["temperature"], body.get("top_p", 1.0), body["max_tokens"]) for body in _sent(server)
+    ] == [sampling] * 2  # fmt: skip
+
+
+def test_the_sampling_follows_the_model_but_a_value_that_was_chosen_stays(server: FaultServer, store: Store) -> None:
+    at = visit("story", story_model="engine/writer")
+    at.slider(key="story_top_p").set_value(0.95).run()
+    at.selectbox(key="story_model").set_value("engine/storyteller").run()
+    assert (at.slider(key="story_temperature").value, at.slider(key="story_top_p").value) == (0.5, 0.95)
+
+
+def _presenting(model: str) -> AppTest:
+    at = visit("story")
+    at.query_params.update({"stage": "1", "models": f"engine/{model}"})
+    return at.run()
+
+
 def test_each_model_of_a_comparison_is_warned_about_by_itself(server: FaultServer, store: Store) -> None:
     at = visit(
         "story", story_model="engine/storyteller-en", story_compare=True, story_others=["engine/storyteller"],

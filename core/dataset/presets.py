@@ -29,7 +29,7 @@ class Preset:
         sample: name of the sample stories that fill it (see `datasets.load_sample`), or None.
         outside: column values that no cell of the grid has, one list per row, in column order.
         composed: language of the composed stories for its columns (`zh`, `en`; `core.composed_stories`).
-        story: sampling parameters for the fine-tuned model (S6).
+        story: how the writer trained on it is sampled: `temperature`, `top_p`, `max_tokens`.
     """
 
     id: str

@@ -96,7 +96,12 @@ def request_for(info: ModelInfo, purpose: Purpose) -> CompletionRequest:
         values = dict(zip(names, preset.outside[0], strict=True))
         prompt = grid.render(preset.recipe.template, values)
         return CompletionRequest(
-            model=info.id, prompt=prompt, endpoint=endpoint, temperature=_TEMPERATURE, max_tokens=_STORY_TOKENS
+            model=info.id,
+            prompt=prompt,
+            endpoint=endpoint,
+            temperature=shape.sampling.temperature,
+            top_p=shape.sampling.top_p,
+            max_tokens=_STORY_TOKENS,
         )
     if purpose.kind == "base":
         return CompletionRequest(

@@ -22,8 +22,6 @@ from pages.ui.story.story_session import StoryRequest
 
 MOST_PANES = 2  # what an audience can read at once
 _CELLS = 4  # of the grid: enough to show that stories differ, few enough to get past them
-_MOST_TOKENS = 1_000
-_TEMPERATURE = 0.7
 _PAID = ("openai", "gpt-6.1-terra")  # the middle of OpenAI's current models, where the price list has it
 MODELS_IN_ADDRESS = "models"
 
@@ -123,8 +121,9 @@ def order(who: PresenterModels, prompt: PreparedPrompt) -> StoryRequest:
             prompt=asked if prompt.values else asked + prompt_format.separator,
             system=prompt_format.system,
             endpoint=prompt_format.endpoint or cached.endpoint_of(info),
-            temperature=_TEMPERATURE,
-            max_tokens=_MOST_TOKENS,
+            temperature=prompt_format.sampling.temperature,
+            top_p=prompt_format.sampling.top_p,
+            max_tokens=prompt_format.sampling.max_tokens,
             stop=prompt_format.stop,
         )
         entries.append(RoundEntry(info.provider, request, dict(prompt.values) or None))

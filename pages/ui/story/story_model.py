@@ -20,13 +20,25 @@ _CHECKPOINT = ":ckpt-step-"
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a model writes unless the visitor chooses otherwise; these values are for models that follow instructions."""
+
+    temperature: float = 0.7
+    top_p: float = 1.0
+    max_tokens: int = 1_000
+
+
+_TUNED_HERE = Sampling(temperature=0.5, top_p=0.8)  # small models: at higher temperatures they lose the thread
+
+
+@dataclass(frozen=True, slots=True)
 class PromptFormat:
     """The prompt format of a model: its columns with suggested values, and how they become a prompt.
 
     A model that was tuned on rows takes the values joined by `between`, then its separator, and ends at its stop; every
     other model takes the sentence of the template. `source` is the data set of a tuned model. A column that was empty
     in some rows has "" among its values, and may be empty here. `system` is the text that its conversations began with;
-    `endpoint` the one that it was trained for, None: the one it answers on.
+    `endpoint` the one that it was trained for, None: the one it answers on. `sampling` is what suits the model.
     """
 
     columns: tuple[tuple[str, tuple[str, ...]], ...]
@@ -37,6 +49,7 @@ class PromptFormat:
     between: str = ","
     system: str = ""
     endpoint: Endpoint | None = None
+    sampling: Sampling = Sampling()
 
     def prompt(self, values: Mapping[str, str]) -> str:
         """The prompt for values of all columns; "" while one is missing."""
@@ -73,14 +86,19 @@ def prompt_format_of(info: ModelInfo) -> PromptFormat:
             between=cached.prompt_separator(job.dataset_id),
             system=datasets.chat_system(cached.store(), job.dataset_id) if chat else "",
             endpoint=None if chat else "completion",
+            sampling=_TUNED_HERE if job.provider == ENGINE else Sampling(),
         )
     return preset_format(purpose_of(info).language)
 
 
 def preset_format(learned: str | None = None) -> PromptFormat:
     """The format of a model that was not tuned here: its own preset, or that of the page's language."""
-    recipe = presets.get(language=learned or language()).recipe
-    return PromptFormat(tuple((column.name, column.values) for column in recipe.columns), recipe.template)
+    preset = presets.get(language=learned or language())
+    return PromptFormat(
+        tuple((column.name, column.values) for column in preset.recipe.columns),
+        preset.recipe.template,
+        sampling=Sampling(**preset.story) if learned else Sampling(),
+    )
 
 
 def prompt_for(own: PromptFormat, first: PromptFormat, values: Mapping[str, str], prompt: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import streamlit as st
 
@@ -10,8 +10,9 @@ from core.providers import ModelInfo
 from pages.ui import state
 from pages.ui.lang import _
 from pages.ui.limited_fields import number_field
-from pages.ui.story.story_model import PromptFormat
+from pages.ui.story.story_model import PromptFormat, Sampling
 
+_PROPOSED = "story_proposed"  # the sampling that the form holds unless the visitor has changed it
 _MOST_STOPS = 4  # OpenAI's API reference, "stop": up to 4 sequences
 
 
@@ -35,9 +36,9 @@ class StorySettings:
 
 
 def form(info: ModelInfo, prompt_format: PromptFormat) -> StorySettings:
-    """The controls, with what the model's own training data proposes."""
-    for key, value in {"temperature": 0.7, "top_p": 1.0, "max_tokens": 1_000, "seed": None}.items():
-        state.set_default(f"story_{key}", value)
+    """The controls, with what suits the model and what its own training data proposes."""
+    _propose(prompt_format.sampling)
+    state.set_default("story_seed", None)
     temperature = st.slider(_("Temperature"), 0.0, 2.0, step=0.05, key="story_temperature", persist_state="session")
     top_p = st.slider(_("Top p"), 0.0, 1.0, step=0.05, key="story_top_p", persist_state="session")
     most = number_field(_("Max tokens per story"), "story_max_tokens", 1, 32_768, persist_state="session")
@@ -52,6 +53,16 @@ def form(info: ModelInfo, prompt_format: PromptFormat) -> StorySettings:
         persist_state="session",
     )
     return StorySettings(float(temperature), float(top_p), most, None if seed is None else int(seed), stop, chain)
+
+
+def _propose(sampling: Sampling) -> None:
+    """Put what suits the model into the form; what the visitor has changed stays."""
+    proposed, before = asdict(sampling), state.get(_PROPOSED) or {}
+    for name, value in proposed.items():
+        key = f"story_{name}"
+        if state.get(key) in (None, before.get(name)):
+            state.set_value(key, value)
+    state.set_value(_PROPOSED, proposed)
 
 
 def _stop(info: ModelInfo, prompt_format: PromptFormat) -> tuple[str, ...]:
