@@ -308,3 +308,35 @@ def test_a_time_in_a_sentence_is_in_the_language_of_the_sentence(
     assert lang.localized(minutes_left(60 * minutes)) == said
     sentence = msg("Queued for {age} min. This is normal.", age=minutes_left(60 * minutes))
     assert f"{said} 分钟" in lang.localized(sentence)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "english", "chinese"),
+    [
+        (40, "40 s", "40 秒"),
+        (180, "3 min", "3 分钟"),
+        (7_200, "2 h", "2 小时"),
+        (5_700, "1 h 35 min", "1 小时 35 分"),
+        (None, "unknown", "未知"),
+    ],
+)
+def test_a_duration_is_said_in_words(
+    monkeypatch: pytest.MonkeyPatch, seconds: float | None, english: str, chinese: str
+) -> None:
+    for language, words in (("en", english), ("zh_CN", chinese)):
+        monkeypatch.setattr(lang, "language", lambda chosen=language: chosen)
+        assert lang.duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("language", "parts", "line", "pair"),
+    [
+        ("en", ("Kept.", "", "Press Resume."), "Kept. Press Resume.", "hero: Rosa"),
+        ("zh_CN", ("已保留。", "", "请点“继续”。"), "已保留。请点“继续”。", "hero：Rosa"),
+    ],
+)
+def test_signs_between_words_are_those_of_the_language(
+    monkeypatch: pytest.MonkeyPatch, language: str, parts: tuple[str, ...], line: str, pair: str
+) -> None:
+    monkeypatch.setattr(lang, "language", lambda: language)
+    assert (lang.sentences(*parts), lang.pair("hero", "Rosa")) == (line, pair)

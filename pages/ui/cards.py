@@ -9,7 +9,7 @@ import streamlit as st
 
 from core import errors, supervisor
 from pages.ui import cached, state
-from pages.ui.lang import _, as_markdown, mark
+from pages.ui.lang import _, as_markdown, mark, sentences
 
 _HEADLINES: tuple[tuple[type[errors.FabulaError], str, str], ...] = (
     (errors.EngineMissing, ":material/memory:", mark("The engine is not installed")),
@@ -53,7 +53,7 @@ def error_card(error: errors.FabulaError) -> None:
 
 def hint(error: errors.FabulaError) -> None:
     """Draw an error as one line of small text, where a card is too large."""
-    st.caption(f":material/info: {as_markdown(error.what)} {as_markdown(error.next_step)}")
+    st.caption(f":material/info: {sentences(as_markdown(error.what), as_markdown(error.next_step))}")
 
 
 @contextmanager

@@ -103,8 +103,18 @@ def usd(amount: Decimal | float | None) -> str:
     return f"\\${value:,.{digits}f}" if abs(value) >= Decimal("0.0001") else _("under \\$0.0001")
 
 
+def pair(name: str, value: str) -> str:
+    """A name and its value, with the colon of the language."""
+    return _("{name}: {value}").format(name=name, value=value)
+
+
+def sentences(*parts: str) -> str:
+    """Whole sentences in one line: with a space between them where the language has one there."""
+    return ("" if language() == "zh_CN" else " ").join(part for part in parts if part)
+
+
 def duration(seconds: float | None) -> str:
-    """A duration in words: "40 s", "3 min", "1 h 5 min"; None is "unknown"."""
+    """A duration in words: "40 s", "3 min", "2 h", "1 h 35 min"; None is "unknown"."""
     if seconds is None:
         return _("unknown")
     whole = max(0, round(seconds))
@@ -113,6 +123,8 @@ def duration(seconds: float | None) -> str:
     minutes = round(whole / 60)
     if minutes < 90:
         return _("{n} min").format(n=minutes)
+    if minutes % 60 == 0:
+        return _("{n} h").format(n=minutes // 60)
     return _("{hours} h {minutes} min").format(hours=minutes // 60, minutes=minutes % 60)
 
 

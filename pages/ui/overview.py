@@ -12,7 +12,7 @@ from core.db.tables import utcnow
 from core.story import stream
 from pages.ui import cached, cards, state, views
 from pages.ui.cost import cached_cost
-from pages.ui.lang import _, n_, number, percent, plain
+from pages.ui.lang import _, n_, number, pair, percent, plain
 from pages.ui.money import total_spent
 from pages.ui.training import cached_training, job_labels, job_list
 from pages.ui.training.job_view import STATUSES
@@ -93,7 +93,7 @@ def _training() -> Card:
     if not found:
         sentence, step, part = _("No job yet."), _("Train a model"), "new"
     else:
-        sentence = f"{found[0].name}: {_(STATUSES.get(found[0].status, found[0].status))}"
+        sentence = pair(found[0].name, _(STATUSES.get(found[0].status, found[0].status)))
         if left := job_labels.time_left(found[0], utcnow()):
             sentence += f" · {left}"
         step, part = (_("View the curve") if found[0].finished else _("Watch it learn")), "jobs"

@@ -15,7 +15,7 @@ from core.model_profile import training_prompts
 from core.model_profile.prompt_similarity import PromptSimilarity, PromptVocabulary, compare
 from core.providers import ModelInfo
 from pages.ui import cached, model_purpose, models, state
-from pages.ui.lang import _, label, mark, percent, plain
+from pages.ui.lang import _, label, mark, percent, plain, sentences
 
 _SCRIPTS = {
     "chinese": mark("Chinese"),
@@ -62,7 +62,8 @@ def show(info: ModelInfo, text: str, picker_key: str | None, own: Remedy | None 
     if found is None or not found.far:
         return
     with st.container(border=picker_key is not None, key=picker_key and f"{picker_key}_far"):
-        st.warning(f"{_reason(info, found)} {_('It will probably write nonsense.')}", icon=":material/warning:")
+        words = sentences(_reason(info, found), _("It will probably write nonsense."))
+        st.warning(words, icon=":material/warning:")
         if picker_key is None:
             return
         better = [*_writers(info, picker_key, text), *([] if own is None else [own]), *_general(picker_key)]

@@ -8,7 +8,7 @@ from core.errors import FabulaError
 from core.providers.registry import ENGINE
 from core.status import EngineStatus, WorkerStatus
 from pages.ui import cached, cards, views
-from pages.ui.lang import _, as_markdown, code, n_, number, plain
+from pages.ui.lang import _, as_markdown, code, n_, number, plain, sentences
 
 _LOOK_S = 3.0  # states rarely change; three seconds still feel live
 
@@ -73,7 +73,7 @@ def engine_card() -> None:
 def _trouble(part: EngineStatus | WorkerStatus) -> None:
     """Why a part is not running, and what to do."""
     if part.message:
-        st.caption(f"{as_markdown(part.message)} {as_markdown(part.next_step)}")
+        st.caption(sentences(as_markdown(part.message), as_markdown(part.next_step)))
 
 
 def providers_card() -> None:

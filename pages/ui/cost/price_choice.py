@@ -22,7 +22,7 @@ from pages.ui.lang import _, mark
 ARTICLE = "openai-2023"
 TODAY = "today"
 OWN = "own"
-UNITS = {1_000: "1k", 1_000_000: "1M"}
+UNITS = {1_000: mark("1k"), 1_000_000: mark("1M")}
 _BASELINES: tuple[Key, ...] = ((ARTICLE, "gpt-3.5-turbo"), ("openai", "gpt-6-luna"), ("openai", "gpt-4o-mini"))
 _TODAY: tuple[Key, ...] = (
     ("openai", "ft:gpt-4o-mini-2024-07-18"),
@@ -103,7 +103,7 @@ def controls(book: PriceBook) -> PriceChoice:
         unit = st.segmented_control(
             _("Price per"),
             list(UNITS),
-            format_func=lambda unit: _("{unit} tokens").format(unit=UNITS[unit]),
+            format_func=lambda unit: _("{unit} tokens").format(unit=_(UNITS[unit])),
             required=True,
             key="cost_unit",
             persist_state="session",

@@ -9,7 +9,7 @@ from core.cost import price_data_version
 from core.errors import FabulaError
 from pages.ui import cached, cards, state
 from pages.ui.cost import cached_cost
-from pages.ui.lang import _, ago, as_markdown, n_
+from pages.ui.lang import _, ago, as_markdown, n_, sentences
 
 
 def show(stale: int) -> None:
@@ -24,11 +24,12 @@ def show(stale: int) -> None:
             source=now.source, time=ago(now.fetched, cached_cost.now())
         )
     if stale:
-        line += " " + n_(
+        old = n_(
             "{n} row was last checked over three months ago.",
             "{n} rows were last checked over three months ago.",
             stale,
         )
+        line = sentences(line, old)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f":material/info: {line}", width="content")
         asked = st.button(
@@ -49,7 +50,7 @@ def _fetch() -> None:
         with st.spinner(_("Fetching prices")):
             price_data_version.fetch(LOCAL, cached_cost.now(), cached.settings().home)
     except FabulaError as problem:
-        st.warning(f"{as_markdown(problem.what)} {as_markdown(problem.next_step)}", icon=":material/cloud_off:")
+        st.warning(sentences(as_markdown(problem.what), as_markdown(problem.next_step)), icon=":material/cloud_off:")
         return
     cached_cost.forget()
     state.notify(":material/sync:", _("Now using the newest prices."))

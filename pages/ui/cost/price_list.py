@@ -83,7 +83,7 @@ def answer(found: Sequence[PriceLine], choice: PriceChoice) -> None:
             baseline=plain(choice.baseline[1]),
             price=money(getattr(dearest, choice.side), dearest.currency),
             base=money(getattr(base, choice.side), base.currency),
-            unit=UNITS[choice.unit],
+            unit=_(UNITS[choice.unit]),
         )
     )
 
@@ -100,7 +100,7 @@ def bars(found: Sequence[PriceLine], choice: PriceChoice, names: dict[str, str])
     words = charts_cost.PriceLabels(
         price=_("{currency} per {unit} tokens {side} (log scale)").format(
             currency={USD: _("US dollars"), "CNY": _("yuan")}.get(choice.currency, choice.currency),
-            unit=UNITS[choice.unit],
+            unit=_(UNITS[choice.unit]),
             side=title,
         ),
         model=_("Model"),
@@ -116,7 +116,7 @@ def bars(found: Sequence[PriceLine], choice: PriceChoice, names: dict[str, str])
     with st.container(height=_BARS_HEIGHT if high else "content", border=high):
         st.vega_lite_chart(
             charts_cost.price_bars(named, words, choice.side),
-            alt=_("Price of the models per {unit} tokens").format(unit=UNITS[choice.unit]),
+            alt=_("Price of the models per {unit} tokens").format(unit=_(UNITS[choice.unit])),
             key="cost_chart",
         )
     if len(priced) > len(shown):
@@ -129,7 +129,7 @@ def bars(found: Sequence[PriceLine], choice: PriceChoice, names: dict[str, str])
 
 def table(book: PriceBook, found: Sequence[PriceLine], choice: PriceChoice) -> None:
     """Every row with its source and the day on which it was checked."""
-    names, unit = list_names(book), UNITS[choice.unit]
+    names, unit = list_names(book), _(UNITS[choice.unit])
     columns = {
         "model": [line.model for line in found],
         "multiple": [_float(line.multiple) for line in found],

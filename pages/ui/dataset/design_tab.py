@@ -11,7 +11,7 @@ from core.dataset.recipe import Recipe
 from core.errors import BadRecipe
 from pages.ui import cards, views
 from pages.ui.dataset import generate_card, grid_form, preview_card, saved_recipes
-from pages.ui.lang import _, column_name, plain
+from pages.ui.lang import _, column_name, pair, plain
 
 
 def show() -> None:
@@ -53,4 +53,4 @@ def _prompt_card(recipe: Recipe, problem: BadRecipe | None) -> None:
             st.caption(_("System text: {text}").format(text=plain(recipe.system.strip())))
         cell = grid_form.random_cell(recipe)
         st.text(grid.render(recipe.template, cell))
-        views.facts(f"{plain(column_name(name))}: {plain(value)}" for name, value in cell.items())
+        views.facts(pair(plain(column_name(name)), plain(value)) for name, value in cell.items())

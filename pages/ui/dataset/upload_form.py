@@ -6,7 +6,7 @@ import streamlit as st
 
 from core.dataset.importers import table_reader, workbooks
 from pages.ui import state
-from pages.ui.lang import _, code, mark, number, plain
+from pages.ui.lang import _, code, mark, number, plain, sentences
 
 _TABLE = "table"
 _AS_FOUND = "found"
@@ -55,7 +55,7 @@ def accepted() -> str:
     sizes = _("Up to {most} MB, Excel up to {workbook} MB.").format(
         most=number(MOST_MB), workbook=number(workbooks.MAX_BYTES // _MB)
     )
-    return f"{formats} {sizes}"
+    return sentences(formats, sizes)
 
 
 def read_as(imported: table_reader.Imported) -> str:

@@ -15,7 +15,7 @@ from core.dataset.loading import MAX_NAME
 from core.errors import FabulaError
 from pages.ui import cached, cards, decimal_field, state
 from pages.ui.dataset import dataset_picker
-from pages.ui.lang import _, label, n_, percent, plain
+from pages.ui.lang import _, label, n_, pair, percent, plain
 from pages.ui.limited_fields import number_field, text_field
 
 _LARGEST_SEED = 2**31 - 1
@@ -53,7 +53,7 @@ def show(chosen: DatasetSummary, others: Sequence[DatasetSummary]) -> None:
         return
     for part in planned:
         taken = n_("{n} row", "{n} rows", part.rows)
-        st.markdown(f"- {plain(part.name)}: {taken} · {percent(part.share)}")
+        st.markdown(f"- {pair(plain(part.name), taken)} · {percent(part.share)}")
     count = sum(part.rows for part in planned)
     if st.button(n_("Mix {n} row", "Mix {n} rows", count), icon=":material/join:", key="dataset_mix"):
         with cards.show_errors(), st.spinner(_("Mixing"), show_time=True):

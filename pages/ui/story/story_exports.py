@@ -14,7 +14,7 @@ from core.db.tables import utcnow
 from core.story import exports, library, undo_export
 from core.story.library import SavedStory, StoryFilter
 from pages.ui import cached, cards, lang, state
-from pages.ui.lang import _, n_
+from pages.ui.lang import _, n_, sentences
 from pages.ui.story.story_session import story_session
 
 _MOST = 10_000  # stories in one file
@@ -72,7 +72,7 @@ def _made() -> str:
         session.liked = (made, stamp)
         cached.refresh()
         sentence = n_("Data set created from {n} liked story.", "Data set created from {n} liked stories.", len(rows))
-        state.notify(":material/model_training:", f"{sentence} {_('You can undo this under Earlier stories.')}")
+        state.notify(":material/model_training:", sentences(sentence, _("You can undo this under Earlier stories.")))
     return session.liked[0]
 
 

@@ -10,7 +10,7 @@ from core.training import before_after, removed_pairs
 from core.training.before_after import AnswerPair, ComparisonView, SideAnswer
 from core.training.jobs import JobView
 from pages.ui import background_task, cached, cards, state, undo, views
-from pages.ui.lang import _, as_markdown, mark, n_, number, plain, usd
+from pages.ui.lang import _, as_markdown, mark, n_, number, plain, sentences, usd
 from pages.ui.training import cached_training, job_labels
 
 _KEY = "training_before_after"
@@ -104,11 +104,12 @@ def _invitation(job: JobView) -> None:
         if choice is None:
             return
         cost = before_after.estimate_usd(cached.prices(), job, choice)
-        words += " " + (
+        price = (
             _("Its cost is unknown: the provider's price is not in the list.")
             if cost is None
             else _("Costs at most {price}.").format(price=usd(cost))
         )
+        words = sentences(words, price)
     st.markdown(words)
     st.button(_("Write before and after"), icon=":material/compare:", key=f"{_KEY}_start", on_click=_start, args=(job,))
 

@@ -12,7 +12,7 @@ from core.training import evaluations, holdout
 from core.training.evaluation_types import EvaluationView, HeldOut
 from core.training.jobs import JobView
 from pages.ui import cached, cards, models, state
-from pages.ui.lang import _, ago, as_markdown, n_, number, percent, plain
+from pages.ui.lang import _, ago, as_markdown, n_, number, pair, percent, plain
 from pages.ui.money import work_cost
 from pages.ui.training import cached_curves, cached_training, evaluation_answers, evaluation_labels, job_labels
 from pages.ui.training.evaluation_labels import share
@@ -109,7 +109,7 @@ def _going(one: EvaluationView) -> None:
     if one.active:
         share_done = one.answered / one.total if one.total else 0.0
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.progress(min(1.0, share_done), text=f"{name}: {evaluation_labels.state(one)}")
+            st.progress(min(1.0, share_done), text=pair(name, evaluation_labels.state(one)))
             st.button(
                 _("Stop"), icon=":material/stop:", key=f"{_KEY}_stop_{one.id}", on_click=_act, args=("stop", one.id),
                 disabled=one.state == "stopping",
@@ -118,7 +118,7 @@ def _going(one: EvaluationView) -> None:
     if one.failed or one.state in ("failed", "stopped"):
         with st.container(horizontal=True, vertical_alignment="center"):
             missing = n_("{n} row has no answer", "{n} rows have no answer", max(one.failed, one.total - one.answered))
-            st.markdown(f":material/error: {name}: {evaluation_labels.state(one)} · {missing}")
+            st.markdown(f":material/error: {pair(name, evaluation_labels.state(one))} · {missing}")
             st.button(
                 _("Retry these"), icon=":material/replay:", key=f"{_KEY}_retry_{one.id}", on_click=_act,
                 args=("retry", one.id),
@@ -137,7 +137,7 @@ def _chart(ready: list[EvaluationView]) -> None:
     labels = IntervalLabels(title, _("Model"), _("95 % interval"))
     key = (tuple(spans), labels)
     drawn = cached_curves.cached_chart(key, lambda: charts_training.intervals(spans, labels))
-    words = "; ".join(f"{span.name}: {percent(span.value)}" for span in spans)
+    words = "; ".join(pair(span.name, percent(span.value)) for span in spans)
     st.vega_lite_chart(drawn.rows, drawn.spec, alt=words, key=f"{_KEY}_chart")
 
 

@@ -12,7 +12,7 @@ from core.db.tables import utcnow
 from core.training import job_events, jobs
 from core.training.jobs import JobEvent, JobView
 from pages.ui import cached, models
-from pages.ui.lang import _, as_markdown, clock, code, duration, mark, n_, number, percent, plain, usd
+from pages.ui.lang import _, as_markdown, clock, code, duration, mark, n_, number, pair, percent, plain, usd
 from pages.ui.money import work_cost
 from pages.ui.training import job_labels
 
@@ -75,8 +75,8 @@ def _told(job: JobView) -> dict[str, str]:
         _("Rows"): number(job.n_examples),
         _("Kept for validation"): share,
         _("Format of the file"): plain(job.file_format),
-        _("Separator"): code(repr(job.separator)),
-        _("Stop"): code(repr(job.stop)),
+        _("Separator"): _("none") if job.separator is None else code(repr(job.separator)),
+        _("Stop"): _("none") if job.stop is None else code(repr(job.stop)),
         **{_(title): hyperparameter(job, name) for name, title in HYPERPARAMETERS.items()},
         _("Seed"): _("automatic") if job.seed is None else number(job.seed),
         _("Suffix"): plain(job.suffix or "–"),
@@ -137,4 +137,4 @@ def _trackers(job: JobView) -> None:
             words.insert(0, _(state).format(step=number(facts.get("step")), project=plain(facts.get("project"))))
         if name == "trackio" and not facts.get("error"):
             words.append(code(f"trackio show --project {facts.get('project')}"))
-        st.caption(f":material/monitoring: {plain(_TRACKERS.get(name, name))}: {' · '.join(words) or '–'}")
+        st.caption(f":material/monitoring: {pair(plain(_TRACKERS.get(name, name)), ' · '.join(words) or '–')}")

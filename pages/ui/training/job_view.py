@@ -157,7 +157,7 @@ def _facts(job: JobView) -> tuple[str, ...]:
         plain(job_labels.base_and_chain(chain)),
         n_("{n} token", "{n} tokens", tokens) if tokens is not None else "",
         _("cost: {price}").format(price=work_cost(job.provider, job.cost_usd, took)) if known else expected,
-        _("trained for {time}").format(time=duration(took)) if job.finished else "",
+        _("trained for {time}").format(time=duration(took)) if job.finished and took is not None else "",
     )
 
 
